@@ -50,12 +50,12 @@ class Tools:
         """
         if self.checks is None:
             raise CheckerMissingError(
-                f"INFRA_CHECKS is not set; instead of this check, run {instead}"
+                f"INFRA_CHECKS, the folder of the checkers, is not set; without it, run {instead}"
             )
         path = self.checks / name
         if not path.is_file():
             raise CheckerMissingError(
-                f"{path} does not exist; instead of this check, run {instead}"
+                f"the checker {path} is not installed; without it, run {instead}"
             )
         return [sys.executable, str(path)]
 

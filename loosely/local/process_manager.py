@@ -187,7 +187,11 @@ class ProcessManager:
         self._may_run.set()
 
     async def _end(self, process: Process, ended: "asyncio.Task[Any]", kill: asyncio.Event) -> bool:
-        """Terminate ``process``, and wait for the task ``ended``. Return whether it was killed."""
+        """Ask ``process`` to terminate, and wait for its end, which completes the task ``ended``.
+
+        Kill the process if ``kill`` is set or if the process takes too long. Return whether the
+        process was killed.
+        """
         with suppress(ProcessLookupError):
             process.terminate()
         killing = asyncio.create_task(kill.wait())

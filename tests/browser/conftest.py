@@ -56,6 +56,6 @@ def open_tab(chromium: Chrome, url: str) -> Iterator[Browser]:
 
 @pytest.fixture
 def browser(chromium: Chrome, system: System) -> Iterator[Browser]:
-    """Open a new tab for the system of all browser tests."""
+    """Open a new tab for one test. All browser tests share one system."""
     with open_tab(chromium, system.url) as browser:
         yield browser

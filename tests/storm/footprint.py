@@ -2,11 +2,11 @@
 
 A role is a component, or the child processes of a component. If a component is killed and started
 again, its role has several processes. The samples of one process are called a life. A linear
-least-squares fit computes one growth per minute for all lives of a role. Each life may begin at
-another value. The warm-up after the start of a process is not used, because imports, pools, caches
-and the allocator's reserve grow until the process has had each kind of load once. The time after
-the warm-up is divided into buckets of 20 s. Only the lowest value of each bucket is used, so that a
-request in flight does not count as growth.
+least-squares fit computes a single growth rate, per minute, that all lives of a role share. Each
+life has its own start value in the fit. The warm-up after the start of a process is not used,
+because imports, pools, caches and the allocator's reserve grow until the process has had each kind
+of load once. The time after the warm-up is divided into buckets of 20 s. Only the lowest value of
+each bucket is used, so that a request in flight does not count as growth.
 """
 
 import math

@@ -81,7 +81,7 @@ class Store:
             raise
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        """Check the version of the database. Write only if the database is new."""
+        """Create the tables if the database is new. Otherwise, only check its version."""
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA wal_autocheckpoint=20000")

@@ -146,7 +146,7 @@ class Run:
 
 
 class MemoryDurable:
-    """Implements `Durable` in memory. Orchestrations run at once, in the caller's task."""
+    """Implements `Durable` in memory. Starting an orchestration runs it in the caller's task."""
 
     def __init__(
         self,

@@ -331,7 +331,7 @@ async def test_the_metrics_route_returns_the_counters_of_all_gateway_processes(
     assert f"{SUMS}{own[1]}" in gateway.payloads.blobs
 
 
-async def test_metrics_get_status_503_while_the_counts_of_other_processes_cannot_be_read(
+async def test_the_metrics_route_returns_503_while_the_counts_of_other_processes_cannot_be_read(
     gateway: RunningGateway,
 ) -> None:
     gateway.payloads.is_down = True

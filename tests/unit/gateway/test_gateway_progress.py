@@ -172,7 +172,7 @@ async def test_a_cancelled_job_stops_even_if_the_gateway_dies_before_raising_the
     assert (job["status"], job["started_at"]) == ("cancelled", STARTED_AT)
 
 
-async def test_a_running_job_is_cancelled_after_30_seconds_if_the_worker_does_not_respond(
+async def test_a_cancelled_running_job_ends_after_30_seconds_if_its_worker_does_not_respond(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()

@@ -97,7 +97,7 @@ def test_a_model_load_that_raises_an_error_does_not_count_as_a_death(folder: Pat
     assert successor(folder, "broken").find("broken").death_count == 0
 
 
-def test_a_model_load_in_a_process_that_still_runs_does_not_count_as_a_death(folder: Path) -> None:
+def test_no_death_is_counted_for_a_model_that_a_running_process_is_loading(folder: Path) -> None:
     read, write = os.pipe()
     child = os.fork()
     if child == 0:

@@ -32,22 +32,22 @@ class CrashPoint(StrEnum):
     BEFORE_START = "before-start"
     """Crash after a request to start an instance has arrived, before the instance is stored.
 
-    In POINT:NAME, NAME is the name of the orchestrator.
+    In the option's value POINT:NAME, NAME is the name of the orchestrator.
     """
     AFTER_START = "after-start"
     """Crash after a new instance is stored, before the request to start it is answered.
 
-    In POINT:NAME, NAME is the name of the orchestrator.
+    In the option's value POINT:NAME, NAME is the name of the orchestrator.
     """
     BEFORE_SEND = "before-send"
     """Crash after the orchestrator has run, before anything is sent or saved.
 
-    In POINT:NAME, NAME is the name of the orchestrator.
+    In the option's value POINT:NAME, NAME is the name of the orchestrator.
     """
     BEFORE_SAVE = "before-save"
     """Crash after the episode's messages are sent, before its history is saved.
 
-    In POINT:NAME, NAME is the name of the orchestrator.
+    In the option's value POINT:NAME, NAME is the name of the orchestrator.
     """
     BEFORE_SAVE_AFTER_EVENT = "before-save-after-event"
     """Crash as at `before-save`, but first wait until an external event for the instance arrives.
@@ -58,27 +58,27 @@ class CrashPoint(StrEnum):
     BEFORE_DELETE = "before-delete"
     """Crash after the history is saved, before the dequeued messages are deleted.
 
-    In POINT:NAME, NAME is the name of the orchestrator.
+    In the option's value POINT:NAME, NAME is the name of the orchestrator.
     """
     BEFORE_EVENT = "before-event"
     """Crash after a raiseEvent request has arrived, before the event is stored.
 
-    In POINT:NAME, NAME is the name of the event.
+    In the option's value POINT:NAME, NAME is the name of the event.
     """
     AFTER_EVENT = "after-event"
     """Crash after an event is stored, before the raiseEvent request is answered.
 
-    In POINT:NAME, NAME is the name of the event.
+    In the option's value POINT:NAME, NAME is the name of the event.
     """
     BEFORE_ACTIVITY = "before-activity"
     """Crash after a work item is dequeued, before the activity runs.
 
-    In POINT:NAME, NAME is the name of the activity.
+    In the option's value POINT:NAME, NAME is the name of the activity.
     """
     AFTER_ACTIVITY = "after-activity"
     """Crash after the activity has run, before its completion is sent.
 
-    In POINT:NAME, NAME is the name of the activity.
+    In the option's value POINT:NAME, NAME is the name of the activity.
     """
 
 

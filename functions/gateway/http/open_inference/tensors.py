@@ -79,7 +79,8 @@ def check_shape(name: str, value: Json) -> tuple[int, ...]:
 def from_json(name: str, datatype: str, shape: tuple[int, ...], data: Json) -> list[Any]:
     """Return the elements of a JSON tensor as a flat list, after checking their number and type.
 
-    `data` is either a flat list or nested lists. The text of a problem calls the tensor `name`.
+    `data` is either a flat list or nested lists. `name` is the name of the tensor
+    in error messages.
     """
     elements = list(_flat(name, data, depth=MAX_RANK))
     if len(elements) != prod(shape):
