@@ -10,8 +10,9 @@
 import { addKeyField, element, onKeyChange } from "/pages/key.js";
 import { checkJson, choice, forgetUrls, InputPanel, makeJsonCheck, showJsonCheck } from "/pages/input.js";
 import {
-  cancelJob, followJob, getModel, isFinal, listModels, needsUpload, Problem, problemOf, readResult, readTimeline, submitJob,
+  cancelJob, followJob, getModel, isFinal, listModels, needsUpload, problemOf, readResult, readTimeline, submitJob,
 } from "/pages/job.js";
+import { Problem } from "/pages/gateway.js";
 import { showProblem } from "/pages/problem.js";
 import { drawResult, sizeText } from "/pages/result.js";
 import { LANGUAGES } from "/pages/snippets.js";
