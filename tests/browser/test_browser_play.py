@@ -616,7 +616,7 @@ def test_each_kind_of_problem_is_shown_with_its_advice(browser: Browser) -> None
         }
         browser.driver.execute_async_script(
             "const [problem, done] = arguments;"
-            "const files = ['problem', 'job'].map((name) => import(`/pages/${name}.js`));"
+            "const files = ['problem', 'gateway'].map((name) => import(`/pages/${name}.js`));"
             "Promise.all(files).then((modules) => {"
             "  const place = document.querySelector('#problem');"
             "  const error = new modules[1].Problem(problem, 7);"
