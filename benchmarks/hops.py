@@ -129,7 +129,7 @@ def run_system(folder: Path, delay_ms: float) -> Iterator[str]:
                 ).stdout
                 part.preparation.output.write_bytes(content)
             program = ProbedProgram.start(
-                *part.command[2:],
+                *part.command[part.command.index("-m") + 1 :],
                 probe=f"http://127.0.0.1:{part.probe.port}{part.probe.path}",
                 log=folder / f"{part.name}.log",
                 ready_status=part.probe.status,

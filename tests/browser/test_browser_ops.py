@@ -283,6 +283,7 @@ def test_twelve_dead_letters_are_filtered_counted_and_redriven_as_new_jobs(
         assert sorted(text.split()[-1] for text in statuses) == ["failed"] * 12 + ["succeeded"] * 12
 
 
+@pytest.mark.thorough
 def test_a_dead_letter_is_purged_after_the_operator_confirms_the_purge(
     tab: Browser, idle: System
 ) -> None:
@@ -354,6 +355,7 @@ def test_the_operations_page_shows_jobs_of_another_tenant_only_with_the_key_of_a
     assert hidden in tab.text_of("#job-rows")
 
 
+@pytest.mark.thorough
 def test_only_an_admin_key_can_cancel_the_job_whose_details_the_operations_page_shows(
     tab: Browser, idle: System
 ) -> None:
@@ -369,6 +371,7 @@ def test_only_an_admin_key_can_cancel_the_job_whose_details_the_operations_page_
     assert ask(idle, "bolt", f"/v1/jobs/{job_id}")["status"] == "cancelled"
 
 
+@pytest.mark.thorough
 def test_the_operations_page_sends_no_requests_while_hidden_or_paused_or_after_15_idle_minutes(
     tab: Browser, idle: System
 ) -> None:
@@ -398,6 +401,7 @@ def test_the_operations_page_sends_no_requests_while_hidden_or_paused_or_after_1
     tab.wait(lambda: count_polls(tab) > polls, "the page does not go on")
 
 
+@pytest.mark.thorough
 def test_each_chart_has_a_table_of_60_minutes_and_the_arrow_keys_select_a_minute(
     tab: Browser, idle: System
 ) -> None:
@@ -438,6 +442,7 @@ def test_axe_finds_no_accessibility_fault_and_the_operations_page_fits_into_320_
     assert unexpected_messages(tab) == []
 
 
+@pytest.mark.thorough
 def test_an_operator_can_redrive_a_dead_letter_without_a_mouse(tab: Browser, idle: System) -> None:
     make_dead_letters(idle, "keys", 1)
     open_ops(tab, "admin")

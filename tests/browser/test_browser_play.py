@@ -271,6 +271,7 @@ def test_a_job_with_a_sound_recorded_in_the_playground_succeeds(
     assert browser.messages == []
 
 
+@pytest.mark.thorough
 def test_a_job_with_a_picture_from_the_camera_succeeds(browser: Browser, system: System) -> None:
     open_model(browser, "classifier")
     click(browser, "#camera")
@@ -284,6 +285,7 @@ def test_a_job_with_a_picture_from_the_camera_succeeds(browser: Browser, system:
     assert len(job_of(browser, system)["result"]["labels"]) == 5
 
 
+@pytest.mark.thorough
 def test_a_pasted_picture_is_converted_if_the_model_does_not_accept_the_media_type(
     browser: Browser, system: System
 ) -> None:
@@ -368,6 +370,7 @@ def test_the_playground_lays_a_mask_over_the_picture_and_names_the_class_under_t
     assert browser.messages == []
 
 
+@pytest.mark.thorough
 def test_the_playground_shows_a_result_of_sound_with_a_player_and_a_waveform(
     browser: Browser,
 ) -> None:
@@ -379,6 +382,7 @@ def test_the_playground_shows_a_result_of_sound_with_a_player_and_a_waveform(
     assert "0.50 s" in str(browser.find("#result .waveform").get_dom_attribute("aria-label"))
 
 
+@pytest.mark.thorough
 def test_the_playground_sends_json_and_shows_a_json_result_as_a_tree(
     browser: Browser, system: System
 ) -> None:
@@ -411,6 +415,7 @@ def test_the_playground_has_a_form_field_for_each_declared_parameter(
     assert json.loads(parameters) == {"inset": 0.5, "names": ["a", "b"]}
 
 
+@pytest.mark.thorough
 def test_the_playground_sends_the_entered_job_options(browser: Browser, system: System) -> None:
     open_model(browser, "noop")
     choose(browser, "modes", "text")
@@ -454,6 +459,7 @@ def test_the_playground_transfers_large_inputs_and_results_directly_with_blob_st
     assert browser.messages == []
 
 
+@pytest.mark.thorough
 def test_a_large_json_result_is_read_from_the_blob_storage(browser: Browser) -> None:
     open_model(browser, "large")
     choose_file(browser, EXAMPLES / "coffee.jpg")
@@ -484,6 +490,7 @@ def test_the_playground_shows_the_position_of_a_queued_job_and_cancels_the_job(
     assert job_of(browser, system)["status"] == "cancelled"
 
 
+@pytest.mark.thorough
 def test_the_cancel_button_cancels_a_job_while_the_submit_request_still_waits(
     browser: Browser, system: System
 ) -> None:
@@ -502,6 +509,7 @@ def test_the_cancel_button_cancels_a_job_while_the_submit_request_still_waits(
     assert job_of(browser, system)["status"] == "cancelled"
 
 
+@pytest.mark.thorough
 def test_the_progress_of_a_running_job_is_shown_until_the_job_is_cancelled(
     browser: Browser, system: System, tmp_path: Path
 ) -> None:
@@ -563,6 +571,7 @@ def test_the_playground_shows_the_problem_of_a_failed_job_with_advice(
     assert "The deadline passed" in browser.find("#problem").text
 
 
+@pytest.mark.thorough
 def test_the_playground_sends_no_input_that_the_model_does_not_accept(
     browser: Browser,
 ) -> None:
@@ -586,6 +595,7 @@ def test_the_playground_sends_no_input_that_the_model_does_not_accept(
     assert [one for one in browser.requests if one.url.endswith("/jobs")] == []
 
 
+@pytest.mark.thorough
 def test_the_button_try_again_repeats_a_request_that_did_not_reach_the_gateway(
     browser: Browser,
 ) -> None:
@@ -706,6 +716,7 @@ def test_the_copied_code_gives_the_same_answer_as_the_page(
 
 
 @pytest.mark.parametrize("language", ["curl", "Python", "JavaScript"])
+@pytest.mark.thorough
 def test_the_copied_code_uploads_a_large_input(
     browser: Browser, system: System, tmp_path: Path, language: str
 ) -> None:
@@ -771,6 +782,7 @@ def test_axe_finds_no_accessibility_fault_in_the_playground_with_a_result(
     assert browser.messages == []
 
 
+@pytest.mark.thorough
 def test_axe_finds_no_accessibility_fault_in_the_playground_with_a_problem(
     browser: Browser, tmp_path: Path
 ) -> None:
