@@ -12,7 +12,7 @@ export function formatNumber(value) {
   return value === null || value === undefined ? UNKNOWN : NUMBER.format(value);
 }
 
-/** Return a duration, given in seconds, in its largest unit. */
+/** Return a rounded duration, given in seconds, in its largest unit, for overviews. */
 export function formatDuration(seconds) {
   if (seconds === null || seconds === undefined) return UNKNOWN;
   if (seconds > 0 && seconds < 0.00995) return `${(seconds * 1000).toFixed(1)} ms`;
@@ -24,7 +24,28 @@ export function formatDuration(seconds) {
   return `${Math.round(seconds / 86400)} days`;
 }
 
-/** Return a size in bytes in the largest binary unit. */
+/** Return an exact duration, given in milliseconds: "4.0 ms", "2.35 s", "3 min 5 s" or "1 h". */
+export function formatMilliseconds(milliseconds) {
+  if (typeof milliseconds !== "number") return UNKNOWN;
+  if (milliseconds < 999.95) return `${milliseconds.toFixed(1)} ms`;
+  const seconds = milliseconds / 1000;
+  if (seconds < 59.995) return `${seconds.toFixed(2)} s`;
+  const whole = Math.round(seconds);
+  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60];
+  const parts = [[hours, "h"], [minutes, "min"], [hours ? 0 : whole % 60, "s"]];
+  return parts.filter(([count]) => count).map(([count, unit]) => `${count} ${unit}`).join(" ");
+}
+
+/** Return the size of a file or a payload, given in bytes, in decimal units as the limits have them. */
+export function formatSize(bytes) {
+  if (typeof bytes !== "number") return UNKNOWN;
+  const units = ["bytes", "kB", "MB", "GB"];
+  let [size, unit] = [bytes, 0];
+  for (; size >= 1000 && unit < 3; unit++) size /= 1000;
+  return `${unit ? size.toFixed(size < 10 ? 1 : 0) : size} ${units[unit]}`;
+}
+
+/** Return an amount of memory, given in bytes, in the largest binary unit. */
 export function formatBytes(bytes) {
   if (bytes === null || bytes === undefined) return UNKNOWN;
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];

@@ -2,7 +2,7 @@
 
 import { element } from "/pages/key.js";
 import { Problem } from "/pages/gateway.js";
-import { sizeText } from "/pages/result.js";
+import { formatSize } from "/pages/figures.js";
 import { convertToWav, drawSound, startRecording } from "/pages/sound.js";
 
 const JSON_TYPE = "application/json";
@@ -154,7 +154,7 @@ export class InputPanel {
 
   async showPreview() {
     const { blob, name, mediaType, note } = this.file;
-    const facts = [mediaType, sizeText(blob.size), note].filter(Boolean);
+    const facts = [mediaType, formatSize(blob.size), note].filter(Boolean);
     const shown = [];
     if (mediaType.startsWith("image/")) {
       const image = element("img", { src: URL.createObjectURL(blob), alt: "The input" });

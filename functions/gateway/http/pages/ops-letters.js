@@ -1,7 +1,7 @@
 // The dead letters of the page /ops: a filter, the letters, and their redrive or purge.
 
 import { UNKNOWN, h, place, table, update } from "./dom.js";
-import { formatBytes, formatCount, sentence, timeElement } from "./figures.js";
+import { formatCount, formatSize, sentence, timeElement } from "./figures.js";
 import { Problem, ask } from "./gateway.js";
 import { readForm } from "./ops-forms.js";
 
@@ -59,7 +59,7 @@ export function addLetters({ confirm, access }) {
           jobLink(letter.job_id), letter.model,
           [letter.reason ?? UNKNOWN, letter.description ? h("span", { class: "hint" }, ` ${letter.description}`) : null],
           String(letter.delivery_count ?? UNKNOWN),
-          letter.input ? `${letter.input.media_type ?? letter.input.kind}, ${formatBytes(letter.input.size_bytes)}` : UNKNOWN,
+          letter.input ? `${letter.input.media_type ?? letter.input.kind}, ${formatSize(letter.input.size_bytes)}` : UNKNOWN,
           timeElement(letter.dead_lettered_at), jobLink(letter.redriven_as),
           canChange ? h("span", { class: "buttons" },
             letter.redriven_as ? null : h("button", { type: "button", "data-do": "redrive", ...data }, "Redrive", h("span", { class: "spoken" }, ` ${letter.job_id}`)),

@@ -12,11 +12,12 @@ import { checkJson, choice, forgetUrls, InputPanel, makeJsonCheck, showJsonCheck
 import {
   cancelJob, followJob, getModel, isFinal, listModels, needsUpload, problemOf, readResult, readTimeline, submitJob,
 } from "/pages/job.js";
+import { formatMilliseconds, formatSize } from "/pages/figures.js";
 import { Problem } from "/pages/gateway.js";
 import { showProblem } from "/pages/problem.js";
-import { drawResult, sizeText } from "/pages/result.js";
+import { drawResult } from "/pages/result.js";
 import { LANGUAGES } from "/pages/snippets.js";
-import { drawTimeline, durationText } from "/pages/timeline.js";
+import { drawTimeline } from "/pages/timeline.js";
 
 const REFRESH_MS = 10_000;
 const IDLE_MS = 15 * 60_000;
@@ -66,13 +67,13 @@ function modelCard(each) {
 }
 
 function factsOf({ limits, queue_length: length, estimated_wait_seconds: wait }) {
-  const most = limits.upload_bytes > limits.input_bytes ? `${sizeText(limits.input_bytes)}, uploads ${sizeText(limits.upload_bytes)}` : sizeText(limits.input_bytes);
+  const most = limits.upload_bytes > limits.input_bytes ? `${formatSize(limits.input_bytes)}, uploads ${formatSize(limits.upload_bytes)}` : formatSize(limits.input_bytes);
   return [
     ["Queue", length === null ? "unknown" : `${length} ${length === 1 ? "job" : "jobs"}`],
-    ["Expected wait", wait === null ? "unknown" : durationText(wait * 1000)],
+    ["Expected wait", wait === null ? "unknown" : formatMilliseconds(wait * 1000)],
     ["Largest input", most],
     ...(limits.pixels ? [["Pixels", `${Math.round(limits.pixels / 1e6)} million`]] : []),
-    ["Deadline", `up to ${durationText(limits.deadline_seconds * 1000)}`],
+    ["Deadline", `up to ${formatMilliseconds(limits.deadline_seconds * 1000)}`],
   ];
 }
 
@@ -286,14 +287,14 @@ class Run {
       queued: job.queue.phase === "cold_starting" ? "A worker is starting" : "The job waits in the queue",
       running: "The model runs", cancelling: "The job is being cancelled",
       succeeded: "Succeeded after", failed: "Failed after", cancelled: "Cancelled after", expired: "Expired after",
-    }[job.status] + (isFinal(job) ? ` ${durationText(job.timing?.total_ms)}` : "");
+    }[job.status] + (isFinal(job) ? ` ${formatMilliseconds(job.timing?.total_ms)}` : "");
     this.showStatus(job.status, text);
     const { position, eta_seconds: eta } = job.queue;
     const timing = job.timing;
-    const milliseconds = (value) => (value === null || value === undefined ? null : durationText(value));
+    const milliseconds = (value) => (value === null || value === undefined ? null : formatMilliseconds(value));
     showFacts(find("job-facts"), [
       ["Position", isFinal(job) ? null : position],
-      ["Expected wait", isFinal(job) || eta === null ? null : durationText(eta * 1000)],
+      ["Expected wait", isFinal(job) || eta === null ? null : formatMilliseconds(eta * 1000)],
       ["Attempt", job.attempt],
       ["In the queue", milliseconds(timing?.queued_ms)],
       ["Model", milliseconds(timing?.inference_ms)],

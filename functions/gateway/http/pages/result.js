@@ -1,8 +1,9 @@
 // Draw the result of a job by its shape: labels, boxes, a mask, parts of a sound, a picture, a sound,
 // text or JSON. Anything else can be downloaded.
 
+import { formatSize } from "/pages/figures.js";
 import { element } from "/pages/key.js";
-import { drawBoxes, drawMask, heads, isObjects, percent, readClasses, wide } from "/pages/picture.js";
+import { drawBoxes, drawMask, heads, isObjects, percent, readClasses } from "/pages/picture.js";
 import { drawSound, isSegments } from "/pages/sound.js";
 
 const MAX_JSON_BYTES = 20_000_000;
@@ -19,15 +20,7 @@ export async function drawResult(container, blob, input, name) {
   const drawings = await drawingsOf(blob, input);
   const download = element("a", { className: "button", href: URL.createObjectURL(blob), download: name }, "Download the result");
   container.replaceChildren(...drawings,
-    element("p", { className: "buttons" }, download, element("span", { className: "soft" }, `${blob.type || "unknown type"}, ${sizeText(blob.size)}`)));
-}
-
-/** Return a size in bytes as a text. */
-export function sizeText(bytes) {
-  const units = ["bytes", "kB", "MB", "GB"];
-  let [size, unit] = [bytes, 0];
-  for (; size >= 1000 && unit < 3; unit++) size /= 1000;
-  return `${unit ? size.toFixed(size < 10 ? 1 : 0) : size} ${units[unit]}`;
+    element("p", { className: "buttons" }, download, element("span", { className: "soft" }, `${blob.type || "unknown type"}, ${formatSize(blob.size)}`)));
 }
 
 async function drawingsOf(blob, input) {

@@ -1,6 +1,7 @@
 // Draw the timeline of a job: where its time went, step by step and delivery by delivery.
 // A page that uses this module also needs the style sheet timeline.css.
 
+import { formatMilliseconds } from "/pages/figures.js";
 import { element } from "/pages/key.js";
 
 // For each step: what the time before it was used for, and which part of the system used it.
@@ -30,18 +31,6 @@ const ENDS = {
   running: "not ended yet",
 };
 
-/** Return milliseconds in the unit that fits: "4.0 ms", "2.35 s", "3 min 5 s" or "1 h"; "–" if unknown. */
-export function durationText(milliseconds) {
-  if (typeof milliseconds !== "number") return "–";
-  if (milliseconds < 999.95) return `${milliseconds.toFixed(1)} ms`;
-  const seconds = milliseconds / 1000;
-  if (seconds < 59.995) return `${seconds.toFixed(2)} s`;
-  const whole = Math.round(seconds);
-  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60];
-  const parts = [[hours, "h"], [minutes, "min"], [hours ? 0 : whole % 60, "s"]];
-  return parts.filter(([count]) => count).map(([count, unit]) => `${count} ${unit}`).join(" ");
-}
-
 /**
  * Draw a timeline in an element, in place of the element's content.
  *
@@ -70,13 +59,13 @@ function stepTable(timeline) {
     const track = element("td", { className: "track" });
     if (step.duration_ms > 0) track.append(bar);
     return element("tr", {}, name, track,
-      element("td", { className: "number" }, step.is_beside ? "" : durationText(step.duration_ms)),
+      element("td", { className: "number" }, step.is_beside ? "" : formatMilliseconds(step.duration_ms)),
       element("td", { className: "number" }, step.is_beside ? "" : percent(step.share)),
       element("td", {}, stepText(text, step, timeline.deliveries)));
   });
   const caption = timeline.final_at
-    ? `Steps: ${durationText(timeline.total_ms)} from acceptance to the end`
-    : `Steps: ${durationText(timeline.total_ms)} since acceptance`;
+    ? `Steps: ${formatMilliseconds(timeline.total_ms)} from acceptance to the end`
+    : `Steps: ${formatMilliseconds(timeline.total_ms)} since acceptance`;
   return table("steps", caption, ["Step", "Place in the whole time", "Duration", "Share", "What happened"], rows);
 }
 
@@ -95,7 +84,7 @@ function deliveryTable(timeline) {
     const text = each.code ? `: ${each.code}` : ENDS[each.state] && `: ${ENDS[each.state]}`;
     if (text) state.append(text);
     return element("tr", {}, element("th", { scope: "row" }, String(each.number)), state,
-      ...[each.worker, each.device, each.batch_size, receipt(each, timeline), durationText(each.duration_ms),
+      ...[each.worker, each.device, each.batch_size, receipt(each, timeline), formatMilliseconds(each.duration_ms),
         each.reached].map((value) => element("td", {}, String(value ?? "–"))));
   });
   return table("deliveries", "Deliveries to workers",
@@ -103,7 +92,7 @@ function deliveryTable(timeline) {
 }
 
 function receipt(delivery, timeline) {
-  const since = (at) => durationText(Math.max(0, Date.parse(at) - Date.parse(timeline.accepted_at)));
+  const since = (at) => formatMilliseconds(Math.max(0, Date.parse(at) - Date.parse(timeline.accepted_at)));
   if (delivery.received_at) return since(delivery.received_at);
   if (!delivery.earliest_at) return null;
   return `${since(delivery.earliest_at)} to ${since(delivery.latest_at)}`;
@@ -114,7 +103,7 @@ function notes(timeline) {
     const side = skew.ahead_ms > 0 ? "ahead of" : "behind";
     return element("p", { className: "note" },
       `* The clock of ${skew.worker ?? `the ${skew.clock}`} is at least `
-      + `${durationText(Math.abs(skew.ahead_ms))} ${side} the gateway's. These times were moved.`);
+      + `${formatMilliseconds(Math.abs(skew.ahead_ms))} ${side} the gateway's. These times were moved.`);
   });
   if (timeline.webhook) {
     const rows = timeline.webhook.attempts.map((attempt, number) => element("tr", {},
