@@ -191,13 +191,19 @@ class System:
             self._process.kill()
 
     def submit(
-        self, model: str, data: bytes, media_type: str = "application/octet-stream", **headers: str
+        self,
+        model: str,
+        data: bytes,
+        media_type: str = "application/octet-stream",
+        params: dict[str, int] | None = None,
+        **headers: str,
     ) -> httpx.Response:
         """Submit a job to a model. Names of headers have underscores instead of dashes."""
         fields = {name.replace("_", "-"): value for name, value in headers.items()}
         return self.http.post(
             f"/v1/models/{model}/jobs",
             content=data,
+            params=params,
             headers={"content-type": media_type, **fields},
         )
 
@@ -207,18 +213,28 @@ class System:
         assert answer.status_code == 202, answer.text
         return str(answer.json()["id"])
 
-    def accept_at_last(self, model: str, data: bytes) -> str:
+    def accept_at_last(
+        self,
+        model: str,
+        data: bytes,
+        media_type: str = "application/octet-stream",
+        params: dict[str, int] | None = None,
+        **headers: str,
+    ) -> str:
         """Submit a job without waiting for its end, and return the job's id.
 
-        Repeat the request for up to 60 s, because a component may be unavailable.
+        Repeat the request for up to 60 s, because a component may be unavailable. A response may be
+        lost after the job has been created, so a repeated request without `idempotency_key` may
+        create a second job.
         """
+        headers["prefer"] = "respond-async"
 
         def accepted() -> str | None:
             try:
-                answer = self.submit(model, data, prefer="respond-async")
+                answer = self.submit(model, data, media_type, params, **headers)
             except httpx.TransportError:
                 return None
-            return str(answer.json()["id"]) if answer.status_code == 202 else None
+            return str(answer.json()["id"]) if answer.status_code in {200, 202} else None
 
         return str(until(accepted, 60, "the job is accepted"))
 
