@@ -27,6 +27,7 @@ from typing import Any
 
 from azure.storage.blob import BlobServiceClient
 
+from contract.allocator import start_trimming
 from contract.catalogue import Catalogue, ModelEntry
 from contract.errors import ContractError
 from contract.guard import Resolver
@@ -458,6 +459,7 @@ def _run(settings: WorkerSettings, parent: SocketSender | None) -> int:
         )
         return _EXIT_PORT_BUSY
     worker.start()
+    start_trimming()
     _log.info("the worker has started; its health server listens on port %d", worker.health_port)
     shutdown.wait()
     _log.info(
