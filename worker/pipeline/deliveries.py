@@ -1,9 +1,10 @@
 """Write delivery notes: small blobs for job timelines, about deliveries that no reply describes.
 
-The worker writes a note at the beginning and at the end of a redelivery, and when it releases,
-abandons or dead-letters a message. A separate thread writes the notes, so that they do not delay
-jobs. Each note is a small blob that is written without retries. A note is missing if the process is
-killed before it is written, or if the storage does not answer. See `contract.deliveries`.
+The worker writes a note at the beginning and at the end of a redelivery, when it releases, abandons
+or dead-letters a message, and when a job has run but its deadline passed before the reply arrived.
+A separate thread writes the notes, so that they do not delay jobs. Each note is a small blob that
+is written without retries. A note is missing if the process is killed before it is written, or if
+the storage does not answer. See `contract.deliveries`.
 """
 
 import logging

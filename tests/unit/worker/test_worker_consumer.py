@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import pytest
 from azure.core.exceptions import AzureError, ServiceRequestError
@@ -23,6 +24,7 @@ from contract.messages import (
     ReplyUrl,
 )
 from contract.names import delivery_notes
+from tests.unit.worker.test_worker_urls import answering, http
 from worker.errors import (
     Expired,
     HandedBack,
@@ -47,7 +49,7 @@ from worker.servicebus.locks import LockRenewer
 from worker.servicebus.receiver import ModelQueue, SettleRequest
 from worker.settings import AzureEndpoint
 from worker.shutdown import EXIT_DEVICE_LOST, Shutdown
-from worker.telemetry.recording import JobSpan, ModelTelemetry
+from worker.telemetry.recording import SUCCEEDED, JobSpan, ModelTelemetry
 
 NOOP = Catalogue.load()["noop"]
 
@@ -85,12 +87,13 @@ class RecordedJobs:
 
     settled: list[SettleRequest] = field(default_factory=list)
     now: float = 0.0
+    gateway: str = "127.0.0.1:1"
     has_settled: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         endpoint = AzureEndpoint(address="unused")
         senders = ReplySenders(
-            GatewayClient(frozenset({"127.0.0.1:1"})),
+            GatewayClient(frozenset({self.gateway})),
             QueueReplies(endpoint, Catalogue.load()),
             WebhookReplies(GuardedHttp(AddressGuard(""), Resolver()), ()),
         )
@@ -126,12 +129,17 @@ class RecordedJobs:
         self.settled.append(request)
         self.has_settled.set()
 
-    def job(self, delivery_count: int = 0, reply_to: ReplyTo | None = None) -> ReceivedJob:
+    def job(
+        self,
+        delivery_count: int = 0,
+        reply_to: ReplyTo | None = None,
+        deadline_seconds: float = 60.0,
+    ) -> ReceivedJob:
         now = datetime.now(UTC)
         message = cast(Any, None)
         delivery = LockedMessage(b"", delivery_count, now, None, {}, "job", message, "noop", 7)
         payload = InlineBytes("text/plain", b"")
-        deadline = now + timedelta(seconds=60)
+        deadline = now + timedelta(seconds=deadline_seconds)
         request = JobRequest("job", "noop", payload, now, deadline, reply_to=reply_to)
         lock = self.locks.hold(delivery, lambda delivery, timeout_seconds: 10.0, 10.0, 60.0)
         job = ReceivedJob(request, delivery, lock, JobSpan("-"))
@@ -264,6 +272,28 @@ def test_a_system_exit_raised_by_a_model_ends_the_job_and_not_the_thread(
     assert jobs.settlements == [Settlement.ABANDON]
 
 
+@pytest.mark.parametrize(
+    ("deadline_seconds", "code"), [(60.0, SUCCEEDED), (0.0, "expired")], ids=["in-time", "late"]
+)
+def test_a_result_that_the_gateway_refuses_after_the_deadline_counts_as_expired(
+    deadline_seconds: float, code: str
+) -> None:
+    with answering(http(b"", status="410 Gone")) as url:
+        gateway = urlsplit(url).netloc
+        jobs = RecordedJobs(gateway=gateway)
+        reply_to = ReplyUrl(f"http://{gateway}/v1/jobs/job/reply?queue=noop&expires=1&token=secret")
+        job = jobs.job(reply_to=reply_to, deadline_seconds=deadline_seconds)
+        job.record_run(datetime.now(UTC), 1.0, 1)
+        jobs.reply_and_settle(job)
+    assert jobs.settlements == [Settlement.COMPLETE]
+    notes = [(note.settlement, note.code) for note in jobs.notes()]
+    # The reply describes the run only if the gateway accepts the reply.
+    assert notes == ([] if code == SUCCEEDED else [("complete", code)])
+    cached = jobs.cache.find(job.delivery)
+    assert cached is not None
+    assert cached.is_delivered
+
+
 FROM_A_GATEWAY = ReplyUrl("http://127.0.0.1:1/v1/jobs/job/reply?queue=noop&expires=1&token=secret")
 
 
@@ -312,7 +342,7 @@ def test_the_delivery_note_at_the_end_of_a_redelivery_replaces_the_note_at_the_s
 @pytest.mark.parametrize(
     "error", [NotWaitedFor("cancelled"), Expired("late")], ids=["cancelled", "expired"]
 )
-def test_no_delivery_note_is_written_for_the_first_delivery_of_a_cancelled_or_expired_job(
+def test_no_delivery_note_is_written_for_the_first_delivery_of_a_job_that_did_not_run(
     jobs: RecordedJobs, error: WorkerError
 ) -> None:
     jobs.consumer.end(jobs.job(reply_to=FROM_A_GATEWAY), error)
