@@ -328,7 +328,7 @@ class Worker:
         return asdict(info) if info else {}
 
     def _describe(self) -> Heartbeat:
-        """Return the heartbeat of this worker."""
+        """Return a heartbeat that describes the current state of this worker."""
         return describe_worker(
             self._started_at,
             self._settings.heartbeat_seconds,

@@ -54,7 +54,8 @@ class ModelInput:
 class LazyBlobReader:
     """Reads blobs. Each read creates a new client of the storage account.
 
-    So a model whose weights are not in blob storage can be checked without a storage account.
+    No client is created before the first read. Therefore a model whose weights are not in blob
+    storage can be checked without a storage account.
     """
 
     def __init__(self, endpoint: AzureEndpoint | None) -> None:

@@ -200,7 +200,7 @@ class PayloadsUnavailable(Infrastructure):
 
 
 class ReplyUndelivered(Infrastructure):
-    """The worker could not deliver the reply in time."""
+    """The gateway, queue or webhook did not accept the reply while the worker could still retry."""
 
     code = "reply-undelivered"
     stage = Stage.REPLY

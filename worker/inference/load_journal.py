@@ -160,7 +160,7 @@ class LoadJournal:
         """Keep a note of this load in the folder during the `with` block.
 
         `name` is the name of a model, or a result of `import_name` if the block imports a module.
-        Suspects are loaded one after another.
+        If `name` is a suspect, the method first waits until no other suspect is being loaded.
         """
         if self._folder is None:
             yield
@@ -239,8 +239,8 @@ class LoadJournal:
 
         If it did, the job of that message may have caused the death.
 
-        The lock journals of the dead process still exist, because this process has not connected to
-        a queue yet.
+        This method must be called before the current process connects to a queue. Until then, the
+        lock journals of the dead process still exist.
         """
         assert self._lock_folder is not None
         for path in self._lock_folder.glob(f"*-{process}-*.locks"):

@@ -307,7 +307,7 @@ class LoadedModel:
         return hook if callable(hook) else None
 
     def _check_parameters(self, parameters: Parameters) -> None:
-        """Check the parameters of a job. Raises InvalidInput.
+        """Raise InvalidInput if a parameter does not match its schema in the catalogue entry.
 
         The gateway has checked the parameters of its own jobs, but not those of producers' jobs.
         """

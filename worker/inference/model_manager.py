@@ -236,7 +236,7 @@ class ModelManager:
         _log.info("%s: the model was loaded in %.1f s", self._model.name, self.load_seconds)
 
     def _load_into(self, reservation: MemoryReservation, reserved_bytes: int) -> int:
-        """Load the model, and return how many bytes of device memory it needs."""
+        """Load the model. Return its size in device memory in bytes, or 0 without a device."""
         with self._journal.loading(self._model.name):
             if self._device is None:
                 self._loaded, self.limit = self._load_unmeasured(), self._new_limit()

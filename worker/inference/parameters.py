@@ -59,7 +59,8 @@ class ParameterArguments:
     def of(self, parameters: Parameters) -> dict[str, Any]:
         """Return the keyword arguments that pass a job's parameters to the model's method.
 
-        An argument whose parameter the caller did not send is omitted, so it has its default.
+        If the caller did not send a parameter, its argument is omitted, and the method uses the
+        argument's default.
         """
         arguments: dict[str, Any] = {
             name: _converted(schema, parameters[name])

@@ -1,4 +1,4 @@
-"""Limit the memory that inputs need while they are decoded and wait to run."""
+"""Limit the memory of inputs, from the start of their decoding until they run."""
 
 import threading
 from collections.abc import Callable
@@ -52,7 +52,7 @@ class MemoryBudget:
         return MemoryShare(self, size_bytes)
 
     def release(self, size_bytes: int) -> None:
-        """Make reserved bytes free again."""
+        """Make `size_bytes` of the reserved bytes free again."""
         with self._changed:
             self._free_bytes += size_bytes
             self._changed.notify_all()

@@ -175,7 +175,7 @@ class SimulatedDevice:
         return holder, size_bytes
 
     def unload(self, resident_bytes: int) -> None:
-        """Release the memory of an unloaded model."""
+        """Release `resident_bytes` of the budget, which an unloaded model has used."""
         gc.collect()
         self._account.release(resident_bytes)
 

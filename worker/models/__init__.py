@@ -23,8 +23,9 @@ A batch model processes a whole batch in each call:
         def postprocess(self, output: Tensor) -> dict[str, object]:
             ...                                          # on CPU threads, item by item; optional
 
-`preprocess`, or in an item model `__call__`, may also have keyword-only arguments, which are the
-job's parameters, or an argument `parameters`, which contains all of them.
+A job's parameters are passed to `preprocess` in a batch model, and to `__call__` in an item model.
+The method may declare each parameter as a keyword-only argument, or get all of them as a mapping in
+the argument `parameters`.
 
 docs/models.md describes item models and batch models, the constructor's arguments, the kinds of
 inputs and results, and long-running models. The class `Infer` need not derive from the protocols in

@@ -177,7 +177,11 @@ class PrepareStep:
     def _check_held(self, job: ReceivedJob) -> None:
         """Raise an error if the job must stop waiting for memory.
 
-        The reason is a lost lock, a passed deadline, or a shutdown of the worker.
+        Raises:
+            HandedBack: The worker is shutting down.
+            LockLost: The message's lock is lost.
+            Expired: The job's deadline has passed.
+            ExpiredForProducer: The deadline has passed, and a producer waits for the reply.
         """
         self.retries.check()
         if job.lock.is_lost:

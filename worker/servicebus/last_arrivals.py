@@ -142,7 +142,7 @@ def lock_tokens(data: bytes) -> list[bytes]:
 
 
 def _read_to_end(connection: socket.socket, ends_at: float) -> bytes:
-    """Return the bytes that arrive until the other side closes the connection.
+    """Return the bytes that arrive until the broker closes the connection or the read fails.
 
     Stop reading when `time.monotonic()` reaches `ends_at`.
     """

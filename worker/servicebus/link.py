@@ -324,9 +324,9 @@ class QueueLink:
     def _note_failed_range(self) -> None:
         """Complete messages one by one for a while, because completing a range has failed.
 
-        The service may refuse ranges, or the connection may only have been lost. After each
-        failure, the messages may be delivered again. Therefore the number of calls without ranges
-        doubles, so that a service that refuses ranges rarely receives one.
+        Either the service refuses ranges, or only the connection was lost. Each failure may cause
+        redeliveries. Therefore each further failure doubles the number of calls that use no
+        ranges.
         """
         self._calls_without_ranges = _CALLS_WITHOUT_RANGES << min(self._failed_ranges, 10)
         self._failed_ranges += 1
@@ -370,9 +370,9 @@ class QueueLink:
         return delivery
 
     def _take_over_journals(self, journals: LockJournals) -> bool:
-        """Read which messages the dead workers on this machine have left locked.
+        """Add the messages that dead workers on this machine have left locked to `_orphans`.
 
-        Return False if the journals cannot be used. Then the worker notes no locks.
+        Return False if the journals cannot be used. In this case, the link notes no locks.
         """
         try:
             if self._journal is None:
