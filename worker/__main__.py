@@ -256,7 +256,9 @@ class Worker:
                 consumer.give_up()
             if left_count := self._wait_until_settled(time.monotonic() + _CLOSE_SECONDS):
                 _log.warning(
-                    "stopping with %d unsettled jobs: their message locks will expire", left_count
+                    "exiting with %d unsettled messages: Service Bus delivers them again when "
+                    "their locks expire",
+                    left_count,
                 )
         self._stop_background.set()
         self._heartbeats.close()

@@ -71,7 +71,8 @@ class LazyBlobReader:
         """
         if self._endpoint is None:
             raise WeightsUnavailable(
-                "PAYLOAD_STORAGE is not set, but the model's weights are in blob storage"
+                "PAYLOAD_STORAGE is not set, but the model's weights are in blob storage; set it "
+                "to the connection string of the storage account"
             )
         try:
             account = storage_account(self._endpoint)

@@ -35,7 +35,7 @@ def describe(model: ModelEntry) -> Mapping[str, Schema]:
         "__call__"
     )
     if method is None:
-        raise ModelUnfit(f"{model.implementation}: Infer has no __call__")
+        raise ModelUnfit(f"{model.implementation}: the class Infer has no method __call__")
     return read_arguments(method)
 
 

@@ -504,7 +504,10 @@ def make_adapter(model: ModelEntry, infer: Any) -> Adapter:
             raise ModelUnfit(f"{model.implementation}: Infer.{name} is not a method")
     is_batch_model = hasattr(infer, "preprocess")
     if hasattr(infer, "postprocess") and not is_batch_model:
-        raise ModelUnfit(f"{model.implementation}: Infer has postprocess but no preprocess")
+        raise ModelUnfit(
+            f"{model.implementation}: Infer has postprocess but no preprocess; add the method "
+            "preprocess, or postprocess the result in __call__"
+        )
     if model.reports_progress:
         _check_takes_context(model, infer)
     _check_parameters(model, infer.preprocess if is_batch_model else infer)

@@ -130,7 +130,7 @@ def _schema_of_hint(name: str, hint: Any) -> dict[str, Any]:
     if hint in _TYPES:
         return {"type": _TYPES[hint]}
     raise ModelUnfit(
-        f"the argument {name} has no type hint, or one that a parameter cannot have; use bool, "
+        f"the argument {name} has no type hint, or a type hint that is not supported; use bool, "
         "int, float, str, Literal, or list of one of these"
     )
 

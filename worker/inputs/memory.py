@@ -18,7 +18,7 @@ _MIB: Final = 1024 * 1024
 class MemoryBudget:
     """Limits the memory that several inputs use together.
 
-    If too little memory is free, an input waits. Any thread may call the methods.
+    If too little memory is free, `reserve` waits. Any thread may call the methods.
     """
 
     def __init__(self, total_bytes: int) -> None:

@@ -132,9 +132,9 @@ class BatchModelWithProgress(Protocol):
     def __call__(self, batch: list[Any], contexts: list[Context]) -> Sequence[Any]:
         """Run the model on one batch, and return one output for each item, in the same order.
 
-        `contexts` contains one context for each item. Through it, the model reports the progress of
-        the item's job. If the class has the method `postprocess`, each output is passed to this
-        method. Otherwise, each output is the result of a job.
+        `contexts` contains one context for each item. The model reports the progress of the item's
+        job through this context. If the class has the method `postprocess`, each output is passed
+        to this method. Otherwise, each output is the result of a job.
         """
         ...
 

@@ -99,7 +99,7 @@ class CancellationCheck:
         while (is_wanted := self.is_wanted(job)) is None and wait(backoff_seconds(attempt)):
             attempt += 1
         if job.lock.is_lost:
-            raise LockLost("the lock was lost before the job ran")
+            raise LockLost("the message lock was lost before the job ran")
         if is_wanted is False:
             raise NotWaitedFor("the caller no longer waits for this job")
 
@@ -185,7 +185,7 @@ class PrepareStep:
         """
         self.retries.check()
         if job.lock.is_lost:
-            raise LockLost("the lock was lost before the job ran")
+            raise LockLost("the message lock was lost before the job ran")
         if job.is_expired(utc_now()):
             raise job.expiry_error("the deadline passed before the job was prepared")
 

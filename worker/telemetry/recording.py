@@ -434,7 +434,7 @@ class ModelTelemetry:
         self._inference.observe(time.perf_counter() - started)
 
     def record_lock_lost(self) -> None:
-        """Record that a message's lock was lost before it was settled."""
+        """Record that a message's lock was lost before the message was settled."""
         self._lock_losses.inc()
 
     def record_split(self) -> None:

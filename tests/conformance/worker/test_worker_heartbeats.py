@@ -1,4 +1,4 @@
-"""The heartbeats of a worker process in the local blob storage, read by Microsoft's SDK."""
+"""Test the heartbeats that a worker process writes to the local blob storage."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def has_beat(
     return found is not None and condition(found[0])
 
 
-def test_a_worker_publishes_its_models_until_it_shuts_down(
+def test_a_worker_publishes_heartbeats_with_the_states_of_the_models_until_the_shutdown(
     services: LocalServices, start_worker: StartWorker
 ) -> None:
     worker = start_worker("scripted,single", WORKER_HEARTBEAT_SECONDS="1")

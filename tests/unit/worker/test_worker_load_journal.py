@@ -37,7 +37,7 @@ def test_a_model_is_set_aside_after_loading_the_model_has_killed_three_processes
     assert successor(folder, "neighbour").find("neighbour").death_count == 0
 
 
-def test_the_pause_before_a_model_that_is_set_aside_is_loaded_doubles_with_each_death(
+def test_the_pause_before_the_next_load_of_a_model_doubles_with_each_further_death(
     folder: Path,
 ) -> None:
     for _ in range(3):

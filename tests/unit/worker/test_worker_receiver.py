@@ -125,7 +125,7 @@ def test_a_delayed_settlement_does_not_delay_other_settlements(loop: ReceiverLoo
     assert loop.broker.settled == [("job-1", Settlement.COMPLETE)]
 
 
-def test_a_stopped_receiver_does_not_wait_for_the_delays_of_delayed_settlements(
+def test_a_stopped_receiver_settles_messages_without_waiting_for_their_settlement_delays(
     loop: ReceiverLoop,
 ) -> None:
     loop.settle(loop.received(), Settlement.ABANDON, delay_seconds=60.0)
