@@ -304,7 +304,7 @@ class Worker:
         return loops
 
     def _states(self) -> dict[str, dict[str, Any]]:
-        """Return the state of each model for the readiness probe.
+        """Return the state of each model for the readiness probe, by the model's name.
 
         A model can be ready although its low-priority queue is not connected, because older
         deployments do not have this queue.

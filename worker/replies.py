@@ -219,7 +219,7 @@ class GatewayClient:
         path = WORKER_ROUTE.fullmatch(url.path or "")
         if path is None:
             raise ReplyForbidden(
-                f"the path of the reply URL at {address} is not that of a gateway's reply route"
+                f"the path of the reply URL at {address} is not the path of a gateway's reply route"
             )
         if url.auth or f"{address}{path[1]}" not in self._hosts:
             raise ReplyForbidden(

@@ -156,10 +156,10 @@ class LoadedModel:
 
     @property
     def preprocesses(self) -> bool:
-        """Return whether the model has a method `preprocess`, as every batch model has.
+        """Return whether the model has a method `preprocess`. Only batch models have this method.
 
-        If it has this method, a decoded input is no longer needed after its preprocessing.
-        Otherwise the decoded input itself is passed to the model.
+        With this method, a decoded input is no longer needed after its preprocessing. Without it,
+        the decoded input itself is passed to the model.
         """
         return isinstance(self._adapter, BatchAdapter)
 
@@ -473,7 +473,7 @@ def make_instance(model: ModelEntry, make: Callable[..., Any], weights: Weights 
     for name in arguments:
         if name not in parameters and not takes_any:
             field = name if name == "weights" else f"options.{name}"
-            raise ModelUnfit(f"{model.name}.{field}: {model.implementation} takes no such argument")
+            raise ModelUnfit(f"{model.name}.{field}: {model.implementation} has no such argument")
     for name, each in parameters.items():
         is_variable = each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
         if each.default is each.empty and not is_variable and name not in arguments:
@@ -653,9 +653,9 @@ def dump_json(value: Json) -> bytes:
 
 
 def describe_unwritable(result: Any) -> str | None:
-    """Describe the first value that JSON cannot hold: where it is in the result, and what to do.
+    """Return a text about a value of the result that JSON cannot represent; None without one.
 
-    Return None if there is no such value.
+    The text says where the value is in the result, and what to do.
     """
     pending: list[tuple[str, Any, frozenset[int]]] = [("result", result, frozenset())]
     while pending:

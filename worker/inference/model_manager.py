@@ -422,8 +422,8 @@ def warm_up(model: ModelEntry, loaded: LoadedModel, limit: MeasuredBatchLimit) -
 def run_sample(model: ModelEntry, loaded: LoadedModel) -> None:
     """Run the model's example item once, without measuring the memory.
 
-    The first run of a model is slow. With this run, the first job is not slow. The function does
-    nothing if the model has no example item.
+    The first run of a model is slow. This run comes before the first job, so that the job is not
+    slow. The function does nothing if the model has no example item.
     """
     if (sample := loaded.sample()) is not None:
         _run(model, loaded, [sample])

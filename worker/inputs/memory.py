@@ -75,7 +75,7 @@ class MemoryShare:
 
 
 class InputMemory:
-    """The budgets for the inputs of one model.
+    """The memory budgets for the inputs of one model.
 
     The budget for small inputs belongs to this model alone. All models share the budget for large
     inputs.

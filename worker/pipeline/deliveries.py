@@ -2,8 +2,8 @@
 
 The worker writes a note at the beginning and at the end of a redelivery, and when it releases,
 abandons or dead-letters a message. A separate thread writes the notes, so that they do not delay
-jobs. Each note is a small blob that is written without retries. A note is missing if the process is
-killed before it is written, or if the storage does not answer. See `contract.deliveries`.
+jobs. Each note is a small blob that is written without retries. A note is missing if the worker is
+killed before the note is written, or if blob storage does not answer. See `contract.deliveries`.
 """
 
 import logging

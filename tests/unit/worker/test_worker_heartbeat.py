@@ -62,9 +62,7 @@ def run(heartbeats: Heartbeats) -> threading.Thread:
     return thread
 
 
-def test_a_heartbeat_is_written_at_the_start_and_after_each_change_and_is_deleted_at_the_end() -> (
-    None
-):
+def test_a_heartbeat_is_written_at_the_start_and_after_a_change_and_deleted_at_the_end() -> None:
     store = MemoryStore()
     heartbeats = Heartbeats(store, 3600, beat)
     thread = run(heartbeats)
