@@ -84,8 +84,7 @@ class ModelLoader:
         self._torch_thread_count = torch_thread_count
 
     def load(self, model: ModelEntry) -> "LoadedModel":
-        """Load a model with its weights.
-
+        """Load a model with its weights, and return the loaded model.
         Raises:
             ModelUnusable: The model cannot be loaded.
         """
@@ -122,7 +121,7 @@ class LoadedModel:
     def load(
         cls, model: ModelEntry, torch_thread_count: int, weights: Weights | None = None
     ) -> "LoadedModel":
-        """Import the model's file, and create an instance of the file's class `Infer`.
+        """Import the model's file, and return a LoadedModel with an instance of its class `Infer`.
 
         Args:
             model: The catalogue entry.
@@ -185,7 +184,7 @@ class LoadedModel:
     def open(
         self, data: Data, media_type: str, processes: DecoderProcesses | None = None
     ) -> OpenedInput:
-        """Find out how much memory one input needs, without decoding it.
+        """Return an opened input, whose memory need is known, but which is not decoded yet.
 
         Args:
             data: The bytes of the input.
@@ -596,7 +595,7 @@ def _input_kind(model: ModelEntry, infer: object) -> Accepts:
 
 
 def encode_result(result: Any, media_type: str) -> Result:
-    """Encode a model's result in this media type.
+    """Return a model's result in the encoding of this media type.
 
     Raises:
         InferenceFailed: A result of this Python type cannot be encoded in this media type.

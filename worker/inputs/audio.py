@@ -94,7 +94,7 @@ class Recording:
         return max(1, frames * self.sample_rate // self._format.rate) + 1
 
     def decode(self) -> Audio:
-        """Decode the samples, mix the channels into one, and resample.
+        """Decode the samples, mix the channels into one, resample, and return the recording.
 
         Raises:
             InvalidInput: A sample is NaN or infinite.

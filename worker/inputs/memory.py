@@ -32,9 +32,9 @@ class MemoryBudget:
         return self.total_bytes - self._free_bytes
 
     def reserve(self, size_bytes: int, check: Callable[[], None]) -> "MemoryShare":
-        """Wait until `size_bytes` are free, and reserve them.
+        """Wait until `size_bytes` are free, reserve them, and return the reserved share.
 
-        `check` is called from time to time during the wait. An error that it raises ends the wait.
+        `check` is called several times per second during the wait. Its error ends the wait.
 
         Raises:
             InvalidInput: The budget is smaller than `size_bytes`.

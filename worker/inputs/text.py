@@ -23,7 +23,7 @@ _PIECE_BYTES: Final = 1024 * 1024
 
 
 def decode(data: bytes) -> str:
-    """Decode text without its byte order mark. Raises InvalidInput if `data` is not UTF-8."""
+    """Return `data` as text without a byte order mark. Raises InvalidInput if it is not UTF-8."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -272,7 +272,7 @@ def receive(receiver: ServiceBusReceiver, count: int) -> list[ServiceBusReceived
 
 
 def take(receiver: ServiceBusReceiver, count: int) -> list[ServiceBusReceivedMessage]:
-    """Receive `count` messages, and complete each of them before its lock can expire."""
+    """Receive, complete and return `count` messages. Complete each one as soon as it arrives."""
     found = []
     for each in _arriving(receiver, count):
         receiver.complete_message(each)

@@ -62,7 +62,7 @@ def exit_thread() -> None:
 
 @dataclass
 class RecordedBlobs:
-    """A blob store in memory. If `failure` is set, each write raises it."""
+    """A blob store in memory. If the error `failure` is set, each write raises this error."""
 
     blobs: dict[str, bytes] = field(default_factory=dict)
     failure: AzureError | None = None

@@ -284,7 +284,7 @@ def test_the_constructor_of_a_model_class_gets_weights_and_options_by_name() -> 
     [
         ({}, WEIGHTS, r"noop.options.architecture: is not set"),
         ({"architecture": "a"}, None, r"noop.weights: is not set"),
-        ({"architecture": "a", "depth": 3}, WEIGHTS, r"noop.options.depth: .* takes no such"),
+        ({"architecture": "a", "depth": 3}, WEIGHTS, r"noop.options.depth: .* has no such"),
     ],
 )
 def test_the_error_for_a_missing_or_unknown_option_names_the_option(
@@ -295,7 +295,7 @@ def test_the_error_for_a_missing_or_unknown_option_names_the_option(
 
 
 def test_weights_are_refused_if_the_constructor_does_not_accept_weights() -> None:
-    with pytest.raises(ModelUnfit, match=r"noop.weights: worker.models.noop takes no such"):
+    with pytest.raises(ModelUnfit, match=r"noop.weights: worker.models.noop has no such"):
         make_instance(NOOP, object, WEIGHTS)
 
 
