@@ -128,7 +128,7 @@ def test_other_models_are_loaded_after_the_suspects_or_after_the_time_limit(fold
     assert not waiting.is_alive()
 
 
-def test_deaths_during_the_import_of_a_module_are_counted_separately_from_model_loads(
+def test_deaths_during_the_import_of_a_module_are_counted_separately_from_deaths_during_loads(
     folder: Path,
 ) -> None:
     die_while_loading(folder, import_name("my.module"))
