@@ -232,7 +232,7 @@ class GatewayClient:
         path = WORKER_ROUTE.fullmatch(url.path or "")
         if path is None:
             raise ReplyForbidden(
-                f"the path of the reply URL at {address} is not that of a gateway's reply route"
+                f"the path of the reply URL at {address} is not the path of a gateway's reply route"
             )
         if url.auth or f"{address}{path[1]}" not in self._hosts:
             raise ReplyForbidden(
@@ -266,7 +266,10 @@ class QueueReplies:
     def check(self, queue: str) -> None:
         """Check the name of a reply queue. Raise ReplyForbidden if the queue is not allowed."""
         if not may_take_replies(queue, self._own_queues):
-            raise ReplyForbidden(f"replies must not be sent to the queue {queue[:100]!r}")
+            raise ReplyForbidden(
+                f"replies must not be sent to the queue {queue[:100]!r}: it is a model's queue, or "
+                "its name is not allowed"
+            )
 
     def send(self, queue: str, body: bytes, job_id: str, wait: Wait) -> None:
         """Send a reply. Try again until the broker accepts the reply.

@@ -67,7 +67,7 @@ class ReplyStep:
         # again in this process.
         self._cache.put(job.delivery, body, code)
         if job.lock.is_lost:
-            raise LockLost("the lock was lost while the job ran")
+            raise LockLost("the message lock was lost while the job ran")
         if self._in_flight.is_open(job):
             self._deliver(job, body)
         return code

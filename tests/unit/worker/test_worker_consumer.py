@@ -64,7 +64,7 @@ def exit_thread() -> None:
 
 @dataclass
 class RecordedBlobs:
-    """A blob store in memory. If `failure` is set, each write raises it."""
+    """A blob store in memory. If the error `failure` is set, each write raises this error."""
 
     blobs: dict[str, bytes] = field(default_factory=dict)
     failure: AzureError | None = None
@@ -247,7 +247,7 @@ def test_the_message_is_abandoned_and_a_shutdown_is_requested_if_the_device_is_l
     assert jobs.shutdown.exit_code == EXIT_DEVICE_LOST
 
 
-def test_out_of_memory_in_a_model_fails_the_job_and_in_worker_code_abandons_the_message(
+def test_an_out_of_memory_error_fails_the_job_only_if_the_code_of_the_model_raised_the_error(
     jobs: RecordedJobs,
 ) -> None:
     failed = jobs.job()
@@ -357,7 +357,7 @@ def test_no_delivery_note_is_written_about_the_message_of_a_producer(jobs: Recor
     assert jobs.notes() == []
 
 
-def test_the_blob_name_of_a_delivery_note_depends_on_but_does_not_show_the_reply_token(
+def test_the_blob_name_of_a_delivery_note_is_derived_from_the_reply_token_without_showing_it(
     jobs: RecordedJobs,
 ) -> None:
     jobs.consumer.end(jobs.job(reply_to=FROM_A_GATEWAY), NotFinished(""))
