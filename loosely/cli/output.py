@@ -167,7 +167,7 @@ def _step_table(timeline: Timeline) -> Table:
 
 
 def bar_between(begin_ms: float, duration_ms: float, total_ms: float) -> str:
-    """Return the bar of a step or span, indented by the time before its begin."""
+    """Return the bar of a step or span, indented in proportion to ``begin_ms``."""
     if total_ms <= 0 or duration_ms <= 0:
         return ""
     first = min(int(begin_ms / total_ms * _BAR_CELLS), _BAR_CELLS - 1)

@@ -461,9 +461,10 @@ class ClientOperations:
         submission: Submission,
         give_up_at: float = math.inf,
     ) -> Job:
-        """Submit an upload by its reference, or submit an input in the body of the request.
+        """Submit a job for an upload or for another input, and return the job.
 
-        An input that is too large for the body is uploaded first.
+        An upload is submitted by its reference, any other input in the body of the request. An
+        input that is too large for the body is uploaded first.
         """
         if isinstance(source, Upload):
             return await self._submit_upload(submission, source, give_up_at)
@@ -522,7 +523,8 @@ class ClientOperations:
     ) -> HttpResponse:
         """Send a request to blob storage, and return the response.
 
-        If blob storage responds with an error, raise UnexpectedAnswer with the message ``reason``.
+        If the status of the response is not in ``expected``, raise UnexpectedAnswer with the
+        message ``reason``.
         """
         try:
             return await self.send(request, expected, give_up_at)

@@ -110,9 +110,9 @@ def check_ports(ports: Mapping[str, int]) -> None:
 
 
 def find_owners(ports: Iterable[int]) -> dict[int, PortOwner]:
-    """Return the process that listens on each of ``ports``.
+    """Return the processes that listen on ``ports``, by port.
 
-    Processes that this user is not permitted to see are left out.
+    A port is missing if no process listens on it, or if this user may not see the process.
     """
     import psutil  # noqa: PLC0415 - needed for the error message only
 

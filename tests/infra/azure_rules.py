@@ -45,7 +45,7 @@ def flex_consumption_gets_no_property_that_it_refuses(files: DeploymentFiles) ->
 
 
 def azd_passes_values_of_hooks_on(files: DeploymentFiles) -> None:
-    """Check that azure.yaml requires an azd that passes values of the hooks to the templates."""
+    """Check that azure.yaml requires a version of azd that passes hooks' values to templates."""
     project = yaml.safe_load(files.text("azure.yaml"))
     [version] = re.findall(r"^>= (\d+\.\d+\.\d+)$", project["requiredVersions"]["azd"])
     assert tuple(map(int, version.split("."))) >= LEAST_AZD
