@@ -206,7 +206,7 @@ class Autoscaler:
         return max(proposals)
 
     def _stabilize(self, now: float, replicas: int, wanted: int) -> int:
-        """Return a number of replicas that agrees with the recent recommendations.
+        """Return the number of replicas that the recent recommendations permit.
 
         The number of replicas does not rise above the lowest recommendation in the stabilization
         window for scaling up. It does not fall below the highest recommendation in the window for

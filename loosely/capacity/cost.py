@@ -75,7 +75,7 @@ class Bill:
         return [line.what for line in self.lines if line.amount is None]
 
     def by_item(self) -> dict[str, float | None]:
-        """Return the sum of the amounts of the bill's lines for each item.
+        """Return, for each item, the sum of the amounts of its lines.
 
         Lines with an unknown amount are left out. The sum is ``None`` if the amounts of all lines
         of an item are unknown.

@@ -52,7 +52,7 @@ class ScalingRules:
 
 @dataclass(frozen=True, slots=True)
 class Behavior:
-    """`spec.behavior` of an autoscaler, with the defaults that Kubernetes fills in."""
+    """The field `spec.behavior` of an autoscaler, with the defaults of Kubernetes."""
 
     scale_up: ScalingRules = ScalingRules(
         0.0, (ScalingPolicy(PolicyType.PERCENT, 100, 15.0), ScalingPolicy(PolicyType.PODS, 4, 15.0))

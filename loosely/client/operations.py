@@ -220,7 +220,7 @@ class ClientOperations:
         return await self._get(job_id, wait_seconds)
 
     async def timeline(self, job_id: str) -> Timeline:
-        """Return where the time of a job went, step by step and delivery by delivery.
+        """Return a job's timeline: where its time went, step by step and delivery by delivery.
 
         Raises:
             RequestRefused: The job id is unknown.
@@ -583,8 +583,8 @@ class ClientOperations:
     def _limit_timeout(self, request: HttpRequest, give_up_at: float) -> HttpRequest:
         """Return the request, with a new timeout if its timeout would end after ``give_up_at``.
 
-        The new timeout ends ``_GRACE_SECONDS`` after ``give_up_at``. If less than 1 s is left until
-        ``give_up_at``, the new timeout is 1 s plus ``_GRACE_SECONDS``.
+        The new timeout ends ``_GRACE_SECONDS`` after ``give_up_at``, but it is at least 1 s plus
+        ``_GRACE_SECONDS``.
         """
         left_seconds = max(1.0, give_up_at - self._clock())
         if left_seconds >= request.timeout_seconds:

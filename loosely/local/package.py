@@ -73,7 +73,7 @@ def copy_function_app(target: Path, app: Path) -> list[Path]:
 
 
 def list_published(app: Path) -> list[Path]:
-    """Return the files that are published, as paths relative to the app."""
+    """Return the files of the Function App that are published, as paths relative to ``app``."""
     patterns = read_exclusions(app)
     files = (path.relative_to(app) for path in sorted(app.rglob("*")) if path.is_file())
     return [

@@ -70,7 +70,7 @@ def next_free(first: int, taken: Collection[int]) -> int:
     for port in range(first, _HIGHEST_PORT + 1):
         if port not in taken and is_free(port):
             return port
-    raise PortBusy(f"all ports from {first} to {_HIGHEST_PORT} are taken")
+    raise PortBusy(f"all ports from {first} to {_HIGHEST_PORT} are taken: use a lower port")
 
 
 def free_base(first: int = _FIRST_SUGGESTION) -> int:

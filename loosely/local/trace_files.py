@@ -38,7 +38,7 @@ class TraceReceiver:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                """Receive one request of an exporter."""
+                """Receive one request of an OTLP exporter, and respond to it."""
                 size_bytes = int(self.headers.get("content-length") or 0)
                 if self.path != _PATH or size_bytes > _MAX_BODY_BYTES:
                     self.close_connection = True

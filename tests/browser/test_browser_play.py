@@ -111,7 +111,7 @@ def click(browser: Browser, selector: str) -> None:
 
 
 def choose(browser: Browser, group: str, value: str) -> None:
-    """Choose a radio button by its value."""
+    """Choose the radio button with this value in a group."""
     click(browser, f"#{group} label:has(input[value='{value}'])")
 
 
@@ -371,7 +371,7 @@ def test_the_playground_lays_a_mask_over_the_picture_and_names_the_class_under_t
 
 
 @pytest.mark.thorough
-def test_the_playground_shows_a_result_of_sound_with_a_player_and_a_waveform(
+def test_the_playground_shows_a_sound_result_with_a_player_and_a_waveform(
     browser: Browser,
 ) -> None:
     open_model(browser, "tone")

@@ -168,8 +168,8 @@ def run_smoke_group(
 def run_faulty_gateway(statuses: list[str]) -> Iterator[str]:
     """Run a gateway that never runs a job, and yield its URL.
 
-    The first request for a job returns the first of `statuses`, the second request returns the
-    second, and so on. After the last of `statuses`, this status is returned again and again.
+    Requests for a job return the elements of `statuses` in order, and then the last element again
+    and again.
     """
     read_counts: Counter[str] = Counter()
 

@@ -268,7 +268,7 @@ def make_long_sound(data_bytes: int = 58_000_000) -> bytes:
 
 @cache
 def make_many_scans(scans: int = 20_000, side: int = 2000) -> bytes:
-    """Return a progressive JPEG that repeats its last scan."""
+    """Return a square, progressive JPEG that repeats its last scan `scans` times."""
     from PIL import Image  # noqa: PLC0415  not installed without the worker
 
     file = BytesIO()

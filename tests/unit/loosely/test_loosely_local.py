@@ -195,7 +195,7 @@ class TestData:
         with lock_directory(tmp_path):
             pass
 
-    def test_other_users_cannot_enter_a_new_or_an_older_data_directory(
+    def test_other_users_cannot_enter_a_new_or_an_existing_data_directory(
         self, tmp_path: Path
     ) -> None:
         older = tmp_path / "older"
