@@ -172,9 +172,9 @@ def _read_model(name: str, table: object) -> ModelEntry:
 
 
 def _add_defaults(model: ModelEntry, given: Mapping[str, Any]) -> ModelEntry:
-    """Return the entry with the defaults that depend on its other keys.
+    """Return the entry with the default values that depend on other keys of the entry.
 
-    `given` contains the keys of the entry in the catalogue file.
+    `given` contains the keys that the catalogue file sets. They keep their values.
     """
     are_images = all(media_type.startswith("image/") for media_type in model.media_types)
     defaults: dict[str, Any] = {

@@ -99,9 +99,9 @@ class ProgressStore:
         """Change the stored progress of a job; return the new progress.
 
         `change` receives the stored progress and returns the new progress. If another process
-        writes the progress at the same time, `change` is called again with what that process has
-        written. Raises Unavailable if the blob storage fails, or if other processes write the
-        progress during every attempt.
+        writes the progress at the same time, `change` is called again with the progress that the
+        other process has written. Raises Unavailable if the blob storage fails, or if other
+        processes write the progress during every attempt.
         """
         name = progress_blob(job_id)
         for _ in range(_MAX_ATTEMPTS):
@@ -171,9 +171,9 @@ class ProgressStore:
         return progress.report.started_at if progress.report else None
 
     async def start_time_if_stopping(self, job_id: str, model: str) -> str | None:
-        """Return when the job started, but only if its worker was ordered to stop the job.
+        """Return when the job started if its worker was ordered to stop the job, otherwise None.
 
-        Returns None if the worker was not ordered to stop the job. Raises Unavailable if the blob
+        Raises Unavailable if the blob
         storage fails.
         """
         if not self._is_reported(model):

@@ -32,7 +32,7 @@ MINUTE = int(NOW.timestamp() // 60)
 
 
 class Process:
-    """The counters of one process of the gateway, and the blobs that it shares with others."""
+    """The counters of one gateway process, and the blobs that all gateway processes share."""
 
     def __init__(self, clock: ManualClock, blobs: MemoryBlobs, *, is_enabled: bool = True) -> None:
         self.counters = JobCounters(clock)

@@ -70,7 +70,7 @@ class OipModel(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class InferenceResult:
-    """The result of one job, and its media type."""
+    """The result of one job, and the media type of the result."""
 
     media_type: str
     data: bytes = field(repr=False)
