@@ -153,7 +153,7 @@ def _models_from_json(fields: Fields) -> Iterator[ModelBeat]:
         model = Fields(value, f"models[{number}]")
         state = model.text("state")
         if state not in list(ModelState):
-            raise MalformedMessage(f"models[{number}].state: this state is unknown to the gateway")
+            raise MalformedMessage(f"models[{number}].state: unknown state {state[:50]!r}")
         yield ModelBeat(
             name=model.text("name")[:_MAX_TEXT],
             state=ModelState(state),

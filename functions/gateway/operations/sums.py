@@ -217,7 +217,7 @@ def decode_sums(process: str, data: bytes) -> ProcessSums:
     try:
         value = json.loads(data)
         if value["version"] != _VERSION:
-            raise ValueError(f"expected version {_VERSION}, found {value['version']!r}")
+            raise ValueError(f"the sums have version {value['version']!r}; expected {_VERSION}")
         return ProcessSums(
             process,
             {int(minute): _sums_from_json(sums) for minute, sums in value["minutes"].items()},

@@ -261,7 +261,7 @@ class SmallBlobs:
             return None
         if status == HTTPStatus.OK:
             return data, etag
-        raise Unavailable("blobs", f"reading {blob} failed with HTTP status {status}")
+        raise Unavailable("blobs", f"reading the blob {blob} failed with HTTP status {status}")
 
     async def _put(self, blob: str, data: bytes, condition: Mapping[str, str]) -> str | None:
         headers = {**_PUT, **condition}
@@ -273,7 +273,7 @@ class SmallBlobs:
             return etag
         if status in {HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED, HTTPStatus.NOT_FOUND}:
             return None
-        raise Unavailable("blobs", f"writing {blob} failed with HTTP status {status}")
+        raise Unavailable("blobs", f"writing the blob {blob} failed with HTTP status {status}")
 
     async def _request(
         self, method: str, blob: str, headers: Mapping[str, str] | None = None, data: bytes = b""
@@ -296,7 +296,7 @@ class SmallBlobs:
                         await asyncio.sleep(pause_seconds)
         except TimeoutError:
             reason = reason or "the request timed out"
-        raise Unavailable("blobs", f"{method} {blob} failed: {reason}")
+        raise Unavailable("blobs", f"{method} of the blob {blob} failed: {reason}")
 
     async def _try(
         self, method: str, url: yarl.URL, headers: Mapping[str, str] | None, data: bytes

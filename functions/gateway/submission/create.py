@@ -4,7 +4,7 @@ The message is sent before the orchestration is started. The process may die aft
 
     store a large input ──▶ send the message ──▶ start the orchestration ──▶ answer the caller
 
-A busy gateway waits shortly for the outcome before it starts the orchestration. If the job ends in
+A busy gateway waits briefly for the outcome before it starts the orchestration. If the job ends in
 this time, the orchestration starts with the outcome.
 
 Before the orchestration is started, the job is not accepted, and no caller knows its id. If the

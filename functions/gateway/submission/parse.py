@@ -345,7 +345,7 @@ def check_media_type(
     check_accepted(model, media_type)
     is_readable = media_type != media.JSON or not is_whole or _is_json(data)
     if not media.agrees(media_type, data) or not is_readable:
-        raise _unsupported(model, f"the content is not {media_type}")
+        raise _unsupported(model, f"the content does not have the media type {media_type}")
     _check_pixels(model, media_type, data, is_whole=is_whole)
     return media_type
 
