@@ -402,29 +402,29 @@ _REPLY_FIELDS = frozenset(
 
 
 def encode_request(request: JobRequest) -> bytes:
-    """Encode a request as JSON. Raises MessageTooLarge if the JSON exceeds 192 KiB."""
+    """Encode a request as JSON. Raises MessageTooLarge if the JSON exceeds MAX_MESSAGE_BYTES."""
     return _encode(request_to_json(request))
 
 
 def decode_request(data: bytes) -> JobRequest:
     """Decode a request.
 
-    Raises MessageTooLarge if `data` exceeds 192 KiB, UnsupportedSchema if this program cannot read
-    the schema version, and MalformedMessage if the request is otherwise not valid.
+    Raises MessageTooLarge if `data` exceeds MAX_MESSAGE_BYTES, UnsupportedSchema if this program
+    cannot read the schema version, and MalformedMessage if the request is otherwise not valid.
     """
     return request_from_json(_decode(data))
 
 
 def encode_reply(reply: JobReply) -> bytes:
-    """Encode a reply as JSON. Raises MessageTooLarge if the JSON exceeds 192 KiB."""
+    """Encode a reply as JSON. Raises MessageTooLarge if the JSON exceeds MAX_MESSAGE_BYTES."""
     return _encode(reply_to_json(reply))
 
 
 def decode_reply(data: bytes) -> JobReply:
     """Decode a reply.
 
-    Raises MessageTooLarge if `data` exceeds 192 KiB, UnsupportedSchema if this program cannot read
-    the schema version, and MalformedMessage if the reply is otherwise not valid.
+    Raises MessageTooLarge if `data` exceeds MAX_MESSAGE_BYTES, UnsupportedSchema if this program
+    cannot read the schema version, and MalformedMessage if the reply is otherwise not valid.
     """
     return reply_from_json(_decode(data))
 

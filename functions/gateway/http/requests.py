@@ -420,7 +420,8 @@ Meanwhile, no other request is served.
 _LARGE_JSON_VALUES: Final = 10_000
 """If a value contains more JSON values than this, it is encoded in small steps.
 
-Other threads can run between the steps."""
+Other threads can run between the steps.
+"""
 
 _MAX_INTEGER_CHARACTERS: Final = 309
 """The largest number of characters of an integer in JSON.

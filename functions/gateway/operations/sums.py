@@ -178,8 +178,7 @@ def quantile(histogram: Histogram, share: float) -> float | None:
     """Return the duration in seconds that this share of the counted durations does not exceed.
 
     The value is interpolated within its bucket, so it may differ from the true value by a fifth.
-    Returns None if no
-    duration was counted.
+    Returns None if no duration was counted.
     """
     count = histogram.counts.total()
     if not count:

@@ -84,7 +84,7 @@ CASES = [
     envelope(
         "base64 that is announced as JSON and is not",
         {"input": {"base64": "e3s=", "media_type": "application/json"}},
-        "not application/json",
+        "does not have the media type application/json",
         415,
         UNSUPPORTED,
     ),

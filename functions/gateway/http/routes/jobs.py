@@ -389,7 +389,7 @@ async def _find_job_to_cancel(request: Request, job_id: str, tenant: str | None)
 
     If `tenant` is None, the job must belong to the caller's tenant. Otherwise, the caller must have
     the scope `admin`, and the job may belong to another tenant. Raises the problem `forbidden` if
-    the caller has not this scope, or `unknown-job` if there is no such job.
+    the caller does not have this scope, or `unknown-job` if there is no such job.
     """
     if tenant is None:
         require_scope(request, Scope.JOBS_WRITE)
