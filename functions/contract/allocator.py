@@ -17,7 +17,7 @@ TRIM_SECONDS: Final = 60.0
 _MIN_FREE_BYTES: Final = 32 * 1024 * 1024
 """How much memory must be free before a trim.
 
-With less, the page faults of new allocations cost more than the memory is worth.
+If less memory is free, a trim is not worth the page faults of later allocations.
 """
 
 
@@ -42,13 +42,13 @@ class _Statistics(ctypes.Structure):
 
 
 def free_bytes() -> int:
-    """Return how many bytes are free in glibc's allocator, or 0 with another C library."""
+    """Return how many bytes are free in glibc's allocator; 0 if the C library is not glibc."""
     library = _find_glibc()
     return int(library.mallinfo2().fordblks) if library else 0
 
 
 def trim() -> None:
-    """Return free memory to the operating system. Do nothing with another C library than glibc.
+    """Return free memory to the operating system, if the C library is glibc 2.33 or newer.
 
     The call takes about 0.3 ms for each MiB that it returns. During this time, allocations of other
     threads wait.
@@ -58,9 +58,9 @@ def trim() -> None:
 
 
 def start_trimming(interval_seconds: float = TRIM_SECONDS) -> None:
-    """Start a daemon thread that trims once per interval if at least 32 MiB are free.
+    """Start a daemon thread that calls `trim` once per interval if at least 32 MiB are free.
 
-    Do nothing with another C library than glibc.
+    Do nothing if the C library is not glibc 2.33 or newer.
     """
     if _find_glibc():
         threading.Thread(

@@ -70,7 +70,7 @@ def encode_note(note: DeliveryNote) -> bytes:
 
 
 def decode_note(data: bytes) -> DeliveryNote:
-    """Decode a delivery note. Raises MalformedMessage."""
+    """Decode a delivery note. Raises MalformedMessage if it is not valid."""
     if len(data) > MAX_NOTE_BYTES:
         raise MalformedMessage(
             f"the delivery note has {len(data)} bytes; at most {MAX_NOTE_BYTES} are allowed"

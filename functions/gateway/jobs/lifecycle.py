@@ -50,7 +50,10 @@ FIRST_PAUSE_SECONDS: Final = 0.025
 LONGEST_PAUSE_SECONDS: Final = 0.5
 
 LAST_READ_SECONDS: Final = 1.0
-"""A read of the outcome is given up when the wait ends, but not before this many seconds."""
+"""How many seconds a waiter waits at least for a read of the outcome that it has begun.
+
+The read may end after the time for which the request waits.
+"""
 
 OWN_ENDS: Final = 20
 """How many outcomes in a row a process must record to count as the only process of the app.
@@ -70,9 +73,9 @@ LOOKS_A_SECOND: Final = 100
 """The maximum number of reads of outcomes per second by all waiters of a process together."""
 
 LOOKS_PER_FULL_LOOK: Final = 8
-"""A waiter reads its job's outcome repeatedly.
+"""Of this many reads by a waiter, one also reads the state of the job's orchestration.
 
-One of this many reads also reads the state of the orchestration.
+The others read only the job's outcome.
 """
 
 # A job's message is sent before its orchestration is started. Therefore a fast reply can arrive

@@ -99,9 +99,9 @@ class ProgressStore:
         """Change the stored progress of a job; return the new progress.
 
         `change` receives the stored progress and returns the new progress. If another process
-        writes the progress at the same time, `change` is called again with what that process has
-        written. Raises Unavailable if the blob storage fails, or if other processes write the
-        progress during every attempt.
+        writes the progress at the same time, `change` is called again with the progress that the
+        other process has written. Raises Unavailable if the blob storage fails, or if other
+        processes write the progress during every attempt.
         """
         name = progress_blob(job_id)
         for _ in range(_MAX_ATTEMPTS):

@@ -56,7 +56,7 @@ def test_a_trim_returns_the_free_memory_between_blocks_in_use() -> None:
     assert left <= free
 
 
-def test_the_trimming_thread_returns_the_free_memory_by_itself() -> None:
+def test_the_trimming_thread_returns_free_memory_without_a_call_of_trim() -> None:
     before, after = map(
         int,
         run(
