@@ -161,7 +161,7 @@ class AccountStore:
         """Replace these properties of the Blob service. They take effect when they are committed.
 
         Args:
-            properties: The names of the properties, and their XML elements.
+            properties: The name of each property, and its element as XML text.
         """
         await self.change(set_service_properties, properties)
         self._load_cors_rules()

@@ -270,7 +270,7 @@ class AppSupervisor:
         self.functions = self._process.functions
 
     def begin(self) -> None:
-        """Start to accept invocations, and start a task that restarts the process when it ends."""
+        """Start to accept invocations. From now on, the app process is restarted if it ends."""
         assert self._process is not None
         self._open(self._process)
         self._restarter = asyncio.create_task(self._restart_when_ended(self._process))

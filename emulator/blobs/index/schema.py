@@ -118,7 +118,10 @@ def open_reader(path: Path) -> sqlite3.Connection:
 
 @dataclass(frozen=True, slots=True)
 class BlobContainer:
-    """A container of the account. `modified_us` is in microseconds since 1970 (UTC)."""
+    """A container of the account.
+
+    `modified_us` is the time of its last change, in microseconds since 1970 (UTC).
+    """
 
     id: int
     name: str

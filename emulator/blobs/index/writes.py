@@ -37,7 +37,7 @@ Orphans = tuple[str, ...]
 
 
 def set_service_properties(db: sqlite3.Connection, properties: Mapping[str, str]) -> None:
-    """Store the XML elements of these properties of the Blob service, by property name."""
+    """Store properties of the Blob service: each property's name and its element as XML text."""
     db.executemany(
         "INSERT OR REPLACE INTO service_property (name, element) VALUES (?, ?)",
         list(properties.items()),

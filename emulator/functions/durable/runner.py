@@ -96,7 +96,7 @@ class AppOutage:
         await asyncio.shield(self._next_retry)
 
     def end(self) -> None:
-        """Make the next retry wait only the shortest pause, because the app has responded."""
+        """Reset the pause before the next retry to 50 ms, because the app has responded."""
         self._delay = _SHORTEST_MICROS
 
     def _open(self) -> None:

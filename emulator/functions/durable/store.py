@@ -81,7 +81,10 @@ class Store:
             raise
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        """Create the tables if the database is new. Otherwise, only check its version."""
+        """Create the tables if the database is new. Otherwise, only check its version.
+
+        Raises DatabaseForeign if the database has another schema version.
+        """
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA wal_autocheckpoint=20000")

@@ -67,10 +67,10 @@ CREATE TABLE sightings (
 
 
 def lock_database(database: Path) -> sqlite3.Connection:
-    """Lock the lock file of a database, which prevents other brokers from using the database.
+    """Lock a database against other brokers, and return the connection that holds the lock.
 
-    The lock ends when the returned connection is closed or the process ends. Raises SchemaError if
-    the lock file cannot be opened or another process has locked it.
+    The lock ends when this connection is closed or the process ends. Raises SchemaError if the lock
+    file cannot be opened or another process has locked it.
     """
     try:
         lock = sqlite3.connect(f"{database}.lock", timeout=_BUSY_SECONDS, isolation_level=None)

@@ -15,7 +15,7 @@ class FaultOptions:
     crash_at: tuple[str, ...] = ()
     """The points at which the host kills itself, each as POINT or POINT:NAME (see CrashPoint).
 
-    The host dies once for each item. `check_crash_point` checks the items.
+    Each item kills one host of the task hub, and only once. `check_crash_point` checks an item.
     """
     crash_rate: float = 0.0
     split_brain_rate: float = 0.0
@@ -76,7 +76,7 @@ class CrashPoint(StrEnum):
     In the option's value POINT:NAME, NAME is the name of the activity.
     """
     AFTER_ACTIVITY = "after-activity"
-    """Crash after the activity has run, before its completion is sent.
+    """Crash after the activity has run, before the message with its result is sent.
 
     In the option's value POINT:NAME, NAME is the name of the activity.
     """
