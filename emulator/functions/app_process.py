@@ -232,7 +232,9 @@ async def start_app(command: AppCommand) -> AppProcess:
             process.kill()
             await process.stop()
     if not process.functions:
-        raise AppLoadError("no functions were found in the app")
+        raise AppLoadError(
+            "no functions were found in the app: define them with the decorators of its app object"
+        )
     return process
 
 

@@ -169,7 +169,8 @@ class ReplyLinks:
         for source in reversed(named or own):
             return source
         raise MessageFault(
-            "amqp:precondition-failed", "the connection has no reply link for this request"
+            "amqp:precondition-failed",
+            f"the connection has no reply link: attach a link that receives from {address!r} first",
         )
 
 

@@ -85,7 +85,7 @@ def create_index(path: Path) -> None:
     if not 0 <= version <= _VERSION:
         raise SettingError(
             f"{path} has format version {version}, but this program reads only versions up to "
-            f"{_VERSION}"
+            f"{_VERSION}: use a newer program, or another directory with --data"
         )
 
 

@@ -249,7 +249,9 @@ def _lock(path: Path) -> sqlite3.Connection:
         guard.close()
         if not is_busy(problem):
             raise
-        raise DatabaseInUse(f"Another host is using the database {path}") from problem
+        raise DatabaseInUse(
+            f"Another host is using the database {path}; stop it, or use another data directory"
+        ) from problem
     return guard
 
 

@@ -81,7 +81,9 @@ def lock_database(database: Path) -> sqlite3.Connection:
     except sqlite3.Error as error:
         lock.close()
         if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
-            raise SchemaError(f"{database} is in use by another process") from error
+            raise SchemaError(
+                f"{database} is in use by another process; choose another directory with --data"
+            ) from error
         raise SchemaError(f"the lock file of {database} cannot be locked: {error}") from error
     return lock
 
@@ -109,7 +111,9 @@ def _prepare(connection: sqlite3.Connection, database: Path) -> None:
     except sqlite3.DatabaseError as error:
         raise SchemaError(f"{database} cannot be read as an SQLite database: {error}") from error
     if tables and application_id != APPLICATION_ID:
-        raise SchemaError(f"{database} is a database of another program")
+        raise SchemaError(
+            f"{database} is a database of another program; choose another directory with --data"
+        )
     if tables and version != SCHEMA_VERSION:
         raise SchemaError(
             f"{database} has schema version {version}; only version {SCHEMA_VERSION} is supported; "

@@ -200,7 +200,10 @@ async def test_starting_a_second_host_on_the_same_data_directory_fails(
         status, line = await failed_start(folder, data)
         assert (status, line) == (
             2,
-            f"emulator.functions: another host uses the data directory {data}",
+            (
+                f"emulator.functions: another host uses the data directory {data}; "
+                "choose another with --data"
+            ),
         )
         assert (await client.get(f"{host.url}/api/noop")).text == "ok"
     assert host.process.returncode == 0
