@@ -135,7 +135,7 @@ class AccountStore:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Apply a change to the index, and return its result when the change is committed."""
+        """Call a function that changes the index, and return its result after the commit."""
         result = await self._committer.apply(lambda db: change(db, *args, **kwargs))
         self.disk.note_success()
         return result

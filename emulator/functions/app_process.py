@@ -267,7 +267,10 @@ class AppSupervisor:
         return self._ready.is_set()
 
     async def load(self) -> None:
-        """Start the first app process, and set `functions`. Raises AppLoadError on failure."""
+        """Start the first app process, and set `functions` to the functions of the app.
+
+        Raises AppLoadError if the app cannot be loaded.
+        """
         self._process = await start_app(self._command)
         self.functions = self._process.functions
 

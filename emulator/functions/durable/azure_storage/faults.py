@@ -52,7 +52,7 @@ class Faults:
             self._random.seed(f"{self._options.seed}/{number}")
 
     async def reach(self, point: CrashPoint, name: str) -> None:
-        """Kill the process if a crash at this point is requested and has not happened before.
+        """Kill this host's process if a crash at this point is requested and has not happened yet.
 
         `name` is the name of the function or event that has reached the point. At some points, the
         process may also be killed at random. `crash_rate` is the probability of such a crash in one

@@ -119,7 +119,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-async def test_the_host_exits_with_status_1_and_a_reason_if_the_function_app_is_invalid(
+async def test_the_host_logs_the_reason_and_exits_with_status_1_if_the_function_app_is_invalid(
     case: str, tmp_path: Path
 ) -> None:
     source, expected = REFUSED[case]
@@ -337,7 +337,7 @@ async def _ended(pidfd: int) -> None:
         os.close(pidfd)
 
 
-async def test_a_loaded_app_has_an_enabled_garbage_collector_and_frozen_objects(
+async def test_the_garbage_collector_is_enabled_and_skips_objects_from_the_load_of_the_app(
     tmp_path: Path,
 ) -> None:
     source = f"""{HEAD}
