@@ -196,7 +196,7 @@ class ContentStreams:
         self._threads.shutdown()
 
     def run(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
-        """Call a function on a thread of the pool. The future receives the function's result."""
+        """Call a function on a thread of the pool, and return a future for its result."""
         return asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
     async def receive(self, body: RequestBody, maximum: int, *, inline: bool) -> Uploaded:

@@ -52,7 +52,7 @@ class CrashPoint(StrEnum):
     BEFORE_SAVE_AFTER_EVENT = "before-save-after-event"
     """Crash as at `before-save`, but first wait until an external event for the instance arrives.
 
-    If the event does not arrive within 30 s, the host crashes without it. In POINT:NAME,
+    If the event does not arrive within 30 s, the host crashes anyway. In POINT:NAME,
     NAME is the name of the event.
     """
     BEFORE_DELETE = "before-delete"
