@@ -256,7 +256,9 @@ class Worker:
                 consumer.give_up()
             if left_count := self._wait_until_settled(time.monotonic() + _CLOSE_SECONDS):
                 _log.warning(
-                    "stopping with %d unsettled jobs: their message locks will expire", left_count
+                    "exiting with %d unsettled messages: Service Bus delivers them again when "
+                    "their locks expire",
+                    left_count,
                 )
         self._stop_background.set()
         self._heartbeats.close()
@@ -302,7 +304,7 @@ class Worker:
         return loops
 
     def _states(self) -> dict[str, dict[str, Any]]:
-        """Return the state of each model for the readiness probe.
+        """Return the state of each model for the readiness probe, by the model's name.
 
         A model can be ready although its low-priority queue is not connected, because older
         deployments do not have this queue.
@@ -328,7 +330,7 @@ class Worker:
         return asdict(info) if info else {}
 
     def _describe(self) -> Heartbeat:
-        """Return the heartbeat of this worker."""
+        """Return a heartbeat that describes the current state of this worker."""
         return describe_worker(
             self._started_at,
             self._settings.heartbeat_seconds,

@@ -31,6 +31,7 @@ from gateway.clock import Clock
 from gateway.durable import Durable, InstanceSnapshot, RuntimeStatus
 from gateway.errors import FinalInstance, Unavailable, UnknownInstance
 from gateway.jobs.model import (
+    EXPIRED_WHILE_RUNNING,
     LOST,
     JobOutcome,
     Record,
@@ -426,11 +427,17 @@ async def outcome_at_deadline(
 ) -> JobOutcome:
     """Return the outcome of a job whose deadline has passed.
 
-    The status is `cancelled` if the worker was ordered to stop the job, otherwise `expired`. Raises
-    Unavailable if the blob storage fails.
+    The status is `cancelled` if the worker was ordered to stop the job, otherwise `expired`. The
+    error of an expired job has the stage `run` if a worker has reported that the job runs.
+    Otherwise it has the stage `queue`: a model that does not report progress may still run the job.
+    Raises Unavailable if the blob storage fails.
     """
-    started_at = await progress.start_time_if_stopping(job_id, model)
-    return JobOutcome.expired(now) if started_at is None else JobOutcome.cancelled(now, started_at)
+    found = await progress.read_if_reported(job_id, model)
+    if found.report is None:
+        return JobOutcome.expired(now)
+    if found.cancelling:
+        return JobOutcome.cancelled(now, found.report.started_at)
+    return JobOutcome.expired(now, EXPIRED_WHILE_RUNNING)
 
 
 async def _raise_event(
