@@ -46,6 +46,16 @@ class FunctionRunner(Protocol):
         ...
 
 
+def find_name(known: frozenset[str], name: str) -> str | None:
+    """Return the registered spelling of a function's name; None if no function has the name.
+
+    As in the Durable extension, the case of letters does not matter.
+    """
+    if name in known:
+        return name
+    return next((other for other in known if other.lower() == name.lower()), None)
+
+
 def describe_unknown_orchestrator(runner: FunctionRunner, name: str) -> str:
     """Return the Durable extension's error message for an orchestrator that does not exist."""
     return _unknown(name, "an orchestrator", "orchestrator", runner.orchestrators)
@@ -194,8 +204,9 @@ async def run_work_item(
 
     Raises AppUnavailable if the app process is down.
     """
+    name = find_name(runner.activities, work.name) or work.name
     try:
-        result = await runner.run_activity(work.name, work.input, work.instance_id)
+        result = await runner.run_activity(name, work.input, work.instance_id)
     except FunctionFailure as failure:
         cause = f"{failure.type_name}: {failure.message}"
         kind = EventType.TASK_FAILED
