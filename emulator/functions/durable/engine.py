@@ -24,6 +24,9 @@ from emulator.functions.durable.instances import (
 )
 from emulator.functions.durable.records import Reader
 from emulator.functions.durable.runner import FunctionRunner
+from emulator.functions.settings import DurableOptions
+
+_REPLACE_SECONDS = 30.0
 
 
 def check_failed(instance: OrchestrationInstance) -> None:
@@ -39,6 +42,7 @@ class DurableEngine(ABC):
     """A durable engine. Each operation returns when its effect is committed to the database."""
 
     _runner: FunctionRunner
+    _options: DurableOptions
 
     @abstractmethod
     async def start(self) -> None:
@@ -87,14 +91,20 @@ class DurableEngine(ABC):
             version: The version of the orchestrator.
 
         Raises:
-            InstanceExists: An unfinished instance has this id.
+            InstanceExists: An unfinished instance has this id, and host.json does not allow to
+                replace it.
         """
         if not instance_id:
             instance_id = make_id()
         existing = self._find(instance_id)
         if existing is not None and not existing.is_finished:
-            raise InstanceExists(describe_id_in_use(existing))
+            if not self._options.replaces_unfinished:
+                raise InstanceExists(describe_id_in_use(existing))
+            await self.terminate(instance_id, "A new instance with the same id was started.")
+            await self.wait_finished(instance_id, _REPLACE_SECONDS)
+            existing = self._find(instance_id)
         now = self.now()
+        version = version or self._options.default_version
         instance = OrchestrationInstance(
             instance_id, make_id(), name, version, Status.PENDING, input_text, now, now
         )

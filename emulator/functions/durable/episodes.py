@@ -219,7 +219,10 @@ def make_child_completion(
         text = history.completed(kind, now, parent.task, output)
     else:
         kind = EventType.CHILD_FAILED
-        text = history.failed(kind, now, parent.task, reason, "")
+        # A child that failed has the text `Orchestrator function 'NAME' failed: CAUSE`.
+        cause = reason.partition("' failed: ")[2]
+        details = f"Message: {cause}, StackTrace: " if cause else ""
+        text = history.failed(kind, now, parent.task, reason, details)
     return TaskMessage(kind, text, parent.task, parent.execution)
 
 

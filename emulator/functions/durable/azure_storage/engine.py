@@ -111,6 +111,7 @@ class AzureStorageEngine(DurableEngine):
         self.timers = TimerQueue(clock)
         self.app_outage = AppOutage(self.timers, self.now)
         self._runner = runner
+        self._options = options
         self._clock = clock
         self._storage = storage
         self._timeout_micros = int(storage.visibility_timeout_seconds * 1e6)

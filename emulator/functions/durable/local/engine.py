@@ -47,6 +47,7 @@ class LocalEngine(DurableEngine):
         self.cache.retry_later = self._retry_later
         self.timers = TimerQueue(clock)
         self._runner = runner
+        self._options = options
         self.app_outage = AppOutage(self.timers, self.cache.now)
         self._pool = ActivityPool(
             runner, self.app_outage, self.cache.now, self.cache.deliver, options.max_activities

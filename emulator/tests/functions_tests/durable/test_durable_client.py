@@ -164,7 +164,7 @@ async def test_a_failed_instance_completes_after_it_is_rewound(host: ListeningHo
     status = await host.finished("f")
     assert status.runtime_status is RuntimeStatus.Failed
     assert status.output.startswith(
-        "Orchestrator function 'fail' failed: Activity function 'fragile' failed:  "
+        "Orchestrator function 'fail' failed: Activity function 'fragile' failed: "
         "ValueError: not yet"
     )
     await host.client.rewind("f", "repaired")

@@ -3,12 +3,14 @@
 import asyncio
 import json
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from emulator.functions.durable.errors import InstanceExists, OperationInvalid
-from functions_tests.durable.durable_host import EngineHost, child
+from emulator.functions.settings import DurableOptions
+from functions_tests.durable.durable_host import EngineHost, child, make_host
 
 
 async def test_continue_as_new_starts_a_new_execution_with_a_new_input(host: EngineHost) -> None:
@@ -212,6 +214,26 @@ async def test_the_characters_of_an_instance_id_are_not_checked(
     await host.begin("child", 1, instance_id)
     await host.raise_event("go", "y", instance_id)
     assert host.output(instance_id) == [None, 1, "y"]
+
+
+@pytest.mark.parametrize("engine", ["local", "azure-storage"])
+async def test_a_start_replaces_an_unfinished_instance_if_host_json_allows_it(
+    tmp_path: Path, engine: str
+) -> None:
+    host = make_host(tmp_path, engine)
+    host.options = DurableOptions(replaces_unfinished=True, default_version="7")
+    child(host)
+    await host.start()
+    former = await host.begin("child", 1)
+    assert former.version == "7"
+    starting = asyncio.ensure_future(host.engine.start_new("child", "i", '"2"', "8"))
+    await host.settle()
+    await starting
+    await host.settle()
+    await host.raise_event("go", "y")
+    assert host.output() == [None, 2, "y"]
+    assert host.engine.find("i").version == "8"
+    await host.stop()
 
 
 async def test_an_instance_of_an_unknown_orchestrator_fails(host: EngineHost) -> None:
