@@ -160,7 +160,9 @@ async def test_a_function_may_return_an_unusual_status(
 
 async def test_an_informational_status_is_sent_as_it_is(host: RunningHost) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", int(host.url.rsplit(":", 1)[1]))
-    writer.write(b"GET /api/status?status=199 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+    writer.write(
+        b"GET /api/status?status=199 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    )
     answer = await reader.read()
     writer.close()
     assert answer.startswith(b"HTTP/1.1 199 ")
