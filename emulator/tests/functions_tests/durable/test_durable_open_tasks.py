@@ -4,6 +4,9 @@ Each case was observed on the Durable extension 3.19.0 with the Python SDK.
 """
 
 import asyncio
+import contextlib
+import json
+import sqlite3
 from datetime import timedelta
 from typing import Any
 
@@ -194,3 +197,32 @@ async def test_a_rewind_repeats_the_activity_that_failed_before_the_last_task_en
     await host.settle()
     assert (host.status(), host.output()) == ("Completed", ["fails", "slow"])
     assert [argument for _, argument in host.runner.calls] == ["fails", "slow", "fails"]
+
+
+async def test_an_instance_that_an_older_version_stored_continues(local_host: EngineHost) -> None:
+    host = local_host
+
+    @host.runner.activity
+    def echo(value: Any) -> Any:
+        return value
+
+    @host.runner.orchestrator
+    def old(context: Any) -> Any:
+        event = context.wait_for_external_event("go")
+        timer = context.create_timer(context.current_utc_datetime + timedelta(seconds=5))
+        yield context.task_any([event, timer])
+        timer.cancel()
+        return (yield context.call_activity("echo", event.result))
+
+    await host.begin("old")
+    await host.stop()
+    # An older version counted the actions that wait for events, too, and stored four fields.
+    with contextlib.closing(sqlite3.connect(host.database)) as connection, connection:
+        (stored,) = connection.execute("SELECT shim FROM instances").fetchone()
+        assert json.loads(stored)[:4] == [1, 1, [[0, 0]], []]
+        connection.execute("UPDATE instances SET shim='[2,1,[[0,1]],[]]'")
+    await host.start()
+    await host.raise_event("go", "x")
+    assert (host.status(), host.output()) == ("Completed", "x")
+    assert host.scheduled() == [(0, "timer"), (1, "echo")]
+    assert host.leftovers() == 0
