@@ -4,9 +4,9 @@ The command prints one JSON object per line. The first object describes the load
 object contains the result. Each later object contains the time and the memory of a batch, for the
 batch sizes 1, 2, 4 … `max_batch_size`.
 
-The command reads the settings MODEL_CATALOGUE, TORCH_THREADS and WORKER_WEIGHTS_CACHE, and also
-PAYLOAD_STORAGE if the weights are in blob storage. The exit code is 1 if the model or the input
-causes an error, and 2 if an argument or a setting is wrong.
+The command reads the settings MODEL_CATALOGUE and TORCH_THREADS, those of downloaded weights, and
+also PAYLOAD_STORAGE if the weights are in blob storage. The exit code is 1 if the model or the
+input causes an error, and 2 if an argument or a setting is wrong.
 """
 
 import argparse
@@ -34,6 +34,8 @@ from worker.memory.simulated_device import metering, resident_bytes
 from worker.net.storage import storage_account
 from worker.process import keep_large_blocks
 from worker.settings import AzureEndpoint, CheckSettings
+from worker.weights.cache import Download
+from worker.weights.hub import Hub
 from worker.weights.store import AzureBlobReader, WeightsStore
 
 _EXIT_FAULT: Final = 1
@@ -60,8 +62,8 @@ class LazyBlobReader:
     def __init__(self, endpoint: AzureEndpoint | None) -> None:
         self._endpoint = endpoint
 
-    def read(self, container: str, blob: str) -> Iterator[bytes]:
-        """Return the content of a blob in chunks.
+    def read(self, container: str, blob: str) -> Download:
+        """Start to read a blob.
 
         Raises:
             WeightsMissing: The blob does not exist.
@@ -80,6 +82,17 @@ class LazyBlobReader:
                 "PAYLOAD_STORAGE: expected the connection string of a storage account"
             ) from None
         return AzureBlobReader(account).read(container, blob)
+
+
+def make_weights_store(settings: CheckSettings) -> WeightsStore:
+    """Return a store that needs blob storage only for weights that are there."""
+    weights = settings.weights
+    return WeightsStore(
+        weights.cache,
+        LazyBlobReader(settings.payload_storage),
+        Hub(weights.hub, settings.guard) if weights.hub else None,
+        weights.cache_limit_bytes,
+    )
 
 
 def check(model: ModelEntry, sample: ModelInput, loader: ModelLoader) -> Iterator[Line]:
@@ -234,8 +247,7 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
         model = Catalogue.load(settings.catalogue).model(parsed.name)
         sample = _sample(model, parsed.file, parsed.type)
         keep_large_blocks()
-        weights = WeightsStore(settings.weights_cache, LazyBlobReader(settings.payload_storage))
-        loader = ModelLoader(weights, settings.torch_threads)
+        loader = ModelLoader(make_weights_store(settings), settings.torch_threads)
         for line in check(model, sample, loader):
             _print(line, output)
     except (ContractError, SettingsError) as error:

@@ -1,4 +1,4 @@
-"""``loosely models`` lists the models, or shows the entry of one, or runs one on a file."""
+"""``loosely models`` lists models, shows an entry, locks weights, or runs a model on a file."""
 
 import json
 import subprocess
@@ -75,6 +75,24 @@ def describe(
     The command imports the model's module.
     """
     _run(lambda _: ("worker.describe", name))
+
+
+@app.command()
+def lock(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME…]",
+            help="Models whose digests are computed again. Default: all without a digest.",
+        ),
+    ] = None,
+) -> None:
+    """Write the SHA-256 digests of weights into the catalogue.
+
+    Weights on the Hugging Face Hub or in blob storage are downloaded into the cache. The digest is
+    written below the key `weights`, and the comments of the file stay.
+    """
+    _run(lambda _: ("worker.lock_weights", *(names or ())))
 
 
 def _run(make_command: Callable[[str], tuple[str, ...]]) -> None:
