@@ -178,7 +178,7 @@ def test_a_deployment_copies_each_file_of_the_hub_once(
         (*entry('weights = "hf:acme/../a"'), "noop.weights: expected blob:CONTAINER/NAME"),
         (
             *entry('weights = "hf:acme/net@main/a.bin"'),
-            "noop.weights: expected a commit of 40 hexadecimal digits after acme/net@, found 'main'",
+            "weights: expected a commit of 40 hexadecimal digits after acme/net@, found 'main'",
         ),
         (*entry('weights = "hf:acme/net@0123abc/a.bin"'), "found '0123abc': a branch or a tag may"),
         (*entry('weights = "hf:acme/net/a.bin"'), "after acme/net@, found no commit"),

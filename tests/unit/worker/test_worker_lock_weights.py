@@ -143,7 +143,10 @@ def test_one_model_that_fails_does_not_prevent_the_digests_of_the_others(folder:
         ),
         (
             "[z]\nweights = 'file:x'\n[ a ] # c\nweights='file:x'\nb = 1",
-            f"[z]\nweights = 'file:x'\n[ a ] # c\nweights='file:x'\nweights_sha256 = \"{B}\"\nb = 1",
+            (
+                "[z]\nweights = 'file:x'\n[ a ] # c\nweights='file:x'\n"
+                f'weights_sha256 = "{B}"\nb = 1'
+            ),
         ),
         (
             f"[a]\nweights_sha256 = '{A}' # c\nweights = 'file:x'\n",
@@ -151,8 +154,10 @@ def test_one_model_that_fails_does_not_prevent_the_digests_of_the_others(folder:
         ),
         (
             '[z]\nd = """\n[a]\nweights = 1\n"""\n[a]\nweights = "file:x"\n',
-            '[z]\nd = """\n[a]\nweights = 1\n"""\n[a]\nweights = "file:x"\n'
-            f'weights_sha256 = "{B}"\n',
+            (
+                '[z]\nd = """\n[a]\nweights = 1\n"""\n[a]\nweights = "file:x"\n'
+                f'weights_sha256 = "{B}"\n'
+            ),
         ),
     ],
 )
