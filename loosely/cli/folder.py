@@ -70,16 +70,21 @@ def package(
     """Write what is deployed: the Function App, and the build context of the worker's image."""
     root = find_root()
     folder = current_model_folder()
-    checked = subprocess.run(  # noqa: S603  our own module, without a shell
-        python_command("contract.queues", str(folder.catalogue)),
+    target = target or folder.path / "build"
+    # This also checks the catalogue.
+    listed = subprocess.run(  # noqa: S603  our own module, without a shell
+        python_command("contract.weights", str(folder.catalogue)),
         env=shared_environment(root, read_environment()),
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
         check=False,
     )
-    if checked.returncode:
-        raise typer.Exit(checked.returncode)
+    if listed.returncode:
+        raise typer.Exit(listed.returncode)
     with _exit_on_error():
-        for path in write_package(target or folder.path / "build", root, folder):
+        paths = write_package(target, root, folder)
+        (target / "weights.txt").write_text(listed.stdout, encoding="utf-8")
+        for path in paths:
             files = [file for file in path.rglob("*") if file.is_file()]
             size_bytes = sum(file.stat().st_size for file in files)
             typer.echo(f"{path}: {len(files)} files, {size_bytes / 1024:.0f} KiB")

@@ -5,11 +5,14 @@ files when they publish. requirements.txt is the lock that `./dev lock` wrote. T
 installs it with pip, which checks the hash of each file.
 
 `worker/` contains a Dockerfile and the files that it copies: the worker, the contract with the
-catalogue, and the models with their requirements.
+catalogue, and the models with their requirements and with their weights, if these are files of the
+folder.
 """
 
+import hashlib
 import shutil
 import tomllib
+from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -23,6 +26,10 @@ _UNUSED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "Dockerfile")
 _COPY_MODELS = """
 # The models of the folder that `loosely package` has packaged.
 COPY models /app/models
+"""
+_COPY_WEIGHTS = """
+# The weights of these models, which are files of the folder.
+COPY weights /app
 """
 _INSTALL_REQUIREMENTS = """
 USER root
@@ -43,8 +50,8 @@ def write_package(target: Path, root: Path, folder: ModelFolder) -> tuple[Path, 
         folder: The models. Its catalogue must be valid.
 
     Raises:
-        FolderUnusable: ``target`` contains other files with these names, or a model is outside the
-            folder's directory for models.
+        FolderUnusable: ``target`` contains other files with these names, a model is outside the
+            folder's directory for models, or weights in the folder differ from their digest.
     """
     app, worker = target.resolve() / "functions", target.resolve() / "worker"
     for path, recognized in ((app, Path()), (worker, Path("functions"))):
@@ -52,9 +59,11 @@ def write_package(target: Path, root: Path, folder: ModelFolder) -> tuple[Path, 
         if path.exists() and not is_ours:
             raise FolderUnusable(f"{path} contains other files: choose an empty folder")
     _check_places(folder)
+    weights = list(_find_weights(folder))
     copy_function_app(app, root / "functions")
     shutil.copyfile(folder.catalogue, app / _CATALOGUE)
     _write_worker_context(worker, root, folder)
+    _copy_weights(worker, folder, weights)
     return app, worker
 
 
@@ -109,6 +118,51 @@ def _check_places(folder: ModelFolder) -> None:
                 f"{name}: the module {entry['implementation']} is not in {folder.code}, the only "
                 f"code that is packaged: move it there"
             )
+
+
+def _find_weights(folder: ModelFolder) -> Iterator[Path]:
+    """Check weights with `file:`, and yield their paths relative to the folder.
+
+    Raises FolderUnusable if the digest of a model is missing or differs, or a file is missing.
+    """
+    tables = tomllib.loads(folder.catalogue.read_text("utf-8")).items()
+    below = [
+        (name, table)
+        for name, entry in tables
+        for table in entry.values()
+        if isinstance(table, dict)
+    ]
+    for name, entry in [*tables, *below]:
+        scheme, _, path = str(entry.get("weights", "")).partition(":")
+        if scheme != "file":
+            continue
+        file, expected = folder.path / path, entry.get("weights_sha256")
+        if not file.is_file():
+            raise FolderUnusable(f"{name}.weights: there is no file {file}")
+        if expected is None:
+            raise FolderUnusable(
+                f"{name}.weights_sha256: the key is missing, so nobody could see which weights are "
+                f"deployed: run `loosely models lock {name}`"
+            )
+        with file.open("rb") as reader:
+            found = hashlib.file_digest(reader, "sha256").hexdigest()
+        if found != expected:
+            raise FolderUnusable(
+                f"{name}.weights_sha256: {file} has the digest {found}, not {expected}: run "
+                f"`loosely models lock {name}` if you have changed the file"
+            )
+        yield Path(path)
+
+
+def _copy_weights(context: Path, folder: ModelFolder, weights: list[Path]) -> None:
+    """Copy weights that are not among the models into the build context, and into its image."""
+    others = [path for path in weights if not (context / path).is_file()]
+    for path in others:
+        (context / "weights" / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder.path / path, context / "weights" / path)
+    if others:
+        with (context / "Dockerfile").open("a", encoding="utf-8") as dockerfile:
+            dockerfile.write(_COPY_WEIGHTS)
 
 
 def _write_worker_context(target: Path, root: Path, folder: ModelFolder) -> None:
