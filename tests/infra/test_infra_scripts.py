@@ -340,8 +340,10 @@ class TestDeployWorker:
         [command] = container["args"]
         inside = folder["path"].replace(parent["hostPath"]["path"], mount["mountPath"])
         user = pod(deployments[0])["securityContext"]["runAsUser"]
-        assert f"chown {user}:0 {inside} &&" in command
-        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["CHOWN"]}
+        assert f"chown {user}:{user} {inside}\n" in command
+        assert f"find {inside} -type f -delete\n" in command
+        added = ["CHOWN", "DAC_OVERRIDE"]
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": added}
         dockerfile = (scripts.root / "worker" / "Dockerfile").read_text("utf-8")
         assert f"FROM {container['image']} AS build" in dockerfile
 
@@ -433,7 +435,7 @@ class TestFetchWeights:
         ended = scripts.run("fetch-weights.sh", path, HF_ENDPOINT=hub.endpoint)
         assert ended.returncode == 1
         assert "as in the catalogue: nothing was uploaded" in ended.stderr
-        assert "blobs" not in scripts.state
+        assert not scripts.state.get("blobs")
 
     def test_the_error_for_weights_that_the_hub_does_not_give_names_them(
         self, scripts: ScriptRunner, tmp_path: Path, hub: FakeHub
