@@ -35,6 +35,7 @@ from azure.servicebus.exceptions import (
 )
 
 from contract.messages import MAX_MESSAGE_BYTES
+from contract.names import PROPERTY_WORKER_DEATH
 from worker.errors import (
     BrokerUnavailable,
     LockLost,
@@ -74,7 +75,7 @@ class LockedMessage:
         body: The bytes of the body; None if the body is not binary or is too large.
         delivery_count: How many times the message was delivered before this delivery.
         enqueued_at: When the broker accepted the message.
-        locked_until: When the lock expires if it is not renewed, by the broker's clock.
+        locked_until: The time on the broker's clock at which the lock expires without a renewal.
         properties: The application properties whose values are texts.
         message_id: The message's id, or "?" if the message has no id.
         message: The SDK's object for this message.
@@ -138,6 +139,8 @@ class QueueLink:
         # The tokens of messages to abandon, because no process works on them, and for each token
         # how often this was tried.
         self._orphans: dict[bytes, int] = {}
+        # The tokens of the orphans that the dead process `LockJournals.death` had received.
+        self._of_dead_process: set[bytes] = set()
         # How many attempts to complete a range have failed since the last one that succeeded, and
         # how many calls still complete messages one by one.
         self._failed_ranges = 0
@@ -239,7 +242,10 @@ class QueueLink:
         ]
 
     def stop_receiving(self) -> None:
-        """Ask the broker to send no more messages. Release those that no caller has received."""
+        """Ask the broker to send no more messages.
+
+        Release the messages that have arrived but that no receive call has returned.
+        """
         receiver = self._opened()
         try:
             # Private: the public way is to close the receiver, which is still needed to settle.
@@ -324,9 +330,9 @@ class QueueLink:
     def _note_failed_range(self) -> None:
         """Complete messages one by one for a while, because completing a range has failed.
 
-        The service may refuse ranges, or the connection may only have been lost. After each
-        failure, the messages may be delivered again. Therefore the number of calls without ranges
-        doubles, so that a service that refuses ranges rarely receives one.
+        Either the service refuses ranges, or only the connection was lost. Each failure may cause
+        redeliveries. Therefore each further failure doubles the number of calls that use no
+        ranges.
         """
         self._calls_without_ranges = _CALLS_WITHOUT_RANGES << min(self._failed_ranges, 10)
         self._failed_ranges += 1
@@ -361,7 +367,7 @@ class QueueLink:
             raise self._broken(error) from None
 
     def _returned(self, message: ServiceBusReceivedMessage) -> LockedMessage:
-        """Convert the SDK's message for the caller of a receive call.
+        """Return the SDK's message as a LockedMessage, for the caller of a receive call.
 
         Also remove the message's token from `_arrived`.
         """
@@ -370,9 +376,9 @@ class QueueLink:
         return delivery
 
     def _take_over_journals(self, journals: LockJournals) -> bool:
-        """Read which messages the dead workers on this machine have left locked.
+        """Add the messages that dead workers on this machine have left locked to `_orphans`.
 
-        Return False if the journals cannot be used. Then the worker notes no locks.
+        Return False if the journals cannot be used. In this case, the link notes no locks.
         """
         try:
             if self._journal is None:
@@ -384,6 +390,9 @@ class QueueLink:
         if left:
             _log.info("queue %s: a dead worker has left %d messages locked", self._queue, len(left))
         self._orphans.update(dict.fromkeys(left, 0))
+        if journals.death is not None:
+            pid = journals.death.pid
+            self._of_dead_process.update(token for token, writer in left.items() if writer == pid)
         return True
 
     def _abandon_orphans(self, receiver: ServiceBusReceiver) -> None:
@@ -393,13 +402,18 @@ class QueueLink:
         connection of this link but that no receive call returned. Service Bus then delivers the
         messages again, and increases their delivery counts. The increase is intended, because one
         of these jobs may have killed a worker.
+
+        If this process knows how the worker died, the message gets this text as the application
+        property PROPERTY_WORKER_DEATH. So an operator can see it when the message is dead-lettered.
         """
         for token in list(self._orphans):
             self._orphans[token] += 1
             try:
                 # Private: the public way needs the message itself, and the SDK uses this function
                 # for messages that an earlier link has received.
-                receiver._settle_message_via_mgmt_link("abandoned", [UUID(bytes_le=token)])
+                receiver._settle_message_via_mgmt_link(
+                    "abandoned", [UUID(bytes_le=token)], self._properties_to_modify(token)
+                )
             except (MessageLockLostError, MessageAlreadySettled) as error:
                 _log.debug(
                     "queue %s: a locked message without a worker could not be abandoned: %s",
@@ -412,8 +426,15 @@ class QueueLink:
                 raise self._broken(error) from None
             self._remove_orphan(token)
 
+    def _properties_to_modify(self, token: bytes) -> dict[str, Any] | None:
+        death = self._journals.death if self._journals is not None else None
+        if death is None or token not in self._of_dead_process:
+            return None
+        return {"properties-to-modify": {PROPERTY_WORKER_DEATH: str(death)}}
+
     def _remove_orphan(self, token: bytes) -> None:
         del self._orphans[token]
+        self._of_dead_process.discard(token)
         self._remove_note(token)
 
     def _note_arrivals(self, receiver: ServiceBusReceiver) -> None:
