@@ -244,7 +244,7 @@ def test_an_operator_that_onnxruntime_does_not_contain_is_refused(tmp_path: Path
     [
         ({"mean": "0.5,0.5"}, "options.mean: expected one number, or 3"),
         ({"std": "a"}, "options.std"),
-        ({"depth": 3}, "options.depth: worker.models.onnx takes no such argument"),
+        ({"depth": 3}, "options.depth: worker.models.onnx has no such argument"),
     ],
 )
 def test_a_wrong_option_of_an_onnx_model_is_named(
