@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +161,22 @@ class TestDeployWorker:
             stray.unlink()
         [tag] = scripts.state["images"]
         assert re.fullmatch(r"worker:[0-9a-f]{12}-\d{14}", tag)
+
+    def test_the_image_of_a_project_without_a_repository_is_tagged_with_a_digest_of_its_files(
+        self, scripts: ScriptRunner, tmp_path: Path
+    ) -> None:
+        shutil.copytree(
+            scripts.root, tmp_path / "project", ignore=shutil.ignore_patterns(".git", "build")
+        )
+        project = replace(scripts, root=tmp_path / "project")
+        model = project.root / "models" / "own.py"
+        model.parent.mkdir()
+        for text in ("first", "first", "second"):
+            model.write_text(text, encoding="utf-8")
+            project.check_output("deploy-worker.sh")
+        assert len(scripts.state["images"]) == 2
+        assert all(re.fullmatch(r"worker:[0-9a-f]{12}", tag) for tag in scripts.state["images"])
+        assert len(scripts.calls("az", "acr", "build")) == 2
 
     def test_an_earlier_image_tag_is_deployed_without_a_build_and_an_unknown_tag_is_refused(
         self, scripts: ScriptRunner

@@ -1,16 +1,18 @@
 """Test how a model folder is found, made, watched and packaged."""
 
 import os
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 import loosely.local.environment
 from loosely.local.environment import check_requirements, find_root
 from loosely.local.errors import ExtraMissing, FolderUnusable
 from loosely.local.model_folder import ModelFolder, find_model_folder, make_model_folder
-from loosely.local.package import write_package
+from loosely.local.package import write_azd_project, write_package
 from loosely.local.watch import FileWatch
 
 ROOT = Path(__file__).parents[3]
@@ -168,6 +170,47 @@ class TestPackage:
         catalogue.write_text(catalogue.read_text("utf-8").replace('"models.', '"'), "utf-8")
         with pytest.raises(FolderUnusable, match=r"brightness: the module brightness is not in"):
             write_package(tmp_path, ROOT, find_model_folder(folder, ROOT, {}))
+
+
+class TestAzdProject:
+    def test_a_project_has_everything_that_the_dockerfile_and_azure_yaml_name(
+        self, folder: Path, tmp_path: Path
+    ) -> None:
+        (folder / "requirements.txt").write_text("einops\n", encoding="utf-8")
+        project = tmp_path / "azure"
+        write_azd_project(project, ROOT, find_model_folder(folder, ROOT, {}))
+        dockerfile = (project / "worker" / "Dockerfile").read_text("utf-8")
+        copied = re.findall(r"^COPY ((?!--from).*) \S+$", dockerfile, re.MULTILINE)
+        assert "models" in copied
+        ignored = (project / ".dockerignore").read_text("utf-8").splitlines()
+        for source in " ".join(copied).split():
+            assert (project / source).exists(), source
+            assert any(source.startswith(line[1:]) for line in ignored if line[0] == "!"), source
+        described = yaml.safe_load((project / "azure.yaml").read_text("utf-8"))
+        assert (project / described["services"]["gateway"]["project"] / "host.json").is_file()
+        for hook in described["hooks"].values():
+            assert os.access(project / hook["run"], os.X_OK)
+        own = (folder / "models.toml").read_bytes()
+        assert (project / "functions" / "contract" / "models.toml").read_bytes() == own
+
+    def test_a_project_that_is_written_again_loses_old_models_and_keeps_the_azd_environment(
+        self, folder: Path, tmp_path: Path
+    ) -> None:
+        project = tmp_path / "azure"
+        write_azd_project(project, ROOT, find_model_folder(folder, ROOT, {}))
+        (project / ".azure").mkdir()
+        (project / ".azure" / "config.json").touch()
+        (project / "models" / "old.py").touch()
+        write_azd_project(project, ROOT, find_model_folder(folder, ROOT, {}))
+        assert (project / ".azure" / "config.json").is_file()
+        assert not (project / "models" / "old.py").exists()
+
+    def test_a_project_never_replaces_other_files(self, folder: Path, tmp_path: Path) -> None:
+        (tmp_path / "models").mkdir()
+        (tmp_path / "models" / "thesis.txt").touch()
+        with pytest.raises(FolderUnusable, match="contains other files"):
+            write_azd_project(tmp_path, ROOT, find_model_folder(folder, ROOT, {}))
+        assert (tmp_path / "models" / "thesis.txt").exists()
 
 
 class TestRequirements:
