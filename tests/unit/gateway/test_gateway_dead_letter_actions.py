@@ -75,7 +75,7 @@ async def test_twelve_dead_letters_are_filtered_counted_and_redriven_in_one_requ
     assert letter["redriven_as"] is None
 
 
-async def test_a_dead_letter_action_with_a_wrong_count_is_refused_and_returns_the_right_count(
+async def test_a_redrive_or_purge_with_an_outdated_count_is_refused_with_the_current_count(
     gateway: RunningGateway,
 ) -> None:
     for _ in range(3):

@@ -44,7 +44,9 @@ def test_only_the_valid_preferences_in_a_prefer_header_are_read(
 
 
 @given(st.lists(st.text()))
-def test_parsing_any_prefer_header_returns_a_valid_waiting_time(values: list[str]) -> None:
+def test_parsing_any_prefer_header_never_returns_a_waiting_time_over_the_maximum(
+    values: list[str],
+) -> None:
     found = parse_prefer(values)
     assert found.wait_seconds is None or 0 <= found.wait_seconds <= MAX_WAIT_SECONDS
 
