@@ -377,7 +377,7 @@ async def test_only_an_admin_can_cancel_a_job_of_another_tenant_and_the_cancella
         with caplog.at_level("INFO"):
             answer = await ask(closed, "admin", path, "DELETE", params={"tenant": "bolt"})
         assert (answer.status_code, answer.json()["tenant"]) == (202, "bolt")
-        assert f"'admin' cancelled the job {job_id} of the tenant 'bolt'" in caplog.messages
+        assert f"caller 'admin' cancelled the job {job_id} of the tenant 'bolt'" in caplog.messages
         shown = await ask(closed, "b", path)
         assert shown.json()["status"] == "cancelled"
         again = await ask(closed, "admin", path, "DELETE", params={"tenant": "*"})
