@@ -35,7 +35,7 @@ async def test_malformed_job_ids_are_not_looked_up_in_durable_functions(
     assert gateway.durable.status_count == 0
 
 
-async def test_an_orchestration_that_runs_no_job_is_reported_as_an_unknown_job(
+async def test_a_request_for_an_orchestration_that_runs_no_job_gets_status_404(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -66,7 +66,7 @@ async def test_a_waiting_request_for_an_ended_job_returns_immediately(
     assert answer.json()["status"] == "succeeded"
 
 
-async def test_a_request_without_a_waiting_time_returns_a_queued_job_immediately(
+async def test_a_get_request_without_a_wait_preference_returns_a_queued_job_immediately(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()

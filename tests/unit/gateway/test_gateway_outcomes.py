@@ -317,7 +317,7 @@ def test_an_encoded_outcome_is_decoded_unchanged(outcome: JobOutcome) -> None:
     assert outcome.status in JobStatus
 
 
-async def test_recording_an_outcome_raises_unavailable_if_the_earlier_outcome_was_deleted(
+async def test_recording_a_second_outcome_raises_unavailable_if_the_first_outcome_was_deleted(
     gateway: RunningGateway,
 ) -> None:
     class Racing(OutcomeStore):

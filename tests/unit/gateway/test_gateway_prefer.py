@@ -37,7 +37,7 @@ from gateway.settings import MAX_WAIT_SECONDS
         (["handling=lenient", "return=minimal"], Preference()),
     ],
 )
-def test_only_the_valid_preferences_in_a_prefer_header_are_read(
+def test_unknown_and_malformed_preferences_in_a_prefer_header_are_ignored(
     values: list[str], expected: Preference
 ) -> None:
     assert parse_prefer(values) == expected

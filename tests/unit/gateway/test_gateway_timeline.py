@@ -201,7 +201,7 @@ def test_a_timeline_without_delivery_marks_shows_the_step_durations_from_the_rep
     check_sum(timeline)
 
 
-def test_a_delivery_without_marks_or_a_note_is_shown_as_lost_before_the_next_delivery() -> None:
+def test_a_delivery_without_marks_and_note_is_listed_as_lost() -> None:
     first, second, third = answered(attempt=3)["deliveries"]
     for lost in (first, second):
         assert (lost["state"], lost["received_at"], lost["reached"]) == ("lost", None, None)

@@ -108,7 +108,7 @@ def test_a_queue_has_no_wait_reason_if_no_job_waits_or_the_queue_length_is_unkno
     assert find_reason(replace(IDLE, normal=normal), [], NOW) is None
 
 
-def test_a_worker_without_heartbeats_counts_as_running_after_a_recent_call_to_the_gateway() -> None:
+def test_a_worker_that_sends_no_heartbeats_counts_as_running_after_a_call_to_the_gateway() -> None:
     answered = replace(WAITING, answered_seconds=ANSWERED_SECONDS - 1)
     assert find_reason(answered, [], NOW) is None
     assert summary(judge([answered], [], NOW))[0] == (
@@ -212,7 +212,7 @@ def test_verdicts_of_equal_severity_are_sorted_by_the_age_of_the_oldest_message(
     ("age_seconds", "state"),
     [(0, "ready"), (13, "ready"), (14, "silent"), (1000, "silent"), (-5, "ready")],
 )
-def test_a_worker_counts_as_silent_after_two_and_a_half_heartbeat_intervals(
+def test_a_worker_counts_as_silent_after_two_and_a_half_intervals_without_a_heartbeat(
     age_seconds: float, state: str
 ) -> None:
     assert worker(("noop", ModelState.LOADED), age_seconds=age_seconds).state(NOW) == state

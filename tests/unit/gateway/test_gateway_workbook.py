@@ -56,7 +56,7 @@ def _pieces(pattern: str) -> Iterator[str]:
     "query",
     [QUERIES["oldest-age"], ALERT_QUERIES["oldest-message"], ALERT_QUERIES["no-ready-worker"]],
 )
-async def test_the_workbook_query_finds_the_age_of_the_oldest_message_in_a_queue(
+async def test_the_workbook_and_alert_queries_find_the_age_of_the_oldest_message_in_a_queue(
     query: str, gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway.queues.enqueued_at["noop"] = gateway.clock() - timedelta(seconds=90)
