@@ -108,7 +108,7 @@ def test_a_queue_has_no_wait_reason_if_no_job_waits_or_the_queue_length_is_unkno
     assert find_reason(replace(IDLE, normal=normal), [], NOW) is None
 
 
-def test_a_worker_that_sends_no_heartbeats_counts_as_running_after_a_call_to_the_gateway() -> None:
+def test_a_worker_without_heartbeats_counts_as_running_after_a_recent_call_to_the_gateway() -> None:
     answered = replace(WAITING, answered_seconds=ANSWERED_SECONDS - 1)
     assert find_reason(answered, [], NOW) is None
     assert summary(judge([answered], [], NOW))[0] == (
