@@ -337,7 +337,7 @@ async def _ended(pidfd: int) -> None:
         os.close(pidfd)
 
 
-async def test_the_garbage_collector_is_enabled_and_skips_objects_from_the_load_of_the_app(
+async def test_the_app_process_freezes_loaded_objects_and_then_enables_the_garbage_collector(
     tmp_path: Path,
 ) -> None:
     source = f"""{HEAD}
