@@ -190,7 +190,10 @@ def test_long_and_symbolic_section_descriptors_are_replaced_by_short_descriptors
         (encode_section(MESSAGE_ANNOTATIONS, []), "must be maps"),
         (encode_section(MESSAGE_ANNOTATIONS, {1: 2}), "neither a string nor a symbol"),
         (b"\x00\x53\x72\xc1\x02\x01\x40", "without a value"),
-        (b"\x00\x53\x72\xd1\x00\x00\x00\x04\xff\xff\xff\xff", "more items than bytes"),
+        (
+            b"\x00\x53\x72\xd1\x00\x00\x00\x04\xff\xff\xff\xff",
+            "item count of a list or map exceeds",
+        ),
         (encode_composite(HEADER, [None, None, "soon"]), "ttl"),
         (
             encode_section(MESSAGE_ANNOTATIONS, {Symbol("x-opt-scheduled-enqueue-time"): "now"}),
