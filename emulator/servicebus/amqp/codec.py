@@ -138,7 +138,7 @@ class Decoder:
         """
         value = self.value()
         if type(value) is not list:
-            raise DecodeError("the fields of a composite value must be encoded as a list")
+            raise DecodeError("the value must be a list")
         return value
 
     def _value(self, depth: int) -> Any:

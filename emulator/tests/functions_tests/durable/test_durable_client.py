@@ -113,7 +113,7 @@ async def test_an_instance_that_is_started_without_an_id_gets_a_new_id(host: Lis
     assert not await host.client.get_status("nobody")
 
 
-async def test_the_sdk_client_raises_an_error_for_an_unknown_orchestrator_or_a_bad_instance_id(
+async def test_the_client_raises_an_error_for_an_unknown_orchestrator_or_an_unusable_instance_id(
     host: ListeningHost,
 ) -> None:
     with pytest.raises(Exception, match="'nothing' doesn't exist, is disabled, or is not an orch"):

@@ -119,7 +119,7 @@ async def test_a_request_body_with_invalid_json_is_refused(
     assert status == 400
 
 
-async def test_an_invalid_event_for_a_missing_or_finished_instance_gets_404_or_410_and_not_400(
+async def test_an_event_that_is_not_json_gets_404_or_410_if_the_instance_is_missing_or_finished(
     engine: DurableExtension,
 ) -> None:
     app = engine.management_app

@@ -191,7 +191,7 @@ async def test_a_rewind_repeats_the_last_attempt_of_a_task_with_retries(
     assert host.output() == "a is up!"
 
 
-async def test_the_engine_assigns_the_task_ids_of_the_sdk_after_an_event_and_a_failure_together(
+async def test_the_engine_assigns_the_task_ids_of_the_sdk_if_an_event_and_a_failure_arrive_together(
     host: EngineHost,
 ) -> None:
     """The SDK first numbers the activity that follows the event, then the timer of the retry."""
