@@ -221,7 +221,7 @@ def test_the_worker_processes_jobs_after_a_restart_of_service_bus(
     assert "Traceback" not in log
 
 
-def test_a_worker_that_starts_before_the_other_services_waits_for_them(
+def test_a_worker_that_starts_before_service_bus_becomes_ready_after_service_bus_starts(
     services: LocalServices, gate: Gate
 ) -> None:
     port = free_port()

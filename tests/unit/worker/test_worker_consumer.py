@@ -357,7 +357,7 @@ def test_no_delivery_note_is_written_about_the_message_of_a_producer(jobs: Recor
     assert jobs.notes() == []
 
 
-def test_the_blob_name_of_a_delivery_note_is_derived_from_the_reply_token_without_showing_it(
+def test_the_blob_name_of_a_delivery_note_depends_on_the_reply_token_but_does_not_contain_the_token(
     jobs: RecordedJobs,
 ) -> None:
     jobs.consumer.end(jobs.job(reply_to=FROM_A_GATEWAY), NotFinished(""))
