@@ -405,7 +405,8 @@ class QueueLink:
                 receiver._settle_message_via_mgmt_link("abandoned", [UUID(bytes_le=token)])
             except (MessageLockLostError, MessageAlreadySettled) as error:
                 _log.debug(
-                    "queue %s: a locked message that no worker processes could not be abandoned: %s",
+                    "queue %s: a locked message that no worker processes could not be abandoned: "
+                    "%s",
                     self._queue,
                     error,
                 )

@@ -112,7 +112,7 @@ def test_the_submit_command_with_the_option_detach_prints_only_the_job_id(
     assert gateway.requests[0].headers["prefer"] == "respond-async"
 
 
-def test_the_submit_command_reads_standard_input(
+def test_the_submit_command_reads_standard_input_if_the_file_name_is_a_hyphen(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     gateway.responses = [json_response(200, SUCCEEDED)]

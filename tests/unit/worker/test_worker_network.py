@@ -77,7 +77,7 @@ class Detector(nn.Module):
         ]
 
 
-def test_a_network_may_take_a_list_of_items_and_return_nested_outputs(
+def test_a_network_can_process_a_list_of_items_and_return_nested_outputs(
     device: torch.device,
 ) -> None:
     network = Network(Detector(), device=device)
