@@ -70,7 +70,7 @@ class TestBackoff:
 
 
 class TestPorts:
-    def test_the_default_ports_are_the_same_ports_as_in_the_tools_of_azure(self) -> None:
+    def test_the_default_ports_equal_the_default_ports_of_the_azure_tools(self) -> None:
         assert Ports() == Ports(
             functions=7071, servicebus=5672, servicebus_admin=5300, blobs=10000, worker_health=8081
         )
@@ -270,7 +270,7 @@ class TestSystem:
             assert "sb://localhost:9001;" in part.environment["SERVICE_BUS"]
             assert "127.0.0.1:9003/devstoreaccount1;" in part.environment["PAYLOAD_STORAGE"]
 
-    def test_the_commands_of_the_local_services_contain_the_allowed_hosts(self) -> None:
+    def test_the_commands_that_start_the_local_services_contain_the_allowed_hosts(self) -> None:
         allowing = replace(settings(), allowed_hosts=("dev.example",))
         commands = {part.name: " ".join(part.command) for part in loosely_parts(allowing)}
         for name in ("blobs", "servicebus", "functions"):

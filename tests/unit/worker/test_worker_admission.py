@@ -235,7 +235,7 @@ def test_a_model_without_jobs_is_loaded_only_if_no_other_model_has_to_be_unloade
     assert state.advance(1, "a", empty, WorkState(None, is_idle=True)).reserved_bytes == 6
 
 
-def test_the_waiting_time_of_a_model_starts_when_the_last_process_unloads_the_model() -> None:
+def test_a_model_starts_to_wait_for_memory_when_the_last_process_unloads_the_model() -> None:
     state = ReservationState("a", 8, TURN_SECONDS, 6)
     records = {"a": ReservationRecord("a"), "other": loaded("a", 6, 99)}
     for now in (10.0, 20.0):
