@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-def test_a_clone_has_the_components_beside_the_package_and_a_wheel_inside_the_package(
+def test_find_root_returns_the_folder_system_of_an_installed_package_or_the_root_of_a_clone(
     tmp_path: Path,
 ) -> None:
     assert find_root() == ROOT
@@ -45,12 +45,12 @@ class TestFind:
             assert find_model_folder(current, ROOT, {}) == expected
         assert expected.data == folder / ".loosely"
 
-    def test_the_shipped_models_are_served_from_each_directory_of_the_repository(self) -> None:
+    def test_the_shipped_models_are_found_from_each_directory_of_the_repository(self) -> None:
         for current in (ROOT, ROOT / "docs", SHIPPED.parent):
             found = find_model_folder(current, ROOT, {})
             assert found == ModelFolder(ROOT, SHIPPED, ROOT / "worker" / "models")
 
-    def test_the_data_of_the_shipped_models_is_not_written_into_an_installed_package(
+    def test_the_data_directory_for_the_shipped_models_is_outside_the_installed_package(
         self, tmp_path: Path
     ) -> None:
         root = tmp_path / "site-packages" / "loosely" / "system"
@@ -58,13 +58,15 @@ class TestFind:
         assert found.data == tmp_path / ".loosely"
         assert found.catalogue == root / "functions" / "contract" / "models.toml"
 
-    def test_the_variable_model_catalogue_replaces_only_the_catalogue(self, folder: Path) -> None:
+    def test_the_environment_variable_model_catalogue_replaces_only_the_catalogue_of_a_model_folder(
+        self, folder: Path
+    ) -> None:
         found = find_model_folder(folder, ROOT, {"MODEL_CATALOGUE": str(SHIPPED)})
         assert found == ModelFolder(folder, SHIPPED, folder / "models")
 
 
 class TestMake:
-    def test_making_a_model_folder_refuses_a_folder_with_files_and_fills_an_empty_folder(
+    def test_a_model_folder_can_be_made_in_an_empty_folder_but_not_in_a_folder_with_files(
         self, tmp_path: Path
     ) -> None:
         full, empty = tmp_path / "full", tmp_path / "empty"
@@ -214,7 +216,7 @@ class TestAzdProject:
 
 
 class TestRequirements:
-    def test_the_error_for_a_missing_package_names_the_package_and_the_extra(
+    def test_the_error_for_a_missing_package_names_the_package_and_the_extra_to_install(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         check_requirements()
@@ -222,7 +224,7 @@ class TestRequirements:
         with pytest.raises(ExtraMissing, match=r"package absent: .* 'loosely\[local\]'"):
             check_requirements()
 
-    def test_the_extra_gateway_has_the_requirements_of_the_function_app(self) -> None:
+    def test_the_package_extra_named_gateway_has_the_requirements_of_the_function_app(self) -> None:
         project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         lines = (ROOT / "functions" / "requirements.in").read_text(encoding="utf-8").splitlines()
         required = [line for line in lines if not line.startswith("#")]

@@ -69,7 +69,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 class BlockedOrchestrator:
-    """Blocks the first run of an orchestrator until `opened` is set, as a slow app process does."""
+    """Emulates a slow app process: the first run of an orchestrator waits until `opened` is set."""
 
     def __init__(self, runner: SdkRunner) -> None:
         self.entered = asyncio.Event()

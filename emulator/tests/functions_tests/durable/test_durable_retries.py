@@ -194,7 +194,11 @@ async def test_a_rewind_repeats_the_last_attempt_of_a_task_with_retries(
 async def test_the_engine_assigns_the_task_ids_of_the_sdk_if_an_event_and_a_failure_arrive_together(
     host: EngineHost,
 ) -> None:
-    """The SDK first numbers the activity that follows the event, then the timer of the retry."""
+    """Check the task ids if one episode has an event and the failure of a retried activity.
+
+    The SDK gives the next task id to the activity that the orchestrator calls after the event. The
+    timer of the retry gets the id after that.
+    """
     gate = asyncio.Event()
 
     @host.runner.activity
