@@ -30,7 +30,7 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-def test_the_shipped_catalogue_is_valid() -> None:
+def test_the_shipped_catalogue_loads_with_the_models_classifier_voice_activity_and_noop() -> None:
     catalogue = Catalogue.load()
     assert list(catalogue) == ["classifier", "voice-activity", "noop"]
     assert catalogue.model("classifier").media_types == ("image/jpeg", "image/png", "image/webp")
@@ -155,7 +155,7 @@ def test_a_deployment_copies_each_file_of_the_hub_once(
 @pytest.mark.parametrize(
     ("before", "after", "said"),
     [
-        ('queue = "noop"', 'queue = "classifier"', "have the queue classifier"),
+        ('queue = "noop"', 'queue = "classifier"', "use the queue classifier"),
         ('queue = "noop"', 'queue = "classifier-low"', "classifier-low is already another model's"),
         ('queue = "noop"', 'queue = "No op"', "noop.queue: expected 1 to 63 lower-case letters"),
         ('implementation = "worker.models.noop"', "", "noop.implementation: the key is missing"),
