@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from contract.catalogue import Catalogue, ModelEntry
+from contract.errors import CatalogueError, ContractError
 from contract.names import low_priority_queue
 from contract.queues import config
-from infra.manifests import render_manifests
+from infra.manifests import count_max_workers, make_cron_triggers, render_manifests
 
 FOLDER = Path(__file__).parent
 
@@ -75,6 +76,8 @@ def make_bicep_document(catalogue: Catalogue) -> dict[str, Any]:
                 "device": "gpu" if model.uses_gpu else "cpu",
                 "graceSeconds": compute_grace_seconds(model),
                 "queues": make_scaled_queues(model),
+                "minWorkers": model.min_workers,
+                "warm": make_cron_triggers(model),
             }
             for model in catalogue.values()
         ],
@@ -91,7 +94,18 @@ def make_requirements() -> str:
 
 
 def make_files(catalogue: Catalogue) -> dict[Path, str]:
-    """Return a dict from the path of each generated file to its text."""
+    """Return a dict from the path of each generated file to its text.
+
+    Raises:
+        CatalogueError: An entry keeps more workers than a deployment may have.
+    """
+    for model in catalogue.values():
+        for key in ("min_workers", "warm_workers"):
+            if (count := getattr(model, key)) > (limit := count_max_workers(model)):
+                raise CatalogueError(
+                    f"{model.name}.{key}: a deployment has at most {limit} workers of this model, "
+                    f"found {count}"
+                )
     manifests = render_manifests(
         (model, make_scaled_queues(model), compute_grace_seconds(model))
         for model in catalogue.values()
@@ -104,8 +118,13 @@ def make_files(catalogue: Catalogue) -> dict[Path, str]:
 
 
 def main() -> int:
-    """Write the generated files and print their paths."""
-    for path, text in make_files(Catalogue.load()).items():
+    """Write the generated files and print their paths. Return the exit status: 0, or 2."""
+    try:
+        files = make_files(Catalogue.load())
+    except ContractError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    for path, text in files.items():
         path.write_text(text, encoding="utf-8")
         sys.stdout.write(f"{path.relative_to(FOLDER.parent)}\n")
     return 0

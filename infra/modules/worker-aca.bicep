@@ -142,12 +142,12 @@ resource app 'Microsoft.App/containerApps@2025-07-01' = [
           }
         ]
         scale: {
-          minReplicas: model.device == 'gpu' ? minReplicas : 0
+          minReplicas: max(model.device == 'gpu' ? minReplicas : 0, model.minWorkers)
           maxReplicas: maxReplicas
           pollingInterval: 15
           cooldownPeriod: 300
-          rules: [
-            for queue in model.queues: {
+          rules: concat(
+            map(model.queues, queue => {
               name: queue.name
               custom: {
                 type: 'azure-servicebus'
@@ -159,8 +159,12 @@ resource app 'Microsoft.App/containerApps@2025-07-01' = [
                   activationMessageCount: string(queue.activationMessageCount)
                 }
               }
-            }
-          ]
+            }),
+            map(model.warm, (period, number) => {
+              name: 'warm-${number}'
+              custom: { type: 'cron', metadata: period }
+            })
+          )
         }
       }
     }

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 from contract.catalogue import Catalogue
 from contract.queues import config
+from contract.warm import parse_period
 from emulator.blobs.cors import rule_for_pages
 from infra.generate import LOW_PRIORITY_MESSAGES_PER_WORKER, MESSAGES_PER_WORKER
 from tests.infra.azure_rules import AZURE_RULES
@@ -61,6 +62,8 @@ def queues_match_the_catalogue(files: DeploymentFiles) -> None:
 
 def each_queue_starts_workers(files: DeploymentFiles) -> None:
     """Check that KEDA polls each model's queues for normal and low priority in every overlay."""
+    for module in re.findall(r"map\(model\.(\w+), ", files.module("worker-aca")):
+        assert module in files.catalogue["models"][0], module
     expected = {
         queue["name"]: queue for model in files.catalogue["models"] for queue in model["queues"]
     }
@@ -70,6 +73,7 @@ def each_queue_starts_workers(files: DeploymentFiles) -> None:
             trigger
             for scaled in of_kind(manifests, "ScaledObject")
             for trigger in scaled["spec"]["triggers"]
+            if trigger["type"] == "azure-servicebus"
         ]
         found = {trigger["metadata"]["queueName"]: trigger["metadata"] for trigger in triggers}
         assert found.keys() == expected.keys(), name
@@ -87,7 +91,7 @@ def each_queue_starts_workers(files: DeploymentFiles) -> None:
 
 
 def scaled_objects_match_their_deployments(files: DeploymentFiles) -> None:
-    """Check that each ScaledObject scales an existing Deployment from zero."""
+    """Check that each ScaledObject scales an existing Deployment."""
     for name, manifests in files.overlays.items():
         deployments = {each["metadata"]["name"] for each in of_kind(manifests, "Deployment")}
         targets = [
@@ -95,7 +99,6 @@ def scaled_objects_match_their_deployments(files: DeploymentFiles) -> None:
         ]
         assert sorted(targets) == sorted(deployments), name
         for scaled in of_kind(manifests, "ScaledObject"):
-            assert scaled["spec"]["minReplicaCount"] == 0, "workers do not scale to zero"
             policy = scaled["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
             longest = max(
                 pod(each)["terminationGracePeriodSeconds"]
@@ -104,6 +107,36 @@ def scaled_objects_match_their_deployments(files: DeploymentFiles) -> None:
             assert policy["scaleDown"]["stabilizationWindowSeconds"] >= longest
         for budget in of_kind(manifests, "PodDisruptionBudget"):
             assert budget["metadata"]["name"] in deployments
+
+
+def workers_are_kept_as_the_catalogue_says(files: DeploymentFiles) -> None:
+    """Check that AKS and Container Apps keep the workers of `min_workers` and `warm`."""
+    catalogue = Catalogue.load(files.root / "functions" / "contract" / "models.toml")
+    for model in files.catalogue["models"]:
+        entry = catalogue.model(model["name"])
+        assert model["minWorkers"] == entry.min_workers, "workers do not scale to the minimum"
+        periods = [parse_period(text) for text in entry.warm]
+        expected = [
+            (each.timezone, each.start_cron, each.end_cron, str(entry.warm_workers))
+            for each in periods
+        ]
+        keys = ("timezone", "start", "end", "desiredReplicas")
+        assert [tuple(period[key] for key in keys) for period in model["warm"]] == expected
+        for name, manifests in files.overlays.items():
+            for scaled in of_kind(manifests, "ScaledObject"):
+                if scaled["metadata"]["name"] != f"worker-{entry.name}":
+                    continue
+                spec = scaled["spec"]
+                assert spec["minReplicaCount"] == entry.min_workers, name
+                assert entry.warm_workers <= spec["maxReplicaCount"], name
+                crons = [each for each in spec["triggers"] if each["type"] == "cron"]
+                assert [each["metadata"] for each in crons] == model["warm"], name
+                # KEDA needs no identity to read a clock.
+                assert all(each.keys() == {"type", "metadata"} for each in crons), name
+    apps = files.module("worker-aca")
+    assert "minReplicas: max(model.device == 'gpu' ? minReplicas : 0, model.minWorkers)" in apps
+    assert "map(model.warm, (period, number) => {" in apps
+    assert "custom: { type: 'cron', metadata: period }" in apps
 
 
 def ports_and_probes_match(files: DeploymentFiles) -> None:
@@ -407,6 +440,7 @@ CHECKS: tuple[Callable[[DeploymentFiles], None], ...] = (
     queues_match_the_catalogue,
     each_queue_starts_workers,
     scaled_objects_match_their_deployments,
+    workers_are_kept_as_the_catalogue_says,
     gateway_settings_are_set_and_read,
     worker_settings_are_set_and_read,
     the_platform_can_scale_the_gateway,
