@@ -103,6 +103,13 @@ def test_an_entry_keeps_workers_at_all_times_and_more_in_its_periods(
     assert printed["small"].warm == ()
 
 
+def test_the_example_in_the_guide_is_a_valid_part_of_an_entry(tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[3] / "docs" / "models.md").read_text("utf-8")
+    section = guide.partition("### Workers that wait for jobs")[2]
+    model = load(tmp_path, section.split("```toml\n")[1].partition("```")[0])["small"]
+    assert (model.min_workers, len(model.warm), model.warm_workers) == (1, 2, 3)
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
