@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -384,7 +384,10 @@ class LoadMeasurement:
         stop_background = threading.Event()
         locks = LockRenewer()
         consumer = self._consumer(model, queue, callers, locks)
-        loops = [partial(locks.run, stop_background), consumer.run_device]
+        loops: list[Callable[[], object]] = [
+            partial(locks.run, stop_background),
+            consumer.run_device,
+        ]
         loops += [partial(consumer.run_queue, each) for each in consumer.queues]
         threads = [threading.Thread(target=loop, daemon=True) for loop in loops]
         for thread in threads:
