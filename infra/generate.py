@@ -50,6 +50,30 @@ def make_scaled_queues(model: ModelEntry) -> list[dict[str, Any]]:
     ]
 
 
+def make_scale_rules(model: ModelEntry) -> list[dict[str, Any]]:
+    """Return the scale rules of a model's container app: one dict for each of KEDA's triggers.
+
+    worker-aca.bicep adds the namespace and the identity of the queues.
+    """
+    queues = [
+        {
+            "name": queue["name"],
+            "type": "azure-servicebus",
+            "metadata": {
+                "queueName": queue["name"],
+                "messageCount": str(queue["messageCount"]),
+                "activationMessageCount": str(queue["activationMessageCount"]),
+            },
+        }
+        for queue in make_scaled_queues(model)
+    ]
+    periods = [
+        {"name": f"warm-{number}", "type": "cron", "metadata": metadata}
+        for number, metadata in enumerate(make_cron_triggers(model), start=1)
+    ]
+    return queues + periods
+
+
 def make_bicep_document(catalogue: Catalogue) -> dict[str, Any]:
     """Return the content of catalogue.json: the queues and the models of the catalogue."""
     [namespace] = config(catalogue)["UserConfig"]["Namespaces"]
@@ -75,9 +99,8 @@ def make_bicep_document(catalogue: Catalogue) -> dict[str, Any]:
                 "name": model.name,
                 "device": "gpu" if model.uses_gpu else "cpu",
                 "graceSeconds": compute_grace_seconds(model),
-                "queues": make_scaled_queues(model),
                 "minWorkers": model.min_workers,
-                "warm": make_cron_triggers(model),
+                "scaleRules": make_scale_rules(model),
             }
             for model in catalogue.values()
         ],

@@ -146,25 +146,16 @@ resource app 'Microsoft.App/containerApps@2025-07-01' = [
           maxReplicas: maxReplicas
           pollingInterval: 15
           cooldownPeriod: 300
-          rules: concat(
-            map(model.queues, queue => {
-              name: queue.name
+          rules: [
+            for rule in model.scaleRules: {
+              name: rule.name
               custom: {
-                type: 'azure-servicebus'
-                identity: keda.id
-                metadata: {
-                  queueName: queue.name
-                  namespace: split(servicebusHost, '.')[0]
-                  messageCount: string(queue.messageCount)
-                  activationMessageCount: string(queue.activationMessageCount)
-                }
+                type: rule.type
+                identity: rule.type == 'cron' ? null : keda.id
+                metadata: union(rule.metadata, rule.type == 'cron' ? {} : { namespace: split(servicebusHost, '.')[0] })
               }
-            }),
-            map(model.warm, (period, number) => {
-              name: 'warm-${number}'
-              custom: { type: 'cron', metadata: period }
-            })
-          )
+            }
+          ]
         }
       }
     }

@@ -62,10 +62,11 @@ def queues_match_the_catalogue(files: DeploymentFiles) -> None:
 
 def each_queue_starts_workers(files: DeploymentFiles) -> None:
     """Check that KEDA polls each model's queues for normal and low priority in every overlay."""
-    for module in re.findall(r"map\(model\.(\w+), ", files.module("worker-aca")):
-        assert module in files.catalogue["models"][0], module
     expected = {
-        queue["name"]: queue for model in files.catalogue["models"] for queue in model["queues"]
+        rule["name"]: rule["metadata"]
+        for model in files.catalogue["models"]
+        for rule in model["scaleRules"]
+        if rule["type"] == "azure-servicebus"
     }
     assert expected.keys() == {queue["name"] for queue in files.catalogue["queues"]}
     for name, manifests in files.overlays.items():
@@ -82,7 +83,7 @@ def each_queue_starts_workers(files: DeploymentFiles) -> None:
                 LOW_PRIORITY_MESSAGES_PER_WORKER if queue.endswith("-low") else MESSAGES_PER_WORKER
             )
             assert metadata["messageCount"] == str(wanted), (name, queue)
-            assert metadata["namespace"] == "sb-example", (name, queue)
+            assert metadata == {**expected[queue], "namespace": "sb-example"}, (name, queue)
         for trigger in triggers:
             assert trigger["authenticationRef"] == {"name": "servicebus"}
         [authentication] = of_kind(manifests, "TriggerAuthentication")
@@ -121,7 +122,8 @@ def workers_are_kept_as_the_catalogue_says(files: DeploymentFiles) -> None:
             for each in periods
         ]
         keys = ("timezone", "start", "end", "desiredReplicas")
-        assert [tuple(period[key] for key in keys) for period in model["warm"]] == expected
+        warm = [rule["metadata"] for rule in model["scaleRules"] if rule["type"] == "cron"]
+        assert [tuple(period[key] for key in keys) for period in warm] == expected
         for name, manifests in files.overlays.items():
             for scaled in of_kind(manifests, "ScaledObject"):
                 if scaled["metadata"]["name"] != f"worker-{entry.name}":
@@ -130,13 +132,14 @@ def workers_are_kept_as_the_catalogue_says(files: DeploymentFiles) -> None:
                 assert spec["minReplicaCount"] == entry.min_workers, name
                 assert entry.warm_workers <= spec["maxReplicaCount"], name
                 crons = [each for each in spec["triggers"] if each["type"] == "cron"]
-                assert [each["metadata"] for each in crons] == model["warm"], name
+                assert [each["metadata"] for each in crons] == warm, name
                 # KEDA needs no identity to read a clock.
                 assert all(each.keys() == {"type", "metadata"} for each in crons), name
     apps = files.module("worker-aca")
     assert "minReplicas: max(model.device == 'gpu' ? minReplicas : 0, model.minWorkers)" in apps
-    assert "map(model.warm, (period, number) => {" in apps
-    assert "custom: { type: 'cron', metadata: period }" in apps
+    assert "for rule in model.scaleRules: {" in apps
+    assert "identity: rule.type == 'cron' ? null : keda.id" in apps
+    assert "union(rule.metadata, rule.type == 'cron' ? {} : { namespace:" in apps
 
 
 def ports_and_probes_match(files: DeploymentFiles) -> None:

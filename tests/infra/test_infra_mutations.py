@@ -43,8 +43,9 @@ FAULTS = [
     (MODELS, "minReplicaCount: 0", "minReplicaCount: 1"),
     ("infra/catalogue.json", '"minWorkers": 0', '"minWorkers": 1'),
     ("infra/modules/worker-aca.bicep", ", model.minWorkers)", ", 0)"),
-    ("infra/modules/worker-aca.bicep", "map(model.warm, ", "map([], "),
-    ("infra/modules/worker-aca.bicep", "type: 'cron'", "type: 'schedule'"),
+    ("infra/modules/worker-aca.bicep", "in model.scaleRules", "in model.rules"),
+    ("infra/modules/worker-aca.bicep", "'cron' ? null : keda.id", "'cron' ? keda.id : null"),
+    ("infra/modules/worker-aca.bicep", "union(rule.metadata, ", "union({}, "),
     # Settings
     (
         "infra/modules/gateway.bicep",
