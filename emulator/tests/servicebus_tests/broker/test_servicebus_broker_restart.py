@@ -30,12 +30,14 @@ async def test_messages_in_every_state_survive_a_restart_of_the_broker(
     queue = servicebus.queue()
     await queue.send([message(body) for body in "abcd"])
     await queue.schedule([message("e", scheduled_at=servicebus.after(9))])
-    await queue.defer(lock_token_of(servicebus.receive()))
-    await queue.dead_letter(lock_token_of(servicebus.receive()), "Bad", "very")
-    await queue.abandon(lock_token_of(servicebus.receive()))
+    changes = (("a", b"\x40"), ("é", b"\x54\x01"))
+    await queue.defer(lock_token_of(servicebus.receive()), changes)
+    await queue.dead_letter(lock_token_of(servicebus.receive()), "Bad", "very", changes)
+    await queue.abandon(lock_token_of(servicebus.receive()), changes)
     before = [queue.peek(0, 10), servicebus.dead_letters().peek(0, 10)]
     await servicebus.restart()
     assert [servicebus.queue().peek(0, 10), servicebus.dead_letters().peek(0, 10)] == before
+    assert [each.property_changes for each in before[0]] == [changes, changes, (), ()]
     assert [each.state for each in before[0]] == [
         MessageState.DEFERRED,
         MessageState.ACTIVE,
@@ -212,8 +214,30 @@ async def test_a_database_of_another_schema_version_is_refused(
     broker = await Broker.open(path, [], ManualClock())
     await broker.close()
     _make_database(path, "PRAGMA user_version=99")
-    with pytest.raises(SchemaError, match="has schema version 99; only version 1 is supported"):
+    with pytest.raises(
+        SchemaError, match="has schema version 99; this program supports versions 1 to 2"
+    ):
         await Broker.open(path, [], ManualClock())
+
+
+async def test_a_database_of_schema_version_1_is_upgraded_with_its_messages(
+    tmp_path: Path,
+) -> None:
+    servicebus = await RunningBroker.open(tmp_path)
+    await servicebus.queue().send([message("small"), message("x" * 5000)])
+    before = servicebus.queue().peek(0, 10)
+    await servicebus.broker.close()
+    _make_database(
+        servicebus.database,
+        "ALTER TABLE messages DROP COLUMN property_changes",
+        "PRAGMA user_version=1",
+    )
+    await servicebus.restart()
+    assert servicebus.queue().peek(0, 10) == before
+    changes = (("why", b"\xa1\x01x"),)
+    await servicebus.queue().abandon(lock_token_of(servicebus.receive()), changes)
+    await servicebus.restart()
+    assert servicebus.queue().peek(0, 1)[0].property_changes == changes
 
 
 async def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:

@@ -257,7 +257,12 @@ async def get_timeline(
     found = await services.progress.add_to(job_id, found)
     outcome, notes, history, webhook = await asyncio.gather(
         services.outcomes.find(job_id),
-        read_notes(services.blobs, services.tokens, ticket),
+        read_notes(
+            services.blobs,
+            services.tokens,
+            ticket.job_id,
+            datetime.fromisoformat(ticket.deadline),
+        ),
         _read_history(durable, job_id),
         _read_webhook(durable, ticket),
     )
