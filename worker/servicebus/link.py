@@ -416,7 +416,8 @@ class QueueLink:
                 )
             except (MessageLockLostError, MessageAlreadySettled) as error:
                 _log.debug(
-                    "queue %s: a locked message without a worker could not be abandoned: %s",
+                    "queue %s: a locked message that no worker processes could not be abandoned: "
+                    "%s",
                     self._queue,
                     error,
                 )

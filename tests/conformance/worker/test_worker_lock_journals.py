@@ -83,7 +83,9 @@ def send(services: LocalServices, count: int) -> list[str]:
     return names
 
 
-def test_the_next_worker_receives_the_messages_of_a_dead_worker_at_once(links: Links) -> None:
+def test_the_next_worker_immediately_receives_the_unsettled_messages_of_a_dead_worker(
+    links: Links,
+) -> None:
     names = send(links.services, 4)
     first = links.start()
     deliveries = received(first, 4)
@@ -178,7 +180,7 @@ def test_a_message_that_arrived_on_a_broken_connection_is_received_on_the_next_c
     gc.collect()
 
 
-def test_a_message_that_arrives_after_the_last_receive_call_is_not_in_the_lock_journal(
+def test_a_message_that_arrives_after_the_last_receive_call_is_not_noted_in_the_lock_journal(
     links: Links,
 ) -> None:
     link = links.start()
@@ -192,7 +194,7 @@ def test_a_message_that_arrives_after_the_last_receive_call_is_not_in_the_lock_j
     link.complete([again])
 
 
-def test_messages_are_received_without_a_lock_journal_if_the_folder_is_unusable(
+def test_messages_are_received_without_a_lock_journal_if_the_journal_folder_cannot_be_created(
     services: LocalServices, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()

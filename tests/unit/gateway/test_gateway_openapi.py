@@ -32,7 +32,9 @@ def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]
     ]
 
 
-def test_the_openapi_document_is_valid(document: dict[str, Any]) -> None:
+def test_the_openapi_document_conforms_to_the_openapi_3_1_specification(
+    document: dict[str, Any],
+) -> None:
     OpenAPIV31SpecValidator(document).validate()
 
 

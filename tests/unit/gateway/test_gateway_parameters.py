@@ -86,7 +86,7 @@ async def submit(gateway: RunningGateway, way: str, parameters: Any) -> httpx.Re
 
 @pytest.mark.parametrize("way", ["query", "form", "json"])
 @pytest.mark.parametrize(("parameters", "pointer"), WRONG)
-async def test_a_job_with_a_wrong_parameter_is_refused_with_a_pointer_to_the_parameter(
+async def test_a_job_with_an_invalid_parameter_is_refused_with_a_json_pointer_to_the_parameter(
     declared: RunningGateway, way: str, parameters: dict[str, Any], pointer: str
 ) -> None:
     refused = await submit(declared, way, parameters)

@@ -176,7 +176,9 @@ def test_the_lock_tokens_of_unsettled_messages_survive_the_kill_of_the_process(
     successor.close()
 
 
-def test_a_lock_journal_is_taken_over_only_for_the_same_queue_and_namespace(tmp_path: Path) -> None:
+def test_a_worker_takes_over_a_lock_journal_only_for_the_same_queue_and_namespace(
+    tmp_path: Path,
+) -> None:
     dead = LockJournal(tmp_path, HOST, "noop")
     dead.note(token(1))
     dead.close()

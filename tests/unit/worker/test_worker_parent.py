@@ -96,7 +96,7 @@ def started(*modules: str, path: Path = ROOT) -> Iterator[Program]:
 
 
 @pytest.mark.parametrize("code", [0, 2, 70, 98])
-def test_the_exit_code_of_the_child_is_the_exit_code_of_the_parent(code: int) -> None:
+def test_the_parent_exits_with_the_exit_code_of_the_child(code: int) -> None:
     with started() as program:
         program.child()
         program.enter(code)
@@ -205,7 +205,7 @@ def test_a_process_that_has_used_cuda_runs_the_worker_without_a_fork(
         assert program.line() == f"run {program.process.pid} alone"
 
 
-def test_only_children_that_ran_for_a_short_time_are_replaced_after_a_delay() -> None:
+def test_a_child_is_replaced_without_delay_unless_the_child_ran_only_for_a_short_time() -> None:
     delay = RestartDelay()
     assert delay.next_seconds(60.0) == 0.0
     assert [delay.next_seconds(0.1) for _ in range(8)] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]

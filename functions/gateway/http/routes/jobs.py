@@ -408,7 +408,7 @@ def _log_cancellation(request: Request, job_id: str, found: Record) -> None:
     caller, tenant = caller_of(request), tenant_of(found)
     if tenant != caller.tenant:
         _log.info(
-            "%.100r cancelled the job %s of the tenant %.100r",
+            "caller %.100r cancelled the job %s of the tenant %.100r",
             *(caller.logged_name, job_id, tenant),
         )
 
