@@ -211,6 +211,7 @@ class CheckSettings:
     """The settings of `worker.check`.
 
     `payload_storage` is needed only for weights in a blob. It is None if the setting is missing.
+    `memory` is used only for a measurement under load.
     """
 
     catalogue: Path
@@ -218,6 +219,7 @@ class CheckSettings:
     torch_threads: int
     payload_storage: AzureEndpoint | None
     guard: AddressGuard
+    memory: MemorySettings = field(default_factory=MemorySettings)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "CheckSettings":
@@ -234,6 +236,7 @@ class CheckSettings:
             ),
             payload_storage=storage,
             guard=_read(environ, SETTING_GUARD_ALLOW, AddressGuard),
+            memory=_memory(environ),
         )
 
 

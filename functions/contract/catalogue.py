@@ -9,7 +9,7 @@ import json
 import re
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
@@ -20,6 +20,7 @@ from contract import media
 from contract.errors import CatalogueError, ContractError, UnknownModel
 from contract.names import low_priority_queue
 from contract.parameters import Schema, read_schemas
+from contract.warm import read_periods
 from contract.weights import parse_weights
 
 DEFAULT_PATH = Path(__file__).with_name("models.toml")
@@ -70,6 +71,11 @@ class ModelEntry:
         result_media_type: The media type of the model's results.
         parameters: What callers may send as the job's parameters: a JSON Schema for each name.
             Pages show a form for them. Empty if the model does not declare its parameters.
+        min_workers: How many workers of the model run at least, also without jobs.
+        warm: The periods in which `warm_workers` workers run at least, in the form of
+            `contract.warm`.
+        warm_workers: How many workers run at least in a period of `warm`. The default is one more
+            than `min_workers`.
     """
 
     name: str
@@ -95,6 +101,9 @@ class ModelEntry:
     uses_gpu: bool = True
     result_media_type: str = media.JSON
     parameters: Mapping[str, Schema] = field(default_factory=dict, hash=False)
+    min_workers: int = 0
+    warm: tuple[str, ...] = ()
+    warm_workers: int = 0
 
 
 _DEFAULT_MAX_PIXELS: Final = 50_000_000
@@ -180,16 +189,23 @@ def _add_defaults(model: ModelEntry, given: Mapping[str, Any]) -> ModelEntry:
         "max_pixels": _DEFAULT_MAX_PIXELS if are_images else 0,
         # A deadline that is longer than the default limit raises the limit.
         "max_deadline_seconds": max(model.max_deadline_seconds, model.deadline_seconds),
+        "warm_workers": model.min_workers + 1 if model.warm else 0,
     }
     return replace(model, **{key: value for key, value in defaults.items() if key not in given})
+
+
+_READERS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
+    "parameters": read_schemas,
+    "warm": read_periods,
+}
 
 
 def _read_value(name: str, key: str, value: Any) -> Any:
     expected = {each.name: each.type for each in fields(ModelEntry)}[key]
     if key == "options":
         return _read_options(name, value)
-    if key == "parameters":
-        return read_schemas(f"{name}.parameters", value)
+    if (read := _READERS.get(key)) is not None:
+        return read(f"{name}.{key}", value)
     if expected is str and isinstance(value, str) and value:
         return value
     if expected is bool and isinstance(value, bool):
@@ -239,12 +255,16 @@ def _check_limits(model: ModelEntry) -> None:
         ("max_upload_bytes", model.max_input_bytes, _MAX_UPLOAD_BYTES),
         ("deadline_seconds", 1, model.max_deadline_seconds),
         ("max_deadline_seconds", 1, 6 * 24 * 3600),
+        ("min_workers", 0, 1000),
+        ("warm_workers", model.min_workers + 1 if model.warm else 0, 1001),
     ):
         if not low <= getattr(model, key) <= high:
             raise CatalogueError(
                 f"{model.name}.{key}: expected a number from {low} to {high}, "
                 f"found {getattr(model, key)}"
             )
+    if model.warm_workers and not model.warm:
+        raise CatalogueError(f"{model.name}.warm: the key is missing, although warm_workers is set")
     if not _MEDIA_TYPE.fullmatch(model.result_media_type):
         raise CatalogueError(
             f"{model.name}.result_media_type: expected a media type, for example image/png"
