@@ -92,7 +92,7 @@ async def test_an_instance_continues_as_new_after_its_running_tasks_have_ended(
     assert host.output() == 1
 
 
-async def test_history_events_of_earlier_episodes_have_is_played_true_and_new_events_have_false(
+async def test_is_played_is_true_for_history_events_of_earlier_episodes_and_false_for_new_events(
     host: EngineHost,
 ) -> None:
     child(host)
@@ -142,7 +142,7 @@ async def test_a_timer_of_ten_days_is_split_into_three_timers_and_fires_after_te
     assert host.scheduled() == [(0, "timer"), (1, "timer"), (2, "timer")]
 
 
-async def test_messages_to_a_suspended_instance_are_handled_when_the_instance_is_resumed(
+async def test_a_suspended_instance_processes_stored_messages_only_after_the_instance_is_resumed(
     host: EngineHost,
 ) -> None:
     calls = []

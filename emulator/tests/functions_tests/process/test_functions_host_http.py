@@ -129,7 +129,7 @@ async def test_the_first_function_by_name_whose_route_matches_serves_the_request
     assert got == (answer or {"guid": path.rsplit("/", 1)[1]})
 
 
-async def test_the_client_receives_the_status_headers_cookies_and_charset_of_the_function(
+async def test_the_client_receives_the_status_and_headers_and_cookies_and_charset_of_the_function(
     client: httpx.AsyncClient,
 ) -> None:
     response = await client.get("/api/cookies")
