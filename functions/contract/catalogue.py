@@ -10,7 +10,7 @@ import json
 import re
 import sys
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
@@ -120,8 +120,10 @@ class ModelEntry:
     uses_gpu: bool = True
     result_media_type: str = media.JSON
     parameters: Mapping[str, Schema] = field(default_factory=dict, hash=False)
-    versions: Mapping[str, int] = field(default_factory=dict, hash=False)
-    fallback: str = ""
+    # Not in the repr, by which workers find the measured memory of a model: the memory does not
+    # depend on the percentages.
+    versions: Mapping[str, int] = field(default_factory=dict, hash=False, repr=False)
+    fallback: str = field(default="", repr=False)
 
     @property
     def version(self) -> str:
@@ -434,6 +436,32 @@ def _check_weights(model: ModelEntry) -> None:
         raise CatalogueError(
             f"{model.name}.weights: the key is missing, although weights_sha256 is set"
         )
+
+
+def check_workers(catalogue: Catalogue, served: Collection[str]) -> None:
+    """Check that the workers serve each version that gets jobs.
+
+    A model of which no version is served is allowed, because other workers may serve it.
+
+    Args:
+        catalogue: The catalogue.
+        served: The names of the models and versions that the workers serve.
+
+    Raises:
+        CatalogueError: No worker serves a version that gets jobs, and the jobs do not fall back.
+        UnknownModel: The catalogue does not contain a name in `served`.
+    """
+    names = {catalogue.model(name).name for name in served}
+    for model in catalogue.values():
+        versions = catalogue.versions(model)
+        falls_back = model.fallback and versions[model.fallback].name in names
+        is_elsewhere = names.isdisjoint(each.name for each in versions.values())
+        if model.share_percent and not (model.name in names or falls_back or is_elsewhere):
+            raise CatalogueError(
+                f"version {model.version} of {model.model_name} gets {model.share_percent} % of "
+                f"the jobs, but no worker serves it: add {model.name} to WORKER_MODELS, set its "
+                "percentage in versions to 0, or add the key fallback"
+            )
 
 
 class Priority(StrEnum):

@@ -170,3 +170,38 @@ def test_a_fallback_needs_a_second_version(tmp_path: Path) -> None:
     text = MODEL.partition("[small.")[0].replace('"1" = 95, "2" = 5', '"1" = 100')
     with pytest.raises(CatalogueError, match="the model has only one version"):
         load(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("served", "message"),
+    [
+        ("small,small:2", None),
+        ("small:1,small:2,small:10", None),
+        ("small", "version 2 of small gets 5 % of the jobs, but no worker serves it"),
+        ("small:2", "version 1 of small gets 95 % of the jobs, but no worker serves it"),
+        ("small:10", "version 1 of small gets 95 % of the jobs, but no worker serves it"),
+        ("other", None),
+        ("smal", "there is no model named 'smal'; did you mean small"),
+        ("", None),
+    ],
+)
+def test_a_split_to_a_version_without_a_worker_is_refused_with_a_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], served: str, message: str | None
+) -> None:
+    other = MODEL.partition("[small.")[0].replace("[small]", "[other]")
+    other = other.replace('versions = {"1" = 95, "2" = 5}\nfallback = "1"', "")
+    load(tmp_path, MODEL.replace('fallback = "1"\n', "") + other)
+    code = queues.main(["--served", served, str(tmp_path / "models.toml")])
+    printed = capsys.readouterr()
+    assert (code, message or "") == (2 if message else 0, message or printed.err)
+    assert (message or "") in printed.err
+
+
+def test_a_split_to_a_version_without_a_worker_is_accepted_if_a_served_version_is_its_fallback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load(tmp_path)
+    path = str(tmp_path / "models.toml")
+    assert queues.main(["--served", "small", path]) == 0
+    assert queues.main(["--served", "small:2", path]) == 2
+    assert "version 1 of small gets 95 %" in capsys.readouterr().err
