@@ -1,7 +1,7 @@
 """Measure a model in a bare loop. `./dev bench` compares the whole system with this loop.
 
 `python -m benchmarks.bare PICTURE BATCH_SIZE SECONDS [tuned]` prints the number of images per
-second. The loop has no messages. It decodes the picture for every inference, as a worker does for
+second. The loop uses no queue. It decodes the picture for every inference, as a worker does for
 every job. With `tuned`, the loop uses the worker's settings of the C allocator. The default is the
 model `classifier` of the repository's catalogue. `--model NAME` and `--catalogue FILE` change this.
 """

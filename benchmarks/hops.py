@@ -40,10 +40,10 @@ WARM_UP_JOBS = 25
 
 @dataclass(frozen=True, slots=True)
 class ReadHop:
-    """A step of a `noop` job with a small body. Its times are read from the code, not measured.
+    """A step of a `noop` job with a small body, according to the code; it was not measured.
 
-    `begin` and `end` say after how many round trips since the arrival of the request the step
-    begins and ends. `what` describes the step.
+    The step begins `begin` round trips after the arrival of the request, and ends `end` round trips
+    after it. `what` describes the step.
     """
 
     begin: float
@@ -89,7 +89,7 @@ class HopCount:
     def fewest_hops(self) -> float:
         """The number of round trips for which the caller waits.
 
-        It is computed from the shortest latencies, because other programs disturb these least.
+        The number is computed from the shortest latencies, which other programs disturb least.
         """
         return (min(self.delayed_ms) - min(self.base_ms)) / self.delay_ms
 

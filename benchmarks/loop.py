@@ -106,7 +106,7 @@ class Loop:
 
 
 def main(arguments: list[str]) -> None:
-    """Load the model. Then read a number from each line of stdin, and process so many images.
+    """Load the model. Then read a number from each line of stdin, and process that many images.
 
     Print the throughput of each line's images as JSON.
     """

@@ -38,10 +38,9 @@ class MemoryRun:
 
 
 def run(services: LocalServices, settings: dict[str, str], *models: str) -> MemoryRun:
-    """Start the workers, and measure while they run jobs of the models `three` and `six`.
+    """Start the workers, send jobs for the models `three` and `six`, and return the measurements.
 
     The measurement ends when all jobs have ended.
-
     Each of `models` is a comma-separated list of the models that one worker process serves.
     """
     with run_gateway() as gateway:

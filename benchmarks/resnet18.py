@@ -42,7 +42,7 @@ class Infer:
         return self._network.stage(pixels)
 
     def __call__(self, batch: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Run one forward pass over the whole batch."""
+        """Run one forward pass over the whole batch, and return the class scores of each item."""
         return list(self._network(batch))
 
     def postprocess(self, output: torch.Tensor) -> dict[str, object]:

@@ -40,7 +40,10 @@ def make_noop_load(system: System, size_bytes: int) -> load.HttpLoad:
 
 
 def measure_latency(system: System, name: str, size_bytes: int, target_ms: float) -> Figure:
-    """Measure the latency of the requests of one client, which sends them one after another."""
+    """Measure the latency of one client's requests, which follow each other; return the row.
+
+    The row of the report has the name `name` and the target `target_ms`.
+    """
     jobs = make_noop_load(system, size_bytes)
     load.run(jobs, clients=1, requests=100)
     outcome = load.run(jobs, clients=1, requests=ROUND_TRIPS)
@@ -53,7 +56,7 @@ def measure_latency(system: System, name: str, size_bytes: int, target_ms: float
 def measure_throughput(
     system: System, name: str, size_bytes: int, clients: int, target: float
 ) -> Figure:
-    """Measure the jobs per second of the system with `clients` clients at the same time."""
+    """Measure the jobs per second with `clients` concurrent clients; return the report's row."""
     jobs = make_noop_load(system, size_bytes)
     load.run(jobs, clients=clients, requests=100)
     outcome = load.run(jobs, clients=clients, requests=THROUGHPUT_JOBS)
@@ -63,7 +66,10 @@ def measure_throughput(
 
 
 def measure_noop(system: System) -> list[Figure]:
-    """Measure `noop` jobs. Their model does nothing, so only the rest of the system needs time."""
+    """Measure the latency and the throughput of `noop` jobs, and return the rows of the report.
+
+    The model does nothing, so only the rest of the system needs time.
+    """
     return [
         measure_latency(system, "tiny body", 8, 6),
         measure_throughput(system, "tiny body", 8, CLIENTS, 300),
@@ -89,8 +95,7 @@ def measure_bare_loop(*tuned: str) -> float:
 
 
 def measure_efficiency(system: System) -> list[Figure]:
-    """Compare the throughput of the classifier with a bare loop.
-
+    """Compare the classifier's throughput with a bare loop, and return the rows of the report.
     The system gets a steady load and then a burst. The bare loop runs before, between and after
     these loads. Each time it runs once with the default settings of the C allocator, and once with
     the worker's settings, which make the loop faster. The comparison with the faster loop shows the
@@ -134,7 +139,7 @@ def _efficiency(name: str, outcome: load.HttpLoadResult, bare: float, target: fl
 def measure_memory(running_system: RunningSystem, when: str) -> list[Figure]:
     """Measure the peak memory of each process, and return the rows of the report.
 
-    `when` says in the report when the memory was measured, for example "after these measurements".
+    The report shows the text `when` beside the values, for example "after these measurements".
     The report has a target for the total memory of all processes except the worker.
     """
     found = peaks.peaks_mb(running_system)
@@ -152,7 +157,7 @@ def measure_memory(running_system: RunningSystem, when: str) -> list[Figure]:
 
 
 def measure_queued_memory(data: Path) -> list[Figure]:
-    """Measure the memory of a system with many queued jobs and without a worker."""
+    """Measure the memory of a system with many queued jobs and no worker; return the rows."""
     with running(data, without=("worker",)) as system:
         jobs = make_noop_load(system, PICTURE_BYTES)
         load.run(jobs, clients=CLIENTS, requests=QUEUED_JOBS, prefer="respond-async")

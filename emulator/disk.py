@@ -103,7 +103,7 @@ class DiskStatus:
         self._is_reported = bool(problem)
         if problem:
             _log.error(
-                "%s cannot be written (%s): changes are refused until there is space",
+                "%s cannot be written (%s): changes are refused until a write succeeds",
                 self._directory,
                 problem,
             )

@@ -23,8 +23,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     The head of a request must arrive within `limits.head_seconds` after the connection was opened,
     or after the request's first byte if the connection has served a request before. After that, the
-    client must not pause its body for more than `limits.body_silence_seconds`. uvicorn itself
-    closes a connection that is idle after a response (`timeout_keep_alive`).
+    client must never stop sending the body for more than `limits.body_silence_seconds`. uvicorn's
+    `timeout_keep_alive` is the limit for a connection that is idle after a response.
     """
 
     limits: ClassVar[HttpLimits] = HttpLimits()
@@ -34,7 +34,7 @@ class HttpProtocol(HttpToolsProtocol):
     _is_in_head = True
     _is_in_body = False
     _deadline: float | None = None
-    """When the client must have sent more bytes, by the event loop's clock; None if unlimited."""
+    """The time of the event loop's clock until which the client may stay silent; None: no limit."""
     # Each connection has one timer. A new deadline does not restart the timer. When the timer fires
     # before the deadline, it is started again.
     _request_timer: asyncio.TimerHandle | None = None

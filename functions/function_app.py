@@ -10,6 +10,7 @@ from typing import Any
 import azure.durable_functions as df
 import azure.functions as func
 
+from contract.allocator import start_trimming
 from contract.catalogue import Priority, queue_of
 from contract.names import SETTING_SERVICE_BUS, dead_letter_queue
 from contract.queues import names
@@ -28,6 +29,7 @@ from gateway.webhooks.activities import start_delivery
 # Azure's SDKs log each request at level INFO.
 logging.getLogger("azure").setLevel(logging.WARNING)
 
+start_trimming()
 services = Services.of(GatewaySettings.from_env(os.environ))
 if services.settings.is_open:
     logging.getLogger(__name__).warning(

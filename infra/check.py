@@ -50,12 +50,12 @@ class Tools:
         """
         if self.checks is None:
             raise CheckerMissingError(
-                f"INFRA_CHECKS, the folder of the checkers, is not set; without it, run {instead}"
+                f"INFRA_CHECKS, the folder of the checkers, is not set; set it, or run {instead}"
             )
         path = self.checks / name
         if not path.is_file():
             raise CheckerMissingError(
-                f"the checker {path} is not installed; without it, run {instead}"
+                f"the checker {path} is not installed; install it, or run {instead}"
             )
         return [sys.executable, str(path)]
 
@@ -155,7 +155,7 @@ def simplify_bicep(text: str) -> str:
     """Return a template that the parser of checkov can read, with the same values of resources.
 
     The parser cannot read imported types, the types of arrays and maps, and calls with one argument
-    on each line, as Bicep's formatter writes them. They are removed or replaced.
+    on each line, as Bicep's formatter writes them. This function removes or replaces them.
     """
     text = re.sub(r"^import .*\n|^@export\(\)\n", "", text, flags=re.MULTILINE)
     text = re.sub(r"^type \w+ = \{ \*: string \}$", "", text, flags=re.MULTILINE)

@@ -60,7 +60,10 @@ def loosely_client(
 
 
 def _wait_until_ready(process: "subprocess.Popen[bytes]", data: Path, output: Path) -> str:
-    """Return the gateway's URL when all components are ready."""
+    """Wait until all components are ready, and return the gateway's URL.
+
+    The test fails if `loosely up` ends or if this takes too long.
+    """
     from loosely.local.data_directory import RunningSystem  # noqa: PLC0415
 
     deadline = time.monotonic() + _START_SECONDS

@@ -22,7 +22,7 @@ _SCRIPT = 'mount -t tmpfs -o size="$0" tmpfs "$1" && shift && exec "$@"'
 def small_disk(folder: Path, size: str) -> tuple[str, ...]:
     """Return the beginning of a command that runs a program with a small disk at `folder`.
 
-    `size` is a size as in `24m`. Skip the test if this system does not permit namespaces.
+    `size` is for example `24m`. Skip the test if this system does not permit namespaces.
     """
     folder.mkdir(parents=True, exist_ok=True)
     unshare = shutil.which("unshare")

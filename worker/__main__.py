@@ -27,6 +27,7 @@ from typing import Any
 
 from azure.storage.blob import BlobServiceClient
 
+from contract.allocator import start_trimming
 from contract.catalogue import Catalogue, ModelEntry
 from contract.errors import ContractError
 from contract.guard import Resolver
@@ -255,7 +256,9 @@ class Worker:
                 consumer.give_up()
             if left_count := self._wait_until_settled(time.monotonic() + _CLOSE_SECONDS):
                 _log.warning(
-                    "stopping with %d unsettled jobs: their message locks will expire", left_count
+                    "exiting with %d unsettled messages: Service Bus delivers them again when "
+                    "their locks expire",
+                    left_count,
                 )
         self._stop_background.set()
         self._heartbeats.close()
@@ -301,7 +304,7 @@ class Worker:
         return loops
 
     def _states(self) -> dict[str, dict[str, Any]]:
-        """Return the state of each model for the readiness probe.
+        """Return the state of each model for the readiness probe, by the model's name.
 
         A model can be ready although its low-priority queue is not connected, because older
         deployments do not have this queue.
@@ -327,7 +330,7 @@ class Worker:
         return asdict(info) if info else {}
 
     def _describe(self) -> Heartbeat:
-        """Return the heartbeat of this worker."""
+        """Return a heartbeat that describes the current state of this worker."""
         return describe_worker(
             self._started_at,
             self._settings.heartbeat_seconds,
@@ -459,6 +462,7 @@ def _run(settings: WorkerSettings, parent: SocketSender | None) -> int:
         )
         return _EXIT_PORT_BUSY
     worker.start()
+    start_trimming()
     _log.info("the worker has started; its health server listens on port %d", worker.health_port)
     shutdown.wait()
     _log.info(

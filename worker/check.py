@@ -54,7 +54,8 @@ class ModelInput:
 class LazyBlobReader:
     """Reads blobs. Each read creates a new client of the storage account.
 
-    So a model whose weights are not in blob storage can be checked without a storage account.
+    No client is created before the first read. Therefore a model whose weights are not in blob
+    storage can be checked without a storage account.
     """
 
     def __init__(self, endpoint: AzureEndpoint | None) -> None:
@@ -70,7 +71,8 @@ class LazyBlobReader:
         """
         if self._endpoint is None:
             raise WeightsUnavailable(
-                "PAYLOAD_STORAGE is not set, but the model's weights are in blob storage"
+                "PAYLOAD_STORAGE is not set, but the model's weights are in blob storage; set it "
+                "to the connection string of the storage account"
             )
         try:
             account = storage_account(self._endpoint)

@@ -35,12 +35,17 @@ def describe(model: ModelEntry) -> Mapping[str, Schema]:
         "__call__"
     )
     if method is None:
-        raise ModelUnfit(f"{model.implementation}: Infer has no __call__")
+        raise ModelUnfit(f"{model.implementation}: the class Infer has no method __call__")
     return read_arguments(method)
 
 
 def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
-    """Run the command `python -m worker.describe`, and return its exit code: 0, 1 or 2."""
+    """Print the parameters of the model that `arguments` names, and return the exit code.
+
+    Returns:
+        0 if the parameters were printed, 1 if they cannot be described, 2 if the model's name or a
+        setting is invalid.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m worker.describe", description="Print a model's parameters as TOML."
     )

@@ -200,7 +200,7 @@ class PayloadsUnavailable(Infrastructure):
 
 
 class ReplyUndelivered(Infrastructure):
-    """The worker could not deliver the reply in time."""
+    """The gateway, queue or webhook did not accept the reply while the worker could still retry."""
 
     code = "reply-undelivered"
     stage = Stage.REPLY
@@ -209,8 +209,8 @@ class ReplyUndelivered(Infrastructure):
 class OutboundFailed(Infrastructure):
     """A server outside our system sent no complete response.
 
-    The error's text does not say which server it was, for example "the server did not answer in
-    time". The code that catches the error must put the name of the server before this text.
+    The error's text does not name the server. An example is "the server did not answer in time".
+    The code that catches the error must put the name of the server before this text.
     """
 
     code = "outbound-failed"

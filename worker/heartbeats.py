@@ -1,7 +1,8 @@
 """Publish the state of this worker as a small blob, which gateways read.
 
-One thread overwrites the blob at a fixed interval, so that the heartbeat delays no job. A heartbeat
-is written without retries, and the next one follows after the interval. See `contract.heartbeats`.
+A separate thread overwrites the blob at a fixed interval, so that heartbeats do not delay jobs. A
+failed write is not repeated; the next heartbeat follows after the interval. See
+`contract.heartbeats`.
 """
 
 import logging
@@ -43,7 +44,7 @@ class HeartbeatStore(Protocol):
 
 
 class Heartbeats:
-    """Writes this worker's heartbeat again and again. A thread of its own must call `run`."""
+    """Writes this worker's heartbeat at a fixed interval. A separate thread must call `run`."""
 
     def __init__(
         self, store: HeartbeatStore, interval_seconds: float, describe: Callable[[], Heartbeat]
@@ -73,7 +74,7 @@ class Heartbeats:
             self._call(lambda: self._store.delete(self._blob, TIMEOUT_SECONDS))
 
     def publish(self) -> None:
-        """Write the next heartbeat now, because the state of the worker has changed."""
+        """Make `run` write a heartbeat now, because the state of the worker has changed."""
         self._changed.set()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Run the worker in a child process, and start another child when it has died.
+"""Run the worker in a child process. If the child dies, start another child.
 
 The imports of a worker with torch models take seconds. The parent process imports all modules once
 and then forks. A new child starts with these modules in memory, so that a worker that was killed is
@@ -93,9 +93,9 @@ def run_in_child(
             that a later process can find out whether the import has killed this process.
 
     Returns:
-        The exit code of `run` if the last child ended by itself. If the last child died after this
-        process had received SIGTERM or SIGINT, 128 plus the number of that signal. If the signal
-        arrived during a restart delay, 0.
+        The exit code of `run` if the last child ended by itself; 128 plus the number of the signal
+        if the last child died after this process had received SIGTERM or SIGINT; 0 if the signal
+        arrived during a restart delay.
     """
     if sys.platform != "linux":
         return run(None)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import count
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import certifi
 import urllib3
@@ -63,6 +63,17 @@ _MAX_CACHE_SECONDS: Final = 600.0
 # The size of a cache entry without its reply. It is counted, so that the limit also holds for many
 # small entries.
 _ENTRY_BYTES: Final = 500
+
+
+class _Answer(NamedTuple):
+    """What the gateway answered to one try to send a reply.
+
+    `status` is None without a response. `problem` describes a failure if a retry may succeed. It is
+    None if the gateway accepted the reply, or answered that the job has already ended.
+    """
+
+    status: int | None
+    problem: str | None
 
 
 class GatewayClient:
@@ -131,10 +142,14 @@ class GatewayClient:
         self._mark_up()
         return status != _GONE
 
-    def send(self, url: str, body: bytes, wait: Wait) -> None:
+    def send(self, url: str, body: bytes, wait: Wait) -> bool:
         """Send a reply. Try again until the gateway accepts it or answers that the job has ended.
 
         `wait` sleeps before each new try, and returns False if the method must give up.
+
+        Returns:
+            Whether the gateway accepted the reply; False if the job had already ended. The job may
+            have ended with this reply if the response to an earlier try was lost.
 
         Raises:
             ReplyUndelivered: `wait` returned False before the gateway accepted the reply.
@@ -142,11 +157,11 @@ class GatewayClient:
             ReplyForbidden: Replies must not be sent to this URL.
         """
         parsed = self._parse(url)
-        for attempt in count():
-            if (problem := self._try_send(parsed, body)) is None:
-                return
-            if not wait(backoff_seconds(attempt)):
-                raise ReplyUndelivered(f"the reply was not accepted: {problem}")
+        attempts = count()
+        while (answer := self._try_send(parsed, body)).problem is not None:
+            if not wait(backoff_seconds(next(attempts))):
+                raise ReplyUndelivered(f"the reply was not accepted: {answer.problem}")
+        return answer.status != _GONE
 
     def _request(
         self,
@@ -172,10 +187,8 @@ class GatewayClient:
         )
         return response.status
 
-    def _try_send(self, url: Url, body: bytes) -> str | None:
-        """Send the reply once. Return a description of the failure if a retry may succeed.
-
-        Return None if the gateway accepted the reply or answered that the job has ended.
+    def _try_send(self, url: Url, body: bytes) -> "_Answer":
+        """Send the reply once.
 
         Raises:
             ReplyRefused: The gateway will never accept this reply.
@@ -184,15 +197,15 @@ class GatewayClient:
             status = self._request("POST", url, _REPLY_TIMEOUT, body, self._trace_headers())
         except HTTPError as error:
             self._status.mark_down(type(error).__name__)
-            return type(error).__name__
+            return _Answer(None, type(error).__name__)
         if status >= 500:
             self._status.mark_down(f"HTTP status {status}")
-            return f"HTTP status {status}"
+            return _Answer(status, f"HTTP status {status}")
         self._mark_up()
         if status // 100 == 2 or status == _GONE:
-            return None
+            return _Answer(status, None)
         if status in _MAY_SUCCEED_LATER:
-            return f"HTTP status {status}"
+            return _Answer(status, f"HTTP status {status}")
         raise ReplyRefused(f"the gateway refused the reply with HTTP status {status}")
 
     def _mark_up(self) -> None:
@@ -219,7 +232,7 @@ class GatewayClient:
         path = WORKER_ROUTE.fullmatch(url.path or "")
         if path is None:
             raise ReplyForbidden(
-                f"the path of the reply URL at {address} is not that of a gateway's reply route"
+                f"the path of the reply URL at {address} is not the path of a gateway's reply route"
             )
         if url.auth or f"{address}{path[1]}" not in self._hosts:
             raise ReplyForbidden(
@@ -253,7 +266,10 @@ class QueueReplies:
     def check(self, queue: str) -> None:
         """Check the name of a reply queue. Raise ReplyForbidden if the queue is not allowed."""
         if not may_take_replies(queue, self._own_queues):
-            raise ReplyForbidden(f"replies must not be sent to the queue {queue[:100]!r}")
+            raise ReplyForbidden(
+                f"replies must not be sent to the queue {queue[:100]!r}: it is a model's queue, or "
+                "its name is not allowed"
+            )
 
     def send(self, queue: str, body: bytes, job_id: str, wait: Wait) -> None:
         """Send a reply. Try again until the broker accepts the reply.
@@ -344,10 +360,13 @@ class ReplySenders:
             case ReplyWebhook(url):
                 self._webhooks.check(url)
 
-    def send(self, reply_to: ReplyTo | None, body: bytes, job_id: str, wait: Wait) -> None:
+    def send(self, reply_to: ReplyTo | None, body: bytes, job_id: str, wait: Wait) -> bool:
         """Send a reply to the address `reply_to`. Do nothing if `reply_to` is None.
 
         `wait` sleeps before each new try, and returns False if the method must give up.
+
+        Returns:
+            False if the gateway answered that the job had already ended, otherwise True.
 
         Raises:
             ReplyUndelivered: `wait` returned False before the reply was accepted.
@@ -355,11 +374,12 @@ class ReplySenders:
         """
         match reply_to:
             case ReplyUrl(url):
-                self._gateway.send(url, body, wait)
+                return self._gateway.send(url, body, wait)
             case ReplyQueue(queue):
                 self._queues.send(queue, body, job_id, _limited(wait))
             case ReplyWebhook(url):
                 self._webhooks.send(url, body, job_id, _limited(wait))
+        return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,7 +182,9 @@ class ScheduledEvents:
     def _get(self, path: str) -> bytes:
         with self._client.stream("GET", path, timeout=self._timeout_seconds) as response:
             if response.status_code != 200:
-                raise UnreadableEvents(f"the response has HTTP status {response.status_code}")
+                raise UnreadableEvents(
+                    f"the response has HTTP status {response.status_code}; expected 200"
+                )
             body = bytearray()
             for part in response.iter_bytes():
                 body += part

@@ -42,7 +42,7 @@ class PeerModel:
 
     @classmethod
     def load(cls) -> "PeerModel":
-        """Load the model that the environment variable `PEER_TASK` names.
+        """Load and return the model that the environment variable `PEER_TASK` names.
 
         Then report the id of this process to the benchmark.
         """
@@ -55,7 +55,7 @@ class PeerModel:
         return self.finish(self.run([self.decode(picture)])[0])
 
     def decode(self, picture: bytes) -> Any:
-        """Decode a JPEG, and convert the picture to an input of `run`."""
+        """Decode a JPEG, and return the picture as an item of a batch for `run`."""
         return self.prepare(Image.open(BytesIO(picture)).convert("RGB"))
 
     def prepare(self, image: Image.Image) -> Any:

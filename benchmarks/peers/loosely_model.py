@@ -29,7 +29,7 @@ class Infer:
         return self._model.prepare(item)
 
     def __call__(self, batch: list[Any]) -> list[Any]:
-        """Run one forward pass over the whole batch."""
+        """Run one forward pass over the whole batch, and return one output for each image."""
         return self._model.run(batch)
 
     def postprocess(self, output: Any) -> dict[str, object]:

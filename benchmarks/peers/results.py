@@ -62,6 +62,6 @@ class Comparison:
 
 
 def median_or_none(values: Sequence[float | None]) -> float | None:
-    """Return the median of values; None if it is infinite. A value of None counts as infinite."""
+    """Return the median of `values`, in which None stands for infinite; None if it is infinite."""
     found = median(math.inf if value is None else value for value in values)
     return None if math.isinf(found) else found

@@ -275,7 +275,7 @@ class _SupervisedProgram:
 def serve(
     configuration: PeerConfiguration, task: str, pictures: Sequence[bytes], folder: Path
 ) -> Iterator[ServedPeer]:
-    """Run a peer or Loosely during the `with` block.
+    """Run a peer or Loosely during the `with` block, and yield the running system.
 
     The block begins after the first response with status 200.
 

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     if not _ACCOUNT.fullmatch(options.account):
         raise program.SettingError(
-            "--account is invalid: use 3 to 24 lower-case letters and digits"
+            f"--account {options.account!r} is invalid: use 3 to 24 lower-case letters and digits"
         )
     key = AccountKey(options.key)
     with program.listen(options.host, options.port, _BACKLOG) as listener:

@@ -99,7 +99,7 @@ class ContentFiles:
         return ContentFile(self._path(key))
 
     def open(self, key: str) -> int:
-        """Open a file for reading, and return its file descriptor. The caller must close it."""
+        """Open the file with this key, and return its descriptor. The caller must close it."""
         return os.open(self._path(key), os.O_RDONLY)
 
     def remove(self, keys: Iterable[str]) -> None:
@@ -196,7 +196,7 @@ class ContentStreams:
         self._threads.shutdown()
 
     def run(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
-        """Call a function on a thread of the pool. The future receives the function's result."""
+        """Call a function on a thread of the pool, and return a future for its result."""
         return asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
     async def receive(self, body: RequestBody, maximum: int, *, inline: bool) -> Uploaded:
@@ -249,7 +249,7 @@ class ContentStreams:
             self._remove([uploaded.content])
 
     def release(self, orphans: Sequence[str]) -> None:
-        """Remove content files to which the index no longer refers.
+        """Remove the content files with these keys, to which the index no longer refers.
 
         A file that is being streamed is removed when its last stream is closed.
         """

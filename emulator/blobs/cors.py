@@ -1,8 +1,8 @@
 """Cross-origin resource sharing (CORS): the rules for web pages of other origins.
 
 The rules belong to the account, and Set Blob Service Properties replaces them. A browser sends a
-preflight request to ask whether a page may send a request. Headers of the response decide whether
-the page may read it. CORS does not authorize: each request still needs its credentials.
+preflight request to ask whether a page may send a request. The headers of a response decide whether
+a page may read this response. CORS does not authorize: each request still needs its credentials.
 
 Source: "Cross-Origin Resource Sharing (CORS) support for Azure Storage" in the REST reference.
 """
@@ -74,8 +74,9 @@ class CorsRule:
     def expose(self, names: Iterable[str]) -> list[str]:
         """Return the names of the response headers that a page may read.
 
-        The result contains the full names in the rule, and those of `names` that begin with a
-        prefix in the rule. `names` are the names of all headers of the response.
+        The result contains each name that the rule states in full. It also contains each item of
+        `names` that begins with a prefix of the rule, such as `x-ms-meta-*`. `names` are the names
+        of all headers of the response.
         """
         literal = [name for name in self.exposed_headers if not name.endswith(_ANY)]
         prefixes = [name for name in self.exposed_headers if name.endswith(_ANY)]
@@ -181,7 +182,8 @@ def _count_characters(rule: CorsRule) -> int:
 def answer_preflight(rules: Iterable[CorsRule], headers: Mapping[str, str]) -> dict[str, str]:
     """Return the headers of the response to a preflight request.
 
-    The first rule that matches origin and method decides, even if a later rule allows the headers.
+    Only the first rule that matches the origin and the method is used. If this rule does not allow
+    a requested header, the request is refused, even if a later rule allows it.
 
     Args:
         rules: The CORS rules of the account, in the order in which they are checked.

@@ -14,7 +14,7 @@ from emulator.blobs.times import parse_http_date, to_microseconds
 
 
 class VersionedResource(Protocol):
-    """A blob or container, with the two properties that conditional headers are compared with."""
+    """A blob or container, with its entity tag and its last change, which conditions refer to."""
 
     @property
     def etag(self) -> str:
@@ -120,7 +120,7 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True)
 class WritePrecondition:
-    """The conditions under which a request may write a blob."""
+    """The conditional headers of a write, and whether it may overwrite an existing blob."""
 
     conditions: Conditions
     may_overwrite: bool = True

@@ -29,8 +29,8 @@ Check = Callable[[XmlElement], None]
 def parse_properties(document: bytes) -> dict[str, str]:
     """Return the properties that the body of Set Blob Service Properties sets.
 
-    Each item is the name of a property, and its element as XML text. Properties that the body does
-    not have keep their values.
+    The result maps the name of each property to its element as XML text. Properties that the body
+    does not have keep their values.
 
     Raises StorageError if a property is invalid or not supported.
     """

@@ -135,7 +135,7 @@ class AccountStore:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Apply a change to the index, and return its result when the change is committed."""
+        """Call a function that changes the index, and return its result after the commit."""
         result = await self._committer.apply(lambda db: change(db, *args, **kwargs))
         self.disk.note_success()
         return result
@@ -161,7 +161,7 @@ class AccountStore:
         """Replace these properties of the Blob service. They take effect when they are committed.
 
         Args:
-            properties: The names of the properties, and their XML elements.
+            properties: The name of each property, and its element as XML text.
         """
         await self.change(set_service_properties, properties)
         self._load_cors_rules()

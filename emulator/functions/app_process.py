@@ -232,7 +232,9 @@ async def start_app(command: AppCommand) -> AppProcess:
             process.kill()
             await process.stop()
     if not process.functions:
-        raise AppLoadError("no functions were found in the app")
+        raise AppLoadError(
+            "no functions were found in the app: define them with the decorators of its app object"
+        )
     return process
 
 
@@ -265,12 +267,15 @@ class AppSupervisor:
         return self._ready.is_set()
 
     async def load(self) -> None:
-        """Start the first app process, and set `functions`. Raises AppLoadError on failure."""
+        """Start the first app process, and set `functions` to the functions of the app.
+
+        Raises AppLoadError if the app cannot be loaded.
+        """
         self._process = await start_app(self._command)
         self.functions = self._process.functions
 
     def begin(self) -> None:
-        """Start to accept invocations, and start a task that restarts the process when it ends."""
+        """Start to accept invocations. From now on, the app process is restarted if it ends."""
         assert self._process is not None
         self._open(self._process)
         self._restarter = asyncio.create_task(self._restart_when_ended(self._process))

@@ -54,7 +54,9 @@ def lock_data_directory(directory: Path) -> Iterator[Path]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise HostDirectoryInUse(f"another host uses the data directory {directory}") from None
+            raise HostDirectoryInUse(
+                f"another host uses the data directory {directory}; choose another with --data"
+            ) from None
         yield directory
     finally:
         os.close(descriptor)

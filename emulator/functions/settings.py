@@ -143,7 +143,7 @@ def _object(parent: dict[str, Any], key: str) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise SettingError(f"'{key}' must be a JSON object")
+        raise SettingError(f"'{key}' must be a JSON object, got {json.dumps(value)[:100]}")
     return value
 
 
@@ -152,7 +152,7 @@ def _text(parent: dict[str, Any], key: str, default: str) -> str:
     if value is None:
         return default
     if not isinstance(value, str):
-        raise SettingError(f"'{key}' must be a string")
+        raise SettingError(f"'{key}' must be a string, got {json.dumps(value)[:100]}")
     return value
 
 
@@ -161,7 +161,7 @@ def _integer(parent: dict[str, Any], key: str, default: int) -> int:
     if value is None:
         return default
     if not isinstance(value, int) or isinstance(value, bool):
-        raise SettingError(f"'{key}' must be a whole number")
+        raise SettingError(f"'{key}' must be a whole number, got {json.dumps(value)[:100]}")
     return value
 
 

@@ -124,7 +124,8 @@ class WebApplication:
         headers = _response_headers(result.status, result.headers, result.body)
         if headers is None:
             _log.error(
-                "Functions.%s returned a header or a status that HTTP does not allow",
+                "Functions.%s returned a header or a status that HTTP does not allow; the client "
+                "receives status 500",
                 name,
             )
             await respond_empty(send, 500)

@@ -155,7 +155,7 @@ def _page(request: Request) -> tuple[int, int]:
     for name, default in (("$skip", 0), ("$top", _MAX_PAGE_LENGTH)):
         text = request.query_params.get(name, str(default))
         if not (text.isascii() and text.isdigit() and len(text) < 10):
-            raise ArgumentError(f"{name}: expected a whole number")
+            raise ArgumentError(f"{name}: expected a whole number, found {text[:100]!r}")
         numbers.append(int(text))
     skip, top = numbers
     return skip, min(max(top, 1), _MAX_PAGE_LENGTH)
@@ -291,14 +291,14 @@ def _flag(value: bool) -> str:
 def _read_flag(properties: Mapping[str, str], name: str) -> bool:
     value = properties.get(name, "false").lower()
     if value not in {"true", "false", "1", "0"}:
-        raise ArgumentError(f"{name}: expected true or false")
+        raise ArgumentError(f"{name}: expected true or false, found {value[:100]!r}")
     return value in {"true", "1"}
 
 
 def _read_number(properties: Mapping[str, str], name: str, default: int) -> int:
     value = properties.get(name, str(default))
     if not (value.isascii() and value.isdigit() and len(value) < 10):
-        raise ArgumentError(f"{name}: expected a whole number")
+        raise ArgumentError(f"{name}: expected a whole number, found {value[:100]!r}")
     return int(value)
 
 

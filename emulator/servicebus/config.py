@@ -89,7 +89,9 @@ class _JsonObject:
 
     def __init__(self, value: object, path: str) -> None:
         if not isinstance(value, dict):
-            raise ConfigError(f"{path or 'the configuration'}: expected an object")
+            raise ConfigError(
+                f"{path or 'the configuration'}: expected an object, found {_shown(value)}"
+            )
         self.values: Mapping[str, Any] = value
         self.path = path
 
@@ -104,7 +106,7 @@ class _JsonObject:
     def parts(self, name: str) -> list["_JsonObject"]:
         values = self.values.get(name, [])
         if not isinstance(values, list):
-            raise ConfigError(f"{self.at(name)}: expected a list")
+            raise ConfigError(f"{self.at(name)}: expected a list, found {_shown(values)}")
         return [_JsonObject(value, f"{self.at(name)}[{at}]") for at, value in enumerate(values)]
 
     def text(self, name: str) -> str:
@@ -116,13 +118,13 @@ class _JsonObject:
     def flag(self, name: str) -> bool:
         value = self.values.get(name, False)
         if not isinstance(value, bool):
-            raise ConfigError(f"{self.at(name)}: expected true or false")
+            raise ConfigError(f"{self.at(name)}: expected true or false, found {_shown(value)}")
         return value
 
     def number(self, name: str, default: int) -> int:
         value = self.values.get(name, default)
         if not isinstance(value, int) or isinstance(value, bool):
-            raise ConfigError(f"{self.at(name)}: expected a whole number")
+            raise ConfigError(f"{self.at(name)}: expected a whole number, found {_shown(value)}")
         return value
 
     def duration(self, name: str, default: timedelta) -> timedelta:
@@ -132,6 +134,10 @@ class _JsonObject:
             return parse_duration(self.text(name))
         except ValueError as error:
             raise ConfigError(f"{self.at(name)}: {error}") from error
+
+
+def _shown(value: object) -> str:
+    return json.dumps(value)[:100]
 
 
 def _settings(name: str, queue: _JsonObject) -> QueueSettings:

@@ -69,7 +69,7 @@ class ReplySource:
 
     @property
     def is_full(self) -> bool:
-        """Whether the maximum number of replies, which is 100, wait for credit."""
+        """Whether as many replies wait for credit as are allowed (100)."""
         return len(self._waiting) >= _MAX_WAITING_REPLIES
 
     def set_credit(self, credit: int) -> None:
@@ -169,7 +169,8 @@ class ReplyLinks:
         for source in reversed(named or own):
             return source
         raise MessageFault(
-            "amqp:precondition-failed", "the connection has no reply link for this request"
+            "amqp:precondition-failed",
+            f"the connection has no reply link: attach a link that receives from {address!r} first",
         )
 
 

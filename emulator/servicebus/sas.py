@@ -43,7 +43,9 @@ def verify_sas(token: str, keys: Mapping[str, str], path: str, now: datetime) ->
         expires_at_seconds = int(expiry)
         granted = urlsplit(resource).path.strip("/").casefold()
     except (ValueError, KeyError):
-        raise SasError("the token is malformed") from None
+        raise SasError(
+            "the token is malformed: expected valid fields sr, sig, se and skn"
+        ) from None
     signed = f"{quote_plus(resource)}\n{expiry}".encode()
     # Compute a digest even if the name is unknown, so that timing does not reveal known names.
     digest = hmac.digest(keys.get(name, "").encode(), signed, "sha256")

@@ -164,7 +164,7 @@ def test_a_request_with_an_allowed_and_a_forbidden_host_header_is_refused(servic
     assert answer.startswith((b"HTTP/1.1 421 ", b"HTTP/1.1 400 "))
 
 
-def test_a_request_with_two_body_lengths_is_refused(service: Service) -> None:
+def test_a_request_whose_headers_state_the_body_length_twice_is_refused(service: Service) -> None:
     for lengths in (
         "Content-Length: 3\r\nContent-Length: 5",
         "Content-Length: 5\r\nContent-Length: 5",
@@ -292,7 +292,9 @@ def test_only_the_owner_can_read_a_task_hub_outside_the_data_directory(
     ("authority", "name"),
     [("A.b:1", "a.b"), ("[::1]:2", "::1"), ("localhost.", "localhost"), ("[", None), ("", None)],
 )
-def test_parsing_a_host_header_returns_the_name_or_none(authority: str, name: str | None) -> None:
+def test_parsing_a_host_header_returns_the_host_name_or_none_if_the_header_is_invalid(
+    authority: str, name: str | None
+) -> None:
     assert parse_host(authority) == name
 
 

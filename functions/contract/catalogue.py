@@ -205,7 +205,7 @@ class Catalogue(Mapping[str, ModelEntry]):
         if taken := {low_priority_queue(queue) for queue in queues} & set(queues):
             raise CatalogueError(
                 f"the queue {min(taken)} is already another model's low-priority queue: "
-                "choose another name"
+                "choose another queue"
             )
         resources = [model.resource_name for model in catalogue.values()]
         if len(set(resources)) < len(resources):
@@ -322,9 +322,9 @@ def _read_model(name: str, table: Mapping[str, Any]) -> ModelEntry:
 
 
 def _add_defaults(model: ModelEntry, given: Mapping[str, Any]) -> ModelEntry:
-    """Return the entry with the defaults that depend on its other keys.
+    """Return the entry with the default values that depend on other keys of the entry.
 
-    `given` contains the keys of the entry in the catalogue file.
+    `given` contains the keys that the catalogue file sets. They keep their values.
     """
     are_images = all(media_type.startswith("image/") for media_type in model.media_types)
     defaults: dict[str, Any] = {
@@ -352,7 +352,7 @@ def _read_value(name: str, key: str, value: Any) -> Any:
         return tuple(value)
     names = {str: "a non-empty string", int: "a whole number of at least 0", bool: "true or false"}
     wanted = names.get(expected, "a non-empty list of strings")  # type: ignore[arg-type]
-    raise CatalogueError(f"{name}.{key}: expected {wanted}")
+    raise CatalogueError(f"{name}.{key}: expected {wanted}, found {value!r:.100}")
 
 
 def _read_shares(path: str, value: Any) -> Mapping[str, int]:
@@ -375,10 +375,12 @@ def _read_options(path: str, value: Any) -> Mapping[str, Option]:
     for key, option in value.items():
         if not key.isidentifier() or key == "weights":
             raise CatalogueError(
-                f"{path}.{key}: this option name is not allowed; choose another name"
+                f"{path}.{key}: the name must be a Python identifier, and not weights"
             )
         if not isinstance(option, str | int | float | bool):
-            raise CatalogueError(f"{path}.{key}: expected a string, a number, true or false")
+            raise CatalogueError(
+                f"{path}.{key}: expected a string, a number, true or false, found {option!r:.100}"
+            )
     return MappingProxyType(value)
 
 
@@ -393,7 +395,8 @@ def _check_limits(model: ModelEntry) -> None:
     for key, text in (("name", model.resource_name), ("queue", model.queue)):
         if not _NAME.fullmatch(text):
             raise CatalogueError(
-                f"{model.name}.{key}: expected 1 to 63 lower-case letters, digits and dashes"
+                f"{model.name}.{key}: expected 1 to 63 lower-case letters, digits and dashes, "
+                f"found {getattr(model, key)!r:.100}"
             )
     # Service Bus accepts lock durations from 5 s to 5 min. The Durable Functions SDK splits a timer
     # of more than 6 days into several timers, and cannot cancel those.

@@ -2,8 +2,9 @@
 
 The reply to a job contains the marks of the delivery that produced the reply. Workers describe the
 job's other deliveries in notes. A worker writes a note at the beginning and at the end of a
-redelivery, and when it releases, abandons or dead-letters a message. A message that is completed at
-its first delivery has no note.
+redelivery, when it releases, abandons or dead-letters a message, and when a job has run but its
+deadline passed before the reply arrived. Other messages that are completed at their first delivery
+have no note.
 
 Each delivery has a blob of its own, so that workers never wait for one another. `note_blob` returns
 the name of this blob, and the gateway lists the blobs of a job by their prefix. If a worker cannot
@@ -69,7 +70,7 @@ def encode_note(note: DeliveryNote) -> bytes:
 
 
 def decode_note(data: bytes) -> DeliveryNote:
-    """Decode a delivery note. Raises MalformedMessage."""
+    """Decode a delivery note. Raises MalformedMessage if it is not valid."""
     if len(data) > MAX_NOTE_BYTES:
         raise MalformedMessage(
             f"the delivery note has {len(data)} bytes; at most {MAX_NOTE_BYTES} are allowed"

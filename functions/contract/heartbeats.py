@@ -21,7 +21,7 @@ MAX_HEARTBEAT_BYTES: Final = 64 * 1024
 """The size in bytes of the largest heartbeat that a gateway reads."""
 
 SILENT_AFTER_INTERVALS: Final = 2.5
-"""A worker counts as silent after this number of its intervals without a heartbeat."""
+"""A worker that misses its heartbeat for this many intervals counts as silent."""
 
 MAX_MODELS: Final = 200
 _MAX_TEXT: Final = 500
@@ -108,10 +108,10 @@ def encode_heartbeat(heartbeat: Heartbeat) -> bytes:
 
 
 def decode_heartbeat(data: bytes) -> Heartbeat:
-    """Decode a heartbeat. Raises MalformedMessage."""
+    """Decode a heartbeat. Raises MalformedMessage if it is not valid."""
     if len(data) > MAX_HEARTBEAT_BYTES:
         raise MalformedMessage(
-            f"the heartbeat has {len(data)} bytes, more than {MAX_HEARTBEAT_BYTES}"
+            f"the heartbeat has {len(data)} bytes; at most {MAX_HEARTBEAT_BYTES} are allowed"
         )
     try:
         fields = Fields(json.loads(data))
@@ -153,7 +153,7 @@ def _models_from_json(fields: Fields) -> Iterator[ModelBeat]:
         model = Fields(value, f"models[{number}]")
         state = model.text("state")
         if state not in list(ModelState):
-            raise MalformedMessage(f"models[{number}].state: unknown state")
+            raise MalformedMessage(f"models[{number}].state: unknown state {state[:50]!r}")
         yield ModelBeat(
             name=model.text("name")[:_MAX_TEXT],
             state=ModelState(state),

@@ -402,22 +402,30 @@ _REPLY_FIELDS = frozenset(
 
 
 def encode_request(request: JobRequest) -> bytes:
-    """Encode a request as JSON. Raises MessageTooLarge."""
+    """Encode a request as JSON. Raises MessageTooLarge if the JSON exceeds MAX_MESSAGE_BYTES."""
     return _encode(request_to_json(request))
 
 
 def decode_request(data: bytes) -> JobRequest:
-    """Decode a request. Raises MalformedMessage, UnsupportedSchema or MessageTooLarge."""
+    """Decode a request.
+
+    Raises MessageTooLarge if `data` exceeds MAX_MESSAGE_BYTES, UnsupportedSchema if this program
+    cannot read the schema version, and MalformedMessage if the request is otherwise not valid.
+    """
     return request_from_json(_decode(data))
 
 
 def encode_reply(reply: JobReply) -> bytes:
-    """Encode a reply as JSON. Raises MessageTooLarge."""
+    """Encode a reply as JSON. Raises MessageTooLarge if the JSON exceeds MAX_MESSAGE_BYTES."""
     return _encode(reply_to_json(reply))
 
 
 def decode_reply(data: bytes) -> JobReply:
-    """Decode a reply. Raises MalformedMessage, UnsupportedSchema or MessageTooLarge."""
+    """Decode a reply.
+
+    Raises MessageTooLarge if `data` exceeds MAX_MESSAGE_BYTES, UnsupportedSchema if this program
+    cannot read the schema version, and MalformedMessage if the reply is otherwise not valid.
+    """
     return reply_from_json(_decode(data))
 
 
@@ -438,7 +446,11 @@ def request_to_json(request: JobRequest) -> dict[str, Json]:
 
 
 def request_from_json(value: Json) -> JobRequest:
-    """Read a request from a JSON object. Raises MalformedMessage or UnsupportedSchema."""
+    """Read a request from a JSON object.
+
+    Raises UnsupportedSchema if this program cannot read the schema version, and MalformedMessage if
+    the request is otherwise not valid.
+    """
     fields = _check_version(value)
     reply_to = fields.optional_child("reply_to")
     return JobRequest(
@@ -469,7 +481,11 @@ def reply_to_json(reply: JobReply) -> dict[str, Json]:
 
 
 def reply_from_json(value: Json) -> JobReply:
-    """Read a reply from a JSON object. Raises MalformedMessage or UnsupportedSchema."""
+    """Read a reply from a JSON object.
+
+    Raises UnsupportedSchema if this program cannot read the schema version, and MalformedMessage if
+    the reply is otherwise not valid.
+    """
     fields = _check_version(value)
     result, error = fields.optional_child("result"), fields.optional_child("error")
     if (result is None) == (error is None):
@@ -504,7 +520,7 @@ def payload_to_json(payload: Payload) -> dict[str, Json]:
 
 
 def payload_from_json(fields: Fields) -> Payload:
-    """Read a payload from a JSON object. Raises MalformedMessage."""
+    """Read a payload from a JSON object. Raises MalformedMessage if it is not valid."""
     if fields.has("json"):
         return InlineJson(fields.raw("json"))
     media_type = fields.text("media_type")
@@ -548,7 +564,7 @@ def error_to_json(error: JobError) -> dict[str, Json]:
 
 
 def error_from_json(fields: Fields | None) -> JobError:
-    """Read a job's error from a JSON object. Raises MalformedMessage."""
+    """Read a job's error from a JSON object. Raises MalformedMessage if it is not valid."""
     if fields is None:
         raise MalformedMessage("error: the field is missing")
     stage = fields.text("stage")
@@ -674,7 +690,10 @@ def marks_to_json(marks: DeliveryMarks) -> dict[str, Json]:
 
 
 def marks_from_json(fields: Fields) -> DeliveryMarks:
-    """Read the marks of a delivery from a JSON object. Raises MalformedMessage."""
+    """Read the marks of a delivery from a JSON object.
+
+    Raises MalformedMessage if they are not valid.
+    """
     return DeliveryMarks(
         fields.time("received_at"),
         fields.optional_time("enqueued_at"),
@@ -697,7 +716,7 @@ INLINE_LIMIT_BYTES = 24 * 1024
 """The largest size in bytes of a result in a message, and of a payload in a job's history."""
 
 INPUT_INLINE_LIMIT_BYTES = 64 * 1024
-"""The default size in bytes up to which an input is part of the message and not in a blob."""
+"""The default for the largest size in bytes of an input that is part of a message."""
 
 
 def fits_inline(size_bytes: int, limit_bytes: int = INLINE_LIMIT_BYTES) -> bool:

@@ -47,7 +47,7 @@ _SHOWN_CHARACTERS: Final = 60
 class InvalidParameter(ValueError):
     """A caller's parameter does not match the model's schema.
 
-    `pointer` is the JSON Pointer (RFC 6901) of the wrong value in the object of the parameters.
+    `pointer` is the JSON Pointer (RFC 6901) from the object of all parameters to the wrong value.
     """
 
     def __init__(self, pointer: str, detail: str) -> None:
@@ -58,7 +58,8 @@ class InvalidParameter(ValueError):
 def read_schemas(path: str, value: Any) -> Mapping[str, Schema]:
     """Return the schemas of a model's parameters by name.
 
-    `path` is the place in the catalogue, for error messages. Raises CatalogueError.
+    Raises CatalogueError if a schema is not valid. `path` is the position of the schemas in the
+    catalogue, which the error's text names.
     """
     if not isinstance(value, dict):
         raise CatalogueError(
@@ -73,7 +74,9 @@ def _check_schema(path: str, schema: Any, *, is_element: bool = False) -> None:
     kind = schema.get("type") if isinstance(schema, dict) else None
     known = [each for each in _TYPES if not (is_element and each == "array")]
     if not isinstance(kind, str) or kind not in known:
-        raise CatalogueError(f"{path}: expected a table whose type is one of {', '.join(known)}")
+        raise CatalogueError(
+            f"{path}: expected a table whose key type is one of {', '.join(known)}"
+        )
     for key, value in schema.items():
         if key not in {"type", "description", "default", "enum"} | _KEYS_OF_TYPE.get(kind, set()):
             raise CatalogueError(f"{path}.{key}: a schema of the type {kind} has no such key")

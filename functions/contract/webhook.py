@@ -5,8 +5,8 @@ for each configured secret. While an operator replaces a secret, the old and the
 configured. The server that receives the webhook can then verify the request with either secret.
 
 Each tenant has secrets of its own, which are derived from WEBHOOK_SECRETS and the tenant's name.
-If all tenants had the same secrets, a tenant could name the receiver of another tenant in a job.
-The receiver would then accept the event as an event of its own tenant. This command prints the
+If all tenants had the same secrets, a tenant could give a job the webhook URL of another tenant,
+and the receiver would accept the event as an event of its own tenant. This command prints the
 secrets of a tenant for its receivers. It reads the value of WEBHOOK_SECRETS from standard input:
 
     python -m contract.webhook TENANT

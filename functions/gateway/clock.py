@@ -8,4 +8,4 @@ from typing import Final
 Clock = Callable[[], datetime]
 
 utc_now: Final[Clock] = partial(datetime.now, UTC)
-"""Returns the current time as an aware datetime in UTC."""
+"""Returns the current time in UTC, as a datetime with a time zone."""

@@ -34,13 +34,13 @@ _RETRY_PAUSES_SECONDS: Final = (0.1, 0.3, 1.0)
 _UNKNOWN_ID: Final = "00000000-0000-0000-0000-000000000000"
 
 READ_TIMEOUT_SECONDS: Final = 10.0
-"""The time limit of a request that reads from Durable Functions.
+"""The time limit, in seconds, of a request that reads from Durable Functions.
 
 The SDK's limit of 4 minutes is too long for a waiting caller.
 """
 
 CHANGE_TIMEOUT_SECONDS: Final = 20.0
-"""The time limit of a request that starts or changes an orchestration.
+"""The time limit, in seconds, of a request that starts or changes an orchestration.
 
 After a timeout, it is not known whether the host makes the change. Timeouts must therefore be rare,
 and this limit is longer than READ_TIMEOUT_SECONDS.
@@ -106,8 +106,8 @@ class HistoryEvent:
 class InstancePage:
     """The result of `Durable.list_jobs`: each job's id and the state of its orchestration.
 
-    `instances` is not sorted. `is_whole` is false if more orchestrations match the query than
-    `instances` contains.
+    `instances` is not sorted. `is_whole` is false if `instances` contains only a part of the
+    orchestrations that match the query.
     """
 
     instances: tuple[tuple[str, InstanceSnapshot], ...]

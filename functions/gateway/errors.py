@@ -84,7 +84,7 @@ class WebhookUndelivered(GatewayError):
 
 
 class TokenError(GatewayError):
-    """A reply token is not valid."""
+    """A reply token does not permit a reply: it is wrong, or it has expired."""
 
 
 class InvalidToken(TokenError):

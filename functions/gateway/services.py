@@ -176,8 +176,8 @@ class Services:
     def of(cls, settings: GatewaySettings) -> "Services":
         """Build the components with connections to Azure.
 
-        Each connection is opened at its first use, and then stays open. Raises CatalogueError or
-        InvalidSetting.
+        Each connection is opened at its first use, and then stays open. Raises CatalogueError if
+        the catalogue is not valid, or InvalidSetting if a setting is wrong.
         """
         container = PayloadContainer(settings.payload_storage)
         resolver = Resolver()

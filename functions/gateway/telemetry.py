@@ -153,7 +153,10 @@ minute sums must change, too.
 
 @dataclass(slots=True)
 class Histogram:
-    """Counts durations by BUCKET_SECONDS. The last bucket, without a bound, has the number 44."""
+    """Counts durations in buckets with the upper bounds BUCKET_SECONDS.
+
+    One more bucket, with the number 44, counts the longer durations.
+    """
 
     counts: Counter[int] = field(default_factory=Counter)
     sum_seconds: float = 0.0
@@ -179,12 +182,12 @@ class ModelSum:
     """What happened to the jobs of one model in a period.
 
     Attributes:
-        accepted: The jobs that were accepted, those of redriven dead letters included.
-        succeeded: The jobs that ended with a result.
-        cancelled: The jobs that were cancelled.
-        expired: The jobs whose deadline passed.
-        failed: The jobs that failed, by the code of their error.
-        failed_at_seconds: The time of the last failure of each code.
+        accepted: How many jobs were accepted, including the new jobs of redriven dead letters.
+        succeeded: How many jobs ended with a result.
+        cancelled: How many jobs were cancelled.
+        expired: How many jobs had not ended at their deadline.
+        failed: How many jobs failed with each error code.
+        failed_at_seconds: The time of the last failure with each error code, in seconds since 1970.
         wait: How long the jobs that succeeded were in the queue, by the worker's measurement.
         run: How long the batches of the jobs that succeeded ran.
         waiting: The last known number of queued messages; None if unknown.
@@ -284,7 +287,8 @@ class JobCounters:
     def record_waiting(self, model: str, count: int) -> None:
         """Record how many messages are in the model's queues.
 
-        A queue that stays empty changes nothing, so that an idle system writes nothing.
+        If the queues are still empty, nothing is recorded. Therefore an idle system does not write
+        its minute sums.
         """
         minute, totals = self._current(model)
         before, totals.waiting = totals.waiting, count

@@ -41,7 +41,7 @@ class Scaler:
         """Create a scaler.
 
         Args:
-            scaling: The settings of scaling.
+            scaling: The settings of KEDA and of the autoscaler.
             now_seconds: The current time. The first decisions of KEDA and of the autoscaler are due
                 at this time.
             replicas: The number of replicas that exist already.
@@ -59,7 +59,7 @@ class Scaler:
 
     @property
     def next_at_seconds(self) -> float:
-        """The time of the next decision of KEDA or the autoscaler, by the caller's clock."""
+        """The time, in seconds of the caller's clock, at which the next decision is due."""
         return min(self._poll_at, self._sync_at)
 
     def step(self, now_seconds: float, counts: Sequence[int | None]) -> int:
@@ -92,7 +92,7 @@ class Activation:
     """
 
     def __init__(self, scaling: ScaledObject, created_at_seconds: float) -> None:
-        """Create the rule for ``scaling``, which was created at the time ``created_at_seconds``."""
+        """Create the rule. ``scaling`` was created at the time ``created_at_seconds``."""
         self._scaling = scaling
         self._created_at = created_at_seconds
         self._last_active_at: float | None = None
@@ -147,10 +147,10 @@ def propose_replicas(replicas: int, metric: int, target: int, tolerance: float) 
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """A past decision of the autoscaler: its time, and a number of replicas.
+    """The time of a past decision of the autoscaler, and a number of replicas.
 
-    In the list `_recommendations`, this is the recommended number. In `_additions` and `_removals`,
-    it is the number that was added or removed.
+    The list `_recommendations` contains recommended numbers. `_additions` and `_removals` contain
+    the numbers of replicas that were added or removed.
     """
 
     at_seconds: float
@@ -206,7 +206,7 @@ class Autoscaler:
         return max(proposals)
 
     def _stabilize(self, now: float, replicas: int, wanted: int) -> int:
-        """Return a number of replicas that agrees with the recent recommendations.
+        """Return the number of replicas that the recent recommendations permit.
 
         The number of replicas does not rise above the lowest recommendation in the stabilization
         window for scaling up. It does not fall below the highest recommendation in the window for

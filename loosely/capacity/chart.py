@@ -82,7 +82,7 @@ def format_duration(seconds: float) -> str:
 
 
 def draw_picture(samples: Sequence[SimulationSample], title: str, path: Path) -> None:
-    """Write a chart as a PNG file. Raises OSError if the file cannot be written."""
+    """Write a chart with this title as a PNG file. Raises OSError if the file cannot be written."""
     from PIL import Image, ImageDraw, ImageFont  # noqa: PLC0415 - only pictures need Pillow
 
     image = Image.new("RGB", _SIZE, "white")

@@ -71,11 +71,11 @@ class Bill:
 
     @property
     def unknown(self) -> list[str]:
-        """The units whose prices are unknown: the ``what`` of each line without a price."""
+        """The units without a known price: the ``what`` of each such line."""
         return [line.what for line in self.lines if line.amount is None]
 
     def by_item(self) -> dict[str, float | None]:
-        """Return the sum of the amounts of the bill's lines for each item.
+        """Return, for each item, the sum of the amounts of its lines.
 
         Lines with an unknown amount are left out. The sum is ``None`` if the amounts of all lines
         of an item are unknown.
@@ -248,9 +248,10 @@ def _add_gateway(bill: Bill, load: JobLoad, answer_seconds: float, prices: Price
 
 
 def _sums(jobs: float, prices: Prices) -> float:
-    """Return how often the gateway's instances write their minute sums in a month, at most.
+    """Return the maximum number of times that gateway instances write minute sums in a month.
 
     An instance writes once a minute, and only if a job was accepted or has ended in this minute.
+    ``jobs`` is the number of jobs in a month.
     """
     instances = max(1.0, prices.usage("ready_instances"))
     return min(2 * jobs, instances * MONTH_HOURS * prices.usage("sums_per_instance_hour"))
@@ -276,7 +277,8 @@ def _add_functions(bill: Bill, load: JobLoad, open_seconds: float, prices: Price
 def _busy_seconds(load: JobLoad, open_seconds: float, prices: Prices) -> float:
     """Return the billed seconds of all gateway instances in one day.
 
-    An instance is billed while at least one request is open.
+    An instance is billed while at least one request is open. ``open_seconds`` is the average time
+    for which a request is open.
     """
     together = prices.usage("concurrent_requests")
     rates = [jobs / _HOUR_SECONDS for jobs in load.jobs_per_hour]

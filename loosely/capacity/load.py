@@ -40,7 +40,9 @@ class JobLoad:
                 f"jobs: expected {HOURS} numbers, one per hour, found {len(self.jobs_per_hour)}"
             )
         if not all(0 <= jobs < float("inf") for jobs in self.jobs_per_hour) or self.burst < 0:
-            raise ValueError("jobs: a number is negative or infinite; use finite numbers from 0")
+            raise ValueError(
+                f"jobs: expected finite numbers from 0, found {self.burst or self.jobs_per_hour}"
+            )
         if not 0 < self.jobs_per_day <= MAX_JOBS:
             raise ValueError(
                 f"jobs per day: expected 1 to {MAX_JOBS:,}, found {self.jobs_per_day:,.0f}"

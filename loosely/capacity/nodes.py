@@ -38,13 +38,16 @@ class Cluster:
     def __post_init__(self) -> None:
         if not 0 <= self.min_nodes <= self.max_nodes or self.max_nodes < 1:
             raise ValueError(
-                "nodes: use a minimum from 0 to the maximum, and a maximum of at least 1"
+                f"nodes: the minimum must be from 0 to the maximum, and the maximum at least 1, "
+                f"found {self.min_nodes}:{self.max_nodes}"
             )
         if self.workers_per_node < 1:
-            raise ValueError("workers per node: expected at least 1")
+            raise ValueError(
+                f"workers per node: expected at least 1, found {self.workers_per_node}"
+            )
         delays = (self.node_start_seconds, self.image_pull_seconds, self.model_load_seconds)
         if min(delays) < 0:
-            raise ValueError("delays: a delay is below 0 s; use 0 s or more")
+            raise ValueError(f"delays: expected 0 s or more, found {min(delays):g} s")
 
     def next_scan(self, now_seconds: float) -> float:
         """Return the time of the cluster autoscaler's first scan at or after ``now_seconds``.
@@ -93,10 +96,14 @@ class BatchTimes:
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.job_seconds <= 0:
             raise ValueError(
-                "a batch must have at least one job, and a job must take more than 0 s"
+                f"batch: expected at least 1 job of more than 0 s, found {self.batch_size} of "
+                f"{self.job_seconds:g} s"
             )
         if self.batch_seconds < self.job_seconds:
-            raise ValueError("a full batch must take at least as long as one job")
+            raise ValueError(
+                f"a full batch must take at least as long as one job, {self.job_seconds:g} s, "
+                f"found {self.batch_seconds:g} s"
+            )
 
     def seconds(self, jobs: int) -> float:
         """Return the GPU time of a batch of ``jobs`` jobs, in seconds."""

@@ -82,7 +82,7 @@ class Prices:
         try:
             return self._prices[name]
         except KeyError:
-            raise PricesUnusable(f"prices.{name} is missing") from None
+            raise PricesUnusable(f"prices.{name} is missing: add it to the price list") from None
 
     def gpu(self, name: str) -> Gpu:
         """Return the GPU with this name. Raises PricesUnusable if the name is unknown."""
@@ -104,7 +104,9 @@ class Prices:
         if key is not None and isinstance(value, dict):
             value = value.get(key)
         if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-            raise PricesUnusable(f"usage.{name}: expected a number, not less than 0")
+            raise PricesUnusable(
+                f"usage.{name}: expected a number, not less than 0, found {value!r}"
+            )
         return float(value)
 
 
@@ -112,7 +114,9 @@ def _parse_price(name: str, entry: Mapping[str, Any]) -> Price:
     amount, basis, source = entry["amount"], entry["basis"], entry["source"]
     is_number = isinstance(amount, int | float) and not isinstance(amount, bool)
     if amount is not None and not (is_number and amount >= 0):
-        raise PricesUnusable(f"{name}.amount: expected a number, not less than 0, or null")
+        raise PricesUnusable(
+            f"{name}.amount: expected a number, not less than 0, or null, found {amount!r}"
+        )
     if basis not in _BASES:
-        raise PricesUnusable(f"{name}.basis: expected {' or '.join(_BASES)}")
+        raise PricesUnusable(f"{name}.basis: expected {' or '.join(_BASES)}, found {basis!r}")
     return Price(amount, basis == "assumed", str(source))

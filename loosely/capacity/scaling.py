@@ -52,7 +52,7 @@ class ScalingRules:
 
 @dataclass(frozen=True, slots=True)
 class Behavior:
-    """`spec.behavior` of an autoscaler, with the defaults that Kubernetes fills in."""
+    """The field `spec.behavior` of an autoscaler, with the defaults of Kubernetes."""
 
     scale_up: ScalingRules = ScalingRules(
         0.0, (ScalingPolicy(PolicyType.PERCENT, 100, 15.0), ScalingPolicy(PolicyType.PODS, 4, 15.0))
@@ -95,15 +95,21 @@ class ScaledObject:
                 f"{self.min_replica_count}:{self.max_replica_count}"
             )
         if self.max_replica_count < 1:
-            raise ValueError("replicas: the maximum must be at least 1")
+            raise ValueError(
+                f"replicas: the maximum must be at least 1, found {self.max_replica_count}"
+            )
         if self.idle_replica_count is not None and not (
             0 <= self.idle_replica_count < self.min_replica_count
         ):
             raise ValueError(
-                "idle replicas: use 0 or more, and fewer than the minimum number of replicas"
+                f"idle replicas: expected 0 or more, and fewer than the minimum of "
+                f"{self.min_replica_count} replicas, found {self.idle_replica_count}"
             )
         if min(self.polling_interval_seconds, self.sync_period_seconds) <= 0:
-            raise ValueError("the polling interval and the sync period must be more than 0 s")
+            raise ValueError(
+                f"the polling interval and the sync period must be more than 0 s, found "
+                f"{self.polling_interval_seconds:g} s and {self.sync_period_seconds:g} s"
+            )
 
 
 #: The autoscaler may stop a busy pod. So it removes only one pod per minute, after ten minutes with

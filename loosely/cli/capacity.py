@@ -100,7 +100,7 @@ def scale_model(  # noqa: PLR0913, PLR0917 - each option of the command is a par
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Simulate how many workers and nodes a load starts, and how long jobs wait.
+    """Simulate how many workers and nodes a load needs, and how long jobs wait.
 
     The simulation applies the rules of KEDA, the Kubernetes autoscaler and the cluster autoscaler.
     The default delays are assumptions: measure them in your own cluster. The simulation ignores
@@ -185,7 +185,7 @@ def cost(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
 
 @contextmanager
 def _exit_on_invalid_input() -> Iterator[None]:
-    """Print an error of the ``with`` block on one line, and exit with status 2.
+    """If the ``with`` block raises an error, print it on one line and exit with status 2.
 
     The error may be an invalid option, an invalid price list or a missing Python package.
     """

@@ -40,8 +40,8 @@ def test(
 ) -> None:
     """Run the tests of the model folder with pytest.
 
-    The fixture `loosely_client` is a client of this folder's system, which the first test that uses
-    it starts on free ports.
+    The first test that uses the fixture `loosely_client` starts this folder's system on free ports.
+    The fixture is a client of this system.
     """
     with _exit_on_error():
         check_requirements()
@@ -67,7 +67,7 @@ def package(
         ),
     ] = None,
 ) -> None:
-    """Write what is deployed: the Function App, and the build context of the worker's image."""
+    """Write the folders to deploy: the Function App, and the build context of the worker image."""
     root = find_root()
     folder = current_model_folder()
     checked = subprocess.run(  # noqa: S603  our own module, without a shell
@@ -87,7 +87,7 @@ def package(
 
 @contextmanager
 def _exit_on_error() -> Iterator[None]:
-    """Print an error of the ``with`` block as one line, and exit with its code."""
+    """If the ``with`` block raises UpError, print its message and exit with its exit code."""
     try:
         yield
     except UpError as error:

@@ -134,7 +134,7 @@ def parse_parameters(given: Sequence[str]) -> dict[str, Any]:
         if not (name and equals):
             raise typer.BadParameter(f"expected NAME=VALUE, found {text!r}", param_hint="--param")
         if name in parameters:
-            raise typer.BadParameter(f"{name} is given twice", param_hint="--param")
+            raise typer.BadParameter(f"{name} is given twice: give it once", param_hint="--param")
         try:
             parameters[name] = json.loads(value)
         except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""``loosely models`` lists the models, or shows the entry of one, or runs one on a file."""
+"""``loosely models``: list the models, show or describe one model, or run it on a file."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ _EXIT_USAGE = 2
 app = typer.Typer(
     invoke_without_command=True,
     add_completion=False,
-    help="List the models, show the entry of one, or run one on a file.",
+    help="List the models, show or describe one model, or run it on a file.",
 )
 
 
@@ -84,7 +84,7 @@ def _run(make_command: Callable[[str], tuple[str, ...]]) -> None:
         make_command: Returns the module and its arguments, given the path of the catalogue.
 
     Raises:
-        typer.Exit: The module has not ended with exit code 0. The error has the same exit code.
+        typer.Exit: The module's exit code is not 0. The exception has the same exit code.
     """
     place = _find_place()
     module, *arguments = make_command(place.environment["MODEL_CATALOGUE"])
@@ -149,7 +149,7 @@ class _Place:
 
 
 def _find_place() -> _Place:
-    """Return where the models of the current directory run.
+    """Return the directory and the environment variables with which this folder's models run.
 
     Raises:
         typer.Exit: The packages of the worker are not installed.

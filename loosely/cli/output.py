@@ -175,7 +175,7 @@ def _step_table(timeline: Timeline) -> Table:
 
 
 def bar_between(begin_ms: float, duration_ms: float, total_ms: float) -> str:
-    """Return the bar of a step or span, indented by the time before its begin."""
+    """Return the bar of a step or span, indented in proportion to ``begin_ms``."""
     if total_ms <= 0 or duration_ms <= 0:
         return ""
     first = min(int(begin_ms / total_ms * _BAR_CELLS), _BAR_CELLS - 1)
@@ -299,7 +299,7 @@ def _times(job: Job) -> str:
 
 
 def _progress(job: Job) -> str:
-    """Return the job's progress as a percentage and the model's message; empty if unknown."""
+    """Return the job's progress as a percentage and a message, or an empty text if unknown."""
     progress = job.progress or {}
     fraction, message = progress.get("fraction"), progress.get("message")
     texts = [f"{fraction:.0%}"] if _is_number(fraction) else []
@@ -307,7 +307,7 @@ def _progress(job: Job) -> str:
 
 
 def _place(job: Job) -> str:
-    """Return the job's position in the queue and the expected wait; empty if they are unknown."""
+    """Return the job's position in the queue and its estimated wait; empty text if unknown."""
     place = job.place
     texts = [f"position {place.position}"] if place.position is not None else []
     if place.eta_seconds is not None:

@@ -14,7 +14,7 @@ from loosely.local.pages import PAGES, page_address
 def open_page(
     page: Annotated[
         str | None,
-        typer.Argument(help=f"{', '.join(PAGES)}. Default: the front page, which leads to all."),
+        typer.Argument(help=f"{', '.join(PAGES)}. Default: the front page, which links to all."),
     ] = None,
     url: UrlOption = None,
 ) -> None:

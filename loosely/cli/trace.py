@@ -1,4 +1,4 @@
-"""``loosely trace`` draws the trace of a job that a system with ``loosely up --traces`` has run."""
+"""The command ``loosely trace``, which draws the trace of a job from ``loosely up --traces``."""
 
 import re
 from collections.abc import Iterator

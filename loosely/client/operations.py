@@ -220,7 +220,7 @@ class ClientOperations:
         return await self._get(job_id, wait_seconds)
 
     async def timeline(self, job_id: str) -> Timeline:
-        """Return where the time of a job went, step by step and delivery by delivery.
+        """Return a job's timeline: where its time went, step by step and delivery by delivery.
 
         Raises:
             RequestRefused: The job id is unknown.
@@ -461,9 +461,10 @@ class ClientOperations:
         submission: Submission,
         give_up_at: float = math.inf,
     ) -> Job:
-        """Submit an upload by its reference, or submit an input in the body of the request.
+        """Submit a job for an upload or for another input, and return the job.
 
-        An input that is too large for the body is uploaded first.
+        An upload is submitted by its reference, any other input in the body of the request. An
+        input that is too large for the body is uploaded first.
         """
         if isinstance(source, Upload):
             return await self._submit_upload(submission, source, give_up_at)
@@ -522,7 +523,8 @@ class ClientOperations:
     ) -> HttpResponse:
         """Send a request to blob storage, and return the response.
 
-        If blob storage responds with an error, raise UnexpectedAnswer with the message ``reason``.
+        If the status of the response is not in ``expected``, raise UnexpectedAnswer with the
+        message ``reason``.
         """
         try:
             return await self.send(request, expected, give_up_at)
@@ -581,8 +583,8 @@ class ClientOperations:
     def _limit_timeout(self, request: HttpRequest, give_up_at: float) -> HttpRequest:
         """Return the request, with a new timeout if its timeout would end after ``give_up_at``.
 
-        The new timeout ends ``_GRACE_SECONDS`` after ``give_up_at``. If less than 1 s is left until
-        ``give_up_at``, the new timeout is 1 s plus ``_GRACE_SECONDS``.
+        The new timeout ends ``_GRACE_SECONDS`` after ``give_up_at``, but it is at least 1 s plus
+        ``_GRACE_SECONDS``.
         """
         left_seconds = max(1.0, give_up_at - self._clock())
         if left_seconds >= request.timeout_seconds:

@@ -47,8 +47,8 @@ class DeadLetterFilter:
 class LetterCount:
     """How many dead letters match a filter, and how many of them were not redriven.
 
-    The gateway counts at most 500 letters for one request. ``parts`` maps the cursor of each
-    request to the two numbers in the response. The cursor of the first request is ``None``.
+    The gateway counts at most 500 letters for one request. ``parts`` contains both
+    numbers for each request, by the request's cursor. The cursor of the first request is ``None``.
     """
 
     count: int

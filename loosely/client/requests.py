@@ -176,7 +176,9 @@ class RequestBuilder:
         if self.api_key is None:
             return
         if not self.api_key.strip():
-            raise ValueError("the API key is blank")
+            raise ValueError(
+                "the API key is blank: pass a key, or None if the gateway needs no key"
+            )
         if not self.api_key.isascii():
             raise ValueError("the API key contains characters that are not ASCII")
         if not self.api_key.isprintable():
@@ -318,7 +320,7 @@ class RequestBuilder:
 
 
 def put_upload(slot: UploadTarget, payload: Payload) -> HttpRequest:
-    """Return a request that stores a payload at the upload URL.
+    """Return a request that stores a payload at the upload URL of ``slot``.
 
     The request does not contain the API key.
 

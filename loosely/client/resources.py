@@ -34,7 +34,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """The state of a job when the gateway responded.
+    """A job, in the state that a response of the gateway reports.
 
     ``document`` contains all members of the job's JSON object, even those that this version of the
     client does not know. ``body`` is the JSON text of the job.
@@ -185,8 +185,8 @@ class TimelineDelivery:
     """One delivery of a job to a worker. Each attribute is ``None`` if it is not known.
 
     ``state`` is ``answered``, ``completed``, ``returned``, ``abandoned``, ``dead-lettered``,
-    ``lost`` or ``running``. ``reached`` is the name of the last step that is known, and ``code``
-    the worker's error code.
+    ``lost`` or ``running``. ``reached`` is the name of the last step that the delivery is known to
+    have reached, and ``code`` is the worker's error code.
     """
 
     number: int
@@ -268,7 +268,10 @@ class Timeline:
 
     @property
     def clock_skew(self) -> tuple[Mapping[str, Any], ...]:
-        """The clocks that differ from the gateway's: ``clock``, ``worker`` and ``ahead_ms``."""
+        """The clocks that differ from the gateway's clock.
+
+        Each mapping has the members ``clock``, ``worker`` and ``ahead_ms``.
+        """
         return _objects(self.document, "clock_skew")
 
     @property

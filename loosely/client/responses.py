@@ -50,7 +50,7 @@ def read_job(response: HttpResponse) -> Job:
 
 
 def read_timeline(response: HttpResponse) -> Timeline:
-    """Return the timeline in a response. Raises UnexpectedAnswer if the body has none."""
+    """Return the timeline in a response. Raises UnexpectedAnswer if the body is not one."""
     timeline = Timeline.from_body(response.body)
     if timeline is None:
         raise _unexpected(response, "a timeline")

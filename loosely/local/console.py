@@ -69,10 +69,10 @@ class StatusDisplay:
         self._is_stop_announced = True
 
     def show(self, event: events.PartEvent) -> None:
-        """Show an event of a component.
+        """Show an event of a component, except PartStarted.
 
         The table shows when a component becomes ready for the first time. Other events are printed
-        as lines. If there is no table, every event is a line. PartStarted is not shown.
+        as lines. If there is no table, every shown event is printed as a line.
         """
         match event:
             case events.PartStarted():

@@ -141,7 +141,7 @@ class PartGivenUp:
 
 @dataclass(frozen=True, slots=True)
 class PoolScaled:
-    """The worker pool has changed its size from ``before`` to ``after``.
+    """The worker pool has changed its number of workers from ``before`` to ``after``.
 
     ``messages`` is the number of messages in the queues.
     """

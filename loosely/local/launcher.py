@@ -106,7 +106,7 @@ class Launcher:
 def _store(path: Path, content: bytes) -> None:
     """Write a file unless it already has this content.
 
-    So a file that an earlier start has written needs no space on a full disk.
+    Therefore a later start with an unchanged file also succeeds on a full disk.
     """
     if path.is_file() and path.read_bytes() == content:
         return

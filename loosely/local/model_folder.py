@@ -37,7 +37,7 @@ class ModelFolder:
 
 
 def current_model_folder() -> ModelFolder:
-    """Return the model folder of the working directory. `find_model_folder` describes it."""
+    """Return the model folder of the working directory, as `find_model_folder` finds it."""
     return find_model_folder(Path.cwd(), find_root(), read_environment())
 
 

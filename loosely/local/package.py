@@ -1,4 +1,4 @@
-"""Write what is deployed: the Function App, and the build context of the worker's image.
+"""Write the folders to deploy: the Function App, and the build context of the worker image.
 
 `functions/` contains the files that are published to Azure. Core Tools and azd select the same
 files when they publish. requirements.txt is the lock that `./dev lock` wrote. The platform's build
@@ -73,7 +73,7 @@ def copy_function_app(target: Path, app: Path) -> list[Path]:
 
 
 def list_published(app: Path) -> list[Path]:
-    """Return the files that are published, as paths relative to the app."""
+    """Return the files of the Function App that are published, as paths relative to ``app``."""
     patterns = read_exclusions(app)
     files = (path.relative_to(app) for path in sorted(app.rglob("*")) if path.is_file())
     return [
@@ -100,7 +100,7 @@ def read_exclusions(app: Path) -> tuple[str, ...]:
 
 
 def _check_places(folder: ModelFolder) -> None:
-    """Check that no model's module lies in the folder, but outside its directory for models."""
+    """Raise FolderUnusable if a model's module is in the folder but not in its models directory."""
     for name, entry in tomllib.loads(folder.catalogue.read_text("utf-8")).items():
         top = entry["implementation"].partition(".")[0]
         is_here = (folder.path / top).is_dir() or (folder.path / f"{top}.py").is_file()

@@ -72,7 +72,7 @@ class SystemSettings:
 
     @property
     def service_options(self) -> tuple[str, ...]:
-        """The options that all local services have in common."""
+        """The command-line options that all local services have in common."""
         hosts = (word for name in self.allowed_hosts for word in ("--allow-host", name))
         return ("--log-level", self.log_level, *hosts)
 

@@ -70,7 +70,7 @@ def next_free(first: int, taken: Collection[int]) -> int:
     for port in range(first, _HIGHEST_PORT + 1):
         if port not in taken and is_free(port):
             return port
-    raise PortBusy(f"all ports from {first} to {_HIGHEST_PORT} are taken")
+    raise PortBusy(f"all ports from {first} to {_HIGHEST_PORT} are taken: use a lower port")
 
 
 def free_base(first: int = _FIRST_SUGGESTION) -> int:
@@ -110,9 +110,9 @@ def check_ports(ports: Mapping[str, int]) -> None:
 
 
 def find_owners(ports: Iterable[int]) -> dict[int, PortOwner]:
-    """Return the process that listens on each of ``ports``.
+    """Return the processes that listen on ``ports``, by port.
 
-    Processes that this user is not permitted to see are left out.
+    A port is missing if no process listens on it, or if this user may not see the process.
     """
     import psutil  # noqa: PLC0415 - needed for the error message only
 

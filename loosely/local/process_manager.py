@@ -105,7 +105,7 @@ class ProcessManager:
     _broken_models: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Permit the first start."""
+        """Permit `run` to start the component. Only `halt` withdraws this permission."""
         self._may_run.set()
 
     async def run(self) -> None:
@@ -187,10 +187,10 @@ class ProcessManager:
         self._may_run.set()
 
     async def _end(self, process: Process, ended: "asyncio.Task[Any]", kill: asyncio.Event) -> bool:
-        """Ask ``process`` to terminate, and wait for its end, which completes the task ``ended``.
+        """Ask ``process`` to terminate, and wait until the task ``ended`` is done.
 
-        Kill the process if ``kill`` is set or if the process takes too long. Return whether the
-        process was killed.
+        The task is done when the process has ended. Kill the process if ``kill`` is set or if the
+        process takes too long. Return whether the process was killed.
         """
         with suppress(ProcessLookupError):
             process.terminate()
@@ -251,7 +251,10 @@ class ProcessManager:
         self.has_been_ready.set()
 
     async def _watch_models(self, page: Probe) -> None:
-        """Report when the component sets a model aside, and when it loads that model later."""
+        """Report when the component sets a model aside, and when it loads that model later.
+
+        ``page`` is the probe that returns the component's models.
+        """
         while True:
             broken, served = _read_models(await get_json(page))
             for model, reason in broken.items():

@@ -100,7 +100,10 @@ def run(make_plan: Callable[[], RunPlan], data: Path, console: Console) -> int:
 
 
 def forget_killed_loads(data: Path) -> None:
-    """Forget which models have killed a worker by their load, because they may be repaired now."""
+    """Delete the load journals of killed workers.
+
+    The models in these journals are then no longer suspects, because they may be repaired now.
+    """
     shutil.rmtree(data / "locks" / "loads", ignore_errors=True)
 
 
@@ -174,7 +177,7 @@ class ModelWatch:
         launcher: Launcher,
         notify: events.EventHandler,
     ) -> None:
-        """Create the watch. Later changes count as changes.
+        """Create the watch. It reports only changes that are made after this call.
 
         Args:
             plan: The components, and the catalogue.
@@ -204,7 +207,7 @@ class ModelWatch:
                 await self._restart(changed_code, ("worker",))
 
     async def _prepare(self) -> bool:
-        """Make the files that components read from the catalogue. Return whether it is valid."""
+        """Make the files that components read from the catalogue. Return False if this fails."""
         for part in self._plan.parts:
             if part.preparation is not None:
                 try:

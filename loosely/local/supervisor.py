@@ -51,7 +51,7 @@ class SystemSupervisor:
 
         Args:
             processes: The processes to run, in the order of their dependencies.
-            check_disk: A function that is called every few seconds.
+            check_disk: A function that checks the disk. It is called every few seconds.
             watch: A function that runs until a stop is requested, and may halt and resume
                 processes.
         """

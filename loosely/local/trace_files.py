@@ -24,12 +24,12 @@ _PATH: Final = "/v1/traces"
 class TraceReceiver:
     """A server on loopback that receives spans by OTLP over HTTP and appends them to a file.
 
-    A file that has become too large is renamed to the older file, and a new file is started. The
-    older file that existed before is deleted.
+    If the file becomes too large, it is renamed to `older-traces.jsonl`, and a new file is started.
+    The renamed file replaces an earlier file with this name.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Bind a free port. ``folder`` will contain the file."""
+        """Bind a free port. ``folder`` will contain the file with the spans."""
         self._file = folder / FILE_NAME
         self._lock = threading.Lock()
         receiver = self
@@ -38,7 +38,7 @@ class TraceReceiver:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                """Receive one request of an exporter."""
+                """Receive one request of an OTLP exporter, and respond to it."""
                 size_bytes = int(self.headers.get("content-length") or 0)
                 if self.path != _PATH or size_bytes > _MAX_BODY_BYTES:
                     self.close_connection = True
@@ -130,7 +130,7 @@ def _decode(body: bytes) -> Iterator[dict[str, Any]]:
 
 
 def _attributes(pairs: Any) -> dict[str, str]:
-    """Return the attributes of a span or a resource. All values become texts."""
+    """Return the attributes of a span or a resource. All values are converted to strings."""
     return {
         pair.key: str(getattr(pair.value, pair.value.WhichOneof("value") or "string_value"))
         for pair in pairs
@@ -155,9 +155,10 @@ class Span:
 
 
 def read_trace(folder: Path, trace_id: str) -> list[Span]:
-    """Return the spans of a trace whose parent is not in the files, the earliest first.
+    """Return the root spans of a trace, the earliest first.
 
-    The result is empty if the files have no span of the trace.
+    The parent of a root span is not in the files. The result is empty if the files have no span
+    of the trace.
     """
     found = sorted(_read_spans(folder, trace_id), key=lambda each: int(each["start_ns"]))
     spans = {

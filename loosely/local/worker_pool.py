@@ -192,7 +192,7 @@ class WorkerPool:
         forwarding.cancel()
 
     async def halt(self, reason: str) -> None:
-        """Stop the processes of all workers. The scaling continues."""
+        """Stop the processes of all current workers. Meanwhile, the pool may still add workers."""
         await asyncio.gather(*(worker.manager.halt(reason) for worker in self._active))
 
     def resume(self) -> None:

@@ -68,7 +68,7 @@ def test_a_page_320_pixels_wide_needs_no_horizontal_scrolling(browser: Browser, 
     check_width(browser)
 
 
-def test_a_click_on_the_link_of_the_front_page_opens_the_api_page(browser: Browser) -> None:
+def test_the_docs_link_on_the_front_page_opens_the_api_page(browser: Browser) -> None:
     browser.open("/")
     paths = [link.get_dom_attribute("href") for link in browser.find_all(".entries a")]
     assert paths == ["/play", "/ops", "/docs"]
@@ -120,7 +120,7 @@ def test_the_api_page_shows_the_problem_code_of_an_error_response(browser: Brows
     assert "404" in browser.find("#answer").text
 
 
-def test_the_api_page_sends_the_api_key_in_a_header_and_keeps_only_a_session_copy(
+def test_the_api_page_sends_the_api_key_in_a_header_and_stores_the_key_for_the_session_only(
     browser: Browser,
 ) -> None:
     browser.open("/docs")

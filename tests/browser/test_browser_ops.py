@@ -205,7 +205,7 @@ def make_dead_letters(system: System, label: str, count: int) -> dict[str, str]:
     return tenants
 
 
-def test_the_verdict_on_a_missing_worker_appears_within_15_s_and_ends_when_a_worker_starts(
+def test_the_verdict_on_a_missing_worker_appears_within_15_s_and_disappears_with_a_worker(
     tab: Browser, idle: System
 ) -> None:
     open_ops(tab, "watcher")

@@ -111,7 +111,7 @@ def click(browser: Browser, selector: str) -> None:
 
 
 def choose(browser: Browser, group: str, value: str) -> None:
-    """Choose a radio button by its value."""
+    """Choose the radio button with this value in a group."""
     click(browser, f"#{group} label:has(input[value='{value}'])")
 
 
@@ -371,7 +371,7 @@ def test_the_playground_lays_a_mask_over_the_picture_and_names_the_class_under_t
 
 
 @pytest.mark.thorough
-def test_the_playground_shows_a_result_of_sound_with_a_player_and_a_waveform(
+def test_the_playground_shows_a_sound_result_with_a_player_and_a_waveform(
     browser: Browser,
 ) -> None:
     open_model(browser, "tone")
@@ -435,7 +435,7 @@ def test_the_playground_sends_the_entered_job_options(browser: Browser, system: 
         assert option in sent.url
 
 
-def test_the_playground_transfers_large_inputs_and_results_directly_with_blob_storage(
+def test_the_playground_writes_large_inputs_to_blob_storage_and_reads_large_results_there(
     browser: Browser, system: System, tmp_path: Path
 ) -> None:
     content = os.urandom(1000) * (UPLOAD_BYTES // 1000)
@@ -733,7 +733,7 @@ def test_the_copied_code_uploads_a_large_input(
     assert result["sha256"] == hashlib.sha256(bytes(11_000_000)).hexdigest()
 
 
-def test_the_example_code_contains_the_name_of_the_key_variable_and_not_the_key(
+def test_the_example_code_reads_the_api_key_from_a_variable_and_does_not_contain_the_key(
     browser: Browser,
 ) -> None:
     key = "lsy_an-api-key-that-only-this-test-uses"

@@ -5,7 +5,10 @@ import os
 
 
 class Infer:
-    """A model whose load ends the process if `how` is `segfault` or `exit`, or else fails."""
+    """A model that cannot be loaded.
+
+    Its constructor ends the process if `how` is `segfault` or `exit`. Otherwise it raises an error.
+    """
 
     accepts = "bytes"
 

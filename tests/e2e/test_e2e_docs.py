@@ -84,7 +84,7 @@ def test_the_example_models_in_the_guide_for_model_authors_serve_jobs(
 
 
 @pytest.mark.torch
-def test_the_commands_for_a_folder_of_ones_own_in_the_guide_succeed(tmp_path: Path) -> None:
+def test_the_commands_in_the_guide_for_a_new_model_folder_succeed(tmp_path: Path) -> None:
     section = MODELS.partition("## A folder of your own")[2].partition("\n## ")[0]
     install, make, commands = blocks(section, "sh")
     assert install == "pip install '.[local]'\n"

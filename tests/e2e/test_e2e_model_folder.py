@@ -101,7 +101,7 @@ def test_the_wheel_contains_the_components_and_neither_tests_nor_settings(wheel:
     assert found == {"examples/model-folder/tests/test_brightness.py"}
 
 
-def test_a_new_model_folder_is_refused_where_other_files_are(folder: Path, programs: Path) -> None:
+def test_loosely_new_refuses_a_folder_that_contains_files(folder: Path, programs: Path) -> None:
     before = sorted(folder.rglob("*"))
     refused = run(programs, folder.parent, "loosely new demo")
     assert refused.returncode == 2
@@ -109,7 +109,7 @@ def test_a_new_model_folder_is_refused_where_other_files_are(folder: Path, progr
     assert sorted(folder.rglob("*")) == before
 
 
-def test_a_served_model_folder_follows_the_changes_of_its_files(
+def test_loosely_up_watch_applies_changes_to_the_files_of_the_model_folder(
     folder: Path, programs: Path
 ) -> None:
     code, catalogue = folder / "models" / "brightness.py", folder / "models.toml"
@@ -192,7 +192,7 @@ def test_the_tests_of_a_new_model_folder_pass(folder: Path, programs: Path) -> N
     assert RunningSystem.read(folder / ".loosely") is None
 
 
-def test_the_packaged_gateway_and_worker_of_a_folder_serve_its_model_alone(
+def test_the_packaged_gateway_and_worker_serve_jobs_outside_the_model_folder(
     folder: Path, programs: Path, tmp_path: Path
 ) -> None:
     (folder / "requirements.txt").write_text("pillow\n", encoding="utf-8")
@@ -264,7 +264,7 @@ def submit(url: str, picture: bytes) -> Any:
     return response.json() if response.status_code == 200 else None
 
 
-def test_a_package_does_not_replace_folders_with_other_files(
+def test_loosely_package_does_not_replace_a_folder_that_contains_other_files(
     folder: Path, programs: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "functions").mkdir()

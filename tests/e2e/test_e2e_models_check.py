@@ -200,7 +200,9 @@ class Infer:
         assert text in done.stderr
 
 
-def test_the_models_describe_command_prints_the_parameters_for_the_entry(tmp_path: Path) -> None:
+def test_the_models_describe_command_prints_the_parameters_for_the_catalogue_entry(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "models.toml").write_text(ENTRY, encoding="utf-8")
     (tmp_path / "tried.py").write_text(
         """

@@ -1,6 +1,6 @@
 """Test the operations routes of a whole system.
 
-The tests check verdicts, a killed worker, the minute sums of two gateways, and who may read them.
+The tests check verdicts, a killed worker, the minute sums of two gateways, and the required scope.
 """
 
 import json
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 VERDICT_SECONDS = 15.0
 WAIT_SECONDS = 60.0
-"""How long a test waits for a state that follows at once, unless the machine is busy."""
+"""How long a test waits for a state at most. Only a busy machine needs this much time."""
 
 
 def overview(system: System) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def test_a_worker_that_is_killed_is_shown_as_silent_and_then_replaced(
 
 @contextmanager
 def second_gateway(system: System, data: Path) -> Iterator[httpx.Client]:
-    """Run another gateway host on the same queues and blobs. Its orchestrations are its own."""
+    """Run another gateway host on the same queues and blobs, but with its own task hub."""
     port = free_ports(1)
     environment = psutil.Process(system.pid("functions")).environ()
     environment["GATEWAY_BASE_URL"] = url = f"http://127.0.0.1:{port}"

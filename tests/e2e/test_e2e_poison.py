@@ -55,7 +55,7 @@ def loosely(system: System, *arguments: str) -> Any:
 
 
 def _check_redrive(system: System, job_id: str) -> None:
-    """Check that a dead letter is stored, two redrives create one job, and a purge deletes it."""
+    """Check that two redrives of a dead letter create one job, and that a letter can be purged."""
     letter = loosely(system, "list", "--model", "crasher")
     assert letter["job_id"] == job_id
     assert letter["reason"] == "MaxDeliveryCountExceeded"

@@ -147,6 +147,7 @@ def test_a_job_that_expires_while_running_shows_the_start_time_of_the_run(
     expired = slow.final(job.id)
     assert expired["status"] == "expired"
     assert expired["started_at"] is not None
+    assert (expired["error"]["code"], expired["error"]["stage"]) == ("expired", "run")
     following = SlowJob(slow, tmp_path / "following", steps=1)
     following.step(1)
     assert slow.final(following.id)["status"] == "succeeded", (

@@ -73,7 +73,7 @@ def test_a_working_system_passes_every_check_of_the_smoke_test(
     assert KEY not in str(fake_cloud.calls(scripts.bin))
 
 
-def test_the_smoke_test_reports_a_failure_of_each_job_check_if_the_model_is_unknown(
+def test_each_check_of_the_smoke_test_that_submits_jobs_fails_if_the_model_is_unknown(
     system: System, tmp_path: Path
 ) -> None:
     scripts = scripts_for(system, tmp_path, WORKER_HOST="aca")
@@ -168,8 +168,8 @@ def run_smoke_group(
 def run_faulty_gateway(statuses: list[str]) -> Iterator[str]:
     """Run a gateway that never runs a job, and yield its URL.
 
-    The first request for a job returns the first of `statuses`, the second request returns the
-    second, and so on. After the last of `statuses`, this status is returned again and again.
+    Requests for a job return the elements of `statuses` in order, and then the last element again
+    and again.
     """
     read_counts: Counter[str] = Counter()
 

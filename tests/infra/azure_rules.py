@@ -45,7 +45,7 @@ def flex_consumption_gets_no_property_that_it_refuses(files: DeploymentFiles) ->
 
 
 def azd_passes_values_of_hooks_on(files: DeploymentFiles) -> None:
-    """Check that azure.yaml requires an azd that passes values of the hooks to the templates."""
+    """Check that azure.yaml requires a version of azd that passes hooks' values to templates."""
     project = yaml.safe_load(files.text("azure.yaml"))
     [version] = re.findall(r"^>= (\d+\.\d+\.\d+)$", project["requiredVersions"]["azd"])
     assert tuple(map(int, version.split("."))) >= LEAST_AZD
@@ -81,7 +81,7 @@ def local_dns_is_off_in_every_node_pool(files: DeploymentFiles) -> None:
 
 
 def the_system_pool_has_the_documented_minimum(files: DeploymentFiles) -> None:
-    """Check the default size and number of the nodes in the system pool, also in the prices."""
+    """Check that the system pool has enough cores and nodes by default, as the prices assume."""
     main = files.text("infra/main.bicep")
     [cores] = re.findall(r"param systemNodeSize string = 'Standard_D(\d+)as_v5'", main)
     [nodes] = re.findall(r"param systemNodeCount int = (\d+)", main)
@@ -114,8 +114,8 @@ def a_preview_can_evaluate_every_name(files: DeploymentFiles) -> None:
 def bicep_files_follow_the_linter_and_the_formatter(files: DeploymentFiles) -> None:
     """Check rules whose violations the compiler, its linter or its formatter has reported before.
 
-    Each parameter has a precise type. The type `Token` has a fixed length (BCP334). Lines longer
-    than the formatter's limit have brackets only in strings, or are decorators.
+    Each parameter has a precise type. The type `Token` has a fixed length (BCP334). A line
+    may be longer than the formatter's limit if it is a decorator or has brackets only in strings.
     """
     for path in sorted((files.root / "infra").rglob("*.bicep")):
         text = path.read_text(encoding="utf-8")

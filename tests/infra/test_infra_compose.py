@@ -59,7 +59,7 @@ def test_the_worker_in_the_compose_file_refuses_reply_urls_of_other_hosts_and_po
             client.check(reply_url(other))
 
 
-def test_the_compose_file_maps_the_host_name_of_the_gateway_inside_the_worker_container(
+def test_the_compose_file_lets_the_worker_container_resolve_the_host_name_of_the_gateway(
     services: dict[str, Any], gateway_url: str
 ) -> None:
     names = {each.partition(":")[0] for each in services["worker"]["extra_hosts"]}

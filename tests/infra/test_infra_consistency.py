@@ -21,14 +21,14 @@ def test_the_deployment_files_pass_each_consistency_check(
     check(repository)
 
 
-def test_each_generated_deployment_file_equals_the_newly_generated_text() -> None:
+def test_each_generated_deployment_file_is_up_to_date() -> None:
     for path, text in make_files(Catalogue.load()).items():
         assert path.read_text(encoding="utf-8") == text, (
             f"{path.name} is out of date: run ./dev infra"
         )
 
 
-def test_the_simplified_bicep_has_only_what_checkov_can_parse() -> None:
+def test_the_simplified_bicep_contains_only_syntax_that_checkov_can_parse() -> None:
     text = (
         "import { Tags, Token } from 'types.bicep'\nparam tags Tags\nparam token Token\n"
         "param names string[] = []\n"

@@ -170,7 +170,7 @@ PRIVATE_USE = {
 
 
 @pytest.mark.parametrize("module", PRIVATE_USE)
-def test_a_package_is_pinned_to_an_exact_version_while_its_private_names_are_imported(
+def test_a_package_whose_private_names_are_imported_is_pinned_to_an_exact_version(
     module: str,
 ) -> None:
     code = "\n".join(

@@ -109,7 +109,7 @@ class TestKeys:
         assert (ended.returncode, ended.stdout) == (1, "")
         assert "api-keys" not in scripts.state["secrets"]
 
-    def test_the_keys_script_does_not_rotate_api_keys_and_requires_the_name_of_a_secret(
+    def test_the_rotate_option_of_the_keys_script_requires_a_secret_name_and_refuses_api_keys(
         self, scripts: ScriptRunner
     ) -> None:
         assert scripts.run("keys.sh", "--rotate", "api-keys").returncode == 1
@@ -201,7 +201,7 @@ class TestDeployWorker:
         assert not scripts.calls("kubectl")
 
     @pytest.mark.parametrize("host", ["aks", "aca"])
-    def test_models_without_a_gpu_get_an_image_of_their_own_if_an_index_of_cpu_builds_is_set(
+    def test_models_without_a_gpu_get_a_separate_image_if_an_index_of_cpu_builds_is_set(
         self, scripts: ScriptRunner, host: str
     ) -> None:
         index = "https://cpu.example"
@@ -517,7 +517,9 @@ class TestPipelineIdentity:
             ids = re.findall(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", part)
             assert sorted(ids) == sorted(roles.values())
 
-    def test_the_pipeline_identity_needs_an_environment(self, scripts: ScriptRunner) -> None:
+    def test_the_pipeline_identity_script_requires_the_name_of_a_github_environment(
+        self, scripts: ScriptRunner
+    ) -> None:
         ended = scripts.run("pipeline-identity.sh", "acme/loosely")
         assert ended.returncode == 1
         assert not scripts.calls("az")

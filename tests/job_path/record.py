@@ -67,7 +67,10 @@ def _record(system: System, folder: Path) -> JobPath:
 
 @contextmanager
 def _recording(folder: Path, count: int) -> Iterator[None]:
-    """Record the modules that `count` processes enter in the `with` block. Wait for the files."""
+    """Record the modules that `count` processes enter in the `with` block.
+
+    At the end of the block, wait until each process has written its file.
+    """
     recording = folder / "recording"
     recording.touch()
     until(

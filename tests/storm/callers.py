@@ -167,7 +167,7 @@ class StormCallers:
         await self._read(job, self._get)
 
     async def watch(self, jobs: Sequence[StormJob]) -> None:
-        """Read all open jobs and some ended jobs repeatedly until the task is cancelled."""
+        """Read all open jobs and some ended jobs repeatedly until this task is cancelled."""
         while True:
             ended = [job for job in jobs if job.final is not None]
             again = random.sample(ended, min(_READ_AGAIN_COUNT, len(ended)))

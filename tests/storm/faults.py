@@ -27,7 +27,8 @@ class SoakFault(Protocol):
     def delay_seconds(self) -> float:
         """How many seconds the soak waits before it causes this fault.
 
-        The wait begins after the previous fault; if that `overlaps`, after its start.
+        The wait begins when the system has recovered from the previous fault. If the previous
+        fault `overlaps`, the wait begins when that fault begins.
         """
 
     @property

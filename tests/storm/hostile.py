@@ -49,7 +49,7 @@ class Attacker:
     async def submit(
         self, model: str, content: bytes, media_type: str, *, wait_seconds: int = 0, query: str = ""
     ) -> None:
-        """Send a hostile body. If the gateway accepts a job, register the job to be judged."""
+        """Send a hostile body. If the gateway accepts a job, register the job for the report."""
         prefer = f"wait={wait_seconds}" if wait_seconds else "respond-async"
         path = f"/v1/models/{model}/jobs?deadline_seconds={_SHORT_DEADLINE_SECONDS}{query}"
         headers = {**self.caller.headers, "content-type": media_type, "prefer": prefer}
@@ -268,7 +268,7 @@ def make_long_sound(data_bytes: int = 58_000_000) -> bytes:
 
 @cache
 def make_many_scans(scans: int = 20_000, side: int = 2000) -> bytes:
-    """Return a progressive JPEG that repeats its last scan."""
+    """Return a square, progressive JPEG that repeats its last scan `scans` times."""
     from PIL import Image  # noqa: PLC0415  not installed without the worker
 
     file = BytesIO()

@@ -22,7 +22,7 @@ class JobKind(Enum):
 
 @dataclass(frozen=True)
 class KnownState:
-    """The state of a job that the gateway had last reported when a request was sent.
+    """The last state of a job that the gateway had reported when a request was sent.
 
     The response to this request must not contradict this state. But it may contradict the responses
     to other requests that were sent at the same time.

@@ -47,7 +47,7 @@ class Outside:
 
         Args:
             seed: Determines which webhooks are refused with 503.
-            secrets: The secret, for each tenant, that must sign the webhooks of this tenant.
+            secrets: The secret that must sign a tenant's webhooks, by tenant.
         """
         self._chance = random.Random(f"outside {seed}")
         self._webhooks = {tenant: Webhook(secret) for tenant, secret in secrets.items()}

@@ -363,7 +363,7 @@ class Rig:
 def _links(
     settings: SystemSettings, first_port: int
 ) -> tuple[dict[str, tuple[DelayProxy, int]], SystemSettings]:
-    """Create a proxy for each service, which listens on a port from `first_port` on.
+    """Create a proxy for each service. The proxies have consecutive ports, from `first_port` on.
 
     Return each proxy and its port by the service's name, and a copy of `settings` in which the
     ports of the services are the ports of their proxies.

@@ -242,7 +242,7 @@ def _attacker(rig: Rig, run: Soak, callers: SoakCallers, outside_url: str) -> At
 async def _feed(
     run: Soak, queue: "asyncio.Queue[StormJob]", load: Sequence[SoakCaller], outside_url: str
 ) -> None:
-    """Put new jobs into `queue`, from which callers submit them. Run until the task is cancelled.
+    """Put new jobs into `queue`, from which callers submit them. Run until this task is cancelled.
 
     The rate is `--rate` jobs per second. If the queue is full, the rate is lower.
     """
@@ -255,7 +255,7 @@ async def _feed(
 async def _attack(run: Soak, attacker: Attacker) -> None:
     """Carry out all attacks one after another, in random order.
 
-    Repeat this until the task is cancelled.
+    Repeat this until this task is cancelled.
     """
     attacks = list(run.attacks)
     while attacks:
@@ -272,7 +272,7 @@ async def _attack(run: Soak, attacker: Attacker) -> None:
 
 
 async def _cause_faults(rig: Rig, run: Soak) -> None:
-    """Cause faults until the task is cancelled. Cause no kills in the last part of the soak."""
+    """Cause faults until this task is cancelled. Cause no kills in the last part of the soak."""
     options = run.options
     quiet_from = options.minutes * 60 * (1 - options.quiet_share)
     plan = plan_faults(
@@ -305,7 +305,7 @@ async def _cause(fault: SoakFault, rig: Rig, run: Soak) -> None:
 async def _sample(rig: Rig, run: Soak) -> None:
     """Sample the memory and the number of open files of all processes, and shorten long logs.
 
-    Repeat this until the task is cancelled.
+    Repeat this until this task is cancelled.
     """
     while True:
         run.footprint.sample(run.seconds(), rig.processes())

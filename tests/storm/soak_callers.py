@@ -155,7 +155,7 @@ class SoakNeighbour:
         self.waits: list[Wait] = []
 
     async def run(self, caller: SoakCaller, model: str, pause_seconds: float, first: int) -> None:
-        """Submit jobs until the task is cancelled. `first` is the number of the first job."""
+        """Submit jobs until this task is cancelled. `first` is the number of the first job."""
         number = first
         while True:
             number += 1
@@ -222,7 +222,7 @@ class Producers:
         self._by_id: dict[str, ProducerJob] = {}
 
     async def send(self, pause_seconds: float) -> None:
-        """Send jobs until the task is cancelled.
+        """Send jobs until this task is cancelled.
 
         Each send is repeated until Service Bus accepts the message.
         """
@@ -257,7 +257,7 @@ class Producers:
         job.accept(job_id, job.label)
 
     async def receive(self) -> None:
-        """Receive and record the replies to the producers' jobs until the task is cancelled."""
+        """Receive and record the replies to the producers' jobs until this task is cancelled."""
         while True:
             try:
                 await self._receive()
@@ -294,7 +294,7 @@ class Operator:
         self.refused_count = 0
 
     async def run(self, jobs_by_id: Callable[[str], SoakJob | None], pause_seconds: float) -> None:
-        """Redrive and purge dead letters until the task is cancelled."""
+        """Redrive and purge dead letters until this task is cancelled."""
         while True:
             await asyncio.sleep(pause_seconds)
             path = f"/v1/admin/dead-letters?limit={_LETTERS_ON_A_PAGE}"

@@ -102,7 +102,7 @@ class Form(Enum):
 
 
 def encode_json(value: Any) -> bytes:
-    """Encode a value as a worker does before it passes a message's JSON input to noop."""
+    """Return the bytes that noop receives if the input in its message is this JSON value."""
     return json.dumps(value, separators=(",", ":")).encode()
 
 
@@ -187,7 +187,7 @@ class SoakJob(StormJob):
         return {"number": self.number, "name": "soak ü", "list": [1, 2.5, None, True]}
 
     def submission(self, ran_path: Path, attempt: int) -> StormSubmission:
-        """Return the request that submits the job in the attempt number `attempt`.
+        """Return request number `attempt`, which submits the job.
 
         If the input is sent as an upload, the caller must upload it before this call. `ran_path` is
         the file to which the models `counting` and `fragile` write the label.

@@ -230,7 +230,7 @@ def test_a_soak_causes_each_kind_of_fault() -> None:
     assert found == {Kill, Stop, SlowLink, FullDisk}
 
 
-def test_a_soak_without_a_size_limit_for_the_disk_plans_no_full_disk() -> None:
+def test_a_soak_without_a_disk_that_can_be_filled_has_no_full_disk_fault() -> None:
     assert next(plan_faults(1, ("functions",), None, ("disk",), 5.0), None) is None
 
 
@@ -446,7 +446,7 @@ def test_a_process_that_runs_too_briefly_has_no_memory_slope() -> None:
     assert fit([life(0, 2, 0, 1)], 1, warm_up_seconds=60) is None
 
 
-def test_the_wait_of_a_neighbour_is_assigned_to_current_attacks_and_recent_faults() -> None:
+def test_the_wait_of_a_neighbour_is_attributed_to_current_attacks_and_recent_faults() -> None:
     run = Soak.__new__(Soak)
     run.attack_times = [Interval("brackets", 10, 20), Interval("slow-urls", 20)]
     run.fault_times = [Interval("functions", 5, 8)]

@@ -50,7 +50,7 @@ _DEATHS: Final = ".deaths"
 
 @dataclass(frozen=True, slots=True)
 class KilledLoads:
-    """How many processes died while they loaded one model, and the pause before its next load.
+    """How many processes died while they loaded one model, and the pause before the next load.
 
     `death_count` counts the deaths in a row. `pause_seconds` is 0 if there are fewer than
     `MAX_DEATHS` deaths.
@@ -61,7 +61,7 @@ class KilledLoads:
 
 
 def import_name(module: str) -> str:
-    """Return the name under which the import of a model's module is noted.
+    """Return the name under which the load journal notes the import of a model's module.
 
     The parent process imports the module. Deaths during the import are counted separately from
     deaths during the load of the model.
@@ -106,7 +106,8 @@ class LoadJournal:
         A process that died during a load has left its note in the folder.
 
         Args:
-            models: The names of the models that this process loads.
+            models: The names of the models that this process will load. Only these models can be
+                suspects.
         """
         if self._folder is None:
             return
@@ -160,7 +161,7 @@ class LoadJournal:
         """Keep a note of this load in the folder during the `with` block.
 
         `name` is the name of a model, or a result of `import_name` if the block imports a module.
-        Suspects are loaded one after another.
+        If `name` is a suspect, the method first waits until no other suspect is being loaded.
         """
         if self._folder is None:
             yield
@@ -239,8 +240,8 @@ class LoadJournal:
 
         If it did, the job of that message may have caused the death.
 
-        The lock journals of the dead process still exist, because this process has not connected to
-        a queue yet.
+        This method must be called before the current process connects to a queue. Until then, the
+        lock journals of the dead process still exist.
         """
         assert self._lock_folder is not None
         for path in self._lock_folder.glob(f"*-{process}-*.locks"):

@@ -84,8 +84,7 @@ class ModelLoader:
         self._torch_thread_count = torch_thread_count
 
     def load(self, model: ModelEntry) -> "LoadedModel":
-        """Load a model with its weights.
-
+        """Load a model with its weights, and return the loaded model.
         Raises:
             ModelUnusable: The model cannot be loaded.
         """
@@ -122,7 +121,7 @@ class LoadedModel:
     def load(
         cls, model: ModelEntry, torch_thread_count: int, weights: Weights | None = None
     ) -> "LoadedModel":
-        """Import the model's file, and create an instance of the file's class `Infer`.
+        """Import the model's file, and return a LoadedModel with an instance of its class `Infer`.
 
         Args:
             model: The catalogue entry.
@@ -156,10 +155,10 @@ class LoadedModel:
 
     @property
     def preprocesses(self) -> bool:
-        """Return whether the model has a method `preprocess`, as every batch model has.
+        """Return whether the model has a method `preprocess`. Only batch models have this method.
 
-        If it has this method, a decoded input is no longer needed after its preprocessing.
-        Otherwise the decoded input itself is passed to the model.
+        With this method, a decoded input is no longer needed after its preprocessing. Without it,
+        the decoded input itself is passed to the model.
         """
         return isinstance(self._adapter, BatchAdapter)
 
@@ -185,7 +184,7 @@ class LoadedModel:
     def open(
         self, data: Data, media_type: str, processes: DecoderProcesses | None = None
     ) -> OpenedInput:
-        """Find out how much memory one input needs, without decoding it.
+        """Return an opened input, whose memory need is known, but which is not decoded yet.
 
         Args:
             data: The bytes of the input.
@@ -307,7 +306,7 @@ class LoadedModel:
         return hook if callable(hook) else None
 
     def _check_parameters(self, parameters: Parameters) -> None:
-        """Check the parameters of a job. Raises InvalidInput.
+        """Raise InvalidInput if a parameter does not match its schema in the catalogue entry.
 
         The gateway has checked the parameters of its own jobs, but not those of producers' jobs.
         """
@@ -473,7 +472,7 @@ def make_instance(model: ModelEntry, make: Callable[..., Any], weights: Weights 
     for name in arguments:
         if name not in parameters and not takes_any:
             field = name if name == "weights" else f"options.{name}"
-            raise ModelUnfit(f"{model.name}.{field}: {model.implementation} takes no such argument")
+            raise ModelUnfit(f"{model.name}.{field}: {model.implementation} has no such argument")
     for name, each in parameters.items():
         is_variable = each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
         if each.default is each.empty and not is_variable and name not in arguments:
@@ -504,7 +503,10 @@ def make_adapter(model: ModelEntry, infer: Any) -> Adapter:
             raise ModelUnfit(f"{model.implementation}: Infer.{name} is not a method")
     is_batch_model = hasattr(infer, "preprocess")
     if hasattr(infer, "postprocess") and not is_batch_model:
-        raise ModelUnfit(f"{model.implementation}: Infer has postprocess but no preprocess")
+        raise ModelUnfit(
+            f"{model.implementation}: Infer has postprocess but no preprocess; add the method "
+            "preprocess, or postprocess the result in __call__"
+        )
     if model.reports_progress:
         _check_takes_context(model, infer)
     _check_parameters(model, infer.preprocess if is_batch_model else infer)
@@ -593,7 +595,7 @@ def _input_kind(model: ModelEntry, infer: object) -> Accepts:
 
 
 def encode_result(result: Any, media_type: str) -> Result:
-    """Encode a model's result in this media type.
+    """Return a model's result in the encoding of this media type.
 
     Raises:
         InferenceFailed: A result of this Python type cannot be encoded in this media type.
@@ -650,9 +652,9 @@ def dump_json(value: Json) -> bytes:
 
 
 def describe_unwritable(result: Any) -> str | None:
-    """Describe the first value that JSON cannot hold: where it is in the result, and what to do.
+    """Return a text about a value of the result that JSON cannot represent; None without one.
 
-    Return None if there is no such value.
+    The text says where the value is in the result, and what to do.
     """
     pending: list[tuple[str, Any, frozenset[int]]] = [("result", result, frozenset())]
     while pending:

@@ -236,7 +236,7 @@ class ModelManager:
         _log.info("%s: the model was loaded in %.1f s", self._model.name, self.load_seconds)
 
     def _load_into(self, reservation: MemoryReservation, reserved_bytes: int) -> int:
-        """Load the model, and return how many bytes of device memory it needs."""
+        """Load the model. Return its size in device memory in bytes, or 0 without a device."""
         with self._journal.loading(self._model.name):
             if self._device is None:
                 self._loaded, self.limit = self._load_unmeasured(), self._new_limit()
@@ -422,8 +422,8 @@ def warm_up(model: ModelEntry, loaded: LoadedModel, limit: MeasuredBatchLimit) -
 def run_sample(model: ModelEntry, loaded: LoadedModel) -> None:
     """Run the model's example item once, without measuring the memory.
 
-    The first run of a model is slow. With this run, the first job is not slow. The function does
-    nothing if the model has no example item.
+    The first run of a model is slow. This run comes before the first job, so that the job is not
+    slow. The function does nothing if the model has no example item.
     """
     if (sample := loaded.sample()) is not None:
         _run(model, loaded, [sample])

@@ -59,7 +59,8 @@ class ParameterArguments:
     def of(self, parameters: Parameters) -> dict[str, Any]:
         """Return the keyword arguments that pass a job's parameters to the model's method.
 
-        An argument whose parameter the caller did not send is omitted, so it has its default.
+        If the caller did not send a parameter, its argument is omitted, and the method uses the
+        argument's default.
         """
         arguments: dict[str, Any] = {
             name: _converted(schema, parameters[name])
@@ -129,7 +130,7 @@ def _schema_of_hint(name: str, hint: Any) -> dict[str, Any]:
     if hint in _TYPES:
         return {"type": _TYPES[hint]}
     raise ModelUnfit(
-        f"the argument {name} has no type hint, or one that a parameter cannot have; use bool, "
+        f"the argument {name} has no type hint, or a type hint that is not supported; use bool, "
         "int, float, str, Literal, or list of one of these"
     )
 

@@ -89,12 +89,12 @@ class Recording:
 
     @property
     def _count(self) -> int:
-        """The number of samples after `decode`, which may differ by one because of rounding."""
+        """The largest number of samples that `decode` may return."""
         frames = len(self._body) // self._format.frame_bytes
         return max(1, frames * self.sample_rate // self._format.rate) + 1
 
     def decode(self) -> Audio:
-        """Decode the samples, mix the channels into one, and resample.
+        """Decode the samples, mix the channels into one, resample, and return the recording.
 
         Raises:
             InvalidInput: A sample is NaN or infinite.
@@ -151,7 +151,7 @@ def _resampler(
 ) -> "Callable[[NDArray[np.float32], bool], NDArray[np.float32]]":
     """Return a function that resamples a recording piece by piece, from `rate` to `wanted`.
 
-    The second argument of this function is true for the last piece of the recording.
+    The returned function takes a piece of the recording, and whether this is the last piece.
     """
     if rate == wanted:
         return lambda piece, _is_last: piece

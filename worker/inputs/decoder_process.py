@@ -146,7 +146,7 @@ class DecoderProcesses:
         child.kill()
 
     def close(self) -> None:
-        """Kill all children. An image that is being decoded is refused."""
+        """Kill all children. Calls of `decode` that are still running raise InvalidInput."""
         with self._lock:
             self._idle.clear()
             children = list(self._children)
@@ -298,7 +298,7 @@ def _decode(connection: socket.socket, asked: _Message, file: int) -> None:
     """Decode one image for the parent process.
 
     First send the image's width, height and memory need to the parent. Then wait until the parent
-    has reserved the memory. At last decode the image and send the pixels.
+    has reserved the memory. Finally, decode the image and send the pixels.
     """
     size_bytes = os.fstat(file).st_size
     if not size_bytes:

@@ -188,7 +188,7 @@ def rotated(picture: Image.Image, orientation: object) -> Image.Image:
 
 
 def _flat(picture: Image.Image) -> Image.Image:
-    """Convert an image to RGB. Transparent areas become white."""
+    """Return an image in RGB. Transparent areas become white."""
     if not picture.has_transparency_data:
         return picture.convert("RGB")
     layers = picture.convert("RGBA")

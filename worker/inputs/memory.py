@@ -1,4 +1,4 @@
-"""Limit the memory that inputs need while they are decoded and wait to run."""
+"""Limit the memory of inputs, from the start of their decoding until they run."""
 
 import threading
 from collections.abc import Callable
@@ -18,7 +18,7 @@ _MIB: Final = 1024 * 1024
 class MemoryBudget:
     """Limits the memory that several inputs use together.
 
-    If too little memory is free, an input waits. Any thread may call the methods.
+    If too little memory is free, `reserve` waits. Any thread may call the methods.
     """
 
     def __init__(self, total_bytes: int) -> None:
@@ -32,9 +32,9 @@ class MemoryBudget:
         return self.total_bytes - self._free_bytes
 
     def reserve(self, size_bytes: int, check: Callable[[], None]) -> "MemoryShare":
-        """Wait until `size_bytes` are free, and reserve them.
+        """Wait until `size_bytes` are free, reserve them, and return the reserved share.
 
-        `check` is called from time to time during the wait. An error that it raises ends the wait.
+        `check` is called several times per second during the wait. Its error ends the wait.
 
         Raises:
             InvalidInput: The budget is smaller than `size_bytes`.
@@ -52,7 +52,7 @@ class MemoryBudget:
         return MemoryShare(self, size_bytes)
 
     def release(self, size_bytes: int) -> None:
-        """Make reserved bytes free again."""
+        """Make `size_bytes` of the reserved bytes free again."""
         with self._changed:
             self._free_bytes += size_bytes
             self._changed.notify_all()
@@ -75,7 +75,7 @@ class MemoryShare:
 
 
 class InputMemory:
-    """The budgets for the inputs of one model.
+    """The memory budgets for the inputs of one model.
 
     The budget for small inputs belongs to this model alone. All models share the budget for large
     inputs.

@@ -23,7 +23,7 @@ _PIECE_BYTES: Final = 1024 * 1024
 
 
 def decode(data: bytes) -> str:
-    """Decode text without its byte order mark. Raises InvalidInput if `data` is not UTF-8."""
+    """Return `data` as text without a byte order mark. Raises InvalidInput if it is not UTF-8."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -35,7 +35,8 @@ def decode(data: bytes) -> str:
 def parse_json(data: bytes) -> Json:
     """Decode a JSON value without NaN or infinity.
 
-    Raises InvalidInput if the value is not valid, or has more than a million arrays and objects.
+    Raises InvalidInput if `data` is not valid JSON, or if it contains more than a million arrays
+    and objects in total.
     """
     # Strings are removed only if necessary, because this takes longer than counting.
     if _bracket_count(data) > _MAX_CONTAINERS and (

@@ -108,7 +108,9 @@ def _media_type(payload: PayloadUrl, response: GuardedResponse, model: ModelEntr
     if not media.agrees(found, response.body) or (
         found == media.JSON and not _may_be_json(response.body)
     ):
-        raise UnsupportedMediaType(f"the response from the input's URL is not {found}")
+        raise UnsupportedMediaType(
+            f"the content of the response from the input's URL does not have the type {found}"
+        )
     return found
 
 

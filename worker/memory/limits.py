@@ -94,7 +94,7 @@ class BatchLimit:
     def max_cost(self) -> float:
         """Return the largest total size of the items in the next batch, in the model's own unit.
 
-        A batch of a single item may be larger.
+        An item that is larger than this runs alone in a batch.
         """
         return self._learned_cost
 
@@ -169,8 +169,8 @@ class MeasuredBatchLimit(BatchLimit):
         """Return the largest total size of the items in the next batch, in the model's own unit.
 
         A batch of this size fits into the reserved memory. The size is at most twice the size of
-        the largest measured batch, and 0 if no batch was measured. A batch of a single item may be
-        larger.
+        the largest measured batch, and 0 if no batch was measured. An item that is larger than this
+        runs alone in a batch.
         """
         peaks = self._placed.profile.peaks
         untried = peaks[-1][0] * _GROWTH if peaks else 0.0

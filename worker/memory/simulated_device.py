@@ -175,7 +175,7 @@ class SimulatedDevice:
         return holder, size_bytes
 
     def unload(self, resident_bytes: int) -> None:
-        """Release the memory of an unloaded model."""
+        """Release `resident_bytes` of the budget, which an unloaded model has used."""
         gc.collect()
         self._account.release(resident_bytes)
 
@@ -287,7 +287,7 @@ def _live_bytes(torch: Any, grown: Callable[[int], None]) -> Any:
         return {_key(leaf) for leaf in leaves(tree) if isinstance(leaf, torch.Tensor)}
 
     class LiveBytes(dispatch.TorchDispatchMode):  # type: ignore[name-defined,misc]
-        """Counts the bytes of the tensors that are created in this mode, and stores the maximum."""
+        """Counts the bytes of tensors that are created while this mode is active, and the peak."""
 
         def __init__(self) -> None:
             super().__init__()

@@ -23,8 +23,9 @@ A batch model processes a whole batch in each call:
         def postprocess(self, output: Tensor) -> dict[str, object]:
             ...                                          # on CPU threads, item by item; optional
 
-`preprocess`, or in an item model `__call__`, may also have keyword-only arguments, which are the
-job's parameters, or an argument `parameters`, which contains all of them.
+A job's parameters are passed to `preprocess` in a batch model, and to `__call__` in an item model.
+The method may declare each parameter as a keyword-only argument, or get all of them as a mapping in
+the argument `parameters`.
 
 docs/models.md describes item models and batch models, the constructor's arguments, the kinds of
 inputs and results, and long-running models. The class `Infer` need not derive from the protocols in
@@ -131,9 +132,9 @@ class BatchModelWithProgress(Protocol):
     def __call__(self, batch: list[Any], contexts: list[Context]) -> Sequence[Any]:
         """Run the model on one batch, and return one output for each item, in the same order.
 
-        `contexts` contains one context for each item. Through it, the model reports the progress of
-        the item's job. If the class has the method `postprocess`, each output is passed to this
-        method. Otherwise, each output is the result of a job.
+        `contexts` contains one context for each item. The model reports the progress of the item's
+        job through this context. If the class has the method `postprocess`, each output is passed
+        to this method. Otherwise, each output is the result of a job.
         """
         ...
 

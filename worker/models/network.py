@@ -77,7 +77,7 @@ class Network:
         is_gpu = self.device.type == "cuda"
         dtype = PRECISIONS[precision] if is_gpu else torch.float32
         if dtype is not PRECISIONS[precision]:
-            _log.info("there is no GPU: the network uses %s instead of %s", dtype, precision)
+            _log.info("no GPU: the network computes in %s instead of %s", dtype, precision)
         self.dtype = torch.float32 if part else dtype
         module = module.eval().to(self.device, self.dtype, memory_format=_layout(module))  # type: ignore[call-overload]  # torch's stubs lack this form
         if part:

@@ -90,7 +90,7 @@ class Infer:
         return _Picture(torch.zeros(3, height, width), 1.0, (width, height))
 
     def preprocess(self, item: Image) -> _Picture:
-        """Scale the image down so that no side is longer than 1333 pixels.
+        """Return the image, scaled down so that no side is longer than 1333 pixels.
 
         The network itself normalises the pixels.
         """
@@ -100,7 +100,7 @@ class Infer:
         return _Picture(self._network.stage(pil_to_tensor(picture) / 255), scale, item.size)
 
     def __call__(self, batch: list[_Picture]) -> list[_Found]:
-        """Run the network once on the wide images and once on the tall images of the batch.
+        """Find the objects in each image, with one run for all wide and one for all tall images.
 
         In a single run, the network would pad all images to squares, which would need more memory.
         """

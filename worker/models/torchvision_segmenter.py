@@ -87,7 +87,7 @@ class Infer:
         return _Picture(self._network.stage(self._transforms(item)), item.size)
 
     def __call__(self, batch: list[_Picture]) -> list[_Mask]:
-        """Run one forward pass for each group of images that have the same shape."""
+        """Return the mask of each image. All images of the same shape run in one forward pass."""
         by_shape: dict[torch.Size, list[int]] = defaultdict(list)
         for number, picture in enumerate(batch):
             by_shape[picture.pixels.shape].append(number)

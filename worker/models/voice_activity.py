@@ -139,7 +139,7 @@ class _Network(nn.Module):
         return found.squeeze(2)
 
     def as_sequence(self) -> nn.LSTM:
-        """Return an LSTM layer for whole recordings, with the weights of the LSTM cell."""
+        """Return an LSTM layer for whole recordings, with the weights of `lstm_cell`."""
         layer = nn.LSTM(128, 128, device=self.lstm_cell.weight_ih.device)
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         layer.load_state_dict({f"{name}_l0": getattr(self.lstm_cell, name) for name in names})

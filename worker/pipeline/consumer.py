@@ -365,8 +365,9 @@ class Consumer:
         request = self.settle.end(job, error)
         if request is None:
             return
-        # The first delivery of a job that is no longer wanted needs no note.
-        if job.delivery.delivery_count or request.settlement is not Settlement.COMPLETE:
+        # The first delivery of a job that did not run and is no longer wanted needs no note.
+        is_first_unrun = not job.delivery.delivery_count and job.started_at is None
+        if not is_first_unrun or request.settlement is not Settlement.COMPLETE:
             self.notes.note_end(job, request.settlement, request.reason)
 
     def stop(self) -> None:

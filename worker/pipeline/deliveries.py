@@ -1,9 +1,10 @@
 """Write delivery notes: small blobs for job timelines, about deliveries that no reply describes.
 
-The worker writes a note at the beginning and at the end of a redelivery, and when it releases,
-abandons or dead-letters a message. A separate thread writes the notes, so that they do not delay
-jobs. Each note is a small blob that is written without retries. A note is missing if the process is
-killed before it is written, or if the storage does not answer. See `contract.deliveries`.
+The worker writes a note at the beginning and at the end of a redelivery, when it releases, abandons
+or dead-letters a message, and when a job has run but its deadline passed before the reply arrived.
+A separate thread writes the notes, so that they do not delay jobs. Each note is a small blob that
+is written without retries. A note is missing if the worker is killed before the note is written, or
+if blob storage does not answer. See `contract.deliveries`.
 """
 
 import logging
@@ -77,7 +78,7 @@ class DeliveryNotes:
         except (AzureError, OSError) as error:
             self._status.mark_down(type(error).__name__)
         except Exception:  # noqa: BLE001  this thread must go on
-            _log.exception("a note about a delivery could not be written")
+            _log.exception("a delivery note could not be written")
         else:
             self._status.mark_up()
         finally:

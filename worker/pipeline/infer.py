@@ -274,7 +274,7 @@ class InferStep:
 
     def _reason_to_skip(self, job: ReceivedJob) -> BaseException | None:
         if job.lock.is_lost:
-            return LockLost("the lock was lost before the job ran")
+            return LockLost("the message lock was lost before the job ran")
         if job.is_expired(utc_now()):
             return job.expiry_error("the deadline passed before the job ran")
         if self._progress is not None:

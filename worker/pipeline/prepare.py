@@ -99,7 +99,7 @@ class CancellationCheck:
         while (is_wanted := self.is_wanted(job)) is None and wait(backoff_seconds(attempt)):
             attempt += 1
         if job.lock.is_lost:
-            raise LockLost("the lock was lost before the job ran")
+            raise LockLost("the message lock was lost before the job ran")
         if is_wanted is False:
             raise NotWaitedFor("the caller no longer waits for this job")
 
@@ -177,11 +177,15 @@ class PrepareStep:
     def _check_held(self, job: ReceivedJob) -> None:
         """Raise an error if the job must stop waiting for memory.
 
-        The reason is a lost lock, a passed deadline, or a shutdown of the worker.
+        Raises:
+            HandedBack: The worker is shutting down.
+            LockLost: The message's lock is lost.
+            Expired: The job's deadline has passed.
+            ExpiredForProducer: The deadline has passed, and a producer waits for the reply.
         """
         self.retries.check()
         if job.lock.is_lost:
-            raise LockLost("the lock was lost before the job ran")
+            raise LockLost("the message lock was lost before the job ran")
         if job.is_expired(utc_now()):
             raise job.expiry_error("the deadline passed before the job was prepared")
 

@@ -157,7 +157,7 @@ class ReceivedJob:
             Expired: The job's deadline has passed.
         """
         if self.lock.is_lost:
-            raise LockLost("the lock was lost while the job ran")
+            raise LockLost("the message lock was lost while the job ran")
         if self.is_expired(datetime.now(UTC)):
             raise Expired("the deadline passed while the job ran")
 
@@ -243,7 +243,7 @@ class ReceiveStep:
         """
         if (lock_seconds := delivery.lock_seconds(now)) <= 0:
             # This process was paused, and the message stayed in the socket's buffer meanwhile.
-            raise LockLost("the lock expired before the message was read")
+            raise LockLost("the message lock expired before the worker read the message")
         request = self._decode(delivery)
         self._senders.check(request.reply_to)
         if now >= request.deadline and not _needs_expiry_reply(request):

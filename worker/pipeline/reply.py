@@ -1,9 +1,10 @@
 """Store a large result, and send the reply to a job."""
 
 import logging
+from datetime import UTC, datetime
 
 from contract.messages import INLINE_LIMIT_BYTES, JobError, Payload, encode_reply
-from worker.errors import LockLost
+from worker.errors import Expired, LockLost
 from worker.inference.loaded_model import Result, serialize_result
 from worker.inputs.payloads import BlobPayloads
 from worker.pipeline.receive import InFlight, ReceivedJob
@@ -57,6 +58,8 @@ class ReplyStep:
             ReplyUndelivered: The gateway, queue or webhook did not accept the reply before the lock
                 was lost.
             Poison: The gateway, queue or webhook will never accept this reply.
+            Expired: The job had already ended when the reply arrived, because its deadline had
+                passed.
         """
         code = outcome.code if isinstance(outcome, JobError) else SUCCEEDED
         body = encode_reply(job.reply(outcome)) if job.request.reply_to else b""
@@ -64,7 +67,7 @@ class ReplyStep:
         # again in this process.
         self._cache.put(job.delivery, body, code)
         if job.lock.is_lost:
-            raise LockLost("the lock was lost while the job ran")
+            raise LockLost("the message lock was lost while the job ran")
         if self._in_flight.is_open(job):
             self._deliver(job, body)
         return code
@@ -79,6 +82,8 @@ class ReplyStep:
             ReplyUndelivered: The gateway, queue or webhook did not accept the reply before the lock
                 was lost.
             Poison: The gateway, queue or webhook will never accept this reply.
+            Expired: The job had already ended when the reply arrived, because its deadline had
+                passed.
         """
         _log.info(
             "%s: job %s need not run again, because its reply is cached",
@@ -92,5 +97,7 @@ class ReplyStep:
     def _deliver(self, job: ReceivedJob, body: bytes) -> None:
         request = job.request
         with job.span.step("reply", calls_out=True):
-            self._senders.send(request.reply_to, body, request.job_id, job.lock.wait)
+            is_accepted = self._senders.send(request.reply_to, body, request.job_id, job.lock.wait)
         self._cache.mark_delivered(job.delivery)
+        if not is_accepted and job.is_expired(datetime.now(UTC)):
+            raise Expired("the deadline passed before the reply arrived")

@@ -70,8 +70,8 @@ class SettleStep:
         The class of the error determines how the message is settled.
 
         Returns:
-            How the message is settled; None if an earlier call has decided that. The attribute
-            `reason` is the code of the error.
+            The request that settles the message. Its attribute `reason` is the code of the error.
+            None if an earlier call has already settled the message.
         """
         error = LockLost("") if job.lock.is_lost else error
         request = _request(job.delivery, error, job)

@@ -109,9 +109,8 @@ class SocketReceiver:
     def note_arrivals(self) -> None:
         """Find the messages that the dead child did not read, and note their locks.
 
-        The lock tokens of these messages are written to new lock journals.
-
-        To find these messages, shut down each connection, and read all data that has arrived on it.
+        Shut down each connection of the child, and read all data that has arrived on it. Write the
+        lock tokens of the messages in this data to new lock journals.
         """
         self._for_child.close()
         self.receive()
@@ -142,7 +141,7 @@ def lock_tokens(data: bytes) -> list[bytes]:
 
 
 def _read_to_end(connection: socket.socket, ends_at: float) -> bytes:
-    """Return the bytes that arrive until the other side closes the connection.
+    """Return the bytes that arrive until the broker closes the connection or the read fails.
 
     Stop reading when `time.monotonic()` reaches `ends_at`.
     """

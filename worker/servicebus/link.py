@@ -74,7 +74,7 @@ class LockedMessage:
         body: The bytes of the body; None if the body is not binary or is too large.
         delivery_count: How many times the message was delivered before this delivery.
         enqueued_at: When the broker accepted the message.
-        locked_until: When the lock expires if it is not renewed, by the broker's clock.
+        locked_until: The time on the broker's clock at which the lock expires without a renewal.
         properties: The application properties whose values are texts.
         message_id: The message's id, or "?" if the message has no id.
         message: The SDK's object for this message.
@@ -239,7 +239,10 @@ class QueueLink:
         ]
 
     def stop_receiving(self) -> None:
-        """Ask the broker to send no more messages. Release those that no caller has received."""
+        """Ask the broker to send no more messages.
+
+        Release the messages that have arrived but that no receive call has returned.
+        """
         receiver = self._opened()
         try:
             # Private: the public way is to close the receiver, which is still needed to settle.
@@ -324,9 +327,9 @@ class QueueLink:
     def _note_failed_range(self) -> None:
         """Complete messages one by one for a while, because completing a range has failed.
 
-        The service may refuse ranges, or the connection may only have been lost. After each
-        failure, the messages may be delivered again. Therefore the number of calls without ranges
-        doubles, so that a service that refuses ranges rarely receives one.
+        Either the service refuses ranges, or only the connection was lost. Each failure may cause
+        redeliveries. Therefore each further failure doubles the number of calls that use no
+        ranges.
         """
         self._calls_without_ranges = _CALLS_WITHOUT_RANGES << min(self._failed_ranges, 10)
         self._failed_ranges += 1
@@ -361,7 +364,7 @@ class QueueLink:
             raise self._broken(error) from None
 
     def _returned(self, message: ServiceBusReceivedMessage) -> LockedMessage:
-        """Convert the SDK's message for the caller of a receive call.
+        """Return the SDK's message as a LockedMessage, for the caller of a receive call.
 
         Also remove the message's token from `_arrived`.
         """
@@ -370,9 +373,9 @@ class QueueLink:
         return delivery
 
     def _take_over_journals(self, journals: LockJournals) -> bool:
-        """Read which messages the dead workers on this machine have left locked.
+        """Add the messages that dead workers on this machine have left locked to `_orphans`.
 
-        Return False if the journals cannot be used. Then the worker notes no locks.
+        Return False if the journals cannot be used. In this case, the link notes no locks.
         """
         try:
             if self._journal is None:

@@ -140,7 +140,7 @@ class LockJournal:
         os.close(self._file)
 
     def _map(self, slot_count: int) -> mmap.mmap:
-        """Extend the file to `slot_count` slots, and map it into memory."""
+        """Extend the file to `slot_count` slots for one token each, and map it into memory."""
         size_bytes = slot_count * _SLOT_BYTES
         old_bytes = os.fstat(self._file).st_size
         # The new slots are filled with zeros. If the file were only extended, a later write to a

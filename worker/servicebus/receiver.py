@@ -199,8 +199,8 @@ class Receiver:
         """Return the next requests that one call of `QueueLink.complete` can carry out.
 
         These are requests to complete a message. The list ends before the first request that has
-        another settlement or whose lock is lost. This method stops the renewal of their locks, but
-        it does not remove the requests from the list of waiting requests.
+        another settlement or whose lock is lost. This method stops the renewal of the messages'
+        locks, but it does not remove the requests from the list of waiting requests.
         """
         found: list[SettleRequest] = []
         for number in range(min(len(self._requests), _MAX_SETTLED_TOGETHER)):

@@ -1,8 +1,8 @@
 """Decide whether the worker is alive, and whether it is ready to run jobs.
 
-A tiny kernel that runs on the device shows whether the device works. On a lost device, the kernel
-may raise an error or never return. So the kernel runs on a separate thread, and the readiness probe
-reads the result of the last run.
+A tiny kernel, which is a very small computation on the device, shows whether the device works. On a
+lost device, the kernel may raise an error or never return. So the kernel runs on a separate thread,
+and the readiness probe reads the result of the last run.
 """
 
 import logging

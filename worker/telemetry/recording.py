@@ -206,9 +206,10 @@ class Metrics:
         self._used.set_function(used_bytes)
 
     def watch_device(self, describe: Callable[[], Mapping[str, str]]) -> None:
-        """Register a function that returns the labels of the device; empty if it is unknown.
+        """Register a function that returns the labels of the device.
 
-        Each scrape of the metrics calls this function.
+        Each scrape of the metrics calls this function. The labels are empty while the device is
+        unknown.
         """
         self._describe_device = describe
 
@@ -434,7 +435,7 @@ class ModelTelemetry:
         self._inference.observe(time.perf_counter() - started)
 
     def record_lock_lost(self) -> None:
-        """Record that a message's lock was lost before it was settled."""
+        """Record that a message's lock was lost before the message was settled."""
         self._lock_losses.inc()
 
     def record_split(self) -> None:

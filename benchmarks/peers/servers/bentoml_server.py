@@ -23,11 +23,11 @@ class Classify:
 
     @bentoml.api(route="/jobs")
     def run(self, picture: Annotated[Path, ContentType("image/jpeg")], /) -> dict[str, Any]:
-        """Run the model with the request's body, which BentoML has written to a file."""
+        """Return the model's result for the request's body, which BentoML has written to a file."""
         return self._model(picture.read_bytes())
 
     @bentoml.api(route="/batched", batchable=True, max_batch_size=8)
     def run_batch(self, pictures: list[str]) -> list[dict[str, Any]]:
-        """Run a batch of pictures, which BentoML has gathered from several requests."""
+        """Return the results of a batch of pictures, which BentoML has gathered from requests."""
         prepared = [self._model.decode(base64.b64decode(picture)) for picture in pictures]
         return [self._model.finish(output) for output in self._model.run(prepared)]

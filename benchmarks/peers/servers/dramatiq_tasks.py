@@ -35,5 +35,5 @@ dramatiq.set_broker(broker)
 
 @dramatiq.actor(store_results=True, result_ttl=300_000)
 def classify(picture: str) -> dict[str, Any]:
-    """Run the model with one picture, which is base64 because dramatiq's messages are JSON."""
+    """Return the model's result for one picture, which is base64, because messages are JSON."""
     return _models[0](base64.b64decode(picture))

@@ -23,7 +23,7 @@ class Classify(litserve.LitAPI):
         self.model = PeerModel.load()
 
     def decode_request(self, request: Request) -> Any:
-        """Decode and prepare the picture."""
+        """Return the decoded and prepared picture of a request."""
         return self.model.decode(request["picture"].file.read())
 
     def batch(self, inputs: list[Any]) -> list[Any]:
@@ -31,7 +31,10 @@ class Classify(litserve.LitAPI):
         return inputs
 
     def predict(self, x: Any) -> Any:
-        """Run the model. `x` is a list of pictures, or one picture if batches are off."""
+        """Return the model's outputs for a list of pictures, or its output for a single picture.
+
+        `x` is a list, unless batches are off.
+        """
         return self.model.run(x) if _BATCH_SIZE > 1 else self.model.run([x])[0]
 
     def unbatch(self, output: list[Any]) -> list[Any]:

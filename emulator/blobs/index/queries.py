@@ -15,7 +15,7 @@ BLOB_COLUMNS = "id, name, size, etag, created_us, modified_us, properties, metad
 
 
 def find_service_properties(db: sqlite3.Connection) -> dict[str, str]:
-    """Return the stored properties of the Blob service: each name and its XML element."""
+    """Return the stored properties of the Blob service: each name and its element as XML text."""
     return dict(db.execute("SELECT name, element FROM service_property"))
 
 

@@ -85,7 +85,7 @@ def create_index(path: Path) -> None:
     if not 0 <= version <= _VERSION:
         raise SettingError(
             f"{path} has format version {version}, but this program reads only versions up to "
-            f"{_VERSION}"
+            f"{_VERSION}: use a newer program, or another directory with --data"
         )
 
 
@@ -118,7 +118,10 @@ def open_reader(path: Path) -> sqlite3.Connection:
 
 @dataclass(frozen=True, slots=True)
 class BlobContainer:
-    """A container of the account. `modified_us` is in microseconds since 1970 (UTC)."""
+    """A container of the account.
+
+    `modified_us` is the time of its last change, in microseconds since 1970 (UTC).
+    """
 
     id: int
     name: str

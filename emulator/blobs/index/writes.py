@@ -37,7 +37,7 @@ Orphans = tuple[str, ...]
 
 
 def set_service_properties(db: sqlite3.Connection, properties: Mapping[str, str]) -> None:
-    """Store the XML elements of these properties of the Blob service, by property name."""
+    """Store properties of the Blob service: each property's name and its element as XML text."""
     db.executemany(
         "INSERT OR REPLACE INTO service_property (name, element) VALUES (?, ?)",
         list(properties.items()),
@@ -246,8 +246,8 @@ def _forget_content(
 ) -> list[str]:
     """Delete a blob's content and its uncommitted blocks from the index.
 
-    Return the keys of the content files that contained them. `blob` is the blob's row id, or None
-    if only uncommitted blocks exist.
+    Return the keys of the content files of the content and the blocks. `blob` is the blob's row id,
+    or None if only uncommitted blocks exist.
     """
     rows = db.execute(
         "DELETE FROM staged WHERE container = ? AND blob = ? RETURNING content", (container, name)

@@ -202,9 +202,10 @@ def _marker(next_name: str | None) -> str:
 
 
 def _start(request: BlobRequest) -> str:
-    """Return the name at which the listing continues, which the request's marker encodes.
+    """Decode the request's marker, and return the name at which the listing continues.
 
-    If the request has no marker, return an empty string.
+    If the request has no marker, return an empty string. Raises StorageError if the marker is
+    invalid.
     """
     value = request.parameter("marker") or ""
     try:

@@ -155,11 +155,11 @@ async def _commit(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> T:
-    """Apply a change to the index. The changed index refers to the content file of `uploaded`.
+    """Apply the change that adds an uploaded body to the index, and return the change's result.
 
-    If the change is refused, the content file is removed. After any other error, the file is not
-    removed, because the change may have been committed. If it was not committed, the next start of
-    the program removes the file.
+    If the change is refused, the content file of the upload is removed. After any other error, the
+    file is kept, because the change may have been committed. If it was not committed, the next
+    start of the program removes the file.
     """
     try:
         _check_md5(context, uploaded.md5)

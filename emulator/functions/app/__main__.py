@@ -83,9 +83,9 @@ def _load_own_package() -> None:
 
 
 def _set_import_path(folder: Path) -> None:
-    """Put the app's folder first in `sys.path`, and remove the entries with the host's code.
+    """Put the app's folder first in `sys.path`, and remove the folders that contain host code.
 
-    If the app's folder contains packages in `.python_packages`, they come second.
+    If the app's folder has installed packages in `.python_packages`, their folder comes second.
     """
     kept = [entry for entry in sys.path[1:] if entry and not _is_hosts_own(Path(entry))]
     installed = folder / ".python_packages" / "lib" / "site-packages"

@@ -176,7 +176,9 @@ class FrameConnection(asyncio.Protocol):
     def send(self, head: list[Any], body: bytes = b"") -> None:
         """Write a frame to the transport. Raises ConnectionError if the connection is lost."""
         if self._transport is None:
-            raise ConnectionResetError("the connection to the other process is lost")
+            raise ConnectionResetError(
+                "the connection between the host and the app process is lost"
+            )
         if len(body) < _JOIN_BELOW_BYTES:
             self._transport.write(encode_frame(head, body))
         else:

@@ -233,7 +233,11 @@ class DurableEngine(ABC):
 
     @abstractmethod
     async def rewind(self, instance_id: str) -> None:
-        """Undo the failure of a failed instance, and run its failed tasks again."""
+        """Undo the failure of a failed instance, and run its failed tasks again.
+
+        Raises OperationInvalid if the failure cannot be undone, or if this engine does not support
+        rewinding.
+        """
 
     @abstractmethod
     async def purge(self, instances: Sequence[OrchestrationInstance]) -> int:

@@ -170,7 +170,7 @@ def begin_episode(instance: OrchestrationInstance, batch: list[TaskMessage], now
 
 
 def close_events(episode: Episode) -> str:
-    """Add the event OrchestratorCompleted to an episode, and return all its events as JSON.
+    """Add the event OrchestratorCompleted, and return all events of the episode as JSON.
 
     The returned events have `IsPlayed` set to true, because the next episode replays them.
     """
@@ -251,7 +251,8 @@ class Outbox(Protocol):
 class Scheduler:
     """Schedules the activities, timers and sub-orchestrations that an orchestrator requests.
 
-    Adds their history events to the episode. The `Outbox` adds the SQL statements that start them.
+    Adds the history events of these tasks to the episode. The `Outbox` adds the SQL statements that
+    start the tasks.
     """
 
     def __init__(self, runner: FunctionRunner, outbox: Outbox) -> None:

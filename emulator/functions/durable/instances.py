@@ -92,7 +92,7 @@ class OrchestrationInstance:
     shim: Shim = field(default_factory=Shim)
     history: list[str] | None = None
     mailbox: deque[TaskMessage] = field(default_factory=deque)
-    """The messages to this instance in memory that no episode has used yet."""
+    """The received messages in memory that no episode of this instance has used yet."""
     is_busy: bool = False
     pending_writes: int = 0
     """The number of transactions with messages for this instance that are not committed yet."""

@@ -88,7 +88,7 @@ class AppOutage:
         return self._next_retry is not None
 
     async def wait(self) -> None:
-        """Wait until the caller should call the app again. All callers wait until the same time."""
+        """Wait until the next retry, which is at the same time for all callers."""
         if self._next_retry is None:
             self._next_retry = asyncio.get_running_loop().create_future()
             self._timers.set(self, self._now() + self._delay, self._open)
@@ -96,7 +96,7 @@ class AppOutage:
         await asyncio.shield(self._next_retry)
 
     def end(self) -> None:
-        """Make the next retry wait only the shortest pause, because the app has responded."""
+        """Reset the pause before the next retry to 50 ms, because the app has responded."""
         self._delay = _SHORTEST_MICROS
 
     def _open(self) -> None:

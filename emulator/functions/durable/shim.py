@@ -94,7 +94,7 @@ class Shim:
         """Return whether the SDK continues a retry when this task ends.
 
         The SDK continues a retry with a timer or with a further attempt, and gives it the next
-        task number. `failed` tells whether the task ends with a failure.
+        task number. `failed` is true if the task ends with a failure.
         """
         retry = None if task is None else self.retries.get(task)
         if retry is None:

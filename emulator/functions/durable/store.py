@@ -81,7 +81,10 @@ class Store:
             raise
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        """Create the tables if the database is new. Otherwise, only check its version."""
+        """Create the tables if the database is new. Otherwise, only check its version.
+
+        Raises DatabaseForeign if the database has another schema version.
+        """
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA wal_autocheckpoint=20000")
@@ -246,7 +249,9 @@ def _lock(path: Path) -> sqlite3.Connection:
         guard.close()
         if not is_busy(problem):
             raise
-        raise DatabaseInUse(f"Another host is using the database {path}") from problem
+        raise DatabaseInUse(
+            f"Another host is using the database {path}; stop it, or use another data directory"
+        ) from problem
     return guard
 
 

@@ -279,4 +279,9 @@ class TimerTrigger:
         try:
             self._state.write(last, due)
         except OSError as error:
-            _log.error("the state of the timer %s cannot be stored: %s", self._options.name, error)
+            _log.error(
+                "the state of the timer %s cannot be stored; its last run may be repeated after a "
+                "restart of the host: %s",
+                self._options.name,
+                error,
+            )

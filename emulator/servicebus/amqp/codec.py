@@ -153,7 +153,10 @@ class Decoder:
         return read(self, depth)
 
     def take(self, length: int) -> bytes:
-        """Read and return the next `length` bytes. The bytes are not decoded."""
+        """Return the next `length` bytes without decoding them.
+
+        Raises DecodeError if fewer bytes are left.
+        """
         end = self.offset + length
         octets = self.data[self.offset : end]
         if len(octets) != length:

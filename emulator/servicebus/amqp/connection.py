@@ -102,7 +102,7 @@ class Connection(asyncio.Protocol):
             self.fail(fault)
         except Exception:
             # An error on one connection must not affect other connections.
-            logger.exception("processing the bytes of an AMQP connection failed")
+            logger.exception("received AMQP bytes could not be processed; closing the connection")
             self.fail(ConnectionFault("amqp:internal-error", "an internal error occurred"))
 
     def eof_received(self) -> bool:
@@ -200,7 +200,11 @@ class Connection(asyncio.Protocol):
             raise ConnectionFault("amqp:not-allowed", "the connection is already open")
         self._send_open()
         if peer_open.max_frame_size < MIN_MAX_FRAME_BYTES:
-            raise ConnectionFault("amqp:invalid-field", "max-frame-size must be 512 or more")
+            raise ConnectionFault(
+                "amqp:invalid-field",
+                f"max-frame-size must be {MIN_MAX_FRAME_BYTES} or more, "
+                f"found {peer_open.max_frame_size}",
+            )
         self._transport.peer_max_frame_bytes = min(int(peer_open.max_frame_size), MAX_FRAME_BYTES)
         if peer_open.idle_time_out:
             self._peer_idle_seconds = max(0.1, peer_open.idle_time_out / 1000)

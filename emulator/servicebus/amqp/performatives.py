@@ -265,7 +265,7 @@ class SaslInit(Performative):
 
 @dataclass(frozen=True, slots=True)
 class SaslOutcome(Performative):
-    """Ends the SASL exchange (5.3.3.6).
+    """Ends the SASL exchange (section 5.3.3.6).
 
     `outcome` is 0 for success and 1 for an authentication failure.
     """

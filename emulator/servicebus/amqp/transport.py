@@ -119,7 +119,7 @@ class PendingWork:
         if self._partial_bytes > _PARTIAL_BYTES:
             raise ConnectionFault(
                 "amqp:resource-limit-exceeded",
-                "the incomplete deliveries of the connection have too many bytes",
+                f"the incomplete deliveries of the connection exceed {_PARTIAL_BYTES} bytes",
             )
 
     def begin_delivery(self, count: int) -> None:
@@ -150,6 +150,7 @@ class PendingWork:
             self._on_fault(error)
             return
         logger.error(
-            "processing a message or settlement on an AMQP connection failed", exc_info=error
+            "an AMQP message or settlement could not be processed; closing the connection",
+            exc_info=error,
         )
         self._on_fault(ConnectionFault("amqp:internal-error", "an internal error occurred"))

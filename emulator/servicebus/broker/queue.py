@@ -33,7 +33,8 @@ class Queue:
 
     Methods that read or change messages raise EntityNotFound if the queue has been deleted, and
     BrokerClosed if the broker has been closed. Methods that change messages raise MessageStoreError
-    if the change cannot be written to the database.
+    if the change cannot be written to the database. Methods with a lock token raise MessageLockLost
+    if the lock is lost.
     """
 
     def __init__(

@@ -43,7 +43,10 @@ class QueueSettings:
 
     def __post_init__(self) -> None:
         if len(self.name) > _MAX_NAME_LENGTH or not _NAME.fullmatch(self.name):
-            raise ArgumentError(f"Name: {self.name[:300]!r} is not a valid queue name")
+            raise ArgumentError(
+                f"Name: {self.name[:300]!r} is not a valid queue name: use at most "
+                f"{_MAX_NAME_LENGTH} letters, digits and . _ / -, and begin with a letter or digit"
+            )
         if not timedelta(0) < self.lock_duration <= _MAX_LOCK_DURATION:
             raise self._refusal("LockDuration", "must be greater than 0 and at most 5 minutes")
         if not 1 <= self.max_delivery_count <= _MAX_DELIVERY_COUNT:

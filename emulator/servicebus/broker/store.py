@@ -67,10 +67,10 @@ CREATE TABLE sightings (
 
 
 def lock_database(database: Path) -> sqlite3.Connection:
-    """Lock the lock file of a database, which prevents other brokers from using the database.
+    """Lock a database against other brokers, and return the connection that holds the lock.
 
-    The lock ends when the returned connection is closed or the process ends. Raises SchemaError if
-    the lock file cannot be opened or another process has locked it.
+    The lock ends when this connection is closed or the process ends. Raises SchemaError if the lock
+    file cannot be opened or another process has locked it.
     """
     try:
         lock = sqlite3.connect(f"{database}.lock", timeout=_BUSY_SECONDS, isolation_level=None)
@@ -81,7 +81,9 @@ def lock_database(database: Path) -> sqlite3.Connection:
     except sqlite3.Error as error:
         lock.close()
         if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
-            raise SchemaError(f"{database} is in use by another process") from error
+            raise SchemaError(
+                f"{database} is in use by another process; choose another directory with --data"
+            ) from error
         raise SchemaError(f"the lock file of {database} cannot be locked: {error}") from error
     return lock
 
@@ -109,7 +111,9 @@ def _prepare(connection: sqlite3.Connection, database: Path) -> None:
     except sqlite3.DatabaseError as error:
         raise SchemaError(f"{database} cannot be read as an SQLite database: {error}") from error
     if tables and application_id != APPLICATION_ID:
-        raise SchemaError(f"{database} is a database of another program")
+        raise SchemaError(
+            f"{database} is a database of another program; choose another directory with --data"
+        )
     if tables and version != SCHEMA_VERSION:
         raise SchemaError(
             f"{database} has schema version {version}; only version {SCHEMA_VERSION} is supported; "

@@ -2,7 +2,7 @@
 
 The name of a letter's blob contains the queue, which belongs to one model. The reason and the time
 are in the content of the blob, so each blob must be read. Therefore one call examines at most
-MAX_EXAMINED letters, and returns a cursor for the letters that follow.
+MAX_EXAMINED letters, and returns a cursor with which the next call continues.
 """
 
 import asyncio
@@ -125,7 +125,7 @@ async def find_letters(
     """Return up to `limit` dead letters that match `wanted` and follow the cursor `after`.
 
     The letters are sorted by the name of the queue, then by the name of the blob. At most
-    MAX_EXAMINED letters are examined. Raises Unavailable.
+    MAX_EXAMINED letters are examined. Raises Unavailable if the blob storage fails.
     """
     most = MAX_EXAMINED if wanted.needs_content else min(limit, MAX_EXAMINED)
     listed = await list_letters(blobs, wanted.models, after, most + 1)
@@ -149,7 +149,7 @@ async def list_letters(
     """Return the models and ids of up to `count` dead letters that follow the cursor `after`.
 
     The dead letters are sorted by the name of the queue, then by the name of the blob. Raises
-    Unavailable.
+    Unavailable if the blob storage fails.
     """
     found: list[tuple[ModelEntry, str]] = []
     queues = {
@@ -214,11 +214,11 @@ class LetterActions:
     async def apply(
         self, durable: Durable, caller: Caller, action: LetterAction, page: LetterPage
     ) -> LetterChanges:
-        """Redrive or purge the dead letters of a page, as `action` says; return what was changed.
+        """Redrive or purge the dead letters of a page; return what was done with each of them.
 
         If the process dies before it has changed all dead letters, the caller can count the
         matching dead letters again and send a new request. No dead letter is redriven twice. Raises
-        Unavailable.
+        Unavailable if a service fails.
         """
         ends_at = self.clock() + ACTION_TIME
         changes: list[LetterChange] = []
@@ -254,7 +254,7 @@ class LetterActions:
         return LetterChange(model.name, id_, sent.job_id)
 
     async def purge(self, caller: Caller, model: ModelEntry, id_: str) -> None:
-        """Delete a dead letter if it exists. Raises Unavailable."""
+        """Delete a dead letter if it exists. Raises Unavailable if the blob storage fails."""
         await self.blobs.delete(letter_blob_of(model, id_))
         _log.info("%.100r purged the dead letter %s of %s", caller.logged_name, id_, model.name)
 

@@ -46,7 +46,7 @@ SETTLE_SECONDS: Final = 5.0
 """How many seconds to wait for the end of a job whose dead letter has just been stored."""
 
 IN_PROGRESS: Final = timedelta(seconds=20)
-"""How long a redrive counts as in progress after it was noted in the dead letter."""
+"""How long after writing its redrive mark a redrive counts as in progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,9 @@ class Redriver:
         In both cases, the result contains the id of the job that does the work again.
 
         If the dead letter belongs to a job of the gateway, a new job is created. Otherwise a
-        producer sent the message, and the message is sent again. Raises UnknownLetter,
-        NotRedrivable or Unavailable.
+        producer sent the message, and the message is sent again. Raises UnknownLetter if the dead
+        letter does not exist, NotRedrivable if it cannot be redriven, and Unavailable if a service
+        fails.
         """
         name = letter_blob_of(model, letter_id)
         stored = await self.blobs.read(name)

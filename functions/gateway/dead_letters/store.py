@@ -120,7 +120,7 @@ class StoredLetter:
 
     @property
     def is_redriven(self) -> bool:
-        """Whether the work of the letter has been sent again."""
+        """Whether a redrive has sent the letter's request again."""
         return self.redrive is not None and self.redrive.is_done
 
     @property

@@ -147,7 +147,7 @@ class ReplyTokens:
     """
 
     def __init__(self, keys: Sequence[bytes], base_url: str) -> None:
-        """Use the first key to sign new tokens, and all keys to check tokens.
+        """Create an object that signs new tokens with the first key, and accepts all keys.
 
         `base_url` is the address of the gateway in the reply URLs.
         """
@@ -279,8 +279,8 @@ class AuthenticationMiddleware:
     async def __call__(self, scope: types.Scope, receive: Receive, send: Send) -> None:
         """Authenticate a request, and pass an allowed request to the app.
 
-        A request that is not allowed gets a problem document as its response. A HEAD request
-        becomes a GET request. If tracing is on, the request gets a span.
+        A request that is not allowed gets a problem document as its response. A HEAD request is
+        passed as a GET request. If tracing is on, a span is recorded for the request.
         """
         if scope["type"] != "http":
             await self._app(scope, receive, send)

@@ -34,7 +34,7 @@ class LargeBodies:
     def __init__(self, limit_bytes: int) -> None:
         """Limit the total size of all large bodies to `limit_bytes`.
 
-        The total size of one tenant's large bodies is limited to half of that.
+        The large bodies of one tenant may use at most half of `limit_bytes`.
         """
         self._limit_bytes = limit_bytes
         self._total_bytes = 0
@@ -52,10 +52,9 @@ class LargeBodies:
     def admit(self, tenant: str, size_bytes: int) -> Iterator[None]:
         """Count a body during the `with` block.
 
-        Raises the problem `overloaded` if the total size, with this body, would exceed the limit of
-        all bodies or the limit of the tenant. A body that is alone never exceeds a limit: the first
-        limit applies only if other bodies are counted, and the second limit applies only if other
-        bodies of this tenant are counted.
+        Raises the problem `overloaded` in two cases: other bodies are counted, and with this body
+        their total size would exceed the limit of the process; or other bodies of this tenant are
+        counted, and with this body their total size would exceed the limit of a tenant.
         """
         own_bytes = self._tenants_bytes.get(tenant, 0)
         fits = not self._total_bytes or self._total_bytes + size_bytes <= self._limit_bytes
@@ -87,7 +86,7 @@ class LargeBodies:
 
 
 class _Turns:
-    """A lock that serves waiting tenants in rotation, one asyncio task at a time."""
+    """A lock for asyncio tasks. Waiting tenants get it in rotation."""
 
     def __init__(self) -> None:
         self._is_taken = False

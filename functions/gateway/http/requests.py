@@ -410,7 +410,7 @@ def _parse_range(part: str) -> tuple[str, float] | None:
 
 
 def _weight(offer: str, ranges: Sequence[tuple[str, float]]) -> float:
-    """Return the weight of the most specific media range that matches `offer`.
+    """Return the weight (`q`) of the most specific media range that matches `offer`.
 
     Returns 0 if no media range matches.
     """
@@ -424,19 +424,21 @@ def _weight(offer: str, ranges: Sequence[tuple[str, float]]) -> float:
 MAX_DEPTH: Final = 256
 """The largest nesting depth of accepted JSON.
 
-Python's own limits for reading and for writing JSON differ, so it could read JSON that it cannot
-write again. This limit is below both.
+Python can read JSON with a greater depth than it can write. This limit is below both limits.
 """
 
 MAX_JSON_VALUES: Final = 300_000
 """How many values and member names a JSON text may have.
 
-The parser creates an object for each of them. With this limit it needs at most about 50 ms, during
-which no other request is served.
+The parser creates an object for each of them. With this limit, parsing takes at most about 50 ms.
+Meanwhile, no other request is served.
 """
 
 _LARGE_JSON_VALUES: Final = 10_000
-"""JSON with more values than this is written in small steps, between which other threads run."""
+"""If a value contains more JSON values than this, it is encoded in small steps.
+
+Other threads can run between the steps.
+"""
 
 _MAX_INTEGER_CHARACTERS: Final = 309
 """The largest number of characters of an integer in JSON.
@@ -455,7 +457,7 @@ _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separato
 
 
 def parse_json(data: bytes | str) -> Json:
-    """Decode JSON text that follows RFC 8259 and stays within the limits of the gateway.
+    """Decode a JSON text (RFC 8259), and return its value.
 
     Raises ValueError if the syntax or the encoding is wrong, or if the text contains NaN, infinity
     or a number that is too large. Also raises ValueError if a value is nested deeper than

@@ -77,7 +77,7 @@ def problem_response(request: Request, problem: HttpProblem) -> Response:
     """Return the HTTP response that reports a problem.
 
     For a path under /v2, the body is an error of the Open Inference Protocol. For all other paths,
-    it is a problem document. Write a log line if the problem does not belong to an accepted job.
+    it is a problem document. The problem is also logged, unless it concerns an accepted job.
     """
     if "job" not in problem.extra:
         _log.info(

@@ -76,5 +76,7 @@ class Conclude:
         if found is not None:
             self.waiters.notify(job_id, found)
             return json.dumps({"outcome": outcome_to_json(found)})
-        started_at = await self.progress.start_time_if_stopping(job_id, asked["model"])
-        return json.dumps({"stopping": {"started_at": started_at}} if started_at else {})
+        progress = await self.progress.read_if_reported(job_id, asked["model"])
+        if progress.report is None or not progress.cancelling:
+            return "{}"
+        return json.dumps({"stopping": {"started_at": progress.report.started_at}})

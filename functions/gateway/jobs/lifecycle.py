@@ -31,6 +31,7 @@ from gateway.clock import Clock
 from gateway.durable import Durable, InstanceSnapshot, RuntimeStatus
 from gateway.errors import FinalInstance, Unavailable, UnknownInstance
 from gateway.jobs.model import (
+    EXPIRED_WHILE_RUNNING,
     LOST,
     JobOutcome,
     Record,
@@ -49,7 +50,10 @@ FIRST_PAUSE_SECONDS: Final = 0.025
 LONGEST_PAUSE_SECONDS: Final = 0.5
 
 LAST_READ_SECONDS: Final = 1.0
-"""A read of the outcome is given up when the wait ends, but not before this many seconds."""
+"""How many seconds a waiter waits at least for a read of the outcome that it has begun.
+
+The read may end after the time for which the request waits.
+"""
 
 OWN_ENDS: Final = 20
 """How many outcomes in a row a process must record to count as the only process of the app.
@@ -69,9 +73,9 @@ LOOKS_A_SECOND: Final = 100
 """The maximum number of reads of outcomes per second by all waiters of a process together."""
 
 LOOKS_PER_FULL_LOOK: Final = 8
-"""A waiter reads its job's outcome repeatedly.
+"""Of this many reads by a waiter, one also reads the state of the job's orchestration.
 
-One of this many reads also reads the state of the orchestration.
+The others read only the job's outcome.
 """
 
 # A job's message is sent before its orchestration is started. Therefore a fast reply can arrive
@@ -426,11 +430,17 @@ async def outcome_at_deadline(
 ) -> JobOutcome:
     """Return the outcome of a job whose deadline has passed.
 
-    The status is `cancelled` if the worker was ordered to stop the job, otherwise `expired`. Raises
-    Unavailable if the blob storage fails.
+    The status is `cancelled` if the worker was ordered to stop the job, otherwise `expired`. The
+    error of an expired job has the stage `run` if a worker has reported that the job runs.
+    Otherwise it has the stage `queue`: a model that does not report progress may still run the job.
+    Raises Unavailable if the blob storage fails.
     """
-    started_at = await progress.start_time_if_stopping(job_id, model)
-    return JobOutcome.expired(now) if started_at is None else JobOutcome.cancelled(now, started_at)
+    found = await progress.read_if_reported(job_id, model)
+    if found.report is None:
+        return JobOutcome.expired(now)
+    if found.cancelling:
+        return JobOutcome.cancelled(now, found.report.started_at)
+    return JobOutcome.expired(now, EXPIRED_WHILE_RUNNING)
 
 
 async def _raise_event(

@@ -111,7 +111,7 @@ async def list_newest(
     """Return a page with up to `limit` jobs of a range of ids, newest first.
 
     There may be a next page even if this page has fewer than `limit` jobs, or none. Raises
-    Unavailable.
+    Unavailable if Durable Functions fails.
 
     Args:
         durable: The interface to Durable Functions.

@@ -222,6 +222,12 @@ LOST: Final = JobError(
 EXPIRED: Final = JobError(
     FailureCode.EXPIRED, "the deadline passed before a reply came", Stage.QUEUE, retryable=True
 )
+EXPIRED_WHILE_RUNNING: Final = JobError(
+    FailureCode.EXPIRED,
+    "the deadline passed while the job ran; submit the job again with a later deadline",
+    Stage.RUN,
+    retryable=True,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,9 +262,9 @@ class JobOutcome:
         return cls(JobStatus.CANCELLED, now, started_at=started_at)
 
     @classmethod
-    def expired(cls, now: datetime) -> "JobOutcome":
+    def expired(cls, now: datetime, error: JobError = EXPIRED) -> "JobOutcome":
         """Return the outcome of a job whose deadline passed before a reply arrived."""
-        return cls(JobStatus.EXPIRED, now, error=EXPIRED)
+        return cls(JobStatus.EXPIRED, now, error=error)
 
     @classmethod
     def failed(cls, error: JobError, now: datetime) -> "JobOutcome":

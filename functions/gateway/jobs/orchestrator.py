@@ -66,7 +66,7 @@ SEND_RETRIES: Final = RetryOptions(
 
 FIRST_CHECK: Final = timedelta(seconds=10)
 FIRST_CHECK_WITH_WEBHOOK: Final = timedelta(seconds=2)
-"""How long after its start the orchestration first checks for an outcome, if there is a webhook.
+"""How long after its start the orchestration of a job with a webhook first checks for an outcome.
 
 This time is shorter than FIRST_CHECK, because a lost event would delay the webhook.
 """
@@ -186,10 +186,10 @@ def _proposed(
 def _conclude(
     context: DurableOrchestrationContext, ticket: Ticket, proposed: JobOutcome | None
 ) -> Generator[Any, Any, dict[str, Json]]:
-    """Call the activity that records the outcome `proposed`, unless the job has an outcome.
+    """Call the activity `conclude`; return its result, or an empty dict if the call failed.
 
-    If `proposed` is None, the activity only reads the job's outcome. Return the activity's result,
-    or an empty dict if the call failed.
+    The activity records the outcome `proposed` unless the job already has an outcome. If `proposed`
+    is None, it only reads the job's outcome.
     """
     asked = {
         "job_id": ticket.job_id,
@@ -276,5 +276,5 @@ def _outcome_of(event: object, now: datetime) -> JobOutcome:
 
 
 def _like(now: datetime, text: str) -> datetime:
-    """Convert `text` to a datetime in UTC, which is naive if `now` is naive."""
+    """Convert `text` to a datetime in UTC. It has a time zone only if `now` has one."""
     return datetime.fromisoformat(text).astimezone(UTC).replace(tzinfo=now.tzinfo)

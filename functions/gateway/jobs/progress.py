@@ -99,9 +99,9 @@ class ProgressStore:
         """Change the stored progress of a job; return the new progress.
 
         `change` receives the stored progress and returns the new progress. If another process
-        writes the progress at the same time, `change` is called again with what that process has
-        written. Raises Unavailable if the blob storage fails, or if other processes write the
-        progress during every attempt.
+        writes the progress at the same time, `change` is called again with the progress that the
+        other process has written. Raises Unavailable if the blob storage fails, or if other
+        processes write the progress during every attempt.
         """
         name = progress_blob(job_id)
         for _ in range(_MAX_ATTEMPTS):
@@ -170,16 +170,12 @@ class ProgressStore:
         )
         return progress.report.started_at if progress.report else None
 
-    async def start_time_if_stopping(self, job_id: str, model: str) -> str | None:
-        """Return when the job started, but only if its worker was ordered to stop the job.
+    async def read_if_reported(self, job_id: str, model: str) -> ProgressState:
+        """Return the job's progress; NO_PROGRESS if its model does not report progress.
 
-        Returns None if the worker was not ordered to stop the job. Raises Unavailable if the blob
-        storage fails.
+        Raises Unavailable if the blob storage fails.
         """
-        if not self._is_reported(model):
-            return None
-        progress = await self.read(job_id)
-        return progress.report.started_at if progress.cancelling and progress.report else None
+        return await self.read(job_id) if self._is_reported(model) else NO_PROGRESS
 
     def _is_reported(self, model: str) -> bool:
         found = self._catalogue.get(model)

@@ -33,7 +33,7 @@ async def recover(durable: Durable, jobs: Jobs, now: datetime, retention: timede
     An orchestration is stuck if it still runs ten minutes after its job has ended. Jobs that are
     older than `retention` are not checked.
 
-    Returns the number of terminated orchestrations. Raises Unavailable.
+    Returns the number of terminated orchestrations. Raises Unavailable if a service fails.
     """
     ids = IdRange(below=id_at(now - FOLLOWS_WITHIN), above=id_at(now - retention))
     page = await list_newest(durable, ids, _RUNNING, MAX_JOBS, lambda *pair: pair)

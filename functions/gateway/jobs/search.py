@@ -59,7 +59,7 @@ _RUNTIME_STATUSES: Final[Mapping[JobStatus, frozenset[RuntimeStatus]]] = {
 
 @dataclass(frozen=True, slots=True)
 class JobFilter:
-    """Which jobs a search finds. A member that is None allows any value.
+    """The conditions that the jobs of a search must meet. A member that is None allows any value.
 
     `models` contains names of entries of the catalogue, for example all versions of a model.
     `label` and `id` may end with ANY_ENDING. `created_after` is inclusive, `created_before` is
@@ -138,7 +138,8 @@ class JobSearch:
     ) -> Listing[tuple[str, Record]]:
         """Return a page with the ids and records of up to `limit` matching jobs, newest first.
 
-        There may be a next page even if this page has fewer than `limit` jobs. Raises Unavailable.
+        There may be a next page even if this page has fewer than `limit` jobs. Raises Unavailable
+        if a service fails.
         """
         statuses = wanted.runtime_statuses
         if statuses is None:

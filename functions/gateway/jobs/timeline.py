@@ -46,7 +46,7 @@ MAX_NOTES: Final = 50
 """The largest number of delivery notes that a timeline uses. Older notes are ignored."""
 
 MAX_LOST: Final = 100
-"""A delivery that no worker reported is shown if it is among this many last deliveries."""
+"""Among this many last deliveries, those that no worker reported are shown, too."""
 
 _MAX_LISTED_NOTES: Final = 500
 
@@ -231,7 +231,7 @@ class JobEvidence:
 async def read_notes(blobs: Blobs, tokens: ReplyTokens, ticket: Ticket) -> list[DeliveryNote]:
     """Return the notes of workers about the deliveries of a job, in the order of the deliveries.
 
-    Notes that cannot be decoded are left out. Raises Unavailable.
+    Notes that cannot be decoded are left out. Raises Unavailable if the blob storage fails.
     """
     names: list[str] = []
     for token in tokens.of_job(ticket.job_id, datetime.fromisoformat(ticket.deadline)):
@@ -525,10 +525,9 @@ def _is_same(noted: _Delivery, answer: _Delivery) -> bool:
 
 
 def _with_start(noted: list[_Delivery], record: Record) -> list[_Delivery]:
-    """Return the noted deliveries, with the job's start time in the delivery that started the job.
+    """Return the noted deliveries, and in one of them the start time from the job's record.
 
-    The start time is in the job's record. If no note describes the delivery that started the job,
-    the returned list contains a new delivery.
+    This is the delivery that started the job. If no note describes it, it is added to the list.
     """
     started_at = datetime.fromisoformat(record["started_at"])
     number = record["attempt"]

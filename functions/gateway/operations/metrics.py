@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PREFIX: Final = "loosely_gateway_"
 
 _EXPORTED_BUCKETS: Final = tuple(range(0, len(BUCKET_SECONDS), 4))
-"""Every fourth bound of a histogram: 1 ms, 4 ms, 16 ms and so on."""
+"""The indexes of the exported bounds: every fourth, so 1 ms, 4 ms, 16 ms and so on."""
 
 
 class MetricsPage:

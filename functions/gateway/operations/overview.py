@@ -48,13 +48,13 @@ FRESH_SECONDS: Final = 1.0
 OLDEST_FRESH_SECONDS: Final = 5.0
 LETTERS_FRESH_SECONDS: Final = 15.0
 MAX_LETTERS: Final = 500
-"""The largest number of dead letters that are counted. Dead letters beyond it are left out."""
+"""The largest number of dead letters that are counted. Further dead letters are ignored."""
 
 RATE_MINUTES: Final = 5
-"""How many minutes a rate covers, including the current minute. A rate is a mean."""
+"""Rates are means over this number of minutes, including the current minute."""
 
 QUANTILE_MINUTES: Final = 15
-"""The quantiles and the verdict on failures use the jobs of this many minutes until now."""
+"""The quantiles and the verdict on failures use the jobs that ended in this many last minutes."""
 
 DEFAULT_HEARTBEAT_SECONDS: Final = 5.0
 
@@ -233,9 +233,9 @@ class OpsSeries(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """The state of queues, workers and minute sums, as one reading found it at the time `at`.
+    """The state of queues and workers, and the minute sums, read at the time `at`.
 
-    `unavailable` names what could not be read.
+    `unavailable` names the sources that could not be read.
     """
 
     at: datetime
@@ -249,7 +249,7 @@ class Figures:
 class Operations:
     """Reads queues, heartbeats and sums, and builds the documents for operators.
 
-    Requests that arrive at the same time get the result of one reading.
+    Requests that arrive at the same time share one read of these sources.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - everything that operators see
@@ -352,7 +352,8 @@ class Operations:
     async def record_waiting(self, oldest: Mapping[str, datetime | None]) -> None:
         """Record how many messages wait in each model's queues. `series` shows these numbers.
 
-        `oldest` is what `log_oldest` has found. Queues that it found empty are not counted again.
+        `oldest` is the result of `log_oldest`. The messages of queues that are empty in this result
+        are not counted again.
         """
         now = self._clock()
         self._oldest |= {queue: (now, enqueued_at) for queue, enqueued_at in oldest.items()}

@@ -33,7 +33,7 @@ from gateway.telemetry import (
 )
 
 INTERVAL_SECONDS: Final = 60.0
-"""For how many seconds a changed count may be only in memory."""
+"""How many seconds after a change of a count the counts are written to the blob."""
 
 SUMS_KEPT: Final = timedelta(minutes=KEPT_MINUTES + 2)
 """How long a blob is kept after its last write. An older blob has no counts of the last hour."""
@@ -88,7 +88,10 @@ class MinuteSums:
         return ProcessSums(self.process, self._counters.minutes, self._counters.totals)
 
     async def read(self) -> list[ProcessSums]:
-        """Return the minute sums of all processes, this process first. Raises Unavailable."""
+        """Return the minute sums of all processes, this process first.
+
+        Raises Unavailable if the blob storage fails.
+        """
         if not self._is_enabled:
             return [self.own]
         since = self._clock() - SUMS_KEPT
@@ -111,7 +114,9 @@ class MinuteSums:
                 await self._put(encode_sums(self._counters, self._clock()))
             except Unavailable as error:
                 if not self._is_failing:
-                    _log.warning("the minute sums cannot be written; they are kept: %s", error)
+                    _log.warning(
+                        "the minute sums cannot be written; the next write repeats them: %s", error
+                    )
                 self._is_failing = True
             else:
                 self._written_count, self._is_failing = change_count, False
@@ -172,8 +177,8 @@ def add_sums(target: Sums, more: Sums) -> None:
 def quantile(histogram: Histogram, share: float) -> float | None:
     """Return the duration in seconds that this share of the counted durations does not exceed.
 
-    The value is interpolated in its bucket, so its error may be up to a fifth. Returns None if no
-    duration was counted.
+    The value is interpolated within its bucket, so it may differ from the true value by a fifth.
+    Returns None if no duration was counted.
     """
     count = histogram.counts.total()
     if not count:
@@ -211,14 +216,14 @@ def decode_sums(process: str, data: bytes) -> ProcessSums:
     try:
         value = json.loads(data)
         if value["version"] != _VERSION:
-            raise ValueError(f"expected version {_VERSION}, found {value['version']!r}")
+            raise ValueError(f"the sums have version {value['version']!r}; expected {_VERSION}")
         return ProcessSums(
             process,
             {int(minute): _sums_from_json(sums) for minute, sums in value["minutes"].items()},
             _sums_from_json(value["totals"]),
         )
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"the sums are malformed: {error!r}") from None
+        raise ValueError(f"the minute sums are malformed: {error!r}") from None
 
 
 def _decode_blob(blob: ListedBlob, data: bytes) -> ProcessSums:

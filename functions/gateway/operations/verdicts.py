@@ -37,7 +37,7 @@ rate at which they end."""
 
 MANY_FAILED: Final = 5
 FAILED_SHARE: Final = 0.5
-"""Failures are a warning if at least MANY_FAILED jobs, and this share of the ended jobs, failed."""
+"""There is a warning if at least this share of the ended jobs failed, and at least MANY_FAILED."""
 
 
 class Severity(StrEnum):
@@ -82,7 +82,10 @@ class WaitCode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A sentence about the system, and what to do. `model` is None if it is about all models."""
+    """A sentence about the system, and what to do.
+
+    `model` is None if the verdict is about all models.
+    """
 
     severity: Severity
     model: str | None
@@ -109,8 +112,8 @@ class QueueFigures:
         low: The messages of low priority that no worker holds.
         scheduled: The messages that are to be delivered later.
         dead: The dead letters that were not redriven.
-        oldest_age_seconds: For how long the oldest message has been in a queue; None if no message
-            is there, or if it is unknown.
+        oldest_age_seconds: For how long the oldest message has been in a queue; None if there is
+            no message, or if the time is unknown.
         in_per_minute: How many jobs were accepted per minute.
         out_per_minute: How many jobs ended per minute.
         ended_count: How many jobs ended in the last QUANTILE_MINUTES (see `overview`).

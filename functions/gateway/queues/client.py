@@ -220,7 +220,10 @@ class BatchingSender:
         self._task: asyncio.Task[None] | None = None
 
     async def send(self, message: ServiceBusMessage) -> None:
-        """Send a message, and return when the queue has stored it. Raises the SDK's errors."""
+        """Send a message, and return when the queue has stored it.
+
+        Raises an error of the SDK if the message cannot be sent.
+        """
         sent = asyncio.get_running_loop().create_future()
         self._waiting.append((message, sent))
         if self._task is None:
@@ -248,7 +251,10 @@ class BatchingSender:
             async with asyncio.timeout(_SEND_TIMEOUT_SECONDS):
                 await self._sender.__aenter__()
         except Exception as error:  # noqa: BLE001 - the next `send` opens the link, and raises this
-            _log.info("a link could not be opened in advance; the next message opens it: %r", error)
+            _log.info(
+                "the link of a queue could not be opened yet; the next message will open it: %r",
+                error,
+            )
             await self._drop_sender()
 
     async def _send_waiting(self, *, opens_first: bool = False) -> None:

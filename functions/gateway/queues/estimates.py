@@ -110,10 +110,10 @@ def _finite_seconds(value: float) -> float:
 
 
 QUIET_SECONDS: Final = 5.0
-"""A model counts as cold starting if its workers have not called for this many seconds."""
+"""A model counts as cold starting if none of its workers called the gateway for so many seconds."""
 
 QUIET_JOBS: Final = 4
-"""If this many jobs take longer than QUIET_SECONDS, their time is used instead of QUIET_SECONDS.
+"""If this many jobs take longer than QUIET_SECONDS, the time that they take replaces that limit.
 
 Otherwise, a slow model would count as cold starting while its workers run jobs.
 """

@@ -116,7 +116,7 @@ class PayloadContainer:
         """Create the container unless this process has created the container before.
 
         `is_missing` is true if a request has shown that the container does not exist. Then the
-        container is always created. Raises Unavailable.
+        container is always created. Raises Unavailable if the storage fails.
         """
         if is_missing or not self._is_there:
             async with answering("creating the container"):
@@ -133,7 +133,7 @@ class PayloadContainer:
 
         The key is the account key if the connection string contains an account key. Otherwise the
         storage issues a user delegation key, which is valid at least until `expires_at`. Raises
-        Unavailable.
+        Unavailable if the storage fails.
         """
         account_key = getattr(self.service.credential, "account_key", None)
         if account_key:
@@ -239,25 +239,29 @@ class SmallBlobs:
         """Create a blob; return the new blob's ETag, or None if the blob already existed.
 
         If the response to the request is lost, this method repeats the request. Then it returns
-        None if the first request has created the blob. Raises Unavailable.
+        None if the first request has created the blob. Raises Unavailable if the storage fails.
         """
         return await self._put(blob, data, {"If-None-Match": "*"})
 
     async def replace(self, blob: str, data: bytes, etag: str) -> str | None:
         """Overwrite the blob only if its ETag is still `etag`.
 
-        Return the new ETag, or None if the ETag did not match. Raises Unavailable.
+        Returns the new ETag, or None if the ETag did not match. Raises Unavailable if the storage
+        fails.
         """
         return await self._put(blob, data, {"If-Match": etag})
 
     async def read(self, blob: str) -> tuple[bytes, str] | None:
-        """Return a blob's content and ETag; None if the blob is missing. Raises Unavailable."""
+        """Return a blob's content and ETag; None if the blob is missing.
+
+        Raises Unavailable if the storage fails.
+        """
         status, etag, data = await self._request("GET", blob)
         if status == HTTPStatus.NOT_FOUND:
             return None
         if status == HTTPStatus.OK:
             return data, etag
-        raise Unavailable("blobs", f"reading {blob} failed with HTTP status {status}")
+        raise Unavailable("blobs", f"reading the blob {blob} failed with HTTP status {status}")
 
     async def _put(self, blob: str, data: bytes, condition: Mapping[str, str]) -> str | None:
         headers = {**_PUT, **condition}
@@ -269,7 +273,7 @@ class SmallBlobs:
             return etag
         if status in {HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED, HTTPStatus.NOT_FOUND}:
             return None
-        raise Unavailable("blobs", f"writing {blob} failed with HTTP status {status}")
+        raise Unavailable("blobs", f"writing the blob {blob} failed with HTTP status {status}")
 
     async def _request(
         self, method: str, blob: str, headers: Mapping[str, str] | None = None, data: bytes = b""
@@ -292,7 +296,7 @@ class SmallBlobs:
                         await asyncio.sleep(pause_seconds)
         except TimeoutError:
             reason = reason or "the request timed out"
-        raise Unavailable("blobs", f"{method} {blob} failed: {reason}")
+        raise Unavailable("blobs", f"{method} of the blob {blob} failed: {reason}")
 
     async def _try(
         self, method: str, url: yarl.URL, headers: Mapping[str, str] | None, data: bytes

@@ -40,7 +40,7 @@ async def purge(durable: Durable, services: Services) -> int:
 
     Durable Functions can select histories only by their creation time. Therefore the retention of
     histories includes the longest deadline of a job. Returns the number of deleted histories.
-    Raises Unavailable.
+    Raises Unavailable if a service fails.
     """
     now = services.clock()
     await delete_expired_claims(services.blobs, now - services.claim_lifetime)
@@ -55,7 +55,7 @@ async def purge(durable: Durable, services: Services) -> int:
 async def delete_old_blobs(services: Services) -> int:
     """Delete the blobs of dead letters, payloads, jobs, workers and sums after their retention.
 
-    Returns the number of deleted blobs. Raises Unavailable.
+    Returns the number of deleted blobs. Raises Unavailable if the blob storage fails.
     """
     blobs, now = services.blobs, services.clock()
     letters_before = now - timedelta(hours=services.settings.retention_hours)

@@ -54,7 +54,7 @@ async def delete_expired_uploads(blobs: Blobs, expired_before: datetime) -> int:
     """Delete the uploads that expired before this time; return their number.
 
     A job may read its upload until the job's deadline. Therefore the time from `expired_before` to
-    now must be at least the longest deadline of a job. Raises Unavailable.
+    now must be at least the longest deadline of a job. Raises Unavailable if the storage fails.
     """
     deleted = 0
     async for found in blobs.list(UPLOADS):

@@ -4,7 +4,7 @@ The message is sent before the orchestration is started. The process may die aft
 
     store a large input ──▶ send the message ──▶ start the orchestration ──▶ answer the caller
 
-A busy gateway waits shortly for the outcome before it starts the orchestration. If the job ends in
+A busy gateway waits briefly for the outcome before it starts the orchestration. If the job ends in
 this time, the orchestration starts with the outcome.
 
 Before the orchestration is started, the job is not accepted, and no caller knows its id. If the
@@ -84,9 +84,9 @@ SEND_SECONDS: Final = 1.5
 """The longest time in seconds that a caller waits for Service Bus to accept the message."""
 
 SEND_LATER: Final = timedelta(seconds=5)
-"""How long requests do not try to send a model's messages after one could not be sent.
+"""How long requests send no messages of a model after one of them could not be sent.
 
-During this time, the orchestrations of the new jobs send the messages.
+During this time, the orchestrations of the model's new jobs send the messages.
 """
 
 _log = logging.getLogger(__name__)
@@ -186,7 +186,7 @@ class JobCreator:
         """Create the jobs of a request, and wait up to `wait_seconds` for the end of the jobs.
 
         All jobs are checked before the first job is started. If one job must be refused, no job is
-        started. Raises HttpProblem or Unavailable.
+        started. Raises HttpProblem if a job is refused, or Unavailable if a service fails.
         """
         prepared = [await self.prepare(new_job) for new_job in new_jobs]
         for new_job in new_jobs:
@@ -207,7 +207,7 @@ class JobCreator:
 
         The job is not started. If the process dies before the start, the stored input remains
         although no job refers to it. If `job_id` is None, a new id is created. Raises HttpProblem
-        or Unavailable.
+        if the submission is refused, or Unavailable if the blob storage fails.
         """
         model, submission = new_job.model, new_job.submission
         job_id = job_id or str(uuid7())
@@ -299,7 +299,8 @@ class JobCreator:
     async def _make_small(self, job: PreparedJob) -> PreparedJob:
         """Store the job's input in a blob if it is too large for the history of an orchestration.
 
-        Returns the job, with a payload reference if the input was stored. Raises Unavailable.
+        Returns the job, with a payload reference if the input was stored. Raises Unavailable if
+        the blob storage fails.
         """
         match job.request.input:
             case InlineBytes(media_type, data):
@@ -394,7 +395,8 @@ class JobCreator:
         """Return a reference to an upload of the tenant, after checking that the model accepts it.
 
         Only the first bytes of the upload are read. The reference contains the ETag of the blob. If
-        the upload is overwritten later, the worker refuses it. Raises HttpProblem or Unavailable.
+        the upload is overwritten later, the worker refuses it. Raises HttpProblem if the upload
+        does not exist or is refused, or Unavailable if the blob storage fails.
         """
         expires_at = upload_expiry(upload_id)
         blob = upload_blob_of(upload_id, new_job.tenant)

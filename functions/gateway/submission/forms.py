@@ -70,7 +70,7 @@ def _part(number: int, head: bytes, data: bytes) -> FormPart:
     }
     found = _parameters(headers.get("content-disposition", ""))
     if lines[0].strip() or "name" not in found:
-        raise ValueError(f"part {number} has no name")
+        raise ValueError(f"part {number} of the form has no name")
     is_file = "filename" in found or "filename*" in found
     return FormPart(found["name"], is_file, headers.get("content-type", ""), data)
 

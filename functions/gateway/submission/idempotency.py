@@ -210,8 +210,8 @@ class IdempotencyKeys:
     ) -> list[SubmittedJob]:
         """Create the jobs of a request, or find the jobs that the key already has.
 
-        Then wait up to `wait_seconds` for the end of the jobs, and return the jobs. Raises
-        HttpProblem or Unavailable, as `create` does.
+        Then wait up to `wait_seconds` for the end of the jobs, and return the jobs. Raises the
+        same errors as `create`, which describes their causes.
         """
         first = new_jobs[0]
         fingerprints = "\n".join(_fingerprint_of(new_job) for new_job in new_jobs)

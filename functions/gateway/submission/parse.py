@@ -200,7 +200,9 @@ def _from_upload(
     if not isinstance(upload, str):
         raise HttpProblem(problems.MALFORMED_REQUEST, "input.upload: expected a string")
     if len(upload) > _MAX_UPLOAD_ID_CHARACTERS:
-        raise HttpProblem(problems.INVALID_INPUT, "input.upload: this is not the id of an upload")
+        raise HttpProblem(
+            problems.INVALID_INPUT, "input.upload: expected an id from POST /v1/uploads"
+        )
     return _make_submission(model, media.essence(announced or ""), b"", options, upload=upload)
 
 
@@ -332,10 +334,10 @@ def check_media_type(
         data: The payload, or its first bytes.
         is_whole: Whether `data` is the complete payload.
 
-    Raises HttpProblem.
+    Raises HttpProblem if the model does not accept the payload.
     """
     if not data:
-        raise HttpProblem(problems.INVALID_INPUT, "the payload is empty")
+        raise HttpProblem(problems.INVALID_INPUT, "the input is empty; send at least one byte")
     media_type = announced or media.OCTET_STREAM
     if media_type == media.OCTET_STREAM and media_type not in model.media_types:
         # Browsers and curl send this type for files that they do not recognise.
@@ -343,7 +345,7 @@ def check_media_type(
     check_accepted(model, media_type)
     is_readable = media_type != media.JSON or not is_whole or _is_json(data)
     if not media.agrees(media_type, data) or not is_readable:
-        raise _unsupported(model, f"the content is not {media_type}")
+        raise _unsupported(model, f"the content does not have the media type {media_type}")
     _check_pixels(model, media_type, data, is_whole=is_whole)
     return media_type
 

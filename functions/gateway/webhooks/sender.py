@@ -97,7 +97,10 @@ class HttpWebhookSender:
     async def post(
         self, url: str, headers: Mapping[str, str], body: bytes, share: str
     ) -> WebhookResponse:
-        """Send one POST request, as described in `WebhookSender`. Raises WebhookUndelivered."""
+        """Send one POST request; return the response or raise WebhookUndelivered.
+
+        `WebhookSender.post` describes the arguments and the reasons of the error.
+        """
         try:
             target, addresses = await resolve_url(self._guard, self._resolver, url, share)
         except (ForbiddenAddress, TooManyLookUps) as error:

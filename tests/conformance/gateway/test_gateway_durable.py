@@ -57,7 +57,7 @@ async def answering(answer: Callable[[], web.Response]) -> AsyncIterator[Durable
         await runner.cleanup()
 
 
-async def test_an_unknown_job_has_no_status_and_a_failed_durable_store_raises_unavailable() -> None:
+async def test_an_unknown_job_has_no_status_and_a_failed_request_raises_unavailable() -> None:
     async with answering(lambda: web.Response(status=404)) as client:
         assert await client.status(JOB) is None
         with pytest.raises(UnknownInstance):
@@ -71,7 +71,7 @@ async def test_an_unknown_job_has_no_status_and_a_failed_durable_store_raises_un
             await client.start(JOB, "{}")
 
 
-async def test_requests_to_a_durable_store_that_does_not_respond_raise_unavailable_within_seconds(
+async def test_requests_raise_unavailable_within_seconds_if_durable_functions_does_not_respond(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(durable, "READ_TIMEOUT_SECONDS", 0.05)
@@ -89,7 +89,7 @@ async def test_requests_to_a_durable_store_that_does_not_respond_raise_unavailab
                     await call
 
 
-async def test_the_check_of_the_durable_store_fails_if_the_store_responds_with_status_500() -> None:
+async def test_the_check_of_durable_functions_fails_if_the_host_responds_with_status_500() -> None:
     async with answering(lambda: web.Response(status=404)) as client:
         await client.check()
     async with answering(lambda: web.json_response(FAILED, status=500)) as client:

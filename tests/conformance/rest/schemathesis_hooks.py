@@ -1,4 +1,4 @@
-"""Hooks that change or skip requests to which the right response differs from the schema."""
+"""Hooks that change or skip requests for which the schema does not predict the right response."""
 
 import re
 import zlib

@@ -31,7 +31,7 @@ def environment(folder: Path, requirement: str) -> Path:
 
 
 def classify(url: str, name: str, folder: Path) -> str | None:
-    """Classify a picture of a cat with an unmodified client.
+    """Classify a picture of a cat with the unmodified client `name`.
 
     Return an error text, or None if the labels name a cat.
     """

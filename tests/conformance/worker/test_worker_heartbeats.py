@@ -1,4 +1,4 @@
-"""The heartbeats of a worker process in the local blob storage, read by Microsoft's SDK."""
+"""Test the heartbeats that a worker process writes to the local blob storage."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def has_beat(
     return found is not None and condition(found[0])
 
 
-def test_a_worker_publishes_its_models_until_it_shuts_down(
+def test_a_worker_publishes_heartbeats_with_the_states_of_the_models_until_the_shutdown(
     services: LocalServices, start_worker: StartWorker
 ) -> None:
     worker = start_worker("scripted,single", WORKER_HEARTBEAT_SECONDS="1")
@@ -126,7 +126,7 @@ def test_a_worker_with_the_heartbeat_interval_zero_writes_no_heartbeat_blob(
     assert name_of(silent) not in heartbeats(services)
 
 
-def test_jobs_run_while_the_storage_does_not_respond_and_the_failure_is_logged_once(
+def test_jobs_run_although_heartbeats_cannot_be_stored_and_this_failure_is_logged_once(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     worker = start_worker(

@@ -77,7 +77,7 @@ def test_two_models_that_do_not_fit_into_memory_together_take_turns(
     assert max(waits(workers)) <= 2 * fair_seconds
 
 
-def test_a_job_succeeds_although_other_jobs_have_bad_inputs_or_batches_exceed_the_memory(
+def test_jobs_succeed_although_some_batches_exceed_the_memory_and_other_jobs_have_bad_inputs(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     worker = start_worker("picky")

@@ -22,7 +22,7 @@ def metadata() -> Iterator[Metadata]:
 
 
 class EventPoller:
-    """Polls scheduled events, and records the shutdowns that these events request."""
+    """Polls scheduled events, and records the reason of each shutdown that they cause."""
 
     def __init__(
         self,

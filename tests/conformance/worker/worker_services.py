@@ -253,7 +253,7 @@ class LocalServices:
                         receiver.complete_message(message)
 
     def dead_letter(self, queue: str, message_id: str) -> ServiceBusReceivedMessage:
-        """Wait for the dead letter of this message. Complete it and return it."""
+        """Complete dead letters of the queue until that of `message_id` arrives, and return it."""
         with self.receiver(queue, ServiceBusSubQueue.DEAD_LETTER) as receiver:
             ends_at = time.monotonic() + START_SECONDS
             while time.monotonic() < ends_at:
@@ -272,7 +272,7 @@ def receive(receiver: ServiceBusReceiver, count: int) -> list[ServiceBusReceived
 
 
 def take(receiver: ServiceBusReceiver, count: int) -> list[ServiceBusReceivedMessage]:
-    """Receive `count` messages, and complete each of them before its lock can expire."""
+    """Receive, complete and return `count` messages. Complete each one as soon as it arrives."""
     found = []
     for each in _arriving(receiver, count):
         receiver.complete_message(each)

@@ -1,4 +1,4 @@
-"""Requests that no other module of this package contains, with the expected responses.
+"""Requests about other things than single jobs, with the expected responses.
 
 `OTHERS` has requests for models, health, pages and dead letters. `TENSORS` has requests under /v2.
 """

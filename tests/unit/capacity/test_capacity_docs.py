@@ -97,7 +97,7 @@ def jobs_of_capacity() -> dict[str, list[float]]:
     return {name: [float(number) for number in numbers] for name, *numbers in rows}
 
 
-def test_the_documented_cost_of_a_million_jobs_follows_from_operations_and_prices() -> None:
+def test_the_documented_cost_of_a_million_jobs_equals_the_operations_times_the_prices() -> None:
     prices = Prices.load(DOCS.parent / "infra" / "prices.yaml")
     each_million = [
         (prices.price("storage.ten_thousand_writes").amount or 0) * 100,

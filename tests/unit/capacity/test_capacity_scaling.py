@@ -45,7 +45,7 @@ class TestProposal:
         assert propose_replicas(1, metric, 100, 0.1) == expected
 
     @given(st.integers(1, 1000), st.integers(0, 100_000), st.integers(1, 1000))
-    def test_a_changed_number_of_replicas_is_the_metric_divided_by_the_target_rounded_up(
+    def test_a_new_number_of_replicas_is_the_metric_divided_by_the_target_and_rounded_up(
         self, replicas: int, metric: int, target: int
     ) -> None:
         found = propose_replicas(replicas, metric, target, 0.1)

@@ -162,11 +162,17 @@ def test_the_error_for_an_unknown_model_suggests_similar_names() -> None:
         (*entry('weights_sha256 = "ABC"'), "noop.weights_sha256: expected 64 hexadecimal digits"),
         (*entry("options = 3"), "noop.options: expected a table"),
         (*entry("options = {depth = [1]}"), "noop.options.depth: expected a string, a number"),
-        (*entry("options = {weights = 1}"), "options.weights: this option name is not allowed"),
+        (*entry("options = {weights = 1}"), "options.weights: the name must be"),
         (*entry('result_media_type = "png"'), "noop.result_media_type: expected a media type"),
         (*entry("parameters = 3"), "noop.parameters: expected a table"),
-        (*entry("parameters.n = 3"), "noop.parameters.n: expected a table whose type is one of"),
-        (*entry('parameters.n = {type = "object"}'), "parameters.n: expected a table whose type"),
+        (
+            *entry("parameters.n = 3"),
+            "noop.parameters.n: expected a table whose key type is one of",
+        ),
+        (
+            *entry('parameters.n = {type = "object"}'),
+            "parameters.n: expected a table whose key type",
+        ),
         (
             *entry('parameters.n = {type = "string", pattern = "a"}'),
             "n.pattern: a schema of the type",

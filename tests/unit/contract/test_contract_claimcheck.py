@@ -20,7 +20,7 @@ def test_verifying_a_payload_succeeds_only_for_the_bytes_that_the_payload_refere
             verify(ref, found)
 
 
-def test_the_errors_for_a_payload_of_wrong_size_and_a_payload_with_wrong_digest_differ() -> None:
+def test_a_wrong_size_and_a_wrong_digest_of_a_payload_cause_different_errors() -> None:
     ref = replace(reference("text/plain", "inputs/1", b"abc"), sha256="0" * 64)
     with pytest.raises(PayloadCorrupt, match="digest"):
         verify(ref, b"abc")
@@ -28,6 +28,6 @@ def test_the_errors_for_a_payload_of_wrong_size_and_a_payload_with_wrong_digest_
         verify(ref, b"ab")
 
 
-def test_a_payload_with_exactly_the_size_of_the_inline_limit_is_sent_inline() -> None:
+def test_a_payload_of_exactly_the_limit_size_is_small_enough_for_a_message() -> None:
     assert fits_inline(10, limit_bytes=10)
     assert not fits_inline(11, limit_bytes=10)

@@ -65,7 +65,10 @@ def test_the_error_for_a_wrong_parameter_has_the_pointer_and_the_expected_and_th
 @pytest.mark.parametrize(
     ("schema", "detail"),
     [
-        ({"type": "array", "items": {"type": "array"}}, "p.n.items: expected a table whose type"),
+        (
+            {"type": "array", "items": {"type": "array"}},
+            "p.n.items: expected a table whose key type",
+        ),
         ({"type": "string", "minimum": 1}, "p.n.minimum: a schema of the type string has no such"),
         ({"type": "number", "minimum": 2, "maximum": 1}, "p.n: minimum is greater than maximum"),
         ({"type": "number", "minimum": 2, "default": 1}, "p.n.default: expected a number of at"),

@@ -134,7 +134,7 @@ async def test_a_redrive_of_several_dead_letters_skips_a_dead_letter_without_a_r
     ]
 
 
-async def test_the_number_of_dead_letters_to_redrive_excludes_those_already_redriven(
+async def test_a_redrive_of_all_matching_dead_letters_skips_those_that_were_already_redriven(
     gateway: RunningGateway,
 ) -> None:
     first, second = [await dead_job(gateway) for _ in range(2)]
@@ -193,7 +193,7 @@ async def test_a_purge_stops_at_the_time_limit_and_returns_a_cursor_for_the_next
     assert second["next_cursor"] is None
 
 
-async def test_a_redrive_with_the_remaining_count_completes_an_interrupted_redrive(
+async def test_a_second_redrive_request_redrives_the_dead_letters_that_an_interrupted_request_left(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(10):
@@ -291,7 +291,7 @@ async def test_each_redrive_and_purge_of_a_dead_letter_is_logged_with_the_name_o
     assert key not in caplog.text
 
 
-async def test_a_filter_on_reason_or_time_skips_a_dead_letter_with_a_malformed_reason_or_time(
+async def test_a_dead_letter_with_a_malformed_reason_or_time_matches_no_filter_on_that_property(
     gateway: RunningGateway,
 ) -> None:
     for number, content in enumerate(

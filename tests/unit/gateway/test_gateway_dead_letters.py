@@ -395,7 +395,7 @@ async def test_any_message_id_is_converted_to_a_valid_blob_name() -> None:
 
 
 @pytest.mark.parametrize("job_id", ["?", "#", "..", "", "a/b", "a/raiseEvent/cancel?", "a b", "é"])
-async def test_a_job_id_that_is_invalid_in_a_url_is_not_looked_up_in_the_durable_store(
+async def test_a_job_id_that_is_invalid_in_a_url_is_not_looked_up_in_durable_functions(
     job_id: str,
 ) -> None:
     # Without a client, each look-up would raise an error.

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:Depreca
 def other_waiters(gateway: RunningGateway, count: int = BUSY_WAITERS - 1) -> Iterator[None]:
     """Let `count` other requests wait during the `with` block.
 
-    The gateway counts as one that recorded the last outcomes itself.
+    The gateway behaves as if this process had recorded the last outcomes.
     """
     waiters = gateway.services.waiters
     waiters.own_ends = OWN_ENDS

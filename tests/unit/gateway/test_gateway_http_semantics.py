@@ -167,7 +167,7 @@ async def test_a_page_of_another_site_cannot_submit_or_cancel_jobs_of_an_open_ga
         {"origin": "http://gateway.test", "host": "gateway.test"},
     ],
 )
-async def test_a_client_without_origin_and_a_page_of_the_gateway_can_submit_a_job(
+async def test_clients_without_an_origin_header_and_pages_of_the_gateway_can_submit_jobs(
     gateway: RunningGateway, headers: dict[str, str]
 ) -> None:
     submit = {"content-type": "application/octet-stream", "prefer": "respond-async"}

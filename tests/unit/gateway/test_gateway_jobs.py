@@ -28,7 +28,7 @@ async def test_a_request_for_an_unknown_job_gets_status_404(
     assert gateway.durable.status_count <= 1
 
 
-async def test_malformed_job_ids_are_not_looked_up_in_the_durable_store(
+async def test_malformed_job_ids_are_not_looked_up_in_durable_functions(
     gateway: RunningGateway,
 ) -> None:
     await gateway.http.get("/v1/jobs/%3FshowInput=true")
@@ -230,7 +230,7 @@ async def test_each_orchestration_status_is_shown_as_a_job_status(
     assert (job["finished_at"] is not None) == runtime_status.is_final
 
 
-async def test_requests_for_jobs_are_refused_while_the_durable_store_is_down(
+async def test_requests_for_jobs_are_refused_while_durable_functions_is_unavailable(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()

@@ -94,7 +94,7 @@ def count_values(value: Any) -> int:
 
 @given(value=json_values, is_ascii=st.booleans())
 @example(value=['"', "\\", '\\"', "a\\\\"], is_ascii=False)
-def test_json_with_too_many_values_is_refused_with_or_without_ascii_escapes(
+def test_json_with_too_many_values_is_refused_whether_or_not_it_contains_ascii_escapes(
     value: Any, is_ascii: bool
 ) -> None:
     text = json.dumps(value, ensure_ascii=is_ascii).encode("utf-8", "surrogatepass")
@@ -242,7 +242,7 @@ async def test_the_gateway_keeps_no_copy_of_the_request_body_while_the_request_w
     assert (await serving).status_code == 200
 
 
-async def test_the_request_object_of_the_sdk_no_longer_holds_the_body_after_the_request(
+async def test_serving_a_request_removes_the_body_from_the_request_object_of_the_sdk(
     gateway: RunningGateway,
 ) -> None:
     body = bytes(bytearray(b"x" * 100_000))

@@ -169,7 +169,7 @@ async def test_an_invalid_query_parameter_of_the_job_list_is_refused(
     assert name in answer.json()["detail"]
 
 
-async def test_the_list_of_jobs_is_refused_while_the_durable_store_is_down(
+async def test_a_request_for_the_list_of_jobs_is_refused_while_durable_functions_is_unavailable(
     gateway: RunningGateway,
 ) -> None:
     gateway.durable.is_down = True

@@ -40,7 +40,7 @@ def test_recognising_the_media_type_of_any_bytes_raises_no_error(data: bytes) ->
     assert found is None or media.agrees(found, data)
 
 
-def test_content_agrees_with_a_media_type_unless_the_bytes_contradict_the_media_type() -> None:
+def test_text_agrees_with_text_plain_if_it_has_no_nul_byte_and_never_with_image_png() -> None:
     assert media.agrees("text/plain", b"words")
     assert not media.agrees("text/plain", b"wo\0rds")
     assert not media.agrees("image/png", b"words")

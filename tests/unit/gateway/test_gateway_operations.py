@@ -133,7 +133,7 @@ async def series(gateway: RunningGateway, query: str = "") -> dict[str, Any]:
     return document
 
 
-async def test_the_series_has_one_number_for_each_requested_minute(
+async def test_the_ops_series_has_one_value_for_each_requested_minute(
     gateway: RunningGateway,
 ) -> None:
     await gateway.accept()
@@ -161,7 +161,7 @@ async def test_the_series_has_one_number_for_each_requested_minute(
 
 
 @pytest.mark.parametrize("minutes", ["0", "61", "-1", "x", "1.5", "", "999999999"])
-async def test_a_request_for_the_series_with_an_invalid_number_of_minutes_is_refused(
+async def test_a_request_for_the_ops_series_with_an_invalid_number_of_minutes_is_refused(
     gateway: RunningGateway, minutes: str
 ) -> None:
     answer = await gateway.http.get("/v1/ops/series", params={"minutes": minutes})
@@ -349,7 +349,7 @@ async def test_every_metric_of_the_gateway_is_listed_in_the_documentation(
 
 
 @pytest.mark.parametrize("path", ["/v1/ops/overview", "/v1/ops/series", "/metrics"])
-async def test_only_operators_can_read_the_overview_and_the_series_and_the_metrics(
+async def test_only_operators_can_read_the_ops_overview_and_the_ops_series_and_the_metrics(
     path: str,
 ) -> None:
     async with open_gateway(api_keys=SETTING) as closed:

@@ -83,7 +83,7 @@ async def test_a_submission_with_an_unknown_priority_is_refused(
     assert gateway.durable.runs == {}
 
 
-async def test_queued_normal_jobs_have_positions_before_all_low_priority_jobs(
+async def test_all_queued_normal_priority_jobs_have_positions_before_the_low_priority_jobs(
     gateway: RunningGateway,
 ) -> None:
     heard(gateway, 2.0)
@@ -96,7 +96,7 @@ async def test_queued_normal_jobs_have_positions_before_all_low_priority_jobs(
     assert [queue["eta_seconds"] for queue in queues] == [6.0, 10.0]
 
 
-async def test_the_position_of_a_normal_job_needs_only_the_length_of_one_queue(
+async def test_only_one_queue_is_counted_to_find_the_position_of_a_normal_priority_job(
     gateway: RunningGateway,
 ) -> None:
     job_id, low = await gateway.accept(), await gateway.accept(priority="low")

@@ -1,4 +1,4 @@
-"""Test that small blobs are sent through a proxy only if the environment says so."""
+"""Test that small blobs are sent through a proxy only if an environment variable names one."""
 
 import pytest
 
@@ -30,7 +30,7 @@ AZURE = (
         pytest.param(AZURE, {"HTTPS_PROXY": "http://proxy.test:3128"}, True, id="proxy"),
     ],
 )
-async def test_the_session_for_small_blobs_uses_a_proxy_if_the_environment_names_one(
+async def test_requests_for_small_blobs_use_a_proxy_if_an_environment_variable_names_a_proxy(
     monkeypatch: pytest.MonkeyPatch,
     connection_string: str,
     environment: dict[str, str],

@@ -85,9 +85,7 @@ def test_a_rate_limit_never_allows_more_requests_than_the_quota_plus_the_tokens_
     assert allowed <= limit.count + (now - pauses[0]) * limit.count / limit.seconds + 0.01
 
 
-def test_setting_the_clock_back_does_not_reduce_the_requests_that_a_rate_limit_still_allows() -> (
-    None
-):
+def test_setting_the_clock_back_does_not_remove_tokens_from_a_rate_limit_bucket() -> None:
     limit = Rate(2, 10)
     bucket, _ = take_token(limit, None, 1_000.0)
     _, decision = take_token(limit, bucket, 0.0)

@@ -84,7 +84,7 @@ CASES = [
     envelope(
         "base64 that is announced as JSON and is not",
         {"input": {"base64": "e3s=", "media_type": "application/json"}},
-        "not application/json",
+        "does not have the media type application/json",
         415,
         UNSUPPORTED,
     ),
@@ -181,7 +181,9 @@ async def test_a_submission_with_an_invalid_form_is_refused(
     assert (answer.status_code, answer.json()["code"]) == (400, MALFORMED)
 
 
-async def test_a_too_large_content_length_is_refused(gateway: RunningGateway) -> None:
+async def test_a_request_with_a_content_length_over_the_limit_is_refused(
+    gateway: RunningGateway,
+) -> None:
     answer = await gateway.http.post(
         "/v1/models/noop/jobs",
         content=b"x",

@@ -257,7 +257,7 @@ async def test_a_job_search_by_id_or_for_a_short_period_needs_few_queries_among_
     limit=st.integers(1, 10),
     window_size=st.integers(1, 10),
 )
-def test_a_page_of_a_job_search_misses_no_job_newer_than_the_reported_searched_back_to_time(
+def test_a_page_of_jobs_contains_all_jobs_since_the_time_that_searched_since_returns(
     times: list[int], limit: int, window_size: int
 ) -> None:
     store = Store([id_of(time) for time in times], window_size)

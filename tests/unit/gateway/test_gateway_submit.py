@@ -257,7 +257,7 @@ async def test_the_media_type_of_an_input_without_content_type_is_recognised(
     assert gateway.queues.request().input == InlineBytes("image/jpeg", jpeg)
 
 
-async def test_a_submission_is_refused_while_the_durable_store_is_down(
+async def test_a_submission_is_refused_while_durable_functions_is_unavailable(
     gateway: RunningGateway,
 ) -> None:
     gateway.durable.is_down = True

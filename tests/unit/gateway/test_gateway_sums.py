@@ -32,7 +32,7 @@ MINUTE = int(NOW.timestamp() // 60)
 
 
 class Process:
-    """The counters of one process of the gateway, and the blobs that it shares with others."""
+    """The counters of one gateway process, and the blobs that all gateway processes share."""
 
     def __init__(self, clock: ManualClock, blobs: MemoryBlobs, *, is_enabled: bool = True) -> None:
         self.counters = JobCounters(clock)
@@ -72,7 +72,7 @@ def replay(counters: JobCounters, clock: ManualClock, found: list[Any]) -> None:
 
 
 @given(st.lists(events, max_size=40), st.lists(st.booleans(), min_size=40, max_size=40))
-def test_the_merged_minute_sums_of_two_processes_equal_those_of_one_process_with_all_jobs(
+def test_merging_the_minute_sums_of_two_processes_gives_the_sums_of_all_jobs(
     found: list[Any], shares: list[bool]
 ) -> None:
     clock = ManualClock()
@@ -212,7 +212,7 @@ async def test_minute_sums_are_written_again_if_the_response_to_a_write_was_lost
     assert written.totals["noop"].accepted == 2
 
 
-async def test_a_process_with_minute_sums_disabled_writes_no_blob_and_reads_only_own_counts(
+async def test_a_process_with_disabled_minute_sums_writes_no_blob_and_returns_only_its_own_counts(
     clock: ManualClock, blobs: MemoryBlobs
 ) -> None:
     other, silent = Process(clock, blobs), Process(clock, blobs, is_enabled=False)
@@ -284,7 +284,7 @@ def test_minute_sums_older_than_an_hour_are_neither_kept_nor_written() -> None:
     assert written.totals["noop"].accepted == 3 * KEPT_MINUTES
 
 
-def test_error_codes_of_a_model_beyond_the_first_50_are_counted_under_the_code_other() -> None:
+def test_failures_with_a_51st_or_later_error_code_are_counted_under_the_code_other() -> None:
     counters = JobCounters(ManualClock())
     for number in range(200):
         counters.record_end("noop", "failed", f"code-{number}", None)

@@ -142,7 +142,7 @@ def test_the_timeline_of_an_answered_job_has_each_step_with_its_duration() -> No
     }
 
 
-def test_the_step_started_has_is_beside_only_if_the_message_was_sent_before_the_start() -> None:
+def test_a_job_waits_for_the_step_started_only_if_the_orchestration_sends_the_message() -> None:
     (started,) = [step for step in answered()["steps"] if step["name"] == "started"]
     assert (started["is_beside"], started["at"]) == (True, format_time(after(9)))
     timeline = answered(
@@ -306,7 +306,7 @@ def test_the_steps_of_a_timeline_add_up_to_the_total_time_with_any_clock_skew(
     assert [row["state"] for row in timeline["deliveries"]].count(DeliveryEnd.ANSWERED) == 1
 
 
-def test_a_timeline_has_a_bounded_size_although_a_worker_sends_extreme_delivery_marks() -> None:
+def test_the_size_of_a_timeline_is_limited_even_if_a_worker_sends_extreme_delivery_marks() -> None:
     end = datetime(9999, 12, 31, tzinfo=UTC)
     extreme = DeliveryMarks(end, datetime(1, 1, 2, tzinfo=UTC), ran_ms=1e300, replied_ms=1e308)
     note = DeliveryNote(10**9 + 1, extreme, 1e308, "complete", "succeeded")
@@ -513,7 +513,7 @@ async def test_the_timeline_lists_the_attempts_to_deliver_the_webhook() -> None:
         assert (await get(gateway, job_id))["webhook"]["attempts"] == [attempt]
 
 
-async def test_an_ended_job_has_a_timeline_although_history_and_outcome_blob_were_deleted(
+async def test_an_ended_job_has_a_timeline_after_its_history_and_outcome_blob_were_deleted(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = await gateway.accept()

@@ -202,7 +202,7 @@ def test_the_verdict_about_an_unavailable_storage_is_critical_and_comes_first() 
     assert "no-worker" not in [each.code for each in verdicts]
 
 
-def test_among_verdicts_of_equal_severity_the_queue_with_the_oldest_message_comes_first() -> None:
+def test_verdicts_of_equal_severity_are_sorted_by_the_age_of_the_oldest_message() -> None:
     older = replace(WAITING, model="z", oldest_age_seconds=50)
     verdicts = judge([WAITING, older], [], NOW)
     assert [each.model for each in verdicts] == ["z", "classifier"]
@@ -275,7 +275,7 @@ def test_each_system_has_a_verdict_and_the_most_severe_verdict_comes_first(
 
 
 @given(queues, workers_)
-def test_waiting_jobs_have_a_reason_unless_a_worker_without_heartbeat_replied_recently(
+def test_a_queue_with_jobs_has_a_wait_reason_unless_a_worker_without_heartbeat_called_recently(
     figures: QueueFigures, workers: list[SeenWorker]
 ) -> None:
     reason = find_reason(figures, workers, NOW)

@@ -300,7 +300,7 @@ async def test_the_open_inference_protocol_lists_and_runs_versions(split: Runnin
 async def test_an_inference_response_names_all_versions_that_ran_its_jobs(
     split: RunningGateway,
 ) -> None:
-    replies = [{"result": {"json": {}}}] * 20
+    replies: list[dict[str, Any]] = [{"result": {"json": {}}}] * 20
     answer = await infer(split, "noop", {"inputs": [tensor(*["eA=="] * 20)]}, replies)
     assert answer.json()["model_version"] == "1,2"
     assert {queue for queue, _ in split.queues.sent} == {"noop", "noop-v2"}

@@ -40,9 +40,9 @@ def read(query: str, line: str) -> dict[str, str] | None:
 
 
 def _pieces(pattern: str) -> Iterator[str]:
-    """Yield the pieces of the regular expression that matches what a pattern of KQL matches.
+    """Convert a pattern of the KQL operator `parse` (simple mode) to a regular expression.
 
-    The pattern is one of the operator `parse` in its simple mode.
+    Yields the expression in pieces.
     """
     for literal, name, number in re.findall(r'"([^"]*)"|(\*|\w+)(:real)?', pattern):
         if not name:

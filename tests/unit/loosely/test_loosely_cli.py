@@ -645,7 +645,7 @@ def test_the_open_command_prints_the_address_if_no_browser_can_be_started(tmp_pa
         (("docs", "--url", "file:///etc/passwd"), "is not an http:// or https:// URL"),
     ],
 )
-def test_the_open_command_refuses_unknown_pages_and_other_urls(
+def test_the_open_command_refuses_an_unknown_page_and_a_url_that_is_not_http(
     tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     code, output, opened = open_in_browser(tmp_path, *arguments)

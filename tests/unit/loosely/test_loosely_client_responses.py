@@ -190,7 +190,7 @@ def test_a_large_result_is_fetched_from_blob_storage(
     assert gateway.requests[1].target == "/blobs/x?sig=secret"
 
 
-def test_the_error_of_a_failed_fetch_from_blob_storage_does_not_show_the_url(
+def test_the_error_of_a_failed_fetch_from_blob_storage_does_not_show_the_blob_url(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [

@@ -125,7 +125,7 @@ def test_an_input_over_the_size_limit_of_the_upload_is_not_sent(
     assert len(gateway.requests) == 1
 
 
-def test_the_error_of_a_refused_upload_does_not_show_the_url(
+def test_the_error_of_a_refused_upload_does_not_show_the_upload_url(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [

@@ -195,7 +195,7 @@ class TestData:
         with lock_directory(tmp_path):
             pass
 
-    def test_other_users_cannot_enter_a_new_or_an_older_data_directory(
+    def test_other_users_cannot_enter_a_new_or_an_existing_data_directory(
         self, tmp_path: Path
     ) -> None:
         older = tmp_path / "older"
@@ -374,7 +374,7 @@ class TestChoice:
             (["blobs,worker"], ["worker"], {"blobs"}),
         ],
     )
-    def test_components_are_selected_by_the_up_options_named_only_and_without(
+    def test_the_only_option_and_the_without_option_select_the_components_to_start(
         self, only: list[str], without: list[str], expected: set[str]
     ) -> None:
         assert choose_parts(only, without) == expected

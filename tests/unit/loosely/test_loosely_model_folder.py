@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-def test_the_source_is_beside_the_package_in_a_clone_and_inside_the_package_in_a_wheel(
+def test_a_clone_has_the_components_beside_the_package_and_a_wheel_inside_the_package(
     tmp_path: Path,
 ) -> None:
     assert find_root() == ROOT
@@ -35,18 +35,20 @@ def test_the_source_is_beside_the_package_in_a_clone_and_inside_the_package_in_a
 
 
 class TestFind:
-    def test_a_model_folder_is_found_from_each_directory_below(self, folder: Path) -> None:
+    def test_a_model_folder_is_found_from_each_directory_inside_the_folder(
+        self, folder: Path
+    ) -> None:
         expected = ModelFolder(folder, folder / "models.toml", folder / "models")
         for current in (folder, folder / "models", folder / "examples"):
             assert find_model_folder(current, ROOT, {}) == expected
         assert expected.data == folder / ".loosely"
 
-    def test_the_models_that_ship_are_served_from_each_directory_of_the_repository(self) -> None:
+    def test_the_shipped_models_are_served_from_each_directory_of_the_repository(self) -> None:
         for current in (ROOT, ROOT / "docs", SHIPPED.parent):
             found = find_model_folder(current, ROOT, {})
             assert found == ModelFolder(ROOT, SHIPPED, ROOT / "worker" / "models")
 
-    def test_the_data_of_the_models_that_ship_is_not_written_into_an_installed_package(
+    def test_the_data_of_the_shipped_models_is_not_written_into_an_installed_package(
         self, tmp_path: Path
     ) -> None:
         root = tmp_path / "site-packages" / "loosely" / "system"
@@ -60,7 +62,7 @@ class TestFind:
 
 
 class TestMake:
-    def test_a_folder_with_files_is_refused_and_an_empty_folder_is_filled(
+    def test_making_a_model_folder_refuses_a_folder_with_files_and_fills_an_empty_folder(
         self, tmp_path: Path
     ) -> None:
         full, empty = tmp_path / "full", tmp_path / "empty"
@@ -89,7 +91,9 @@ class TestMake:
 
 
 class TestWatch:
-    def test_a_changed_added_or_removed_file_is_reported_once(self, folder: Path) -> None:
+    def test_the_file_watch_reports_a_changed_added_or_removed_file_once(
+        self, folder: Path
+    ) -> None:
         watch = FileWatch(folder / "models")
         assert watch.find_change() is None
         code = folder / "models" / "brightness.py"
@@ -104,14 +108,14 @@ class TestWatch:
         added.unlink()
         assert watch.find_change() == added
 
-    def test_files_of_editors_and_of_python_are_ignored(self, folder: Path) -> None:
+    def test_the_file_watch_ignores_files_that_editors_and_python_write(self, folder: Path) -> None:
         watch = FileWatch(folder / "models")
         for name in (".brightness.py.swp", "__pycache__/brightness.cpython-311.pyc", ".git/HEAD"):
             (folder / "models" / name).parent.mkdir(exist_ok=True)
             (folder / "models" / name).touch()
         assert watch.find_change() is None
 
-    def test_a_single_file_is_watched_also_before_it_exists(self, tmp_path: Path) -> None:
+    def test_the_file_watch_reports_the_creation_of_the_watched_file(self, tmp_path: Path) -> None:
         file = tmp_path / "models.toml"
         watch = FileWatch(file)
         file.touch()
@@ -119,7 +123,7 @@ class TestWatch:
 
 
 class TestPackage:
-    def test_a_package_has_the_catalogue_and_the_models_of_the_folder(
+    def test_a_package_contains_the_catalogue_and_the_models_of_the_model_folder(
         self, folder: Path, tmp_path: Path
     ) -> None:
         (folder / "models" / "__pycache__").mkdir()
@@ -133,7 +137,7 @@ class TestPackage:
         assert "COPY models /app/models\n" in dockerfile
         assert "requirements.txt" not in dockerfile
 
-    def test_the_requirements_of_a_folder_are_installed_in_the_image(
+    def test_the_requirements_of_a_model_folder_are_installed_in_the_worker_image(
         self, folder: Path, tmp_path: Path
     ) -> None:
         (folder / "requirements.txt").write_text("einops\n", encoding="utf-8")
@@ -143,18 +147,20 @@ class TestPackage:
         assert "-r /tmp/requirements.txt" in dockerfile
         assert dockerfile.rstrip().endswith("USER 10001:10001")
 
-    def test_the_package_of_the_repository_has_the_models_that_ship(self, tmp_path: Path) -> None:
+    def test_the_package_of_the_repository_contains_the_shipped_models(
+        self, tmp_path: Path
+    ) -> None:
         app, worker = write_package(tmp_path, ROOT, find_model_folder(ROOT, ROOT, {}))
         assert (app / "contract" / "models.toml").read_bytes() == SHIPPED.read_bytes()
         assert (worker / "Dockerfile").read_bytes() == (ROOT / "worker" / "Dockerfile").read_bytes()
         assert not (worker / "models").exists()
 
-    def test_the_source_of_the_components_is_never_replaced(self) -> None:
+    def test_writing_a_package_never_replaces_the_source_of_the_components(self) -> None:
         with pytest.raises(FolderUnusable, match="contains other files"):
             write_package(ROOT, ROOT, find_model_folder(ROOT, ROOT, {}))
         assert SHIPPED.is_file()
 
-    def test_a_model_outside_the_directory_for_models_is_refused(
+    def test_a_package_with_a_model_outside_the_models_directory_is_refused(
         self, folder: Path, tmp_path: Path
     ) -> None:
         (folder / "brightness.py").touch()
@@ -165,7 +171,7 @@ class TestPackage:
 
 
 class TestRequirements:
-    def test_a_missing_package_is_named_together_with_the_extra(
+    def test_the_error_for_a_missing_package_names_the_package_and_the_extra(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         check_requirements()

@@ -48,7 +48,7 @@ def test_the_spans_of_an_otlp_exporter_are_read_as_a_tree(
 
 
 @pytest.mark.parametrize(("path", "status"), [("/v1/traces", 400), ("/v1/metrics", 404)])
-def test_a_request_that_contains_no_spans_is_refused(
+def test_the_trace_receiver_refuses_a_request_without_spans(
     receiver: TraceReceiver, tmp_path: Path, path: str, status: int
 ) -> None:
     url = receiver.variables["OTEL_EXPORTER_OTLP_ENDPOINT"]
@@ -56,7 +56,7 @@ def test_a_request_that_contains_no_spans_is_refused(
     assert not (tmp_path / "traces").exists()
 
 
-def test_a_line_that_a_killed_process_left_incomplete_is_skipped(tmp_path: Path) -> None:
+def test_an_incomplete_line_in_the_trace_file_is_skipped(tmp_path: Path) -> None:
     trace_id = "0" * 31 + "1"
     span = {
         "trace_id": trace_id,

@@ -69,9 +69,7 @@ def test_an_idle_model_is_unloaded_before_a_busy_model_and_without_delay() -> No
     assert not must_leave("a", records, 8, 99)
 
 
-def test_no_model_is_unloaded_for_a_loaded_model_or_for_a_model_larger_than_the_device_memory() -> (
-    None
-):
+def test_no_model_is_unloaded_for_a_model_that_is_loaded_elsewhere_or_exceeds_the_device() -> None:
     records = {"a": loaded("a", 6, 0), "b": waiting("a", 6, 1), "c": waiting("c", 9, 1)}
     assert waiting_names(records, 8) == []
     assert not must_leave("a", records, 8, 99)

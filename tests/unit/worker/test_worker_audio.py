@@ -62,7 +62,7 @@ def test_all_channels_of_a_wav_file_are_mixed_into_one() -> None:
     assert np.allclose(audio.samples, TONE / 4, atol=1e-7)
 
 
-def test_an_extensible_wav_file_is_decoded_by_the_subformat_in_its_header() -> None:
+def test_the_subformat_in_the_header_of_an_extensible_wav_file_determines_the_decoding() -> None:
     guid = struct.pack("<H", 3) + bytes.fromhex("000000001000800000aa00389b71")
     more = struct.pack("<HHI", 22, 32, 0) + guid
     data = wav_of(TONE.astype("<f4").tobytes(), 32, kind=0xFFFE, more=more)

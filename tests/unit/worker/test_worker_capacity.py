@@ -91,7 +91,7 @@ def test_the_capacity_is_zero_while_too_many_messages_wait_for_a_delayed_settlem
     assert held.rooms == (True, True)
 
 
-def test_only_the_first_settlement_that_is_decided_for_a_message_is_used(
+def test_only_the_first_decision_on_how_to_settle_a_message_has_an_effect(
     held: HeldMessages,
 ) -> None:
     (job,) = held.take(1)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import pytest
 from azure.core.exceptions import AzureError, ServiceRequestError
@@ -23,6 +24,7 @@ from contract.messages import (
     ReplyUrl,
 )
 from contract.names import delivery_notes
+from tests.unit.worker.test_worker_urls import answering, http
 from worker.errors import (
     Expired,
     HandedBack,
@@ -47,7 +49,7 @@ from worker.servicebus.locks import LockRenewer
 from worker.servicebus.receiver import ModelQueue, SettleRequest
 from worker.settings import AzureEndpoint
 from worker.shutdown import EXIT_DEVICE_LOST, Shutdown
-from worker.telemetry.recording import JobSpan, ModelTelemetry
+from worker.telemetry.recording import SUCCEEDED, JobSpan, ModelTelemetry
 
 NOOP = Catalogue.load()["noop"]
 
@@ -62,7 +64,7 @@ def exit_thread() -> None:
 
 @dataclass
 class RecordedBlobs:
-    """A blob store in memory. If `failure` is set, each write raises it."""
+    """A blob store in memory. If the error `failure` is set, each write raises this error."""
 
     blobs: dict[str, bytes] = field(default_factory=dict)
     failure: AzureError | None = None
@@ -85,12 +87,13 @@ class RecordedJobs:
 
     settled: list[SettleRequest] = field(default_factory=list)
     now: float = 0.0
+    gateway: str = "127.0.0.1:1"
     has_settled: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         endpoint = AzureEndpoint(address="unused")
         senders = ReplySenders(
-            GatewayClient(frozenset({"127.0.0.1:1"})),
+            GatewayClient(frozenset({self.gateway})),
             QueueReplies(endpoint, Catalogue.load()),
             WebhookReplies(GuardedHttp(AddressGuard(""), Resolver()), ()),
         )
@@ -126,12 +129,17 @@ class RecordedJobs:
         self.settled.append(request)
         self.has_settled.set()
 
-    def job(self, delivery_count: int = 0, reply_to: ReplyTo | None = None) -> ReceivedJob:
+    def job(
+        self,
+        delivery_count: int = 0,
+        reply_to: ReplyTo | None = None,
+        deadline_seconds: float = 60.0,
+    ) -> ReceivedJob:
         now = datetime.now(UTC)
         message = cast(Any, None)
         delivery = LockedMessage(b"", delivery_count, now, None, {}, "job", message, "noop", 7)
         payload = InlineBytes("text/plain", b"")
-        deadline = now + timedelta(seconds=60)
+        deadline = now + timedelta(seconds=deadline_seconds)
         request = JobRequest("job", "noop", payload, now, deadline, reply_to=reply_to)
         lock = self.locks.hold(delivery, lambda delivery, timeout_seconds: 10.0, 10.0, 60.0)
         job = ReceivedJob(request, delivery, lock, JobSpan("-"))
@@ -239,7 +247,7 @@ def test_the_message_is_abandoned_and_a_shutdown_is_requested_if_the_device_is_l
     assert jobs.shutdown.exit_code == EXIT_DEVICE_LOST
 
 
-def test_out_of_memory_in_a_model_fails_the_job_and_in_worker_code_abandons_the_message(
+def test_an_out_of_memory_error_fails_the_job_only_if_the_code_of_the_model_raised_the_error(
     jobs: RecordedJobs,
 ) -> None:
     failed = jobs.job()
@@ -262,6 +270,28 @@ def test_a_system_exit_raised_by_a_model_ends_the_job_and_not_the_thread(
     with jobs.consumer.ending_on_error(jobs.job()):
         exit_thread()
     assert jobs.settlements == [Settlement.ABANDON]
+
+
+@pytest.mark.parametrize(
+    ("deadline_seconds", "code"), [(60.0, SUCCEEDED), (0.0, "expired")], ids=["in-time", "late"]
+)
+def test_a_result_that_the_gateway_refuses_after_the_deadline_counts_as_expired(
+    deadline_seconds: float, code: str
+) -> None:
+    with answering(http(b"", status="410 Gone")) as url:
+        gateway = urlsplit(url).netloc
+        jobs = RecordedJobs(gateway=gateway)
+        reply_to = ReplyUrl(f"http://{gateway}/v1/jobs/job/reply?queue=noop&expires=1&token=secret")
+        job = jobs.job(reply_to=reply_to, deadline_seconds=deadline_seconds)
+        job.record_run(datetime.now(UTC), 1.0, 1)
+        jobs.reply_and_settle(job)
+    assert jobs.settlements == [Settlement.COMPLETE]
+    notes = [(note.settlement, note.code) for note in jobs.notes()]
+    # The reply describes the run only if the gateway accepts the reply.
+    assert notes == ([] if code == SUCCEEDED else [("complete", code)])
+    cached = jobs.cache.find(job.delivery)
+    assert cached is not None
+    assert cached.is_delivered
 
 
 FROM_A_GATEWAY = ReplyUrl("http://127.0.0.1:1/v1/jobs/job/reply?queue=noop&expires=1&token=secret")
@@ -312,7 +342,7 @@ def test_the_delivery_note_at_the_end_of_a_redelivery_replaces_the_note_at_the_s
 @pytest.mark.parametrize(
     "error", [NotWaitedFor("cancelled"), Expired("late")], ids=["cancelled", "expired"]
 )
-def test_no_delivery_note_is_written_for_the_first_delivery_of_a_cancelled_or_expired_job(
+def test_no_delivery_note_is_written_for_the_first_delivery_of_a_job_that_did_not_run(
     jobs: RecordedJobs, error: WorkerError
 ) -> None:
     jobs.consumer.end(jobs.job(reply_to=FROM_A_GATEWAY), error)
@@ -327,7 +357,7 @@ def test_no_delivery_note_is_written_about_the_message_of_a_producer(jobs: Recor
     assert jobs.notes() == []
 
 
-def test_the_blob_name_of_a_delivery_note_depends_on_but_does_not_show_the_reply_token(
+def test_the_blob_name_of_a_delivery_note_is_derived_from_the_reply_token_without_showing_it(
     jobs: RecordedJobs,
 ) -> None:
     jobs.consumer.end(jobs.job(reply_to=FROM_A_GATEWAY), NotFinished(""))

@@ -24,7 +24,7 @@ def test_the_memory_shares_and_cuda_contexts_of_all_processes_fit_into_the_gpu_m
     assert shares * each_bytes <= all_gib * GIB * 0.94
 
 
-def test_the_usable_gpu_memory_is_94_percent_or_less_if_the_cuda_contexts_need_more() -> None:
+def test_the_usable_gpu_memory_is_94_percent_unless_the_cuda_contexts_leave_less_memory() -> None:
     assert usable_bytes(80 * GIB, 1) == pytest.approx(80 * GIB * 0.94)
     assert usable_bytes(16 * GIB, 4) == 3.5 * GIB
     assert usable_bytes(GIB, 4) == 0

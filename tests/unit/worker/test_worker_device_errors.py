@@ -104,7 +104,7 @@ CODES = [
 
 
 @pytest.mark.parametrize(("text", "verdict"), TEXTS)
-def test_a_runtime_error_is_classified_as_a_device_state_by_the_text_of_the_error(
+def test_the_text_of_a_runtime_error_determines_whether_the_device_counts_as_lost(
     text: str, verdict: DeviceState
 ) -> None:
     assert device_state(RuntimeError(text)) is verdict

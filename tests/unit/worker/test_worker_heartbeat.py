@@ -62,7 +62,7 @@ def run(heartbeats: Heartbeats) -> threading.Thread:
     return thread
 
 
-def test_a_heartbeat_is_written_at_once_and_after_a_change_and_deleted_at_the_end() -> None:
+def test_a_heartbeat_is_written_at_the_start_and_after_a_change_and_deleted_at_the_end() -> None:
     store = MemoryStore()
     heartbeats = Heartbeats(store, 3600, beat)
     thread = run(heartbeats)
@@ -195,7 +195,7 @@ def test_the_heartbeat_says_why_a_model_is_broken(
     assert (broken.code, broken.reason) == (WeightsMissing.code, "no such blob")
 
 
-def test_a_worker_without_a_device_reports_the_cpu_without_limits() -> None:
+def test_the_heartbeat_of_a_worker_without_a_gpu_names_the_cpu_and_no_amount_of_memory() -> None:
     found = describe_worker(utc_now(), 5, DeviceSharing(MemorySettings()), [], is_draining=True)
     assert (found.worker, found.device) == (worker_name(), "cpu")
     assert (found.total_bytes, found.used_bytes, found.is_draining) == (None, None, True)

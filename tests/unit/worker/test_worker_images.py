@@ -81,7 +81,9 @@ def test_a_cmyk_jpeg_is_decoded() -> None:
     ],
     ids=["empty", "text", "stub", "truncated", "png"],
 )
-def test_data_that_is_not_a_complete_jpeg_is_refused_as_a_jpeg(data: bytes, says: str) -> None:
+def test_data_of_media_type_image_jpeg_that_is_not_a_complete_jpeg_file_is_refused(
+    data: bytes, says: str
+) -> None:
     with pytest.raises(InvalidInput, match=says):
         decode(data, "image/jpeg", MAX_PIXELS)
 

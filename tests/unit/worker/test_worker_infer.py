@@ -1,4 +1,4 @@
-"""Test that each job of a batch has one outcome, and that batch limits are learned."""
+"""Test that each job of a batch has one outcome, and how the batch limit is reduced."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def test_a_model_is_set_aside_after_loading_the_model_has_killed_three_processes
     assert successor(folder, "neighbour").find("neighbour").death_count == 0
 
 
-def test_the_pause_before_a_model_that_is_set_aside_is_loaded_doubles_with_each_death(
+def test_the_pause_before_the_next_load_of_a_model_doubles_with_each_further_death(
     folder: Path,
 ) -> None:
     for _ in range(3):
@@ -128,7 +128,7 @@ def test_other_models_are_loaded_after_the_suspects_or_after_the_time_limit(fold
     assert not waiting.is_alive()
 
 
-def test_deaths_during_the_import_of_a_module_are_counted_separately_from_model_loads(
+def test_deaths_during_the_import_of_a_module_are_counted_separately_from_deaths_during_loads(
     folder: Path,
 ) -> None:
     die_while_loading(folder, import_name("my.module"))

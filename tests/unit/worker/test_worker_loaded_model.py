@@ -33,7 +33,7 @@ def answer(loaded: LoadedModel, data: bytes, media_type: str) -> InlineJson | In
     return loaded.finish(output)
 
 
-def test_a_model_class_for_single_items_takes_one_item_and_returns_one_result() -> None:
+def test_an_item_model_takes_one_item_and_returns_one_result() -> None:
     class Infer:
         def __call__(self, image: Image.Image) -> dict[str, object]:
             return {"size": list(image.size)}
@@ -45,7 +45,7 @@ def test_a_model_class_for_single_items_takes_one_item_and_returns_one_result() 
     assert len(loaded.run(items)) == 3
 
 
-def test_the_outputs_of_a_model_class_for_batches_are_postprocessed() -> None:
+def test_the_outputs_of_a_batch_model_are_postprocessed() -> None:
     class Infer:
         accepts: ClassVar[Accepts] = "text"
 
@@ -74,7 +74,7 @@ class Told:
         raise Cancelled("stop")
 
 
-def test_model_classes_for_single_items_and_for_batches_report_progress() -> None:
+def test_item_models_and_batch_models_report_progress() -> None:
     class Short:
         def __call__(self, text: str, context: Context) -> str:
             context.progress(0.5)
@@ -98,7 +98,7 @@ def test_model_classes_for_single_items_and_for_batches_report_progress() -> Non
         assert [context.seen for context in contexts] == [[0.5], [0.5]]
 
 
-def test_model_classes_for_single_items_and_for_batches_accept_parameters() -> None:
+def test_item_models_and_batch_models_accept_parameters() -> None:
     class Short:
         accepts: ClassVar[Accepts] = "text"
 
@@ -212,11 +212,11 @@ def test_a_parameter_without_a_supported_type_hint_is_refused() -> None:
             return text
 
     for infer in (Untyped(), Nested()):
-        with pytest.raises(ModelUnfit, match="the argument top has no type hint, or one that"):
+        with pytest.raises(ModelUnfit, match="the argument top has no type hint, or a type"):
             LoadedModel(TEXTS, infer)
 
 
-def test_a_model_class_for_single_items_gets_the_progress_context_and_the_parameters() -> None:
+def test_an_item_model_gets_the_progress_context_and_the_parameters() -> None:
     class Infer:
         def __call__(self, text: str, context: Context, parameters: Mapping[str, Any]) -> Any:
             context.progress(parameters["at"])
@@ -284,7 +284,7 @@ def test_the_constructor_of_a_model_class_gets_weights_and_options_by_name() -> 
     [
         ({}, WEIGHTS, r"noop.options.architecture: is not set"),
         ({"architecture": "a"}, None, r"noop.weights: is not set"),
-        ({"architecture": "a", "depth": 3}, WEIGHTS, r"noop.options.depth: .* takes no such"),
+        ({"architecture": "a", "depth": 3}, WEIGHTS, r"noop.options.depth: .* has no such"),
     ],
 )
 def test_the_error_for_a_missing_or_unknown_option_names_the_option(
@@ -295,7 +295,7 @@ def test_the_error_for_a_missing_or_unknown_option_names_the_option(
 
 
 def test_weights_are_refused_if_the_constructor_does_not_accept_weights() -> None:
-    with pytest.raises(ModelUnfit, match=r"noop.weights: worker.models.noop takes no such"):
+    with pytest.raises(ModelUnfit, match=r"noop.weights: worker.models.noop has no such"):
         make_instance(NOOP, object, WEIGHTS)
 
 

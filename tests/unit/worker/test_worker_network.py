@@ -94,7 +94,7 @@ def test_one_dimensional_items_pass_through_an_identity_network_unchanged(
     assert network([torch.arange(3.0)] * 2).tolist() == [[0, 1, 2], [0, 1, 2]]
 
 
-def test_a_network_for_volumes_returns_the_same_outputs_as_the_wrapped_module(
+def test_a_network_for_three_dimensional_images_returns_the_same_outputs_as_the_wrapped_module(
     device: torch.device,
 ) -> None:
     torch.manual_seed(0)

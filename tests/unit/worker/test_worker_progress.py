@@ -65,7 +65,7 @@ def test_the_start_of_a_job_is_reported_without_delay(gateway: ProgressGateway) 
     assert datetime.fromisoformat(report["started_at"]).tzinfo is not None
 
 
-def test_only_the_last_of_several_quick_progress_calls_is_reported(
+def test_only_the_last_of_several_progress_calls_in_quick_succession_is_reported(
     gateway: ProgressGateway,
 ) -> None:
     context = gateway.reporter.begin(gateway.job())

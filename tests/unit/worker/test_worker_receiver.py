@@ -125,7 +125,7 @@ def test_a_delayed_settlement_does_not_delay_other_settlements(loop: ReceiverLoo
     assert loop.broker.settled == [("job-1", Settlement.COMPLETE)]
 
 
-def test_a_stopped_receiver_does_not_wait_for_the_delays_of_delayed_settlements(
+def test_a_stopped_receiver_settles_messages_without_waiting_for_their_settlement_delays(
     loop: ReceiverLoop,
 ) -> None:
     loop.settle(loop.received(), Settlement.ABANDON, delay_seconds=60.0)
@@ -237,9 +237,7 @@ def test_the_receiver_logs_only_once_that_the_queue_is_missing(
     assert not loop.receiver.is_connected
 
 
-def test_the_receiver_reports_that_a_message_may_arrive_until_the_link_credit_is_withdrawn() -> (
-    None
-):
+def test_a_receiver_may_receive_a_message_until_the_link_credit_is_withdrawn() -> None:
     loop = ReceiverLoop()
     loop.run_once()
     loop.has_room = False

@@ -57,7 +57,7 @@ def other_process(folder: Path, size: int) -> Iterator[subprocess.Popen[bytes]]:
         process.stdout.close()
 
 
-def test_the_end_of_a_process_frees_the_memory_that_the_process_used_of_the_budget(
+def test_the_memory_of_a_process_does_not_count_towards_the_budget_after_the_process_has_ended(
     tmp_path: Path,
 ) -> None:
     account = MemoryAccount(tmp_path, 8)

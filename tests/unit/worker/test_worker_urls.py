@@ -79,7 +79,9 @@ def test_the_media_type_in_a_job_overrides_the_detected_type_and_the_type_that_t
         assert fetcher.fetch(PayloadUrl(url, announced), NOOP) == (body, found)
 
 
-def test_a_large_response_is_in_a_file_that_is_mapped_into_memory(fetcher: UrlFetcher) -> None:
+def test_a_large_response_is_stored_in_a_file_that_is_mapped_into_memory(
+    fetcher: UrlFetcher,
+) -> None:
     body = PNG + bytes(3 * 1024 * 1024)
     with answering(http(body)) as url:
         data, media_type = fetcher.fetch(PayloadUrl(url), NOOP)

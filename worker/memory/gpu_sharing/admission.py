@@ -1,5 +1,7 @@
 """Decide which models may be loaded, and which models must be unloaded to free memory.
 
+The reservation of a model passes these stages:
+
     out ──reserved──▶ entering ──loaded──▶ in ──memory needed──▶ leaving ──unloaded──▶ out
 
 The code here reads no clock and no file. The time and the records of all models are arguments, so

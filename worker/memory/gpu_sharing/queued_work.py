@@ -20,9 +20,9 @@ _MAX_SKIPPED_COUNT = 100
 
 @dataclass(frozen=True, slots=True)
 class Peeked:
-    """A message that was read from a queue without being locked.
+    """A message that this worker has read from a queue without locking it.
 
-    Another worker may have locked the message.
+    Another worker may hold the message's lock.
     """
 
     sequence_number: int

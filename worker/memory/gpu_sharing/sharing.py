@@ -53,7 +53,7 @@ class DeviceSharing:
 
     @property
     def device(self) -> Device | None:
-        """Return the device of this process; None if it has none, or has not chosen one yet."""
+        """Return the device of this process; None without a device or before it is chosen."""
         return self._device
 
     @property

@@ -78,7 +78,7 @@ _STOP_SECONDS = 2.0
 
 @dataclass(slots=True, eq=False)
 class OrchestrationSession:
-    """The unprocessed messages that this host has dequeued for one instance."""
+    """The messages that this host has dequeued for one instance and not processed yet."""
 
     instance_id: str
     partition: int

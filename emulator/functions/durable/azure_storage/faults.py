@@ -52,7 +52,7 @@ class Faults:
             self._random.seed(f"{self._options.seed}/{number}")
 
     async def reach(self, point: CrashPoint, name: str) -> None:
-        """Kill the process if a crash at this point is requested and has not happened before.
+        """Kill this host's process if a crash at this point is requested and has not happened yet.
 
         `name` is the name of the function or event that has reached the point. At some points, the
         process may also be killed at random. `crash_rate` is the probability of such a crash in one
@@ -79,7 +79,7 @@ class Faults:
         return self._random.random() < 0.5
 
     async def watch_for_event(self, instance_id: str) -> Callable[[], Awaitable[None]] | None:
-        """Watch whether an event for the instance arrives (crash point `before-save-after-event`).
+        """Watch for an external event to the instance (crash point `before-save-after-event`).
 
         The caller must call this before the episode runs, so that an event during the episode is
         noticed.
@@ -148,7 +148,7 @@ class Faults:
 
 
 def accept_event(connection: sqlite3.Connection, instance_id: str, name: str) -> None:
-    """Record that an external event is stored, if a host waits for it (`Faults.watch_for_event`).
+    """Record the arrival of an external event for which `Faults.watch_for_event` may be waiting.
 
     The caller must pass the connection of the transaction that stores the event.
     """

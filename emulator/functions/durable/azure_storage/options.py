@@ -15,7 +15,7 @@ class FaultOptions:
     crash_at: tuple[str, ...] = ()
     """The points at which the host kills itself, each as POINT or POINT:NAME (see CrashPoint).
 
-    The host dies once for each item. `check_crash_point` checks the items.
+    Each item kills one host of the task hub, and only once. `check_crash_point` checks an item.
     """
     crash_rate: float = 0.0
     split_brain_rate: float = 0.0
@@ -52,7 +52,7 @@ class CrashPoint(StrEnum):
     BEFORE_SAVE_AFTER_EVENT = "before-save-after-event"
     """Crash as at `before-save`, but first wait until an external event for the instance arrives.
 
-    If the event does not arrive within 30 s, the host crashes without it. In POINT:NAME,
+    If the event does not arrive within 30 s, the host crashes anyway. In POINT:NAME,
     NAME is the name of the event.
     """
     BEFORE_DELETE = "before-delete"
@@ -76,7 +76,7 @@ class CrashPoint(StrEnum):
     In the option's value POINT:NAME, NAME is the name of the activity.
     """
     AFTER_ACTIVITY = "after-activity"
-    """Crash after the activity has run, before its completion is sent.
+    """Crash after the activity has run, before the message with its result is sent.
 
     In the option's value POINT:NAME, NAME is the name of the activity.
     """

@@ -194,9 +194,9 @@ class LocalCheckpointer:
         self._committed(episode, shim=Shim())
 
     def _close_events(self, episode: Episode) -> str:
-        """Add the event OrchestratorCompleted to an episode, and return all its events as JSON.
+        """Add the event OrchestratorCompleted, and return all events of the episode as JSON.
 
-        Also add an SQL statement to the episode, which inserts these events into the history.
+        Also add to the episode the SQL statement that inserts these events into the history.
         """
         fragment = close_events(episode)
         episode.statements.append(

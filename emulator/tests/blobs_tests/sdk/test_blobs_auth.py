@@ -86,7 +86,7 @@ async def test_a_sas_with_create_permission_permits_creating_but_not_overwriting
     assert await (await blob.download_blob()).readall() == b"first"
 
 
-async def test_response_headers_in_a_sas_replace_the_headers_of_the_blob_in_the_response(
+async def test_response_headers_that_a_sas_sets_replace_the_headers_of_the_blob(
     server: Server, sdk: str, blob: Any
 ) -> None:
     sas = blob_sas(blob, "r", content_type="text/x-test", content_disposition="attachment")

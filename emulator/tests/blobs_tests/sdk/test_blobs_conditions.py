@@ -66,7 +66,7 @@ async def test_a_write_with_the_current_etag_succeeds_and_a_write_with_an_old_et
     assert await (await blob.download_blob()).readall() == b"second"
 
 
-async def test_a_write_fails_if_the_header_if_none_match_contains_the_current_etag(
+async def test_a_write_with_the_current_etag_in_an_if_none_match_header_fails(
     blob: Any,
 ) -> None:
     etag = (await blob.get_blob_properties()).etag
@@ -75,7 +75,7 @@ async def test_a_write_fails_if_the_header_if_none_match_contains_the_current_et
     await blob.delete_blob(etag=OTHER, match_condition=MatchConditions.IfModified)
 
 
-async def test_a_write_with_the_header_if_match_fails_if_the_blob_does_not_exist(
+async def test_a_write_to_a_missing_blob_with_an_if_match_header_fails(
     container: Any,
 ) -> None:
     blob = container.get_blob_client("missing")

@@ -11,7 +11,7 @@ from azure.core.exceptions import HttpResponseError, ResourceExistsError, Resour
 from blobs_tests.sdk.both_clients import code_of
 
 
-async def test_creating_describing_and_deleting_a_container_succeeds(service: Any) -> None:
+async def test_a_container_can_be_created_and_described_and_deleted(service: Any) -> None:
     name = f"test-{uuid4().hex}"
     container = await service.create_container(name, metadata={"Purpose": "tests"})
     properties = await container.get_container_properties()

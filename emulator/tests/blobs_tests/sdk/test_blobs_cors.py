@@ -76,7 +76,7 @@ def cors_headers(headers: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-async def test_the_cors_rules_that_are_read_equal_the_cors_rules_that_were_set(
+async def test_cors_rules_are_read_back_as_the_client_set_them(
     service: Any,
 ) -> None:
     everything = {"allowed_headers": ["*"], "exposed_headers": ["x-ms-*", "etag"]}
@@ -113,7 +113,9 @@ async def test_service_properties_that_a_request_omits_keep_their_values(service
     )
 
 
-async def test_all_service_properties_of_a_new_account_are_disabled(service: Any) -> None:
+async def test_logging_metrics_retention_website_and_cors_are_disabled_in_a_new_account(
+    service: Any,
+) -> None:
     found = await service.get_service_properties()
     assert not found["analytics_logging"].read
     assert not found["minute_metrics"].enabled
@@ -192,7 +194,7 @@ async def test_cors_rules_over_a_documented_limit_are_refused_and_change_nothing
     assert [each[0] for each in await read_rules(service)] == [OTHER_PAGE]
 
 
-async def test_a_cors_preflight_request_without_credentials_gets_the_permissions_of_the_rule(
+async def test_a_cors_preflight_request_needs_no_credentials_and_gets_the_permissions_of_its_rule(
     server: Server, service: Any
 ) -> None:
     rules = [rule(PAGE, "PUT", allowed_headers=["x-ms-*", "content-type"], max_age_in_seconds=200)]
@@ -290,7 +292,7 @@ async def test_a_cors_preflight_request_without_a_required_header_is_refused(
     assert (answer.status_code, answer.headers["x-ms-error-code"]) == (400, "InvalidHeaderValue")
 
 
-async def test_a_page_of_an_allowed_origin_writes_and_reads_a_blob(
+async def test_a_page_of_an_allowed_origin_can_write_and_read_a_blob(
     server: Server, service: Any, container: Any
 ) -> None:
     exposed = ["x-ms-meta-*", "etag", "content-length"]
@@ -311,7 +313,7 @@ async def test_a_page_of_an_allowed_origin_writes_and_reads_a_blob(
         assert set(names) == {"x-ms-meta-author", "etag", "content-length"}
 
 
-async def test_the_response_to_a_page_of_another_origin_has_no_cors_permission(
+async def test_the_response_to_a_page_without_a_matching_cors_rule_has_no_access_control_header(
     server: Server, service: Any, container: Any
 ) -> None:
     await service.set_service_properties(cors=[rule(PAGE, "GET")])
@@ -335,7 +337,7 @@ async def test_the_response_to_a_put_request_has_no_vary_header(
         assert (put.status_code, set(cors_headers(put.headers))) == (201, names)
 
 
-async def test_a_response_under_a_cors_rule_for_all_origins_has_a_wildcard_and_no_vary_header(
+async def test_a_cors_rule_for_all_origins_results_in_a_wildcard_origin_and_no_vary_header(
     server: Server, service: Any, container: Any
 ) -> None:
     await service.set_service_properties(cors=[rule("*", "GET", exposed_headers=["etag"])])

@@ -109,7 +109,7 @@ async def test_an_invalid_properties_document_is_refused_and_changes_no_service_
     assert await read_origins(service) == ["http://kept"]
 
 
-async def test_the_service_properties_that_are_read_equal_the_properties_that_were_set(
+async def test_service_properties_are_read_back_as_the_client_set_them(
     service: RunningBlobService,
 ) -> None:
     retained = "<RetentionPolicy><Enabled>true</Enabled><Days>7</Days></RetentionPolicy>"

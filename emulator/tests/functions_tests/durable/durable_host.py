@@ -161,7 +161,7 @@ class EngineHost:
         self.clock.moment += timedelta(seconds=self.storage.visibility_timeout_seconds)
 
     async def settle(self) -> None:
-        """Wait until the engine continues only if a new message arrives or the clock advances."""
+        """Wait until the engine is idle: it waits for a new message or for a later time."""
         quiet = steps = 0
         while quiet < 3:
             await asyncio.sleep(0)

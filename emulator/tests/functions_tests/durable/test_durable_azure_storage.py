@@ -469,7 +469,7 @@ async def test_half_of_the_simulated_storage_delay_passes_before_a_commit_and_ha
     await database.close()
 
 
-async def test_an_activity_starts_at_least_three_simulated_storage_delays_after_the_start_request(
+async def test_an_activity_starts_at_least_three_storage_delays_after_the_start_request(
     start_host: StartHost,
 ) -> None:
     host = await start_host(delay_seconds=DELAY_SECONDS)

@@ -191,7 +191,9 @@ async def test_restarting_an_instance_runs_it_again_with_a_new_id_or_the_same_id
         await host.client.restart("nobody")
 
 
-async def test_instances_are_listed_and_purged_by_filters(host: ListeningHost) -> None:
+async def test_a_filter_selects_the_instances_that_are_listed_or_purged(
+    host: ListeningHost,
+) -> None:
     began = datetime.now(UTC) - timedelta(seconds=5)
     for number in range(5):
         await host.client.start_new("greet", f"q-{number}", "x")

@@ -350,7 +350,7 @@ def test_random_orchestrations_complete_although_hosts_are_killed(
     asyncio.run(play())
 
 
-async def test_if_a_task_in_a_nested_task_all_fails_the_error_explains_the_sdk_fault(
+async def test_the_error_explains_the_sdk_fault_if_a_task_in_a_nested_task_all_fails(
     host: EngineHost,
 ) -> None:
     _programs(host, [INNER_TASK_ALL_FAILS, ("retry", 1)])

@@ -119,7 +119,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-async def test_the_host_exits_with_status_1_and_a_reason_if_the_function_app_is_invalid(
+async def test_the_host_logs_the_reason_and_exits_with_status_1_if_the_function_app_is_invalid(
     case: str, tmp_path: Path
 ) -> None:
     source, expected = REFUSED[case]
@@ -200,7 +200,10 @@ async def test_starting_a_second_host_on_the_same_data_directory_fails(
         status, line = await failed_start(folder, data)
         assert (status, line) == (
             2,
-            f"emulator.functions: another host uses the data directory {data}",
+            (
+                f"emulator.functions: another host uses the data directory {data}; "
+                "choose another with --data"
+            ),
         )
         assert (await client.get(f"{host.url}/api/noop")).text == "ok"
     assert host.process.returncode == 0
@@ -334,7 +337,7 @@ async def _ended(pidfd: int) -> None:
         os.close(pidfd)
 
 
-async def test_a_loaded_app_has_an_enabled_garbage_collector_and_frozen_objects(
+async def test_the_garbage_collector_is_enabled_and_skips_objects_from_the_load_of_the_app(
     tmp_path: Path,
 ) -> None:
     source = f"""{HEAD}

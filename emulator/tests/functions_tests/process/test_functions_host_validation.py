@@ -82,9 +82,9 @@ def outcome(check: Callable[[], Any]) -> str:
 
 
 def both(register: Callable[[df.DFApp, Any], None], call: Any) -> tuple[str, str]:
-    """Return the result of this host and the result of the Azure Functions Python worker.
+    """Validate a function with this host and with Azure's Python worker, and return both results.
 
-    A result is "loads" if the validation of the function succeeds, otherwise the error.
+    A result is "loads" if the function is valid, otherwise the error.
     """
     app = df.DFApp()
     register(app, call)

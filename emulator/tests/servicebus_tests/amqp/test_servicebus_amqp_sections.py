@@ -125,7 +125,7 @@ def test_a_peeked_message_has_no_lock() -> None:
     assert b"x-opt-locked-until" not in message.message_annotations
 
 
-def test_message_id_time_to_live_and_scheduled_time_are_read_from_a_message() -> None:
+def test_the_message_id_and_time_to_live_and_scheduled_time_of_a_message_are_read() -> None:
     payload = (
         encode_composite(HEADER, [None, None, UInt(1500)])
         + encode_section(

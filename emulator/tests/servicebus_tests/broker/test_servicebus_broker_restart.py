@@ -148,7 +148,7 @@ async def test_created_queues_and_updated_queue_settings_survive_a_restart(
     assert servicebus.bodies("made") == ["a"]
 
 
-async def test_a_restarted_broker_applies_the_changed_settings_to_an_existing_queue(
+async def test_a_broker_restarted_with_changed_settings_applies_them_to_an_existing_queue(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue().send([message("a")])

@@ -171,7 +171,9 @@ async def test_a_duplicate_message_within_one_batch_is_dropped(servicebus: Runni
     assert servicebus.bodies("once") == ["a"]
 
 
-async def test_messages_without_a_message_id_are_not_duplicates(servicebus: RunningBroker) -> None:
+async def test_messages_without_a_message_id_are_never_dropped_as_duplicates(
+    servicebus: RunningBroker,
+) -> None:
     await servicebus.queue("once").send([message("a"), message("a")])
     assert servicebus.bodies("once") == ["a", "a"]
 

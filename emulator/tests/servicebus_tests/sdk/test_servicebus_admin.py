@@ -139,7 +139,9 @@ async def test_operations_on_an_unknown_queue_raise_not_found(served: Served) ->
         await served.call(lambda client: client.delete_queue("absent"))
 
 
-async def test_updating_a_queue_changes_the_properties(served: Served) -> None:
+async def test_updating_a_queue_changes_its_lock_duration_and_maximum_delivery_count(
+    served: Served,
+) -> None:
     def change(client: ServiceBusAdministrationClient) -> None:
         queue = client.get_queue("q")
         queue.max_delivery_count = 7

@@ -171,7 +171,7 @@ async def test_an_expired_message_is_moved_to_the_dead_letter_queue(
 
 
 @with_both_clients
-async def test_sending_two_messages_with_the_same_message_id_succeeds_and_drops_the_second(
+async def test_the_second_of_two_sent_messages_with_the_same_message_id_is_dropped(
     server: Server, client: Any
 ) -> None:
     queue = server.create_queue(

@@ -84,7 +84,7 @@ async def test_settling_a_message_with_a_lost_lock_is_refused(server: Server, cl
 
 
 def _held_by(message: Any, receiver: Any) -> Any:
-    """Return a copy of `message` that `receiver` can settle, although another one received it.
+    """Return a copy of `message` that `receiver` can settle, although another receiver got it.
 
     The copy is marked as deferred. The client settles a deferred message with a management request,
     for which any receiver of the queue can be used.

@@ -125,9 +125,9 @@ def _inputs(
     if not tensors and not may_be_none:
         raise unreadable("inputs: expected at least one tensor")
     if rest:
-        raise unreadable(f"the body has {len(rest)} bytes after its last tensor")
+        raise unreadable(f"the body has {len(rest)} bytes after its last tensor; remove them")
     if len({tensor.name for tensor in tensors}) < len(tensors):
-        raise unreadable("inputs: two tensors have the same name")
+        raise unreadable("inputs: two tensors have the same name; give each its own name")
     return tuple(tensors)
 
 

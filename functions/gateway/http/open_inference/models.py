@@ -69,7 +69,7 @@ class OipModel(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class InferenceResult:
-    """The result of one job, and its media type."""
+    """The result of one job, and the media type of the result."""
 
     media_type: str
     data: bytes = field(repr=False)
@@ -141,7 +141,9 @@ def _payloads(model: ModelEntry, inputs: Sequence[Tensor]) -> list[tuple[str, by
     if first.datatype != BYTES or len(inputs) > 1:
         return [(media.JSON, _array_payload(model, inputs))]
     if not 1 <= len(first.elements) <= MAX_ELEMENTS:
-        raise unreadable(f"{first.name}: expected 1 to {MAX_ELEMENTS} elements")
+        raise unreadable(
+            f"{first.name}: expected 1 to {MAX_ELEMENTS} elements, found {len(first.elements)}"
+        )
     payloads = []
     for number, element in enumerate(first.elements):
         try:

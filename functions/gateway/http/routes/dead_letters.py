@@ -99,7 +99,7 @@ class Purged(TypedDict):
 
 
 class DeadLetterCount(TypedDict):
-    """How many of the dead letters that were read match a filter."""
+    """How many dead letters match a filter, of those that one request has read."""
 
     count: Annotated[
         int, Field(description="All matching dead letters. A purge needs this number.")
@@ -257,7 +257,7 @@ async def count_dead_letters(  # noqa: PLR0913, PLR0917 - each query parameter i
     openapi_extra={"requestBody": LETTER_ACTION_BODY},
 )
 async def change_dead_letters(request: Request) -> Response:
-    """Redrive or purge all matching dead letters, if their number equals `count`.
+    """Redrive or purge all dead letters that match a filter, if their number equals `count`.
 
     `GET /v1/admin/dead-letters/count` with the same filter and cursor returns this number. If the
     number has changed, nothing is done, and the status is 409. One request changes up to 500

@@ -388,8 +388,8 @@ async def _find_job_to_cancel(request: Request, job_id: str, tenant: str | None)
     """Return the record of a job that the caller may cancel.
 
     If `tenant` is None, the job must belong to the caller's tenant. Otherwise, the caller must have
-    the scope `admin`, and the job may belong to another tenant. Raises the problem `unknown-job` or
-    `forbidden`.
+    the scope `admin`, and the job may belong to another tenant. Raises the problem `forbidden` if
+    the caller does not have this scope, or `unknown-job` if there is no such job.
     """
     if tenant is None:
         require_scope(request, Scope.JOBS_WRITE)
@@ -413,7 +413,7 @@ async def _cancel(request: Request, job_id: str, found: Record) -> bool:
 
     Returns False if the job ended before it could be cancelled. The cancellation or the order is
     stored before this function returns, so it is not lost if this process dies afterwards. Raises
-    Unavailable or UnknownInstance.
+    Unavailable if a service fails, or UnknownInstance if the job does not exist.
     """
     services, durable = services_of(request), durable_of(request)
     started_at = await services.progress.order_stop(job_id, found["model"])

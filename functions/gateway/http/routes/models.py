@@ -26,7 +26,7 @@ class ModelLimits(TypedDict):
 
 
 class ModelDefaults(TypedDict):
-    """The values that are used for options that a submission does not contain."""
+    """The default values of options, for a submission that does not contain them."""
 
     deadline_seconds: int
 
