@@ -75,6 +75,7 @@ def make_bicep_document(catalogue: Catalogue) -> dict[str, Any]:
                 "model": model.name,
                 "device": "gpu" if model.uses_gpu else "cpu",
                 "graceSeconds": compute_grace_seconds(model),
+                "minWorkers": 1 if model.needs_worker else 0,
                 "queues": make_scaled_queues(model),
             }
             for model in catalogue.values()

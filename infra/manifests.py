@@ -175,7 +175,7 @@ def make_scaled_object(model: ModelEntry, queues: list[dict[str, Any]]) -> dict[
             "scaleTargetRef": {"name": f"worker-{model.resource_name}"},
             "pollingInterval": 15,
             "cooldownPeriod": 300,
-            "minReplicaCount": 0,
+            "minReplicaCount": 1 if model.needs_worker else 0,
             "maxReplicaCount": MAX_GPU_NODES if model.uses_gpu else MAX_CPU_WORKERS,
             # HPA may stop a busy pod, so let it stop pods late and one at a time.
             "advanced": {

@@ -141,9 +141,17 @@ class ModelEntry:
         return self.name.replace(":", "-v")
 
     @property
-    def share_percent(self) -> int:
+    def job_percent(self) -> int:
         """How many of 100 new jobs of the model this version gets, if callers name no version."""
         return self.versions.get(self.version, 0) if self.versions else 100
+
+    @property
+    def needs_worker(self) -> bool:
+        """Whether a worker must run also without jobs.
+
+        Otherwise the jobs of this version would always fall back, and no job would start a worker.
+        """
+        return self.fallback not in {"", self.version} and self.job_percent > 0
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -157,21 +165,21 @@ def join_name(model: str, version: str) -> str:
     return model if version == FIRST_VERSION else f"{model}:{version}"
 
 
-def choose_version(shares: Mapping[str, int], job_id: str) -> str:
+def choose_version(percentages: Mapping[str, int], job_id: str) -> str:
     """Return the version that runs a new job.
 
-    The same id and the same shares always give the same version.
+    The same id and the same percentages always give the same version.
 
     Args:
-        shares: The percentage of jobs for each version. The sum is 100.
+        percentages: The percentage of jobs for each version. The sum is 100.
         job_id: The id of the job.
     """
     point = int.from_bytes(hashlib.sha256(job_id.encode()).digest()[:8], "big") % 100
-    for version, share in shares.items():
-        if point < share:
+    for version, percent in percentages.items():
+        if point < percent:
             return version
-        point -= share
-    raise ValueError("the shares must add up to 100")
+        point -= percent
+    raise ValueError("the percentages must add up to 100")
 
 
 _DEFAULT_MAX_PIXELS: Final = 50_000_000
@@ -267,7 +275,7 @@ def _read_versions(name: str, table: object) -> list[ModelEntry]:
         )
     first = _read_model(name, own)
     known = sorted([FIRST_VERSION, *others], key=int)
-    shares = {version: first.versions.get(version, 0) for version in known}
+    percentages = {version: first.versions.get(version, 0) for version in known}
     for version in [*first.versions, *([first.fallback] if first.fallback else [])]:
         if version not in known:
             raise CatalogueError(
@@ -277,12 +285,12 @@ def _read_versions(name: str, table: object) -> list[ModelEntry]:
     if first.fallback and not others:
         raise CatalogueError(f"{name}.fallback: the model has only one version; remove the key")
     if not first.versions:
-        shares[FIRST_VERSION] = 100
+        percentages[FIRST_VERSION] = 100
     entries = [
         first,
         *(_read_version(first, own, version, given) for version, given in others.items()),
     ]
-    return [replace(entry, versions=shares) for entry in entries] if others else entries
+    return [replace(entry, versions=percentages) for entry in entries] if others else entries
 
 
 def _read_version(
@@ -355,10 +363,10 @@ def _read_value(name: str, key: str, value: Any) -> Any:
     raise CatalogueError(f"{name}.{key}: expected {wanted}, found {value!r:.100}")
 
 
-def _read_shares(path: str, value: Any) -> Mapping[str, int]:
+def _read_percentages(path: str, value: Any) -> Mapping[str, int]:
     are_numbers = isinstance(value, dict) and all(
-        isinstance(share, int) and not isinstance(share, bool) and share >= 0
-        for share in value.values()
+        isinstance(percent, int) and not isinstance(percent, bool) and percent >= 0
+        for percent in value.values()
     )
     if not are_numbers:
         raise CatalogueError(
@@ -387,7 +395,7 @@ def _read_options(path: str, value: Any) -> Mapping[str, Option]:
 _TABLE_READERS: Final[Mapping[str, Callable[[str, Any], Mapping[str, Any]]]] = {
     "options": _read_options,
     "parameters": read_schemas,
-    "versions": _read_shares,
+    "versions": _read_percentages,
 }
 
 
@@ -459,9 +467,9 @@ def check_workers(catalogue: Catalogue, served: Collection[str]) -> None:
         versions = catalogue.versions(model)
         falls_back = model.fallback and versions[model.fallback].name in names
         is_elsewhere = names.isdisjoint(each.name for each in versions.values())
-        if model.share_percent and not (model.name in names or falls_back or is_elsewhere):
+        if model.job_percent and not (model.name in names or falls_back or is_elsewhere):
             raise CatalogueError(
-                f"version {model.version} of {model.model_name} gets {model.share_percent} % of "
+                f"version {model.version} of {model.model_name} gets {model.job_percent} % of "
                 f"the jobs, but no worker serves it: add {model.name} to WORKER_MODELS, set its "
                 "percentage in versions to 0, or add the key fallback"
             )
@@ -497,7 +505,7 @@ def format_entry(model: ModelEntry) -> str:
     """Return a model's entry in TOML with all its keys, including those with default values.
 
     Keys without a value are omitted, for example `weights` of a model without weights. The entry of
-    another version than the first does not contain the keys that it shares with all versions.
+    another version than the first does not contain the keys that all versions have in common.
     """
     values = {each.name: getattr(model, each.name) for each in fields(model)}
     header, omitted = model.name, {"name"}

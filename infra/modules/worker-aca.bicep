@@ -142,7 +142,7 @@ resource app 'Microsoft.App/containerApps@2025-07-01' = [
           }
         ]
         scale: {
-          minReplicas: model.device == 'gpu' ? minReplicas : 0
+          minReplicas: max(model.device == 'gpu' ? minReplicas : 0, model.minWorkers)
           maxReplicas: maxReplicas
           pollingInterval: 15
           cooldownPeriod: 300

@@ -69,6 +69,24 @@ def test_each_version_of_a_model_gets_its_own_queues_workers_and_scaler(tmp_path
     assert [each for each in files["models.yaml"] if each in manifests] == manifests
 
 
+def test_a_version_whose_jobs_would_fall_back_keeps_a_worker(tmp_path: Path) -> None:
+    split = 'versions = {"1" = 95, "2" = 5}\nfallback = "1"\n[classifier."2"]\n[classifier."3"]\n'
+    text = DEFAULT_PATH.read_text("utf-8").replace("[voice-activity]", f"{split}[voice-activity]")
+    path = tmp_path / "models.toml"
+    path.write_text(text, encoding="utf-8")
+    files = {each.name: text for each, text in make_files(Catalogue.load(path)).items()}
+    models = yaml_or_json(files["catalogue.json"])["models"]
+    counts = {model["name"]: model["minWorkers"] for model in models}
+    expected = {"classifier": 0, "classifier-v2": 1, "classifier-v3": 0}
+    assert counts == {**expected, "voice-activity": 0, "noop": 0}
+    scaled = {
+        each["spec"]["scaleTargetRef"]["name"].removeprefix("worker-"): each["spec"]
+        for each in yaml_or_json(files["models.yaml"])
+        if each["kind"] == "ScaledObject"
+    }
+    assert {name: spec["minReplicaCount"] for name, spec in scaled.items()} == counts
+
+
 def yaml_or_json(text: str) -> Any:
     documents = list(yaml.safe_load_all(text))
     return documents if len(documents) > 1 else documents[0]

@@ -45,11 +45,11 @@ def load(folder: Path, text: str = MODEL) -> Catalogue:
 JOB_IDS = [f"01982f0c-5f0e-7d4a-9a53-{number:012x}" for number in range(10_000)]
 
 
-@pytest.mark.parametrize("share", [5, 50])
-def test_ten_thousand_jobs_are_split_within_two_standard_deviations(share: int) -> None:
-    chosen = [choose_version({"1": 100 - share, "2": share}, job_id) for job_id in JOB_IDS]
-    expected = len(JOB_IDS) * share / 100
-    deviation = (expected * (1 - share / 100)) ** 0.5
+@pytest.mark.parametrize("percent", [5, 50])
+def test_ten_thousand_jobs_are_split_within_two_standard_deviations(percent: int) -> None:
+    chosen = [choose_version({"1": 100 - percent, "2": percent}, job_id) for job_id in JOB_IDS]
+    expected = len(JOB_IDS) * percent / 100
+    deviation = (expected * (1 - percent / 100)) ** 0.5
     assert abs(chosen.count("2") - expected) <= 2 * deviation
 
 
@@ -59,15 +59,15 @@ def test_the_choice_of_a_version_is_the_same_in_every_process_and_release() -> N
 
 
 def test_a_version_without_a_share_gets_no_job_and_one_with_the_whole_share_every_job() -> None:
-    shares = {"1": 0, "2": 100, "3": 0}
-    assert {choose_version(shares, job_id) for job_id in JOB_IDS[:500]} == {"2"}
+    percentages = {"1": 0, "2": 100, "3": 0}
+    assert {choose_version(percentages, job_id) for job_id in JOB_IDS[:500]} == {"2"}
 
 
 def test_a_version_is_an_entry_of_its_own_with_its_own_queue(tmp_path: Path) -> None:
     catalogue = load(tmp_path)
     assert list(catalogue) == ["small", "small:2", "small:10"]
     assert [model.queue for model in catalogue.values()] == ["small", "small-v2", "small-v10"]
-    assert [model.share_percent for model in catalogue.values()] == [95, 5, 0]
+    assert [model.job_percent for model in catalogue.values()] == [95, 5, 0]
     assert {"small", "small-low", "small-v2", "small-v2-low"} < queues.names(catalogue)
     found = find_queue(catalogue, "small-v2-low")
     assert found is not None
@@ -99,7 +99,7 @@ def test_a_name_with_a_version_finds_this_version_and_a_name_without_finds_all(
     unversioned = Catalogue.load()
     assert unversioned.model("noop:1") is unversioned["noop"]
     assert unversioned.matching("noop") == (unversioned["noop"],)
-    assert unversioned["noop"].share_percent == 100
+    assert unversioned["noop"].job_percent == 100
     for name in ("small", "small:2"):
         assert join_name(*split_name(name)) == name
 

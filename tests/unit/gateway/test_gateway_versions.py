@@ -41,9 +41,11 @@ description = "Version 3."
 
 
 def write_catalogue(
-    folder: Path, shares: Mapping[str, int] | None = None, others: str = ""
+    folder: Path, percentages: Mapping[str, int] | None = None, others: str = ""
 ) -> Path:
-    pairs = ", ".join(f'"{version}" = {share}' for version, share in (shares or {}).items())
+    pairs = ", ".join(
+        f'"{version}" = {percent}' for version, percent in (percentages or {}).items()
+    )
     text = CATALOGUE.replace("{versions}", f"{{{pairs}}}").replace("{others}", others)
     path = folder / "models.toml"
     path.write_text(text, encoding="utf-8")

@@ -74,13 +74,13 @@ function factsOf({ limits, queue_length: length, estimated_wait_seconds: wait, v
     ["Largest input", most],
     ...(limits.pixels ? [["Pixels", `${Math.round(limits.pixels / 1e6)} million`]] : []),
     ["Deadline", `up to ${formatMilliseconds(limits.deadline_seconds * 1000)}`],
-    ...(Object.keys(versions).length > 1 ? [["Versions", sharesOf(versions)]] : []),
+    ...(Object.keys(versions).length > 1 ? [["Versions", percentagesOf(versions)]] : []),
   ];
 }
 
-/** Return the share of each version of a model: "1: 95 %, 2: 5 %". */
-function sharesOf(versions) {
-  return Object.entries(versions).map(([version, share]) => `${version}: ${share} %`).join(", ");
+/** Return the percentage of jobs for each version of a model: "1: 95 %, 2: 5 %". */
+function percentagesOf(versions) {
+  return Object.entries(versions).map(([version, percent]) => `${version}: ${percent} %`).join(", ");
 }
 
 function selectModel(chosen) {
