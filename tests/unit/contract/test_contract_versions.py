@@ -205,3 +205,12 @@ def test_a_split_to_a_version_without_a_worker_is_accepted_if_a_served_version_i
     assert queues.main(["--served", "small", path]) == 0
     assert queues.main(["--served", "small:2", path]) == 2
     assert "version 1 of small gets 95 %" in capsys.readouterr().err
+
+
+def test_the_example_of_versions_in_the_documentation_is_a_valid_catalogue(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "models.md").read_text(encoding="utf-8")
+    example = page.partition("## Versions")[2].partition("```toml\n")[2].partition("```")[0]
+    catalogue = load(tmp_path, example)
+    assert list(catalogue) == ["colours", "colours:2"]
+    assert dict(catalogue["colours:2"].options) == {"palette": 64}
+    assert (catalogue["colours"].job_percent, catalogue["colours"].fallback) == (95, "1")
