@@ -98,11 +98,14 @@ def make_files(catalogue: Catalogue) -> dict[Path, str]:
         (model, make_scaled_queues(model), compute_grace_seconds(model))
         for model in catalogue.values()
     )
-    return {
+    files = {
         FOLDER / "catalogue.json": json.dumps(make_bicep_document(catalogue), indent=2) + "\n",
         FOLDER / "k8s" / "base" / "workers" / "models.yaml": manifests,
-        FOLDER.parent / "worker" / "requirements.txt": make_requirements(),
     }
+    # A project that `loosely deploy` has written has no pyproject.toml.
+    if (FOLDER.parent / "pyproject.toml").exists():
+        files[FOLDER.parent / "worker" / "requirements.txt"] = make_requirements()
+    return files
 
 
 def main() -> int:

@@ -13,7 +13,7 @@ from emulator.servicebus.amqp.types import Array, Int, Long, Symbol, Timestamp
 from emulator.servicebus.broker.errors import BrokerError
 from emulator.servicebus.broker.message import ReceiveMode
 from emulator.servicebus.broker.queue import Queue
-from emulator.servicebus.messages import read_message, write_message
+from emulator.servicebus.messages import encode_changes, read_message, write_message
 from emulator.servicebus.request_response import AmqpReply, AmqpRequest
 
 _MAX_ITEMS = 4500
@@ -74,7 +74,7 @@ async def _schedule(queue: Queue, body: _Body) -> _Body:
     for item in _items(body, "messages", dict):
         encoded = item.get("message")
         if not isinstance(encoded, bytes):
-            raise _bad("a message to schedule must be encoded as binary")
+            raise _bad("a message to schedule must be an AMQP binary value")
         message = read_message(encoded)
         if message.scheduled_at is None:
             raise _bad("a message to schedule has no x-opt-scheduled-enqueue-time")
@@ -104,22 +104,26 @@ async def _receive(queue: Queue, body: _Body) -> _Body:
 async def _dispose(queue: Queue, body: _Body) -> _Body:
     tokens = _items(body, "lock-tokens", UUID)
     status = body.get("disposition-status")
+    properties = body.get("properties-to-modify")
+    if not isinstance(properties, dict | None):
+        raise _bad("properties-to-modify must be a map")
+    changes = encode_changes(properties or {})
     for token in tokens:
         match status:
             case "completed":
                 await queue.complete(token)
             case "abandoned":
-                await queue.abandon(token)
+                await queue.abandon(token, changes)
             case (
                 "defered" | "deferred"
             ):  # the protocol spells it "defered"; accept the correct spelling too
-                await queue.defer(token)
+                await queue.defer(token, changes)
             case "suspended":
                 reason, description = (
                     body.get("deadletter-reason"),
                     body.get("deadletter-description"),
                 )
-                await queue.dead_letter(token, _text(reason), _text(description))
+                await queue.dead_letter(token, _text(reason), _text(description), changes)
             case _:
                 raise _bad("disposition-status must be completed, abandoned, defered or suspended")
     return {}

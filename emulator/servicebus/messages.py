@@ -1,7 +1,8 @@
 """Read the messages that senders send, and encode the messages that receivers receive.
 
 The broker stores the sections of a message as the sender encoded them. For a delivery, only the
-header and the annotations are encoded again. A dead-lettered message also gets the application
+header and the annotations are encoded again. The properties that receivers set when they settled a
+message are added to its application properties. A dead-lettered message also gets the application
 properties `DeadLetterReason` and `DeadLetterErrorDescription`.
 
 See "Messages, payloads, and serialization" and "AMQP 1.0 in Azure Service Bus protocol guide"
@@ -9,7 +10,9 @@ See "Messages, payloads, and serialization" and "AMQP 1.0 in Azure Service Bus p
 """
 
 import struct
+from collections.abc import Mapping
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from emulator.servicebus.amqp.codec import decode, encode, encode_list
@@ -28,7 +31,7 @@ from emulator.servicebus.amqp.sections import (
     split,
 )
 from emulator.servicebus.amqp.types import Raw, Symbol, Timestamp, UInt
-from emulator.servicebus.broker.message import IncomingMessage, StoredMessage
+from emulator.servicebus.broker.message import IncomingMessage, PropertyChanges, StoredMessage
 
 BATCH_FORMAT = 0x80013700
 _MAX_BATCH_MESSAGES = 4500
@@ -138,6 +141,19 @@ def _instant(encoded: bytes) -> datetime | None:
         raise DecodeError(f"{_SCHEDULED} is out of range") from None
 
 
+def encode_changes(properties: Mapping[Any, Any]) -> PropertyChanges:
+    """Encode the properties that a receiver sets when it settles a message.
+
+    Raises MessageFault if the name of a property is neither a string nor a symbol.
+    """
+    if not all(isinstance(name, str) for name in properties):
+        raise MessageFault(
+            "com.microsoft:argument-error",
+            "the name of a property to modify is neither a string nor a symbol",
+        )
+    return tuple((str(name), encode(value)) for name, value in properties.items())
+
+
 # Encoding messages for a receiver
 
 
@@ -201,23 +217,16 @@ def _message_annotations(
 
 
 def _bare(message: StoredMessage) -> bytes:
-    own_properties = {
-        name: text
-        for name, text in (
-            (_REASON, message.dead_letter_reason),
-            (_DESCRIPTION, message.dead_letter_description),
-        )
-        if text is not None
-    }
-    if not own_properties:
+    own = dict(message.property_changes)
+    if message.dead_letter_reason is not None:
+        own[_REASON] = encode(message.dead_letter_reason)
+    if message.dead_letter_description is not None:
+        own[_DESCRIPTION] = encode(message.dead_letter_description)
+    if not own:
         return message.bare
     sections = split(message.bare)
-    ours = b"".join(encode(name) + encode(text) for name, text in own_properties.items())
+    ours = b"".join(encode(name) + value for name, value in own.items())
     properties = replace_pairs(
-        APPLICATION_PROPERTIES,
-        sections.application_properties,
-        ours,
-        len(own_properties),
-        frozenset(own_properties),
+        APPLICATION_PROPERTIES, sections.application_properties, ours, len(own), frozenset(own)
     )
     return b"".join((sections.properties, properties, *sections.body, sections.footer))

@@ -16,7 +16,7 @@ from emulator.servicebus.broker.message import MessageDelivery, ReceiveMode
 from emulator.servicebus.broker.queue import Queue
 from emulator.servicebus.cbs import CbsTokens
 from emulator.servicebus.management import manage
-from emulator.servicebus.messages import read_messages, write_message
+from emulator.servicebus.messages import encode_changes, read_messages, write_message
 from emulator.servicebus.request_response import ReplyLinks, RequestTarget
 
 CONTAINER_ID = "azure-local-emulator"
@@ -210,15 +210,13 @@ class QueueLinkSource:
             case Released():
                 await self._queue.release(token)
             case Rejected(info=info):
-                await self._queue.dead_letter(
-                    token, _text(info.get(_REASON)), _text(info.get(_DESCRIPTION))
-                )
-            case Modified(undeliverable_here=True):
-                await self._queue.defer(token)
-            case Modified(delivery_failed=True):
-                await self._queue.abandon(token)
-            case Modified():
-                await self._queue.release(token)
+                further = {key: info[key] for key in info if key not in (_REASON, _DESCRIPTION)}
+                reason, description = _text(info.get(_REASON)), _text(info.get(_DESCRIPTION))
+                await self._queue.dead_letter(token, reason, description, encode_changes(further))
+            case Modified(undeliverable_here=True, annotations=changes):
+                await self._queue.defer(token, encode_changes(changes))
+            case Modified(annotations=changes):
+                await self._queue.abandon(token, encode_changes(changes))
 
     def _deliver(self, delivery: MessageDelivery) -> None:
         token = delivery.lock_token

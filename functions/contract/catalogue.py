@@ -207,9 +207,7 @@ class Catalogue(Mapping[str, ModelEntry]):
         queues = [model.queue for model in catalogue.values()]
         if len(set(queues)) < len(queues):
             twice = next(queue for queue in queues if queues.count(queue) > 1)
-            raise CatalogueError(
-                f"two models have the queue {twice}: give each model its own queue"
-            )
+            raise CatalogueError(f"two models use the queue {twice}: give each model its own queue")
         if taken := {low_priority_queue(queue) for queue in queues} & set(queues):
             raise CatalogueError(
                 f"the queue {min(taken)} is already another model's low-priority queue: "

@@ -10,13 +10,24 @@ set -eu
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 . "$(dirname "$0")/environment.sh"
 
-need az git
+need az
 registry=$(value AZURE_CONTAINER_REGISTRY_ENDPOINT)
 name=${registry%%.*}
-tag=${1:-$(git -C "$root" rev-parse --short=12 HEAD)}
-if [ $# -eq 0 ] && [ -n "$(git -C "$root" status --porcelain -- worker functions/contract)" ]; then
-    tag="$tag-$(date -u +%Y%m%d%H%M%S)"
-fi
+
+choose_tag() { # print a tag for the image of the current files
+    # A project that `loosely deploy` has written is no repository of its own: the tag is a digest of its files.
+    if [ ! -e "$root/.git" ]; then
+        (cd "$root" && find functions/contract models requirements.txt worker -type f 2>/dev/null |
+            LC_ALL=C sort | tr '\n' '\0' | xargs -0 cat | sha256sum | cut -c1-12)
+        return
+    fi
+    need git
+    commit=$(git -C "$root" rev-parse --short=12 HEAD)
+    changed=$(git -C "$root" status --porcelain -- worker functions/contract)
+    echo "$commit${changed:+-$(date -u +%Y%m%d%H%M%S)}"
+}
+
+tag=${1:-$(choose_tag)}
 
 find_digest() { # TAG
     az acr repository show --name "$name" --image "worker:$1" --query digest --output tsv 2>/dev/null

@@ -1,4 +1,4 @@
-"""Write the folders to deploy: the Function App, and the build context of the worker image.
+"""Write the folders to deploy, or a project for the Azure Developer CLI (`azd`) that deploys them.
 
 `functions/` contains the files that are published to Azure. Core Tools and azd select the same
 files when they publish. requirements.txt is the lock that `./dev lock` wrote. The platform's build
@@ -6,6 +6,9 @@ installs it with pip, which checks the hash of each file.
 
 `worker/` contains a Dockerfile and the files that it copies: the worker, the contract with the
 catalogue, and the models with their requirements.
+
+The project for azd has the layout of the repository: azure.yaml, infra/, functions/, and the build
+context of the worker image, whose Dockerfile is worker/Dockerfile.
 """
 
 import shutil
@@ -20,6 +23,18 @@ _CATALOGUE = Path("contract", "models.toml")
 # Core Tools never publish these files.
 _ALWAYS_EXCLUDED = (".funcignore", ".gitignore", "local.settings.json")
 _UNUSED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "Dockerfile")
+_BUILT = shutil.ignore_patterns("__pycache__", "*.pyc", "build")
+_PROJECT_PARTS = ("functions", "infra", "models", "worker")
+_COPIED_TO_IMAGE = """\
+# Only what worker/Dockerfile copies goes to the builder.
+*
+!functions/contract
+!models
+!requirements.txt
+!worker
+**/__pycache__
+**/*.pyc
+"""
 _COPY_MODELS = """
 # The models of the folder that `loosely package` has packaged.
 COPY models /app/models
@@ -56,6 +71,42 @@ def write_package(target: Path, root: Path, folder: ModelFolder) -> tuple[Path, 
     shutil.copyfile(folder.catalogue, app / _CATALOGUE)
     _write_worker_context(worker, root, folder)
     return app, worker
+
+
+def write_azd_project(target: Path, root: Path, folder: ModelFolder) -> None:
+    """Write a project for `azd` that deploys the models of a folder.
+
+    The files that an earlier call has written are replaced. Other files stay, for example `.azure`,
+    in which azd keeps the names of what it has deployed. The caller must then run `infra.generate`
+    in the project.
+
+    Args:
+        target: The directory of the project.
+        root: The directory that contains the components' source.
+        folder: The models. Its catalogue must be valid.
+
+    Raises:
+        FolderUnusable: ``target`` contains other files with these names, or a model is outside the
+            folder's directory for models.
+    """
+    marker = target / "azure.yaml"
+    if not marker.is_file() and any((target / name).exists() for name in _PROJECT_PARTS):
+        raise FolderUnusable(f"{target} contains other files: choose an empty folder")
+    _check_places(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(root / "azure.yaml", marker)
+    for name in _PROJECT_PARTS:
+        shutil.rmtree(target / name, ignore_errors=True)
+    copy_function_app(target / "functions", root / "functions")
+    shutil.copyfile(folder.catalogue, target / "functions" / _CATALOGUE)
+    shutil.copytree(root / "infra", target / "infra", ignore=_BUILT)
+    # An installer may drop the permission to execute.
+    for script in (target / "infra" / "scripts").glob("*.sh"):
+        script.chmod(0o755)
+    shutil.copytree(root / "worker", target / "worker", ignore=_UNUSED)
+    dockerfile = _copy_models(target, root, folder)
+    (target / "worker" / "Dockerfile").write_text(dockerfile, encoding="utf-8")
+    (target / ".dockerignore").write_text(_COPIED_TO_IMAGE, encoding="utf-8")
 
 
 def copy_function_app(target: Path, app: Path) -> list[Path]:
@@ -117,6 +168,15 @@ def _write_worker_context(target: Path, root: Path, folder: ModelFolder) -> None
     shutil.copytree(root / "functions" / "contract", contract, ignore=_UNUSED)
     shutil.copyfile(folder.catalogue, contract / _CATALOGUE.name)
     shutil.copytree(root / "worker", target / "worker", ignore=_UNUSED)
+    dockerfile = _copy_models(target, root, folder)
+    (target / "Dockerfile").write_text(dockerfile, encoding="utf-8")
+
+
+def _copy_models(target: Path, root: Path, folder: ModelFolder) -> str:
+    """Copy the folder's models and their requirements to ``target``, the context of the image.
+
+    Return the text of the Dockerfile that adds them to the image.
+    """
     dockerfile = (root / "worker" / "Dockerfile").read_text(encoding="utf-8")
     if folder.code != root / "worker" / "models" and folder.code.is_dir():
         shutil.copytree(folder.code, target / "models", ignore=_UNUSED)
@@ -125,4 +185,4 @@ def _write_worker_context(target: Path, root: Path, folder: ModelFolder) -> None
     if requirements.is_file():
         shutil.copyfile(requirements, target / requirements.name)
         dockerfile += _INSTALL_REQUIREMENTS
-    (target / "Dockerfile").write_text(dockerfile, encoding="utf-8")
+    return dockerfile

@@ -232,14 +232,16 @@ def name_of(fault: tuple[str, str, str]) -> str:
     return f"{fault[0].rpartition('/')[2]}: {fault[2].strip() or 'nothing'}"
 
 
-def test_a_copy_of_the_deployment_without_a_planted_fault_passes_all_checks(copy: Path) -> None:
+def test_an_unchanged_copy_of_the_deployment_files_passes_all_consistency_checks(
+    copy: Path,
+) -> None:
     files = DeploymentFiles(copy)
     for consistency_check in CHECKS:
         consistency_check(files)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=name_of)
-def test_the_deployment_checks_find_each_planted_fault(
+def test_the_consistency_checks_find_each_planted_fault_in_the_deployment_files(
     fault: tuple[str, str, str], copy: Path
 ) -> None:
     plant(copy, fault)
@@ -264,7 +266,7 @@ CHECKERS_PYTHON = ROOT / ".venv-infra" / "bin" / "python"
     reason="INFRA_CHECKS is not set, or ./dev check infra has not run",
 )
 @pytest.mark.parametrize("fault", TYPE_FAULTS, ids=name_of)
-def test_the_schema_checks_find_each_planted_type_error(
+def test_the_schema_checks_find_each_planted_type_error_in_the_deployment_files(
     fault: tuple[str, str, str], copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", str(CHECKERS_PYTHON))

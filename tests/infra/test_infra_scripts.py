@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +68,7 @@ class TestKeys:
     @pytest.mark.parametrize(
         "name", ["reply-token-keys", "webhook-secrets", "webhook-producer-secrets"]
     )
-    def test_the_old_key_stays_valid_as_the_second_key_until_the_next_key_rotation(
+    def test_key_rotation_keeps_only_the_previous_key_beside_the_new_key(
         self, scripts: ScriptRunner, name: str
     ) -> None:
         scripts.check_output("keys.sh")
@@ -79,7 +81,7 @@ class TestKeys:
         assert scripts.state["gateway"] == scripts.state["secrets"]
         assert len(scripts.calls("az", "functionapp", "restart")) == 3
 
-    def test_the_apply_option_of_the_keys_script_gives_a_manually_changed_secret_to_the_gateway(
+    def test_the_keys_script_with_apply_copies_a_manually_changed_secret_to_the_gateway(
         self, scripts: ScriptRunner
     ) -> None:
         scripts.check_output("keys.sh")
@@ -118,7 +120,9 @@ class TestKeys:
 
 
 class TestDeployWorker:
-    def test_the_worker_image_is_built_once_and_rolled_out(self, scripts: ScriptRunner) -> None:
+    def test_two_deployments_of_the_same_worker_code_build_one_image_and_apply_equal_manifests(
+        self, scripts: ScriptRunner
+    ) -> None:
         scripts.check_output("deploy-worker.sh")
         scripts.check_output("deploy-worker.sh")
         assert len(scripts.calls("az", "acr", "build")) == 1
@@ -160,6 +164,22 @@ class TestDeployWorker:
         [tag] = scripts.state["images"]
         assert re.fullmatch(r"worker:[0-9a-f]{12}-\d{14}", tag)
 
+    def test_the_image_of_a_project_without_a_repository_is_tagged_with_a_digest_of_its_files(
+        self, scripts: ScriptRunner, tmp_path: Path
+    ) -> None:
+        shutil.copytree(
+            scripts.root, tmp_path / "project", ignore=shutil.ignore_patterns(".git", "build")
+        )
+        project = replace(scripts, root=tmp_path / "project")
+        model = project.root / "models" / "own.py"
+        model.parent.mkdir()
+        for text in ("first", "first", "second"):
+            model.write_text(text, encoding="utf-8")
+            project.check_output("deploy-worker.sh")
+        assert len(scripts.state["images"]) == 2
+        assert all(re.fullmatch(r"worker:[0-9a-f]{12}", tag) for tag in scripts.state["images"])
+        assert len(scripts.calls("az", "acr", "build")) == 2
+
     def test_an_earlier_image_tag_is_deployed_without_a_build_and_an_unknown_tag_is_refused(
         self, scripts: ScriptRunner
     ) -> None:
@@ -181,7 +201,7 @@ class TestDeployWorker:
             ({"GPU_SHARING": "mig"}, "mig"),
         ],
     )
-    def test_the_settings_determine_the_kubernetes_overlay_unless_the_variable_overlay_is_set(
+    def test_use_spot_and_gpu_sharing_select_the_kubernetes_overlay_unless_overlay_is_set(
         self, scripts: ScriptRunner, values: dict[str, str], overlay: str
     ) -> None:
         scripts.update_state(values=values, images={"worker:earlier": "sha256:0"})
@@ -201,7 +221,7 @@ class TestDeployWorker:
         assert not scripts.calls("kubectl")
 
     @pytest.mark.parametrize("host", ["aks", "aca"])
-    def test_models_without_a_gpu_get_a_separate_image_if_an_index_of_cpu_builds_is_set(
+    def test_models_without_a_gpu_get_a_separate_image_if_cpu_torch_index_is_set(
         self, scripts: ScriptRunner, host: str
     ) -> None:
         index = "https://cpu.example"
@@ -241,7 +261,7 @@ class TestDeployWorker:
         scripts.check_output("deploy-worker.sh")
         assert len(scripts.state["applied"]) == 1
 
-    def test_the_worker_is_not_rolled_out_if_a_value_of_the_deployment_is_missing(
+    def test_the_worker_is_not_deployed_if_a_value_of_the_azd_environment_is_missing(
         self, scripts: ScriptRunner
     ) -> None:
         state = scripts.state
@@ -327,7 +347,7 @@ class TestUploadWeights:
 
 
 class TestTeardown:
-    def test_the_deployment_is_not_deleted_after_a_wrong_confirmation(
+    def test_the_teardown_script_deletes_nothing_after_a_wrong_confirmation(
         self, scripts: ScriptRunner
     ) -> None:
         for typed in ("yes\n", "", "\n"):
@@ -390,7 +410,7 @@ class TestCheckTools:
         old.chmod(0o755)
         assert "older than 3.11" in scripts.run("check-tools.sh").stderr
 
-    def test_the_names_of_existing_node_pools_are_stored_for_the_templates(
+    def test_the_preflight_check_stores_the_names_of_existing_node_pools_in_the_azd_environment(
         self, scripts: ScriptRunner
     ) -> None:
         scripts.update_state(pools={"rg-trial": "system\ngpu"})
@@ -525,7 +545,9 @@ class TestPipelineIdentity:
         assert not scripts.calls("az")
 
 
-def test_the_compose_script_writes_the_queues_of_the_catalogue(scripts: ScriptRunner) -> None:
+def test_the_compose_script_writes_the_queues_into_the_configuration_of_the_emulator(
+    scripts: ScriptRunner,
+) -> None:
     scripts.check_output("compose.sh", "--detach")
     written = json.loads((scripts.root / "infra" / "build" / "Config.json").read_text("utf-8"))
     [namespace] = written["UserConfig"]["Namespaces"]
@@ -534,7 +556,7 @@ def test_the_compose_script_writes_the_queues_of_the_catalogue(scripts: ScriptRu
     assert call[-2:] == ["up", "--detach"]
 
 
-def test_the_error_of_the_keys_script_names_a_missing_value_of_the_deployment(
+def test_the_error_of_the_keys_script_names_a_missing_value_of_the_azd_environment(
     scripts: ScriptRunner,
 ) -> None:
     state = scripts.state

@@ -36,12 +36,13 @@ class Rejected:
 class Modified:
     """The receiver did not process the message and returns the message with new information.
 
-    `delivery_failed` means that the delivery counts as failed. `undeliverable_here` means that the
-    message must not be delivered to this receiver again.
+    `undeliverable_here` means that the message must not be delivered to this receiver again.
+    `annotations` contains properties to set. The flag `delivery-failed` of the specification is not
+    kept, because Service Bus ignores it.
     """
 
-    delivery_failed: bool = False
     undeliverable_here: bool = False
+    annotations: dict[Any, Any] = field(default_factory=dict)
 
 
 Outcome = Accepted | Released | Rejected | Modified
@@ -73,8 +74,10 @@ def read_outcome(state: Described | None) -> Outcome | None:
         case 0x26 | "amqp:released:list":
             return Released()
         case 0x27 | "amqp:modified:list":
-            failed, here = [*fields, None, None][:2]
-            return Modified(failed is True, here is True)
+            _, here, annotations = [*fields, None, None, None][:3]
+            if not isinstance(annotations, dict | None):
+                raise DecodeError("the message annotations of a modified outcome must be a map")
+            return Modified(here is True, annotations or {})
         case 0x23 | "amqp:received:list":
             return None
     raise DecodeError(

@@ -128,7 +128,8 @@ class Session:
                 self._on_detach(performative)
             case _:
                 raise ConnectionFault(
-                    "amqp:not-allowed", "the performative does not belong to a session"
+                    "amqp:not-allowed",
+                    "the peer sent a performative that is not allowed within a session",
                 )
 
     def set_blocked(self, blocked: bool) -> None:

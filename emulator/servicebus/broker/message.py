@@ -28,6 +28,13 @@ class ReceiveMode(Enum):
     RECEIVE_AND_DELETE = "receive-and-delete"
 
 
+PropertyChanges = tuple[tuple[str, bytes], ...]
+"""Application properties that receivers set when they settled a message.
+
+Each item is the name of a property and its encoded value. No name occurs twice.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class IncomingMessage:
     """A message that a sender has sent to a queue.
@@ -83,6 +90,7 @@ class StoredMessage:
     dead_letter_reason: str | None
     dead_letter_description: str | None
     dead_letter_source: str | None
+    property_changes: PropertyChanges = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +135,7 @@ class MessageRecord:
     lock: Lock | None = None
     dead_letter_reason: str | None = None
     dead_letter_description: str | None = None
+    property_changes: PropertyChanges = ()
 
     @property
     def is_ready(self) -> bool:
@@ -168,4 +177,5 @@ class MessageRecord:
             dead_letter_description=self.dead_letter_description,
             # Service Bus sets this value only if a dead-letter queue forwards to another entity.
             dead_letter_source=None,
+            property_changes=self.property_changes,
         )

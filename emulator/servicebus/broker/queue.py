@@ -16,6 +16,7 @@ from emulator.servicebus.broker.message import (
     IncomingMessage,
     MessageDelivery,
     MessageState,
+    PropertyChanges,
     ReceiveMode,
     StoredMessage,
 )
@@ -155,16 +156,20 @@ class Queue:
         """Raise MessageStoreError if the database cannot be written now. Writes nothing."""
         self._transactions.check_writable()
 
-    # Settling. Each method raises MessageLockLost if the lock is lost.
+    # Settling. Each method raises MessageLockLost if the lock is lost, and ArgumentError if the
+    # changed properties exceed 64 KiB.
 
     async def complete(self, token: UUID) -> None:
         """Remove a locked message from the queue."""
         self._state.complete(token, self._begin())
         await self._transactions.wait_until_committed()
 
-    async def abandon(self, token: UUID) -> None:
-        """Unlock a message for another delivery, and count the current delivery as failed."""
-        self._state.abandon(token, self._begin())
+    async def abandon(self, token: UUID, changes: PropertyChanges = ()) -> None:
+        """Unlock a message for another delivery, and count the current delivery as failed.
+
+        `changes` are application properties to set.
+        """
+        self._state.abandon(token, self._begin(), changes)
         await self._transactions.wait_until_committed()
 
     async def release(self, token: UUID) -> None:
@@ -172,17 +177,27 @@ class Queue:
         self._state.release(token, self._begin())
         await self._transactions.wait_until_committed()
 
-    async def defer(self, token: UUID) -> None:
-        """Defer a locked message. After that, only `receive_deferred` can receive the message."""
-        self._state.defer(token, self._begin())
+    async def defer(self, token: UUID, changes: PropertyChanges = ()) -> None:
+        """Defer a locked message. After that, only `receive_deferred` can receive the message.
+
+        `changes` are application properties to set.
+        """
+        self._state.defer(token, self._begin(), changes)
         await self._transactions.wait_until_committed()
 
-    async def dead_letter(self, token: UUID, reason: str | None, description: str | None) -> None:
+    async def dead_letter(
+        self,
+        token: UUID,
+        reason: str | None,
+        description: str | None,
+        changes: PropertyChanges = (),
+    ) -> None:
         """Move a locked message to the dead-letter queue.
 
-        Raises NotAllowed if this is a dead-letter queue.
+        `changes` are application properties to set. Raises NotAllowed if this is a dead-letter
+        queue.
         """
-        self._state.dead_letter(token, reason, description, self._begin())
+        self._state.dead_letter(token, reason, description, self._begin(), changes)
         await self._transactions.wait_until_committed()
 
     async def renew(self, tokens: Sequence[UUID]) -> list[datetime]:
@@ -255,7 +270,8 @@ class Queue:
 def _check(message: IncomingMessage, limit_bytes: int) -> None:
     if message.size_bytes > limit_bytes:
         raise MessageSizeExceeded(
-            f"the message has {message.size_bytes} bytes; the queue accepts at most {limit_bytes}"
+            f"the message has {message.size_bytes} bytes; "
+            f"the queue accepts at most {limit_bytes} bytes"
         )
     if message.message_id is not None:
         if len(message.message_id) > _MAX_MESSAGE_ID_LENGTH:

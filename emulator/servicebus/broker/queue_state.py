@@ -20,6 +20,7 @@ from emulator.servicebus.broker.message import (
     Lock,
     MessageRecord,
     MessageState,
+    PropertyChanges,
     ReceiveMode,
 )
 from emulator.servicebus.broker.message_table import MessageTable
@@ -110,6 +111,7 @@ class DuplicateHistory:
 
 
 _MAX_REASON_LENGTH = 4096
+_MAX_CHANGES_BYTES = 64 * 1024
 
 
 class QueueState:
@@ -247,12 +249,13 @@ class QueueState:
         """Remove a locked message. Raises MessageLockLost if the lock is lost."""
         self._table.remove(self._find_locked(token, now).id)
 
-    def abandon(self, token: UUID, now: datetime) -> None:
-        """Unlock a message and count its delivery as failed.
+    def abandon(self, token: UUID, now: datetime, changes: PropertyChanges = ()) -> None:
+        """Unlock a message, change its properties, and count its delivery as failed.
 
-        Raises MessageLockLost if the lock is lost.
+        Raises MessageLockLost if the lock is lost, and ArgumentError if the changes are too large.
         """
-        self._unlock(self._find_locked(token, now), now, failed=True)
+        record = _with_changes(self._find_locked(token, now), changes)
+        self._unlock(record, now, failed=True)
 
     def release(self, token: UUID, now: datetime) -> None:
         """Unlock a message without counting its delivery as failed.
@@ -261,20 +264,29 @@ class QueueState:
         """
         self._unlock(self._find_locked(token, now), now, failed=False)
 
-    def defer(self, token: UUID, now: datetime) -> None:
-        """Defer a locked message. Raises MessageLockLost if the lock is lost."""
-        record = self._find_locked(token, now)
+    def defer(self, token: UUID, now: datetime, changes: PropertyChanges = ()) -> None:
+        """Defer a locked message, and change its properties.
+
+        Raises MessageLockLost if the lock is lost, and ArgumentError if the changes are too large.
+        """
+        record = _with_changes(self._find_locked(token, now), changes)
         self._unlock(replace(record, state=MessageState.DEFERRED), now, failed=False)
 
     def dead_letter(
-        self, token: UUID, reason: str | None, description: str | None, now: datetime
+        self,
+        token: UUID,
+        reason: str | None,
+        description: str | None,
+        now: datetime,
+        changes: PropertyChanges = (),
     ) -> None:
-        """Move a locked message to the dead-letter queue.
+        """Move a locked message to the dead-letter queue, and change its properties.
 
         Raises:
             MessageLockLost: The lock is lost.
             NotAllowed: This is a dead-letter queue.
-            ArgumentError: The reason or description is too long or not valid Unicode.
+            ArgumentError: The reason or description is too long or not valid Unicode, or the
+                changes are too large.
         """
         record = self._find_locked(token, now)
         if self._dead_letter_state is None:
@@ -287,7 +299,7 @@ class QueueState:
                     f"the dead-letter reason or description exceeds {_MAX_REASON_LENGTH} characters"
                 )
             check_unicode(text)
-        self._move_to_dead_letters(record, reason, description)
+        self._move_to_dead_letters(_with_changes(record, changes), reason, description)
 
     def renew(self, tokens: Sequence[UUID], now: datetime) -> list[datetime]:
         """Renew message locks, and return the new expiry times.
@@ -391,6 +403,21 @@ class QueueState:
             return now + shortest
         except OverflowError:
             return None
+
+
+def _with_changes(record: MessageRecord, changes: PropertyChanges) -> MessageRecord:
+    """Return the record with changed properties. A later change of a property replaces an earlier.
+
+    Raises ArgumentError if the changes exceed 64 KiB in total.
+    """
+    if not changes:
+        return record
+    merged = tuple({**dict(record.property_changes), **dict(changes)}.items())
+    if sum(len(name) + len(value) for name, value in merged) > _MAX_CHANGES_BYTES:
+        raise ArgumentError(
+            f"the changed properties of the message exceed {_MAX_CHANGES_BYTES} bytes"
+        )
+    return replace(record, property_changes=merged)
 
 
 def check_unicode(text: str) -> None:

@@ -13,12 +13,18 @@ from typing import Any
 from uuid import UUID
 
 from emulator.servicebus.broker.errors import MessageStoreError, SchemaError
-from emulator.servicebus.broker.message import IncomingMessage, Lock, MessageRecord, MessageState
+from emulator.servicebus.broker.message import (
+    IncomingMessage,
+    Lock,
+    MessageRecord,
+    MessageState,
+    PropertyChanges,
+)
 from emulator.servicebus.broker.queue_state import SeenMessageId
 from emulator.servicebus.broker.settings import QueueSettings
 
 APPLICATION_ID = 0x51554555
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _BUSY_SECONDS = 0.5
 
 # A small content is in its message's row. A large content is in the table `contents`, because
@@ -48,7 +54,8 @@ CREATE TABLE messages (
     dead_letter_description TEXT,
     header BLOB,
     annotations BLOB,
-    bare BLOB
+    bare BLOB,
+    property_changes TEXT
 ) STRICT;
 CREATE TABLE contents (
     id INTEGER PRIMARY KEY,
@@ -64,6 +71,9 @@ CREATE TABLE sightings (
     PRIMARY KEY (queue, sequence_number)
 ) STRICT, WITHOUT ROWID;
 """
+
+# The statements that upgrade a database of an older version to the next version.
+_UPGRADES = {1: "ALTER TABLE messages ADD COLUMN property_changes TEXT"}
 
 
 def lock_database(database: Path) -> sqlite3.Connection:
@@ -114,10 +124,10 @@ def _prepare(connection: sqlite3.Connection, database: Path) -> None:
         raise SchemaError(
             f"{database} is a database of another program; choose another directory with --data"
         )
-    if tables and version != SCHEMA_VERSION:
+    if tables and version != SCHEMA_VERSION and version not in _UPGRADES:
         raise SchemaError(
-            f"{database} has schema version {version}; only version {SCHEMA_VERSION} is supported; "
-            "move or delete the file to start without its messages"
+            f"{database} has schema version {version}; this program supports versions 1 to "
+            f"{SCHEMA_VERSION}; move or delete the file to start without its messages"
         )
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
@@ -127,16 +137,21 @@ def _prepare(connection: sqlite3.Connection, database: Path) -> None:
             f"BEGIN IMMEDIATE; {_TABLES}"
             f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={SCHEMA_VERSION}; COMMIT;"
         )
+    for older in range(version, SCHEMA_VERSION) if tables else ():
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {_UPGRADES[older]}; PRAGMA user_version={older + 1}; COMMIT;"
+        )
 
 
 RECORD_COLUMNS = (
     "id, queue, sequence_number, enqueue_sequence_number, enqueued_at_us, size_bytes, state,"
     " delivery_count, time_to_live_us, scheduled_at_us, expires_at_us, lock_token,"
-    " locked_until_us, dead_letter_reason, dead_letter_description"
+    " locked_until_us, dead_letter_reason, dead_letter_description, property_changes"
 )
 UPDATED_COLUMNS = (
     "queue=?, sequence_number=?, enqueued_at_us=?, state=?, delivery_count=?, expires_at_us=?,"
-    " lock_token=?, locked_until_us=?, dead_letter_reason=?, dead_letter_description=?"
+    " lock_token=?, locked_until_us=?, dead_letter_reason=?, dead_letter_description=?,"
+    " property_changes=?"
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -172,6 +187,7 @@ def insert_row(record: MessageRecord) -> tuple[object, ...]:
         None if record.lock is None else microseconds(record.lock.until),
         record.dead_letter_reason,
         record.dead_letter_description,
+        _changes_text(record.property_changes),
     )
 
 
@@ -188,6 +204,7 @@ def update_row(record: MessageRecord) -> tuple[object, ...]:
         None if record.lock is None else microseconds(record.lock.until),
         record.dead_letter_reason,
         record.dead_letter_description,
+        _changes_text(record.property_changes),
         record.id,
     )
 
@@ -195,7 +212,7 @@ def update_row(record: MessageRecord) -> tuple[object, ...]:
 def record_from_row(row: tuple[Any, ...]) -> MessageRecord:
     """Build a record from a row that has the columns in `RECORD_COLUMNS`."""
     id_, queue, number, first_number, enqueued, size, state, count, ttl, *rest = row
-    scheduled, expires, token, locked_until, reason, description = rest
+    scheduled, expires, token, locked_until, reason, description, changes = rest
     return MessageRecord(
         id=id_,
         queue=queue,
@@ -211,7 +228,20 @@ def record_from_row(row: tuple[Any, ...]) -> MessageRecord:
         lock=None if token is None else Lock(UUID(bytes=token), instant(locked_until)),
         dead_letter_reason=reason,
         dead_letter_description=description,
+        property_changes=_changes_from_text(changes),
     )
+
+
+def _changes_text(changes: PropertyChanges) -> str | None:
+    """Return the changed properties as JSON, with hexadecimal values. None means no changes."""
+    return json.dumps({name: value.hex() for name, value in changes}) if changes else None
+
+
+def _changes_from_text(text: str | None) -> PropertyChanges:
+    """Convert the result of `_changes_text` back to the changed properties."""
+    if text is None:
+        return ()
+    return tuple((name, bytes.fromhex(value)) for name, value in json.loads(text).items())
 
 
 def settings_text(settings: QueueSettings) -> str:
@@ -245,7 +275,7 @@ def _optional_instant(since_epoch_us: int | None) -> datetime | None:
 _INLINE_BYTES = 2000
 _INSERT = (
     f"INSERT INTO messages ({RECORD_COLUMNS}, header, annotations, bare)"  # noqa: S608 - constants
-    " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+    " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 )
 _CONTENT_IN_ROW = "SELECT header, annotations, bare FROM messages WHERE id=?"
 _CONTENT_APART = "SELECT header, annotations, bare FROM contents WHERE id=?"

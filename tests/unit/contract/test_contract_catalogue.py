@@ -28,7 +28,7 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-def test_the_shipped_catalogue_is_valid() -> None:
+def test_the_shipped_catalogue_loads_with_the_models_classifier_voice_activity_and_noop() -> None:
     catalogue = Catalogue.load()
     assert list(catalogue) == ["classifier", "voice-activity", "noop"]
     assert catalogue.model("classifier").media_types == ("image/jpeg", "image/png", "image/webp")
@@ -138,7 +138,7 @@ def test_the_error_for_an_unknown_model_suggests_similar_names() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "said"),
     [
-        ('queue = "noop"', 'queue = "classifier"', "have the queue classifier"),
+        ('queue = "noop"', 'queue = "classifier"', "use the queue classifier"),
         ('queue = "noop"', 'queue = "classifier-low"', "classifier-low is already another model's"),
         ('queue = "noop"', 'queue = "No op"', "noop.queue: expected 1 to 63 lower-case letters"),
         ('implementation = "worker.models.noop"', "", "noop.implementation: the key is missing"),

@@ -221,7 +221,7 @@ def test_the_client_refuses_an_invalid_gateway_url(connect: Connect, url: str) -
 
 
 @given(st.binary())
-def test_reading_any_bytes_as_a_problem_document_raises_no_error(body: bytes) -> None:
+def test_reading_a_problem_document_from_any_bytes_raises_no_error(body: bytes) -> None:
     assert read_problem(500, body, None) is None or isinstance(
         read_problem(500, body, None), Problem
     )

@@ -30,12 +30,14 @@ async def test_messages_in_every_state_survive_a_restart_of_the_broker(
     queue = servicebus.queue()
     await queue.send([message(body) for body in "abcd"])
     await queue.schedule([message("e", scheduled_at=servicebus.after(9))])
-    await queue.defer(lock_token_of(servicebus.receive()))
-    await queue.dead_letter(lock_token_of(servicebus.receive()), "Bad", "very")
-    await queue.abandon(lock_token_of(servicebus.receive()))
+    changes = (("a", b"\x40"), ("é", b"\x54\x01"))
+    await queue.defer(lock_token_of(servicebus.receive()), changes)
+    await queue.dead_letter(lock_token_of(servicebus.receive()), "Bad", "very", changes)
+    await queue.abandon(lock_token_of(servicebus.receive()), changes)
     before = [queue.peek(0, 10), servicebus.dead_letters().peek(0, 10)]
     await servicebus.restart()
     assert [servicebus.queue().peek(0, 10), servicebus.dead_letters().peek(0, 10)] == before
+    assert [each.property_changes for each in before[0]] == [changes, changes, (), ()]
     assert [each.state for each in before[0]] == [
         MessageState.DEFERRED,
         MessageState.ACTIVE,
@@ -119,7 +121,7 @@ async def test_failed_deliveries_are_counted_across_restarts_until_a_message_is_
     await servicebus.broker.close()
 
 
-async def test_messages_due_during_downtime_expire_or_become_active_at_the_restart(
+async def test_a_restarted_broker_drops_expired_messages_and_activates_due_scheduled_messages(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue().send([message("dies", time_to_live_seconds=5)])
@@ -148,7 +150,7 @@ async def test_created_queues_and_updated_queue_settings_survive_a_restart(
     assert servicebus.bodies("made") == ["a"]
 
 
-async def test_a_broker_restarted_with_changed_settings_applies_them_to_an_existing_queue(
+async def test_changed_queue_settings_apply_to_an_existing_queue_after_a_restart_of_the_broker(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue().send([message("a")])
@@ -212,8 +214,30 @@ async def test_a_database_of_another_schema_version_is_refused(
     broker = await Broker.open(path, [], ManualClock())
     await broker.close()
     _make_database(path, "PRAGMA user_version=99")
-    with pytest.raises(SchemaError, match="has schema version 99; only version 1 is supported"):
+    with pytest.raises(
+        SchemaError, match="has schema version 99; this program supports versions 1 to 2"
+    ):
         await Broker.open(path, [], ManualClock())
+
+
+async def test_a_database_of_schema_version_1_is_upgraded_with_its_messages(
+    tmp_path: Path,
+) -> None:
+    servicebus = await RunningBroker.open(tmp_path)
+    await servicebus.queue().send([message("small"), message("x" * 5000)])
+    before = servicebus.queue().peek(0, 10)
+    await servicebus.broker.close()
+    _make_database(
+        servicebus.database,
+        "ALTER TABLE messages DROP COLUMN property_changes",
+        "PRAGMA user_version=1",
+    )
+    await servicebus.restart()
+    assert servicebus.queue().peek(0, 10) == before
+    changes = (("why", b"\xa1\x01x"),)
+    await servicebus.queue().abandon(lock_token_of(servicebus.receive()), changes)
+    await servicebus.restart()
+    assert servicebus.queue().peek(0, 1)[0].property_changes == changes
 
 
 async def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:
@@ -242,7 +266,7 @@ async def test_opening_a_database_in_a_missing_folder_fails(tmp_path: Path) -> N
         await Broker.open(tmp_path / "absent" / "broker.sqlite", [], ManualClock())
 
 
-async def test_a_damaged_database_is_refused_at_the_start(tmp_path: Path) -> None:
+async def test_opening_a_damaged_database_raises_a_schema_error(tmp_path: Path) -> None:
     servicebus = await RunningBroker.open(tmp_path)
     await servicebus.queue().send([message("x" * 1500) for _ in range(200)])
     await servicebus.broker.close()
