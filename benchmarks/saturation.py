@@ -121,7 +121,10 @@ class BareLoop:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError("the process of the bare loop (benchmarks.loop) ended unexpectedly")
+            raise RuntimeError(
+                "the process of the module benchmarks.loop ended unexpectedly with exit code "
+                f"{self._process.wait()}"
+            )
         return line
 
 

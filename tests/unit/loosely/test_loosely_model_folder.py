@@ -207,7 +207,9 @@ class TestAzdProject:
         assert (project / ".azure" / "config.json").is_file()
         assert not (project / "models" / "old.py").exists()
 
-    def test_a_project_never_replaces_other_files(self, folder: Path, tmp_path: Path) -> None:
+    def test_writing_an_azd_project_never_replaces_other_files(
+        self, folder: Path, tmp_path: Path
+    ) -> None:
         (tmp_path / "models").mkdir()
         (tmp_path / "models" / "thesis.txt").touch()
         with pytest.raises(FolderUnusable, match="contains other files"):
