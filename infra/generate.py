@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from contract.catalogue import Catalogue, ModelEntry
+from contract.errors import CatalogueError, ContractError
 from contract.names import low_priority_queue
 from contract.queues import config
-from infra.manifests import render_manifests
+from infra.manifests import count_max_workers, make_cron_triggers, render_manifests
 
 FOLDER = Path(__file__).parent
 
@@ -49,6 +50,30 @@ def make_scaled_queues(model: ModelEntry) -> list[dict[str, Any]]:
     ]
 
 
+def make_scale_rules(model: ModelEntry) -> list[dict[str, Any]]:
+    """Return the scale rules of a model's container app: one dict for each of KEDA's triggers.
+
+    worker-aca.bicep adds the namespace and the identity of the queues.
+    """
+    queues = [
+        {
+            "name": queue["name"],
+            "type": "azure-servicebus",
+            "metadata": {
+                "queueName": queue["name"],
+                "messageCount": str(queue["messageCount"]),
+                "activationMessageCount": str(queue["activationMessageCount"]),
+            },
+        }
+        for queue in make_scaled_queues(model)
+    ]
+    periods = [
+        {"name": f"warm-{number}", "type": "cron", "metadata": metadata}
+        for number, metadata in enumerate(make_cron_triggers(model), start=1)
+    ]
+    return queues + periods
+
+
 def make_bicep_document(catalogue: Catalogue) -> dict[str, Any]:
     """Return the content of catalogue.json: the queues and the models of the catalogue."""
     [namespace] = config(catalogue)["UserConfig"]["Namespaces"]
@@ -75,8 +100,8 @@ def make_bicep_document(catalogue: Catalogue) -> dict[str, Any]:
                 "model": model.name,
                 "device": "gpu" if model.uses_gpu else "cpu",
                 "graceSeconds": compute_grace_seconds(model),
-                "minWorkers": 1 if model.needs_worker else 0,
-                "queues": make_scaled_queues(model),
+                "minWorkers": model.min_workers,
+                "scaleRules": make_scale_rules(model),
             }
             for model in catalogue.values()
         ],
@@ -93,7 +118,18 @@ def make_requirements() -> str:
 
 
 def make_files(catalogue: Catalogue) -> dict[Path, str]:
-    """Return a dict from the path of each generated file to its text."""
+    """Return a dict from the path of each generated file to its text.
+
+    Raises:
+        CatalogueError: An entry keeps more workers than a deployment may have.
+    """
+    for model in catalogue.values():
+        for key in ("min_workers", "warm_workers"):
+            if (count := getattr(model, key)) > (limit := count_max_workers(model)):
+                raise CatalogueError(
+                    f"{model.name}.{key}: a deployment has at most {limit} workers of this model, "
+                    f"found {count}"
+                )
     manifests = render_manifests(
         (model, make_scaled_queues(model), compute_grace_seconds(model))
         for model in catalogue.values()
@@ -109,8 +145,13 @@ def make_files(catalogue: Catalogue) -> dict[Path, str]:
 
 
 def main() -> int:
-    """Write the generated files and print their paths."""
-    for path, text in make_files(Catalogue.load()).items():
+    """Write the generated files and print their paths. Return the exit status: 0, or 2."""
+    try:
+        files = make_files(Catalogue.load())
+    except ContractError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    for path, text in files.items():
         path.write_text(text, encoding="utf-8")
         sys.stdout.write(f"{path.relative_to(FOLDER.parent)}\n")
     return 0

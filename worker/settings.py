@@ -179,12 +179,14 @@ class CheckSettings:
     """The settings of `worker.check`.
 
     `payload_storage` is needed only for weights in a blob. It is None if the setting is missing.
+    `memory` is used only for a measurement under load.
     """
 
     catalogue: Path
     weights_cache: Path
     torch_threads: int
     payload_storage: AzureEndpoint | None
+    memory: MemorySettings = field(default_factory=MemorySettings)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "CheckSettings":
@@ -200,6 +202,7 @@ class CheckSettings:
                 environ, "TORCH_THREADS", torch_threads(available_processors()), 1, 1024
             ),
             payload_storage=storage,
+            memory=_memory(environ),
         )
 
 

@@ -21,6 +21,7 @@ from contract import media
 from contract.errors import CatalogueError, ContractError, UnknownModel
 from contract.names import low_priority_queue
 from contract.parameters import Schema, read_schemas
+from contract.warm import read_periods
 
 DEFAULT_PATH = Path(__file__).with_name("models.toml")
 
@@ -95,6 +96,11 @@ class ModelEntry:
             only one version. All versions of a model have the same value.
         fallback: The version that gets the jobs of a version without a worker; empty if these jobs
             wait. All versions of a model have the same value.
+        min_workers: How many workers of the model run at least, also without jobs.
+        warm: The periods in which `warm_workers` workers run at least, in the form of
+            `contract.warm`.
+        warm_workers: How many workers run at least in a period of `warm`. The default is one more
+            than `min_workers`.
     """
 
     name: str
@@ -120,6 +126,9 @@ class ModelEntry:
     uses_gpu: bool = True
     result_media_type: str = media.JSON
     parameters: Mapping[str, Schema] = field(default_factory=dict, hash=False)
+    min_workers: int = 0
+    warm: tuple[str, ...] = ()
+    warm_workers: int = 0
     # Not in the repr, by which workers find the measured memory of a model: the memory does not
     # depend on the percentages.
     versions: Mapping[str, int] = field(default_factory=dict, hash=False, repr=False)
@@ -144,14 +153,6 @@ class ModelEntry:
     def job_percent(self) -> int:
         """How many of 100 new jobs of the model this version gets, if callers name no version."""
         return self.versions.get(self.version, 0) if self.versions else 100
-
-    @property
-    def needs_worker(self) -> bool:
-        """Whether a worker must run also without jobs.
-
-        Otherwise the jobs of this version would always fall back, and no job would start a worker.
-        """
-        return self.fallback not in {"", self.version} and self.job_percent > 0
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -288,7 +289,21 @@ def _read_versions(name: str, table: object) -> list[ModelEntry]:
         first,
         *(_read_version(first, own, version, given) for version, given in others.items()),
     ]
-    return [replace(entry, versions=percentages) for entry in entries] if others else entries
+    if not others:
+        return entries
+    return [_keep_worker(replace(entry, versions=percentages)) for entry in entries]
+
+
+def _keep_worker(model: ModelEntry) -> ModelEntry:
+    """Return the entry with at least one worker if its jobs may fall back.
+
+    Otherwise all jobs would fall back, so that no job would start the first worker.
+    """
+    if model.fallback in {"", model.version} or not model.job_percent:
+        return model
+    count = max(model.min_workers, 1)
+    warm_count = max(model.warm_workers, count + 1) if model.warm else 0
+    return replace(model, min_workers=count, warm_workers=warm_count)
 
 
 def _read_version(
@@ -339,14 +354,15 @@ def _add_defaults(model: ModelEntry, given: Mapping[str, Any]) -> ModelEntry:
         "max_pixels": _DEFAULT_MAX_PIXELS if are_images else 0,
         # A deadline that is longer than the default limit raises the limit.
         "max_deadline_seconds": max(model.max_deadline_seconds, model.deadline_seconds),
+        "warm_workers": model.min_workers + 1 if model.warm else 0,
     }
     return replace(model, **{key: value for key, value in defaults.items() if key not in given})
 
 
 def _read_value(name: str, key: str, value: Any) -> Any:
     expected = {each.name: each.type for each in fields(ModelEntry)}[key]
-    if key in _TABLE_READERS:
-        return _TABLE_READERS[key](f"{name}.{key}", value)
+    if (read := _READERS.get(key)) is not None:
+        return read(f"{name}.{key}", value)
     if expected is str and isinstance(value, str) and value:
         return value
     if expected is bool and isinstance(value, bool):
@@ -390,10 +406,11 @@ def _read_options(path: str, value: Any) -> Mapping[str, Option]:
     return MappingProxyType(value)
 
 
-_TABLE_READERS: Final[Mapping[str, Callable[[str, Any], Mapping[str, Any]]]] = {
+_READERS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "options": _read_options,
     "parameters": read_schemas,
     "versions": _read_percentages,
+    "warm": read_periods,
 }
 
 
@@ -414,12 +431,16 @@ def _check_limits(model: ModelEntry) -> None:
         ("max_upload_bytes", model.max_input_bytes, _MAX_UPLOAD_BYTES),
         ("deadline_seconds", 1, model.max_deadline_seconds),
         ("max_deadline_seconds", 1, 6 * 24 * 3600),
+        ("min_workers", 0, 1000),
+        ("warm_workers", model.min_workers + 1 if model.warm else 0, 1001),
     ):
         if not low <= getattr(model, key) <= high:
             raise CatalogueError(
                 f"{model.name}.{key}: expected a number from {low} to {high}, "
                 f"found {getattr(model, key)}"
             )
+    if model.warm_workers and not model.warm:
+        raise CatalogueError(f"{model.name}.warm: the key is missing, although warm_workers is set")
     if not _MEDIA_TYPE.fullmatch(model.result_media_type):
         raise CatalogueError(
             f"{model.name}.result_media_type: expected a media type, for example image/png"

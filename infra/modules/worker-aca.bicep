@@ -147,17 +147,12 @@ resource app 'Microsoft.App/containerApps@2025-07-01' = [
           pollingInterval: 15
           cooldownPeriod: 300
           rules: [
-            for queue in model.queues: {
-              name: queue.name
+            for rule in model.scaleRules: {
+              name: rule.name
               custom: {
-                type: 'azure-servicebus'
-                identity: keda.id
-                metadata: {
-                  queueName: queue.name
-                  namespace: split(servicebusHost, '.')[0]
-                  messageCount: string(queue.messageCount)
-                  activationMessageCount: string(queue.activationMessageCount)
-                }
+                type: rule.type
+                identity: rule.type == 'cron' ? null : keda.id
+                metadata: union(rule.metadata, rule.type == 'cron' ? {} : { namespace: split(servicebusHost, '.')[0] })
               }
             }
           ]

@@ -54,7 +54,8 @@ def test_each_version_of_a_model_gets_its_own_queues_workers_and_scaler(tmp_path
         model for model in files["catalogue.json"]["models"] if model["name"] == "classifier-v2"
     ]
     assert (second["model"], second["device"]) == ("classifier:2", "cpu")
-    assert [queue["name"] for queue in second["queues"]] == ["classifier-v2", "classifier-v2-low"]
+    rules = [rule["metadata"]["queueName"] for rule in second["scaleRules"]]
+    assert rules == ["classifier-v2", "classifier-v2-low"]
     own = [
         each for each in files["models.yaml"] if each["metadata"]["name"] == "worker-classifier-v2"
     ]

@@ -136,8 +136,8 @@ def test_the_printed_entries_of_all_versions_are_a_catalogue(
             "max_pixels = 2",
             "all versions of a model have the same max_pixels",
         ),
-        ("max_batch_size = 2", 'queue = "small"', "two models have the queue small"),
-        ('[small."10"]', "[small-v2]", "two models have the queue small-v2"),
+        ("max_batch_size = 2", 'queue = "small"', "models use the queue small"),
+        ('[small."10"]', "[small-v2]", "models use the queue small-v2"),
         ("[small]", '["small:2"]', "small:2.name: expected only lower-case letters"),
     ],
 )
@@ -214,3 +214,13 @@ def test_the_example_of_versions_in_the_documentation_is_a_valid_catalogue(tmp_p
     assert list(catalogue) == ["colours", "colours:2"]
     assert dict(catalogue["colours:2"].options) == {"palette": 64}
     assert (catalogue["colours"].job_percent, catalogue["colours"].fallback) == (95, "1")
+
+
+def test_a_version_whose_jobs_would_fall_back_keeps_a_worker(tmp_path: Path) -> None:
+    counts = {name: model.min_workers for name, model in load(tmp_path).items()}
+    assert counts == {"small": 0, "small:2": 1, "small:10": 0}
+    warm = 'warm = ["Mon-Fri 08:00-18:00 UTC"]\n'
+    catalogue = load(tmp_path, MODEL.replace('fallback = "1"\n', f'fallback = "1"\n{warm}'))
+    assert [model.warm_workers for model in catalogue.values()] == [1, 2, 1]
+    more = load(tmp_path, MODEL.replace("max_batch_size = 2", "min_workers = 3"))
+    assert more["small:2"].min_workers == 3
