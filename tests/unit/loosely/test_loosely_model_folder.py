@@ -173,6 +173,15 @@ class TestPackage:
         with pytest.raises(FolderUnusable, match=r"brightness: the module brightness is not in"):
             write_package(tmp_path, ROOT, find_model_folder(folder, ROOT, {}))
 
+    def test_a_package_with_a_version_outside_the_models_directory_is_refused(
+        self, folder: Path, tmp_path: Path
+    ) -> None:
+        (folder / "brighter.py").touch()
+        with (folder / "models.toml").open("a", encoding="utf-8") as catalogue:
+            catalogue.write('\n[brightness."2"]\nimplementation = "brighter"\n')
+        with pytest.raises(FolderUnusable, match=r"brightness: the module brighter is not in"):
+            write_package(tmp_path, ROOT, find_model_folder(folder, ROOT, {}))
+
 
 class TestAzdProject:
     def test_a_project_has_everything_that_the_dockerfile_and_azure_yaml_name(
