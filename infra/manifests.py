@@ -62,6 +62,7 @@ def make_deployment(model: ModelEntry, grace_seconds: int) -> dict[str, Any]:
         "containers": [make_container(model, grace_seconds)],
         "volumes": [
             {"name": "tmp", "emptyDir": {"sizeLimit": "8Gi"}},
+            # A pod that uses more is evicted, so WORKER_WEIGHTS_CACHE_SIZE is less.
             {"name": "cache", "emptyDir": {"sizeLimit": "16Gi"}},
             # Reservations of the device's memory, shared by all containers of the pod, and the lock
             # journals, which a restarted container reads.

@@ -11,9 +11,9 @@ With `--load N`, the model is measured as in a worker, while N callers each have
 (`worker.check_load`). Then the later objects contain latency, throughput and memory of each batch
 size up to N, and the last object contains the suggested lines of the catalogue entry.
 
-The command reads the settings MODEL_CATALOGUE, TORCH_THREADS and WORKER_WEIGHTS_CACHE, and also
-PAYLOAD_STORAGE if the weights are in blob storage. The exit code is 1 if the model or the input
-causes an error, and 2 if an argument or a setting is wrong.
+The command reads the settings MODEL_CATALOGUE and TORCH_THREADS, those of downloaded weights, and
+also PAYLOAD_STORAGE if the weights are in blob storage. The exit code is 1 if the model or the
+input causes an error, and 2 if an argument or a setting is wrong.
 """
 
 import argparse
@@ -44,6 +44,8 @@ from worker.memory.simulated_device import metering, resident_bytes
 from worker.net.storage import storage_account
 from worker.process import keep_large_blocks, prefer_device_thread
 from worker.settings import AzureEndpoint, CheckSettings, MemorySettings
+from worker.weights.cache import Download
+from worker.weights.hub import Hub
 from worker.weights.store import AzureBlobReader, WeightsStore
 
 _EXIT_FAULT: Final = 1
@@ -71,8 +73,8 @@ class LazyBlobReader:
     def __init__(self, endpoint: AzureEndpoint | None) -> None:
         self._endpoint = endpoint
 
-    def read(self, container: str, blob: str) -> Iterator[bytes]:
-        """Return the content of a blob in chunks.
+    def read(self, container: str, blob: str) -> Download:
+        """Start to read a blob.
 
         Raises:
             WeightsMissing: The blob does not exist.
@@ -92,6 +94,17 @@ class LazyBlobReader:
                 "PAYLOAD_STORAGE: expected the connection string of a storage account"
             ) from None
         return AzureBlobReader(account).read(container, blob)
+
+
+def make_weights_store(settings: CheckSettings) -> WeightsStore:
+    """Return a store that needs blob storage only for weights that are there."""
+    weights = settings.weights
+    return WeightsStore(
+        weights.cache,
+        LazyBlobReader(settings.payload_storage),
+        Hub(weights.hub, settings.guard) if weights.hub else None,
+        weights.cache_limit_bytes,
+    )
 
 
 def check(
@@ -374,8 +387,7 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
         keep_large_blocks()
         if parsed.load:
             prefer_device_thread(os.environ)
-        weights = WeightsStore(settings.weights_cache, LazyBlobReader(settings.payload_storage))
-        loader = ModelLoader(weights, settings.torch_threads)
+        loader = ModelLoader(make_weights_store(settings), settings.torch_threads)
         others = [_sample(model, path, parsed.type) for path in parsed.others]
         if parsed.results:
             found = check_results(model, [sample, *others], loader)

@@ -22,6 +22,7 @@ from contract.errors import CatalogueError, ContractError, UnknownModel
 from contract.names import low_priority_queue
 from contract.parameters import Schema, read_schemas
 from contract.warm import read_periods
+from contract.weights import parse_weights
 
 DEFAULT_PATH = Path(__file__).with_name("models.toml")
 
@@ -29,8 +30,6 @@ DEFAULT_PATH = Path(__file__).with_name("models.toml")
 _MAX_UPLOAD_BYTES = 5000 * 1024 * 1024
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
-# Either a blob (container and name) or a file in a Python package (package and path).
-_WEIGHTS = re.compile(r"(?:blob:[a-z0-9-]{3,63}|package:\w+)/[^\\\x00-\x1f]{1,1024}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _MEDIA_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}")
@@ -82,10 +81,10 @@ class ModelEntry:
         max_delivery_count: How many times Service Bus delivers a message at most. If no delivery
             completes the message, Service Bus moves it to the dead-letter queue.
         reports_progress: Whether the worker reports the progress of each job.
-        weights: The location of the weights, as `blob:CONTAINER/NAME` or `package:PACKAGE/PATH`;
-            empty if the model has no weights.
+        weights: The location of the weights, for example `blob:CONTAINER/NAME`. `contract.weights`
+            describes all forms. Empty if the model has no weights.
         weights_sha256: The SHA-256 digest of the weights. It is required if the weights are in a
-            blob.
+            blob or on the Hugging Face Hub.
         options: Keyword arguments for the constructor of `Infer`.
         memory_bytes: The device memory that the model needs; 0 if the worker must measure it.
         uses_gpu: Whether a deployment gives the model's workers a GPU.
@@ -448,23 +447,24 @@ def _check_limits(model: ModelEntry) -> None:
 
 
 def _check_weights(model: ModelEntry) -> None:
-    is_blob = model.weights.startswith("blob:")
-    if model.weights and not _WEIGHTS.fullmatch(model.weights):
-        raise CatalogueError(
-            f"{model.name}.weights: expected blob:CONTAINER/NAME or package:PACKAGE/PATH"
-        )
     if model.weights_sha256 and not _SHA256.fullmatch(model.weights_sha256):
         raise CatalogueError(
             f"{model.name}.weights_sha256: expected 64 hexadecimal digits in lower case"
         )
-    # Without a digest, everyone with write access to the container could choose the code that runs.
-    if is_blob and not model.weights_sha256:
-        raise CatalogueError(
-            f"{model.name}.weights_sha256: the key is missing; weights in a blob need it"
-        )
     if model.weights_sha256 and not model.weights:
         raise CatalogueError(
             f"{model.name}.weights: the key is missing, although weights_sha256 is set"
+        )
+    if not model.weights:
+        return
+    try:
+        location = parse_weights(model.weights)
+    except ValueError as error:
+        raise CatalogueError(f"{model.name}.weights: {error}") from None
+    if location.needs_digest and not model.weights_sha256:
+        raise CatalogueError(
+            f"{model.name}.weights_sha256: the key is missing; weights with {location.scheme}: "
+            f"need it: run `loosely models lock {model.model_name}`"
         )
 
 

@@ -1,4 +1,4 @@
-"""``loosely models``: list the models, show or describe one, run it, or compare two versions."""
+"""``loosely models``: list, show, describe, run and compare models, and lock their weights."""
 
 import json
 import subprocess
@@ -37,7 +37,7 @@ _JOBS_OF_A_CALLER = 60
 app = typer.Typer(
     invoke_without_command=True,
     add_completion=False,
-    help="List the models, show or describe one, run it on a file, or compare two versions.",
+    help="List, show, describe, run and compare models, and lock their weights.",
 )
 
 
@@ -80,6 +80,24 @@ def describe(
     The command imports the model's module.
     """
     _run(lambda _: ("worker.describe", name))
+
+
+@app.command()
+def lock(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME…]",
+            help="Models whose digests are computed again. Default: all without a digest.",
+        ),
+    ] = None,
+) -> None:
+    """Write the SHA-256 digests of weights into the catalogue.
+
+    Weights on the Hugging Face Hub or in blob storage are downloaded into the cache. The digest is
+    written below the key `weights`, and the comments of the file stay.
+    """
+    _run(lambda _: ("worker.lock_weights", *(names or ())))
 
 
 def _run(make_command: Callable[[str], tuple[str, ...]]) -> None:
