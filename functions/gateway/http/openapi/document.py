@@ -47,7 +47,7 @@ _PATH_PARAMETERS: Final[Mapping[str, Document]] = {
         "example": JOB_ID,
     },
     "model": {
-        "description": "A name from `/v1/models`.",
+        "description": "A name from `/v1/models`. `NAME:VERSION` names one version of a model.",
         "schema": {"type": "string"},
         "example": "classifier",
     },
@@ -60,8 +60,9 @@ _PATH_PARAMETERS: Final[Mapping[str, Document]] = {
         "example": JOB_ID,
     },
     "version": {
-        "description": "Each model has one version.",
-        "schema": {"type": "string", "enum": ["1"]},
+        "description": "A version from `versions` of the model.",
+        "schema": {"type": "string", "pattern": "^[1-9][0-9]{0,5}$"},
+        "example": "1",
     },
 }
 _QUERY_PARAMETERS: Final[Mapping[str, Document]] = {
