@@ -197,7 +197,7 @@ def _find_weights(folder: ModelFolder) -> list[Path]:
             raise FolderUnusable(f"{name}.weights: there is no file {file}")
         if expected is None:
             raise FolderUnusable(
-                f"{name}.weights_sha256: the key is missing, but packaged weights need a digest: run "
+                f"{name}.weights_sha256: the key is missing, but packaged weights need it: run "
                 f"`loosely models lock {name}`"
             )
         with file.open("rb") as reader:
