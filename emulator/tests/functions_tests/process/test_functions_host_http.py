@@ -158,7 +158,9 @@ async def test_a_function_may_return_an_unusual_status(
     assert (response.status_code, response.content) == (status, body)
 
 
-async def test_an_informational_status_is_sent_as_it_is(host: RunningHost) -> None:
+async def test_the_client_receives_the_informational_status_that_a_function_returns(
+    host: RunningHost,
+) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", int(host.url.rsplit(":", 1)[1]))
     writer.write(
         b"GET /api/status?status=199 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
