@@ -1,7 +1,7 @@
 """The HTTP API of the Durable extension, with which clients manage orchestration instances.
 
-Source: the responses of the Durable extension 3.19.0, which were recorded. `docs/fidelity.md` lists
-the differences.
+Source: recorded responses of the Durable extension 3.19.0. `docs/fidelity.md` lists in what this
+module differs.
 """
 
 import json

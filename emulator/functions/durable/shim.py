@@ -14,8 +14,8 @@ event of its episode. If it came later, the engine could not number the tasks in
 the SDK.
 
 In each episode, the actions whose tasks were scheduled earlier are compared with the history. If
-the code of the orchestrator has changed, they may differ. As in the extension, only the number, the
-kind and the name of activities count, and the case of the name does not.
+the code of the orchestrator has changed, they may differ. As in the extension, only these
+differences count: another number or kind of a task, and another name of an activity, ignoring case.
 
 Source: the Durable extension's `OutOfProcOrchestrationShim`, DurableTask.Core's
 `TaskOrchestrationContext` and the SDK's `RetryAbleTask`.

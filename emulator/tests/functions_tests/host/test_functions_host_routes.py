@@ -91,7 +91,7 @@ def test_an_invalid_route_template_is_refused(template: str) -> None:
         Route(template, "f")
 
 
-def test_the_functions_are_tried_by_name_and_the_first_matching_route_wins() -> None:
+def test_functions_are_tried_in_the_order_of_their_names_until_a_route_matches() -> None:
     table = RouteTable(
         [Route("items/special", "special"), Route("items/{id}", "Item"), Route("{*r}", "zebra")]
     )

@@ -151,7 +151,7 @@ async def test_the_client_receives_the_status_and_headers_and_cookies_and_charse
     ("status", "body"),
     [(205, b""), (299, b"text"), (304, b""), (418, b"text"), (600, b"text"), (999, b"text")],
 )
-async def test_a_function_may_return_an_unusual_status(
+async def test_the_client_receives_the_unusual_status_that_a_function_returns(
     client: httpx.AsyncClient, status: int, body: bytes
 ) -> None:
     response = await client.get("/api/status", params={"status": status})
