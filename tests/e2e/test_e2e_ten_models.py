@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageChops, ImageOps
 
-from loosely import Client, InputRejected, InvalidRequest, JobCancelled
+from loosely import Client, InputRejected, InvalidRequest, Job, JobCancelled
 from tests.e2e import by_hand
 from tests.e2e.system import ROOT, System, running
 
@@ -106,6 +106,7 @@ def test_a_picture_model_answers_with_a_picture(system: System) -> None:
     with client(system) as connected:
         job = connected.run(PICTURE, "mirror")
         result = connected.result(job.id)
+    assert not isinstance(result, Job)
     with Image.open(io.BytesIO(result.body)) as mirrored, Image.open(PICTURE) as original:
         expected = ImageOps.mirror(original.convert("RGB"))
         assert result.media_type == "image/png"
