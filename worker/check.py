@@ -18,7 +18,7 @@ import statistics
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -84,8 +84,12 @@ class LazyBlobReader:
         return AzureBlobReader(account).read(container, blob)
 
 
-def check(model: ModelEntry, sample: ModelInput, loader: ModelLoader) -> Iterator[Line]:
+def check(
+    model: ModelEntry, sample: ModelInput, named: Mapping[str, ModelInput], loader: ModelLoader
+) -> Iterator[Line]:
     """Load a model, run it on one input, and yield the JSON objects that the command prints.
+
+    `named` contains the model's named inputs.
 
     Raises:
         WorkerError: The model cannot be loaded, or the input or the result cannot be used.
@@ -103,7 +107,8 @@ def check(model: ModelEntry, sample: ModelInput, loader: ModelLoader) -> Iterato
         "process_bytes": _process_bytes(),
     }
     begun = time.perf_counter()
-    item = loaded.prepare(sample.data, sample.media_type)
+    inputs = {name: (each.data, each.media_type) for name, each in named.items()}
+    item = loaded.prepare(sample.data, sample.media_type, inputs=inputs)
     prepared = time.perf_counter()
     (output,) = _run(loaded, [item])
     finishing = time.perf_counter()
@@ -207,6 +212,20 @@ def _sample(model: ModelEntry, path: Path, announced: str | None) -> ModelInput:
     return ModelInput(data, seen)
 
 
+def _named_samples(model: ModelEntry, given: list[str]) -> dict[str, ModelInput]:
+    """Return the named inputs in the values of the option `--input`."""
+    found = {}
+    for text in given:
+        name, _, path = text.partition("=")
+        if name not in model.inputs or not path:
+            known = ", ".join(model.inputs) or "none"
+            raise SettingsError(
+                f"--input {text}: expected NAME=FILE; the named inputs of {model.name} are: {known}"
+            )
+        found[name] = _sample(model.entry_of_input(name), Path(path), None)
+    return found
+
+
 def _print(line: Line, output: TextIO) -> None:
     output.write(json.dumps(line, ensure_ascii=False) + "\n")
     output.flush()
@@ -230,15 +249,19 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
     parser.add_argument("name", help="the model's name in the catalogue")
     parser.add_argument("file", type=Path, help="a file with the bytes of one input")
     parser.add_argument("--type", help="the input's media type; guessed from the bytes by default")
+    parser.add_argument(
+        "--input", action="append", default=[], metavar="NAME=FILE", help="a named input"
+    )
     parsed = parser.parse_args(arguments)
     try:
         settings = CheckSettings.from_env(environ)
         model = Catalogue.load(settings.catalogue).model(parsed.name)
         sample = _sample(model, parsed.file, parsed.type)
+        named = _named_samples(model, parsed.input)
         keep_large_blocks()
         weights = WeightsStore(settings.weights_cache, LazyBlobReader(settings.payload_storage))
         loader = ModelLoader(weights, settings.torch_threads)
-        for line in check(model, sample, loader):
+        for line in check(model, sample, named, loader):
             _print(line, output)
     except (ContractError, SettingsError) as error:
         sys.stderr.write(f"{error}\n")

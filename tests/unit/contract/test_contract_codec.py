@@ -246,7 +246,7 @@ def recorded_codec() -> ModuleType:
     module.__file__ = str(Path(__file__).with_name("messages-of-schema-1.txt"))
     # The module must be importable by its name, because dataclasses look up its annotations.
     sys.modules[module.__name__] = module
-    exec(Path(module.__file__).read_text(encoding="utf-8"), vars(module))  # noqa: S102
+    exec(Path(module.__file__).read_text(encoding="utf-8"), vars(module))
     return module
 
 
