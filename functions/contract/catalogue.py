@@ -192,7 +192,11 @@ def _read_model(name: str, table: object) -> ModelEntry:
     for key, each in known.items():
         if key not in table and each.default is MISSING and each.default_factory is MISSING:
             raise CatalogueError(f"{name}.{key}: the key is missing; add it")
-    values = {key: _read_value(name, key, value) for key, value in table.items()}
+    # `_add_defaults` reads the inputs, because other keys determine their defaults.
+    values = {
+        key: value if key == "inputs" else _read_value(name, key, value)
+        for key, value in table.items()
+    }
     model = _add_defaults(ModelEntry(name=name, **values), values)
     _check_inputs(model)
     _check_limits(model)
@@ -225,8 +229,6 @@ def _read_value(name: str, key: str, value: Any) -> Any:
         return _read_options(name, value)
     if key == "parameters":
         return read_schemas(f"{name}.parameters", value)
-    if key == "inputs":
-        return value  # `_add_defaults` reads the inputs, because their defaults are other keys
     if expected is str and isinstance(value, str) and value:
         return value
     if expected is bool and isinstance(value, bool):

@@ -18,6 +18,7 @@ from contract.messages import InlineJson
 from worker import check, describe
 from worker.errors import InvalidInput, ModelUnfit, UnsupportedMediaType
 from worker.inference.loaded_model import LoadedModel
+from worker.inference.model_manager import SilentContext
 from worker.inference.parameters import InputArgument, read_arguments, read_input_arguments
 from worker.inputs.audio import Audio
 from worker.inputs.decoder_process import DecoderProcesses
@@ -46,7 +47,7 @@ class Infer:
     """Answers with the widths of two pictures."""
 
     def __call__(
-        self, image: Image.Image, *, other: Annotated[Image.Image, "The second."], scale: int = 1
+        self, image: Image.Image, *, other: Annotated[Image.Image, "Second."], scale: int = 1
     ) -> dict[str, int]:
         return {"first": image.width * scale, "other": other.width * scale}
 
@@ -100,7 +101,7 @@ def test_a_model_that_reports_progress_gets_its_context_beside_the_named_inputs(
 
     loaded = LoadedModel(replace(COMPARED, reports_progress=True), Long())
     item = loaded.prepare(png(4), "image/png", {}, OTHER)
-    assert loaded.run([item], [check.SilentContext()]) == [5]
+    assert loaded.run([item], [SilentContext()]) == [5]
 
 
 def test_an_optional_named_input_may_be_omitted() -> None:
@@ -250,7 +251,7 @@ media_types = ["image/png"]
 {lines}
 """
 LINES = """parameters.scale = {type = "integer", default = 1}
-inputs.other = {media_types = ["image/jpeg", "image/png", "image/webp"], description = "The second."}
+inputs.other = {media_types = ["image/jpeg", "image/png", "image/webp"], description = "Second."}
 """
 
 
