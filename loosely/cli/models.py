@@ -13,7 +13,7 @@ from rich.table import Table
 
 from loosely.cli.connection import KeyOption, UrlOption, connect
 from loosely.cli.errors import ExitCode, exit_on_error
-from loosely.cli.jobs import JsonLinesOption
+from loosely.cli.jobs import InputOption, JsonLinesOption, parse_inputs
 from loosely.cli.output import model_table, print_to, printable, result_view
 from loosely.local.data_directory import RunningSystem
 from loosely.local.environment import (
@@ -70,7 +70,9 @@ def show(
 def describe(
     name: Annotated[str, typer.Argument(help="The model's name in the catalogue.")],
 ) -> None:
-    """Print the parameters that a model's class declares, as TOML for the catalogue.
+    """Print the parameters and named inputs that a model's class declares, as TOML.
+
+    The lines belong into the model's entry in the catalogue.
 
     The command imports the model's module.
     """
@@ -110,6 +112,7 @@ def check(
     media_type: Annotated[
         str | None, typer.Option("--type", metavar="TYPE", help="The file's media type.")
     ] = None,
+    named_input: InputOption = None,
     as_json: JsonLinesOption = False,
 ) -> None:
     """Load a model without a worker, run it on a file, and measure its batches.
@@ -119,7 +122,9 @@ def check(
     if that is unset, from the storage of the running `loosely up`.
     """
     place = _find_place()
-    kind = ("--type", media_type) if media_type else ()
+    kind = ["--type", media_type] if media_type else []
+    for input_name, path in parse_inputs(named_input or []).items():
+        kind += ["--input", f"{input_name}={path.resolve()}"]
     with subprocess.Popen(  # noqa: S603  our own module, without a shell
         python_command("worker.check", name, str(file.resolve()), *kind),
         cwd=place.directory,
