@@ -143,10 +143,11 @@ class PrepareStep:
                 job.cost = loaded.cost(job.item)
                 job.mark("decoded_ms")
                 return None
-            data, media_type = self._read(job, job.request.input)
-            named = {
-                name: self._read(job, payload, name) for name, payload in job.request.inputs.items()
-            }
+            data, media_type = self._read(job, job.request.input, self.model)
+            named = {}
+            for name, payload in job.request.inputs.items():
+                with naming_input(name):
+                    named[name] = self._read(job, payload, self.model.entry_of_input(name))
             job.mark("fetched_ms")
             opened = loaded.open(data, media_type, self.processes)
             if not named:
@@ -207,7 +208,7 @@ class PrepareStep:
         """Open the job's input as a file, let the model preprocess it, and return the item."""
         payload, parameters = job.request.input, job.request.parameters
         if isinstance(payload, InlineBytes | InlineJson | PayloadUrl):
-            data, media_type = self._read(job, payload)
+            data, media_type = self._read(job, payload, self.model)
             job.mark("fetched_ms")
             file = io.BytesIO(data) if isinstance(data, bytes) else as_file(data)
             return loaded.prepare_file(file, media_type, parameters)
@@ -215,20 +216,16 @@ class PrepareStep:
         job.mark("fetched_ms")
         return loaded.prepare_file(file, payload.media_type, parameters)
 
-    def _read(
-        self, job: ReceivedJob, payload: InputPayload, name: str | None = None
-    ) -> tuple[Data, str]:
+    def _read(self, job: ReceivedJob, payload: InputPayload, model: ModelEntry) -> tuple[Data, str]:
         """Return the bytes and the media type of one input of a job.
 
-        `name` is the name of a named input; None for the first input.
+        `model` is the entry with the media types and limits of this input.
         """
-        model = self.model.entry_of_input(name)
-        with naming_input(name):
-            if isinstance(payload, InlineBytes | InlineJson):
-                return read_inline(payload, model), payload.media_type
-            if isinstance(payload, PayloadUrl):
-                return self.urls.fetch(payload, model)
-            return self.payloads.fetch(payload, model, self._wait(job)), payload.media_type
+        if isinstance(payload, InlineBytes | InlineJson):
+            return read_inline(payload, model), payload.media_type
+        if isinstance(payload, PayloadUrl):
+            return self.urls.fetch(payload, model)
+        return self.payloads.fetch(payload, model, self._wait(job)), payload.media_type
 
     def _wait(self, job: ReceivedJob) -> Wait:
         return self.retries.start(job, _MAX_READ_SECONDS)
