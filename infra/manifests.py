@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from contract.catalogue import ModelEntry
+from contract.warm import parse_period
 
 # The maximum number of a model's workers. An overlay that shares GPUs multiplies this number.
 MAX_GPU_NODES = 8
@@ -61,6 +62,7 @@ def make_deployment(model: ModelEntry, grace_seconds: int) -> dict[str, Any]:
         "containers": [make_container(model, grace_seconds)],
         "volumes": [
             {"name": "tmp", "emptyDir": {"sizeLimit": "8Gi"}},
+            # A pod that uses more is evicted, so WORKER_WEIGHTS_CACHE_SIZE is less.
             {"name": "cache", "emptyDir": {"sizeLimit": "16Gi"}},
             # Reservations of the device's memory, shared by all containers of the pod, and the lock
             # journals, which a restarted container reads.
@@ -81,9 +83,9 @@ def make_deployment(model: ModelEntry, grace_seconds: int) -> dict[str, Any]:
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": {"name": f"worker-{model.name}", "labels": labels},
+        "metadata": {"name": f"worker-{model.resource_name}", "labels": labels},
         "spec": {
-            "selector": {"matchLabels": {"app.kubernetes.io/instance": model.name}},
+            "selector": {"matchLabels": {"app.kubernetes.io/instance": model.resource_name}},
             # Stop the old worker first, because there may be no second GPU for a new worker.
             "strategy": {
                 "type": "RollingUpdate",
@@ -109,7 +111,7 @@ def make_deployment(model: ModelEntry, grace_seconds: int) -> dict[str, Any]:
 def _make_labels(model: ModelEntry) -> dict[str, str]:
     return {
         "app.kubernetes.io/name": "worker",
-        "app.kubernetes.io/instance": model.name,
+        "app.kubernetes.io/instance": model.resource_name,
         "app.kubernetes.io/part-of": "loosely",
         "loosely.dev/device": "gpu" if model.uses_gpu else "cpu",
     }
@@ -124,7 +126,7 @@ def make_container(model: ModelEntry, grace_seconds: int) -> dict[str, Any]:
     if not model.uses_gpu:
         resources = {"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}}
     return {
-        "name": model.name,
+        "name": model.resource_name,
         "image": "IMAGE",
         "imagePullPolicy": "IfNotPresent",
         "envFrom": [{"configMapRef": {"name": "worker"}}],
@@ -165,18 +167,19 @@ def _make_probe(path: str, *, period_seconds: int, failures: int) -> dict[str, A
 def make_scaled_object(model: ModelEntry, queues: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the ScaledObject of a model's workers.
 
-    KEDA starts workers when jobs are queued, and stops all workers when no jobs are left.
+    KEDA starts workers when jobs are queued, and stops all workers when no jobs are left, except
+    those that the entry keeps without jobs.
     """
     return {
         "apiVersion": "keda.sh/v1alpha1",
         "kind": "ScaledObject",
-        "metadata": {"name": f"worker-{model.name}", "labels": _make_labels(model)},
+        "metadata": {"name": f"worker-{model.resource_name}", "labels": _make_labels(model)},
         "spec": {
-            "scaleTargetRef": {"name": f"worker-{model.name}"},
+            "scaleTargetRef": {"name": f"worker-{model.resource_name}"},
             "pollingInterval": 15,
             "cooldownPeriod": 300,
-            "minReplicaCount": 0,
-            "maxReplicaCount": MAX_GPU_NODES if model.uses_gpu else MAX_CPU_WORKERS,
+            "minReplicaCount": model.min_workers,
+            "maxReplicaCount": count_max_workers(model),
             # HPA may stop a busy pod, so let it stop pods late and one at a time.
             "advanced": {
                 "horizontalPodAutoscalerConfig": {
@@ -204,9 +207,28 @@ def make_scaled_object(model: ModelEntry, queues: list[dict[str, Any]]) -> dict[
                     "authenticationRef": {"name": "servicebus"},
                 }
                 for queue in queues
-            ],
+            ]
+            + [{"type": "cron", "metadata": trigger} for trigger in make_cron_triggers(model)],
         },
     }
+
+
+def count_max_workers(model: ModelEntry) -> int:
+    """Return the maximum number of a model's workers."""
+    return MAX_GPU_NODES if model.uses_gpu else MAX_CPU_WORKERS
+
+
+def make_cron_triggers(model: ModelEntry) -> list[dict[str, str]]:
+    """Return the metadata of KEDA's cron triggers: one dict for each period of `warm`."""
+    return [
+        {
+            "timezone": period.timezone,
+            "start": period.start_cron,
+            "end": period.end_cron,
+            "desiredReplicas": str(model.warm_workers),
+        }
+        for period in map(parse_period, model.warm)
+    ]
 
 
 def make_disruption_budget(model: ModelEntry) -> dict[str, Any]:
@@ -214,9 +236,9 @@ def make_disruption_budget(model: ModelEntry) -> dict[str, Any]:
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
-        "metadata": {"name": f"worker-{model.name}"},
+        "metadata": {"name": f"worker-{model.resource_name}"},
         "spec": {
             "maxUnavailable": 1,
-            "selector": {"matchLabels": {"app.kubernetes.io/instance": model.name}},
+            "selector": {"matchLabels": {"app.kubernetes.io/instance": model.resource_name}},
         },
     }

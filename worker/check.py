@@ -4,9 +4,16 @@ The command prints one JSON object per line. The first object describes the load
 object contains the result. Each later object contains the time and the memory of a batch, for the
 batch sizes 1, 2, 4 … `max_batch_size`.
 
-The command reads the settings MODEL_CATALOGUE, TORCH_THREADS and WORKER_WEIGHTS_CACHE, and also
-PAYLOAD_STORAGE if the weights are in blob storage. The exit code is 1 if the model or the input
-causes an error, and 2 if an argument or a setting is wrong.
+With `--results`, the command runs the model on each of several files, and measures only the batch
+size 1. An input that the model refuses, or for which it fails, does not end the command.
+
+With `--load N`, the model is measured as in a worker, while N callers each have one job in flight
+(`worker.check_load`). Then the later objects contain latency, throughput and memory of each batch
+size up to N, and the last object contains the suggested lines of the catalogue entry.
+
+The command reads the settings MODEL_CATALOGUE and TORCH_THREADS, those of downloaded weights, and
+also PAYLOAD_STORAGE if the weights are in blob storage. The exit code is 1 if the model or the
+input causes an error, and 2 if an argument or a setting is wrong.
 """
 
 import argparse
@@ -16,24 +23,29 @@ import os
 import resource
 import statistics
 import sys
+import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, TextIO
 
 from contract import media
-from contract.catalogue import Catalogue, ModelEntry
+from contract.catalogue import Catalogue, ModelEntry, to_toml
 from contract.errors import ContractError
 from contract.messages import InlineJson
+from worker.check_load import LoadFailed, LoadMeasurement, LoadResult, suggest
 from worker.errors import SettingsError, WeightsUnavailable, WorkerError
 from worker.inference.loaded_model import LoadedModel, ModelLoader, Result, serialize_result
 from worker.inference.model_manager import SilentContext, run_sample
+from worker.memory.device_errors import is_out_of_memory
 from worker.memory.simulated_device import metering, resident_bytes
 from worker.net.storage import storage_account
-from worker.process import keep_large_blocks
-from worker.settings import AzureEndpoint, CheckSettings
+from worker.process import keep_large_blocks, prefer_device_thread
+from worker.settings import AzureEndpoint, CheckSettings, MemorySettings
+from worker.weights.cache import Download
+from worker.weights.hub import Hub
 from worker.weights.store import AzureBlobReader, WeightsStore
 
 _EXIT_FAULT: Final = 1
@@ -45,10 +57,18 @@ Line = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ModelInput:
-    """The bytes and the media type of an input, as a caller would send them."""
+    """The bytes and the media type of an input, as a caller would send them.
+
+    `named` contains the bytes and the media type of each named input.
+    """
 
     data: bytes
     media_type: str
+    named: Mapping[str, tuple[bytes, str]] = field(default_factory=dict)
+
+    def prepare(self, loaded: LoadedModel) -> Any:
+        """Decode and preprocess the input, and return the prepared item."""
+        return loaded.prepare(self.data, self.media_type, inputs=self.named)
 
 
 class LazyBlobReader:
@@ -61,8 +81,8 @@ class LazyBlobReader:
     def __init__(self, endpoint: AzureEndpoint | None) -> None:
         self._endpoint = endpoint
 
-    def read(self, container: str, blob: str) -> Iterator[bytes]:
-        """Return the content of a blob in chunks.
+    def read(self, container: str, blob: str) -> Download:
+        """Start to read a blob.
 
         Raises:
             WeightsMissing: The blob does not exist.
@@ -84,21 +104,82 @@ class LazyBlobReader:
         return AzureBlobReader(account).read(container, blob)
 
 
+def make_weights_store(settings: CheckSettings) -> WeightsStore:
+    """Return a store that needs blob storage only for weights that are there."""
+    weights = settings.weights
+    return WeightsStore(
+        weights.cache,
+        LazyBlobReader(settings.payload_storage),
+        Hub(weights.hub, settings.guard) if weights.hub else None,
+        weights.cache_limit_bytes,
+    )
+
+
 def check(
-    model: ModelEntry, sample: ModelInput, named: Mapping[str, ModelInput], loader: ModelLoader
+    model: ModelEntry,
+    sample: ModelInput,
+    loader: ModelLoader,
+    memory: MemorySettings | None = None,
+    caller_count: int = 0,
 ) -> Iterator[Line]:
     """Load a model, run it on one input, and yield the JSON objects that the command prints.
 
-    `named` contains the model's named inputs.
+    Args:
+        model: The catalogue entry.
+        sample: The input.
+        loader: Loads the model.
+        memory: How a measurement under load uses the device's memory.
+        caller_count: How many callers a measurement under load has; 0 for single batches instead.
 
     Raises:
         WorkerError: The model cannot be loaded, or the input or the result cannot be used.
         Exception: Any error that the model's own code raises.
     """
+    loaded, line = _load(model, loader)
+    yield line
+    item, line = _run_input(loaded, sample)
+    yield line
+    if caller_count:
+        yield from _measure_load(model, sample, loaded, item, memory, caller_count)
+        return
+    for size in _sizes(model.max_batch_size):
+        yield _batch(loaded, [item] * size)
+
+
+def check_results(
+    model: ModelEntry, samples: Sequence[ModelInput], loader: ModelLoader
+) -> Iterator[Line]:
+    """Load a model, run it on each input, and yield the JSON objects that `--results` prints.
+
+    Raises:
+        WorkerError: The model cannot be loaded.
+        Exception: Any error that the model's own code raises while it is loaded.
+    """
+    loaded, line = _load(model, loader)
+    yield line
+    first: Any = None
+    for sample in samples:
+        try:
+            item, line = _run_input(loaded, sample)
+        except WorkerError as error:
+            yield {"event": "refused", "code": error.code, "detail": str(error)}
+            continue
+        except Exception as error:  # noqa: BLE001  a model's code may raise anything
+            traceback.print_exception(error)
+            detail = f"{model.implementation} raised {type(error).__name__}"
+            yield {"event": "refused", "code": "inference-failed", "detail": detail}
+            continue
+        first = item if first is None else first
+        yield line
+    if first is not None:
+        yield _batch(loaded, [first])
+
+
+def _load(model: ModelEntry, loader: ModelLoader) -> tuple[LoadedModel, Line]:
     begun = time.perf_counter()
     loaded = loader.load(model)
     run_sample(model, loaded)
-    yield {
+    return loaded, {
         "event": "loaded",
         "model": model.name,
         "accepts": loaded.accepts,
@@ -106,21 +187,87 @@ def check(
         "resident_bytes": _resident_bytes(loaded),
         "process_bytes": _process_bytes(),
     }
+
+
+def _run_input(loaded: LoadedModel, sample: ModelInput) -> tuple[Any, Line]:
+    """Run a model on one input, and return the prepared input and the line about the result."""
     begun = time.perf_counter()
-    inputs = {name: (each.data, each.media_type) for name, each in named.items()}
-    item = loaded.prepare(sample.data, sample.media_type, inputs=inputs)
+    item = sample.prepare(loaded)
     prepared = time.perf_counter()
     (output,) = _run(loaded, [item])
     finishing = time.perf_counter()
     result = loaded.finish(output)
-    yield {
+    return item, {
         "event": "result",
         "prepare_ms": _ms(prepared - begun),
+        "run_ms": _ms(finishing - prepared),
         "finish_ms": _ms(time.perf_counter() - finishing),
         **_shown(result),
     }
-    for size in _sizes(model.max_batch_size):
-        yield _batch(loaded, [item] * size)
+
+
+def _measure_load(  # noqa: PLR0913, PLR0917 - what the measurement needs
+    model: ModelEntry,
+    sample: ModelInput,
+    loaded: LoadedModel,
+    item: Any,
+    memory: MemorySettings | None,
+    caller_count: int,
+) -> Iterator[Line]:
+    """Yield the measurement of each batch size, and the suggestion."""
+    # The first preparation of an input also imports modules, so a later one is measured.
+    prepare_seconds = statistics.median(
+        _timed(lambda: sample.prepare(loaded)) for _ in range(_PASSES)
+    )
+    results, peaks = list[LoadResult](), dict[int, int]()
+    with tempfile.TemporaryDirectory(prefix="loosely-check-") as folder:
+        # In a folder of its own, the measurement does not wait for workers on the same device.
+        settings = replace(memory or MemorySettings(), folder=Path(folder), is_admitting=False)
+        load = LoadMeasurement(
+            model, loaded, sample.data, sample.media_type, settings, sample.named
+        )
+        for size in _sizes(max(caller_count, model.max_batch_size)):
+            try:
+                peaks[size] = _peak_bytes(loaded, [item] * size)
+            except Exception as error:
+                if size == 1 or not is_out_of_memory(error):
+                    raise
+                break  # larger batches do not fit into memory either
+            results.append(load.measure(size, caller_count))
+            yield _load_line(results[-1], peaks[size], caller_count)
+    found = suggest(results, prepare_seconds * 1000)
+    one, chosen = (
+        next(each for each in results if each.batch_size == size)
+        for size in (1, found.max_batch_size)
+    )
+    lines = {"max_batch_size": found.max_batch_size, "max_wait_ms": found.max_wait_ms}
+    if _cuda() is not None:
+        lines["memory_bytes"] = _resident_bytes(loaded) + peaks[found.max_batch_size]
+    yield {
+        "event": "suggestion",
+        "reasons": {"max_batch_size": found.size_reason, "max_wait_ms": found.wait_reason},
+        "toml": "".join(f"{key} = {to_toml(value)}\n" for key, value in lines.items()),
+        "max_batch_size": found.max_batch_size,
+        "job_ms": _ms(one.throughput.batch_ms / 1000),
+        "batch_ms": _ms(chosen.throughput.batch_ms / 1000),
+        "uses_gpu": model.uses_gpu,
+    }
+
+
+def _load_line(result: LoadResult, peak_bytes: int, caller_count: int) -> Line:
+    throughput = result.throughput
+    return {
+        "event": "load",
+        "size": result.batch_size,
+        "callers": caller_count,
+        "items": throughput.items,
+        "items_per_second": round(throughput.per_second, 2),
+        "p50_ms": round(result.percentile_ms(50), 3),
+        "p95_ms": round(result.percentile_ms(95), 3),
+        "batch_ms": _ms(throughput.batch_ms / 1000),
+        "mean_batch_size": round(throughput.items / throughput.batches, 2),
+        "peak_bytes": peak_bytes,
+    }
 
 
 def _batch(loaded: LoadedModel, items: list[Any]) -> Line:
@@ -212,7 +359,7 @@ def _sample(model: ModelEntry, path: Path, announced: str | None) -> ModelInput:
     return ModelInput(data, seen)
 
 
-def _named_samples(model: ModelEntry, given: list[str]) -> dict[str, ModelInput]:
+def _named_inputs(model: ModelEntry, given: list[str]) -> dict[str, tuple[bytes, str]]:
     """Return the named inputs in the values of the option `--input`."""
     found = {}
     for text in given:
@@ -222,7 +369,8 @@ def _named_samples(model: ModelEntry, given: list[str]) -> dict[str, ModelInput]
             raise SettingsError(
                 f"--input {text}: expected NAME=FILE; the named inputs of {model.name} are: {known}"
             )
-        found[name] = _sample(model.entry_of_input(name), Path(path), None)
+        sample = _sample(model.entry_of_input(name), Path(path), None)
+        found[name] = (sample.data, sample.media_type)
     return found
 
 
@@ -248,20 +396,34 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
     )
     parser.add_argument("name", help="the model's name in the catalogue")
     parser.add_argument("file", type=Path, help="a file with the bytes of one input")
+    parser.add_argument("others", type=Path, nargs="*", help="with --results: further files")
+    parser.add_argument("--results", action="store_true", help="run the model on each file")
     parser.add_argument("--type", help="the input's media type; guessed from the bytes by default")
     parser.add_argument(
         "--input", action="append", default=[], metavar="NAME=FILE", help="a named input"
     )
+    parser.add_argument(
+        "--load", type=int, default=0, metavar="N", help="measure with N jobs in flight"
+    )
     parsed = parser.parse_args(arguments)
+    if parsed.others and not parsed.results:
+        parser.error("several files need --results")
     try:
         settings = CheckSettings.from_env(environ)
         model = Catalogue.load(settings.catalogue).model(parsed.name)
         sample = _sample(model, parsed.file, parsed.type)
-        named = _named_samples(model, parsed.input)
+        named = _named_inputs(model, parsed.input)
+        sample = replace(sample, named=named)
         keep_large_blocks()
-        weights = WeightsStore(settings.weights_cache, LazyBlobReader(settings.payload_storage))
-        loader = ModelLoader(weights, settings.torch_threads)
-        for line in check(model, sample, named, loader):
+        if parsed.load:
+            prefer_device_thread(os.environ)
+        loader = ModelLoader(make_weights_store(settings), settings.torch_threads)
+        others = [replace(_sample(model, path, parsed.type), named=named) for path in parsed.others]
+        if parsed.results:
+            found = check_results(model, [sample, *others], loader)
+        else:
+            found = check(model, sample, loader, settings.memory, parsed.load)
+        for line in found:
             _print(line, output)
     except (ContractError, SettingsError) as error:
         sys.stderr.write(f"{error}\n")
@@ -269,6 +431,8 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
     except WorkerError as error:
         if error.__cause__ is not None:
             traceback.print_exception(error.__cause__)
+        return _failed(error.code, str(error), output)
+    except LoadFailed as error:
         return _failed(error.code, str(error), output)
     except (Exception, SystemExit) as error:  # noqa: BLE001  a model's code may raise anything
         traceback.print_exception(error)

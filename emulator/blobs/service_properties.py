@@ -60,7 +60,7 @@ def read_cors_rules(stored: Mapping[str, str]) -> tuple[CorsRule, ...]:
 
 
 def build_cors(rules: Sequence[CorsRule]) -> dict[str, str]:
-    """Return these CORS rules as a property of the Blob service: its name and its XML element.
+    """Return a dict from the name of the service property `Cors` to the XML of these rules.
 
     Raises StorageError if a rule is invalid.
     """

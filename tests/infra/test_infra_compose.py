@@ -1,4 +1,4 @@
-"""Check the worker of infra/compose.yaml with the code that reads the worker's settings."""
+"""Check that the worker's code can read the settings that infra/compose.yaml gives it."""
 
 import re
 from datetime import UTC, datetime

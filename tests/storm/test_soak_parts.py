@@ -370,7 +370,7 @@ def test_the_long_sound_has_the_length_that_its_header_says() -> None:
     assert len(sound) == 444
 
 
-def test_only_dns_look_ups_of_names_in_the_silent_domain_hang() -> None:
+def test_dns_look_ups_hang_only_for_names_in_the_domain_that_never_answers() -> None:
     program = (
         "import socket, time\n"
         "time.sleep = lambda seconds: print('hangs', seconds)\n"

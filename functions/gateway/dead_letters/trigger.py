@@ -111,7 +111,7 @@ class DeadLetterTrigger:
         await self._notify(message, request, queue, durable)
 
     async def _find_last_delivery(self, request: JobRequest | None) -> DeliveryNote | None:
-        """Return the note about the last delivery of a job about which a worker wrote a note.
+        """Return the delivery note of the latest delivery that has one.
 
         Return None if there is no note, if a producer sent the request, or if the storage does not
         respond.

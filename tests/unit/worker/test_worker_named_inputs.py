@@ -16,6 +16,7 @@ from contract.catalogue import Catalogue
 from contract.inputs import NamedInput
 from contract.messages import InlineJson
 from worker import check, describe
+from worker.check_load import LoadMeasurement
 from worker.errors import InvalidInput, ModelUnfit, UnsupportedMediaType
 from worker.inference.loaded_model import LoadedModel
 from worker.inference.model_manager import SilentContext
@@ -24,6 +25,7 @@ from worker.inputs.audio import Audio
 from worker.inputs.decoder_process import DecoderProcesses
 from worker.inputs.opened import DecodedInputs, InputKind, open_input, open_together
 from worker.models import Accepts, Context, Input
+from worker.settings import MemorySettings
 
 MIB = 1024 * 1024
 PICTURES = ("image/png", "image/jpeg", "image/webp")
@@ -280,6 +282,35 @@ def test_the_check_command_runs_a_model_on_named_inputs(tmp_path: Path) -> None:
     output = io.StringIO()
     assert check.main(arguments[:2], environment, output) == 1
     assert "inputs.other: the input is missing" in output.getvalue()
+
+
+def test_a_measurement_under_load_sends_the_named_inputs_inline_and_as_blobs(
+    tmp_path: Path,
+) -> None:
+    class Lengths:
+        accepts: ClassVar[Accepts] = "bytes"
+
+        def __call__(self, first: bytes, *, other: bytes) -> list[int]:
+            seen.add((len(first), len(other)))
+            return [len(first), len(other)]
+
+    seen = set[tuple[int, int]]()
+    model = replace(
+        COMPARED, inputs={"other": NamedInput(("text/plain",), "", False, 10**6, 10**6)}
+    )
+    model = replace(model, media_types=("text/plain",))
+    memory = MemorySettings(folder=tmp_path, is_admitting=False)
+    for size_bytes in (5, 100_000):
+        load = LoadMeasurement(
+            model,
+            LoadedModel(model, Lengths()),
+            b"first",
+            "text/plain",
+            memory,
+            {"other": (bytes(size_bytes), "text/plain")},
+        )
+        assert load.measure(1, 1).latencies_ms
+    assert seen == {(5, 5), (5, 100_000)}
 
 
 @pytest.mark.parametrize("given", ["mask=a.png", "other", "other="])
