@@ -226,8 +226,8 @@ class LoadedModel:
 
         The gateway has checked the names in its own jobs, but not those in producers' jobs.
         """
-        for name in self._model.required_inputs:
-            if name not in names:
+        for name, each in self._model.inputs.items():
+            if name not in names and not each.optional:
                 raise InvalidInput(f"inputs.{name}: the input is missing; send it")
         for name in names:
             if name not in self._model.inputs:
