@@ -2,8 +2,7 @@
 
 StartError (emulator.program)   the host writes the message to stderr, and exits with this status:
 ├── HostDirectoryInUse   2   another host uses the same data directory
-└── AppLoadError         1   the Function App cannot be loaded, or the host does not support a
-                             function of the app
+└── AppLoadError         1   the Function App cannot be loaded, or all its functions are in error
 
 FunctionFailure    the function raised an exception
 AppUnavailable     the app process ended or is restarting
@@ -19,19 +18,21 @@ class HostDirectoryInUse(StartError):
 
 
 class AppLoadError(StartError):
-    """The Function App cannot be loaded, or the host does not support a function of the app."""
+    """The Function App cannot be loaded, or all its functions are in error."""
 
 
 class FunctionFailure(Exception):
     """A function of the app raised an exception.
 
-    As in Azure, the text of this error is `TypeName: message`.
+    As in Azure, the text of this error is `TypeName: message`. `stack` is the traceback without the
+    line of the exception itself, and may be empty.
     """
 
-    def __init__(self, type_name: str, message: str) -> None:
+    def __init__(self, type_name: str, message: str, stack: str = "") -> None:
         super().__init__(f"{type_name}: {message}")
         self.type_name = type_name
         self.message = message
+        self.stack = stack
 
 
 class AppUnavailable(Exception):
