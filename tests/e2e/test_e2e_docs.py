@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from contract.webhook import format_secrets, signed_headers
-from loosely import Client
+from loosely import Client, Upload
 from tests.e2e.system import ROOT, System, running
 from tests.ports import free_ports
 
@@ -90,7 +90,7 @@ def test_the_example_models_in_the_guide_for_model_authors_serve_jobs(
         assert 0.2 < different["result"]["difference"] < 0.8, different
         with Client(system.url) as client:
             title = client.upload(b"a", "differ", media_type="text/plain", input_name="title")
-            given = {"other": picture, "mask": white, "title": title}
+            given: dict[str, Path | Upload] = {"other": picture, "mask": white, "title": title}
             assert client.run(picture, "differ", inputs=given).result == {
                 "title": "a",
                 "difference": 0.0,
