@@ -27,7 +27,7 @@ from rich.table import Table
 from benchmarks.observers import Counts, observe_amqp, observe_http
 from benchmarks.proxy import run_proxies
 from benchmarks.remote import ProxiedSystem, run_behind_proxies
-from contract.names import webhook_instance
+from contract.names import QUEUE_LENGTHS, webhook_instance
 from emulator.functions.durable.history import EventType
 from loosely.capacity.cost import count_polls
 
@@ -94,6 +94,8 @@ _OF_A_JOB = ("send", "receive", "complete", "abandon", "dead-letter", "renew")
 The others belong to a connection (`authorise`) or to a time: a gateway reads the length of a queue
 at most once a second (`management`).
 """
+
+_PARAMETERS: tuple[str, ...] = ("webhook_url", "deadline_seconds")
 
 SMALL_BYTES = 8
 LARGE_INPUT_BYTES = 80_000
@@ -194,8 +196,8 @@ class OperationCounter:
         )
         turns, events = self._history(job_id)
         return JobOperations(
-            blob_writes=sum(n for name, n in blobs.items() if name.startswith("PUT")),
-            blob_reads=sum(n for name, n in blobs.items() if name.startswith(("GET", "HEAD"))),
+            blob_writes=_count_methods(blobs, "PUT"),
+            blob_reads=_count_methods(blobs, "GET", "HEAD"),
             service_bus=sum(service_bus[name] for name in _OF_A_JOB),
             http_requests=gateway.total(),
             actions=sum(n for kind, n in events.items() if kind in _ACTIONS),
@@ -285,9 +287,7 @@ class OperationCounter:
             for name in ("prefer", "idempotency_key")
             if name in options
         }
-        params = {
-            name: options[name] for name in ("webhook_url", "deadline_seconds") if name in options
-        }
+        params: dict[str, str] = {name: options[name] for name in _PARAMETERS if name in options}
         begun_at = time.monotonic()
         answer = self.http.post(
             f"/v1/models/{model}/jobs",
@@ -406,6 +406,19 @@ def run_counter(folder: Path) -> Iterator[OperationCounter]:
         with contextlib.closing(counter):
             counter.warm_up()
             yield counter
+
+
+def _count_methods(blobs: Counter[str], *methods: str) -> int:
+    """Return the number of operations with these methods, except on the shared queue lengths.
+
+    The gateway reads and writes these lengths at most once a second, and not for each job.
+    """
+    folder = QUEUE_LENGTHS.strip("/")
+    return sum(
+        count
+        for (method, name), count in ((key.split(" "), n) for key, n in blobs.items())
+        if method in methods and name != folder
+    )
 
 
 def name_blob_operation(method: str, target: str) -> str:

@@ -59,8 +59,9 @@ def run_behind_proxies(
     shared = shared_environment(ROOT, read_environment()) | {"WORKER_MODELS": "noop"}
     shared |= environment or {}
     with contextlib.ExitStack() as stack:
-        proxy_ports = stack.enter_context(start_proxies(targets))
-        remote = replace(local, ports=Ports(*proxy_ports, ports.worker_health))
+        functions, servicebus, servicebus_admin, blobs = stack.enter_context(start_proxies(targets))
+        remote_ports = Ports(functions, servicebus, servicebus_admin, blobs, ports.worker_health)
+        remote = replace(local, ports=remote_ports)
         system = ProxiedSystem(local, remote)
         for part, part_behind_proxies in zip(
             loosely_parts(local), loosely_parts(remote), strict=True

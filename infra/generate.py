@@ -24,7 +24,8 @@ MESSAGES_PER_WORKER = 5
 LOW_PRIORITY_MESSAGES_PER_WORKER = 100
 # Seconds for the start of the drain, and for the end of the process after the drain.
 _MARGIN_SECONDS = 20
-_MAX_SIZE_MEGABYTES = 1024
+# The largest queue of the Standard tier. 1 GB holds about 31,000 jobs of 24 KiB.
+_MAX_SIZE_MEGABYTES = 5120
 
 
 def compute_grace_seconds(model: ModelEntry) -> int:

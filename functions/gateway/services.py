@@ -87,7 +87,7 @@ class Services:
         counters = JobCounters(self.clock)
         outcomes = OutcomeStore(self.blobs, counters)
         progress = ProgressStore(self.blobs, self.catalogue)
-        estimates = WaitEstimates(self.queues, self.clock)
+        estimates = WaitEstimates(self.queues, self.blobs, self.clock)
         jobs = Jobs(outcomes, progress, waiters, self.clock)
         requests = RequestSender(self.catalogue, self.queues, self.tokens, self.tracing, self.clock)
         creator = JobCreator(

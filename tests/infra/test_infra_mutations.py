@@ -137,6 +137,15 @@ FAULTS = [
     ("infra/main.bicep", "'Standard_D4as_v5'", "'Standard_D2as_v5'"),
     ("infra/main.bicep", "param systemNodeCount int = 2", "param systemNodeCount int = 1"),
     ("infra/prices.yaml", "system_nodes: 2", "system_nodes: 1"),
+    # Capacity
+    ("infra/catalogue.json", '"maxSizeInMegabytes": 5120', '"maxSizeInMegabytes": 1024'),
+    ("infra/main.bicep", "    sku: durableSku\n", "    sku: 'Consumption'\n"),
+    ("infra/modules/durable.bicep", "{ name: sku, capacity: capacity }", "{ name: sku }"),
+    ("infra/modules/servicebus.bicep", "capacity: units }", "capacity: 1 }"),
+    ("infra/main.bicep", "@allowed([2048, 4096])", "@allowed([512, 2048, 4096])"),
+    ("infra/modules/gateway.bicep", "y: httpConcurrency", "y: 200"),
+    ("infra/modules/gateway.bicep", "t: maximumInstanceCount", "t: 40"),
+    ("infra/main.parameters.json", "${DURABLE_SKU=", "${SKU="),
     # A preview, the linter and the formatter
     ("infra/main.bicep", "hostName: hostStorageName", "hostName: gateway.outputs.host"),
     (
@@ -196,7 +205,7 @@ FAULTS = [
 # Faults that only a comparison with the types of Azure and Kubernetes finds.
 TYPE_FAULTS = [
     ("infra/modules/servicebus.bicep", "maxDeliveryCount:", "maxDeliverycount:"),
-    ("infra/modules/gateway.bicep", "instanceMemoryMB: 2048", "instanceMemoryMB: '2048'"),
+    ("infra/main.bicep", "gatewayMemoryMB int = 2048", "gatewayMemoryMB int = '2048'"),
     ("infra/modules/storage.bicep", "kind: 'StorageV2'", "kind: 'StorageV9'"),
     ("infra/modules/storage.bicep", "maxAgeInSeconds: 600", "maxAgeSeconds: 600"),
     ("infra/main.bicep", "storage.outputs.payloadName", "storage.outputs.payload"),
