@@ -6,6 +6,7 @@ Start this program with `python -m emulator.servicebus` or `local-servicebus`.
 import argparse
 import contextlib
 import logging
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ DEVELOPMENT_KEY = "SAS_KEY_VALUE"
 DATABASE_NAME = "servicebus.sqlite3"
 
 _BACKLOG = 1024
+_MAX_SEGMENT_BYTES = 32767
 
 logger = logging.getLogger(__name__)
 
@@ -70,10 +72,23 @@ def _bind(options: argparse.Namespace, stack: contextlib.ExitStack) -> Sockets:
         if tls
         else []
     )
+    for listener in (amqp, *amqps):
+        _limit_segment_size(listener)
     for name, listener in (("amqp", amqp), ("http", admin), *(("amqps", each) for each in amqps)):
         host, port = listener.getsockname()[:2]
         logger.info("listening on %s://%s:%d", name, host, port)
     return Sockets(amqp, admin, amqps, tls)
+
+
+def _limit_segment_size(listener: socket.socket) -> None:
+    """Limit the TCP segments of all connections to the largest size that a client may set again.
+
+    The asynchronous client of azure-servicebus 7.9 to 7.14 reads TCP_MAXSEG from its socket and
+    sets the same value. On Linux's loopback interface, the value may be larger than the kernel
+    permits to set.
+    """
+    if sys.platform == "linux":
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, _MAX_SEGMENT_BYTES)
 
 
 async def _serve(

@@ -4,6 +4,7 @@ blobs       the Blob tests on our emulator and on Azurite, which npm installs
 emulator    the tests of emulator/ on its wheel, which is installed alone in a new environment
 rest        the REST API with unmodified third-party clients, and with the fuzzer Schemathesis
 servicebus  the live tests of the package azure-servicebus on our emulator
+versions    one azure-servicebus of each minor version since 7.8 on our emulator
 worker      a worker that is killed 20 times with kill -9 at random times under load
 """
 
@@ -47,6 +48,11 @@ def servicebus(arguments: list[str]) -> int:
     return run("-m", "servicebus_tests.sdk.upstream.run", *arguments)
 
 
+def versions(arguments: list[str]) -> int:
+    """Use our Service Bus with all minor versions of Microsoft's SDK. Return the exit status."""
+    return run("-m", "servicebus_tests.sdk.upstream.versions", *arguments)
+
+
 def worker(arguments: list[str]) -> int:
     """Kill the worker of a complete local system repeatedly, and check each job.
 
@@ -61,6 +67,7 @@ SUITES = {
     "emulator": emulator,
     "rest": rest,
     "servicebus": servicebus,
+    "versions": versions,
     "worker": worker,
 }
 

@@ -32,7 +32,7 @@ from emulator.servicebus.amqp.performatives import (
 )
 from emulator.servicebus.amqp.session import Session
 from emulator.servicebus.amqp.transport import PeerTransport, PendingWork
-from emulator.servicebus.amqp.types import UByte, UInt, UShort
+from emulator.servicebus.amqp.types import Symbol, UByte, UInt, UShort
 
 AMQP_HEADER = b"AMQP\x00\x01\x00\x00"
 SASL_HEADER = b"AMQP\x03\x01\x00\x00"
@@ -45,6 +45,7 @@ The performative `open` informs the peer of half of this time (section 2.4.5).
 """
 
 _HANDSHAKE_SECONDS = 30.0
+_PROPERTIES = {Symbol("product"): "azure-local-emulator"}
 
 logger = logging.getLogger(__name__)
 
@@ -222,6 +223,7 @@ class Connection(asyncio.Protocol):
                 max_frame_size=UInt(MAX_FRAME_BYTES),
                 channel_max=UShort(CHANNEL_MAX),
                 idle_time_out=half_ms,
+                properties=_PROPERTIES,
             ).encode(),
         )
 

@@ -373,6 +373,8 @@ Link = IncomingLink | OutgoingLink
 
 _SOURCE = 0x28
 _TARGET = 0x29
+_SOURCE_FIELDS = 11
+_TARGET_FIELDS = 7
 _SOURCE_NAMES = _SOURCE, "amqp:source:list"
 _TARGET_NAMES = _TARGET, "amqp:target:list"
 _FILTER_FIELD = 7
@@ -432,8 +434,8 @@ def build_attach_reply(attach: Attach, max_message_bytes: int | None) -> Attach:
         role=not peer_receives,
         snd_settle_mode=attach.snd_settle_mode,
         rcv_settle_mode=attach.rcv_settle_mode,
-        source=_without_filters(attach.source) or Described(ULong(_SOURCE), []),
-        target=attach.target or Described(ULong(_TARGET), []),
+        source=_without_filters(_padded(attach.source, _SOURCE, _SOURCE_FIELDS)),
+        target=_padded(attach.target, _TARGET, _TARGET_FIELDS),
         initial_delivery_count=UInt(0) if peer_receives else None,
         max_message_size=limit,
         properties=None if limit is None else {_BATCH_SIZE: limit},
@@ -454,14 +456,20 @@ def build_attach_refusal(attach: Attach) -> Attach:
     )
 
 
-def _without_filters(source: Described | None) -> Described | None:
+def _padded(terminus: Described | None, code: int, count: int) -> Described:
+    """Return a source or target that has `count` fields. Fields that the peer omitted are null."""
+    if terminus is None:
+        return Described(ULong(code), [None] * count)
+    fields = _fields(terminus)
+    return replace(terminus, value=[*fields, *[None] * (count - len(fields))])
+
+
+def _without_filters(source: Described) -> Described:
     """Return the source without filters.
 
     The server's attach performative must list the filters that the server applies. This server
     applies no filters.
     """
-    if source is None or len(source.value) <= _FILTER_FIELD:
-        return source
     fields = list(source.value)
     fields[_FILTER_FIELD] = None
     return replace(source, value=fields)

@@ -56,6 +56,9 @@ _TRANSFER_HEAD_BYTES = 64
 _SERIAL = 1 << 32
 _TRANSFER = b"\x00\x53\x14"
 _TRUE, _FALSE = b"\x41", b"\x42"
+_TRANSFER_FIELDS = len(Transfer.kinds)
+# The fields rcv-settle-mode, state, resume, aborted and batchable.
+_LAST_TRANSFER_FIELDS = b"\x40" * 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,12 +221,13 @@ class Session:
                 del self._unsettled[next(iter(self._unsettled))]
         room = self._transport.peer_max_frame_bytes - HEADER_BYTES - _TRANSFER_HEAD_BYTES
         settled = _TRUE if link.source.is_presettled else _FALSE
-        fields = [encode_uint(link.handle), encode_uint(delivery_id), encode_binary(tag), b"\x43"]
+        # Each transfer has the id, because azure-servicebus 7.10 settles by the last transfer's id.
+        fields = encode_uint(link.handle), encode_uint(delivery_id), encode_binary(tag), b"\x43"
         for start in range(0, len(payload) or 1, room):
             more = _TRUE if start + room < len(payload) else _FALSE
-            head = _TRANSFER + wrap_compound(0xC0, b"".join((*fields, settled, more)), 6)
+            all_fields = b"".join((*fields, settled, more, _LAST_TRANSFER_FIELDS))
+            head = _TRANSFER + wrap_compound(0xC0, all_fields, _TRANSFER_FIELDS)
             self._send_transfer(link, head + payload[start : start + room])
-            fields[1:] = b"\x40", b"\x40", b"\x40"
 
     def detach(self, handle: int, fault: AmqpError | None) -> None:
         """Detach the link that has this handle, and send the error if `fault` is not None.
