@@ -100,9 +100,7 @@ class _Api:
         """
         kind = request.path_params["kind"].casefold()
         if kind not in {"queues", "topics"}:
-            raise EntityNotFound(
-                f"the resource {kind[:100]!r} does not exist: expected queues or topics"
-            )
+            raise EntityNotFound(f"$Resources/{kind}")
         queues = self._broker.queues() if kind == "queues" else ()
         skip, top = _page(request)
         page = queues[skip : skip + top]
@@ -144,9 +142,7 @@ class _Api:
     def _find(self, request: Request) -> Queue:
         queue = self._broker.queue(request.path_params["name"])
         if queue.is_subqueue:
-            raise EntityNotFound(
-                "a dead-letter queue has no description: request the description of its main queue"
-            )
+            raise EntityNotFound(queue.address)  # only main queues have descriptions
         return queue
 
 

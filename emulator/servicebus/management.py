@@ -15,6 +15,7 @@ from emulator.servicebus.broker.message import ReceiveMode
 from emulator.servicebus.broker.queue import Queue
 from emulator.servicebus.messages import encode_changes, read_message, write_message
 from emulator.servicebus.request_response import AmqpReply, AmqpRequest
+from emulator.servicebus.tracking import add_tracking
 
 _MAX_ITEMS = 4500
 _PREFIX = "com.microsoft:"
@@ -30,7 +31,8 @@ async def manage(queue: Queue, request: AmqpRequest) -> AmqpReply:
     try:
         value = await _perform(queue, request)
     except BrokerError as error:
-        return _refusal(error.status_code, error.condition, str(error))
+        text = add_tracking(str(error), queue.address)
+        return _refusal(error.status_code, error.condition, text)
     except MessageFault as fault:
         return _refusal(fault.status_code, fault.condition, fault.description)
     except AmqpError as error:  # a message in the request's body cannot be decoded

@@ -18,6 +18,7 @@ from emulator.servicebus.cbs import CbsTokens
 from emulator.servicebus.management import manage
 from emulator.servicebus.messages import encode_changes, read_messages, write_message
 from emulator.servicebus.request_response import ReplyLinks, RequestTarget
+from emulator.servicebus.tracking import add_tracking
 
 CONTAINER_ID = "azure-local-emulator"
 
@@ -94,7 +95,7 @@ class _NamespaceConnection:
         if address == _CBS:
             return RequestTarget(address, self._tokens.handle, self._replies)
         entity, is_management = _split(address)
-        queue = self._queue(entity)
+        queue = self._queue(entity, "Listen" if is_management else "Send")
         if is_management:
             return RequestTarget(address, partial(manage, queue), self._replies)
         if queue.is_subqueue:
@@ -112,22 +113,27 @@ class _NamespaceConnection:
         if requested.address == _CBS:
             return self._replies.open(_CBS, requested.reply_address, sender)
         entity, is_management = _split(requested.address)
-        queue = self._queue(entity)
+        queue = self._queue(entity, "Listen")
         if is_management:
             return self._replies.open(requested.address, requested.reply_address, sender)
         if _SESSION_FILTER in requested.filters:
             raise LinkFault(
                 "amqp:not-allowed",
-                f"the queue {entity!r} has no sessions: receive its messages without a session id",
+                add_tracking(
+                    "A sessionful message receiver cannot be created on an entity that does not"
+                    " require sessions. Ensure RequiresSession is set to true when creating a Queue"
+                    " or Subscription to enable sessionful behavior.",
+                    entity,
+                ),
             )
         return QueueLinkSource(queue, sender, is_presettled=requested.is_presettled)
 
-    def _queue(self, entity: str) -> Queue:
-        self._tokens.check_access(entity)
+    def _queue(self, entity: str, claim: str) -> Queue:
+        self._tokens.check_access(entity, claim)
         try:
             return self._broker.queue(entity)
         except BrokerError as error:
-            raise LinkFault(error.condition, str(error)) from error
+            raise LinkFault(error.condition, add_tracking(str(error), entity)) from error
 
 
 def _split(address: str) -> tuple[str, bool]:
@@ -141,9 +147,9 @@ _REASON = "DeadLetterReason"
 _DESCRIPTION = "DeadLetterErrorDescription"
 
 
-def as_message_fault(error: BrokerError) -> MessageFault:
-    """Convert an error of the broker to an AMQP error."""
-    return MessageFault(error.condition, str(error), error.status_code)
+def as_message_fault(error: BrokerError, entity: str) -> MessageFault:
+    """Convert an error of the broker to an AMQP error. `entity` is the address of the queue."""
+    return MessageFault(error.condition, add_tracking(str(error), entity), error.status_code)
 
 
 class QueueLinkTarget:
@@ -161,7 +167,7 @@ class QueueLinkTarget:
         try:
             await self._queue.send(read_messages(payload, message_format))
         except BrokerError as error:
-            raise as_message_fault(error) from error
+            raise as_message_fault(error, self._queue.address) from error
 
 
 class QueueLinkSource:
@@ -201,7 +207,7 @@ class QueueLinkSource:
         try:
             await self._apply(token, outcome)
         except BrokerError as error:
-            raise as_message_fault(error) from error
+            raise as_message_fault(error, self._queue.address) from error
 
     async def _apply(self, token: UUID, outcome: Outcome) -> None:
         match outcome:

@@ -232,7 +232,7 @@ class IncomingLink:
         state: Described = ACCEPTED
         try:
             if too_large:
-                self._refuse_size()
+                self._refuse_size(first)
             await self._target.put(payload, first.message_format or 0)
         except MessageFault as fault:
             state = build_rejection(fault)
@@ -246,9 +246,12 @@ class IncomingLink:
                 as_receiver=True, delivery_id=first.delivery_id, state=state
             )
 
-    def _refuse_size(self) -> NoReturn:
-        limit = self._target.max_message_bytes
-        raise MessageFault("amqp:link:message-size-exceeded", f"the message exceeds {limit} bytes")
+    def _refuse_size(self, first: Transfer) -> NoReturn:
+        raise MessageFault(
+            "amqp:link:message-size-exceeded",
+            f"The received message (delivery-id:{first.delivery_id}) exceeds the limit "
+            f"({self._target.max_message_bytes} bytes) currently allowed on the link.",
+        )
 
     def _hold(self, payload: bytes) -> None:
         if self._too_large:
