@@ -19,6 +19,7 @@ from emulator.servicebus.broker.clock import WallClock
 from emulator.servicebus.broker.errors import BrokerError
 from emulator.servicebus.broker.settings import QueueSettings
 from emulator.servicebus.config import ConfigError, load_config
+from emulator.servicebus.fault_routes import fault_routes
 from emulator.servicebus.namespace import Namespace
 from emulator.servicebus.server import Sockets, load_certificate, serve
 
@@ -102,7 +103,9 @@ async def _serve(
     broker = await Broker.open(database, settings, clock)
     try:
         # As in Microsoft's emulator, the management API on loopback needs no token.
-        await serve(Namespace(broker, keys, clock), create_admin_app(broker), sockets, limits)
+        namespace = Namespace(broker, keys, clock)
+        admin = create_admin_app(broker, further=fault_routes(namespace))
+        await serve(namespace, admin, sockets, limits)
     finally:
         await broker.close()
 

@@ -165,8 +165,14 @@ class IncomingLink:
     has received credit. `PendingWork` limits the memory that received messages use.
     """
 
-    def __init__(self, session: LinkSession, attach: Attach, target: LinkTarget) -> None:
+    def __init__(
+        self, session: LinkSession, attach: Attach, target: LinkTarget, address: str
+    ) -> None:
         self.handle = attach.handle
+        self.name = attach.name
+        self.address = address
+        self.used_at = _loop_time()
+        """When the peer last sent a message, in the time of the event loop."""
         self._session = session
         self._target = target
         self._delivery_count = int(attach.initial_delivery_count or 0)
@@ -204,6 +210,7 @@ class IncomingLink:
         Raises SessionFault if the first transfer of a message has no delivery id.
         """
         first = self._first
+        self.used_at = _loop_time()
         if first is None:
             if transfer.delivery_id is None:
                 raise SessionFault(
@@ -292,8 +299,12 @@ class IncomingLink:
 class OutgoingLink:
     """A link on which the peer receives messages. The peer grants credit for the messages."""
 
-    def __init__(self, session: LinkSession, attach: Attach) -> None:
+    def __init__(self, session: LinkSession, attach: Attach, address: str) -> None:
         self.handle = attach.handle
+        self.name = attach.name
+        self.address = address
+        self.used_at = _loop_time()
+        """When the peer last got a message or granted credit, in the time of the event loop."""
         self.source: LinkSource
         self._session = session
         self._delivery_count = 0
@@ -332,6 +343,7 @@ class OutgoingLink:
         these deliveries is subtracted from the credit (section 2.6.7). If the peer requests a
         drain, the remaining credit is used up after the ready messages have been sent.
         """
+        self.used_at = _loop_time()
         if flow.link_credit is not None:
             unseen = serial_difference(self._delivery_count, flow.delivery_count or 0)
             self._credit = max(0, flow.link_credit - unseen)
@@ -347,6 +359,7 @@ class OutgoingLink:
         """Send a message to the peer. If the link is closed, do nothing."""
         if self._closed:
             return
+        self.used_at = _loop_time()
         self._delivery_count = (self._delivery_count + 1) % _SERIAL
         self._credit = max(0, self._credit - 1)
         self._session.send_delivery(self, tag, payload)
@@ -372,6 +385,10 @@ class OutgoingLink:
 
 
 Link = IncomingLink | OutgoingLink
+
+
+def _loop_time() -> float:
+    return asyncio.get_running_loop().time()
 
 
 _SOURCE = 0x28

@@ -4,6 +4,7 @@ Section 2.5 of the specification defines sessions.
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from emulator.servicebus.amqp.codec import encode_binary, encode_uint, wrap_compound
@@ -133,6 +134,16 @@ class Session:
                 raise ConnectionFault(
                     "amqp:not-allowed", "the performative does not belong to a session"
                 )
+
+    def detach_links(self, find_fault: Callable[[Link], LinkFault | None]) -> int:
+        """Detach each link for which `find_fault` returns an error. Return their number."""
+        count = 0
+        for handle, link in list(self._links.items()):
+            fault = None if link is None else find_fault(link)
+            if fault is not None:
+                self.detach(handle, fault)
+                count += 1
+        return count
 
     def set_blocked(self, blocked: bool) -> None:
         """Stop the deliveries of all links if `blocked` is True, or resume them if it is False."""
@@ -268,11 +279,12 @@ class Session:
     def _open_link(self, attach: Attach) -> tuple[Link, int | None]:
         if attach.role:
             requested = read_source_request(attach)
-            outgoing = OutgoingLink(self, attach)
+            outgoing = OutgoingLink(self, attach, requested.address)
             outgoing.source = self._service.open_source(requested, outgoing)
             return outgoing, None
-        target = self._service.open_target(read_target_address(attach))
-        return IncomingLink(self, attach, target), target.max_message_bytes
+        address = read_target_address(attach)
+        target = self._service.open_target(address)
+        return IncomingLink(self, attach, target, address), target.max_message_bytes
 
     def _on_detach(self, detach: Detach) -> None:
         handle = int(detach.handle)
