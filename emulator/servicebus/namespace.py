@@ -55,10 +55,13 @@ class Namespace:
 
     def connect(self) -> asyncio.Protocol:
         """Create the asyncio protocol for a new connection."""
-        tokens = CbsTokens(self._keys, self._clock)
-        peer = _NamespaceConnection(self._broker, tokens, self.faults)
+        peer = self.peer(CbsTokens(self._keys, self._clock))
         latency = self.faults.latency
         return _TrackedConnection(self._connections, peer, self._idle_seconds, latency)
+
+    def peer(self, tokens: CbsTokens) -> "_NamespaceConnection":
+        """Return the service for a connection whose peer has these tokens."""
+        return _NamespaceConnection(self._broker, tokens, self.faults)
 
     def detach_links(self, queue: str | None = None) -> int:
         """Detach all links of a queue, or of all queues, as Azure does for maintenance.
@@ -148,7 +151,8 @@ class _NamespaceConnection:
         if address == _CBS:
             return RequestTarget(address, self._tokens.handle, self._replies)
         entity, is_management = _split(address)
-        queue = self._queue(entity, "Listen" if is_management else "Send")
+        self._check_access(address, "Listen" if is_management else "Send")
+        queue = self._queue(entity)
         if is_management:
             return RequestTarget(address, partial(manage, queue, self._faults), self._replies)
         if queue.is_subqueue:
@@ -166,7 +170,8 @@ class _NamespaceConnection:
         if requested.address == _CBS:
             return self._replies.open(_CBS, requested.reply_address, sender)
         entity, is_management = _split(requested.address)
-        queue = self._queue(entity, "Listen")
+        self._check_access(requested.address, "Listen")
+        queue = self._queue(entity)
         if is_management:
             return self._replies.open(requested.address, requested.reply_address, sender)
         if _SESSION_FILTER in requested.filters:
@@ -181,9 +186,12 @@ class _NamespaceConnection:
             )
         return QueueLinkSource(queue, sender, is_presettled=requested.is_presettled)
 
-    def _queue(self, entity: str, claim: str) -> Queue:
-        self._tokens.check_access(entity, claim)
-        self._faults.check_link(entity)
+    def _check_access(self, address: str, claim: str) -> None:
+        # The JavaScript client sends a token for the whole address of a queue's management node.
+        self._tokens.check_access(address, claim)
+        self._faults.check_link(address)
+
+    def _queue(self, entity: str) -> Queue:
         try:
             return self._broker.queue(entity)
         except BrokerError as error:

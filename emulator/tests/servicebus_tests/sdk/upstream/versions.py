@@ -45,7 +45,13 @@ def run(version: str, folder: Path, server: Server, certificate: Path) -> bool:
         f"Endpoint=sb://localhost/;SharedAccessKeyName={KEY_NAME};SharedAccessKey={KEY}"
     )
     queue = server.create_queue()
-    command = [install(version, folder), _SCENARIO, connection_string, queue, certificate]
+    command: list[str | Path] = [
+        install(version, folder),
+        _SCENARIO,
+        connection_string,
+        queue,
+        certificate,
+    ]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=_SECONDS, check=False
