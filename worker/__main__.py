@@ -61,7 +61,7 @@ from worker.replies import GatewayClient, QueueReplies, ReplyCache, ReplySenders
 from worker.scheduled_events import ScheduledEvents
 from worker.servicebus.last_arrivals import SocketSender
 from worker.servicebus.link import QueueLink, check_endpoint, utc_now
-from worker.servicebus.lock_journal import LockJournals
+from worker.servicebus.lock_journal import LockJournals, WorkerDeath
 from worker.servicebus.locks import LockRenewer
 from worker.servicebus.receiver import ModelQueue
 from worker.settings import WorkerSettings
@@ -70,6 +70,7 @@ from worker.telemetry.health import DeviceProbe, Loops, WorkerReadiness
 from worker.telemetry.health_server import HealthServer, check_page, metrics_page
 from worker.telemetry.recording import JobTracing, Metrics, ModelTelemetry
 from worker.telemetry.setup import configure_logs, flush, tracer_provider
+from worker.weights.hub import Hub
 from worker.weights.store import AzureBlobReader, WeightsStore
 
 _log = logging.getLogger("worker")
@@ -89,7 +90,11 @@ class Worker:
     """Creates, starts and stops all components of a worker process."""
 
     def __init__(
-        self, settings: WorkerSettings, shutdown: Shutdown, parent: SocketSender | None = None
+        self,
+        settings: WorkerSettings,
+        shutdown: Shutdown,
+        parent: SocketSender | None = None,
+        death: WorkerDeath | None = None,
     ) -> None:
         """Create all components. `start` starts their threads.
 
@@ -98,6 +103,7 @@ class Worker:
             shutdown: Records a request to shut the worker down. The components of the worker may
                 make this request.
             parent: Sends copies of sockets to the parent process; None without a parent process.
+            death: How the process died that this process replaces; None if that is unknown.
 
         Raises:
             SettingsError: A setting is not valid.
@@ -111,7 +117,7 @@ class Worker:
         self._tracing = JobTracing(self._traces)
         self._metrics = Metrics()
         self._locks = LockRenewer()
-        self._journals = _journals(settings, parent)
+        self._journals = _journals(settings, parent, death)
         self._loads = LoadJournal(settings.lock_folder)
         self._gateway = GatewayClient(settings.reply_hosts, self._tracing.headers)
         resolver = Resolver(max_count=_MAX_LOOK_UPS, max_count_of_a_share=_MAX_LOOK_UPS_OF_A_SHARE)
@@ -133,7 +139,12 @@ class Worker:
             WebhookReplies(http, settings.producer_secrets),
         )
         self._cache = ReplyCache()
-        weights = WeightsStore(settings.weights_cache, AzureBlobReader(account))
+        weights = WeightsStore(
+            settings.weights.cache,
+            AzureBlobReader(account),
+            Hub(settings.weights.hub, settings.guard) if settings.weights.hub else None,
+            settings.weights.cache_limit_bytes,
+        )
         self._loader = ModelLoader(weights, settings.torch_threads)
         self._sharing = DeviceSharing(settings.memory)
         self._metrics.watch_memory_used(lambda: self._sharing.used_bytes)
@@ -349,12 +360,14 @@ class Worker:
             self._shutdown.request("the device is lost", EXIT_DEVICE_LOST)
 
 
-def _journals(settings: WorkerSettings, parent: SocketSender | None) -> LockJournals | None:
+def _journals(
+    settings: WorkerSettings, parent: SocketSender | None, death: WorkerDeath | None
+) -> LockJournals | None:
     if settings.lock_folder is None:
         return None
     if parent is None:
-        return LockJournals(settings.lock_folder)
-    return LockJournals(settings.lock_folder, parent.send)
+        return LockJournals(settings.lock_folder, death=death)
+    return LockJournals(settings.lock_folder, parent.send, death)
 
 
 def _catalogue(settings: WorkerSettings) -> Catalogue:
@@ -418,7 +431,7 @@ def main() -> int:
     keep_large_blocks()
     prefer_device_thread(os.environ)
     if not settings.is_restarting:
-        return _run(settings, None)
+        return _run(settings)
     loads = LoadJournal(settings.lock_folder)
     loads.take_over()
     # A module whose import has killed a process is imported by the child only.
@@ -436,12 +449,17 @@ def main() -> int:
     )
 
 
-def _run(settings: WorkerSettings, parent: SocketSender | None) -> int:
+def _run(
+    settings: WorkerSettings,
+    parent: SocketSender | None = None,
+    death: WorkerDeath | None = None,
+) -> int:
     """Run the worker in this process, and return the exit code.
 
     Args:
         settings: The worker's settings.
         parent: Sends copies of sockets to the parent process; None without a parent process.
+        death: How the process died that this process replaces; None if that is unknown.
     """
     # The garbage collector does not have to look at the imported modules again. A child process
     # then also writes to fewer pages of memory, which it shares with its parent.
@@ -449,7 +467,7 @@ def _run(settings: WorkerSettings, parent: SocketSender | None) -> int:
     gc.enable()
     shutdown = _shutdown_on_signals(is_child=parent is not None)
     try:
-        worker = Worker(settings, shutdown, parent)
+        worker = Worker(settings, shutdown, parent, death)
     except SettingsError as problem:
         sys.stderr.write(f"{problem}\n")
         return _EXIT_USAGE

@@ -24,7 +24,9 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final, NoReturn
 
+from worker.process import worker_name
 from worker.servicebus.last_arrivals import SocketReceiver, SocketSender
+from worker.servicebus.lock_journal import WorkerDeath
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 _EXIT_DEVICE_IN_PARENT: Final = 71
 _EXIT_ERROR: Final = 1
 
-Run = Callable[[SocketSender | None], int]
+Run = Callable[[SocketSender | None, WorkerDeath | None], int]
 
 _FIRST_DELAY_SECONDS: Final = 0.1
 _LONGEST_DELAY_SECONDS: Final = 5.0
@@ -85,8 +87,9 @@ def run_in_child(
     process: this process calls `run` itself.
 
     Args:
-        run: Runs the worker, and returns the exit code. Its argument sends copies of sockets to the
-            parent process, and is None without a parent process.
+        run: Runs the worker, and returns the exit code. Its first argument sends copies of sockets
+            to the parent process, and is None without a parent process. Its second argument says
+            how the last child died, and is None for the first child.
         modules: The modules to import before the first fork. An error of an import is ignored,
             because the child imports the module again and handles the error.
         noting: Returns a context manager for the import of a module. It can note the import, so
@@ -98,7 +101,7 @@ def run_in_child(
         arrived during a restart delay.
     """
     if sys.platform != "linux":
-        return run(None)
+        return run(None, None)
     # From here on, signals stay pending until the parent reads them, so none is lost before a fork.
     signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED_SIGNALS)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -109,9 +112,9 @@ def run_in_child(
             "process: if it is killed, nothing replaces it at once; start threads in "
             "Infer.__init__ instead"
         )
-        return run(None)
+        return run(None, None)
     code = _Parent(run).run()
-    return run(None) if code == _EXIT_DEVICE_IN_PARENT else code
+    return run(None, None) if code == _EXIT_DEVICE_IN_PARENT else code
 
 
 def _import_modules(
@@ -140,12 +143,13 @@ class _Parent:
         Return the exit code for this process when the function `run` of a child has ended, or when
         the child has died after SIGTERM or SIGINT.
         """
+        death: WorkerDeath | None = None
         while True:
             started_at = time.monotonic()
             sockets = SocketReceiver()
             # The child writes to this shared memory when `run` has ended.
             has_ended = mmap.mmap(-1, 1)
-            child = self._fork(sockets, has_ended)
+            child = self._fork(sockets, has_ended, death)
             code = self._wait(child, sockets)
             has_died = code < 0 or not has_ended[0]
             has_ended.close()
@@ -157,18 +161,18 @@ class _Parent:
             if self._stops:
                 return 128 + self._stops[-1]
             delay_seconds = self._delay.next_seconds(time.monotonic() - started_at)
-            _log.error(
-                "worker process %d %s; a new worker process starts in %g s",
-                *(child, _describe_death(code), delay_seconds),
-            )
+            death = WorkerDeath(child, worker_name(child), _describe_death(code))
+            _log.error("%s; a new worker process starts in %g s", death, delay_seconds)
             if delay_seconds and signal.sigtimedwait(STOP_SIGNALS, delay_seconds):
                 return 0
 
-    def _fork(self, sockets: SocketReceiver, has_ended: mmap.mmap) -> int:
+    def _fork(
+        self, sockets: SocketReceiver, has_ended: mmap.mmap, death: WorkerDeath | None
+    ) -> int:
         parent = os.getpid()
         child = os.fork()
         if child == 0:
-            _run_as_child(self._run, parent, sockets, has_ended)
+            _run_as_child(lambda sender: self._run(sender, death), parent, sockets, has_ended)
         return child
 
     def _wait(self, child: int, sockets: SocketReceiver) -> int:
@@ -206,11 +210,24 @@ def _reap(child: int) -> int | None:
 
 def _describe_death(code: int) -> str:
     if code < 0:
-        return f"was killed by signal {-code}"
+        return f"was killed by {_signal_name(-code)}"
     return f"exited with code {code} without a shutdown, as after os._exit in the code of a model"
 
 
-def _run_as_child(run: Run, parent: int, sockets: SocketReceiver, has_ended: mmap.mmap) -> NoReturn:
+def _signal_name(number: int) -> str:
+    """Return the name of a signal, for example SIGKILL, or `signal 40` if it has no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _run_as_child(
+    run: Callable[[SocketSender], int],
+    parent: int,
+    sockets: SocketReceiver,
+    has_ended: mmap.mmap,
+) -> NoReturn:
     code = _EXIT_ERROR
     try:
         _die_with_parent(parent)

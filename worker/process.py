@@ -16,12 +16,13 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _KEPT_BYTES = 1024 * 1024 * 1024
 
 
-def worker_name() -> str:
-    """Return the name of this worker for people: the machine's name and the process id.
+def worker_name(pid: int | None = None) -> str:
+    """Return the name of a worker for people: the machine's name and the process id.
 
-    In Kubernetes, the machine's name is that of the pod.
+    `pid` is the process id of a worker on this machine, or None for this process. In Kubernetes,
+    the machine's name is that of the pod.
     """
-    return f"{socket.gethostname()}-{os.getpid()}"
+    return f"{socket.gethostname()}-{os.getpid() if pid is None else pid}"
 
 
 def available_processors() -> int:

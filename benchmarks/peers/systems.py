@@ -406,4 +406,4 @@ def _wait_until_answered(served: ServedPeer, folder: Path, begin: float) -> None
             last = repr(error)
         time.sleep(0.05)
     logs = "\n".join(path.read_text("utf-8", "replace")[-2000:] for path in folder.glob("*.log"))
-    raise RuntimeError(f"{url} was not answered within {_READY_SECONDS} s ({last})\n{logs}")
+    raise RuntimeError(f"no response from {url} within {_READY_SECONDS} s ({last})\n{logs}")

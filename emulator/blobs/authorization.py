@@ -143,7 +143,9 @@ def check_shared_key(
         raise StorageError(ErrorCode.INVALID_AUTHENTICATION_INFO)
     if name != account:
         raise StorageError(
-            ErrorCode.AUTHENTICATION_FAILED, AuthenticationErrorDetail="The account is not known."
+            ErrorCode.AUTHENTICATION_FAILED,
+            AuthenticationErrorDetail="The account in the Authorization header is not the account "
+            "of this service.",
         )
     _check_date(request, now)
     # The documentation sorts header names by code point; Microsoft's clients sort by .NET's

@@ -119,7 +119,8 @@ def check_rules(rules: Sequence[CorsRule]) -> None:
     """Raise StorageError if Azure would refuse these rules, according to its documentation."""
     if len(rules) > _RULES_MAX:
         raise StorageError(
-            ErrorCode.INVALID_XML_DOCUMENT, Reason=f"Expected at most {_RULES_MAX} CORS rules."
+            ErrorCode.INVALID_XML_DOCUMENT,
+            Reason=f"Cors must contain at most {_RULES_MAX} CORS rules.",
         )
     for rule in rules:
         _check_rule(rule)
@@ -127,32 +128,37 @@ def check_rules(rules: Sequence[CorsRule]) -> None:
         raise invalid_xml_value(
             "Cors",
             "",
-            f"All CORS rules together have more than {_ALL_RULES_CHARACTERS_MAX} characters.",
+            f"All CORS rules together must have at most {_ALL_RULES_CHARACTERS_MAX} characters.",
         )
 
 
 def _check_rule(rule: CorsRule) -> None:
     origins, methods = rule.allowed_origins, rule.allowed_methods
     if not origins or len(origins) > _ORIGINS_MAX:
-        raise invalid_xml_value("AllowedOrigins", "", f"Expected 1 to {_ORIGINS_MAX} origins.")
+        raise invalid_xml_value(
+            "AllowedOrigins", "", f"AllowedOrigins must contain 1 to {_ORIGINS_MAX} origins."
+        )
     for origin in origins:
         if len(origin) > _ITEM_CHARACTERS_MAX or not _ORIGIN.fullmatch(origin):
             raise invalid_xml_value(
                 "AllowedOrigins",
                 origin,
-                f"Expected *, or an origin of at most {_ITEM_CHARACTERS_MAX} characters.",
+                "Each item of AllowedOrigins must be * or an origin of at most "
+                f"{_ITEM_CHARACTERS_MAX} characters.",
             )
     if not methods or not set(methods) <= _METHODS | _MORE_METHODS:
         raise invalid_xml_value(
             "AllowedMethods",
             ",".join(methods),
-            f"Expected one or more of {', '.join(sorted(_METHODS))}.",
+            f"AllowedMethods must contain one or more of {', '.join(sorted(_METHODS))}.",
         )
     _check_headers("AllowedHeaders", rule.allowed_headers)
     _check_headers("ExposedHeaders", rule.exposed_headers)
     if not 0 <= rule.max_age_seconds <= _MAX_AGE_MAX:
         raise invalid_xml_value(
-            "MaxAgeInSeconds", str(rule.max_age_seconds), f"Expected 0 to {_MAX_AGE_MAX} seconds."
+            "MaxAgeInSeconds",
+            str(rule.max_age_seconds),
+            f"MaxAgeInSeconds must be from 0 to {_MAX_AGE_MAX}.",
         )
 
 
@@ -162,15 +168,16 @@ def _check_headers(element: str, names: Sequence[str]) -> None:
             raise invalid_xml_value(
                 element,
                 name,
-                f"Expected a header name of at most {_ITEM_CHARACTERS_MAX} characters, or a prefix "
-                "with *.",
+                f"Each item of {element} must be a header name of at most {_ITEM_CHARACTERS_MAX} "
+                "characters, or a prefix that ends with *.",
             )
     prefixes = sum(name.endswith(_ANY) for name in names)
     if prefixes > _PREFIXES_MAX or len(names) - prefixes > _LITERAL_HEADERS_MAX:
         raise invalid_xml_value(
             element,
             "",
-            f"Expected at most {_LITERAL_HEADERS_MAX} header names and {_PREFIXES_MAX} prefixes.",
+            f"{element} must contain at most {_LITERAL_HEADERS_MAX} header names and "
+            f"{_PREFIXES_MAX} prefixes.",
         )
 
 

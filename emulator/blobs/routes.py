@@ -147,5 +147,7 @@ def _level(request: BlobRequest) -> str:
     if request.comp != "properties" or restype == "account":
         return "account"
     if restype != "service":
-        raise invalid_query("restype", restype, "Expected the value service or account.")
+        raise invalid_query(
+            "restype", restype, "The parameter restype must be 'service' or 'account'."
+        )
     return "service"

@@ -79,7 +79,11 @@ class BlobApp:
         if self.store.cors_rules:
             self._add_cors_headers(response, scope)
         _logger.debug(
-            "%s %s %d %s", scope["method"], scope["raw_path"], response.status, request_id
+            "%s %s: status %d, request %s",
+            scope["method"],
+            scope["raw_path"],
+            response.status,
+            request_id,
         )
         if response.stream is not None:
             await _send_stream(response, response.stream, receive, send)
@@ -124,7 +128,10 @@ class BlobApp:
 
     def _check_account(self, request: BlobRequest) -> None:
         if request.account != self.authenticator.account:
-            raise StorageError(ErrorCode.RESOURCE_NOT_FOUND, Reason="The account does not exist.")
+            raise StorageError(
+                ErrorCode.RESOURCE_NOT_FOUND,
+                Reason="The account in the URL is not the account of this service.",
+            )
 
 
 def _add_common_headers(response: BlobResponse, scope: Scope, request_id: str) -> None:

@@ -60,7 +60,7 @@ def read_cors_rules(stored: Mapping[str, str]) -> tuple[CorsRule, ...]:
 
 
 def build_cors(rules: Sequence[CorsRule]) -> dict[str, str]:
-    """Return these CORS rules as a property of the Blob service: its name and its XML element.
+    """Return a dict from the name of the service property `Cors` to the XML of these rules.
 
     Raises StorageError if a rule is invalid.
     """
@@ -93,7 +93,7 @@ def _rule(element: XmlElement) -> CorsRule:
     values = {child.name: child.text for child in element.children}
     age = values["MaxAgeInSeconds"]
     if not _NUMBER.fullmatch(age):
-        raise invalid_xml_value("MaxAgeInSeconds", age, "Expected a whole number of seconds.")
+        raise invalid_xml_value("MaxAgeInSeconds", age, "MaxAgeInSeconds must be a whole number.")
     return CorsRule(
         _items(values["AllowedOrigins"]),
         tuple(method.upper() for method in _items(values["AllowedMethods"])),
@@ -146,20 +146,24 @@ def _text(element: XmlElement) -> None:
 def _boolean(element: XmlElement) -> None:
     _text(element)
     if element.text not in {"true", "false"}:
-        raise invalid_xml_value(element.name, element.text, "Expected true or false.")
+        raise invalid_xml_value(
+            element.name, element.text, f"{element.name} must be true or false."
+        )
 
 
 def _days(element: XmlElement) -> None:
     _text(element)
     if not (_NUMBER.fullmatch(element.text) and 1 <= int(element.text) <= _DAYS_MAX):
-        raise invalid_xml_value(element.name, element.text, f"Expected 1 to {_DAYS_MAX} days.")
+        raise invalid_xml_value(
+            element.name, element.text, f"{element.name} must be from 1 to {_DAYS_MAX}."
+        )
 
 
 def _version(element: XmlElement) -> None:
     _text(element)
     if not _VERSION.fullmatch(element.text):
         raise invalid_xml_value(
-            element.name, element.text, "Expected an API version such as 2021-12-02."
+            element.name, element.text, f"{element.name} must be an API version such as 2021-12-02."
         )
 
 

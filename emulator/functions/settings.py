@@ -83,10 +83,10 @@ def parse_host_file(document: Any) -> HostFile:
     Raises SettingError if the document is invalid.
     """
     if not isinstance(document, dict):
-        raise SettingError("expected a JSON object")
+        raise SettingError("the file must contain a JSON object")
     version = document.get("version")
     if version != "2.0":
-        raise SettingError(f"expected 'version' to be \"2.0\", got {json.dumps(version)}")
+        raise SettingError(f"'version' must be \"2.0\", got {json.dumps(version)}")
     extensions = _object(document, "extensions")
     http = _object(extensions, "http")
     durable = _object(extensions, "durableTask")
@@ -182,7 +182,7 @@ def _file_values(path: Path) -> dict[str, str]:
     except (OSError, ValueError, RecursionError) as error:
         raise SettingError(f"{path} cannot be read: {error}") from error
     if not isinstance(document, dict):
-        raise SettingError(f"{path}: expected a JSON object")
+        raise SettingError(f"{path}: the file must contain a JSON object")
     if document.get("IsEncrypted"):
         raise SettingError(f"{path}: encrypted settings are not supported; decrypt the file first")
     values = document.get("Values", {})

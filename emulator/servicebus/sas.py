@@ -39,7 +39,7 @@ def verify_sas(token: str, keys: Mapping[str, str], path: str, now: datetime) ->
         now: The current time. The token must expire after this time.
     """
     if not token.startswith(_SCHEME):
-        raise SasError("expected a token that starts with SharedAccessSignature")
+        raise SasError("the token must start with SharedAccessSignature")
     try:
         fields = parse_qs(
             token.removeprefix(_SCHEME), strict_parsing=True, max_num_fields=len(_FIELDS)

@@ -219,9 +219,7 @@ def is_open(connection: socket.socket) -> bool:
         return False
 
 
-async def test_a_connection_with_an_incomplete_body_is_closed_and_other_clients_are_served() -> (
-    None
-):
+async def test_a_connection_with_an_incomplete_body_is_closed_and_delays_no_other_client() -> None:
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         try:
             body = await read_body(scope, receive)
@@ -309,7 +307,7 @@ def test_parsing_a_host_header_returns_the_host_name_or_none_if_the_header_is_in
         ("http://[", False),
     ],
 )
-def test_host_rules_allow_only_origins_of_loopback_names_and_allowed_hosts(
+def test_an_origin_is_allowed_only_if_the_host_is_a_loopback_name_or_an_allowed_host(
     origin: str, is_allowed: bool
 ) -> None:
     assert HostRules(["dev.example"]).allows_origin(origin) is is_allowed
@@ -319,7 +317,7 @@ def test_host_rules_allow_only_origins_of_loopback_names_and_allowed_hosts(
     ("origin", "status"),
     [("https://evil.example", 403), ("null", 403), ("http://localhost:3000", 202)],
 )
-def test_only_web_pages_of_loopback_hosts_can_run_a_function_through_the_admin_api(
+def test_only_web_pages_from_loopback_hosts_can_run_a_function_through_the_admin_api(
     tmp_path: Path, origin: str, status: int
 ) -> None:
     app = tmp_path / "app"

@@ -528,7 +528,9 @@ def payload_from_json(fields: Fields) -> Payload:
         return InlineBytes(media_type, _decode_base64(fields.raw("base64")))
     if fields.has("blob"):
         return _reference_from_json(media_type, fields)
-    raise MalformedMessage("expected one of the fields base64, json and blob in a payload")
+    raise MalformedMessage(
+        "the payload has none of the fields base64, json and blob; add one of them"
+    )
 
 
 def _input_to_json(payload: InputPayload) -> dict[str, Json]:

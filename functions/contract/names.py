@@ -30,6 +30,11 @@ SETTING_CATALOGUE: Final = "MODEL_CATALOGUE"
 
 PROPERTY_TRACEPARENT: Final = "traceparent"
 PROPERTY_TRACESTATE: Final = "tracestate"
+PROPERTY_WORKER_DEATH: Final = "worker-death"
+"""The application property that says how the worker process ended that held a message.
+
+A worker adds the property when it abandons a message that a dead process has left locked.
+"""
 
 PAYLOAD_CONTAINER: Final = "payloads"
 REPLY_EXPIRES_PARAMETER: Final = "expires"

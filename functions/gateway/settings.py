@@ -135,7 +135,7 @@ def _endpoint(environ: Mapping[str, str], name: str, address_key: str) -> Servic
     if address:
         return ServiceEndpoint(address=address)
     raise InvalidSetting(
-        name, f"is missing; set it to a connection string, or set {name}__{address_key}"
+        name, f"the setting is missing; set it to a connection string, or set {name}__{address_key}"
     )
 
 
@@ -171,7 +171,9 @@ def _admin_url(environ: Mapping[str, str], name: str) -> str | None:
 def _keys(environ: Mapping[str, str], name: str) -> tuple[bytes, ...]:
     texts = [text.strip() for text in environ.get(name, "").split(",") if text.strip()]
     if not texts:
-        raise InvalidSetting(name, "is missing; create a key with: openssl rand -base64 32")
+        raise InvalidSetting(
+            name, "the setting is missing; create a key with: openssl rand -base64 32"
+        )
     try:
         keys = tuple(base64.b64decode(text, validate=True) for text in texts)
     except (binascii.Error, ValueError):
@@ -193,8 +195,8 @@ def _api_keys(environ: Mapping[str, str], name: str) -> tuple[ApiKey, ...]:
     if not keys and not _flag(environ, "TRUST_PRINCIPAL_HEADER") and not _is_loopback(host):
         raise InvalidSetting(
             name,
-            f"is missing, and {host[:100]} is not a loopback address, so everybody could use "
-            "the gateway; create keys with python -m gateway.http.keys, or set "
+            f"the setting is missing, and {host[:100]} is not a loopback address, so everybody "
+            "could use the gateway; create keys with python -m gateway.http.keys, or set "
             "TRUST_PRINCIPAL_HEADER",
         )
     return keys
@@ -219,8 +221,8 @@ def _producer_secrets(environ: Mapping[str, str]) -> tuple[bytes, ...]:
     if set(secrets) & set(_read(environ, SETTING_SECRETS, parse_secrets)):
         raise InvalidSetting(
             SETTING_PRODUCER_SECRETS,
-            f"must not contain a secret of {SETTING_SECRETS}: producers know the secrets here, so "
-            "they could sign false webhooks to callers; create another secret",
+            f"the value must not contain a secret of {SETTING_SECRETS}: producers know the secrets "
+            "here, so they could sign false webhooks to callers; create another secret",
         )
     return secrets
 

@@ -1,6 +1,6 @@
 """Traces of requests, and counts of accepted and ended jobs.
 
-Traces have W3C Trace Context, from the HTTP request through the queue to the worker:
+The W3C Trace Context is passed from the HTTP request through the queue to the worker:
 
     POST /v1/models/{model}/jobs     the HTTP request, in the caller's trace if there is one
     └── send QUEUE                   the message, whose trace context the worker continues

@@ -10,7 +10,9 @@ set -eu
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 . "$(dirname "$0")/environment.sh"
 
-need az azd git openssl python3
+need az azd openssl python3
+# A project that `loosely deploy` has written is no repository of its own.
+[ ! -e "$root/.git" ] || need git
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || stop "python3 is older than 3.11"
 host=$(optional_value WORKER_HOST) || host=aks
 [ "$host" = aca ] || need kubectl kubelogin

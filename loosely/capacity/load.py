@@ -41,7 +41,8 @@ class JobLoad:
             )
         if not all(0 <= jobs < float("inf") for jobs in self.jobs_per_hour) or self.burst < 0:
             raise ValueError(
-                f"jobs: expected finite numbers from 0, found {self.burst or self.jobs_per_hour}"
+                "jobs: expected finite numbers of at least 0, found "
+                f"{self.burst or self.jobs_per_hour}"
             )
         if not 0 < self.jobs_per_day <= MAX_JOBS:
             raise ValueError(

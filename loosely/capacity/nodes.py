@@ -96,8 +96,8 @@ class BatchTimes:
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.job_seconds <= 0:
             raise ValueError(
-                f"batch: expected at least 1 job of more than 0 s, found {self.batch_size} of "
-                f"{self.job_seconds:g} s"
+                "a batch must have at least 1 job, and a job must take more than 0 s, found "
+                f"{self.batch_size} jobs of {self.job_seconds:g} s"
             )
         if self.batch_seconds < self.job_seconds:
             raise ValueError(

@@ -104,9 +104,7 @@ class Prices:
         if key is not None and isinstance(value, dict):
             value = value.get(key)
         if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-            raise PricesUnusable(
-                f"usage.{name}: expected a number, not less than 0, found {value!r}"
-            )
+            raise PricesUnusable(f"usage.{name}: expected a number of at least 0, found {value!r}")
         return float(value)
 
 
@@ -115,7 +113,7 @@ def _parse_price(name: str, entry: Mapping[str, Any]) -> Price:
     is_number = isinstance(amount, int | float) and not isinstance(amount, bool)
     if amount is not None and not (is_number and amount >= 0):
         raise PricesUnusable(
-            f"{name}.amount: expected a number, not less than 0, or null, found {amount!r}"
+            f"{name}.amount: expected a number of at least 0 or null, found {amount!r}"
         )
     if basis not in _BASES:
         raise PricesUnusable(f"{name}.basis: expected {' or '.join(_BASES)}, found {basis!r}")

@@ -19,6 +19,7 @@ _SUBCOMMANDS = {
     "up": ("up", "up"),
     "test": ("folder", "test"),
     "package": ("folder", "package"),
+    "deploy": ("folder", "deploy"),
     "open": ("pages", "open_page"),
     "submit": ("jobs", "submit"),
     "status": ("jobs", "status"),

@@ -1,6 +1,8 @@
-"""The commands of a model folder: ``loosely new``, ``loosely test`` and ``loosely package``."""
+"""The commands of a model folder: ``loosely new``, ``test``, ``package`` and ``deploy``."""
 
+import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,9 +19,9 @@ from loosely.local.environment import (
     read_environment,
     shared_environment,
 )
-from loosely.local.errors import ExtraMissing, UpError
-from loosely.local.model_folder import current_model_folder, make_model_folder
-from loosely.local.package import write_package
+from loosely.local.errors import USAGE_EXIT_CODE, ExtraMissing, UpError
+from loosely.local.model_folder import ModelFolder, current_model_folder, make_model_folder
+from loosely.local.package import write_azd_project, write_package
 from loosely.local.parts import python_command
 
 
@@ -70,19 +72,78 @@ def package(
     """Write the folders to deploy: the Function App, and the build context of the worker image."""
     root = find_root()
     folder = current_model_folder()
+    hub_files = _check_catalogue(root, folder)
+    target = target or folder.path / "build"
+    with _exit_on_error():
+        paths = write_package(target, root, folder)
+        (target / "weights.txt").write_text(hub_files, encoding="utf-8")
+        for path in paths:
+            files = [file for file in path.rglob("*") if file.is_file()]
+            size_bytes = sum(file.stat().st_size for file in files)
+            typer.echo(f"{path}: {len(files)} files, {size_bytes / 1024:.0f} KiB")
+
+
+def deploy(
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- OPTIONS]", help="Options of azd up.")
+    ] = None,
+    *,
+    prepare: Annotated[
+        bool, typer.Option("--prepare", help="Only write the project; do not run azd.")
+    ] = False,
+) -> None:
+    """Deploy the models of this folder to Azure with the Azure Developer CLI.
+
+    Write a project for azd into the directory `azure` of the model folder, and run `azd up` there.
+    Keep `azure/.azure`: azd stores in it what it has deployed.
+    """
+    root = find_root()
+    folder = current_model_folder()
+    _check_catalogue(root, folder)
+    project = root if folder.path == root else folder.path / "azure"
+    if project != root:
+        with _exit_on_error():
+            write_azd_project(project, root, folder)
+        paths = [str(project / "functions"), str(project)]
+        made = subprocess.run(  # noqa: S603  our own module, without a shell
+            python_command("infra.generate"),
+            cwd=project,
+            env=shared_environment(root, read_environment())
+            | {"PYTHONPATH": os.pathsep.join(paths)},
+            stdout=subprocess.DEVNULL,
+            check=False,
+        )
+        if made.returncode:
+            raise typer.Exit(made.returncode)
+    command = ["azd", "up", "--cwd", str(project), *(arguments or [])]
+    if prepare:
+        typer.echo(f"deploy the project with\n\n  {shlex.join(command)}")
+        return
+    if shutil.which("azd") is None:
+        typer.echo(
+            "azd is not installed: install the Azure Developer CLI "
+            f"(https://aka.ms/azd-install), or run on a machine that has it: {shlex.join(command)}",
+            err=True,
+        )
+        raise typer.Exit(USAGE_EXIT_CODE)
+    raise typer.Exit(subprocess.run(command, check=False).returncode)  # noqa: S603  without a shell
+
+
+def _check_catalogue(root: Path, folder: ModelFolder) -> str:
+    """Return the list of weights on the Hugging Face Hub, for `fetch-weights.sh`.
+
+    If the catalogue is not valid, exit with the exit code of the check, which prints why.
+    """
     checked = subprocess.run(  # noqa: S603  our own module, without a shell
-        python_command("contract.queues", str(folder.catalogue)),
+        python_command("contract.weights", str(folder.catalogue)),
         env=shared_environment(root, read_environment()),
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
         check=False,
     )
     if checked.returncode:
         raise typer.Exit(checked.returncode)
-    with _exit_on_error():
-        for path in write_package(target or folder.path / "build", root, folder):
-            files = [file for file in path.rglob("*") if file.is_file()]
-            size_bytes = sum(file.stat().st_size for file in files)
-            typer.echo(f"{path}: {len(files)} files, {size_bytes / 1024:.0f} KiB")
+    return checked.stdout
 
 
 @contextmanager

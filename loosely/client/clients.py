@@ -67,7 +67,7 @@ def _complete(coroutine: Coroutine[Any, Any, T]) -> T:
         value: T = finished.value
         return value
     raise RuntimeError(
-        "the transport of Client awaited something, but Client has no event loop; use AsyncClient"
+        "the operation needs an event loop, but Client has no event loop; use AsyncClient"
     )
 
 

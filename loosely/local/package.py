@@ -1,13 +1,18 @@
-"""Write the folders to deploy: the Function App, and the build context of the worker image.
+"""Write the folders to deploy, or a project for the Azure Developer CLI (`azd`) that deploys them.
 
 `functions/` contains the files that are published to Azure. Core Tools and azd select the same
 files when they publish. requirements.txt is the lock that `./dev lock` wrote. The platform's build
 installs it with pip, which checks the hash of each file.
 
 `worker/` contains a Dockerfile and the files that it copies: the worker, the contract with the
-catalogue, and the models with their requirements.
+catalogue, and the models with their requirements and with their weights, if these are files of the
+folder.
+
+The project for azd has the layout of the repository: azure.yaml, infra/, functions/, and the build
+context of the worker image, whose Dockerfile is worker/Dockerfile.
 """
 
+import hashlib
 import shutil
 import tomllib
 from fnmatch import fnmatch
@@ -20,9 +25,26 @@ _CATALOGUE = Path("contract", "models.toml")
 # Core Tools never publish these files.
 _ALWAYS_EXCLUDED = (".funcignore", ".gitignore", "local.settings.json")
 _UNUSED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "Dockerfile")
+_BUILT = shutil.ignore_patterns("__pycache__", "*.pyc", "build")
+_PROJECT_PARTS = ("functions", "infra", "models", "weights", "worker")
+_COPIED_TO_IMAGE = """\
+# Only what worker/Dockerfile copies goes to the builder.
+*
+!functions/contract
+!models
+!requirements.txt
+!weights
+!worker
+**/__pycache__
+**/*.pyc
+"""
 _COPY_MODELS = """
 # The models of the folder that `loosely package` has packaged.
 COPY models /app/models
+"""
+_COPY_WEIGHTS = """
+# The weights of these models, which are files of the folder.
+COPY weights /app
 """
 _INSTALL_REQUIREMENTS = """
 USER root
@@ -43,8 +65,8 @@ def write_package(target: Path, root: Path, folder: ModelFolder) -> tuple[Path, 
         folder: The models. Its catalogue must be valid.
 
     Raises:
-        FolderUnusable: ``target`` contains other files with these names, or a model is outside the
-            folder's directory for models.
+        FolderUnusable: ``target`` contains other files with these names, a model is outside the
+            folder's directory for models, or weights in the folder differ from their digest.
     """
     app, worker = target.resolve() / "functions", target.resolve() / "worker"
     for path, recognized in ((app, Path()), (worker, Path("functions"))):
@@ -52,10 +74,48 @@ def write_package(target: Path, root: Path, folder: ModelFolder) -> tuple[Path, 
         if path.exists() and not is_ours:
             raise FolderUnusable(f"{path} contains other files: choose an empty folder")
     _check_places(folder)
+    _find_weights(folder)
     copy_function_app(app, root / "functions")
     shutil.copyfile(folder.catalogue, app / _CATALOGUE)
     _write_worker_context(worker, root, folder)
     return app, worker
+
+
+def write_azd_project(target: Path, root: Path, folder: ModelFolder) -> None:
+    """Write a project for `azd` that deploys the models of a folder.
+
+    The files that an earlier call has written are replaced. Other files stay, for example `.azure`,
+    in which azd keeps the names of what it has deployed. The caller must then run `infra.generate`
+    in the project.
+
+    Args:
+        target: The directory of the project.
+        root: The directory that contains the components' source.
+        folder: The models. Its catalogue must be valid.
+
+    Raises:
+        FolderUnusable: ``target`` contains other files with these names, a model is outside the
+            folder's directory for models, or weights in the folder differ from their digest.
+    """
+    marker = target / "azure.yaml"
+    if not marker.is_file() and any((target / name).exists() for name in _PROJECT_PARTS):
+        raise FolderUnusable(f"{target} contains other files: choose an empty folder")
+    _check_places(folder)
+    _find_weights(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(root / "azure.yaml", marker)
+    for name in _PROJECT_PARTS:
+        shutil.rmtree(target / name, ignore_errors=True)
+    copy_function_app(target / "functions", root / "functions")
+    shutil.copyfile(folder.catalogue, target / "functions" / _CATALOGUE)
+    shutil.copytree(root / "infra", target / "infra", ignore=_BUILT)
+    # An installer may drop the permission to execute.
+    for script in (target / "infra" / "scripts").glob("*.sh"):
+        script.chmod(0o755)
+    shutil.copytree(root / "worker", target / "worker", ignore=_UNUSED)
+    dockerfile = _copy_models(target, root, folder)
+    (target / "worker" / "Dockerfile").write_text(dockerfile, encoding="utf-8")
+    (target / ".dockerignore").write_text(_COPIED_TO_IMAGE, encoding="utf-8")
 
 
 def copy_function_app(target: Path, app: Path) -> list[Path]:
@@ -111,18 +171,70 @@ def _check_places(folder: ModelFolder) -> None:
             )
 
 
+def _find_weights(folder: ModelFolder) -> list[Path]:
+    """Check weights with `file:`, and return their paths relative to the folder.
+
+    Raises FolderUnusable if the digest of a model is missing or differs, or a file is missing.
+    """
+    tables = tomllib.loads(folder.catalogue.read_text("utf-8")).items()
+    below = [
+        (name, table)
+        for name, entry in tables
+        for table in entry.values()
+        if isinstance(table, dict)
+    ]
+    paths = []
+    for name, entry in [*tables, *below]:
+        scheme, _, path = str(entry.get("weights", "")).partition(":")
+        if scheme != "file":
+            continue
+        file, expected = folder.path / path, entry.get("weights_sha256")
+        if not file.is_file():
+            raise FolderUnusable(f"{name}.weights: there is no file {file}")
+        if expected is None:
+            raise FolderUnusable(
+                f"{name}.weights_sha256: the key is missing, so nobody could see which weights are "
+                f"deployed: run `loosely models lock {name}`"
+            )
+        with file.open("rb") as reader:
+            found = hashlib.file_digest(reader, "sha256").hexdigest()
+        if found != expected:
+            raise FolderUnusable(
+                f"{name}.weights_sha256: {file} has the digest {found}, not {expected}: run "
+                f"`loosely models lock {name}` if you have changed the file"
+            )
+        paths.append(Path(path))
+    return paths
+
+
 def _write_worker_context(target: Path, root: Path, folder: ModelFolder) -> None:
     shutil.rmtree(target, ignore_errors=True)
     contract = target / "functions" / "contract"
     shutil.copytree(root / "functions" / "contract", contract, ignore=_UNUSED)
     shutil.copyfile(folder.catalogue, contract / _CATALOGUE.name)
     shutil.copytree(root / "worker", target / "worker", ignore=_UNUSED)
+    dockerfile = _copy_models(target, root, folder)
+    (target / "Dockerfile").write_text(dockerfile, encoding="utf-8")
+
+
+def _copy_models(target: Path, root: Path, folder: ModelFolder) -> str:
+    """Copy the folder's models with requirements and weights to ``target``, the image's context.
+
+    Return the text of the Dockerfile that adds them to the image.
+    """
     dockerfile = (root / "worker" / "Dockerfile").read_text(encoding="utf-8")
     if folder.code != root / "worker" / "models" and folder.code.is_dir():
         shutil.copytree(folder.code, target / "models", ignore=_UNUSED)
         dockerfile += _COPY_MODELS
+    # Weights among the models were copied with them.
+    others = [path for path in _find_weights(folder) if not (target / path).is_file()]
+    for path in others:
+        (target / "weights" / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder.path / path, target / "weights" / path)
+    if others:
+        dockerfile += _COPY_WEIGHTS
     requirements = folder.path / "requirements.txt"
     if requirements.is_file():
         shutil.copyfile(requirements, target / requirements.name)
         dockerfile += _INSTALL_REQUIREMENTS
-    (target / "Dockerfile").write_text(dockerfile, encoding="utf-8")
+    return dockerfile

@@ -85,7 +85,7 @@ def free_base(first: int = _FIRST_SUGGESTION) -> int:
     for base in range(first, _HIGHEST_PORT - PORT_COUNT, 100):
         if all(is_free(port) for port in astuple(Ports.from_base(base))):
             return base
-    raise PortBusy(f"there are no five consecutive free ports from {first} to {_HIGHEST_PORT}")
+    raise PortBusy(f"no five consecutive ports from {first} to {_HIGHEST_PORT} are free")
 
 
 def check_ports(ports: Mapping[str, int]) -> None:

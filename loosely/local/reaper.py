@@ -48,7 +48,10 @@ class Reaper:
         self._send(f"-{group}\n")
 
     def close(self) -> None:
-        """Let the reaper kill the listed process groups, and wait until the reaper has ended."""
+        """Close the pipe to the reaper, and wait until the reaper has ended.
+
+        Before it ends, the reaper kills each process group that was added and not removed.
+        """
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()

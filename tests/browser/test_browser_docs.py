@@ -77,7 +77,7 @@ def test_the_docs_link_on_the_front_page_opens_the_api_page(browser: Browser) ->
     assert browser.find("nav [aria-current]").text == "API"
 
 
-def test_the_api_page_shows_routes_of_callers_before_routes_of_workers_and_operators(
+def test_the_api_page_shows_the_routes_for_callers_before_the_routes_for_workers_and_administrators(
     browser: Browser,
 ) -> None:
     browser.open("/docs")
@@ -146,7 +146,9 @@ def test_the_api_page_sends_the_api_key_in_a_header_and_stores_the_key_for_the_s
     assert browser.run("return sessionStorage.length") == 0
 
 
-def test_the_api_page_has_no_try_it_out_form_for_the_routes_of_workers(browser: Browser) -> None:
+def test_the_api_page_has_no_try_it_out_form_for_a_route_that_workers_call(
+    browser: Browser,
+) -> None:
     open_route(browser, "#operations-workers-send_reply")
     assert browser.find_all("#operations-workers-send_reply .try-out") == []
 

@@ -205,7 +205,7 @@ def make_dead_letters(system: System, label: str, count: int) -> dict[str, str]:
     return tenants
 
 
-def test_the_verdict_on_a_missing_worker_appears_within_15_s_and_disappears_with_a_worker(
+def test_the_operations_page_warns_within_15_s_that_no_worker_runs_until_a_worker_starts(
     tab: Browser, idle: System
 ) -> None:
     open_ops(tab, "watcher")
@@ -244,7 +244,7 @@ def test_the_operations_page_shows_a_second_delivery_of_the_job_after_a_kill_of_
         assert "answered" in tab.text_of("#story .deliveries")
 
 
-def test_twelve_dead_letters_are_filtered_counted_and_redriven_as_new_jobs(
+def test_an_operator_can_filter_count_and_redrive_dead_letters_on_the_operations_page(
     tab: Browser, idle: System
 ) -> None:
     tenants = make_dead_letters(idle, "night", 12)
@@ -300,7 +300,7 @@ def test_a_dead_letter_is_purged_after_the_operator_confirms_the_purge(
     assert ask(idle, "watcher", f"{LETTERS}/count", model="noop")["count"] == 0
 
 
-def test_the_operations_page_with_a_read_only_key_shows_everything_and_changes_nothing(
+def test_the_operations_page_with_a_read_only_key_shows_dead_letters_and_permits_no_changes(
     tab: Browser, idle: System
 ) -> None:
     tenants = make_dead_letters(idle, "safe", 2)
@@ -320,7 +320,7 @@ def test_the_operations_page_with_a_read_only_key_shows_everything_and_changes_n
     assert ask(idle, "watcher", f"{LETTERS}/count", model="noop")["not_redriven"] == len(tenants)
 
 
-def test_the_operations_page_shows_nothing_and_stops_polling_after_a_refused_key(
+def test_the_operations_page_hides_all_data_and_stops_polling_if_the_gateway_refuses_the_key(
     tab: Browser, idle: System
 ) -> None:
     open_ops(tab, "admin")

@@ -211,7 +211,7 @@ def set_slider(browser: Browser, selector: str, value: float) -> None:
 # --- Inputs and drawings ---
 
 
-def test_the_playground_shows_the_labels_of_a_dropped_picture_as_bars(
+def test_the_playground_shows_the_label_scores_of_a_dropped_picture_as_bars(
     browser: Browser, system: System
 ) -> None:
     open_model(browser, "classifier")
@@ -286,7 +286,7 @@ def test_a_job_with_a_picture_from_the_camera_succeeds(browser: Browser, system:
 
 
 @pytest.mark.thorough
-def test_a_pasted_picture_is_converted_if_the_model_does_not_accept_the_media_type(
+def test_the_playground_converts_a_pasted_webp_picture_to_png_if_the_model_does_not_accept_webp(
     browser: Browser, system: System
 ) -> None:
     open_model(browser, "boxes")
@@ -304,7 +304,7 @@ def test_a_pasted_picture_is_converted_if_the_model_does_not_accept_the_media_ty
     assert job_of(browser, system)["result"]["width"] == 40
 
 
-def test_the_boxes_of_a_detector_are_drawn_at_the_coordinates_in_the_result(
+def test_the_playground_draws_boxes_around_detected_objects_at_the_coordinates_in_the_result(
     browser: Browser, system: System
 ) -> None:
     open_model(browser, "boxes")
@@ -435,7 +435,7 @@ def test_the_playground_sends_the_entered_job_options(browser: Browser, system: 
         assert option in sent.url
 
 
-def test_the_playground_writes_large_inputs_to_blob_storage_and_reads_large_results_there(
+def test_the_playground_transfers_large_inputs_and_results_directly_to_and_from_blob_storage(
     browser: Browser, system: System, tmp_path: Path
 ) -> None:
     content = os.urandom(1000) * (UPLOAD_BYTES // 1000)
@@ -460,7 +460,9 @@ def test_the_playground_writes_large_inputs_to_blob_storage_and_reads_large_resu
 
 
 @pytest.mark.thorough
-def test_a_large_json_result_is_read_from_the_blob_storage(browser: Browser) -> None:
+def test_the_playground_shows_a_large_json_result_that_is_stored_in_blob_storage(
+    browser: Browser,
+) -> None:
     open_model(browser, "large")
     choose_file(browser, EXAMPLES / "coffee.jpg")
     run(browser)
@@ -613,7 +615,9 @@ def test_the_button_try_again_repeats_a_request_that_did_not_reach_the_gateway(
     assert browser.find_all("#problem .problem") == []
 
 
-def test_each_kind_of_problem_is_shown_with_its_advice(browser: Browser) -> None:
+def test_the_playground_shows_the_details_and_the_advice_for_each_kind_of_problem(
+    browser: Browser,
+) -> None:
     open_model(browser, "noop")
     for kind in PROBLEM_KINDS.values():
         document = {
@@ -680,7 +684,7 @@ def run_snippet(language: str, text: str, folder: Path) -> str:
 
 
 @pytest.mark.parametrize("language", ["curl", "Python", "JavaScript"])
-def test_the_copied_code_gives_the_same_answer_as_the_page(
+def test_the_code_copied_from_the_playground_prints_the_same_result_as_the_playground(
     browser: Browser, system: System, tmp_path: Path, language: str
 ) -> None:
     permissions = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
@@ -717,7 +721,7 @@ def test_the_copied_code_gives_the_same_answer_as_the_page(
 
 @pytest.mark.parametrize("language", ["curl", "Python", "JavaScript"])
 @pytest.mark.thorough
-def test_the_copied_code_uploads_a_large_input(
+def test_the_code_copied_from_the_playground_uploads_a_large_input(
     browser: Browser, system: System, tmp_path: Path, language: str
 ) -> None:
     permissions = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
@@ -765,7 +769,7 @@ def test_the_example_code_reads_the_api_key_from_a_variable_and_does_not_contain
         ("mask", "coffee.jpg"),
     ],
 )
-def test_axe_finds_no_accessibility_fault_in_the_playground_with_a_result(
+def test_axe_finds_no_accessibility_fault_while_the_playground_shows_a_result(
     browser: Browser, model: str, name: str
 ) -> None:
     open_model(browser, model)
@@ -783,7 +787,7 @@ def test_axe_finds_no_accessibility_fault_in_the_playground_with_a_result(
 
 
 @pytest.mark.thorough
-def test_axe_finds_no_accessibility_fault_in_the_playground_with_a_problem(
+def test_axe_finds_no_accessibility_fault_while_the_playground_shows_a_problem(
     browser: Browser, tmp_path: Path
 ) -> None:
     open_model(browser, "boxes")

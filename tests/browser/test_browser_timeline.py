@@ -64,7 +64,7 @@ def test_the_timeline_shows_the_duration_of_each_step_and_a_bar_of_proportional_
     assert browser.messages == []
 
 
-def test_the_timeline_shows_lost_deliveries_skewed_clocks_and_webhooks(
+def test_the_timeline_shows_lost_deliveries_and_clock_skew_and_webhook_attempts(
     browser: Browser, system: System
 ) -> None:
     timeline = timeline_of(system)

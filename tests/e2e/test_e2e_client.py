@@ -1,4 +1,4 @@
-"""Test the client library and the documented examples on real systems."""
+"""Test the client library and the documented examples with running local systems."""
 
 import asyncio
 import os

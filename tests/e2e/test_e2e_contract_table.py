@@ -78,7 +78,9 @@ def test_a_cancellation_does_not_change_a_succeeded_job(system: System) -> None:
     assert system.http.get(f"/v1/jobs/{job['id']}/result").status_code == 200
 
 
-def test_each_path_in_the_root_document_returns_status_200(system: System) -> None:
+def test_each_path_that_the_response_to_the_root_url_lists_returns_status_200(
+    system: System,
+) -> None:
     for path in system.http.get("/").json().values():
         if str(path).startswith("/"):
             assert system.http.get(path).status_code == 200

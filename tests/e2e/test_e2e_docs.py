@@ -143,7 +143,7 @@ def test_the_commands_in_the_http_guide_succeed(system: System, tmp_path: Path) 
         assert text in done.stdout
 
 
-def test_the_function_in_the_http_guide_verifies_webhooks() -> None:
+def test_the_verify_function_in_the_http_guide_refuses_wrong_signatures_and_old_webhooks() -> None:
     (program,) = blocks(HTTP, "python")
     names: dict[str, Any] = {}
     exec(program, names)

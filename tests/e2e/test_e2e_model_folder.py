@@ -95,6 +95,9 @@ def test_the_wheel_contains_the_components_and_neither_tests_nor_settings(wheel:
         "emulator/servicebus/__main__.py",
         "examples/speech.wav",
         "examples/model-folder/.gitignore",
+        "infra/main.bicep",
+        "infra/scripts/deploy-worker.sh",
+        "azure.yaml",
     } <= own
     strange = re.compile(r"(^|/)(tests/|__pycache__|local\.settings)|\.pyc$|^functions/\.venv")
     found = {name for name in own if strange.search(name)}
@@ -262,6 +265,25 @@ def submit(url: str, picture: bytes) -> Any:
     except httpx.TransportError:
         return None
     return response.json() if response.status_code == 200 else None
+
+
+def test_loosely_deploy_runs_azd_up_in_a_project_with_the_models_of_the_folder(
+    folder: Path, programs: Path, tmp_path: Path
+) -> None:
+    missing = run(programs, folder, "loosely deploy")
+    assert missing.returncode == 2
+    assert "azd is not installed" in missing.stderr
+    project = folder / "azure"
+    catalogue = json.loads((project / "infra" / "catalogue.json").read_text("utf-8"))
+    assert [model["name"] for model in catalogue["models"]] == ["brightness"]
+    assert "brightness" in (project / "infra/k8s/base/workers/models.yaml").read_text("utf-8")
+
+    azd = tmp_path / "azd"
+    azd.write_text('#!/bin/sh\necho "$@"\nexit 7\n', encoding="utf-8")
+    azd.chmod(0o755)
+    called = run(programs, folder, f'PATH="{tmp_path}:$PATH" loosely deploy -- --no-prompt')
+    assert called.returncode == 7, called.stderr
+    assert called.stdout == f"up --cwd {project} --no-prompt\n"
 
 
 def test_loosely_package_does_not_replace_a_folder_that_contains_other_files(

@@ -83,7 +83,7 @@ def test_the_overview_reports_that_no_worker_runs_until_a_worker_starts(
         assert worker["state"] in {"starting", "ready"}
 
 
-def test_a_worker_that_is_killed_is_shown_as_silent_and_then_replaced(
+def test_the_overview_shows_a_killed_worker_as_silent_and_lists_the_replacement_worker(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     with running(tmp_path / "data", environment=environment) as system:
@@ -159,7 +159,7 @@ def test_a_gateway_still_shows_the_minute_sums_of_another_gateway_that_has_ended
         assert text.count('loosely_gateway_jobs_accepted_total{model="noop"') == 2
 
 
-def test_only_an_api_key_with_ops_read_can_read_the_overview_and_the_series_and_the_metrics(
+def test_only_an_api_key_with_ops_read_can_read_the_overview_the_series_and_the_metrics(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     keys = {

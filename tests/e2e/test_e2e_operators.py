@@ -54,7 +54,7 @@ def accept(system: System, name: str, label: str) -> str:
     return str(answer.json()["id"])
 
 
-def test_twelve_dead_letters_of_two_tenants_are_counted_and_redriven_as_new_jobs(
+def test_an_operator_can_count_and_redrive_twelve_dead_letters_of_two_tenants(
     idle: System,
 ) -> None:
     ids = {}

@@ -1,6 +1,7 @@
 """Test that a message that kills the worker is dead-lettered after three deliveries."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,11 @@ def _check_redrive(system: System, job_id: str) -> None:
     letter = loosely(system, "list", "--model", "crasher")
     assert letter["job_id"] == job_id
     assert letter["reason"] == "MaxDeliveryCountExceeded"
+    assert re.search(
+        "the worker process .* was killed by SIG.*; "
+        "the last step of delivery 3 in .*: the model ran$",
+        letter["description"],
+    ), letter["description"]
     shown = loosely(system, "show", "crasher", letter["id"])
     assert shown["input"] == {"kind": "inline", "media_type": "text/plain", "size_bytes": 3}
     # The new job would kill the worker three times, so it is cancelled before the worker runs it.

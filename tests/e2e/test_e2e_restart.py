@@ -42,7 +42,7 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 def has_received(system: System, jobs: list[str]) -> bool:
-    """Return whether the worker holds the message of each of `jobs` that has not ended."""
+    """Return whether the worker holds the messages of all jobs in `jobs` that have not ended."""
     port = system.part("worker").ports["worker health"]
     document = httpx.get(f"http://127.0.0.1:{port}/ready").json()
     unfinished = [job_id for job_id in jobs if not system.job(job_id)["finished_at"]]

@@ -68,7 +68,7 @@ def test_staging_an_item_copies_the_item_to_the_gpu() -> None:
     assert network.stage(pictures(1)[0]).device.type == "cuda"
 
 
-def test_items_that_are_staged_while_batches_run_are_not_mixed_up() -> None:
+def test_outputs_match_the_items_in_order_if_items_are_staged_while_batches_run() -> None:
     """Stage 2,000 items in four threads while batches run. Check each item's output."""
     network = Network(nn.Flatten())
     items = [torch.full((3, 32, 32), float(number)) for number in range(200)] * 10

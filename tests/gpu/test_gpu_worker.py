@@ -99,7 +99,9 @@ def test_a_worker_exits_and_abandons_the_job_after_the_device_is_lost(tmp_path: 
         assert rig.count("replies") == 0
 
 
-def test_a_ready_worker_has_run_a_kernel_and_reports_the_gpu_memory_in_use(tmp_path: Path) -> None:
+def test_a_worker_is_ready_only_after_a_kernel_has_run_and_reports_the_gpu_memory_in_use(
+    tmp_path: Path,
+) -> None:
     catalogue = ROOT / "benchmarks" / "models.toml"
     with run_rig(tmp_path, catalogue, "classifier") as rig:
         answer = httpx.get(rig.worker.probe, timeout=SECONDS)

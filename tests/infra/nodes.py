@@ -40,9 +40,9 @@ def _tolerated(spec: dict[str, object]) -> set[str]:
 
 
 def rollouts_outlast_the_start_of_a_node(files: DeploymentFiles) -> None:
-    """Check that a rollout fails no earlier than the deployment script stops waiting for it.
+    """Check that a rollout may take at least as long as the deployment script waits for it.
 
-    Until then, a new GPU node may still start.
+    A new GPU node may need this time to start.
     """
     [minutes] = re.findall(r"--timeout (\d+)m ", files.text("infra/scripts/deploy-worker.sh"))
     for manifests in files.overlays.values():

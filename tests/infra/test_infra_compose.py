@@ -1,4 +1,4 @@
-"""Check the worker of infra/compose.yaml with the code that reads the worker's settings."""
+"""Check that the worker's code can read the settings that infra/compose.yaml gives it."""
 
 import re
 from datetime import UTC, datetime
@@ -43,7 +43,7 @@ def reply_url(gateway_url: str) -> str:
     return ReplyTokens([bytes(32)], gateway_url).url(JOB_ID, DEADLINE, "classifier")
 
 
-def test_the_worker_in_the_compose_file_accepts_reply_urls_of_the_documented_gateway(
+def test_the_worker_container_accepts_reply_urls_with_the_gateway_url_in_local_development_md(
     settings: WorkerSettings, gateway_url: str
 ) -> None:
     GatewayClient(settings.reply_hosts).check(reply_url(gateway_url))
@@ -78,7 +78,7 @@ def test_the_worker_in_the_compose_file_connects_to_services_in_the_same_file(
     assert {bus, blobs} <= set(services["worker"]["depends_on"]) <= services.keys()
 
 
-def test_the_gateway_that_the_compose_file_documents_does_not_start_without_api_keys(
+def test_a_gateway_with_the_url_in_local_development_md_does_not_start_without_api_keys(
     gateway_url: str,
 ) -> None:
     """Every container on the machine can reach this gateway, so it must not start without keys."""

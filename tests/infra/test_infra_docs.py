@@ -125,7 +125,7 @@ def reason_not_run(command: str) -> str | None:
 RUN_HERE = [command for command in commands() if reason_not_run(command) is None]
 
 
-def test_each_command_in_the_list_of_skipped_commands_occurs_in_a_document() -> None:
+def test_each_command_that_the_documentation_test_skips_occurs_in_a_document() -> None:
     used = {reason for command in commands() if (reason := reason_not_run(command))}
     assert used == set(NOT_RUN.values())
     for beginning in NOT_RUN:
@@ -206,7 +206,7 @@ def test_each_relative_link_points_to_an_existing_heading_or_file() -> None:
 DEFAULTS_OF_SCRIPTS = {"CPU_TORCH_INDEX": "", "CHECK_REGION": "true"}
 
 
-def test_deploy_md_lists_the_choices_and_the_defaults_of_the_templates() -> None:
+def test_deploy_md_lists_each_variable_in_main_parameters_json_with_the_default_value() -> None:
     text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
     section = text.partition("## Choices")[2].partition("\n## ")[0]
     documented = dict(re.findall(r"^\| `([A-Z_]+)` \| (\S+) \|", section, re.MULTILINE))
@@ -214,7 +214,7 @@ def test_deploy_md_lists_the_choices_and_the_defaults_of_the_templates() -> None
     defaults = dict(re.findall(r"\$\{([A-Z_]+)=?([^}]*)\}", parameters))
     by_azd = {"AZURE_ENV_NAME", "AZURE_LOCATION", "AZURE_PRINCIPAL_ID", "AZURE_PRINCIPAL_TYPE"}
     by_scripts = {"WORKER_IMAGE", "WORKER_CPU_IMAGE", "BUDGET_START", "NODE_POOLS"}
-    for_scripts = {"POD_WEBHOOK_SECRETS", "CPU_TORCH_INDEX", "CHECK_REGION"}
+    for_scripts = {"POD_WEBHOOK_SECRETS", "NODE_CACHE", "CPU_TORCH_INDEX", "CHECK_REGION"}
     assert documented.keys() - for_scripts == defaults.keys() - by_azd - by_scripts
     for name, shown in documented.items():
         default = defaults.get(name, DEFAULTS_OF_SCRIPTS.get(name, "false"))

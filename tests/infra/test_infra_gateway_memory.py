@@ -41,7 +41,7 @@ def number_in_bicep(name: str) -> int:
     return int(found[1])
 
 
-def test_the_memory_of_a_gateway_instance_is_sufficient_in_the_worst_case() -> None:
+def test_the_configured_memory_of_a_gateway_instance_exceeds_the_calculated_maximum() -> None:
     small_bytes = number_in_bicep("perInstanceConcurrency") * SMALL_BODY_BYTES
     bodies_bytes = COPIES * (BODY_MEMORY_BYTES + small_bytes)
     needed_bytes = HOST_BYTES + IDLE_BYTES + PARSE_BYTES + bodies_bytes

@@ -54,7 +54,9 @@ def test_the_deployment_package_contains_no_secret(package: Path) -> None:
         assert not _SECRET.search(path.read_bytes()), path
 
 
-def test_the_deployment_package_excludes_files_of_developers_and_tools(tmp_path: Path) -> None:
+def test_the_deployment_package_excludes_virtual_environments_caches_and_local_settings(
+    tmp_path: Path,
+) -> None:
     app = tmp_path / "app"
     copy_function_app(app, ROOT / "functions")
     published = published_from(app)

@@ -1,7 +1,11 @@
 """Run the scripts of infra/scripts with stand-ins for az, azd, kubectl and others."""
 
+import hashlib
 import json
 import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +14,9 @@ import yaml
 
 from contract.webhook import parse_secrets
 from gateway.http.keys import KeyRing, parse_keys
+from tests.hub_server import COMMIT, FakeHub, run_hub
 from tests.infra import fake_cloud
-from tests.infra.deployment import is_gpu, of_kind, pod
+from tests.infra.deployment import DeploymentFiles, is_gpu, of_kind, pod
 from tests.infra.script_runner import VALUES, ScriptRunner
 
 # A script starts many programs, which takes long on a busy machine.
@@ -66,7 +71,7 @@ class TestKeys:
     @pytest.mark.parametrize(
         "name", ["reply-token-keys", "webhook-secrets", "webhook-producer-secrets"]
     )
-    def test_the_old_key_stays_valid_as_the_second_key_until_the_next_key_rotation(
+    def test_key_rotation_keeps_only_the_previous_key_beside_the_new_key(
         self, scripts: ScriptRunner, name: str
     ) -> None:
         scripts.check_output("keys.sh")
@@ -79,7 +84,7 @@ class TestKeys:
         assert scripts.state["gateway"] == scripts.state["secrets"]
         assert len(scripts.calls("az", "functionapp", "restart")) == 3
 
-    def test_the_apply_option_of_the_keys_script_gives_a_manually_changed_secret_to_the_gateway(
+    def test_the_keys_script_with_apply_copies_a_manually_changed_secret_to_the_gateway(
         self, scripts: ScriptRunner
     ) -> None:
         scripts.check_output("keys.sh")
@@ -118,7 +123,9 @@ class TestKeys:
 
 
 class TestDeployWorker:
-    def test_the_worker_image_is_built_once_and_rolled_out(self, scripts: ScriptRunner) -> None:
+    def test_two_deployments_of_the_same_worker_code_build_one_image_and_apply_equal_manifests(
+        self, scripts: ScriptRunner
+    ) -> None:
         scripts.check_output("deploy-worker.sh")
         scripts.check_output("deploy-worker.sh")
         assert len(scripts.calls("az", "acr", "build")) == 1
@@ -160,6 +167,22 @@ class TestDeployWorker:
         [tag] = scripts.state["images"]
         assert re.fullmatch(r"worker:[0-9a-f]{12}-\d{14}", tag)
 
+    def test_the_image_of_a_project_without_a_repository_is_tagged_with_a_digest_of_its_files(
+        self, scripts: ScriptRunner, tmp_path: Path
+    ) -> None:
+        shutil.copytree(
+            scripts.root, tmp_path / "project", ignore=shutil.ignore_patterns(".git", "build")
+        )
+        project = replace(scripts, root=tmp_path / "project")
+        model = project.root / "models" / "own.py"
+        model.parent.mkdir()
+        for text in ("first", "first", "second"):
+            model.write_text(text, encoding="utf-8")
+            project.check_output("deploy-worker.sh")
+        assert len(scripts.state["images"]) == 2
+        assert all(re.fullmatch(r"worker:[0-9a-f]{12}", tag) for tag in scripts.state["images"])
+        assert len(scripts.calls("az", "acr", "build")) == 2
+
     def test_an_earlier_image_tag_is_deployed_without_a_build_and_an_unknown_tag_is_refused(
         self, scripts: ScriptRunner
     ) -> None:
@@ -181,7 +204,7 @@ class TestDeployWorker:
             ({"GPU_SHARING": "mig"}, "mig"),
         ],
     )
-    def test_the_settings_determine_the_kubernetes_overlay_unless_the_variable_overlay_is_set(
+    def test_use_spot_and_gpu_sharing_select_the_kubernetes_overlay_unless_overlay_is_set(
         self, scripts: ScriptRunner, values: dict[str, str], overlay: str
     ) -> None:
         scripts.update_state(values=values, images={"worker:earlier": "sha256:0"})
@@ -201,7 +224,7 @@ class TestDeployWorker:
         assert not scripts.calls("kubectl")
 
     @pytest.mark.parametrize("host", ["aks", "aca"])
-    def test_models_without_a_gpu_get_a_separate_image_if_an_index_of_cpu_builds_is_set(
+    def test_models_without_a_gpu_get_a_separate_image_if_cpu_torch_index_is_set(
         self, scripts: ScriptRunner, host: str
     ) -> None:
         index = "https://cpu.example"
@@ -241,7 +264,7 @@ class TestDeployWorker:
         scripts.check_output("deploy-worker.sh")
         assert len(scripts.state["applied"]) == 1
 
-    def test_the_worker_is_not_rolled_out_if_a_value_of_the_deployment_is_missing(
+    def test_the_worker_is_not_deployed_if_a_value_of_the_azd_environment_is_missing(
         self, scripts: ScriptRunner
     ) -> None:
         state = scripts.state
@@ -294,6 +317,67 @@ class TestDeployWorker:
             reference = {"name": synced["secretName"], "key": "WEBHOOK_PRODUCER_SECRETS"}
             assert setting["valueFrom"] == {"secretKeyRef": reference}
 
+    def test_weights_stay_on_the_node_if_the_environment_chooses_the_node_cache(
+        self, scripts: ScriptRunner
+    ) -> None:
+        scripts.update_state(
+            values={"NODE_CACHE": "true", "POD_WEBHOOK_SECRETS": "true"},
+            images={"worker:earlier": "sha256:0"},
+        )
+        scripts.check_output("deploy-worker.sh", "earlier")
+        manifests = applied(scripts)
+        assert of_kind(manifests, "SecretProviderClass")
+        [volume] = of_kind(manifests, "PersistentVolume")
+        [claim] = of_kind(manifests, "PersistentVolumeClaim")
+        place = {name: claim["metadata"][name] for name in ("namespace", "name")}
+        assert volume["spec"]["claimRef"] == place
+        assert claim["spec"]["volumeName"] == volume["metadata"]["name"]
+        assert claim["spec"]["storageClassName"] == volume["spec"]["storageClassName"] == ""
+        deployments = of_kind(manifests, "Deployment")
+        assert deployments
+        for deployment in deployments:
+            assert deployment["metadata"]["namespace"] == place["namespace"]
+            [cache] = [each for each in pod(deployment)["volumes"] if each["name"] == "cache"]
+            claimed = {"claimName": place["name"]}
+            assert cache == {"name": "cache", "persistentVolumeClaim": claimed}
+        [settings] = [
+            each
+            for each in of_kind(manifests, "ConfigMap")
+            if "WORKER_WEIGHTS_CACHE" in each["data"]
+        ]
+        assert settings["data"]["WORKER_WEIGHTS_CACHE_SIZE"] == "64GiB"
+        # Pods start only after the DaemonSet has made the folder with their user as its owner.
+        folder = volume["spec"]["hostPath"]
+        assert folder["type"] == "Directory"
+        [daemons] = [
+            each
+            for each in of_kind(manifests, "DaemonSet")
+            if each["metadata"]["name"] == "weights-cache"
+        ]
+        [parent] = pod(daemons)["volumes"]
+        [container] = pod(daemons)["containers"]
+        [mount] = container["volumeMounts"]
+        [command] = container["args"]
+        inside = folder["path"].replace(parent["hostPath"]["path"], mount["mountPath"])
+        user = pod(deployments[0])["securityContext"]["runAsUser"]
+        assert f"chown {user}:{user} {inside}\n" in command
+        assert f"find {inside} -type f -delete\n" in command
+        added = ["CHOWN", "DAC_OVERRIDE"]
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": added}
+        dockerfile = (scripts.root / "worker" / "Dockerfile").read_text("utf-8")
+        assert f"FROM {container['image']} AS build" in dockerfile
+
+    def test_the_weights_cache_of_a_pod_is_smaller_than_the_volume_that_evicts_the_pod(
+        self, repository: DeploymentFiles
+    ) -> None:
+        for manifests in repository.overlays.values():
+            for deployment in of_kind(manifests, "Deployment"):
+                [cache] = [each for each in pod(deployment)["volumes"] if each["name"] == "cache"]
+                assert cache["emptyDir"]["sizeLimit"] == "16Gi"
+        assert "WORKER_WEIGHTS_CACHE_SIZE=15GiB" in repository.text(
+            "infra/k8s/base/workers/worker.env"
+        )
+
 
 class TestUploadWeights:
     def test_the_weights_script_uploads_weights_once_and_prints_lines_for_the_catalogue(
@@ -326,8 +410,85 @@ class TestUploadWeights:
         assert not scripts.calls("az")
 
 
+class TestFetchWeights:
+    @pytest.fixture
+    def hub(self) -> Iterator[FakeHub]:
+        with run_hub() as running:
+            yield running
+
+    def write_list(self, folder: Path, hub: FakeHub, data: bytes = b"from the hub") -> str:
+        hub.add("acme/net", "a b.bin", b"from the hub")
+        digest = hashlib.sha256(data).hexdigest()
+        path = folder / "weights.txt"
+        path.write_text(f"# A comment.\n{digest} acme/net/resolve/{COMMIT}/a%20b.bin\n")
+        return str(path)
+
+    def test_weights_of_the_hub_are_copied_once_to_a_blob_that_is_named_by_their_digest(
+        self, scripts: ScriptRunner, tmp_path: Path, hub: FakeHub
+    ) -> None:
+        path = self.write_list(tmp_path, hub)
+        for _ in range(2):
+            scripts.check_output("fetch-weights.sh", path, HF_ENDPOINT=hub.endpoint)
+        digest = hashlib.sha256(b"from the hub").hexdigest()
+        assert scripts.state["blobs"] == {f"sha256/{digest}": digest}
+        assert len(hub.storage_requests) == 1
+
+    def test_the_hub_token_is_neither_an_argument_nor_sent_to_the_host_of_a_redirect(
+        self, scripts: ScriptRunner, tmp_path: Path, hub: FakeHub
+    ) -> None:
+        hub.token = "hf_ThisMustStaySecret"
+        path = self.write_list(tmp_path, hub)
+        ended = scripts.run(
+            "fetch-weights.sh", path, HF_ENDPOINT=hub.endpoint, HF_TOKEN="hf_ThisMustStaySecret"
+        )
+        assert ended.returncode == 0, ended.stderr
+        assert "Secret" not in f"{ended.stdout}{ended.stderr}{scripts.calls()}"
+        [request] = hub.storage_requests
+        assert "authorization" not in {name.lower() for name in request.headers}
+        script = (scripts.root / "infra" / "scripts" / "fetch-weights.sh").read_text("utf-8")
+        assert "print_options | curl --config -" in script
+
+    def test_weights_of_the_hub_with_another_digest_are_not_uploaded(
+        self, scripts: ScriptRunner, tmp_path: Path, hub: FakeHub
+    ) -> None:
+        path = self.write_list(tmp_path, hub, b"other")
+        ended = scripts.run("fetch-weights.sh", path, HF_ENDPOINT=hub.endpoint)
+        assert ended.returncode == 1
+        assert "as in the catalogue: nothing was uploaded" in ended.stderr
+        assert not scripts.state.get("blobs")
+
+    def test_the_error_for_weights_that_the_hub_does_not_give_names_them(
+        self, scripts: ScriptRunner, tmp_path: Path, hub: FakeHub
+    ) -> None:
+        path = self.write_list(tmp_path, hub)
+        hub.files.clear()
+        ended = scripts.run("fetch-weights.sh", path, HF_ENDPOINT=hub.endpoint)
+        assert ended.returncode == 1
+        assert f"acme/net/resolve/{COMMIT}/a%20b.bin cannot be downloaded" in ended.stderr
+        for environment in (
+            {"HF_ENDPOINT": "http://hub.example"},
+            {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": 'hf_"\n'},
+        ):
+            assert scripts.run("fetch-weights.sh", path, **environment).returncode == 1
+        assert len(hub.hub_requests) == 1
+
+    def test_a_deployment_copies_the_weights_of_the_hub_before_it_starts_workers(
+        self, scripts: ScriptRunner, hub: FakeHub
+    ) -> None:
+        path = scripts.root / "infra" / "weights.txt"
+        assert path.read_text("utf-8").count("\n") == 1, "the models that ship need no hub"
+        before = path.read_text("utf-8")
+        try:
+            self.write_list(path.parent, hub)
+            scripts.check_output("deploy-worker.sh", HF_ENDPOINT=hub.endpoint)
+        finally:
+            path.write_text(before, encoding="utf-8")
+        names = [" ".join(each[:4]) for each in scripts.calls()]
+        assert names.index("az storage blob upload") < names.index("az aks get-credentials --name")
+
+
 class TestTeardown:
-    def test_the_deployment_is_not_deleted_after_a_wrong_confirmation(
+    def test_the_teardown_script_deletes_nothing_after_a_wrong_confirmation(
         self, scripts: ScriptRunner
     ) -> None:
         for typed in ("yes\n", "", "\n"):
@@ -390,7 +551,7 @@ class TestCheckTools:
         old.chmod(0o755)
         assert "older than 3.11" in scripts.run("check-tools.sh").stderr
 
-    def test_the_names_of_existing_node_pools_are_stored_for_the_templates(
+    def test_the_preflight_check_stores_the_names_of_existing_node_pools_in_the_azd_environment(
         self, scripts: ScriptRunner
     ) -> None:
         scripts.update_state(pools={"rg-trial": "system\ngpu"})
@@ -525,7 +686,9 @@ class TestPipelineIdentity:
         assert not scripts.calls("az")
 
 
-def test_the_compose_script_writes_the_queues_of_the_catalogue(scripts: ScriptRunner) -> None:
+def test_the_compose_script_writes_the_queues_into_the_configuration_of_the_emulator(
+    scripts: ScriptRunner,
+) -> None:
     scripts.check_output("compose.sh", "--detach")
     written = json.loads((scripts.root / "infra" / "build" / "Config.json").read_text("utf-8"))
     [namespace] = written["UserConfig"]["Namespaces"]
@@ -534,7 +697,7 @@ def test_the_compose_script_writes_the_queues_of_the_catalogue(scripts: ScriptRu
     assert call[-2:] == ["up", "--detach"]
 
 
-def test_the_error_of_the_keys_script_names_a_missing_value_of_the_deployment(
+def test_the_error_of_the_keys_script_names_a_missing_value_of_the_azd_environment(
     scripts: ScriptRunner,
 ) -> None:
     state = scripts.state

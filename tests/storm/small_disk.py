@@ -58,7 +58,7 @@ class Tmpfs:
         subprocess.run(["umount", "--lazy", str(self._folder)], check=False, capture_output=True)
 
     def fill(self, pids: Iterable[int]) -> None:
-        """Reduce the file system to the space that its files use. `pids` is ignored."""
+        """Fill the disk: shrink the file system to the size of its files. `pids` is ignored."""
         del pids
         # Linux refuses a size below the used space, and the files may grow in the meantime.
         for spare_kib in (0, 16, 256, 4096):

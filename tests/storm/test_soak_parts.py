@@ -76,7 +76,7 @@ def test_two_soaks_with_the_same_seed_have_the_same_jobs() -> None:
     assert plan(7) == plan(7) != plan(8)
 
 
-def test_a_soak_has_jobs_of_each_model_and_input_form_and_job_kind_and_tenant() -> None:
+def test_each_model_and_tenant_and_input_form_and_job_kind_occurs_in_the_jobs_of_a_soak() -> None:
     jobs = plan(1)
     assert {job.model for job in jobs} == set(MODELS)
     assert {job.form for job in jobs} == set(Form)
@@ -87,7 +87,9 @@ def test_a_soak_has_jobs_of_each_model_and_input_form_and_job_kind_and_tenant() 
     assert any(job.may_expire for job in jobs)
 
 
-def test_the_catalogue_of_a_soak_is_valid_and_has_all_shipped_models(tmp_path: Path) -> None:
+def test_the_catalogue_of_a_soak_can_be_loaded_and_contains_all_shipped_models(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "models.toml"
     path.write_text(soak_catalogue(), encoding="utf-8")
     catalogue = Catalogue.load(path)
@@ -338,7 +340,7 @@ def test_the_hostile_option_refuses_the_name_of_an_unknown_attack() -> None:
         hostile.choose_attacks("bombs", MODELS)
 
 
-def test_the_huge_picture_is_a_valid_picture_of_the_given_size() -> None:
+def test_the_huge_picture_can_be_decoded_and_has_the_given_size() -> None:
     image = pytest.importorskip("PIL.Image")
     picture = hostile.make_huge_picture(side=70)
     with image.open(BytesIO(picture)) as opened:
@@ -368,7 +370,7 @@ def test_the_long_sound_has_the_length_that_its_header_says() -> None:
     assert len(sound) == 444
 
 
-def test_only_dns_look_ups_of_names_in_the_silent_domain_hang() -> None:
+def test_dns_look_ups_hang_only_for_names_in_the_domain_that_never_answers() -> None:
     program = (
         "import socket, time\n"
         "time.sleep = lambda seconds: print('hangs', seconds)\n"
@@ -411,7 +413,7 @@ def life(begin: float, minutes: float, level: float, per_minute: float) -> Life:
     )
 
 
-def test_one_memory_slope_is_fitted_to_two_processes_with_different_memory_at_the_start() -> None:
+def test_processes_with_equal_growth_and_different_initial_memory_have_one_memory_slope() -> None:
     lives = [life(0, 6, 100 * MIB, 3 * MIB), life(400, 8, 300 * MIB, 3 * MIB)]
     slope = fit(lives, 1, warm_up_seconds=60)
     assert slope is not None
@@ -430,7 +432,7 @@ def test_the_memory_slope_ignores_growth_during_the_warm_up_and_short_peaks() ->
 
 
 @pytest.mark.parametrize(("minutes", "seconds"), [(60, 300.0), (10, 60.0), (24, 120.0)])
-def test_the_default_warm_up_is_a_quarter_of_the_period_without_kills_but_at_least_one_minute(
+def test_the_default_warm_up_is_a_quarter_of_the_time_without_kills_but_at_least_one_minute(
     minutes: float, seconds: float
 ) -> None:
     assert choose_warm_up(minutes * 60 / 3) == seconds

@@ -48,7 +48,9 @@ def test_the_storm_report_counts_a_job_as_lost_if_the_job_stays_queued() -> None
     assert find_broken(see(accepted(), resource("queued"))) == ["lost"]
 
 
-def test_the_storm_report_counts_a_job_that_only_gets_404_responses_as_lost() -> None:
+def test_the_storm_report_counts_a_job_as_lost_if_each_request_for_the_job_gets_status_404() -> (
+    None
+):
     job = accepted()
     job.see_unknown(job.known)
     assert find_broken(job) == ["lost"]
@@ -68,7 +70,7 @@ def test_the_storm_report_counts_an_unexpected_result_or_final_status_as_wrong(
     assert find_broken(see(accepted(), answer)) == ["wrong"]
 
 
-def test_the_storm_report_counts_an_expired_job_as_expired() -> None:
+def test_the_storm_report_counts_an_expired_job_as_a_broken_promise() -> None:
     assert find_broken(see(accepted(), resource("expired"))) == ["expired"]
 
 
@@ -85,7 +87,7 @@ def test_the_storm_report_counts_a_job_that_changes_after_its_end_as_doubled(
     assert find_broken(see(accepted(), resource("succeeded"), later)) == ["doubled"]
 
 
-def test_the_storm_report_counts_a_job_that_gets_a_404_after_its_end_as_doubled() -> None:
+def test_the_storm_report_counts_a_job_as_doubled_if_the_ended_job_later_gets_status_404() -> None:
     job = see(accepted(), resource("succeeded"))
     job.see_unknown(job.known)
     assert find_broken(job) == ["doubled"]

@@ -224,7 +224,7 @@ class LoadJournal:
     def _take_notes(self, folder: Path) -> dict[str, list[str]]:
         """Remove the notes of dead processes, and return the names in these notes by process id.
 
-        Each name is the name of a model or a result of `import_name`.
+        Each name is the name of a model, or a name that `import_name` returned for a module.
         """
         names: dict[str, list[str]] = defaultdict(list)
         for path in sorted(folder.glob(f"*{_LOADING}")):

@@ -68,9 +68,9 @@ class UrlFetcher:
             try:
                 response = self._http.exchange("GET", url, _HEADERS, None, limits)
             except ForbiddenAddress as error:
-                raise InvalidInput(f"the input's URL is refused: {error}") from None
+                raise InvalidInput(f"the input's URL is not allowed: {error}") from None
             except OutboundFailed as error:
-                raise InvalidInput(f"the input's URL cannot be read: {error}") from None
+                raise InvalidInput(f"the request to the input's URL failed: {error}") from None
             if response.status not in _REDIRECTS or response.location is None:
                 return response
             try:
@@ -109,7 +109,7 @@ def _media_type(payload: PayloadUrl, response: GuardedResponse, model: ModelEntr
         found == media.JSON and not _may_be_json(response.body)
     ):
         raise UnsupportedMediaType(
-            f"the content of the response from the input's URL does not have the type {found}"
+            f"the response from the input's URL does not contain data of the media type {found}"
         )
     return found
 

@@ -287,7 +287,10 @@ def _live_bytes(torch: Any, grown: Callable[[int], None]) -> Any:
         return {_key(leaf) for leaf in leaves(tree) if isinstance(leaf, torch.Tensor)}
 
     class LiveBytes(dispatch.TorchDispatchMode):  # type: ignore[name-defined,misc]
-        """Counts the bytes of tensors that are created while this mode is active, and the peak."""
+        """Counts the bytes of the live tensors that were created while this mode was active.
+
+        `peak_bytes` is the highest count so far.
+        """
 
         def __init__(self) -> None:
             super().__init__()

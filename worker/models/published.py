@@ -33,7 +33,7 @@ def build(kind: ModuleType, architecture: str, **options: Any) -> nn.Module:
     if architecture not in names:
         near = difflib.get_close_matches(architecture, names, n=3) or names
         raise ModelUnfit(
-            f"options.architecture: {architecture!r} is not in {kind.__name__}; "
+            f"options.architecture: {architecture!r} is not a model of {kind.__name__}; "
             f"choose for example {' or '.join(near)}"
         )
     network: nn.Module = models.get_model(architecture, weights=None, **options)

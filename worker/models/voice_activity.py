@@ -130,7 +130,10 @@ class _Network(nn.Module):
         self.final_conv = nn.Conv1d(128, 1, 1)
 
     def encode(self, steps: Tensor) -> Tensor:
-        """Return features of shape (steps, 128). `steps` contains samples of shape (steps, 576)."""
+        """Return 128 features for each step, as a tensor of shape (step count, 128).
+
+        `steps` has the samples of each step, in the shape (step count, 576).
+        """
         mirrored = nn.functional.pad(steps.unsqueeze(1), (0, _CONTEXT), mode="reflect")
         real, imaginary = self.stft_conv(mirrored).chunk(2, dim=1)
         found: Tensor = (real**2 + imaginary**2).sqrt()

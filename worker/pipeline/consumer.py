@@ -59,6 +59,8 @@ _log = logging.getLogger(__name__)
 
 _REPLY_THREAD_COUNT = 16
 _POLL_SECONDS = 0.05
+# How long a batch with redelivered jobs waits until notes about them are written.
+_NOTE_SECONDS = 1.0
 
 
 @dataclass(eq=False)
@@ -259,6 +261,7 @@ class Consumer:
             for job in batch:
                 self.end(job, HandedBack("this worker is shutting down"))
             return
+        self._note_redelivered(batch)
         for inferred in self.infer.run(batch):
             job = inferred.job
             if inferred.error is not None:
@@ -266,6 +269,19 @@ class Consumer:
             else:
                 self._finish_run(job)
                 self._reply_threads.submit(self._reply_with_result, job, inferred)
+
+    def _note_redelivered(self, batch: list[ReceivedJob]) -> None:
+        """Write that the model runs the redelivered jobs of a batch, before the model runs them.
+
+        A job that kills the process is delivered again. With these notes, its dead letter can say
+        that the process died while the model ran.
+        """
+        redelivered = [job for job in batch if job.delivery.delivery_count]
+        for job in redelivered:
+            job.mark("batched_ms")
+            self.notes.note_received(job)
+        if redelivered:
+            self.notes.wait(_NOTE_SECONDS)
 
     def _reply_with_result(self, job: ReceivedJob, inferred: Inferred) -> None:
         with self.ending_on_error(job, InferenceFailed):

@@ -35,6 +35,7 @@ from azure.servicebus.exceptions import (
 )
 
 from contract.messages import MAX_MESSAGE_BYTES
+from contract.names import PROPERTY_WORKER_DEATH
 from worker.errors import (
     BrokerUnavailable,
     LockLost,
@@ -138,6 +139,8 @@ class QueueLink:
         # The tokens of messages to abandon, because no process works on them, and for each token
         # how often this was tried.
         self._orphans: dict[bytes, int] = {}
+        # The tokens of the orphans that the dead process `LockJournals.death` had received.
+        self._of_dead_process: set[bytes] = set()
         # How many attempts to complete a range have failed since the last one that succeeded, and
         # how many calls still complete messages one by one.
         self._failed_ranges = 0
@@ -387,6 +390,9 @@ class QueueLink:
         if left:
             _log.info("queue %s: a dead worker has left %d messages locked", self._queue, len(left))
         self._orphans.update(dict.fromkeys(left, 0))
+        if journals.death is not None:
+            pid = journals.death.pid
+            self._of_dead_process.update(token for token, writer in left.items() if writer == pid)
         return True
 
     def _abandon_orphans(self, receiver: ServiceBusReceiver) -> None:
@@ -396,16 +402,22 @@ class QueueLink:
         connection of this link but that no receive call returned. Service Bus then delivers the
         messages again, and increases their delivery counts. The increase is intended, because one
         of these jobs may have killed a worker.
+
+        If this process knows how the worker died, the message gets this text as the application
+        property PROPERTY_WORKER_DEATH. So an operator can see it when the message is dead-lettered.
         """
         for token in list(self._orphans):
             self._orphans[token] += 1
             try:
                 # Private: the public way needs the message itself, and the SDK uses this function
                 # for messages that an earlier link has received.
-                receiver._settle_message_via_mgmt_link("abandoned", [UUID(bytes_le=token)])
+                receiver._settle_message_via_mgmt_link(
+                    "abandoned", [UUID(bytes_le=token)], self._properties_to_modify(token)
+                )
             except (MessageLockLostError, MessageAlreadySettled) as error:
                 _log.debug(
-                    "queue %s: a locked message without a worker could not be abandoned: %s",
+                    "queue %s: a locked message that no worker processes could not be abandoned: "
+                    "%s",
                     self._queue,
                     error,
                 )
@@ -415,8 +427,15 @@ class QueueLink:
                 raise self._broken(error) from None
             self._remove_orphan(token)
 
+    def _properties_to_modify(self, token: bytes) -> dict[str, Any] | None:
+        death = self._journals.death if self._journals is not None else None
+        if death is None or token not in self._of_dead_process:
+            return None
+        return {"properties-to-modify": {PROPERTY_WORKER_DEATH: str(death)}}
+
     def _remove_orphan(self, token: bytes) -> None:
         del self._orphans[token]
+        self._of_dead_process.discard(token)
         self._remove_note(token)
 
     def _note_arrivals(self, receiver: ServiceBusReceiver) -> None:

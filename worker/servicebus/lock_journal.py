@@ -16,6 +16,7 @@ import mmap
 import os
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,11 +29,32 @@ _SUFFIX: Final = ".locks"
 _FREE, _IN_USE = 0, 1
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerDeath:
+    """How a worker process died.
+
+    Attributes:
+        pid: The process id.
+        worker: The name of the worker.
+        description: What happened, for example `was killed by SIGSEGV`.
+    """
+
+    pid: int
+    worker: str
+    description: str
+
+    def __str__(self) -> str:
+        return f"the worker process {self.worker} {self.description}"
+
+
 class LockJournals:
     """Opens the lock journals of this process."""
 
     def __init__(
-        self, folder: Path, send_copy: Callable[[Any, Path], None] = lambda connection, path: None
+        self,
+        folder: Path,
+        send_copy: Callable[[Any, Path], None] = lambda connection, path: None,
+        death: WorkerDeath | None = None,
     ) -> None:
         """Store the settings.
 
@@ -40,8 +62,10 @@ class LockJournals:
             folder: The folder that this worker shares with the workers that replace it.
             send_copy: Sends two things to the parent process: a copy of a socket on which messages
                 arrive, and the path of the journal of these messages. By default nothing is sent.
+            death: How the process died that this process replaces; None if that is unknown.
         """
         self._folder = folder
+        self.death = death
         self.send_copy = send_copy
 
     def open(self, namespace: str, queue: str) -> "LockJournal":
@@ -116,19 +140,20 @@ class LockJournal:
             clear_slot(self._slots, slot)
             self._free.append(slot)
 
-    def take_over(self) -> list[bytes]:
+    def take_over(self) -> dict[bytes, int]:
         """Take over the journals that dead processes have left for this queue.
 
-        Move their lock tokens into this journal, delete their files, and return these tokens.
+        Move their lock tokens into this journal, and delete their files. Return, for each of these
+        tokens, the id of the process that wrote the token.
         """
-        found: list[bytes] = []
+        found: dict[bytes, int] = {}
         for path in sorted(self._folder.glob(f"{self._prefix}-*{_SUFFIX}")):
             with _locked(path) as content:
                 if content is None:
                     continue
                 for token in read_slots(content):
                     self.note(token)
-                    found.append(token)
+                    found[token] = _writer_of(path)
                 # All tokens are in this file now. If this process is killed before the next line,
                 # the tokens are in both files, and the second attempt to abandon a message fails.
                 path.unlink(missing_ok=True)
@@ -189,6 +214,11 @@ def read_slots(content: bytes) -> list[bytes]:
         for begin in range(0, len(content) - _SLOT_BYTES + 1, _SLOT_BYTES)
         if content[begin] == _IN_USE
     ]
+
+
+def _writer_of(path: Path) -> int:
+    """Return the id of the process that wrote the journal, which is a part of the file's name."""
+    return int(path.name.split("-")[1])
 
 
 def _new_name(prefix: str) -> str:

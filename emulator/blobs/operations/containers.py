@@ -211,4 +211,6 @@ def _start(request: BlobRequest) -> str:
     try:
         return base64.b64decode(value, altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError):
-        raise invalid_query("marker", value, "The marker was not returned by a listing.") from None
+        raise invalid_query(
+            "marker", value, "The parameter marker must be the NextMarker of an earlier listing."
+        ) from None

@@ -124,7 +124,9 @@ class DurableEngine(ABC):
         """
         instance = self.find(instance_id)
         if instance.is_finished:
-            raise InstanceFinished(f"Instance {instance_id} has the status {instance.status}.")
+            raise InstanceFinished(
+                f"The instance {instance_id} accepts no events in the status {instance.status}."
+            )
         return instance
 
     @abstractmethod

@@ -212,4 +212,4 @@ def check_json(text: str) -> None:
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
+    raise ValueError(f"JSON does not allow the value {constant}")

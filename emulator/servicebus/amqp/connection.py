@@ -219,7 +219,7 @@ class Connection(asyncio.Protocol):
 
     def _on_open(self, peer_open: Open) -> None:
         if self._state is not _State.OPENING:
-            raise ConnectionFault("amqp:not-allowed", "the connection is already open")
+            raise ConnectionFault("amqp:not-allowed", "the peer sent the performative open twice")
         self._send_open()
         if peer_open.max_frame_size < MIN_MAX_FRAME_BYTES:
             raise ConnectionFault(
@@ -257,7 +257,7 @@ class Connection(asyncio.Protocol):
         if begin.remote_channel is not None:
             raise ConnectionFault(
                 "amqp:not-allowed",
-                "remote-channel must not be set, because the server has begun no session",
+                "remote-channel must not be set, because the server begins no sessions itself",
             )
         self._sessions[channel] = Session(
             channel, begin, self._service, self._transport, self._pending

@@ -410,7 +410,7 @@ def read_target_address(attach: Attach) -> str:
     if attach.target is None or attach.target.descriptor not in _TARGET_NAMES:
         raise LinkFault(
             "amqp:not-implemented",
-            "the target is missing or is not a target of the AMQP core specification",
+            "the target is missing or has an unsupported type: expected amqp:target:list",
         )
     return _address(attach.target)
 
@@ -423,7 +423,7 @@ def read_source_request(attach: Attach) -> SourceRequest:
     if attach.source is None or attach.source.descriptor not in _SOURCE_NAMES:
         raise LinkFault(
             "amqp:not-implemented",
-            "the source is missing or is not a source of the AMQP core specification",
+            "the source is missing or has an unsupported type: expected amqp:source:list",
         )
     fields = _fields(attach.source)
     filters = fields[_FILTER_FIELD] if len(fields) > _FILTER_FIELD else None

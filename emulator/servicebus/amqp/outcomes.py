@@ -82,7 +82,7 @@ def read_outcome(state: Described | None) -> Outcome | None:
         case 0x23 | "amqp:received:list":
             return None
     raise DecodeError(
-        "the AMQP specification does not define a delivery state with this descriptor"
+        f"the AMQP specification defines no delivery state with the descriptor {state.descriptor!r}"
     )
 
 

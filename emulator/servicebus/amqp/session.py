@@ -132,7 +132,8 @@ class Session:
                 self._on_detach(performative)
             case _:
                 raise ConnectionFault(
-                    "amqp:not-allowed", "the performative does not belong to a session"
+                    "amqp:not-allowed",
+                    "the peer sent a performative that is not allowed within a session",
                 )
 
     def detach_links(self, find_fault: Callable[[Link], LinkFault | None]) -> int:

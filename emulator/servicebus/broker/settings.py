@@ -48,29 +48,29 @@ class QueueSettings:
                 f"{_MAX_NAME_LENGTH} letters, digits and . _ / -, and begin with a letter or digit"
             )
         if not timedelta(0) < self.lock_duration <= _MAX_LOCK_DURATION:
-            raise self._refusal("LockDuration", "must be greater than 0 and at most 5 minutes")
+            raise self._refusal("LockDuration must be greater than 0 and at most 5 minutes")
         if not 1 <= self.max_delivery_count <= _MAX_DELIVERY_COUNT:
-            raise self._refusal("MaxDeliveryCount", f"must be from 1 to {_MAX_DELIVERY_COUNT}")
+            raise self._refusal(f"MaxDeliveryCount must be from 1 to {_MAX_DELIVERY_COUNT}")
         default = self.default_message_time_to_live
         if default is not None and default < timedelta(seconds=1):
-            raise self._refusal("DefaultMessageTimeToLive", "must be at least 1 second")
+            raise self._refusal("DefaultMessageTimeToLive must be at least 1 second")
         shortest, longest = _DUPLICATE_WINDOW_RANGE
         window = self.duplicate_detection_window
         if window is not None and not shortest <= window <= longest:
             raise self._refusal(
-                "DuplicateDetectionHistoryTimeWindow", "must be from 20 seconds to 7 days"
+                "DuplicateDetectionHistoryTimeWindow must be from 20 seconds to 7 days"
             )
         if not 1 <= self.max_message_bytes <= STANDARD_MESSAGE_BYTES:
             raise self._refusal(
-                "MaxMessageSizeInKilobytes", "must be from 1 to 256, as in the Standard tier"
+                "MaxMessageSizeInKilobytes must be from 1 to 256, as in the Standard tier"
             )
         if self.max_size_bytes < 1:
-            raise self._refusal("MaxSizeInMegabytes", "must be at least 1")
+            raise self._refusal("MaxSizeInMegabytes must be at least 1")
         if self.requires_session:
-            raise self._refusal("RequiresSession", "must be false: sessions are not supported")
+            raise self._refusal("RequiresSession must be false: sessions are not supported")
 
-    def _refusal(self, name: str, why: str) -> ArgumentError:
-        return ArgumentError(f"queue {self.name!r}: {name} {why}")
+    def _refusal(self, problem: str) -> ArgumentError:
+        return ArgumentError(f"queue {self.name!r}: {problem}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -256,12 +256,17 @@ class LetterActions:
     async def purge(self, caller: Caller, model: ModelEntry, id_: str) -> None:
         """Delete a dead letter if it exists. Raises Unavailable if the blob storage fails."""
         await self.blobs.delete(letter_blob_of(model, id_))
-        _log.info("%.100r purged the dead letter %s of %s", caller.logged_name, id_, model.name)
+        _log.info(
+            "caller %.100r purged the dead letter %s of the model %s",
+            caller.logged_name,
+            id_,
+            model.name,
+        )
 
 
 def log_redrive(caller: Caller, model: ModelEntry, id_: str, job_id: str) -> None:
     """Log that a caller has redriven a dead letter."""
     _log.info(
-        "%.100r redrove the dead letter %s of %s as job %.100r",
+        "caller %.100r redrove the dead letter %s of the model %s as job %.100r",
         *(caller.logged_name, id_, model.name, job_id),
     )

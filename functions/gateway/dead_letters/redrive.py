@@ -46,7 +46,7 @@ SETTLE_SECONDS: Final = 5.0
 """How many seconds to wait for the end of a job whose dead letter has just been stored."""
 
 IN_PROGRESS: Final = timedelta(seconds=20)
-"""How long after writing its redrive mark a redrive counts as in progress."""
+"""A redrive counts as in progress until its redrive mark is older than this time."""
 
 
 @dataclass(frozen=True, slots=True)

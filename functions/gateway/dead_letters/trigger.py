@@ -12,6 +12,7 @@ from typing import Final
 import azure.functions as func
 from azure.servicebus import ServiceBusMessage
 
+from contract.deliveries import DeliveryNote
 from contract.errors import ContractError
 from contract.messages import (
     FailureCode,
@@ -26,16 +27,17 @@ from contract.messages import (
     encode_reply,
     format_time,
 )
-from contract.names import webhook_instance
+from contract.names import PROPERTY_WORKER_DEATH, webhook_instance
 from contract.queues import may_take_replies
 from contract.webhook import event_id
 from gateway.clock import Clock
 from gateway.dead_letters.store import letter_blob
 from gateway.durable import Durable
-from gateway.errors import FinalInstance, UnknownInstance, UnknownQueue
+from gateway.errors import FinalInstance, Unavailable, UnknownInstance, UnknownQueue
 from gateway.http.authentication import ReplyTokens
 from gateway.jobs.lifecycle import Jobs
 from gateway.jobs.model import JobOutcome
+from gateway.jobs.timeline import read_notes
 from gateway.queues.client import Queues
 from gateway.storage.blobs import Blobs
 from gateway.webhooks.activities import WebhookReply, start_reply_delivery
@@ -48,8 +50,20 @@ _CODE: Final = re.compile("[a-z]{1,20}(-[a-z]{1,20}){0,4}")
 _REASON: Final = "DeadLetterReason"
 _DESCRIPTION: Final = "DeadLetterErrorDescription"
 
+# What a worker did last in a delivery, by the latest mark in its note.
+_STEPS: Final = (
+    ("replied_ms", "the worker sent the reply"),
+    ("stored_ms", "the result was stored"),
+    ("ran_ms", "the model returned"),
+    ("batched_ms", "the model ran"),
+    ("decoded_ms", "the job waited for a batch"),
+    ("fetched_ms", "the input was decoded"),
+)
+
 # The reason that Service Bus gives for a message whose time to live has expired.
 _EXPIRED: Final = "TTLExpiredException"
+
+_MAX_DEATH_CHARACTERS: Final = 300
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +94,9 @@ class DeadLetterTrigger:
             if request is None or isinstance(request.reply_to, ReplyUrl):
                 return
         else:
-            name = await self._store(message, request, queue)
+            last = await self._find_last_delivery(request)
+            description = _describe(message, last)
+            name = await self._store(message, request, queue, description)
             _log.error(
                 "job %.100r was dead-lettered from %s (%.200r: %.500r); kept as the blob %s; "
                 "redrive it when the cause has been removed",
@@ -88,14 +104,32 @@ class DeadLetterTrigger:
                     _job_id(message, request),
                     queue,
                     _read_property(message, _REASON),
-                    _read_property(message, _DESCRIPTION),
+                    description,
                 ),
                 name,
             )
         await self._notify(message, request, queue, durable)
 
+    async def _find_last_delivery(self, request: JobRequest | None) -> DeliveryNote | None:
+        """Return the delivery note of the latest delivery that has one.
+
+        Return None if there is no note, if a producer sent the request, or if the storage does not
+        respond.
+        """
+        if request is None or not self._is_from_gateway(request):
+            return None
+        try:
+            notes = await read_notes(self.blobs, self.tokens, request.job_id, request.deadline)
+        except Unavailable:
+            return None
+        return notes[-1] if notes else None
+
     async def _store(
-        self, message: func.ServiceBusMessage, request: JobRequest | None, queue: str
+        self,
+        message: func.ServiceBusMessage,
+        request: JobRequest | None,
+        queue: str,
+        description: str | None,
     ) -> str:
         """Store a dead-lettered message unless an earlier run of the trigger has stored it.
 
@@ -104,7 +138,7 @@ class DeadLetterTrigger:
         one. A producer can choose any message id, so a producer's dead letter gets another name.
         """
         name = letter_blob(queue, _message_id(message))
-        data = _encode_letter(message, self.clock())
+        data = _encode_letter(message, description, self.clock())
         if await self.blobs.create(name, data) is not None:
             return name
         stored = await self.blobs.read(name)
@@ -215,6 +249,12 @@ def _read_property(message: func.ServiceBusMessage, name: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
+def _read_death(message: func.ServiceBusMessage) -> str | None:
+    """Return how the last worker process died that held the message; None if that is unknown."""
+    text = _read_property(message, PROPERTY_WORKER_DEATH)
+    return text[:_MAX_DEATH_CHARACTERS] if text else None
+
+
 def _read_request(body: bytes) -> JobRequest | None:
     try:
         return decode_request(body)
@@ -225,14 +265,14 @@ def _read_request(body: bytes) -> JobRequest | None:
 def _make_reply(message: func.ServiceBusMessage, job_id: str, now: datetime) -> JobReply:
     return JobReply(
         job_id=job_id,
-        outcome=_error_of(_read_property(message, _REASON)),
+        outcome=_error_of(_read_property(message, _REASON), _read_death(message)),
         started_at=_as_utc(message.enqueued_time_utc) or now,
         finished_at=now,
         attempt=max(1, message.delivery_count or 1),
     )
 
 
-def _error_of(reason: str | None) -> JobError:
+def _error_of(reason: str | None, death: str | None) -> JobError:
     if reason == _EXPIRED:
         text = "the deadline passed before a worker received the job"
         return JobError(FailureCode.EXPIRED, text, Stage.QUEUE, retryable=True)
@@ -240,6 +280,7 @@ def _error_of(reason: str | None) -> JobError:
         text = f"a worker refused the job's message: {reason}"
     else:
         text = "workers received the job as often as allowed, and none of them finished it"
+        text += f": {death}" if death else ""
     return JobError(FailureCode.DEAD_LETTERED, text, Stage.RUN, retryable=False)
 
 
@@ -247,14 +288,40 @@ def _as_utc(time: datetime | None) -> datetime | None:
     return time.replace(tzinfo=UTC) if time is not None and time.tzinfo is None else time
 
 
-def _encode_letter(message: func.ServiceBusMessage, now: datetime) -> bytes:
+def _describe(message: func.ServiceBusMessage, last: DeliveryNote | None) -> str | None:
+    """Return the broker's description of a dead letter, and how its last delivery ended.
+
+    For example: `Message could not be consumed after 3 delivery attempts.; the worker process
+    worker-41 was killed by SIGSEGV; the last step of delivery 3: the model ran`.
+    """
+    parts = [
+        _read_property(message, _DESCRIPTION),
+        _read_death(message),
+        None if last is None else _describe_last_step(last),
+    ]
+    return "; ".join(part for part in parts if part) or None
+
+
+def _describe_last_step(note: DeliveryNote) -> str:
+    step = next(
+        (text for mark, text in _STEPS if getattr(note.marks, mark) is not None),
+        "the worker received the message",
+    )
+    worker = f" in {note.marks.worker}" if note.marks.worker else ""
+    end = f", and ended with {note.code}" if note.code else ""
+    return f"the last step of delivery {note.attempt}{worker}: {step}{end}"
+
+
+def _encode_letter(
+    message: func.ServiceBusMessage, description: str | None, now: datetime
+) -> bytes:
     enqueued_at = _as_utc(message.enqueued_time_utc)
     return json.dumps(
         {
             "message_id": _message_id(message),
             "correlation_id": message.correlation_id,
             "reason": _read_property(message, _REASON),
-            "description": _read_property(message, _DESCRIPTION),
+            "description": description,
             "delivery_count": message.delivery_count,
             "content_type": message.content_type,
             "enqueued_at": format_time(enqueued_at) if enqueued_at else None,

@@ -60,10 +60,10 @@ class LargeBodies:
         fits = not self._total_bytes or self._total_bytes + size_bytes <= self._limit_bytes
         fits_tenant = not own_bytes or own_bytes + size_bytes <= self._limit_bytes // 2
         if not fits or not fits_tenant:
-            whose = "requests" if not fits else "your requests"
+            whose = "other requests" if not fits else "your other requests"
             raise HttpProblem(
                 problems.OVERLOADED,
-                f"the bodies of {whose} in progress fill the memory for large bodies; try again "
+                f"the bodies of {whose} fill the memory for large bodies; try again "
                 f"in {RETRY_AFTER_SECONDS} s, or send the input to an upload (POST /v1/uploads)",
                 headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
             )

@@ -248,7 +248,7 @@ def parse_time(name: str, text: str | None) -> datetime | None:
             return max(_EPOCH, datetime.fromisoformat(text.upper()).astimezone(UTC))
     raise HttpProblem(
         problems.MALFORMED_REQUEST,
-        f"{name}: expected a time with its zone, for example 2026-03-01T12:00:00Z",
+        f"{name}: expected a time with a time zone, for example 2026-03-01T12:00:00Z",
     )
 
 

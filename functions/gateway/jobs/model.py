@@ -371,7 +371,7 @@ def recorded_output(instance: InstanceSnapshot) -> Record | None:
 
 
 def initial_record_of(instance: InstanceSnapshot) -> Record | None:
-    """Return the initial record of the job that an orchestration runs; None if it runs no job."""
+    """Return a job's record as it was when the job was accepted; None if `instance` runs no job."""
     try:
         return initial_record(read_ticket(instance.input))
     except (ValueError, KeyError, TypeError):

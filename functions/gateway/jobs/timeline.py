@@ -226,14 +226,16 @@ class JobEvidence:
     webhook: WebhookDelivery | None = None
 
 
-async def read_notes(blobs: Blobs, tokens: ReplyTokens, ticket: Ticket) -> list[DeliveryNote]:
+async def read_notes(
+    blobs: Blobs, tokens: ReplyTokens, job_id: str, deadline: datetime
+) -> list[DeliveryNote]:
     """Return the notes of workers about the deliveries of a job, in the order of the deliveries.
 
     Notes that cannot be decoded are left out. Raises Unavailable if the blob storage fails.
     """
     names: list[str] = []
-    for token in tokens.of_job(ticket.job_id, datetime.fromisoformat(ticket.deadline)):
-        async for blob in blobs.list(delivery_notes(ticket.job_id, token)):
+    for token in tokens.of_job(job_id, deadline):
+        async for blob in blobs.list(delivery_notes(job_id, token)):
             names.append(blob.name)
             if len(names) >= _MAX_LISTED_NOTES:
                 break

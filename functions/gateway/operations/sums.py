@@ -115,7 +115,8 @@ class MinuteSums:
             except Unavailable as error:
                 if not self._is_failing:
                     _log.warning(
-                        "the minute sums cannot be written; the next write repeats them: %s", error
+                        "the minute sums cannot be written (%s); the next write will include them",
+                        error,
                     )
                 self._is_failing = True
             else:
@@ -216,7 +217,9 @@ def decode_sums(process: str, data: bytes) -> ProcessSums:
     try:
         value = json.loads(data)
         if value["version"] != _VERSION:
-            raise ValueError(f"the sums have version {value['version']!r}; expected {_VERSION}")
+            raise ValueError(
+                f"the minute sums have version {value['version']!r}; expected {_VERSION}"
+            )
         return ProcessSums(
             process,
             {int(minute): _sums_from_json(sums) for minute, sums in value["minutes"].items()},

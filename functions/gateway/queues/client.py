@@ -252,7 +252,7 @@ class BatchingSender:
                 await self._sender.__aenter__()
         except Exception as error:  # noqa: BLE001 - the next `send` opens the link, and raises this
             _log.info(
-                "the link of a queue could not be opened yet; the next message will open it: %r",
+                "the AMQP link to a queue could not be opened (%r); the next send will open it",
                 error,
             )
             await self._drop_sender()

@@ -19,13 +19,13 @@ from gateway.storage.uploads import delete_expired_uploads
 from gateway.submission.idempotency import delete_expired_claims
 
 MAX_LISTED: Final = 5_000
-"""The largest number of blobs with one prefix that the housekeeping lists every ten minutes."""
+"""How many blobs of each prefix one run of the housekeeping may list. It runs every ten minutes."""
 
 MAX_DELETED: Final = 500
-"""The largest number of blobs with one prefix that the housekeeping deletes every ten minutes."""
+"""How many blobs of each prefix one run of the housekeeping may delete."""
 
 MAX_OUTCOMES_DELETED: Final = 5_000
-"""The largest number of outcomes that the housekeeping deletes every ten minutes.
+"""How many outcomes one run of the housekeeping may delete. It runs every ten minutes.
 
 This is enough for eight new jobs a second.
 """

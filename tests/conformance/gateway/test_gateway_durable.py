@@ -57,7 +57,9 @@ async def answering(answer: Callable[[], web.Response]) -> AsyncIterator[Durable
         await runner.cleanup()
 
 
-async def test_an_unknown_job_has_no_status_and_a_failed_request_raises_unavailable() -> None:
+async def test_an_unknown_job_has_no_status_and_a_response_with_status_500_raises_unavailable() -> (
+    None
+):
     async with answering(lambda: web.Response(status=404)) as client:
         assert await client.status(JOB) is None
         with pytest.raises(UnknownInstance):

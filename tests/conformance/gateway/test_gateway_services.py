@@ -189,7 +189,7 @@ async def test_each_of_many_simultaneously_sent_messages_arrives_exactly_once(
             await queues.close()
 
 
-async def test_simultaneously_sent_messages_that_exceed_the_size_of_a_batch_all_arrive(
+async def test_all_simultaneously_sent_messages_arrive_if_together_too_large_for_one_batch(
     tmp_path: Path,
 ) -> None:
     port = free_port()
@@ -203,7 +203,7 @@ async def test_simultaneously_sent_messages_that_exceed_the_size_of_a_batch_all_
             await queues.close()
 
 
-async def test_the_other_messages_of_a_batch_are_sent_if_two_callers_are_cancelled(
+async def test_two_cancelled_callers_do_not_prevent_the_sending_of_the_other_messages_of_the_batch(
     tmp_path: Path,
 ) -> None:
     port = free_port()

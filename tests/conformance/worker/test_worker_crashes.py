@@ -77,7 +77,7 @@ def test_a_job_that_repeatedly_kills_workers_is_dead_lettered(
     assert services.dead_letter("single", identity).dead_letter_reason == "MaxDeliveryCountExceeded"
 
 
-def test_a_job_that_runs_longer_than_the_lock_duration_gets_one_reply(
+def test_a_job_that_runs_longer_than_the_lock_duration_gets_exactly_one_reply(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, gate: Gate
 ) -> None:
     worker = start_worker("single")
@@ -173,7 +173,7 @@ def test_an_idle_worker_exits_immediately_after_a_signal(
     assert "Traceback" not in worker.log.read_text()
 
 
-def test_a_second_signal_or_the_end_of_the_grace_period_ends_the_worker(
+def test_a_second_signal_or_the_end_of_the_grace_period_ends_the_worker_despite_a_running_job(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     patient = start_worker("single")
@@ -221,7 +221,7 @@ def test_the_worker_processes_jobs_after_a_restart_of_service_bus(
     assert "Traceback" not in log
 
 
-def test_a_worker_that_starts_before_the_other_services_waits_for_them(
+def test_a_worker_that_starts_before_service_bus_becomes_ready_after_service_bus_starts(
     services: LocalServices, gate: Gate
 ) -> None:
     port = free_port()

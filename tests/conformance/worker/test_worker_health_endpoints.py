@@ -43,7 +43,7 @@ def connection(health: HealthServer) -> socket.socket:
     return socket.create_connection(("127.0.0.1", health.server_port), timeout=5)
 
 
-def test_the_health_server_returns_status_200_if_a_check_succeeds_and_503_if_it_fails(
+def test_the_health_server_returns_status_200_for_a_passed_check_and_503_for_a_failed_check(
     health: HealthServer,
 ) -> None:
     well = get(health, "/well?verbose")

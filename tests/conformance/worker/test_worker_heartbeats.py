@@ -126,7 +126,7 @@ def test_a_worker_with_the_heartbeat_interval_zero_writes_no_heartbeat_blob(
     assert name_of(silent) not in heartbeats(services)
 
 
-def test_jobs_run_although_heartbeats_cannot_be_stored_and_this_failure_is_logged_once(
+def test_jobs_run_and_only_one_warning_is_logged_while_heartbeats_cannot_be_stored(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     worker = start_worker(

@@ -156,7 +156,7 @@ def pod_settings(image: Image) -> dict[str, str]:
     return settings
 
 
-def test_the_worker_image_starts_with_its_entrypoint_and_drains_after_its_stop_signal(
+def test_the_entrypoint_of_the_worker_image_starts_a_worker_that_drains_after_the_stop_signal(
     image: Image, services: LocalServices, gateway: Gateway
 ) -> None:
     before = image.files()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,13 +13,14 @@ from typing import Any
 import pytest
 from azure.servicebus import ServiceBusMessage
 
+from contract.names import PROPERTY_WORKER_DEATH
 from tests.conformance.worker.conftest import StartWorker
 from tests.conformance.worker.test_worker_batched_settlement import received
 from tests.conformance.worker.worker_gateway import Gateway
 from tests.conformance.worker.worker_services import LocalServices, job_id, message, wait_until
 from worker.errors import BrokerUnavailable, Settlement
 from worker.servicebus.link import LockedMessage, QueueLink
-from worker.servicebus.lock_journal import LockJournals
+from worker.servicebus.lock_journal import LockJournals, WorkerDeath
 from worker.settings import AzureEndpoint
 
 # Locks of this queue last 10 s, and each receive call of these tests ends after 5 s.
@@ -33,9 +35,9 @@ class Links:
         self._folder = folder
         self._open: list[QueueLink] = []
 
-    def start(self) -> QueueLink:
+    def start(self, death: WorkerDeath | None = None) -> QueueLink:
         endpoint = AzureEndpoint(self.services.service_bus_url)
-        link = QueueLink(endpoint, QUEUE, journals=LockJournals(self._folder))
+        link = QueueLink(endpoint, QUEUE, journals=LockJournals(self._folder, death=death))
         self._open.append(link)
         link.open()
         return link
@@ -81,7 +83,9 @@ def send(services: LocalServices, count: int) -> list[str]:
     return names
 
 
-def test_the_next_worker_receives_the_messages_of_a_dead_worker_at_once(links: Links) -> None:
+def test_the_next_worker_immediately_receives_the_unsettled_messages_of_a_dead_worker(
+    links: Links,
+) -> None:
     names = send(links.services, 4)
     first = links.start()
     deliveries = received(first, 4)
@@ -96,6 +100,26 @@ def test_the_next_worker_receives_the_messages_of_a_dead_worker_at_once(links: L
     assert noted(second) == tokens(again)
     assert second.complete(again) == [True] * 3
     assert noted(second) == set()
+
+
+@pytest.mark.parametrize(
+    ("pid", "text"),
+    [
+        pytest.param(os.getpid(), "the worker process w-1 was killed by SIGSEGV", id="this-one"),
+        pytest.param(1, None, id="another"),
+    ],
+)
+def test_a_message_that_a_dead_process_held_says_how_the_process_died(
+    links: Links, pid: int, text: str | None
+) -> None:
+    send(links.services, 1)
+    first = links.start()
+    received(first, 1)
+    links.die(first)
+    second = links.start(WorkerDeath(pid, "w-1", "was killed by SIGSEGV"))
+    (again,) = received(second, 1)
+    assert again.properties.get(PROPERTY_WORKER_DEATH) == text
+    second.complete([again])
 
 
 @pytest.mark.parametrize("how", Settlement)
@@ -156,7 +180,7 @@ def test_a_message_that_arrived_on_a_broken_connection_is_received_on_the_next_c
     gc.collect()
 
 
-def test_a_message_that_arrives_after_the_last_receive_call_is_not_in_the_lock_journal(
+def test_a_message_that_arrives_after_the_last_receive_call_is_not_noted_in_the_lock_journal(
     links: Links,
 ) -> None:
     link = links.start()
@@ -170,7 +194,7 @@ def test_a_message_that_arrives_after_the_last_receive_call_is_not_in_the_lock_j
     link.complete([again])
 
 
-def test_messages_are_received_without_a_lock_journal_if_the_folder_is_unusable(
+def test_messages_are_received_without_a_lock_journal_if_the_journal_folder_cannot_be_created(
     services: LocalServices, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()

@@ -67,7 +67,7 @@ def test_a_reply_is_sent_again_after_a_temporary_failure(
     assert waits[1] > waits[0] / 2
 
 
-def test_a_reply_is_not_sent_again_after_the_given_wait_function_returns_false(
+def test_a_reply_is_not_sent_again_after_the_wait_function_of_the_caller_returns_false(
     gateway: Gateway, replies: GatewayClient
 ) -> None:
     gateway.answers["job"] = [503] * 99
@@ -102,7 +102,7 @@ def test_sending_a_reply_to_an_unreachable_gateway_raises_reply_undelivered() ->
     ("status", "wanted"),
     [(200, True), (410, False), (404, None), (429, None), (500, None), (401, True)],
 )
-def test_a_job_counts_as_no_longer_wanted_only_if_the_gateway_responds_with_status_410(
+def test_only_a_response_with_status_410_means_that_the_gateway_no_longer_needs_the_job(
     gateway: Gateway, replies: GatewayClient, status: int, wanted: bool | None
 ) -> None:
     gateway.asked_status["job"] = status

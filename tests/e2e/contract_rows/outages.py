@@ -1,6 +1,7 @@
 """Requests and expected responses while a service that the gateway needs does not respond.
 
-The requests in `BLOBS` are sent at the same time, and so are the requests in `SERVICE_BUS`.
+A test pauses blob storage and sends all requests in `BLOBS` at the same time. It pauses Service Bus
+and sends all requests in `SERVICE_BUS` at the same time.
 """
 
 from typing import Final

@@ -154,7 +154,7 @@ def test_the_longest_time_without_a_response_is_measured_from_the_given_start_ti
     assert longest_silence([1.0, 9.0], begin=1.5) == 7.5
 
 
-def test_throughput_ratios_use_the_mean_of_the_bare_loops_before_and_after_the_run() -> None:
+def test_throughput_is_compared_with_the_mean_of_the_bare_loops_before_and_after_the_run() -> None:
     measured = values(20)
     add_ratios(measured, before=(15.0, 30.0), after=(25.0, 50.0), burst=400)
     assert measured["bare_ratio"] == 1.0
@@ -162,7 +162,9 @@ def test_throughput_ratios_use_the_mean_of_the_bare_loops_before_and_after_the_r
     assert measured["burst_ratio"] == 1.0
 
 
-def test_a_benchmark_result_with_another_index_or_score_is_not_the_expected_result() -> None:
+def test_a_result_differs_from_the_expected_result_if_the_class_index_or_the_score_differs() -> (
+    None
+):
     expected = {"labels": [{"index": 238, "score": 0.0115}]}
     assert is_same_result({"labels": [{"index": 238, "score": 0.011501}]}, expected)
     assert not is_same_result({"labels": [{"index": 238, "score": 0.0110}]}, expected)
@@ -176,7 +178,7 @@ def test_the_benchmark_pictures_are_four_different_jpegs_of_about_26_kb() -> Non
     assert make_pictures() == pictures
 
 
-def test_a_chart_is_xml_and_the_largest_value_has_the_longest_bar() -> None:
+def test_a_chart_is_well_formed_xml_and_the_largest_value_has_the_longest_bar() -> None:
     chart = bar_chart(
         "Jobs & <more>",
         "Longer is better.",

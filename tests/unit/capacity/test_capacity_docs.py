@@ -166,7 +166,7 @@ def test_the_documented_default_scaling_settings_match_the_code() -> None:
     [
         ("scale-model --load lunch:3", "expected flat:N"),
         ("scale-model --scale 8", "--scale: expected MIN:MAX"),
-        ("scale-model --nodes 3:1", "nodes: use a minimum"),
+        ("scale-model --nodes 3:1", "nodes: the minimum must be"),
         ("scale-model --batch-seconds 0.1", "a full batch must take at least as long"),
         ("scale-model --png /no/such/folder/a.png --burst 1", "/no/such/folder/a.png"),
         ("cost --gpu B200", "the price list has no GPU 'B200'"),

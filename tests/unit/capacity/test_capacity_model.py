@@ -135,7 +135,7 @@ class TestPool:
     The test sets how many workers need a node.
     """
 
-    def test_an_empty_node_is_kept_for_ten_minutes_after_a_node_was_last_added(
+    def test_an_empty_node_is_not_removed_in_the_ten_minutes_after_the_last_node_was_added(
         self,
     ) -> None:
         timeline = SimulationClock()

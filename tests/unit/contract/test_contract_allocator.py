@@ -41,7 +41,7 @@ def run(script: str) -> str:
     ).stdout
 
 
-def test_a_trim_returns_the_free_memory_between_blocks_in_use() -> None:
+def test_trim_returns_free_memory_between_used_blocks_to_the_operating_system() -> None:
     before, free, after, left = map(
         int,
         run(
@@ -56,7 +56,7 @@ def test_a_trim_returns_the_free_memory_between_blocks_in_use() -> None:
     assert left <= free
 
 
-def test_the_trimming_thread_returns_free_memory_without_a_call_of_trim() -> None:
+def test_the_trimming_thread_returns_free_memory_to_the_operating_system() -> None:
     before, after = map(
         int,
         run(

@@ -28,6 +28,6 @@ def test_a_wrong_size_and_a_wrong_digest_of_a_payload_cause_different_errors() -
         verify(ref, b"ab")
 
 
-def test_a_payload_of_exactly_the_limit_size_is_small_enough_for_a_message() -> None:
+def test_a_payload_fits_into_a_message_up_to_and_including_the_size_limit() -> None:
     assert fits_inline(10, limit_bytes=10)
     assert not fits_inline(11, limit_bytes=10)

@@ -186,7 +186,9 @@ def test_simultaneous_requests_for_the_same_host_name_share_one_dns_look_up(dns:
     assert dns.asked == ["dead.test"] * 2, "answers are not cached"
 
 
-def test_host_names_without_a_dns_response_use_up_the_look_ups_of_only_one_tenant(dns: Dns) -> None:
+def test_host_names_that_dns_does_not_answer_exhaust_the_look_up_limit_of_only_one_tenant(
+    dns: Dns,
+) -> None:
     resolver = Resolver(dns, max_count=64, max_count_of_a_share=8)
     for n in range(8):
         with pytest.raises(TimeoutError):
@@ -222,7 +224,9 @@ def test_a_failed_dns_look_up_no_longer_counts_towards_the_limit() -> None:
             resolver.look_up(host, 443, "a", 10)
 
 
-def test_the_url_guard_refuses_localhost_if_the_operating_system_resolves_the_name() -> None:
+def test_the_url_guard_refuses_localhost_if_the_operating_system_returns_a_loopback_address() -> (
+    None
+):
     with pytest.raises(ForbiddenAddress, match="public"):
         GUARD.resolve(GUARD.check_form("https://localhost/"), system_look_up)
 

@@ -54,7 +54,7 @@ heartbeats = st.builds(
 
 
 @given(heartbeats)
-def test_a_decoded_heartbeat_equals_the_encoded_one(heartbeat: Heartbeat) -> None:
+def test_an_encoded_heartbeat_is_decoded_unchanged(heartbeat: Heartbeat) -> None:
     assert decode_heartbeat(encode_heartbeat(heartbeat)) == heartbeat
 
 
@@ -100,7 +100,7 @@ def test_a_long_error_text_of_a_model_is_cut() -> None:
     assert len(encode_heartbeat(Heartbeat("w", "1", STARTED_AT, 5, models=(model,)))) < 1000
 
 
-def test_gateway_worker_and_client_have_the_version_of_the_distribution() -> None:
+def test_pyproject_toml_and_the_contract_and_the_client_have_the_same_version() -> None:
     project = (Path(__file__).parents[3] / "pyproject.toml").read_text("utf-8")
     assert f'\nversion = "{contract.VERSION}"\n' in project
     assert loosely.__version__ == contract.VERSION

@@ -52,7 +52,7 @@ def test_parameters_that_match_their_schemas_are_accepted(parameters: dict[str, 
         ({"mode": "x" * 500}, "/mode", "found 'xxx"),
     ],
 )
-def test_the_error_for_a_wrong_parameter_has_the_pointer_and_the_expected_and_the_found_value(
+def test_the_error_for_an_invalid_parameter_has_a_json_pointer_and_describes_the_mistake(
     parameters: dict[str, Any], pointer: str, detail: str
 ) -> None:
     with pytest.raises(InvalidParameter) as caught:
@@ -93,7 +93,9 @@ JSON = st.recursive(
 @given(name=st.sampled_from(sorted(SCHEMAS)) | st.text(), value=JSON)
 @example(name="score", value=10**400)
 @example(name="names", value=[[]])
-def test_any_json_value_is_either_accepted_or_refused_with_a_pointer(name: str, value: Any) -> None:
+def test_checking_a_parameter_with_any_value_succeeds_or_raises_an_error_with_a_json_pointer(
+    name: str, value: Any
+) -> None:
     error: InvalidParameter | None = None
     try:
         check_parameters(SCHEMAS, {name: value})

@@ -27,7 +27,7 @@ def headers(*secrets: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("secret", [OLD, NEW])
-def test_a_webhook_with_two_signatures_is_valid_for_the_old_and_for_the_new_secret(
+def test_a_webhook_with_two_signatures_can_be_verified_with_the_old_or_the_new_secret(
     secret: str,
 ) -> None:
     assert Webhook(secret).verify(BODY, headers(NEW, OLD)) == json.loads(BODY)
@@ -45,7 +45,7 @@ def test_the_verification_of_a_webhook_fails_for_a_wrong_secret_body_id_or_time(
         Webhook(NEW).verify(BODY, {**signed, "webhook-timestamp": "1"})
 
 
-def test_the_webhook_secrets_of_a_tenant_are_derived_from_common_secrets_and_tenant_name() -> None:
+def test_the_webhook_secrets_of_a_tenant_are_derived_from_tenant_name_and_gateway_secrets() -> None:
     common = parse_secrets(f"{NEW},{OLD}")
     acme, bolt = (tenant_secrets(common, name) for name in ("acme", "bolt"))
     assert acme == tenant_secrets(common, "acme")

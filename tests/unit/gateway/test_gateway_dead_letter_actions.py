@@ -75,7 +75,7 @@ async def test_twelve_dead_letters_are_filtered_counted_and_redriven_in_one_requ
     assert letter["redriven_as"] is None
 
 
-async def test_a_dead_letter_action_with_a_wrong_count_is_refused_and_returns_the_right_count(
+async def test_a_redrive_or_purge_with_an_outdated_count_is_refused_with_the_current_count(
     gateway: RunningGateway,
 ) -> None:
     for _ in range(3):
@@ -284,10 +284,12 @@ async def test_each_redrive_and_purge_of_a_dead_letter_is_logged_with_the_name_o
     ]
     assert sum("redrove the dead letter" in line for line in lines) == 3
     assert sum("purged the dead letter" in line for line in lines) == 4
-    assert all(line.startswith("'night shift' ") for line in lines)
+    assert all(line.startswith("caller 'night shift' ") for line in lines)
     for job_id in (alone, redriven, purged):
-        assert any(f"redrove the dead letter {job_id} of noop as job" in line for line in lines)
-        assert any(f"purged the dead letter {job_id} of noop" in line for line in lines)
+        assert any(
+            f"redrove the dead letter {job_id} of the model noop as job" in line for line in lines
+        )
+        assert any(f"purged the dead letter {job_id} of the model noop" in line for line in lines)
     assert key not in caplog.text
 
 

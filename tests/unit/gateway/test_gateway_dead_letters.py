@@ -9,7 +9,9 @@ from typing import Any, cast
 import pytest
 from azure.functions.servicebus import ServiceBusMessage
 
+from contract.deliveries import DeliveryNote, encode_note, note_blob
 from contract.messages import (
+    DeliveryMarks,
     InlineBytes,
     JobRequest,
     ReplyUrl,
@@ -36,13 +38,17 @@ async def give_up(
     minute: int = 0,
     queue: str = "noop",
     reason: str = "MaxDeliveryCountExceeded",
+    **properties: str,
 ) -> None:
     """Run the dead-letter trigger for a message with this body and this id."""
     message = ServiceBusMessage(
         body=body,
         message_id=message_id,
         correlation_id=message_id,
-        application_properties={"DeadLetterReason": reason},
+        application_properties={
+            "DeadLetterReason": reason,
+            **{name.replace("_", "-"): value for name, value in properties.items()},
+        },
         user_properties={},
         delivery_count=3,
         enqueued_time_utc=datetime(2026, 3, 1, 12, minute, tzinfo=UTC),
@@ -75,6 +81,39 @@ async def test_an_expired_message_is_not_stored_as_a_dead_letter_and_does_not_en
     await give_up(gateway, body, job_id, reason="TTLExpiredException")
     assert (await gateway.job(job_id))["status"] == "queued"
     assert (await page(gateway))["dead_letters"] == []
+
+
+async def test_a_dead_letter_says_how_the_last_worker_process_died_and_its_last_step(
+    gateway: RunningGateway,
+) -> None:
+    job_id = await gateway.accept(b"secret")
+    request = gateway.queues.request()
+    marks = DeliveryMarks(gateway.clock(), worker="w-7", fetched_ms=1.0, batched_ms=2.0)
+    for attempt in (2, 3):
+        blob = note_blob(job_id, request.reply_url or "", attempt)
+        assert blob is not None
+        await gateway.blobs.create(blob, encode_note(DeliveryNote(attempt, marks)))
+    death = "the worker process w-7 was killed by SIGSEGV"
+    await give_up(gateway, encode_request(request), job_id, worker_death=death)
+    letter = (await gateway.http.get(f"{LETTERS}/noop/{job_id}")).json()
+    assert letter["description"] == f"{death}; the last step of delivery 3 in w-7: the model ran"
+    error = (await gateway.job(job_id))["error"]
+    assert error["code"] == "dead-lettered"
+    assert error["message"].endswith(f"none of them finished it: {death}")
+
+
+async def test_a_dead_letter_of_a_producer_says_nothing_about_the_deliveries_of_a_job(
+    gateway: RunningGateway,
+) -> None:
+    job_id = await gateway.accept(b"secret")
+    request = gateway.queues.request()
+    blob = note_blob(job_id, request.reply_url or "", 1)
+    assert blob is not None
+    await gateway.blobs.create(blob, encode_note(DeliveryNote(1, DeliveryMarks(gateway.clock()))))
+    forged = replace(request, reply_to=ReplyUrl("http://elsewhere.test/"))
+    await give_up(gateway, encode_request(forged), "other")
+    (letter,) = (await page(gateway))["dead_letters"]
+    assert letter["description"] is None
 
 
 async def test_the_list_of_dead_letters_is_returned_in_pages(gateway: RunningGateway) -> None:
@@ -343,7 +382,7 @@ async def test_a_dead_letter_stays_marked_as_redriven_if_the_trigger_runs_again_
 
 @pytest.mark.parametrize("is_first", [True, False])
 @pytest.mark.parametrize("kind", ["garbage", "forged token", "no reply URL"])
-async def test_a_dead_letter_of_a_producer_with_the_id_of_a_job_does_not_change_the_job(
+async def test_a_dead_lettered_producer_message_with_the_id_of_a_job_does_not_change_the_job(
     gateway: RunningGateway, kind: str, is_first: bool
 ) -> None:
     job_id = await gateway.accept(b"of the caller")

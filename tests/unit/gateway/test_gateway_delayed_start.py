@@ -60,7 +60,9 @@ def in_gateway(test: Callable[[RunningGateway], Awaitable[None]], **settings: An
     run(main())
 
 
-def test_the_orchestration_of_a_job_that_ends_during_the_delay_starts_with_the_outcome() -> None:
+def test_the_orchestration_of_a_job_that_ends_during_the_start_delay_starts_with_the_outcome() -> (
+    None
+):
     async def test(gateway: RunningGateway) -> None:
         with other_waiters(gateway):
             response = submit(gateway)
@@ -78,7 +80,7 @@ def test_the_orchestration_of_a_job_that_ends_during_the_delay_starts_with_the_o
     in_gateway(test)
 
 
-def test_the_orchestration_of_a_job_that_does_not_end_starts_after_the_delay() -> None:
+def test_the_orchestration_starts_after_the_start_delay_if_the_job_has_not_ended() -> None:
     async def test(gateway: RunningGateway) -> None:
         with other_waiters(gateway):
             response = submit(gateway)
@@ -114,7 +116,7 @@ def test_the_orchestration_starts_at_once_if_few_requests_wait_or_another_instan
     in_gateway(test)
 
 
-def test_the_delay_of_the_orchestration_start_does_not_lengthen_the_wait_of_the_caller() -> None:
+def test_the_start_delay_of_the_orchestration_does_not_lengthen_the_wait_of_the_caller() -> None:
     async def test(gateway: RunningGateway) -> None:
         begun_at = asyncio.get_running_loop().time()
         with other_waiters(gateway):
@@ -171,7 +173,7 @@ def test_a_submission_gets_status_503_if_the_job_ends_but_the_orchestration_cann
     in_gateway(test)
 
 
-def test_a_repeated_reply_during_the_delay_does_not_change_the_outcome() -> None:
+def test_a_repeated_reply_during_the_start_delay_does_not_change_the_outcome() -> None:
     async def test(gateway: RunningGateway) -> None:
         with other_waiters(gateway):
             response = submit(gateway)

@@ -56,7 +56,7 @@ async def test_a_different_or_malformed_etag_in_if_none_match_gets_status_200(
     assert answer.status_code == 200
 
 
-async def test_a_result_request_with_the_current_etag_gets_status_304(
+async def test_a_request_for_the_result_with_the_current_etag_gets_status_304(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()

@@ -55,7 +55,7 @@ async def test_a_repeated_request_with_the_same_idempotency_key_gets_the_same_jo
     assert len(gateway.queues.sent) == len(gateway.durable.runs) == 1
 
 
-async def test_a_request_that_is_repeated_after_the_end_of_the_job_gets_the_result(
+async def test_a_repeated_request_with_the_same_idempotency_key_gets_the_result_of_an_ended_job(
     gateway: RunningGateway,
 ) -> None:
     await submit(gateway)
@@ -65,7 +65,7 @@ async def test_a_request_that_is_repeated_after_the_end_of_the_job_gets_the_resu
     assert len(gateway.durable.runs) == 1
 
 
-async def test_a_repeated_request_waits_for_the_job_for_the_time_in_the_prefer_header(
+async def test_a_repeated_request_with_a_wait_preference_waits_for_the_result_of_the_job(
     gateway: RunningGateway,
 ) -> None:
     await submit(gateway)
@@ -161,7 +161,9 @@ async def test_a_request_starts_no_job_if_storing_the_idempotency_claim_exceeds_
     assert len(starts) == 1
 
 
-async def test_an_idempotency_claim_is_valid_for_one_day(gateway: RunningGateway) -> None:
+async def test_an_idempotency_key_can_be_used_for_a_different_request_after_one_day(
+    gateway: RunningGateway,
+) -> None:
     first = await submit(gateway)
     await gateway.reply()
     await gateway.durable.advance(24 * 3600 - 1)

@@ -35,7 +35,7 @@ async def test_malformed_job_ids_are_not_looked_up_in_durable_functions(
     assert gateway.durable.status_count == 0
 
 
-async def test_an_orchestration_that_runs_no_job_is_reported_as_an_unknown_job(
+async def test_a_request_for_an_orchestration_that_runs_no_job_gets_status_404(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -66,7 +66,7 @@ async def test_a_waiting_request_for_an_ended_job_returns_immediately(
     assert answer.json()["status"] == "succeeded"
 
 
-async def test_a_request_without_a_waiting_time_returns_a_queued_job_immediately(
+async def test_a_get_request_without_a_wait_preference_returns_a_queued_job_immediately(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -88,7 +88,7 @@ async def result_of(gateway: RunningGateway, **outcome: Any) -> Any:
     return await gateway.http.get(f"/v1/jobs/{job_id}/result")
 
 
-async def test_the_result_route_returns_the_json_result_without_the_job(
+async def test_the_result_route_returns_the_json_result_and_no_other_field_of_the_job(
     gateway: RunningGateway,
 ) -> None:
     answer = await result_of(gateway, result={"json": {"label": "Löwe"}})
@@ -219,7 +219,7 @@ async def test_the_cancellation_of_an_unknown_job_gets_status_404(gateway: Runni
         (RuntimeStatus.CANCELED, "cancelled", None),
     ],
 )
-async def test_each_orchestration_status_is_shown_as_a_job_status(
+async def test_the_status_of_a_job_without_an_outcome_is_derived_from_the_orchestration_status(
     gateway: RunningGateway, runtime_status: RuntimeStatus, status: str, code: str | None
 ) -> None:
     job_id = await gateway.accept()

@@ -46,7 +46,7 @@ async def submit(gateway: RunningGateway, **request: Any) -> httpx.Response:
         ({**RAW, "params": {"label": "x" * 100}}, "x" * 100),
     ],
 )
-async def test_a_label_is_kept_with_the_job_and_shown_in_every_response(
+async def test_the_label_of_a_submission_is_shown_in_the_job_resource_and_in_the_job_list(
     gateway: RunningGateway, parts: dict[str, Any], label: str | None
 ) -> None:
     accepted = await submit(gateway, **parts)

@@ -73,7 +73,7 @@ def test_json_with_long_strings_of_commas_and_brackets_is_accepted() -> None:
         assert parse_json(encode_json({"input": {"text": text}})) == {"input": {"text": text}}
 
 
-def test_json_with_the_maximum_number_of_values_is_accepted_and_with_more_is_refused() -> None:
+def test_json_with_the_maximum_number_of_values_is_accepted_and_with_more_values_refused() -> None:
     values = [0.5] * (MAX_JSON_VALUES - 1)
     assert parse_json(encode_json(values)) == values
     with pytest.raises(ValueError, match="values and member names"):
@@ -242,7 +242,7 @@ async def test_the_gateway_keeps_no_copy_of_the_request_body_while_the_request_w
     assert (await serving).status_code == 200
 
 
-async def test_serving_a_request_removes_the_body_from_the_request_object_of_the_sdk(
+async def test_serving_a_request_removes_the_body_from_the_azure_functions_request_object(
     gateway: RunningGateway,
 ) -> None:
     body = bytes(bytearray(b"x" * 100_000))

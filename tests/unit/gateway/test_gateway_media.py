@@ -40,7 +40,7 @@ def test_recognising_the_media_type_of_any_bytes_raises_no_error(data: bytes) ->
     assert found is None or media.agrees(found, data)
 
 
-def test_text_agrees_with_text_plain_if_it_has_no_nul_byte_and_never_with_image_png() -> None:
+def test_text_matches_text_plain_unless_a_nul_byte_occurs_and_never_matches_image_png() -> None:
     assert media.agrees("text/plain", b"words")
     assert not media.agrees("text/plain", b"wo\0rds")
     assert not media.agrees("image/png", b"words")
@@ -90,7 +90,7 @@ def webp_extended(width: int, height: int) -> bytes:
         ("image/webp", webp_extended, 2**24),
     ],
 )
-def test_the_dimensions_of_a_picture_are_read_from_the_header(
+def test_the_dimensions_of_a_picture_are_read_from_the_header_of_the_picture_file(
     media_type: str, make: object, largest: int
 ) -> None:
     assert callable(make)
@@ -137,7 +137,7 @@ def test_a_jpeg_with_too_many_markers_before_the_frame_is_refused(piece: bytes) 
         read_dimensions("image/jpeg", jpeg(5, 7, before))
 
 
-def test_the_frame_of_a_jpeg_is_found_behind_many_fill_bytes() -> None:
+def test_the_frame_header_of_a_jpeg_is_found_after_1000_fill_bytes() -> None:
     assert read_dimensions("image/jpeg", jpeg(5, 7, b"\xff" * 1000)) == (5, 7)
 
 

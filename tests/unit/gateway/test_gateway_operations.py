@@ -133,7 +133,7 @@ async def series(gateway: RunningGateway, query: str = "") -> dict[str, Any]:
     return document
 
 
-async def test_the_ops_series_has_one_value_for_each_requested_minute(
+async def test_the_route_ops_series_returns_one_value_for_each_requested_minute(
     gateway: RunningGateway,
 ) -> None:
     await gateway.accept()
@@ -161,7 +161,7 @@ async def test_the_ops_series_has_one_value_for_each_requested_minute(
 
 
 @pytest.mark.parametrize("minutes", ["0", "61", "-1", "x", "1.5", "", "999999999"])
-async def test_a_request_for_the_ops_series_with_an_invalid_number_of_minutes_is_refused(
+async def test_the_route_ops_series_refuses_an_invalid_number_of_minutes(
     gateway: RunningGateway, minutes: str
 ) -> None:
     answer = await gateway.http.get("/v1/ops/series", params={"minutes": minutes})
@@ -208,7 +208,7 @@ async def test_a_dead_letter_is_counted_until_an_operator_redrives_the_dead_lett
     assert gateway.services.counters.totals["noop"].accepted == 2
 
 
-async def test_messages_that_workers_hold_are_not_counted_as_waiting(
+async def test_messages_that_workers_have_locked_are_not_counted_as_waiting(
     gateway: RunningGateway,
 ) -> None:
     beat(gateway, models=(ModelBeat("noop", ModelState.LOADED, in_flight=5),))
@@ -250,7 +250,7 @@ async def test_simultaneous_overview_requests_read_the_queues_only_once(
     assert gateway.queues.look_count == first == 2 * len(gateway.services.catalogue)
 
 
-async def test_the_number_of_waiting_jobs_is_recorded_only_if_a_queue_has_jobs(
+async def test_the_number_of_waiting_jobs_is_added_to_the_minute_sums_only_if_a_queue_has_jobs(
     gateway: RunningGateway,
 ) -> None:
     operations, sums = gateway.services.operations, gateway.services.counters
@@ -349,7 +349,7 @@ async def test_every_metric_of_the_gateway_is_listed_in_the_documentation(
 
 
 @pytest.mark.parametrize("path", ["/v1/ops/overview", "/v1/ops/series", "/metrics"])
-async def test_only_operators_can_read_the_ops_overview_and_the_ops_series_and_the_metrics(
+async def test_only_operators_can_read_the_routes_ops_overview_and_ops_series_and_metrics(
     path: str,
 ) -> None:
     async with open_gateway(api_keys=SETTING) as closed:
@@ -377,7 +377,7 @@ async def test_only_an_admin_can_cancel_a_job_of_another_tenant_and_the_cancella
         with caplog.at_level("INFO"):
             answer = await ask(closed, "admin", path, "DELETE", params={"tenant": "bolt"})
         assert (answer.status_code, answer.json()["tenant"]) == (202, "bolt")
-        assert f"'admin' cancelled the job {job_id} of the tenant 'bolt'" in caplog.messages
+        assert f"caller 'admin' cancelled the job {job_id} of the tenant 'bolt'" in caplog.messages
         shown = await ask(closed, "b", path)
         assert shown.json()["status"] == "cancelled"
         again = await ask(closed, "admin", path, "DELETE", params={"tenant": "*"})

@@ -53,7 +53,7 @@ def test_only_failed_and_expired_jobs_are_logged(
     assert parsed in query("failed-jobs")
 
 
-async def test_the_log_has_a_line_with_the_trace_for_each_accepted_and_each_refused_request(
+async def test_each_accepted_and_each_refused_request_is_logged_with_the_traceparent(
     gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "gateway")

@@ -58,7 +58,7 @@ async def test_a_reply_is_shown_to_callers_even_if_the_reply_event_is_lost(
     assert deaf.durable.runs[job_id].status == RuntimeStatus.RUNNING
 
 
-async def test_the_first_check_of_the_orchestration_finds_a_reply_whose_event_was_lost(
+async def test_the_orchestration_finds_the_reply_at_the_first_timer_if_the_reply_event_was_lost(
     deaf: RunningGateway,
 ) -> None:
     job_id = await deaf.accept(deadline_seconds=60)
@@ -70,7 +70,7 @@ async def test_the_first_check_of_the_orchestration_finds_a_reply_whose_event_wa
     assert await deaf.job(job_id) == told
 
 
-async def test_a_webhook_starts_at_the_first_orchestration_check_if_the_reply_event_was_lost() -> (
+async def test_a_webhook_starts_at_the_first_orchestration_timer_if_the_reply_event_was_lost() -> (
     None
 ):
     async with open_gateway(webhook_secrets=(b"k" * 32,)) as gateway:
@@ -317,7 +317,7 @@ def test_an_encoded_outcome_is_decoded_unchanged(outcome: JobOutcome) -> None:
     assert outcome.status in JobStatus
 
 
-async def test_recording_an_outcome_raises_unavailable_if_the_earlier_outcome_was_deleted(
+async def test_recording_a_second_outcome_raises_unavailable_if_the_first_outcome_was_deleted(
     gateway: RunningGateway,
 ) -> None:
     class Racing(OutcomeStore):

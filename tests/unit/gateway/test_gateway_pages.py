@@ -76,7 +76,7 @@ async def test_each_link_of_a_page_returns_status_200(gateway: RunningGateway, p
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_the_content_security_policy_of_a_page_allows_only_the_gateway_and_blob_storage(
+async def test_each_page_has_a_content_security_policy_that_allows_only_gateway_and_blob_storage(
     gateway: RunningGateway, path: str
 ) -> None:
     answer = await gateway.http.get(path, headers=HTML)

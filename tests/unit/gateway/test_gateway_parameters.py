@@ -7,8 +7,13 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
-from contract.catalogue import DEFAULT_PATH
+from contract.catalogue import DEFAULT_PATH, Catalogue
+from contract.parameters import InvalidParameter, check_parameters
+from gateway.http.openapi.document import parameters_schema
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
 from tests.unit.gateway.open_inference_caller import infer, tensor
 
@@ -18,6 +23,28 @@ DECLARED = """
 parameters.top = {type = "integer", minimum = 1, maximum = 9}
 parameters.names = {type = "array", items = {type = "string"}}
 """
+ALL_KINDS = (
+    DECLARED
+    + """
+parameters.threshold = {type = "number", minimum = 0, maximum = 1}
+parameters.mode = {type = "string", enum = ["fast", "exact"]}
+parameters.draw = {type = "boolean"}
+[noop.parameters.sizes]
+type = "array"
+items = {type = "integer", enum = [1, 2]}
+minItems = 1
+maxItems = 3
+"""
+)
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-2, 11),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.sampled_from([0.5, 1.0, 9.0, "fast", "exact", "slow", "", "3"]),
+    st.lists(st.sampled_from([0, 1, 2, 2.0, True, "a", None]), max_size=4),
+    st.just({}),
+)
 WRONG = [
     ({"top": 0}, "/parameters/top"),
     ({"top": "3"}, "/parameters/top"),
@@ -29,10 +56,15 @@ WRONG = [
 @pytest.fixture
 async def declared(tmp_path: Path) -> AsyncIterator[RunningGateway]:
     """Yield a gateway whose model `noop` declares two parameters."""
-    path = tmp_path / "models.toml"
-    path.write_text(DEFAULT_PATH.read_text(encoding="utf-8") + DECLARED, encoding="utf-8")
-    async with open_gateway(catalogue_path=path) as gateway:
+    async with open_gateway(catalogue_path=write_catalogue(tmp_path, DECLARED)) as gateway:
         yield gateway
+
+
+def write_catalogue(folder: Path, parameters: str) -> Path:
+    """Write a catalogue whose model `noop` has these parameters, and return its path."""
+    path = folder / "models.toml"
+    path.write_text(DEFAULT_PATH.read_text(encoding="utf-8") + parameters, encoding="utf-8")
+    return path
 
 
 async def submit(gateway: RunningGateway, way: str, parameters: Any) -> httpx.Response:
@@ -54,7 +86,7 @@ async def submit(gateway: RunningGateway, way: str, parameters: Any) -> httpx.Re
 
 @pytest.mark.parametrize("way", ["query", "form", "json"])
 @pytest.mark.parametrize(("parameters", "pointer"), WRONG)
-async def test_a_job_with_a_wrong_parameter_is_refused_with_a_pointer_to_the_parameter(
+async def test_a_job_with_an_invalid_parameter_is_refused_with_a_json_pointer_to_the_parameter(
     declared: RunningGateway, way: str, parameters: dict[str, Any], pointer: str
 ) -> None:
     refused = await submit(declared, way, parameters)
@@ -80,6 +112,76 @@ async def test_an_inference_request_with_an_invalid_parameter_is_refused(
     refused = await infer(declared, "noop", {**inputs, "parameters": {"top": 0}}, [])
     assert refused.status_code == 422
     assert "parameters/top: expected a whole number from 1 to 9" in refused.json()["error"]
+
+
+def submit_operation(document: dict[str, Any], model: str) -> dict[str, Any]:
+    found: dict[str, Any] = document["paths"][f"/v1/models/{model}/jobs"]["post"]
+    return found
+
+
+@pytest.mark.parametrize("way", ["query", "form", "json"])
+async def test_the_openapi_document_has_the_parameters_of_each_model_wherever_a_job_may_have_them(
+    declared: RunningGateway, way: str
+) -> None:
+    document = (await declared.http.get("/openapi.json")).json()
+    for model in ("noop", "classifier"):
+        operation = submit_operation(document, model)
+        content = operation["requestBody"]["content"]
+        match way:
+            case "query":
+                (parameter,) = (p for p in operation["parameters"] if p["name"] == "parameters")
+                schema = parameter["content"]["application/json"]["schema"]
+            case "form":
+                schema = content["multipart/form-data"]["schema"]["properties"]["parameters"]
+            case _:
+                properties = content["application/json"]["schema"]["properties"]
+                schema, null = properties["parameters"]["anyOf"]
+                assert null == {"type": "null"}
+        assert schema == {"$ref": f"#/components/schemas/{model}_parameters"}
+    schemas = document["components"]["schemas"]
+    assert schemas["noop_parameters"]["properties"]["top"] == {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": 9,
+    }
+    assert "properties" not in schemas["classifier_parameters"]
+
+
+async def test_the_openapi_operation_of_a_model_has_the_media_types_and_deadlines_of_the_model(
+    gateway: RunningGateway,
+) -> None:
+    document = (await gateway.http.get("/openapi.json")).json()
+    for model in gateway.services.catalogue.values():
+        operation = submit_operation(document, model.name)
+        content = set(operation["requestBody"]["content"])
+        assert content == {*model.media_types, "multipart/form-data", "application/json"}
+        (deadline,) = (p for p in operation["parameters"] if p["name"] == "deadline_seconds")
+        assert deadline["schema"]["maximum"] == model.max_deadline_seconds
+        assert "model" not in {parameter["name"] for parameter in operation["parameters"]}
+
+
+@pytest.fixture(scope="module")
+def all_kinds(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
+    """Return a catalogue whose model `noop` has parameters of all kinds."""
+    return Catalogue.load(write_catalogue(tmp_path_factory.mktemp("catalogue"), ALL_KINDS))
+
+
+@given(st.sampled_from(["top", "names", "threshold", "mode", "draw", "sizes", "unknown"]), VALUES)
+@example("top", 1.0)
+@example("top", True)
+@example("sizes", [True])
+@example("sizes", [2.0])
+def test_the_gateway_accepts_exactly_the_parameters_that_match_the_openapi_schema(
+    all_kinds: Catalogue, name: str, value: Any
+) -> None:
+    model = all_kinds["noop"]
+    is_valid = Draft202012Validator(parameters_schema(model)).is_valid({name: value})
+    try:
+        check_parameters(model.parameters, {name: value})
+    except InvalidParameter:
+        assert not is_valid
+    else:
+        assert is_valid
 
 
 async def test_any_parameters_are_accepted_if_the_model_declares_none(

@@ -37,14 +37,16 @@ from gateway.settings import MAX_WAIT_SECONDS
         (["handling=lenient", "return=minimal"], Preference()),
     ],
 )
-def test_only_the_valid_preferences_in_a_prefer_header_are_read(
+def test_unknown_and_malformed_preferences_in_a_prefer_header_are_ignored(
     values: list[str], expected: Preference
 ) -> None:
     assert parse_prefer(values) == expected
 
 
 @given(st.lists(st.text()))
-def test_parsing_any_prefer_header_returns_a_valid_waiting_time(values: list[str]) -> None:
+def test_parsing_any_prefer_header_never_returns_a_waiting_time_over_the_maximum(
+    values: list[str],
+) -> None:
     found = parse_prefer(values)
     assert found.wait_seconds is None or 0 <= found.wait_seconds <= MAX_WAIT_SECONDS
 

@@ -91,7 +91,7 @@ async def test_a_dead_letter_of_a_producer_is_reported_to_the_reply_queue_of_the
     assert error_of(b"".join(body)).code == "dead-lettered"
 
 
-async def test_the_dead_letter_report_about_a_refused_message_contains_the_reason(
+async def test_the_dead_letter_report_to_a_producer_contains_the_dead_letter_reason(
     gateway: RunningGateway,
 ) -> None:
     await give_up(gateway, ReplyQueue("answers"), reason="unknown-model")

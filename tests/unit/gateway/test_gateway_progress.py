@@ -136,7 +136,7 @@ async def test_a_body_that_is_not_a_progress_report_is_refused(
 
 # The orchestration does not wait for the second cancel event; the SDK drops it with a warning.
 @pytest.mark.filterwarnings("ignore:Potential duplicate Task completion:UserWarning")
-async def test_a_running_job_is_cancelled_when_the_worker_has_stopped_the_job(
+async def test_a_cancelled_running_job_stays_cancelling_until_the_worker_has_stopped_the_job(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -233,7 +233,7 @@ async def test_the_webhook_of_an_expired_job_contains_the_start_time(
     assert told == await gateway.job(job_id)
 
 
-async def test_a_progress_report_of_one_job_ends_the_cold_starting_phase_of_other_queued_jobs(
+async def test_a_progress_report_changes_the_phase_of_other_jobs_from_cold_starting_to_queued(
     gateway: RunningGateway,
 ) -> None:
     await gateway.accept()
@@ -300,7 +300,7 @@ async def test_progress_reports_and_cancellations_are_refused_while_the_blob_sto
         assert answer.headers["retry-after"]
 
 
-async def test_an_expired_job_is_shown_while_the_blob_storage_is_down(
+async def test_an_expired_job_can_be_read_while_the_blob_storage_is_down(
     gateway: RunningGateway,
 ) -> None:
     gateway.payloads.is_down = True

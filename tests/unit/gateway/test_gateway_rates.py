@@ -34,7 +34,7 @@ def test_the_rate_limit_headers_show_the_limit_and_the_remaining_requests() -> N
 
 @settings(max_examples=200)
 @given(limit=RATES, at_seconds=st.floats(0, 1e9))
-def test_at_most_the_quota_of_simultaneous_requests_is_allowed(
+def test_simultaneous_requests_are_allowed_up_to_the_quota_of_the_rate_limit(
     limit: Rate, at_seconds: float
 ) -> None:
     bucket: TokenBucket | None = None
@@ -71,7 +71,7 @@ def test_a_request_over_the_quota_is_allowed_only_after_the_retry_after_time(
     limit=RATES,
     pauses=st.lists(st.one_of(st.just(0.0), st.floats(0, 1_000)), min_size=1, max_size=60),
 )
-def test_a_rate_limit_never_allows_more_requests_than_the_quota_plus_the_tokens_added_later(
+def test_a_rate_limit_allows_at_most_the_quota_plus_the_tokens_added_in_the_elapsed_time(
     limit: Rate, pauses: list[float]
 ) -> None:
     bucket: TokenBucket | None = None

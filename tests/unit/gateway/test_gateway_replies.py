@@ -175,7 +175,9 @@ async def test_a_reply_over_the_size_limit_is_refused(gateway: RunningGateway) -
 
 
 @given(job_id=st.text(max_size=50), seconds=st.integers(0, 10_000_000))
-def test_a_reply_token_is_valid_until_the_expiry_time(job_id: str, seconds: int) -> None:
+def test_a_reply_token_is_accepted_for_the_signed_job_until_the_expiry_time(
+    job_id: str, seconds: int
+) -> None:
     deadline = NOW + timedelta(seconds=seconds)
     tokens = ReplyTokens((KEY,), "https://g.test")
     given_query = query(tokens.url("id", deadline, "noop"))

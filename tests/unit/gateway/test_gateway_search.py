@@ -234,7 +234,7 @@ async def test_each_page_of_a_search_for_a_rare_label_needs_a_bounded_number_of_
         (JobFilter(created_before=START + timedelta(minutes=5), label="rare"), 30),
     ],
 )
-async def test_a_job_search_by_id_or_for_a_short_period_needs_few_queries_among_many_jobs(
+async def test_a_job_search_by_id_or_for_a_short_period_needs_few_queries_even_with_many_jobs(
     wanted: JobFilter, most_queries: int
 ) -> None:
     store = BusyStore(frozenset({100, 21_500}))

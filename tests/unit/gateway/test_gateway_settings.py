@@ -70,7 +70,7 @@ def test_a_gateway_without_api_keys_accepts_every_caller_on_a_loopback_address(u
 def test_settings_without_api_keys_are_refused_unless_the_gateway_has_a_loopback_address(
     url: str,
 ) -> None:
-    with pytest.raises(InvalidSetting, match=r"^API_KEYS: is missing"):
+    with pytest.raises(InvalidSetting, match=r"^API_KEYS: the setting is missing"):
         GatewaySettings.from_env({**ENVIRON, "GATEWAY_BASE_URL": url})
     trusting = {**ENVIRON, "GATEWAY_BASE_URL": url, "TRUST_PRINCIPAL_HEADER": "true"}
     assert not GatewaySettings.from_env(trusting).is_open

@@ -129,7 +129,7 @@ async def test_a_submission_with_respond_async_returns_immediately(gateway: Runn
     assert await gateway.job(job["id"]) == job
 
 
-async def test_the_message_to_the_worker_contains_the_complete_request(
+async def test_the_message_to_the_worker_contains_input_parameters_deadline_and_reply_url(
     gateway: RunningGateway,
 ) -> None:
     trace = "0af7651916cd43dd8448eb211c80319c"
@@ -215,7 +215,7 @@ async def test_an_input_that_a_submission_gives_as_base64_or_text_or_json_is_dec
     assert (request.deadline - request.created_at).total_seconds() == 9
 
 
-async def test_json_input_in_the_form_of_a_durable_sdk_object_is_passed_to_the_worker_unchanged(
+async def test_json_that_the_durable_sdk_would_convert_to_an_object_reaches_the_worker_unchanged(
     gateway: RunningGateway,
 ) -> None:
     # The Durable SDK turns objects in this form into instances of classes.

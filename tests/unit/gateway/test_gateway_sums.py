@@ -236,7 +236,7 @@ async def test_minute_sums_that_were_not_written_for_an_hour_are_not_read(
 @pytest.mark.parametrize(
     "data", [b"", b"[]", b"{}", b'{"version": 2, "minutes": {}, "totals": {}}', b'{"version": 1}']
 )
-async def test_unreadable_sums_of_another_process_are_left_out_and_logged_once(
+async def test_unreadable_minute_sums_of_another_process_are_left_out_and_logged_once(
     clock: ManualClock, blobs: MemoryBlobs, caplog: pytest.LogCaptureFixture, data: bytes
 ) -> None:
     process = Process(clock, blobs)
@@ -284,7 +284,7 @@ def test_minute_sums_older_than_an_hour_are_neither_kept_nor_written() -> None:
     assert written.totals["noop"].accepted == 3 * KEPT_MINUTES
 
 
-def test_failures_with_a_51st_or_later_error_code_are_counted_under_the_code_other() -> None:
+def test_failures_beyond_50_different_error_codes_are_counted_under_the_code_other() -> None:
     counters = JobCounters(ManualClock())
     for number in range(200):
         counters.record_end("noop", "failed", f"code-{number}", None)
@@ -335,7 +335,7 @@ def test_a_heartbeat_is_smaller_than_1_kib_and_minute_sums_are_smaller_than_32_k
     assert beat_bytes < 1024
 
 
-async def test_minute_sums_are_read_from_at_most_the_maximum_number_of_processes() -> None:
+async def test_reading_minute_sums_ignores_processes_beyond_the_maximum_number() -> None:
     clock = ManualClock()
     memory = MemoryBlobs(MemoryPayloads(), clock)
     for number in range(MAX_PROCESSES + 5):

@@ -47,7 +47,7 @@ async def test_a_route_of_the_class_text_route_gets_the_same_parameter_values_as
     assert text is None or answer.text == text
 
 
-def test_the_routes_to_submit_a_job_reply_and_read_a_job_bypass_the_validation_of_fastapi() -> None:
+def test_the_routes_for_submissions_and_replies_and_single_jobs_bypass_fastapi_validation() -> None:
     routes: list[Any] = [route for module in MODULES for route in module.router.routes]
     direct = {route.path for route in routes if isinstance(route, TextRoute) and route._is_direct}
     assert direct >= {"/v1/models/{model}/jobs", "/v1/jobs/{job_id}/reply", "/v1/jobs/{job_id}"}

@@ -142,7 +142,7 @@ def test_the_timeline_of_an_answered_job_has_each_step_with_its_duration() -> No
     }
 
 
-def test_a_job_waits_for_the_step_started_only_if_the_orchestration_sends_the_message() -> None:
+def test_the_step_started_delays_a_job_only_if_the_orchestration_sends_the_message() -> None:
     (started,) = [step for step in answered()["steps"] if step["name"] == "started"]
     assert (started["is_beside"], started["at"]) == (True, format_time(after(9)))
     timeline = answered(
@@ -201,7 +201,7 @@ def test_a_timeline_without_delivery_marks_shows_the_step_durations_from_the_rep
     check_sum(timeline)
 
 
-def test_a_delivery_without_marks_or_a_note_is_shown_as_lost_before_the_next_delivery() -> None:
+def test_a_delivery_without_marks_and_note_is_listed_as_lost() -> None:
     first, second, third = answered(attempt=3)["deliveries"]
     for lost in (first, second):
         assert (lost["state"], lost["received_at"], lost["reached"]) == ("lost", None, None)
@@ -423,7 +423,7 @@ async def test_a_timeline_shows_the_second_delivery_as_running_until_the_reply_a
     check_sum(timeline)
 
 
-async def test_a_delivery_note_that_was_not_named_with_the_reply_token_of_the_job_is_ignored(
+async def test_a_delivery_note_whose_blob_name_was_made_with_another_reply_token_is_ignored(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()

@@ -278,7 +278,7 @@ async def test_an_error_of_the_asgi_app_after_the_response_is_logged_and_the_res
     assert "why" in caplog.text
 
 
-async def test_an_unexpected_error_of_the_asgi_app_without_a_response_is_raised_to_the_host(
+async def test_an_unexpected_error_before_the_asgi_app_has_responded_is_raised_to_the_host(
     gateway: RunningGateway,
 ) -> None:
     with pytest.raises(ValueError, match="why"):

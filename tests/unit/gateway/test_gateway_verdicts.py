@@ -153,7 +153,7 @@ def test_a_healthy_system_gets_the_verdict_that_all_is_well() -> None:
         (replace(IDLE, normal=None), VerdictCode.QUEUE_UNKNOWN),
     ],
 )
-def test_each_problem_of_a_queue_causes_a_warning_although_a_worker_runs(
+def test_each_queue_problem_causes_a_warning_even_if_a_worker_serves_the_queue(
     queue: QueueFigures, code: VerdictCode
 ) -> None:
     assert summary(judge([queue], [LOADED], NOW)) == [("warning", "classifier", code)]
@@ -168,7 +168,7 @@ def test_each_problem_of_a_queue_causes_a_warning_although_a_worker_runs(
         replace(IDLE, ended_count=100, failed_count=40),
     ],
 )
-def test_a_busy_queue_without_a_growing_backlog_or_many_failures_gets_the_verdict_all_well(
+def test_a_queue_whose_backlog_and_failures_stay_below_the_limits_causes_no_warning(
     queue: QueueFigures,
 ) -> None:
     assert [each.code for each in judge([queue], [LOADED], NOW)] == [VerdictCode.ALL_WELL]
@@ -212,7 +212,7 @@ def test_verdicts_of_equal_severity_are_sorted_by_the_age_of_the_oldest_message(
     ("age_seconds", "state"),
     [(0, "ready"), (13, "ready"), (14, "silent"), (1000, "silent"), (-5, "ready")],
 )
-def test_a_worker_counts_as_silent_after_two_and_a_half_heartbeat_intervals(
+def test_a_worker_counts_as_silent_after_two_and_a_half_intervals_without_a_heartbeat(
     age_seconds: float, state: str
 ) -> None:
     assert worker(("noop", ModelState.LOADED), age_seconds=age_seconds).state(NOW) == state
@@ -230,7 +230,7 @@ def test_a_worker_counts_as_starting_until_the_first_model_is_loaded() -> None:
     ("seconds", "text"),
     [(0.4, "0 s"), (90, "90 s"), (720, "12 min"), (3 * 3600, "3 h"), (86400 * 3, "3 days")],
 )
-def test_durations_are_written_in_the_largest_fitting_unit(seconds: float, text: str) -> None:
+def test_a_long_duration_is_written_in_minutes_or_hours_or_days(seconds: float, text: str) -> None:
     assert duration_text(seconds) == text
 
 
@@ -262,7 +262,7 @@ workers_ = st.lists(
 
 
 @given(st.lists(queues, unique_by=lambda queue: queue.model), workers_, st.booleans())
-def test_each_system_has_a_verdict_and_the_most_severe_verdict_comes_first(
+def test_any_queues_and_workers_get_a_verdict_and_the_most_severe_verdict_comes_first(
     figures: list[QueueFigures], workers: list[SeenWorker], has_heartbeats: bool
 ) -> None:
     verdicts = judge(figures, workers, NOW, has_heartbeats=has_heartbeats)
@@ -275,7 +275,7 @@ def test_each_system_has_a_verdict_and_the_most_severe_verdict_comes_first(
 
 
 @given(queues, workers_)
-def test_a_queue_with_jobs_has_a_wait_reason_unless_a_worker_without_heartbeat_called_recently(
+def test_waiting_jobs_have_a_wait_reason_unless_a_worker_called_the_gateway_recently(
     figures: QueueFigures, workers: list[SeenWorker]
 ) -> None:
     reason = find_reason(figures, workers, NOW)

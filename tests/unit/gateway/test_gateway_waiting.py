@@ -108,7 +108,7 @@ def test_a_waiter_that_is_notified_during_a_read_returns_the_outcome_before_the_
     assert store.looks == [0.025]
 
 
-def test_a_waiter_waits_at_most_one_second_for_a_read_after_its_waiting_time() -> None:
+def test_a_waiter_waits_at_most_one_second_after_the_waiting_time_for_a_running_read() -> None:
     assert run(wait(ScriptedStore(ends_at=0, read_seconds=5), 0.1)) == (None, 1.025)
     assert run(wait(ScriptedStore(ends_at=0, read_seconds=0.5), 0.1)) == ("succeeded", 0.525)
 

@@ -56,7 +56,7 @@ def _pieces(pattern: str) -> Iterator[str]:
     "query",
     [QUERIES["oldest-age"], ALERT_QUERIES["oldest-message"], ALERT_QUERIES["no-ready-worker"]],
 )
-async def test_the_workbook_query_finds_the_age_of_the_oldest_message_in_a_queue(
+async def test_the_workbook_and_alert_queries_find_the_age_of_the_oldest_message_in_a_queue(
     query: str, gateway: RunningGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway.queues.enqueued_at["noop"] = gateway.clock() - timedelta(seconds=90)
@@ -129,7 +129,7 @@ def test_no_workbook_query_counts_the_rows_of_sampled_telemetry(
     assert query.count('"') % 2 == 0
 
 
-def test_each_item_of_the_workbook_is_valid() -> None:
+def test_workbook_items_have_unique_names_and_the_schema_version_of_the_item_type() -> None:
     assert WORKBOOK["version"] == "Notebook/1.0"
     names = [item["name"] for item in ITEMS]
     assert len(set(names)) == len(names)

@@ -112,7 +112,7 @@ def test_the_submit_command_with_the_option_detach_prints_only_the_job_id(
     assert gateway.requests[0].headers["prefer"] == "respond-async"
 
 
-def test_the_submit_command_reads_standard_input(
+def test_the_submit_command_reads_standard_input_if_the_file_name_is_a_hyphen(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     gateway.responses = [json_response(200, SUCCEEDED)]
@@ -229,7 +229,7 @@ def test_the_status_command_prints_the_json_of_a_timeline(
     assert json.loads(done.stdout) == timeline_document()
 
 
-def test_a_hostile_timeline_cannot_control_the_terminal_or_stop_the_command(
+def test_a_malformed_timeline_cannot_control_the_terminal_or_make_the_status_command_fail(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     hostile = {
@@ -378,7 +378,7 @@ def test_the_list_command_sends_the_filters_and_shows_the_label_and_the_tenant(
     }
 
 
-def test_the_list_command_prints_how_far_back_it_searched_when_it_reaches_the_page_limit(
+def test_the_list_command_prints_how_far_back_jobs_were_searched_if_the_page_limit_is_reached(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     gateway.responses = [

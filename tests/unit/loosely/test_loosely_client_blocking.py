@@ -1,4 +1,4 @@
-"""Test that `Client` runs the operations of `AsyncClient` without an event loop."""
+"""Test that `Client`, which needs no event loop, has the operations of `AsyncClient`."""
 
 import asyncio
 from itertools import islice
@@ -39,7 +39,7 @@ def test_the_client_fetches_no_more_pages_if_the_caller_stops_iterating_over_the
     assert len(gateway.requests) == 1
 
 
-def test_a_blocking_client_raises_an_error_if_an_operation_yields_to_an_event_loop() -> None:
+def test_a_blocking_client_raises_a_runtime_error_if_an_operation_needs_an_event_loop() -> None:
     async def suspend(_: ClientOperations) -> None:
         await asyncio.sleep(0)
 

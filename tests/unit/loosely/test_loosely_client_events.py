@@ -39,7 +39,7 @@ def test_each_change_of_status_or_progress_yields_one_event(
     ]
 
 
-def test_the_first_event_is_immediate_and_later_events_use_long_polling(
+def test_the_client_requests_the_first_event_without_waiting_and_later_events_by_long_polling(
     gateway: ScriptedGateway, connect: Connect, clock: SleepClock
 ) -> None:
     gateway.responses = [

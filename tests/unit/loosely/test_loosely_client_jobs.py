@@ -88,7 +88,7 @@ def test_the_client_sends_a_json_input_in_the_member_input_json_of_the_body(
 
 
 @pytest.mark.parametrize("content", [b"", b'{"a": ', b'1}, "priority": "low"', b"\xff\xfe1\x00"])
-def test_the_client_refuses_an_input_with_the_json_media_type_that_is_not_valid_json(
+def test_the_client_refuses_invalid_json_if_the_media_type_of_the_input_is_json(
     gateway: ScriptedGateway, connect: Connect, content: bytes
 ) -> None:
     with pytest.raises(ValueError, match="the input is not JSON"):
@@ -192,7 +192,7 @@ def test_the_client_does_not_repeat_a_refused_request(
         (409, "cancelled", "cancelled", JobCancelled),
     ],
 )
-def test_the_exception_for_a_job_without_a_result_depends_on_how_the_job_ended(  # noqa: PLR0917 - the table's columns
+def test_the_final_status_of_a_job_without_a_result_determines_the_exception(  # noqa: PLR0917 - the table's columns
     gateway: ScriptedGateway,
     connect: Connect,
     http_status: int,
@@ -392,7 +392,7 @@ def test_the_client_keeps_unknown_members_of_the_json_document_of_a_model(
     assert (model.name, model.document["novel"]) == ("noop", 1)
 
 
-def test_the_client_sends_the_api_key_of_the_environment_and_never_shows_the_key(
+def test_the_client_sends_the_api_key_from_the_environment_and_never_shows_the_key(
     gateway: ScriptedGateway, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOOSELY_API_KEY", KEY)

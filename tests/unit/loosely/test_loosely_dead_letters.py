@@ -198,7 +198,7 @@ def test_the_purge_all_command_with_a_count_does_not_ask_and_fails_if_the_count_
     assert [each["count"] for each in sent(gateway)] == [3]
 
 
-def test_purge_all_deletes_part_by_part_and_requests_no_more_than_the_given_count(
+def test_the_purge_all_command_sends_several_requests_that_together_delete_at_most_the_given_count(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     gateway.responses = [

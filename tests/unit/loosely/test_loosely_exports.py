@@ -50,7 +50,9 @@ def test_the_package_loosely_exports_exactly_the_listed_public_names() -> None:
 
 
 @pytest.mark.parametrize("name", EXPORTS)
-def test_each_public_name_has_a_docstring_and_exists_in_the_defining_module(name: str) -> None:
+def test_each_exported_name_has_a_docstring_and_is_the_object_in_the_module_that_defines_it(
+    name: str,
+) -> None:
     member = getattr(loosely, name)
     assert member is getattr(import_module(member.__module__), name)
     assert member.__doc__

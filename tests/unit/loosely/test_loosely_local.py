@@ -70,7 +70,7 @@ class TestBackoff:
 
 
 class TestPorts:
-    def test_the_default_ports_are_the_same_ports_as_in_the_tools_of_azure(self) -> None:
+    def test_the_default_ports_equal_the_default_ports_of_the_azure_tools(self) -> None:
         assert Ports() == Ports(
             functions=7071, servicebus=5672, servicebus_admin=5300, blobs=10000, worker_health=8081
         )
@@ -153,7 +153,7 @@ class TestLogs:
 
 
 class TestData:
-    def test_writing_the_state_file_is_repeated_after_a_failed_write(self, tmp_path: Path) -> None:
+    def test_the_state_file_is_written_again_after_a_failed_write(self, tmp_path: Path) -> None:
         state = StateWriter(tmp_path, tmp_path / "logs", "http://here", [WORKER])
         state.apply(events.PartStarted(WORKER, 7))
         with no_space(0):
@@ -243,7 +243,7 @@ class TestData:
 
 
 class TestSystem:
-    def test_the_created_components_match_the_list_of_component_names_in_order(
+    def test_components_are_created_with_the_listed_names_in_the_listed_order(
         self,
     ) -> None:
         assert tuple(part.name for part in loosely_parts(settings())) == PART_NAMES
@@ -270,7 +270,7 @@ class TestSystem:
             assert "sb://localhost:9001;" in part.environment["SERVICE_BUS"]
             assert "127.0.0.1:9003/devstoreaccount1;" in part.environment["PAYLOAD_STORAGE"]
 
-    def test_the_commands_of_the_local_services_contain_the_allowed_hosts(self) -> None:
+    def test_the_commands_that_start_the_local_services_contain_the_allowed_hosts(self) -> None:
         allowing = replace(settings(), allowed_hosts=("dev.example",))
         commands = {part.name: " ".join(part.command) for part in loosely_parts(allowing)}
         for name in ("blobs", "servicebus", "functions"):
@@ -368,7 +368,7 @@ class TestChoice:
             (["blobs,worker"], ["worker"], {"blobs"}),
         ],
     )
-    def test_the_only_option_and_the_without_option_select_the_components_to_start(
+    def test_the_options_only_and_without_select_the_components_to_start(
         self, only: list[str], without: list[str], expected: set[str]
     ) -> None:
         assert choose_parts(only, without) == expected
@@ -590,6 +590,6 @@ class TestEngine:
         assert parts["functions"][-len(options) :] == options
         assert not any("--engine" in parts[name] for name in parts if name != "functions")
 
-    def test_fault_injection_options_are_refused_without_the_azure_storage_engine(self) -> None:
+    def test_fault_injection_options_are_refused_if_the_engine_is_not_azure_storage(self) -> None:
         with pytest.raises(typer.BadParameter, match="--seed needs --engine azure-storage"):
             build_engine_options(EngineChoice.local, {"--crash-rate": None, "--seed": 0})

@@ -1,16 +1,19 @@
 """Test how a model folder is found, made, watched and packaged."""
 
+import hashlib
 import os
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 import loosely.local.environment
 from loosely.local.environment import check_requirements, find_root
 from loosely.local.errors import ExtraMissing, FolderUnusable
 from loosely.local.model_folder import ModelFolder, find_model_folder, make_model_folder
-from loosely.local.package import write_package
+from loosely.local.package import write_azd_project, write_package
 from loosely.local.watch import FileWatch
 
 ROOT = Path(__file__).parents[3]
@@ -24,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-def test_a_clone_has_the_components_beside_the_package_and_a_wheel_inside_the_package(
+def test_find_root_returns_the_folder_system_of_an_installed_package_or_the_root_of_a_clone(
     tmp_path: Path,
 ) -> None:
     assert find_root() == ROOT
@@ -43,12 +46,12 @@ class TestFind:
             assert find_model_folder(current, ROOT, {}) == expected
         assert expected.data == folder / ".loosely"
 
-    def test_the_shipped_models_are_served_from_each_directory_of_the_repository(self) -> None:
+    def test_the_shipped_models_are_found_from_each_directory_of_the_repository(self) -> None:
         for current in (ROOT, ROOT / "docs", SHIPPED.parent):
             found = find_model_folder(current, ROOT, {})
             assert found == ModelFolder(ROOT, SHIPPED, ROOT / "worker" / "models")
 
-    def test_the_data_of_the_shipped_models_is_not_written_into_an_installed_package(
+    def test_the_data_directory_for_the_shipped_models_is_outside_the_installed_package(
         self, tmp_path: Path
     ) -> None:
         root = tmp_path / "site-packages" / "loosely" / "system"
@@ -56,13 +59,15 @@ class TestFind:
         assert found.data == tmp_path / ".loosely"
         assert found.catalogue == root / "functions" / "contract" / "models.toml"
 
-    def test_the_variable_model_catalogue_replaces_only_the_catalogue(self, folder: Path) -> None:
+    def test_the_environment_variable_model_catalogue_replaces_only_the_catalogue_of_a_model_folder(
+        self, folder: Path
+    ) -> None:
         found = find_model_folder(folder, ROOT, {"MODEL_CATALOGUE": str(SHIPPED)})
         assert found == ModelFolder(folder, SHIPPED, folder / "models")
 
 
 class TestMake:
-    def test_making_a_model_folder_refuses_a_folder_with_files_and_fills_an_empty_folder(
+    def test_a_model_folder_can_be_made_in_an_empty_folder_but_not_in_a_folder_with_files(
         self, tmp_path: Path
     ) -> None:
         full, empty = tmp_path / "full", tmp_path / "empty"
@@ -169,9 +174,116 @@ class TestPackage:
         with pytest.raises(FolderUnusable, match=r"brightness: the module brightness is not in"):
             write_package(tmp_path, ROOT, find_model_folder(folder, ROOT, {}))
 
+    @pytest.mark.parametrize("path", ["models/net.bin", "nets/deep/net.bin"])
+    def test_weights_of_the_folder_are_copied_into_the_image_at_the_same_path(
+        self, folder: Path, tmp_path: Path, path: str
+    ) -> None:
+        add_weights(folder, path)
+        _, worker = write_package(tmp_path, ROOT, find_model_folder(folder, ROOT, {}))
+        dockerfile = (worker / "Dockerfile").read_text("utf-8")
+        # What the Dockerfile copies to /app.
+        copied = worker / path if path.startswith("models/") else worker / "weights" / path
+        assert copied.read_bytes() == b"weights"
+        assert ("COPY weights /app\n" in dockerfile) is not path.startswith("models/")
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            ("digest", r"brightness.weights_sha256: .*nets/net.bin has the digest .*, not b{64}"),
+            (
+                "no digest",
+                "brightness.weights_sha256: the key is missing, .*models lock brightness",
+            ),
+            ("file", r"brightness\.weights: there is no file .*nets/net\.bin"),
+        ],
+    )
+    def test_weights_of_the_folder_that_differ_from_their_digest_are_not_packaged(
+        self, folder: Path, tmp_path: Path, change: str, said: str
+    ) -> None:
+        add_weights(folder, "nets/net.bin")
+        catalogue = folder / "models.toml"
+        text = catalogue.read_text("utf-8")
+        line = f'weights_sha256 = "{hashlib.sha256(b"weights").hexdigest()}"'
+        if change == "file":
+            (folder / "nets" / "net.bin").unlink()
+        elif change == "digest":
+            catalogue.write_text(text.replace(line, f'weights_sha256 = "{"b" * 64}"'), "utf-8")
+        else:
+            catalogue.write_text(text.replace(line, ""), "utf-8")
+        with pytest.raises(FolderUnusable, match=said):
+            write_package(tmp_path, ROOT, find_model_folder(folder, ROOT, {}))
+        assert not (tmp_path / "functions").exists()
+
+
+def add_weights(folder: Path, path: str) -> None:
+    """Write weights into the folder, and name them in the entry of its model."""
+    (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    (folder / path).write_bytes(b"weights")
+    digest = hashlib.sha256(b"weights").hexdigest()
+    with (folder / "models.toml").open("a", encoding="utf-8") as catalogue:
+        catalogue.write(f'weights = "file:{path}"\nweights_sha256 = "{digest}"\n')
+
+
+class TestAzdProject:
+    def test_a_project_has_everything_that_the_dockerfile_and_azure_yaml_name(
+        self, folder: Path, tmp_path: Path
+    ) -> None:
+        (folder / "requirements.txt").write_text("einops\n", encoding="utf-8")
+        project = tmp_path / "azure"
+        write_azd_project(project, ROOT, find_model_folder(folder, ROOT, {}))
+        dockerfile = (project / "worker" / "Dockerfile").read_text("utf-8")
+        copied = re.findall(r"^COPY ((?!--from).*) \S+$", dockerfile, re.MULTILINE)
+        assert "models" in copied
+        ignored = (project / ".dockerignore").read_text("utf-8").splitlines()
+        for source in " ".join(copied).split():
+            assert (project / source).exists(), source
+            assert any(source.startswith(line[1:]) for line in ignored if line[0] == "!"), source
+        described = yaml.safe_load((project / "azure.yaml").read_text("utf-8"))
+        assert (project / described["services"]["gateway"]["project"] / "host.json").is_file()
+        for hook in described["hooks"].values():
+            assert os.access(project / hook["run"], os.X_OK)
+        own = (folder / "models.toml").read_bytes()
+        assert (project / "functions" / "contract" / "models.toml").read_bytes() == own
+
+    def test_an_azd_project_copies_weights_of_the_folder_into_the_image(
+        self, folder: Path, tmp_path: Path
+    ) -> None:
+        add_weights(folder, "nets/net.bin")
+        project = tmp_path / "azure"
+        write_azd_project(project, ROOT, find_model_folder(folder, ROOT, {}))
+        assert (project / "weights" / "nets" / "net.bin").read_bytes() == b"weights"
+        dockerfile = (project / "worker" / "Dockerfile").read_text("utf-8")
+        assert "COPY weights /app\n" in dockerfile
+        assert "!weights\n" in (project / ".dockerignore").read_text("utf-8")
+        (folder / "nets" / "net.bin").write_bytes(b"other")
+        with pytest.raises(FolderUnusable, match="has the digest"):
+            write_azd_project(project, ROOT, find_model_folder(folder, ROOT, {}))
+        assert (project / "weights").is_dir()
+
+    def test_a_project_that_is_written_again_loses_old_models_and_keeps_the_azd_environment(
+        self, folder: Path, tmp_path: Path
+    ) -> None:
+        project = tmp_path / "azure"
+        write_azd_project(project, ROOT, find_model_folder(folder, ROOT, {}))
+        (project / ".azure").mkdir()
+        (project / ".azure" / "config.json").touch()
+        (project / "models" / "old.py").touch()
+        write_azd_project(project, ROOT, find_model_folder(folder, ROOT, {}))
+        assert (project / ".azure" / "config.json").is_file()
+        assert not (project / "models" / "old.py").exists()
+
+    def test_writing_an_azd_project_never_replaces_other_files(
+        self, folder: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "models").mkdir()
+        (tmp_path / "models" / "thesis.txt").touch()
+        with pytest.raises(FolderUnusable, match="contains other files"):
+            write_azd_project(tmp_path, ROOT, find_model_folder(folder, ROOT, {}))
+        assert (tmp_path / "models" / "thesis.txt").exists()
+
 
 class TestRequirements:
-    def test_the_error_for_a_missing_package_names_the_package_and_the_extra(
+    def test_the_error_for_a_missing_package_names_the_package_and_the_extra_to_install(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         check_requirements()
@@ -179,7 +291,7 @@ class TestRequirements:
         with pytest.raises(ExtraMissing, match=r"package absent: .* 'loosely\[local\]'"):
             check_requirements()
 
-    def test_the_extra_gateway_has_the_requirements_of_the_function_app(self) -> None:
+    def test_the_package_extra_named_gateway_has_the_requirements_of_the_function_app(self) -> None:
         project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         lines = (ROOT / "functions" / "requirements.in").read_text(encoding="utf-8").splitlines()
         required = [line for line in lines if not line.startswith("#")]

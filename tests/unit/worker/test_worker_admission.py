@@ -59,7 +59,7 @@ def test_models_are_unloaded_in_the_order_in_which_their_turns_end() -> None:
     assert must_leave("b", records, 8, 20)
 
 
-def test_an_idle_model_is_unloaded_before_a_busy_model_and_without_delay() -> None:
+def test_an_idle_model_is_unloaded_before_a_busy_model_and_without_waiting() -> None:
     records = {
         "a": loaded("a", 3, 10),
         "b": loaded("b", 3, 20, is_idle=True),
@@ -69,7 +69,9 @@ def test_an_idle_model_is_unloaded_before_a_busy_model_and_without_delay() -> No
     assert not must_leave("a", records, 8, 99)
 
 
-def test_no_model_is_unloaded_for_a_model_that_is_loaded_elsewhere_or_exceeds_the_device() -> None:
+def test_no_model_is_unloaded_for_a_model_that_another_process_has_loaded_or_that_cannot_fit() -> (
+    None
+):
     records = {"a": loaded("a", 6, 0), "b": waiting("a", 6, 1), "c": waiting("c", 9, 1)}
     assert waiting_names(records, 8) == []
     assert not must_leave("a", records, 8, 99)
@@ -233,7 +235,7 @@ def test_a_model_without_jobs_is_loaded_only_if_no_other_model_has_to_be_unloade
     assert state.advance(1, "a", empty, WorkState(None, is_idle=True)).reserved_bytes == 6
 
 
-def test_the_waiting_time_of_a_model_starts_when_the_last_process_unloads_the_model() -> None:
+def test_a_model_starts_to_wait_for_memory_when_the_last_process_unloads_the_model() -> None:
     state = ReservationState("a", 8, TURN_SECONDS, 6)
     records = {"a": ReservationRecord("a"), "other": loaded("a", 6, 99)}
     for now in (10.0, 20.0):

@@ -171,7 +171,7 @@ def test_a_recording_that_is_decoded_in_pieces_has_all_samples_of_the_file(chann
     assert audio.samples == pytest.approx(wanted.astype(np.float32) / 2**15, abs=1e-6)
 
 
-def test_a_recording_reserves_memory_only_for_the_samples_at_the_sample_rate_of_the_model() -> None:
+def test_decoding_a_recording_reserves_memory_only_for_the_resampled_samples() -> None:
     """The recording has 384 kHz and the model 16 kHz, so only one in 24 samples needs memory."""
     body = bytes(4 * 1024 * 1024)
     recording = open_recording(wav_of(body, 8, rate=384_000), RATE)

@@ -178,7 +178,7 @@ def test_the_message_of_a_temporarily_failed_job_is_abandoned_after_a_delay(
     assert 0.5 <= delays[0] <= 1.0 < delays[1] <= 4.0 < delays[2] <= 60.0
 
 
-def test_released_dead_lettered_and_refused_messages_are_settled_without_a_delay(
+def test_a_message_to_release_or_dead_letter_or_refuse_is_settled_without_a_delay(
     jobs: RecordedJobs,
 ) -> None:
     jobs.consumer.end(jobs.job(), HandedBack(""))
@@ -357,7 +357,7 @@ def test_no_delivery_note_is_written_about_the_message_of_a_producer(jobs: Recor
     assert jobs.notes() == []
 
 
-def test_the_blob_name_of_a_delivery_note_is_derived_from_the_reply_token_without_showing_it(
+def test_the_blob_name_of_a_delivery_note_depends_on_the_reply_token_but_does_not_contain_the_token(
     jobs: RecordedJobs,
 ) -> None:
     jobs.consumer.end(jobs.job(reply_to=FROM_A_GATEWAY), NotFinished(""))

@@ -55,7 +55,7 @@ def test_the_driver_version_is_empty_without_a_driver(tmp_path: Path) -> None:
     assert driver_version(tmp_path / "version") == ""
 
 
-def test_the_device_name_of_a_process_without_a_device_is_cpu() -> None:
+def test_a_process_without_a_device_reports_the_device_name_cpu() -> None:
     assert describe_device(None).device == "cpu"
 
 

@@ -50,7 +50,9 @@ def test_every_label_in_a_query_of_the_dashboard_belongs_to_the_metric_in_the_qu
             assert labels | grouped <= known[name] | SCRAPED, expression
 
 
-def test_the_dashboard_shows_counters_as_rates_and_has_unique_panel_titles_and_places() -> None:
+def test_the_dashboard_shows_counters_as_rates_and_each_panel_has_a_unique_title_and_position() -> (
+    None
+):
     for expression in EXPRESSIONS:
         for name in re.findall(r"loosely_worker_\w+_total", expression):
             assert re.search(rf"(?:rate|increase)\({name}\b", expression)

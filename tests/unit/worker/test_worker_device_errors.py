@@ -163,7 +163,7 @@ def test_the_search_for_the_cause_of_an_error_ends_if_two_errors_cause_each_othe
 
 
 @given(st.text())
-def test_reading_the_device_state_from_any_error_text_raises_no_error(text: str) -> None:
+def test_determining_the_device_state_from_any_error_text_raises_no_error(text: str) -> None:
     assert device_state(RuntimeError(text)) in DeviceState
 
 

@@ -46,7 +46,7 @@ def leaves() -> list[type[WorkerError]]:
     return [c for c in tree if c not in bases and c is not errors.SettingsError]
 
 
-def test_every_worker_error_has_a_message_settlement() -> None:
+def test_each_error_about_a_job_determines_how_the_message_is_settled() -> None:
     about_jobs = [c for c in leaves() if not issubclass(c, ABOUT_NO_JOB)]
     assert {c: c.settlement for c in about_jobs} == SETTLEMENTS
 
@@ -59,7 +59,7 @@ def test_error_codes_are_unique_and_listed_in_the_docstring_of_the_module() -> N
 
 
 @pytest.mark.parametrize("fault", [c for c in leaves() if issubclass(c, Fault)])
-def test_the_code_of_each_fault_is_a_failure_code_of_the_message_contract(
+def test_each_error_class_for_a_failed_job_has_a_failure_code_of_the_message_contract(
     fault: type[Fault],
 ) -> None:
     told = fault("what happened").to_job_error()

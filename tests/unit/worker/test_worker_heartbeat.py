@@ -78,7 +78,7 @@ def test_a_heartbeat_is_written_at_the_start_and_after_a_change_and_deleted_at_t
     ]
 
 
-def test_heartbeats_with_the_interval_zero_are_never_written() -> None:
+def test_no_heartbeat_is_written_if_the_heartbeat_interval_is_zero() -> None:
     store = MemoryStore()
     heartbeats = Heartbeats(store, 0, beat)
     heartbeats.run()
@@ -195,7 +195,7 @@ def test_the_heartbeat_says_why_a_model_is_broken(
     assert (broken.code, broken.reason) == (WeightsMissing.code, "no such blob")
 
 
-def test_the_heartbeat_of_a_worker_without_a_gpu_names_the_cpu_and_no_amount_of_memory() -> None:
+def test_the_heartbeat_of_a_worker_without_a_gpu_names_the_cpu_and_omits_memory_sizes() -> None:
     found = describe_worker(utc_now(), 5, DeviceSharing(MemorySettings()), [], is_draining=True)
     assert (found.worker, found.device) == (worker_name(), "cpu")
     assert (found.total_bytes, found.used_bytes, found.is_draining) == (None, None, True)

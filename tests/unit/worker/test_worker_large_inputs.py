@@ -177,7 +177,7 @@ def test_a_picture_of_two_million_pixels_is_decoded_in_a_child_process(
     assert opened.decode(reserve_nothing).size == (2000, 1500)
 
 
-def test_a_file_of_more_than_one_mebibyte_is_not_opened_in_the_calling_thread(
+def test_an_image_file_of_more_than_one_mebibyte_is_opened_by_the_child_process(
     processes: DecoderProcesses,
 ) -> None:
     data = b"no picture" * (MIB // 5)
@@ -253,7 +253,9 @@ def test_decoding_json_needs_at_most_the_reserved_memory(name: str) -> None:
     assert peak_bytes < reserved[0]
 
 
-def test_tensor_json_with_one_long_text_is_refused_with_little_memory() -> None:
+def test_a_json_tensor_that_contains_a_long_text_is_refused_without_a_large_memory_allocation() -> (
+    None
+):
     """NumPy would reserve the length of the longest text for each value: 1.6 GB here."""
     pytest.importorskip("numpy")
     data = b'["' + b"a" * 50_000 + b'"' + b',""' * 8_000 + b"]"

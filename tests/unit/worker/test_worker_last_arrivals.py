@@ -45,7 +45,7 @@ def test_the_lock_token_in_each_amqp_transfer_frame_is_found(frames: list[bytes]
     assert len(lock_tokens(b"".join(frames))) == len(frames)
 
 
-def test_the_lock_token_is_found_if_the_header_of_the_frame_was_already_read() -> None:
+def test_the_lock_token_is_found_although_the_start_of_the_frame_was_already_read() -> None:
     frames = transfer(b"1" * 16) + transfer(b"2" * 16)
     assert lock_tokens(frames[8:]) == [b"1" * 16, b"2" * 16]
     assert lock_tokens(frames[30:]) == [b"2" * 16], "the first frame was read in part"

@@ -195,7 +195,7 @@ def test_parameters_that_do_not_match_their_schemas_are_refused_by_the_worker() 
             loaded.prepare(b"t", "text/plain", given)
 
 
-def test_a_model_class_whose_parameters_differ_from_its_entry_is_refused() -> None:
+def test_a_model_class_whose_parameters_differ_from_the_catalogue_entry_is_refused() -> None:
     different: list[dict[str, dict[str, Any]]] = [{}, {**TYPED_SCHEMAS, "top": {"type": "integer"}}]
     for schemas in different:
         with pytest.raises(ModelUnfit, match=r"texts.parameters: differs .* models describe texts"):
@@ -216,7 +216,7 @@ def test_a_parameter_without_a_supported_type_hint_is_refused() -> None:
             LoadedModel(TEXTS, infer)
 
 
-def test_an_item_model_gets_the_progress_context_and_the_parameters() -> None:
+def test_an_item_model_gets_the_context_for_progress_reports_and_the_parameters() -> None:
     class Infer:
         def __call__(self, text: str, context: Context, parameters: Mapping[str, Any]) -> Any:
             context.progress(parameters["at"])
@@ -387,7 +387,7 @@ def test_an_image_of_any_size_is_accepted_if_the_catalogue_entry_has_no_max_pixe
         ({(1, 2): 1}, "result has a key of type tuple; use texts as keys"),
     ],
 )
-def test_the_error_for_a_result_that_is_not_json_names_the_value_and_the_correction(
+def test_the_error_for_a_result_that_is_not_json_names_the_value_and_suggests_a_correction(
     result: object, said: str
 ) -> None:
     with pytest.raises(InferenceFailed, match=said):

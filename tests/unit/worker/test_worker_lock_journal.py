@@ -167,16 +167,18 @@ def test_the_lock_tokens_of_unsettled_messages_survive_the_kill_of_the_process(
         assert child.stdout is not None
         assert child.stdout.readline() == b"up\n"
         successor = LockJournal(tmp_path, HOST, "noop")
-        assert successor.take_over() == [], "the child still runs"
+        assert list(successor.take_over()) == [], "the child still runs"
         child.kill()
         child.wait(10)
-        assert successor.take_over() == [b"2" * 16]
+        assert successor.take_over() == {b"2" * 16: child.pid}
         assert successor.tokens == [b"2" * 16]
         assert list(tmp_path.iterdir()) == [successor.path]
     successor.close()
 
 
-def test_a_lock_journal_is_taken_over_only_for_the_same_queue_and_namespace(tmp_path: Path) -> None:
+def test_a_worker_takes_over_a_lock_journal_only_for_the_same_queue_and_namespace(
+    tmp_path: Path,
+) -> None:
     dead = LockJournal(tmp_path, HOST, "noop")
     dead.note(token(1))
     dead.close()
@@ -184,9 +186,9 @@ def test_a_lock_journal_is_taken_over_only_for_the_same_queue_and_namespace(tmp_
         LockJournal(tmp_path, HOST, "noop-low"),
         LockJournal(tmp_path, "other.example", "noop"),
     ]
-    assert [other.take_over() for other in others] == [[], []]
+    assert [list(other.take_over()) for other in others] == [[], []]
     successor = LockJournal(tmp_path, HOST, "noop")
-    assert successor.take_over() == [token(1)]
+    assert list(successor.take_over()) == [token(1)]
     for journal in (*others, successor):
         journal.close()
 
@@ -196,7 +198,7 @@ def test_the_lock_journal_of_a_queue_with_a_long_name_and_slashes_is_found(tmp_p
     journal.note(token(1))
     journal.close()
     successor = LockJournal(tmp_path, HOST, "a/b" * 80)
-    assert successor.take_over() == [token(1)]
+    assert list(successor.take_over()) == [token(1)]
     successor.close()
 
 

@@ -20,7 +20,7 @@ def profile_of(resident_bytes: int, peaks: dict[float, int]) -> MemoryProfile:
     return profile
 
 
-def test_an_unmeasured_batch_size_has_the_memory_estimate_of_the_next_larger_measured_size() -> (
+def test_an_unmeasured_batch_size_gets_the_memory_estimate_of_the_next_larger_measured_size() -> (
     None
 ):
     profile = profile_of(100, {1: 10, 4: 30})

@@ -85,7 +85,7 @@ def test_the_values_of_gauges_are_read_at_each_scrape() -> None:
     assert value(metrics, "device_memory_used_bytes") == 2e9
 
 
-def test_a_scrape_contains_the_device_as_soon_as_it_is_known() -> None:
+def test_a_metrics_scrape_contains_the_device_information_as_soon_as_the_device_is_known() -> None:
     metrics, labels = Metrics(), dict[str, str]()
     metrics.watch_device(lambda: labels)
     assert b"device_info{" not in metrics.exposition("")[0]
@@ -107,7 +107,7 @@ def test_jobs_with_an_unknown_outcome_code_share_one_metric_series() -> None:
     assert value(metrics, "settled_total", model="noop", outcome="code-1") is None
 
 
-def test_two_metrics_registries_count_separately() -> None:
+def test_two_metrics_registries_have_independent_counters() -> None:
     one, other = Metrics(), Metrics()
     ModelTelemetry("noop", one).record_received(0, 0)
     ModelTelemetry("noop", other)

@@ -279,7 +279,7 @@ def test_a_model_is_not_loaded_into_less_memory_than_another_process_measured_fo
         (MemoryProfile(3), 0, 8),
     ],
 )
-def test_the_memory_to_reserve_is_at_most_the_device_memory_unless_one_item_needs_more(
+def test_the_reserved_memory_is_at_most_the_device_memory_unless_one_item_needs_more(
     tmp_path: Path, profile: MemoryProfile, hint_bytes: int, expected_bytes: int
 ) -> None:
     account = MemoryAccount(tmp_path, BUDGET)

@@ -60,7 +60,7 @@ def test_a_batch_of_staged_and_unstaged_items_has_the_outputs_of_the_wrapped_mod
     )
 
 
-def test_the_outputs_of_consecutive_batches_are_not_mixed_up(device: torch.device) -> None:
+def test_the_outputs_of_consecutive_batches_match_the_items_in_order(device: torch.device) -> None:
     network, items = Network(small_network(), device=device), pictures(40)
     staged = [network.stage(item) for item in items]
     outputs = torch.cat([network(staged[at : at + 8]) for at in range(0, 40, 8)])
@@ -77,7 +77,7 @@ class Detector(nn.Module):
         ]
 
 
-def test_a_network_may_take_a_list_of_items_and_return_nested_outputs(
+def test_a_network_can_process_a_list_of_items_and_return_nested_outputs(
     device: torch.device,
 ) -> None:
     network = Network(Detector(), device=device)
@@ -94,7 +94,7 @@ def test_one_dimensional_items_pass_through_an_identity_network_unchanged(
     assert network([torch.arange(3.0)] * 2).tolist() == [[0, 1, 2], [0, 1, 2]]
 
 
-def test_a_network_for_three_dimensional_images_returns_the_same_outputs_as_the_wrapped_module(
+def test_a_network_with_three_dimensional_convolutions_has_the_outputs_of_the_wrapped_module(
     device: torch.device,
 ) -> None:
     torch.manual_seed(0)

@@ -23,13 +23,13 @@ PROGRAM = """
 import os, select, signal, sys
 from worker import parent
 
-def run(sender):
+def run(sender, death):
     def on_signal(number, frame):
         os.write(1, f"signal {number}\\n".encode())
     for number in parent.STOP_SIGNALS:
         signal.signal(number, on_signal)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, parent.WATCHED_SIGNALS)
-    print("run", os.getpid(), "child" if sender else "alone", flush=True)
+    print("run", os.getpid(), "child" if sender else "alone", death or "", flush=True)
     while True:
         code = os.read(0, 10)
         if code.startswith(b"_"):
@@ -42,7 +42,12 @@ sys.exit(parent.run_in_child(run, sys.argv[1:]))
 
 
 class Program:
-    """A parent process with its child."""
+    """A parent process with its child.
+
+    `death` says how the previous child died, as the current child knows it.
+    """
+
+    death = ""
 
     def __init__(self, *modules: str, path: Path = ROOT) -> None:
         self.process = subprocess.Popen(
@@ -61,8 +66,9 @@ class Program:
 
     def child(self) -> int:
         """Wait for the start of a child, and return its process id."""
-        run, pid, where = self.line().split()
+        run, pid, where, *death = self.line().split()
         assert (run, where) == ("run", "child")
+        self.death = " ".join(death)
         return int(pid)
 
     def enter(self, code: int | str) -> None:
@@ -90,7 +96,7 @@ def started(*modules: str, path: Path = ROOT) -> Iterator[Program]:
 
 
 @pytest.mark.parametrize("code", [0, 2, 70, 98])
-def test_the_exit_code_of_the_child_is_the_exit_code_of_the_parent(code: int) -> None:
+def test_the_parent_exits_with_the_exit_code_of_the_child(code: int) -> None:
     with started() as program:
         program.child()
         program.enter(code)
@@ -100,9 +106,11 @@ def test_the_exit_code_of_the_child_is_the_exit_code_of_the_parent(code: int) ->
 def test_a_killed_child_is_replaced() -> None:
     with started() as program:
         pids = [program.child()]
+        assert program.death == ""
         for number in (signal.SIGKILL, signal.SIGSEGV):
             os.kill(pids[-1], number)
             pids.append(program.child())
+            assert program.death.endswith(f"-{pids[-2]} was killed by {number.name}")
         assert len({*pids, program.process.pid}) == 4
         program.enter(3)
         assert program.process.wait(10) == 3
@@ -116,6 +124,7 @@ def test_a_child_process_ended_by_a_model_or_library_is_replaced_for_any_exit_co
         first = program.child()
         program.enter(f"_{code}")
         assert program.child() != first
+        assert f"-{first} exited with code {code} " in program.death
         assert program.process.poll() is None
         program.enter(3)
         assert program.process.wait(10) == 3
@@ -196,7 +205,7 @@ def test_a_process_that_has_used_cuda_runs_the_worker_without_a_fork(
         assert program.line() == f"run {program.process.pid} alone"
 
 
-def test_only_children_that_ran_for_a_short_time_are_replaced_after_a_delay() -> None:
+def test_a_child_is_replaced_without_delay_unless_the_child_ran_only_for_a_short_time() -> None:
     delay = RestartDelay()
     assert delay.next_seconds(60.0) == 0.0
     assert [delay.next_seconds(0.1) for _ in range(8)] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]

@@ -95,7 +95,7 @@ def test_a_cancellation_is_noticed_although_the_model_reports_no_progress(
         context.progress(0.5)
 
 
-def test_a_progress_context_reports_that_its_job_was_cancelled_before_the_job_started(
+def test_the_context_of_a_job_that_was_cancelled_before_the_start_reports_the_cancellation(
     gateway: ProgressGateway,
 ) -> None:
     gateway.goes_on = False

@@ -47,14 +47,14 @@ def test_an_allowed_reply_address_is_accepted(senders: ReplySenders) -> None:
 
 
 @pytest.mark.parametrize("status", ["200 OK", "204 No Content", "410 Gone"])
-def test_a_reply_counts_as_delivered_if_the_webhook_responds_with_success_or_status_410(
+def test_a_reply_counts_as_delivered_if_the_webhook_receiver_responds_with_success_or_410(
     senders: ReplySenders, status: str
 ) -> None:
     with answering(http(b"", status=status)) as url:
         senders.send(ReplyWebhook(url), b"{}", "job", lambda seconds: False)
 
 
-def test_a_reply_counts_as_delivered_if_the_webhook_responds_before_reading_the_body(
+def test_a_reply_counts_as_delivered_if_the_webhook_receiver_responds_before_reading_the_body(
     senders: ReplySenders,
 ) -> None:
     body = bytes(8 * 1024 * 1024)
@@ -63,7 +63,7 @@ def test_a_reply_counts_as_delivered_if_the_webhook_responds_before_reading_the_
 
 
 @pytest.mark.parametrize("answer", [http(b"", status="500 Oops"), b""])
-def test_a_reply_stays_undelivered_if_the_webhook_responds_with_status_500_or_not_at_all(
+def test_a_reply_counts_as_undelivered_if_the_webhook_receiver_responds_with_500_or_not_at_all(
     senders: ReplySenders, answer: bytes
 ) -> None:
     with answering(answer) as url, pytest.raises(ReplyUndelivered):

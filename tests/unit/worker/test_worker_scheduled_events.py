@@ -38,7 +38,7 @@ def document(**event: Any) -> bytes:
     return json.dumps({"DocumentIncarnation": 1, "Events": [event]}).encode()
 
 
-def test_the_documented_example_of_scheduled_events_is_read() -> None:
+def test_the_documented_example_of_scheduled_events_is_parsed() -> None:
     (notice,) = read_events(DOCUMENT)
     assert notice == ScheduledEvent(
         "C7061BAC-AFDC-4513-B24B-AA5F13A16123",

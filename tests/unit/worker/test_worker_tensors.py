@@ -118,7 +118,7 @@ def test_decoding_any_json_value_as_an_array_succeeds_or_raises_invalid_input(
         assert math.prod(found.shape) == found.size
 
 
-def test_text_is_decoded_as_utf_8_without_a_byte_order_mark() -> None:
+def test_text_is_decoded_as_utf_8_and_a_byte_order_mark_is_removed() -> None:
     assert text.decode("\ufeffGrüße".encode()) == "Grüße"
     with pytest.raises(InvalidInput, match="first invalid byte is at offset 2"):
         text.decode(b"ab\xe4")

@@ -94,7 +94,9 @@ def test_the_digest_of_published_weights_determines_the_image_transforms() -> No
 
 
 def test_the_error_for_an_unknown_architecture_suggests_similar_names() -> None:
-    with pytest.raises(ModelUnfit, match=r"'resnet5' is not in torchvision.models; .*resnet50"):
+    with pytest.raises(
+        ModelUnfit, match=r"'resnet5' is not a model of torchvision.models; .*resnet50"
+    ):
         build(models, "resnet5")
     with pytest.raises(ModelUnfit, match="ssdlite320"):
         build(models.detection, "ssdlite")
@@ -191,7 +193,7 @@ def test_a_segmenter_colours_the_classes_with_the_palette_of_pascal_voc() -> Non
     assert len(set(colours)) == 256
 
 
-def test_the_classifiers_labels_are_the_categories_of_torchvisions_imagenet_weights() -> None:
+def test_the_labels_of_the_classifier_are_the_imagenet_categories_of_torchvision() -> None:
     labels = (ROOT / "worker" / "models" / "imagenet_labels.txt").read_text(encoding="utf-8")
     assert labels.splitlines() == models.MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"]
 

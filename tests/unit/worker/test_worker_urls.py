@@ -215,7 +215,7 @@ def test_a_download_from_a_host_name_without_a_dns_response_ends_at_the_time_lim
     assert time.monotonic() - begun_at < 2
 
 
-def test_host_names_without_a_dns_response_delay_no_other_model_and_no_webhook(
+def test_host_names_without_a_dns_response_delay_neither_other_models_nor_webhooks(
     answered: threading.Event,
 ) -> None:
     resolver = dead_dns(answered, max_count_of_a_share=16)

@@ -81,7 +81,7 @@ def test_recordings_in_a_batch_have_the_same_scores_as_single_recordings(
 
 
 @pytest.mark.filterwarnings("ignore")  # TorchScript is deprecated
-def test_the_voice_activity_network_returns_the_same_scores_as_the_published_program(
+def test_the_voice_activity_network_returns_the_same_scores_as_the_torchscript_file_of_silero_vad(
     tmp_path: Path,
 ) -> None:
     # The package's TorchScript program with the same weights must give the same scores.

@@ -213,9 +213,9 @@ class ReservationState:
     ) -> ReservationRecord:
         """Check once whether the model may be loaded or must be unloaded.
 
-        If the model is not loaded and `may_enter` is true, this method reserves the model's memory,
-        except during the delay after a failed load. If the model is loaded and `must_leave` is
-        true, this method marks the model as leaving.
+        If the model is not loaded and the function `may_enter` returns True, this method reserves
+        the model's memory, except during the delay after a failed load. If the model is loaded and
+        the function `must_leave` returns True, this method marks the model as leaving.
 
         Args:
             now: The current time in seconds of the monotonic clock.

@@ -114,7 +114,8 @@ class AzureStorageOptions:
     def lease_seconds(self) -> float:
         """Return the time for which a renewed lease on a partition is valid, in seconds.
 
-        If a host dies, its leases expire before the messages that it dequeued become visible again.
-        The defaults of the Azure Storage provider have the same effect.
+        The time is at most half of the visibility timeout. So when a host dies, its leases expire
+        before the messages that the host has dequeued become visible again. The defaults of the
+        Azure Storage provider have the same effect.
         """
         return min(_LONGEST_LEASE_SECONDS, self.visibility_timeout_seconds / 2)

@@ -189,8 +189,8 @@ def _undo_last_attempt(event: Event, shim: Shim, past: list[list[Event]]) -> Eve
         return None
     if timer != shim.next_task - 1:
         raise OperationInvalid(
-            "The instance cannot be rewound: other tasks were scheduled after the last attempt of "
-            "a task with retries had failed."
+            "The instance cannot be rewound: a task failed after all its retries, and then the "
+            "orchestrator scheduled other tasks."
         )
     for events in reversed(past):
         for failure in reversed(events):

@@ -112,7 +112,7 @@ async def test_response_headers_that_a_sas_sets_replace_the_headers_of_the_blob(
         ),
     ],
 )
-async def test_a_request_with_an_invalid_sas_is_refused(
+async def test_a_sas_is_refused_if_the_time_or_key_or_protocol_or_ip_address_does_not_match(
     server: Server, sdk: str, blob: Any, more: dict[str, Any]
 ) -> None:
     async with connect(sdk, server.url, blob_sas(blob, "r", **more)) as service:
@@ -120,7 +120,7 @@ async def test_a_request_with_an_invalid_sas_is_refused(
         assert (await refusal(reader.download_blob())).status_code == 403
 
 
-async def test_a_sas_with_valid_times_and_a_matching_address_range_is_accepted(
+async def test_a_sas_is_accepted_if_the_time_and_protocol_and_ip_address_match(
     server: Server, sdk: str, blob: Any
 ) -> None:
     now = datetime.now(UTC)

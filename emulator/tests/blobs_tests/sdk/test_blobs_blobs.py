@@ -27,7 +27,9 @@ async def test_a_blob_has_the_content_that_was_uploaded(container: Any, size: in
     assert properties.content_settings.content_md5 == hashlib.md5(content).digest()
 
 
-async def test_a_new_blob_has_the_given_properties(container: Any) -> None:
+async def test_a_blob_has_the_content_settings_and_metadata_given_at_the_upload(
+    container: Any,
+) -> None:
     settings = ContentSettings(
         content_type="image/png",
         content_encoding="identity",
@@ -102,7 +104,7 @@ async def test_reading_a_range_beyond_the_end_of_a_blob_is_refused(container: An
 
 
 @pytest.mark.parametrize("validate", [True, "md5"])
-async def test_an_upload_and_a_download_with_md5_validation_succeed(
+async def test_the_sdk_can_upload_and_download_a_blob_with_md5_validation(
     container: Any, validate: bool | str
 ) -> None:
     content = os.urandom(700_000)

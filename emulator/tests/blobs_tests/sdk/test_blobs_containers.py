@@ -11,7 +11,9 @@ from azure.core.exceptions import HttpResponseError, ResourceExistsError, Resour
 from blobs_tests.sdk.both_clients import code_of
 
 
-async def test_a_container_can_be_created_and_described_and_deleted(service: Any) -> None:
+async def test_a_created_container_has_the_given_metadata_and_a_deleted_container_does_not_exist(
+    service: Any,
+) -> None:
     name = f"test-{uuid4().hex}"
     container = await service.create_container(name, metadata={"Purpose": "tests"})
     properties = await container.get_container_properties()
@@ -77,7 +79,9 @@ async def test_setting_metadata_replaces_all_metadata_of_a_container(container: 
     assert after.etag != before.etag
 
 
-async def test_a_container_listing_by_prefix_is_returned_in_pages(service: Any) -> None:
+async def test_listing_containers_by_prefix_returns_pages_of_the_requested_size(
+    service: Any,
+) -> None:
     prefix = f"list-{uuid4().hex[:8]}-"
     made = [
         await service.create_container(f"{prefix}{number}", metadata={"number": str(number)})
@@ -109,7 +113,7 @@ async def test_deleting_a_container_deletes_the_blobs_in_the_container(service: 
     await again.delete_container()
 
 
-async def test_the_account_information_contains_the_kind_of_the_account(
+async def test_the_account_information_contains_the_account_kind_storagev2(
     service: Any,
 ) -> None:
     account = await service.get_account_information()

@@ -76,7 +76,7 @@ def cors_headers(headers: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-async def test_cors_rules_are_read_back_as_the_client_set_them(
+async def test_reading_cors_rules_returns_the_rules_that_the_client_set(
     service: Any,
 ) -> None:
     everything = {"allowed_headers": ["*"], "exposed_headers": ["x-ms-*", "etag"]}
@@ -157,7 +157,7 @@ PREFIXES = ["x-ms-meta-target*", "x-ms-meta-other*"]
         [rule(PAGE, "GET", max_age_in_seconds=2**31 - 1)],
     ],
 )
-async def test_cors_rules_at_the_documented_limits_are_accepted(
+async def test_cors_rules_up_to_the_limits_documented_by_azure_are_accepted(
     service: Any, rules: list[CorsRule]
 ) -> None:
     await service.set_service_properties(cors=rules)
@@ -184,7 +184,7 @@ async def test_cors_rules_at_the_documented_limits_are_accepted(
         ([rule(PAGE, "GET", allowed_headers=["a" * 250] * 3)] * 3, "InvalidXmlNodeValue"),
     ],
 )
-async def test_cors_rules_over_a_documented_limit_are_refused_and_change_nothing(
+async def test_cors_rules_over_a_limit_documented_by_azure_are_refused_and_the_stored_rules_stay(
     service: Any, rules: list[CorsRule], code: str
 ) -> None:
     await service.set_service_properties(cors=[rule(OTHER_PAGE, "GET")])
@@ -194,7 +194,7 @@ async def test_cors_rules_over_a_documented_limit_are_refused_and_change_nothing
     assert [each[0] for each in await read_rules(service)] == [OTHER_PAGE]
 
 
-async def test_a_cors_preflight_request_needs_no_credentials_and_gets_the_permissions_of_its_rule(
+async def test_a_preflight_request_without_credentials_gets_the_permissions_of_a_matching_rule(
     server: Server, service: Any
 ) -> None:
     rules = [rule(PAGE, "PUT", allowed_headers=["x-ms-*", "content-type"], max_age_in_seconds=200)]
@@ -292,7 +292,7 @@ async def test_a_cors_preflight_request_without_a_required_header_is_refused(
     assert (answer.status_code, answer.headers["x-ms-error-code"]) == (400, "InvalidHeaderValue")
 
 
-async def test_a_page_of_an_allowed_origin_can_write_and_read_a_blob(
+async def test_a_web_page_from_an_allowed_origin_can_write_and_read_a_blob(
     server: Server, service: Any, container: Any
 ) -> None:
     exposed = ["x-ms-meta-*", "etag", "content-length"]
@@ -313,7 +313,7 @@ async def test_a_page_of_an_allowed_origin_can_write_and_read_a_blob(
         assert set(names) == {"x-ms-meta-author", "etag", "content-length"}
 
 
-async def test_the_response_to_a_page_without_a_matching_cors_rule_has_no_access_control_header(
+async def test_a_response_has_no_access_control_headers_if_no_cors_rule_matches_the_origin(
     server: Server, service: Any, container: Any
 ) -> None:
     await service.set_service_properties(cors=[rule(PAGE, "GET")])
@@ -337,7 +337,7 @@ async def test_the_response_to_a_put_request_has_no_vary_header(
         assert (put.status_code, set(cors_headers(put.headers))) == (201, names)
 
 
-async def test_a_cors_rule_for_all_origins_results_in_a_wildcard_origin_and_no_vary_header(
+async def test_a_response_has_a_wildcard_origin_and_no_vary_header_if_a_rule_allows_all_origins(
     server: Server, service: Any, container: Any
 ) -> None:
     await service.set_service_properties(cors=[rule("*", "GET", exposed_headers=["etag"])])
@@ -350,7 +350,7 @@ async def test_a_cors_rule_for_all_origins_results_in_a_wildcard_origin_and_no_v
     assert answer.headers["access-control-expose-headers"].lower() == "etag"
 
 
-async def test_an_error_response_to_a_page_of_an_allowed_origin_has_cors_headers(
+async def test_an_error_response_has_cors_headers_if_a_cors_rule_allows_the_origin(
     server: Server, service: Any, container: Any
 ) -> None:
     await service.set_service_properties(cors=[rule(PAGE, "GET", exposed_headers=["x-ms-*"])])
@@ -364,7 +364,7 @@ async def test_an_error_response_to_a_page_of_an_allowed_origin_has_cors_headers
 
 
 @pytest.mark.azurite_differs("Azurite adds nothing to a response without the header Origin")
-async def test_a_get_response_has_a_vary_header_or_a_wildcard_origin_if_the_request_has_no_origin(
+async def test_a_get_without_an_origin_header_gets_vary_or_a_wildcard_origin_if_cors_rules_exist(
     server: Server, service: Any, container: Any
 ) -> None:
     # The table in the section "Understanding how the Vary header is set" of the documentation.

@@ -58,7 +58,7 @@ async def test_a_sas_is_valid_from_the_start_time_until_the_expiry_time(
         ("o", "w", "b", "AuthorizationPermissionMismatch"),
     ],
 )
-async def test_the_error_code_for_a_refused_account_sas_states_the_reason(
+async def test_the_error_code_states_whether_a_sas_lacks_the_service_or_resource_type_or_permission(
     service: RunningBlobService, resources: str, permission: str, services: str, code: str
 ) -> None:
     await service.put("box/blob", b"content")
@@ -159,7 +159,7 @@ async def test_the_response_to_an_anonymous_request_contains_an_authentication_c
 
 @given(st.text(max_size=40), st.sampled_from(["sv", "sr", "sp", "st", "se", "sip", "spr", "sig"]))
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_a_sas_with_a_wrong_signature_and_a_random_field_is_refused(
+async def test_a_sas_with_a_wrong_signature_is_refused_for_any_value_of_any_field(
     service: RunningBlobService, value: str, name: str
 ) -> None:
     fields = {"sv": "2026-10-06", "sr": "b", "sp": "r", "se": "2030-01-01", "sig": "AAAA"}
@@ -173,6 +173,6 @@ def test_the_repr_of_an_account_key_hides_the_key() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "not base64!", "ä"])
-def test_an_invalid_account_key_is_refused(text: str) -> None:
+def test_an_account_key_that_is_empty_or_not_base64_raises_a_setting_error(text: str) -> None:
     with pytest.raises(SettingError):
         AccountKey(text)

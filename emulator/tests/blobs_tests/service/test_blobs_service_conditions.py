@@ -41,7 +41,7 @@ def outcome(check: object, *arguments: object, **options: object) -> int:
 
 
 @given(CONDITIONS, THINGS)
-def test_the_status_of_a_read_request_with_conditions_is_the_status_documented_by_azure(
+def test_a_conditional_read_returns_the_status_that_azure_documents(
     conditions: Conditions, thing: Thing
 ) -> None:
     seconds = thing.modified_us // SECOND
@@ -56,7 +56,7 @@ def test_the_status_of_a_read_request_with_conditions_is_the_status_documented_b
 
 
 @given(CONDITIONS, THINGS | st.none(), st.booleans())
-def test_a_write_request_with_any_conditions_gets_status_200_or_400_or_412(
+def test_a_conditional_write_returns_200_only_if_all_conditions_are_met_otherwise_400_or_412(
     conditions: Conditions, thing: Thing | None, creates: bool
 ) -> None:
     status = outcome(conditions.check_write, thing, creates=creates)
@@ -87,7 +87,7 @@ def test_a_write_request_with_any_conditions_gets_status_200_or_400_or_412(
         ),
     ],
 )
-def test_the_status_of_a_write_request_with_etag_conditions_is_as_documented_by_azure(
+def test_a_write_with_etag_conditions_returns_the_status_that_azure_documents(
     headers: dict[str, str], thing: Thing | None, creates: bool, expected: int
 ) -> None:
     conditions = Conditions.parse(headers)

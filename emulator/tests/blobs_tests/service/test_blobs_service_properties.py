@@ -109,7 +109,7 @@ async def test_an_invalid_properties_document_is_refused_and_changes_no_service_
     assert await read_origins(service) == ["http://kept"]
 
 
-async def test_service_properties_are_read_back_as_the_client_set_them(
+async def test_reading_service_properties_returns_the_values_that_the_client_set(
     service: RunningBlobService,
 ) -> None:
     retained = "<RetentionPolicy><Enabled>true</Enabled><Days>7</Days></RetentionPolicy>"
@@ -134,7 +134,9 @@ async def test_service_properties_are_read_back_as_the_client_set_them(
     assert b"<HourMetrics>" in answer.body
 
 
-async def test_cors_rules_survive_a_restart_and_new_cors_rules_replace_them(tmp_path: Path) -> None:
+async def test_cors_rules_survive_a_restart_until_new_cors_rules_replace_the_old_rules(
+    tmp_path: Path,
+) -> None:
     async with open_service(tmp_path) as service:
         await set_properties(service, cors("http://one", "http://two"))
     async with open_service(tmp_path) as service:
@@ -171,7 +173,7 @@ async def test_a_blob_store_of_the_previous_format_version_is_upgraded(tmp_path:
         assert await read_origins(service) == ["http://page"]
 
 
-async def test_cors_rules_given_at_the_start_replace_only_the_stored_cors_rules(
+async def test_cors_rules_given_as_start_options_replace_the_stored_rules_but_no_other_property(
     tmp_path: Path,
 ) -> None:
     logged = document(
@@ -187,7 +189,7 @@ async def test_cors_rules_given_at_the_start_replace_only_the_stored_cors_rules(
         assert b"<Write>true</Write>" in answer.body
 
 
-async def test_the_blob_service_starts_on_a_full_disk_unless_the_cors_rules_change(
+async def test_the_service_starts_on_a_full_disk_only_if_the_given_cors_rules_are_already_stored(
     tmp_path: Path,
 ) -> None:
     rules = [CorsRule(("http://page",), ("GET",))]

@@ -15,7 +15,7 @@ NUMBERS = st.integers(0, 50)
 
 
 @given(NUMBERS, NUMBERS, st.booleans(), NUMBERS)
-def test_a_range_header_selects_the_bytes_of_the_range(
+def test_a_range_header_selects_the_requested_bytes_and_a_range_beyond_the_end_is_refused(
     start: int, more: int, is_open: bool, total: int
 ) -> None:
     content = bytes(range(total))

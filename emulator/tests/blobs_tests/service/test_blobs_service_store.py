@@ -47,7 +47,7 @@ async def test_a_small_blob_is_stored_without_a_content_file(service: RunningBlo
     assert len(service.content_files) == 1
 
 
-async def test_a_large_blob_is_stored_in_a_content_file_and_streamed(
+async def test_a_large_blob_is_stored_in_a_content_file_and_downloaded_in_pieces(
     service: RunningBlobService,
 ) -> None:
     content = os.urandom(LARGE)

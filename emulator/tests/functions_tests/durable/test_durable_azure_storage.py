@@ -69,7 +69,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 class BlockedOrchestrator:
-    """Blocks the first run of an orchestrator until `opened` is set, as a slow app process does."""
+    """Emulates a slow app process: the first run of an orchestrator waits until `opened` is set."""
 
     def __init__(self, runner: SdkRunner) -> None:
         self.entered = asyncio.Event()
@@ -118,7 +118,7 @@ async def test_an_event_that_is_dequeued_with_the_start_message_reaches_the_orch
     assert host.output() == ["i", 1]
 
 
-async def test_an_event_that_arrives_during_the_second_episode_is_handled_in_the_next_episode(
+async def test_an_event_that_arrives_during_the_second_episode_is_received_in_the_next_episode(
     start_host: StartHost,
 ) -> None:
     host = await start_host()
@@ -212,7 +212,7 @@ async def test_a_repeated_episode_sends_tasks_with_the_same_task_ids(start_host:
         ("before-save-after-event:reply", 2),
     ],
 )
-async def test_only_one_host_of_a_task_hub_crashes_at_a_given_crash_point(
+async def test_each_crash_point_kills_only_one_host_of_a_task_hub(
     start_host: StartHost, point: str, runs: int
 ) -> None:
     check_crash_point(point)
@@ -293,7 +293,7 @@ async def test_a_stopped_host_releases_all_owned_partitions_immediately(
     assert one.azure_storage_engine.leases.owned == set(range(PARTITION_COUNT))
 
 
-async def test_a_host_that_must_give_up_a_partition_releases_it_after_the_running_episode(
+async def test_a_host_releases_a_partition_for_a_new_host_only_after_the_running_episode(
     start_host: StartHost,
 ) -> None:
     one = await start_host()

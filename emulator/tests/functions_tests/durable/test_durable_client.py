@@ -113,7 +113,7 @@ async def test_an_instance_that_is_started_without_an_id_gets_a_new_id(host: Lis
     assert not await host.client.get_status("nobody")
 
 
-async def test_the_sdk_client_raises_an_error_for_each_invalid_operation(
+async def test_the_client_raises_an_error_for_an_unknown_orchestrator_or_an_unusable_instance_id(
     host: ListeningHost,
 ) -> None:
     with pytest.raises(Exception, match="'nothing' doesn't exist, is disabled, or is not an orch"):
@@ -176,7 +176,7 @@ async def test_a_failed_instance_completes_after_it_is_rewound(host: ListeningHo
     assert (status.runtime_status, status.output) == (RuntimeStatus.Completed, "glass")
 
 
-async def test_restarting_an_instance_runs_it_again_with_a_new_id_or_the_same_id(
+async def test_a_client_can_restart_an_instance_with_a_new_id_or_the_same_id(
     host: ListeningHost,
 ) -> None:
     await host.client.start_new("fail", "r")
@@ -231,7 +231,7 @@ async def test_the_sdk_method_wait_for_completion_returns_the_output_of_a_finish
     assert response.status_code == 500
 
 
-async def test_the_management_urls_return_the_status_and_the_history_and_accept_an_event(
+async def test_a_client_can_start_and_query_an_instance_and_send_an_event_by_management_urls(
     host: ListeningHost,
 ) -> None:
     links = host.client.create_http_management_payload("l")

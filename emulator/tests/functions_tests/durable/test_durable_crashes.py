@@ -274,7 +274,9 @@ def _can_fail(step: Any) -> bool:
 
 
 def _has_failing_inner_task_all(step: Any, *, is_inner: bool = False) -> bool:
-    """Return whether a step has a task_all that can fail inside another task_all or task_any.
+    """Return whether a task_all that can fail is nested in another task_all or a task_any.
+
+    `is_inner` says whether `step` itself is nested in another task.
 
     The SDK cannot run such a program if the last task of the inner task_all completes after another
     of its tasks has failed (see `read_failure`).
@@ -350,7 +352,7 @@ def test_random_orchestrations_complete_although_hosts_are_killed(
     asyncio.run(play())
 
 
-async def test_the_error_explains_the_sdk_fault_if_a_task_in_a_nested_task_all_fails(
+async def test_an_instance_fails_with_an_explanation_if_a_task_in_a_nested_task_all_fails(
     host: EngineHost,
 ) -> None:
     _programs(host, [INNER_TASK_ALL_FAILS, ("retry", 1)])

@@ -22,7 +22,7 @@ def waiter(host: EngineHost) -> None:
         return value
 
 
-async def test_an_event_that_arrives_before_the_orchestrator_waits_for_the_event_is_received(
+async def test_an_event_that_arrives_before_the_orchestrator_waits_for_the_event_is_not_lost(
     host: EngineHost,
 ) -> None:
     waiter(host)
@@ -92,7 +92,7 @@ async def test_a_task_left_unfinished_by_task_any_completes_in_a_second_task_any
     assert host.leftovers() == 0
 
 
-async def test_external_events_that_arrive_in_another_order_than_awaited_are_received(
+async def test_an_orchestrator_can_await_external_events_in_another_order_than_the_order_of_arrival(
     host: EngineHost,
 ) -> None:
     @host.runner.orchestrator

@@ -75,7 +75,7 @@ async def test_activity_results_of_a_former_execution_are_ignored(host: EngineHo
     assert host.output() == [1, 1]
 
 
-async def test_history_events_of_earlier_episodes_have_is_played_true_and_new_events_have_false(
+async def test_is_played_is_true_for_history_events_of_earlier_episodes_and_false_for_new_events(
     host: EngineHost,
 ) -> None:
     child(host)
@@ -125,7 +125,7 @@ async def test_a_timer_of_ten_days_is_split_into_three_timers_and_fires_after_te
     assert host.scheduled() == [(0, "timer"), (1, "timer"), (2, "timer")]
 
 
-async def test_messages_to_a_suspended_instance_are_handled_when_the_instance_is_resumed(
+async def test_a_suspended_instance_processes_stored_messages_only_after_the_instance_is_resumed(
     host: EngineHost,
 ) -> None:
     calls = []
@@ -196,7 +196,9 @@ async def test_an_invalid_instance_id_is_refused(host: EngineHost, instance_id: 
         await host.engine.start_new("child", instance_id)
 
 
-async def test_unknown_orchestrators_and_activities_are_refused(host: EngineHost) -> None:
+async def test_an_unknown_orchestrator_cannot_start_and_an_unknown_activity_fails_the_instance(
+    host: EngineHost,
+) -> None:
     @host.runner.activity
     def known(value: Any) -> None:
         pass

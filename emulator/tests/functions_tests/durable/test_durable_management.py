@@ -119,7 +119,7 @@ async def test_a_request_body_with_invalid_json_is_refused(
     assert status == 400
 
 
-async def test_the_operation_raise_event_checks_the_instance_before_the_request_body(
+async def test_an_event_that_is_not_json_gets_404_or_410_if_the_instance_is_missing_or_finished(
     engine: DurableExtension,
 ) -> None:
     app = engine.management_app
@@ -147,7 +147,7 @@ async def test_a_purge_of_a_running_instance_is_refused(engine: DurableExtension
     assert (await request(app, "DELETE", "/instances", query=everything))[0] == 404
 
 
-async def test_a_termination_reason_that_is_valid_json_is_shown_as_the_parsed_value(
+async def test_the_output_of_a_terminated_instance_is_the_reason_parsed_as_json_if_possible(
     engine: DurableExtension,
 ) -> None:
     """As in the Durable extension, other reasons are shown as strings."""
@@ -161,7 +161,7 @@ async def test_a_termination_reason_that_is_valid_json_is_shown_as_the_parsed_va
         assert json.loads(body)["output"] == output
 
 
-async def test_the_history_of_a_terminated_instance_contains_the_reason(
+async def test_the_history_of_a_terminated_instance_contains_the_termination_reason(
     engine: DurableExtension,
 ) -> None:
     app = engine.management_app
@@ -273,7 +273,7 @@ def queries() -> st.SearchStrategy[bytes]:
         max_size=6,
     )
 )
-def test_random_requests_to_the_management_api_get_a_valid_response(
+def test_random_requests_get_an_expected_status_and_leave_the_management_api_usable(
     tmp_path_factory: pytest.TempPathFactory, kind: str, calls: list[Any]
 ) -> None:
     async def play() -> None:

@@ -66,7 +66,7 @@ async def test_an_orchestration_ends_when_the_reply_arrives_or_the_deadline_pass
 
 
 @pytest.mark.parametrize("engine", ["local", "azure-storage"])
-async def test_the_number_of_concurrent_activities_is_limited_by_the_options(
+async def test_an_engine_runs_no_more_concurrent_activities_than_the_option_max_activities_allows(
     tmp_path: Path, engine: str
 ) -> None:
     host = make_host(tmp_path, engine)

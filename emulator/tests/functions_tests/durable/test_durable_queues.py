@@ -80,7 +80,7 @@ def message(
         (instance(Status.FAILED), message(EventType.EVENT_RAISED), "Instance is Failed"),
     ],
 )
-def test_the_state_of_an_instance_decides_whether_a_message_is_used_or_delayed_or_discarded(
+def test_the_state_of_an_instance_decides_whether_a_message_is_processed_or_kept_or_discarded(
     loaded: LoadedInstance | None, dequeued: QueueMessage, reason: str | None
 ) -> None:
     result = select_messages(loaded, [dequeued])
@@ -110,7 +110,7 @@ async def test_a_dequeued_message_becomes_visible_again_after_the_visibility_tim
     assert (second.sequence, second.dequeue_count) == (first.sequence, 2)
 
 
-async def test_a_host_cannot_change_a_message_that_another_host_has_dequeued_since(
+async def test_a_host_cannot_change_a_message_that_another_host_has_dequeued_in_the_meantime(
     database: Database,
 ) -> None:
     sql, arguments = queues.send("i", TaskMessage(EventType.EVENT_RAISED, "{}"), 0)

@@ -107,7 +107,7 @@ async def test_the_engine_assigns_the_same_task_ids_as_the_sdk_to_concurrent_ret
     assert host.output() == ["a is up", 7, "b is up", "c is up", 8]
 
 
-async def test_a_retry_that_follows_another_timer_has_the_same_task_ids_in_the_engine_and_the_sdk(
+async def test_the_engine_assigns_the_same_task_ids_as_the_sdk_to_a_retry_after_another_timer(
     host: EngineHost,
 ) -> None:
     flaky(host, 2)
@@ -191,10 +191,14 @@ async def test_a_rewind_repeats_the_last_attempt_of_a_task_with_retries(
     assert host.output() == "a is up!"
 
 
-async def test_the_engine_assigns_the_same_task_ids_as_the_sdk_if_an_activity_fails_after_an_event(
+async def test_the_engine_assigns_the_task_ids_of_the_sdk_if_an_event_and_a_failure_arrive_together(
     host: EngineHost,
 ) -> None:
-    """The SDK first numbers the activity that follows the event, then the timer of the retry."""
+    """Check the task ids if one episode has an event and the failure of a retried activity.
+
+    The SDK gives the next task id to the activity that the orchestrator calls after the event. The
+    timer of the retry gets the id after that.
+    """
     gate = asyncio.Event()
 
     @host.runner.activity

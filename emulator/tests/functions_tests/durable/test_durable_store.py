@@ -81,7 +81,7 @@ def test_the_store_refuses_a_database_with_another_schema_version(
 
 
 @pytest.mark.parametrize("name", ["t.db", "t.db.lock"])
-def test_the_store_holds_no_lock_after_refusing_a_file_that_is_not_a_database(
+def test_the_store_releases_the_lock_after_refusing_a_file_that_is_not_a_database(
     tmp_path: Path, name: str
 ) -> None:
     foreign = tmp_path / name

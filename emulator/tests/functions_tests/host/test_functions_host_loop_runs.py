@@ -23,12 +23,12 @@ async def run_orchestrator(runs: LoopRuns, count: int) -> list[bool]:
     ]
 
 
-async def test_an_orchestrator_first_runs_in_a_thread_and_later_on_the_event_loop() -> None:
+async def test_an_orchestrator_runs_in_a_thread_at_first_and_later_on_the_event_loop() -> None:
     runs = await run_orchestrator(LoopRuns(), TRIAL_RUNS + 2)
     assert runs == [False] * TRIAL_RUNS + [True] * 2
 
 
-async def test_an_orchestrator_always_runs_in_a_thread_after_one_slow_run() -> None:
+async def test_an_orchestrator_that_ran_slowly_once_always_runs_in_a_thread_afterwards() -> None:
     runs = LoopRuns()
     assert (await run_orchestrator(runs, TRIAL_RUNS + 1))[-1] is True
     runs.record(SLOW_SECONDS + 0.1)

@@ -128,7 +128,7 @@ async def test_a_timer_runs_on_schedule_and_receives_the_status_of_the_previous_
     }
 
 
-async def test_a_timer_stopped_during_a_run_waits_for_the_function_and_stores_the_time_of_the_run(
+async def test_cancelling_a_timer_run_waits_for_the_function_and_stores_the_time_of_the_run(
     tmp_path: Path,
 ) -> None:
     clock, started, may_end = SettableClock(), asyncio.Event(), asyncio.Event()

@@ -125,7 +125,7 @@ async def test_a_specific_route_takes_precedence_over_a_more_general_route(
     assert got == (answer or {"guid": path.rsplit("/", 1)[1]})
 
 
-async def test_the_client_receives_the_status_headers_cookies_and_charset_of_the_function(
+async def test_the_client_receives_the_status_and_headers_and_cookies_and_charset_of_the_function(
     client: httpx.AsyncClient,
 ) -> None:
     response = await client.get("/api/cookies")

@@ -137,8 +137,8 @@ async def test_the_host_logs_the_reason_and_exits_with_status_1_if_the_function_
     [
         (None, "host.json is missing: a Function App folder needs a host.json"),
         ("{", "host.json: "),
-        ("[]", "expected a JSON object"),
-        ("{}", "expected 'version' to be \"2.0\", got null"),
+        ("[]", "the file must contain a JSON object"),
+        ("{}", "'version' must be \"2.0\", got null"),
         ('{"version": "2.0", "functionTimeout": "soon"}', '"soon" is not a time span'),
         ('{"version": "2.0", "extensions": 1}', "'extensions' must be a JSON object"),
     ],
@@ -337,7 +337,7 @@ async def _ended(pidfd: int) -> None:
         os.close(pidfd)
 
 
-async def test_the_garbage_collector_is_enabled_and_skips_objects_from_the_load_of_the_app(
+async def test_the_app_process_freezes_loaded_objects_and_then_enables_the_garbage_collector(
     tmp_path: Path,
 ) -> None:
     source = f"""{HEAD}

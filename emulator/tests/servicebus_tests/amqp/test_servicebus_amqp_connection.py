@@ -58,7 +58,7 @@ SCRIPT = [
 
 
 @pytest.mark.parametrize("header", [b"HTTP/1.1", b"AMQP\x02\x01\x00\x00", b"AMQP\x00\x00\x09\x01"])
-async def test_an_unsupported_protocol_header_gets_the_sasl_header_and_closes_the_connection(
+async def test_a_client_with_an_unknown_protocol_header_gets_the_sasl_header_and_is_disconnected(
     fresh: Peer, header: bytes
 ) -> None:
     fresh.write(header)
@@ -104,7 +104,7 @@ async def test_a_connection_opens_even_if_each_byte_is_received_separately(fresh
     assert fresh.transport.is_closing()
 
 
-async def test_attaching_a_link_without_a_token_is_refused(fresh: Peer) -> None:
+async def test_a_peer_without_a_token_cannot_attach_a_link(fresh: Peer) -> None:
     fresh.write(AMQP_HEADER)
     fresh.send(Open("peer"), Begin(incoming_window=UInt(10)))
     await fresh.read()
@@ -159,7 +159,7 @@ async def test_an_error_on_one_connection_leaves_other_connections_open(
     assert await peer.received_of(Attach)
 
 
-async def test_a_silent_peer_gets_empty_frames_until_the_server_closes_the_idle_connection(
+async def test_an_idle_peer_gets_empty_frames_until_the_server_closes_the_connection(
     tmp_path: Path,
 ) -> None:
     async with serving(tmp_path, idle_seconds=0.3) as (namespace, _):

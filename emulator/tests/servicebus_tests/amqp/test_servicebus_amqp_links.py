@@ -108,7 +108,7 @@ def performatives(stream: bytes) -> list[Described]:
 # Outgoing links
 
 
-async def test_the_server_counts_link_credit_from_the_delivery_count_that_the_peer_sends(
+async def test_the_server_adds_link_credit_to_the_delivery_count_that_the_peer_sends(
     peer: Peer, broker: Broker
 ) -> None:
     await fill(broker, 9)

@@ -65,7 +65,7 @@ def delivered(payload: bytes, **changes: Any) -> Any:
     return decode_payload(memoryview(write_message(message, TOKEN, NOW)))
 
 
-def test_a_message_sent_with_only_a_body_is_delivered_with_annotations_of_the_broker() -> None:
+def test_the_broker_adds_a_lock_token_and_sequence_number_and_times_to_a_delivery() -> None:
     message = delivered(BODY)
     assert message.data == [b"body"]
     assert message.header.delivery_count == 3
@@ -80,7 +80,7 @@ def test_a_message_sent_with_only_a_body_is_delivered_with_annotations_of_the_br
     }
 
 
-def test_a_delivery_keeps_the_header_and_all_annotations_that_the_broker_does_not_set() -> None:
+def test_a_delivery_keeps_header_fields_and_annotations_that_the_broker_does_not_set() -> None:
     payload = (
         encode_composite(HEADER, [True, UByte(9), UInt(60_000), True, UInt(99)])
         + encode_section(DELIVERY_ANNOTATIONS, {Symbol("mine"): "one"})
@@ -126,7 +126,7 @@ def test_a_peeked_message_has_no_lock() -> None:
     assert b"x-opt-locked-until" not in message.message_annotations
 
 
-def test_the_message_id_and_time_to_live_and_scheduled_time_of_a_message_are_read() -> None:
+def test_reading_a_message_returns_the_message_id_and_time_to_live_and_scheduled_time() -> None:
     payload = (
         encode_composite(HEADER, [None, None, UInt(1500)])
         + encode_section(
@@ -203,7 +203,10 @@ def test_long_and_symbolic_section_descriptors_are_replaced_by_short_descriptors
         (encode_section(MESSAGE_ANNOTATIONS, []), "must be maps"),
         (encode_section(MESSAGE_ANNOTATIONS, {1: 2}), "neither a string nor a symbol"),
         (b"\x00\x53\x72\xc1\x02\x01\x40", "without a value"),
-        (b"\x00\x53\x72\xd1\x00\x00\x00\x04\xff\xff\xff\xff", "more items than bytes"),
+        (
+            b"\x00\x53\x72\xd1\x00\x00\x00\x04\xff\xff\xff\xff",
+            "item count of a list or map exceeds",
+        ),
         (encode_composite(HEADER, [None, None, "soon"]), "ttl"),
         (
             encode_section(MESSAGE_ANNOTATIONS, {Symbol("x-opt-scheduled-enqueue-time"): "now"}),
@@ -246,5 +249,5 @@ def test_every_accepted_message_is_encoded_for_delivery_with_an_unchanged_body(
     assert split(write_message(told, TOKEN, NOW)).body == split(bytes(payload)).body
 
 
-def test_the_function_section_value_returns_the_decoded_value_of_a_section() -> None:
+def test_the_function_section_value_returns_the_decoded_value_of_a_message_section() -> None:
     assert section_value(BODY) == b"body"

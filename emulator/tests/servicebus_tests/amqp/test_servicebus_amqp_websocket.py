@@ -80,7 +80,7 @@ def unmasked(data: bytes) -> WebSocketFrame:
     return WebSocketFrame(data[0] & 0x0F, data[at:])
 
 
-async def test_bytes_from_a_client_without_websocket_are_passed_to_the_amqp_connection(
+async def test_a_connection_that_begins_with_amqp_instead_of_http_is_accepted(
     visit: Visit,
 ) -> None:
     assert await visit.say(SASL_HEADER[:1]) == b""
@@ -105,7 +105,7 @@ async def test_amqp_frames_are_exchanged_after_a_websocket_handshake(visit: Visi
     assert visit.transport.is_closing()
 
 
-async def test_a_page_of_a_loopback_host_can_open_a_websocket(visit: Visit) -> None:
+async def test_a_web_page_from_a_loopback_host_can_open_a_websocket(visit: Visit) -> None:
     request = REQUEST.replace("Host:", "Origin: http://localhost:3000\r\nHost:")
     assert (await visit.say(request.encode())).startswith(b"HTTP/1.1 101 ")
 

@@ -64,7 +64,7 @@ CASES = read_cases()
 
 @dataclass
 class Exchange:
-    """One recorded case that is replayed to a namespace, and what the namespace answered."""
+    """The recorded frames of one case of the .NET SDK, and what a namespace answers to them."""
 
     broker: Broker
     namespace: Namespace

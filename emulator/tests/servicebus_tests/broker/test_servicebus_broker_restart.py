@@ -121,7 +121,7 @@ async def test_failed_deliveries_are_counted_across_restarts_until_a_message_is_
     await servicebus.broker.close()
 
 
-async def test_messages_due_during_downtime_expire_or_become_active_at_the_restart(
+async def test_a_restarted_broker_drops_expired_messages_and_activates_due_scheduled_messages(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue().send([message("dies", time_to_live_seconds=5)])
@@ -150,7 +150,7 @@ async def test_created_queues_and_updated_queue_settings_survive_a_restart(
     assert servicebus.bodies("made") == ["a"]
 
 
-async def test_a_broker_restarted_with_changed_settings_applies_them_to_an_existing_queue(
+async def test_changed_queue_settings_apply_to_an_existing_queue_after_a_restart_of_the_broker(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue().send([message("a")])
@@ -266,7 +266,7 @@ async def test_opening_a_database_in_a_missing_folder_fails(tmp_path: Path) -> N
         await Broker.open(tmp_path / "absent" / "broker.sqlite", [], ManualClock())
 
 
-async def test_a_damaged_database_is_refused_at_the_start(tmp_path: Path) -> None:
+async def test_opening_a_damaged_database_raises_a_schema_error(tmp_path: Path) -> None:
     servicebus = await RunningBroker.open(tmp_path)
     await servicebus.queue().send([message("x" * 1500) for _ in range(200)])
     await servicebus.broker.close()

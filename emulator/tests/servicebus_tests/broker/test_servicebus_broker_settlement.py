@@ -183,7 +183,7 @@ async def test_a_message_whose_delivery_fails_in_receive_and_delete_mode_is_deli
     assert servicebus.bodies() == ["another message"]
 
 
-async def test_closing_the_broker_loses_no_message_whose_delivery_failed(
+async def test_a_message_whose_delivery_failed_survives_a_restart_of_the_broker(
     servicebus: RunningBroker,
 ) -> None:
     def fail(delivery: MessageDelivery) -> None:
@@ -195,7 +195,9 @@ async def test_closing_the_broker_loses_no_message_whose_delivery_failed(
     assert servicebus.bodies() == ["a"]
 
 
-async def test_a_message_that_can_never_be_delivered_is_dead_lettered(tmp_path: Path) -> None:
+async def test_a_message_is_dead_lettered_after_too_many_failures_in_receive_and_delete_mode(
+    tmp_path: Path,
+) -> None:
     servicebus = await RunningBroker.open(tmp_path, QueueSettings("q", max_delivery_count=3))
     tries = 0
 
@@ -434,7 +436,7 @@ async def test_messages_sent_in_one_event_loop_iteration_are_written_in_one_tran
     assert statements.count("COMMIT") == 1
 
 
-async def test_a_message_that_is_received_and_deleted_immediately_is_not_written_to_the_database(
+async def test_a_message_for_a_waiting_receive_and_delete_receiver_is_not_written_to_the_database(
     servicebus: RunningBroker,
 ) -> None:
     receiver = servicebus.receiver(mode=ReceiveMode.RECEIVE_AND_DELETE, credit=1)

@@ -107,7 +107,7 @@ async def test_a_message_whose_expiry_exceeds_the_latest_possible_date_never_exp
     assert servicebus.bodies("keep") == ["a"]
 
 
-async def test_an_activated_scheduled_message_moves_to_the_end_of_the_queue(
+async def test_a_scheduled_message_moves_to_the_end_of_the_queue_when_due(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue("keep")

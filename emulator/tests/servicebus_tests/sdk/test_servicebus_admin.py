@@ -139,7 +139,7 @@ async def test_operations_on_an_unknown_queue_raise_not_found(served: Served) ->
         await served.call(lambda client: client.delete_queue("absent"))
 
 
-async def test_updating_a_queue_changes_its_lock_duration_and_maximum_delivery_count(
+async def test_a_client_can_change_the_lock_duration_and_maximum_delivery_count_of_a_queue(
     served: Served,
 ) -> None:
     def change(client: ServiceBusAdministrationClient) -> None:

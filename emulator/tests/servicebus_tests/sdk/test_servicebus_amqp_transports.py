@@ -17,7 +17,7 @@ from servicebus_tests.sdk.servicebus_process import (
 )
 
 
-async def test_clients_connect_over_tls_by_plain_amqp_and_by_amqp_over_websocket(
+async def test_the_tls_port_accepts_amqp_and_amqp_over_websocket(
     tmp_path: Path,
 ) -> None:
     certificate, key = make_certificate(tmp_path)

@@ -113,7 +113,7 @@ def _inputs(
             if type(size_bytes) is not int or not 0 <= size_bytes <= len(rest):
                 raise unreadable(
                     f"{path}.parameters.{_SIZE}: expected at most {len(rest)} bytes, "
-                    "the size of the remaining body"
+                    "the size of the rest of the body"
                 )
             own, rest = rest[:size_bytes], rest[size_bytes:]
         tensors.append(_tensor(path, value, parameters, None if size_bytes is None else own))

@@ -126,7 +126,7 @@ def read_submissions(model: ModelEntry, request: InferenceRequest) -> list[JobSu
     if upload is not None:
         if not isinstance(upload, str) or request.inputs:
             raise unreadable(
-                "parameters.upload: expected the id of an upload, and an empty list of inputs"
+                "parameters.upload: expected the id of an upload as a string; inputs must be empty"
             )
         return [
             JobSubmission("", b"", parameters, deadline_seconds, upload=upload, priority=priority)

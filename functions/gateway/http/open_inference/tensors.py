@@ -103,7 +103,7 @@ def from_json(name: str, datatype: str, shape: tuple[int, ...], data: Json) -> l
 
 def _flat(name: str, data: Json, depth: int) -> Iterator[Any]:
     if not isinstance(data, list) or not depth:
-        raise unreadable(f"{name}.data: expected a flat list, or a list nested as its shape says")
+        raise unreadable(f"{name}.data: expected a flat list, or nested lists that match the shape")
     for element in data:
         if isinstance(element, list):
             yield from _flat(name, element, depth - 1)

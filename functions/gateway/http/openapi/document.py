@@ -8,7 +8,7 @@ from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
 from contract import media
-from contract.catalogue import Catalogue
+from contract.catalogue import Catalogue, ModelEntry
 from gateway.dead_letters.store import LETTER_ID
 from gateway.http.authentication import is_open
 from gateway.http.openapi.examples import EXAMPLES, JOB_ID
@@ -131,10 +131,11 @@ def _complete_document(document: Document, catalogue: Catalogue) -> Document:
         schemas.setdefault(name, schema)
     components["securitySchemes"] = _SECURITY_SCHEMES
     components["headers"] = HEADERS
-    for path, method, operation in _operations(document):
+    for path, method, operation in list(_operations(document)):
         _complete(path, method, operation)
         if operation["operationId"] == "submit_job":
             _complete_submit(operation, catalogue)
+            _add_model_operations(document, path, operation, catalogue)
         elif operation["operationId"] == "purge_dead_letters":
             # FastAPI considers `model` optional. The route itself refuses a request without it.
             operation["parameters"][0]["required"] = True
@@ -251,6 +252,87 @@ def _complete_submit(operation: Document, catalogue: Catalogue) -> None:
     }
     for status in ("200", "202"):
         operation["responses"][status]["links"] = links
+
+
+def _add_model_operations(
+    document: Document, path: str, submit: Document, catalogue: Catalogue
+) -> None:
+    """Add an operation for each model: a submit to this model, with the schemas of the model.
+
+    The operations are the same route as `submit`, whose path contains the model's name as a
+    parameter. OpenAPI 3.1 gives a path without parameters precedence over a path with parameters.
+    """
+    components = document["components"]
+    shared: Document = components.setdefault("responses", {})
+    references = {}
+    for status, response in submit["responses"].items():
+        shared[f"submit_{status}"] = response
+        references[status] = {"$ref": f"#/components/responses/submit_{status}"}
+    for model in catalogue.values():
+        identifier = model.name.replace("-", "_")
+        name = f"{identifier}_parameters"
+        components["schemas"][name] = parameters_schema(model)
+        schema = {"$ref": f"#/components/schemas/{name}"}
+        deadline = {"type": "integer", "minimum": 1, "maximum": model.max_deadline_seconds}
+        operation = {
+            **submit,
+            "operationId": f"submit_to_{identifier}",
+            "summary": f"Submit a job to {model.name}",
+            "description": model.description,
+            "parameters": [
+                _replace_schema(parameter, deadline, schema)
+                for parameter in submit["parameters"]
+                if parameter["name"] != "model"
+            ],
+            "requestBody": {
+                **submit["requestBody"],
+                "content": _model_content(submit["requestBody"]["content"], model, schema),
+            },
+            "responses": references,
+        }
+        document["paths"][path.format(model=model.name)] = {"post": operation}
+
+
+def parameters_schema(model: ModelEntry) -> Document:
+    """Return the JSON Schema of the object of parameters that a job of this model may have."""
+    if not model.parameters:
+        return {
+            "type": "object",
+            "description": "The model does not declare its parameters: any are accepted.",
+        }
+    return {
+        "type": "object",
+        "properties": {name: dict(schema) for name, schema in model.parameters.items()},
+        "additionalProperties": False,
+    }
+
+
+def _replace_schema(parameter: Document, deadline: Document, schema: Document) -> Document:
+    match parameter["name"]:
+        case "deadline_seconds":
+            return {**parameter, "schema": deadline}
+        case "parameters":
+            return {**parameter, "content": {media.JSON: {"schema": schema}}}
+    return parameter
+
+
+def _model_content(content: Document, model: ModelEntry, schema: Document) -> Document:
+    """Return the request bodies that the model accepts: its media types, a form, or JSON."""
+    found = {media_type: content[media_type] for media_type in model.media_types}
+    form, envelope = content["multipart/form-data"], content[media.JSON]
+    found["multipart/form-data"] = _with_properties(form, parameters=schema)
+    nullable = {"anyOf": [schema, {"type": "null"}]}
+    # An example of the general operation might not fit this model.
+    found[media.JSON] = _with_properties({"schema": envelope["schema"]}, parameters=nullable)
+    return found
+
+
+def _with_properties(media_type: Document, **properties: Document) -> Document:
+    schema = media_type["schema"]
+    return {
+        **media_type,
+        "schema": {**schema, "properties": {**schema["properties"], **properties}},
+    }
 
 
 _HEADER_TEXT: Final[dict[str, Any]] = {"type": "string"}

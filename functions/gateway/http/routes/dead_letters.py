@@ -98,7 +98,10 @@ class Purged(TypedDict):
 
 
 class DeadLetterCount(TypedDict):
-    """How many dead letters match a filter, of those that one request has read."""
+    """The number of dead letters that match a filter.
+
+    One request counts only the dead letters that it has read.
+    """
 
     count: Annotated[
         int, Field(description="All matching dead letters. A purge needs this number.")

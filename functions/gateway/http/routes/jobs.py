@@ -257,7 +257,12 @@ async def get_timeline(
     found = await services.progress.add_to(job_id, found)
     outcome, notes, history, webhook = await asyncio.gather(
         services.outcomes.find(job_id),
-        read_notes(services.blobs, services.tokens, ticket),
+        read_notes(
+            services.blobs,
+            services.tokens,
+            ticket.job_id,
+            datetime.fromisoformat(ticket.deadline),
+        ),
         _read_history(durable, job_id),
         _read_webhook(durable, ticket),
     )
@@ -403,7 +408,7 @@ def _log_cancellation(request: Request, job_id: str, found: Record) -> None:
     caller, tenant = caller_of(request), tenant_of(found)
     if tenant != caller.tenant:
         _log.info(
-            "%.100r cancelled the job %s of the tenant %.100r",
+            "caller %.100r cancelled the job %s of the tenant %.100r",
             *(caller.logged_name, job_id, tenant),
         )
 

@@ -79,7 +79,7 @@ async def redeliver(request: Request, job_id: str) -> Response:
     else:
         await durable.start(instance_id, delivery_input(job_id, attempts), ORCHESTRATOR_WEBHOOK)
     _log.info(
-        "%.100r ordered the delivery of the webhook of job %s",
+        "caller %.100r requested a delivery of the webhook of job %s",
         *(caller_of(request).logged_name, job_id),
     )
     return json_response(delivery_log(DeliveryState.PENDING, attempts), 202)
