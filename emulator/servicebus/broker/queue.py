@@ -270,13 +270,8 @@ class Queue:
 def _check(message: IncomingMessage, limit_bytes: int) -> None:
     if message.size_bytes > limit_bytes:
         raise MessageSizeExceeded(
-<<<<<<< HEAD
             f"The received message (size:{message.size_bytes} bytes) exceeds the limit "
             f"({limit_bytes} bytes) currently allowed on the link."
-=======
-            f"the message has {message.size_bytes} bytes; "
-            f"the queue accepts at most {limit_bytes} bytes"
->>>>>>> main
         )
     if message.message_id is not None:
         if len(message.message_id) > _MAX_MESSAGE_ID_LENGTH:
