@@ -25,6 +25,7 @@ from benchmarks.machine import Processors, process_seconds
 from benchmarks.rig import ROOT, WorkerRig, run_rig
 from contract.catalogue import Catalogue
 from contract.messages import InlineBytes, JobError, JobReply
+from worker.check_load import measure_batches
 
 CATALOGUE = ROOT / "benchmarks" / "models.toml"
 PICTURES = [ROOT / "examples" / name for name in ("chelsea.jpg", "coffee.jpg")]
@@ -160,11 +161,8 @@ def measure_replies(replies: Sequence[JobReply], ids: set[str]) -> LoopThroughpu
         raise RuntimeError(
             f"expected one reply to each job, found {len(replies)} replies to {len(ids)} jobs"
         )
-    # The jobs of one batch have the same start and duration.
-    batches = {(reply.started_at.timestamp(), reply.timing.inference_ms) for reply in replies}
-    begin = min(started for started, _ in batches)
-    end = max(started + took_ms / 1000 for started, took_ms in batches)
-    return LoopThroughput(len(ids), end - begin, sum(took_ms for _, took_ms in batches) / 1000)
+    found = measure_batches(replies)
+    return LoopThroughput(found.items, found.seconds, found.busy_seconds)
 
 
 @contextmanager

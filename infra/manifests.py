@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from contract.catalogue import ModelEntry
+from contract.warm import parse_period
 
 # The maximum number of a model's workers. An overlay that shares GPUs multiplies this number.
 MAX_GPU_NODES = 8
@@ -61,6 +62,7 @@ def make_deployment(model: ModelEntry, grace_seconds: int) -> dict[str, Any]:
         "containers": [make_container(model, grace_seconds)],
         "volumes": [
             {"name": "tmp", "emptyDir": {"sizeLimit": "8Gi"}},
+            # A pod that uses more is evicted, so WORKER_WEIGHTS_CACHE_SIZE is less.
             {"name": "cache", "emptyDir": {"sizeLimit": "16Gi"}},
             # Reservations of the device's memory, shared by all containers of the pod, and the lock
             # journals, which a restarted container reads.
@@ -165,7 +167,8 @@ def _make_probe(path: str, *, period_seconds: int, failures: int) -> dict[str, A
 def make_scaled_object(model: ModelEntry, queues: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the ScaledObject of a model's workers.
 
-    KEDA starts workers when jobs are queued, and stops all workers when no jobs are left.
+    KEDA starts workers when jobs are queued, and stops all workers when no jobs are left, except
+    those that the entry keeps without jobs.
     """
     return {
         "apiVersion": "keda.sh/v1alpha1",
@@ -175,8 +178,8 @@ def make_scaled_object(model: ModelEntry, queues: list[dict[str, Any]]) -> dict[
             "scaleTargetRef": {"name": f"worker-{model.name}"},
             "pollingInterval": 15,
             "cooldownPeriod": 300,
-            "minReplicaCount": 0,
-            "maxReplicaCount": MAX_GPU_NODES if model.uses_gpu else MAX_CPU_WORKERS,
+            "minReplicaCount": model.min_workers,
+            "maxReplicaCount": count_max_workers(model),
             # HPA may stop a busy pod, so let it stop pods late and one at a time.
             "advanced": {
                 "horizontalPodAutoscalerConfig": {
@@ -204,9 +207,28 @@ def make_scaled_object(model: ModelEntry, queues: list[dict[str, Any]]) -> dict[
                     "authenticationRef": {"name": "servicebus"},
                 }
                 for queue in queues
-            ],
+            ]
+            + [{"type": "cron", "metadata": trigger} for trigger in make_cron_triggers(model)],
         },
     }
+
+
+def count_max_workers(model: ModelEntry) -> int:
+    """Return the maximum number of a model's workers."""
+    return MAX_GPU_NODES if model.uses_gpu else MAX_CPU_WORKERS
+
+
+def make_cron_triggers(model: ModelEntry) -> list[dict[str, str]]:
+    """Return the metadata of KEDA's cron triggers: one dict for each period of `warm`."""
+    return [
+        {
+            "timezone": period.timezone,
+            "start": period.start_cron,
+            "end": period.end_cron,
+            "desiredReplicas": str(model.warm_workers),
+        }
+        for period in map(parse_period, model.warm)
+    ]
 
 
 def make_disruption_budget(model: ModelEntry) -> dict[str, Any]:

@@ -70,6 +70,7 @@ from worker.telemetry.health import DeviceProbe, Loops, WorkerReadiness
 from worker.telemetry.health_server import HealthServer, check_page, metrics_page
 from worker.telemetry.recording import JobTracing, Metrics, ModelTelemetry
 from worker.telemetry.setup import configure_logs, flush, tracer_provider
+from worker.weights.hub import Hub
 from worker.weights.store import AzureBlobReader, WeightsStore
 
 _log = logging.getLogger("worker")
@@ -138,7 +139,12 @@ class Worker:
             WebhookReplies(http, settings.producer_secrets),
         )
         self._cache = ReplyCache()
-        weights = WeightsStore(settings.weights_cache, AzureBlobReader(account))
+        weights = WeightsStore(
+            settings.weights.cache,
+            AzureBlobReader(account),
+            Hub(settings.weights.hub, settings.guard) if settings.weights.hub else None,
+            settings.weights.cache_limit_bytes,
+        )
         self._loader = ModelLoader(weights, settings.torch_threads)
         self._sharing = DeviceSharing(settings.memory)
         self._metrics.watch_memory_used(lambda: self._sharing.used_bytes)

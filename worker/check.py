@@ -4,9 +4,13 @@ The command prints one JSON object per line. The first object describes the load
 object contains the result. Each later object contains the time and the memory of a batch, for the
 batch sizes 1, 2, 4 … `max_batch_size`.
 
-The command reads the settings MODEL_CATALOGUE, TORCH_THREADS and WORKER_WEIGHTS_CACHE, and also
-PAYLOAD_STORAGE if the weights are in blob storage. The exit code is 1 if the model or the input
-causes an error, and 2 if an argument or a setting is wrong.
+With `--load N`, the model is measured as in a worker, while N callers each have one job in flight
+(`worker.check_load`). Then the later objects contain latency, throughput and memory of each batch
+size up to N, and the last object contains the suggested lines of the catalogue entry.
+
+The command reads the settings MODEL_CATALOGUE and TORCH_THREADS, those of downloaded weights, and
+also PAYLOAD_STORAGE if the weights are in blob storage. The exit code is 1 if the model or the
+input causes an error, and 2 if an argument or a setting is wrong.
 """
 
 import argparse
@@ -16,24 +20,29 @@ import os
 import resource
 import statistics
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TextIO
 
 from contract import media
-from contract.catalogue import Catalogue, ModelEntry
+from contract.catalogue import Catalogue, ModelEntry, to_toml
 from contract.errors import ContractError
 from contract.messages import InlineJson
+from worker.check_load import LoadFailed, LoadMeasurement, LoadResult, suggest
 from worker.errors import SettingsError, WeightsUnavailable, WorkerError
 from worker.inference.loaded_model import LoadedModel, ModelLoader, Result, serialize_result
 from worker.inference.model_manager import SilentContext, run_sample
+from worker.memory.device_errors import is_out_of_memory
 from worker.memory.simulated_device import metering, resident_bytes
 from worker.net.storage import storage_account
-from worker.process import keep_large_blocks
-from worker.settings import AzureEndpoint, CheckSettings
+from worker.process import keep_large_blocks, prefer_device_thread
+from worker.settings import AzureEndpoint, CheckSettings, MemorySettings
+from worker.weights.cache import Download
+from worker.weights.hub import Hub
 from worker.weights.store import AzureBlobReader, WeightsStore
 
 _EXIT_FAULT: Final = 1
@@ -61,8 +70,8 @@ class LazyBlobReader:
     def __init__(self, endpoint: AzureEndpoint | None) -> None:
         self._endpoint = endpoint
 
-    def read(self, container: str, blob: str) -> Iterator[bytes]:
-        """Return the content of a blob in chunks.
+    def read(self, container: str, blob: str) -> Download:
+        """Start to read a blob.
 
         Raises:
             WeightsMissing: The blob does not exist.
@@ -84,8 +93,32 @@ class LazyBlobReader:
         return AzureBlobReader(account).read(container, blob)
 
 
-def check(model: ModelEntry, sample: ModelInput, loader: ModelLoader) -> Iterator[Line]:
+def make_weights_store(settings: CheckSettings) -> WeightsStore:
+    """Return a store that needs blob storage only for weights that are there."""
+    weights = settings.weights
+    return WeightsStore(
+        weights.cache,
+        LazyBlobReader(settings.payload_storage),
+        Hub(weights.hub, settings.guard) if weights.hub else None,
+        weights.cache_limit_bytes,
+    )
+
+
+def check(
+    model: ModelEntry,
+    sample: ModelInput,
+    loader: ModelLoader,
+    memory: MemorySettings | None = None,
+    caller_count: int = 0,
+) -> Iterator[Line]:
     """Load a model, run it on one input, and yield the JSON objects that the command prints.
+
+    Args:
+        model: The catalogue entry.
+        sample: The input.
+        loader: Loads the model.
+        memory: How a measurement under load uses the device's memory.
+        caller_count: How many callers a measurement under load has; 0 for single batches instead.
 
     Raises:
         WorkerError: The model cannot be loaded, or the input or the result cannot be used.
@@ -114,8 +147,73 @@ def check(model: ModelEntry, sample: ModelInput, loader: ModelLoader) -> Iterato
         "finish_ms": _ms(time.perf_counter() - finishing),
         **_shown(result),
     }
+    if caller_count:
+        yield from _measure_load(model, sample, loaded, item, memory, caller_count)
+        return
     for size in _sizes(model.max_batch_size):
         yield _batch(loaded, [item] * size)
+
+
+def _measure_load(  # noqa: PLR0913, PLR0917 - what the measurement needs
+    model: ModelEntry,
+    sample: ModelInput,
+    loaded: LoadedModel,
+    item: Any,
+    memory: MemorySettings | None,
+    caller_count: int,
+) -> Iterator[Line]:
+    """Yield the measurement of each batch size, and the suggestion."""
+    # The first preparation of an input also imports modules, so a later one is measured.
+    prepare_seconds = statistics.median(
+        _timed(lambda: loaded.prepare(sample.data, sample.media_type)) for _ in range(_PASSES)
+    )
+    results, peaks = list[LoadResult](), dict[int, int]()
+    with tempfile.TemporaryDirectory(prefix="loosely-check-") as folder:
+        # In a folder of its own, the measurement does not wait for workers on the same device.
+        settings = replace(memory or MemorySettings(), folder=Path(folder), is_admitting=False)
+        load = LoadMeasurement(model, loaded, sample.data, sample.media_type, settings)
+        for size in _sizes(max(caller_count, model.max_batch_size)):
+            try:
+                peaks[size] = _peak_bytes(loaded, [item] * size)
+            except Exception as error:
+                if size == 1 or not is_out_of_memory(error):
+                    raise
+                break  # larger batches do not fit into memory either
+            results.append(load.measure(size, caller_count))
+            yield _load_line(results[-1], peaks[size], caller_count)
+    found = suggest(results, prepare_seconds * 1000)
+    one, chosen = (
+        next(each for each in results if each.batch_size == size)
+        for size in (1, found.max_batch_size)
+    )
+    lines = {"max_batch_size": found.max_batch_size, "max_wait_ms": found.max_wait_ms}
+    if _cuda() is not None:
+        lines["memory_bytes"] = _resident_bytes(loaded) + peaks[found.max_batch_size]
+    yield {
+        "event": "suggestion",
+        "reasons": {"max_batch_size": found.size_reason, "max_wait_ms": found.wait_reason},
+        "toml": "".join(f"{key} = {to_toml(value)}\n" for key, value in lines.items()),
+        "max_batch_size": found.max_batch_size,
+        "job_ms": _ms(one.throughput.batch_ms / 1000),
+        "batch_ms": _ms(chosen.throughput.batch_ms / 1000),
+        "uses_gpu": model.uses_gpu,
+    }
+
+
+def _load_line(result: LoadResult, peak_bytes: int, caller_count: int) -> Line:
+    throughput = result.throughput
+    return {
+        "event": "load",
+        "size": result.batch_size,
+        "callers": caller_count,
+        "items": throughput.items,
+        "items_per_second": round(throughput.per_second, 2),
+        "p50_ms": round(result.percentile_ms(50), 3),
+        "p95_ms": round(result.percentile_ms(95), 3),
+        "batch_ms": _ms(throughput.batch_ms / 1000),
+        "mean_batch_size": round(throughput.items / throughput.batches, 2),
+        "peak_bytes": peak_bytes,
+    }
 
 
 def _batch(loaded: LoadedModel, items: list[Any]) -> Line:
@@ -230,15 +328,19 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
     parser.add_argument("name", help="the model's name in the catalogue")
     parser.add_argument("file", type=Path, help="a file with the bytes of one input")
     parser.add_argument("--type", help="the input's media type; guessed from the bytes by default")
+    parser.add_argument(
+        "--load", type=int, default=0, metavar="N", help="measure with N jobs in flight"
+    )
     parsed = parser.parse_args(arguments)
     try:
         settings = CheckSettings.from_env(environ)
         model = Catalogue.load(settings.catalogue).model(parsed.name)
         sample = _sample(model, parsed.file, parsed.type)
         keep_large_blocks()
-        weights = WeightsStore(settings.weights_cache, LazyBlobReader(settings.payload_storage))
-        loader = ModelLoader(weights, settings.torch_threads)
-        for line in check(model, sample, loader):
+        if parsed.load:
+            prefer_device_thread(os.environ)
+        loader = ModelLoader(make_weights_store(settings), settings.torch_threads)
+        for line in check(model, sample, loader, settings.memory, parsed.load):
             _print(line, output)
     except (ContractError, SettingsError) as error:
         sys.stderr.write(f"{error}\n")
@@ -246,6 +348,8 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
     except WorkerError as error:
         if error.__cause__ is not None:
             traceback.print_exception(error.__cause__)
+        return _failed(error.code, str(error), output)
+    except LoadFailed as error:
         return _failed(error.code, str(error), output)
     except (Exception, SystemExit) as error:  # noqa: BLE001  a model's code may raise anything
         traceback.print_exception(error)

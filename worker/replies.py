@@ -257,8 +257,13 @@ class ReplyQueueSender(Protocol):
 class QueueReplies:
     """Sends replies to the reply queues of producers. Keeps one connection open for each queue."""
 
-    def __init__(self, endpoint: AzureEndpoint, catalogue: Catalogue) -> None:
-        self._make: Callable[[str], ReplyQueueSender] = lambda queue: QueueSender(endpoint, queue)
+    def __init__(
+        self,
+        endpoint: AzureEndpoint,
+        catalogue: Catalogue,
+        open_sender: Callable[[AzureEndpoint, str], ReplyQueueSender] = QueueSender,
+    ) -> None:
+        self._make: Callable[[str], ReplyQueueSender] = lambda queue: open_sender(endpoint, queue)
         self._own_queues = names(catalogue)
         self._senders: dict[str, ReplyQueueSender] = {}
         self._lock = threading.Lock()

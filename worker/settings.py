@@ -22,6 +22,7 @@ T = TypeVar("T")
 PLAIN_HTTP = "http://"
 """An entry of REPLY_HOSTS with this prefix permits replies without TLS to the host in the entry."""
 
+DEFAULT_HUB = "https://huggingface.co"
 METADATA_ADDRESS = "http://169.254.169.254"
 
 _SIZE = re.compile(r"([0-9]{1,9})(B|KiB|MiB|GiB|TiB)")
@@ -33,6 +34,9 @@ DEFAULT_INPUT_MEMORY_BYTES = 1024 * 1024 * 1024
 _REPLY_HOST = re.compile(
     r"(?P<address>(?i:http://)?[^/]+:[0-9]{1,5})(?P<path>(?:/[A-Za-z0-9._~-]+)*)"
 )
+_HUB_ADDRESS = re.compile(r"(https?)://([\w.-]+)(?::\d{1,5})?(?:/[\w.~-]+)*")
+_LOOPBACK = ("127.0.0.1", "localhost")
+_YES, _NO = ("1", "on", "yes", "true"), ("", "0", "off", "no", "false")
 _HTTP_ADDRESS = re.compile(r"http://[\w.-]+(:\d{1,5})?")
 _DEFAULT_HEALTH_PORT = 8081
 _DEFAULT_DRAIN_SECONDS = 30.0
@@ -80,6 +84,34 @@ class ScheduledEventSettings:
     mode: ScheduledEventMode = ScheduledEventMode.OFF
     address: str = METADATA_ADDRESS
     machine: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HubSettings:
+    """How to download weights from the Hugging Face Hub.
+
+    Attributes:
+        endpoint: The URL of the hub, without a slash at its end.
+        token: The access token for private repositories; empty if there is none.
+    """
+
+    endpoint: str = DEFAULT_HUB
+    token: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsSettings:
+    """Where downloaded weights are kept, and whether the Hugging Face Hub may be used.
+
+    Attributes:
+        cache: The folder for downloaded weights.
+        cache_limit_bytes: The largest size of the folder; None for no limit.
+        hub: How to use the hub; None if weights of the hub are read from blob storage.
+    """
+
+    cache: Path = field(default_factory=Path)
+    cache_limit_bytes: int | None = None
+    hub: HubSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +163,7 @@ class WorkerSettings:
     log_format: str = "text"
     trace_exporters: tuple[str, ...] = ()
     scheduled_events: ScheduledEventSettings = field(default_factory=ScheduledEventSettings)
-    weights_cache: Path = field(default_factory=Path)
+    weights: WeightsSettings = field(default_factory=WeightsSettings)
     memory: MemorySettings = field(default_factory=MemorySettings)
     input_memory_bytes: int = DEFAULT_INPUT_MEMORY_BYTES
     lock_folder: Path | None = None
@@ -163,7 +195,7 @@ class WorkerSettings:
             log_format=_choice(environ, "LOG_FORMAT", "text", "json"),
             trace_exporters=_exporters(environ),
             scheduled_events=_scheduled_events(environ),
-            weights_cache=_weights_cache(environ),
+            weights=_weights(environ),
             memory=_memory(environ),
             input_memory_bytes=_size(environ, "WORKER_INPUT_MEMORY") or DEFAULT_INPUT_MEMORY_BYTES,
             lock_folder=Path(folder) if (folder := environ.get("WORKER_LOCK_FOLDER")) else None,
@@ -179,12 +211,15 @@ class CheckSettings:
     """The settings of `worker.check`.
 
     `payload_storage` is needed only for weights in a blob. It is None if the setting is missing.
+    `memory` is used only for a measurement under load.
     """
 
     catalogue: Path
-    weights_cache: Path
+    weights: WeightsSettings
     torch_threads: int
     payload_storage: AzureEndpoint | None
+    guard: AddressGuard
+    memory: MemorySettings = field(default_factory=MemorySettings)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "CheckSettings":
@@ -195,11 +230,13 @@ class CheckSettings:
             storage = None
         return cls(
             catalogue=Path(environ.get(SETTING_CATALOGUE) or DEFAULT_PATH),
-            weights_cache=_weights_cache(environ),
+            weights=_weights(environ),
             torch_threads=_whole(
                 environ, "TORCH_THREADS", torch_threads(available_processors()), 1, 1024
             ),
             payload_storage=storage,
+            guard=_read(environ, SETTING_GUARD_ALLOW, AddressGuard),
+            memory=_memory(environ),
         )
 
 
@@ -212,6 +249,33 @@ def _endpoint(environ: Mapping[str, str], name: str, suffix: str) -> AzureEndpoi
         f"{name}: is not set; set {name} to a connection string, or set {name}__{suffix} to use a "
         "managed identity"
     )
+
+
+def _weights(environ: Mapping[str, str]) -> WeightsSettings:
+    offline = environ.get("HF_HUB_OFFLINE", "").lower()
+    if offline not in (*_YES, *_NO):
+        raise SettingsError(f"HF_HUB_OFFLINE: expected 1 or 0, found {offline!r}")
+    hub = _hub(environ)
+    return WeightsSettings(
+        cache=_weights_cache(environ),
+        cache_limit_bytes=_size(environ, "WORKER_WEIGHTS_CACHE_SIZE"),
+        hub=None if offline in _YES else hub,
+    )
+
+
+def _hub(environ: Mapping[str, str]) -> HubSettings:
+    endpoint = (environ.get("HF_ENDPOINT") or DEFAULT_HUB).rstrip("/")
+    token = environ.get("HF_TOKEN", "").strip()
+    found = _HUB_ADDRESS.fullmatch(endpoint)
+    if found is None:
+        raise SettingsError(f"HF_ENDPOINT: expected https://host[:port], found {endpoint!r}")
+    if token and not (token.isascii() and token.isprintable() and " " not in token):
+        raise SettingsError("HF_TOKEN: has characters that cannot be sent; copy the token again")
+    if token and found[1] == "http" and found[2] not in _LOOPBACK:
+        raise SettingsError(
+            "HF_ENDPOINT: expected https:// because HF_TOKEN is set, which is not sent without TLS"
+        )
+    return HubSettings(endpoint, token)
 
 
 def _weights_cache(environ: Mapping[str, str]) -> Path:

@@ -6,6 +6,7 @@ Start this program with `python -m emulator.servicebus` or `local-servicebus`.
 import argparse
 import contextlib
 import logging
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from emulator.servicebus.broker.clock import WallClock
 from emulator.servicebus.broker.errors import BrokerError
 from emulator.servicebus.broker.settings import QueueSettings
 from emulator.servicebus.config import ConfigError, load_config
+from emulator.servicebus.fault_routes import fault_routes
 from emulator.servicebus.namespace import Namespace
 from emulator.servicebus.server import Sockets, load_certificate, serve
 
@@ -28,6 +30,7 @@ DEVELOPMENT_KEY = "SAS_KEY_VALUE"
 DATABASE_NAME = "servicebus.sqlite3"
 
 _BACKLOG = 1024
+_MAX_SEGMENT_BYTES = 32767
 
 logger = logging.getLogger(__name__)
 
@@ -70,10 +73,23 @@ def _bind(options: argparse.Namespace, stack: contextlib.ExitStack) -> Sockets:
         if tls
         else []
     )
+    for listener in (amqp, *amqps):
+        _limit_segment_size(listener)
     for name, listener in (("amqp", amqp), ("http", admin), *(("amqps", each) for each in amqps)):
         host, port = listener.getsockname()[:2]
         logger.info("listening on %s://%s:%d", name, host, port)
     return Sockets(amqp, admin, amqps, tls)
+
+
+def _limit_segment_size(listener: socket.socket) -> None:
+    """Limit the TCP segments of all connections to the largest size that a client may set again.
+
+    The asynchronous client of azure-servicebus 7.9 to 7.14 reads TCP_MAXSEG from its socket and
+    sets the same value. On Linux's loopback interface, the value may be larger than the kernel
+    permits to set.
+    """
+    if sys.platform == "linux":
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, _MAX_SEGMENT_BYTES)
 
 
 async def _serve(
@@ -87,7 +103,9 @@ async def _serve(
     broker = await Broker.open(database, settings, clock)
     try:
         # As in Microsoft's emulator, the management API on loopback needs no token.
-        await serve(Namespace(broker, keys, clock), create_admin_app(broker), sockets, limits)
+        namespace = Namespace(broker, keys, clock)
+        admin = create_admin_app(broker, further=fault_routes(namespace))
+        await serve(namespace, admin, sockets, limits)
     finally:
         await broker.close()
 

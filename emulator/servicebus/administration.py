@@ -8,7 +8,7 @@ The client in azure-servicebus 7.15.0 always uses https URLs, even if the connec
 give the client a transport that changes https to http, or run a proxy that terminates TLS.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import NoReturn
@@ -40,17 +40,20 @@ _MAX_PAGE_LENGTH = 100
 _Handler = Callable[[Request], Awaitable[Response]]
 
 
-def create_admin_app(broker: Broker, keys: Mapping[str, str] | None = None) -> Starlette:
+def create_admin_app(
+    broker: Broker, keys: Mapping[str, str] | None = None, further: Sequence[Route] = ()
+) -> Starlette:
     """Return the ASGI app of the management API. The app must run on the broker's event loop.
 
     `keys` maps the name of each shared access key to the key's value. Every request except
     `/health` needs a shared access signature that was made with one of these keys. If `keys` is
-    None, requests need no signature.
+    None, requests need no signature. `further` are routes to add.
     """
     api = _Api(broker, keys)
     return Starlette(
         routes=[
             Route("/health", api.health),
+            *further,
             Route("/$Resources/{kind}", api.wrap(api.list)),
             Route("/{name:path}", api.wrap(api.get)),
             Route("/{name:path}", api.wrap(api.put), methods=["PUT"]),
@@ -100,9 +103,7 @@ class _Api:
         """
         kind = request.path_params["kind"].casefold()
         if kind not in {"queues", "topics"}:
-            raise EntityNotFound(
-                f"the resource {kind[:100]!r} does not exist: expected queues or topics"
-            )
+            raise EntityNotFound(f"$Resources/{kind}")
         queues = self._broker.queues() if kind == "queues" else ()
         skip, top = _page(request)
         page = queues[skip : skip + top]
@@ -144,9 +145,7 @@ class _Api:
     def _find(self, request: Request) -> Queue:
         queue = self._broker.queue(request.path_params["name"])
         if queue.is_subqueue:
-            raise EntityNotFound(
-                "a dead-letter queue has no description: request the description of its main queue"
-            )
+            raise EntityNotFound(queue.address)  # only main queues have descriptions
         return queue
 
 

@@ -4,6 +4,7 @@ Before a peer attaches a link to a queue, the peer sends a token for the queue i
 request ("AMQP claims-based security", learn.microsoft.com).
 """
 
+import logging
 from collections import OrderedDict
 from collections.abc import Mapping
 from hmac import compare_digest
@@ -14,10 +15,13 @@ from emulator.servicebus.amqp.types import Int
 from emulator.servicebus.broker.clock import UtcClock
 from emulator.servicebus.request_response import AmqpReply, AmqpRequest
 from emulator.servicebus.sas import SasError, verify_sas
+from emulator.servicebus.tracking import add_tracking, entity_url
 
 _SAS_PREFIX = "SharedAccessSignature "
 _MAX_TOKENS = 100
 _MAX_TOKEN_LENGTH = 4096
+
+logger = logging.getLogger(__name__)
 
 
 class CbsTokens:
@@ -54,7 +58,8 @@ class CbsTokens:
         try:
             self._put(request)
         except SasError as error:
-            return _reply(401, str(error))
+            logger.info("a token is refused: %s", error)
+            return _reply(401, add_tracking(f"{error.code}: {error}", "$cbs"))
         except MessageFault as fault:
             return _reply(fault.status_code, fault.description)
         return _reply(202, "Accepted")
@@ -87,11 +92,11 @@ class CbsTokens:
         if len(self._tokens) > _MAX_TOKENS:
             self._tokens.popitem(last=False)
 
-    def check_access(self, path: str) -> None:
+    def check_access(self, path: str, claim: str) -> None:
         """Raise LinkFault if the peer may not access the queue at this path.
 
         The peer may access the queue if it connected with a valid key, or if it sent a token that
-        is valid for the path.
+        is valid for the path. `claim` is the right that the error's text names.
         """
         if self._has_key:
             return
@@ -103,8 +108,14 @@ class CbsTokens:
                 reason = str(error)
             else:
                 return
+        logger.info("access to %r is refused: %s", path[:300], reason)
         raise LinkFault(
-            "amqp:unauthorized-access", f"access to {path[:300]!r} is refused: {reason}"
+            "amqp:unauthorized-access",
+            add_tracking(
+                f"Unauthorized access. '{claim}' claim(s) are required to perform this operation."
+                f" Resource: '{entity_url(path)}'.",
+                path,
+            ),
         )
 
 

@@ -13,8 +13,10 @@ from emulator.servicebus.amqp.types import Array, Int, Long, Symbol, Timestamp
 from emulator.servicebus.broker.errors import BrokerError
 from emulator.servicebus.broker.message import ReceiveMode
 from emulator.servicebus.broker.queue import Queue
+from emulator.servicebus.faults import Faults
 from emulator.servicebus.messages import encode_changes, read_message, write_message
 from emulator.servicebus.request_response import AmqpReply, AmqpRequest
+from emulator.servicebus.tracking import add_tracking
 
 _MAX_ITEMS = 4500
 _PREFIX = "com.microsoft:"
@@ -22,15 +24,17 @@ _Body = dict[Any, Any]
 _Operation = Callable[[Queue, _Body], Awaitable[_Body | None]]
 
 
-async def manage(queue: Queue, request: AmqpRequest) -> AmqpReply:
+async def manage(queue: Queue, faults: Faults, request: AmqpRequest) -> AmqpReply:
     """Perform a management operation on a queue and return the reply.
 
     If the operation fails, the reply contains the error.
     """
     try:
+        faults.check_message(queue.address)
         value = await _perform(queue, request)
     except BrokerError as error:
-        return _refusal(error.status_code, error.condition, str(error))
+        text = add_tracking(str(error), queue.address)
+        return _refusal(error.status_code, error.condition, text)
     except MessageFault as fault:
         return _refusal(fault.status_code, fault.condition, fault.description)
     except AmqpError as error:  # a message in the request's body cannot be decoded

@@ -10,10 +10,11 @@ See "Messages, payloads, and serialization" and "AMQP 1.0 in Azure Service Bus p
 """
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from emulator.servicebus.amqp.codec import decode, encode, encode_list
 from emulator.servicebus.amqp.errors import DecodeError, MessageFault
@@ -23,6 +24,7 @@ from emulator.servicebus.amqp.sections import (
     DELIVERY_ANNOTATIONS,
     HEADER,
     MESSAGE_ANNOTATIONS,
+    PROPERTIES,
     Sections,
     list_items,
     map_items,
@@ -94,7 +96,10 @@ def read_messages(payload: bytes, message_format: int) -> list[IncomingMessage]:
 
 
 def read_message(payload: bytes) -> IncomingMessage:
-    """Read one message. Raises DecodeError if the message is malformed."""
+    """Read one message. A message without an id gets an id of 32 hexadecimal digits.
+
+    Raises DecodeError if the message is malformed.
+    """
     sections = split(payload)
     annotations = map_items(sections.message_annotations)
     # Check these sections now, while the message can still be refused. A delivery adds pairs to the
@@ -103,14 +108,22 @@ def read_message(payload: bytes) -> IncomingMessage:
     map_items(sections.application_properties)
     header = list_items(sections.header)
     properties = list_items(sections.properties)
+    message_id = _message_id(properties[0]) if properties else None
+    if message_id is None:
+        new_id = encode(uuid4().hex)
+        sections = replace(sections, properties=_section_of_properties([new_id, *properties[1:]]))
     return IncomingMessage(
         header=sections.header,
         annotations=sections.delivery_annotations + sections.message_annotations,
         bare=sections.bare,
-        message_id=_message_id(properties[0]) if properties else None,
+        message_id=message_id,
         time_to_live=_time_to_live(header[2]) if len(header) > 2 else None,
         scheduled_at=_instant(annotations[_SCHEDULED][1]) if _SCHEDULED in annotations else None,
     )
+
+
+def _section_of_properties(items: Sequence[bytes]) -> bytes:
+    return b"\x00\x53" + bytes((PROPERTIES,)) + encode_list(list(map(Raw, items)))
 
 
 def _message_id(encoded: bytes) -> str | None:

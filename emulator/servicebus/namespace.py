@@ -2,22 +2,32 @@
 
 import asyncio
 from collections.abc import Mapping
+from datetime import timedelta
 from functools import partial
 from uuid import UUID
 
 from emulator.servicebus.amqp.connection import IDLE_SECONDS, Connection
 from emulator.servicebus.amqp.errors import LinkFault, MessageFault
-from emulator.servicebus.amqp.link import DeliverySender, LinkSource, LinkTarget, SourceRequest
+from emulator.servicebus.amqp.link import (
+    DeliverySender,
+    Link,
+    LinkSource,
+    LinkTarget,
+    SourceRequest,
+)
 from emulator.servicebus.amqp.outcomes import Accepted, Modified, Outcome, Rejected, Released
+from emulator.servicebus.amqp.transport import Latency
 from emulator.servicebus.broker.broker import Broker
 from emulator.servicebus.broker.clock import UtcClock
 from emulator.servicebus.broker.errors import BrokerError
 from emulator.servicebus.broker.message import MessageDelivery, ReceiveMode
 from emulator.servicebus.broker.queue import Queue
 from emulator.servicebus.cbs import CbsTokens
+from emulator.servicebus.faults import Faults
 from emulator.servicebus.management import manage
 from emulator.servicebus.messages import encode_changes, read_messages, write_message
 from emulator.servicebus.request_response import ReplyLinks, RequestTarget
+from emulator.servicebus.tracking import add_tracking
 
 CONTAINER_ID = "azure-local-emulator"
 
@@ -36,6 +46,7 @@ class Namespace:
         clock: UtcClock,
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
+        self.faults = Faults(clock)
         self._broker = broker
         self._keys = keys
         self._clock = clock
@@ -44,13 +55,57 @@ class Namespace:
 
     def connect(self) -> asyncio.Protocol:
         """Create the asyncio protocol for a new connection."""
-        peer = _NamespaceConnection(self._broker, CbsTokens(self._keys, self._clock))
-        return _TrackedConnection(self._connections, peer, self._idle_seconds)
+        peer = self.peer(CbsTokens(self._keys, self._clock))
+        latency = self.faults.latency
+        return _TrackedConnection(self._connections, peer, self._idle_seconds, latency)
+
+    def peer(self, tokens: CbsTokens) -> "_NamespaceConnection":
+        """Return the service for a connection whose peer has these tokens."""
+        return _NamespaceConnection(self._broker, tokens, self.faults)
+
+    def detach_links(self, queue: str | None = None) -> int:
+        """Detach all links of a queue, or of all queues, as Azure does for maintenance.
+
+        Return the number of the detached links.
+        """
+
+        def find_fault(link: Link) -> LinkFault | None:
+            if not _belongs_to(link.address, queue):
+                return None
+            return _detached(link, "The service is undergoing maintenance.")
+
+        return sum(each.detach_links(find_fault) for each in list(self._connections))
+
+    def detach_idle_links(self) -> int:
+        """Detach the links that are idle for too long, and return their number."""
+        limit_seconds = self.faults.idle_link_seconds
+        if limit_seconds is None:
+            return 0
+        idle_since = asyncio.get_running_loop().time() - limit_seconds
+        text = f"IdleTimerExpired: Idle timeout: {timedelta(seconds=limit_seconds)}."
+
+        def find_fault(link: Link) -> LinkFault | None:
+            if link.used_at > idle_since or not _belongs_to(link.address, None):
+                return None
+            return _detached(link, text)
+
+        return sum(each.detach_links(find_fault) for each in list(self._connections))
 
     def close(self) -> None:
         """Close all connections, and inform each peer that the server is shutting down."""
         for connection in list(self._connections):
             connection.shut_down()
+
+
+def _belongs_to(address: str, queue: str | None) -> bool:
+    if address == _CBS:
+        return False
+    return queue is None or f"{address}/".casefold().startswith(f"{queue}/".casefold())
+
+
+def _detached(link: Link, details: str) -> LinkFault:
+    text = f"The link '{link.name}' is force detached. Details: {details}"
+    return LinkFault("amqp:link:detach-forced", add_tracking(text, link.address))
 
 
 class _TrackedConnection(Connection):
@@ -61,8 +116,9 @@ class _TrackedConnection(Connection):
         open_connections: "set[_TrackedConnection]",
         peer: "_NamespaceConnection",
         idle_seconds: float,
+        latency: Latency,
     ) -> None:
-        super().__init__(peer, CONTAINER_ID, idle_seconds)
+        super().__init__(peer, CONTAINER_ID, idle_seconds, latency)
         self._open_connections = open_connections
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -77,9 +133,10 @@ class _TrackedConnection(Connection):
 class _NamespaceConnection:
     """Authenticates the peer of one connection, and opens the links of this connection."""
 
-    def __init__(self, broker: Broker, tokens: CbsTokens) -> None:
+    def __init__(self, broker: Broker, tokens: CbsTokens, faults: Faults) -> None:
         self._broker = broker
         self._tokens = tokens
+        self._faults = faults
         self._replies = ReplyLinks()
 
     def authenticate(self, mechanism: str, response: bytes) -> bool:
@@ -94,15 +151,16 @@ class _NamespaceConnection:
         if address == _CBS:
             return RequestTarget(address, self._tokens.handle, self._replies)
         entity, is_management = _split(address)
+        self._check_access(address, "Listen" if is_management else "Send")
         queue = self._queue(entity)
         if is_management:
-            return RequestTarget(address, partial(manage, queue), self._replies)
+            return RequestTarget(address, partial(manage, queue, self._faults), self._replies)
         if queue.is_subqueue:
             raise LinkFault(
                 "amqp:not-allowed",
                 f"messages cannot be sent to {entity!r}, which is a dead-letter queue",
             )
-        return QueueLinkTarget(queue)
+        return QueueLinkTarget(queue, self._faults)
 
     def open_source(self, requested: SourceRequest, sender: DeliverySender) -> LinkSource:
         """Return the source of the messages that the peer wants to receive.
@@ -112,22 +170,32 @@ class _NamespaceConnection:
         if requested.address == _CBS:
             return self._replies.open(_CBS, requested.reply_address, sender)
         entity, is_management = _split(requested.address)
+        self._check_access(requested.address, "Listen")
         queue = self._queue(entity)
         if is_management:
             return self._replies.open(requested.address, requested.reply_address, sender)
         if _SESSION_FILTER in requested.filters:
             raise LinkFault(
                 "amqp:not-allowed",
-                f"the queue {entity!r} has no sessions: receive its messages without a session id",
+                add_tracking(
+                    "A sessionful message receiver cannot be created on an entity that does not"
+                    " require sessions. Ensure RequiresSession is set to true when creating a Queue"
+                    " or Subscription to enable sessionful behavior.",
+                    entity,
+                ),
             )
         return QueueLinkSource(queue, sender, is_presettled=requested.is_presettled)
 
+    def _check_access(self, address: str, claim: str) -> None:
+        # The JavaScript client sends a token for the whole address of a queue's management node.
+        self._tokens.check_access(address, claim)
+        self._faults.check_link(address)
+
     def _queue(self, entity: str) -> Queue:
-        self._tokens.check_access(entity)
         try:
             return self._broker.queue(entity)
         except BrokerError as error:
-            raise LinkFault(error.condition, str(error)) from error
+            raise LinkFault(error.condition, add_tracking(str(error), entity)) from error
 
 
 def _split(address: str) -> tuple[str, bool]:
@@ -141,27 +209,30 @@ _REASON = "DeadLetterReason"
 _DESCRIPTION = "DeadLetterErrorDescription"
 
 
-def as_message_fault(error: BrokerError) -> MessageFault:
-    """Convert an error of the broker to an AMQP error."""
-    return MessageFault(error.condition, str(error), error.status_code)
+def as_message_fault(error: BrokerError, entity: str) -> MessageFault:
+    """Convert an error of the broker to an AMQP error. `entity` is the address of the queue."""
+    return MessageFault(error.condition, add_tracking(str(error), entity), error.status_code)
 
 
 class QueueLinkTarget:
     """The target of a link on which a peer sends messages to a queue."""
 
-    def __init__(self, queue: Queue) -> None:
+    def __init__(self, queue: Queue, faults: Faults) -> None:
         self._queue = queue
+        self._faults = faults
         self.max_message_bytes = queue.settings.max_message_bytes
 
     async def put(self, payload: bytes, message_format: int) -> None:
         """Add a message or a batch to the queue, and wait until all messages are in the database.
 
-        Raises MessageFault if the queue refuses one of the messages. Then no message is added.
+        Raises MessageFault if the queue refuses one of the messages, or if the send is throttled.
+        Then no message is added.
         """
+        self._faults.check_message(self._queue.address)
         try:
             await self._queue.send(read_messages(payload, message_format))
         except BrokerError as error:
-            raise as_message_fault(error) from error
+            raise as_message_fault(error, self._queue.address) from error
 
 
 class QueueLinkSource:
@@ -201,7 +272,7 @@ class QueueLinkSource:
         try:
             await self._apply(token, outcome)
         except BrokerError as error:
-            raise as_message_fault(error) from error
+            raise as_message_fault(error, self._queue.address) from error
 
     async def _apply(self, token: UUID, outcome: Outcome) -> None:
         match outcome:

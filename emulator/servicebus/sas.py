@@ -18,8 +18,13 @@ _FIELDS = "sr", "sig", "se", "skn"
 class SasError(Exception):
     """The token does not permit access.
 
-    The error's message contains the reason, but no part of the token.
+    The error's message contains the reason, but no part of the token. `code` is the name that Azure
+    gives the reason.
     """
+
+    def __init__(self, reason: str, code: str = "MalformedToken") -> None:
+        super().__init__(reason)
+        self.code = code
 
 
 def verify_sas(token: str, keys: Mapping[str, str], path: str, now: datetime) -> None:
@@ -51,9 +56,9 @@ def verify_sas(token: str, keys: Mapping[str, str], path: str, now: datetime) ->
     digest = hmac.digest(keys.get(name, "").encode(), signed, "sha256")
     matches = hmac.compare_digest(b64encode(digest), signature.encode())
     if not matches or name not in keys:
-        raise SasError("the token is not signed with a key of this namespace")
+        raise SasError("The token has an invalid signature.", "InvalidSignature")
     if expires_at_seconds <= now.timestamp():
-        raise SasError("the token has expired")
+        raise SasError("The token is expired.", "ExpiredToken")
     wanted = path.strip("/").casefold()
     if granted and wanted != granted and not wanted.startswith(f"{granted}/"):
-        raise SasError("the token is valid for another resource only")
+        raise SasError("The token has an invalid audience.", "InvalidAudience")

@@ -9,7 +9,7 @@ import json
 import re
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
@@ -20,6 +20,8 @@ from contract import media
 from contract.errors import CatalogueError, ContractError, UnknownModel
 from contract.names import low_priority_queue
 from contract.parameters import Schema, read_schemas
+from contract.warm import read_periods
+from contract.weights import parse_weights
 
 DEFAULT_PATH = Path(__file__).with_name("models.toml")
 
@@ -27,8 +29,6 @@ DEFAULT_PATH = Path(__file__).with_name("models.toml")
 _MAX_UPLOAD_BYTES = 5000 * 1024 * 1024
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
-# Either a blob (container and name) or a file in a Python package (package and path).
-_WEIGHTS = re.compile(r"(?:blob:[a-z0-9-]{3,63}|package:\w+)/[^\\\x00-\x1f]{1,1024}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _MEDIA_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}")
@@ -61,16 +61,21 @@ class ModelEntry:
         max_delivery_count: How many times Service Bus delivers a message at most. If no delivery
             completes the message, Service Bus moves it to the dead-letter queue.
         reports_progress: Whether the worker reports the progress of each job.
-        weights: The location of the weights, as `blob:CONTAINER/NAME` or `package:PACKAGE/PATH`;
-            empty if the model has no weights.
+        weights: The location of the weights, for example `blob:CONTAINER/NAME`. `contract.weights`
+            describes all forms. Empty if the model has no weights.
         weights_sha256: The SHA-256 digest of the weights. It is required if the weights are in a
-            blob.
+            blob or on the Hugging Face Hub.
         options: Keyword arguments for the constructor of `Infer`.
         memory_bytes: The device memory that the model needs; 0 if the worker must measure it.
         uses_gpu: Whether a deployment gives the model's workers a GPU.
         result_media_type: The media type of the model's results.
         parameters: What callers may send as the job's parameters: a JSON Schema for each name.
             Pages show a form for them. Empty if the model does not declare its parameters.
+        min_workers: How many workers of the model run at least, also without jobs.
+        warm: The periods in which `warm_workers` workers run at least, in the form of
+            `contract.warm`.
+        warm_workers: How many workers run at least in a period of `warm`. The default is one more
+            than `min_workers`.
     """
 
     name: str
@@ -96,6 +101,9 @@ class ModelEntry:
     uses_gpu: bool = True
     result_media_type: str = media.JSON
     parameters: Mapping[str, Schema] = field(default_factory=dict, hash=False)
+    min_workers: int = 0
+    warm: tuple[str, ...] = ()
+    warm_workers: int = 0
 
 
 _DEFAULT_MAX_PIXELS: Final = 50_000_000
@@ -181,16 +189,23 @@ def _add_defaults(model: ModelEntry, given: Mapping[str, Any]) -> ModelEntry:
         "max_pixels": _DEFAULT_MAX_PIXELS if are_images else 0,
         # A deadline that is longer than the default limit raises the limit.
         "max_deadline_seconds": max(model.max_deadline_seconds, model.deadline_seconds),
+        "warm_workers": model.min_workers + 1 if model.warm else 0,
     }
     return replace(model, **{key: value for key, value in defaults.items() if key not in given})
+
+
+_READERS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
+    "parameters": read_schemas,
+    "warm": read_periods,
+}
 
 
 def _read_value(name: str, key: str, value: Any) -> Any:
     expected = {each.name: each.type for each in fields(ModelEntry)}[key]
     if key == "options":
         return _read_options(name, value)
-    if key == "parameters":
-        return read_schemas(f"{name}.parameters", value)
+    if (read := _READERS.get(key)) is not None:
+        return read(f"{name}.{key}", value)
     if expected is str and isinstance(value, str) and value:
         return value
     if expected is bool and isinstance(value, bool):
@@ -240,12 +255,16 @@ def _check_limits(model: ModelEntry) -> None:
         ("max_upload_bytes", model.max_input_bytes, _MAX_UPLOAD_BYTES),
         ("deadline_seconds", 1, model.max_deadline_seconds),
         ("max_deadline_seconds", 1, 6 * 24 * 3600),
+        ("min_workers", 0, 1000),
+        ("warm_workers", model.min_workers + 1 if model.warm else 0, 1001),
     ):
         if not low <= getattr(model, key) <= high:
             raise CatalogueError(
                 f"{model.name}.{key}: expected a number from {low} to {high}, "
                 f"found {getattr(model, key)}"
             )
+    if model.warm_workers and not model.warm:
+        raise CatalogueError(f"{model.name}.warm: the key is missing, although warm_workers is set")
     if not _MEDIA_TYPE.fullmatch(model.result_media_type):
         raise CatalogueError(
             f"{model.name}.result_media_type: expected a media type, for example image/png"
@@ -253,23 +272,24 @@ def _check_limits(model: ModelEntry) -> None:
 
 
 def _check_weights(model: ModelEntry) -> None:
-    is_blob = model.weights.startswith("blob:")
-    if model.weights and not _WEIGHTS.fullmatch(model.weights):
-        raise CatalogueError(
-            f"{model.name}.weights: expected blob:CONTAINER/NAME or package:PACKAGE/PATH"
-        )
     if model.weights_sha256 and not _SHA256.fullmatch(model.weights_sha256):
         raise CatalogueError(
             f"{model.name}.weights_sha256: expected 64 hexadecimal digits in lower case"
         )
-    # Without a digest, everyone with write access to the container could choose the code that runs.
-    if is_blob and not model.weights_sha256:
-        raise CatalogueError(
-            f"{model.name}.weights_sha256: the key is missing; weights in a blob need it"
-        )
     if model.weights_sha256 and not model.weights:
         raise CatalogueError(
             f"{model.name}.weights: the key is missing, although weights_sha256 is set"
+        )
+    if not model.weights:
+        return
+    try:
+        location = parse_weights(model.weights)
+    except ValueError as error:
+        raise CatalogueError(f"{model.name}.weights: {error}") from None
+    if location.needs_digest and not model.weights_sha256:
+        raise CatalogueError(
+            f"{model.name}.weights_sha256: the key is missing; weights with {location.scheme}: "
+            f"need it: run `loosely models lock {model.name}`"
         )
 
 

@@ -107,6 +107,7 @@ resource app 'Microsoft.App/containerApps@2025-07-01' = [
               { name: 'AZURE_CLIENT_ID', value: worker.properties.clientId }
               { name: 'HEALTH_HOST', value: '0.0.0.0' }
               { name: 'LOG_FORMAT', value: 'json' }
+              { name: 'HF_HUB_OFFLINE', value: '1' }
               { name: 'WORKER_REQUIRE_DEVICE', value: model.device == 'gpu' ? 'cuda' : 'any' }
               { name: 'OTEL_TRACES_EXPORTER', value: 'azure_monitor_opentelemetry_exporter' }
               { name: 'APPLICATIONINSIGHTS_CONNECTION_STRING', value: insightsConnectionString }
@@ -142,22 +143,17 @@ resource app 'Microsoft.App/containerApps@2025-07-01' = [
           }
         ]
         scale: {
-          minReplicas: model.device == 'gpu' ? minReplicas : 0
+          minReplicas: max(model.device == 'gpu' ? minReplicas : 0, model.minWorkers)
           maxReplicas: maxReplicas
           pollingInterval: 15
           cooldownPeriod: 300
           rules: [
-            for queue in model.queues: {
-              name: queue.name
+            for rule in model.scaleRules: {
+              name: rule.name
               custom: {
-                type: 'azure-servicebus'
-                identity: keda.id
-                metadata: {
-                  queueName: queue.name
-                  namespace: split(servicebusHost, '.')[0]
-                  messageCount: string(queue.messageCount)
-                  activationMessageCount: string(queue.activationMessageCount)
-                }
+                type: rule.type
+                identity: rule.type == 'cron' ? null : keda.id
+                metadata: union(rule.metadata, rule.type == 'cron' ? {} : { namespace: split(servicebusHost, '.')[0] })
               }
             }
           ]

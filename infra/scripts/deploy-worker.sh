@@ -5,7 +5,8 @@
 #   deploy-worker.sh [TAG]     TAG of an earlier image rolls back to that image
 # If CPU_TORCH_INDEX is set in the environment, models that need no GPU get an image of their own, without CUDA.
 # OVERLAY=… chooses one of infra/k8s/overlays instead of the environment's choices. If
-# POD_WEBHOOK_SECRETS is true in the environment, pods on AKS get the webhooks' secret from the vault.
+# POD_WEBHOOK_SECRETS is true in the environment, pods on AKS get the webhooks' secret from the vault. If
+# NODE_CACHE is true, weights stay on the nodes. Weights of the Hugging Face Hub are first copied to blob storage.
 set -eu
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 . "$(dirname "$0")/environment.sh"
@@ -73,15 +74,27 @@ write_values() { # write the values that kustomize inserts into the manifests
     } >"$build/k8s/base/workers/deployment.env"
 }
 
-add_webhook_secrets() { # OVERLAY: create the overlay `deployed` from it
-    print_values KEY_VAULT_NAME AZURE_TENANT_ID WORKER_CLIENT_ID >"$build/k8s/components/webhook-secrets/vault.env"
+add_components() { # OVERLAY: print the overlay with the components that the environment chooses
+    components=
+    if [ "$(optional_value POD_WEBHOOK_SECRETS || true)" = true ]; then
+        print_values KEY_VAULT_NAME AZURE_TENANT_ID WORKER_CLIENT_ID >"$build/k8s/components/webhook-secrets/vault.env"
+        components="$components, ../../components/webhook-secrets"
+    fi
+    if [ "$(optional_value NODE_CACHE || true)" = true ]; then
+        components="$components, ../../components/node-cache"
+    fi
+    if [ -z "$components" ]; then
+        printf '%s\n' "$1"
+        return
+    fi
     mkdir "$build/k8s/overlays/deployed"
     cat >"$build/k8s/overlays/deployed/kustomization.yaml" <<OVERLAY
 apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
 resources: [../$1]
-components: [../../components/webhook-secrets]
+components: [${components#, }]
 OVERLAY
+    echo deployed
 }
 
 deploy_to_cluster() { # OVERLAY
@@ -94,11 +107,7 @@ deploy_to_cluster() { # OVERLAY
         --file "$KUBECONFIG" --overwrite-existing --output none
     kubelogin convert-kubeconfig --login azurecli --kubeconfig "$KUBECONFIG"
     write_values
-    overlay=$1
-    if [ "$(optional_value POD_WEBHOOK_SECRETS || true)" = true ]; then
-        add_webhook_secrets "$overlay"
-        overlay=deployed
-    fi
+    overlay=$(add_components "$1")
     say "rolling out $image with overlay $1"
     kubectl kustomize "$build/k8s/overlays/$overlay" >"$build/manifests.yaml"
     retry kubectl apply --server-side --force-conflicts --filename "$build/manifests.yaml" >&2
@@ -114,6 +123,7 @@ deploy_to_container_apps() { # by the templates, which define the apps
     azd provision --no-prompt --cwd "$root" >&2
 }
 
+"$(dirname "$0")/fetch-weights.sh"
 group=$(value AZURE_RESOURCE_GROUP)
 host=$(value WORKER_HOST)
 if [ "$host" = aca ]; then

@@ -32,6 +32,18 @@ confirm() { # QUESTION ANSWER: stop unless the user types exactly this answer
     [ "$answer" = "$2" ] || stop "the answer was not $2: nothing was done"
 }
 
+stored_digest() { # ACCOUNT NAME: print the digest of a blob with weights; nothing if there is none
+    # A blob that was uploaded in another way has no digest.
+    az storage blob show --account-name "$1" --container-name weights --name "$2" --auth-mode login \
+        --query "metadata.sha256 || 'unknown'" --output tsv 2>/dev/null || true
+}
+
+upload_weights() { # ACCOUNT NAME FILE DIGEST: upload weights; never overwrite a blob
+    retry az storage blob upload --account-name "$1" --container-name weights --name "$2" \
+        --file "$3" --metadata "sha256=$4" --auth-mode login --overwrite false --output none
+    say "uploaded $2"
+}
+
 retry() { # COMMAND…: repeat it for some minutes until it succeeds, because new roles take effect late
     tries=0
     until "$@"; do

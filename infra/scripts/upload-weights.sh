@@ -13,16 +13,12 @@ name=${2:-$(basename "$file")}
 account=$(value PAYLOAD_ACCOUNT)
 digest=$(sha256sum "$file" | cut -d' ' -f1)
 
-# A blob that was uploaded in another way has no digest. It is not overwritten either.
-stored=$(az storage blob show --account-name "$account" --container-name weights --name "$name" \
-    --auth-mode login --query "metadata.sha256 || 'unknown'" --output tsv 2>/dev/null || true)
+stored=$(stored_digest "$account" "$name")
 if [ "$stored" = "$digest" ]; then
     say "$name exists already"
 elif [ -n "$stored" ]; then
     stop "weights/$name holds other bytes ($stored): choose another name"
 else
-    retry az storage blob upload --account-name "$account" --container-name weights --name "$name" \
-        --file "$file" --metadata "sha256=$digest" --auth-mode login --overwrite false --output none
-    say "uploaded $name"
+    upload_weights "$account" "$name" "$file" "$digest"
 fi
 printf 'weights = "blob:weights/%s"\nweights_sha256 = "%s"\n' "$name" "$digest"

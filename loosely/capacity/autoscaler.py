@@ -8,7 +8,8 @@ once in each sync period.
 `Activation` has the same rules as kedacore/keda: `RequestScale`, `scaleFromZeroOrIdle` and
 `scaleToZeroOrIdle` in pkg/scaling/executor/scale_scaledobjects.go. As in
 pkg/scalers/azure_servicebus_scaler.go, a trigger is active if its queue's ActiveMessageCount is
-greater than `activationMessageCount`.
+greater than `activationMessageCount`. As in pkg/scalers/cron_scaler.go, a cron trigger is active
+during its period, and its metric is then `desiredReplicas` with the target 1.
 
 `Autoscaler` has the same rules as kubernetes/kubernetes pkg/controller/podautoscaler:
 `GetExternalPerPodMetricReplicas` in replica_calculator.go, and in horizontal.go
@@ -62,7 +63,7 @@ class Scaler:
         """The time, in seconds of the caller's clock, at which the next decision is due."""
         return min(self._poll_at, self._sync_at)
 
-    def step(self, now_seconds: float, counts: Sequence[int | None]) -> int:
+    def step(self, now_seconds: float, counts: Sequence[int | None], warm_replicas: int = 0) -> int:
         """Make the decisions that are due, and return the number of replicas.
 
         Before `next_at_seconds`, no decision is due, and the number does not change.
@@ -70,15 +71,16 @@ class Scaler:
         Args:
             now_seconds: The current time, in seconds of the caller's clock.
             counts: The number of active messages in each queue; ``None`` if the number is unknown.
+            warm_replicas: The number of replicas that the cron triggers demand now.
         """
         before = self._replicas
         if now_seconds >= self._poll_at:
             self._poll_at = now_seconds + self._scaling.polling_interval_seconds
-            self._replicas = self._activation.decide(now_seconds, before, counts)
+            self._replicas = self._activation.decide(now_seconds, before, counts, warm_replicas)
         if now_seconds >= self._sync_at:
             self._sync_at = now_seconds + self._scaling.sync_period_seconds
             if self._replicas == before:
-                self._replicas = self._autoscaler.decide(now_seconds, before, counts)
+                self._replicas = self._autoscaler.decide(now_seconds, before, counts, warm_replicas)
         return self._replicas
 
 
@@ -97,13 +99,20 @@ class Activation:
         self._created_at = created_at_seconds
         self._last_active_at: float | None = None
 
-    def decide(self, now_seconds: float, replicas: int, counts: Sequence[int | None]) -> int:
+    def decide(
+        self,
+        now_seconds: float,
+        replicas: int,
+        counts: Sequence[int | None],
+        warm_replicas: int = 0,
+    ) -> int:
         """Return the new number of replicas.
 
         ``counts`` are the numbers of active messages in the queues. An unknown number is ``None``.
-        If a number is unknown, no replica is removed.
+        If a number is unknown, no replica is removed. ``warm_replicas`` is the number of replicas
+        that the cron triggers demand now.
         """
-        is_active = any(
+        is_active = warm_replicas > 0 or any(
             count is not None and count > self._scaling.activation_message_count for count in counts
         )
         is_error = None in counts
@@ -169,10 +178,17 @@ class Autoscaler:
         self._additions: list[_Change] = []
         self._removals: list[_Change] = []
 
-    def decide(self, now_seconds: float, replicas: int, counts: Sequence[int | None]) -> int:
+    def decide(
+        self,
+        now_seconds: float,
+        replicas: int,
+        counts: Sequence[int | None],
+        warm_replicas: int = 0,
+    ) -> int:
         """Return the new number of replicas.
 
         ``counts`` are the numbers of active messages in the queues. An unknown number is ``None``.
+        ``warm_replicas`` is the number of replicas that the cron triggers demand now.
         If ``replicas`` is 0, the result is 0, because only KEDA adds the first replica.
         """
         if replicas == 0:
@@ -182,7 +198,7 @@ class Autoscaler:
         elif replicas < self._minimum:
             decided = self._minimum
         else:
-            wanted = self._propose(replicas, counts)
+            wanted = self._propose(replicas, counts, warm_replicas)
             if wanted is None:
                 return replicas
             stable = self._stabilize(now_seconds, replicas, wanted)
@@ -190,8 +206,10 @@ class Autoscaler:
         self._record_change(now_seconds, decided - replicas)
         return decided
 
-    def _propose(self, replicas: int, counts: Sequence[int | None]) -> int | None:
-        """Return the largest number of replicas that any of the queues needs.
+    def _propose(
+        self, replicas: int, counts: Sequence[int | None], warm_replicas: int
+    ) -> int | None:
+        """Return the largest number of replicas that a queue or a cron trigger needs.
 
         Return ``None`` if the number of replicas must not change. If the number of messages in a
         queue is unknown, replicas may be added but not removed.
@@ -201,6 +219,8 @@ class Autoscaler:
             for count in counts
             if count is not None
         ]
+        if warm_replicas:
+            proposals.append(propose_replicas(replicas, warm_replicas, 1, self._scaling.tolerance))
         if not proposals or (None in counts and max(proposals) < replicas):
             return None
         return max(proposals)

@@ -1,6 +1,7 @@
 """Estimate the monthly cost of jobs: with autoscaling, and with GPUs that are always on.
 
-`simulation.simulate` computes the GPU hours of one day. A month has 30.4 days.
+`simulation.simulate` computes the GPU hours of one day, or of one week if workers are kept warm in
+periods of the week. A month has 30.4 days.
 
 An instance of the gateway is billed while at least one request is open. This time is estimated with
 queueing theory (M/G/∞): requests arrive as a Poisson process with r requests per second, and each
@@ -126,12 +127,13 @@ class CostEstimate:
     """The monthly bill of each kind of deployment, and the results of the simulations.
 
     `on_nodes` is the simulation on AKS. `on_replicas` is the simulation on Container Apps; None if
-    Container Apps does not have the GPU.
+    Container Apps does not have the GPU. `simulated_days` is the number of days of each simulation.
     """
 
     bills: tuple[Bill, ...]
     on_nodes: SimulationResult
     on_replicas: SimulationResult | None
+    simulated_days: int = 1
 
 
 def estimate_cost(deployment: PlannedDeployment, prices: Prices) -> CostEstimate:
@@ -144,27 +146,37 @@ def estimate_cost(deployment: PlannedDeployment, prices: Prices) -> CostEstimate
         PricesUnusable: The price list does not contain the GPU or an entry that a bill needs.
     """
     gpu, load = prices.gpu(deployment.gpu), deployment.load
-    nodes = simulate(load, deployment.scaling, deployment.cluster, deployment.times, _DAY_SECONDS)
+    # Periods may differ from day to day, but each week is the same.
+    days = 7 if deployment.scaling.cron else 1
+    seconds = days * _DAY_SECONDS
+    nodes = simulate(load, deployment.scaling, deployment.cluster, deployment.times, seconds)
+    gpu_hours = nodes.node_hours / days * DAYS
     bills = [
-        _bill_nodes("AKS, spot", "node_hour_spot", nodes, deployment, prices),
-        _bill_nodes("AKS, on demand", "node_hour_on_demand", nodes, deployment, prices),
+        _bill_nodes("AKS, spot", "node_hour_spot", gpu_hours, nodes, deployment, prices),
+        _bill_nodes("AKS, on demand", "node_hour_on_demand", gpu_hours, nodes, deployment, prices),
     ]
     replicas = None
     if gpu.container_apps is not None:
         cluster = serverless_cluster(deployment.cluster, deployment.replica_start_seconds)
         # Container Apps has no setting for the scaling behavior. It uses the default of Kubernetes.
         scaling = replace(deployment.scaling, behavior=Behavior())
-        replicas = simulate(load, scaling, cluster, deployment.times, _DAY_SECONDS)
-        bills.append(_bill_replicas(replicas, gpu.container_apps, load, prices))
+        replicas = simulate(load, scaling, cluster, deployment.times, seconds)
+        hours = replicas.node_hours / days * DAYS
+        bills.append(_bill_replicas(replicas, hours, gpu.container_apps, load, prices))
     bills.append(_bill_always_on(deployment, gpu, prices))
-    return CostEstimate(tuple(bills), nodes, replicas)
+    return CostEstimate(tuple(bills), nodes, replicas, days)
 
 
-def _bill_nodes(
-    name: str, group: str, result: SimulationResult, deployment: PlannedDeployment, prices: Prices
+def _bill_nodes(  # noqa: PLR0913, PLR0917 - a bill has these parts
+    name: str,
+    group: str,
+    gpu_hours: float,
+    result: SimulationResult,
+    deployment: PlannedDeployment,
+    prices: Prices,
 ) -> Bill:
     node = prices.gpu(deployment.gpu).node
-    bill = Bill(name, result.node_hours * DAYS)
+    bill = Bill(name, gpu_hours)
     bill.add("GPU", f"hours of {node}", bill.gpu_hours, prices.price(f"{group}.{node}"))
     for part, count in (("control_plane", 1), ("system_node", prices.usage("system_nodes"))):
         hours = MONTH_HOURS * count
@@ -173,9 +185,10 @@ def _bill_nodes(
     return bill
 
 
-def _bill_replicas(result: SimulationResult, profile: str, load: JobLoad, prices: Prices) -> Bill:
-    bill = Bill("Container Apps", result.node_hours * DAYS)
-    hours = bill.gpu_hours
+def _bill_replicas(
+    result: SimulationResult, hours: float, profile: str, load: JobLoad, prices: Prices
+) -> Bill:
+    bill = Bill("Container Apps", hours)
     cores = prices.usage("cores_of_a_container_apps_replica", profile)
     gib = prices.usage("gib_of_a_container_apps_replica", profile)
     group = "container_apps_hour"

@@ -1,12 +1,17 @@
 """The settings of scaling, named as in KEDA's ScaledObject and in Kubernetes' autoscaling/v2.
 
-Sources: keda.sh, "ScaledObject specification" and "Azure Service Bus" (2.19); kubernetes.io,
-"Horizontal Pod Autoscaling", sections "Algorithm details" and "Default behavior". The defaults
-are those of KEDA and Kubernetes. `DEPLOYED` has the settings of our own Kubernetes manifests.
+Sources: keda.sh, "ScaledObject specification", "Azure Service Bus" (2.19) and "Cron";
+kubernetes.io, "Horizontal Pod Autoscaling", sections "Algorithm details" and "Default behavior".
+The defaults are those of KEDA and Kubernetes. `DEPLOYED` has the settings of our own Kubernetes
+manifests.
 """
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import Enum
+from zoneinfo import ZoneInfo
+
+_DAY_MINUTES = 24 * 60
 
 
 class PolicyType(Enum):
@@ -61,6 +66,38 @@ class Behavior:
 
 
 @dataclass(frozen=True, slots=True)
+class CronTrigger:
+    """A trigger that demands replicas during a period of the week, also without messages.
+
+    Attributes:
+        days: The days on which the period starts: 0 is Monday, and 6 is Sunday.
+        start_minutes: When the period starts, in minutes after midnight.
+        end_minutes: When the period ends, in minutes after midnight of its first day. The number is
+            greater than 1440 if the period ends on the next day.
+        timezone: The name of the time zone of both times.
+        desired_replicas: The number of replicas during the period.
+    """
+
+    days: tuple[int, ...]
+    start_minutes: int
+    end_minutes: int
+    timezone: str
+    desired_replicas: int = 1
+
+    def is_active(self, now: datetime) -> bool:
+        """Return whether ``now`` is in the period. ``now`` must have a time zone."""
+        return self.contains(now.astimezone(ZoneInfo(self.timezone)))
+
+    def contains(self, local: datetime) -> bool:
+        """Return whether a local time of the period's own time zone is in the period."""
+        minutes = local.hour * 60 + local.minute
+        yesterday = (local.weekday() - 1) % 7
+        return (
+            local.weekday() in self.days and self.start_minutes <= minutes < self.end_minutes
+        ) or (yesterday in self.days and minutes + _DAY_MINUTES < self.end_minutes)
+
+
+@dataclass(frozen=True, slots=True)
 class ScaledObject:
     """The settings of a KEDA ScaledObject with one azure-servicebus trigger for each queue.
 
@@ -83,6 +120,8 @@ class ScaledObject:
     sync_period_seconds: float = 15.0
     tolerance: float = 0.1
     behavior: Behavior = field(default_factory=Behavior)
+    #: The triggers of type cron.
+    cron: tuple[CronTrigger, ...] = ()
 
     def __post_init__(self) -> None:
         if self.message_count < 1:
@@ -110,6 +149,14 @@ class ScaledObject:
                 f"the polling interval and the sync period must be more than 0 s, found "
                 f"{self.polling_interval_seconds:g} s and {self.sync_period_seconds:g} s"
             )
+
+    def count_warm(self, now: datetime) -> int:
+        """Return how many replicas the cron triggers demand at ``now``, which has a time zone."""
+        return max((t.desired_replicas for t in self.cron if t.is_active(now)), default=0)
+
+    def count_warm_local(self, local: datetime) -> int:
+        """Return how many replicas the cron triggers demand at a local time of all periods."""
+        return max((t.desired_replicas for t in self.cron if t.contains(local)), default=0)
 
 
 #: The autoscaler may stop a busy pod. So it removes only one pod per minute, after ten minutes with

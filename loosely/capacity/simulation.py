@@ -15,6 +15,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 
 from loosely.capacity.autoscaler import Scaler
@@ -26,6 +27,8 @@ from loosely.capacity.simulation_clock import SimulationClock
 _SAMPLES = 288
 _HOUR_SECONDS = 3600.0
 _PERCENTS = (50, 95, 99)
+# A Monday. The simulated times are local times of the warm periods.
+_START = datetime(2024, 1, 1)  # noqa: DTZ001
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +126,11 @@ def simulate(
     times: BatchTimes,
     duration_seconds: float,
 ) -> SimulationResult:
-    """Simulate the jobs of ``load`` for ``duration_seconds``, and return the results."""
+    """Simulate the jobs of ``load`` for ``duration_seconds``, and return the results.
+
+    The simulation starts on a Monday at midnight. The hours of the load are local times of the cron
+    triggers in ``scaling``.
+    """
     simulation = _Simulation(load, scaling, cluster, times, duration_seconds)
     return simulation.run()
 
@@ -139,6 +146,7 @@ class _Simulation:
     ) -> None:
         self._duration = duration_seconds
         self._times = times
+        self._scaling = scaling
         self._model_load_seconds = cluster.model_load_seconds
         self._arrivals = load.arrivals(duration_seconds)
         self._clock = SimulationClock()
@@ -175,7 +183,9 @@ class _Simulation:
 
     def _scale(self) -> None:
         """Change the number of workers as the scaler decides, and schedule the next decision."""
-        wanted = self._scaler.step(self._clock.now_seconds, [len(self._waiting) + self._held])
+        now = self._clock.now_seconds
+        warm = self._scaling.count_warm_local(_START + timedelta(seconds=now))
+        wanted = self._scaler.step(now, [len(self._waiting) + self._held], warm)
         staying = [worker for worker in self._workers if not worker.is_stopping]
         if wanted > len(staying):
             self._add_workers(wanted - len(staying))

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -20,8 +20,10 @@ from loosely.capacity.prices import Prices, PricesUnusable
 from loosely.capacity.scaling import DEPLOYED, ScaledObject
 from loosely.capacity.simulation import SimulationResult, SimulationSample, percentiles, simulate
 from loosely.cli.output import print_to
-from loosely.local.environment import find_root
+from loosely.local.environment import find_root, read_environment
 from loosely.local.errors import UpError
+from loosely.local.model_folder import current_model_folder
+from loosely.local.model_scaling import keep_workers, read_model_scaling
 
 _HOUR_SECONDS = 3600.0
 _DISCLAIMER = "A model of KEDA and the Kubernetes autoscalers, not a measurement: docs/scaling.md"
@@ -67,6 +69,15 @@ BatchOption = Annotated[int, typer.Option(metavar="N", help="Jobs in a full batc
 BatchSecondsOption = Annotated[
     float, typer.Option(metavar="S", help="GPU seconds of a full batch.")
 ]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="Keep the workers that `min_workers` and `warm` of this model's entry keep without "
+        "jobs. The hours of --load are then local times of its warm periods.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -98,6 +109,7 @@ def scale_model(  # noqa: PLR0913, PLR0917 - each option of the command is a par
         Path | None,
         typer.Option(metavar="FILE", dir_okay=False, help="Write the chart as a picture."),
     ] = None,
+    model: ModelOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Simulate how many workers and nodes a load needs, and how long jobs wait.
@@ -109,7 +121,7 @@ def scale_model(  # noqa: PLR0913, PLR0917 - each option of the command is a par
     with _exit_on_invalid_input():
         result = simulate(
             JobLoad.at_once(burst) if burst else JobLoad.parse(load, seed),
-            _scaling(scale, target, poll, cooldown),
+            _keep_workers(_scaling(scale, target, poll, cooldown), model),
             _cluster(nodes, workers_per_node, node_start, image_pull, model_load),
             BatchTimes(job_seconds, batch, batch_seconds),
             hours * _HOUR_SECONDS,
@@ -154,6 +166,7 @@ def cost(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
             metavar="FILE", dir_okay=False, help="The price list. Default: infra/prices.yaml."
         ),
     ] = None,
+    model: ModelOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Estimate the monthly cost of a load on AKS, on Container Apps and on GPUs that are always on.
@@ -165,7 +178,7 @@ def cost(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
         listed = Prices.load(prices or find_root() / "infra" / "prices.yaml")
         deployment = PlannedDeployment(
             JobLoad.parse(load, seed),
-            _scaling(scale, target, poll, cooldown),
+            _keep_workers(_scaling(scale, target, poll, cooldown), model),
             _cluster(nodes, workers_per_node, node_start, image_pull, model_load),
             BatchTimes(job_seconds, batch, batch_seconds),
             gpu,
@@ -173,14 +186,45 @@ def cost(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
         )
         found = estimate_cost(deployment, listed)
     if as_json:
-        bills = [bill.document() for bill in found.bills]
-        document = {"model": _DISCLAIMER, "prices_dated": listed.dated, "currency": listed.currency}
-        typer.echo(json.dumps({**document, "bills": bills, "on_nodes": found.on_nodes.document()}))
+        typer.echo(json.dumps(cost_document(found, listed)))
         return
-    console = Console()
-    print_to(console, _bill_table(found, deployment.load))
-    for line in _cost_notes(found, listed):
+    print_cost(Console(), found, deployment.load, listed)
+
+
+def cost_document(found: CostEstimate, prices: Prices) -> dict[str, Any]:
+    """Return an estimate as a JSON object."""
+    return {
+        "model": _DISCLAIMER,
+        "prices_dated": prices.dated,
+        "currency": prices.currency,
+        "bills": [bill.document() for bill in found.bills],
+        "simulated_days": found.simulated_days,
+        "on_nodes": found.on_nodes.document(),
+    }
+
+
+def print_cost(console: Console, found: CostEstimate, load: JobLoad, prices: Prices) -> None:
+    """Print an estimate for a load: a table of the bills, and explanations."""
+    print_to(console, _bill_table(found, load))
+    for line in _cost_notes(found, prices):
         print_to(console, Text(line))
+
+
+def _keep_workers(scaling: ScaledObject, model: str | None) -> ScaledObject:
+    """Return the settings with the workers that a model's entry keeps without jobs.
+
+    Raises:
+        UpError: The catalogue cannot be read.
+        ValueError: The catalogue does not have the model.
+    """
+    if model is None:
+        return scaling
+    models = read_model_scaling(current_model_folder().catalogue, read_environment())
+    if model not in models:
+        raise ValueError(
+            f"--model: the catalogue has no model {model!r}; its models are {', '.join(models)}"
+        )
+    return keep_workers(scaling, [models[model]])
 
 
 @contextmanager

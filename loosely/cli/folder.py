@@ -72,9 +72,12 @@ def package(
     """Write the folders to deploy: the Function App, and the build context of the worker image."""
     root = find_root()
     folder = current_model_folder()
-    _check_catalogue(root, folder)
+    hub_files = _check_catalogue(root, folder)
+    target = target or folder.path / "build"
     with _exit_on_error():
-        for path in write_package(target or folder.path / "build", root, folder):
+        paths = write_package(target, root, folder)
+        (target / "weights.txt").write_text(hub_files, encoding="utf-8")
+        for path in paths:
             files = [file for file in path.rglob("*") if file.is_file()]
             size_bytes = sum(file.stat().st_size for file in files)
             typer.echo(f"{path}: {len(files)} files, {size_bytes / 1024:.0f} KiB")
@@ -126,16 +129,21 @@ def deploy(
     raise typer.Exit(subprocess.run(command, check=False).returncode)  # noqa: S603  without a shell
 
 
-def _check_catalogue(root: Path, folder: ModelFolder) -> None:
-    """Exit with the check's exit code if the catalogue is not valid. The check prints why."""
+def _check_catalogue(root: Path, folder: ModelFolder) -> str:
+    """Return the list of weights on the Hugging Face Hub, for `fetch-weights.sh`.
+
+    If the catalogue is not valid, exit with the exit code of the check, which prints why.
+    """
     checked = subprocess.run(  # noqa: S603  our own module, without a shell
-        python_command("contract.queues", str(folder.catalogue)),
+        python_command("contract.weights", str(folder.catalogue)),
         env=shared_environment(root, read_environment()),
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
         check=False,
     )
     if checked.returncode:
         raise typer.Exit(checked.returncode)
+    return checked.stdout
 
 
 @contextmanager

@@ -378,7 +378,7 @@ def _follow(client: Client, submitted: Job, progress: SpinnerText) -> Job:
 
 def _show(job: Job) -> None:
     console = Console()
-    if job.error is not None or job.result is None:
+    if job.error is not None or job.document.get("result") is None:
         print_to(console, job_details(job))
         if job.status == "succeeded":
             # The job itself contains only small JSON results.

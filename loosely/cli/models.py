@@ -1,4 +1,4 @@
-"""``loosely models``: list the models, show or describe one model, or run it on a file."""
+"""``loosely models``: list models, show or describe one, lock weights, or run one on a file."""
 
 import json
 import subprocess
@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from loosely.capacity.load import JobLoad
 from loosely.cli.connection import KeyOption, UrlOption, connect
 from loosely.cli.errors import ExitCode, exit_on_error
 from loosely.cli.jobs import JsonLinesOption
@@ -28,6 +29,9 @@ from loosely.local.parts import python_command, storage_connection_string
 
 _MEBIBYTE = 1024 * 1024
 _EXIT_USAGE = 2
+_MAX_CALLERS = 4096
+# The assumption for the estimate of the cost: jobs of each caller in the busiest hour.
+_JOBS_OF_A_CALLER = 60
 
 app = typer.Typer(
     invoke_without_command=True,
@@ -77,6 +81,24 @@ def describe(
     _run(lambda _: ("worker.describe", name))
 
 
+@app.command()
+def lock(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME…]",
+            help="Models whose digests are computed again. Default: all without a digest.",
+        ),
+    ] = None,
+) -> None:
+    """Write the SHA-256 digests of weights into the catalogue.
+
+    Weights on the Hugging Face Hub or in blob storage are downloaded into the cache. The digest is
+    written below the key `weights`, and the comments of the file stay.
+    """
+    _run(lambda _: ("worker.lock_weights", *(names or ())))
+
+
 def _run(make_command: Callable[[str], tuple[str, ...]]) -> None:
     """Run a module of a component, and wait until it ends.
 
@@ -99,7 +121,7 @@ def _run(make_command: Callable[[str], tuple[str, ...]]) -> None:
 
 
 @app.command()
-def check(
+def check(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     name: Annotated[str, typer.Argument(help="The model's name in the catalogue.")],
     file: Annotated[
         Path,
@@ -110,6 +132,28 @@ def check(
     media_type: Annotated[
         str | None, typer.Option("--type", metavar="TYPE", help="The file's media type.")
     ] = None,
+    load: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=_MAX_CALLERS,
+            metavar="N",
+            help="Measure the model as in a worker while N callers each wait for one job. Suggest "
+            "the batch size and the wait, and estimate the cost.",
+        ),
+    ] = None,
+    jobs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHAPE:N",
+            help="With --load: the jobs for the estimate of the cost, as in `loosely cost --load`. "
+            "Default: each caller sends one job a minute in the busiest hour of an office day.",
+        ),
+    ] = None,
+    gpu: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="With --load: the GPU for the estimate of the cost."),
+    ] = "T4",
     as_json: JsonLinesOption = False,
 ) -> None:
     """Load a model without a worker, run it on a file, and measure its batches.
@@ -118,10 +162,14 @@ def check(
     the file that MODEL_CATALOGUE names. Weights in blob storage are read from PAYLOAD_STORAGE or,
     if that is unset, from the storage of the running `loosely up`.
     """
+    if jobs is not None:
+        _check_jobs(jobs, load)
     place = _find_place()
     kind = ("--type", media_type) if media_type else ()
+    under_load = ("--load", str(load)) if load else ()
+    found = dict[str, Mapping[str, Any]]()
     with subprocess.Popen(  # noqa: S603  our own module, without a shell
-        python_command("worker.check", name, str(file.resolve()), *kind),
+        python_command("worker.check", name, str(file.resolve()), *kind, *under_load),
         cwd=place.directory,
         env=place.environment,
         stdout=subprocess.PIPE,
@@ -130,14 +178,73 @@ def check(
         assert process.stdout is not None
         output = _CheckOutput(Console())
         for line in process.stdout:
+            event = json.loads(line)
+            found[event["event"]] = event
             if as_json:
                 typer.echo(line, nl=False)
             else:
-                output.add(json.loads(line))
+                output.add(event)
     output.finish()
     if process.returncode:
         is_usage = process.returncode == _EXIT_USAGE
         raise typer.Exit(_EXIT_USAGE if is_usage else ExitCode.FAILED)
+    if load:
+        shape = jobs or f"office:{load * _JOBS_OF_A_CALLER}"
+        options = _cost_options(name, shape, gpu, found["loaded"], found["suggestion"])
+        _estimate_cost(options, found["suggestion"], as_json=as_json)
+
+
+def _check_jobs(jobs: str, load: int | None) -> None:
+    """Raise typer.BadParameter if the option ``--jobs`` is invalid, or is used without a load."""
+    if load is None:
+        raise typer.BadParameter("--jobs needs --load", param_hint="--jobs")
+    try:
+        JobLoad.parse(jobs)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--jobs") from None
+
+
+def _cost_options(
+    name: str, jobs: str, gpu: str, loaded: Mapping[str, Any], suggestion: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the options of `loosely cost` for a measured model, without their dashes."""
+    job_seconds = suggestion["job_ms"] / 1000
+    size = suggestion["max_batch_size"]
+    # A full batch is never faster than one job, except by chance.
+    batch_seconds = job_seconds if size == 1 else max(suggestion["batch_ms"] / 1000, job_seconds)
+    return {
+        "load": jobs,
+        "gpu": gpu,
+        "model": name,
+        "model-load": round(loaded["seconds"], 1),
+        "job-seconds": round(job_seconds, 4),
+        "batch": size,
+        "batch-seconds": round(batch_seconds, 4),
+    }
+
+
+def _estimate_cost(
+    options: Mapping[str, Any], suggestion: Mapping[str, Any], *, as_json: bool
+) -> None:
+    """Print what `loosely cost` prints with these options.
+
+    Raises:
+        typer.Exit: An option is invalid. The exit status is 2.
+    """
+    from loosely.cli.capacity import cost  # noqa: PLC0415  needs the packages of an extra
+
+    if not suggestion["uses_gpu"]:
+        if not as_json:
+            typer.echo("\nno estimate of the cost: the entry has uses_gpu = false")
+        return
+    words = " ".join(f"--{option} {value}" for option, value in options.items())
+    if as_json:
+        typer.echo(json.dumps({"event": "cost", "options": options}))
+    else:
+        typer.echo(f"\nloosely cost {words}")
+        typer.echo("These are the times of this machine, also if the GPU is another one.\n")
+    arguments = {option.replace("-", "_"): value for option, value in options.items()}
+    cost(**arguments, as_json=as_json)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +284,7 @@ class _CheckOutput:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._batches: list[Mapping[str, Any]] = []
+        self._loads: list[Mapping[str, Any]] = []
 
     def add(self, line: Mapping[str, Any]) -> None:
         """Print an event of the check, or keep it for the table if it is about a batch.
@@ -198,12 +306,19 @@ class _CheckOutput:
                 print_to(self._console, f"the result is {what}")
             case "batch":
                 self._batches.append(line)
+            case "load":
+                self._loads.append(line)
+            case "suggestion":
+                self.finish()
+                self._print_suggestion(line)
             case "failed":
                 self.finish()
                 typer.echo(printable(f"{line['code']}: {line['detail']}"), err=True)
 
     def finish(self) -> None:
-        """Print the table of batches, if any batch was measured."""
+        """Print the tables of the batches and of the loads that were measured."""
+        if self._loads:
+            self._print_loads()
         if not self._batches:
             return
         table = Table(
@@ -220,6 +335,31 @@ class _CheckOutput:
             )
         print_to(self._console, table)
         self._batches = []
+
+    def _print_loads(self) -> None:
+        columns = ("batch", "jobs per batch", "items/s", "p50", "p95", "run", "memory")
+        table = Table(*columns, box=None, pad_edge=False)
+        for column in table.columns:
+            column.justify = "right"
+        for line in self._loads:
+            table.add_row(
+                str(line["size"]),
+                f"{line['mean_batch_size']:.1f}",
+                f"{line['items_per_second']:.1f}",
+                *(f"{line[key]:.0f} ms" for key in ("p50_ms", "p95_ms", "batch_ms")),
+                _mebibytes(line["peak_bytes"]),
+            )
+        typer.echo(f"{self._loads[0]['callers']} callers, each with one job at a time:")
+        print_to(self._console, table)
+        self._loads = []
+
+    @staticmethod
+    def _print_suggestion(line: Mapping[str, Any]) -> None:
+        typer.echo("\nFor the model's entry in the catalogue:\n")
+        reasons: Mapping[str, str] = line["reasons"]
+        for text in line["toml"].splitlines():
+            reason = reasons.get(text.partition(" ")[0])
+            typer.echo(f"{text}  # {reason}" if reason else text)
 
 
 def _mebibytes(size_bytes: int) -> str:

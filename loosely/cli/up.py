@@ -19,6 +19,7 @@ from loosely.local.ports import PORT_COUNT, Ports
 
 if TYPE_CHECKING:
     from loosely.local.model_folder import ModelFolder
+    from loosely.local.model_scaling import ModelScaling
     from loosely.local.run import RunPlan
     from loosely.local.worker_pool import WorkerPoolPlan
 
@@ -346,17 +347,26 @@ def parse_scaling(
 
 
 def plan_worker_pool(
-    settings: SystemSettings, scaling: ScaledObject, worker: Part, user: Mapping[str, str]
+    settings: SystemSettings,
+    scaling: ScaledObject,
+    models: Mapping[str, "ModelScaling"],
+    worker: Part,
+    user: Mapping[str, str],
 ) -> "WorkerPoolPlan":
     """Return the plan of a pool of workers, which replaces the single ``worker``.
 
-    The number of waiting messages determines the number of workers. ``WORKER_MODELS`` in ``user``
-    names the models whose messages are counted. If it is unset, all messages are counted.
+    The number of waiting messages and the minimum numbers of workers in ``models`` determine the
+    number of workers. ``WORKER_MODELS`` in ``user`` names the models that count. If it is unset,
+    all models count.
     """
+    from loosely.local.model_scaling import keep_workers  # noqa: PLC0415
     from loosely.local.worker_pool import QueueMonitor, WorkerPoolPlan  # noqa: PLC0415
 
+    names = [name.strip() for name in user.get("WORKER_MODELS", "").split(",") if name.strip()]
+    scaling = keep_workers(
+        scaling, (model for name, model in models.items() if name in names or not names)
+    )
     minimum, maximum = scaling.min_replica_count, scaling.max_replica_count
-    models = [name.strip() for name in user.get("WORKER_MODELS", "").split(",") if name.strip()]
     return WorkerPoolPlan(
         part=replace(
             worker,
@@ -364,7 +374,7 @@ def plan_worker_pool(
             address="",
         ),
         scaling=scaling,
-        monitor=QueueMonitor(settings.gateway_url, models, read_api_key()),
+        monitor=QueueMonitor(settings.gateway_url, names, read_api_key()),
         make_worker=partial(worker_replica, settings),
         first_port=settings.ports.worker_health,
     )
@@ -379,6 +389,7 @@ def _make_plan(options: _UpOptions) -> "RunPlan":
         shared_environment,
     )
     from loosely.local.example import choose_example  # noqa: PLC0415
+    from loosely.local.model_scaling import read_model_scaling  # noqa: PLC0415
     from loosely.local.run import RunPlan, forget_killed_loads  # noqa: PLC0415
 
     forget_killed_loads(options.data)
@@ -398,7 +409,8 @@ def _make_plan(options: _UpOptions) -> "RunPlan":
     parts = {part.name: part for part in loosely_parts(settings) if part.name in options.part_names}
     worker_pool = None
     if options.scaling is not None:
-        worker_pool = plan_worker_pool(settings, options.scaling, parts.pop("worker"), user)
+        models = read_model_scaling(folder.catalogue, user)
+        worker_pool = plan_worker_pool(settings, options.scaling, models, parts.pop("worker"), user)
     examples = next(
         path for path in (folder.path / "examples", options.root / "examples") if path.is_dir()
     )

@@ -53,3 +53,9 @@ def detect_media_type(content: bytes, file_name: str = "") -> str:
         if content.startswith(signature):
             return media_type
     return _EXTENSIONS.get(PurePath(file_name).suffix.lower(), UNKNOWN)
+
+
+def is_json(media_type: str) -> bool:
+    """Return whether a media type, with or without parameters, is JSON."""
+    name = media_type.partition(";")[0].strip().lower()
+    return name == "application/json" or name.endswith("+json")

@@ -13,15 +13,17 @@ from dataclasses import replace
 from datetime import datetime
 from random import random
 from typing import Any, Final
-from urllib.parse import urljoin
+from urllib.parse import parse_qs, urljoin, urlsplit
 
 from loosely.client.errors import (
     LooselyError,
     PayloadTooLarge,
+    RequestRefused,
     UnexpectedAnswer,
     WaitTimedOut,
     ending_of,
 )
+from loosely.client.media import is_json
 from loosely.client.requests import (
     HttpRequest,
     Payload,
@@ -249,15 +251,18 @@ class ClientOperations:
         if response.status == 202:
             return read_job(response)
         if response.status in _REDIRECTS:
-            try:
-                request = fetch_from_store(
-                    urljoin(response.url, response.headers.get("location", ""))
-                )
-            except ValueError:
-                raise UnexpectedAnswer(
-                    response.shown_url, response.status, "the Location header is not a URL"
-                ) from None
-            response = await self._send_to_store(request, (200,), "a stored result was expected")
+            return await self._fetch_result(response)
+        return Result(response.body, response.headers.get("content-type", ""))
+
+    async def _fetch_result(self, redirect: HttpResponse) -> Result:
+        """Fetch a stored result from the URL to which the gateway redirects."""
+        try:
+            request = fetch_from_store(urljoin(redirect.url, redirect.headers.get("location", "")))
+        except ValueError:
+            raise UnexpectedAnswer(
+                redirect.shown_url, redirect.status, "the Location header is not a URL"
+            ) from None
+        response = await self._send_to_store(request, (200,), "a stored result was expected")
         return Result(response.body, response.headers.get("content-type", ""))
 
     async def iter_events(self, job_id: str) -> AsyncGenerator[Event, None]:
@@ -556,7 +561,30 @@ class ClientOperations:
                 await self._pause_between_polls(latest, self._clock() - asked_at, give_up_at)
         if latest.status != "succeeded":
             raise ending_of(latest)
-        return latest
+        if latest.result is not None:
+            return latest
+        return replace(latest, large_result=await self._find_json_result(job_id, give_up_at))
+
+    async def _find_json_result(self, job_id: str, give_up_at: float) -> Any:
+        """Return the result of a succeeded job if it is JSON, otherwise ``None``.
+
+        A result that is not JSON is not fetched from blob storage. ``None`` is also returned if the
+        gateway no longer has the result.
+        """
+        try:
+            response = await self.send(
+                self.requests.get_result(job_id), (200, *_REDIRECTS), give_up_at
+            )
+        except RequestRefused:
+            return None
+        if response.status == 200:
+            return Result(response.body, response.headers.get("content-type", "")).json()
+        link = urljoin(response.url, response.headers.get("location", ""))
+        # A link to blob storage names the media type with which the storage will respond.
+        (media_type, *_) = parse_qs(urlsplit(link).query).get("rsct", [""])
+        if not is_json(media_type):
+            return None
+        return (await self._fetch_result(response)).json()
 
     async def _get(self, job_id: str, wait_seconds: int, give_up_at: float = math.inf) -> Job:
         request = self.requests.get_job(job_id, wait_seconds)

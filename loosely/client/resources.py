@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Self
 
+from loosely.client.media import is_json
+
 _MAX_NUMBER: Final = 1e15
 
 FINAL_STATUSES = frozenset({"succeeded", "failed", "cancelled", "expired"})
@@ -47,6 +49,8 @@ class Job:
     body: bytes = field(repr=False)
     #: How many seconds the gateway asks to wait before the next request.
     retry_after_seconds: float | None = None
+    #: A JSON result that is too large for ``document``, if the client has fetched it.
+    large_result: Any = field(default=None, repr=False)
 
     @classmethod
     def from_document(
@@ -74,11 +78,13 @@ class Job:
 
     @property
     def result(self) -> Any:
-        """The model's result, or ``None`` if the response does not contain it.
+        """The model's result, if it is JSON and the client has it; otherwise ``None``.
 
-        The response contains a result only if the job has succeeded and the result is small JSON.
+        ``run`` and ``wait`` return a job with its JSON result, however large it is. In all other
+        jobs, only a result of at most 24 KiB is present. ``Client.result`` gets any result.
         """
-        return self.document.get("result")
+        found = self.document.get("result")
+        return self.large_result if found is None else found
 
     @property
     def error(self) -> Mapping[str, Any] | None:
@@ -286,6 +292,10 @@ class Result:
 
     body: bytes = field(repr=False)
     media_type: str
+
+    def json(self) -> Any:
+        """Return the parsed result, or ``None`` if the result is not JSON."""
+        return decode_json(self.body) if is_json(self.media_type) else None
 
 
 @dataclass(frozen=True, slots=True)

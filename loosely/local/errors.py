@@ -3,6 +3,7 @@
 UpError
 ├── ExtraMissing           the packages of the extra `local` are missing        exit 2
 ├── FolderUnusable         a folder cannot be made or packaged                  exit 2
+├── CatalogueInvalid       the model catalogue cannot be read                   exit 2
 ├── UnknownPart            --only or --without names an unknown component       exit 2
 ├── PortBusy               another process listens on a port that is needed     exit 98
 ├── DataDirectoryInUse     another `loosely up` uses the data directory         exit 98
@@ -32,6 +33,12 @@ class ExtraMissing(UpError):
 
 class FolderUnusable(UpError):
     """A model folder cannot be made here, or it cannot be packaged."""
+
+    exit_code = USAGE_EXIT_CODE
+
+
+class CatalogueInvalid(UpError):
+    """The model catalogue cannot be read, or an entry is not valid."""
 
     exit_code = USAGE_EXIT_CODE
 

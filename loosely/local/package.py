@@ -5,12 +5,14 @@ files when they publish. requirements.txt is the lock that `./dev lock` wrote. T
 installs it with pip, which checks the hash of each file.
 
 `worker/` contains a Dockerfile and the files that it copies: the worker, the contract with the
-catalogue, and the models with their requirements.
+catalogue, and the models with their requirements and with their weights, if these are files of the
+folder.
 
 The project for azd has the layout of the repository: azure.yaml, infra/, functions/, and the build
 context of the worker image, whose Dockerfile is worker/Dockerfile.
 """
 
+import hashlib
 import shutil
 import tomllib
 from fnmatch import fnmatch
@@ -24,13 +26,14 @@ _CATALOGUE = Path("contract", "models.toml")
 _ALWAYS_EXCLUDED = (".funcignore", ".gitignore", "local.settings.json")
 _UNUSED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "Dockerfile")
 _BUILT = shutil.ignore_patterns("__pycache__", "*.pyc", "build")
-_PROJECT_PARTS = ("functions", "infra", "models", "worker")
+_PROJECT_PARTS = ("functions", "infra", "models", "weights", "worker")
 _COPIED_TO_IMAGE = """\
 # Only what worker/Dockerfile copies goes to the builder.
 *
 !functions/contract
 !models
 !requirements.txt
+!weights
 !worker
 **/__pycache__
 **/*.pyc
@@ -38,6 +41,10 @@ _COPIED_TO_IMAGE = """\
 _COPY_MODELS = """
 # The models of the folder that `loosely package` has packaged.
 COPY models /app/models
+"""
+_COPY_WEIGHTS = """
+# The weights of these models, which are files of the folder.
+COPY weights /app
 """
 _INSTALL_REQUIREMENTS = """
 USER root
@@ -58,8 +65,8 @@ def write_package(target: Path, root: Path, folder: ModelFolder) -> tuple[Path, 
         folder: The models. Its catalogue must be valid.
 
     Raises:
-        FolderUnusable: ``target`` contains other files with these names, or a model is outside the
-            folder's directory for models.
+        FolderUnusable: ``target`` contains other files with these names, a model is outside the
+            folder's directory for models, or weights in the folder differ from their digest.
     """
     app, worker = target.resolve() / "functions", target.resolve() / "worker"
     for path, recognized in ((app, Path()), (worker, Path("functions"))):
@@ -67,6 +74,7 @@ def write_package(target: Path, root: Path, folder: ModelFolder) -> tuple[Path, 
         if path.exists() and not is_ours:
             raise FolderUnusable(f"{path} contains other files: choose an empty folder")
     _check_places(folder)
+    _find_weights(folder)
     copy_function_app(app, root / "functions")
     shutil.copyfile(folder.catalogue, app / _CATALOGUE)
     _write_worker_context(worker, root, folder)
@@ -86,13 +94,14 @@ def write_azd_project(target: Path, root: Path, folder: ModelFolder) -> None:
         folder: The models. Its catalogue must be valid.
 
     Raises:
-        FolderUnusable: ``target`` contains other files with these names, or a model is outside the
-            folder's directory for models.
+        FolderUnusable: ``target`` contains other files with these names, a model is outside the
+            folder's directory for models, or weights in the folder differ from their digest.
     """
     marker = target / "azure.yaml"
     if not marker.is_file() and any((target / name).exists() for name in _PROJECT_PARTS):
         raise FolderUnusable(f"{target} contains other files: choose an empty folder")
     _check_places(folder)
+    _find_weights(folder)
     target.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(root / "azure.yaml", marker)
     for name in _PROJECT_PARTS:
@@ -162,6 +171,42 @@ def _check_places(folder: ModelFolder) -> None:
             )
 
 
+def _find_weights(folder: ModelFolder) -> list[Path]:
+    """Check weights with `file:`, and return their paths relative to the folder.
+
+    Raises FolderUnusable if the digest of a model is missing or differs, or a file is missing.
+    """
+    tables = tomllib.loads(folder.catalogue.read_text("utf-8")).items()
+    below = [
+        (name, table)
+        for name, entry in tables
+        for table in entry.values()
+        if isinstance(table, dict)
+    ]
+    paths = []
+    for name, entry in [*tables, *below]:
+        scheme, _, path = str(entry.get("weights", "")).partition(":")
+        if scheme != "file":
+            continue
+        file, expected = folder.path / path, entry.get("weights_sha256")
+        if not file.is_file():
+            raise FolderUnusable(f"{name}.weights: there is no file {file}")
+        if expected is None:
+            raise FolderUnusable(
+                f"{name}.weights_sha256: the key is missing, so nobody could see which weights are "
+                f"deployed: run `loosely models lock {name}`"
+            )
+        with file.open("rb") as reader:
+            found = hashlib.file_digest(reader, "sha256").hexdigest()
+        if found != expected:
+            raise FolderUnusable(
+                f"{name}.weights_sha256: {file} has the digest {found}, not {expected}: run "
+                f"`loosely models lock {name}` if you have changed the file"
+            )
+        paths.append(Path(path))
+    return paths
+
+
 def _write_worker_context(target: Path, root: Path, folder: ModelFolder) -> None:
     shutil.rmtree(target, ignore_errors=True)
     contract = target / "functions" / "contract"
@@ -173,7 +218,7 @@ def _write_worker_context(target: Path, root: Path, folder: ModelFolder) -> None
 
 
 def _copy_models(target: Path, root: Path, folder: ModelFolder) -> str:
-    """Copy the folder's models and their requirements to ``target``, the context of the image.
+    """Copy the folder's models with requirements and weights to ``target``, the image's context.
 
     Return the text of the Dockerfile that adds them to the image.
     """
@@ -181,6 +226,13 @@ def _copy_models(target: Path, root: Path, folder: ModelFolder) -> str:
     if folder.code != root / "worker" / "models" and folder.code.is_dir():
         shutil.copytree(folder.code, target / "models", ignore=_UNUSED)
         dockerfile += _COPY_MODELS
+    # Weights among the models were copied with them.
+    others = [path for path in _find_weights(folder) if not (target / path).is_file()]
+    for path in others:
+        (target / "weights" / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder.path / path, target / "weights" / path)
+    if others:
+        dockerfile += _COPY_WEIGHTS
     requirements = folder.path / "requirements.txt"
     if requirements.is_file():
         shutil.copyfile(requirements, target / requirements.name)

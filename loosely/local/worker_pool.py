@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,6 +21,10 @@ from loosely.local.process_manager import ProcessManager
 _HOST = "127.0.0.1"
 _REQUEST_TIMEOUT_SECONDS = 5.0
 _REPORT_UNKNOWN_AFTER_SECONDS = 20.0
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
 
 
 class CountsUnavailable(Exception):
@@ -137,6 +142,7 @@ class WorkerPool:
         manage: Callable[[Part], ProcessManager],
         notify: events.EventHandler,
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = _utc_now,
     ) -> None:
         """Create the pool. No worker is started before :meth:`run` is called.
 
@@ -145,11 +151,14 @@ class WorkerPool:
             manage: A function that returns the process manager of a component.
             notify: A function that receives the pool's events.
             clock: A function that returns the current time in seconds.
+            now: A function that returns the current date and time with a time zone. The periods in
+                which workers are kept warm use it.
         """
         self._plan = plan
         self._manage = manage
         self._notify = notify
         self._clock = clock
+        self._now = now
         self.has_been_ready = asyncio.Event()
         self._workers: dict[int, _PoolWorker] = {}
         self._kill = asyncio.Event()
@@ -211,7 +220,7 @@ class WorkerPool:
     async def _scale(self, scaler: Scaler) -> None:
         """Count the messages, and start or stop workers according to the scaling rules."""
         counts = await self._count_messages()
-        wanted = scaler.step(self._clock(), counts)
+        wanted = scaler.step(self._clock(), counts, self._plan.scaling.count_warm(self._now()))
         surplus = len(self._active) - wanted
         try:
             for _ in range(-surplus):

@@ -2,8 +2,10 @@
 
 blobs       the Blob tests on our emulator and on Azurite, which npm installs
 emulator    the tests of emulator/ on its wheel, which is installed alone in a new environment
+javascript  @azure/service-bus for JavaScript, which npm installs, on our emulator
 rest        the REST API with unmodified third-party clients, and with the fuzzer Schemathesis
 servicebus  the live tests of the package azure-servicebus on our emulator
+versions    one azure-servicebus of each minor version since 7.8 on our emulator
 worker      a worker that is killed 20 times with kill -9 at random times under load
 """
 
@@ -34,6 +36,11 @@ def emulator(arguments: list[str]) -> int:
     return run("-m", "tests.conformance.emulator_wheel", *arguments)
 
 
+def javascript(arguments: list[str]) -> int:
+    """Use our Service Bus with Microsoft's SDK for JavaScript. Return the exit status."""
+    return run("-m", "servicebus_tests.sdk.upstream.javascript", *arguments)
+
+
 def rest(arguments: list[str]) -> int:
     """Test the REST API of a complete local system with third-party clients and a fuzzer.
 
@@ -45,6 +52,11 @@ def rest(arguments: list[str]) -> int:
 def servicebus(arguments: list[str]) -> int:
     """Run Microsoft's Service Bus tests on our emulator. Return the exit status."""
     return run("-m", "servicebus_tests.sdk.upstream.run", *arguments)
+
+
+def versions(arguments: list[str]) -> int:
+    """Use our Service Bus with all minor versions of Microsoft's SDK. Return the exit status."""
+    return run("-m", "servicebus_tests.sdk.upstream.versions", *arguments)
 
 
 def worker(arguments: list[str]) -> int:
@@ -59,8 +71,10 @@ def worker(arguments: list[str]) -> int:
 SUITES = {
     "blobs": blobs,
     "emulator": emulator,
+    "javascript": javascript,
     "rest": rest,
     "servicebus": servicebus,
+    "versions": versions,
     "worker": worker,
 }
 

@@ -195,15 +195,17 @@ class System:
         model: str,
         data: bytes,
         media_type: str = "application/octet-stream",
-        params: dict[str, int] | None = None,
+        query: str = "",
         **headers: str,
     ) -> httpx.Response:
-        """Submit a job to a model. Names of headers have underscores instead of dashes."""
+        """Submit a job to a model. `query` is empty or begins with a question mark.
+
+        Names of headers have underscores instead of dashes.
+        """
         fields = {name.replace("_", "-"): value for name, value in headers.items()}
         return self.http.post(
-            f"/v1/models/{model}/jobs",
+            f"/v1/models/{model}/jobs{query}",
             content=data,
-            params=params,
             headers={"content-type": media_type, **fields},
         )
 
@@ -218,7 +220,7 @@ class System:
         model: str,
         data: bytes,
         media_type: str = "application/octet-stream",
-        params: dict[str, int] | None = None,
+        query: str = "",
         **headers: str,
     ) -> str:
         """Submit a job without waiting for its end, and return the job's id.
@@ -231,7 +233,7 @@ class System:
 
         def accepted() -> str | None:
             try:
-                answer = self.submit(model, data, media_type, params, **headers)
+                answer = self.submit(model, data, media_type, query, **headers)
             except httpx.TransportError:
                 return None
             return str(answer.json()["id"]) if answer.status_code in {200, 202} else None

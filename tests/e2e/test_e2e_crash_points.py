@@ -165,7 +165,7 @@ def test_a_job_succeeds_although_the_orchestration_recovers_only_after_the_deadl
     point = "before-save-after-event:reply"
     with run_crashing_system(tmp_path, point, timeout_seconds=LONG_SECONDS) as system:
         with expect_host_death(system):
-            job_id = system.accept_at_last("noop", b"x", params={"deadline_seconds": 60})
+            job_id = system.accept_at_last("noop", b"x", query="?deadline_seconds=60")
         job = system.final(job_id, seconds=ANSWERED_WITHIN_SECONDS)
         assert job["status"] == "succeeded", job
 

@@ -141,7 +141,7 @@ def test_the_models_check_command_reports_the_memory_that_a_model_declares(tmp_p
         ),
         ("x", model_that_returns("exit(3)"), "", "inference-failed: tried raised SystemExit"),
         ("x", f"{CODE}\n    def sample(self): return 1", "", "inference-failed: tried raised Type"),
-        ("x", CODE, "options = {a = 1}", "model-unfit: tried.options.a: tried takes no"),
+        ("x", CODE, "options = {a = 1}", "model-unfit: tried.options.a: tried has no"),
         (
             *("x", "class Infer:\n    def __init__(self, weights): pass"),
             f'weights = "blob:weights/a"\nweights_sha256 = "{"ab" * 32}"',
@@ -175,6 +175,78 @@ def test_the_models_check_command_exits_with_status_2_if_the_arguments_are_inval
     done = run_check(tmp_path, *arguments)
     assert done.returncode == 2, done
     assert message in done.stderr
+
+
+def test_the_models_check_command_under_load_suggests_a_batch_size_and_estimates_the_cost(
+    tmp_path: Path,
+) -> None:
+    code = """
+import time
+
+class Infer:
+    accepts = "text"
+
+    def preprocess(self, text):
+        return len(text)
+
+    def __call__(self, items):
+        time.sleep(0.05)
+        return [{"characters": item} for item in items]
+"""
+    more = 'uses_gpu = true\nwarm = "Mon-Fri 08:00-18:00 Europe/Berlin"'
+    done = run_check(
+        tmp_path, "tried", write_input(tmp_path, "abc"), "--load", "8", code=code, more=more
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "8 callers, each with one job at a time:" in done.stdout
+    lines = [line.split() for line in done.stdout.splitlines()]
+    rows = {
+        words[0]: words for words in lines if words[:1] and words[0].isdecimal() and "ms" in words
+    }
+    assert list(rows) == ["1", "2", "4", "8"]
+    # A batch takes 50 ms, whatever its size.
+    assert float(rows["8"][2]) > 2 * float(rows["1"][2])
+    entry = done.stdout.partition("For the model's entry in the catalogue:")[2]
+    pasted = tomllib.loads(entry.partition("loosely cost")[0])
+    assert pasted.keys() == {"max_batch_size", "max_wait_ms"}
+    assert pasted["max_batch_size"] in {4, 8}
+    assert "loosely cost --load office:480 --gpu T4 --model tried --model-load" in done.stdout
+    assert "per 1,000 jobs" in done.stdout
+
+
+def test_the_models_check_command_under_load_reports_a_job_that_fails(tmp_path: Path) -> None:
+    code = """
+class Infer:
+    accepts = "text"
+    calls = 0
+
+    def __call__(self, item):
+        self.calls += 1
+        if self.calls > 20:
+            raise RuntimeError("a leak")
+        return {"characters": len(item)}
+"""
+    file = write_input(tmp_path, "abc")
+    done = run_check(tmp_path, "tried", file, "--load", "2", "--json", code=code)
+    assert done.returncode == 1, done
+    failed = json.loads(done.stdout.splitlines()[-1])
+    assert (failed["event"], failed["code"]) == ("failed", "inference-failed")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--load", "0"), "--load"),
+        (("--load", "8", "--jobs", "daily"), "comma-separated numbers, found 'daily'"),
+        (("--jobs", "office:5"), "--jobs needs --load"),
+    ],
+)
+def test_the_models_check_command_refuses_a_load_that_is_not_valid(
+    tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    done = run_check(tmp_path, "tried", write_input(tmp_path, "abc"), *options)
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.replace("│", " ").split())
 
 
 def test_text_printed_by_a_model_goes_to_standard_error_in_the_models_check_command(

@@ -12,13 +12,21 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
 import pytest
 
-from loosely.capacity.scaling import Behavior, PolicyType, ScaledObject, ScalingPolicy, ScalingRules
+from loosely.capacity.scaling import (
+    Behavior,
+    CronTrigger,
+    PolicyType,
+    ScaledObject,
+    ScalingPolicy,
+    ScalingRules,
+)
 from loosely.local import events
 from loosely.local.errors import PartFailed
 from loosely.local.launcher import Launcher
@@ -97,12 +105,15 @@ class PoolHarness:
         self.gateway = CountingGateway()
         self.events: list[events.PartEvent] = []
         self.clock_offset_seconds = 0.0
+        self.now = datetime.now(UTC)
         self._reaper = Reaper()
         self._launcher = Launcher(home, dict(os.environ), self._reaper)
         with socket.create_server(("127.0.0.1", 0)) as server:
             self.first_port: int = server.getsockname()[1]
 
-    def pool(self, minimum: int = 0, maximum: int = 4) -> WorkerPool:
+    def pool(
+        self, minimum: int = 0, maximum: int = 4, cron: tuple[CronTrigger, ...] = ()
+    ) -> WorkerPool:
         scaling = ScaledObject(
             message_count=1,
             polling_interval_seconds=0.05,
@@ -111,12 +122,13 @@ class PoolHarness:
             max_replica_count=maximum,
             sync_period_seconds=0.05,
             behavior=AT_ONCE,
+            cron=cron,
         )
         monitor = QueueMonitor(self.gateway.url, ["m"], "secret")
         plan = WorkerPoolPlan(
             self._part("worker", 1), scaling, monitor, self._replica, self.first_port
         )
-        return WorkerPool(plan, self._manage, self.events.append, self._clock)
+        return WorkerPool(plan, self._manage, self.events.append, self._clock, lambda: self.now)
 
     def _clock(self) -> float:
         return time.monotonic() + self.clock_offset_seconds
@@ -198,6 +210,22 @@ async def test_the_worker_pool_starts_and_stops_workers_as_the_number_of_message
     assert sizes[-1] == 0
     assert max(sizes) == 3
     assert harness.gateway.keys == {"Bearer secret"}
+    await end(pool, run)
+
+
+async def test_the_worker_pool_keeps_workers_in_a_warm_period_without_jobs(
+    harness: PoolHarness,
+) -> None:
+    harness.now = datetime(2024, 1, 6, 12, tzinfo=UTC)  # a Saturday
+    pool = harness.pool(cron=(CronTrigger((0,), 8 * 60, 18 * 60, "Europe/Berlin", 2),))
+    run = asyncio.create_task(pool.run())
+    await pool.has_been_ready.wait()
+    assert harness.running() == set()
+
+    harness.now = datetime(2024, 1, 8, 7, tzinfo=UTC)  # a Monday, 08:00 in Berlin
+    await until(lambda: harness.running() == {"worker-1", "worker-2"})
+    harness.now = datetime(2024, 1, 8, 17, tzinfo=UTC)
+    await until(lambda: harness.running() == set())
     await end(pool, run)
 
 

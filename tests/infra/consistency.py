@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 from contract.catalogue import Catalogue
 from contract.queues import config
+from contract.warm import parse_period
 from emulator.blobs.cors import rule_for_pages
 from infra.generate import LOW_PRIORITY_MESSAGES_PER_WORKER, MESSAGES_PER_WORKER
 from tests.infra.azure_rules import AZURE_RULES
@@ -62,7 +63,10 @@ def queues_match_the_catalogue(files: DeploymentFiles) -> None:
 def each_queue_starts_workers(files: DeploymentFiles) -> None:
     """Check that KEDA polls each model's queues for normal and low priority in every overlay."""
     expected = {
-        queue["name"]: queue for model in files.catalogue["models"] for queue in model["queues"]
+        rule["name"]: rule["metadata"]
+        for model in files.catalogue["models"]
+        for rule in model["scaleRules"]
+        if rule["type"] == "azure-servicebus"
     }
     assert expected.keys() == {queue["name"] for queue in files.catalogue["queues"]}
     for name, manifests in files.overlays.items():
@@ -70,6 +74,7 @@ def each_queue_starts_workers(files: DeploymentFiles) -> None:
             trigger
             for scaled in of_kind(manifests, "ScaledObject")
             for trigger in scaled["spec"]["triggers"]
+            if trigger["type"] == "azure-servicebus"
         ]
         found = {trigger["metadata"]["queueName"]: trigger["metadata"] for trigger in triggers}
         assert found.keys() == expected.keys(), name
@@ -78,7 +83,7 @@ def each_queue_starts_workers(files: DeploymentFiles) -> None:
                 LOW_PRIORITY_MESSAGES_PER_WORKER if queue.endswith("-low") else MESSAGES_PER_WORKER
             )
             assert metadata["messageCount"] == str(wanted), (name, queue)
-            assert metadata["namespace"] == "sb-example", (name, queue)
+            assert metadata == {**expected[queue], "namespace": "sb-example"}, (name, queue)
         for trigger in triggers:
             assert trigger["authenticationRef"] == {"name": "servicebus"}
         [authentication] = of_kind(manifests, "TriggerAuthentication")
@@ -87,7 +92,7 @@ def each_queue_starts_workers(files: DeploymentFiles) -> None:
 
 
 def scaled_objects_match_their_deployments(files: DeploymentFiles) -> None:
-    """Check that each ScaledObject scales an existing Deployment from zero."""
+    """Check that each ScaledObject scales an existing Deployment."""
     for name, manifests in files.overlays.items():
         deployments = {each["metadata"]["name"] for each in of_kind(manifests, "Deployment")}
         targets = [
@@ -95,7 +100,6 @@ def scaled_objects_match_their_deployments(files: DeploymentFiles) -> None:
         ]
         assert sorted(targets) == sorted(deployments), name
         for scaled in of_kind(manifests, "ScaledObject"):
-            assert scaled["spec"]["minReplicaCount"] == 0, "workers do not scale to zero"
             policy = scaled["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
             longest = max(
                 pod(each)["terminationGracePeriodSeconds"]
@@ -104,6 +108,38 @@ def scaled_objects_match_their_deployments(files: DeploymentFiles) -> None:
             assert policy["scaleDown"]["stabilizationWindowSeconds"] >= longest
         for budget in of_kind(manifests, "PodDisruptionBudget"):
             assert budget["metadata"]["name"] in deployments
+
+
+def workers_are_kept_as_the_catalogue_says(files: DeploymentFiles) -> None:
+    """Check that AKS and Container Apps keep the workers of `min_workers` and `warm`."""
+    catalogue = Catalogue.load(files.root / "functions" / "contract" / "models.toml")
+    for model in files.catalogue["models"]:
+        entry = catalogue.model(model["name"])
+        assert model["minWorkers"] == entry.min_workers, "workers do not scale to the minimum"
+        periods = [parse_period(text) for text in entry.warm]
+        expected = [
+            (each.timezone, each.start_cron, each.end_cron, str(entry.warm_workers))
+            for each in periods
+        ]
+        keys = ("timezone", "start", "end", "desiredReplicas")
+        warm = [rule["metadata"] for rule in model["scaleRules"] if rule["type"] == "cron"]
+        assert [tuple(period[key] for key in keys) for period in warm] == expected
+        for name, manifests in files.overlays.items():
+            for scaled in of_kind(manifests, "ScaledObject"):
+                if scaled["metadata"]["name"] != f"worker-{entry.name}":
+                    continue
+                spec = scaled["spec"]
+                assert spec["minReplicaCount"] == entry.min_workers, name
+                assert entry.warm_workers <= spec["maxReplicaCount"], name
+                crons = [each for each in spec["triggers"] if each["type"] == "cron"]
+                assert [each["metadata"] for each in crons] == warm, name
+                # KEDA needs no identity to read a clock.
+                assert all(each.keys() == {"type", "metadata"} for each in crons), name
+    apps = files.module("worker-aca")
+    assert "minReplicas: max(model.device == 'gpu' ? minReplicas : 0, model.minWorkers)" in apps
+    assert "for rule in model.scaleRules: {" in apps
+    assert "identity: rule.type == 'cron' ? null : keda.id" in apps
+    assert "union(rule.metadata, rule.type == 'cron' ? {} : { namespace:" in apps
 
 
 def ports_and_probes_match(files: DeploymentFiles) -> None:
@@ -407,6 +443,7 @@ CHECKS: tuple[Callable[[DeploymentFiles], None], ...] = (
     queues_match_the_catalogue,
     each_queue_starts_workers,
     scaled_objects_match_their_deployments,
+    workers_are_kept_as_the_catalogue_says,
     gateway_settings_are_set_and_read,
     worker_settings_are_set_and_read,
     the_platform_can_scale_the_gateway,

@@ -274,6 +274,7 @@ ANSWERS: Final[dict[str, Callable[[Call], str]]] = {
     "kubectl delete pod": kubectl_delete,
     "kubectl logs": lambda call: "",
     "kubectl get pods": lambda call: "worker-classifier-0   1/1   Running",
+    "kubectl rollout restart": lambda call: "",
     "kubectl rollout status": lambda call: "",
     "kubelogin convert-kubeconfig": lambda call: "",
     "docker compose": lambda call: "",

@@ -81,6 +81,11 @@ LEFT_TO_DEFAULTS = {
         # Container Apps send no scheduled events, and there each container has its own folders.
         "WORKER_SCHEDULED_EVENTS",
         "WORKER_WEIGHTS_CACHE",
+        # Workers in Azure read weights from blob storage only.
+        "HF_ENDPOINT",
+        "HF_TOKEN",
+        # On Container Apps, the container's disk is the limit.
+        "WORKER_WEIGHTS_CACHE_SIZE",
         "WORKER_MEMORY_FOLDER",
         "LOG_LEVEL",
         # An optional component sets it from the vault: docs/deploy.md.

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from contract.catalogue import Catalogue
+from contract.errors import CatalogueError
 from infra import check
+from infra.generate import make_files
 from tests.infra.consistency import CHECKS
 from tests.infra.deployment import ROOT, DeploymentFiles
 
@@ -36,6 +39,13 @@ FAULTS = [
     ("infra/modules/servicebus.bicep", "disableLocalAuth: true", "disableLocalAuth: false"),
     (MODELS, "queueName: classifier\n", "queueName: classifer\n"),
     (MODELS, "messageCount: '5'", "messageCount: '50'"),
+    # Workers that are kept without jobs
+    (MODELS, "minReplicaCount: 0", "minReplicaCount: 1"),
+    ("infra/catalogue.json", '"minWorkers": 0', '"minWorkers": 1'),
+    ("infra/modules/worker-aca.bicep", ", model.minWorkers)", ", 0)"),
+    ("infra/modules/worker-aca.bicep", "in model.scaleRules", "in model.rules"),
+    ("infra/modules/worker-aca.bicep", "'cron' ? null : keda.id", "'cron' ? keda.id : null"),
+    ("infra/modules/worker-aca.bicep", "union(rule.metadata, ", "union({}, "),
     # Settings
     (
         "infra/modules/gateway.bicep",
@@ -256,6 +266,58 @@ def test_the_consistency_checks_find_each_planted_fault_in_the_deployment_files(
     plant(copy, fault)
     files = DeploymentFiles(copy)
     assert any(_fails(each, files) for each in CHECKS)
+
+
+# (file, original text, faulty text), with a model that is kept warm
+WARM_FAULTS = [
+    (MODELS, "timezone: Europe/Berlin", "timezone: UTC"),
+    (MODELS, "start: 0 8 * * 1-5", "start: 0 8 * * 0-4"),
+    (MODELS, "end: 0 18 * * 1-5", "end: 0 8 * * 1-5"),
+    (MODELS, "desiredReplicas: '3'", "desiredReplicas: '2'"),
+    (MODELS, "- type: cron", "- type: azure-servicebus"),
+    (MODELS, "minReplicaCount: 1", "minReplicaCount: 0"),
+    ("infra/catalogue.json", '"minWorkers": 1', '"minWorkers": 0'),
+    ("infra/catalogue.json", '"end": "0 2 * * 0"', '"end": "0 2 * * 6"'),
+    (WORKERS + "kustomization.yaml", "[type=azure-servicebus]", "[type=cron]"),
+]
+
+
+@pytest.fixture
+def warm_copy(copy: Path) -> Path:
+    """Return a copy of the files in which the classifier is kept warm."""
+    path = copy / "functions" / "contract" / "models.toml"
+    lines = (
+        'min_workers = 1\nwarm = ["Mon-Fri 08:00-18:00 Europe/Berlin", "Sat 22:00-02:00 UTC"]\n'
+        "warm_workers = 3\n"
+    )
+    text = path.read_text("utf-8").replace("[classifier]\n", f"[classifier]\n{lines}")
+    path.write_text(text, encoding="utf-8")
+    for generated, content in make_files(Catalogue.load(path)).items():
+        (copy / generated.relative_to(ROOT)).write_text(content, encoding="utf-8")
+    return copy
+
+
+def test_a_deployment_with_a_model_that_is_kept_warm_passes_all_checks(warm_copy: Path) -> None:
+    files = DeploymentFiles(warm_copy)
+    for consistency_check in CHECKS:
+        consistency_check(files)
+
+
+@pytest.mark.parametrize("fault", WARM_FAULTS, ids=name_of)
+def test_the_deployment_checks_find_each_fault_of_a_model_that_is_kept_warm(
+    fault: tuple[str, str, str], warm_copy: Path
+) -> None:
+    plant(warm_copy, fault)
+    files = DeploymentFiles(warm_copy)
+    assert any(_fails(each, files) for each in CHECKS)
+
+
+def test_more_workers_than_a_deployment_may_have_are_refused(copy: Path) -> None:
+    path = copy / "functions" / "contract" / "models.toml"
+    text = path.read_text("utf-8").replace("[noop]\n", "[noop]\nmin_workers = 5\n")
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(CatalogueError, match=r"noop\.min_workers: .* at most 4 workers .* found 5"):
+        make_files(Catalogue.load(path))
 
 
 def _fails(consistency_check: Callable[[DeploymentFiles], None], files: DeploymentFiles) -> bool:

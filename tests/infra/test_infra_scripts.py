@@ -1,8 +1,10 @@
 """Run the scripts of infra/scripts with stand-ins for az, azd, kubectl and others."""
 
+import hashlib
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,9 @@ import yaml
 
 from contract.webhook import parse_secrets
 from gateway.http.keys import KeyRing, parse_keys
+from tests.hub_server import COMMIT, FakeHub, run_hub
 from tests.infra import fake_cloud
-from tests.infra.deployment import is_gpu, of_kind, pod
+from tests.infra.deployment import DeploymentFiles, is_gpu, of_kind, pod
 from tests.infra.script_runner import VALUES, ScriptRunner
 
 # A script starts many programs, which takes long on a busy machine.
@@ -314,6 +317,67 @@ class TestDeployWorker:
             reference = {"name": synced["secretName"], "key": "WEBHOOK_PRODUCER_SECRETS"}
             assert setting["valueFrom"] == {"secretKeyRef": reference}
 
+    def test_weights_stay_on_the_node_if_the_environment_chooses_the_node_cache(
+        self, scripts: ScriptRunner
+    ) -> None:
+        scripts.update_state(
+            values={"NODE_CACHE": "true", "POD_WEBHOOK_SECRETS": "true"},
+            images={"worker:earlier": "sha256:0"},
+        )
+        scripts.check_output("deploy-worker.sh", "earlier")
+        manifests = applied(scripts)
+        assert of_kind(manifests, "SecretProviderClass")
+        [volume] = of_kind(manifests, "PersistentVolume")
+        [claim] = of_kind(manifests, "PersistentVolumeClaim")
+        place = {name: claim["metadata"][name] for name in ("namespace", "name")}
+        assert volume["spec"]["claimRef"] == place
+        assert claim["spec"]["volumeName"] == volume["metadata"]["name"]
+        assert claim["spec"]["storageClassName"] == volume["spec"]["storageClassName"] == ""
+        deployments = of_kind(manifests, "Deployment")
+        assert deployments
+        for deployment in deployments:
+            assert deployment["metadata"]["namespace"] == place["namespace"]
+            [cache] = [each for each in pod(deployment)["volumes"] if each["name"] == "cache"]
+            claimed = {"claimName": place["name"]}
+            assert cache == {"name": "cache", "persistentVolumeClaim": claimed}
+        [settings] = [
+            each
+            for each in of_kind(manifests, "ConfigMap")
+            if "WORKER_WEIGHTS_CACHE" in each["data"]
+        ]
+        assert settings["data"]["WORKER_WEIGHTS_CACHE_SIZE"] == "64GiB"
+        # Pods start only after the DaemonSet has made the folder with their user as its owner.
+        folder = volume["spec"]["hostPath"]
+        assert folder["type"] == "Directory"
+        [daemons] = [
+            each
+            for each in of_kind(manifests, "DaemonSet")
+            if each["metadata"]["name"] == "weights-cache"
+        ]
+        [parent] = pod(daemons)["volumes"]
+        [container] = pod(daemons)["containers"]
+        [mount] = container["volumeMounts"]
+        [command] = container["args"]
+        inside = folder["path"].replace(parent["hostPath"]["path"], mount["mountPath"])
+        user = pod(deployments[0])["securityContext"]["runAsUser"]
+        assert f"chown {user}:{user} {inside}\n" in command
+        assert f"find {inside} -type f -delete\n" in command
+        added = ["CHOWN", "DAC_OVERRIDE"]
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": added}
+        dockerfile = (scripts.root / "worker" / "Dockerfile").read_text("utf-8")
+        assert f"FROM {container['image']} AS build" in dockerfile
+
+    def test_the_weights_cache_of_a_pod_is_smaller_than_the_volume_that_evicts_the_pod(
+        self, repository: DeploymentFiles
+    ) -> None:
+        for manifests in repository.overlays.values():
+            for deployment in of_kind(manifests, "Deployment"):
+                [cache] = [each for each in pod(deployment)["volumes"] if each["name"] == "cache"]
+                assert cache["emptyDir"]["sizeLimit"] == "16Gi"
+        assert "WORKER_WEIGHTS_CACHE_SIZE=15GiB" in repository.text(
+            "infra/k8s/base/workers/worker.env"
+        )
+
 
 class TestUploadWeights:
     def test_the_weights_script_uploads_weights_once_and_prints_lines_for_the_catalogue(
@@ -344,6 +408,83 @@ class TestUploadWeights:
     def test_an_upload_of_a_missing_weights_file_is_refused(self, scripts: ScriptRunner) -> None:
         assert scripts.run("upload-weights.sh", "nowhere").returncode == 1
         assert not scripts.calls("az")
+
+
+class TestFetchWeights:
+    @pytest.fixture
+    def hub(self) -> Iterator[FakeHub]:
+        with run_hub() as running:
+            yield running
+
+    def write_list(self, folder: Path, hub: FakeHub, data: bytes = b"from the hub") -> str:
+        hub.add("acme/net", "a b.bin", b"from the hub")
+        digest = hashlib.sha256(data).hexdigest()
+        path = folder / "weights.txt"
+        path.write_text(f"# A comment.\n{digest} acme/net/resolve/{COMMIT}/a%20b.bin\n")
+        return str(path)
+
+    def test_weights_of_the_hub_are_copied_once_to_a_blob_that_is_named_by_their_digest(
+        self, scripts: ScriptRunner, tmp_path: Path, hub: FakeHub
+    ) -> None:
+        path = self.write_list(tmp_path, hub)
+        for _ in range(2):
+            scripts.check_output("fetch-weights.sh", path, HF_ENDPOINT=hub.endpoint)
+        digest = hashlib.sha256(b"from the hub").hexdigest()
+        assert scripts.state["blobs"] == {f"sha256/{digest}": digest}
+        assert len(hub.storage_requests) == 1
+
+    def test_the_hub_token_is_neither_an_argument_nor_sent_to_the_host_of_a_redirect(
+        self, scripts: ScriptRunner, tmp_path: Path, hub: FakeHub
+    ) -> None:
+        hub.token = "hf_ThisMustStaySecret"
+        path = self.write_list(tmp_path, hub)
+        ended = scripts.run(
+            "fetch-weights.sh", path, HF_ENDPOINT=hub.endpoint, HF_TOKEN="hf_ThisMustStaySecret"
+        )
+        assert ended.returncode == 0, ended.stderr
+        assert "Secret" not in f"{ended.stdout}{ended.stderr}{scripts.calls()}"
+        [request] = hub.storage_requests
+        assert "authorization" not in {name.lower() for name in request.headers}
+        script = (scripts.root / "infra" / "scripts" / "fetch-weights.sh").read_text("utf-8")
+        assert "print_options | curl --config -" in script
+
+    def test_weights_of_the_hub_with_another_digest_are_not_uploaded(
+        self, scripts: ScriptRunner, tmp_path: Path, hub: FakeHub
+    ) -> None:
+        path = self.write_list(tmp_path, hub, b"other")
+        ended = scripts.run("fetch-weights.sh", path, HF_ENDPOINT=hub.endpoint)
+        assert ended.returncode == 1
+        assert "as in the catalogue: nothing was uploaded" in ended.stderr
+        assert not scripts.state.get("blobs")
+
+    def test_the_error_for_weights_that_the_hub_does_not_give_names_them(
+        self, scripts: ScriptRunner, tmp_path: Path, hub: FakeHub
+    ) -> None:
+        path = self.write_list(tmp_path, hub)
+        hub.files.clear()
+        ended = scripts.run("fetch-weights.sh", path, HF_ENDPOINT=hub.endpoint)
+        assert ended.returncode == 1
+        assert f"acme/net/resolve/{COMMIT}/a%20b.bin cannot be downloaded" in ended.stderr
+        for environment in (
+            {"HF_ENDPOINT": "http://hub.example"},
+            {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": 'hf_"\n'},
+        ):
+            assert scripts.run("fetch-weights.sh", path, **environment).returncode == 1
+        assert len(hub.hub_requests) == 1
+
+    def test_a_deployment_copies_the_weights_of_the_hub_before_it_starts_workers(
+        self, scripts: ScriptRunner, hub: FakeHub
+    ) -> None:
+        path = scripts.root / "infra" / "weights.txt"
+        assert path.read_text("utf-8").count("\n") == 1, "the models that ship need no hub"
+        before = path.read_text("utf-8")
+        try:
+            self.write_list(path.parent, hub)
+            scripts.check_output("deploy-worker.sh", HF_ENDPOINT=hub.endpoint)
+        finally:
+            path.write_text(before, encoding="utf-8")
+        names = [" ".join(each[:4]) for each in scripts.calls()]
+        assert names.index("az storage blob upload") < names.index("az aks get-credentials --name")
 
 
 class TestTeardown:

@@ -588,6 +588,8 @@ def _input_kind(model: ModelEntry, infer: object) -> Accepts:
         return cast(Accepts, kind)
     if model.media_types == ("application/json",):
         return "json"
+    if set(model.media_types) <= {"application/json", "application/x-npy"}:
+        return "tensor"
     raise ModelUnfit(
         f"{model.implementation}: Infer has no attribute accepts; set it to one of "
         f"{', '.join(_KINDS)}"

@@ -10,8 +10,10 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Protocol
 
 from worker.errors import BrokerUnavailable, LockLost, QueueMissing, Settlement
 from worker.net.retries import RetryDelays
@@ -75,6 +77,28 @@ class Settled:
     in_time: bool
 
 
+class MessageLink(Protocol):
+    """A connection to one queue. `QueueLink` describes the methods."""
+
+    @property
+    def is_open(self) -> bool: ...  # noqa: D102  QueueLink describes the methods
+    def open(self) -> None: ...  # noqa: D102
+    def close(self) -> None: ...  # noqa: D102
+    def receive(self, wait_seconds: float) -> LockedMessage | None: ...  # noqa: D102
+    def receive_many(  # noqa: D102
+        self, limit: int, wait_seconds: float
+    ) -> list[LockedMessage]: ...
+    def stop_receiving(self) -> None: ...  # noqa: D102
+    def settle(  # noqa: D102
+        self, delivery: LockedMessage, how: Settlement, reason: str, description: str
+    ) -> None: ...
+    def forget(self, delivery: LockedMessage) -> None: ...  # noqa: D102
+    def complete(self, deliveries: Sequence[LockedMessage]) -> list[bool]: ...  # noqa: D102
+    def renew(  # noqa: D102
+        self, delivery: LockedMessage, timeout_seconds: float
+    ) -> datetime: ...
+
+
 class Receiver:
     """Receives and settles the messages of one queue.
 
@@ -84,7 +108,7 @@ class Receiver:
 
     def __init__(
         self,
-        link: QueueLink,
+        link: MessageLink,
         locks: LockRenewer,
         status: ServiceStatus,
         clock: Callable[[], float] = time.monotonic,
@@ -319,6 +343,7 @@ class ModelQueue:
         *,
         is_low: bool = False,
         journals: LockJournals | None = None,
+        open_link: Callable[..., MessageLink] = QueueLink,
     ) -> None:
         """Create the object without connecting to the queue.
 
@@ -329,14 +354,15 @@ class ModelQueue:
             lock_seconds: The queue's lock duration in seconds.
             is_low: Whether this is the model's queue for low priority.
             journals: Opens the queue's lock journal; None if the locks are not noted.
+            open_link: Creates each connection, with the arguments of `QueueLink`.
         """
         self.name = name
         self.is_low = is_low
         self._lock_seconds = lock_seconds
         socket_seconds = _LOW_SOCKET_SECONDS if is_low else SOCKET_SECONDS
-        link = QueueLink(endpoint, name, socket_seconds, journals)
+        link = open_link(endpoint, name, socket_seconds, journals)
         self.receiver = Receiver(link, locks, ServiceStatus(f"Service Bus queue {name}"))
-        self._renewing = QueueLink(endpoint, name)
+        self._renewing = open_link(endpoint, name)
 
     def renew(self, delivery: LockedMessage, timeout_seconds: float) -> float:
         """Renew a message's lock, and return in how many seconds the lock then expires.

@@ -1,19 +1,12 @@
-"""Get a model's weights from the cache on disk, from a blob, or from an installed package.
+"""Find a model's weights: in blob storage, on the Hugging Face Hub, in a package, or in a folder.
 
-The cache contains only complete files. The name of each file is the file's digest. A download is
-written to a file with a temporary name, which is renamed after the digest was checked. So any
-number of processes may share the cache folder and may be killed at any time. The digest of a cached
-file is checked again before each use.
+`WeightsStore` checks the digest of the weights before each use. Downloaded weights are kept in a
+cache on disk.
 """
 
-import contextlib
-import hashlib
 import importlib.util
-import logging
-import os
-import tempfile
-import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -21,28 +14,44 @@ from azure.core.exceptions import AzureError, ResourceNotFoundError
 from azure.storage.blob import BlobServiceClient
 
 from contract.catalogue import ModelEntry
-from worker.errors import WeightsMismatch, WeightsMissing, WeightsUnavailable
+from contract.weights import (
+    HUB_CONTAINER,
+    WeightsLocation,
+    WeightsScheme,
+    hub_blob,
+    parse_weights,
+)
+from worker.errors import WeightsMissing, WeightsUnavailable
+from worker.weights.cache import Download, WeightsCache, digest_mismatch, file_digest
 from worker.weights.weights import Weights
 
-_log = logging.getLogger(__name__)
-
-_BLOB: Final = "blob:"
-_PACKAGE: Final = "package:"
-_PART: Final = ".part"
-# A partial file that has not changed for this time was left behind by a killed process.
-_ABANDONED_SECONDS: Final = 3600.0
+_LOCAL: Final = (WeightsScheme.FILE, WeightsScheme.PACKAGE)
 
 
 class BlobReader(Protocol):
     """Reads blobs from any container."""
 
-    def read(self, container: str, blob: str) -> Iterator[bytes]:
-        """Yield the content of a blob in chunks.
+    def read(self, container: str, blob: str) -> Download:
+        """Start to read a blob.
 
         Raises:
             WeightsMissing: The blob does not exist.
-            WeightsUnavailable: Blob storage cannot be reached. The error may be raised after
-                some chunks.
+            WeightsUnavailable: Blob storage cannot be reached. The error may also be raised while
+                the blob is read.
+        """
+        ...
+
+
+class HubReader(Protocol):
+    """Reads files of the Hugging Face Hub."""
+
+    def read(self, location: WeightsLocation) -> Download:
+        """Start to read a file.
+
+        Raises:
+            WeightsMissing: The file does not exist.
+            WeightsUnavailable: The hub cannot be reached. The error may also be raised while the
+                file is read.
         """
         ...
 
@@ -53,25 +62,54 @@ class AzureBlobReader:
     def __init__(self, account: BlobServiceClient) -> None:
         self._account = account
 
-    def read(self, container: str, blob: str) -> Iterator[bytes]:
-        """Yield the content of a blob in chunks, as described in `BlobReader.read`."""
-        where = f"{_BLOB}{container}/{blob}"
+    def read(self, container: str, blob: str) -> Download:
+        """Start to read a blob, as described in `BlobReader.read`."""
+        where = f"{WeightsScheme.BLOB}:{container}/{blob}"
         try:
             client = self._account.get_blob_client(container, blob)
-            yield from client.download_blob(max_concurrency=1).chunks()
+            found = client.download_blob(max_concurrency=1)
         except ResourceNotFoundError:
             raise WeightsMissing(f"{where}: this blob does not exist") from None
         except AzureError as error:
             # The error's text could contain a signed address.
-            raise WeightsUnavailable(f"{where}: cannot be read: {type(error).__name__}") from None
+            raise _unreadable(where, error) from None
+        return Download(_chunks(where, found), found.size)
+
+
+def _chunks(where: str, found: Any) -> Iterator[bytes]:
+    try:
+        yield from found.chunks()
+    except AzureError as error:
+        raise _unreadable(where, error) from None
+
+
+def _unreadable(where: str, error: AzureError) -> WeightsUnavailable:
+    return WeightsUnavailable(f"{where}: cannot be read: {type(error).__name__}")
 
 
 class WeightsStore:
-    """Fetches the weights of models, and caches them. Any thread may call the methods."""
+    """Finds the weights of models, and caches downloads. Any thread may call the methods."""
 
-    def __init__(self, cache: Path, blobs: BlobReader) -> None:
-        self._cache = cache
+    def __init__(
+        self,
+        cache: Path,
+        blobs: BlobReader,
+        hub: HubReader | None = None,
+        cache_limit_bytes: int | None = None,
+    ) -> None:
+        """Set where weights come from. This reads nothing.
+
+        Args:
+            cache: The folder for downloaded weights.
+            blobs: Reads weights from blob storage.
+            hub: Reads weights from the Hugging Face Hub; None if the worker must not use the
+                internet. Then the weights are read from the copies that the deployment has made in
+                blob storage.
+            cache_limit_bytes: The largest size of the cache; None for no limit.
+        """
+        self._cache = WeightsCache(cache, cache_limit_bytes)
         self._blobs = blobs
+        self._hub = hub
 
     def get(self, model: ModelEntry) -> Weights | None:
         """Return the model's weights after checking their digest; None for a model without weights.
@@ -79,106 +117,87 @@ class WeightsStore:
         Raises:
             WeightsMissing: The blob, package or file does not exist.
             WeightsMismatch: The digest differs from the digest in the catalogue entry.
-            WeightsUnavailable: Blob storage cannot be reached, or the cache cannot be written.
+            WeightsUnavailable: Blob storage or the hub cannot be reached, or the cache cannot be
+                written.
         """
         if not model.weights:
             return None
-        if blob := blob_of(model.weights):
-            try:
-                return Weights(self._cached(model, *blob), model.weights_sha256)
-            except OSError as error:
-                # For example a full disk, or another user's folder.
-                raise WeightsUnavailable(
-                    f"{model.weights}: cannot be stored in {self._cache}: {error.strerror}"
-                ) from None
-        file = file_of(model.weights)
-        found = _file_digest(file)
-        if model.weights_sha256 and found != model.weights_sha256:
-            raise _mismatch(model, found)
-        return Weights(file, found)
+        location = parse_weights(model.weights)
+        if location.scheme in _LOCAL:
+            file = find_file(location)
+            found = file_digest(file)
+            if model.weights_sha256 and found != model.weights_sha256:
+                raise digest_mismatch(model.weights, found, model.weights_sha256)
+            return Weights(file, found)
+        start = partial(self._start, location, model.weights_sha256)
+        return Weights(
+            self._cache.get(model.weights, model.weights_sha256, start), model.weights_sha256
+        )
 
-    def _cached(self, model: ModelEntry, container: str, blob: str) -> Path:
-        file = self._cache / model.weights_sha256
-        if file.exists():
-            if _file_digest(file) == model.weights_sha256:
-                return file
-            _log.warning("%s: the cached weights are damaged; fetching them again", model.name)
-        begun = time.monotonic()
-        size_bytes = self._fetch(model, self._blobs.read(container, blob), file)
-        seconds = time.monotonic() - begun
-        _log.info("%s: fetched %d bytes of weights in %.1f s", model.name, size_bytes, seconds)
-        return file
+    def compute_digest(self, weights: str) -> str:
+        """Return the SHA-256 digest of weights, which are downloaded if they are not local.
 
-    def _fetch(self, model: ModelEntry, pieces: Iterator[bytes], file: Path) -> int:
-        """Write the downloaded weights to a file atomically, and return the file's size in bytes.
+        Args:
+            weights: The value of the key `weights` of a catalogue entry.
 
         Raises:
-            WeightsMismatch: The digest differs from the digest in the catalogue entry.
+            ValueError: The value is not a location of weights.
+            WeightsMissing: The blob, package or file does not exist.
+            WeightsUnavailable: As for `get`.
         """
-        self._cache.mkdir(parents=True, exist_ok=True)
-        self._remove_abandoned()
-        digest = hashlib.sha256()
-        handle, name = tempfile.mkstemp(suffix=_PART, prefix=f"{file.name}.", dir=self._cache)
-        part = Path(name)
+        location = parse_weights(weights)
+        if location.scheme in _LOCAL:
+            return file_digest(find_file(location))
+        return self._cache.add(weights, partial(self._start, location, ""))
+
+    def _start(self, location: WeightsLocation, sha256: str) -> Download:
+        """Start to download weights."""
+        if location.scheme is WeightsScheme.BLOB:
+            return self._blobs.read(location.place, location.path)
+        if self._hub is not None:
+            return self._hub.read(location)
+        where = f"hf:{location.place}@{location.commit}/{location.path}"
+        if not sha256:
+            raise WeightsUnavailable(f"{where}: HF_HUB_OFFLINE is set; unset it to download")
         try:
-            with open(handle, "wb") as writer:  # noqa: PTH123  a handle, not a path
-                for piece in pieces:
-                    digest.update(piece)
-                    writer.write(piece)
-                writer.flush()
-                os.fsync(writer.fileno())
-                size_bytes = writer.tell()
-            if digest.hexdigest() != model.weights_sha256:
-                raise _mismatch(model, digest.hexdigest())
-            part.replace(file)
-        finally:
-            part.unlink(missing_ok=True)
-        return size_bytes
-
-    def _remove_abandoned(self) -> None:
-        for part in self._cache.glob(f"*{_PART}"):
-            # Another process may delete it at the same time.
-            with contextlib.suppress(OSError):
-                if time.time() - part.stat().st_mtime > _ABANDONED_SECONDS:
-                    part.unlink()
+            return self._blobs.read(HUB_CONTAINER, hub_blob(sha256))
+        except WeightsMissing:
+            raise WeightsMissing(
+                f"{where}: HF_HUB_OFFLINE is set, and the storage account has no copy of the "
+                f"weights with the name {HUB_CONTAINER}/{hub_blob(sha256)}: run "
+                "infra/scripts/fetch-weights.sh"
+            ) from None
 
 
-def _file_digest(file: Path) -> str:
-    with file.open("rb") as reader:
-        return hashlib.file_digest(reader, "sha256").hexdigest()
+def find_file(location: WeightsLocation) -> Path:
+    """Return the path of weights in the model folder or in an installed package.
 
+    The model folder is the working directory. The package is not imported.
 
-def _mismatch(model: ModelEntry, found: str) -> WeightsMismatch:
-    return WeightsMismatch(
-        f"{model.weights}: the SHA-256 digest is {found}, not {model.weights_sha256} as in the "
-        "catalogue entry; the weights were not loaded"
+    Raises:
+        WeightsMissing: The file does not exist, the package is not installed, or the package does
+            not contain the file.
+    """
+    if location.scheme is WeightsScheme.FILE:
+        file = Path(location.path).resolve()
+        if file.is_file():
+            return file
+        raise WeightsMissing(f"file:{location.path}: there is no file {file}")
+    found: Any = importlib.util.find_spec(location.place)
+    for each in (found and found.submodule_search_locations) or ():
+        folder = Path(each).resolve()
+        file = (folder / location.path).resolve()
+        if file.is_relative_to(folder) and file.is_file():
+            return file
+    raise WeightsMissing(
+        f"package:{location.place}/{location.path}: the package is not installed, or has no such "
+        "file"
     )
 
 
-def blob_of(weights: str) -> tuple[str, str] | None:
-    """Return the container and the name of the weights' blob; None if they are not in a blob.
-
-    `weights` is the value of the key `weights` in the catalogue entry.
-    """
-    if not weights.startswith(_BLOB):
-        return None
-    container, _, blob = weights.removeprefix(_BLOB).partition("/")
-    return container, blob
-
-
 def file_of(weights: str) -> Path:
-    """Return the path of the weights in an installed package, without importing the package.
+    """Return the path of weights that need no download, as described in `find_file`.
 
     `weights` is the value of the key `weights` in the catalogue entry.
-
-    Raises:
-        WeightsMissing: The package is not installed, or does not contain the file.
     """
-    package, _, path = weights.removeprefix(_PACKAGE).partition("/")
-    found: Any = importlib.util.find_spec(package)
-    for location in (found and found.submodule_search_locations) or ():
-        folder = Path(location).resolve()
-        file = (folder / path).resolve()
-        if file.is_relative_to(folder) and file.is_file():
-            return file
-    raise WeightsMissing(f"{weights}: the package is not installed, or has no such file")
+    return find_file(parse_weights(weights))

@@ -370,12 +370,10 @@ def encode_list(values: Sequence[Any]) -> bytes:
 def encode_composite(code: int, fields: Sequence[Any]) -> bytes:
     """Encode a list of fields with the descriptor `code`.
 
-    Null fields at the end are omitted, because AMQP treats missing fields as null.
+    Null fields at the end are encoded, too. AMQP permits to omit them, but azure-servicebus 7.9 to
+    7.14 reads fields by their position and fails if one is missing.
     """
-    count = len(fields)
-    while count and fields[count - 1] is None:
-        count -= 1
-    return b"\x00\x53" + bytes((code,)) + encode_list(fields[:count])
+    return b"\x00\x53" + bytes((code,)) + encode_list(fields)
 
 
 def wrap_compound(code: int, body: bytes, count: int) -> bytes:

@@ -5,9 +5,16 @@ Sections 2.2 and 2.4 of the specification define connections. Part 5 defines SAS
 
 import asyncio
 import logging
+from collections.abc import Callable
 from enum import Enum
 
-from emulator.servicebus.amqp.errors import AmqpError, ConnectionFault, FramingError, SessionFault
+from emulator.servicebus.amqp.errors import (
+    AmqpError,
+    ConnectionFault,
+    FramingError,
+    LinkFault,
+    SessionFault,
+)
 from emulator.servicebus.amqp.frames import (
     HEADER_BYTES,
     MIN_MAX_FRAME_BYTES,
@@ -16,7 +23,7 @@ from emulator.servicebus.amqp.frames import (
     Frame,
     encode_frame,
 )
-from emulator.servicebus.amqp.link import ConnectionService
+from emulator.servicebus.amqp.link import ConnectionService, Link
 from emulator.servicebus.amqp.performatives import (
     Begin,
     Close,
@@ -31,8 +38,8 @@ from emulator.servicebus.amqp.performatives import (
     read_performative,
 )
 from emulator.servicebus.amqp.session import Session
-from emulator.servicebus.amqp.transport import PeerTransport, PendingWork
-from emulator.servicebus.amqp.types import UByte, UInt, UShort
+from emulator.servicebus.amqp.transport import DelayLine, Latency, PeerTransport, PendingWork
+from emulator.servicebus.amqp.types import Symbol, UByte, UInt, UShort
 
 AMQP_HEADER = b"AMQP\x00\x01\x00\x00"
 SASL_HEADER = b"AMQP\x03\x01\x00\x00"
@@ -45,6 +52,7 @@ The performative `open` informs the peer of half of this time (section 2.4.5).
 """
 
 _HANDSHAKE_SECONDS = 30.0
+_PROPERTIES = {Symbol("product"): "azure-local-emulator"}
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +70,11 @@ class Connection(asyncio.Protocol):
     """The server's side of one AMQP connection."""
 
     def __init__(
-        self, service: ConnectionService, container_id: str, idle_seconds: float = IDLE_SECONDS
+        self,
+        service: ConnectionService,
+        container_id: str,
+        idle_seconds: float = IDLE_SECONDS,
+        latency: Latency | None = None,
     ) -> None:
         self._service = service
         self._container_id = container_id
@@ -70,7 +82,9 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._state = _State.HEADER
         self._reader = AmqpFrameReader(MAX_FRAME_BYTES)
-        self._transport = PeerTransport()
+        latency = latency or Latency()
+        self._transport = PeerTransport(latency)
+        self._delay = DelayLine(latency, self._process)
         self._pending = PendingWork(self._regulate_reading, self.fail)
         self._sessions: dict[int, Session] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -90,11 +104,15 @@ class Connection(asyncio.Protocol):
         Queue operations that are already running are not cancelled.
         """
         self._end()
+        self._delay.clear()
         self._transport.disconnect()
 
     def data_received(self, data: bytes) -> None:
         """Add the bytes to the buffer, and process each frame that is now complete."""
         self._received_at = self._loop.time()
+        self._delay.put(data)
+
+    def _process(self, data: bytes) -> None:
         try:
             self._reader.feed(data)
             self._advance()
@@ -129,6 +147,10 @@ class Connection(asyncio.Protocol):
                 self._send_open()
             self._transport.send(0, Close(build_error(fault.condition, fault.description)).encode())
         self._finish()
+
+    def detach_links(self, find_fault: Callable[[Link], LinkFault | None]) -> int:
+        """Detach each link for which `find_fault` returns an error. Return their number."""
+        return sum(session.detach_links(find_fault) for session in self._sessions.values())
 
     def shut_down(self) -> None:
         """Close the connection because the server is shutting down."""
@@ -222,6 +244,7 @@ class Connection(asyncio.Protocol):
                 max_frame_size=UInt(MAX_FRAME_BYTES),
                 channel_max=UShort(CHANNEL_MAX),
                 idle_time_out=half_ms,
+                properties=_PROPERTIES,
             ).encode(),
         )
 

@@ -165,8 +165,14 @@ class IncomingLink:
     has received credit. `PendingWork` limits the memory that received messages use.
     """
 
-    def __init__(self, session: LinkSession, attach: Attach, target: LinkTarget) -> None:
+    def __init__(
+        self, session: LinkSession, attach: Attach, target: LinkTarget, address: str
+    ) -> None:
         self.handle = attach.handle
+        self.name = attach.name
+        self.address = address
+        self.used_at = _loop_time()
+        """When the peer last sent a message, in the time of the event loop."""
         self._session = session
         self._target = target
         self._delivery_count = int(attach.initial_delivery_count or 0)
@@ -204,6 +210,7 @@ class IncomingLink:
         Raises SessionFault if the first transfer of a message has no delivery id.
         """
         first = self._first
+        self.used_at = _loop_time()
         if first is None:
             if transfer.delivery_id is None:
                 raise SessionFault(
@@ -232,7 +239,7 @@ class IncomingLink:
         state: Described = ACCEPTED
         try:
             if too_large:
-                self._refuse_size()
+                self._refuse_size(first)
             await self._target.put(payload, first.message_format or 0)
         except MessageFault as fault:
             state = build_rejection(fault)
@@ -246,9 +253,12 @@ class IncomingLink:
                 as_receiver=True, delivery_id=first.delivery_id, state=state
             )
 
-    def _refuse_size(self) -> NoReturn:
-        limit = self._target.max_message_bytes
-        raise MessageFault("amqp:link:message-size-exceeded", f"the message exceeds {limit} bytes")
+    def _refuse_size(self, first: Transfer) -> NoReturn:
+        raise MessageFault(
+            "amqp:link:message-size-exceeded",
+            f"The received message (delivery-id:{first.delivery_id}) exceeds the limit "
+            f"({self._target.max_message_bytes} bytes) currently allowed on the link.",
+        )
 
     def _hold(self, payload: bytes) -> None:
         if self._too_large:
@@ -289,8 +299,12 @@ class IncomingLink:
 class OutgoingLink:
     """A link on which the peer receives messages. The peer grants credit for the messages."""
 
-    def __init__(self, session: LinkSession, attach: Attach) -> None:
+    def __init__(self, session: LinkSession, attach: Attach, address: str) -> None:
         self.handle = attach.handle
+        self.name = attach.name
+        self.address = address
+        self.used_at = _loop_time()
+        """When the peer last got a message or granted credit, in the time of the event loop."""
         self.source: LinkSource
         self._session = session
         self._delivery_count = 0
@@ -329,6 +343,7 @@ class OutgoingLink:
         these deliveries is subtracted from the credit (section 2.6.7). If the peer requests a
         drain, the remaining credit is used up after the ready messages have been sent.
         """
+        self.used_at = _loop_time()
         if flow.link_credit is not None:
             unseen = serial_difference(self._delivery_count, flow.delivery_count or 0)
             self._credit = max(0, flow.link_credit - unseen)
@@ -344,6 +359,7 @@ class OutgoingLink:
         """Send a message to the peer. If the link is closed, do nothing."""
         if self._closed:
             return
+        self.used_at = _loop_time()
         self._delivery_count = (self._delivery_count + 1) % _SERIAL
         self._credit = max(0, self._credit - 1)
         self._session.send_delivery(self, tag, payload)
@@ -371,8 +387,14 @@ class OutgoingLink:
 Link = IncomingLink | OutgoingLink
 
 
+def _loop_time() -> float:
+    return asyncio.get_running_loop().time()
+
+
 _SOURCE = 0x28
 _TARGET = 0x29
+_SOURCE_FIELDS = 11
+_TARGET_FIELDS = 7
 _SOURCE_NAMES = _SOURCE, "amqp:source:list"
 _TARGET_NAMES = _TARGET, "amqp:target:list"
 _FILTER_FIELD = 7
@@ -432,8 +454,8 @@ def build_attach_reply(attach: Attach, max_message_bytes: int | None) -> Attach:
         role=not peer_receives,
         snd_settle_mode=attach.snd_settle_mode,
         rcv_settle_mode=attach.rcv_settle_mode,
-        source=_without_filters(attach.source) or Described(ULong(_SOURCE), []),
-        target=attach.target or Described(ULong(_TARGET), []),
+        source=_without_filters(_padded(attach.source, _SOURCE, _SOURCE_FIELDS)),
+        target=_padded(attach.target, _TARGET, _TARGET_FIELDS),
         initial_delivery_count=UInt(0) if peer_receives else None,
         max_message_size=limit,
         properties=None if limit is None else {_BATCH_SIZE: limit},
@@ -454,14 +476,20 @@ def build_attach_refusal(attach: Attach) -> Attach:
     )
 
 
-def _without_filters(source: Described | None) -> Described | None:
+def _padded(terminus: Described | None, code: int, count: int) -> Described:
+    """Return a source or target that has `count` fields. Fields that the peer omitted are null."""
+    if terminus is None:
+        return Described(ULong(code), [None] * count)
+    fields = _fields(terminus)
+    return replace(terminus, value=[*fields, *[None] * (count - len(fields))])
+
+
+def _without_filters(source: Described) -> Described:
     """Return the source without filters.
 
     The server's attach performative must list the filters that the server applies. This server
     applies no filters.
     """
-    if source is None or len(source.value) <= _FILTER_FIELD:
-        return source
     fields = list(source.value)
     fields[_FILTER_FIELD] = None
     return replace(source, value=fields)

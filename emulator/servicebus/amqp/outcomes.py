@@ -48,7 +48,8 @@ class Modified:
 Outcome = Accepted | Released | Rejected | Modified
 
 ACCEPTED = Described(ULong(_ACCEPTED), [])
-_REJECTED_WITHOUT_ERROR = Described(ULong(_REJECTED), [])
+_REJECTED_WITHOUT_ERROR = Described(ULong(_REJECTED), [None])
+_MODIFIED_FIELDS = 3
 
 
 def build_rejection(error: AmqpError) -> Described:
@@ -88,11 +89,17 @@ def read_outcome(state: Described | None) -> Outcome | None:
 def build_confirmation(outcome: Outcome, state: Described) -> Described:
     """Build the delivery state that confirms to the receiver that a message has been settled.
 
-    `state` is the delivery state that the receiver sent. The confirmation repeats this state. But
+    `state` is the delivery state that the receiver sent. The confirmation repeats this state, with
+    null for each field that the receiver omitted. But
     if the receiver rejected the message, the receiver's error is omitted, because clients treat an
     error in the confirmation as a failed settlement.
     """
-    return _REJECTED_WITHOUT_ERROR if isinstance(outcome, Rejected) else state
+    if isinstance(outcome, Rejected):
+        return _REJECTED_WITHOUT_ERROR
+    if isinstance(outcome, Modified):
+        missing = _MODIFIED_FIELDS - len(state.value)
+        return Described(ULong(_MODIFIED), [*state.value, *[None] * missing])
+    return state
 
 
 def _rejected(fields: list[Any]) -> Rejected:

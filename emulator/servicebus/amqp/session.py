@@ -4,6 +4,7 @@ Section 2.5 of the specification defines sessions.
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from emulator.servicebus.amqp.codec import encode_binary, encode_uint, wrap_compound
@@ -56,6 +57,9 @@ _TRANSFER_HEAD_BYTES = 64
 _SERIAL = 1 << 32
 _TRANSFER = b"\x00\x53\x14"
 _TRUE, _FALSE = b"\x41", b"\x42"
+_TRANSFER_FIELDS = len(Transfer.kinds)
+# The fields rcv-settle-mode, state, resume, aborted and batchable.
+_LAST_TRANSFER_FIELDS = b"\x40" * 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +135,16 @@ class Session:
                     "amqp:not-allowed",
                     "the peer sent a performative that is not allowed within a session",
                 )
+
+    def detach_links(self, find_fault: Callable[[Link], LinkFault | None]) -> int:
+        """Detach each link for which `find_fault` returns an error. Return their number."""
+        count = 0
+        for handle, link in list(self._links.items()):
+            fault = None if link is None else find_fault(link)
+            if fault is not None:
+                self.detach(handle, fault)
+                count += 1
+        return count
 
     def set_blocked(self, blocked: bool) -> None:
         """Stop the deliveries of all links if `blocked` is True, or resume them if it is False."""
@@ -219,12 +233,13 @@ class Session:
                 del self._unsettled[next(iter(self._unsettled))]
         room = self._transport.peer_max_frame_bytes - HEADER_BYTES - _TRANSFER_HEAD_BYTES
         settled = _TRUE if link.source.is_presettled else _FALSE
-        fields = [encode_uint(link.handle), encode_uint(delivery_id), encode_binary(tag), b"\x43"]
+        # Each transfer has the id, because azure-servicebus 7.10 settles by the last transfer's id.
+        fields = encode_uint(link.handle), encode_uint(delivery_id), encode_binary(tag), b"\x43"
         for start in range(0, len(payload) or 1, room):
             more = _TRUE if start + room < len(payload) else _FALSE
-            head = _TRANSFER + wrap_compound(0xC0, b"".join((*fields, settled, more)), 6)
+            all_fields = b"".join((*fields, settled, more, _LAST_TRANSFER_FIELDS))
+            head = _TRANSFER + wrap_compound(0xC0, all_fields, _TRANSFER_FIELDS)
             self._send_transfer(link, head + payload[start : start + room])
-            fields[1:] = b"\x40", b"\x40", b"\x40"
 
     def detach(self, handle: int, fault: AmqpError | None) -> None:
         """Detach the link that has this handle, and send the error if `fault` is not None.
@@ -265,11 +280,12 @@ class Session:
     def _open_link(self, attach: Attach) -> tuple[Link, int | None]:
         if attach.role:
             requested = read_source_request(attach)
-            outgoing = OutgoingLink(self, attach)
+            outgoing = OutgoingLink(self, attach, requested.address)
             outgoing.source = self._service.open_source(requested, outgoing)
             return outgoing, None
-        target = self._service.open_target(read_target_address(attach))
-        return IncomingLink(self, attach, target), target.max_message_bytes
+        address = read_target_address(attach)
+        target = self._service.open_target(address)
+        return IncomingLink(self, attach, target, address), target.max_message_bytes
 
     def _on_detach(self, detach: Detach) -> None:
         handle = int(detach.handle)

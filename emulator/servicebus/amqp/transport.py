@@ -5,7 +5,9 @@ A connection shares its transport and its counter with its sessions.
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, cast
 
 from emulator.servicebus.amqp.errors import AmqpError, ConnectionFault
@@ -15,10 +17,55 @@ _LINGER_SECONDS = 5.0
 _WRITE_BUFFER_BYTES = 1024 * 1024
 
 
+@dataclass
+class Latency:
+    """The time that bytes take from one side of each connection to the other side."""
+
+    seconds: float = 0.0
+
+
+class DelayLine:
+    """Hands bytes over after the latency, in the order in which they came."""
+
+    def __init__(self, latency: Latency, deliver: Callable[[bytes], None]) -> None:
+        self._latency = latency
+        self._deliver = deliver
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[tuple[float, bytes]] = deque()
+
+    def put(self, data: bytes) -> None:
+        """Hand bytes over: at once if there is no latency and no earlier bytes wait."""
+        if not self._latency.seconds and not self._waiting:
+            self._deliver(data)
+            return
+        self._waiting.append((self._loop.time() + self._latency.seconds, data))
+        if len(self._waiting) == 1:
+            self._wait()
+
+    def flush(self) -> None:
+        """Hand all bytes over now."""
+        while self._waiting:
+            self._deliver(self._waiting.popleft()[1])
+
+    def clear(self) -> None:
+        """Discard the bytes that wait."""
+        self._waiting.clear()
+
+    def _wait(self) -> None:
+        self._loop.call_at(self._waiting[0][0], self._deliver_due)
+
+    def _deliver_due(self) -> None:
+        while self._waiting and self._waiting[0][0] <= self._loop.time():
+            self._deliver(self._waiting.popleft()[1])
+        if self._waiting:
+            self._wait()
+
+
 class PeerTransport:
     """Sends bytes to one peer, in one write for each iteration of the event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, latency: Latency) -> None:
+        self._delay = DelayLine(latency, self._write_now)
         self.is_blocked = False
         """Whether the transport's write buffer is full."""
         self.is_reading = True
@@ -38,6 +85,7 @@ class PeerTransport:
     def disconnect(self) -> None:
         """Stop using the asyncio transport, because the connection is lost."""
         self._transport = None
+        self._delay.clear()
 
     def send(self, channel: int, body: bytes) -> None:
         """Send a frame in the next iteration of the event loop."""
@@ -66,6 +114,7 @@ class PeerTransport:
         If the peer has not read all bytes after 5 seconds, abort the asyncio transport.
         """
         self._flush()
+        self._delay.flush()
         if self._transport is not None:
             self._transport.close()
             self._loop.call_later(_LINGER_SECONDS, self._transport.abort)
@@ -73,9 +122,13 @@ class PeerTransport:
     def _flush(self) -> None:
         self._flush_scheduled = False
         outgoing, self._outgoing = self._outgoing, []
-        if outgoing and self._transport is not None and not self._transport.is_closing():
+        if outgoing:
             self.sent_at = self._loop.time()
-            self._transport.write(b"".join(outgoing))
+            self._delay.put(b"".join(outgoing))
+
+    def _write_now(self, data: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
 
 
 _WORK_BYTES = 8 * 1024 * 1024

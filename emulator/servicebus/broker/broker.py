@@ -88,7 +88,7 @@ class Broker:
         try:
             return self._addresses[address.casefold()]
         except KeyError:
-            raise EntityNotFound(f"the queue {address[:300]!r} does not exist") from None
+            raise EntityNotFound(address) from None
 
     def queues(self) -> Sequence[Queue]:
         """Return all queues, sorted by name. Dead-letter queues are not included."""
@@ -141,7 +141,7 @@ class Broker:
         try:
             return self._queues[name.casefold()]
         except KeyError:
-            raise EntityNotFound(f"the queue {name[:300]!r} does not exist") from None
+            raise EntityNotFound(name) from None
 
     def _save(self, stored: StoredQueue) -> None:
         try:

@@ -28,10 +28,16 @@ class BrokerError(Exception):
 
 
 class EntityNotFound(BrokerError):
-    """The queue does not exist."""
+    """The queue does not exist.
+
+    The text is Azure's, because the JavaScript client recognizes the error by its text.
+    """
 
     condition = "amqp:not-found"
     status_code = 404
+
+    def __init__(self, address: str) -> None:
+        super().__init__(f"The messaging entity '{address[:300]}' could not be found.")
 
 
 class EntityAlreadyExists(BrokerError):

@@ -249,7 +249,7 @@ class Queue:
 
     def _raise_if_deleted(self) -> None:
         if self._deleted:
-            raise EntityNotFound(f"the queue {self.address!r} has been deleted")
+            raise EntityNotFound(self.address)
 
     def _check(self, messages: Sequence[IncomingMessage]) -> None:
         if self.is_subqueue:
@@ -270,8 +270,8 @@ class Queue:
 def _check(message: IncomingMessage, limit_bytes: int) -> None:
     if message.size_bytes > limit_bytes:
         raise MessageSizeExceeded(
-            f"the message has {message.size_bytes} bytes; "
-            f"the queue accepts at most {limit_bytes} bytes"
+            f"The received message (size:{message.size_bytes} bytes) exceeds the limit "
+            f"({limit_bytes} bytes) currently allowed on the link."
         )
     if message.message_id is not None:
         if len(message.message_id) > _MAX_MESSAGE_ID_LENGTH:

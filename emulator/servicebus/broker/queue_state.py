@@ -315,7 +315,8 @@ class QueueState:
         record = self.index.by_token.get(token)
         if record is None or record.lock is None or record.lock.until <= now:
             raise MessageLockLost(
-                "the lock is lost: it expired, or the message was settled or received again"
+                "The lock supplied is invalid. Either the lock expired, or the message has already"
+                " been removed from the queue, or was received by a different receiver instance."
             )
         return record
 

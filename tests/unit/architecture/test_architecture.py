@@ -27,6 +27,7 @@ def test_only_the_listed_modules_read_environment_variables() -> None:
         "worker/__main__.py",
         "worker/check.py",
         "worker/describe.py",
+        "worker/lock_weights.py",
         "loosely/local/environment.py",
         # The client reads the API key, which its users should not write into programs.
         "loosely/client/settings.py",

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from contract import queues
 from contract.catalogue import DEFAULT_PATH, Catalogue, format_entry, main
 from contract.errors import CatalogueError, UnknownModel
+from contract.weights import main as print_hub_files
 
 SHIPPED = DEFAULT_PATH.read_text(encoding="utf-8")
 SHA256 = "ab" * 32
+COMMIT = "0123456789" * 4
 
 
 def entry(line: str) -> tuple[str, str]:
@@ -135,6 +137,21 @@ def test_the_error_for_an_unknown_model_suggests_similar_names() -> None:
     assert caught.value.nearest == ("classifier",)
 
 
+def test_a_deployment_copies_each_file_of_the_hub_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub = f'weights = "hf:acme/net@{COMMIT}/a b.bin"\nweights_sha256 = "{SHA256}"\n'
+    tables = [
+        MINIMAL.format(types='["a/b"]').replace("small", name) + hub for name in ("one", "two")
+    ]
+    path = write(tmp_path, "\n".join([*tables, MINIMAL.format(types='["a/b"]')]))
+    assert print_hub_files([str(path)]) == 0
+    assert capsys.readouterr().out == f"{SHA256} acme/net/resolve/{COMMIT}/a%20b.bin\n"
+    assert print_hub_files([]) == 0
+    assert capsys.readouterr().out == ""
+    assert print_hub_files([str(tmp_path / "nowhere.toml")]) == 2
+
+
 @pytest.mark.parametrize(
     ("before", "after", "said"),
     [
@@ -157,6 +174,25 @@ def test_the_error_for_an_unknown_model_suggests_similar_names() -> None:
         (*entry('weights = "hub:resnet50"'), "noop.weights: expected blob:CONTAINER/NAME"),
         (*entry('weights = "blob:weights"'), "noop.weights: expected blob:CONTAINER/NAME"),
         (*entry('weights = "package:../x"'), "noop.weights: expected blob:CONTAINER/NAME"),
+        (*entry('weights = "hf:net@main/a"'), "noop.weights: expected blob:CONTAINER/NAME"),
+        (*entry('weights = "hf:acme/../a"'), "noop.weights: expected blob:CONTAINER/NAME"),
+        (
+            *entry('weights = "hf:acme/net@main/a.bin"'),
+            "weights: expected a commit of 40 hexadecimal digits after acme/net@, found 'main'",
+        ),
+        (*entry('weights = "hf:acme/net@0123abc/a.bin"'), "found '0123abc': a branch or a tag may"),
+        (*entry('weights = "hf:acme/net/a.bin"'), "after acme/net@, found no commit"),
+        (*entry(f'weights = "hf:acme/net@{COMMIT}"'), "noop.weights: expected blob:"),
+        (
+            *entry(f'weights = "hf:acme/net@{COMMIT}/../a"'),
+            "noop.weights: expected a relative path",
+        ),
+        (*entry('weights = "file:/etc/passwd"'), "noop.weights: expected a relative path"),
+        (*entry('weights = "file:../a.bin"'), "noop.weights: expected a relative path"),
+        (
+            *entry(f'weights = "hf:acme/net@{COMMIT}/a.bin"'),
+            "weights with hf: need it: run `loosely models lock noop`",
+        ),
         (*entry('weights = "blob:weights/a.pth"'), "noop.weights_sha256: the key is missing"),
         (*entry(f'weights_sha256 = "{SHA256}"'), "noop.weights: the key is missing"),
         (*entry('weights_sha256 = "ABC"'), "noop.weights_sha256: expected 64 hexadecimal digits"),

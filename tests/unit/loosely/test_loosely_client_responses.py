@@ -1,5 +1,6 @@
 import json
 import socket
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -188,6 +189,47 @@ def test_a_large_result_is_fetched_from_blob_storage(
     client = connect(gateway.url, retry=ONCE)
     assert client.result(JOB_ID) == Result(b"large", "image/png")
     assert gateway.requests[1].target == "/blobs/x?sig=secret"
+
+
+WITHOUT_RESULT = {**job_document("succeeded"), "result": None}
+
+
+@pytest.mark.parametrize(
+    ("responses", "result"),
+    [
+        pytest.param(
+            [
+                ScriptedResponse(303, b"", {"location": "/x?rsct=application/json&sig=secret"}),
+                ScriptedResponse(200, b'{"big": 1}', {"content-type": "application/json"}),
+            ],
+            {"big": 1},
+            id="large-json",
+        ),
+        pytest.param(
+            [ScriptedResponse(303, b"", {"location": "/x?rsct=image/png&sig=secret"})],
+            None,
+            id="large-picture",
+        ),
+        pytest.param(
+            [ScriptedResponse(200, b"null", {"content-type": "application/json"})], None, id="null"
+        ),
+        pytest.param(
+            [ScriptedResponse(200, b"\x89PNG", {"content-type": "image/png"})], None, id="picture"
+        ),
+        pytest.param(
+            [problem_response(404, "unknown-job", "there is no such job")],
+            None,
+            id="deleted",
+        ),
+    ],
+)
+def test_wait_returns_a_job_with_its_large_json_result(
+    gateway: ScriptedGateway, connect: Connect, responses: list[ScriptedResponse], result: Any
+) -> None:
+    gateway.responses = [json_response(200, WITHOUT_RESULT), *responses]
+    client = connect(gateway.url, retry=ONCE)
+    assert client.wait(JOB_ID).result == result
+    assert len(gateway.requests) == 1 + len(responses)
 
 
 def test_the_error_of_a_failed_fetch_from_blob_storage_does_not_show_the_blob_url(

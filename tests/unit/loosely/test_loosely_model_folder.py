@@ -1,5 +1,6 @@
 """Test how a model folder is found, made, watched and packaged."""
 
+import hashlib
 import os
 import re
 import tomllib
@@ -173,6 +174,55 @@ class TestPackage:
         with pytest.raises(FolderUnusable, match=r"brightness: the module brightness is not in"):
             write_package(tmp_path, ROOT, find_model_folder(folder, ROOT, {}))
 
+    @pytest.mark.parametrize("path", ["models/net.bin", "nets/deep/net.bin"])
+    def test_weights_of_the_folder_are_copied_into_the_image_at_the_same_path(
+        self, folder: Path, tmp_path: Path, path: str
+    ) -> None:
+        add_weights(folder, path)
+        _, worker = write_package(tmp_path, ROOT, find_model_folder(folder, ROOT, {}))
+        dockerfile = (worker / "Dockerfile").read_text("utf-8")
+        # What the Dockerfile copies to /app.
+        copied = worker / path if path.startswith("models/") else worker / "weights" / path
+        assert copied.read_bytes() == b"weights"
+        assert ("COPY weights /app\n" in dockerfile) is not path.startswith("models/")
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            ("digest", r"brightness.weights_sha256: .*nets/net.bin has the digest .*, not b{64}"),
+            (
+                "no digest",
+                "brightness.weights_sha256: the key is missing, .*models lock brightness",
+            ),
+            ("file", r"brightness\.weights: there is no file .*nets/net\.bin"),
+        ],
+    )
+    def test_weights_of_the_folder_that_differ_from_their_digest_are_not_packaged(
+        self, folder: Path, tmp_path: Path, change: str, said: str
+    ) -> None:
+        add_weights(folder, "nets/net.bin")
+        catalogue = folder / "models.toml"
+        text = catalogue.read_text("utf-8")
+        line = f'weights_sha256 = "{hashlib.sha256(b"weights").hexdigest()}"'
+        if change == "file":
+            (folder / "nets" / "net.bin").unlink()
+        elif change == "digest":
+            catalogue.write_text(text.replace(line, f'weights_sha256 = "{"b" * 64}"'), "utf-8")
+        else:
+            catalogue.write_text(text.replace(line, ""), "utf-8")
+        with pytest.raises(FolderUnusable, match=said):
+            write_package(tmp_path, ROOT, find_model_folder(folder, ROOT, {}))
+        assert not (tmp_path / "functions").exists()
+
+
+def add_weights(folder: Path, path: str) -> None:
+    """Write weights into the folder, and name them in the entry of its model."""
+    (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    (folder / path).write_bytes(b"weights")
+    digest = hashlib.sha256(b"weights").hexdigest()
+    with (folder / "models.toml").open("a", encoding="utf-8") as catalogue:
+        catalogue.write(f'weights = "file:{path}"\nweights_sha256 = "{digest}"\n')
+
 
 class TestAzdProject:
     def test_a_project_has_everything_that_the_dockerfile_and_azure_yaml_name(
@@ -194,6 +244,21 @@ class TestAzdProject:
             assert os.access(project / hook["run"], os.X_OK)
         own = (folder / "models.toml").read_bytes()
         assert (project / "functions" / "contract" / "models.toml").read_bytes() == own
+
+    def test_an_azd_project_copies_weights_of_the_folder_into_the_image(
+        self, folder: Path, tmp_path: Path
+    ) -> None:
+        add_weights(folder, "nets/net.bin")
+        project = tmp_path / "azure"
+        write_azd_project(project, ROOT, find_model_folder(folder, ROOT, {}))
+        assert (project / "weights" / "nets" / "net.bin").read_bytes() == b"weights"
+        dockerfile = (project / "worker" / "Dockerfile").read_text("utf-8")
+        assert "COPY weights /app\n" in dockerfile
+        assert "!weights\n" in (project / ".dockerignore").read_text("utf-8")
+        (folder / "nets" / "net.bin").write_bytes(b"other")
+        with pytest.raises(FolderUnusable, match="has the digest"):
+            write_azd_project(project, ROOT, find_model_folder(folder, ROOT, {}))
+        assert (project / "weights").is_dir()
 
     def test_a_project_that_is_written_again_loses_old_models_and_keeps_the_azd_environment(
         self, folder: Path, tmp_path: Path

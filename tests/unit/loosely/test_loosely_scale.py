@@ -1,5 +1,6 @@
 """Test the options of `loosely up --scale`."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ from typer.testing import CliRunner
 
 from loosely.cli import app
 from loosely.cli.up import parse_scaling, plan_worker_pool
+from loosely.local.errors import CatalogueInvalid
+from loosely.local.model_scaling import read_model_scaling
 from loosely.local.parts import SystemSettings, loosely_parts
 from loosely.local.ports import Ports
 
@@ -34,13 +37,65 @@ def test_the_scale_option_refuses_values_that_are_not_a_minimum_and_a_maximum(te
 
 def test_the_workers_of_the_pool_have_distinct_names_and_health_ports() -> None:
     worker = loosely_parts(SETTINGS)[-1]
-    plan = plan_worker_pool(SETTINGS, parse_scaling("0:4", 5, 1.0, 20.0), worker, {})
+    plan = plan_worker_pool(SETTINGS, parse_scaling("0:4", 5, 1.0, 20.0), {}, worker, {})
     second = plan.make_worker(2, 9010)
     assert second.name == "worker-2"
     assert second.environment == {**worker.environment, "HEALTH_PORT": "9010"}
     assert (second.probe.port, second.probe.path) == (9010, "/started")
     assert plan.first_port == 9004
     assert plan.part.summary == "0 to 4 workers, one per 5 messages"
+
+
+CATALOGUE = """
+[office]
+implementation = "models.office"
+description = "In office hours."
+media_types = ["text/plain"]
+warm = "Mon-Fri 08:00-18:00 Europe/Berlin"
+warm_workers = 6
+
+[always]
+implementation = "models.always"
+description = "At all times."
+media_types = ["text/plain"]
+min_workers = 2
+"""
+
+
+@pytest.mark.parametrize(
+    ("names", "minimum", "warm", "summary"),
+    [
+        ("", 2, [4], "2 to 4 workers, one per 5 messages"),
+        ("office", 0, [4], "0 to 4 workers, one per 5 messages"),
+        ("always", 2, [], "2 to 4 workers, one per 5 messages"),
+    ],
+)
+def test_the_pool_keeps_the_workers_of_the_catalogue_up_to_its_maximum(
+    names: str, minimum: int, warm: list[int], summary: str, tmp_path: Path
+) -> None:
+    (tmp_path / "models.toml").write_text(CATALOGUE, encoding="utf-8")
+    models = read_model_scaling(tmp_path / "models.toml", dict(os.environ))
+    assert models["office"].periods[0].days == (0, 1, 2, 3, 4)
+    scaling, worker = parse_scaling("0:4", 5, 1.0, 20.0), loosely_parts(SETTINGS)[-1]
+    plan = plan_worker_pool(SETTINGS, scaling, models, worker, {"WORKER_MODELS": names})
+    assert plan.scaling.min_replica_count == minimum
+    assert [trigger.desired_replicas for trigger in plan.scaling.cron] == warm
+    assert plan.part.summary == summary
+
+
+def test_a_catalogue_that_is_not_valid_is_reported_with_its_reason(tmp_path: Path) -> None:
+    text = CATALOGUE.replace("Europe/Berlin", "Europe/Berlim")
+    (tmp_path / "models.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(CatalogueInvalid, match=r"office\.warm: the time zone 'Europe/Berlim'"):
+        read_model_scaling(tmp_path / "models.toml", dict(os.environ))
+
+
+def test_the_cost_of_an_unknown_model_is_refused_with_the_known_models(tmp_path: Path) -> None:
+    (tmp_path / "models.toml").write_text(CATALOGUE, encoding="utf-8")
+    environment = {"MODEL_CATALOGUE": str(tmp_path / "models.toml")}
+    done = CliRunner().invoke(app, ["cost", "--model", "offices"], env=environment)
+    assert done.exit_code == 2
+    assert "no model 'offices'; its models are office, always" in done.output
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,11 @@ import pytest
 from worker.errors import SettingsError
 from worker.process import available_processors, torch_threads
 from worker.settings import (
+    HubSettings,
     MemorySettings,
     ScheduledEventMode,
     ScheduledEventSettings,
+    WeightsSettings,
     WorkerSettings,
 )
 
@@ -30,7 +32,7 @@ def test_settings_that_are_not_set_have_default_values() -> None:
     assert settings.log_level == "INFO"
     assert settings.catalogue.name == "models.toml"
     assert settings.log_format == "text"
-    assert settings.weights_cache.parts[-2:] == ("loosely", "weights")
+    assert settings.weights.cache.parts[-2:] == ("loosely", "weights")
     assert settings.trace_exporters == ()
     assert settings.scheduled_events == ScheduledEventSettings(
         ScheduledEventMode.OFF, "http://169.254.169.254", ""
@@ -106,6 +108,11 @@ def test_the_variable_otel_sdk_disabled_disables_traces() -> None:
         ("WORKER_SCHEDULED_EVENTS", "true"),
         ("WORKER_METADATA_URL", "http://host/path"),
         ("WORKER_METADATA_URL", "http://host:²"),
+        ("HF_ENDPOINT", "huggingface.co"),
+        ("HF_ENDPOINT", "https://user:password@hub.example"),
+        ("HF_TOKEN", "hf_a b"),
+        ("HF_HUB_OFFLINE", "maybe"),
+        ("WORKER_WEIGHTS_CACHE_SIZE", "64"),
     ],
 )
 def test_the_error_for_a_wrong_setting_names_the_variable(name: str, value: str) -> None:
@@ -115,6 +122,34 @@ def test_the_error_for_a_wrong_setting_names_the_variable(name: str, value: str)
 
 def test_the_repr_of_settings_has_no_secrets() -> None:
     assert "c2VjcmV0" not in repr(WorkerSettings.from_env(LEAST))
+
+
+def test_the_settings_of_downloaded_weights_are_read_from_the_environment() -> None:
+    weights = WorkerSettings.from_env(LEAST).weights
+    assert (weights.cache_limit_bytes, weights.hub) == (
+        None,
+        HubSettings("https://huggingface.co", ""),
+    )
+    told = {
+        "HF_ENDPOINT": "https://hub.example:8443/mirror/",
+        "HF_TOKEN": "hf_c2VjcmV0\n",
+        "WORKER_WEIGHTS_CACHE_SIZE": "64GiB",
+        "WORKER_WEIGHTS_CACHE": "/cache",
+    }
+    weights = WorkerSettings.from_env(LEAST | told).weights
+    hub = HubSettings("https://hub.example:8443/mirror", "hf_c2VjcmV0")
+    assert weights == WeightsSettings(Path("/cache"), 64 << 30, hub)
+    assert "c2VjcmV0" not in repr(weights)
+    assert WorkerSettings.from_env(LEAST | told | {"HF_HUB_OFFLINE": "1"}).weights.hub is None
+
+
+def test_a_hub_token_is_not_sent_without_tls_except_on_this_machine() -> None:
+    token = {"HF_TOKEN": "hf_c2VjcmV0"}
+    with pytest.raises(SettingsError, match="HF_ENDPOINT: expected https://") as raised:
+        WorkerSettings.from_env({**LEAST, **token, "HF_ENDPOINT": "http://hub.example"})
+    assert "c2VjcmV0" not in str(raised.value)
+    local = {**LEAST, **token, "HF_ENDPOINT": "http://127.0.0.1:80"}
+    assert WorkerSettings.from_env(local).weights.hub is not None
 
 
 def test_memory_settings_are_read_from_the_environment() -> None:

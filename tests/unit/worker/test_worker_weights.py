@@ -28,6 +28,7 @@ from worker.errors import (
     WeightsUnsafe,
 )
 from worker.inference.loaded_model import ModelLoader
+from worker.weights.cache import Download
 from worker.weights.store import WeightsStore, file_of
 from worker.weights.weights import Weights
 
@@ -154,10 +155,13 @@ class ScriptedBlobs:
     fails_after: int | None = None
     reads: int = 0
 
-    def read(self, container: str, blob: str) -> Iterator[bytes]:
+    def read(self, container: str, blob: str) -> Download:
         self.reads += 1
         if (data := self.blobs.get(f"{container}/{blob}")) is None:
             raise WeightsMissing("there is no such blob")
+        return Download(self._pieces(data))
+
+    def _pieces(self, data: bytes) -> Iterator[bytes]:
         for number, start in enumerate(range(0, len(data), 64)):
             if number == self.fails_after:
                 raise WeightsUnavailable("blob storage does not answer")

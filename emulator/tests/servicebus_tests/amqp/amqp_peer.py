@@ -70,6 +70,7 @@ class Peer:
 
     def __init__(self, namespace: Namespace) -> None:
         self.transport = MemoryTransport()
+        self.namespace = namespace
         self.connection: Any = namespace.connect()
         self.connection.connection_made(self.transport)
         self._reader = AmqpFrameReader(1 << 20)

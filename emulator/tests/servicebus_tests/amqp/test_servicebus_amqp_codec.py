@@ -207,8 +207,8 @@ def test_arrays_of_arrays_and_of_described_values_are_decoded() -> None:
         encode(Array([UInt(1), "text"]))
 
 
-def test_encoding_omits_trailing_nulls_of_a_composite_and_keeps_trailing_nulls_of_a_list() -> None:
-    assert encode_composite(0x24, [None, None]) == b"\x00\x53\x24\x45"
+def test_encoding_keeps_trailing_nulls_of_a_composite_and_of_a_list() -> None:
+    assert encode_composite(0x24, [None, None]) == b"\x00\x53\x24\xc0\x03\x02\x40\x40"
     assert encode([None, None]) == b"\xc0\x03\x02\x40\x40"
 
 

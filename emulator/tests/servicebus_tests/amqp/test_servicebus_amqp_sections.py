@@ -1,5 +1,6 @@
 """Test how the sections of a message are read, stored and encoded for a delivery."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -146,6 +147,18 @@ def test_reading_a_message_returns_the_message_id_and_time_to_live_and_scheduled
 )
 def test_a_message_id_of_any_type_is_converted_to_text(message_id: Any, text: str | None) -> None:
     assert read_message(encode_composite(PROPERTIES, [message_id]) + BODY).message_id == text
+
+
+@pytest.mark.parametrize("properties", [b"", encode_composite(PROPERTIES, [None, None, "to"])])
+def test_a_message_without_an_id_gets_an_id_of_32_hexadecimal_digits(properties: bytes) -> None:
+    messages = read_message(properties + BODY), read_message(properties + BODY)
+    first, second = (section_value(split(each.bare).properties) for each in messages)
+    assert re.fullmatch("[0-9a-f]{32}", first[0])
+    assert first[0] != second[0]
+    assert first[1:] == ([None, "to"] if properties else [])
+    assert split(messages[0].bare).body == (BODY,)
+    # Duplicate detection does not use the generated id.
+    assert messages[0].message_id is None
 
 
 def test_a_message_batch_is_read_as_separate_messages() -> None:

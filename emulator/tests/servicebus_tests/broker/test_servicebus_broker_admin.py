@@ -175,12 +175,12 @@ def test_a_token_for_a_path_gives_access_to_the_path_and_to_all_subpaths(
         ("SharedAccessSignature sr=a&sig=b&se=1", "malformed"),
         ("SharedAccessSignature sr=http://[&sig=b&se=1&skn=root", "malformed"),
         ("SharedAccessSignature " + "a=b&" * 1000, "malformed"),
-        (signed("https://localhost", key="other"), "not signed"),
-        (signed("https://localhost", name="nobody"), "not signed"),
-        (signed("https://localhost", name="nobody", key=""), "not signed"),
+        (signed("https://localhost", key="other"), "invalid signature"),
+        (signed("https://localhost", name="nobody"), "invalid signature"),
+        (signed("https://localhost", name="nobody", key=""), "invalid signature"),
         (signed("https://localhost", seconds=0), "expired"),
-        (signed("https://localhost/quite"), "another resource"),
-        (signed("https://localhost/q/deeper"), "another resource"),
+        (signed("https://localhost/quite"), "invalid audience"),
+        (signed("https://localhost/q/deeper"), "invalid audience"),
     ],
 )
 def test_the_error_for_a_refused_token_contains_the_reason(token: str, complaint: str) -> None:

@@ -225,7 +225,7 @@ async def test_runtime_properties_contain_the_message_counts_of_a_queue(served: 
 async def test_a_request_signed_with_a_wrong_key_is_refused(
     served: Served, credentials: dict[str, str]
 ) -> None:
-    with pytest.raises(ClientAuthenticationError, match="not signed with a key"):
+    with pytest.raises(ClientAuthenticationError, match="invalid signature"):
         await served.call(lambda client: client.get_queue("q"), **credentials)
 
 

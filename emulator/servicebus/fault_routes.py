@@ -1,0 +1,115 @@
+"""Let tests switch faults on and off over HTTP. No service of Azure has these routes."""
+
+import asyncio
+import json
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from emulator.servicebus.broker.errors import ArgumentError
+from emulator.servicebus.namespace import Namespace
+
+_MAX_BODY_BYTES = 4096
+_CHECKS_PER_IDLE_TIME = 4
+_FIELDS = "latency_ms", "throttled_share", "throttled_seconds", "idle_link_seconds"
+
+
+def fault_routes(namespace: Namespace) -> list[Route]:
+    """Return the routes `/$emulator/faults` and `/$emulator/detach`."""
+    routes = _FaultRoutes(namespace)
+    return [
+        Route("/$emulator/faults", routes.get),
+        Route("/$emulator/faults", routes.put, methods=["PUT"]),
+        Route("/$emulator/detach", routes.detach, methods=["POST"]),
+    ]
+
+
+class _FaultRoutes:
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace = namespace
+        self._idle_timer: asyncio.TimerHandle | None = None
+
+    async def get(self, _: Request) -> Response:
+        """Return the faults that are switched on."""
+        faults = self._namespace.faults
+        until = faults.throttled_until
+        return JSONResponse(
+            {
+                "latency_ms": faults.latency.seconds * 1000,
+                "throttled_share": faults.throttled_share,
+                "throttled_until": None if until is None else until.isoformat(),
+                "idle_link_seconds": faults.idle_link_seconds,
+            }
+        )
+
+    async def put(self, request: Request) -> Response:
+        """Replace all faults by those in the body. A fault that is not named is switched off."""
+        try:
+            wanted = await _read(request, _FIELDS)
+            latency_ms = _number(wanted, "latency_ms", 60_000) or 0.0
+            share = _number(wanted, "throttled_share", 1) or 0.0
+            throttled_seconds = _number(wanted, "throttled_seconds", 86_400)
+            idle_seconds = _number(wanted, "idle_link_seconds", 86_400)
+        except ArgumentError as error:
+            return JSONResponse({"error": str(error)}, 400)
+        faults = self._namespace.faults
+        faults.latency.seconds = latency_ms / 1000
+        faults.throttle(share, throttled_seconds)
+        faults.idle_link_seconds = idle_seconds
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        self._idle_timer = None
+        self._check_idle_links()
+        return await self.get(request)
+
+    async def detach(self, request: Request) -> Response:
+        """Detach all links, or those of the queue that the body names, as for maintenance."""
+        try:
+            wanted = await _read(request, ("queue",))
+            queue = _text(wanted, "queue")
+        except ArgumentError as error:
+            return JSONResponse({"error": str(error)}, 400)
+        return JSONResponse({"detached": self._namespace.detach_links(queue)})
+
+    def _check_idle_links(self) -> None:
+        self._namespace.detach_idle_links()
+        seconds = self._namespace.faults.idle_link_seconds
+        if seconds is not None:
+            pause = max(0.05, seconds / _CHECKS_PER_IDLE_TIME)
+            loop = asyncio.get_running_loop()
+            self._idle_timer = loop.call_later(pause, self._check_idle_links)
+
+
+async def _read(request: Request, names: tuple[str, ...]) -> dict[str, Any]:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _MAX_BODY_BYTES:
+            raise ArgumentError(f"the request body exceeds {_MAX_BODY_BYTES} bytes")
+    try:
+        wanted = json.loads(bytes(body) or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise ArgumentError(f"the request body is not valid JSON: {error}") from error
+    if not isinstance(wanted, dict):
+        raise ArgumentError("the request body must be a JSON object")
+    for unknown in sorted(wanted.keys() - set(names)):
+        raise ArgumentError(f"{unknown[:100]}: unknown; expected {', '.join(names)}")
+    return wanted
+
+
+def _text(wanted: dict[str, Any], name: str) -> str | None:
+    value = wanted.get(name)
+    if not isinstance(value, str | None):
+        raise ArgumentError(f"{name}: expected a text, found {value!r:.100}")
+    return value
+
+
+def _number(wanted: dict[str, Any], name: str, most: float) -> float | None:
+    value = wanted.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        raise ArgumentError(f"{name}: expected a number from 0 to {most:g}, found {value!r:.100}")
+    return float(value)

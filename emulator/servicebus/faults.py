@@ -1,0 +1,70 @@
+"""Faults that a test can switch on, so that an app meets them before it meets them in Azure.
+
+The faults are a slow network, throttling, and links that the service detaches because they are
+idle or because of maintenance. `PUT /$emulator/faults` and `POST /$emulator/detach` of the
+management API control them. No fault is on when the emulator starts.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from emulator.servicebus.amqp.errors import LinkFault, MessageFault
+from emulator.servicebus.amqp.transport import Latency
+from emulator.servicebus.broker.clock import UtcClock
+from emulator.servicebus.tracking import HOST, add_tracking
+
+_BUSY = "com.microsoft:server-busy"
+_BUSY_STATUS_CODE = 503
+
+
+@dataclass
+class Faults:
+    """The faults of one namespace that are switched on."""
+
+    clock: UtcClock
+    latency: Latency = field(default_factory=Latency)
+    idle_link_seconds: float | None = None
+    """After this time without a message or credit, a link is detached. None means never."""
+    throttled_share: float = 0.0
+    """Which share of the requests is throttled, from 0 to 1."""
+    throttled_until: datetime | None = None
+    """When throttling ends. None means never."""
+    _owed: float = 0.0
+
+    def throttle(self, share: float, seconds: float | None) -> None:
+        """Throttle this share of the requests for some seconds, or without end if None."""
+        self.throttled_share = share
+        end = None if seconds is None else self.clock.now() + timedelta(seconds=seconds)
+        self.throttled_until = end
+        self._owed = 0.0
+
+    def check_message(self, entity: str) -> None:
+        """Raise MessageFault if this send or management request is throttled."""
+        if self._is_next_throttled():
+            raise MessageFault(_BUSY, _busy_text(entity), _BUSY_STATUS_CODE)
+
+    def check_link(self, entity: str) -> None:
+        """Raise LinkFault if this attach of a link is throttled."""
+        if self._is_next_throttled():
+            raise LinkFault(_BUSY, _busy_text(entity))
+
+    def _is_next_throttled(self) -> bool:
+        if not self.throttled_share:
+            return False
+        if self.throttled_until is not None and self.clock.now() >= self.throttled_until:
+            self.throttled_share = 0.0
+            return False
+        # Spread the throttled requests evenly, so that a test always sees the same ones.
+        self._owed += self.throttled_share
+        if self._owed < 1:
+            return False
+        self._owed -= 1
+        return True
+
+
+def _busy_text(entity: str) -> str:
+    return add_tracking(
+        f"The request was terminated because the namespace {HOST} is being throttled."
+        " Error code: 50009. Please wait 2 seconds and try again.",
+        entity,
+    )

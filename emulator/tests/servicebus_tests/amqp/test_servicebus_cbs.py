@@ -1,0 +1,44 @@
+"""Test for which addresses the tokens of a peer are valid."""
+
+import hmac
+from base64 import b64encode
+from urllib.parse import quote_plus
+
+import pytest
+
+from emulator.servicebus.amqp.errors import LinkFault
+from emulator.servicebus.amqp.link import SourceRequest
+from emulator.servicebus.broker.broker import Broker
+from emulator.servicebus.broker.clock import WallClock
+from emulator.servicebus.cbs import CbsTokens
+from emulator.servicebus.namespace import Namespace
+from emulator.servicebus.request_response import AmqpRequest
+from servicebus_tests.amqp.amqp_peer import KEYS, QUEUE
+
+
+def signed(url: str) -> str:
+    resource, expiry = quote_plus(url), int(WallClock().now().timestamp()) + 60
+    digest = hmac.digest(KEYS["key"].encode(), f"{resource}\n{expiry}".encode(), "sha256")
+    signature = quote_plus(b64encode(digest))
+    return f"SharedAccessSignature sr={resource}&sig={signature}&se={expiry}&skn=key"
+
+
+async def test_a_token_for_a_management_node_is_valid_only_for_this_node(
+    served: tuple[Namespace, Broker],
+) -> None:
+    namespace, _ = served
+    tokens = CbsTokens(KEYS, WallClock())
+    url = f"sb://localhost/{QUEUE}/$management"
+    request = AmqpRequest({"operation": "put-token", "name": url}, signed(url))
+    assert (await tokens.handle(request)).properties["status-code"] == 202
+    peer = namespace.peer(tokens)
+    peer.open_target(f"{QUEUE}/$management")
+    with pytest.raises(LinkFault, match="'Send' claim"):
+        peer.open_target(QUEUE)
+    with pytest.raises(LinkFault, match="'Listen' claim"):
+        peer.open_source(SourceRequest(QUEUE, None, is_presettled=False), _Sender())
+
+
+class _Sender:
+    def send(self, tag: bytes, payload: bytes) -> None:
+        raise AssertionError("no message may be sent")

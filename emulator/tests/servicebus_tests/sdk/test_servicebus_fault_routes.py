@@ -1,0 +1,84 @@
+"""Test with Microsoft's client that the routes for faults switch faults on and off."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from azure.servicebus import ServiceBusClient, ServiceBusMessage
+from azure.servicebus.exceptions import ServiceBusServerBusyError
+
+from servicebus_tests.sdk.servicebus_process import Server, run_server
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Run a server of its own, because faults affect all tests of a server."""
+    with run_server(tmp_path_factory.mktemp("faults")) as running:
+        yield running
+
+
+def put(server: Server, body: Any) -> httpx.Response:
+    return httpx.put(f"http://127.0.0.1:{server.admin_port}/$emulator/faults", json=body)
+
+
+def test_a_client_sees_throttling_until_it_is_switched_off(faulty: Server) -> None:
+    queue = faulty.create_queue()
+    with (
+        ServiceBusClient.from_connection_string(faulty.connection_string, retry_total=0) as client,
+        client.get_queue_sender(queue) as sender,
+    ):
+        sender.send_messages(ServiceBusMessage("before"))
+        assert put(faulty, {"throttled_share": 1, "throttled_seconds": 600}).status_code == 200
+        with pytest.raises(ServiceBusServerBusyError):
+            sender.send_messages(ServiceBusMessage("meanwhile"))
+        answer = put(faulty, {"latency_ms": 5})
+        assert answer.json() == {
+            "latency_ms": 5,
+            "throttled_share": 0,
+            "throttled_until": None,
+            "idle_link_seconds": None,
+        }
+        sender.send_messages(ServiceBusMessage("after"))
+        put(faulty, {})
+        with client.get_queue_receiver(queue) as receiver:
+            peeked = receiver.peek_messages(10)
+            assert [str(each) for each in peeked] == ["before", "after"]
+
+
+@pytest.mark.parametrize("body", [{"idle_link_seconds": 0}, None])
+def test_a_client_goes_on_after_its_links_were_detached(
+    faulty: Server, body: dict[str, int] | None
+) -> None:
+    queue = faulty.create_queue()
+    with (
+        ServiceBusClient.from_connection_string(faulty.connection_string) as client,
+        client.get_queue_sender(queue) as sender,
+    ):
+        sender.send_messages(ServiceBusMessage("before"))
+        if body is None:
+            url = f"http://127.0.0.1:{faulty.admin_port}/$emulator/detach"
+            assert httpx.post(url, json={"queue": queue}).json() == {"detached": 1}
+        else:
+            put(faulty, body)  # this detaches all links at once
+            put(faulty, {})
+        sender.send_messages(ServiceBusMessage("after"))
+        with client.get_queue_receiver(queue) as receiver:
+            assert len(receiver.peek_messages(10)) == 2
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        [],
+        {"latency": 5},
+        {"latency_ms": -1},
+        {"latency_ms": "5"},
+        {"throttled_share": 1.5},
+        {"throttled_share": True},
+    ],
+)
+def test_invalid_faults_are_refused_with_status_400(faulty: Server, body: Any) -> None:
+    answer = put(faulty, body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]

@@ -1,0 +1,418 @@
+// Use the emulator with the unmodified @azure/service-bus for JavaScript.
+//
+// `javascript.py` starts the emulator and sets CONNECTION_STRING and ADMIN_URL.
+// The package is licensed under the MIT licence; none of its code is copied here.
+
+import assert from "node:assert/strict";
+import { randomUUID } from "node:crypto";
+import { after, test } from "node:test";
+import { ServiceBusClient } from "@azure/service-bus";
+
+const { CONNECTION_STRING, ADMIN_URL } = process.env;
+const WAIT = { maxWaitTimeInMs: 20_000 };
+const client = new ServiceBusClient(CONNECTION_STRING);
+const impatient = new ServiceBusClient(CONNECTION_STRING, { retryOptions: { maxRetries: 0 } });
+
+after(async () => {
+  await client.close();
+  await impatient.close();
+});
+
+async function createQueue(properties = {}) {
+  const name = `queue-${randomUUID().slice(0, 12)}`;
+  const elements = Object.entries(properties).map(([key, value]) => `<${key}>${value}</${key}>`);
+  const body =
+    '<entry xmlns="http://www.w3.org/2005/Atom"><content type="application/xml">' +
+    '<QueueDescription xmlns="http://schemas.microsoft.com/netservices/2010/10/servicebus/connect">' +
+    `${elements.join("")}</QueueDescription></content></entry>`;
+  const answer = await fetch(`${ADMIN_URL}/${name}?api-version=2021-05`, { method: "PUT", body });
+  assert.equal(answer.status, 201);
+  return name;
+}
+
+async function open({ properties, receiver = {}, using = client } = {}) {
+  const queue = await createQueue(properties);
+  return {
+    queue,
+    sender: using.createSender(queue),
+    receiver: using.createReceiver(queue, receiver),
+    deadLetters: using.createReceiver(queue, { subQueueType: "deadLetter" }),
+  };
+}
+
+async function receive(receiver, count = 1) {
+  const messages = [];
+  while (messages.length < count) {
+    const more = await receiver.receiveMessages(count - messages.length, WAIT);
+    assert.notEqual(more.length, 0, "no message was received");
+    messages.push(...more);
+  }
+  return messages;
+}
+
+async function receiveOne(receiver) {
+  return (await receive(receiver))[0];
+}
+
+async function counts(queue) {
+  const text = await (await fetch(`${ADMIN_URL}/${queue}?api-version=2021-05`)).text();
+  return Number(/<(?:sb:)?MessageCount>(\d+)</.exec(text)[1]);
+}
+
+function failsWith(code) {
+  return (error) => {
+    assert.equal(error.code, code, `${error.name}: ${error.message}`);
+    return true;
+  };
+}
+
+for (const [kind, body] of [
+  ["a text", "text"],
+  ["an object", { a: [1, "b", null] }],
+  ["a number", 5],
+  ["bytes", Buffer.from([0, 255])],
+]) {
+  test(`a message with ${kind} is received as sent`, async () => {
+    const { sender, receiver, queue } = await open();
+    await sender.sendMessages({ body });
+    const message = await receiveOne(receiver);
+    assert.deepEqual(message.body, body);
+    await receiver.completeMessage(message);
+    assert.equal(await counts(queue), 0);
+  });
+}
+
+test("a message without an id gets an id from the service", async () => {
+  const { sender, receiver } = await open();
+  await sender.sendMessages([{ body: 1 }, { body: 2 }]);
+  const [first, second] = await receive(receiver, 2);
+  assert.match(first.messageId, /^[0-9a-f]{32}$/);
+  assert.notEqual(first.messageId, second.messageId);
+});
+
+test("application properties keep their types", async () => {
+  const { sender, receiver } = await open();
+  const applicationProperties = { text: "é", whole: 3, half: 1.5, yes: true, none: null };
+  await sender.sendMessages({ body: "", applicationProperties });
+  assert.deepEqual((await receiveOne(receiver)).applicationProperties, applicationProperties);
+});
+
+test("system properties are received as sent", async () => {
+  const { sender, receiver } = await open();
+  const sent = {
+    messageId: "id",
+    correlationId: "correlation",
+    subject: "subject",
+    contentType: "text/plain",
+    to: "to",
+    replyTo: "reply",
+    timeToLive: 60_000,
+  };
+  await sender.sendMessages({ body: "", ...sent });
+  const message = await receiveOne(receiver);
+  for (const [name, value] of Object.entries(sent)) {
+    assert.equal(message[name], value);
+  }
+  assert.equal(message.deliveryCount, 0);
+  assert.equal(message.sequenceNumber.toNumber(), 1);
+  assert.ok(message.enqueuedTimeUtc instanceof Date);
+  assert.ok(message.lockedUntilUtc > message.enqueuedTimeUtc);
+});
+
+test("a batch is received as single messages", async () => {
+  const { sender, receiver } = await open();
+  const batch = await sender.createMessageBatch();
+  for (const body of ["a", "b", "c"]) {
+    assert.ok(batch.tryAddMessage({ body }));
+  }
+  await sender.sendMessages(batch);
+  assert.deepEqual((await receive(receiver, 3)).map((each) => each.body), ["a", "b", "c"]);
+});
+
+test("a batch refuses a message that does not fit", async () => {
+  const { sender } = await open();
+  const batch = await sender.createMessageBatch();
+  assert.equal(batch.maxSizeInBytes, 262_144);
+  assert.ok(batch.tryAddMessage({ body: "x".repeat(200_000) }));
+  assert.ok(!batch.tryAddMessage({ body: "x".repeat(100_000) }));
+});
+
+test("a message of several frames is received as sent", async () => {
+  const { sender, receiver } = await open();
+  await sender.sendMessages({ body: "x".repeat(200_000) });
+  const message = await receiveOne(receiver);
+  assert.equal(message.body.length, 200_000);
+  await receiver.completeMessage(message);
+});
+
+test("a message that is too large is refused", async () => {
+  const { sender } = await open({ using: impatient });
+  const sending = sender.sendMessages({ body: "x".repeat(300_000) });
+  await assert.rejects(sending, failsWith("MessageSizeExceeded"));
+});
+
+test("500 messages are received in their order", async () => {
+  const { sender, receiver } = await open();
+  const bodies = Array.from({ length: 500 }, (_, number) => number);
+  await sender.sendMessages(bodies.map((body) => ({ body })));
+  const messages = await receive(receiver, 500);
+  assert.deepEqual(messages.map((each) => each.body), bodies);
+});
+
+test("an abandoned message is redelivered with modified properties", async () => {
+  const { sender, receiver } = await open();
+  await sender.sendMessages({ body: "", applicationProperties: { kept: 1 } });
+  await receiver.abandonMessage(await receiveOne(receiver), { why: "x" });
+  const message = await receiveOne(receiver);
+  assert.equal(message.deliveryCount, 1);
+  assert.deepEqual(message.applicationProperties, { kept: 1, why: "x" });
+});
+
+test("a message that is abandoned too often is dead-lettered", async () => {
+  const { sender, receiver, deadLetters } = await open({ properties: { MaxDeliveryCount: 2 } });
+  await sender.sendMessages({ body: "poison" });
+  for (let count = 0; count < 2; count++) {
+    await receiver.abandonMessage(await receiveOne(receiver));
+  }
+  const message = await receiveOne(deadLetters);
+  assert.equal(message.deadLetterReason, "MaxDeliveryCountExceeded");
+  await deadLetters.completeMessage(message);
+});
+
+test("a deferred message is received by its sequence number with modified properties", async () => {
+  const { sender, receiver, queue } = await open();
+  await sender.sendMessages({ body: "later" });
+  const message = await receiveOne(receiver);
+  await receiver.deferMessage(message, { why: "x" });
+  const [deferred] = await receiver.receiveDeferredMessages(message.sequenceNumber);
+  assert.equal(deferred.body, "later");
+  assert.deepEqual(deferred.applicationProperties, { why: "x" });
+  await receiver.completeMessage(deferred);
+  assert.equal(await counts(queue), 0);
+});
+
+test("a deferred message can be abandoned and dead-lettered with properties", async () => {
+  const { sender, receiver, deadLetters } = await open();
+  await sender.sendMessages({ body: "later" });
+  const message = await receiveOne(receiver);
+  await receiver.deferMessage(message);
+  const [first] = await receiver.receiveDeferredMessages(message.sequenceNumber);
+  await receiver.abandonMessage(first, { one: 1 });
+  const [second] = await receiver.receiveDeferredMessages(message.sequenceNumber);
+  assert.deepEqual(second.applicationProperties, { one: 1 });
+  await receiver.deadLetterMessage(second, { deadLetterReason: "why", two: 2 });
+  const dead = await receiveOne(deadLetters);
+  assert.equal(dead.deadLetterReason, "why");
+  assert.equal(dead.applicationProperties.two, 2);
+});
+
+test("a dead letter has its reason, its description and further properties", async () => {
+  const { sender, receiver, deadLetters } = await open();
+  await sender.sendMessages({ body: "bad" });
+  await receiver.deadLetterMessage(await receiveOne(receiver), {
+    deadLetterReason: "why",
+    deadLetterErrorDescription: "because",
+    extra: "x",
+  });
+  const message = await receiveOne(deadLetters);
+  assert.equal(message.deadLetterReason, "why");
+  assert.equal(message.deadLetterErrorDescription, "because");
+  assert.equal(message.applicationProperties.extra, "x");
+});
+
+test("a message is peeked without a lock", async () => {
+  const { sender, receiver } = await open();
+  await sender.sendMessages([{ body: "a" }, { body: "b" }, { body: "c" }]);
+  assert.deepEqual((await receiver.peekMessages(2)).map((each) => each.body), ["a", "b"]);
+  assert.deepEqual((await receiver.peekMessages(2)).map((each) => each.body), ["c"]);
+  assert.deepEqual(await receiver.peekMessages(2), []);
+  const [first] = await receive(receiver);
+  const since = { fromSequenceNumber: first.sequenceNumber.add(1) };
+  assert.deepEqual((await receiver.peekMessages(9, since)).map((each) => each.body), ["b", "c"]);
+});
+
+test("a scheduled message is received when it is due", async () => {
+  const { sender, receiver } = await open();
+  const due = new Date(Date.now() + 1000);
+  await sender.scheduleMessages({ body: "later" }, due);
+  const message = await receiveOne(receiver);
+  assert.equal(message.body, "later");
+  assert.ok(Date.now() >= due.getTime() - 50);
+});
+
+test("a scheduled message is cancelled by its sequence number", async () => {
+  const { sender, receiver } = await open();
+  const due = new Date(Date.now() + 3_600_000);
+  const numbers = await sender.scheduleMessages([{ body: "a" }, { body: "b" }], due);
+  assert.equal(numbers.length, 2);
+  await sender.cancelScheduledMessages(numbers[0]);
+  const peeked = await receiver.peekMessages(5);
+  assert.deepEqual(peeked.map((each) => [each.body, each.state]), [["b", "scheduled"]]);
+});
+
+test("cancelling an unknown scheduled message fails", async () => {
+  const { sender } = await open({ using: impatient });
+  const [number] = await sender.scheduleMessages({ body: "" }, new Date(Date.now() + 3_600_000));
+  await sender.cancelScheduledMessages(number);
+  await assert.rejects(sender.cancelScheduledMessages(number), failsWith("MessageNotFound"));
+});
+
+test("receiving an unknown deferred message fails", async () => {
+  const { sender, receiver } = await open({ using: impatient });
+  await sender.sendMessages({ body: "" });
+  const message = await receiveOne(receiver);
+  const receiving = receiver.receiveDeferredMessages(message.sequenceNumber);
+  await assert.rejects(receiving, failsWith("MessageNotFound"));
+});
+
+test("a message lock is renewed", async () => {
+  const { sender, receiver } = await open();
+  await sender.sendMessages({ body: "" });
+  const message = await receiveOne(receiver);
+  const before = message.lockedUntilUtc;
+  assert.ok((await receiver.renewMessageLock(message)) >= before);
+  await receiver.completeMessage(message);
+});
+
+test("settling a message with a lost lock fails", async () => {
+  const { sender, receiver, queue } = await open({
+    properties: { LockDuration: "PT1S" },
+    receiver: { maxAutoLockRenewalDurationInMs: 0 },
+    using: impatient,
+  });
+  await sender.sendMessages({ body: "" });
+  const message = await receiveOne(receiver);
+  const again = await receiveOne(client.createReceiver(queue));
+  assert.equal(again.deliveryCount, 1);
+  await assert.rejects(receiver.completeMessage(message), failsWith("MessageLockLost"));
+});
+
+test("a lock is renewed while a message is processed", async () => {
+  const { sender, receiver, queue } = await open({ properties: { LockDuration: "PT2S" } });
+  await sender.sendMessages({ body: "" });
+  const message = await receiveOne(receiver);
+  await new Promise((resolve) => setTimeout(resolve, 3000));
+  await receiver.completeMessage(message);
+  assert.equal(await counts(queue), 0);
+});
+
+test("a message that is received and deleted is gone", async () => {
+  const { sender, receiver, queue } = await open({ receiver: { receiveMode: "receiveAndDelete" } });
+  await sender.sendMessages({ body: "once" });
+  assert.equal((await receiveOne(receiver)).body, "once");
+  assert.equal(await counts(queue), 0);
+});
+
+test("a subscription completes each message", async () => {
+  const { sender, receiver, queue } = await open();
+  await sender.sendMessages(Array.from({ length: 20 }, (_, body) => ({ body })));
+  const seen = [];
+  const { promise, resolve } = withResolvers();
+  const subscription = receiver.subscribe(
+    {
+      processMessage: async (message) => {
+        seen.push(message.body);
+        if (seen.length === 20) resolve();
+      },
+      processError: async ({ error }) => assert.fail(error),
+    },
+    { maxConcurrentCalls: 4 },
+  );
+  await promise;
+  await until(async () => (await counts(queue)) === 0);
+  await subscription.close();
+  assert.deepEqual(seen.sort((a, b) => a - b), Array.from({ length: 20 }, (_, body) => body));
+});
+
+test("a message whose handler throws is redelivered and then dead-lettered", async () => {
+  const { sender, receiver, deadLetters } = await open({ properties: { MaxDeliveryCount: 3 } });
+  await sender.sendMessages({ body: "poison" });
+  const deliveryCounts = [];
+  const subscription = receiver.subscribe({
+    processMessage: async (message) => {
+      deliveryCounts.push(message.deliveryCount);
+      throw new Error("the handler failed");
+    },
+    processError: async () => {},
+  });
+  const dead = await receiveOne(deadLetters);
+  await subscription.close();
+  assert.deepEqual(deliveryCounts, [0, 1, 2]);
+  assert.equal(dead.deadLetterReason, "MaxDeliveryCountExceeded");
+});
+
+test("an iterator yields messages", async () => {
+  const { sender, receiver } = await open();
+  await sender.sendMessages([{ body: 0 }, { body: 1 }]);
+  const seen = [];
+  for await (const message of receiver.getMessageIterator()) {
+    seen.push(message.body);
+    await receiver.completeMessage(message);
+    if (seen.length === 2) break;
+  }
+  assert.deepEqual(seen, [0, 1]);
+});
+
+test("a duplicate is not received", async () => {
+  const { sender, receiver } = await open({ properties: { RequiresDuplicateDetection: true } });
+  await sender.sendMessages([
+    { body: "a", messageId: "1" },
+    { body: "b", messageId: "1" },
+    { body: "c", messageId: "2" },
+  ]);
+  assert.deepEqual((await receive(receiver, 2)).map((each) => each.body), ["a", "c"]);
+});
+
+test("an expired message is dead-lettered", async () => {
+  const { sender, deadLetters } = await open({
+    properties: { DeadLetteringOnMessageExpiration: true },
+  });
+  await sender.sendMessages({ body: "old", timeToLive: 100 });
+  assert.equal((await receiveOne(deadLetters)).deadLetterReason, "TTLExpiredException");
+});
+
+test("a receiver of an unknown queue fails", async () => {
+  const receiving = impatient.createReceiver("nowhere").receiveMessages(1, WAIT);
+  await assert.rejects(receiving, failsWith("MessagingEntityNotFound"));
+});
+
+test("a sender to an unknown queue fails", async () => {
+  const sending = impatient.createSender("nowhere").sendMessages({ body: "" });
+  await assert.rejects(sending, failsWith("MessagingEntityNotFound"));
+});
+
+test("a wrong key is refused", async () => {
+  const wrong = CONNECTION_STRING.replace(/SharedAccessKey=[^;]*/, "SharedAccessKey=d3Jvbmc=");
+  const stranger = new ServiceBusClient(wrong, { retryOptions: { maxRetries: 0 } });
+  const sending = stranger.createSender(await createQueue()).sendMessages({ body: "" });
+  await assert.rejects(sending, failsWith("UnauthorizedAccess"));
+  await stranger.close();
+});
+
+test("a session receiver of a queue without sessions is refused", async () => {
+  const accepting = impatient.acceptSession(await createQueue(), "session");
+  await assert.rejects(accepting, failsWith("SessionCannotBeLocked"));
+});
+
+test("a client goes on after its links were detached", async () => {
+  const { sender, receiver, queue } = await open();
+  await sender.sendMessages({ body: "before" });
+  const body = JSON.stringify({ queue });
+  await fetch(`${ADMIN_URL}/$emulator/detach`, { method: "POST", body });
+  await sender.sendMessages({ body: "after" });
+  assert.deepEqual((await receive(receiver, 2)).map((each) => each.body), ["before", "after"]);
+});
+
+function withResolvers() {
+  let resolve;
+  const promise = new Promise((settle) => (resolve = settle));
+  return { promise, resolve };
+}
+
+async function until(isDone) {
+  const endsAt = Date.now() + 30_000;
+  while (!(await isDone())) {
+    assert.ok(Date.now() < endsAt, "the state was not reached within 30 s");
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}

@@ -1,0 +1,78 @@
+"""Use the emulator with one azure-servicebus of each minor version since 7.8.
+
+`python -m servicebus_tests.sdk.upstream.versions [VERSION…]`
+
+Each version is installed into a virtual environment of its own in the folder CONFORMANCE_FOLDER. If
+this variable is not set, the versions are downloaded again for each run.
+
+Before 7.14, a client has no development emulator: it always uses TLS and port 5671. So the emulator
+serves TLS on this port, which must be free, with a certificate that the clients are told to trust.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from servicebus_tests.sdk.certificate import make_certificate
+from servicebus_tests.sdk.servicebus_process import KEY, KEY_NAME, Server, run_server
+
+VERSIONS = "7.8.3", "7.9.0", "7.10.0", "7.11.4", "7.12.3", "7.13.0", "7.14.3", "7.15.0"
+_SCENARIO = Path(__file__).with_name("scenario.py")
+_SECONDS = 120
+
+
+def main(arguments: list[str]) -> int:
+    """Run the scenario with each version, and return 1 if one failed."""
+    kept = os.environ.get("CONFORMANCE_FOLDER")
+    with tempfile.TemporaryDirectory(prefix="servicebus-versions-") as temporary:
+        folder = Path(kept or temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        certificate, key = make_certificate(folder)
+        options = ["--tls-cert", str(certificate), "--tls-key", str(key), "--tls-port", "5671"]
+        with run_server(Path(temporary) / "data", options) as server:
+            wanted = arguments or VERSIONS
+            failed = [each for each in wanted if not run(each, folder, server, certificate)]
+    if failed:
+        sys.stdout.write(f"failed with azure-servicebus {', '.join(failed)}\n")
+    return 1 if failed else 0
+
+
+def run(version: str, folder: Path, server: Server, certificate: Path) -> bool:
+    """Run the scenario with this version. Return whether it succeeded."""
+    connection_string = (
+        f"Endpoint=sb://localhost/;SharedAccessKeyName={KEY_NAME};SharedAccessKey={KEY}"
+    )
+    queue = server.create_queue()
+    command: list[str | Path] = [
+        install(version, folder),
+        _SCENARIO,
+        connection_string,
+        queue,
+        certificate,
+    ]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        sys.stdout.write(f"azure-servicebus {version}: no result within {_SECONDS} s\n")
+        return False
+    succeeded = done.returncode == 0
+    sys.stdout.write(f"azure-servicebus {version}: {'passed' if succeeded else done.stderr}\n")
+    return succeeded
+
+
+def install(version: str, folder: Path) -> Path:
+    """Create a virtual environment for this version, and return its interpreter's path."""
+    python = folder / f"servicebus-{version}" / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", python.parents[1]], check=True)
+        packages = f"azure-servicebus=={version}", "aiohttp"
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
+    return python
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,47 @@
+"""Print how many workers each model needs without jobs: `python -m contract.scaling`.
+
+The output is a JSON object with one member for each model. `loosely` reads it, because it does not
+import this package.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from contract.catalogue import DEFAULT_PATH, Catalogue, ModelEntry
+from contract.errors import ContractError
+from contract.warm import parse_period
+
+
+def describe_scaling(model: ModelEntry) -> dict[str, Any]:
+    """Return the number of workers that a model needs without jobs, as a JSON object."""
+    return {
+        "min_workers": model.min_workers,
+        "warm_workers": model.warm_workers,
+        "warm": [asdict(parse_period(text)) for text in model.warm],
+    }
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the JSON object. Return the exit status: 0, or 2 if the catalogue is not valid."""
+    parser = argparse.ArgumentParser(
+        prog="python -m contract.scaling",
+        description="Print how many workers each model needs without jobs, as JSON.",
+    )
+    parser.add_argument("catalogue", nargs="?", type=Path, default=DEFAULT_PATH)
+    try:
+        catalogue = Catalogue.load(parser.parse_args(arguments).catalogue)
+    except ContractError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    found = {name: describe_scaling(model) for name, model in catalogue.items()}
+    sys.stdout.write(f"{json.dumps(found)}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

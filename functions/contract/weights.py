@@ -1,0 +1,162 @@
+"""Parse the location of a model's weights, which is the value of the key `weights` of its entry.
+
+    blob:CONTAINER/NAME           a blob in the storage account for payloads
+    file:PATH                     a file in the model folder
+    hf:ORG/NAME@COMMIT/FILE       a file of a repository on the Hugging Face Hub
+    package:PACKAGE/PATH          a file of an installed Python package
+
+`python -m contract.weights [CATALOGUE]` prints what a deployment copies from the Hugging Face Hub
+to blob storage: for each file a line with its SHA-256 digest and its path in URLs of the hub.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+_LOCATION: Final = re.compile(
+    r"(?P<scheme>blob|file|hf|package):(?P<rest>[^\\\x00-\x1f\x7f]{1,1200})"
+)
+_CONTAINER: Final = re.compile(r"[a-z0-9-]{3,63}")
+_PACKAGE: Final = re.compile(r"\w+")
+_REPOSITORY: Final = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_MAX_PATH_CHARACTERS: Final = 1024
+
+EXPECTED: Final = (
+    "expected blob:CONTAINER/NAME, file:PATH, hf:ORG/NAME@COMMIT/FILE or package:PACKAGE/PATH"
+)
+HUB_CONTAINER: Final = "weights"
+"""The blob container into which a deployment copies weights from the Hugging Face Hub."""
+
+
+class WeightsScheme(StrEnum):
+    """Where a model's weights are."""
+
+    BLOB = "blob"
+    FILE = "file"
+    HUB = "hf"
+    PACKAGE = "package"
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsLocation:
+    """A parsed location of weights.
+
+    Attributes:
+        scheme: Where the weights are.
+        place: The blob container, the package, or the repository as ORG/NAME. Empty for a file.
+        path: The name of the blob, or the path of the file, with `/` between its parts.
+        commit: The commit of the repository. Empty for the other schemes.
+    """
+
+    scheme: WeightsScheme
+    place: str
+    path: str
+    commit: str = ""
+
+    @property
+    def needs_digest(self) -> bool:
+        """Whether a catalogue entry with these weights must have the key `weights_sha256`."""
+        # Without a digest, everyone with write access there could choose the code that runs.
+        return self.scheme in (WeightsScheme.BLOB, WeightsScheme.HUB)
+
+    @property
+    def hub_path(self) -> str:
+        """The path of a file of the Hugging Face Hub in URLs, without a slash at its beginning."""
+        return f"{self.place}/resolve/{self.commit}/{quote(self.path)}"
+
+
+def parse_weights(text: str) -> WeightsLocation:
+    """Return the location that the key `weights` of a catalogue entry names.
+
+    Raises:
+        ValueError: The text is not a location of weights. The error says what is expected.
+    """
+    found = _LOCATION.fullmatch(text)
+    if found is None:
+        raise ValueError(EXPECTED)
+    scheme, rest = WeightsScheme(found["scheme"]), found["rest"]
+    if scheme is WeightsScheme.FILE:
+        location = WeightsLocation(scheme, "", rest)
+    elif scheme is WeightsScheme.HUB:
+        location = _parse_hub(rest)
+    else:
+        place, _, path = rest.partition("/")
+        pattern = _CONTAINER if scheme is WeightsScheme.BLOB else _PACKAGE
+        if not pattern.fullmatch(place):
+            raise ValueError(EXPECTED)
+        location = WeightsLocation(scheme, place, path)
+    if not 0 < len(location.path) <= _MAX_PATH_CHARACTERS:
+        raise ValueError(EXPECTED)
+    is_relative = not {"", ".", ".."} & set(location.path.split("/"))
+    if scheme in (WeightsScheme.FILE, WeightsScheme.HUB) and not is_relative:
+        raise ValueError(
+            f"expected a relative path without empty parts, `.` and `..`, found {location.path!r}"
+        )
+    return location
+
+
+def _parse_hub(rest: str) -> WeightsLocation:
+    match = re.fullmatch(r"([^@/]+/[^@/]+)(?:@([^/]*))?/(.+)", rest)
+    if match is None or not _REPOSITORY.fullmatch(match[1]):
+        raise ValueError(EXPECTED)
+    repository, commit, path = match[1], match[2], match[3]
+    if commit is None or not _COMMIT.fullmatch(commit):
+        given = "no commit" if not commit else f"{commit!r}"
+        raise ValueError(
+            f"expected a commit of 40 hexadecimal digits after {repository}@, found {given}: a "
+            "branch or a tag may name other weights tomorrow; copy the commit from the "
+            "repository's history"
+        )
+    return WeightsLocation(WeightsScheme.HUB, repository, path, commit)
+
+
+def hub_blob(sha256: str) -> str:
+    """Return the name of the blob that contains a copy of weights from the Hugging Face Hub.
+
+    The container is `HUB_CONTAINER`. `sha256` is the digest in the catalogue entry.
+    """
+    return f"sha256/{sha256}"
+
+
+def list_hub_files(models: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a line for each file of the Hugging Face Hub: its digest and its path in URLs.
+
+    `models` contains the values of `weights` and `weights_sha256` of each catalogue entry.
+    """
+    lines = {
+        f"{sha256} {location.hub_path}"
+        for weights, sha256 in models
+        if weights and (location := parse_weights(weights)).scheme is WeightsScheme.HUB
+    }
+    return sorted(lines)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print a line for each file that a deployment copies from the Hugging Face Hub."""
+    # The catalogue's module imports this module.
+    from contract.catalogue import DEFAULT_PATH, Catalogue  # noqa: PLC0415
+    from contract.errors import CatalogueError  # noqa: PLC0415
+
+    parser = argparse.ArgumentParser(
+        prog="python -m contract.weights", description="Print the weights on the Hugging Face Hub."
+    )
+    parser.add_argument("catalogue", nargs="?", type=Path, default=DEFAULT_PATH)
+    try:
+        models = Catalogue.load(parser.parse_args(arguments).catalogue).values()
+    except CatalogueError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    lines = list_hub_files((model.weights, model.weights_sha256) for model in models)
+    sys.stdout.writelines(f"{line}\n" for line in lines)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

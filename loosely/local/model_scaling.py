@@ -1,0 +1,76 @@
+"""Read how many workers the models of a catalogue need without jobs."""
+
+import json
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from loosely.capacity.scaling import CronTrigger, ScaledObject
+from loosely.local.environment import find_root, shared_environment
+from loosely.local.errors import CatalogueInvalid
+from loosely.local.parts import python_command
+
+
+@dataclass(frozen=True, slots=True)
+class ModelScaling:
+    """The minimum numbers of a model's workers: at all times, and in periods of the week."""
+
+    min_workers: int = 0
+    periods: tuple[CronTrigger, ...] = ()
+
+
+def read_model_scaling(catalogue: Path, user: Mapping[str, str]) -> dict[str, ModelScaling]:
+    """Return the minimum numbers of workers of each model of a catalogue.
+
+    Args:
+        catalogue: The path of the file `models.toml`.
+        user: The environment variables of the user.
+
+    Raises:
+        CatalogueInvalid: The catalogue cannot be read.
+    """
+    done = subprocess.run(  # noqa: S603  our own module, without a shell
+        python_command("contract.scaling", str(catalogue)),
+        env=shared_environment(find_root(), user),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise CatalogueInvalid(done.stderr.strip())
+    return {
+        name: ModelScaling(
+            found["min_workers"],
+            tuple(
+                CronTrigger(
+                    tuple(period["days"]),
+                    period["start_minutes"],
+                    period["end_minutes"],
+                    period["timezone"],
+                    found["warm_workers"],
+                )
+                for period in found["warm"]
+            ),
+        )
+        for name, found in json.loads(done.stdout).items()
+    }
+
+
+def keep_workers(scaling: ScaledObject, models: Iterable[ModelScaling]) -> ScaledObject:
+    """Return the scaling settings with the minimum numbers of workers of some models.
+
+    Each worker runs all these models, so the largest of the numbers applies. No number is greater
+    than the maximum of `scaling`.
+    """
+    found, maximum = list(models), scaling.max_replica_count
+    minimum = max([scaling.min_replica_count, *(model.min_workers for model in found)])
+    periods = [period for model in found for period in model.periods]
+    return replace(
+        scaling,
+        min_replica_count=min(minimum, maximum),
+        cron=tuple(
+            replace(period, desired_replicas=min(period.desired_replicas, maximum))
+            for period in periods
+        ),
+    )

@@ -1,0 +1,187 @@
+"""Test the periods of the key `warm`, and the cron expressions that KEDA gets for them."""
+
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contract.catalogue import Catalogue, format_entry
+from contract.errors import CatalogueError
+from contract.scaling import describe_scaling
+from contract.warm import DAYS, WarmPeriod, parse_period
+from loosely.capacity.scaling import CronTrigger
+
+OFFICE = "Mon-Fri 08:00-18:00 Europe/Berlin"
+ENTRY = """
+[small]
+implementation = "models.small"
+description = "Small."
+media_types = ["text/plain"]
+"""
+MONDAY = datetime(2024, 1, 1)  # noqa: DTZ001  a local time of the period
+WEEK_MINUTES = 7 * 24 * 60
+
+
+def load(folder: Path, lines: str) -> Catalogue:
+    path = folder / "models.toml"
+    path.write_text(f"{ENTRY}{lines}\n", encoding="utf-8")
+    return Catalogue.load(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "days", "start_cron", "end_cron"),
+    [
+        (OFFICE, (0, 1, 2, 3, 4), "0 8 * * 1-5", "0 18 * * 1-5"),
+        ("Mon,Wed,Sun 06:30-07:45 UTC", (0, 2, 6), "30 6 * * 0,1,3", "45 7 * * 0,1,3"),
+        ("Sat-Mon 00:00-12:00 UTC", (0, 5, 6), "0 0 * * 0,1,6", "0 12 * * 0,1,6"),
+        ("Fri 22:00-02:00 UTC", (4,), "0 22 * * 5", "0 2 * * 6"),
+        ("Mon-Fri 00:00-24:00 UTC", (0, 1, 2, 3, 4), "0 0 * * 1-5", "0 0 * * 2-6"),
+        ("Sat 18:00-00:00 UTC", (5,), "0 18 * * 6", "0 0 * * 0"),
+    ],
+)
+def test_a_period_has_the_cron_expressions_of_its_starts_and_ends(
+    text: str, days: tuple[int, ...], start_cron: str, end_cron: str
+) -> None:
+    period = parse_period(text)
+    assert period.days == days
+    assert (period.start_cron, period.end_cron) == (start_cron, end_cron)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (
+            '"Mon-Fri 08:00-18:00"',
+            'expected days, times and a time zone as in "Mon-Fri 08:00-18:00',
+        ),
+        ('"Mon-Fry 08:00-18:00 UTC"', "expected days such as Mon-Fri or Mon,Wed from Mon, Tue"),
+        ('"Mon- 08:00-18:00 UTC"', "found 'Mon-'"),
+        ('"mon 08:00-18:00 UTC"', "found 'mon'"),
+        ('"Mon 8-18 UTC"', "expected times from 00:00 to 24:00 as in 08:00-18:00, found '8-18'"),
+        ('"Mon 08:00-25:00 UTC"', "found '08:00-25:00'"),
+        ('"Mon 08:60-18:00 UTC"', "found '08:60-18:00'"),
+        ('"Mon 08:00-08:00 UTC"', "starts and ends at the same time"),
+        ('"Mon-Sun 00:00-24:00 UTC"', "never ends; set min_workers instead"),
+        ('"Mon 08:00-18:00 Europe/Berlim"', "the time zone 'Europe/Berlim' does not exist"),
+        ('"Mon 08:00-18:00 ../Berlin"', "the time zone '../Berlin' does not exist"),
+        ('["Mon 08:00-18:00 UTC", "Tue"]', "found 'Tue'"),
+        ("8", 'expected a text such as "Mon-Fri 08:00-18:00 Europe/Berlin", or a list'),
+        ("[8]", "or a list of such texts"),
+    ],
+)
+def test_a_period_that_is_not_valid_is_refused_with_the_place_and_the_remedy(
+    value: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CatalogueError) as refused:
+        load(tmp_path, f"warm = {value}")
+    assert str(refused.value).startswith("small.warm: ")
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("lines", "numbers"),
+    [
+        ("", (0, 0)),
+        ("min_workers = 2", (2, 0)),
+        (f'warm = "{OFFICE}"', (0, 1)),
+        (f'min_workers = 2\nwarm = "{OFFICE}"', (2, 3)),
+        (f'min_workers = 2\nwarm = ["{OFFICE}"]\nwarm_workers = 6', (2, 6)),
+    ],
+)
+def test_an_entry_keeps_workers_at_all_times_and_more_in_its_periods(
+    lines: str, numbers: tuple[int, int], tmp_path: Path
+) -> None:
+    model = load(tmp_path, lines)["small"]
+    assert (model.min_workers, model.warm_workers) == numbers
+    printed = load(tmp_path, "")
+    path = tmp_path / "printed.toml"
+    path.write_text(format_entry(model), encoding="utf-8")
+    assert Catalogue.load(path)["small"] == model
+    assert f"min_workers = {numbers[0]}" in path.read_text("utf-8")
+    assert printed["small"].warm == ()
+
+
+def test_the_example_in_the_guide_is_a_valid_part_of_an_entry(tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[3] / "docs" / "models.md").read_text("utf-8")
+    section = guide.partition("### Workers that wait for jobs")[2]
+    model = load(tmp_path, section.split("```toml\n")[1].partition("```")[0])["small"]
+    assert (model.min_workers, len(model.warm), model.warm_workers) == (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("min_workers = -1", "small.min_workers: expected a whole number of at least 0"),
+        ("warm_workers = 2", "small.warm: the key is missing, although warm_workers is set"),
+        (
+            f'min_workers = 2\nwarm = "{OFFICE}"\nwarm_workers = 2',
+            "small.warm_workers: expected a number from 3 to 1001, found 2",
+        ),
+    ],
+)
+def test_numbers_of_workers_that_have_no_effect_are_refused(
+    lines: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CatalogueError, match=message):
+        load(tmp_path, lines)
+
+
+def test_the_description_of_the_scaling_has_the_parsed_periods(tmp_path: Path) -> None:
+    model = load(tmp_path, f'min_workers = 1\nwarm = "{OFFICE}"')["small"]
+    assert describe_scaling(model) == {
+        "min_workers": 1,
+        "warm_workers": 2,
+        "warm": [
+            {
+                "days": (0, 1, 2, 3, 4),
+                "start_minutes": 480,
+                "end_minutes": 1080,
+                "timezone": "Europe/Berlin",
+            }
+        ],
+    }
+
+
+def _minutes_until(cron: str, minute_of_week: int) -> int:
+    """Return when a cron expression matches next, in minutes after a minute of the week.
+
+    The week starts on Monday.
+    """
+    minute, hour, _, _, weekdays = cron.split()
+    days = set[int]()
+    for part in weekdays.split(","):
+        first, _, last = part.partition("-")
+        days.update(range(int(first), int(last or first) + 1))
+    times = [(day - 1) % 7 * 24 * 60 + int(hour) * 60 + int(minute) for day in days]
+    return min((time - minute_of_week - 1) % WEEK_MINUTES + 1 for time in times)
+
+
+def _is_active_in_keda(period: WarmPeriod, minute_of_week: int) -> bool:
+    """Return what KEDA's cron scaler decides: inactive if the next start is before the next end."""
+    start = _minutes_until(period.start_cron, minute_of_week)
+    return start >= _minutes_until(period.end_cron, minute_of_week)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.sets(st.integers(0, 6), min_size=1),
+    st.integers(0, 23),
+    st.integers(0, 24),
+    st.lists(st.integers(0, WEEK_MINUTES // 30 - 1), min_size=4, max_size=4),
+)
+def test_the_local_rule_and_the_cron_scaler_of_keda_agree_on_each_time(
+    days: set[int], start: int, end: int, half_hours: list[int]
+) -> None:
+    text = f"{','.join(DAYS[day] for day in sorted(days))} {start:02}:00-{end:02}:00 UTC"
+    try:
+        period = parse_period(text)
+    except ValueError:
+        return
+    trigger = CronTrigger(period.days, period.start_minutes, period.end_minutes, period.timezone)
+    for half_hour in half_hours:
+        # Not at the whole hour, at which a period starts or ends.
+        minute = half_hour * 30 + 15
+        expected = _is_active_in_keda(period, minute)
+        assert trigger.contains(MONDAY + timedelta(minutes=minute)) is expected, (text, minute)

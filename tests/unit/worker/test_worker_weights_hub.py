@@ -1,0 +1,406 @@
+"""Test weights from the Hugging Face Hub with a real server on loopback that redirects."""
+
+import hashlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import pytest
+
+from contract.catalogue import Catalogue, ModelEntry
+from contract.guard import AddressGuard
+from contract.weights import hub_blob, parse_weights
+from tests.hub_server import COMMIT, FakeHub, respond, run_hub
+from worker.errors import (
+    WeightsMismatch,
+    WeightsMissing,
+    WeightsUnavailable,
+    WorkerError,
+)
+from worker.settings import HubSettings
+from worker.weights.cache import Download
+from worker.weights.hub import Hub
+from worker.weights.store import WeightsStore
+
+NOOP = Catalogue.load()["noop"]
+DATA = b"0123456789" * 100_000
+TOKEN = "hf_ThisMustStaySecret"
+
+
+@pytest.fixture
+def server() -> Iterator[FakeHub]:
+    with run_hub() as hub:
+        yield hub
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+class CopiedBlobs:
+    """Blob storage with the copies of the hub that a deployment has made."""
+
+    def __init__(self, *files: bytes) -> None:
+        self.files = {hub_blob(sha256(data)): data for data in files}
+
+    def read(self, container: str, blob: str) -> Download:
+        if container != "weights" or blob not in self.files:
+            raise WeightsMissing(f"blob:{container}/{blob}: this blob does not exist")
+        return Download(iter([self.files[blob]]))
+
+
+def make_hub(server: FakeHub, token: str = "", allowed: str = "127.0.0.1") -> Hub:
+    return Hub(HubSettings(server.endpoint, token), AddressGuard(allowed))
+
+
+def make_store(server: FakeHub, cache: Path, token: str = "") -> WeightsStore:
+    return WeightsStore(cache, CopiedBlobs(), make_hub(server, token))
+
+
+def model_of(weights: str, data: bytes = DATA) -> ModelEntry:
+    return replace(NOOP, weights=weights, weights_sha256=sha256(data))
+
+
+def load(store: WeightsStore, model: ModelEntry) -> bytes:
+    weights = store.get(model)
+    assert weights is not None
+    return weights.path.read_bytes()
+
+
+def error_of(kind: type[WorkerError], store: WeightsStore, model: ModelEntry) -> str:
+    with pytest.raises(kind) as raised:
+        store.get(model)
+    return str(raised.value)
+
+
+def test_hub_weights_are_downloaded_once_through_the_redirect_of_the_hub(
+    server: FakeHub, tmp_path: Path
+) -> None:
+    model = model_of(server.add("acme/tiny-net", "onnx/model 1.bin", DATA))
+    assert load(make_store(server, tmp_path), model) == DATA
+    assert load(make_store(server, tmp_path), model) == DATA
+    [request] = server.hub_requests
+    assert request.path == f"/acme/tiny-net/resolve/{COMMIT}/onnx/model%201.bin"
+    assert os.listdir(tmp_path) == [sha256(DATA)]  # noqa: PTH208  hidden files, too
+
+
+def test_the_hub_token_is_sent_to_the_hub_and_not_to_the_host_of_a_redirect(
+    server: FakeHub, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.token = TOKEN
+    model = model_of(server.add("acme/net", "a.bin", DATA))
+    with caplog.at_level(logging.INFO):
+        assert load(make_store(server, tmp_path, TOKEN), model) == DATA
+    assert server.hub_requests[0].headers["authorization"] == f"Bearer {TOKEN}"
+    [stored] = server.storage_requests
+    assert "authorization" not in {name.lower() for name in stored.headers}
+    assert TOKEN not in f"{caplog.text}{make_hub(server, TOKEN)._settings!r}"
+    assert "fetched 1000000 bytes" in caplog.text
+
+
+def test_the_hub_token_follows_a_redirect_within_the_hub(server: FakeHub, tmp_path: Path) -> None:
+    def rename(hub: FakeHub, handler: BaseHTTPRequestHandler) -> bool:
+        if not handler.path.startswith("/old/"):
+            return False
+        respond(handler, 307, {"Location": handler.path.replace("/old/", "/acme/")})
+        return True
+
+    server.answer, server.token = rename, TOKEN
+    server.add("acme/net", "a.bin", DATA)
+    model = model_of(f"hf:old/net@{COMMIT}/a.bin")
+    assert load(make_store(server, tmp_path, TOKEN), model) == DATA
+
+
+@pytest.mark.parametrize(
+    ("location", "said"),
+    [
+        ("http://169.254.169.254/a", "is not on the public internet"),
+        ("http://example.org/a", "must begin with https://"),
+        ("https://user:password@example.org/a", "must not have a user name"),
+        ("ftp://example.org/a", "must begin with https://"),
+        ("http://[", "redirects to an invalid URL"),
+    ],
+)
+def test_a_redirect_of_the_hub_to_a_forbidden_address_is_refused(
+    server: FakeHub, tmp_path: Path, location: str, said: str
+) -> None:
+    def redirect(hub: FakeHub, handler: BaseHTTPRequestHandler) -> bool:
+        respond(handler, 302, {"Location": location})
+        return True
+
+    server.answer = redirect
+    store = WeightsStore(tmp_path, CopiedBlobs(), make_hub(server, allowed=""))
+    model = model_of(server.add("acme/net", "a.bin", DATA))
+    assert said in error_of(WeightsUnavailable, store, model)
+
+
+def test_a_hub_that_redirects_for_ever_is_refused(server: FakeHub, tmp_path: Path) -> None:
+    def redirect(hub: FakeHub, handler: BaseHTTPRequestHandler) -> bool:
+        respond(handler, 302, {"Location": handler.path})
+        return True
+
+    server.answer = redirect
+    model = model_of(server.add("acme/net", "a.bin", DATA))
+    said = error_of(WeightsUnavailable, make_store(server, tmp_path), model)
+    assert "redirects more than 5 times" in said
+    assert len(server.hub_requests) == 6
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "token", "expected"),
+    [
+        (404, "EntryNotFound", "", (WeightsMissing, "does not exist (status 404, EntryNotFound)")),
+        (401, "RepoNotFound", "", (WeightsMissing, "because HF_TOKEN is not set (status 401")),
+        (403, "GatedRepo", TOKEN, (WeightsMissing, "cannot be read with HF_TOKEN (status 403")),
+        (429, "", "", (WeightsUnavailable, "has answered with status 429; expected 200")),
+        (503, "a\x7f", "", (WeightsUnavailable, "has answered with status 503; expected 200")),
+        (206, "", "", (WeightsUnavailable, "has answered with status 206; expected 200")),
+    ],
+)
+def test_each_refusal_of_the_hub_is_explained(
+    tmp_path: Path, status: int, code: str, token: str, expected: tuple[type[WorkerError], str]
+) -> None:
+    def refuse(hub: FakeHub, handler: BaseHTTPRequestHandler) -> bool:
+        respond(handler, status, {"X-Error-Code": code} if code else {})
+        return True
+
+    kind, said = expected
+    with run_hub() as server:
+        server.answer = refuse
+        model = model_of(server.add("acme/net", "a.bin", DATA))
+        found = error_of(kind, make_store(server, tmp_path, token), model)
+    assert said in found
+    assert found.startswith(f"hf:acme/net@{COMMIT}/a.bin: ")
+    assert TOKEN not in found
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_hub_weights_with_another_digest_are_refused_and_deleted(
+    server: FakeHub, tmp_path: Path
+) -> None:
+    model = model_of(server.add("acme/net", "a.bin", b"other"))
+    assert f"is {sha256(b'other')}, not {sha256(DATA)}" in error_of(
+        WeightsMismatch, make_store(server, tmp_path), model
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_download_that_the_hub_breaks_off_leaves_no_file(server: FakeHub, tmp_path: Path) -> None:
+    def break_off(handler: BaseHTTPRequestHandler, data: bytes) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.wfile.write(data[:-1])
+
+    server.serve = break_off
+    model = model_of(server.add("acme/net", "a.bin", DATA))
+    said = error_of(WeightsUnavailable, make_store(server, tmp_path), model)
+    assert "the download was interrupted: RemoteProtocolError" in said
+    assert list(tmp_path.iterdir()) == []
+    server.serve = None
+    assert load(make_store(server, tmp_path), model) == DATA
+
+
+def test_a_hub_that_cannot_be_reached_is_named(tmp_path: Path) -> None:
+    with run_hub() as server:
+        model = model_of(server.add("acme/net", "a.bin", DATA))
+    said = error_of(WeightsUnavailable, make_store(server, tmp_path), model)
+    assert f"{server.endpoint} cannot be reached: ConnectError" in said
+
+
+def test_a_download_from_the_hub_that_is_too_slow_is_ended(server: FakeHub, tmp_path: Path) -> None:
+    model = model_of(server.add("acme/net", "a.bin", DATA))
+    seconds = iter(range(0, 10_000, 30))
+    hub = Hub(HubSettings(server.endpoint), AddressGuard("127.0.0.1"), lambda: next(seconds))
+    said = error_of(WeightsUnavailable, WeightsStore(tmp_path, CopiedBlobs(), hub), model)
+    assert "the download is too slow" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_hub_weights_larger_than_the_room_in_the_cache_are_refused_before_the_download(
+    server: FakeHub, tmp_path: Path
+) -> None:
+    model = model_of(server.add("acme/net", "a.bin", DATA))
+    store = WeightsStore(tmp_path, CopiedBlobs(), make_hub(server), cache_limit_bytes=999_999)
+    said = error_of(WeightsUnavailable, store, model)
+    assert "has at least 1000000 bytes" in said
+    assert "has room for 999999: delete files there" in said
+    assert "raise WORKER_WEIGHTS_CACHE_SIZE" in said
+    store = WeightsStore(tmp_path, CopiedBlobs(), make_hub(server), cache_limit_bytes=1_000_000)
+    assert load(store, model) == DATA
+
+
+def test_a_download_of_unknown_size_stops_when_the_cache_is_full(
+    server: FakeHub, tmp_path: Path
+) -> None:
+    def stream(handler: BaseHTTPRequestHandler, data: bytes) -> None:
+        handler.send_response(200)
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        handler.wfile.write(data)
+
+    server.serve = stream
+    model = model_of(server.add("acme/net", "a.bin", DATA))
+    store = WeightsStore(tmp_path, CopiedBlobs(), make_hub(server), cache_limit_bytes=500_000)
+    assert "has room for 500000" in error_of(WeightsUnavailable, store, model)
+    assert list(tmp_path.iterdir()) == []
+    store = WeightsStore(tmp_path, CopiedBlobs(), make_hub(server), cache_limit_bytes=1_000_000)
+    assert load(store, model) == DATA
+
+
+def test_the_weights_that_were_unused_for_longest_make_room_for_new_weights(
+    server: FakeHub, tmp_path: Path
+) -> None:
+    def fetch(number: int) -> Path:
+        data = bytes([number]) * 300_000
+        model = model_of(server.add("acme/net", f"{number}.bin", data), data)
+        store = WeightsStore(tmp_path, CopiedBlobs(), make_hub(server), 1_000_000)
+        weights = store.get(model)
+        assert weights is not None
+        return weights.path
+
+    first, second, third = fetch(1), fetch(2), fetch(3)
+    with pytest.raises(WeightsUnavailable, match="has room for 100000"):
+        fetch(4)
+    for file, hours in ((first, 3), (second, 4), (third, 0)):
+        os.utime(file, (time.time() - hours * 3600 - 1,) * 2)
+    fetch(1)  # used again
+    fourth = fetch(4)
+    assert {each.name for each in tmp_path.iterdir()} == {first.name, third.name, fourth.name}
+
+
+def test_an_offline_worker_reads_hub_weights_from_blob_storage_only(
+    server: FakeHub, tmp_path: Path
+) -> None:
+    model = model_of(server.add("acme/net", "a.bin", DATA))
+    assert load(WeightsStore(tmp_path, CopiedBlobs(DATA)), model) == DATA
+    assert server.hub_requests == []
+    missing = model_of(model.weights, b"other")
+    said = error_of(WeightsMissing, WeightsStore(tmp_path, CopiedBlobs(DATA)), missing)
+    assert "HF_HUB_OFFLINE is set" in said
+    assert f"weights/sha256/{sha256(b'other')}: run infra/scripts/fetch-weights.sh" in said
+
+
+@pytest.mark.parametrize("data", [DATA, b""])
+def test_the_digest_of_hub_weights_is_computed_from_the_download(
+    server: FakeHub, tmp_path: Path, data: bytes
+) -> None:
+    location = server.add("acme/net", "a.bin", data)
+    assert make_store(server, tmp_path).compute_digest(location) == sha256(data)
+    assert load(make_store(server, tmp_path), model_of(location, data)) == data
+    assert len(server.storage_requests) == 1
+
+
+PROGRAM = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from contract.catalogue import Catalogue
+from contract.guard import AddressGuard
+from worker.settings import HubSettings
+from worker.weights.hub import Hub
+from worker.weights.store import WeightsStore
+endpoint, cache, weights, sha256 = sys.argv[1:]
+hub = Hub(HubSettings(endpoint), AddressGuard("127.0.0.1"))
+model = replace(Catalogue.load()["noop"], weights=weights, weights_sha256=sha256)
+print(WeightsStore(Path(cache), None, hub).get(model).path.stat().st_size)
+"""
+
+
+class Gate:
+    """Sends the first half of each download, and the rest only after `open` was called."""
+
+    def __init__(self) -> None:
+        self.has_sent_half = threading.Semaphore(0)
+        self.opened = threading.Event()
+
+    def serve(self, handler: BaseHTTPRequestHandler, data: bytes) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.wfile.write(data[: len(data) // 2])
+        handler.wfile.flush()
+        self.has_sent_half.release()
+        self.opened.wait(60)
+        handler.wfile.write(data[len(data) // 2 :])
+
+
+def start_process(server: FakeHub, cache: Path, model: ModelEntry) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-c", PROGRAM, server.endpoint, str(cache)),
+            *(model.weights, model.weights_sha256),
+        ],
+        env={**os.environ, "PYTHONPATH": "functions:."},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    ends_at = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < ends_at
+        threading.Event().wait(0.02)
+
+
+def has_waiting_lock(process: subprocess.Popen[str]) -> bool:
+    """Return whether the process waits for a file lock."""
+    lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    return any("->" in line and f" {process.pid} " in line for line in lines)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc/locks")
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_of_two_workers_that_start_at_once_one_downloads_and_the_other_waits(
+    server: FakeHub, tmp_path: Path, *, is_killed: bool
+) -> None:
+    gate = Gate()
+    server.serve = gate.serve
+    model = model_of(server.add("acme/net", "a.bin", DATA))
+    with start_process(server, tmp_path, model) as first:
+        assert gate.has_sent_half.acquire(timeout=30)
+        with start_process(server, tmp_path, model) as second:
+            wait_for(lambda: has_waiting_lock(second))
+            if is_killed:
+                first.send_signal(signal.SIGKILL)
+            else:
+                gate.opened.set()
+            first_output = first.communicate(timeout=30)[0]
+            gate.opened.set()
+            second_output = second.communicate(timeout=30)[0]
+    assert second_output == "1000000\n"
+    assert first_output == ("" if is_killed else "1000000\n")
+    assert len(server.storage_requests) == (2 if is_killed else 1)
+    files = [each for each in tmp_path.iterdir() if each.suffix != ".part"]
+    assert [each.name for each in files] == [sha256(DATA)]
+
+
+def test_weights_in_the_model_folder_are_found_from_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nets").mkdir()
+    (tmp_path / "nets" / "a.bin").write_bytes(DATA)
+    monkeypatch.chdir(tmp_path)
+    store = WeightsStore(tmp_path / "cache", CopiedBlobs())
+    assert load(store, model_of("file:nets/a.bin")) == DATA
+    assert load(store, replace(model_of("file:nets/a.bin"), weights_sha256="")) == DATA
+    assert "the SHA-256 digest is" in error_of(
+        WeightsMismatch, store, model_of("file:nets/a.bin", b"other")
+    )
+    said = error_of(WeightsMissing, store, model_of("file:nets/b.bin"))
+    assert said == f"file:nets/b.bin: there is no file {tmp_path}/nets/b.bin"
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_path_of_a_hub_file_is_percent_encoded() -> None:
+    location = parse_weights(f"hf:acme/net@{COMMIT}/a b/ü#?.bin")
+    assert location.hub_path == f"acme/net/resolve/{COMMIT}/a%20b/%C3%BC%23%3F.bin"

@@ -1,0 +1,513 @@
+"""Measure a model under load, in the steps and on the threads of a worker.
+
+`LoadMeasurement` runs a `Consumer`, as a worker does. Only the services are replaced: messages wait
+in a queue of this process, replies return to it, and blobs are in memory. Some callers each submit
+one job, and submit the next one as soon as they have the reply.
+"""
+
+import hashlib
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from functools import partial
+from itertools import count
+from typing import Any, Final, cast
+
+from contract.catalogue import Catalogue, ModelEntry
+from contract.guard import AddressGuard, Resolver
+from contract.messages import (
+    INPUT_INLINE_LIMIT_BYTES,
+    InlineBytes,
+    JobError,
+    JobReply,
+    JobRequest,
+    PayloadRef,
+    ReplyQueue,
+    decode_reply,
+    encode_request,
+    fits_inline,
+)
+from contract.names import low_priority_queue
+from worker.errors import Settlement
+from worker.inference.loaded_model import LoadedModel
+from worker.inference.model_manager import ModelManager
+from worker.inputs.decoder_process import DecoderProcesses
+from worker.inputs.memory import InputMemory, MemoryBudget
+from worker.inputs.payloads import BlobPayloads
+from worker.inputs.urls import UrlFetcher
+from worker.memory.gpu_sharing.reservation import ModelWorkload
+from worker.memory.gpu_sharing.sharing import DeviceSharing
+from worker.net.guarded_http import GuardedHttp
+from worker.pipeline.consumer import Consumer
+from worker.pipeline.deliveries import DeliveryNotes
+from worker.pipeline.infer import Batcher, BatchQueue, InferStep
+from worker.pipeline.prepare import CancellationCheck, PrepareStep, RetryPolicy
+from worker.pipeline.progress import ProgressReporter
+from worker.pipeline.receive import Capacity, InFlight, ReceivedJob, ReceiveStep
+from worker.pipeline.reply import ReplyStep
+from worker.pipeline.settle import SettleStep
+from worker.process import available_processors, preparing_threads
+from worker.replies import GatewayClient, QueueReplies, ReplyCache, ReplySenders, WebhookReplies
+from worker.servicebus.link import LockedMessage, utc_now
+from worker.servicebus.locks import LockRenewer
+from worker.servicebus.receiver import ModelQueue
+from worker.settings import DEFAULT_INPUT_MEMORY_BYTES, AzureEndpoint, MemorySettings
+from worker.shutdown import Shutdown
+from worker.telemetry.recording import ModelTelemetry
+
+_REPLIES: Final = "replies"
+_BLOB: Final = "input"
+_DAY: Final = timedelta(days=1)
+# A measurement takes at least this time and this number of batches.
+_MIN_SECONDS: Final = 3.0
+_MIN_BATCHES: Final = 6
+# It ends after this time if it has one complete batch.
+_MAX_SECONDS: Final = 60.0
+_MIN_PATIENCE_SECONDS: Final = 60.0
+_STOP_SECONDS: Final = 30.0
+# A larger batch must increase the throughput by more than this share.
+_WORTHWHILE_SHARE: Final = 0.05
+# The wait for an incomplete batch is at most this share of the time that the batch runs.
+_WAIT_SHARE: Final = 0.1
+_MAX_WAIT_MS: Final = 100
+
+
+class LoadFailed(Exception):
+    """A job of the measurement did not succeed. `code` is the stable code of the job's error."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class BatchThroughput:
+    """What the batches of some replies have in common.
+
+    Attributes:
+        items: The number of jobs.
+        batches: The number of batches.
+        seconds: The time from the start of the first batch to the end of the last batch.
+        busy_seconds: The time during which the model ran.
+    """
+
+    items: int
+    batches: int
+    seconds: float
+    busy_seconds: float
+
+    @property
+    def per_second(self) -> float:
+        """The number of jobs per second."""
+        return self.items / self.seconds
+
+    @property
+    def batch_ms(self) -> float:
+        """The average time of a batch in milliseconds."""
+        return self.busy_seconds / self.batches * 1000
+
+
+def measure_batches(replies: Sequence[JobReply]) -> BatchThroughput:
+    """Return the throughput of a worker, computed from the times in its replies.
+
+    `replies` must not be empty.
+    """
+    # The jobs of one batch have the same start and duration.
+    batches = {(reply.started_at.timestamp(), reply.timing.inference_ms) for reply in replies}
+    begin = min(started for started, _ in batches)
+    end = max(started + took_ms / 1000 for started, took_ms in batches)
+    busy_seconds = sum(took_ms for _, took_ms in batches) / 1000
+    return BatchThroughput(len(replies), len(batches), end - begin, busy_seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadResult:
+    """The measurement of one batch size.
+
+    Attributes:
+        batch_size: The largest number of jobs in a batch.
+        throughput: The throughput.
+        latencies_ms: The time from a job's submit to its reply, for each job, in ascending order.
+    """
+
+    batch_size: int
+    throughput: BatchThroughput
+    latencies_ms: tuple[float, ...]
+
+    def percentile_ms(self, percent: int) -> float:
+        """Return a percentile of the latencies by the nearest-rank method."""
+        rank = math.ceil(len(self.latencies_ms) * percent / 100)
+        return self.latencies_ms[max(rank, 1) - 1]
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """The batch size and the wait that a measurement suggests, each with the reason."""
+
+    max_batch_size: int
+    max_wait_ms: int
+    size_reason: str
+    wait_reason: str
+
+
+def suggest(results: Sequence[LoadResult], prepare_ms: float) -> Suggestion:
+    """Return the smallest batch size whose throughput is close to the highest, and a wait.
+
+    Args:
+        results: The measurements, in ascending order of the batch sizes.
+        prepare_ms: How long the preparation of one input takes.
+    """
+    best = max(results, key=lambda result: result.throughput.per_second)
+    least = best.throughput.per_second * (1 - _WORTHWHILE_SHARE)
+    chosen = next(result for result in results if result.throughput.per_second >= least)
+    size, rate = chosen.batch_size, chosen.throughput.per_second
+    if chosen is best:
+        size_reason = f"the highest throughput, {rate:.1f} items/s"
+    else:
+        size_reason = (
+            f"{rate:.1f} items/s, and batches of {best.batch_size} have only "
+            f"{best.throughput.per_second:.1f} items/s"
+        )
+    size_reason += f", with a p95 of {chosen.percentile_ms(95):.0f} ms"
+    if size == 1:
+        return Suggestion(1, 0, size_reason, "a batch of one job is always full")
+    threads = preparing_threads(available_processors())
+    gather_ms = prepare_ms * math.ceil((size - 1) / threads)
+    limit_ms = chosen.throughput.batch_ms * _WAIT_SHARE
+    wait_ms = round(min(gather_ms, limit_ms, _MAX_WAIT_MS))
+    wait_reason = (
+        f"{threads} threads prepare the other inputs of a batch in {gather_ms:.1f} ms"
+        if gather_ms <= limit_ms
+        else f"a tenth of the {chosen.throughput.batch_ms:.1f} ms that a batch runs"
+    )
+    return Suggestion(size, wait_ms, size_reason, wait_reason)
+
+
+class _MemoryQueue:
+    """A queue of messages in this process, with the methods of a `QueueLink`."""
+
+    is_open = True
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._bodies: deque[bytes] = deque()
+        self._arrived = threading.Condition()
+        self._numbers = count(1)
+        self.problem: tuple[str, str] | None = None
+        """The reason and the description of a message that was not completed."""
+
+    def put(self, body: bytes) -> None:
+        with self._arrived:
+            self._bodies.append(body)
+            self._arrived.notify()
+
+    def receive(self, wait_seconds: float) -> LockedMessage | None:
+        found = self.receive_many(1, wait_seconds)
+        return found[0] if found else None
+
+    def receive_many(self, limit: int, wait_seconds: float) -> list[LockedMessage]:
+        ends_at = time.monotonic() + wait_seconds
+        with self._arrived:
+            while len(self._bodies) < limit and (left_seconds := ends_at - time.monotonic()) > 0:
+                self._arrived.wait(left_seconds)
+            bodies = [self._bodies.popleft() for _ in range(min(limit, len(self._bodies)))]
+        return [self._message(body) for body in bodies]
+
+    def _message(self, body: bytes) -> LockedMessage:
+        now, number = utc_now(), next(self._numbers)
+        # The SDK's object of the message is used only by a `QueueLink`.
+        sdk_message = cast(Any, None)
+        return LockedMessage(
+            body, 0, now, now + _DAY, {}, f"load-{number}", sdk_message, self._name, number
+        )
+
+    def complete(self, deliveries: Sequence[LockedMessage]) -> list[bool]:
+        return [True] * len(deliveries)
+
+    def settle(
+        self, delivery: LockedMessage, how: Settlement, reason: str, description: str
+    ) -> None:
+        if how is not Settlement.COMPLETE:
+            self.problem = (reason or how.value, description)
+
+    def renew(self, delivery: LockedMessage, timeout_seconds: float) -> datetime:
+        return utc_now() + _DAY
+
+    def open(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def stop_receiving(self) -> None:
+        pass
+
+    def forget(self, delivery: LockedMessage) -> None:
+        pass
+
+
+@dataclass(frozen=True, slots=True)
+class _MemoryBlobs:
+    """Blob storage in memory, with one input. Results are dropped."""
+
+    content: bytes = field(repr=False)
+
+    def read(self, ref: PayloadRef) -> Iterator[bytes]:
+        yield self.content
+
+    def write(self, blob: str, data: bytes, media_type: str) -> None:
+        pass
+
+
+class _HeldModel(ModelManager):
+    """Keeps its model loaded when a measurement ends, for the next batch size."""
+
+    def leave(self) -> None:
+        self._loaded = None
+
+
+class _Callers:
+    """Submit a job each, and the next job when the reply has arrived."""
+
+    def __init__(self, requests: dict[str, bytes], queue: _MemoryQueue) -> None:
+        self._requests = requests
+        self._queue = queue
+        self._sent_at: dict[str, float] = {}
+        self._changed = threading.Condition()
+        self._replies: list[tuple[bytes, float]] = []
+        self._is_stopped = False
+
+    def start(self) -> None:
+        for job_id in self._requests:
+            self._submit(job_id)
+
+    def stop(self) -> None:
+        self._is_stopped = True
+
+    def send(self, body: bytes, job_id: str) -> None:
+        """Accept a reply, as the sender of a reply queue does."""
+        latency_ms = (time.perf_counter() - self._sent_at[job_id]) * 1000
+        with self._changed:
+            self._replies.append((body, latency_ms))
+            self._changed.notify_all()
+        if not self._is_stopped:
+            self._submit(job_id)
+
+    def _submit(self, job_id: str) -> None:
+        self._sent_at[job_id] = time.perf_counter()
+        self._queue.put(self._requests[job_id])
+
+    def wait(self, number: int, ends_at: float, patience_seconds: float) -> int:
+        """Wait until there are `number` replies, or until `ends_at` if there is one.
+
+        Return the number of replies, which is at least 1.
+
+        Raises:
+            LoadFailed: A message was not completed, or no reply has come for `patience_seconds`.
+        """
+        with self._changed:
+            seen, seen_at = len(self._replies), time.monotonic()
+            while len(self._replies) < number and not (
+                self._replies and time.monotonic() >= ends_at
+            ):
+                self._changed.wait(0.1)
+                if self._queue.problem is not None:
+                    raise LoadFailed(*self._queue.problem)
+                if len(self._replies) > seen:
+                    seen, seen_at = len(self._replies), time.monotonic()
+                elif time.monotonic() > seen_at + patience_seconds:
+                    raise LoadFailed(
+                        "no-reply", f"no job has ended for {patience_seconds:.0f} seconds"
+                    )
+            return len(self._replies)
+
+    def replies(self) -> list[tuple[JobReply, float]]:
+        """Return all replies with the latencies of their jobs in milliseconds.
+
+        Raises:
+            LoadFailed: A job has failed.
+        """
+        with self._changed:
+            found = [(decode_reply(body), latency_ms) for body, latency_ms in self._replies]
+        for reply, _ in found:
+            if isinstance(reply.outcome, JobError):
+                raise LoadFailed(reply.outcome.code, reply.outcome.message)
+        return found
+
+
+class LoadMeasurement:
+    """Measures one loaded model on copies of one input."""
+
+    def __init__(
+        self,
+        model: ModelEntry,
+        loaded: LoadedModel,
+        data: bytes,
+        media_type: str,
+        memory: MemorySettings,
+    ) -> None:
+        """Store the dependencies.
+
+        Args:
+            model: The catalogue entry.
+            loaded: The loaded model.
+            data: The input as callers send it.
+            media_type: The media type of the input.
+            memory: How the measurement uses the device's memory. The folder must not be that of a
+                worker.
+        """
+        self._model = model
+        self._loaded = loaded
+        self._data = data
+        self._media_type = media_type
+        self._memory = memory
+        self._decoders = DecoderProcesses()
+
+    def measure(self, batch_size: int, caller_count: int) -> LoadResult:
+        """Run batches of at most `batch_size` jobs for some seconds, and return the measurement.
+
+        Args:
+            batch_size: The largest number of jobs in a batch.
+            caller_count: How many jobs are in flight at the same time.
+
+        Raises:
+            LoadFailed: A job has failed.
+        """
+        model = replace(self._model, max_batch_size=batch_size)
+        queue = _MemoryQueue(model.queue)
+        names = [f"load-{number}" for number in range(caller_count)]
+        callers = _Callers({name: self._request(name) for name in names}, queue)
+        stop_background = threading.Event()
+        locks = LockRenewer()
+        consumer = self._consumer(model, queue, callers, locks)
+        loops: list[Callable[[], object]] = [
+            partial(locks.run, stop_background),
+            consumer.run_device,
+        ]
+        loops += [partial(consumer.run_queue, each) for each in consumer.queues]
+        threads = [threading.Thread(target=loop, daemon=True) for loop in loops]
+        for thread in threads:
+            thread.start()
+        try:
+            callers.start()
+            replies = self._collect(callers, batch_size, caller_count)
+        finally:
+            callers.stop()
+            consumer.stop()
+            stop_background.set()
+            ends_at = time.monotonic() + _STOP_SECONDS
+            for thread in threads:
+                thread.join(max(0.0, ends_at - time.monotonic()))
+        latencies = sorted(latency_ms for _, latency_ms in replies)
+        throughput = measure_batches([reply for reply, _ in replies])
+        return LoadResult(batch_size, throughput, tuple(latencies))
+
+    def _collect(
+        self, callers: _Callers, batch_size: int, caller_count: int
+    ) -> list[tuple[JobReply, float]]:
+        """Return the replies of the measured time, which begins after one job of each caller."""
+        patience_seconds = max(_MIN_PATIENCE_SECONDS, float(self._model.deadline_seconds))
+        ends_at = time.monotonic() + _MAX_SECONDS
+        # The first batches may be incomplete, and may be slow.
+        skipped = callers.wait(caller_count, ends_at, patience_seconds)
+        ends_at = time.monotonic() + _MAX_SECONDS
+        measured_until = time.monotonic() + _MIN_SECONDS
+        least = skipped + batch_size * _MIN_BATCHES
+        number = callers.wait(least, ends_at, patience_seconds)
+        while time.monotonic() < measured_until:
+            number = callers.wait(number + 1, measured_until, patience_seconds)
+        callers.stop()
+        replies = callers.replies()
+        # A batch whose replies are not all measured would count as a whole batch.
+        first = max((reply.started_at for reply, _ in replies[:skipped]), default=None)
+        last = max(reply.started_at for reply, _ in replies)
+        found = replies[skipped:]
+        whole = [
+            (reply, latency_ms)
+            for reply, latency_ms in found
+            if (first is None or reply.started_at > first) and reply.started_at < last
+        ]
+        return whole or found or replies
+
+    def _request(self, job_id: str) -> bytes:
+        now, data, media_type = utc_now(), self._data, self._media_type
+        payload: InlineBytes | PayloadRef = InlineBytes(media_type, data)
+        if not fits_inline(len(data), INPUT_INLINE_LIMIT_BYTES):
+            digest = hashlib.sha256(data).hexdigest()
+            payload = PayloadRef(media_type, _BLOB, len(data), digest)
+        return encode_request(
+            JobRequest(
+                job_id, self._model.name, payload, now, now + _DAY, reply_to=ReplyQueue(_REPLIES)
+            )
+        )
+
+    def _consumer(
+        self, model: ModelEntry, queue: _MemoryQueue, callers: _Callers, locks: LockRenewer
+    ) -> Consumer:
+        """Create a consumer as `worker.__main__` does, with services in memory."""
+        unused = AzureEndpoint(address="unused")
+        gateway = GatewayClient(frozenset())
+        http = GuardedHttp(AddressGuard(""), Resolver())
+        senders = ReplySenders(
+            gateway,
+            QueueReplies(unused, Catalogue({model.name: model}), lambda *_: callers),
+            WebhookReplies(http, ()),
+        )
+        stopping, telemetry = threading.Event(), ModelTelemetry(model.name)
+        in_flight, cache, blobs = InFlight(telemetry), ReplyCache(), _MemoryBlobs(self._data)
+        batches = BatchQueue[ReceivedJob](Batcher(model.max_batch_size, model.max_wait_ms / 1000))
+        normal, low = (
+            ModelQueue(
+                name,
+                unused,
+                locks,
+                model.lock_seconds,
+                is_low=link is not queue,
+                open_link=lambda *_, link=link: link,
+            )
+            for name, link in (
+                (model.queue, queue),
+                (low_priority_queue(model.queue), _MemoryQueue(low_priority_queue(model.queue))),
+            )
+        )
+        workload = ModelWorkload(
+            model.name,
+            busy_count=lambda: in_flight.busy_count,
+            may_receive=lambda: normal.receiver.may_receive,
+            vacate=batches.pause,
+            queues=[],
+        )
+        manager = _HeldModel(
+            model, lambda _: self._loaded, DeviceSharing(self._memory), workload, telemetry
+        )
+        progress = ProgressReporter(gateway.report) if model.reports_progress else None
+        retries = RetryPolicy(stopping)
+        cancellation = CancellationCheck(gateway, retries)
+        payloads = BlobPayloads(blobs)
+        return Consumer(
+            model=model,
+            normal=normal,
+            low=low,
+            receive=ReceiveStep(model, senders, locks, telemetry),
+            prepare=PrepareStep(
+                *(model, manager, payloads, UrlFetcher(http), cancellation, retries),
+                InputMemory(MemoryBudget(DEFAULT_INPUT_MEMORY_BYTES)),
+                self._decoders,
+            ),
+            infer=InferStep(manager, in_flight, cancellation, progress),
+            reply=ReplyStep(payloads, senders, cache, in_flight),
+            settle=SettleStep(in_flight, {each.name: each.receiver for each in (normal, low)}),
+            manager=manager,
+            in_flight=in_flight,
+            capacity=Capacity(manager.admits, in_flight, model),
+            batches=batches,
+            cache=cache,
+            progress=progress,
+            stopping=stopping,
+            shutdown=Shutdown(),
+            notes=DeliveryNotes(blobs),
+        )

@@ -1,0 +1,203 @@
+"""`python -m worker.lock_weights [NAME…]`: write the digests of weights into the model catalogue.
+
+The command downloads the weights into the cache if they are not local, and writes the key
+`weights_sha256` below the key `weights` of each entry. Everything else in the catalogue file stays
+as it is, also its comments. Without names, only entries without a digest are changed. The digest of
+a named entry is computed again.
+
+The settings are those of `worker.check`. The exit code is 1 if a digest cannot be computed or
+written, and 2 if NAME or a setting is invalid.
+"""
+
+import argparse
+import copy
+import os
+import re
+import shutil
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+from worker.check import make_weights_store
+from worker.errors import SettingsError, WorkerError
+from worker.settings import CheckSettings
+from worker.weights.store import WeightsStore
+
+_KEY: Final = "weights_sha256"
+_WEIGHTS_LINE: Final = re.compile(r"(\s*)weights\s*=.*?(\r?\n|$)", re.DOTALL)
+_DIGEST_LINE: Final = re.compile(rf"(\s*{_KEY}\s*=\s*)(?:\"[^\"]*\"|'[^']*')(.*)", re.DOTALL)
+
+TablePath = tuple[str, ...]
+
+
+class NotEditable(Exception):
+    """The catalogue file cannot be changed. The error's text says what to do instead."""
+
+
+def find_entries(document: dict[str, Any]) -> Iterator[tuple[TablePath, str, str]]:
+    """Yield path, weights and digest of each table with weights. A missing digest is empty."""
+    for name, table in document.items():
+        if not isinstance(table, dict):
+            continue
+        below = [((name, key), child) for key, child in table.items() if isinstance(child, dict)]
+        for path, each in [((name,), table), *below]:
+            if isinstance(weights := each.get("weights"), str):
+                yield path, weights, str(each.get(_KEY, ""))
+
+
+def set_digest(text: str, path: TablePath, sha256: str) -> str:
+    """Return the text of a catalogue with the digest of one table.
+
+    Args:
+        text: The catalogue in TOML.
+        path: The keys of the table.
+        sha256: The digest of the table's weights.
+
+    Raises:
+        NotEditable: The table is written in a form that this function cannot change.
+    """
+    wanted = copy.deepcopy(tomllib.loads(text))
+    table = wanted
+    for key in path:
+        table = table[key]
+    table[_KEY] = sha256
+    for candidate in _edit(text.splitlines(keepends=True), path, sha256):
+        with suppress(tomllib.TOMLDecodeError):
+            if tomllib.loads(candidate) == wanted:
+                return candidate
+    raise NotEditable(f'write this line below its weights yourself: {_KEY} = "{sha256}"')
+
+
+def _edit(lines: list[str], path: TablePath, sha256: str) -> Iterator[str]:
+    """Yield texts in which one line of the table was changed or added."""
+    section: TablePath = ()
+    for number, line in enumerate(lines):
+        section = _read_header(line) or section
+        if section != path:
+            continue
+        if found := _DIGEST_LINE.fullmatch(line):
+            changed = f'{found[1]}"{sha256}"{found[2]}'
+            yield "".join([*lines[:number], changed, *lines[number + 1 :]])
+        elif found := _WEIGHTS_LINE.fullmatch(line):
+            end = found[2] or "\n"
+            added = f'{found[1]}{_KEY} = "{sha256}"{end}'
+            before = line if found[2] else line + end
+            yield "".join([*lines[:number], before, added, *lines[number + 1 :]])
+
+
+def _read_header(line: str) -> TablePath | None:
+    """Return the keys of a table that begins with this line; None for any other line."""
+    if not line.lstrip().startswith("["):
+        return None
+    try:
+        table = tomllib.loads(line)
+    except tomllib.TOMLDecodeError:
+        return None
+    path: list[str] = []
+    while isinstance(table, dict) and table:
+        [(key, table)] = table.items()
+        path.append(key)
+    return tuple(path)
+
+
+def lock(
+    catalogue: Path, names: Sequence[str], store: WeightsStore, output: TextIO, errors: TextIO
+) -> bool:
+    """Write the digests of weights into a catalogue file.
+
+    Args:
+        catalogue: The catalogue file.
+        names: The models whose digests are computed again; empty for all entries without a digest.
+        store: Reads the weights.
+        output: Receives a line for each digest.
+        errors: Receives a line for each error.
+
+    Returns:
+        Whether all digests were written.
+
+    Raises:
+        SettingsError: The catalogue cannot be read, or has no weights for a name.
+    """
+    entries = list(find_entries(_read(catalogue)[1]))
+    if unknown := set(names) - {path[0] for path, _, _ in entries}:
+        raise SettingsError(f"{min(unknown)}: {catalogue} has no such model with weights")
+    chosen = [
+        (path, weights)
+        for path, weights, digest in entries
+        if (path[0] in names if names else not digest)
+    ]
+    if not chosen:
+        output.write("every entry with weights has a digest; name a model to compute it again\n")
+    is_complete = True
+    for path, weights in chosen:
+        try:
+            sha256 = store.compute_digest(weights)
+            _write(catalogue, path, sha256)
+        except WorkerError as error:
+            errors.write(f"{'.'.join(path)}: {error.code}: {error}\n")
+            is_complete = False
+        except (ValueError, NotEditable) as error:
+            errors.write(f"{'.'.join(path)}: {error}\n")
+            is_complete = False
+        else:
+            output.write(f"{'.'.join(path)}: {sha256} {weights}\n")
+            output.flush()
+    return is_complete
+
+
+def _read(catalogue: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        with catalogue.open(encoding="utf-8", newline="") as file:
+            text = file.read()
+        return text, tomllib.loads(text.replace("\r\n", "\n"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"cannot read the catalogue {catalogue}: {error}") from None
+
+
+def _write(catalogue: Path, path: TablePath, sha256: str) -> None:
+    """Write a digest into the catalogue file, which may have changed during the download."""
+    text, _ = _read(catalogue)
+    try:
+        changed = set_digest(text, path, sha256)
+    except KeyError:
+        raise NotEditable("the entry was removed from the catalogue during the download") from None
+    if changed == text:
+        return
+    target = catalogue.resolve()
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    part = Path(name)
+    try:
+        with open(handle, "w", encoding="utf-8", newline="") as file:  # noqa: PTH123  a handle
+            file.write(changed)
+        shutil.copymode(target, part)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def main(arguments: list[str], environ: dict[str, str], output: TextIO, errors: TextIO) -> int:
+    """Run the command `python -m worker.lock_weights`, and return its exit code: 0, 1 or 2."""
+    parser = argparse.ArgumentParser(
+        prog="python -m worker.lock_weights", description="Write the digests of weights."
+    )
+    parser.add_argument("names", nargs="*", help="models whose digests are computed again")
+    parsed = parser.parse_args(arguments)
+    try:
+        settings = CheckSettings.from_env(environ)
+        store = make_weights_store(settings)
+        is_complete = lock(settings.catalogue, parsed.names, store, output, errors)
+    except SettingsError as error:
+        errors.write(f"{error}\n")
+        return 2
+    except OSError as error:
+        errors.write(f"the catalogue cannot be written: {error}\n")
+        return 1
+    return 0 if is_complete else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], dict(os.environ), sys.stdout, sys.stderr))

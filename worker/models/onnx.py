@@ -1,0 +1,391 @@
+"""Run an ONNX model on the CPU without any code: the weights are the file of the model.
+
+    [tagger]
+    implementation = "worker.models.onnx"
+    description = "Tags pictures."
+    media_types = ["image/jpeg", "image/png"]
+    weights = "file:models/tagger.onnx"
+    options = {labels = "file:models/tags.txt"}
+    uses_gpu = false
+
+The names, types and shapes of inputs and outputs come from the graph. An input is a NumPy array or
+JSON, or a dictionary of these by the graph's names, or a picture if the graph has one input with
+three dimensions and one or three channels. The result contains each output of the graph, or the
+most likely classes if the entry has labels.
+
+The model needs the package `onnxruntime`, which the extra `onnx` installs. No code of the file is
+executed: a graph with operators that onnxruntime does not contain is refused.
+"""
+
+import ctypes
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from worker.errors import InferenceFailed, InvalidInput, ModelUnfit, WeightsDamaged
+from worker.models import Weights
+from worker.process import available_processors, torch_threads
+
+Array = NDArray[Any]
+Item = dict[str, Array]
+"""One prepared input: an array without the batch dimension for each input of the graph."""
+
+_LABEL_COUNT: Final = 5
+_SHOWN_CHARACTERS: Final = 300
+# The memory of the first batches is measured. Measuring takes a few milliseconds.
+_MEASURED_BATCHES: Final = 3
+_WARNINGS_AND_ERRORS: Final = 3
+_TYPES: Final[Mapping[str, type[np.generic]]] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(bool)": np.bool_,
+    **{f"tensor({kind})": getattr(np, kind) for kind in ("int8", "int16", "int32", "int64")},
+    **{f"tensor({kind})": getattr(np, kind) for kind in ("uint8", "uint16", "uint32", "uint64")},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class GraphInput:
+    """An input of the graph.
+
+    Attributes:
+        name: The name of the input.
+        dtype: The type of its numbers.
+        shape: Its shape without the batch dimension. None stands for any size.
+        is_batched: Whether the graph takes any number of items at once. Otherwise it takes one.
+    """
+
+    name: str
+    dtype: type[np.generic]
+    shape: tuple[int | None, ...]
+    is_batched: bool
+
+    @classmethod
+    def read(cls, argument: Any) -> "GraphInput":
+        """Read an input of a session of onnxruntime.
+
+        Raises:
+            ModelUnfit: The input has no batch dimension, or a type that is not supported.
+        """
+        if (dtype := _TYPES.get(argument.type)) is None:
+            raise ModelUnfit(
+                f"the graph's input {argument.name} has the type {argument.type}; expected one of "
+                f"{', '.join(_TYPES)}"
+            )
+        sizes = tuple(each if isinstance(each, int) else None for each in argument.shape or ())
+        if not sizes or sizes[0] not in (None, 1):
+            raise ModelUnfit(
+                f"the graph's input {argument.name} has the shape {argument.shape}; expected a "
+                "first dimension of any size or of 1, for the batch"
+            )
+        return cls(argument.name, dtype, sizes[1:], sizes[0] is None)
+
+    def check(self, value: Any) -> Array:
+        """Return an input of a job as an array with the type and the shape of the graph's input.
+
+        Raises:
+            InvalidInput: The value has another shape, or numbers that the type cannot represent.
+        """
+        try:
+            array = np.asarray(value)
+        except ValueError:
+            array = np.asarray(None)
+        if array.dtype.kind not in "biuf":
+            raise InvalidInput(f"{self.name}: expected numbers in a regular array")
+        if array.ndim == len(self.shape) + 1 and array.shape[0] == 1:
+            array = array[0]
+        fits = array.ndim == len(self.shape) and all(
+            wanted in (None, found) for wanted, found in zip(self.shape, array.shape, strict=True)
+        )
+        if not fits:
+            wanted = " by ".join("any" if each is None else str(each) for each in self.shape)
+            found = " by ".join(map(str, array.shape))
+            raise InvalidInput(
+                f"{self.name}: expected an array of {wanted or 'one number'}, found {found or 1}"
+            )
+        with np.errstate(invalid="ignore", over="ignore"):
+            converted = array.astype(self.dtype)
+        is_whole = np.issubdtype(self.dtype, np.integer) or self.dtype is np.bool_
+        if is_whole and not np.array_equal(converted, array):
+            raise InvalidInput(f"{self.name}: expected numbers of the type {self.dtype.__name__}")
+        return converted
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """How pictures become an input of the graph."""
+
+    input: GraphInput
+    is_channels_first: bool
+    channels: int
+    size: tuple[int, int] | None
+    mean: Array
+    std: Array
+    crop: float
+
+    @classmethod
+    def read(
+        cls, inputs: Sequence[GraphInput], mean: str, std: str, crop: float
+    ) -> "Picture | None":
+        """Return how pictures become the graph's input; None if the graph takes no pictures."""
+        if len(inputs) != 1 or len(shape := inputs[0].shape) != 3:
+            return None
+        is_channels_first = shape[0] in (1, 3)
+        channels = shape[0] if is_channels_first else shape[2]
+        height, width = shape[1:] if is_channels_first else shape[:2]
+        if channels not in (1, 3):
+            return None
+        return cls(
+            inputs[0],
+            is_channels_first,
+            channels,
+            (width, height) if width and height else None,
+            _numbers("mean", mean, channels),
+            _numbers("std", std, channels),
+            crop,
+        )
+
+    def convert(self, picture: Image.Image) -> Array:
+        """Return the pixels of a picture, resized and normalized, as the graph's input."""
+        if self.size is not None:
+            border = (1 - self.crop) / 2
+            picture = ImageOps.fit(picture, self.size, Image.Resampling.BILINEAR, border)
+        pixels = np.asarray(picture.convert("RGB" if self.channels == 3 else "L"))
+        pixels = pixels.reshape(*pixels.shape[:2], self.channels)
+        if self.input.dtype is not np.uint8:
+            pixels = (pixels / np.float32(255) - self.mean) / self.std
+        if self.is_channels_first:
+            pixels = pixels.transpose(2, 0, 1)
+        return np.ascontiguousarray(pixels, dtype=self.input.dtype)
+
+
+class Infer:
+    """Runs the graph of an ONNX file."""
+
+    def __init__(
+        self,
+        weights: Weights,
+        labels: str = "",
+        mean: str = "0",
+        std: str = "1",
+        crop: float = 1.0,
+    ) -> None:
+        """Read the file.
+
+        Args:
+            weights: The ONNX file.
+            labels: The names of the classes in the order of the first output: separated by commas,
+                or as `file:PATH` of a file in the model folder with one name in each line.
+            mean: What is subtracted from each channel of a picture, from 0 to 1: one number, or one
+                for each channel, separated by commas.
+            std: What each channel of a picture is divided by after that, like `mean`.
+            crop: The share of a picture's width and height that is used. The rest is its border.
+        """
+        self._labels = _read_labels(labels)
+        _reset_peak()
+        before_bytes = _resident_bytes()
+        self._session = _open_session(weights.path)
+        grown_bytes = _resident_bytes() - before_bytes
+        self._idle_bytes = max(grown_bytes, weights.path.stat().st_size)
+        self._inputs = [GraphInput.read(each) for each in self._session.get_inputs()]
+        self._outputs = [each.name for each in self._session.get_outputs()]
+        self._picture = Picture.read(self._inputs, mean, std, crop)
+        self._element_bytes = 0.0
+        self._measured_count = 0
+
+    def sample(self) -> Item | None:
+        """Return zeros in the shape of the graph's inputs; None if a size is not fixed."""
+        sample = {}
+        for each in self._inputs:
+            shape = tuple(size for size in each.shape if size is not None)
+            if len(shape) != len(each.shape):
+                return None
+            sample[each.name] = np.zeros(shape, each.dtype)
+        return sample
+
+    def cost(self, item: Item) -> float:
+        """Return how many numbers an item has."""
+        return max(1.0, float(sum(each.size for each in item.values())))
+
+    def memory_bytes(self, cost: float) -> int:
+        """Return the memory of the model and of a batch, as measured in the first batches."""
+        return int(self._idle_bytes + self._element_bytes * cost)
+
+    def preprocess(self, item: Any) -> Item:
+        """Check one input against the graph's inputs.
+
+        Raises:
+            InvalidInput: The names, the shape or the type of the input differ.
+        """
+        if isinstance(item, Image.Image):
+            if self._picture is None:
+                raise InvalidInput("the model takes no pictures; send arrays")
+            return {self._picture.input.name: self._picture.convert(item)}
+        if not isinstance(item, Mapping):
+            item = {self._inputs[0].name: item} if len(self._inputs) == 1 else {}
+        names = [each.name for each in self._inputs]
+        if sorted(item) != sorted(names):
+            raise InvalidInput(f"expected the inputs {', '.join(names)}, by name")
+        return {each.name: each.check(item[each.name]) for each in self._inputs}
+
+    def __call__(self, batch: list[Item]) -> list[dict[str, Any]]:
+        """Run the graph. Items of the same shape run together if the graph permits it."""
+        groups: dict[Any, list[int]] = {}
+        is_batched = all(each.is_batched for each in self._inputs)
+        for index, item in enumerate(batch):
+            shapes = tuple(item[each.name].shape for each in self._inputs)
+            groups.setdefault((shapes, None if is_batched else index), []).append(index)
+        outputs: dict[int, dict[str, Any]] = {}
+        for indices in groups.values():
+            found = self._run([batch[index] for index in indices])
+            outputs.update(zip(indices, found, strict=True))
+        return [outputs[index] for index in range(len(batch))]
+
+    def postprocess(self, output: dict[str, Any]) -> dict[str, object]:
+        """Return the outputs of the graph by name, or the most likely classes, best first."""
+        if not self._labels:
+            return {name: _to_json(value) for name, value in output.items()}
+        scores = np.asarray(output[self._outputs[0]], dtype=np.float64).ravel()
+        if len(scores) != len(self._labels):
+            raise InferenceFailed(
+                f"the graph returned {len(scores)} scores for {len(self._labels)} labels"
+            )
+        # Scores that are probabilities already stay as they are.
+        if scores.min() < 0 or not np.isclose(scores.sum(), 1, atol=1e-3):
+            exponentials = np.exp(scores - scores.max())
+            scores = exponentials / exponentials.sum()
+        best = scores.argsort()[::-1][:_LABEL_COUNT]
+        labels = [
+            {"label": self._labels[index], "index": index, "score": round(float(scores[index]), 6)}
+            for index in best.tolist()
+        ]
+        return {"labels": labels}
+
+    def _run(self, items: list[Item]) -> list[dict[str, Any]]:
+        feed = {name: np.stack([item[name] for item in items]) for name in items[0]}
+        found = self._measure(items, lambda: self._session.run(self._outputs, feed))
+        for name, value in zip(self._outputs, found, strict=True):
+            if len(value) != len(items):
+                raise InferenceFailed(
+                    f"the graph's output {name} has {len(value)} entries for {len(items)} inputs"
+                )
+        return [
+            {name: value[index] for name, value in zip(self._outputs, found, strict=True)}
+            for index in range(len(items))
+        ]
+
+    def _measure(self, items: list[Item], run: Callable[[], list[Any]]) -> list[Any]:
+        """Run the graph. Measure the memory of the first batches."""
+        if self._measured_count >= _MEASURED_BATCHES:
+            return run()
+        self._measured_count += 1
+        is_measured = _reset_peak()
+        before_bytes = _resident_bytes()
+        outputs = run()
+        needed_bytes = sum(each.nbytes for item in items for each in item.values())
+        needed_bytes += sum(int(getattr(each, "nbytes", 0)) for each in outputs)
+        if is_measured:
+            needed_bytes = max(needed_bytes, _peak_bytes() - before_bytes)
+        cost = sum(self.cost(item) for item in items)
+        self._element_bytes = max(self._element_bytes, needed_bytes / cost)
+        return outputs
+
+
+def _open_session(path: Path) -> Any:
+    """Read a graph.
+
+    Raises:
+        ModelUnfit: The package `onnxruntime` is not installed.
+        WeightsDamaged: The file is not an ONNX file that onnxruntime can run.
+    """
+    try:
+        import onnxruntime  # noqa: PLC0415  an extra
+    except ModuleNotFoundError:
+        raise ModelUnfit(
+            "worker.models.onnx: onnxruntime is not installed: install it with "
+            "`pip install 'loosely[onnx]'`, and name it in requirements.txt"
+        ) from None
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _WARNINGS_AND_ERRORS
+    torch = sys.modules.get("torch")
+    options.intra_op_num_threads = (
+        torch.get_num_threads() if torch else torch_threads(available_processors())
+    )
+    # The arena would keep the memory of the largest batch for ever, and would hide from the
+    # measurement how much a batch needs.
+    options.enable_cpu_mem_arena = False
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001  onnxruntime's errors have no common base class
+        text = " ".join(str(error).split())[:_SHOWN_CHARACTERS]
+        raise WeightsDamaged(f"the ONNX file cannot be read: {text}") from None
+
+
+def _read_labels(labels: str) -> list[str]:
+    if not labels.startswith("file:"):
+        return [label.strip() for label in labels.split(",") if label.strip()]
+    path = Path(labels.removeprefix("file:"))
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise ModelUnfit(f"options.labels: {path} cannot be read: {error}") from None
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _numbers(option: str, text: str, count: int) -> Array:
+    try:
+        numbers = np.array(text.split(","), np.float32)
+    except ValueError:
+        numbers = np.zeros(0, np.float32)
+    if len(numbers) not in (1, count):
+        raise ModelUnfit(
+            f"options.{option}: expected one number, or {count} separated by commas, found {text!r}"
+        )
+    return numbers
+
+
+def _to_json(value: Any) -> Any:
+    """Return an output of one item as a JSON value."""
+    if isinstance(value, Mapping):
+        # Classifiers of scikit-learn return the probability of each class.
+        return {str(key): _to_json(each) for key, each in value.items()}
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
+def _reset_peak() -> bool:
+    """Let the kernel measure this process's peak memory anew. Return whether that is possible."""
+    # Free memory that the process has kept would be used again, and would not be counted.
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def _resident_bytes() -> int:
+    """Return the memory that this process uses now; 0 if the system does not say it."""
+    return _status_bytes("VmRSS")
+
+
+def _peak_bytes() -> int:
+    """Return the most memory that this process has used since `_reset_peak`."""
+    return _status_bytes("VmHWM")
+
+
+def _status_bytes(field: str) -> int:
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return 0
+    [line] = [each for each in lines.splitlines() if each.startswith(f"{field}:")]
+    return int(line.split()[1]) * 1024
