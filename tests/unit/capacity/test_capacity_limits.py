@@ -46,8 +46,10 @@ def rounded(value: float) -> str:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
 def test_the_documentation_shows_the_limits_of_each_kind_of_job(shape: JobShape) -> None:
-    names = ("Durable Task Scheduler", "Service Bus", "blob storage")
-    names += ("gateway, processor", "gateway, open requests")
+    names = (
+        *("Durable Task Scheduler", "Service Bus", "blob storage"),
+        *("gateway, processor", "gateway, open requests"),
+    )
     limits = {limit.name: limit.jobs_per_second for limit in find_limits(shape, DEFAULT)}
     first = find_limits(shape, DEFAULT)[0]
     cells = [shape.name, *(rounded(limits[name]) for name in names), first.name]
