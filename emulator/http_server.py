@@ -7,7 +7,7 @@ two Content-Length headers, or both Content-Length and Transfer-Encoding.
 import asyncio
 from typing import ClassVar
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from emulator.program import HttpLimits
 
@@ -16,6 +16,9 @@ _TIMEOUT_RESPONSE = (
     b"content-length: 61\r\nconnection: close\r\n\r\n"
     b"RequestTimeout: the request did not arrive in the time limit\n"
 )
+
+# A function may return any status of three digits, but uvicorn has only the lines below 600.
+STATUS_LINE.update({status: b"HTTP/1.1 %d \r\n" % status for status in range(600, 1000)})
 
 
 class HttpProtocol(HttpToolsProtocol):

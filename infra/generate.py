@@ -103,7 +103,8 @@ def make_bicep_document(catalogue: Catalogue) -> dict[str, Any]:
         ],
         "models": [
             {
-                "name": model.name,
+                "name": model.resource_name,
+                "model": model.name,
                 "device": "gpu" if model.uses_gpu else "cpu",
                 "graceSeconds": compute_grace_seconds(model),
                 "minWorkers": model.min_workers,

@@ -83,9 +83,9 @@ def make_deployment(model: ModelEntry, grace_seconds: int) -> dict[str, Any]:
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": {"name": f"worker-{model.name}", "labels": labels},
+        "metadata": {"name": f"worker-{model.resource_name}", "labels": labels},
         "spec": {
-            "selector": {"matchLabels": {"app.kubernetes.io/instance": model.name}},
+            "selector": {"matchLabels": {"app.kubernetes.io/instance": model.resource_name}},
             # Stop the old worker first, because there may be no second GPU for a new worker.
             "strategy": {
                 "type": "RollingUpdate",
@@ -111,7 +111,7 @@ def make_deployment(model: ModelEntry, grace_seconds: int) -> dict[str, Any]:
 def _make_labels(model: ModelEntry) -> dict[str, str]:
     return {
         "app.kubernetes.io/name": "worker",
-        "app.kubernetes.io/instance": model.name,
+        "app.kubernetes.io/instance": model.resource_name,
         "app.kubernetes.io/part-of": "loosely",
         "loosely.dev/device": "gpu" if model.uses_gpu else "cpu",
     }
@@ -126,7 +126,7 @@ def make_container(model: ModelEntry, grace_seconds: int) -> dict[str, Any]:
     if not model.uses_gpu:
         resources = {"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}}
     return {
-        "name": model.name,
+        "name": model.resource_name,
         "image": "IMAGE",
         "imagePullPolicy": "IfNotPresent",
         "envFrom": [{"configMapRef": {"name": "worker"}}],
@@ -173,9 +173,9 @@ def make_scaled_object(model: ModelEntry, queues: list[dict[str, Any]]) -> dict[
     return {
         "apiVersion": "keda.sh/v1alpha1",
         "kind": "ScaledObject",
-        "metadata": {"name": f"worker-{model.name}", "labels": _make_labels(model)},
+        "metadata": {"name": f"worker-{model.resource_name}", "labels": _make_labels(model)},
         "spec": {
-            "scaleTargetRef": {"name": f"worker-{model.name}"},
+            "scaleTargetRef": {"name": f"worker-{model.resource_name}"},
             "pollingInterval": 15,
             "cooldownPeriod": 300,
             "minReplicaCount": model.min_workers,
@@ -236,9 +236,9 @@ def make_disruption_budget(model: ModelEntry) -> dict[str, Any]:
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
-        "metadata": {"name": f"worker-{model.name}"},
+        "metadata": {"name": f"worker-{model.resource_name}"},
         "spec": {
             "maxUnavailable": 1,
-            "selector": {"matchLabels": {"app.kubernetes.io/instance": model.name}},
+            "selector": {"matchLabels": {"app.kubernetes.io/instance": model.resource_name}},
         },
     }

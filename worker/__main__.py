@@ -379,7 +379,8 @@ def _catalogue(settings: WorkerSettings) -> Catalogue:
 
 def _models(settings: WorkerSettings, catalogue: Catalogue) -> list[ModelEntry]:
     try:
-        models = [catalogue.model(name) for name in settings.models or catalogue]
+        # Two names may stand for the same version, such as NAME and NAME:1.
+        models = list({catalogue.model(name): None for name in settings.models or catalogue})
     except ContractError as error:
         raise SettingsError(str(error)) from None
     least = settings.lock_seconds

@@ -4,6 +4,9 @@ The command prints one JSON object per line. The first object describes the load
 object contains the result. Each later object contains the time and the memory of a batch, for the
 batch sizes 1, 2, 4 … `max_batch_size`.
 
+With `--results`, the command runs the model on each of several files, and measures only the batch
+size 1. An input that the model refuses, or for which it fails, does not end the command.
+
 With `--load N`, the model is measured as in a worker, while N callers each have one job in flight
 (`worker.check_load`). Then the later objects contain latency, throughput and memory of each batch
 size up to N, and the last object contains the suggested lines of the catalogue entry.
@@ -23,7 +26,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -124,10 +127,51 @@ def check(
         WorkerError: The model cannot be loaded, or the input or the result cannot be used.
         Exception: Any error that the model's own code raises.
     """
+    loaded, line = _load(model, loader)
+    yield line
+    item, line = _run_input(loaded, sample)
+    yield line
+    if caller_count:
+        yield from _measure_load(model, sample, loaded, item, memory, caller_count)
+        return
+    for size in _sizes(model.max_batch_size):
+        yield _batch(loaded, [item] * size)
+
+
+def check_results(
+    model: ModelEntry, samples: Sequence[ModelInput], loader: ModelLoader
+) -> Iterator[Line]:
+    """Load a model, run it on each input, and yield the JSON objects that `--results` prints.
+
+    Raises:
+        WorkerError: The model cannot be loaded.
+        Exception: Any error that the model's own code raises while it is loaded.
+    """
+    loaded, line = _load(model, loader)
+    yield line
+    first: Any = None
+    for sample in samples:
+        try:
+            item, line = _run_input(loaded, sample)
+        except WorkerError as error:
+            yield {"event": "refused", "code": error.code, "detail": str(error)}
+            continue
+        except Exception as error:  # noqa: BLE001  a model's code may raise anything
+            traceback.print_exception(error)
+            detail = f"{model.implementation} raised {type(error).__name__}"
+            yield {"event": "refused", "code": "inference-failed", "detail": detail}
+            continue
+        first = item if first is None else first
+        yield line
+    if first is not None:
+        yield _batch(loaded, [first])
+
+
+def _load(model: ModelEntry, loader: ModelLoader) -> tuple[LoadedModel, Line]:
     begun = time.perf_counter()
     loaded = loader.load(model)
     run_sample(model, loaded)
-    yield {
+    return loaded, {
         "event": "loaded",
         "model": model.name,
         "accepts": loaded.accepts,
@@ -135,23 +179,23 @@ def check(
         "resident_bytes": _resident_bytes(loaded),
         "process_bytes": _process_bytes(),
     }
+
+
+def _run_input(loaded: LoadedModel, sample: ModelInput) -> tuple[Any, Line]:
+    """Run a model on one input, and return the prepared input and the line about the result."""
     begun = time.perf_counter()
     item = loaded.prepare(sample.data, sample.media_type)
     prepared = time.perf_counter()
     (output,) = _run(loaded, [item])
     finishing = time.perf_counter()
     result = loaded.finish(output)
-    yield {
+    return item, {
         "event": "result",
         "prepare_ms": _ms(prepared - begun),
+        "run_ms": _ms(finishing - prepared),
         "finish_ms": _ms(time.perf_counter() - finishing),
         **_shown(result),
     }
-    if caller_count:
-        yield from _measure_load(model, sample, loaded, item, memory, caller_count)
-        return
-    for size in _sizes(model.max_batch_size):
-        yield _batch(loaded, [item] * size)
 
 
 def _measure_load(  # noqa: PLR0913, PLR0917 - what the measurement needs
@@ -327,11 +371,15 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
     )
     parser.add_argument("name", help="the model's name in the catalogue")
     parser.add_argument("file", type=Path, help="a file with the bytes of one input")
+    parser.add_argument("others", type=Path, nargs="*", help="with --results: further files")
+    parser.add_argument("--results", action="store_true", help="run the model on each file")
     parser.add_argument("--type", help="the input's media type; guessed from the bytes by default")
     parser.add_argument(
         "--load", type=int, default=0, metavar="N", help="measure with N jobs in flight"
     )
     parsed = parser.parse_args(arguments)
+    if parsed.others and not parsed.results:
+        parser.error("several files need --results")
     try:
         settings = CheckSettings.from_env(environ)
         model = Catalogue.load(settings.catalogue).model(parsed.name)
@@ -340,7 +388,12 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
         if parsed.load:
             prefer_device_thread(os.environ)
         loader = ModelLoader(make_weights_store(settings), settings.torch_threads)
-        for line in check(model, sample, loader, settings.memory, parsed.load):
+        others = [_sample(model, path, parsed.type) for path in parsed.others]
+        if parsed.results:
+            found = check_results(model, [sample, *others], loader)
+        else:
+            found = check(model, sample, loader, settings.memory, parsed.load)
+        for line in found:
             _print(line, output)
     except (ContractError, SettingsError) as error:
         sys.stderr.write(f"{error}\n")

@@ -56,7 +56,7 @@ class AdminApplication:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond to one HTTP request."""
         method, path = scope["method"], scope["path"].rstrip("/").lower()
-        if method == "GET" and not path:
+        if not path:
             headers = [(b"content-type", b"text/html"), (b"content-length", b"%d" % len(_PAGE))]
             await respond(send, 200, headers, _PAGE)
         elif method == "GET" and path == "/admin/host/status":

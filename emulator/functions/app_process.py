@@ -468,5 +468,5 @@ class Invoker:
             ) from None
         head = answer[0]
         if head[1] == "error":
-            raise FunctionFailure(str(head[2]), str(head[3]))
+            raise FunctionFailure(str(head[2]), str(head[3]), str(head[4]))
         return answer

@@ -3,6 +3,7 @@
 In the bindings, each %NAME% reference is replaced by the value of an app setting.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from emulator.functions.routes import Route, RouteError, RouteTable
 from emulator.functions.settings import HostFile, ServiceBusOptions, resolve
 from emulator.program import SettingError
 
+_log = logging.getLogger("functions.host")
 _CORE_BINDINGS = frozenset({"http", "httpTrigger", "timerTrigger", "warmupTrigger"})
 _DURABLE_BINDINGS = frozenset({"activityTrigger", "durableClient", "orchestrationTrigger"})
 _BUNDLE_BINDINGS = _DURABLE_BINDINGS | {"serviceBusTrigger"}
@@ -52,10 +54,16 @@ def build_catalogue(
 ) -> FunctionCatalogue:
     """Group the functions of an app by trigger type.
 
-    Raises AppLoadError if the host does not support a binding or a route, or if an app setting that
-    a binding needs is missing.
+    A function is in error if the host does not support one of its bindings, or if its route has the
+    same template and method as a function before it. As in Azure, such a function is left out, and
+    an error is logged.
+
+    Raises AppLoadError if all functions are in error, if a route is invalid, or if an app setting
+    that a binding needs is missing.
     """
     routes: list[Route] = []
+    accepted = _accept_functions(functions, host_file, settings)
+    functions = [function for function in functions if function["name"] in accepted]
     catalogue = FunctionCatalogue(
         functions=functions,
         routes=RouteTable([]),
@@ -68,7 +76,6 @@ def build_catalogue(
     )
     for function in functions:
         name = function["name"]
-        _check_bindings(function, host_file)
         if _is_disabled(name, settings):
             continue
         trigger = _trigger(function, settings)
@@ -89,22 +96,70 @@ def build_catalogue(
     return catalogue
 
 
-def _check_bindings(function: dict[str, Any], host_file: HostFile) -> None:
-    name = function["name"]
+def _accept_functions(
+    functions: list[dict[str, Any]], host_file: HostFile, settings: Mapping[str, str]
+) -> set[str]:
+    """Return the names of the functions that are not in error, and log the errors of the others.
+
+    Raises AppLoadError if all functions are in error.
+    """
+    accepted: set[str] = set()
+    problems: list[str] = []
+    served: list[tuple[str, frozenset[str], str]] = []
+    for function in sorted(functions, key=lambda function: str(function["name"]).upper()):
+        name = function["name"]
+        problem = _find_unsupported(function, host_file)
+        if problem is None and not _is_disabled(name, settings):
+            problem = _find_conflict(function, served)
+        if problem is None:
+            accepted.add(name)
+        else:
+            problems.append(f"The '{name}' function is in error: {problem}")
+    if problems and not accepted:
+        raise AppLoadError(" ".join(problems))
+    for text in problems:
+        _log.error("%s", text)
+    return accepted
+
+
+def _find_unsupported(function: dict[str, Any], host_file: HostFile) -> str | None:
+    """Return why the host does not support a binding of a function, or None if it does."""
     for binding in function["bindings"]:
         kind = binding["type"]
         if kind in _BUNDLE_BINDINGS:
             if not host_file.has_extension_bundle:
-                raise AppLoadError(
-                    f"The '{name}' function is in error: The binding type(s) '{kind}' are not "
-                    "registered. Please ensure the type is correct and the binding extension is "
-                    "installed (host.json has no extensionBundle)."
+                return (
+                    f"The binding type(s) '{kind}' are not registered. Please ensure the type is "
+                    "correct and the binding extension is installed (host.json has no "
+                    "extensionBundle)."
                 )
         elif kind not in _CORE_BINDINGS:
-            raise AppLoadError(
-                f"cannot load the {name} function: this host does not support bindings of type "
-                f"'{kind}'"
-            )
+            return f"this host does not support bindings of type '{kind}'"
+    return None
+
+
+def _find_conflict(
+    function: dict[str, Any], served: list[tuple[str, frozenset[str], str]]
+) -> str | None:
+    """Return why the route of a function conflicts with a function in `served`, or None.
+
+    If there is no conflict, add the function's template, methods and name to `served`.
+    """
+    trigger = next((b for b in function["bindings"] if b["type"] == "httpTrigger"), None)
+    if trigger is None:
+        return None
+    template = str(trigger.get("route") or function["name"]).strip("/").lower()
+    methods = _methods(trigger)
+    for other_template, other_methods, other in served:
+        overlap = not methods or not other_methods or methods & other_methods
+        if other_template == template and overlap:
+            return f"The route specified conflicts with the route defined by function '{other}'."
+    served.append((template, methods, function["name"]))
+    return None
+
+
+def _methods(trigger: dict[str, Any]) -> frozenset[str]:
+    return frozenset(method.upper() for method in trigger.get("methods") or ())
 
 
 def _trigger(function: dict[str, Any], settings: Mapping[str, str]) -> dict[str, Any]:
@@ -125,9 +180,8 @@ def _route(name: str, trigger: dict[str, Any], prefix: str) -> Route:
             f"cannot load the {name} function: The specified route conflicts with one or more "
             "built in routes."
         )
-    methods = frozenset(method.upper() for method in trigger.get("methods") or ())
     try:
-        return Route(template, name, methods)
+        return Route(template, name, _methods(trigger))
     except RouteError as error:
         raise AppLoadError(f"cannot load the {name} function: {error}") from error
 

@@ -25,13 +25,15 @@ class AppLoadError(StartError):
 class FunctionFailure(Exception):
     """A function of the app raised an exception.
 
-    As in Azure, the text of this error is `TypeName: message`.
+    As in Azure, the text of this error is `TypeName: message`. `stack` is the traceback without the
+    exception, and may be empty.
     """
 
-    def __init__(self, type_name: str, message: str) -> None:
+    def __init__(self, type_name: str, message: str, stack: str = "") -> None:
         super().__init__(f"{type_name}: {message}")
         self.type_name = type_name
         self.message = message
+        self.stack = stack
 
 
 class AppUnavailable(Exception):

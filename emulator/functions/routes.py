@@ -4,16 +4,21 @@ products/{category:alpha}/{id:int?}      literals, constraints, optional paramet
 products/{category=all}                  default values
 files/{name}.{ext}                       several parameters in one segment
 {*path}                                  the remaining path, including slashes
+
+No template takes precedence: as in Azure's host, the functions are tried by name, and the first
+template that matches serves the request.
 """
 
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
+from urllib.parse import unquote
 from uuid import UUID
 
 _PARAMETER = re.compile(r"\{(\*{0,2})([A-Za-z_]\w*)((?:[:=](?:[^{}]|\{\{?[^{}]*\}\}?)*|\?)?)\}")
 _CONSTRAINT = re.compile(r"(\w+)(?:\((.*)\))?", re.DOTALL)
+_SLASH = re.compile("%(2[Ff])")
 _INT_BITS = 31
 _LONG_BITS = 63
 
@@ -38,19 +43,17 @@ class Route:
     _pattern: re.Pattern[str] = field(init=False, repr=False)
     _checks: tuple[tuple[str, tuple[Check, ...]], ...] = field(init=False, repr=False)
     _defaults: dict[str, str] = field(init=False, repr=False)
-    precedence: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         compiled = _Compiler(self.template)
         object.__setattr__(self, "_pattern", compiled.pattern())
         object.__setattr__(self, "_checks", tuple(compiled.checks.items()))
         object.__setattr__(self, "_defaults", compiled.defaults)
-        object.__setattr__(self, "precedence", tuple(compiled.precedence))
 
     def match(self, path: str) -> dict[str, str] | None:
         """Return the route values of a path, or None if the path does not match the template.
 
-        `path` is percent-decoded and does not have a leading slash.
+        `path` is percent-decoded, except for `%2F`, and does not have a leading slash.
         """
         found = self._pattern.fullmatch(path)
         if found is None:
@@ -63,26 +66,25 @@ class Route:
 
 
 class RouteTable:
-    """All routes of an app, sorted by precedence: the most specific route is tried first.
-
-    For example, a literal segment is more specific than a parameter.
-    """
+    """All routes of an app, sorted by the names of their functions, ignoring case."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self.routes: list[Route] = []
         self.extend(routes)
 
     def extend(self, routes: Iterable[Route]) -> None:
-        """Add routes, and sort all routes by their precedence."""
-        self.routes = sorted([*self.routes, *routes], key=lambda route: route.precedence)
+        """Add routes, and sort all routes by the names of their functions."""
+        self.routes = sorted([*self.routes, *routes], key=lambda route: route.function.upper())
 
     def find(self, method: str, path: str) -> tuple[str, dict[str, str]] | None:
         """Return the name of the function that serves a request, and the route values.
 
-        Return None if no route serves the path and the method. As in Azure, the response then has
-        status 404, even if only the method is wrong.
+        `path` is the path as the client sent it. Return None if no route serves the path and the
+        method. As in Azure, the response then has status 404, even if only the method is wrong.
         """
-        relative = path.strip("/")
+        relative = decode_path(path)
+        if relative is None:
+            return None
         for route in self.routes:
             if route.methods and method not in route.methods:
                 continue
@@ -92,13 +94,29 @@ class RouteTable:
         return None
 
 
+def decode_path(path: str) -> str | None:
+    """Return a path as templates match it, without the slashes at its start and end.
+
+    Segments `.` and `..` are resolved. Escapes are decoded, except for an escaped slash. Return
+    None if a segment is empty, because no route serves such a path.
+    """
+    segments: list[str] = []
+    for segment in path.removeprefix("/").removesuffix("/").split("/"):
+        if segment == "..":
+            segments[-1:] = []
+        elif segment != ".":
+            segments.append(segment)
+    if "" in segments and segments != [""]:
+        return None
+    return unquote(_SLASH.sub(r"%25\1", "/".join(segments)))
+
+
 class _Compiler:
     """Compiles a route template to a regular expression, constraints, defaults and precedence."""
 
     def __init__(self, template: str) -> None:
         self.checks: dict[str, tuple[Check, ...]] = {}
         self.defaults: dict[str, str] = {}
-        self.precedence: list[int] = []
         self._template = template
         self._names: set[str] = set()
 
@@ -113,7 +131,7 @@ class _Compiler:
         whole = _PARAMETER.fullmatch(segment)
         if whole is not None:
             return self._whole_parameter(whole, separator)
-        text, end, parameters = "", 0, 0
+        text, end = "", 0
         for match in _PARAMETER.finditer(segment):
             text += self._literal(segment[end : match.start()])
             if match[1]:
@@ -122,20 +140,16 @@ class _Compiler:
                     "segment"
                 )
             name, _optional = self._declare(match)
-            text += f"(?P<{name}>[^/]+?)"
+            # A greedy parameter: the text is split at the last separator.
+            text += f"(?P<{name}>[^/]+)"
             end = match.end()
-            parameters += 1
         text += self._literal(segment[end:])
-        self.precedence.append(2 if parameters else 1)
         return separator + text
 
     def _whole_parameter(self, match: re.Match[str], separator: str) -> str:
         name, optional = self._declare(match)
-        constrained = bool(self.checks.get(name))
         if match[1]:
-            self.precedence.append(4 if constrained else 5)
             return f"(?:{separator}(?P<{name}>.*))?" if separator else f"(?P<{name}>.*)"
-        self.precedence.append(2 if constrained else 3)
         if optional:
             return f"(?:{separator}(?P<{name}>[^/]+))?"
         return f"{separator}(?P<{name}>[^/]+)"

@@ -38,12 +38,16 @@ class DurableOptions:
     """The settings in `extensions.durableTask` of host.json.
 
     `hub_name` is the name of the task hub. At most `max_activities` activities and
-    `max_orchestrators` orchestrators run at the same time.
+    `max_orchestrators` orchestrators run at the same time. An instance that is started without a
+    version gets `default_version`. If `replaces_unfinished` is true, the start of an instance
+    terminates an unfinished instance with the same id; otherwise the start is refused.
     """
 
     hub_name: str = "TestHubName"
     max_activities: int = _AT_ONCE
     max_orchestrators: int = _AT_ONCE
+    default_version: str | None = None
+    replaces_unfinished: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,11 @@ def parse_host_file(document: Any) -> HostFile:
             max_orchestrators=max(
                 1, _integer(durable, "maxConcurrentOrchestratorFunctions", _AT_ONCE)
             ),
+            default_version=_text(durable, "defaultVersion", "") or None,
+            replaces_unfinished=_text(
+                durable, "overridableExistingInstanceStates", "NonRunningStates"
+            ).lower()
+            == "anystate",
         ),
         service_bus=ServiceBusOptions(
             max_concurrent_calls=max(1, _integer(bus, "maxConcurrentCalls", 16)),

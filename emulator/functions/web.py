@@ -6,6 +6,7 @@ from urllib.parse import parse_qsl
 
 from emulator.functions.app_process import Invoker
 from emulator.functions.asgi import (
+    MAX_BODY_BYTES,
     Application,
     BodyTooLarge,
     ClientGone,
@@ -29,6 +30,8 @@ _CONNECTION_HEADERS = frozenset({b"connection", b"content-length", b"keep-alive"
     b"upgrade",
 }
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+# A body would be read as the next response, except for 205, whose body Azure's host drops.
+_WITHOUT_BODY = {204, 205, 304, *range(100, 200)}
 _HOST = re.compile(rb"[\w.~%!$&'()*+,;=:\[\]-]*")
 _FORBIDDEN_IN_VALUE = re.compile(rb"[\r\n\0]")
 
@@ -66,7 +69,7 @@ class WebApplication:
         if path.startswith(_OWN_PATHS) and path.split("/", 2)[1] in ("admin", "runtime"):
             await self._serve_host_path(path, scope, receive, send)
             return
-        found = self._routes.find(scope["method"], path)
+        found = self._routes.find(scope["method"], scope["raw_path"].decode("latin-1"))
         if found is not None:
             await self._invoke_within_limit(found, scope, receive, send)
         elif path == "/":
@@ -104,7 +107,10 @@ class WebApplication:
         try:
             body = await read_body(scope, receive)
         except BodyTooLarge:
-            await respond_empty(send, 413)
+            _log.error(
+                "Request body too large. The max request body size is %d bytes.", MAX_BODY_BYTES
+            )
+            await respond_empty(send, 500)
             return
         except ClientGone:
             return
@@ -121,7 +127,8 @@ class WebApplication:
             _log.warning("Functions.%s did not respond: %s", name, gone)
             await respond_empty(send, 503 if gone.not_started else 502)
             return
-        headers = _response_headers(result.status, result.headers, result.body)
+        payload = b"" if result.status in _WITHOUT_BODY else result.body
+        headers = _response_headers(result.status, result.headers, payload)
         if headers is None:
             _log.error(
                 "Functions.%s returned a header or a status that HTTP does not allow; the client "
@@ -130,7 +137,7 @@ class WebApplication:
             )
             await respond_empty(send, 500)
             return
-        await respond(send, result.status, headers, result.body)
+        await respond(send, result.status, headers, payload)
 
 
 def _has_host(scope: Scope) -> bool:
@@ -162,7 +169,7 @@ def _request_fields(scope: Scope, route: dict[str, str]) -> tuple[list[object], 
     if query_string:
         text = query_string.decode("latin-1")
         target = f"{target}?{text}"
-        for name, value in parse_qsl(text, keep_blank_values=True):
+        for name, value in parse_qsl(text):  # as in Azure's host, without empty values
             query[name] = f"{query[name]},{value}" if name in query else value
     host = headers.get("host") or "localhost"
     parent = headers.get("traceparent")
@@ -177,7 +184,7 @@ def _response_headers(status: int, headers: list[list[str]], body: bytes) -> Hea
     Headers that describe the connection are omitted, and Content-Length is added. Return None if
     HTTP does not allow the status or a header.
     """
-    if not 200 <= status <= 999:
+    if not 100 <= status <= 999 or status == 101:
         return None
     result: Headers = []
     declared_bytes: bytes | None = None
@@ -192,7 +199,7 @@ def _response_headers(status: int, headers: list[list[str]], body: bytes) -> Hea
             declared_bytes = raw_value
         if raw_name not in _CONNECTION_HEADERS:
             result.append((raw_name, raw_value))
-    if status in (204, 304):
+    if status < 200 or status in (204, 304):
         return result
     # In the response to HEAD, Content-Length is the length that the body would have.
     length = declared_bytes if not body and declared_bytes is not None else b"%d" % len(body)

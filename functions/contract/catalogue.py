@@ -5,11 +5,12 @@
 
 import argparse
 import difflib
+import hashlib
 import json
 import re
 import sys
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
@@ -32,6 +33,23 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _MEDIA_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}")
+_VERSION = re.compile(r"[1-9][0-9]{0,5}")
+
+FIRST_VERSION: Final = "1"
+"""The version of a model that its own table describes, as in `[classifier]`."""
+
+# What callers see of a model is the same for all its versions, because they do not know in advance
+# which version runs their job.
+_SHARED_KEYS: Final = frozenset(
+    {"task", "media_types", "result_media_type", "reports_progress", "parameters"}
+    | {"max_input_bytes", "max_upload_bytes", "max_pixels"}
+    | {"deadline_seconds", "max_deadline_seconds", "versions", "fallback"}
+)
+# A version with another value of the key on the left does not inherit the keys on the right.
+_DEPENDENT_KEYS: Final = {
+    "implementation": frozenset({"weights", "weights_sha256", "options", "memory_bytes"}),
+    "weights": frozenset({"weights_sha256"}),
+}
 
 Option = str | int | float | bool
 """The value of one entry of a model's `options` in the catalogue."""
@@ -39,10 +57,12 @@ Option = str | int | float | bool
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """A model in the catalogue. Only the first three keys of an entry are required.
+    """A model in the catalogue, or one of its versions. Only the first three keys are required.
 
     Attributes:
-        name: The model's name. In `models.toml`, it is the name of the entry's TOML table.
+        name: The model's name. In `models.toml`, it is the name of the entry's TOML table. The
+            version 2 of `classifier` has the name `classifier:2`, and the version 1 the name
+            `classifier`.
         implementation: The worker's module that defines the class `Infer`.
         description: A sentence for callers.
         media_types: The media types of inputs that the model accepts.
@@ -71,6 +91,10 @@ class ModelEntry:
         result_media_type: The media type of the model's results.
         parameters: What callers may send as the job's parameters: a JSON Schema for each name.
             Pages show a form for them. Empty if the model does not declare its parameters.
+        versions: The percentage of new jobs for each version of the model; empty if the model has
+            only one version. All versions of a model have the same value.
+        fallback: The version that gets the jobs of a version without a worker; empty if these jobs
+            wait. All versions of a model have the same value.
         min_workers: How many workers of the model run at least, also without jobs.
         warm: The periods in which `warm_workers` workers run at least, in the form of
             `contract.warm`.
@@ -104,6 +128,58 @@ class ModelEntry:
     min_workers: int = 0
     warm: tuple[str, ...] = ()
     warm_workers: int = 0
+    # Not in the repr, by which workers find the measured memory of a model: the memory does not
+    # depend on the percentages.
+    versions: Mapping[str, int] = field(default_factory=dict, hash=False, repr=False)
+    fallback: str = field(default="", repr=False)
+
+    @property
+    def version(self) -> str:
+        """The version that this entry describes."""
+        return split_name(self.name)[1]
+
+    @property
+    def model_name(self) -> str:
+        """The name of the model without the version."""
+        return split_name(self.name)[0]
+
+    @property
+    def resource_name(self) -> str:
+        """The name for queues, Kubernetes objects and Azure resources, such as `classifier-v2`."""
+        return self.name.replace(":", "-v")
+
+    @property
+    def job_percent(self) -> int:
+        """How many of 100 new jobs of the model this version gets, if callers name no version."""
+        return self.versions.get(self.version, 0) if self.versions else 100
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Return the model and the version that a name stands for: `classifier:2` or `classifier`."""
+    model, _, version = name.partition(":")
+    return model, version or FIRST_VERSION
+
+
+def join_name(model: str, version: str) -> str:
+    """Return the name of a version of a model, as `ModelEntry.name` describes it."""
+    return model if version == FIRST_VERSION else f"{model}:{version}"
+
+
+def choose_version(percentages: Mapping[str, int], job_id: str) -> str:
+    """Return the version that runs a new job.
+
+    The same id and the same percentages always give the same version.
+
+    Args:
+        percentages: The percentage of jobs for each version. The sum is 100.
+        job_id: The id of the job.
+    """
+    point = int.from_bytes(hashlib.sha256(job_id.encode()).digest()[:8], "big") % 100
+    for version, percent in percentages.items():
+        if point < percent:
+            return version
+        point -= percent
+    raise ValueError("the percentages must add up to 100")
 
 
 _DEFAULT_MAX_PIXELS: Final = 50_000_000
@@ -122,7 +198,8 @@ class Catalogue(Mapping[str, ModelEntry]):
             tables = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise CatalogueError(f"cannot read the catalogue {path}: {error}") from None
-        catalogue = cls({name: _read_model(name, table) for name, table in tables.items()})
+        entries = [entry for name, table in tables.items() for entry in _read_versions(name, table)]
+        catalogue = cls({entry.name: entry for entry in entries})
         if not catalogue:
             raise CatalogueError(
                 f"the catalogue {path} has no models: add at least one table [NAME]"
@@ -136,17 +213,40 @@ class Catalogue(Mapping[str, ModelEntry]):
                 f"the queue {min(taken)} is already another model's low-priority queue: "
                 "choose another queue"
             )
+        resources = [model.resource_name for model in catalogue.values()]
+        if len(set(resources)) < len(resources):
+            twice = next(each for each in resources if resources.count(each) > 1)
+            raise CatalogueError(
+                f"{twice}: a version of another model uses this name in a deployment; choose "
+                "another name for the model"
+            )
         return catalogue
 
     def model(self, name: str) -> ModelEntry:
-        """Return the model with this name.
+        """Return the model or the version with this name. `NAME` and `NAME:1` are the same entry.
 
         Raises UnknownModel if the catalogue has no such model. The error's text suggests similar
         names.
         """
-        if name not in self._models:
+        found = self._models.get(name.removesuffix(f":{FIRST_VERSION}"))
+        if found is None:
             raise UnknownModel(name, tuple(difflib.get_close_matches(name, self._models, n=2)))
-        return self._models[name]
+        return found
+
+    def versions(self, model: ModelEntry) -> dict[str, ModelEntry]:
+        """Return all versions of a model, by version. `model` is any version of the model."""
+        names = {version: join_name(model.model_name, version) for version in model.versions}
+        return {version: self._models[name] for version, name in names.items()} or {
+            model.version: model
+        }
+
+    def matching(self, name: str) -> tuple[ModelEntry, ...]:
+        """Return the versions for which a name stands: one for `NAME:VERSION`, all for `NAME`.
+
+        Raises UnknownModel.
+        """
+        found = self.model(name)
+        return (found,) if ":" in name else tuple(self.versions(found).values())
 
     def __getitem__(self, name: str) -> ModelEntry:
         return self._models[name]
@@ -158,9 +258,73 @@ class Catalogue(Mapping[str, ModelEntry]):
         return len(self._models)
 
 
-def _read_model(name: str, table: object) -> ModelEntry:
+def _read_versions(name: str, table: object) -> list[ModelEntry]:
+    """Read a model's table and the tables of its versions, such as `[classifier."2"]`."""
     if not isinstance(table, dict):
         raise CatalogueError(f"{name}: expected a table; begin it with [{name}]")
+    if ":" in name:
+        raise CatalogueError(f"{name}.name: expected only lower-case letters, digits and dashes")
+    own = {key: value for key, value in table.items() if not _VERSION.fullmatch(key)}
+    others = {key: value for key, value in table.items() if key not in own}
+    if FIRST_VERSION in others:
+        raise CatalogueError(
+            f'{name}."{FIRST_VERSION}": version {FIRST_VERSION} is the table [{name}] itself; move '
+            "the keys there"
+        )
+    first = _read_model(name, own)
+    known = sorted([FIRST_VERSION, *others], key=int)
+    percentages = {version: first.versions.get(version, 0) for version in known}
+    for version in [*first.versions, *([first.fallback] if first.fallback else [])]:
+        if version not in known:
+            raise CatalogueError(
+                f'{name}: version {version} does not exist; add a table [{name}."{version}"], or '
+                "remove the version from versions and fallback"
+            )
+    if first.fallback and not others:
+        raise CatalogueError(f"{name}.fallback: the model has only one version; remove the key")
+    if not first.versions:
+        percentages[FIRST_VERSION] = 100
+    entries = [
+        first,
+        *(_read_version(first, own, version, given) for version, given in others.items()),
+    ]
+    if not others:
+        return entries
+    return [_keep_worker(replace(entry, versions=percentages)) for entry in entries]
+
+
+def _keep_worker(model: ModelEntry) -> ModelEntry:
+    """Return the entry with at least one worker if its jobs may fall back.
+
+    Otherwise all jobs would fall back, so that no job would start the first worker.
+    """
+    if model.fallback in {"", model.version} or not model.job_percent:
+        return model
+    count = max(model.min_workers, 1)
+    warm_count = max(model.warm_workers, count + 1) if model.warm else 0
+    return replace(model, min_workers=count, warm_workers=warm_count)
+
+
+def _read_version(
+    first: ModelEntry, inherited: Mapping[str, Any], version: str, table: object
+) -> ModelEntry:
+    name = join_name(first.name, version)
+    if not isinstance(table, dict):
+        raise CatalogueError(
+            f'{first.name}."{version}": expected a table; begin it with [{first.name}."{version}"]'
+        )
+    for key in table:
+        if key in _SHARED_KEYS:
+            raise CatalogueError(
+                f"{name}.{key}: all versions of a model have the same {key}; set it in "
+                f"[{first.name}], or make this version a model of its own"
+            )
+    dropped = {"queue"}.union(*(_DEPENDENT_KEYS.get(key, ()) for key in table))
+    kept = {key: value for key, value in inherited.items() if key not in dropped}
+    return _read_model(name, {**kept, **table})
+
+
+def _read_model(name: str, table: Mapping[str, Any]) -> ModelEntry:
     known = {each.name: each for each in fields(ModelEntry) if each.name != "name"}
     for key in table:
         if key not in known:
@@ -184,7 +348,7 @@ def _add_defaults(model: ModelEntry, given: Mapping[str, Any]) -> ModelEntry:
     """
     are_images = all(media_type.startswith("image/") for media_type in model.media_types)
     defaults: dict[str, Any] = {
-        "queue": model.name,
+        "queue": model.resource_name,
         "max_upload_bytes": model.max_input_bytes,
         "max_pixels": _DEFAULT_MAX_PIXELS if are_images else 0,
         # A deadline that is longer than the default limit raises the limit.
@@ -194,16 +358,8 @@ def _add_defaults(model: ModelEntry, given: Mapping[str, Any]) -> ModelEntry:
     return replace(model, **{key: value for key, value in defaults.items() if key not in given})
 
 
-_READERS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
-    "parameters": read_schemas,
-    "warm": read_periods,
-}
-
-
 def _read_value(name: str, key: str, value: Any) -> Any:
     expected = {each.name: each.type for each in fields(ModelEntry)}[key]
-    if key == "options":
-        return _read_options(name, value)
     if (read := _READERS.get(key)) is not None:
         return read(f"{name}.{key}", value)
     if expected is str and isinstance(value, str) and value:
@@ -220,27 +376,46 @@ def _read_value(name: str, key: str, value: Any) -> Any:
     raise CatalogueError(f"{name}.{key}: expected {wanted}, found {value!r:.100}")
 
 
-def _read_options(name: str, value: Any) -> Mapping[str, Option]:
-    if not isinstance(value, dict):
+def _read_percentages(path: str, value: Any) -> Mapping[str, int]:
+    are_numbers = isinstance(value, dict) and all(
+        isinstance(percent, int) and not isinstance(percent, bool) and percent >= 0
+        for percent in value.values()
+    )
+    if not are_numbers:
         raise CatalogueError(
-            f'{name}.options: expected a table, for example {{architecture = "…"}}'
+            f'{path}: expected the percentage of each version, for example {{"1" = 95, "2" = 5}}'
         )
+    if (total := sum(value.values())) != 100:
+        raise CatalogueError(f"{path}: the percentages add up to {total}, not to 100")
+    return MappingProxyType(value)
+
+
+def _read_options(path: str, value: Any) -> Mapping[str, Option]:
+    if not isinstance(value, dict):
+        raise CatalogueError(f'{path}: expected a table, for example {{architecture = "…"}}')
     for key, option in value.items():
         if not key.isidentifier() or key == "weights":
             raise CatalogueError(
-                f"{name}.options.{key}: the name must be a Python identifier, and not weights"
+                f"{path}.{key}: the name must be a Python identifier, and not weights"
             )
         if not isinstance(option, str | int | float | bool):
             raise CatalogueError(
-                f"{name}.options.{key}: expected a string, a number, true or false, "
-                f"found {option!r:.100}"
+                f"{path}.{key}: expected a string, a number, true or false, found {option!r:.100}"
             )
     return MappingProxyType(value)
 
 
+_READERS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
+    "options": _read_options,
+    "parameters": read_schemas,
+    "versions": _read_percentages,
+    "warm": read_periods,
+}
+
+
 def _check_limits(model: ModelEntry) -> None:
-    for key in ("name", "queue"):
-        if not _NAME.fullmatch(getattr(model, key)):
+    for key, text in (("name", model.resource_name), ("queue", model.queue)):
+        if not _NAME.fullmatch(text):
             raise CatalogueError(
                 f"{model.name}.{key}: expected 1 to 63 lower-case letters, digits and dashes, "
                 f"found {getattr(model, key)!r:.100}"
@@ -289,8 +464,34 @@ def _check_weights(model: ModelEntry) -> None:
     if location.needs_digest and not model.weights_sha256:
         raise CatalogueError(
             f"{model.name}.weights_sha256: the key is missing; weights with {location.scheme}: "
-            f"need it: run `loosely models lock {model.name}`"
+            f"need it: run `loosely models lock {model.model_name}`"
         )
+
+
+def check_workers(catalogue: Catalogue, served: Collection[str]) -> None:
+    """Check that the workers serve each version that gets jobs.
+
+    A model of which no version is served is allowed, because other workers may serve it.
+
+    Args:
+        catalogue: The catalogue.
+        served: The names of the models and versions that the workers serve.
+
+    Raises:
+        CatalogueError: No worker serves a version that gets jobs, and the jobs do not fall back.
+        UnknownModel: The catalogue does not contain a name in `served`.
+    """
+    names = {catalogue.model(name).name for name in served}
+    for model in catalogue.values():
+        versions = catalogue.versions(model)
+        falls_back = model.fallback and versions[model.fallback].name in names
+        is_elsewhere = names.isdisjoint(each.name for each in versions.values())
+        if model.job_percent and not (model.name in names or falls_back or is_elsewhere):
+            raise CatalogueError(
+                f"version {model.version} of {model.model_name} gets {model.job_percent} % of "
+                f"the jobs, but no worker serves it: add {model.name} to WORKER_MODELS, set its "
+                "percentage in versions to 0, or add the key fallback"
+            )
 
 
 class Priority(StrEnum):
@@ -322,15 +523,22 @@ def find_queue(catalogue: Catalogue, queue: str) -> tuple[ModelEntry, Priority] 
 def format_entry(model: ModelEntry) -> str:
     """Return a model's entry in TOML with all its keys, including those with default values.
 
-    Keys without a value are omitted, for example `weights` of a model without weights.
+    Keys without a value are omitted, for example `weights` of a model without weights. The entry of
+    another version than the first does not contain the keys that all versions have in common.
     """
     values = {each.name: getattr(model, each.name) for each in fields(model)}
+    header, omitted = model.name, {"name"}
+    if not model.versions:
+        omitted.add("versions")
+    if model.version != FIRST_VERSION:
+        header = f'{model.model_name}."{model.version}"'
+        omitted |= _SHARED_KEYS
     lines = [
         f"{key} = {to_toml(value)}"
         for key, value in values.items()
-        if key != "name" and value != ""
+        if key not in omitted and value != ""
     ]
-    return "\n".join([f"[{model.name}]", *lines])
+    return "\n".join([f"[{header}]", *lines])
 
 
 def to_toml(value: Any) -> str:
@@ -353,7 +561,7 @@ def to_toml(value: Any) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print a model's entry with all its defaults. Return the exit status."""
+    """Print a model's entry, and those of its versions, with all defaults. Return the status."""
     parser = argparse.ArgumentParser(
         prog="python -m contract.catalogue", description="Print a model's entry with all defaults."
     )
@@ -361,11 +569,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("catalogue", nargs="?", type=Path, default=DEFAULT_PATH)
     parsed = parser.parse_args(arguments)
     try:
-        entry = format_entry(Catalogue.load(parsed.catalogue).model(parsed.name))
+        found = Catalogue.load(parsed.catalogue).matching(parsed.name)
     except ContractError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    sys.stdout.write(f"{entry}\n")
+    sys.stdout.write("\n\n".join(map(format_entry, found)) + "\n")
     return 0
 
 

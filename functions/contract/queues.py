@@ -1,16 +1,17 @@
 """Create the file Config.json of Microsoft's Service Bus emulator from the model catalogue.
 
-`python -m contract.queues [CATALOGUE]` prints Config.json. Our own Service Bus emulator reads the
-same file.
+`python -m contract.queues [--served NAMES] [CATALOGUE]` prints Config.json. Our own Service Bus
+emulator reads the same file.
 """
 
+import argparse
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from contract.catalogue import DEFAULT_PATH, Catalogue, ModelEntry
-from contract.errors import CatalogueError
+from contract.catalogue import DEFAULT_PATH, Catalogue, ModelEntry, check_workers
+from contract.errors import ContractError
 from contract.names import low_priority_queue
 
 DUPLICATE_WINDOW = "PT10M"
@@ -98,14 +99,23 @@ def _queue(name: str, model: ModelEntry) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> int:
-    """Print Config.json for a Service Bus emulator, and return the exit code.
-
-    The first argument, if any, is the path of the model catalogue.
-    """
-    path = Path(arguments[0]) if arguments else DEFAULT_PATH
+    """Print Config.json for a Service Bus emulator, and return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m contract.queues", description="Print the queues of all models."
+    )
+    parser.add_argument("catalogue", nargs="?", type=Path, default=DEFAULT_PATH)
+    parser.add_argument(
+        "--served",
+        default="",
+        help="the models that the workers serve, separated by commas; fail if a version that gets "
+        "jobs is missing; by default the workers serve all models",
+    )
+    parsed = parser.parse_args(arguments)
     try:
-        catalogue = Catalogue.load(path)
-    except CatalogueError as error:
+        catalogue = Catalogue.load(parsed.catalogue)
+        served = [name.strip() for name in parsed.served.split(",") if name.strip()]
+        check_workers(catalogue, served or list(catalogue))
+    except ContractError as error:
         sys.stderr.write(f"{error}\n")
         return 2
     sys.stdout.write(json.dumps(config(catalogue), indent=2) + "\n")

@@ -11,6 +11,7 @@ from gateway.clock import Clock, utc_now
 from gateway.dead_letters.bulk import LetterActions
 from gateway.dead_letters.redrive import Redriver
 from gateway.dead_letters.trigger import DeadLetterTrigger
+from gateway.errors import InvalidSetting
 from gateway.http.authentication import ReplyTokens
 from gateway.http.bodies import LargeBodies
 from gateway.http.rates import RateLimiter
@@ -33,6 +34,7 @@ from gateway.storage.payloads import (
 )
 from gateway.submission.create import JobCreator
 from gateway.submission.idempotency import LIFETIME_HOURS, IdempotencyKeys
+from gateway.submission.versions import VersionChooser
 from gateway.telemetry import GatewayTracing, JobCounters, make_tracer_provider
 from gateway.webhooks.activities import WebhookActivities
 from gateway.webhooks.sender import HttpWebhookSender, WebhookSender
@@ -89,6 +91,9 @@ class Services:
         progress = ProgressStore(self.blobs, self.catalogue)
         estimates = WaitEstimates(self.queues, self.blobs, self.clock)
         jobs = Jobs(outcomes, progress, waiters, self.clock)
+        heartbeats = WorkerHeartbeats(
+            self.blobs, self.clock, is_enabled=self.settings.has_heartbeats
+        )
         requests = RequestSender(self.catalogue, self.queues, self.tokens, self.tracing, self.clock)
         creator = JobCreator(
             settings=self.settings,
@@ -100,6 +105,7 @@ class Services:
             jobs=jobs,
             waiters=waiters,
             requests=requests,
+            versions=VersionChooser(self.catalogue, heartbeats, self.clock),
             clock=self.clock,
             url_inputs=RateLimiter(self.clock),
         )
@@ -113,7 +119,7 @@ class Services:
             self.blobs,
             counters,
             MinuteSums(self.blobs, counters, self.clock, is_enabled=self.settings.has_minute_sums),
-            WorkerHeartbeats(self.blobs, self.clock, is_enabled=self.settings.has_heartbeats),
+            heartbeats,
             self.clock,
             has_minute_sums=self.settings.has_minute_sums,
         )
@@ -176,6 +182,13 @@ class Services:
         container = PayloadContainer(settings.payload_storage)
         resolver = Resolver()
         catalogue = Catalogue.load(settings.catalogue_path)
+        with_fallback = [model.name for model in catalogue.values() if model.fallback]
+        if with_fallback and not settings.has_heartbeats:
+            raise InvalidSetting(
+                "HEARTBEATS",
+                f"must be true, because {with_fallback[0]} has the key fallback in the catalogue: "
+                "the heartbeats show whether a version has a worker",
+            )
         early_queues = [model.queue for model in catalogue.values()][:_MAX_EARLY_QUEUES]
         return cls(
             settings=settings,

@@ -100,7 +100,7 @@ resource app 'Microsoft.App/containerApps@2025-07-01' = [
             // Everything that comes with the GPU, as in infra/prices.yaml.
             resources: model.device == 'gpu' ? { cpu: json('8'), memory: '56Gi' } : { cpu: json('1'), memory: '2Gi' }
             env: [
-              { name: 'WORKER_MODELS', value: model.name }
+              { name: 'WORKER_MODELS', value: model.model }
               { name: 'SERVICE_BUS__fullyQualifiedNamespace', value: servicebusHost }
               { name: 'PAYLOAD_STORAGE__blobServiceUri', value: payloadEndpoint }
               { name: 'REPLY_HOSTS', value: '${gatewayHost}:443' }

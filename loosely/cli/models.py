@@ -1,4 +1,4 @@
-"""``loosely models``: list models, show or describe one, lock weights, or run one on a file."""
+"""``loosely models``: list, show, describe, run and compare models, and lock their weights."""
 
 import json
 import subprocess
@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loosely.capacity.load import JobLoad
+from loosely.cli.compare import Comparison, VersionRun, find_files
 from loosely.cli.connection import KeyOption, UrlOption, connect
 from loosely.cli.errors import ExitCode, exit_on_error
 from loosely.cli.jobs import JsonLinesOption
@@ -36,7 +37,7 @@ _JOBS_OF_A_CALLER = 60
 app = typer.Typer(
     invoke_without_command=True,
     add_completion=False,
-    help="List the models, show or describe one model, or run it on a file.",
+    help="List, show, describe, run and compare models, and lock their weights.",
 )
 
 
@@ -245,6 +246,69 @@ def _estimate_cost(
         typer.echo("These are the times of this machine, also if the GPU is another one.\n")
     arguments = {option.replace("-", "_"): value for option, value in options.items()}
     cost(**arguments, as_json=as_json)
+
+
+@app.command()
+def compare(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
+    name: Annotated[str, typer.Argument(help="The model's name in the catalogue.")],
+    first: Annotated[str, typer.Argument(metavar="VERSION", help="A version, for example 1.")],
+    second: Annotated[str, typer.Argument(metavar="VERSION", help="Another version.")],
+    more: Annotated[list[Path] | None, typer.Argument(hidden=True)] = None,
+    on: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILES", help="The input files, or folders that contain only input files."
+        ),
+    ] = None,
+    media_type: Annotated[
+        str | None, typer.Option("--type", metavar="TYPE", help="The files' media type.")
+    ] = None,
+    as_json: JsonLinesOption = False,
+) -> None:
+    """Run two versions of a model on the same files, and compare results, latency and memory.
+
+    Each version runs in a separate process, one after the other, without a worker.
+    """
+    files = find_files([*(on or []), *(more or [])])
+    place = _find_place()
+    arguments = ("--results", *(("--type", media_type) if media_type else ()))
+    one, other = (
+        VersionRun.from_lines(model, _run_on_files(place, arguments, model, files))
+        for model in (f"{name}:{first}", f"{name}:{second}")
+    )
+    comparison = Comparison(one, other, tuple(files))
+    if as_json:
+        for line in comparison.documents():
+            typer.echo(json.dumps(line, ensure_ascii=False))
+    else:
+        print_to(Console(), comparison.view())
+
+
+def _run_on_files(
+    place: "_Place", arguments: tuple[str, ...], model: str, files: list[Path]
+) -> list[Mapping[str, Any]]:
+    """Run a model on each file in a process of its own, and return the lines that it prints.
+
+    Raises:
+        typer.Exit: The model cannot be loaded, or does not exist.
+    """
+    done = subprocess.run(  # noqa: S603  our own module, without a shell
+        python_command("worker.check", *arguments, model, *map(str, files)),
+        cwd=place.directory,
+        env=place.environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    lines: list[Mapping[str, Any]] = [json.loads(line) for line in done.stdout.splitlines()]
+    if done.returncode:
+        for line in lines:
+            if line["event"] == "failed":
+                detail = f"{model}: {line['code']}: {line['detail']}"
+                typer.echo(printable(detail), err=True)
+        is_usage = done.returncode == _EXIT_USAGE
+        raise typer.Exit(_EXIT_USAGE if is_usage else ExitCode.FAILED)
+    return lines
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,10 @@ def job_summary(job: Job) -> Text:
     """Return one line that shows the job's model, status, durations, id, tenant and label."""
     style = _STATUS_STYLES.get(job.status, "")
     line = Text.assemble(
-        (printable(job.model), "bold"), "  ", (printable(job.status), style), f"  {_times(job)}"
+        (printable(_model_of(job)), "bold"),
+        "  ",
+        (printable(job.status), style),
+        f"  {_times(job)}",
     )
     line.append(f"  {printable(job.id)}", "dim")
     if job.tenant is not None:
@@ -47,11 +50,16 @@ def job_summary(job: Job) -> Text:
     return line
 
 
+def _model_of(job: Job) -> str:
+    """Return the model's name, with the version unless it is the first one."""
+    return job.model if job.version in {None, "1"} else f"{job.model}:{job.version}"
+
+
 def job_details(job: Job) -> RenderableType:
     """Return a table of the job's details, and below it the result if the job has one."""
     table = Table.grid(padding=(0, 2))
     table.add_row("job", Text(printable(job.id)))
-    table.add_row("model", Text(printable(job.model)))
+    table.add_row("model", Text(printable(_model_of(job))))
     for name, text in (("label", job.label), ("tenant", job.tenant)):
         if text is not None:
             table.add_row(name, Text(printable(text)))

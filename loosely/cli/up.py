@@ -405,6 +405,7 @@ def _make_plan(options: _UpOptions) -> "RunPlan":
         engine_options=options.engine_options,
         allowed_hosts=options.allowed_hosts,
         cors_origins=read_cors_origins(options.root, user),
+        served_models=user.get("WORKER_MODELS", "") if "worker" in options.part_names else "",
     )
     parts = {part.name: part for part in loosely_parts(settings) if part.name in options.part_names}
     worker_pool = None

@@ -72,6 +72,11 @@ class Job:
         return cls.from_document(decode_json(body), body, retry_after_seconds)
 
     @property
+    def version(self) -> str | None:
+        """The version of the model that runs the job, or ``None`` if it is not reported."""
+        return _text(self.document, "version")
+
+    @property
     def is_final(self) -> bool:
         """Whether the job has ended. After that, its status never changes."""
         return self.status in FINAL_STATUSES

@@ -162,13 +162,17 @@ def read_exclusions(app: Path) -> tuple[str, ...]:
 def _check_places(folder: ModelFolder) -> None:
     """Raise FolderUnusable if a model's module is in the folder but not in its models directory."""
     for name, entry in tomllib.loads(folder.catalogue.read_text("utf-8")).items():
-        top = entry["implementation"].partition(".")[0]
-        is_here = (folder.path / top).is_dir() or (folder.path / f"{top}.py").is_file()
-        if is_here and top not in {folder.code.name, "worker"}:
-            raise FolderUnusable(
-                f"{name}: the module {entry['implementation']} is not in {folder.code}, the only "
-                f"code that is packaged: move it there"
-            )
+        versions = [each for key, each in entry.items() if key.isdecimal()]
+        for module in [
+            each["implementation"] for each in (entry, *versions) if "implementation" in each
+        ]:
+            top = module.partition(".")[0]
+            is_here = (folder.path / top).is_dir() or (folder.path / f"{top}.py").is_file()
+            if is_here and top not in {folder.code.name, "worker"}:
+                raise FolderUnusable(
+                    f"{name}: the module {module} is not in {folder.code}, the only code that is "
+                    "packaged: move it there"
+                )
 
 
 def _find_weights(folder: ModelFolder) -> list[Path]:

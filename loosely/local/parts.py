@@ -67,6 +67,8 @@ class SystemSettings:
     allowed_hosts: tuple[str, ...] = ()
     #: Origins whose web pages may use the gateway, and so the links to uploads and results.
     cors_origins: tuple[str, ...] = ()
+    #: The models that the workers serve, separated by commas. Empty if they serve all models.
+    served_models: str = ""
 
     @property
     def service_options(self) -> tuple[str, ...]:
@@ -151,6 +153,7 @@ def _blobs(settings: SystemSettings) -> Part:
 def _servicebus(settings: SystemSettings) -> Part:
     port, admin_port = settings.ports.servicebus, settings.ports.servicebus_admin
     config = settings.data / "servicebus.json"
+    served = ("--served", settings.served_models) if settings.served_models else ()
     catalogue = () if settings.catalogue is None else (str(settings.catalogue),)
     return Part(
         name="servicebus",
@@ -166,7 +169,7 @@ def _servicebus(settings: SystemSettings) -> Part:
         ),
         probe=Probe(admin_port, "/health"),
         ports={"servicebus": port, "servicebus admin": admin_port},
-        preparation=Preparation(python_command("contract.queues", *catalogue), config),
+        preparation=Preparation(python_command("contract.queues", *served, *catalogue), config),
     )
 
 

@@ -45,7 +45,8 @@ class QueueMonitor:
             api_key: The API key, if the gateway requires one.
         """
         self._url = f"{gateway_url}/v1/models"
-        self._models = frozenset(models)
+        # The gateway lists the version 1 of a model by the name of the model.
+        self._models = frozenset(name.removesuffix(":1") for name in models)
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
     async def __aenter__(self) -> Self:

@@ -71,6 +71,7 @@ CATALOGUE = "".join(
     (
         DEFAULT_PATH.read_text("utf-8"),
         shape("boxes", PARAMETERS),
+        '\n[boxes."2"]\ndescription = "Another version."\n',
         shape("mask", 'result_media_type = "image/png"'),
         shape("tone", 'result_media_type = "audio/wav"'),
         shape("large"),
@@ -413,6 +414,18 @@ def test_the_playground_has_a_form_field_for_each_declared_parameter(
     (sent,) = (one for one in browser.requests if "/models/boxes/jobs" in one.url)
     (parameters,) = parse_qs(urlsplit(sent.url).query)["parameters"]
     assert json.loads(parameters) == {"inset": 0.5, "names": ["a", "b"]}
+
+
+def test_the_playground_lists_the_versions_of_a_model_and_runs_one(
+    browser: Browser, system: System
+) -> None:
+    open_model(browser, "boxes:2")
+    facts = browser.find(".model[data-name='boxes:2'] .model-facts").text
+    assert "1: 100 %, 2: 0 %" in facts
+    choose_file(browser, EXAMPLES / "chelsea.jpg")
+    run(browser)
+    job = job_of(browser, system)
+    assert (job["model"], job["version"], job["status"]) == ("boxes", "2", "succeeded")
 
 
 @pytest.mark.thorough

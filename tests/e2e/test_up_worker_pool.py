@@ -375,3 +375,14 @@ async def test_the_workers_of_a_halted_pool_are_started_again_when_the_pool_resu
     await until(lambda: not {harness.pid(name) for name in ("worker-1", "worker-2")} & before)
     assert not any(isinstance(event, events.PartDied) for event in harness.events)
     await end(pool, run)
+
+
+async def test_the_messages_of_each_served_version_of_a_model_are_counted() -> None:
+    gateway = CountingGateway()
+    gateway.lengths = {"m": 1, "m:2": 2, "m:3": 4, "other": 8}
+    try:
+        for served, expected in ((["m:1", "m:2"], [1, 2]), ([], [1, 2, 4, 8])):
+            async with QueueMonitor(gateway.url, served) as monitor:
+                assert await monitor.count_messages() == expected
+    finally:
+        gateway.close()

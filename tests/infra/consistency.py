@@ -282,7 +282,7 @@ def grace_periods_cover_the_drain(files: DeploymentFiles) -> None:
                 assert grace >= longest + model.lock_seconds
                 assert longest <= int(own["WORKER_DRAIN_SECONDS"]) < grace
     for model in files.catalogue["models"]:
-        longest = catalogue.model(model["name"]).deadline_seconds
+        longest = catalogue.model(model["model"]).deadline_seconds
         assert model["graceSeconds"] >= longest
     assert "min(model.graceSeconds, 600)" in files.module("worker-aca"), (
         "graceSeconds is not limited to 600, the maximum of Container Apps"

@@ -1,10 +1,13 @@
 """Run the consistency checks on this repository."""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
-from contract.catalogue import Catalogue
+from contract.catalogue import DEFAULT_PATH, Catalogue
 from infra.check import simplify_bicep
 from infra.generate import make_files
 from tests.infra.consistency import CHECKS
@@ -37,3 +40,55 @@ def test_the_simplified_bicep_contains_only_syntax_that_checkov_can_parse() -> N
         "var role = subscriptionResourceId('Microsoft.Authorization/roleDefinitions', "
         "roles.acrPull)\n"
     )
+
+
+def test_each_version_of_a_model_gets_its_own_queues_workers_and_scaler(tmp_path: Path) -> None:
+    text = DEFAULT_PATH.read_text("utf-8") + '\n[classifier."2"]\nuses_gpu = false\n'
+    path = tmp_path / "models.toml"
+    path.write_text(text, encoding="utf-8")
+    before, after = (make_files(Catalogue.load(each)) for each in (DEFAULT_PATH, path))
+    names = ("catalogue.json", "models.yaml")
+    files = {each.name: yaml_or_json(after[each]) for each in after if each.name in names}
+    queues = [queue["name"] for queue in files["catalogue.json"]["queues"]]
+    assert {"classifier", "classifier-v2", "classifier-v2-low"} <= set(queues)
+    [second] = [
+        model for model in files["catalogue.json"]["models"] if model["name"] == "classifier-v2"
+    ]
+    assert (second["model"], second["device"]) == ("classifier:2", "cpu")
+    rules = [rule["metadata"]["queueName"] for rule in second["scaleRules"]]
+    assert rules == ["classifier-v2", "classifier-v2-low"]
+    own = [
+        each for each in files["models.yaml"] if each["metadata"]["name"] == "worker-classifier-v2"
+    ]
+    assert [each["kind"] for each in own] == ["Deployment", "ScaledObject", "PodDisruptionBudget"]
+    [container] = own[0]["spec"]["template"]["spec"]["containers"]
+    assert container["name"] == "classifier-v2"
+    assert {"name": "WORKER_MODELS", "value": "classifier:2"} in container["env"]
+    triggers = [each["metadata"]["queueName"] for each in own[1]["spec"]["triggers"]]
+    assert triggers == ["classifier-v2", "classifier-v2-low"]
+    # Version 1 keeps its names, so a deployment changes none of its objects.
+    [manifests] = [yaml_or_json(before[each]) for each in before if each.name == "models.yaml"]
+    assert [each for each in files["models.yaml"] if each in manifests] == manifests
+
+
+def test_a_version_whose_jobs_would_fall_back_keeps_a_worker(tmp_path: Path) -> None:
+    split = 'versions = {"1" = 95, "2" = 5}\nfallback = "1"\n[classifier."2"]\n[classifier."3"]\n'
+    text = DEFAULT_PATH.read_text("utf-8").replace("[voice-activity]", f"{split}[voice-activity]")
+    path = tmp_path / "models.toml"
+    path.write_text(text, encoding="utf-8")
+    files = {each.name: text for each, text in make_files(Catalogue.load(path)).items()}
+    models = yaml_or_json(files["catalogue.json"])["models"]
+    counts = {model["name"]: model["minWorkers"] for model in models}
+    expected = {"classifier": 0, "classifier-v2": 1, "classifier-v3": 0}
+    assert counts == {**expected, "voice-activity": 0, "noop": 0}
+    scaled = {
+        each["spec"]["scaleTargetRef"]["name"].removeprefix("worker-"): each["spec"]
+        for each in yaml_or_json(files["models.yaml"])
+        if each["kind"] == "ScaledObject"
+    }
+    assert {name: spec["minReplicaCount"] for name, spec in scaled.items()} == counts
+
+
+def yaml_or_json(text: str) -> Any:
+    documents = list(yaml.safe_load_all(text))
+    return documents if len(documents) > 1 else documents[0]

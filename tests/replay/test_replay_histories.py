@@ -9,6 +9,7 @@ orchestration name, and keep the old orchestration until its jobs have ended.
 """
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ WEBHOOKS = sorted((FOLDER / "webhooks").glob("*.json"))
 
 FIRST = [None, "reply", "cancel", None]
 ONE_TASK = [None]
+TIMER_FIRED = 11
+TIMER_ACTION = 5
 
 
 def episodes(path: Path) -> list[dict[str, Any]]:
@@ -80,3 +83,28 @@ def test_the_orchestrator_waits_only_once_for_each_external_event(path: Path) ->
         # After a cancellation, a running job waits once more for other tasks. A job with a webhook
         # calls an activity at the end.
         assert names in ([FIRST], [FIRST, ["stopped", None]], [FIRST, [None]])
+
+
+@pytest.mark.parametrize(
+    "path", OUTCOMES + WEBHOOKS, ids=lambda path: str(path.relative_to(FOLDER))
+)
+def test_no_timer_is_open_when_an_orchestration_returns(path: Path) -> None:
+    # An instance stays Running until its open timers have fired.
+    last = episodes(path)[-1]
+    fired = {
+        _time(event["FireAt"])
+        for event in last["context"]["history"]
+        if event["EventType"] == TIMER_FIRED
+    }
+    not_cancelled = {
+        _time(action["fireAt"])
+        for group in last["answer"]["actions"][0]
+        for action in group.get("compoundActions", [group])
+        if action["actionType"] == TIMER_ACTION and not action["isCanceled"]
+    }
+    assert last["answer"]["isDone"]
+    assert not_cancelled <= fired
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text.removesuffix("Z"))

@@ -15,7 +15,7 @@ The first item of the head is the kind of the frame, or the number (id) of an in
     app  → host  [id, "http", status, headers]     body: response body
                  [id, "data", present]             body: the returned datum as text
                                                    present: false if the function returned none
-                 [id, "error", type name, message]
+                 [id, "error", type name, message, stack]
 """
 
 import asyncio

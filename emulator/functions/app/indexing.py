@@ -13,6 +13,7 @@ import json
 import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, Union
 
@@ -385,7 +386,8 @@ def load_functions(folder: Path, script: str) -> dict[str, IndexedFunction]:
     """Import the main module of a Function App, and return the app's functions by name.
 
     Raises:
-        ValueError: The script is missing, or it does not define exactly one app.
+        ValueError: The script is missing, it does not define exactly one app, or the app uses a
+            version of the durable SDK that this host does not support.
         FunctionLoadError: Azure would refuse a function.
         BaseException: The user's code raised this exception during the import.
     """
@@ -403,7 +405,27 @@ def load_functions(folder: Path, script: str) -> dict[str, IndexedFunction]:
     if not apps:
         raise ValueError(f"Could not find top level function app instances in {script}.")
     functions = [_index(function) for function in apps[0].get_functions()]
+    _check_durable_sdk(functions)
     return {function.name: function for function in functions}
+
+
+def _check_durable_sdk(functions: Iterable[IndexedFunction]) -> None:
+    """Raise ValueError if the app is durable and its SDK has version 2 or higher.
+
+    Version 2 uses another protocol (gRPC), which this host does not have.
+    """
+    kinds = {binding["type"] for function in functions for binding in function.bindings}
+    if not kinds & {"orchestrationTrigger", "activityTrigger", "durableClient"}:
+        return
+    try:
+        version = metadata.version("azure-functions-durable")
+    except metadata.PackageNotFoundError:
+        return
+    if version.split(".")[0] not in {"0", "1"}:
+        raise ValueError(
+            f"The app uses azure-functions-durable {version}, whose gRPC protocol this host does "
+            "not have: install azure-functions-durable<2."
+        )
 
 
 def _index(function: Any) -> IndexedFunction:

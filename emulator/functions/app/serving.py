@@ -26,6 +26,7 @@ from .invocation import (
 )
 
 _log = logging.getLogger("functions.app")
+_HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,8 @@ class _App:
             answer, payload = await self._run(name, kind, head, body)
         except BaseException as error:  # noqa: BLE001 - user code: sys.exit() is a failed invocation, too
             _log.exception("Executed 'Functions.%s' (Failed)", name)
-            answer, payload = ["error", type(error).__name__, _text_of(error)], b""
+            answer = ["error", type(error).__name__, _text_of(error), _stack_of(error)]
+            payload = b""
         try:
             await self._connection.drain()
             self.send([number, *answer], payload)
@@ -138,3 +140,11 @@ def _text_of(error: BaseException) -> str:
         return str(error)
     except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
         return "Unhandled exception in function. Could not serialize original exception message."
+
+
+def _stack_of(error: BaseException) -> str:
+    """Return the traceback from the first frame of the app, without the frames of this package."""
+    entry = error.__traceback__
+    while entry is not None and Path(entry.tb_frame.f_code.co_filename).parent == _HERE:
+        entry = entry.tb_next
+    return "".join(traceback.format_tb(entry))

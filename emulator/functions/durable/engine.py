@@ -5,14 +5,13 @@ The interface contains the operations that the management API needs.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from json.encoder import encode_basestring_ascii as quoted
 
 from emulator.functions.durable import history, records
 from emulator.functions.durable.errors import (
-    ArgumentInvalid,
     InstanceExists,
     InstanceFinished,
     InstanceMissing,
+    InstanceNotFailed,
     OperationInvalid,
 )
 from emulator.functions.durable.history import EventType
@@ -20,18 +19,30 @@ from emulator.functions.durable.instances import (
     OrchestrationInstance,
     Status,
     TaskMessage,
-    check_instance_id,
     describe_id_in_use,
     make_id,
 )
 from emulator.functions.durable.records import Reader
-from emulator.functions.durable.runner import FunctionRunner, describe_unknown_orchestrator
+from emulator.functions.durable.runner import FunctionRunner
+from emulator.functions.settings import DurableOptions
+
+_REPLACE_SECONDS = 30.0
+
+
+def check_failed(instance: OrchestrationInstance) -> None:
+    """Raise InstanceNotFailed if an instance cannot be rewound, because it has not failed."""
+    if instance.status is not Status.FAILED:
+        raise InstanceNotFailed(
+            f"This orchestration has status {instance.status}, but only orchestrations in the "
+            '"Failed" state can be rewound.'
+        )
 
 
 class DurableEngine(ABC):
     """A durable engine. Each operation returns when its effect is committed to the database."""
 
     _runner: FunctionRunner
+    _options: DurableOptions
 
     @abstractmethod
     async def start(self) -> None:
@@ -70,7 +81,8 @@ class DurableEngine(ABC):
     ) -> OrchestrationInstance:
         """Start an instance, and return when the instance is committed.
 
-        A finished instance with the same id is replaced.
+        A finished instance with the same id is replaced. If the orchestrator does not exist, the
+        instance fails in its first episode.
 
         Args:
             name: The name of the orchestrator.
@@ -79,18 +91,20 @@ class DurableEngine(ABC):
             version: The version of the orchestrator.
 
         Raises:
-            ArgumentInvalid: The id is invalid or the orchestrator does not exist.
-            InstanceExists: An unfinished instance has this id.
+            InstanceExists: An unfinished instance has this id, and host.json does not allow to
+                replace it.
         """
-        if name not in self._runner.orchestrators:
-            raise ArgumentInvalid(describe_unknown_orchestrator(self._runner, name))
         if not instance_id:
             instance_id = make_id()
-        check_instance_id(instance_id)
         existing = self._find(instance_id)
         if existing is not None and not existing.is_finished:
-            raise InstanceExists(describe_id_in_use(existing))
+            if not self._options.replaces_unfinished:
+                raise InstanceExists(describe_id_in_use(existing))
+            await self.terminate(instance_id, "A new instance with the same id was started.")
+            await self.wait_finished(instance_id, _REPLACE_SECONDS)
+            existing = self._find(instance_id)
         now = self.now()
+        version = version or self._options.default_version
         instance = OrchestrationInstance(
             instance_id, make_id(), name, version, Status.PENDING, input_text, now, now
         )
@@ -174,20 +188,21 @@ class DurableEngine(ABC):
         text = history.event_raised(self.now(), name, input_text)
         await self._commit_message(instance, TaskMessage(EventType.EVENT_RAISED, text))
 
-    async def terminate(self, instance_id: str, reason: str) -> None:
+    async def terminate(self, instance_id: str, reason: str | None) -> None:
         """Send a termination message to an instance, and return when the message is committed.
 
         The next episode ends the instance with the status Terminated. `reason` is JSON or plain
-        text.
+        text, or None.
         """
         instance = self.find_unfinished(instance_id)
-        text = history.json_or_string(reason)
+        text = "null" if reason is None else history.json_or_string(reason)
         await self._commit_message(instance, TaskMessage(EventType.EXECUTION_TERMINATED, text))
 
-    async def suspend(self, instance_id: str, reason: str) -> None:
+    async def suspend(self, instance_id: str, reason: str | None) -> None:
         """Suspend an instance.
 
-        Messages to the instance wait until the instance is resumed. Raises OperationInvalid if the
+        Messages to the instance wait until the instance is resumed. In the meantime, the output of
+        the instance is `reason`. Raises OperationInvalid if the
         instance is already suspended.
         """
         instance = self.find_unfinished(instance_id)
@@ -196,11 +211,10 @@ class DurableEngine(ABC):
                 f"Cannot suspend the orchestration instance {instance_id} because instance is in "
                 f"the {instance.status} state."
             )
-        await self._commit_switch(
-            instance, Status.SUSPENDED, self._switch_message(EventType.EXECUTION_SUSPENDED, reason)
-        )
+        message = self._switch_message(EventType.EXECUTION_SUSPENDED, reason)
+        await self._commit_switch(instance, Status.SUSPENDED, message, reason)
 
-    async def resume(self, instance_id: str, reason: str) -> None:
+    async def resume(self, instance_id: str, reason: str | None) -> None:
         """Resume a suspended instance.
 
         Raises OperationInvalid if the instance is not suspended.
@@ -211,14 +225,12 @@ class DurableEngine(ABC):
                 f"Cannot resume the orchestration instance {instance_id} because instance is in "
                 f"the {instance.status} state."
             )
-        await self._commit_switch(
-            instance, Status.RUNNING, self._switch_message(EventType.EXECUTION_RESUMED, reason)
-        )
+        message = self._switch_message(EventType.EXECUTION_RESUMED, reason)
+        await self._commit_switch(instance, Status.RUNNING, message, reason)
 
-    def _switch_message(self, kind: EventType, reason: str) -> TaskMessage:
-        return TaskMessage(
-            kind, history.event(kind, self.now(), rest=f',"Reason":{quoted(reason)}')
-        )
+    def _switch_message(self, kind: EventType, reason: str | None) -> TaskMessage:
+        rest = f',"Reason":{history.quoted_or_null(reason)}'
+        return TaskMessage(kind, history.event(kind, self.now(), rest=rest))
 
     @abstractmethod
     async def _commit_message(self, instance: OrchestrationInstance, message: TaskMessage) -> None:
@@ -226,7 +238,11 @@ class DurableEngine(ABC):
 
     @abstractmethod
     async def _commit_switch(
-        self, instance: OrchestrationInstance, status: Status, message: TaskMessage
+        self,
+        instance: OrchestrationInstance,
+        status: Status,
+        message: TaskMessage,
+        reason: str | None,
     ) -> None:
         """Suspend or resume an instance, and return when the change is committed.
 

@@ -10,20 +10,23 @@ Source: DurableTask.Core's `TaskOrchestrationDispatcher`.
 """
 
 import json
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from json.encoder import encode_basestring_ascii as quoted
-from typing import Protocol
+from typing import Any, Protocol
 
 from emulator.functions.durable import history
-from emulator.functions.durable.errors import ActionInvalid, ArgumentInvalid
+from emulator.functions.durable.errors import (
+    ActionInvalid,
+    NonDeterministic,
+)
 from emulator.functions.durable.history import EventType
 from emulator.functions.durable.instances import (
     OrchestrationInstance,
     Parent,
     Status,
     TaskMessage,
-    check_instance_id,
     make_id,
 )
 from emulator.functions.durable.protocol import (
@@ -43,11 +46,13 @@ from emulator.functions.durable.runner import (
     FunctionRunner,
     describe_unknown_activity,
     describe_unknown_orchestrator,
+    find_name,
 )
 from emulator.functions.durable.shim import Shim
 from emulator.functions.durable.store import Statement
 from emulator.functions.errors import FunctionFailure
 
+_WITHOUT_EVENT = {EventType.EXECUTION_STARTED, EventType.EXECUTION_TERMINATED}
 FAILURES = frozenset({EventType.TASK_FAILED, EventType.CHILD_FAILED})
 
 
@@ -194,7 +199,7 @@ def make_next_execution(
         Status.SUSPENDED if instance.is_suspended else Status.RUNNING,
         # The SDK's JSON text becomes one JSON string, whose content `get_input` decodes as JSON.
         quoted(command.input),
-        instance.created,
+        episode.now,
         episode.now,
         instance.parent,
         custom_status=custom_status,
@@ -214,7 +219,10 @@ def make_child_completion(
         text = history.completed(kind, now, parent.task, output)
     else:
         kind = EventType.CHILD_FAILED
-        text = history.failed(kind, now, parent.task, reason, "")
+        # A child that failed has the text `Orchestrator function 'NAME' failed: CAUSE`.
+        cause = reason.partition("' failed: ")[2]
+        details = f"Message: {cause}, StackTrace: " if cause else ""
+        text = history.failed(kind, now, parent.task, reason, details)
     return TaskMessage(kind, text, parent.task, parent.execution)
 
 
@@ -259,11 +267,10 @@ class Scheduler:
         self._runner = runner
         self._outbox = outbox
 
-    def apply(self, episode: Episode, commands: list[Command], *, ends: bool) -> None:
+    def apply(self, episode: Episode, commands: list[Command]) -> None:
         """Schedule the commands of an episode.
 
-        If `ends` is true, the episode ends the orchestration, so its timers are not started. Raises
-        ActionInvalid if a function does not exist or an instance id is invalid.
+        Raises ActionInvalid if a function does not exist or an instance id is invalid.
         """
         for command in commands:
             match command:
@@ -272,37 +279,33 @@ class Scheduler:
                 case StartChild():
                     self._start_child(episode, command)
                 case StartTimer():
-                    self._start_timer(episode, command, ends=ends)
+                    self._start_timer(episode, command)
                 case CancelTimer(task):
                     self._outbox.cancel_timer(episode, task)
                 case ContinueAsNew():
                     pass
 
     def _schedule(self, episode: Episode, command: ScheduleActivity) -> None:
-        if command.name not in self._runner.activities:
+        if find_name(self._runner.activities, command.name) is None:
             raise ActionInvalid(describe_unknown_activity(self._runner, command.name))
         episode.events.append(
             history.task_scheduled(episode.now, command.task, command.name, command.input)
         )
         self._outbox.schedule_activity(episode, command)
 
-    def _start_timer(self, episode: Episode, command: StartTimer, *, ends: bool) -> None:
+    def _start_timer(self, episode: Episode, command: StartTimer) -> None:
         instance = episode.instance
         episode.events.append(history.timer_created(episode.now, command.task, command.due))
-        if command.canceled or ends:
+        if command.canceled:
             return
         timer = TimerRow(instance.id, command.task, instance.execution, command.due)
         self._outbox.start_timer(episode, timer)
 
     def _start_child(self, episode: Episode, command: StartChild) -> None:
         parent = episode.instance
-        if command.name not in self._runner.orchestrators:
+        if find_name(self._runner.orchestrators, command.name) is None:
             raise ActionInvalid(describe_unknown_orchestrator(self._runner, command.name))
-        child_id = command.instance_id or f"{parent.execution}:{command.task:04X}"
-        try:
-            check_instance_id(child_id)
-        except ArgumentInvalid as problem:
-            raise ActionInvalid(str(problem)) from problem
+        child_id = command.instance_id or f"{uuid.UUID(parent.execution)}:{command.task}"
         # The SDK's JSON text becomes one JSON string, whose content `get_input` decodes as JSON.
         input_text = quoted(command.input)
         episode.events.append(
@@ -376,33 +379,62 @@ class EpisodeRunner:
                 failed = message.kind in FAILURES
                 commands += episode.shim.end_task(task, failed=failed, now=episode.now)
         state = await self._run_code(episode)
+        failure: str | None = None
         try:
-            commands += episode.shim.take_actions(state.actions)
-            self._scheduler.apply(episode, commands, ends=state.done or state.error is not None)
+            if not state.has_actions:
+                failure = _describe_failure(instance, state.error or "")
+            else:
+                commands += episode.shim.take_actions(
+                    state.actions, lambda: self._read_events(episode)
+                )
+            self._scheduler.apply(episode, commands)
+        except NonDeterministic as problem:
+            failure = str(problem)
         except ActionInvalid as problem:
-            if state.error is None:  # an error of the orchestrator itself takes precedence
-                state = EpisodeState((), done=False, error=str(problem))
+            # An error of the orchestrator itself takes precedence.
+            failure = _describe_failure(instance, state.error or str(problem))
+        await self._save(episode, state, commands, failure)
+
+    async def _save(
+        self, episode: Episode, state: EpisodeState, commands: list[Command], failure: str | None
+    ) -> None:
+        """Save an episode.
+
+        `failure` is the text with which the instance fails at once. If it is None, the instance
+        ends as `state` says, but not before its open tasks have ended.
+        """
         again = next((c for c in commands if isinstance(c, ContinueAsNew)), None)
-        if state.error is not None:
-            text = f"Orchestrator function '{instance.name}' failed: {state.error}"
+        ends = state.error is not None or again is not None or state.done
+        if failure is None and (not ends or episode.shim.has_open_tasks):
+            if ends and episode.shim.ended_episode is None:
+                episode.shim.ended_episode = episode.instance.episode_count
+                episode.shim.before_end = episode.instance.shim.dump()
+            await self._checkpointer.save_waiting(episode, state.custom_status)
+            return
+        if failure is None and state.error is not None:
+            failure = _describe_failure(episode.instance, state.error)
+        if failure is not None:
             await self._checkpointer.save_finished(
-                episode, Status.FAILED, quoted(text), text, state.custom_status
+                episode, Status.FAILED, quoted(failure), failure, state.custom_status
             )
         elif again is not None:
             await self._checkpointer.save_continued_as_new(episode, again, state.custom_status)
-        elif state.done:
+        else:
             await self._checkpointer.save_finished(
                 episode, Status.COMPLETED, state.output, "", state.custom_status
             )
-        else:
-            await self._checkpointer.save_waiting(episode, state.custom_status)
+
+    def _read_events(self, episode: Episode) -> list[dict[str, Any]]:
+        fragments = [*self._read_history_of(episode.instance), episode.news]
+        events: list[dict[str, Any]] = json.loads(f"[{','.join(fragments)}]")
+        return events
 
     async def _run_code(self, episode: Episode) -> EpisodeState:
         instance = episode.instance
-        if instance.name not in self._runner.orchestrators:
-            return EpisodeState(
-                (), False, error=describe_unknown_orchestrator(self._runner, instance.name)
-            )
+        name = find_name(self._runner.orchestrators, instance.name)
+        if name is None:
+            error = describe_unknown_orchestrator(self._runner, instance.name)
+            return EpisodeState((), done=False, error=error, has_actions=False)
         context = context_json(
             instance.id,
             instance.parent.id if instance.parent else None,
@@ -412,22 +444,31 @@ class EpisodeRunner:
             replaying=instance.episode_count > 0,
         )
         try:
-            return read_state(await self._runner.run_orchestrator(instance.name, context))
+            return read_state(await self._runner.run_orchestrator(name, context))
         except FunctionFailure as failure:
             return read_failure(failure.message)
         except ActionInvalid as problem:
-            return EpisodeState((), done=False, error=str(problem))
+            return EpisodeState((), done=False, error=str(problem), has_actions=False)
 
     async def _terminate(
         self, instance: OrchestrationInstance, batch: list[TaskMessage], termination: TaskMessage
     ) -> None:
         episode = begin_episode(instance, batch, self._now())
+        episode.events += [m.text for m in batch if m.kind not in _WITHOUT_EVENT]
         episode.events.append(
             history.event(
                 EventType.EXECUTION_TERMINATED, episode.now, rest=f',"Input":{termination.text}'
             )
         )
-        reason = str(json.loads(termination.text))
+        reason = json.loads(termination.text)
         await self._checkpointer.save_finished(
-            episode, Status.TERMINATED, termination.text, reason, instance.custom_status
+            episode,
+            Status.TERMINATED,
+            None if reason is None else termination.text,
+            str(reason or ""),
+            instance.custom_status,
         )
+
+
+def _describe_failure(instance: OrchestrationInstance, error: str) -> str:
+    return f"Orchestrator function '{instance.name}' failed: {error}"

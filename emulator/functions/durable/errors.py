@@ -8,10 +8,12 @@ DurableError
 ├── InstanceUnfinished   412: the instance has not reached a final status yet
 ├── InstanceNotFailed    412: the instance cannot be rewound, because it has not failed
 ├── RequestTooLarge      413: the body is larger than the limit (in management.py)
+├── StorageRefused       500: Azure Storage would refuse the request
 ├── OperationInvalid     500: the instance's status does not allow the operation
 ├── StoreUnavailable     500: the database failed and nothing was written; repeat the request
 ├── DatabaseInUse        another host has opened the database
 ├── DatabaseForeign      the file is not a database of this engine and version
+├── NonDeterministic     the actions of an orchestrator do not match its history
 └── ActionInvalid        an orchestrator requested an action that is invalid or not supported
 
 The numbers are the HTTP statuses of the Durable extension's management API.
@@ -67,6 +69,15 @@ class InstanceNotFailed(DurableError):
     status = 412
 
 
+class StorageRefused(DurableError):
+    """Azure Storage would refuse the request, because a name or a number is invalid there."""
+
+    kind = "DurableTask.AzureStorage.Storage.DurableTaskStorageException"
+
+    def __init__(self) -> None:
+        super().__init__("An error occurred while communicating with Azure Storage")
+
+
 class OperationInvalid(DurableError):
     """The instance's status does not allow the operation."""
 
@@ -83,6 +94,14 @@ class DatabaseInUse(DurableError):
 
 class DatabaseForeign(DurableError):
     """The file is not a database of this engine and version."""
+
+
+class NonDeterministic(DurableError):
+    """The actions of an orchestrator do not match its history.
+
+    Usually its code was changed while the instance was running. The error text is the output of the
+    failed instance.
+    """
 
 
 class ActionInvalid(DurableError):

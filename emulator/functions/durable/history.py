@@ -194,6 +194,16 @@ def execution_completed(now: int, event_id: int, status: str, result: str | None
     )
 
 
+def dump_json(value: object) -> str:
+    """Return a value as compact JSON text. Characters outside ASCII are not escaped."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can express
+        return json.dumps(value, separators=(",", ":"))
+    return text
+
+
 def json_or_string(text: str) -> str:
     """Return a text unchanged if it is JSON, and otherwise as a JSON string.
 

@@ -6,12 +6,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from emulator.functions.durable.errors import ArgumentInvalid
 from emulator.functions.durable.history import EventType
 from emulator.functions.durable.shim import Shim
-
-_LONGEST_ID = 256
-_FORBIDDEN = frozenset("/\\#?")
 
 
 class Status(StrEnum):
@@ -122,18 +118,6 @@ class OrchestrationInstance:
         """Return the approximate number of characters in the texts of the instance."""
         history = sum(map(len, self.history)) if self.history else 0
         return history + len(self.input or "") + len(self.output or "") + 1000
-
-
-def check_instance_id(instance_id: str) -> None:
-    """Raise ArgumentInvalid if the Durable extension would refuse this instance id."""
-    if instance_id.startswith("@"):
-        raise ArgumentInvalid("Orchestration instance ids must not start with @.")
-    if any(c in _FORBIDDEN or not c.isprintable() for c in instance_id):
-        raise ArgumentInvalid(
-            "Orchestration instance ids must not contain /, \\, #, ?, or control characters."
-        )
-    if not 0 < len(instance_id) <= _LONGEST_ID:
-        raise ArgumentInvalid(f"Instance ID lengths must not exceed {_LONGEST_ID} characters.")
 
 
 def describe_id_in_use(existing: OrchestrationInstance) -> str:

@@ -1,17 +1,19 @@
 """The HTTP API of the Durable extension, with which clients manage orchestration instances.
 
-Source: the extension's `HttpApiHandler` for routes, statuses and bodies, and its `BindingHelper`
-for the management URLs and for the client binding, which passes these URLs to the app.
+Source: the responses of the Durable extension 3.19.0, which were recorded. `docs/fidelity.md` lists
+the differences.
 """
 
 import json
 import logging
 import math
+import posixpath
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from json.encoder import encode_basestring_ascii as quoted
+from dataclasses import dataclass, replace
+from json.encoder import encode_basestring as quoted
 from typing import Any
-from urllib.parse import parse_qsl, quote
+from urllib.parse import parse_qsl, quote, quote_plus, unquote_plus
 
 from emulator.functions.asgi import (
     BodyTooLarge,
@@ -33,9 +35,12 @@ from emulator.functions.durable.errors import (
     InstanceMissing,
     InstanceNotFailed,
     InstanceUnfinished,
+    OperationInvalid,
+    StorageRefused,
 )
-from emulator.functions.durable.history import EventType, check_json, format_seconds
+from emulator.functions.durable.history import EventType, dump_json, format_seconds
 from emulator.functions.durable.instances import OrchestrationInstance, Status
+from emulator.functions.durable.newtonsoft import JsonReaderError, normalize_json
 
 DURABLE_PATH = "/runtime/webhooks/durabletask"
 RPC_PATH = "/durabletask"
@@ -44,27 +49,78 @@ _log = logging.getLogger(__name__)
 # The SDK replaces this word in the URLs by the id of an instance.
 _ID_PLACEHOLDER = "INSTANCEID"
 _CONNECTION = "AzureWebJobsStorage"
-_HIDDEN = {
-    EventType.ORCHESTRATOR_STARTED,
-    EventType.ORCHESTRATOR_COMPLETED,
-    EventType.TASK_SCHEDULED,
-    EventType.CHILD_CREATED,
-    EventType.TIMER_CREATED,
+_TASK_HUB = re.compile(r"[A-Za-z][A-Za-z0-9]{2,44}")
+_HIDDEN = {EventType.ORCHESTRATOR_STARTED, EventType.ORCHESTRATOR_COMPLETED}
+_TASKS = {EventType.TASK_SCHEDULED, EventType.CHILD_CREATED}
+_TASK_ENDS = {
+    EventType.TASK_COMPLETED,
+    EventType.TASK_FAILED,
+    EventType.CHILD_COMPLETED,
+    EventType.CHILD_FAILED,
 }
 _NAMES = {
+    EventType.CHILD_CREATED: "SubOrchestrationInstanceCreated",
     EventType.CHILD_COMPLETED: "SubOrchestrationInstanceCompleted",
     EventType.CHILD_FAILED: "SubOrchestrationInstanceFailed",
+}
+_SHOWN_KEYS = {
+    EventType.EXECUTION_STARTED: ("Input",),
+    EventType.TASK_SCHEDULED: ("Name",),
+    EventType.TASK_FAILED: ("Reason", "Details"),
+    EventType.CHILD_CREATED: ("Name", "InstanceId", "Input"),
+    EventType.CHILD_FAILED: ("Reason", "Details"),
+    EventType.TIMER_CREATED: ("FireAt",),
+    EventType.TIMER_FIRED: ("FireAt",),
+    EventType.EVENT_RAISED: ("Name", "Input"),
+    EventType.EXECUTION_SUSPENDED: ("Reason",),
+    EventType.EXECUTION_RESUMED: ("Reason",),
+    EventType.EXECUTION_COMPLETED: ("OrchestrationStatus",),
+}
+_WITH_RESULT = {
+    EventType.TASK_COMPLETED,
+    EventType.CHILD_COMPLETED,
+    EventType.EXECUTION_COMPLETED,
+}
+# The extension writes these members, too. They are always the same on this host.
+_ADDED_KEYS: dict[EventType, dict[str, Any]] = {
+    EventType.EXECUTION_STARTED: {
+        "Correlation": None,
+        "ParentTraceContext": None,
+        "ScheduledStartTime": None,
+        "Generation": 0,
+        "GenerateNewTrace": False,
+    },
+    EventType.TASK_SCHEDULED: {"ParentTraceContext": None, "Tags": None},
+    EventType.TASK_FAILED: {"FailureDetails": None},
+    EventType.CHILD_CREATED: {"ClientSpanId": None, "Tags": None},
+    EventType.CHILD_FAILED: {"FailureDetails": None},
+    EventType.EVENT_RAISED: {"ParentTraceContext": None},
+    EventType.EXECUTION_COMPLETED: {"FailureDetails": None},
 }
 _WITHOUT_BODY = (InstanceMissing, InstanceFinished)
 # The front end in Azure ends requests that take longer than this.
 _LONGEST_WAIT_SECONDS = 230.0
 _CONTINUATION = "x-ms-continuation-token"
+_LONGEST_ID = 999
+_SHOWN_WHILE_WAITING = _TASK_ENDS | {
+    EventType.EVENT_RAISED,
+    EventType.EXECUTION_RESUMED,
+    EventType.EXECUTION_SUSPENDED,
+    EventType.TIMER_FIRED,
+}
 
 
 class RequestTooLarge(DurableError):
     """The request's body is larger than the limit."""
 
     status = 413
+
+
+class InvalidJson(DurableError):
+    """The body is not JSON. The error text is that of Newtonsoft.Json."""
+
+    status = 400
+    kind = "Newtonsoft.Json.JsonReaderException"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +160,14 @@ async def read_request(scope: Scope, receive: Receive) -> ManagementRequest:
         name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]
     }
     query_text = scope.get("query_string", b"").decode("latin-1")
+    query: dict[str, str] = {}
     try:
-        query = {
-            name.lower(): value
-            for name, value in parse_qsl(query_text, keep_blank_values=True, max_num_fields=100)
-        }
+        pairs = parse_qsl(query_text, keep_blank_values=True, max_num_fields=100)
     except ValueError as problem:
         raise ArgumentInvalid(f"The query string is invalid: {problem}") from problem
+    for name, value in pairs:
+        key = name.lower()
+        query[key] = f"{query[key]},{value}" if key in query else value
     origin = f"{scope.get('scheme', 'http')}://{headers.get('host', '127.0.0.1')}"
     try:
         body = await read_body(scope, receive, MAX_REQUEST_BODY_BYTES)
@@ -123,25 +180,37 @@ async def read_request(scope: Scope, receive: Receive) -> ManagementRequest:
         _segments(scope),
         query,
         headers,
-        f"{origin}{quote(scope['path'])}" + (f"?{query_text}" if query_text else ""),
+        f"{origin}{_raw_path(scope)}" + (f"?{query_text}" if query_text else ""),
         origin + DURABLE_PATH,
         body,
     )
 
 
-def _segments(scope: Scope) -> tuple[str, ...]:
-    """Return the path segments after the prefix of the API.
+def _raw_path(scope: Scope) -> str:
+    """Return the path as the client sent it."""
+    raw: bytes = scope.get("raw_path") or b""
+    return raw.decode("latin-1") if raw else quote(scope["path"])
 
-    If the application is mounted under the prefix, the path may lack the prefix.
+
+def _segments(scope: Scope) -> tuple[str, ...]:
+    """Return the decoded path segments after the prefix of the API.
+
+    If the application is mounted under the prefix, the path may lack the prefix. As in the
+    extension, `+` means a blank, an escaped slash separates segments, and empty segments are kept,
+    except the last one.
     """
-    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    path, root = unquote_plus(_raw_path(scope)), str(scope.get("root_path", ""))
     if root and path.startswith(root):
         path = path[len(root) :]
     for prefix in (DURABLE_PATH, RPC_PATH):
         if path == prefix or path.startswith(prefix + "/"):
             path = path[len(prefix) :]
             break
-    return tuple(part for part in path.split("/") if part)
+    path = path.removeprefix("/").removesuffix("/")
+    parts = tuple(path.split("/"))
+    if "." in parts or ".." in parts:
+        parts = tuple(posixpath.normpath(f"/{path}")[1:].split("/"))
+    return parts
 
 
 async def write_response(send: Send, response: ManagementResponse) -> None:
@@ -164,7 +233,7 @@ def make_error_response(error: DurableError, message: str) -> ManagementResponse
     """
     return ManagementResponse(
         error.status,
-        json.dumps(
+        dump_json(
             {
                 "Message": message,
                 "ExceptionMessage": str(error),
@@ -173,6 +242,11 @@ def make_error_response(error: DurableError, message: str) -> ManagementResponse
             }
         ),
     )
+
+
+def _refusal(status: int, text: str) -> ManagementResponse:
+    """Return an error response that has only a text."""
+    return ManagementResponse(status, dump_json({"Message": text}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +269,7 @@ class ManagementUrls:
         create = f"{base}/orchestrators/{{functionName}}[/{{instanceId}}]?"
         wait = "timeout={timeoutInSeconds}&pollingInterval={intervalInSeconds}&"
         code = f"code={self.key}"
-        management = self._management(base, _ID_PLACEHOLDER)
+        management = self._management(base, _ID_PLACEHOLDER, self.task_hub)
         return json.dumps(
             {
                 "taskHubName": self.task_hub,
@@ -211,18 +285,23 @@ class ManagementUrls:
             }
         )
 
-    def check_status(self, base_url: str, instance_id: str) -> dict[str, str]:
+    def check_status(
+        self, base_url: str, instance_id: str, task_hub: str | None = None
+    ) -> dict[str, str]:
         """Return the body of the response to a request that starts an instance.
 
-        The body contains the instance id and the management URLs of the instance.
+        The body contains the instance id and the management URLs of the instance. `task_hub` is the
+        spelling in the request; None if the request does not name the task hub.
         """
-        urls = self._management(base_url.rstrip("/"), quote(instance_id, safe=""))
+        # .NET escapes these characters in another way than Python.
+        escaped = quote_plus(instance_id, safe="!*()").replace("~", "%7E")
+        urls = self._management(base_url.rstrip("/"), escaped, task_hub or self.task_hub)
         del urls["rewindPostUri"]
         return {"id": instance_id, **urls}
 
-    def _management(self, base: str, instance_id: str) -> dict[str, str]:
+    def _management(self, base: str, instance_id: str, task_hub: str) -> dict[str, str]:
         instance = f"{base}/instances/{instance_id}"
-        query = f"taskHub={quote(self.task_hub)}&connection={_CONNECTION}&code={self.key}"
+        query = f"taskHub={quote(task_hub)}&connection={_CONNECTION}&code={self.key}"
         return {
             "statusQueryGetUri": f"{instance}?{query}",
             "sendEventPostUri": f"{instance}/raiseEvent/{{eventName}}?{query}",
@@ -255,49 +334,61 @@ def format_status(
     )
 
 
-def format_history(fragments: Sequence[str], *, outputs: bool) -> str:
+def format_history(fragments: Sequence[str], *, outputs: bool, inputs: bool = True) -> str:
     """Return a history as a JSON list, in the format of the Durable extension's responses.
 
-    The list omits the events for the scheduling of tasks. Instead, the event for the end of a task
-    contains the time at which the task was scheduled, and the function name. If `outputs` is true,
-    the events contain inputs and results.
+    The event for the end of a task contains the time at which the task was scheduled, and the
+    function name. The event for its scheduling is listed only until the task has ended. If
+    `outputs` is true, the events contain results. If `inputs` is true, they contain inputs.
     """
     events = [event for text in fragments for event in json.loads(f"[{text}]")]
-    scheduled = {
-        event["EventId"]: event
-        for event in events
-        if event["EventType"] in {EventType.TASK_SCHEDULED, EventType.CHILD_CREATED}
-    }
+    tasks = {event["EventId"]: event for event in events if event["EventType"] in _TASKS}
+    ended = {event["TaskScheduledId"] for event in events if event["EventType"] in _TASK_ENDS}
     shown = [
-        _format_event(event, scheduled.get(event.get("TaskScheduledId"), {}), outputs=outputs)
+        _format_event(event, tasks.get(event.get("TaskScheduledId"), {}), outputs=outputs)
         for event in events
         if event["EventType"] not in _HIDDEN
+        and not (event["EventType"] in _TASKS and event["EventId"] in ended)
     ]
-    return json.dumps(shown)
+    if not inputs:
+        for event in shown:
+            event.pop("Input", None)
+    return dump_json(shown)
 
 
 def _format_event(event: dict[str, Any], cause: dict[str, Any], *, outputs: bool) -> dict[str, Any]:
     kind = EventType(event["EventType"])
     name = _NAMES.get(kind) or "".join(part.title() for part in kind.name.split("_"))
-    shown: dict[str, Any] = {"EventType": name, "Timestamp": event["Timestamp"]}
+    shown: dict[str, Any] = {"EventType": name}
+    if kind in _SHOWN_KEYS:
+        shown |= {key: event[key] for key in _SHOWN_KEYS[kind]}
+    if outputs and kind in _WITH_RESULT:
+        text = event["Result"]
+        shown["Result"] = None if text is None else json.loads(text)
+    shown |= _ADDED_KEYS.get(kind, {})
+    shown["Timestamp"] = event["Timestamp"]
+    for key in ("FireAt", "Timestamp"):
+        if key in shown:
+            shown[key] = _format_time(shown[key], "Z")
     if kind is EventType.EXECUTION_STARTED:
         shown["FunctionName"] = event["Name"]
-    elif "Name" in event:
-        shown["Name"] = event["Name"]
-    if cause:
-        shown["ScheduledTime"] = cause["Timestamp"]
-        shown["FunctionName"] = cause["Name"]
-    for key in ("FireAt", "Reason", "Details", "OrchestrationStatus"):
-        if key in event:
-            shown[key] = event[key]
-    if kind is EventType.EXECUTION_TERMINATED:
+    elif kind is EventType.TASK_SCHEDULED:
+        shown["Input"] = None
+    elif kind is EventType.EXECUTION_TERMINATED:
         reason = event["Input"]
-        shown["Input"] = reason if isinstance(reason, str) else json.dumps(reason)
-    elif outputs:
-        for key in ("Input", "Result"):
-            if event.get(key) is not None:
-                shown[key] = json.loads(event[key]) if isinstance(event[key], str) else event[key]
+        shown["Input"] = reason if isinstance(reason, str | None) else dump_json(reason)
+    if cause:
+        shown["ScheduledTime"] = _format_time(cause["Timestamp"], "+00:00")
+        shown["FunctionName"] = cause["Name"]
+        if "InstanceId" in cause:
+            shown["InstanceId"] = cause["InstanceId"]
+        shown["Input"] = None
     return shown
+
+
+def _format_time(timestamp: str, zone: str) -> str:
+    """Return the timestamp of an event without trailing zeros, as .NET writes it."""
+    return timestamp.removesuffix("Z").rstrip("0").rstrip(".") + zone
 
 
 _NOT_FOUND = ManagementResponse(404)
@@ -323,48 +414,82 @@ class ManagementApi:
         except _WITHOUT_BODY as error:
             response = ManagementResponse(error.status)
         except (InstanceUnfinished, InstanceNotFailed) as error:
-            response = ManagementResponse(error.status, json.dumps(str(error)))
-        except ArgumentInvalid as error:
-            response = make_error_response(
-                error, "One or more of the arguments submitted is incorrect"
-            )
-        except InstanceExists as error:
-            response = make_error_response(error, str(error))
+            response = ManagementResponse(error.status, dump_json(str(error)))
+        except InvalidJson as error:
+            response = make_error_response(error, "Invalid JSON content")
+        except (ArgumentInvalid, InstanceExists) as error:
+            response = _refusal(error.status, str(error))
         except DurableError as error:
             response = make_error_response(
                 error, "Something went wrong while processing your request"
             )
         await write_response(send, response)
 
-    async def _respond(self, request: ManagementRequest) -> ManagementResponse:  # noqa: PLR0911 - one return for each route
-        match request.method, request.segments:
-            case "POST", ("orchestrators", name):
-                return await self._start(request, name, None)
-            case "POST", ("orchestrators", name, instance_id):
-                return await self._start(request, name, instance_id)
-            case "GET", ("instances",):
-                return self._list(request)
-            case "DELETE", ("instances",):
-                return await self._purge_by(request)
-            case "GET", ("instances", instance_id):
-                return self._status(request, instance_id)
-            case "DELETE", ("instances", instance_id):
-                return await self._purge(instance_id)
-            case "POST", ("instances", instance_id, operation):
-                return await self._operate(request, instance_id, operation.lower())
-            case "POST", ("instances", instance_id, operation, name):
-                if operation.lower() == "raiseevent":
-                    return await self._raise_event(request, instance_id, name)
-            case "POST", ("makeprimary",):
-                return ManagementResponse(200)
-            case _, ("entities", *_):
+    async def _respond(self, request: ManagementRequest) -> ManagementResponse:
+        collection, *rest = request.segments
+        if collection.lower() == "makeprimary" and not rest:
+            return ManagementResponse(200)
+        if not all(rest):
+            return _NOT_FOUND
+        self._check_connection(request)
+        is_own_hub = self._is_own_hub(request)
+        match collection.lower():
+            case "orchestrators" if is_own_hub and request.method == "POST":
+                return await self._start(request, rest)
+            case "instances" if is_own_hub:
+                return await self._instances(request, rest)
+            case "instances" if request.method == "GET" and not rest:
+                return ManagementResponse(200, "[]")
+            case "entities":
                 raise DurableError("Entities are not supported by the local host")
         return _NOT_FOUND
 
-    async def _start(
-        self, request: ManagementRequest, name: str, instance_id: str | None
+    async def _instances(  # noqa: PLR0911 - one return for each route
+        self, request: ManagementRequest, rest: list[str]
     ) -> ManagementResponse:
-        input_text = _json_text(request.body) if request.body else None
+        match request.method, rest:
+            case "GET", []:
+                return self._list(request)
+            case "DELETE", []:
+                return await self._purge_by(request)
+            case "GET", [instance_id]:
+                return self._status(request, instance_id)
+            case "DELETE", [instance_id]:
+                return await self._purge(instance_id)
+            case "POST", [instance_id, operation]:
+                return await self._operate(request, instance_id, operation.lower())
+            case "POST", [instance_id, operation, name] if operation.lower() == "raiseevent":
+                return await self._raise_event(request, instance_id, name)
+        return _NOT_FOUND
+
+    @staticmethod
+    def _check_connection(request: ManagementRequest) -> None:
+        connection = request.query.get("connection") or _CONNECTION
+        if connection.lower() != _CONNECTION.lower():
+            raise OperationInvalid(
+                f"Unable to resolve the Azure Storage connection named '{connection}'."
+            )
+
+    def _is_own_hub(self, request: ManagementRequest) -> bool:
+        """Return whether a request is for the task hub of this host.
+
+        Raises StorageRefused if the request names a task hub that cannot exist.
+        """
+        own = self._urls().task_hub
+        hub = request.query.get("taskhub") or own
+        if hub.lower() == own.lower():
+            return True
+        if not _TASK_HUB.fullmatch(hub):
+            raise StorageRefused
+        return False
+
+    async def _start(self, request: ManagementRequest, rest: list[str]) -> ManagementResponse:
+        if len(rest) not in {1, 2}:
+            return _NOT_FOUND
+        name, instance_id = rest[0], rest[1] if len(rest) > 1 else None
+        input_text = _json_text(request.body) if request.body.strip() else None
+        if instance_id is not None and len(instance_id) > _LONGEST_ID:
+            raise StorageRefused
         instance = await self._engine.start_new(
             name, instance_id, input_text, request.query.get("version")
         )
@@ -381,56 +506,58 @@ class ManagementApi:
         timeout_seconds = _seconds(request.query.get("timeout"))
         polling_seconds = _seconds(request.query.get("pollinginterval"))
         if timeout_seconds is not None and polling_seconds is not None:
-            if polling_seconds > timeout_seconds:
+            if polling_seconds > timeout_seconds or 0 != timeout_seconds == polling_seconds:
                 raise ArgumentInvalid(
-                    f"Total timeout {timeout_seconds} (seconds) should be bigger than "
-                    f"retry timeout {polling_seconds} (seconds)"
+                    f"Total timeout {timeout_seconds:g} should be bigger than retry timeout "
+                    f"{polling_seconds:g}"
                 )
             longest = min(timeout_seconds, _LONGEST_WAIT_SECONDS)
-            if await self._engine.wait_finished(instance_id, longest):
-                return self._outcome(request, instance_id)
-        urls = self._urls().check_status(request.base_url, instance_id)
+            if longest > 0 and await self._engine.wait_finished(instance_id, longest):
+                return self._outcome(instance_id)
+        urls = self._urls().check_status(
+            request.base_url, instance_id, request.query.get("taskhub")
+        )
         headers = (("Location", urls["statusQueryGetUri"]), ("Retry-After", "10"))
-        return ManagementResponse(202, json.dumps(urls), headers)
+        return ManagementResponse(202, dump_json(urls), headers)
 
-    def _outcome(self, request: ManagementRequest, instance_id: str) -> ManagementResponse:
+    def _outcome(self, instance_id: str) -> ManagementResponse:
         instance = self._engine.find(instance_id)
         if instance.status is Status.COMPLETED:
             return ManagementResponse(200, instance.output or "null")
-        strict = _flag(request, "returninternalservererroronfailure", default=False)
-        failed = instance.status is Status.FAILED
-        return ManagementResponse(500 if failed and strict else 200, format_status(instance))
+        return ManagementResponse(200, format_status(instance))
 
     def _status(self, request: ManagementRequest, instance_id: str) -> ManagementResponse:
         instance = self._engine.find(instance_id)
         history = None
+        show_input = _flag(request, "showinput", default=True)
         if _flag(request, "showhistory", default=False):
+            waiting = [m.text for m in instance.mailbox if m.kind in _SHOWN_WHILE_WAITING]
             history = format_history(
-                self._engine.read_history_of(instance),
+                [*self._engine.read_history_of(instance), *waiting],
                 outputs=_flag(request, "showhistoryoutput", default=False),
+                inputs=show_input,
             )
-        body = format_status(
-            instance, show_input=_flag(request, "showinput", default=True), history=history
-        )
+        body = format_status(instance, show_input=show_input, history=history)
         if not instance.is_finished:
             return ManagementResponse(202, body, (("Location", request.url), ("Retry-After", "5")))
         strict = _flag(request, "returninternalservererroronfailure", default=False)
         return ManagementResponse(500 if strict and instance.status is Status.FAILED else 200, body)
 
     def _list(self, request: ManagementRequest) -> ManagementResponse:
-        show_input = _flag(request, "showinput", default=False)
+        show_input = _flag(request, "showinput", default=True)
         page, token = self._engine.read_page(
             records.InstanceFilter.parse(request.query),
             request.query.get("top"),
             request.headers.get(_CONTINUATION, ""),
         )
         bodies = ",".join(format_status(instance, show_input=show_input) for instance in page)
-        return ManagementResponse(200, f"[{bodies}]", ((_CONTINUATION, token),))
+        headers = ((_CONTINUATION, token),) if token else ()
+        return ManagementResponse(200, f"[{bodies}]", headers)
 
     async def _operate(
         self, request: ManagementRequest, instance_id: str, operation: str
     ) -> ManagementResponse:
-        reason = request.query.get("reason", "")
+        reason = request.query.get("reason") or None
         match operation:
             case "terminate":
                 await self._engine.terminate(instance_id, reason)
@@ -442,6 +569,8 @@ class ManagementApi:
                 return await self._rewind(instance_id)
             case "restart":
                 return await self._restart(request, instance_id)
+            case "restartwithoptions":
+                return await self._restart_with_options(request, instance_id)
             case _:
                 return _NOT_FOUND
         return _ACCEPTED
@@ -452,20 +581,49 @@ class ManagementApi:
         except InstanceMissing:
             # The superfluous dollar sign is also in the text of the extension.
             text = f'No orchestration with instance ID "${instance_id}" found.'
-            return ManagementResponse(404, json.dumps(text))
+            return ManagementResponse(404, dump_json(text))
         return _ACCEPTED
 
     async def _restart(self, request: ManagementRequest, instance_id: str) -> ManagementResponse:
+        is_new = _flag(request, "restartwithnewinstanceid", default=True)
+        return await self._start_again(request, instance_id, None if is_new else instance_id)
+
+    async def _restart_with_options(
+        self, request: ManagementRequest, instance_id: str
+    ) -> ManagementResponse:
+        new_id = request.query.get("newinstanceid")
+        if not new_id:
+            raise ArgumentInvalid("A new orchestration instance ID must be provided.")
+        if new_id.startswith("@"):
+            error = ArgumentInvalid(
+                "Orchestration instance IDs must not start with @. (Parameter 'newInstanceId')"
+            )
+            return make_error_response(error, str(error))
+        return await self._start_again(request, instance_id, new_id)
+
+    async def _start_again(
+        self, request: ManagementRequest, instance_id: str, new_id: str | None
+    ) -> ManagementResponse:
+        """Start an instance with the function and input of another instance.
+
+        `new_id` is the id of the new instance; None for a random id.
+        """
         try:
             former = self._engine.find(instance_id)
-        except InstanceMissing as error:
-            raise ArgumentInvalid(
-                f"An orchestration with the instanceId {instance_id} was not found."
-            ) from error
-        new_id = _flag(request, "restartwithnewinstanceid", default=True)
-        started = await self._engine.start_new(
-            former.name, None if new_id else former.id, former.input, former.version
-        )
+        except InstanceMissing:
+            missing = ArgumentInvalid(
+                f"No instance with ID '{instance_id}' was found. (Parameter 'instanceId')"
+            )
+            return make_error_response(
+                missing, "InstanceId does not match a valid orchestration instance."
+            )
+        version = request.query.get("version") or former.version
+        try:
+            started = await self._engine.start_new(former.name, new_id, former.input, version)
+        except InstanceExists as error:
+            return make_error_response(
+                error, "A non-terminal instance with this instance ID already exists."
+            )
         return await self._start_response(request, started.id)
 
     async def _raise_event(
@@ -478,7 +636,10 @@ class ManagementApi:
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != "application/json":
             raise ArgumentInvalid("Only application/json request content is supported")
-        await self._engine.raise_event(instance_id, name, _json_text(request.body))
+        text = _json_text(request.body)
+        if text.lstrip().startswith(("{", "[")):
+            text = dump_json(json.loads(text))
+        await self._engine.raise_event(instance_id, name, text)
         return _ACCEPTED
 
     async def _purge(self, instance_id: str) -> ManagementResponse:
@@ -491,10 +652,11 @@ class ManagementApi:
         return _deleted(await self._engine.purge([instance]))
 
     async def _purge_by(self, request: ManagementRequest) -> ManagementResponse:
-        condition = records.InstanceFilter.parse(request.query)
+        # As in the extension, the prefix of the instance id does not matter.
+        condition = replace(records.InstanceFilter.parse(request.query), prefix="")
         if condition.created_from is None:
             text = "Please provide value for 'createdTimeFrom' parameter."
-            return ManagementResponse(400, json.dumps(text))
+            return ManagementResponse(400, dump_json(text))
         count = await self._engine.purge(self._engine.find_finished(condition))
         return _deleted(count) if count else _NOT_FOUND
 
@@ -504,13 +666,11 @@ def _deleted(count: int) -> ManagementResponse:
 
 
 def _json_text(body: bytes) -> str:
-    """Decode a JSON body to text. Raises ArgumentInvalid if the body is not JSON."""
+    """Decode a JSON body to text. Raises InvalidJson if the body is not JSON."""
     try:
-        text = body.decode()
-        check_json(text)
-    except (ValueError, RecursionError) as problem:
-        raise ArgumentInvalid(f"Invalid JSON content: {problem}") from problem
-    return text
+        return normalize_json(body)
+    except JsonReaderError as problem:
+        raise InvalidJson(str(problem)) from problem
 
 
 def _seconds(text: str | None) -> float | None:
@@ -518,7 +678,7 @@ def _seconds(text: str | None) -> float | None:
         seconds = float(text or "")
     except ValueError:
         return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+    return seconds if math.isfinite(seconds) else None
 
 
 def _flag(request: ManagementRequest, name: str, *, default: bool) -> bool:

@@ -11,14 +11,14 @@ Source: the SDK's `DurableOrchestrationContext`, `TaskOrchestrationExecutor` and
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import IntEnum
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
 from emulator.functions.durable.errors import ActionInvalid
-from emulator.functions.durable.history import quoted_or_null, to_micros
+from emulator.functions.durable.history import dump_json, quoted_or_null, to_micros
 
 # The SDK splits a timer of more than six days into timers of three days, as for Azure Storage.
 _CONTEXT_TAIL = (
@@ -76,6 +76,8 @@ class Action:
     canceled: bool = False
     retry_interval_ms: int = 0
     max_attempts: int = 0
+    waits_before: int = 0
+    """How many earlier `yield` statements of the orchestrator wait only for external events."""
 
     def to_fields(self) -> list[Any]:
         """Return the fields that a retry of the action needs, as a list of JSON values."""
@@ -159,7 +161,8 @@ _LEAVES = {kind.value for kind in ActionKind}
 class EpisodeState:
     """The state that an orchestrator returns after an episode.
 
-    `output` and `custom_status` are JSON text, `error` is plain text.
+    `output` and `custom_status` are JSON text, `error` is plain text. `has_actions` is false if the
+    orchestrator failed without returning its actions.
     """
 
     actions: tuple[Action, ...]
@@ -167,6 +170,7 @@ class EpisodeState:
     output: str | None = None
     error: str | None = None
     custom_status: str | None = None
+    has_actions: bool = True
 
 
 def context_json(  # noqa: PLR0913 - the context has these members
@@ -218,19 +222,24 @@ def read_failure(message: str) -> EpisodeState:
         try:
             state = read_state(state_text)
         except ActionInvalid:
-            return EpisodeState((), done=False, error=text)
+            return EpisodeState((), done=False, error=text, has_actions=False)
         error = state.error or text
         return EpisodeState(state.actions, False, None, error, state.custom_status)
     if _REPORTED_TWICE in text:
         text = f"{text} {_REPORTED_TWICE_ADVICE}"
-    return EpisodeState((), done=False, error=text)
+    return EpisodeState((), done=False, error=text, has_actions=False)
 
 
 def _state(state: dict[str, Any]) -> EpisodeState:
-    actions = tuple(_leaves(action for group in state["actions"] for action in group))
+    actions: list[Action] = []
+    waits = 0
+    for action in (action for group in state["actions"] for action in group):
+        leaves = [replace(leaf, waits_before=waits) for leaf in _leaves([action])]
+        waits += all(leaf.kind is ActionKind.WAIT_FOR_EVENT for leaf in leaves)
+        actions += leaves
     error = state.get("error")
     return EpisodeState(
-        actions,
+        tuple(actions),
         bool(state.get("isDone")),
         _dumped(state.get("output")),
         None if error is None else str(error),
@@ -239,7 +248,7 @@ def _state(state: dict[str, Any]) -> EpisodeState:
 
 
 def _dumped(value: object) -> str | None:
-    return None if value is None else json.dumps(value, separators=(",", ":"))
+    return None if value is None else dump_json(value)
 
 
 def _leaves(actions: Iterable[dict[str, Any]]) -> Iterator[Action]:

@@ -1,11 +1,13 @@
 """The SQL statements and queries for instances, messages, work items and timers."""
 
+import base64
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from emulator.functions.durable.errors import ArgumentInvalid
+from emulator.functions.durable.errors import StorageRefused
 from emulator.functions.durable.history import EventType, to_micros
 from emulator.functions.durable.instances import (
     FINISHED,
@@ -27,8 +29,17 @@ _UPDATE = (
     "UPDATE instances SET status=?, updated=?, turn=?, shim=?, custom_status=?, output=? WHERE id=?"
 )
 _LONGEST_PAGE = 1000
-_LAST_ROW = 2**63 - 1
-_STATUSES = {status.lower(): status for status in Status}
+_NUMBER = re.compile(r"-?[0-9]{1,9}")
+_STATUSES: dict[str, Status] = {status.value: status for status in Status} | {
+    # The numbers of .NET's `OrchestrationRuntimeStatus`.
+    "0": Status.RUNNING,
+    "1": Status.COMPLETED,
+    "3": Status.FAILED,
+    "4": Status.CANCELED,
+    "5": Status.TERMINATED,
+    "6": Status.PENDING,
+    "7": Status.SUSPENDED,
+}
 
 
 class Reader(Protocol):
@@ -104,9 +115,12 @@ def update_instance(  # noqa: PLR0913, PLR0917 - one argument for each column
     )
 
 
-def set_status(instance_id: str, status: Status) -> Statement:
-    """Return the SQL statement that updates only the status of an instance."""
-    return ("UPDATE instances SET status=? WHERE id=?", (str(status), instance_id))
+def set_status(instance_id: str, status: Status, output: str | None) -> Statement:
+    """Return the SQL statement that updates only the status and the output of an instance."""
+    return (
+        "UPDATE instances SET status=?, output=? WHERE id=?",
+        (str(status), output, instance_id),
+    )
 
 
 def append_history(instance_id: str, episode_count: int, events: str) -> Statement:
@@ -207,18 +221,18 @@ def read_fresh(store: Reader) -> list[OrchestrationInstance]:
     return [_instance(row) for row in rows]
 
 
-def _read_rows(
+def _read_instances(
     store: Reader, where: str, arguments: Sequence[Any], limit: int
-) -> list[tuple[int, OrchestrationInstance]]:
-    """Return the row numbers and the instances that match an SQL condition, sorted by row number.
+) -> list[OrchestrationInstance]:
+    """Return the instances that match an SQL condition, sorted by id.
 
     `where` is the condition. If `limit` is -1, the number of instances is unlimited.
     """
     rows = store.read(
-        f"SELECT rowid, {_COLUMNS} FROM instances WHERE {where} ORDER BY rowid LIMIT ?",  # noqa: S608 - `where` holds placeholders only
+        f"{_SELECT} WHERE {where} ORDER BY id LIMIT ?",  # `where` holds placeholders only
         (*arguments, limit),
     )
-    return [(row[0], _instance(row[1:])) for row in rows]
+    return [_instance(row) for row in rows]
 
 
 def read_history(store: Reader, instance_id: str) -> list[str]:
@@ -304,7 +318,7 @@ class InstanceFilter:
 
         Invalid values are ignored, as in the Durable extension.
         """
-        names = query.get("runtimestatus", "").lower().split(",")
+        names = query.get("runtimestatus", "").split(",")
         return cls(
             query.get("instanceidprefix", ""),
             _time(query.get("createdtimefrom")),
@@ -336,22 +350,24 @@ def read_page(
     """Return one page of the instances that match a filter, and the token of the next page.
 
     `top` is the maximum size of the page, as text. `token` selects the page, and is empty for the
-    first page. The returned token is empty after the last page. Raises ArgumentInvalid if `token`
-    is invalid.
+    first page. No instance matches an unknown token. The returned token is empty after the last
+    page. Raises StorageRefused if `top` is negative.
     """
     size = _LONGEST_PAGE
-    if top is not None and top.isascii() and top.isdigit() and int(top[:9]) > 0:
-        size = min(int(top[:9]), _LONGEST_PAGE)
-    after = 0
-    if token:
-        if not (token.isascii() and token.isdigit() and int(token[:20]) <= _LAST_ROW):
-            raise ArgumentInvalid("The continuation token is invalid.")
-        after = int(token)
+    if top is not None and _NUMBER.fullmatch(top):
+        if int(top) < 0:
+            raise StorageRefused
+        size = min(int(top), _LONGEST_PAGE)
     where, arguments = condition.build_condition()
-    rows = _read_rows(store, f"{where} AND rowid > ?", [*arguments, after], size + 1)
-    more = len(rows) > size
-    rows = rows[:size]
-    return [instance for _, instance in rows], str(rows[-1][0]) if more else ""
+    if token:
+        try:
+            first = base64.b64decode(token, validate=True).decode()
+        except ValueError:
+            return [], ""
+        where, arguments = f"{where} AND id >= ?", [*arguments, first]
+    found = _read_instances(store, where, arguments, size + 1)
+    more = len(found) > size
+    return found[:size], base64.b64encode(found[size].id.encode()).decode() if more else ""
 
 
 def read_finished(store: Reader, condition: InstanceFilter) -> list[OrchestrationInstance]:
@@ -359,8 +375,7 @@ def read_finished(store: Reader, condition: InstanceFilter) -> list[Orchestratio
     where, arguments = condition.build_condition()
     names = sorted(map(str, FINISHED))
     marks = ",".join("?" * len(names))
-    rows = _read_rows(store, f"{where} AND status IN ({marks})", [*arguments, *names], -1)
-    return [instance for _, instance in rows]
+    return _read_instances(store, f"{where} AND status IN ({marks})", [*arguments, *names], -1)
 
 
 def _time(text: str | None) -> int | None:

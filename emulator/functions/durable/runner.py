@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from emulator.functions.durable.history import EventType, completed, failed
+from emulator.functions.durable.history import EventType, completed, dump_json, failed
 from emulator.functions.durable.instances import (
     TaskMessage,
 )
@@ -44,6 +44,16 @@ class FunctionRunner(Protocol):
         is down, and FunctionFailure if the activity raised an exception.
         """
         ...
+
+
+def find_name(known: frozenset[str], name: str) -> str | None:
+    """Return the registered spelling of a function's name; None if no function has the name.
+
+    As in the Durable extension, the case of letters does not matter.
+    """
+    if name in known:
+        return name
+    return next((other for other in known if other.lower() == name.lower()), None)
 
 
 def describe_unknown_orchestrator(runner: FunctionRunner, name: str) -> str:
@@ -194,15 +204,43 @@ async def run_work_item(
 
     Raises AppUnavailable if the app process is down.
     """
+    name = find_name(runner.activities, work.name) or work.name
     try:
-        result = await runner.run_activity(work.name, work.input, work.instance_id)
+        result = await runner.run_activity(name, work.input, work.instance_id)
     except FunctionFailure as failure:
         cause = f"{failure.type_name}: {failure.message}"
         kind = EventType.TASK_FAILED
-        # The text has two spaces, as in the extension if the worker does not have a label.
-        reason = f"Activity function '{work.name}' failed:  {cause}"
-        text = failed(kind, now(), work.task, reason, cause)
+        reason = f"Activity function '{work.name}' failed: {cause}"
+        text = failed(kind, now(), work.task, reason, _describe_exception(cause, failure.stack))
     else:
         kind = EventType.TASK_COMPLETED
         text = completed(kind, now(), work.task, result)
     return TaskMessage(kind, text, work.task, work.execution)
+
+
+def _describe_exception(cause: str, stack: str) -> str:
+    """Return an exception of an activity as the JSON text that the Durable extension stores."""
+    inner = {
+        "$type": "Microsoft.Azure.WebJobs.Script.Workers.Rpc.RpcException, "
+        "Microsoft.Azure.WebJobs.Script",
+        "RemoteStackTrace": stack,
+        "RemoteMessage": cause,
+        "Message": f"Result: Failure\nException: {cause}\nStack: {stack}",
+    }
+    return dump_json(
+        {
+            "$type": "System.Exception, System.Private.CoreLib",
+            "ClassName": "System.Exception",
+            "Message": cause,
+            "Data": None,
+            "InnerException": inner,
+            "HelpURL": None,
+            "StackTraceString": None,
+            "RemoteStackTraceString": None,
+            "RemoteStackIndex": 0,
+            "ExceptionMethod": None,
+            "HResult": -2146233088,
+            "Source": None,
+            "WatsonBuckets": None,
+        }
+    )

@@ -91,11 +91,28 @@ def visible_tenant(request: Request, given: str | None = None) -> str | None:
 
 
 def find_model(catalogue: Catalogue, name: str) -> ModelEntry:
-    """Return the model with this name. Raises the problem `unknown-model` if there is none."""
+    """Return the model or the version with this name, for example `classifier` or `classifier:2`.
+
+    Raises the problem `unknown-model` if there is none.
+    """
     try:
         return catalogue.model(name)
     except UnknownModel as error:
         raise HttpProblem(problems.UNKNOWN_MODEL, str(error), nearest=list(error.nearest)) from None
+
+
+def find_versions(catalogue: Catalogue, name: str) -> tuple[ModelEntry, ...]:
+    """Return all versions of the model with this name, or the one version that it contains.
+
+    Raises the problem `unknown-model` if there is none.
+    """
+    find_model(catalogue, name)
+    return catalogue.matching(name)
+
+
+def names_version(name: str) -> bool:
+    """Return whether the name of a model in a request contains a version, as in `classifier:2`."""
+    return ":" in name
 
 
 async def find_own_job(request: Request, job_id: str) -> Record:

@@ -16,7 +16,7 @@ from fastapi import Request, Response
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from contract.catalogue import Catalogue, Priority
+from contract.catalogue import Catalogue, Priority, join_name
 from contract.messages import FailureCode
 from gateway.http import problems
 from gateway.http.problems import HttpProblem, ProblemKind
@@ -163,7 +163,7 @@ async def add_queue_position(
 
     If the job has started, `job` is not changed.
     """
-    model = catalogue.get(job["model"])
+    model = catalogue.get(join_name(job["model"], job["version"]))
     position = NO_POSITION
     if model is not None and job["status"] == JobStatus.QUEUED:
         created_at = datetime.fromisoformat(job["created_at"])

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Final, Literal, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from contract.catalogue import Priority
+from contract.catalogue import Priority, split_name
 from contract.messages import (
     FailureCode,
     Fields,
@@ -306,6 +306,8 @@ Record = dict[str, Any]
      "result": a payload in JSON, "error": an error in JSON, "timing", "trace_id",
      "tenant": absent if it is OPEN_TENANT, "priority": absent if it is normal,
      "label": absent if the job has no label}
+
+`model` is the name of an entry of the catalogue, for example `classifier:2`.
 """
 
 
@@ -376,6 +378,11 @@ def initial_record_of(instance: InstanceSnapshot) -> Record | None:
         return initial_record(read_ticket(instance.input))
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def version_of(record: Record) -> str:
+    """Return the version of the model that runs the job."""
+    return split_name(record["model"])[1]
 
 
 def tenant_of(record: Record) -> str:
@@ -455,6 +462,9 @@ class JobResource(TypedDict):
 
     id: Annotated[str, Field(examples=["01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"])]
     model: Annotated[str, Field(examples=["classifier"])]
+    version: Annotated[
+        str, Field(description="The version of the model that runs the job.", examples=["1"])
+    ]
     label: Annotated[
         str | None,
         Field(
@@ -497,9 +507,11 @@ def job_resource(job_id: str, record: Record) -> JobResource:
     """
     path = job_path(job_id)
     result = record["result"] or {}
+    model, version = split_name(record["model"])
     return {
         "id": job_id,
-        "model": record["model"],
+        "model": model,
+        "version": version,
         "label": label_of(record),
         "status": record["status"],
         "created_at": record["created_at"],

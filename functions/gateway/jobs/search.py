@@ -61,12 +61,13 @@ _RUNTIME_STATUSES: Final[Mapping[JobStatus, frozenset[RuntimeStatus]]] = {
 class JobFilter:
     """The conditions that the jobs of a search must meet. A member that is None allows any value.
 
+    `models` contains names of entries of the catalogue, for example all versions of a model.
     `label` and `id` may end with ANY_ENDING. `created_after` is inclusive, `created_before` is
     exclusive.
     """
 
     tenant: str | None = None
-    model: str | None = None
+    models: frozenset[str] | None = None
     status: JobStatus | None = None
     code: str | None = None
     label: str | None = None
@@ -104,7 +105,8 @@ class JobFilter:
 
         `found` is the record that the orchestration returned, or the job's initial record.
         """
-        if self.tenant not in {None, tenant_of(found)} or self.model not in {None, found["model"]}:
+        is_other_model = self.models is not None and found["model"] not in self.models
+        if is_other_model or self.tenant not in {None, tenant_of(found)}:
             return False
         if self.label is not None and not _is_match(self.label, label_of(found)):
             return False

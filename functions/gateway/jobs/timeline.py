@@ -25,6 +25,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from contract.catalogue import split_name
 from contract.deliveries import DeliveryNote, decode_note
 from contract.errors import ContractError
 from contract.messages import (
@@ -190,6 +191,7 @@ class JobTimeline(TypedDict):
 
     id: Annotated[str, Field(examples=["01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"])]
     model: str
+    version: str
     status: JobStatus
     attempt: Annotated[int, Field(ge=1)]
     accepted_at: Time
@@ -367,9 +369,11 @@ def build_timeline(evidence: JobEvidence, now: datetime) -> JobTimeline:
     shown = _add_deliveries(line, deliveries, skew, is_ended=is_final(record))
     line.add(StepName.FINAL if is_final(record) else StepName.NOW, end_ms)
     path = job_path(ticket.job_id)
+    model, version = split_name(record["model"])
     return {
         "id": ticket.job_id,
-        "model": record["model"],
+        "model": model,
+        "version": version,
         "status": JobStatus(record["status"]),
         "attempt": record["attempt"],
         "accepted_at": line.text(0.0),

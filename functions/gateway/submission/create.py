@@ -68,6 +68,7 @@ from gateway.submission.parse import (
     check_media_type,
     check_upload_size,
 )
+from gateway.submission.versions import VersionChooser
 from gateway.telemetry import JobCounters
 from gateway.webhooks.sender import resolve_url, tenant_share
 
@@ -95,12 +96,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """The data from which a new job is created."""
+    """The data from which a new job is created.
+
+    If `is_pinned` is true, the job runs on the version `model`. Otherwise `model` is any version of
+    the model, and the gateway chooses the version.
+    """
 
     model: ModelEntry
     submission: JobSubmission
     tenant: str
     traceparent: str
+    is_pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +170,7 @@ class JobCreator:
     jobs: Jobs
     waiters: Waiters
     requests: RequestSender
+    versions: VersionChooser
     clock: Clock
     url_inputs: RateLimiter
     """Limits how often each tenant may submit a job whose input is fetched from a URL."""
@@ -195,15 +202,20 @@ class JobCreator:
     async def prepare(self, new_job: NewJob, job_id: str | None = None) -> PreparedJob:
         """Check the submission, store the input if it is large, and return the prepared job.
 
+        If the model has several versions, the version is chosen here. The request contains it, and
+        so do the ticket and the message. Therefore it does not change when the job is sent again.
+
         The job is not started. If the process dies before the start, the stored input remains
         although no job refers to it. If `job_id` is None, a new id is created. Raises HttpProblem
         if the submission is refused, or Unavailable if the blob storage fails.
         """
         model, submission = new_job.model, new_job.submission
+        job_id = job_id or str(uuid7())
+        if model.versions and not new_job.is_pinned:
+            model = await self.versions.choose(model, job_id)
         self._refuse_if_saturated(model, submission)
         self._refuse_too_many_urls(new_job)
         await self._check_addresses(submission, new_job.tenant)
-        job_id = job_id or str(uuid7())
         created_at = self.clock()
         request = JobRequest(
             job_id=job_id,
@@ -220,7 +232,7 @@ class JobCreator:
             submission.webhook_url,
             submission.priority,
             submission.label,
-            new_job.model.reports_progress,
+            model.reports_progress,
         )
 
     async def start_and_wait(

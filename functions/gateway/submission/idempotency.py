@@ -4,8 +4,8 @@ The header follows the IETF draft "The Idempotency-Key HTTP Header Field" with o
 the first request is in progress, a repeated request does not get 409, but waits for the same job.
 
 The first request creates a blob, which is called the idempotency claim of the key. The claim
-contains a job id. Then the request starts the job with this id. All other requests find the claim
-and wait for the job.
+contains a job id, and the version of the model that runs the job. Then the request starts the job
+with this id. All other requests find the claim and wait for the job.
 
 A job must not be started twice. Durable Functions refuses to start an instance that is running, but
 replaces an instance that has ended. Therefore:
@@ -33,6 +33,7 @@ from typing import Final
 
 from uuid_utils import uuid7
 
+from contract.catalogue import FIRST_VERSION, split_name
 from contract.errors import MalformedMessage
 from contract.messages import Fields, Json, PayloadRef, fits_inline
 from contract.names import input_blob
@@ -104,19 +105,27 @@ def _fingerprint_of(new_job: NewJob) -> str:
     if options["label"] is None:
         # The claims of earlier versions, which had no labels, must still match their requests.
         del options["label"]
-    return fingerprint(_METHOD, new_job.model.name, submission.data, options)
+    return fingerprint(_METHOD, _name_of(new_job), submission.data, options)
+
+
+def _name_of(new_job: NewJob) -> str:
+    """Return the name of the model as the caller gave it, with the version if it was named."""
+    model = new_job.model
+    return f"{model.model_name}:{model.version}" if new_job.is_pinned else model.name
 
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyClaim:
     """An idempotency claim: the content of the blob that assigns a job to an idempotency key.
 
-    `fingerprint` is the digest of the first request with this key.
+    `fingerprint` is the digest of the first request with this key. `version` is the version of the
+    model that runs the job.
     """
 
     job_id: str
     fingerprint: str
     created_at: datetime
+    version: str = FIRST_VERSION
 
     def encode(self) -> bytes:
         """Return the idempotency claim as JSON bytes."""
@@ -125,6 +134,8 @@ class IdempotencyClaim:
             "fingerprint": self.fingerprint,
             "created_at": self.created_at.isoformat(),
         }
+        if self.version != FIRST_VERSION:
+            value["version"] = self.version
         return json.dumps(value).encode()
 
 
@@ -136,7 +147,11 @@ def decode_claim(data: bytes) -> IdempotencyClaim | None:
     try:
         fields = Fields(json.loads(data))
         return IdempotencyClaim(
-            fields.text("job_id"), fields.text("fingerprint"), fields.time("created_at")
+            fields.text("job_id"),
+            fields.text("fingerprint"),
+            fields.time("created_at"),
+            # The claims of earlier gateways, whose models had one version, have no member version.
+            fields.optional_text("version") or FIRST_VERSION,
         )
     except (MalformedMessage, ValueError):
         return None
@@ -201,7 +216,7 @@ class IdempotencyKeys:
         first = new_jobs[0]
         fingerprints = "\n".join(_fingerprint_of(new_job) for new_job in new_jobs)
         common = fingerprint(
-            _METHOD, first.model.name, fingerprints.encode(), {"jobs": len(new_jobs)}
+            _METHOD, _name_of(first), fingerprints.encode(), {"jobs": len(new_jobs)}
         )
         keyed = _KeyedJob(first, claim_blob(first.tenant, key), common)
         if len(new_jobs) == 1:
@@ -278,8 +293,10 @@ class IdempotencyKeys:
         """
         job_id = claim.job_id if claim else str(uuid7())
         created_at = claim.created_at if claim else self.clock()
-        job = await self.creator.prepare(keyed.new_job, job_id)
-        data = IdempotencyClaim(job_id, keyed.fingerprint, created_at).encode()
+        new_job = keyed.new_job if claim is None else self._pin(keyed.new_job, claim.version)
+        job = await self.creator.prepare(new_job, job_id)
+        _, version = split_name(job.request.model)
+        data = IdempotencyClaim(job_id, keyed.fingerprint, created_at, version).encode()
         loop = asyncio.get_running_loop()
         begun_at = loop.time()
         if blob is None:
@@ -295,6 +312,13 @@ class IdempotencyKeys:
         keyed.new_job.submission.drop_data()
         record = await self.creator.start_and_wait(durable, job, wait_seconds)
         return SubmittedJob(job_id, record, is_replay=claim is not None)
+
+    def _pin(self, new_job: NewJob, version: str) -> NewJob:
+        """Return the new job with the version of the claim, whose message may have been sent."""
+        entry = self.creator.versions.find(new_job.model, version)
+        return (
+            new_job if entry is None else dataclasses.replace(new_job, model=entry, is_pinned=True)
+        )
 
     async def _discard(self, job: PreparedJob) -> None:
         """Delete the stored input of a job that will not be started."""

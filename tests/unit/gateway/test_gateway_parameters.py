@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from contract.catalogue import DEFAULT_PATH, Catalogue
 from contract.parameters import InvalidParameter, check_parameters
@@ -158,6 +159,17 @@ async def test_the_openapi_operation_of_a_model_has_the_media_types_and_deadline
         (deadline,) = (p for p in operation["parameters"] if p["name"] == "deadline_seconds")
         assert deadline["schema"]["maximum"] == model.max_deadline_seconds
         assert "model" not in {parameter["name"] for parameter in operation["parameters"]}
+
+
+async def test_the_openapi_document_has_one_operation_for_a_model_with_two_versions(
+    tmp_path: Path,
+) -> None:
+    path = write_catalogue(tmp_path, '[noop."2"]\ndescription = "Another."\n')
+    async with open_gateway(catalogue_path=path) as gateway:
+        document = (await gateway.http.get("/openapi.json")).json()
+        OpenAPIV31SpecValidator(document).validate()
+    found = [path for path in document["paths"] if path.startswith("/v1/models/noop")]
+    assert found == ["/v1/models/noop/jobs"]
 
 
 @pytest.fixture(scope="module")

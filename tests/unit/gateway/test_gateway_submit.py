@@ -36,6 +36,7 @@ async def test_a_caller_that_waits_for_the_job_gets_the_result(gateway: RunningG
     assert job == {
         "id": job["id"],
         "model": "noop",
+        "version": "1",
         "label": None,
         "status": "succeeded",
         "created_at": "2026-03-01T12:00:00.000Z",

@@ -301,6 +301,12 @@ class TestSystem:
         assert functions.environment["MODEL_CATALOGUE"] == "/m.toml"
         assert worker.environment["MODEL_CATALOGUE"] == "/m.toml"
 
+    def test_the_start_checks_that_the_workers_serve_all_versions_that_get_jobs(self) -> None:
+        given = replace(settings(catalogue=Path("/m.toml")), served_models="small,small:2")
+        _, servicebus, *_ = loosely_parts(given)
+        assert servicebus.preparation is not None
+        assert servicebus.preparation.command[-3:] == ("--served", "small,small:2", "/m.toml")
+
     def test_components_inherit_the_user_environment_and_bypass_proxies_for_loopback_addresses(
         self,
     ) -> None:

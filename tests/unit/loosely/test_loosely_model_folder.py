@@ -174,6 +174,15 @@ class TestPackage:
         with pytest.raises(FolderUnusable, match=r"brightness: the module brightness is not in"):
             write_package(tmp_path, ROOT, find_model_folder(folder, ROOT, {}))
 
+    def test_a_package_with_a_version_outside_the_models_directory_is_refused(
+        self, folder: Path, tmp_path: Path
+    ) -> None:
+        (folder / "brighter.py").touch()
+        with (folder / "models.toml").open("a", encoding="utf-8") as catalogue:
+            catalogue.write('\n[brightness."2"]\nimplementation = "brighter"\n')
+        with pytest.raises(FolderUnusable, match=r"brightness: the module brighter is not in"):
+            write_package(tmp_path, ROOT, find_model_folder(folder, ROOT, {}))
+
     @pytest.mark.parametrize("path", ["models/net.bin", "nets/deep/net.bin"])
     def test_weights_of_the_folder_are_copied_into_the_image_at_the_same_path(
         self, folder: Path, tmp_path: Path, path: str

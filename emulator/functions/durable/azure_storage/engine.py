@@ -41,7 +41,7 @@ from emulator.functions.durable.azure_storage.faults import (
 from emulator.functions.durable.azure_storage.leases import PartitionLeases
 from emulator.functions.durable.azure_storage.options import AzureStorageOptions, CrashPoint
 from emulator.functions.durable.azure_storage.queues import DequeuedWorkItem, QueueMessage
-from emulator.functions.durable.engine import DurableEngine
+from emulator.functions.durable.engine import DurableEngine, check_failed
 from emulator.functions.durable.episodes import (
     Episode,
     EpisodeRunner,
@@ -51,7 +51,7 @@ from emulator.functions.durable.episodes import (
     make_child_completion,
 )
 from emulator.functions.durable.errors import InstanceExists, OperationInvalid, StoreUnavailable
-from emulator.functions.durable.history import EventType, to_micros
+from emulator.functions.durable.history import EventType, json_or_string, to_micros
 from emulator.functions.durable.instances import (
     FINISHED,
     OrchestrationInstance,
@@ -111,6 +111,7 @@ class AzureStorageEngine(DurableEngine):
         self.timers = TimerQueue(clock)
         self.app_outage = AppOutage(self.timers, self.now)
         self._runner = runner
+        self._options = options
         self._clock = clock
         self._storage = storage
         self._timeout_micros = int(storage.visibility_timeout_seconds * 1e6)
@@ -298,14 +299,18 @@ class AzureStorageEngine(DurableEngine):
         self._wake.set()
 
     async def _commit_switch(
-        self, instance: OrchestrationInstance, status: Status, message: TaskMessage
+        self,
+        instance: OrchestrationInstance,
+        status: Status,
+        message: TaskMessage,
+        reason: str | None,
     ) -> None:
         # The episode that uses this message updates the status in the row.
         await self._commit_message(instance, message)
 
     async def rewind(self, instance_id: str) -> None:
         """Raise OperationInvalid, because this engine does not support rewinding."""
-        self.find(instance_id)
+        check_failed(self.find(instance_id))
         raise OperationInvalid(
             "The azure-storage engine of the local host cannot rewind instances."
         )
@@ -623,6 +628,9 @@ class AzureStorageEngine(DurableEngine):
         episode = begin_episode(instance, [switch], self.now())
         episode.events.append(switch.text)
         suspended = switch.kind is EventType.EXECUTION_SUSPENDED
+        reason = json.loads(switch.text)["Reason"]
+        if reason is not None or suspended:
+            instance.output = None if reason is None else json_or_string(reason)
         await self._checkpointer.save_status(
             episode, Status.SUSPENDED if suspended else Status.RUNNING
         )

@@ -185,7 +185,8 @@ class QueueCheckpointer:
         """Save an episode after which the instance waits for messages."""
         status = Status.SUSPENDED if episode.instance.is_suspended else Status.RUNNING
         await self._checkpoint(
-            episode, self._save(episode, status, episode.shim, custom_status, None)
+            episode,
+            self._save(episode, status, episode.shim, custom_status, episode.instance.output),
         )
 
     async def save_finished(
@@ -230,7 +231,14 @@ class QueueCheckpointer:
     async def save_status(self, episode: Episode, status: Status) -> None:
         """Save an episode that changes only the status and does not run the orchestrator."""
         await self._checkpoint(
-            episode, self._save(episode, status, episode.shim, episode.instance.custom_status, None)
+            episode,
+            self._save(
+                episode,
+                status,
+                episode.shim,
+                episode.instance.custom_status,
+                episode.instance.output,
+            ),
         )
 
     def _save(

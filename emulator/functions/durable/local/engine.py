@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 
 from emulator.functions.clock import HostClock
 from emulator.functions.durable import history, records
-from emulator.functions.durable.engine import DurableEngine
+from emulator.functions.durable.engine import DurableEngine, check_failed
 from emulator.functions.durable.episodes import EpisodeRunner, Scheduler, is_ready
-from emulator.functions.durable.errors import InstanceNotFailed, StoreUnavailable
+from emulator.functions.durable.errors import StoreUnavailable
 from emulator.functions.durable.history import EventType
 from emulator.functions.durable.instances import OrchestrationInstance, Status, TaskMessage
 from emulator.functions.durable.local.cache import InstanceCache
@@ -47,6 +47,7 @@ class LocalEngine(DurableEngine):
         self.cache.retry_later = self._retry_later
         self.timers = TimerQueue(clock)
         self._runner = runner
+        self._options = options
         self.app_outage = AppOutage(self.timers, self.cache.now)
         self._pool = ActivityPool(
             runner, self.app_outage, self.cache.now, self.cache.deliver, options.max_activities
@@ -157,11 +158,7 @@ class LocalEngine(DurableEngine):
         cannot be undone.
         """
         instance = self.find(instance_id)
-        if instance.status is not Status.FAILED:
-            raise InstanceNotFailed(
-                f"This orchestration has status {instance.status}, but only orchestrations in the "
-                '"Failed" state can be rewound.'
-            )
+        check_failed(instance)
         await Rewinder(self.cache, self._pool.add, self._set_timer).rewind(instance)
 
     async def wait_finished(self, instance_id: str, timeout_seconds: float) -> bool:
@@ -207,13 +204,22 @@ class LocalEngine(DurableEngine):
     # Delivery
 
     async def _commit_switch(
-        self, instance: OrchestrationInstance, status: Status, message: TaskMessage
+        self,
+        instance: OrchestrationInstance,
+        status: Status,
+        message: TaskMessage,
+        reason: str | None,
     ) -> None:
-        former, instance.status = instance.status, status
+        former = (instance.status, instance.output)
+        instance.status = status
+        if reason is not None or status is Status.SUSPENDED:
+            instance.output = None if reason is None else history.json_or_string(reason)
         try:
-            await self._write(instance, message, [records.set_status(instance.id, status)])
+            await self._write(
+                instance, message, [records.set_status(instance.id, status, instance.output)]
+            )
         except StoreUnavailable:
-            instance.status = former
+            instance.status, instance.output = former
             raise
         self.cache.persist_results(instance)
 

@@ -100,7 +100,7 @@ class LocalCheckpointer:
                 instance.episode_count + 1,
                 episode.shim,
                 custom_status,
-                None,
+                instance.output,
             )
         )
         await self._commit(episode)
@@ -128,14 +128,15 @@ class LocalCheckpointer:
             history.execution_completed(episode.now, episode.shim.next_task, status, output)
         )
         self._close_events(episode)
+        # A rewind needs the shim in its state before the function ended.
+        rewound = instance.shim.before_function_ended()
         episode.statements.append(
-            # A rewind needs the shim in its state before this episode.
             records.update_instance(
                 instance.id,
                 status,
                 episode.now,
                 instance.episode_count + 1,
-                instance.shim,
+                rewound,
                 custom_status,
                 output,
             )
@@ -155,7 +156,7 @@ class LocalCheckpointer:
         instance.custom_status = custom_status
         instance.history = None
         instance.episode_count += 1
-        self._committed(episode, shim=instance.shim)
+        self._committed(episode, shim=rewound)
         for message in instance.mailbox:
             self._cache.store.write(list(records.consume(instance.id, message)))
         instance.mailbox.clear()
@@ -184,6 +185,8 @@ class LocalCheckpointer:
             instance.status = Status.RUNNING
         instance.execution = fresh.execution
         instance.input = fresh.input
+        instance.output = None
+        instance.created = fresh.created
         instance.custom_status = custom_status
         instance.history = []
         instance.episode_count = 0

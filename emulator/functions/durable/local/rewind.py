@@ -1,5 +1,8 @@
 """Rewind a failed instance: undo its last episode, and run the failed tasks again.
 
+If tasks were still running when the function failed, further episodes followed. They are undone,
+too.
+
 The store contains the task numbers from before the failed episode, so the repeated episode gives
 the same numbers to its tasks. The messages of the failed episode are delivered again, with three
 exceptions:
@@ -69,8 +72,11 @@ class Rewinder:
     ) -> None:
         fragments = list(self._cache.load_history(instance))
         past = [_events(fragment) for fragment in fragments]
-        last_turn = past.pop()
         shim = instance.shim.copy()
+        end = len(past) - 1 if shim.ended_episode is None else shim.ended_episode
+        shim.ended_episode = None
+        last_turn = [event for events in past[end:] for event in events]
+        del past[end:]
         retried = [event for event in last_turn if event["EventType"] in _FAILURES]
         kept = [event for event in last_turn if event["EventType"] in _MESSAGES]
         for event in list(kept):
@@ -200,6 +206,7 @@ def _undo_last_attempt(event: Event, shim: Shim, past: list[list[Event]]) -> Eve
                 shim.retries[failure["TaskScheduledId"]] = retry
                 retry.is_waiting = False
                 shim.next_task = timer
+                shim.retry_numbers.remove(timer)
                 return failure
     raise OperationInvalid(
         "The instance cannot be rewound: the last attempt of a task with retries was deleted from "

@@ -19,7 +19,7 @@ from emulator.functions.durable.azure_storage.options import (
     check_crash_point,
 )
 from emulator.functions.durable.azure_storage.queues import PARTITION_COUNT, find_partition
-from emulator.functions.durable.errors import DatabaseForeign, OperationInvalid
+from emulator.functions.durable.errors import DatabaseForeign, InstanceNotFailed, OperationInvalid
 from functions_tests.durable.durable_host import EngineHost, ManualClock, SdkRunner, child
 
 TIMEOUT_SECONDS = 60.0
@@ -386,8 +386,11 @@ async def test_the_azure_storage_engine_refuses_to_rewind_an_instance(
 ) -> None:
     host = await start_host()
     await host.begin("job")
-    with pytest.raises(OperationInvalid, match="cannot rewind"):
+    with pytest.raises(InstanceNotFailed, match="has status Running"):
         await host.engine.rewind("i")
+    await host.begin("nothing", instance_id="failed")
+    with pytest.raises(OperationInvalid, match="cannot rewind"):
+        await host.engine.rewind("failed")
 
 
 async def test_the_method_wait_finished_returns_when_another_host_has_finished_the_instance(

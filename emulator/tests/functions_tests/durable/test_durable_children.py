@@ -35,8 +35,9 @@ async def test_a_parent_orchestration_receives_the_failure_of_the_sub_orchestrat
     await host.begin("parent")
     await host.raise_event("go", "fail", "c")
     failure = "Orchestrator function 'child' failed: told to"
+    details = "Message: told to, StackTrace: "
     assert host.output("c") == failure
-    assert host.output() == f"Orchestrator function 'parent' failed: {failure} \n "
+    assert host.output() == f"Orchestrator function 'parent' failed: {failure} \n {details}"
     assert host.status() == "Failed"
 
 

@@ -3,12 +3,14 @@
 import asyncio
 import json
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from emulator.functions.durable.errors import ArgumentInvalid, InstanceExists, OperationInvalid
-from functions_tests.durable.durable_host import EngineHost, child
+from emulator.functions.durable.errors import InstanceExists, OperationInvalid
+from emulator.functions.settings import DurableOptions
+from functions_tests.durable.durable_host import EngineHost, child, make_host
 
 
 async def test_continue_as_new_starts_a_new_execution_with_a_new_input(host: EngineHost) -> None:
@@ -45,34 +47,49 @@ async def test_activity_results_of_a_former_execution_are_ignored(host: EngineHo
         return n
 
     @host.runner.orchestrator
-    def eternal(context: Any) -> Any:
-        n = context.get_input()
-        result = context.call_activity("work", n)
-        limit = context.create_timer(context.current_utc_datetime + timedelta(seconds=10))
-        renew = context.wait_for_external_event("renew")
-        tasks = [result, limit, renew]
-        if n == 0:
-            day = timedelta(days=1)
-            tasks.append(context.create_timer(context.current_utc_datetime + day))
-        first = yield context.task_any(tasks)
-        if first is renew:
-            context.continue_as_new(1)
-            return None
-        return ["limit" if first is limit else first.result, n]
+    def body(context: Any) -> Any:
+        return (yield context.call_activity("work", context.get_input()))
 
-    await host.engine.start_new("eternal", "i", json.dumps("0"))
+    await host.engine.start_new("body", "i", json.dumps("0"))
     await host.pump()
-    await host.engine.raise_event("i", "renew", "null")
+    await host.engine.terminate("i", "no more")
     await host.pump()
-    if host.storage is None:
-        timers = host.local_engine.store.read("SELECT execution FROM timers")
-        assert timers == [(host.engine.find("i").execution,)]
+    assert host.status() == "Terminated"
+    await host.engine.start_new("body", "i", json.dumps("1"))
+    await host.pump()
     gates[0].set()
     await host.pump()
     assert host.status() == "Running"
     gates[1].set()
     await host.settle()
-    assert host.output() == [1, 1]
+    assert host.output() == 1
+
+
+async def test_an_instance_continues_as_new_after_its_running_tasks_have_ended(
+    host: EngineHost,
+) -> None:
+    @host.runner.orchestrator
+    def eternal(context: Any) -> Any:
+        n = context.get_input()
+        limit = context.create_timer(context.current_utc_datetime + timedelta(seconds=10))
+        renew = context.wait_for_external_event("renew")
+        first = yield context.task_any([limit, renew])
+        if first is renew:
+            context.continue_as_new(1)
+            return None
+        return n
+
+    before = await host.begin("eternal", 0)
+    execution, created = before.execution, before.created
+    await host.raise_event("renew")
+    assert host.engine.find("i").execution == execution
+    await host.advance(seconds=10)
+    renewed = host.engine.find("i")
+    assert renewed.execution != execution
+    assert renewed.created > created
+    assert host.status() == "Running"
+    await host.advance(seconds=10)
+    assert host.output() == 1
 
 
 async def test_is_played_is_true_for_history_events_of_earlier_episodes_and_false_for_new_events(
@@ -190,15 +207,46 @@ async def test_starting_an_instance_with_the_id_of_a_finished_instance_succeeds(
 
 
 @pytest.mark.parametrize("instance_id", ["@x", "a/b", "a\\b", "a#b", "a?b", "a\nb", "x" * 257])
-async def test_an_invalid_instance_id_is_refused(host: EngineHost, instance_id: str) -> None:
-    child(host)
-    with pytest.raises(ArgumentInvalid):
-        await host.engine.start_new("child", instance_id)
-
-
-async def test_an_unknown_orchestrator_cannot_start_and_an_unknown_activity_fails_the_instance(
-    host: EngineHost,
+async def test_the_characters_of_an_instance_id_are_not_checked(
+    host: EngineHost, instance_id: str
 ) -> None:
+    child(host)
+    await host.begin("child", 1, instance_id)
+    await host.raise_event("go", "y", instance_id)
+    assert host.output(instance_id) == [None, 1, "y"]
+
+
+@pytest.mark.parametrize("engine", ["local", "azure-storage"])
+async def test_a_start_replaces_an_unfinished_instance_if_host_json_allows_it(
+    tmp_path: Path, engine: str
+) -> None:
+    host = make_host(tmp_path, engine)
+    host.options = DurableOptions(replaces_unfinished=True, default_version="7")
+    child(host)
+    await host.start()
+    former = await host.begin("child", 1)
+    assert former.version == "7"
+    starting = asyncio.ensure_future(host.engine.start_new("child", "i", '"2"', "8"))
+    await host.settle()
+    await starting
+    await host.settle()
+    await host.raise_event("go", "y")
+    assert host.output() == [None, 2, "y"]
+    assert host.engine.find("i").version == "8"
+    await host.stop()
+
+
+async def test_an_instance_of_an_unknown_orchestrator_fails(host: EngineHost) -> None:
+    child(host)
+    await host.begin("nobody")
+    assert host.output() == (
+        "Orchestrator function 'nobody' failed: The function 'nobody' doesn't exist, is disabled, "
+        "or is not an orchestrator function. Additional info: The following are the known "
+        "orchestrator functions: 'child'."
+    )
+
+
+async def test_an_instance_fails_if_it_calls_an_unknown_activity(host: EngineHost) -> None:
     @host.runner.activity
     def known(value: Any) -> None:
         pass
@@ -207,14 +255,35 @@ async def test_an_unknown_orchestrator_cannot_start_and_an_unknown_activity_fail
     def body(context: Any) -> Any:
         yield context.call_activity("nothing")
 
-    with pytest.raises(ArgumentInvalid, match="'nobody' doesn't exist, is disabled, or is not an"):
-        await host.engine.start_new("nobody")
     await host.begin("body")
     assert host.output() == (
         "Orchestrator function 'body' failed: The function 'nothing' doesn't exist, is disabled, "
         "or is not an activity function. Additional info: The following are the known activity "
         "functions: 'known'."
     )
+
+
+async def test_functions_are_found_by_name_ignoring_case_and_events_are_not(
+    host: EngineHost,
+) -> None:
+    @host.runner.activity
+    def echo(value: Any) -> Any:
+        return value
+
+    child(host)
+
+    @host.runner.orchestrator
+    def body(context: Any) -> Any:
+        started = context.call_sub_orchestrator("CHILD", None, "c")
+        result = yield context.call_activity("Echo", 1)
+        return [result, (yield started)]
+
+    await host.begin("BODY")
+    assert host.engine.find("i").name == "BODY"
+    await host.raise_event("GO", "x", "c")
+    assert host.status("c") == "Running"
+    await host.raise_event("go", "x", "c")
+    assert host.output() == [1, ["i", None, "x"]]
 
 
 async def test_an_instance_fails_if_the_orchestrator_requests_an_unsupported_action(

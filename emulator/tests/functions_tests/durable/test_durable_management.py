@@ -105,7 +105,7 @@ async def test_the_management_api_responds_under_each_path_prefix_and_without_a_
 
 @pytest.mark.parametrize(
     "body",
-    [b"{", b"\xff", b"NaN", b"'x'", b"[" * 100_000, b'{"a":1}x', b"1" * 5000],
+    [b"{", b"\xff", b"x", b"'x", b"[" * 100_000, b'{"a":1}x', b"[1 2]", b'"\\u12"', b"{,}", b"-"],
 )
 async def test_a_request_body_with_invalid_json_is_refused(
     engine: DurableExtension, body: bytes
@@ -113,10 +113,30 @@ async def test_a_request_body_with_invalid_json_is_refused(
     app = engine.management_app
     status, _, answer = await request(app, "POST", "/orchestrators/wait", body)
     assert status == 400
-    assert "Invalid JSON content" in json.loads(answer)["ExceptionMessage"]
+    refusal = json.loads(answer)
+    assert refusal["Message"] == "Invalid JSON content"
+    assert refusal["ExceptionType"] == "Newtonsoft.Json.JsonReaderException"
     await request(app, "POST", "/orchestrators/wait/j")
     status, *_ = await request(app, "POST", "/instances/j/raiseEvent/go", body, headers=JSON)
     assert status == 400
+
+
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        (b"{'a':[1,],b:/*c*/2.0}", {"a": [1], "b": 2.0}),
+        (b"NaN", "NaN"),
+        (b"[-1e400,1e400,1e4]", ["-Infinity", "Infinity", 1e4]),
+        (b"'it\\'s \\u00e9\\n'", "it's \u00e9\n"),
+    ],
+)
+async def test_a_body_is_read_as_newtonsoft_json_reads_it(
+    engine: DurableExtension, body: bytes, value: Any
+) -> None:
+    app = engine.management_app
+    assert (await request(app, "POST", "/orchestrators/wait/n", body))[0] == 202
+    _, _, answer = await request(app, "GET", "/instances/n")
+    assert json.loads(answer)["input"] == value
 
 
 async def test_an_event_that_is_not_json_gets_404_or_410_if_the_instance_is_missing_or_finished(
@@ -152,7 +172,7 @@ async def test_the_output_of_a_terminated_instance_is_the_reason_parsed_as_json_
 ) -> None:
     """As in the Durable extension, other reasons are shown as strings."""
     app = engine.management_app
-    for reason, output in ((b"42", 42), (b"NaN", "NaN"), (b"%7B", "{"), (b"", "")):
+    for reason, output in ((b"42", 42), (b"NaN", "NaN"), (b"%7B", "{"), (b"", None)):
         await request(app, "POST", "/orchestrators/wait/r")
         query = b"reason=" + reason
         assert (await request(app, "POST", "/instances/r/terminate", query=query))[0] == 202
@@ -165,7 +185,7 @@ async def test_the_history_of_a_terminated_instance_contains_the_termination_rea
     engine: DurableExtension,
 ) -> None:
     app = engine.management_app
-    for reason, shown in ((b"enough", "enough"), (b"42", "42"), (b"%7B%22a%22:1%7D", '{"a": 1}')):
+    for reason, shown in ((b"enough", "enough"), (b"42", "42"), (b"%7B%22a%22:1%7D", '{"a":1}')):
         await request(app, "POST", "/orchestrators/wait/h")
         await request(app, "POST", "/instances/h/terminate", query=b"reason=" + reason)
         assert await engine.engine.wait_finished("h", 5)

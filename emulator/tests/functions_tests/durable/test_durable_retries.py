@@ -1,6 +1,7 @@
 """Tests that the engine numbers the tasks of retries as the SDK does."""
 
 import asyncio
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -76,8 +77,15 @@ async def test_a_task_with_retries_fails_one_retry_interval_after_the_last_attem
     await host.advance(seconds=1)
     assert host.status() == "Running"
     await host.advance(seconds=1)
-    cause = "OSError: a is down"
-    assert host.output() == [f"Activity function 'flaky' failed:  {cause} \n {cause}", "mourned"]
+    text, mourned = host.output()
+    reason, _, details = text.partition(" \n ")
+    assert (reason, mourned) == ("Activity function 'flaky' failed: OSError: a is down", "mourned")
+    exception = json.loads(details)
+    assert exception["ClassName"] == "System.Exception"
+    assert exception["Message"] == "OSError: a is down"
+    assert exception["InnerException"]["Message"].startswith(
+        "Result: Failure\nException: OSError: a is down\nStack: "
+    )
     assert [task for task, _ in host.scheduled()] == [0, 1, 2, 3, 4]
 
 

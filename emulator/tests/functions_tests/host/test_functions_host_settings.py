@@ -42,6 +42,8 @@ def test_all_supported_settings_of_the_host_file_are_read() -> None:
                     "hubName": "Hub",
                     "maxConcurrentActivityFunctions": 3,
                     "maxConcurrentOrchestratorFunctions": 2,
+                    "defaultVersion": "2.0",
+                    "overridableExistingInstanceStates": "AnyState",
                     "storageProvider": {},
                 },
                 "serviceBus": {
@@ -53,7 +55,7 @@ def test_all_supported_settings_of_the_host_file_are_read() -> None:
         }
     )
     assert (found.route_prefix, found.function_timeout_seconds) == ("v1", 600)
-    assert found.durable == DurableOptions("Hub", max_activities=3, max_orchestrators=2)
+    assert found.durable == DurableOptions("Hub", 3, 2, "2.0", replaces_unfinished=True)
     assert found.has_extension_bundle
     assert found.max_outstanding_requests == 5
     assert found.service_bus.max_concurrent_calls == 4

@@ -1,6 +1,7 @@
 """Tests of a durable app in a host process, with the unmodified SDK."""
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -53,7 +54,7 @@ async def finished(client: httpx.AsyncClient, links: dict[str, str]) -> dict[str
         ("chaining", "Tokyo", ["Hello Tokyo!", "Hello Hello Tokyo!!"]),
         ("fan_out", [1, 2, 3, 4], 30),
         ("naps", 50, "rested"),
-        ("failing", None, "Activity function 'breaks' failed:  ValueError: out of order"),
+        ("failing", None, "Activity function 'breaks' failed: ValueError: out of order"),
     ],
 )
 async def test_orchestrations_that_chain_or_fan_out_or_sleep_or_catch_an_error_complete(
@@ -62,6 +63,10 @@ async def test_orchestrations_that_chain_or_fan_out_or_sleep_or_catch_an_error_c
     response = await client.post(f"/api/start/{name}", json=value)
     assert response.status_code == 202
     status = await finished(client, response.json())
+    if isinstance(status["output"], str):
+        status["output"], _, details = status["output"].partition(" \n ")
+        assert not details or "out of order" in json.loads(details)["InnerException"]["Message"]
+        assert not details or "function_app.py" in details
     assert (status["runtimeStatus"], status["output"]) == ("Completed", output), status
 
 

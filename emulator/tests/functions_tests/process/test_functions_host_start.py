@@ -161,6 +161,57 @@ async def test_the_host_refuses_a_durable_app_without_an_extension_bundle(tmp_pa
     assert "The binding type(s) 'activityTrigger' are not registered." in line
 
 
+async def test_the_host_leaves_out_functions_in_error_and_serves_the_others(tmp_path: Path) -> None:
+    source = """
+@app.route(route='same', methods=['GET'])
+def second(req): return 'second'
+@app.route(route='same')
+def first(req): return 'first'
+@app.route(route='Same', methods=['POST'])
+def afterwards(req): return 'posted'
+@app.blob_trigger(arg_name='b', path='p', connection='c')
+def blob(b): pass
+@app.entity_trigger(context_name='context')
+def counter(context): pass
+"""
+    folder = write_app(tmp_path / "app", HEAD + source, BUNDLED)
+    async with running_host(folder, tmp_path / "data") as host, httpx.AsyncClient() as client:
+        assert (await client.get(f"{host.url}/api/same")).text == "second"
+        assert (await client.post(f"{host.url}/api/same")).text == "posted"
+        listed = (await client.get(f"{host.url}/admin/functions")).json()
+        assert [function["name"] for function in listed] == ["second", "afterwards"]
+        for text in (
+            (
+                "The 'blob' function is in error: this host does not support bindings of type "
+                "'blobTrigger'"
+            ),
+            (
+                "The 'counter' function is in error: this host does not support bindings of type "
+                "'entityTrigger'"
+            ),
+            (
+                "The 'first' function is in error: The route specified conflicts with the route "
+                "defined by function 'afterwards'."
+            ),
+        ):
+            await host.logged(text)
+
+
+async def test_the_host_refuses_an_app_with_version_2_of_the_durable_sdk(tmp_path: Path) -> None:
+    source = HEAD + "@app.activity_trigger(input_name='p')\ndef a(p): pass"
+    folder = write_app(tmp_path / "app", source, BUNDLED)
+    packages = folder / ".python_packages" / "lib" / "site-packages"
+    information = packages / "azure_functions_durable-2.0.0.dist-info"
+    information.mkdir(parents=True)
+    (information / "METADATA").write_text("Name: azure-functions-durable\nVersion: 2.0.0\n")
+    status, line = await failed_start(folder, tmp_path / "data")
+    assert status == 1
+    assert (
+        "The app uses azure-functions-durable 2.0.0, whose gRPC protocol this host does not have: "
+        "install azure-functions-durable<2."
+    ) in line
+
+
 @pytest.mark.parametrize(
     "text", ["{", "[]", '{"IsEncrypted": true}', '{"Values": []}', '{"Values": {"A": 1}}']
 )

@@ -211,7 +211,14 @@ class OipInference(TypedDict):
     """The JSON part of the response to an inference request."""
 
     model_name: str
-    model_version: str
+    model_version: Annotated[
+        str,
+        Field(
+            description="The version that ran the jobs. If they ran on several versions, these are "
+            "separated by commas.",
+            examples=["1"],
+        ),
+    ]
     id: NotRequired[str | None]
     parameters: Annotated[
         dict[Literal["job_ids"], str],

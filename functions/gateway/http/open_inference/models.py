@@ -36,7 +36,6 @@ from gateway.submission.parse import (
     parse_priority,
 )
 
-VERSION: Final = "1"
 MAX_ELEMENTS: Final = 64
 """The largest number of jobs that one request may create. The request waits for all its jobs."""
 
@@ -79,8 +78,8 @@ class InferenceResult:
 def model_metadata(model: ModelEntry) -> OipModel:
     """Return the description of a model and its tensors, in the form that the protocol defines."""
     return {
-        "name": model.name,
-        "versions": [VERSION],
+        "name": model.model_name,
+        "versions": list(model.versions) or [model.version],
         "platform": "loosely",
         "inputs": [
             {

@@ -21,7 +21,6 @@ from gateway.http import problems
 from gateway.http.open_inference import codec as oip_codec
 from gateway.http.open_inference.codec import OipInference
 from gateway.http.open_inference.models import (
-    VERSION,
     InferenceResult,
     OipModel,
     model_metadata,
@@ -46,13 +45,14 @@ from gateway.http.requests import (
     find_model,
     idempotency_key_of,
     label_option_of,
+    names_version,
     parse_prefer,
     read_body,
     services_of,
 )
 from gateway.http.responses import json_response, problem_of_job
 from gateway.http.routes.submit import REPLAYED
-from gateway.jobs.model import is_final, job_resource
+from gateway.jobs.model import is_final, job_resource, version_of
 from gateway.jobs.progress import ProgressStore
 from gateway.settings import MAX_WAIT_SECONDS
 from gateway.storage.payloads import PayloadStore
@@ -155,12 +155,8 @@ async def oip_model(request: Request, model: str) -> Response:
     responses=error_responses(404),
 )
 async def oip_model_version(request: Request, model: str, version: str) -> Response:
-    """Return the name, datatype and shape of each input and output tensor of the model.
-
-    Each model has only the version 1.
-    """
-    _check_version(version)
-    return await oip_model(request, model)
+    """Return the name, datatype and shape of each input and output tensor of the model."""
+    return await oip_model(request, f"{model}:{version}")
 
 
 @router.get(
@@ -181,7 +177,7 @@ async def oip_model_ready(request: Request, model: str) -> Response:
 
     No worker of the model needs to run, because jobs can wait in the queue.
     """
-    name = find_model(services_of(request).catalogue, model).name
+    name = find_model(services_of(request).catalogue, model).model_name
     is_ready = await _is_ready(request)
     return json_response(
         OipModelReady(name=name, ready=is_ready), 200 if is_ready else 503, _UNCACHED
@@ -202,9 +198,8 @@ async def oip_model_ready(request: Request, model: str) -> Response:
     },
 )
 async def oip_model_version_ready(request: Request, model: str, version: str) -> Response:
-    """Return 200 if the gateway is ready, otherwise 503. Each model has only the version 1."""
-    _check_version(version)
-    return await oip_model_ready(request, model)
+    """Return 200 if the gateway is ready, otherwise 503."""
+    return await oip_model_ready(request, f"{model}:{version}")
 
 
 @router.post(
@@ -235,7 +230,8 @@ async def oip_infer(request: Request, model: str) -> Response:
     wait_seconds = MAX_WAIT_SECONDS if given_seconds is None else given_seconds
     # Create the jobs, start them, and wait for their end.
     tenant, traceparent = caller_of(request).tenant, traceparent_of(request.scope)
-    new_jobs = [NewJob(found, each, tenant, traceparent) for each in submissions]
+    is_pinned = names_version(model)
+    new_jobs = [NewJob(found, each, tenant, traceparent, is_pinned) for each in submissions]
     if key is None:
         submitted = await services.creator.create(durable, new_jobs, wait_seconds)
     else:
@@ -258,21 +254,12 @@ async def oip_infer(request: Request, model: str) -> Response:
     openapi_extra={"requestBody": INFER_BODY, "parameters": INFER_PARAMETERS},
 )
 async def oip_infer_version(request: Request, model: str, version: str) -> Response:
-    """Run a model on the tensors of the request, and return the results of all jobs.
+    """Run a version of a model on the tensors of the request, and return the results of all jobs.
 
     If the request has only one tensor and its datatype is BYTES, each element is one job.
-    Otherwise, all tensors together are one job. Each model has only the version 1.
+    Otherwise, all tensors together are one job.
     """
-    _check_version(version)
-    return await oip_infer(request, model)
-
-
-def _check_version(version: str) -> None:
-    if version != VERSION:
-        raise HttpProblem(
-            problems.UNKNOWN_MODEL,
-            f"this version of the model does not exist; use version {VERSION}",
-        )
+    return await oip_infer(request, f"{model}:{version}")
 
 
 async def _is_ready(request: Request) -> bool:
@@ -384,8 +371,8 @@ def _response(
     chosen: Sequence[tuple[Tensor, bool]],
 ) -> Response:
     document: OipInference = {
-        "model_name": model.name,
-        "model_version": VERSION,
+        "model_name": model.model_name,
+        "model_version": ",".join(sorted({version_of(job.record) for job in submitted}, key=int)),
         "parameters": {"job_ids": ",".join(job.job_id for job in submitted)},
         "outputs": [],
     }

@@ -8,7 +8,7 @@ from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
 from contract import media
-from contract.catalogue import Catalogue, ModelEntry
+from contract.catalogue import FIRST_VERSION, Catalogue, ModelEntry
 from gateway.dead_letters.store import LETTER_ID
 from gateway.http.authentication import is_open
 from gateway.http.openapi.examples import EXAMPLES, JOB_ID
@@ -47,7 +47,7 @@ _PATH_PARAMETERS: Final[Mapping[str, Document]] = {
         "example": JOB_ID,
     },
     "model": {
-        "description": "A name from `/v1/models`.",
+        "description": "A name from `/v1/models`. `NAME:VERSION` names one version of a model.",
         "schema": {"type": "string"},
         "example": "classifier",
     },
@@ -60,8 +60,9 @@ _PATH_PARAMETERS: Final[Mapping[str, Document]] = {
         "example": JOB_ID,
     },
     "version": {
-        "description": "Each model has one version.",
-        "schema": {"type": "string", "enum": ["1"]},
+        "description": "A version from `versions` of the model.",
+        "schema": {"type": "string", "pattern": "^[1-9][0-9]{0,5}$"},
+        "example": "1",
     },
 }
 _QUERY_PARAMETERS: Final[Mapping[str, Document]] = {
@@ -269,6 +270,9 @@ def _add_model_operations(
         shared[f"submit_{status}"] = response
         references[status] = {"$ref": f"#/components/responses/submit_{status}"}
     for model in catalogue.values():
+        # All versions of a model have the same schemas.
+        if model.version != FIRST_VERSION:
+            continue
         identifier = model.name.replace("-", "_")
         name = f"{identifier}_parameters"
         components["schemas"][name] = parameters_schema(model)

@@ -13,6 +13,7 @@ _TRACE_ID: Final = "4bf92f3577b34da6a3ce929d0e0e4736"
 SUCCEEDED_JOB: Final[JobResource] = {
     "id": JOB_ID,
     "model": "classifier",
+    "version": "1",
     "label": "order 4711",
     "status": JobStatus.SUCCEEDED,
     "created_at": "2026-03-01T12:00:00.000Z",
@@ -48,6 +49,8 @@ _CANCELLING_JOB["finished_at"] = None
 
 _MODEL: Final[Mapping[str, Any]] = {
     "name": "classifier",
+    "version": "1",
+    "versions": {"1": 100},
     "task": "image-classification",
     "description": "The most probable labels of a picture.",
     "media_types": ["image/jpeg", "image/png", "image/webp"],

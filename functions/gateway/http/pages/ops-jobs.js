@@ -16,6 +16,11 @@ function statusBadge(status) {
   return badge(...(STATUSES[status] ?? ["none", ""]), status);
 }
 
+/** Return the name of the version that runs a job, as in the tables of queues and workers. */
+function modelOf(job) {
+  return job.version === "1" ? job.model : `${job.model}:${job.version}`;
+}
+
 /**
  * Add the search and the story. `access` returns what the caller may do.
  *
@@ -64,7 +69,7 @@ export function addJobs({ access }) {
     const rows = jobs.map((job) => ({
       key: job.id,
       cells: [
-        h("a", { href: `#job=${job.id}`, class: "id" }, job.id), job.model, statusBadge(job.status),
+        h("a", { href: `#job=${job.id}`, class: "id" }, job.id), modelOf(job), statusBadge(job.status),
         job.error ? job.error.code : UNKNOWN, job.label ?? UNKNOWN, ...(hasTenants ? [job.tenant ?? UNKNOWN] : []),
         timeElement(job.created_at), formatDuration(job.timing?.total_ms === undefined ? null : job.timing.total_ms / 1000),
       ],
@@ -108,7 +113,7 @@ export function addJobs({ access }) {
   function showStory() {
     const { job, timeline } = story;
     const isNew = place("story").firstElementChild?.dataset.key !== wanted;
-    const facts = [["Model", job.model], ["Label", job.label], ["Tenant", job.tenant], ["Created", timeElement(job.created_at)],
+    const facts = [["Model", modelOf(job)], ["Label", job.label], ["Tenant", job.tenant], ["Created", timeElement(job.created_at)],
       ["Deadline", timeElement(job.deadline)], ["Attempt", String(job.attempt)],
       ["Progress", job.progress ? `${Math.round((job.progress.fraction ?? 0) * 100)} % ${job.progress.message ?? ""}` : null]];
     const drawing = place("story").querySelector(".drawing");

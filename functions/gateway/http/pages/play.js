@@ -66,7 +66,7 @@ function modelCard(each) {
   return card;
 }
 
-function factsOf({ limits, queue_length: length, estimated_wait_seconds: wait }) {
+function factsOf({ limits, queue_length: length, estimated_wait_seconds: wait, versions }) {
   const most = limits.upload_bytes > limits.input_bytes ? `${formatSize(limits.input_bytes)}, uploads ${formatSize(limits.upload_bytes)}` : formatSize(limits.input_bytes);
   return [
     ["Queue", length === null ? "unknown" : `${length} ${length === 1 ? "job" : "jobs"}`],
@@ -74,7 +74,13 @@ function factsOf({ limits, queue_length: length, estimated_wait_seconds: wait })
     ["Largest input", most],
     ...(limits.pixels ? [["Pixels", `${Math.round(limits.pixels / 1e6)} million`]] : []),
     ["Deadline", `up to ${formatMilliseconds(limits.deadline_seconds * 1000)}`],
+    ...(Object.keys(versions).length > 1 ? [["Versions", percentagesOf(versions)]] : []),
   ];
+}
+
+/** Return the percentage of jobs for each version of a model: "1: 95 %, 2: 5 %". */
+function percentagesOf(versions) {
+  return Object.entries(versions).map(([version, percent]) => `${version}: ${percent} %`).join(", ");
 }
 
 function selectModel(chosen) {

@@ -40,6 +40,7 @@ from gateway.http.requests import (
     caller_of,
     durable_of,
     find_model,
+    find_versions,
     parse_json,
     parse_limit,
     parse_time,
@@ -362,7 +363,7 @@ def _make_filter(
     dead_lettered_before: str | None,
 ) -> LetterFilter:
     """Make a filter from query parameters. Raises HttpProblem if a value is not valid."""
-    models = tuple(catalogue.values()) if model is None else (find_model(catalogue, model),)
+    models = tuple(catalogue.values()) if model is None else find_versions(catalogue, model)
     return LetterFilter(
         models,
         reason,
@@ -397,10 +398,10 @@ async def purge_dead_letters(request: Request, model: ModelOption = None) -> Res
             problems.MALFORMED_REQUEST,
             "model: this parameter is missing; name the model whose dead letters must be deleted",
         )
-    found = find_model(services.catalogue, model)
-    listed = await list_letters(services.blobs, [found], "", MAX_PURGED + 1)
-    for _, id_ in islice(listed, MAX_PURGED):
-        await services.letter_actions.purge(caller_of(request), found, id_)
+    found = find_versions(services.catalogue, model)
+    listed = await list_letters(services.blobs, found, "", MAX_PURGED + 1)
+    for version, id_ in islice(listed, MAX_PURGED):
+        await services.letter_actions.purge(caller_of(request), version, id_)
     deleted = min(len(listed), MAX_PURGED)
     purged: Purged = {"deleted": deleted, "is_complete": deleted == len(listed)}
     return json_response(purged)

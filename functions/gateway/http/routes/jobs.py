@@ -445,7 +445,10 @@ async def _cancel(request: Request, job_id: str, found: Record) -> bool:
 )
 async def list_jobs(  # noqa: PLR0913, PLR0917 - each query parameter is a parameter
     request: Request,
-    model: Annotated[str | None, Query(description="Only jobs of this model.")] = None,
+    model: Annotated[
+        str | None,
+        Query(description="Only jobs of this model, or of this version, such as `classifier:2`."),
+    ] = None,
     status: Annotated[
         str | None,
         Query(description="Only jobs in this status.", json_schema_extra={"enum": list(JobStatus)}),
@@ -506,7 +509,7 @@ async def list_jobs(  # noqa: PLR0913, PLR0917 - each query parameter is a param
     services = services_of(request)
     wanted = JobFilter(
         tenant=visible_tenant(request, tenant),
-        model=_check_model(services.catalogue, model),
+        models=_find_models(services.catalogue, model),
         status=_parse_status(status),
         code=_parse_code(code),
         label=_parse_label(label),
@@ -551,9 +554,9 @@ def _parse_status(text: str | None) -> JobStatus | None:
         raise HttpProblem(problems.MALFORMED_REQUEST, f"status: expected one of {known}") from None
 
 
-def _check_model(catalogue: Catalogue, name: str | None) -> str | None:
+def _find_models(catalogue: Catalogue, name: str | None) -> frozenset[str] | None:
     try:
-        return None if name is None else catalogue.model(name).name
+        return None if name is None else frozenset(each.name for each in catalogue.matching(name))
     except UnknownModel as error:
         raise HttpProblem(problems.MALFORMED_REQUEST, f"model: {error}") from None
 

@@ -46,9 +46,21 @@ class ModelLinks(TypedDict):
 
 
 class ModelDescription(TypedDict):
-    """The description of one model of the catalogue."""
+    """The description of one model of the catalogue, or of one of its versions.
+
+    A model with several versions is described once for each version. Its own name is the name of
+    version 1. A job that is submitted to this name gets a version by the percentages in `versions`.
+    """
 
     name: Annotated[str, Field(examples=["classifier"])]
+    version: Annotated[str, Field(examples=["1"])]
+    versions: Annotated[
+        dict[str, int],
+        Field(
+            description="The versions of the model, and how many of 100 new jobs each one gets.",
+            examples=[{"1": 95, "2": 5}],
+        ),
+    ]
     task: str
     description: str
     media_types: list[str]
@@ -94,7 +106,7 @@ class Models(TypedDict):
     responses=problem_responses(400),
 )
 async def list_models(request: Request) -> Response:
-    """List all models, with their limits and estimated waits."""
+    """List all models and their versions, with their limits and estimated waits."""
     refuse_unknown_query(request)
     services = services_of(request)
     found = services.catalogue.values()
@@ -111,7 +123,7 @@ async def list_models(request: Request) -> Response:
     responses=problem_responses(400, 404),
 )
 async def get_model(request: Request, model: str) -> Response:
-    """Return a model, with its limits and its estimated wait."""
+    """Return a model or a version, such as `classifier:2`, with its limits and estimated wait."""
     refuse_unknown_query(request)
     services = services_of(request)
     found = find_model(services.catalogue, model)
@@ -123,6 +135,8 @@ async def _model_resource(model: ModelEntry, estimates: WaitEstimates) -> ModelD
     wait = await estimates.estimate_wait(model)
     return {
         "name": model.name,
+        "version": model.version,
+        "versions": dict(model.versions) or {model.version: 100},
         "task": model.task,
         "description": model.description,
         "media_types": list(model.media_types),

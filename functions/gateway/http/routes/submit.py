@@ -23,6 +23,7 @@ from gateway.http.requests import (
     find_model,
     idempotency_key_of,
     label_option_of,
+    names_version,
     parse_prefer,
     refuse_unknown_query,
     services_of,
@@ -93,7 +94,13 @@ async def submit(
     preference = parse_prefer(request.headers.getlist("prefer"))
     wait_seconds = preference.wait_or(services.settings.default_wait_seconds)
     # Create the job, start it, and wait for its end.
-    new_job = NewJob(found, submission, caller_of(request).tenant, traceparent_of(request.scope))
+    new_job = NewJob(
+        found,
+        submission,
+        caller_of(request).tenant,
+        traceparent_of(request.scope),
+        is_pinned=names_version(model),
+    )
     if key is None:
         (submitted,) = await services.creator.create(durable, [new_job], wait_seconds)
     else:

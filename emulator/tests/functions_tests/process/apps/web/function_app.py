@@ -84,6 +84,11 @@ def cookies(req: func.HttpRequest) -> func.HttpResponse:
     return response
 
 
+@app.route(route="status")
+def status(req: func.HttpRequest) -> func.HttpResponse:
+    return func.HttpResponse("text", status_code=int(req.params["status"]))
+
+
 @app.route(route="latin")
 def latin(req: func.HttpRequest) -> func.HttpResponse:
     return func.HttpResponse("Grüße", charset="latin-1")

@@ -1,0 +1,107 @@
+"""Test that a running system splits the jobs of a model between its versions."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.system import ROOT, System, running, until
+from tests.ports import free_ports
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+
+CATALOGUE = """
+[split]
+implementation = "tests.e2e.versioned_model"
+description = "Half of its jobs run on version 2."
+media_types = ["application/octet-stream"]
+options = {answer = "one"}
+max_delivery_count = 1
+versions = {"1" = 50, "2" = 50}
+
+[split."2"]
+options = {answer = "two"}
+
+[falling]
+implementation = "tests.e2e.versioned_model"
+description = "Its version 2 cannot be loaded."
+media_types = ["application/octet-stream"]
+options = {answer = "one"}
+versions = {"2" = 100}
+fallback = "1"
+
+[falling."2"]
+options = {answer = "broken"}
+"""
+ANSWERS = {"1": "one", "2": "two"}
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    folder = tmp_path_factory.mktemp("versions")
+    catalogue = folder / "models.toml"
+    catalogue.write_text(CATALOGUE, encoding="utf-8")
+    with running(folder / "data", catalogue) as started:
+        yield started
+
+
+def test_both_versions_answer_and_each_job_names_the_version_that_answered(system: System) -> None:
+    seen = set()
+    for _ in range(20):
+        job = system.submit("split", b"x").json()
+        assert (job["model"], job["status"]) == ("split", "succeeded")
+        assert job["result"] == {"answer": ANSWERS[job["version"]]}
+        seen.add(job["version"])
+    assert seen == {"1", "2"}
+    for version, answer in ANSWERS.items():
+        job = system.submit(f"split:{version}", b"x").json()
+        assert (job["version"], job["result"]) == (version, {"answer": answer})
+
+
+def test_a_job_falls_back_while_its_version_cannot_be_loaded(system: System) -> None:
+    job = system.submit("falling", b"x", prefer="wait=60").json()
+    assert (job["version"], job["status"]) == ("1", "succeeded")
+    assert job["result"] == {"answer": "one"}
+
+
+def test_a_redriven_job_runs_again_on_the_version_that_killed_its_worker(system: System) -> None:
+    job_id = system.accept("split:2", b"die")
+    job = system.final(job_id)
+    assert (job["version"], job["error"]["code"]) == ("2", "dead-lettered")
+    letters = until(
+        lambda: system.http.get("/v1/admin/dead-letters", params={"model": "split"}).json()[
+            "dead_letters"
+        ],
+        30,
+        "the dead letter is stored",
+    )
+    [letter] = letters
+    assert (letter["model"], letter["queue"]) == ("split:2", "split-v2")
+    redriven = system.http.post(letter["links"]["redrive"]).json()["job_id"]
+    again = system.final(redriven)
+    assert (again["version"], again["error"]["code"]) == ("2", "dead-lettered")
+
+
+def test_a_start_whose_worker_does_not_serve_all_versions_is_refused_with_a_reason(
+    tmp_path: Path,
+) -> None:
+    catalogue = tmp_path / "models.toml"
+    catalogue.write_text(CATALOGUE, encoding="utf-8")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "loosely", "up"),
+            *("--port", str(free_ports(8)), "--data", str(tmp_path / "data")),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "MODEL_CATALOGUE": str(catalogue), "WORKER_MODELS": "split"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode != 0
+    message = "version 2 of split gets 50 % of the jobs, but no worker serves it"
+    assert message in " ".join((done.stdout + done.stderr).split())

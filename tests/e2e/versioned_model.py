@@ -1,0 +1,20 @@
+"""A model whose results contain an option, so that tests see which version ran."""
+
+import os
+import signal
+
+
+class Infer:
+    """Returns the option `answer`. On the input `die`, it kills the worker."""
+
+    accepts = "bytes"
+
+    def __init__(self, answer: str) -> None:
+        if answer == "broken":
+            raise RuntimeError("this version cannot be loaded")
+        self._answer = answer
+
+    def __call__(self, item: bytes) -> dict[str, str]:
+        if item == b"die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"answer": self._answer}
