@@ -16,6 +16,8 @@ from contract.messages import (
     encode_request,
 )
 from gateway.jobs.lifecycle import LOOKS_A_SECOND
+from gateway.operations.sums import INTERVAL_SECONDS
+from gateway.queues.estimates import ALONE_WRITE_SECONDS, FRESH_SECONDS
 from infra.generate import _MAX_SIZE_MEGABYTES
 from loosely.capacity.limits import (
     WAITING_READS_PER_SECOND,
@@ -27,6 +29,7 @@ from loosely.capacity.limits import (
     message_bytes,
 )
 from tests.unit.capacity.test_capacity_docs import CAPACITY
+from worker.settings import _DEFAULT_HEARTBEAT_SECONDS
 
 ROOT = Path(__file__).parents[3]
 SHAPES = (
@@ -127,3 +130,32 @@ def test_reading_the_lengths_of_queues_for_each_instance_would_use_most_of_a_nam
     unshared = find_limits(SMALL, DeploymentLimits(busy_queues=2 * 40))
     assert {each.name: int(each.jobs_per_second) for each in shared}["Service Bus"] == 326
     assert {each.name: int(each.jobs_per_second) for each in unshared}["Service Bus"] == 66
+
+
+def test_the_documentation_shows_the_operations_of_a_system_without_jobs() -> None:
+    app = (ROOT / "functions" / "function_app.py").read_text("utf-8")
+    assert '"30 * * * * *"' in app, "the oldest message is read each minute"
+    assert '"0 */10 * * * *"' in app, "the housekeeping runs each ten minutes"
+    housekeeping = (ROOT / "functions/gateway/storage/housekeeping.py").read_text("utf-8")
+    lists = len(re.findall(r"await (?:_delete_old|delete_expired_\w+)\(", housekeeping))
+    manifests = (ROOT / "infra" / "manifests.py").read_text("utf-8")
+    [polling_seconds] = re.findall(r'"pollingInterval": (\d+)', manifests)
+    shared = 3600 / FRESH_SECONDS
+    for what, each, count, unit in (
+        ("heartbeats", "worker", 3600 / _DEFAULT_HEARTBEAT_SECONDS, "blob writes"),
+        (
+            *("minute sums, only in minutes with jobs", "gateway instance"),
+            *(3600 / INTERVAL_SECONDS, "blob writes"),
+        ),
+        ("housekeeping", "app", 6 * lists, "lists of blobs"),
+        ("age of the oldest message", "queue", 60, "peeks"),
+        ("KEDA", "queue", 3600 / int(polling_seconds), "management operations"),
+        ("queue lengths, read all the time", "queue", shared, "management operations"),
+        (
+            *("queue lengths, written by an instance that is alone", "queue"),
+            *(3600 / ALONE_WRITE_SECONDS, "blob writes"),
+        ),
+        ("queue lengths, written by one of several instances", "queue", shared, "blob writes"),
+        ("queue lengths, read", "queue and gateway instance", shared, "blob reads"),
+    ):
+        assert f"| {what} | {each} | {count:,.0f} {unit} |" in CAPACITY
