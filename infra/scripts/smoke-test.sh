@@ -2,11 +2,11 @@
 # Checks what only a live system can show. It costs a few jobs and, from zero, the start of a GPU node.
 #   LOOSELY_API_KEY=… smoke-test.sh
 # Each check prints its result. The checks of the queue itself need the role Azure Service Bus Data
-# Owner on the namespace, and are left out without it. MODEL, PICTURE, JOBS and GROUP change the jobs and
-# their number. RESTART_COMMAND is another command to restart the gateway; RESTART_COMMAND=none leaves
-# that check out. The results are also written to the Markdown file REPORT, infra/build/smoke-test.md by default,
-# without names, addresses and keys of this deployment: send it in, because only such reports show whether what
-# docs/fidelity.md has read is true.
+# Owner on the namespace, and are left out without it. MODEL, PICTURE, JOBS, GROUP and GROUP_SECONDS change
+# the jobs, their number and the time limit of a group. RESTART_COMMAND is another command to restart the
+# gateway; RESTART_COMMAND=none leaves that check out. The results are also written to the Markdown file
+# REPORT, infra/build/smoke-test.md by default, without names, addresses and keys of this deployment: send
+# it in, because only such reports show whether what docs/fidelity.md has read is true.
 set -eu
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 . "$(dirname "$0")/environment.sh"
@@ -161,7 +161,7 @@ run_group() { # NAME SECONDS [OPTION…]: run a group of jobs and print its repo
     name=$1 seconds=$2
     shift 2
     python3 "$root/infra/smoke.py" "$name" --url "$api" --model "$model" --file "$picture" \
-        --count "$group_size" --seconds "$seconds" "$@"
+        --count "$group_size" --seconds "${GROUP_SECONDS:-$seconds}" "$@"
 }
 
 claim='a cancelled job stays cancelled'

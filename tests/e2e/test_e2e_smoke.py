@@ -128,7 +128,8 @@ def test_the_smoke_test_fails_if_the_gateway_and_the_storage_do_not_respond(
         PAYLOAD_ENDPOINT="http://127.0.0.1:9/",
     )
     report = tmp_path / "smoke-test.md"
-    options = {"GROUP": "1", "RETRY_COUNT": "1", "RESTART_COMMAND": "none", "REPORT": str(report)}
+    options = {"GROUP": "1", "GROUP_SECONDS": "1", "RETRY_COUNT": "1", "RESTART_COMMAND": "none"}
+    options["REPORT"] = str(report)
     ended = scripts.run("smoke-test.sh", LOOSELY_API_KEY=KEY, **options)
     assert ended.returncode == 1
     results = read_report(report)
