@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import typer
+from rich.console import Console
 
 from loosely.cli.compare import Comparison, VersionRun, find_files
 
@@ -54,7 +55,7 @@ def run(name: str, *results: dict[str, Any]) -> VersionRun:
         (REFUSED, result(CAT), False, None, False),
     ],
 )
-def test_the_agreement_of_two_results_says_in_what_they_differ(
+def test_the_agreement_of_two_results_shows_how_they_differ(
     one: dict[str, Any],
     other: dict[str, Any],
     is_same: bool,
@@ -89,7 +90,17 @@ def test_a_comparison_counts_the_files_that_agree_and_contains_latency_and_memor
     }
 
 
-def test_the_files_to_compare_are_files_and_the_content_of_folders(tmp_path: Path) -> None:
+def test_a_comparison_shows_the_files_that_both_versions_refuse() -> None:
+    comparison = Comparison(run("m:1", REFUSED), run("m:2", REFUSED), (Path("a"),))
+    console = Console(width=200)
+    with console.capture() as shown:
+        console.print(comparison.view())
+    assert shown.get().count("invalid-input: it is not a picture") == 2
+
+
+def test_the_compare_command_finds_named_files_and_the_files_in_named_folders(
+    tmp_path: Path,
+) -> None:
     for name in ("b.txt", "a.txt", ".hidden"):
         (tmp_path / name).write_text("x")
     (tmp_path / "empty").mkdir()
