@@ -1,23 +1,25 @@
 """Run a benchmark (`./dev bench [VERB]`). The exit code is 1 if a target was missed.
 
-all      the whole system: latency, throughput, efficiency, start-up and memory (the default)
-cpu      the processor time of one `noop` job in each process
-hops     how many remote round trips the caller of a `noop` job waits for
-worker   a busy worker without a gateway, compared with a loop that only runs the model
-memory   two models that together need more memory than the device has
-peers    other ways to serve a model, beside Loosely; writes docs/benchmarks.md
+all         the whole system: latency, throughput, efficiency, start-up and memory (the default)
+cpu         the processor time of one `noop` job in each process
+hops        how many remote round trips the caller of a `noop` job waits for
+operations  how many operations one job of each kind needs on each service
+worker      a busy worker without a gateway, compared with a loop that only runs the model
+memory      two models that together need more memory than the device has
+peers       other ways to serve a model, beside Loosely; writes docs/benchmarks.md
 """
 
 import sys
 from collections.abc import Callable, Sequence
 
-from benchmarks import cpu, hops, memory, saturation, whole
+from benchmarks import cpu, hops, memory, operations, saturation, whole
 from benchmarks.peers import run as peers
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "all": whole.main,
     "cpu": cpu.main,
     "hops": hops.main,
+    "operations": operations.main,
     "worker": saturation.main,
     "memory": memory.main,
     "peers": peers.main,

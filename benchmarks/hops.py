@@ -8,11 +8,10 @@ message to a worker that already waits for it.
 
 import argparse
 import contextlib
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -21,11 +20,7 @@ from rich.table import Table
 
 from benchmarks import load
 from benchmarks.proxy import run_proxies
-from benchmarks.rig import ROOT, ProbedProgram
-from loosely.local.environment import read_environment, shared_environment
-from loosely.local.parts import SystemSettings, loosely_parts
-from loosely.local.ports import Ports
-from tests.ports import free_ports
+from benchmarks.remote import run_behind_proxies
 
 SIZES: dict[str, int] = {"tiny": 8, "40 KB": 40_000, "80 KB": 80_000}
 DELAY_MS = 50.0
@@ -102,42 +97,11 @@ def run_system(folder: Path, delay_ms: float) -> Iterator[str]:
     those of the worker to Service Bus, blob storage and the gateway. The Functions host delays its
     transactions itself.
     """
-    base = free_ports(5)
-    ports = Ports.from_base(base)
-    local = SystemSettings(
-        ROOT,
-        folder,
-        ports,
-        "hops" * 16,
-        "warning",
-        engine_options=("--engine", "azure-storage", "--storage-delay", str(delay_ms)),
-    )
-    targets = (ports.functions, ports.servicebus, ports.servicebus_admin, ports.blobs)
-    with contextlib.ExitStack() as stack:
-        functions, servicebus, servicebus_admin, blobs = stack.enter_context(
-            run_proxies(targets, delay_ms / 1000)
-        )
-        environment = shared_environment(ROOT, read_environment())
-        remote_ports = Ports(functions, servicebus, servicebus_admin, blobs, ports.worker_health)
-        remote = replace(local, ports=remote_ports)
-        for part, part_behind_proxies in zip(
-            loosely_parts(local), loosely_parts(remote), strict=True
-        ):
-            if part.preparation is not None:
-                content = subprocess.run(
-                    part.preparation.command, env=environment, capture_output=True, check=True
-                ).stdout
-                part.preparation.output.write_bytes(content)
-            program = ProbedProgram.start(
-                *part.command[part.command.index("-m") + 1 :],
-                probe=f"http://127.0.0.1:{part.probe.port}{part.probe.path}",
-                log=folder / f"{part.name}.log",
-                ready_status=part.probe.status,
-                # The components listen on their own ports, and connect to the proxies.
-                **{**environment, **part_behind_proxies.environment, "WORKER_MODELS": "noop"},
-            )
-            stack.callback(program.stop)
-        yield local.gateway_url
+    options = ("--engine", "azure-storage", "--storage-delay", str(delay_ms))
+    with run_behind_proxies(
+        folder, lambda ports: run_proxies(ports, delay_ms / 1000), options
+    ) as system:
+        yield system.local.gateway_url
 
 
 def measure_latencies(url: str, size_bytes: int, jobs: int) -> list[float]:

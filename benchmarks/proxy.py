@@ -1,14 +1,28 @@
-"""A TCP proxy that emulates the latency and the throughput of a network."""
+"""A TCP proxy that emulates the latency and the throughput of a network, and shows the bytes."""
 
 import asyncio
 import contextlib
 import threading
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 _HOST = "127.0.0.1"
 _CHUNK_BYTES = 256 * 1024
 _MAX_CHUNKS_IN_TRANSIT = 64
+
+Observe = Callable[[bytes], None]
+"""Receives each chunk of one direction of a connection, before the chunk is forwarded."""
+
+NewObservers = Callable[[], tuple[Observe, Observe]]
+"""Returns the observers of a new connection: of the client's chunks, and of the server's chunks."""
+
+
+def _ignore(_: bytes) -> None:
+    pass
+
+
+def _ignore_both() -> tuple[Observe, Observe]:
+    return _ignore, _ignore
 
 
 class DelayProxy:
@@ -19,8 +33,14 @@ class DelayProxy:
     handshake of TCP does. `set_link` changes the delay, and can limit the throughput.
     """
 
-    def __init__(self, target_port: int, round_trip_seconds: float) -> None:
+    def __init__(
+        self,
+        target_port: int,
+        round_trip_seconds: float,
+        new_observers: NewObservers = _ignore_both,
+    ) -> None:
         self._target_port = target_port
+        self._new_observers = new_observers
         self._half_seconds = round_trip_seconds / 2
         self._bytes_per_second: float | None = None
         self._server: asyncio.Server | None = None
@@ -67,27 +87,37 @@ class DelayProxy:
                 _HOST, self._target_port, limit=_CHUNK_BYTES
             )
             try:
+                from_client, from_server = self._new_observers()
                 await _run_until_first_error(
-                    self._forward(reader, target_writer), self._forward(target_reader, writer)
+                    self._forward(reader, target_writer, from_client),
+                    self._forward(target_reader, writer, from_server),
                 )
             finally:
                 target_writer.close()
         finally:
             writer.close()
 
-    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _forward(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, observe: Observe
+    ) -> None:
         """Forward each chunk of one direction after the delay, until the sender disconnects."""
         # The sender must wait if the receiver or a limited throughput is slower.
         chunks: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_MAX_CHUNKS_IN_TRANSIT)
-        await _run_until_first_error(self._receive(reader, chunks), self._send(chunks, writer))
+        await _run_until_first_error(
+            self._receive(reader, chunks, observe), self._send(chunks, writer)
+        )
 
     async def _receive(
-        self, reader: asyncio.StreamReader, chunks: "asyncio.Queue[tuple[float, bytes]]"
+        self,
+        reader: asyncio.StreamReader,
+        chunks: "asyncio.Queue[tuple[float, bytes]]",
+        observe: Observe,
     ) -> None:
         loop = asyncio.get_running_loop()
         chunk = b"begin"
         while chunk:
             chunk = await reader.read(_CHUNK_BYTES)
+            observe(chunk)
             await chunks.put((loop.time() + self._half_seconds, chunk))
 
     async def _send(
@@ -128,15 +158,25 @@ async def _run_until_first_error(*work: Coroutine[Any, Any, None]) -> None:
 
 
 @contextlib.contextmanager
-def run_proxies(target_ports: Sequence[int], round_trip_seconds: float) -> Iterator[list[int]]:
+def run_proxies(
+    target_ports: Sequence[int],
+    round_trip_seconds: float,
+    new_observers: Sequence[NewObservers] = (),
+) -> Iterator[list[int]]:
     """Run a proxy for each target port during the `with` block.
 
-    One new thread runs all proxies. Yield the ports on which the proxies listen.
+    One new thread runs all proxies. Yield the ports on which the proxies listen. `new_observers`
+    is empty, or contains one element for each target port.
     """
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="proxies")
     thread.start()
-    proxies = [DelayProxy(port, round_trip_seconds) for port in target_ports]
+    proxies = [
+        DelayProxy(port, round_trip_seconds, new)
+        for port, new in zip(
+            target_ports, new_observers or [_ignore_both] * len(target_ports), strict=True
+        )
+    ]
     try:
         yield [asyncio.run_coroutine_threadsafe(proxy.start(), loop).result() for proxy in proxies]
     finally:

@@ -14,7 +14,7 @@ from typing import Any
 from contract.catalogue import Catalogue, ModelEntry
 from contract.errors import CatalogueError, ContractError
 from contract.names import low_priority_queue
-from contract.queues import config
+from contract.queues import cloud_limits, config
 from contract.weights import list_hub_files
 from infra.manifests import count_max_workers, make_cron_triggers, render_manifests
 
@@ -26,7 +26,8 @@ MESSAGES_PER_WORKER = 5
 LOW_PRIORITY_MESSAGES_PER_WORKER = 100
 # Seconds for the start of the drain, and for the end of the process after the drain.
 _MARGIN_SECONDS = 20
-_MAX_SIZE_MEGABYTES = 1024
+# The largest queue of the Standard tier. 1 GB holds about 31,000 jobs of 24 KiB.
+_MAX_SIZE_MEGABYTES = 5120
 
 
 def compute_grace_seconds(model: ModelEntry) -> int:
@@ -78,12 +79,17 @@ def make_scale_rules(model: ModelEntry) -> list[dict[str, Any]]:
 def make_bicep_document(catalogue: Catalogue) -> dict[str, Any]:
     """Return the content of catalogue.json: the queues and the models of the catalogue."""
     [namespace] = config(catalogue)["UserConfig"]["Namespaces"]
+    limits = {
+        queue["name"]: cloud_limits(model)
+        for model in catalogue.values()
+        for queue in make_scaled_queues(model)
+    }
     return {
         "queues": [
             {
                 "name": queue["Name"],
-                "lockDuration": queue["Properties"]["LockDuration"],
-                "maxDeliveryCount": queue["Properties"]["MaxDeliveryCount"],
+                "lockDuration": f"PT{limits[queue['Name']][0]}S",
+                "maxDeliveryCount": limits[queue["Name"]][1],
                 "defaultMessageTimeToLive": queue["Properties"]["DefaultMessageTimeToLive"],
                 "deadLetteringOnMessageExpiration": queue["Properties"][
                     "DeadLetteringOnMessageExpiration"

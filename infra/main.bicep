@@ -18,6 +18,37 @@ param workerHost string = 'aks'
 @allowed(['scheduler', 'storage'])
 param durableBackend string = 'scheduler'
 
+@description('Plan of the Durable Task Scheduler. Consumption: up to 500 actions a second, billed by action.')
+@allowed(['Consumption', 'Dedicated'])
+param durableSku string = 'Consumption'
+
+@description('Capacity units of the plan Dedicated: 2,000 actions a second each. 3 are highly available.')
+@minValue(1)
+@maxValue(3)
+param durableCapacity int = 1
+
+@description('Tier of Service Bus. Azure cannot change the tier of a namespace: choose before going live.')
+@allowed(['Standard', 'Premium'])
+param serviceBusSku string = 'Standard'
+
+@description('Messaging units of the tier Premium.')
+@allowed([1, 2, 4, 8, 16])
+param serviceBusUnits int = 1
+
+@description('Memory of a function instance in MB. It also decides its processor: 2048 has one core.')
+@allowed([2048, 4096])
+param gatewayMemoryMB int = 2048
+
+@description('Maximum number of function instances for each function or group of functions.')
+@minValue(1)
+@maxValue(1000)
+param gatewayMaxInstances int = 40
+
+@description('Requests that one function instance handles at a time. A waiting request counts too.')
+@minValue(1)
+@maxValue(1000)
+param gatewayConcurrency int = 200
+
 @description('Number of always ready function instances. 0 is cheapest, 1 avoids the cold start.')
 @minValue(0)
 @maxValue(20)
@@ -173,6 +204,8 @@ module servicebus 'modules/servicebus.bicep' = {
     tags: tags
     token: token
     privateNetwork: privateNetwork
+    sku: serviceBusSku
+    units: serviceBusUnits
     endpointSubnetId: network.outputs.endpointSubnetId
     zoneId: network.outputs.servicebusZoneId
     gatewayIdentityName: identityNames.gateway
@@ -190,6 +223,8 @@ module durable 'modules/durable.bicep' = if (durableBackend == 'scheduler') {
     location: location
     tags: tags
     token: token
+    sku: durableSku
+    capacity: durableCapacity
     gatewayIdentityName: identityNames.gateway
     gatewayPrincipalId: identities.outputs.gateway.principalId
     deployerPrincipalId: principalId
@@ -233,6 +268,9 @@ module gateway 'modules/gateway.bicep' = {
     insightsConnectionString: monitoring.outputs.insightsConnectionString
     durableEndpoint: durableBackend == 'scheduler' ? durable!.outputs.endpoint : ''
     alwaysReadyCount: alwaysReadyCount
+    instanceMemoryMB: gatewayMemoryMB
+    maximumInstanceCount: gatewayMaxInstances
+    httpConcurrency: gatewayConcurrency
     traceSampling: traceSampling
     subnetId: network.outputs.functionsSubnetId
   }

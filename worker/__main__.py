@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import count
 from types import FrameType
@@ -380,9 +380,11 @@ def _catalogue(settings: WorkerSettings) -> Catalogue:
 def _models(settings: WorkerSettings, catalogue: Catalogue) -> list[ModelEntry]:
     try:
         # Two names may stand for the same version, such as NAME and NAME:1.
-        return list({catalogue.model(name): None for name in settings.models or catalogue})
+        models = list({catalogue.model(name): None for name in settings.models or catalogue})
     except ContractError as error:
         raise SettingsError(str(error)) from None
+    least = settings.lock_seconds
+    return [replace(model, lock_seconds=max(model.lock_seconds, least)) for model in models]
 
 
 def _account(settings: WorkerSettings) -> BlobServiceClient:

@@ -146,6 +146,8 @@ class WorkerSettings:
     notes neither its message locks nor its loads of models. If `is_restarting` is true, the worker
     runs in a child process, which is replaced when it has died. If `heartbeat_seconds` is 0, the
     worker writes no heartbeats.
+
+    `lock_seconds` is the lock duration of the queues if it is longer than the catalogue's.
     """
 
     service_bus: AzureEndpoint
@@ -169,6 +171,7 @@ class WorkerSettings:
     lock_folder: Path | None = None
     is_restarting: bool = False
     heartbeat_seconds: int = 0
+    lock_seconds: int = 0
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "WorkerSettings":
@@ -203,6 +206,7 @@ class WorkerSettings:
             heartbeat_seconds=_whole(
                 environ, "WORKER_HEARTBEAT_SECONDS", _DEFAULT_HEARTBEAT_SECONDS, 0, 3600
             ),
+            lock_seconds=_whole(environ, "WORKER_LOCK_SECONDS", 0, 0, 300),
         )
 
 

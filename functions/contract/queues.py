@@ -16,6 +16,20 @@ from contract.names import low_priority_queue
 
 DUPLICATE_WINDOW = "PT10M"
 
+CLOUD_LOCK_SECONDS = 60
+"""The least lock duration of a queue in Azure, in seconds.
+
+A throttled namespace may refuse the renewal of a lock for minutes. A longer lock survives more of
+that. But if a node dies, its jobs wait until their locks expire.
+"""
+
+CLOUD_DELIVERY_COUNT = 6
+"""The least delivery count of a queue in Azure.
+
+In two minutes without renewals, a job loses three locks of CLOUD_LOCK_SECONDS. The other three
+deliveries are left for the deaths of workers.
+"""
+
 _NAME_CHARACTERS = 260
 
 
@@ -51,6 +65,18 @@ def config(catalogue: Catalogue) -> dict[str, Any]:
             "Logging": {"Type": "File"},
         }
     }
+
+
+def cloud_limits(model: ModelEntry) -> tuple[int, int]:
+    """Return the lock duration in seconds and the delivery count of a model's queues in Azure.
+
+    A delivery count of 1 in the catalogue means that no job may run twice, so it is not changed.
+    """
+    count = model.max_delivery_count
+    return (
+        max(model.lock_seconds, CLOUD_LOCK_SECONDS),
+        count if count == 1 else max(count, CLOUD_DELIVERY_COUNT),
+    )
 
 
 def _queue(name: str, model: ModelEntry) -> dict[str, Any]:

@@ -89,7 +89,7 @@ class Services:
         counters = JobCounters(self.clock)
         outcomes = OutcomeStore(self.blobs, counters)
         progress = ProgressStore(self.blobs, self.catalogue)
-        estimates = WaitEstimates(self.queues, self.clock)
+        estimates = WaitEstimates(self.queues, self.blobs, self.clock)
         jobs = Jobs(outcomes, progress, waiters, self.clock)
         heartbeats = WorkerHeartbeats(
             self.blobs, self.clock, is_enabled=self.settings.has_heartbeats

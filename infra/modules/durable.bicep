@@ -4,6 +4,14 @@ import { Tags, Token } from 'types.bicep'
 param location string
 param tags Tags
 param token Token
+
+@description('Consumption bills each action and dispatches up to 500 a second. Dedicated: 2,000 a unit.')
+@allowed(['Consumption', 'Dedicated'])
+param sku string
+
+@description('Units of the Dedicated SKU.')
+param capacity int
+
 param gatewayIdentityName string
 param gatewayPrincipalId string
 param deployerPrincipalId string
@@ -16,7 +24,7 @@ resource scheduler 'Microsoft.DurableTask/schedulers@2025-11-01' = {
   location: location
   tags: tags
   properties: {
-    sku: { name: 'Consumption' }
+    sku: sku == 'Dedicated' ? { name: sku, capacity: capacity } : { name: sku }
     // An empty list would refuse every address. Access is controlled by identities.
     ipAllowlist: ['0.0.0.0/0']
   }

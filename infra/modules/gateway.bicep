@@ -19,6 +19,9 @@ param insightsConnectionString string
 @description('The Durable Task Scheduler\'s endpoint. Empty: histories are kept in the host\'s storage.')
 param durableEndpoint string
 param alwaysReadyCount int
+param instanceMemoryMB int
+param maximumInstanceCount int
+param httpConcurrency int
 param traceSampling string
 param subnetId string
 
@@ -102,10 +105,10 @@ resource app 'Microsoft.Web/sites@2025-03-01' = {
         }
       }
       scaleAndConcurrency: {
-        instanceMemoryMB: 2048
-        maximumInstanceCount: 40
+        instanceMemoryMB: instanceMemoryMB
+        maximumInstanceCount: maximumInstanceCount
         // A waiting request takes a slot for up to 200 s, but almost no processor time.
-        triggers: { http: { perInstanceConcurrency: 200 } }
+        triggers: { http: { perInstanceConcurrency: httpConcurrency } }
         alwaysReady: filter(warm, each => each.instanceCount > 0)
       }
       runtime: { name: 'python', version: '3.12' }

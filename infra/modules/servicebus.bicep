@@ -6,6 +6,15 @@ param location string
 param tags Tags
 param token Token
 param privateNetwork bool
+
+@description('Standard, or Premium without the limit of operations. A private network always needs Premium.')
+@allowed(['Standard', 'Premium'])
+param sku string
+
+@description('Messaging units of Premium.')
+@allowed([1, 2, 4, 8, 16])
+param units int
+
 param endpointSubnetId string
 param zoneId string
 param gatewayIdentityName string
@@ -16,13 +25,14 @@ param kedaIdentityName string
 param kedaPrincipalId string
 
 var roles = loadJsonContent('../roles.json')
+var isPremium = privateNetwork || sku == 'Premium'
 var queues = loadJsonContent('../catalogue.json').queues
 
 resource namespace 'Microsoft.ServiceBus/namespaces@2024-01-01' = {
   name: 'sb-${token}'
   location: location
   tags: tags
-  sku: privateNetwork ? { name: 'Premium', tier: 'Premium', capacity: 1 } : { name: 'Standard', tier: 'Standard' }
+  sku: isPremium ? { name: 'Premium', tier: 'Premium', capacity: units } : { name: 'Standard', tier: 'Standard' }
   properties: {
     // Connection strings are turned off: clients sign in with identities.
     disableLocalAuth: true

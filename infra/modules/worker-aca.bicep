@@ -108,6 +108,7 @@ resource app 'Microsoft.App/containerApps@2025-07-01' = [
               { name: 'HEALTH_HOST', value: '0.0.0.0' }
               { name: 'LOG_FORMAT', value: 'json' }
               { name: 'HF_HUB_OFFLINE', value: '1' }
+              { name: 'WORKER_LOCK_SECONDS', value: '60' }
               { name: 'WORKER_REQUIRE_DEVICE', value: model.device == 'gpu' ? 'cuda' : 'any' }
               { name: 'OTEL_TRACES_EXPORTER', value: 'azure_monitor_opentelemetry_exporter' }
               { name: 'APPLICATIONINSIGHTS_CONNECTION_STRING', value: insightsConnectionString }

@@ -2,9 +2,11 @@
 # Checks what only a live system can show. It costs a few jobs and, from zero, the start of a GPU node.
 #   LOOSELY_API_KEY=… smoke-test.sh
 # Each check prints its result. The checks of the queue itself need the role Azure Service Bus Data
-# Owner on the namespace, and are left out without it. MODEL, PICTURE, JOBS and GROUP change the jobs and
-# their number. RESTART_COMMAND is another command to restart the gateway; RESTART_COMMAND=none leaves
-# that check out.
+# Owner on the namespace, and are left out without it. MODEL, PICTURE, JOBS, GROUP and GROUP_SECONDS change
+# the jobs, their number and the time limit of a group. RESTART_COMMAND is another command to restart the
+# gateway; RESTART_COMMAND=none leaves that check out. The results are also written to the Markdown file
+# REPORT, infra/build/smoke-test.md by default, without names, addresses and keys of this deployment: send
+# it in, because only such reports show whether what docs/fidelity.md has read is true.
 set -eu
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 . "$(dirname "$0")/environment.sh"
@@ -21,7 +23,9 @@ picture=${PICTURE:-$root/examples/chelsea.jpg}
 jobs=${JOBS:-40}
 group_size=${GROUP:-50}
 export KUBECONFIG="$build/kubeconfig"
+report_file=${REPORT:-$build/smoke-test.md}
 failures=0
+claim=
 
 # Credentials are in files that only this user can read, because every user can see arguments.
 umask 077
@@ -29,10 +33,33 @@ private=$(mktemp -d)
 trap 'rm -rf "$private"' EXIT
 printf 'Authorization: Bearer %s\n' "$LOOSELY_API_KEY" >"$private/gateway"
 
-passed() { say "passed: $*"; }
+record() { # RESULT TEXT: add a line about the current claim to the report, without names of this deployment
+    text=$(printf '%s' "$2" | tr '\n|' '; ' |
+        sed "s#$api#GATEWAY#g; s#$bus#NAMESPACE#g; s#$namespace#NAMESPACE#g; s#$group#GROUP#g")
+    printf '| %s | %s | %s |\n' "$claim" "$1" "$text" >>"$private/report"
+}
+passed() {
+    say "passed: $*"
+    record held "$*"
+}
 failed() {
     say "FAILED: $*"
     failures=$((failures + 1))
+    record failed "$*"
+}
+left_out() {
+    say "left out: $*"
+    record 'not applicable' "$*"
+}
+write_report() {
+    mkdir -p "$(dirname "$report_file")"
+    {
+        printf '# Smoke test of a deployment\n\n'
+        printf 'Workers: %s. Date: %s. Failed: %s.\n\n' "$host" "$(date -u +%Y-%m-%d)" "$failures"
+        printf '| claim | result | observed |\n|---|---|---|\n'
+        cat "$private/report"
+    } >"$report_file"
+    say "the report is in $report_file"
 }
 
 call() { # CURL-ARGUMENT…: send a request to the gateway
@@ -80,9 +107,11 @@ count_active_messages() {
         --query countDetails.activeMessageCount --output tsv
 }
 
+claim='the gateway reaches its services'
 # 1. The gateway reaches its queue, its blobs and its store of histories.
 if retry is_ready; then passed "the gateway is ready"; else failed "/v1/health/ready"; fi
 
+claim='pages may use links to blobs'
 # 2. Browsers let the gateway's own pages send uploads to the storage and read results from it.
 asked=$(curl --silent --output /dev/null --write-out '%{http_code}' --max-time 60 --request OPTIONS \
     --header "origin: $api" --header 'access-control-request-method: PUT' \
@@ -94,6 +123,7 @@ else
     failed "pages of $api may not use links to blobs: the preflight request got $asked"
 fi
 
+claim='workers start from zero'
 # 3. A picture is classified, starting from zero workers.
 before=$(count_workers)
 started=$(date +%s)
@@ -105,10 +135,12 @@ else
     failed "the first job ended as ${status:-not accepted}"
 fi
 
+claim='one request gets the result'
 # 4. The same in one request, now that a worker is warm.
 result=$(submit wait=60 | field result)
 if [ -n "$result" ]; then passed "one request returned the result: $result"; else failed "one request returned no result"; fi
 
+claim='jobs survive the death of a worker'
 # 5. A pod is killed with jobs in flight, and all jobs succeed.
 if [ "$host" = aks ]; then
     ids=$(for _ in $(seq "$jobs"); do submit respond-async '?deadline_seconds=600' | field id; done)
@@ -121,18 +153,22 @@ if [ "$host" = aks ]; then
     else
         failed "only $answered of $jobs jobs succeeded after the pod was killed"
     fi
+else
+    left_out "the death of a worker, because Container Apps has no command that kills one"
 fi
 
 run_group() { # NAME SECONDS [OPTION…]: run a group of jobs and print its report; fail if a job ended wrong
     name=$1 seconds=$2
     shift 2
     python3 "$root/infra/smoke.py" "$name" --url "$api" --model "$model" --file "$picture" \
-        --count "$group_size" --seconds "$seconds" "$@"
+        --count "$group_size" --seconds "${GROUP_SECONDS:-$seconds}" "$@"
 }
 
+claim='a cancelled job stays cancelled'
 # 6. Jobs are cancelled right after their 202, and do not return to the queue.
 if report=$(run_group cancelled 300); then passed "$report"; else failed "$report"; fi
 
+claim='jobs survive a restart of the gateway'
 # 7. The gateway is restarted, and all jobs that it has accepted succeed. Flex Consumption cannot restart
 # a single instance, so this restarts all of them.
 restart=${RESTART_COMMAND:-}
@@ -140,26 +176,31 @@ if [ -z "$restart" ] && gateway=$(optional_value GATEWAY_NAME); then
     restart="az functionapp restart --name $gateway --resource-group $group --output none"
 fi
 if [ -z "$restart" ] || [ "$restart" = none ]; then
-    say "left out: jobs during a restart of the gateway, because RESTART_COMMAND is none"
+    left_out "jobs during a restart of the gateway, because RESTART_COMMAND is none"
 else
     if report=$(run_group restarted 600 --restart "$restart"); then passed "$report"; else failed "$report"; fi
     retry is_ready || failed "the gateway is not ready after its restart"
 fi
 
+claim='Service Bus completes ranges of messages'
 # The groups kept workers busy, so that they completed several messages together, or tried to.
 if [ "$host" = aks ]; then
     logs=$(kubectl --namespace loosely logs --selector "app.kubernetes.io/instance=$model" --tail=-1 2>/dev/null) ||
         logs=
     if [ -z "$logs" ]; then
-        say "left out: whether Service Bus completes messages together, because the workers have no log"
+        left_out "whether Service Bus completes messages together, because the workers have no log"
     elif printf '%s\n' "$logs" | grep -q 'completes them one by one'; then
         say "Service Bus refused to complete messages together: the workers complete them one by one"
+        record 'does not hold' "the workers complete messages one by one"
     else
         passed "Service Bus did not refuse to complete messages together"
     fi
+else
+    left_out "whether Service Bus completes messages together, because the workers' logs are in a workspace"
 fi
 
-# 8. and 8. Checks of the queue itself: a dead letter, and whether locked messages count as active.
+claim='an unreadable message becomes a dead letter'
+# 8. and 9. Checks of the queue itself: a dead letter, and whether locked messages count as active.
 token=$(az account get-access-token --resource https://servicebus.azure.net --query accessToken --output tsv)
 printf 'Authorization: Bearer %s\n' "$token" >"$private/bus"
 stray="smoke-test-$(date +%s)"
@@ -170,11 +211,16 @@ send() { # TEXT: send a message and print the HTTP status, 000 without a respons
 if [ "$(send 'not a job request')" = 201 ]; then
     is_listed() { call "$api/v1/admin/dead-letters?model=$model" | grep -q "$stray"; }
     if retry is_listed; then passed "an unreadable message is in the dead letters"; else failed "no dead letter"; fi
-    say "active messages of $model now: $(count_active_messages). KEDA scales by this number, which should"
+    claim='locked messages count as active'
+    active=$(count_active_messages)
+    record observed "$active active messages"
+    say "active messages of $model now: $active. KEDA scales by this number, which should"
     say "include locked messages: compare it while a long job runs"
 else
-    say "left out: dead letter and counts, because this account may not send to $model"
+    left_out "dead letter and counts, because this account may not send to $model"
 fi
+
+write_report
 
 [ "$failures" = 0 ] || stop "$failures checks failed"
 say "all checks passed"

@@ -31,12 +31,19 @@ def scripts_for(system: System, tmp_path: Path, **values: str) -> ScriptRunner:
     """
     # No server listens at this Service Bus host, so the script leaves out the checks that use it.
     blobs = f"http://127.0.0.1:{system.part('blobs').ports['blobs']}/devstoreaccount1/"
-    values |= {"API_URL": system.url, "PAYLOAD_ENDPOINT": blobs}
+    values = {"API_URL": system.url, "PAYLOAD_ENDPOINT": blobs} | values
     scripts = install_scripts(ROOT, tmp_path / "bin", SERVICE_BUS_HOST="127.0.0.1:9", **values)
     for name, part in (("pod", "worker"), ("host", "functions")):
         (tmp_path / name).write_text(str(system.part(part).pid), encoding="utf-8")
         scripts.update_state(**{name: str(tmp_path / name)})
     return scripts
+
+
+def read_report(path: Path) -> dict[str, str]:
+    """Return the result of each claim in the report of the smoke test."""
+    lines = path.read_text("utf-8").splitlines()
+    rows = [line.strip("|").split("|") for line in lines if line.startswith("| ")][1:]
+    return {claim.strip(): result.strip() for claim, result, _ in rows}
 
 
 def wait_until_replaced(system: System, name: str, before: int) -> None:
@@ -53,8 +60,23 @@ def test_a_working_system_passes_every_check_of_the_smoke_test(
 ) -> None:
     scripts = scripts_for(system, tmp_path)
     worker, host = system.part("worker").pid, system.part("functions").pid
-    ended = scripts.run("smoke-test.sh", LOOSELY_API_KEY=KEY, JOBS="6", GROUP="10")
+    report = tmp_path / "reports" / "smoke-test.md"
+    options = {"JOBS": "6", "GROUP": "10", "REPORT": str(report)}
+    ended = scripts.run("smoke-test.sh", LOOSELY_API_KEY=KEY, **options)
     assert ended.returncode == 0, ended.stderr
+    assert read_report(report) == {
+        "the gateway reaches its services": "held",
+        "pages may use links to blobs": "held",
+        "workers start from zero": "held",
+        "one request gets the result": "held",
+        "jobs survive the death of a worker": "held",
+        "a cancelled job stays cancelled": "held",
+        "jobs survive a restart of the gateway": "held",
+        "Service Bus completes ranges of messages": "not applicable",
+        "an unreadable message becomes a dead letter": "not applicable",
+    }
+    names = (KEY, system.url, "sb-trial", "rg-trial", "func-trial", str(tmp_path))
+    assert not [name for name in names if name in report.read_text("utf-8")]
     passed = re.findall(r"passed: (.*)", ended.stderr)
     assert len(passed) == 7, ended.stderr
     assert passed[1] == f"pages of {system.url} may use links to blobs"
@@ -77,15 +99,43 @@ def test_the_smoke_test_checks_that_submit_jobs_fail_if_the_model_is_unknown(
     system: System, tmp_path: Path
 ) -> None:
     scripts = scripts_for(system, tmp_path, WORKER_HOST="aca")
-    ended = scripts.run(
-        "smoke-test.sh", LOOSELY_API_KEY=KEY, MODEL="nowhere", GROUP="2", RESTART_COMMAND="none"
-    )
+    report = tmp_path / "smoke-test.md"
+    options = {"MODEL": "nowhere", "GROUP": "2", "RESTART_COMMAND": "none", "REPORT": str(report)}
+    ended = scripts.run("smoke-test.sh", LOOSELY_API_KEY=KEY, **options)
     assert ended.returncode == 1
+    results = read_report(report)
+    for claim in (
+        "workers start from zero",
+        "one request gets the result",
+        "a cancelled job stays cancelled",
+    ):
+        assert results[claim] == "failed", claim
     assert "the first job ended as not accepted" in ended.stderr
     assert "0 of 2 jobs accepted" in ended.stderr
     assert "a job was not cancelled: the gateway responded with 404" in ended.stderr
     assert "left out: jobs during a restart" in ended.stderr
     assert "3 checks failed" in ended.stderr
+
+
+def test_the_smoke_test_fails_if_the_gateway_and_the_storage_do_not_respond(
+    system: System, tmp_path: Path
+) -> None:
+    scripts = scripts_for(
+        system,
+        tmp_path,
+        WORKER_HOST="aca",
+        API_URL="http://127.0.0.1:9",
+        PAYLOAD_ENDPOINT="http://127.0.0.1:9/",
+    )
+    report = tmp_path / "smoke-test.md"
+    options = {"GROUP": "1", "GROUP_SECONDS": "1", "RETRY_COUNT": "1", "RESTART_COMMAND": "none"}
+    options["REPORT"] = str(report)
+    ended = scripts.run("smoke-test.sh", LOOSELY_API_KEY=KEY, **options)
+    assert ended.returncode == 1
+    results = read_report(report)
+    assert results["the gateway reaches its services"] == "failed"
+    assert results["pages may use links to blobs"] == "failed"
+    assert results["jobs survive the death of a worker"] == "not applicable"
 
 
 def run_during_restart(

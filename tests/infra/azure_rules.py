@@ -25,6 +25,8 @@ SETTINGS_REFUSED_BY_FLEX = (
     *("WEBSITE_CONTENTAZUREFILECONNECTIONSTRING", "WEBSITE_MAX_DYNAMIC_APPLICATION_SCALE_OUT"),
     *("SCM_DO_BUILD_DURING_DEPLOYMENT", "ENABLE_ORYX_BUILD"),
 )
+# The largest queue of the Standard tier: azure-docs, service-bus-quotas.
+LARGEST_QUEUE_MEGABYTES = 5120
 # From 1.21 on, azd passes values that a hook has set to the templates (azure-dev #6063).
 # From 1.25.3 on, it shows the output of hooks, such as the first API key.
 LEAST_AZD = (1, 25, 3)
@@ -90,6 +92,38 @@ def the_system_pool_has_the_documented_minimum(files: DeploymentFiles) -> None:
     prices = yaml.safe_load(files.text("infra/prices.yaml"))
     assert prices["usage"]["system_nodes"] == int(nodes)
     assert f"{cores} cores" in prices["prices"]["cluster_hour"]["system_node"]["source"]
+
+
+def capacity_can_be_raised_by_parameters(files: DeploymentFiles) -> None:
+    """Check that the parameters of docs/capacity.md reach the resources.
+
+    The queues have the largest size of the Standard tier. Instances have no less memory than the
+    gateway needs (tests/infra/test_infra_gateway_memory.py).
+    """
+    main, gateway = files.text("infra/main.bicep"), files.module("gateway")
+    queues = json.loads(files.text("infra/catalogue.json"))["queues"]
+    assert {queue["maxSizeInMegabytes"] for queue in queues} == {LARGEST_QUEUE_MEGABYTES}
+    assert "sku: sku == 'Dedicated' ? { name: sku, capacity: capacity } : { name: sku }" in (
+        files.module("durable")
+    )
+    assert "@allowed([2048, 4096])\nparam gatewayMemoryMB int = 2048\n" in main
+    premium = "isPremium ? { name: 'Premium', tier: 'Premium', capacity: units }"
+    assert premium in files.module("servicebus")
+    parameters = json.loads(files.text("infra/main.parameters.json"))["parameters"]
+    for name, parameter, variable in (
+        ("sku", "durableSku", "DURABLE_SKU=Consumption"),
+        ("capacity", "durableCapacity", "DURABLE_CAPACITY=1"),
+        ("sku", "serviceBusSku", "SERVICE_BUS_SKU=Standard"),
+        ("units", "serviceBusUnits", "SERVICE_BUS_UNITS=1"),
+        ("instanceMemoryMB", "gatewayMemoryMB", "GATEWAY_MEMORY_MB=2048"),
+        ("maximumInstanceCount", "gatewayMaxInstances", "GATEWAY_MAX_INSTANCES=40"),
+        ("httpConcurrency", "gatewayConcurrency", "GATEWAY_CONCURRENCY=200"),
+    ):
+        assert f"    {name}: {parameter}\n" in main
+        assert parameters[parameter]["value"] == f"${{{variable}}}"
+    assert "instanceMemoryMB: instanceMemoryMB\n" in gateway
+    assert "maximumInstanceCount: maximumInstanceCount\n" in gateway
+    assert "http: { perInstanceConcurrency: httpConcurrency }" in gateway
 
 
 def a_preview_can_evaluate_every_name(files: DeploymentFiles) -> None:
@@ -242,6 +276,7 @@ AZURE_RULES = (
     exactly_the_workers_of_gpu_models_require_a_gpu,
     local_dns_is_off_in_every_node_pool,
     the_system_pool_has_the_documented_minimum,
+    capacity_can_be_raised_by_parameters,
     a_preview_can_evaluate_every_name,
     bicep_files_follow_the_linter_and_the_formatter,
     telemetry_is_sent_with_identities,

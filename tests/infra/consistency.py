@@ -11,7 +11,8 @@ from collections.abc import Callable
 from xml.etree import ElementTree
 
 from contract.catalogue import Catalogue
-from contract.queues import config
+from contract.names import low_priority_queue
+from contract.queues import CLOUD_LOCK_SECONDS, cloud_limits, config
 from contract.warm import parse_period
 from emulator.blobs.cors import rule_for_pages
 from infra.generate import LOW_PRIORITY_MESSAGES_PER_WORKER, MESSAGES_PER_WORKER
@@ -36,15 +37,28 @@ from tests.infra.settings import (
 
 
 def queues_match_the_catalogue(files: DeploymentFiles) -> None:
-    """Check that the queues in Azure and in the local Service Bus have the same properties."""
+    """Check that the queues in Azure and in the local Service Bus have the same properties.
+
+    The lock and the delivery count in Azure may be higher. The workers know this lock.
+    """
     catalogue = Catalogue.load(files.root / "functions" / "contract" / "models.toml")
     [namespace] = config(catalogue)["UserConfig"]["Namespaces"]
     expected = {queue["Name"]: queue["Properties"] for queue in namespace["Queues"]}
+    limits = {
+        queue: cloud_limits(model)
+        for model in catalogue.values()
+        for queue in (model.queue, low_priority_queue(model.queue))
+    }
+    worker_seconds = f"WORKER_LOCK_SECONDS={CLOUD_LOCK_SECONDS}\n"
+    assert worker_seconds in files.text("infra/k8s/base/workers/worker.env")
+    container_apps = f"{{ name: 'WORKER_LOCK_SECONDS', value: '{CLOUD_LOCK_SECONDS}' }}"
+    assert container_apps in files.module("worker-aca")
     found = {queue["name"]: queue for queue in files.catalogue["queues"]}
     assert found.keys() == expected.keys()
     for name, properties in expected.items():
-        assert found[name]["lockDuration"] == properties["LockDuration"], name
-        assert found[name]["maxDeliveryCount"] == properties["MaxDeliveryCount"], name
+        lock_seconds, delivery_count = limits[name]
+        assert seconds(found[name]["lockDuration"]) == lock_seconds, name
+        assert found[name]["maxDeliveryCount"] == delivery_count, name
         assert found[name]["defaultMessageTimeToLive"] == properties["DefaultMessageTimeToLive"]
         window = properties["DuplicateDetectionHistoryTimeWindow"]
         assert found[name]["duplicateDetectionHistoryTimeWindow"] == window

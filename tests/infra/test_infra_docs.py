@@ -64,6 +64,7 @@ NOT_RUN = {
     "./dev test tests/infra": "runs this test",
     "./dev check infra": ".ci/run runs all of it",
     "./dev lock": MICROSOFT,
+    "./dev bench operations": "tests/e2e/test_e2e_capacity.py counts with its system",
     "./dev bench hops": "tests/e2e/test_e2e_latency.py measures with its system",
     "./dev bench cpu": "measures for minutes; tests/e2e run such a system",
     "infra/scripts/smoke-test.sh": "tests/e2e/test_e2e_smoke.py runs it against a whole system",

@@ -17,7 +17,7 @@ from gateway.http.bodies import SMALL_BODY_BYTES
 from gateway.settings import BODY_MEMORY_BYTES
 from gateway.submission.parse import _from_envelope
 
-BICEP = Path(__file__).parents[2] / "infra" / "modules" / "gateway.bicep"
+BICEP = Path(__file__).parents[2] / "infra" / "main.bicep"
 MIB = 1024**2
 HOST_BYTES = 450 * MIB
 """The memory of Azure's Functions host, which runs beside the process of the app."""
@@ -36,16 +36,16 @@ One copy is in the message from the host, one in the gateway, and one in the upl
 
 
 def number_in_bicep(name: str) -> int:
-    found = re.search(rf"\b{name}: (\d+)", BICEP.read_text(encoding="utf-8"))
+    found = re.search(rf"\bparam {name} int = (\d+)", BICEP.read_text(encoding="utf-8"))
     assert found is not None
     return int(found[1])
 
 
 def test_the_configured_memory_of_a_gateway_instance_exceeds_the_calculated_maximum() -> None:
-    small_bytes = number_in_bicep("perInstanceConcurrency") * SMALL_BODY_BYTES
+    small_bytes = number_in_bicep("gatewayConcurrency") * SMALL_BODY_BYTES
     bodies_bytes = COPIES * (BODY_MEMORY_BYTES + small_bytes)
     needed_bytes = HOST_BYTES + IDLE_BYTES + PARSE_BYTES + bodies_bytes
-    assert needed_bytes < number_in_bicep("instanceMemoryMB") * MIB
+    assert needed_bytes < number_in_bicep("gatewayMemoryMB") * MIB
 
 
 TEN_MEGABYTES = 10_000_000

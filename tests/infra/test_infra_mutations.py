@@ -32,8 +32,10 @@ BROKEN_CALL = """(
 FAULTS = [
     # Names, durations and limits of queues
     ("infra/catalogue.json", '"name": "classifier-low"', '"name": "classifier-slow"'),
-    ("infra/catalogue.json", '"lockDuration": "PT10S"', '"lockDuration": "PT30S"'),
-    ("infra/catalogue.json", '"maxDeliveryCount": 3', '"maxDeliveryCount": 10'),
+    ("infra/catalogue.json", '"lockDuration": "PT60S"', '"lockDuration": "PT30S"'),
+    ("infra/catalogue.json", '"maxDeliveryCount": 6', '"maxDeliveryCount": 3'),
+    (WORKERS + "worker.env", "WORKER_LOCK_SECONDS=60", "WORKER_LOCK_SECONDS=10"),
+    ("infra/modules/worker-aca.bicep", "'WORKER_LOCK_SECONDS', value: '60'", "'X', value: '60'"),
     ("infra/modules/servicebus.bicep", "lockDuration: each.lockDuration", "lockDuration: 'PT1M'"),
     ("infra/modules/servicebus.bicep", "requiresDuplicateDetection: true", "requiresSession: true"),
     ("infra/modules/servicebus.bicep", "disableLocalAuth: true", "disableLocalAuth: false"),
@@ -147,6 +149,15 @@ FAULTS = [
     ("infra/main.bicep", "'Standard_D4as_v5'", "'Standard_D2as_v5'"),
     ("infra/main.bicep", "param systemNodeCount int = 2", "param systemNodeCount int = 1"),
     ("infra/prices.yaml", "system_nodes: 2", "system_nodes: 1"),
+    # Capacity
+    ("infra/catalogue.json", '"maxSizeInMegabytes": 5120', '"maxSizeInMegabytes": 1024'),
+    ("infra/main.bicep", "    sku: durableSku\n", "    sku: 'Consumption'\n"),
+    ("infra/modules/durable.bicep", "{ name: sku, capacity: capacity }", "{ name: sku }"),
+    ("infra/modules/servicebus.bicep", "capacity: units }", "capacity: 1 }"),
+    ("infra/main.bicep", "@allowed([2048, 4096])", "@allowed([512, 2048, 4096])"),
+    ("infra/modules/gateway.bicep", "y: httpConcurrency", "y: 200"),
+    ("infra/modules/gateway.bicep", "t: maximumInstanceCount", "t: 40"),
+    ("infra/main.parameters.json", "${DURABLE_SKU=", "${SKU="),
     # A preview, the linter and the formatter
     ("infra/main.bicep", "hostName: hostStorageName", "hostName: gateway.outputs.host"),
     (
@@ -206,7 +217,7 @@ FAULTS = [
 # Faults that only a comparison with the types of Azure and Kubernetes finds.
 TYPE_FAULTS = [
     ("infra/modules/servicebus.bicep", "maxDeliveryCount:", "maxDeliverycount:"),
-    ("infra/modules/gateway.bicep", "instanceMemoryMB: 2048", "instanceMemoryMB: '2048'"),
+    ("infra/main.bicep", "gatewayMemoryMB int = 2048", "gatewayMemoryMB int = '2048'"),
     ("infra/modules/storage.bicep", "kind: 'StorageV2'", "kind: 'StorageV9'"),
     ("infra/modules/storage.bicep", "maxAgeInSeconds: 600", "maxAgeSeconds: 600"),
     ("infra/main.bicep", "storage.outputs.payloadName", "storage.outputs.payload"),

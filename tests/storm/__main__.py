@@ -2,6 +2,7 @@
 
     ./dev storm --engine azure-storage --jobs 500 --kills 20 --seed 7
     ./dev storm --engine azure-storage --cancel 200
+    ./dev storm --throttle 120 --jobs 500
 
 The command starts its own system in a temporary directory on free ports. The seed determines which
 jobs are submitted, which components are killed, and the pauses. The exact moments depend on the
@@ -22,7 +23,15 @@ from pathlib import Path
 from tests.storm.callers import StormCallers
 from tests.storm.jobs import StormJob, plan_cancellations, plan_jobs
 from tests.storm.kills import plan_kills
-from tests.storm.rig import AZURE_STORAGE, ENGINES, LOCAL, Rig, RigError, StormEngine
+from tests.storm.rig import (
+    AZURE_STORAGE,
+    ENGINES,
+    LOCAL,
+    Rig,
+    RigError,
+    RigOptions,
+    StormEngine,
+)
 from tests.storm.run import (
     Storm,
     format_statuses,
@@ -33,6 +42,8 @@ from tests.storm.run import (
     run_scenario,
     wait_until_all_ended,
 )
+from tests.storm.throttling import OPTIONS as THROTTLING_OPTIONS
+from tests.storm.throttling import throttling
 
 
 async def storm(rig: Rig, run: Storm) -> None:
@@ -106,6 +117,13 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         metavar="N",
         help="instead of a storm, cancel N jobs without and N with a worker, right after their 202",
     )
+    add(
+        "--throttle",
+        type=float,
+        metavar="SECONDS",
+        help="instead of a storm, let Service Bus refuse all requests for SECONDS, and then two of"
+        " three until all jobs have ended",
+    )
     add("--cancel-share", type=float, default=0.1, help="share of cancelled jobs (%(default)s)")
     add("--seed", type=int, default=random.randrange(10_000))
     add("--visibility-timeout", type=float, default=10.0, metavar="SECONDS")
@@ -135,7 +153,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 
 
 def _engine(options: argparse.Namespace) -> StormEngine:
-    rate = 0.005 if options.cancel is None else 0.0
+    rate = 0.005 if options.cancel is None and options.throttle is None else 0.0
     crash_rate, split_brain_rate = options.crash_rate, options.split_brain_rate
     return StormEngine(
         name=options.engine,
@@ -147,9 +165,13 @@ def _engine(options: argparse.Namespace) -> StormEngine:
 
 
 def main(arguments: list[str]) -> int:
-    """Run a storm, or only cancel jobs if `--cancel` is given. Return the exit code."""
+    """Run a storm, or what `--cancel` or `--throttle` says instead. Return the exit code."""
     options = _options(arguments)
-    if options.cancel is None:
+    rig_options = RigOptions()
+    if options.throttle is not None:
+        scenario, jobs = throttling, plan_jobs(options.jobs, options.seed, 0.0)
+        rig_options = THROTTLING_OPTIONS
+    elif options.cancel is None:
         scenario, jobs = storm, plan_jobs(options.jobs, options.seed, options.cancel_share)
     else:
         scenario, jobs = cancellations, plan_cancellations(2 * options.cancel)
@@ -159,7 +181,7 @@ def main(arguments: list[str]) -> int:
     print_line(f"seed {options.seed}, logs in {data / 'logs'}")
     is_good = False
     try:
-        asyncio.run(run_scenario(scenario, run, data.resolve()))
+        asyncio.run(run_scenario(scenario, run, data.resolve(), rig_options))
         is_good = report(run)
     except RigError as error:
         print_line(f"dev: {error}")

@@ -1,4 +1,4 @@
-"""On each durable engine, run a small storm, and then cancel jobs right after their submit."""
+"""Run a small storm and cancel jobs on each durable engine, and throttle Service Bus."""
 
 import subprocess
 import sys
@@ -34,3 +34,9 @@ def test_all_jobs_cancelled_right_after_the_submit_end_as_cancelled_if_no_worker
 ) -> None:
     printed = run_storm(tmp_path, "--engine", engine, "--cancel", "40", "--seed", "1")
     assert "\nwithout a worker: cancelled 40 of 40\n" in printed
+
+
+def test_all_jobs_are_answered_if_service_bus_is_throttled(tmp_path: Path) -> None:
+    printed = run_storm(tmp_path, "--throttle", "8", "--jobs", "50", "--seed", "1")
+    assert "\nanswered                  50 of 50\n" in printed
+    assert "\ndead-lettered             0\n" in printed

@@ -32,6 +32,7 @@ from azure.servicebus.exceptions import (
     MessageLockLostError,
     MessagingEntityNotFoundError,
     ServiceBusError,
+    ServiceBusServerBusyError,
 )
 
 from contract.messages import MAX_MESSAGE_BYTES
@@ -361,6 +362,10 @@ class QueueLink:
             return receiver.renew_message_lock(delivery.message, timeout=timeout_seconds)
         except (MessageLockLostError, MessageAlreadySettled) as error:
             raise LockLost(error_text(error)) from None
+        except ServiceBusServerBusyError as error:
+            # The namespace is throttled, and the link is not affected. A new link would need more
+            # requests, which are throttled too.
+            raise BrokerUnavailable(error_text(error)) from None
         except SDK_ERRORS as error:
             if delivery.message.lock_token is None:
                 raise LockLost("the message was settled before its lock was renewed") from None

@@ -28,6 +28,7 @@ from azure.servicebus.exceptions import (
     MessagingEntityNotFoundError,
     ServiceBusAuthorizationError,
     ServiceBusError,
+    ServiceBusServerBusyError,
 )
 
 from gateway.clock import Clock
@@ -35,6 +36,15 @@ from gateway.errors import Unavailable, UnknownQueue
 from gateway.settings import ServiceEndpoint
 
 _SEND_TIMEOUT_SECONDS = 5.0
+
+BUSY_PAUSE_SECONDS: Final = 2.0
+"""How long to wait before a batch is sent again that Service Bus has refused as throttled.
+
+Service Bus asks for two seconds (error code 50009).
+"""
+
+BUSY_ATTEMPTS: Final = 3
+"""How often a throttled batch is sent. After that, the `enqueue` activity sends the messages."""
 
 MAX_BATCH_MESSAGES: Final = 100
 MAX_BATCH_BYTES: Final = 200_000
@@ -134,6 +144,8 @@ class ServiceBusQueues:
             self._probe = self._connected().get_queue_receiver(queue)
         try:
             await self._probe.peek_messages(max_message_count=1)
+        except ServiceBusServerBusyError as error:
+            raise Unavailable("queue", f"the queue is throttled: {error!r}") from error
         except BaseException as error:
             probe, self._probe = self._probe, None
             if probe is not None:
@@ -212,9 +224,17 @@ class BatchingSender:
     the other task's message.
     """
 
-    def __init__(self, make_sender: Callable[[], ServiceBusSender]) -> None:
-        """Create a sender without a connection. `make_sender` returns a new sender of the SDK."""
+    def __init__(
+        self,
+        make_sender: Callable[[], ServiceBusSender],
+        busy_pause_seconds: float = BUSY_PAUSE_SECONDS,
+    ) -> None:
+        """Create a sender without a connection. `make_sender` returns a new sender of the SDK.
+
+        `busy_pause_seconds` is the pause before a throttled batch is sent again.
+        """
         self._make_sender = make_sender
+        self._busy_pause_seconds = busy_pause_seconds
         self._sender: ServiceBusSender | None = None
         self._waiting: deque[tuple[ServiceBusMessage, asyncio.Future[None]]] = deque()
         self._task: asyncio.Task[None] | None = None
@@ -291,13 +311,13 @@ class BatchingSender:
         messages = [message for message, _ in batch]
         error: BaseException | None = None
         try:
-            if self._sender is None:
-                self._sender = self._make_sender()
-            await self._sender.send_messages(
-                messages[0] if len(messages) == 1 else messages, timeout=_SEND_TIMEOUT_SECONDS
-            )
+            await self._send_unless_busy(messages[0] if len(messages) == 1 else messages)
+        except ServiceBusServerBusyError as raised:
+            # The link is not affected. A new link would need more requests, which are throttled
+            # too: an authorisation and an attach.
+            error = raised
         except BaseException as raised:  # noqa: BLE001 - passed to the callers
-            # After any error, including a cancellation, the state of the link is unknown.
+            # After any other error, including a cancellation, the state of the link is unknown.
             error = raised
             await self._drop_sender()
         for _, sent in batch:
@@ -311,6 +331,26 @@ class BatchingSender:
                 sent.cancel()
         if error is not None and not isinstance(error, Exception):
             raise error
+
+    async def _send_unless_busy(
+        self, messages: ServiceBusMessage | list[ServiceBusMessage]
+    ) -> None:
+        """Send one or more messages. If the namespace is throttled, wait and try again.
+
+        Messages that arrive meanwhile wait for the next batch, so that a throttled namespace gets
+        few requests. Raises an error of the SDK if the messages cannot be sent.
+        """
+        for attempt in range(1, BUSY_ATTEMPTS + 1):
+            if self._sender is None:
+                self._sender = self._make_sender()
+            try:
+                await self._sender.send_messages(messages, timeout=_SEND_TIMEOUT_SECONDS)
+            except ServiceBusServerBusyError:
+                if attempt == BUSY_ATTEMPTS:
+                    raise
+                await asyncio.sleep(self._busy_pause_seconds)
+            else:
+                return
 
     async def _drop_sender(self) -> None:
         sender, self._sender = self._sender, None

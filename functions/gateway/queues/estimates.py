@@ -19,15 +19,19 @@ Queues are first in, first out. Therefore a job's position is the length of the 
 number of later jobs that this process has accepted. Later jobs that other instances have accepted
 are not subtracted. Therefore a position can be too high, but never too low.
 
-The messages in a queue are counted at most once a second. If a value is unknown, the estimate is
-None, and the request does not fail. A submission may start a count, but never waits for it.
+The messages in a queue are counted at most once a second, by one process for all. `SharedCounts`
+describes how. If a value is unknown, the estimate is None, and the request does not fail. A
+submission may start a count, but never waits for it.
 """
 
 import asyncio
+import json
 import logging
 import math
+import random
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -35,10 +39,12 @@ from typing import Final, Protocol
 
 from contract.catalogue import ModelEntry, Priority, queue_of
 from contract.messages import JobReply
+from contract.names import queue_length_blob
 from gateway.clock import Clock
 from gateway.errors import Unavailable
 from gateway.jobs.model import JobQueue
 from gateway.queues.client import MessageCounts
+from gateway.storage.blobs import Blobs, SmallBlob
 
 DECAY: Final = 0.97
 """The factor by which each new reply reduces the weight of all older replies in `Throughput`."""
@@ -230,7 +236,7 @@ def retry_after_seconds(position: QueuePosition, unknown_seconds: int, longest_s
 
 
 FRESH_SECONDS: Final = 1.0
-"""How many seconds a count of a queue's messages is used before the messages are counted again."""
+"""How many seconds a process uses its count of a queue's messages before it counts them again."""
 
 USABLE_SECONDS: Final = 5.0
 """The greatest age, in seconds, of a count of messages that may cause the refusal of a job."""
@@ -254,6 +260,165 @@ class QueueCounter(Protocol):
         """Return the numbers of messages in the queue. Raises Unavailable if the call fails."""
 
 
+@dataclass(frozen=True, slots=True)
+class SharedCount:
+    """The numbers of messages in a queue at the time `at_seconds`.
+
+    `process` is the name of the process that counted the messages.
+    """
+
+    counts: MessageCounts
+    at_seconds: float
+    process: str
+
+    def encode(self) -> bytes:
+        """Return the content of the blob that contains this count."""
+        counts = self.counts
+        return json.dumps(
+            {
+                "version": 1,
+                "at_seconds": self.at_seconds,
+                "active": counts.active,
+                "scheduled": counts.scheduled,
+                "dead": counts.dead,
+                "process": self.process,
+            }
+        ).encode()
+
+
+def decode_shared_count(data: bytes) -> SharedCount | None:
+    """Read a count from the content of a blob; None if the content is not a count."""
+    try:
+        found = json.loads(data)
+        counts = MessageCounts(
+            *(max(0, int(found[name])) for name in ("active", "scheduled", "dead"))
+        )
+        at_seconds = float(found["at_seconds"])
+        return SharedCount(counts, at_seconds, str(found["process"]))
+    except (ValueError, TypeError, KeyError, OverflowError):
+        return None
+
+
+SHARED_READ_SECONDS: Final = 0.5
+"""The time limit, in seconds, of a read or a write of a shared count."""
+
+ALONE_AFTER_SECONDS: Final = 60.0
+"""After this time without a count by another process, a process writes only few of its counts."""
+
+ALONE_WRITE_SECONDS: Final = 30.0
+"""How many seconds apart a process writes its counts if no other process seems to exist."""
+
+
+class SharedCounts:
+    """Counts the messages in queues, and shares the counts with the other processes of the app.
+
+    A count costs ten of the thousand credits that a Standard namespace has for each second. So a
+    process writes its count of a queue into the blob `lengths/QUEUE`, and each process reads this
+    blob before it counts:
+
+        read the blob ──▶ another process has counted in the last second: use its count
+                    └───▶ otherwise: count, and replace the blob unless it has changed
+
+    There is no lease, so a process may die at any point. The process that has counted last counts
+    again after FRESH_SECONDS. The others use a count for up to twice as long, each for a random
+    time. So normally the same process continues to count. If it dies, another process finds the
+    old count, and rarely more than one.
+
+    The age of a count is the difference of the clocks of two processes. If they differ by more than
+    FRESH_SECONDS, the processes do not use each other's counts, and each process counts for itself.
+
+    A write costs more than a count. So a process that has seen no count by another process for
+    ALONE_AFTER_SECONDS writes only once in ALONE_WRITE_SECONDS. Its blob shows another process that
+    it exists. If the other process writes too, both write each count.
+
+    If the blob storage fails, each process counts for itself.
+    """
+
+    def __init__(
+        self,
+        counter: QueueCounter,
+        blobs: Blobs,
+        clock: Clock,
+        *,
+        process: str | None = None,
+        spread: Callable[[], float] = random.random,
+    ) -> None:
+        """Create a counter of messages.
+
+        Args:
+            counter: Counts the messages in a queue.
+            blobs: The container of the shared counts.
+            clock: Returns the current time.
+            process: The name of this process. Default: a random name.
+            spread: Returns a random number from 0 to 1.
+        """
+        self._counter = counter
+        self._blobs = blobs
+        self._clock = clock
+        self._process = process or f"{random.getrandbits(64):x}"
+        self._spread = spread
+        self._other_seen_at = -math.inf
+        self._written_at: dict[str, float] = {}
+
+    def is_own(self, count: SharedCount) -> bool:
+        """Return whether this process has counted the messages."""
+        return count.process == self._process
+
+    def fresh_seconds(self, count: SharedCount) -> float:
+        """Return for how many seconds after its time a count is used."""
+        return FRESH_SECONDS * (1.0 if self.is_own(count) else 1.0 + self._spread())
+
+    async def count(self, queue: str) -> SharedCount:
+        """Return a count of the queue's messages that is at most FRESH_SECONDS old.
+
+        Raises Unavailable if the messages cannot be counted.
+        """
+        is_readable, blob = await self._read(queue)
+        found = decode_shared_count(blob.data) if blob is not None else None
+        now = self._now()
+        if found is not None and not self.is_own(found):
+            age_seconds = now - found.at_seconds
+            if abs(age_seconds) <= ALONE_AFTER_SECONDS:
+                self._other_seen_at = now
+            if abs(age_seconds) <= FRESH_SECONDS:
+                return SharedCount(found.counts, min(found.at_seconds, now), found.process)
+        counted = SharedCount(await self._counter.count(queue), now, self._process)
+        if is_readable and self._is_shared(queue, now):
+            await self._write(queue, counted, blob)
+        return counted
+
+    def _is_shared(self, queue: str, now: float) -> bool:
+        """Return whether a count is written, because another process may use it."""
+        if now - self._other_seen_at <= ALONE_AFTER_SECONDS:
+            return True
+        return now - self._written_at.get(queue, -math.inf) >= ALONE_WRITE_SECONDS
+
+    async def _read(self, queue: str) -> tuple[bool, SmallBlob | None]:
+        """Return whether the storage responded, and the blob of the queue if it exists."""
+        try:
+            async with asyncio.timeout(SHARED_READ_SECONDS):
+                return True, await self._blobs.read(queue_length_blob(queue))
+        except (Unavailable, TimeoutError) as error:
+            _log.debug("the shared length of queue %s cannot be read: %r", queue, error)
+            return False, None
+
+    async def _write(self, queue: str, count: SharedCount, blob: SmallBlob | None) -> None:
+        name, data = queue_length_blob(queue), count.encode()
+        try:
+            async with asyncio.timeout(SHARED_READ_SECONDS):
+                # If the blob has changed, another process has just written its own count.
+                if blob is None:
+                    await self._blobs.create(name, data)
+                else:
+                    await self._blobs.replace(name, data, blob.etag)
+        except (Unavailable, TimeoutError) as error:
+            _log.debug("the length of queue %s cannot be shared: %r", queue, error)
+        self._written_at[queue] = count.at_seconds
+
+    def _now(self) -> float:
+        return self._clock().timestamp()
+
+
 class QueueStatistics:
     """Estimates the length of one queue and the positions of its jobs.
 
@@ -261,12 +426,14 @@ class QueueStatistics:
     count.
     """
 
-    def __init__(self, counter: QueueCounter, clock: Clock) -> None:
+    def __init__(self, counter: SharedCounts, clock: Clock) -> None:
         self._counter = counter
         self._clock = clock
         self._arrivals: list[float] = []
         self._replies = 0
+        self._reply_times: deque[float] = deque(maxlen=MAX_ARRIVALS)
         self._sample: LengthSample | None = None
+        self._fresh_until = -math.inf
         self._paused_until = -math.inf
         self._counting: asyncio.Task[LengthSample | None] | None = None
 
@@ -280,6 +447,7 @@ class QueueStatistics:
     def record_reply(self) -> None:
         """Record that this process has received the reply to a job of this queue."""
         self._replies += 1
+        self._reply_times.append(self._now())
 
     async def length(self, queue: str) -> int | None:
         """Return the estimated number of jobs in the queue; None if unknown."""
@@ -289,8 +457,8 @@ class QueueStatistics:
     async def counts(self, queue: str) -> MessageCounts | None:
         """Return the numbers of messages in the queue; None if unknown.
 
-        `active` is the estimate that `length` returns. The other numbers are up to FRESH_SECONDS
-        old.
+        `active` is the estimate that `length` returns. The other numbers are up to two times
+        FRESH_SECONDS old.
         """
         count = await self._fresh_count(queue)
         if count is None:
@@ -312,10 +480,10 @@ class QueueStatistics:
         """Return the estimated number of jobs in the queue, without waiting for a new count.
 
         Returns None if there is no count, or if the last count is older than USABLE_SECONDS. If the
-        last count is older than FRESH_SECONDS, a new count is started in the background.
+        last count is not fresh, a new count is started in the background.
         """
         count, now = self._sample, self._now()
-        if count is None or now - count.at_seconds > FRESH_SECONDS:
+        if count is None or now > self._fresh_until:
             self._start_count(queue)
         if count is None or now - count.at_seconds > USABLE_SECONDS:
             return None
@@ -323,7 +491,7 @@ class QueueStatistics:
 
     async def _fresh_count(self, queue: str) -> LengthSample | None:
         count = self._sample
-        if count is not None and self._now() - count.at_seconds <= FRESH_SECONDS:
+        if count is not None and self._now() <= self._fresh_until:
             return count
         counting = self._start_count(queue)
         # Several requests may wait for this count, so cancelling a request must not cancel it.
@@ -337,13 +505,17 @@ class QueueStatistics:
         return self._counting
 
     async def _count_messages(self, queue: str) -> LengthSample | None:
-        replies, now = self._replies, self._now()
+        replies = self._replies
         try:
             async with asyncio.timeout(COUNT_TIMEOUT_SECONDS):
-                counts = await self._counter.count(queue)
-                self._sample = LengthSample(
-                    counts.active, now, replies, counts.scheduled, counts.dead
-                )
+                found = await self._counter.count(queue)
+            if not self._counter.is_own(found):
+                replies = self._replies_until(found.at_seconds)
+            counts = found.counts
+            self._sample = LengthSample(
+                counts.active, found.at_seconds, replies, counts.scheduled, counts.dead
+            )
+            self._fresh_until = found.at_seconds + self._counter.fresh_seconds(found)
         except (Unavailable, TimeoutError) as error:
             self._sample = None
             self._paused_until = self._now() + PAUSE_AFTER_FAILURE_SECONDS
@@ -355,6 +527,15 @@ class QueueStatistics:
         finally:
             self._counting = None
         return self._sample
+
+    def _replies_until(self, at_seconds: float) -> int:
+        """Return how many replies this process had received at a time in the last seconds."""
+        later = 0
+        for received_at in reversed(self._reply_times):
+            if received_at <= at_seconds:
+                break
+            later += 1
+        return self._replies - later
 
     def _now(self) -> float:
         return self._clock().timestamp()
@@ -388,8 +569,8 @@ class WaitEstimates:
     receives.
     """
 
-    def __init__(self, counter: QueueCounter, clock: Clock) -> None:
-        self._counter = counter
+    def __init__(self, counter: QueueCounter, blobs: Blobs, clock: Clock) -> None:
+        self._counter = SharedCounts(counter, blobs, clock)
         self._clock = clock
         self._begun_at = self._now()
         self._known: dict[str, _ModelStatistics] = {}

@@ -8,7 +8,7 @@ import logging
 from datetime import datetime, timedelta
 from typing import Final
 
-from contract.names import DELIVERIES, HEARTBEATS, OUTCOMES, SUMS
+from contract.names import DELIVERIES, HEARTBEATS, OUTCOMES, QUEUE_LENGTHS, SUMS
 from gateway.dead_letters.store import DEAD_LETTERS
 from gateway.durable import Durable
 from gateway.operations.sums import SUMS_KEPT
@@ -71,6 +71,7 @@ async def delete_old_blobs(services: Services) -> int:
             await _delete_old(blobs, DELIVERIES, payloads_before, MAX_DELETED),
             await _delete_old(blobs, OUTCOMES, payloads_before, MAX_OUTCOMES_DELETED),
             await _delete_old(blobs, HEARTBEATS, now - FORGOTTEN_AFTER, MAX_DELETED),
+            await _delete_old(blobs, QUEUE_LENGTHS, now - FORGOTTEN_AFTER, MAX_DELETED),
             await _delete_old(blobs, SUMS, now - SUMS_KEPT, MAX_DELETED),
         ]
     )

@@ -139,11 +139,13 @@ async def test_requests_to_a_blob_storage_that_does_not_respond_raise_unavailabl
 
 
 @contextmanager
-def running_service_bus(port: int, folder: Path) -> Iterator[None]:
+def running_service_bus(port: int, folder: Path, admin_port: int = 0) -> Iterator[None]:
     configuration = folder / "config.json"
     configuration.write_text(json.dumps(config(Catalogue.load())), encoding="utf-8")
     options = ("--config", str(configuration), "--data", str(folder / "data"))
-    with running("emulator.servicebus", port, *options, "--admin-port", str(free_port())):
+    with running(
+        "emulator.servicebus", port, *options, "--admin-port", str(admin_port or free_port())
+    ):
         yield
 
 

@@ -92,8 +92,9 @@ def test_the_documented_monthly_costs_match_the_estimates_of_the_cost_command(
 
 def jobs_of_capacity() -> dict[str, list[float]]:
     """Return the figures of each kind of job, by its name, from the table in docs/capacity.md."""
-    table = CAPACITY.partition("## For each job\n")[2].partition("\n\n")[0].splitlines()[2:]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    section = CAPACITY.partition("## For each job\n")[2].partition("\n## ")[0].splitlines()
+    table = [line for line in section if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]
     return {name: [float(number) for number in numbers] for name, *numbers in rows}
 
 

@@ -247,7 +247,7 @@ class TestCost:
     def test_the_storage_cost_includes_the_polls_of_waiting_requests(self) -> None:
         found = estimate_cost(self.deployment("flat:3600"), Prices.load(PRICES))
         jobs = 3600 * 24 * DAYS
-        reads = 2 + count_polls(found.on_nodes.mean_answer_seconds)
+        reads = 4 + count_polls(found.on_nodes.mean_answer_seconds)
         kept_gb = 3600 * 24 * 3 * 0.2 / 1000
         assert found.bills[0].by_item()["storage"] == pytest.approx(
             kept_gb * 0.0184 + jobs / 1e4 * (4 * 0.05 + reads * 0.004)

@@ -1,0 +1,83 @@
+"""Run a system whose connections between remote components go through proxies."""
+
+import contextlib
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from benchmarks.rig import ROOT, ProbedProgram
+from loosely.local.environment import read_environment, shared_environment
+from loosely.local.parts import SystemSettings, loosely_parts
+from loosely.local.ports import Ports
+from tests.ports import free_ports
+
+StartProxies = Callable[[Sequence[int]], contextlib.AbstractContextManager[list[int]]]
+"""Starts proxies for the ports of the Functions host, Service Bus, its management API, and blobs.
+
+The context manager yields the ports of the proxies, in the same order.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ProxiedSystem:
+    """A running system. `local` has the components' own ports, and `remote` those of the proxies.
+
+    `programs` has the running components by their names.
+    """
+
+    local: SystemSettings
+    remote: SystemSettings
+    programs: dict[str, ProbedProgram] = field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def run_behind_proxies(
+    folder: Path,
+    start_proxies: StartProxies,
+    engine_options: tuple[str, ...] = (),
+    catalogue: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[ProxiedSystem]:
+    """Run a system during the `with` block. The components connect to each other by proxies.
+
+    The connections are those that are remote in Azure: of the gateway's app and of the Functions
+    host to Service Bus and to blob storage, and of the worker to Service Bus, to blob storage and
+    to the gateway. The worker runs only the models in WORKER_MODELS, by default `noop`.
+    """
+    local = SystemSettings(
+        ROOT,
+        folder,
+        Ports.from_base(free_ports(5)),
+        "hops" * 16,
+        "warning",
+        catalogue=catalogue,
+        engine_options=engine_options,
+    )
+    ports = local.ports
+    targets = (ports.functions, ports.servicebus, ports.servicebus_admin, ports.blobs)
+    shared = shared_environment(ROOT, read_environment()) | {"WORKER_MODELS": "noop"}
+    shared |= environment or {}
+    with contextlib.ExitStack() as stack:
+        functions, servicebus, servicebus_admin, blobs = stack.enter_context(start_proxies(targets))
+        remote_ports = Ports(functions, servicebus, servicebus_admin, blobs, ports.worker_health)
+        remote = replace(local, ports=remote_ports)
+        system = ProxiedSystem(local, remote)
+        for part, part_behind_proxies in zip(
+            loosely_parts(local), loosely_parts(remote), strict=True
+        ):
+            if part.preparation is not None:
+                content = subprocess.run(
+                    part.preparation.command, env=shared, capture_output=True, check=True
+                ).stdout
+                part.preparation.output.write_bytes(content)
+            system.programs[part.name] = program = ProbedProgram.start(
+                *part.command[part.command.index("-m") + 1 :],
+                probe=f"http://127.0.0.1:{part.probe.port}{part.probe.path}",
+                log=folder / f"{part.name}.log",
+                ready_status=part.probe.status,
+                # The components listen on their own ports, and connect to the proxies.
+                **{**shared, **part_behind_proxies.environment},
+            )
+            stack.callback(program.stop)
+        yield system

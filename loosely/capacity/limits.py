@@ -1,0 +1,149 @@
+"""Compute which limit of Azure's services a load reaches first.
+
+The limits are published by Microsoft. docs/capacity.md has the sources, and the counts of
+operations that a job needs.
+"""
+
+import math
+from dataclasses import dataclass
+
+#: Actions that the Durable Task Scheduler dispatches in a second.
+CONSUMPTION_ACTIONS_PER_SECOND = 500.0
+DEDICATED_ACTIONS_PER_SECOND = 2_000.0
+MAX_DEDICATED_UNITS = 3
+#: Credits of a Standard namespace for each second. A message that is sent or received costs one.
+#: Microsoft's list does not name settlements. They are counted, to be safe.
+STANDARD_CREDITS_PER_SECOND = 1_000.0
+MANAGEMENT_CREDITS = 10.0
+#: Requests that a storage account serves in a second. Some regions have twice as many.
+BLOB_REQUESTS_PER_SECOND = 20_000.0
+#: Processor time of the app and the host for one job, measured by `./dev bench cpu`.
+GATEWAY_SECONDS_PER_JOB = 0.0058
+#: The share of its time for which an instance may be busy, so that requests do not wait for it.
+BUSY_SHARE = 0.7
+#: Reads of outcomes in a second by all waiting requests of one instance (`LOOKS_A_SECOND`).
+WAITING_READS_PER_SECOND = 100.0
+#: Each base64 character has six bits. The rest of a message has about 1 KB.
+_BASE64 = 4 / 3
+_MESSAGE_BYTES = 1_000
+_MEGABYTE = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class JobShape:
+    """What one job needs. `open_seconds` is the time for which its caller's request waits."""
+
+    name: str
+    actions: float
+    service_bus_operations: float
+    blob_operations: float
+    open_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentLimits:
+    """The parameters of a deployment that determine its limits. The defaults are those of infra/.
+
+    `dedicated_units` is 0 for the plan Consumption. `busy_queues` are the queues whose lengths are
+    read, because callers submit to them or poll their jobs.
+    """
+
+    dedicated_units: int = 0
+    is_premium: bool = False
+    instances: int = 40
+    concurrency: int = 200
+    cores: float = 1.0
+    queue_megabytes: int = 5120
+    busy_queues: int = 2
+
+    @property
+    def actions_per_second(self) -> float:
+        """How many actions the scheduler dispatches in a second."""
+        if not self.dedicated_units:
+            return CONSUMPTION_ACTIONS_PER_SECOND
+        return DEDICATED_ACTIONS_PER_SECOND * self.dedicated_units
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The number of jobs a second that one service can carry, and the parameter that changes it."""
+
+    name: str
+    jobs_per_second: float
+    parameter: str
+
+
+def find_limits(shape: JobShape, deployment: DeploymentLimits) -> list[Limit]:
+    """Return the limits of a deployment for jobs of this shape, the lowest first."""
+    credits_left = STANDARD_CREDITS_PER_SECOND - MANAGEMENT_CREDITS * deployment.busy_queues
+    waiting_reads = WAITING_READS_PER_SECOND * deployment.instances
+    processor = deployment.instances * deployment.cores * BUSY_SHARE
+    open_requests = deployment.instances * deployment.concurrency
+    limits = [
+        Limit(
+            "Durable Task Scheduler",
+            deployment.actions_per_second / shape.actions,
+            "DURABLE_SKU, DURABLE_CAPACITY",
+        ),
+        Limit(
+            "Service Bus",
+            math.inf if deployment.is_premium else credits_left / shape.service_bus_operations,
+            "SERVICE_BUS_SKU, SERVICE_BUS_UNITS",
+        ),
+        Limit(
+            "blob storage",
+            (BLOB_REQUESTS_PER_SECOND - waiting_reads) / shape.blob_operations,
+            "none: a request to Azure's support",
+        ),
+        Limit(
+            "gateway, processor",
+            processor / GATEWAY_SECONDS_PER_JOB,
+            "GATEWAY_MAX_INSTANCES, GATEWAY_MEMORY_MB",
+        ),
+        Limit(
+            "gateway, open requests",
+            open_requests / shape.open_seconds if shape.open_seconds else math.inf,
+            "GATEWAY_MAX_INSTANCES, GATEWAY_CONCURRENCY",
+        ),
+    ]
+    return sorted(limits, key=lambda limit: limit.jobs_per_second)
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a rate of jobs needs of each service."""
+
+    actions_per_second: float
+    credits_per_second: float
+    blob_requests_per_second: float
+    open_requests: float
+    instances: int
+
+
+def compute_need(jobs_per_second: float, shape: JobShape, deployment: DeploymentLimits) -> Need:
+    """Return what `jobs_per_second` jobs of this shape need.
+
+    `instances` is the number of gateway instances for the processor time and the open requests. The
+    reads of waiting requests are not included in the blob requests.
+    """
+    open_requests = jobs_per_second * shape.open_seconds
+    processor = jobs_per_second * GATEWAY_SECONDS_PER_JOB / (BUSY_SHARE * deployment.cores)
+    instances = max(1, math.ceil(processor), math.ceil(open_requests / deployment.concurrency))
+    return Need(
+        jobs_per_second * shape.actions,
+        jobs_per_second * shape.service_bus_operations
+        + MANAGEMENT_CREDITS * deployment.busy_queues,
+        jobs_per_second * shape.blob_operations,
+        open_requests,
+        instances,
+    )
+
+
+def message_bytes(input_bytes: int) -> int:
+    """Return the size in bytes of a message that contains an input of this size."""
+    return math.ceil(input_bytes * _BASE64) + _MESSAGE_BYTES
+
+
+def count_queued_jobs(input_bytes: int, deployment: DeploymentLimits) -> int:
+    """Return how many jobs with inputs of this size fit into one queue."""
+    return deployment.queue_megabytes * _MEGABYTE // message_bytes(input_bytes)

@@ -1,0 +1,36 @@
+"""Test that a worker keeps its link while Service Bus throttles the renewal of locks."""
+
+import httpx
+import pytest
+from azure.servicebus import ServiceBusMessage
+
+from tests.conformance.worker.test_worker_batched_settlement import PATIENT_QUEUE, received
+from tests.conformance.worker.worker_services import LocalServices, job_id
+from worker.errors import BrokerUnavailable, Settlement
+from worker.servicebus.link import QueueLink
+from worker.settings import AzureEndpoint
+
+
+def throttle(services: LocalServices, share: float) -> None:
+    url = services.service_bus.probe.replace("/health", "/$emulator/faults")
+    httpx.put(url, json={"throttled_share": share}).raise_for_status()
+
+
+def test_a_throttled_renewal_keeps_the_link_and_can_be_repeated(services: LocalServices) -> None:
+    link = QueueLink(AzureEndpoint(services.service_bus_url), PATIENT_QUEUE)
+    link.open()
+    try:
+        services.send(PATIENT_QUEUE, ServiceBusMessage(b"x", message_id=job_id()))
+        (delivery,) = received(link, 1)
+        # The first renewal opens the management link, which is throttled too.
+        before = link.renew(delivery, 5.0)
+        throttle(services, 1.0)
+        with pytest.raises(BrokerUnavailable, match="50009"):
+            link.renew(delivery, 5.0)
+        assert link.is_open
+        throttle(services, 0.0)
+        assert link.renew(delivery, 5.0) >= before
+        link.settle(delivery, Settlement.COMPLETE, "", "")
+    finally:
+        throttle(services, 0.0)
+        link.close()

@@ -1,0 +1,161 @@
+"""Test the computed limits of a deployment, and that docs/capacity.md shows them."""
+
+import math
+import re
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from contract.messages import (
+    INPUT_INLINE_LIMIT_BYTES,
+    InlineBytes,
+    JobRequest,
+    ReplyUrl,
+    encode_request,
+)
+from gateway.jobs.lifecycle import LOOKS_A_SECOND
+from gateway.operations.sums import INTERVAL_SECONDS
+from gateway.queues.estimates import ALONE_WRITE_SECONDS, FRESH_SECONDS
+from infra.generate import _MAX_SIZE_MEGABYTES
+from loosely.capacity.limits import (
+    WAITING_READS_PER_SECOND,
+    DeploymentLimits,
+    JobShape,
+    compute_need,
+    count_queued_jobs,
+    find_limits,
+    message_bytes,
+)
+from tests.unit.capacity.test_capacity_docs import CAPACITY
+from worker.settings import _DEFAULT_HEARTBEAT_SECONDS
+
+ROOT = Path(__file__).parents[3]
+SHAPES = (
+    JobShape("small, answered after 0.2 s", 2, 3, 1, 0.2),
+    JobShape("small, answered after 20 s in the queue", 5, 3, 3, 20),
+    JobShape("small, with a webhook", 7, 3, 1, 0),
+    JobShape("large: key, input and result in blobs, answered after 0.2 s", 2, 3, 8, 0.2),
+)
+SMALL = SHAPES[0]
+DEFAULT = DeploymentLimits()
+LARGEST = DeploymentLimits(dedicated_units=3, is_premium=True)
+
+
+def rounded(value: float) -> str:
+    return "-" if math.isinf(value) else f"{math.floor(value):,}"
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
+def test_the_documentation_shows_the_limits_of_each_kind_of_job(shape: JobShape) -> None:
+    names = (
+        *("Durable Task Scheduler", "Service Bus", "blob storage"),
+        *("gateway, processor", "gateway, open requests"),
+    )
+    limits = {limit.name: limit.jobs_per_second for limit in find_limits(shape, DEFAULT)}
+    first = find_limits(shape, DEFAULT)[0]
+    cells = [shape.name, *(rounded(limits[name]) for name in names), first.name]
+    assert f"| {' | '.join(cells)} |" in CAPACITY
+
+
+@pytest.mark.parametrize("rate", [10, 100, 500, 1000])
+def test_the_documentation_shows_what_a_rate_of_small_jobs_needs(rate: int) -> None:
+    need = compute_need(rate, SMALL, DEFAULT)
+    plan = "Consumption" if need.actions_per_second <= 500 else "Dedicated, 1 unit"
+    tier = "Standard" if need.credits_per_second <= 1000 else "Premium"
+    cells = [
+        f"{rate:,}",
+        f"{need.actions_per_second:,.0f}: {plan}",
+        f"{need.credits_per_second:,.0f}: {tier}",
+        f"{need.blob_requests_per_second:,.0f}",
+        f"{need.open_requests:,.0f}",
+        str(need.instances),
+    ]
+    assert f"| {' | '.join(cells)} |" in CAPACITY
+
+
+@pytest.mark.parametrize("size_bytes", [8, 24 * 1024, INPUT_INLINE_LIMIT_BYTES])
+def test_the_documentation_shows_how_many_jobs_fit_into_a_queue(size_bytes: int) -> None:
+    assert f"| {size_bytes:,} | {count_queued_jobs(size_bytes, DEFAULT):,} |" in CAPACITY
+
+
+@pytest.mark.parametrize("size_bytes", [8, 24 * 1024, INPUT_INLINE_LIMIT_BYTES])
+def test_a_message_is_at_most_as_large_as_the_estimate(size_bytes: int) -> None:
+    now = datetime.now(UTC)
+    request = JobRequest(
+        job_id=str(uuid.uuid4()),
+        model="classifier",
+        input=InlineBytes("application/octet-stream", bytes(size_bytes)),
+        created_at=now,
+        deadline=now,
+        reply_to=ReplyUrl("https://func-abcdefghij.azurewebsites.net/v1/jobs/" + "x" * 300),
+    )
+    size = len(encode_request(request))
+    assert 0.95 * message_bytes(size_bytes) - 1000 < size <= message_bytes(size_bytes)
+
+
+def test_the_model_has_the_defaults_of_the_deployment() -> None:
+    main = (ROOT / "infra" / "main.bicep").read_text("utf-8")
+    assert f"param gatewayMaxInstances int = {DEFAULT.instances}\n" in main
+    assert f"param gatewayConcurrency int = {DEFAULT.concurrency}\n" in main
+    assert "param durableSku string = 'Consumption'\n" in main
+    assert "param serviceBusSku string = 'Standard'\n" in main
+    assert DEFAULT.queue_megabytes == _MAX_SIZE_MEGABYTES
+    assert WAITING_READS_PER_SECOND == LOOKS_A_SECOND
+
+
+def test_a_parameter_raises_the_limit_that_it_is_documented_for() -> None:
+    base = {limit.name: limit.jobs_per_second for limit in find_limits(SMALL, DEFAULT)}
+    for changed, name in (
+        (DeploymentLimits(dedicated_units=1), "Durable Task Scheduler"),
+        (DeploymentLimits(is_premium=True), "Service Bus"),
+        (DeploymentLimits(cores=2), "gateway, processor"),
+        (DeploymentLimits(concurrency=400), "gateway, open requests"),
+    ):
+        found = {limit.name: limit.jobs_per_second for limit in find_limits(SMALL, changed)}
+        assert [each for each in found if found[each] > base[each]] == [name]
+
+
+def test_each_parameter_of_a_limit_is_a_documented_choice_of_the_deployment() -> None:
+    deploy = (ROOT / "docs" / "deploy.md").read_text("utf-8")
+    for limit in find_limits(SMALL, LARGEST):
+        for parameter in re.findall(r"\b[A-Z_]{5,}\b", limit.parameter):
+            assert f"`{parameter}`" in deploy
+            assert f"`{parameter}`" in CAPACITY
+
+
+def test_reading_the_lengths_of_queues_for_each_instance_would_use_most_of_a_namespace() -> None:
+    shared = find_limits(SMALL, DEFAULT)
+    unshared = find_limits(SMALL, DeploymentLimits(busy_queues=2 * 40))
+    assert {each.name: int(each.jobs_per_second) for each in shared}["Service Bus"] == 326
+    assert {each.name: int(each.jobs_per_second) for each in unshared}["Service Bus"] == 66
+
+
+def test_the_documentation_shows_the_operations_of_a_system_without_jobs() -> None:
+    app = (ROOT / "functions" / "function_app.py").read_text("utf-8")
+    assert '"30 * * * * *"' in app, "the oldest message is read each minute"
+    assert '"0 */10 * * * *"' in app, "the housekeeping runs each ten minutes"
+    housekeeping = (ROOT / "functions/gateway/storage/housekeeping.py").read_text("utf-8")
+    lists = len(re.findall(r"await (?:_delete_old|delete_expired_\w+)\(", housekeeping))
+    manifests = (ROOT / "infra" / "manifests.py").read_text("utf-8")
+    [polling_seconds] = re.findall(r'"pollingInterval": (\d+)', manifests)
+    shared = 3600 / FRESH_SECONDS
+    for what, each, count, unit in (
+        ("heartbeats", "worker", 3600 / _DEFAULT_HEARTBEAT_SECONDS, "blob writes"),
+        (
+            *("minute sums, only in minutes with jobs", "gateway instance"),
+            *(3600 / INTERVAL_SECONDS, "blob writes"),
+        ),
+        ("housekeeping", "app", 6 * lists, "lists of blobs"),
+        ("age of the oldest message", "queue", 60, "peeks"),
+        ("KEDA", "queue", 3600 / int(polling_seconds), "management operations"),
+        ("queue lengths, read all the time", "queue", shared, "management operations"),
+        (
+            *("queue lengths, written by an instance that is alone", "queue"),
+            *(3600 / ALONE_WRITE_SECONDS, "blob writes"),
+        ),
+        ("queue lengths, written by one of several instances", "queue", shared, "blob writes"),
+        ("queue lengths, read", "queue and gateway instance", shared, "blob reads"),
+    ):
+        assert f"| {what} | {each} | {count:,.0f} {unit} |" in CAPACITY
