@@ -201,11 +201,11 @@ def run_loop(main: Coroutine[Any, Any, None]) -> None:
 
 
 def start_trimming(interval_seconds: float = 60.0) -> None:
-    """Start a daemon thread that returns free memory to the operating system once per interval.
+    """Start a daemon thread that regularly returns free memory to the operating system.
 
-    After large bodies, glibc keeps the freed memory between the blocks in use, so the resident
-    memory would rise with each new combination of large bodies. See malloc_trim(3). Do nothing with
-    another C library than glibc.
+    glibc keeps freed memory that lies between blocks in use. Without this thread, the resident
+    memory would rise with each new combination of large bodies. See malloc_trim(3). If the C
+    library is not glibc, do nothing.
     """
     if not sys.platform.startswith("linux"):
         return

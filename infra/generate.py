@@ -129,14 +129,14 @@ def make_files(catalogue: Catalogue) -> dict[Path, str]:
     """Return a dict from the path of each generated file to its text.
 
     Raises:
-        CatalogueError: An entry keeps more workers than a deployment may have.
+        CatalogueError: A deployment does not allow so many `min_workers` or `warm_workers`.
     """
     for model in catalogue.values():
         for key in ("min_workers", "warm_workers"):
             if (count := getattr(model, key)) > (limit := count_max_workers(model)):
                 raise CatalogueError(
-                    f"{model.name}.{key}: a deployment has at most {limit} workers of this model, "
-                    f"found {count}"
+                    f"{model.name}.{key}: a deployment allows at most {limit} workers of this "
+                    f"model, found {count}"
                 )
     manifests = render_manifests(
         (model, make_scaled_queues(model), compute_grace_seconds(model))
@@ -154,7 +154,10 @@ def make_files(catalogue: Catalogue) -> dict[Path, str]:
 
 
 def main() -> int:
-    """Write the generated files and print their paths. Return the exit status: 0, or 2."""
+    """Write the generated files and print their paths.
+
+    Return the exit status: 0, or 2 if the catalogue is not valid.
+    """
     try:
         files = make_files(Catalogue.load())
     except ContractError as error:

@@ -167,8 +167,8 @@ def _make_probe(path: str, *, period_seconds: int, failures: int) -> dict[str, A
 def make_scaled_object(model: ModelEntry, queues: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the ScaledObject of a model's workers.
 
-    KEDA starts workers when jobs are queued, and stops all workers when no jobs are left, except
-    those that the entry keeps without jobs.
+    KEDA starts workers when jobs are queued. When no jobs are left, KEDA keeps only the minimum
+    number of workers that the entry sets.
     """
     return {
         "apiVersion": "keda.sh/v1alpha1",

@@ -13,7 +13,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass(frozen=True)
 class SeenRequest:
-    """A request that a server has received."""
+    """A request that the hub or its storage has received."""
 
     path: str
     headers: dict[str, str]
@@ -21,15 +21,15 @@ class SeenRequest:
 
 @dataclass
 class FakeHub:
-    """The hub and its storage, which are two servers on different ports.
+    """A stand-in for the Hugging Face Hub and its storage: two servers on different ports.
 
     The hub answers `/ORG/NAME/resolve/COMMIT/FILE` with a redirect to the storage.
 
     Attributes:
         files: The content of each file, by its path ORG/NAME/resolve/COMMIT/FILE.
         token: The token that requests need; None if the files are public.
-        answer: Answers a request of the hub in another way, if it returns True.
-        serve: Sends a file in another way than the storage does.
+        answer: Called for each request to the hub. If it returns True, it has sent the response.
+        serve: Sends the files of the storage, in place of a complete response.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)

@@ -9,10 +9,10 @@ size 1. An input that the model refuses, or for which it fails, does not end the
 
 With `--load N`, the model is measured as in a worker, while N callers each have one job in flight
 (`worker.check_load`). Then the later objects contain latency, throughput and memory of each batch
-size up to N, and the last object contains the suggested lines of the catalogue entry.
+size, and the last object contains the suggested lines of the catalogue entry.
 
-The command reads the settings MODEL_CATALOGUE and TORCH_THREADS, those of downloaded weights, and
-also PAYLOAD_STORAGE if the weights are in blob storage. The exit code is 1 if the model or the
+The command reads MODEL_CATALOGUE, TORCH_THREADS and the settings for downloaded weights. It also
+reads PAYLOAD_STORAGE if the weights are in blob storage. The exit code is 1 if the model or the
 input causes an error, and 2 if an argument or a setting is wrong.
 """
 
@@ -97,7 +97,7 @@ class LazyBlobReader:
 
 
 def make_weights_store(settings: CheckSettings) -> WeightsStore:
-    """Return a store that needs blob storage only for weights that are there."""
+    """Return a store that needs PAYLOAD_STORAGE only for weights in blob storage."""
     weights = settings.weights
     return WeightsStore(
         weights.cache,
@@ -182,7 +182,7 @@ def _load(model: ModelEntry, loader: ModelLoader) -> tuple[LoadedModel, Line]:
 
 
 def _run_input(loaded: LoadedModel, sample: ModelInput) -> tuple[Any, Line]:
-    """Run a model on one input, and return the prepared input and the line about the result."""
+    """Run a model on one input. Return the prepared input, and the JSON object with the result."""
     begun = time.perf_counter()
     item = loaded.prepare(sample.data, sample.media_type)
     prepared = time.perf_counter()
@@ -206,7 +206,7 @@ def _measure_load(  # noqa: PLR0913, PLR0917 - what the measurement needs
     memory: MemorySettings | None,
     caller_count: int,
 ) -> Iterator[Line]:
-    """Yield the measurement of each batch size, and the suggestion."""
+    """Yield a JSON object with the measurement of each batch size, and one with the suggestion."""
     # The first preparation of an input also imports modules, so a later one is measured.
     prepare_seconds = statistics.median(
         _timed(lambda: loaded.prepare(sample.data, sample.media_type)) for _ in range(_PASSES)

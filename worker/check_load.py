@@ -1,8 +1,8 @@
-"""Measure a model under load, in the steps and on the threads of a worker.
+"""Measure a model under load, with the same steps and threads as in a worker.
 
-`LoadMeasurement` runs a `Consumer`, as a worker does. Only the services are replaced: messages wait
-in a queue of this process, replies return to it, and blobs are in memory. Some callers each submit
-one job, and submit the next one as soon as they have the reply.
+`LoadMeasurement` runs a `Consumer`, as a worker does. Only the services are replaced: messages,
+replies and blobs stay in the memory of this process. Each simulated caller submits one job, and
+submits the next job when it has the reply.
 """
 
 import hashlib
@@ -86,13 +86,13 @@ class LoadFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class BatchThroughput:
-    """What the batches of some replies have in common.
+    """The throughput of a worker, summed over some batches.
 
     Attributes:
         items: The number of jobs.
         batches: The number of batches.
         seconds: The time from the start of the first batch to the end of the last batch.
-        busy_seconds: The time during which the model ran.
+        busy_seconds: The total time during which the model ran.
     """
 
     items: int
@@ -130,7 +130,7 @@ class LoadResult:
 
     Attributes:
         batch_size: The largest number of jobs in a batch.
-        throughput: The throughput.
+        throughput: The throughput of the measured batches.
         latencies_ms: The time from a job's submit to its reply, for each job, in ascending order.
     """
 
@@ -139,14 +139,14 @@ class LoadResult:
     latencies_ms: tuple[float, ...]
 
     def percentile_ms(self, percent: int) -> float:
-        """Return a percentile of the latencies by the nearest-rank method."""
+        """Return a percentile of the latencies in milliseconds, by the nearest-rank method."""
         rank = math.ceil(len(self.latencies_ms) * percent / 100)
         return self.latencies_ms[max(rank, 1) - 1]
 
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """The batch size and the wait that a measurement suggests, each with the reason."""
+    """The suggested values of `max_batch_size` and `max_wait_ms`, each with the reason."""
 
     max_batch_size: int
     max_wait_ms: int
@@ -155,11 +155,14 @@ class Suggestion:
 
 
 def suggest(results: Sequence[LoadResult], prepare_ms: float) -> Suggestion:
-    """Return the smallest batch size whose throughput is close to the highest, and a wait.
+    """Suggest a batch size and a wait for the catalogue entry.
+
+    The batch size is the smallest one with almost the highest throughput. The wait is the time to
+    prepare the other inputs of a batch, up to a tenth of the time that the batch runs.
 
     Args:
         results: The measurements, in ascending order of the batch sizes.
-        prepare_ms: How long the preparation of one input takes.
+        prepare_ms: How long the preparation of one input takes, in milliseconds.
     """
     best = max(results, key=lambda result: result.throughput.per_second)
     least = best.throughput.per_second * (1 - _WORTHWHILE_SHARE)
@@ -252,7 +255,7 @@ class _MemoryQueue:
 
 @dataclass(frozen=True, slots=True)
 class _MemoryBlobs:
-    """Blob storage in memory, with one input. Results are dropped."""
+    """Blob storage in memory that contains one input. Written results are discarded."""
 
     content: bytes = field(repr=False)
 
@@ -264,14 +267,17 @@ class _MemoryBlobs:
 
 
 class _HeldModel(ModelManager):
-    """Keeps its model loaded when a measurement ends, for the next batch size."""
+    """A model manager that does not unload its model when a measurement ends.
+
+    The measurement of the next batch size uses the same loaded model.
+    """
 
     def leave(self) -> None:
         self._loaded = None
 
 
 class _Callers:
-    """Submit a job each, and the next job when the reply has arrived."""
+    """Simulated callers: each submits a job, and the next job when the reply has arrived."""
 
     def __init__(self, requests: dict[str, bytes], queue: _MemoryQueue) -> None:
         self._requests = requests
@@ -289,7 +295,7 @@ class _Callers:
         self._is_stopped = True
 
     def send(self, body: bytes, job_id: str) -> None:
-        """Accept a reply, as the sender of a reply queue does."""
+        """Store a reply with its latency, and submit the caller's next job unless stopped."""
         latency_ms = (time.perf_counter() - self._sent_at[job_id]) * 1000
         with self._changed:
             self._replies.append((body, latency_ms))
@@ -302,9 +308,9 @@ class _Callers:
         self._queue.put(self._requests[job_id])
 
     def wait(self, number: int, ends_at: float, patience_seconds: float) -> int:
-        """Wait until there are `number` replies, or until `ends_at` if there is one.
+        """Wait until `number` replies have arrived, and return how many there are.
 
-        Return the number of replies, which is at least 1.
+        After `ends_at`, a time of `time.monotonic`, one reply is enough.
 
         Raises:
             LoadFailed: A message was not completed, or no reply has come for `patience_seconds`.
@@ -321,12 +327,14 @@ class _Callers:
                     seen, seen_at = len(self._replies), time.monotonic()
                 elif time.monotonic() > seen_at + patience_seconds:
                     raise LoadFailed(
-                        "no-reply", f"no job has ended for {patience_seconds:.0f} seconds"
+                        "no-reply",
+                        f"no job has ended for {patience_seconds:.0f} seconds: "
+                        "run the check without --load to see how long one job takes",
                     )
             return len(self._replies)
 
     def replies(self) -> list[tuple[JobReply, float]]:
-        """Return all replies with the latencies of their jobs in milliseconds.
+        """Return all replies, each with the latency of its job in milliseconds.
 
         Raises:
             LoadFailed: A job has failed.
@@ -357,7 +365,7 @@ class LoadMeasurement:
             loaded: The loaded model.
             data: The input as callers send it.
             media_type: The media type of the input.
-            memory: How the measurement uses the device's memory. The folder must not be that of a
+            memory: How the measurement uses the device's memory. Its folder must not be that of a
                 worker.
         """
         self._model = model
@@ -409,7 +417,10 @@ class LoadMeasurement:
     def _collect(
         self, callers: _Callers, batch_size: int, caller_count: int
     ) -> list[tuple[JobReply, float]]:
-        """Return the replies of the measured time, which begins after one job of each caller."""
+        """Return the replies of the measured batches, each with its latency in milliseconds.
+
+        The measurement begins when as many jobs have ended as there are callers.
+        """
         patience_seconds = max(_MIN_PATIENCE_SECONDS, float(self._model.deadline_seconds))
         ends_at = time.monotonic() + _MAX_SECONDS
         # The first batches may be incomplete, and may be slow.
@@ -448,7 +459,7 @@ class LoadMeasurement:
     def _consumer(
         self, model: ModelEntry, queue: _MemoryQueue, callers: _Callers, locks: LockRenewer
     ) -> Consumer:
-        """Create a consumer as `worker.__main__` does, with services in memory."""
+        """Return a consumer like that of `worker.__main__`, but with services in memory."""
         unused = AzureEndpoint(address="unused")
         gateway = GatewayClient(frozenset())
         http = GuardedHttp(AddressGuard(""), Resolver())

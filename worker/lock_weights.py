@@ -39,7 +39,7 @@ class NotEditable(Exception):
 
 
 def find_entries(document: dict[str, Any]) -> Iterator[tuple[TablePath, str, str]]:
-    """Yield path, weights and digest of each table with weights. A missing digest is empty."""
+    """Yield the keys, the weights and the digest of each table with weights, or an empty digest."""
     for name, table in document.items():
         if not isinstance(table, dict):
             continue
@@ -50,7 +50,7 @@ def find_entries(document: dict[str, Any]) -> Iterator[tuple[TablePath, str, str
 
 
 def set_digest(text: str, path: TablePath, sha256: str) -> str:
-    """Return the text of a catalogue with the digest of one table.
+    """Return the text of a catalogue after writing the digest into one table.
 
     Args:
         text: The catalogue in TOML.
@@ -69,11 +69,11 @@ def set_digest(text: str, path: TablePath, sha256: str) -> str:
         with suppress(tomllib.TOMLDecodeError):
             if tomllib.loads(candidate) == wanted:
                 return candidate
-    raise NotEditable(f'write this line below its weights yourself: {_KEY} = "{sha256}"')
+    raise NotEditable(f'the table cannot be changed: add this line yourself: {_KEY} = "{sha256}"')
 
 
 def _edit(lines: list[str], path: TablePath, sha256: str) -> Iterator[str]:
-    """Yield texts in which one line of the table was changed or added."""
+    """Yield each text that results from changing or adding one line of the table."""
     section: TablePath = ()
     for number, line in enumerate(lines):
         section = _read_header(line) or section
@@ -90,7 +90,7 @@ def _edit(lines: list[str], path: TablePath, sha256: str) -> Iterator[str]:
 
 
 def _read_header(line: str) -> TablePath | None:
-    """Return the keys of a table that begins with this line; None for any other line."""
+    """Return the keys of the TOML table whose header is this line; None for any other line."""
     if not line.lstrip().startswith("["):
         return None
     try:
@@ -159,12 +159,17 @@ def _read(catalogue: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _write(catalogue: Path, path: TablePath, sha256: str) -> None:
-    """Write a digest into the catalogue file, which may have changed during the download."""
+    """Write a digest into the catalogue file, which is read again after the download.
+
+    Raises NotEditable if the entry was removed, or has a form that cannot be changed.
+    """
     text, _ = _read(catalogue)
     try:
         changed = set_digest(text, path, sha256)
     except KeyError:
-        raise NotEditable("the entry was removed from the catalogue during the download") from None
+        raise NotEditable(
+            "the entry was removed from the catalogue during the download, so no digest was written"
+        ) from None
     if changed == text:
         return
     target = catalogue.resolve()

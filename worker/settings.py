@@ -101,7 +101,7 @@ class HubSettings:
 
 @dataclass(frozen=True, slots=True)
 class WeightsSettings:
-    """Where downloaded weights are kept, and whether the Hugging Face Hub may be used.
+    """The cache of downloaded weights, and the use of the Hugging Face Hub.
 
     Attributes:
         cache: The folder for downloaded weights.
@@ -270,10 +270,12 @@ def _hub(environ: Mapping[str, str]) -> HubSettings:
     if found is None:
         raise SettingsError(f"HF_ENDPOINT: expected https://host[:port], found {endpoint!r}")
     if token and not (token.isascii() and token.isprintable() and " " not in token):
-        raise SettingsError("HF_TOKEN: has characters that cannot be sent; copy the token again")
+        raise SettingsError(
+            "HF_TOKEN: has characters that an HTTP header cannot contain; copy the token again"
+        )
     if token and found[1] == "http" and found[2] not in _LOOPBACK:
         raise SettingsError(
-            "HF_ENDPOINT: expected https:// because HF_TOKEN is set, which is not sent without TLS"
+            "HF_ENDPOINT: expected https://, because HF_TOKEN is set and is not sent without TLS"
         )
     return HubSettings(endpoint, token)
 

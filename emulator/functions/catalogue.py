@@ -54,9 +54,9 @@ def build_catalogue(
 ) -> FunctionCatalogue:
     """Group the functions of an app by trigger type.
 
-    A function is in error if the host does not support one of its bindings, or if its route has the
-    same template and method as a function before it. As in Azure, such a function is left out, and
-    an error is logged.
+    A function is in error if the host does not support one of its bindings, or if an earlier
+    function, in the order of names, has a route with the same template and method. As in Azure,
+    such a function is left out, and an error is logged.
 
     Raises AppLoadError if all functions are in error, if a route is invalid, or if an app setting
     that a binding needs is missing.
@@ -123,7 +123,7 @@ def _accept_functions(
 
 
 def _find_unsupported(function: dict[str, Any], host_file: HostFile) -> str | None:
-    """Return why the host does not support a binding of a function, or None if it does."""
+    """Return why the host does not support a function's binding; None if it supports them all."""
     for binding in function["bindings"]:
         kind = binding["type"]
         if kind in _BUNDLE_BINDINGS:
@@ -141,9 +141,10 @@ def _find_unsupported(function: dict[str, Any], host_file: HostFile) -> str | No
 def _find_conflict(
     function: dict[str, Any], served: list[tuple[str, frozenset[str], str]]
 ) -> str | None:
-    """Return why the route of a function conflicts with a function in `served`, or None.
+    """Return the error if the route of a function conflicts with a route in `served`.
 
-    If there is no conflict, add the function's template, methods and name to `served`.
+    If there is no conflict, add the function's template, methods and name to `served`, and return
+    None.
     """
     trigger = next((b for b in function["bindings"] if b["type"] == "httpTrigger"), None)
     if trigger is None:

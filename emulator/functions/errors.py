@@ -2,8 +2,7 @@
 
 StartError (emulator.program)   the host writes the message to stderr, and exits with this status:
 ├── HostDirectoryInUse   2   another host uses the same data directory
-└── AppLoadError         1   the Function App cannot be loaded, or the host does not support a
-                             function of the app
+└── AppLoadError         1   the Function App cannot be loaded, or all its functions are in error
 
 FunctionFailure    the function raised an exception
 AppUnavailable     the app process ended or is restarting
@@ -19,14 +18,14 @@ class HostDirectoryInUse(StartError):
 
 
 class AppLoadError(StartError):
-    """The Function App cannot be loaded, or the host does not support a function of the app."""
+    """The Function App cannot be loaded, or all its functions are in error."""
 
 
 class FunctionFailure(Exception):
     """A function of the app raised an exception.
 
     As in Azure, the text of this error is `TypeName: message`. `stack` is the traceback without the
-    exception, and may be empty.
+    line of the exception itself, and may be empty.
     """
 
     def __init__(self, type_name: str, message: str, stack: str = "") -> None:

@@ -95,10 +95,10 @@ class RouteTable:
 
 
 def decode_path(path: str) -> str | None:
-    """Return a path as templates match it, without the slashes at its start and end.
+    """Return a path in the form that `Route.match` expects, without slashes at its start and end.
 
-    Segments `.` and `..` are resolved. Escapes are decoded, except for an escaped slash. Return
-    None if a segment is empty, because no route serves such a path.
+    Segments `.` and `..` are resolved. Percent-encoded characters are decoded, except for a slash.
+    Return None if a segment is empty, because no route serves such a path.
     """
     segments: list[str] = []
     for segment in path.removeprefix("/").removesuffix("/").split("/"):
@@ -112,7 +112,7 @@ def decode_path(path: str) -> str | None:
 
 
 class _Compiler:
-    """Compiles a route template to a regular expression, constraints, defaults and precedence."""
+    """Compiles a route template to a regular expression, constraints and default values."""
 
     def __init__(self, template: str) -> None:
         self.checks: dict[str, tuple[Check, ...]] = {}

@@ -58,7 +58,7 @@ class CbsTokens:
         try:
             self._put(request)
         except SasError as error:
-            logger.info("a token is refused: %s", error)
+            logger.info("a token that a peer sent to $cbs is refused: %s", error)
             return _reply(401, add_tracking(f"{error.code}: {error}", "$cbs"))
         except MessageFault as fault:
             return _reply(fault.status_code, fault.description)
@@ -96,7 +96,7 @@ class CbsTokens:
         """Raise LinkFault if the peer may not access the queue at this path.
 
         The peer may access the queue if it connected with a valid key, or if it sent a token that
-        is valid for the path. `claim` is the right that the error's text names.
+        is valid for the path. `claim` is the right that the error text names as missing.
         """
         if self._has_key:
             return

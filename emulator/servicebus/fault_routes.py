@@ -32,7 +32,7 @@ class _FaultRoutes:
         self._idle_timer: asyncio.TimerHandle | None = None
 
     async def get(self, _: Request) -> Response:
-        """Return the faults that are switched on."""
+        """Respond with the current state of all faults as JSON."""
         faults = self._namespace.faults
         until = faults.throttled_until
         return JSONResponse(
@@ -45,7 +45,11 @@ class _FaultRoutes:
         )
 
     async def put(self, request: Request) -> Response:
-        """Replace all faults by those in the body. A fault that is not named is switched off."""
+        """Replace all faults by those in the body, and respond with the new state.
+
+        A fault that the body does not name is switched off. If the body is invalid, respond with
+        400 and change nothing.
+        """
         try:
             wanted = await _read(request, _FIELDS)
             latency_ms = _number(wanted, "latency_ms", 60_000) or 0.0
@@ -65,7 +69,11 @@ class _FaultRoutes:
         return await self.get(request)
 
     async def detach(self, request: Request) -> Response:
-        """Detach all links, or those of the queue that the body names, as for maintenance."""
+        """Detach links as Azure does for maintenance, and respond with the number of these links.
+
+        If the body names a queue, only the links of this queue are detached. If the body is
+        invalid, respond with 400 and change nothing.
+        """
         try:
             wanted = await _read(request, ("queue",))
             queue = _text(wanted, "queue")
@@ -93,9 +101,9 @@ async def _read(request: Request, names: tuple[str, ...]) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ArgumentError(f"the request body is not valid JSON: {error}") from error
     if not isinstance(wanted, dict):
-        raise ArgumentError("the request body must be a JSON object")
+        raise ArgumentError(f"the request body must be a JSON object, found {wanted!r:.100}")
     for unknown in sorted(wanted.keys() - set(names)):
-        raise ArgumentError(f"{unknown[:100]}: unknown; expected {', '.join(names)}")
+        raise ArgumentError(f"{unknown[:100]}: unknown name; expected {', '.join(names)}")
     return wanted
 
 

@@ -1,4 +1,4 @@
-"""Faults that a test can switch on, so that an app meets them before it meets them in Azure.
+"""Faults that a test can switch on, to see what an app does before these faults occur in Azure.
 
 The faults are a slow network, throttling, and links that the service detaches because they are
 idle or because of maintenance. `PUT /$emulator/faults` and `POST /$emulator/detach` of the
@@ -19,32 +19,41 @@ _BUSY_STATUS_CODE = 503
 
 @dataclass
 class Faults:
-    """The faults of one namespace that are switched on."""
+    """The current state of all faults of one namespace."""
 
     clock: UtcClock
     latency: Latency = field(default_factory=Latency)
     idle_link_seconds: float | None = None
     """After this time without a message or credit, a link is detached. None means never."""
     throttled_share: float = 0.0
-    """Which share of the requests is throttled, from 0 to 1."""
+    """The share of the requests that is throttled, from 0 (none) to 1 (all)."""
     throttled_until: datetime | None = None
-    """When throttling ends. None means never."""
+    """The time at which throttling ends. None means that it does not end by itself."""
     _owed: float = 0.0
 
     def throttle(self, share: float, seconds: float | None) -> None:
-        """Throttle this share of the requests for some seconds, or without end if None."""
+        """Throttle a share of the requests, from 0 to 1, for the given time.
+
+        If `seconds` is None, throttling does not end by itself. A share of 0 ends it.
+        """
         self.throttled_share = share
         end = None if seconds is None else self.clock.now() + timedelta(seconds=seconds)
         self.throttled_until = end
         self._owed = 0.0
 
     def check_message(self, entity: str) -> None:
-        """Raise MessageFault if this send or management request is throttled."""
+        """Raise MessageFault if a send or management request to a queue must be throttled.
+
+        Each call counts as one request. `entity` is the address of the queue.
+        """
         if self._is_next_throttled():
             raise MessageFault(_BUSY, _busy_text(entity), _BUSY_STATUS_CODE)
 
     def check_link(self, entity: str) -> None:
-        """Raise LinkFault if this attach of a link is throttled."""
+        """Raise LinkFault if the attach of a link to a queue must be throttled.
+
+        Each call counts as one request. `entity` is the address of the queue.
+        """
         if self._is_next_throttled():
             raise LinkFault(_BUSY, _busy_text(entity))
 

@@ -60,13 +60,13 @@ class Namespace:
         return _TrackedConnection(self._connections, peer, self._idle_seconds, latency)
 
     def peer(self, tokens: CbsTokens) -> "_NamespaceConnection":
-        """Return the service for a connection whose peer has these tokens."""
+        """Return the object that serves one connection. `tokens` are the tokens of its peer."""
         return _NamespaceConnection(self._broker, tokens, self.faults)
 
     def detach_links(self, queue: str | None = None) -> int:
         """Detach all links of a queue, or of all queues, as Azure does for maintenance.
 
-        Return the number of the detached links.
+        Return the number of detached links.
         """
 
         def find_fault(link: Link) -> LinkFault | None:
@@ -77,7 +77,10 @@ class Namespace:
         return sum(each.detach_links(find_fault) for each in list(self._connections))
 
     def detach_idle_links(self) -> int:
-        """Detach the links that are idle for too long, and return their number."""
+        """Detach the links that were idle for longer than `Faults.idle_link_seconds`.
+
+        Return the number of detached links.
+        """
         limit_seconds = self.faults.idle_link_seconds
         if limit_seconds is None:
             return 0

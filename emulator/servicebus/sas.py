@@ -18,8 +18,8 @@ _FIELDS = "sr", "sig", "se", "skn"
 class SasError(Exception):
     """The token does not permit access.
 
-    The error's message contains the reason, but no part of the token. `code` is the name that Azure
-    gives the reason.
+    The error's message contains the reason, but no part of the token. `code` is Azure's name
+    for the reason.
     """
 
     def __init__(self, reason: str, code: str = "MalformedToken") -> None:

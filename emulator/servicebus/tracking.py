@@ -1,7 +1,7 @@
 """Build error texts in the words of Azure Service Bus, because some clients parse these texts.
 
-Azure ends each text with the ids under which its operators find the error. Here the ids only make
-the texts complete.
+Azure adds ids to each text, with which its operators find the error. The ids here cannot be looked
+up; they only make the texts complete.
 """
 
 from datetime import UTC, datetime

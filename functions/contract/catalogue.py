@@ -57,11 +57,11 @@ Option = str | int | float | bool
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """A model in the catalogue, or one of its versions. Only the first three keys are required.
+    """A model or a version of a model in the catalogue. Only the first three keys are required.
 
     Attributes:
-        name: The model's name. In `models.toml`, it is the name of the entry's TOML table. The
-            version 2 of `classifier` has the name `classifier:2`, and the version 1 the name
+        name: The model's name. In `models.toml`, it is the name of the entry's TOML table.
+            Version 2 of `classifier` has the name `classifier:2`, and version 1 has the name
             `classifier`.
         implementation: The worker's module that defines the class `Infer`.
         description: A sentence for callers.
@@ -90,14 +90,14 @@ class ModelEntry:
         uses_gpu: Whether a deployment gives the model's workers a GPU.
         result_media_type: The media type of the model's results.
         parameters: What callers may send as the job's parameters: a JSON Schema for each name.
-            Pages show a form for them. Empty if the model does not declare its parameters.
+            The playground shows a form for them. Empty if the model declares no parameters.
         versions: The percentage of new jobs for each version of the model; empty if the model has
             only one version. All versions of a model have the same value.
         fallback: The version that gets the jobs of a version without a worker; empty if these jobs
             wait. All versions of a model have the same value.
         min_workers: How many workers of the model run at least, also without jobs.
-        warm: The periods in which `warm_workers` workers run at least, in the form of
-            `contract.warm`.
+        warm: The periods of the week in which at least `warm_workers` workers run.
+            `contract.warm` describes the form of a period.
         warm_workers: How many workers run at least in a period of `warm`. The default is one more
             than `min_workers`.
     """
@@ -150,18 +150,21 @@ class ModelEntry:
 
     @property
     def job_percent(self) -> int:
-        """How many of 100 new jobs of the model this version gets, if callers name no version."""
+        """The percentage of the model's new jobs without a named version that this version gets."""
         return self.versions.get(self.version, 0) if self.versions else 100
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Return the model and the version that a name stands for: `classifier:2` or `classifier`."""
+    """Split the name of a model or a version, and return the model and the version.
+
+    `classifier:2` gives `("classifier", "2")`, and `classifier` gives `("classifier", "1")`.
+    """
     model, _, version = name.partition(":")
     return model, version or FIRST_VERSION
 
 
 def join_name(model: str, version: str) -> str:
-    """Return the name of a version of a model, as `ModelEntry.name` describes it."""
+    """Return the name of a version: `classifier` for version 1, `classifier:2` for version 2."""
     return model if version == FIRST_VERSION else f"{model}:{version}"
 
 
@@ -179,7 +182,7 @@ def choose_version(percentages: Mapping[str, int], job_id: str) -> str:
         if point < percent:
             return version
         point -= percent
-    raise ValueError("the percentages must add up to 100")
+    raise ValueError(f"the percentages must add up to 100, found {sum(percentages.values())}")
 
 
 _DEFAULT_MAX_PIXELS: Final = 50_000_000
@@ -263,7 +266,9 @@ def _read_versions(name: str, table: object) -> list[ModelEntry]:
     if not isinstance(table, dict):
         raise CatalogueError(f"{name}: expected a table; begin it with [{name}]")
     if ":" in name:
-        raise CatalogueError(f"{name}.name: expected only lower-case letters, digits and dashes")
+        raise CatalogueError(
+            f"{name}: the name of a model may have only lower-case letters, digits and dashes"
+        )
     own = {key: value for key, value in table.items() if not _VERSION.fullmatch(key)}
     others = {key: value for key, value in table.items() if key not in own}
     if FIRST_VERSION in others:
@@ -294,9 +299,9 @@ def _read_versions(name: str, table: object) -> list[ModelEntry]:
 
 
 def _keep_worker(model: ModelEntry) -> ModelEntry:
-    """Return the entry with at least one worker if its jobs may fall back.
+    """Return the entry, with `min_workers` of at least 1 if jobs of the version may fall back.
 
-    Otherwise all jobs would fall back, so that no job would start the first worker.
+    With 0 workers, all jobs of the version would fall back, and none would start its first worker.
     """
     if model.fallback in {"", model.version} or not model.job_percent:
         return model
@@ -396,7 +401,7 @@ def _read_options(path: str, value: Any) -> Mapping[str, Option]:
     for key, option in value.items():
         if not key.isidentifier() or key == "weights":
             raise CatalogueError(
-                f"{path}.{key}: the name must be a Python identifier, and not weights"
+                f"{path}.{key}: an option's name must be a Python identifier other than weights"
             )
         if not isinstance(option, str | int | float | bool):
             raise CatalogueError(
@@ -439,7 +444,10 @@ def _check_limits(model: ModelEntry) -> None:
                 f"found {getattr(model, key)}"
             )
     if model.warm_workers and not model.warm:
-        raise CatalogueError(f"{model.name}.warm: the key is missing, although warm_workers is set")
+        raise CatalogueError(
+            f"{model.name}.warm: the key is missing, although warm_workers is set; add warm, or "
+            "remove warm_workers"
+        )
     if not _MEDIA_TYPE.fullmatch(model.result_media_type):
         raise CatalogueError(
             f"{model.name}.result_media_type: expected a media type, for example image/png"
@@ -471,7 +479,7 @@ def _check_weights(model: ModelEntry) -> None:
 def check_workers(catalogue: Catalogue, served: Collection[str]) -> None:
     """Check that the workers serve each version that gets jobs.
 
-    A model of which no version is served is allowed, because other workers may serve it.
+    If the workers serve no version of a model at all, this is allowed: others may serve the model.
 
     Args:
         catalogue: The catalogue.
@@ -561,7 +569,10 @@ def to_toml(value: Any) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print a model's entry, and those of its versions, with all defaults. Return the status."""
+    """Print the entries of a model and of its versions, with all default values.
+
+    Return the exit status: 0, or 2 if the catalogue is not valid or does not contain the model.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m contract.catalogue", description="Print a model's entry with all defaults."
     )

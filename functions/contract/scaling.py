@@ -1,7 +1,7 @@
-"""Print how many workers each model needs without jobs: `python -m contract.scaling`.
+"""Print the minimum numbers of workers of each model: `python -m contract.scaling`.
 
-The output is a JSON object with one member for each model. `loosely` reads it, because it does not
-import this package.
+The output is a JSON object with one member for each model or version. `loosely` reads the output,
+because it does not import this package.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from contract.warm import parse_period
 
 
 def describe_scaling(model: ModelEntry) -> dict[str, Any]:
-    """Return the number of workers that a model needs without jobs, as a JSON object."""
+    """Return the minimum numbers of a model's workers, and its warm periods, as a JSON object."""
     return {
         "min_workers": model.min_workers,
         "warm_workers": model.warm_workers,
@@ -27,10 +27,10 @@ def describe_scaling(model: ModelEntry) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the JSON object. Return the exit status: 0, or 2 if the catalogue is not valid."""
+    """Print the numbers. Return the exit status: 0, or 2 if the catalogue is not valid."""
     parser = argparse.ArgumentParser(
         prog="python -m contract.scaling",
-        description="Print how many workers each model needs without jobs, as JSON.",
+        description="Print the minimum numbers of workers of each model as JSON.",
     )
     parser.add_argument("catalogue", nargs="?", type=Path, default=DEFAULT_PATH)
     try:

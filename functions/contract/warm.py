@@ -1,4 +1,4 @@
-"""Parse the periods in which workers of a model wait for jobs: the key `warm` of a model's entry.
+"""Parse the warm periods of a model, which are the value of the key `warm` of its entry.
 
 A period is a text of three parts, for example `Mon-Fri 08:00-18:00 Europe/Berlin`: days of the
 week, a start and an end in local time, and a time zone of the IANA database. The days are a day, a
@@ -41,20 +41,20 @@ class WarmPeriod:
 
     @property
     def start_cron(self) -> str:
-        """The starts of the period as a cron expression in the period's time zone."""
+        """A cron expression for the times at which the period starts, in the period's time zone."""
         return _format_cron(self.days, self.start_minutes)
 
     @property
     def end_cron(self) -> str:
-        """The ends of the period as a cron expression in the period's time zone."""
+        """A cron expression for the times at which the period ends, in the period's time zone."""
         return _format_cron(self.days, self.end_minutes)
 
 
 def read_periods(key: str, value: Any) -> tuple[str, ...]:
-    """Return the periods of a catalogue entry as texts, after a check.
+    """Check the warm periods of a catalogue entry, and return them as texts.
 
     Args:
-        key: The entry and the key, for messages.
+        key: The names of the entry and of the key, such as `classifier.warm`, for messages.
         value: The value in the catalogue: a text, or a list of texts.
 
     Raises:
@@ -112,7 +112,10 @@ def _parse_times(text: str) -> tuple[int, int]:
         start, end = numbers[0] * 60 + numbers[1], numbers[2] * 60 + numbers[3]
         is_valid = start < _DAY_MINUTES and end <= _DAY_MINUTES and max(numbers[1], numbers[3]) < 60
         if is_valid and start == end:
-            raise ValueError(f"the period starts and ends at the same time: found {text!r}")
+            raise ValueError(
+                f"the period starts and ends at the same time, found {text!r}: for a whole day, "
+                "use 00:00-24:00"
+            )
         if is_valid:
             return start, end
     raise ValueError(f"expected times from 00:00 to 24:00 as in 08:00-18:00, found {text!r}")
@@ -136,7 +139,7 @@ def _check_timezone(name: str) -> None:
 def _format_cron(days: tuple[int, ...], minutes: int) -> str:
     """Return a cron expression for a time on some days of the week.
 
-    `minutes` are counted from midnight of each day, and may be those of the next day.
+    `minutes` are counted from midnight of each day. From 1440, the time is on the next day.
     """
     next_day, rest = divmod(minutes, _DAY_MINUTES)
     # Cron counts the days from Sunday.

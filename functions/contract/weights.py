@@ -6,7 +6,7 @@
     package:PACKAGE/PATH          a file of an installed Python package
 
 `python -m contract.weights [CATALOGUE]` prints what a deployment copies from the Hugging Face Hub
-to blob storage: for each file a line with its SHA-256 digest and its path in URLs of the hub.
+to blob storage: one line for each file, with its SHA-256 digest and its path in the hub's URLs.
 """
 
 import argparse
@@ -68,7 +68,7 @@ class WeightsLocation:
 
     @property
     def hub_path(self) -> str:
-        """The path of a file of the Hugging Face Hub in URLs, without a slash at its beginning."""
+        """The path of the file in URLs of the Hugging Face Hub, without a leading slash."""
         return f"{self.place}/resolve/{self.commit}/{quote(self.path)}"
 
 
@@ -126,9 +126,9 @@ def hub_blob(sha256: str) -> str:
 
 
 def list_hub_files(models: Iterable[tuple[str, str]]) -> list[str]:
-    """Return a line for each file of the Hugging Face Hub: its digest and its path in URLs.
+    """Return a line for each file on the Hugging Face Hub: its digest, and its path in URLs.
 
-    `models` contains the values of `weights` and `weights_sha256` of each catalogue entry.
+    `models` contains a pair for each catalogue entry: `weights` and `weights_sha256`.
     """
     lines = {
         f"{sha256} {location.hub_path}"
@@ -139,7 +139,10 @@ def list_hub_files(models: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print a line for each file that a deployment copies from the Hugging Face Hub."""
+    """Print a line for each file that a deployment copies from the Hugging Face Hub.
+
+    Return the exit status: 0, or 2 if the catalogue is not valid.
+    """
     # The catalogue's module imports this module.
     from contract.catalogue import DEFAULT_PATH, Catalogue  # noqa: PLC0415
     from contract.errors import CatalogueError  # noqa: PLC0415

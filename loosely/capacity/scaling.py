@@ -89,7 +89,7 @@ class CronTrigger:
         return self.contains(now.astimezone(ZoneInfo(self.timezone)))
 
     def contains(self, local: datetime) -> bool:
-        """Return whether a local time of the period's own time zone is in the period."""
+        """Return whether the period includes ``local``, a local time in the period's time zone."""
         minutes = local.hour * 60 + local.minute
         yesterday = (local.weekday() - 1) % 7
         return (
@@ -155,7 +155,10 @@ class ScaledObject:
         return max((t.desired_replicas for t in self.cron if t.is_active(now)), default=0)
 
     def count_warm_local(self, local: datetime) -> int:
-        """Return how many replicas the cron triggers demand at a local time of all periods."""
+        """Return how many replicas the cron triggers demand at a local time.
+
+        Each trigger takes ``local`` as a time in its own time zone.
+        """
         return max((t.desired_replicas for t in self.cron if t.contains(local)), default=0)
 
 

@@ -192,7 +192,7 @@ def cost(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
 
 
 def cost_document(found: CostEstimate, prices: Prices) -> dict[str, Any]:
-    """Return an estimate as a JSON object."""
+    """Return a cost estimate as a JSON object."""
     return {
         "model": _DISCLAIMER,
         "prices_dated": prices.dated,
@@ -204,14 +204,16 @@ def cost_document(found: CostEstimate, prices: Prices) -> dict[str, Any]:
 
 
 def print_cost(console: Console, found: CostEstimate, load: JobLoad, prices: Prices) -> None:
-    """Print an estimate for a load: a table of the bills, and explanations."""
+    """Print a cost estimate for a load: a table of the bills, and explanations."""
     print_to(console, _bill_table(found, load))
     for line in _cost_notes(found, prices):
         print_to(console, Text(line))
 
 
 def _keep_workers(scaling: ScaledObject, model: str | None) -> ScaledObject:
-    """Return the settings with the workers that a model's entry keeps without jobs.
+    """Return the settings with the minimum numbers of workers from a model's entry.
+
+    If ``model`` is ``None``, return the settings unchanged.
 
     Raises:
         UpError: The catalogue cannot be read.

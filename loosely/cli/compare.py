@@ -20,7 +20,9 @@ Line = Mapping[str, Any]
 
 
 def find_files(paths: Sequence[Path]) -> list[Path]:
-    """Return the absolute paths of all files, sorted by name in each folder.
+    """Return the absolute paths of the given files and of the files directly in the given folders.
+
+    The files of a folder are sorted by name. Hidden files of a folder are left out.
 
     Raises:
         typer.BadParameter: A path does not exist, or there are no files.
@@ -32,7 +34,9 @@ def find_files(paths: Sequence[Path]) -> list[Path]:
         found = sorted(path.iterdir()) if path.is_dir() else [path]
         files += [each.resolve() for each in found if each.is_file() and each.name[0] != "."]
     if not files:
-        raise typer.BadParameter("name at least one file", param_hint="--on")
+        raise typer.BadParameter(
+            "found no files: name files, or folders that contain files", param_hint="--on"
+        )
     return files
 
 
@@ -67,7 +71,7 @@ class VersionRun:
 
     @classmethod
     def from_lines(cls, name: str, lines: Sequence[Line]) -> Self:
-        """Return the run that the lines of the command describe."""
+        """Return the run of the version ``name`` that the lines of the command describe."""
         events = [line["event"] for line in lines]
         return cls(
             name,
@@ -78,12 +82,12 @@ class VersionRun:
 
     @property
     def latencies_ms(self) -> list[float]:
-        """How long each result took, from the input's bytes to the result, in milliseconds."""
+        """The time from the input's bytes to the result, in milliseconds, for each result."""
         parts = ("prepare_ms", "run_ms", "finish_ms")
         return [sum(line[part] for part in parts) for line in self.results if "run_ms" in line]
 
     def figures(self) -> dict[str, float | None]:
-        """Return the latency and the memory of this version."""
+        """Return the latency, the memory and the number of refused files of this version."""
         times = self.latencies_ms
         return {
             "load_seconds": self.loaded["seconds"],
@@ -116,12 +120,12 @@ class Comparison:
     files: tuple[Path, ...]
 
     def agreements(self) -> list[Agreement]:
-        """Return how far the results for each file agree."""
+        """Return for each file how far the results of the two versions agree."""
         pairs = zip(self.first.results, self.second.results, strict=True)
         return [_compare(*pair) for pair in pairs]
 
     def documents(self) -> Iterator[dict[str, Any]]:
-        """Return one JSON object for each file, and then one with all figures."""
+        """Yield one JSON object for each file, and then one with the figures of both versions."""
         agreements = self.agreements()
         for file, one, other, agreement in zip(
             self.files, self.first.results, self.second.results, agreements, strict=True
@@ -144,7 +148,7 @@ class Comparison:
         }
 
     def view(self) -> RenderableType:
-        """Return tables of the figures, of the agreement, and of the files that differ."""
+        """Return tables of the figures, of the agreement, and of the files whose results differ."""
         figures = Table("", self.first.name, self.second.name, box=None, pad_edge=False)
         for column in figures.columns[1:]:
             column.justify = "right"
@@ -197,7 +201,7 @@ def _compare(one: Line, other: Line) -> Agreement:
 
 
 def _content(line: Line) -> Any:
-    """Return what is compared: the JSON result, another result as base64, or an error code."""
+    """Return what is compared: a JSON result, the base64 of another result, or an error code."""
     if line["event"] == "refused":
         return line["code"]
     return line["json"] if "json" in line else [line["media_type"], line["base64"]]

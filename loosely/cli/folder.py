@@ -130,9 +130,12 @@ def deploy(
 
 
 def _check_catalogue(root: Path, folder: ModelFolder) -> str:
-    """Return the list of weights on the Hugging Face Hub, for `fetch-weights.sh`.
+    """Check the folder's catalogue, and return its list of weights on the Hugging Face Hub.
 
-    If the catalogue is not valid, exit with the exit code of the check, which prints why.
+    `fetch-weights.sh` reads the list. If the catalogue is not valid, the check prints why.
+
+    Raises:
+        typer.Exit: The catalogue is not valid. The exit code is that of the check.
     """
     checked = subprocess.run(  # noqa: S603  our own module, without a shell
         python_command("contract.weights", str(folder.catalogue)),

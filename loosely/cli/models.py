@@ -95,7 +95,7 @@ def lock(
     """Write the SHA-256 digests of weights into the catalogue.
 
     Weights on the Hugging Face Hub or in blob storage are downloaded into the cache. The digest is
-    written below the key `weights`, and the comments of the file stay.
+    written below the key `weights`. Comments in the file are kept.
     """
     _run(lambda _: ("worker.lock_weights", *(names or ())))
 
@@ -196,7 +196,7 @@ def check(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
 
 
 def _check_jobs(jobs: str, load: int | None) -> None:
-    """Raise typer.BadParameter if the option ``--jobs`` is invalid, or is used without a load."""
+    """Raise typer.BadParameter if ``--jobs`` is invalid, or is used without ``--load``."""
     if load is None:
         raise typer.BadParameter("--jobs needs --load", param_hint="--jobs")
     try:
@@ -208,7 +208,7 @@ def _check_jobs(jobs: str, load: int | None) -> None:
 def _cost_options(
     name: str, jobs: str, gpu: str, loaded: Mapping[str, Any], suggestion: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the options of `loosely cost` for a measured model, without their dashes."""
+    """Return options of `loosely cost` for a measured model, by names without leading dashes."""
     job_seconds = suggestion["job_ms"] / 1000
     size = suggestion["max_batch_size"]
     # A full batch is never faster than one job, except by chance.
@@ -227,7 +227,9 @@ def _cost_options(
 def _estimate_cost(
     options: Mapping[str, Any], suggestion: Mapping[str, Any], *, as_json: bool
 ) -> None:
-    """Print what `loosely cost` prints with these options.
+    """Print the command `loosely cost` with these options, and what it prints.
+
+    If the model uses no GPU, print that there is no estimate.
 
     Raises:
         typer.Exit: An option is invalid. The exit status is 2.
@@ -290,7 +292,7 @@ def _run_on_files(
     """Run a model on each file in a process of its own, and return the lines that it prints.
 
     Raises:
-        typer.Exit: The model cannot be loaded, or does not exist.
+        typer.Exit: The model does not exist, or cannot be loaded.
     """
     done = subprocess.run(  # noqa: S603  our own module, without a shell
         python_command("worker.check", *arguments, model, *map(str, files)),

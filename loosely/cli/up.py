@@ -355,9 +355,9 @@ def plan_worker_pool(
 ) -> "WorkerPoolPlan":
     """Return the plan of a pool of workers, which replaces the single ``worker``.
 
-    The number of waiting messages and the minimum numbers of workers in ``models`` determine the
-    number of workers. ``WORKER_MODELS`` in ``user`` names the models that count. If it is unset,
-    all models count.
+    The number of workers depends on the waiting messages and on the minimum numbers of workers in
+    ``models``. Only models that ``WORKER_MODELS`` in ``user`` names are considered. If it is unset,
+    all models are considered.
     """
     from loosely.local.model_scaling import keep_workers  # noqa: PLC0415
     from loosely.local.worker_pool import QueueMonitor, WorkerPoolPlan  # noqa: PLC0415

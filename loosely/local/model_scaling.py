@@ -1,4 +1,4 @@
-"""Read how many workers the models of a catalogue need without jobs."""
+"""Read the minimum numbers of workers of the models in a catalogue."""
 
 import json
 import subprocess
@@ -14,7 +14,12 @@ from loosely.local.parts import python_command
 
 @dataclass(frozen=True, slots=True)
 class ModelScaling:
-    """The minimum numbers of a model's workers: at all times, and in periods of the week."""
+    """The minimum numbers of a model's workers.
+
+    Attributes:
+        min_workers: The minimum at all times.
+        periods: The warm periods, each with the minimum during the period.
+    """
 
     min_workers: int = 0
     periods: tuple[CronTrigger, ...] = ()
@@ -60,8 +65,8 @@ def read_model_scaling(catalogue: Path, user: Mapping[str, str]) -> dict[str, Mo
 def keep_workers(scaling: ScaledObject, models: Iterable[ModelScaling]) -> ScaledObject:
     """Return the scaling settings with the minimum numbers of workers of some models.
 
-    Each worker runs all these models, so the largest of the numbers applies. No number is greater
-    than the maximum of `scaling`.
+    Each worker runs all these models, so the largest of the models' numbers applies. Each number is
+    limited to the maximum of `scaling`.
     """
     found, maximum = list(models), scaling.max_replica_count
     minimum = max([scaling.min_replica_count, *(model.min_workers for model in found)])

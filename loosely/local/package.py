@@ -176,9 +176,9 @@ def _check_places(folder: ModelFolder) -> None:
 
 
 def _find_weights(folder: ModelFolder) -> list[Path]:
-    """Check weights with `file:`, and return their paths relative to the folder.
+    """Check the weights in the model folder, and return their paths relative to the folder.
 
-    Raises FolderUnusable if the digest of a model is missing or differs, or a file is missing.
+    Raises FolderUnusable if a file or its digest is missing, or if the digest differs.
     """
     tables = tomllib.loads(folder.catalogue.read_text("utf-8")).items()
     below = [
@@ -197,8 +197,8 @@ def _find_weights(folder: ModelFolder) -> list[Path]:
             raise FolderUnusable(f"{name}.weights: there is no file {file}")
         if expected is None:
             raise FolderUnusable(
-                f"{name}.weights_sha256: the key is missing, so nobody could see which weights are "
-                f"deployed: run `loosely models lock {name}`"
+                f"{name}.weights_sha256: the key is missing, but packaged weights need it: run "
+                f"`loosely models lock {name}`"
             )
         with file.open("rb") as reader:
             found = hashlib.file_digest(reader, "sha256").hexdigest()
@@ -222,7 +222,7 @@ def _write_worker_context(target: Path, root: Path, folder: ModelFolder) -> None
 
 
 def _copy_models(target: Path, root: Path, folder: ModelFolder) -> str:
-    """Copy the folder's models with requirements and weights to ``target``, the image's context.
+    """Copy the folder's models, requirements and weights to ``target``, the image's build context.
 
     Return the text of the Dockerfile that adds them to the image.
     """

@@ -5,7 +5,7 @@ emulator    the tests of emulator/ on its wheel, which is installed alone in a n
 javascript  @azure/service-bus for JavaScript, which npm installs, on our emulator
 rest        the REST API with unmodified third-party clients, and with the fuzzer Schemathesis
 servicebus  the live tests of the package azure-servicebus on our emulator
-versions    one azure-servicebus of each minor version since 7.8 on our emulator
+versions    each minor version of the package azure-servicebus since 7.8 on our emulator
 worker      a worker that is killed 20 times with kill -9 at random times under load
 """
 
@@ -37,7 +37,7 @@ def emulator(arguments: list[str]) -> int:
 
 
 def javascript(arguments: list[str]) -> int:
-    """Use our Service Bus with Microsoft's SDK for JavaScript. Return the exit status."""
+    """Test our Service Bus emulator with Microsoft's SDK for JavaScript. Return the exit status."""
     return run("-m", "servicebus_tests.sdk.upstream.javascript", *arguments)
 
 
@@ -55,7 +55,10 @@ def servicebus(arguments: list[str]) -> int:
 
 
 def versions(arguments: list[str]) -> int:
-    """Use our Service Bus with all minor versions of Microsoft's SDK. Return the exit status."""
+    """Test our Service Bus emulator with each minor version of Microsoft's SDK for Python.
+
+    Return the exit status.
+    """
     return run("-m", "servicebus_tests.sdk.upstream.versions", *arguments)
 
 

@@ -85,7 +85,7 @@ def test_a_redriven_job_runs_again_on_the_version_that_killed_its_worker(system:
     assert (again["version"], again["error"]["code"]) == ("2", "dead-lettered")
 
 
-def test_a_start_whose_worker_does_not_serve_all_versions_is_refused_with_a_reason(
+def test_loosely_up_is_refused_with_a_reason_if_its_worker_does_not_serve_all_versions(
     tmp_path: Path,
 ) -> None:
     catalogue = tmp_path / "models.toml"

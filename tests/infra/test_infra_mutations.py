@@ -303,7 +303,7 @@ def test_the_deployment_checks_find_each_fault_of_a_model_that_is_kept_warm(
     assert any(_fails(each, files) for each in CHECKS)
 
 
-def test_more_workers_than_a_deployment_may_have_are_refused(copy: Path) -> None:
+def test_a_minimum_of_more_workers_than_a_deployment_allows_is_refused(copy: Path) -> None:
     path = copy / "functions" / "contract" / "models.toml"
     text = path.read_text("utf-8").replace("[noop]\n", "[noop]\nmin_workers = 5\n")
     path.write_text(text, encoding="utf-8")

@@ -367,7 +367,7 @@ class TestDeployWorker:
         dockerfile = (scripts.root / "worker" / "Dockerfile").read_text("utf-8")
         assert f"FROM {container['image']} AS build" in dockerfile
 
-    def test_the_weights_cache_of_a_pod_is_smaller_than_the_volume_that_evicts_the_pod(
+    def test_the_weights_cache_of_a_pod_is_smaller_than_the_size_limit_of_its_volume(
         self, repository: DeploymentFiles
     ) -> None:
         for manifests in repository.overlays.values():
@@ -457,7 +457,7 @@ class TestFetchWeights:
         assert "as in the catalogue: nothing was uploaded" in ended.stderr
         assert not scripts.state.get("blobs")
 
-    def test_the_error_for_weights_that_the_hub_does_not_give_names_them(
+    def test_the_error_names_the_weights_that_cannot_be_downloaded_from_the_hub(
         self, scripts: ScriptRunner, tmp_path: Path, hub: FakeHub
     ) -> None:
         path = self.write_list(tmp_path, hub)

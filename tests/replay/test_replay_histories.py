@@ -88,7 +88,7 @@ def test_the_orchestrator_waits_only_once_for_each_external_event(path: Path) ->
 @pytest.mark.parametrize(
     "path", OUTCOMES + WEBHOOKS, ids=lambda path: str(path.relative_to(FOLDER))
 )
-def test_no_timer_is_open_when_an_orchestration_returns(path: Path) -> None:
+def test_every_timer_is_cancelled_or_has_fired_when_an_orchestration_returns(path: Path) -> None:
     # An instance stays Running until its open timers have fired.
     last = episodes(path)[-1]
     fired = {

@@ -8,10 +8,10 @@
     options = {labels = "file:models/tags.txt"}
     uses_gpu = false
 
-The names, types and shapes of inputs and outputs come from the graph. An input is a NumPy array or
-JSON, or a dictionary of these by the graph's names, or a picture if the graph has one input with
-three dimensions and one or three channels. The result contains each output of the graph, or the
-most likely classes if the entry has labels.
+The names, types and shapes of inputs and outputs come from the graph. If the graph has one input,
+callers send an array as `.npy` or JSON. If it has several, they send one array for each name. A
+graph whose input has three dimensions and one or three channels also accepts pictures. The result
+contains each output of the graph, or the most likely classes if the entry has labels.
 
 The model needs the package `onnxruntime`, which the extra `onnx` installs. No code of the file is
 executed: a graph with operators that onnxruntime does not contain is refused.
@@ -58,8 +58,8 @@ class GraphInput:
 
     Attributes:
         name: The name of the input.
-        dtype: The type of its numbers.
-        shape: Its shape without the batch dimension. None stands for any size.
+        dtype: The type of the input's numbers.
+        shape: The input's shape without the batch dimension. None stands for any size.
         is_batched: Whether the graph takes any number of items at once. Otherwise it takes one.
     """
 
@@ -70,7 +70,7 @@ class GraphInput:
 
     @classmethod
     def read(cls, argument: Any) -> "GraphInput":
-        """Read an input of a session of onnxruntime.
+        """Return the description of an input that a session of onnxruntime has.
 
         Raises:
             ModelUnfit: The input has no batch dimension, or a type that is not supported.
@@ -84,7 +84,7 @@ class GraphInput:
         if not sizes or sizes[0] not in (None, 1):
             raise ModelUnfit(
                 f"the graph's input {argument.name} has the shape {argument.shape}; expected a "
-                "first dimension of any size or of 1, for the batch"
+                "first dimension for the batch, of any size or of size 1"
             )
         return cls(argument.name, dtype, sizes[1:], sizes[0] is None)
 
@@ -99,7 +99,9 @@ class GraphInput:
         except ValueError:
             array = np.asarray(None)
         if array.dtype.kind not in "biuf":
-            raise InvalidInput(f"{self.name}: expected numbers in a regular array")
+            raise InvalidInput(
+                f"{self.name}: expected an array of numbers with rows of equal length"
+            )
         if array.ndim == len(self.shape) + 1 and array.shape[0] == 1:
             array = array[0]
         fits = array.ndim == len(self.shape) and all(
@@ -115,13 +117,15 @@ class GraphInput:
             converted = array.astype(self.dtype)
         is_whole = np.issubdtype(self.dtype, np.integer) or self.dtype is np.bool_
         if is_whole and not np.array_equal(converted, array):
-            raise InvalidInput(f"{self.name}: expected numbers of the type {self.dtype.__name__}")
+            raise InvalidInput(
+                f"{self.name}: expected numbers that fit into the type {self.dtype.__name__}"
+            )
         return converted
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """How pictures become an input of the graph."""
+    """The rules that convert a picture to the input of a graph."""
 
     input: GraphInput
     is_channels_first: bool
@@ -135,7 +139,11 @@ class Picture:
     def read(
         cls, inputs: Sequence[GraphInput], mean: str, std: str, crop: float
     ) -> "Picture | None":
-        """Return how pictures become the graph's input; None if the graph takes no pictures."""
+        """Return the rules for the graph's input; None if the graph takes no pictures.
+
+        `mean`, `std` and `crop` are the options of `Infer`. Raises ModelUnfit if `mean` or `std` is
+        not valid.
+        """
         if len(inputs) != 1 or len(shape := inputs[0].shape) != 3:
             return None
         is_channels_first = shape[0] in (1, 3)
@@ -178,16 +186,17 @@ class Infer:
         std: str = "1",
         crop: float = 1.0,
     ) -> None:
-        """Read the file.
+        """Read the ONNX file and the labels.
 
         Args:
             weights: The ONNX file.
             labels: The names of the classes in the order of the first output: separated by commas,
                 or as `file:PATH` of a file in the model folder with one name in each line.
-            mean: What is subtracted from each channel of a picture, from 0 to 1: one number, or one
-                for each channel, separated by commas.
-            std: What each channel of a picture is divided by after that, like `mean`.
-            crop: The share of a picture's width and height that is used. The rest is its border.
+            mean: The number that is subtracted from a picture's channels, whose values are from 0
+                to 1. Or one number for each channel, separated by commas.
+            std: The number by which the channels are then divided, in the same form as `mean`.
+            crop: The fraction of a picture's width and height that is used. The rest, its border,
+                is cut off.
         """
         self._labels = _read_labels(labels)
         _reset_peak()
@@ -202,7 +211,7 @@ class Infer:
         self._measured_count = 0
 
     def sample(self) -> Item | None:
-        """Return zeros in the shape of the graph's inputs; None if a size is not fixed."""
+        """Return zeros with the shapes of the graph's inputs; None if a shape is not fixed."""
         sample = {}
         for each in self._inputs:
             shape = tuple(size for size in each.shape if size is not None)
@@ -212,15 +221,15 @@ class Infer:
         return sample
 
     def cost(self, item: Item) -> float:
-        """Return how many numbers an item has."""
+        """Return how many numbers an item contains in all its arrays."""
         return max(1.0, float(sum(each.size for each in item.values())))
 
     def memory_bytes(self, cost: float) -> int:
-        """Return the memory of the model and of a batch, as measured in the first batches."""
+        """Return the memory of the model and a batch in bytes, as measured in the first batches."""
         return int(self._idle_bytes + self._element_bytes * cost)
 
     def preprocess(self, item: Any) -> Item:
-        """Check one input against the graph's inputs.
+        """Return one input as arrays with the types and the shapes of the graph's inputs.
 
         Raises:
             InvalidInput: The names, the shape or the type of the input differ.
@@ -233,11 +242,11 @@ class Infer:
             item = {self._inputs[0].name: item} if len(self._inputs) == 1 else {}
         names = [each.name for each in self._inputs]
         if sorted(item) != sorted(names):
-            raise InvalidInput(f"expected the inputs {', '.join(names)}, by name")
+            raise InvalidInput(f"expected one array for each of the inputs {', '.join(names)}")
         return {each.name: each.check(item[each.name]) for each in self._inputs}
 
     def __call__(self, batch: list[Item]) -> list[dict[str, Any]]:
-        """Run the graph. Items of the same shape run together if the graph permits it."""
+        """Return the outputs for each item. Items of the same shape run together if possible."""
         groups: dict[Any, list[int]] = {}
         is_batched = all(each.is_batched for each in self._inputs)
         for index, item in enumerate(batch):
@@ -256,7 +265,8 @@ class Infer:
         scores = np.asarray(output[self._outputs[0]], dtype=np.float64).ravel()
         if len(scores) != len(self._labels):
             raise InferenceFailed(
-                f"the graph returned {len(scores)} scores for {len(self._labels)} labels"
+                f"the graph returned {len(scores)} scores for {len(self._labels)} labels: "
+                "options.labels must name each class"
             )
         # Scores that are probabilities already stay as they are.
         if scores.min() < 0 or not np.isclose(scores.sum(), 1, atol=1e-3):
@@ -275,7 +285,7 @@ class Infer:
         for name, value in zip(self._outputs, found, strict=True):
             if len(value) != len(items):
                 raise InferenceFailed(
-                    f"the graph's output {name} has {len(value)} entries for {len(items)} inputs"
+                    f"the graph's output {name} has {len(value)} entries for {len(items)} items"
                 )
         return [
             {name: value[index] for name, value in zip(self._outputs, found, strict=True)}
@@ -283,7 +293,7 @@ class Infer:
         ]
 
     def _measure(self, items: list[Item], run: Callable[[], list[Any]]) -> list[Any]:
-        """Run the graph. Measure the memory of the first batches."""
+        """Call `run`, measure the memory of the first batches, and return the outputs."""
         if self._measured_count >= _MEASURED_BATCHES:
             return run()
         self._measured_count += 1
@@ -300,7 +310,7 @@ class Infer:
 
 
 def _open_session(path: Path) -> Any:
-    """Read a graph.
+    """Return a session of onnxruntime that runs the ONNX file.
 
     Raises:
         ModelUnfit: The package `onnxruntime` is not installed.
@@ -361,7 +371,7 @@ def _to_json(value: Any) -> Any:
 
 
 def _reset_peak() -> bool:
-    """Let the kernel measure this process's peak memory anew. Return whether that is possible."""
+    """Let the kernel measure the peak memory of this process anew. Return whether it does."""
     # Free memory that the process has kept would be used again, and would not be counted.
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
@@ -373,12 +383,12 @@ def _reset_peak() -> bool:
 
 
 def _resident_bytes() -> int:
-    """Return the memory that this process uses now; 0 if the system does not say it."""
+    """Return the memory in bytes that this process uses now; 0 if it cannot be read."""
     return _status_bytes("VmRSS")
 
 
 def _peak_bytes() -> int:
-    """Return the most memory that this process has used since `_reset_peak`."""
+    """Return the peak memory of this process in bytes since `_reset_peak`; 0 if unknown."""
     return _status_bytes("VmHWM")
 
 

@@ -35,7 +35,7 @@ _UNUSED_SECONDS: Final = 3600.0
 
 
 def _do_nothing() -> None:
-    """Do nothing. A download without a connection needs no end."""
+    """Do nothing. This is `Download.close` for a download without a connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,8 @@ class Download:
 
     Attributes:
         pieces: The bytes of the file. The iterator may raise WeightsUnavailable at any time.
-        size_bytes: The size of the file; None if it is not known before the end.
-        close: Ends the download, also before its end.
+        size_bytes: The size of the file; None if it is unknown until all bytes have arrived.
+        close: Closes the connection, also if not all bytes have arrived.
     """
 
     pieces: Iterator[bytes] = field(repr=False)
@@ -57,7 +57,7 @@ class WeightsCache:
     """A folder with the weights of models. Any thread may call the methods."""
 
     def __init__(self, folder: Path, limit_bytes: int | None = None) -> None:
-        """Set the folder, which is created at the first download.
+        """Store the folder and the limit. The folder is created at the first download.
 
         Args:
             folder: The folder of the cache.
@@ -205,7 +205,7 @@ class WeightsCache:
 
     @contextlib.contextmanager
     def _locked(self, sha256: str) -> Iterator[None]:
-        """Wait until no other process or thread downloads this file, and keep others waiting."""
+        """Hold the lock of one file, so that other processes and threads wait to download it."""
         path = self._folder / f"{sha256}.lock"
         while True:
             with path.open("ab") as file:
@@ -255,7 +255,7 @@ def file_digest(file: Path) -> str:
 
 
 def digest_mismatch(weights: str, found: str, expected: str) -> WeightsMismatch:
-    """Return the error for weights whose digest differs from the digest in the catalogue entry."""
+    """Return the error for weights whose digest is not the one in the catalogue entry."""
     return WeightsMismatch(
         f"{weights}: the SHA-256 digest is {found}, not {expected} as in the catalogue entry; the "
         "weights were not loaded"

@@ -39,7 +39,7 @@ class Hub:
         guard: AddressGuard,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Set the server and the rules. This sends no request.
+        """Store the arguments. No request is sent.
 
         Args:
             settings: The endpoint and the token.
@@ -55,7 +55,7 @@ class Hub:
 
         Raises:
             WeightsMissing: The repository, the commit or the file does not exist, or the token does
-                not permit to read it.
+                not permit reading it.
             WeightsUnavailable: The hub cannot be reached, or has refused the request. The error may
                 also be raised while the file is read.
         """
@@ -83,7 +83,11 @@ class Hub:
     def _open(
         self, where: str, url: str, client: httpx.Client, opened: ExitStack
     ) -> httpx.Response:
-        """Send the request and follow redirects. Return the open response with the file."""
+        """Send the request and follow redirects. Return the open response with the file.
+
+        `where` is the location of the weights, for messages. `opened` closes all responses.
+        Raises the errors of `read`, and httpx.HTTPError if the hub cannot be reached.
+        """
         for _ in range(_MAX_REDIRECTS + 1):
             headers = {"accept-encoding": "identity", "user-agent": "loosely-worker"}
             if _origin(url) == _origin(self._settings.endpoint):
@@ -116,7 +120,7 @@ class Hub:
             ) from None
 
     def _check_status(self, where: str, response: httpx.Response) -> None:
-        """Raise an error if the response does not contain the file."""
+        """Raise WeightsMissing or WeightsUnavailable if the status is not 200."""
         status = response.status_code
         if status == httpx.codes.OK:
             return
@@ -124,10 +128,14 @@ class Hub:
         code = response.headers.get("x-error-code", "")
         shown = f"status {status}" + (f", {code}" if code.isalnum() else "")
         if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-            token = "HF_TOKEN" if self._settings.token else "a token, because HF_TOKEN is not set"
+            cause = (
+                "cannot be read with HF_TOKEN"
+                if self._settings.token
+                else "needs a token, but HF_TOKEN is not set"
+            )
             raise WeightsMissing(
-                f"{where}: the repository does not exist, or cannot be read with {token} "
-                f"({shown}): check the name, accept the repository's conditions, and set HF_TOKEN"
+                f"{where}: the repository does not exist, or {cause} ({shown}): check the name, "
+                "accept the repository's conditions, and set HF_TOKEN"
             )
         if status == httpx.codes.NOT_FOUND:
             raise WeightsMissing(
@@ -148,7 +156,7 @@ class Hub:
                 if arrived_bytes < _SLOWEST_BYTES:
                     raise WeightsUnavailable(
                         f"{where}: the download is too slow: {arrived_bytes} bytes in "
-                        f"{now - begun:.0f} s; expected at least {_SLOWEST_BYTES}"
+                        f"{now - begun:.0f} s; expected at least {_SLOWEST_BYTES} bytes"
                     )
                 begun, arrived_bytes = now, 0
         except httpx.HTTPError as error:
@@ -158,7 +166,7 @@ class Hub:
 
 
 def _origin(url: str) -> tuple[str, str, int | None]:
-    """Return scheme, host and port of a URL."""
+    """Return the scheme, the host and the port of a URL."""
     parts = urlsplit(url)
     default = {"http": 80, "https": 443}.get(parts.scheme)
     return parts.scheme, (parts.hostname or "").lower(), parts.port or default

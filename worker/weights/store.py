@@ -97,7 +97,7 @@ class WeightsStore:
         hub: HubReader | None = None,
         cache_limit_bytes: int | None = None,
     ) -> None:
-        """Set where weights come from. This reads nothing.
+        """Store the arguments. No weights are read.
 
         Args:
             cache: The folder for downloaded weights.
@@ -115,7 +115,8 @@ class WeightsStore:
         """Return the model's weights after checking their digest; None for a model without weights.
 
         Raises:
-            WeightsMissing: The blob, package or file does not exist.
+            WeightsMissing: The weights do not exist at their location, or the hub's token does not
+                permit reading them.
             WeightsMismatch: The digest differs from the digest in the catalogue entry.
             WeightsUnavailable: Blob storage or the hub cannot be reached, or the cache cannot be
                 written.
@@ -142,8 +143,8 @@ class WeightsStore:
 
         Raises:
             ValueError: The value is not a location of weights.
-            WeightsMissing: The blob, package or file does not exist.
-            WeightsUnavailable: As for `get`.
+            WeightsMissing: The same conditions as for `get`.
+            WeightsUnavailable: The same conditions as for `get`, or HF_HUB_OFFLINE is set.
         """
         location = parse_weights(weights)
         if location.scheme in _LOCAL:
@@ -151,7 +152,10 @@ class WeightsStore:
         return self._cache.add(weights, partial(self._start, location, ""))
 
     def _start(self, location: WeightsLocation, sha256: str) -> Download:
-        """Start to download weights."""
+        """Start to download weights from a blob or from the hub.
+
+        Without the hub, its copy in blob storage is read: the blob named by `sha256`.
+        """
         if location.scheme is WeightsScheme.BLOB:
             return self._blobs.read(location.place, location.path)
         if self._hub is not None:
@@ -191,7 +195,7 @@ def find_file(location: WeightsLocation) -> Path:
             return file
     raise WeightsMissing(
         f"package:{location.place}/{location.path}: the package is not installed, or has no such "
-        "file"
+        "file: install the package, or correct the path"
     )
 
 

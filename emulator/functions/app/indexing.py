@@ -386,8 +386,8 @@ def load_functions(folder: Path, script: str) -> dict[str, IndexedFunction]:
     """Import the main module of a Function App, and return the app's functions by name.
 
     Raises:
-        ValueError: The script is missing, it does not define exactly one app, or the app uses a
-            version of the durable SDK that this host does not support.
+        ValueError: The file `script` is missing or does not define exactly one app, or the app uses
+            a version of the durable SDK that this host does not support.
         FunctionLoadError: Azure would refuse a function.
         BaseException: The user's code raised this exception during the import.
     """
@@ -410,9 +410,9 @@ def load_functions(folder: Path, script: str) -> dict[str, IndexedFunction]:
 
 
 def _check_durable_sdk(functions: Iterable[IndexedFunction]) -> None:
-    """Raise ValueError if the app is durable and its SDK has version 2 or higher.
+    """Raise ValueError if the app uses Durable Functions with version 2 or higher of the SDK.
 
-    Version 2 uses another protocol (gRPC), which this host does not have.
+    Version 2 uses the gRPC protocol, which this host does not support.
     """
     kinds = {binding["type"] for function in functions for binding in function.bindings}
     if not kinds & {"orchestrationTrigger", "activityTrigger", "durableClient"}:
@@ -424,7 +424,7 @@ def _check_durable_sdk(functions: Iterable[IndexedFunction]) -> None:
     if version.split(".")[0] not in {"0", "1"}:
         raise ValueError(
             f"The app uses azure-functions-durable {version}, whose gRPC protocol this host does "
-            "not have: install azure-functions-durable<2."
+            "not support: install azure-functions-durable<2."
         )
 
 

@@ -143,7 +143,10 @@ def _text_of(error: BaseException) -> str:
 
 
 def _stack_of(error: BaseException) -> str:
-    """Return the traceback from the first frame of the app, without the frames of this package."""
+    """Return the traceback of an error, without the frames of this package before the app's code.
+
+    The text does not contain the error itself.
+    """
     entry = error.__traceback__
     while entry is not None and Path(entry.tb_frame.f_code.co_filename).parent == _HERE:
         entry = entry.tb_next

@@ -30,7 +30,7 @@ _REPLACE_SECONDS = 30.0
 
 
 def check_failed(instance: OrchestrationInstance) -> None:
-    """Raise InstanceNotFailed if an instance cannot be rewound, because it has not failed."""
+    """Raise InstanceNotFailed if an instance has not failed, so that it cannot be rewound."""
     if instance.status is not Status.FAILED:
         raise InstanceNotFailed(
             f"This orchestration has status {instance.status}, but only orchestrations in the "
@@ -202,8 +202,7 @@ class DurableEngine(ABC):
         """Suspend an instance.
 
         Messages to the instance wait until the instance is resumed. In the meantime, the output of
-        the instance is `reason`. Raises OperationInvalid if the
-        instance is already suspended.
+        the instance is `reason`. Raises OperationInvalid if the instance is already suspended.
         """
         instance = self.find_unfinished(instance_id)
         if instance.is_suspended:

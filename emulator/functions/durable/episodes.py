@@ -268,9 +268,10 @@ class Scheduler:
         self._outbox = outbox
 
     def apply(self, episode: Episode, commands: list[Command]) -> None:
-        """Schedule the commands of an episode.
+        """Schedule the tasks that the commands of an episode request, and cancel timers.
 
-        Raises ActionInvalid if a function does not exist or an instance id is invalid.
+        Adds history events and SQL statements to the episode. Raises ActionInvalid if a function
+        does not exist.
         """
         for command in commands:
             match command:
@@ -398,10 +399,11 @@ class EpisodeRunner:
     async def _save(
         self, episode: Episode, state: EpisodeState, commands: list[Command], failure: str | None
     ) -> None:
-        """Save an episode.
+        """Save an episode, and end the instance if it has failed or its function has ended.
 
-        `failure` is the text with which the instance fails at once. If it is None, the instance
-        ends as `state` says, but not before its open tasks have ended.
+        If `failure` is a text, the instance fails at once, and this text is its output. If
+        `failure` is None and the function has ended, the instance ends with the outcome in `state`
+        and `commands`, but not before its open tasks have ended.
         """
         again = next((c for c in commands if isinstance(c, ContinueAsNew)), None)
         ends = state.error is not None or again is not None or state.done

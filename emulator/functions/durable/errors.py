@@ -70,7 +70,7 @@ class InstanceNotFailed(DurableError):
 
 
 class StorageRefused(DurableError):
-    """Azure Storage would refuse the request, because a name or a number is invalid there."""
+    """Azure Storage would refuse the request, because it contains an invalid name or number."""
 
     kind = "DurableTask.AzureStorage.Storage.DurableTaskStorageException"
 

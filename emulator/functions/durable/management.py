@@ -1,7 +1,7 @@
 """The HTTP API of the Durable extension, with which clients manage orchestration instances.
 
-Source: the responses of the Durable extension 3.19.0, which were recorded. `docs/fidelity.md` lists
-the differences.
+Source: recorded responses of the Durable extension 3.19.0. `docs/fidelity.md` lists in what this
+module differs.
 """
 
 import json
@@ -245,7 +245,7 @@ def make_error_response(error: DurableError, message: str) -> ManagementResponse
 
 
 def _refusal(status: int, text: str) -> ManagementResponse:
-    """Return an error response that has only a text."""
+    """Return an error response that contains only a status and a text, not an exception."""
     return ManagementResponse(status, dump_json({"Message": text}))
 
 
@@ -291,7 +291,7 @@ class ManagementUrls:
         """Return the body of the response to a request that starts an instance.
 
         The body contains the instance id and the management URLs of the instance. `task_hub` is the
-        spelling in the request; None if the request does not name the task hub.
+        task hub as the request spells it; None if the request does not name a task hub.
         """
         # .NET escapes these characters in another way than Python.
         escaped = quote_plus(instance_id, safe="!*()").replace("~", "%7E")
@@ -337,9 +337,10 @@ def format_status(
 def format_history(fragments: Sequence[str], *, outputs: bool, inputs: bool = True) -> str:
     """Return a history as a JSON list, in the format of the Durable extension's responses.
 
-    The event for the end of a task contains the time at which the task was scheduled, and the
-    function name. The event for its scheduling is listed only until the task has ended. If
-    `outputs` is true, the events contain results. If `inputs` is true, they contain inputs.
+    The event that reports the end of a task contains the time at which the task was scheduled, and
+    the function name. The event that reports the scheduling of a task is listed only until the task
+    has ended. If `outputs` is true, the events contain results. If `inputs` is true, they contain
+    inputs.
     """
     events = [event for text in fragments for event in json.loads(f"[{text}]")]
     tasks = {event["EventId"]: event for event in events if event["EventType"] in _TASKS}
@@ -387,7 +388,10 @@ def _format_event(event: dict[str, Any], cause: dict[str, Any], *, outputs: bool
 
 
 def _format_time(timestamp: str, zone: str) -> str:
-    """Return the timestamp of an event without trailing zeros, as .NET writes it."""
+    """Return the timestamp of an event without trailing zeros, as .NET writes it.
+
+    `zone` is the suffix for UTC: "Z" or "+00:00".
+    """
     return timestamp.removesuffix("Z").rstrip("0").rstrip(".") + zone
 
 
@@ -604,9 +608,10 @@ class ManagementApi:
     async def _start_again(
         self, request: ManagementRequest, instance_id: str, new_id: str | None
     ) -> ManagementResponse:
-        """Start an instance with the function and input of another instance.
+        """Start an instance with the orchestrator and input of another instance.
 
-        `new_id` is the id of the new instance; None for a random id.
+        `instance_id` is the id of the other instance. `new_id` is the id of the new instance; None
+        for a random id. Return the response to the client, which may be an error.
         """
         try:
             former = self._engine.find(instance_id)

@@ -1,7 +1,8 @@
-"""Read JSON as Newtonsoft.Json does, the library with which the Durable extension reads bodies.
+"""Read JSON as Newtonsoft.Json does. The Durable extension reads request bodies with this library.
 
-It accepts more than JSON: single quotation marks, names without quotation marks, comments, `NaN`
-and `Infinity`. Numbers that are too large become "Infinity". The error texts contain the position.
+The library accepts more than JSON: single quotation marks, names without quotation marks, comments,
+`NaN` and `Infinity`. Numbers that are too large become "Infinity". The error texts contain the
+position.
 """
 
 import json
@@ -26,7 +27,7 @@ _DEEPEST = 200
 
 
 class JsonReaderError(ValueError):
-    """The text is not JSON for Newtonsoft.Json."""
+    """Newtonsoft.Json would refuse the text. The error text is that of Newtonsoft.Json."""
 
 
 def normalize_json(body: bytes) -> str:
@@ -164,7 +165,10 @@ class _Reader:
         return chr(code)
 
     def _peek(self) -> str:
-        """Skip blanks and comments, and return the next character."""
+        """Skip blanks and comments, and return the next character without consuming it.
+
+        Raises JsonReaderError at the end of the text.
+        """
         self._skip()
         if self._at >= len(self._text):
             raise self._error("Unexpected end when reading JSON")

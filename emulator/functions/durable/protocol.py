@@ -77,7 +77,7 @@ class Action:
     retry_interval_ms: int = 0
     max_attempts: int = 0
     waits_before: int = 0
-    """How many earlier `yield` statements of the orchestrator wait only for external events."""
+    """How many `yield` statements before this action wait only for external events."""
 
     def to_fields(self) -> list[Any]:
         """Return the fields that a retry of the action needs, as a list of JSON values."""

@@ -47,7 +47,7 @@ class FunctionRunner(Protocol):
 
 
 def find_name(known: frozenset[str], name: str) -> str | None:
-    """Return the registered spelling of a function's name; None if no function has the name.
+    """Return a function's name as it is registered; None if no function has this name.
 
     As in the Durable extension, the case of letters does not matter.
     """

@@ -14,8 +14,8 @@ event of its episode. If it came later, the engine could not number the tasks in
 the SDK.
 
 In each episode, the actions whose tasks were scheduled earlier are compared with the history. If
-the code of the orchestrator has changed, they may differ. As in the extension, only the number, the
-kind and the name of activities count, and the case of the name does not.
+the code of the orchestrator has changed, they may differ. As in the extension, only these
+differences count: another number or kind of a task, and another name of an activity, ignoring case.
 
 Source: the Durable extension's `OutOfProcOrchestrationShim`, DurableTask.Core's
 `TaskOrchestrationContext` and the SDK's `RetryAbleTask`.
@@ -81,7 +81,7 @@ class Shim:
     """
 
     scheduled: int = 0
-    """How many tasks of the SDK's list of actions have been scheduled."""
+    """How many of the tasks in the SDK's list of actions have been scheduled."""
     next_task: int = 0
     timers: dict[int, int] = field(default_factory=dict)
     """Maps the number of each running timer to its position among the tasks in the SDK's list."""
@@ -144,9 +144,10 @@ class Shim:
         return bool(self.running or self.timers or self.retries)
 
     def before_function_ended(self) -> "Shim":
-        """Return this object in the state before the first episode in which the function ended.
+        """Return this object as it was before the first episode in which the function had ended.
 
-        The returned object keeps the number of this episode. A rewind needs both.
+        The returned object keeps `ended_episode`, because a rewind needs the number of this
+        episode, too. If `ended_episode` is None, return this object itself.
         """
         if self.ended_episode is None:
             return self
@@ -216,7 +217,10 @@ class Shim:
         return commands
 
     def _forget_waits(self, actions: Sequence[Action]) -> None:
-        """Convert the positions in an object that an older version of this host stored."""
+        """Convert `scheduled` and `timers` of an object that an older version of this host stored.
+
+        There they also count the actions that wait for events. Afterwards they count only tasks.
+        """
 
         def count_tasks(end: int) -> int:
             return sum(action.kind not in _NOT_TASKS for action in actions[:end])
@@ -226,7 +230,7 @@ class Shim:
             self.timers = {task: count_tasks(end) for task, end in self.timers.items()}
 
     def _compare(self, tasks: Sequence[Action], history: list[dict[str, Any]]) -> None:
-        """Raise NonDeterministic if the tasks differ from the tasks in the history."""
+        """Raise NonDeterministic if the scheduled tasks differ from the tasks in the history."""
         raised_count = position = 0
         for event in history:
             kind = EventType(event["EventType"])
@@ -355,7 +359,7 @@ def _describe_scheduled(event: dict[str, Any], *, number_word: str) -> str:
 
 
 def _describe_missing(event: dict[str, Any]) -> str:
-    """Return the text of DurableTask.Core for a task that the changed code does not schedule."""
+    """Return DurableTask.Core's error text for a task that the changed code does not schedule."""
     kind = EventType(event["EventType"])
     text = _describe_scheduled(event, number_word="ID")
     if kind is EventType.TASK_SCHEDULED:
@@ -367,9 +371,10 @@ def _describe_missing(event: dict[str, Any]) -> str:
 
 
 def _check_same(event: dict[str, Any], action: Action) -> None:
-    """Raise NonDeterministic if an action does not match the event of its earlier scheduling.
+    """Raise NonDeterministic if an action does not match the history event of the same task.
 
-    The texts for activities were observed. The other texts follow DurableTask.Core's source.
+    The error texts for activities were observed in the Durable extension. The other texts follow
+    DurableTask.Core's source.
     """
     kind = EventType(event["EventType"])
     name = event.get("Name", "")

@@ -149,7 +149,7 @@ class Connection(asyncio.Protocol):
         self._finish()
 
     def detach_links(self, find_fault: Callable[[Link], LinkFault | None]) -> int:
-        """Detach each link for which `find_fault` returns an error. Return their number."""
+        """Detach each link for which `find_fault` returns an error. Return the number of these."""
         return sum(session.detach_links(find_fault) for session in self._sessions.values())
 
     def shut_down(self) -> None:

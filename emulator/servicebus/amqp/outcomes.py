@@ -90,9 +90,8 @@ def build_confirmation(outcome: Outcome, state: Described) -> Described:
     """Build the delivery state that confirms to the receiver that a message has been settled.
 
     `state` is the delivery state that the receiver sent. The confirmation repeats this state, with
-    null for each field that the receiver omitted. But
-    if the receiver rejected the message, the receiver's error is omitted, because clients treat an
-    error in the confirmation as a failed settlement.
+    null for each field that the receiver omitted. If the receiver rejected the message, its error
+    is not repeated, because clients treat an error in the confirmation as a failed settlement.
     """
     if isinstance(outcome, Rejected):
         return _REJECTED_WITHOUT_ERROR

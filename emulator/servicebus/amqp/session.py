@@ -137,7 +137,7 @@ class Session:
                 )
 
     def detach_links(self, find_fault: Callable[[Link], LinkFault | None]) -> int:
-        """Detach each link for which `find_fault` returns an error. Return their number."""
+        """Detach each link for which `find_fault` returns an error. Return the number of these."""
         count = 0
         for handle, link in list(self._links.items()):
             fault = None if link is None else find_fault(link)

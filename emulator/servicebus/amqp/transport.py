@@ -19,13 +19,13 @@ _WRITE_BUFFER_BYTES = 1024 * 1024
 
 @dataclass
 class Latency:
-    """The time that bytes take from one side of each connection to the other side."""
+    """The time in seconds by which bytes are delayed in each direction of each connection."""
 
     seconds: float = 0.0
 
 
 class DelayLine:
-    """Hands bytes over after the latency, in the order in which they came."""
+    """Passes bytes to the function `deliver` after the latency, in their original order."""
 
     def __init__(self, latency: Latency, deliver: Callable[[bytes], None]) -> None:
         self._latency = latency
@@ -34,7 +34,10 @@ class DelayLine:
         self._waiting: deque[tuple[float, bytes]] = deque()
 
     def put(self, data: bytes) -> None:
-        """Hand bytes over: at once if there is no latency and no earlier bytes wait."""
+        """Deliver bytes after the latency.
+
+        If there is no latency and no earlier bytes are waiting, deliver the bytes at once.
+        """
         if not self._latency.seconds and not self._waiting:
             self._deliver(data)
             return
@@ -43,12 +46,12 @@ class DelayLine:
             self._wait()
 
     def flush(self) -> None:
-        """Hand all bytes over now."""
+        """Deliver all waiting bytes now."""
         while self._waiting:
             self._deliver(self._waiting.popleft()[1])
 
     def clear(self) -> None:
-        """Discard the bytes that wait."""
+        """Discard all waiting bytes."""
         self._waiting.clear()
 
     def _wait(self) -> None:

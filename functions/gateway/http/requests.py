@@ -102,7 +102,7 @@ def find_model(catalogue: Catalogue, name: str) -> ModelEntry:
 
 
 def find_versions(catalogue: Catalogue, name: str) -> tuple[ModelEntry, ...]:
-    """Return all versions of the model with this name, or the one version that it contains.
+    """Return all versions of the model for `classifier`, but one version for `classifier:2`.
 
     Raises the problem `unknown-model` if there is none.
     """

@@ -202,8 +202,8 @@ class JobCreator:
     async def prepare(self, new_job: NewJob, job_id: str | None = None) -> PreparedJob:
         """Check the submission, store the input if it is large, and return the prepared job.
 
-        If the model has several versions, the version is chosen here. The request contains it, and
-        so do the ticket and the message. Therefore it does not change when the job is sent again.
+        If the model has several versions, this method chooses the version. The request in the
+        prepared job contains the version, so it does not change when the job is sent again.
 
         The job is not started. If the process dies before the start, the stored input remains
         although no job refers to it. If `job_id` is None, a new id is created. Raises HttpProblem

@@ -109,7 +109,7 @@ def _fingerprint_of(new_job: NewJob) -> str:
 
 
 def _name_of(new_job: NewJob) -> str:
-    """Return the name of the model as the caller gave it, with the version if it was named."""
+    """Return the name of the model, with the version if the caller has named one."""
     model = new_job.model
     return f"{model.model_name}:{model.version}" if new_job.is_pinned else model.name
 
@@ -314,7 +314,11 @@ class IdempotencyKeys:
         return SubmittedJob(job_id, record, is_replay=claim is not None)
 
     def _pin(self, new_job: NewJob, version: str) -> NewJob:
-        """Return the new job with the version of the claim, whose message may have been sent."""
+        """Return the new job, fixed to the version of the idempotency claim.
+
+        A message for this version may have been sent already. If the catalogue no longer contains
+        the version, the new job is returned unchanged.
+        """
         entry = self.creator.versions.find(new_job.model, version)
         return (
             new_job if entry is None else dataclasses.replace(new_job, model=entry, is_pinned=True)

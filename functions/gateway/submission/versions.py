@@ -1,8 +1,9 @@
 """Choose the version of a model that runs a new job.
 
-The choice is a function of the job id. But the percentages may change with a deployment, and a
-version may lose its workers. Therefore a job's version is chosen only once: the request, the ticket
-and the idempotency claim of the job contain it.
+The choice depends on the job id, on the percentages in the catalogue, and on the workers that are
+ready. A deployment may change the percentages, and a version may lose its workers. Therefore a
+job's version is chosen only once. The request, the ticket and the idempotency claim of the job
+contain the version.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from gateway.errors import Unavailable
 from gateway.operations.workers import SeenWorker, WorkerHeartbeats
 
 FRESH: Final = timedelta(seconds=2)
-"""How old the heartbeats may be by which a request chooses a version."""
+"""How long heartbeats are reused for the choice of versions before they are read again."""
 
 _log = logging.getLogger(__name__)
 
@@ -54,11 +55,11 @@ class VersionChooser:
         return versions[model.fallback]
 
     def find(self, model: ModelEntry, version: str) -> ModelEntry | None:
-        """Return a version of a model; None if the catalogue does not contain it any more."""
+        """Return the entry of a version; None if the catalogue does not contain it any more."""
         return self._catalogue.versions(model).get(version)
 
     async def _ready_models(self) -> frozenset[str] | None:
-        """Return the names of the models for which a worker is ready; None if it is unknown."""
+        """Return the names of the models with a ready worker; None if heartbeats cannot be read."""
         async with self._reading:
             now = self._clock()
             if self._read_at is None or not timedelta() <= now - self._read_at < FRESH:

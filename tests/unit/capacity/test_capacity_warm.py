@@ -60,14 +60,14 @@ def run(scaling: ScaledObject, start: datetime, hours: float) -> list[tuple[floa
     return changes
 
 
-def test_a_scaler_keeps_the_workers_of_a_period_without_jobs() -> None:
+def test_a_scaler_keeps_the_warm_workers_in_a_warm_period_without_jobs() -> None:
     scaling = replace(DEPLOYED, cron=(replace(OFFICE, timezone="UTC"),))
     # KEDA stops the workers after the cool-down of 5 min; the autoscaler stops one after 10 min.
     assert run(scaling, datetime(2024, 1, 1, tzinfo=UTC), 24) == [(8.0, 1), (8.0, 2), (18.08, 0)]
     assert run(scaling, datetime(2024, 1, 6, tzinfo=UTC), 24) == []
 
 
-def test_a_scaler_keeps_the_minimum_after_a_period() -> None:
+def test_a_scaler_keeps_the_minimum_number_of_workers_after_a_warm_period() -> None:
     scaling = replace(DEPLOYED, min_replica_count=1, cron=(replace(OFFICE, timezone="UTC"),))
     changes = run(scaling, datetime(2024, 1, 1, tzinfo=UTC), 24)
     assert [replicas for _, replicas in changes] == [1, 2, 1]
@@ -75,7 +75,7 @@ def test_a_scaler_keeps_the_minimum_after_a_period() -> None:
     assert 18.1 < changes[2][0] < 18.3
 
 
-def test_the_jobs_of_a_period_may_need_more_workers_than_the_period_keeps() -> None:
+def test_a_scaler_adds_workers_in_a_warm_period_if_jobs_need_more() -> None:
     scaling = replace(DEPLOYED, cron=(replace(OFFICE, timezone="UTC"),))
     scaler = Scaler(scaling, 0.0)
     replicas = [scaler.step(15.0 * number, [30], 2) for number in range(6)]

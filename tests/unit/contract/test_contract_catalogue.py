@@ -198,7 +198,7 @@ def test_a_deployment_copies_each_file_of_the_hub_once(
         (*entry('weights_sha256 = "ABC"'), "noop.weights_sha256: expected 64 hexadecimal digits"),
         (*entry("options = 3"), "noop.options: expected a table"),
         (*entry("options = {depth = [1]}"), "noop.options.depth: expected a string, a number"),
-        (*entry("options = {weights = 1}"), "options.weights: the name must be"),
+        (*entry("options = {weights = 1}"), "options.weights: an option's name must be"),
         (*entry('result_media_type = "png"'), "noop.result_media_type: expected a media type"),
         (*entry("parameters = 3"), "noop.parameters: expected a table"),
         (

@@ -58,7 +58,7 @@ def test_the_choice_of_a_version_is_the_same_in_every_process_and_release() -> N
     assert "".join(chosen) == "22121211122121211221"
 
 
-def test_a_version_without_a_share_gets_no_job_and_one_with_the_whole_share_every_job() -> None:
+def test_a_version_with_0_percent_gets_no_job_and_a_version_with_100_percent_every_job() -> None:
     percentages = {"1": 0, "2": 100, "3": 0}
     assert {choose_version(percentages, job_id) for job_id in JOB_IDS[:500]} == {"2"}
 
@@ -86,7 +86,7 @@ def test_a_version_inherits_the_keys_that_it_does_not_change(tmp_path: Path) -> 
     assert other.max_batch_size == first.max_batch_size
 
 
-def test_a_name_with_a_version_finds_this_version_and_a_name_without_finds_all(
+def test_a_name_with_a_version_finds_one_version_and_a_model_name_finds_all_versions(
     tmp_path: Path,
 ) -> None:
     catalogue = load(tmp_path)
@@ -104,12 +104,12 @@ def test_a_name_with_a_version_finds_this_version_and_a_name_without_finds_all(
         assert join_name(*split_name(name)) == name
 
 
-def test_a_model_without_a_split_sends_all_jobs_to_version_1(tmp_path: Path) -> None:
+def test_a_model_without_percentages_sends_all_jobs_to_version_1(tmp_path: Path) -> None:
     text = MODEL.replace('versions = {"1" = 95, "2" = 5}\n', "")
     assert dict(load(tmp_path, text)["small:2"].versions) == {"1": 100, "2": 0, "10": 0}
 
 
-def test_the_printed_entries_of_all_versions_are_a_catalogue(
+def test_the_printed_entries_of_all_versions_form_a_valid_catalogue(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     catalogue = load(tmp_path)
@@ -138,10 +138,10 @@ def test_the_printed_entries_of_all_versions_are_a_catalogue(
         ),
         ("max_batch_size = 2", 'queue = "small"', "models use the queue small"),
         ('[small."10"]', "[small-v2]", "models use the queue small-v2"),
-        ("[small]", '["small:2"]', "small:2.name: expected only lower-case letters"),
+        ("[small]", '["small:2"]', "small:2: the name of a model may have only lower-case letters"),
     ],
 )
-def test_the_refusal_of_invalid_versions_names_the_fault(
+def test_the_error_for_invalid_versions_names_the_fault(
     tmp_path: Path, old: str, new: str, message: str
 ) -> None:
     text = MODEL.replace(old, new)
@@ -152,7 +152,7 @@ def test_the_refusal_of_invalid_versions_names_the_fault(
     assert message in str(refused.value)
 
 
-def test_a_model_whose_name_in_a_deployment_is_taken_by_a_version_is_refused(
+def test_a_model_is_refused_if_a_version_of_another_model_has_its_deployment_name(
     tmp_path: Path,
 ) -> None:
     other = """
@@ -185,7 +185,7 @@ def test_a_fallback_needs_a_second_version(tmp_path: Path) -> None:
         ("", None),
     ],
 )
-def test_a_split_to_a_version_without_a_worker_is_refused_with_a_reason(
+def test_a_percentage_for_a_version_without_a_worker_is_refused_with_a_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], served: str, message: str | None
 ) -> None:
     other = MODEL.partition("[small.")[0].replace("[small]", "[other]")
@@ -197,7 +197,7 @@ def test_a_split_to_a_version_without_a_worker_is_refused_with_a_reason(
     assert (message or "") in printed.err
 
 
-def test_a_split_to_a_version_without_a_worker_is_accepted_if_a_served_version_is_its_fallback(
+def test_a_percentage_for_a_version_without_a_worker_is_accepted_if_the_fallback_has_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     load(tmp_path)

@@ -41,7 +41,7 @@ def load(folder: Path, lines: str) -> Catalogue:
         ("Sat 18:00-00:00 UTC", (5,), "0 18 * * 6", "0 0 * * 0"),
     ],
 )
-def test_a_period_has_the_cron_expressions_of_its_starts_and_ends(
+def test_a_warm_period_has_cron_expressions_for_its_starts_and_its_ends(
     text: str, days: tuple[int, ...], start_cron: str, end_cron: str
 ) -> None:
     period = parse_period(text)
@@ -71,7 +71,7 @@ def test_a_period_has_the_cron_expressions_of_its_starts_and_ends(
         ("[8]", "or a list of such texts"),
     ],
 )
-def test_a_period_that_is_not_valid_is_refused_with_the_place_and_the_remedy(
+def test_the_error_for_an_invalid_warm_period_names_the_key_and_the_fault(
     value: str, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(CatalogueError) as refused:
@@ -90,7 +90,7 @@ def test_a_period_that_is_not_valid_is_refused_with_the_place_and_the_remedy(
         (f'min_workers = 2\nwarm = ["{OFFICE}"]\nwarm_workers = 6', (2, 6)),
     ],
 )
-def test_an_entry_keeps_workers_at_all_times_and_more_in_its_periods(
+def test_an_entry_sets_minimum_workers_for_all_times_and_for_warm_periods(
     lines: str, numbers: tuple[int, int], tmp_path: Path
 ) -> None:
     model = load(tmp_path, lines)["small"]
@@ -128,7 +128,7 @@ def test_numbers_of_workers_that_have_no_effect_are_refused(
         load(tmp_path, lines)
 
 
-def test_the_description_of_the_scaling_has_the_parsed_periods(tmp_path: Path) -> None:
+def test_the_scaling_description_of_a_model_has_the_parsed_warm_periods(tmp_path: Path) -> None:
     model = load(tmp_path, f'min_workers = 1\nwarm = "{OFFICE}"')["small"]
     assert describe_scaling(model) == {
         "min_workers": 1,
@@ -171,7 +171,7 @@ def _is_active_in_keda(period: WarmPeriod, minute_of_week: int) -> bool:
     st.integers(0, 24),
     st.lists(st.integers(0, WEEK_MINUTES // 30 - 1), min_size=4, max_size=4),
 )
-def test_the_local_rule_and_the_cron_scaler_of_keda_agree_on_each_time(
+def test_local_cron_triggers_and_those_of_keda_are_active_at_the_same_times(
     days: set[int], start: int, end: int, half_hours: list[int]
 ) -> None:
     text = f"{','.join(DAYS[day] for day in sorted(days))} {start:02}:00-{end:02}:00 UTC"

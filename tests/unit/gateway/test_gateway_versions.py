@@ -74,7 +74,7 @@ async def accept_on(gateway: RunningGateway, version: str) -> str:
     raise AssertionError(f"no job got version {version}")
 
 
-async def test_jobs_are_sent_to_the_queues_of_the_versions_that_their_ids_give(
+async def test_jobs_are_sent_to_the_queues_of_the_versions_chosen_by_their_ids(
     split: RunningGateway,
 ) -> None:
     ids = [await split.accept() for _ in range(40)]
@@ -203,7 +203,7 @@ async def submit(gateway: RunningGateway, model: str = "noop") -> Any:
 
 
 @pytest.mark.parametrize("first", [{"1": 100}, {"2": 100}])
-async def test_a_repeated_request_keeps_the_version_of_a_request_that_died_before_a_deployment(
+async def test_a_repeated_request_after_a_deployment_keeps_the_version_of_a_request_that_died(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: dict[str, int]
 ) -> None:
     monkeypatch.setattr(idempotency, "WATCH_SECONDS", 0.05)
@@ -257,7 +257,7 @@ def test_the_idempotency_claim_of_an_earlier_gateway_means_version_1() -> None:
     assert idempotency.decode_claim(second.encode()) == second
 
 
-async def test_the_list_of_models_contains_each_version_with_its_share(
+async def test_the_list_of_models_contains_each_version_and_the_percentages(
     split: RunningGateway,
 ) -> None:
     split.queues.lengths |= {"noop": 7, "noop-v2": 2}
@@ -308,7 +308,9 @@ async def test_an_inference_response_names_all_versions_that_ran_its_jobs(
     assert {queue for queue, _ in split.queues.sent} == {"noop", "noop-v2"}
 
 
-async def test_the_counts_of_accepted_jobs_name_the_version(split: RunningGateway) -> None:
+async def test_the_metric_of_accepted_jobs_counts_each_version_separately(
+    split: RunningGateway,
+) -> None:
     for name in ("noop:1", "noop:2", "noop:2"):
         await split.accept(model=name)
     text = (await split.http.get("/metrics")).text

@@ -54,7 +54,7 @@ def run(name: str, *results: dict[str, Any]) -> VersionRun:
         (REFUSED, result(CAT), False, None, False),
     ],
 )
-def test_the_agreement_of_two_results_says_in_what_they_differ(
+def test_the_agreement_of_two_results_shows_how_they_differ(
     one: dict[str, Any],
     other: dict[str, Any],
     is_same: bool,
@@ -89,7 +89,9 @@ def test_a_comparison_counts_the_files_that_agree_and_contains_latency_and_memor
     }
 
 
-def test_the_files_to_compare_are_files_and_the_content_of_folders(tmp_path: Path) -> None:
+def test_the_compare_command_finds_named_files_and_the_files_in_named_folders(
+    tmp_path: Path,
+) -> None:
     for name in ("b.txt", "a.txt", ".hidden"):
         (tmp_path / name).write_text("x")
     (tmp_path / "empty").mkdir()

@@ -184,7 +184,7 @@ class TestPackage:
             write_package(tmp_path, ROOT, find_model_folder(folder, ROOT, {}))
 
     @pytest.mark.parametrize("path", ["models/net.bin", "nets/deep/net.bin"])
-    def test_weights_of_the_folder_are_copied_into_the_image_at_the_same_path(
+    def test_weights_in_the_model_folder_are_copied_into_the_image_at_the_same_path(
         self, folder: Path, tmp_path: Path, path: str
     ) -> None:
         add_weights(folder, path)
@@ -206,7 +206,7 @@ class TestPackage:
             ("file", r"brightness\.weights: there is no file .*nets/net\.bin"),
         ],
     )
-    def test_weights_of_the_folder_that_differ_from_their_digest_are_not_packaged(
+    def test_weights_in_the_model_folder_that_differ_from_their_digest_are_not_packaged(
         self, folder: Path, tmp_path: Path, change: str, said: str
     ) -> None:
         add_weights(folder, "nets/net.bin")
@@ -254,7 +254,7 @@ class TestAzdProject:
         own = (folder / "models.toml").read_bytes()
         assert (project / "functions" / "contract" / "models.toml").read_bytes() == own
 
-    def test_an_azd_project_copies_weights_of_the_folder_into_the_image(
+    def test_an_azd_project_copies_weights_in_the_model_folder_into_the_image(
         self, folder: Path, tmp_path: Path
     ) -> None:
         add_weights(folder, "nets/net.bin")

@@ -70,7 +70,7 @@ min_workers = 2
         ("always", 2, [], "2 to 4 workers, one per 5 messages"),
     ],
 )
-def test_the_pool_keeps_the_workers_of_the_catalogue_up_to_its_maximum(
+def test_the_worker_pool_keeps_the_minimum_workers_of_the_catalogue_up_to_the_pool_maximum(
     names: str, minimum: int, warm: list[int], summary: str, tmp_path: Path
 ) -> None:
     (tmp_path / "models.toml").write_text(CATALOGUE, encoding="utf-8")

@@ -57,7 +57,7 @@ def test_the_smallest_batch_size_with_almost_the_highest_throughput_is_suggested
         (500.0, 20, "a tenth of the 200.0 ms that a batch runs"),
     ],
 )
-def test_the_suggested_wait_is_the_time_to_prepare_a_batch_up_to_a_tenth_of_its_run(
+def test_the_suggested_wait_is_the_time_to_prepare_a_batch_but_at_most_a_tenth_of_its_run_time(
     prepare_ms: float, wait_ms: int, reason: str
 ) -> None:
     found = suggest([result(1, 5, 100.0), result(4, 20, 200.0)], prepare_ms)
@@ -65,7 +65,7 @@ def test_the_suggested_wait_is_the_time_to_prepare_a_batch_up_to_a_tenth_of_its_
     assert reason in found.wait_reason
 
 
-def test_a_model_without_batches_does_not_wait() -> None:
+def test_the_suggested_wait_is_zero_for_a_batch_size_of_one() -> None:
     assert suggest([result(1, 20, 50.0), result(2, 20, 100.0)], 10.0).max_wait_ms == 0
 
 
@@ -112,7 +112,7 @@ def test_a_measurement_runs_full_batches_of_a_model_on_the_threads_of_a_worker(
     assert 0 < large.percentile_ms(50) <= large.percentile_ms(95)
 
 
-def test_a_measurement_ends_with_the_error_of_a_job(tmp_path: Path) -> None:
+def test_a_measurement_under_load_ends_with_the_error_of_a_job_that_fails(tmp_path: Path) -> None:
     model = replace(NOOP, max_input_bytes=3, max_upload_bytes=3)
     with pytest.raises(LoadFailed, match="the input has 4 bytes; at most 3 bytes") as failed:
         measurement(model, b"four", tmp_path).measure(1, 1)

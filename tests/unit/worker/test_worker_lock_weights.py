@@ -125,7 +125,7 @@ def test_the_error_for_a_digest_that_cannot_be_written_names_the_model(
     assert [each.name for each in folder.iterdir() if each.name.startswith(".")] == []
 
 
-def test_one_model_that_fails_does_not_prevent_the_digests_of_the_others(folder: Path) -> None:
+def test_the_digests_of_other_models_are_written_although_one_model_fails(folder: Path) -> None:
     catalogue = folder / "models.toml"
     catalogue.write_text(ENTRY.format(two="file:nets/absent.bin", digest=A))
     code, output, errors = run(catalogue, "one", "two")
@@ -161,7 +161,9 @@ def test_one_model_that_fails_does_not_prevent_the_digests_of_the_others(folder:
         ),
     ],
 )
-def test_a_digest_is_written_into_each_form_of_a_table(before: str, after: str) -> None:
+def test_a_digest_is_written_into_each_supported_form_of_a_toml_table(
+    before: str, after: str
+) -> None:
     path = ("a", "2") if '"2"' in before else ("a",)
     assert set_digest(before, path, B) == after
 

@@ -84,7 +84,7 @@ def picture(red: int, green: int, blue: int, size: tuple[int, int] = (40, 30)) -
     return Image.new("RGB", size, (red, green, blue))
 
 
-def test_an_onnx_file_runs_on_arrays_by_the_names_of_its_graph(tmp_path: Path) -> None:
+def test_an_onnx_model_accepts_one_array_for_each_input_name_of_its_graph(tmp_path: Path) -> None:
     loaded = load(save_sum(tmp_path / "a.onnx"))
     assert loaded.accepts == "tensor"
     items = [{"left": [1, 2], "right": np.array([[number, 0]])} for number in range(3)]
@@ -121,18 +121,30 @@ def test_items_of_several_shapes_in_a_batch_get_their_own_results(tmp_path: Path
 @pytest.mark.parametrize(
     ("item", "said"),
     [
-        ({"left": [1, 2]}, "expected the inputs left, right, by name"),
-        ([1, 2], "expected the inputs left, right, by name"),
+        ({"left": [1, 2]}, "expected one array for each of the inputs left, right"),
+        ([1, 2], "expected one array for each of the inputs left, right"),
         ({"left": [1, 2], "right": [1, 2, 3]}, "right: expected an array of 2, found 3"),
         ({"left": [[1, 2], [3, 4]], "right": [1, 2]}, "left: expected an array of 2, found 2 by 2"),
-        ({"left": [1, "2"], "right": [1, 2]}, "left: expected numbers in a regular array"),
-        ({"left": [[1], 2], "right": [1, 2]}, "left: expected numbers in a regular array"),
+        (
+            {"left": [1, "2"], "right": [1, 2]},
+            "left: expected an array of numbers with rows of equal length",
+        ),
+        (
+            {"left": [[1], 2], "right": [1, 2]},
+            "left: expected an array of numbers with rows of equal length",
+        ),
         ({"left": 1, "right": [1, 2]}, "left: expected an array of 2, found 1"),
-        ({"left": [1.5, 2], "right": [1, 2]}, "left: expected numbers of the type int64"),
-        ({"left": [1e300, 2], "right": [1, 2]}, "left: expected numbers of the type int64"),
+        (
+            {"left": [1.5, 2], "right": [1, 2]},
+            "left: expected numbers that fit into the type int64",
+        ),
+        (
+            {"left": [1e300, 2], "right": [1, 2]},
+            "left: expected numbers that fit into the type int64",
+        ),
     ],
 )
-def test_an_input_that_differs_from_the_signature_of_the_graph_is_refused(
+def test_an_input_with_other_names_types_or_shapes_than_the_graph_is_refused(
     tmp_path: Path, item: object, said: str
 ) -> None:
     loaded = load(save_sum(tmp_path / "a.onnx", kind=INT64))
@@ -207,8 +219,8 @@ def test_the_memory_of_a_graph_and_of_its_batches_is_measured(tmp_path: Path) ->
     ("kind", "shape", "said"),
     [
         (onnx.TensorProto.STRING, ["N", 1], "has the type tensor(string); expected one of"),
-        (FLOAT, [], "expected a first dimension of any size or of 1"),
-        (FLOAT, [3, 2], "expected a first dimension of any size or of 1"),
+        (FLOAT, [], "expected a first dimension for the batch, of any size or of size 1"),
+        (FLOAT, [3, 2], "expected a first dimension for the batch, of any size or of size 1"),
     ],
 )
 def test_a_graph_whose_inputs_cannot_be_batched_is_refused(
@@ -247,7 +259,7 @@ def test_an_operator_that_onnxruntime_does_not_contain_is_refused(tmp_path: Path
         ({"depth": 3}, "options.depth: worker.models.onnx has no such argument"),
     ],
 )
-def test_a_wrong_option_of_an_onnx_model_is_named(
+def test_the_error_for_an_invalid_option_of_an_onnx_model_names_the_option(
     tmp_path: Path, options: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ModelUnfit) as raised:

@@ -106,7 +106,9 @@ def test_the_hub_token_is_sent_to_the_hub_and_not_to_the_host_of_a_redirect(
     assert "fetched 1000000 bytes" in caplog.text
 
 
-def test_the_hub_token_follows_a_redirect_within_the_hub(server: FakeHub, tmp_path: Path) -> None:
+def test_the_hub_token_is_sent_again_after_a_redirect_within_the_hub(
+    server: FakeHub, tmp_path: Path
+) -> None:
     def rename(hub: FakeHub, handler: BaseHTTPRequestHandler) -> bool:
         if not handler.path.startswith("/old/"):
             return False
@@ -142,7 +144,7 @@ def test_a_redirect_of_the_hub_to_a_forbidden_address_is_refused(
     assert said in error_of(WeightsUnavailable, store, model)
 
 
-def test_a_hub_that_redirects_for_ever_is_refused(server: FakeHub, tmp_path: Path) -> None:
+def test_a_hub_download_with_endless_redirects_fails(server: FakeHub, tmp_path: Path) -> None:
     def redirect(hub: FakeHub, handler: BaseHTTPRequestHandler) -> bool:
         respond(handler, 302, {"Location": handler.path})
         return True
@@ -158,14 +160,19 @@ def test_a_hub_that_redirects_for_ever_is_refused(server: FakeHub, tmp_path: Pat
     ("status", "code", "token", "expected"),
     [
         (404, "EntryNotFound", "", (WeightsMissing, "does not exist (status 404, EntryNotFound)")),
-        (401, "RepoNotFound", "", (WeightsMissing, "because HF_TOKEN is not set (status 401")),
+        (
+            401,
+            "RepoNotFound",
+            "",
+            (WeightsMissing, "needs a token, but HF_TOKEN is not set (status 401"),
+        ),
         (403, "GatedRepo", TOKEN, (WeightsMissing, "cannot be read with HF_TOKEN (status 403")),
         (429, "", "", (WeightsUnavailable, "has answered with status 429; expected 200")),
         (503, "a\x7f", "", (WeightsUnavailable, "has answered with status 503; expected 200")),
         (206, "", "", (WeightsUnavailable, "has answered with status 206; expected 200")),
     ],
 )
-def test_each_refusal_of_the_hub_is_explained(
+def test_the_error_for_each_refusal_of_the_hub_contains_the_status(
     tmp_path: Path, status: int, code: str, token: str, expected: tuple[type[WorkerError], str]
 ) -> None:
     def refuse(hub: FakeHub, handler: BaseHTTPRequestHandler) -> bool:
@@ -209,7 +216,7 @@ def test_a_download_that_the_hub_breaks_off_leaves_no_file(server: FakeHub, tmp_
     assert load(make_store(server, tmp_path), model) == DATA
 
 
-def test_a_hub_that_cannot_be_reached_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_hub_that_cannot_be_reached(tmp_path: Path) -> None:
     with run_hub() as server:
         model = model_of(server.add("acme/net", "a.bin", DATA))
     said = error_of(WeightsUnavailable, make_store(server, tmp_path), model)

@@ -1,7 +1,7 @@
 """Rewind a failed instance: undo its last episode, and run the failed tasks again.
 
-If tasks were still running when the function failed, further episodes followed. They are undone,
-too.
+If tasks were still running when the function failed, further episodes followed. These episodes are
+undone, too.
 
 The store contains the task numbers from before the failed episode, so the repeated episode gives
 the same numbers to its tasks. The messages of the failed episode are delivered again, with three

@@ -1,7 +1,8 @@
 """The functions that ran when the responses in `observed/durable-3.19.0.jsonl` were recorded.
 
-They were C# functions, which receive the input as it was sent. The SDK's `get_input` decodes it
-once more, so these functions read the input from the context of the episode.
+The recorded functions were written in C#. A C# function receives the input as it was sent, but the
+Python SDK's `get_input` decodes it once more. So the Python functions here read the input from the
+context of the episode.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ Code = Callable[[Any, Any], Any]
 
 
 class ObservedFunctions(SdkRunner):
-    """Runs the functions. `code` is the code of `NonDet`."""
+    """Runs the functions. `code` names the variant of the orchestrator `NonDet` that runs."""
 
     def __init__(self) -> None:
         super().__init__()

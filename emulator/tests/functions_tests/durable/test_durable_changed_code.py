@@ -118,7 +118,10 @@ def extra_event(context: Any) -> Any:
 
 
 async def change(host: EngineHost, before: Code, after: Code) -> tuple[str, Any]:
-    """Run `before` until it waits, replace it by `after`, and send the event `go`."""
+    """Run `before` until it waits, replace it by `after`, and send the event `go`.
+
+    Return the status and the output of the instance.
+    """
     for name in ("echo", "other"):
 
         def activity(value: Any) -> Any:
@@ -180,7 +183,7 @@ async def test_an_instance_completes_if_its_scheduled_activity_is_the_same(
 
 
 @pytest.mark.parametrize("after", [renamed_event, extra_event])
-async def test_changed_events_are_not_compared_with_the_history(
+async def test_an_instance_stays_running_if_only_its_waits_for_events_were_changed(
     host: EngineHost, after: Code
 ) -> None:
     assert (await change(host, first, after))[0] == "Running"
@@ -246,7 +249,9 @@ async def test_an_instance_fails_if_its_timer_or_its_child_was_changed(
     assert await change(host, before, after) == ("Failed", text)
 
 
-async def test_a_retried_activity_is_compared_by_its_first_attempt(host: EngineHost) -> None:
+async def test_a_changed_activity_after_a_retried_one_is_reported_with_its_task_number(
+    host: EngineHost,
+) -> None:
     attempts = 0
 
     @host.runner.activity

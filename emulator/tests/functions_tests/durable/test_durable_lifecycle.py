@@ -65,7 +65,7 @@ async def test_activity_results_of_a_former_execution_are_ignored(host: EngineHo
     assert host.output() == 1
 
 
-async def test_an_instance_continues_as_new_after_its_running_tasks_have_ended(
+async def test_an_instance_continues_as_new_only_after_its_running_tasks_have_ended(
     host: EngineHost,
 ) -> None:
     @host.runner.orchestrator
@@ -207,7 +207,7 @@ async def test_starting_an_instance_with_the_id_of_a_finished_instance_succeeds(
 
 
 @pytest.mark.parametrize("instance_id", ["@x", "a/b", "a\\b", "a#b", "a?b", "a\nb", "x" * 257])
-async def test_the_characters_of_an_instance_id_are_not_checked(
+async def test_an_instance_id_may_contain_special_characters_and_be_long(
     host: EngineHost, instance_id: str
 ) -> None:
     child(host)
@@ -263,7 +263,7 @@ async def test_an_instance_fails_if_it_calls_an_unknown_activity(host: EngineHos
     )
 
 
-async def test_functions_are_found_by_name_ignoring_case_and_events_are_not(
+async def test_the_names_of_functions_ignore_case_but_the_names_of_events_do_not(
     host: EngineHost,
 ) -> None:
     @host.runner.activity

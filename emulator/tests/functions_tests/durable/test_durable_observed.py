@@ -1,9 +1,10 @@
 """Replays recorded requests to the Durable extension 3.19.0, and compares the responses.
 
-`observed/durable-3.19.0.jsonl` has the requests of five sessions with the extension's HTTP API and
-Azurite, in their order, and the responses. Ids, times and stacks are replaced by words. `Q` and `K`
-are the query with and without the task hub. A failure's text is compared by other tests, because
-the recorded functions were written in C#.
+`observed/durable-3.19.0.jsonl` contains the requests of five sessions in their order, and the
+responses of the extension's HTTP API, which stored its data in Azurite. Ids, times and stacks are
+replaced by words such as `<id>`. `Q` stands for the query with the task hub, and `K` for the query
+without it. The texts of failures are not compared here but in other tests, because the recorded
+functions were written in C#.
 """
 
 import asyncio
@@ -52,7 +53,7 @@ _DASHED_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(?=:\d)")
 
 
 class Replay:
-    """Sends the requests of one session to a new engine."""
+    """Sends the recorded requests of one session to the management API of a new engine."""
 
     def __init__(self, extension: DurableExtension, functions: ObservedFunctions) -> None:
         assert isinstance(extension.engine, LocalEngine)
@@ -65,7 +66,7 @@ class Replay:
         self._is_setup = False
 
     async def send(self, exchange: Exchange) -> Exchange:
-        """Send a recorded request, and return the response in the form of the record."""
+        """Send a recorded request, and return the response in the format of the recording."""
         method, path = exchange["send"]
         was_setup, self._is_setup = self._is_setup, exchange["case"].startswith("setup")
         if self._is_setup and not was_setup:
@@ -220,7 +221,7 @@ CHANGES = {
 
 @asynccontextmanager
 async def replaying(folder: Path) -> AsyncIterator[Replay]:
-    """Run a new engine for the requests of one session."""
+    """Start an engine with an empty database, yield its `Replay`, and then stop the engine."""
     functions = ObservedFunctions()
     extension = DurableExtension(folder / "hub.db", functions, CLOCK, DurableOptions("OracleHub"))
     await extension.start()
@@ -237,10 +238,11 @@ def expected(exchange: Exchange) -> Exchange:
 
 
 def mask_inputs(value: Any) -> Any:
-    """Replace the inputs that differ for a known reason.
+    """Return a response body without the inputs that differ for a known reason.
 
-    Without a body and without Content-Length, the extension stores an empty text as the input, and
-    the local host stores null. A C# child gets another input than a Python child.
+    If a start request has no body and no Content-Length, the extension stores an empty text as the
+    input, and the local host stores null. The input of a sub-orchestration differs, too: a C#
+    function passes it in another form than a Python function.
     """
     if isinstance(value, list):
         return [mask_inputs(inner) for inner in value]
@@ -276,7 +278,10 @@ DIFFERENCES = {
     **_differ("a purge never deletes a running instance", 475, 476, 477, 481),
     **_differ("entities are not supported", *range(524, 539), 540, *range(543, 547)),
 }
-"""The recorded exchanges that differ on the local host, with the reason."""
+"""The reasons why responses of the local host differ from the recorded responses.
+
+The keys are the numbers of the recorded exchanges.
+"""
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -294,7 +299,7 @@ async def test_the_management_api_responds_as_recorded_except_for_the_listed_dif
     assert differing == []
 
 
-def test_the_document_on_fidelity_lists_the_reason_of_each_difference() -> None:
+def test_docs_fidelity_lists_the_reason_of_each_difference() -> None:
     table = FIDELITY.read_text(encoding="utf-8")
     assert [reason for reason in set(DIFFERENCES.values()) if reason not in table] == []
     total = sum(map(len, RUNS.values()))

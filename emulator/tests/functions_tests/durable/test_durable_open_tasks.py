@@ -15,7 +15,9 @@ from azure.durable_functions import RetryOptions
 from functions_tests.durable.durable_host import EngineHost, child
 
 
-async def test_an_instance_ends_after_the_activity_that_lost_a_task_any(host: EngineHost) -> None:
+async def test_an_instance_stays_running_until_the_activity_that_lost_a_task_any_ends(
+    host: EngineHost,
+) -> None:
     gate = asyncio.Event()
 
     @host.runner.activity
@@ -58,7 +60,9 @@ async def test_an_instance_ends_when_its_last_uncancelled_timer_fires(host: Engi
     assert host.leftovers() == 0
 
 
-async def test_an_unawaited_event_does_not_keep_an_instance_running(host: EngineHost) -> None:
+async def test_an_event_that_never_comes_does_not_keep_an_instance_running(
+    host: EngineHost,
+) -> None:
     @host.runner.orchestrator
     def race(context: Any) -> Any:
         waiting = [context.wait_for_external_event(name) for name in ("go", "never")]
@@ -69,7 +73,7 @@ async def test_an_unawaited_event_does_not_keep_an_instance_running(host: Engine
     assert (host.status(), host.output()) == ("Completed", 1)
 
 
-async def test_a_failed_instance_stays_running_until_the_other_tasks_have_ended(
+async def test_an_instance_with_a_failed_activity_stays_running_until_its_other_tasks_end(
     host: EngineHost,
 ) -> None:
     gate = asyncio.Event()
@@ -94,7 +98,7 @@ async def test_a_failed_instance_stays_running_until_the_other_tasks_have_ended(
     assert "bad thing" in host.output()
 
 
-async def test_an_instance_ends_after_the_retries_of_an_activity_that_lost_a_task_any(
+async def test_an_instance_stays_running_until_the_retries_of_the_loser_of_a_task_any_end(
     host: EngineHost,
 ) -> None:
     @host.runner.activity
@@ -117,7 +121,9 @@ async def test_an_instance_ends_after_the_retries_of_an_activity_that_lost_a_tas
     assert len(host.runner.calls) == 3
 
 
-async def test_an_instance_ends_after_the_child_that_it_did_not_wait_for(host: EngineHost) -> None:
+async def test_an_instance_stays_running_until_the_child_that_lost_a_task_any_ends(
+    host: EngineHost,
+) -> None:
     child(host)
 
     @host.runner.orchestrator
@@ -134,7 +140,7 @@ async def test_an_instance_ends_after_the_child_that_it_did_not_wait_for(host: E
     assert (host.status(), host.output()) == ("Completed", "done")
 
 
-async def test_an_ended_function_with_a_running_task_ends_after_a_restart_of_the_host(
+async def test_an_instance_stays_running_after_a_restart_of_the_host_until_its_last_timer_fires(
     host: EngineHost,
 ) -> None:
     @host.runner.orchestrator
@@ -153,7 +159,9 @@ async def test_an_ended_function_with_a_running_task_ends_after_a_restart_of_the
     assert (host.status(), host.output()) == ("Completed", "done")
 
 
-async def test_an_ended_function_with_a_running_task_can_be_terminated(host: EngineHost) -> None:
+async def test_an_instance_that_stays_running_only_for_a_timer_can_be_terminated(
+    host: EngineHost,
+) -> None:
     @host.runner.orchestrator
     def race(context: Any) -> Any:
         timer = context.create_timer(context.current_utc_datetime + timedelta(seconds=5))
@@ -167,7 +175,7 @@ async def test_an_ended_function_with_a_running_task_can_be_terminated(host: Eng
     assert (host.status(), host.output()) == ("Terminated", "no more")
 
 
-async def test_a_rewind_repeats_the_activity_that_failed_before_the_last_task_ended(
+async def test_a_rewind_repeats_a_failed_activity_but_not_one_that_completed_later(
     local_host: EngineHost,
 ) -> None:
     host = local_host
@@ -199,7 +207,9 @@ async def test_a_rewind_repeats_the_activity_that_failed_before_the_last_task_en
     assert [argument for _, argument in host.runner.calls] == ["fails", "slow", "fails"]
 
 
-async def test_an_instance_that_an_older_version_stored_continues(local_host: EngineHost) -> None:
+async def test_an_instance_that_an_older_version_of_the_host_stored_completes(
+    local_host: EngineHost,
+) -> None:
     host = local_host
 
     @host.runner.activity

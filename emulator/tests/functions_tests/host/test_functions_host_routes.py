@@ -91,7 +91,7 @@ def test_an_invalid_route_template_is_refused(template: str) -> None:
         Route(template, "f")
 
 
-def test_the_functions_are_tried_by_name_and_the_first_matching_route_wins() -> None:
+def test_functions_are_tried_in_the_order_of_their_names_until_a_route_matches() -> None:
     table = RouteTable(
         [Route("items/special", "special"), Route("items/{id}", "Item"), Route("{*r}", "zebra")]
     )
@@ -115,7 +115,7 @@ def test_the_functions_are_tried_by_name_and_the_first_matching_route_wins() -> 
         ("/other", None),
     ],
 )
-def test_a_path_is_decoded_segment_by_segment(
+def test_a_path_is_normalized_and_decoded_except_for_escaped_slashes(
     path: str, found: tuple[str, dict[str, str]] | None
 ) -> None:
     table = RouteTable([Route("items/{id}", "items"), Route("files/{*r}", "rest")])
@@ -138,7 +138,7 @@ def test_compiling_a_random_route_template_succeeds_or_raises_a_route_error(text
 
 
 @given(st.text(max_size=60))
-def test_any_escaped_path_matches_a_route_in_a_table_with_a_catch_all_route(path: str) -> None:
+def test_any_percent_encoded_path_finds_a_route_if_there_is_a_catch_all_route(path: str) -> None:
     table = RouteTable([Route("a/{x:int}/{y?}", "f"), Route("b/{n}.{e}", "g"), Route("{*r}", "h")])
     found = table.find("GET", f"/{quote(path, safe='')}")
     assert found is not None

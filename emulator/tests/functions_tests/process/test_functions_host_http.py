@@ -151,14 +151,16 @@ async def test_the_client_receives_the_status_and_headers_and_cookies_and_charse
     ("status", "body"),
     [(205, b""), (299, b"text"), (304, b""), (418, b"text"), (600, b"text"), (999, b"text")],
 )
-async def test_a_function_may_return_an_unusual_status(
+async def test_the_client_receives_the_unusual_status_that_a_function_returns(
     client: httpx.AsyncClient, status: int, body: bytes
 ) -> None:
     response = await client.get("/api/status", params={"status": status})
     assert (response.status_code, response.content) == (status, body)
 
 
-async def test_an_informational_status_is_sent_as_it_is(host: RunningHost) -> None:
+async def test_the_client_receives_the_informational_status_that_a_function_returns(
+    host: RunningHost,
+) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", int(host.url.rsplit(":", 1)[1]))
     writer.write(
         b"GET /api/status?status=199 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"

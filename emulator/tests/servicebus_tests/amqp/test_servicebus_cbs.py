@@ -1,4 +1,4 @@
-"""Test for which addresses the tokens of a peer are valid."""
+"""Test which addresses a peer may use with its tokens."""
 
 import hmac
 from base64 import b64encode

@@ -46,7 +46,7 @@ async def test_the_error_for_an_unknown_queue_has_the_text_that_clients_parse(pe
     assert re.search("The messaging entity .* could not be found.*", error.value[1], re.IGNORECASE)
 
 
-async def test_the_error_for_missing_access_names_the_claim(fresh: Peer) -> None:
+async def test_the_error_for_missing_access_names_the_required_claim(fresh: Peer) -> None:
     fresh.write(AMQP_HEADER)
     fresh.send(Open("peer"), Begin(incoming_window=UInt(9), outgoing_window=UInt(9)))
     await fresh.read()
@@ -59,9 +59,7 @@ async def test_the_error_for_missing_access_names_the_claim(fresh: Peer) -> None
         check(await refusal_of(fresh), "amqp:unauthorized-access", text)
 
 
-async def test_the_error_for_a_lost_lock_has_the_text_of_the_service(
-    peer: Peer, broker: Broker
-) -> None:
+async def test_the_error_for_a_lost_lock_has_the_text_of_azure(peer: Peer, broker: Broker) -> None:
     await fill(broker, 1)
     peer.attach_receiver(credit=1)
     (transfer,) = await peer.received_of(Transfer)
@@ -77,7 +75,9 @@ async def test_the_error_for_a_lost_lock_has_the_text_of_the_service(
     check(answer.state.value[0], "com.microsoft:message-lock-lost", text)
 
 
-async def test_the_error_for_a_session_names_the_setting_of_the_queue(peer: Peer) -> None:
+async def test_the_error_for_a_session_receiver_names_the_setting_that_the_queue_lacks(
+    peer: Peer,
+) -> None:
     filters = {"com.microsoft:session-filter": None}
     source = Described(ULong(0x28), [QUEUE, *[None] * 6, filters])
     peer.send(Attach("link", UInt(0), role=True, source=source))

@@ -1,4 +1,4 @@
-"""Test the faults that a test of an app can switch on."""
+"""Test the faults that the emulator offers to tests of apps."""
 
 import asyncio
 from datetime import timedelta
@@ -45,7 +45,7 @@ async def test_a_throttled_send_is_rejected_and_not_stored(
     assert broker.queue(QUEUE).counts().active == 1
 
 
-async def test_attaching_a_link_and_a_management_request_are_throttled(
+async def test_throttling_refuses_new_links_and_management_requests(
     served: tuple[Namespace, Broker], peer: Peer
 ) -> None:
     namespace, broker = served
@@ -70,7 +70,7 @@ def throttled(faults: Faults, count: int) -> list[bool]:
     return found
 
 
-def test_throttling_refuses_the_share_of_requests_until_its_end() -> None:
+def test_throttling_refuses_the_given_share_of_requests_until_its_time_is_over() -> None:
     clock = ManualClock()
     faults = Faults(clock)
     faults.throttle(0.25, 10)
@@ -79,7 +79,7 @@ def test_throttling_refuses_the_share_of_requests_until_its_end() -> None:
     assert throttled(faults, 8) == [False] * 8
 
 
-async def test_maintenance_detaches_the_links_of_one_queue_or_of_all(
+async def test_maintenance_detaches_the_links_of_one_queue_or_of_all_queues(
     tmp_path: Path,
 ) -> None:
     clock = ManualClock()
@@ -103,7 +103,9 @@ async def test_maintenance_detaches_the_links_of_one_queue_or_of_all(
     await broker.close()
 
 
-async def test_only_idle_links_are_detached(served: tuple[Namespace, Broker], peer: Peer) -> None:
+async def test_a_link_is_detached_only_after_its_idle_time(
+    served: tuple[Namespace, Broker], peer: Peer
+) -> None:
     namespace, _ = served
     peer.attach_sender()
     await peer.read()
@@ -117,7 +119,7 @@ async def test_only_idle_links_are_detached(served: tuple[Namespace, Broker], pe
     assert "IdleTimerExpired" in description(detach.error)
 
 
-async def test_delayed_bytes_keep_their_order_when_the_latency_falls() -> None:
+async def test_delayed_bytes_keep_their_order_when_the_latency_is_reduced() -> None:
     latency = Latency(0.02)
     arrived: asyncio.Queue[bytes] = asyncio.Queue()
     line = DelayLine(latency, arrived.put_nowait)
@@ -134,7 +136,7 @@ async def test_delayed_bytes_keep_their_order_when_the_latency_falls() -> None:
     assert arrived.get_nowait() == b"d"
 
 
-async def test_the_latency_delays_the_answers_to_a_peer(
+async def test_the_latency_delays_the_frames_that_a_peer_receives(
     served: tuple[Namespace, Broker], peer: Peer
 ) -> None:
     namespace, _ = served

@@ -1,4 +1,4 @@
-"""Test with Microsoft's client that the routes for faults switch faults on and off."""
+"""Test with Microsoft's client that `/$emulator/faults` switches faults on and off."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +13,7 @@ from servicebus_tests.sdk.servicebus_process import Server, run_server
 
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Run a server of its own, because faults affect all tests of a server."""
+    """Run a separate server for this module, because a fault affects all clients of its server."""
     with run_server(tmp_path_factory.mktemp("faults")) as running:
         yield running
 
@@ -22,7 +22,7 @@ def put(server: Server, body: Any) -> httpx.Response:
     return httpx.put(f"http://127.0.0.1:{server.admin_port}/$emulator/faults", json=body)
 
 
-def test_a_client_sees_throttling_until_it_is_switched_off(faulty: Server) -> None:
+def test_a_send_raises_a_busy_error_until_throttling_is_switched_off(faulty: Server) -> None:
     queue = faulty.create_queue()
     with (
         ServiceBusClient.from_connection_string(faulty.connection_string, retry_total=0) as client,
@@ -47,7 +47,7 @@ def test_a_client_sees_throttling_until_it_is_switched_off(faulty: Server) -> No
 
 
 @pytest.mark.parametrize("body", [{"idle_link_seconds": 0}, None])
-def test_a_client_goes_on_after_its_links_were_detached(
+def test_a_client_can_send_again_after_its_links_were_detached(
     faulty: Server, body: dict[str, int] | None
 ) -> None:
     queue = faulty.create_queue()

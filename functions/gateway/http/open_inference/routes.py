@@ -198,7 +198,7 @@ async def oip_model_ready(request: Request, model: str) -> Response:
     },
 )
 async def oip_model_version_ready(request: Request, model: str, version: str) -> Response:
-    """Return 200 if the gateway is ready, otherwise 503."""
+    """Return 200 if the gateway is ready, otherwise 503. An unknown version gets 404."""
     return await oip_model_ready(request, f"{model}:{version}")
 
 

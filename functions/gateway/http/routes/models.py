@@ -48,8 +48,9 @@ class ModelLinks(TypedDict):
 class ModelDescription(TypedDict):
     """The description of one model of the catalogue, or of one of its versions.
 
-    A model with several versions is described once for each version. Its own name is the name of
-    version 1. A job that is submitted to this name gets a version by the percentages in `versions`.
+    Each version of a model has its own description. The name of the model is also the name of
+    version 1. For a job that is submitted to this name, the gateway chooses a version by the
+    percentages in `versions`.
     """
 
     name: Annotated[str, Field(examples=["classifier"])]

@@ -2,8 +2,8 @@
 
 `python scenario.py CONNECTION-STRING QUEUE CERTIFICATE`
 
-It uses the azure-servicebus of its interpreter. It raises an error if an operation fails or has
-another result.
+The program uses the azure-servicebus that is installed for its interpreter. It raises an error if
+an operation fails or has an unexpected result.
 """
 
 import asyncio
@@ -60,7 +60,7 @@ def use_synchronously(client: Any, queue: str) -> None:
 
 
 def receive(receiver: Any, count: int) -> list[Any]:
-    """Receive `count` messages."""
+    """Receive and return `count` messages. Raises AssertionError if none arrives within 10 s."""
     messages: list[Any] = []
     while len(messages) < count:
         received = receiver.receive_messages(count - len(messages), max_wait_time=10)
@@ -70,7 +70,7 @@ def receive(receiver: Any, count: int) -> list[Any]:
 
 
 def fail_as_documented(client: Any) -> None:
-    """Check the error for a queue that does not exist."""
+    """Check that opening a queue that does not exist raises the documented error."""
     try:
         with client.get_queue_receiver("no-such-queue") as receiver:
             receiver.receive_messages(max_wait_time=5)

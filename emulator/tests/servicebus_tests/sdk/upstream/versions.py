@@ -5,8 +5,9 @@
 Each version is installed into a virtual environment of its own in the folder CONFORMANCE_FOLDER. If
 this variable is not set, the versions are downloaded again for each run.
 
-Before 7.14, a client has no development emulator: it always uses TLS and port 5671. So the emulator
-serves TLS on this port, which must be free, with a certificate that the clients are told to trust.
+Clients before 7.14 cannot be configured for a development emulator: they always use TLS and port
+5671. So the emulator serves TLS on this port, with a certificate that the clients trust. The port
+must be free.
 """
 
 import os
@@ -24,7 +25,7 @@ _SECONDS = 120
 
 
 def main(arguments: list[str]) -> int:
-    """Run the scenario with each version, and return 1 if one failed."""
+    """Run the scenario with each version. Return 1 if any version failed, and 0 otherwise."""
     kept = os.environ.get("CONFORMANCE_FOLDER")
     with tempfile.TemporaryDirectory(prefix="servicebus-versions-") as temporary:
         folder = Path(kept or temporary)
@@ -65,7 +66,10 @@ def run(version: str, folder: Path, server: Server, certificate: Path) -> bool:
 
 
 def install(version: str, folder: Path) -> Path:
-    """Create a virtual environment for this version, and return its interpreter's path."""
+    """Install a version in its own virtual environment, and return the interpreter's path.
+
+    An environment that exists already is used again.
+    """
     python = folder / f"servicebus-{version}" / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", python.parents[1]], check=True)
