@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from contract.catalogue import Catalogue, ModelEntry, to_toml
 from contract.errors import ContractError
 from contract.parameters import Schema
-from worker.errors import ModelUnfit, SettingsError, WorkerError
+from worker.errors import ModelFailed, ModelUnfit, SettingsError, WorkerError
 from worker.inference.parameters import read_arguments
 from worker.settings import CheckSettings
 
@@ -62,7 +62,11 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
         return 1
     except (Exception, SystemExit) as error:  # noqa: BLE001  a model's code may raise anything
         traceback.print_exception(error)
+        failed = ModelFailed.from_error(parsed.name, error)
+        sys.stderr.write(f"{failed.code}: {failed}\n")
         return 1
+    if not schemas:
+        sys.stderr.write(f"{parsed.name} has no parameters\n")
     output.writelines(
         f"parameters.{name} = {to_toml(schema)}\n" for name, schema in schemas.items()
     )

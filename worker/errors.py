@@ -49,7 +49,7 @@ Only the class of an error determines how the message is settled.
 """
 
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from contract.messages import FailureCode, JobError, Stage
 
@@ -333,6 +333,20 @@ class ModelFailed(ModelUnusable):
     """The model's own code raised an error while the worker loaded the model."""
 
     code = "model-failed"
+
+    @classmethod
+    def from_error(cls, implementation: str, error: BaseException) -> Self:
+        """Return the error for what the module `implementation` raised.
+
+        The text contains the type of `error`, and the name of a module that is not installed.
+        """
+        text = f"{implementation} raised {type(error).__name__}"
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            text += (
+                f": there is no module {error.name}; if a package contains it, add the package to "
+                "requirements.txt and install it"
+            )
+        return cls(text)
 
 
 class ModelUnfit(ModelUnusable):

@@ -172,7 +172,8 @@ class Comparison:
         different = [
             (file, one, other)
             for file, one, other, agreement in lines
-            if not (
+            if "refused" in {one["event"], other["event"]}
+            or not (
                 agreement.is_same if agreement.has_same_text is None else agreement.has_same_text
             )
         ]

@@ -2,12 +2,17 @@
 
 import base64
 import json
+import re
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
+from azure.core.pipeline.transport import RequestsTransport
 from azure.servicebus import ServiceBusClient, ServiceBusMessage, ServiceBusReceivedMessage
+from azure.servicebus.management import ServiceBusAdministrationClient
 from azure.storage.blob import BlobClient
 
 from contract.names import PAYLOAD_CONTAINER, result_blob
@@ -66,6 +71,48 @@ def put_request(system: System, queue: str, **changes: Any) -> str:
     ):
         sender.send_messages(message)
     return job_id
+
+
+class HttpTransport(RequestsTransport):  # type: ignore[misc]  # loaded lazily, so untyped
+    """Sends each request by http, because the emulator has no https.
+
+    The administration client always uses https.
+    """
+
+    def send(self, request: Any, **kwargs: Any) -> Any:
+        request.url = request.url.replace("https://", "http://", 1)
+        return super().send(request, **kwargs)
+
+
+@contextmanager
+def reply_queue(system: System) -> Iterator[str]:
+    """Create a queue for replies, yield its name, and delete it at the end."""
+    port = system.part("servicebus").ports["servicebus admin"]
+    connection = re.sub(r"localhost:\d+", f"localhost:{port}", system.service_bus)
+    name = f"replies-{uuid.uuid4().hex[:8]}"
+    with ServiceBusAdministrationClient.from_connection_string(
+        connection, transport=HttpTransport()
+    ) as client:
+        client.create_queue(name)
+        yield name
+        client.delete_queue(name)
+
+
+def request_reply(
+    system: System, replies: str, queue: str = "noop", model: str = "noop", **changes: Any
+) -> dict[str, Any]:
+    """Send a request to `queue`, and return the reply from the queue `replies`."""
+    job_id = put_request(system, queue, model=model, reply_to={"queue": replies}, **changes)
+    with (
+        ServiceBusClient.from_connection_string(system.service_bus) as client,
+        client.get_queue_receiver(replies) as receiver,
+    ):
+        (reply,) = receiver.receive_messages(max_wait_time=30)
+        receiver.complete_message(reply)
+        assert reply.correlation_id == job_id
+        answer: dict[str, Any] = json.loads(str(reply))
+        assert answer["job_id"] == job_id
+        return answer
 
 
 def make_producer_dead_letter(system: System, queue: str) -> str:

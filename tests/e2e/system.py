@@ -49,9 +49,11 @@ class System:
         environment: Mapping[str, str] | None = None,
         options: tuple[str, ...] = (),
         prefix: tuple[str, ...] = (),
+        folder: Path = ROOT,
     ) -> None:
         self.data = data
         self._prefix = prefix
+        self._folder = folder
         self._options = options
         self._environment = environment or {}
         self._catalogue = catalogue
@@ -102,7 +104,7 @@ class System:
         self._output = self.data.parent / f"{self.data.name}.out"
         with self._output.open("ab") as output:
             self._process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=output, stderr=output
+                command, cwd=self._folder, env=environment, stdout=output, stderr=output
             )
         until(self.is_up, READY_SECONDS, "all components are ready")
         return self
@@ -278,19 +280,20 @@ class System:
 
 
 @contextmanager
-def running(
+def running(  # noqa: PLR0917 - callers name all arguments except `data`
     data: Path,
     catalogue: Path | None = None,
     without: tuple[str, ...] = (),
     port: int | None = None,
     environment: Mapping[str, str] | None = None,
+    folder: Path = ROOT,
 ) -> Iterator[System]:
     """Start a system, and stop it at the end of the `with` block.
 
     A system that continues with the data of an earlier system needs the same port, because the
-    reply URLs of queued jobs contain the port.
+    reply URLs of queued jobs contain the port. `folder` is the folder in which `loosely up` runs.
     """
-    system = System(data, catalogue, without, port, environment)
+    system = System(data, catalogue, without, port, environment, folder=folder)
     try:
         yield system.start()
     finally:

@@ -180,7 +180,7 @@ def test_the_commands_and_the_examples_of_the_readme_run_on_the_wheel_alone(
 ) -> None:
     servicebus, blobs, functions = blocks("sh")[1].splitlines()
     exports = dict(re.findall(r'^export (\w+)="(.*)"$', blocks("sh")[2], re.MULTILINE))
-    _, send_and_receive, write_and_read, *_ = blocks("python")
+    _, send_and_receive, write_and_read, _, _, create_queue = blocks("python")
     # Other programs may use the default ports.
     first = free_ports(4)
     amqp, admin, http, web = range(first, first + 4)
@@ -191,6 +191,11 @@ def test_the_commands_and_the_examples_of_the_readme_run_on_the_wheel_alone(
     with running(python, folder, command, f"http://127.0.0.1:{admin}/health"):
         output = run_example(python, folder, send_and_receive, SERVICE_BUS=service_bus)
         assert output == "hello\n"
+        code = create_queue.replace('.replace("5672", "5300")', f'.replace("{amqp}", "{admin}")')
+        assert code != create_queue
+        run_example(python, folder, code, SERVICE_BUS=service_bus)
+        with urllib.request.urlopen(f"http://127.0.0.1:{admin}/health", timeout=60) as response:
+            assert b'"queues":2' in response.read()
     with running(python, folder, f"{blobs} --port {http}", f"http://127.0.0.1:{http}"):
         output = run_example(python, folder, write_and_read, BLOB_STORAGE=blob_storage)
         assert output == "hello\n"

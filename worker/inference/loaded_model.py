@@ -94,7 +94,7 @@ class ModelLoader:
             raise
         except (Exception, SystemExit) as error:
             # A model's code may raise anything, and may call sys.exit.
-            raise ModelFailed(f"{model.implementation} raised {type(error).__name__}") from error
+            raise ModelFailed.from_error(model.implementation, error) from error
 
 
 class LoadedModel:
@@ -394,7 +394,7 @@ class BatchAdapter:
 @dataclass(frozen=True, slots=True)
 class _ItemWithParameters:
     item: Any
-    parameters: Parameters
+    arguments: Mapping[str, Any]
 
 
 class ItemAdapter:
@@ -409,7 +409,9 @@ class ItemAdapter:
 
     def preprocess(self, item: Any, parameters: Parameters) -> Any:
         """Return the item, together with the job's parameters if the model accepts parameters."""
-        return _ItemWithParameters(item, parameters) if self._takes_parameters else item
+        if not self._takes_parameters:
+            return item
+        return _ItemWithParameters(item, self._arguments.of(parameters))
 
     def without_parameters(self, item: Any) -> Any:
         """Return the item without the job's parameters."""
@@ -425,9 +427,10 @@ class ItemAdapter:
     def _run_one(self, item: Any, *context: Context) -> Any:
         if not self._takes_parameters:
             return self._call(item, *context)
-        parameters = item.parameters if isinstance(item, _ItemWithParameters) else {}
-        arguments = self._arguments.of(parameters)
-        return self._call(self.without_parameters(item), *context, **arguments)
+        if isinstance(item, _ItemWithParameters):
+            return self._call(item.item, *context, **item.arguments)
+        # A sample is an item without parameters.
+        return self._call(item, *context, **self._arguments.of({}))
 
 
 def _sample_rate(model: ModelEntry, infer: Any) -> int | None:
@@ -527,7 +530,7 @@ def _check_parameters(model: ModelEntry, method: Callable[..., Any]) -> None:
     if declared and declared != dict(model.parameters):
         raise ModelUnfit(
             f"{model.name}.parameters: differs from the arguments of {model.implementation}; "
-            f"replace the key by what `loosely models describe {model.name}` prints"
+            f"the entry must contain what `loosely models describe {model.name}` prints"
         )
 
 

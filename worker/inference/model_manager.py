@@ -333,7 +333,7 @@ class ModelManager:
                 error,
             )
         else:
-            failed = ModelFailed(f"{self._model.implementation} raised {type(error).__name__}")
+            failed = ModelFailed.from_error(self._model.implementation, error)
             problem = error if isinstance(error, ModelUnusable) else failed
             self._problem, self.is_set_aside = _describe(problem), not problem.retryable
             _log.error(

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from contract.messages import Json
 from contract.parameters import Schema
-from worker.errors import ModelUnfit
+from worker.errors import InvalidInput, ModelUnfit
 from worker.models.ranges import Range
 
 Parameters = Mapping[str, Json]
@@ -50,6 +50,10 @@ class ParameterArguments:
         """
         self.takes_mapping = _MAPPING in _arguments(method)
         self.schemas: Mapping[str, Schema] = read_arguments(method)
+        arguments = _arguments(method)
+        self._required = [
+            name for name in self.schemas if arguments[name].default is inspect.Parameter.empty
+        ]
 
     @property
     def exist(self) -> bool:
@@ -61,7 +65,13 @@ class ParameterArguments:
 
         If the caller did not send a parameter, its argument is omitted, and the method uses the
         argument's default.
+
+        Raises:
+            InvalidInput: The caller did not send a parameter whose argument has no default.
         """
+        for name in self._required:
+            if name not in parameters:
+                raise InvalidInput(f"parameters/{name}: the parameter is required")
         arguments: dict[str, Any] = {
             name: _converted(schema, parameters[name])
             for name, schema in self.schemas.items()

@@ -444,6 +444,20 @@ def test_the_submit_command_sends_json_and_text_parameters(
     assert json.loads(sent) == {"top": 3, "mode": "fast=yes", "of": ["a"]}
 
 
+def test_the_submit_command_says_how_to_correct_a_refused_parameter(
+    runner: CliRunner, gateway: ScriptedGateway, picture: str
+) -> None:
+    detail = "parameters/name: expected a string, found 12"
+    gateway.responses = [problem_response(422, "invalid-input", detail, pointer="/parameters/name")]
+    given = ["--param", "name=12", "--url", gateway.url]
+    done = runner.invoke(app, ["submit", picture, "-m", "x", *given])
+    assert done.exit_code == 1
+    assert done.stderr == (
+        f"""invalid-input: {detail}; correct it; the text 12 is written --param 'NAME="12"', """
+        "a list 'NAME=[1, 2]'\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import typer
+from rich.console import Console
 
 from loosely.cli.compare import Comparison, VersionRun, find_files
 
@@ -87,6 +88,14 @@ def test_a_comparison_counts_the_files_that_agree_and_contains_latency_and_memor
         "process_bytes": 80 * 1024 * 1024,
         "refused": 1,
     }
+
+
+def test_a_comparison_shows_the_files_that_both_versions_refuse() -> None:
+    comparison = Comparison(run("m:1", REFUSED), run("m:2", REFUSED), (Path("a"),))
+    console = Console(width=200)
+    with console.capture() as shown:
+        console.print(comparison.view())
+    assert shown.get().count("invalid-input: it is not a picture") == 2
 
 
 def test_the_compare_command_finds_named_files_and_the_files_in_named_folders(

@@ -195,6 +195,28 @@ def test_parameters_that_do_not_match_their_schemas_are_refused_by_the_worker() 
             loaded.prepare(b"t", "text/plain", given)
 
 
+def test_a_job_without_a_parameter_that_has_no_default_is_refused_by_the_worker() -> None:
+    class Item:
+        def __call__(self, text: str, *, top: int) -> str:
+            return text[:top]
+
+    class Batched:
+        accepts: ClassVar[Accepts] = "text"
+
+        def preprocess(self, text: str, *, top: int) -> str:
+            return text[:top]
+
+        def __call__(self, batch: list[str]) -> list[str]:
+            return batch
+
+    model = replace(TEXTS, parameters={"top": {"type": "integer"}})
+    for infer in (Item(), Batched()):
+        loaded = LoadedModel(model, infer)
+        assert list(loaded.run([loaded.prepare(b"text", "text/plain", {"top": 2})])) == ["te"]
+        with pytest.raises(InvalidInput, match="parameters/top: the parameter is required"):
+            loaded.prepare(b"text", "text/plain")
+
+
 def test_a_model_class_whose_parameters_differ_from_the_catalogue_entry_is_refused() -> None:
     different: list[dict[str, dict[str, Any]]] = [{}, {**TYPED_SCHEMAS, "top": {"type": "integer"}}]
     for schemas in different:

@@ -191,7 +191,16 @@ def test_a_model_that_fails_on_the_sample_input_is_not_ready(
 
 @pytest.mark.parametrize(
     ("module", "raised"),
-    [("no_such_module", "ModuleNotFoundError"), ("tests.unit.worker.exiting_model", "SystemExit")],
+    [
+        (
+            "no_such_module",
+            (
+                "ModuleNotFoundError: there is no module no_such_module; if a package contains "
+                "it, add the package to requirements.txt and install it"
+            ),
+        ),
+        ("tests.unit.worker.exiting_model", "SystemExit"),
+    ],
 )
 def test_the_reported_reason_for_an_unready_model_names_the_error_that_the_import_raised(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], module: str, raised: str

@@ -1,0 +1,15 @@
+"""The colours of a picture."""
+
+import numpy as np
+from PIL.Image import Image
+
+
+class Infer:
+    """Answers with the colours of a palette for the picture."""
+
+    def __init__(self, palette: int) -> None:
+        self._palette = palette
+
+    def __call__(self, image: Image) -> dict[str, object]:
+        pixels = np.asarray(image.quantize(self._palette).convert("RGB")).reshape(-1, 3)
+        return {"colours": np.unique(pixels, axis=0).tolist()}

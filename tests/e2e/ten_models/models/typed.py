@@ -1,0 +1,22 @@
+"""A parameter of each kind."""
+
+from typing import Annotated, Any, Literal
+
+from worker.models import Range
+
+
+class Infer:
+    """Answers with the parameters of the call."""
+
+    def __call__(
+        self,
+        item: Any,
+        *,
+        name: str,
+        flag: bool = False,
+        count: Annotated[int, Range(1, 10), "How many."] = 3,
+        share: Annotated[float, Range(0, 1)] = 0.5,
+        order: Literal["up", "down"] = "up",
+        numbers: list[int] | None = None,
+    ) -> list[object]:
+        return [item, name, flag, count, share, order, numbers]
