@@ -18,7 +18,7 @@ _BUSY_STATUS_CODE = 503
 
 
 @dataclass
-class Faults:
+class NamespaceFaults:
     """The current state of all faults of one namespace."""
 
     clock: UtcClock

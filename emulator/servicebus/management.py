@@ -13,7 +13,7 @@ from emulator.servicebus.amqp.types import Array, Int, Long, Symbol, Timestamp
 from emulator.servicebus.broker.errors import BrokerError
 from emulator.servicebus.broker.message import ReceiveMode
 from emulator.servicebus.broker.queue import Queue
-from emulator.servicebus.faults import Faults
+from emulator.servicebus.faults import NamespaceFaults
 from emulator.servicebus.messages import encode_changes, read_message, write_message
 from emulator.servicebus.request_response import AmqpReply, AmqpRequest
 from emulator.servicebus.tracking import add_tracking
@@ -24,7 +24,7 @@ _Body = dict[Any, Any]
 _Operation = Callable[[Queue, _Body], Awaitable[_Body | None]]
 
 
-async def manage(queue: Queue, faults: Faults, request: AmqpRequest) -> AmqpReply:
+async def manage(queue: Queue, faults: NamespaceFaults, request: AmqpRequest) -> AmqpReply:
     """Perform a management operation on a queue and return the reply.
 
     If the operation fails, the reply contains the error.

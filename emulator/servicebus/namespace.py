@@ -23,7 +23,7 @@ from emulator.servicebus.broker.errors import BrokerError
 from emulator.servicebus.broker.message import MessageDelivery, ReceiveMode
 from emulator.servicebus.broker.queue import Queue
 from emulator.servicebus.cbs import CbsTokens
-from emulator.servicebus.faults import Faults
+from emulator.servicebus.faults import NamespaceFaults
 from emulator.servicebus.management import manage
 from emulator.servicebus.messages import encode_changes, read_messages, write_message
 from emulator.servicebus.request_response import ReplyLinks, RequestTarget
@@ -46,7 +46,7 @@ class Namespace:
         clock: UtcClock,
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
-        self.faults = Faults(clock)
+        self.faults = NamespaceFaults(clock)
         self._broker = broker
         self._keys = keys
         self._clock = clock
@@ -77,7 +77,7 @@ class Namespace:
         return sum(each.detach_links(find_fault) for each in list(self._connections))
 
     def detach_idle_links(self) -> int:
-        """Detach the links that were idle for longer than `Faults.idle_link_seconds`.
+        """Detach the links that were idle for longer than `NamespaceFaults.idle_link_seconds`.
 
         Return the number of detached links.
         """
@@ -136,7 +136,7 @@ class _TrackedConnection(Connection):
 class _NamespaceConnection:
     """Authenticates the peer of one connection, and opens the links of this connection."""
 
-    def __init__(self, broker: Broker, tokens: CbsTokens, faults: Faults) -> None:
+    def __init__(self, broker: Broker, tokens: CbsTokens, faults: NamespaceFaults) -> None:
         self._broker = broker
         self._tokens = tokens
         self._faults = faults
@@ -220,7 +220,7 @@ def as_message_fault(error: BrokerError, entity: str) -> MessageFault:
 class QueueLinkTarget:
     """The target of a link on which a peer sends messages to a queue."""
 
-    def __init__(self, queue: Queue, faults: Faults) -> None:
+    def __init__(self, queue: Queue, faults: NamespaceFaults) -> None:
         self._queue = queue
         self._faults = faults
         self.max_message_bytes = queue.settings.max_message_bytes

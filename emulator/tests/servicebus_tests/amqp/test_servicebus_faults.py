@@ -11,7 +11,7 @@ from emulator.servicebus.amqp.transport import DelayLine, Latency
 from emulator.servicebus.amqp.types import Described
 from emulator.servicebus.broker.broker import Broker
 from emulator.servicebus.broker.settings import QueueSettings
-from emulator.servicebus.faults import Faults
+from emulator.servicebus.faults import NamespaceFaults
 from emulator.servicebus.management import manage
 from emulator.servicebus.namespace import Namespace
 from emulator.servicebus.request_response import AmqpRequest
@@ -58,7 +58,7 @@ async def test_throttling_refuses_new_links_and_management_requests(
     assert (reply.properties["statusCode"], reply.properties["errorCondition"]) == (503, BUSY)
 
 
-def throttled(faults: Faults, count: int) -> list[bool]:
+def throttled(faults: NamespaceFaults, count: int) -> list[bool]:
     found = []
     for _ in range(count):
         try:
@@ -72,7 +72,7 @@ def throttled(faults: Faults, count: int) -> list[bool]:
 
 def test_throttling_refuses_the_given_share_of_requests_until_its_time_is_over() -> None:
     clock = ManualClock()
-    faults = Faults(clock)
+    faults = NamespaceFaults(clock)
     faults.throttle(0.25, 10)
     assert throttled(faults, 8) == [False, False, False, True] * 2
     clock.at += timedelta(seconds=10)

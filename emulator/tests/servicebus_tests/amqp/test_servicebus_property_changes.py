@@ -16,7 +16,7 @@ from emulator.servicebus.amqp.sections import (
 from emulator.servicebus.amqp.types import Array, Described, Int, Symbol, UInt, ULong
 from emulator.servicebus.broker.broker import Broker
 from emulator.servicebus.broker.clock import WallClock
-from emulator.servicebus.faults import Faults
+from emulator.servicebus.faults import NamespaceFaults
 from emulator.servicebus.management import manage
 from emulator.servicebus.request_response import AmqpReply, AmqpRequest
 from servicebus_tests.amqp.amqp_peer import QUEUE, Peer, condition, fill
@@ -107,7 +107,7 @@ async def update(broker: Broker, status: str, token: UUID, properties: object) -
         "properties-to-modify": properties,
     }
     request = AmqpRequest({"operation": "com.microsoft:update-disposition"}, body)
-    return await manage(broker.queue(QUEUE), Faults(WallClock()), request)
+    return await manage(broker.queue(QUEUE), NamespaceFaults(WallClock()), request)
 
 
 @pytest.mark.parametrize(
