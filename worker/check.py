@@ -26,8 +26,8 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -57,10 +57,18 @@ Line = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ModelInput:
-    """The bytes and the media type of an input, as a caller would send them."""
+    """The bytes and the media type of an input, as a caller would send them.
+
+    `named` contains the bytes and the media type of each named input.
+    """
 
     data: bytes
     media_type: str
+    named: Mapping[str, tuple[bytes, str]] = field(default_factory=dict)
+
+    def prepare(self, loaded: LoadedModel) -> Any:
+        """Decode and preprocess the input, and return the prepared item."""
+        return loaded.prepare(self.data, self.media_type, inputs=self.named)
 
 
 class LazyBlobReader:
@@ -184,7 +192,7 @@ def _load(model: ModelEntry, loader: ModelLoader) -> tuple[LoadedModel, Line]:
 def _run_input(loaded: LoadedModel, sample: ModelInput) -> tuple[Any, Line]:
     """Run a model on one input. Return the prepared input, and the JSON object with the result."""
     begun = time.perf_counter()
-    item = loaded.prepare(sample.data, sample.media_type)
+    item = sample.prepare(loaded)
     prepared = time.perf_counter()
     (output,) = _run(loaded, [item])
     finishing = time.perf_counter()
@@ -209,13 +217,15 @@ def _measure_load(  # noqa: PLR0913, PLR0917 - what the measurement needs
     """Yield a JSON object with the measurement of each batch size, and one with the suggestion."""
     # The first preparation of an input also imports modules, so a later one is measured.
     prepare_seconds = statistics.median(
-        _timed(lambda: loaded.prepare(sample.data, sample.media_type)) for _ in range(_PASSES)
+        _timed(lambda: sample.prepare(loaded)) for _ in range(_PASSES)
     )
     results, peaks = list[LoadResult](), dict[int, int]()
     with tempfile.TemporaryDirectory(prefix="loosely-check-") as folder:
         # In a folder of its own, the measurement does not wait for workers on the same device.
         settings = replace(memory or MemorySettings(), folder=Path(folder), is_admitting=False)
-        load = LoadMeasurement(model, loaded, sample.data, sample.media_type, settings)
+        load = LoadMeasurement(
+            model, loaded, sample.data, sample.media_type, settings, sample.named
+        )
         for size in _sizes(max(caller_count, model.max_batch_size)):
             try:
                 peaks[size] = _peak_bytes(loaded, [item] * size)
@@ -349,6 +359,21 @@ def _sample(model: ModelEntry, path: Path, announced: str | None) -> ModelInput:
     return ModelInput(data, seen)
 
 
+def _named_inputs(model: ModelEntry, given: list[str]) -> dict[str, tuple[bytes, str]]:
+    """Return the named inputs in the values of the option `--input`."""
+    found = {}
+    for text in given:
+        name, _, path = text.partition("=")
+        if name not in model.inputs or not path:
+            known = ", ".join(model.inputs) or "none"
+            raise SettingsError(
+                f"--input {text}: expected NAME=FILE; the named inputs of {model.name} are: {known}"
+            )
+        sample = _sample(model.entry_of_input(name), Path(path), None)
+        found[name] = (sample.data, sample.media_type)
+    return found
+
+
 def _print(line: Line, output: TextIO) -> None:
     output.write(json.dumps(line, ensure_ascii=False) + "\n")
     output.flush()
@@ -375,6 +400,9 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
     parser.add_argument("--results", action="store_true", help="run the model on each file")
     parser.add_argument("--type", help="the input's media type; guessed from the bytes by default")
     parser.add_argument(
+        "--input", action="append", default=[], metavar="NAME=FILE", help="a named input"
+    )
+    parser.add_argument(
         "--load", type=int, default=0, metavar="N", help="measure with N jobs in flight"
     )
     parsed = parser.parse_args(arguments)
@@ -384,11 +412,13 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
         settings = CheckSettings.from_env(environ)
         model = Catalogue.load(settings.catalogue).model(parsed.name)
         sample = _sample(model, parsed.file, parsed.type)
+        named = _named_inputs(model, parsed.input)
+        sample = replace(sample, named=named)
         keep_large_blocks()
         if parsed.load:
             prefer_device_thread(os.environ)
         loader = ModelLoader(make_weights_store(settings), settings.torch_threads)
-        others = [_sample(model, path, parsed.type) for path in parsed.others]
+        others = [replace(_sample(model, path, parsed.type), named=named) for path in parsed.others]
         if parsed.results:
             found = check_results(model, [sample, *others], loader)
         else:

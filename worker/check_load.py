@@ -5,16 +5,16 @@ replies and blobs stay in the memory of this process. Each simulated caller subm
 submits the next job when it has the reply.
 """
 
-import hashlib
 import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import count
+from types import MappingProxyType
 from typing import Any, Final, cast
 
 from contract.catalogue import Catalogue, ModelEntry
@@ -22,6 +22,7 @@ from contract.guard import AddressGuard, Resolver
 from contract.messages import (
     INPUT_INLINE_LIMIT_BYTES,
     InlineBytes,
+    InputPayload,
     JobError,
     JobReply,
     JobRequest,
@@ -30,6 +31,7 @@ from contract.messages import (
     decode_reply,
     encode_request,
     fits_inline,
+    reference,
 )
 from contract.names import low_priority_queue
 from worker.errors import Settlement
@@ -255,12 +257,12 @@ class _MemoryQueue:
 
 @dataclass(frozen=True, slots=True)
 class _MemoryBlobs:
-    """Blob storage in memory that contains one input. Written results are discarded."""
+    """Blob storage in memory, with the inputs of one job. Written results are discarded."""
 
-    content: bytes = field(repr=False)
+    contents: Mapping[str, bytes] = field(repr=False)
 
     def read(self, ref: PayloadRef) -> Iterator[bytes]:
-        yield self.content
+        yield self.contents[ref.blob]
 
     def write(self, blob: str, data: bytes, media_type: str) -> None:
         pass
@@ -350,13 +352,14 @@ class _Callers:
 class LoadMeasurement:
     """Measures one loaded model on copies of one input."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - the dependencies, and the inputs of a job
         self,
         model: ModelEntry,
         loaded: LoadedModel,
         data: bytes,
         media_type: str,
         memory: MemorySettings,
+        named: Mapping[str, tuple[bytes, str]] = MappingProxyType({}),
     ) -> None:
         """Store the dependencies.
 
@@ -367,11 +370,12 @@ class LoadMeasurement:
             media_type: The media type of the input.
             memory: How the measurement uses the device's memory. Its folder must not be that of a
                 worker.
+            named: The bytes and the media type of each named input.
         """
         self._model = model
         self._loaded = loaded
-        self._data = data
-        self._media_type = media_type
+        self._inputs = {_BLOB: (data, media_type)}
+        self._inputs |= {f"{_BLOB}/{name}": each for name, each in named.items()}
         self._memory = memory
         self._decoders = DecoderProcesses()
 
@@ -445,14 +449,25 @@ class LoadMeasurement:
         return whole or found or replies
 
     def _request(self, job_id: str) -> bytes:
-        now, data, media_type = utc_now(), self._data, self._media_type
-        payload: InlineBytes | PayloadRef = InlineBytes(media_type, data)
-        if not fits_inline(len(data), INPUT_INLINE_LIMIT_BYTES):
-            digest = hashlib.sha256(data).hexdigest()
-            payload = PayloadRef(media_type, _BLOB, len(data), digest)
+        now, left_bytes = utc_now(), INPUT_INLINE_LIMIT_BYTES
+        payloads: dict[str, InputPayload] = {}
+        for blob, (data, media_type) in self._inputs.items():
+            if fits_inline(len(data), left_bytes):
+                payloads[blob] = InlineBytes(media_type, data)
+                left_bytes -= len(data)
+            else:
+                payloads[blob] = reference(media_type, blob, data)
+        first = payloads.pop(_BLOB)
+        named = {blob.removeprefix(f"{_BLOB}/"): each for blob, each in payloads.items()}
         return encode_request(
             JobRequest(
-                job_id, self._model.name, payload, now, now + _DAY, reply_to=ReplyQueue(_REPLIES)
+                job_id,
+                self._model.name,
+                first,
+                now,
+                now + _DAY,
+                reply_to=ReplyQueue(_REPLIES),
+                inputs=named,
             )
         )
 
@@ -469,7 +484,11 @@ class LoadMeasurement:
             WebhookReplies(http, ()),
         )
         stopping, telemetry = threading.Event(), ModelTelemetry(model.name)
-        in_flight, cache, blobs = InFlight(telemetry), ReplyCache(), _MemoryBlobs(self._data)
+        in_flight, cache, blobs = (
+            InFlight(telemetry),
+            ReplyCache(),
+            _MemoryBlobs({blob: data for blob, (data, _) in self._inputs.items()}),
+        )
         batches = BatchQueue[ReceivedJob](Batcher(model.max_batch_size, model.max_wait_ms / 1000))
         normal, low = (
             ModelQueue(

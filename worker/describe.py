@@ -1,8 +1,10 @@
-"""`python -m worker.describe NAME`: print a model's parameters as TOML for the catalogue.
+"""`python -m worker.describe NAME`: print a model's parameters and named inputs as TOML.
+
+The lines belong into the model's entry in the catalogue.
 
 The command imports the model's module, but creates no instance of the model's class and reads no
 weights. The setting MODEL_CATALOGUE is the path of the catalogue. The exit code is 1 if the model's
-parameters cannot be described, and 2 if NAME or a setting is invalid.
+arguments cannot be described, and 2 if NAME or a setting is invalid.
 """
 
 import argparse
@@ -11,18 +13,33 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
+from contract import media
 from contract.catalogue import Catalogue, ModelEntry, to_toml
 from contract.errors import ContractError
+from contract.inputs import NamedInput
 from contract.parameters import Schema
 from worker.errors import ModelFailed, ModelUnfit, SettingsError, WorkerError
-from worker.inference.parameters import read_arguments
+from worker.inference.parameters import InputArgument, read_arguments, read_input_arguments
+from worker.inputs.opened import Accepts
 from worker.settings import CheckSettings
 
+MEDIA_TYPES: Final[Mapping[Accepts, tuple[str, ...]]] = {
+    "audio": ("audio/wav", "audio/x-wav", "audio/vnd.wave"),
+    "bytes": (media.OCTET_STREAM,),
+    "image": ("image/jpeg", "image/png", "image/webp"),
+    "json": (media.JSON,),
+    "tensor": ("application/x-npy", media.JSON),
+    "text": (media.TEXT,),
+}
+"""The media types of a named input that the catalogue does not declare yet."""
 
-def describe(model: ModelEntry) -> Mapping[str, Schema]:
-    """Return the schemas of the parameters that the model's class declares.
+
+def describe(model: ModelEntry) -> tuple[Mapping[str, Schema], Mapping[str, dict[str, Any]]]:
+    """Return the parameters and the named inputs that the model's class declares, by name.
+
+    If the model's entry already declares an input, the input keeps its media types.
 
     Raises:
         ModelUnfit: The module has no class `Infer`, or an argument has no supported type hint.
@@ -36,14 +53,29 @@ def describe(model: ModelEntry) -> Mapping[str, Schema]:
     )
     if method is None:
         raise ModelUnfit(f"{model.implementation}: the class Infer has no method __call__")
-    return read_arguments(method)
+    inputs = {
+        name: _describe_input(model.inputs.get(name), each)
+        for name, each in read_input_arguments(method).items()
+    }
+    return read_arguments(method), inputs
+
+
+def _describe_input(entry: NamedInput | None, argument: InputArgument) -> dict[str, Any]:
+    """Return the keys of a named input's entry, without the keys that have default values."""
+    types = entry.media_types if entry else MEDIA_TYPES[argument.accepts]
+    found: dict[str, Any] = {"media_types": list(types)}
+    if argument.optional:
+        found["optional"] = True
+    if argument.description:
+        found["description"] = argument.description
+    return found
 
 
 def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
-    """Print the parameters of the model that `arguments` names, and return the exit code.
+    """Print the arguments of the model that `arguments` names, and return the exit code.
 
     Returns:
-        0 if the parameters were printed, 1 if they cannot be described, 2 if the model's name or a
+        0 if the arguments were printed, 1 if they cannot be described, 2 if the model's name or a
         setting is invalid.
     """
     parser = argparse.ArgumentParser(
@@ -53,7 +85,7 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
     parsed = parser.parse_args(arguments)
     try:
         settings = CheckSettings.from_env(environ)
-        schemas = describe(Catalogue.load(settings.catalogue).model(parsed.name))
+        schemas, inputs = describe(Catalogue.load(settings.catalogue).model(parsed.name))
     except (ContractError, SettingsError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
@@ -70,6 +102,7 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
     output.writelines(
         f"parameters.{name} = {to_toml(schema)}\n" for name, schema in schemas.items()
     )
+    output.writelines(f"inputs.{name} = {to_toml(each)}\n" for name, each in inputs.items())
     output.flush()
     return 0
 

@@ -11,7 +11,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from contract import media
 from contract.errors import CatalogueError, ContractError, UnknownModel
+from contract.inputs import NamedInput, read_inputs
 from contract.names import low_priority_queue
 from contract.parameters import Schema, read_schemas
 from contract.warm import read_periods
@@ -28,6 +29,7 @@ DEFAULT_PATH = Path(__file__).with_name("models.toml")
 
 # The largest body of a single Put Blob request, because a caller sends an upload in one request.
 _MAX_UPLOAD_BYTES = 5000 * 1024 * 1024
+_MAX_INPUT_BYTES = 100 * 1024 * 1024
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -41,7 +43,7 @@ FIRST_VERSION: Final = "1"
 # What callers see of a model is the same for all its versions, because they do not know in advance
 # which version runs their job.
 _SHARED_KEYS: Final = frozenset(
-    {"task", "media_types", "result_media_type", "reports_progress", "parameters"}
+    {"task", "media_types", "result_media_type", "reports_progress", "parameters", "inputs"}
     | {"max_input_bytes", "max_upload_bytes", "max_pixels"}
     | {"deadline_seconds", "max_deadline_seconds", "versions", "fallback"}
 )
@@ -91,6 +93,7 @@ class ModelEntry:
         result_media_type: The media type of the model's results.
         parameters: What callers may send as the job's parameters: a JSON Schema for each name.
             The playground shows a form for them. Empty if the model declares no parameters.
+        inputs: The model's named inputs, which it has in addition to its first input.
         versions: The percentage of new jobs for each version of the model; empty if the model has
             only one version. All versions of a model have the same value.
         fallback: The version that gets the jobs of a version without a worker; empty if these jobs
@@ -132,6 +135,7 @@ class ModelEntry:
     # depend on the percentages.
     versions: Mapping[str, int] = field(default_factory=dict, hash=False, repr=False)
     fallback: str = field(default="", repr=False)
+    inputs: Mapping[str, NamedInput] = field(default_factory=dict, hash=False)
 
     @property
     def version(self) -> str:
@@ -152,6 +156,32 @@ class ModelEntry:
     def job_percent(self) -> int:
         """The percentage of the model's new jobs without a named version that this version gets."""
         return self.versions.get(self.version, 0) if self.versions else 100
+
+    def entry_of_input(self, name: str | None) -> "ModelEntry":
+        """Return this entry with the media types and limits of a named input.
+
+        `name` is None for the input without a name, whose media types and limits this entry has.
+        """
+        if name is None:
+            return self
+        found = self.inputs[name]
+        return replace(
+            self,
+            media_types=found.media_types,
+            max_input_bytes=found.max_input_bytes,
+            max_upload_bytes=found.max_upload_bytes,
+            max_pixels=found.max_pixels,
+        )
+
+    @property
+    def required_inputs(self) -> tuple[str, ...]:
+        """The names of the named inputs that each job must have."""
+        return tuple(name for name, each in self.inputs.items() if not each.optional)
+
+    @property
+    def max_all_inputs_bytes(self) -> int:
+        """The largest size in bytes of all inputs together that are part of an HTTP request."""
+        return self.max_input_bytes + sum(each.max_input_bytes for each in self.inputs.values())
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -339,8 +369,13 @@ def _read_model(name: str, table: Mapping[str, Any]) -> ModelEntry:
     for key, each in known.items():
         if key not in table and each.default is MISSING and each.default_factory is MISSING:
             raise CatalogueError(f"{name}.{key}: the key is missing; add it")
-    values = {key: _read_value(name, key, value) for key, value in table.items()}
+    # `_add_defaults` reads the inputs, because other keys determine their defaults.
+    values = {
+        key: value if key == "inputs" else _read_value(name, key, value)
+        for key, value in table.items()
+    }
     model = _add_defaults(ModelEntry(name=name, **values), values)
+    _check_inputs(model)
     _check_limits(model)
     _check_weights(model)
     return model
@@ -352,6 +387,8 @@ def _add_defaults(model: ModelEntry, given: Mapping[str, Any]) -> ModelEntry:
     `given` contains the keys that the catalogue file sets. They keep their values.
     """
     are_images = all(media_type.startswith("image/") for media_type in model.media_types)
+    of_inputs = {"max_input_bytes": model.max_input_bytes, "max_pixels": _DEFAULT_MAX_PIXELS}
+    inputs = read_inputs(f"{model.name}.inputs", given.get("inputs", {}), of_inputs)
     defaults: dict[str, Any] = {
         "queue": model.resource_name,
         "max_upload_bytes": model.max_input_bytes,
@@ -360,7 +397,8 @@ def _add_defaults(model: ModelEntry, given: Mapping[str, Any]) -> ModelEntry:
         "max_deadline_seconds": max(model.max_deadline_seconds, model.deadline_seconds),
         "warm_workers": model.min_workers + 1 if model.warm else 0,
     }
-    return replace(model, **{key: value for key, value in defaults.items() if key not in given})
+    missing = {key: value for key, value in defaults.items() if key not in given}
+    return replace(model, inputs=inputs, **missing)
 
 
 def _read_value(name: str, key: str, value: Any) -> Any:
@@ -431,7 +469,7 @@ def _check_limits(model: ModelEntry) -> None:
         ("lock_seconds", 5, 300),
         ("max_delivery_count", 1, 2000),
         ("max_batch_size", 1, 4096),
-        ("max_input_bytes", 1, 100 * 1024 * 1024),
+        ("max_input_bytes", 1, _MAX_INPUT_BYTES),
         ("max_upload_bytes", model.max_input_bytes, _MAX_UPLOAD_BYTES),
         ("deadline_seconds", 1, model.max_deadline_seconds),
         ("max_deadline_seconds", 1, 6 * 24 * 3600),
@@ -451,6 +489,25 @@ def _check_limits(model: ModelEntry) -> None:
     if not _MEDIA_TYPE.fullmatch(model.result_media_type):
         raise CatalogueError(
             f"{model.name}.result_media_type: expected a media type, for example image/png"
+        )
+
+
+def _check_inputs(model: ModelEntry) -> None:
+    for name in model.inputs:
+        if name in model.parameters:
+            raise CatalogueError(
+                f"{model.name}.inputs.{name}: a parameter has this name, too; rename one of them"
+            )
+        upload_bytes = model.inputs[name].max_upload_bytes
+        if upload_bytes > _MAX_UPLOAD_BYTES:
+            raise CatalogueError(
+                f"{model.name}.inputs.{name}.max_upload_bytes: expected at most "
+                f"{_MAX_UPLOAD_BYTES}, found {upload_bytes}"
+            )
+    if model.max_all_inputs_bytes > _MAX_INPUT_BYTES and model.inputs:
+        raise CatalogueError(
+            f"{model.name}.inputs: the limits max_input_bytes of all inputs are "
+            f"{model.max_all_inputs_bytes} together; expected at most {_MAX_INPUT_BYTES}"
         )
 
 
@@ -535,6 +592,7 @@ def format_entry(model: ModelEntry) -> str:
     another version than the first does not contain the keys that all versions have in common.
     """
     values = {each.name: getattr(model, each.name) for each in fields(model)}
+    values["inputs"] = {name: asdict(each) for name, each in model.inputs.items()}
     header, omitted = model.name, {"name"}
     if not model.versions:
         omitted.add("versions")

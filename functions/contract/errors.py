@@ -38,10 +38,10 @@ class UnsupportedSchema(ContractError):
 
     code = "unsupported-schema"
 
-    def __init__(self, found: object, supported: int) -> None:
+    def __init__(self, found: object, *supported: int) -> None:
         super().__init__(
-            f"the message has schema version {found!r}, but this program reads {supported}; "
-            "upgrade this program first"
+            f"the message has schema version {found!r}, but this program reads "
+            f"{' and '.join(map(str, supported))}; upgrade this program first"
         )
         self.found = found
         self.supported = supported

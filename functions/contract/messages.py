@@ -206,6 +206,9 @@ class JobRequest:
     `reply_to` is the address to which the worker sends the reply; it is None if the producer wants
     no reply. `attempt` is how often the sender has sent the request, counted from 1. It is not the
     number of the delivery, and workers do not use it.
+
+    `inputs` contains the named inputs, which some models have in addition to `input`. A request
+    with named inputs has schema version 2, any other request has schema version 1.
     """
 
     job_id: str
@@ -217,6 +220,12 @@ class JobRequest:
     reply_to: ReplyTo | None = None
     attempt: int = 1
     extra: Mapping[str, Json] = field(default_factory=dict)
+    inputs: Mapping[str, InputPayload] = field(default_factory=dict)
+
+    @property
+    def all_inputs(self) -> tuple[InputPayload, ...]:
+        """The input and all named inputs."""
+        return (self.input, *self.inputs.values())
 
     @property
     def reply_url(self) -> str | None:
@@ -384,6 +393,11 @@ def _json_kind(value: object) -> str:
 
 
 SCHEMA_VERSION = 1
+"""The schema version of replies, and of requests without named inputs."""
+
+NAMED_INPUTS_VERSION = 2
+"""The schema version of requests with named inputs."""
+
 JOB_REQUEST_SCHEMA = Path(__file__).with_name("job-request.schema.json")
 
 # Service Bus Standard accepts 256 KiB including headers and properties.
@@ -396,6 +410,9 @@ _REQUEST_FIELDS = frozenset(
     {"schema", "job_id", "model", "input", "parameters"}
     | {"created_at", "deadline", "reply_to", "attempt"}
 )
+# In a message of schema version 1, `inputs` is an unknown field like any other.
+_NAMED_INPUTS_FIELDS = _REQUEST_FIELDS | {"inputs"}
+_INPUT_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _REPLY_FIELDS = frozenset(
     {"schema", "job_id", "result", "error", "started_at", "finished_at", "timing", "attempt"}
 )
@@ -431,12 +448,14 @@ def decode_reply(data: bytes) -> JobReply:
 
 def request_to_json(request: JobRequest) -> dict[str, Json]:
     """Return a request as a JSON object."""
+    named = {name: _input_to_json(payload) for name, payload in request.inputs.items()}
     return {
         **request.extra,
-        "schema": SCHEMA_VERSION,
+        "schema": NAMED_INPUTS_VERSION if named else SCHEMA_VERSION,
         "job_id": request.job_id,
         "model": request.model,
         "input": _input_to_json(request.input),
+        **({"inputs": named} if named else {}),
         "parameters": dict(request.parameters),
         "created_at": format_time(request.created_at),
         "deadline": format_time(request.deadline),
@@ -451,7 +470,8 @@ def request_from_json(value: Json) -> JobRequest:
     Raises UnsupportedSchema if this program cannot read the schema version, and MalformedMessage if
     the request is otherwise not valid.
     """
-    fields = _check_version(value)
+    fields = _check_version(value, SCHEMA_VERSION, NAMED_INPUTS_VERSION)
+    has_names = fields.raw("schema") == NAMED_INPUTS_VERSION
     reply_to = fields.optional_child("reply_to")
     return JobRequest(
         job_id=_read_job_id(fields),
@@ -462,7 +482,8 @@ def request_from_json(value: Json) -> JobRequest:
         parameters=fields.mapping("parameters"),
         reply_to=_reply_to_from_json(reply_to) if reply_to else None,
         attempt=fields.integer("attempt", minimum=1) if fields.has("attempt") else 1,
-        extra=fields.others(_REQUEST_FIELDS),
+        extra=fields.others(_NAMED_INPUTS_FIELDS if has_names else _REQUEST_FIELDS),
+        inputs=_named_inputs_from_json(fields.child("inputs")) if has_names else {},
     )
 
 
@@ -486,7 +507,7 @@ def reply_from_json(value: Json) -> JobReply:
     Raises UnsupportedSchema if this program cannot read the schema version, and MalformedMessage if
     the reply is otherwise not valid.
     """
-    fields = _check_version(value)
+    fields = _check_version(value, SCHEMA_VERSION)
     result, error = fields.optional_child("result"), fields.optional_child("error")
     if (result is None) == (error is None):
         raise MalformedMessage("expected exactly one of the fields result and error in a reply")
@@ -544,6 +565,24 @@ def _input_from_json(fields: Fields) -> InputPayload:
     if fields.has("url"):
         return PayloadUrl(fields.text("url"), fields.optional_text("media_type"))
     return payload_from_json(fields)
+
+
+def is_input_name(name: str) -> bool:
+    """Return whether a named input may have this name."""
+    return _INPUT_NAME.fullmatch(name) is not None
+
+
+def _named_inputs_from_json(fields: Fields) -> dict[str, InputPayload]:
+    names = list(fields.others(frozenset()))
+    if not names:
+        raise MalformedMessage("inputs: expected at least one named input in schema version 2")
+    for name in names:
+        if not is_input_name(name):
+            raise MalformedMessage(
+                "inputs: a name has 1 to 32 lower-case letters, digits and underscores, and begins "
+                f"with a letter; found {name!r:.100}"
+            )
+    return {name: _input_from_json(fields.child(name)) for name in names}
 
 
 def _reference_from_json(media_type: str, fields: Fields) -> PayloadRef:
@@ -614,11 +653,11 @@ def _check_size(data: bytes) -> None:
         raise MessageTooLarge(len(data), MAX_MESSAGE_BYTES)
 
 
-def _check_version(value: Json) -> Fields:
+def _check_version(value: Json, *supported: int) -> Fields:
     fields = Fields(value)
     version = fields.raw("schema")
-    if version != SCHEMA_VERSION or isinstance(version, bool):
-        raise UnsupportedSchema(version, SCHEMA_VERSION)
+    if version not in supported or isinstance(version, bool):
+        raise UnsupportedSchema(version, *supported)
     return fields
 
 

@@ -67,9 +67,12 @@ def heartbeat_blob(worker: str) -> str:
     return f"{HEARTBEATS}{worker}"
 
 
-def input_blob(job_id: str) -> str:
-    """Return the name of the blob that contains a job's input."""
-    return f"inputs/{job_id}"
+def input_blob(job_id: str, name: str | None = None) -> str:
+    """Return the name of the blob that contains a job's input.
+
+    `name` is the name of a named input; None for the input without a name.
+    """
+    return f"inputs/{job_id}" if name is None else f"inputs/{job_id}/{name}"
 
 
 def upload_blob(upload_id: str, owner: str) -> str:

@@ -277,8 +277,13 @@ def _details(letter: Mapping[str, Any]) -> RenderableType:
         if letter.get(name) is not None:
             value = Text(printable(letter[name]))
             table.add_row(name.replace("_", " ").removesuffix(" at"), value)
-    match letter.get("input"):
-        case {"kind": kind, "media_type": media_type, "size_bytes": size_bytes}:
-            size = "" if size_bytes is None else f", {size_bytes} bytes"
-            table.add_row("input", Text(printable(f"{kind}, {media_type}{size}")))
+    named = letter.get("inputs")
+    inputs = {"input": letter.get("input")}
+    if isinstance(named, dict):
+        inputs |= {f"input {printable(name)}": each for name, each in named.items()}
+    for name, each in inputs.items():
+        match each:
+            case {"kind": kind, "media_type": media_type, "size_bytes": size_bytes}:
+                size = "" if size_bytes is None else f", {size_bytes} bytes"
+                table.add_row(Text(name), Text(printable(f"{kind}, {media_type}{size}")))
     return table

@@ -122,6 +122,35 @@ ParameterOption = Annotated[
 ]
 
 
+InputOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="NAME=FILE",
+        help="A named input of the model, such as mask=mask.png. May be repeated.",
+    ),
+]
+
+
+def parse_inputs(given: Sequence[str]) -> dict[str, Path]:
+    """Return the files of the named inputs in the values of the option ``--input``.
+
+    Raises:
+        typer.BadParameter: A value does not have the form NAME=FILE, a name occurs twice, or a file
+            cannot be read.
+    """
+    inputs: dict[str, Path] = {}
+    for text in given:
+        name, _, path = text.partition("=")
+        if not (name and path):
+            raise typer.BadParameter(f"expected NAME=FILE, found {text!r}", param_hint="--input")
+        if name in inputs:
+            raise typer.BadParameter(f"{name} is given twice: give it once", param_hint="--input")
+        inputs[name] = Path(path)
+        _check_readable(inputs[name], "--input")
+    return inputs
+
+
 def parse_parameters(given: Sequence[str]) -> dict[str, Any]:
     """Return the parameters in the values of the option ``--param``.
 
@@ -153,6 +182,7 @@ def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a paramete
     priority: PriorityOption = None,
     label: LabelOption = None,
     media_type: MediaTypeOption = None,
+    named_input: InputOption = None,
     param: ParameterOption = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Do not wait for the result; print the job's id.")
@@ -166,6 +196,7 @@ def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a paramete
     Waits until the job ends. Ctrl-C ends the wait, not the job.
     """
     source = _read_source(file)
+    inputs = parse_inputs(named_input or [])
     parameters = parse_parameters(param or [])
     with exit_on_error(as_json=as_json), spinner("sending") as progress:
         with connect(url, api_key) as client:
@@ -174,6 +205,7 @@ def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a paramete
                     source,
                     model,
                     media_type=media_type,
+                    inputs=inputs,
                     parameters=parameters or None,
                     wait_seconds=0 if detach else wait,
                     deadline_seconds=deadline,
@@ -352,12 +384,17 @@ def list_jobs(  # noqa: PLR0913, PLR0917 - each option of the command is a param
 def _read_source(file: Path) -> Source:
     if str(file) == "-":
         return sys.stdin.buffer.read()
+    _check_readable(file, "FILE")
+    return file
+
+
+def _check_readable(file: Path, param_hint: str) -> None:
     try:
         with file.open("rb"):
-            return file
+            pass
     except OSError as error:
         reason = f"{file}: {error.strerror or error}"
-        raise typer.BadParameter(reason, param_hint="FILE") from None
+        raise typer.BadParameter(reason, param_hint=param_hint) from None
 
 
 def _follow(client: Client, submitted: Job, progress: SpinnerText) -> Job:

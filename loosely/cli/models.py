@@ -15,7 +15,7 @@ from loosely.capacity.load import JobLoad
 from loosely.cli.compare import Comparison, VersionRun, find_files
 from loosely.cli.connection import KeyOption, UrlOption, connect
 from loosely.cli.errors import ExitCode, exit_on_error
-from loosely.cli.jobs import JsonLinesOption
+from loosely.cli.jobs import InputOption, JsonLinesOption, parse_inputs
 from loosely.cli.output import model_table, print_to, printable, result_view
 from loosely.local.data_directory import RunningSystem
 from loosely.local.environment import (
@@ -75,7 +75,9 @@ def show(
 def describe(
     name: Annotated[str, typer.Argument(help="The model's name in the catalogue.")],
 ) -> None:
-    """Print the parameters that a model's class declares, as TOML for the catalogue.
+    """Print the parameters and named inputs that a model's class declares, as TOML.
+
+    The lines belong into the model's entry in the catalogue.
 
     The command imports the model's module.
     """
@@ -133,6 +135,7 @@ def check(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     media_type: Annotated[
         str | None, typer.Option("--type", metavar="TYPE", help="The file's media type.")
     ] = None,
+    named_input: InputOption = None,
     load: Annotated[
         int | None,
         typer.Option(
@@ -166,7 +169,9 @@ def check(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     if jobs is not None:
         _check_jobs(jobs, load)
     place = _find_place()
-    kind = ("--type", media_type) if media_type else ()
+    kind = ["--type", media_type] if media_type else []
+    for input_name, path in parse_inputs(named_input or []).items():
+        kind += ["--input", f"{input_name}={path.resolve()}"]
     under_load = ("--load", str(load)) if load else ()
     found = dict[str, Mapping[str, Any]]()
     with subprocess.Popen(  # noqa: S603  our own module, without a shell

@@ -94,6 +94,7 @@ class ClientOperations:
         model: str,
         *,
         media_type: str | None = None,
+        inputs: Mapping[str, Source | Upload] | None = None,
         parameters: Mapping[str, Any] | None = None,
         deadline_seconds: int | None = None,
         webhook_url: str | None = None,
@@ -112,6 +113,8 @@ class ClientOperations:
             model: The model's name.
             media_type: The input's media type. Default: detected from the first bytes or the file
                 name.
+            inputs: The named inputs, which some models have in addition to their input. Their media
+                types are detected.
             parameters: The parameters that this model defines.
             deadline_seconds: The job expires if it has not ended after this number of seconds.
             webhook_url: The URL to which the gateway sends the job when it has ended.
@@ -139,7 +142,7 @@ class ClientOperations:
             priority,
             label,
         )
-        return await self._submit(source, media_type, submission)
+        return await self._submit(source, media_type, inputs or {}, submission)
 
     async def run(  # noqa: PLR0913 - the options of a submit
         self,
@@ -147,6 +150,7 @@ class ClientOperations:
         model: str,
         *,
         media_type: str | None = None,
+        inputs: Mapping[str, Source | Upload] | None = None,
         parameters: Mapping[str, Any] | None = None,
         deadline_seconds: int | None = None,
         webhook_url: str | None = None,
@@ -164,6 +168,8 @@ class ClientOperations:
             model: The model's name.
             media_type: The input's media type. Default: detected from the first bytes or the file
                 name.
+            inputs: The named inputs, which some models have in addition to their input. Their media
+                types are detected.
             parameters: The parameters that this model defines.
             deadline_seconds: The job expires if it has not ended after this number of seconds.
             webhook_url: The URL to which the gateway sends the job when it has ended.
@@ -194,7 +200,7 @@ class ClientOperations:
             priority,
             label,
         )
-        job = await self._submit(source, media_type, submission, give_up_at)
+        job = await self._submit(source, media_type, inputs or {}, submission, give_up_at)
         return await self._wait(job, wait_seconds, give_up_at)
 
     async def wait(self, job: Job | str, *, wait_seconds: float | None = None) -> Job:
@@ -291,7 +297,14 @@ class ClientOperations:
                 await self._pause_between_polls(job, self._clock() - asked_at)
             seen, wait_seconds = state, _EVENT_POLL_SECONDS
 
-    async def upload(self, source: Source, model: str, *, media_type: str | None = None) -> Upload:
+    async def upload(
+        self,
+        source: Source,
+        model: str,
+        *,
+        media_type: str | None = None,
+        input_name: str | None = None,
+    ) -> Upload:
         """Upload an input to the gateway's blob storage, for one or more jobs of ``model``.
 
         Args:
@@ -299,12 +312,13 @@ class ClientOperations:
             model: The model's name.
             media_type: The input's media type. Default: detected from the first bytes or the file
                 name.
+            input_name: The name of the model's named input. Default: the first input.
 
         Raises:
             PayloadTooLarge: The input is larger than the model's limit for uploads.
             RequestRefused: The model is unknown, or it does not accept this media type.
         """
-        return await self._upload(read_payload(source, media_type), model)
+        return await self._upload(read_payload(source, media_type), model, input_name)
 
     async def models(self) -> tuple[Model, ...]:
         """Return the models that accept jobs."""
@@ -463,6 +477,7 @@ class ClientOperations:
         self,
         source: Source | Upload,
         media_type: str | None,
+        inputs: Mapping[str, Source | Upload],
         submission: Submission,
         give_up_at: float = math.inf,
     ) -> Job:
@@ -471,23 +486,61 @@ class ClientOperations:
         An upload is submitted by its reference, any other input in the body of the request. An
         input that is too large for the body is uploaded first.
         """
+        if inputs:
+            return await self._submit_inputs(source, media_type, inputs, submission, give_up_at)
         if isinstance(source, Upload):
-            return await self._submit_upload(submission, source, give_up_at)
+            return await self._submit_members(submission, source, {}, give_up_at)
         payload = read_payload(source, media_type)
         if await self._is_too_large(payload, submission.model, give_up_at):
-            upload = await self._upload(payload, submission.model, give_up_at)
-            return await self._submit_upload(submission, upload, give_up_at)
+            upload = await self._upload(payload, submission.model, give_up_at=give_up_at)
+            return await self._submit_members(submission, upload, {}, give_up_at)
         request = self.requests.submit(submission, payload)
         try:
             return read_job(await self.send(request, (200, 202), give_up_at))
         except PayloadTooLarge:
-            upload = await self._upload(payload, submission.model, give_up_at)
-            return await self._submit_upload(submission, upload, give_up_at)
+            upload = await self._upload(payload, submission.model, give_up_at=give_up_at)
+            return await self._submit_members(submission, upload, {}, give_up_at)
 
-    async def _submit_upload(
-        self, submission: Submission, upload: Upload, give_up_at: float
+    async def _submit_inputs(
+        self,
+        source: Source | Upload,
+        media_type: str | None,
+        inputs: Mapping[str, Source | Upload],
+        submission: Submission,
+        give_up_at: float,
     ) -> Job:
-        request = self.requests.submit_upload(submission, upload)
+        """Submit a job with named inputs, and return the job.
+
+        Inputs over ``_SURELY_SMALL_BYTES`` are uploaded first. If the gateway answers that a
+        smaller input is too large for a request, all inputs are uploaded.
+        """
+        first = source if isinstance(source, Upload) else read_payload(source, media_type)
+        named: dict[str, Payload | Upload] = {
+            name: each if isinstance(each, Upload) else read_payload(each, None)
+            for name, each in inputs.items()
+        }
+        limit_bytes = _SURELY_SMALL_BYTES
+        while True:
+            if isinstance(first, Payload) and first.size_bytes > limit_bytes:
+                first = await self._upload(first, submission.model, give_up_at=give_up_at)
+            for name, each in named.items():
+                if isinstance(each, Payload) and each.size_bytes > limit_bytes:
+                    named[name] = await self._upload(each, submission.model, name, give_up_at)
+            try:
+                return await self._submit_members(submission, first, named, give_up_at)
+            except PayloadTooLarge:
+                if not limit_bytes:
+                    raise
+                limit_bytes = 0
+
+    async def _submit_members(
+        self,
+        submission: Submission,
+        first: Payload | Upload,
+        named: Mapping[str, Payload | Upload],
+        give_up_at: float,
+    ) -> Job:
+        request = self.requests.submit_members(submission, first, named)
         return read_job(await self.send(request, (200, 202), give_up_at))
 
     async def _is_too_large(self, payload: Payload, name: str, give_up_at: float) -> bool:
@@ -503,9 +556,15 @@ class ClientOperations:
         self._known_models[name] = model
         return model
 
-    async def _upload(self, payload: Payload, model: str, give_up_at: float = math.inf) -> Upload:
+    async def _upload(
+        self,
+        payload: Payload,
+        model: str,
+        input_name: str | None = None,
+        give_up_at: float = math.inf,
+    ) -> Upload:
         """Request an upload URL, store the payload at this URL, and return the upload."""
-        asked = self.requests.create_upload(model, payload.media_type)
+        asked = self.requests.create_upload(model, payload.media_type, input_name)
         response = await self.send(asked, (201,), give_up_at)
         slot = read_upload_slot(response)
         if slot.max_bytes is not None and payload.size_bytes > slot.max_bytes:

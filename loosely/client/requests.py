@@ -1,5 +1,6 @@
 """Build the HTTP requests that the gateway accepts. This module opens no connections."""
 
+import base64
 import json
 import os
 from collections.abc import Mapping
@@ -88,8 +89,19 @@ def read_payload(source: Source, media_type: str | None) -> Payload:
     )
 
 
+def _to_member(given: Payload | Upload) -> dict[str, str]:
+    if isinstance(given, Upload):
+        return {"upload": given.reference, "media_type": given.media_type}
+    encoded = base64.b64encode(_read_body(given.body)).decode()
+    return {"base64": encoded, "media_type": given.media_type}
+
+
+def _read_body(body: Body) -> bytes:
+    return body if isinstance(body, bytes) else body.path.read_bytes()
+
+
 def _wrap_json(body: Body) -> bytes:
-    content = body if isinstance(body, bytes) else body.path.read_bytes()
+    content = _read_body(body)
     try:
         text = content.decode("utf-8-sig")
         json.loads(text)
@@ -209,12 +221,25 @@ class RequestBuilder:
             wait_seconds=submission.wait_seconds,
         )
 
-    def submit_upload(self, submission: Submission, upload: Upload) -> HttpRequest:
-        """Return a request that submits a job whose input has already been uploaded."""
-        document = {
-            "input": {"upload": upload.reference, "media_type": upload.media_type},
-            **submission.members(),
-        }
+    def submit_members(
+        self,
+        submission: Submission,
+        first: Payload | Upload,
+        named: Mapping[str, Payload | Upload] | None = None,
+    ) -> HttpRequest:
+        """Return a request that submits a job whose inputs are members of a JSON body.
+
+        Args:
+            submission: The model and the options of the job.
+            first: The first input. A payload is sent in base64, an upload by its reference.
+            named: The named inputs.
+
+        Raises:
+            OSError: The file of a payload cannot be read.
+        """
+        document = {"input": _to_member(first), **submission.members()}
+        if named:
+            document["inputs"] = {name: _to_member(each) for name, each in named.items()}
         return self._build(
             "POST",
             submission.path,
@@ -263,13 +288,21 @@ class RequestBuilder:
             "GET", "/v1/jobs", params={**params, **({"cursor": cursor} if cursor else {})}
         )
 
-    def create_upload(self, model: str, media_type: str) -> HttpRequest:
-        """Return a request for a URL to which one input with this media type can be uploaded."""
+    def create_upload(
+        self, model: str, media_type: str, input_name: str | None = None
+    ) -> HttpRequest:
+        """Return a request for a URL to which one input with this media type can be uploaded.
+
+        ``input_name`` is the name of a named input, or ``None`` for the first input.
+        """
+        document = {"model": model, "media_type": media_type}
+        if input_name is not None:
+            document["input"] = input_name
         return self._build(
             "POST",
             "/v1/uploads",
             headers={"content-type": _JSON},
-            body=json.dumps({"model": model, "media_type": media_type}).encode(),
+            body=json.dumps(document).encode(),
         )
 
     def dead_letters(

@@ -12,8 +12,10 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from contract.webhook import format_secrets, signed_headers
+from loosely import Client, Upload
 from tests.e2e.system import ROOT, System, running
 from tests.ports import free_ports
 
@@ -37,8 +39,8 @@ def test_the_command_dev_up_is_within_the_first_25_lines_of_the_readme() -> None
 def test_the_example_models_in_the_guide_for_model_authors_serve_jobs(
     tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    item_model, batch_model, typed_model, *_ = blocks(MODELS, "python")
-    own_entry, parameters, *_ = blocks(MODELS, "toml")
+    item_model, batch_model, typed_model, differ_model, *_ = blocks(MODELS, "python")
+    own_entry, parameters, inputs, *_ = blocks(MODELS, "toml")
     # Both are the files that `loosely new` writes.
     folder = ROOT / "examples" / "model-folder"
     assert item_model == (folder / "models" / "brightness.py").read_text(encoding="utf-8")
@@ -48,14 +50,16 @@ def test_the_example_models_in_the_guide_for_model_authors_serve_jobs(
         ("brightness", item_model),
         ("quarters", batch_model),
         ("colours", typed_model),
+        ("differ", differ_model),
     ):
         (tmp_path / "models" / f"{name}.py").write_text(code, encoding="utf-8")
     catalogue = tmp_path / "models.toml"
-    # The other two models use the same three lines.
+    # The other models use the same three lines.
     *lines, _ = own_entry.splitlines()
     entry = "\n".join(lines)
     entries = [own_entry, entry.replace("brightness", "quarters")]
     entries += [entry.replace("brightness", "colours"), parameters]
+    entries += [entry.replace("brightness", "differ"), inputs]
     catalogue.write_text("\n".join(entries), encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("MODEL_CATALOGUE", str(catalogue))
@@ -79,6 +83,18 @@ def test_the_example_models_in_the_guide_for_model_authors_serve_jobs(
         assert set(colours) == {"top left", "top right", "bottom left", "bottom right"}
         assert all(0 <= colour <= 255 for quarter in colours.values() for colour in quarter)
         assert len(submit_colours(system, picture, {"top": 2}).json()["result"]) == 2
+        white = tmp_path / "white.png"
+        Image.new("L", (64, 64), 255).save(white)
+        files = {"file": ("a.jpg", picture.read_bytes()), "other": ("b.png", white.read_bytes())}
+        different = system.http.post("/v1/models/differ/jobs", files=files).json()
+        assert 0.2 < different["result"]["difference"] < 0.8, different
+        with Client(system.url) as client:
+            title = client.upload(b"a", "differ", media_type="text/plain", input_name="title")
+            given: dict[str, Path | Upload] = {"other": picture, "mask": white, "title": title}
+            assert client.run(picture, "differ", inputs=given).result == {
+                "title": "a",
+                "difference": 0.0,
+            }
         refused = submit_colours(system, picture, {"top": 0})
         assert (refused.status_code, refused.json()["pointer"]) == (422, "/parameters/top")
 

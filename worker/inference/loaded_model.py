@@ -16,7 +16,7 @@ import inspect
 import io
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from types import MappingProxyType
@@ -37,10 +37,23 @@ from worker.errors import (
     ResultTooLarge,
     UnsupportedMediaType,
 )
-from worker.inference.parameters import ParameterArguments, Parameters, read_arguments
+from worker.inference.parameters import (
+    InputArgument,
+    ParameterArguments,
+    Parameters,
+    read_arguments,
+    read_input_arguments,
+)
 from worker.inputs.audio import RATES
 from worker.inputs.decoder_process import DecoderProcesses
-from worker.inputs.opened import Data, InputKind, OpenedInput, open_input
+from worker.inputs.opened import (
+    Data,
+    InputKind,
+    OpenedInput,
+    naming_input,
+    open_input,
+    open_together,
+)
 from worker.models import (
     Accepts,
     BatchModel,
@@ -59,6 +72,13 @@ _DECODED: Final = {
     "image": ("image/jpeg", "image/png", "image/webp"),
     "audio": ("audio/wav", "audio/x-wav", "audio/vnd.wave"),
 }
+DECODABLE_TYPES: Final[Mapping[str, tuple[str, ...]]] = {
+    **_DECODED,
+    "json": (media.JSON,),
+    "tensor": ("application/x-npy", media.JSON),
+}
+"""The only media types of a named input, by its kind. Text may have all types of text."""
+
 # The fields of a catalogue entry for which the model's class may define a maximum.
 _LIMITED_FIELDS: Final = ("max_batch_size", "max_wait_ms")
 _IMAGE_FORMATS: Final = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP"}
@@ -71,6 +91,7 @@ Result = InlineJson | InlineBytes
 """A job's result: a JSON value, or bytes with a media type. It is not yet stored as a blob."""
 
 _NO_PARAMETERS: Parameters = MappingProxyType({})
+_NO_INPUTS: Mapping[str, Any] = MappingProxyType({})
 
 
 class ModelLoader:
@@ -108,10 +129,13 @@ class LoadedModel:
         """
         self._model = model
         self._infer = infer
-        self._kind = InputKind(
-            input_kind(model, infer), model.max_pixels, _sample_rate(model, infer)
-        )
+        rate = _sample_rate(model, infer)
+        self._kind = InputKind(input_kind(model, infer), model.max_pixels, rate)
         self._adapter = make_adapter(model, infer)
+        self._named = {
+            name: InputKind(argument.accepts, model.inputs[name].max_pixels, rate)
+            for name, argument in _named_inputs(model, infer, self._kind.accepts).items()
+        }
         torch = sys.modules.get("torch")
         self._inference_mode: Callable[[], contextlib.AbstractContextManager[object]] = (
             torch.inference_mode if torch else contextlib.nullcontext
@@ -167,22 +191,57 @@ class LoadedModel:
         """Return whether the model reports the progress of running jobs."""
         return self._model.reports_progress
 
-    def prepare(self, data: bytes, media_type: str, parameters: Parameters = _NO_PARAMETERS) -> Any:
+    def prepare(
+        self,
+        data: bytes,
+        media_type: str,
+        parameters: Parameters = _NO_PARAMETERS,
+        inputs: Mapping[str, tuple[bytes, str]] = _NO_INPUTS,
+    ) -> Any:
         """Decode and preprocess one input.
+
+        Args:
+            data: The bytes of the input.
+            media_type: The media type of the input.
+            parameters: The parameters of the job.
+            inputs: The bytes and the media type of each named input.
 
         Returns:
             The prepared item, which the caller puts into a batch for `run`.
 
         Raises:
             UnsupportedMediaType: The model does not accept this media type.
-            InvalidInput: The input cannot be decoded.
+            InvalidInput: The input cannot be decoded, or a named input is missing or unknown.
         """
+        self.check_input_names(inputs)
         if self.reads_files:
             return self.prepare_file(io.BytesIO(data), media_type, parameters)
-        return self.preprocess(self.open(data, media_type).decode(_reserve_nothing), parameters)
+        named = {name: self.open(*each, name=name) for name, each in inputs.items()}
+        opened = open_together(self.open(data, media_type), named)
+        decoded = opened.decode(_reserve_nothing)
+        return self.preprocess(decoded.first, parameters, decoded.named)
+
+    def check_input_names(self, names: Collection[str]) -> None:
+        """Raise InvalidInput if a required named input is missing, or if a name is unknown.
+
+        The gateway has checked the names in its own jobs, but not those in producers' jobs.
+        """
+        for name, each in self._model.inputs.items():
+            if name not in names and not each.optional:
+                raise InvalidInput(f"inputs.{name}: the input is missing; send it")
+        for name in names:
+            if name not in self._model.inputs:
+                known = ", ".join(self._model.inputs) or "none"
+                raise InvalidInput(
+                    f"inputs.{name}: the model has no such input; its named inputs are: {known}"
+                )
 
     def open(
-        self, data: Data, media_type: str, processes: DecoderProcesses | None = None
+        self,
+        data: Data,
+        media_type: str,
+        processes: DecoderProcesses | None = None,
+        name: str | None = None,
     ) -> OpenedInput:
         """Return an opened input, whose memory need is known, but which is not decoded yet.
 
@@ -190,15 +249,23 @@ class LoadedModel:
             data: The bytes of the input.
             media_type: The media type of the input.
             processes: The processes that decode large images; None to decode them in this process.
+            name: The name of a named input; None for the first input.
 
         Raises:
             UnsupportedMediaType: The model does not accept this media type.
             InvalidInput: The header of the input is invalid, or the image is too large.
         """
-        return open_input(self._kind, data, self._check_media_type(media_type), processes)
+        kind = self._kind if name is None else self._named[name]
+        with naming_input(name):
+            return open_input(kind, data, self._check_media_type(media_type, name), processes)
 
-    def preprocess(self, decoded: Any, parameters: Parameters = _NO_PARAMETERS) -> Any:
-        """Preprocess one decoded input.
+    def preprocess(
+        self,
+        decoded: Any,
+        parameters: Parameters = _NO_PARAMETERS,
+        inputs: Mapping[str, Any] = _NO_INPUTS,
+    ) -> Any:
+        """Preprocess one decoded input. `inputs` contains the decoded named inputs.
 
         Returns:
             The prepared item, which the caller puts into a batch for `run`.
@@ -208,7 +275,7 @@ class LoadedModel:
         """
         self._check_parameters(parameters)
         with self._inference_mode():
-            return self._adapter.preprocess(decoded, parameters)
+            return self._adapter.preprocess(decoded, parameters, inputs)
 
     def prepare_file(
         self, file: io.BufferedIOBase, media_type: str, parameters: Parameters = _NO_PARAMETERS
@@ -224,7 +291,7 @@ class LoadedModel:
         with file, self._inference_mode():
             self._check_media_type(media_type)
             self._check_parameters(parameters)
-            return self._adapter.preprocess(file, parameters)
+            return self._adapter.preprocess(file, parameters, _NO_INPUTS)
 
     def run(self, batch: list[Any], contexts: Sequence[Context] = ()) -> Sequence[Any]:
         """Run the model on one batch.
@@ -272,7 +339,7 @@ class LoadedModel:
             InferenceFailed: The model's method `cost` did not return a positive number.
         """
         hook = self._hook("cost")
-        cost = 1.0 if hook is None else float(hook(self._adapter.without_parameters(item)))
+        cost = 1.0 if hook is None else float(hook(self._adapter.without_arguments(item)))
         if not (isfinite(cost) and cost > 0):
             raise InferenceFailed(
                 f"the model's method cost returned {cost}; expected a positive, finite number"
@@ -280,9 +347,18 @@ class LoadedModel:
         return cost
 
     def sample(self) -> Any | None:
-        """Return an example item for test runs; None if the model has no method `sample`."""
+        """Return an example item for test runs; None if the model has no method `sample`.
+
+        In an item model with named inputs, `sample` returns the first input and a mapping of the
+        named inputs. In all other models, it returns one item.
+        """
         hook = self._hook("sample")
-        return None if hook is None else hook()
+        if hook is None:
+            return None
+        if not self._named or self.preprocesses:
+            return hook()
+        first, named = hook()
+        return self._adapter.preprocess(first, _NO_PARAMETERS, named)
 
     def memory_bytes(self, cost: float) -> int:
         """Return how many bytes of device memory the model uses outside torch.
@@ -316,14 +392,15 @@ class LoadedModel:
             except InvalidParameter as error:
                 raise InvalidInput(str(error)) from None
 
-    def _check_media_type(self, media_type: str) -> str:
-        if media_type in self._model.media_types:
+    def _check_media_type(self, media_type: str, name: str | None = None) -> str:
+        accepted = self._model.media_types if name is None else self._model.inputs[name].media_types
+        if media_type in accepted:
             return media_type
         bare_type = media.essence(media_type)
-        if bare_type not in self._model.media_types:
+        if bare_type not in accepted:
             raise UnsupportedMediaType(
                 f"{self._model.name} does not accept the media type {bare_type}; "
-                f"send one of {', '.join(self._model.media_types)}"
+                f"send one of {', '.join(accepted)}"
             )
         return bare_type
 
@@ -331,15 +408,18 @@ class LoadedModel:
 class Adapter(Protocol):
     """The common interface of item models and batch models."""
 
-    def preprocess(self, item: Any, parameters: Parameters) -> Any:
+    def preprocess(self, item: Any, parameters: Parameters, inputs: Mapping[str, Any]) -> Any:
         """Preprocess one input, and return the item for a batch.
 
-        Any thread may call this method.
+        `inputs` contains the named inputs. Any thread may call this method.
         """
         ...
 
-    def without_parameters(self, item: Any) -> Any:
-        """Return the item without the job's parameters, which `preprocess` may have added."""
+    def without_arguments(self, item: Any) -> Any:
+        """Return the item without the job's parameters and named inputs.
+
+        `preprocess` may have added them.
+        """
         ...
 
     def run(self, batch: list[Any], contexts: Sequence[Context]) -> Sequence[Any]:
@@ -370,18 +450,19 @@ class BatchAdapter:
             cast(Postprocesses, infer).postprocess if has_postprocess else _identity
         )
 
-    def preprocess(self, item: Any, parameters: Parameters) -> Any:
+    def preprocess(self, item: Any, parameters: Parameters, inputs: Mapping[str, Any]) -> Any:
         """Call the model's method `preprocess`, and return the prepared item.
 
         If the method declares arguments for parameters, the job's parameters are passed to them.
+        The named inputs are passed to the arguments with their names.
         """
         preprocess = cast(Callable[..., Any], self._infer.preprocess)
         if not self._takes_parameters:
-            return preprocess(item)
-        return preprocess(item, **self._arguments.of(parameters))
+            return preprocess(item, **inputs)
+        return preprocess(item, **inputs, **self._arguments.of(parameters))
 
-    def without_parameters(self, item: Any) -> Any:
-        """Return the item unchanged, because items of a batch model contain no parameters."""
+    def without_arguments(self, item: Any) -> Any:
+        """Return the item unchanged, because `preprocess` has used the other arguments."""
         return item
 
     def run(self, batch: list[Any], contexts: Sequence[Context]) -> Sequence[Any]:
@@ -392,9 +473,10 @@ class BatchAdapter:
 
 
 @dataclass(frozen=True, slots=True)
-class _ItemWithParameters:
+class _ItemWithArguments:
     item: Any
     arguments: Mapping[str, Any]
+    inputs: Mapping[str, Any]
 
 
 class ItemAdapter:
@@ -407,15 +489,16 @@ class ItemAdapter:
         self._takes_parameters = self._arguments.exist
         self.postprocess = _identity
 
-    def preprocess(self, item: Any, parameters: Parameters) -> Any:
-        """Return the item, together with the job's parameters if the model accepts parameters."""
-        if not self._takes_parameters:
+    def preprocess(self, item: Any, parameters: Parameters, inputs: Mapping[str, Any]) -> Any:
+        """Return the item with the job's named inputs, and its parameters if the model has any."""
+        if not (self._takes_parameters or inputs):
             return item
-        return _ItemWithParameters(item, self._arguments.of(parameters))
+        arguments = self._arguments.of(parameters) if self._takes_parameters else {}
+        return _ItemWithArguments(item, arguments, inputs)
 
-    def without_parameters(self, item: Any) -> Any:
-        """Return the item without the job's parameters."""
-        return item.item if isinstance(item, _ItemWithParameters) else item
+    def without_arguments(self, item: Any) -> Any:
+        """Return the item without the job's parameters and named inputs."""
+        return item.item if isinstance(item, _ItemWithArguments) else item
 
     def run(self, batch: list[Any], contexts: Sequence[Context]) -> Sequence[Any]:
         """Call the model once for each item of the batch, and return the outputs in order."""
@@ -425,12 +508,11 @@ class ItemAdapter:
         return [self._run_one(item) for item in batch]
 
     def _run_one(self, item: Any, *context: Context) -> Any:
-        if not self._takes_parameters:
-            return self._call(item, *context)
-        if isinstance(item, _ItemWithParameters):
-            return self._call(item.item, *context, **item.arguments)
-        # A sample is an item without parameters.
-        return self._call(item, *context, **self._arguments.of({}))
+        if isinstance(item, _ItemWithArguments):
+            return self._call(item.item, *context, **item.inputs, **item.arguments)
+        # An example item has no parameters, so its call has the arguments' defaults.
+        arguments = self._arguments.of({}) if self._takes_parameters else {}
+        return self._call(item, *context, **arguments)
 
 
 def _sample_rate(model: ModelEntry, infer: Any) -> int | None:
@@ -532,6 +614,42 @@ def _check_parameters(model: ModelEntry, method: Callable[..., Any]) -> None:
             f"{model.name}.parameters: differs from the arguments of {model.implementation}; "
             f"the entry must contain what `loosely models describe {model.name}` prints"
         )
+
+
+def _named_inputs(model: ModelEntry, infer: Any, accepts: Accepts) -> dict[str, InputArgument]:
+    """Return the named inputs of the model's class, which the entry must declare, too.
+
+    Raises:
+        ModelUnfit: The named inputs of the entry and the class differ, or an input of this kind
+            cannot have named inputs beside it.
+    """
+    declared = read_input_arguments(infer.preprocess if hasattr(infer, "preprocess") else infer)
+    optional = {name: each.optional for name, each in declared.items()}
+    if optional != {name: each.optional for name, each in model.inputs.items()}:
+        raise ModelUnfit(
+            f"{model.name}.inputs: differs from the arguments of {model.implementation}; "
+            f"replace the key by what `loosely models describe {model.name}` prints"
+        )
+    if declared and accepts == "file":
+        raise ModelUnfit(
+            f"{model.implementation}: Infer.accepts is 'file', which a model with named inputs "
+            "cannot receive; use 'bytes'"
+        )
+    for name, each in declared.items():
+        wanted = DECODABLE_TYPES.get(each.accepts, ())
+        unfit = [kind for kind in model.inputs[name].media_types if wanted and kind not in wanted]
+        if each.accepts == "text":
+            unfit = [kind for kind in model.inputs[name].media_types if not _is_text(kind)]
+        if unfit:
+            raise ModelUnfit(
+                f"{model.name}.inputs.{name}.media_types: {unfit[0]} cannot be decoded as "
+                f"{each.accepts}; expected only {', '.join(wanted) or 'text/plain and other text'}"
+            )
+    return declared
+
+
+def _is_text(media_type: str) -> bool:
+    return media_type.startswith("text/")
 
 
 def _check_takes_context(model: ModelEntry, infer: Any) -> None:

@@ -1,27 +1,38 @@
-"""The typed parameters of a model: the keyword-only arguments of its `__call__` or `preprocess`.
+"""The keyword-only arguments of a model's `__call__` or `preprocess`: parameters and named inputs.
 
     def __call__(
         self,
         image: Image,
         *,
+        mask: Image | None = None,
         top: Annotated[int, Range(1, 100), "How many labels."] = 5,
         mode: Literal["fast", "good"] = "good",
     ) -> dict[str, object]: ...
 
-The gateway must know the parameters without the model's code. Therefore the catalogue entry
-repeats them as schemas, which `loosely models describe NAME` prints. A model whose entry differs
-from its arguments is not loaded.
+Here, `mask` is a named input, because its type hint is a type of inputs. The other two are
+parameters.
+
+The gateway must know the arguments without the model's code. Therefore the catalogue entry repeats
+them as `loosely models describe NAME` prints them. A model whose entry differs from its arguments
+is not loaded.
 """
 
 import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
+
+import numpy as np
+from PIL.Image import Image
 
 from contract.messages import Json
 from contract.parameters import Schema
 from worker.errors import InvalidInput, ModelUnfit
+from worker.inputs.audio import Audio
+from worker.inputs.opened import Accepts
+from worker.models.named_inputs import Input
 from worker.models.ranges import Range
 
 Parameters = Mapping[str, Json]
@@ -36,6 +47,29 @@ _TYPES: Final[Mapping[Any, str]] = {
     float: "number",
     str: "string",
 }
+
+
+_INPUT_TYPES: Final[Mapping[Any, Accepts]] = {
+    Audio: "audio",
+    Image: "image",
+    bytes: "bytes",
+    np.ndarray: "tensor",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class InputArgument:
+    """A keyword-only argument that is a named input.
+
+    Attributes:
+        accepts: The kind of input.
+        optional: Whether the argument has a default, so that callers may omit the input.
+        description: A sentence for callers; empty if the type hint contains no text.
+    """
+
+    accepts: Accepts
+    optional: bool
+    description: str
 
 
 class ParameterArguments:
@@ -85,13 +119,31 @@ class ParameterArguments:
 def read_arguments(method: Callable[..., Any]) -> dict[str, Schema]:
     """Return the schemas of the parameters that a method's keyword-only arguments declare.
 
-    The argument `parameters` is not included.
+    The argument `parameters` and named inputs are not included.
 
     Raises:
         ModelUnfit: An argument has no type hint, or a type hint that is not supported.
     """
+    return {
+        name: _schema(name, hint, default)
+        for name, (hint, default) in _keyword_arguments(method).items()
+        if _accepts(hint) is None
+    }
+
+
+def read_input_arguments(method: Callable[..., Any]) -> dict[str, InputArgument]:
+    """Return the named inputs that a method's keyword-only arguments declare."""
+    return {
+        name: InputArgument(accepts, default is not inspect.Parameter.empty, _description(hint))
+        for name, (hint, default) in _keyword_arguments(method).items()
+        if (accepts := _accepts(hint)) is not None
+    }
+
+
+def _keyword_arguments(method: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the type hint and the default of each keyword-only argument of a method."""
     found = {
-        name: each
+        name: each.default
         for name, each in _arguments(method).items()
         if each.kind is each.KEYWORD_ONLY and name != _MAPPING
     }
@@ -99,7 +151,27 @@ def read_arguments(method: Callable[..., Any]) -> dict[str, Schema]:
         return {}
     function = method if inspect.isroutine(method) else type(method).__call__
     hints = typing.get_type_hints(function, include_extras=True)
-    return {name: _schema(name, hints.get(name), each.default) for name, each in found.items()}
+    return {name: (hints.get(name), default) for name, default in found.items()}
+
+
+def _accepts(hint: Any) -> Accepts | None:
+    """Return the kind of input that a type hint declares; None if it declares a parameter."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        declared = [each.accepts for each in arguments[1:] if isinstance(each, Input)]
+        return declared[0] if declared else _accepts(arguments[0])
+    if origin in (typing.Union, types.UnionType):
+        members = [each for each in arguments if each is not type(None)]
+        return _accepts(members[0]) if len(members) == 1 else None
+    try:
+        return _INPUT_TYPES.get(origin or hint)
+    except TypeError:
+        return None  # a hint that cannot be hashed
+
+
+def _description(hint: Any) -> str:
+    notes = typing.get_args(hint)[1:] if typing.get_origin(hint) is typing.Annotated else ()
+    return next((each for each in notes if isinstance(each, str)), "")
 
 
 def _arguments(method: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:

@@ -102,6 +102,18 @@ class DecoderProcesses:
             picture = _read_pixels(pixels, (width, height))
         return images.rotated(picture, answer["orientation"])
 
+    def measure(self, data: bytes | mmap.mmap, media_type: str, max_pixels: int) -> int:
+        """Return how many bytes of memory `decode` reserves for an image.
+
+        The arguments and errors are those of `decode`.
+        """
+        with self._slots, self._child() as child:
+            asked = {"media_type": media_type, "max_pixels": max_pixels}
+            with _shared_file(data) as file:
+                header, _ = child.ask(asked, file)
+            child.ask({"decode": False})
+        return int(header["memory_bytes"])
+
     @contextlib.contextmanager
     def _child(self) -> Iterator["_Child"]:
         child = self._take()
@@ -298,7 +310,8 @@ def _decode(connection: socket.socket, asked: _Message, file: int) -> None:
     """Decode one image for the parent process.
 
     First send the image's width, height and memory need to the parent. Then wait until the parent
-    has reserved the memory. Finally, decode the image and send the pixels.
+    has reserved the memory. Finally, decode the image and send the pixels. If the parent only asks
+    for the memory need, the image is not decoded.
     """
     size_bytes = os.fstat(file).st_size
     if not size_bytes:
@@ -313,6 +326,10 @@ def _decode(connection: socket.socket, asked: _Message, file: int) -> None:
             message, _ = _receive(connection)
             if message is None:
                 sys.exit()
+            if not message["decode"]:
+                # The parent waits for an answer before it sends its next message.
+                _send(connection, {}, None)
+                return
             with _shared_file() as pixels:
                 for strip in images.decoded_strips(picture):
                     _write(pixels, strip.tobytes())

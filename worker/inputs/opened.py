@@ -4,7 +4,8 @@ An opened input is small or large. Small inputs are decoded quickly, in the thre
 them. Large inputs are decoded by other threads, so that they do not delay small inputs.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from mmap import mmap
@@ -12,6 +13,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from worker.errors import InvalidInput, PayloadUnusable, UnsupportedMediaType
 from worker.inputs import audio, images, tensors, text
 from worker.inputs.decoder_process import DecoderProcesses
 from worker.inputs.memory import SMALL_BYTES
@@ -56,12 +58,67 @@ class OpenedInput:
 
     Attributes:
         is_small: Whether the input is decoded in less than about 0.2 s, with little memory.
+        measure: Returns how many bytes `decode` reserves. Raises InvalidInput if the input cannot
+            be decoded.
         decode: Reserves memory, decodes the input, and returns the value for the model. Raises
             InvalidInput if the input cannot be decoded.
     """
 
     is_small: bool
+    measure: Callable[[], int]
     decode: Callable[[Reserve], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedInputs:
+    """The decoded inputs of a job with named inputs: the first input, and the others by name."""
+
+    first: Any
+    named: dict[str, Any]
+
+
+def open_together(first: OpenedInput, named: Mapping[str, OpenedInput]) -> OpenedInput:
+    """Return the inputs of one job as one opened input, which is decoded to a `DecodedInputs`.
+
+    The memory for all inputs is reserved at once. If each input waited for its own memory, two jobs
+    could wait for each other.
+    """
+
+    def measure() -> int:
+        size_bytes = first.measure()
+        for name, each in named.items():
+            with naming_input(name):
+                size_bytes += each.measure()
+        return size_bytes
+
+    def decode(reserve: Reserve) -> DecodedInputs:
+        reserve(measure())
+        decoded = DecodedInputs(first.decode(_is_reserved), {})
+        for name, each in named.items():
+            with naming_input(name):
+                decoded.named[name] = each.decode(_is_reserved)
+        return decoded
+
+    are_small = all(each.is_small for each in (first, *named.values()))
+    return OpenedInput(are_small and measure() <= SMALL_BYTES, measure, decode)
+
+
+@contextlib.contextmanager
+def naming_input(name: str | None) -> Iterator[None]:
+    """Add the name of a named input to the text of an error about the input.
+
+    `name` is None for the first input, whose errors stay as they are.
+    """
+    try:
+        yield
+    except (InvalidInput, UnsupportedMediaType, PayloadUnusable) as error:
+        if name is None:
+            raise
+        raise type(error)(f"inputs.{name}: {error}") from None
+
+
+def _is_reserved(size_bytes: int) -> None:
+    """Do nothing, because the memory is already reserved."""
 
 
 def open_input(
@@ -100,7 +157,7 @@ def _opened(memory_bytes: int, decode: Callable[[], Any]) -> OpenedInput:
         reserve(memory_bytes)
         return decode()
 
-    return OpenedInput(memory_bytes <= SMALL_BYTES, reserve_and_decode)
+    return OpenedInput(memory_bytes <= SMALL_BYTES, lambda: memory_bytes, reserve_and_decode)
 
 
 def _open_image(
@@ -121,7 +178,8 @@ def _opened_for_process(
     def decode(reserve: Reserve) -> Image.Image:
         return processes.decode(data, media_type, kind.max_pixels, reserve)
 
-    return OpenedInput(is_small=False, decode=decode)
+    measure = partial(processes.measure, data, media_type, kind.max_pixels)
+    return OpenedInput(is_small=False, measure=measure, decode=decode)
 
 
 def _decode_text(data: Data) -> str:

@@ -25,7 +25,8 @@ A batch model processes a whole batch in each call:
 
 A job's parameters are passed to `preprocess` in a batch model, and to `__call__` in an item model.
 The method may declare each parameter as a keyword-only argument, or get all of them as a mapping in
-the argument `parameters`.
+the argument `parameters`. A keyword-only argument whose type hint is `Image`, `Audio`, `bytes` or
+`ndarray`, or contains an `Input`, is a further input of the model and not a parameter.
 
 docs/models.md describes item models and batch models, the constructor's arguments, the kinds of
 inputs and results, and long-running models. The class `Infer` need not derive from the protocols in
@@ -38,6 +39,7 @@ from typing import Any, ClassVar, Protocol
 from worker.errors import Cancelled, InvalidInput
 from worker.inputs.audio import Audio
 from worker.inputs.opened import Accepts
+from worker.models.named_inputs import Input
 from worker.models.ranges import Range
 from worker.weights.weights import Weights
 
@@ -48,6 +50,7 @@ __all__ = [
     "BatchModelWithProgress",
     "Cancelled",
     "Context",
+    "Input",
     "InvalidInput",
     "ItemModel",
     "ItemModelWithProgress",

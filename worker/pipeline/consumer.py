@@ -185,12 +185,16 @@ class Consumer:
 
     @staticmethod
     def _is_fetched(job: ReceivedJob) -> bool:
-        return isinstance(job.request.input, PayloadUrl)
+        return any(isinstance(payload, PayloadUrl) for payload in job.request.all_inputs)
 
     @staticmethod
     def _is_in_large_blob(job: ReceivedJob) -> bool:
-        payload = job.request.input
-        return isinstance(payload, PayloadRef) and payload.size_bytes > LARGE_FILE_BYTES
+        sizes = (
+            payload.size_bytes
+            for payload in job.request.all_inputs
+            if isinstance(payload, PayloadRef)
+        )
+        return sum(sizes) > LARGE_FILE_BYTES
 
     def _open(self, queue: ModelQueue, delivery: LockedMessage) -> ReceivedJob:
         if self.stopping.is_set():

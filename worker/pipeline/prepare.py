@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from contract.catalogue import ModelEntry
-from contract.messages import InlineBytes, InlineJson, PayloadUrl
+from contract.messages import InlineBytes, InlineJson, InputPayload, PayloadUrl
 from worker.errors import HandedBack, InvalidInput, LockLost, NotWaitedFor
 from worker.inference.loaded_model import LoadedModel, dump_json
 from worker.inference.model_manager import ModelManager
 from worker.inputs.decoder_process import DecoderProcesses
 from worker.inputs.memory import InputMemory
-from worker.inputs.opened import Data, OpenedInput
+from worker.inputs.opened import Data, DecodedInputs, OpenedInput, naming_input, open_together
 from worker.inputs.payloads import BlobPayloads, as_file
 from worker.inputs.urls import UrlFetcher
 from worker.net.retries import Wait, backoff_seconds
@@ -122,7 +122,7 @@ class PrepareStep:
     processes: DecoderProcesses
 
     def open(self, job: ReceivedJob) -> OpenedInput | None:
-        """Read the job's input.
+        """Read the job's input, and its named inputs if it has any.
 
         Returns:
             The opened input, which the caller must decode. None if the model reads the input
@@ -137,14 +137,25 @@ class PrepareStep:
         with job.span.step("prepare"):
             self.cancellation.require_wanted(job)
             loaded = self._loaded()
+            loaded.check_input_names(job.request.inputs)
             if loaded.reads_files:
                 job.item = self._prepare_file(job, loaded)
                 job.cost = loaded.cost(job.item)
                 job.mark("decoded_ms")
                 return None
-            data, media_type = self._read(job)
+            data, media_type = self._read(job, job.request.input, self.model)
+            named = {}
+            for name, payload in job.request.inputs.items():
+                with naming_input(name):
+                    named[name] = self._read(job, payload, self.model.entry_of_input(name))
             job.mark("fetched_ms")
-            return loaded.open(data, media_type, self.processes)
+            opened = loaded.open(data, media_type, self.processes)
+            if not named:
+                return opened
+            others = {
+                name: loaded.open(*each, self.processes, name) for name, each in named.items()
+            }
+            return open_together(opened, others)
 
     def decode(self, job: ReceivedJob, opened: OpenedInput) -> None:
         """Decode and preprocess an opened input.
@@ -160,7 +171,11 @@ class PrepareStep:
             try:
                 decoded = opened.decode(reserve)
                 loaded = self._loaded()
-                job.item = loaded.preprocess(decoded, job.request.parameters)
+                parameters = job.request.parameters
+                if isinstance(decoded, DecodedInputs):
+                    job.item = loaded.preprocess(decoded.first, parameters, decoded.named)
+                else:
+                    job.item = loaded.preprocess(decoded, parameters)
                 job.cost = loaded.cost(job.item)
                 job.mark("decoded_ms")
             except BaseException:
@@ -193,7 +208,7 @@ class PrepareStep:
         """Open the job's input as a file, let the model preprocess it, and return the item."""
         payload, parameters = job.request.input, job.request.parameters
         if isinstance(payload, InlineBytes | InlineJson | PayloadUrl):
-            data, media_type = self._read(job)
+            data, media_type = self._read(job, payload, self.model)
             job.mark("fetched_ms")
             file = io.BytesIO(data) if isinstance(data, bytes) else as_file(data)
             return loaded.prepare_file(file, media_type, parameters)
@@ -201,14 +216,16 @@ class PrepareStep:
         job.mark("fetched_ms")
         return loaded.prepare_file(file, payload.media_type, parameters)
 
-    def _read(self, job: ReceivedJob) -> tuple[Data, str]:
-        """Return the bytes and the media type of the job's input."""
-        payload = job.request.input
+    def _read(self, job: ReceivedJob, payload: InputPayload, model: ModelEntry) -> tuple[Data, str]:
+        """Return the bytes and the media type of one input of a job.
+
+        `model` is the entry with the media types and limits of this input.
+        """
         if isinstance(payload, InlineBytes | InlineJson):
-            return read_inline(payload, self.model), payload.media_type
+            return read_inline(payload, model), payload.media_type
         if isinstance(payload, PayloadUrl):
-            return self.urls.fetch(payload, self.model)
-        return self.payloads.fetch(payload, self.model, self._wait(job)), payload.media_type
+            return self.urls.fetch(payload, model)
+        return self.payloads.fetch(payload, model, self._wait(job)), payload.media_type
 
     def _wait(self, job: ReceivedJob) -> Wait:
         return self.retries.start(job, _MAX_READ_SECONDS)

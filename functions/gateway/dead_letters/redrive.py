@@ -135,9 +135,11 @@ class Redriver:
         return instance
 
     async def _check_input(self, request: JobRequest) -> None:
-        payload = request.input
-        if isinstance(payload, PayloadRef) and await self.blobs.look(payload.blob, 1) is None:
-            raise NotRedrivable("the job's input no longer exists, because its retention has ended")
+        for payload in request.all_inputs:
+            if isinstance(payload, PayloadRef) and await self.blobs.look(payload.blob, 1) is None:
+                raise NotRedrivable(
+                    "the job's input no longer exists, because its retention has ended"
+                )
 
     async def _mark(
         self, name: str, letter: StoredLetter, etag: str, has_job: bool

@@ -208,6 +208,7 @@ class DeadLetter(TypedDict):
     created_at: Annotated[Time | None, Field(description="Null if the message is not a request.")]
     deadline: Time | None
     input: LetterInput | None
+    inputs: Annotated[dict[str, LetterInput], Field(description="The named inputs of the request.")]
     redriven_at: Time | None
     redriven_as: Annotated[
         str | None,
@@ -244,6 +245,10 @@ def letter_resource(letter: StoredLetter, model: ModelEntry) -> DeadLetter:
         "created_at": format_time(request.created_at) if request else None,
         "deadline": format_time(request.deadline) if request else None,
         "input": _describe_input(request.input) if request else None,
+        "inputs": {
+            name: _describe_input(payload)
+            for name, payload in (request.inputs if request else {}).items()
+        },
         "redriven_at": redrive.at if redrive else None,
         "redriven_as": redrive.job_id if redrive else None,
         "links": links,

@@ -64,9 +64,11 @@ from gateway.storage.payloads import PayloadStore
 from gateway.storage.uploads import upload_blob_of, upload_expiry
 from gateway.submission.parse import (
     JobSubmission,
+    SubmittedInput,
     check_coding,
     check_media_type,
     check_upload_size,
+    naming_input,
 )
 from gateway.submission.versions import VersionChooser
 from gateway.telemetry import JobCounters
@@ -200,13 +202,13 @@ class JobCreator:
         ]
 
     async def prepare(self, new_job: NewJob, job_id: str | None = None) -> PreparedJob:
-        """Check the submission, store the input if it is large, and return the prepared job.
+        """Check the submission, store large inputs, and return the prepared job.
 
         If the model has several versions, this method chooses the version. The request in the
         prepared job contains the version, so it does not change when the job is sent again.
 
-        The job is not started. If the process dies before the start, the stored input remains
-        although no job refers to it. If `job_id` is None, a new id is created. Raises HttpProblem
+        The job is not started. If the process dies before the start, the stored inputs remain
+        although no job refers to them. If `job_id` is None, a new id is created. Raises HttpProblem
         if the submission is refused, or Unavailable if the blob storage fails.
         """
         model, submission = new_job.model, new_job.submission
@@ -217,10 +219,12 @@ class JobCreator:
         self._refuse_too_many_urls(new_job)
         await self._check_addresses(submission, new_job.tenant)
         created_at = self.clock()
+        first, inputs = await self._store_inputs(new_job, job_id)
         request = JobRequest(
             job_id=job_id,
             model=model.name,
-            input=await self._store_input(new_job, job_id),
+            input=first,
+            inputs=inputs,
             created_at=created_at,
             deadline=created_at + timedelta(seconds=submission.deadline_seconds),
             parameters=submission.parameters,
@@ -297,22 +301,37 @@ class JobCreator:
         return await self._make_small(job), None
 
     async def _make_small(self, job: PreparedJob) -> PreparedJob:
-        """Store the job's input in a blob if it is too large for the history of an orchestration.
+        """Store the job's inputs in blobs if they are too large for an orchestration's history.
 
-        Returns the job, with a payload reference if the input was stored. Raises Unavailable if
-        the blob storage fails.
+        Returns the job, with a payload reference for each stored input. Raises Unavailable if the
+        blob storage fails.
         """
-        match job.request.input:
+        request, left_bytes = job.request, INLINE_LIMIT_BYTES
+        first, left_bytes = await self._make_input_small(request.input, job.job_id, left_bytes)
+        inputs = {}
+        for name, payload in request.inputs.items():
+            inputs[name], left_bytes = await self._make_input_small(
+                payload, job.job_id, left_bytes, name
+            )
+        return replace(job, request=replace(request, input=first, inputs=inputs))
+
+    async def _make_input_small(
+        self, payload: InputPayload, job_id: str, left_bytes: int, name: str | None = None
+    ) -> tuple[InputPayload, int]:
+        """Store an input in a blob if it has more than `left_bytes`.
+
+        Return the input or a reference to it, and how many bytes are left for other inputs.
+        """
+        match payload:
             case InlineBytes(media_type, data):
                 pass
             case InlineJson(value):
                 media_type, data = media.JSON, encode_json(value)
             case _:
-                return job
-        if fits_inline(len(data), INLINE_LIMIT_BYTES):
-            return job
-        stored = await self.payloads.put(input_blob(job.job_id), data, media_type)
-        return replace(job, request=replace(job.request, input=stored))
+                return payload, left_bytes
+        if fits_inline(len(data), left_bytes):
+            return payload, left_bytes - len(data)
+        return await self.payloads.put(input_blob(job_id, name), data, media_type), left_bytes
 
     def _refuse_if_saturated(self, model: ModelEntry, submission: JobSubmission) -> None:
         """Raise the problem `saturated` if the job would probably expire in the queue."""
@@ -332,16 +351,18 @@ class JobCreator:
 
     def _refuse_too_many_urls(self, new_job: NewJob) -> None:
         """Raise the problem `rate-limited` if the tenant has submitted too many inputs by URL."""
-        if new_job.submission.url is None:
-            return
         rate = self.settings.url_input_rate
-        decision = self.url_inputs.take(new_job.tenant, rate)
-        if not decision.is_allowed:
+        for name, each in new_job.submission.all_inputs.items():
+            if each.url is None:
+                continue
+            decision = self.url_inputs.take(new_job.tenant, rate)
+            if decision.is_allowed:
+                continue
             seconds = decision.retry_after_seconds
             raise HttpProblem(
                 problems.RATE_LIMITED,
-                f"input.url: this gateway accepts {rate.count} inputs by URL in {rate.seconds} s "
-                f"from each tenant; try again in {seconds} s, or upload the input",
+                f"{_path_of(name)}.url: this gateway accepts {rate.count} inputs by URL in "
+                f"{rate.seconds} s from each tenant; try again in {seconds} s, or upload the input",
                 headers={"Retry-After": str(seconds)},
             )
 
@@ -350,8 +371,10 @@ class JobCreator:
 
         Raise the problem `too-many-look-ups` if too many earlier DNS look-ups have not ended.
         """
-        if submission.url is not None:
-            await self._check_address("input.url", submission.url.url, tenant)
+        for name, each in submission.all_inputs.items():
+            if each.url is not None:
+                with naming_input(name):
+                    await self._check_address(f"{_path_of(name)}.url", each.url.url, tenant)
         if submission.webhook_url is not None:
             if not self.settings.webhook_secrets:
                 raise HttpProblem(
@@ -373,25 +396,48 @@ class JobCreator:
                 headers={"Retry-After": str(_LOOK_UP_RETRY_SECONDS)},
             ) from None
 
-    async def _store_input(self, new_job: NewJob, job_id: str) -> InputPayload:
-        """Store the job's input in a blob if it is large.
+    async def _store_inputs(
+        self, new_job: NewJob, job_id: str
+    ) -> tuple[InputPayload, dict[str, InputPayload]]:
+        """Store large inputs of the job in blobs.
 
-        Return what the job's request contains: a small input itself, or a reference to the input.
+        Return what the job's request contains, for the first input and for each named input: a
+        small input itself, or a reference to the input. The inputs in the request have at most
+        `inline_limit_bytes` together.
         """
-        submission = new_job.submission
-        if submission.url is not None:
-            return submission.url
-        if submission.upload is not None:
-            return await self._find_upload(new_job, submission.upload)
-        if not fits_inline(len(submission.data), self.settings.inline_limit_bytes):
-            return await self.payloads.put(
-                input_blob(job_id), submission.data, submission.media_type
-            )
-        if submission.media_type == media.JSON:
-            return InlineJson(parse_json(submission.data))
-        return InlineBytes(submission.media_type, submission.data)
+        payloads: dict[str | None, InputPayload] = {}
+        left_bytes = self.settings.inline_limit_bytes
+        for name, each in new_job.submission.all_inputs.items():
+            with naming_input(name):
+                payloads[name] = await self._store_input(new_job, job_id, name, each, left_bytes)
+            if isinstance(payloads[name], InlineBytes | InlineJson):
+                left_bytes -= len(each.data)
+        first = payloads.pop(None)
+        return first, {name: payload for name, payload in payloads.items() if name is not None}
 
-    async def _find_upload(self, new_job: NewJob, upload_id: str) -> PayloadRef:
+    async def _store_input(
+        self,
+        new_job: NewJob,
+        job_id: str,
+        name: str | None,
+        submitted: SubmittedInput,
+        inline_limit_bytes: int,
+    ) -> InputPayload:
+        if submitted.url is not None:
+            return submitted.url
+        if submitted.upload is not None:
+            return await self._find_upload(new_job, name, submitted.upload, submitted.media_type)
+        if not fits_inline(len(submitted.data), inline_limit_bytes):
+            return await self.payloads.put(
+                input_blob(job_id, name), submitted.data, submitted.media_type
+            )
+        if submitted.media_type == media.JSON:
+            return InlineJson(parse_json(submitted.data))
+        return InlineBytes(submitted.media_type, submitted.data)
+
+    async def _find_upload(
+        self, new_job: NewJob, name: str | None, upload_id: str, announced: str
+    ) -> PayloadRef:
         """Return a reference to an upload of the tenant, after checking that the model accepts it.
 
         Only the first bytes of the upload are read. The reference contains the ETag of the blob. If
@@ -409,14 +455,20 @@ class JobCreator:
                 "or the upload has expired",
             )
         check_coding(found.content_encoding)
-        check_upload_size(new_job.model, found.size_bytes)
+        model = new_job.model.entry_of_input(name)
+        check_upload_size(model, found.size_bytes)
         media_type = check_media_type(
-            new_job.model,
-            new_job.submission.media_type or media.essence(found.media_type) or None,
+            model,
+            announced or media.essence(found.media_type) or None,
             found.head,
             is_whole=len(found.head) == found.size_bytes,
         )
         return PayloadRef(media_type, blob, found.size_bytes, None, found.etag)
+
+
+def _path_of(name: str | None) -> str:
+    """Return the path of an input in a JSON body. `name` is None for the first input."""
+    return "input" if name is None else f"inputs.{name}"
 
 
 async def gather_all(awaitables: Sequence[Awaitable[T]]) -> list[T]:

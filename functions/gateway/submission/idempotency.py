@@ -105,6 +105,17 @@ def _fingerprint_of(new_job: NewJob) -> str:
     if options["label"] is None:
         # The claims of earlier versions, which had no labels, must still match their requests.
         del options["label"]
+    # Likewise, they had no named inputs.
+    if named := options.pop("inputs"):
+        options["inputs"] = {
+            name: {
+                "media_type": each.media_type,
+                "sha256": hashlib.sha256(each.data).hexdigest(),
+                "url": _plain(each.url),
+                "upload": each.upload,
+            }
+            for name, each in named.items()
+        }
     return fingerprint(_METHOD, _name_of(new_job), submission.data, options)
 
 
@@ -242,9 +253,9 @@ class IdempotencyKeys:
 
         Raises HttpProblem if the first request with the key was a different request.
         """
-        # A job with a small input is cheap to prepare, so its claim is written without reading.
+        # A job with small inputs is cheap to prepare, so its claim is written without reading.
         limit_bytes = self.creator.settings.inline_limit_bytes
-        skips_look = fits_inline(len(keyed.new_job.submission.data), limit_bytes)
+        skips_look = fits_inline(keyed.new_job.submission.size_bytes, limit_bytes)
         for _ in range(_MAX_ROUNDS):
             blob = None if skips_look else await self.blobs.read(keyed.claim_blob)
             claim = decode_claim(blob.data) if blob else None
@@ -325,11 +336,13 @@ class IdempotencyKeys:
         )
 
     async def _discard(self, job: PreparedJob) -> None:
-        """Delete the stored input of a job that will not be started."""
-        if isinstance(job.request.input, PayloadRef):
-            # If the deletion fails, the blob remains although no job refers to it.
-            with contextlib.suppress(Unavailable):
-                await self.blobs.delete(input_blob(job.job_id))
+        """Delete the stored inputs of a job that will not be started."""
+        payloads = [(None, job.request.input), *job.request.inputs.items()]
+        for name, payload in payloads:
+            if isinstance(payload, PayloadRef):
+                # If the deletion fails, the blob remains although no job refers to it.
+                with contextlib.suppress(Unavailable):
+                    await self.blobs.delete(input_blob(job.job_id, name))
 
     async def _watch(self, durable: Durable, job_id: str) -> InstanceSnapshot | None:
         """Wait up to WATCH_SECONDS until the job has an orchestration instance.

@@ -6,11 +6,12 @@ options.
 
 import base64
 import binascii
+import contextlib
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from fastapi import Request
 
@@ -36,7 +37,7 @@ from gateway.submission.images import read_dimensions
 
 _NOT_TEXT: Final = frozenset({"parameters", "deadline_seconds"})
 _OPTIONS: Final = _NOT_TEXT | {"label", "priority", "webhook_url"}
-_MEMBERS: Final = _NOT_TEXT | {"input", "label", "priority", "webhook"}
+_MEMBERS: Final = _NOT_TEXT | {"input", "inputs", "label", "priority", "webhook"}
 _INPUTS: Final = ("base64", "json", "text", "upload", "url")
 _ENVELOPE_BYTES: Final = 64 * 1024
 _FORM: Final = "multipart/form-data"
@@ -44,12 +45,26 @@ _MAX_UPLOAD_ID_CHARACTERS: Final = 200
 
 
 @dataclass(slots=True)
-class JobSubmission:
-    """The validated input and options of a job.
+class SubmittedInput:
+    """One validated input of a job.
 
     `data` is empty if the worker gets the input from `url` or `upload`. The upload is checked
     later, because a repeated request with the same Idempotency-Key is valid even if the upload has
     expired.
+    """
+
+    media_type: str
+    data: bytes = field(default=b"", repr=False)
+    url: PayloadUrl | None = None
+    upload: str | None = None
+
+
+@dataclass(slots=True)
+class JobSubmission:
+    """The validated inputs and options of a job.
+
+    The first four fields of `SubmittedInput` are also fields of this class. They describe the first
+    input. `inputs` contains the named inputs.
     """
 
     media_type: str
@@ -61,13 +76,30 @@ class JobSubmission:
     webhook_url: str | None = field(default=None, repr=False)
     priority: Priority = Priority.NORMAL
     label: str | None = None
+    inputs: dict[str, SubmittedInput] = field(default_factory=dict)
+
+    @property
+    def all_inputs(self) -> dict[str | None, SubmittedInput]:
+        """All inputs by name. The name of the first input is None."""
+        found: dict[str | None, SubmittedInput] = {
+            None: SubmittedInput(self.media_type, self.data, self.url, self.upload)
+        }
+        found.update(self.inputs)
+        return found
+
+    @property
+    def size_bytes(self) -> int:
+        """The size in bytes of all inputs that the request itself contains."""
+        return len(self.data) + sum(len(each.data) for each in self.inputs.values())
 
     def drop_data(self) -> None:
-        """Release the memory of the input, because the request may wait long for the job.
+        """Release the memory of the inputs, because the request may wait long for the job.
 
-        The caller must first have put the input into the job's message or into a blob.
+        The caller must first have put the inputs into the job's message or into blobs.
         """
         self.data = b""
+        for each in self.inputs.values():
+            each.data = b""
 
 
 async def parse_submission(
@@ -87,14 +119,15 @@ async def parse_submission(
                 problems.MALFORMED_REQUEST,
                 "upload: if the input is an upload, the body of the request must be empty",
             )
-        return _from_upload(model, kind or None, upload, options)
+        source = _read_upload("input", kind or None, upload)
+        return _make_submission(model, source, {}, options)
     body = await read_body(request)
     if kind == _FORM:
         parse = partial(_from_form, content_type, model, options)
     elif kind == media.JSON:
         parse = partial(_from_envelope, model, options)
     else:
-        return _from_bytes(model, kind or None, body, options)
+        return _make_submission(model, _read_bytes(model, kind or None, body), {}, options)
     return await services_of(request).bodies.parse(caller_of(request).tenant, body, parse)
 
 
@@ -104,9 +137,11 @@ def _check_announced_size(request: Request, model: ModelEntry, kind: str) -> Non
 
 
 def _allowance_bytes(model: ModelEntry, kind: str) -> int:
+    named_bytes = model.max_all_inputs_bytes - model.max_input_bytes
     if kind == media.JSON:
-        return model.max_input_bytes // 3 + _ENVELOPE_BYTES  # base64 adds a third to the size
-    return _ENVELOPE_BYTES if kind == _FORM else 0
+        # Base64 adds a third to the size.
+        return named_bytes + model.max_all_inputs_bytes // 3 + _ENVELOPE_BYTES
+    return named_bytes + _ENVELOPE_BYTES if kind == _FORM else 0
 
 
 def _from_form(
@@ -122,16 +157,32 @@ def _from_form(
             problems.MALFORMED_REQUEST,
             "the form must have exactly one part named file, and this part must have a file name",
         )
-    given = {**options, **_form_options(parts)}
-    kind = media.essence(files[0].media_type) or None
-    return _from_bytes(model, kind, files[0].data, given)
+    first = _read_part(model, files[0])
+    inputs: dict[str, SubmittedInput] = {}
+    for part in parts:
+        if part.name not in model.inputs:
+            continue
+        with naming_input(part.name):
+            if part.name in inputs or not part.is_file:
+                raise HttpProblem(
+                    problems.MALFORMED_REQUEST,
+                    "the form must have exactly one part with this name, and this part must have "
+                    "a file name",
+                )
+            inputs[part.name] = _read_part(model.entry_of_input(part.name), part)
+    given = {**options, **_form_options(parts, {"file", *inputs})}
+    return _make_submission(model, first, inputs, given)
 
 
-def _form_options(parts: Sequence[FormPart]) -> dict[str, str]:
+def _read_part(model: ModelEntry, part: FormPart) -> SubmittedInput:
+    return _read_bytes(model, media.essence(part.media_type) or None, part.data)
+
+
+def _form_options(parts: Sequence[FormPart], inputs: Collection[str]) -> dict[str, str]:
     options: dict[str, str] = {}
     for part in parts:
         name = part.name
-        if name == "file":
+        if name in inputs:
             continue
         if name not in _OPTIONS or part.is_file:
             raise HttpProblem(
@@ -173,49 +224,112 @@ def _from_envelope(model: ModelEntry, options: Mapping[str, str], body: bytes) -
                 problems.MALFORMED_REQUEST,
                 f"{name}: expected the JSON value itself, not a string that contains it",
             )
-    source = envelope.pop("input")
+    first = _read_input(model, "input", envelope.pop("input"))
+    inputs = _read_named_inputs(model, envelope.pop("inputs", None))
     given_options = {**options, **_with_webhook_url(envelope)}
-    _refuse_unknown("input.", source, {*_INPUTS, "media_type"})
+    return _make_submission(model, first, inputs, given_options)
+
+
+def _read_named_inputs(model: ModelEntry, given: Json) -> dict[str, SubmittedInput]:
+    """Return the named inputs in the member `inputs` of a JSON body."""
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        raise HttpProblem(
+            problems.MALFORMED_REQUEST, "inputs: expected a JSON object with an input for each name"
+        )
+    refuse_unknown_inputs(model, given)
+    inputs = {}
+    for name, source in given.items():
+        with naming_input(name):
+            if not isinstance(source, dict):
+                raise HttpProblem(
+                    problems.MALFORMED_REQUEST, 'expected a JSON object such as {"base64": …}'
+                )
+            inputs[name] = _read_input(model.entry_of_input(name), f"inputs.{name}", source)
+    return inputs
+
+
+@contextlib.contextmanager
+def naming_input(name: str | None) -> Iterator[None]:
+    """Add the name of a named input to a problem about the input: to its detail, and a pointer.
+
+    `name` is None for the first input, whose problems stay as they are.
+    """
+    try:
+        yield
+    except HttpProblem as problem:
+        if name is not None:
+            if not problem.detail.startswith(f"inputs.{name}"):
+                problem.detail = f"inputs.{name}: {problem.detail}"
+            problem.extra.setdefault("pointer", f"/inputs/{name}")
+        raise
+
+
+def refuse_unknown_inputs(model: ModelEntry, names: Collection[str]) -> None:
+    """Raise the problem `invalid-input` if the model has no named input with one of the names."""
+    for name in names:
+        if name not in model.inputs:
+            shown = name[:100]
+            known = ", ".join(model.inputs) or "none"
+            raise HttpProblem(
+                problems.INVALID_INPUT,
+                f"inputs.{shown}: {model.name} has no such input; its named inputs are: {known}",
+                pointer="/inputs/" + shown.replace("~", "~0").replace("/", "~1"),
+            )
+
+
+def check_required_inputs(model: ModelEntry, names: Collection[str]) -> None:
+    """Raise the problem `invalid-input` if a named input that each job needs is missing."""
+    for name in model.required_inputs:
+        if name not in names:
+            raise HttpProblem(
+                problems.INVALID_INPUT,
+                f"inputs.{name}: {model.name} needs this input; send it as a part of a form, or in "
+                'the member "inputs" of a JSON body',
+                pointer=f"/inputs/{name}",
+            )
+
+
+def _read_input(model: ModelEntry, path: str, source: dict[str, Json]) -> SubmittedInput:
+    """Return an input in a JSON body. `path` is the position of the input in the body."""
+    _refuse_unknown(f"{path}.", source, {*_INPUTS, "media_type"})
     given = [name for name in _INPUTS if name in source]
     if len(given) != 1:
         raise HttpProblem(
             problems.MALFORMED_REQUEST,
-            f"input: expected exactly one of the members {', '.join(_INPUTS)}",
+            f"{path}: expected exactly one of the members {', '.join(_INPUTS)}",
         )
     announced = source.get("media_type")
     if announced is not None and not isinstance(announced, str):
-        raise HttpProblem(problems.MALFORMED_REQUEST, "input.media_type: expected a string")
+        raise HttpProblem(problems.MALFORMED_REQUEST, f"{path}.media_type: expected a string")
     if given[0] == "upload":
-        return _from_upload(model, announced, source["upload"], given_options)
+        return _read_upload(path, announced, source["upload"])
     if given[0] == "url":
-        return _from_url(model, announced, source["url"], given_options)
-    data, default_type = _decode_input(given[0], source[given[0]])
+        return _read_url(model, path, announced, source["url"])
+    data, default_type = _decode_input(path, given[0], source[given[0]])
     kind = media.essence(announced) if announced else default_type
-    return _from_bytes(model, kind, data, given_options)
+    return _read_bytes(model, kind, data)
 
 
-def _from_upload(
-    model: ModelEntry, announced: str | None, upload: Json, options: Mapping[str, Json]
-) -> JobSubmission:
+def _read_upload(path: str, announced: str | None, upload: Json) -> SubmittedInput:
     if not isinstance(upload, str):
-        raise HttpProblem(problems.MALFORMED_REQUEST, "input.upload: expected a string")
+        raise HttpProblem(problems.MALFORMED_REQUEST, f"{path}.upload: expected a string")
     if len(upload) > _MAX_UPLOAD_ID_CHARACTERS:
         raise HttpProblem(
-            problems.INVALID_INPUT, "input.upload: expected an id from POST /v1/uploads"
+            problems.INVALID_INPUT, f"{path}.upload: expected an id from POST /v1/uploads"
         )
-    return _make_submission(model, media.essence(announced or ""), b"", options, upload=upload)
+    return SubmittedInput(media.essence(announced or ""), upload=upload)
 
 
-def _from_url(
-    model: ModelEntry, announced: str | None, url: Json, options: Mapping[str, Json]
-) -> JobSubmission:
+def _read_url(model: ModelEntry, path: str, announced: str | None, url: Json) -> SubmittedInput:
     if not isinstance(url, str):
-        raise HttpProblem(problems.MALFORMED_REQUEST, "input.url: expected a string")
-    _check_url_length("input.url", url)
+        raise HttpProblem(problems.MALFORMED_REQUEST, f"{path}.url: expected a string")
+    _check_url_length(f"{path}.url", url)
     media_type = media.essence(announced) if announced else None
     if media_type:
         check_accepted(model, media_type)
-    return _make_submission(model, "", b"", options, url=PayloadUrl(url, media_type))
+    return SubmittedInput("", url=PayloadUrl(url, media_type))
 
 
 def _with_webhook_url(envelope: dict[str, Json]) -> dict[str, Json]:
@@ -240,46 +354,50 @@ def _refuse_unknown(path: str, found: Mapping[str, Json], known: Collection[str]
             )
 
 
-def _decode_input(member: str, value: Json) -> tuple[bytes, str | None]:
+def _decode_input(path: str, member: str, value: Json) -> tuple[bytes, str | None]:
     """Return the content and the media type of an input in a JSON body.
 
-    `member` is the name of the JSON member: `json`, `text` or `base64`. The media type of a base64
-    value is unknown, so None is returned.
+    `path` is the position of the input in the body. `member` is the name of the JSON member:
+    `json`, `text` or `base64`. The media type of a base64 value is unknown, so None is returned.
     """
     try:
         if member == "json":
             return encode_json(value), media.JSON
         if not isinstance(value, str):
-            raise HttpProblem(problems.MALFORMED_REQUEST, f"input.{member}: expected a string")
+            raise HttpProblem(problems.MALFORMED_REQUEST, f"{path}.{member}: expected a string")
         if member == "text":
             return value.encode(), media.TEXT
         return base64.b64decode(value, validate=True), None
     except (binascii.Error, ValueError):
         raise HttpProblem(
-            problems.MALFORMED_REQUEST, f"input.{member}: the value is not valid {member}"
+            problems.MALFORMED_REQUEST, f"{path}.{member}: the value is not valid {member}"
         ) from None
 
 
-def _from_bytes(
-    model: ModelEntry, announced: str | None, data: bytes, options: Mapping[str, Json]
-) -> JobSubmission:
+def _read_bytes(model: ModelEntry, announced: str | None, data: bytes) -> SubmittedInput:
     check_size(model, len(data))
-    return _make_submission(model, check_media_type(model, announced, data), data, options)
+    return SubmittedInput(check_media_type(model, announced, data), data)
 
 
 def _make_submission(
-    model: ModelEntry, media_type: str, data: bytes, options: Mapping[str, Json], **source: Any
+    model: ModelEntry,
+    first: SubmittedInput,
+    inputs: dict[str, SubmittedInput],
+    options: Mapping[str, Json],
 ) -> JobSubmission:
+    check_required_inputs(model, inputs)
     parameters, deadline_seconds = parse_options(model, options)
     return JobSubmission(
-        media_type,
-        data,
+        first.media_type,
+        first.data,
         parameters,
         deadline_seconds,
+        first.url,
+        first.upload,
         webhook_url=parse_webhook_url(options),
         priority=parse_priority(options),
         label=parse_label(options),
-        **source,
+        inputs=inputs,
     )
 
 

@@ -110,6 +110,15 @@ max_wait_ms = 60000
 lock_seconds = 300
 max_delivery_count = 3
 
+[compared]
+task = "test"
+description = "Compares two JSON values."
+implementation = "tests.conformance.worker.worker_compared"
+queue = "compared"
+media_types = ["application/json"]
+max_input_bytes = 5_000_000
+inputs.other = {media_types = ["application/json"]}
+
 [patient]
 task = "test"
 description = "Its locks last longer than a test."

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from contract import queues
 from contract.catalogue import DEFAULT_PATH, Catalogue, format_entry, main
 from contract.errors import CatalogueError, UnknownModel
+from contract.inputs import NamedInput
 from contract.weights import main as print_hub_files
 
 SHIPPED = DEFAULT_PATH.read_text(encoding="utf-8")
@@ -75,6 +76,30 @@ def test_the_declared_parameters_of_a_model_are_read_unchanged(tmp_path: Path) -
     assert dict(Catalogue.load()["noop"].parameters) == {}
     printed = Catalogue.load(write(tmp_path, format_entry(model)))["noop"]
     assert printed.parameters == model.parameters
+
+
+def test_the_named_inputs_of_a_model_get_default_limits(tmp_path: Path) -> None:
+    lines = (
+        'inputs.mask = {media_types = ["image/png"]}\n'
+        'inputs.note = {media_types = ["text/plain"], optional = true, description = "A note.", '
+        "max_input_bytes = 10, max_upload_bytes = 20}\n"
+        'inputs.wide = {media_types = ["image/png"], max_pixels = 0}'
+    )
+    model = Catalogue.load(write(tmp_path, SHIPPED.replace(*entry(lines))))["noop"]
+    mebibytes = 10 * 1024 * 1024
+    assert dict(model.inputs) == {
+        "mask": NamedInput(("image/png",), "", False, mebibytes, mebibytes, 50_000_000),
+        "note": NamedInput(("text/plain",), "A note.", True, 10, 20, 0),
+        "wide": NamedInput(("image/png",), "", False, mebibytes, mebibytes, 0),
+    }
+    assert model.required_inputs == ("mask", "wide")
+    assert model.max_all_inputs_bytes == 3 * mebibytes + 10
+    mask = model.entry_of_input("mask")
+    assert (mask.name, mask.media_types, mask.max_pixels) == ("noop", ("image/png",), 50_000_000)
+    assert model.entry_of_input(None) == model
+    assert hash(model)
+    printed = Catalogue.load(write(tmp_path, format_entry(model)))["noop"]
+    assert printed.inputs == model.inputs
 
 
 MINIMAL = """
@@ -220,6 +245,38 @@ def test_a_deployment_copies_each_file_of_the_hub_once(
         (*entry('parameters.n = {type = "integer", minimum = "1"}'), "n.minimum: the value does"),
         (*entry('parameters.n = {type = "string", enum = [1]}'), "n.enum: the value does not fit"),
         (*entry('parameters.n = {type = "string", enum = []}'), "n.enum: the value does not fit"),
+        (*entry("inputs = 3"), "noop.inputs: expected a table, for example"),
+        (*entry("inputs.mask = 3"), "noop.inputs.mask: expected a table"),
+        (*entry("inputs.mask = {}"), "inputs.mask.media_types: the key is missing"),
+        (*entry("inputs.mask = {media_types = []}"), r"media_types: the value \[\] does not fit"),
+        (
+            *entry('inputs.Mask = {media_types = ["a/b"]}'),
+            "inputs.Mask: the name must have 1 to 32",
+        ),
+        (*entry('inputs.file = {media_types = ["a/b"]}'), "inputs.file: the name must have"),
+        (*entry('inputs.m = {media_types = ["a/b"], kind = 1}'), "m.kind: an input has no such"),
+        (*entry('inputs.m = {media_types = ["a/b"], optional = 1}'), "m.optional: the value 1"),
+        (*entry('inputs.m = {media_types = ["a/b"], max_pixels = -1}'), "max_pixels: the value -1"),
+        (
+            *entry('inputs.m = {media_types = ["a/b"], max_upload_bytes = 9}'),
+            "m.max_upload_bytes: expected at least max_input_bytes, which is 10485760, found 9",
+        ),
+        (
+            *entry('inputs.m = {media_types = ["a/b"], max_upload_bytes = 6_000_000_000}'),
+            "m.max_upload_bytes: expected at most 5242880000",
+        ),
+        (
+            *entry('inputs.m = {media_types = ["a/b"], max_input_bytes = 100_000_000}'),
+            "noop.inputs: the limits max_input_bytes of all inputs are 110485760 together",
+        ),
+        (
+            *entry("".join(f'inputs.m{n} = {{media_types = ["a/b"]}}\n' for n in range(5))),
+            "noop.inputs: expected at most 4, found 5",
+        ),
+        (
+            *entry('inputs.m = {media_types = ["a/b"]}\nparameters.m = {type = "boolean"}'),
+            "noop.inputs.m: a parameter has this name, too",
+        ),
     ],
 )
 def test_the_refusal_of_an_invalid_catalogue_names_the_invalid_key(

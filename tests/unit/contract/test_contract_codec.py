@@ -1,7 +1,10 @@
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import given
@@ -64,11 +67,13 @@ PAYLOADS: st.SearchStrategy[Payload] = st.one_of(
 ERRORS = st.builds(JobError, TEXT, TEXT, st.sampled_from(Stage), st.booleans())
 JOB_IDS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", fullmatch=True)
 EXTRA = st.dictionaries(st.from_regex("x_[a-z]{1,10}", fullmatch=True), JSON, max_size=3)
+INPUTS = PAYLOADS | st.builds(PayloadUrl, TEXT, st.none() | TEXT)
+INPUT_NAMES = st.from_regex("[a-z][a-z0-9_]{0,31}", fullmatch=True)
 REQUESTS = st.builds(
     JobRequest,
     job_id=JOB_IDS,
     model=TEXT,
-    input=PAYLOADS | st.builds(PayloadUrl, TEXT, st.none() | TEXT),
+    input=INPUTS,
     created_at=TIMES,
     deadline=TIMES,
     parameters=st.dictionaries(TEXT, JSON, max_size=3),
@@ -78,6 +83,7 @@ REQUESTS = st.builds(
     | st.builds(ReplyWebhook, TEXT),
     attempt=st.integers(1, 1000),
     extra=EXTRA,
+    inputs=st.just({}) | st.dictionaries(INPUT_NAMES, INPUTS, min_size=1, max_size=4),
 )
 DURATIONS = st.floats(0, 1e9)
 NAMES = st.none() | TEXT
@@ -190,11 +196,82 @@ def test_an_encoded_request_has_the_json_members_of_schema_version_1() -> None:
     }
 
 
-@pytest.mark.parametrize("version", [2, 0, "1", None, True, 1.5])
+@pytest.mark.parametrize("version", [3, 0, "1", None, True, 1.5])
 def test_a_message_with_an_unknown_schema_version_is_refused(version: object) -> None:
     document = {**request_to_json(REQUEST), "schema": version}
-    with pytest.raises(UnsupportedSchema, match="this program reads 1"):
+    with pytest.raises(UnsupportedSchema, match="this program reads 1 and 2"):
         request_from_json(document)
+
+
+def test_a_reply_with_schema_version_2_is_refused() -> None:
+    with pytest.raises(UnsupportedSchema, match="this program reads 1;"):
+        reply_from_json({**reply_to_json(REPLY), "schema": 2})
+
+
+def test_an_encoded_request_with_named_inputs_has_schema_version_2() -> None:
+    document = json.loads(encode_request(replace(REQUEST, inputs={"mask": InlineJson([1])})))
+    assert document == {
+        **request_to_json(REQUEST),
+        "schema": 2,
+        "inputs": {"mask": {"media_type": "application/json", "json": [1]}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        (None, "inputs: the field is missing"),
+        ({}, "inputs: expected at least one named input"),
+        ({"Mask": {"json": 1}}, "a name has 1 to 32 lower-case letters.* found 'Mask'"),
+        ({"mask": {"media_type": "image/png"}}, "fields base64, json and blob"),
+        ({"mask": {"url": 1}}, "inputs.mask.url: expected a string, found a number"),
+    ],
+)
+def test_a_request_of_schema_version_2_without_valid_named_inputs_is_refused(
+    inputs: object, said: str
+) -> None:
+    with pytest.raises(MalformedMessage, match=said):
+        request_from_json({**request_to_json(REQUEST), "schema": 2, "inputs": inputs})
+
+
+def test_the_field_inputs_of_a_request_of_schema_version_1_is_kept_as_an_unknown_field() -> None:
+    document = {**request_to_json(REQUEST), "inputs": {"mask": {"json": 1}}}
+    request = request_from_json(document)
+    assert (request.inputs, request_to_json(request)) == ({}, document)
+
+
+def recorded_codec() -> ModuleType:
+    """Return the codec of the last version that reads only schema version 1, as a module."""
+    module = ModuleType("messages_of_schema_1")
+    module.__file__ = str(Path(__file__).with_name("messages-of-schema-1.txt"))
+    # The module must be importable by its name, because dataclasses look up its annotations.
+    sys.modules[module.__name__] = module
+    exec(Path(module.__file__).read_text(encoding="utf-8"), vars(module))
+    return module
+
+
+OLD = recorded_codec()
+
+
+@given(REQUESTS)
+def test_an_older_codec_reads_a_request_without_named_inputs_and_refuses_others_by_their_version(
+    request: JobRequest,
+) -> None:
+    data = encode_request(request)
+    if request.inputs:
+        with pytest.raises(UnsupportedSchema, match="has schema version 2, but this program"):
+            OLD.decode_request(data)
+    else:
+        assert OLD.encode_request(OLD.decode_request(data)) == data
+
+
+@given(REQUESTS)
+def test_a_request_of_an_older_codec_is_decoded_and_encoded_without_a_changed_byte(
+    request: JobRequest,
+) -> None:
+    old = OLD.decode_request(encode_request(replace(request, inputs={})))
+    data = OLD.encode_request(old)
+    assert encode_request(decode_request(data)) == data
 
 
 @pytest.mark.parametrize(

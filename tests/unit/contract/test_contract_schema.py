@@ -50,7 +50,11 @@ def test_the_codec_decodes_a_whole_number_that_is_written_as_a_float() -> None:
 @pytest.mark.parametrize(
     "change",
     [
+        {"schema": 3},
         {"schema": 2},
+        {"schema": 2, "inputs": {}},
+        {"schema": 2, "inputs": {"Mask": {"json": 1}}},
+        {"schema": 2, "inputs": {"mask": {}}},
         {"job_id": "a/b"},
         {"input": {}},
         {"input": {"media_type": "text/plain", "base64": "%"}},

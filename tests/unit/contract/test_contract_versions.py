@@ -63,6 +63,12 @@ def test_a_version_with_0_percent_gets_no_job_and_a_version_with_100_percent_eve
     assert {choose_version(percentages, job_id) for job_id in JOB_IDS[:500]} == {"2"}
 
 
+def test_all_versions_of_a_model_have_its_named_inputs(tmp_path: Path) -> None:
+    inputs = 'inputs.mask = {media_types = ["image/png"]}\nmax_batch_size = 4'
+    catalogue = load(tmp_path, MODEL.replace("max_batch_size = 4", inputs))
+    assert {model.required_inputs for model in catalogue.values()} == {("mask",)}
+
+
 def test_a_version_is_an_entry_of_its_own_with_its_own_queue(tmp_path: Path) -> None:
     catalogue = load(tmp_path)
     assert list(catalogue) == ["small", "small:2", "small:10"]
@@ -135,6 +141,11 @@ def test_the_printed_entries_of_all_versions_form_a_valid_catalogue(
             "max_batch_size = 2",
             "max_pixels = 2",
             "all versions of a model have the same max_pixels",
+        ),
+        (
+            "max_batch_size = 2",
+            'inputs.mask = {media_types = ["image/png"]}',
+            "all versions of a model have the same inputs",
         ),
         ("max_batch_size = 2", 'queue = "small"', "models use the queue small"),
         ('[small."10"]', "[small-v2]", "models use the queue small-v2"),

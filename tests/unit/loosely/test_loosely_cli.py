@@ -458,15 +458,32 @@ def test_the_submit_command_says_how_to_correct_a_refused_parameter(
     )
 
 
+def test_the_submit_command_sends_the_files_of_named_inputs(
+    runner: CliRunner, gateway: ScriptedGateway, picture: str, tmp_path: Path
+) -> None:
+    mask = tmp_path / "mask.png"
+    mask.write_bytes(b"\x89PNG\r\n\x1a\n mask")
+    gateway.responses = [json_response(200, SUCCEEDED)]
+    given = ["--input", f"mask={mask}", "--param", "top=3"]
+    done = runner.invoke(app, ["submit", picture, "-m", "x", *given, "--url", gateway.url])
+    assert done.exit_code == 0, done.output
+    sent = json.loads(gateway.requests[0].body)
+    assert sent["inputs"]["mask"]["media_type"] == "image/png"
+    assert sent["parameters"] == {"top": 3}
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
         (["--param", "top"], "expected NAME=VALUE, found 'top'"),
         (["--param", "=3"], "expected NAME=VALUE"),
         (["--param", "a=1", "--param", "a=2"], "a is given twice"),
+        (["--input", "mask"], "expected NAME=FILE, found 'mask'"),
+        (["--input", "mask=/none/mask.png"], "No such file"),
+        (["--input", f"a={__file__}", "--input", f"a={__file__}"], "a is given twice"),
     ],
 )
-def test_the_submit_command_refuses_malformed_parameters(
+def test_the_submit_command_refuses_malformed_parameters_and_named_inputs(
     runner: CliRunner, gateway: ScriptedGateway, picture: str, given: list[str], said: str
 ) -> None:
     done = runner.invoke(app, ["submit", picture, "-m", "x", *given, "--url", gateway.url])

@@ -75,6 +75,19 @@ def test_the_dead_letters_show_command_prints_a_dead_letter(
     assert json.loads(output) == LETTER
 
 
+def test_the_dead_letters_show_command_prints_the_named_inputs(
+    runner: CliRunner, gateway: ScriptedGateway
+) -> None:
+    mask = {"kind": "blob", "media_type": "image/webp", "size_bytes": 9}
+    gateway.responses = [json_response(200, {**LETTER, "inputs": {"mask": mask}})]
+    code, output = run(runner, gateway, "show", "classifier", JOB_ID)
+    assert code == 0
+    assert [line.split() for line in output.splitlines()[-2:]] == [
+        ["input", "inline,", "image/png,", "7", "bytes"],
+        ["input", "mask", "blob,", "image/webp,", "9", "bytes"],
+    ]
+
+
 def test_a_repeated_redrive_command_reports_the_same_new_job(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:

@@ -108,7 +108,7 @@ def test_a_measurement_runs_full_batches_of_a_model_on_the_threads_of_a_worker(
     assert small.throughput.items == len(small.latencies_ms) > 6
     # Two batches that start in the same millisecond count as one.
     assert small.throughput.items / small.throughput.batches < 1.2
-    assert 1 < large.throughput.items / large.throughput.batches <= 4
+    assert 1 < large.throughput.items / large.throughput.batches < 4 * 1.2
     assert 0 < large.percentile_ms(50) <= large.percentile_ms(95)
 
 

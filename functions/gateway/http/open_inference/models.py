@@ -31,6 +31,7 @@ from gateway.http.requests import encode_json, parse_json
 from gateway.submission.parse import (
     JobSubmission,
     check_media_type,
+    check_required_inputs,
     check_size,
     parse_options,
     parse_priority,
@@ -111,6 +112,7 @@ def read_submissions(model: ModelEntry, request: InferenceRequest) -> list[JobSu
 
     Raises HttpProblem if the request is not valid for the model.
     """
+    check_required_inputs(model, ())
     given = {
         name: value
         for name, value in request.parameters.items()

@@ -1,6 +1,6 @@
 """Add security schemes, headers, examples and parameters to FastAPI's OpenAPI document."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -324,18 +324,48 @@ def _model_content(content: Document, model: ModelEntry, schema: Document) -> Do
     """Return the request bodies that the model accepts: its media types, a form, or JSON."""
     found = {media_type: content[media_type] for media_type in model.media_types}
     form, envelope = content["multipart/form-data"], content[media.JSON]
-    found["multipart/form-data"] = _with_properties(form, parameters=schema)
+    required = list(model.required_inputs)
+    if required:
+        found = {}  # a body that is the first input itself cannot contain the other inputs
+    files = {
+        name: {"type": "string", "format": "binary", "description": each.description}
+        for name, each in model.inputs.items()
+    }
+    found["multipart/form-data"] = _with_properties(form, {**files, "parameters": schema}, required)
+    an_input = envelope["schema"]["properties"]["input"]
+    inputs = {
+        "type": "object",
+        "properties": {
+            name: {**an_input, "description": each.description or an_input["description"]}
+            for name, each in model.inputs.items()
+        },
+        "required": required,
+        "additionalProperties": False,
+    }
     nullable = {"anyOf": [schema, {"type": "null"}]}
     # An example of the general operation might not fit this model.
-    found[media.JSON] = _with_properties({"schema": envelope["schema"]}, parameters=nullable)
+    found[media.JSON] = _with_properties(
+        {"schema": envelope["schema"]},
+        {
+            "inputs": inputs if required else {"anyOf": [inputs, {"type": "null"}]},
+            "parameters": nullable,
+        },
+        ["inputs"] if required else [],
+    )
     return found
 
 
-def _with_properties(media_type: Document, **properties: Document) -> Document:
+def _with_properties(
+    media_type: Document, properties: Document, required: Sequence[str] = ()
+) -> Document:
     schema = media_type["schema"]
     return {
         **media_type,
-        "schema": {**schema, "properties": {**schema["properties"], **properties}},
+        "schema": {
+            **schema,
+            "required": [*schema["required"], *required],
+            "properties": {**schema["properties"], **properties},
+        },
     }
 
 

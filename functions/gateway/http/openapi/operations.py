@@ -144,6 +144,11 @@ SUBMIT_BODY: Final[dict[str, Any]] = {
                 "required": ["input"],
                 "properties": {
                     "input": _INPUT,
+                    "inputs": {
+                        "type": ["object", "null"],
+                        "description": "The named inputs of the model, if it has any.",
+                        "additionalProperties": _INPUT,
+                    },
                     "parameters": {"type": ["object", "null"]},
                     "deadline_seconds": _DEADLINE,
                     "label": {**_LABEL, "type": ["string", "null"]},
@@ -175,6 +180,10 @@ UPLOAD_BODY: Final[dict[str, Any]] = {
                 "properties": {
                     "model": {"type": "string", "examples": ["noop"]},
                     "media_type": {"type": "string", "examples": ["application/octet-stream"]},
+                    "input": {
+                        "type": ["string", "null"],
+                        "description": "The name of a named input. Absent for the first input.",
+                    },
                 },
                 "additionalProperties": False,
             },

@@ -25,6 +25,23 @@ class ModelLimits(TypedDict):
     deadline_seconds: int
 
 
+class InputLimits(TypedDict):
+    """The limits of a named input. `pixels` is null if the input is not a picture."""
+
+    input_bytes: int
+    upload_bytes: int
+    pixels: int | None
+
+
+class InputDescription(TypedDict):
+    """The description of a named input of a model."""
+
+    description: str
+    media_types: list[str]
+    required: bool
+    limits: InputLimits
+
+
 class ModelDefaults(TypedDict):
     """The default values of options, for a submission that does not contain them."""
 
@@ -77,6 +94,10 @@ class ModelDescription(TypedDict):
     parameters: Annotated[
         ModelParameters | None,
         Field(description="Null if the model does not declare its parameters."),
+    ]
+    inputs: Annotated[
+        dict[str, InputDescription],
+        Field(description="The named inputs, which the model has in addition to its input."),
     ]
     queue_length: Annotated[
         int | None,
@@ -152,6 +173,19 @@ async def _model_resource(model: ModelEntry, estimates: WaitEstimates) -> ModelD
         "parameters": (
             {"type": "object", "properties": {**model.parameters}} if model.parameters else None
         ),
+        "inputs": {
+            name: {
+                "description": each.description,
+                "media_types": list(each.media_types),
+                "required": not each.optional,
+                "limits": {
+                    "input_bytes": each.max_input_bytes,
+                    "upload_bytes": each.max_upload_bytes,
+                    "pixels": each.max_pixels or None,
+                },
+            }
+            for name, each in model.inputs.items()
+        },
         "queue_length": wait.length,
         "estimated_wait_seconds": wait.wait_seconds,
         "links": {"self": path, "jobs": f"{path}/jobs"},

@@ -23,7 +23,7 @@ from gateway.http.requests import (
 from gateway.http.responses import json_response
 from gateway.jobs.model import Time
 from gateway.storage.uploads import new_upload, upload_blob_of, upload_expiry
-from gateway.submission.parse import check_accepted
+from gateway.submission.parse import check_accepted, naming_input, refuse_unknown_inputs
 
 _MAX_BODY_BYTES: Final = 16 * 1024
 _MEMBERS: Final = ("model", "media_type")
@@ -62,9 +62,13 @@ async def create_upload(request: Request) -> Response:
     """Return the id of a new upload, and a URL that accepts the input in a PUT request."""
     refuse_unknown_query(request)
     services = services_of(request)
-    name, announced = _parse_body(await read_body(request))
+    name, announced, named_input = _parse_body(await read_body(request))
     model, media_type = find_model(services.catalogue, name), essence(announced)
-    check_accepted(model, media_type)
+    if named_input is not None:
+        refuse_unknown_inputs(model, [named_input])
+    model = model.entry_of_input(named_input)
+    with naming_input(named_input):
+        check_accepted(model, media_type)
     upload_id = new_upload(services.clock())
     expires_at = upload_expiry(upload_id)
     assert expires_at is not None, "the id was just created"
@@ -82,7 +86,8 @@ async def create_upload(request: Request) -> Response:
     return json_response(slot, 201, {"Cache-Control": "no-store"})
 
 
-def _parse_body(body: bytes) -> tuple[str, str]:
+def _parse_body(body: bytes) -> tuple[str, str, str | None]:
+    """Return the name of the model, the media type, and the name of the named input, if any."""
     if len(body) > _MAX_BODY_BYTES:
         raise HttpProblem(
             problems.PAYLOAD_TOO_LARGE,
@@ -93,12 +98,16 @@ def _parse_body(body: bytes) -> tuple[str, str]:
         value: Json = parse_json(body)
     except ValueError as error:
         raise HttpProblem(problems.MALFORMED_REQUEST, f"the body is not JSON: {error}") from None
+    named_input = value.pop("input", None) if isinstance(value, dict) else None
     if not isinstance(value, dict) or set(value) != set(_MEMBERS):
         raise HttpProblem(
             problems.MALFORMED_REQUEST,
-            'the body must be the JSON object {"model": …, "media_type": …}',
+            'the body must be the JSON object {"model": …, "media_type": …}; for a named input it '
+            'may also have "input"',
         )
     model, media_type = (value[name] for name in _MEMBERS)
+    if not isinstance(named_input, str | None):
+        raise HttpProblem(problems.MALFORMED_REQUEST, "input: expected a string")
     if not isinstance(model, str) or not isinstance(media_type, str):
         raise HttpProblem(problems.MALFORMED_REQUEST, "model and media_type: expected strings")
-    return model, media_type
+    return model, media_type, named_input

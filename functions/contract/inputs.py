@@ -1,0 +1,114 @@
+"""Read the named inputs of a model in the catalogue.
+
+A model has one input, and may have further inputs, for example a mask beside a picture. Each
+further input has a name and its own entry:
+
+    inputs.mask = {media_types = ["image/png"], max_pixels = 4000000}
+"""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from types import MappingProxyType
+from typing import Any, Final
+
+from contract.errors import CatalogueError
+from contract.messages import is_input_name
+
+MAX_NAMED_INPUTS: Final = 4
+"""How many named inputs a model may have in addition to its input."""
+
+# Names with another meaning in a form or a JSON body.
+_RESERVED: Final = frozenset(
+    {"file", "input", "inputs", "parameters", "context", "contexts", "upload", "url"}
+    | {"deadline_seconds", "label", "priority", "webhook", "webhook_url"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NamedInput:
+    """An input that a model has in addition to its first input.
+
+    Attributes:
+        media_types: The media types that the model accepts as this input.
+        description: A sentence for callers.
+        optional: Whether callers may omit the input.
+        max_input_bytes: The largest size in bytes of the input in an HTTP request. The default is
+            the model's `max_input_bytes`.
+        max_upload_bytes: The largest size in bytes of an upload. The default is `max_input_bytes`.
+        max_pixels: The largest number of pixels of a picture; 0 if pixels are not limited. The
+            default is 50 million if all media types are images, otherwise 0.
+    """
+
+    media_types: tuple[str, ...]
+    description: str = ""
+    optional: bool = False
+    max_input_bytes: int = 0
+    max_upload_bytes: int = 0
+    max_pixels: int = 0
+
+
+def read_inputs(path: str, value: Any, defaults: Mapping[str, int]) -> Mapping[str, NamedInput]:
+    """Return the named inputs of a model's entry by name.
+
+    `path` is the position of the inputs in the catalogue, which the text of an error names.
+    `defaults` contains the default values of `max_input_bytes`, and of `max_pixels` for pictures.
+    Raises CatalogueError if an input is not valid.
+    """
+    if not isinstance(value, dict):
+        raise CatalogueError(
+            f'{path}: expected a table, for example {{mask = {{media_types = ["image/png"]}}}}'
+        )
+    if len(value) > MAX_NAMED_INPUTS:
+        raise CatalogueError(f"{path}: expected at most {MAX_NAMED_INPUTS}, found {len(value)}")
+    for name in value:
+        if not is_input_name(name) or name in _RESERVED:
+            raise CatalogueError(
+                f"{path}.{name}: the name must have 1 to 32 lower-case letters, digits and "
+                f"underscores, begin with a letter, and be none of {', '.join(sorted(_RESERVED))}"
+            )
+    found = {name: _read_input(f"{path}.{name}", each, defaults) for name, each in value.items()}
+    return MappingProxyType(found)
+
+
+def _read_input(path: str, table: Any, defaults: Mapping[str, int]) -> NamedInput:
+    if not isinstance(table, dict):
+        raise CatalogueError(
+            f'{path}: expected a table, for example {{media_types = ["image/png"]}}'
+        )
+    known = {each.name: each for each in fields(NamedInput)}
+    for key, value in table.items():
+        if key not in known:
+            raise CatalogueError(f"{path}.{key}: an input has no such key; remove it")
+        if not _fits(key, value):
+            raise CatalogueError(f"{path}.{key}: the value {value!r:.100} does not fit this key")
+    if any(key not in table for key, each in known.items() if each.default is MISSING):
+        raise CatalogueError(f"{path}.media_types: the key is missing; add it")
+    media_types = tuple(table["media_types"])
+    are_images = all(media_type.startswith("image/") for media_type in media_types)
+    input_bytes = table.get("max_input_bytes", defaults["max_input_bytes"])
+    values = {
+        "max_input_bytes": input_bytes,
+        "max_upload_bytes": input_bytes,
+        "max_pixels": defaults["max_pixels"] if are_images else 0,
+        **table,
+        "media_types": media_types,
+    }
+    found = NamedInput(**values)
+    if not 1 <= found.max_input_bytes <= found.max_upload_bytes:
+        raise CatalogueError(
+            f"{path}.max_upload_bytes: expected at least max_input_bytes, which is "
+            f"{found.max_input_bytes}, found {found.max_upload_bytes}"
+        )
+    return found
+
+
+def _fits(key: str, value: Any) -> bool:
+    match key:
+        case "media_types":
+            is_list = isinstance(value, list) and bool(value)
+            return is_list and all(isinstance(each, str) and each for each in value)
+        case "description":
+            return isinstance(value, str)
+        case "optional":
+            return isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -1,0 +1,16 @@
+"""A model with two inputs. It answers with the lengths of both."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from worker.models import Accepts, Input
+
+
+class Infer:
+    """Answers with the lengths of its two inputs."""
+
+    accepts: ClassVar[Accepts] = "json"
+
+    def __call__(self, first: Any, *, other: Annotated[Any, Input("json")]) -> list[int]:
+        return [len(first), len(other)]

@@ -1,0 +1,390 @@
+"""Test jobs with named inputs: how callers send them, and what the gateway does with each input."""
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from azure.functions.servicebus import ServiceBusMessage
+from jsonschema import Draft202012Validator
+
+from contract.catalogue import DEFAULT_PATH
+from contract.messages import (
+    INPUT_INLINE_LIMIT_BYTES,
+    InlineBytes,
+    InlineJson,
+    PayloadRef,
+    PayloadUrl,
+    encode_request,
+)
+from gateway.http.keys import OPEN_TENANT
+from gateway.http.rates import Rate
+from gateway.storage import uploads
+from gateway.storage.housekeeping import delete_old_blobs
+from tests.unit.gateway.conftest import RunningGateway, open_gateway
+from tests.unit.gateway.open_inference_caller import infer, tensor
+
+pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
+
+ENTRY = """
+[compared]
+implementation = "worker.models.noop"
+description = "Compares."
+media_types = ["text/plain", "application/json"]
+max_input_bytes = 200_000
+inputs.other = {media_types = ["image/png", "text/plain"], max_pixels = 4096, description = "B."}
+inputs.note = {media_types = ["application/json"], max_input_bytes = 40, optional = true}
+"""
+PATH = "/v1/models/compared/jobs"
+PNG = b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR" + (64).to_bytes(4) * 2 + b"\0" * 100
+LARGE_PNG = b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR" + (65).to_bytes(4) * 2 + b"\0" * 100
+ASYNC = {"prefer": "respond-async"}
+
+
+@pytest.fixture
+async def compared(tmp_path: Path) -> AsyncIterator[RunningGateway]:
+    """Yield a gateway with a model that has a required and an optional named input."""
+    async with open_gateway(catalogue_path=write_catalogue(tmp_path)) as gateway:
+        yield gateway
+
+
+def write_catalogue(folder: Path) -> Path:
+    path = folder / "models.toml"
+    path.write_text(DEFAULT_PATH.read_text(encoding="utf-8") + ENTRY, encoding="utf-8")
+    return path
+
+
+def as_base64(data: bytes, **others: str) -> dict[str, str]:
+    return {"base64": base64.b64encode(data).decode(), **others}
+
+
+async def submit(
+    gateway: RunningGateway, inputs: object = None, key: str | None = None, **members: Any
+) -> httpx.Response:
+    """Submit a job with named inputs as a JSON body."""
+    document = {"input": {"text": "first"}, "inputs": inputs, **members}
+    headers = {**ASYNC, **({"idempotency-key": key} if key else {})}
+    return await gateway.http.post(PATH, json=document, headers=headers)
+
+
+async def submit_form(
+    gateway: RunningGateway, *parts: tuple[str, tuple[Any, ...]]
+) -> httpx.Response:
+    files = [("file", ("a.txt", b"first", "text/plain")), *parts]
+    return await gateway.http.post(PATH, files=files, headers=ASYNC)
+
+
+async def test_the_parts_of_a_form_become_the_named_inputs_of_the_message(
+    compared: RunningGateway,
+) -> None:
+    answer = await submit_form(
+        compared,
+        ("other", ("b.png", PNG, "image/png")),
+        ("note", ("c", b"[1]", "application/json")),
+    )
+    assert answer.status_code == 202, answer.text
+    request = compared.queues.request()
+    assert request.input == InlineBytes("text/plain", b"first")
+    assert request.inputs == {"other": InlineBytes("image/png", PNG), "note": InlineJson([1])}
+    assert json.loads(encode_request(request))["schema"] == 2
+
+
+async def test_the_media_type_of_a_form_part_without_a_useful_type_is_detected(
+    compared: RunningGateway,
+) -> None:
+    part = ("other", ("b", PNG, "application/octet-stream"))
+    assert (await submit_form(compared, part)).status_code == 202
+    assert compared.queues.request().inputs["other"].media_type == "image/png"
+
+
+async def test_a_json_body_may_have_named_inputs_in_all_five_forms(
+    compared: RunningGateway,
+) -> None:
+    upload = await sent(compared, PNG, "image/png", "other")
+    blob = uploads.upload_blob_of(upload, OPEN_TENANT)
+    reference = PayloadRef("image/png", blob, len(PNG), None, compared.blobs.etags[blob])
+    url = "https://93.184.216.34/b.png"
+    for source, expected in (
+        ({"text": "second"}, InlineBytes("text/plain", b"second")),
+        (as_base64(PNG), InlineBytes("image/png", PNG)),
+        ({"upload": upload}, reference),
+        ({"url": url, "media_type": "image/png"}, PayloadUrl(url, "image/png")),
+    ):
+        answer = await submit(compared, {"other": source, "note": {"json": {"a": 1}}})
+        assert answer.status_code == 202, answer.text
+        found = compared.queues.request().inputs
+        assert found == {"other": expected, "note": InlineJson({"a": 1})}
+
+
+async def sent(gateway: RunningGateway, data: bytes, media_type: str, name: str | None) -> str:
+    """Create an upload for an input of the model, send its data, and return the upload's id."""
+    asked = {"model": "compared", "media_type": media_type, "input": name}
+    answer = await gateway.http.post("/v1/uploads", json=asked)
+    assert answer.status_code == 201, answer.text
+    path = httpx.URL(answer.json()["url"]).path.removeprefix("/")
+    gateway.blobs.put(path, data, media_type)
+    return str(answer.json()["upload"])
+
+
+async def test_an_upload_has_the_media_types_and_the_limit_of_its_named_input(
+    compared: RunningGateway,
+) -> None:
+    asked = {"model": "compared", "media_type": "application/json"}
+    found = (await compared.http.post("/v1/uploads", json={**asked, "input": "note"})).json()
+    assert (found["max_bytes"], found["media_types"]) == (40, ["application/json"])
+    for name, status, code in (
+        ("other", 415, "unsupported-media-type"),
+        ("mask", 422, "invalid-input"),
+    ):
+        refused = await compared.http.post("/v1/uploads", json={**asked, "input": name})
+        problem = refused.json()
+        assert (refused.status_code, problem["code"]) == (status, code)
+        assert problem["pointer"] == f"/inputs/{name}"
+    refused = await compared.http.post("/v1/uploads", json={**asked, "input": 1})
+    assert (refused.status_code, refused.json()["code"]) == (400, "malformed-request")
+
+
+async def test_the_upload_of_another_tenant_is_not_found_as_a_named_input(
+    compared: RunningGateway,
+) -> None:
+    asked = {"model": "compared", "media_type": "image/png", "input": "other"}
+    upload = (await compared.http.post("/v1/uploads", json=asked)).json()["upload"]
+    compared.blobs.put(uploads.upload_blob_of(upload, "someone-else"), PNG, "image/png")
+    refused = await submit(compared, {"other": {"upload": upload}})
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid-input")
+    assert refused.json()["detail"].startswith("inputs.other: there is no upload")
+
+
+OTHER = {"text": "second"}
+REFUSED: list[tuple[object, int, str, str]] = [
+    (None, 422, "/inputs/other", "inputs.other: compared needs this input"),
+    ({"note": {"json": 1}}, 422, "/inputs/other", "inputs.other: compared needs this input"),
+    ({"other": OTHER, "a/b~": OTHER}, 422, "/inputs/a~1b~0", "no such input; its named inputs are"),
+    ({"other": as_base64(b"\0\0")}, 415, "/inputs/other", "compared does not accept"),
+    ({"other": {"json": 1}}, 415, "/inputs/other", "accepted media types are image/png, text/pla"),
+    ({"other": as_base64(LARGE_PNG)}, 422, "/inputs/other", "has 65 by 65 pixels"),
+    ({"other": OTHER, "note": {"json": "x" * 40}}, 413, "/inputs/note", "accepts at most 40 bytes"),
+    ({"other": {"text": ""}}, 422, "/inputs/other", "inputs.other: the input is empty"),
+    ({"other": {"upload": "none"}}, 422, "/inputs/other", "inputs.other: there is no upload"),
+    ({"other": {"url": "http://10.0.0.1/"}}, 422, "/inputs/other", "inputs.other.url: "),
+    ({"other": {"base64": "%"}}, 400, "/inputs/other", "inputs.other.base64: the value is not"),
+    ({"other": {}}, 400, "/inputs/other", "inputs.other: expected exactly one of the members"),
+    ({"other": {"text": "a", "x": 1}}, 400, "/inputs/other", "unknown member inputs.other.x"),
+    ({"other": 1}, 400, "/inputs/other", "inputs.other: expected a JSON object"),
+]
+
+
+@pytest.mark.parametrize(("inputs", "status", "pointer", "said"), REFUSED)
+async def test_a_wrong_named_input_is_refused_with_a_json_pointer_to_the_input(
+    compared: RunningGateway, inputs: object, status: int, pointer: str, said: str
+) -> None:
+    refused = await submit(compared, inputs)
+    problem = refused.json()
+    assert (refused.status_code, problem["pointer"]) == (status, pointer)
+    assert said in problem["detail"]
+    assert not compared.durable.runs
+    assert not compared.queues.sent
+
+
+async def test_a_form_with_a_wrong_named_input_is_refused(compared: RunningGateway) -> None:
+    part = ("other", ("b.png", PNG, "image/png"))
+    for parts, status, said in (
+        ((), 422, "inputs.other: compared needs this input"),
+        ((part, part), 400, "inputs.other: the form must have exactly one part with this name"),
+        ((("other", (None, b"text")),), 400, "this part must have a file name"),
+        ((part, ("mask", ("c", b"x", "text/plain"))), 400, "unknown part 'mask'"),
+        ((("other", ("b", b"{}", "application/json")),), 415, "inputs.other: compared does not"),
+    ):
+        refused = await submit_form(compared, *parts)
+        assert refused.status_code == status
+        assert said in refused.json()["detail"]
+    assert not compared.queues.sent
+
+
+async def test_a_request_that_cannot_contain_a_required_named_input_is_refused(
+    compared: RunningGateway,
+) -> None:
+    headers = {"content-type": "text/plain"}
+    raw = await compared.http.post(PATH, content=b"x", headers=headers)
+    inference = await infer(compared, "compared", {"inputs": [tensor("a")]}, [])
+    for refused in (raw, inference):
+        assert refused.status_code == 422
+        assert "inputs.other: compared needs this input" in refused.text
+
+
+async def test_a_model_without_named_inputs_accepts_only_an_empty_member_named_inputs(
+    gateway: RunningGateway,
+) -> None:
+    for inputs, status in (({}, 202), (None, 202), ({"mask": {"text": "x"}}, 422), ([], 400)):
+        answer = await gateway.http.post(
+            "/v1/models/noop/jobs", json={"input": {"text": "x"}, "inputs": inputs}, headers=ASYNC
+        )
+        assert answer.status_code == status
+    assert json.loads(encode_request(gateway.queues.request()))["schema"] == 1
+
+
+async def test_the_inputs_in_a_message_are_together_at_most_as_large_as_the_inline_limit(
+    compared: RunningGateway,
+) -> None:
+    half = "x" * (INPUT_INLINE_LIMIT_BYTES // 2 + 1)
+    answer = await submit(compared, {"other": {"text": half}}, input={"text": half})
+    request, job_id = compared.queues.request(), answer.json()["id"]
+    assert request.input == InlineBytes("text/plain", half.encode())
+    stored = request.inputs["other"]
+    assert isinstance(stored, PayloadRef)
+    assert stored.blob == f"inputs/{job_id}/other"
+    assert compared.payloads.blobs[stored.blob] == ("text/plain", half.encode())
+
+
+async def test_all_inputs_of_a_job_are_stored_if_service_bus_does_not_respond(
+    compared: RunningGateway,
+) -> None:
+    part = "x" * 20_000
+    compared.queues.is_down = True
+    answer = await submit(compared, {"other": {"text": part}}, input={"text": part})
+    compared.queues.is_down = False
+    await compared.durable.advance(2)
+    request, job_id = compared.queues.request(), answer.json()["id"]
+    assert request.input == InlineBytes("text/plain", part.encode())
+    stored = request.inputs["other"]
+    assert isinstance(stored, PayloadRef)
+    assert stored.blob == f"inputs/{job_id}/other"
+
+
+async def test_housekeeping_deletes_all_stored_inputs_of_old_jobs(
+    compared: RunningGateway,
+) -> None:
+    large = {"text": "x" * 100_000}
+    job_id = (await submit(compared, {"other": large}, input=large)).json()["id"]
+    names = {f"inputs/{job_id}", f"inputs/{job_id}/other"}
+    assert names <= set(compared.payloads.blobs)
+    for name in names:
+        compared.blobs.put(name, b"x")
+    compared.clock.now += timedelta(hours=100)
+    await delete_old_blobs(compared.services)
+    assert not names & set(compared.payloads.blobs)
+
+
+async def dead_job(gateway: RunningGateway) -> str:
+    """Submit a job with a stored named input, and dead-letter its message."""
+    inputs = {"other": {"text": "x" * 100_000}, "note": {"json": 1}}
+    job_id = str((await submit(gateway, inputs)).json()["id"])
+    message = ServiceBusMessage(
+        body=encode_request(gateway.queues.request()),
+        message_id=job_id,
+        correlation_id=job_id,
+        application_properties={"DeadLetterReason": "MaxDeliveryCountExceeded"},
+        user_properties={},
+        delivery_count=3,
+        enqueued_time_utc=datetime(2026, 3, 1, 12, tzinfo=UTC),
+    )
+    await gateway.services.dead_letters.run(message, "compared", gateway.durable)
+    return job_id
+
+
+async def test_a_dead_letter_describes_all_inputs_and_its_redrive_sends_all_inputs(
+    compared: RunningGateway,
+) -> None:
+    job_id = await dead_job(compared)
+    path = f"/v1/admin/dead-letters/compared/{job_id}"
+    letter = (await compared.http.get(path)).json()
+    assert letter["input"] == {"kind": "inline", "media_type": "text/plain", "size_bytes": 5}
+    assert letter["inputs"] == {
+        "other": {"kind": "blob", "media_type": "text/plain", "size_bytes": 100_000},
+        "note": {"kind": "inline", "media_type": "application/json", "size_bytes": 1},
+    }
+    before = compared.queues.request()
+    assert (await compared.http.post(f"{path}/redrive")).status_code == 202
+    await compared.durable.advance(2)
+    after = compared.queues.request()
+    assert after.job_id != job_id
+    assert (after.input, after.inputs) == (before.input, before.inputs)
+
+
+async def test_a_redrive_is_refused_if_a_named_input_no_longer_exists(
+    compared: RunningGateway,
+) -> None:
+    job_id = await dead_job(compared)
+    del compared.payloads.blobs[f"inputs/{job_id}/other"]
+    refused = await compared.http.post(f"/v1/admin/dead-letters/compared/{job_id}/redrive")
+    assert (refused.status_code, refused.json()["code"]) == (409, "not-redrivable")
+    assert "input no longer exists" in refused.json()["detail"]
+
+
+async def test_each_input_by_url_counts_for_the_rate_limit_of_inputs_by_url(
+    tmp_path: Path,
+) -> None:
+    catalogue = write_catalogue(tmp_path)
+    async with open_gateway(catalogue_path=catalogue, url_input_rate=Rate(1, 60)) as gateway:
+        url = {"url": "https://93.184.216.34/b.txt", "media_type": "text/plain"}
+        refused = await submit(gateway, {"other": url}, input=url)
+        assert (refused.status_code, refused.json()["code"]) == (429, "rate-limited")
+        assert refused.json()["detail"].startswith("inputs.other.url: ")
+
+
+async def test_a_repeated_request_with_another_named_input_does_not_match_its_idempotency_key(
+    compared: RunningGateway,
+) -> None:
+    first = await submit(compared, {"other": OTHER}, "key")
+    again = await submit(compared, {"other": OTHER}, "key")
+    assert again.json()["id"] == first.json()["id"]
+    for inputs in ({"other": {"text": "third"}}, {"other": OTHER, "note": {"json": 1}}):
+        refused = await submit(compared, inputs, "key")
+        assert (refused.status_code, refused.json()["code"]) == (422, "idempotency-mismatch")
+
+
+async def test_only_one_of_simultaneous_requests_with_a_key_keeps_its_stored_named_input(
+    compared: RunningGateway,
+) -> None:
+    inputs = {"other": {"text": "x" * 100_000}}
+    answers = await asyncio.gather(*(submit(compared, inputs, "key") for _ in range(8)))
+    (job_id,) = {answer.json()["id"] for answer in answers}
+    stored = [name for name in compared.payloads.blobs if name.startswith("inputs/")]
+    assert stored == [f"inputs/{job_id}/other"]
+
+
+async def test_the_description_of_a_model_contains_its_named_inputs(
+    compared: RunningGateway,
+) -> None:
+    described = (await compared.http.get("/v1/models/compared")).json()
+    assert described["inputs"] == {
+        "other": {
+            "description": "B.",
+            "media_types": ["image/png", "text/plain"],
+            "required": True,
+            "limits": {"input_bytes": 200_000, "upload_bytes": 200_000, "pixels": 4096},
+        },
+        "note": {
+            "description": "",
+            "media_types": ["application/json"],
+            "required": False,
+            "limits": {"input_bytes": 40, "upload_bytes": 40, "pixels": None},
+        },
+    }
+    assert (await compared.http.get("/v1/models/noop")).json()["inputs"] == {}
+
+
+async def test_the_openapi_operation_of_a_model_has_its_named_inputs(
+    compared: RunningGateway,
+) -> None:
+    document = (await compared.http.get("/openapi.json")).json()
+    body = document["paths"][PATH]["post"]["requestBody"]["content"]
+    assert set(body) == {"multipart/form-data", "application/json"}
+    form = body["multipart/form-data"]["schema"]
+    assert form["required"] == ["file", "other"]
+    assert form["properties"]["note"]["format"] == "binary"
+    validator = Draft202012Validator({**document, **body["application/json"]["schema"]})
+    for inputs, is_valid in (
+        ({"other": OTHER}, True),
+        ({"other": OTHER, "note": {"json": 1}}, True),
+        ({"note": {"json": 1}}, False),
+        ({"other": OTHER, "mask": OTHER}, False),
+        ({"other": {}}, False),
+        (None, False),
+    ):
+        assert validator.is_valid({"input": OTHER, "inputs": inputs}) is is_valid
