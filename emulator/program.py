@@ -80,7 +80,9 @@ def options_parser(
     parser.add_argument(
         "--port", type=port_number, default=port, help=f"{port_help} (default: {port})"
     )
-    parser.add_argument("--host", default="127.0.0.1", help="loopback address to listen on")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="loopback address to listen on: 127.0.0.1 or ::1"
+    )
     parser.add_argument(
         "--data", type=Path, required=True, help="directory in which the service keeps its state"
     )
@@ -246,10 +248,10 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def format_url(bound: socket.socket) -> str:
-    """Return the HTTP URL of a bound socket, without a trailing slash."""
+def format_url(bound: socket.socket, scheme: str = "http") -> str:
+    """Return the URL of a bound socket, without a trailing slash."""
     host, port = bound.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def listen(host: str, port: int, backlog: int) -> socket.socket:

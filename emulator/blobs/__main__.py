@@ -48,10 +48,8 @@ def _run(options: argparse.Namespace) -> None:
         if options.cors_origin:
             _allow_origins(store, options.cors_origin)
         app = BlobApp(store, Authenticator(options.account, key, utc_now), utc_now)
-        host, port = listener.getsockname()[:2]
-        logging.getLogger(__name__).info(
-            "listening on http://%s:%d/%s, data in %s", host, port, options.account, options.data
-        )
+        url = f"{program.format_url(listener)}/{options.account}"
+        logging.getLogger(__name__).info("listening on %s, data in %s", url, options.data)
         program.run_loop(serve(app, listener, program.http_limits(options)))
 
 

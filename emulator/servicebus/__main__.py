@@ -76,8 +76,7 @@ def _bind(options: argparse.Namespace, stack: contextlib.ExitStack) -> Sockets:
     for listener in (amqp, *amqps):
         _limit_segment_size(listener)
     for name, listener in (("amqp", amqp), ("http", admin), *(("amqps", each) for each in amqps)):
-        host, port = listener.getsockname()[:2]
-        logger.info("listening on %s://%s:%d", name, host, port)
+        logger.info("listening on %s", program.format_url(listener, name))
     return Sockets(amqp, admin, amqps, tls)
 
 

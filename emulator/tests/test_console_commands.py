@@ -1,8 +1,10 @@
 """Test that each console command starts a service that handles requests."""
 
+import socket
 from pathlib import Path
 
 import httpx
+import pytest
 from azure.servicebus import ServiceBusClient, ServiceBusMessage
 from azure.storage.blob import BlobServiceClient
 
@@ -13,6 +15,17 @@ _CONFIG = '{"UserConfig": {"Namespaces": [{"Name": "sbemulatorns", "Queues": [{"
 _BLOB_ACCOUNT_KEY = (
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 )
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+_HAS_IPV6 = _has_ipv6()
 _FUNCTION_APP = """
 import azure.functions as func
 
@@ -76,4 +89,40 @@ def test_the_command_local_functions_runs_an_http_trigger(tmp_path: Path) -> Non
     url = f"http://127.0.0.1:{port}/api/hello"
     options = ["--app", str(app), "--port", str(port), "--data", str(tmp_path / "data")]
     with running("local-functions", "emulator.functions", url, *options):
+        assert httpx.get(url).text == "hello"
+
+
+@pytest.mark.skipif(not _HAS_IPV6, reason="this machine has no IPv6 loopback address")
+def test_each_service_serves_requests_on_the_ipv6_loopback_address(tmp_path: Path) -> None:
+    app = tmp_path / "app"
+    app.mkdir()
+    (app / "host.json").write_text('{"version": "2.0"}')
+    (app / "function_app.py").write_text(_FUNCTION_APP)
+    amqp, admin, blobs, functions = (free_port() for _ in range(4))
+    bus_options = ["--host", "::1", "--port", str(amqp), "--admin-port", str(admin)]
+    bus_options += ["--data", str(tmp_path / "bus")]
+    url = f"http://[::1]:{admin}/health"
+    header = b"AMQP\x03\x01\x00\x00"
+    with (
+        running("local-servicebus", "emulator.servicebus", url, *bus_options),
+        socket.create_connection(("::1", amqp), timeout=30) as client,
+    ):
+        client.sendall(header)
+        assert client.recv(len(header)) == header
+    url = f"http://[::1]:{blobs}/devstoreaccount1"
+    options = ["--host", "::1", "--port", str(blobs), "--data", str(tmp_path / "blobs")]
+    connection_string = (
+        "DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;"
+        f"AccountKey={_BLOB_ACCOUNT_KEY};BlobEndpoint={url};"
+    )
+    with (
+        running("local-blobs", "emulator.blobs", url, *options),
+        BlobServiceClient.from_connection_string(connection_string) as service,
+    ):
+        container = service.create_container("pictures")
+        container.upload_blob("one.txt", b"hello")
+        assert container.download_blob("one.txt").readall() == b"hello"
+    url = f"http://[::1]:{functions}/api/hello"
+    options = ["--host", "::1", "--port", str(functions), "--data", str(tmp_path / "functions")]
+    with running("local-functions", "emulator.functions", url, "--app", str(app), *options):
         assert httpx.get(url).text == "hello"
