@@ -49,12 +49,12 @@ class Counts:
 
 
 def observe_amqp(counts: Counts) -> NewObservers:
-    """Return the observers of connections to Service Bus.
+    """Return a function that creates the two observers of a connection to Service Bus.
 
-    A message that a client sends is counted as `send`, and a message that it receives as `receive`.
-    A settlement is counted once for each message, also if one frame settles several. A management
-    request is counted by the name of its operation. Requests for the authorisation of a link
-    (`$cbs`) are counted as `authorise`.
+    The observers add the operations of the connection to `counts`. A message that a client sends is
+    counted as `send`, and a message that it receives as `receive`. A settlement is counted once for
+    each message, also if one frame settles several. A management request is counted by the name of
+    its operation. Requests for the authorisation of a link (`$cbs`) are counted as `authorise`.
     """
 
     def new() -> tuple[Observe, Observe]:
@@ -68,9 +68,14 @@ def observe_amqp(counts: Counts) -> NewObservers:
 
 
 def observe_http(counts: Counts, name: Callable[[str, str], str]) -> NewObservers:
-    """Return the observers of connections to an HTTP service.
+    """Return a function that creates the two observers of a connection to an HTTP service.
 
-    `name` gets the method and the target of a request, and returns the name of the operation.
+    The observer of the client's chunks adds each request to `counts`. The observer of the server's
+    chunks ignores them.
+
+    Args:
+        counts: Receives the name of the operation of each request.
+        name: Returns the name of the operation for the method and the target of a request.
     """
     return lambda: (_Requests(counts, name).feed, lambda _: None)
 

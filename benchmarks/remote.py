@@ -39,11 +39,11 @@ def run_behind_proxies(
     catalogue: Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[ProxiedSystem]:
-    """Run a system during the `with` block. The components connect to each other by proxies.
+    """Run a system during the `with` block, with proxies between the components.
 
-    The connections are those that are remote in Azure: of the gateway's app and of the Functions
-    host to Service Bus and to blob storage, and of the worker to Service Bus, to blob storage and
-    to the gateway. The worker runs only the models in WORKER_MODELS, by default `noop`.
+    A connection has a proxy if it is remote in Azure: from the gateway's app and the Functions host
+    to Service Bus and to blob storage; and from the worker to Service Bus, to blob storage and to
+    the gateway. The worker runs only the models in WORKER_MODELS, by default `noop`.
     """
     local = SystemSettings(
         ROOT,

@@ -1,4 +1,7 @@
-"""Check whether a service can write to its data directory, without a write for each check."""
+"""Check whether a service can write to its data directory.
+
+A check reads the free space of the disk. It writes a test file only after a failed write.
+"""
 
 import errno
 import logging

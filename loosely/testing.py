@@ -1,6 +1,7 @@
-"""A pytest plugin with the fixture `loosely_client`, a client of this model folder's system.
+"""A pytest plugin with the fixture `loosely_client`, a client of a model folder's system.
 
-pytest finds the plugin by its entry point.
+The model folder is the one in which pytest runs: pytest's root directory. pytest finds the plugin
+by its entry point.
 """
 
 import os

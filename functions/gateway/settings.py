@@ -222,7 +222,8 @@ def _producer_secrets(environ: Mapping[str, str]) -> tuple[bytes, ...]:
         raise InvalidSetting(
             SETTING_PRODUCER_SECRETS,
             f"the value must not contain a secret of {SETTING_SECRETS}: producers know the secrets "
-            "here, so they could sign false webhooks to callers; create another secret",
+            f"in {SETTING_PRODUCER_SECRETS}, so they could sign false webhooks to callers; create "
+            "another secret",
         )
     return secrets
 

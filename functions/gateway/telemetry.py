@@ -155,7 +155,7 @@ minute sums must change, too.
 class Histogram:
     """Counts durations in buckets with the upper bounds BUCKET_SECONDS.
 
-    One more bucket, with the number 44, counts the longer durations.
+    One more bucket, after the last bound, counts the longer durations. Its index is 44.
     """
 
     counts: Counter[int] = field(default_factory=Counter)

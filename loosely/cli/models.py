@@ -213,7 +213,10 @@ def _check_jobs(jobs: str, load: int | None) -> None:
 def _cost_options(
     name: str, jobs: str, gpu: str, loaded: Mapping[str, Any], suggestion: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return options of `loosely cost` for a measured model, by names without leading dashes."""
+    """Return the options to pass to `loosely cost` for a measured model.
+
+    The keys are the options' names without the leading dashes.
+    """
     job_seconds = suggestion["job_ms"] / 1000
     size = suggestion["max_batch_size"]
     # A full batch is never faster than one job, except by chance.

@@ -35,8 +35,8 @@ class StartLimits:
     Attributes:
         failing_deaths: If the component dies this number of times in a row before it is ready, the
             user is informed, and the restarts become slower.
-        permanent_deaths: If the component refuses its settings or its port this number of times in
-            a row and has never been ready, it is not restarted.
+        permanent_deaths: If the component ends this number of times in a row because its settings
+            are invalid or its port is taken, and has never been ready, it is not restarted.
         slow_after_seconds: If the component is not ready after this time, the user is informed. The
             user is informed again whenever the waiting time has doubled.
     """
@@ -99,7 +99,7 @@ class ProcessManager:
     _may_run: asyncio.Event = field(default_factory=asyncio.Event)
     #: Deaths in a row, each before the component was ready.
     _early_deaths: int = 0
-    #: Refusals of the settings or of the port in a row.
+    #: Ends in a row because the settings are invalid or the port is taken.
     _refusals: int = 0
     _process: Process | None = None
     _broken_models: dict[str, str] = field(default_factory=dict)
@@ -113,7 +113,8 @@ class ProcessManager:
 
         Raises:
             PreparationFailed: A file that the component reads cannot be made.
-            PartFailed: The component refuses its settings or its port, and has never been ready.
+            PartFailed: The settings of the component are invalid or its port is taken, and the
+                component has never been ready.
         """
         if self.part.preparation is not None:
             await self.launcher.prepare(self.part, self.part.preparation)
@@ -269,13 +270,13 @@ class ProcessManager:
             await asyncio.sleep(_MODELS_SECONDS)
 
     def _count_death(self, exit_code: int) -> None:
-        """Count how many times in a row the component has refused its settings or its port.
+        """Count the ends in a row because of invalid settings or because the port is taken.
 
-        Only a component that has never been ready is counted. One refusal is not enough for an
-        error, because the code of a model may end a worker with any exit code.
+        Only the ends of a component that has never been ready are counted. One such end is not
+        enough for an error, because the code of a model may end a worker with any exit code.
 
         Raises:
-            PartFailed: The component has refused its settings or its port too often.
+            PartFailed: The component has ended for these reasons too often.
         """
         if self.has_been_ready.is_set() or exit_code not in {PORT_BUSY_EXIT_CODE, USAGE_EXIT_CODE}:
             self._refusals = 0

@@ -129,7 +129,7 @@ class Browser:
         return self.driver.execute_script(script, *arguments)
 
     def find_barriers(self) -> list[str]:
-        """Return the accessibility faults that axe-core finds: rule, element and reason of each."""
+        """Return the accessibility violations that axe-core finds: rule, element and reason."""
         if not self.run("return 'axe' in window"):
             self.run(AXE.read_text(encoding="utf-8"))
         found = self.driver.execute_async_script(

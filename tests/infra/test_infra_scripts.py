@@ -433,7 +433,7 @@ class TestFetchWeights:
         assert scripts.state["blobs"] == {f"sha256/{digest}": digest}
         assert len(hub.storage_requests) == 1
 
-    def test_the_hub_token_is_neither_an_argument_nor_sent_to_the_host_of_a_redirect(
+    def test_the_hub_token_is_not_on_a_command_line_and_not_sent_to_the_host_of_a_redirect(
         self, scripts: ScriptRunner, tmp_path: Path, hub: FakeHub
     ) -> None:
         hub.token = "hf_ThisMustStaySecret"

@@ -121,7 +121,7 @@ class StormCallers:
             job.see(shown, known, " in the response to the submit")
 
     async def prepare(self, job: StormJob, attempt: int) -> StormSubmission:
-        """Return request number `attempt`, which submits the job."""
+        """Return the request of one attempt to submit the job. The first `attempt` is 1."""
         return job.submission(self._ran_path, attempt)
 
     def refuse(self, text: str) -> None:

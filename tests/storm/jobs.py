@@ -89,17 +89,17 @@ class StormJob:
         return self.is_accepted and self.final is None
 
     def input(self, ran_path: Path, attempt: int) -> tuple[str, bytes]:
-        """Return the label and the input of the request that submits the job.
+        """Return the label and the input of one attempt to submit the job.
 
-        `attempt` is the number of the request. Every fifth job has a large input. `ran_path` is the
-        file to which the model writes the label.
+        The first `attempt` is 1. Every fifth job has a large input. `ran_path` is the file to which
+        the model writes the label.
         """
         label = f"{self.number}.{attempt}"
         text = f"{ran_path} {label} {self.model_ms}"
         return label, text.ljust(0 if self.number % 5 else _LARGE_BYTES).encode()
 
     def submission(self, ran_path: Path, attempt: int) -> StormSubmission:
-        """Return the request that submits the job. `attempt` is the number of the request."""
+        """Return the request of one attempt to submit the job. The first `attempt` is 1."""
         label, data = self.input(ran_path, attempt)
         return StormSubmission(
             label, "/v1/models/counting/jobs", data, {"content-type": "text/plain"}

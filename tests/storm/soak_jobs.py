@@ -161,9 +161,10 @@ class SoakJob(StormJob):
                 return "text/plain"
 
     def data(self, ran_path: Path, attempt: int) -> tuple[str, bytes]:
-        """Return the label and the input of request number `attempt`, which submits the job.
+        """Return the label and the input of one attempt to submit the job.
 
-        `ran_path` is the file to which the models `counting` and `fragile` write the label.
+        The first `attempt` is 1. `ran_path` is the file to which the models `counting` and
+        `fragile` write the label.
         """
         label = str(self.number)
         match self.model:
@@ -183,11 +184,11 @@ class SoakJob(StormJob):
         return encode_json(self.json_value())
 
     def json_value(self) -> dict[str, Any]:
-        """Return the JSON value that is the input of a noop job whose `size_bytes` is 0."""
+        """Return the JSON value of a noop job's input. Use it only if `size_bytes` is 0."""
         return {"number": self.number, "name": "soak ü", "list": [1, 2.5, None, True]}
 
     def submission(self, ran_path: Path, attempt: int) -> StormSubmission:
-        """Return request number `attempt`, which submits the job.
+        """Return the request of one attempt to submit the job. The first `attempt` is 1.
 
         If the input is sent as an upload, the caller must upload it before this call. `ran_path` is
         the file to which the models `counting` and `fragile` write the label.

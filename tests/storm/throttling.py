@@ -17,7 +17,10 @@ from tests.storm.run import Storm, in_background, read_all_again, wait_until_all
 PARTIAL_SHARE = 2 / 3
 _LOCK = "lock_seconds = 5\nmax_delivery_count = 1000\n"
 DEPLOYED_LOCK = "lock_seconds = 10\nmax_delivery_count = 3\n"
-"""The lock and the delivery count of the models that the catalogue contains."""
+"""The lock duration and the maximum delivery count of a model, as two lines of TOML.
+
+Each model in `functions/contract/models.toml` has these lines.
+"""
 
 OPTIONS = RigOptions(catalogue=COUNTING_CATALOGUE.replace(_LOCK, DEPLOYED_LOCK))
 

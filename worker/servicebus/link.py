@@ -421,7 +421,7 @@ class QueueLink:
                 )
             except (MessageLockLostError, MessageAlreadySettled) as error:
                 _log.debug(
-                    "queue %s: a locked message that no worker processes could not be abandoned: "
+                    "queue %s: a locked message on which no process works could not be abandoned: "
                     "%s",
                     self._queue,
                     error,

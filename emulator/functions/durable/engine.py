@@ -91,8 +91,8 @@ class DurableEngine(ABC):
             version: The version of the orchestrator.
 
         Raises:
-            InstanceExists: An unfinished instance has this id, and host.json does not allow to
-                replace it.
+            InstanceExists: An unfinished instance has this id, and host.json does not allow
+                replacing it.
         """
         if not instance_id:
             instance_id = make_id()

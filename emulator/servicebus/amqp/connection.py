@@ -211,7 +211,7 @@ class Connection(asyncio.Protocol):
             self._transport.send(0, Close().encode())
             self._finish()
         elif self._state is _State.OPENING:
-            raise ConnectionFault("amqp:not-allowed", "the first performative must be open")
+            raise ConnectionFault("amqp:not-allowed", "the first performative must be 'open'")
         elif isinstance(performative, Begin):
             self._on_begin(channel, performative)
         else:

@@ -321,8 +321,9 @@ class SharedCounts:
 
     There is no lease, so a process may die at any point. The process that has counted last counts
     again after FRESH_SECONDS. The others use a count for up to twice as long, each for a random
-    time. So normally the same process continues to count. If it dies, another process finds the
-    old count, and rarely more than one.
+    time. So normally the same process continues to count. If it dies, the next process to count
+    is the first one that finds the count too old. Rarely, several processes find this at the same
+    time, and each of them counts.
 
     The age of a count is the difference of the clocks of two processes. If they differ by more than
     FRESH_SECONDS, the processes do not use each other's counts, and each process counts for itself.

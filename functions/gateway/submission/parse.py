@@ -236,7 +236,8 @@ def _read_named_inputs(model: ModelEntry, given: Json) -> dict[str, SubmittedInp
         return {}
     if not isinstance(given, dict):
         raise HttpProblem(
-            problems.MALFORMED_REQUEST, "inputs: expected a JSON object with an input for each name"
+            problems.MALFORMED_REQUEST,
+            "inputs: expected a JSON object that maps the name of each input to its value",
         )
     refuse_unknown_inputs(model, given)
     inputs = {}

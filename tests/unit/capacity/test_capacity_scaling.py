@@ -83,7 +83,7 @@ class TestAutoscaler:
             seen.append(replicas)
         assert seen == [16, 16, 16, 16, 12, 12, 12, 12, 8]
 
-    def test_the_default_scale_up_policies_add_four_replicas_or_double_the_number_of_replicas(
+    def test_the_default_scale_up_adds_four_replicas_or_doubles_the_number_whichever_is_more(
         self,
     ) -> None:
         autoscaler, replicas, seen = Autoscaler(ScaledObject()), 1, []

@@ -241,7 +241,7 @@ def test_the_field_inputs_of_a_request_of_schema_version_1_is_kept_as_an_unknown
 
 
 def recorded_codec() -> ModuleType:
-    """Return the codec of the last version that reads only schema version 1, as a module."""
+    """Return, as a module, the last codec that could read only schema version 1."""
     module = ModuleType("messages_of_schema_1")
     module.__file__ = str(Path(__file__).with_name("messages-of-schema-1.txt"))
     # The module must be importable by its name, because dataclasses look up its annotations.

@@ -128,7 +128,9 @@ def test_numbers_of_workers_that_have_no_effect_are_refused(
         load(tmp_path, lines)
 
 
-def test_the_scaling_description_of_a_model_has_the_parsed_warm_periods(tmp_path: Path) -> None:
+def test_the_scaling_description_has_the_parsed_warm_periods_of_the_catalogue_entry(
+    tmp_path: Path,
+) -> None:
     model = load(tmp_path, f'min_workers = 1\nwarm = "{OFFICE}"')["small"]
     assert describe_scaling(model) == {
         "min_workers": 1,

@@ -126,7 +126,7 @@ async def test_a_binary_result_of_an_inference_request_is_returned_in_base64(
     assert base64.b64decode(result["data"][0]) == PNG
 
 
-async def test_the_inference_error_for_a_failed_job_names_the_element_of_the_input_tensor(
+async def test_the_inference_error_names_the_element_of_the_input_tensor_whose_job_failed(
     gateway: RunningGateway,
 ) -> None:
     answer = await infer(

@@ -308,7 +308,10 @@ def test_a_queue_that_stays_empty_does_not_change_the_minute_sums() -> None:
 def test_a_heartbeat_is_smaller_than_1_kib_and_minute_sums_are_smaller_than_32_kib(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Print the sizes of a heartbeat and of the sums of a busy hour, and the writes of a minute."""
+    """Check the size of a heartbeat, and the size of the minute sums of a busy hour.
+
+    Also print these sizes, and how many times a minute each of the two is written.
+    """
     clock = ManualClock()
     counters = JobCounters(clock)
     for minute in range(KEPT_MINUTES):

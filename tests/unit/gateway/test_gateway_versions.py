@@ -282,7 +282,9 @@ async def test_a_model_without_versions_has_only_version_1() -> None:
         assert (await gateway.job(job_id))["version"] == "1"
 
 
-async def test_the_open_inference_protocol_lists_and_runs_versions(split: RunningGateway) -> None:
+async def test_the_versions_of_a_model_can_be_listed_and_run_through_the_open_inference_protocol(
+    split: RunningGateway,
+) -> None:
     metadata = (await split.http.get("/v2/models/noop/versions/2")).json()
     assert (metadata["name"], metadata["versions"]) == ("noop", ["1", "2", "3"])
     ready = await split.http.get("/v2/models/noop/versions/3/ready")

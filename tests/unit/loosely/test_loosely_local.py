@@ -243,7 +243,7 @@ class TestData:
 
 
 class TestSystem:
-    def test_components_are_created_with_the_listed_names_in_the_listed_order(
+    def test_the_created_components_have_the_names_and_the_order_of_part_names(
         self,
     ) -> None:
         assert tuple(part.name for part in loosely_parts(settings())) == PART_NAMES

@@ -276,7 +276,7 @@ def test_a_model_gets_inputs_of_the_type_in_the_class_attribute_named_accepts(
         (("application/json",), "json"),
     ],
 )
-def test_a_model_without_the_attribute_named_accepts_gets_the_input_type_of_its_media_types(
+def test_the_input_type_of_a_model_without_an_accepts_attribute_follows_from_its_media_types(
     media_types: tuple[str, ...], accepts: str
 ) -> None:
     assert LoadedModel(replace(NOOP, media_types=media_types), bytes).accepts == accepts

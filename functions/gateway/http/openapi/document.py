@@ -321,7 +321,15 @@ def _replace_schema(parameter: Document, deadline: Document, schema: Document) -
 
 
 def _model_content(content: Document, model: ModelEntry, schema: Document) -> Document:
-    """Return the request bodies that the model accepts: its media types, a form, or JSON."""
+    """Return the OpenAPI object `content` of the request bodies that the model accepts.
+
+    A body has one of the model's media types, or is a form or JSON.
+
+    Args:
+        content: The object `content` of the operation that submits a job to any model.
+        model: The model.
+        schema: The schema of the model's parameters.
+    """
     found = {media_type: content[media_type] for media_type in model.media_types}
     form, envelope = content["multipart/form-data"], content[media.JSON]
     required = list(model.required_inputs)
