@@ -1,6 +1,8 @@
 """Find free TCP ports of the loopback interface."""
 
 import socket
+import time
+from urllib.parse import urlsplit
 
 
 def free_port() -> int:
@@ -8,3 +10,15 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port
+
+
+def wait_until_refused(url: str) -> None:
+    """Wait until no program listens at the host and port of `url`, but at most 60 s."""
+    deadline = time.monotonic() + 60
+    address = urlsplit(url).hostname, urlsplit(url).port
+    while time.monotonic() < deadline:
+        with socket.socket() as client:
+            if client.connect_ex(address) != 0:
+                return
+        time.sleep(0.05)
+    raise AssertionError(f"a service still listens at {url}")

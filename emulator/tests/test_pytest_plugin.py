@@ -1,14 +1,13 @@
 """Test the pytest plugin, with a pytest process that runs the tests of another project."""
 
 import os
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
+
+from local_ports import wait_until_refused
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -43,17 +42,6 @@ def _run(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def _wait_until_refused(url: str) -> None:
-    deadline = time.monotonic() + 60
-    address = urlsplit(url).hostname, urlsplit(url).port
-    while time.monotonic() < deadline:
-        with socket.socket() as client:
-            if client.connect_ex(address) != 0:
-                return
-        time.sleep(0.05)
-    raise AssertionError(f"a service still listens at {url}")
-
-
 def test_a_service_stops_after_the_last_test(tmp_path: Path) -> None:
     result = _run(
         tmp_path,
@@ -75,7 +63,7 @@ def test_two(servicebus):
 """,
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    _wait_until_refused((tmp_path / "url").read_text(encoding="utf-8"))
+    wait_until_refused((tmp_path / "url").read_text(encoding="utf-8"))
 
 
 def test_a_service_stops_when_pytest_is_killed(tmp_path: Path) -> None:
@@ -91,7 +79,7 @@ def test_one(blob_storage):
 """,
     )
     assert result.returncode == -9, result.stdout + result.stderr
-    _wait_until_refused((tmp_path / "url").read_text(encoding="utf-8"))
+    wait_until_refused((tmp_path / "url").read_text(encoding="utf-8"))
 
 
 def test_the_message_of_a_refused_queue_contains_the_reason(tmp_path: Path) -> None:

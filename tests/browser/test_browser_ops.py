@@ -225,6 +225,7 @@ def test_the_operations_page_warns_within_15_s_that_no_worker_runs_until_a_worke
     assert unexpected_messages(tab) == []
 
 
+@pytest.mark.thorough
 def test_the_operations_page_shows_a_second_delivery_of_the_job_after_a_kill_of_the_worker(
     tab: Browser, idle: System, tmp_path: Path
 ) -> None:
@@ -244,6 +245,7 @@ def test_the_operations_page_shows_a_second_delivery_of_the_job_after_a_kill_of_
         assert "answered" in tab.text_of("#story .deliveries")
 
 
+@pytest.mark.thorough
 def test_an_operator_can_filter_count_and_redrive_dead_letters_on_the_operations_page(
     tab: Browser, idle: System
 ) -> None:

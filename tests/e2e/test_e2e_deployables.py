@@ -28,6 +28,7 @@ def interpreter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
+@pytest.mark.thorough
 def test_the_published_function_app_runs_with_only_the_requirements_in_requirements_txt(
     tmp_path: Path, interpreter: Path
 ) -> None:

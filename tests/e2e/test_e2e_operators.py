@@ -11,7 +11,7 @@ from gateway.http.keys import make_key
 from tests.e2e import by_hand
 from tests.e2e.system import System, running, until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.thorough, pytest.mark.timeout(180)]
 
 KEYS = {
     "acme": make_key("acme-app", "acme"),

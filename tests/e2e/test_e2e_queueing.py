@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e.system import System, running, until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.thorough, pytest.mark.timeout(180)]
 
 CATALOGUE = """
 [counting]

@@ -11,7 +11,7 @@ import pytest
 from loosely.local.data_directory import RunningSystem
 from tests.e2e.system import System, until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.thorough, pytest.mark.timeout(180)]
 
 CATALOGUE = """
 [counting]

@@ -36,6 +36,7 @@ def test_all_jobs_cancelled_right_after_the_submit_end_as_cancelled_if_no_worker
     assert "\nwithout a worker: cancelled 40 of 40\n" in printed
 
 
+@pytest.mark.thorough
 def test_all_jobs_are_answered_if_service_bus_is_throttled(tmp_path: Path) -> None:
     printed = run_storm(tmp_path, "--throttle", "8", "--jobs", "50", "--seed", "1")
     assert "\nanswered                  50 of 50\n" in printed

@@ -14,7 +14,6 @@ import shlex
 import subprocess
 import sys
 import sysconfig
-import time
 import tomllib
 import urllib.error
 import urllib.request
@@ -26,6 +25,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.e2e.system import until
 from tests.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
@@ -163,11 +163,12 @@ def running(python: Path, folder: Path, command: str, url: str) -> Iterator[None
         [str(python.parent / program), *arguments], cwd=folder, env=environment_of(python)
     ) as process:
         try:
-            deadline = time.monotonic() + START_SECONDS
-            while not responds(url):
-                assert process.poll() is None, f"{command} ended"
-                assert time.monotonic() < deadline, f"{command} did not start"
-                time.sleep(0.1)
+            until(
+                lambda: responds(url) or process.poll() is not None,
+                START_SECONDS,
+                f"{command} starts",
+            )
+            assert process.poll() is None, f"{command} ended"
             yield
         finally:
             process.terminate()

@@ -24,13 +24,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
-from PIL.Image import Image
-
 from contract.messages import Json
 from contract.parameters import Schema
 from worker.errors import InvalidInput, ModelUnfit
-from worker.inputs.audio import Audio
 from worker.inputs.opened import Accepts
 from worker.models.named_inputs import Input
 from worker.models.ranges import Range
@@ -49,11 +45,12 @@ _TYPES: Final[Mapping[Any, str]] = {
 }
 
 
-_INPUT_TYPES: Final[Mapping[Any, Accepts]] = {
-    Audio: "audio",
-    Image: "image",
-    bytes: "bytes",
-    np.ndarray: "tensor",
+# By name, because a worker that serves no torch model does not import numpy.
+_INPUT_TYPES: Final[Mapping[str, Accepts]] = {
+    "worker.inputs.audio.Audio": "audio",
+    "PIL.Image.Image": "image",
+    "builtins.bytes": "bytes",
+    "numpy.ndarray": "tensor",
 }
 
 
@@ -163,10 +160,9 @@ def _accepts(hint: Any) -> Accepts | None:
     if origin in (typing.Union, types.UnionType):
         members = [each for each in arguments if each is not type(None)]
         return _accepts(members[0]) if len(members) == 1 else None
-    try:
-        return _INPUT_TYPES.get(origin or hint)
-    except TypeError:
-        return None  # a hint that cannot be hashed
+    kind = origin or hint
+    name = f"{getattr(kind, '__module__', '')}.{getattr(kind, '__qualname__', '')}"
+    return _INPUT_TYPES.get(name)
 
 
 def _description(hint: Any) -> str:

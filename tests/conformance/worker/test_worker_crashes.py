@@ -24,7 +24,7 @@ from tests.conformance.worker.worker_services import (
 )
 from tests.ports import free_port
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.thorough, pytest.mark.timeout(120)]
 
 
 class Gate:

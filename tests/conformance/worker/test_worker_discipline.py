@@ -24,7 +24,7 @@ from tests.conformance.worker.worker_services import (
     wait_until,
 )
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.thorough, pytest.mark.timeout(120)]
 
 
 def result(reply: JobReply) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
+import pytest
 from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.blob import BlobServiceClient
 
@@ -22,6 +23,8 @@ from tests.conformance.worker.worker_services import (
     message,
     wait_until,
 )
+
+pytestmark = pytest.mark.thorough
 
 STORAGE_AWAY = "blob storage for heartbeats does not answer"
 

@@ -32,6 +32,8 @@ from tests.conformance.worker.worker_sharing import (
 )
 from worker.memory.simulated_device import AccountRecord
 
+pytestmark = pytest.mark.thorough
+
 JOBS_COUNT = 200
 GATED = entry("gated", 1, "").replace("worker_heavy", "worker_models")
 # The time until the worker has noticed a waiting model, has finished the jobs of the other model,

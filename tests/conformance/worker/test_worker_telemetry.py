@@ -28,7 +28,7 @@ from tests.conformance.worker.worker_services import (
     wait_until,
 )
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.thorough, pytest.mark.timeout(120)]
 
 SECRETS = ("secret-token", "SAS_KEY_VALUE", "Eby8vdM02xNOcqFlqUwJ", "SharedAccessKey=", "sig=")
 TRACE_ID = "ab" * 16

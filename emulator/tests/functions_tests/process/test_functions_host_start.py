@@ -207,8 +207,8 @@ async def test_the_host_refuses_an_app_with_version_2_of_the_durable_sdk(tmp_pat
     status, line = await failed_start(folder, tmp_path / "data")
     assert status == 1
     assert (
-        "The app uses azure-functions-durable 2.0.0, whose gRPC protocol this host does not have: "
-        "install azure-functions-durable<2."
+        "The app uses azure-functions-durable 2.0.0, whose gRPC protocol this host does not "
+        "support: install azure-functions-durable<2."
     ) in line
 
 

@@ -55,7 +55,7 @@ class UploadSlot(TypedDict):
     status_code=201,
     response_model=UploadSlot,
     response_description="The URL accepts the input until `expires_at`",
-    responses=problem_responses(400, 404, 413, 415, 503),
+    responses=problem_responses(400, 404, 413, 415, 422, 503),
     openapi_extra={"requestBody": UPLOAD_BODY},
 )
 async def create_upload(request: Request) -> Response:
