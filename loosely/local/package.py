@@ -15,6 +15,7 @@ context of the worker image, whose Dockerfile is worker/Dockerfile.
 import hashlib
 import shutil
 import tomllib
+from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -27,6 +28,8 @@ _ALWAYS_EXCLUDED = (".funcignore", ".gitignore", "local.settings.json")
 _UNUSED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "Dockerfile")
 _BUILT = shutil.ignore_patterns("__pycache__", "*.pyc", "build")
 _PROJECT_PARTS = ("functions", "infra", "models", "weights", "worker")
+# The line of azure.yaml that marks a project of ours.
+_PROJECT_MARK = "template: loosely"
 _COPIED_TO_IMAGE = """\
 # Only what worker/Dockerfile copies goes to the builder.
 *
@@ -73,11 +76,10 @@ def write_package(target: Path, root: Path, folder: ModelFolder) -> tuple[Path, 
         is_ours = path != root / path.name and (path / recognized / _CATALOGUE).is_file()
         if path.exists() and not is_ours:
             raise FolderUnusable(f"{path} contains other files: choose an empty folder")
-    _check_places(folder)
-    _find_weights(folder)
+    weights = _check(folder)
     copy_function_app(app, root / "functions")
     shutil.copyfile(folder.catalogue, app / _CATALOGUE)
-    _write_worker_context(worker, root, folder)
+    _write_worker_context(worker, root, folder, weights)
     return app, worker
 
 
@@ -94,18 +96,23 @@ def write_azd_project(target: Path, root: Path, folder: ModelFolder) -> None:
         folder: The models. Its catalogue must be valid.
 
     Raises:
-        FolderUnusable: ``target`` contains other files with these names, a model is outside the
-            folder's directory for models, or weights in the folder differ from their digest.
+        FolderUnusable: ``target`` contains files that no earlier call has written, a model is
+            outside the folder's directory for models, or weights in the folder differ from their
+            digest.
     """
-    marker = target / "azure.yaml"
-    if not marker.is_file() and any((target / name).exists() for name in _PROJECT_PARTS):
-        raise FolderUnusable(f"{target} contains other files: choose an empty folder")
-    _check_places(folder)
-    _find_weights(folder)
+    description = target / "azure.yaml"
+    is_ours = description.is_file() and _PROJECT_MARK in description.read_text("utf-8", "replace")
+    names = ("azure.yaml", *_PROJECT_PARTS)
+    if not is_ours and any((target / name).exists() for name in names):
+        raise FolderUnusable(
+            f"{target} contains files that `loosely deploy` has not written: move them elsewhere"
+        )
+    weights = _check(folder)
     target.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(root / "azure.yaml", marker)
+    shutil.copyfile(root / "azure.yaml", description)
     for name in _PROJECT_PARTS:
         shutil.rmtree(target / name, ignore_errors=True)
+    (target / "requirements.txt").unlink(missing_ok=True)
     copy_function_app(target / "functions", root / "functions")
     shutil.copyfile(folder.catalogue, target / "functions" / _CATALOGUE)
     shutil.copytree(root / "infra", target / "infra", ignore=_BUILT)
@@ -113,7 +120,7 @@ def write_azd_project(target: Path, root: Path, folder: ModelFolder) -> None:
     for script in (target / "infra" / "scripts").glob("*.sh"):
         script.chmod(0o755)
     shutil.copytree(root / "worker", target / "worker", ignore=_UNUSED)
-    dockerfile = _copy_models(target, root, folder)
+    dockerfile = _copy_models(target, root, folder, weights)
     (target / "worker" / "Dockerfile").write_text(dockerfile, encoding="utf-8")
     (target / ".dockerignore").write_text(_COPIED_TO_IMAGE, encoding="utf-8")
 
@@ -157,6 +164,15 @@ def read_exclusions(app: Path) -> tuple[str, ...]:
             f"found {unclear[0]}"
         )
     return (*patterns, *_ALWAYS_EXCLUDED)
+
+
+def _check(folder: ModelFolder) -> list[Path]:
+    """Check that the folder can be packaged, and return the paths of its weights.
+
+    Raises FolderUnusable if it cannot.
+    """
+    _check_places(folder)
+    return _find_weights(folder)
 
 
 def _check_places(folder: ModelFolder) -> None:
@@ -211,27 +227,30 @@ def _find_weights(folder: ModelFolder) -> list[Path]:
     return paths
 
 
-def _write_worker_context(target: Path, root: Path, folder: ModelFolder) -> None:
+def _write_worker_context(
+    target: Path, root: Path, folder: ModelFolder, weights: Sequence[Path]
+) -> None:
     shutil.rmtree(target, ignore_errors=True)
     contract = target / "functions" / "contract"
     shutil.copytree(root / "functions" / "contract", contract, ignore=_UNUSED)
     shutil.copyfile(folder.catalogue, contract / _CATALOGUE.name)
     shutil.copytree(root / "worker", target / "worker", ignore=_UNUSED)
-    dockerfile = _copy_models(target, root, folder)
+    dockerfile = _copy_models(target, root, folder, weights)
     (target / "Dockerfile").write_text(dockerfile, encoding="utf-8")
 
 
-def _copy_models(target: Path, root: Path, folder: ModelFolder) -> str:
+def _copy_models(target: Path, root: Path, folder: ModelFolder, weights: Sequence[Path]) -> str:
     """Copy the folder's models, requirements and weights to ``target``, the image's build context.
 
-    Return the text of the Dockerfile that adds them to the image.
+    ``weights`` are the paths of the weights in the folder. Return the text of the Dockerfile that
+    adds them to the image.
     """
     dockerfile = (root / "worker" / "Dockerfile").read_text(encoding="utf-8")
     if folder.code != root / "worker" / "models" and folder.code.is_dir():
         shutil.copytree(folder.code, target / "models", ignore=_UNUSED)
         dockerfile += _COPY_MODELS
     # Weights among the models were copied with them.
-    others = [path for path in _find_weights(folder) if not (target / path).is_file()]
+    others = [path for path in weights if not (target / path).is_file()]
     for path in others:
         (target / "weights" / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder.path / path, target / "weights" / path)

@@ -179,9 +179,11 @@ class TestDeployWorker:
         for text in ("first", "first", "second"):
             model.write_text(text, encoding="utf-8")
             project.check_output("deploy-worker.sh")
-        assert len(scripts.state["images"]) == 2
+        model.rename(model.with_name("renamed.py"))
+        project.check_output("deploy-worker.sh")
+        assert len(scripts.state["images"]) == 3
         assert all(re.fullmatch(r"worker:[0-9a-f]{12}", tag) for tag in scripts.state["images"])
-        assert len(scripts.calls("az", "acr", "build")) == 2
+        assert len(scripts.calls("az", "acr", "build")) == 3
 
     def test_an_earlier_image_tag_is_deployed_without_a_build_and_an_unknown_tag_is_refused(
         self, scripts: ScriptRunner

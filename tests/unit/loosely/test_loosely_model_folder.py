@@ -277,18 +277,23 @@ class TestAzdProject:
         (project / ".azure").mkdir()
         (project / ".azure" / "config.json").touch()
         (project / "models" / "old.py").touch()
+        (project / "requirements.txt").touch()
         write_azd_project(project, ROOT, find_model_folder(folder, ROOT, {}))
         assert (project / ".azure" / "config.json").is_file()
         assert not (project / "models" / "old.py").exists()
+        assert not (project / "requirements.txt").exists()
 
+    @pytest.mark.parametrize("existing", ["models/thesis.txt", "azure.yaml"])
     def test_writing_an_azd_project_never_replaces_other_files(
-        self, folder: Path, tmp_path: Path
+        self, folder: Path, tmp_path: Path, existing: str
     ) -> None:
-        (tmp_path / "models").mkdir()
-        (tmp_path / "models" / "thesis.txt").touch()
-        with pytest.raises(FolderUnusable, match="contains other files"):
-            write_azd_project(tmp_path, ROOT, find_model_folder(folder, ROOT, {}))
-        assert (tmp_path / "models" / "thesis.txt").exists()
+        # The second file describes another azd project.
+        other = tmp_path / "azure" / existing
+        other.parent.mkdir(parents=True)
+        other.write_text("name: other\n", encoding="utf-8")
+        with pytest.raises(FolderUnusable, match="`loosely deploy` has not written"):
+            write_azd_project(tmp_path / "azure", ROOT, find_model_folder(folder, ROOT, {}))
+        assert other.read_text("utf-8") == "name: other\n"
 
 
 class TestRequirements:
