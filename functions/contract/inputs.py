@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from contract.errors import CatalogueError
-from contract.messages import is_input_name
+from contract.messages import is_payload_name
 
 MAX_NAMED_INPUTS: Final = 4
 """How many named inputs a model may have in addition to its input."""
@@ -61,7 +61,7 @@ def read_inputs(path: str, value: Any, defaults: Mapping[str, int]) -> Mapping[s
     if len(value) > MAX_NAMED_INPUTS:
         raise CatalogueError(f"{path}: expected at most {MAX_NAMED_INPUTS}, found {len(value)}")
     for name in value:
-        if not is_input_name(name) or name in _RESERVED:
+        if not is_payload_name(name) or name in _RESERVED:
             raise CatalogueError(
                 f"{path}.{name}: the name must have 1 to 32 lower-case letters, digits and "
                 f"underscores, begin with a letter, and be none of {', '.join(sorted(_RESERVED))}"
