@@ -202,9 +202,16 @@ def _compare(one: Line, other: Line) -> Agreement:
 
 
 def _content(line: Line) -> Any:
-    """Return what is compared: a JSON result, the base64 of another result, or an error code."""
+    """Return what is compared: the result and the named results, or an error code."""
     if line["event"] == "refused":
         return line["code"]
+    if "results" not in line:
+        return _payload(line)
+    return [_payload(line), {name: _payload(each) for name, each in line["results"].items()}]
+
+
+def _payload(line: Line) -> Any:
+    """Return a JSON result, or the media type and the base64 of another result."""
     return line["json"] if "json" in line else [line["media_type"], line["base64"]]
 
 

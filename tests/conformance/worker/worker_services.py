@@ -119,6 +119,16 @@ media_types = ["application/json"]
 max_input_bytes = 5_000_000
 inputs.other = {media_types = ["application/json"]}
 
+[pictured]
+task = "test"
+description = "Answers with a size, a picture and zeros."
+implementation = "tests.conformance.worker.worker_pictured"
+queue = "pictured"
+media_types = ["application/json"]
+max_input_bytes = 1_000_000
+results.picture = {media_type = "image/png"}
+results.zeros = {media_type = "application/json", optional = true}
+
 [patient]
 task = "test"
 description = "Its locks last longer than a test."
