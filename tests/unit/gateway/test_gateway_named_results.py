@@ -237,8 +237,11 @@ async def test_a_reply_with_an_invalid_named_result_is_refused(
 
 
 async def test_the_webhook_of_a_job_contains_its_named_results(tmp_path: Path) -> None:
-    settings = {"webhook_secrets": parse_secrets(SECRET), "guard": AddressGuard("127.0.0.1")}
-    async with open_gateway(catalogue_path=write_catalogue(tmp_path), **settings) as gateway:
+    async with open_gateway(
+        catalogue_path=write_catalogue(tmp_path),
+        webhook_secrets=parse_secrets(SECRET),
+        guard=AddressGuard("127.0.0.1"),
+    ) as gateway:
         job_id = await gateway.accept(model="cutter", webhook_url=URL)
         await gateway.reply(**outcome(mask=PNG, boxes=BOXES))
         await deliver(gateway, job_id)

@@ -120,8 +120,9 @@ def test_a_batch_model_returns_results_from_postprocess_or_from_the_call() -> No
 
 
 def test_a_named_result_is_an_attribute_of_the_returned_object() -> None:
-    found = Cut(1, mask="m")
-    assert (found.first, found.mask, dict(found.named)) == (1, "m", {"mask": "m"})
+    mask = Image.new("L", (1, 1))
+    found = Cut(1, mask=mask)
+    assert (found.first, found.mask, dict(found.named)) == (1, mask, {"mask": mask})
     with pytest.raises(AttributeError, match="note"):
         _ = found.note
     with pytest.raises(AttributeError, match="named"):
@@ -169,7 +170,8 @@ def test_the_type_hint_of_the_returned_object_declares_the_named_results() -> No
         anything: Any
 
     class Batched:
-        def __call__(self, batch: list[int]) -> Sequence[Many]: ...
+        def __call__(self, batch: list[int]) -> Sequence[Many]:
+            return [Many(each) for each in batch]
 
     pictures = ("image/png", "image/jpeg", "image/webp")
     assert read_declared_results(Batched()) == {
@@ -188,7 +190,8 @@ def test_the_type_hint_of_the_returned_object_declares_the_named_results() -> No
 
 
 def test_a_type_hint_that_is_no_subclass_of_results_declares_no_named_results() -> None:
-    def plain(item: object) -> Results: ...
+    def plain(item: object) -> Results:
+        return Results(item)
 
     def unknown(item: object) -> "Missing": ...  # type: ignore[name-defined]  # noqa: F821
 
