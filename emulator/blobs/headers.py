@@ -14,7 +14,7 @@ from emulator.blobs.times import parse_http_date, to_microseconds
 
 
 class VersionedResource(Protocol):
-    """A blob or container, with its entity tag and its last change, which conditions refer to."""
+    """A blob or container whose entity tag and time of change conditional headers can check."""
 
     @property
     def etag(self) -> str:
@@ -245,10 +245,10 @@ UNSUPPORTED_HEADERS = frozenset(
 def read_blob_properties(headers: Mapping[str, str], *, single_put: bool = False) -> dict[str, str]:
     """Return the blob properties that the request's `x-ms-blob-…` headers set.
 
-    If `single_put` is True, the operation is Put Blob, which also accepts the standard headers
-    except `Content-MD5`. For example, if `x-ms-blob-content-type` is absent, the header
-    `Content-Type` sets the content type of the blob. In other operations, the standard headers
-    describe the body of the request and not the blob.
+    If `single_put` is True, the operation is Put Blob. If a header such as `x-ms-blob-content-type`
+    is absent, Put Blob uses the standard header, for example `Content-Type`, but never
+    `Content-MD5`. In other operations, the standard headers describe the body of the request and
+    not the blob.
     """
     found = {}
     for name in PROPERTY_NAMES:
