@@ -77,9 +77,9 @@ class Conditions:
     def check_write(self, resource: VersionedResource | None, *, creates: bool = False) -> None:
         """Raise StorageError if the conditions do not permit writing a resource.
 
-        If a request has `If-Match` and `If-Unmodified-Since`, only `If-Match` is checked. If it has
-        `If-None-Match` and `If-Modified-Since`, only `If-None-Match` is checked. Any other
-        combination of conditional headers is refused.
+        A request with both `If-Match` and `If-Unmodified-Since` is checked only for `If-Match`. A
+        request with both `If-None-Match` and `If-Modified-Since` is checked only for
+        `If-None-Match`. Any other combination of conditional headers is refused.
 
         Args:
             resource: The existing resource, or None if it does not exist.
@@ -120,7 +120,7 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True)
 class WritePrecondition:
-    """The conditional headers of a write, and whether it may overwrite an existing blob."""
+    """The conditional headers of a write request, and whether the request may overwrite a blob."""
 
     conditions: Conditions
     may_overwrite: bool = True

@@ -1,5 +1,7 @@
 """Inject faults on request: crashes at named points or at random, and split brains.
 
+In a split brain, two hosts run the same episode, because both own the partition of the instance.
+
 A crash at a named point happens only once for each task hub, in the first host that reaches the
 point. Before this host kills itself, it stores in the task hub that the crash has happened.
 """
