@@ -64,8 +64,8 @@ def measure(system: System, running_system: RunningSystem, size: int, clients: i
 def main(arguments: Sequence[str] = ()) -> int:
     """Measure `noop` jobs for each body size and each number of clients, and print the medians.
 
-    Each round measures each combination of body size and number of clients once. The medians are
-    those of the rounds. Return 0.
+    Each round measures each combination of body size and number of clients once. The printed values
+    are the medians of the rounds. Return 0.
     """
     parser = argparse.ArgumentParser(prog="./dev bench cpu", description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS)

@@ -66,7 +66,7 @@ message, and the worker reads the blob.
 
 @dataclass(frozen=True, slots=True)
 class HopCount:
-    """Computes the number of hops of one kind of job from the latencies of many such jobs.
+    """Computes the number of hops of one kind of job: the round trips for which the caller waits.
 
     `base_ms` are the latencies without a delay. `delayed_ms` are the latencies if each round trip
     takes `delay_ms` longer.
@@ -125,7 +125,9 @@ def measure_latencies(url: str, size_bytes: int, jobs: int) -> list[float]:
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Measure the latency of `noop` jobs without and with a delay, and print the number of hops.
+    """Measure `noop` jobs without and with a delay, and print for how many hops the caller waits.
+
+    A hop is a round trip to a service that is remote in Azure.
 
     Each round measures each body size. The printed values are medians of the rounds. Return 0.
     """

@@ -31,14 +31,14 @@ _END_OF_HEAD = b"\r\n\r\n"
 
 
 class Counts:
-    """Operations that several connections have made, by a name such as `send` or `GET outcomes`."""
+    """Counts the operations of several connections by name, such as `send` or `GET outcomes`."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
 
     def add(self, operation: str, count: int = 1) -> None:
-        """Add operations of one kind."""
+        """Add `count` operations with the name `operation`."""
         with self._lock:
             self._counts[operation] += count
 
@@ -72,7 +72,7 @@ def observe_http(counts: Counts, name: Callable[[str, str], str]) -> NewObserver
     """Return a function that creates the two observers of a connection to an HTTP service.
 
     The observer of the client's chunks adds each request to `counts`. The observer of the server's
-    chunks ignores them.
+    chunks does nothing.
 
     Args:
         counts: Counts the requests by the names of their operations.
@@ -136,7 +136,7 @@ class _Client:
 
 
 class _Server:
-    """Counts the messages that Service Bus delivers, except responses to requests."""
+    """Counts the messages that Service Bus delivers from its queues to the client."""
 
     def __init__(self, counts: Counts) -> None:
         self._counts = counts

@@ -143,7 +143,7 @@ class JobOperations:
 
     @property
     def most_waiting_reads(self) -> int:
-        """The largest number of blob reads that the gateway makes while a request waits."""
+        """How often the gateway reads the outcome's blob while the request waits, at most."""
         return count_polls(self.waited_seconds)
 
 

@@ -61,7 +61,7 @@ class DelayProxy:
         self._bytes_per_second = bytes_per_second
 
     async def start(self, port: int = 0) -> int:
-        """Listen on a port, and return it. If `port` is 0, choose a free port."""
+        """Listen on a port, and return the port number. If `port` is 0, choose a free port."""
         self._server = await asyncio.start_server(self._accept, _HOST, port, limit=_CHUNK_BYTES)
         bound: int = self._server.sockets[0].getsockname()[1]
         return bound

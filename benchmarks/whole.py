@@ -72,7 +72,7 @@ def measure_throughput(
 def measure_noop(system: System) -> list[Figure]:
     """Measure the latency and the throughput of `noop` jobs, and return the rows of the report.
 
-    The model does nothing, so the latency is that of the system without the model.
+    The model does nothing, so the measured values are those of the system without a model.
     """
     return [
         measure_latency(system, "tiny body", 8, 6),

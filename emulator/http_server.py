@@ -44,7 +44,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     @classmethod
     def with_limits(cls, limits: HttpLimits) -> type["HttpProtocol"]:
-        """Return a subclass with these limits."""
+        """Return a subclass of this class that has these limits."""
         return type(cls.__name__, (cls,), {"limits": limits})
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn

@@ -193,9 +193,9 @@ def run(name: str, log_level: str, program: Callable[[], None]) -> int:
 
 
 def run_loop(main: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine on a uvloop event loop, or on asyncio's own loop without uvloop.
+    """Run a coroutine on uvloop's event loop, or on asyncio's if uvloop is not installed.
 
-    A thread returns free memory to the operating system in the meantime.
+    In the meantime, a thread regularly returns free memory to the operating system.
     """
     # Exclude the imported modules from later garbage collections, to make these faster.
     gc.freeze()

@@ -193,10 +193,9 @@ async def _connect(url: str) -> _Connection:
 
 
 def longest_silence(ends: Iterable[float], begin: float) -> float:
-    """Return the longest time after `begin` without a response, in seconds.
+    """Return the longest time without a response from `begin` to the last response, in seconds.
 
-    `ends` are the times of the responses. The time from `begin` to the first response counts, too.
-    If no response came after `begin`, the result is 0.
+    `ends` are the times of the responses. If no response came after `begin`, the result is 0.
     """
     times = [begin, *sorted(end for end in ends if end > begin)]
     return max((later - earlier for earlier, later in pairwise(times)), default=0.0)

@@ -39,11 +39,11 @@ _SCORE_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Amounts:
-    """How many requests each measurement sends. A measurement with 0 requests is omitted.
+    """How many requests each measurement sends, and how many seconds a bare loop runs.
 
     `burst` is the number of requests that are sent at the same time. `loss` is the number of
-    requests of the measurement that kills the model process. `bare_seconds` is how many seconds a
-    bare loop runs; 0 omits the bare loop.
+    requests of the measurement that kills the model process. If `burst`, `loss` or `bare_seconds`
+    is 0, its measurement is omitted.
     """
 
     one_client: int

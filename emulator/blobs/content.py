@@ -257,7 +257,7 @@ class ContentStreams:
             self._remove(removable)
 
     def open(self, segments: Sequence[Segment], byte_range: ByteRange) -> ContentStream:
-        """Return a stream of those bytes of a blob that are in `byte_range`.
+        """Return a stream of the bytes of a blob in the range `byte_range`.
 
         Each item of `segments` describes one part of the blob and the content file that contains
         this part. These files are pinned, so they are not removed before the stream is closed.

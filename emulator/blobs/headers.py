@@ -14,7 +14,7 @@ from emulator.blobs.times import parse_http_date, to_microseconds
 
 
 class VersionedResource(Protocol):
-    """A blob or container whose entity tag and time of change conditional headers can check."""
+    """A resource to which conditional headers can refer: a blob or a container."""
 
     @property
     def etag(self) -> str:

@@ -2,8 +2,8 @@
 
 The rules and the error texts are those of the Azure Functions Python worker
 (azure-functions-runtime). If Azure refuses a function, this module refuses the function with the
-same text. For example, neither accepts `list[int]` or `X | None` as the annotation of a parameter
-with a binding, because these annotations are newer than Python 3.6.
+same text. For example, Azure and this module refuse the annotations `list[int]` and `X | None` of a
+parameter with a binding, because these annotations are newer than Python 3.6.
 """
 
 import collections.abc

@@ -14,8 +14,9 @@ event of its episode. If it came later, the engine could not number the tasks in
 the SDK.
 
 In each episode, the actions whose tasks were scheduled earlier are compared with the history. If
-the code of the orchestrator has changed, they may differ. As in the extension, only these
-differences count: another number or kind of a task, and another name of an activity, ignoring case.
+the code of the orchestrator has changed, the actions may differ from the history. As in the Durable
+extension, only these differences are errors: a task has a different number or kind, or an activity
+has a different name (upper and lower case do not matter).
 
 Source: the Durable extension's `OutOfProcOrchestrationShim`, DurableTask.Core's
 `TaskOrchestrationContext` and the SDK's `RetryAbleTask`.
@@ -118,8 +119,8 @@ class Shim:
     def moves_retry(self, task: int | None, *, failed: bool) -> bool:
         """Return whether the SDK continues a retry when this task ends.
 
-        The SDK continues a retry with a timer or with a further attempt, and gives it the next
-        task number. `failed` is true if the task ends with a failure.
+        The SDK continues a retry with a timer or with a further attempt, and gives the next task
+        number to this timer or attempt. `failed` is true if the task ends with a failure.
         """
         retry = None if task is None else self.retries.get(task)
         if retry is None:
@@ -146,8 +147,8 @@ class Shim:
     def before_function_ended(self) -> "Shim":
         """Return this object as it was before the episode in which the function ended.
 
-        The number of this episode is `ended_episode`. The returned object has the same number,
-        because a rewind needs it. If `ended_episode` is None, return this object unchanged.
+        `ended_episode` is the number of this episode. The returned object keeps the number, because
+        a rewind needs the number, too. If `ended_episode` is None, return this object itself.
         """
         if self.ended_episode is None:
             return self

@@ -371,8 +371,8 @@ def encode_list(values: Sequence[Any]) -> bytes:
 def encode_composite(code: int, fields: Sequence[Any]) -> bytes:
     """Encode a list of fields with the descriptor `code`.
 
-    Null fields at the end are encoded, too. AMQP permits to omit them, but azure-servicebus 7.9 to
-    7.14 reads fields by their position and fails if one is missing.
+    Null fields at the end are encoded, too. AMQP allows a sender to omit such fields, but
+    azure-servicebus 7.9 to 7.14 reads fields by their position and fails if a field is missing.
     """
     return b"\x00\x53" + bytes((code,)) + encode_list(fields)
 
