@@ -60,7 +60,7 @@ class Namespace:
         return _TrackedConnection(self._connections, peer, self._idle_seconds, latency)
 
     def peer(self, tokens: CbsTokens) -> "_NamespaceConnection":
-        """Return the object that serves one connection. `tokens` are the tokens of its peer."""
+        """Return the object that serves one connection. `tokens` keeps the peer's tokens."""
         return _NamespaceConnection(self._broker, tokens, self.faults)
 
     def detach_links(self, queue: str | None = None) -> int:

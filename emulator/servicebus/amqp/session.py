@@ -1,6 +1,6 @@
-"""AMQP sessions: transfer windows, link handles and dispositions.
+"""Serve AMQP sessions: transfer windows, link handles and dispositions.
 
-Section 2.5 of the specification defines sessions.
+Section 2.5 of the AMQP specification defines sessions.
 """
 
 from collections import deque
@@ -137,7 +137,10 @@ class Session:
                 )
 
     def detach_links(self, find_fault: Callable[[Link], LinkFault | None]) -> int:
-        """Detach each link for which `find_fault` returns an error. Return the number of these."""
+        """Detach each link for which `find_fault` returns an error, and send this error.
+
+        Return the number of detached links.
+        """
         count = 0
         for handle, link in list(self._links.items()):
             fault = None if link is None else find_fault(link)
@@ -147,7 +150,7 @@ class Session:
         return count
 
     def set_blocked(self, blocked: bool) -> None:
-        """Stop the deliveries of all links if `blocked` is True, or resume them if it is False."""
+        """Stop the deliveries of all links if `blocked` is True. Otherwise resume them."""
         for link in self._links.values():
             if link is not None:
                 link.set_blocked(blocked or bool(self._waiting))

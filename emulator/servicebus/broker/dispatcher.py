@@ -104,7 +104,7 @@ class Dispatcher:
     def close(self) -> None:
         """Stop all deliveries, because the queue has been deleted.
 
-        Only receivers with credit are closed. The other receivers get no messages anyway.
+        Only receivers with credit are closed. Receivers without credit get no messages anyway.
         """
         for subscription in list(self._with_credit):
             subscription.close()

@@ -153,7 +153,7 @@ class Queue:
         return found
 
     def check_writable(self) -> None:
-        """Raise MessageStoreError if the database cannot be written now. Writes nothing."""
+        """Raise MessageStoreError if the database cannot be written now. No message is changed."""
         self._transactions.check_writable()
 
     # Settling. Each method raises MessageLockLost if the lock is lost, and ArgumentError if the

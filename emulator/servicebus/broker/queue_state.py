@@ -60,7 +60,7 @@ class DuplicateHistory:
         self._sequence_numbers[seen_id.message_id] = seen_id.sequence_number
 
     def forget(self, now: datetime, window: timedelta) -> None:
-        """Remove the ids of messages that were received `window` or more before `now`.
+        """Remove the ids of messages that were received at least `window` before `now`.
 
         Ids that were added since the last commit are not removed.
         """
@@ -407,8 +407,9 @@ class QueueState:
 
 
 def _with_changes(record: MessageRecord, changes: PropertyChanges) -> MessageRecord:
-    """Return the record with changed properties. A later change of a property replaces an earlier.
+    """Return the record with changed properties.
 
+    If a property was already changed earlier, the new value replaces the earlier value.
     Raises ArgumentError if the changes exceed 64 KiB in total.
     """
     if not changes:

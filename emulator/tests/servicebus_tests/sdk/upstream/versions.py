@@ -1,4 +1,4 @@
-"""Use the emulator with one azure-servicebus of each minor version since 7.8.
+"""Test the emulator with one release of each minor version of azure-servicebus since 7.8.
 
 `python -m servicebus_tests.sdk.upstream.versions [VERSION…]`
 
