@@ -27,7 +27,10 @@ def describe_scaling(model: ModelEntry) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the numbers. Return the exit status: 0, or 2 if the catalogue is not valid."""
+    """Print the minimum numbers of workers.
+
+    Return the exit status: 0, or 2 if the catalogue is not valid.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m contract.scaling",
         description="Print the minimum numbers of workers of each model as JSON.",

@@ -68,7 +68,7 @@ def tenant_secrets(secrets: Sequence[bytes], tenant: str) -> tuple[bytes, ...]:
 
 
 def format_secrets(secrets: Sequence[bytes]) -> str:
-    """Return secrets in the form that `parse_secrets` reads and receivers use."""
+    """Return secrets as text in the form `whsec_…,whsec_…`, which receivers use."""
     return ",".join(f"{_PREFIX}{base64.b64encode(secret).decode()}" for secret in secrets)
 
 

@@ -311,7 +311,7 @@ def read_performative(body: bytes) -> tuple[Performative, int]:
     decoder = Decoder(body)
     described = decoder.value()
     if not isinstance(described, Described) or not isinstance(described.value, list):
-        raise DecodeError("a frame does not start with a performative")
+        raise DecodeError("the body of a frame does not start with a performative")
     code = described.descriptor
     if isinstance(code, Symbol):
         code = _BY_NAME.get(code)

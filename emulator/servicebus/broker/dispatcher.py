@@ -14,7 +14,7 @@ class CreditListener(Protocol):
     """The interface of an object that is informed when the credit of a subscription changes."""
 
     def credit_changed(self, subscription: "Subscription") -> None:
-        """Start or stop deliveries after the subscription's credit has changed."""
+        """Start or stop deliveries for a subscription whose credit has changed."""
         ...
 
 

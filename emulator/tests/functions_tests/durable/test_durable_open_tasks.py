@@ -73,7 +73,7 @@ async def test_an_event_that_never_arrives_does_not_keep_an_instance_running(
     assert (host.status(), host.output()) == ("Completed", 1)
 
 
-async def test_an_instance_with_a_failed_activity_stays_running_until_its_other_tasks_end(
+async def test_an_instance_with_a_failed_activity_stays_running_until_all_other_tasks_end(
     host: EngineHost,
 ) -> None:
     gate = asyncio.Event()
@@ -207,7 +207,7 @@ async def test_a_rewind_repeats_a_failed_activity_but_not_an_activity_that_compl
     assert [argument for _, argument in host.runner.calls] == ["fails", "slow", "fails"]
 
 
-async def test_an_instance_that_an_older_version_of_the_host_stored_completes(
+async def test_an_instance_stored_by_an_older_version_of_the_host_completes(
     local_host: EngineHost,
 ) -> None:
     host = local_host
