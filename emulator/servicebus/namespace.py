@@ -228,8 +228,8 @@ class QueueLinkTarget:
     async def put(self, payload: bytes, message_format: int) -> None:
         """Add a message or a batch to the queue, and wait until all messages are in the database.
 
-        Raises MessageFault if the queue refuses one of the messages, or if the send is throttled.
-        Then no message is added.
+        If the queue refuses one of the messages, or if the send is throttled, raise MessageFault
+        and add no message.
         """
         self._faults.check_message(self._queue.address)
         try:

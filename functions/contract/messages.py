@@ -1,4 +1,4 @@
-"""The messages between gateway and worker, and their encoding as JSON.
+"""Define the messages between gateway and worker, and convert them to and from JSON.
 
 All times are in UTC. The attribute `extra` contains the fields of a message that this version does
 not know. These fields are kept when the message is decoded and encoded again.

@@ -1,4 +1,4 @@
-"""The broker, which keeps all queues of a namespace in one database."""
+"""Create, find, change and delete the queues of a namespace, which share one database."""
 
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
@@ -72,7 +72,7 @@ class Broker:
         self._transactions.tick()
 
     def trace(self, listener: Callable[[str], None] | None) -> None:
-        """Call `listener` with the text of each SQL statement. If it is None, stop these calls.
+        """Call `listener` with the text of each SQL statement, until `trace(None)` is called.
 
         Tests use this method to count SQL statements.
         """

@@ -1,4 +1,4 @@
-"""The classes for sent messages, stored messages and deliveries."""
+"""Define the classes for sent messages, stored messages and deliveries."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta

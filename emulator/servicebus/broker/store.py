@@ -1,4 +1,4 @@
-"""The broker's SQLite database. Committed changes are not lost if the process is killed."""
+"""Read and write the broker's SQLite database. Committed changes survive a kill of the process."""
 
 import asyncio
 import json
@@ -335,7 +335,7 @@ class MessageStore:
             raise
 
     def trace(self, listener: Callable[[str], None] | None) -> None:
-        """Call `listener` with the text of each SQL statement. If it is None, stop these calls."""
+        """Call `listener` with the text of each SQL statement, until `trace(None)` is called."""
         self._connection.set_trace_callback(listener)
 
     def close(self) -> None:
@@ -408,7 +408,7 @@ class MessageStore:
     def apply(self, changes: ChangeSet) -> None:
         """Write all changes in one transaction.
 
-        Raises sqlite3.Error if a change cannot be written. Then no change is written.
+        If one of the changes cannot be written, raise sqlite3.Error and write no change.
         """
         with self._transaction() as connection:
             if changes.inserted:

@@ -184,7 +184,7 @@ async def test_cors_rules_up_to_the_limits_documented_by_azure_are_accepted(
         ([rule(PAGE, "GET", allowed_headers=["a" * 250] * 3)] * 3, "InvalidXmlNodeValue"),
     ],
 )
-async def test_cors_rules_over_a_limit_documented_by_azure_are_refused_and_the_stored_rules_stay(
+async def test_cors_rules_over_a_limit_of_azure_are_refused_and_the_stored_rules_are_kept(
     service: Any, rules: list[CorsRule], code: str
 ) -> None:
     await service.set_service_properties(cors=[rule(OTHER_PAGE, "GET")])
