@@ -1,4 +1,4 @@
-"""Test that the services refuse changes while their data directory cannot be written."""
+"""Test that an emulator service refuses changes while its data directory cannot be written."""
 
 import errno
 import sqlite3

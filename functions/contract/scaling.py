@@ -1,7 +1,7 @@
 """Print the minimum numbers of workers of each model: `python -m contract.scaling`.
 
-The output is a JSON object with one member for each model or version. `loosely` reads the output,
-because it does not import this package.
+The output is a JSON object with one member for each model or version. The command `loosely`
+reads this output, because it does not import the package `contract`.
 """
 
 import argparse

@@ -93,9 +93,8 @@ def build_confirmation(outcome: Outcome, state: Described) -> Described:
     """Build the delivery state that confirms to the receiver that a message has been settled.
 
     `state` is the delivery state that the receiver sent. The confirmation repeats this state, with
-    null for each field that the receiver omitted. The error of a
-    rejection is not repeated, because clients treat an error in the confirmation as a failed
-    settlement.
+    null for each field that the receiver omitted. The error of a rejection is not repeated, because
+    clients treat an error in the confirmation as a failed settlement.
     """
     if isinstance(outcome, Rejected):
         return _REJECTED_WITHOUT_ERROR

@@ -1,4 +1,4 @@
-"""Start the two servers on which the tests run: the emulator and Microsoft's Azurite."""
+"""Start the two servers that the tests use: the emulator and Microsoft's Azurite."""
 
 from __future__ import annotations
 
