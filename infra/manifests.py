@@ -167,8 +167,9 @@ def _make_probe(path: str, *, period_seconds: int, failures: int) -> dict[str, A
 def make_scaled_object(model: ModelEntry, queues: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the ScaledObject of a model's workers.
 
-    KEDA starts workers when jobs are queued. When no jobs are left, KEDA keeps only the minimum
-    number of workers that the entry sets.
+    KEDA starts workers when jobs are queued. When no jobs are left, KEDA keeps only the number of
+    workers that the model's catalogue entry demands: `min_workers`, or `warm_workers` in a warm
+    period.
     """
     return {
         "apiVersion": "keda.sh/v1alpha1",

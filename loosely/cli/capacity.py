@@ -211,9 +211,9 @@ def print_cost(console: Console, found: CostEstimate, load: JobLoad, prices: Pri
 
 
 def _keep_workers(scaling: ScaledObject, model: str | None) -> ScaledObject:
-    """Return the settings with the minimum numbers of workers from a model's entry.
+    """Apply the minimum number of workers and the warm periods of a model's catalogue entry.
 
-    If ``model`` is ``None``, return the settings unchanged.
+    Returns the changed settings. If ``model`` is ``None``, the settings are returned unchanged.
 
     Raises:
         UpError: The catalogue cannot be read.

@@ -120,12 +120,12 @@ class StoredLetter:
 
     @property
     def is_redriven(self) -> bool:
-        """Whether a redrive has sent the letter's request again."""
+        """Whether a redrive has sent the request of the dead letter again."""
         return self.redrive is not None and self.redrive.is_done
 
     @property
     def dead_lettered_at(self) -> datetime | None:
-        """The time at which the gateway stored the letter; None if this time is unreadable."""
+        """The time at which the gateway stored the dead letter; None if this time is unreadable."""
         try:
             return datetime.fromisoformat(self.document["dead_lettered_at"]).astimezone(UTC)
         except (KeyError, TypeError, ValueError, OverflowError):
@@ -176,8 +176,8 @@ class LetterInput(TypedDict):
 class LetterLinks(TypedDict):
     """The URL paths for a dead letter.
 
-    They lead to the dead letter, to the route that redrives it, to its job, and to the job that a
-    redrive has created.
+    The paths are those of the dead letter, of the route that redrives it, of its job, and of the
+    job that a redrive has created.
     """
 
     self: str

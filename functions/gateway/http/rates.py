@@ -57,7 +57,7 @@ class TokenBucket:
 
 @dataclass(frozen=True, slots=True)
 class RateDecision:
-    """Whether a request is allowed, and how many more requests would be allowed now."""
+    """Whether a request is allowed, and how many more requests the caller may send now."""
 
     is_allowed: bool
     remaining: int
@@ -136,7 +136,7 @@ class RateLimiter:
     def charge(self, name: str, limit: Rate, count: int) -> RateDecision:
         """Take `count` more tokens from the bucket of the caller `name` for an allowed request.
 
-        Returns the decision about the request again, updated to the remaining tokens.
+        Returns a new decision about the request, with the number of tokens that remain.
         """
         self._buckets[name], decision = charge_tokens(limit, self._buckets[name], count)
         return decision

@@ -57,7 +57,8 @@ def caller_of(request: Request) -> Caller:
 def charge_jobs(request: Request, job_count: int) -> None:
     """Count the jobs of a request against the caller's rate limit.
 
-    The authentication has already counted the request as one job. This function counts the others.
+    The authentication has already counted the request as one job. This function counts the other
+    jobs of the request.
     """
     charge: Callable[[int], None] = request.scope["gateway.charge"]
     charge(max(0, job_count - 1))
@@ -93,7 +94,7 @@ def visible_tenant(request: Request, given: str | None = None) -> str | None:
 def find_model(catalogue: Catalogue, name: str) -> ModelEntry:
     """Return the model or the version with this name, for example `classifier` or `classifier:2`.
 
-    Raises the problem `unknown-model` if there is none.
+    Raises the problem `unknown-model` if the catalogue has no entry with this name.
     """
     try:
         return catalogue.model(name)
@@ -102,9 +103,11 @@ def find_model(catalogue: Catalogue, name: str) -> ModelEntry:
 
 
 def find_versions(catalogue: Catalogue, name: str) -> tuple[ModelEntry, ...]:
-    """Return all versions of the model for `classifier`, but one version for `classifier:2`.
+    """Return the versions that a name means.
 
-    Raises the problem `unknown-model` if there is none.
+    For the name of a model, such as `classifier`, all versions of the model are returned. For the
+    name of a version, such as `classifier:2`, only this version is returned. Raises the problem
+    `unknown-model` if the catalogue has no entry with this name.
     """
     find_model(catalogue, name)
     return catalogue.matching(name)

@@ -156,8 +156,8 @@ class Waiter:
     def shortest_pause_seconds(self) -> float:
         """The minimum time in seconds between two reads of the outcome by this waiter.
 
-        The more waiters the process has, the longer is this time. Therefore all waiters together
-        make at most LOOKS_A_SECOND reads per second.
+        This time grows with the number of waiters in the process, so that all waiters together make
+        at most LOOKS_A_SECOND reads per second.
         """
         return self._waiters.count / LOOKS_A_SECOND
 
@@ -165,17 +165,19 @@ class Waiter:
     def first_pause_seconds(self) -> float:
         """The pause in seconds before the first read of the outcome by this waiter.
 
-        The pause is normally FIRST_PAUSE_SECONDS. It is LONGEST_PAUSE_SECONDS if this process
-        recorded the last OWN_ENDS outcomes. The app then probably has only one process, and this
-        process will notify the waiter. Therefore an earlier read would be useless.
+        The pause is normally FIRST_PAUSE_SECONDS. If the last OWN_ENDS waits ended with outcomes
+        that this process recorded, the pause is LONGEST_PAUSE_SECONDS. In this case, the app
+        probably has only one process, which will notify the waiter, so an earlier read would be
+        useless.
         """
         is_only_instance = self._waiters.is_only_instance
         return LONGEST_PAUSE_SECONDS if is_only_instance else FIRST_PAUSE_SECONDS
 
     def record_end(self, *, is_own: bool) -> None:
-        """Record that the job has ended. `first_pause_seconds` of later waiters depends on this.
+        """Record that the job of this waiter has ended, and which process recorded its outcome.
 
-        `is_own` is true if this process recorded the outcome of the job.
+        `is_own` is true if this process recorded the outcome. The pauses of later waiters depend on
+        this: see `first_pause_seconds`.
         """
         self._waiters.own_ends = self._waiters.own_ends + 1 if is_own else 0
 
@@ -264,8 +266,8 @@ class Waiters:
     def notify(self, job_id: str, outcome: JobOutcome) -> bool:
         """Pass the job's outcome to all waiters of this job.
 
-        Returns whether one of them will start the orchestration with this outcome, so that the
-        event `reply` is not needed.
+        Returns whether the request of one of these waiters will start the orchestration with this
+        outcome. In that case, the event `reply` is not needed.
         """
         starts_with_outcome = False
         for waiter in tuple(self._waiters.get(job_id, ())):
@@ -380,7 +382,8 @@ class Jobs:
     ) -> JobOutcome:
         """End a job with this outcome unless the job has ended; return the recorded outcome.
 
-        The end is counted for the job's model `model`, which is None if it is unknown.
+        The end of the job is counted in the metrics of the job's model, `model`. If `model` is
+        None, the end is not counted.
 
         If this call ends the job, it returns the object `outcome` itself. If the job had ended
         before, this method raises the event `reply` again, because the process that recorded the
@@ -450,7 +453,7 @@ async def _raise_event(
 
     If the event is not raised, the orchestration finds the recorded outcome when its timer fires.
 
-    If the orchestration does not exist, the call is repeated after each of the pauses.
+    If the orchestration does not exist, the call is repeated after each pause in `pauses_seconds`.
 
     Raises:
         UnknownInstance: The orchestration does not exist, even after all pauses.

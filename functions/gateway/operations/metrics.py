@@ -2,8 +2,8 @@
 
 A scrape reaches one instance of the Function App, and the next scrape perhaps another. Therefore
 each response has the counters of all processes, with the label `process`, as they were last written
-to blob storage. The instance that answers writes its own counters first. So a counter never falls,
-whichever instance answers.
+to blob storage. Before an instance responds, it writes its own counters. So a counter never
+decreases from one scrape to the next, even if different instances respond.
 """
 
 from collections.abc import Iterable, Iterator
@@ -25,7 +25,7 @@ _EXPORTED_BUCKETS: Final = tuple(range(0, len(BUCKET_SECONDS), 4))
 
 
 class MetricsPage:
-    """A collector for prometheus_client. It yields metrics whose values are in `figures`."""
+    """A collector for prometheus_client, which yields the metrics of the gateway from `figures`."""
 
     def __init__(self, figures: Figures) -> None:
         self._figures = figures
@@ -40,8 +40,8 @@ class MetricsPage:
 async def render_metrics(operations: Operations, accept: str) -> tuple[bytes, str]:
     """Return the metrics in the format that the Accept header prefers, and the content type.
 
-    Raises Unavailable if blob storage does not respond. Without the counters of the other processes
-    the sums would be too small.
+    Raises Unavailable if the blob storage does not respond, because without the counters of the
+    other processes the sums would be too small.
     """
     # Imported at the first scrape, because most gateways are never scraped.
     from prometheus_client import CollectorRegistry  # noqa: PLC0415

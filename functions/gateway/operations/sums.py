@@ -79,12 +79,12 @@ class MinuteSums:
 
     @property
     def process(self) -> str:
-        """The name of this process in the sums."""
+        """The name under which the minute sums of this process are stored."""
         return self._blob.removeprefix(SUMS)
 
     @property
     def own(self) -> ProcessSums:
-        """The minute sums of this process."""
+        """The minute sums and the totals of this process."""
         return ProcessSums(self.process, self._counters.minutes, self._counters.totals)
 
     async def read(self) -> list[ProcessSums]:
@@ -103,8 +103,8 @@ class MinuteSums:
     async def write(self) -> None:
         """Write the counts of this process, if they have changed since the last write.
 
-        If blob storage does not respond, the failure is logged. Further failures in a row are not
-        logged. The next write contains these counts.
+        If the blob storage does not respond, the next write contains these counts. Only the first
+        of several successive failures is logged.
         """
         async with self._writing:
             change_count = self._counters.change_count
@@ -176,10 +176,11 @@ def add_sums(target: Sums, more: Sums) -> None:
 
 
 def quantile(histogram: Histogram, share: float) -> float | None:
-    """Return the duration in seconds that this share of the counted durations does not exceed.
+    """Return a quantile of the counted durations, in seconds; None if no duration was counted.
 
-    The value is interpolated within its bucket, so it may differ from the true value by a fifth.
-    Returns None if no duration was counted.
+    `share` is a number from 0 to 1, for example 0.95 for the 95th percentile. The value is
+    interpolated within its bucket, so it may differ from the true value by up to a fifth. If the
+    quantile is greater than the last bound of the buckets, this bound is returned.
     """
     count = histogram.counts.total()
     if not count:

@@ -1,4 +1,4 @@
-"""Say in words how the system is, and why the jobs of a queue wait.
+"""Describe in words the state of the system, and the reason why the jobs of a queue wait.
 
 All functions are pure: the time and everything that was read are arguments.
 """
@@ -104,22 +104,22 @@ class WaitReason:
 
 @dataclass(frozen=True, slots=True)
 class QueueFigures:
-    """What is known of the queues and the jobs of one model. A number is None if it is unknown.
+    """What is known about the queues and the jobs of one model. An unknown number is None.
 
     Attributes:
         model: The model's name.
-        normal: The messages of normal priority that no worker holds.
-        low: The messages of low priority that no worker holds.
-        scheduled: The messages that are to be delivered later.
-        dead: The dead letters that were not redriven.
+        normal: The number of messages of normal priority that no worker holds.
+        low: The number of messages of low priority that no worker holds.
+        scheduled: The number of scheduled messages, which Service Bus will enqueue later.
+        dead: The number of dead letters that were not redriven.
         oldest_age_seconds: For how long the oldest message has been in a queue; None if there is
             no message, or if the time is unknown.
         in_per_minute: How many jobs were accepted per minute.
         out_per_minute: How many jobs ended per minute.
         ended_count: How many jobs ended in the last QUANTILE_MINUTES (see `overview`).
         failed_count: How many of these jobs failed or expired.
-        answered_seconds: How many seconds ago a worker of the model called this gateway; None if
-            none did.
+        answered_seconds: How many seconds ago a worker of the model called this gateway; None if no
+            worker has called.
     """
 
     model: str
@@ -188,13 +188,13 @@ def judge(
     has_heartbeats: bool = True,
     unavailable: Sequence[str] = (),
 ) -> list[Verdict]:
-    """Return the verdicts on the system, the worst first.
+    """Return the verdicts on the system, the most urgent first.
 
     Args:
         queues: The figures of each model.
-        workers: The workers that gave a sign of life recently.
+        workers: The workers that have sent a heartbeat in the last ten minutes.
         now: The current time.
-        has_heartbeats: False if heartbeats are switched off. Then no verdict is about workers.
+        has_heartbeats: Whether heartbeats are switched on. If not, no verdict is about workers.
         unavailable: The sources that could not be read, for example `the heartbeats`.
     """
     found: list[tuple[Verdict, float]] = []
