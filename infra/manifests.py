@@ -136,7 +136,7 @@ def make_container(model: ModelEntry, grace_seconds: int) -> dict[str, Any]:
             *([{"name": "WORKER_REQUIRE_DEVICE", "value": "cuda"}] if model.uses_gpu else []),
         ],
         "ports": [{"name": "health", "containerPort": HEALTH_PORT}],
-        # A model may load for minutes. The worker's loops keep running meanwhile, so /live
+        # A model may load for minutes. During this time, the worker's loops keep running, so /live
         # succeeds.
         "startupProbe": _make_probe("/live", period_seconds=5, failures=60),
         "livenessProbe": _make_probe("/live", period_seconds=10, failures=6),

@@ -64,7 +64,7 @@ class WeightsLocation:
     @property
     def needs_digest(self) -> bool:
         """Whether a catalogue entry with these weights must have the key `weights_sha256`."""
-        # Without a digest, everyone with write access there could choose the code that runs.
+        # Without a digest, everyone who can write to this place could choose the code that runs.
         return self.scheme in (WeightsScheme.BLOB, WeightsScheme.HUB)
 
     @property

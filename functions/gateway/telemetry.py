@@ -246,7 +246,10 @@ class JobCounters:
         self.change_count = 0
         self.is_changed = False
         self.on_change: Callable[[], None] = lambda: None
-        """A function that is called when a change sets `is_changed`. It must reset `is_changed`."""
+        """A function that is called when a change sets `is_changed`.
+
+        It is called again only after `is_changed` was reset.
+        """
 
     def record_accepted(self, model: str) -> None:
         """Count a job that was accepted."""

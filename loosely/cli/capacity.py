@@ -171,8 +171,8 @@ def cost(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
 ) -> None:
     """Estimate the monthly cost of a load on AKS, on Container Apps and on GPUs that are always on.
 
-    Before you rely on a total, write the prices of your region into the price list. Its prices come
-    from other publications, not from Azure's own list.
+    Before you rely on a total, write the prices of your region into the price list. The supplied
+    prices come from other publications, not from Azure's own price list.
     """
     with _exit_on_invalid_input():
         listed = Prices.load(prices or find_root() / "infra" / "prices.yaml")

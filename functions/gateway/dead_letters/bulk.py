@@ -34,7 +34,7 @@ MAX_EXAMINED: Final = 500
 """The largest number of dead letters that one request of an operator reads or changes."""
 
 ACTION_TIME: Final = timedelta(seconds=15)
-"""How long a call of `LetterActions.apply` may begin to change further dead letters.
+"""How long after its start a call of `LetterActions.apply` still begins to change dead letters.
 
 After this time, the call returns a cursor that continues the action. The change of one dead letter
 takes up to about five seconds, and clients wait 30 seconds for a response.

@@ -135,8 +135,9 @@ class DeadLetterTrigger:
         """Store a dead-lettered message unless an earlier run of the trigger has stored it.
 
         Returns the name of the dead letter's blob. The dead letter of an earlier message may have
-        the same message id. If a gateway sent the new message, the new dead letter replaces the old
-        one. A producer can choose any message id, so a producer's dead letter gets another name.
+        the same message id. If a gateway sent the new message, the new dead letter replaces the
+        earlier one. If a producer sent the new message, its dead letter gets a different blob name,
+        because producers can choose any message id.
         """
         name = letter_blob(queue, _message_id(message))
         data = _encode_letter(message, description, self.clock())

@@ -1,7 +1,7 @@
 """Functions with which a route reads its request: the caller, the job, the body and the options.
 
-They follow RFC 9110 for the choice of a media type, RFC 7240 for the Prefer header, and RFC 8259
-for JSON.
+The functions follow RFC 9110 for the choice of a media type, RFC 7240 for the Prefer header, and
+RFC 8259 for JSON.
 """
 
 import contextlib
@@ -433,8 +433,8 @@ Python can read JSON with a greater depth than it can write. This limit is below
 MAX_JSON_VALUES: Final = 300_000
 """How many values and member names a JSON text may have.
 
-The parser creates an object for each of them. With this limit, parsing takes at most about 50 ms.
-Meanwhile, no other request is served.
+The parser creates an object for each value and each name. With this limit, parsing takes at most
+about 50 ms. During the parsing, no other request is served.
 """
 
 _LARGE_JSON_VALUES: Final = 10_000
@@ -533,8 +533,8 @@ def _check_value_count(data: bytes) -> None:
     while count <= MAX_JSON_VALUES:
         start = data.find(b'"', position)
         end = data.find(b'"', start + 1) if start >= 0 else -1
-        # Count at least one before each string. So the loop also ends soon if the text has only
-        # strings.
+        # Count at least one value before each string. So the loop also ends soon if the text has
+        # only strings.
         count += max(1, _count_signs(data, position, start if start >= 0 else len(data)))
         if end < 0:
             break

@@ -50,24 +50,26 @@ FIRST_PAUSE_SECONDS: Final = 0.025
 LONGEST_PAUSE_SECONDS: Final = 0.5
 
 LAST_READ_SECONDS: Final = 1.0
-"""How many seconds a waiter waits at least for a read of the outcome that it has begun.
+"""The minimum time in seconds that a waiter waits for a read of the outcome that has begun.
 
 The read may end after the time for which the request waits.
 """
 
 OWN_ENDS: Final = 20
-"""How many outcomes in a row a process must record to count as the only process of the app.
+"""How many outcomes in succession a process must record to count as the only process of the app.
 
 Only outcomes for which a request of this process waited are counted. If the process counts as the
-only one, its requests read the outcome later, see `Waiter.first_pause_seconds`.
+only process, its requests read the outcome later, see `Waiter.first_pause_seconds`.
 """
 
 START_DELAY_SECONDS: Final = 0.25
 """How long a busy gateway waits for a job's outcome before it starts the job's orchestration."""
 
 BUSY_WAITERS: Final = 4
-"""A gateway is busy if at least this number of requests wait. Otherwise it starts orchestrations
-without START_DELAY_SECONDS."""
+"""A gateway is busy if at least this number of requests wait.
+
+A gateway that is not busy starts orchestrations without the delay START_DELAY_SECONDS.
+"""
 
 LOOKS_A_SECOND: Final = 100
 """The maximum number of reads of outcomes per second by all waiters of a process together."""
@@ -75,7 +77,7 @@ LOOKS_A_SECOND: Final = 100
 LOOKS_PER_FULL_LOOK: Final = 8
 """Of this many reads by a waiter, one also reads the state of the job's orchestration.
 
-The others read only the job's outcome.
+The other reads read only the job's outcome.
 """
 
 # A job's message is sent before its orchestration is started. Therefore a fast reply can arrive

@@ -197,7 +197,7 @@ def _conclude(
         "propose": None if proposed is None else outcome_to_json(proposed),
     }
     concluding = context.call_activity(ACTIVITY_CONCLUDE, json.dumps(asked))
-    # Waited for in a group, because a failed activity would otherwise raise an error here.
+    # The group with this one task prevents that a failed activity raises an error here.
     yield context.task_any([concluding])
     answer = concluding.result
     found: dict[str, Json] = json.loads(answer) if isinstance(answer, str) else {}

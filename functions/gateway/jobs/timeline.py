@@ -47,7 +47,7 @@ MAX_NOTES: Final = 50
 """The largest number of delivery notes that a timeline uses. Older notes are ignored."""
 
 MAX_LOST: Final = 100
-"""Among this many last deliveries, those that no worker reported are shown, too."""
+"""Of this many last deliveries, a timeline also shows those that no worker has reported."""
 
 _MAX_LISTED_NOTES: Final = 500
 
@@ -498,7 +498,7 @@ def _with_answer(
     marks = _marks_of(outcome)
     has_marks = marks is not None
     if marks is None:
-        # An older worker tells only when its batch began, how long it ran, and when it replied.
+        # An older worker reports only when its batch began, how long it ran, and when it replied.
         started_at = datetime.fromisoformat(record["started_at"])
         length = datetime.fromisoformat(record["finished_at"]) - started_at
         ran_ms = timing["inference_ms"]
@@ -583,7 +583,7 @@ def _add_delivery(
     if marks is None:
         return None
     clock_ms = line.ms(marks.received_at)
-    # Moved as little as possible, so that the delivery lies between the step before and the end.
+    # Move the delivery as little as possible, so that it lies between the step before and the end.
     latest_ms = _LATEST_MS if is_beside else line.end_ms - delivery.length_ms
     begin_ms = max(min(clock_ms, latest_ms), line.position_ms if not is_beside else 0.0)
     moved_ms = clock_ms - begin_ms

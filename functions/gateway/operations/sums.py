@@ -1,4 +1,4 @@
-"""Write the counts of this process into a small blob each minute, and merge those of all processes.
+"""Write this process's counts into a small blob each minute, and merge the counts of all processes.
 
 Each process has one blob, `sums/PROCESS`. The blob contains the sums of the last hour by minute,
 and the totals of the process. When a count changes, the process overwrites the blob one minute
@@ -124,7 +124,7 @@ class MinuteSums:
 
     def _write_later(self) -> None:
         if self._pending is None:
-            # An own context, because the change is part of a request with a trace of its own.
+            # The task gets a new context, because the change is part of a request with a trace.
             self._pending = asyncio.get_running_loop().create_task(
                 self._write_after_pause(), context=Context()
             )
@@ -170,7 +170,7 @@ def merge_minutes(processes: list[ProcessSums]) -> dict[int, Sums]:
 
 
 def add_sums(target: Sums, more: Sums) -> None:
-    """Add sums to `target`."""
+    """Add the sums of each model in `more` to the sums of this model in `target`."""
     for model, each in more.items():
         target.setdefault(model, ModelSum()).add(each)
 

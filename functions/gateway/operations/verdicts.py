@@ -37,7 +37,7 @@ rate at which they end."""
 
 MANY_FAILED: Final = 5
 FAILED_SHARE: Final = 0.5
-"""There is a warning if at least this share of the ended jobs failed, and at least MANY_FAILED."""
+"""A warning is given if this fraction of the ended jobs, and at least MANY_FAILED jobs, failed."""
 
 
 class Severity(StrEnum):
@@ -320,7 +320,7 @@ def _judge_backlog(
     queue: QueueFigures, waiting: int, reason: WaitReason | None
 ) -> Iterable[Verdict]:
     if reason is not None and reason.code in {WaitCode.NO_WORKER, WaitCode.MODEL_BROKEN}:
-        return  # this is said, and it is the cause
+        return  # the verdict about the reason also explains the backlog
     if waiting >= MANY_WAITING and queue.in_per_minute > GROWTH * queue.out_per_minute:
         yield Verdict(
             Severity.WARNING,
@@ -388,7 +388,7 @@ def _judge_silent(worker: SeenWorker, alive: Sequence[SeenWorker], now: datetime
 def _judge_broken(worker: SeenWorker, queues: Sequence[QueueFigures]) -> Iterable[Verdict]:
     waiting = {queue.model for queue in queues if queue.waiting}
     for beat in worker.heartbeat.models:
-        # If jobs wait for the model, the reason says it.
+        # If jobs wait for the model, the verdict about the waiting jobs already says this.
         if beat.state is ModelState.BROKEN and beat.name not in waiting:
             yield Verdict(
                 Severity.WARNING,

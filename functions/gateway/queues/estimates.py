@@ -116,10 +116,10 @@ def _finite_seconds(value: float) -> float:
 
 
 QUIET_SECONDS: Final = 5.0
-"""A model counts as cold starting if none of its workers called the gateway for so many seconds."""
+"""A model counts as cold starting if no worker of it called the gateway for this many seconds."""
 
 QUIET_JOBS: Final = 4
-"""If this many jobs take longer than QUIET_SECONDS, the time that they take replaces that limit.
+"""If this many jobs take longer than QUIET_SECONDS, their time is used instead of QUIET_SECONDS.
 
 Otherwise, a slow model would count as cold starting while its workers run jobs.
 """
@@ -303,7 +303,7 @@ SHARED_READ_SECONDS: Final = 0.5
 """The time limit, in seconds, of a read or a write of a shared count."""
 
 ALONE_AFTER_SECONDS: Final = 60.0
-"""After this time without a count by another process, a process writes only few of its counts."""
+"""After this time without a count by another process, a process writes few of its own counts."""
 
 ALONE_WRITE_SECONDS: Final = 30.0
 """How many seconds apart a process writes its counts if no other process seems to exist."""

@@ -205,7 +205,7 @@ class JobCreator:
         """Check the submission, store large inputs, and return the prepared job.
 
         If the model has several versions, this method chooses the version. The request in the
-        prepared job contains the version, so it does not change when the job is sent again.
+        prepared job contains the version, so the version stays the same when the job is sent again.
 
         The job is not started. If the process dies before the start, the stored inputs remain
         although no job refers to them. If `job_id` is None, a new id is created. Raises HttpProblem
