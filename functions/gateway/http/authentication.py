@@ -147,9 +147,10 @@ class ReplyTokens:
     """
 
     def __init__(self, keys: Sequence[bytes], base_url: str) -> None:
-        """Create an object that signs new tokens with the first key, and accepts all keys.
+        """Create an object that signs new tokens with the first of `keys`.
 
-        `base_url` is the address of the gateway in the reply URLs.
+        The object accepts tokens that were signed with any of `keys`. `base_url` is the address of
+        the gateway in the reply URLs.
         """
         self._keys = tuple(keys)
         self._base_url = base_url

@@ -95,7 +95,7 @@ def take_token(
 def charge_tokens(limit: Rate, bucket: TokenBucket, count: int) -> tuple[TokenBucket, RateDecision]:
     """Take `count` more tokens for an allowed request, even if the bucket has fewer tokens.
 
-    Return the new bucket, and a decision that allows the request and has the remaining tokens.
+    Return the new bucket, and a decision that allows the request and says how many tokens remain.
     """
     charged = TokenBucket(bucket.tokens - count, bucket.at_seconds)
     return charged, _describe(limit, charged, is_allowed=True)

@@ -314,7 +314,7 @@ LABEL_HEADER: Final = "Loosely-Label"
 
 
 def label_option_of(request: Request) -> str | None:
-    """Return the label in the header or in the query of a request; None if there is none.
+    """Return the label in the header or in the query of a request; None if there is no label.
 
     Raises the problem `malformed-request` if there is more than one label, or if the header has
     characters that are not ASCII. The length of the label is checked later.
@@ -519,8 +519,8 @@ def has_more_values(value: Json, limit: int) -> bool:
 def _check_value_count(data: bytes) -> None:
     """Raise ValueError if a JSON text has more than MAX_JSON_VALUES values and member names.
 
-    Each value or name comes with one comma, colon or bracket, so these characters are counted. The
-    text is UTF-8, in which they are single bytes.
+    Each value or name comes with one comma, colon or bracket, so these characters are counted. In
+    UTF-8, the encoding of the text, each of these characters is one byte.
     """
     if _count_signs(data, 0, len(data)) <= MAX_JSON_VALUES:
         return

@@ -11,9 +11,10 @@ of these steps:
     record the outcome ──▶ wake its waiters ──▶ raise the event `reply`
 
 After the first step every instance of the app shows the outcome to callers. The instances do not
-read the outcome from the orchestration, because an event can be lost: the Azure Storage provider
-discards an event for an orchestration whose history has not been saved yet. The orchestration also
-reads the outcome from the blob regularly, so a lost event only delays the orchestration.
+read the outcome from the orchestration, because an event can be lost. For example, the Azure
+Storage provider discards an event for an orchestration whose history has not been saved yet. The
+orchestration also reads the outcome from the blob regularly, so a lost event only delays the
+orchestration.
 """
 
 import asyncio
@@ -198,8 +199,9 @@ class Waiter:
         because no event will be raised. An orchestration that starts with the outcome needs one
         episode instead of two.
 
-        Returns None at once if the wait would be useless, in two cases: few requests wait, so the
-        processor is not the limit; or another instance of the app may record the outcome.
+        Returns None at once if the wait would be useless. This is the case if few requests wait, so
+        that the processor is not the limit, or if another instance of the app may record the
+        outcome.
         """
         waiters = self._waiters
         if waiters.count < BUSY_WAITERS or not waiters.is_only_instance:

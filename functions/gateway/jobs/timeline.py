@@ -390,7 +390,10 @@ def build_timeline(evidence: JobEvidence, now: datetime) -> JobTimeline:
 
 
 def _end_ms(record: Record, accepted_at: datetime, now: datetime) -> float:
-    """Return the milliseconds from a job's acceptance to its end; to `now` if it has not ended."""
+    """Return the milliseconds from a job's acceptance to its end.
+
+    If the job has not ended, its end is taken to be `now`.
+    """
     if is_final(record):
         return float(record["timing"]["total_ms"])
     return max(0.0, round((now - accepted_at) / timedelta(milliseconds=1), 3))

@@ -79,7 +79,7 @@ class OpsVerdict(TypedDict):
 
 
 class OpsWaiting(TypedDict):
-    """The numbers of messages of a model; null if unknown."""
+    """The numbers of messages in a model's queues. An unknown number is null."""
 
     normal: Annotated[int | None, Field(description="Queued, and held by no worker.")]
     low: Annotated[int | None, Field(description="The same with low priority.")]
@@ -182,14 +182,14 @@ class OpsFailure(TypedDict):
 
 
 class OpsSource(TypedDict):
-    """Whether heartbeats or minute sums are switched on, and how often they are written."""
+    """Whether one source of figures is switched on, and how often it is written."""
 
     enabled: bool
     interval_seconds: float
 
 
 class OpsSources(TypedDict):
-    """Whether heartbeats and minute sums are switched on, and how often they are written."""
+    """The sources of the figures: the heartbeats of workers, and the minute sums of the gateway."""
 
     heartbeats: OpsSource
     sums: OpsSource
@@ -455,7 +455,10 @@ class Operations:
     async def _oldest_age(
         self, model: ModelEntry, counts: Mapping[Priority, MessageCounts | None]
     ) -> float | None:
-        """Return the age in seconds of a model's oldest message; None if unknown or no message."""
+        """Return the age in seconds of a model's oldest message.
+
+        Return None if there is no message, or if the age is unknown.
+        """
         names = [
             queue_of(model, priority)
             for priority, count in counts.items()

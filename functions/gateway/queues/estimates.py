@@ -19,9 +19,9 @@ Queues are first in, first out. Therefore a job's position is the length of the 
 number of later jobs that this process has accepted. Later jobs that other instances have accepted
 are not subtracted. Therefore a position can be too high, but never too low.
 
-The messages in a queue are counted at most once a second, by one process for all. `SharedCounts`
-describes how. If a value is unknown, the estimate is None, and the request does not fail. A
-submission may start a count, but never waits for it.
+The messages in a queue are counted at most once a second, by one process for all processes of the
+app. `SharedCounts` describes how. If a value is unknown, the estimate is None, and the request does
+not fail. The submission of a job may start a count, but never waits for its result.
 """
 
 import asyncio

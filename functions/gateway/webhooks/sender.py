@@ -1,8 +1,8 @@
 """Post webhooks to URLs that callers have given. The SSRF guard checks each address first.
 
-`contract.guard.Resolver` looks up the host names. The event loop's default executor must not look
-them up, because Azure's clients need it for their own look-ups. Look-ups that get no answer would
-occupy all threads of the executor.
+`contract.guard.Resolver` looks up the host names. The event loop's default executor is not used for
+these look-ups, because Azure's clients need this executor for their own look-ups. Look-ups that get
+no answer would occupy all its threads.
 """
 
 import asyncio
