@@ -66,12 +66,12 @@ def _job_metrics(processes: Iterable[ProcessSums]) -> Iterator["Metric"]:
     labels = ("model", "process")
     accepted = CounterMetricFamily(
         f"{PREFIX}jobs_accepted",
-        "Jobs accepted, those of redriven dead letters included.",
+        "Accepted jobs, including the new jobs of redriven dead letters.",
         labels=labels,
     )
     ended = CounterMetricFamily(
         f"{PREFIX}jobs_ended",
-        "Jobs ended, by final status and by the code of the error.",
+        "Ended jobs, by final status and by the code of the error.",
         labels=("model", "status", "code", "process"),
     )
     wait = HistogramMetricFamily(
@@ -81,7 +81,7 @@ def _job_metrics(processes: Iterable[ProcessSums]) -> Iterator["Metric"]:
     )
     run = HistogramMetricFamily(
         f"{PREFIX}inference_seconds",
-        "Time that the batches of jobs that succeeded needed.",
+        "Time for which the batches of jobs that succeeded ran.",
         labels=labels,
     )
     for each in processes:
@@ -106,7 +106,7 @@ def _queue_metrics(figures: Figures) -> Iterator["Metric"]:
 
     waiting = GaugeMetricFamily(
         f"{PREFIX}queue_messages",
-        "Messages by state: normal and low wait and are held by no worker.",
+        "Messages by state: normal and low (no worker holds the message), scheduled, dead.",
         labels=("model", "state"),
     )
     oldest = GaugeMetricFamily(

@@ -263,7 +263,8 @@ class IdempotencyKeys:
                 if claim.fingerprint != keyed.fingerprint:
                     raise HttpProblem(
                         problems.IDEMPOTENCY_MISMATCH,
-                        "the Idempotency-Key was first sent with a different request",
+                        "the Idempotency-Key was first sent with a different request; use a new "
+                        "key",
                     )
                 instance = await self._watch(durable, claim.job_id)
                 if instance is not None:
