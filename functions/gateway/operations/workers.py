@@ -22,7 +22,10 @@ _ROUNDING_SECONDS: Final = 1.0
 
 
 class WorkerState(StrEnum):
-    """The state of a worker process. A worker is `starting` until its first model is loaded."""
+    """The state of a worker process.
+
+    A worker is `starting` while it loads a model and no model is loaded yet.
+    """
 
     STARTING = "starting"
     READY = "ready"

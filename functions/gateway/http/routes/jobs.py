@@ -308,7 +308,7 @@ async def _result_response(
 async def _link_to_result(
     request: Request, job_id: str, result: PayloadRef, *, redirects: bool
 ) -> Response:
-    """Return a redirect to the URL of a large result; if `redirects` is False, only the URL.
+    """Return a redirect to the URL of a large result, or only the URL if `redirects` is False.
 
     A web page of another origin needs only the URL. If it followed the redirect, its browser would
     send `Origin: null` to the blob storage, and no CORS rule should allow the origin `null`.
