@@ -195,7 +195,7 @@ async def test_a_form_with_a_wrong_named_input_is_refused(compared: RunningGatew
     part = ("other", ("b.png", PNG, "image/png"))
     for parts, status, said in (
         ((), 422, "inputs.other: compared needs this input"),
-        ((part, part), 400, "inputs.other: the form must have exactly one part with this name"),
+        ((part, part), 400, "inputs.other: the form must have exactly one part named other,"),
         ((("other", (None, b"text")),), 400, "this part must have a file name"),
         ((part, ("mask", ("c", b"x", "text/plain"))), 400, "unknown part 'mask'"),
         ((("other", ("b", b"{}", "application/json")),), 415, "inputs.other: compared does not"),

@@ -401,7 +401,7 @@ async def test_no_job_falls_back_while_the_heartbeats_cannot_be_read(
         monkeypatch.setattr(gateway.blobs, "list", fail)
         answer = await submit(gateway)
         assert answer.json()["version"] == "2"
-    assert "no version falls back" in caplog.text
+    assert "no job gets a fallback" in caplog.text
 
 
 async def test_a_gateway_without_heartbeats_refuses_a_catalogue_with_a_fallback(
