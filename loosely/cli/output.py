@@ -51,7 +51,7 @@ def job_summary(job: Job) -> Text:
 
 
 def _model_of(job: Job) -> str:
-    """Return the model's name, with the version unless it is the first one."""
+    """Return the name of the job's model, followed by the model's version unless this is 1."""
     return job.model if job.version in {None, "1"} else f"{job.model}:{job.version}"
 
 
@@ -307,7 +307,7 @@ def _progress(job: Job) -> str:
 
 
 def _place(job: Job) -> str:
-    """Return the job's position in the queue and its estimated wait; empty text if unknown."""
+    """Return the job's position in the queue and estimated wait, or an empty text if unknown."""
     place = job.place
     texts = [f"position {place.position}"] if place.position is not None else []
     if place.eta_seconds is not None:

@@ -201,7 +201,7 @@ class WorkerPool:
         forwarding.cancel()
 
     async def halt(self, reason: str) -> None:
-        """Stop the processes of all current workers. Meanwhile, the pool may still add workers."""
+        """Stop the processes of all current workers. The pool may add workers before `resume`."""
         await asyncio.gather(*(worker.manager.halt(reason) for worker in self._active))
 
     def resume(self) -> None:

@@ -76,7 +76,7 @@ def serve_neighbour(system: System) -> float:
     return time.monotonic() - started_at
 
 
-def test_models_that_cannot_be_loaded_are_set_aside_and_another_model_is_served(
+def test_models_that_cannot_be_loaded_are_reported_and_another_model_is_served(
     tmp_path: Path,
 ) -> None:
     models = {"neighbour": ("tests.e2e.crasher", ""), **BROKEN}

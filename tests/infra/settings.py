@@ -97,8 +97,8 @@ LEFT_TO_DEFAULTS = {
 def gateway_settings_are_set_and_read(files: DeploymentFiles) -> None:
     """Check that the gateway's template sets the settings that the gateway reads.
 
-    The template must set all of them except those in LEFT_TO_DEFAULTS, which it must not set. It
-    must set no other settings except those in PLATFORM.
+    The template must set exactly the settings that the gateway reads, without the settings in
+    LEFT_TO_DEFAULTS. In addition, it may set the settings in PLATFORM.
     """
     template = files.module("gateway")
     names = set(re.findall(r"^  (\w+): ", template.partition("var common = {")[2], re.MULTILINE))

@@ -27,8 +27,8 @@ class SoakFault(Protocol):
     def delay_seconds(self) -> float:
         """How many seconds the soak waits before it causes this fault.
 
-        The wait begins when the system has recovered from the previous fault. If the previous
-        fault `overlaps`, the wait begins when that fault begins.
+        The wait begins when the system has recovered from the previous fault. If `overlaps` of the
+        previous fault is true, the wait begins when the previous fault begins.
         """
 
     @property
