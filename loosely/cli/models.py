@@ -162,7 +162,7 @@ def check(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     ] = "T4",
     as_json: JsonLinesOption = False,
 ) -> None:
-    """Load a model without a worker, run it on a file, and measure its batches.
+    """Load a model without a worker, run it on a file, and measure batches of several sizes.
 
     The model runs in a separate process. Its entry is in `models.toml` of the model folder, or in
     the file that MODEL_CATALOGUE names. Weights in blob storage are read from PAYLOAD_STORAGE or,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class LogLevel(StrEnum):
-    """The lowest severity of the messages that the components log."""
+    """The lowest severity of the messages that the components write to their logs."""
 
     debug = "debug"
     info = "info"
@@ -295,6 +295,8 @@ def build_engine_options(
 ) -> tuple[str, ...]:
     """Return the options of the Functions host that select the durable engine and inject faults.
 
+    ``faults`` maps the options of `loosely up` for faults to their values.
+
     Raises:
         typer.BadParameter: ``faults`` has a value, but ``engine`` is not the azure-storage engine.
     """
@@ -354,7 +356,7 @@ def plan_worker_pool(
     worker: Part,
     user: Mapping[str, str],
 ) -> "WorkerPoolPlan":
-    """Return the plan of a pool of workers, which replaces the single ``worker``.
+    """Return the plan of a pool of workers, which replaces the component ``worker``.
 
     The number of workers depends on the waiting messages and on the minimum numbers of workers in
     ``models``. ``user`` contains the user's environment variables. If its variable

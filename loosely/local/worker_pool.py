@@ -133,8 +133,8 @@ class _PoolWorker:
 class WorkerPool:
     """Starts workers when the queues need them, and stops idle workers that are not needed.
 
-    Kubernetes may stop any pod, but this pool stops only idle workers. If a worker receives a job
-    just before it is stopped, it still finishes the job, because it drains.
+    Kubernetes may stop any pod, but this pool stops only idle workers. A worker that receives a job
+    just before it is stopped still finishes the job, because a worker drains before it exits.
     """
 
     def __init__(
