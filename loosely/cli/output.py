@@ -1,7 +1,7 @@
 """Show jobs, timelines, models and results on a terminal.
 
-All text from the gateway is shown through `printable` or `printable_lines`, so that it cannot
-control the terminal.
+All text from the gateway is shown through `printable` or `printable_lines`. These functions replace
+control characters, so that a text cannot control the terminal.
 """
 
 import json
@@ -124,7 +124,7 @@ def timeline_view(timeline: Timeline) -> RenderableType:
     """Return a drawing of a job's timeline.
 
     The drawing has a bar for each step and a row for each delivery. It also lists the clocks that
-    differ from the gateway's, the attempts to deliver the webhook, and the trace id.
+    differ from the gateway's clock, the attempts to deliver the webhook, and the trace id.
     """
     style = _STATUS_STYLES.get(timeline.status, "")
     head = Text.assemble(

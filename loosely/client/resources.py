@@ -26,7 +26,7 @@ class Place:
     """The position of a job in its model's queue, and its estimated wait.
 
     ``phase`` is ``cold_starting`` if the job waits for the start of a worker, otherwise ``queued``.
-    Each attribute is ``None`` if the gateway does not report it.
+    An attribute that the gateway does not report is ``None``.
     """
 
     position: int | None = None
@@ -188,7 +188,7 @@ class TimelineStep:
 
 @dataclass(frozen=True, slots=True)
 class TimelineDelivery:
-    """One delivery of a job to a worker. Each attribute is ``None`` if it is not known.
+    """One delivery of a job to a worker. An attribute that is not known is ``None``.
 
     ``state`` is ``answered``, ``completed``, ``returned``, ``abandoned``, ``dead-lettered``,
     ``lost`` or ``running``. ``reached`` is the name of the last step that the delivery is known to

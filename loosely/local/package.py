@@ -87,8 +87,8 @@ def write_azd_project(target: Path, root: Path, folder: ModelFolder) -> None:
     """Write a project for `azd` that deploys the models of a folder.
 
     The files that an earlier call has written are replaced. Other files stay, for example `.azure`,
-    in which azd keeps the names of what it has deployed. The caller must then run `infra.generate`
-    in the project.
+    in which azd keeps the names of the deployed resources. After this function, the caller must run
+    `infra.generate` in the project.
 
     Args:
         target: The directory of the project.

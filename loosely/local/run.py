@@ -158,7 +158,7 @@ class DiskWatch:
     def check(self) -> None:
         """Report if the data directory can no longer be written, or can be written again.
 
-        First write the file `up.json`, which describes the running system, if it is not up to date.
+        Before the check, write the state of the running system to `up.json` if it has changed.
         """
         self._state.write()
         problem = find_disk_problem(self._directory) or self._state.problem

@@ -32,7 +32,7 @@ class CountsUnavailable(Exception):
 
 
 class QueueMonitor:
-    """Asks the gateway how many messages are queued, and the workers how many jobs they hold."""
+    """Asks the gateway for the lengths of the queues, and each worker for its jobs in flight."""
 
     def __init__(
         self, gateway_url: str, models: Iterable[str] = (), api_key: str | None = None
@@ -152,8 +152,8 @@ class WorkerPool:
             manage: A function that returns the process manager of a component.
             notify: A function that receives the pool's events.
             clock: A function that returns the current time in seconds.
-            now: A function that returns the current date and time with a time zone. The periods in
-                which workers are kept warm use it.
+            now: A function that returns the current date and time with a time zone, for the periods
+                in which workers run without jobs.
         """
         self._plan = plan
         self._manage = manage

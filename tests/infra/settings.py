@@ -120,8 +120,8 @@ def the_platform_can_scale_the_gateway(files: DeploymentFiles) -> None:
     """Check that Azure starts instances of the gateway when orchestrations have work.
 
     Azure does this only if the histories are in the Durable Task Scheduler, so host.json must
-    select it. If a deployment stores them in Azure Storage, the template must keep at least one
-    instance always ready.
+    select it. If a deployment stores the histories in Azure Storage, the template must keep at
+    least one instance always ready.
     """
     durable = json.loads(files.text("functions/host.json"))["extensions"]["durableTask"]
     setting = durable["storageProvider"]["connectionStringName"]

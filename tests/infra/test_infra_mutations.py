@@ -1,4 +1,4 @@
-"""Put one error at a time into a copy of the deployment's files. Test that a check finds it."""
+"""Test that the checks find each error that is put into a copy of the deployment's files."""
 
 import os
 import shutil

@@ -143,8 +143,8 @@ def plan_faults(
     Args:
         seed: The seed of the soak.
         gateways: The names of the gateway hosts.
-        disk: The disk that can become full. If it is None, there are no faults of the sort disk.
-        sorts: The sorts of faults to choose from: kill, stop, slow and disk.
+        disk: The disk that can become full. If it is None, there are no faults of the sort `disk`.
+        sorts: The sorts of faults to choose from: `kill`, `stop`, `slow` and `disk`.
         mean_pause_seconds: The mean time between two faults.
     """
     chance = random.Random(f"faults {seed}")
