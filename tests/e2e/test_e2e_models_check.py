@@ -238,7 +238,7 @@ class Infer:
     [
         (("--load", "0"), "--load"),
         (("--load", "8", "--jobs", "daily"), "comma-separated numbers, found 'daily'"),
-        (("--jobs", "office:5"), "--jobs needs --load"),
+        (("--jobs", "office:5"), "--jobs is used without --load"),
     ],
 )
 def test_the_models_check_command_refuses_a_load_that_is_not_valid(
