@@ -393,7 +393,7 @@ def _account(settings: WorkerSettings) -> BlobServiceClient:
     # The error's text would repeat the connection string.
     except ValueError:
         raise SettingsError(
-            "PAYLOAD_STORAGE: expected the connection string of a storage account"
+            "PAYLOAD_STORAGE is invalid: expected the connection string of a storage account"
         ) from None
 
 

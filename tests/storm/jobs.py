@@ -22,7 +22,7 @@ class JobKind(Enum):
 
 @dataclass(frozen=True)
 class KnownState:
-    """The last state of a job that the gateway had reported when a request was sent.
+    """The newest state of a job that the gateway had reported before a request was sent.
 
     The response to this request must not contradict this state. But it may contradict the responses
     to other requests that were sent at the same time.
@@ -70,12 +70,12 @@ class StormJob:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """The headers of all requests about this job, for example the caller's key."""
+        """The HTTP headers of each request about this job, for example with the API key."""
         return {}
 
     @property
     def may_expire(self) -> bool:
-        """Whether the job may expire. This is false, because a storm ends before any deadline."""
+        """Whether the job may expire. False, because a storm ends before the jobs' deadlines."""
         return False
 
     @property
@@ -148,7 +148,7 @@ class StormJob:
                 return False  # the model never fails
 
     def is_right_result(self, result: Any) -> bool:
-        """Return whether this is the model's result for the job's input."""
+        """Return whether `result` is the model's correct result for the job's input."""
         return bool(result == {"number": self.label})
 
     def see_unknown(self, known: KnownState) -> None:
@@ -186,7 +186,12 @@ def plan_cancellations(count: int) -> list[StormJob]:
 
 @dataclass(frozen=True)
 class BrokenPromises:
-    """For each promise, the jobs for which the promise was broken."""
+    """The accepted jobs for which a promise was broken, in one list for each promise.
+
+    `lost` jobs have not ended. `wrong` jobs ended with an unexpected status or result. `doubled`
+    jobs got a second id, or changed after their end. `expired` jobs expired although they had
+    enough time. `requeued` jobs were queued or running again after their cancellation.
+    """
 
     lost: list[StormJob]
     wrong: list[StormJob]
@@ -196,7 +201,7 @@ class BrokenPromises:
 
     @classmethod
     def find(cls, jobs: Iterable[StormJob]) -> "BrokenPromises":
-        """Return the broken promises to the accepted jobs of a storm."""
+        """Return the accepted jobs for which a promise was broken."""
         accepted = [job for job in jobs if job.is_accepted]
         return cls(
             lost=[job for job in accepted if job.final is None],
@@ -215,7 +220,7 @@ class BrokenPromises:
 
 
 def _is_wrong(job: StormJob) -> bool:
-    """Return whether a job ended with another status or result than its input and kind require.
+    """Return whether a job ended with a status or a result that does not fit its input and kind.
 
     An expired job is not wrong, because `BrokenPromises.expired` counts it.
     """

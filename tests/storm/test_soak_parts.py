@@ -114,7 +114,7 @@ def test_a_wrong_final_state_of_a_soak_job_counts_as_a_broken_promise(
     assert find_broken(accepted(), final) == broken
 
 
-def test_a_noop_result_with_the_digest_of_the_input_is_not_a_broken_promise() -> None:
+def test_a_noop_result_with_the_digest_of_the_input_counts_as_a_right_result() -> None:
     digest = SoakJob(7, JobKind.ASYNC, 5, seed=1, size_bytes=100)
     result = {"size_bytes": 100, "sha256": _sha256(make_bytes(digest.seed, 7, 100))}
     assert find_broken(accepted(), ended("succeeded", result)) == []
@@ -395,10 +395,10 @@ def test_dns_look_ups_hang_only_for_names_in_the_domain_that_never_answers() -> 
 
 
 def life(begin: float, minutes: float, level: float, per_minute: float) -> Life:
-    """Return samples of a process, one every 5 s. Every fifth sample is 50 MiB higher.
+    """Return memory samples of an imaginary process, one every 5 s.
 
     `begin` is in seconds. `level` is the memory in bytes at the start of the process, and
-    `per_minute` is the growth of the memory in bytes.
+    `per_minute` is the growth of the memory in bytes. Every fifth sample is 50 MiB higher.
     """
     count = int(minutes * 12)
     return Life(
@@ -413,7 +413,7 @@ def life(begin: float, minutes: float, level: float, per_minute: float) -> Life:
     )
 
 
-def test_processes_with_equal_growth_and_different_initial_memory_have_one_memory_slope() -> None:
+def test_the_memory_slope_of_two_processes_ignores_their_different_initial_memory() -> None:
     lives = [life(0, 6, 100 * MIB, 3 * MIB), life(400, 8, 300 * MIB, 3 * MIB)]
     slope = fit(lives, 1, warm_up_seconds=60)
     assert slope is not None

@@ -84,7 +84,7 @@ async def test_an_expired_message_is_not_stored_as_a_dead_letter_and_does_not_en
     assert (await page(gateway))["dead_letters"] == []
 
 
-async def test_a_dead_letter_says_how_the_last_worker_process_died_and_its_last_step(
+async def test_a_dead_letter_describes_the_death_of_the_last_worker_process_and_the_last_step(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept(b"secret")
@@ -103,7 +103,7 @@ async def test_a_dead_letter_says_how_the_last_worker_process_died_and_its_last_
     assert error["message"].endswith(f"none of them finished it: {death}")
 
 
-async def test_a_dead_letter_of_a_producer_says_nothing_about_the_deliveries_of_a_job(
+async def test_a_dead_letter_of_a_producer_has_no_description_of_deliveries(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept(b"secret")

@@ -1,4 +1,4 @@
-"""Test that jobs are counted once by minute, and that the counts of all processes are merged."""
+"""Test the counts of jobs by minute: they are complete, and shared by all gateway processes."""
 
 import asyncio
 import json

@@ -122,7 +122,7 @@ def test_the_number_of_offloaded_jobs_is_limited(held: HeldMessages) -> None:
     assert held.rooms == (True, True)
 
 
-def test_an_offloaded_job_that_has_already_ended_does_not_join_the_jobs_to_run(
+def test_an_offloaded_job_that_has_already_ended_is_not_added_to_the_jobs_to_run(
     held: HeldMessages,
 ) -> None:
     (job,) = held.take(1)

@@ -1,4 +1,4 @@
-"""Test the measurement of a model under load, and what it suggests."""
+"""Test the measurement of a model under load, and the settings that a measurement suggests."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

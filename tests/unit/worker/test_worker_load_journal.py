@@ -111,7 +111,9 @@ def test_no_death_is_counted_for_a_model_that_a_running_process_is_loading(folde
     assert successor(folder, "busy").find("busy").death_count == 1
 
 
-def test_other_models_are_loaded_after_the_suspects_or_after_the_time_limit(folder: Path) -> None:
+def test_other_models_wait_for_the_suspects_to_load_but_only_up_to_a_time_limit(
+    folder: Path,
+) -> None:
     die_while_loading(folder, "suspect")
     journal = LoadJournal(folder, hold_seconds=0.05)
     journal.take_over(["suspect", "neighbour"])

@@ -44,7 +44,7 @@ sys.exit(parent.run_in_child(run, sys.argv[1:]))
 class Program:
     """A parent process with its child.
 
-    `death` says how the previous child died, as the current child knows it.
+    `death` is the text about the death of the previous child that the current child has received.
     """
 
     death = ""
