@@ -1,4 +1,4 @@
-"""The jobs of a storm: their inputs, the observed states, and the broken promises."""
+"""The jobs of a storm, a test that kills processes: inputs, observed states, broken promises."""
 
 import random
 from collections.abc import Iterable, Mapping
@@ -180,7 +180,7 @@ def plan_jobs(count: int, seed: int, cancel_share: float) -> list[StormJob]:
 
 
 def plan_cancellations(count: int) -> list[StormJob]:
-    """Return `count` jobs that their caller cancels right after the response 202."""
+    """Return `count` jobs that the caller cancels right after the response 202 to the submit."""
     return [StormJob(number, JobKind.CANCEL, model_ms=5) for number in range(count)]
 
 

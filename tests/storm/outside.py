@@ -1,4 +1,4 @@
-"""Run the loopback server that the system under test calls for inputs and with webhooks."""
+"""Run a server on loopback that serves inputs to the system under test and receives webhooks."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Run the system under a storm, and restart each component that dies.
+"""Run the system that a storm tests, and restart each component that dies.
 
 The components are those of `loosely up`. The storm supervises them itself, so that it can count
 deaths that no kill has caused.
@@ -74,7 +74,7 @@ class StormEngine:
 
     @property
     def host_count(self) -> int:
-        """The number of hosts that share the store. The default engine permits only one host."""
+        """The number of gateway hosts: two with the engine `azure-storage`, otherwise one."""
         return 2 if self.name == AZURE_STORAGE else 1
 
     def options(self, data: Path, number: int) -> tuple[str, ...]:
@@ -94,7 +94,7 @@ class StormEngine:
 
 @dataclass(frozen=True)
 class RigOptions:
-    """Options of the system under test. A storm uses the defaults, a soak sets other values.
+    """Options of the system under test. The defaults are those of a storm with kills.
 
     Args:
         catalogue: The content of the model catalogue.

@@ -1,4 +1,4 @@
-"""Functions that a storm and a soak share: run a scenario, count the results, and report them."""
+"""Run the scenario of a storm or soak, count the results, and report them."""
 
 import argparse
 import asyncio

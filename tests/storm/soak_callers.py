@@ -1,4 +1,4 @@
-"""The callers of a soak: submitters with uploads, a neighbour, producers, and an operator."""
+"""The callers of a soak: callers that upload, measure waits, put messages, or redrive jobs."""
 
 import asyncio
 import json

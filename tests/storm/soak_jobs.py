@@ -1,4 +1,4 @@
-"""The jobs of a soak: all models, all ways to send an input, and all options of a submit."""
+"""The jobs of a soak, which use all models, all ways to send an input, and all submit options."""
 
 import base64
 import hashlib

@@ -154,7 +154,7 @@ def test_the_longest_time_without_a_response_is_measured_from_the_given_start_ti
     assert longest_silence([1.0, 9.0], begin=1.5) == 7.5
 
 
-def test_throughput_is_compared_with_the_mean_of_the_bare_loops_before_and_after_the_run() -> None:
+def test_throughput_is_compared_with_the_mean_throughput_of_the_model_without_a_server() -> None:
     measured = values(20)
     add_ratios(measured, before=(15.0, 30.0), after=(25.0, 50.0), burst=400)
     assert measured["bare_ratio"] == 1.0

@@ -473,7 +473,7 @@ async def test_housekeeping_deletes_dead_letters_and_job_blobs_whose_retention_h
     assert await delete_old_blobs(gateway.services) == 0
 
 
-async def test_housekeeping_deletes_the_length_of_a_queue_that_was_not_counted_for_ten_minutes(
+async def test_housekeeping_deletes_a_stored_queue_length_that_is_older_than_ten_minutes(
     gateway: RunningGateway,
 ) -> None:
     blob = queue_length_blob("former")

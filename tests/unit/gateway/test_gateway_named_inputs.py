@@ -316,7 +316,7 @@ async def test_a_redrive_is_refused_if_a_named_input_no_longer_exists(
     assert "input no longer exists" in refused.json()["detail"]
 
 
-async def test_each_input_by_url_counts_for_the_rate_limit_of_inputs_by_url(
+async def test_each_input_url_of_a_job_counts_towards_the_rate_limit_of_input_urls(
     tmp_path: Path,
 ) -> None:
     catalogue = write_catalogue(tmp_path)

@@ -141,7 +141,7 @@ async def test_a_change_of_the_percentages_does_not_change_the_version_of_an_acc
 
 
 @pytest.mark.parametrize("version", ["1", "2"])
-async def test_a_redriven_job_stays_on_its_version(
+async def test_a_redriven_job_is_sent_to_the_version_of_the_failed_job(
     split: RunningGateway, tmp_path: Path, version: str
 ) -> None:
     job_id = await accept_on(split, version)
@@ -164,7 +164,9 @@ async def test_a_redriven_job_stays_on_its_version(
     assert (job["model"], job["version"]) == ("noop", version)
 
 
-async def test_dead_letters_are_found_by_the_model_or_by_one_version(split: RunningGateway) -> None:
+async def test_dead_letters_can_be_listed_for_all_versions_of_a_model_or_for_one_version(
+    split: RunningGateway,
+) -> None:
     for version, queue in (("1", "noop"), ("2", "noop-v2")):
         job_id = await split.accept(model=f"noop:{version}")
         await give_up(split, encode_request(split.queues.request()), job_id, queue=queue)
@@ -180,7 +182,9 @@ async def test_dead_letters_are_found_by_the_model_or_by_one_version(split: Runn
     assert purged.json()["deleted"] == 2
 
 
-async def test_jobs_are_listed_by_the_model_or_by_one_version(split: RunningGateway) -> None:
+async def test_jobs_can_be_listed_for_all_versions_of_a_model_or_for_one_version(
+    split: RunningGateway,
+) -> None:
     ids = {version: await split.accept(model=f"noop:{version}") for version in "123"}
     for name, versions in (("noop", "123"), ("noop:1", "1"), ("noop:3", "3")):
         answer = await split.http.get("/v1/jobs", params={"model": name})
@@ -356,7 +360,7 @@ LOADED = ModelBeat("noop:2", ModelState.LOADED, load_seconds=1)
         ([replace(LOADED, name="noop")], {}, "1"),
     ],
 )
-async def test_a_job_falls_back_if_no_worker_is_ready_for_its_version(
+async def test_a_job_is_sent_to_the_fallback_version_if_no_worker_is_ready_for_its_own_version(
     tmp_path: Path, models: list[ModelBeat], changes: dict[str, Any], version: str
 ) -> None:
     path = write_catalogue(tmp_path, {"2": 100}, 'fallback = "1"')
@@ -368,7 +372,7 @@ async def test_a_job_falls_back_if_no_worker_is_ready_for_its_version(
         assert (await gateway.job(await gateway.accept(model="noop:2")))["version"] == "2"
 
 
-async def test_jobs_fall_back_while_the_workers_of_their_version_are_silent(
+async def test_jobs_are_sent_to_the_fallback_version_while_their_own_version_has_no_heartbeats(
     tmp_path: Path,
 ) -> None:
     path = write_catalogue(tmp_path, {"2": 100}, 'fallback = "1"')
@@ -390,7 +394,7 @@ async def test_jobs_of_a_version_without_a_worker_stay_queued_if_the_model_has_n
         assert gateway.queues.sent[-1][0] == "noop-v2"
 
 
-async def test_no_job_falls_back_while_the_heartbeats_cannot_be_read(
+async def test_no_job_is_sent_to_the_fallback_version_while_heartbeats_cannot_be_read(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: str) -> None:
