@@ -214,7 +214,7 @@ def _measure_load(  # noqa: PLR0913, PLR0917 - what the measurement needs
     memory: MemorySettings | None,
     caller_count: int,
 ) -> Iterator[Line]:
-    """Yield a JSON object with the measurement of each batch size, and one with the suggestion."""
+    """Yield one JSON object for each measured batch size, then one with the suggested settings."""
     # The first preparation of an input also imports modules, so a later one is measured.
     prepare_seconds = statistics.median(
         _timed(lambda: sample.prepare(loaded)) for _ in range(_PASSES)

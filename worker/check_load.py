@@ -279,7 +279,7 @@ class _HeldModel(ModelManager):
 
 
 class _Callers:
-    """Simulated callers: each submits a job, and the next job when the reply has arrived."""
+    """Simulated callers. Each caller submits a job, and the next job after the reply to the job."""
 
     def __init__(self, requests: dict[str, bytes], queue: _MemoryQueue) -> None:
         self._requests = requests
@@ -368,8 +368,8 @@ class LoadMeasurement:
             loaded: The loaded model.
             data: The input as callers send it.
             media_type: The media type of the input.
-            memory: How the measurement uses the device's memory. Its folder must not be that of a
-                worker.
+            memory: How the measurement uses the device's memory. The folder in these settings
+                must not be the folder of a running worker.
             named: The bytes and the media type of each named input.
         """
         self._model = model

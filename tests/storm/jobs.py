@@ -36,8 +36,9 @@ class KnownState:
 class StormSubmission:
     """One request that submits a job.
 
-    A request without a response is repeated. `label` is the number in the input of the model
-    `counting`. The model returns this number, so a result shows which request created the job.
+    If there is no response, the caller sends another request for the same job. `label` is the
+    number in the input of the model `counting`. The model returns this number, so a result shows
+    which request created the job.
     """
 
     label: str
@@ -115,16 +116,16 @@ class StormJob:
     def known(self) -> KnownState:
         """The last state of the job that the gateway has reported.
 
-        A caller reads the state before it sends a request, and passes the state to `see` with the
-        response.
+        A caller reads this state before a request. Then it passes this state and the response to
+        `see`.
         """
         return KnownState(self.final is not None, self.cancel_answered)
 
     def see(self, job: dict[str, Any], known: KnownState, moment: str = "") -> None:
-        """Record the job that a response contains.
+        """Record the state of the job that a response contains.
 
-        Also record each contradiction to `known`, the state before the request. `moment` is a text
-        that describes the request in the report of a contradiction.
+        If this state contradicts `known`, the state before the request, also record this
+        contradiction. `moment` is a text that describes the request in the report.
         """
         status = self.status = str(job["status"])
         if known.is_cancelled and status in _NEVER_AGAIN:

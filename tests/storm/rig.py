@@ -78,7 +78,7 @@ class StormEngine:
         return 2 if self.name == AZURE_STORAGE else 1
 
     def options(self, data: Path, number: int) -> tuple[str, ...]:
-        """Return the command-line options of the gateway host with this number."""
+        """Return the command-line options of the gateway host with the number `number`."""
         if self.name == LOCAL:
             return ()
         return (
@@ -399,7 +399,7 @@ def _linked_parts(local: SystemSettings, remote: SystemSettings) -> tuple[Part, 
 def _gateway_host(
     settings: SystemSettings, remote: SystemSettings, engine: StormEngine, number: int, port: int
 ) -> Part:
-    """Return the gateway host with this number, as a component.
+    """Return the gateway host with the number `number`, as a component.
 
     The host has its own port and directory, and shares the task hub with the other hosts.
     """

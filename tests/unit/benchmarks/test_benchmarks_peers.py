@@ -83,9 +83,9 @@ def test_a_comparison_that_is_read_from_a_file_equals_the_written_comparison(
 
 
 class _Answers(BaseHTTPRequestHandler):
-    """Returns the body of each request. Closes the connection if the body is `close`.
+    """An HTTP handler that sends the body of each request back, with the status 200.
 
-    The status is 503 if the body is `busy`, and otherwise 200.
+    If the body is `busy`, the status is 503. If the body is `close`, the connection is closed.
     """
 
     protocol_version = "HTTP/1.1"

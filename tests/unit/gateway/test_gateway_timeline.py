@@ -72,7 +72,7 @@ def answered(
     sent_ms: float | None = 8.0,
     error: JobError | None = None,
 ) -> JobTimeline:
-    """Return the timeline of a job that a worker has answered after TOTAL_MS."""
+    """Return the timeline of a job whose reply arrived TOTAL_MS milliseconds after the submit."""
     ticket = write_ticket(
         REQUEST, "00-aa-bb-00", sent_at=None if sent_ms is None else after(sent_ms)
     )
@@ -325,7 +325,8 @@ async def get(gateway: RunningGateway, job_id: str, **headers: str) -> Any:
 def noted(gateway: RunningGateway, note: DeliveryNote, token: str | None = None) -> str:
     """Write a delivery note about the newest job, and return the name of the note's blob.
 
-    The name contains `token`. The default is the job's reply token, which a worker uses.
+    The name depends on the reply token. If `token` is None, use the reply token of the job, as a
+    worker does.
     """
     request = gateway.queues.request()
     url = request.reply_url or ""

@@ -111,7 +111,7 @@ async def test_a_model_resource_shows_the_queue_length_and_the_estimated_wait(
 
 
 async def wait_for_counts() -> None:
-    """Let the message counts in the background end. With queues in memory, they end soon."""
+    """Run the event loop until the message counts in the background have ended."""
     for _ in range(20):
         await asyncio.sleep(0)
 

@@ -74,7 +74,8 @@ class Program:
     def enter(self, code: int | str) -> None:
         """End the child with an exit code, for example 3.
 
-        If `code` is 3, the child's function returns 3. If `code` is `_3`, it calls `os._exit(3)`.
+        If `code` is `3`, the function in the child returns 3. If `code` is `_3`, the function calls
+        `os._exit(3)`.
         """
         assert self.process.stdin is not None
         self.process.stdin.write(str(code))

@@ -46,7 +46,7 @@ def sha256(data: bytes) -> str:
 
 
 class CopiedBlobs:
-    """Blob storage with the copies of the hub that a deployment has made."""
+    """Blob storage to which a deployment has copied the weights from the hub."""
 
     def __init__(self, *files: bytes) -> None:
         self.files = {hub_blob(sha256(data)): data for data in files}
@@ -327,7 +327,7 @@ print(WeightsStore(Path(cache), None, hub).get(model).path.stat().st_size)
 
 
 class Gate:
-    """Sends the first half of each download, and the rest only after `open` was called."""
+    """Sends the first half of each download, and waits for `opened` before the second half."""
 
     def __init__(self) -> None:
         self.has_sent_half = threading.Semaphore(0)
