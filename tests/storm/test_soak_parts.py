@@ -108,7 +108,7 @@ def test_the_catalogue_of_a_soak_can_be_loaded_and_contains_all_shipped_models(
         (ended("expired"), ["expired"]),
     ],
 )
-def test_a_wrong_final_state_of_a_soak_job_counts_as_a_broken_promise(
+def test_an_unexpected_final_state_of_a_soak_job_is_reported_as_wrong_or_expired(
     final: dict[str, Any], broken: list[str]
 ) -> None:
     assert find_broken(accepted(), final) == broken
@@ -133,7 +133,7 @@ def _sha256(data: bytes) -> str:
         ({"is_hostile": True}, ended("failed", code="out-of-memory")),
     ],
 )
-def test_an_expected_failure_of_a_soak_job_is_not_a_broken_promise(
+def test_an_expected_failure_of_a_soak_job_is_not_reported(
     options: dict[str, Any], final: dict[str, Any]
 ) -> None:
     assert find_broken(accepted(**options), final) == []
@@ -340,7 +340,7 @@ def test_the_hostile_option_refuses_the_name_of_an_unknown_attack() -> None:
         hostile.choose_attacks("bombs", MODELS)
 
 
-def test_the_huge_picture_can_be_decoded_and_has_the_given_size() -> None:
+def test_the_hostile_picture_of_huge_size_can_be_decoded_and_has_the_given_size() -> None:
     image = pytest.importorskip("PIL.Image")
     picture = hostile.make_huge_picture(side=70)
     with image.open(BytesIO(picture)) as opened:
@@ -349,7 +349,7 @@ def test_the_huge_picture_can_be_decoded_and_has_the_given_size() -> None:
     assert len(picture) == len(zlib.compress(bytes(70 * 281), 9)) + 57
 
 
-def test_the_picture_with_many_scans_can_be_decoded() -> None:
+def test_the_hostile_picture_with_many_scans_can_be_decoded() -> None:
     image = pytest.importorskip("PIL.Image")
     picture = hostile.make_many_scans(scans=5, side=64)
     assert picture.count(b"\xff\xda") > 5
@@ -364,7 +364,7 @@ def test_the_hostile_json_inputs_are_valid_json_of_the_given_size() -> None:
     assert max(map(len, texts)) == 500
 
 
-def test_the_long_sound_has_the_length_that_its_header_says() -> None:
+def test_the_hostile_long_sound_has_the_length_that_the_file_header_says() -> None:
     sound = hostile.make_long_sound(data_bytes=400)
     assert struct.unpack("<I", sound[40:44]) == (400,)
     assert len(sound) == 444

@@ -55,7 +55,7 @@ def test_ten_thousand_jobs_are_split_by_percentage_within_two_standard_deviation
     assert abs(chosen.count("2") - expected) <= 2 * deviation
 
 
-def test_the_choice_of_a_version_is_the_same_in_every_process_and_release() -> None:
+def test_a_job_id_selects_the_same_version_in_every_process_and_release() -> None:
     chosen = (choose_version({"1": 50, "2": 50}, job_id) for job_id in JOB_IDS[:20])
     assert "".join(chosen) == "22121211122121211221"
 

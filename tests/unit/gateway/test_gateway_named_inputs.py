@@ -241,7 +241,7 @@ async def test_an_input_is_stored_as_a_blob_if_all_inputs_together_exceed_the_in
     assert compared.payloads.blobs[stored.blob] == ("text/plain", half.encode())
 
 
-async def test_all_inputs_of_a_job_are_stored_if_service_bus_does_not_respond(
+async def test_a_message_that_is_sent_after_an_outage_of_service_bus_contains_all_inputs(
     compared: RunningGateway,
 ) -> None:
     part = "x" * 20_000

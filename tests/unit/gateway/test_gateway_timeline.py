@@ -142,7 +142,7 @@ def test_the_timeline_of_an_answered_job_has_each_step_with_its_duration() -> No
     }
 
 
-def test_the_step_started_delays_a_job_only_if_the_orchestration_sends_the_message() -> None:
+def test_the_step_named_started_delays_a_job_only_if_the_orchestration_sends_the_message() -> None:
     (started,) = [step for step in answered()["steps"] if step["name"] == "started"]
     assert (started["is_beside"], started["at"]) == (True, format_time(after(9)))
     timeline = answered(
@@ -468,7 +468,7 @@ async def test_the_timelines_of_a_cancelled_and_an_expired_job_end_with_the_step
         check_sum(timeline)
 
 
-async def test_the_step_started_precedes_the_step_enqueued_if_the_orchestration_sends_the_message(
+async def test_the_step_named_started_is_before_enqueued_if_the_orchestration_sends_the_message(
     gateway: RunningGateway,
 ) -> None:
     gateway.queues.is_down = True
