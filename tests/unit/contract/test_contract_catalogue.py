@@ -162,7 +162,7 @@ def test_the_error_for_an_unknown_model_suggests_similar_names() -> None:
     assert caught.value.nearest == ("classifier",)
 
 
-def test_a_deployment_copies_each_file_of_the_hub_once(
+def test_the_list_of_hub_weights_for_a_deployment_contains_each_file_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hub = f'weights = "hf:acme/net@{COMMIT}/a b.bin"\nweights_sha256 = "{SHA256}"\n'
