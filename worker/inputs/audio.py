@@ -117,7 +117,11 @@ class Recording:
 
 
 def decode(data: bytes | mmap, sample_rate: int | None = None) -> Audio:
-    """Decode a WAV file. The arguments and errors are those of `open_recording`."""
+    """Decode a WAV file. The arguments are the same as those of `open_recording`.
+
+    Raises:
+        InvalidInput: The file cannot be decoded, or a sample is NaN or infinite.
+    """
     return open_recording(data, sample_rate).decode()
 
 
@@ -151,7 +155,7 @@ def _resampler(
 ) -> "Callable[[NDArray[np.float32], bool], NDArray[np.float32]]":
     """Return a function that resamples a recording piece by piece, from `rate` to `wanted`.
 
-    The returned function takes a piece of the recording, and whether this is the last piece.
+    The returned function takes a piece of the recording, and True if it is the last piece.
     """
     if rate == wanted:
         return lambda piece, _is_last: piece

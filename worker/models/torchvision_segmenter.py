@@ -27,7 +27,7 @@ _AUXILIARY = "aux_classifier."
 class _Picture:
     """An image for the network. `pixels` is normalised and has the shape (3, height, width).
 
-    `size` is the size of the original image.
+    `size` is the original image's width and height in pixels.
     """
 
     pixels: torch.Tensor
@@ -38,7 +38,7 @@ class _Picture:
 class _Mask:
     """The class number of each pixel, as uint8 of shape (height, width).
 
-    `size` is the size of the original image.
+    `size` is the original image's width and height in pixels.
     """
 
     classes: torch.Tensor

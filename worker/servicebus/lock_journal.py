@@ -62,7 +62,7 @@ class LockJournals:
             folder: The folder that this worker shares with the workers that replace it.
             send_copy: Sends two things to the parent process: a copy of a socket on which messages
                 arrive, and the path of the journal of these messages. By default nothing is sent.
-            death: How the process died that this process replaces; None if that is unknown.
+            death: How the previous process died, which this process replaces; None if unknown.
         """
         self._folder = folder
         self.death = death
@@ -143,8 +143,8 @@ class LockJournal:
     def take_over(self) -> dict[bytes, int]:
         """Take over the journals that dead processes have left for this queue.
 
-        Move their lock tokens into this journal, and delete their files. Return, for each of these
-        tokens, the id of the process that wrote the token.
+        Move their lock tokens into this journal, and delete their files. Return a dictionary from
+        each of these tokens to the id of the process that wrote the token.
         """
         found: dict[bytes, int] = {}
         for path in sorted(self._folder.glob(f"{self._prefix}-*{_SUFFIX}")):
@@ -196,7 +196,7 @@ def write_journal(path: Path, tokens: Sequence[bytes]) -> None:
 
 
 def write_slot(slots: mmap.mmap, slot: int, token: bytes) -> None:
-    """Write a token into a free slot. A reader sees the whole token or a free slot."""
+    """Write a token into a free slot. A reader never sees a part of the token."""
     begin = slot * _SLOT_BYTES
     slots[begin + 1 : begin + _SLOT_BYTES] = token
     slots[begin] = _IN_USE
