@@ -92,8 +92,9 @@ def run_in_child(
             how the last child died, and is None for the first child.
         modules: The modules to import before the first fork. An error of an import is ignored,
             because the child imports the module again and handles the error.
-        noting: Returns a context manager for the import of a module. It can note the import, so
-            that a later process can find out whether the import has killed this process.
+        noting: Returns a context manager for the import of a module. The context manager can note
+            the import, so that a later process can find out whether the import has killed this
+            process.
 
     Returns:
         The exit code of `run` if the last child ended by itself; 128 plus the number of the signal
@@ -269,7 +270,7 @@ def _reseed() -> None:
 def _parent_has_used_device() -> bool:
     """Return whether CUDA was used before the fork, for example by the import of a model's file.
 
-    CUDA does not work in a child of such a process.
+    CUDA does not work in a child process if its parent has used CUDA before the fork.
     """
     torch = sys.modules.get("torch")
     # A private function, because torch's public functions only raise an error when CUDA is used.

@@ -66,7 +66,7 @@ _ENTRY_BYTES: Final = 500
 
 
 class _Answer(NamedTuple):
-    """What the gateway answered to one try to send a reply.
+    """The gateway's answer to one request that sends a reply.
 
     `status` is None if there was no response. `problem` describes a failure after which a retry may
     succeed; None if the gateway accepted the reply, or answered that the job has already ended.

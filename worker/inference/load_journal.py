@@ -1,12 +1,13 @@
 """Keep notes of the models that are being loaded, to find out which load has killed a process.
 
-The load of a model runs foreign code, which may crash the process, call `os._exit`, or use all
-memory. The process cannot catch any of these as an error. Therefore the worker notes each load in a
-file that it keeps locked. When the process dies, the operating system releases the lock, and the
-next process finds the note. The models in the notes of dead processes are suspects. The next
-process loads the suspects first, one after another, and receives no job meanwhile. If it dies
-again, the cause is certain. A model whose load has killed several processes in a row is set aside:
-it is loaded again only after a pause, while the other models are served.
+The load of a model runs the code of the model's author. This code may crash the process, call
+`os._exit`, or use all memory, and the process cannot catch any of these as an error. Therefore the
+worker notes each load in a file and keeps the file locked. When the process dies, the operating
+system releases the lock, and the next process finds the note. The models in the notes of dead
+processes are suspects. The next process loads the suspects first, one after another, and receives
+no jobs until they are loaded. If this process also dies, the cause is certain. A model whose load
+has killed several processes in a row is set aside: it is loaded again only after a pause, while the
+other models are served.
 
 The notes are in files and not in the memory of the parent process, because the memory limit of a
 container may kill all its processes at once.

@@ -32,7 +32,7 @@ class GuardedResponse:
     Attributes:
         status: The status code.
         media_type: The media type from the Content-Type header, without parameters.
-        location: The value of the Location header; None if the response has no such header.
+        location: The value of the Location header; None if the response has no Location header.
         body: The bytes of the body. A body of more than 1 MiB is in a temporary file, which is
             mapped into memory.
     """

@@ -160,7 +160,9 @@ class Consumer:
             return
         except Exception as error:  # noqa: BLE001  a foreign message may hold anything
             _log.exception(
-                "%s: message %s failed with an unexpected error", self.name, delivery.message_id
+                "%s: reading message %s failed with an unexpected error",
+                self.name,
+                delivery.message_id,
             )
             self.settle.refuse(delivery, WorkerFault(type(error).__name__))
             return

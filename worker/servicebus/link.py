@@ -83,7 +83,7 @@ class LockedMessage:
         queue: The name of the queue.
         sequence_number: The number that the broker gave to the message in its queue. A redelivered
             message keeps its number.
-        token: The lock token in the byte order of AMQP; empty if the message has none.
+        token: The lock token in the byte order of AMQP; empty if the message has no lock token.
     """
 
     body: bytes | None = field(repr=False)
@@ -124,8 +124,8 @@ class QueueLink:
             queue: The queue's name.
             socket_seconds: How long a receive call waits for the socket before it checks its own
                 time limit.
-            journals: Opens the link's lock journal; None if the locks are not noted. Only a link
-                that receives messages needs a journal.
+            journals: Opens the link's lock journal; None if lock tokens are not stored in a file.
+                Only a link that receives messages needs a journal.
         """
         self._endpoint = endpoint
         self._queue = queue

@@ -1,4 +1,4 @@
-"""Store the lock token of each received message in a file, for the worker that replaces this one.
+"""Store the lock tokens of received messages in a file, for the worker that replaces this worker.
 
 If a worker is killed, its messages stay locked until their locks expire. A lock token is enough to
 abandon a message over any connection. So a worker notes the token of each message in its lock
@@ -48,7 +48,7 @@ class WorkerDeath:
 
 
 class LockJournals:
-    """Opens the lock journals of this process."""
+    """Opens this process's lock journals: files with the lock tokens of received messages."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class LockJournals:
         """Store the settings.
 
         Args:
-            folder: The folder that this worker shares with the workers that replace it.
+            folder: The folder that this worker shares with the workers that will replace it.
             send_copy: Sends two things to the parent process: a copy of a socket on which messages
                 arrive, and the path of the journal of these messages. By default nothing is sent.
             death: How the previous process died, which this process replaces; None if unknown.
@@ -85,7 +85,7 @@ class LockJournal:
         """Create the file. The folder is created if it does not exist.
 
         Args:
-            folder: The folder that this worker shares with the workers that replace it.
+            folder: The folder that this worker shares with the workers that will replace it.
             namespace: The host name of the Service Bus namespace.
             queue: The name of the queue.
 

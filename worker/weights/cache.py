@@ -35,7 +35,7 @@ _UNUSED_SECONDS: Final = 3600.0
 
 
 def _do_nothing() -> None:
-    """Do nothing. This is `Download.close` for a download without a connection."""
+    """Do nothing. A download without a connection has this function as `Download.close`."""
 
 
 @dataclass(frozen=True, slots=True)
