@@ -162,7 +162,7 @@ def _read(catalogue: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _write(catalogue: Path, path: TablePath, sha256: str) -> None:
-    """Write a digest into the catalogue file, which is read again after the download.
+    """Read the catalogue file again after the download, and write a digest into it.
 
     Raises NotEditable if the entry was removed, or has a form that cannot be changed.
     """

@@ -461,7 +461,7 @@ class BatchAdapter:
         return preprocess(item, **inputs, **self._arguments.of(parameters))
 
     def without_arguments(self, item: Any) -> Any:
-        """Return the item unchanged, because it does not contain the job's other arguments."""
+        """Return the item unchanged, because it contains neither parameters nor named inputs."""
         return item
 
     def run(self, batch: list[Any], contexts: Sequence[Context]) -> Sequence[Any]:

@@ -9,8 +9,8 @@
         mode: Literal["fast", "good"] = "good",
     ) -> dict[str, object]: ...
 
-Here, `mask` is a named input, because its type hint is a type of inputs. The arguments `top` and
-`mode` are parameters.
+In this example, `mask` is a named input, because its type hint is a type of inputs. The arguments
+`top` and `mode` are parameters.
 
 The gateway must know the arguments without the model's code. Therefore the catalogue entry repeats
 them as `loosely models describe NAME` prints them. A model whose entry differs from its arguments

@@ -44,8 +44,8 @@ class Audio:
     """A sound recording whose channels are mixed into one.
 
     Attributes:
-        samples: The samples as float32 of shape (count,), normally from -1 to 1. A file of floats
-            may contain samples outside this range, which are kept.
+        samples: The samples as float32 of shape (count,), normally from -1 to 1. Samples outside
+            this range, which a file of floats may contain, are not clipped.
         sample_rate: The number of samples per second.
     """
 
@@ -126,7 +126,7 @@ def decode(data: bytes | mmap, sample_rate: int | None = None) -> Audio:
 
 
 def open_recording(data: bytes | mmap, sample_rate: int | None = None) -> Recording:
-    """Read the header of a WAV file.
+    """Read the header of a WAV file, and return a recording that can be decoded later.
 
     Args:
         data: The bytes of the file.

@@ -78,7 +78,7 @@ class OpenedImage:
     """An image whose header was read, and whose pixels are not decoded yet.
 
     Attributes:
-        picture: The image, in Pillow's form.
+        picture: The Pillow image.
         scan_count: The number of scans of a JPEG; 1 for other formats.
     """
 
@@ -110,7 +110,7 @@ class OpenedImage:
 
 
 def open_image(data: bytes | mmap, media_type: str, max_pixels: int) -> OpenedImage:
-    """Read the header of an image, without its pixels.
+    """Read the header of an image, and return an image whose pixels can be decoded later.
 
     Args:
         data: The bytes of the file.

@@ -1,5 +1,7 @@
 """Run a torch network on a device, and copy the next inputs to the device at the same time.
 
+This is an example of a model:
+
     class Infer:
         def __init__(self, precision: str = "float32", compiler: str = "") -> None:
             self._network = Network(build(), precision=precision, compiler=compiler)

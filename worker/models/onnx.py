@@ -1,4 +1,6 @@
-"""Run an ONNX model on the CPU. The weights are the ONNX file, and no code must be written.
+"""Run an ONNX model on the CPU. The weights are the ONNX file. The user writes no code.
+
+This is an example of a catalogue entry:
 
     [tagger]
     implementation = "worker.models.onnx"

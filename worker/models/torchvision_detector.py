@@ -1,5 +1,7 @@
 """Run any object detector of torchvision, with a state dict from blob storage.
 
+The model's catalogue entry contains keys like these:
+
     weights = "blob:weights/fasterrcnn.pth"
     options = {architecture = "fasterrcnn_resnet50_fpn", min_score = 0.5}
 

@@ -1,5 +1,7 @@
 """Run any semantic segmentation network of torchvision, with a state dict from blob storage.
 
+The model's catalogue entry contains keys like these:
+
     result_media_type = "image/png"
     weights = "blob:weights/deeplabv3.pth"
     options = {architecture = "deeplabv3_resnet50"}
