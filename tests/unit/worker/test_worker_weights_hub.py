@@ -243,7 +243,7 @@ def test_hub_weights_larger_than_the_free_space_in_the_cache_are_refused_before_
     store = WeightsStore(tmp_path, CopiedBlobs(), make_hub(server), cache_limit_bytes=999_999)
     said = error_of(WeightsUnavailable, store, model)
     assert "has at least 1000000 bytes" in said
-    assert "has room for 999999: delete files there" in said
+    assert "has space for only 999999 bytes: delete files there" in said
     assert "raise WORKER_WEIGHTS_CACHE_SIZE" in said
     store = WeightsStore(tmp_path, CopiedBlobs(), make_hub(server), cache_limit_bytes=1_000_000)
     assert load(store, model) == DATA
@@ -261,7 +261,7 @@ def test_a_download_of_unknown_size_stops_when_the_cache_is_full(
     server.serve = stream
     model = model_of(server.add("acme/net", "a.bin", DATA))
     store = WeightsStore(tmp_path, CopiedBlobs(), make_hub(server), cache_limit_bytes=500_000)
-    assert "has room for 500000" in error_of(WeightsUnavailable, store, model)
+    assert "has space for only 500000 bytes" in error_of(WeightsUnavailable, store, model)
     assert list(tmp_path.iterdir()) == []
     store = WeightsStore(tmp_path, CopiedBlobs(), make_hub(server), cache_limit_bytes=1_000_000)
     assert load(store, model) == DATA
@@ -279,7 +279,7 @@ def test_the_weights_that_were_not_used_for_the_longest_time_are_deleted_for_new
         return weights.path
 
     first, second, third = fetch(1), fetch(2), fetch(3)
-    with pytest.raises(WeightsUnavailable, match="has room for 100000"):
+    with pytest.raises(WeightsUnavailable, match="has space for only 100000 bytes"):
         fetch(4)
     for file, hours in ((first, 3), (second, 4), (third, 0)):
         os.utime(file, (time.time() - hours * 3600 - 1,) * 2)
