@@ -54,7 +54,9 @@ def read_results(path: str, value: Any) -> Mapping[str, NamedResult]:
             f'{path}: expected a table, for example {{mask = {{media_type = "image/png"}}}}'
         )
     if len(value) > MAX_NAMED_RESULTS:
-        raise CatalogueError(f"{path}: expected at most {MAX_NAMED_RESULTS}, found {len(value)}")
+        raise CatalogueError(
+            f"{path}: expected at most {MAX_NAMED_RESULTS} named results, found {len(value)}"
+        )
     for name in value:
         if not is_payload_name(name) or name in _RESERVED:
             raise CatalogueError(
@@ -74,7 +76,9 @@ def _read_result(path: str, table: Any) -> NamedResult:
         if key not in known:
             raise CatalogueError(f"{path}.{key}: a result has no such key; remove it")
         if not isinstance(value, bool if key == "optional" else str):
-            raise CatalogueError(f"{path}.{key}: the value {value!r:.100} does not fit this key")
+            raise CatalogueError(
+                f"{path}.{key}: the value {value!r:.100} is not valid for this key"
+            )
     if any(key not in table for key, each in known.items() if each.default is MISSING):
         raise CatalogueError(f"{path}.media_type: the key is missing; add it")
     found = NamedResult(**table)

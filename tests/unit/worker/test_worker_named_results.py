@@ -134,9 +134,18 @@ def test_a_named_result_is_an_attribute_of_the_returned_object() -> None:
     [
         ({"a": 1}, r"results.mask: the model did not return this result; return Results\(…, mask"),
         (Results(1, note="a"), "results.mask: the model did not return this result"),
-        (Results(1, mask=None), "results.mask: the model's result is not image/png"),
-        (Results(1, mask={"a": 1}), "results.mask: the model's result is not image/png"),
-        (Results(1, mask=b"", note=7), "results.note: the model's result is not text/plain"),
+        (
+            Results(1, mask=None),
+            "results.mask: the model returned a .*, which cannot be encoded as image/png",
+        ),
+        (
+            Results(1, mask={"a": 1}),
+            "results.mask: the model returned a .*, which cannot be encoded as image/png",
+        ),
+        (
+            Results(1, mask=b"", note=7),
+            "results.note: the model returned a int, which cannot be encoded as text/plain",
+        ),
         (
             Results(1, mask=b"", crop=b""),
             "results.crop: the model's catalogue entry has no such result; .* are: mask, note",
