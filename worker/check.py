@@ -202,13 +202,13 @@ def _run_input(loaded: LoadedModel, sample: ModelInput) -> tuple[Any, Line]:
     prepared = time.perf_counter()
     (output,) = _run(loaded, [item])
     finishing = time.perf_counter()
-    result = loaded.finish(output)
+    results = loaded.finish_all(output)
     return item, {
         "event": "result",
         "prepare_ms": _ms(prepared - begun),
         "run_ms": _ms(finishing - prepared),
         "finish_ms": _ms(time.perf_counter() - finishing),
-        **_shown(result),
+        **_shown(results),
     }
 
 
@@ -331,10 +331,8 @@ def _process_bytes() -> int:
     return most if sys.platform == "darwin" else most * 1024
 
 
-def _shown(result: Result | EncodedResults) -> Line:
-    if not isinstance(result, EncodedResults):
-        result = EncodedResults(result, {})
-    found = serialize_results(result)
+def _shown(results: EncodedResults) -> Line:
+    found = serialize_results(results)
     first = _shown_result(*found.pop(None))
     named = {name: _shown_result(*each) for name, each in found.items() if name is not None}
     return {**first, "results": named} if named else first

@@ -5,7 +5,7 @@ An item model processes one item in each call. A batch model processes a whole b
 
     prepare     CPU threads      decode and preprocess one input
     run         device thread    run one batch
-    finish      CPU threads      postprocess one output, and encode the result
+    finish_all  CPU threads      postprocess one output, and encode the results
 
 `LoadedModel` does not catch the errors that the model's own code raises.
 """
@@ -335,11 +335,14 @@ class LoadedModel:
             )
         return outputs
 
-    def finish(self, output: Any) -> Result | EncodedResults:
-        """Postprocess one output of a batch, and return the encoded result.
+    def finish(self, output: Any) -> Result:
+        """Do the same as `finish_all`, and return only the result without a name."""
+        return self.finish_all(output).first
 
-        The model's catalogue entry names the media type of the result. If the model has named
-        results, they are returned together with the result.
+    def finish_all(self, output: Any) -> EncodedResults:
+        """Postprocess one output of a batch, and return the encoded result and the named results.
+
+        The model's catalogue entry contains the media type of each result.
 
         Raises:
             InferenceFailed: A result cannot be encoded in its media type, a named result is
@@ -347,9 +350,7 @@ class LoadedModel:
         """
         with self._inference_mode():
             result = self._adapter.postprocess(output)
-        if self._model.results or isinstance(result, Results):
-            return encode_results(result, self._model)
-        return encode_result(result, self._model.result_media_type)
+        return encode_results(result, self._model)
 
     def cost(self, item: Any) -> float:
         """Return the size of a prepared item in the model's own unit, for example pixels.
@@ -765,8 +766,8 @@ def encode_results(result: Any, model: ModelEntry) -> EncodedResults:
         InferenceFailed: A named result is missing or not in the catalogue entry, or the Python type
             of a result cannot be encoded in the media type of the entry.
     """
-    returned = result if isinstance(result, Results) else Results(result)
-    for name in returned.named:
+    first, returned = (result.first, result.named) if isinstance(result, Results) else (result, {})
+    for name in returned:
         if name not in model.results:
             raise InferenceFailed(
                 f"results.{name}: the model's catalogue entry has no such result; its named "
@@ -774,17 +775,17 @@ def encode_results(result: Any, model: ModelEntry) -> EncodedResults:
             )
     named = {}
     for name, each in model.results.items():
-        value = returned.named.get(name)
+        value = returned.get(name)
         if value is None and each.optional:
             continue
-        if name not in returned.named:
+        if name not in returned:
             raise InferenceFailed(
                 f"results.{name}: the model did not return this result; return "
                 f"Results(…, {name}=…), or set optional in the model's catalogue entry"
             )
         with _naming_result(name):
             named[name] = encode_result(value, each.media_type)
-    return EncodedResults(encode_result(returned.first, model.result_media_type), named)
+    return EncodedResults(encode_result(first, model.result_media_type), named)
 
 
 @contextlib.contextmanager

@@ -292,9 +292,9 @@ class Consumer:
 
     def _reply_with_result(self, job: ReceivedJob, inferred: Inferred) -> None:
         with self.ending_on_error(job, InferenceFailed):
-            result = inferred.finish()
+            found = inferred.finish()
             with self.ending_on_error(job):
-                payload, results = self.reply.pack(job, result)
+                payload, results = self.reply.pack(job, found)
                 self.reply_and_settle(job, payload, results)
 
     def _reply_with_failure(self, job: ReceivedJob, failure: JobError) -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from contract.messages import INLINE_LIMIT_BYTES, JobError, Payload, encode_reply
 from worker.errors import Expired, LockLost
-from worker.inference.loaded_model import EncodedResults, Result, serialize_results
+from worker.inference.loaded_model import EncodedResults, serialize_results
 from worker.inputs.payloads import BlobPayloads
 from worker.pipeline.receive import NO_RESULTS, InFlight, ReceivedJob
 from worker.replies import CachedReply, ReplyCache, ReplySenders
@@ -27,7 +27,7 @@ class ReplyStep:
         self._in_flight = in_flight
 
     def pack(
-        self, job: ReceivedJob, result: Result | EncodedResults
+        self, job: ReceivedJob, results: EncodedResults
     ) -> tuple[Payload, Mapping[str, Payload]]:
         """Return the payloads for the reply: for the result, and for each named result by name.
 
@@ -44,11 +44,9 @@ class ReplyStep:
         """
         if job.context is not None:
             job.context.finish()
-        if not isinstance(result, EncodedResults):
-            result = EncodedResults(result, {})
         payloads: dict[str | None, Payload] = {}
         left_bytes = INLINE_LIMIT_BYTES
-        for name, (each, data) in serialize_results(result).items():
+        for name, (each, data) in serialize_results(results).items():
             if len(data) <= left_bytes:
                 payloads[name] = each
                 left_bytes -= len(data)

@@ -69,9 +69,7 @@ class Infer:
 
 def run(loaded: LoadedModel, width: int = 4) -> EncodedResults:
     (output,) = loaded.run([loaded.prepare(png(width), "image/png")])
-    result = loaded.finish(output)
-    assert isinstance(result, EncodedResults)
-    return result
+    return loaded.finish_all(output)
 
 
 def test_named_results_are_encoded_in_the_media_types_of_the_catalogue_entry() -> None:
@@ -163,7 +161,7 @@ def test_a_job_fails_if_the_catalogue_entry_has_no_named_results_but_the_model_r
     None
 ):
     with pytest.raises(InferenceFailed, match=r"results.mask: .* results are: none"):
-        LoadedModel(replace(MODEL, results={}), _plain).finish(Results(1, mask=b""))
+        LoadedModel(replace(MODEL, results={}), _plain).finish_all(Results(1, mask=b""))
 
 
 def _plain(item: object) -> object:
