@@ -197,6 +197,21 @@ def test_decoding_a_request_with_any_field_value_succeeds_or_raises_a_contract_e
         assert str(error)  # noqa: PT017
 
 
+@given(st.data())
+def test_decoding_a_reply_with_any_field_value_succeeds_or_raises_a_contract_error(
+    data: st.DataObject,
+) -> None:
+    """Replace one field, or one named result, by any value."""
+    document = reply_to_json(replace(REPLY, results={"mask": InlineJson(1)}))
+    name = data.draw(st.sampled_from([*sorted(document), "results.mask"]))
+    place = document["results"] if name == "results.mask" else document
+    place[name.rpartition(".")[2]] = data.draw(JSON)
+    try:
+        decode_reply(json.dumps(document).encode())
+    except ContractError as error:
+        assert str(error)  # noqa: PT017
+
+
 def test_an_encoded_request_has_the_json_members_of_schema_version_1() -> None:
     assert json.loads(encode_request(REQUEST)) == {
         "schema": 1,
