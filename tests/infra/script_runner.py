@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,8 @@ class ScriptRunner:
         Retries have no pauses.
         """
         path = f"{self.bin}:{os.environ['PATH']}"
-        return {"PATH": path, "RETRY_SECONDS": "0", "RETRY_COUNT": "5", "HOME": str(self.bin)}
+        retries = {"RETRY_SECONDS": "0", "RETRY_COUNT": "5"}
+        return {"PATH": path, "HOME": str(self.bin), "PYTHON": sys.executable, **retries}
 
     def check_output(self, script: str, *arguments: str, **environment: str) -> str:
         """Run a script and return its output. Raises AssertionError if the script fails."""
