@@ -1,4 +1,4 @@
-"""Run a broker and a worker without a gateway, for the benchmarks.
+"""Run a worker and the Service Bus emulator (the broker) without a gateway, for the benchmarks.
 
 The benchmarks send their jobs directly to the model's queue.
 """
@@ -206,7 +206,7 @@ class WorkerRig:
 
 @contextlib.contextmanager
 def run_rig(folder: Path, catalogue: Path, model: str) -> Iterator[WorkerRig]:
-    """Run a broker and a worker for `model` during the `with` block.
+    """Run a broker and a worker for `model` during the `with` block. Yield both as a `WorkerRig`.
 
     The broker and the worker write their data and logs to `folder`.
     """

@@ -218,7 +218,7 @@ def _parse_url(url: str) -> Target:
     if "@" in parts.netloc:
         raise ForbiddenAddress("the URL must not have a user name or password")
     if port == 0:
-        raise ForbiddenAddress("the URL's port cannot be 0")
+        raise ForbiddenAddress("the URL's port must not be 0")
     _check_host(host, is_bracketed=parts.netloc.startswith("["))
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Target(parts.scheme, host, port or _DEFAULT_PORTS[parts.scheme], path)
@@ -272,9 +272,9 @@ class Resolver:
     answers. Therefore each look-up has a daemon thread of its own. A look-up that gets no answer
     delays neither the shutdown of the process nor other work.
 
-    The look-ups are divided into shares, for example one for each tenant. A look-up counts for the
-    share that started it until the look-up ends. Callers that need the same host name at the same
-    time wait for one look-up.
+    The look-ups are divided into shares (groups), for example one for each tenant. A look-up counts
+    for the share that started it until the look-up ends. Callers that need the same host name
+    at the same time wait for one look-up.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """Read the schemas of a model's parameters in the catalogue, and check what callers send.
 
-A schema is a small part of JSON Schema:
+A schema may have these keys of JSON Schema:
 
     type         number, integer, boolean, string or array
     description  a text for callers

@@ -218,7 +218,8 @@ def cancel(api: Api, job: JobReport, limit: TimeLimit) -> None:
     """Cancel a job, and store in `job` whether the gateway accepted the cancellation.
 
     The request is repeated until the gateway accepts or refuses the cancellation, or until the time
-    limit. If the gateway accepts it, the job's status is read once and stored in `job`.
+    limit. If the gateway accepts the cancellation, the job's status is read once and stored in
+    `job`.
     """
     while not limit.is_over:
         status, _ = api.call("DELETE", f"/v1/jobs/{job.job_id}")
@@ -323,12 +324,10 @@ def run_restarted(
 def submit_after_seconds(number: int, count: int) -> float:
     """Return when to submit job `number` of the group `restarted`.
 
-    The result is in seconds after the start of the group.
-
-    The group has `count` jobs, with numbers from 0. The first quarter of the jobs is
-    submitted one by one. Half of the jobs are submitted together, just before the restart. The last
-    quarter is submitted one by one over a longer time. Some of these jobs are probably submitted
-    while the gateway restarts.
+    The result is in seconds after the start of the group. The group has `count` jobs, with numbers
+    from 0. The first quarter of the jobs is submitted one by one. The next half is submitted
+    together, just before the restart. The last quarter is submitted one by one, with longer pauses,
+    so that some jobs are probably submitted while the gateway restarts.
     """
     before, together = count // 4, count // 2
     after = number - before - together + 1
@@ -371,7 +370,7 @@ class Restart:
 
 
 def _run_in_threads(run: Callable[[int], JobReport], count: int) -> list[JobReport]:
-    """Call `run` with each number below `count`, each in its own thread; return the reports."""
+    """Call `run` with each number from 0 to `count` - 1 in parallel threads; return the reports."""
     with ThreadPoolExecutor(max_workers=count) as pool:
         return list(pool.map(run, range(count)))
 

@@ -72,7 +72,7 @@ class Bill:
 
     @property
     def unknown(self) -> list[str]:
-        """The units without a known price: the ``what`` of each such line."""
+        """The units whose price is unknown: the ``what`` of each line without an amount."""
         return [line.what for line in self.lines if line.amount is None]
 
     def by_item(self) -> dict[str, float | None]:
@@ -290,8 +290,9 @@ def _add_functions(bill: Bill, load: JobLoad, open_seconds: float, prices: Price
 def _busy_seconds(load: JobLoad, open_seconds: float, prices: Prices) -> float:
     """Return the billed seconds of all gateway instances in one day.
 
-    An instance is billed while at least one request is open. ``open_seconds`` is the average time
-    for which a request is open.
+    An instance is billed while at least one request is open. If more requests are open than one
+    instance can serve, several instances are billed. ``open_seconds`` is the average time for which
+    a request is open.
     """
     together = prices.usage("concurrent_requests")
     rates = [jobs / _HOUR_SECONDS for jobs in load.jobs_per_hour]

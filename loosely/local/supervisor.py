@@ -25,7 +25,7 @@ class SupervisedProcess(Protocol):
         """
 
     async def halt(self, reason: str) -> None:
-        """Stop all processes, and start none before `resume` is called."""
+        """Stop all processes because of ``reason``. Start no process before `resume` is called."""
 
     def resume(self) -> None:
         """Start the processes again after `halt`."""

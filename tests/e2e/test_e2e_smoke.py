@@ -51,7 +51,7 @@ def scripts_for(system: System, tmp_path: Path, **values: str) -> ScriptRunner:
 
 
 def read_report(path: Path) -> dict[str, str]:
-    """Return the result of each claim in the report of the smoke test."""
+    """Return the result of each check in the report of the smoke test, by the name of the check."""
     lines = path.read_text("utf-8").splitlines()
     rows = [line.strip("|").split("|") for line in lines if line.startswith("| ")][1:]
     return {claim.strip(): result.strip() for claim, result, _ in rows}
@@ -115,7 +115,7 @@ def test_a_working_system_passes_every_check_of_the_smoke_test(
     assert KEY not in str(fake_cloud.calls(scripts.bin))
 
 
-def test_the_smoke_test_checks_that_submit_jobs_fail_if_the_model_is_unknown(
+def test_each_check_of_the_smoke_test_that_submits_jobs_fails_if_the_model_is_unknown(
     system: System, tmp_path: Path
 ) -> None:
     scripts = scripts_for(system, tmp_path, WORKER_HOST="aca")
@@ -191,9 +191,9 @@ def test_the_smoke_test_fails_if_the_cluster_breaks_its_claims(
 def run_during_restart(
     system: System, command: str, capsys: pytest.CaptureFixture[str]
 ) -> tuple[int, str]:
-    """Run the group `restarted` of infra.smoke.jobs, which submits jobs and restarts the gateway.
+    """Run the jobs of the group `restarted` of infra.smoke.jobs, while the gateway is restarted.
 
-    `command` restarts the gateway. Return the exit code and the report of the group.
+    `command` restarts the gateway. Return the exit code and the report of infra.smoke.jobs.
     """
     options = ["--url", system.url, "--model", "classifier", "--file"]
     options += [str(ROOT / "examples" / "chelsea.jpg"), "--count", "4", "--seconds", "90"]
@@ -228,7 +228,7 @@ def test_the_smoke_test_fails_if_the_restart_command_fails(
 
 
 class TestFaultyGateway:
-    """The smoke test fails against a gateway that loses jobs or cancellations."""
+    """Test that the smoke test fails if a gateway loses jobs or cancellations."""
 
     def test_the_smoke_test_fails_if_a_cancelled_job_is_queued_again(
         self, capsys: pytest.CaptureFixture[str]

@@ -334,7 +334,7 @@ ANSWERS: Final[dict[str, Callable[[Call], str]]] = {
 
 
 def answer(call: Call) -> str:
-    """Return the output that `ANSWERS` has for the longest matching prefix of the call's words."""
+    """Return the output that `ANSWERS` contains for the longest matching prefix of the call."""
     for length in range(len(call.words), 1, -1):
         name = " ".join(call.words[:length])
         failing = call.table("failing")

@@ -26,9 +26,10 @@ OPTIONS = RigOptions(catalogue=COUNTING_CATALOGUE.replace(_LOCK, DEPLOYED_LOCK))
 
 
 async def throttling(rig: Rig, run: Storm) -> None:
-    """Submit half of the jobs while all requests are refused, and half while two thirds are.
+    """Submit the first half of the jobs while Service Bus refuses all requests.
 
-    Record a failure for each job that does not succeed, and if a message is dead-lettered.
+    Submit the second half while it refuses two of three requests. Record a failure if a job does
+    not succeed or a message is dead-lettered.
     """
     seconds = run.options.throttle
     await rig.start("worker")
@@ -62,10 +63,12 @@ async def throttling(rig: Rig, run: Storm) -> None:
 
 
 async def throttle(rig: Rig, share: float) -> None:
-    """Let Service Bus refuse this share of the requests as `server-busy`, from 0 to 1.
+    """Make Service Bus refuse a part of all requests with the error `server-busy`.
+
+    `share` is from 0, for no request, to 1, for all requests.
 
     Raises:
-        RigError: if Service Bus does not have this fault.
+        RigError: if Service Bus cannot cause this fault.
     """
     url = f"http://127.0.0.1:{rig.admin_port}/$emulator/faults"
     async with httpx.AsyncClient(timeout=10, trust_env=False) as client:

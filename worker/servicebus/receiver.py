@@ -353,7 +353,7 @@ class ModelQueue:
             locks: Renews the locks of all messages.
             lock_seconds: The queue's lock duration in seconds.
             is_low: Whether this is the model's queue for low priority.
-            journals: Opens the queue's lock journal; None to keep no journal.
+            journals: Opens the queue's lock journal; None if lock tokens are not stored in a file.
             open_link: Creates each connection, with the arguments of `QueueLink`.
         """
         self.name = name

@@ -91,8 +91,8 @@ class DeviceProbe:
         """Create the probe without running the kernel.
 
         Args:
-            kernel: Runs the kernel on the device, and raises an error if that fails.
-            failed: Called with the error that the kernel raised.
+            kernel: Runs a very small computation on the device, and raises an error if it fails.
+            failed: Called with the error if the computation fails.
             clock: Returns the time in seconds.
         """
         self._kernel = kernel
@@ -108,8 +108,9 @@ class DeviceProbe:
     def iterated_at(self) -> float:
         """The time of the last iteration of the loop in `run`, for `Loops.watch`.
 
-        If `ask` has requested to run the kernel and the kernel has not ended, this is the time of
-        the request. Otherwise, this is the current time, because an idle loop is not stalled.
+        If `ask` has requested a run of the kernel and the run has not ended, the value is the time
+        of the request. Otherwise, the value is the current time, because an idle loop is not
+        stalled.
         """
         asked_at = self._asked_at
         return self._clock() if asked_at is None else asked_at

@@ -143,7 +143,7 @@ class ActivityPool:
 
     @property
     def is_busy(self) -> bool:
-        """Return whether any activity runs, or waits until it may run."""
+        """Return whether any activity runs or waits for its start."""
         return bool(self._tasks)
 
     def add(self, work: WorkItem) -> None:

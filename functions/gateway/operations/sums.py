@@ -1,4 +1,4 @@
-"""Write the counts of this process into a small blob each minute, and merge those of all processes.
+"""Write this process's counts into a small blob each minute, and merge the counts of all processes.
 
 Each process has one blob, `sums/PROCESS`. The blob contains the sums of the last hour by minute,
 and the totals of the process. When a count changes, the process overwrites the blob one minute
@@ -79,12 +79,12 @@ class MinuteSums:
 
     @property
     def process(self) -> str:
-        """The name of this process in the sums."""
+        """The name under which the minute sums of this process are stored."""
         return self._blob.removeprefix(SUMS)
 
     @property
     def own(self) -> ProcessSums:
-        """The minute sums of this process."""
+        """The minute sums and the totals of this process."""
         return ProcessSums(self.process, self._counters.minutes, self._counters.totals)
 
     async def read(self) -> list[ProcessSums]:
@@ -103,8 +103,8 @@ class MinuteSums:
     async def write(self) -> None:
         """Write the counts of this process, if they have changed since the last write.
 
-        If blob storage does not respond, the failure is logged. Further failures in a row are not
-        logged. The next write contains these counts.
+        If the blob storage does not respond, the next write contains these counts. Only the first
+        of several successive failures is logged.
         """
         async with self._writing:
             change_count = self._counters.change_count
@@ -124,7 +124,7 @@ class MinuteSums:
 
     def _write_later(self) -> None:
         if self._pending is None:
-            # An own context, because the change is part of a request with a trace of its own.
+            # The task gets a new context, because the change is part of a request with a trace.
             self._pending = asyncio.get_running_loop().create_task(
                 self._write_after_pause(), context=Context()
             )
@@ -170,16 +170,17 @@ def merge_minutes(processes: list[ProcessSums]) -> dict[int, Sums]:
 
 
 def add_sums(target: Sums, more: Sums) -> None:
-    """Add sums to `target`."""
+    """Add the sums of each model in `more` to the sums of this model in `target`."""
     for model, each in more.items():
         target.setdefault(model, ModelSum()).add(each)
 
 
 def quantile(histogram: Histogram, share: float) -> float | None:
-    """Return the duration in seconds that this share of the counted durations does not exceed.
+    """Return a quantile of the counted durations, in seconds; None if no duration was counted.
 
-    The value is interpolated within its bucket, so it may differ from the true value by a fifth.
-    Returns None if no duration was counted.
+    `share` is a number from 0 to 1, for example 0.95 for the 95th percentile. The value is
+    interpolated within its bucket, so it may differ from the true value by up to a fifth. If the
+    quantile is greater than the last bound of the buckets, this bound is returned.
     """
     count = histogram.counts.total()
     if not count:

@@ -4,8 +4,8 @@
        ▲  └───▶ otherwise wait for a durable timer, or an operator's event `wake-N`
        └──────────┘                      └─▶ failed, after 24 hours
 
-Each pause between two attempts has its own event name. With a common name, the Python SDK would
-pass one event to all pauses.
+Each pause between two attempts has an event with a different name. If all events had the same name,
+the Python SDK would pass one event to all pauses.
 
 The custom status and the output of the orchestration are the delivery log:
 
@@ -177,7 +177,7 @@ def webhook(context: DurableOrchestrationContext) -> Generator[Any, Any, Json]:
 def _deliver(
     context: DurableOrchestrationContext, given: Json
 ) -> Generator[Any, Any, dict[str, Any]]:
-    """Call the activity that posts the webhook once. Return the outcome of this attempt.
+    """Call the activity that makes one attempt to post the webhook, and return the outcome.
 
     `given` is the orchestration's input. The function `attempt_outcome` describes the outcome. An
     error in the activity counts as a failed attempt.

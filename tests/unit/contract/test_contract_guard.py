@@ -1,4 +1,4 @@
-"""Tests of the SSRF guard, which checks the URLs of callers."""
+"""Test the guard against SSRF, which checks the URLs that callers give."""
 
 import ipaddress
 import threading
@@ -16,7 +16,9 @@ GUARD = AddressGuard()
 
 
 def resolving(*addresses: str) -> Sequence[str]:
-    """Let the guard check a host name that resolves to `addresses`, and return the addresses.
+    """Let the guard check a host name that resolves to `addresses`.
+
+    Return the addresses to which the guard allows a connection.
 
     Raises ForbiddenAddress if the guard refuses the host name.
     """

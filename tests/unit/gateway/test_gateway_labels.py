@@ -152,7 +152,7 @@ async def test_the_new_job_of_a_redrive_has_the_label_of_the_failed_job(
     assert (await gateway.job(answer.json()["job_id"]))["label"] == LABEL
 
 
-def test_a_ticket_without_a_label_is_written_without_a_label_field_and_can_be_read() -> None:
+def test_an_orchestration_input_without_a_label_is_written_without_a_label_field() -> None:
     now = datetime(2026, 3, 1, tzinfo=UTC)
     request = JobRequest("1", "noop", InlineBytes("text/plain", b"x"), now, now)
     plain = write_ticket(request, None)

@@ -1,4 +1,4 @@
-"""Read the log lines for operators, and compare those that alerts parse with the alerts."""
+"""Test the log lines for operators, and that the queries of the alerts can parse these lines."""
 
 import logging
 import re

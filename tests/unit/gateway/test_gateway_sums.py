@@ -1,4 +1,4 @@
-"""Test that jobs are counted once by minute, and that the counts of all processes are merged."""
+"""Test the counts of jobs by minute: they are complete, and shared by all gateway processes."""
 
 import asyncio
 import json
@@ -310,7 +310,7 @@ def test_a_heartbeat_is_smaller_than_1_kib_and_minute_sums_are_smaller_than_32_k
 ) -> None:
     """Check the size of a heartbeat, and the size of the minute sums of a busy hour.
 
-    Also print these sizes, and how many times a minute each of the two is written.
+    Also print these sizes, and how often each of the two blobs is written in a minute.
     """
     clock = ManualClock()
     counters = JobCounters(clock)

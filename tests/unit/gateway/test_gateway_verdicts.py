@@ -1,4 +1,4 @@
-"""Test the verdicts and the reasons why jobs wait, for given queues, workers and times."""
+"""Test verdicts, which describe the state of the system, and the reasons why jobs wait."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

@@ -51,7 +51,7 @@ class ScriptedStore(OutcomeStore):
 
 
 def jobs_of(store: ScriptedStore, waiters: Waiters) -> tuple[Jobs, Any]:
-    """Return a Jobs object and its durable client, which both use this store."""
+    """Return a Jobs object that uses the store, and the store as its Durable Functions client."""
     unused: Any = None
     return Jobs(store, unused, waiters, lambda: NOW), store
 

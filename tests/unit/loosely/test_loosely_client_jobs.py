@@ -372,7 +372,7 @@ def test_a_job_search_by_a_time_without_a_time_zone_raises_an_error_and_sends_no
     assert gateway.requests == []
 
 
-def test_a_label_is_sent_with_each_kind_of_submit(
+def test_the_client_sends_the_label_with_each_kind_of_submit(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [json_response(202, {**QUEUED, "label": "a b"})] * 2

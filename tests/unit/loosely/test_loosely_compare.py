@@ -55,7 +55,7 @@ def run(name: str, *results: dict[str, Any]) -> VersionRun:
         (REFUSED, result(CAT), False, None, False),
     ],
 )
-def test_the_agreement_of_two_results_shows_how_they_differ(
+def test_the_comparison_of_two_results_shows_whether_they_are_equal_and_how_they_differ(
     one: dict[str, Any],
     other: dict[str, Any],
     is_same: bool,

@@ -188,7 +188,7 @@ def test_the_redrive_all_command_asks_the_user_and_sends_the_confirmed_count(
 
 
 @pytest.mark.parametrize("answer", ["n\n", "\n", ""])
-def test_redrive_all_and_purge_all_change_nothing_unless_the_user_answers_yes(
+def test_the_redrive_all_and_purge_all_commands_change_nothing_unless_the_user_answers_yes(
     runner: CliRunner, gateway: ScriptedGateway, answer: str
 ) -> None:
     for command in ("redrive-all", "purge-all"):
@@ -251,7 +251,7 @@ def test_a_redrive_all_command_exits_with_status_1_if_a_dead_letter_was_refused(
     assert "redriven: 1" in output
 
 
-def test_redrive_all_reports_if_the_number_of_dead_letters_changed_after_the_count(
+def test_the_redrive_all_command_reports_a_change_in_the_number_of_dead_letters(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     refusal = problem_response(

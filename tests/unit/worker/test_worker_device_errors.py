@@ -17,7 +17,7 @@ OTHERWISE = "\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertion
 
 
 class AcceleratorError(RuntimeError):
-    """An error like torch.AcceleratorError: a RuntimeError with a value of cudaError_t."""
+    """An error like torch.AcceleratorError: a RuntimeError with an error code of CUDA."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)

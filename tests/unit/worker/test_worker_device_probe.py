@@ -24,7 +24,7 @@ class Device:
             raise self.error
 
     def look(self) -> bool:
-        """Run the kernel that the probe requests, and return whether the device works."""
+        """Run the kernel if the probe requests it. Then return whether the device works."""
         good, _ = self.probe.look(0)
         if self.probe._asked_at is not None:
             self.probe.run_kernel()
@@ -106,7 +106,7 @@ def test_the_first_check_of_a_device_probe_waits_until_the_kernel_has_run(
 
 @pytest.fixture
 def join() -> Callable[[DeviceProbe], None]:
-    """Return a function that starts a daemon thread, which runs a device probe."""
+    """Return a function that runs a device probe in a new daemon thread."""
 
     def start(probe: DeviceProbe) -> None:
         stop = threading.Event()

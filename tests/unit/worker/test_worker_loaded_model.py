@@ -459,7 +459,7 @@ def test_bytes_and_text_results_get_the_media_type_of_the_catalogue_entry() -> N
 def test_a_job_fails_if_the_result_does_not_match_the_media_type_of_the_catalogue_entry(
     result: object, media_type: str
 ) -> None:
-    with pytest.raises(InferenceFailed, match=f"is not {media_type}"):
+    with pytest.raises(InferenceFailed, match=f"cannot be encoded as {media_type}"):
         finished(result, media_type)
 
 

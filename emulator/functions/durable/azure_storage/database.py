@@ -203,9 +203,9 @@ class RemoteDatabase(Database):
     """A task hub with the latency of a remote store.
 
     Each transaction takes `delay_seconds` longer, half of it before the commit and half after it.
-    Reads are not delayed. `notify` makes the engine dequeue messages. It is called directly after
-    each commit, before the second half of the delay: in Azure, a host can also dequeue a message
-    before the sender receives the confirmation.
+    Reads are not delayed. The function `notify` makes the engine dequeue messages. `notify` is
+    called directly after each commit, before the second half of the delay: in Azure, a host can
+    also dequeue a message before the sender receives the confirmation.
     """
 
     def __init__(self, path: Path, delay_seconds: float, notify: Callable[[], None]) -> None:

@@ -93,7 +93,7 @@ class LocalEngine(DurableEngine):
         await self.store.close()
 
     def clock_moved(self) -> None:
-        """Fire the timers that are due. Tests call this after they have moved the clock."""
+        """Fire the timers that are due. Tests call this method after they have moved the clock."""
         self.timers.fire_due()
 
     @property

@@ -99,10 +99,7 @@ class Purged(TypedDict):
 
 
 class DeadLetterCount(TypedDict):
-    """The number of dead letters that match a filter.
-
-    One request counts only the dead letters that it has read.
-    """
+    """The number of dead letters that match a filter, among those that the request has read."""
 
     count: Annotated[
         int, Field(description="All matching dead letters. A purge needs this number.")
