@@ -14,9 +14,8 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from infra.smoke.findings import Finding, FindingResult, print_findings
 from infra.smoke.jobs import REQUEST_SECONDS, Api, JobReport, TimeLimit, make_api, watch
@@ -24,8 +23,6 @@ from infra.smoke.jobs import REQUEST_SECONDS, Api, JobReport, TimeLimit, make_ap
 _LOCAL_HOSTS: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 _MANAGEMENT_PATH: Final = "/runtime/webhooks/durabletask/instances"
 _PAUSE_SECONDS: Final = 2.0
-
-_PAST_MINUTES: Final = 5
 
 
 @dataclass(frozen=True)
@@ -92,27 +89,6 @@ def check_device(request: CheckRequest) -> tuple[FindingResult, str]:
     return FindingResult.HELD if uses_gpu else FindingResult.FAILED, text
 
 
-def check_timer(request: CheckRequest) -> tuple[FindingResult, str]:
-    """Find a past minute in which the timer has counted the waiting jobs.
-
-    A request for the figures of operators also counts the waiting jobs, but only for the current
-    minute. So this check lets a whole minute pass between two requests.
-    """
-    end = time.monotonic() + request.seconds
-    asked: set[int] = set()
-    while True:
-        status, series = request.api.call("GET", f"/v1/ops/series?minutes={_PAST_MINUTES}")
-        if status != 200:
-            return FindingResult.FAILED, f"/v1/ops/series responded with {status}"
-        counted, current = _counted_minutes(series, request.api.model)
-        asked.add(current)
-        if counted - asked:
-            return FindingResult.HELD, "the timer has counted the waiting jobs"
-        if time.monotonic() >= end:
-            return FindingResult.FAILED, f"the timer did not run within {request.seconds:.0f} s"
-        time.sleep(2 * 60 - time.time() % 60 + _PAUSE_SECONDS)
-
-
 def check_letter(request: CheckRequest) -> tuple[FindingResult, str]:
     """Wait until a message is among the dead letters, and look at its reason."""
     end = time.monotonic() + request.seconds
@@ -134,21 +110,9 @@ CHECKS: Final[dict[str, tuple[str, Callable[[CheckRequest], tuple[FindingResult,
     "upload": ("an input travels by a signed link", check_upload),
     "management": ("the Durable management API needs a key", check_management),
     "device": ("a worker for the GPU uses the GPU", check_device),
-    "timer": ("the timer runs", check_timer),
     "letter": ("an unreadable message becomes a dead letter", check_letter),
 }
 """For each check its claim and its function."""
-
-
-def _counted_minutes(series: dict[str, Any], model: str) -> tuple[set[int], int]:
-    """Return the minutes in which the waiting jobs of a model were counted, and the current one.
-
-    A minute is the number of minutes since 1970.
-    """
-    start = int(datetime.fromisoformat(str(series["start"])).timestamp()) // 60
-    waiting = series["models"].get(model, {}).get("waiting") or []
-    counted = {start + number for number, count in enumerate(waiting) if count is not None}
-    return counted, start + _PAST_MINUTES - 1
 
 
 def _put(url: str, data: bytes, headers: dict[str, str]) -> int:
