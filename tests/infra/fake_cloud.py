@@ -131,7 +131,7 @@ def az_queue(call: Call) -> str:
     """Create, show or delete a queue of the emulator at `state["service_bus_admin"]`.
 
     Fail like az if no emulator runs. If the state has `counts`, this is the number of active
-    messages of each queue.
+    messages of each queue. If it has `detects_duplicates`, this replaces the option of az.
     """
     address = call.state.get("service_bus_admin")
     if not address:
@@ -141,9 +141,10 @@ def az_queue(call: Call) -> str:
         return str(call.state["counts"])
     body = None
     if action == "create":
-        names = {"LockDuration": "--lock-duration"}
-        names["RequiresDuplicateDetection"] = "--enable-duplicate-detection"
-        fields = "".join(f"<{name}>{call.option(each)}</{name}>" for name, each in names.items())
+        detects = call.state.get("detects_duplicates", call.option("--enable-duplicate-detection"))
+        values = {"LockDuration": call.option("--lock-duration")}
+        values["RequiresDuplicateDetection"] = detects
+        fields = "".join(f"<{name}>{value}</{name}>" for name, value in values.items())
         xml = "http://schemas.microsoft.com/netservices/2010/10/servicebus/connect"
         described = f'<QueueDescription xmlns="{xml}">{fields}</QueueDescription>'
         body = (
@@ -265,6 +266,19 @@ def kill(call: Call, name: str) -> None:
             os.kill(int(Path(file).read_text(encoding="utf-8")), signal.SIGKILL)
 
 
+def kubectl_logs(call: Call) -> str:
+    """Return the content of the file that `state["log"]` names; nothing without this entry."""
+    file = call.state.get("log")
+    return Path(file).read_text(encoding="utf-8") if file else ""
+
+
+def kubectl_get_pods(call: Call) -> str:
+    """Return one pod. If `state["pods"]` is 0, return no pod at the first call."""
+    if call.state.pop("pods", 1) == 0:
+        return ""
+    return "worker-classifier-0   1/1   Running"
+
+
 def kubectl_delete(call: Call) -> str:
     kill(call, "pod")
     return ""
@@ -322,10 +336,10 @@ ANSWERS: Final[dict[str, Callable[[Call], str]]] = {
     "kubectl apply": kubectl_apply,
     "kubectl delete pod": kubectl_delete,
     "kubectl exec": kubectl_exec,
-    "kubectl logs": lambda call: "",
+    "kubectl logs": kubectl_logs,
     "kubectl get deployment": lambda call: str(call.state.get("gpus", "")),
     "kubectl get scaledobject": lambda call: str(call.state.get("keda", "True")),
-    "kubectl get pods": lambda call: "worker-classifier-0   1/1   Running",
+    "kubectl get pods": kubectl_get_pods,
     "kubectl rollout restart": lambda call: "",
     "kubectl rollout status": lambda call: "",
     "kubelogin convert-kubeconfig": lambda call: "",

@@ -128,7 +128,7 @@ def test_the_smoke_test_fails_if_locked_messages_do_not_count_as_active(
 def test_a_claim_about_service_bus_is_not_applicable_if_no_queue_may_be_created(
     services: LocalServices,
 ) -> None:
-    broker = CheckedNamespace(AzureEndpoint(services.service_bus_url), NoQueues())
+    broker = CheckedNamespace(AzureEndpoint(services.service_bus_url), NoQueues(), 0.5)
     finding = run_check(CHECKS[0], broker)
     text = "az servicebus queue create failed: AuthorizationFailed"
     assert finding == Finding(CHECKS[0].claim, FindingResult.NOT_APPLICABLE, text)
@@ -140,7 +140,7 @@ def test_a_claim_about_service_bus_fails_if_the_namespace_does_not_respond(
     address = "Endpoint=sb://localhost:9;SharedAccessKeyName=a;SharedAccessKey=b;"
     endpoint = AzureEndpoint(address + "UseDevelopmentEmulator=true;")
     finding = run_check(
-        CHECKS[0], CheckedNamespace(endpoint, EmulatorQueues(admin_url_of(services)))
+        CHECKS[0], CheckedNamespace(endpoint, EmulatorQueues(admin_url_of(services)), 0.5)
     )
     assert finding.result == FindingResult.FAILED
     assert finding.text.startswith("a message could not be sent: ")
