@@ -24,10 +24,9 @@ KEY = "lsy_a-key-that-this-gateway-does-not-ask-for"
 
 
 def scripts_for(system: System, tmp_path: Path, **values: str) -> ScriptRunner:
-    """Return the deployment's scripts, with stand-ins for kubectl and az that act on `system`.
+    """Return the deployment's scripts, with a fake kubectl and a fake az that act on `system`.
 
-    The stand-in for kubectl kills the system's worker. The stand-in for az kills the Functions
-    host.
+    The fake kubectl kills the system's worker. The fake az kills the Functions host.
     """
     # No server listens at this Service Bus host, so the script leaves out the checks that use it.
     blobs = f"http://127.0.0.1:{system.part('blobs').ports['blobs']}/devstoreaccount1/"

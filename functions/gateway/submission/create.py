@@ -260,7 +260,7 @@ class JobCreator:
             ticket = job.ticket(sent_at=sent_at, outcome=outcome)
             await durable.start(job.job_id, ticket.text)
             _log.info(
-                "job %s of %s was accepted [traceparent %s]",
+                "job %s of the model %s was accepted [traceparent %s]",
                 *(job.job_id, ticket.model, job.traceparent),
             )
             # The estimates later compare this time with the time in the job's record.

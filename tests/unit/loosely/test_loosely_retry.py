@@ -35,7 +35,7 @@ def test_pauses_between_retries_double_up_to_the_configured_maximum() -> None:
     assert pauses == [1, 2, 4, 5, 5]
 
 
-def test_the_retry_after_header_lengthens_and_never_shortens_a_pause() -> None:
+def test_the_retry_after_header_lengthens_and_never_shortens_the_retry_delay() -> None:
     retry = Retry(first_seconds=4)
     assert retry.pause_seconds(problem(503, "saturated", 30), 1, 0, lambda: 0.0) == 30
     assert retry.pause_seconds(problem(503, "saturated", 0), 1, 0, lambda: 0.0) == 2

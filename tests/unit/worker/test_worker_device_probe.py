@@ -43,7 +43,7 @@ def test_a_device_is_not_ready_before_the_first_probe_kernel_has_run(device: Dev
     assert device.runs == 0
 
 
-def test_a_tiny_kernel_runs_only_if_the_last_probe_result_is_old(device: Device) -> None:
+def test_a_test_computation_runs_only_if_the_last_probe_result_is_old(device: Device) -> None:
     for device.now in (0, 1, 10, 29, 31, 32, 60, 62, 63):
         assert device.look()
     assert device.runs == 3
