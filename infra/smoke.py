@@ -63,7 +63,7 @@ class TimeLimit:
         return max(0.0, self._end - time.monotonic())
 
     def pause(self, seconds: float) -> None:
-        """Sleep for this number of seconds, or until the time limit if that is earlier."""
+        """Sleep for this number of seconds, but not longer than until the time limit."""
         time.sleep(min(seconds, self.left_seconds))
 
     def pause_until(self, seconds: float) -> None:

@@ -213,7 +213,7 @@ class JobEvidence:
     """What is stored about a job, from which its timeline is computed.
 
     Attributes:
-        ticket: The ticket of the job.
+        ticket: The ticket of the job, which is the input of the job's orchestration.
         record: The current record of the job, with its progress.
         outcome: The recorded outcome; None if the job has not ended or if its blob was deleted.
         history: The history of the job's orchestration; empty if it is not known.

@@ -85,7 +85,7 @@ class WaitCode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A sentence about the state of the system, and an advice on what to do.
+    """A sentence about the state of the system, and advice on what to do.
 
     `model` is None if the sentence is about all models.
     """

@@ -400,11 +400,11 @@ class JobCreator:
     async def _store_inputs(
         self, new_job: NewJob, job_id: str
     ) -> tuple[InputPayload, dict[str, InputPayload]]:
-        """Store large inputs of the job in blobs, and return all inputs as the request has them.
+        """Store large inputs of the job in blobs, and return what the request contains of each input.
 
-        The first value is the first input, and the second value contains the named inputs. The
-        request contains a small input itself, and a reference to a large input. All inputs that the
-        request itself contains have at most `inline_limit_bytes` together.
+        The first value belongs to the first input, and the second value to the named inputs. The
+        request contains a small input itself, but only a reference to a large input. All inputs
+        that the request itself contains have at most `inline_limit_bytes` together.
         """
         payloads: dict[str | None, InputPayload] = {}
         left_bytes = self.settings.inline_limit_bytes
