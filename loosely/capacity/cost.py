@@ -72,7 +72,7 @@ class Bill:
 
     @property
     def unknown(self) -> list[str]:
-        """The units whose price is unknown. If several lines have the unit, it is listed repeatedly."""
+        """The unit of each line whose price is unknown. A unit may be listed several times."""
         return [line.what for line in self.lines if line.amount is None]
 
     def by_item(self) -> dict[str, float | None]:
@@ -264,8 +264,8 @@ def _sums(jobs: float, prices: Prices) -> float:
     """Return how often, at most, all gateway instances together write minute sums in a month.
 
     The minute sums of an instance are its counts of jobs in each minute. An instance writes them
-    once a minute, and only if a job was accepted or has ended in this minute. ``jobs`` is the number
-    of jobs in a month.
+    once a minute, and only if a job was accepted or has ended in this minute. ``jobs`` is the
+    number of jobs in a month.
     """
     instances = max(1.0, prices.usage("ready_instances"))
     return min(2 * jobs, instances * MONTH_HOURS * prices.usage("sums_per_instance_hour"))

@@ -491,8 +491,8 @@ class QueueLink:
 
     def _stop_noting(self, error: OSError) -> None:
         _log.warning(
-            "queue %s: the lock journal cannot be written, so the jobs of a killed worker wait until "
-            "their message locks expire: %s",
+            "queue %s: the lock journal cannot be written, so the jobs of a killed worker wait "
+            "until their message locks expire: %s",
             *(self._queue, error),
         )
         self._journal = self._journals = None

@@ -400,7 +400,7 @@ class JobCreator:
     async def _store_inputs(
         self, new_job: NewJob, job_id: str
     ) -> tuple[InputPayload, dict[str, InputPayload]]:
-        """Store large inputs of the job in blobs, and return what the request contains of each input.
+        """Store large inputs of the job in blobs, and return what the request contains for each.
 
         The first value belongs to the first input, and the second value to the named inputs. The
         request contains a small input itself, but only a reference to a large input. All inputs
