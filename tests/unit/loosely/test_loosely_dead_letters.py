@@ -263,8 +263,8 @@ def test_the_redrive_all_command_reports_a_change_in_the_number_of_dead_letters(
     code, output = run(runner, gateway, "redrive-all", "--count", "4")
     assert code == 1
     assert (
-        "count-changed: count: 5 dead letters match now, but the request expects 4; count them again"
-        in output
+        "count-changed: count: 5 dead letters match now, but the request expects 4; count them "
+        "again" in output
     )
 
 
