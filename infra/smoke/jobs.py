@@ -63,7 +63,7 @@ class TimeLimit:
         return max(0.0, self._end - time.monotonic())
 
     def pause(self, seconds: float) -> None:
-        """Sleep for this number of seconds, or until the time limit if that is earlier."""
+        """Sleep for this number of seconds, but not longer than until the time limit."""
         time.sleep(min(seconds, self.left_seconds))
 
     def pause_until(self, seconds: float) -> None:
@@ -326,8 +326,8 @@ def submit_after_seconds(number: int, count: int) -> float:
 
     The result is in seconds after the start of the group. The group has `count` jobs, with numbers
     from 0. The first quarter of the jobs is submitted one by one. The next half is submitted
-    together, just before the restart. The last quarter is submitted one by one, with longer pauses,
-    so that some jobs are probably submitted while the gateway restarts.
+    together, just before the restart. The last quarter is submitted one by one, at longer
+    intervals, so that some jobs are probably submitted while the gateway restarts.
     """
     before, together = count // 4, count // 2
     after = number - before - together + 1

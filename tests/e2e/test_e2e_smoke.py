@@ -31,10 +31,9 @@ NO_SERVICE_BUS = (
 
 
 def scripts_for(system: System, tmp_path: Path, **values: str) -> ScriptRunner:
-    """Return the deployment's scripts, with stand-ins for kubectl and az that act on `system`.
+    """Return the deployment's scripts, with a fake kubectl and a fake az that act on `system`.
 
-    The stand-in for kubectl kills the system's worker. The stand-in for az kills the Functions
-    host.
+    The fake kubectl kills the system's worker. The fake az kills the Functions host.
     """
     blobs = f"http://127.0.0.1:{system.part('blobs').ports['blobs']}/devstoreaccount1/"
     values = {

@@ -1,4 +1,4 @@
-"""Stand-ins for az, azd, kubectl, kubelogin and docker in tests.
+"""Fake programs that tests use in place of az, azd, kubectl, kubelogin and docker.
 
 `install` writes the programs into a folder, which the test puts on PATH. Each program appends its
 arguments to `calls.jsonl` in this folder. It keeps its state in `state.json` in the same folder, so
@@ -27,7 +27,7 @@ State = dict[str, Any]
 
 
 class ProgramError(Exception):
-    """An error that ends a stand-in program with the exit code `code`."""
+    """An error that ends a fake program with the exit code `code`."""
 
     def __init__(self, code: int, text: str = "") -> None:
         super().__init__(text)
@@ -35,9 +35,9 @@ class ProgramError(Exception):
 
 
 def install(folder: Path, state: State) -> None:
-    """Write the stand-ins for az, azd and others into a folder.
+    """Write the fake programs az, azd, kubectl, kubelogin and docker into a folder.
 
-    `state` is their state before the first call.
+    `state` is the common state of these programs before their first call.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
@@ -61,7 +61,7 @@ def state_of(folder: Path) -> State:
 
 
 class Call:
-    """The command line with which a stand-in was called, and the state of all stand-ins."""
+    """The command line with which a fake program was called, and the state of all fake programs."""
 
     def __init__(self, program: str, arguments: list[str], state: State) -> None:
         self.words = [program]
@@ -361,7 +361,10 @@ def answer(call: Call) -> str:
 
 
 def main(folder: Path, program: str, arguments: list[str]) -> int:
-    """Act as the stand-in `program`: record the call, print its output, return the exit code."""
+    """Act as `program`: record the call, print the output of `program`, and return the exit code.
+
+    A call of `kubectl kustomize` is not recorded, and runs the real kubectl.
+    """
     if program == "kubectl" and arguments[:1] == ["kustomize"]:
         paths = (Path(entry) / program for entry in os.environ["PATH"].split(":"))
         real = next(path for path in paths if path.is_file() and path.parent != folder)
