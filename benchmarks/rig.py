@@ -41,10 +41,10 @@ _COUNT = re.compile(rb"ActiveMessageCount>(\d+)<")
 
 @dataclass(slots=True)
 class ProbedProgram:
-    """A running Python program.
+    """A running Python program whose readiness can be checked by HTTP.
 
-    A GET request to the URL `probe` returns the status `ready_status` if the program is ready. If
-    `ready_status` is None, every status means that the program is ready.
+    The program is ready if a GET request to the URL `probe` returns the status `ready_status`. If
+    `ready_status` is None, the program is ready if it returns any status.
     """
 
     process: subprocess.Popen[bytes]

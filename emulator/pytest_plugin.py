@@ -109,7 +109,7 @@ class LocalFunctionsHost:
 
 @pytest.fixture(scope="session")
 def servicebus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServiceBus]:
-    """Start a Service Bus namespace without queues."""
+    """Start the emulator of Service Bus, with a namespace that has no queues yet."""
     patterns = [r"listening on amqp://\S+:(\d+)\n", r"listening on (http://\S+)\n"]
     folder = tmp_path_factory.mktemp("servicebus")
     with _running("emulator.servicebus", ["--admin-port", "0"], folder, patterns) as found:
@@ -122,7 +122,7 @@ def servicebus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServic
 
 @pytest.fixture(scope="session")
 def blob_storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBlobStorage]:
-    """Start a storage account without containers."""
+    """Start the emulator of Blob storage, with an account that has no blob containers yet."""
     folder = tmp_path_factory.mktemp("blob_storage")
     with _running("emulator.blobs", [], folder, [r"listening on (http://\S+), data in"]) as found:
         (url,) = found

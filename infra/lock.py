@@ -114,7 +114,7 @@ def _tested_versions() -> str:
 
 
 def main() -> int:
-    """Write the three lock files, and return the exit code."""
+    """Write the three files with the locked package versions, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m infra.lock", description=__doc__)
     parser.add_argument("--upgrade", action="store_true", help="lock the newest versions")
     upgrades = parser.parse_args().upgrade

@@ -21,7 +21,7 @@ class SeenRequest:
 
 @dataclass
 class FakeHub:
-    """A stand-in for the Hugging Face Hub and its storage: two servers on different ports.
+    """A fake Hugging Face Hub and its storage: two servers on different ports.
 
     The hub answers `/ORG/NAME/resolve/COMMIT/FILE` with a redirect to the storage.
 

@@ -355,7 +355,7 @@ class Worker:
 
     def _note_device_failure(self, error: Exception) -> None:
         """Request shutdown if `error` means that the device is lost."""
-        # The probe's own tiny kernel has failed, so no second kernel is tried.
+        # The probe's own test computation has failed, so no second test computation is tried.
         if is_device_lost(error, lambda: False):
             self._shutdown.request("the device is lost", EXIT_DEVICE_LOST)
 

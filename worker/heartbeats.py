@@ -91,7 +91,7 @@ class Heartbeats:
         except (AzureError, OSError) as error:
             self._status.mark_down(type(error).__name__)
         except Exception:  # noqa: BLE001  the worker must go on
-            _log.exception("the heartbeat could not be written")
+            _log.exception("the heartbeat could not be written or deleted")
         else:
             self._status.mark_up()
 

@@ -109,8 +109,8 @@ def run_in_child(
     _import_modules(modules, noting)
     if threading.active_count() > 1:
         _log.warning(
-            "importing the models has started a thread, so the worker runs without a parent "
-            "process: if it is killed, nothing replaces it at once; start threads in "
+            "the import of the models' code has started a thread, so the worker runs without a "
+            "parent process, which would restart it at once if it is killed; start threads in "
             "Infer.__init__ instead"
         )
         return run(None, None)
@@ -195,7 +195,8 @@ def _reap(child: int) -> int | None:
     """Read the exit codes of all child processes that have ended, and return that of `child`.
 
     The result is -N if signal N killed `child`, or None if `child` still runs. As process 1 of a
-    container, this process is the parent of all orphans, so it must read the orphans' exit codes.
+    container, this process is also the parent of all processes whose own parent has ended, so it
+    must read their exit codes, too.
     """
     found = None
     while True:

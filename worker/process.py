@@ -1,4 +1,7 @@
-"""Name this process, choose its numbers of threads, and configure thread switching and memory."""
+"""Set up the worker process: its name, how many threads it uses, and how it allocates memory.
+
+The module also configures how often Python's interpreter switches between threads.
+"""
 
 import ctypes
 import os

@@ -2,8 +2,8 @@
 
 The gateway answers with status 2xx if it accepts the reply, and with 410 if the job has already
 ended. In both cases the worker completes the message. After status 404, 408, 425, 429 or 5xx, or a
-failed connection, the worker sends the reply again. The worker pauses before each further try. The
-pause is random and grows with each try. After any other status, the worker does not send the reply
+failed connection, the worker sends the reply again. The worker waits before each further try. The
+delay is random and grows with each try. After any other status, the worker does not send the reply
 again.
 """
 

@@ -59,7 +59,7 @@ class _Step:
 
 
 class PeerBenchmark:
-    """Runs the systems of a comparison, and adds the measured values to the comparison."""
+    """Runs each system that is compared, and adds its measured values to the `Comparison`."""
 
     def __init__(
         self, comparison: Comparison, amounts: dict[str, Amounts], results: Path, folder: Path

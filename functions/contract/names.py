@@ -66,7 +66,7 @@ HEARTBEATS: Final = "heartbeats/"
 
 
 SUMS: Final = "sums/"
-"""The prefix of the names of blobs that contain gateways' minute sums."""
+"""The prefix of the names of blobs with the counts of jobs of gateway processes."""
 
 
 def heartbeat_blob(worker: str) -> str:

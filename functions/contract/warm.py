@@ -113,7 +113,7 @@ def _parse_times(text: str) -> tuple[int, int]:
         is_valid = start < _DAY_MINUTES and end <= _DAY_MINUTES and max(numbers[1], numbers[3]) < 60
         if is_valid and start == end:
             raise ValueError(
-                f"the period starts and ends at the same time, found {text!r}: for a whole day, "
+                f"the period {text!r} starts and ends at the same time: for a whole day, "
                 "use 00:00-24:00"
             )
         if is_valid:

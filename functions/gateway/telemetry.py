@@ -147,7 +147,7 @@ BUCKET_SECONDS: Final = tuple(0.001 * 2 ** (step / 2) for step in range(44))
 """The upper bounds of a histogram's buckets in seconds: 1 ms to 50 minutes, each 1.41 times longer.
 
 Only histograms with the same bounds can be added. If the bounds change, the version of the stored
-minute sums must change, too.
+counts (see `gateway.operations.sums`) must change, too.
 """
 
 
@@ -291,8 +291,8 @@ class JobCounters:
     def record_waiting(self, model: str, count: int) -> None:
         """Record how many messages are in the model's queues.
 
-        If the queues are still empty, nothing is recorded. Therefore an idle system does not write
-        its minute sums.
+        If the queues are still empty, nothing is recorded. Therefore an idle gateway process does
+        not write its counts of jobs to blob storage.
         """
         minute, totals = self._current(model)
         before, totals.waiting = totals.waiting, count

@@ -61,7 +61,7 @@ def _connect(kind: type[C], url: str | None, api_key: str | None, retry: Retry) 
     try:
         return kind(find_url(url), api_key=api_key, retry=retry)
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--url or --api-key") from None
+        raise typer.BadParameter(f"--url or --api-key cannot be used: {error}") from None
 
 
 def find_url(url: str | None) -> str:

@@ -363,7 +363,7 @@ class _CheckOutput:
         self._loads: list[Mapping[str, Any]] = []
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Print an event of the check. Keep an event about a batch or a load for a table instead.
+        """Print an event of the check, or keep it for a table if it is about a batch or a load.
 
         ``line`` is the event: one JSON line of the check's output.
         """

@@ -666,10 +666,10 @@ class ClientOperations:
     async def _pause_between_polls(
         self, job: Job, waited_seconds: float, give_up_at: float = math.inf
     ) -> None:
-        """Pause before the next poll if the gateway responded at once instead of waiting.
+        """Wait before the next poll if the gateway responded at once instead of waiting.
 
         ``waited_seconds`` is how long the gateway took to respond. The response's ``Retry-After``
-        header determines the length of the pause. The pause ends at ``give_up_at`` at the latest.
+        header determines the length of the wait. The wait ends at ``give_up_at`` at the latest.
         """
         if waited_seconds < _SHORTEST_POLL_SECONDS:
             pause_seconds = _DEFAULT_PAUSE_SECONDS

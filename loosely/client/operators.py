@@ -47,8 +47,9 @@ class DeadLetterFilter:
 class LetterCount:
     """How many dead letters match a filter, and how many of them were not redriven.
 
-    The gateway counts at most 500 dead letters for one request. ``parts`` maps the cursor of each
-    request to both numbers of this request. The cursor of the first request is ``None``.
+    The gateway counts at most 500 dead letters for one request, so a client may send several
+    requests. ``parts`` maps the cursor of each request to the two numbers that the gateway has
+    returned for this request. The cursor of the first request is ``None``.
     """
 
     count: int

@@ -125,7 +125,7 @@ class Browser:
         wait.until(lambda _: condition(), failure)
 
     def run(self, script: str, *arguments: object) -> Any:
-        """Run a script in the page, and return what it returns."""
+        """Run a script in the page, and return the return value of the script."""
         return self.driver.execute_script(script, *arguments)
 
     def find_barriers(self) -> list[str]:

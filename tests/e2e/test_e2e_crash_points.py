@@ -144,7 +144,7 @@ def test_repeated_requests_create_one_job_if_the_host_dies_before_the_orchestrat
         pytest.param("after-event:reply", id="right-after-the-event"),
     ],
 )
-def test_a_caller_gets_the_result_although_the_orchestration_has_not_yet_recovered(
+def test_a_caller_gets_the_result_before_the_orchestration_recovers_from_the_crash(
     tmp_path: Path, point: str
 ) -> None:
     with run_crashing_system(tmp_path, point, timeout_seconds=LONG_SECONDS) as system:

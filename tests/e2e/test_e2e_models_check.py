@@ -1,4 +1,4 @@
-"""Run `loosely models check`, which runs one model in a separate process."""
+"""Test `loosely models check`, which runs one model in a separate process."""
 
 import json
 import os

@@ -152,7 +152,7 @@ def test_a_parameter_that_does_not_match_the_declared_type_or_limits_is_refused(
     assert refused.value.document["pointer"] == pointer
 
 
-def test_a_job_without_a_parameter_that_has_no_default_is_refused(system: System) -> None:
+def test_a_job_is_refused_if_a_required_parameter_is_missing(system: System) -> None:
     with pytest.raises(InputRejected, match="parameters/name: the parameter is required"):
         run(system, "typed", {})
 

@@ -128,10 +128,11 @@ def capacity_can_be_raised_by_parameters(files: DeploymentFiles) -> None:
 
 
 def a_preview_can_evaluate_every_name(files: DeploymentFiles) -> None:
-    """Check that no resource has a name that is made from the output of another module.
+    """Check that the name of each resource is known before the deployment, for the what-if preview.
 
-    Azure's what-if preview cannot show such a resource (linter rule what-if-short-circuiting).
-    The identities of the cluster itself are an exception, because each cluster has new ones.
+    If a name is computed from the output of another Bicep module, Azure's what-if preview cannot
+    show the resource (linter rule what-if-short-circuiting). The identities of the cluster itself
+    are an exception, because they are known only after the cluster has been created.
     """
     main = re.sub(r"^\s*//.*$", "", files.text("infra/main.bicep"), flags=re.MULTILINE)
     modules = re.findall(

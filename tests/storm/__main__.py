@@ -5,8 +5,8 @@
     ./dev storm --throttle 120 --jobs 500
 
 The command starts its own system in a temporary directory on free ports. The seed determines which
-jobs are submitted, which components are killed, and the pauses. The exact moments depend on the
-machine.
+jobs are submitted, which components are killed, and the time between two kills. The exact moments
+depend on the machine.
 
 Exit code: 0 if the system kept all promises for each job (DESIGN.md), 1 if it broke a promise, 2 if
 the system could not be started.

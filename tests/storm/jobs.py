@@ -51,9 +51,9 @@ class StormSubmission:
 class StormJob:
     """A job of a storm, and all observations of the job.
 
-    `label` is the number in the accepted input, for example `12.2` for the second request of job
-    12. Without an Idempotency-Key, a repeated request creates another job, so each request has its
-    own label.
+    `label` is the number that the job's input contains. It identifies the request that the gateway
+    accepted: `12.2` is the second request for job 12. Without an Idempotency-Key, a repeated
+    request creates another job, so each request sends its own number.
     """
 
     number: int

@@ -1,8 +1,8 @@
 """Throttle Service Bus under load, and check that no job is dead-lettered (`--throttle SECONDS`).
 
 First the namespace refuses each request for SECONDS. Then it answers only every third request until
-all jobs have ended. Jobs are submitted during both phases. The queue has the lock and the delivery
-count of a deployment, so each lock that is lost brings a message nearer to its dead-letter queue.
+all jobs have ended. Jobs are submitted during both phases. The queue has a shorter lock and a lower
+maximum delivery count than a queue in Azure, so the test is stricter than a deployment.
 """
 
 import asyncio

@@ -6,7 +6,7 @@ worker notes each load in a file and keeps the file locked. When the process die
 system releases the lock, and the next process finds the note. The models in the notes of dead
 processes are suspects. The next process loads the suspects first, one after another, and receives
 no jobs until they are loaded. If this process also dies, the cause is certain. A model whose load
-has killed several processes in a row is set aside: it is loaded again only after a pause, while the
+has killed several processes in a row is set aside: it is loaded again only after a delay, while the
 other models are served.
 
 The notes are in files and not in the memory of the parent process, because the memory limit of a
@@ -51,10 +51,10 @@ _DEATHS: Final = ".deaths"
 
 @dataclass(frozen=True, slots=True)
 class KilledLoads:
-    """How many processes died while they loaded one model, and the pause before the next load.
+    """How many processes died while they loaded one model, and the delay before the next load.
 
     `death_count` counts the deaths in a row. `pause_seconds` is 0 if there are fewer than
-    `MAX_DEATHS` deaths, or if the pause has ended.
+    `MAX_DEATHS` deaths, or if the delay has passed.
     """
 
     death_count: int
@@ -128,7 +128,7 @@ class LoadJournal:
             self._hold_ends_at = time.monotonic() + self._hold_seconds
 
     def find(self, name: str) -> KilledLoads:
-        """Return how many loads of `name` killed a process, and the pause before the next load.
+        """Return how many loads of `name` killed a process, and the delay before the next load.
 
         `name` is the name of a model or a result of `import_name`.
         """

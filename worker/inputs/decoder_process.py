@@ -81,7 +81,7 @@ class DecoderProcesses:
         Args:
             data: The bytes of the file.
             media_type: The expected media type.
-            max_pixels: The largest number of pixels that is accepted; 0 if only memory limits it.
+            max_pixels: Images with more pixels than this are refused; 0 for no limit.
             reserve: Called once with the number of bytes of memory that the image needs. The
                 function may wait. If it raises an error, the decoding ends with this error.
 

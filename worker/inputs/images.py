@@ -115,7 +115,7 @@ def open_image(data: bytes | mmap, media_type: str, max_pixels: int) -> OpenedIm
     Args:
         data: The bytes of the file.
         media_type: The expected media type.
-        max_pixels: The largest number of pixels that is accepted; 0 if only memory limits it.
+        max_pixels: Images with more pixels than this are refused; 0 for no limit.
 
     Raises:
         InvalidInput: The bytes are not an image of this type, or the image is too large.

@@ -39,11 +39,11 @@ Reserve = Callable[[int], object]
 
 @dataclass(frozen=True, slots=True)
 class InputKind:
-    """The kind of input that a model accepts, with the settings for decoding it.
+    """What a model accepts as an input, and the settings for decoding the input.
 
     Attributes:
-        accepts: The kind of input.
-        max_pixels: The largest number of pixels of an image.
+        accepts: What the model accepts, for example `image` or `audio`.
+        max_pixels: Images with more pixels than this are refused; 0 for no limit.
         sample_rate: The number of samples per second of a recording; None to keep the file's rate.
     """
 

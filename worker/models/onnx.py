@@ -227,7 +227,10 @@ class Infer:
         return max(1.0, float(sum(each.size for each in item.values())))
 
     def memory_bytes(self, cost: float) -> int:
-        """Return the memory of the model and a batch in bytes, as measured in the first batches."""
+        """Return how many bytes the model and a batch need, estimated from the first batches.
+
+        `cost` is the sum of the costs of the batch's items.
+        """
         return int(self._idle_bytes + self._element_bytes * cost)
 
     def preprocess(self, item: Any) -> Item:

@@ -168,7 +168,7 @@ class _Connection(http.client.HTTPConnection):
         self._open: socket.socket | None = None
 
     def connect(self) -> None:
-        """Try the addresses one after another, and keep the first connection that is opened."""
+        """Try to connect to each address of the host in turn, until a connection is open."""
         self._open = self.sock = self._connected()
         # The base class sets this option, too. Without it, the body is sent only after the server
         # has acknowledged the headers.

@@ -165,7 +165,7 @@ class BatchQueue(Generic[T]):
             self._changed.notify_all()
 
     def resume(self) -> None:
-        """End the pause: accept new items, and make `take` return batches."""
+        """Undo `pause`: accept new items again, and let `take` return batches again."""
         with self._changed:
             self._is_paused = False
 

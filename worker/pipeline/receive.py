@@ -407,7 +407,7 @@ class InFlight:
         counts.offloaded.discard(job)
 
     def withdraw(self) -> list[ReceivedJob]:
-        """Return the jobs that have not started, and prevent these jobs from starting."""
+        """Prevent all jobs that have not started from starting, and return a list of these jobs."""
         with self._lock:
             jobs = [self._jobs[delivery] for delivery in self._not_started]
             self._not_started.clear()

@@ -380,8 +380,9 @@ class QueueLink:
         return delivery
 
     def _take_over_journals(self, journals: LockJournals) -> bool:
-        """Add the messages that dead workers on this machine have left locked to `_orphans`.
+        """Find the messages that are still locked for dead workers of this machine.
 
+        Add their lock tokens to `_orphans`, so that `_abandon_orphans` abandons the messages.
         Return False if the journals cannot be used. In this case, the link notes no locks.
         """
         try:
@@ -392,7 +393,11 @@ class QueueLink:
             self._stop_noting(error)
             return False
         if left:
-            _log.info("queue %s: a dead worker has left %d messages locked", self._queue, len(left))
+            _log.info(
+                "queue %s: %d messages are still locked for a worker that has died; this worker "
+                "abandons them, so that they are delivered again",
+                *(self._queue, len(left)),
+            )
         self._orphans.update(dict.fromkeys(left, 0))
         if journals.death is not None:
             pid = journals.death.pid
@@ -486,8 +491,8 @@ class QueueLink:
 
     def _stop_noting(self, error: OSError) -> None:
         _log.warning(
-            "queue %s: message locks cannot be noted, so a killed worker's jobs wait until their "
-            "locks expire: %s",
+            "queue %s: the lock journal cannot be written, so the jobs of a killed worker wait "
+            "until their message locks expire: %s",
             *(self._queue, error),
         )
         self._journal = self._journals = None

@@ -220,7 +220,7 @@ class TransactionManager:
     def _put_back(self, delivery: MessageDelivery, record: MessageRecord) -> None:
         """Put a message back into its queue after a delivery in receive-and-delete mode failed.
 
-        The message is locked, so that it is delivered again only after a pause, because the next
+        The message is locked, so that it is delivered again only after a delay, because the next
         delivery may fail, too. If the process dies before the next commit, the message is lost.
         This is allowed: in receive-and-delete mode, any message can be lost during its delivery.
         """

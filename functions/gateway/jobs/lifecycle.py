@@ -166,10 +166,10 @@ class Waiter:
 
     @property
     def first_pause_seconds(self) -> float:
-        """The pause in seconds before the first read of the outcome by this waiter.
+        """How many seconds this waiter waits before it reads the outcome for the first time.
 
-        The pause is normally FIRST_PAUSE_SECONDS. If the last OWN_ENDS waits ended with outcomes
-        that this process recorded, the pause is LONGEST_PAUSE_SECONDS. In this case, the app
+        The value is normally FIRST_PAUSE_SECONDS. If the last OWN_ENDS waits ended with outcomes
+        that this process recorded, the value is LONGEST_PAUSE_SECONDS. In this case, the app
         probably has only one process, which will notify the waiter, so an earlier read would be
         useless.
         """
@@ -179,8 +179,8 @@ class Waiter:
     def record_end(self, *, is_own: bool) -> None:
         """Record that the job of this waiter has ended, and which process recorded its outcome.
 
-        `is_own` is true if this process recorded the outcome. The pauses of later waiters depend on
-        this: see `first_pause_seconds`.
+        `is_own` is true if this process recorded the outcome. How long later waiters
+        wait before they read an outcome depends on this: see `first_pause_seconds`.
         """
         self._waiters.own_ends = self._waiters.own_ends + 1 if is_own else 0
 
@@ -215,9 +215,15 @@ class Waiter:
     async def pause(
         self, seconds: float, reading: "asyncio.Task[Record | None] | None" = None
     ) -> JobOutcome | None:
-        """Wait up to `seconds` for the outcome; return None if no outcome arrived in time.
+        """Wait up to `seconds` until `notify` passes an outcome to this waiter.
 
-        The pause also ends when the task `reading` ends.
+        Args:
+            seconds: The longest wait.
+            reading: A task that reads from the blob storage whether the job has ended. The wait
+                also ends when this task ends. The caller must read the result of the task.
+
+        Returns:
+            The outcome that `notify` has passed; None if there is no such outcome.
         """
         if self._outcome is None:
             loop = asyncio.get_running_loop()
@@ -457,10 +463,10 @@ async def _raise_event(
 
     If the event is not raised, the orchestration finds the recorded outcome when its timer fires.
 
-    If the orchestration does not exist, the call is repeated after each pause in `pauses_seconds`.
+    If the orchestration does not exist, the call is repeated after each delay in `pauses_seconds`.
 
     Raises:
-        UnknownInstance: The orchestration does not exist, even after all pauses.
+        UnknownInstance: The orchestration does not exist, even after all delays.
         FinalInstance: The orchestration has ended.
     """
     for pause_seconds in (*pauses_seconds, None):

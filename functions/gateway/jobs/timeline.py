@@ -90,7 +90,7 @@ _MARKS: Final = (
 
 
 class DeliveryEnd(StrEnum):
-    """How a delivery of a job ended, as far as it is known."""
+    """The state of a delivery: how it ended, or that it is running, or that its end is unknown."""
 
     ANSWERED = "answered"
     COMPLETED = "completed"
@@ -213,7 +213,7 @@ class JobEvidence:
     """What is stored about a job, from which its timeline is computed.
 
     Attributes:
-        ticket: The ticket of the job.
+        ticket: The ticket of the job, which is the input of the job's orchestration.
         record: The current record of the job, with its progress.
         outcome: The recorded outcome; None if the job has not ended or if its blob was deleted.
         history: The history of the job's orchestration; empty if it is not known.
@@ -282,10 +282,10 @@ class _Delivery:
         return max([self.ended_ms or 0.0, *(at_ms for _, at_ms in self.steps)])
 
     def state(self, *, is_last: bool) -> DeliveryEnd:
-        """Return how the delivery ended.
+        """Return how the delivery ended, or RUNNING if it may still be running.
 
-        `is_last` says whether this is the newest delivery of a job that has not ended. Only such a
-        delivery can still be running.
+        Return LOST if the end of the delivery is unknown. `is_last` says whether this is the newest
+        delivery of a job that has not ended. Only the newest delivery can still be running.
         """
         if self.is_answer:
             return DeliveryEnd.ANSWERED

@@ -189,7 +189,10 @@ class OpsSource(TypedDict):
 
 
 class OpsSources(TypedDict):
-    """The sources of the figures: the heartbeats of workers, and the minute sums of the gateway."""
+    """The sources of the figures: the heartbeats of workers, and the counts of jobs.
+
+    Each gateway process counts jobs in each minute, and stores these minute sums in a blob.
+    """
 
     heartbeats: OpsSource
     sums: OpsSource
@@ -233,7 +236,7 @@ class OpsSeries(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """The state of queues and workers, and the minute sums, read at the time `at`.
+    """The state of queues and workers, and the counts of jobs in each minute, at the time `at`.
 
     `unavailable` names the sources that could not be read.
     """
@@ -280,7 +283,7 @@ class Operations:
         self._reading = asyncio.Lock()
 
     async def overview(self) -> OpsOverview:
-        """Return a document that describes the current state of the system, with verdicts."""
+        """Return the current state of the system, as numbers and as sentences (verdicts)."""
         figures = await self.read()
         now = figures.at
         has_heartbeats = self._heartbeats.is_enabled

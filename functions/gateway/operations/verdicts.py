@@ -41,7 +41,7 @@ FAILED_SHARE: Final = 0.5
 
 
 class Severity(StrEnum):
-    """How urgent a verdict is. The members are sorted, the most urgent first."""
+    """How urgent the state that a verdict describes is. The most urgent member is the first."""
 
     CRITICAL = "critical"
     WARNING = "warning"
@@ -50,7 +50,10 @@ class Severity(StrEnum):
 
 
 class VerdictCode(StrEnum):
-    """What a verdict is about. Do not rename a code, because pages and alerts may use it."""
+    """A short name for the state or the problem that a verdict describes.
+
+    Do not rename a code, because clients of the API and alerts may compare codes.
+    """
 
     ALL_WELL = "all-well"
     BACKLOG_GROWS = "backlog-grows"
@@ -82,9 +85,9 @@ class WaitCode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A sentence about the system, and what to do.
+    """A sentence about the state of the system, and advice on what to do.
 
-    `model` is None if the verdict is about all models.
+    `model` is None if the sentence is about all models.
     """
 
     severity: Severity
@@ -188,7 +191,7 @@ def judge(
     has_heartbeats: bool = True,
     unavailable: Sequence[str] = (),
 ) -> list[Verdict]:
-    """Return the verdicts on the system, the most urgent first.
+    """Return verdicts (sentences about the state of the system), the most urgent first.
 
     Args:
         queues: The figures of each model.

@@ -231,7 +231,7 @@ class BatchingSender:
     ) -> None:
         """Create a sender without a connection. `make_sender` returns a new sender of the SDK.
 
-        `busy_pause_seconds` is the pause before a throttled batch is sent again.
+        `busy_pause_seconds` is the delay before a throttled batch is sent again.
         """
         self._make_sender = make_sender
         self._busy_pause_seconds = busy_pause_seconds

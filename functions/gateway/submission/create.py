@@ -260,7 +260,7 @@ class JobCreator:
             ticket = job.ticket(sent_at=sent_at, outcome=outcome)
             await durable.start(job.job_id, ticket.text)
             _log.info(
-                "job %s of %s was accepted [traceparent %s]",
+                "job %s of the model %s was accepted [traceparent %s]",
                 *(job.job_id, ticket.model, job.traceparent),
             )
             # The estimates later compare this time with the time in the job's record.
@@ -400,11 +400,11 @@ class JobCreator:
     async def _store_inputs(
         self, new_job: NewJob, job_id: str
     ) -> tuple[InputPayload, dict[str, InputPayload]]:
-        """Store large inputs of the job in blobs, and return all inputs as the request has them.
+        """Store large inputs of the job in blobs, and return what the request contains for each.
 
-        The first value is the first input, and the second value contains the named inputs. The
-        request contains a small input itself, and a reference to a large input. All inputs that the
-        request itself contains have at most `inline_limit_bytes` together.
+        The first value belongs to the first input, and the second value to the named inputs. The
+        request contains a small input itself, but only a reference to a large input. All inputs
+        that the request itself contains have at most `inline_limit_bytes` together.
         """
         payloads: dict[str | None, InputPayload] = {}
         left_bytes = self.settings.inline_limit_bytes

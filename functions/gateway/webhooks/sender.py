@@ -78,7 +78,7 @@ async def resolve_url(
 
     Raises:
         ForbiddenAddress: The guard forbids the URL or its addresses, or the host has no address.
-        TooManyLookUps: Too many look-ups are running, either in this process or for this share.
+        TooManyLookUps: Too many look-ups are running, in this process or in the group `share`.
     """
     target = guard.check_form(url)
     found: tuple[str, ...] = ()

@@ -201,7 +201,7 @@ def test_messages_are_received_without_a_lock_journal_if_the_journal_folder_cann
     journals = LockJournals(tmp_path / "file" / "locks")
     link = QueueLink(AzureEndpoint(services.service_bus_url), QUEUE, journals=journals)
     link.open()
-    assert "message locks cannot be noted" in caplog.text
+    assert "the lock journal cannot be written" in caplog.text
     send(services, 1)
     assert link.complete(received(link, 1)) == [True]
     link.close()

@@ -244,11 +244,11 @@ def test_the_list_of_hub_weights_for_a_deployment_contains_each_file_once(
         (*entry("parameters = 3"), "noop.parameters: expected a table"),
         (
             *entry("parameters.n = 3"),
-            "noop.parameters.n: expected a table whose key type is one of",
+            'noop.parameters.n: expected a table with the key "type" and one of the values',
         ),
         (
             *entry('parameters.n = {type = "object"}'),
-            "parameters.n: expected a table whose key type",
+            'parameters.n: expected a table with the key "type"',
         ),
         (
             *entry('parameters.n = {type = "string", pattern = "a"}'),

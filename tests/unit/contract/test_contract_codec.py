@@ -318,7 +318,7 @@ OLD = recorded_codec()
 
 
 @given(REQUESTS)
-def test_an_older_codec_reads_a_request_without_named_inputs_and_refuses_others_by_their_version(
+def test_an_older_codec_refuses_a_request_only_if_its_schema_version_is_2(
     request: JobRequest,
 ) -> None:
     data = encode_request(request)

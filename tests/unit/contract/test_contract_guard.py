@@ -152,7 +152,7 @@ def test_refusing_a_host_name_does_not_reveal_whether_the_name_has_a_private_add
 
 
 class Dns:
-    """Resolves each name to one address. For a name with `dead`, waits until `answer` is called."""
+    """Resolves each name to one address. If a name contains `dead`, waits for `answer`."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []

@@ -55,12 +55,12 @@ def test_ten_thousand_jobs_are_split_by_percentage_within_two_standard_deviation
     assert abs(chosen.count("2") - expected) <= 2 * deviation
 
 
-def test_a_job_id_selects_the_same_version_in_every_process_and_release() -> None:
+def test_a_job_id_selects_the_same_model_version_in_every_process_and_release() -> None:
     chosen = (choose_version({"1": 50, "2": 50}, job_id) for job_id in JOB_IDS[:20])
     assert "".join(chosen) == "22121211122121211221"
 
 
-def test_a_version_with_0_percent_gets_no_job_and_a_version_with_100_percent_gets_all_jobs() -> (
+def test_a_model_version_with_0_percent_gets_no_job_and_one_with_100_percent_gets_all_jobs() -> (
     None
 ):
     percentages = {"1": 0, "2": 100, "3": 0}
@@ -86,7 +86,7 @@ def test_each_version_of_a_model_is_a_separate_catalogue_entry_with_a_separate_q
     assert found[0] is catalogue["small:2"]
 
 
-def test_a_version_inherits_the_keys_that_it_does_not_change(tmp_path: Path) -> None:
+def test_a_model_version_inherits_the_keys_that_it_does_not_change(tmp_path: Path) -> None:
     catalogue = load(tmp_path)
     first, second = catalogue["small"], catalogue["small:2"]
     assert second.implementation == first.implementation
@@ -98,7 +98,7 @@ def test_a_version_inherits_the_keys_that_it_does_not_change(tmp_path: Path) -> 
     assert other.max_batch_size == first.max_batch_size
 
 
-def test_a_name_with_a_version_finds_one_version_and_a_model_name_finds_all_versions(
+def test_a_model_name_with_a_version_finds_one_version_and_without_a_version_finds_all(
     tmp_path: Path,
 ) -> None:
     catalogue = load(tmp_path)
@@ -121,7 +121,7 @@ def test_a_model_without_percentages_sends_all_jobs_to_version_1(tmp_path: Path)
     assert dict(load(tmp_path, text)["small:2"].versions) == {"1": 100, "2": 0, "10": 0}
 
 
-def test_the_printed_entries_of_all_versions_form_a_valid_catalogue(
+def test_the_printed_entries_of_all_versions_of_a_model_form_a_valid_catalogue(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     catalogue = load(tmp_path)
@@ -207,7 +207,7 @@ def test_a_fallback_is_refused_if_the_model_has_only_one_version(tmp_path: Path)
         ("", None),
     ],
 )
-def test_a_percentage_for_a_version_without_a_worker_is_refused_and_the_version_is_named(
+def test_a_percentage_for_a_model_version_without_a_worker_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], served: str, message: str | None
 ) -> None:
     other = MODEL.partition("[small.")[0].replace("[small]", "[other]")
@@ -219,7 +219,7 @@ def test_a_percentage_for_a_version_without_a_worker_is_refused_and_the_version_
     assert (message or "") in printed.err
 
 
-def test_a_percentage_for_a_version_without_a_worker_is_accepted_if_the_fallback_has_a_worker(
+def test_a_percentage_for_a_model_version_without_a_worker_needs_a_fallback_with_a_worker(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     load(tmp_path)
@@ -229,7 +229,9 @@ def test_a_percentage_for_a_version_without_a_worker_is_accepted_if_the_fallback
     assert "version 1 of small gets 95 %" in capsys.readouterr().err
 
 
-def test_the_example_of_versions_in_the_documentation_is_a_valid_catalogue(tmp_path: Path) -> None:
+def test_the_example_of_model_versions_in_the_documentation_is_a_valid_catalogue(
+    tmp_path: Path,
+) -> None:
     page = (Path(__file__).parents[3] / "docs" / "models.md").read_text(encoding="utf-8")
     example = page.partition("## Versions")[2].partition("```toml\n")[2].partition("```")[0]
     catalogue = load(tmp_path, example)
@@ -238,7 +240,7 @@ def test_the_example_of_versions_in_the_documentation_is_a_valid_catalogue(tmp_p
     assert (catalogue["colours"].job_percent, catalogue["colours"].fallback) == (95, "1")
 
 
-def test_a_version_that_gets_jobs_and_has_a_fallback_keeps_at_least_one_worker(
+def test_a_model_version_that_gets_jobs_and_has_a_fallback_keeps_at_least_one_worker(
     tmp_path: Path,
 ) -> None:
     counts = {name: model.min_workers for name, model in load(tmp_path).items()}

@@ -163,7 +163,10 @@ def _minutes_until(cron: str, minute_of_week: int) -> int:
 
 
 def _is_active_in_keda(period: WarmPeriod, minute_of_week: int) -> bool:
-    """Return whether KEDA is in the period: the next end is not later than the next start."""
+    """Return whether KEDA's cron trigger is active at this minute of the week.
+
+    The trigger is active if its next end is not later than its next start.
+    """
     start = _minutes_until(period.start_cron, minute_of_week)
     return start >= _minutes_until(period.end_cron, minute_of_week)
 

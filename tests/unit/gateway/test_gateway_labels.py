@@ -175,7 +175,7 @@ async def test_a_submission_with_a_used_idempotency_key_and_another_label_is_ref
     assert [answer.status_code for answer in answers] == [202, 202, 422, 422]
 
 
-async def test_an_idempotency_claim_of_version_0_1_matches_a_request_without_a_label(
+async def test_an_idempotency_claim_written_by_loosely_0_1_matches_a_request_without_a_label(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()

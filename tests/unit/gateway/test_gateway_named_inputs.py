@@ -191,7 +191,9 @@ async def test_a_wrong_named_input_is_refused_with_a_json_pointer_to_the_input(
     assert not compared.queues.sent
 
 
-async def test_a_form_with_a_wrong_named_input_is_refused(compared: RunningGateway) -> None:
+async def test_a_form_with_a_missing_unknown_or_invalid_named_input_is_refused(
+    compared: RunningGateway,
+) -> None:
     part = ("other", ("b.png", PNG, "image/png"))
     for parts, status, said in (
         ((), 422, "inputs.other: compared needs this input"),

@@ -78,7 +78,7 @@ def test_a_second_worker_halves_the_estimated_seconds_per_job_but_not_the_device
     assert pace.device_seconds / pace.weight == pytest.approx(1.0)
 
 
-def test_a_long_pause_between_replies_does_not_increase_the_estimated_seconds_per_job() -> None:
+def test_a_long_time_without_replies_does_not_increase_the_estimated_seconds_per_job() -> None:
     pace = pace_of([ReplySample(1.0, 0.2, 0.1, 1), ReplySample(600.0, 0.2, 0.1, 1)])
     assert pace.seconds_per_job == pytest.approx(0.2)
 

@@ -74,7 +74,7 @@ async def accept_on(gateway: RunningGateway, version: str) -> str:
     raise AssertionError(f"no job got version {version}")
 
 
-async def test_the_id_of_a_job_determines_the_version_and_the_queue_to_which_the_job_is_sent(
+async def test_the_id_of_a_job_determines_the_model_version_and_the_queue_of_the_job(
     split: RunningGateway,
 ) -> None:
     ids = [await split.accept() for _ in range(40)]
@@ -95,7 +95,7 @@ async def test_the_id_of_a_job_determines_the_version_and_the_queue_to_which_the
     ("name", "queue", "version"),
     [("noop:1", "noop", "1"), ("noop:2", "noop-v2", "2"), ("noop%3A3", "noop-v3", "3")],
 )
-async def test_a_job_runs_on_the_version_that_the_caller_names(
+async def test_a_job_runs_on_the_model_version_that_the_caller_names(
     split: RunningGateway, name: str, queue: str, version: str
 ) -> None:
     for _ in range(5):
@@ -105,7 +105,7 @@ async def test_a_job_runs_on_the_version_that_the_caller_names(
     assert {each for each, _ in split.queues.sent} == {f"{queue}-low"}
 
 
-async def test_a_job_for_an_unknown_version_is_refused_and_similar_names_are_suggested(
+async def test_a_job_for_an_unknown_model_version_is_refused_and_similar_names_are_suggested(
     split: RunningGateway,
 ) -> None:
     for path in ("/v1/models/noop:4/jobs", "/v1/models/noop:2:2/jobs"):
@@ -114,7 +114,7 @@ async def test_a_job_for_an_unknown_version_is_refused_and_similar_names_are_sug
         assert "noop:2" in answer.json()["nearest"]
 
 
-async def test_the_position_of_a_job_counts_only_the_messages_in_the_queue_of_its_version(
+async def test_the_position_of_a_job_counts_only_the_messages_in_the_queue_of_its_model_version(
     split: RunningGateway,
 ) -> None:
     split.queues.lengths |= {"noop": 7, "noop-v2": 2}
@@ -122,7 +122,7 @@ async def test_the_position_of_a_job_counts_only_the_messages_in_the_queue_of_it
     assert (await split.job(job_id))["queue"]["position"] in {2, 3}
 
 
-async def test_a_change_of_the_percentages_does_not_change_the_version_of_an_accepted_job(
+async def test_a_change_of_the_percentages_does_not_change_the_model_version_of_an_accepted_job(
     split: RunningGateway, tmp_path: Path
 ) -> None:
     split.queues.is_down = True  # so the orchestration sends the message after the deployment
@@ -141,7 +141,7 @@ async def test_a_change_of_the_percentages_does_not_change_the_version_of_an_acc
 
 
 @pytest.mark.parametrize("version", ["1", "2"])
-async def test_a_redriven_job_is_sent_to_the_version_of_the_failed_job(
+async def test_a_redriven_job_is_sent_to_the_model_version_of_the_failed_job(
     split: RunningGateway, tmp_path: Path, version: str
 ) -> None:
     job_id = await accept_on(split, version)
@@ -207,7 +207,7 @@ async def submit(gateway: RunningGateway, model: str = "noop") -> Any:
 
 
 @pytest.mark.parametrize("first", [{"1": 100}, {"2": 100}])
-async def test_a_repeated_request_after_a_deployment_keeps_the_version_of_the_failed_first_request(
+async def test_a_repeated_request_after_a_deployment_keeps_the_model_version_of_the_first_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: dict[str, int]
 ) -> None:
     monkeypatch.setattr(idempotency, "WATCH_SECONDS", 0.05)
@@ -241,7 +241,7 @@ async def test_a_repeated_request_gets_the_first_job_even_after_a_change_of_the_
     assert (await submit(split)).json() == accepted.json()
 
 
-async def test_a_repeated_request_with_a_used_idempotency_key_and_another_version_is_refused(
+async def test_a_request_for_another_model_version_with_a_used_idempotency_key_is_refused(
     split: RunningGateway,
 ) -> None:
     assert (await submit(split, "noop:1")).status_code == 202
@@ -250,7 +250,7 @@ async def test_a_repeated_request_with_a_used_idempotency_key_and_another_versio
         assert (await submit(split, name)).json()["code"] == "idempotency-mismatch"
 
 
-def test_an_idempotency_claim_that_names_no_version_means_version_1() -> None:
+def test_an_idempotency_claim_that_names_no_model_version_means_version_1() -> None:
     text = '{"job_id": "a", "fingerprint": "b", "created_at": "2026-03-01T12:00:00+00:00"}'
     claim = idempotency.decode_claim(text.encode())
     assert claim is not None
@@ -261,7 +261,7 @@ def test_an_idempotency_claim_that_names_no_version_means_version_1() -> None:
     assert idempotency.decode_claim(second.encode()) == second
 
 
-async def test_the_list_of_models_contains_each_version_and_the_percentages(
+async def test_the_list_of_models_contains_each_version_of_a_model_and_the_percentages(
     split: RunningGateway,
 ) -> None:
     split.queues.lengths |= {"noop": 7, "noop-v2": 2}
@@ -305,7 +305,7 @@ async def test_the_versions_of_a_model_can_be_listed_and_run_through_the_open_in
     assert unknown.status_code == 404
 
 
-async def test_an_inference_response_names_all_versions_that_ran_its_jobs(
+async def test_an_inference_response_names_all_model_versions_that_ran_its_jobs(
     split: RunningGateway,
 ) -> None:
     replies: list[dict[str, Any]] = [{"result": {"json": {}}}] * 20
@@ -314,7 +314,7 @@ async def test_an_inference_response_names_all_versions_that_ran_its_jobs(
     assert {queue for queue, _ in split.queues.sent} == {"noop", "noop-v2"}
 
 
-async def test_the_metric_of_accepted_jobs_counts_each_version_separately(
+async def test_the_metric_of_accepted_jobs_counts_each_model_version_separately(
     split: RunningGateway,
 ) -> None:
     for name in ("noop:1", "noop:2", "noop:2"):

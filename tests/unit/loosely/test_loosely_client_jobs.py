@@ -233,7 +233,7 @@ def test_client_run_continues_to_wait_after_lost_connections_and_restarts(
     assert {request.headers["prefer"] for request in gateway.requests} == {"wait=60"}
 
 
-def test_client_wait_pauses_between_polls_if_the_gateway_responds_immediately(
+def test_the_wait_method_waits_between_polls_if_the_gateway_responds_immediately(
     gateway: ScriptedGateway, connect: Connect, clock: SleepClock
 ) -> None:
     gateway.responses = [

@@ -90,7 +90,7 @@ def test_a_comparison_counts_the_files_that_agree_and_contains_latency_and_memor
     }
 
 
-def test_a_comparison_shows_the_files_that_both_versions_refuse() -> None:
+def test_a_comparison_shows_the_files_that_both_model_versions_refuse() -> None:
     comparison = Comparison(run("m:1", REFUSED), run("m:2", REFUSED), (Path("a"),))
     console = Console(width=200)
     with console.capture() as shown:

@@ -232,7 +232,7 @@ def test_the_purge_all_command_sends_several_requests_that_together_delete_at_mo
         problem_response(
             409,
             "count-changed",
-            "count: expected 13, the number of dead letters that match now, found 10",
+            "count: 13 dead letters match now, but the request expects 10; count them again",
         ),
     ]
     code, output = run(runner, gateway, "purge-all", "--count", "20")
@@ -257,14 +257,14 @@ def test_the_redrive_all_command_reports_a_change_in_the_number_of_dead_letters(
     refusal = problem_response(
         409,
         "count-changed",
-        "count: expected 5, the number of dead letters that match now, found 4",
+        "count: 5 dead letters match now, but the request expects 4; count them again",
     )
     gateway.responses = [counted(4, 4), refusal]
     code, output = run(runner, gateway, "redrive-all", "--count", "4")
     assert code == 1
     assert (
-        "count-changed: count: expected 5, the number of dead letters that match now, found 4"
-        in output
+        "count-changed: count: 5 dead letters match now, but the request expects 4; count them "
+        "again" in output
     )
 
 

@@ -32,7 +32,7 @@ def worker() -> Worker:
     return Worker({"classifier": {"ready": True, "held": 1}, "noop": {"ready": True}})
 
 
-def test_the_worker_is_ready_after_a_successful_kernel(worker: Worker) -> None:
+def test_the_worker_is_ready_after_a_successful_test_computation(worker: Worker) -> None:
     worker.probe.run_kernel()
     good, details = worker.readiness.ready()
     assert good

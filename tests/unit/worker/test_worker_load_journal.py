@@ -37,7 +37,7 @@ def test_a_model_is_not_loaded_for_five_minutes_after_its_load_has_killed_three_
     assert successor(folder, "neighbour").find("neighbour").death_count == 0
 
 
-def test_the_pause_before_the_next_load_of_a_model_doubles_with_each_further_death(
+def test_the_delay_before_the_next_load_of_a_model_doubles_with_each_further_death(
     folder: Path,
 ) -> None:
     for _ in range(3):

@@ -195,7 +195,7 @@ def test_parameters_that_do_not_match_their_schemas_are_refused_by_the_worker() 
             loaded.prepare(b"t", "text/plain", given)
 
 
-def test_a_job_without_a_parameter_that_has_no_default_is_refused_by_the_worker() -> None:
+def test_the_worker_refuses_a_job_if_a_required_parameter_is_missing() -> None:
     class Item:
         def __call__(self, text: str, *, top: int) -> str:
             return text[:top]

@@ -295,7 +295,9 @@ class LocalEngine(DurableEngine):
         try:
             await self._episodes.run(instance)
         except AppUnavailable:
-            _log.debug("the instance %s waits for the app process", instance.id)
+            _log.debug(
+                "an episode of instance %s waits until the app process runs again", instance.id
+            )
             return False
         except StoreUnavailable as problem:
             _log.error(

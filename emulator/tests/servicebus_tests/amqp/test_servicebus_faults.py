@@ -70,7 +70,9 @@ def throttled(faults: NamespaceFaults, count: int) -> list[bool]:
     return found
 
 
-def test_throttling_refuses_the_given_share_of_requests_until_the_given_time_has_passed() -> None:
+def test_throttling_refuses_the_given_fraction_of_requests_until_the_given_time_has_passed() -> (
+    None
+):
     clock = ManualClock()
     faults = NamespaceFaults(clock)
     faults.throttle(0.25, 10)

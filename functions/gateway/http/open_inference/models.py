@@ -197,7 +197,8 @@ def _array_payload(model: ModelEntry, inputs: Sequence[Tensor]) -> bytes:
         raise unreadable(f"inputs: {model.name} accepts only one tensor of datatype {BYTES}")
     if any(isinstance(element, bytes) for tensor in inputs for element in tensor.elements):
         raise unreadable(
-            f"inputs: a {BYTES} tensor together with other tensors must be in JSON, not binary"
+            f"inputs: if a request has several tensors, the data of a {BYTES} tensor must be JSON, "
+            "not binary"
         )
     values = {tensor.name: nested(tensor) for tensor in inputs}
     try:

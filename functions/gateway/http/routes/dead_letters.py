@@ -276,8 +276,8 @@ async def change_dead_letters(request: Request) -> Response:
     if len(page.letters) != order.count:
         raise HttpProblem(
             problems.COUNT_CHANGED,
-            f"count: expected {len(page.letters)}, the number of dead letters that match now, "
-            f"found {order.count}",
+            f"count: {len(page.letters)} dead letters match now, but the request expects "
+            f"{order.count}; count them again",
             count=len(page.letters),
         )
     result = await services.letter_actions.apply(
