@@ -241,6 +241,13 @@ def _estimate_cost(
 
     If the model uses no GPU, print only that there is no estimate.
 
+    Args:
+        options: The values of the command's options. The keys are the options' names without the
+            leading dashes.
+        suggestion: The result of the measurement. This function uses only its member `uses_gpu`.
+        as_json: Whether to print JSON lines instead of text. Then nothing is printed for a model
+            that uses no GPU.
+
     Raises:
         typer.Exit: An option is invalid. The exit status is 2.
     """

@@ -121,7 +121,7 @@ def test_a_working_system_passes_every_check_of_the_smoke_test(
     assert KEY not in str(fake_cloud.calls(scripts.bin))
 
 
-def test_each_check_of_the_smoke_test_that_submits_jobs_fails_if_the_model_is_unknown(
+def test_the_smoke_test_checks_that_use_a_model_fail_if_the_model_is_unknown(
     system: System, tmp_path: Path
 ) -> None:
     scripts = scripts_for(system, tmp_path, WORKER_HOST="aca")

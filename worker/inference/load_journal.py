@@ -89,8 +89,8 @@ class LoadJournal:
             lock_folder: The folder of the lock journals. The notes about loads are written to its
                 subfolder `loads`. None if loads are not noted.
             clock: Returns the time in seconds since 1970. Later processes must use the same clock.
-            hold_seconds: The longest time for which other models wait while models are loaded whose
-                load may have killed a process.
+            hold_seconds: For how many seconds after `take_over` other models wait at most until the
+                suspects are loaded. A suspect is a model whose load may have killed a process.
         """
         self._lock_folder = lock_folder
         self._folder = None if lock_folder is None else lock_folder / "loads"

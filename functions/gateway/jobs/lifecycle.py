@@ -276,8 +276,10 @@ class Waiters:
     def notify(self, job_id: str, outcome: JobOutcome) -> bool:
         """Pass the job's outcome to all waiters of this job.
 
-        Returns whether the request of one of these waiters will start the orchestration with this
-        outcome. In that case, the event `reply` is not needed.
+        Returns:
+            True if the job's orchestration is not started yet, and the request of one of these
+            waiters will start it with this outcome. Then the caller need not send the event `reply`
+            to the orchestration.
         """
         starts_with_outcome = False
         for waiter in tuple(self._waiters.get(job_id, ())):

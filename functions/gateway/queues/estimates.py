@@ -401,7 +401,9 @@ class SharedCounts:
             async with asyncio.timeout(SHARED_READ_SECONDS):
                 return True, await self._blobs.read(queue_length_blob(queue))
         except (Unavailable, TimeoutError) as error:
-            _log.debug("the shared length of queue %s cannot be read: %r", queue, error)
+            _log.debug(
+                "the stored length of queue %s cannot be read from its blob: %r", queue, error
+            )
             return False, None
 
     async def _write(self, queue: str, count: SharedCount, blob: SmallBlob | None) -> None:
@@ -414,7 +416,7 @@ class SharedCounts:
                 else:
                     await self._blobs.replace(name, data, blob.etag)
         except (Unavailable, TimeoutError) as error:
-            _log.debug("the length of queue %s cannot be shared: %r", queue, error)
+            _log.debug("the length of queue %s cannot be stored in its blob: %r", queue, error)
         self._written_at[queue] = count.at_seconds
 
     def _now(self) -> float:

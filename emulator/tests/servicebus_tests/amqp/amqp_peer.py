@@ -83,7 +83,10 @@ class Peer:
             self.write(encode_frame(performative.encode() + payload, channel))
 
     async def read(self) -> bytes:
-        """Wait until the server writes no more bytes, and return the bytes since the last call."""
+        """Return the bytes that the server has written since the last call.
+
+        First wait until the server stops writing.
+        """
         length = -1
         while length != len(self.transport.written):
             length = len(self.transport.written)
