@@ -79,7 +79,11 @@ def set_digest(text: str, path: TablePath, sha256: str) -> str:
 
 
 def _edit(lines: list[str], path: TablePath, sha256: str) -> Iterator[str]:
-    """Yield the text of the catalogue after each possible change of one line of the table."""
+    """Yield the text of the catalogue after each possible change of one line of the table.
+
+    A change writes the digest `sha256` into the table with the keys `path`. `lines` are the lines
+    of the catalogue.
+    """
     section: TablePath = ()
     for number, line in enumerate(lines):
         section = _read_header(line) or section

@@ -218,6 +218,13 @@ def _cost_options(
     """Return the options to pass to `loosely cost` for a measured model.
 
     The keys are the options' names without the leading dashes.
+
+    Args:
+        name: The model's name.
+        jobs: The jobs for the estimate, as the value of `loosely cost --load`.
+        gpu: The name of the GPU for the estimate.
+        loaded: The JSON line that `worker.check` prints when the model is loaded.
+        suggestion: The JSON line that `worker.check` prints with the suggested settings.
     """
     job_seconds = suggestion["job_ms"] / 1000
     size = suggestion["max_batch_size"]
@@ -307,6 +314,12 @@ def _run_on_files(
     place: "_Place", arguments: tuple[str, ...], model: str, files: list[Path]
 ) -> list[Mapping[str, Any]]:
     """Run a model on all files in a new process, and return the JSON lines that the process prints.
+
+    Args:
+        place: The directory and the environment variables of the process.
+        arguments: Further options of `worker.check`.
+        model: The model's name.
+        files: The input files.
 
     Raises:
         typer.Exit: The model does not exist, or cannot be loaded.

@@ -34,6 +34,8 @@ def scripts_for(system: System, tmp_path: Path, **values: str) -> ScriptRunner:
     """Return the deployment's scripts, with a fake kubectl and a fake az that act on `system`.
 
     The fake kubectl kills the system's worker. The fake az kills the Functions host.
+
+    `values` replace settings of the scripts' environment.
     """
     blobs = f"http://127.0.0.1:{system.part('blobs').ports['blobs']}/devstoreaccount1/"
     values = {

@@ -583,7 +583,7 @@ def make_adapter(model: ModelEntry, infer: Any) -> Adapter:
         limit, value = getattr(infer, name, None), getattr(model, name)
         if limit is not None and value > limit:
             raise ModelUnfit(
-                f"{model.name}.{name}: is {value}, but the model allows at most {limit}"
+                f"{model.name}.{name}: the value is {value}, but the model allows at most {limit}"
             )
     for name in ("preprocess", "postprocess"):
         if not callable(getattr(infer, name, _identity)):

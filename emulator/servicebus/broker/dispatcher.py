@@ -93,7 +93,10 @@ class Dispatcher:
     def subscribe(
         self, mode: ReceiveMode, deliver: Callable[[MessageDelivery], None]
     ) -> Subscription:
-        """Return a subscription for a new receiver. The subscription has no credit at first."""
+        """Return a subscription for a new receiver. The subscription has no credit at first.
+
+        The broker calls `deliver` for each message that is delivered to the receiver.
+        """
         return Subscription(self, mode, deliver)
 
     def credit_changed(self, subscription: Subscription) -> None:

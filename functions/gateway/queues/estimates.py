@@ -190,8 +190,11 @@ def position(
 
     The job at the front of the queue has the position 1.
 
-    `arrivals` contains the sorted creation times in seconds of the jobs that this process has
-    accepted. `replies` is the number of replies that this process has received.
+    Args:
+        sample: The length of the queue at an earlier time.
+        arrivals: The sorted creation times in seconds of the jobs that this process has accepted.
+        replies: The number of replies that this process has received.
+        created_at_seconds: The creation time of the job, in seconds since 1970.
     """
     if created_at_seconds > sample.at_seconds:
         between = bisect_left(arrivals, created_at_seconds) - bisect_right(

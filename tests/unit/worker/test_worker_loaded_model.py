@@ -338,7 +338,10 @@ def test_loading_fails_if_the_catalogue_entry_lists_a_media_type_that_cannot_be_
         ({"accepts": "pictures"}, "accepts is 'pictures'; expected one of audio, bytes, file"),
         ({"postprocess": print}, "postprocess but no preprocess"),
         ({"preprocess": None}, "Infer.preprocess is not a method"),
-        ({"max_batch_size": 4}, "noop.max_batch_size: is 16, but the model allows at most 4"),
+        (
+            {"max_batch_size": 4},
+            "noop.max_batch_size: the value is 16, but the model allows at most 4",
+        ),
         ({"accepts": None}, "has no attribute accepts"),
     ],
 )

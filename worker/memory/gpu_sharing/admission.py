@@ -130,6 +130,10 @@ def waiting_names(records: Records, total_bytes: int) -> list[str]:
 
     The model that has waited longest comes first. The result contains neither models that another
     process has loaded nor models that need more memory than the device has.
+
+    Args:
+        records: The content of the lock files, by the names of the files.
+        total_bytes: The memory of the device.
     """
     placed = {
         record.model
