@@ -304,8 +304,8 @@ def test_the_constructor_of_a_model_class_gets_weights_and_options_by_name() -> 
 @pytest.mark.parametrize(
     ("options", "weights", "said"),
     [
-        ({}, WEIGHTS, r"noop.options.architecture: is not set"),
-        ({"architecture": "a"}, None, r"noop.weights: is not set"),
+        ({}, WEIGHTS, r"noop.options.architecture: the catalogue entry does not"),
+        ({"architecture": "a"}, None, r"noop.weights: the catalogue entry does not"),
         ({"architecture": "a", "depth": 3}, WEIGHTS, r"noop.options.depth: .* has no such"),
     ],
 )
