@@ -320,8 +320,8 @@ class JobCreator:
     ) -> tuple[InputPayload, int]:
         """Store an input in a blob if it has more than `left_bytes`.
 
-        Return the input or the reference to its blob, and the number of bytes that are left for
-        the other inputs.
+        `name` is the name of the named input; None for the first input. Return the input or the
+        reference to its blob, and the number of bytes that are left for the other inputs.
         """
         match payload:
             case InlineBytes(media_type, data):

@@ -259,6 +259,11 @@ class ReservationState:
         """Change the reservation to `needed_bytes`, and return the model's new record.
 
         If not enough memory is free, the reservation grows only by the memory that is free.
+
+        Args:
+            name: The name of the model's lock file.
+            records: The content of the lock files, by the names of the files.
+            needed_bytes: The new size of the reservation.
         """
         mine = records[name]
         free_bytes = max(0, self._total_bytes - reserved_bytes(records.values()))
