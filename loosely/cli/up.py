@@ -325,6 +325,12 @@ def parse_scaling(
     In a cluster, KEDA and the Kubernetes autoscaler decide at separate intervals. Here, both
     intervals are ``poll_seconds``.
 
+    Args:
+        text: The value of the option, in the form MIN:MAX.
+        target: The number of messages for each worker that the scaler aims at.
+        poll_seconds: The time between two decisions.
+        cooldown_seconds: How long a worker that is not needed continues to run.
+
     Raises:
         typer.BadParameter: ``text`` is not MIN:MAX, or a number is out of range.
     """

@@ -195,7 +195,15 @@ class StateWriter:
     """
 
     def __init__(self, directory: Path, logs: Path, url: str, parts: Sequence[Part]) -> None:
-        """Create a writer. ``parts`` are the components, without the workers of a pool."""
+        """Create a writer of `up.json`.
+
+        Args:
+            directory: The data directory, in which the file is written.
+            logs: The directory of the components' log files.
+            url: The gateway's URL.
+            parts: The components that are started first. With ``loosely up --scale``, the workers
+                are not among them, because they are started and stopped later.
+        """
         self._directory = directory
         self._logs = logs
         self._url = url

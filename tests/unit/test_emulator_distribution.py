@@ -118,7 +118,10 @@ def environment_of(python: Path, **variables: str) -> dict[str, str]:
 
 
 def run_example(python: Path, folder: Path, code: str, **variables: str) -> str:
-    """Run a Python example of the README unchanged, and return what the example prints."""
+    """Run a Python example of the README unchanged, and return what the example prints.
+
+    `variables` are further environment variables of the example.
+    """
     result = subprocess.run(
         [str(python), "-c", code],
         cwd=folder,

@@ -163,27 +163,30 @@ class Queue:
     # changed properties exceed 64 KiB.
 
     async def complete(self, token: UUID) -> None:
-        """Remove a locked message from the queue."""
+        """Remove the message with the lock token `token` from the queue."""
         self._state.complete(token, self._begin())
         await self._transactions.wait_until_committed()
 
     async def abandon(self, token: UUID, changes: PropertyChanges = ()) -> None:
         """Unlock a message for another delivery, and count the current delivery as failed.
 
-        `changes` are application properties to set.
+        `token` is the message's lock token. `changes` are application properties to set.
         """
         self._state.abandon(token, self._begin(), changes)
         await self._transactions.wait_until_committed()
 
     async def release(self, token: UUID) -> None:
-        """Unlock a message for another delivery. Do not count the current delivery as failed."""
+        """Unlock a message for another delivery. Do not count the current delivery as failed.
+
+        `token` is the message's lock token.
+        """
         self._state.release(token, self._begin())
         await self._transactions.wait_until_committed()
 
     async def defer(self, token: UUID, changes: PropertyChanges = ()) -> None:
         """Defer a locked message. After that, only `receive_deferred` can receive the message.
 
-        `changes` are application properties to set.
+        `token` is the message's lock token. `changes` are application properties to set.
         """
         self._state.defer(token, self._begin(), changes)
         await self._transactions.wait_until_committed()
@@ -197,8 +200,8 @@ class Queue:
     ) -> None:
         """Move a locked message to the dead-letter queue.
 
-        `changes` are application properties to set. Raises NotAllowed if this is a dead-letter
-        queue.
+        `token` is the message's lock token. `changes` are application properties to set. Raises
+        NotAllowed if this is a dead-letter queue.
         """
         self._state.dead_letter(token, reason, description, self._begin(), changes)
         await self._transactions.wait_until_committed()

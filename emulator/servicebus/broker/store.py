@@ -361,7 +361,8 @@ class MessageStore:
     def delete_queue(self, id_: int, numbers: range) -> None:
         """Delete a queue, its messages, and the messages of its dead-letter queues.
 
-        `numbers` contains the internal numbers of the queue and of its two dead-letter queues.
+        `id_` is the row id of the queue. `numbers` contains the internal numbers of the queue and
+        of its two dead-letter queues.
         """
         bounds = numbers.start, numbers.stop
         in_queue = "queue >= ? AND queue < ?"

@@ -218,7 +218,7 @@ class TestData:
         assert len(key) == 44
         assert (tmp_path / "reply-token.key").stat().st_mode & 0o777 == 0o600
 
-    def test_the_state_that_is_read_from_the_file_up_json_equals_the_written_state(
+    def test_the_state_that_is_read_from_the_state_file_equals_the_written_state(
         self, tmp_path: Path
     ) -> None:
         part = RunningPart(7, {"worker health": 8081}, "worker.log", ready=True)
@@ -232,18 +232,18 @@ class TestData:
     @pytest.mark.parametrize(
         "text", ["", "[]", "null", "{}", '{"pid": "x", "url": "", "parts": {}}', "\xff"]
     )
-    def test_reading_an_invalid_file_up_json_returns_none(self, tmp_path: Path, text: str) -> None:
+    def test_reading_an_invalid_state_file_returns_none(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "up.json").write_text(text, "latin-1")
         assert RunningSystem.read(tmp_path) is None
 
-    def test_reading_the_file_up_json_of_a_dead_process_returns_none(self, tmp_path: Path) -> None:
+    def test_reading_the_state_file_of_a_dead_process_returns_none(self, tmp_path: Path) -> None:
         document = {"pid": 2**22 + 1, "url": "http://127.0.0.1:1", "parts": {}}
         (tmp_path / "up.json").write_text(json.dumps(document))
         assert RunningSystem.read(tmp_path) is None
 
 
 class TestSystem:
-    def test_the_components_of_the_local_system_have_the_names_and_order_in_the_constant_part_names(
+    def test_the_local_components_have_the_expected_names_and_the_expected_order(
         self,
     ) -> None:
         assert tuple(part.name for part in loosely_parts(settings())) == PART_NAMES

@@ -83,7 +83,10 @@ class Peer:
             self.write(encode_frame(performative.encode() + payload, channel))
 
     async def read(self) -> bytes:
-        """Wait until the server writes no more bytes, and return the bytes since the last call."""
+        """Return the bytes that the server has written since the last call.
+
+        First wait until the server stops writing.
+        """
         length = -1
         while length != len(self.transport.written):
             length = len(self.transport.written)
@@ -107,7 +110,10 @@ class Peer:
         return [each for each, _ in await self.received() if isinstance(each, kind)]
 
     async def open(self, max_frame_size: int = 65536, window: int = 1000, **fields: Any) -> None:
-        """Authenticate with a valid key, open the connection and begin a session."""
+        """Authenticate with a valid key, open the connection and begin a session.
+
+        `fields` are further fields of the open performative.
+        """
         init = SaslInit(Symbol("PLAIN"), b"\x00key\x00value")
         self.write(SASL_HEADER + encode_frame(init.encode(), frame_type=SASL_FRAME) + AMQP_HEADER)
         self.send(

@@ -58,7 +58,10 @@ class Served:
     async def call(
         self, use: Callable[[ServiceBusAdministrationClient], T], **credentials: str
     ) -> T:
-        """Call `use` with an administration client in a thread, and return the result of `use`."""
+        """Call `use` with an administration client in a thread, and return the result of `use`.
+
+        `credentials` replace the client's valid credentials.
+        """
 
         def run() -> T:
             with self.client(**credentials) as client:
