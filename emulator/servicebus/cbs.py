@@ -95,24 +95,25 @@ class CbsTokens:
             self._tokens.popitem(last=False)
 
     def check_access(self, path: str, right: AccessRight) -> frozenset[AccessRight]:
-        """Return all rights of the peer for the queue at this path.
+        """Return the rights of the peer for the queue at this path.
 
-        The peer has the rights of the policy with whose key it connected, and of each of its tokens
-        that is valid for the path. Raises LinkFault if `right` is not among these rights.
+        These are the rights of the policy with whose key the peer connected, or of the newest token
+        that is valid for the path and gives `right`. Raises LinkFault if neither gives `right`.
         """
-        rights = set(self._key_rights)
+        if right in self._key_rights:
+            return self._key_rights
         reason = "the peer has not sent a token to $cbs"
-        for token in () if rights else self._tokens.values():
+        for token in reversed(self._tokens.values()):
             try:
-                rights |= verify_sas(token, self._policies, path, self._clock.now())
+                rights = verify_sas(token, self._policies, path, self._clock.now())
             except SasError as error:
                 reason = str(error)
-        if right not in rights:
-            if rights:
-                reason = f"the policy has the rights {', '.join(sorted_rights(rights))} only"
-            logger.info("access to %r is refused: %s", path[:300], reason)
-            raise LinkFault(UNAUTHORIZED, unauthorized_text(path, right))
-        return frozenset(rights)
+                continue
+            if right in rights:
+                return rights
+            reason = f"the policy has the rights {', '.join(sorted_rights(rights))} only"
+        logger.info("access to %r is refused: %s", path[:300], reason)
+        raise LinkFault(UNAUTHORIZED, unauthorized_text(path, right))
 
 
 UNAUTHORIZED = "amqp:unauthorized-access"

@@ -53,7 +53,7 @@ def running(module: str, *options: str) -> Iterator[None]:
 def refusal(module: str, *options: str) -> str:
     """Run a service that refuses its options, and return the last line of its output."""
     command = [sys.executable, "-m", module, *options]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert ended.returncode == 2, ended.stderr
     return ended.stderr.splitlines()[-1]
 

@@ -9,10 +9,12 @@ import pytest
 from emulator.servicebus.access import AccessPolicies
 from emulator.servicebus.amqp.errors import LinkFault
 from emulator.servicebus.amqp.link import SourceRequest
-from emulator.servicebus.broker.authorization import AccessRight, AuthorizationRule
+from emulator.servicebus.broker.authorization import ALL_RIGHTS, AccessRight, AuthorizationRule
 from emulator.servicebus.broker.broker import Broker
 from emulator.servicebus.broker.clock import WallClock
 from emulator.servicebus.cbs import CbsTokens
+from emulator.servicebus.faults import NamespaceFaults
+from emulator.servicebus.management import manage
 from emulator.servicebus.namespace import Namespace
 from emulator.servicebus.request_response import AmqpRequest
 from servicebus_tests.amqp.amqp_peer import KEYS, QUEUE, RULES
@@ -54,6 +56,31 @@ async def test_a_peer_that_connects_with_the_key_of_a_policy_has_the_policys_rig
             peer.open_target(QUEUE)
         if is_accepted:
             peer.open_source(SourceRequest(QUEUE, None, is_presettled=False), _Sender())
+
+
+@pytest.mark.parametrize(
+    ("operation", "required"),
+    [
+        ("schedule-message", AccessRight.SEND),
+        ("cancel-scheduled-message", AccessRight.SEND),
+        ("peek-message", AccessRight.LISTEN),
+        ("renew-lock", AccessRight.LISTEN),
+        ("receive-by-sequence-number", AccessRight.LISTEN),
+        ("update-disposition", AccessRight.LISTEN),
+    ],
+)
+async def test_each_management_operation_requires_its_right(
+    broker: Broker, operation: str, required: AccessRight
+) -> None:
+    request = AmqpRequest({"operation": f"com.microsoft:{operation}"}, {})
+    faults = NamespaceFaults(WallClock())
+    refused = await manage(broker.queue(QUEUE), faults, ALL_RIGHTS - {required}, request)
+    assert refused.properties["statusCode"] == 401
+    assert refused.properties["errorCondition"] == "amqp:unauthorized-access"
+    assert f"'{required}' claim(s) are required" in refused.properties["statusDescription"]
+    # With the right, the operation finds that its body is empty.
+    allowed = await manage(broker.queue(QUEUE), faults, {required}, request)
+    assert allowed.properties["statusCode"] == 400
 
 
 class _Sender:
