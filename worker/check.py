@@ -5,7 +5,7 @@ object contains the result. Each later object contains the time and the memory o
 batch sizes 1, 2, 4 … `max_batch_size`.
 
 With `--results`, the command runs the model on each of several files, and measures only the batch
-size 1. An input that the model refuses, or for which it fails, does not end the command.
+size 1. If the model refuses an input or fails on an input, the command continues with the next one.
 
 With `--load N`, the model is measured as in a worker, while N callers each have one job in flight
 (`worker.check_load`). Then the later objects contain latency, throughput and memory of each batch
@@ -99,7 +99,7 @@ class LazyBlobReader:
         except ValueError:
             # The error's text would repeat the connection string.
             raise WeightsUnavailable(
-                "PAYLOAD_STORAGE: expected the connection string of a storage account"
+                "PAYLOAD_STORAGE is invalid: expected the connection string of a storage account"
             ) from None
         return AzureBlobReader(account).read(container, blob)
 
@@ -214,7 +214,7 @@ def _measure_load(  # noqa: PLR0913, PLR0917 - what the measurement needs
     memory: MemorySettings | None,
     caller_count: int,
 ) -> Iterator[Line]:
-    """Yield a JSON object with the measurement of each batch size, and one with the suggestion."""
+    """Yield one JSON object for each measured batch size, then one with the suggested settings."""
     # The first preparation of an input also imports modules, so a later one is measured.
     prepare_seconds = statistics.median(
         _timed(lambda: sample.prepare(loaded)) for _ in range(_PASSES)
@@ -345,11 +345,11 @@ def _sample(model: ModelEntry, path: Path, announced: str | None) -> ModelInput:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
+        raise SettingsError(f"cannot read the input file {path}: {error.strerror}") from None
     limit_bytes = model.max_upload_bytes
     if len(data) > limit_bytes:
         raise SettingsError(
-            f"{path}: has {len(data)} bytes; {model.name} accepts at most {limit_bytes} bytes"
+            f"{path} has {len(data)} bytes, but {model.name} accepts at most {limit_bytes} bytes"
         )
     seen = announced or media.sniff(data)
     if seen is None:
@@ -407,7 +407,7 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
     )
     parsed = parser.parse_args(arguments)
     if parsed.others and not parsed.results:
-        parser.error("several files need --results")
+        parser.error("found several files: add --results to run the model on each of them")
     try:
         settings = CheckSettings.from_env(environ)
         model = Catalogue.load(settings.catalogue).model(parsed.name)

@@ -1,6 +1,6 @@
 """`python -m worker.describe NAME`: print a model's parameters and named inputs as TOML.
 
-The lines belong into the model's entry in the catalogue.
+Copy the printed lines into the model's entry in the catalogue.
 
 The command imports the model's module, but creates no instance of the model's class and reads no
 weights. The setting MODEL_CATALOGUE is the path of the catalogue. The exit code is 1 if the model's
@@ -61,7 +61,7 @@ def describe(model: ModelEntry) -> tuple[Mapping[str, Schema], Mapping[str, dict
 
 
 def _describe_input(entry: NamedInput | None, argument: InputArgument) -> dict[str, Any]:
-    """Return the keys of a named input's entry, without the keys that have default values."""
+    """Return the catalogue entry of a named input, without the keys that have default values."""
     types = entry.media_types if entry else MEDIA_TYPES[argument.accepts]
     found: dict[str, Any] = {"media_types": list(types)}
     if argument.optional:
@@ -79,7 +79,8 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
         setting is invalid.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m worker.describe", description="Print a model's parameters as TOML."
+        prog="python -m worker.describe",
+        description="Print a model's parameters and named inputs as TOML.",
     )
     parser.add_argument("name", help="the model's name in the catalogue")
     parsed = parser.parse_args(arguments)

@@ -51,7 +51,7 @@ class _FaultRoutes:
         )
 
     async def put(self, request: Request) -> Response:
-        """Replace all faults by those in the body, and respond with the new state.
+        """Replace all faults by the faults in the body, and respond with the new state.
 
         A fault that the body does not name is switched off. If the body is invalid, respond with
         400 and change nothing.
@@ -76,7 +76,7 @@ class _FaultRoutes:
         return await self.get(request)
 
     async def detach(self, request: Request) -> Response:
-        """Detach links as Azure does for maintenance, and respond with the number of these links.
+        """Detach links as Azure does for maintenance, and respond with the number of links.
 
         If the body names a queue, only the links of this queue are detached. If the body is
         invalid, respond with 400 and change nothing.
@@ -100,7 +100,7 @@ class _FaultRoutes:
 def _text(wanted: dict[str, Any], name: str) -> str | None:
     value = wanted.get(name)
     if not isinstance(value, str | None):
-        raise ArgumentError(f"{name}: expected a text, found {value!r:.100}")
+        raise ArgumentError(f"{name}: expected a string, found {value!r:.100}")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Faults that a test can switch on, to see what an app does before these faults occur in Azure.
+"""Simulate faults of Azure Service Bus, so that a test can check how an app reacts.
 
 The faults are a slow network, throttling, and links that the service detaches because they are
 idle or because of maintenance. `PUT /$emulator/faults` and `POST /$emulator/detach` of the
@@ -30,14 +30,14 @@ class NamespaceFaults:
     throttled_queue: str | None = None
     """The name of the only queue whose requests are throttled. None means all queues."""
     throttled_until: datetime | None = None
-    """The time at which throttling ends. None means that it does not end by itself."""
+    """The time at which throttling ends. None means that throttling does not end by itself."""
     _owed: float = 0.0
 
     def throttle(self, share: float, seconds: float | None, queue: str | None = None) -> None:
         """Throttle a share of the requests, from 0 to 1, for the given time.
 
-        If `seconds` is None, throttling does not end by itself. A share of 0 ends it. If `queue` is
-        the name of a queue, only the requests of this queue are throttled.
+        If `seconds` is None, throttling does not end by itself. If the share is 0, throttling ends.
+        If `queue` is the name of a queue, only the requests of this queue are throttled.
         """
         self.throttled_share = share
         self.throttled_queue = queue

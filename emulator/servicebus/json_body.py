@@ -28,5 +28,8 @@ async def read_json(request: Request, names: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(wanted, dict):
         raise ArgumentError(f"the request body must be a JSON object, found {wanted!r:.100}")
     for unknown in sorted(wanted.keys() - set(names)):
-        raise ArgumentError(f"{unknown[:100]}: unknown name; expected {', '.join(names)}")
+        raise ArgumentError(
+            f"the request body has an unknown member {unknown[:100]!r}; known members are "
+            f"{', '.join(names)}"
+        )
     return wanted

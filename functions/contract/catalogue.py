@@ -154,13 +154,13 @@ class ModelEntry:
 
     @property
     def job_percent(self) -> int:
-        """The percentage of the model's new jobs without a named version that this version gets."""
+        """How many percent of the new jobs this version gets if their callers name no version."""
         return self.versions.get(self.version, 0) if self.versions else 100
 
     def entry_of_input(self, name: str | None) -> "ModelEntry":
-        """Return this entry with the media types and limits of a named input.
+        """Return a copy of this entry with the media types and limits of a named input.
 
-        `name` is None for the input without a name, whose media types and limits this entry has.
+        If `name` is None, return this entry itself, which describes the model's first input.
         """
         if name is None:
             return self
@@ -180,7 +180,7 @@ class ModelEntry:
 
     @property
     def max_all_inputs_bytes(self) -> int:
-        """The largest size in bytes of all inputs together that are part of an HTTP request."""
+        """The largest total size in bytes of all inputs in one HTTP request."""
         return self.max_input_bytes + sum(each.max_input_bytes for each in self.inputs.values())
 
 
@@ -274,9 +274,9 @@ class Catalogue(Mapping[str, ModelEntry]):
         }
 
     def matching(self, name: str) -> tuple[ModelEntry, ...]:
-        """Return the versions for which a name stands: one for `NAME:VERSION`, all for `NAME`.
+        """Return the version `NAME:VERSION`, or all versions of a model if the name is `NAME`.
 
-        Raises UnknownModel.
+        Raises UnknownModel if the catalogue has no such model or version.
         """
         found = self.model(name)
         return (found,) if ":" in name else tuple(self.versions(found).values())
@@ -329,9 +329,10 @@ def _read_versions(name: str, table: object) -> list[ModelEntry]:
 
 
 def _keep_worker(model: ModelEntry) -> ModelEntry:
-    """Return the entry, with `min_workers` of at least 1 if jobs of the version may fall back.
+    """Return the entry. If the version gets jobs and has a fallback, `min_workers` is at least 1.
 
-    With 0 workers, all jobs of the version would fall back, and none would start its first worker.
+    With 0 workers, all jobs of the version would go to the fallback, and no job would cause the
+    start of a worker of this version.
     """
     if model.fallback in {"", model.version} or not model.job_percent:
         return model
@@ -384,7 +385,7 @@ def _read_model(name: str, table: Mapping[str, Any]) -> ModelEntry:
 def _add_defaults(model: ModelEntry, given: Mapping[str, Any]) -> ModelEntry:
     """Return the entry with the default values that depend on other keys of the entry.
 
-    `given` contains the keys that the catalogue file sets. They keep their values.
+    `given` contains the keys that the catalogue file sets. These keys keep their values.
     """
     are_images = all(media_type.startswith("image/") for media_type in model.media_types)
     of_inputs = {"max_input_bytes": model.max_input_bytes, "max_pixels": _DEFAULT_MAX_PIXELS}
@@ -506,8 +507,8 @@ def _check_inputs(model: ModelEntry) -> None:
             )
     if model.max_all_inputs_bytes > _MAX_INPUT_BYTES and model.inputs:
         raise CatalogueError(
-            f"{model.name}.inputs: the limits max_input_bytes of all inputs are "
-            f"{model.max_all_inputs_bytes} together; expected at most {_MAX_INPUT_BYTES}"
+            f"{model.name}.inputs: the sum of max_input_bytes of all inputs is "
+            f"{model.max_all_inputs_bytes}; expected at most {_MAX_INPUT_BYTES}"
         )
 
 
@@ -518,7 +519,8 @@ def _check_weights(model: ModelEntry) -> None:
         )
     if model.weights_sha256 and not model.weights:
         raise CatalogueError(
-            f"{model.name}.weights: the key is missing, although weights_sha256 is set"
+            f"{model.name}.weights: the key is missing, although weights_sha256 is set; add "
+            "weights, or remove weights_sha256"
         )
     if not model.weights:
         return
@@ -536,7 +538,7 @@ def _check_weights(model: ModelEntry) -> None:
 def check_workers(catalogue: Catalogue, served: Collection[str]) -> None:
     """Check that the workers serve each version that gets jobs.
 
-    If the workers serve no version of a model at all, this is allowed: others may serve the model.
+    The workers may serve no version of a model at all, because other workers may serve the model.
 
     Args:
         catalogue: The catalogue.
@@ -588,8 +590,8 @@ def find_queue(catalogue: Catalogue, queue: str) -> tuple[ModelEntry, Priority] 
 def format_entry(model: ModelEntry) -> str:
     """Return a model's entry in TOML with all its keys, including those with default values.
 
-    Keys without a value are omitted, for example `weights` of a model without weights. The entry of
-    another version than the first does not contain the keys that all versions have in common.
+    Keys without a value are omitted, for example `weights` of a model without weights. For
+    versions other than the first, the keys that all versions share are omitted, too.
     """
     values = {each.name: getattr(model, each.name) for each in fields(model)}
     values["inputs"] = {name: asdict(each) for name, each in model.inputs.items()}

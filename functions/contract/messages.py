@@ -1,4 +1,4 @@
-"""The messages between gateway and worker, and their encoding as JSON.
+"""Define the messages between gateway and worker, and convert them to and from JSON.
 
 All times are in UTC. The attribute `extra` contains the fields of a message that this version does
 not know. These fields are kept when the message is decoded and encoded again.
@@ -154,8 +154,8 @@ class JobError:
 class DeliveryMarks:
     """The times at which one delivery of a job reached each step in a worker.
 
-    Each `_ms` is the time in milliseconds since `received_at`, by a clock that never jumps; None if
-    the delivery did not reach this step.
+    Each `_ms` is the time in milliseconds since `received_at`, by a monotonic clock; None if the
+    delivery did not reach this step.
 
     Attributes:
         received_at: When the worker received the message, by the worker's clock.
@@ -346,13 +346,13 @@ class Fields:
         return dict(value)
 
     def child(self, name: str) -> "Fields":
-        """Return a `Fields` object for the JSON object in a field."""
+        """Return a `Fields` object for the JSON object in a required field."""
         return Fields(self._required(name, Mapping, "an object"), self._at(name))
 
     def optional_child(self, name: str) -> "Fields | None":
-        """Return a `Fields` object for the JSON object in a field.
+        """Return a `Fields` object for the JSON object in an optional field.
 
-        Returns None if the field is absent or null.
+        Return None if the field is absent or null.
         """
         return None if self._values.get(name) is None else self.child(name)
 
@@ -579,8 +579,8 @@ def _named_inputs_from_json(fields: Fields) -> dict[str, InputPayload]:
     for name in names:
         if not is_input_name(name):
             raise MalformedMessage(
-                "inputs: a name has 1 to 32 lower-case letters, digits and underscores, and begins "
-                f"with a letter; found {name!r:.100}"
+                "inputs: expected names of 1 to 32 lower-case letters, digits and underscores that "
+                f"begin with a letter, found {name!r:.100}"
             )
     return {name: _input_from_json(fields.child(name)) for name in names}
 
@@ -665,7 +665,8 @@ def _read_job_id(fields: Fields) -> str:
     job_id = fields.text("job_id")
     if not _JOB_ID.fullmatch(job_id):
         raise MalformedMessage(
-            "job_id: expected 1 to 100 letters, digits, dots, dashes or underscores"
+            "job_id: expected 1 to 100 letters, digits, dots, dashes or underscores, of which the "
+            "first is a letter or digit"
         )
     return job_id
 
@@ -733,7 +734,7 @@ def marks_to_json(marks: DeliveryMarks) -> dict[str, Json]:
 def marks_from_json(fields: Fields) -> DeliveryMarks:
     """Read the marks of a delivery from a JSON object.
 
-    Raises MalformedMessage if they are not valid.
+    Raises MalformedMessage if a mark is not valid.
     """
     return DeliveryMarks(
         fields.time("received_at"),

@@ -350,8 +350,8 @@ def list_jobs(  # noqa: PLR0913, PLR0917 - each option of the command is a param
 ) -> None:
     """List or search jobs, newest first.
 
-    TIME is for example 2026-03-01T12:00:00Z; without a zone it is local time. A search that stops
-    early prints on standard error how far back it looked.
+    TIME is for example 2026-03-01T12:00:00Z; without a zone it is local time. If the search
+    stops early, it prints on standard error how far back it has looked.
     """
     console, left = Console(), limit
     with exit_on_error(as_json=as_json), connect(url, api_key) as client:

@@ -204,8 +204,9 @@ class RequestBuilder:
     def submit(self, submission: Submission, payload: Payload) -> HttpRequest:
         """Return a request that submits a job with the payload as its body.
 
-        A JSON input becomes the member ``input.json`` of the body, because the gateway expects the
-        options of such a submit in the body. The bytes of the input stay as they are.
+        A JSON input becomes the member ``input.json`` of the body, because the gateway reads every
+        JSON body as an object with the member ``input``. The text of the input is not changed. The
+        options are in the query.
 
         Raises:
             OSError: The file with a JSON input cannot be read.

@@ -26,7 +26,7 @@ class Place:
     """The position of a job in its model's queue, and its estimated wait.
 
     ``phase`` is ``cold_starting`` if the job waits for the start of a worker, otherwise ``queued``.
-    Each attribute is ``None`` if the gateway does not report it.
+    An attribute that the gateway does not report is ``None``.
     """
 
     position: int | None = None
@@ -171,10 +171,10 @@ class Event:
 class TimelineStep:
     """A step of a job. The durations of all steps add up to ``total_ms`` of the timeline.
 
-    ``duration_ms`` is the time since the step before. ``share`` is ``duration_ms`` as a fraction of
-    ``total_ms``, from 0 to 1. ``delivery`` is the number of the delivery to a worker, or ``None``
-    outside a worker. If ``is_beside`` is true, the job did not wait for the step. If
-    ``is_adjusted`` is true, the time of the step was corrected, because clocks differ.
+    ``duration_ms`` is the time since the previous step. ``share`` is ``duration_ms`` as a fraction
+    of ``total_ms``, from 0 to 1. ``delivery`` is the number of the delivery to a worker, or
+    ``None`` if the step was not in a worker. If ``is_beside`` is true, the job did not wait for the
+    step. If ``is_adjusted`` is true, the time of the step was corrected, because clocks differ.
     """
 
     name: str
@@ -188,7 +188,7 @@ class TimelineStep:
 
 @dataclass(frozen=True, slots=True)
 class TimelineDelivery:
-    """One delivery of a job to a worker. Each attribute is ``None`` if it is not known.
+    """One delivery of a job to a worker. An attribute that is not known is ``None``.
 
     ``state`` is ``answered``, ``completed``, ``returned``, ``abandoned``, ``dead-lettered``,
     ``lost`` or ``running``. ``reached`` is the name of the last step that the delivery is known to
@@ -209,7 +209,7 @@ class TimelineDelivery:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """Where the time of a job went. ``document`` is the whole JSON object, ``body`` its text.
+    """How long each step of a job took. ``document`` is the whole JSON object, ``body`` its text.
 
     ``total_ms`` is the time from the job's acceptance to its end, or until the gateway responded.
     """
@@ -254,7 +254,7 @@ class Timeline:
     def deliveries(self) -> tuple[TimelineDelivery, ...]:
         """The deliveries of the job to workers.
 
-        If no worker reported a delivery, only its number and its state are known.
+        If no worker reported a delivery, only the delivery's number and state are known.
         """
         return tuple(
             TimelineDelivery(
@@ -274,9 +274,9 @@ class Timeline:
 
     @property
     def clock_skew(self) -> tuple[Mapping[str, Any], ...]:
-        """The clocks that differ from the gateway's clock.
+        """The clocks that differ from the gateway's clock, each as a mapping.
 
-        Each mapping has the members ``clock``, ``worker`` and ``ahead_ms``.
+        The members of a mapping are ``clock``, ``worker`` and ``ahead_ms``.
         """
         return _objects(self.document, "clock_skew")
 

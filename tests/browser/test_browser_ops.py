@@ -205,7 +205,7 @@ def make_dead_letters(system: System, label: str, count: int) -> dict[str, str]:
     return tenants
 
 
-def test_the_operations_page_warns_within_15_s_that_no_worker_runs_until_a_worker_starts(
+def test_a_warning_about_missing_workers_appears_within_15_s_and_ends_when_a_worker_starts(
     tab: Browser, idle: System
 ) -> None:
     open_ops(tab, "watcher")
@@ -404,7 +404,7 @@ def test_the_operations_page_sends_no_requests_while_hidden_or_paused_or_after_1
 
 
 @pytest.mark.thorough
-def test_each_chart_has_a_table_of_60_minutes_and_the_arrow_keys_select_a_minute(
+def test_each_chart_has_a_table_with_60_minutes_and_the_arrow_keys_select_a_minute(
     tab: Browser, idle: System
 ) -> None:
     open_ops(tab, "watcher")

@@ -195,7 +195,7 @@ def is_near(found: list[int], expected: list[int], tolerance: int = 6) -> bool:
 
 
 def swatch(browser: Browser, row: int) -> list[int]:
-    """Return the red, green and blue values of the colour in a row of the table."""
+    """Return the red, green and blue values of the colour in a row of the result's table."""
     colour = browser.find_all("#result .swatch")[row].value_of_css_property("background-color")
     return [int(part) for part in colour.partition("(")[2].rstrip(")").split(",")[:3]]
 
@@ -416,7 +416,7 @@ def test_the_playground_has_a_form_field_for_each_declared_parameter(
     assert json.loads(parameters) == {"inset": 0.5, "names": ["a", "b"]}
 
 
-def test_the_playground_lists_the_versions_of_a_model_and_runs_one(
+def test_the_playground_lists_the_versions_of_a_model_and_runs_the_selected_version(
     browser: Browser, system: System
 ) -> None:
     open_model(browser, "boxes:2")

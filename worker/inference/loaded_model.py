@@ -1,7 +1,7 @@
 """A loaded model, with the same interface for item models and batch models.
 
 An item model processes one item in each call. A batch model processes a whole batch in each call.
-`docs/models.md` describes both. Each kind of thread calls one method of `LoadedModel`:
+`docs/models.md` describes both. These threads call the methods of `LoadedModel`:
 
     prepare     CPU threads      decode and preprocess one input
     run         device thread    run one batch
@@ -106,6 +106,7 @@ class ModelLoader:
 
     def load(self, model: ModelEntry) -> "LoadedModel":
         """Load a model with its weights, and return the loaded model.
+
         Raises:
             ModelUnusable: The model cannot be loaded.
         """
@@ -287,6 +288,7 @@ class LoadedModel:
 
         Raises:
             UnsupportedMediaType: The model does not accept this media type.
+            InvalidInput: A parameter does not match the schema in the model's catalogue entry.
         """
         with file, self._inference_mode():
             self._check_media_type(media_type)
@@ -336,7 +338,7 @@ class LoadedModel:
         The size is 1 if the model has no method `cost`.
 
         Raises:
-            InferenceFailed: The model's method `cost` did not return a positive number.
+            InferenceFailed: The model's method `cost` did not return a positive, finite number.
         """
         hook = self._hook("cost")
         cost = 1.0 if hook is None else float(hook(self._adapter.without_arguments(item)))
@@ -416,10 +418,7 @@ class Adapter(Protocol):
         ...
 
     def without_arguments(self, item: Any) -> Any:
-        """Return the item without the job's parameters and named inputs.
-
-        `preprocess` may have added them.
-        """
+        """Return the item without the parameters and named inputs that `preprocess` has added."""
         ...
 
     def run(self, batch: list[Any], contexts: Sequence[Context]) -> Sequence[Any]:
@@ -462,7 +461,7 @@ class BatchAdapter:
         return preprocess(item, **inputs, **self._arguments.of(parameters))
 
     def without_arguments(self, item: Any) -> Any:
-        """Return the item unchanged, because `preprocess` has used the other arguments."""
+        """Return the item unchanged, because it contains neither parameters nor named inputs."""
         return item
 
     def run(self, batch: list[Any], contexts: Sequence[Context]) -> Sequence[Any]:
@@ -617,11 +616,11 @@ def _check_parameters(model: ModelEntry, method: Callable[..., Any]) -> None:
 
 
 def _named_inputs(model: ModelEntry, infer: Any, accepts: Accepts) -> dict[str, InputArgument]:
-    """Return the named inputs of the model's class, which the entry must declare, too.
+    """Return the named inputs of the model's class, which the entry must also declare.
 
     Raises:
-        ModelUnfit: The named inputs of the entry and the class differ, or an input of this kind
-            cannot have named inputs beside it.
+        ModelUnfit: The named inputs of the entry and the class differ, or `accepts` is "file",
+            which permits no named inputs, or a media type of a named input cannot be decoded.
     """
     declared = read_input_arguments(infer.preprocess if hasattr(infer, "preprocess") else infer)
     optional = {name: each.optional for name, each in declared.items()}
@@ -732,7 +731,8 @@ def encode_result(result: Any, media_type: str) -> Result:
     if isinstance(result, bytes | bytearray | memoryview):
         return InlineBytes(media_type, bytes(result))
     raise InferenceFailed(
-        f"the model's result is not {media_type}, the media type in the model's catalogue entry"
+        f"the model returned a {type(result).__name__}, which cannot be encoded as {media_type}, "
+        "the media type in the model's catalogue entry"
     )
 
 
@@ -775,7 +775,7 @@ def dump_json(value: Json) -> bytes:
 
 
 def describe_unwritable(result: Any) -> str | None:
-    """Return a text about a value of the result that JSON cannot represent; None without one.
+    """Return a text about a value that JSON cannot represent; None if there is no such value.
 
     The text says where the value is in the result, and what to do.
     """

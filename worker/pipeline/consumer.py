@@ -160,7 +160,9 @@ class Consumer:
             return
         except Exception as error:  # noqa: BLE001  a foreign message may hold anything
             _log.exception(
-                "%s: message %s failed with an unexpected error", self.name, delivery.message_id
+                "%s: reading message %s failed with an unexpected error",
+                self.name,
+                delivery.message_id,
             )
             self.settle.refuse(delivery, WorkerFault(type(error).__name__))
             return
@@ -253,7 +255,7 @@ class Consumer:
         while batch := self.batches.take(self.manager.limit.max_cost):
             self._run_batch(batch)
         for job in self.batches.clear():
-            self.end(job, HandedBack("the model was unloaded"))
+            self.end(job, HandedBack("the model was unloaded before the job ran"))
         # The last jobs still need the model to postprocess their outputs.
         while self.stopping.is_set() and self.in_flight.held_count:
             time.sleep(_POLL_SECONDS)
@@ -275,10 +277,10 @@ class Consumer:
                 self._reply_threads.submit(self._reply_with_result, job, inferred)
 
     def _note_redelivered(self, batch: list[ReceivedJob]) -> None:
-        """Write that the model runs the redelivered jobs of a batch, before the model runs them.
+        """Before the model runs a batch, write a delivery note for each redelivered job in it.
 
-        A job that kills the process is delivered again. With these notes, its dead letter can say
-        that the process died while the model ran.
+        A job that kills the process is delivered again. With these notes, the gateway's record of
+        the dead-lettered job can say that the process died while the model ran.
         """
         redelivered = [job for job in batch if job.delivery.delivery_count]
         for job in redelivered:
@@ -305,7 +307,7 @@ class Consumer:
     def reply_again(self, job: ReceivedJob, cached: CachedReply) -> None:
         """Complete the message of a job whose reply is in the reply cache.
 
-        If this reply was not delivered yet, it is sent first.
+        If the cached reply was not delivered yet, send it first.
         """
         with self.ending_on_error(job):
             code = self.reply.send_again(job, cached)

@@ -73,11 +73,11 @@ class ReceivedJob:
             did.
         context: The context for the model's progress reports; None if the model reports no progress
             or the job has not run.
-        started_at: When the batch with this job started; None before that.
-        inference_ms: How long this batch ran, in milliseconds.
-        batch_size: How many items this batch contained.
+        started_at: When the batch with this job started; None before its start.
+        inference_ms: How long the batch with this job ran, in milliseconds.
+        batch_size: How many items the batch with this job contained.
         worker: The name of this worker for the job's timeline; None to omit the name.
-        device: The name of the device that took the job in a batch; None before that.
+        device: The name of the device that runs the job's batch; None before the batch starts.
         received_at: When the message was received.
         note_blob: The name of the blob with the note about this delivery; None without a note.
     """
@@ -301,7 +301,8 @@ class QueueMessages:
     def busy_count(self) -> int:
         """Return how many unsettled messages are still being processed.
 
-        Messages that will be settled after a delay, and offloaded jobs, are not counted.
+        Messages that will be settled after a delay, and jobs that separate threads prepare, are not
+        counted.
         """
         return len(self.held) - len(self.postponed) - len(self.offloaded)
 
@@ -334,7 +335,8 @@ class InFlight:
     def busy_count(self) -> int:
         """Return how many unsettled messages of the model are still being processed.
 
-        Messages that will be settled after a delay are not counted.
+        Messages that will be settled after a delay, and jobs that separate threads prepare, are not
+        counted.
         """
         return sum(counts.busy_count for counts in list(self._queues.values()))
 
@@ -397,7 +399,7 @@ class InFlight:
         counts.offloaded.discard(job)
 
     def withdraw(self) -> list[ReceivedJob]:
-        """Return the jobs that have not started, and prevent these jobs from starting."""
+        """Prevent all jobs that have not started from starting, and return a list of these jobs."""
         with self._lock:
             jobs = [self._jobs[delivery] for delivery in self._not_started]
             self._not_started.clear()

@@ -1,4 +1,4 @@
-"""The broker, which keeps all queues of a namespace in one database."""
+"""Create, find, change and delete the queues of a namespace, which share one database."""
 
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -76,7 +76,7 @@ class Broker:
         self._transactions.tick()
 
     def trace(self, listener: Callable[[str], None] | None) -> None:
-        """Call `listener` with the text of each SQL statement. None stops these calls.
+        """Call `listener` with the text of each SQL statement, until `trace(None)` is called.
 
         Tests use this method to count SQL statements.
         """
@@ -125,7 +125,7 @@ class Broker:
         """
         rules = {**self._rules, rule.name: rule}
         check_rules(rules.values())
-        with _report_failed_write("the policy could not be written to the database"):
+        with _report_failed_write(f"the policy {rule.name!r} could not be written to the database"):
             self._transactions.store.save_rule(rule)
         self._rules = rules
 
@@ -136,7 +136,7 @@ class Broker:
         """
         if name not in self._rules:
             raise EntityNotFound(name)
-        with _report_failed_write("the policy could not be deleted from the database"):
+        with _report_failed_write(f"the policy {name!r} could not be deleted from the database"):
             self._transactions.store.delete_rule(name)
         self._rules = {key: rule for key, rule in self._rules.items() if key != name}
 
@@ -173,7 +173,7 @@ class Broker:
         key = name.casefold()
         number = self._numbers[key]
         numbers = range(number, number + _NUMBERS_PER_QUEUE)
-        with _report_failed_write("the queue could not be deleted from the database"):
+        with _report_failed_write(f"the queue {name!r} could not be deleted from the database"):
             self._transactions.store.delete_queue(number, numbers)
         queue.mark_deleted()
         self._transactions.remove(numbers)
@@ -188,7 +188,8 @@ class Broker:
             raise EntityNotFound(name) from None
 
     def _save(self, stored: StoredQueue) -> None:
-        with _report_failed_write("the queue could not be written to the database"):
+        name = stored.settings.name
+        with _report_failed_write(f"the queue {name!r} could not be written to the database"):
             self._transactions.store.save_queue(stored)
 
     def _load(self, wanted: Iterable[QueueSettings]) -> None:

@@ -1,4 +1,7 @@
-"""The operations of one queue. When an operation returns, all its changes are in the database."""
+"""Send, receive, peek and settle the messages of one queue.
+
+When an operation returns, all its changes are in the database.
+"""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -122,7 +125,7 @@ class Queue:
     async def cancel_scheduled(self, sequence_numbers: Sequence[int]) -> None:
         """Remove the scheduled messages that have these sequence numbers.
 
-        Raises MessageNotFound if one of the messages does not exist. Then no message is removed.
+        If one of the messages does not exist, raise MessageNotFound and remove no message.
         """
         self._begin()
         self._state.cancel(sequence_numbers)
@@ -147,8 +150,8 @@ class Queue:
     ) -> list[MessageDelivery]:
         """Receive the deferred messages that have these sequence numbers.
 
-        Raises MessageNotFound if one of the messages is not found. Then no message is received.
-        Raises EntityDisabled if the queue's status forbids receiving.
+        If one of the messages is not found, raise MessageNotFound and receive no message. Raises
+        EntityDisabled if the queue's status forbids receiving.
         """
         now = self._begin()
         self.check_receiving()
@@ -178,7 +181,7 @@ class Queue:
         return found
 
     def check_writable(self) -> None:
-        """Raise MessageStoreError if the database cannot be written now. Writes nothing."""
+        """Raise MessageStoreError if the database cannot be written now. No message is changed."""
         self._transactions.check_writable()
 
     # Settling. Each method raises MessageLockLost if the lock is lost, and ArgumentError if the
@@ -228,8 +231,8 @@ class Queue:
     async def renew(self, tokens: Sequence[UUID]) -> list[datetime]:
         """Renew message locks and return their new expiry times.
 
-        The new expiry time is the current time plus the queue's lock duration. Raises
-        MessageLockLost if one of the locks is lost. Then no lock is renewed.
+        The new expiry time is the current time plus the queue's lock duration. If one of the
+        locks is lost, raise MessageLockLost and renew no lock.
         """
         ends = self._state.renew(tokens, self._begin())
         await self._transactions.wait_until_committed()

@@ -1,10 +1,10 @@
-"""Use the emulators with Microsoft's unmodified SDKs for JavaScript.
+"""Test the emulators with the unmodified npm packages @azure/service-bus and @azure/storage-blob.
 
 `python -m javascript_sdks.conformance [ARGUMENT OF node…]`
 
-The cases are in the files `*.test.mjs`. They need Node.js 20 or newer, and npm, which installs the
-packages into the folder CONFORMANCE_FOLDER. If this variable is not set, the packages are
-downloaded again for each run.
+The test cases are in the files `*.test.mjs`. They need Node.js 20 or newer, and npm, which installs
+the packages into the folder that the environment variable CONFORMANCE_FOLDER names. If the variable
+is not set, the packages are downloaded again for each run.
 """
 
 import os
@@ -22,7 +22,7 @@ _CASES = sorted(Path(__file__).parent.glob("*.test.mjs"))
 
 
 def main(arguments: list[str]) -> int:
-    """Install the packages, run the cases, and return the exit status of node."""
+    """Install the packages, run the test cases, and return the exit status of node."""
     with tempfile.TemporaryDirectory(prefix="javascript-sdks-") as temporary:
         folder = Path(os.environ.get("CONFORMANCE_FOLDER") or temporary) / "javascript"
         install(folder)
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
 
 
 def install(folder: Path) -> None:
-    """Install the packages with npm into `folder`, unless these versions are installed."""
+    """Install the packages with npm into `folder`, unless these versions are already installed."""
     stamp = folder / "installed.txt"
     wanted = "\n".join(PACKAGES)
     if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:

@@ -186,7 +186,7 @@ def write_ticket(  # noqa: PLR0913 - the parts of a ticket
 
 
 def read_ticket(text: str) -> Ticket:
-    """Convert JSON text to a ticket.
+    """Convert the input of a job's orchestration, a JSON text, to a ticket.
 
     Raises ValueError, KeyError or TypeError if the text is not a ticket.
     """

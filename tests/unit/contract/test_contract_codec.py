@@ -222,7 +222,7 @@ def test_an_encoded_request_with_named_inputs_has_schema_version_2() -> None:
     [
         (None, "inputs: the field is missing"),
         ({}, "inputs: expected at least one named input"),
-        ({"Mask": {"json": 1}}, "a name has 1 to 32 lower-case letters.* found 'Mask'"),
+        ({"Mask": {"json": 1}}, "names of 1 to 32 lower-case letters.* found 'Mask'"),
         ({"mask": {"media_type": "image/png"}}, "fields base64, json and blob"),
         ({"mask": {"url": 1}}, "inputs.mask.url: expected a string, found a number"),
     ],
@@ -254,7 +254,7 @@ OLD = recorded_codec()
 
 
 @given(REQUESTS)
-def test_an_older_codec_reads_a_request_without_named_inputs_and_refuses_others_by_their_version(
+def test_an_older_codec_refuses_a_request_only_if_its_schema_version_is_2(
     request: JobRequest,
 ) -> None:
     data = encode_request(request)

@@ -308,7 +308,7 @@ def test_a_policy_of_the_namespace_is_created_replaced_and_deleted_while_running
         ("a", {}, "rights: expected a list"),
         ("a", {"rights": ["Manage"]}, "requires Listen and Send"),
         ("a", {"rights": ["Send"], "primaryKey": 5}, "expected texts"),
-        ("a", {"rights": ["Send"], "key": "k"}, "key: unknown name"),
+        ("a", {"rights": ["Send"], "key": "k"}, "unknown member 'key'"),
     ],
 )
 def test_an_invalid_policy_of_the_namespace_is_refused(

@@ -127,7 +127,8 @@ def read_submissions(model: ModelEntry, request: InferenceRequest) -> list[JobSu
     if upload is not None:
         if not isinstance(upload, str) or request.inputs:
             raise unreadable(
-                "parameters.upload: expected the id of an upload as a string; inputs must be empty"
+                "parameters.upload: expected the id of an upload as a string, and an empty list of "
+                "inputs"
             )
         return [
             JobSubmission("", b"", parameters, deadline_seconds, upload=upload, priority=priority)
@@ -176,7 +177,7 @@ def _decoded(tensor: Tensor, text: str, *, is_text: bool) -> bytes:
         return text.encode() if is_text else base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         expected = "Unicode text" if is_text else "base64"
-        raise unreadable(f"{tensor.name}: expected {expected}") from None
+        raise unreadable(f"{tensor.name}: expected an element that is {expected}") from None
 
 
 def _array_payload(model: ModelEntry, inputs: Sequence[Tensor]) -> bytes:
@@ -184,7 +185,8 @@ def _array_payload(model: ModelEntry, inputs: Sequence[Tensor]) -> bytes:
         raise unreadable(f"inputs: {model.name} accepts only one tensor of datatype {BYTES}")
     if any(isinstance(element, bytes) for tensor in inputs for element in tensor.elements):
         raise unreadable(
-            f"inputs: a {BYTES} tensor together with other tensors must be in JSON, not binary"
+            f"inputs: if a request has several tensors, the data of a {BYTES} tensor must be JSON, "
+            "not binary"
         )
     values = {tensor.name: nested(tensor) for tensor in inputs}
     try:

@@ -258,10 +258,11 @@ def _complete_submit(operation: Document, catalogue: Catalogue) -> None:
 def _add_model_operations(
     document: Document, path: str, submit: Document, catalogue: Catalogue
 ) -> None:
-    """Add an operation for each model: a submit to this model, with the schemas of the model.
+    """Add an operation for each model, which submits a job to this model.
 
-    The operations are the same route as `submit`, whose path contains the model's name as a
-    parameter. OpenAPI 3.1 gives a path without parameters precedence over a path with parameters.
+    The operation of a model has the schemas of this model. All these operations belong to one
+    route, `submit`, whose path contains the model's name as a parameter. OpenAPI 3.1 gives a path
+    without parameters precedence over a path with parameters.
     """
     components = document["components"]
     shared: Document = components.setdefault("responses", {})

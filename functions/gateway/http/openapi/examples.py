@@ -1,4 +1,4 @@
-"""Examples of the responses that readers of the OpenAPI document look for first."""
+"""Example responses for the OpenAPI document: those of the routes for jobs and for models."""
 
 from collections.abc import Mapping
 from typing import Any, Final

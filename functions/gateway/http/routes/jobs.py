@@ -308,7 +308,7 @@ async def _result_response(
 async def _link_to_result(
     request: Request, job_id: str, result: PayloadRef, *, redirects: bool
 ) -> Response:
-    """Return a redirect to the URL of a large result; if `redirects` is False, only the URL.
+    """Return a redirect to the URL of a large result, or only the URL if `redirects` is False.
 
     A web page of another origin needs only the URL. If it followed the redirect, its browser would
     send `Origin: null` to the blob storage, and no CORS rule should allow the origin `null`.
@@ -416,9 +416,9 @@ def _log_cancellation(request: Request, job_id: str, found: Record) -> None:
 async def _cancel(request: Request, job_id: str, found: Record) -> bool:
     """Cancel a queued job, or order the worker of a running job to stop the job.
 
-    Returns False if the job ended before it could be cancelled. The cancellation or the order is
-    stored before this function returns, so it is not lost if this process dies afterwards. Raises
-    Unavailable if a service fails, or UnknownInstance if the job does not exist.
+    Returns False if the job ended before it could be cancelled. This function stores the
+    cancellation or the order before it returns. Therefore nothing is lost if this process dies
+    afterwards. Raises Unavailable if a service fails, or UnknownInstance if the job does not exist.
     """
     services, durable = services_of(request), durable_of(request)
     started_at = await services.progress.order_stop(job_id, found["model"])

@@ -185,8 +185,8 @@ def _check_token(request: Request, job_id: str, expires: str, token: str) -> Non
 async def _read_limited(request: Request, name: str, limit_bytes: int) -> bytes:
     """Return the body of a request.
 
-    Raises the problem `payload-too-large` if the body has more than `limit_bytes` bytes. `name`
-    says in the error message what the body contains.
+    Raises the problem `payload-too-large` if the body has more than `limit_bytes` bytes. `name` is
+    the name of the body in the error message, for example `reply`.
     """
     if announced_size_bytes(request.scope) > limit_bytes:
         raise _too_large(name, limit_bytes)

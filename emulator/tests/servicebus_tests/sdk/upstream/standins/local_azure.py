@@ -61,7 +61,7 @@ class _Resource(SimpleNamespace):
 class ManagementClient:
     """A replacement for ResourceManagementClient and ServiceBusManagementClient.
 
-    It creates real queues and shared access policies in the emulator. Resource groups and
+    It creates and deletes queues and shared access policies of the emulator. Resource groups and
     namespaces are only names.
     """
 
