@@ -37,7 +37,13 @@ from contract.errors import ContractError
 from contract.messages import InlineJson
 from worker.check_load import LoadFailed, LoadMeasurement, LoadResult, suggest
 from worker.errors import SettingsError, WeightsUnavailable, WorkerError
-from worker.inference.loaded_model import LoadedModel, ModelLoader, Result, serialize_result
+from worker.inference.loaded_model import (
+    EncodedResults,
+    LoadedModel,
+    ModelLoader,
+    Result,
+    serialize_results,
+)
 from worker.inference.model_manager import SilentContext, run_sample
 from worker.memory.device_errors import is_out_of_memory
 from worker.memory.simulated_device import metering, resident_bytes
@@ -196,13 +202,13 @@ def _run_input(loaded: LoadedModel, sample: ModelInput) -> tuple[Any, Line]:
     prepared = time.perf_counter()
     (output,) = _run(loaded, [item])
     finishing = time.perf_counter()
-    result = loaded.finish(output)
+    results = loaded.finish_all(output)
     return item, {
         "event": "result",
         "prepare_ms": _ms(prepared - begun),
         "run_ms": _ms(finishing - prepared),
         "finish_ms": _ms(time.perf_counter() - finishing),
-        **_shown(result),
+        **_shown(results),
     }
 
 
@@ -325,8 +331,14 @@ def _process_bytes() -> int:
     return most if sys.platform == "darwin" else most * 1024
 
 
-def _shown(result: Result) -> Line:
-    data = serialize_result(result)
+def _shown(results: EncodedResults) -> Line:
+    found = serialize_results(results)
+    first = _shown_result(*found.pop(None))
+    named = {name: _shown_result(*each) for name, each in found.items() if name is not None}
+    return {**first, "results": named} if named else first
+
+
+def _shown_result(result: Result, data: bytes) -> Line:
     if isinstance(result, InlineJson):
         return {"media_type": media.JSON, "json": result.value}
     encoded = base64.b64encode(data).decode()

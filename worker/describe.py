@@ -1,4 +1,4 @@
-"""`python -m worker.describe NAME`: print a model's parameters and named inputs as TOML.
+"""`python -m worker.describe NAME`: print a model's parameters, named inputs and results as TOML.
 
 Copy the printed lines into the model's entry in the catalogue.
 
@@ -9,10 +9,12 @@ arguments cannot be described, and 2 if NAME or a setting is invalid.
 
 import argparse
 import importlib
+import inspect
 import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, TextIO
 
 from contract import media
@@ -20,7 +22,9 @@ from contract.catalogue import Catalogue, ModelEntry, to_toml
 from contract.errors import ContractError
 from contract.inputs import NamedInput
 from contract.parameters import Schema
+from contract.results import NamedResult
 from worker.errors import ModelFailed, ModelUnfit, SettingsError, WorkerError
+from worker.inference.declared_results import ResultDeclaration, read_declared_results
 from worker.inference.parameters import InputArgument, read_arguments, read_input_arguments
 from worker.inputs.opened import Accepts
 from worker.settings import CheckSettings
@@ -36,10 +40,19 @@ MEDIA_TYPES: Final[Mapping[Accepts, tuple[str, ...]]] = {
 """The media types of a named input that the catalogue does not declare yet."""
 
 
-def describe(model: ModelEntry) -> tuple[Mapping[str, Schema], Mapping[str, dict[str, Any]]]:
-    """Return the parameters and the named inputs that the model's class declares, by name.
+@dataclass(frozen=True, slots=True)
+class ModelDeclarations:
+    """What a model's class declares, by name: the keys of the model's entry in the catalogue."""
 
-    If the model's entry already declares an input, the input keeps its media types.
+    parameters: Mapping[str, Schema]
+    inputs: Mapping[str, dict[str, Any]]
+    results: Mapping[str, dict[str, Any]]
+
+
+def describe(model: ModelEntry) -> ModelDeclarations:
+    """Return the parameters, named inputs and named results that the model's class declares.
+
+    If the model's entry already declares an input or a result, it keeps its media types.
 
     Raises:
         ModelUnfit: The module has no class `Infer`, or an argument has no supported type hint.
@@ -48,16 +61,20 @@ def describe(model: ModelEntry) -> tuple[Mapping[str, Schema], Mapping[str, dict
     infer: Any = getattr(importlib.import_module(model.implementation), "Infer", None)
     if not isinstance(infer, type):
         raise ModelUnfit(f"{model.implementation}: the module has no class Infer")
-    method: Callable[..., Any] | None = getattr(infer, "preprocess", None) or vars(infer).get(
-        "__call__"
-    )
+    # `infer.__call__` would be the method of `type` that creates an object.
+    call = inspect.getattr_static(infer, "__call__", None)
+    method: Callable[..., Any] | None = getattr(infer, "preprocess", None) or call
     if method is None:
         raise ModelUnfit(f"{model.implementation}: the class Infer has no method __call__")
     inputs = {
         name: _describe_input(model.inputs.get(name), each)
         for name, each in read_input_arguments(method).items()
     }
-    return read_arguments(method), inputs
+    results = {
+        name: _describe_result(model.results.get(name), each)
+        for name, each in read_declared_results(infer).items()
+    }
+    return ModelDeclarations(read_arguments(method), inputs, results)
 
 
 def _describe_input(entry: NamedInput | None, argument: InputArgument) -> dict[str, Any]:
@@ -68,6 +85,18 @@ def _describe_input(entry: NamedInput | None, argument: InputArgument) -> dict[s
         found["optional"] = True
     if argument.description:
         found["description"] = argument.description
+    return found
+
+
+def _describe_result(entry: NamedResult | None, declared: ResultDeclaration) -> dict[str, Any]:
+    """Return the keys of a named result's entry, without the keys that have default values."""
+    found: dict[str, Any] = {
+        "media_type": entry.media_type if entry else declared.default_media_type
+    }
+    if declared.optional:
+        found["optional"] = True
+    if declared.description:
+        found["description"] = declared.description
     return found
 
 
@@ -86,7 +115,7 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
     parsed = parser.parse_args(arguments)
     try:
         settings = CheckSettings.from_env(environ)
-        schemas, inputs = describe(Catalogue.load(settings.catalogue).model(parsed.name))
+        found = describe(Catalogue.load(settings.catalogue).model(parsed.name))
     except (ContractError, SettingsError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
@@ -98,12 +127,13 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
         failed = ModelFailed.from_error(parsed.name, error)
         sys.stderr.write(f"{failed.code}: {failed}\n")
         return 1
-    if not schemas:
+    if not found.parameters:
         sys.stderr.write(f"{parsed.name} has no parameters\n")
     output.writelines(
-        f"parameters.{name} = {to_toml(schema)}\n" for name, schema in schemas.items()
+        f"parameters.{name} = {to_toml(schema)}\n" for name, schema in found.parameters.items()
     )
-    output.writelines(f"inputs.{name} = {to_toml(each)}\n" for name, each in inputs.items())
+    output.writelines(f"inputs.{name} = {to_toml(each)}\n" for name, each in found.inputs.items())
+    output.writelines(f"results.{name} = {to_toml(each)}\n" for name, each in found.results.items())
     output.flush()
     return 0
 

@@ -22,6 +22,7 @@ from contract.errors import CatalogueError, ContractError, UnknownModel
 from contract.inputs import NamedInput, read_inputs
 from contract.names import low_priority_queue
 from contract.parameters import Schema, read_schemas
+from contract.results import NamedResult, is_media_type, read_results
 from contract.warm import read_periods
 from contract.weights import parse_weights
 
@@ -34,7 +35,6 @@ _MAX_INPUT_BYTES = 100 * 1024 * 1024
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-_MEDIA_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}")
 _VERSION = re.compile(r"[1-9][0-9]{0,5}")
 
 FIRST_VERSION: Final = "1"
@@ -43,8 +43,8 @@ FIRST_VERSION: Final = "1"
 # What callers see of a model is the same for all its versions, because they do not know in advance
 # which version runs their job.
 _SHARED_KEYS: Final = frozenset(
-    {"task", "media_types", "result_media_type", "reports_progress", "parameters", "inputs"}
-    | {"max_input_bytes", "max_upload_bytes", "max_pixels"}
+    {"task", "media_types", "result_media_type", "results", "reports_progress", "parameters"}
+    | {"inputs", "max_input_bytes", "max_upload_bytes", "max_pixels"}
     | {"deadline_seconds", "max_deadline_seconds", "versions", "fallback"}
 )
 # A version with another value of the key on the left does not inherit the keys on the right.
@@ -90,7 +90,8 @@ class ModelEntry:
         options: Keyword arguments for the constructor of `Infer`.
         memory_bytes: The device memory that the model needs; 0 if the worker must measure it.
         uses_gpu: Whether a deployment gives the model's workers a GPU.
-        result_media_type: The media type of the model's results.
+        result_media_type: The media type of the model's result.
+        results: The model's named results, which it has in addition to its result.
         parameters: What callers may send as the job's parameters: a JSON Schema for each name.
             The playground shows a form for them. Empty if the model declares no parameters.
         inputs: The model's named inputs, which it has in addition to its first input.
@@ -132,10 +133,11 @@ class ModelEntry:
     warm: tuple[str, ...] = ()
     warm_workers: int = 0
     # Not in the repr, by which workers find the measured memory of a model: the memory does not
-    # depend on the percentages.
+    # depend on the percentages and on the named results.
     versions: Mapping[str, int] = field(default_factory=dict, hash=False, repr=False)
     fallback: str = field(default="", repr=False)
     inputs: Mapping[str, NamedInput] = field(default_factory=dict, hash=False)
+    results: Mapping[str, NamedResult] = field(default_factory=dict, hash=False, repr=False)
 
     @property
     def version(self) -> str:
@@ -452,6 +454,7 @@ def _read_options(path: str, value: Any) -> Mapping[str, Option]:
 _READERS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "options": _read_options,
     "parameters": read_schemas,
+    "results": read_results,
     "versions": _read_percentages,
     "warm": read_periods,
 }
@@ -487,7 +490,7 @@ def _check_limits(model: ModelEntry) -> None:
             f"{model.name}.warm: the key is missing, although warm_workers is set; add warm, or "
             "remove warm_workers"
         )
-    if not _MEDIA_TYPE.fullmatch(model.result_media_type):
+    if not is_media_type(model.result_media_type):
         raise CatalogueError(
             f"{model.name}.result_media_type: expected a media type, for example image/png"
         )
@@ -594,7 +597,8 @@ def format_entry(model: ModelEntry) -> str:
     versions other than the first, the keys that all versions share are omitted, too.
     """
     values = {each.name: getattr(model, each.name) for each in fields(model)}
-    values["inputs"] = {name: asdict(each) for name, each in model.inputs.items()}
+    for key in ("inputs", "results"):
+        values[key] = {name: asdict(each) for name, each in values[key].items()}
     header, omitted = model.name, {"name"}
     if not model.versions:
         omitted.add("versions")

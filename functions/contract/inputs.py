@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from contract.errors import CatalogueError
-from contract.messages import is_input_name
+from contract.messages import is_payload_name
 
 MAX_NAMED_INPUTS: Final = 4
 """How many named inputs a model may have in addition to its input."""
@@ -63,7 +63,7 @@ def read_inputs(path: str, value: Any, defaults: Mapping[str, int]) -> Mapping[s
             f"{path}: expected at most {MAX_NAMED_INPUTS} named inputs, found {len(value)}"
         )
     for name in value:
-        if not is_input_name(name) or name in _RESERVED:
+        if not is_payload_name(name) or name in _RESERVED:
             raise CatalogueError(
                 f"{path}.{name}: the name must have 1 to 32 lower-case letters, digits and "
                 f"underscores, begin with a letter, and be none of {', '.join(sorted(_RESERVED))}"
@@ -98,7 +98,9 @@ def _read_input(path: str, table: Any, defaults: Mapping[str, int]) -> NamedInpu
         "media_types": media_types,
     }
     found = NamedInput(**values)
-    if not 1 <= found.max_input_bytes <= found.max_upload_bytes:
+    if found.max_input_bytes < 1:
+        raise CatalogueError(f"{path}.max_input_bytes: expected at least 1, found 0")
+    if found.max_input_bytes > found.max_upload_bytes:
         raise CatalogueError(
             f"{path}.max_upload_bytes: expected at least max_input_bytes, which is "
             f"{found.max_input_bytes}, found {found.max_upload_bytes}"

@@ -208,11 +208,17 @@ def _compare(one: Line, other: Line) -> Agreement:
 def _content(line: Line) -> Any:
     """Return the part of a line that is compared.
 
-    This is a JSON result, the media type and the base64 text of another result, or the error code
-    of a refusal.
+    This is the result, with the named results if there are any, or the error code of a refusal.
     """
     if line["event"] == "refused":
         return line["code"]
+    if "results" not in line:
+        return _payload(line)
+    return [_payload(line), {name: _payload(each) for name, each in line["results"].items()}]
+
+
+def _payload(line: Line) -> Any:
+    """Return a JSON result, or the media type and the base64 of another result."""
     return line["json"] if "json" in line else [line["media_type"], line["base64"]]
 
 

@@ -75,7 +75,7 @@ def show(
 def describe(
     name: Annotated[str, typer.Argument(help="The model's name in the catalogue.")],
 ) -> None:
-    """Print the parameters and named inputs that a model's class declares, as TOML.
+    """Print the parameters, named inputs and named results that a model's class declares, as TOML.
 
     Copy the printed lines into the model's entry in the catalogue.
 
@@ -375,11 +375,10 @@ class _CheckOutput:
                     f"{_mebibytes(line['resident_bytes'])} for the model, "
                     f"{_mebibytes(line['process_bytes'])} for the whole process",
                 )
-            case "result" if "json" in line:
-                print_to(self._console, result_view(line["json"]))
             case "result":
-                what = f"{printable(line['media_type'])}, {line['size_bytes']} bytes"
-                print_to(self._console, f"the result is {what}")
+                self._print_result("the result", line)
+                for name, named in line.get("results", {}).items():
+                    self._print_result(f"the result {printable(name)}", named)
             case "batch":
                 self._batches.append(line)
             case "load":
@@ -390,6 +389,16 @@ class _CheckOutput:
             case "failed":
                 self.finish()
                 typer.echo(printable(f"{line['code']}: {line['detail']}"), err=True)
+
+    def _print_result(self, title: str, found: Mapping[str, Any]) -> None:
+        """Print a result. A JSON value of a named result is printed below its name."""
+        if "json" not in found:
+            what = f"{printable(found['media_type'])}, {found['size_bytes']} bytes"
+            print_to(self._console, f"{title} is {what}")
+            return
+        if title != "the result":
+            print_to(self._console, f"{title}:")
+        print_to(self._console, result_view(found["json"]))
 
     def finish(self) -> None:
         """Print a table of the measured batches, and a table of the measured loads."""

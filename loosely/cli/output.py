@@ -77,9 +77,25 @@ def job_details(job: Job) -> RenderableType:
         table.add_row("attempt", Text(printable(attempt)))
     if job.error is not None:
         table.add_row("error", Text(_error(job.error), style="red"))
-    if job.result is None:
+    if job.result is None and not job.results:
         return table
-    return Group(table, Text(), result_view(job.result))
+    return Group(table, Text(), *result_views(job))
+
+
+def result_views(job: Job) -> list[RenderableType]:
+    """Return the views of a job's result and of its named results.
+
+    A named result that is not small JSON is shown by its media type.
+    """
+    views = [] if job.result is None else [result_view(job.result)]
+    media_types = job.result_media_types
+    for name, value in job.results.items():
+        title = Text(f"{printable(name)}: ", style="bold")
+        if value is None:
+            views.append(Text.assemble(title, printable(media_types[name])))
+        else:
+            views += [title, result_view(value)]
+    return views
 
 
 def result_view(result: Any) -> RenderableType:

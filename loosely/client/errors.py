@@ -182,6 +182,7 @@ _REFUSALS: Final[Mapping[str, type[RequestRefused]]] = {
     "not-found": NotFound,
     "unknown-model": NotFound,
     "unknown-job": NotFound,
+    "unknown-result": NotFound,
     "unknown-dead-letter": NotFound,
     "idempotency-mismatch": IdempotencyMismatch,
     "rate-limited": Overloaded,

@@ -246,14 +246,20 @@ class ClientOperations:
         """
         return read_job(await self.send(self.requests.cancel_job(job_id), (200, 202)))
 
-    async def result(self, job_id: str) -> Result | Job:
+    async def result(self, job_id: str, name: str | None = None) -> Result | Job:
         """Return a job's result in the model's media type, or the job if it has not ended.
+
+        Args:
+            job_id: The job's id.
+            name: The name of a named result, which some models have in addition to their result.
+                Default: the result without a name.
 
         Raises:
             JobEnded: The job ended without a result.
-            RequestRefused: The job id is unknown.
+            RequestRefused: The job id is unknown, or the job has no result with this name.
         """
-        response = await self.send(self.requests.get_result(job_id), (200, 202, *_REDIRECTS))
+        request = self.requests.get_result(job_id, name)
+        response = await self.send(request, (200, 202, *_REDIRECTS))
         if response.status == 202:
             return read_job(response)
         if response.status in _REDIRECTS:
@@ -621,19 +627,26 @@ class ClientOperations:
                 await self._pause_between_polls(latest, self._clock() - asked_at, give_up_at)
         if latest.status != "succeeded":
             raise ending_of(latest)
+        if names := latest.large_json_results:
+            found = {name: await self._find_json_result(job_id, give_up_at, name) for name in names}
+            latest = replace(latest, large_results=found)
         if latest.result is not None:
             return latest
         return replace(latest, large_result=await self._find_json_result(job_id, give_up_at))
 
-    async def _find_json_result(self, job_id: str, give_up_at: float) -> Any:
+    async def _find_json_result(
+        self, job_id: str, give_up_at: float, name: str | None = None
+    ) -> Any:
         """Return the result of a succeeded job if it is JSON, otherwise ``None``.
+
+        ``name`` is the name of a named result; ``None`` for the result without a name.
 
         A result that is not JSON is not fetched from blob storage. ``None`` is also returned if the
         gateway no longer has the result.
         """
         try:
             response = await self.send(
-                self.requests.get_result(job_id), (200, *_REDIRECTS), give_up_at
+                self.requests.get_result(job_id, name), (200, *_REDIRECTS), give_up_at
             )
         except RequestRefused:
             return None

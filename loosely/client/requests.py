@@ -261,9 +261,15 @@ class RequestBuilder:
         """Return a request that cancels a job."""
         return self._build("DELETE", _job_path(job_id))
 
-    def get_result(self, job_id: str) -> HttpRequest:
-        """Return a request for only the result of a job, in the model's media type."""
-        return self._build("GET", f"{_job_path(job_id)}/result", headers={"accept": "*/*"})
+    def get_result(self, job_id: str, name: str | None = None) -> HttpRequest:
+        """Return a request for only the result of a job, in the model's media type.
+
+        ``name`` is the name of a named result; ``None`` for the result without a name.
+        """
+        path = f"{_job_path(job_id)}/result"
+        if name is not None:
+            path = f"{path}/{quote(name, safe='')}"
+        return self._build("GET", path, headers={"accept": "*/*"})
 
     def get_timeline(self, job_id: str) -> HttpRequest:
         """Return a request for the timeline of a job."""

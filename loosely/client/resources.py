@@ -51,6 +51,8 @@ class Job:
     retry_after_seconds: float | None = None
     #: A JSON result that is too large for ``document``, if the client has fetched it.
     large_result: Any = field(default=None, repr=False)
+    #: The same for named results, by name.
+    large_results: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def from_document(
@@ -90,6 +92,37 @@ class Job:
         """
         found = self.document.get("result")
         return self.large_result if found is None else found
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """The named results by name: the value of a JSON result, otherwise ``None``.
+
+        As with `result`, large JSON values are present only in a job that ``run`` or ``wait`` has
+        returned. ``Client.result(job.id, name)`` gets any named result. The dictionary is empty if
+        the model has no named results, or if the job has not ended.
+        """
+        return {
+            name: self.large_results.get(name, each.get("json"))
+            for name, each in self._named_results()
+        }
+
+    @property
+    def result_media_types(self) -> dict[str, str]:
+        """The media types of the named results by name."""
+        return {name: str(each.get("media_type")) for name, each in self._named_results()}
+
+    @property
+    def large_json_results(self) -> tuple[str, ...]:
+        """The names of the JSON results that are too large for ``document``."""
+        return tuple(
+            name
+            for name, each in self._named_results()
+            if "json" not in each and is_json(str(each.get("media_type")))
+        )
+
+    def _named_results(self) -> list[tuple[str, Mapping[str, Any]]]:
+        found = _object(self.document, "results") or {}
+        return [(name, each) for name, each in found.items() if isinstance(each, dict)]
 
     @property
     def error(self) -> Mapping[str, Any] | None:

@@ -14,7 +14,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -41,6 +41,7 @@ from worker.pipeline.prepare import PrepareStep
 from worker.pipeline.progress import ProgressReporter
 from worker.pipeline.receive import (
     MAX_OFFLOADED_COUNT,
+    NO_RESULTS,
     Capacity,
     InFlight,
     ReceivedJob,
@@ -291,17 +292,26 @@ class Consumer:
 
     def _reply_with_result(self, job: ReceivedJob, inferred: Inferred) -> None:
         with self.ending_on_error(job, InferenceFailed):
-            result = inferred.finish()
+            found = inferred.finish()
             with self.ending_on_error(job):
-                self.reply_and_settle(job, self.reply.pack(job, result))
+                payload, results = self.reply.pack(job, found)
+                self.reply_and_settle(job, payload, results)
 
     def _reply_with_failure(self, job: ReceivedJob, failure: JobError) -> None:
         with self.ending_on_error(job):
             self.reply_and_settle(job, failure)
 
-    def reply_and_settle(self, job: ReceivedJob, outcome: Payload | JobError) -> None:
-        """Send the reply to a job, and then complete the job's message."""
-        code = self.reply.send(job, outcome)
+    def reply_and_settle(
+        self,
+        job: ReceivedJob,
+        outcome: Payload | JobError,
+        results: Mapping[str, Payload] = NO_RESULTS,
+    ) -> None:
+        """Send the reply to a job, and then complete the job's message.
+
+        `results` contains the named results, which only a succeeded job has.
+        """
+        code = self.reply.send(job, outcome, results)
         self._complete(job, code)
 
     def reply_again(self, job: ReceivedJob, cached: CachedReply) -> None:

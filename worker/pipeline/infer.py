@@ -20,7 +20,7 @@ from math import inf
 from typing import Any, Generic, Protocol, TypeVar
 
 from worker.errors import Cancelled, DeviceLost, HandedBack, LockLost, NotWaitedFor, OutOfMemory
-from worker.inference.loaded_model import LoadedModel, Result
+from worker.inference.loaded_model import EncodedResults, LoadedModel
 from worker.inference.model_manager import ModelManager
 from worker.memory.device_errors import is_device_lost, is_out_of_memory
 from worker.memory.limits import BatchLimit
@@ -197,8 +197,8 @@ class Inferred:
     output: Any = None
     error: BaseException | None = None
 
-    def finish(self) -> Result:
-        """Postprocess the output, and return the result.
+    def finish(self) -> EncodedResults:
+        """Postprocess the output, and return the result and the named results.
 
         Raises:
             ValueError: The job did not run.
@@ -206,7 +206,7 @@ class Inferred:
         """
         if self.loaded is None:
             raise ValueError("the job has no output, because it did not run")
-        return self.loaded.finish(self.output)
+        return self.loaded.finish_all(self.output)
 
 
 class InferStep:

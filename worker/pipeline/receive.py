@@ -4,10 +4,11 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from contract.catalogue import ModelEntry
 from contract.errors import ContractError
@@ -42,6 +43,9 @@ from worker.servicebus.receiver import SettleRequest
 from worker.telemetry.recording import JobSpan, ModelTelemetry, log_fields
 
 _log = logging.getLogger(__name__)
+
+NO_RESULTS: Final[Mapping[str, Payload]] = MappingProxyType({})
+"""The named results of a job that has none."""
 
 # A job that has waited this long may have been cancelled since it was last checked.
 STALE_AFTER_SECONDS = 2.0
@@ -186,11 +190,14 @@ class ReceivedJob:
         is_redelivered = self.checked_at is None and self.delivery.delivery_count > 0
         return is_redelivered or unchecked_seconds > STALE_AFTER_SECONDS
 
-    def reply(self, outcome: Payload | JobError) -> JobReply:
+    def reply(
+        self, outcome: Payload | JobError, results: Mapping[str, Payload] = NO_RESULTS
+    ) -> JobReply:
         """Return the reply message with this outcome and the job's times.
 
         Args:
             outcome: The result or the error of the job.
+            results: The named results of the job.
         """
         now = datetime.now(UTC)
         started_at = self.started_at or now
@@ -208,6 +215,7 @@ class ReceivedJob:
                 marks_to_json(self.marks()),
             ),
             attempt=self.attempt,
+            results=results,
         )
 
 

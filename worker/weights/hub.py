@@ -104,7 +104,10 @@ class Hub:
             response.close()
             try:
                 url = urljoin(url, location)
-            except ValueError:
+                # The parts that are used later must be valid, too, for example the port.
+                _origin(url)
+                httpx.URL(url)
+            except (ValueError, httpx.InvalidURL):
                 raise WeightsUnavailable(f"{where}: the hub redirects to an invalid URL") from None
         raise WeightsUnavailable(f"{where}: the hub redirects more than {_MAX_REDIRECTS} times")
 

@@ -169,6 +169,8 @@ def shown_job(request: Request, job_id: str, record: Record) -> JobResource:
         job["tenant"] = tenant
     if tenant != caller.tenant or Scope.JOBS_READ not in caller.scopes:
         job["result"] = None
+        for named in job["results"].values():
+            named.pop("json", None)
     return job
 
 

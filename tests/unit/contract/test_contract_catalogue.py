@@ -13,6 +13,7 @@ from contract import queues
 from contract.catalogue import DEFAULT_PATH, Catalogue, format_entry, main
 from contract.errors import CatalogueError, UnknownModel
 from contract.inputs import NamedInput
+from contract.results import NamedResult
 from contract.weights import main as print_hub_files
 
 SHIPPED = DEFAULT_PATH.read_text(encoding="utf-8")
@@ -76,6 +77,21 @@ def test_the_declared_parameters_of_a_model_are_read_unchanged(tmp_path: Path) -
     assert dict(Catalogue.load()["noop"].parameters) == {}
     printed = Catalogue.load(write(tmp_path, format_entry(model)))["noop"]
     assert printed.parameters == model.parameters
+
+
+def test_the_named_results_of_a_model_are_read_and_printed(tmp_path: Path) -> None:
+    lines = (
+        'results.mask = {media_type = "image/png"}\n'
+        'results.crop = {media_type = "image/jpeg", optional = true, description = "A part."}'
+    )
+    model = Catalogue.load(write(tmp_path, SHIPPED.replace(*entry(lines))))["noop"]
+    assert dict(model.results) == {
+        "mask": NamedResult("image/png"),
+        "crop": NamedResult("image/jpeg", "A part.", optional=True),
+    }
+    assert hash(model)
+    printed = Catalogue.load(write(tmp_path, format_entry(model)))["noop"]
+    assert printed.results == model.results
 
 
 def test_the_named_inputs_of_a_model_get_default_limits(tmp_path: Path) -> None:
@@ -245,6 +261,20 @@ def test_the_list_of_hub_weights_for_a_deployment_contains_each_file_once(
         (*entry('parameters.n = {type = "integer", minimum = "1"}'), "n.minimum: the value does"),
         (*entry('parameters.n = {type = "string", enum = [1]}'), "n.enum: the value does not fit"),
         (*entry('parameters.n = {type = "string", enum = []}'), "n.enum: the value does not fit"),
+        (*entry("results = 3"), "noop.results: expected a table, for example"),
+        (*entry("results.mask = 3"), "noop.results.mask: expected a table"),
+        (*entry("results.mask = {}"), "results.mask.media_type: the key is missing"),
+        (*entry('results.mask = {media_type = ""}'), "mask.media_type: expected a media type"),
+        (*entry('results.mask = {media_type = "a/b; c=d"}'), "media_type: expected a media type"),
+        (*entry("results.mask = {media_type = 1}"), "mask.media_type: the value 1 is not valid"),
+        (*entry('results.m = {media_type = "a/b", kind = 1}'), "m.kind: a result has no such key"),
+        (*entry('results.m = {media_type = "a/b", optional = 1}'), "m.optional: the value 1"),
+        (*entry('results.Mask = {media_type = "a/b"}'), "results.Mask: the name must have 1 to"),
+        (*entry('results.result = {media_type = "a/b"}'), "results.result: the name must have"),
+        (
+            *entry("\n".join(f'results.m{n} = {{media_type = "a/b"}}' for n in range(5))),
+            "noop.results: expected at most 4 named results, found 5",
+        ),
         (*entry("inputs = 3"), "noop.inputs: expected a table, for example"),
         (*entry("inputs.mask = 3"), "noop.inputs.mask: expected a table"),
         (*entry("inputs.mask = {}"), "inputs.mask.media_types: the key is missing"),
@@ -257,6 +287,10 @@ def test_the_list_of_hub_weights_for_a_deployment_contains_each_file_once(
         (*entry('inputs.m = {media_types = ["a/b"], kind = 1}'), "m.kind: an input has no such"),
         (*entry('inputs.m = {media_types = ["a/b"], optional = 1}'), "m.optional: the value 1"),
         (*entry('inputs.m = {media_types = ["a/b"], max_pixels = -1}'), "max_pixels: the value -1"),
+        (
+            *entry('inputs.m = {media_types = ["a/b"], max_input_bytes = 0}'),
+            "m.max_input_bytes: expected at least 1, found 0",
+        ),
         (
             *entry('inputs.m = {media_types = ["a/b"], max_upload_bytes = 9}'),
             "m.max_upload_bytes: expected at least max_input_bytes, which is 10485760, found 9",

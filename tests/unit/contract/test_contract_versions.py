@@ -153,6 +153,11 @@ def test_the_printed_entries_of_all_versions_of_a_model_form_a_valid_catalogue(
             'inputs.mask = {media_types = ["image/png"]}',
             "all versions of a model have the same inputs",
         ),
+        (
+            "max_batch_size = 2",
+            'results.mask = {media_type = "image/png"}',
+            "all versions of a model have the same results",
+        ),
         ("max_batch_size = 2", 'queue = "small"', "models use the queue small"),
         ('[small."10"]', "[small-v2]", "models use the queue small-v2"),
         ("[small]", '["small:2"]', "small:2: the name of a model may have only lower-case letters"),

@@ -47,6 +47,7 @@ async def test_a_caller_that_waits_for_the_job_gets_the_result(gateway: RunningG
         "progress": None,
         "queue": {"position": None, "eta_seconds": None, "phase": None},
         "result": {"size_bytes": 1},
+        "results": {},
         "error": None,
         "timing": {"queued_ms": 4, "inference_ms": 21.5, "batch_size": 2, "total_ms": 0},
         "trace_id": job["trace_id"],
