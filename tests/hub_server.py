@@ -13,7 +13,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass(frozen=True)
 class SeenRequest:
-    """A request that the hub or its storage has received."""
+    """A request that the fake Hugging Face Hub or its storage has received."""
 
     path: str
     headers: dict[str, str]
@@ -83,7 +83,7 @@ def respond(
 
 @contextlib.contextmanager
 def run_hub() -> Iterator[FakeHub]:
-    """Run a hub and its storage until the `with` block ends."""
+    """Run a fake Hugging Face Hub and its storage until the `with` block ends."""
     hub = FakeHub()
     with _serve(hub.answer_hub) as hub.endpoint, _serve(hub.answer_storage) as hub.storage:
         yield hub

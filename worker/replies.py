@@ -478,9 +478,11 @@ def _size_bytes(cached: CachedReply) -> int:
 
 
 def _limited(wait: Wait) -> Wait:
-    """Return a function that calls `wait`, but returns False after a time limit.
+    """Return a function that calls `wait` until 30 seconds have passed, and then returns False.
 
-    With this limit, a reply queue or webhook that does not answer delays other jobs only briefly.
+    The 30 seconds begin now, and all calls of the function share them. If the function returns
+    False, the caller must not try again to send the reply. With this limit, a reply queue or
+    webhook that does not answer delays other jobs only briefly.
     """
     ends_at = time.monotonic() + _MAX_PRODUCER_SECONDS
     return lambda seconds: time.monotonic() < ends_at and wait(seconds)

@@ -124,7 +124,8 @@ def add_ratios(
 ) -> None:
     """Compare a run with the bare loops before and after the run, and add the ratios to `values`.
 
-    The throughputs of the bare loops are added to `values`, too.
+    A bare loop is a process that runs only the model, without a server. The throughputs of the bare
+    loops are added to `values`, too.
 
     Args:
         values: The values of the run.

@@ -239,7 +239,7 @@ async def test_a_connection_with_an_incomplete_body_is_closed_and_delays_no_othe
             other_writer.write(head + b"llo")
             assert (await other_reader.readuntil(b"hello")).startswith(b"HTTP/1.1 200 ")
             assert await reader.read() == b""
-            # The neighbour's connection is idle, not in a request, so it stays open.
+            # The second connection is idle, not in a request, so it stays open.
             other_writer.write(head + b"llo")
             assert (await other_reader.readuntil(b"hello")).startswith(b"HTTP/1.1 200 ")
         for each in (writer, other_writer):

@@ -18,7 +18,10 @@ _PREPARATION_TIMEOUT_SECONDS = 30.0
 
 
 class Launcher:
-    """Starts the components' processes, all in one working directory and with shared variables."""
+    """Starts the processes of the components, in one working directory.
+
+    All components share some environment variables.
+    """
 
     def __init__(self, directory: Path, environment: Mapping[str, str], reaper: Reaper) -> None:
         """Create a launcher.

@@ -68,10 +68,10 @@ def is_printed(system: System, text: str) -> bool:
     return text in system.output()
 
 
-def serve_neighbour(system: System) -> float:
-    """Run a job of the model `neighbour`, and return how long the caller waited, in seconds."""
+def serve_healthy_model(system: System) -> float:
+    """Run a job of the model `healthy`, and return how long the caller waited, in seconds."""
     started_at = time.monotonic()
-    job = system.submit("neighbour", b"hello", "text/plain").json()
+    job = system.submit("healthy", b"hello", "text/plain").json()
     assert job["status"] == "succeeded", job
     return time.monotonic() - started_at
 
@@ -79,13 +79,13 @@ def serve_neighbour(system: System) -> float:
 def test_models_that_cannot_be_loaded_are_reported_and_another_model_is_served(
     tmp_path: Path,
 ) -> None:
-    models = {"neighbour": ("tests.e2e.crasher", ""), **BROKEN}
+    models = {"healthy": ("tests.e2e.crasher", ""), **BROKEN}
     catalogue = write_catalogue(tmp_path / "models.toml", models)
     expected = dict.fromkeys(KILLERS, "model-kills-worker") | {"raises": "model-failed"}
     with running(tmp_path / "data", catalogue) as system:
         before = pids(system)
         until(lambda: problems(system) == expected, 60, "the broken models are set aside")
-        waits = [serve_neighbour(system) for _ in range(10)]
+        waits = [serve_healthy_model(system) for _ in range(10)]
         assert max(waits) < 2.0, waits
 
         ready = health(system, "/ready")
@@ -97,7 +97,7 @@ def test_models_that_cannot_be_loaded_are_reported_and_another_model_is_served(
             assert f'loosely_worker_model_set_aside{{model="{name}"}} 1.0' in metrics
             line = f"the model {name} is set aside"
             until(partial(is_printed, system, line), 10, f"`up` prints: {line}")
-        assert 'loosely_worker_model_set_aside{model="neighbour"} 0.0' in metrics
+        assert 'loosely_worker_model_set_aside{model="healthy"} 0.0' in metrics
         assert pids(system) == before
 
 
@@ -105,17 +105,17 @@ def test_models_that_cannot_be_loaded_are_reported_and_another_model_is_served(
 def test_a_job_that_calls_exit_is_dead_lettered_and_another_model_is_served(
     tmp_path: Path, code: int
 ) -> None:
-    models = dict.fromkeys(("crasher", "neighbour"), ("tests.e2e.crasher", ""))
+    models = dict.fromkeys(("crasher", "healthy"), ("tests.e2e.crasher", ""))
     catalogue = write_catalogue(tmp_path / "models.toml", models)
     with running(tmp_path / "data", catalogue) as system:
         before = [*pids(system), system.part("worker").pid]
-        calm = max(serve_neighbour(system) for _ in range(5))
+        calm = max(serve_healthy_model(system) for _ in range(5))
         poison = system.accept("crasher", b"exit %d" % code, content_type="text/plain")
         waits = []
         while not (job := system.job(poison))["finished_at"]:
-            waits.append(serve_neighbour(system))
+            waits.append(serve_healthy_model(system))
         assert job["error"]["code"] == "dead-lettered"
-        waits += [serve_neighbour(system) for _ in range(5)]
+        waits += [serve_healthy_model(system) for _ in range(5)]
         assert max(waits) < calm + 2.0
         # The parent process has replaced its child, so `up` had nothing to restart.
         assert [*pids(system), system.part("worker").pid] == before

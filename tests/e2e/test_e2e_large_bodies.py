@@ -1,4 +1,4 @@
-"""Test that hostile bodies delay no neighbour, and that the gateway's memory is limited."""
+"""Test that hostile bodies do not delay the jobs of other callers, and need limited memory."""
 
 import threading
 import time
@@ -62,7 +62,7 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 @dataclass
-class NeighbourWaits:
+class SmallJobWaits:
     """The waits in seconds and the response statuses of a caller who submits only small jobs."""
 
     seconds: list[float] = field(default_factory=list)
@@ -70,22 +70,22 @@ class NeighbourWaits:
 
 
 @contextmanager
-def calling(system: System, jobs: int = 0) -> Iterator[NeighbourWaits]:
+def calling(system: System, jobs: int = 0) -> Iterator[SmallJobWaits]:
     """During the `with` block, submit small jobs one after another, but at least `jobs` jobs."""
-    neighbour, has_ended = NeighbourWaits(), threading.Event()
+    waits, has_ended = SmallJobWaits(), threading.Event()
 
     def call() -> None:
         with httpx.Client(base_url=system.url, timeout=60) as http:
-            while not has_ended.is_set() or len(neighbour.seconds) < jobs:
+            while not has_ended.is_set() or len(waits.seconds) < jobs:
                 begin = time.monotonic()
                 answer = http.post(JOBS, content=b"x", headers={"content-type": "text/plain"})
-                neighbour.seconds.append(time.monotonic() - begin)
-                neighbour.statuses.add(answer.status_code)
+                waits.seconds.append(time.monotonic() - begin)
+                waits.statuses.add(answer.status_code)
 
     with ThreadPoolExecutor(1) as pool:
         called = pool.submit(call)
         try:
-            yield neighbour
+            yield waits
         finally:
             has_ended.set()
             called.result()
@@ -94,9 +94,9 @@ def calling(system: System, jobs: int = 0) -> Iterator[NeighbourWaits]:
 @pytest.fixture(scope="module")
 def usual_seconds(busy: System) -> float:
     """Return the longest wait for a small job, in seconds, while nobody else sends requests."""
-    with calling(busy, jobs=40) as neighbour:
+    with calling(busy, jobs=40) as waits:
         pass
-    return max(neighbour.seconds)
+    return max(waits.seconds)
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -109,12 +109,12 @@ def test_small_jobs_are_served_in_time_during_attacks_with_hostile_request_bodie
         headers = {"content-type": media_type}
         return httpx.post(busy.url + path, content=body, headers=headers, timeout=60).status_code
 
-    with calling(busy) as neighbour, ThreadPoolExecutor(ATTACKERS) as pool:
+    with calling(busy) as waits, ThreadPoolExecutor(ATTACKERS) as pool:
         answered = list(pool.map(attack, range(ATTACKERS)))
     assert set(answered) == {status}
-    assert neighbour.statuses == {200}
-    record_property("longest_seconds", (usual_seconds, max(neighbour.seconds)))
-    assert max(neighbour.seconds) < usual_seconds + EXTRA_SECONDS
+    assert waits.statuses == {200}
+    record_property("longest_seconds", (usual_seconds, max(waits.seconds)))
+    assert max(waits.seconds) < usual_seconds + EXTRA_SECONDS
 
 
 def test_many_waiting_callers_with_large_bodies_do_not_exhaust_the_memory(

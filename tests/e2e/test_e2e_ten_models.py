@@ -205,7 +205,7 @@ def test_an_audio_model_returns_the_loudness_of_a_tone(system: System, folder: P
     assert result == {"loudness": pytest.approx(0.3535, abs=1e-3), "seconds": 1.0}
 
 
-def test_a_batch_model_with_locked_weights_serves_the_rest_api_and_the_open_inference_protocol(
+def test_a_batch_model_with_weights_pinned_by_digest_serves_rest_and_open_inference_requests(
     system: System,
 ) -> None:
     assert run(system, "scores", [1, 2, 3, 4]) == {"scores": [10.0, 11.0, 12.0]}

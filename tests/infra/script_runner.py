@@ -73,9 +73,9 @@ class ScriptRunner:
         )
 
     def environment(self) -> dict[str, str]:
-        """Return environment variables with which a script calls the fake programs.
+        """Return the environment variables of a script, with which it calls the fake programs.
 
-        The scripts repeat failed calls without a delay.
+        With these variables, a script repeats a failed call up to 5 times, without a delay.
         """
         path = f"{self.bin}:{os.environ['PATH']}"
         retries = {"RETRY_SECONDS": "0", "RETRY_COUNT": "5"}

@@ -1,4 +1,8 @@
-"""The callers of a soak: callers that upload, measure waits, put messages, or redrive jobs."""
+"""The programs that call the system during a soak.
+
+They upload inputs, measure how long small jobs take, put messages on queues as a producer does, or
+redrive dead letters.
+"""
 
 import asyncio
 import json

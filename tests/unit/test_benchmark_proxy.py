@@ -75,7 +75,7 @@ async def test_the_proxy_delays_each_direction_by_half_a_round_trip(
     writer.close()
 
 
-async def test_a_new_connection_through_the_proxy_takes_one_more_round_trip(
+async def test_the_first_request_on_a_new_connection_takes_one_round_trip_more_than_later_requests(
     echo: EchoServer, connect: Connect
 ) -> None:
     loop = asyncio.get_running_loop()

@@ -848,7 +848,8 @@ def serialize_results(results: EncodedResults) -> dict[str | None, tuple[Result,
         size_bytes += len(found[name][1])
         if size_bytes > MAX_RESULT_BYTES:
             raise ResultTooLarge(
-                f"the results have more than {MAX_RESULT_BYTES} bytes together, which is the limit"
+                f"the results have more than {MAX_RESULT_BYTES} bytes in total: "
+                "return smaller results"
             )
     return found
 

@@ -655,7 +655,9 @@ def _bounds(
 
     Args:
         line: The timeline of the job.
-        spans: The results of `_add_delivery` for all deliveries.
+        spans: When each delivery began and ended, in milliseconds since the job was accepted. The
+            end is None if it is not known. A delivery that no worker reported has None instead of
+            the pair.
         place: The index of the delivery in `spans`.
     """
     before = [span for span in spans[:place] if span is not None]

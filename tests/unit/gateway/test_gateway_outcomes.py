@@ -330,6 +330,6 @@ async def test_recording_a_second_outcome_raises_unavailable_if_the_first_outcom
         await store.record("a", JobOutcome.cancelled(NOW), "noop")
 
 
-def test_an_expired_outcome_is_stored_with_the_error_code_expired() -> None:
+def test_the_stored_outcome_of_an_expired_job_has_the_error_code_expired() -> None:
     error = error_from_json(Fields(outcome_to_json(JobOutcome.expired(NOW))["error"]))
     assert error.code == FailureCode.EXPIRED

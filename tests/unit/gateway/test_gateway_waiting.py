@@ -96,7 +96,9 @@ def test_a_waiter_that_is_notified_returns_the_outcome_without_reading_the_store
     assert store.looks == [0.025, 0.075, 0.175, 0.375]
 
 
-def test_a_waiter_that_is_notified_at_once_returns_the_outcome_without_a_read() -> None:
+def test_a_waiter_that_is_notified_before_its_first_read_returns_without_reading_the_store() -> (
+    None
+):
     store = ScriptedStore(ends_at=1000)
     assert run(wait(store, 10, notified_at=0.0)) == ("cancelled", 0.0)
     assert store.looks == []

@@ -31,10 +31,10 @@ def test_a_model_is_not_loaded_for_five_minutes_after_its_load_has_killed_three_
     counts = []
     for _ in range(3):
         die_while_loading(folder, "killer")
-        found = successor(folder, "killer", "neighbour").find("killer")
+        found = successor(folder, "killer", "other").find("killer")
         counts.append((found.death_count, found.pause_seconds))
     assert counts == [(1, 0.0), (2, 0.0), (3, 300.0)]
-    assert successor(folder, "neighbour").find("neighbour").death_count == 0
+    assert successor(folder, "other").find("other").death_count == 0
 
 
 def test_the_delay_before_the_next_load_of_a_model_doubles_with_each_further_death(
@@ -58,9 +58,9 @@ def test_models_that_load_together_when_a_process_dies_become_suspects_but_are_l
     folder: Path,
 ) -> None:
     for _ in range(5):
-        die_while_loading(folder, "killer", "neighbour")
-        journal = successor(folder, "killer", "neighbour")
-    assert journal.find("killer").death_count == journal.find("neighbour").death_count == 1
+        die_while_loading(folder, "killer", "other")
+        journal = successor(folder, "killer", "other")
+    assert journal.find("killer").death_count == journal.find("other").death_count == 1
     assert journal.is_holding
 
 
@@ -116,14 +116,14 @@ def test_other_models_wait_for_the_load_of_suspected_models_but_only_up_to_a_tim
 ) -> None:
     die_while_loading(folder, "suspect")
     journal = LoadJournal(folder, hold_seconds=0.05)
-    journal.take_over(["suspect", "neighbour"])
+    journal.take_over(["suspect", "other"])
     holding = [journal.is_holding]
     journal.wait_for_suspects("suspect", NEVER)  # returns at once
-    journal.wait_for_suspects("neighbour", NEVER)  # returns after 0.05 s
+    journal.wait_for_suspects("other", NEVER)  # returns after 0.05 s
     assert [*holding, journal.is_holding] == [True, False]
 
-    patient = successor(folder, "suspect", "neighbour")
-    waiting = threading.Thread(target=patient.wait_for_suspects, args=("neighbour", NEVER))
+    patient = successor(folder, "suspect", "other")
+    waiting = threading.Thread(target=patient.wait_for_suspects, args=("other", NEVER))
     waiting.start()
     patient.end("suspect", has_succeeded=False)
     waiting.join(5)

@@ -274,7 +274,10 @@ def test_the_error_for_a_named_result_that_cannot_be_sent_names_the_result(
     with pytest.raises(InferenceFailed, match=r"results.box: .* result\[0\] is nan"):
         step.pack(jobs.job(), unwritable)
     monkeypatch.setattr(loaded_model, "MAX_RESULT_BYTES", 10)
-    for sizes, said in (((1, 11), "results.a: the result has 11 bytes"), ((5, 6), "together")):
+    for sizes, said in (
+        ((1, 11), "results.a: the result has 11 bytes"),
+        ((5, 6), "bytes in total"),
+    ):
         first, other = (InlineBytes("a/b", bytes(size)) for size in sizes)
         with pytest.raises(ResultTooLarge, match=said):
             step.pack(jobs.job(), EncodedResults(first, {"a": other}))

@@ -248,6 +248,10 @@ async def _read_result(
 ) -> Response:
     """Return the response with a result of a job. `name` is None for the result without a name.
 
+    `redirect` is the query parameter of this name: None, `true` or `false`. The response to a
+    request for a large result is a redirect to the result's URL. If `redirect` is `false`, the
+    response is a JSON object with this URL.
+
     Raises the problem `no-result` if the job ended without a result, or `unknown-result` if the job
     has no result with this name.
     """

@@ -88,7 +88,7 @@ SMALL_SOUND = wav(16_000, 16, 16_000)
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    folder = tmp_path_factory.mktemp("neighbours")
+    folder = tmp_path_factory.mktemp("inputs")
     catalogue = folder / "models.toml"
     catalogue.write_text(
         MODEL.format(name="picture", media_types='["image/png", "image/jpeg"]')
@@ -103,7 +103,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         yield started
 
 
-class Neighbour:
+class SmallJobCaller:
     """A caller that sends one small job after another, and measures the wait for each."""
 
     def __init__(self, system: System, model: str, data: bytes, media_type: str) -> None:
@@ -156,23 +156,23 @@ def upload(system: System, data: bytes, media_type: str) -> str:
 
 
 def statuses_of_attack(
-    system: System, neighbour: Neighbour, attack: Sequence[Callable[[], httpx.Response]]
+    system: System, small_jobs: SmallJobCaller, attack: Sequence[Callable[[], httpx.Response]]
 ) -> list[int]:
     """Send all requests of an attack at once, and return the statuses of the responses.
 
-    Check that the neighbour is served in time during the attack, and that the worker stays within
+    Check that small jobs are served in time during the attack, and that the worker stays within
     the memory limit of its pod.
     """
-    alone = neighbour.longest_seconds(lambda: True, 10)
+    alone = small_jobs.longest_seconds(lambda: True, 10)
     with ThreadPoolExecutor(len(attack)) as threads:
         sent = [threads.submit(request) for request in attack]
-        beside = neighbour.longest_seconds(lambda: all(each.done() for each in sent), 10)
+        beside = small_jobs.longest_seconds(lambda: all(each.done() for each in sent), 10)
     _log.info(
         "longest wait alone %.2f s, beside the attack %.2f s; peak %.0f MiB",
-        *(alone, beside, neighbour.peak_bytes / 2**20),
+        *(alone, beside, small_jobs.peak_bytes / 2**20),
     )
     assert beside < alone + ADDED_SECONDS
-    assert neighbour.peak_bytes < memory_limit_bytes()
+    assert small_jobs.peak_bytes < memory_limit_bytes()
     return [each.result().status_code for each in sent]
 
 
@@ -180,20 +180,20 @@ def test_pictures_of_50_million_pixels_do_not_delay_small_pictures(
     system: System,
 ) -> None:
     data = large_png()
-    neighbour = Neighbour(system, "picture", SMALL_PICTURE, "image/png")
+    small_jobs = SmallJobCaller(system, "picture", SMALL_PICTURE, "image/png")
     attack = [partial(system.submit, "picture", data, "image/png", prefer="wait=120")] * 8
-    assert statuses_of_attack(system, neighbour, attack) == [200] * 8
+    assert statuses_of_attack(system, small_jobs, attack) == [200] * 8
 
 
 def test_jpegs_with_many_scans_do_not_delay_small_pictures(system: System) -> None:
     many = jpeg_with_scans(Image.new("RGB", (2000, 2000)), 20_000)
     slow = jpeg_with_scans(Image.effect_noise((2000, 2000), 90).convert("RGB"), 80)
-    neighbour = Neighbour(system, "picture", SMALL_PICTURE, "image/png")
+    small_jobs = SmallJobCaller(system, "picture", SMALL_PICTURE, "image/png")
     attack = [
         partial(system.submit, "picture", data, "image/jpeg", prefer="wait=120")
         for data in (many, many, many, slow, slow, slow)
     ]
-    statuses = statuses_of_attack(system, neighbour, attack)
+    statuses = statuses_of_attack(system, small_jobs, attack)
     assert statuses[:3] == [422] * 3
 
 
@@ -202,14 +202,14 @@ def test_recordings_of_58_and_134_mb_do_not_delay_small_recordings(
 ) -> None:
     large = [wav(48_000, 16, 58_000_000)] * 3 + [wav(384_000, 8, 134_000_000)]
     uploads = [upload(system, data, "audio/wav") for data in large]
-    neighbour = Neighbour(system, "sound", SMALL_SOUND, "audio/wav")
+    small_jobs = SmallJobCaller(system, "sound", SMALL_SOUND, "audio/wav")
     attack = [
         partial(
             system.http.post, f"/v1/models/sound/jobs?upload={sent}", headers={"prefer": "wait=120"}
         )
         for sent in uploads
     ]
-    assert statuses_of_attack(system, neighbour, attack) == [200] * 4
+    assert statuses_of_attack(system, small_jobs, attack) == [200] * 4
 
 
 class SilentServer:
@@ -243,8 +243,8 @@ class SilentServer:
 
 def test_inputs_from_slow_servers_do_not_delay_small_pictures(system: System) -> None:
     server = SilentServer()
-    neighbour = Neighbour(system, "picture", SMALL_PICTURE, "image/png")
-    alone = neighbour.longest_seconds(lambda: True, 10)
+    small_jobs = SmallJobCaller(system, "picture", SMALL_PICTURE, "image/png")
+    alone = small_jobs.longest_seconds(lambda: True, 10)
     submit = partial(
         system.http.post,
         "/v1/models/picture/jobs",
@@ -256,7 +256,7 @@ def test_inputs_from_slow_servers_do_not_delay_small_pictures(system: System) ->
     refused = submit()
     assert (refused.status_code, refused.json()["code"]) == (429, "rate-limited")
     assert int(refused.headers["retry-after"]) > 0
-    beside = neighbour.longest_seconds(lambda: server.connection_count == 32, 30)
+    beside = small_jobs.longest_seconds(lambda: server.connection_count == 32, 30)
     _log.info("longest wait alone %.2f s, beside the attack %.2f s", alone, beside)
     assert beside < alone + ADDED_SECONDS
     server.close()
