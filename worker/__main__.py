@@ -176,7 +176,7 @@ class Worker:
             model.name,
             busy_count=lambda: in_flight.busy_count,
             may_receive=lambda: normal.receiver.may_receive or low.receiver.may_receive,
-            vacate=batches.pause,
+            request_unload=batches.pause,
             queues=[QueueLink(self._settings.service_bus, queue.name) for queue in (normal, low)],
         )
         manager = ModelManager(

@@ -44,7 +44,7 @@ from worker.inference.loaded_model import (
     Result,
     serialize_results,
 )
-from worker.inference.model_manager import SilentContext, run_sample
+from worker.inference.model_manager import NullContext, run_sample
 from worker.memory.device_errors import is_out_of_memory
 from worker.memory.simulated_device import metering, resident_bytes
 from worker.net.storage import storage_account
@@ -302,7 +302,7 @@ def _batch(loaded: LoadedModel, items: list[Any]) -> Line:
 
 
 def _run(loaded: LoadedModel, items: list[Any]) -> list[Any]:
-    contexts = [SilentContext()] * len(items) if loaded.reports_progress else []
+    contexts = [NullContext()] * len(items) if loaded.reports_progress else []
     return list(loaded.run(items, contexts))
 
 

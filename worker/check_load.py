@@ -510,7 +510,7 @@ class LoadMeasurement:
             model.name,
             busy_count=lambda: in_flight.busy_count,
             may_receive=lambda: normal.receiver.may_receive,
-            vacate=batches.pause,
+            request_unload=batches.pause,
             queues=[],
         )
         manager = _HeldModel(

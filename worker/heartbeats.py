@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from azure.core.exceptions import AzureError
 
 import contract
-from contract.heartbeats import Heartbeat, ModelBeat, ModelState, encode_heartbeat
+from contract.heartbeats import Heartbeat, ModelHeartbeat, ModelState, encode_heartbeat
 from contract.media import JSON
 from contract.names import heartbeat_blob
 from worker.inference.model_manager import ModelManager
@@ -100,7 +100,7 @@ def describe_worker(
     started_at: datetime,
     interval_seconds: float,
     sharing: DeviceSharing,
-    models: Iterable[ModelBeat],
+    models: Iterable[ModelHeartbeat],
     *,
     is_draining: bool,
 ) -> Heartbeat:
@@ -121,7 +121,7 @@ def describe_worker(
 
 def describe_model(
     manager: ModelManager, in_flight: InFlight, telemetry: ModelTelemetry
-) -> ModelBeat:
+) -> ModelHeartbeat:
     """Return the heartbeat's information about one model."""
     problem = manager.problem
     if manager.loaded is not None:
@@ -132,7 +132,7 @@ def describe_model(
         state = ModelState.UNLOADED
     else:
         state = ModelState.LOADING
-    return ModelBeat(
+    return ModelHeartbeat(
         name=telemetry.model,
         state=state,
         code=problem["code"] if problem else None,

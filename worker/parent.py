@@ -75,7 +75,7 @@ class RestartDelay:
 def run_in_child(
     run: Run,
     modules: Iterable[str],
-    noting: Callable[[str], AbstractContextManager[None]] = lambda module: nullcontext(),
+    note_import: Callable[[str], AbstractContextManager[None]] = lambda module: nullcontext(),
 ) -> int:
     """Call `run` in a child process, and again in a new child if the child has died.
 
@@ -92,8 +92,8 @@ def run_in_child(
             how the last child died, and is None for the first child.
         modules: The modules to import before the first fork. An error of an import is ignored,
             because the child imports the module again and handles the error.
-        noting: Returns a context manager for the import of a module. The context manager can note
-            the import, so that a later process can find out whether the import has killed this
+        note_import: Returns a context manager for the import of a module. The context manager can
+            note the import, so that a later process can find out whether the import has killed this
             process.
 
     Returns:
@@ -106,7 +106,7 @@ def run_in_child(
     # From here on, signals stay pending until the parent reads them, so none is lost before a fork.
     signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED_SIGNALS)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    _import_modules(modules, noting)
+    _import_modules(modules, note_import)
     if threading.active_count() > 1:
         _log.warning(
             "the import of the models' code has started a thread, so the worker runs without a "
@@ -119,11 +119,11 @@ def run_in_child(
 
 
 def _import_modules(
-    modules: Iterable[str], noting: Callable[[str], AbstractContextManager[None]]
+    modules: Iterable[str], note_import: Callable[[str], AbstractContextManager[None]]
 ) -> None:
     for module in modules:
         try:
-            with noting(module):
+            with note_import(module):
                 importlib.import_module(module)
         except (Exception, SystemExit) as error:  # noqa: BLE001  a model's code may raise anything
             _log.debug("importing %s failed: %s", module, error)

@@ -41,21 +41,21 @@ _SCORE_TOLERANCE = 1e-3
 class Amounts:
     """How many requests each measurement sends, and how many seconds a bare loop runs.
 
-    `burst` is the number of requests that are sent at the same time. `loss` is the number of
-    requests of the measurement that kills the model process. If `burst`, `loss` or `bare_seconds`
-    is 0, its measurement is omitted.
+    `burst` is the number of requests that are sent at the same time. `kill_requests` is the number
+    of requests of the measurement that kills the model process. If `burst`, `kill_requests` or
+    `bare_seconds` is 0, its measurement is omitted.
     """
 
     one_client: int
     saturation: int
     burst: int
-    loss: int
+    kill_requests: int
     bare_seconds: float
 
     @property
     def kill_after(self) -> int:
-        """The number of responses after which the measurement `loss` kills the model process."""
-        return self.loss // 5
+        """The number of responses after which the model process is killed."""
+        return self.kill_requests // 5
 
 
 FULL = {
@@ -117,7 +117,7 @@ def measure(served: ServedPeer, task: str, amounts: Amounts, expected: Sequence[
             values["burst_failures"] = len(found.found) - len(found.ok)
     if served.model_pids():
         values["model_mb"], values["others_mb"] = served.peaks_mb()
-    if amounts.loss:
+    if amounts.kill_requests:
         values |= _measure_loss(served, amounts, exchanges)
     if expected:
         values["wrong"] = _count_wrong(served, exchanges, expected)
@@ -157,14 +157,16 @@ def _measure_loss(served: ServedPeer, amounts: Amounts, exchanges: list[Exchange
             killed_at = time.perf_counter()
             recovery.append(new_client.submit(_wait_for_recovery, served))
 
-    found = client.run(requests, amounts.loss, amounts.loss, _LOSS_TIMEOUT_SECONDS, kill)
+    found = client.run(
+        requests, amounts.kill_requests, amounts.kill_requests, _LOSS_TIMEOUT_SECONDS, kill
+    )
     exchanges += found.ok
     recovered_at = recovery[0].result() if recovery else None
     new_client.shutdown()
     silence = None
     if recovered_at is not None:
         silence = longest_silence([*(each.end for each in found.ok), recovered_at], killed_at)
-    return {"lost": amounts.loss - len(found.ok), "silence_seconds": silence}
+    return {"lost": amounts.kill_requests - len(found.ok), "silence_seconds": silence}
 
 
 def _wait_for_recovery(served: ServedPeer) -> float | None:

@@ -248,12 +248,12 @@ class ContentStreams:
         if uploaded.content:
             self._remove([uploaded.content])
 
-    def release(self, orphans: Sequence[str]) -> None:
+    def release(self, unreferenced: Sequence[str]) -> None:
         """Remove the content files with these keys, to which the index no longer refers.
 
         A file that is being streamed is removed when its last stream is closed.
         """
-        if removable := self._files.release(orphans):
+        if removable := self._files.release(unreferenced):
             self._remove(removable)
 
     def open(self, segments: Sequence[Segment], byte_range: ByteRange) -> ContentStream:

@@ -106,29 +106,29 @@ class AccountStore:
 
     def read(
         self,
-        question: Callable[Concatenate[sqlite3.Connection, P], T],
+        query: Callable[Concatenate[sqlite3.Connection, P], T],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Call `question`, which reads the index, and return its result.
+        """Call `query`, which reads the index, and return its result.
 
-        The arguments of `question` are a connection to the database, followed by `args` and
+        The arguments of `query` are a connection to the database, followed by `args` and
         `kwargs`. The function must take only microseconds, because it blocks the event loop.
         """
-        return question(self._reader, *args, **kwargs)
+        return query(self._reader, *args, **kwargs)
 
     async def read_long(
         self,
-        question: Callable[Concatenate[sqlite3.Connection, P], T],
+        query: Callable[Concatenate[sqlite3.Connection, P], T],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Call `question`, which reads the index, on another thread; return its result.
+        """Call `query`, which reads the index, on another thread; return its result.
 
-        The arguments of `question` are a connection to the database, followed by `args` and
+        The arguments of `query` are a connection to the database, followed by `args` and
         `kwargs`. The function may be slow, because it does not block the event loop.
         """
-        ask = partial(question, self._lister, *args, **kwargs)
+        ask = partial(query, self._lister, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._lister_thread, ask)
 
     async def change(
@@ -178,9 +178,9 @@ class AccountStore:
     async def expire(self) -> int:
         """Remove expired uncommitted blocks, and return how many blocks were removed."""
         now_us = to_microseconds(self._clock())
-        orphans = await self.change(expire_blocks, now_us)
-        self.streams.release(orphans)
-        return len(orphans)
+        unreferenced = await self.change(expire_blocks, now_us)
+        self.streams.release(unreferenced)
+        return len(unreferenced)
 
     async def _expire_forever(self) -> None:
         while True:

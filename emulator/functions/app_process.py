@@ -74,14 +74,14 @@ class AppProcess:
     `ended` is set when the process has ended or the connection to the process is lost.
     """
 
-    def __init__(self, child: asyncio.subprocess.Process, lifeline: int) -> None:
+    def __init__(self, child: asyncio.subprocess.Process, host_pipe: int) -> None:
         loop = asyncio.get_running_loop()
         self.functions: list[dict[str, Any]] = []
         self.ended = asyncio.Event()
         self.connection = FrameConnection(self._on_frame, self._on_lost)
         self.indexed: asyncio.Future[list[dict[str, Any]]] = loop.create_future()
         self._child = child
-        self._lifeline = lifeline
+        self._host_pipe = host_pipe
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[InvocationResponse]] = {}
         self._create_future = loop.create_future
@@ -136,7 +136,7 @@ class AppProcess:
         except TimeoutError:
             self.kill()
         await self._watcher
-        self._close_lifeline()
+        self._close_host_pipe()
 
     async def wait(self) -> int:
         """Wait until `ended` is set, and return the exit status of the process.
@@ -148,17 +148,17 @@ class AppProcess:
         # The process may still run if it has closed the socket.
         self.kill()
         await self._watcher
-        self._close_lifeline()
+        self._close_host_pipe()
         return await self._child.wait()
 
     async def _watch(self) -> None:
         await self._child.wait()
         self.connection.abort()
 
-    def _close_lifeline(self) -> None:
-        if self._lifeline >= 0:
-            os.close(self._lifeline)
-            self._lifeline = -1
+    def _close_host_pipe(self) -> None:
+        if self._host_pipe >= 0:
+            os.close(self._host_pipe)
+            self._host_pipe = -1
 
     def _on_frame(self, head: list[Any], body: bytes) -> None:
         number = head[0]
@@ -193,8 +193,8 @@ async def start_app(command: AppCommand) -> AppProcess:
     or if the app does not have functions.
     """
     ours, theirs = socket.socketpair()
-    lifeline_read, lifeline_write = os.pipe()
-    descriptors = ["--socket", str(theirs.fileno()), "--lifeline", str(lifeline_read)]
+    host_pipe_read, host_pipe_write = os.pipe()
+    descriptors = ["--socket", str(theirs.fileno()), "--host-pipe", str(host_pipe_read)]
     try:
         child = await asyncio.create_subprocess_exec(
             command.python,
@@ -205,17 +205,17 @@ async def start_app(command: AppCommand) -> AppProcess:
             env=dict(command.settings),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=sys.stderr.fileno(),
-            pass_fds=(theirs.fileno(), lifeline_read),
+            pass_fds=(theirs.fileno(), host_pipe_read),
             start_new_session=True,
         )
     except OSError as error:
         ours.close()
-        os.close(lifeline_write)
+        os.close(host_pipe_write)
         raise AppLoadError(f"{command.python} cannot be started: {error}") from error
     finally:
         theirs.close()
-        os.close(lifeline_read)
-    process = AppProcess(child, lifeline_write)
+        os.close(host_pipe_read)
+    process = AppProcess(child, host_pipe_write)
     ours.setblocking(False)
     loop = asyncio.get_running_loop()
     await loop.create_unix_connection(lambda: process.connection, sock=ours)

@@ -40,7 +40,7 @@ class ModelState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class ModelBeat:
+class ModelHeartbeat:
     """What a heartbeat says about one model of the worker.
 
     Attributes:
@@ -88,7 +88,7 @@ class Heartbeat:
     device: str = "cpu"
     total_bytes: int | None = None
     used_bytes: int | None = None
-    models: tuple[ModelBeat, ...] = ()
+    models: tuple[ModelHeartbeat, ...] = ()
 
 
 def encode_heartbeat(heartbeat: Heartbeat) -> bytes:
@@ -130,7 +130,7 @@ def decode_heartbeat(data: bytes) -> Heartbeat:
     )
 
 
-def _model_to_json(model: ModelBeat) -> dict[str, Json]:
+def _model_to_json(model: ModelHeartbeat) -> dict[str, Json]:
     return _without_none(
         {
             "name": model.name,
@@ -145,7 +145,7 @@ def _model_to_json(model: ModelBeat) -> dict[str, Json]:
     )
 
 
-def _models_from_json(fields: Fields) -> Iterator[ModelBeat]:
+def _models_from_json(fields: Fields) -> Iterator[ModelHeartbeat]:
     listed = fields.raw("models")
     if not isinstance(listed, list) or len(listed) > MAX_MODELS:
         raise MalformedMessage(f"models: expected a list of at most {MAX_MODELS} models")
@@ -154,7 +154,7 @@ def _models_from_json(fields: Fields) -> Iterator[ModelBeat]:
         state = model.text("state")
         if state not in list(ModelState):
             raise MalformedMessage(f"models[{number}].state: unknown state {state[:50]!r}")
-        yield ModelBeat(
+        yield ModelHeartbeat(
             name=model.text("name")[:_MAX_TEXT],
             state=ModelState(state),
             code=model.optional_text("code"),

@@ -11,10 +11,10 @@ import torch
 
 from worker.memory.device import Batch, CudaDevice
 from worker.memory.device_errors import BudgetExceeded, is_out_of_memory
-from worker.memory.limits import DeviceGate, DeviceModel, MeasuredBatchLimit
+from worker.memory.limits import DeviceLock, DeviceModel, MeasuredBatchLimit
 from worker.memory.profile import MemoryProfile
 from worker.models import Context
-from worker.pipeline.infer import Ran, run_batch
+from worker.pipeline.infer import ItemRun, run_batch
 
 pytestmark = [pytest.mark.gpu, pytest.mark.torch]
 
@@ -127,11 +127,11 @@ def test_a_batch_that_does_not_fit_into_memory_is_split_and_reduces_the_batch_li
     weights, held_bytes = card.load(lambda: Weights(MIB), 1024 * MIB)
     profile = MemoryProfile(held_bytes)
     placed = DeviceModel(card, weights, profile, 8192 * MIB)
-    limit = MeasuredBatchLimit("model", DeviceGate(), placed, lambda _: None)
+    limit = MeasuredBatchLimit("model", DeviceLock(), placed, lambda _: None)
     limit_to(200 * MIB)
     jobs = [Item(number) for number in range(16)]
     outcomes = run_batch(allocating(32 * MIB), jobs, lambda _: None, limit)
-    ran = [(job, what) for job, what in outcomes if isinstance(what, Ran)]
+    ran = [(job, what) for job, what in outcomes if isinstance(what, ItemRun)]
     assert [what.error for _, what in ran] == [None] * 16
     assert {job.item: what.result for job, what in ran} == {n: n * n for n in range(16)}
     assert max(what.batch_size for _, what in ran) == 4
@@ -143,7 +143,7 @@ def test_an_item_too_large_for_the_gpu_fails_and_the_other_items_succeed(
 ) -> None:
     weights, held_bytes = card.load(lambda: Weights(MIB), 1024 * MIB)
     placed = DeviceModel(card, weights, MemoryProfile(held_bytes), 8192 * MIB)
-    limit = MeasuredBatchLimit("model", DeviceGate(), placed, lambda _: None)
+    limit = MeasuredBatchLimit("model", DeviceLock(), placed, lambda _: None)
     limit_to(128 * MIB)
 
     def run(batch: list[Any], contexts: list[Context]) -> list[int]:

@@ -263,7 +263,7 @@ class ModelManager:
         return loaded
 
     def _load_on(self, device: Device, reservation: MemoryReservation, reserved_bytes: int) -> int:
-        gate, started = self._sharing.gate, time.monotonic()
+        device_lock, started = self._sharing.device_lock, time.monotonic()
         profiles, key = self._sharing.profiles(device), profile_key(self._model)
         profile = profiles.get(key)
         if profile is not None and needed_bytes(profile, self._model, device) > reserved_bytes:
@@ -274,23 +274,29 @@ class ModelManager:
             )
         # A measurement would also include all other work on the device, so it needs exclusive use.
         access, limit_bytes = (
-            (gate.exclusive(), reserved_bytes) if profile is None else (gate.shared(), None)
+            (device_lock.exclusive(), reserved_bytes)
+            if profile is None
+            else (device_lock.shared(), None)
         )
         with access:
             loaded, resident_bytes = device.load(lambda: self._load(self._model), limit_bytes)
         if profile is None:
             profile = MemoryProfile(resident_bytes, load_seconds=time.monotonic() - started)
             profiles.put(key, profile)
-        placed = DeviceModel(device, loaded, profile, reserved_bytes)
+        device_model = DeviceModel(device, loaded, profile, reserved_bytes)
 
-        def save_measurement(placed: DeviceModel) -> None:
-            profiles.put(key, placed.profile)
-            wanted_bytes = needed_bytes(placed.profile, self._model, device)
-            least_bytes = placed.profile.needed_bytes(placed.profile.peaks[0][0])
-            placed.reserved_bytes = reservation.resize(wanted_bytes, least_bytes)
+        def save_measurement(device_model: DeviceModel) -> None:
+            profiles.put(key, device_model.profile)
+            wanted_bytes = needed_bytes(device_model.profile, self._model, device)
+            least_bytes = device_model.profile.needed_bytes(device_model.profile.peaks[0][0])
+            device_model.reserved_bytes = reservation.resize(wanted_bytes, least_bytes)
 
         limit = MeasuredBatchLimit(
-            self._model.name, gate, placed, save_measurement, self.telemetry.record_split
+            self._model.name,
+            device_lock,
+            device_model,
+            save_measurement,
+            self.telemetry.record_split,
         )
         try:
             warm_up(self._model, loaded, limit)
@@ -299,7 +305,7 @@ class ModelManager:
             device.unload(resident_bytes)
             raise
         self._loaded, self._resident_bytes, self.limit = loaded, resident_bytes, limit
-        return needed_bytes(placed.profile, self._model, device)
+        return needed_bytes(device_model.profile, self._model, device)
 
     def _next_reservation_bytes(self, device: Device) -> int:
         """Return how many bytes to reserve for the next load after a load ran out of memory.
@@ -322,7 +328,7 @@ class ModelManager:
             self._device.release_cached()
 
     def _new_limit(self) -> BatchLimit:
-        return BatchLimit(self._model.name, self._sharing.gate, self.telemetry.record_split)
+        return BatchLimit(self._model.name, self._sharing.device_lock, self.telemetry.record_split)
 
     def _note_failure(self, error: BaseException, stopping: threading.Event) -> None:
         size_bytes: int | None = None
@@ -377,7 +383,7 @@ def _describe(error: WorkerError) -> dict[str, str]:
     return {"code": error.code, "detail": str(error)}
 
 
-class SilentContext:
+class NullContext:
     """A context that ignores the model's progress reports. It is used for example items."""
 
     def progress(self, fraction: float | None = None, message: str | None = None) -> None:
@@ -437,7 +443,7 @@ def run_sample(model: ModelEntry, loaded: LoadedModel) -> None:
 
 
 def _run(model: ModelEntry, loaded: LoadedModel, batch: list[Any]) -> None:
-    loaded.run(batch, [SilentContext()] * len(batch) if model.reports_progress else [])
+    loaded.run(batch, [NullContext()] * len(batch) if model.reports_progress else [])
 
 
 def _batch_sizes(largest: int) -> list[int]:

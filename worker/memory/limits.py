@@ -17,7 +17,7 @@ _GROWTH = 2.0
 _MAX_EXCLUSIVE_WAIT_SECONDS = 10.0
 
 
-class DeviceGate:
+class DeviceLock:
     """A lock for shared or exclusive use of the device by the models of this process.
 
     A thread that needs exclusive use waits until no other thread uses the device. Threads that
@@ -76,17 +76,17 @@ class BatchLimit:
     """
 
     def __init__(
-        self, model: str, gate: DeviceGate, record_split: Callable[[], None] = lambda: None
+        self, model: str, device_lock: DeviceLock, record_split: Callable[[], None] = lambda: None
     ) -> None:
         """Create a limit that allows batches of any size until a batch does not fit into memory.
 
         Args:
             model: The model's name, for log messages.
-            gate: Controls which models use the device at the same time.
+            device_lock: Controls which models use the device at the same time.
             record_split: Called after each batch that did not fit into memory.
         """
         self._model = model
-        self._gate = gate
+        self._device_lock = device_lock
         self._record_split = record_split
         self._learned_cost = inf
 
@@ -107,7 +107,7 @@ class BatchLimit:
             is_exclusive: Whether no other model of this process may use the device during the
                 batch.
         """
-        with self._gate.exclusive() if is_exclusive else self._gate.shared():
+        with self._device_lock.exclusive() if is_exclusive else self._device_lock.shared():
             yield
 
     def note_exceeded(self, cost: float, next_cost: float) -> None:
@@ -146,8 +146,8 @@ class MeasuredBatchLimit(BatchLimit):
     def __init__(
         self,
         model: str,
-        gate: DeviceGate,
-        placed: DeviceModel,
+        device_lock: DeviceLock,
+        device_model: DeviceModel,
         save_measurement: Callable[[DeviceModel], None],
         record_split: Callable[[], None] = lambda: None,
     ) -> None:
@@ -155,13 +155,13 @@ class MeasuredBatchLimit(BatchLimit):
 
         Args:
             model: The model's name, for log messages.
-            gate: Controls which models use the device at the same time.
-            placed: The loaded model and its device.
-            save_measurement: Called with `placed` after each new measurement.
+            device_lock: Controls which models use the device at the same time.
+            device_model: The loaded model and its device.
+            save_measurement: Called with `device_model` after each new measurement.
             record_split: Called after each batch that did not fit into memory.
         """
-        super().__init__(model, gate, record_split)
-        self._placed = placed
+        super().__init__(model, device_lock, record_split)
+        self._device_model = device_model
         self._save_measurement = save_measurement
 
     @property
@@ -172,7 +172,7 @@ class MeasuredBatchLimit(BatchLimit):
         the largest measured batch, and 0 if no batch was measured. An item that is larger than
         `max_cost` runs alone in a batch.
         """
-        peaks = self._placed.profile.peaks
+        peaks = self._device_model.profile.peaks
         untried = peaks[-1][0] * _GROWTH if peaks else 0.0
         return min(self._learned_cost, self.fitting_cost, untried)
 
@@ -182,7 +182,7 @@ class MeasuredBatchLimit(BatchLimit):
 
         The size is the total size of the batch's items, in the model's own unit.
         """
-        return self._placed.profile.largest_cost(self._placed.reserved_bytes)
+        return self._device_model.profile.largest_cost(self._device_model.reserved_bytes)
 
     def is_measured(self, cost: float) -> bool:
         """Return whether the memory of a batch of this size, or of a larger batch, was measured.
@@ -190,7 +190,7 @@ class MeasuredBatchLimit(BatchLimit):
         Args:
             cost: The total size of the batch's items, in the model's own unit.
         """
-        return self._placed.profile.is_measured(cost)
+        return self._device_model.profile.is_measured(cost)
 
     @contextlib.contextmanager
     def admit(self, cost: float, *, is_exclusive: bool = False) -> Iterator[None]:
@@ -204,7 +204,7 @@ class MeasuredBatchLimit(BatchLimit):
             is_exclusive: Whether no other model of this process may use the device during the
                 batch.
         """
-        profile = self._placed.profile
+        profile = self._device_model.profile
         known_bytes = profile.peak_bytes(cost) if profile.is_measured(cost) else None
         # A measurement would also include all other work on the device, so it needs exclusive use.
         is_exclusive = is_exclusive or known_bytes is None
@@ -221,24 +221,24 @@ class MeasuredBatchLimit(BatchLimit):
         Args:
             cost: The total size of the batch's items, in the model's own unit.
         """
-        free_bytes = self._placed.reserved_bytes - self._placed.profile.resident_bytes
+        free_bytes = self._device_model.reserved_bytes - self._device_model.profile.resident_bytes
         batch = Batch(cost, None, free_bytes)
         with super().admit(cost, is_exclusive=True), self._on_device(batch):
             yield
 
     @contextlib.contextmanager
     def _on_device(self, batch: Batch) -> Iterator[None]:
-        placed = self._placed
-        with placed.device.running(placed.holder, batch):
+        device_model = self._device_model
+        with device_model.device.running(device_model.holder, batch):
             yield
         if batch.measured_bytes is not None:
-            placed.profile = placed.profile.with_peak(batch.cost, batch.measured_bytes)
-            self._save_measurement(placed)
+            device_model.profile = device_model.profile.with_peak(batch.cost, batch.measured_bytes)
+            self._save_measurement(device_model)
 
     def note_exceeded(self, cost: float, next_cost: float) -> None:
         """Record that a batch ran out of memory, reduce the limit, and release cached memory.
 
         The arguments have the same meaning as in `BatchLimit.note_exceeded`.
         """
-        self._placed.device.release_cached()
+        self._device_model.device.release_cached()
         super().note_exceeded(cost, next_cost)

@@ -216,7 +216,7 @@ def _check(size_bytes: int, limit_bytes: int | None) -> None:
         )
 
 
-def resident_bytes(thing: object) -> int:
+def resident_bytes(obj: object) -> int:
     """Return the size in bytes of all tensors in an object and in the objects that it contains.
 
     Storage that several tensors share is counted once. The result is 0 if torch is not imported.
@@ -225,7 +225,7 @@ def resident_bytes(thing: object) -> int:
     if torch is None:
         return 0
     storages: dict[int, int] = {}
-    for tensor in _tensors(thing, torch, set(), _MAX_DEPTH):
+    for tensor in _tensors(obj, torch, set(), _MAX_DEPTH):
         storage = tensor.untyped_storage()
         storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())
@@ -254,30 +254,30 @@ def metering(grown: Callable[[int], None]) -> Iterator[Callable[[], int]]:
         yield lambda: int(mode.peak_bytes)
 
 
-def _tensors(thing: object, torch: Any, seen: set[int], depth: int) -> Iterator[Any]:
-    if id(thing) in seen or isinstance(thing, _LEAVES) or not depth:
+def _tensors(obj: object, torch: Any, seen: set[int], depth: int) -> Iterator[Any]:
+    if id(obj) in seen or isinstance(obj, _LEAVES) or not depth:
         return
-    seen.add(id(thing))
-    if isinstance(thing, torch.Tensor):
-        yield thing
-    elif isinstance(thing, torch.nn.Module):
-        yield from thing.parameters()
-        yield from thing.buffers()
+    seen.add(id(obj))
+    if isinstance(obj, torch.Tensor):
+        yield obj
+    elif isinstance(obj, torch.nn.Module):
+        yield from obj.parameters()
+        yield from obj.buffers()
     else:
-        for part in _parts(thing):
+        for part in _parts(obj):
             yield from _tensors(part, torch, seen, depth - 1)
 
 
-def _parts(thing: object) -> Iterable[object]:
-    if isinstance(thing, Mapping):
-        return list(thing.values())
-    if isinstance(thing, list | tuple | set | frozenset):
-        return list(thing)
-    if isinstance(thing, MethodType):
-        return [thing.__self__]
-    held = list(vars(thing).values()) if hasattr(thing, "__dict__") else []
-    slots = [name for kind in type(thing).__mro__ for name in getattr(kind, "__slots__", ())]
-    return held + [getattr(thing, name) for name in slots if hasattr(thing, name)]
+def _parts(obj: object) -> Iterable[object]:
+    if isinstance(obj, Mapping):
+        return list(obj.values())
+    if isinstance(obj, list | tuple | set | frozenset):
+        return list(obj)
+    if isinstance(obj, MethodType):
+        return [obj.__self__]
+    held = list(vars(obj).values()) if hasattr(obj, "__dict__") else []
+    slots = [name for kind in type(obj).__mro__ for name in getattr(kind, "__slots__", ())]
+    return held + [getattr(obj, name) for name in slots if hasattr(obj, name)]
 
 
 def _live_bytes(torch: Any, grown: Callable[[int], None]) -> Any:

@@ -40,7 +40,7 @@ def build(kind: ModuleType, architecture: str, **options: Any) -> nn.Module:
     return network
 
 
-def recipe(architecture: str, sha256: str) -> Any:
+def find_weights_entry(architecture: str, sha256: str) -> Any:
     """Return the entry of torchvision's `WeightsEnum` whose weights have this digest.
 
     If there is no such entry, return the entry of the network's default weights. The entry contains
@@ -63,7 +63,7 @@ def names(labels: str, entry: Any) -> Sequence[str]:
 
     Args:
         labels: Labels that are separated by commas; empty for the labels of the published weights.
-        entry: The entry of the published weights, which `recipe` returns.
+        entry: The entry of the published weights, which `find_weights_entry` returns.
     """
     given = [label.strip() for label in labels.split(",") if label.strip()]
     found: Sequence[str] = given or entry.meta["categories"]

@@ -17,7 +17,7 @@ from torchvision import models
 
 from worker.models import Accepts, Weights
 from worker.models.network import Network
-from worker.models.published import build, names, recipe
+from worker.models.published import build, find_weights_entry, names
 
 _LABELS_COUNT = 5
 # The published weights of these two networks expect an additional scaling of the inputs.
@@ -44,7 +44,7 @@ class Infer:
         if labels:
             options = {**options, "num_classes": len(names(labels, None))}
         network = weights.load_into(build(models, architecture, **options))
-        entry = recipe(architecture, weights.sha256)
+        entry = find_weights_entry(architecture, weights.sha256)
         self._names = names(labels, entry)
         self._transforms = entry.transforms()
         self._network = Network(network, precision=precision, compiler=compiler)

@@ -20,7 +20,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from worker.models import Accepts, Weights
 from worker.models.network import Network
-from worker.models.published import build, names, recipe
+from worker.models.published import build, find_weights_entry, names
 
 # The networks scale images to about this size themselves. Large images are scaled before, so that
 # they need no more memory than small images, and all images of a batch need about the same.
@@ -72,7 +72,7 @@ class Infer:
         min_score: float = 0.5,
         precision: str = "float32",
     ) -> None:
-        self._names = names(labels, recipe(architecture, weights.sha256))
+        self._names = names(labels, find_weights_entry(architecture, weights.sha256))
         network = build(
             models.detection,
             architecture,

@@ -20,7 +20,7 @@ from torchvision import models
 
 from worker.models import Accepts, Weights
 from worker.models.network import Network
-from worker.models.published import build, recipe
+from worker.models.published import build, find_weights_entry
 
 _AUXILIARY = "aux_classifier."
 
@@ -63,7 +63,7 @@ class Infer:
         precision: str = "float32",
         compiler: str = "",
     ) -> None:
-        entry = recipe(architecture, weights.sha256)
+        entry = find_weights_entry(architecture, weights.sha256)
         state = weights.state_dict()
         options: dict[str, Any] = {"num_classes": classes or len(entry.meta["categories"])}
         if any(name.startswith(_AUXILIARY) for name in state):

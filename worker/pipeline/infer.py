@@ -311,7 +311,7 @@ ItemT = TypeVar("ItemT", bound=BatchItem)
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
+class ItemRun:
     """The outcome of one item that ran.
 
     Attributes:
@@ -348,7 +348,7 @@ def run_batch(
     reason_to_skip: Callable[[ItemT], BaseException | None],
     limit: BatchLimit,
     watch: Callable[[Sequence[ItemT]], AbstractContextManager[None]] = lambda jobs: nullcontext(),
-) -> Iterator[tuple[ItemT, Ran | Skipped]]:
+) -> Iterator[tuple[ItemT, ItemRun | Skipped]]:
     """Run jobs as one batch. After an error of the model, run the jobs again in smaller batches.
 
     If a single job does not fit into memory, it runs once more while no other model of this process
@@ -420,14 +420,14 @@ class _Pass:
     results: Sequence[Any] = ()
     error: BaseException | None = None
 
-    def outcomes(self, jobs: Sequence[ItemT]) -> Iterator[tuple[ItemT, Ran]]:
+    def outcomes(self, jobs: Sequence[ItemT]) -> Iterator[tuple[ItemT, ItemRun]]:
         error = self.error
         if error is not None and is_out_of_memory(error):
             error = OutOfMemory("this input needs more memory than the worker's device has")
         results = self.results if error is None else [None] * len(jobs)
         inference_ms = (self.ended - self.started) * 1000
         for job, result in zip(jobs, results, strict=True):
-            yield job, Ran(self.started_at, inference_ms, len(jobs), self.ended, result, error)
+            yield job, ItemRun(self.started_at, inference_ms, len(jobs), self.ended, result, error)
 
 
 def _run_pass(

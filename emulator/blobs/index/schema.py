@@ -193,11 +193,11 @@ class UncommittedBlock:
 class WriteResult:
     """The result of a write: the new blob, and the keys of the content files to remove.
 
-    The index no longer refers to the content files in `orphans`.
+    The index no longer refers to the content files in `unreferenced`.
     """
 
     blob: Blob
-    orphans: tuple[str, ...] = ()
+    unreferenced: tuple[str, ...] = ()
 
 
 def create_etag() -> str:

@@ -109,10 +109,10 @@ async def delete_blob(context: OperationContext) -> BlobResponse:
         blob = store.read(queries.find_blob, request.container, request.blob)
         context.conditions.check_write(blob)
     elif snapshots == "include":
-        orphans = await store.change(
+        unreferenced = await store.change(
             writes.delete_blob, request.container, request.blob, context.conditions
         )
-        store.streams.release(orphans)
+        store.streams.release(unreferenced)
     else:
         raise invalid_header("x-ms-delete-snapshots", snapshots)
     return BlobResponse(202, {"Content-Length": "0", "x-ms-delete-type-permanent": "true"})

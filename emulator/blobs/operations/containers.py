@@ -87,10 +87,10 @@ async def delete_container(context: OperationContext) -> BlobResponse:
     A new container with the same name can be created at once. In Azure, this is possible only after
     about half a minute.
     """
-    orphans = await context.store.change(
+    unreferenced = await context.store.change(
         writes.delete_container, context.request.container, context.conditions
     )
-    context.store.streams.release(orphans)
+    context.store.streams.release(unreferenced)
     return BlobResponse(202, {"Content-Length": "0"})
 
 

@@ -72,7 +72,7 @@ async def put_block(context: OperationContext) -> BlobResponse:
     if request.body.required_length(PUT_BLOCK_BYTES_MAX) == 0:
         raise invalid_header("Content-Length", "0")
     uploaded = await store.streams.receive(request.body, PUT_BLOCK_BYTES_MAX, inline=False)
-    orphans = await _commit(
+    unreferenced = await _commit(
         context,
         uploaded,
         writes.put_block,
@@ -81,7 +81,7 @@ async def put_block(context: OperationContext) -> BlobResponse:
         UncommittedBlock(block_id, uploaded.size, uploaded.content),
         context.now_us,
     )
-    store.streams.release(orphans)
+    store.streams.release(unreferenced)
     digest = base64.b64encode(uploaded.md5).decode()
     return BlobResponse(201, {"Content-Length": "0", "Content-MD5": digest, **_ENCRYPTED})
 
@@ -195,6 +195,6 @@ def _check_md5(context: OperationContext, computed: bytes) -> None:
 def _created(
     context: OperationContext, written: WriteResult, headers: dict[str, str]
 ) -> BlobResponse:
-    context.store.streams.release(written.orphans)
+    context.store.streams.release(written.unreferenced)
     fixed = {"Content-Length": "0", **build_version_headers(written.blob), **_ENCRYPTED}
     return BlobResponse(201, {**fixed, **headers})

@@ -34,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="emulator.functions.app")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--socket", type=int, required=True)
-    parser.add_argument("--lifeline", type=int, required=True)
+    parser.add_argument("--host-pipe", type=int, required=True)
     parser.add_argument("--script", default="function_app.py")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--log-level", default="info")
@@ -42,9 +42,9 @@ def main() -> None:
     # Flush stdout after each line that the user's code prints, although it is not a terminal.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
-    for descriptor in (options.socket, options.lifeline):
+    for descriptor in (options.socket, options.host_pipe):
         os.set_inheritable(descriptor, False)
-    _die_with_host(options.lifeline)
+    _die_with_host(options.host_pipe)
     _load_own_package()
     serving = importlib.import_module(f"{_PACKAGE}.serving")
     invocation = importlib.import_module(f"{_PACKAGE}.invocation")
@@ -57,18 +57,18 @@ def main() -> None:
     os._exit(0)
 
 
-def _die_with_host(lifeline: int) -> None:
+def _die_with_host(host_pipe: int) -> None:
     """Start a thread that ends this process at once if the host dies.
 
-    `lifeline` is the end of a pipe that the host keeps open. The thread runs even if the user's
+    `host_pipe` is the end of a pipe that the host keeps open. The thread runs even if the user's
     code blocks the event loop.
     """
 
     def watch() -> None:
-        os.read(lifeline, 1)
+        os.read(host_pipe, 1)
         os._exit(1)
 
-    threading.Thread(target=watch, name="lifeline", daemon=True).start()
+    threading.Thread(target=watch, name="host-pipe", daemon=True).start()
 
 
 def _load_own_package() -> None:

@@ -80,7 +80,7 @@ class Episode:
     children: list[OrchestrationInstance] = field(default_factory=list)
 
     @property
-    def news(self) -> str:
+    def new_events(self) -> str:
         """Return the events that the episode has recorded, as JSON texts joined by commas."""
         return ",".join(self.events)
 
@@ -147,7 +147,7 @@ def take_messages(instance: OrchestrationInstance) -> list[TaskMessage]:
     shim, mailbox = instance.shim, instance.mailbox
     while mailbox:
         message = mailbox[0]
-        moves = shim.moves_retry(message.task, failed=message.kind in FAILURES)
+        moves = shim.continues_retry(message.task, failed=message.kind in FAILURES)
         if moves and batch:
             break
         batch.append(mailbox.popleft())
@@ -180,7 +180,7 @@ def close_events(episode: Episode) -> str:
     The returned events have `IsPlayed` set to true, because the next episode replays them.
     """
     episode.events.append(history.event(EventType.ORCHESTRATOR_COMPLETED, episode.now))
-    return history.mark_played(episode.news)
+    return history.mark_played(episode.new_events)
 
 
 def make_next_execution(
@@ -427,7 +427,7 @@ class EpisodeRunner:
             )
 
     def _read_events(self, episode: Episode) -> list[dict[str, Any]]:
-        fragments = [*self._read_history_of(episode.instance), episode.news]
+        fragments = [*self._read_history_of(episode.instance), episode.new_events]
         events: list[dict[str, Any]] = json.loads(f"[{','.join(fragments)}]")
         return events
 
@@ -442,7 +442,7 @@ class EpisodeRunner:
             instance.parent.id if instance.parent else None,
             instance.input,
             self._read_history_of(instance),
-            episode.news,
+            episode.new_events,
             replaying=instance.episode_count > 0,
         )
         try:

@@ -178,17 +178,17 @@ def context_json(  # noqa: PLR0913 - the context has these members
     parent_id: str | None,
     input_text: str | None,
     past: Iterable[str],
-    news: str,
+    new_events: str,
     *,
     replaying: bool,
 ) -> str:
     """Return the context of an episode as JSON. The orchestrator receives this text.
 
-    `past` contains the history events of earlier episodes, and `news` contains the events of this
-    episode. Each text contains JSON events, separated by commas. `replaying` is true in all
+    `past` contains the history events of earlier episodes, and `new_events` contains the events of
+    this episode. Each text contains JSON events, separated by commas. `replaying` is true in all
     episodes except the first.
     """
-    history = ",".join((*past, news))
+    history = ",".join((*past, new_events))
     return (
         f'{{"history":[{history}],"input":{"null" if input_text is None else input_text},'
         f'"instanceId":{quoted(instance_id)},"isReplaying":{"true" if replaying else "false"},'

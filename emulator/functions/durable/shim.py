@@ -9,9 +9,9 @@ The list of actions does not contain retries. If a task with retry options fails
 number to the timer before the next attempt, and then to the next attempt. Even after the last
 attempt has failed, the SDK waits for one more timer.
 
-Some events make the SDK continue a retry (see `Shim.moves_retry`). Such an event must be the first
-event of its episode. If it came later, the engine could not number the tasks in the same order as
-the SDK.
+Some events make the SDK continue a retry (see `Shim.continues_retry`). Such an event must be the
+first event of its episode. If it came later, the engine could not number the tasks in the same
+order as the SDK.
 
 In each episode, the actions whose tasks were scheduled earlier are compared with the history. If
 the code of the orchestrator has changed, the actions may differ from the history. As in the Durable
@@ -116,7 +116,7 @@ class Shim:
             retry_numbers=self.retry_numbers.copy(),
         )
 
-    def moves_retry(self, task: int | None, *, failed: bool) -> bool:
+    def continues_retry(self, task: int | None, *, failed: bool) -> bool:
         """Return whether the SDK continues a retry when this task ends.
 
         The SDK continues a retry with a timer or with a further attempt, and gives the next task

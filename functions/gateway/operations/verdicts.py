@@ -10,7 +10,7 @@ from enum import StrEnum
 from math import inf
 from typing import Final
 
-from contract.heartbeats import ModelBeat, ModelState
+from contract.heartbeats import ModelHeartbeat, ModelState
 from contract.messages import FailureCode
 from gateway.operations.workers import SeenWorker, WorkerState
 
@@ -161,13 +161,13 @@ def find_reason(
 
 
 def _reason_of_workers(
-    model: str, alive: Sequence[tuple[SeenWorker, ModelBeat]], now: datetime
+    model: str, alive: Sequence[tuple[SeenWorker, ModelHeartbeat]], now: datetime
 ) -> WaitReason:
     """Return why jobs wait although these workers serve the model.
 
     Each item of `alive` is a pair of a worker and what its heartbeat says about the model.
     """
-    by_state: dict[ModelState, list[tuple[SeenWorker, ModelBeat]]] = {}
+    by_state: dict[ModelState, list[tuple[SeenWorker, ModelHeartbeat]]] = {}
     for worker, beat in alive:
         by_state.setdefault(beat.state, []).append((worker, beat))
     if loaded := by_state.get(ModelState.LOADED):
@@ -408,7 +408,7 @@ def _judge_broken(worker: SeenWorker, queues: Sequence[QueueFigures]) -> Iterabl
 
 def _serving(
     model: str, workers: Sequence[SeenWorker], now: datetime
-) -> list[tuple[SeenWorker, ModelBeat]]:
+) -> list[tuple[SeenWorker, ModelHeartbeat]]:
     """Return the workers that are alive, receive jobs, and serve the model.
 
     Each item is a pair of the worker and what its heartbeat says about the model.
@@ -438,14 +438,14 @@ def _memory_reason(model: str, workers: Sequence[SeenWorker]) -> WaitReason:
     return WaitReason(WaitCode.NO_MEMORY, "no device has enough free memory for the model")
 
 
-def _broken_reason(beats: Sequence[ModelBeat]) -> WaitReason:
+def _broken_reason(beats: Sequence[ModelHeartbeat]) -> WaitReason:
     first = beats[0]
     if all(beat.code == OUT_OF_MEMORY for beat in beats):
         return WaitReason(WaitCode.NO_MEMORY, "the model does not fit into the device's memory")
     return WaitReason(WaitCode.MODEL_BROKEN, f"the model cannot be loaded: {_problem_of(first)}")
 
 
-def _problem_of(beat: ModelBeat) -> str:
+def _problem_of(beat: ModelHeartbeat) -> str:
     return ": ".join(filter(None, (beat.code, beat.reason))) or "unknown error"
 
 

@@ -346,7 +346,7 @@ class SharedCounts:
         clock: Clock,
         *,
         process: str | None = None,
-        spread: Callable[[], float] = random.random,
+        random_fraction: Callable[[], float] = random.random,
     ) -> None:
         """Create a counter of messages.
 
@@ -355,13 +355,13 @@ class SharedCounts:
             blobs: The container of the shared counts.
             clock: Returns the current time.
             process: The name of this process. Default: a random name.
-            spread: Returns a random number from 0 to 1.
+            random_fraction: Returns a random number from 0 to 1.
         """
         self._counter = counter
         self._blobs = blobs
         self._clock = clock
         self._process = process or f"{random.getrandbits(64):x}"
-        self._spread = spread
+        self._random_fraction = random_fraction
         self._other_seen_at = -math.inf
         self._written_at: dict[str, float] = {}
 
@@ -371,7 +371,7 @@ class SharedCounts:
 
     def fresh_seconds(self, count: SharedCount) -> float:
         """Return for how many seconds after `count.at_seconds` this process uses the count."""
-        return FRESH_SECONDS * (1.0 if self.is_own(count) else 1.0 + self._spread())
+        return FRESH_SECONDS * (1.0 if self.is_own(count) else 1.0 + self._random_fraction())
 
     async def count(self, queue: str) -> SharedCount:
         """Return a count of the queue's messages that is at most FRESH_SECONDS old.

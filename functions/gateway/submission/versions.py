@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from contract.catalogue import Catalogue, ModelEntry, choose_version
-from contract.heartbeats import ModelBeat, ModelState
+from contract.heartbeats import ModelHeartbeat, ModelState
 from gateway.clock import Clock
 from gateway.errors import Unavailable
 from gateway.operations.workers import SeenWorker, WorkerHeartbeats
@@ -86,7 +86,7 @@ def find_ready(workers: list[SeenWorker], now: datetime) -> frozenset[str]:
     )
 
 
-def _is_ready(beat: ModelBeat) -> bool:
+def _is_ready(beat: ModelHeartbeat) -> bool:
     # An unloaded model is loaded when it has jobs. A model that loads again ran before.
     is_loading_again = beat.state is ModelState.LOADING and beat.load_seconds is not None
     return is_loading_again or beat.state in {ModelState.LOADED, ModelState.UNLOADED}

@@ -51,7 +51,7 @@ async def start_reply_delivery(reply: WebhookReply, instance_id: str, durable: D
     contains the reply.
     """
     if await durable.status(instance_id) is None:
-        text = delivery_input(reply.job_id, told=asdict(reply))
+        text = delivery_input(reply.job_id, webhook_reply=asdict(reply))
         await durable.start(instance_id, text, ORCHESTRATOR_WEBHOOK)
 
 

@@ -123,16 +123,19 @@ def read_delivery_log(instance: InstanceSnapshot | None) -> WebhookDelivery:
     return delivery_log(DeliveryState.PENDING, ())
 
 
-def delivery_input(job_id: str, attempts: Json = (), told: Json = None) -> str:
+def delivery_input(job_id: str, attempts: Json = (), webhook_reply: Json = None) -> str:
     """Return the input of the orchestration `webhook`.
 
     Args:
-        job_id: The id of the job whose webhook is delivered.
-        attempts: The attempts in the delivery log of an earlier orchestration.
-        told: The WebhookReply to deliver, as a JSON object; None to deliver the job `job_id`.
+        job_id: The id of the job that has ended.
+        attempts: The earlier attempts to post this webhook. The new delivery log begins with them.
+        webhook_reply: The reply to post to a producer's webhook, as the JSON object of a
+            WebhookReply. None to post the finished job `job_id` to the webhook that its caller gave
+            at submit.
     """
     given = {"job_id": job_id, "attempts": list(attempts)}
-    return json.dumps(given if told is None else {**given, "told": told})
+    # The name "told" must not change, because histories contain inputs with this name.
+    return json.dumps(given if webhook_reply is None else {**given, "told": webhook_reply})
 
 
 def wake_event(attempts: int) -> str:

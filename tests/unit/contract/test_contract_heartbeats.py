@@ -16,7 +16,7 @@ from contract.heartbeats import (
     MAX_HEARTBEAT_BYTES,
     MAX_MODELS,
     Heartbeat,
-    ModelBeat,
+    ModelHeartbeat,
     ModelState,
     decode_heartbeat,
     encode_heartbeat,
@@ -29,7 +29,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=2
 counts = st.integers(0, 2**50)
 seconds = st.floats(0, 1e6, allow_nan=False)
 models = st.builds(
-    ModelBeat,
+    ModelHeartbeat,
     name=texts,
     state=st.sampled_from(ModelState),
     code=st.none() | texts,
@@ -96,7 +96,7 @@ def test_a_large_heartbeat_is_refused_before_it_is_parsed() -> None:
 
 
 def test_a_long_error_text_of_a_model_is_truncated_in_the_heartbeat() -> None:
-    model = ModelBeat("noop", ModelState.BROKEN, "model-failed", "x" * 10_000)
+    model = ModelHeartbeat("noop", ModelState.BROKEN, "model-failed", "x" * 10_000)
     assert len(encode_heartbeat(Heartbeat("w", "1", STARTED_AT, 5, models=(model,)))) < 1000
 
 

@@ -8,7 +8,7 @@ from fastapi.routing import APIRoute
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from contract.heartbeats import ModelBeat, ModelState
+from contract.heartbeats import ModelHeartbeat, ModelState
 from gateway.http.app import MODULES
 from gateway.http.problems import PROBLEM_KINDS
 from tests.unit.gateway.conftest import RunningGateway
@@ -154,7 +154,7 @@ async def test_each_response_is_valid_under_the_schema_in_the_openapi_document(
     ended = await gateway.accept()
     await gateway.reply()
     queued = await gateway.accept()
-    beat(gateway, models=(ModelBeat("noop", ModelState.BROKEN, "model-failed", "no weights"),))
+    beat(gateway, models=(ModelHeartbeat("noop", ModelState.BROKEN, "model-failed", "no weights"),))
     answer = await gateway.http.get(sent.format(ended=ended, queued=queued))
     response = document["paths"][path]["get"]["responses"][str(answer.status_code)]
     (content,) = response["content"].values()

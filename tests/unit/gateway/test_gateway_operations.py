@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from contract.heartbeats import Heartbeat, ModelBeat, ModelState, encode_heartbeat
+from contract.heartbeats import Heartbeat, ModelHeartbeat, ModelState, encode_heartbeat
 from contract.messages import encode_request
 from contract.names import HEARTBEATS, SUMS, heartbeat_blob
 from contract.queues import names
@@ -37,7 +37,7 @@ def beat(gateway: RunningGateway, worker: str = "pod-7", **changes: Any) -> None
         "version": "1",
         "started_at": gateway.clock() - timedelta(seconds=30),
         "interval_seconds": 5.0,
-        "models": (ModelBeat("noop", ModelState.LOADED, load_seconds=0.5),),
+        "models": (ModelHeartbeat("noop", ModelState.LOADED, load_seconds=0.5),),
     }
     gateway.blobs.put(heartbeat_blob(worker), encode_heartbeat(Heartbeat(**{**given, **changes})))
 
@@ -91,7 +91,7 @@ async def test_the_overview_shows_the_state_of_each_worker(gateway: RunningGatew
         device="L4",
         total_bytes=100,
         used_bytes=60,
-        models=(ModelBeat("noop", ModelState.LOADED, None, None, 0.5, 2, 4, 40),),
+        models=(ModelHeartbeat("noop", ModelState.LOADED, None, None, 0.5, 2, 4, 40),),
     )
     beat(gateway, "pod-8", is_draining=True)
     gateway.clock.now += timedelta(seconds=5)
@@ -214,7 +214,7 @@ async def test_a_dead_letter_is_counted_until_an_operator_redrives_the_dead_lett
 async def test_messages_that_workers_have_locked_are_not_counted_as_waiting(
     gateway: RunningGateway,
 ) -> None:
-    beat(gateway, models=(ModelBeat("noop", ModelState.LOADED, in_flight=5),))
+    beat(gateway, models=(ModelHeartbeat("noop", ModelState.LOADED, in_flight=5),))
     gateway.queues.lengths = {"noop": 4, "noop-low": 3}
     gateway.queues.enqueued_at = {"noop": gateway.clock()}
     waiting = queue_in(await overview(gateway))["waiting"]
@@ -261,7 +261,7 @@ async def test_the_number_of_waiting_jobs_is_added_to_the_job_counts_only_if_a_q
     assert sums.change_count == 0
     assert gateway.queues.look_count == 0
     gateway.queues.lengths = {"noop": 6, "noop-low": 1}
-    beat(gateway, models=(ModelBeat("noop", ModelState.LOADED, in_flight=2),))
+    beat(gateway, models=(ModelHeartbeat("noop", ModelState.LOADED, in_flight=2),))
     oldest = {**dict.fromkeys(names(gateway.services.catalogue)), "noop": gateway.clock()}
     await operations.record_waiting(oldest)
     (noop,) = (await series(gateway, "?minutes=1"))["models"]["noop"]["waiting"]

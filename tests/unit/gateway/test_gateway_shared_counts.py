@@ -48,7 +48,7 @@ class Cloud:
             self.blobs,
             lambda: self.now + timedelta(seconds=skew_seconds),
             process=name,
-            spread=lambda: spread,
+            random_fraction=lambda: spread,
         )
 
     def statistics(self, shared: SharedCounts) -> QueueStatistics:

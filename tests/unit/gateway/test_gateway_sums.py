@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract.heartbeats import Heartbeat, ModelBeat, ModelState, encode_heartbeat
+from contract.heartbeats import Heartbeat, ModelHeartbeat, ModelState, encode_heartbeat
 from contract.names import SUMS
 from gateway.errors import Unavailable
 from gateway.operations.sums import (
@@ -324,7 +324,7 @@ def test_a_heartbeat_is_smaller_than_1_kib_and_job_counts_are_smaller_than_32_ki
         counters.record_waiting("classifier", minute + 1)
     sums_bytes = len(encode_sums(counters, clock.now))
     models = tuple(
-        ModelBeat(name, ModelState.LOADED, None, None, 3.21, 4, 8, 2 << 30)
+        ModelHeartbeat(name, ModelState.LOADED, None, None, 3.21, 4, 8, 2 << 30)
         for name in ("classifier", "voice-activity", "noop")
     )
     beat = Heartbeat("worker-5f9c7d-41", "0.1.0", NOW, 5.0, False, "L4", 24 << 30, 8 << 30, models)

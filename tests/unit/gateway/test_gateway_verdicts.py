@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract.heartbeats import Heartbeat, ModelBeat, ModelState
+from contract.heartbeats import Heartbeat, ModelHeartbeat, ModelState
 from gateway.operations.verdicts import (
     ANSWERED_SECONDS,
     QueueFigures,
@@ -27,22 +27,23 @@ WAITING = QueueFigures("classifier", normal=40, low=1, oldest_age_seconds=30)
 
 
 def worker(
-    *models: tuple[str, ModelState] | ModelBeat,
+    *models: tuple[str, ModelState] | ModelHeartbeat,
     name: str = "pod-7",
     age_seconds: float = 1,
     is_draining: bool = False,
 ) -> SeenWorker:
     beats = tuple(
-        model if isinstance(model, ModelBeat) else ModelBeat(model[0], model[1]) for model in models
+        model if isinstance(model, ModelHeartbeat) else ModelHeartbeat(model[0], model[1])
+        for model in models
     )
     started_at = NOW - timedelta(seconds=age_seconds + 20)
     beat = Heartbeat(name, "1", started_at, 5.0, is_draining, models=beats)
     return SeenWorker(beat, NOW - timedelta(seconds=age_seconds))
 
 
-LOADED = worker(ModelBeat("classifier", ModelState.LOADED, in_flight=8))
+LOADED = worker(ModelHeartbeat("classifier", ModelState.LOADED, in_flight=8))
 LOADING = worker(("classifier", ModelState.LOADING))
-BROKEN_MODEL = ModelBeat("classifier", ModelState.BROKEN, "model-failed", "it raised KeyError")
+BROKEN_MODEL = ModelHeartbeat("classifier", ModelState.BROKEN, "model-failed", "it raised KeyError")
 
 
 def summary(verdicts: list[Verdict]) -> list[tuple[str, str | None, str]]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from contract.catalogue import Catalogue, choose_version
-from contract.heartbeats import Heartbeat, ModelBeat, ModelState, encode_heartbeat
+from contract.heartbeats import Heartbeat, ModelHeartbeat, ModelState, encode_heartbeat
 from contract.messages import encode_request
 from contract.names import heartbeat_blob
 from gateway.errors import InvalidSetting, Unavailable
@@ -332,7 +332,7 @@ async def test_the_metric_of_accepted_jobs_counts_each_model_version_separately(
     assert (counted["noop"], counted["noop:2"]) == (1, 2)
 
 
-def beat(gateway: RunningGateway, *models: ModelBeat, **changes: Any) -> None:
+def beat(gateway: RunningGateway, *models: ModelHeartbeat, **changes: Any) -> None:
     """Write the heartbeat of a worker that serves `models`.
 
     `changes` replace members of the heartbeat.
@@ -348,7 +348,7 @@ def beat(gateway: RunningGateway, *models: ModelBeat, **changes: Any) -> None:
     gateway.blobs.put(heartbeat_blob("pod-7"), heartbeat)
 
 
-LOADED = ModelBeat("noop:2", ModelState.LOADED, load_seconds=1)
+LOADED = ModelHeartbeat("noop:2", ModelState.LOADED, load_seconds=1)
 
 
 @pytest.mark.parametrize(
@@ -364,7 +364,7 @@ LOADED = ModelBeat("noop:2", ModelState.LOADED, load_seconds=1)
     ],
 )
 async def test_a_job_is_sent_to_the_fallback_version_if_no_worker_is_ready_for_its_own_version(
-    tmp_path: Path, models: list[ModelBeat], changes: dict[str, Any], version: str
+    tmp_path: Path, models: list[ModelHeartbeat], changes: dict[str, Any], version: str
 ) -> None:
     path = write_catalogue(tmp_path, {"2": 100}, 'fallback = "1"')
     async with open_gateway(catalogue_path=path) as gateway:

@@ -93,7 +93,7 @@ class ManagedModel:
             name=self.model.name,
             busy_count=lambda: len(self.in_flight),
             may_receive=lambda: False,
-            vacate=self.vacated.set,
+            request_unload=self.vacated.set,
             queues=[self],
         )
         self.telemetry = ModelTelemetry(self.model.name)

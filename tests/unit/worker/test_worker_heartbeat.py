@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from azure.core.exceptions import ServiceRequestError
 
-from contract.heartbeats import Heartbeat, ModelBeat, ModelState, decode_heartbeat
+from contract.heartbeats import Heartbeat, ModelHeartbeat, ModelState, decode_heartbeat
 from tests.unit.worker.managed_models import BUDGET, NOOP, Infer, ManagedModel, shared
 from worker.errors import WeightsMissing
 from worker.heartbeats import TIMEOUT_SECONDS, Heartbeats, describe_model, describe_worker
@@ -148,11 +148,11 @@ def start(sharing: DeviceSharing) -> Iterator[Callable[[str, Callable[[], Infer]
         managed.stop()
 
 
-def seen(managed: ManagedModel) -> ModelBeat:
+def seen(managed: ManagedModel) -> ModelHeartbeat:
     return describe_model(managed.manager, InFlight(managed.telemetry), managed.telemetry)
 
 
-def until_state(managed: ManagedModel, state: ModelState) -> ModelBeat:
+def until_state(managed: ManagedModel, state: ModelState) -> ModelHeartbeat:
     ends_at = time.monotonic() + 30
     while seen(managed).state is not state:
         assert time.monotonic() < ends_at, (seen(managed), state)

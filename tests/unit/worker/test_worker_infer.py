@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from worker.errors import Cancelled, DeviceLost, InvalidInput, NotWaitedFor, OutOfMemory
 from worker.memory.device_errors import BudgetExceeded
-from worker.memory.limits import BatchLimit, DeviceGate
+from worker.memory.limits import BatchLimit, DeviceLock
 from worker.models import Context
-from worker.pipeline.infer import Ran, Skipped, run_batch
+from worker.pipeline.infer import ItemRun, Skipped, run_batch
 
 
 @dataclass(eq=False)
@@ -34,7 +34,7 @@ class RecordingLimit(BatchLimit):
     """
 
     def __init__(self) -> None:
-        super().__init__("model", DeviceGate())
+        super().__init__("model", DeviceLock())
         self.costs: list[float] = []
         self.alone: list[float] = []
 
@@ -65,18 +65,18 @@ class Model:
         return [item * item for item in batch]
 
 
-def run_all(run: Any, items: Sequence[Item], limit: BatchLimit) -> list[tuple[Item, Ran]]:
+def run_all(run: Any, items: Sequence[Item], limit: BatchLimit) -> list[tuple[Item, ItemRun]]:
     """Run all items as one batch, and return each item with its outcome. No job is cancelled."""
-    ran: list[tuple[Item, Ran]] = []
+    ran: list[tuple[Item, ItemRun]] = []
     for item, outcome in run_batch(run, items, lambda _: None, limit):
-        assert isinstance(outcome, Ran)
+        assert isinstance(outcome, ItemRun)
         ran.append((item, outcome))
     return ran
 
 
-def outcomes(model: Model, count: int, limit: BatchLimit | None = None) -> dict[int, Ran]:
+def outcomes(model: Model, count: int, limit: BatchLimit | None = None) -> dict[int, ItemRun]:
     items = [Item(number) for number in range(count)]
-    ran = run_all(model, items, limit or BatchLimit("model", DeviceGate()))
+    ran = run_all(model, items, limit or BatchLimit("model", DeviceLock()))
     assert len(ran) == count, "each item has one outcome"
     return {item.item: what for item, what in ran}
 
@@ -123,12 +123,12 @@ def test_a_job_that_was_cancelled_during_a_failed_forward_pass_does_not_run_agai
     model = Cancels()
     items = [Item(number) for number in range(4)]
     reason = NotWaitedFor("cancelled")
-    limit = BatchLimit("m", DeviceGate())
+    limit = BatchLimit("m", DeviceLock())
     ran = list(run_batch(model, items, lambda job: reason if job.item in gone else None, limit))
     assert [(job.item, what) for job, what in ran if isinstance(what, Skipped)] == [
         (2, Skipped(reason))
     ]
-    results = [(job.item, what.result) for job, what in ran if isinstance(what, Ran)]
+    results = [(job.item, what.result) for job, what in ran if isinstance(what, ItemRun)]
     assert results == [(0, 0), (1, 1), (3, 9)]
     assert model.passes == [[0, 1, 2, 3], [0, 1, 3]], "the other items ran again in one batch"
 
@@ -154,7 +154,7 @@ def test_a_batch_that_does_not_fit_into_host_memory_is_split() -> None:
         torch.empty(2**60 * (len(batch) // 3))
         return batch
 
-    limit = BatchLimit("model", DeviceGate())
+    limit = BatchLimit("model", DeviceLock())
     ran = run_all(run, [Item(n) for n in range(8)], limit)
     assert [what.error for _, what in ran] == [None] * 8
     assert limit.max_cost == 2
@@ -168,7 +168,7 @@ def test_a_system_exit_raised_by_a_model_fails_only_one_job(surprise: BaseExcept
         return batch
 
     ran = list(
-        run_batch(run, [Item(n) for n in range(4)], lambda _: None, BatchLimit("m", DeviceGate()))
+        run_batch(run, [Item(n) for n in range(4)], lambda _: None, BatchLimit("m", DeviceLock()))
     )
     assert {job.item: what.error for job, what in ran if what.error} == {2: surprise}
 
@@ -200,12 +200,12 @@ def test_a_job_that_ran_out_of_memory_succeeds_with_exclusive_use_of_the_device(
             raise BudgetExceeded("another model was in the way")
         return batch
 
-    ran = run_all(run, [Item(7)], BatchLimit("m", DeviceGate()))
+    ran = run_all(run, [Item(7)], BatchLimit("m", DeviceLock()))
     assert [(job.item, what.result, what.error) for job, what in ran] == [(7, 7, None)]
 
 
 def test_an_out_of_memory_error_of_a_single_item_does_not_reduce_the_batch_limit() -> None:
-    limit = BatchLimit("m", DeviceGate())
+    limit = BatchLimit("m", DeviceLock())
     outcomes(Model(fits=0), 1, limit)
     assert limit.max_cost == math.inf
 
@@ -218,7 +218,7 @@ def test_a_failed_batch_is_not_run_again_if_the_device_is_lost() -> None:
         raise RuntimeError("CUDA error: device-side assert triggered")
 
     items = [Item(number) for number in range(4)]
-    ran = run_all(run, items, BatchLimit("m", DeviceGate()))
+    ran = run_all(run, items, BatchLimit("m", DeviceLock()))
     assert len(passes) == 1
     assert [job.item for job, _ in ran] == [0, 1, 2, 3]
     assert all(isinstance(what.error, DeviceLost) for _, what in ran)
@@ -234,7 +234,7 @@ def test_each_forward_pass_runs_inside_the_context_manager_that_watches_the_runn
 
     items = [Item(number) for number in range(3)]
     model = Model(bad={2})
-    list(run_batch(model, items, lambda _: None, BatchLimit("m", DeviceGate()), watching))
+    list(run_batch(model, items, lambda _: None, BatchLimit("m", DeviceLock()), watching))
     # The watcher does not see passes that raise.
     assert seen == [[0, 1]]
     assert model.passes == [[0, 1, 2], [0, 1], [2]]

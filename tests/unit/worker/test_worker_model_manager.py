@@ -351,12 +351,12 @@ def test_a_model_whose_load_has_killed_three_processes_is_set_aside_as_broken(
     journal = LoadJournal(tmp_path)
     for _ in range(3):
         die_while_loading(tmp_path, "killer")
-        journal.take_over(["killer", "neighbour"])
+        journal.take_over(["killer", "other"])
     killer = managed_models("killer", sharing, lambda: Infer(20), journal)
-    neighbour = managed_models("neighbour", sharing, lambda: Infer(20), journal)
+    other = managed_models("other", sharing, lambda: Infer(20), journal)
 
-    assert neighbour.entered.wait(10)
-    assert neighbour.manager.admits()
+    assert other.entered.wait(10)
+    assert other.manager.admits()
     until(lambda: killer.manager.is_set_aside)
     assert killer.infer is None
     assert killer.manager.problem is not None
@@ -370,7 +370,7 @@ def test_no_model_receives_jobs_while_a_model_suspected_of_killing_processes_is_
 ) -> None:
     die_while_loading(tmp_path, "suspect")
     journal = LoadJournal(tmp_path)
-    journal.take_over(["suspect", "neighbour"])
+    journal.take_over(["suspect", "other"])
     may_load, is_loading = threading.Event(), threading.Event()
 
     def load() -> Infer:
@@ -378,16 +378,16 @@ def test_no_model_receives_jobs_while_a_model_suspected_of_killing_processes_is_
         may_load.wait(10)
         return Infer(20)
 
-    neighbour = managed_models("neighbour", sharing, lambda: Infer(20), journal)
+    other = managed_models("other", sharing, lambda: Infer(20), journal)
     suspect = managed_models("suspect", sharing, load, journal)
     assert is_loading.wait(10)
-    assert neighbour.infer is None
-    assert not neighbour.manager.admits()
+    assert other.infer is None
+    assert not other.manager.admits()
     may_load.set()
     assert suspect.entered.wait(10)
-    neighbour.has_work = True  # now it gets the memory of the idle suspect
-    assert neighbour.entered.wait(10)
-    assert neighbour.manager.admits()
+    other.has_work = True  # now it gets the memory of the idle suspect
+    assert other.entered.wait(10)
+    assert other.manager.admits()
     assert journal.find("suspect").death_count == 0
 
 

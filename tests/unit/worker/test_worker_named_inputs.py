@@ -20,7 +20,7 @@ from worker import check, describe
 from worker.check_load import LoadMeasurement
 from worker.errors import InvalidInput, ModelUnfit, UnsupportedMediaType
 from worker.inference.loaded_model import LoadedModel
-from worker.inference.model_manager import SilentContext
+from worker.inference.model_manager import NullContext
 from worker.inference.parameters import InputArgument, read_arguments, read_input_arguments
 from worker.inputs.audio import Audio
 from worker.inputs.decoder_process import DecoderProcesses
@@ -104,7 +104,7 @@ def test_a_model_that_reports_progress_gets_a_context_and_the_named_inputs() -> 
 
     loaded = LoadedModel(replace(COMPARED, reports_progress=True), Long())
     item = loaded.prepare(png(4), "image/png", {}, OTHER)
-    assert loaded.run([item], [SilentContext()]) == [5]
+    assert loaded.run([item], [NullContext()]) == [5]
 
 
 def test_an_optional_named_input_may_be_omitted() -> None:

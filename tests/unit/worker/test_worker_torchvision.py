@@ -17,7 +17,7 @@ from contract.messages import InlineBytes, InlineJson
 from worker.errors import ModelUnfit, WeightsUnfit
 from worker.inference.loaded_model import LoadedModel
 from worker.memory.simulated_device import metering
-from worker.models.published import build, recipe
+from worker.models.published import build, find_weights_entry
 from worker.models.torchvision_segmenter import palette
 from worker.weights.weights import Weights
 
@@ -92,8 +92,8 @@ def test_a_classifier_with_custom_weights_uses_the_labels_in_the_model_options(
 
 def test_the_digest_of_published_weights_determines_the_image_transforms() -> None:
     weights = models.MobileNet_V2_Weights
-    assert recipe("mobilenet_v2", MOBILENET_SHA256) is weights.IMAGENET1K_V1
-    assert recipe("mobilenet_v2", "ab" * 32) is weights.DEFAULT is weights.IMAGENET1K_V2
+    assert find_weights_entry("mobilenet_v2", MOBILENET_SHA256) is weights.IMAGENET1K_V1
+    assert find_weights_entry("mobilenet_v2", "ab" * 32) is weights.DEFAULT is weights.IMAGENET1K_V2
 
 
 def test_the_error_for_an_unknown_architecture_suggests_similar_names() -> None:

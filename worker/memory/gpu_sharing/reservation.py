@@ -31,7 +31,8 @@ _IDLE_SECONDS = 0.5
 class ReservationRecords:
     """The reservation records of all models. Use them only in `with ReservationFile.locked()`.
 
-    If the caller assigns a record to `mine`, the record is written into this model's lock file.
+    If the caller assigns a record to `own_record`, the record is written into this model's lock
+    file.
     """
 
     def __init__(self, file: LockFile, records: dict[str, ReservationRecord]) -> None:
@@ -40,12 +41,12 @@ class ReservationRecords:
         self.name = file.name
 
     @property
-    def mine(self) -> ReservationRecord:
+    def own_record(self) -> ReservationRecord:
         """Return the record of this model."""
         return self._records[self.name]
 
-    @mine.setter
-    def mine(self, record: ReservationRecord) -> None:
+    @own_record.setter
+    def own_record(self, record: ReservationRecord) -> None:
         if record != self._records[self.name]:
             self._records[self.name] = record
             self._file.write(asdict(record))
@@ -83,7 +84,7 @@ class ReservationFile:
             records[self._file.name] = self._record
             current = ReservationRecords(self._file, records)
             yield current
-            self._record = current.mine
+            self._record = current.own_record
 
     def close(self) -> None:
         """Delete the lock file. This ends the model's reservation."""
@@ -201,15 +202,15 @@ class ModelWorkload:
         busy_count: Returns how many received messages are still being processed.
         may_receive: Returns whether the broker may still send a message for an earlier receive
             request.
-        vacate: Makes the thread that runs the model unload the model. Called if the model must be
-            unloaded and has no jobs.
+        request_unload: Makes the thread that runs the model unload the model. Called if the model
+            must be unloaded and has no jobs.
         queues: The queues in which messages may wait for the model.
     """
 
     name: str
     busy_count: Callable[[], int]
     may_receive: Callable[[], bool]
-    vacate: Callable[[], None]
+    request_unload: Callable[[], None]
     queues: Sequence[QueueView]
 
 
@@ -276,7 +277,7 @@ class SharedReservation:
         with self._file.locked() as records:
             # If the device thread has changed the stage in the meantime, the next update continues.
             if self._state.stage is before:
-                records.mine = self._state.advance(now, records.name, records.all, work)
+                records.own_record = self._state.advance(now, records.name, records.all, work)
             self._note(records)
         if self._state.stage is ReservationStage.LEAVING:
             if before is ReservationStage.IN:
@@ -287,7 +288,7 @@ class SharedReservation:
             # `may_receive` must be read first: a received message is counted as busy before
             # `may_receive` becomes False.
             if not self._workload.may_receive() and not self._workload.busy_count():
-                self._workload.vacate()
+                self._workload.request_unload()
         elif self._state.stage is not before:
             with self._changed:
                 self._changed.notify_all()
@@ -311,8 +312,8 @@ class SharedReservation:
         self._is_touched = False
         self._active_at = now
         with self._file.locked() as records:
-            held_bytes = min(needed_bytes, records.mine.reserved_bytes)
-            records.mine = self._state.enter(now, held_bytes, load_seconds)
+            held_bytes = min(needed_bytes, records.own_record.reserved_bytes)
+            records.own_record = self._state.enter(now, held_bytes, load_seconds)
             self._note(records)
         if self._waited_since is not None:
             waited_seconds = now - self._waited_since
@@ -332,9 +333,9 @@ class SharedReservation:
             How many bytes are now reserved.
         """
         with self._file.locked() as records:
-            records.mine = self._state.resize(records.name, records.all, needed_bytes)
-            if records.mine.reserved_bytes < least_bytes and self.is_in:
-                records.mine = self._state.begin_to_leave(records.mine, self._clock())
+            records.own_record = self._state.resize(records.name, records.all, needed_bytes)
+            if records.own_record.reserved_bytes < least_bytes and self.is_in:
+                records.own_record = self._state.begin_to_leave(records.own_record, self._clock())
             self._note(records)
         return self.reserved_bytes
 
@@ -347,14 +348,14 @@ class SharedReservation:
                 change.
         """
         with self._file.locked() as records:
-            records.mine = self._state.fail(self._clock(), retry_seconds, needed_bytes)
+            records.own_record = self._state.fail(self._clock(), retry_seconds, needed_bytes)
             self._note(records)
 
     def leave(self) -> None:
         """Record that the model has been unloaded, and release its reserved memory."""
         self._was_in_vain = not self._is_touched
         with self._file.locked() as records:
-            records.mine = self._state.leave()
+            records.own_record = self._state.leave()
             self._note(records)
 
     def _pending_since(self) -> float | None:
@@ -364,12 +365,12 @@ class SharedReservation:
         return self._queued_work.since()
 
     def _note(self, records: ReservationRecords) -> None:
-        mine = records.mine
-        self.reserved_bytes = mine.reserved_bytes
-        if mine.waiting_since is not None:
+        own_record = records.own_record
+        self.reserved_bytes = own_record.reserved_bytes
+        if own_record.waiting_since is not None:
             # A message may be older than this worker, which did not wait for memory all that time.
             before = self._clock() if self._waited_since is None else self._waited_since
-            self._waited_since = max(mine.waiting_since, before)
+            self._waited_since = max(own_record.waiting_since, before)
         elif self._state.stage is ReservationStage.OUT:
             self._waited_since = None
         self._others_wait = any(each.waiting_since is not None for each in records.all.values())

@@ -19,7 +19,7 @@ from worker.memory.gpu_sharing.reservation import (
     SharedReservation,
     UnlimitedReservation,
 )
-from worker.memory.limits import DeviceGate
+from worker.memory.limits import DeviceLock
 from worker.memory.profile import MemoryProfile, MemoryProfiles
 from worker.memory.simulated_device import MemoryAccount, SimulatedDevice
 from worker.settings import MemorySettings
@@ -46,7 +46,7 @@ class DeviceSharing:
         self._lock = threading.Lock()
         self._device: Device | None = None
         self._reservations: list[SharedReservation] = []
-        self.gate = DeviceGate()
+        self.device_lock = DeviceLock()
         self.iterated_at = time.monotonic()
         self.info: DeviceInfo | None = None
         """A description of the device; None until the first model is about to be loaded."""

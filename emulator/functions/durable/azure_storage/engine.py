@@ -83,7 +83,7 @@ class OrchestrationSession:
     instance_id: str
     partition: int
     pending: list[QueueMessage] = field(default_factory=list)
-    is_driven: bool = False
+    has_task: bool = False
     """Whether an asyncio task runs the episodes of the instance now."""
     is_running: bool = False
     """Whether an episode of the instance has begun and its history is not saved yet."""
@@ -531,8 +531,8 @@ class AzureStorageEngine(DurableEngine):
                 self._spawn(self._discard_early(early))
             batch = [message for message in batch if message not in early]
         session.pending += batch
-        if not session.is_driven and session.pending:
-            session.is_driven = True
+        if not session.has_task and session.pending:
+            session.has_task = True
             self._spawn(self._run_session(session))
 
     def _has_no_history(self, instance_id: str) -> bool:
@@ -568,7 +568,7 @@ class AzureStorageEngine(DurableEngine):
                     continue
                 await self.app_outage.wait()
         finally:
-            session.is_driven = False
+            session.has_task = False
             if not session.pending:
                 self._sessions.pop(session.instance_id, None)
 
@@ -734,7 +734,7 @@ class AzureStorageEngine(DurableEngine):
         if second_owner is None:
             return
         second_owner.mailbox.extend(episode.batch)
-        self._split_brains[instance.id] = self._faults.draw_coin()
+        self._split_brains[instance.id] = self._faults.flip_coin()
         try:
             await self._episodes.run(second_owner)
         except AppUnavailable:

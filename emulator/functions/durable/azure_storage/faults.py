@@ -76,7 +76,7 @@ class Faults:
         """
         return self._random.random() < self._options.split_brain_rate
 
-    def draw_coin(self) -> bool:
+    def flip_coin(self) -> bool:
         """Return True or False at random, with equal probability."""
         return self._random.random() < 0.5
 

@@ -1,29 +1,29 @@
-"""Test the device gate: shared and exclusive use of the device."""
+"""Test the device lock: shared and exclusive use of the device."""
 
 from __future__ import annotations
 
 import threading
 
-from worker.memory.limits import DeviceGate
+from worker.memory.limits import DeviceLock
 
 
 def test_exclusive_use_of_the_device_waits_for_earlier_threads_and_delays_later_threads() -> None:
-    gate, order = DeviceGate(), list[str]()
+    device_lock, order = DeviceLock(), list[str]()
     inside, leave, alone_waits = threading.Event(), threading.Event(), threading.Event()
 
     def first() -> None:
-        with gate.shared():
+        with device_lock.shared():
             inside.set()
             leave.wait(10)
             order.append("first")
 
     def alone() -> None:
         alone_waits.set()
-        with gate.exclusive():
+        with device_lock.exclusive():
             order.append("alone")
 
     def later() -> None:
-        with gate.shared():
+        with device_lock.shared():
             order.append("later")
 
     threads = [threading.Thread(target=step) for step in (first, alone, later)]
@@ -31,7 +31,7 @@ def test_exclusive_use_of_the_device_waits_for_earlier_threads_and_delays_later_
     assert inside.wait(10)
     threads[1].start()
     assert alone_waits.wait(10)
-    while not gate._waiting_count:
+    while not device_lock._waiting_count:
         pass
     threads[2].start()
     leave.set()
@@ -41,10 +41,10 @@ def test_exclusive_use_of_the_device_waits_for_earlier_threads_and_delays_later_
 
 
 def test_two_threads_use_the_device_at_the_same_time_in_shared_mode() -> None:
-    gate, both = DeviceGate(), threading.Barrier(2, timeout=10)
+    device_lock, both = DeviceLock(), threading.Barrier(2, timeout=10)
 
     def use() -> None:
-        with gate.shared():
+        with device_lock.shared():
             both.wait()
 
     threads = [threading.Thread(target=use) for _ in range(2)]
@@ -56,12 +56,12 @@ def test_two_threads_use_the_device_at_the_same_time_in_shared_mode() -> None:
 
 
 def test_a_thread_waits_for_exclusive_use_of_the_device_only_for_a_limited_time() -> None:
-    gate, finished = DeviceGate(max_wait_seconds=0.01), list[str]()
-    with gate.shared():
-        with gate.exclusive():
+    device_lock, finished = DeviceLock(max_wait_seconds=0.01), list[str]()
+    with device_lock.shared():
+        with device_lock.exclusive():
             finished.append("beside a long job")
-        with gate.shared():
+        with device_lock.shared():
             finished.append("others get in again")
-    with gate.exclusive():
+    with device_lock.exclusive():
         finished.append("alone")
     assert len(finished) == 3
