@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -58,8 +58,17 @@ def create_admin_app(
             Route("/{name:path}", api.wrap(api.get)),
             Route("/{name:path}", api.wrap(api.put), methods=["PUT"]),
             Route("/{name:path}", api.wrap(api.delete), methods=["DELETE"]),
-        ]
+        ],
+        exception_handlers={ClientDisconnect: _end_request},
     )
+
+
+async def _end_request(_: Request, __: Exception) -> Response:
+    """End a request whose client disconnected before it had sent the whole body.
+
+    The client does not receive the response.
+    """
+    return Response(status_code=400)
 
 
 class _Api:
