@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> int:
     """Install the package, run the cases, and return the exit status of node."""
     with tempfile.TemporaryDirectory(prefix="servicebus-javascript-") as temporary:
         folder = Path(os.environ.get("CONFORMANCE_FOLDER") or temporary) / "javascript"
-        install(folder)
+        install(folder, PACKAGE)
         # Node.js looks for packages beside the file.
         cases = shutil.copy(_CASES, folder)
         with run_server(Path(temporary) / "data") as server:
@@ -37,12 +37,16 @@ def main(arguments: list[str]) -> int:
             return subprocess.run(command, cwd=folder, env=environment, check=False).returncode
 
 
-def install(folder: Path) -> None:
-    """Install the package with npm into `folder`, unless it is installed."""
-    if (folder / "node_modules").exists():
+def install(folder: Path, *packages: str) -> None:
+    """Install packages with npm into `folder`, unless they are installed.
+
+    Each package is named with its version, such as `@azure/service-bus@7.9.5`.
+    """
+    names = [package.rpartition("@")[0] for package in packages]
+    if all((folder / "node_modules" / name).exists() for name in names):
         return
     folder.mkdir(parents=True, exist_ok=True)
-    command = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", PACKAGE]
+    command = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", *packages]
     subprocess.run(command, cwd=folder, check=True)
 
 
