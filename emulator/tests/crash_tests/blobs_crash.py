@@ -180,11 +180,18 @@ async def _read(container: ContainerClient, name: str, ledger: BlobLedger) -> No
 
 
 async def read_all(connection_string: str, ledger: BlobLedger) -> None:
-    """Read and list all blobs that clients have written, and let the ledger check them."""
+    """Read and list all blobs that clients have written, and let the ledger check them.
+
+    The service runs, so a blob that cannot be read is a violation.
+    """
     async with BlobServiceClient.from_connection_string(connection_string) as service:
         container = service.get_container_client(CONTAINER)
         for name in ledger.names():
-            await _read(container, name, ledger)
+            try:
+                await _read(container, name, ledger)
+            except AzureError as error:
+                text = str(error).splitlines()[0]
+                ledger.violations.append(f"the blob {name} cannot be read: {text}")
         listed = container.list_blob_names(name_starts_with="writer-")
         ledger.list("writer-", [name async for name in listed])
 
