@@ -37,9 +37,9 @@ class VersionChooser:
     async def choose(self, model: ModelEntry, job_id: str) -> ModelEntry:
         """Return the version of a model for a new job.
 
-        If no worker is ready for the version that the percentages give, and the model has a
-        fallback, return the version `fallback`. If the heartbeats cannot be read, the percentages
-        decide.
+        The percentages in the catalogue select a version. If no worker is ready for this version,
+        and the model has a fallback, return the version `fallback` instead. If the heartbeats
+        cannot be read, the fallback is not used.
         """
         versions = self._catalogue.versions(model)
         chosen = versions[choose_version(model.versions, job_id)]
@@ -67,7 +67,8 @@ class VersionChooser:
                     self._ready = find_ready(await self._heartbeats.read(), now)
                 except Unavailable as error:
                     _log.warning(
-                        "the heartbeats cannot be read, so no version falls back: %s", error
+                        "the heartbeats cannot be read, so no job gets a fallback version: %s",
+                        error,
                     )
                     self._ready = None
                 self._read_at = now
@@ -75,7 +76,7 @@ class VersionChooser:
 
 
 def find_ready(workers: list[SeenWorker], now: datetime) -> frozenset[str]:
-    """Return the names of the models for which at least one worker is ready."""
+    """Return the names of the models and versions for which at least one worker is ready."""
     return frozenset(
         beat.name
         for worker in workers

@@ -33,7 +33,7 @@ def environment(folder: Path, requirement: str) -> Path:
 def classify(url: str, name: str, folder: Path) -> str | None:
     """Classify a picture of a cat with the unmodified client `name`.
 
-    Return an error text, or None if the labels name a cat.
+    Return an error text, or None if the labels in the result name a cat.
     """
     python = environment(folder / name, CLIENTS[name])
     script = Path(__file__).with_name(f"{name}_client.py")

@@ -15,7 +15,18 @@ function fileName(request) {
 }
 
 function resultName(request) {
-  return `result.${(request.model.result_media_type.split("/")[1] ?? "bin").replace(/[^a-z0-9]/g, "")}`;
+  return outputName("result", request.model.result_media_type);
+}
+
+/** Return the name of the file to which the commands write a result. */
+function outputName(name, mediaType) {
+  return `${name}.${(mediaType.split("/")[1] ?? "bin").replace(/[^a-z0-9]/g, "")}`;
+}
+
+/** Return the named results of the model: their names, files, and whether each job has them. */
+function namedResults(request) {
+  return Object.entries(request.model.results).map(([name, { media_type: mediaType, required }]) =>
+    ({ name, file: outputName(name, mediaType), required }));
 }
 
 const shell = (text) => `'${text.replaceAll("'", "'\\''")}'`;
@@ -44,11 +55,16 @@ function makeCurl(request, origin) {
   const data = isUpload ? "-X POST" : name ? `--data-binary ${shell(`@${name}`)}` : `--data-raw ${body}`;
   const sent = Object.entries(headers).map(([header, value]) => `-H ${shell(`${header.toLowerCase()}: ${value}`)}`);
   const submit = joined([`curl -sS`, data, ...sent, ...key, url]);
-  if (isJson(request)) {
+  const named = namedResults(request);
+  if (isJson(request) && !named.length) {
     parts.push(submit);
   } else {
     parts.push(`job=$(${submit})`, `id=$(printf %s "$job" | sed -n 's/^{"id": *"\\([^"]*\\)".*/\\1/p')`,
-      joined([`curl -sSL -o ${resultName(request)}`, ...key, `"${origin}/v1/jobs/$id/result"`]));
+      isJson(request) ? `printf '%s\\n' "$job"`
+        : joined([`curl -sSL -o ${resultName(request)}`, ...key, `"${origin}/v1/jobs/$id/result"`]),
+      // A job may not have an optional result. Then curl writes no file.
+      ...named.map(({ name, file, required }) => joined([`curl -sSL${required ? "" : "f"} -o ${file}`, ...key,
+        `"${origin}/v1/jobs/$id/result/${name}"${required ? "" : " || true"}`])));
   }
   parts.push("# If the status is 202, the job has not ended. Ask again, with its id:",
     `# curl -sS -H 'prefer: wait=30' ${key.map((each) => `${each} `).join("")}${origin}/v1/jobs/ID`);
@@ -67,11 +83,17 @@ function makePython(request, origin) {
   if (options.label !== null) named.push(["label", python(options.label)]);
   const argumentsText = [source, python(request.model.name), ...named.map(([key, value]) => `${key}=${value}`)]
     .map((text) => `        ${text},\n`).join("");
+  const results = namedResults(request);
   const shown = isJson(request)
     ? ["    print(client.result(job.id).body.decode())"]
     : [`    Path(${python(resultName(request))}).write_bytes(client.result(job.id).body)`];
+  for (const { name: result, file, required } of results) {
+    const written = `Path(${python(file)}).write_bytes(client.result(job.id, ${python(result)}).body)`;
+    if (required) shown.push(`    ${written}`);
+    else shown.push(`    if ${python(result)} in job.results:`, `        ${written}`);
+  }
   return [
-    ...(name || !isJson(request) ? ["from pathlib import Path"] : []),
+    ...(name || !isJson(request) || results.length ? ["from pathlib import Path"] : []),
     "",
     "from loosely import Client",
     "",
@@ -100,7 +122,8 @@ function makeJavaScript(request, origin) {
   const name = fileName(request);
   const text = request.json === undefined ? request.text : envelope(request.json);
   const body = name ? `await readFile(${JSON.stringify(name)})` : JSON.stringify(text);
-  const files = [...(name ? ["readFile"] : []), ...(isJson(request) ? [] : ["writeFile"])];
+  const named = namedResults(request);
+  const files = [...(name ? ["readFile"] : []), ...(isJson(request) && !named.length ? [] : ["writeFile"])];
   const sent = Object.entries(headers).map(([header, value]) => `    ${JSON.stringify(header)}: ${JSON.stringify(value)},`);
   const submitted = isUpload ? `\`${path.replace("upload=UPLOAD", "upload=${slot.upload}")}\`` : JSON.stringify(path);
   return [
@@ -135,6 +158,12 @@ function makeJavaScript(request, origin) {
     "const result = await send(job.links.result, {});",
     isJson(request) ? "console.log(JSON.stringify(await result.json(), null, 2));"
       : `await writeFile(${JSON.stringify(resultName(request))}, Buffer.from(await result.arrayBuffer()));`,
+    ...(named.length ? [
+      `const files = ${JSON.stringify(Object.fromEntries(named.map((each) => [each.name, each.file])))};`,
+      "for (const [name, { link }] of Object.entries(job.results)) {",
+      "  await writeFile(files[name], Buffer.from(await (await send(link, {})).arrayBuffer()));",
+      "}",
+    ] : []),
     "",
   ].join("\n");
 }
