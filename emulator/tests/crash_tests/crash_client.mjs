@@ -61,6 +61,7 @@ async function useServiceBus() {
         }
       } catch (error) {
         report("outage", { code: error.code ?? error.name });
+        await sleep(100);
       }
     }
     await sender.close();
@@ -166,6 +167,7 @@ async function useBlobs() {
       } catch (error) {
         isRefused = error.statusCode === 412 || error.statusCode === 409;
         report(isRefused ? "refuse_write" : "outage", isRefused ? { name } : { code: error.code });
+        await sleep(100);
       }
     }
   }
