@@ -26,6 +26,7 @@ from contract.messages import (
     JobError,
     JobReply,
     JobRequest,
+    Json,
     PayloadRef,
     ReplyQueue,
     decode_reply,
@@ -360,6 +361,7 @@ class LoadMeasurement:
         media_type: str,
         memory: MemorySettings,
         named: Mapping[str, tuple[bytes, str]] = MappingProxyType({}),
+        parameters: Mapping[str, Json] = MappingProxyType({}),
     ) -> None:
         """Store the dependencies.
 
@@ -371,11 +373,13 @@ class LoadMeasurement:
             memory: How the measurement uses the device's memory. Its folder must not be that of a
                 worker.
             named: The bytes and the media type of each named input.
+            parameters: The parameters of each job.
         """
         self._model = model
         self._loaded = loaded
         self._inputs = {_BLOB: (data, media_type)}
         self._inputs |= {f"{_BLOB}/{name}": each for name, each in named.items()}
+        self._parameters = dict(parameters)
         self._memory = memory
         self._decoders = DecoderProcesses()
 
@@ -466,6 +470,7 @@ class LoadMeasurement:
                 first,
                 now,
                 now + _DAY,
+                parameters=self._parameters,
                 reply_to=ReplyQueue(_REPLIES),
                 inputs=named,
             )
