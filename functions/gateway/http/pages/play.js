@@ -27,6 +27,11 @@ const STATUS_MARKS = {
   sending: "↑", queued: "…", running: "▸", cancelling: "…", succeeded: "✓", failed: "✕", cancelled: "⊘", expired: "✕",
 };
 
+const WAITS = {
+  cold_starting: "A worker is starting",
+  model_broken: "No worker can load the model. The operator must repair it",
+};
+
 let models = [];
 let model = null;
 let language = "curl";
@@ -290,7 +295,7 @@ class Run {
     if (this !== current) return;
     this.job = job;
     const text = {
-      queued: job.queue.phase === "cold_starting" ? "A worker is starting" : "The job waits in the queue",
+      queued: WAITS[job.queue.phase] ?? "The job waits in the queue",
       running: "The model runs", cancelling: "The job is being cancelled",
       succeeded: "Succeeded after", failed: "Failed after", cancelled: "Cancelled after", expired: "Expired after",
     }[job.status] + (isFinal(job) ? ` ${formatMilliseconds(job.timing?.total_ms)}` : "");
