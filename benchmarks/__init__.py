@@ -1,1 +1,1 @@
-"""The benchmarks of the whole system, of its parts, and of other servers (`./dev bench`)."""
+"""Benchmarks of Loosely, of its components, and of other ways to serve models (`./dev bench`)."""

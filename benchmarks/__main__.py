@@ -1,5 +1,7 @@
 """Run a benchmark (`./dev bench [VERB]`). The exit code is 1 if a target was missed.
 
+The model `noop` of the benchmarks does nothing. VERB is one of:
+
 all         the whole system: latency, throughput, efficiency, start-up and memory (the default)
 cpu         the processor time of one `noop` job in each process
 hops        how many remote round trips the caller of a `noop` job waits for

@@ -2,8 +2,9 @@
 
 `python -m benchmarks.bare PICTURE BATCH_SIZE SECONDS [tuned]` prints the number of images per
 second. The loop uses no queue. It decodes the picture for every inference, as a worker does for
-every job. With `tuned`, the loop uses the worker's settings of the C allocator. The default is the
-model `classifier` of the repository's catalogue. `--model NAME` and `--catalogue FILE` change this.
+every job. With `tuned`, the loop uses the worker's settings of the C allocator. The default model
+is `classifier` of the repository's catalogue. `--model NAME` and `--catalogue FILE` select another
+model.
 """
 
 import argparse

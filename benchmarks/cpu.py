@@ -1,4 +1,7 @@
-"""Measure the processor time of one `noop` job in each process (`./dev bench cpu`)."""
+"""Measure the processor time of one job in each process (`./dev bench cpu`).
+
+The model of the jobs is `noop`, which does nothing.
+"""
 
 import argparse
 import tempfile
@@ -27,7 +30,7 @@ ROUNDS = 3
 class JobCost:
     """The results of one run: latency, throughput, and processor time per job.
 
-    `process_ms` contains the processor time per job of each process, in milliseconds.
+    `process_ms` maps the name of each process to its processor time per job, in milliseconds.
     """
 
     p50_ms: float
@@ -59,9 +62,10 @@ def measure(system: System, running_system: RunningSystem, size: int, clients: i
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Measure each combination of body size and number of clients, and print the medians.
+    """Measure `noop` jobs for each body size and each number of clients, and print the medians.
 
-    Each combination is measured once in each round.
+    Each round measures each combination of body size and number of clients once. The printed values
+    are the medians of the rounds. Return 0.
     """
     parser = argparse.ArgumentParser(prog="./dev bench cpu", description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS)

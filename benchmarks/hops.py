@@ -35,10 +35,11 @@ WARM_UP_JOBS = 25
 
 @dataclass(frozen=True, slots=True)
 class ReadHop:
-    """A step of a `noop` job with a small body, according to the code; it was not measured.
+    """A step between the request and the response of a `noop` job with a small body.
 
-    The step begins `begin` round trips after the arrival of the request, and ends `end` round trips
-    after it. `what` describes the step.
+    The times of the step were found by reading the code, not by measuring. The step begins `begin`
+    round trips after the arrival of the request, and ends `end` round trips after it. `what`
+    describes the step.
     """
 
     begin: float
@@ -65,7 +66,7 @@ message, and the worker reads the blob.
 
 @dataclass(frozen=True, slots=True)
 class HopCount:
-    """Computes the number of hops of one kind of job from the latencies of many such jobs.
+    """Computes the number of hops of one kind of job: the round trips for which the caller waits.
 
     `base_ms` are the latencies without a delay. `delayed_ms` are the latencies if each round trip
     takes `delay_ms` longer.
@@ -91,11 +92,12 @@ class HopCount:
 
 @contextlib.contextmanager
 def run_system(folder: Path, delay_ms: float) -> Iterator[str]:
-    """Run a system whose remote connections have a delay. Yield the gateway's URL for callers.
+    """Run a system during the `with` block, and delay the connections that are remote in Azure.
 
-    The delayed connections are those of the gateway's app to Service Bus and blob storage, and
-    those of the worker to Service Bus, blob storage and the gateway. The Functions host delays its
-    transactions itself.
+    Yield the gateway's URL for callers, whose own connections have no delay. The delayed
+    connections are those of the gateway's app to Service Bus and blob storage, and those of the
+    worker to Service Bus, blob storage and the gateway. The Functions host delays its transactions
+    itself.
     """
     options = ("--engine", "azure-storage", "--storage-delay", str(delay_ms))
     with run_behind_proxies(
@@ -123,7 +125,9 @@ def measure_latencies(url: str, size_bytes: int, jobs: int) -> list[float]:
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Measure the latency of jobs without and with a delay, and print the number of hops.
+    """Measure `noop` jobs without and with a delay, and print for how many hops the caller waits.
+
+    A hop is a round trip to a service that is remote in Azure.
 
     Each round measures each body size. The printed values are medians of the rounds. Return 0.
     """
@@ -182,5 +186,5 @@ def _print(found: dict[tuple[str, float], list[HopCount]]) -> None:
 
 
 def _describe(hops: Sequence[float]) -> str:
-    """Return the median of the rounds as text, and in parentheses the value of each round."""
+    """Return a text with the median of the values in `hops`, and all values in parentheses."""
     return f"{median(hops):.1f} ({', '.join(f'{each:.1f}' for each in hops)})"

@@ -26,8 +26,8 @@ class HttpLoad:
 class HttpLoadResult:
     """The result of a benchmark with HTTP requests.
 
-    `latencies_ms` has the latency of each successful response. `failures` is the number of the
-    other responses. `seconds` is the duration of the benchmark.
+    `latencies_ms` has the latency of each successful response. `failures` is the number of
+    responses that were not successful. `seconds` is the duration of the benchmark.
     """
 
     latencies_ms: list[float]
@@ -46,8 +46,8 @@ def run(load: HttpLoad, clients: int, requests: int, prefer: str | None = None) 
     """Send `requests` HTTP requests from `clients` threads, and return the result.
 
     Each thread has its own connection, and waits for each response before the next request.
-    `prefer` is the value of the header `Prefer`. A response is successful if its status is 200, or
-    202 if `prefer` is given.
+    `prefer` is the value of the header `Prefer`, or None to omit the header. Without `prefer`, a
+    response is successful if its status is 200. With `prefer`, the status must be 202.
     """
     headers = {"content-type": load.media_type} | ({"prefer": prefer} if prefer else {})
     latencies_ms: list[float] = []

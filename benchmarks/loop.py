@@ -5,9 +5,9 @@ stdin, one on each line. For a number N, the program processes N pictures. The n
 the batch size are those of a worker. Some threads decode and preprocess the pictures, one thread
 runs the model, and one thread postprocesses the outputs. There are no messages, locks or replies.
 
-For each line the program prints a JSON object. The object contains the number of images, the
-seconds from the start of the first batch to the end of the last batch, and the seconds during which
-the model ran.
+For each line of stdin, the program prints a JSON object. The object contains the number of images,
+the seconds from the start of the first batch to the end of the last batch, and the seconds during
+which the model ran.
 """
 
 import json

@@ -2,9 +2,9 @@
 
 The simulated device has 8 GiB. The models need 3 GiB and 6 GiB while they run, and less while they
 are idle. Therefore both models can be loaded, but they cannot run at the same time. The benchmark
-measures two cases. With admission, each of two worker processes serves both models.
-Without admission, each of the two processes serves one model, which is the usual way to share a
-GPU.
+measures two cases. With admission, each of two worker processes serves both models, and receives
+only jobs for which it has reserved memory. Without admission, each of the two processes serves one
+model, which is the usual way to share a GPU.
 """
 
 import signal
@@ -38,10 +38,14 @@ class MemoryRun:
 
 
 def run(services: LocalServices, settings: dict[str, str], *models: str) -> MemoryRun:
-    """Start the workers, send jobs for the models `three` and `six`, and return the measurements.
+    """Run workers with the models `three` and `six`, which need 3 and 6 GiB; return the result.
 
     The measurement ends when all jobs have ended.
-    Each of `models` is a comma-separated list of the models that one worker process serves.
+
+    Args:
+        services: The services that the workers use, such as Service Bus.
+        settings: The environment variables of the workers.
+        models: For each worker process, a comma-separated list of the models that it serves.
     """
     with run_gateway() as gateway:
         workers = [services.worker(gateway.host, each, **settings) for each in models]
@@ -83,7 +87,8 @@ def count_outcomes(gateway: Gateway, jobs: dict[str, int]) -> tuple[int, dict[st
 def main(arguments: Sequence[str] = ()) -> int:
     """Measure two models on one device, with and without admission, and print the report.
 
-    Returns 1 if a target was missed, otherwise 0.
+    With admission, a worker receives only jobs for which it has reserved memory. Returns 1 if a
+    target was missed, otherwise 0.
     """
     with tempfile.TemporaryDirectory(prefix="loosely-memory-") as text:
         folder = Path(text)
@@ -98,7 +103,7 @@ def main(arguments: Sequence[str] = ()) -> int:
 
 
 def make_figures(admitted: MemoryRun, not_admitted: MemoryRun) -> list[Figure]:
-    """Return the rows of the report on the runs with and without admission."""
+    """Return the rows of the report on the run with admission and the run without admission."""
     peak = admitted.record.peak_bytes / GIB
     refused = admitted.record.refused_count
     failures = (

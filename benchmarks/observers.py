@@ -31,14 +31,14 @@ _END_OF_HEAD = b"\r\n\r\n"
 
 
 class Counts:
-    """Operations that several connections have made, by a name such as `send` or `GET outcomes`."""
+    """Counts the operations of several connections by name, such as `send` or `GET outcomes`."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
 
     def add(self, operation: str, count: int = 1) -> None:
-        """Add operations of one kind."""
+        """Add `count` operations with the name `operation`."""
         with self._lock:
             self._counts[operation] += count
 
@@ -52,9 +52,10 @@ def observe_amqp(counts: Counts) -> NewObservers:
     """Return a function that creates the two observers of a connection to Service Bus.
 
     The observers add the operations of the connection to `counts`. A message that a client sends is
-    counted as `send`, and a message that it receives as `receive`. A settlement is counted once for
-    each message, also if one frame settles several. A management request is counted by the name of
-    its operation. Requests for the authorisation of a link (`$cbs`) are counted as `authorise`.
+    counted as `send`, and a message that a client receives is counted as `receive`. If one frame
+    settles several messages, each of these settlements is counted. A management request is counted
+    by the name of its operation. Requests for the authorisation of a link (`$cbs`) are counted as
+    `authorise`.
     """
 
     def new() -> tuple[Observe, Observe]:
@@ -71,11 +72,12 @@ def observe_http(counts: Counts, name: Callable[[str, str], str]) -> NewObserver
     """Return a function that creates the two observers of a connection to an HTTP service.
 
     The observer of the client's chunks adds each request to `counts`. The observer of the server's
-    chunks ignores them.
+    chunks does nothing.
 
     Args:
-        counts: Receives the name of the operation of each request.
-        name: Returns the name of the operation for the method and the target of a request.
+        counts: Counts the requests by the names of their operations.
+        name: A function that receives the method and the target of a request, and returns the name
+            of the request's operation.
     """
     return lambda: (_Requests(counts, name).feed, lambda _: None)
 
@@ -102,7 +104,7 @@ class _Frames:
 
 
 class _Client:
-    """Counts what a client of Service Bus sends."""
+    """Counts the operations in the AMQP frames that a client sends to Service Bus."""
 
     def __init__(self, counts: Counts, links: dict[tuple[int, int], str]) -> None:
         self._counts = counts
@@ -134,7 +136,7 @@ class _Client:
 
 
 class _Server:
-    """Counts the messages that Service Bus delivers, except responses to requests."""
+    """Counts the messages that Service Bus delivers from its queues to the client."""
 
     def __init__(self, counts: Counts) -> None:
         self._counts = counts

@@ -1,8 +1,8 @@
 """Count the operations of one job on each service, in a running system (`./dev bench operations`).
 
 The system's connections to Service Bus, to blob storage and to the gateway go through proxies that
-count operations. The orchestrator's turns, the activities and the actions of Durable Functions are
-counted in the histories that the Functions host stores. Each kind of job runs alone.
+count operations. The episodes, activities and actions of Durable Functions are counted in the
+histories that the Functions host stores. Each job runs alone.
 """
 
 import contextlib
@@ -115,11 +115,12 @@ class JobOperations:
     """The operations of one job on each service.
 
     `service_bus` counts sends, receives, settlements and renewals. `http_requests` are the requests
-    to the gateway, by callers and workers. `actions` are those of the Durable Task Scheduler.
-    `turns` are the turns of the orchestrators, and `activities` the calls of activities.
+    to the gateway, by callers and workers. `actions` are the messages that Azure's Durable Task
+    Scheduler would dispatch to the app. `turns` is the number of episodes of the orchestrators, and
+    `activities` the number of activities that they called.
 
-    `waited_seconds` is the time for which a request waited. `blob_reads` includes the reads of the
-    outcome in this time, if there were any.
+    `waited_seconds` is how long a request waited for the job's outcome. If the gateway read the
+    outcome's blob during this time, `blob_reads` includes these reads.
     """
 
     blob_writes: int
@@ -133,16 +134,16 @@ class JobOperations:
 
     @property
     def executions(self) -> int:
-        """The number of function executions if each action is dispatched alone.
+        """The number of function executions if each durable action starts one execution.
 
-        If several actions arrive together, one turn of the orchestrator processes them. Then there
-        are fewer executions.
+        If several actions arrive together, one episode of the orchestrator processes all of them.
+        Then there are fewer executions.
         """
         return self.http_requests + self.actions
 
     @property
     def most_waiting_reads(self) -> int:
-        """How many of `blob_reads` may be reads by a waiting request."""
+        """How often the gateway reads the outcome's blob while the request waits, at most."""
         return count_polls(self.waited_seconds)
 
 
@@ -159,7 +160,7 @@ COLUMNS: dict[str, Callable[[JobOperations], int]] = {
 
 @dataclass(slots=True)
 class OperationCounter:
-    """Runs jobs on a system behind counting proxies, and returns what each of them used."""
+    """Runs jobs on a system behind counting proxies, and counts the operations of each job."""
 
     system: ProxiedSystem
     service_bus: Counts
@@ -170,7 +171,7 @@ class OperationCounter:
     """The client, whose requests go through the gateway's proxy."""
 
     def __post_init__(self) -> None:
-        """Create the client."""
+        """Create the HTTP client of the gateway."""
         self.http = httpx.Client(base_url=self.system.remote.gateway_url, timeout=120)
 
     def close(self) -> None:
@@ -178,7 +179,7 @@ class OperationCounter:
         self.http.close()
 
     def warm_up(self) -> None:
-        """Run jobs of each model until all connections are open."""
+        """Run jobs of each model, so that all connections are open before the first count."""
         for _ in range(_WARM_UP_JOBS):
             self._submit()
         for _ in range(3):
@@ -248,7 +249,9 @@ class OperationCounter:
             job_id, _ = self._submit(prefer="respond-async")
             response = self.http.delete(f"/v1/jobs/{job_id}")
             if response.status_code != HTTPStatus.ACCEPTED:
-                raise RuntimeError(f"the cancellation was refused with {response.status_code}")
+                raise RuntimeError(
+                    f"the cancellation was refused with status {response.status_code}"
+                )
             self._wait_until_ended([job_id])
             time.sleep(max(0.0, begun_at + ASKED_AFTER_SECONDS + 0.1 - time.monotonic()))
         return job_id, 0.0
@@ -263,7 +266,7 @@ class OperationCounter:
     def _expect(self, job_id: str, status: str) -> None:
         found = self.http.get(f"/v1/jobs/{job_id}").json()["status"]
         if found != status:
-            raise RuntimeError(f"the job is {found}, not {status}")
+            raise RuntimeError(f"the status of the job {job_id} is {found}, expected {status}")
 
     @contextlib.contextmanager
     def _paused_worker(self) -> Iterator[None]:
@@ -296,18 +299,25 @@ class OperationCounter:
             headers={"content-type": "application/octet-stream", **headers},
         )
         if answer.status_code not in {200, 202}:
-            raise RuntimeError(f"the job was refused with {answer.status_code}: {answer.text}")
+            raise RuntimeError(
+                f"the job was refused with status {answer.status_code}: {answer.text}"
+            )
         return str(answer.json()["id"]), time.monotonic() - begun_at
 
     def _wait_until_ended(self, instances: Sequence[str]) -> None:
         end = time.monotonic() + _DEADLINE_SECONDS
         while not all(self._is_ended(each) for each in instances):
             if time.monotonic() > end:
-                raise RuntimeError(f"an orchestration has not ended: {instances}")
+                raise RuntimeError(
+                    f"orchestrations did not end within {_DEADLINE_SECONDS} s: {instances}"
+                )
             time.sleep(0.05)
 
     def _wait_until_settled(self, instances: Sequence[str]) -> None:
-        """Wait until orchestrations have ended, all messages are settled, and no count changes."""
+        """Wait until orchestrations have ended, all messages are settled, and no count changes.
+
+        `instances` are the ids of the orchestrations.
+        """
         self._wait_until_ended(instances)
         end = time.monotonic() + _DEADLINE_SECONDS
         before: list[Counter[str]] = []
@@ -322,7 +332,9 @@ class OperationCounter:
             ):
                 return
             if time.monotonic() > end:
-                raise RuntimeError(f"the operations of a job do not end: {now}")
+                raise RuntimeError(
+                    f"the job's operations did not end within {_DEADLINE_SECONDS} s: {now}"
+                )
             time.sleep(0.05)
 
     def _is_ended(self, instance: str) -> bool:
@@ -330,7 +342,7 @@ class OperationCounter:
         return bool(found) and found[0][0] in {"Completed", "Failed", "Terminated"}
 
     def _history(self, job_id: str) -> tuple[int, Counter[int]]:
-        """Return the number of turns of a job's orchestrations, and their events by type."""
+        """Return the number of episodes of a job, and the number of its events by event type."""
         rows = self._query(
             "SELECT events FROM history WHERE id IN (?, ?)", job_id, webhook_instance(job_id)
         )
@@ -357,7 +369,7 @@ KINDS = {
 
 
 class _Receiver(BaseHTTPRequestHandler):
-    """Accepts each webhook."""
+    """An HTTP handler that responds to each webhook with status 204."""
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
@@ -409,9 +421,10 @@ def run_counter(folder: Path) -> Iterator[OperationCounter]:
 
 
 def _count_methods(blobs: Counter[str], *methods: str) -> int:
-    """Return the number of operations with these methods, except on the shared queue lengths.
+    """Return the number of blob operations with these HTTP methods.
 
-    The gateway reads and writes these lengths at most once a second, and not for each job.
+    Operations on the blobs with the lengths of the queues are not counted, because the gateway
+    makes them at most once a second, and not for each job.
     """
     folder = QUEUE_LENGTHS.strip("/")
     return sum(
@@ -422,7 +435,10 @@ def _count_methods(blobs: Counter[str], *methods: str) -> int:
 
 
 def name_blob_operation(method: str, target: str) -> str:
-    """Return the method and the folder of a blob, such as `GET outcomes`."""
+    """Return the name of a request to blob storage: its method and folder, such as `GET outcomes`.
+
+    A blob outside a folder is a payload, for example `GET payload`.
+    """
     names = target.split("?", maxsplit=1)[0].strip("/").split("/")[2:]
     return f"{method} {names[0] if len(names) > 1 else 'payload'}"
 

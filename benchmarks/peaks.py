@@ -1,4 +1,4 @@
-"""The peak resident memory of the processes of a running system."""
+"""Read the peak resident memory of the processes of a running system."""
 
 import psutil
 

@@ -1,4 +1,7 @@
-"""A TCP proxy that emulates the latency and the throughput of a network, and shows the bytes."""
+"""A TCP proxy that emulates the latency and the throughput of a network.
+
+The proxy can also pass all bytes to observers, for example to count operations.
+"""
 
 import asyncio
 import contextlib
@@ -47,7 +50,7 @@ class DelayProxy:
         self._connections: set[asyncio.Task[None]] = set()
 
     def set_link(self, round_trip_seconds: float, bytes_per_second: float | None = None) -> None:
-        """Change the delay and the throughput, also of open connections.
+        """Change the delay and the throughput of new and open connections.
 
         Args:
             round_trip_seconds: The delay of both directions together.
@@ -58,7 +61,7 @@ class DelayProxy:
         self._bytes_per_second = bytes_per_second
 
     async def start(self, port: int = 0) -> int:
-        """Listen on a port, and return it. If `port` is 0, choose a free port."""
+        """Listen on a port, and return the port number. If `port` is 0, choose a free port."""
         self._server = await asyncio.start_server(self._accept, _HOST, port, limit=_CHUNK_BYTES)
         bound: int = self._server.sockets[0].getsockname()[1]
         return bound
@@ -137,7 +140,7 @@ class DelayProxy:
                     await asyncio.sleep(len(part) / self._bytes_per_second)
 
     def _parts_of(self, chunk: bytes) -> Iterator[bytes]:
-        """Yield parts of a chunk, each small enough to be sent within a tenth of a second."""
+        """Yield parts of a chunk. At the limited throughput, each part takes at most 0.1 s."""
         begin = 0
         while begin < len(chunk):
             limit = self._bytes_per_second
@@ -166,7 +169,8 @@ def run_proxies(
     """Run a proxy for each target port during the `with` block.
 
     One new thread runs all proxies. Yield the ports on which the proxies listen. `new_observers`
-    is empty, or contains one element for each target port.
+    contains for each target port a function that creates the observers of a connection. If it is
+    empty, the connections have no observers.
     """
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="proxies")

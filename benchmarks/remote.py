@@ -1,4 +1,4 @@
-"""Run a system whose connections between remote components go through proxies."""
+"""Run a system on this machine, with proxies in the connections that are remote in Azure."""
 
 import contextlib
 import subprocess
@@ -21,9 +21,10 @@ The context manager yields the ports of the proxies, in the same order.
 
 @dataclass(frozen=True, slots=True)
 class ProxiedSystem:
-    """A running system. `local` has the components' own ports, and `remote` those of the proxies.
+    """A running system with proxies in some of its connections.
 
-    `programs` has the running components by their names.
+    `local` has the components' own ports, and `remote` has the ports of their proxies. `programs`
+    maps the name of each component to its program.
     """
 
     local: SystemSettings
@@ -41,9 +42,10 @@ def run_behind_proxies(
 ) -> Iterator[ProxiedSystem]:
     """Run a system during the `with` block, with proxies between the components.
 
-    A connection has a proxy if it is remote in Azure: from the gateway's app and the Functions host
-    to Service Bus and to blob storage; and from the worker to Service Bus, to blob storage and to
-    the gateway. The worker runs only the models in WORKER_MODELS, by default `noop`.
+    These connections go through proxies, because they are remote in Azure: from the gateway's app
+    and the Functions host to Service Bus and to blob storage, and from the worker to Service Bus,
+    to blob storage and to the gateway. The worker runs only the models in WORKER_MODELS, by default
+    `noop`.
     """
     local = SystemSettings(
         ROOT,

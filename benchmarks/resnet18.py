@@ -17,7 +17,7 @@ _DEVIATION = np.array([0.229, 0.224, 0.225], dtype=np.float32)
 
 
 class Infer:
-    """A model with an untrained network. The result is the most likely class and its score."""
+    """A model with an untrained ResNet-18. The result is the most likely class and its score."""
 
     accepts: ClassVar[Accepts] = "image"
 

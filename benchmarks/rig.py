@@ -1,4 +1,4 @@
-"""Run a broker and a worker without a gateway, for the benchmarks.
+"""Run a worker and the Service Bus emulator (the broker) without a gateway, for the benchmarks.
 
 The benchmarks send their jobs directly to the model's queue.
 """
@@ -41,10 +41,10 @@ _COUNT = re.compile(rb"ActiveMessageCount>(\d+)<")
 
 @dataclass(slots=True)
 class ProbedProgram:
-    """A running Python program.
+    """A running Python program whose readiness can be checked by HTTP.
 
-    A GET request to the URL `probe` returns the status `ready_status` if the program is ready. If
-    `ready_status` is None, every status means that the program is ready.
+    The program is ready if a GET request to the URL `probe` returns the status `ready_status`. If
+    `ready_status` is None, the program is ready if it returns any status.
     """
 
     process: subprocess.Popen[bytes]
@@ -206,7 +206,7 @@ class WorkerRig:
 
 @contextlib.contextmanager
 def run_rig(folder: Path, catalogue: Path, model: str) -> Iterator[WorkerRig]:
-    """Run a broker and a worker for `model` during the `with` block.
+    """Run a broker and a worker for `model` during the `with` block. Yield both as a `WorkerRig`.
 
     The broker and the worker write their data and logs to `folder`.
     """

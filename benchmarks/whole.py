@@ -34,15 +34,16 @@ _BINARY = "application/octet-stream"
 
 
 def make_noop_load(system: System, size_bytes: int) -> load.HttpLoad:
-    """Return requests for `noop` jobs, whose bodies differ and have `size_bytes` bytes."""
+    """Return requests for `noop` jobs. Their bodies differ, and have `size_bytes` bytes each."""
     bodies = [f"{number:08d}".encode().ljust(size_bytes, b".") for number in range(100)]
     return load.HttpLoad(system.url, "/v1/models/noop/jobs", _BINARY, bodies)
 
 
 def measure_latency(system: System, name: str, size_bytes: int, target_ms: float) -> Figure:
-    """Measure the latency of one client's requests, which follow each other; return the row.
+    """Measure the latency of `noop` jobs of one client, and return a row of the report.
 
-    The row of the report has the name `name` and the target `target_ms`.
+    The client sends each request after the previous response. The name of the row contains `name`.
+    The target is a median latency of less than `target_ms`.
     """
     jobs = make_noop_load(system, size_bytes)
     load.run(jobs, clients=1, requests=100)
@@ -56,7 +57,10 @@ def measure_latency(system: System, name: str, size_bytes: int, target_ms: float
 def measure_throughput(
     system: System, name: str, size_bytes: int, clients: int, target: float
 ) -> Figure:
-    """Measure the jobs per second with `clients` concurrent clients; return the report's row."""
+    """Measure the throughput with `clients` concurrent clients, and return a row of the report.
+
+    The target is `target` jobs per second.
+    """
     jobs = make_noop_load(system, size_bytes)
     load.run(jobs, clients=clients, requests=100)
     outcome = load.run(jobs, clients=clients, requests=THROUGHPUT_JOBS)
@@ -68,7 +72,7 @@ def measure_throughput(
 def measure_noop(system: System) -> list[Figure]:
     """Measure the latency and the throughput of `noop` jobs, and return the rows of the report.
 
-    The model does nothing, so only the rest of the system needs time.
+    The model does nothing, so the measured values are those of the system without a model.
     """
     return [
         measure_latency(system, "tiny body", 8, 6),
@@ -96,10 +100,11 @@ def measure_bare_loop(*tuned: str) -> float:
 
 def measure_efficiency(system: System) -> list[Figure]:
     """Compare the classifier's throughput with a bare loop, and return the rows of the report.
-    The system gets a steady load and then a burst. The bare loop runs before, between and after
-    these loads. Each time it runs once with the default settings of the C allocator, and once with
-    the worker's settings, which make the loop faster. The comparison with the faster loop shows the
-    cost of serving.
+
+    A bare loop runs only the model, without messages. The system gets a steady load and then a
+    burst. The bare loop runs before, between and after these loads. Each time, it runs once with
+    the default settings of the C allocator, and once with the worker's settings, which make the
+    loop faster. The comparison with the faster loop shows the cost of serving.
     """
     picture = load.HttpLoad(
         system.url, "/v1/models/classifier/jobs", "image/jpeg", [PICTURE.read_bytes()]
@@ -167,7 +172,10 @@ def measure_queued_memory(data: Path) -> list[Figure]:
 
 
 def measure_start(system: System) -> list[Figure]:
-    """Measure how soon the gateway and all components are ready; return the rows of the report."""
+    """Start a system, and measure how soon the gateway and then all components are ready.
+
+    Return the rows of the report.
+    """
     begin = time.perf_counter()
     gateway_seconds: list[float] = []
 
@@ -201,7 +209,7 @@ def measure_start(system: System) -> list[Figure]:
 def measure(folder: Path) -> list[Figure]:
     """Measure start, latency, throughput and memory of a system. Return the rows of the report.
 
-    Then measure the memory of another system with many queued jobs.
+    The rows also contain the memory of a second system that has many queued jobs and no worker.
     """
     system = System(folder / "data")
     try:

@@ -43,9 +43,9 @@ class DiskStatus:
     """Checks whether the data directory of a service can be written.
 
     Each check reads the free space of the disk. After `note_error` has recorded a failed write of
-    the service, a check also writes and removes a small file, at most once a second. These test
-    writes end when one of them, or a write of the service, has succeeded. Only one thread at a time
-    may call the methods.
+    the service, a check also writes and removes a small test file, at most once a second. This ends
+    as soon as a test file or the service's own data could be written. Only one thread at a time may
+    call the methods.
     """
 
     def __init__(self, directory: Path, clock: Callable[[], float] = time.monotonic) -> None:
@@ -106,7 +106,7 @@ class DiskStatus:
         self._is_reported = bool(problem)
         if problem:
             _log.error(
-                "%s cannot be written (%s): changes are refused until a write succeeds",
+                "%s cannot be written (%s): the service refuses changes until a write succeeds",
                 self._directory,
                 problem,
             )

@@ -35,7 +35,7 @@ def parse_host(authority: str) -> str | None:
 
 
 def is_loopback(name: str) -> bool:
-    """Return whether a name always means this machine: localhost, *.localhost, 127.0.0.1, ::1."""
+    """Return whether a host name always means this machine, such as localhost or 127.0.0.1."""
     try:
         return ip_address(name).is_loopback
     except ValueError:
@@ -88,8 +88,9 @@ class HostFilter:
 class OriginFilter:
     """ASGI middleware that responds with 403 if the origin of a page is not allowed.
 
-    The middleware protects routes that change data and need no key. A browser sends the page's
-    origin in each request that is not a plain GET. Other clients send no Origin header.
+    The middleware protects routes that change data but need no key. A browser sends the page's
+    origin in the Origin header of each request except a plain GET. Other clients do not send this
+    header.
     """
 
     def __init__(self, application: _Application, rules: HostRules) -> None:

@@ -24,10 +24,10 @@ STATUS_LINE.update({status: b"HTTP/1.1 %d \r\n" % status for status in range(600
 class HttpProtocol(HttpToolsProtocol):
     """uvicorn's protocol, which limits the size of a request's head and the time for a request.
 
-    The head of a request must arrive within `limits.head_seconds` after the connection was opened,
-    or after the request's first byte if the connection has served a request before. After that, the
-    client must never stop sending the body for more than `limits.body_silence_seconds`. uvicorn's
-    `timeout_keep_alive` is the limit for a connection that is idle after a response.
+    The head of the first request must arrive within `limits.head_seconds` after the connection was
+    opened. The head of each further request must arrive within the same time after its first byte.
+    While the client sends a body, each pause must be shorter than `limits.body_silence_seconds`.
+    uvicorn's `timeout_keep_alive` is the limit for a connection that is idle after a response.
     """
 
     limits: ClassVar[HttpLimits] = HttpLimits()
@@ -44,7 +44,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     @classmethod
     def with_limits(cls, limits: HttpLimits) -> type["HttpProtocol"]:
-        """Return a subclass with these limits."""
+        """Return a subclass of this class that has these limits."""
         return type(cls.__name__, (cls,), {"limits": limits})
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn
@@ -61,8 +61,8 @@ class HttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse received bytes.
 
-        Refuse a request whose head is too large. If the bytes belong to a body, the client again
-        has `body_silence_seconds` to send more bytes.
+        Refuse a request whose head is too large. If the bytes belong to a body, start the time
+        limit `body_silence_seconds` for the next bytes again.
         """
         if self._is_in_head:
             self._head_bytes += len(data)

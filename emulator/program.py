@@ -141,10 +141,11 @@ _OTHERS = 0o077
 
 
 def make_private_directory(directory: Path) -> None:
-    """Create a data directory that only its owner can read, or restrict an existing one.
+    """Create a data directory, and let only its owner read the directory.
 
-    Files directly in the directory are restricted as well. A directory with the sticky bit, such as
-    /tmp, and files of other users keep their modes. Raises OSError if the directory cannot be used.
+    If the directory exists already, its mode and the modes of the files directly in it are changed.
+    A directory with the sticky bit, such as /tmp, and files of other users keep their modes. Raises
+    OSError if the directory cannot be used.
     """
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not directory.stat().st_mode & stat.S_ISVTX:
@@ -169,7 +170,7 @@ def _restrict(path: Path, found: os.stat_result) -> None:
 def run(name: str, log_level: str, program: Callable[[], None]) -> int:
     """Configure logging, run a program, and return its exit status.
 
-    Only the owner can read the files that the program creates.
+    Only the user who runs the program can read the files that the program creates.
 
     If the program raises StartError, write the error's message to standard error, and return the
     error's `exit_code`. Otherwise return 0.
@@ -192,7 +193,10 @@ def run(name: str, log_level: str, program: Callable[[], None]) -> int:
 
 
 def run_loop(main: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine on uvloop's event loop, or on asyncio's if uvloop is not installed."""
+    """Run a coroutine on uvloop's event loop, or on asyncio's if uvloop is not installed.
+
+    In the meantime, a thread regularly returns free memory to the operating system.
+    """
     # Exclude the imported modules from later garbage collections, to make these faster.
     gc.freeze()
     start_trimming()

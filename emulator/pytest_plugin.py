@@ -109,7 +109,7 @@ class LocalFunctionsHost:
 
 @pytest.fixture(scope="session")
 def servicebus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServiceBus]:
-    """Start a Service Bus namespace without queues."""
+    """Start the emulator of Service Bus, with a namespace that has no queues yet."""
     patterns = [r"listening on amqp://\S+:(\d+)\n", r"listening on (http://\S+)\n"]
     folder = tmp_path_factory.mktemp("servicebus")
     with _running("emulator.servicebus", ["--admin-port", "0"], folder, patterns) as found:
@@ -122,7 +122,7 @@ def servicebus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServic
 
 @pytest.fixture(scope="session")
 def blob_storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBlobStorage]:
-    """Start a storage account without containers."""
+    """Start the emulator of Blob storage, with an account that has no blob containers yet."""
     folder = tmp_path_factory.mktemp("blob_storage")
     with _running("emulator.blobs", [], folder, [r"listening on (http://\S+), data in"]) as found:
         (url,) = found
@@ -146,7 +146,7 @@ def functions_app(pytestconfig: pytest.Config) -> Path:
 
 @pytest.fixture(scope="session")
 def functions_settings() -> Mapping[str, str]:
-    """Return app settings for `functions_host`, besides those of `local.settings.json`: none.
+    """Return additional app settings for the app of `functions_host`. By default, there are none.
 
     Override this fixture in `conftest.py`, for example to pass connection strings to the app.
     """
@@ -184,14 +184,16 @@ def _running(
     patterns: Sequence[str],
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[list[str]]:
-    """Run a service during the `with` block, and yield the values that it has logged.
+    """Run a service during the `with` block, and yield values from its log, such as its URL.
 
     Args:
         module: The name of the service's Python module.
         options: The options of the service, except for `--port` and `--data`.
         folder: An empty folder for the data and the log of the service.
-        patterns: Regular expressions with one group each, which match when the service is ready.
-        environment: Environment variables of the service, besides those of this process.
+        patterns: Regular expressions with one group each. The service is ready when its log matches
+            all of them. The yielded values are the texts of the groups.
+        environment: Environment variables that the service gets in addition to those of this
+            process.
     """
     log = folder / "service.log"
     command = [sys.executable, "-P", str(_CHILD), module, *options]
@@ -219,7 +221,10 @@ def _running(
 def _wait_until_ready(
     process: "subprocess.Popen[bytes]", module: str, log: Path, patterns: Sequence[str]
 ) -> list[str]:
-    """Return the first group of each pattern. The test fails if the service does not start."""
+    """Wait until the log matches all patterns, and return the text of each pattern's group.
+
+    The test fails if the service ends or is not ready in time.
+    """
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
         has_ended = process.poll() is not None

@@ -93,18 +93,18 @@ async def announce_webhook(job: str, client: df.DurableOrchestrationClient) -> N
 @app.activity_trigger("job")
 @app.durable_client_input("client")
 async def deliver_webhook(job: str, client: df.DurableOrchestrationClient) -> str:
-    """Post the job with the id `job` to its webhook once.
+    """Make one attempt to post the job with the id `job` to its webhook.
 
-    Returns the receiver's status or an error code as JSON.
+    Returns the receiver's HTTP status or an error code, as JSON.
     """
     return await services.webhook_activities.deliver_job(job, DurableClient(client))
 
 
 @app.activity_trigger("told")
 async def deliver_reply(told: str) -> str:
-    """Post a reply to a producer's webhook once.
+    """Make one attempt to post a reply to a producer's webhook.
 
-    `told` is a WebhookReply as JSON. Returns the receiver's status or an error code as JSON.
+    `told` is a WebhookReply as JSON. Returns the receiver's HTTP status or an error code, as JSON.
     """
     return await services.webhook_activities.deliver_reply(told)
 

@@ -27,7 +27,7 @@ YAML_FILES = ["azure.yaml", "infra", ".github"]
 
 
 class CheckerMissingError(Exception):
-    """A check program is not installed. The error message says how to check instead."""
+    """A check program is not installed. The error message contains a command to use instead."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,8 @@ def simplify_bicep(text: str) -> str:
     """Return a template that the parser of checkov can read, with the same values of resources.
 
     The parser cannot read imported types, the types of arrays and maps, and calls with one argument
-    on each line, as Bicep's formatter writes them. This function removes or replaces them.
+    on each line, as Bicep's formatter writes them. This function removes or replaces these parts of
+    the template.
     """
     text = re.sub(r"^import .*\n|^@export\(\)\n", "", text, flags=re.MULTILINE)
     text = re.sub(r"^type \w+ = \{ \*: string \}$", "", text, flags=re.MULTILINE)

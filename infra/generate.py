@@ -33,8 +33,9 @@ _MAX_SIZE_MEGABYTES = 5120
 def compute_grace_seconds(model: ModelEntry) -> int:
     """Return the grace period of a model's pods in seconds.
 
-    The grace period is the sum of a job's deadline, the lock duration and a margin. A model that
-    reports progress has long jobs, so its longest permitted deadline is used.
+    The grace period is the sum of a deadline, the lock duration and a margin. The deadline is the
+    model's default deadline. For a model that reports progress, it is the longest permitted
+    deadline, because the jobs of this model are long.
     """
     longest = model.max_deadline_seconds if model.reports_progress else model.deadline_seconds
     return longest + model.lock_seconds + _MARGIN_SECONDS
@@ -135,7 +136,8 @@ def make_files(catalogue: Catalogue) -> dict[Path, str]:
     """Return a dict from the path of each generated file to its text.
 
     Raises:
-        CatalogueError: A deployment does not allow so many `min_workers` or `warm_workers`.
+        CatalogueError: The `min_workers` or `warm_workers` of a model exceed the maximum number of
+            its workers in a deployment.
     """
     for model in catalogue.values():
         for key in ("min_workers", "warm_workers"):

@@ -7,8 +7,8 @@
     functions/requirements.txt        what the Function App needs
 
 from worker/requirements.txt and functions/requirements.in. Each package gets the version with which
-the tests run, if the deployment's Python can use it. pip installs a package only if its file has
-one of the hashes. `python -m infra.lock --upgrade` takes the newest versions instead.
+the tests run, if the deployment's Python can use this version. With `--upgrade`, each package gets
+its newest version instead. pip installs a package only if its file has one of the hashes.
 
 PyTorch has its own package lock, because its CPU builds are in another index and have other hashes.
 """
@@ -114,7 +114,7 @@ def _tested_versions() -> str:
 
 
 def main() -> int:
-    """Write the three lock files, and return the exit code."""
+    """Write the three files with the locked package versions, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m infra.lock", description=__doc__)
     parser.add_argument("--upgrade", action="store_true", help="lock the newest versions")
     upgrades = parser.parse_args().upgrade

@@ -136,7 +136,7 @@ def make_container(model: ModelEntry, grace_seconds: int) -> dict[str, Any]:
             *([{"name": "WORKER_REQUIRE_DEVICE", "value": "cuda"}] if model.uses_gpu else []),
         ],
         "ports": [{"name": "health", "containerPort": HEALTH_PORT}],
-        # A model may load for minutes. The worker's loops keep running meanwhile, so /live
+        # A model may load for minutes. During this time, the worker's loops keep running, so /live
         # succeeds.
         "startupProbe": _make_probe("/live", period_seconds=5, failures=60),
         "livenessProbe": _make_probe("/live", period_seconds=10, failures=6),
@@ -167,8 +167,9 @@ def _make_probe(path: str, *, period_seconds: int, failures: int) -> dict[str, A
 def make_scaled_object(model: ModelEntry, queues: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the ScaledObject of a model's workers.
 
-    KEDA starts workers when jobs are queued. When no jobs are left, KEDA keeps only the minimum
-    number of workers that the entry sets.
+    KEDA starts workers when jobs are queued. When no jobs are left, KEDA keeps only the number of
+    workers that the model's catalogue entry demands: `min_workers`, or `warm_workers` in a warm
+    period.
     """
     return {
         "apiVersion": "keda.sh/v1alpha1",

@@ -1,7 +1,6 @@
 """A pytest plugin with the fixture `loosely_client`, a client of a model folder's system.
 
-The model folder is the one in which pytest runs: pytest's root directory. pytest finds the plugin
-by its entry point.
+The model folder is pytest's root directory. pytest finds this plugin by the plugin's entry point.
 """
 
 import os

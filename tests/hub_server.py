@@ -21,15 +21,17 @@ class SeenRequest:
 
 @dataclass
 class FakeHub:
-    """A stand-in for the Hugging Face Hub and its storage: two servers on different ports.
+    """A fake Hugging Face Hub and its storage: two servers on different ports.
 
     The hub answers `/ORG/NAME/resolve/COMMIT/FILE` with a redirect to the storage.
 
     Attributes:
         files: The content of each file, by its path ORG/NAME/resolve/COMMIT/FILE.
         token: The token that requests need; None if the files are public.
-        answer: Called for each request to the hub. If it returns True, it has sent the response.
-        serve: Sends the files of the storage, in place of a complete response.
+        answer: A function that is called for each request to the hub. It returns True if it has
+            sent the response, and False if the hub must send the usual response.
+        serve: A function that sends a file of the storage, for example only a part of the file.
+            If it is None, the whole file is sent.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)

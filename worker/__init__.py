@@ -8,7 +8,7 @@ servicebus/          receive, renew locks, settle, and send replies to queues
 inference/           load a model's class, call it, and decide when the model is in memory
 memory/              measure, limit and share the device's memory
 inputs/              payloads, URLs, and decoders for images, sound, tensors and text
-weights/             fetch, check and cache a model's weights, and load them as data only
+weights/             fetch, check and cache a model's weights; load them without running code
 models/              one file for each model; a model's author writes only this file
 replies              send replies to the gateway, to queues and to webhooks
 telemetry/           metrics, traces, logs and health

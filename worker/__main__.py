@@ -98,7 +98,7 @@ class Worker:
             shutdown: Records a request to shut the worker down. The components of the worker may
                 make this request.
             parent: Sends copies of sockets to the parent process; None without a parent process.
-            death: How the process died that this process replaces; None if that is unknown.
+            death: How the previous worker process died; None if there was none or it is unknown.
 
         Raises:
             SettingsError: A setting is not valid.
@@ -316,7 +316,7 @@ class Worker:
 
     def _note_device_failure(self, error: Exception) -> None:
         """Request shutdown if `error` means that the device is lost."""
-        # The probe's own tiny kernel has failed, so no second kernel is tried.
+        # The probe's own test computation has failed, so no second test computation is tried.
         if is_device_lost(error, lambda: False):
             self._shutdown.request("the device is lost", EXIT_DEVICE_LOST)
 
@@ -354,7 +354,7 @@ def _account(settings: WorkerSettings) -> BlobServiceClient:
     # The error's text would repeat the connection string.
     except ValueError:
         raise SettingsError(
-            "PAYLOAD_STORAGE: expected the connection string of a storage account"
+            "PAYLOAD_STORAGE is invalid: expected the connection string of a storage account"
         ) from None
 
 
@@ -423,7 +423,7 @@ def _run(
     Args:
         settings: The worker's settings.
         parent: Sends copies of sockets to the parent process; None without a parent process.
-        death: How the process died that this process replaces; None if that is unknown.
+        death: How the previous worker process died; None if there was none or it is unknown.
     """
     # The garbage collector does not have to look at the imported modules again. A child process
     # then also writes to fewer pages of memory, which it shares with its parent.

@@ -5,7 +5,7 @@ object contains the result. Each later object contains the time and the memory o
 batch sizes 1, 2, 4 … `max_batch_size`.
 
 With `--results`, the command runs the model on each of several files, and measures only the batch
-size 1. An input that the model refuses, or for which it fails, does not end the command.
+size 1. If the model refuses an input or fails on an input, the command continues with the next one.
 
 With `--load N`, the model is measured as in a worker, while N callers each have one job in flight
 (`worker.check_load`). Then the later objects contain latency, throughput and memory of each batch
@@ -38,7 +38,13 @@ from contract.messages import InlineJson, Json
 from contract.parameters import InvalidParameter, check_parameters
 from worker.check_load import LoadFailed, LoadMeasurement, LoadResult, suggest
 from worker.errors import SettingsError, WeightsUnavailable, WorkerError
-from worker.inference.loaded_model import LoadedModel, ModelLoader, Result, serialize_result
+from worker.inference.loaded_model import (
+    EncodedResults,
+    LoadedModel,
+    ModelLoader,
+    Result,
+    serialize_results,
+)
 from worker.inference.model_manager import SilentContext, run_sample
 from worker.memory.device_errors import is_out_of_memory
 from worker.memory.simulated_device import metering, resident_bytes
@@ -102,7 +108,7 @@ class LazyBlobReader:
         except ValueError:
             # The error's text would repeat the connection string.
             raise WeightsUnavailable(
-                "PAYLOAD_STORAGE: expected the connection string of a storage account"
+                "PAYLOAD_STORAGE is invalid: expected the connection string of a storage account"
             ) from None
         return AzureBlobReader(account).read(container, blob)
 
@@ -199,13 +205,13 @@ def _run_input(loaded: LoadedModel, sample: ModelInput) -> tuple[Any, Line]:
     prepared = time.perf_counter()
     (output,) = _run(loaded, [item])
     finishing = time.perf_counter()
-    result = loaded.finish(output)
+    results = loaded.finish_all(output)
     return item, {
         "event": "result",
         "prepare_ms": _ms(prepared - begun),
         "run_ms": _ms(finishing - prepared),
         "finish_ms": _ms(time.perf_counter() - finishing),
-        **_shown(result),
+        **_shown(results),
     }
 
 
@@ -217,7 +223,7 @@ def _measure_load(  # noqa: PLR0913, PLR0917 - what the measurement needs
     memory: MemorySettings | None,
     caller_count: int,
 ) -> Iterator[Line]:
-    """Yield a JSON object with the measurement of each batch size, and one with the suggestion."""
+    """Yield one JSON object for each measured batch size, then one with the suggested settings."""
     # The first preparation of an input also imports modules, so a later one is measured.
     prepare_seconds = statistics.median(
         _timed(lambda: sample.prepare(loaded)) for _ in range(_PASSES)
@@ -334,8 +340,14 @@ def _process_bytes() -> int:
     return most if sys.platform == "darwin" else most * 1024
 
 
-def _shown(result: Result) -> Line:
-    data = serialize_result(result)
+def _shown(results: EncodedResults) -> Line:
+    found = serialize_results(results)
+    first = _shown_result(*found.pop(None))
+    named = {name: _shown_result(*each) for name, each in found.items() if name is not None}
+    return {**first, "results": named} if named else first
+
+
+def _shown_result(result: Result, data: bytes) -> Line:
     if isinstance(result, InlineJson):
         return {"media_type": media.JSON, "json": result.value}
     encoded = base64.b64encode(data).decode()
@@ -354,11 +366,11 @@ def _sample(model: ModelEntry, path: Path, announced: str | None) -> ModelInput:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
+        raise SettingsError(f"cannot read the input file {path}: {error.strerror}") from None
     limit_bytes = model.max_upload_bytes
     if len(data) > limit_bytes:
         raise SettingsError(
-            f"{path}: has {len(data)} bytes; {model.name} accepts at most {limit_bytes} bytes"
+            f"{path} has {len(data)} bytes, but {model.name} accepts at most {limit_bytes} bytes"
         )
     seen = announced or media.sniff(data)
     if seen is None:
@@ -434,7 +446,7 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
     )
     parsed = parser.parse_args(arguments)
     if parsed.others and not parsed.results:
-        parser.error("several files need --results")
+        parser.error("found several files: add --results to run the model on each of them")
     try:
         settings = CheckSettings.from_env(environ)
         model = Catalogue.load(settings.catalogue).model(parsed.name)

@@ -275,7 +275,7 @@ class _HeldModel(ModelManager):
 
 
 class _Callers:
-    """Simulated callers: each submits a job, and the next job when the reply has arrived."""
+    """Simulated callers. Each caller submits a job, and the next job after the reply to the job."""
 
     def __init__(self, requests: dict[str, bytes], queue: _MemoryQueue) -> None:
         self._requests = requests
@@ -293,7 +293,7 @@ class _Callers:
         self._is_stopped = True
 
     def send(self, body: bytes, job_id: str) -> None:
-        """Store a reply with its latency, and submit the caller's next job unless stopped."""
+        """Store a reply with its latency. Submit the caller's next job unless `stop` was called."""
         latency_ms = (time.perf_counter() - self._sent_at[job_id]) * 1000
         with self._changed:
             self._replies.append((body, latency_ms))
@@ -306,9 +306,9 @@ class _Callers:
         self._queue.put(self._requests[job_id])
 
     def wait(self, number: int, ends_at: float, patience_seconds: float) -> int:
-        """Wait until `number` replies have arrived, and return how many there are.
+        """Wait until `number` replies have arrived, and return the number of replies.
 
-        After `ends_at`, a time of `time.monotonic`, one reply is enough.
+        When `time.monotonic()` reaches `ends_at`, one reply is enough.
 
         Raises:
             LoadFailed: A message was not completed, or no reply has come for `patience_seconds`.
@@ -365,8 +365,8 @@ class LoadMeasurement:
             loaded: The loaded model.
             data: The input as callers send it.
             media_type: The media type of the input.
-            memory: How the measurement uses the device's memory. Its folder must not be that of a
-                worker.
+            memory: How the measurement uses the device's memory. The folder in these settings
+                must not be the folder of a running worker.
             named: The bytes and the media type of each named input.
             parameters: The parameters of each job.
         """

@@ -1,6 +1,6 @@
-"""`python -m worker.describe NAME`: print a model's parameters and named inputs as TOML.
+"""`python -m worker.describe NAME`: print a model's parameters, named inputs and results as TOML.
 
-The lines belong into the model's entry in the catalogue.
+Copy the printed lines into the model's entry in the catalogue.
 
 The command imports the model's module, but creates no instance of the model's class and reads no
 weights. The setting MODEL_CATALOGUE is the path of the catalogue. The exit code is 1 if the model's
@@ -13,6 +13,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, TextIO
 
 from contract import media
@@ -20,7 +21,9 @@ from contract.catalogue import Catalogue, ModelEntry, to_toml
 from contract.errors import ContractError
 from contract.inputs import NamedInput
 from contract.parameters import Schema
+from contract.results import NamedResult
 from worker.errors import ModelFailed, ModelUnfit, SettingsError, WorkerError
+from worker.inference.declared_results import ResultDeclaration, read_declared_results
 from worker.inference.parameters import InputArgument, read_arguments, read_input_arguments
 from worker.inputs.opened import Accepts
 from worker.settings import CheckSettings
@@ -36,10 +39,19 @@ MEDIA_TYPES: Final[Mapping[Accepts, tuple[str, ...]]] = {
 """The media types of a named input that the catalogue does not declare yet."""
 
 
-def describe(model: ModelEntry) -> tuple[Mapping[str, Schema], Mapping[str, dict[str, Any]]]:
-    """Return the parameters and the named inputs that the model's class declares, by name.
+@dataclass(frozen=True, slots=True)
+class ModelDeclarations:
+    """What a model's class declares, by name: the keys of the model's entry in the catalogue."""
 
-    If the model's entry already declares an input, the input keeps its media types.
+    parameters: Mapping[str, Schema]
+    inputs: Mapping[str, dict[str, Any]]
+    results: Mapping[str, dict[str, Any]]
+
+
+def describe(model: ModelEntry) -> ModelDeclarations:
+    """Return the parameters, named inputs and named results that the model's class declares.
+
+    If the model's entry already declares an input or a result, it keeps its media types.
 
     Raises:
         ModelUnfit: The module has no class `Infer`, or an argument has no supported type hint.
@@ -57,17 +69,33 @@ def describe(model: ModelEntry) -> tuple[Mapping[str, Schema], Mapping[str, dict
         name: _describe_input(model.inputs.get(name), each)
         for name, each in read_input_arguments(method).items()
     }
-    return read_arguments(method), inputs
+    results = {
+        name: _describe_result(model.results.get(name), each)
+        for name, each in read_declared_results(infer).items()
+    }
+    return ModelDeclarations(read_arguments(method), inputs, results)
 
 
 def _describe_input(entry: NamedInput | None, argument: InputArgument) -> dict[str, Any]:
-    """Return the keys of a named input's entry, without the keys that have default values."""
+    """Return the catalogue entry of a named input, without the keys that have default values."""
     types = entry.media_types if entry else MEDIA_TYPES[argument.accepts]
     found: dict[str, Any] = {"media_types": list(types)}
     if argument.optional:
         found["optional"] = True
     if argument.description:
         found["description"] = argument.description
+    return found
+
+
+def _describe_result(entry: NamedResult | None, declared: ResultDeclaration) -> dict[str, Any]:
+    """Return the keys of a named result's entry, without the keys that have default values."""
+    found: dict[str, Any] = {
+        "media_type": entry.media_type if entry else declared.default_media_type
+    }
+    if declared.optional:
+        found["optional"] = True
+    if declared.description:
+        found["description"] = declared.description
     return found
 
 
@@ -79,13 +107,14 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
         setting is invalid.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m worker.describe", description="Print a model's parameters as TOML."
+        prog="python -m worker.describe",
+        description="Print a model's parameters and named inputs as TOML.",
     )
     parser.add_argument("name", help="the model's name in the catalogue")
     parsed = parser.parse_args(arguments)
     try:
         settings = CheckSettings.from_env(environ)
-        schemas, inputs = describe(Catalogue.load(settings.catalogue).model(parsed.name))
+        found = describe(Catalogue.load(settings.catalogue).model(parsed.name))
     except (ContractError, SettingsError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
@@ -97,12 +126,13 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
         failed = ModelFailed.from_error(parsed.name, error)
         sys.stderr.write(f"{failed.code}: {failed}\n")
         return 1
-    if not schemas:
+    if not found.parameters:
         sys.stderr.write(f"{parsed.name} has no parameters\n")
     output.writelines(
-        f"parameters.{name} = {to_toml(schema)}\n" for name, schema in schemas.items()
+        f"parameters.{name} = {to_toml(schema)}\n" for name, schema in found.parameters.items()
     )
-    output.writelines(f"inputs.{name} = {to_toml(each)}\n" for name, each in inputs.items())
+    output.writelines(f"inputs.{name} = {to_toml(each)}\n" for name, each in found.inputs.items())
+    output.writelines(f"results.{name} = {to_toml(each)}\n" for name, each in found.results.items())
     output.flush()
     return 0
 

@@ -1,18 +1,21 @@
 """The errors of the worker, and how the message of a failed job is settled.
 
+Each line of this tree contains the class, its stable code, and the condition of an error. The line
+of a group of errors contains what the worker does with the message.
+
     WorkerError
     ├── Fault                                          reply with the failure; complete
     │   ├── InvalidInput           invalid-input            the model cannot read this input
     │   ├── UnsupportedMediaType   unsupported-media-type   the model does not accept this type
     │   ├── PayloadUnusable        payload-corrupt          the blob does not match its reference
     │   ├── InferenceFailed        inference-failed         the model raised an error
-    │   ├── OutOfMemory            out-of-memory            too large for this worker's device
-    │   ├── ResultTooLarge         result-too-large         larger than a job may return
-    │   └── ExpiredForProducer     expired                  the deadline passed; for a producer
+    │   ├── OutOfMemory            out-of-memory            one input exceeds the device's memory
+    │   ├── ResultTooLarge         result-too-large         the result exceeds the limit
+    │   └── ExpiredForProducer     expired                  the deadline passed; a producer waits
     ├── Unwanted                                       no reply; complete
     │   ├── Expired                expired                  the deadline passed
-    │   ├── NotWaitedFor           not-waited-for           cancelled or finished
-    │   └── Cancelled              cancelled                cancelled while it ran
+    │   ├── NotWaitedFor           not-waited-for           the job was cancelled or has ended
+    │   └── Cancelled              cancelled                the job was cancelled while it ran
     ├── Infrastructure                                 abandon after a delay: a later
     │   │                                              delivery may succeed
     │   ├── BrokerUnavailable      broker-away              Service Bus does not answer
@@ -27,7 +30,7 @@
     │   ├── UnreadableMessage      code of a ContractError  not a valid job request
     │   ├── WrongModel             wrong-model              the queue is another model's
     │   ├── ReplyForbidden         reply-forbidden          the reply address is not allowed
-    │   └── ReplyRefused           reply-refused            the gateway never accepts this reply
+    │   └── ReplyRefused           reply-refused            the gateway will never accept it
     ├── HandedBack                 handed-back         release: the job has not started
     ├── NotFinished                not-finished        abandon: the grace period was too short
     ├── LockLost                   lock-lost           do nothing: another worker has the job
@@ -35,12 +38,12 @@
     │   │                                              a later load succeeds
     │   ├── ModelFailed            model-failed            the model's code raised an error
     │   ├── ModelUnfit             model-unfit             the class does not fit its entry
-    │   ├── ModelKillsWorker       model-kills-worker      its load has killed the process
+    │   ├── ModelKillsWorker       model-kills-worker      its loads have killed the process
     │   ├── DeviceMissing          device-missing          there is no GPU that the worker needs
     │   ├── WeightsMissing         weights-missing         the weights do not exist
     │   ├── WeightsMismatch        weights-mismatch        the digest differs from the entry's
-    │   ├── WeightsUnsafe          weights-unsafe          a pickle that would run code
-    │   ├── WeightsDamaged         weights-damaged         truncated, or of an unknown format
+    │   ├── WeightsUnsafe          weights-unsafe          the pickle would run code
+    │   ├── WeightsDamaged         weights-damaged         truncated, or an unknown format
     │   ├── WeightsUnfit           weights-unfit           names or shapes do not fit the network
     │   └── WeightsUnavailable     weights-away            blob storage or the cache fails
     └── SettingsError              bad-setting         the worker cannot start: exit code 2
@@ -200,7 +203,7 @@ class PayloadsUnavailable(Infrastructure):
 
 
 class ReplyUndelivered(Infrastructure):
-    """The gateway, queue or webhook did not accept the reply while the worker could still retry."""
+    """The gateway, queue or webhook did not accept the reply before the retries ended."""
 
     code = "reply-undelivered"
     stage = Stage.REPLY
@@ -336,9 +339,10 @@ class ModelFailed(ModelUnusable):
 
     @classmethod
     def from_error(cls, implementation: str, error: BaseException) -> Self:
-        """Return the error for what the module `implementation` raised.
+        """Return a ModelFailed for `error`, which the module `implementation` raised.
 
-        The text contains the type of `error`, and the name of a module that is not installed.
+        The text contains the type of `error`. If a module is not installed, the text also contains
+        the name of the missing module, and what to do.
         """
         text = f"{implementation} raised {type(error).__name__}"
         if isinstance(error, ModuleNotFoundError) and error.name:
@@ -356,7 +360,7 @@ class ModelUnfit(ModelUnusable):
 
 
 class ModelKillsWorker(ModelUnusable):
-    """Each of the last attempts to load the model has killed the worker's process."""
+    """The last attempts to load the model have all killed the worker's process."""
 
     code = "model-kills-worker"
 

@@ -53,7 +53,7 @@ class Heartbeats:
 
         Args:
             store: The blob container.
-            interval_seconds: The time between two heartbeats; 0 writes none.
+            interval_seconds: The time between two heartbeats; 0 if no heartbeats are written.
             describe: Returns the heartbeat to write.
         """
         self._store = store
@@ -91,7 +91,7 @@ class Heartbeats:
         except (AzureError, OSError) as error:
             self._status.mark_down(type(error).__name__)
         except Exception:  # noqa: BLE001  the worker must go on
-            _log.exception("the heartbeat could not be written")
+            _log.exception("the heartbeat could not be written or deleted")
         else:
             self._status.mark_up()
 
@@ -122,7 +122,7 @@ def describe_worker(
 def describe_model(
     manager: ModelManager, in_flight: InFlight, telemetry: ModelTelemetry
 ) -> ModelBeat:
-    """Return what the heartbeat says about one model."""
+    """Return the heartbeat's information about one model."""
     problem = manager.problem
     if manager.loaded is not None:
         state = ModelState.LOADED

@@ -1,9 +1,9 @@
 """`python -m worker.lock_weights [NAME…]`: write the digests of weights into the model catalogue.
 
 The command downloads the weights into the cache if they are not local, and writes the key
-`weights_sha256` below the key `weights` of each entry. Everything else in the catalogue file stays
-as it is, also its comments. Without names, only entries without a digest are changed. The digest of
-a named entry is computed again.
+`weights_sha256` below the key `weights` of each entry. Nothing else in the catalogue file is
+changed, so its comments are kept. Without names, only entries without a digest are changed. With
+names, the digests of the named entries are computed again.
 
 The settings are those of `worker.check`. The exit code is 1 if a digest cannot be computed or
 written, and 2 if NAME or a setting is invalid.
@@ -39,7 +39,10 @@ class NotEditable(Exception):
 
 
 def find_entries(document: dict[str, Any]) -> Iterator[tuple[TablePath, str, str]]:
-    """Yield the keys, the weights and the digest of each table with weights, or an empty digest."""
+    """Yield the keys, the weights and the digest of each table with weights.
+
+    The digest is empty if the table contains none.
+    """
     for name, table in document.items():
         if not isinstance(table, dict):
             continue
@@ -73,7 +76,7 @@ def set_digest(text: str, path: TablePath, sha256: str) -> str:
 
 
 def _edit(lines: list[str], path: TablePath, sha256: str) -> Iterator[str]:
-    """Yield each text that results from changing or adding one line of the table."""
+    """Yield the text of the catalogue after each possible change of one line of the table."""
     section: TablePath = ()
     for number, line in enumerate(lines):
         section = _read_header(line) or section
@@ -124,7 +127,7 @@ def lock(
     """
     entries = list(find_entries(_read(catalogue)[1]))
     if unknown := set(names) - {path[0] for path, _, _ in entries}:
-        raise SettingsError(f"{min(unknown)}: {catalogue} has no such model with weights")
+        raise SettingsError(f"{min(unknown)}: {catalogue} has no model of this name with weights")
     chosen = [
         (path, weights)
         for path, weights, digest in entries
@@ -159,7 +162,7 @@ def _read(catalogue: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _write(catalogue: Path, path: TablePath, sha256: str) -> None:
-    """Write a digest into the catalogue file, which is read again after the download.
+    """Read the catalogue file again after the download, and write a digest into it.
 
     Raises NotEditable if the entry was removed, or has a form that cannot be changed.
     """

@@ -6,9 +6,9 @@ replaced within milliseconds. The parent itself starts no thread, connects to no
 not use the device, so a child inherits nothing that must not be shared.
 
 A child has died if a signal has killed it, or if it has exited before the end of `run`. The code of
-a model or of a library may do that by `os._exit`, with any exit code.
+a model or of a library may exit in this way by calling `os._exit`, with any exit code.
 
-Only Linux is supported: on macOS, torch may not be used after a fork.
+Child processes are used only on Linux, because torch may not be used after a fork on macOS.
 """
 
 import ctypes
@@ -79,9 +79,9 @@ def run_in_child(
 ) -> int:
     """Call `run` in a child process, and again in a new child if the child has died.
 
-    This process passes the first SIGTERM or SIGINT on to the child. At the second of these signals
-    it kills the child. When `run` is called, WATCHED_SIGNALS are blocked. `run` must set its signal
-    handlers and then unblock the signals.
+    This process passes the first SIGTERM or SIGINT on to the child. After the second of these
+    signals, this process kills the child. When `run` is called, WATCHED_SIGNALS are blocked. `run`
+    must set its signal handlers and then unblock the signals.
 
     If the system is not Linux, or if an import has started a thread or used CUDA, there is no child
     process: this process calls `run` itself.
@@ -92,8 +92,9 @@ def run_in_child(
             how the last child died, and is None for the first child.
         modules: The modules to import before the first fork. An error of an import is ignored,
             because the child imports the module again and handles the error.
-        noting: Returns a context manager for the import of a module. It can note the import, so
-            that a later process can find out whether the import has killed this process.
+        noting: Returns a context manager for the import of a module. The context manager can note
+            the import, so that a later process can find out whether the import has killed this
+            process.
 
     Returns:
         The exit code of `run` if the last child ended by itself; 128 plus the number of the signal
@@ -108,8 +109,8 @@ def run_in_child(
     _import_modules(modules, noting)
     if threading.active_count() > 1:
         _log.warning(
-            "importing the models has started a thread, so the worker runs without a parent "
-            "process: if it is killed, nothing replaces it at once; start threads in "
+            "the import of the models' code has started a thread, so the worker runs without a "
+            "parent process, which would restart it at once if it is killed; start threads in "
             "Infer.__init__ instead"
         )
         return run(None, None)
@@ -194,7 +195,8 @@ def _reap(child: int) -> int | None:
     """Read the exit codes of all child processes that have ended, and return that of `child`.
 
     The result is -N if signal N killed `child`, or None if `child` still runs. As process 1 of a
-    container, this process is the parent of every orphan, so it must read their exit codes.
+    container, this process is also the parent of all processes whose own parent has ended, so it
+    must read their exit codes, too.
     """
     found = None
     while True:
@@ -269,7 +271,7 @@ def _reseed() -> None:
 def _parent_has_used_device() -> bool:
     """Return whether CUDA was used before the fork, for example by the import of a model's file.
 
-    CUDA does not work in a child of such a process.
+    CUDA does not work in a child process if its parent has used CUDA before the fork.
     """
     torch = sys.modules.get("torch")
     # A private function, because torch's public functions only raise an error when CUDA is used.

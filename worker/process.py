@@ -1,4 +1,7 @@
-"""Name this process, choose its numbers of threads, and configure thread switching and memory."""
+"""Set up the worker process: its name, how many threads it uses, and how it allocates memory.
+
+The module also configures how often Python's interpreter switches between threads.
+"""
 
 import ctypes
 import os
@@ -33,14 +36,15 @@ def available_processors() -> int:
 
 
 def preparing_threads(processor_count: int) -> int:
-    """Return how many threads prepare the inputs of one model at the same time."""
+    """Return how many threads prepare the inputs of one model at the same time: from 4 to 16."""
     return max(_MIN_PREPARING, min(processor_count, _MAX_PREPARING))
 
 
 def torch_threads(processor_count: int) -> int:
     """Return how many threads torch uses by default for one model on the CPU.
 
-    This is half the number of processors, because other threads decode inputs and serve the queues.
+    The result is half the number of processors, but from 1 to 8. The other processors are needed by
+    the threads that decode inputs and serve the queues.
     """
     return max(1, min(processor_count // 2, _MAX_TORCH))
 

@@ -2,8 +2,8 @@
 
 The gateway answers with status 2xx if it accepts the reply, and with 410 if the job has already
 ended. In both cases the worker completes the message. After status 404, 408, 425, 429 or 5xx, or a
-failed connection, the worker sends the reply again. The worker pauses before each further try. The
-pause is random and grows with each try. After any other status, the worker does not send the reply
+failed connection, the worker sends the reply again. The worker waits before each further try. The
+delay is random and grows with each try. After any other status, the worker does not send the reply
 again.
 """
 
@@ -66,10 +66,10 @@ _ENTRY_BYTES: Final = 500
 
 
 class _Answer(NamedTuple):
-    """What the gateway answered to one try to send a reply.
+    """The gateway's answer to one request that sends a reply.
 
-    `status` is None without a response. `problem` describes a failure if a retry may succeed. It is
-    None if the gateway accepted the reply, or answered that the job has already ended.
+    `status` is None if there was no response. `problem` describes a failure after which a retry may
+    succeed; None if the gateway accepted the reply, or answered that the job has already ended.
     """
 
     status: int | None
@@ -410,7 +410,8 @@ class ReplyCache:
     If a reply cannot be sent or a message cannot be settled, the broker delivers the message again,
     often to this process. With the cached reply, the job need not run again.
 
-    When the cache is full, the oldest replies are dropped first. The queue and the sequence number
+    When the cache is full, the oldest replies are dropped. A reply is also dropped after 10 minutes
+    (`max_seconds`). The queue and the sequence number
     of the message are the key. The job id is not the key, because a new message with the same job
     id may have another input. Any thread may call the methods.
     """

@@ -1,4 +1,4 @@
-"""The worker's settings, read once from the environment."""
+"""The worker's settings, which are read once from environment variables."""
 
 import logging
 import os
@@ -92,7 +92,7 @@ class HubSettings:
 
     Attributes:
         endpoint: The URL of the hub, without a slash at its end.
-        token: The access token for private repositories; empty if there is none.
+        token: The access token for private repositories; empty if there is no token.
     """
 
     endpoint: str = DEFAULT_HUB
@@ -147,7 +147,8 @@ class WorkerSettings:
     runs in a child process, which is replaced when it has died. If `heartbeat_seconds` is 0, the
     worker writes no heartbeats.
 
-    `lock_seconds` is the lock duration of the queues if it is longer than the catalogue's.
+    `lock_seconds` is the lock duration of the queues in seconds. It is used for each model whose
+    catalogue entry has a shorter lock duration.
     """
 
     service_bus: AzureEndpoint
@@ -272,7 +273,9 @@ def _hub(environ: Mapping[str, str]) -> HubSettings:
     token = environ.get("HF_TOKEN", "").strip()
     found = _HUB_ADDRESS.fullmatch(endpoint)
     if found is None:
-        raise SettingsError(f"HF_ENDPOINT: expected https://host[:port], found {endpoint!r}")
+        raise SettingsError(
+            f"HF_ENDPOINT: expected a URL such as {DEFAULT_HUB}, found {endpoint!r}"
+        )
     if token and not (token.isascii() and token.isprintable() and " " not in token):
         raise SettingsError(
             "HF_TOKEN: has characters that an HTTP header cannot contain; copy the token again"

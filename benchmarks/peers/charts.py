@@ -1,4 +1,4 @@
-"""Bar charts as SVG, in the colours of the reader's light or dark scheme."""
+"""Draw bar charts as SVG files. Their colours follow the reader's light or dark colour scheme."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,9 +19,10 @@ _STYLE = """
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One row of a chart: its label, one bar for each length, and the text after each bar.
+    """One row of a chart: its label, and one or more bars with a text after each bar.
 
-    A length of None is infinite: its bar fills the width of the chart.
+    `lengths` has the length of each bar. None means an infinite length: the bar fills the width of
+    the chart.
     """
 
     label: str

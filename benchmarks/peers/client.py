@@ -1,8 +1,8 @@
-"""The HTTP client of the comparison: one process, one thread, and little processor time.
+"""The HTTP client of the comparison. It runs in one thread and needs little processor time.
 
 The client shares the processors with the servers, so its own processor time makes the servers
 slower. Therefore it sends prepared bytes and parses responses with httptools. Each of the
-concurrent clients is one open connection. It waits for a response before it sends its next request.
+concurrent clients is one open connection, and waits for a response before its next request.
 """
 
 import asyncio
@@ -75,13 +75,16 @@ class Exchanges:
 
     @property
     def seconds(self) -> float:
-        """The time from the first request to the last response of status 200."""
+        """The time in seconds from the first request to the last response of status 200."""
         begin = min(each.begin for each in self.found)
         return max((each.end for each in self.ok), default=begin) - begin
 
 
 class _Connection(asyncio.Protocol):
-    """One keep-alive connection. `response` is the future of the last request's response."""
+    """One keep-alive connection.
+
+    `response` is a future for the response to the last request, or None before the first request.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -131,7 +134,7 @@ def run(
 
     Args:
         requests: The URL, the headers and the bodies of the requests.
-        clients: How many requests wait for their responses at the same time.
+        clients: How many connections send requests at the same time.
         count: How many requests to send.
         timeout_seconds: A request without a response after this time has failed. Its connection is
             closed, and the client continues with a new connection.
@@ -190,10 +193,9 @@ async def _connect(url: str) -> _Connection:
 
 
 def longest_silence(ends: Iterable[float], begin: float) -> float:
-    """Return the longest time between two successive responses after `begin`, in seconds.
+    """Return the longest time without a response from `begin` to the last response, in seconds.
 
-    `ends` are the times of the responses. The first period starts at `begin`. Without a response
-    after `begin`, the result is 0.
+    `ends` are the times of the responses. If no response came after `begin`, the result is 0.
     """
     times = [begin, *sorted(end for end in ends if end > begin)]
     return max((later - earlier for earlier, later in pairwise(times)), default=0.0)

@@ -1,4 +1,4 @@
-"""The Python environments of the peers, in the folder `.venv-peers`."""
+"""Create the Python environments of the peers in the folder `.venv-peers`."""
 
 import os
 import subprocess
@@ -57,7 +57,7 @@ def required_names(lines: Iterable[str]) -> Iterable[str]:
 
 
 def variables() -> dict[str, str]:
-    """Return the environment variables with which a peer's programs are started."""
+    """Return the environment variables for all programs of the peers."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     return {
         **kept,

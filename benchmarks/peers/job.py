@@ -1,7 +1,9 @@
 """The two tasks that all systems serve. They get a JPEG and return JSON.
 
 noop      decode the picture, crop it to 224 x 224 pixels, and return a constant
-resnet18  the same, then ResNet-18 with seeded random weights on one thread: the five best classes
+resnet18  decode and crop the picture, run ResNet-18 on one thread, and return the five best classes
+
+The weights of ResNet-18 are random numbers with a fixed seed.
 
 `python -m benchmarks.peers.job expect PICTURE…` prints the results of `resnet18` as JSON.
 """

@@ -39,10 +39,11 @@ _SCORE_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Amounts:
-    """How many requests each measurement sends.
+    """How many requests each measurement sends, and how many seconds a bare loop runs.
 
-    If `burst` is 0, no burst is measured. If `loss` is 0, the loss of requests is not measured.
-    `bare_seconds` is how many seconds a bare loop runs. If it is 0, no bare loop is measured.
+    `burst` is the number of requests that are sent at the same time. `loss` is the number of
+    requests of the measurement that kills the model process. If `burst`, `loss` or `bare_seconds`
+    is 0, its measurement is omitted.
     """
 
     one_client: int
@@ -189,7 +190,7 @@ def _count_wrong(served: ServedPeer, exchanges: Sequence[Exchange], expected: Se
 
 
 def is_same_result(result: Any, expected: Any) -> bool:
-    """Return whether a result has the expected best class with nearly the expected score.
+    """Return whether the best class of a result is the expected class, with nearly the same score.
 
     The two scores may differ by 0.1 %.
     """

@@ -28,7 +28,7 @@ class _Row:
 
 
 def number(value: float | None, digits: int = 0, infinite: str = "never") -> str:
-    """Return a value with `digits` digits after the point, or `infinite` if the value is None."""
+    """Return a value with `digits` decimals, or the text `infinite` if the value is None."""
     return infinite if value is None else f"{value:.{digits}f}"
 
 
@@ -235,7 +235,7 @@ def _with_failures(text: str, failures: float | None) -> str:
 
 
 def _better(noop: Sequence[_Row], resnet: Sequence[_Row]) -> str:
-    """Return the section that lists, for each measured value, the peers that beat Loosely."""
+    """Return the section that lists, for each measured value, the peers with a better value."""
     compared = [
         ("noop, latency with one client in ms", noop, "p50_ms", 1, False),
         ("noop, jobs/s at 16 clients", noop, "per_second_16", 0, True),

@@ -1,4 +1,4 @@
-"""The measured values of a comparison, as they are kept in a JSON file, and their medians."""
+"""Keep the measured values of a comparison in a JSON file, and compute their medians."""
 
 import json
 import math
@@ -62,6 +62,6 @@ class Comparison:
 
 
 def median_or_none(values: Sequence[float | None]) -> float | None:
-    """Return the median of `values`, in which None stands for infinite; None if it is infinite."""
+    """Return the median of `values`. In `values` and in the result, None means infinite."""
     found = median(math.inf if value is None else value for value in values)
     return None if math.isinf(found) else found

@@ -59,7 +59,7 @@ class _Step:
 
 
 class PeerBenchmark:
-    """Runs the systems of a comparison, and adds the measured values to the comparison."""
+    """Runs each system that is compared, and adds its measured values to the `Comparison`."""
 
     def __init__(
         self, comparison: Comparison, amounts: dict[str, Amounts], results: Path, folder: Path
@@ -90,10 +90,10 @@ class PeerBenchmark:
                 sys.stderr.write(f"{describe(run)}\n")
 
     def _choose(self, number: int, peers: Sequence[str], task: str) -> Iterator[PeerConfiguration]:
-        """Yield those configurations of the chosen peers that can run the task.
+        """Yield the chosen configurations that can run the task.
 
-        `number` is the number of the round. In odd rounds, the order of the configurations is
-        reversed.
+        `peers` contains the names of peers and the keys of configurations. `number` is the number
+        of the round. In odd rounds, the order of the configurations is reversed.
         """
         for configuration in CONFIGURATIONS[::-1] if number % 2 else CONFIGURATIONS:
             is_chosen = {configuration.peer, configuration.key} & set(peers)
@@ -122,7 +122,9 @@ class PeerBenchmark:
 def add_ratios(
     values: Values, before: tuple[float, float], after: tuple[float, float], burst: int
 ) -> None:
-    """Compare a run with the bare loops, and add the throughputs and the ratios to `values`.
+    """Compare a run with the bare loops before and after the run, and add the ratios to `values`.
+
+    The throughputs of the bare loops are added to `values`, too.
 
     Args:
         values: The values of the run.

@@ -39,7 +39,7 @@ BodyForm = Literal["raw", "form", "list"]
 
 @dataclass(frozen=True, slots=True)
 class PeerConfiguration:
-    """One way to run a peer.
+    """One way to run a peer, for example with or without batches.
 
     In `commands`, `{port}` stands for the port on which the peer listens.
     """
@@ -164,7 +164,7 @@ CONFIGURATIONS = (
 
 @dataclass(slots=True)
 class ServedPeer:
-    """A running peer, or a running Loosely. `requests` are the requests to send to this system."""
+    """A running system: a peer or Loosely. `requests` are the requests to send to the system."""
 
     requests: PeerRequests
     model_processes: Path
@@ -185,19 +185,19 @@ class ServedPeer:
         return list(found.values())
 
     def model_pids(self) -> set[int]:
-        """Return the ids of the processes that hold a model."""
+        """Return the ids of the running processes that have loaded a model."""
         announced = {int(path.name) for path in self.model_processes.iterdir()}
         return announced & {process.pid for process in self.processes()}
 
     def kill_model_process(self) -> None:
-        """Kill each process that holds a model, as the kernel does when memory is short."""
+        """Kill each process that has loaded a model, as the kernel does when memory is short."""
         for pid in self.model_pids():
             os.kill(pid, signal.SIGKILL)
 
     def peaks_mb(self) -> tuple[float, float]:
-        """Return two sums of peak memory in MB: of the model processes, and of all others.
+        """Return the peak memory of the model processes and of the system's other processes, in MB.
 
-        Only processes of this system are counted.
+        Each of the two values is the sum of the peaks of the processes.
         """
         model_pids = self.model_pids()
         model, others = 0.0, 0.0
@@ -280,8 +280,8 @@ def serve(
     The block begins after the first response with status 200.
 
     Args:
-        configuration: The peer, and how to run it.
-        task: The name of the task that it serves.
+        configuration: The configuration of the peer or of Loosely.
+        task: The name of the task that the system serves.
         pictures: The JPEGs that the requests contain.
         folder: An empty folder for data and logs.
 
@@ -406,4 +406,4 @@ def _wait_until_answered(served: ServedPeer, folder: Path, begin: float) -> None
             last = repr(error)
         time.sleep(0.05)
     logs = "\n".join(path.read_text("utf-8", "replace")[-2000:] for path in folder.glob("*.log"))
-    raise RuntimeError(f"no response from {url} within {_READY_SECONDS} s ({last})\n{logs}")
+    raise RuntimeError(f"no status 200 from {url} within {_READY_SECONDS} s; last: {last}\n{logs}")

@@ -1,7 +1,7 @@
 """A local replacement for Azure Blob Storage: the REST API of containers and block blobs.
 
-Files contain the content of blobs. One SQLite index contains the blobs' names, properties and block
-lists. The service confirms a write only after the write is committed.
+The content of blobs is stored in files. An SQLite database, the index, stores the names, properties
+and block lists of the blobs. The service confirms a write only after the write is committed.
 
 server          serves HTTP: runs the operation of each ASGI request and sends the response
 request         the parsed request and its body

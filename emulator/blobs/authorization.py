@@ -45,8 +45,8 @@ class AccessGrant:
 
     Attributes:
         may_overwrite: False if the request may create a blob but not overwrite an existing blob.
-        response_headers: The response headers that a service SAS sets. They replace response
-            headers of the same name.
+        response_headers: Response headers that the request's service SAS sets. They replace the
+            headers of the same names in the response.
     """
 
     may_overwrite: bool = True

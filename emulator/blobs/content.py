@@ -108,7 +108,7 @@ class ContentFiles:
             self._path(key).unlink(missing_ok=True)
 
     def sweep(self, live: set[str]) -> int:
-        """Remove all files except those with a key in `live`. Return how many were removed."""
+        """Remove all content files whose key is not in `live`. Return how many were removed."""
         removed = 0
         for subdirectory in _SUBDIRECTORIES:
             for entry in os.scandir(self._root / subdirectory):
@@ -144,8 +144,8 @@ class ContentFiles:
     def release(self, keys: Iterable[str]) -> list[str]:
         """Record that the index no longer refers to the files with these keys.
 
-        Returns the keys of the files that are not pinned. The caller must remove these files.
-        `unpin` returns the keys of the other files later.
+        Returns the keys of the files that are not pinned. The caller must remove these files. The
+        keys of pinned files are returned by `unpin` later.
         """
         removable = []
         for key in keys:
@@ -244,7 +244,7 @@ class ContentStreams:
         return Uploaded(len(data), _md5(data), content=key)
 
     def discard(self, uploaded: Uploaded) -> None:
-        """Remove the content file of a refused upload, if the upload has a content file."""
+        """Remove the content file of a refused upload. Do nothing if the body is in memory."""
         if uploaded.content:
             self._remove([uploaded.content])
 
@@ -257,7 +257,7 @@ class ContentStreams:
             self._remove(removable)
 
     def open(self, segments: Sequence[Segment], byte_range: ByteRange) -> ContentStream:
-        """Return a stream of those bytes of a blob that are in `byte_range`.
+        """Return a stream of the bytes of a blob in the range `byte_range`.
 
         Each item of `segments` describes one part of the blob and the content file that contains
         this part. These files are pinned, so they are not removed before the stream is closed.

@@ -272,7 +272,7 @@ class BlobsError(Exception):
 
 
 class StorageError(BlobsError):
-    """A refusal of a request. The client receives it as an error response.
+    """The service refuses a request. The client receives an error response with this error's code.
 
     `detail` contains additional elements for the XML body, for example `HeaderName`. `headers`
     contains additional response headers.

@@ -14,7 +14,7 @@ from emulator.blobs.times import parse_http_date, to_microseconds
 
 
 class VersionedResource(Protocol):
-    """A blob or container, with its entity tag and its last change, which conditions refer to."""
+    """A resource to which conditional headers can refer: a blob or a container."""
 
     @property
     def etag(self) -> str:
@@ -77,9 +77,9 @@ class Conditions:
     def check_write(self, resource: VersionedResource | None, *, creates: bool = False) -> None:
         """Raise StorageError if the conditions do not permit writing a resource.
 
-        If a request has `If-Match` and `If-Unmodified-Since`, only `If-Match` is checked. If it has
-        `If-None-Match` and `If-Modified-Since`, only `If-None-Match` is checked. Any other
-        combination of conditional headers is refused.
+        A request with both `If-Match` and `If-Unmodified-Since` is checked only for `If-Match`. A
+        request with both `If-None-Match` and `If-Modified-Since` is checked only for
+        `If-None-Match`. Any other combination of conditional headers is refused.
 
         Args:
             resource: The existing resource, or None if it does not exist.
@@ -120,7 +120,7 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True)
 class WritePrecondition:
-    """The conditional headers of a write, and whether it may overwrite an existing blob."""
+    """The conditional headers of a write request, and whether the request may overwrite a blob."""
 
     conditions: Conditions
     may_overwrite: bool = True
@@ -245,10 +245,10 @@ UNSUPPORTED_HEADERS = frozenset(
 def read_blob_properties(headers: Mapping[str, str], *, single_put: bool = False) -> dict[str, str]:
     """Return the blob properties that the request's `x-ms-blob-…` headers set.
 
-    If `single_put` is True, the operation is Put Blob, which also accepts the standard headers
-    except `Content-MD5`. For example, if `x-ms-blob-content-type` is absent, the header
-    `Content-Type` sets the content type of the blob. In other operations, the standard headers
-    describe the body of the request and not the blob.
+    If `single_put` is True, the operation is Put Blob. If a header such as `x-ms-blob-content-type`
+    is absent, Put Blob uses the standard header, for example `Content-Type`, but never
+    `Content-MD5`. In other operations, the standard headers describe the body of the request and
+    not the blob.
     """
     found = {}
     for name in PROPERTY_NAMES:

@@ -50,7 +50,7 @@ def check_blob_name(name: str) -> None:
 
 
 def read_block_id_length(block_id: str) -> int:
-    """Return the length of a block id in bytes, after decoding it from Base64.
+    """Decode a block id from Base64, and return the length of the result in bytes.
 
     Raises StorageError if the id is empty, too long or not Base64.
     """

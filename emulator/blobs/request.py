@@ -37,14 +37,21 @@ class RequestBody:
         return self._length
 
     async def read(self, maximum: int) -> bytes:
-        """Return the whole body. Raises StorageError if it exceeds `maximum` bytes."""
+        """Return the whole body.
+
+        Raises StorageError if the request has no Content-Length, or if the body exceeds `maximum`
+        bytes. Raises ClientGoneError if the client does not send the whole body.
+        """
         length = self.required_length(maximum)
         if length == 0:
             return b""
         return b"".join([piece async for piece in self._pieces()])
 
     async def buffers(self, size: int) -> AsyncIterator[bytes]:
-        """Yield the body in buffers of at least `size` bytes. The last buffer may be smaller."""
+        """Yield the body in buffers of at least `size` bytes. The last buffer may be smaller.
+
+        Raises ClientGoneError if the client does not send the whole body.
+        """
         held: list[bytes] = []
         held_bytes = 0
         async for piece in self._pieces():

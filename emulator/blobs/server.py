@@ -188,9 +188,9 @@ _GRACE_SECONDS = 3
 
 
 class _Protocol(HttpProtocol):
-    """The HTTP protocol, in which the names of metadata headers keep their upper and lower case.
+    """An HTTP protocol that does not change the names of metadata headers to lower case.
 
-    Azure does the same.
+    Azure keeps the upper and lower case of these names, too.
     """
 
     max_head_bytes = _HEAD_BYTES_MAX

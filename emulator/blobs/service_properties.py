@@ -27,10 +27,10 @@ Check = Callable[[XmlElement], None]
 
 
 def parse_properties(document: bytes) -> dict[str, str]:
-    """Return the properties that the body of Set Blob Service Properties sets.
+    """Return the properties in the body of a Set Blob Service Properties request.
 
-    The result maps the name of each property to its element as XML text. Properties that the body
-    does not have keep their values.
+    The result maps the name of each property to its element as XML text. A property that the body
+    does not contain keeps its value.
 
     Raises StorageError if a property is invalid or not supported.
     """
@@ -47,20 +47,21 @@ def build_properties(stored: Mapping[str, str]) -> str:
     """Return the XML document that Get Blob Service Properties sends.
 
     Args:
-        stored: The properties that were set. All others have Azure's defaults.
+        stored: The properties that were set, as XML text by name. All other properties have
+            Azure's defaults.
     """
     elements = {**_DEFAULTS, **stored}
     return f"{_DECLARATION}<{_ROOT}>{''.join(elements.values())}</{_ROOT}>"
 
 
 def read_cors_rules(stored: Mapping[str, str]) -> tuple[CorsRule, ...]:
-    """Return the CORS rules in `stored`, which has the format of `parse_properties`' result."""
+    """Return the CORS rules in `stored`, a dict from the name of each property to its XML text."""
     text = stored.get("Cors")
     return () if text is None else _rules(parse_element(text.encode()))
 
 
 def build_cors(rules: Sequence[CorsRule]) -> dict[str, str]:
-    """Return a dict from the name of the service property `Cors` to the XML of these rules.
+    """Return a dict with one item: the service property `Cors` and the XML text of these rules.
 
     Raises StorageError if a rule is invalid.
     """

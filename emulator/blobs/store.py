@@ -143,9 +143,9 @@ class AccountStore:
     def replace_cors_rules(self, rules: Sequence[CorsRule]) -> None:
         """Replace the CORS rules of the account. Call it after `open` and before `start`.
 
-        Rules that are stored already are not written again, so that a full disk does not prevent
-        the start. Raises StorageError if a rule is invalid, and StartError if the rules cannot be
-        stored.
+        If the same rules are already stored, nothing is written, so that the program can start even
+        if the disk is full. Raises StorageError if a rule is invalid, and StartError if the rules
+        cannot be stored.
         """
         properties = build_cors(rules)
         if properties.items() <= self.read(find_service_properties).items():
@@ -158,7 +158,7 @@ class AccountStore:
         self._load_cors_rules()
 
     async def set_service_properties(self, properties: Mapping[str, str]) -> None:
-        """Replace these properties of the Blob service. They take effect when they are committed.
+        """Store properties of the Blob service. The new values take effect after the commit.
 
         Args:
             properties: The name of each property, and its element as XML text.

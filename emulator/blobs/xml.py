@@ -84,7 +84,8 @@ def build_block_list(
 ) -> str:
     """Return the XML document that Get Block List sends.
 
-    Each block is (block id, size in bytes). A list that is None is left out of the document.
+    Each list contains a pair (block id, size in bytes) for each block. A list that is None is
+    omitted from the document.
     """
     lists = (("CommittedBlocks", committed), ("UncommittedBlocks", uncommitted))
     inner = "".join(

@@ -141,8 +141,8 @@ class AppProcess:
     async def wait(self) -> int:
         """Wait until `ended` is set, and return the exit status of the process.
 
-        A process that has lost its connection but still runs is killed. If a signal killed the
-        process, the exit status is the negative signal number.
+        If the connection is lost but the process still runs, kill the process. If a signal killed
+        the process, the exit status is the negative signal number.
         """
         await self.ended.wait()
         # The process may still run if it has closed the socket.

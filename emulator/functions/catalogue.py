@@ -35,8 +35,8 @@ class TriggeredFunction:
 class FunctionCatalogue:
     """The functions of an app, grouped by trigger type.
 
-    `functions` lists all functions. `orchestrators` and `activities` map the names that
-    orchestrations use to the names of functions.
+    `functions` lists all functions that are not in error. `orchestrators` and `activities` map the
+    names that orchestrations use to the names of functions.
     """
 
     functions: list[dict[str, Any]]
@@ -54,9 +54,9 @@ def build_catalogue(
 ) -> FunctionCatalogue:
     """Group the functions of an app by trigger type.
 
-    A function is in error if the host does not support one of its bindings, or if an earlier
-    function, in the order of names, has a route with the same template and method. As in Azure,
-    such a function is left out, and an error is logged.
+    A function is in error if the host does not support one of its bindings, or if it has the same
+    route template and method as a function whose name comes earlier in alphabetical order. As in
+    Azure, a function in error is not loaded, and the error is logged.
 
     Raises AppLoadError if all functions are in error, if a route is invalid, or if an app setting
     that a binding needs is missing.
@@ -99,7 +99,7 @@ def build_catalogue(
 def _accept_functions(
     functions: list[dict[str, Any]], host_file: HostFile, settings: Mapping[str, str]
 ) -> set[str]:
-    """Return the names of the functions that are not in error, and log the errors of the others.
+    """Return the names of the functions that can be loaded, and log the errors in all others.
 
     Raises AppLoadError if all functions are in error.
     """
@@ -123,7 +123,10 @@ def _accept_functions(
 
 
 def _find_unsupported(function: dict[str, Any], host_file: HostFile) -> str | None:
-    """Return why the host does not support a function's binding; None if it supports them all."""
+    """Return why the host does not support a function's binding.
+
+    Return None if the host supports all bindings of the function.
+    """
     for binding in function["bindings"]:
         kind = binding["type"]
         if kind in _BUNDLE_BINDINGS:

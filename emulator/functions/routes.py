@@ -5,8 +5,8 @@ products/{category=all}                  default values
 files/{name}.{ext}                       several parameters in one segment
 {*path}                                  the remaining path, including slashes
 
-No template takes precedence: as in Azure's host, the functions are tried by name, and the first
-template that matches serves the request.
+As in Azure's host, the templates are tried in the order of the functions' names, and the function
+of the first template that matches serves the request. No template takes precedence over another.
 """
 
 import re

@@ -55,7 +55,8 @@ class HostFile:
     """The settings of host.json.
 
     An invocation may take at most `function_timeout_seconds`. At most `max_outstanding_requests`
-    HTTP requests to functions may be in flight. None means unlimited.
+    HTTP requests to functions may be in flight. For both settings, None means that there is no
+    limit.
     """
 
     route_prefix: str = "api"

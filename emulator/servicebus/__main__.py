@@ -81,11 +81,11 @@ def _bind(options: argparse.Namespace, stack: contextlib.ExitStack) -> Sockets:
 
 
 def _limit_segment_size(listener: socket.socket) -> None:
-    """Limit the TCP segments of all connections to a size that a client can also set itself.
+    """On Linux, limit the maximum segment size (TCP_MAXSEG) of all accepted connections.
 
     The asynchronous client of azure-servicebus 7.9 to 7.14 reads TCP_MAXSEG from its socket and
-    then sets the same value. Without this limit, the value on Linux's loopback interface may be
-    larger than the kernel permits to set.
+    then sets the same value. Without this limit, the kernel may report a value for the loopback
+    interface that is larger than it allows a program to set.
     """
     if sys.platform == "linux":
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, _MAX_SEGMENT_BYTES)

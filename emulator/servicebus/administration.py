@@ -47,7 +47,7 @@ def create_admin_app(
 
     `keys` maps the name of each shared access key to the key's value. Every request except
     `/health` needs a shared access signature that was made with one of these keys. If `keys` is
-    None, requests need no signature. `further` are routes to add.
+    None, requests need no signature. `further` contains additional routes.
     """
     api = _Api(broker, keys)
     return Starlette(

@@ -96,7 +96,8 @@ class CbsTokens:
         """Raise LinkFault if the peer may not access the queue at this path.
 
         The peer may access the queue if it connected with a valid key, or if it sent a token that
-        is valid for the path. `claim` is the right that the error text names as missing.
+        is valid for the path. `claim` is the right that the error's text
+        names as required.
         """
         if self._has_key:
             return

@@ -45,7 +45,7 @@ class _FaultRoutes:
         )
 
     async def put(self, request: Request) -> Response:
-        """Replace all faults by those in the body, and respond with the new state.
+        """Replace all faults by the faults in the body, and respond with the new state.
 
         A fault that the body does not name is switched off. If the body is invalid, respond with
         400 and change nothing.
@@ -69,7 +69,7 @@ class _FaultRoutes:
         return await self.get(request)
 
     async def detach(self, request: Request) -> Response:
-        """Detach links as Azure does for maintenance, and respond with the number of these links.
+        """Detach links as Azure does for maintenance, and respond with the number of links.
 
         If the body names a queue, only the links of this queue are detached. If the body is
         invalid, respond with 400 and change nothing.
@@ -103,14 +103,17 @@ async def _read(request: Request, names: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(wanted, dict):
         raise ArgumentError(f"the request body must be a JSON object, found {wanted!r:.100}")
     for unknown in sorted(wanted.keys() - set(names)):
-        raise ArgumentError(f"{unknown[:100]}: unknown name; expected {', '.join(names)}")
+        raise ArgumentError(
+            f"the request body has an unknown member {unknown[:100]!r}; known members are "
+            f"{', '.join(names)}"
+        )
     return wanted
 
 
 def _text(wanted: dict[str, Any], name: str) -> str | None:
     value = wanted.get(name)
     if not isinstance(value, str | None):
-        raise ArgumentError(f"{name}: expected a text, found {value!r:.100}")
+        raise ArgumentError(f"{name}: expected a string, found {value!r:.100}")
     return value
 
 

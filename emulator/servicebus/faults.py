@@ -1,4 +1,4 @@
-"""Faults that a test can switch on, to see what an app does before these faults occur in Azure.
+"""Simulate faults of Azure Service Bus, so that a test can check how an app reacts.
 
 The faults are a slow network, throttling, and links that the service detaches because they are
 idle or because of maintenance. `PUT /$emulator/faults` and `POST /$emulator/detach` of the
@@ -28,13 +28,14 @@ class NamespaceFaults:
     throttled_share: float = 0.0
     """The share of the requests that is throttled, from 0 (none) to 1 (all)."""
     throttled_until: datetime | None = None
-    """The time at which throttling ends. None means that it does not end by itself."""
+    """The time at which throttling ends. None means that throttling does not end by itself."""
     _owed: float = 0.0
 
     def throttle(self, share: float, seconds: float | None) -> None:
         """Throttle a share of the requests, from 0 to 1, for the given time.
 
-        If `seconds` is None, throttling does not end by itself. A share of 0 ends it.
+        If `seconds` is None, throttling does not end by itself. If the share is
+        0, throttling ends.
         """
         self.throttled_share = share
         end = None if seconds is None else self.clock.now() + timedelta(seconds=seconds)

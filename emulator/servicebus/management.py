@@ -78,7 +78,7 @@ async def _schedule(queue: Queue, body: _Body) -> _Body:
     for item in _items(body, "messages", dict):
         encoded = item.get("message")
         if not isinstance(encoded, bytes):
-            raise _bad("a message to schedule must be an AMQP binary value")
+            raise _bad("each message in a schedule request must be an AMQP binary value")
         message = read_message(encoded)
         if message.scheduled_at is None:
             raise _bad("a message to schedule has no x-opt-scheduled-enqueue-time")

@@ -60,7 +60,7 @@ class Namespace:
         return _TrackedConnection(self._connections, peer, self._idle_seconds, latency)
 
     def peer(self, tokens: CbsTokens) -> "_NamespaceConnection":
-        """Return the object that serves one connection. `tokens` are the tokens of its peer."""
+        """Return the object that serves one connection. `tokens` keeps the peer's tokens."""
         return _NamespaceConnection(self._broker, tokens, self.faults)
 
     def detach_links(self, queue: str | None = None) -> int:
@@ -228,8 +228,8 @@ class QueueLinkTarget:
     async def put(self, payload: bytes, message_format: int) -> None:
         """Add a message or a batch to the queue, and wait until all messages are in the database.
 
-        Raises MessageFault if the queue refuses one of the messages, or if the send is throttled.
-        Then no message is added.
+        If the queue refuses one of the messages, or if the send is throttled, raise MessageFault
+        and add no message.
         """
         self._faults.check_message(self._queue.address)
         try:

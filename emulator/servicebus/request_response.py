@@ -69,7 +69,7 @@ class ReplySource:
 
     @property
     def is_full(self) -> bool:
-        """Whether as many replies wait for credit as are allowed (100)."""
+        """Whether the number of replies that wait for credit has reached the limit of 100."""
         return len(self._waiting) >= _MAX_WAITING_REPLIES
 
     def set_credit(self, credit: int) -> None:

@@ -19,7 +19,7 @@ class SasError(Exception):
     """The token does not permit access.
 
     The error's message contains the reason, but no part of the token. `code` is Azure's name
-    for the reason.
+    for the reason, for example `ExpiredToken`.
     """
 
     def __init__(self, reason: str, code: str = "MalformedToken") -> None:

@@ -23,7 +23,7 @@ _GRACE_SECONDS = 3
 
 @dataclass(frozen=True, slots=True)
 class Sockets:
-    """The listening sockets of the emulator.
+    """The listening sockets of the Service Bus emulator.
 
     `amqps` and `tls` are set only if the user gives a TLS certificate.
     """

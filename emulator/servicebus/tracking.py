@@ -1,7 +1,7 @@
 """Build error texts in the words of Azure Service Bus, because some clients parse these texts.
 
-Azure adds ids to each text, with which its operators find the error. The ids here cannot be looked
-up; they only make the texts complete.
+Azure adds ids to each text, with which its operators find the error in their logs. The ids that
+this module adds are random: they only give the texts the same form.
 """
 
 from datetime import UTC, datetime

@@ -14,9 +14,9 @@ _START_SECONDS = 30.0
 
 
 def command(name: str, module: str) -> list[str]:
-    """Return the command line of an installed command.
+    """Return the command line that starts the console command `name`.
 
-    If the script of the command is not installed, return the command line that runs `module`.
+    If the command's script is not installed, return the command line that runs `module`.
     """
     script = Path(sysconfig.get_path("scripts")) / name
     return [str(script)] if script.exists() else [sys.executable, "-m", module]

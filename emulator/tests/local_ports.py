@@ -13,7 +13,10 @@ def free_port() -> int:
 
 
 def wait_until_refused(url: str) -> None:
-    """Wait until no program listens at the host and port of `url`, but at most 60 s."""
+    """Wait until no program listens at the host and port of `url`.
+
+    Raises AssertionError after 60 s.
+    """
     deadline = time.monotonic() + 60
     address = urlsplit(url).hostname, urlsplit(url).port
     while time.monotonic() < deadline:

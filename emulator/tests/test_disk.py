@@ -1,4 +1,4 @@
-"""Test that the services refuse changes while their data directory cannot be written."""
+"""Test that an emulator service refuses changes while its data directory cannot be written."""
 
 import errno
 import sqlite3
@@ -27,7 +27,7 @@ def sqlite_full(path: Path) -> sqlite3.Error:
     return caught.value
 
 
-def test_is_disk_error_is_true_for_a_full_disk_and_false_for_connection_and_value_errors(
+def test_the_function_is_disk_error_returns_true_for_a_full_disk_and_false_for_other_errors(
     tmp_path: Path,
 ) -> None:
     assert is_disk_error(sqlite_full(tmp_path / "full.db"))

@@ -1,4 +1,4 @@
-"""Test the limits of the three services: allowed hosts, time limits of requests, file modes."""
+"""Test the limits of all emulator services: allowed hosts, request time limits, file modes."""
 
 import asyncio
 import contextlib

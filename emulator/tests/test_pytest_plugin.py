@@ -82,7 +82,9 @@ def test_one(blob_storage):
     wait_until_refused((tmp_path / "url").read_text(encoding="utf-8"))
 
 
-def test_the_message_of_a_refused_queue_contains_the_reason(tmp_path: Path) -> None:
+def test_the_error_message_for_a_queue_that_cannot_be_created_contains_the_reason(
+    tmp_path: Path,
+) -> None:
     result = _run(
         tmp_path,
         """
@@ -96,7 +98,7 @@ def test_one(servicebus):
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_the_functions_host_runs_the_app_and_the_settings_of_the_overridden_fixtures(
+def test_the_functions_host_uses_the_app_and_the_settings_of_the_overridden_fixtures(
     tmp_path: Path,
 ) -> None:
     app = tmp_path / "app"
@@ -126,7 +128,7 @@ def test_one(functions_host):
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_the_log_of_a_service_that_does_not_start_is_shown(tmp_path: Path) -> None:
+def test_pytest_shows_the_log_of_a_service_that_does_not_start(tmp_path: Path) -> None:
     result = _run(tmp_path, "def test_one(functions_host):\n    pass\n")
     assert result.returncode == 1, result.stdout + result.stderr
     assert "emulator.functions ended with status" in result.stdout

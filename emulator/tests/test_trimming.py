@@ -1,4 +1,4 @@
-"""Test that the services return free memory to the operating system."""
+"""Test that the emulator services return free memory to the operating system."""
 
 import subprocess
 import sys

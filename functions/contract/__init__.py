@@ -1,16 +1,22 @@
-"""The message formats and names that the gateway, the workers and producers share.
+"""Message formats, names and rules that the gateway, the workers and producers share.
 
 This package imports only the standard library.
 
     messages     the messages between gateway and worker, and their format as JSON
     catalogue    the model catalogue
     names        names that several processes use, for example the names of blobs
+    inputs       read the named inputs of a model in the catalogue
+    parameters   read the schemas of a model's parameters, and check what callers send
+    warm         parse the warm periods of a model
+    weights      parse the locations of models' weights
     queues       print the catalogue's queues in the format of Microsoft's Service Bus emulator
+    scaling      print the minimum numbers of workers
     media        recognise media types
     webhook      sign webhooks
     guard        check the URLs that callers give
     deliveries   the notes of workers about single deliveries
     heartbeats   the heartbeats of workers
+    allocator    return free memory to the operating system
     errors       the errors of this package
 """
 

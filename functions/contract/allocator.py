@@ -1,7 +1,7 @@
 """Return memory that is free in the C library's allocator to the operating system.
 
 After large requests, glibc's allocator keeps the freed memory for later requests. Pieces that are
-still in use lie between the free ones. Therefore the resident memory of a process with mixed load
+still in use lie between the free pieces. Therefore the resident memory of a process with mixed load
 approaches the sum of its past peaks, although the memory in use does not grow. `malloc_trim`
 returns the free pages, also those between pieces in use.
 """

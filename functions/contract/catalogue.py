@@ -22,6 +22,7 @@ from contract.errors import CatalogueError, ContractError, UnknownModel
 from contract.inputs import NamedInput, read_inputs
 from contract.names import low_priority_queue
 from contract.parameters import Schema, read_schemas
+from contract.results import NamedResult, is_media_type, read_results
 from contract.warm import read_periods
 from contract.weights import parse_weights
 
@@ -34,7 +35,6 @@ _MAX_INPUT_BYTES = 100 * 1024 * 1024
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-_MEDIA_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}")
 _VERSION = re.compile(r"[1-9][0-9]{0,5}")
 
 FIRST_VERSION: Final = "1"
@@ -43,8 +43,8 @@ FIRST_VERSION: Final = "1"
 # What callers see of a model is the same for all its versions, because they do not know in advance
 # which version runs their job.
 _SHARED_KEYS: Final = frozenset(
-    {"task", "media_types", "result_media_type", "reports_progress", "parameters", "inputs"}
-    | {"max_input_bytes", "max_upload_bytes", "max_pixels"}
+    {"task", "media_types", "result_media_type", "results", "reports_progress", "parameters"}
+    | {"inputs", "max_input_bytes", "max_upload_bytes", "max_pixels"}
     | {"deadline_seconds", "max_deadline_seconds", "versions", "fallback"}
 )
 # A version with another value of the key on the left does not inherit the keys on the right.
@@ -90,7 +90,8 @@ class ModelEntry:
         options: Keyword arguments for the constructor of `Infer`.
         memory_bytes: The device memory that the model needs; 0 if the worker must measure it.
         uses_gpu: Whether a deployment gives the model's workers a GPU.
-        result_media_type: The media type of the model's results.
+        result_media_type: The media type of the model's result.
+        results: The model's named results, which it has in addition to its result.
         parameters: What callers may send as the job's parameters: a JSON Schema for each name.
             The playground shows a form for them. Empty if the model declares no parameters.
         inputs: The model's named inputs, which it has in addition to its first input.
@@ -132,10 +133,11 @@ class ModelEntry:
     warm: tuple[str, ...] = ()
     warm_workers: int = 0
     # Not in the repr, by which workers find the measured memory of a model: the memory does not
-    # depend on the percentages.
+    # depend on the percentages and on the named results.
     versions: Mapping[str, int] = field(default_factory=dict, hash=False, repr=False)
     fallback: str = field(default="", repr=False)
     inputs: Mapping[str, NamedInput] = field(default_factory=dict, hash=False)
+    results: Mapping[str, NamedResult] = field(default_factory=dict, hash=False, repr=False)
 
     @property
     def version(self) -> str:
@@ -154,13 +156,13 @@ class ModelEntry:
 
     @property
     def job_percent(self) -> int:
-        """The percentage of the model's new jobs without a named version that this version gets."""
+        """How many percent of the new jobs this version gets if their callers name no version."""
         return self.versions.get(self.version, 0) if self.versions else 100
 
     def entry_of_input(self, name: str | None) -> "ModelEntry":
-        """Return this entry with the media types and limits of a named input.
+        """Return a copy of this entry with the media types and limits of a named input.
 
-        `name` is None for the input without a name, whose media types and limits this entry has.
+        If `name` is None, return this entry itself, which describes the model's first input.
         """
         if name is None:
             return self
@@ -180,7 +182,7 @@ class ModelEntry:
 
     @property
     def max_all_inputs_bytes(self) -> int:
-        """The largest size in bytes of all inputs together that are part of an HTTP request."""
+        """The largest total size in bytes of all inputs in one HTTP request."""
         return self.max_input_bytes + sum(each.max_input_bytes for each in self.inputs.values())
 
 
@@ -274,9 +276,9 @@ class Catalogue(Mapping[str, ModelEntry]):
         }
 
     def matching(self, name: str) -> tuple[ModelEntry, ...]:
-        """Return the versions for which a name stands: one for `NAME:VERSION`, all for `NAME`.
+        """Return the version `NAME:VERSION`, or all versions of a model if the name is `NAME`.
 
-        Raises UnknownModel.
+        Raises UnknownModel if the catalogue has no such model or version.
         """
         found = self.model(name)
         return (found,) if ":" in name else tuple(self.versions(found).values())
@@ -329,9 +331,10 @@ def _read_versions(name: str, table: object) -> list[ModelEntry]:
 
 
 def _keep_worker(model: ModelEntry) -> ModelEntry:
-    """Return the entry, with `min_workers` of at least 1 if jobs of the version may fall back.
+    """Return the entry. If the version gets jobs and has a fallback, `min_workers` is at least 1.
 
-    With 0 workers, all jobs of the version would fall back, and none would start its first worker.
+    With 0 workers, all jobs of the version would go to the fallback, and no job would cause the
+    start of a worker of this version.
     """
     if model.fallback in {"", model.version} or not model.job_percent:
         return model
@@ -384,7 +387,7 @@ def _read_model(name: str, table: Mapping[str, Any]) -> ModelEntry:
 def _add_defaults(model: ModelEntry, given: Mapping[str, Any]) -> ModelEntry:
     """Return the entry with the default values that depend on other keys of the entry.
 
-    `given` contains the keys that the catalogue file sets. They keep their values.
+    `given` contains the keys that the catalogue file sets. These keys keep their values.
     """
     are_images = all(media_type.startswith("image/") for media_type in model.media_types)
     of_inputs = {"max_input_bytes": model.max_input_bytes, "max_pixels": _DEFAULT_MAX_PIXELS}
@@ -451,6 +454,7 @@ def _read_options(path: str, value: Any) -> Mapping[str, Option]:
 _READERS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "options": _read_options,
     "parameters": read_schemas,
+    "results": read_results,
     "versions": _read_percentages,
     "warm": read_periods,
 }
@@ -486,7 +490,7 @@ def _check_limits(model: ModelEntry) -> None:
             f"{model.name}.warm: the key is missing, although warm_workers is set; add warm, or "
             "remove warm_workers"
         )
-    if not _MEDIA_TYPE.fullmatch(model.result_media_type):
+    if not is_media_type(model.result_media_type):
         raise CatalogueError(
             f"{model.name}.result_media_type: expected a media type, for example image/png"
         )
@@ -506,8 +510,8 @@ def _check_inputs(model: ModelEntry) -> None:
             )
     if model.max_all_inputs_bytes > _MAX_INPUT_BYTES and model.inputs:
         raise CatalogueError(
-            f"{model.name}.inputs: the limits max_input_bytes of all inputs are "
-            f"{model.max_all_inputs_bytes} together; expected at most {_MAX_INPUT_BYTES}"
+            f"{model.name}.inputs: the sum of max_input_bytes of all inputs is "
+            f"{model.max_all_inputs_bytes}; expected at most {_MAX_INPUT_BYTES}"
         )
 
 
@@ -518,7 +522,8 @@ def _check_weights(model: ModelEntry) -> None:
         )
     if model.weights_sha256 and not model.weights:
         raise CatalogueError(
-            f"{model.name}.weights: the key is missing, although weights_sha256 is set"
+            f"{model.name}.weights: the key is missing, although weights_sha256 is set; add "
+            "weights, or remove weights_sha256"
         )
     if not model.weights:
         return
@@ -536,7 +541,7 @@ def _check_weights(model: ModelEntry) -> None:
 def check_workers(catalogue: Catalogue, served: Collection[str]) -> None:
     """Check that the workers serve each version that gets jobs.
 
-    If the workers serve no version of a model at all, this is allowed: others may serve the model.
+    The workers may serve no version of a model at all, because other workers may serve the model.
 
     Args:
         catalogue: The catalogue.
@@ -588,11 +593,12 @@ def find_queue(catalogue: Catalogue, queue: str) -> tuple[ModelEntry, Priority] 
 def format_entry(model: ModelEntry) -> str:
     """Return a model's entry in TOML with all its keys, including those with default values.
 
-    Keys without a value are omitted, for example `weights` of a model without weights. The entry of
-    another version than the first does not contain the keys that all versions have in common.
+    Keys without a value are omitted, for example `weights` of a model without weights. For
+    versions other than the first, the keys that all versions share are omitted, too.
     """
     values = {each.name: getattr(model, each.name) for each in fields(model)}
-    values["inputs"] = {name: asdict(each) for name, each in model.inputs.items()}
+    for key in ("inputs", "results"):
+        values[key] = {name: asdict(each) for name, each in values[key].items()}
     header, omitted = model.name, {"name"}
     if not model.versions:
         omitted.add("versions")

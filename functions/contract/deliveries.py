@@ -1,4 +1,4 @@
-"""The notes of workers about single deliveries of a job.
+"""Name, encode and decode the notes that workers write about single deliveries of a job.
 
 The reply to a job contains the marks of the delivery that produced the reply. Workers describe the
 job's other deliveries in notes. A worker writes a note at the beginning and at the end of a

@@ -74,9 +74,9 @@ class ForbiddenAddress(ContractError):
 
 
 class TooManyLookUps(ContractError):
-    """Too many DNS look-ups are running, either in this process or for one share.
+    """Too many DNS look-ups are running, either in this process or in one group of look-ups.
 
-    A share contains the look-ups for one tenant, for one model, or for all webhooks.
+    A group contains the look-ups for one tenant, for one model, or for all webhooks.
     """
 
     code = "too-many-look-ups"

@@ -218,7 +218,7 @@ def _parse_url(url: str) -> Target:
     if "@" in parts.netloc:
         raise ForbiddenAddress("the URL must not have a user name or password")
     if port == 0:
-        raise ForbiddenAddress("the URL's port cannot be 0")
+        raise ForbiddenAddress("the URL's port must not be 0")
     _check_host(host, is_bracketed=parts.netloc.startswith("["))
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Target(parts.scheme, host, port or _DEFAULT_PORTS[parts.scheme], path)
@@ -262,7 +262,10 @@ MAX_LOOK_UPS: Final = 64
 """The largest number of host names that a process looks up at the same time."""
 
 MAX_LOOK_UPS_OF_A_SHARE: Final = 8
-"""The largest number of host names that a process looks up at the same time for one share."""
+"""The largest number of host names that a process looks up at the same time for one share.
+
+A share is a group of look-ups, for example those for one tenant.
+"""
 
 
 class Resolver:
@@ -272,9 +275,9 @@ class Resolver:
     answers. Therefore each look-up has a daemon thread of its own. A look-up that gets no answer
     delays neither the shutdown of the process nor other work.
 
-    The look-ups are divided into shares, for example one for each tenant. A look-up counts for the
-    share that started it until the look-up ends. Callers that need the same host name at the same
-    time wait for one look-up.
+    The look-ups are divided into groups, called shares. For example, the look-ups for one tenant
+    are a share. A look-up counts for the share that started it until the look-up ends. Callers that
+    need the same host name at the same time wait for one look-up.
     """
 
     def __init__(
@@ -288,7 +291,8 @@ class Resolver:
         Args:
             look_up: Finds the addresses of a host, and may block.
             max_count: How many look-ups may run at the same time.
-            max_count_of_a_share: How many look-ups may run at the same time for one share.
+            max_count_of_a_share: How many look-ups may run at the same time for one group of
+                requests (share), for example for the requests of one tenant.
         """
         self._look_up = look_up
         self._max_count = max_count
@@ -303,14 +307,15 @@ class Resolver:
         Args:
             host: The host name.
             port: The port, which has no influence on the addresses.
-            share: The share for which a new look-up counts, for example the tenant.
+            share: The name of the group of look-ups to which a new look-up counts, for example the
+                look-ups for one tenant.
 
         Returns:
             A future with the addresses. Its `result` method raises OSError or UnicodeError if the
             look-up failed. The future cannot be cancelled, because several callers may wait for it.
 
         Raises:
-            TooManyLookUps: Too many look-ups are running, either in this process or for this share.
+            TooManyLookUps: Too many look-ups are running, in this process or in the group `share`.
         """
         with self._lock:
             if (running := self._running.get(host)) is not None:
@@ -338,10 +343,10 @@ class Resolver:
         """Return the addresses of a host name. Wait at most `seconds` for the look-up.
 
         Raises:
-            TimeoutError: The look-up has not ended in time. It still runs and counts for the share.
+            TimeoutError: The look-up has not ended in time. It still runs and counts for `share`.
             OSError: The name has no address.
             UnicodeError: The name is not valid.
-            TooManyLookUps: Too many look-ups are running, either in this process or for this share.
+            TooManyLookUps: Too many look-ups are running, in this process or in the group `share`.
         """
         return self.start(host, port, share).result(max(0.0, seconds))
 

@@ -1,10 +1,10 @@
-"""The heartbeats of workers: small blobs in which each worker process describes itself.
+"""Encode and decode heartbeats: small blobs in which each worker process describes itself.
 
 Each worker overwrites its own blob every few seconds, so that any instance of the gateway can read
-which workers are alive. The time of the last write is the sign of life. A worker deletes its blob
-when it ends. The blob of a killed worker stays, and the gateway's housekeeping deletes it.
+which workers are alive. A worker counts as alive if its last write is recent. A worker deletes its
+blob when it ends. The blob of a killed worker stays, and the gateway's housekeeping deletes it.
 
-Only gateways and workers may write to the container. Producers and callers cannot.
+Only gateways and workers may write to the container of these blobs, not producers and callers.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Read the named inputs of a model in the catalogue.
 
-A model has one input, and may have further inputs, for example a mask beside a picture. Each
-further input has a name and its own entry:
+A model has one input, and may have further inputs, for example a mask in addition to a picture.
+Each further input has a name and its own entry:
 
     inputs.mask = {media_types = ["image/png"], max_pixels = 4000000}
 """
@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from contract.errors import CatalogueError
-from contract.messages import is_input_name
+from contract.messages import is_payload_name
 
 MAX_NAMED_INPUTS: Final = 4
 """How many named inputs a model may have in addition to its input."""
@@ -59,9 +59,11 @@ def read_inputs(path: str, value: Any, defaults: Mapping[str, int]) -> Mapping[s
             f'{path}: expected a table, for example {{mask = {{media_types = ["image/png"]}}}}'
         )
     if len(value) > MAX_NAMED_INPUTS:
-        raise CatalogueError(f"{path}: expected at most {MAX_NAMED_INPUTS}, found {len(value)}")
+        raise CatalogueError(
+            f"{path}: expected at most {MAX_NAMED_INPUTS} named inputs, found {len(value)}"
+        )
     for name in value:
-        if not is_input_name(name) or name in _RESERVED:
+        if not is_payload_name(name) or name in _RESERVED:
             raise CatalogueError(
                 f"{path}.{name}: the name must have 1 to 32 lower-case letters, digits and "
                 f"underscores, begin with a letter, and be none of {', '.join(sorted(_RESERVED))}"
@@ -80,7 +82,9 @@ def _read_input(path: str, table: Any, defaults: Mapping[str, int]) -> NamedInpu
         if key not in known:
             raise CatalogueError(f"{path}.{key}: an input has no such key; remove it")
         if not _fits(key, value):
-            raise CatalogueError(f"{path}.{key}: the value {value!r:.100} does not fit this key")
+            raise CatalogueError(
+                f"{path}.{key}: the value {value!r:.100} is not valid for this key"
+            )
     if any(key not in table for key, each in known.items() if each.default is MISSING):
         raise CatalogueError(f"{path}.media_types: the key is missing; add it")
     media_types = tuple(table["media_types"])

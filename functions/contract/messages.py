@@ -1,4 +1,4 @@
-"""The messages between gateway and worker, and their encoding as JSON.
+"""Define the messages between gateway and worker, and convert them to and from JSON.
 
 All times are in UTC. The attribute `extra` contains the fields of a message that this version does
 not know. These fields are kept when the message is decoded and encoded again.
@@ -7,8 +7,8 @@ not know. These fields are kept when the message is decoded and encoded again.
 `decode_*` convert the bytes of a Service Bus message or an HTTP body.
 
 A small payload is part of the message. A large payload is stored as a blob, and the message
-contains a reference to the blob (the claim check pattern). A result in a message has at most
-INLINE_LIMIT_BYTES, and an input in a message has at most INPUT_INLINE_LIMIT_BYTES.
+contains a reference to the blob (the claim check pattern). The results in a message have at most
+INLINE_LIMIT_BYTES together, and the inputs in a message at most INPUT_INLINE_LIMIT_BYTES.
 """
 
 import base64
@@ -154,8 +154,8 @@ class JobError:
 class DeliveryMarks:
     """The times at which one delivery of a job reached each step in a worker.
 
-    Each `_ms` is the time in milliseconds since `received_at`, by a clock that never jumps; None if
-    the delivery did not reach this step.
+    Each `_ms` is the time in milliseconds since `received_at`, by a monotonic clock; None if the
+    delivery did not reach this step.
 
     Attributes:
         received_at: When the worker received the message, by the worker's clock.
@@ -238,6 +238,10 @@ class JobReply:
     """A worker's reply to a request. `outcome` is either a result or an error.
 
     `attempt` is the number of the message's delivery that led to the outcome, counted from 1.
+
+    `results` contains the named results, which some models have in addition to their result. It is
+    empty if `outcome` is an error. A reply with named results has schema version 2, any other reply
+    has schema version 1.
     """
 
     job_id: str
@@ -247,6 +251,7 @@ class JobReply:
     timing: Timing = Timing()
     attempt: int = 1
     extra: Mapping[str, Json] = field(default_factory=dict)
+    results: Mapping[str, Payload] = field(default_factory=dict)
 
 
 _T = TypeVar("_T")
@@ -346,13 +351,13 @@ class Fields:
         return dict(value)
 
     def child(self, name: str) -> "Fields":
-        """Return a `Fields` object for the JSON object in a field."""
+        """Return a `Fields` object for the JSON object in a required field."""
         return Fields(self._required(name, Mapping, "an object"), self._at(name))
 
     def optional_child(self, name: str) -> "Fields | None":
-        """Return a `Fields` object for the JSON object in a field.
+        """Return a `Fields` object for the JSON object in an optional field.
 
-        Returns None if the field is absent or null.
+        Return None if the field is absent or null.
         """
         return None if self._values.get(name) is None else self.child(name)
 
@@ -393,10 +398,13 @@ def _json_kind(value: object) -> str:
 
 
 SCHEMA_VERSION = 1
-"""The schema version of replies, and of requests without named inputs."""
+"""The schema version of requests without named inputs, and of replies without named results."""
 
 NAMED_INPUTS_VERSION = 2
 """The schema version of requests with named inputs."""
+
+NAMED_RESULTS_VERSION = 2
+"""The schema version of replies with named results."""
 
 JOB_REQUEST_SCHEMA = Path(__file__).with_name("job-request.schema.json")
 
@@ -412,10 +420,11 @@ _REQUEST_FIELDS = frozenset(
 )
 # In a message of schema version 1, `inputs` is an unknown field like any other.
 _NAMED_INPUTS_FIELDS = _REQUEST_FIELDS | {"inputs"}
-_INPUT_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _REPLY_FIELDS = frozenset(
     {"schema", "job_id", "result", "error", "started_at", "finished_at", "timing", "attempt"}
 )
+_NAMED_RESULTS_FIELDS = _REPLY_FIELDS | {"results"}
+_PAYLOAD_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
 def encode_request(request: JobRequest) -> bytes:
@@ -489,11 +498,13 @@ def request_from_json(value: Json) -> JobRequest:
 
 def reply_to_json(reply: JobReply) -> dict[str, Json]:
     """Return a reply as a JSON object."""
+    named = {name: payload_to_json(payload) for name, payload in reply.results.items()}
     return {
         **reply.extra,
-        "schema": SCHEMA_VERSION,
+        "schema": NAMED_RESULTS_VERSION if named else SCHEMA_VERSION,
         "job_id": reply.job_id,
         **_outcome_to_json(reply.outcome),
+        **({"results": named} if named else {}),
         "started_at": format_time(reply.started_at),
         "finished_at": format_time(reply.finished_at),
         "timing": _timing_to_json(reply.timing),
@@ -507,10 +518,13 @@ def reply_from_json(value: Json) -> JobReply:
     Raises UnsupportedSchema if this program cannot read the schema version, and MalformedMessage if
     the reply is otherwise not valid.
     """
-    fields = _check_version(value, SCHEMA_VERSION)
+    fields = _check_version(value, SCHEMA_VERSION, NAMED_RESULTS_VERSION)
+    has_names = fields.raw("schema") == NAMED_RESULTS_VERSION
     result, error = fields.optional_child("result"), fields.optional_child("error")
     if (result is None) == (error is None):
         raise MalformedMessage("expected exactly one of the fields result and error in a reply")
+    if has_names and result is None:
+        raise MalformedMessage("result: the field is missing; a failed job has no named results")
     timing = fields.optional_child("timing")
     return JobReply(
         job_id=_read_job_id(fields),
@@ -519,7 +533,8 @@ def reply_from_json(value: Json) -> JobReply:
         finished_at=fields.time("finished_at"),
         timing=_timing_from_json(timing) if timing else Timing(),
         attempt=fields.integer("attempt", minimum=1) if fields.has("attempt") else 1,
-        extra=fields.others(_REPLY_FIELDS),
+        extra=fields.others(_NAMED_RESULTS_FIELDS if has_names else _REPLY_FIELDS),
+        results=_named_results_from_json(fields.child("results")) if has_names else {},
     )
 
 
@@ -567,22 +582,32 @@ def _input_from_json(fields: Fields) -> InputPayload:
     return payload_from_json(fields)
 
 
-def is_input_name(name: str) -> bool:
-    """Return whether a named input may have this name."""
-    return _INPUT_NAME.fullmatch(name) is not None
+def is_payload_name(name: str) -> bool:
+    """Return whether a named input or a named result may have this name."""
+    return _PAYLOAD_NAME.fullmatch(name) is not None
 
 
 def _named_inputs_from_json(fields: Fields) -> dict[str, InputPayload]:
+    names = _payload_names(fields, "inputs", "named input")
+    return {name: _input_from_json(fields.child(name)) for name in names}
+
+
+def _named_results_from_json(fields: Fields) -> dict[str, Payload]:
+    names = _payload_names(fields, "results", "named result")
+    return {name: payload_from_json(fields.child(name)) for name in names}
+
+
+def _payload_names(fields: Fields, path: str, kind: str) -> list[str]:
     names = list(fields.others(frozenset()))
     if not names:
-        raise MalformedMessage("inputs: expected at least one named input in schema version 2")
+        raise MalformedMessage(f"{path}: expected at least one {kind} in schema version 2")
     for name in names:
-        if not is_input_name(name):
+        if not is_payload_name(name):
             raise MalformedMessage(
-                "inputs: a name has 1 to 32 lower-case letters, digits and underscores, and begins "
-                f"with a letter; found {name!r:.100}"
+                f"{path}: expected names of 1 to 32 lower-case letters, digits and underscores "
+                f"that begin with a letter, found {name!r:.100}"
             )
-    return {name: _input_from_json(fields.child(name)) for name in names}
+    return names
 
 
 def _reference_from_json(media_type: str, fields: Fields) -> PayloadRef:
@@ -665,7 +690,8 @@ def _read_job_id(fields: Fields) -> str:
     job_id = fields.text("job_id")
     if not _JOB_ID.fullmatch(job_id):
         raise MalformedMessage(
-            "job_id: expected 1 to 100 letters, digits, dots, dashes or underscores"
+            "job_id: expected 1 to 100 letters, digits, dots, dashes or underscores, of which the "
+            "first is a letter or digit"
         )
     return job_id
 
@@ -733,7 +759,7 @@ def marks_to_json(marks: DeliveryMarks) -> dict[str, Json]:
 def marks_from_json(fields: Fields) -> DeliveryMarks:
     """Read the marks of a delivery from a JSON object.
 
-    Raises MalformedMessage if they are not valid.
+    Raises MalformedMessage if a mark is not valid.
     """
     return DeliveryMarks(
         fields.time("received_at"),
@@ -754,7 +780,7 @@ def _decode_base64(value: Json) -> bytes:
 # An orchestration's history contains the result. The Azure Storage backend stores a history entry
 # of more than 45 KB in a blob and reads it on each replay. Base64 adds a third to the size.
 INLINE_LIMIT_BYTES = 24 * 1024
-"""The largest size in bytes of a result in a message, and of a payload in a job's history."""
+"""The largest size in bytes of all results in a message, and of a payload in a job's history."""
 
 INPUT_INLINE_LIMIT_BYTES = 64 * 1024
 """The default for the largest size in bytes of an input that is part of a message."""

@@ -66,7 +66,7 @@ HEARTBEATS: Final = "heartbeats/"
 
 
 SUMS: Final = "sums/"
-"""The prefix of the names of blobs that contain gateways' minute sums."""
+"""The prefix of the names of blobs with the counts of jobs of gateway processes."""
 
 
 def heartbeat_blob(worker: str) -> str:
@@ -91,10 +91,10 @@ _RESULT_PART = re.compile("(?:/[0-9a-f]{32})?")
 
 
 def result_blob(job_id: str) -> str:
-    """Return a new name for the blob that contains a job's result. Each call returns another name.
+    """Return a new name for the blob of a job's result. Each call returns a different name.
 
-    A producer may send a message with the id of any job. Because no other worker can use the same
-    name, the result of this message cannot replace the result of the job.
+    A producer may send a message that has the id of another job. The result of this message gets a
+    different name, so it cannot replace the result of the other job.
     """
     return f"results/{job_id}/{secrets.token_hex(16)}"
 

@@ -1,6 +1,6 @@
 """Read the schemas of a model's parameters in the catalogue, and check what callers send.
 
-A schema is a small part of JSON Schema:
+A schema may have these keys of JSON Schema:
 
     type         number, integer, boolean, string or array
     description  a text for callers
@@ -75,7 +75,7 @@ def _check_schema(path: str, schema: Any, *, is_element: bool = False) -> None:
     known = [each for each in _TYPES if not (is_element and each == "array")]
     if not isinstance(kind, str) or kind not in known:
         raise CatalogueError(
-            f"{path}: expected a table whose key type is one of {', '.join(known)}"
+            f'{path}: expected a table with the key "type" and one of the values {", ".join(known)}'
         )
     for key, value in schema.items():
         if key not in {"type", "description", "default", "enum"} | _KEYS_OF_TYPE.get(kind, set()):

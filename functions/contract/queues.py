@@ -68,9 +68,10 @@ def config(catalogue: Catalogue) -> dict[str, Any]:
 
 
 def cloud_limits(model: ModelEntry) -> tuple[int, int]:
-    """Return the lock duration in seconds and the delivery count of a model's queues in Azure.
+    """Return the lock duration in seconds and the maximum delivery count of queues in Azure.
 
-    A delivery count of 1 in the catalogue means that no job may run twice, so it is not changed.
+    The values of the model are raised to CLOUD_LOCK_SECONDS and CLOUD_DELIVERY_COUNT if they are
+    lower. But a maximum delivery count of 1 is not raised: it means that no job may run twice.
     """
     count = model.max_delivery_count
     return (

@@ -1,7 +1,7 @@
 """Print the minimum numbers of workers of each model: `python -m contract.scaling`.
 
-The output is a JSON object with one member for each model or version. `loosely` reads the output,
-because it does not import this package.
+The output is a JSON object with one member for each model or version. The command `loosely`
+reads this output, because it does not import the package `contract`.
 """
 
 import argparse
@@ -27,7 +27,10 @@ def describe_scaling(model: ModelEntry) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the numbers. Return the exit status: 0, or 2 if the catalogue is not valid."""
+    """Print the minimum numbers of workers.
+
+    Return the exit status: 0, or 2 if the catalogue is not valid.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m contract.scaling",
         description="Print the minimum numbers of workers of each model as JSON.",

@@ -1,9 +1,9 @@
-"""Parse the warm periods of a model, which are the value of the key `warm` of its entry.
+"""Parse the warm periods of a model, which are the value of the key `warm` in the catalogue.
 
 A period is a text of three parts, for example `Mon-Fri 08:00-18:00 Europe/Berlin`: days of the
 week, a start and an end in local time, and a time zone of the IANA database. The days are a day, a
-range of days, or several of both, separated by commas. A period that ends at or before its start
-ends on the next day.
+range of days, or several of both, separated by commas. If the end is earlier than the start, the
+period ends on the next day.
 """
 
 import re
@@ -75,7 +75,7 @@ def parse_period(text: str) -> WarmPeriod:
     """Return the period that a text describes.
 
     Raises:
-        ValueError: The text is not a period. The error names the part and says what is expected.
+        ValueError: The text is not a period. The error says what is wrong and what is expected.
     """
     parts = text.split()
     if len(parts) != 3:
@@ -113,7 +113,7 @@ def _parse_times(text: str) -> tuple[int, int]:
         is_valid = start < _DAY_MINUTES and end <= _DAY_MINUTES and max(numbers[1], numbers[3]) < 60
         if is_valid and start == end:
             raise ValueError(
-                f"the period starts and ends at the same time, found {text!r}: for a whole day, "
+                f"the period {text!r} starts and ends at the same time: for a whole day, "
                 "use 00:00-24:00"
             )
         if is_valid:
@@ -139,7 +139,7 @@ def _check_timezone(name: str) -> None:
 def _format_cron(days: tuple[int, ...], minutes: int) -> str:
     """Return a cron expression for a time on some days of the week.
 
-    `minutes` are counted from midnight of each day. From 1440, the time is on the next day.
+    `minutes` are counted from midnight of each day. A value of 1440 or more is on the next day.
     """
     next_day, rest = divmod(minutes, _DAY_MINUTES)
     # Cron counts the days from Sunday.

@@ -11,8 +11,8 @@ secrets of a tenant for its receivers. It reads the value of WEBHOOK_SECRETS fro
 
     python -m contract.webhook TENANT
 
-A gateway without API keys has no tenants. It signs with the secrets in WEBHOOK_SECRETS, without
-deriving others. The webhooks of producers are signed with WEBHOOK_PRODUCER_SECRETS.
+A gateway without API keys has no tenants. It signs with the secrets in WEBHOOK_SECRETS
+themselves. The webhooks of producers are signed with WEBHOOK_PRODUCER_SECRETS.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def tenant_secrets(secrets: Sequence[bytes], tenant: str) -> tuple[bytes, ...]:
 
 
 def format_secrets(secrets: Sequence[bytes]) -> str:
-    """Return secrets in the form that `parse_secrets` reads and receivers use."""
+    """Return secrets as text in the form `whsec_…,whsec_…`, which receivers use."""
     return ",".join(f"{_PREFIX}{base64.b64encode(secret).decode()}" for secret in secrets)
 
 

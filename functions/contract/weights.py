@@ -36,7 +36,7 @@ HUB_CONTAINER: Final = "weights"
 
 
 class WeightsScheme(StrEnum):
-    """Where a model's weights are."""
+    """The kind of place in which a model's weights are stored."""
 
     BLOB = "blob"
     FILE = "file"
@@ -49,10 +49,11 @@ class WeightsLocation:
     """A parsed location of weights.
 
     Attributes:
-        scheme: Where the weights are.
-        place: The blob container, the package, or the repository as ORG/NAME. Empty for a file.
+        scheme: The kind of place in which the weights are stored.
+        place: The blob container, the package, or the repository as ORG/NAME. Empty for the scheme
+            `file`.
         path: The name of the blob, or the path of the file, with `/` between its parts.
-        commit: The commit of the repository. Empty for the other schemes.
+        commit: The commit of the Hugging Face repository. Empty for all schemes except `hf`.
     """
 
     scheme: WeightsScheme
@@ -63,7 +64,7 @@ class WeightsLocation:
     @property
     def needs_digest(self) -> bool:
         """Whether a catalogue entry with these weights must have the key `weights_sha256`."""
-        # Without a digest, everyone with write access there could choose the code that runs.
+        # Without a digest, everyone who can write to this place could choose the code that runs.
         return self.scheme in (WeightsScheme.BLOB, WeightsScheme.HUB)
 
     @property
@@ -97,7 +98,7 @@ def parse_weights(text: str) -> WeightsLocation:
     is_relative = not {"", ".", ".."} & set(location.path.split("/"))
     if scheme in (WeightsScheme.FILE, WeightsScheme.HUB) and not is_relative:
         raise ValueError(
-            f"expected a relative path without empty parts, `.` and `..`, found {location.path!r}"
+            f"expected a relative path without empty parts, `.` or `..`, found {location.path!r}"
         )
     return location
 
@@ -111,7 +112,7 @@ def _parse_hub(rest: str) -> WeightsLocation:
         given = "no commit" if not commit else f"{commit!r}"
         raise ValueError(
             f"expected a commit of 40 hexadecimal digits after {repository}@, found {given}: a "
-            "branch or a tag may name other weights tomorrow; copy the commit from the "
+            "branch or a tag may refer to different weights later; copy the commit from the "
             "repository's history"
         )
     return WeightsLocation(WeightsScheme.HUB, repository, path, commit)
@@ -126,9 +127,9 @@ def hub_blob(sha256: str) -> str:
 
 
 def list_hub_files(models: Iterable[tuple[str, str]]) -> list[str]:
-    """Return a line for each file on the Hugging Face Hub: its digest, and its path in URLs.
+    """Return a line for each catalogue file on the Hugging Face Hub: its digest and its URL path.
 
-    `models` contains a pair for each catalogue entry: `weights` and `weights_sha256`.
+    `models` contains a pair for each catalogue entry: the values of `weights` and `weights_sha256`.
     """
     lines = {
         f"{sha256} {location.hub_path}"

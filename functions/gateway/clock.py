@@ -1,4 +1,7 @@
-"""The clocks that functions receive as an argument, so that tests can set the time."""
+"""The type of a clock, and the clock that returns the current time.
+
+Functions receive a clock as an argument, so that tests can set the time.
+"""
 
 from collections.abc import Callable
 from datetime import UTC, datetime

@@ -188,7 +188,9 @@ class DurableClient:
                 "durable", f"a request to Durable Functions failed: {error!r}"
             ) from error
         if status != HTTPStatus.NOT_FOUND:
-            raise Unavailable("durable", f"Durable Functions responded with HTTP status {status}")
+            raise Unavailable(
+                "durable", f"a request to Durable Functions failed with HTTP status {status}"
+            )
 
     async def start(
         self, instance_id: str, input_text: str, orchestrator: str = ORCHESTRATOR_JOB

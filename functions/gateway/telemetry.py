@@ -53,7 +53,7 @@ class GatewayTracing:
     def request(self, scope: _AsgiScope) -> Iterator[ReportStatus | None]:
         """Create the span of an HTTP request for the `with` block.
 
-        Yields a function that records the status of the response. Yields None without tracing.
+        Yields a function that records the status of the response, or None if tracing is off.
         """
         if self._tracer is None:
             yield None
@@ -147,7 +147,7 @@ BUCKET_SECONDS: Final = tuple(0.001 * 2 ** (step / 2) for step in range(44))
 """The upper bounds of a histogram's buckets in seconds: 1 ms to 50 minutes, each 1.41 times longer.
 
 Only histograms with the same bounds can be added. If the bounds change, the version of the stored
-minute sums must change, too.
+counts (see `gateway.operations.sums`) must change, too.
 """
 
 
@@ -155,7 +155,7 @@ minute sums must change, too.
 class Histogram:
     """Counts durations in buckets with the upper bounds BUCKET_SECONDS.
 
-    One more bucket, after the last bound, counts the longer durations. Its index is 44.
+    One more bucket, with the index 44, counts the durations that are longer than the last bound.
     """
 
     counts: Counter[int] = field(default_factory=Counter)
@@ -169,7 +169,7 @@ class Histogram:
             self.sum_seconds += seconds
 
     def add(self, other: "Histogram") -> None:
-        """Add the counts of another histogram."""
+        """Add the counts of another histogram to this histogram."""
         self.counts.update(other.counts)
         self.sum_seconds += other.sum_seconds
 
@@ -209,7 +209,7 @@ class ModelSum:
         return self.succeeded + self.cancelled + self.expired + self.failed.total()
 
     def add(self, other: "ModelSum") -> None:
-        """Add the counts of another process or of a later period."""
+        """Add the counts of another process or of a later period to this sum."""
         self.accepted += other.accepted
         self.succeeded += other.succeeded
         self.cancelled += other.cancelled
@@ -246,7 +246,10 @@ class JobCounters:
         self.change_count = 0
         self.is_changed = False
         self.on_change: Callable[[], None] = lambda: None
-        """Is called after a change if `is_changed` was false before. The receiver resets it."""
+        """A function that is called when a change sets `is_changed`.
+
+        It is called again only after `is_changed` was reset.
+        """
 
     def record_accepted(self, model: str) -> None:
         """Count a job that was accepted."""
@@ -263,7 +266,8 @@ class JobCounters:
             model: The job's model.
             status: The final status of the job.
             code: The code of the job's error; None if it has no error.
-            durations: How many seconds the job waited, and how many it ran; None if unknown.
+            durations: How many seconds the job waited, and how many seconds its batch ran; None if
+                unknown.
         """
         now_seconds = self._clock().timestamp()
         for sums in self._current(model):
@@ -287,8 +291,8 @@ class JobCounters:
     def record_waiting(self, model: str, count: int) -> None:
         """Record how many messages are in the model's queues.
 
-        If the queues are still empty, nothing is recorded. Therefore an idle system does not write
-        its minute sums.
+        If the queues are still empty, nothing is recorded. Therefore an idle gateway process does
+        not write its counts of jobs to blob storage.
         """
         minute, totals = self._current(model)
         before, totals.waiting = totals.waiting, count

@@ -91,6 +91,8 @@ check_region() { # stop if a service or the quota that the choices need is missi
 checks=$(optional_value CHECK_REGION) || checks=true
 if [ "$checks" = true ] && region=$(optional_value AZURE_LOCATION); then
     check_region
+elif [ "$checks" = true ]; then
+    say "AZURE_LOCATION is not set yet, so the region, its machines and quotas were not checked"
 fi
 group=rg-$(value AZURE_ENV_NAME)
 # A budget starts in the month in which it is created. The start cannot change later.

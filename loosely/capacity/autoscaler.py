@@ -147,7 +147,8 @@ def propose_replicas(replicas: int, metric: int, target: int, tolerance: float) 
     """Return how many replicas are needed so that the metric per replica is at most ``target``.
 
     If the current metric per replica is close enough to ``target``, return the current number
-    ``replicas``. With the tolerance 0.1, it is close enough from 90 % to 110 % of ``target``.
+    ``replicas``. With the tolerance 0.1, a metric per replica from 90 % to 110 % of ``target`` is
+    close enough.
     """
     if abs(1.0 - metric / (target * replicas)) <= tolerance:
         return replicas
@@ -158,8 +159,8 @@ def propose_replicas(replicas: int, metric: int, target: int, tolerance: float) 
 class _Change:
     """The time of a past decision of the autoscaler, and a number of replicas.
 
-    The list `_recommendations` contains recommended numbers. `_additions` and `_removals` contain
-    the numbers of replicas that were added or removed.
+    In the list `_recommendations`, it is the number of replicas that was recommended. In the lists
+    `_additions` and `_removals`, it is the number of replicas that were added or removed.
     """
 
     at_seconds: float

@@ -28,7 +28,7 @@ BANDS: tuple[tuple[str, Callable[[SimulationSample], int]], ...] = (
 
 
 def draw_text(samples: Sequence[SimulationSample], columns: int = 72) -> list[str]:
-    """Return the lines of a text chart with ``columns`` columns of values.
+    """Return the lines of a text chart of the samples, with up to ``columns`` columns of values.
 
     Each column shows the highest value of several successive samples.
     """

@@ -9,7 +9,7 @@ request is open for W seconds on average. Then r W requests are open on average,
 time without an open request is exp(-r W).
 
 While a request is open, the gateway repeatedly tries to read the blob that contains the job's
-outcome. The first read is after 25 ms. Then the pause between two reads doubles, up to half a
+outcome. The first read is after 25 ms. Then the time between two reads doubles, up to half a
 second. Every read is billed, even if the blob does not exist yet.
 """
 
@@ -29,7 +29,7 @@ _HOUR_SECONDS = 3600.0
 _DAY_SECONDS = 24 * _HOUR_SECONDS
 #: In seconds. The gateway responds with 202 after this time, so no request is open longer.
 _MAX_OPEN_SECONDS = 30.0
-#: The pauses of a waiting request between two polls. Each pause is twice the previous pause, up to
+#: The delays of a waiting request between two polls. Each delay is twice the previous delay, up to
 #: the longest.
 FIRST_PAUSE_SECONDS = 0.025
 LONGEST_PAUSE_SECONDS = 0.5
@@ -72,7 +72,7 @@ class Bill:
 
     @property
     def unknown(self) -> list[str]:
-        """The units without a known price: the ``what`` of each such line."""
+        """The unit of each line whose price is unknown. A unit may be listed several times."""
         return [line.what for line in self.lines if line.amount is None]
 
     def by_item(self) -> dict[str, float | None]:
@@ -261,10 +261,11 @@ def _add_gateway(bill: Bill, load: JobLoad, answer_seconds: float, prices: Price
 
 
 def _sums(jobs: float, prices: Prices) -> float:
-    """Return the maximum number of times that gateway instances write minute sums in a month.
+    """Return how often, at most, all gateway instances together write minute sums in a month.
 
-    An instance writes once a minute, and only if a job was accepted or has ended in this minute.
-    ``jobs`` is the number of jobs in a month.
+    The minute sums of an instance are its counts of jobs in each minute. An instance writes them
+    once a minute, and only if a job was accepted or has ended in this minute. ``jobs`` is the
+    number of jobs in a month.
     """
     instances = max(1.0, prices.usage("ready_instances"))
     return min(2 * jobs, instances * MONTH_HOURS * prices.usage("sums_per_instance_hour"))
@@ -290,8 +291,9 @@ def _add_functions(bill: Bill, load: JobLoad, open_seconds: float, prices: Price
 def _busy_seconds(load: JobLoad, open_seconds: float, prices: Prices) -> float:
     """Return the billed seconds of all gateway instances in one day.
 
-    An instance is billed while at least one request is open. ``open_seconds`` is the average time
-    for which a request is open.
+    An instance is billed while at least one request is open. If more requests are open than one
+    instance can serve, several instances are billed. ``open_seconds`` is the average time for which
+    a request is open.
     """
     together = prices.usage("concurrent_requests")
     rates = [jobs / _HOUR_SECONDS for jobs in load.jobs_per_hour]

@@ -31,7 +31,10 @@ _MEGABYTE = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class JobShape:
-    """What one job needs. `open_seconds` is the time for which its caller's request waits."""
+    """A kind of job: how many operations of each service one job needs.
+
+    `open_seconds` is the time for which the request that submits the job waits for its end.
+    """
 
     name: str
     actions: float
@@ -44,8 +47,8 @@ class JobShape:
 class DeploymentLimits:
     """The parameters of a deployment that determine its limits. The defaults are those of infra/.
 
-    `dedicated_units` is 0 for the plan Consumption. `busy_queues` are the queues whose lengths are
-    read, because callers submit to them or poll their jobs.
+    `dedicated_units` is 0 for the plan Consumption. `busy_queues` is the number of queues whose
+    lengths are read, because callers submit jobs to these queues or poll jobs in these queues.
     """
 
     dedicated_units: int = 0
@@ -58,7 +61,7 @@ class DeploymentLimits:
 
     @property
     def actions_per_second(self) -> float:
-        """How many actions the scheduler dispatches in a second."""
+        """How many actions per second the Durable Task Scheduler can dispatch."""
         if not self.dedicated_units:
             return CONSUMPTION_ACTIONS_PER_SECOND
         return DEDICATED_ACTIONS_PER_SECOND * self.dedicated_units
@@ -66,7 +69,7 @@ class DeploymentLimits:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """The number of jobs a second that one service can carry, and the parameter that changes it."""
+    """How many jobs per second one service can carry, and the parameter that changes this limit."""
 
     name: str
     jobs_per_second: float
@@ -111,7 +114,7 @@ def find_limits(shape: JobShape, deployment: DeploymentLimits) -> list[Limit]:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What a rate of jobs needs of each service."""
+    """How many operations per second, open requests and gateway instances a rate of jobs needs."""
 
     actions_per_second: float
     credits_per_second: float
@@ -123,8 +126,8 @@ class Need:
 def compute_need(jobs_per_second: float, shape: JobShape, deployment: DeploymentLimits) -> Need:
     """Return what `jobs_per_second` jobs of this shape need.
 
-    `instances` is the number of gateway instances for the processor time and the open requests. The
-    reads of waiting requests are not included in the blob requests.
+    `instances` is the number of gateway instances that the processor time and the open requests
+    need. The blob requests do not include the reads by which waiting requests look for outcomes.
     """
     open_requests = jobs_per_second * shape.open_seconds
     processor = jobs_per_second * GATEWAY_SECONDS_PER_JOB / (BUSY_SHARE * deployment.cores)

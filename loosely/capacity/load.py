@@ -66,7 +66,7 @@ class JobLoad:
         if len(numbers) != HOURS:
             shapes = ", ".join(f"{name}:N" for name in SHAPES)
             raise ValueError(
-                f"expected {shapes} or {HOURS} comma-separated numbers, found {text!r}"
+                f"jobs: expected {shapes} or {HOURS} comma-separated numbers, found {text!r}"
             )
         return cls(tuple(_parse_number(number) for number in numbers), seed)
 
@@ -111,4 +111,4 @@ def _parse_number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ValueError(f"expected a number, found {text!r}") from None
+        raise ValueError(f"jobs: expected a number, found {text!r}") from None

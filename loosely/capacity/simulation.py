@@ -77,12 +77,15 @@ class SimulationResult:
 
     @property
     def busy_hours(self) -> float:
-        """How many hours the GPUs were busy, summed over all GPUs."""
+        """The sum of the hours for which each GPU was busy."""
         return self.busy_seconds / _HOUR_SECONDS
 
     @property
     def mean_answer_seconds(self) -> float:
-        """The average time from a job's arrival to the end of its batch, in seconds."""
+        """The average time in seconds from a job's arrival to the end of its batch.
+
+        It is 0 if no job has finished.
+        """
         return sum(self.answer_seconds) / len(self.answer_seconds) if self.answer_seconds else 0.0
 
     def document(self) -> dict[str, Any]:

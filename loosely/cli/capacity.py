@@ -171,8 +171,8 @@ def cost(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
 ) -> None:
     """Estimate the monthly cost of a load on AKS, on Container Apps and on GPUs that are always on.
 
-    Before you rely on a total, write the prices of your region into the price list. Its prices come
-    from other publications, not from Azure's own list.
+    Before you rely on a total, write the prices of your region into the price list. The supplied
+    prices come from other publications, not from Azure's own price list.
     """
     with _exit_on_invalid_input():
         listed = Prices.load(prices or find_root() / "infra" / "prices.yaml")
@@ -211,9 +211,9 @@ def print_cost(console: Console, found: CostEstimate, load: JobLoad, prices: Pri
 
 
 def _keep_workers(scaling: ScaledObject, model: str | None) -> ScaledObject:
-    """Return the settings with the minimum numbers of workers from a model's entry.
+    """Apply the minimum number of workers and the warm periods of a model's catalogue entry.
 
-    If ``model`` is ``None``, return the settings unchanged.
+    Returns the changed settings. If ``model`` is ``None``, the settings are returned unchanged.
 
     Raises:
         UpError: The catalogue cannot be read.

@@ -35,14 +35,15 @@ def find_files(paths: Sequence[Path]) -> list[Path]:
         files += [each.resolve() for each in found if each.is_file() and each.name[0] != "."]
     if not files:
         raise typer.BadParameter(
-            "found no files: name files, or folders that contain files", param_hint="--on"
+            "the given paths contain no files: name files, or folders that contain files",
+            param_hint="--on",
         )
     return files
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How far the results of two versions for one file agree.
+    """How well the results of two versions for one file agree.
 
     Attributes:
         is_same: Whether the results are equal.
@@ -59,7 +60,7 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class VersionRun:
-    """What `worker.check --results` has printed about one version of a model.
+    """The parsed output of `worker.check --results` for one version of a model.
 
     ``results`` has one line for each file: a result, or the refusal of the input.
     """
@@ -71,7 +72,7 @@ class VersionRun:
 
     @classmethod
     def from_lines(cls, name: str, lines: Sequence[Line]) -> Self:
-        """Return the run of the version ``name`` that the lines of the command describe."""
+        """Create the run of the version ``name`` from the lines that the command has printed."""
         events = [line["event"] for line in lines]
         return cls(
             name,
@@ -82,7 +83,7 @@ class VersionRun:
 
     @property
     def latencies_ms(self) -> list[float]:
-        """The time from the input's bytes to the result, in milliseconds, for each result."""
+        """For each result, the time in milliseconds from the input's bytes to the result."""
         parts = ("prepare_ms", "run_ms", "finish_ms")
         return [sum(line[part] for part in parts) for line in self.results if "run_ms" in line]
 
@@ -120,12 +121,15 @@ class Comparison:
     files: tuple[Path, ...]
 
     def agreements(self) -> list[Agreement]:
-        """Return for each file how far the results of the two versions agree."""
+        """Return, for each file, how well the results of the two versions agree."""
         pairs = zip(self.first.results, self.second.results, strict=True)
         return [_compare(*pair) for pair in pairs]
 
     def documents(self) -> Iterator[dict[str, Any]]:
-        """Yield one JSON object for each file, and then one with the figures of both versions."""
+        """Yield a JSON object for each file, and then one object with the figures of both versions.
+
+        These objects are the output of the command with `--json`.
+        """
         agreements = self.agreements()
         for file, one, other, agreement in zip(
             self.files, self.first.results, self.second.results, agreements, strict=True
@@ -202,16 +206,26 @@ def _compare(one: Line, other: Line) -> Agreement:
 
 
 def _content(line: Line) -> Any:
-    """Return what is compared: a JSON result, the base64 of another result, or an error code."""
+    """Return the part of a line that is compared.
+
+    This is the result, with the named results if there are any, or the error code of a refusal.
+    """
     if line["event"] == "refused":
         return line["code"]
+    if "results" not in line:
+        return _payload(line)
+    return [_payload(line), {name: _payload(each) for name, each in line["results"].items()}]
+
+
+def _payload(line: Line) -> Any:
+    """Return a JSON result, or the media type and the base64 of another result."""
     return line["json"] if "json" in line else [line["media_type"], line["base64"]]
 
 
 def _largest_difference(one: Any, other: Any) -> float | None:
-    """Return the largest difference between the numbers of two JSON values.
+    """Return the largest difference between corresponding numbers in two JSON values.
 
-    Returns ``None`` if the values differ in anything else, for example in a text.
+    Returns ``None`` if the values differ in more than numbers, for example in a text.
     """
     match one, other:
         case (bool() | str() | None, _) | (_, bool() | str() | None):

@@ -1,4 +1,4 @@
-"""Create the client of a command from the command's options ``--url`` and ``--api-key``."""
+"""Create the gateway client that a command uses, from its options ``--url`` and ``--api-key``."""
 
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -43,8 +43,8 @@ FOLLOWING_RETRY = Retry()
 def connect(url: str | None, api_key: str | None, retry: Retry = _RETRY) -> Client:
     """Return a client for the gateway at ``url``.
 
-    If ``url`` is ``None`` and `loosely up` is running, the client uses the URL of `loosely up`. If
-    it is not running, the client uses the default URL.
+    If ``url`` is ``None``, the client uses the URL of the running `loosely up`, or the default URL
+    if `loosely up` is not running.
 
     Raises:
         typer.BadParameter: The URL or the API key is invalid.
@@ -53,7 +53,7 @@ def connect(url: str | None, api_key: str | None, retry: Retry = _RETRY) -> Clie
 
 
 def connect_operator(url: str | None, api_key: str | None) -> OperatorClient:
-    """Return a client for the dead-letter operations. `connect` describes the arguments."""
+    """Return a client for the dead-letter operations. The arguments are those of `connect`."""
     return _connect(OperatorClient, url, api_key, _RETRY)
 
 
@@ -61,11 +61,11 @@ def _connect(kind: type[C], url: str | None, api_key: str | None, retry: Retry) 
     try:
         return kind(find_url(url), api_key=api_key, retry=retry)
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--url or --api-key") from None
+        raise typer.BadParameter(f"--url or --api-key cannot be used: {error}") from None
 
 
 def find_url(url: str | None) -> str:
-    """Return ``url``, or the URL of the running `loosely up`, or else the default URL."""
+    """Return ``url``, or else the URL of the running `loosely up`, or else the default URL."""
     return url or _find_running_url() or DEFAULT_URL
 
 

@@ -152,8 +152,8 @@ def _change_all(
 ) -> None:
     """Redrive or purge all matching dead letters, after the user has confirmed their number.
 
-    If ``expected`` is given, the user is not asked. Exits with status 1 if the number differs from
-    ``expected``, or if the gateway refused to change a dead letter.
+    If ``expected`` is not ``None``, the user is not asked. Exit with status 1 if the number of
+    matching dead letters differs from ``expected``, or if the gateway refuses to change one.
     """
     seen = client.count_dead_letters(wanted)
     number = seen.not_redriven if action == "redrive" else seen.count
@@ -213,7 +213,7 @@ def redrive(
     api_key: KeyOption = None,
     as_json: JsonLinesOption = False,
 ) -> None:
-    """Submit a dead letter's work again as a new job. Repeated commands submit it only once."""
+    """Submit a dead letter's work again as a new job. Repeated commands make only one new job."""
     with exit_on_error(as_json=as_json), connect_operator(url, api_key) as client:
         sent = client.redrive_dead_letter(model, letter_id)
     if as_json:
@@ -240,7 +240,9 @@ def purge(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
 ) -> None:
     """Delete one dead letter, or all dead letters of a model."""
     if every == (letter_id is not None):
-        raise typer.BadParameter("expected the id of one dead letter, or --all", param_hint="ID")
+        raise typer.BadParameter(
+            "expected either the id of one dead letter or --all", param_hint="ID"
+        )
     with exit_on_error(as_json=as_json), connect_operator(url, api_key) as client:
         if letter_id is None:
             deleted = client.purge_dead_letters(model)
@@ -258,7 +260,7 @@ def _print_json(document: Mapping[str, Any]) -> None:
 
 
 def _summary(letter: Mapping[str, Any]) -> Text:
-    """Return one line that describes the dead letter, including the id that other commands need."""
+    """Return one line that describes the dead letter and contains its id, for other commands."""
     redriven = letter.get("redriven_as")
     line = Text.assemble(
         (printable(letter.get("model")), "bold"),

@@ -27,6 +27,7 @@ _ADVICE = {
     "forbidden": "use a key with the scope that this request needs",
     "unknown-model": "`loosely models` lists the models",
     "unknown-job": "check the id; finished jobs are deleted after a limited time",
+    "unknown-result": "`loosely status` shows the names of the results",
     "payload-too-large": "send a smaller input, or use an upload",
     "unsupported-media-type": "convert the file, or state its media type with --type",
     "invalid-input": "check that the file is complete and has a format that the model accepts",

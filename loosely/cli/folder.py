@@ -42,8 +42,8 @@ def test(
 ) -> None:
     """Run the tests of the model folder with pytest.
 
-    The first test that uses the fixture `loosely_client` starts this folder's system on free ports.
-    The fixture is a client of this system.
+    The first test that uses the fixture `loosely_client` starts a local system on free ports. The
+    system serves the models of this folder, and the fixture is a client of the system.
     """
     with _exit_on_error():
         check_requirements()
@@ -95,7 +95,7 @@ def deploy(
     """Deploy the models of this folder to Azure with the Azure Developer CLI.
 
     Write a project for azd into the directory `azure` of the model folder, and run `azd up` there.
-    Keep `azure/.azure`: azd stores in it what it has deployed.
+    Do not delete the directory `azure/.azure`, in which azd records what is deployed.
     """
     root = find_root()
     folder = current_model_folder()
@@ -130,12 +130,13 @@ def deploy(
 
 
 def _check_catalogue(root: Path, folder: ModelFolder) -> str:
-    """Check the folder's catalogue, and return its list of weights on the Hugging Face Hub.
+    """Check the folder's catalogue, and return the list of its weights on the Hugging Face Hub.
 
-    `fetch-weights.sh` reads the list. If the catalogue is not valid, the check prints why.
+    The list is a text in the format that `fetch-weights.sh` reads. The check runs in a process of
+    its own, which prints why a catalogue is not valid.
 
     Raises:
-        typer.Exit: The catalogue is not valid. The exit code is that of the check.
+        typer.Exit: The catalogue is not valid. The exit code is that of the process.
     """
     checked = subprocess.run(  # noqa: S603  our own module, without a shell
         python_command("contract.weights", str(folder.catalogue)),
@@ -151,7 +152,7 @@ def _check_catalogue(root: Path, folder: ModelFolder) -> str:
 
 @contextmanager
 def _exit_on_error() -> Iterator[None]:
-    """If the ``with`` block raises UpError, print its message and exit with its exit code."""
+    """If the ``with`` block raises UpError, print the message and exit with the error's code."""
     try:
         yield
     except UpError as error:

@@ -21,16 +21,19 @@ from loosely.cli.output import (
     printable,
     printable_lines,
     result_view,
+    result_views,
     spinner,
     timeline_view,
 )
 from loosely.client.clients import Client
+from loosely.client.media import file_extension
 from loosely.client.requests import Priority, Source
 from loosely.client.resources import Job, Result
 from loosely.client.settings import MAX_WAIT_SECONDS
 
 _DEFAULT_WAIT_SECONDS = 30
 _DEFAULT_PAGES = 10
+_RESULT_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print the gateway's JSON exactly as received.")
@@ -132,6 +135,17 @@ InputOption = Annotated[
 ]
 
 
+SaveOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--save",
+        metavar="FOLDER",
+        file_okay=False,
+        help="Write the result and all named results to files in this folder.",
+    ),
+]
+
+
 def parse_inputs(given: Sequence[str]) -> dict[str, Path]:
     """Return the files of the named inputs in the values of the option ``--input``.
 
@@ -187,6 +201,7 @@ def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a paramete
     detach: Annotated[
         bool, typer.Option("--detach", help="Do not wait for the result; print the job's id.")
     ] = False,
+    save: SaveOption = None,
     url: UrlOption = None,
     api_key: KeyOption = None,
     as_json: JsonOption = False,
@@ -195,6 +210,8 @@ def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a paramete
 
     Waits until the job ends. Ctrl-C ends the wait, not the job.
     """
+    if detach and save is not None:
+        raise typer.BadParameter("cannot be used with --detach", param_hint="--save")
     source = _read_source(file)
     inputs = parse_inputs(named_input or [])
     parameters = parse_parameters(param or [])
@@ -222,9 +239,12 @@ def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a paramete
     elif detach and not job.is_final:
         typer.echo(printable(job.id))
     else:
-        _show(job)
+        _show(job, is_saved=save is not None)
     if job.is_final and job.status != "succeeded":
         raise typer.Exit(ExitCode.FAILED)
+    if save is not None:
+        with exit_on_error(as_json=as_json), connect(url, api_key) as client:
+            _save_results(client, job, save)
 
 
 def status(
@@ -273,19 +293,29 @@ def _show_details(job: Job, *, as_json: bool) -> None:
         print_to(Console(), job_details(job))
 
 
-def result(
+def result(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     job_id: IdArgument,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", metavar="NAME", help="The name of a named result, such as mask."),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", dir_okay=False, help="Write the result to this file."),
     ] = None,
+    save: SaveOption = None,
     url: UrlOption = None,
     api_key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print a job's result, or write it to a file."""
+    """Print a job's result or one of its named results, or write them to files."""
+    if save is not None and not (name is None and output is None):
+        raise typer.BadParameter("cannot be used with --name or --output", param_hint="--save")
     with exit_on_error(as_json=as_json), connect(url, api_key) as client:
-        answer = client.result(job_id)
+        answer = client.result(job_id, name)
+        if save is not None and not isinstance(answer, Job):
+            _save_results(client, client.get(job_id), save, answer)
+            return
     if isinstance(answer, Job):
         if as_json:
             typer.echo(answer.body)
@@ -350,8 +380,8 @@ def list_jobs(  # noqa: PLR0913, PLR0917 - each option of the command is a param
 ) -> None:
     """List or search jobs, newest first.
 
-    TIME is for example 2026-03-01T12:00:00Z; without a zone it is local time. A search that stops
-    early prints on standard error how far back it looked.
+    TIME is for example 2026-03-01T12:00:00Z; without a zone it is local time. If the search
+    stops early, it prints on standard error how far back it has looked.
     """
     console, left = Console(), limit
     with exit_on_error(as_json=as_json), connect(url, api_key) as client:
@@ -418,16 +448,42 @@ def _follow(client: Client, submitted: Job, progress: SpinnerText) -> Job:
     return job
 
 
-def _show(job: Job) -> None:
+def _save_results(client: Client, job: Job, folder: Path, first: Result | None = None) -> None:
+    """Write all results of a succeeded job to files in a folder, and print the files' paths.
+
+    ``first`` is the result without a name, if it is already fetched.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # A name becomes a part of a path, and the gateway may be another program.
+        names = [name for name in job.results if _RESULT_NAME.fullmatch(name)]
+        for name in (None, *names):
+            found = first if name is None and first is not None else client.result(job.id, name)
+            if isinstance(found, Result):
+                path = folder / f"{name or 'result'}{file_extension(found.media_type)}"
+                path.write_bytes(found.body)
+                typer.echo(printable(path), err=True)
+    except OSError as error:
+        typer.echo(f"cannot write to {folder}: {error.strerror or error}", err=True)
+        raise typer.Exit(ExitCode.FAILED) from None
+
+
+def _show(job: Job, *, is_saved: bool = False) -> None:
     console = Console()
     if job.error is not None or job.document.get("result") is None:
         print_to(console, job_details(job))
-        if job.status == "succeeded":
+        if job.status == "succeeded" and not is_saved:
             # The job itself contains only small JSON results.
             typer.echo(f"get the result with: loosely result {printable(job.id)}", err=True)
-        return
-    print_to(console, job_summary(job))
-    print_to(console, result_view(job.result))
+    else:
+        print_to(console, job_summary(job))
+        for view in result_views(job):
+            print_to(console, view)
+    if not is_saved and any(value is None for value in job.results.values()):
+        typer.echo(
+            f"write all results to files with: loosely result {printable(job.id)} --save FOLDER",
+            err=True,
+        )
 
 
 def _show_result(answer: Result) -> None:

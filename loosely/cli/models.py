@@ -1,4 +1,4 @@
-"""``loosely models``: list, show, describe, run and compare models, and lock their weights."""
+"""``loosely models``: list, show, describe, run and compare models, and pin weights by digests."""
 
 import json
 import subprocess
@@ -43,7 +43,7 @@ _JOBS_OF_A_CALLER = 60
 app = typer.Typer(
     invoke_without_command=True,
     add_completion=False,
-    help="List, show, describe, run and compare models, and lock their weights.",
+    help="List, show, describe, run and compare models, and pin weights by digests.",
 )
 
 
@@ -81,9 +81,9 @@ def show(
 def describe(
     name: Annotated[str, typer.Argument(help="The model's name in the catalogue.")],
 ) -> None:
-    """Print the parameters and named inputs that a model's class declares, as TOML.
+    """Print the parameters, named inputs and named results that a model's class declares, as TOML.
 
-    The lines belong into the model's entry in the catalogue.
+    Copy the printed lines into the model's entry in the catalogue.
 
     The command imports the model's module.
     """
@@ -102,20 +102,22 @@ def lock(
 ) -> None:
     """Write the SHA-256 digests of weights into the catalogue.
 
-    Weights on the Hugging Face Hub or in blob storage are downloaded into the cache. The digest is
-    written below the key `weights`. Comments in the file are kept.
+    Weights on the Hugging Face Hub or in blob storage are downloaded into the cache. Each digest is
+    written below the key `weights` of the model's entry. Comments in the catalogue are kept.
     """
     _run(lambda _: ("worker.lock_weights", *(names or ())))
 
 
 def _run(make_command: Callable[[str], tuple[str, ...]]) -> None:
-    """Run a module of a component, and wait until it ends.
+    """Run a module of the worker or of the contract in a process, and wait until the process ends.
 
     Args:
-        make_command: Returns the module and its arguments, given the path of the catalogue.
+        make_command: A function that returns the module's name and its arguments. The function's
+            argument is the path of the catalogue.
 
     Raises:
-        typer.Exit: The module's exit code is not 0. The exception has the same exit code.
+        typer.Exit: The process has ended with another exit code than 0. The exception has the same
+            exit code.
     """
     place = _find_place()
     module, *arguments = make_command(place.environment["MODEL_CATALOGUE"])
@@ -167,7 +169,7 @@ def check(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     ] = "T4",
     as_json: JsonLinesOption = False,
 ) -> None:
-    """Load a model without a worker, run it on a file, and measure its batches.
+    """Load a model without a worker, run it on a file, and measure batches of several sizes.
 
     The model runs in a separate process. Its entry is in `models.toml` of the model folder, or in
     the file that MODEL_CATALOGUE names. Weights in blob storage are read from PAYLOAD_STORAGE or,
@@ -212,7 +214,7 @@ def check(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
 def _check_jobs(jobs: str, load: int | None) -> None:
     """Raise typer.BadParameter if ``--jobs`` is invalid, or is used without ``--load``."""
     if load is None:
-        raise typer.BadParameter("--jobs needs --load", param_hint="--jobs")
+        raise typer.BadParameter("--jobs is used without --load: add --load", param_hint="--jobs")
     try:
         JobLoad.parse(jobs)
     except ValueError as error:
@@ -244,9 +246,9 @@ def _cost_options(
 def _estimate_cost(
     options: Mapping[str, Any], suggestion: Mapping[str, Any], *, as_json: bool
 ) -> None:
-    """Print the command `loosely cost` with these options, and what it prints.
+    """Print the command `loosely cost` with these options, and the estimate of the model's cost.
 
-    If the model uses no GPU, print that there is no estimate.
+    If the model uses no GPU, print only that there is no estimate.
 
     Raises:
         typer.Exit: An option is invalid. The exit status is 2.
@@ -306,7 +308,7 @@ def compare(  # noqa: PLR0913, PLR0917 - each option of the command is a paramet
 def _run_on_files(
     place: "_Place", arguments: tuple[str, ...], model: str, files: list[Path]
 ) -> list[Mapping[str, Any]]:
-    """Run a model on each file in a process of its own, and return the lines that it prints.
+    """Run a model on all files in a new process, and return the JSON lines that the process prints.
 
     Raises:
         typer.Exit: The model does not exist, or cannot be loaded.
@@ -332,7 +334,7 @@ def _run_on_files(
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """The working directory and the environment variables of the worker's modules."""
+    """The working directory and the environment variables with which the worker's modules run."""
 
     directory: Path
     environment: Mapping[str, str] = field(repr=False)
@@ -370,9 +372,9 @@ class _CheckOutput:
         self._loads: list[Mapping[str, Any]] = []
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Print an event of the check, or keep it for the table if it is about a batch.
+        """Print an event of the check, or keep it for a table if it is about a batch or a load.
 
-        ``line`` is the event, which is a line of the check's output.
+        ``line`` is the event: one JSON line of the check's output.
         """
         match line["event"]:
             case "loaded":
@@ -382,11 +384,10 @@ class _CheckOutput:
                     f"{_mebibytes(line['resident_bytes'])} for the model, "
                     f"{_mebibytes(line['process_bytes'])} for the whole process",
                 )
-            case "result" if "json" in line:
-                print_to(self._console, result_view(line["json"]))
             case "result":
-                what = f"{printable(line['media_type'])}, {line['size_bytes']} bytes"
-                print_to(self._console, f"the result is {what}")
+                self._print_result("the result", line)
+                for name, named in line.get("results", {}).items():
+                    self._print_result(f"the result {printable(name)}", named)
             case "batch":
                 self._batches.append(line)
             case "load":
@@ -399,8 +400,18 @@ class _CheckOutput:
                 advice = f"; {PARAMETER_ADVICE}" if "pointer" in line else ""
                 typer.echo(printable(f"{line['code']}: {line['detail']}{advice}"), err=True)
 
+    def _print_result(self, title: str, found: Mapping[str, Any]) -> None:
+        """Print a result. A JSON value of a named result is printed below its name."""
+        if "json" not in found:
+            what = f"{printable(found['media_type'])}, {found['size_bytes']} bytes"
+            print_to(self._console, f"{title} is {what}")
+            return
+        if title != "the result":
+            print_to(self._console, f"{title}:")
+        print_to(self._console, result_view(found["json"]))
+
     def finish(self) -> None:
-        """Print the tables of the batches and of the loads that were measured."""
+        """Print a table of the measured batches, and a table of the measured loads."""
         if self._loads:
             self._print_loads()
         if not self._batches:

@@ -1,7 +1,7 @@
 """Show jobs, timelines, models and results on a terminal.
 
-All text from the gateway is shown through `printable` or `printable_lines`, so that it cannot
-control the terminal.
+All text from the gateway is shown through `printable` or `printable_lines`. These functions replace
+control characters, so that a text cannot control the terminal.
 """
 
 import json
@@ -51,7 +51,7 @@ def job_summary(job: Job) -> Text:
 
 
 def _model_of(job: Job) -> str:
-    """Return the model's name, with the version unless it is the first one."""
+    """Return the name of the job's model, followed by the model's version unless this is 1."""
     return job.model if job.version in {None, "1"} else f"{job.model}:{job.version}"
 
 
@@ -77,9 +77,25 @@ def job_details(job: Job) -> RenderableType:
         table.add_row("attempt", Text(printable(attempt)))
     if job.error is not None:
         table.add_row("error", Text(_error(job.error), style="red"))
-    if job.result is None:
+    if job.result is None and not job.results:
         return table
-    return Group(table, Text(), result_view(job.result))
+    return Group(table, Text(), *result_views(job))
+
+
+def result_views(job: Job) -> list[RenderableType]:
+    """Return the views of a job's result and of its named results.
+
+    A named result that is not small JSON is shown by its media type.
+    """
+    views = [] if job.result is None else [result_view(job.result)]
+    media_types = job.result_media_types
+    for name, value in job.results.items():
+        title = Text(f"{printable(name)}: ", style="bold")
+        if value is None:
+            views.append(Text.assemble(title, printable(media_types[name])))
+        else:
+            views += [title, result_view(value)]
+    return views
 
 
 def result_view(result: Any) -> RenderableType:
@@ -124,7 +140,7 @@ def timeline_view(timeline: Timeline) -> RenderableType:
     """Return a drawing of a job's timeline.
 
     The drawing has a bar for each step and a row for each delivery. It also lists the clocks that
-    differ from the gateway's, the attempts to deliver the webhook, and the trace id.
+    differ from the gateway's clock, the attempts to deliver the webhook, and the trace id.
     """
     style = _STATUS_STYLES.get(timeline.status, "")
     head = Text.assemble(
@@ -307,7 +323,7 @@ def _progress(job: Job) -> str:
 
 
 def _place(job: Job) -> str:
-    """Return the job's position in the queue and its estimated wait; empty text if unknown."""
+    """Return the job's position in the queue and estimated wait, or an empty text if unknown."""
     place = job.place
     texts = [f"position {place.position}"] if place.position is not None else []
     if place.eta_seconds is not None:

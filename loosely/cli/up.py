@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class LogLevel(StrEnum):
-    """The lowest severity of the messages that the components log."""
+    """The lowest severity of the messages that the components write to their logs."""
 
     debug = "debug"
     info = "info"
@@ -209,8 +209,9 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
 ) -> None:
     """Start the whole system on this machine: blobs, Service Bus, gateway and worker.
 
-    It serves the models of the model folder that contains the current directory, as `loosely new`
-    makes it. Elsewhere it serves the models that ship with Loosely.
+    The system serves the models of the model folder that contains the current directory. The
+    command `loosely new` makes such a folder. Outside a model folder, the system serves the models
+    that ship with Loosely.
 
     Each component is a process, and is restarted when it dies. Ctrl-C stops all components in
     order.
@@ -285,7 +286,7 @@ def choose_parts(only: Sequence[str], without: Sequence[str]) -> frozenset[str]:
             )
     left = (named["--only"] or frozenset(PART_NAMES)) - named["--without"]
     if not left:
-        raise UnknownPart("--only and --without leave no component to start")
+        raise UnknownPart("no component is left to start: change --only or --without")
     return left
 
 
@@ -293,6 +294,8 @@ def build_engine_options(
     engine: EngineChoice, faults: Mapping[str, float | list[str] | None]
 ) -> tuple[str, ...]:
     """Return the options of the Functions host that select the durable engine and inject faults.
+
+    ``faults`` maps the options of `loosely up` for faults to their values.
 
     Raises:
         typer.BadParameter: ``faults`` has a value, but ``engine`` is not the azure-storage engine.
@@ -353,11 +356,11 @@ def plan_worker_pool(
     worker: Part,
     user: Mapping[str, str],
 ) -> "WorkerPoolPlan":
-    """Return the plan of a pool of workers, which replaces the single ``worker``.
+    """Return the plan of a pool of workers, which replaces the component ``worker``.
 
     The number of workers depends on the waiting messages and on the minimum numbers of workers in
-    ``models``. Only models that ``WORKER_MODELS`` in ``user`` names are considered. If it is unset,
-    all models are considered.
+    ``models``. ``user`` contains the user's environment variables. If its variable
+    ``WORKER_MODELS`` is set, only the models that the variable names are considered.
     """
     from loosely.local.model_scaling import keep_workers  # noqa: PLC0415
     from loosely.local.worker_pool import QueueMonitor, WorkerPoolPlan  # noqa: PLC0415

@@ -144,7 +144,7 @@ class IdempotencyMismatch(RequestRefused):
 
 
 class Overloaded(RequestRefused):
-    """The rate limit is reached, or the queue or the gateway is too full. Try again later."""
+    """The rate limit is reached, or the queue or the gateway has too much work. Try again later."""
 
 
 class GatewayFailure(RequestRefused):
@@ -182,6 +182,7 @@ _REFUSALS: Final[Mapping[str, type[RequestRefused]]] = {
     "not-found": NotFound,
     "unknown-model": NotFound,
     "unknown-job": NotFound,
+    "unknown-result": NotFound,
     "unknown-dead-letter": NotFound,
     "idempotency-mismatch": IdempotencyMismatch,
     "rate-limited": Overloaded,

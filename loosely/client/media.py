@@ -55,6 +55,15 @@ def detect_media_type(content: bytes, file_name: str = "") -> str:
     return _EXTENSIONS.get(PurePath(file_name).suffix.lower(), UNKNOWN)
 
 
+def file_extension(media_type: str) -> str:
+    """Return the usual extension of a file with this media type, for example ``.png``."""
+    name = media_type.partition(";")[0].strip().lower()
+    if is_json(name):
+        return ".json"
+    found = next((each for each, kind in _EXTENSIONS.items() if kind == name), None)
+    return found or (".txt" if name.startswith("text/") else ".bin")
+
+
 def is_json(media_type: str) -> bool:
     """Return whether a media type, with or without parameters, is JSON."""
     name = media_type.partition(";")[0].strip().lower()

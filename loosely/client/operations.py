@@ -228,7 +228,7 @@ class ClientOperations:
         return await self._get(job_id, wait_seconds)
 
     async def timeline(self, job_id: str) -> Timeline:
-        """Return a job's timeline: where its time went, step by step and delivery by delivery.
+        """Return a job's timeline: how long each step and each delivery to a worker took.
 
         Raises:
             RequestRefused: The job id is unknown.
@@ -246,14 +246,20 @@ class ClientOperations:
         """
         return read_job(await self.send(self.requests.cancel_job(job_id), (200, 202)))
 
-    async def result(self, job_id: str) -> Result | Job:
+    async def result(self, job_id: str, name: str | None = None) -> Result | Job:
         """Return a job's result in the model's media type, or the job if it has not ended.
+
+        Args:
+            job_id: The job's id.
+            name: The name of a named result, which some models have in addition to their result.
+                Default: the result without a name.
 
         Raises:
             JobEnded: The job ended without a result.
-            RequestRefused: The job id is unknown.
+            RequestRefused: The job id is unknown, or the job has no result with this name.
         """
-        response = await self.send(self.requests.get_result(job_id), (200, 202, *_REDIRECTS))
+        request = self.requests.get_result(job_id, name)
+        response = await self.send(request, (200, 202, *_REDIRECTS))
         if response.status == 202:
             return read_job(response)
         if response.status in _REDIRECTS:
@@ -261,7 +267,7 @@ class ClientOperations:
         return Result(response.body, response.headers.get("content-type", ""))
 
     async def _fetch_result(self, redirect: HttpResponse) -> Result:
-        """Fetch a stored result from the URL to which the gateway redirects."""
+        """Return the result that is stored at the URL to which the gateway's response redirects."""
         try:
             request = fetch_from_store(urljoin(redirect.url, redirect.headers.get("location", "")))
         except ValueError:
@@ -349,7 +355,8 @@ class ClientOperations:
         """Yield the jobs that match all filters, newest first.
 
         Pages of the list are requested when needed. If only a few of many jobs match, many requests
-        may be necessary. `find_jobs` instead returns one page, and how far back it has searched.
+        may be necessary. To send only one request and to learn how far back it has searched, use
+        `find_jobs`.
 
         Args:
             model: Only jobs of this model. Default: the jobs of all models.
@@ -485,8 +492,8 @@ class ClientOperations:
     ) -> Job:
         """Submit a job for an upload or for another input, and return the job.
 
-        An upload is submitted by its reference, any other input in the body of the request. An
-        input that is too large for the body is uploaded first.
+        For an upload, the request contains only the upload's reference. Any other input is the
+        body of the request, or is uploaded first if it is too large for the body.
         """
         if inputs:
             return await self._submit_inputs(source, media_type, inputs, submission, give_up_at)
@@ -622,19 +629,26 @@ class ClientOperations:
                 await self._pause_between_polls(latest, self._clock() - asked_at, give_up_at)
         if latest.status != "succeeded":
             raise ending_of(latest)
+        if names := latest.large_json_results:
+            found = {name: await self._find_json_result(job_id, give_up_at, name) for name in names}
+            latest = replace(latest, large_results=found)
         if latest.result is not None:
             return latest
         return replace(latest, large_result=await self._find_json_result(job_id, give_up_at))
 
-    async def _find_json_result(self, job_id: str, give_up_at: float) -> Any:
+    async def _find_json_result(
+        self, job_id: str, give_up_at: float, name: str | None = None
+    ) -> Any:
         """Return the result of a succeeded job if it is JSON, otherwise ``None``.
+
+        ``name`` is the name of a named result; ``None`` for the result without a name.
 
         A result that is not JSON is not fetched from blob storage. ``None`` is also returned if the
         gateway no longer has the result.
         """
         try:
             response = await self.send(
-                self.requests.get_result(job_id), (200, *_REDIRECTS), give_up_at
+                self.requests.get_result(job_id, name), (200, *_REDIRECTS), give_up_at
             )
         except RequestRefused:
             return None
@@ -654,10 +668,10 @@ class ClientOperations:
     async def _pause_between_polls(
         self, job: Job, waited_seconds: float, give_up_at: float = math.inf
     ) -> None:
-        """Pause before the next poll if the gateway responded at once instead of waiting.
+        """Wait before the next poll if the gateway responded at once instead of waiting.
 
         ``waited_seconds`` is how long the gateway took to respond. The response's ``Retry-After``
-        header determines the length of the pause. The pause ends at ``give_up_at`` at the latest.
+        header determines the length of the wait. The wait ends at ``give_up_at`` at the latest.
         """
         if waited_seconds < _SHORTEST_POLL_SECONDS:
             pause_seconds = _DEFAULT_PAUSE_SECONDS

@@ -47,8 +47,9 @@ class DeadLetterFilter:
 class LetterCount:
     """How many dead letters match a filter, and how many of them were not redriven.
 
-    The gateway counts at most 500 letters for one request. ``parts`` contains both
-    numbers for each request, by the request's cursor. The cursor of the first request is ``None``.
+    The gateway counts at most 500 dead letters for one request, so a client may send several
+    requests. ``parts`` maps the cursor of each request to the two numbers that the gateway has
+    returned for this request. The cursor of the first request is ``None``.
     """
 
     count: int
@@ -107,21 +108,21 @@ async def change_dead_letters(
 ) -> AsyncGenerator[dict[str, Any], None]:
     """Redrive or purge the dead letters that match a filter.
 
-    A redrive leaves out the letters that were redriven before.
+    Dead letters that were redriven before are not redriven again.
 
     Args:
         operations: Sends the requests.
-        action: What to do with the letters.
+        action: Whether to redrive the dead letters or to purge (delete) them.
         wanted: The filter.
-        seen: The number of matching letters, which the user has confirmed.
+        seen: The number of matching dead letters, which the user has confirmed.
 
     Yields:
-        The JSON object of each response. ``done`` contains the letters that were changed, and
-            ``refused`` the letters that could not be redriven.
+        The JSON object of each response. ``done`` contains the dead letters that were changed, and
+            ``refused`` the dead letters that could not be redriven.
 
     Raises:
-        RequestRefused: ``count-changed`` if the number of letters differs from ``seen``. The
-            letters in the responses before this error were changed.
+        RequestRefused: The number of dead letters differs from ``seen``. The code of the problem
+            is ``count-changed``. The dead letters in earlier responses were changed.
     """
     is_redrive = action == "redrive"
     left = seen.not_redriven if is_redrive else seen.count
@@ -202,8 +203,8 @@ async def purge_dead_letters(operations: ClientOperations, model: str) -> int:
 class OperatorClient(Client):
     """A client with the dead-letter operations.
 
-    Its API key must have the scope ``admin``. To list, count and get letters, ``ops:read`` is
-    enough.
+    To redrive or delete dead letters, the API key must have the scope ``admin``. To list, count
+    and get dead letters, the scope ``ops:read`` is enough.
     """
 
     list_dead_letters = block_each(list_dead_letters)

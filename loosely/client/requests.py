@@ -204,8 +204,9 @@ class RequestBuilder:
     def submit(self, submission: Submission, payload: Payload) -> HttpRequest:
         """Return a request that submits a job with the payload as its body.
 
-        A JSON input becomes the member ``input.json`` of the body, because the gateway expects the
-        options of such a submit in the body. The bytes of the input stay as they are.
+        A JSON input becomes the member ``input.json`` of the body, because the gateway reads every
+        JSON body as an object with the member ``input``. The text of the input is not changed. The
+        options are in the query.
 
         Raises:
             OSError: The file with a JSON input cannot be read.
@@ -260,9 +261,15 @@ class RequestBuilder:
         """Return a request that cancels a job."""
         return self._build("DELETE", _job_path(job_id))
 
-    def get_result(self, job_id: str) -> HttpRequest:
-        """Return a request for only the result of a job, in the model's media type."""
-        return self._build("GET", f"{_job_path(job_id)}/result", headers={"accept": "*/*"})
+    def get_result(self, job_id: str, name: str | None = None) -> HttpRequest:
+        """Return a request for only the result of a job, in the model's media type.
+
+        ``name`` is the name of a named result; ``None`` for the result without a name.
+        """
+        path = f"{_job_path(job_id)}/result"
+        if name is not None:
+            path = f"{path}/{quote(name, safe='')}"
+        return self._build("GET", path, headers={"accept": "*/*"})
 
     def get_timeline(self, job_id: str) -> HttpRequest:
         """Return a request for the timeline of a job."""

@@ -26,8 +26,8 @@ class Place:
     """The position of a job in its model's queue, and its estimated wait.
 
     ``phase`` is ``cold_starting`` if the job waits for the start of a worker, ``model_broken`` if
-    no worker can load the model, otherwise ``queued``. Each attribute is ``None`` if the gateway
-    does not report it.
+    no worker can load the model, otherwise ``queued``. An attribute that the gateway does not
+    report is ``None``.
     """
 
     position: int | None = None
@@ -52,6 +52,8 @@ class Job:
     retry_after_seconds: float | None = None
     #: A JSON result that is too large for ``document``, if the client has fetched it.
     large_result: Any = field(default=None, repr=False)
+    #: The same for named results, by name.
+    large_results: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def from_document(
@@ -91,6 +93,37 @@ class Job:
         """
         found = self.document.get("result")
         return self.large_result if found is None else found
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """The named results by name: the value of a JSON result, otherwise ``None``.
+
+        As with `result`, large JSON values are present only in a job that ``run`` or ``wait`` has
+        returned. ``Client.result(job.id, name)`` gets any named result. The dictionary is empty if
+        the model has no named results, or if the job has not ended.
+        """
+        return {
+            name: self.large_results.get(name, each.get("json"))
+            for name, each in self._named_results()
+        }
+
+    @property
+    def result_media_types(self) -> dict[str, str]:
+        """The media types of the named results by name."""
+        return {name: str(each.get("media_type")) for name, each in self._named_results()}
+
+    @property
+    def large_json_results(self) -> tuple[str, ...]:
+        """The names of the JSON results that are too large for ``document``."""
+        return tuple(
+            name
+            for name, each in self._named_results()
+            if "json" not in each and is_json(str(each.get("media_type")))
+        )
+
+    def _named_results(self) -> list[tuple[str, Mapping[str, Any]]]:
+        found = _object(self.document, "results") or {}
+        return [(name, each) for name, each in found.items() if isinstance(each, dict)]
 
     @property
     def error(self) -> Mapping[str, Any] | None:
@@ -172,10 +205,10 @@ class Event:
 class TimelineStep:
     """A step of a job. The durations of all steps add up to ``total_ms`` of the timeline.
 
-    ``duration_ms`` is the time since the step before. ``share`` is ``duration_ms`` as a fraction of
-    ``total_ms``, from 0 to 1. ``delivery`` is the number of the delivery to a worker, or ``None``
-    outside a worker. If ``is_beside`` is true, the job did not wait for the step. If
-    ``is_adjusted`` is true, the time of the step was corrected, because clocks differ.
+    ``duration_ms`` is the time since the previous step. ``share`` is ``duration_ms`` as a fraction
+    of ``total_ms``, from 0 to 1. ``delivery`` is the number of the delivery to a worker, or
+    ``None`` if the step was not in a worker. If ``is_beside`` is true, the job did not wait for the
+    step. If ``is_adjusted`` is true, the time of the step was corrected, because clocks differ.
     """
 
     name: str
@@ -189,7 +222,7 @@ class TimelineStep:
 
 @dataclass(frozen=True, slots=True)
 class TimelineDelivery:
-    """One delivery of a job to a worker. Each attribute is ``None`` if it is not known.
+    """One delivery of a job to a worker. An attribute that is not known is ``None``.
 
     ``state`` is ``answered``, ``completed``, ``returned``, ``abandoned``, ``dead-lettered``,
     ``lost`` or ``running``. ``reached`` is the name of the last step that the delivery is known to
@@ -210,7 +243,7 @@ class TimelineDelivery:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """Where the time of a job went. ``document`` is the whole JSON object, ``body`` its text.
+    """How long each step of a job took. ``document`` is the whole JSON object, ``body`` its text.
 
     ``total_ms`` is the time from the job's acceptance to its end, or until the gateway responded.
     """
@@ -255,7 +288,7 @@ class Timeline:
     def deliveries(self) -> tuple[TimelineDelivery, ...]:
         """The deliveries of the job to workers.
 
-        If no worker reported a delivery, only its number and its state are known.
+        If no worker reported a delivery, only the delivery's number and state are known.
         """
         return tuple(
             TimelineDelivery(
@@ -275,9 +308,9 @@ class Timeline:
 
     @property
     def clock_skew(self) -> tuple[Mapping[str, Any], ...]:
-        """The clocks that differ from the gateway's clock.
+        """The clocks that differ from the gateway's clock, each as a mapping.
 
-        Each mapping has the members ``clock``, ``worker`` and ``ahead_ms``.
+        The members of a mapping are ``clock``, ``worker`` and ``ahead_ms``.
         """
         return _objects(self.document, "clock_skew")
 

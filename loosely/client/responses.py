@@ -45,15 +45,18 @@ def read_job(response: HttpResponse) -> Job:
     """Return the job in a response. Raises UnexpectedAnswer if the body is not a job."""
     job = Job.from_body(response.body, response.retry_after_seconds)
     if job is None:
-        raise _unexpected(response, "a job")
+        raise _unexpected(response, "the body is not a job in Loosely's format")
     return job
 
 
 def read_timeline(response: HttpResponse) -> Timeline:
-    """Return the timeline in a response. Raises UnexpectedAnswer if the body is not one."""
+    """Return the timeline in a response.
+
+    Raises UnexpectedAnswer if the body is not a timeline.
+    """
     timeline = Timeline.from_body(response.body)
     if timeline is None:
-        raise _unexpected(response, "a timeline")
+        raise _unexpected(response, "the body is not a timeline in Loosely's format")
     return timeline
 
 
@@ -64,7 +67,7 @@ def read_job_page(response: HttpResponse) -> JobPage:
     """
     page = JobPage.from_body(response.body)
     if page is None:
-        raise _unexpected(response, "a list of jobs")
+        raise _unexpected(response, "the body is not a list of jobs in Loosely's format")
     return page
 
 
@@ -76,7 +79,7 @@ def read_models(response: HttpResponse) -> tuple[Model, ...]:
     document = decode_json(response.body)
     listed = document.get("models") if isinstance(document, dict) else None
     if not isinstance(listed, list):
-        raise _unexpected(response, "a list of models")
+        raise _unexpected(response, "the body is not a list of models in Loosely's format")
     return tuple(model for one in listed if (model := Model.from_document(one)))
 
 
@@ -84,7 +87,7 @@ def read_model(response: HttpResponse) -> Model:
     """Return the model in a response. Raises UnexpectedAnswer if the body is not a model."""
     model = Model.from_document(decode_json(response.body))
     if model is None:
-        raise _unexpected(response, "a model")
+        raise _unexpected(response, "the body is not a model in Loosely's format")
     return model
 
 
@@ -95,7 +98,7 @@ def read_upload_slot(response: HttpResponse) -> UploadTarget:
     """
     slot = UploadTarget.from_body(response.body)
     if slot is None:
-        raise _unexpected(response, "an upload target")
+        raise _unexpected(response, "the body is not an upload target in Loosely's format")
     return slot
 
 
@@ -114,7 +117,5 @@ def read_error(response: HttpResponse) -> LooselyError:
     )
 
 
-def _unexpected(response: HttpResponse, expected: str) -> UnexpectedAnswer:
-    return UnexpectedAnswer(
-        response.shown_url, response.status, f"the body is not {expected} in Loosely's format"
-    )
+def _unexpected(response: HttpResponse, reason: str) -> UnexpectedAnswer:
+    return UnexpectedAnswer(response.shown_url, response.status, reason)

@@ -1,4 +1,4 @@
-"""Decide whether to repeat a failed request, and how long to pause before the next attempt."""
+"""Decide whether to repeat a failed request, and how long to wait before the next attempt."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ _TRANSIENT_STATUSES_WITHOUT_PROBLEM = _TRANSIENT_STATUSES | {500}
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How long a client repeats a request that fails, and how long it pauses between attempts.
+    """How long a client repeats a request that fails, and how long it waits between attempts.
 
-    The pause doubles after each failure, from ``first_seconds`` up to ``longest_seconds``. Each
-    pause is shortened at random by up to half, so that many clients do not retry at the same time.
-    If the gateway's ``Retry-After`` is longer than this pause, the client waits for ``Retry-After``
+    The delay doubles after each failure, from ``first_seconds`` up to ``longest_seconds``. Each
+    delay is shortened at random by up to half, so that many clients do not retry at the same time.
+    If the gateway's ``Retry-After`` is longer than this delay, the client waits for ``Retry-After``
     instead.
 
-    The client gives up and raises the last error if the next pause would end more than
+    The client gives up and raises the last error if the next delay would end more than
     ``total_seconds`` after the first failure. With ``total_seconds=0`` no request is repeated.
     """
 
@@ -36,7 +36,7 @@ class Retry:
         elapsed_seconds: float,
         draw: Callable[[], float] = random,
     ) -> float | None:
-        """Return how many seconds to pause before the next attempt, or ``None`` to give up.
+        """Return how many seconds to wait before the next attempt, or ``None`` to give up.
 
         Args:
             error: The error of the last attempt.

@@ -26,7 +26,7 @@ class Transport(Protocol):
         """
 
     async def sleep(self, seconds: float) -> None:
-        """Pause the operation for this number of seconds."""
+        """Wait for this number of seconds before the operation continues."""
 
 
 class BlockingTransport:

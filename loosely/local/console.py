@@ -1,4 +1,4 @@
-"""The output of `loosely up`: one line for each component, then an example of a request."""
+"""The output of `loosely up`: the state of each component, then an example of a request."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress

@@ -84,9 +84,9 @@ def reply_token_key(directory: Path) -> str:
 
 
 def find_disk_problem(directory: Path) -> str:
-    """Return why nothing can be written to ``directory``, or an empty string if nothing is wrong.
+    """Return why ``directory`` cannot be written, or an empty string if it can be written.
 
-    The function writes nothing. It only checks the free space, and whether the directory exists.
+    The function writes nothing. It checks only the free space and whether the directory exists.
     """
     try:
         disk = os.statvfs(directory)

@@ -25,7 +25,7 @@ def shared_environment(
     """Return the environment variables that all components receive.
 
     The result includes all variables of the user, for example ``WORKER_*`` and ``TORCH_THREADS``,
-    which the worker reads. A variable that is set for one component replaces the shared variable
+    which the worker reads. A component's own variable takes precedence over the shared variable
     with the same name.
 
     Args:
@@ -50,7 +50,7 @@ def shared_environment(
 
 
 def read_setting(name: str, root: Path, user: Mapping[str, str]) -> str:
-    """Return the value that the gateway will read for a setting; empty if it is not set.
+    """Return the value that the gateway will read for a setting, or an empty string if unset.
 
     The environment takes precedence over ``functions/local.settings.json``. If that file is
     invalid, the result is empty, because the Functions host reports the error.

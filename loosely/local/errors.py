@@ -44,7 +44,7 @@ class CatalogueInvalid(UpError):
 
 
 class UnknownPart(UpError):
-    """The options name an unknown component, or exclude a component that must run."""
+    """--only or --without names an unknown component, or leaves out a component that must run."""
 
     exit_code = USAGE_EXIT_CODE
 

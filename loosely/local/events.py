@@ -87,7 +87,7 @@ class ModelSetAside:
 
 @dataclass(frozen=True, slots=True)
 class ModelRestored:
-    """A worker has loaded a model that it had set aside."""
+    """A worker has loaded a model that could not be loaded before."""
 
     part: Part
     model: str

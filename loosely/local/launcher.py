@@ -18,7 +18,7 @@ _PREPARATION_TIMEOUT_SECONDS = 30.0
 
 
 class Launcher:
-    """Starts the components' processes, with a common working directory and environment."""
+    """Starts the components' processes, all in one working directory and with shared variables."""
 
     def __init__(self, directory: Path, environment: Mapping[str, str], reaper: Reaper) -> None:
         """Create a launcher.
@@ -104,9 +104,9 @@ class Launcher:
 
 
 def _store(path: Path, content: bytes) -> None:
-    """Write a file unless it already has this content.
+    """Write a file, but only if the content has changed.
 
-    Therefore a later start with an unchanged file also succeeds on a full disk.
+    Therefore `loosely up` also starts on a full disk if the content is the same as before.
     """
     if path.is_file() and path.read_bytes() == content:
         return

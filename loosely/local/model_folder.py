@@ -1,4 +1,4 @@
-"""Find the model folder that a command belongs to, or make a new one.
+"""Find the model folder in which a command is run, or make a new model folder.
 
 A model folder contains a catalogue `models.toml`, the models' modules in `models/`, and the data of
 the local system in `.loosely/`.
@@ -37,15 +37,16 @@ class ModelFolder:
 
 
 def current_model_folder() -> ModelFolder:
-    """Return the model folder of the working directory, as `find_model_folder` finds it."""
+    """Return the model folder that `find_model_folder` finds for the working directory."""
     return find_model_folder(Path.cwd(), find_root(), read_environment())
 
 
 def find_model_folder(current: Path, root: Path, user: Mapping[str, str]) -> ModelFolder:
     """Return the model folder that contains ``current``.
 
-    If there is none, return the models that ship with Loosely. Their data is in the repository or,
-    if Loosely is installed from a wheel, in ``current``.
+    If no model folder contains ``current``, return a folder with the models that ship with Loosely.
+    The data of this folder is in the repository or, if Loosely is installed from a wheel, in
+    ``current``.
 
     Args:
         current: The working directory of the command.

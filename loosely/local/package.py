@@ -1,12 +1,12 @@
 """Write the folders to deploy, or a project for the Azure Developer CLI (`azd`) that deploys them.
 
 `functions/` contains the files that are published to Azure. Core Tools and azd select the same
-files when they publish. requirements.txt is the lock that `./dev lock` wrote. The platform's build
-installs it with pip, which checks the hash of each file.
+files when they publish. requirements.txt is the package lock that `./dev lock` wrote. Azure's build
+installs these packages with pip, which checks the hash of each file.
 
 `worker/` contains a Dockerfile and the files that it copies: the worker, the contract with the
-catalogue, and the models with their requirements and with their weights, if these are files of the
-folder.
+catalogue, and the models with their requirements. The weights of the models are also there if they
+are files of the model folder.
 
 The project for azd has the layout of the repository: azure.yaml, infra/, functions/, and the build
 context of the worker image, whose Dockerfile is worker/Dockerfile.
@@ -87,8 +87,8 @@ def write_azd_project(target: Path, root: Path, folder: ModelFolder) -> None:
     """Write a project for `azd` that deploys the models of a folder.
 
     The files that an earlier call has written are replaced. Other files stay, for example `.azure`,
-    in which azd keeps the names of what it has deployed. The caller must then run `infra.generate`
-    in the project.
+    in which azd keeps the names of the deployed resources. After this function, the caller must run
+    `infra.generate` in the project.
 
     Args:
         target: The directory of the project.
@@ -169,7 +169,7 @@ def read_exclusions(app: Path) -> tuple[str, ...]:
 def _check(folder: ModelFolder) -> list[Path]:
     """Check that the folder can be packaged, and return the paths of its weights.
 
-    Raises FolderUnusable if it cannot.
+    Raises FolderUnusable if the folder cannot be packaged.
     """
     _check_places(folder)
     return _find_weights(folder)

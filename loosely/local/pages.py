@@ -13,7 +13,9 @@ PAGES: Final[Mapping[str, str]] = {
 
 
 def page_address(url: str, name: str | None) -> str:
-    """Return the address of a page of the gateway at ``url``; the front page if name is ``None``.
+    """Return the address of a page of the gateway at ``url``.
+
+    If ``name`` is ``None``, the page is the front page.
 
     Raises:
         ValueError: There is no page with this name.

@@ -123,7 +123,7 @@ def storage_connection_string(port: int) -> str:
 
 
 def loosely_parts(settings: SystemSettings) -> tuple[Part, ...]:
-    """Return all components. A component depends only on components that come before it."""
+    """Return all components. Each component depends only on earlier components in the result."""
     return (
         _blobs(settings),
         _servicebus(settings),

@@ -47,9 +47,9 @@ async def is_ready(probe: Probe) -> bool:
 
 
 async def get_json(probe: Probe) -> object:
-    """Send the probe once, and return the JSON document of the response, whatever its status.
+    """Send the probe once, and return the JSON document of a response with any status.
 
-    Returns ``None`` if there is no response or if it is not JSON.
+    Return ``None`` if there is no response, or if the response is not JSON.
     """
     try:
         async with asyncio.timeout(_ANSWER_TIMEOUT_SECONDS):

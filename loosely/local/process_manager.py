@@ -105,7 +105,7 @@ class ProcessManager:
     _broken_models: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Permit `run` to start the component. Only `halt` withdraws this permission."""
+        """Allow `run` to start the component. Only `halt` forbids it, until `resume` is called."""
         self._may_run.set()
 
     async def run(self) -> None:
@@ -174,7 +174,7 @@ class ProcessManager:
         self.notify(events.PartStopped(self.part, self.clock() - asked_at, is_killed))
 
     async def halt(self, reason: str) -> None:
-        """Stop the component's process because of ``reason``, and start none before `resume`."""
+        """Stop the component because of ``reason``. It is not started before `resume` is called."""
         self._may_run.clear()
         process = self._process
         if process is not None:
@@ -252,7 +252,7 @@ class ProcessManager:
         self.has_been_ready.set()
 
     async def _watch_models(self, page: Probe) -> None:
-        """Report when the component sets a model aside, and when it loads that model later.
+        """Report when the component cannot load a model, and when it later loads this model.
 
         ``page`` is the probe that returns the component's models.
         """
@@ -270,13 +270,14 @@ class ProcessManager:
             await asyncio.sleep(_MODELS_SECONDS)
 
     def _count_death(self, exit_code: int) -> None:
-        """Count the ends in a row because of invalid settings or because the port is taken.
+        """Count how often in a row the component has ended because of its settings or its port.
 
-        Only the ends of a component that has never been ready are counted. One such end is not
-        enough for an error, because the code of a model may end a worker with any exit code.
+        ``exit_code`` says whether the settings are invalid or the port is taken. Only the ends of a
+        component that has never been ready are counted. A single such end is not yet an error,
+        because the code of a model may end a worker with any exit code.
 
         Raises:
-            PartFailed: The component has ended for these reasons too often.
+            PartFailed: The component has ended for one of these reasons too often.
         """
         if self.has_been_ready.is_set() or exit_code not in {PORT_BUSY_EXIT_CODE, USAGE_EXIT_CODE}:
             self._refusals = 0
@@ -300,7 +301,7 @@ class ProcessManager:
 
 
 def _read_models(document: object) -> tuple[dict[str, str], set[str]]:
-    """Return the reason for each model that a worker has set aside, and the loaded models.
+    """Return why each broken model could not be loaded, and which models are loaded.
 
     ``document`` is the JSON document that the worker returns about its models. Both results are
     empty if the document has another format.

@@ -100,9 +100,10 @@ def run(make_plan: Callable[[], RunPlan], data: Path, console: Console) -> int:
 
 
 def forget_killed_loads(data: Path) -> None:
-    """Delete the load journals of killed workers.
+    """Delete the load journals, in which killed workers noted the models that they were loading.
 
-    The models in these journals are then no longer suspects, because they may be repaired now.
+    Otherwise the next worker would suspect that these models are broken, although they may be
+    repaired by now.
     """
     shutil.rmtree(data / "locks" / "loads", ignore_errors=True)
 
@@ -157,7 +158,7 @@ class DiskWatch:
     def check(self) -> None:
         """Report if the data directory can no longer be written, or can be written again.
 
-        First write the file `up.json`, which describes the running system, if it is not up to date.
+        Before the check, write the state of the running system to `up.json` if it has changed.
         """
         self._state.write()
         problem = find_disk_problem(self._directory) or self._state.problem
@@ -183,7 +184,7 @@ class ModelWatch:
             plan: The components, and the catalogue.
             code: The directory with the models' modules.
             processes: The processes of the components.
-            launcher: Makes the files that a component reads from the catalogue.
+            launcher: Makes the files of the components from the catalogue.
             notify: A function that receives the events.
         """
         self._plan = plan
@@ -207,7 +208,7 @@ class ModelWatch:
                 await self._restart(changed_code, ("worker",))
 
     async def _prepare(self) -> bool:
-        """Make the files that components read from the catalogue. Return False if this fails."""
+        """Make the components' files from the catalogue. Return False if this fails."""
         for part in self._plan.parts:
             if part.preparation is not None:
                 try:

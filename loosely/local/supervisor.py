@@ -25,7 +25,7 @@ class SupervisedProcess(Protocol):
         """
 
     async def halt(self, reason: str) -> None:
-        """Stop all processes, and start none before `resume` is called."""
+        """Stop all processes because of ``reason``. Start no process before `resume` is called."""
 
     def resume(self) -> None:
         """Start the processes again after `halt`."""
@@ -67,9 +67,9 @@ class SystemSupervisor:
         return self._kill.is_set()
 
     def request_stop(self) -> None:
-        """Request that the processes stop one by one, the last first.
+        """Request that `run` stops the processes one by one, in the reverse order of their list.
 
-        A second call kills all processes.
+        The second call of this method makes `run` kill all processes.
         """
         if self._stop.is_set():
             self._kill.set()
@@ -103,7 +103,7 @@ class SystemSupervisor:
                 raise outcome
 
     async def _stop_all(self, runs: "Sequence[asyncio.Task[None]]") -> None:
-        """Stop the processes one by one, beginning with the last.
+        """Stop the processes one by one, in the reverse order of their list.
 
         The worker is stopped before the gateway and Service Bus. Therefore the worker can
         still send replies and settle messages while it drains.

@@ -32,7 +32,7 @@ class CountsUnavailable(Exception):
 
 
 class QueueMonitor:
-    """Asks the gateway how many messages are queued, and the workers how many jobs they hold."""
+    """Asks the gateway for the lengths of the queues, and each worker for its jobs in flight."""
 
     def __init__(
         self, gateway_url: str, models: Iterable[str] = (), api_key: str | None = None
@@ -133,8 +133,8 @@ class _PoolWorker:
 class WorkerPool:
     """Starts workers when the queues need them, and stops idle workers that are not needed.
 
-    Kubernetes may stop any pod, but this pool stops only idle workers. If a worker receives a job
-    just before it is stopped, it still finishes the job, because it drains.
+    Kubernetes may stop any pod, but this pool stops only idle workers. A worker that receives a job
+    just before it is stopped still finishes the job, because a worker drains before it exits.
     """
 
     def __init__(
@@ -152,8 +152,8 @@ class WorkerPool:
             manage: A function that returns the process manager of a component.
             notify: A function that receives the pool's events.
             clock: A function that returns the current time in seconds.
-            now: A function that returns the current date and time with a time zone. The periods in
-                which workers are kept warm use it.
+            now: A function that returns the current date and time with a time zone, for the periods
+                in which workers run without jobs.
         """
         self._plan = plan
         self._manage = manage
@@ -201,7 +201,7 @@ class WorkerPool:
         forwarding.cancel()
 
     async def halt(self, reason: str) -> None:
-        """Stop the processes of all current workers. Meanwhile, the pool may still add workers."""
+        """Stop the processes of all current workers. The pool may add workers before `resume`."""
         await asyncio.gather(*(worker.manager.halt(reason) for worker in self._active))
 
     def resume(self) -> None:

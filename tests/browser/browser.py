@@ -125,7 +125,7 @@ class Browser:
         wait.until(lambda _: condition(), failure)
 
     def run(self, script: str, *arguments: object) -> Any:
-        """Run a script in the page, and return what it returns."""
+        """Run a script in the page, and return the return value of the script."""
         return self.driver.execute_script(script, *arguments)
 
     def find_barriers(self) -> list[str]:
@@ -169,7 +169,7 @@ class Browser:
         return self._messages
 
     def drop_logs(self) -> None:
-        """Discard the logs of the browser, because the next test's tab would read them as well."""
+        """Discard the logs of the browser, so that the tab of the next test does not read them."""
         for name in ("browser", "performance"):
             self.driver.get_log(name)  # type: ignore[no-untyped-call]
 
@@ -181,7 +181,7 @@ class Browser:
 
     @property
     def foreign_requests(self) -> list[str]:
-        """The URLs of all requests to other hosts than this machine."""
+        """The URLs of all requests to hosts other than this machine."""
         found = [urlsplit(request.url) for request in self.requests]
         return [
             url.geturl()

@@ -1,4 +1,4 @@
-"""Check any page: its accessibility, its width on a small screen, and its use by keyboard."""
+"""Check the accessibility of a page, its width on a small screen, and its use by keyboard."""
 
 import pytest
 from selenium.webdriver import ActionChains

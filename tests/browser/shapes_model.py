@@ -1,6 +1,6 @@
 """A model that needs no torch, and returns the kind of result that its option `shape` names.
 
-The value of the option in the catalogue entry is `boxes`, `mask`, `tone` or `large`.
+The value of the option in the catalogue entry is `boxes`, `mask`, `tone`, `large` or `parts`.
 """
 
 import io
@@ -11,11 +11,14 @@ from typing import Any, ClassVar
 
 from PIL import Image
 
-from worker.models import Accepts, InvalidInput
+from worker.models import Accepts, InvalidInput, Results
 
 
 class Infer:
-    """A model that returns boxes, a mask, a sound or a large result, depending on `shape`."""
+    """A model that returns boxes, a mask, a sound or a large result, depending on `shape`.
+
+    The shape `parts` is boxes with a mask and a large result as named results.
+    """
 
     accepts: ClassVar[Accepts] = "image"
 
@@ -54,7 +57,10 @@ class Infer:
             }
             for number, (label, score, box) in enumerate(boxes)
         ]
-        return {"objects": objects, "width": width, "height": height}
+        result = {"objects": objects, "width": width, "height": height}
+        if self._shape == "parts":
+            return Results(result, mask=_mask(width, height), large=["x" * 100_000])
+        return result
 
 
 def _mask(width: int, height: int) -> Image.Image:

@@ -205,7 +205,7 @@ def make_dead_letters(system: System, label: str, count: int) -> dict[str, str]:
     return tenants
 
 
-def test_the_operations_page_warns_within_15_s_that_no_worker_runs_until_a_worker_starts(
+def test_a_warning_about_missing_workers_appears_within_15_s_and_ends_when_a_worker_starts(
     tab: Browser, idle: System
 ) -> None:
     open_ops(tab, "watcher")
@@ -369,6 +369,21 @@ def test_the_operations_page_shows_jobs_of_another_tenant_only_with_the_key_of_a
     assert hidden in tab.text_of("#job-rows")
 
 
+def test_the_operations_page_names_the_named_results_of_a_job_without_their_values(
+    tab: Browser, idle: System
+) -> None:
+    # The message stays in the queue. A worker drops it, because the job has ended.
+    job_id = accept(idle, "acme", "parts", "slow", "parts")
+    boxes = {"media_type": "application/json", "json": ["secret"]}
+    mask = {"media_type": "image/png", "base64": "AA=="}
+    results = {"schema": 2, "result": {"json": 1}, "results": {"mask": mask, "boxes": boxes}}
+    by_hand.send_reply(by_hand.wait_for_request(idle, "slow", "parts"), results)
+    open_ops(tab, "watcher", f"#job={job_id}")
+    tab.wait_for_text("#story .facts", "mask (image/png), boxes (application/json)")
+    assert "secret" not in tab.text_of("#story")
+    assert ask(idle, "acme", f"/v1/jobs/{job_id}")["results"]["boxes"]["json"] == ["secret"]
+
+
 @pytest.mark.thorough
 def test_only_an_admin_key_can_cancel_the_job_whose_details_the_operations_page_shows(
     tab: Browser, idle: System
@@ -416,7 +431,7 @@ def test_the_operations_page_sends_no_requests_while_hidden_or_paused_or_after_1
 
 
 @pytest.mark.thorough
-def test_each_chart_has_a_table_of_60_minutes_and_the_arrow_keys_select_a_minute(
+def test_each_chart_has_a_table_with_60_minutes_and_the_arrow_keys_select_a_minute(
     tab: Browser, idle: System
 ) -> None:
     open_ops(tab, "watcher")

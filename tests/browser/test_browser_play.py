@@ -50,6 +50,12 @@ PARAMETERS = "\n".join(
     for name, schema in (("inset", INSET), ("mode", MODE), ("names", NAMES))
 )
 
+RESULTS = """
+results.mask = {media_type = "image/png", description = "Where the cat is."}
+results.note = {media_type = "text/plain", optional = true}
+results.large = {media_type = "application/json", optional = true}
+"""
+
 
 # A picture of chelsea.jpg is small enough for a form, and one of coffee.jpg must be uploaded.
 NAMED_INPUTS = """
@@ -84,6 +90,7 @@ CATALOGUE = "".join(
         shape("tone", 'result_media_type = "audio/wav"'),
         shape("large"),
         entry("pair", "tests.browser.named_inputs_model", "image/jpeg image/png", NAMED_INPUTS),
+        shape("parts", RESULTS),
         entry("slow", "tests.e2e.slow_model", "text/plain", "reports_progress = true", limit=1000),
         entry(
             "echo",
@@ -210,7 +217,7 @@ def is_near(found: list[int], expected: list[int], tolerance: int = 6) -> bool:
 
 
 def swatch(browser: Browser, row: int) -> list[int]:
-    """Return the red, green and blue values of the colour in a row of the table."""
+    """Return the red, green and blue values of the colour in a row of the result's table."""
     colour = browser.find_all("#result .swatch")[row].value_of_css_property("background-color")
     return [int(part) for part in colour.partition("(")[2].rstrip(")").split(",")[:3]]
 
@@ -345,7 +352,7 @@ def test_the_playground_draws_boxes_around_detected_objects_at_the_coordinates_i
     rows = browser.find_all("#result tbody tr")
     for name in ("left", "top", "right", "bottom"):
         assert str(result["objects"][1]["box"][name]) in rows[1].text
-    set_slider(browser, "#threshold", 0.5)
+    set_slider(browser, "[id^='threshold']", 0.5)
     assert len(browser.find_all("#result tbody tr")) == 1
     assert edges_show_colour(0) == [True] * 4
     assert edges_show_colour(1) == [False] * 4
@@ -363,9 +370,9 @@ def test_the_playground_lays_a_mask_over_the_picture_and_names_the_class_under_t
     classes = [row.text.split()[1] for row in browser.find_all("#result tbody tr")]
     assert classes == ["0", "8", "15"]
     inside, outside = (width // 2, height // 2), (width - 20, height // 2)
-    set_slider(browser, "#opacity", 0)
+    set_slider(browser, "[id^='opacity']", 0)
     bare = [pixel(browser, *place, width) for place in (inside, outside)]
-    set_slider(browser, "#opacity", 1)
+    set_slider(browser, "[id^='opacity']", 1)
     covered = [pixel(browser, *place, width) for place in (inside, outside)]
     assert is_near(covered[0], swatch(browser, 1))
     assert not is_near(bare[0], covered[0], 30)
@@ -383,6 +390,33 @@ def test_the_playground_lays_a_mask_over_the_picture_and_names_the_class_under_t
     browser.wait_for_text("#result .under", "Class 15")
     canvas.send_keys(*[Keys.ARROW_RIGHT] * 15)
     browser.wait_for_text("#result .under", "Class 0")
+    assert browser.messages == []
+
+
+def test_the_playground_draws_each_named_result_below_the_first_result(
+    browser: Browser, system: System
+) -> None:
+    open_model(browser, "parts")
+    browser.wait_for_text(".model[data-name='parts'] .model-facts", "mask, note, large")
+    choose_file(browser, EXAMPLES / "chelsea.jpg")
+    run(browser)
+    job = job_of(browser, system)
+    titles = [found.text for found in browser.find_all("#result .named > h3")]
+    assert titles == list(job["results"]) == ["mask", "large"]
+    assert browser.find("#result > div:first-child [id^='threshold']")
+    browser.wait_for_text("#result .named", "Where the cat is.")
+    classes = [row.text.split()[1] for row in browser.find_all("#result .named tbody tr")]
+    assert classes == ["0", "8", "15"]
+    files = [link.get_dom_attribute("download") for link in browser.find_all("#result a.button")]
+    assert files == [
+        f"{job['id']}.json",
+        f"{job['id']}-mask.png",
+        f"{job['id']}-large.json",
+    ]
+    check_with_axe(browser)
+    # A second run replaces all drawings of the first.
+    run(browser)
+    assert len(browser.find_all("#result .named > h3")) == 2
     assert browser.messages == []
 
 
@@ -431,7 +465,7 @@ def test_the_playground_has_a_form_field_for_each_declared_parameter(
     assert json.loads(parameters) == {"inset": 0.5, "names": ["a", "b"]}
 
 
-def test_the_playground_lists_the_versions_of_a_model_and_runs_one(
+def test_the_playground_lists_the_versions_of_a_model_and_runs_the_selected_version(
     browser: Browser, system: System
 ) -> None:
     open_model(browser, "boxes:2")
@@ -819,6 +853,16 @@ def test_the_code_copied_from_the_playground_prints_the_same_result_as_the_playg
     job_id = browser.find("#job-facts code").text
     expected = system.http.get(f"/v1/jobs/{job_id}/result").content
     assert (tmp_path / "result.png").read_bytes() == expected
+
+    open_model(browser, "parts")
+    choose_file(browser, EXAMPLES / "chelsea.jpg")
+    run(browser)
+    job = job_of(browser, system)
+    assert answer(copy_snippet(browser, language)) == job["result"]
+    mask = system.http.get(job["results"]["mask"]["link"]).content
+    assert (tmp_path / "mask.png").read_bytes() == mask
+    assert json.loads((tmp_path / "large.json").read_text("utf-8")) == ["x" * 100_000]
+    assert not (tmp_path / "note.plain").exists()
 
 
 @pytest.mark.parametrize("language", ["curl", "Python", "JavaScript"])

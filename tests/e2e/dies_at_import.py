@@ -1,4 +1,4 @@
-"""A model whose import ends the process with the exit code by which wrong settings are reported."""
+"""A model whose import ends the process with exit code 2, which stands for wrong settings."""
 
 import os
 

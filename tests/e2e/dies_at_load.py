@@ -7,7 +7,8 @@ import os
 class Infer:
     """A model that cannot be loaded.
 
-    Its constructor ends the process if `how` is `segfault` or `exit`. Otherwise it raises an error.
+    The constructor ends the process if `how` is `segfault` or `exit`. For any other value of `how`,
+    the constructor raises an error.
     """
 
     accepts = "bytes"

@@ -10,7 +10,10 @@ from worker.models import Accepts
 
 
 class Infer:
-    """Multiplies an array, and returns the product as the bytes of an .npy file."""
+    """Multiplies an array by 2 or by the parameter `times`.
+
+    The result is the product as the bytes of an .npy file.
+    """
 
     accepts: ClassVar[Accepts] = "tensor"
 

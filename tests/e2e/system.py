@@ -264,7 +264,7 @@ class System:
         return job
 
     def final(self, job_id: str, seconds: float = 60) -> dict[str, Any]:
-        """Wait until a job is final, even while the gateway is unavailable. Return the job."""
+        """Wait until a job has ended, even while the gateway is unavailable. Return the job."""
         return dict(until(lambda: self._final(job_id), seconds, f"job {job_id} is final"))
 
     def _final(self, job_id: str) -> dict[str, Any] | None:

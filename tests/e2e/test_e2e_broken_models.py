@@ -52,7 +52,7 @@ def health(system: System, page: str) -> httpx.Response:
 
 
 def problems(system: System) -> dict[str, str]:
-    """Return the problem code of each model that the worker has set aside."""
+    """Return the problem code of each model that the worker does not serve because it is broken."""
     try:
         models: dict[str, dict[str, Any]] = health(system, "/ready").json()["models"]
     except httpx.TransportError:
@@ -76,7 +76,7 @@ def serve_neighbour(system: System) -> float:
     return time.monotonic() - started_at
 
 
-def test_models_that_cannot_be_loaded_are_set_aside_and_another_model_is_served(
+def test_models_that_cannot_be_loaded_are_reported_and_another_model_is_served(
     tmp_path: Path,
 ) -> None:
     models = {"neighbour": ("tests.e2e.crasher", ""), **BROKEN}

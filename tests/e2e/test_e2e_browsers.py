@@ -232,7 +232,7 @@ def open_in_browser(url: str, profile: Path) -> Iterator[None]:
             process.kill()
 
 
-def test_a_real_browser_lets_a_page_of_an_allowed_origin_upload_and_read_a_large_result(
+def test_a_real_browser_lets_a_page_of_an_allowed_origin_upload_inputs_and_read_large_results(
     system: System, pages: PageServer, tmp_path: Path
 ) -> None:
     url = f"http://127.0.0.1:{pages.port}/?gateway={system.url}"

@@ -1,4 +1,4 @@
-"""Test that jobs that are cancelled before a worker starts do not run."""
+"""Test that jobs do not run if they are cancelled before a worker starts."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

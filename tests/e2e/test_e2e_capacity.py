@@ -1,4 +1,4 @@
-"""Compare the operations of jobs in a running system with the table in docs/capacity.md."""
+"""Count the operations that jobs cause on Azure services, and compare docs/capacity.md."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ On a busy machine, a job may end before its orchestration is started, or be rene
 
 
 def documented() -> dict[str, dict[str, int]]:
-    """Return the documented operations of each kind of job, by the column's name."""
+    """Return the table of docs/capacity.md: the number of each operation, by kind of job."""
     text = (ROOT / "docs" / "capacity.md").read_text("utf-8")
     section = text.partition("## Counted in a running system\n")[2].partition("\n\n- ")[0]
     lines = [line for line in section.splitlines() if line.startswith("|")]
@@ -28,19 +28,23 @@ def documented() -> dict[str, dict[str, int]]:
 
 @pytest.fixture(scope="module")
 def counter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperationCounter]:
-    """Run one system for all kinds of jobs."""
+    """Run one system that counts the operations, for all kinds of jobs."""
     with run_counter(tmp_path_factory.mktemp("capacity")) as started:
         yield started
 
 
-def test_the_documentation_has_a_row_for_each_kind_of_job_and_a_column_for_each_operation() -> None:
+def test_the_documented_table_has_a_row_for_each_kind_of_job_and_a_column_for_each_operation() -> (
+    None
+):
     table = documented()
     assert list(table) == list(KINDS)
     assert all(list(row) == list(COLUMNS) for row in table.values())
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_job_uses_the_documented_operations(counter: OperationCounter, kind: str) -> None:
+def test_the_counted_operations_of_a_job_equal_the_documented_numbers(
+    counter: OperationCounter, kind: str
+) -> None:
     expected, found = documented()[kind], dict[str, int]()
     for _ in range(ATTEMPTS):
         job = counter.count(kind)

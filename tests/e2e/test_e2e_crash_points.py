@@ -1,10 +1,10 @@
-"""Kill the gateway's host at named points in the life of a job, with histories as in Azure Storage.
+"""Kill the Functions host at named points of a job's orchestration, and check the job's end.
 
-The local host follows the Azure Storage provider (`--engine azure-storage`): an episode's messages
-are sent before its history is saved, a dead host's messages are delivered again after the
-visibility timeout, and an event for an instance without a history is discarded. Some tests use a
-visibility timeout that is longer than the test. They fail if a reply must wait until the engine
-delivers a dead host's messages again.
+The local host imitates the Azure Storage provider (`--engine azure-storage`): the host sends an
+episode's messages before it saves the history, messages of a dead host are delivered again after
+the visibility timeout, and an event for an instance without a history is discarded. In some tests,
+the visibility timeout is longer than the test. These tests fail if a reply must wait until the
+messages of a dead host are delivered again.
 """
 
 import json
@@ -68,7 +68,7 @@ def run_crashing_system(
 
 @contextmanager
 def expect_host_death(system: System) -> Iterator[None]:
-    """Check that the Functions host dies during the `with` block and is replaced within 20 s."""
+    """Check that the Functions host dies during the `with` block, and is restarted within 20 s."""
     before = system.part("functions").pid
     yield
     until(lambda: system.part("functions").pid != before, 20, "the host died and was replaced")
@@ -144,7 +144,7 @@ def test_repeated_requests_create_one_job_if_the_host_dies_before_the_orchestrat
         pytest.param("after-event:reply", id="right-after-the-event"),
     ],
 )
-def test_a_caller_gets_the_result_although_the_orchestration_has_not_yet_recovered(
+def test_a_caller_gets_the_result_before_the_orchestration_recovers_from_the_crash(
     tmp_path: Path, point: str
 ) -> None:
     with run_crashing_system(tmp_path, point, timeout_seconds=LONG_SECONDS) as system:

@@ -1,5 +1,6 @@
 """Run the examples of README.md, docs/models.md and docs/http.md as they are written."""
 
+import io
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import pytest
 from PIL import Image
 
 from contract.webhook import format_secrets, signed_headers
-from loosely import Client, Upload
+from loosely import Client, Result, Upload
 from tests.e2e.system import ROOT, System, running
 from tests.ports import free_ports
 
@@ -39,8 +40,10 @@ def test_the_command_dev_up_is_within_the_first_25_lines_of_the_readme() -> None
 def test_the_example_models_in_the_guide_for_model_authors_serve_jobs(
     tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    item_model, batch_model, typed_model, differ_model, *_ = blocks(MODELS, "python")
-    own_entry, parameters, inputs, *_ = blocks(MODELS, "toml")
+    item_model, batch_model, typed_model, differ_model, measured_model, *_ = blocks(
+        MODELS, "python"
+    )
+    own_entry, parameters, inputs, results, *_ = blocks(MODELS, "toml")
     # Both are the files that `loosely new` writes.
     folder = ROOT / "examples" / "model-folder"
     assert item_model == (folder / "models" / "brightness.py").read_text(encoding="utf-8")
@@ -51,6 +54,7 @@ def test_the_example_models_in_the_guide_for_model_authors_serve_jobs(
         ("quarters", batch_model),
         ("colours", typed_model),
         ("differ", differ_model),
+        ("measured", measured_model),
     ):
         (tmp_path / "models" / f"{name}.py").write_text(code, encoding="utf-8")
     catalogue = tmp_path / "models.toml"
@@ -60,6 +64,7 @@ def test_the_example_models_in_the_guide_for_model_authors_serve_jobs(
     entries = [own_entry, entry.replace("brightness", "quarters")]
     entries += [entry.replace("brightness", "colours"), parameters]
     entries += [entry.replace("brightness", "differ"), inputs]
+    entries += [entry.replace("brightness", "measured"), results]
     catalogue.write_text("\n".join(entries), encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("MODEL_CATALOGUE", str(catalogue))
@@ -73,6 +78,14 @@ def test_the_example_models_in_the_guide_for_model_authors_serve_jobs(
         check=True,
     )
     assert "brightness loaded in" in checked.stdout
+    described = subprocess.run(
+        [sys.executable, "-m", "loosely", "models", "describe", "measured"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert described.stdout == results
 
     with running(tmp_path / "data", catalogue) as system:
         job = system.submit("brightness", picture.read_bytes(), "image/jpeg").json()
@@ -95,8 +108,35 @@ def test_the_example_models_in_the_guide_for_model_authors_serve_jobs(
                 "title": "a",
                 "difference": 0.0,
             }
+        check_measured(system, picture, white, tmp_path / "saved")
         refused = submit_colours(system, picture, {"top": 0})
         assert (refused.status_code, refused.json()["pointer"]) == (422, "/parameters/top")
+
+
+def check_measured(system: System, picture: Path, white: Path, folder: Path) -> None:
+    """Check the named results of the example in the guide, by the client and by the command."""
+    with Client(system.url) as client:
+        job = client.run(picture, "measured")
+        assert 0.2 < job.result["brightness"] < 0.8
+        assert list(job.results) == ["thumbnail", "bright", "histogram"]
+        with Image.open(picture) as opened:
+            size = opened.size
+        assert sum(job.results["histogram"]) == size[0] * size[1]
+        for name, expected in (("thumbnail", 64), ("bright", max(size))):
+            found = client.result(job.id, name)
+            assert isinstance(found, Result)
+            with Image.open(io.BytesIO(found.body)) as drawn:
+                assert (found.media_type, max(drawn.size)) == ("image/png", expected)
+        assert list(client.run(white, "measured").results) == ["thumbnail", "histogram"]
+    command = [sys.executable, "-m", "loosely", "submit", str(picture), "--model", "measured"]
+    subprocess.run(
+        [*command, "--save", str(folder), "--url", system.url],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"result.json", "thumbnail.png", "bright.png", "histogram.json"}
 
 
 @pytest.mark.torch

@@ -27,7 +27,7 @@ def readiness(system: System) -> tuple[int, dict[str, str]]:
 def restarts(system: System) -> int:
     """Return how many deaths and restarts of components the output of `loosely up` reports.
 
-    One death of each component is not counted, because the test kills each component once.
+    For each component, one death is subtracted, because the test kills each component once.
     """
     output = system.output()
     return output.count("ready again") + output.count("died") - len(COMPONENTS)
@@ -42,7 +42,7 @@ def is_served(system: System) -> bool:
 
 
 @pytest.mark.parametrize("engine", ["local", "azure-storage"])
-def test_the_gateway_is_not_ready_on_a_full_disk_and_serves_jobs_again_when_there_is_space(
+def test_the_gateway_is_not_ready_on_a_full_disk_and_serves_jobs_again_when_space_is_free(
     tmp_path: Path, engine: str
 ) -> None:
     data = tmp_path / "data"

@@ -78,7 +78,7 @@ def test_all_simultaneous_requests_with_the_same_idempotency_key_get_the_same_jo
 def test_each_idempotency_key_has_one_job_although_the_host_is_killed(
     fragile: System, http: httpx.Client
 ) -> None:
-    """Kill the host while the key `new` is claimed and while the job of the key `old` runs."""
+    """Kill the host while requests claim the key `new` and while the job of the key `old` runs."""
     old, new = str(uuid.uuid4()), str(uuid.uuid4())
     with ThreadPoolExecutor(2 * CALLERS) as callers:
         asked = {old: [callers.submit(ask, http, old, b"old", 60) for _ in range(CALLERS)]}

@@ -22,7 +22,7 @@ FORM = "multipart/form-data; boundary=b"
 JOBS, INFER = "/v1/models/noop/jobs", "/v2/models/noop/infer"
 TEN_MEGABYTES = 10_000_000
 EXTRA_SECONDS = 2.0
-"""How many seconds longer a neighbour may wait during an attack than without an attack."""
+"""How many seconds longer a small job may take during an attack than without an attack."""
 
 ATTACKERS = 3
 BODY_MEMORY_BYTES = 64 * MIB
@@ -63,7 +63,7 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 @dataclass
 class NeighbourWaits:
-    """The waits in seconds and the response statuses of a neighbour that submits small jobs."""
+    """The waits in seconds and the response statuses of a caller who submits only small jobs."""
 
     seconds: list[float] = field(default_factory=list)
     statuses: set[int] = field(default_factory=set)
@@ -71,7 +71,7 @@ class NeighbourWaits:
 
 @contextmanager
 def calling(system: System, jobs: int = 0) -> Iterator[NeighbourWaits]:
-    """During the `with` block, submit small jobs one after another. Submit at least `jobs` jobs."""
+    """During the `with` block, submit small jobs one after another, but at least `jobs` jobs."""
     neighbour, has_ended = NeighbourWaits(), threading.Event()
 
     def call() -> None:
@@ -93,14 +93,14 @@ def calling(system: System, jobs: int = 0) -> Iterator[NeighbourWaits]:
 
 @pytest.fixture(scope="module")
 def usual_seconds(busy: System) -> float:
-    """Return the longest wait of a neighbour, in seconds, while no other caller sends requests."""
+    """Return the longest wait for a small job, in seconds, while nobody else sends requests."""
     with calling(busy, jobs=40) as neighbour:
         pass
     return max(neighbour.seconds)
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_a_neighbour_is_served_during_attacks_with_hostile_request_bodies(
+def test_small_jobs_are_served_in_time_during_attacks_with_hostile_request_bodies(
     busy: System, usual_seconds: float, name: str, record_property: Any
 ) -> None:
     path, media_type, body, status = ATTACKS[name]

@@ -1,7 +1,7 @@
 """Install the wheel, make a model folder, serve and change its model, test it and package it.
 
-The environment has only the wheel's own files. Its other packages are those of the environment that
-runs the tests, by a .pth file, because an installation of torch takes minutes.
+Only the wheel is installed in the tests' environment. All other packages come from the environment
+that runs pytest, by a .pth file, because an installation of torch takes minutes.
 """
 
 import base64
@@ -44,7 +44,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder with the programs of an environment that contains the wheel."""
+    """Install the wheel in a new environment. Return the folder with the environment's programs."""
     folder = tmp_path_factory.mktemp("installed") / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     python = folder / "bin" / "python"
@@ -154,7 +154,7 @@ def test_loosely_up_watch_applies_changes_to_the_files_of_the_model_folder(
 
 
 def answer(curl: str, programs: Path, folder: Path, key: str) -> bool:
-    """Return whether the gateway's answer to a curl command is a result with this key."""
+    """Run a curl command, and return whether the response is a job whose result has this key."""
     try:
         job = json.loads(run(programs, folder, f"{curl} -s -m 10").stdout)
     except ValueError:
@@ -222,7 +222,7 @@ def test_the_packaged_gateway_and_worker_serve_jobs_outside_the_model_folder(
 def running_alone(
     settings: SystemSettings, app: Path, context: Path, catalogue: Path, folder: Path
 ) -> Iterator[None]:
-    """Run the packaged app and worker, and the emulators from this repository."""
+    """Run the packaged app and worker, and the emulators of this repository, during the block."""
     source = {"PYTHONPATH": f"{ROOT / 'functions'}{os.pathsep}{ROOT}"}
     # The image has the contract in the same folder as the worker.
     image = {"PYTHONPATH": f"{context / 'functions'}{os.pathsep}{context}"}
@@ -257,7 +257,7 @@ def running_alone(
 
 
 def submit(url: str, picture: bytes) -> Any:
-    """Return the job of a picture when it has succeeded, or None while the system starts."""
+    """Submit a picture. Return the succeeded job, or None if the system has not yet started."""
     try:
         response = httpx.post(
             url, content=picture, headers={"content-type": "image/jpeg"}, timeout=60

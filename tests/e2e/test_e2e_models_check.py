@@ -1,4 +1,4 @@
-"""Run `loosely models check`, which runs one model in a separate process."""
+"""Test `loosely models check`, which runs one model in a separate process."""
 
 import json
 import os
@@ -164,7 +164,7 @@ def test_the_models_check_command_reports_a_faulty_model_or_input_with_an_error_
     [
         (("trid", "input.txt"), "did you mean tried"),
         (("tried", "nowhere.txt"), "nowhere.txt"),
-        (("tried", "long.txt"), "has 2000 bytes; tried accepts at most 1000"),
+        (("tried", "long.txt"), "has 2000 bytes, but tried accepts at most 1000"),
         (("tried", "input.txt", "--param", "count"), "expected NAME=VALUE, found 'count'"),
         (("tried", "input.txt", "--param", "count=NaN"), "parameters: NaN is not JSON"),
     ],
@@ -310,7 +310,7 @@ class Infer:
     [
         (("--load", "0"), "--load"),
         (("--load", "8", "--jobs", "daily"), "comma-separated numbers, found 'daily'"),
-        (("--jobs", "office:5"), "--jobs needs --load"),
+        (("--jobs", "office:5"), "--jobs is used without --load"),
     ],
 )
 def test_the_models_check_command_refuses_a_load_that_is_not_valid(

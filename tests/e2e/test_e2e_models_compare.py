@@ -96,7 +96,7 @@ def test_the_models_compare_command_prints_json_lines(tmp_path: Path) -> None:
         ("4", 2, "there is no model named 'tried:4'; did you mean"),
     ],
 )
-def test_the_models_compare_command_names_the_version_that_cannot_run(
+def test_the_models_compare_command_names_the_model_version_that_cannot_run(
     tmp_path: Path, version: str, code: int, message: str
 ) -> None:
     done = compare(tmp_path, "tried", "1", version, "--on", "inputs")

@@ -128,7 +128,7 @@ class Neighbour:
 
 
 def worker_memory_bytes(system: System) -> int:
-    """Return the memory of the worker and its decoder processes. Count shared pages once."""
+    """Return the memory of the worker and its decoder processes. Shared pages count only once."""
     worker = psutil.Process(system.pid("worker"))
     total = 0
     for process in (worker, *worker.children(recursive=True)):

@@ -1,6 +1,6 @@
-"""Test the operations routes of a whole system.
+"""Test the routes for operators (`/v1/ops` and `/metrics`) of a whole system.
 
-The tests check verdicts, a killed worker, the minute sums of two gateways, and the required scope.
+The tests check warnings, a killed worker, the job counts of two gateways, and the required scope.
 """
 
 import json
@@ -47,7 +47,7 @@ def environment() -> dict[str, str]:
     return {"WORKER_MODELS": "noop"}
 
 
-def test_the_overview_reports_that_no_worker_runs_until_a_worker_starts(
+def test_the_overview_warns_about_missing_workers_until_a_worker_starts(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     with running(tmp_path / "data", without=("worker",), environment=environment) as system:
@@ -136,7 +136,7 @@ def accepted(http: httpx.Client) -> int:
     return sum(series["models"]["noop"]["accepted"])
 
 
-def test_a_gateway_still_shows_the_minute_sums_of_another_gateway_that_has_ended(
+def test_a_gateway_still_counts_the_jobs_of_another_gateway_that_has_ended(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     with running(tmp_path / "data", without=("worker",), environment=environment) as system:

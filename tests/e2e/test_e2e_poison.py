@@ -56,7 +56,7 @@ def loosely(system: System, *arguments: str) -> Any:
 
 
 def _check_redrive(system: System, job_id: str) -> None:
-    """Check that two redrives of a dead letter create one job, and that a letter can be purged."""
+    """Check that two redrives of a dead letter make only one job, and delete the dead letter."""
     letter = loosely(system, "list", "--model", "crasher")
     assert letter["job_id"] == job_id
     assert letter["reason"] == "MaxDeliveryCountExceeded"

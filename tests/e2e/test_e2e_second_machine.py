@@ -9,7 +9,7 @@ from tests.e2e.system import System, running
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 
-def test_a_worker_that_a_second_loosely_up_starts_runs_the_jobs_of_the_first_loosely_up(
+def test_the_worker_of_a_second_loosely_up_runs_the_jobs_of_the_first_loosely_up(
     tmp_path: Path,
 ) -> None:
     with running(tmp_path / "first", without=("worker",)) as first:

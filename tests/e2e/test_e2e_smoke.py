@@ -13,26 +13,36 @@ from typing import Any
 
 import pytest
 
-from infra import smoke
+from infra.smoke import gateway, jobs
+from infra.smoke.servicebus import CHECKS as SERVICE_BUS_CHECKS
+from tests.conformance.worker.worker_services import run_services
 from tests.e2e.system import ROOT, System, until
 from tests.infra import fake_cloud
 from tests.infra.script_runner import ScriptRunner, install_scripts
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 KEY = "lsy_a-key-that-this-gateway-does-not-ask-for"
 
 
-def scripts_for(system: System, tmp_path: Path, **values: str) -> ScriptRunner:
-    """Return the deployment's scripts, with stand-ins for kubectl and az that act on `system`.
+NO_SERVICE_BUS = (
+    "Endpoint=sb://localhost:9;SharedAccessKeyName=a;SharedAccessKey=b;UseDevelopmentEmulator=true;"
+)
 
-    The stand-in for kubectl kills the system's worker. The stand-in for az kills the Functions
-    host.
+
+def scripts_for(system: System, tmp_path: Path, **values: str) -> ScriptRunner:
+    """Return the deployment's scripts, with a fake kubectl and a fake az that act on `system`.
+
+    The fake kubectl kills the system's worker. The fake az kills the Functions host.
     """
-    # No server listens at this Service Bus host, so the script leaves out the checks that use it.
     blobs = f"http://127.0.0.1:{system.part('blobs').ports['blobs']}/devstoreaccount1/"
-    values = {"API_URL": system.url, "PAYLOAD_ENDPOINT": blobs} | values
-    scripts = install_scripts(ROOT, tmp_path / "bin", SERVICE_BUS_HOST="127.0.0.1:9", **values)
+    values = {
+        "API_URL": system.url,
+        "GATEWAY_BASE_URL": system.url,
+        "PAYLOAD_ENDPOINT": blobs,
+        "SERVICE_BUS_HOST": "127.0.0.1:9",
+    } | values
+    scripts = install_scripts(ROOT, tmp_path / "bin", **values)
     for name, part in (("pod", "worker"), ("host", "functions")):
         (tmp_path / name).write_text(str(system.part(part).pid), encoding="utf-8")
         scripts.update_state(**{name: str(tmp_path / name)})
@@ -40,7 +50,7 @@ def scripts_for(system: System, tmp_path: Path, **values: str) -> ScriptRunner:
 
 
 def read_report(path: Path) -> dict[str, str]:
-    """Return the result of each claim in the report of the smoke test."""
+    """Return the result of each check in the report of the smoke test, by the name of the check."""
     lines = path.read_text("utf-8").splitlines()
     rows = [line.strip("|").split("|") for line in lines if line.startswith("| ")][1:]
     return {claim.strip(): result.strip() for claim, result, _ in rows}
@@ -59,12 +69,21 @@ def test_a_working_system_passes_every_check_of_the_smoke_test(
     system: System, tmp_path: Path
 ) -> None:
     scripts = scripts_for(system, tmp_path)
+    admin = system.part("servicebus").ports["servicebus admin"]
+    scripts.update_state(
+        service_bus_admin=f"http://127.0.0.1:{admin}",
+        pods=0,
+        log=str(system.data / "logs" / "worker.log"),
+    )
     worker, host = system.part("worker").pid, system.part("functions").pid
     report = tmp_path / "reports" / "smoke-test.md"
     options = {"JOBS": "6", "GROUP": "10", "REPORT": str(report)}
+    options["SERVICE_BUS_CONNECTION"] = system.service_bus
     ended = scripts.run("smoke-test.sh", LOOSELY_API_KEY=KEY, **options)
     assert ended.returncode == 0, ended.stderr
-    assert read_report(report) == {
+    results = read_report(report)
+    assert set(results) == documented_claims()
+    assert results == {
         "the gateway reaches its services": "held",
         "pages may use links to blobs": "held",
         "workers start from zero": "held",
@@ -72,13 +91,21 @@ def test_a_working_system_passes_every_check_of_the_smoke_test(
         "jobs survive the death of a worker": "held",
         "a cancelled job stays cancelled": "held",
         "jobs survive a restart of the gateway": "held",
-        "Service Bus completes ranges of messages": "not applicable",
-        "an unreadable message becomes a dead letter": "not applicable",
+        "busy workers complete several messages together": "held",
+        "pods cannot reach the metadata service": "held",
+        "KEDA reads the length of the queue": "held",
+        "a worker for the GPU uses the GPU": "not applicable",
+        "an input travels by a signed link": "held",
+        "the Durable management API needs a key": "not applicable",
+        "the timer runs": "held",
+        "an unreadable message becomes a dead letter": "held",
+        **{check.claim: "held" for check in SERVICE_BUS_CHECKS},
+        "telemetry arrives in Application Insights": "held",
     }
     names = (KEY, system.url, "sb-trial", "rg-trial", "func-trial", str(tmp_path))
     assert not [name for name in names if name in report.read_text("utf-8")]
     passed = re.findall(r"passed: (.*)", ended.stderr)
-    assert len(passed) == 7, ended.stderr
+    assert len(passed) == 14 + len(SERVICE_BUS_CHECKS), ended.stderr
     assert passed[1] == f"pages of {system.url} may use links to blobs"
     assert "'label'" in passed[3]
     assert passed[4].startswith("6 of 6 jobs succeeded")
@@ -88,19 +115,19 @@ def test_a_working_system_passes_every_check_of_the_smoke_test(
     assert sum(int(count) for count, _ in ends) == 10, passed[5]
     assert passed[6].startswith("10 of 10 jobs accepted: 10 succeeded; ")
     assert not re.search(r" 0 ended after the restart began", passed[6]), passed[6]
-    assert "left out: dead letter" in ended.stderr
     assert len(scripts.calls("az", "functionapp", "restart")) == 1
     wait_until_replaced(system, "worker", worker)
     wait_until_replaced(system, "functions", host)
     assert KEY not in str(fake_cloud.calls(scripts.bin))
 
 
-def test_the_smoke_test_checks_that_submit_jobs_fail_if_the_model_is_unknown(
+def test_each_check_of_the_smoke_test_that_submits_jobs_fails_if_the_model_is_unknown(
     system: System, tmp_path: Path
 ) -> None:
     scripts = scripts_for(system, tmp_path, WORKER_HOST="aca")
     report = tmp_path / "smoke-test.md"
     options = {"MODEL": "nowhere", "GROUP": "2", "RESTART_COMMAND": "none", "REPORT": str(report)}
+    options |= {"SERVICE_BUS_CONNECTION": NO_SERVICE_BUS}
     ended = scripts.run("smoke-test.sh", LOOSELY_API_KEY=KEY, **options)
     assert ended.returncode == 1
     results = read_report(report)
@@ -108,13 +135,15 @@ def test_the_smoke_test_checks_that_submit_jobs_fail_if_the_model_is_unknown(
         "workers start from zero",
         "one request gets the result",
         "a cancelled job stays cancelled",
+        "an input travels by a signed link",
     ):
         assert results[claim] == "failed", claim
     assert "the first job ended as not accepted" in ended.stderr
     assert "0 of 2 jobs accepted" in ended.stderr
     assert "a job was not cancelled: the gateway responded with 404" in ended.stderr
     assert "left out: jobs during a restart" in ended.stderr
-    assert "3 checks failed" in ended.stderr
+    assert "the gateway gave no link: 404" in ended.stderr
+    assert "4 checks failed" in ended.stderr
 
 
 def test_the_smoke_test_fails_if_the_gateway_and_the_storage_do_not_respond(
@@ -129,7 +158,7 @@ def test_the_smoke_test_fails_if_the_gateway_and_the_storage_do_not_respond(
     )
     report = tmp_path / "smoke-test.md"
     options = {"GROUP": "1", "GROUP_SECONDS": "1", "RETRY_COUNT": "1", "RESTART_COMMAND": "none"}
-    options["REPORT"] = str(report)
+    options |= {"SERVICE_BUS_CONNECTION": NO_SERVICE_BUS, "REPORT": str(report)}
     ended = scripts.run("smoke-test.sh", LOOSELY_API_KEY=KEY, **options)
     assert ended.returncode == 1
     results = read_report(report)
@@ -138,16 +167,66 @@ def test_the_smoke_test_fails_if_the_gateway_and_the_storage_do_not_respond(
     assert results["jobs survive the death of a worker"] == "not applicable"
 
 
+def test_the_smoke_test_finds_each_broken_claim(tmp_path: Path) -> None:
+    log = tmp_path / "worker.log"
+    log.write_text("the next 100 times, the worker completes them one by one\n", encoding="utf-8")
+    module = "tests.conformance.worker.servicebus_with_faults"
+    ended_badly = {"/v1/jobs/job-1": (200, {"status": "failed"})}
+    with (
+        run_services(tmp_path, service_bus_module=module) as services,
+        run_broken_gateway(ended_badly) as url,
+    ):
+        scripts = install_scripts(
+            ROOT, tmp_path / "bin", API_URL=url, GATEWAY_BASE_URL=url, PAYLOAD_ENDPOINT=f"{url}/"
+        )
+        scripts.update_state(
+            service_bus_admin=services.service_bus.probe.removesuffix("/health"),
+            detects_duplicates="false",
+            counts="0",
+            log=str(log),
+            open_network=True,
+            keda="False",
+            gpus="1",
+            telemetry_rows=0,
+        )
+        report = tmp_path / "smoke-test.md"
+        options = {"JOBS": "2", "GROUP": "2", "GROUP_SECONDS": "3", "RETRY_COUNT": "1"}
+        options |= {"REPORT": str(report), "SERVICE_BUS_CONNECTION": services.service_bus_url}
+        options |= {"LETTER_SECONDS": "0", "COUNT_SECONDS": "1"}
+        ended = scripts.run("smoke-test.sh", LOOSELY_API_KEY=KEY, **options)
+    assert ended.returncode == 1
+    results = read_report(report)
+    assert set(results) == documented_claims()
+    assert {claim for claim, result in results.items() if result == "does not hold"} == {
+        "busy workers complete several messages together",
+        "Service Bus completes ranges of messages",
+        "a released message counts no delivery",
+        "a lock token is enough to abandon a message",
+    }
+    others = {claim: result for claim, result in results.items() if result != "does not hold"}
+    assert set(others.values()) == {"failed"}, others
+    assert "only 0 of 2 jobs succeeded after the pod was killed" in ended.stderr
+    assert "the workers of the model use cpu" in ended.stderr
+
+
+def documented_claims() -> set[str]:
+    """Return the claims that docs/fidelity.md lists for the smoke test."""
+    page = (ROOT / "docs" / "fidelity.md").read_text("utf-8")
+    section = page.partition("## What the smoke test checks\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1].strip() for line in section.splitlines() if line.startswith("| ")]
+    return set(rows[1:])
+
+
 def run_during_restart(
     system: System, command: str, capsys: pytest.CaptureFixture[str]
 ) -> tuple[int, str]:
-    """Run the group `restarted` of infra/smoke.py, which submits jobs and restarts the gateway.
+    """Run the jobs of the group `restarted` of infra.smoke.jobs, while the gateway is restarted.
 
-    `command` restarts the gateway. Return the exit code and the report of the group.
+    `command` restarts the gateway. Return the exit code and the report of infra.smoke.jobs.
     """
     options = ["--url", system.url, "--model", "classifier", "--file"]
     options += [str(ROOT / "examples" / "chelsea.jpg"), "--count", "4", "--seconds", "90"]
-    return smoke.main(["restarted", *options, "--restart", command]), capsys.readouterr().out
+    return jobs.main(["restarted", *options, "--restart", command]), capsys.readouterr().out
 
 
 def test_jobs_of_the_smoke_test_succeed_although_the_restart_command_kills_the_host(
@@ -162,10 +241,10 @@ def test_jobs_of_the_smoke_test_succeed_although_the_restart_command_kills_the_h
 
 def test_the_smoke_test_submits_half_of_the_jobs_just_before_the_restart_command() -> None:
     intervals = [
-        smoke.submit_after_seconds(number, 8) / smoke.SUBMIT_INTERVAL_SECONDS for number in range(8)
+        jobs.submit_after_seconds(number, 8) / jobs.SUBMIT_INTERVAL_SECONDS for number in range(8)
     ]
     assert intervals == pytest.approx([0, 1, 2, 2, 2, 2, 4, 6])
-    assert smoke.submit_after_seconds(0, 1) >= 0
+    assert jobs.submit_after_seconds(0, 1) >= 0
 
 
 def test_the_smoke_test_fails_if_the_restart_command_fails(
@@ -178,7 +257,7 @@ def test_the_smoke_test_fails_if_the_restart_command_fails(
 
 
 class TestFaultyGateway:
-    """The smoke test fails against a gateway that loses jobs or cancellations."""
+    """Test that the smoke test fails if a gateway loses jobs or cancellations."""
 
     def test_the_smoke_test_fails_if_a_cancelled_job_is_queued_again(
         self, capsys: pytest.CaptureFixture[str]
@@ -206,11 +285,108 @@ class TestFaultyGateway:
         assert "2 jobs accepted: 2 expired (expired); " in report
 
 
+@pytest.mark.parametrize(
+    ("check", "answers", "text"),
+    [
+        ("upload", {"/v1/uploads": (503, {})}, "the gateway gave no link: 503"),
+        ("upload", {"/blob": (403, {})}, "the storage refused the upload: 403"),
+        ("upload", {"/v1/models/classifier/jobs": (422, {})}, "a job with the upload: 422"),
+        ("upload", {"/v1/jobs/job-1": (200, {"status": "failed"})}, "ended as failed"),
+        ("management", {}, "without a key got 200"),
+        ("letter", {}, "there is no such dead letter"),
+        (
+            "letter",
+            {"/v1/admin/dead-letters": (200, {"dead_letters": [{"message_id": "stray"}]})},
+            "with the reason None",
+        ),
+        ("device", {"/v1/ops/overview": (503, {})}, "/v1/ops/overview responded with 503"),
+        (
+            "device",
+            {
+                "/v1/ops/overview": (
+                    200,
+                    {"workers": [{"models": [{"name": "classifier"}], "devices": []}]},
+                )
+            },
+            "use no device",
+        ),
+    ],
+)
+def test_a_check_of_the_gateway_fails_if_its_claim_is_broken(
+    check: str,
+    answers: dict[str, tuple[int, dict[str, Any]]],
+    text: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    seconds = "1" if check == "upload" else "0"
+    with run_broken_gateway(answers) as url:
+        options = ["--url", url, "--model", "classifier", "--file", str(ROOT / "README.md")]
+        assert gateway.main([check, *options, "--id", "stray", "--seconds", seconds]) == 0
+    claim, _ = gateway.CHECKS[check]
+    result, found, observed = capsys.readouterr().out.strip().split("\t")
+    assert (result, found) == ("failed", claim)
+    assert text in observed
+
+
+@contextmanager
+def run_broken_gateway(answers: dict[str, tuple[int, dict[str, Any]]]) -> Iterator[str]:
+    """Run a gateway that responds to each path with a status and a JSON object, and yield its URL.
+
+    `answers` replaces or adds responses of a gateway that works, except that it has no dead
+    letters and an open management API. The host name differs from those of local systems.
+    """
+    worker = {"models": [{"name": "classifier"}], "devices": [{"name": "cpu"}]}
+    every = {
+        "/v1/models/classifier/jobs": (202, {"id": "job-1", "status": "queued"}),
+        "/v1/jobs/job-1": (200, {"status": "succeeded"}),
+        "/blob": (201, {}),
+        "/runtime/webhooks/durabletask/instances": (200, {}),
+        "/v1/admin/dead-letters": (200, {"dead_letters": []}),
+        "/v1/ops/overview": (200, {"workers": [worker]}),
+    } | answers
+
+    class Handler(BaseHTTPRequestHandler):
+        def _respond(self) -> None:
+            self.rfile.read(int(self.headers["content-length"] or 0))
+            path = self.path.partition("?")[0]
+            link = {"url": f"http://{self.headers['host']}/blob", "upload": "u", "headers": {}}
+            status, body = ({"/v1/uploads": (201, link)} | every).get(path, (404, {}))
+            data = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def do_GET(self) -> None:
+            self._respond()
+
+        def do_POST(self) -> None:
+            self._respond()
+
+        def do_PUT(self) -> None:
+            self._respond()
+
+        def do_DELETE(self) -> None:
+            self._respond()
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the name in the base class
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.2", 0), Handler) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            yield f"http://127.0.0.2:{server.server_port}"
+        finally:
+            server.shutdown()
+            serving.join()
+
+
 def run_smoke_group(
     url: str, group: list[str], capsys: pytest.CaptureFixture[str]
 ) -> tuple[int, str]:
     options = ["--url", url, "--model", "classifier", "--file", str(ROOT / "README.md")]
-    code = smoke.main([*group, *options, "--count", "2", "--seconds", "3"])
+    code = jobs.main([*group, *options, "--count", "2", "--seconds", "3"])
     return code, capsys.readouterr().out
 
 

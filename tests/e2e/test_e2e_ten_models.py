@@ -1,6 +1,6 @@
-"""Serve ten models that were written with docs/models.md alone, and check the answer of each.
+"""Serve ten models as a user writes them with docs/models.md, and check the result of each.
 
-The folder `ten_models` contains the models as a user writes them. Nothing outside it is changed.
+The models are in the folder `ten_models`. They need no change outside this folder.
 """
 
 import io
@@ -33,7 +33,7 @@ ENVIRONMENT = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'functions'}"}
 
 
 def loosely(folder: Path, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run a command in the model folder, and return what it printed."""
+    """Run a `loosely` command in the model folder, check its exit status, and return its output."""
     done = subprocess.run(
         [sys.executable, "-m", "loosely", *arguments],
         cwd=folder,
@@ -72,7 +72,7 @@ def client(system: System) -> Iterator[Client]:
 
 
 def run(system: System, model: str, value: object, **parameters: Any) -> Any:
-    """Return the result of a model for a JSON value, a text or the content of a file."""
+    """Run a job and return its result. The input is a JSON value, a text or a file's content."""
     source: bytes | Path
     match value:
         case Path():
@@ -86,23 +86,25 @@ def run(system: System, model: str, value: object, **parameters: Any) -> Any:
     return job.result
 
 
-def test_a_torchvision_detector_answers_with_boxes(system: System) -> None:
+def test_a_torchvision_detector_returns_boxes(system: System) -> None:
     objects = run(system, "detector", PICTURE)["objects"]
     assert {"label", "index", "score", "box"} == set(objects[0])
 
 
-def test_an_onnx_classifier_answers_with_labels_in_order(system: System) -> None:
+def test_an_onnx_classifier_returns_labels_sorted_by_score(system: System) -> None:
     labels = run(system, "tagger", PICTURE)["labels"]
     assert [each["label"] for each in labels] == ["red", "green", "blue"]
     assert sum(each["score"] for each in labels) == pytest.approx(1, abs=1e-3)
 
 
-def test_a_text_model_answers_a_text_in_rest_and_in_v2(system: System) -> None:
+def test_a_text_model_runs_jobs_of_the_rest_api_and_of_the_open_inference_protocol(
+    system: System,
+) -> None:
     assert run(system, "words", "a b a c a b") == {"a": 3, "b": 2, "c": 1}
     assert infer(system, "words", ["a b a", "c"]) == [{"a": 2, "b": 1}, {"c": 1}]
 
 
-def test_a_picture_model_answers_with_a_picture(system: System) -> None:
+def test_a_picture_model_returns_a_picture(system: System) -> None:
     with client(system) as connected:
         job = connected.run(PICTURE, "mirror")
         result = connected.result(job.id)
@@ -124,7 +126,7 @@ BAD = [
 ]
 
 
-def test_parameters_of_each_kind_arrive_by_rest_v2_command_line_and_queue(
+def test_parameters_of_each_type_reach_the_model_through_each_interface(
     system: System, folder: Path
 ) -> None:
     expected = [{}, "x", True, 7, 1.0, "down", [1, 2]]
@@ -142,7 +144,7 @@ def test_parameters_of_each_kind_arrive_by_rest_v2_command_line_and_queue(
 
 
 @pytest.mark.parametrize(("wrong", "pointer"), BAD)
-def test_a_parameter_that_does_not_match_is_refused(
+def test_a_parameter_that_does_not_match_the_declared_type_or_limits_is_refused(
     system: System, wrong: dict[str, Any], pointer: str
 ) -> None:
     with pytest.raises(InvalidRequest) as refused:
@@ -150,12 +152,14 @@ def test_a_parameter_that_does_not_match_is_refused(
     assert refused.value.document["pointer"] == pointer
 
 
-def test_a_job_without_a_parameter_that_has_no_default_is_refused(system: System) -> None:
+def test_a_job_is_refused_if_a_required_parameter_is_missing(system: System) -> None:
     with pytest.raises(InputRejected, match="parameters/name: the parameter is required"):
         run(system, "typed", {})
 
 
-def test_the_command_line_says_how_to_write_a_parameter(system: System, folder: Path) -> None:
+def test_the_error_for_a_wrong_parameter_says_how_to_write_the_parameter_on_the_command_line(
+    system: System, folder: Path
+) -> None:
     (folder / "input.json").write_text("{}", encoding="utf-8")
     submit = ["submit", "input.json", "--model", "typed", "--url", system.url]
     refused = loosely(folder, *submit, "--param", "name=12", status=1)
@@ -163,7 +167,7 @@ def test_the_command_line_says_how_to_write_a_parameter(system: System, folder: 
     assert """--param 'NAME="12"'""" in refused.stderr
 
 
-def test_a_long_job_reports_its_progress_and_can_be_cancelled(system: System) -> None:
+def test_a_long_running_job_reports_progress_and_can_be_cancelled(system: System) -> None:
     with client(system) as connected:
         body = json.dumps({"steps": 10_000}).encode()
         job = connected.submit(body, "slow", media_type="application/json")
@@ -176,11 +180,15 @@ def test_a_long_job_reports_its_progress_and_can_be_cancelled(system: System) ->
     assert run(system, "slow", {"steps": 2}) == {"steps": 2}
 
 
-def test_a_model_uses_a_package_of_the_folders_requirements(system: System) -> None:
+def test_a_model_can_import_a_package_from_the_requirements_of_the_model_folder(
+    system: System,
+) -> None:
     assert run(system, "template", "hi {{ name }}", name="Ada") == {"text": "hi Ada"}
 
 
-def test_both_versions_of_a_model_answer_and_are_compared(system: System, folder: Path) -> None:
+def test_both_versions_of_a_model_run_jobs_and_the_compare_command_compares_the_versions(
+    system: System, folder: Path
+) -> None:
     for version, count in (("1", 4), ("2", 8)):
         assert len(run(system, f"colours:{version}", PICTURE)["colours"]) == count
     compare = ["models", "compare", "colours", "1", "2", "--on", str(PICTURE), "tone.wav"]
@@ -189,12 +197,14 @@ def test_both_versions_of_a_model_answer_and_are_compared(system: System, folder
     assert "tone.wav unsupported-media-type: " in printed
 
 
-def test_an_audio_model_answers_with_the_loudness_of_a_tone(system: System, folder: Path) -> None:
+def test_an_audio_model_returns_the_loudness_of_a_tone(system: System, folder: Path) -> None:
     result = run(system, "loudness", folder / "tone.wav")
     assert result == {"loudness": pytest.approx(0.3535, abs=1e-3), "seconds": 1.0}
 
 
-def test_a_batch_model_with_locked_weights_answers_in_rest_and_in_v2(system: System) -> None:
+def test_a_batch_model_with_locked_weights_serves_the_rest_api_and_the_open_inference_protocol(
+    system: System,
+) -> None:
     assert run(system, "scores", [1, 2, 3, 4]) == {"scores": [10.0, 11.0, 12.0]}
     tensor = {"name": "input", "shape": [4], "datatype": "FP32", "data": [1, 2, 3, 4]}
     answer = system.http.post("/v2/models/scores/infer", json={"inputs": [tensor]}).json()
@@ -203,7 +213,9 @@ def test_a_batch_model_with_locked_weights_answers_in_rest_and_in_v2(system: Sys
         run(system, "scores", [1, 2])
 
 
-def test_the_folder_is_packaged_with_its_weights_and_requirements(folder: Path) -> None:
+def test_loosely_package_copies_the_weights_and_the_requirements_of_the_model_folder(
+    folder: Path,
+) -> None:
     loosely(folder, "package")
     worker = folder / "build" / "worker"
     assert (worker / "requirements.txt").read_text("utf-8") == "jinja2\n"
@@ -218,7 +230,7 @@ def infer(
     content_type: str | None = None,
     **parameters: Any,
 ) -> list[Any]:
-    """Return the results of a request to `/v2` with one element for each job."""
+    """Return the jobs' results for a request to /v2 whose tensor has one element for each job."""
     tensor: dict[str, Any] = {"name": "input", "shape": [len(data)], "datatype": "BYTES"}
     if content_type:
         tensor["parameters"] = {"content_type": content_type}

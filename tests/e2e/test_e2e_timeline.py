@@ -1,4 +1,4 @@
-"""Test that the parts of each job's timeline add up to the total time of the job."""
+"""Test that the steps in the timeline of each job add up to the total time of the job."""
 
 import os
 import signal

@@ -48,7 +48,9 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         yield started
 
 
-def test_both_versions_answer_and_each_job_names_the_version_that_answered(system: System) -> None:
+def test_both_versions_of_a_model_run_jobs_and_each_job_shows_the_version_that_ran_it(
+    system: System,
+) -> None:
     seen = set()
     for _ in range(20):
         job = system.submit("split", b"x").json()
@@ -61,13 +63,17 @@ def test_both_versions_answer_and_each_job_names_the_version_that_answered(syste
         assert (job["version"], job["result"]) == (version, {"answer": answer})
 
 
-def test_a_job_falls_back_while_its_version_cannot_be_loaded(system: System) -> None:
+def test_a_job_runs_on_the_fallback_version_while_the_preferred_version_cannot_be_loaded(
+    system: System,
+) -> None:
     job = system.submit("falling", b"x", prefer="wait=60").json()
     assert (job["version"], job["status"]) == ("1", "succeeded")
     assert job["result"] == {"answer": "one"}
 
 
-def test_a_redriven_job_runs_again_on_the_version_that_killed_its_worker(system: System) -> None:
+def test_the_new_job_of_a_redriven_dead_letter_runs_on_the_same_version_of_the_model(
+    system: System,
+) -> None:
     job_id = system.accept("split:2", b"die")
     job = system.final(job_id)
     assert (job["version"], job["error"]["code"]) == ("2", "dead-lettered")
@@ -85,7 +91,7 @@ def test_a_redriven_job_runs_again_on_the_version_that_killed_its_worker(system:
     assert (again["version"], again["error"]["code"]) == ("2", "dead-lettered")
 
 
-def test_loosely_up_is_refused_with_a_reason_if_its_worker_does_not_serve_all_versions(
+def test_loosely_up_fails_with_a_reason_if_the_worker_does_not_serve_all_versions_of_a_model(
     tmp_path: Path,
 ) -> None:
     catalogue = tmp_path / "models.toml"

@@ -31,8 +31,8 @@ SETTINGS = {
 class WebhookReceiver(http.server.ThreadingHTTPServer):
     """Receives webhooks by POST, and serves `files` by GET.
 
-    The first webhooks are answered with the statuses in `statuses`, in this order. Later webhooks
-    are answered with 200.
+    The first webhooks get the response statuses in `statuses`, in this order. Later webhooks get
+    the status 200.
     """
 
     daemon_threads = True

@@ -207,7 +207,9 @@ def test_a_killed_component_is_restarted_after_a_short_delay_and_reported(
     assert "worker  ready again in" in output
 
 
-def test_changed_files_restart_the_components_that_read_them(start: Callable[..., Up]) -> None:
+def test_a_change_of_a_file_restarts_the_components_that_read_the_file(
+    start: Callable[..., Up],
+) -> None:
     up = start(is_watching=True, blobs="plain", servicebus="plain", worker="plain")
     wait_for(lambda: up.is_ready("blobs", "servicebus", "worker"), 30)
     first = {name: up.pid(name) for name in ("blobs", "servicebus", "worker")}

@@ -213,7 +213,7 @@ async def test_the_worker_pool_starts_and_stops_workers_as_the_number_of_message
     await end(pool, run)
 
 
-async def test_the_worker_pool_keeps_workers_in_a_warm_period_without_jobs(
+async def test_the_worker_pool_keeps_workers_running_in_a_warm_period_without_jobs(
     harness: PoolHarness,
 ) -> None:
     harness.now = datetime(2024, 1, 6, 12, tzinfo=UTC)  # a Saturday

@@ -5,7 +5,7 @@ import signal
 
 
 class Infer:
-    """Returns the option `answer`. On the input `die`, it kills the worker."""
+    """A model that returns the option `answer`, but kills the worker on the input `die`."""
 
     accepts = "bytes"
 

@@ -30,7 +30,7 @@ _ALWAYS_READABLE = frozenset(
 
 
 class Blocked(Exception):
-    """The browser does not let the page send the request or read the response."""
+    """An error: CORS forbids the page to send the request or to read the response."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ _BACKLOG = 80
 
 @dataclass(frozen=True)
 class WorkerKillReport:
-    """The numbers of kills, of jobs and of their runs, counted after the last kill.
+    """The numbers of kills, of jobs and of the jobs' runs, counted after the last kill.
 
     `runs` includes the repeated runs. `rerun_jobs` is the number of jobs that ran more than once.
     """

@@ -1,4 +1,4 @@
-"""Test that a worker on a GPU is ready after a kernel has run, and exits if the GPU is lost."""
+"""Test that a worker is ready after a test computation on the GPU, and exits if the GPU is lost."""
 
 import json
 import re
@@ -99,7 +99,7 @@ def test_a_worker_exits_and_abandons_the_job_after_the_device_is_lost(tmp_path: 
         assert rig.count("replies") == 0
 
 
-def test_a_worker_is_ready_only_after_a_kernel_has_run_and_reports_the_gpu_memory_in_use(
+def test_a_worker_is_ready_only_after_a_test_computation_and_reports_the_gpu_memory_in_use(
     tmp_path: Path,
 ) -> None:
     catalogue = ROOT / "benchmarks" / "models.toml"

@@ -38,7 +38,7 @@ LONGEST_LINE = 120
 
 
 def flex_consumption_gets_no_property_that_it_refuses(files: DeploymentFiles) -> None:
-    """Check that the Function App sets no property and no app setting that Flex refuses."""
+    """Check that the Function App sets no property or app setting that Flex Consumption refuses."""
     gateway = files.module("gateway")
     for name in (*REFUSED_BY_FLEX, *SETTINGS_REFUSED_BY_FLEX):
         assert not re.search(rf"\b{name}\b\s*:", gateway), name
@@ -73,7 +73,8 @@ def exactly_the_workers_of_gpu_models_require_a_gpu(files: DeploymentFiles) -> N
 def local_dns_is_off_in_every_node_pool(files: DeploymentFiles) -> None:
     """Check that no node pool gets LocalDNS, whose resolvers the network policy does not permit.
 
-    From Kubernetes 1.37 on, AKS turns it on if no mode is set: aks/dns-concepts.
+    From Kubernetes 1.37 on, AKS turns LocalDNS on if no mode is set (source: azure-docs,
+    aks/dns-concepts).
     """
     cluster = files.module("cluster")
     assert "var localDnsMode = 'Disabled'" in cluster
@@ -83,7 +84,7 @@ def local_dns_is_off_in_every_node_pool(files: DeploymentFiles) -> None:
 
 
 def the_system_pool_has_the_documented_minimum(files: DeploymentFiles) -> None:
-    """Check that the system pool has enough cores and nodes by default, as the prices assume."""
+    """Check that the system pool has the cores and nodes AKS recommends and the prices assume."""
     main = files.text("infra/main.bicep")
     [cores] = re.findall(r"param systemNodeSize string = 'Standard_D(\d+)as_v5'", main)
     [nodes] = re.findall(r"param systemNodeCount int = (\d+)", main)
@@ -95,10 +96,10 @@ def the_system_pool_has_the_documented_minimum(files: DeploymentFiles) -> None:
 
 
 def capacity_can_be_raised_by_parameters(files: DeploymentFiles) -> None:
-    """Check that the parameters of docs/capacity.md reach the resources.
+    """Check that the parameters that docs/capacity.md names set properties of the resources.
 
-    The queues have the largest size of the Standard tier. Instances have no less memory than the
-    gateway needs (tests/infra/test_infra_gateway_memory.py).
+    Also check that the queues have the largest size of the Standard tier, and that an instance of
+    the gateway has at least the memory that tests/infra/test_infra_gateway_memory.py requires.
     """
     main, gateway = files.text("infra/main.bicep"), files.module("gateway")
     queues = json.loads(files.text("infra/catalogue.json"))["queues"]
@@ -127,10 +128,11 @@ def capacity_can_be_raised_by_parameters(files: DeploymentFiles) -> None:
 
 
 def a_preview_can_evaluate_every_name(files: DeploymentFiles) -> None:
-    """Check that no resource has a name that is made from the output of another module.
+    """Check that the name of each resource is known before the deployment, for the what-if preview.
 
-    Azure's what-if preview cannot show such a resource (linter rule what-if-short-circuiting).
-    The identities of the cluster itself are an exception, because each cluster has new ones.
+    If a name is computed from the output of another Bicep module, Azure's what-if preview cannot
+    show the resource (linter rule what-if-short-circuiting). The identities of the cluster itself
+    are an exception, because they are known only after the cluster has been created.
     """
     main = re.sub(r"^\s*//.*$", "", files.text("infra/main.bicep"), flags=re.MULTILINE)
     modules = re.findall(
@@ -146,7 +148,7 @@ def a_preview_can_evaluate_every_name(files: DeploymentFiles) -> None:
 
 
 def bicep_files_follow_the_linter_and_the_formatter(files: DeploymentFiles) -> None:
-    """Check rules whose violations the compiler, its linter or its formatter has reported before.
+    """Check rules of the Bicep compiler, linter and formatter that our files have violated before.
 
     Each parameter has a precise type. The type `Token` has a fixed length (BCP334). A line
     may be longer than the formatter's limit if it is a decorator or has brackets only in strings.
@@ -169,7 +171,7 @@ def _can_be_broken(line: str) -> bool:
 
 
 def telemetry_is_sent_with_identities(files: DeploymentFiles) -> None:
-    """Check that gateway and workers export traces with an identity that may publish them."""
+    """Check that gateway and workers export traces with identities that may publish traces."""
     exporter = "azure_monitor_opentelemetry_exporter"
     gateway, apps = files.module("gateway"), files.module("worker-aca")
     assert f"  OTEL_TRACES_EXPORTER: '{exporter}'\n" in gateway
@@ -197,7 +199,7 @@ def _worker_settings(manifests: list[dict[str, object]]) -> Iterator[dict[str, s
 
 
 def logs_of_the_workers_are_collected(files: DeploymentFiles) -> None:
-    """Check that Container Insights collects the logs of the workers' namespace, and only those."""
+    """Check that Container Insights collects logs only from the namespace of the workers."""
     cluster = files.module("cluster")
     assert "config: { logAnalyticsWorkspaceResourceID: workspaceId, useAADAuth: 'true' }" in cluster
     assert "namespaceFilteringMode: 'Include'" in cluster
@@ -208,7 +210,7 @@ def logs_of_the_workers_are_collected(files: DeploymentFiles) -> None:
 
 
 def alerts_cover_a_dead_gateway_and_name_the_model(files: DeploymentFiles) -> None:
-    """Check that some alerts work without the gateway, and that alerts on models name the model.
+    """Check that some alerts fire if the gateway is dead, and that alerts on models name the model.
 
     An alert on all models together would not fire if one of many busy models is broken.
     """

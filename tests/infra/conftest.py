@@ -1,4 +1,4 @@
-"""Fixtures: the deployment files, and the deployment scripts with stand-ins for az and others."""
+"""Fixtures: the deployment files, and the deployment scripts with fake programs such as az."""
 
 import os
 import shutil
@@ -37,5 +37,5 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def scripts(checkout: Path, tmp_path: Path) -> ScriptRunner:
-    """Return a runner for the checkout's scripts, with new stand-ins for az, azd and others."""
+    """Return a runner for the checkout's scripts, with new fake programs such as az and azd."""
     return install_scripts(checkout, tmp_path / "bin")

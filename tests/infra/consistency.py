@@ -39,7 +39,8 @@ from tests.infra.settings import (
 def queues_match_the_catalogue(files: DeploymentFiles) -> None:
     """Check that the queues in Azure and in the local Service Bus have the same properties.
 
-    The lock and the delivery count in Azure may be higher. The workers know this lock.
+    In Azure, the lock duration and the maximum delivery count may be higher. The workers' setting
+    WORKER_LOCK_SECONDS must be the lock duration in Azure.
     """
     catalogue = Catalogue.load(files.root / "functions" / "contract" / "models.toml")
     [namespace] = config(catalogue)["UserConfig"]["Namespaces"]
@@ -75,7 +76,7 @@ def queues_match_the_catalogue(files: DeploymentFiles) -> None:
 
 
 def each_queue_starts_workers(files: DeploymentFiles) -> None:
-    """Check that KEDA polls each model's queues for normal and low priority in every overlay."""
+    """Check that in every overlay KEDA polls each model's queues for normal and low priority."""
     expected = {
         rule["name"]: rule["metadata"]
         for model in files.catalogue["models"]
@@ -125,7 +126,7 @@ def scaled_objects_match_their_deployments(files: DeploymentFiles) -> None:
 
 
 def workers_are_kept_as_the_catalogue_says(files: DeploymentFiles) -> None:
-    """Check that AKS and Container Apps keep the workers of `min_workers` and `warm`."""
+    """Check that AKS and Container Apps keep the workers that `min_workers` and `warm` require."""
     catalogue = Catalogue.load(files.root / "functions" / "contract" / "models.toml")
     for model in files.catalogue["models"]:
         entry = catalogue.model(model["name"])
@@ -257,7 +258,7 @@ def role_assignment_names_contain_their_principals(files: DeploymentFiles) -> No
 
 
 def metrics_of_the_cluster_are_collected(files: DeploymentFiles) -> None:
-    """Check that the data collection rule names the endpoint to which the metrics agents send."""
+    """Check that the data collection rule names the endpoint to which the agents send metrics."""
     cluster = files.module("cluster")
     assert "dataCollectionEndpointId: collection.id" in cluster
     assert "resource collection 'Microsoft.Insights/dataCollectionEndpoints@" in cluster
@@ -408,7 +409,7 @@ LINES_OF_THE_HOST = {"ResourceExhausted"}
 
 
 def alert_queries_match_log_lines_and_routes(files: DeploymentFiles) -> None:
-    """Check that alert queries look for log lines and routes that the gateway has.
+    """Check that alert queries look for log lines and routes that exist in the gateway's code.
 
     Alert queries must not use metrics, because Service Bus does not export queue lengths.
     """

@@ -32,12 +32,12 @@ class DeploymentFiles:
 
     @cached_property
     def catalogue(self) -> Any:
-        """The models and queues as Bicep reads them."""
+        """The models and queues in infra/catalogue.json, which Bicep reads."""
         return json.loads(self.text("infra/catalogue.json"))
 
     @cached_property
     def models(self) -> dict[str, Any]:
-        """The model catalogue."""
+        """The model catalogue in models.toml."""
         return tomllib.loads(self.text("functions/contract/models.toml"))
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Stand-ins for az, azd, kubectl, kubelogin and docker in tests.
+"""Fake programs that tests use in place of az, azd, kubectl, kubelogin and docker.
 
 `install` writes the programs into a folder, which the test puts on PATH. Each program appends its
 arguments to `calls.jsonl` in this folder. It keeps its state in `state.json` in the same folder, so
@@ -13,6 +13,7 @@ import os
 import re
 import signal
 import sys
+import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -26,7 +27,7 @@ State = dict[str, Any]
 
 
 class ProgramError(Exception):
-    """An error that ends a stand-in program with the exit code `code`."""
+    """An error that ends a fake program with the exit code `code`."""
 
     def __init__(self, code: int, text: str = "") -> None:
         super().__init__(text)
@@ -34,9 +35,9 @@ class ProgramError(Exception):
 
 
 def install(folder: Path, state: State) -> None:
-    """Write the stand-ins for az, azd and others into a folder.
+    """Write the fake programs az, azd, kubectl, kubelogin and docker into a folder.
 
-    `state` is their state before the first call.
+    `state` is the common state of these programs before their first call.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
@@ -60,7 +61,7 @@ def state_of(folder: Path) -> State:
 
 
 class Call:
-    """The command line with which a stand-in was called, and the state of all stand-ins."""
+    """The command line with which a fake program was called, and the state of all fake programs."""
 
     def __init__(self, program: str, arguments: list[str], state: State) -> None:
         self.words = [program]
@@ -124,6 +125,44 @@ def az_rest(call: Call) -> str:
         raise ProgramError(UNKNOWN, f"unknown call: {call.options}")
     call.state["cached"] = dict(call.table("secrets"))
     return ""
+
+
+def az_queue(call: Call) -> str:
+    """Create, show or delete a queue of the emulator at `state["service_bus_admin"]`.
+
+    Fail like az if no emulator runs. If the state has `counts`, this is the number of active
+    messages of each queue. If it has `detects_duplicates`, this replaces the option of az.
+    """
+    address = call.state.get("service_bus_admin")
+    if not address:
+        raise ProgramError(1, "ERROR: AuthorizationFailed")
+    url, action = f"{address}/{call.option('--name')}?api-version=2021-05", call.words[3]
+    if action == "show" and "counts" in call.state:
+        return str(call.state["counts"])
+    body = None
+    if action == "create":
+        detects = call.state.get("detects_duplicates", call.option("--enable-duplicate-detection"))
+        values = {"LockDuration": call.option("--lock-duration")}
+        values["RequiresDuplicateDetection"] = detects
+        fields = "".join(f"<{name}>{value}</{name}>" for name, value in values.items())
+        xml = "http://schemas.microsoft.com/netservices/2010/10/servicebus/connect"
+        described = f'<QueueDescription xmlns="{xml}">{fields}</QueueDescription>'
+        body = (
+            '<entry xmlns="http://www.w3.org/2005/Atom"><content type="application/xml">'
+            f"{described}</content></entry>"
+        ).encode()
+    method = {"create": "PUT", "show": "GET", "delete": "DELETE"}[action]
+    request = urllib.request.Request(url, body, method=method)
+    with urllib.request.urlopen(request, timeout=30) as response:
+        text = response.read().decode()
+    found = re.search(r"ActiveMessageCount>(\d+)<", text)
+    return found[1] if action == "show" and found else ""
+
+
+def az_rest_call(call: Call) -> str:
+    if call.option("--url").startswith("https://api.loganalytics.io/"):
+        return str(call.state.get("telemetry_rows", 3))
+    return az_rest(call)
 
 
 def az_restart(call: Call) -> str:
@@ -227,8 +266,28 @@ def kill(call: Call, name: str) -> None:
             os.kill(int(Path(file).read_text(encoding="utf-8")), signal.SIGKILL)
 
 
+def kubectl_logs(call: Call) -> str:
+    """Return the content of the file that `state["log"]` names; nothing without this entry."""
+    file = call.state.get("log")
+    return Path(file).read_text(encoding="utf-8") if file else ""
+
+
+def kubectl_get_pods(call: Call) -> str:
+    """Return one pod. If `state["pods"]` is 0, return no pod at the first call."""
+    if call.state.pop("pods", 1) == 0:
+        return ""
+    return "worker-classifier-0   1/1   Running"
+
+
 def kubectl_delete(call: Call) -> str:
     kill(call, "pod")
+    return ""
+
+
+def kubectl_exec(call: Call) -> str:
+    """Fail a command in a worker, unless it is `true` or the state has `open_network`."""
+    if call.options.get("--") != "true" and not call.state.get("open_network"):
+        raise ProgramError(1, "command terminated with exit code 1")
     return ""
 
 
@@ -252,8 +311,10 @@ ANSWERS: Final[dict[str, Callable[[Call], str]]] = {
     "az keyvault secret set": az_secret_set,
     "az functionapp show": lambda call: f"/subscriptions/0/sites/{call.option('--name')}",
     "az functionapp restart": az_restart,
-    "az rest": az_rest,
+    "az rest": az_rest_call,
     "az containerapp replica list": lambda call: "1",
+    "az containerapp show": lambda call: str(call.state.get("profile", "Consumption")),
+    "az monitor log-analytics workspace list": lambda call: str(call.state.get("workspace", "1")),
     "az ad app list": lambda call: str(call.state.get("app", "")),
     "az ad app create": az_app_create,
     "az ad sp show": az_principal_show,
@@ -265,15 +326,20 @@ ANSWERS: Final[dict[str, Callable[[Call], str]]] = {
     "az resource list": lambda call: "Type  Name",
     "az storage blob show": lambda call: call.get("blobs", call.option("--name")),
     "az storage blob upload": az_blob_upload,
-    "az servicebus queue show": lambda call: "0",
+    "az servicebus queue create": az_queue,
+    "az servicebus queue delete": az_queue,
+    "az servicebus queue show": az_queue,
     "azd env get-value": azd_get_value,
     "azd env set": azd_set,
     "azd provision": azd_provision,
     "azd down": azd_down,
     "kubectl apply": kubectl_apply,
     "kubectl delete pod": kubectl_delete,
-    "kubectl logs": lambda call: "",
-    "kubectl get pods": lambda call: "worker-classifier-0   1/1   Running",
+    "kubectl exec": kubectl_exec,
+    "kubectl logs": kubectl_logs,
+    "kubectl get deployment": lambda call: str(call.state.get("gpus", "")),
+    "kubectl get scaledobject": lambda call: str(call.state.get("keda", "True")),
+    "kubectl get pods": kubectl_get_pods,
     "kubectl rollout restart": lambda call: "",
     "kubectl rollout status": lambda call: "",
     "kubelogin convert-kubeconfig": lambda call: "",
@@ -282,7 +348,7 @@ ANSWERS: Final[dict[str, Callable[[Call], str]]] = {
 
 
 def answer(call: Call) -> str:
-    """Return the output that `ANSWERS` has for the longest matching prefix of the call's words."""
+    """Return the output that `ANSWERS` contains for the longest matching prefix of the call."""
     for length in range(len(call.words), 1, -1):
         name = " ".join(call.words[:length])
         failing = call.table("failing")
@@ -295,7 +361,10 @@ def answer(call: Call) -> str:
 
 
 def main(folder: Path, program: str, arguments: list[str]) -> int:
-    """Act as the stand-in `program`: record the call, print its output, return the exit code."""
+    """Act as `program`: record the call, print the output of `program`, and return the exit code.
+
+    A call of `kubectl kustomize` is not recorded, and runs the real kubectl.
+    """
     if program == "kubectl" and arguments[:1] == ["kustomize"]:
         paths = (Path(entry) / program for entry in os.environ["PATH"].split(":"))
         real = next(path for path in paths if path.is_file() and path.parent != folder)

@@ -42,7 +42,7 @@ def _tolerated(spec: dict[str, object]) -> set[str]:
 def rollouts_outlast_the_start_of_a_node(files: DeploymentFiles) -> None:
     """Check that a rollout may take at least as long as the deployment script waits for it.
 
-    A new GPU node may need this time to start.
+    The script waits for so long because a new GPU node may take minutes to start.
     """
     [minutes] = re.findall(r"--timeout (\d+)m ", files.text("infra/scripts/deploy-worker.sh"))
     for manifests in files.overlays.values():
@@ -66,7 +66,7 @@ def new_node_pools_have_a_count(files: DeploymentFiles) -> None:
 
 
 def replicas_are_nodes_times_shares(files: DeploymentFiles) -> None:
-    """Check that the maximum number of workers is the number of GPUs times the shares per GPU."""
+    """Check that the maximum number of workers is the GPUs times the workers that share a GPU."""
     [nodes] = re.findall(r"param gpuMaxCount int = (\d+)", files.text("infra/main.bicep"))
     shares = {"ondemand": 1, "spot": 1, "shared-gpu": 1, "mig": 7}
     for name, manifests in files.overlays.items():
@@ -93,7 +93,7 @@ def replicas_are_nodes_times_shares(files: DeploymentFiles) -> None:
 
 
 def prices_match_the_requested_resources(files: DeploymentFiles) -> None:
-    """Check that a replica on Container Apps requests the resources that `loosely cost` assumes."""
+    """Check that a replica on Container Apps requests as much as `loosely cost` assumes."""
     usage = yaml.safe_load(files.text("infra/prices.yaml"))["usage"]
     cores = usage["cores_of_a_container_apps_replica"]["T4"]
     gib = usage["gib_of_a_container_apps_replica"]["T4"]

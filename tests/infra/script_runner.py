@@ -1,9 +1,10 @@
-"""Run the deployment's scripts with stand-ins for programs such as az and kubectl."""
+"""Run the deployment's scripts with fake programs in place of az, kubectl and others."""
 
 import json
 import os
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ REGION = {
 
 @dataclass(frozen=True)
 class ScriptRunner:
-    """Runs the scripts in the repository `root`, with the stand-ins in the folder `bin`."""
+    """Runs the scripts in the repository `root`, with the fake programs in the folder `bin`."""
 
     root: Path
     bin: Path
@@ -71,12 +72,13 @@ class ScriptRunner:
         )
 
     def environment(self) -> dict[str, str]:
-        """Return environment variables with which a script calls the stand-ins.
+        """Return environment variables with which a script calls the fake programs.
 
-        Retries have no pauses.
+        The scripts repeat failed calls without a delay.
         """
         path = f"{self.bin}:{os.environ['PATH']}"
-        return {"PATH": path, "RETRY_SECONDS": "0", "RETRY_COUNT": "5", "HOME": str(self.bin)}
+        retries = {"RETRY_SECONDS": "0", "RETRY_COUNT": "5"}
+        return {"PATH": path, "HOME": str(self.bin), "PYTHON": sys.executable, **retries}
 
     def check_output(self, script: str, *arguments: str, **environment: str) -> str:
         """Run a script and return its output. Raises AssertionError if the script fails."""
@@ -97,7 +99,7 @@ class ScriptRunner:
     def calls(self, *words: str) -> list[list[str]]:
         """Return the recorded calls whose first words are `words`.
 
-        Calls of the stand-ins are recorded. The first word is the name of the program.
+        The fake programs record their calls. The first word is the name of the program.
         """
         return [each for each in fake_cloud.calls(self.bin) if each[: len(words)] == list(words)]
 
@@ -116,9 +118,9 @@ def make_checkout(root: Path) -> None:
 
 
 def install_scripts(checkout: Path, folder: Path, **values: str) -> ScriptRunner:
-    """Create stand-ins for az, azd and others in `folder`, and return a runner for the scripts.
+    """Write fake programs such as az into `folder`, and return a runner for the scripts.
 
-    `checkout` is the repository that contains the scripts. The stand-in for azd knows the values in
+    `checkout` is the repository that contains the scripts. The fake azd knows the values in
     VALUES. `values` adds values, or replaces some of them.
     """
     fake_cloud.install(folder, {"values": VALUES | values, "group": True, **REGION})

@@ -97,8 +97,8 @@ LEFT_TO_DEFAULTS = {
 def gateway_settings_are_set_and_read(files: DeploymentFiles) -> None:
     """Check that the gateway's template sets the settings that the gateway reads.
 
-    The template must set all of them except those in LEFT_TO_DEFAULTS, which it must not set. It
-    must set no other settings except those in PLATFORM.
+    The template must set exactly the settings that the gateway reads, without the settings in
+    LEFT_TO_DEFAULTS. In addition, it may set the settings in PLATFORM.
     """
     template = files.module("gateway")
     names = set(re.findall(r"^  (\w+): ", template.partition("var common = {")[2], re.MULTILINE))
@@ -120,8 +120,8 @@ def the_platform_can_scale_the_gateway(files: DeploymentFiles) -> None:
     """Check that Azure starts instances of the gateway when orchestrations have work.
 
     Azure does this only if the histories are in the Durable Task Scheduler, so host.json must
-    select it. If a deployment stores them in Azure Storage, the template must keep at least one
-    instance always ready.
+    select it. If a deployment stores the histories in Azure Storage, the template must keep at
+    least one instance always ready.
     """
     durable = json.loads(files.text("functions/host.json"))["extensions"]["durableTask"]
     setting = durable["storageProvider"]["connectionStringName"]

@@ -1,4 +1,4 @@
-"""Check that the worker's code can read the settings that infra/compose.yaml gives it."""
+"""Check that the worker works with the settings that infra/compose.yaml gives to its container."""
 
 import re
 from datetime import UTC, datetime
@@ -33,7 +33,7 @@ def settings(services: dict[str, Any]) -> WorkerSettings:
 
 @pytest.fixture(scope="module")
 def gateway_url() -> str:
-    """Return the GATEWAY_BASE_URL in docs/local-development.md for the worker in a container."""
+    """Return the GATEWAY_BASE_URL that docs/local-development.md names for a worker container."""
     text = (ROOT / "docs/local-development.md").read_text("utf-8")
     [url] = re.findall(r"set\s+`GATEWAY_BASE_URL`\s+to\s+`(\S+)`", text)
     return str(url)
@@ -43,7 +43,7 @@ def reply_url(gateway_url: str) -> str:
     return ReplyTokens([bytes(32)], gateway_url).url(JOB_ID, DEADLINE, "classifier")
 
 
-def test_the_worker_container_accepts_reply_urls_with_the_gateway_url_in_local_development_md(
+def test_the_worker_container_accepts_reply_urls_of_the_gateway_in_local_development_md(
     settings: WorkerSettings, gateway_url: str
 ) -> None:
     GatewayClient(settings.reply_hosts).check(reply_url(gateway_url))

@@ -174,7 +174,7 @@ def check_options_of_up(arguments: list[str]) -> None:
 
 
 def run_shell(command: str, scripts: ScriptRunner, tmp_path: Path) -> None:
-    """Run a command in a copy of the repository, with the stand-ins for az, azd and others."""
+    """Run a command in a copy of the repository, with fake programs such as az and azd."""
     (scripts.root / "net.safetensors").write_bytes(b"weights")
     scripts.update_state(images={"worker:868de4712ab3": "sha256:0"})
     ended = subprocess.run(

@@ -139,7 +139,7 @@ def test_the_package_lock_of_the_worker_targets_the_python_version_of_the_worker
 
 
 def floors() -> dict[str, set[str]]:
-    """Return the lowest versions that pyproject.toml and requirements.in allow, by package."""
+    """Return the lowest versions that pyproject.toml and requirements.in allow of each package."""
     found: dict[str, set[str]] = {}
     document = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     base: list[str] = document["project"]["dependencies"]
@@ -152,7 +152,9 @@ def floors() -> dict[str, set[str]]:
     return found
 
 
-def test_the_documented_floors_equal_the_lowest_versions_that_the_requirements_allow() -> None:
+def test_the_documented_lowest_versions_equal_the_lowest_versions_that_the_requirements_allow() -> (
+    None
+):
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     section = text[text.index("### Floors") :]
     rows = re.findall(r"^\| ([\w-]+) \| ([\d.]+) \|", section, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Put one error at a time into a copy of the deployment's files. Test that a check finds it."""
+"""Test that the checks find each error that is put into a copy of the deployment's files."""
 
 import os
 import shutil
@@ -286,7 +286,7 @@ WARM_FAULTS = [
 
 @pytest.fixture
 def warm_copy(copy: Path) -> Path:
-    """Return a copy of the files in which the classifier is kept warm."""
+    """Return a copy of the files in which workers of the classifier run even without jobs."""
     path = copy / "functions" / "contract" / "models.toml"
     lines = (
         'min_workers = 1\nwarm = ["Mon-Fri 08:00-18:00 Europe/Berlin", "Sat 22:00-02:00 UTC"]\n'
@@ -314,7 +314,9 @@ def test_the_deployment_checks_find_each_fault_of_a_model_that_is_kept_warm(
     assert any(_fails(each, files) for each in CHECKS)
 
 
-def test_a_minimum_of_more_workers_than_a_deployment_allows_is_refused(copy: Path) -> None:
+def test_a_minimum_number_of_workers_above_the_maximum_of_the_deployment_is_refused(
+    copy: Path,
+) -> None:
     path = copy / "functions" / "contract" / "models.toml"
     text = path.read_text("utf-8").replace("[noop]\n", "[noop]\nmin_workers = 5\n")
     path.write_text(text, encoding="utf-8")

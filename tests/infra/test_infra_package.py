@@ -1,4 +1,4 @@
-"""Check the package that `./dev package` builds for the Function App."""
+"""Check the files that `./dev package` puts into the package of the Function App."""
 
 import re
 from pathlib import Path

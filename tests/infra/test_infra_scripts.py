@@ -1,4 +1,4 @@
-"""Run the scripts of infra/scripts with stand-ins for az, azd, kubectl and others."""
+"""Run the scripts of infra/scripts with fake programs in place of az, kubectl and others."""
 
 import hashlib
 import json
@@ -206,7 +206,7 @@ class TestDeployWorker:
             ({"GPU_SHARING": "mig"}, "mig"),
         ],
     )
-    def test_use_spot_and_gpu_sharing_select_the_kubernetes_overlay_unless_overlay_is_set(
+    def test_the_overlay_variable_overrides_the_overlay_that_use_spot_or_gpu_sharing_selects(
         self, scripts: ScriptRunner, values: dict[str, str], overlay: str
     ) -> None:
         scripts.update_state(values=values, images={"worker:earlier": "sha256:0"})

@@ -1,8 +1,9 @@
 """Check that the current orchestrator still replays the recorded histories of jobs.
 
-A file has the context that each episode of one job received, and the orchestrator's answers. When a
-new version is deployed, it replays the jobs that have not ended. If a file fails here, the new
-orchestrator cannot continue such jobs, so do not edit the file. If a change is necessary, use a new
+Each file contains the context that each episode of one job received, and the answers of the
+orchestrator. When a new version of the orchestrator is deployed, this version replays the jobs that
+have not ended. If the test of a file fails, the new version cannot continue the jobs with such a
+history. Then do not edit the file. If the change of the orchestrator is necessary, use a new
 orchestration name, and keep the old orchestration until its jobs have ended.
 
 `python -m tests.replay.record` writes new files.

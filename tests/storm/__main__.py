@@ -5,11 +5,11 @@
     ./dev storm --throttle 120 --jobs 500
 
 The command starts its own system in a temporary directory on free ports. The seed determines which
-jobs are submitted, which components are killed, and the pauses. The exact moments depend on the
-machine.
+jobs are submitted, which components are killed, and the time between two kills. The exact moments
+depend on the machine.
 
-Exit code: 0 if every promise was kept, 1 if a promise was broken, 2 if the system could not be
-started.
+Exit code: 0 if the system kept all promises for each job (DESIGN.md), 1 if it broke a promise, 2 if
+the system could not be started.
 """
 
 import argparse
@@ -165,7 +165,7 @@ def _engine(options: argparse.Namespace) -> StormEngine:
 
 
 def main(arguments: list[str]) -> int:
-    """Run a storm, or what `--cancel` or `--throttle` says instead. Return the exit code."""
+    """Run a storm, or the scenario of `--cancel` or `--throttle` instead. Return the exit code."""
     options = _options(arguments)
     rig_options = RigOptions()
     if options.throttle is not None:

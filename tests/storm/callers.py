@@ -206,7 +206,7 @@ class StormCallers:
     async def _once(self, method: str, url: str, **request: Any) -> httpx.Response | None:
         """Send a request, and return the response.
 
-        Return None if there is no response, or if its status is 429 or 5xx and it contains no job.
+        Return None if there is no response, or if a response with 429 or 5xx contains no job.
         """
         try:
             response = await self._http.request(method, url, **request)

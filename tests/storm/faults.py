@@ -27,8 +27,8 @@ class SoakFault(Protocol):
     def delay_seconds(self) -> float:
         """How many seconds the soak waits before it causes this fault.
 
-        The wait begins when the system has recovered from the previous fault. If the previous
-        fault `overlaps`, the wait begins when that fault begins.
+        The wait begins when the system has recovered from the previous fault. If `overlaps` of the
+        previous fault is true, the wait begins when the previous fault begins.
         """
 
     @property
@@ -143,8 +143,8 @@ def plan_faults(
     Args:
         seed: The seed of the soak.
         gateways: The names of the gateway hosts.
-        disk: The disk that can become full. If it is None, there are no faults of the sort disk.
-        sorts: The sorts of faults to choose from: kill, stop, slow and disk.
+        disk: The disk that can become full. If it is None, there are no faults of the sort `disk`.
+        sorts: The sorts of faults to choose from: `kill`, `stop`, `slow` and `disk`.
         mean_pause_seconds: The mean time between two faults.
     """
     chance = random.Random(f"faults {seed}")

@@ -75,7 +75,8 @@ def choose_warm_up(calm_seconds: float) -> float:
     """Return the default warm-up of a process in seconds.
 
     No process is killed in the last `calm_seconds` of a soak. A quarter of this time is the
-    warm-up, so three quarters of it are measured, even for a process that was killed just before.
+    warm-up. So at least three quarters of this time are measured for each process, even if the
+    process was started just before the time begins.
     """
     return max(MIN_WARM_UP_SECONDS, calm_seconds / 4)
 

@@ -1,7 +1,8 @@
 """The attacks of a soak: hostile requests and messages, from one caller and one producer.
 
-The number of requests, the bytes and the duration of each attack are limited. The report of the
-soak checks all promises for the jobs of other callers, but only the end of each hostile job.
+The number of requests, the bytes and the duration of each attack are limited. For the jobs of other
+callers, the report of the soak checks all promises of DESIGN.md. For a hostile job, it checks only
+that the job ends.
 """
 
 import asyncio
@@ -49,7 +50,7 @@ class Attacker:
     async def submit(
         self, model: str, content: bytes, media_type: str, *, wait_seconds: int = 0, query: str = ""
     ) -> None:
-        """Send a hostile body. If the gateway accepts a job, register the job for the report."""
+        """Submit a job with a hostile body. Register the job for the report if it is accepted."""
         prefer = f"wait={wait_seconds}" if wait_seconds else "respond-async"
         path = f"/v1/models/{model}/jobs?deadline_seconds={_SHORT_DEADLINE_SECONDS}{query}"
         headers = {**self.caller.headers, "content-type": media_type, "prefer": prefer}

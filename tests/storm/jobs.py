@@ -1,4 +1,4 @@
-"""The jobs of a storm: their inputs, the observed states, and the broken promises."""
+"""The jobs of a storm, a test that kills processes: inputs, observed states, broken promises."""
 
 import random
 from collections.abc import Iterable, Mapping
@@ -22,7 +22,7 @@ class JobKind(Enum):
 
 @dataclass(frozen=True)
 class KnownState:
-    """The last state of a job that the gateway had reported when a request was sent.
+    """The newest state of a job that the gateway had reported before a request was sent.
 
     The response to this request must not contradict this state. But it may contradict the responses
     to other requests that were sent at the same time.
@@ -36,8 +36,9 @@ class KnownState:
 class StormSubmission:
     """One request that submits a job.
 
-    A request without a response is repeated. `label` is the number in the input of the model
-    `counting`. The model returns this number, so a result shows which request created the job.
+    If there is no response, the caller sends another request for the same job. `label` is the
+    number in the input of the model `counting`. The model returns this number, so a result shows
+    which request created the job.
     """
 
     label: str
@@ -50,9 +51,9 @@ class StormSubmission:
 class StormJob:
     """A job of a storm, and all observations of the job.
 
-    `label` is the number in the accepted input, for example `12.2` for the second request of job
-    12. Without an Idempotency-Key, a repeated request creates another job, so each request has its
-    own label.
+    `label` is the number that the job's input contains. It identifies the request that the gateway
+    accepted: `12.2` is the second request for job 12. Without an Idempotency-Key, a repeated
+    request creates another job, so each request sends its own number.
     """
 
     number: int
@@ -70,12 +71,12 @@ class StormJob:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """The headers of all requests about this job, for example the caller's key."""
+        """The HTTP headers of each request about this job, for example with the API key."""
         return {}
 
     @property
     def may_expire(self) -> bool:
-        """Whether the job may expire. This is false, because a storm ends before any deadline."""
+        """Whether the job may expire. False, because a storm ends before the jobs' deadlines."""
         return False
 
     @property
@@ -115,16 +116,16 @@ class StormJob:
     def known(self) -> KnownState:
         """The last state of the job that the gateway has reported.
 
-        A caller reads the state before it sends a request, and passes the state to `see` with the
-        response.
+        A caller reads this state before a request. Then it passes this state and the response to
+        `see`.
         """
         return KnownState(self.final is not None, self.cancel_answered)
 
     def see(self, job: dict[str, Any], known: KnownState, moment: str = "") -> None:
-        """Record the job that a response contains.
+        """Record the state of the job that a response contains.
 
-        Also record each contradiction to `known`, the state before the request. `moment` is a text
-        that describes the request in the report of a contradiction.
+        If this state contradicts `known`, the state before the request, also record this
+        contradiction. `moment` is a text that describes the request in the report.
         """
         status = self.status = str(job["status"])
         if known.is_cancelled and status in _NEVER_AGAIN:
@@ -148,7 +149,7 @@ class StormJob:
                 return False  # the model never fails
 
     def is_right_result(self, result: Any) -> bool:
-        """Return whether this is the model's result for the job's input."""
+        """Return whether `result` is the model's correct result for the job's input."""
         return bool(result == {"number": self.label})
 
     def see_unknown(self, known: KnownState) -> None:
@@ -180,13 +181,18 @@ def plan_jobs(count: int, seed: int, cancel_share: float) -> list[StormJob]:
 
 
 def plan_cancellations(count: int) -> list[StormJob]:
-    """Return `count` jobs that their caller cancels right after the response 202."""
+    """Return `count` jobs that the caller cancels right after the response 202 to the submit."""
     return [StormJob(number, JobKind.CANCEL, model_ms=5) for number in range(count)]
 
 
 @dataclass(frozen=True)
 class BrokenPromises:
-    """For each promise, the jobs for which the promise was broken."""
+    """The accepted jobs for which a promise was broken, in one list for each promise.
+
+    `lost` jobs have not ended. `wrong` jobs ended with an unexpected status or result. `doubled`
+    jobs got a second id, or changed after their end. `expired` jobs expired although they had
+    enough time. `requeued` jobs were queued or running again after their cancellation.
+    """
 
     lost: list[StormJob]
     wrong: list[StormJob]
@@ -196,7 +202,7 @@ class BrokenPromises:
 
     @classmethod
     def find(cls, jobs: Iterable[StormJob]) -> "BrokenPromises":
-        """Return the broken promises to the accepted jobs of a storm."""
+        """Return the accepted jobs for which a promise was broken."""
         accepted = [job for job in jobs if job.is_accepted]
         return cls(
             lost=[job for job in accepted if job.final is None],
@@ -215,7 +221,7 @@ class BrokenPromises:
 
 
 def _is_wrong(job: StormJob) -> bool:
-    """Return whether a job ended with another status or result than its input and kind require.
+    """Return whether a job ended with a status or a result that does not fit its input and kind.
 
     An expired job is not wrong, because `BrokenPromises.expired` counts it.
     """

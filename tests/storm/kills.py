@@ -1,4 +1,4 @@
-"""The plan of a storm: which components are killed, and when."""
+"""The planned kills of a storm: which component is killed, and when."""
 
 import random
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Run the loopback server that the system under test calls for inputs and with webhooks."""
+"""Run a server on loopback that serves inputs to the system under test and receives webhooks."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ _SLOW_SECONDS = 60
 
 @dataclass(frozen=True)
 class WebhookCounts:
-    """How many webhooks of a soak arrived, did not arrive or were wrong."""
+    """The counts of the webhooks of a soak that arrived, did not arrive or were wrong."""
 
     #: The number of finished jobs that have a webhook.
     expected: int
@@ -47,7 +47,7 @@ class Outside:
 
         Args:
             seed: Determines which webhooks are refused with 503.
-            secrets: The secret that must sign a tenant's webhooks, by tenant.
+            secrets: For each tenant, the secret with which the tenant's webhooks must be signed.
         """
         self._chance = random.Random(f"outside {seed}")
         self._webhooks = {tenant: Webhook(secret) for tenant, secret in secrets.items()}

@@ -1,4 +1,4 @@
-"""Run the system under a storm, and restart each component that dies.
+"""Run the system that a storm tests, and restart each component that dies.
 
 The components are those of `loosely up`. The storm supervises them itself, so that it can count
 deaths that no kill has caused.
@@ -64,7 +64,7 @@ class RigError(Exception):
 
 @dataclass(frozen=True)
 class StormEngine:
-    """The durable engine of the gateway hosts, and the faults that the engine injects."""
+    """The engine that runs the Durable Functions of the gateway, and the faults that it injects."""
 
     name: str = LOCAL
     visibility_timeout_seconds: float = 10.0
@@ -74,11 +74,11 @@ class StormEngine:
 
     @property
     def host_count(self) -> int:
-        """The number of hosts that share the store. The default engine permits only one host."""
+        """The number of gateway hosts: two with the engine `azure-storage`, otherwise one."""
         return 2 if self.name == AZURE_STORAGE else 1
 
     def options(self, data: Path, number: int) -> tuple[str, ...]:
-        """Return the command-line options of the gateway host with this number."""
+        """Return the command-line options of the gateway host with the number `number`."""
         if self.name == LOCAL:
             return ()
         return (
@@ -94,7 +94,7 @@ class StormEngine:
 
 @dataclass(frozen=True)
 class RigOptions:
-    """The options in which the system of a soak differs from that of a storm.
+    """Options of the system under test. The defaults are those of a storm with kills.
 
     Args:
         catalogue: The content of the model catalogue.
@@ -238,7 +238,10 @@ class SupervisedPart:
 
 
 class Rig:
-    """A system with blobs, Service Bus, one or two gateway hosts and a worker."""
+    """The system under test: blob storage, Service Bus, one or two gateway hosts and a worker.
+
+    Each of these components runs as a process of its own, on loopback.
+    """
 
     def __init__(
         self, data: Path, engine: StormEngine, reaper: Reaper, options: RigOptions
@@ -287,7 +290,7 @@ class Rig:
 
     @property
     def links(self) -> dict[str, DelayProxy]:
-        """The proxy of each service, through which the other components connect to it."""
+        """For each service, the proxy through which the other components connect to the service."""
         return {name: proxy for name, (proxy, _) in self._proxies.items()}
 
     @property
@@ -298,9 +301,10 @@ class Rig:
         )
 
     def processes(self) -> dict[str, list[psutil.Process]]:
-        """Return the running processes by their role.
+        """Return the running processes, grouped by role.
 
-        A component, its child processes, and their own child processes have different roles.
+        The roles of the component `worker`, for example, are `worker` for its main process, `child
+        of worker` for the child processes, and `below worker` for the processes below these.
         """
         found: dict[str, list[psutil.Process]] = {}
         for name, member in self.members.items():
@@ -344,7 +348,7 @@ class Rig:
             await proxy.stop()
 
     def runs(self) -> Counter[str]:
-        """Return how many times the model has run each input, by the number in the input."""
+        """Return how many times the model has run each input, by the label in the input."""
         text = self.ran_path.read_text("utf-8") if self.ran_path.exists() else ""
         # A kill may have truncated the last line.
         return Counter(text.rpartition("\n")[0].split())
@@ -395,7 +399,7 @@ def _linked_parts(local: SystemSettings, remote: SystemSettings) -> tuple[Part, 
 def _gateway_host(
     settings: SystemSettings, remote: SystemSettings, engine: StormEngine, number: int, port: int
 ) -> Part:
-    """Return the gateway host with this number, as a component.
+    """Return the gateway host with the number `number`, as a component.
 
     The host has its own port and directory, and shares the task hub with the other hosts.
     """

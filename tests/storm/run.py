@@ -1,4 +1,4 @@
-"""Functions that a storm and a soak share: run a scenario, count the results, and report them."""
+"""Run the scenario of a storm or soak, count the results, and report them."""
 
 import argparse
 import asyncio
@@ -45,7 +45,7 @@ class Storm:
 
     @property
     def judged(self) -> list[StormJob]:
-        """The jobs for which the report checks that the promises were kept."""
+        """The jobs whose end the report checks."""
         return self.jobs
 
     def say(self, text: str) -> None:
@@ -60,7 +60,7 @@ AnyStorm = TypeVar("AnyStorm", bound=Storm)
 
 
 async def wait_until_all_ended(run: Storm) -> None:
-    """Wait until all accepted jobs have ended. Give up if none ends for `--settle` seconds."""
+    """Wait until all accepted jobs have ended. Give up if no job ends for `--settle` seconds."""
     open_count, changed_at = -1, time.monotonic()
     while left := sum(job.is_open for job in run.judged):
         if left != open_count:
@@ -75,9 +75,9 @@ async def wait_until_all_ended(run: Storm) -> None:
 
 
 async def read_all_again(rig: Rig, run: Storm, callers: StormCallers) -> None:
-    """Read each accepted job again from each host, after all queues are empty or after 60 s.
+    """Wait until all queues are empty, but at most 60 s. Then read each job from each host again.
 
-    `StormJob.see` records each final job that has changed.
+    `StormJob.see` records each ended job whose state has changed since its end.
     """
     end = time.monotonic() + _EMPTY_WITHIN_SECONDS
     while (count := await rig.message_count()) != 0:
@@ -107,9 +107,9 @@ async def run_scenario(
     data: Path,
     options: RigOptions | None = None,
 ) -> None:
-    """Run a scenario on its own system.
+    """Start a new system, run a scenario on it, and stop the system.
 
-    Record a failure if the time limit passes or a signal stops the scenario.
+    Record a failure if the scenario exceeds the time limit or is stopped by a signal.
 
     Raises:
         RigError: if the system could not be started.

@@ -44,7 +44,7 @@ class Tmpfs:
         self._size_bytes = size_bytes
 
     def mount(self) -> None:
-        """Mount the file system on the folder. It disappears with this process's namespace.
+        """Mount the file system on the folder. The mount ends with the namespace of this process.
 
         Raises:
             OSError: if the file system cannot be mounted.
@@ -78,7 +78,7 @@ class Tmpfs:
 
 
 class FileSizeLimit:
-    """Makes all writes of given processes to files fail, as on a full disk.
+    """A limit that makes all file writes of the given processes fail, as on a full disk.
 
     `fill` limits the size of these processes' files to zero bytes. Only Linux supports this. On
     other systems, `fill` and `free` do nothing.

@@ -6,14 +6,16 @@
 The command starts its own system in a temporary directory, on free ports of loopback. The seed
 determines the jobs, the faults and the attacks. The exact moments depend on the machine.
 
-Faults and attacks begin after a calm part, in which the neighbour's usual wait is measured. The
-last part has no kills, so that the processes run long enough to measure their memory. A soak of one
-hour stores about 5 GB of data. To fill its disk on purpose, the soak mounts a tmpfs if it can. Then
-this data is in memory.
+The soak begins with a calm part, without faults and attacks. In this part, it measures the usual
+wait of the neighbour, a caller that sends one small job after another. The last part has no kills,
+so that the processes run long enough to measure their memory. A soak of one hour stores about 5 GB
+of data. If the operating system permits it, the data is stored in a tmpfs, which uses memory. Then
+the soak can fill this disk on purpose.
 
-Exit code: 0 if no job was lost, wrong or doubled, no job expired because of a crash, no webhook was
-lost or forged, no job was shown to another tenant, and neither memory nor open files grew. 1 if a
-promise was broken, 2 if the system could not be started.
+Exit code: 0 if each job ended once with the right result, no job expired because of a crash, no
+webhook was lost or forged, no job was shown to another tenant, and the processes did not use more
+and more memory or open files. 1 if one of these conditions was not met, 2 if the system could not
+be started.
 """
 
 import argparse
@@ -141,11 +143,11 @@ class Soak(Storm):
         return next((job for job in self.soak_jobs if job_id in job.ids), None)
 
     def describe(self, begin: float) -> tuple[str, bool]:
-        """Return what could delay a job that was submitted at `begin`: attacks and faults.
+        """Return which attacks and faults could delay a job that was submitted at `begin`.
 
-        Returns the names of the attacks that had not ended at `begin`, joined by `+`, and whether
-        there was a fault that had not ended 10 s before `begin`. `begin` is in seconds since the
-        start of the soak.
+        Returns the names of the attacks that had not ended at `begin`, joined by `+`. Also returns
+        whether a fault lasted at `begin` or had ended less than 10 s earlier. `begin` is in seconds
+        since the start of the soak.
         """
         attacks = sorted({each.name for each in self.attack_times if (each.end or begin) >= begin})
         faults = (each.end for each in self.fault_times)
@@ -158,7 +160,10 @@ class Soak(Storm):
 
 
 async def soak(rig: Rig, run: Soak) -> None:
-    """Run a soak: first without faults and attacks, then with them. Wait until all jobs end."""
+    """Run a soak: first a part without faults and attacks, then a part with both.
+
+    Wait until all jobs have ended.
+    """
     seconds = run.options.minutes * 60
     calm_seconds = min(_MAX_CALM_SECONDS, seconds / 5)
     await rig.start("worker")

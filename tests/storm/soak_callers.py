@@ -1,4 +1,4 @@
-"""The callers of a soak: submitters with uploads, a neighbour, producers, and an operator."""
+"""The callers of a soak: callers that upload, measure waits, put messages, or redrive jobs."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ _LETTERS_ON_A_PAGE = 50
 
 
 class SoakCallers(StormCallers):
-    """Callers of several tenants. If the gateway refuses a request, the soak continues."""
+    """Callers of several tenants. They record an unexpected response, and then continue."""
 
     def __init__(self, url: str, ran_path: Path, count: int = 8) -> None:
         # Responses with status 503 ask for a pause of at least one second.
@@ -40,12 +40,12 @@ class SoakCallers(StormCallers):
         self.leaks = 0
 
     def refuse(self, text: str) -> None:
-        """Record a response that the gateway must not send."""
+        """Record an unexpected response of the gateway, which counts as a failure of the soak."""
         if len(self.refusals) < _MAX_REFUSALS:
             self.refusals.append(text)
 
     async def submit(self, job: StormJob) -> None:
-        """Submit a job as a storm does. If its input is an upload, upload the input first."""
+        """Submit a job. If the input of the job is an upload, upload the input first."""
         if isinstance(job, SoakJob) and job.form is Form.UPLOAD:
             _, data = job.data(self._ran_path, 1)
             job.upload = await self.upload(job.caller, job.model, job.media_type, data)
@@ -75,12 +75,12 @@ class SoakCallers(StormCallers):
     async def ask(self, method: str, path: str, caller: SoakCaller) -> httpx.Response | None:
         """Send a request without a body, and return the response.
 
-        Return None if there is no response, or if its status is 429 or 5xx.
+        Return None if there is no response, or if the response has the status 429 or 5xx.
         """
         return await self._once(method, path, headers=caller.headers)
 
     async def attack(self, path: str, content: bytes, headers: dict[str, str]) -> str | None:
-        """Send a hostile body once. Return the id of the job if one was accepted."""
+        """Send a hostile body once. Return the id of the accepted job, or None if it is refused."""
         try:
             response = await self._http.post(path, content=content, headers=headers)
             body = response.json()
@@ -115,7 +115,10 @@ class SoakCallers(StormCallers):
 
 @dataclass(frozen=True)
 class Wait:
-    """How long a neighbour waited for one job. Times are seconds since the start of the soak."""
+    """The wait of a neighbour for one job.
+
+    `begin` and `end` are in seconds since the start of the soak.
+    """
 
     model: str
     begin: float
@@ -130,7 +133,7 @@ class Wait:
 
 
 class SoakNeighbour:
-    """Submits one small job after another to a model, and measures how long each takes."""
+    """A caller that submits one small job after another, and measures how long each job takes."""
 
     def __init__(
         self,
@@ -281,7 +284,7 @@ class Producers:
 
 
 class Operator:
-    """Redrives all dead letters of the system, and then deletes them."""
+    """An operator who redrives each dead letter of the system once, and then deletes it."""
 
     def __init__(
         self, callers: SoakCallers, caller: SoakCaller, register: Callable[[SoakJob], None]
@@ -324,9 +327,10 @@ class Operator:
         await self._callers.ask("DELETE", path, self._caller)
 
     def _watch(self, sent: dict[str, Any], old: SoakJob | None) -> None:
-        """Register the job that a redrive has made, so that it is judged.
+        """Register the job that a redrive has created, so that the report judges this job.
 
-        `sent` is the response to the redrive. The new job has the input of the job `old`.
+        `sent` is the response to the redrive. The new job has the input of the job `old`. If the
+        redrive has not created a job, or if `old` is None, do nothing.
         """
         if not sent["is_new_job"] or old is None:
             return

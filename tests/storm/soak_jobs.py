@@ -1,4 +1,4 @@
-"""The jobs of a soak: all models, all ways to send an input, and all options of a submit."""
+"""The jobs of a soak, which use all models, all ways to send an input, and all submit options."""
 
 import base64
 import hashlib
@@ -79,7 +79,7 @@ def soak_catalogue() -> str:
 
 @dataclass(frozen=True)
 class SoakCaller:
-    """A caller of the soak: its key and the tenant of the key."""
+    """A caller of the soak, with its API key and the tenant of this key."""
 
     name: str
     tenant: str
@@ -87,12 +87,12 @@ class SoakCaller:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The header that authenticates the caller."""
+        """The HTTP header that contains the API key of the caller."""
         return {"authorization": f"Bearer {self.key}"}
 
 
 class Form(Enum):
-    """How a submit sends the input."""
+    """The way in which a submit sends the input of the job."""
 
     BODY = "as the body"
     JSON = "in a JSON body"
@@ -102,7 +102,7 @@ class Form(Enum):
 
 
 def encode_json(value: Any) -> bytes:
-    """Return the bytes that noop receives if the input in its message is this JSON value."""
+    """Encode a JSON value as the bytes that the model `noop` receives for a JSON input."""
     return json.dumps(value, separators=(",", ":")).encode()
 
 
@@ -113,7 +113,7 @@ def make_bytes(seed: int, number: int, size_bytes: int) -> bytes:
 
 @dataclass
 class SoakJob(StormJob):
-    """A job of a soak. Its input and its options determine how it may end."""
+    """A job of a soak. The input and the options of the job determine how the job may end."""
 
     model: str = "noop"
     form: Form = Form.BODY
@@ -134,7 +134,7 @@ class SoakJob(StormJob):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """The header that authenticates the job's caller."""
+        """The HTTP header that contains the API key of the job's caller."""
         return self.caller.headers
 
     @property
@@ -259,7 +259,7 @@ class SoakJob(StormJob):
         return self.model == "fragile" and bool(code == "dead-lettered")
 
     def is_right_result(self, result: Any) -> bool:
-        """Return whether this is the model's result for the job's input."""
+        """Return whether `result` is the model's correct result for the job's input."""
         if not isinstance(result, dict) or self.is_broken:
             return False
         match self.model:

@@ -1,4 +1,4 @@
-"""The report of a soak, as lines, as Markdown and as JSON."""
+"""Build the report of a soak, as lines of text, as Markdown or as JSON."""
 
 import json
 from collections import defaultdict

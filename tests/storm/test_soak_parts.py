@@ -108,13 +108,13 @@ def test_the_catalogue_of_a_soak_can_be_loaded_and_contains_all_shipped_models(
         (ended("expired"), ["expired"]),
     ],
 )
-def test_a_wrong_final_state_of_a_soak_job_counts_as_a_broken_promise(
+def test_an_unexpected_final_state_of_a_soak_job_is_reported_as_wrong_or_expired(
     final: dict[str, Any], broken: list[str]
 ) -> None:
     assert find_broken(accepted(), final) == broken
 
 
-def test_a_noop_result_with_the_digest_of_the_input_is_not_a_broken_promise() -> None:
+def test_a_noop_result_with_the_digest_of_the_input_counts_as_a_right_result() -> None:
     digest = SoakJob(7, JobKind.ASYNC, 5, seed=1, size_bytes=100)
     result = {"size_bytes": 100, "sha256": _sha256(make_bytes(digest.seed, 7, 100))}
     assert find_broken(accepted(), ended("succeeded", result)) == []
@@ -133,7 +133,7 @@ def _sha256(data: bytes) -> str:
         ({"is_hostile": True}, ended("failed", code="out-of-memory")),
     ],
 )
-def test_an_expected_failure_of_a_soak_job_is_not_a_broken_promise(
+def test_an_expected_failure_of_a_soak_job_is_not_reported(
     options: dict[str, Any], final: dict[str, Any]
 ) -> None:
     assert find_broken(accepted(**options), final) == []
@@ -340,7 +340,7 @@ def test_the_hostile_option_refuses_the_name_of_an_unknown_attack() -> None:
         hostile.choose_attacks("bombs", MODELS)
 
 
-def test_the_huge_picture_can_be_decoded_and_has_the_given_size() -> None:
+def test_the_hostile_picture_of_huge_size_can_be_decoded_and_has_the_given_size() -> None:
     image = pytest.importorskip("PIL.Image")
     picture = hostile.make_huge_picture(side=70)
     with image.open(BytesIO(picture)) as opened:
@@ -349,7 +349,7 @@ def test_the_huge_picture_can_be_decoded_and_has_the_given_size() -> None:
     assert len(picture) == len(zlib.compress(bytes(70 * 281), 9)) + 57
 
 
-def test_the_picture_with_many_scans_can_be_decoded() -> None:
+def test_the_hostile_picture_with_many_scans_can_be_decoded() -> None:
     image = pytest.importorskip("PIL.Image")
     picture = hostile.make_many_scans(scans=5, side=64)
     assert picture.count(b"\xff\xda") > 5
@@ -364,7 +364,7 @@ def test_the_hostile_json_inputs_are_valid_json_of_the_given_size() -> None:
     assert max(map(len, texts)) == 500
 
 
-def test_the_long_sound_has_the_length_that_its_header_says() -> None:
+def test_the_hostile_long_sound_has_the_length_that_the_file_header_says() -> None:
     sound = hostile.make_long_sound(data_bytes=400)
     assert struct.unpack("<I", sound[40:44]) == (400,)
     assert len(sound) == 444
@@ -395,10 +395,10 @@ def test_dns_look_ups_hang_only_for_names_in_the_domain_that_never_answers() -> 
 
 
 def life(begin: float, minutes: float, level: float, per_minute: float) -> Life:
-    """Return samples of a process, one every 5 s. Every fifth sample is 50 MiB higher.
+    """Return memory samples of an imaginary process, one every 5 s.
 
     `begin` is in seconds. `level` is the memory in bytes at the start of the process, and
-    `per_minute` is the growth of the memory in bytes.
+    `per_minute` is the growth of the memory in bytes. Every fifth sample is 50 MiB higher.
     """
     count = int(minutes * 12)
     return Life(
@@ -413,7 +413,7 @@ def life(begin: float, minutes: float, level: float, per_minute: float) -> Life:
     )
 
 
-def test_processes_with_equal_growth_and_different_initial_memory_have_one_memory_slope() -> None:
+def test_the_memory_slope_of_two_processes_ignores_their_different_initial_memory() -> None:
     lives = [life(0, 6, 100 * MIB, 3 * MIB), life(400, 8, 300 * MIB, 3 * MIB)]
     slope = fit(lives, 1, warm_up_seconds=60)
     assert slope is not None

@@ -37,7 +37,7 @@ def test_all_jobs_cancelled_right_after_the_submit_end_as_cancelled_if_no_worker
 
 
 @pytest.mark.thorough
-def test_all_jobs_are_answered_if_service_bus_is_throttled(tmp_path: Path) -> None:
+def test_all_jobs_succeed_although_service_bus_is_throttled(tmp_path: Path) -> None:
     printed = run_storm(tmp_path, "--throttle", "8", "--jobs", "50", "--seed", "1")
     assert "\nanswered                  50 of 50\n" in printed
     assert "\ndead-lettered             0\n" in printed

@@ -34,7 +34,7 @@ def find_broken(job: StormJob) -> list[str]:
     return [name for name in BrokenPromises.__annotations__ if getattr(broken, name)]
 
 
-def test_the_storm_report_lists_no_broken_promise_for_a_succeeded_job() -> None:
+def test_the_storm_report_does_not_list_a_job_that_succeeded() -> None:
     job = see(accepted(), resource("queued"), resource("succeeded"), resource("succeeded"))
     assert find_broken(job) == []
     assert not BrokenPromises.find([job])
@@ -70,7 +70,7 @@ def test_the_storm_report_counts_an_unexpected_result_or_final_status_as_wrong(
     assert find_broken(see(accepted(), answer)) == ["wrong"]
 
 
-def test_the_storm_report_counts_an_expired_job_as_a_broken_promise() -> None:
+def test_the_storm_report_lists_a_job_that_expired() -> None:
     assert find_broken(see(accepted(), resource("expired"))) == ["expired"]
 
 

@@ -1,8 +1,8 @@
 """Throttle Service Bus under load, and check that no job is dead-lettered (`--throttle SECONDS`).
 
 First the namespace refuses each request for SECONDS. Then it answers only every third request until
-all jobs have ended. Jobs are submitted during both phases. The queue has the lock and the delivery
-count of a deployment, so each lock that is lost brings a message nearer to its dead-letter queue.
+all jobs have ended. Jobs are submitted during both phases. The queue has a shorter lock and a lower
+maximum delivery count than a queue in Azure, so the test is stricter than a deployment.
 """
 
 import asyncio
@@ -26,9 +26,10 @@ OPTIONS = RigOptions(catalogue=COUNTING_CATALOGUE.replace(_LOCK, DEPLOYED_LOCK))
 
 
 async def throttling(rig: Rig, run: Storm) -> None:
-    """Submit half of the jobs while all requests are refused, and half while two thirds are.
+    """Submit the first half of the jobs while Service Bus refuses all requests.
 
-    Record a failure for each job that does not succeed, and if a message is dead-lettered.
+    Submit the second half while it refuses two of three requests. Record a failure if a job does
+    not succeed or a message is dead-lettered.
     """
     seconds = run.options.throttle
     await rig.start("worker")
@@ -62,10 +63,12 @@ async def throttling(rig: Rig, run: Storm) -> None:
 
 
 async def throttle(rig: Rig, share: float) -> None:
-    """Let Service Bus refuse this share of the requests as `server-busy`, from 0 to 1.
+    """Make Service Bus refuse a part of all requests with the error `server-busy`.
+
+    `share` is from 0, for no request, to 1, for all requests.
 
     Raises:
-        RigError: if Service Bus does not have this fault.
+        RigError: if Service Bus cannot cause this fault.
     """
     url = f"http://127.0.0.1:{rig.admin_port}/$emulator/faults"
     async with httpx.AsyncClient(timeout=10, trust_env=False) as client:

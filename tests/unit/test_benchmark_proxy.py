@@ -16,7 +16,7 @@ LIMIT_SECONDS = 10
 
 
 class EchoServer:
-    """Sends back all bytes, and records when they arrive and when the connection ends."""
+    """A server that sends all bytes back. Records when bytes arrive and when a connection ends."""
 
     def __init__(self) -> None:
         self.arrived_at: list[float] = []

@@ -1,8 +1,9 @@
-"""Test the emulator's own distribution: its metadata, and the README's examples on its wheel alone.
+"""Test the Python distribution of the emulator: its metadata, and the examples in its README.
 
-The environment of the examples contains the wheel, the packages that the README names, and what
-these depend on. They are links to the files of the packages that are installed here, so that the
-test downloads nothing, and an undeclared dependency is missing.
+The examples run in a new environment. It contains only the wheel of the emulator, the packages
+that the README names, and their dependencies. Therefore an example fails if a dependency is not
+declared. The packages are links to the files that are installed on this machine, so nothing is
+downloaded.
 """
 
 import contextlib
@@ -90,7 +91,7 @@ def link_requirements(
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the Python interpreter of a new environment in which the README's command ran."""
+    """Return the interpreter of a new environment with the packages that the README installs."""
     folder = tmp_path_factory.mktemp("installed")
     install = shlex.split(blocks("sh")[0])
     assert install[:3] == ["pip", "install", "./emulator"]
@@ -117,7 +118,7 @@ def environment_of(python: Path, **variables: str) -> dict[str, str]:
 
 
 def run_example(python: Path, folder: Path, code: str, **variables: str) -> str:
-    """Run a Python example of the README as printed, and return its output."""
+    """Run a Python example of the README unchanged, and return what the example prints."""
     result = subprocess.run(
         [str(python), "-c", code],
         cwd=folder,
@@ -157,7 +158,7 @@ def responds(url: str) -> bool:
 
 @contextlib.contextmanager
 def running(python: Path, folder: Path, command: str, url: str) -> Iterator[None]:
-    """Run a command of the README until the block ends, which begins when `url` responds."""
+    """Run a command of the README during the `with` block. The block starts when `url` responds."""
     program, *arguments = shlex.split(command)
     with subprocess.Popen(
         [str(python.parent / program), *arguments], cwd=folder, env=environment_of(python)
@@ -176,7 +177,7 @@ def running(python: Path, folder: Path, command: str, url: str) -> Iterator[None
 
 @pytest.mark.e2e
 @pytest.mark.timeout(400)
-def test_the_commands_and_the_examples_of_the_readme_run_on_the_wheel_alone(
+def test_the_commands_and_examples_of_the_readme_work_if_only_the_emulator_wheel_is_installed(
     python: Path, folder: Path
 ) -> None:
     servicebus, blobs, functions = blocks("sh")[1].splitlines()
@@ -211,7 +212,7 @@ def test_the_commands_and_the_examples_of_the_readme_run_on_the_wheel_alone(
 
 @pytest.mark.e2e
 @pytest.mark.timeout(400)
-def test_the_pytest_examples_of_the_readme_pass_on_the_wheel_alone(
+def test_the_pytest_examples_of_the_readme_pass_if_only_the_emulator_wheel_is_installed(
     python: Path, folder: Path
 ) -> None:
     result = subprocess.run(

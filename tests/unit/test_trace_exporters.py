@@ -28,7 +28,7 @@ EXPORTERS: Final = {
 
 
 class Collector(http.server.ThreadingHTTPServer):
-    """Accepts all telemetry, and keeps the path and the body of each request."""
+    """An HTTP server that accepts all telemetry, and stores the path and body of each request."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)

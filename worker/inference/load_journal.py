@@ -1,12 +1,13 @@
 """Keep notes of the models that are being loaded, to find out which load has killed a process.
 
-The load of a model runs foreign code, which may crash the process, call `os._exit`, or use all
-memory. The process cannot catch any of these as an error. Therefore the worker notes each load in a
-file that it keeps locked. When the process dies, the operating system releases the lock, and the
-next process finds the note. The models in the notes of dead processes are suspects. The next
-process loads the suspects first, one after another, and receives no job meanwhile. If it dies
-again, the cause is certain. A model whose load has killed several processes in a row is set aside:
-it is loaded again only after a pause, while the other models are served.
+The load of a model runs the code of the model's author. This code may crash the process, call
+`os._exit`, or use all memory, and the process cannot catch any of these as an error. Therefore the
+worker notes each load in a file and keeps the file locked. When the process dies, the operating
+system releases the lock, and the next process finds the note. The models in the notes of dead
+processes are suspects. The next process loads the suspects first, one after another, and receives
+no jobs until they are loaded. If this process also dies, the cause is certain. A model whose load
+has killed several processes in a row is set aside: it is loaded again only after a delay, while the
+other models are served.
 
 The notes are in files and not in the memory of the parent process, because the memory limit of a
 container may kill all its processes at once.
@@ -50,10 +51,10 @@ _DEATHS: Final = ".deaths"
 
 @dataclass(frozen=True, slots=True)
 class KilledLoads:
-    """How many processes died while they loaded one model, and the pause before the next load.
+    """How many processes died while they loaded one model, and the delay before the next load.
 
     `death_count` counts the deaths in a row. `pause_seconds` is 0 if there are fewer than
-    `MAX_DEATHS` deaths.
+    `MAX_DEATHS` deaths, or if the delay has passed.
     """
 
     death_count: int
@@ -88,7 +89,8 @@ class LoadJournal:
             lock_folder: The folder of the lock journals. The notes about loads are written to its
                 subfolder `loads`. None if loads are not noted.
             clock: Returns the time in seconds since 1970. Later processes must use the same clock.
-            hold_seconds: The longest time for which other models wait while suspects are loaded.
+            hold_seconds: The longest time for which other models wait while models are loaded whose
+                load may have killed a process.
         """
         self._lock_folder = lock_folder
         self._folder = None if lock_folder is None else lock_folder / "loads"
@@ -101,12 +103,13 @@ class LoadJournal:
         self._one_by_one = threading.Lock()
 
     def take_over(self, models: Collection[str] = ()) -> None:
-        """Count the deaths of the processes that have died during a load, and find the suspects.
+        """Count the deaths of processes during loads, and find the suspects.
 
-        A process that died during a load has left its note in the folder.
+        A process that died during a load has left its note in the folder. A suspect is a model
+        whose load may have killed a process.
 
         Args:
-            models: The names of the models that this process will load. Only these models can be
+            models: The names of the models that this process will load. Other models cannot be
                 suspects.
         """
         if self._folder is None:
@@ -125,7 +128,7 @@ class LoadJournal:
             self._hold_ends_at = time.monotonic() + self._hold_seconds
 
     def find(self, name: str) -> KilledLoads:
-        """Return how many loads of `name` killed a process, and the pause before the next load.
+        """Return how many loads of `name` killed a process, and the delay before the next load.
 
         `name` is the name of a model or a result of `import_name`.
         """
@@ -142,15 +145,17 @@ class LoadJournal:
     def is_holding(self) -> bool:
         """Whether jobs and other models must wait until the suspects are loaded.
 
-        The value becomes False at the latest `hold_seconds` after the call of `take_over`, so that
-        a load that hangs does not block the other models.
+        A suspect is a model whose load may have killed a process. The value becomes False at the
+        latest `hold_seconds` after the call of `take_over`, so that a load that hangs does not
+        block the other models.
         """
         return bool(self.suspects) and time.monotonic() < self._hold_ends_at
 
     def wait_for_suspects(self, name: str, stopping: threading.Event) -> None:
         """Wait until the suspects have been loaded, before the model `name` is loaded.
 
-        Return at once if `name` is a suspect. Return early if `stopping` is set.
+        A suspect is a model whose load may have killed a process. Return at once if `name` is a
+        suspect. Return early if `stopping` is set.
         """
         with self._changed:
             while self.is_holding and name not in self.suspects and not stopping.is_set():
@@ -161,7 +166,8 @@ class LoadJournal:
         """Keep a note of this load in the folder during the `with` block.
 
         `name` is the name of a model, or a result of `import_name` if the block imports a module.
-        If `name` is a suspect, the method first waits until no other suspect is being loaded.
+        If `name` is one of `suspects`, the method first waits until no other suspect is being
+        loaded.
         """
         if self._folder is None:
             yield
@@ -238,7 +244,7 @@ class LoadJournal:
     def _held_jobs(self, process: str) -> bool:
         """Return whether a process held a message lock when it died.
 
-        If it did, the job of that message may have caused the death.
+        If the process held a lock, the job of that message may have caused the death.
 
         This method must be called before the current process connects to a queue. Until then, the
         lock journals of the dead process still exist.

@@ -1,11 +1,11 @@
 """A loaded model, with the same interface for item models and batch models.
 
 An item model processes one item in each call. A batch model processes a whole batch in each call.
-`docs/models.md` describes both. Each kind of thread calls one method of `LoadedModel`:
+`docs/models.md` describes both. These threads call the methods of `LoadedModel`:
 
     prepare     CPU threads      decode and preprocess one input
     run         device thread    run one batch
-    finish      CPU threads      postprocess one output, and encode the result
+    finish_all  CPU threads      postprocess one output, and encode the results
 
 `LoadedModel` does not catch the errors that the model's own code raises.
 """
@@ -16,7 +16,7 @@ import inspect
 import io
 import json
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from types import MappingProxyType
@@ -37,6 +37,7 @@ from worker.errors import (
     ResultTooLarge,
     UnsupportedMediaType,
 )
+from worker.inference.declared_results import check_declared_results
 from worker.inference.parameters import (
     InputArgument,
     ParameterArguments,
@@ -62,6 +63,7 @@ from worker.models import (
     ItemModel,
     ItemModelWithProgress,
     Postprocesses,
+    Results,
     Weights,
 )
 from worker.weights.store import WeightsStore
@@ -88,7 +90,16 @@ _PLAIN_MODES: Final = ("L", "RGB")
 MAX_RESULT_BYTES: Final = 64 * 1024 * 1024
 
 Result = InlineJson | InlineBytes
-"""A job's result: a JSON value, or bytes with a media type. It is not yet stored as a blob."""
+"""A result of a job: a JSON value, or bytes with a media type. It is not yet stored as a blob."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedResults:
+    """The result of a job, and its named results by name."""
+
+    first: Result
+    named: Mapping[str, Result]
+
 
 _NO_PARAMETERS: Parameters = MappingProxyType({})
 _NO_INPUTS: Mapping[str, Any] = MappingProxyType({})
@@ -106,6 +117,7 @@ class ModelLoader:
 
     def load(self, model: ModelEntry) -> "LoadedModel":
         """Load a model with its weights, and return the loaded model.
+
         Raises:
             ModelUnusable: The model cannot be loaded.
         """
@@ -132,6 +144,7 @@ class LoadedModel:
         rate = _sample_rate(model, infer)
         self._kind = InputKind(input_kind(model, infer), model.max_pixels, rate)
         self._adapter = make_adapter(model, infer)
+        check_declared_results(model, infer)
         self._named = {
             name: InputKind(argument.accepts, model.inputs[name].max_pixels, rate)
             for name, argument in _named_inputs(model, infer, self._kind.accepts).items()
@@ -287,6 +300,7 @@ class LoadedModel:
 
         Raises:
             UnsupportedMediaType: The model does not accept this media type.
+            InvalidInput: A parameter does not match the schema in the model's catalogue entry.
         """
         with file, self._inference_mode():
             self._check_media_type(media_type)
@@ -322,13 +336,21 @@ class LoadedModel:
         return outputs
 
     def finish(self, output: Any) -> Result:
-        """Postprocess one output of a batch, and return the encoded result.
+        """Do the same as `finish_all`, and return only the result without a name."""
+        return self.finish_all(output).first
 
-        The model's catalogue entry names the media type of the result.
+    def finish_all(self, output: Any) -> EncodedResults:
+        """Postprocess one output of a batch, and return the encoded result and the named results.
+
+        The model's catalogue entry contains the media type of each result.
+
+        Raises:
+            InferenceFailed: A result cannot be encoded in its media type, a named result is
+                missing, or the catalogue entry does not contain it.
         """
         with self._inference_mode():
             result = self._adapter.postprocess(output)
-        return encode_result(result, self._model.result_media_type)
+        return encode_results(result, self._model)
 
     def cost(self, item: Any) -> float:
         """Return the size of a prepared item in the model's own unit, for example pixels.
@@ -336,7 +358,7 @@ class LoadedModel:
         The size is 1 if the model has no method `cost`.
 
         Raises:
-            InferenceFailed: The model's method `cost` did not return a positive number.
+            InferenceFailed: The model's method `cost` did not return a positive, finite number.
         """
         hook = self._hook("cost")
         cost = 1.0 if hook is None else float(hook(self._adapter.without_arguments(item)))
@@ -416,10 +438,7 @@ class Adapter(Protocol):
         ...
 
     def without_arguments(self, item: Any) -> Any:
-        """Return the item without the job's parameters and named inputs.
-
-        `preprocess` may have added them.
-        """
+        """Return the item without the parameters and named inputs that `preprocess` has added."""
         ...
 
     def run(self, batch: list[Any], contexts: Sequence[Context]) -> Sequence[Any]:
@@ -462,7 +481,7 @@ class BatchAdapter:
         return preprocess(item, **inputs, **self._arguments.of(parameters))
 
     def without_arguments(self, item: Any) -> Any:
-        """Return the item unchanged, because `preprocess` has used the other arguments."""
+        """Return the item unchanged, because it contains neither parameters nor named inputs."""
         return item
 
     def run(self, batch: list[Any], contexts: Sequence[Context]) -> Sequence[Any]:
@@ -617,11 +636,11 @@ def _check_parameters(model: ModelEntry, method: Callable[..., Any]) -> None:
 
 
 def _named_inputs(model: ModelEntry, infer: Any, accepts: Accepts) -> dict[str, InputArgument]:
-    """Return the named inputs of the model's class, which the entry must declare, too.
+    """Return the named inputs of the model's class, which the entry must also declare.
 
     Raises:
-        ModelUnfit: The named inputs of the entry and the class differ, or an input of this kind
-            cannot have named inputs beside it.
+        ModelUnfit: The named inputs of the entry and the class differ, or `accepts` is "file",
+            which permits no named inputs, or a media type of a named input cannot be decoded.
     """
     declared = read_input_arguments(infer.preprocess if hasattr(infer, "preprocess") else infer)
     optional = {name: each.optional for name, each in declared.items()}
@@ -732,8 +751,55 @@ def encode_result(result: Any, media_type: str) -> Result:
     if isinstance(result, bytes | bytearray | memoryview):
         return InlineBytes(media_type, bytes(result))
     raise InferenceFailed(
-        f"the model's result is not {media_type}, the media type in the model's catalogue entry"
+        f"the model returned a {type(result).__name__}, which cannot be encoded as {media_type}, "
+        "the media type in the model's catalogue entry"
     )
+
+
+def encode_results(result: Any, model: ModelEntry) -> EncodedResults:
+    """Return what a model with named results has returned, encoded as its catalogue entry says.
+
+    A value that is not a `Results` object is the result, without named results. An optional result
+    that is None is omitted.
+
+    Raises:
+        InferenceFailed: A named result is missing or not in the catalogue entry, or the Python type
+            of a result cannot be encoded in the media type of the entry.
+    """
+    first, returned = (result.first, result.named) if isinstance(result, Results) else (result, {})
+    for name in returned:
+        if name not in model.results:
+            raise InferenceFailed(
+                f"results.{name}: the model's catalogue entry has no such result; its named "
+                f"results are: {', '.join(model.results) or 'none'}"
+            )
+    named = {}
+    for name, each in model.results.items():
+        value = returned.get(name)
+        if value is None and each.optional:
+            continue
+        if name not in returned:
+            raise InferenceFailed(
+                f"results.{name}: the model did not return this result; return "
+                f"Results(…, {name}=…), or set optional in the model's catalogue entry"
+            )
+        with _naming_result(name):
+            named[name] = encode_result(value, each.media_type)
+    return EncodedResults(encode_result(first, model.result_media_type), named)
+
+
+@contextlib.contextmanager
+def _naming_result(name: str | None) -> Iterator[None]:
+    """Add the name of a named result to the text of an error about the result.
+
+    `name` is None for the result without a name, whose errors stay as they are.
+    """
+    try:
+        yield
+    except (InferenceFailed, ResultTooLarge) as error:
+        if name is None:
+            raise
+        raise type(error)(f"results.{name}: {error}") from None
 
 
 def _encode_image(image: Image.Image, file_format: str) -> bytes:
@@ -764,6 +830,26 @@ def serialize_result(result: Result) -> bytes:
     return data
 
 
+def serialize_results(results: EncodedResults) -> dict[str | None, tuple[Result, bytes]]:
+    """Return each result with its bytes, by name. The result without a name has the key None.
+
+    Raises:
+        InferenceFailed: A result cannot be written as JSON.
+        ResultTooLarge: The results have more than MAX_RESULT_BYTES bytes together.
+    """
+    found: dict[str | None, tuple[Result, bytes]] = {}
+    size_bytes = 0
+    for name, each in [(None, results.first), *results.named.items()]:
+        with _naming_result(name):
+            found[name] = each, serialize_result(each)
+        size_bytes += len(found[name][1])
+        if size_bytes > MAX_RESULT_BYTES:
+            raise ResultTooLarge(
+                f"the results have more than {MAX_RESULT_BYTES} bytes together, which is the limit"
+            )
+    return found
+
+
 def dump_json(value: Json) -> bytes:
     """Serialize a value as compact JSON.
 
@@ -775,7 +861,7 @@ def dump_json(value: Json) -> bytes:
 
 
 def describe_unwritable(result: Any) -> str | None:
-    """Return a text about a value of the result that JSON cannot represent; None without one.
+    """Return a text about a value that JSON cannot represent; None if there is no such value.
 
     The text says where the value is in the result, and what to do.
     """

@@ -88,7 +88,7 @@ class ModelManager:
         self.is_loading = False
         """Whether the model is being loaded now, after its memory was reserved."""
         self.load_seconds: float | None = None
-        """How long the last successful load took, in seconds; None before the first one."""
+        """How long the last successful load took, in seconds; None before the first load."""
         self.limit = self._new_limit()
 
     @property
@@ -137,7 +137,7 @@ class ModelManager:
 
         The worker may receive jobs while the model is loaded. When another model needs the memory,
         the result becomes False before this model is unloaded. The result is also False while the
-        worker loads suspects.
+        worker loads models whose load may have killed a process.
         """
         return (
             not (self._journal.suspects and self._journal.is_holding)
@@ -373,7 +373,7 @@ def _describe(error: WorkerError) -> dict[str, str]:
 
 
 class SilentContext:
-    """A context that ignores the model's progress reports. Used for inputs without a job."""
+    """A context that ignores the model's progress reports. It is used for example items."""
 
     def progress(self, fraction: float | None = None, message: str | None = None) -> None:
         """Ignore the model's progress report."""

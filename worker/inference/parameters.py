@@ -9,8 +9,8 @@
         mode: Literal["fast", "good"] = "good",
     ) -> dict[str, object]: ...
 
-Here, `mask` is a named input, because its type hint is a type of inputs. The other two are
-parameters.
+In this example, `mask` is a named input, because its type hint is a type of inputs. The arguments
+`top` and `mode` are parameters.
 
 The gateway must know the arguments without the model's code. Therefore the catalogue entry repeats
 them as `loosely models describe NAME` prints them. A model whose entry differs from its arguments
@@ -214,7 +214,7 @@ def _schema_of_hint(name: str, hint: Any) -> dict[str, Any]:
 
 
 def _converted(schema: Schema, value: Any) -> Any:
-    """Return a JSON value as the Python type that the argument's type hint names."""
+    """Convert a JSON value to the Python type that the argument's type hint names."""
     if schema["type"] == "number":
         return float(value)
     if schema["type"] == "integer":

@@ -44,8 +44,8 @@ class Audio:
     """A sound recording whose channels are mixed into one.
 
     Attributes:
-        samples: The samples as float32 of shape (count,), normally from -1 to 1. A file of floats
-            may contain samples outside this range, which are kept.
+        samples: The samples as float32 of shape (count,), normally from -1 to 1. Samples outside
+            this range, which a file of floats may contain, are not clipped.
         sample_rate: The number of samples per second.
     """
 
@@ -117,12 +117,16 @@ class Recording:
 
 
 def decode(data: bytes | mmap, sample_rate: int | None = None) -> Audio:
-    """Decode a WAV file. The arguments and errors are those of `open_recording`."""
+    """Decode a WAV file. The arguments are the same as those of `open_recording`.
+
+    Raises:
+        InvalidInput: The file cannot be decoded, or a sample is NaN or infinite.
+    """
     return open_recording(data, sample_rate).decode()
 
 
 def open_recording(data: bytes | mmap, sample_rate: int | None = None) -> Recording:
-    """Read the header of a WAV file.
+    """Read the header of a WAV file, and return a recording that can be decoded later.
 
     Args:
         data: The bytes of the file.
@@ -151,7 +155,7 @@ def _resampler(
 ) -> "Callable[[NDArray[np.float32], bool], NDArray[np.float32]]":
     """Return a function that resamples a recording piece by piece, from `rate` to `wanted`.
 
-    The returned function takes a piece of the recording, and whether this is the last piece.
+    The returned function takes a piece of the recording, and True if it is the last piece.
     """
     if rate == wanted:
         return lambda piece, _is_last: piece

@@ -81,9 +81,9 @@ class DecoderProcesses:
         Args:
             data: The bytes of the file.
             media_type: The expected media type.
-            max_pixels: The largest number of pixels that is accepted; 0 if only memory limits it.
-            reserve: Called once with the number of bytes of memory that the image needs. It may
-                wait, and its error ends the decoding.
+            max_pixels: Images with more pixels than this are refused; 0 for no limit.
+            reserve: Called once with the number of bytes of memory that the image needs. The
+                function may wait. If it raises an error, the decoding ends with this error.
 
         Raises:
             InvalidInput: The image is damaged or too large, or the decoder exceeded the time limit
@@ -103,9 +103,9 @@ class DecoderProcesses:
         return images.rotated(picture, answer["orientation"])
 
     def measure(self, data: bytes | mmap.mmap, media_type: str, max_pixels: int) -> int:
-        """Return how many bytes of memory `decode` reserves for an image.
+        """Return how many bytes of memory `decode` would reserve for an image.
 
-        The arguments and errors are those of `decode`.
+        The arguments and errors have the same meaning as in `decode`.
         """
         with self._slots, self._child() as child:
             asked = {"media_type": media_type, "max_pixels": max_pixels}
@@ -299,7 +299,7 @@ def main() -> None:
 
 
 def _limit_processor_time(seconds: int) -> None:
-    """Limit this process to `seconds` more processor time, after which the kernel kills it."""
+    """Make the kernel kill this process after `seconds` more seconds of processor time."""
     limit_seconds = math.ceil(time.process_time()) + seconds
     _, most = resource.getrlimit(resource.RLIMIT_CPU)
     if most == resource.RLIM_INFINITY or limit_seconds < most:

@@ -62,13 +62,14 @@ _ROTATIONS: Final = {
 def decode(data: bytes, media_type: str, max_pixels: int) -> Image.Image:
     """Decode an image to RGB, and rotate it according to its EXIF orientation.
 
-    The arguments and errors are those of `open_image`.
+    The arguments have the same meaning as in `open_image`. Raises InvalidInput if the bytes are not
+    an image of this type, or if the image is damaged or too large.
     """
     return open_image(data, media_type, max_pixels).decode()
 
 
 def is_small_file(data: bytes | mmap) -> bool:
-    """Return whether the file is so small that its header can be read quickly in any case."""
+    """Return whether the file is so small that its header can always be read quickly."""
     return len(data) <= _SMALL_FILE_BYTES
 
 
@@ -77,7 +78,7 @@ class OpenedImage:
     """An image whose header was read, and whose pixels are not decoded yet.
 
     Attributes:
-        picture: The image, in Pillow's form.
+        picture: The Pillow image.
         scan_count: The number of scans of a JPEG; 1 for other formats.
     """
 
@@ -109,12 +110,12 @@ class OpenedImage:
 
 
 def open_image(data: bytes | mmap, media_type: str, max_pixels: int) -> OpenedImage:
-    """Read the header of an image, without its pixels.
+    """Read the header of an image, and return an image whose pixels can be decoded later.
 
     Args:
         data: The bytes of the file.
         media_type: The expected media type.
-        max_pixels: The largest number of pixels that is accepted; 0 if only memory limits it.
+        max_pixels: Images with more pixels than this are refused; 0 for no limit.
 
     Raises:
         InvalidInput: The bytes are not an image of this type, or the image is too large.
@@ -170,7 +171,7 @@ def decoded_strips(picture: Image.Image) -> Iterator[Image.Image]:
 
 
 def orientation_of(picture: Image.Image) -> int | None:
-    """Return the EXIF orientation of an opened image, from 1 to 8; None if the image has none.
+    """Return the EXIF orientation of an opened image, from 1 to 8; None if it is not stored.
 
     Raises InvalidInput if the EXIF data is damaged.
     """
@@ -182,7 +183,7 @@ def orientation_of(picture: Image.Image) -> int | None:
 
 
 def rotated(picture: Image.Image, orientation: object) -> Image.Image:
-    """Return the image upright. `orientation` is the value of the EXIF tag."""
+    """Return the image rotated upright. `orientation` is the value of its EXIF tag."""
     method = _ROTATIONS.get(orientation) if isinstance(orientation, int) else None
     return picture if method is None else picture.transpose(method)
 
@@ -204,7 +205,7 @@ def _check_scans(scan_count: int) -> None:
 def _scan_count(picture: Image.Image, data: bytes | mmap) -> int:
     """Return the number of scans of a JPEG; 1 for other formats.
 
-    A thumbnail inside the file may increase the number by a few.
+    A thumbnail inside the file may make the number a little too high.
     """
     if picture.format != "JPEG":
         return 1

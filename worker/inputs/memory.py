@@ -1,4 +1,4 @@
-"""Limit the memory of inputs, from the start of their decoding until they run."""
+"""Limit the memory that inputs use from the start of their decoding until the model runs."""
 
 import threading
 from collections.abc import Callable
@@ -32,9 +32,10 @@ class MemoryBudget:
         return self.total_bytes - self._free_bytes
 
     def reserve(self, size_bytes: int, check: Callable[[], None]) -> "MemoryShare":
-        """Wait until `size_bytes` are free, reserve them, and return the reserved share.
+        """Wait until `size_bytes` are free, reserve these bytes, and return the reservation.
 
-        `check` is called several times per second during the wait. Its error ends the wait.
+        `check` is called several times per second during the wait. If it raises an error, the wait
+        ends with this error.
 
         Raises:
             InvalidInput: The budget is smaller than `size_bytes`.

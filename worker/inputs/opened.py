@@ -39,11 +39,11 @@ Reserve = Callable[[int], object]
 
 @dataclass(frozen=True, slots=True)
 class InputKind:
-    """The kind of input that a model accepts, with the settings for decoding it.
+    """What a model accepts as an input, and the settings for decoding the input.
 
     Attributes:
-        accepts: The kind of input.
-        max_pixels: The largest number of pixels of an image.
+        accepts: What the model accepts, for example `image` or `audio`.
+        max_pixels: Images with more pixels than this are refused; 0 for no limit.
         sample_rate: The number of samples per second of a recording; None to keep the file's rate.
     """
 
@@ -71,7 +71,7 @@ class OpenedInput:
 
 @dataclass(frozen=True, slots=True)
 class DecodedInputs:
-    """The decoded inputs of a job with named inputs: the first input, and the others by name."""
+    """The decoded inputs of a job: the first input, and the named inputs by name."""
 
     first: Any
     named: dict[str, Any]
@@ -105,9 +105,9 @@ def open_together(first: OpenedInput, named: Mapping[str, OpenedInput]) -> Opene
 
 @contextlib.contextmanager
 def naming_input(name: str | None) -> Iterator[None]:
-    """Add the name of a named input to the text of an error about the input.
+    """If the `with` block raises an error about a named input, add the input's name to the text.
 
-    `name` is None for the first input, whose errors stay as they are.
+    `name` is None for the first input, whose errors are not changed.
     """
     try:
         yield
@@ -124,7 +124,7 @@ def _is_reserved(size_bytes: int) -> None:
 def open_input(
     kind: InputKind, data: Data, media_type: str, processes: DecoderProcesses | None = None
 ) -> OpenedInput:
-    """Return an input that can be decoded later. Find out how much memory the decoding needs.
+    """Find out how much memory an input needs, and return an object that decodes it later.
 
     Args:
         kind: What the model accepts.

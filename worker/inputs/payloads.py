@@ -45,7 +45,7 @@ class BlobStore(Protocol):
     """
 
     def read(self, ref: PayloadRef) -> Iterator[bytes]:
-        """Return the content of a blob in chunks.
+        """Return an iterator over the content of a blob, in chunks.
 
         Raises:
             ResourceNotFoundError: The blob does not exist.
@@ -72,7 +72,7 @@ class BlobPayloads:
     def fetch(self, ref: PayloadRef, model: ModelEntry, wait: Wait) -> bytes | mmap.mmap:
         """Download an input from blob storage, and return its bytes.
 
-        A large input is in a temporary file, which is mapped into memory.
+        A large input is stored in a temporary file, which is mapped into memory.
 
         Raises:
             PayloadsUnavailable: `wait` returned False before the download succeeded.
@@ -156,7 +156,7 @@ class AzureBlobStore:
         self._container = account.get_container_client(PAYLOAD_CONTAINER)
 
     def read(self, ref: PayloadRef) -> Iterator[bytes]:
-        """Return the content of a blob in chunks, as described in `BlobStore.read`."""
+        """Return an iterator over the content of a blob, as described in `BlobStore.read`."""
         pinned: dict[str, Any] = {}
         if ref.etag:
             pinned = {"etag": ref.etag, "match_condition": MatchConditions.IfNotModified}
@@ -188,7 +188,7 @@ class AzureBlobStore:
             self._upload(blob, data, media_type, options)
 
     def delete(self, blob: str, timeout_seconds: float | None = None) -> None:
-        """Delete a blob if it exists. `write` describes `timeout_seconds`."""
+        """Delete a blob if it exists. `timeout_seconds` has the same meaning as in `write`."""
         with contextlib.suppress(ResourceNotFoundError):
             self._container.delete_blob(blob, **_limit(timeout_seconds))
 

@@ -33,10 +33,10 @@ def decode(data: bytes) -> str:
 
 
 def parse_json(data: bytes) -> Json:
-    """Decode a JSON value without NaN or infinity.
+    """Decode a JSON value.
 
-    Raises InvalidInput if `data` is not valid JSON, or if it contains more than a million arrays
-    and objects in total.
+    Raises InvalidInput if `data` is not valid JSON, if it contains NaN or an infinity, or if it
+    contains more than a million arrays and objects in total.
     """
     # Strings are removed only if necessary, because this takes longer than counting.
     if _bracket_count(data) > _MAX_CONTAINERS and (

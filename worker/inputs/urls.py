@@ -115,7 +115,7 @@ def _media_type(payload: PayloadUrl, response: GuardedResponse, model: ModelEntr
 
 
 def _may_be_json(data: Data) -> bool:
-    """Return whether the data can be JSON. Always True for a large input in a file."""
+    """Return whether the data may be JSON. For a large input in a file, the result is True."""
     if not isinstance(data, bytes):
         return True
     try:

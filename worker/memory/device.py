@@ -249,7 +249,7 @@ class DeviceInfo:
 
     Attributes:
         device: The name of the GPU; `cpu` without a GPU.
-        driver: The version of NVIDIA's driver; empty if there is none.
+        driver: The version of NVIDIA's driver; empty if no driver is loaded.
         cuda: The version of CUDA for which torch was built; empty for a CPU build, or if torch is
             not imported.
         torch: The version of torch; empty if torch is not imported.
@@ -273,7 +273,7 @@ def describe_device(device: Device | None) -> DeviceInfo:
 
 
 def driver_version(file: Path = _DRIVER_FILE) -> str:
-    """Return the version of the NVIDIA driver that Linux has loaded; empty if there is none."""
+    """Return the version of the NVIDIA driver that Linux has loaded; empty without a driver."""
     try:
         found = _DRIVER_VERSION.search(file.read_text(encoding="utf-8", errors="replace"))
     except OSError:

@@ -3,8 +3,8 @@
 A device is lost if every further call fails until the process is restarted. CUDA's documentation
 lists the errors after which a device is lost. `cudaGetErrorString` returns the texts of these
 errors. Some errors, for example of cuBLAS and cuDNN, do not show whether the device is lost. After
-such an error, a very small computation tests the device. An out-of-memory error never means that
-the device is lost.
+one of these errors, a very small computation tests the device. An out-of-memory error never means
+that the device is lost.
 """
 
 import re

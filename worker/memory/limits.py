@@ -94,7 +94,7 @@ class BatchLimit:
     def max_cost(self) -> float:
         """Return the largest total size of the items in the next batch, in the model's own unit.
 
-        An item that is larger than this runs alone in a batch.
+        An item that is larger than this size runs alone in a batch.
         """
         return self._learned_cost
 
@@ -169,8 +169,8 @@ class MeasuredBatchLimit(BatchLimit):
         """Return the largest total size of the items in the next batch, in the model's own unit.
 
         A batch of this size fits into the reserved memory. The size is at most twice the size of
-        the largest measured batch, and 0 if no batch was measured. An item that is larger than this
-        runs alone in a batch.
+        the largest measured batch, and 0 if no batch was measured. An item that is larger than
+        `max_cost` runs alone in a batch.
         """
         peaks = self._placed.profile.peaks
         untried = peaks[-1][0] * _GROWTH if peaks else 0.0
@@ -214,10 +214,9 @@ class MeasuredBatchLimit(BatchLimit):
 
     @contextlib.contextmanager
     def trial(self, cost: float) -> Iterator[None]:
-        """Run the `with` block, and measure the memory of its batch.
+        """Run the `with` block as one batch of example items, and measure the memory of the batch.
 
-        The batch contains example items of the model. It fails if it needs more memory than is
-        reserved.
+        The batch fails if it needs more memory than is reserved.
 
         Args:
             cost: The total size of the batch's items, in the model's own unit.

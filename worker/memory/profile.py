@@ -82,9 +82,9 @@ class MemoryProfile:
         """Return a copy of the profile with the measurement of one more batch.
 
         Measurements vary. If a batch of the same size was measured before, the copy contains the
-        higher value. If a batch used less memory than a smaller batch, the copy contains the
-        smaller batch's value for both. Therefore, in the copy, a larger batch never needs less
-        memory than a smaller batch.
+        higher value. If a batch used less memory than a smaller batch, the copy contains the value
+        of the smaller batch for both batches. Therefore, in the copy, a larger batch never needs
+        less memory than a smaller batch.
 
         Args:
             cost: The total size of the batch's items, in the model's own unit.

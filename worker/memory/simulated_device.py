@@ -216,7 +216,7 @@ def _check(size_bytes: int, limit_bytes: int | None) -> None:
 
 
 def resident_bytes(thing: object) -> int:
-    """Return the total size in bytes of all tensors that an object contains, directly or nested.
+    """Return the size in bytes of all tensors in an object and in the objects that it contains.
 
     Storage that several tensors share is counted once. The result is 0 if torch is not imported.
     """
@@ -287,9 +287,9 @@ def _live_bytes(torch: Any, grown: Callable[[int], None]) -> Any:
         return {_key(leaf) for leaf in leaves(tree) if isinstance(leaf, torch.Tensor)}
 
     class LiveBytes(dispatch.TorchDispatchMode):  # type: ignore[name-defined,misc]
-        """Counts the bytes of the live tensors that were created while this mode was active.
+        """A torch mode that counts the bytes of live tensors that were created in this mode.
 
-        `peak_bytes` is the highest count so far.
+        `peak_bytes` is the largest number of bytes that were counted at one time.
         """
 
         def __init__(self) -> None:

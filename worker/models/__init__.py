@@ -28,6 +28,8 @@ The method may declare each parameter as a keyword-only argument, or get all of 
 the argument `parameters`. A keyword-only argument whose type hint is `Image`, `Audio`, `bytes` or
 `ndarray`, or contains an `Input`, is a further input of the model and not a parameter.
 
+A model with further results, such as a picture beside its JSON, returns an object of `Results`.
+
 docs/models.md describes item models and batch models, the constructor's arguments, the kinds of
 inputs and results, and long-running models. The class `Infer` need not derive from the protocols in
 this module, and never uses queues, replies or blobs.
@@ -40,6 +42,7 @@ from worker.errors import Cancelled, InvalidInput
 from worker.inputs.audio import Audio
 from worker.inputs.opened import Accepts
 from worker.models.named_inputs import Input
+from worker.models.named_results import Results
 from worker.models.ranges import Range
 from worker.weights.weights import Weights
 
@@ -56,6 +59,7 @@ __all__ = [
     "ItemModelWithProgress",
     "Postprocesses",
     "Range",
+    "Results",
     "Weights",
 ]
 

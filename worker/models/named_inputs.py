@@ -10,8 +10,8 @@ from worker.inputs.opened import Accepts
 class Input:
     """Declares that a keyword-only argument is a named input, and not a parameter.
 
-    Use it in the type hint of the argument: `Annotated[str, Input("text")]`. It is not needed for
-    the types `Image`, `Audio`, `bytes` and `ndarray`.
+    Use it in the type hint of the argument: `Annotated[str, Input("text")]`. For the types
+    `Image`, `Audio`, `bytes` and `ndarray`, no `Input` is needed.
     """
 
     accepts: Accepts

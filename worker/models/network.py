@@ -1,5 +1,7 @@
 """Run a torch network on a device, and copy the next inputs to the device at the same time.
 
+This is an example of a model:
+
     class Infer:
         def __init__(self, precision: str = "float32", compiler: str = "") -> None:
             self._network = Network(build(), precision=precision, compiler=compiler)
@@ -77,7 +79,7 @@ class Network:
         is_gpu = self.device.type == "cuda"
         dtype = PRECISIONS[precision] if is_gpu else torch.float32
         if dtype is not PRECISIONS[precision]:
-            _log.info("no GPU: the network computes in %s instead of %s", dtype, precision)
+            _log.info("without a GPU, the network computes in %s instead of %s", dtype, precision)
         self.dtype = torch.float32 if part else dtype
         module = module.eval().to(self.device, self.dtype, memory_format=_layout(module))  # type: ignore[call-overload]  # torch's stubs lack this form
         if part:
@@ -105,7 +107,8 @@ class Network:
     def each(self, batch: Sequence[Tensor]) -> Any:
         """Run a network whose input is a list of items, for example a detector of torchvision.
 
-        Return the outputs in host memory. Outputs in half precision are converted to float32.
+        The items may have different shapes, because they are not stacked. Return the outputs
+        in host memory. Outputs in half precision are converted to float32.
         """
         return self._run(batch, self._listed)
 

@@ -1,4 +1,6 @@
-"""Run an ONNX model on the CPU without any code: the weights are the file of the model.
+"""Run an ONNX model on the CPU. The weights are the ONNX file. The user writes no code.
+
+This is an example of a catalogue entry:
 
     [tagger]
     implementation = "worker.models.onnx"
@@ -9,11 +11,11 @@
     uses_gpu = false
 
 The names, types and shapes of inputs and outputs come from the graph. If the graph has one input,
-callers send an array as `.npy` or JSON. If it has several, they send one array for each name. A
-graph whose input has three dimensions and one or three channels also accepts pictures. The result
-contains each output of the graph, or the most likely classes if the entry has labels.
+callers send an array as `.npy` or JSON. If the graph has several inputs, callers send one array for
+each name. A graph whose input has three dimensions and one or three channels also accepts pictures.
+The result contains each output of the graph, or the most likely classes if the entry has labels.
 
-The model needs the package `onnxruntime`, which the extra `onnx` installs. No code of the file is
+The model needs the package `onnxruntime`, which the extra `onnx` installs. No code in the file is
 executed: a graph with operators that onnxruntime does not contain is refused.
 """
 
@@ -60,7 +62,7 @@ class GraphInput:
         name: The name of the input.
         dtype: The type of the input's numbers.
         shape: The input's shape without the batch dimension. None stands for any size.
-        is_batched: Whether the graph takes any number of items at once. Otherwise it takes one.
+        is_batched: Whether the graph takes any number of items at once; False if it takes one.
     """
 
     name: str
@@ -193,9 +195,9 @@ class Infer:
             labels: The names of the classes in the order of the first output: separated by commas,
                 or as `file:PATH` of a file in the model folder with one name in each line.
             mean: The number that is subtracted from a picture's channels, whose values are from 0
-                to 1. Or one number for each channel, separated by commas.
+                to 1; or one number for each channel, separated by commas.
             std: The number by which the channels are then divided, in the same form as `mean`.
-            crop: The fraction of a picture's width and height that is used. The rest, its border,
+            crop: The fraction of a picture's width and height that is used. The picture's border
                 is cut off.
         """
         self._labels = _read_labels(labels)
@@ -221,18 +223,21 @@ class Infer:
         return sample
 
     def cost(self, item: Item) -> float:
-        """Return how many numbers an item contains in all its arrays."""
+        """Return how many numbers an item contains in all its arrays, but at least 1."""
         return max(1.0, float(sum(each.size for each in item.values())))
 
     def memory_bytes(self, cost: float) -> int:
-        """Return the memory of the model and a batch in bytes, as measured in the first batches."""
+        """Return how many bytes the model and a batch need, estimated from the first batches.
+
+        `cost` is the sum of the costs of the batch's items.
+        """
         return int(self._idle_bytes + self._element_bytes * cost)
 
     def preprocess(self, item: Any) -> Item:
         """Return one input as arrays with the types and the shapes of the graph's inputs.
 
         Raises:
-            InvalidInput: The names, the shape or the type of the input differ.
+            InvalidInput: The names, the shape or the type of the input differ from the graph's.
         """
         if isinstance(item, Image.Image):
             if self._picture is None:
@@ -285,7 +290,8 @@ class Infer:
         for name, value in zip(self._outputs, found, strict=True):
             if len(value) != len(items):
                 raise InferenceFailed(
-                    f"the graph's output {name} has {len(value)} entries for {len(items)} items"
+                    f"the graph's output {name} has {len(value)} entries for {len(items)} items; "
+                    "expected one entry for each item"
                 )
         return [
             {name: value[index] for name, value in zip(self._outputs, found, strict=True)}
@@ -357,7 +363,8 @@ def _numbers(option: str, text: str, count: int) -> Array:
         numbers = np.zeros(0, np.float32)
     if len(numbers) not in (1, count):
         raise ModelUnfit(
-            f"options.{option}: expected one number, or {count} separated by commas, found {text!r}"
+            f"options.{option}: expected one number, or {count} numbers separated by commas, found "
+            f"{text!r}"
         )
     return numbers
 
@@ -371,7 +378,7 @@ def _to_json(value: Any) -> Any:
 
 
 def _reset_peak() -> bool:
-    """Let the kernel measure the peak memory of this process anew. Return whether it does."""
+    """Make the kernel measure this process's peak memory from now on. Return False if it cannot."""
     # Free memory that the process has kept would be used again, and would not be counted.
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,5 +1,7 @@
 """Run any classifier of torchvision, with a state dict from blob storage.
 
+The model's catalogue entry contains keys like these:
+
     weights = "blob:weights/resnet50.pth"
     options = {architecture = "resnet50"}
 

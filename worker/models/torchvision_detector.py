@@ -1,5 +1,7 @@
 """Run any object detector of torchvision, with a state dict from blob storage.
 
+The model's catalogue entry contains keys like these:
+
     weights = "blob:weights/fasterrcnn.pth"
     options = {architecture = "fasterrcnn_resnet50_fpn", min_score = 0.5}
 
@@ -30,8 +32,8 @@ _MAX_OBJECTS = 100
 class _Picture:
     """An image for the network. `pixels` has the shape (3, height, width) and values from 0 to 1.
 
-    `size` is the size of the original image. `scale` is the factor by which the original image was
-    scaled.
+    `size` is the original image's width and height in pixels. `scale` is the factor by which the
+    original image was scaled.
     """
 
     pixels: torch.Tensor
@@ -48,7 +50,7 @@ class _Found:
     """The objects that the network has found in one image.
 
     Each box consists of the left, top, right and bottom edges, in pixels of the original image.
-    `size` is the size of the original image.
+    `size` is the original image's width and height in pixels.
     """
 
     boxes: list[list[float]]
@@ -100,9 +102,10 @@ class Infer:
         return _Picture(self._network.stage(pil_to_tensor(picture) / 255), scale, item.size)
 
     def __call__(self, batch: list[_Picture]) -> list[_Found]:
-        """Find the objects in each image, with one run for all wide and one for all tall images.
+        """Find the objects in each image. Wide images run together, and tall images run together.
 
-        In a single run, the network would pad all images to squares, which would need more memory.
+        If wide and tall images ran together, the network would pad all of them to squares, which
+        would need more memory.
         """
         found: dict[int, _Found] = {}
         for is_tall in (False, True):

@@ -1,5 +1,7 @@
 """Run any semantic segmentation network of torchvision, with a state dict from blob storage.
 
+The model's catalogue entry contains keys like these:
+
     result_media_type = "image/png"
     weights = "blob:weights/deeplabv3.pth"
     options = {architecture = "deeplabv3_resnet50"}
@@ -27,7 +29,7 @@ _AUXILIARY = "aux_classifier."
 class _Picture:
     """An image for the network. `pixels` is normalised and has the shape (3, height, width).
 
-    `size` is the size of the original image.
+    `size` is the original image's width and height in pixels.
     """
 
     pixels: torch.Tensor
@@ -38,7 +40,7 @@ class _Picture:
 class _Mask:
     """The class number of each pixel, as uint8 of shape (height, width).
 
-    `size` is the size of the original image.
+    `size` is the original image's width and height in pixels.
     """
 
     classes: torch.Tensor

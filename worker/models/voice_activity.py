@@ -2,7 +2,8 @@
 
 This module builds the network itself, because the `silero-vad` package cannot be imported without
 torchaudio. From the package, it uses only the weights, which are a safetensors file. The network
-computes a score for each step of 32 ms. Its recurrent layer also uses the earlier steps.
+computes a score for each step of 32 ms. The score also depends on the earlier steps, because the
+network has a recurrent layer.
 """
 
 from collections.abc import Iterator
@@ -177,9 +178,9 @@ def spoken(
 
 
 def _runs(scores: list[float], threshold: float) -> Iterator[tuple[int, int]]:
-    """Yield two numbers for each sequence of steps with speech: its first step and its end.
+    """Yield two step numbers for each sequence of steps with speech.
 
-    The end is the number of the step after the last step.
+    These are the numbers of its first step and of the step after its last step.
     """
     start: int | None = None
     end = 0

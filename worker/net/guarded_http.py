@@ -32,7 +32,7 @@ class GuardedResponse:
     Attributes:
         status: The status code.
         media_type: The media type from the Content-Type header, without parameters.
-        location: The value of the Location header; None if the response has no such header.
+        location: The value of the Location header; None if the response has no Location header.
         body: The bytes of the body. A body of more than 1 MiB is in a temporary file, which is
             mapped into memory.
     """
@@ -49,9 +49,9 @@ class Limits:
 
     Attributes:
         bytes: The largest size of the response's body; 0 if the body is not read.
-        seconds: The longest duration of the whole request, with the DNS look-up.
-        share: The share for which the DNS look-up of the host counts, for example the inputs of one
-            model. Each share has a limit of its own.
+        seconds: The longest duration of the whole request, including the DNS look-up.
+        share: The group of requests whose DNS look-ups have a common limit, for example the inputs
+            of one model.
     """
 
     bytes: int
@@ -168,7 +168,7 @@ class _Connection(http.client.HTTPConnection):
         self._open: socket.socket | None = None
 
     def connect(self) -> None:
-        """Try the addresses one after another, and keep the first connection that is opened."""
+        """Try to connect to each address of the host in turn, until a connection is open."""
         self._open = self.sock = self._connected()
         # The base class sets this option, too. Without it, the body is sent only after the server
         # has acknowledged the headers.
@@ -203,7 +203,8 @@ class _Connection(http.client.HTTPConnection):
 def _check_length(response: http.client.HTTPResponse) -> None:
     """Raise HTTPException if the length of the body is not certain (RFC 9112, section 6.3).
 
-    If a response has two lengths, http.client uses the first, but a proxy may use the second.
+    If a response has two Content-Length headers, http.client uses the first header, but a proxy may
+    use the second.
     """
     lengths = response.headers.get_all("content-length", [])
     is_certain = not lengths or (

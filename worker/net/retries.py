@@ -26,8 +26,8 @@ def backoff_seconds(
 ) -> float:
     """Return how many seconds to wait after a failed try.
 
-    The longest delay doubles after each failed try. The result is between 50 % and 100 % of the
-    longest delay. It is random, so that workers do not all retry at the same time.
+    The longest delay doubles after each failed try. The result is a random number between 50 % and
+    100 % of the longest delay, so that workers do not all retry at the same time.
 
     Args:
         attempt: The number of the failed try, counted from 0.

@@ -22,7 +22,7 @@ _OPTIONS: Final[dict[str, Any]] = {
 
 
 def storage_account(endpoint: AzureEndpoint) -> BlobServiceClient:
-    """Create a client of the storage account. This sends no request.
+    """Create a client of the storage account, without sending a request.
 
     Raises:
         ValueError: The connection string or the address is malformed.

@@ -6,7 +6,7 @@
     infer      gather jobs into batches and run the batches through the model
     reply      store a large result and send the reply
     settle     complete, abandon, release or dead-letter the message, depending on the outcome
-    deliveries note each delivery of a message that is delivered again or returned to its queue
+    deliveries write notes about messages that are delivered again or returned to their queue
     progress   for long-running models: report the progress of jobs, and stop cancelled jobs
 
 `consumer` calls the steps; no step calls another step.

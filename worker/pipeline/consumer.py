@@ -14,7 +14,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -41,6 +41,7 @@ from worker.pipeline.prepare import PrepareStep
 from worker.pipeline.progress import ProgressReporter
 from worker.pipeline.receive import (
     MAX_OFFLOADED_COUNT,
+    NO_RESULTS,
     Capacity,
     InFlight,
     ReceivedJob,
@@ -160,7 +161,9 @@ class Consumer:
             return
         except Exception as error:  # noqa: BLE001  a foreign message may hold anything
             _log.exception(
-                "%s: message %s failed with an unexpected error", self.name, delivery.message_id
+                "%s: reading message %s failed with an unexpected error",
+                self.name,
+                delivery.message_id,
             )
             self.settle.refuse(delivery, WorkerFault(type(error).__name__))
             return
@@ -253,7 +256,7 @@ class Consumer:
         while batch := self.batches.take(self.manager.limit.max_cost):
             self._run_batch(batch)
         for job in self.batches.clear():
-            self.end(job, HandedBack("the model was unloaded"))
+            self.end(job, HandedBack("the model was unloaded before the job ran"))
         # The last jobs still need the model to postprocess their outputs.
         while self.stopping.is_set() and self.in_flight.held_count:
             time.sleep(_POLL_SECONDS)
@@ -275,10 +278,10 @@ class Consumer:
                 self._reply_threads.submit(self._reply_with_result, job, inferred)
 
     def _note_redelivered(self, batch: list[ReceivedJob]) -> None:
-        """Write that the model runs the redelivered jobs of a batch, before the model runs them.
+        """Before the model runs a batch, write a delivery note for each redelivered job in it.
 
-        A job that kills the process is delivered again. With these notes, its dead letter can say
-        that the process died while the model ran.
+        A job that kills the process is delivered again. With these notes, the gateway's record of
+        the dead-lettered job can say that the process died while the model ran.
         """
         redelivered = [job for job in batch if job.delivery.delivery_count]
         for job in redelivered:
@@ -289,23 +292,32 @@ class Consumer:
 
     def _reply_with_result(self, job: ReceivedJob, inferred: Inferred) -> None:
         with self.ending_on_error(job, InferenceFailed):
-            result = inferred.finish()
+            found = inferred.finish()
             with self.ending_on_error(job):
-                self.reply_and_settle(job, self.reply.pack(job, result))
+                payload, results = self.reply.pack(job, found)
+                self.reply_and_settle(job, payload, results)
 
     def _reply_with_failure(self, job: ReceivedJob, failure: JobError) -> None:
         with self.ending_on_error(job):
             self.reply_and_settle(job, failure)
 
-    def reply_and_settle(self, job: ReceivedJob, outcome: Payload | JobError) -> None:
-        """Send the reply to a job, and then complete the job's message."""
-        code = self.reply.send(job, outcome)
+    def reply_and_settle(
+        self,
+        job: ReceivedJob,
+        outcome: Payload | JobError,
+        results: Mapping[str, Payload] = NO_RESULTS,
+    ) -> None:
+        """Send the reply to a job, and then complete the job's message.
+
+        `results` contains the named results, which only a succeeded job has.
+        """
+        code = self.reply.send(job, outcome, results)
         self._complete(job, code)
 
     def reply_again(self, job: ReceivedJob, cached: CachedReply) -> None:
         """Complete the message of a job whose reply is in the reply cache.
 
-        If this reply was not delivered yet, it is sent first.
+        If the cached reply was not delivered yet, send it first.
         """
         with self.ending_on_error(job):
             code = self.reply.send_again(job, cached)

@@ -38,7 +38,7 @@ class DeliveryNotes:
         self._last: Future[None] | None = None
 
     def note_received(self, job: ReceivedJob) -> None:
-        """Write a note that this worker has received a job that was already delivered before."""
+        """Write a note that this worker has received a job that was delivered before."""
         self._note(job, DeliveryNote(job.attempt, job.marks()))
 
     def note_end(self, job: ReceivedJob, settlement: Settlement, code: str) -> None:

@@ -20,7 +20,7 @@ from math import inf
 from typing import Any, Generic, Protocol, TypeVar
 
 from worker.errors import Cancelled, DeviceLost, HandedBack, LockLost, NotWaitedFor, OutOfMemory
-from worker.inference.loaded_model import LoadedModel, Result
+from worker.inference.loaded_model import EncodedResults, LoadedModel
 from worker.inference.model_manager import ModelManager
 from worker.memory.device_errors import is_device_lost, is_out_of_memory
 from worker.memory.limits import BatchLimit
@@ -165,7 +165,7 @@ class BatchQueue(Generic[T]):
             self._changed.notify_all()
 
     def resume(self) -> None:
-        """End the pause: accept new items, and make `take` return batches."""
+        """Undo `pause`: accept new items again, and let `take` return batches again."""
         with self._changed:
             self._is_paused = False
 
@@ -197,8 +197,8 @@ class Inferred:
     output: Any = None
     error: BaseException | None = None
 
-    def finish(self) -> Result:
-        """Postprocess the output, and return the result.
+    def finish(self) -> EncodedResults:
+        """Postprocess the output, and return the result and the named results.
 
         Raises:
             ValueError: The job did not run.
@@ -206,7 +206,7 @@ class Inferred:
         """
         if self.loaded is None:
             raise ValueError("the job has no output, because it did not run")
-        return self.loaded.finish(self.output)
+        return self.loaded.finish_all(self.output)
 
 
 class InferStep:
@@ -250,7 +250,7 @@ class InferStep:
             if reason is not None:
                 yield Inferred(job, error=reason)
             elif loaded is None:
-                yield Inferred(job, error=HandedBack("the model was unloaded"))
+                yield Inferred(job, error=HandedBack("the model was unloaded before the job ran"))
             else:
                 to_run.append(job)
         if loaded is None:
@@ -316,8 +316,8 @@ class Ran:
 
     Attributes:
         started_at: When the batch with this item started, in UTC.
-        inference_ms: How long this batch ran, in milliseconds.
-        batch_size: How many items this batch contained.
+        inference_ms: How long the batch with this item ran, in milliseconds.
+        batch_size: How many items the batch with this item contained.
         ended: The value of `time.perf_counter` when the model returned.
         result: The model's output for the item.
         error: The error that the model raised on the item; None if the model returned an output.
@@ -402,7 +402,7 @@ def run_batch(
 def _yield_skipped(
     jobs: Sequence[ItemT], reason_to_skip: Callable[[ItemT], BaseException | None]
 ) -> Generator[tuple[ItemT, Skipped], None, list[ItemT]]:
-    """Yield the jobs for which `reason_to_skip` returns an error; return the other jobs."""
+    """Yield each job for which `reason_to_skip` returns an error. Return the list of other jobs."""
     left = []
     for job in jobs:
         if (reason := reason_to_skip(job)) is None:

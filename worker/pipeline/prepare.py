@@ -186,7 +186,7 @@ class PrepareStep:
 
     def _loaded(self) -> LoadedModel:
         if (loaded := self.manager.loaded) is None:
-            raise HandedBack("the model was unloaded")
+            raise HandedBack("the model was unloaded before the job ran")
         return loaded
 
     def _check_held(self, job: ReceivedJob) -> None:

@@ -206,7 +206,9 @@ class ProgressReporter:
         try:
             context.report()
         except Exception:  # noqa: BLE001  this thread must not end
-            _log.exception("sending a progress report failed; a later report will be sent")
+            _log.exception(
+                "a progress report could not be sent; the next report contains the job's progress"
+            )
         if context in self._reported_at:
             self._reported_at[context] = self._clock()
 

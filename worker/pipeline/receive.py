@@ -4,10 +4,11 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from contract.catalogue import ModelEntry
 from contract.errors import ContractError
@@ -43,6 +44,9 @@ from worker.telemetry.recording import JobSpan, ModelTelemetry, log_fields
 
 _log = logging.getLogger(__name__)
 
+NO_RESULTS: Final[Mapping[str, Payload]] = MappingProxyType({})
+"""The named results of a job that has none."""
+
 # A job that has waited this long may have been cancelled since it was last checked.
 STALE_AFTER_SECONDS = 2.0
 
@@ -73,11 +77,11 @@ class ReceivedJob:
             did.
         context: The context for the model's progress reports; None if the model reports no progress
             or the job has not run.
-        started_at: When the batch with this job started; None before that.
-        inference_ms: How long this batch ran, in milliseconds.
-        batch_size: How many items this batch contained.
+        started_at: When the batch with this job started; None before its start.
+        inference_ms: How long the batch with this job ran, in milliseconds.
+        batch_size: How many items the batch with this job contained.
         worker: The name of this worker for the job's timeline; None to omit the name.
-        device: The name of the device that took the job in a batch; None before that.
+        device: The name of the device that runs the job's batch; None before the batch starts.
         received_at: When the message was received.
         note_blob: The name of the blob with the note about this delivery; None without a note.
     """
@@ -186,11 +190,14 @@ class ReceivedJob:
         is_redelivered = self.checked_at is None and self.delivery.delivery_count > 0
         return is_redelivered or unchecked_seconds > STALE_AFTER_SECONDS
 
-    def reply(self, outcome: Payload | JobError) -> JobReply:
+    def reply(
+        self, outcome: Payload | JobError, results: Mapping[str, Payload] = NO_RESULTS
+    ) -> JobReply:
         """Return the reply message with this outcome and the job's times.
 
         Args:
             outcome: The result or the error of the job.
+            results: The named results of the job.
         """
         now = datetime.now(UTC)
         started_at = self.started_at or now
@@ -208,6 +215,7 @@ class ReceivedJob:
                 marks_to_json(self.marks()),
             ),
             attempt=self.attempt,
+            results=results,
         )
 
 
@@ -301,7 +309,8 @@ class QueueMessages:
     def busy_count(self) -> int:
         """Return how many unsettled messages are still being processed.
 
-        Messages that will be settled after a delay, and offloaded jobs, are not counted.
+        Messages that will be settled after a delay, and jobs that separate threads prepare, are not
+        counted.
         """
         return len(self.held) - len(self.postponed) - len(self.offloaded)
 
@@ -334,7 +343,8 @@ class InFlight:
     def busy_count(self) -> int:
         """Return how many unsettled messages of the model are still being processed.
 
-        Messages that will be settled after a delay are not counted.
+        Messages that will be settled after a delay, and jobs that separate threads prepare, are not
+        counted.
         """
         return sum(counts.busy_count for counts in list(self._queues.values()))
 
@@ -397,7 +407,7 @@ class InFlight:
         counts.offloaded.discard(job)
 
     def withdraw(self) -> list[ReceivedJob]:
-        """Return the jobs that have not started, and prevent these jobs from starting."""
+        """Prevent all jobs that have not started from starting, and return a list of these jobs."""
         with self._lock:
             jobs = [self._jobs[delivery] for delivery in self._not_started]
             self._not_started.clear()

@@ -1,13 +1,14 @@
 """Store a large result, and send the reply to a job."""
 
 import logging
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from contract.messages import INLINE_LIMIT_BYTES, JobError, Payload, encode_reply
 from worker.errors import Expired, LockLost
-from worker.inference.loaded_model import Result, serialize_result
+from worker.inference.loaded_model import EncodedResults, serialize_results
 from worker.inputs.payloads import BlobPayloads
-from worker.pipeline.receive import InFlight, ReceivedJob
+from worker.pipeline.receive import NO_RESULTS, InFlight, ReceivedJob
 from worker.replies import CachedReply, ReplyCache, ReplySenders
 from worker.telemetry.recording import SUCCEEDED
 
@@ -25,14 +26,17 @@ class ReplyStep:
         self._cache = cache
         self._in_flight = in_flight
 
-    def pack(self, job: ReceivedJob, result: Result) -> Payload:
-        """Return the payload for the reply: the result itself, or a reference to a blob.
+    def pack(
+        self, job: ReceivedJob, results: EncodedResults
+    ) -> tuple[Payload, Mapping[str, Payload]]:
+        """Return the payloads for the reply: for the result, and for each named result by name.
 
-        A result of more than INLINE_LIMIT_BYTES bytes is stored as a blob. If the model reports
-        progress, the last progress report is sent first.
+        A payload is the result itself, or a reference to a blob. The results in the reply have at
+        most INLINE_LIMIT_BYTES bytes together, and all others are stored as blobs. If the model
+        reports progress, the last progress report is sent first.
 
         Raises:
-            Fault: The result is too large, or cannot be written as JSON.
+            Fault: The results are too large, or one cannot be written as JSON.
             PayloadsUnavailable: Blob storage did not answer before the message's lock was lost.
             Cancelled: The model reports progress, and the job was cancelled while it ran.
             LockLost: The model reports progress, and the message's lock is lost.
@@ -40,16 +44,29 @@ class ReplyStep:
         """
         if job.context is not None:
             job.context.finish()
-        data = serialize_result(result)
-        payload: Payload = result
-        if len(data) > INLINE_LIMIT_BYTES:
-            job_id = job.request.job_id
-            payload = self._payloads.store(job_id, data, result.media_type, job.lock.wait)
+        payloads: dict[str | None, Payload] = {}
+        left_bytes = INLINE_LIMIT_BYTES
+        for name, (each, data) in serialize_results(results).items():
+            if len(data) <= left_bytes:
+                payloads[name] = each
+                left_bytes -= len(data)
+            else:
+                payloads[name] = self._payloads.store(
+                    job.request.job_id, data, each.media_type, job.lock.wait
+                )
         job.mark("stored_ms")
-        return payload
+        first = payloads.pop(None)
+        return first, {name: each for name, each in payloads.items() if name is not None}
 
-    def send(self, job: ReceivedJob, outcome: Payload | JobError) -> str:
+    def send(
+        self,
+        job: ReceivedJob,
+        outcome: Payload | JobError,
+        results: Mapping[str, Payload] = NO_RESULTS,
+    ) -> str:
         """Send the reply to a job, and return `succeeded` or the code of the job's error.
+
+        `results` contains the named results, which only a succeeded job has.
 
         No reply is sent if `InFlight.end` was already called for the job.
 
@@ -62,7 +79,7 @@ class ReplyStep:
                 passed.
         """
         code = outcome.code if isinstance(outcome, JobError) else SUCCEEDED
-        body = encode_reply(job.reply(outcome)) if job.request.reply_to else b""
+        body = encode_reply(job.reply(outcome, results)) if job.request.reply_to else b""
         # The reply is cached before all calls that may fail, so that a redelivered job need not run
         # again in this process.
         self._cache.put(job.delivery, body, code)

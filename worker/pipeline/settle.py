@@ -2,7 +2,7 @@
 
 If a step raises an error, the job ends. The class of the error determines how the message is
 settled (see `worker.errors`). Abandoned and released messages return to the queue. An abandoned
-message counts as a failed delivery, and after several of these the broker dead-letters the message.
+message counts as a failed delivery. After several failed deliveries, the broker dead-letters it.
 A released message does not count as a failed delivery.
 """
 
@@ -39,7 +39,7 @@ class SettlesMessages(Protocol):
 class SettleStep:
     """Settles the messages of one model. Any thread may call the methods.
 
-    The first call for a message settles the message. Later calls for it do nothing.
+    The first call for a message settles the message. Later calls for the same message do nothing.
     """
 
     def __init__(self, in_flight: InFlight, receivers: Mapping[str, SettlesMessages]) -> None:

@@ -23,8 +23,8 @@ def complete(
 ) -> list[bool]:
     """Complete messages, and wait until the broker has confirmed each message.
 
-    Each AMQP frame completes a range of messages. The SDK's `complete_message` sends one frame for
-    each message instead.
+    Each AMQP frame completes a range of messages. In contrast, the SDK's `complete_message` sends
+    one frame for each message.
 
     Args:
         receiver: The SDK's receiver.
@@ -83,7 +83,7 @@ def can_complete(receiver: Any, message: Any) -> bool:
 
 
 def has_range(messages: Sequence[Any]) -> bool:
-    """Return whether `complete` would complete several of these messages by one frame."""
+    """Return whether `complete` would complete several of these messages with one AMQP frame."""
     return any(first != last for first, last in ranges(each._delivery_id for each in messages))
 
 

@@ -7,8 +7,8 @@ requested (link credit). The dead process cannot note these messages in its lock
 So the parent process has a copy of each socket on which messages arrive. The worker is its child.
 After the child's death, the parent shuts the connection down, reads all data that has arrived, and
 writes the lock tokens into a new lock journal. The next worker reads this journal and abandons the
-messages. This is not possible if the connection is encrypted, because the keys were in the child's
-memory. Then such a message waits until its lock expires.
+messages. The parent cannot read the tokens if the connection is encrypted, because the keys were in
+the child's memory. Then the messages wait until their locks expire.
 """
 
 import contextlib
@@ -136,7 +136,7 @@ class SocketReceiver:
 
 
 def lock_tokens(data: bytes) -> list[bytes]:
-    """Return the lock tokens of the AMQP transfers in `data`, which may begin within a frame."""
+    """Return the lock tokens of the AMQP transfers in `data`. `data` may begin within a frame."""
     return [found[1] for found in _TRANSFER.finditer(data)]
 
 

@@ -83,7 +83,7 @@ class LockedMessage:
         queue: The name of the queue.
         sequence_number: The number that the broker gave to the message in its queue. A redelivered
             message keeps its number.
-        token: The lock token in the byte order of AMQP; empty if the message has none.
+        token: The lock token in the byte order of AMQP; empty if the message has no lock token.
     """
 
     body: bytes | None = field(repr=False)
@@ -106,9 +106,8 @@ class QueueLink:
     """A connection to one queue, to receive and settle messages. Only one thread may use it.
 
     Every method that sends a request to the queue raises BrokerUnavailable if the queue cannot be
-    reached. The connection is then closed, and the next `open` creates a new connection. A message
-    that was received over an old connection can be settled, and its lock renewed, over a new
-    connection.
+    reached. The connection is then closed, and the next `open` creates a new connection. Over the
+    new connection, the link can also settle messages and renew locks of an old connection.
     """
 
     def __init__(
@@ -125,8 +124,8 @@ class QueueLink:
             queue: The queue's name.
             socket_seconds: How long a receive call waits for the socket before it checks its own
                 time limit.
-            journals: Opens the link's lock journal; None if the locks are not noted. Only a link
-                that receives messages needs a journal.
+            journals: Opens the link's lock journal; None if lock tokens are not stored in a file.
+                Only a link that receives messages needs a journal.
         """
         self._endpoint = endpoint
         self._queue = queue
@@ -381,8 +380,9 @@ class QueueLink:
         return delivery
 
     def _take_over_journals(self, journals: LockJournals) -> bool:
-        """Add the messages that dead workers on this machine have left locked to `_orphans`.
+        """Find the messages that are still locked for dead workers of this machine.
 
+        Add their lock tokens to `_orphans`, so that `_abandon_orphans` abandons the messages.
         Return False if the journals cannot be used. In this case, the link notes no locks.
         """
         try:
@@ -393,7 +393,11 @@ class QueueLink:
             self._stop_noting(error)
             return False
         if left:
-            _log.info("queue %s: a dead worker has left %d messages locked", self._queue, len(left))
+            _log.info(
+                "queue %s: %d messages are still locked for a worker that has died; this worker "
+                "abandons them, so that they are delivered again",
+                *(self._queue, len(left)),
+            )
         self._orphans.update(dict.fromkeys(left, 0))
         if journals.death is not None:
             pid = journals.death.pid
@@ -408,8 +412,9 @@ class QueueLink:
         messages again, and increases their delivery counts. The increase is intended, because one
         of these jobs may have killed a worker.
 
-        If this process knows how the worker died, the message gets this text as the application
-        property PROPERTY_WORKER_DEATH. So an operator can see it when the message is dead-lettered.
+        If this process knows how the worker died, the message gets a description of the death as
+        the application property PROPERTY_WORKER_DEATH. So an operator can read the description when
+        the message is dead-lettered.
         """
         for token in list(self._orphans):
             self._orphans[token] += 1
@@ -486,8 +491,8 @@ class QueueLink:
 
     def _stop_noting(self, error: OSError) -> None:
         _log.warning(
-            "queue %s: message locks cannot be noted, so a killed worker's jobs wait until their "
-            "locks expire: %s",
+            "queue %s: the lock journal cannot be written, so the jobs of a killed worker wait "
+            "until their message locks expire: %s",
             *(self._queue, error),
         )
         self._journal = self._journals = None

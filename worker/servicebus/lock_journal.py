@@ -1,4 +1,4 @@
-"""Store the lock token of each received message in a file, for the worker that replaces this one.
+"""Store the lock tokens of received messages in a file, for the worker that replaces this worker.
 
 If a worker is killed, its messages stay locked until their locks expire. A lock token is enough to
 abandon a message over any connection. So a worker notes the token of each message in its lock
@@ -48,7 +48,7 @@ class WorkerDeath:
 
 
 class LockJournals:
-    """Opens the lock journals of this process."""
+    """Opens this process's lock journals: files with the lock tokens of received messages."""
 
     def __init__(
         self,
@@ -59,10 +59,10 @@ class LockJournals:
         """Store the settings.
 
         Args:
-            folder: The folder that this worker shares with the workers that replace it.
+            folder: The folder that this worker shares with the workers that will replace it.
             send_copy: Sends two things to the parent process: a copy of a socket on which messages
                 arrive, and the path of the journal of these messages. By default nothing is sent.
-            death: How the process died that this process replaces; None if that is unknown.
+            death: How the previous process died, which this process replaces; None if unknown.
         """
         self._folder = folder
         self.death = death
@@ -85,7 +85,7 @@ class LockJournal:
         """Create the file. The folder is created if it does not exist.
 
         Args:
-            folder: The folder that this worker shares with the workers that replace it.
+            folder: The folder that this worker shares with the workers that will replace it.
             namespace: The host name of the Service Bus namespace.
             queue: The name of the queue.
 
@@ -143,8 +143,8 @@ class LockJournal:
     def take_over(self) -> dict[bytes, int]:
         """Take over the journals that dead processes have left for this queue.
 
-        Move their lock tokens into this journal, and delete their files. Return, for each of these
-        tokens, the id of the process that wrote the token.
+        Move their lock tokens into this journal, and delete their files. Return a dictionary from
+        each of these tokens to the id of the process that wrote the token.
         """
         found: dict[bytes, int] = {}
         for path in sorted(self._folder.glob(f"{self._prefix}-*{_SUFFIX}")):
@@ -196,7 +196,7 @@ def write_journal(path: Path, tokens: Sequence[bytes]) -> None:
 
 
 def write_slot(slots: mmap.mmap, slot: int, token: bytes) -> None:
-    """Write a token into a free slot. A reader sees the whole token or a free slot."""
+    """Write a token into a free slot. A reader never sees a part of the token."""
     begin = slot * _SLOT_BYTES
     slots[begin + 1 : begin + _SLOT_BYTES] = token
     slots[begin] = _IN_USE

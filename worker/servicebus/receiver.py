@@ -152,7 +152,7 @@ class Receiver:
         self._wake.set()
 
     def wake(self) -> None:
-        """End the receiver's pause, so that the receiver checks its capacity again."""
+        """End the receiver's wait, so that the receiver checks its capacity again."""
         self._wake.set()
 
     def stop(self) -> None:
@@ -283,7 +283,7 @@ class Receiver:
         """Yield the messages that arrive while the worker has capacity for them.
 
         Return None after the messages. If the worker has no capacity, or stops receiving, yield
-        nothing and return the number of seconds to pause before the next call.
+        nothing and return the number of seconds to wait before the next call.
         """
         if self._stopping.is_set():
             self._take_back_credit()
@@ -353,7 +353,7 @@ class ModelQueue:
             locks: Renews the locks of all messages.
             lock_seconds: The queue's lock duration in seconds.
             is_low: Whether this is the model's queue for low priority.
-            journals: Opens the queue's lock journal; None to keep no journal.
+            journals: Opens the queue's lock journal; None if lock tokens are not stored in a file.
             open_link: Creates each connection, with the arguments of `QueueLink`.
         """
         self.name = name

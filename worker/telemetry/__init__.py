@@ -3,5 +3,5 @@
 recording        record events of jobs and models as metrics, trace spans and log fields
 setup            set up the destinations of logs and traces
 health           decide whether the worker is alive and ready
-health_server    the HTTP server for /live, /ready and /metrics
+health_server    the HTTP server for /live, /ready, /started and /metrics
 """

@@ -1,8 +1,8 @@
 """Decide whether the worker is alive, and whether it is ready to run jobs.
 
-A tiny kernel, which is a very small computation on the device, shows whether the device works. On a
-lost device, the kernel may raise an error or never return. So the kernel runs on a separate thread,
-and the readiness probe reads the result of the last run.
+A very small test computation on the device shows whether the device works. On a lost device, the
+computation may raise an error or never return. So it runs on a separate thread, and the readiness
+probe reads the result of the last test computation.
 """
 
 import logging
@@ -77,9 +77,9 @@ class Loops:
 
 
 class DeviceProbe:
-    """Runs a tiny kernel (a computation on the device) to check whether the device works.
+    """Runs a very small test computation on the device to check whether the device works.
 
-    The thread that calls `run` runs the kernel. Any thread may call the other methods.
+    The thread that calls `run` runs the computation. Any thread may call the other methods.
     """
 
     def __init__(
@@ -88,11 +88,11 @@ class DeviceProbe:
         failed: Callable[[Exception], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Create the probe without running the kernel.
+        """Create the probe without running the test computation.
 
         Args:
-            kernel: Runs the kernel on the device, and raises an error if that fails.
-            failed: Called with the error that the kernel raised.
+            kernel: Runs a very small computation on the device, and raises an error if it fails.
+            failed: Called with the error if the computation fails.
             clock: Returns the time in seconds.
         """
         self._kernel = kernel
@@ -108,24 +108,25 @@ class DeviceProbe:
     def iterated_at(self) -> float:
         """The time of the last iteration of the loop in `run`, for `Loops.watch`.
 
-        If `ask` has requested to run the kernel and the kernel has not ended, this is the time of
-        the request. Otherwise, this is the current time, because an idle loop is not stalled.
+        If `ask` has requested a test computation that has not ended, the value is the time of the
+        request. Otherwise, the value is the current time, because an idle loop is not stalled.
         """
         asked_at = self._asked_at
         return self._clock() if asked_at is None else asked_at
 
     def ask(self) -> None:
-        """Request a run of the tiny kernel, unless a run is already requested."""
+        """Request a test computation on the device, unless one is already requested."""
         if self._asked_at is None:
             self._asked_at = self._clock()
             self._answered.clear()
             self._asked.set()
 
     def look(self, wait_seconds: float = _PROBE_WAIT_SECONDS) -> tuple[bool, Mapping[str, Any]]:
-        """Return whether the device recently ran the tiny kernel, and details for the probe.
+        """Return whether the device works, and details for the response to the readiness probe.
 
-        If the last successful run is too long ago, request a run and wait for its end, but not
-        longer than `wait_seconds`.
+        The device works if it has recently finished a test computation. If the last successful test
+        computation is too long ago, request another one and wait for its end, but not longer than
+        `wait_seconds`.
         """
         if self._succeeded_at is None or self._clock() - self._succeeded_at > _MAX_AGE_SECONDS:
             self.ask()
@@ -141,7 +142,7 @@ class DeviceProbe:
         return True, {"computed_seconds_ago": round(now - succeeded_at, 1)}
 
     def run(self, stop: threading.Event) -> None:
-        """Run the tiny kernel each time that `ask` requests a run, until `stop` is set.
+        """Run a test computation each time that `ask` requests one, until `stop` is set.
 
         To end this loop, another thread must set `stop` and then call `ask`.
         """
@@ -153,7 +154,7 @@ class DeviceProbe:
             self.run_kernel()
 
     def run_kernel(self) -> None:
-        """Run the tiny kernel once, and record whether it succeeded."""
+        """Run the test computation once, and record whether it succeeded."""
         try:
             self._kernel()
         except Exception as error:  # noqa: BLE001  any error counts as a failed device

@@ -125,7 +125,7 @@ class ServiceStatus:
     def mark_up(self) -> None:
         """Record that a call to the service succeeded."""
         if self._answers is not True and self._change(answers=True):
-            _log.info("%s answers", self._service)
+            _log.info("%s is available", self._service)
 
     def _change(self, *, answers: bool) -> bool:
         with self._lock:
@@ -231,7 +231,7 @@ class Metrics:
 
 
 class JobSpan:
-    """The trace span of a job. If no spans are created, only the trace id is available."""
+    """The trace span of a job. If no spans are created, the object has only the trace id."""
 
     __slots__ = ("_context", "_span", "_tracer", "trace_id")
 
@@ -307,6 +307,8 @@ class JobTracing:
     @contextmanager
     def batch(self, model: str, jobs: Sequence[JobSpan]) -> Iterator[None]:
         """Record the body of the `with` block as an inference span in the trace of each job.
+
+        If the block raises an error, only the trace of the first job gets the span.
 
         Args:
             model: The model's name.
@@ -425,7 +427,8 @@ class ModelTelemetry:
     def batch(self, jobs: Sequence[HasSpan]) -> Iterator[None]:
         """Record the body of the `with` block as one run of the model on these jobs.
 
-        If the block raises an error, the run is recorded in the traces but not in the metrics.
+        If the block raises an error, the run is recorded in the trace of the first job, but neither
+        in the traces of the other jobs nor in the metrics.
         """
         started = time.perf_counter()
         with self._tracing.batch(self.model, [job.span for job in jobs]):

@@ -73,7 +73,7 @@ class JsonLines(logging.Formatter):
 
 
 def tracer_provider(exporters: Sequence[str]) -> "TracerProvider | None":
-    """Create a tracer provider with these exporters. Return None if the list is empty.
+    """Create a tracer provider that uses these exporters. Return None if the list is empty.
 
     Raises:
         SettingsError: The SDK or an exporter is not installed.

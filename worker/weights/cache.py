@@ -6,7 +6,7 @@ killed at any time. Of several processes that need the same file at the same tim
 and the others wait. The digest of a cached file is checked again before each use.
 
 The total size of the files can be limited. Then the files that were not used for the longest time
-are deleted before a download, but none that was used within the last hour.
+are deleted before a download. A file that was used within the last hour is not deleted.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ _UNUSED_SECONDS: Final = 3600.0
 
 
 def _do_nothing() -> None:
-    """Do nothing. This is `Download.close` for a download without a connection."""
+    """Do nothing. A download without a connection has this function as `Download.close`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class WeightsCache:
     def add(self, weights: str, start: Callable[[], Download]) -> str:
         """Download a file whose digest is not known, and return the file's SHA-256 digest.
 
-        The errors are those of `get`, without WeightsMismatch.
+        Raises the same errors as `get`, except WeightsMismatch.
         """
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -160,7 +160,7 @@ class WeightsCache:
                 part.unlink(missing_ok=True)
 
     def _make_room(self, weights: str, size_bytes: int | None) -> int:
-        """Delete files that are no longer needed, and return how many bytes can be stored.
+        """Delete unused files if necessary, and return how many bytes can be stored.
 
         Raises:
             WeightsUnavailable: A file of `size_bytes` cannot be stored.
@@ -189,8 +189,8 @@ class WeightsCache:
     def _no_room(self, weights: str, size_bytes: int, limit_bytes: int) -> WeightsUnavailable:
         limit = "" if self._limit_bytes is None else " or raise WORKER_WEIGHTS_CACHE_SIZE"
         return WeightsUnavailable(
-            f"{weights}: has at least {size_bytes} bytes, but {self._folder} has room for "
-            f"{max(0, limit_bytes)}: delete files there that are not needed{limit}"
+            f"{weights}: has at least {size_bytes} bytes, but {self._folder} has space for only "
+            f"{max(0, limit_bytes)} bytes: delete files there that are not needed{limit}"
         )
 
     def _list_files(self) -> list["_CachedFile"]:
@@ -205,7 +205,7 @@ class WeightsCache:
 
     @contextlib.contextmanager
     def _locked(self, sha256: str) -> Iterator[None]:
-        """Hold the lock of one file, so that other processes and threads wait to download it."""
+        """Lock one cached file during the `with` block, so that only one thread downloads it."""
         path = self._folder / f"{sha256}.lock"
         while True:
             with path.open("ab") as file:

@@ -136,7 +136,7 @@ class WeightsStore:
         )
 
     def compute_digest(self, weights: str) -> str:
-        """Return the SHA-256 digest of weights, which are downloaded if they are not local.
+        """Return the SHA-256 digest of weights. Weights that are not local are downloaded first.
 
         Args:
             weights: The value of the key `weights` of a catalogue entry.
@@ -154,7 +154,8 @@ class WeightsStore:
     def _start(self, location: WeightsLocation, sha256: str) -> Download:
         """Start to download weights from a blob or from the hub.
 
-        Without the hub, its copy in blob storage is read: the blob named by `sha256`.
+        If this worker must not use the hub, the copy of the weights in blob storage is read. The
+        name of this blob contains `sha256`.
         """
         if location.scheme is WeightsScheme.BLOB:
             return self._blobs.read(location.place, location.path)

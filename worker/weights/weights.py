@@ -69,6 +69,7 @@ class Weights:
 
         Raises:
             WeightsUnfit: The names or shapes of the weights do not fit the network.
+            ModelUnusable: Any error that `state_dict` raises.
         """
         try:
             network.load_state_dict(state or self.state_dict(), strict=True)

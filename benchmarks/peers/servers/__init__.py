@@ -3,7 +3,7 @@
 Three environment variables configure each server:
 
 - `PEER_TASK` is the task: `noop` or `resnet18`.
-- `PEER_MODEL_PROCESSES` is a folder. Each process that holds a model creates a file in it, and the
-  name of the file is the process id.
+- `PEER_MODEL_PROCESSES` is a folder. Each process that has loaded a model creates a file in this
+  folder. The name of the file is the process id.
 - `PEER_REDIS` is the URL of the Redis server, if the peer needs Redis.
 """

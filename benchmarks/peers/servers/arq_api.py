@@ -1,4 +1,4 @@
-"""FastAPI in front of arq. Each request asks Redis for its result every 10 ms."""
+"""A server for arq: FastAPI submits each job, and asks Redis for the result every 10 ms."""
 
 import os
 from collections.abc import AsyncIterator

@@ -1,6 +1,7 @@
-"""BentoML, as one service. `/jobs` takes one picture, `/batched` takes lists of base64 pictures.
+"""A server with BentoML: `/jobs` takes one picture, `/batched` takes lists of base64 pictures.
 
-A second service in front of the model (BentoML's other form) fails under load with version 1.4.40:
+Both routes belong to one service. BentoML can also put a second service in front of the service
+with the model. This fails under load in version 1.4.40:
 https://github.com/bentoml/BentoML/issues/5540.
 """
 
@@ -16,7 +17,7 @@ from benchmarks.peers.job import PeerModel
 
 @bentoml.service(workers=1, traffic={"timeout": 180}, logging={"access": {"enabled": False}})
 class Classify:
-    """The BentoML service, whose process loads the model once."""
+    """The BentoML service. Its process loads the model once, at the start."""
 
     def __init__(self) -> None:
         self._model = PeerModel.load()

@@ -1,7 +1,7 @@
-"""FastAPI in front of Celery.
+"""A server for Celery: FastAPI submits each job as a task, and returns the result.
 
-For each job, `/jobs` blocks a thread until the result is there. `/polled` asks for the result
-every 10 ms, and does not block a thread while it waits.
+The route `/jobs` blocks a thread until the result arrives. The route `/polled` asks for the result
+every 10 ms, and does not block a thread in the meantime.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The Celery worker. It acknowledges a message after the task has ended, not before.
+"""The Celery worker. It acknowledges a message only after the task has ended.
 
 If the process that runs a task is killed, Celery returns the message to the queue. While a task
 runs, the worker reserves no other message.
@@ -27,7 +27,7 @@ _models: list[PeerModel] = []
 
 @worker_init.connect
 def import_in_parent(**_: Any) -> None:
-    """Import torch before the fork, so that the replacement of a killed child starts quickly."""
+    """Import torch before the fork, so that a new child process starts quickly after a kill."""
     import_libraries()
 
 

@@ -1,4 +1,4 @@
-"""FastAPI in front of dramatiq. Each request blocks a thread until its result is in Redis."""
+"""A server for dramatiq: FastAPI submits each job, and blocks a thread until the result arrives."""
 
 import base64
 from typing import Any

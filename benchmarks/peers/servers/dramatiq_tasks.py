@@ -1,7 +1,7 @@
 """The dramatiq worker, which stores its results in Redis.
 
-If the worker is killed, its unfinished jobs stay assigned to it. dramatiq returns them to the queue
-when the worker has sent no heartbeat for 5 s. By default, dramatiq waits for 60 s.
+If the worker is killed, dramatiq returns its unfinished jobs to the queue when the worker has sent
+no heartbeat for 5 s. The default of dramatiq is 60 s.
 """
 
 import base64

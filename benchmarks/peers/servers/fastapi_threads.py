@@ -1,4 +1,4 @@
-"""FastAPI with the model in the same process. FastAPI's thread pool runs the model."""
+"""A server with FastAPI only: the model is in its process, and runs in FastAPI's thread pool."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

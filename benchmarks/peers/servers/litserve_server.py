@@ -31,14 +31,14 @@ class Classify(litserve.LitAPI):
         return inputs
 
     def predict(self, x: Any) -> Any:
-        """Return the model's outputs for a list of pictures, or its output for a single picture.
+        """Return the model's outputs for a list of pictures, or the output for a single picture.
 
-        `x` is a list, unless batches are off.
+        LitServe passes a list if `PEER_BATCH_SIZE` is more than 1.
         """
         return self.model.run(x) if _BATCH_SIZE > 1 else self.model.run([x])[0]
 
     def unbatch(self, output: list[Any]) -> list[Any]:
-        """Return the outputs as they are: the list has one output for each picture."""
+        """Return the list of outputs unchanged, because it already has one output per picture."""
         return output
 
     def encode_response(self, output: Any) -> dict[str, Any]:

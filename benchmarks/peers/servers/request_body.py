@@ -1,4 +1,4 @@
-"""The type of a request body with a picture, for the servers that use FastAPI."""
+"""The type `Picture`, with which a route of FastAPI receives the request's body as bytes."""
 
 from typing import Annotated
 

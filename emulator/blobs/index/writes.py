@@ -281,9 +281,9 @@ def put_block(
 ) -> tuple[str, ...]:
     """Store an uncommitted block, and return the keys of the content files to remove.
 
-    An uncommitted block with the same id is replaced. Raises StorageError if the block id is not as
-    long as the blob's other uncommitted block ids, or if the blob already has 100,000 uncommitted
-    blocks.
+    An uncommitted block with the same id is replaced. Raises StorageError if the block id has not
+    the same length as the ids of the blob's other uncommitted blocks, or if the blob already has
+    100,000 uncommitted blocks.
     """
     parent = find_container_id(db, container)
     key = (parent, blob)

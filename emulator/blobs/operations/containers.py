@@ -212,5 +212,7 @@ def _start(request: BlobRequest) -> str:
         return base64.b64decode(value, altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError):
         raise invalid_query(
-            "marker", value, "The parameter marker must be the NextMarker of an earlier listing."
+            "marker",
+            value,
+            "The query parameter marker must be a NextMarker from the response to a list request.",
         ) from None

@@ -2,8 +2,8 @@
 
 The rules and the error texts are those of the Azure Functions Python worker
 (azure-functions-runtime). If Azure refuses a function, this module refuses the function with the
-same text. For example, neither accepts `list[int]` or `X | None` as the annotation of a parameter
-with a binding, because these annotations are newer than Python 3.6.
+same text. For example, Azure and this module refuse the annotations `list[int]` and `X | None` of a
+parameter with a binding, because these annotations are newer than Python 3.6.
 """
 
 import collections.abc
@@ -40,7 +40,7 @@ class Converter(Protocol):
     def has_trigger_support(self) -> bool:
         """Return whether this converter supports triggers.
 
-        If it does, `decode` needs the metadata of the trigger.
+        If it supports triggers, the caller must pass the trigger's metadata to `decode`.
         """
         ...
 
@@ -53,11 +53,11 @@ class Converter(Protocol):
         ...
 
     def decode(self, data: Datum | None, *, trigger_metadata: Any) -> Any:
-        """Convert the trigger's data to the argument of the function."""
+        """Convert the trigger's data to the value of the function's parameter."""
         ...
 
     def encode(self, obj: Any, *, expected_type: Any) -> Datum:
-        """Convert the value that the function returned to a datum."""
+        """Convert the function's return value to a datum (a value with its data type)."""
         ...
 
 
@@ -164,7 +164,7 @@ class FunctionLoadError(RuntimeError):
 
 
 class Binding(typing.Protocol):
-    """A binding of azure.functions, with only the attributes that this module uses."""
+    """The attributes of an azure.functions binding that this module uses."""
 
     name: str
     type: str
@@ -184,7 +184,7 @@ class Binding(typing.Protocol):
 class BoundValue:
     """A parameter or return value that has a binding.
 
-    `binding_type` is the type of the binding, and `python_type` is the annotated type.
+    `binding_type` is the type of the binding. `python_type` is the type in the annotation.
     """
 
     binding_type: str

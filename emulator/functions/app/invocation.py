@@ -162,8 +162,8 @@ class ReturnConverter:
 class LoopRuns:
     """Decides whether an orchestrator runs on the event loop or in a thread.
 
-    The first `TRIAL_RUNS` runs are in a thread. If all of them were fast, later runs are on the
-    event loop, because this saves time. After one slow run, the orchestrator always runs in a
+    The first `TRIAL_RUNS` runs are in a thread. If all of them were fast, the next runs are on the
+    event loop, which is faster than a thread. After one slow run, the orchestrator always runs in a
     thread, because a slow run on the event loop blocks all other functions.
     """
 

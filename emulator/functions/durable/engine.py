@@ -30,7 +30,7 @@ _REPLACE_SECONDS = 30.0
 
 
 def check_failed(instance: OrchestrationInstance) -> None:
-    """Raise InstanceNotFailed if an instance has not failed, so that it cannot be rewound."""
+    """Raise InstanceNotFailed if an instance has not failed and thus cannot be rewound."""
     if instance.status is not Status.FAILED:
         raise InstanceNotFailed(
             f"This orchestration has status {instance.status}, but only orchestrations in the "

@@ -155,7 +155,7 @@ def take_messages(instance: OrchestrationInstance) -> list[TaskMessage]:
 
 
 def begin_episode(instance: OrchestrationInstance, batch: list[TaskMessage], now: int) -> Episode:
-    """Return a new episode that already contains its first history events."""
+    """Return a new episode that already contains the history events of its start."""
     episode = Episode(instance, batch, now, instance.shim.copy())
     episode.events.append(history.event(EventType.ORCHESTRATOR_STARTED, now))
     if instance.episode_count == 0:
@@ -402,8 +402,8 @@ class EpisodeRunner:
         """Save an episode, and end the instance if it has failed or its function has ended.
 
         If `failure` is a text, the instance fails at once, and this text is its output. If
-        `failure` is None and the function has ended, the instance ends with the outcome in `state`
-        and `commands`, but not before its open tasks have ended.
+        `failure` is None and the function has ended, the instance ends as soon as its open tasks
+        have ended. `state` and `commands` contain the outcome of the instance.
         """
         again = next((c for c in commands if isinstance(c, ContinueAsNew)), None)
         ends = state.error is not None or again is not None or state.done

@@ -106,9 +106,10 @@ class OrchestrationInstance:
 
     @property
     def is_idle(self) -> bool:
-        """Return whether the instance has no work at the moment.
+        """Return whether the instance may be removed from memory.
 
-        An idle instance may be removed from memory.
+        An idle instance has no running episode, no unused message, no pending write and no waiting
+        client, and its first episode has been saved.
         """
         fresh = self.episode_count == 0 and not self.is_finished
         return not (self.is_busy or self.mailbox or self.watchers or self.pending_writes or fresh)

@@ -195,9 +195,9 @@ def _raw_path(scope: Scope) -> str:
 def _segments(scope: Scope) -> tuple[str, ...]:
     """Return the decoded path segments after the prefix of the API.
 
-    If the application is mounted under the prefix, the path may lack the prefix. As in the
-    extension, `+` means a blank, an escaped slash separates segments, and empty segments are kept,
-    except the last one.
+    If the application is mounted under the prefix, the prefix may be absent from the path. As in
+    the Durable extension, `+` means a space, an escaped slash separates segments, and empty
+    segments are kept, except an empty segment at the end.
     """
     path, root = unquote_plus(_raw_path(scope)), str(scope.get("root_path", ""))
     if root and path.startswith(root):
@@ -291,7 +291,7 @@ class ManagementUrls:
         """Return the body of the response to a request that starts an instance.
 
         The body contains the instance id and the management URLs of the instance. `task_hub` is the
-        task hub as the request spells it; None if the request does not name a task hub.
+        name of the task hub exactly as in the request, or None if the request contains no name.
         """
         # .NET escapes these characters in another way than Python.
         escaped = quote_plus(instance_id, safe="!*()").replace("~", "%7E")
@@ -339,8 +339,8 @@ def format_history(fragments: Sequence[str], *, outputs: bool, inputs: bool = Tr
 
     The event that reports the end of a task contains the time at which the task was scheduled, and
     the function name. The event that reports the scheduling of a task is listed only until the task
-    has ended. If `outputs` is true, the events contain results. If `inputs` is true, they contain
-    inputs.
+    has ended. If `outputs` is true, the events contain results. If `inputs` is true, the events
+    contain inputs.
     """
     events = [event for text in fragments for event in json.loads(f"[{text}]")]
     tasks = {event["EventId"]: event for event in events if event["EventType"] in _TASKS}

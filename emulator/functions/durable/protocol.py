@@ -80,7 +80,7 @@ class Action:
     """How many `yield` statements before this action wait only for external events."""
 
     def to_fields(self) -> list[Any]:
-        """Return the fields that a retry of the action needs, as a list of JSON values."""
+        """Return the values that a retry of the action needs, as a list for storage as JSON."""
         return [
             int(self.kind),
             self.name,

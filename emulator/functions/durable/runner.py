@@ -82,7 +82,7 @@ def _unknown(name: str, article_and_kind: str, kind: str, known: frozenset[str])
 class AppOutage:
     """Makes episodes and activities wait before they retry, while the app process is down.
 
-    All of them retry at the same time. The pause before a retry doubles after each failed retry,
+    All of them retry at the same time. The delay before a retry doubles after each failed retry,
     from 50 ms up to 1 s.
     """
 
@@ -106,7 +106,7 @@ class AppOutage:
         await asyncio.shield(self._next_retry)
 
     def end(self) -> None:
-        """Reset the pause before the next retry to 50 ms, because the app has responded."""
+        """Reset the delay before the next retry to 50 ms, because the app has responded."""
         self._delay = _SHORTEST_MICROS
 
     def _open(self) -> None:
@@ -143,7 +143,7 @@ class ActivityPool:
 
     @property
     def is_busy(self) -> bool:
-        """Return whether any activity runs, or waits until it may run."""
+        """Return whether any activity runs or waits for its start."""
         return bool(self._tasks)
 
     def add(self, work: WorkItem) -> None:
@@ -181,7 +181,7 @@ class ActivityPool:
             try:
                 message = await self._try(work)
             except AppUnavailable:
-                _log.debug("the activity %s waits for the app process", work.name)
+                _log.debug("the activity %s waits until the app process runs again", work.name)
             except Exception:  # noqa: BLE001 - one activity must not stop the others
                 _log.exception(
                     "the activity %s could not be run; the engine tries again", work.name

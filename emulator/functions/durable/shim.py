@@ -14,8 +14,9 @@ event of its episode. If it came later, the engine could not number the tasks in
 the SDK.
 
 In each episode, the actions whose tasks were scheduled earlier are compared with the history. If
-the code of the orchestrator has changed, they may differ. As in the extension, only these
-differences count: another number or kind of a task, and another name of an activity, ignoring case.
+the code of the orchestrator has changed, the actions may differ from the history. As in the Durable
+extension, only these differences are errors: a task has a different number or kind, or an activity
+has a different name (upper and lower case do not matter).
 
 Source: the Durable extension's `OutOfProcOrchestrationShim`, DurableTask.Core's
 `TaskOrchestrationContext` and the SDK's `RetryAbleTask`.
@@ -118,8 +119,8 @@ class Shim:
     def moves_retry(self, task: int | None, *, failed: bool) -> bool:
         """Return whether the SDK continues a retry when this task ends.
 
-        The SDK continues a retry with a timer or with a further attempt, and gives it the next
-        task number. `failed` is true if the task ends with a failure.
+        The SDK continues a retry with a timer or with a further attempt, and gives the next task
+        number to this timer or attempt. `failed` is true if the task ends with a failure.
         """
         retry = None if task is None else self.retries.get(task)
         if retry is None:
@@ -139,24 +140,24 @@ class Shim:
     def has_open_tasks(self) -> bool:
         """Return whether any task is running: an activity, a sub-orchestration or a timer.
 
-        As in DurableTask.Core, an instance does not end before its open tasks have ended.
+        As in DurableTask.Core, an instance ends only after its open tasks have ended.
         """
         return bool(self.running or self.timers or self.retries)
 
     def before_function_ended(self) -> "Shim":
-        """Return this object as it was before the first episode in which the function had ended.
+        """Return this object as it was before the episode in which the function ended.
 
-        The returned object keeps `ended_episode`, because a rewind needs the number of this
-        episode, too. If `ended_episode` is None, return this object itself.
+        `ended_episode` is the number of this episode. The returned object keeps the number, because
+        a rewind needs the number, too. If `ended_episode` is None, return this object itself.
         """
         if self.ended_episode is None:
             return self
         return replace(Shim.load(self.before_end), ended_episode=self.ended_episode)
 
     def end_task(self, task: int, *, failed: bool, now: int) -> list[Command]:
-        """Record that a task completed or failed, and return the commands that continue its retry.
+        """Record that a task completed or failed, and return the commands for its retry.
 
-        The list is empty if nothing has to be retried. `now` is in microseconds since 1970.
+        The list is empty if the task must not be retried. `now` is in microseconds since 1970.
         """
         self.timers.pop(task, None)
         self.running.discard(task)
@@ -219,7 +220,8 @@ class Shim:
     def _forget_waits(self, actions: Sequence[Action]) -> None:
         """Convert `scheduled` and `timers` of an object that an older version of this host stored.
 
-        There they also count the actions that wait for events. Afterwards they count only tasks.
+        In the older version, the two attributes also count the actions that wait for events. After
+        the conversion, they count only tasks.
         """
 
         def count_tasks(end: int) -> int:
@@ -330,7 +332,10 @@ def _attempt(action: Action, task: int) -> Command:
 
 
 def _digest(tasks: Sequence[Action]) -> str:
-    """Return a digest of everything that `Shim` compares with the history; "" for no tasks."""
+    """Return a digest of the tasks' properties that `Shim` compares with the history.
+
+    If there are no tasks, return an empty string.
+    """
     if not tasks:
         return ""
     text = "\n".join(f"{_category(task)} {task.waits_before}" for task in tasks)

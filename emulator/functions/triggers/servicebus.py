@@ -151,7 +151,7 @@ def split_queue_name(name: str) -> tuple[str, bool]:
 
 
 class ServiceBusTrigger:
-    """Receives messages for one function.
+    """Receives messages from a queue in threads, and runs one function for each message.
 
     If all threads are busy, the trigger adds a thread. `maxConcurrentCalls` of host.json limits the
     number of threads.
@@ -255,7 +255,7 @@ class ServiceBusTrigger:
                 self._busy -= 1
 
     def _enter(self) -> None:
-        """Count a message as in flight.
+        """Increase the number of messages that are in flight.
 
         Add a thread if all threads are busy and their number is below `maxConcurrentCalls`.
         """

@@ -148,7 +148,7 @@ class TimerState:
         self._schedule = schedule
 
     def read(self) -> dict[str, str]:
-        """Return Last, Next and LastUpdated from the file.
+        """Return the values of Last, Next and LastUpdated from the file.
 
         Return an empty dictionary if the file is missing or damaged, or if the file was written for
         another schedule.
@@ -201,7 +201,8 @@ class TimerTrigger:
     def first_run(self) -> TimerRun:
         """Return the first run of the function after the start of the host.
 
-        The run is due now if the stored run is overdue, or if the function runs on startup.
+        The run is due now if the next run in the state file is overdue, or if the function has the
+        option `run_on_startup`.
         """
         now = self._clock.now()
         known = self._status.get("Next")

@@ -51,7 +51,7 @@ def decode(data: bytes) -> Any:
     decoder = Decoder(data)
     value = decoder.value()
     if decoder.offset != len(data):
-        raise DecodeError("expected exactly one value, but there are more bytes after the value")
+        raise DecodeError("expected one AMQP value, but there are more bytes after the value")
     return value
 
 
@@ -80,9 +80,9 @@ def skip(data: bytes, offset: int) -> int:
         else:
             raise DecodeError(f"0x{code:02x} is not an AMQP format code")
     except (IndexError, struct.error):
-        raise DecodeError("the bytes end before the value ends") from None
+        raise DecodeError("the bytes end before the AMQP value is complete") from None
     if end > len(data):
-        raise DecodeError("the bytes end before the value ends")
+        raise DecodeError("the bytes end before the AMQP value is complete")
     return end
 
 
@@ -127,18 +127,18 @@ class Decoder:
         try:
             return self._value(0)
         except (IndexError, struct.error):
-            raise DecodeError("the bytes end before the value ends") from None
+            raise DecodeError("the bytes end before the AMQP value is complete") from None
         except UnicodeDecodeError:
             raise DecodeError("a string, symbol or character has an invalid encoding") from None
 
     def fields(self) -> list[Any]:
-        """Decode the next value, which must be a list.
+        """Decode the next value, which must be a list, and return the list's items.
 
         Raises DecodeError if the value is malformed or not a list.
         """
         value = self.value()
         if type(value) is not list:
-            raise DecodeError("the value must be a list")
+            raise DecodeError("the AMQP value must be a list")
         return value
 
     def _value(self, depth: int) -> Any:
@@ -160,12 +160,12 @@ class Decoder:
         end = self.offset + length
         octets = self.data[self.offset : end]
         if len(octets) != length:
-            raise DecodeError("the bytes end before the value ends")
+            raise DecodeError("the bytes end before the AMQP value is complete")
         self.offset = end
         return octets
 
     def small(self) -> int:
-        """Read and return a size or count that is encoded in one byte."""
+        """Read and return a size or a count that is encoded in one byte."""
         self.offset += 1
         return self.data[self.offset - 1]
 
@@ -181,9 +181,10 @@ class Decoder:
         return Described(self._value(depth), self._value(depth))
 
     def items(self, size: int, size_at: int, count: int, depth: int) -> list[Any]:
-        """Decode the `count` items of a list or map.
+        """Decode and return the `count` items of a list or map.
 
-        Raises DecodeError if the last item does not end at the offset `size_at + size`.
+        `size` is the encoded size in bytes, counted from the offset `size_at`. Raises DecodeError
+        if the last item does not end at the offset `size_at + size`.
         """
         depth = self._deeper(depth, count)
         values = [self._value(depth) for _ in range(count)]
@@ -221,9 +222,9 @@ class Decoder:
     def _deeper(self, depth: int, count: int) -> int:
         self._budget -= count
         if self._budget < 0:
-            raise DecodeError(f"the value has more than {MAX_VALUES} items in total")
+            raise DecodeError(f"the AMQP value has more than {MAX_VALUES} items in total")
         if depth >= MAX_DEPTH:
-            raise DecodeError(f"values are nested in more than {MAX_DEPTH} levels")
+            raise DecodeError(f"AMQP values are nested in more than {MAX_DEPTH} levels")
         return depth + 1
 
     def _expect_end(self, size: int, size_at: int) -> None:
@@ -370,8 +371,8 @@ def encode_list(values: Sequence[Any]) -> bytes:
 def encode_composite(code: int, fields: Sequence[Any]) -> bytes:
     """Encode a list of fields with the descriptor `code`.
 
-    Null fields at the end are encoded, too. AMQP permits to omit them, but azure-servicebus 7.9 to
-    7.14 reads fields by their position and fails if one is missing.
+    Null fields at the end are encoded, too. AMQP allows a sender to omit such fields, but
+    azure-servicebus 7.9 to 7.14 reads fields by their position and fails if a field is missing.
     """
     return b"\x00\x53" + bytes((code,)) + encode_list(fields)
 

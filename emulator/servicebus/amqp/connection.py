@@ -1,6 +1,6 @@
-"""AMQP connections: protocol headers, SASL, open, close and idle time-out.
+"""Serve AMQP connections: protocol headers, SASL, opening, closing and idle time-outs.
 
-Sections 2.2 and 2.4 of the specification define connections. Part 5 defines SASL.
+Sections 2.2 and 2.4 of the AMQP specification define connections. Part 5 defines SASL.
 """
 
 import asyncio
@@ -99,7 +99,7 @@ class Connection(asyncio.Protocol):
         self._timer = self._loop.call_later(_HANDSHAKE_SECONDS, self._on_handshake_over)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Close all sessions.
+        """Close all sessions, because the network connection is lost.
 
         Queue operations that are already running are not cancelled.
         """
@@ -108,7 +108,10 @@ class Connection(asyncio.Protocol):
         self._transport.disconnect()
 
     def data_received(self, data: bytes) -> None:
-        """Add the bytes to the buffer, and process each frame that is now complete."""
+        """Add the bytes to the buffer, and process each complete frame.
+
+        If a latency is set for tests, do this only after the latency.
+        """
         self._received_at = self._loop.time()
         self._delay.put(data)
 
@@ -149,7 +152,10 @@ class Connection(asyncio.Protocol):
         self._finish()
 
     def detach_links(self, find_fault: Callable[[Link], LinkFault | None]) -> int:
-        """Detach each link for which `find_fault` returns an error. Return the number of these."""
+        """Detach each link for which `find_fault` returns an error, and send this error.
+
+        Return the number of detached links.
+        """
         return sum(session.detach_links(find_fault) for session in self._sessions.values())
 
     def shut_down(self) -> None:
@@ -211,7 +217,9 @@ class Connection(asyncio.Protocol):
             self._transport.send(0, Close().encode())
             self._finish()
         elif self._state is _State.OPENING:
-            raise ConnectionFault("amqp:not-allowed", "the first performative must be 'open'")
+            raise ConnectionFault(
+                "amqp:not-allowed", "the peer must send the performative 'open' first"
+            )
         elif isinstance(performative, Begin):
             self._on_begin(channel, performative)
         else:

@@ -16,7 +16,7 @@ _HEAD_DOUBLEWORDS = 2
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame. AMQP frames without a body have only one purpose: to keep a connection alive."""
+    """An AMQP or SASL frame. An AMQP frame without a body only keeps the connection alive."""
 
     type: int
     channel: int
@@ -24,7 +24,7 @@ class Frame:
 
 
 def encode_frame(body: bytes, channel: int = 0, frame_type: int = AMQP_FRAME) -> bytes:
-    """Encode a frame, which consists of a header and this body."""
+    """Return an encoded frame, which consists of a header and the given body."""
     return _HEAD.pack(len(body) + HEADER_BYTES, _HEAD_DOUBLEWORDS, frame_type, channel) + body
 
 

@@ -194,7 +194,7 @@ class IncomingLink:
         self._drop_parts()
 
     def set_blocked(self, _: bool) -> None:
-        """Do nothing, because blocking stops only outgoing links."""
+        """Do nothing, because only the deliveries of outgoing links are blocked."""
 
     def on_flow(self, flow: Flow) -> None:
         """Handle a flow performative. If the peer requests a reply, send this link's flow state.

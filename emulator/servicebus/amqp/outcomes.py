@@ -1,4 +1,7 @@
-"""The outcomes of a delivery (section 3.4 of the specification)."""
+"""Define the outcomes of a delivery, and convert them from and to AMQP delivery states.
+
+Section 3.4 of the AMQP specification defines the outcomes.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,7 +56,7 @@ _MODIFIED_FIELDS = 3
 
 
 def build_rejection(error: AmqpError) -> Described:
-    """Build the delivery state `rejected`, which contains this error."""
+    """Return the delivery state `rejected` with the given error."""
     return Described(ULong(_REJECTED), [build_error(error.condition, error.description)])
 
 
@@ -90,8 +93,8 @@ def build_confirmation(outcome: Outcome, state: Described) -> Described:
     """Build the delivery state that confirms to the receiver that a message has been settled.
 
     `state` is the delivery state that the receiver sent. The confirmation repeats this state, with
-    null for each field that the receiver omitted. If the receiver rejected the message, its error
-    is not repeated, because clients treat an error in the confirmation as a failed settlement.
+    null for each field that the receiver omitted. The error of a rejection is not repeated, because
+    clients treat an error in the confirmation as a failed settlement.
     """
     if isinstance(outcome, Rejected):
         return _REJECTED_WITHOUT_ERROR

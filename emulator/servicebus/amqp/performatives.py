@@ -1,7 +1,8 @@
-"""The performatives of the transport (part 2 of the specification) and of SASL (part 5).
+"""Define the performatives (commands) of the AMQP transport and of SASL.
 
-Each class defines the fields of one performative. The base class `Performative` checks the fields
-that a peer sent, and encodes fields as the body of a frame.
+Parts 2 and 5 of the AMQP specification describe the performatives. Each class defines the fields of
+one performative. The base class `Performative` checks the fields that a peer sent, and encodes
+fields as the body of a frame.
 """
 
 from collections.abc import Sequence
@@ -54,7 +55,9 @@ class Performative:
             if value is None:
                 continue
             if not isinstance(value, kind):
-                raise DecodeError(f"{cls.__name__}.{name} must not be a {type(value).__name__}")
+                raise DecodeError(
+                    f"{cls.__name__}.{name} must not have the type {type(value).__name__}"
+                )
             given[name] = value
         for name in names[: cls.required]:
             if name not in given:
@@ -144,7 +147,7 @@ class Attach(Performative):
 class Flow(Performative):
     """Announces the windows of a session (section 2.7.4).
 
-    If `handle` is set, also announces the credit of a link.
+    If `handle` is set, it also announces the credit of the link that has this handle.
     """
 
     code = 0x13
@@ -308,7 +311,7 @@ def read_performative(body: bytes) -> tuple[Performative, int]:
     decoder = Decoder(body)
     described = decoder.value()
     if not isinstance(described, Described) or not isinstance(described.value, list):
-        raise DecodeError("a frame does not start with a performative")
+        raise DecodeError("the body of a frame does not start with a performative")
     code = described.descriptor
     if isinstance(code, Symbol):
         code = _BY_NAME.get(code)

@@ -197,7 +197,7 @@ def _items(section: bytes) -> list[bytes]:
         return []
     count, offset, end = compound_items(section, _DESCRIPTOR_BYTES)
     if count > end - offset:
-        raise DecodeError("the item count of a list or map exceeds the number of bytes")
+        raise DecodeError("the item count of a list or map exceeds the number of its bytes")
     items = []
     for _ in range(count):
         item_end = skip(section, offset)

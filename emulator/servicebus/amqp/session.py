@@ -1,6 +1,6 @@
-"""AMQP sessions: transfer windows, link handles and dispositions.
+"""Serve AMQP sessions: transfer windows, link handles and dispositions.
 
-Section 2.5 of the specification defines sessions.
+Section 2.5 of the AMQP specification defines sessions.
 """
 
 from collections import deque
@@ -137,7 +137,10 @@ class Session:
                 )
 
     def detach_links(self, find_fault: Callable[[Link], LinkFault | None]) -> int:
-        """Detach each link for which `find_fault` returns an error. Return the number of these."""
+        """Detach each link for which `find_fault` returns an error, and send this error.
+
+        Return the number of detached links.
+        """
         count = 0
         for handle, link in list(self._links.items()):
             fault = None if link is None else find_fault(link)
@@ -147,7 +150,7 @@ class Session:
         return count
 
     def set_blocked(self, blocked: bool) -> None:
-        """Stop the deliveries of all links if `blocked` is True, or resume them if it is False."""
+        """Stop the deliveries of all links if `blocked` is True. Otherwise resume them."""
         for link in self._links.values():
             if link is not None:
                 link.set_blocked(blocked or bool(self._waiting))
@@ -244,7 +247,7 @@ class Session:
     def detach(self, handle: int, fault: AmqpError | None) -> None:
         """Detach the link that has this handle, and send the error if `fault` is not None.
 
-        Frames that the peer still sends on this link are ignored.
+        Ignore frames that the peer sends on this link afterwards.
         """
         link = self._links.get(handle)
         if link is None or self.is_ended:
@@ -259,10 +262,10 @@ class Session:
     def _on_attach(self, attach: Attach) -> None:
         handle = int(attach.handle)
         if handle > HANDLE_MAX:
-            raise FramingError(f"the handle {handle} exceeds the maximum {HANDLE_MAX}")
+            raise FramingError(f"the link handle {handle} exceeds the maximum {HANDLE_MAX}")
         if handle in self._links:
             raise SessionFault(
-                "amqp:session:handle-in-use", f"the handle {handle} is already in use"
+                "amqp:session:handle-in-use", f"the link handle {handle} is already in use"
             )
         try:
             link, limit = self._open_link(attach)
@@ -290,7 +293,9 @@ class Session:
     def _on_detach(self, detach: Detach) -> None:
         handle = int(detach.handle)
         if handle not in self._links:
-            raise SessionFault("amqp:session:unattached-handle", f"the handle {handle} has no link")
+            raise SessionFault(
+                "amqp:session:unattached-handle", f"no attached link has the handle {handle}"
+            )
         link = self._links.pop(handle)
         if link is not None:
             self._forget(link)
@@ -359,14 +364,14 @@ class Session:
             return self._links[int(handle)]
         except KeyError:
             raise SessionFault(
-                "amqp:session:unattached-handle", f"the handle {handle} has no link"
+                "amqp:session:unattached-handle", f"no attached link has the handle {handle}"
             ) from None
 
     def _forget(self, link: Link) -> None:
         """Close a link and forget its unsettled deliveries.
 
-        The delivered messages stay locked. azure-servicebus may still settle these messages with a
-        management request. Dispositions that still arrive for the deliveries are ignored.
+        The delivered messages stay locked, because azure-servicebus may still settle them with a
+        management request. Dispositions that arrive later for these deliveries are ignored.
         """
         link.on_detached()
         if isinstance(link, OutgoingLink):

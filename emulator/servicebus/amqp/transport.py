@@ -1,6 +1,6 @@
-"""The transport of a connection, and the counter of the bytes that are not yet processed.
+"""Send the bytes of a connection, and count the received bytes that are not yet processed.
 
-A connection shares its transport and its counter with its sessions.
+A connection shares its `PeerTransport` and its `PendingWork` with its sessions.
 """
 
 import asyncio
@@ -102,7 +102,7 @@ class PeerTransport:
             self._loop.call_soon(self._flush)
 
     def set_reading(self, reading: bool) -> None:
-        """Resume reading from the peer if `reading` is True, or pause reading if it is False."""
+        """Resume reading from the peer if `reading` is True. Otherwise pause reading."""
         if reading == self.is_reading or self._transport is None or self._transport.is_closing():
             return
         self.is_reading = reading
@@ -143,8 +143,9 @@ logger = logging.getLogger(__name__)
 class PendingWork:
     """Counts the bytes that one peer has sent and the server has not yet processed.
 
-    While the deliveries that are being processed have more than 8 MiB, the connection does not read
-    from the peer. If the incomplete deliveries have more than 8 MiB, the connection is closed.
+    While the deliveries that are being processed exceed 8 MiB in total, the connection does not
+    read from the peer. If the deliveries that are not completely received exceed 8 MiB in total,
+    the connection is closed.
     """
 
     def __init__(
@@ -161,7 +162,7 @@ class PendingWork:
     def is_full(self) -> bool:
         """Whether the deliveries that are being processed exceed 8 MiB in total.
 
-        Then the connection must not read more bytes.
+        While this is true, the connection must not read more bytes.
         """
         return self._bytes > _WORK_BYTES
 

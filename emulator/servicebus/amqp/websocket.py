@@ -254,8 +254,8 @@ class _WebSocketTransport(asyncio.Transport):
 def _check_upgrade(head: bytes, rules: HostRules) -> tuple[bool, bytes]:
     """Check an HTTP request to open a WebSocket that carries AMQP.
 
-    Browsers let every web page open a WebSocket, and send the page's origin. The keys of the
-    emulator are public. Therefore only pages of allowed origins get a connection.
+    Any web page can ask the browser to open a WebSocket, and the keys of the emulator are public.
+    Therefore a request from a web page is accepted only if the page's origin is allowed.
 
     Return whether the request is accepted, and the HTTP response to send.
     """

@@ -1,4 +1,4 @@
-"""The broker, which keeps all queues of a namespace in one database."""
+"""Create, find, change and delete the queues of a namespace, which share one database."""
 
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
@@ -72,7 +72,7 @@ class Broker:
         self._transactions.tick()
 
     def trace(self, listener: Callable[[str], None] | None) -> None:
-        """Call `listener` with the text of each SQL statement. None stops these calls.
+        """Call `listener` with the text of each SQL statement, until `trace(None)` is called.
 
         Tests use this method to count SQL statements.
         """
@@ -129,7 +129,7 @@ class Broker:
             self._transactions.store.delete_queue(number, numbers)
         except sqlite3.Error as error:
             raise MessageStoreError(
-                f"the queue could not be deleted from the database: {error}"
+                f"the queue {name!r} could not be deleted from the database: {error}"
             ) from error
         queue.mark_deleted()
         self._transactions.remove(numbers)
@@ -148,7 +148,7 @@ class Broker:
             self._transactions.store.save_queue(stored)
         except sqlite3.Error as error:
             raise MessageStoreError(
-                f"the queue could not be written to the database: {error}"
+                f"the queue {stored.settings.name!r} could not be written to the database: {error}"
             ) from error
 
     def _load(self, wanted: Iterable[QueueSettings]) -> None:

@@ -14,7 +14,7 @@ class CreditListener(Protocol):
     """The interface of an object that is informed when the credit of a subscription changes."""
 
     def credit_changed(self, subscription: "Subscription") -> None:
-        """Start or stop deliveries after the subscription's credit has changed."""
+        """Start or stop deliveries for a subscription whose credit has changed."""
         ...
 
 
@@ -104,7 +104,7 @@ class Dispatcher:
     def close(self) -> None:
         """Stop all deliveries, because the queue has been deleted.
 
-        Only receivers with credit are closed. The other receivers get no messages anyway.
+        Only receivers with credit are closed. Receivers without credit get no messages anyway.
         """
         for subscription in list(self._with_credit):
             subscription.close()

@@ -1,4 +1,4 @@
-"""The classes for sent messages, stored messages and deliveries."""
+"""Define the classes for sent messages, stored messages and deliveries."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -144,7 +144,7 @@ class MessageRecord:
 
     @property
     def due_at(self) -> datetime | None:
-        """The time at which the broker must change the message, or None if there is no such time.
+        """The time at which the broker must change the message; None if there is no such time.
 
         A locked message is unlocked at the end of its lock. A scheduled message becomes active at
         its scheduled time. Any other message expires at the end of its time to live.

@@ -13,7 +13,7 @@ _STALE_TOLERATED = 64
 
 
 class TimerHeap:
-    """A heap of due times. At the due time of a message, the broker must change the message.
+    """A heap of the due times of messages. The broker must change a message at its due time.
 
     Each message has at most one due time. A due time that was replaced or removed stays in the
     heap, but is ignored. If the heap contains too many ignored due times, the heap is rebuilt.
@@ -51,7 +51,7 @@ class TimerHeap:
         return None
 
     def take_due(self, now: datetime) -> int | None:
-        """Remove the earliest due time, and return the id of the message.
+        """Remove the earliest due time, and return the id of the message that has this due time.
 
         If the earliest due time is later than `now`, remove nothing and return None.
         """

@@ -1,4 +1,7 @@
-"""The operations of one queue. When an operation returns, all its changes are in the database."""
+"""Send, receive, peek and settle the messages of one queue.
+
+When an operation returns, all its changes are in the database.
+"""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -101,7 +104,7 @@ class Queue:
     async def cancel_scheduled(self, sequence_numbers: Sequence[int]) -> None:
         """Remove the scheduled messages that have these sequence numbers.
 
-        Raises MessageNotFound if one of the messages does not exist. Then no message is removed.
+        If one of the messages does not exist, raise MessageNotFound and remove no message.
         """
         self._begin()
         self._state.cancel(sequence_numbers)
@@ -124,7 +127,7 @@ class Queue:
     ) -> list[MessageDelivery]:
         """Receive the deferred messages that have these sequence numbers.
 
-        Raises MessageNotFound if one of the messages is not found. Then no message is received.
+        If one of the messages is not found, raise MessageNotFound and receive no message.
         """
         now = self._begin()
         records = self._state.take_deferred(sequence_numbers, mode, now)
@@ -153,7 +156,7 @@ class Queue:
         return found
 
     def check_writable(self) -> None:
-        """Raise MessageStoreError if the database cannot be written now. Writes nothing."""
+        """Raise MessageStoreError if the database cannot be written now. No message is changed."""
         self._transactions.check_writable()
 
     # Settling. Each method raises MessageLockLost if the lock is lost, and ArgumentError if the
@@ -203,8 +206,8 @@ class Queue:
     async def renew(self, tokens: Sequence[UUID]) -> list[datetime]:
         """Renew message locks and return their new expiry times.
 
-        The new expiry time is the current time plus the queue's lock duration. Raises
-        MessageLockLost if one of the locks is lost. Then no lock is renewed.
+        The new expiry time is the current time plus the queue's lock duration. If one of the
+        locks is lost, raise MessageLockLost and renew no lock.
         """
         ends = self._state.renew(tokens, self._begin())
         await self._transactions.wait_until_committed()

@@ -1,4 +1,4 @@
-"""The rules of one queue, such as the expiry of locks and the detection of duplicates.
+"""Apply the rules of one queue, such as the expiry of locks and the detection of duplicates.
 
 This module does not use files, sockets or the clock. Callers pass the current time.
 """
@@ -60,7 +60,7 @@ class DuplicateHistory:
         self._sequence_numbers[seen_id.message_id] = seen_id.sequence_number
 
     def forget(self, now: datetime, window: timedelta) -> None:
-        """Remove the ids of messages that were received `window` or more before `now`.
+        """Remove the ids of messages that were received at least `window` before `now`.
 
         Ids that were added since the last commit are not removed.
         """
@@ -186,7 +186,7 @@ class QueueState:
     def cancel(self, sequence_numbers: Iterable[int]) -> None:
         """Remove the scheduled messages that have these sequence numbers.
 
-        Raises MessageNotFound if one of the messages is not found. Then no message is removed.
+        If one of the messages is not found, raise MessageNotFound and remove no message.
         """
         for record in self._find(sequence_numbers, MessageState.SCHEDULED):
             self._table.remove(record.id)
@@ -207,7 +207,7 @@ class QueueState:
         """Receive the deferred messages that have these sequence numbers.
 
         If the mode is peek-lock, lock the messages. If it is receive-and-delete, remove them.
-        Raises MessageNotFound if one of the messages is not found. Then no message is received.
+        If one of the messages is not found, raise MessageNotFound and receive no message.
         """
         found = self._find(sequence_numbers, MessageState.DEFERRED)
         return [self._assign(record.sequence_number, mode, now) for record in found]
@@ -304,7 +304,7 @@ class QueueState:
     def renew(self, tokens: Sequence[UUID], now: datetime) -> list[datetime]:
         """Renew message locks, and return the new expiry times.
 
-        Raises MessageLockLost if one of the locks is lost. Then no lock is renewed.
+        If one of the locks is lost, raise MessageLockLost and renew no lock.
         """
         until = now + self.settings.lock_duration
         for record in [self._find_locked(token, now) for token in tokens]:
@@ -407,8 +407,9 @@ class QueueState:
 
 
 def _with_changes(record: MessageRecord, changes: PropertyChanges) -> MessageRecord:
-    """Return the record with changed properties. A later change of a property replaces an earlier.
+    """Return the record with changed properties.
 
+    If a property was already changed earlier, the new value replaces the earlier value.
     Raises ArgumentError if the changes exceed 64 KiB in total.
     """
     if not changes:

@@ -1,4 +1,7 @@
-"""The settings of a queue, the limits of the Standard tier, and ISO 8601 durations."""
+"""Define and check the settings of a queue, and parse and format ISO 8601 durations.
+
+The limits of the settings are the limits of Azure Service Bus's Standard tier.
+"""
 
 import re
 from dataclasses import dataclass

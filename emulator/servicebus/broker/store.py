@@ -1,4 +1,4 @@
-"""The broker's SQLite database. Committed changes are not lost if the process is killed."""
+"""Read and write the broker's SQLite database. Committed changes survive a kill of the process."""
 
 import asyncio
 import json
@@ -233,7 +233,7 @@ def record_from_row(row: tuple[Any, ...]) -> MessageRecord:
 
 
 def _changes_text(changes: PropertyChanges) -> str | None:
-    """Return the changed properties as JSON, with hexadecimal values. None means no changes."""
+    """Return the changed properties as JSON with hexadecimal values; None if there are none."""
     return json.dumps({name: value.hex() for name, value in changes}) if changes else None
 
 
@@ -335,7 +335,7 @@ class MessageStore:
             raise
 
     def trace(self, listener: Callable[[str], None] | None) -> None:
-        """Call `listener` with the text of each SQL statement. None stops these calls."""
+        """Call `listener` with the text of each SQL statement, until `trace(None)` is called."""
         self._connection.set_trace_callback(listener)
 
     def close(self) -> None:
@@ -400,13 +400,15 @@ class MessageStore:
             if sections[-1] is None:
                 sections = self._connection.execute(_CONTENT_APART, (id_,)).fetchone()
         except sqlite3.Error as error:
-            raise MessageStoreError(f"a message could not be read: {error}") from error
+            raise MessageStoreError(
+                f"a message could not be read from the database: {error}"
+            ) from error
         return IncomingMessage(*sections)
 
     def apply(self, changes: ChangeSet) -> None:
         """Write all changes in one transaction.
 
-        Raises sqlite3.Error if a change cannot be written. Then no change is written.
+        If one of the changes cannot be written, raise sqlite3.Error and write no change.
         """
         with self._transaction() as connection:
             if changes.inserted:
@@ -506,7 +508,7 @@ class Checkpointer:
         self._running: asyncio.Future[None] | None = None
 
     def count_commit(self) -> None:
-        """Count a commit. Start a checkpoint after 500 commits, unless a checkpoint is running."""
+        """Count a commit. After 500 commits, start a checkpoint unless one is already running."""
         self._commit_count += 1
         if self._commit_count < _COMMITS_BETWEEN or self._running is not None:
             return

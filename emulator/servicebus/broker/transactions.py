@@ -154,7 +154,7 @@ class TransactionManager:
         return now
 
     def check_writable(self) -> None:
-        """Raise MessageStoreError if the database cannot be written now. Writes nothing."""
+        """Raise MessageStoreError if the database cannot be written now. No message is changed."""
         if problem := self._disk.find_problem():
             raise MessageStoreError(f"the database cannot be written: {problem}")
 
@@ -220,9 +220,9 @@ class TransactionManager:
     def _put_back(self, delivery: MessageDelivery, record: MessageRecord) -> None:
         """Put a message back into its queue after a delivery in receive-and-delete mode failed.
 
-        The message is locked, so that it is delivered again only after a pause: the next delivery
-        may fail, too. If the process dies before the next commit, the message is lost. This is
-        allowed: in receive-and-delete mode, any message can be lost during its delivery.
+        The message is locked, so that it is delivered again only after a delay, because the next
+        delivery may fail, too. If the process dies before the next commit, the message is lost.
+        This is allowed: in receive-and-delete mode, any message can be lost during its delivery.
         """
         message = delivery.message
         self.contents.add(

@@ -7,7 +7,9 @@ from loosely import Client
 PICTURE = Path(__file__).parents[1] / "examples" / "chelsea.jpg"
 
 
-def test_the_brightness_of_a_picture_is_given_in_the_chosen_unit(loosely_client: Client) -> None:
+def test_the_model_returns_the_brightness_of_a_picture_in_the_chosen_unit(
+    loosely_client: Client,
+) -> None:
     fraction = loosely_client.run(PICTURE, "brightness").result["brightness"]
     percent = loosely_client.run(PICTURE, "brightness", parameters={"unit": "percent"}).result
     assert 0 < fraction < 1

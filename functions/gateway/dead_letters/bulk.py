@@ -1,8 +1,9 @@
 """Find the dead letters that match a filter, and redrive or purge all of them.
 
-The name of a letter's blob contains the queue, which belongs to one model. The reason and the time
-are in the content of the blob, so each blob must be read. Therefore one call examines at most
-MAX_EXAMINED letters, and returns a cursor with which the next call continues.
+The name of a dead letter's blob contains the name of the queue, and each queue belongs to one
+model. The reason and the time of the dead-lettering are in the content of the blob, so each blob
+must be read. Therefore one call examines at most MAX_EXAMINED dead letters, and returns a cursor
+with which the next call continues.
 """
 
 import asyncio
@@ -33,10 +34,10 @@ MAX_EXAMINED: Final = 500
 """The largest number of dead letters that one request of an operator reads or changes."""
 
 ACTION_TIME: Final = timedelta(seconds=15)
-"""How long after its start a call of `LetterActions.apply` may begin to change another letter.
+"""How long after its start a call of `LetterActions.apply` still begins to change dead letters.
 
-After this time, the call returns a cursor that continues the action. One letter takes up to about
-five seconds, and clients wait 30 seconds for a response.
+After this time, the call returns a cursor that continues the action. The change of one dead letter
+takes up to about five seconds, and clients wait 30 seconds for a response.
 """
 
 _READS_AT_ONCE: Final = 16
@@ -57,8 +58,8 @@ class LetterFilter:
     """Selects dead letters by their properties. A member that is None allows any value.
 
     `since` is inclusive and `before` is exclusive. Both are compared with the time at which the
-    message was dead-lettered. If `is_redriven` is False, only letters that were not redriven
-    match.
+    message was dead-lettered. If `is_redriven` is True, only dead letters that were redriven match;
+    if it is False, only dead letters that were not redriven match.
     """
 
     models: tuple[ModelEntry, ...]
@@ -69,7 +70,7 @@ class LetterFilter:
 
     @property
     def needs_content(self) -> bool:
-        """Whether the content of a letter must be read to decide whether the letter matches."""
+        """Whether the filter needs the content of a dead letter's blob, and not only its name."""
         members = (self.reason, self.since, self.before, self.is_redriven)
         return any(member is not None for member in members)
 
@@ -101,7 +102,7 @@ class FoundLetter:
 
     @property
     def cursor(self) -> str:
-        """The cursor with which the next call begins after this letter."""
+        """The cursor with which the next call begins after this dead letter."""
         return _cursor_of(self.model, self.letter.id)
 
 
@@ -182,8 +183,8 @@ async def _read(blobs: Blobs, model: ModelEntry, id_: str) -> FoundLetter | None
 class LetterChange:
     """What an action did with one dead letter.
 
-    If the letter was redriven, `job_id` is the id of the job that does the work again. If the
-    letter could not be redriven, `refusal` says why. If the letter was purged, both are None.
+    If the dead letter was redriven, `job_id` is the id of the job that does the work again. If it
+    could not be redriven, `refusal` says why. If it was purged, `job_id` and `refusal` are None.
     """
 
     model: str
@@ -205,7 +206,7 @@ class LetterChanges:
 
 @dataclass(frozen=True, slots=True)
 class LetterActions:
-    """Redrives and purges dead letters, and logs each change with the caller who ordered it."""
+    """Redrives and purges dead letters, and logs each change and the caller who requested it."""
 
     blobs: Blobs
     redriver: Redriver

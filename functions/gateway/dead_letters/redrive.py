@@ -9,9 +9,9 @@ message to the same queue again, with a new message id. With the old id, Service
 message as a duplicate.
 
 Each dead letter is redriven only once. Before a redrive sends anything, it writes a redrive mark
-into the stored dead letter, and only one mark can be written. A redrive usually takes less than the
-time IN_PROGRESS. If an operator's request finds an older mark, the request that wrote the mark has
-probably failed. The new request then completes the redrive.
+into the stored dead letter, and only one mark can be written. A redrive usually takes less time
+than IN_PROGRESS. If an operator's request finds a mark that is older than IN_PROGRESS, the request
+that wrote the mark has probably failed. The new request then completes the redrive.
 """
 
 from dataclasses import dataclass, replace
@@ -79,7 +79,8 @@ class Redriver:
     async def redrive(self, durable: Durable, model: ModelEntry, letter_id: str) -> Redriven:
         """Redrive a dead letter unless an earlier call has already redriven it.
 
-        In both cases, the result contains the id of the job that does the work again.
+        The result contains the id of the job that does the work again, also if an earlier call has
+        redriven the dead letter.
 
         If the dead letter belongs to a job of the gateway, a new job is created. Otherwise a
         producer sent the message, and the message is sent again. Raises UnknownLetter if the dead
@@ -195,7 +196,7 @@ def _message(
 ) -> ServiceBusMessage:
     """Return a new message that contains the producer's request.
 
-    If the redrive is tried again, the message has the same id. Then Service Bus drops the second
+    If a later request repeats the redrive, its message has the same id. Then Service Bus drops this
     message as a duplicate.
     """
     left = request.deadline - now

@@ -44,7 +44,7 @@ The id ends with `~low` if the message came from the low-priority queue.
 """
 
 _LOW: Final = "~low"
-# With a digest, the last part of the blob's name has at most the 128 characters of a letter's id.
+# With a digest, the last part of the blob's name has at most 128 characters, as a dead letter's id.
 _MAX_SAFE_CHARACTERS: Final = 100
 _EXAMPLE_ID: Final = "01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e"
 
@@ -81,7 +81,7 @@ def letter_blob_of(model: ModelEntry, id_: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RedriveMark:
-    """What a stored dead letter contains about its redrive.
+    """The redrive mark in a stored dead letter: it describes the redrive of the dead letter.
 
     `job_id` is the id of the job that does the work again. `at` is the time at which the redrive
     began. `is_done` is true after the request has been sent.
@@ -120,12 +120,12 @@ class StoredLetter:
 
     @property
     def is_redriven(self) -> bool:
-        """Whether a redrive has sent the letter's request again."""
+        """Whether a redrive has sent the request of the dead letter again."""
         return self.redrive is not None and self.redrive.is_done
 
     @property
     def dead_lettered_at(self) -> datetime | None:
-        """The time at which the gateway stored the letter; None if this time is unreadable."""
+        """The time at which the gateway stored the dead letter; None if this time is unreadable."""
         try:
             return datetime.fromisoformat(self.document["dead_lettered_at"]).astimezone(UTC)
         except (KeyError, TypeError, ValueError, OverflowError):
@@ -176,8 +176,8 @@ class LetterInput(TypedDict):
 class LetterLinks(TypedDict):
     """The URL paths for a dead letter.
 
-    They lead to the dead letter, to the route that redrives it, to its job, and to the job that a
-    redrive has created.
+    The paths are those of the dead letter, of the route that redrives it, of its job, and of the
+    job that a redrive has created.
     """
 
     self: str

@@ -97,6 +97,7 @@ class DeadLetterTrigger:
             last = await self._find_last_delivery(request)
             description = _describe(message, last)
             name = await self._store(message, request, queue, description)
+            # infra/modules/alerts.bicep and infra/workbook.json parse this line.
             _log.error(
                 "job %.100r was dead-lettered from %s (%.200r: %.500r); kept as the blob %s; "
                 "redrive it when the cause has been removed",
@@ -111,10 +112,10 @@ class DeadLetterTrigger:
         await self._notify(message, request, queue, durable)
 
     async def _find_last_delivery(self, request: JobRequest | None) -> DeliveryNote | None:
-        """Return the delivery note of the latest delivery that has one.
+        """Return the latest delivery note that a worker has stored for the job.
 
-        Return None if there is no note, if a producer sent the request, or if the storage does not
-        respond.
+        Return None if there is no delivery note, if a producer sent the request, or if the storage
+        does not respond.
         """
         if request is None or not self._is_from_gateway(request):
             return None
@@ -134,8 +135,9 @@ class DeadLetterTrigger:
         """Store a dead-lettered message unless an earlier run of the trigger has stored it.
 
         Returns the name of the dead letter's blob. The dead letter of an earlier message may have
-        the same message id. If a gateway sent the new message, the new dead letter replaces the old
-        one. A producer can choose any message id, so a producer's dead letter gets another name.
+        the same message id. If a gateway sent the new message, the new dead letter replaces the
+        earlier one. If a producer sent the new message, its dead letter gets a different blob name,
+        because producers can choose any message id.
         """
         name = letter_blob(queue, _message_id(message))
         data = _encode_letter(message, description, self.clock())
@@ -186,14 +188,14 @@ class DeadLetterTrigger:
                 await start_reply_delivery(webhook_reply, instance_id, durable)
 
     async def _send_reply(self, reply: JobReply, queue: str) -> None:
-        """Send the reply to the queue that the producer named.
+        """Send a reply to the queue that the producer's request names for replies.
 
         If the queue is not allowed or does not exist, this method only logs a warning. An error
         would cause another delivery of the dead-lettered message.
         """
         if not may_take_replies(queue, self.model_queues):
             _log.warning(
-                "job %s: no reply was sent to the producer: %.100r is not allowed as a reply queue",
+                "job %s: no reply was sent to the producer: %.100r is not a permitted reply queue",
                 reply.job_id,
                 queue,
             )
@@ -250,7 +252,7 @@ def _read_property(message: func.ServiceBusMessage, name: str) -> str | None:
 
 
 def _read_death(message: func.ServiceBusMessage) -> str | None:
-    """Return how the last worker process died that held the message; None if that is unknown."""
+    """Return how the worker process died that held the message last; None if this is unknown."""
     text = _read_property(message, PROPERTY_WORKER_DEATH)
     return text[:_MAX_DEATH_CHARACTERS] if text else None
 

@@ -147,9 +147,10 @@ class ReplyTokens:
     """
 
     def __init__(self, keys: Sequence[bytes], base_url: str) -> None:
-        """Create an object that signs new tokens with the first key, and accepts all keys.
+        """Create an object that signs new tokens with the first of `keys`.
 
-        `base_url` is the address of the gateway in the reply URLs.
+        The object accepts tokens that were signed with any of `keys`. `base_url` is the address of
+        the gateway in the reply URLs.
         """
         self._keys = tuple(keys)
         self._base_url = base_url
@@ -227,7 +228,7 @@ _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 def is_from_foreign_page(
     headers: Iterable[tuple[bytes, bytes]], allowed_origins: Collection[str]
 ) -> bool:
-    """Return whether a web page of a site that is not allowed caused this request.
+    """Return whether a web page from an origin that is not allowed sent this request.
 
     A page may send a form or plain text to any site without a preflight request. Therefore a
     gateway without API keys would run jobs for every page that the user opens in a browser.
@@ -252,11 +253,12 @@ _CHALLENGE: Final = 'Bearer realm="loosely"'
 
 
 class AuthenticationMiddleware:
-    """ASGI middleware that refuses unauthenticated requests, and large bodies over the limits.
+    """ASGI middleware that refuses unauthenticated requests, and bodies that `LargeBodies` refuses.
 
-    It stores the caller in `scope["gateway.caller"]`, and in `scope["gateway.charge"]` a function
-    that counts more jobs of this request against the caller's rate limit. It is not based on
-    Starlette's BaseHTTPMiddleware, which would create a task for each request.
+    The middleware stores the caller in `scope["gateway.caller"]`. In `scope["gateway.charge"]` it
+    stores a function that counts more jobs of this request against the caller's rate limit. The
+    middleware is not based on Starlette's BaseHTTPMiddleware, which would create a task for each
+    request.
     """
 
     def __init__(

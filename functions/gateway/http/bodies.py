@@ -52,9 +52,10 @@ class LargeBodies:
     def admit(self, tenant: str, size_bytes: int) -> Iterator[None]:
         """Count a body during the `with` block.
 
-        Raises the problem `overloaded` in two cases: other bodies are counted, and with this body
-        their total size would exceed the limit of the process; or other bodies of this tenant are
-        counted, and with this body their total size would exceed the limit of a tenant.
+        Raises the problem `overloaded` if the body and the counted bodies of all tenants together
+        exceed the limit of the process, or if the body and the counted bodies of its tenant
+        together exceed the limit of a tenant. If no other body is counted, any body is allowed. If
+        no other body of the tenant is counted, only the limit of the process applies.
         """
         own_bytes = self._tenants_bytes.get(tenant, 0)
         fits = not self._total_bytes or self._total_bytes + size_bytes <= self._limit_bytes
@@ -86,7 +87,7 @@ class LargeBodies:
 
 
 class _Turns:
-    """A lock for asyncio tasks. Waiting tenants get it in rotation."""
+    """A lock for asyncio tasks. The tenants whose tasks wait get the lock in rotation."""
 
     def __init__(self) -> None:
         self._is_taken = False

@@ -65,7 +65,7 @@ class Caller:
 
     @property
     def logged_name(self) -> str:
-        """The name of the caller's key as the log shows it. It is never the key itself."""
+        """The name of the caller for the log. This is the name of the API key, never the key."""
         return self.name or "(no key)"
 
 
@@ -172,7 +172,7 @@ def parse_keys(text: str) -> tuple[ApiKey, ...]:
             raise ValueError(f"entry {number}: {error}") from None
     names = {key.caller.name for key in keys}
     if len(names) < len(keys):
-        raise ValueError("two entries have the same name; give each entry its own name")
+        raise ValueError("two entries have the same name; give each entry a different name")
     return tuple(keys)
 
 

@@ -86,6 +86,14 @@ UNKNOWN_JOB: Final = ProblemKind(
     False,
     "The id is wrong, or the job was deleted after its retention.",
 )
+UNKNOWN_RESULT: Final = ProblemKind(
+    "unknown-result",
+    404,
+    "The job has no such result",
+    False,
+    "The name is wrong, or the model has omitted an optional result. `results` of the job contains "
+    "the names of all results.",
+)
 UNKNOWN_DEAD_LETTER: Final = ProblemKind(
     "unknown-dead-letter",
     404,

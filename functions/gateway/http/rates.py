@@ -57,7 +57,7 @@ class TokenBucket:
 
 @dataclass(frozen=True, slots=True)
 class RateDecision:
-    """Whether a request is allowed, and how many more requests would be allowed now."""
+    """Whether a request is allowed, and how many more requests the caller may send now."""
 
     is_allowed: bool
     remaining: int
@@ -95,7 +95,7 @@ def take_token(
 def charge_tokens(limit: Rate, bucket: TokenBucket, count: int) -> tuple[TokenBucket, RateDecision]:
     """Take `count` more tokens for an allowed request, even if the bucket has fewer tokens.
 
-    Return the new bucket, and a decision that allows the request and has the remaining tokens.
+    Return the new bucket, and a decision that allows the request and says how many tokens remain.
     """
     charged = TokenBucket(bucket.tokens - count, bucket.at_seconds)
     return charged, _describe(limit, charged, is_allowed=True)
@@ -136,7 +136,7 @@ class RateLimiter:
     def charge(self, name: str, limit: Rate, count: int) -> RateDecision:
         """Take `count` more tokens from the bucket of the caller `name` for an allowed request.
 
-        Returns the decision about the request again, updated to the remaining tokens.
+        Returns a new decision about the request, with the number of tokens that remain.
         """
         self._buckets[name], decision = charge_tokens(limit, self._buckets[name], count)
         return decision

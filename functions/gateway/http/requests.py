@@ -1,7 +1,7 @@
 """Functions with which a route reads its request: the caller, the job, the body and the options.
 
-They follow RFC 9110 for the choice of a media type, RFC 7240 for the Prefer header, and RFC 8259
-for JSON.
+The functions follow RFC 9110 for the choice of a media type, RFC 7240 for the Prefer header, and
+RFC 8259 for JSON.
 """
 
 import contextlib
@@ -57,7 +57,8 @@ def caller_of(request: Request) -> Caller:
 def charge_jobs(request: Request, job_count: int) -> None:
     """Count the jobs of a request against the caller's rate limit.
 
-    The authentication has already counted the request as one job. This function counts the others.
+    The authentication has already counted the request as one job. This function counts the other
+    jobs of the request.
     """
     charge: Callable[[int], None] = request.scope["gateway.charge"]
     charge(max(0, job_count - 1))
@@ -93,7 +94,7 @@ def visible_tenant(request: Request, given: str | None = None) -> str | None:
 def find_model(catalogue: Catalogue, name: str) -> ModelEntry:
     """Return the model or the version with this name, for example `classifier` or `classifier:2`.
 
-    Raises the problem `unknown-model` if there is none.
+    Raises the problem `unknown-model` if the catalogue has no entry with this name.
     """
     try:
         return catalogue.model(name)
@@ -102,9 +103,11 @@ def find_model(catalogue: Catalogue, name: str) -> ModelEntry:
 
 
 def find_versions(catalogue: Catalogue, name: str) -> tuple[ModelEntry, ...]:
-    """Return all versions of the model for `classifier`, but one version for `classifier:2`.
+    """Return the versions that a name means.
 
-    Raises the problem `unknown-model` if there is none.
+    For the name of a model, such as `classifier`, all versions of the model are returned. For the
+    name of a version, such as `classifier:2`, only this version is returned. Raises the problem
+    `unknown-model` if the catalogue has no entry with this name.
     """
     find_model(catalogue, name)
     return catalogue.matching(name)
@@ -166,6 +169,8 @@ def shown_job(request: Request, job_id: str, record: Record) -> JobResource:
         job["tenant"] = tenant
     if tenant != caller.tenant or Scope.JOBS_READ not in caller.scopes:
         job["result"] = None
+        for named in job["results"].values():
+            named.pop("json", None)
     return job
 
 
@@ -311,7 +316,7 @@ LABEL_HEADER: Final = "Loosely-Label"
 
 
 def label_option_of(request: Request) -> str | None:
-    """Return the label in the header or in the query of a request; None if there is none.
+    """Return the label in the header or in the query of a request; None if there is no label.
 
     Raises the problem `malformed-request` if there is more than one label, or if the header has
     characters that are not ASCII. The length of the label is checked later.
@@ -430,8 +435,8 @@ Python can read JSON with a greater depth than it can write. This limit is below
 MAX_JSON_VALUES: Final = 300_000
 """How many values and member names a JSON text may have.
 
-The parser creates an object for each of them. With this limit, parsing takes at most about 50 ms.
-Meanwhile, no other request is served.
+The parser creates an object for each value and each name. With this limit, parsing takes at most
+about 50 ms. During the parsing, no other request is served.
 """
 
 _LARGE_JSON_VALUES: Final = 10_000
@@ -516,8 +521,8 @@ def has_more_values(value: Json, limit: int) -> bool:
 def _check_value_count(data: bytes) -> None:
     """Raise ValueError if a JSON text has more than MAX_JSON_VALUES values and member names.
 
-    Each value or name comes with one comma, colon or bracket, so these characters are counted. The
-    text is UTF-8, in which they are single bytes.
+    Each value or name comes with one comma, colon or bracket, so these characters are counted. In
+    UTF-8, the encoding of the text, each of these characters is one byte.
     """
     if _count_signs(data, 0, len(data)) <= MAX_JSON_VALUES:
         return
@@ -530,8 +535,8 @@ def _check_value_count(data: bytes) -> None:
     while count <= MAX_JSON_VALUES:
         start = data.find(b'"', position)
         end = data.find(b'"', start + 1) if start >= 0 else -1
-        # Count at least one before each string. So the loop also ends soon if the text has only
-        # strings.
+        # Count at least one value before each string. So the loop also ends soon if the text has
+        # only strings.
         count += max(1, _count_signs(data, position, start if start >= 0 else len(data)))
         if end < 0:
             break

@@ -1,6 +1,7 @@
 """Functions with which a route builds its response: JSON, problem documents, ETags, Retry-After.
 
-They follow RFC 9457 for problem documents, and RFC 9110 section 13 for conditional requests.
+The functions follow RFC 9457 for problem documents, and RFC 9110 section 13 for conditional
+requests.
 """
 
 import base64
@@ -159,9 +160,9 @@ def check_match(request: Request, response: Response) -> None:
 async def add_queue_position(
     job: JobResource, priority: Priority, catalogue: Catalogue, estimates: WaitEstimates
 ) -> dict[str, str]:
-    """Return the Retry-After header for a job, and add the queue position to a queued job.
+    """Return the Retry-After header for a job that has not ended.
 
-    If the job has started, `job` is not changed.
+    If the job is queued, its queue position is added to `job`. Otherwise, `job` is not changed.
     """
     model = catalogue.get(join_name(job["model"], job["version"]))
     position = NO_POSITION

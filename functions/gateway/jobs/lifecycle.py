@@ -11,9 +11,10 @@ of these steps:
     record the outcome ──▶ wake its waiters ──▶ raise the event `reply`
 
 After the first step every instance of the app shows the outcome to callers. The instances do not
-read the outcome from the orchestration, because an event can be lost: the Azure Storage provider
-discards an event for an orchestration whose history has not been saved yet. The orchestration also
-reads the outcome from the blob regularly, so a lost event only delays the orchestration.
+read the outcome from the orchestration, because an event can be lost. For example, the Azure
+Storage provider discards an event for an orchestration whose history has not been saved yet. The
+orchestration also reads the outcome from the blob regularly, so a lost event only delays the
+orchestration.
 """
 
 import asyncio
@@ -50,24 +51,26 @@ FIRST_PAUSE_SECONDS: Final = 0.025
 LONGEST_PAUSE_SECONDS: Final = 0.5
 
 LAST_READ_SECONDS: Final = 1.0
-"""How many seconds a waiter waits at least for a read of the outcome that it has begun.
+"""The minimum time in seconds that a waiter waits for a read of the outcome that has begun.
 
 The read may end after the time for which the request waits.
 """
 
 OWN_ENDS: Final = 20
-"""How many outcomes in a row a process must record to count as the only process of the app.
+"""How many outcomes in succession a process must record to count as the only process of the app.
 
 Only outcomes for which a request of this process waited are counted. If the process counts as the
-only one, its requests read the outcome later, see `Waiter.first_pause_seconds`.
+only process, its requests read the outcome later, see `Waiter.first_pause_seconds`.
 """
 
 START_DELAY_SECONDS: Final = 0.25
 """How long a busy gateway waits for a job's outcome before it starts the job's orchestration."""
 
 BUSY_WAITERS: Final = 4
-"""A gateway is busy if at least this number of requests wait. Otherwise it starts orchestrations
-without START_DELAY_SECONDS."""
+"""A gateway is busy if at least this number of requests wait.
+
+A gateway that is not busy starts orchestrations without the delay START_DELAY_SECONDS.
+"""
 
 LOOKS_A_SECOND: Final = 100
 """The maximum number of reads of outcomes per second by all waiters of a process together."""
@@ -75,7 +78,7 @@ LOOKS_A_SECOND: Final = 100
 LOOKS_PER_FULL_LOOK: Final = 8
 """Of this many reads by a waiter, one also reads the state of the job's orchestration.
 
-The others read only the job's outcome.
+The other reads read only the job's outcome.
 """
 
 # A job's message is sent before its orchestration is started. Therefore a fast reply can arrive
@@ -156,26 +159,28 @@ class Waiter:
     def shortest_pause_seconds(self) -> float:
         """The minimum time in seconds between two reads of the outcome by this waiter.
 
-        The more waiters the process has, the longer is this time. Therefore all waiters together
-        make at most LOOKS_A_SECOND reads per second.
+        This time grows with the number of waiters in the process, so that all waiters together make
+        at most LOOKS_A_SECOND reads per second.
         """
         return self._waiters.count / LOOKS_A_SECOND
 
     @property
     def first_pause_seconds(self) -> float:
-        """The pause in seconds before the first read of the outcome by this waiter.
+        """How many seconds this waiter waits before it reads the outcome for the first time.
 
-        The pause is normally FIRST_PAUSE_SECONDS. It is LONGEST_PAUSE_SECONDS if this process
-        recorded the last OWN_ENDS outcomes. The app then probably has only one process, and this
-        process will notify the waiter. Therefore an earlier read would be useless.
+        The value is normally FIRST_PAUSE_SECONDS. If the last OWN_ENDS waits ended with outcomes
+        that this process recorded, the value is LONGEST_PAUSE_SECONDS. In this case, the app
+        probably has only one process, which will notify the waiter, so an earlier read would be
+        useless.
         """
         is_only_instance = self._waiters.is_only_instance
         return LONGEST_PAUSE_SECONDS if is_only_instance else FIRST_PAUSE_SECONDS
 
     def record_end(self, *, is_own: bool) -> None:
-        """Record that the job has ended. `first_pause_seconds` of later waiters depends on this.
+        """Record that the job of this waiter has ended, and which process recorded its outcome.
 
-        `is_own` is true if this process recorded the outcome of the job.
+        `is_own` is true if this process recorded the outcome. How long later waiters
+        wait before they read an outcome depends on this: see `first_pause_seconds`.
         """
         self._waiters.own_ends = self._waiters.own_ends + 1 if is_own else 0
 
@@ -194,8 +199,9 @@ class Waiter:
         because no event will be raised. An orchestration that starts with the outcome needs one
         episode instead of two.
 
-        Returns None at once if the wait would be useless, in two cases: few requests wait, so the
-        processor is not the limit; or another instance of the app may record the outcome.
+        Returns None at once if the wait would be useless. This is the case if few requests wait, so
+        that the processor is not the limit, or if another instance of the app may record the
+        outcome.
         """
         waiters = self._waiters
         if waiters.count < BUSY_WAITERS or not waiters.is_only_instance:
@@ -209,9 +215,15 @@ class Waiter:
     async def pause(
         self, seconds: float, reading: "asyncio.Task[Record | None] | None" = None
     ) -> JobOutcome | None:
-        """Wait up to `seconds` for the outcome; return None if no outcome arrived in time.
+        """Wait up to `seconds` until `notify` passes an outcome to this waiter.
 
-        The pause also ends when the task `reading` ends.
+        Args:
+            seconds: The longest wait.
+            reading: A task that reads from the blob storage whether the job has ended. The wait
+                also ends when this task ends. The caller must read the result of the task.
+
+        Returns:
+            The outcome that `notify` has passed; None if there is no such outcome.
         """
         if self._outcome is None:
             loop = asyncio.get_running_loop()
@@ -264,8 +276,8 @@ class Waiters:
     def notify(self, job_id: str, outcome: JobOutcome) -> bool:
         """Pass the job's outcome to all waiters of this job.
 
-        Returns whether one of them will start the orchestration with this outcome, so that the
-        event `reply` is not needed.
+        Returns whether the request of one of these waiters will start the orchestration with this
+        outcome. In that case, the event `reply` is not needed.
         """
         starts_with_outcome = False
         for waiter in tuple(self._waiters.get(job_id, ())):
@@ -380,7 +392,8 @@ class Jobs:
     ) -> JobOutcome:
         """End a job with this outcome unless the job has ended; return the recorded outcome.
 
-        The end is counted for the job's model `model`, which is None if it is unknown.
+        The end of the job is counted in the metrics of the job's model, `model`. If `model` is
+        None, the end is not counted.
 
         If this call ends the job, it returns the object `outcome` itself. If the job had ended
         before, this method raises the event `reply` again, because the process that recorded the
@@ -450,10 +463,10 @@ async def _raise_event(
 
     If the event is not raised, the orchestration finds the recorded outcome when its timer fires.
 
-    If the orchestration does not exist, the call is repeated after each of the pauses.
+    If the orchestration does not exist, the call is repeated after each delay in `pauses_seconds`.
 
     Raises:
-        UnknownInstance: The orchestration does not exist, even after all pauses.
+        UnknownInstance: The orchestration does not exist, even after all delays.
         FinalInstance: The orchestration has ended.
     """
     for pause_seconds in (*pauses_seconds, None):

@@ -186,7 +186,7 @@ def write_ticket(  # noqa: PLR0913 - the parts of a ticket
 
 
 def read_ticket(text: str) -> Ticket:
-    """Convert JSON text to a ticket.
+    """Convert the input of a job's orchestration, a JSON text, to a ticket.
 
     Raises ValueError, KeyError or TypeError if the text is not a ticket.
     """
@@ -305,7 +305,8 @@ Record = dict[str, Any]
     {"model", "status", "created_at", "started_at", "finished_at", "deadline", "attempt",
      "result": a payload in JSON, "error": an error in JSON, "timing", "trace_id",
      "tenant": absent if it is OPEN_TENANT, "priority": absent if it is normal,
-     "label": absent if the job has no label}
+     "label": absent if the job has no label,
+     "results": a payload in JSON for each named result, absent if the job has none}
 
 `model` is the name of an entry of the catalogue, for example `classifier:2`.
 """
@@ -362,7 +363,12 @@ def final_record(initial: Record, outcome: JobOutcome) -> Record:
             "batch_size": reply.timing.batch_size,
             "total_ms": _total_ms(initial, outcome.at),
         },
+        **({"results": _named_results(reply)} if reply.results else {}),
     }
+
+
+def _named_results(reply: JobReply) -> dict[str, Json]:
+    return {name: payload_to_json(payload) for name, payload in reply.results.items()}
 
 
 def recorded_output(instance: InstanceSnapshot) -> Record | None:
@@ -461,6 +467,20 @@ class JobProgress(TypedDict):
     message: str | None
 
 
+class JobNamedResult(TypedDict):
+    """A named result of a job. `json` is present if the result is small JSON."""
+
+    media_type: Annotated[str, Field(examples=["image/png"])]
+    json: NotRequired[Any]
+    link: Annotated[
+        str,
+        Field(
+            description="The path of the result itself.",
+            examples=["/v1/jobs/01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e/result/mask"],
+        ),
+    ]
+
+
 class JobResource(TypedDict):
     """A job, which is one unit of work. A final status never changes."""
 
@@ -493,21 +513,41 @@ class JobResource(TypedDict):
             description="The result if it is small JSON; get any other result from links.result."
         ),
     ]
+    results: Annotated[
+        dict[str, JobNamedResult],
+        Field(description="The named results, which some models have in addition to the result."),
+    ]
     error: JobFailure | None
     timing: JobTiming | None
     trace_id: str | None
     links: JobLinks
 
 
-def result_path(job_id: str) -> str:
-    """Return the URL path at which the gateway serves a job's result."""
-    return f"{job_path(job_id)}/result"
+def result_path(job_id: str, name: str | None = None) -> str:
+    """Return the URL path at which the gateway serves a job's result.
+
+    `name` is the name of a named result; None for the result without a name.
+    """
+    path = f"{job_path(job_id)}/result"
+    return path if name is None else f"{path}/{name}"
+
+
+def named_result(job_id: str, name: str, payload: Mapping[str, Json]) -> JobNamedResult:
+    """Return the JSON object that represents a named result. `payload` is its payload in JSON."""
+    found: JobNamedResult = {
+        "media_type": payload["media_type"],
+        "link": result_path(job_id, name),
+    }
+    if "json" in payload:
+        found["json"] = payload["json"]
+    return found
 
 
 def job_resource(job_id: str, record: Record) -> JobResource:
     """Return the JSON object that represents a job in the responses of all routes.
 
-    `result` contains a small JSON result. Callers get any other result from `links.result`.
+    `result` contains a small JSON result. Callers get any other result from `links.result`, and a
+    named result from its `link`.
     """
     path = job_path(job_id)
     result = record["result"] or {}
@@ -526,6 +566,10 @@ def job_resource(job_id: str, record: Record) -> JobResource:
         "progress": record.get("progress"),
         "queue": {"position": None, "eta_seconds": None, "phase": None},
         "result": result.get("json"),
+        "results": {
+            name: named_result(job_id, name, payload)
+            for name, payload in record.get("results", {}).items()
+        },
         "error": record["error"],
         "timing": record["timing"],
         "trace_id": record["trace_id"],

@@ -173,9 +173,9 @@ def _proposed(
 ) -> JobOutcome:
     """Return the outcome to record for a job that ends without a reply.
 
-    The job has failed if the request could not be sent, which `refusal` shows. Otherwise, the job
-    is cancelled if `is_cancelled` is true, and expired if not. `started_at` is the start time of a
-    cancelled job.
+    The outcome is `failed` if `refusal` contains an error, because the request could not be sent.
+    Otherwise, the outcome is `cancelled` if `is_cancelled` is true, and `expired` if it is false.
+    `started_at` is the start time of a cancelled job.
     """
     at = now.replace(tzinfo=UTC)
     if refusal is not None:
@@ -189,7 +189,7 @@ def _conclude(
     """Call the activity `conclude`; return its result, or an empty dict if the call failed.
 
     The activity records the outcome `proposed` unless the job already has an outcome. If `proposed`
-    is None, it only reads the job's outcome.
+    is None, the activity records nothing, and only reads the job's outcome.
     """
     asked = {
         "job_id": ticket.job_id,
@@ -197,7 +197,7 @@ def _conclude(
         "propose": None if proposed is None else outcome_to_json(proposed),
     }
     concluding = context.call_activity(ACTIVITY_CONCLUDE, json.dumps(asked))
-    # Waited for in a group, because a failed activity would otherwise raise an error here.
+    # The group with this one task prevents that a failed activity raises an error here.
     yield context.task_any([concluding])
     answer = concluding.result
     found: dict[str, Json] = json.loads(answer) if isinstance(answer, str) else {}
@@ -276,5 +276,5 @@ def _outcome_of(event: object, now: datetime) -> JobOutcome:
 
 
 def _like(now: datetime, text: str) -> datetime:
-    """Convert `text` to a datetime in UTC. It has a time zone only if `now` has one."""
+    """Convert `text` to a datetime in UTC, which has a time zone only if `now` has a time zone."""
     return datetime.fromisoformat(text).astimezone(UTC).replace(tzinfo=now.tzinfo)

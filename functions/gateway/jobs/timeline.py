@@ -1,6 +1,6 @@
 """The timeline of a job: where its time went, from its acceptance to its end.
 
-The timeline is computed when a caller asks for it. It uses what is stored anyway:
+The timeline is computed when a caller requests it, from data that is stored for other purposes:
 
     the ticket      when the job was accepted and its message sent       the gateway's clock
     the history     when the orchestration began and sent the message    the gateway's clock
@@ -8,12 +8,13 @@ The timeline is computed when a caller asks for it. It uses what is stored anywa
     the notes       other deliveries, see `contract.deliveries`          the workers' clocks
     the progress    when a long-running job started                      the worker's clock
 
-The parts of a timeline always add up to its whole, and no part is negative. Acceptance and end are
-both on the gateway's clock, so the whole is exact. Within one worker, the marks are durations of a
-clock that never jumps, so these parts are exact too. Only the times at which the broker and the
-workers received the message depend on their own wall clocks. If such a time is impossible, for
-example a receipt before the job was accepted, the delivery is moved by the smallest possible time.
-Its steps then have `is_adjusted`, and `clock_skew` says by how much the clock differs.
+The durations of the steps always add up to the total time, and no duration is negative. The
+gateway's clock gives the times of the acceptance and of the end, so the total time is exact. Within
+one worker, the marks are measured with a monotonic clock, so these durations are exact, too. Only
+the times at which the broker and the workers received the message come from the wall clocks of the
+broker and of the workers. If a time from these clocks is impossible, for example a receipt before
+the job was accepted, the delivery is moved by the smallest possible time. The steps of the delivery
+then have `is_adjusted`, and `clock_skew` says by how much the clock differs.
 """
 
 from collections.abc import Iterable, Sequence
@@ -46,7 +47,7 @@ MAX_NOTES: Final = 50
 """The largest number of delivery notes that a timeline uses. Older notes are ignored."""
 
 MAX_LOST: Final = 100
-"""Among this many last deliveries, those that no worker reported are shown, too."""
+"""Of this many last deliveries, a timeline also shows those that no worker has reported."""
 
 _MAX_LISTED_NOTES: Final = 500
 
@@ -89,7 +90,7 @@ _MARKS: Final = (
 
 
 class DeliveryEnd(StrEnum):
-    """How a delivery of a job ended, as far as it is known."""
+    """The state of a delivery: how it ended, or that it is running, or that its end is unknown."""
 
     ANSWERED = "answered"
     COMPLETED = "completed"
@@ -212,7 +213,7 @@ class JobEvidence:
     """What is stored about a job, from which its timeline is computed.
 
     Attributes:
-        ticket: The ticket of the job.
+        ticket: The ticket of the job, which is the input of the job's orchestration.
         record: The current record of the job, with its progress.
         outcome: The recorded outcome; None if the job has not ended or if its blob was deleted.
         history: The history of the job's orchestration; empty if it is not known.
@@ -281,10 +282,10 @@ class _Delivery:
         return max([self.ended_ms or 0.0, *(at_ms for _, at_ms in self.steps)])
 
     def state(self, *, is_last: bool) -> DeliveryEnd:
-        """Return how the delivery ended.
+        """Return how the delivery ended, or RUNNING if it may still be running.
 
-        `is_last` says whether this is the newest delivery of a job that has not ended. Only such a
-        delivery can still be running.
+        Return LOST if the end of the delivery is unknown. `is_last` says whether this is the newest
+        delivery of a job that has not ended. Only the newest delivery can still be running.
         """
         if self.is_answer:
             return DeliveryEnd.ANSWERED
@@ -342,7 +343,7 @@ class _Line:
         return place_ms
 
     def add_beside(self, name: StepName, at_ms: float) -> None:
-        """Add a step for which the job did not wait. The step has the duration 0."""
+        """Add a step for which the job did not wait. In the timeline, its duration is 0."""
         self.steps.append(
             {
                 "name": name,
@@ -389,7 +390,10 @@ def build_timeline(evidence: JobEvidence, now: datetime) -> JobTimeline:
 
 
 def _end_ms(record: Record, accepted_at: datetime, now: datetime) -> float:
-    """Return the milliseconds from a job's acceptance to its end; to `now` if it has not ended."""
+    """Return the milliseconds from a job's acceptance to its end.
+
+    If the job has not ended, its end is taken to be `now`.
+    """
     if is_final(record):
         return float(record["timing"]["total_ms"])
     return max(0.0, round((now - accepted_at) / timedelta(milliseconds=1), 3))
@@ -489,15 +493,15 @@ def _marks_of(outcome: JobOutcome | None) -> DeliveryMarks | None:
 def _with_answer(
     noted: list[_Delivery], record: Record, outcome: JobOutcome | None
 ) -> list[_Delivery]:
-    """Return the noted deliveries and, as the last one, the delivery that produced the reply.
+    """Return the noted deliveries, followed by the delivery that produced the reply.
 
-    If `noted` contains this delivery already, it is replaced.
+    If `noted` already contains the delivery that produced the reply, that item is left out.
     """
     timing = record["timing"]
     marks = _marks_of(outcome)
     has_marks = marks is not None
     if marks is None:
-        # An older worker tells only when its batch began, how long it ran, and when it replied.
+        # An older worker reports only when its batch began, how long it ran, and when it replied.
         started_at = datetime.fromisoformat(record["started_at"])
         length = datetime.fromisoformat(record["finished_at"]) - started_at
         ran_ms = timing["inference_ms"]
@@ -527,9 +531,10 @@ def _is_same(noted: _Delivery, answer: _Delivery) -> bool:
 
 
 def _with_start(noted: list[_Delivery], record: Record) -> list[_Delivery]:
-    """Return the noted deliveries, and in one of them the start time from the job's record.
+    """Add the start time in the job's record to the delivery that started the job.
 
-    This is the delivery that started the job. If no note describes it, it is added to the list.
+    Returns the noted deliveries with this change. If no note describes the delivery that started
+    the job, the delivery is added to the list.
     """
     started_at = datetime.fromisoformat(record["started_at"])
     number = record["attempt"]
@@ -581,7 +586,7 @@ def _add_delivery(
     if marks is None:
         return None
     clock_ms = line.ms(marks.received_at)
-    # Moved as little as possible, so that the delivery lies between the step before and the end.
+    # Move the delivery as little as possible, so that it lies between the step before and the end.
     latest_ms = _LATEST_MS if is_beside else line.end_ms - delivery.length_ms
     begin_ms = max(min(clock_ms, latest_ms), line.position_ms if not is_beside else 0.0)
     moved_ms = clock_ms - begin_ms
@@ -640,8 +645,8 @@ def _bounds(
 ) -> tuple[str, str]:
     """Return the earliest and the latest time at which a delivery can have taken place.
 
-    Both times are computed from the deliveries before and after it, and are in RFC 3339 format.
-    `place` is the index of the delivery in `spans`.
+    Both times are in RFC 3339 format. They are computed from the deliveries before and after this
+    delivery. `place` is the index of the delivery in `spans`.
     """
     before = [span for span in spans[:place] if span is not None]
     after = [span for span in spans[place + 1 :] if span is not None]

@@ -29,9 +29,9 @@ class DecodedBlobs(Generic[T]):
         Args:
             blobs: The container.
             prefix: The prefix of the names of the blobs.
-            decode: Decodes the content of a blob. Raises ContractError or ValueError if it cannot
-                be read.
-            limit: How many blobs are read at most, in the order of their names.
+            decode: Decodes the content of a blob. Raises ContractError or ValueError if the content
+                is not valid.
+            limit: The maximum number of blobs to read. Blobs are read in the order of their names.
         """
         self._blobs = blobs
         self._prefix = prefix
@@ -42,7 +42,7 @@ class DecodedBlobs(Generic[T]):
     async def read(
         self, is_wanted: Callable[[ListedBlob], bool] = lambda _: True
     ) -> list[tuple[ListedBlob, T]]:
-        """Return the wanted blobs with their decoded content.
+        """Return the blobs for which `is_wanted` returns true, with their decoded content.
 
         Blobs that cannot be decoded, or that were deleted after they were listed, are left out.
         Raises Unavailable if the blob storage fails.

@@ -2,8 +2,8 @@
 
 A scrape reaches one instance of the Function App, and the next scrape perhaps another. Therefore
 each response has the counters of all processes, with the label `process`, as they were last written
-to blob storage. The instance that answers writes its own counters first. So a counter never falls,
-whichever instance answers.
+to blob storage. Before an instance responds, it writes its own counters. So a counter never
+decreases from one scrape to the next, even if different instances respond.
 """
 
 from collections.abc import Iterable, Iterator
@@ -25,7 +25,7 @@ _EXPORTED_BUCKETS: Final = tuple(range(0, len(BUCKET_SECONDS), 4))
 
 
 class MetricsPage:
-    """A collector for prometheus_client. It yields metrics whose values are in `figures`."""
+    """A collector for prometheus_client, which yields the metrics of the gateway from `figures`."""
 
     def __init__(self, figures: Figures) -> None:
         self._figures = figures
@@ -40,8 +40,8 @@ class MetricsPage:
 async def render_metrics(operations: Operations, accept: str) -> tuple[bytes, str]:
     """Return the metrics in the format that the Accept header prefers, and the content type.
 
-    Raises Unavailable if blob storage does not respond. Without the counters of the other processes
-    the sums would be too small.
+    Raises Unavailable if the blob storage does not respond, because without the counters of the
+    other processes the sums would be too small.
     """
     # Imported at the first scrape, because most gateways are never scraped.
     from prometheus_client import CollectorRegistry  # noqa: PLC0415
@@ -66,12 +66,12 @@ def _job_metrics(processes: Iterable[ProcessSums]) -> Iterator["Metric"]:
     labels = ("model", "process")
     accepted = CounterMetricFamily(
         f"{PREFIX}jobs_accepted",
-        "Jobs accepted, those of redriven dead letters included.",
+        "Accepted jobs, including the new jobs of redriven dead letters.",
         labels=labels,
     )
     ended = CounterMetricFamily(
         f"{PREFIX}jobs_ended",
-        "Jobs ended, by final status and by the code of the error.",
+        "Ended jobs, by final status and by the code of the error.",
         labels=("model", "status", "code", "process"),
     )
     wait = HistogramMetricFamily(
@@ -81,7 +81,7 @@ def _job_metrics(processes: Iterable[ProcessSums]) -> Iterator["Metric"]:
     )
     run = HistogramMetricFamily(
         f"{PREFIX}inference_seconds",
-        "Time that the batches of jobs that succeeded needed.",
+        "Time for which the batches of jobs that succeeded ran.",
         labels=labels,
     )
     for each in processes:
@@ -106,7 +106,7 @@ def _queue_metrics(figures: Figures) -> Iterator["Metric"]:
 
     waiting = GaugeMetricFamily(
         f"{PREFIX}queue_messages",
-        "Messages by state: normal and low wait and are held by no worker.",
+        "Messages by state: normal and low (no worker holds the message), scheduled, dead.",
         labels=("model", "state"),
     )
     oldest = GaugeMetricFamily(

@@ -56,8 +56,8 @@ class ModelStates:
                     self._beats = tuple(_beats_of(await self._heartbeats.read(), now))
                 except Unavailable as error:
                     _log.warning(
-                        "the heartbeats cannot be read, so no version falls back, and no model "
-                        "counts as broken: %s",
+                        "the heartbeats cannot be read, so no job gets a fallback version, and no "
+                        "model counts as broken: %s",
                         error,
                     )
                     self._beats = None
@@ -73,7 +73,7 @@ def _beats_of(workers: Sequence[SeenWorker], now: datetime) -> Iterator[ModelBea
 
 
 def find_ready(beats: Sequence[ModelBeat]) -> frozenset[str]:
-    """Return the names of the models for which at least one worker is ready."""
+    """Return the names of the models and versions for which at least one worker is ready."""
     return frozenset(beat.name for beat in beats if _is_ready(beat))
 
 

@@ -79,7 +79,7 @@ class OpsVerdict(TypedDict):
 
 
 class OpsWaiting(TypedDict):
-    """The numbers of messages of a model; null if unknown."""
+    """The numbers of messages in a model's queues. An unknown number is null."""
 
     normal: Annotated[int | None, Field(description="Queued, and held by no worker.")]
     low: Annotated[int | None, Field(description="The same with low priority.")]
@@ -182,14 +182,17 @@ class OpsFailure(TypedDict):
 
 
 class OpsSource(TypedDict):
-    """Whether heartbeats or minute sums are switched on, and how often they are written."""
+    """Whether one source of figures is switched on, and how often it is written."""
 
     enabled: bool
     interval_seconds: float
 
 
 class OpsSources(TypedDict):
-    """Whether heartbeats and minute sums are switched on, and how often they are written."""
+    """The sources of the figures: the heartbeats of workers, and the counts of jobs.
+
+    Each gateway process counts jobs in each minute, and stores these minute sums in a blob.
+    """
 
     heartbeats: OpsSource
     sums: OpsSource
@@ -233,7 +236,7 @@ class OpsSeries(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """The state of queues and workers, and the minute sums, read at the time `at`.
+    """The state of queues and workers, and the counts of jobs in each minute, at the time `at`.
 
     `unavailable` names the sources that could not be read.
     """
@@ -280,7 +283,7 @@ class Operations:
         self._reading = asyncio.Lock()
 
     async def overview(self) -> OpsOverview:
-        """Return a document that describes the current state of the system, with verdicts."""
+        """Return the current state of the system, as numbers and as sentences (verdicts)."""
         figures = await self.read()
         now = figures.at
         has_heartbeats = self._heartbeats.is_enabled
@@ -342,7 +345,11 @@ class Operations:
         }
 
     async def read(self, *, is_fresh: bool = False) -> Figures:
-        """Return the current figures. They are at most FRESH_SECONDS old, or new if `is_fresh`."""
+        """Return the current figures.
+
+        If `is_fresh` is true, the figures are read now. Otherwise, they may be up to FRESH_SECONDS
+        old.
+        """
         async with self._reading:
             last = self._last
             if is_fresh or last is None or not _is_fresh(last.at, self._clock(), FRESH_SECONDS):
@@ -352,8 +359,8 @@ class Operations:
     async def record_waiting(self, oldest: Mapping[str, datetime | None]) -> None:
         """Record how many messages wait in each model's queues. `series` shows these numbers.
 
-        `oldest` is the result of `log_oldest`. The messages of queues that are empty in this result
-        are not counted again.
+        `oldest` is the result of `log_oldest`. If all queues of a model are empty in this result,
+        0 is recorded, and the messages are not counted.
         """
         now = self._clock()
         self._oldest |= {queue: (now, enqueued_at) for queue, enqueued_at in oldest.items()}
@@ -451,7 +458,10 @@ class Operations:
     async def _oldest_age(
         self, model: ModelEntry, counts: Mapping[Priority, MessageCounts | None]
     ) -> float | None:
-        """Return the age in seconds of the oldest message of a model; None if there is none."""
+        """Return the age in seconds of a model's oldest message.
+
+        Return None if there is no message, or if the age is unknown.
+        """
         names = [
             queue_of(model, priority)
             for priority, count in counts.items()
@@ -477,7 +487,7 @@ class Operations:
         return found
 
     async def _count_letters(self) -> dict[str, int]:
-        """Return the numbers of dead letters that were not redriven, by queue."""
+        """Return, for each queue, the number of its dead letters that were not redriven."""
         now = self._clock()
         if self._dead is not None and _is_fresh(self._dead[0], now, LETTERS_FRESH_SECONDS):
             return self._dead[1]
@@ -491,7 +501,7 @@ class Operations:
 
 
 def sum_minutes(minutes: Mapping[int, Sums], now: datetime, count: int) -> Sums:
-    """Return the sums of the last `count` minutes, which include the current one."""
+    """Return the sums of the last `count` minutes, including the current minute."""
     last = _minute_of(now)
     total: Sums = {}
     for minute, sums in minutes.items():
@@ -503,10 +513,11 @@ def sum_minutes(minutes: Mapping[int, Sums], now: datetime, count: int) -> Sums:
 def count_waiting(
     counts: Mapping[Priority, MessageCounts | None], held: int
 ) -> tuple[int | None, int | None]:
-    """Return how many messages of normal and of low priority no worker holds; None if unknown.
+    """Return the numbers of messages of normal and of low priority that no worker holds.
 
-    `counts` includes the `held` messages, which workers hold. As many of them as possible are taken
-    to be of normal priority, because workers receive those messages first.
+    A number is None if it is unknown. `counts` also includes the messages that workers hold, and
+    `held` is their number. It is assumed that workers hold as many messages of normal priority as
+    possible, because workers receive these messages first.
     """
     normal, low = counts[Priority.NORMAL], counts[Priority.LOW]
     low_held = max(0, held - normal.active) if normal is not None else 0
@@ -621,9 +632,9 @@ def _model_series(minutes: list[ModelSum | None]) -> OpsModelSeries:
 
 
 def _fill_zeros(counts: list[int | None]) -> list[int | None]:
-    """Return the counts with a 0 instead of each None that follows a 0.
+    """Replace each None that follows a 0 by 0, and return the counts.
 
-    While a queue stays empty, its count is not recorded.
+    While a queue stays empty, its count is not recorded, so these counts are None.
     """
     filled: list[int | None] = []
     for count in counts:

@@ -1,9 +1,10 @@
-"""Write the counts of this process into a small blob each minute, and merge those of all processes.
+"""Write this process's counts of jobs into a small blob, and merge the counts of all processes.
 
-Each process has one blob, `sums/PROCESS`. The blob contains the sums of the last hour by minute,
-and the totals of the process. When a count changes, the process overwrites the blob one minute
-later. The write includes all changes of that minute. The process also overwrites the blob when it
-ends. A process that is killed loses the counts since its last write.
+The counts of the jobs in one minute, together with sums of their durations, are called minute sums.
+Each process has one blob, `sums/PROCESS`. The blob contains the minute sums of the last hour, and
+the totals of the process. When a count changes, the process overwrites the blob one minute later.
+The write includes all changes of that minute. The process also overwrites the blob when it ends. A
+process that is killed loses the counts since its last write.
 """
 
 import asyncio
@@ -46,10 +47,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ProcessSums:
-    """The sums of one gateway process.
+    """The counts of jobs of one gateway process.
 
-    `minutes` has the sums of each minute; its keys are minutes since 1970. `totals` has the sums
-    since the start of the process.
+    `minutes` has the counts of each minute; its keys are minutes since 1970. `totals` has the
+    counts since the start of the process.
     """
 
     process: str
@@ -58,7 +59,7 @@ class ProcessSums:
 
 
 class MinuteSums:
-    """Writes the minute sums of this process, and reads the minute sums of all processes."""
+    """Stores this process's counts of jobs in each minute, and reads those of all processes."""
 
     def __init__(
         self, blobs: Blobs, counters: JobCounters, clock: Clock, *, is_enabled: bool
@@ -79,18 +80,19 @@ class MinuteSums:
 
     @property
     def process(self) -> str:
-        """The name of this process in the sums."""
+        """The last part of the name of the blob in which this process's counts are stored."""
         return self._blob.removeprefix(SUMS)
 
     @property
     def own(self) -> ProcessSums:
-        """The minute sums of this process."""
+        """The counts of jobs of this process, in each minute and in total."""
         return ProcessSums(self.process, self._counters.minutes, self._counters.totals)
 
     async def read(self) -> list[ProcessSums]:
-        """Return the minute sums of all processes, this process first.
+        """Return the counts of jobs of each gateway process, beginning with this process.
 
-        Raises Unavailable if the blob storage fails.
+        The counts of other processes are read from their blobs. Raises Unavailable if the blob
+        storage fails.
         """
         if not self._is_enabled:
             return [self.own]
@@ -103,8 +105,8 @@ class MinuteSums:
     async def write(self) -> None:
         """Write the counts of this process, if they have changed since the last write.
 
-        If blob storage does not respond, the failure is logged. Further failures in a row are not
-        logged. The next write contains these counts.
+        If the blob storage does not respond, the next write contains these counts. Only the first
+        of several successive failures is logged.
         """
         async with self._writing:
             change_count = self._counters.change_count
@@ -115,7 +117,7 @@ class MinuteSums:
             except Unavailable as error:
                 if not self._is_failing:
                     _log.warning(
-                        "the minute sums cannot be written (%s); the next write will include them",
+                        "the counts of jobs cannot be written (%s); the next write includes them",
                         error,
                     )
                 self._is_failing = True
@@ -124,7 +126,7 @@ class MinuteSums:
 
     def _write_later(self) -> None:
         if self._pending is None:
-            # An own context, because the change is part of a request with a trace of its own.
+            # The task gets a new context, because the change is part of a request with a trace.
             self._pending = asyncio.get_running_loop().create_task(
                 self._write_after_pause(), context=Context()
             )
@@ -154,11 +156,14 @@ class MinuteSums:
             else:
                 self._etag = await self._blobs.replace(self._blob, data, found.etag)
         if self._etag is None:
-            raise Unavailable("blobs", "the blob of the minute sums was changed by another process")
+            raise Unavailable(
+                "blobs",
+                f"the blob {self._blob} with this process's counts was changed by another process",
+            )
 
 
 def merge_minutes(processes: list[ProcessSums]) -> dict[int, Sums]:
-    """Add up the sums of all processes, and return the total of each minute.
+    """Add up the counts of all processes, and return the total of each minute.
 
     The keys of the result are minutes since 1970.
     """
@@ -170,16 +175,17 @@ def merge_minutes(processes: list[ProcessSums]) -> dict[int, Sums]:
 
 
 def add_sums(target: Sums, more: Sums) -> None:
-    """Add sums to `target`."""
+    """Add the sums of each model in `more` to the sums of this model in `target`."""
     for model, each in more.items():
         target.setdefault(model, ModelSum()).add(each)
 
 
 def quantile(histogram: Histogram, share: float) -> float | None:
-    """Return the duration in seconds that this share of the counted durations does not exceed.
+    """Return a quantile of the counted durations, in seconds; None if no duration was counted.
 
-    The value is interpolated within its bucket, so it may differ from the true value by a fifth.
-    Returns None if no duration was counted.
+    `share` is a number from 0 to 1, for example 0.95 for the 95th percentile. The value is
+    interpolated within its bucket, so it may differ from the true value by up to a fifth. If the
+    quantile is greater than the last bound of the buckets, this bound is returned.
     """
     count = histogram.counts.total()
     if not count:
@@ -218,7 +224,7 @@ def decode_sums(process: str, data: bytes) -> ProcessSums:
         value = json.loads(data)
         if value["version"] != _VERSION:
             raise ValueError(
-                f"the minute sums have version {value['version']!r}; expected {_VERSION}"
+                f"the counts of jobs have version {value['version']!r}; expected {_VERSION}"
             )
         return ProcessSums(
             process,
@@ -226,7 +232,7 @@ def decode_sums(process: str, data: bytes) -> ProcessSums:
             _sums_from_json(value["totals"]),
         )
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"the minute sums are malformed: {error!r}") from None
+        raise ValueError(f"the counts of jobs are malformed: {error!r}") from None
 
 
 def _decode_blob(blob: ListedBlob, data: bytes) -> ProcessSums:

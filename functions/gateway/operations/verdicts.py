@@ -1,4 +1,4 @@
-"""Say in words how the system is, and why the jobs of a queue wait.
+"""Describe in words the state of the system, and the reason why the jobs of a queue wait.
 
 All functions are pure: the time and everything that was read are arguments.
 """
@@ -37,11 +37,11 @@ rate at which they end."""
 
 MANY_FAILED: Final = 5
 FAILED_SHARE: Final = 0.5
-"""There is a warning if at least this share of the ended jobs failed, and at least MANY_FAILED."""
+"""A warning is given if this fraction of the ended jobs, and at least MANY_FAILED jobs, failed."""
 
 
 class Severity(StrEnum):
-    """How urgent a verdict is. The members are sorted, the most urgent first."""
+    """How urgent the state that a verdict describes is. The most urgent member is the first."""
 
     CRITICAL = "critical"
     WARNING = "warning"
@@ -50,7 +50,10 @@ class Severity(StrEnum):
 
 
 class VerdictCode(StrEnum):
-    """What a verdict is about. Do not rename a code, because pages and alerts may use it."""
+    """A short name for the state or the problem that a verdict describes.
+
+    Do not rename a code, because clients of the API and alerts may compare codes.
+    """
 
     ALL_WELL = "all-well"
     BACKLOG_GROWS = "backlog-grows"
@@ -82,9 +85,9 @@ class WaitCode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A sentence about the system, and what to do.
+    """A sentence about the state of the system, and advice on what to do.
 
-    `model` is None if the verdict is about all models.
+    `model` is None if the sentence is about all models.
     """
 
     severity: Severity
@@ -104,22 +107,22 @@ class WaitReason:
 
 @dataclass(frozen=True, slots=True)
 class QueueFigures:
-    """What is known of the queues and the jobs of one model. A number is None if it is unknown.
+    """What is known about the queues and the jobs of one model. An unknown number is None.
 
     Attributes:
         model: The model's name.
-        normal: The messages of normal priority that no worker holds.
-        low: The messages of low priority that no worker holds.
-        scheduled: The messages that are to be delivered later.
-        dead: The dead letters that were not redriven.
+        normal: The number of messages of normal priority that no worker holds.
+        low: The number of messages of low priority that no worker holds.
+        scheduled: The number of scheduled messages, which Service Bus will enqueue later.
+        dead: The number of dead letters that were not redriven.
         oldest_age_seconds: For how long the oldest message has been in a queue; None if there is
             no message, or if the time is unknown.
         in_per_minute: How many jobs were accepted per minute.
         out_per_minute: How many jobs ended per minute.
         ended_count: How many jobs ended in the last QUANTILE_MINUTES (see `overview`).
         failed_count: How many of these jobs failed or expired.
-        answered_seconds: How many seconds ago a worker of the model called this gateway; None if
-            none did.
+        answered_seconds: How many seconds ago a worker of the model called this gateway; None if no
+            worker has called.
     """
 
     model: str
@@ -188,13 +191,13 @@ def judge(
     has_heartbeats: bool = True,
     unavailable: Sequence[str] = (),
 ) -> list[Verdict]:
-    """Return the verdicts on the system, the worst first.
+    """Return verdicts (sentences about the state of the system), the most urgent first.
 
     Args:
         queues: The figures of each model.
-        workers: The workers that gave a sign of life recently.
+        workers: The workers that have sent a heartbeat in the last ten minutes.
         now: The current time.
-        has_heartbeats: False if heartbeats are switched off. Then no verdict is about workers.
+        has_heartbeats: Whether heartbeats are switched on. If not, no verdict is about workers.
         unavailable: The sources that could not be read, for example `the heartbeats`.
     """
     found: list[tuple[Verdict, float]] = []
@@ -320,7 +323,7 @@ def _judge_backlog(
     queue: QueueFigures, waiting: int, reason: WaitReason | None
 ) -> Iterable[Verdict]:
     if reason is not None and reason.code in {WaitCode.NO_WORKER, WaitCode.MODEL_BROKEN}:
-        return  # this is said, and it is the cause
+        return  # the verdict about the reason also explains the backlog
     if waiting >= MANY_WAITING and queue.in_per_minute > GROWTH * queue.out_per_minute:
         yield Verdict(
             Severity.WARNING,
@@ -388,7 +391,7 @@ def _judge_silent(worker: SeenWorker, alive: Sequence[SeenWorker], now: datetime
 def _judge_broken(worker: SeenWorker, queues: Sequence[QueueFigures]) -> Iterable[Verdict]:
     waiting = {queue.model for queue in queues if queue.waiting}
     for beat in worker.heartbeat.models:
-        # If jobs wait for the model, the reason says it.
+        # If jobs wait for the model, the verdict about the waiting jobs already says this.
         if beat.state is ModelState.BROKEN and beat.name not in waiting:
             yield Verdict(
                 Severity.WARNING,

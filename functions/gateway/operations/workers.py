@@ -22,7 +22,10 @@ _ROUNDING_SECONDS: Final = 1.0
 
 
 class WorkerState(StrEnum):
-    """The state of a worker process. A worker is `starting` until its first model is loaded."""
+    """The state of a worker process.
+
+    A worker is `starting` while it loads a model and no model is loaded yet.
+    """
 
     STARTING = "starting"
     READY = "ready"
@@ -38,11 +41,11 @@ class SeenWorker:
     seen_at: datetime
 
     def silent_seconds(self, now: datetime) -> float:
-        """Return how many seconds ago the worker gave a sign of life."""
+        """Return the number of seconds since the last heartbeat of the worker."""
         return max(0.0, (now - self.seen_at).total_seconds())
 
     def is_silent(self, now: datetime) -> bool:
-        """Return whether heartbeats are missing, so that the worker is probably dead."""
+        """Return whether several heartbeats are missing, so that the worker is probably dead."""
         limit = max(_LEAST_SILENT_SECONDS, SILENT_AFTER_INTERVALS * self.heartbeat.interval_seconds)
         return self.silent_seconds(now) > limit + _ROUNDING_SECONDS
 
@@ -68,9 +71,10 @@ class WorkerHeartbeats:
         self.is_enabled = is_enabled
 
     async def read(self) -> list[SeenWorker]:
-        """Return the workers that gave a sign of life in the last ten minutes.
+        """Return the workers whose last heartbeat is at most ten minutes old, sorted by name.
 
-        They are sorted by name. Raises Unavailable if the heartbeats cannot be read.
+        Returns an empty list if heartbeats are switched off. Raises Unavailable if the heartbeats
+        cannot be read.
         """
         if not self.is_enabled:
             return []

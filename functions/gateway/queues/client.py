@@ -62,8 +62,8 @@ _log = logging.getLogger(__name__)
 class MessageCounts:
     """The numbers of messages in a queue, as its management API reports them.
 
-    `active` includes locked messages. `dead` counts the messages in the dead-letter queue, which
-    the gateway's trigger soon takes.
+    `active` includes locked messages. `dead` is the number of messages in the dead-letter queue.
+    The gateway's trigger soon removes these messages.
     """
 
     active: int
@@ -145,7 +145,7 @@ class ServiceBusQueues:
         try:
             await self._probe.peek_messages(max_message_count=1)
         except ServiceBusServerBusyError as error:
-            raise Unavailable("queue", f"the queue is throttled: {error!r}") from error
+            raise Unavailable("queue", f"Service Bus throttles the requests: {error!r}") from error
         except BaseException as error:
             probe, self._probe = self._probe, None
             if probe is not None:
@@ -220,8 +220,8 @@ class ServiceBusQueues:
 class BatchingSender:
     """Sends messages to one queue. Messages that wait at the same time are sent as one batch.
 
-    Only one task uses the SDK's sender. With two tasks, a task could receive the confirmation of
-    the other task's message.
+    Only one task uses the SDK's sender. If two tasks used the sender, one task could receive the
+    confirmation of a message that the other task has sent.
     """
 
     def __init__(
@@ -231,7 +231,7 @@ class BatchingSender:
     ) -> None:
         """Create a sender without a connection. `make_sender` returns a new sender of the SDK.
 
-        `busy_pause_seconds` is the pause before a throttled batch is sent again.
+        `busy_pause_seconds` is the delay before a throttled batch is sent again.
         """
         self._make_sender = make_sender
         self._busy_pause_seconds = busy_pause_seconds
@@ -337,8 +337,8 @@ class BatchingSender:
     ) -> None:
         """Send one or more messages. If the namespace is throttled, wait and try again.
 
-        Messages that arrive meanwhile wait for the next batch, so that a throttled namespace gets
-        few requests. Raises an error of the SDK if the messages cannot be sent.
+        Messages that arrive during this time wait for the next batch, so that a throttled namespace
+        gets few requests. Raises an error of the SDK if the messages cannot be sent.
         """
         for attempt in range(1, BUSY_ATTEMPTS + 1):
             if self._sender is None:
@@ -435,7 +435,8 @@ class Administration:
             if _EMULATOR.search(given):
                 raise Unavailable(
                     "queue",
-                    "SERVICE_BUS_ADMIN_URL must be set when the Service Bus emulator is used",
+                    "the messages cannot be counted: SERVICE_BUS_ADMIN_URL is not set; set it to "
+                    "the URL of the Service Bus emulator's management API",
                 )
             return ServiceBusAdministrationClient.from_connection_string(given, **options)
         url = urlsplit(self._url)
@@ -446,7 +447,7 @@ class Administration:
 
 
 class _PlainTransport(AioHttpTransport):  # type: ignore[misc]  # loaded lazily, so untyped
-    """An HTTP transport that uses plain http for a client that supports only https."""
+    """An HTTP transport that sends the requests of a client, which always uses https, by http."""
 
     async def send(self, request: Any, **config: Any) -> Any:
         request.url = request.url.replace("https://", "http://", 1)

@@ -19,9 +19,9 @@ Queues are first in, first out. Therefore a job's position is the length of the 
 number of later jobs that this process has accepted. Later jobs that other instances have accepted
 are not subtracted. Therefore a position can be too high, but never too low.
 
-The messages in a queue are counted at most once a second, by one process for all. `SharedCounts`
-describes how. If a value is unknown, the estimate is None, and the request does not fail. A
-submission may start a count, but never waits for it.
+The messages in a queue are counted at most once a second, by one process for all processes of the
+app. `SharedCounts` describes how. If a value is unknown, the estimate is None, and the request does
+not fail. The submission of a job may start a count, but never waits for its result.
 """
 
 import asyncio
@@ -117,10 +117,10 @@ def _finite_seconds(value: float) -> float:
 
 
 QUIET_SECONDS: Final = 5.0
-"""A model counts as cold starting if none of its workers called the gateway for so many seconds."""
+"""A model counts as cold starting if no worker of it called the gateway for this many seconds."""
 
 QUIET_JOBS: Final = 4
-"""If this many jobs take longer than QUIET_SECONDS, the time that they take replaces that limit.
+"""If this many jobs take longer than QUIET_SECONDS, their time is used instead of QUIET_SECONDS.
 
 Otherwise, a slow model would count as cold starting while its workers run jobs.
 """
@@ -164,7 +164,7 @@ class LengthSample:
 class QueuePosition:
     """The position of a job in its queue, and its estimated wait.
 
-    `eta_seconds` is the estimated wait in seconds. A value is None if it is unknown.
+    `eta_seconds` is the estimated wait in seconds. An unknown value is None.
     """
 
     position: int | None = None
@@ -315,7 +315,7 @@ SHARED_READ_SECONDS: Final = 0.5
 """The time limit, in seconds, of a read or a write of a shared count."""
 
 ALONE_AFTER_SECONDS: Final = 60.0
-"""After this time without a count by another process, a process writes only few of its counts."""
+"""After this time without a count by another process, a process writes few of its own counts."""
 
 ALONE_WRITE_SECONDS: Final = 30.0
 """How many seconds apart a process writes its counts if no other process seems to exist."""
@@ -332,17 +332,18 @@ class SharedCounts:
                     └───▶ otherwise: count, and replace the blob unless it has changed
 
     There is no lease, so a process may die at any point. The process that has counted last counts
-    again after FRESH_SECONDS. The others use a count for up to twice as long, each for a random
-    time. So normally the same process continues to count. If it dies, the next process to count
-    is the first one that finds the count too old. Rarely, several processes find this at the same
+    again after FRESH_SECONDS. Each other process uses the count for a random time, which is at most
+    twice as long. So normally the same process continues to count. If this process dies, the next
+    process that finds the count too old counts. Rarely, several processes find this at the same
     time, and each of them counts.
 
-    The age of a count is the difference of the clocks of two processes. If they differ by more than
-    FRESH_SECONDS, the processes do not use each other's counts, and each process counts for itself.
+    To find the age of a count, a process compares its own clock with the clock of the process that
+    counted. If these clocks differ by more than FRESH_SECONDS, the processes do not use each
+    other's counts, and each process counts for itself.
 
     A write costs more than a count. So a process that has seen no count by another process for
-    ALONE_AFTER_SECONDS writes only once in ALONE_WRITE_SECONDS. Its blob shows another process that
-    it exists. If the other process writes too, both write each count.
+    ALONE_AFTER_SECONDS writes only one count in ALONE_WRITE_SECONDS. If another process exists, it
+    sees this count and writes its own count. After that, both processes write each count.
 
     If the blob storage fails, each process counts for itself.
     """
@@ -378,7 +379,7 @@ class SharedCounts:
         return count.process == self._process
 
     def fresh_seconds(self, count: SharedCount) -> float:
-        """Return for how many seconds after its time a count is used."""
+        """Return for how many seconds after `count.at_seconds` this process uses the count."""
         return FRESH_SECONDS * (1.0 if self.is_own(count) else 1.0 + self._spread())
 
     async def count(self, queue: str) -> SharedCount:
@@ -401,13 +402,13 @@ class SharedCounts:
         return counted
 
     def _is_shared(self, queue: str, now: float) -> bool:
-        """Return whether a count is written, because another process may use it."""
+        """Return whether to write the next count into the blob, for other processes of the app."""
         if now - self._other_seen_at <= ALONE_AFTER_SECONDS:
             return True
         return now - self._written_at.get(queue, -math.inf) >= ALONE_WRITE_SECONDS
 
     async def _read(self, queue: str) -> tuple[bool, SmallBlob | None]:
-        """Return whether the storage responded, and the blob of the queue if it exists."""
+        """Return whether the storage responded, and the queue's blob, or None without a blob."""
         try:
             async with asyncio.timeout(SHARED_READ_SECONDS):
                 return True, await self._blobs.read(queue_length_blob(queue))
@@ -542,7 +543,7 @@ class QueueStatistics:
         return self._sample
 
     def _replies_until(self, at_seconds: float) -> int:
-        """Return how many replies this process had received at a time in the last seconds."""
+        """Return how many replies this process had received at `at_seconds`, a recent time."""
         later = 0
         for received_at in reversed(self._reply_times):
             if received_at <= at_seconds:
@@ -558,8 +559,8 @@ class QueueStatistics:
 class ModelWait:
     """How many jobs of a model are queued or running, and how long a new job is expected to wait.
 
-    `length` is the total number of these jobs. `wait_seconds` is the estimated wait in seconds of a
-    new job with normal priority. Each of them is None if it is unknown.
+    `length` is the total number of queued and running jobs. `wait_seconds` is the estimated wait in
+    seconds of a new job with normal priority. An unknown value is None.
     """
 
     length: int | None
@@ -652,7 +653,7 @@ class WaitEstimates:
         return QueuePhase.COLD_STARTING if is_cold else QueuePhase.QUEUED
 
     async def estimate_wait(self, model: ModelEntry) -> ModelWait:
-        """Return how many of the model's jobs have not ended, and a new job's estimated wait."""
+        """Return how many of the model's jobs have not ended, and how long a new job will wait."""
         known = self._of(model.name)
         lengths = await asyncio.gather(
             *(queue.length(queue_of(model, priority)) for priority, queue in known.queues.items())
@@ -664,7 +665,7 @@ class WaitEstimates:
         return ModelWait(_sum_if_known(lengths), wait)
 
     async def count(self, model: ModelEntry) -> dict[Priority, MessageCounts | None]:
-        """Return the numbers of messages in the model's queues; None for an unknown queue."""
+        """Return the numbers of messages in each queue of the model; None if they are unknown."""
         queues = self._of(model.name).queues
         counts = await asyncio.gather(
             *(queue.counts(queue_of(model, priority)) for priority, queue in queues.items())

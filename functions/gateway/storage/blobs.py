@@ -182,7 +182,7 @@ def unavailable(what: str) -> Iterator[None]:
 
 @contextlib.asynccontextmanager
 async def answering(what: str, size_bytes: int = 0) -> AsyncIterator[None]:
-    """Raise Unavailable if the storage fails in the `with` block or exceeds the time limit.
+    """Raise Unavailable if the storage fails in the `with` block, or if the block takes too long.
 
     `what` describes the operation in the error message. `size_bytes` is the size of the data that
     the block transfers. The time limit increases with this size.
@@ -198,7 +198,7 @@ def transfer_seconds(size_bytes: int) -> float:
 
 
 def read_seconds(sent_bytes: int) -> float:
-    """Return how many seconds to wait for the response after sending a body of this size.
+    """Return how many seconds to wait for a response after a body of this size has been sent.
 
     The time depends on the size, because a part of the body may still be in network buffers.
     """

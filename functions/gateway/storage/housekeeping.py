@@ -1,6 +1,7 @@
-"""Delete histories, idempotency keys, uploads and other blobs after their retention.
+"""Delete data whose retention has ended: histories of orchestrations, and blobs.
 
-A lifecycle rule of the storage account can also delete the blobs.
+These are blobs of idempotency keys, uploads, payloads, outcomes, dead letters and others. In Azure,
+lifecycle rules of the storage account later delete the blobs that this module has missed.
 """
 
 import asyncio
@@ -36,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 
 async def purge(durable: Durable, services: Services) -> int:
-    """Delete expired idempotency keys and uploads, and histories that are past their retention.
+    """Delete expired idempotency keys and uploads, and histories after their retention.
 
     Durable Functions can select histories only by their creation time. Therefore the retention of
     histories includes the longest deadline of a job. Returns the number of deleted histories.
@@ -53,9 +54,11 @@ async def purge(durable: Durable, services: Services) -> int:
 
 
 async def delete_old_blobs(services: Services) -> int:
-    """Delete the blobs of dead letters, payloads, jobs, workers and sums after their retention.
+    """Delete blobs after their retention; return the number of deleted blobs.
 
-    Returns the number of deleted blobs. Raises Unavailable if the blob storage fails.
+    These are the blobs of dead letters, payloads, jobs, workers, queue lengths and minute sums (the
+    counts of jobs in each minute). One call deletes only a limited number of blobs. Raises
+    Unavailable if the blob storage fails.
     """
     blobs, now = services.blobs, services.clock()
     letters_before = now - timedelta(hours=services.settings.retention_hours)

@@ -12,8 +12,8 @@ process dies after the message was sent, a worker runs the job, and its reply is
 caller repeats the request with the same Idempotency-Key, the job id is the same, so the request
 finds this outcome.
 
-If Service Bus does not respond, the job is accepted nevertheless: its ticket contains the whole
-request, and the orchestration sends the message later.
+If Service Bus does not respond, the gateway still accepts the job: the job's ticket contains the
+whole request, and the orchestration sends the message later.
 """
 
 import asyncio
@@ -205,7 +205,7 @@ class JobCreator:
         """Check the submission, store large inputs, and return the prepared job.
 
         If the model has several versions, this method chooses the version. The request in the
-        prepared job contains the version, so it does not change when the job is sent again.
+        prepared job contains the version, so the version stays the same when the job is sent again.
 
         The job is not started. If the process dies before the start, the stored inputs remain
         although no job refers to them. If `job_id` is None, a new id is created. Raises HttpProblem
@@ -260,7 +260,7 @@ class JobCreator:
             ticket = job.ticket(sent_at=sent_at, outcome=outcome)
             await durable.start(job.job_id, ticket.text)
             _log.info(
-                "job %s of %s was accepted [traceparent %s]",
+                "job %s of the model %s was accepted [traceparent %s]",
                 *(job.job_id, ticket.model, job.traceparent),
             )
             # The estimates later compare this time with the time in the job's record.
@@ -320,7 +320,8 @@ class JobCreator:
     ) -> tuple[InputPayload, int]:
         """Store an input in a blob if it has more than `left_bytes`.
 
-        Return the input or a reference to it, and how many bytes are left for other inputs.
+        Return the input or the reference to its blob, and the number of bytes that are left for
+        the other inputs.
         """
         match payload:
             case InlineBytes(media_type, data):
@@ -345,7 +346,7 @@ class JobCreator:
         raise HttpProblem(
             problems.SATURATED,
             f"the job would take about {deadline_seconds + late_seconds:.0f} s, but its deadline "
-            f"is in {deadline_seconds:.0f} s",
+            f"is in {deadline_seconds:.0f} s; try again in {seconds} s",
             headers={"Retry-After": str(seconds)},
         )
 
@@ -399,11 +400,11 @@ class JobCreator:
     async def _store_inputs(
         self, new_job: NewJob, job_id: str
     ) -> tuple[InputPayload, dict[str, InputPayload]]:
-        """Store large inputs of the job in blobs.
+        """Store large inputs of the job in blobs, and return what the request contains for each.
 
-        Return what the job's request contains, for the first input and for each named input: a
-        small input itself, or a reference to the input. The inputs in the request have at most
-        `inline_limit_bytes` together.
+        The first value belongs to the first input, and the second value to the named inputs. The
+        request contains a small input itself, but only a reference to a large input. All inputs
+        that the request itself contains have at most `inline_limit_bytes` together.
         """
         payloads: dict[str | None, InputPayload] = {}
         left_bytes = self.settings.inline_limit_bytes
@@ -474,7 +475,8 @@ def _path_of(name: str | None) -> str:
 async def gather_all(awaitables: Sequence[Awaitable[T]]) -> list[T]:
     """Wait for all awaitables, and return their results in the same order.
 
-    If some of them fail, raise the error of the first one in this order.
+    If some awaitables fail, this function still waits for all of them. It then raises the error of
+    the first failed awaitable in the sequence.
     """
     if len(awaitables) == 1:
         return [await awaitables[0]]

@@ -75,8 +75,8 @@ def claim_blob(tenant: str, key: str) -> str:
 def fingerprint(method: str, model: str, data: bytes, options: Mapping[str, object]) -> str:
     """Return a digest of a request.
 
-    If a request has the idempotency key of an earlier request, but another digest, the gateway
-    refuses the request.
+    If a request has the same idempotency key as an earlier request, but a different digest, the
+    gateway refuses the request.
     """
     parts = {
         **{name: _plain(value) for name, value in options.items()},
@@ -105,7 +105,7 @@ def _fingerprint_of(new_job: NewJob) -> str:
     if options["label"] is None:
         # The claims of earlier versions, which had no labels, must still match their requests.
         del options["label"]
-    # Likewise, they had no named inputs.
+    # The claims of earlier versions had no named inputs, either.
     if named := options.pop("inputs"):
         options["inputs"] = {
             name: {
@@ -120,7 +120,7 @@ def _fingerprint_of(new_job: NewJob) -> str:
 
 
 def _name_of(new_job: NewJob) -> str:
-    """Return the name of the model, with the version if the caller has named one."""
+    """Return the model's name, followed by the version if the caller's request names a version."""
     model = new_job.model
     return f"{model.model_name}:{model.version}" if new_job.is_pinned else model.name
 
@@ -263,7 +263,8 @@ class IdempotencyKeys:
                 if claim.fingerprint != keyed.fingerprint:
                     raise HttpProblem(
                         problems.IDEMPOTENCY_MISMATCH,
-                        "the Idempotency-Key was first sent with a different request",
+                        "the Idempotency-Key was first sent with a different request; use a new "
+                        "key",
                     )
                 instance = await self._watch(durable, claim.job_id)
                 if instance is not None:

@@ -63,7 +63,7 @@ class SubmittedInput:
 class JobSubmission:
     """The validated inputs and options of a job.
 
-    The first four fields of `SubmittedInput` are also fields of this class. They describe the first
+    All fields of `SubmittedInput` are also fields of this class. Here, they describe the first
     input. `inputs` contains the named inputs.
     """
 
@@ -166,8 +166,8 @@ def _from_form(
             if part.name in inputs or not part.is_file:
                 raise HttpProblem(
                     problems.MALFORMED_REQUEST,
-                    "the form must have exactly one part with this name, and this part must have "
-                    "a file name",
+                    f"the form must have exactly one part named {part.name}, and this part must "
+                    "have a file name",
                 )
             inputs[part.name] = _read_part(model.entry_of_input(part.name), part)
     given = {**options, **_form_options(parts, {"file", *inputs})}
@@ -253,9 +253,10 @@ def _read_named_inputs(model: ModelEntry, given: Json) -> dict[str, SubmittedInp
 
 @contextlib.contextmanager
 def naming_input(name: str | None) -> Iterator[None]:
-    """Add the name of a named input to a problem about the input: to its detail, and a pointer.
+    """Add the name of a named input to a problem that the `with` block raises.
 
-    `name` is None for the first input, whose problems stay as they are.
+    The name is added to the detail of the problem, and to the problem as a JSON Pointer. For the
+    first input, `name` is None, and the problem does not change.
     """
     try:
         yield
@@ -268,7 +269,7 @@ def naming_input(name: str | None) -> Iterator[None]:
 
 
 def refuse_unknown_inputs(model: ModelEntry, names: Collection[str]) -> None:
-    """Raise the problem `invalid-input` if the model has no named input with one of the names."""
+    """Raise the problem `invalid-input` if one of the names is not that of a named input."""
     for name in names:
         if name not in model.inputs:
             shown = name[:100]
@@ -281,7 +282,7 @@ def refuse_unknown_inputs(model: ModelEntry, names: Collection[str]) -> None:
 
 
 def check_required_inputs(model: ModelEntry, names: Collection[str]) -> None:
-    """Raise the problem `invalid-input` if a named input that each job needs is missing."""
+    """Raise the problem `invalid-input` if `names` lacks a named input that the model requires."""
     for name in model.required_inputs:
         if name not in names:
             raise HttpProblem(
@@ -293,7 +294,7 @@ def check_required_inputs(model: ModelEntry, names: Collection[str]) -> None:
 
 
 def _read_input(model: ModelEntry, path: str, source: dict[str, Json]) -> SubmittedInput:
-    """Return an input in a JSON body. `path` is the position of the input in the body."""
+    """Read an input of a JSON body. `path` is the position of the input in the body."""
     _refuse_unknown(f"{path}.", source, {*_INPUTS, "media_type"})
     given = [name for name in _INPUTS if name in source]
     if len(given) != 1:
@@ -419,7 +420,7 @@ def check_size(model: ModelEntry, size_bytes: int, allowance_bytes: int = 0) -> 
     """Raise the problem `payload-too-large` if a payload exceeds the model's limit.
 
     `size_bytes` is the size of the payload, or the size of a JSON body or form that contains the
-    payload. A JSON body or form may be larger than the model's limit by `allowance_bytes`.
+    payload. A JSON body or form may exceed the model's limit by up to `allowance_bytes`.
     """
     if size_bytes > model.max_input_bytes + allowance_bytes:
         raise HttpProblem(
@@ -472,7 +473,9 @@ def check_media_type(
 def check_accepted(model: ModelEntry, media_type: str) -> None:
     """Raise the problem `unsupported-media-type` if the model does not accept this media type."""
     if media_type not in model.media_types:
-        raise _unsupported(model, f"{model.name} does not accept {media_type[:100]!r}")
+        raise _unsupported(
+            model, f"{model.name} does not accept the media type {media_type[:100]!r}"
+        )
 
 
 def _is_json(data: bytes) -> bool:

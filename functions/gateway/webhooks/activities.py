@@ -25,7 +25,7 @@ _GONE: Final = 410
 
 @dataclass(frozen=True, slots=True)
 class WebhookReply:
-    """The reply that the gateway posts to a producer's webhook if the request was dead-lettered.
+    """A reply that the gateway posts to a producer's webhook if the request was dead-lettered.
 
     `body` is a `JobReply` with an error, as JSON. `event` is the id of the webhook event.
     """
@@ -71,7 +71,7 @@ class WebhookActivities:
     clock: Clock
 
     async def deliver_job(self, job_id: str, durable: Durable) -> str:
-        """Post an ended job to its webhook once.
+        """Make one attempt to post an ended job to its webhook.
 
         Returns the JSON text of the object that `attempt_outcome` creates for this attempt.
         """
@@ -91,7 +91,7 @@ class WebhookActivities:
         )
 
     async def deliver_reply(self, text: str) -> str:
-        """Post a reply to a producer's webhook once.
+        """Make one attempt to post a reply to a producer's webhook.
 
         `text` is a WebhookReply as JSON. Returns the JSON text of the object that `attempt_outcome`
         creates for this attempt.

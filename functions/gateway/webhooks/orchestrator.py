@@ -4,8 +4,8 @@
        ▲  └───▶ otherwise wait for a durable timer, or an operator's event `wake-N`
        └──────────┘                      └─▶ failed, after 24 hours
 
-Each pause between two attempts has its own event name. With a common name, the Python SDK would
-pass one event to all pauses.
+Each wait between two attempts has an event with a different name. If all events had the same name,
+the Python SDK would let one event end all waits.
 
 The custom status and the output of the orchestration are the delivery log:
 
@@ -40,10 +40,10 @@ LONGEST_SECONDS: Final = 3600.0
 
 
 def retry_pause_seconds(instance_id: str, failures: int) -> float:
-    """Return the pause in seconds after this number of failed attempts.
+    """Return how many seconds to wait before the next attempt after `failures` failed attempts.
 
-    The pause doubles after each attempt, up to an hour, and varies by up to 25 %. The variation is
-    computed from the instance id, so that a replay gets the same pause.
+    The wait doubles after each attempt, up to an hour, and varies by up to 25 %. The variation is
+    computed from the instance id, so that a replay gets the same result.
     """
     full_seconds = min(FIRST_SECONDS * 2.0 ** min(failures - 1, 32), LONGEST_SECONDS)
     digest = hashlib.sha256(f"{instance_id}:{failures}".encode()).digest()
@@ -59,7 +59,7 @@ def next_attempt_at(
 ) -> datetime | None:
     """Return the time of the next attempt; None if this time would be after `ends_at`.
 
-    `failures` is the number of failed attempts. `retry_after_seconds` is the shortest pause that
+    `failures` is the number of failed attempts. `retry_after_seconds` is the shortest wait that
     the receiver allows; None if the receiver sent no Retry-After.
     """
     pause = max(retry_pause_seconds(instance_id, failures), retry_after_seconds or 0.0)
@@ -136,7 +136,7 @@ def delivery_input(job_id: str, attempts: Json = (), told: Json = None) -> str:
 
 
 def wake_event(attempts: int) -> str:
-    """Return the name of the event that ends the pause after attempt number `attempts`."""
+    """Return the name of the event that ends the wait after attempt number `attempts`."""
     return f"wake-{attempts}"
 
 
@@ -177,7 +177,7 @@ def webhook(context: DurableOrchestrationContext) -> Generator[Any, Any, Json]:
 def _deliver(
     context: DurableOrchestrationContext, given: Json
 ) -> Generator[Any, Any, dict[str, Any]]:
-    """Call the activity that posts the webhook once. Return the outcome of this attempt.
+    """Call the activity that makes one attempt to post the webhook, and return the outcome.
 
     `given` is the orchestration's input. The function `attempt_outcome` describes the outcome. An
     error in the activity counts as a failed attempt.

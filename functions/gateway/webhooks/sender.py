@@ -1,8 +1,8 @@
 """Post webhooks to URLs that callers have given. The SSRF guard checks each address first.
 
-`contract.guard.Resolver` looks up the host names. The event loop's default executor must not look
-them up, because Azure's clients need it for their own look-ups. Look-ups that get no answer would
-occupy all threads of the executor.
+`contract.guard.Resolver` looks up the host names. The event loop's default executor is not used for
+these look-ups, because Azure's clients need this executor for their own look-ups. Look-ups that get
+no answer would occupy all its threads.
 """
 
 import asyncio
@@ -45,13 +45,17 @@ class WebhookSender(Protocol):
     ) -> WebhookResponse:
         """Send one POST request without following redirects; return the receiver's response.
 
-        `share` names the share of DNS look-ups whose limit applies: PRODUCERS, or a result of
-        `tenant_share`. Raises WebhookUndelivered if the URL is forbidden or no response arrives.
+        `share` names the group of DNS look-ups to which the look-up of the host name counts:
+        PRODUCERS, or a result of `tenant_share`. Each group has its own limit. Raises
+        WebhookUndelivered if the URL is forbidden or no response arrives.
         """
 
 
 def tenant_share(tenant: str) -> str:
-    """Return the name of the share of DNS look-ups for the webhooks of this tenant."""
+    """Return the name of the group of DNS look-ups to which this tenant's look-ups count.
+
+    Each group, called a share, has its own limit.
+    """
     return f"tenant {tenant}"
 
 
@@ -68,13 +72,13 @@ async def resolve_url(
         guard: Checks the URL and its addresses.
         resolver: Looks up the host name.
         url: The URL.
-        share: The name of the share of look-ups whose limit applies: PRODUCERS, or a result of
-            `tenant_share`.
-        seconds: How long to wait for the look-up.
+        share: The name of the group of look-ups to which this look-up counts: PRODUCERS, or a
+            result of `tenant_share`. Each group has its own limit.
+        seconds: How long to wait for the look-up, in seconds.
 
     Raises:
         ForbiddenAddress: The guard forbids the URL or its addresses, or the host has no address.
-        TooManyLookUps: Too many look-ups are running, either in this process or for this share.
+        TooManyLookUps: Too many look-ups are running, in this process or in the group `share`.
     """
     target = guard.check_form(url)
     found: tuple[str, ...] = ()
@@ -99,7 +103,7 @@ class HttpWebhookSender:
     ) -> WebhookResponse:
         """Send one POST request; return the response or raise WebhookUndelivered.
 
-        `WebhookSender.post` describes the arguments and the reasons of the error.
+        `WebhookSender.post` describes the arguments and the causes of the error.
         """
         try:
             target, addresses = await resolve_url(self._guard, self._resolver, url, share)

@@ -45,7 +45,7 @@ async def test_the_reported_length_of_a_queue_is_the_number_of_messages_in_the_q
         await queues.count("nobody")
 
 
-async def test_scheduled_messages_are_counted_apart_from_active_messages(
+async def test_scheduled_messages_are_counted_separately_from_active_messages(
     queues: ServiceBusQueues,
 ) -> None:
     later = datetime.now(UTC) + timedelta(hours=1)

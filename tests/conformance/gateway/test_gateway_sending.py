@@ -28,7 +28,8 @@ def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 async def receiving(speak: Speak) -> AsyncIterator[str]:
     """Run a server that receives webhooks, and yield its URL.
 
-    For each connection the server calls `speak`, which reads the request and writes the response.
+    For each connection, the server calls the function `speak`, which reads the request and writes
+    the response.
     """
     tasks: set[asyncio.Task[None]] = set()
 

@@ -191,7 +191,7 @@ async def test_each_of_many_simultaneously_sent_messages_arrives_exactly_once(
             await queues.close()
 
 
-async def test_all_simultaneously_sent_messages_arrive_if_together_too_large_for_one_batch(
+async def test_all_simultaneously_sent_messages_arrive_if_they_are_too_large_for_one_batch(
     tmp_path: Path,
 ) -> None:
     port = free_port()
@@ -205,7 +205,7 @@ async def test_all_simultaneously_sent_messages_arrive_if_together_too_large_for
             await queues.close()
 
 
-async def test_two_cancelled_callers_do_not_prevent_the_sending_of_the_other_messages_of_the_batch(
+async def test_the_other_messages_of_a_batch_are_sent_if_the_callers_of_two_messages_are_cancelled(
     tmp_path: Path,
 ) -> None:
     port = free_port()

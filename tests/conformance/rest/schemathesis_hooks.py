@@ -14,9 +14,9 @@ _SHORT: Final = frozenset(map(str, range(1, _SHORTEST_SECONDS)))
 
 @schemathesis.hook
 def filter_case(_context: schemathesis.HookContext, case: schemathesis.Case[Any]) -> bool:
-    """Return False for a text/plain body that is not a text.
+    """Return False, to skip the request, for a text/plain body that is not a text.
 
-    Schemathesis would send such a body, for example null, as the text "null", which is valid.
+    Schemathesis would send a body such as null as the text "null", which is valid.
     """
     return case.media_type != "text/plain" or isinstance(case.body, (str, bytes))
 
@@ -43,10 +43,11 @@ def before_call(
 
 
 def _make_acceptable(options: dict[str, Any]) -> None:
-    """Replace or remove options that are valid by the OpenAPI document but cannot succeed here.
+    """Replace or remove options that the OpenAPI document allows but that cannot succeed here.
 
-    A deadline of less than 30 seconds may pass before the job ends. A webhook URL is refused,
-    because its host does not exist. Options that the OpenAPI document forbids stay unchanged.
+    A deadline of less than 30 seconds may pass before the job ends, so it is replaced. A webhook
+    URL is removed, because its host does not exist and the gateway refuses it. Options that the
+    OpenAPI document forbids stay unchanged.
     """
     seconds = options.get("deadline_seconds")
     # On a busy machine a job may take longer than a second. In a query numbers are strings.

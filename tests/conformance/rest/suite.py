@@ -36,7 +36,8 @@ def environment(folder: Path, requirement: str) -> Path:
 def classify(url: str, name: str, folder: Path) -> str | None:
     """Classify a picture of a cat, and compare pictures, with the unmodified client `name`.
 
-    Return an error text, or None if the labels name a cat and the comparisons are right.
+    Return an error text, or None if the labels in the result name a cat and the comparisons are
+    right.
     """
     python = environment(folder / name, CLIENTS[name])
     script = Path(__file__).with_name(f"{name}_client.py")

@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.thorough, pytest.mark.timeout(120)]
 
 
 class Gate:
-    """Keeps jobs running until the test opens the gate. The jobs have the input `task()`."""
+    """Keeps jobs running until the test calls `open`. The method `task` returns the jobs' input."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)

@@ -109,7 +109,7 @@ def test_the_next_worker_immediately_receives_the_unsettled_messages_of_a_dead_w
         pytest.param(1, None, id="another"),
     ],
 )
-def test_a_message_that_a_dead_process_held_says_how_the_process_died(
+def test_a_redelivered_message_names_the_cause_of_death_of_the_worker_that_held_the_message(
     links: Links, pid: int, text: str | None
 ) -> None:
     send(links.services, 1)
@@ -201,7 +201,7 @@ def test_messages_are_received_without_a_lock_journal_if_the_journal_folder_cann
     journals = LockJournals(tmp_path / "file" / "locks")
     link = QueueLink(AzureEndpoint(services.service_bus_url), QUEUE, journals=journals)
     link.open()
-    assert "message locks cannot be noted" in caplog.text
+    assert "the lock journal cannot be written" in caplog.text
     send(services, 1)
     assert link.complete(received(link, 1)) == [True]
     link.close()

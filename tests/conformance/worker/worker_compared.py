@@ -1,4 +1,4 @@
-"""A model with two inputs. It answers with the lengths of both."""
+"""A model with two inputs, which returns the lengths of both inputs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from worker.models import Accepts, Input
 
 
 class Infer:
-    """Answers with the lengths of its two inputs."""
+    """A model that returns the lengths of its two inputs."""
 
     accepts: ClassVar[Accepts] = "json"
 

@@ -1,7 +1,7 @@
 """A model for tests of device memory.
 
-Options of its catalogue entry set its memory, how long it loads and runs, and how many inputs fit
-into memory as one batch.
+The options in the catalogue entry set the memory that the model uses, the seconds to load the model
+and to run a batch, and how many inputs of one batch fit into memory.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _PAUSE = threading.Event()
 class Infer:
     """Returns the square of `n` for an input such as `{"n": 3}`.
 
-    If an input has `"bad": true`, its batch raises an error.
+    If an input contains `"bad": true`, the batch with this input raises an error.
     """
 
     accepts: ClassVar[Accepts] = "bytes"

@@ -119,6 +119,16 @@ media_types = ["application/json"]
 max_input_bytes = 5_000_000
 inputs.other = {media_types = ["application/json"]}
 
+[pictured]
+task = "test"
+description = "Answers with a size, a picture and zeros."
+implementation = "tests.conformance.worker.worker_pictured"
+queue = "pictured"
+media_types = ["application/json"]
+max_input_bytes = 1_000_000
+results.picture = {media_type = "image/png"}
+results.zeros = {media_type = "application/json", optional = true}
+
 [patient]
 task = "test"
 description = "Its locks last longer than a test."
@@ -148,7 +158,7 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = START_
 
 @dataclass
 class Program:
-    """A program of this repository as a process, which can be killed and started again."""
+    """Runs a program of this repository as a process, which can be killed and started again."""
 
     command: list[str]
     probe: str
@@ -262,7 +272,7 @@ class LocalServices:
                         receiver.complete_message(message)
 
     def dead_letter(self, queue: str, message_id: str) -> ServiceBusReceivedMessage:
-        """Complete dead letters of the queue until that of `message_id` arrives, and return it."""
+        """Complete dead letters until the one with this message id arrives, and return it."""
         with self.receiver(queue, ServiceBusSubQueue.DEAD_LETTER) as receiver:
             ends_at = time.monotonic() + START_SECONDS
             while time.monotonic() < ends_at:

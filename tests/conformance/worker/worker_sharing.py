@@ -1,4 +1,4 @@
-"""Settings, jobs and waiting times of workers that share a simulated device of 8 GiB."""
+"""Helpers for tests of several workers that share the memory of one simulated GPU of 8 GiB."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TURN_SECONDS = 1.0
 
 
 def sharing(folder: Path) -> dict[str, str]:
-    """Return the settings of workers that share `folder` and a simulated device of 8 GiB."""
+    """Return settings for workers that share one simulated GPU of 8 GiB by files in `folder`."""
     return {
         "WORKER_DEVICE_MEMORY": "8GiB",
         "WORKER_MEMORY_FOLDER": str(folder),

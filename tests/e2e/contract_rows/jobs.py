@@ -33,6 +33,10 @@ JOBS: Final = (
         *("a result with a wrong option", "GET", "/v1/jobs/{job}/result?redirect=no", 400),
         code="malformed-request",
     ),
+    Row(
+        *("a named result that the job does not have", "GET", "/v1/jobs/{job}/result/mask", 404),
+        code="unknown-result",
+    ),
     Row(*("the result of a failed job", "GET", "/v1/jobs/{failed}/result", 409, "no-result")),
     Row(*("the result of an unknown job", "GET", "/v1/jobs/{unknown}/result", 404, "unknown-job")),
     Row(

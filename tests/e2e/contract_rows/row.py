@@ -39,7 +39,7 @@ class Row:
         members: the members that the JSON body of the response must have.
         is_oip_error: whether the body must be an error of the Open Inference Protocol.
         caller: the caller whose API key is sent, if the system has API keys.
-        first: a path that is requested before this row's request.
+        first: a path that the test requests before it sends this row's request.
         meanwhile: how the job ends while the caller waits: `cancel`, `dead-letter`, or the code
             with which the job fails.
     """
@@ -60,9 +60,9 @@ class Row:
 
 
 def typed(media_type: str, **others: str) -> dict[str, str]:
-    """Return headers: the content type `media_type`, and `others`.
+    """Return headers: the content type `media_type`, and the headers in `others`.
 
-    In the names of `others`, underscores are replaced by dashes.
+    In the names of the other headers, underscores are replaced by dashes.
     """
     fields = {name.replace("_", "-"): value for name, value in others.items()}
     return {"content-type": media_type, **fields}

@@ -1,6 +1,7 @@
-"""Requests about other things than single jobs, with the expected responses.
+"""Requests that do not concern a single job, with the expected responses.
 
-`OTHERS` has requests for models, health, pages and dead letters. `TENSORS` has requests under /v2.
+`OTHERS` contains requests for models, health, pages and dead letters. `TENSORS` contains requests
+of the Open Inference Protocol, whose paths begin with /v2.
 """
 
 from typing import Final

@@ -1,4 +1,4 @@
-"""Test that the observers of a connection count operations, however the bytes are divided."""
+"""Test that observers count the operations on a connection, for every size of its chunks."""
 
 from collections import Counter
 
@@ -82,7 +82,7 @@ def test_an_observer_counts_the_messages_settlements_and_requests_of_a_connectio
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 9, 100_000])
-def test_an_observer_counts_http_requests_and_skips_their_bodies(chunk_bytes: int) -> None:
+def test_an_observer_counts_http_requests_and_skips_the_request_bodies(chunk_bytes: int) -> None:
     data = (
         b"PUT /account/payloads/outcomes/1?sig=x HTTP/1.1\r\nContent-Length: 12\r\n\r\n"
         b"GET / HTTP\r\n"

@@ -83,9 +83,9 @@ def test_a_comparison_that_is_read_from_a_file_equals_the_written_comparison(
 
 
 class _Answers(BaseHTTPRequestHandler):
-    """Returns the body of each request. Closes the connection if the body is `close`.
+    """An HTTP handler that sends the body of each request back, with the status 200.
 
-    The status is 503 if the body is `busy`, and otherwise 200.
+    If the body is `busy`, the status is 503. If the body is `close`, the connection is closed.
     """
 
     protocol_version = "HTTP/1.1"
@@ -154,7 +154,7 @@ def test_the_longest_time_without_a_response_is_measured_from_the_given_start_ti
     assert longest_silence([1.0, 9.0], begin=1.5) == 7.5
 
 
-def test_throughput_is_compared_with_the_mean_of_the_bare_loops_before_and_after_the_run() -> None:
+def test_throughput_is_compared_with_the_mean_throughput_of_the_model_without_a_server() -> None:
     measured = values(20)
     add_ratios(measured, before=(15.0, 30.0), after=(25.0, 50.0), burst=400)
     assert measured["bare_ratio"] == 1.0

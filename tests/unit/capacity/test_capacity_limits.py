@@ -60,7 +60,9 @@ def test_the_documentation_shows_the_limits_of_each_kind_of_job(shape: JobShape)
 
 
 @pytest.mark.parametrize("rate", [10, 100, 500, 1000])
-def test_the_documentation_shows_what_a_rate_of_small_jobs_needs(rate: int) -> None:
+def test_the_documentation_shows_the_plan_and_tier_that_each_rate_of_small_jobs_needs(
+    rate: int,
+) -> None:
     need = compute_need(rate, SMALL, DEFAULT)
     plan = "Consumption" if need.actions_per_second <= 500 else "Dedicated, 1 unit"
     tier = "Standard" if need.credits_per_second <= 1000 else "Premium"
@@ -81,7 +83,7 @@ def test_the_documentation_shows_how_many_jobs_fit_into_a_queue(size_bytes: int)
 
 
 @pytest.mark.parametrize("size_bytes", [8, 24 * 1024, INPUT_INLINE_LIMIT_BYTES])
-def test_a_message_is_at_most_as_large_as_the_estimate(size_bytes: int) -> None:
+def test_a_request_message_is_at_most_as_large_as_the_estimated_size(size_bytes: int) -> None:
     now = datetime.now(UTC)
     request = JobRequest(
         job_id=str(uuid.uuid4()),
@@ -95,7 +97,7 @@ def test_a_message_is_at_most_as_large_as_the_estimate(size_bytes: int) -> None:
     assert 0.95 * message_bytes(size_bytes) - 1000 < size <= message_bytes(size_bytes)
 
 
-def test_the_model_has_the_defaults_of_the_deployment() -> None:
+def test_the_limits_are_computed_with_the_default_values_of_the_deployment() -> None:
     main = (ROOT / "infra" / "main.bicep").read_text("utf-8")
     assert f"param gatewayMaxInstances int = {DEFAULT.instances}\n" in main
     assert f"param gatewayConcurrency int = {DEFAULT.concurrency}\n" in main
@@ -105,7 +107,7 @@ def test_the_model_has_the_defaults_of_the_deployment() -> None:
     assert WAITING_READS_PER_SECOND == LOOKS_A_SECOND
 
 
-def test_a_parameter_raises_the_limit_that_it_is_documented_for() -> None:
+def test_each_deployment_parameter_raises_only_the_limit_that_it_is_documented_to_raise() -> None:
     base = {limit.name: limit.jobs_per_second for limit in find_limits(SMALL, DEFAULT)}
     for changed, name in (
         (DeploymentLimits(dedicated_units=1), "Durable Task Scheduler"),
@@ -117,7 +119,7 @@ def test_a_parameter_raises_the_limit_that_it_is_documented_for() -> None:
         assert [each for each in found if found[each] > base[each]] == [name]
 
 
-def test_each_parameter_of_a_limit_is_a_documented_choice_of_the_deployment() -> None:
+def test_each_parameter_that_raises_a_limit_is_documented_as_a_deployment_option() -> None:
     deploy = (ROOT / "docs" / "deploy.md").read_text("utf-8")
     for limit in find_limits(SMALL, LARGEST):
         for parameter in re.findall(r"\b[A-Z_]{5,}\b", limit.parameter):
@@ -125,14 +127,16 @@ def test_each_parameter_of_a_limit_is_a_documented_choice_of_the_deployment() ->
             assert f"`{parameter}`" in CAPACITY
 
 
-def test_reading_the_lengths_of_queues_for_each_instance_would_use_most_of_a_namespace() -> None:
+def test_the_service_bus_limit_is_much_lower_if_each_gateway_instance_reads_the_queue_lengths() -> (
+    None
+):
     shared = find_limits(SMALL, DEFAULT)
     unshared = find_limits(SMALL, DeploymentLimits(busy_queues=2 * 40))
     assert {each.name: int(each.jobs_per_second) for each in shared}["Service Bus"] == 326
     assert {each.name: int(each.jobs_per_second) for each in unshared}["Service Bus"] == 66
 
 
-def test_the_documentation_shows_the_operations_of_a_system_without_jobs() -> None:
+def test_the_documentation_shows_how_many_operations_a_system_without_jobs_performs() -> None:
     app = (ROOT / "functions" / "function_app.py").read_text("utf-8")
     assert '"30 * * * * *"' in app, "the oldest message is read each minute"
     assert '"0 */10 * * * *"' in app, "the housekeeping runs each ten minutes"

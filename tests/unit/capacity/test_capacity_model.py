@@ -256,13 +256,13 @@ class TestCost:
     @pytest.mark.parametrize(
         ("seconds", "count"), [(0, 0), (0.02, 1), (0.1, 3), (0.775, 5), (0.8, 6), (10, 24)]
     )
-    def test_the_pauses_between_polls_of_a_waiting_request_double_up_to_half_a_second(
+    def test_the_delays_between_polls_of_a_waiting_request_double_up_to_half_a_second(
         self, seconds: float, count: int
     ) -> None:
         """A request polls after 25, 75, 175, 375 and 775 ms, then every half second."""
         assert count_polls(seconds) == count
 
-    def test_the_cost_model_uses_the_same_poll_pauses_as_the_gateway(self) -> None:
+    def test_the_cost_model_uses_the_same_poll_delays_as_the_gateway(self) -> None:
         assert FIRST_PAUSE_SECONDS == cost.FIRST_PAUSE_SECONDS
         assert LONGEST_PAUSE_SECONDS == cost.LONGEST_PAUSE_SECONDS
 

@@ -1,4 +1,4 @@
-"""Test the cron triggers of a scaler, and the cost of the workers that they keep."""
+"""Test the cron triggers that keep workers running, and the cost of these workers."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -47,7 +47,10 @@ def test_a_cron_trigger_that_ends_on_the_next_day_is_active_after_midnight() -> 
 
 
 def run(scaling: ScaledObject, start: datetime, hours: float) -> list[tuple[float, int]]:
-    """Return each change of the number of workers without any job, with its time in hours."""
+    """Simulate scaling without jobs, and return each change of the number of workers.
+
+    A change is the time in hours and the new number.
+    """
     scaler = Scaler(scaling, 0.0)
     changes, replicas, seconds = list[tuple[float, int]](), 0, 0.0
     while seconds < hours * 3600:

@@ -13,6 +13,7 @@ from contract import queues
 from contract.catalogue import DEFAULT_PATH, Catalogue, format_entry, main
 from contract.errors import CatalogueError, UnknownModel
 from contract.inputs import NamedInput
+from contract.results import NamedResult
 from contract.weights import main as print_hub_files
 
 SHIPPED = DEFAULT_PATH.read_text(encoding="utf-8")
@@ -76,6 +77,21 @@ def test_the_declared_parameters_of_a_model_are_read_unchanged(tmp_path: Path) -
     assert dict(Catalogue.load()["noop"].parameters) == {}
     printed = Catalogue.load(write(tmp_path, format_entry(model)))["noop"]
     assert printed.parameters == model.parameters
+
+
+def test_the_named_results_of_a_model_are_read_and_printed(tmp_path: Path) -> None:
+    lines = (
+        'results.mask = {media_type = "image/png"}\n'
+        'results.crop = {media_type = "image/jpeg", optional = true, description = "A part."}'
+    )
+    model = Catalogue.load(write(tmp_path, SHIPPED.replace(*entry(lines))))["noop"]
+    assert dict(model.results) == {
+        "mask": NamedResult("image/png"),
+        "crop": NamedResult("image/jpeg", "A part.", optional=True),
+    }
+    assert hash(model)
+    printed = Catalogue.load(write(tmp_path, format_entry(model)))["noop"]
+    assert printed.results == model.results
 
 
 def test_the_named_inputs_of_a_model_get_default_limits(tmp_path: Path) -> None:
@@ -162,7 +178,7 @@ def test_the_error_for_an_unknown_model_suggests_similar_names() -> None:
     assert caught.value.nearest == ("classifier",)
 
 
-def test_a_deployment_copies_each_file_of_the_hub_once(
+def test_the_list_of_hub_weights_for_a_deployment_contains_each_file_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hub = f'weights = "hf:acme/net@{COMMIT}/a b.bin"\nweights_sha256 = "{SHA256}"\n'
@@ -228,11 +244,11 @@ def test_a_deployment_copies_each_file_of_the_hub_once(
         (*entry("parameters = 3"), "noop.parameters: expected a table"),
         (
             *entry("parameters.n = 3"),
-            "noop.parameters.n: expected a table whose key type is one of",
+            'noop.parameters.n: expected a table with the key "type" and one of the values',
         ),
         (
             *entry('parameters.n = {type = "object"}'),
-            "parameters.n: expected a table whose key type",
+            'parameters.n: expected a table with the key "type"',
         ),
         (
             *entry('parameters.n = {type = "string", pattern = "a"}'),
@@ -245,10 +261,24 @@ def test_a_deployment_copies_each_file_of_the_hub_once(
         (*entry('parameters.n = {type = "integer", minimum = "1"}'), "n.minimum: the value does"),
         (*entry('parameters.n = {type = "string", enum = [1]}'), "n.enum: the value does not fit"),
         (*entry('parameters.n = {type = "string", enum = []}'), "n.enum: the value does not fit"),
+        (*entry("results = 3"), "noop.results: expected a table, for example"),
+        (*entry("results.mask = 3"), "noop.results.mask: expected a table"),
+        (*entry("results.mask = {}"), "results.mask.media_type: the key is missing"),
+        (*entry('results.mask = {media_type = ""}'), "mask.media_type: expected a media type"),
+        (*entry('results.mask = {media_type = "a/b; c=d"}'), "media_type: expected a media type"),
+        (*entry("results.mask = {media_type = 1}"), "mask.media_type: the value 1 is not valid"),
+        (*entry('results.m = {media_type = "a/b", kind = 1}'), "m.kind: a result has no such key"),
+        (*entry('results.m = {media_type = "a/b", optional = 1}'), "m.optional: the value 1"),
+        (*entry('results.Mask = {media_type = "a/b"}'), "results.Mask: the name must have 1 to"),
+        (*entry('results.result = {media_type = "a/b"}'), "results.result: the name must have"),
+        (
+            *entry("\n".join(f'results.m{n} = {{media_type = "a/b"}}' for n in range(5))),
+            "noop.results: expected at most 4 named results, found 5",
+        ),
         (*entry("inputs = 3"), "noop.inputs: expected a table, for example"),
         (*entry("inputs.mask = 3"), "noop.inputs.mask: expected a table"),
         (*entry("inputs.mask = {}"), "inputs.mask.media_types: the key is missing"),
-        (*entry("inputs.mask = {media_types = []}"), r"media_types: the value \[\] does not fit"),
+        (*entry("inputs.mask = {media_types = []}"), r"media_types: the value \[\] is not valid"),
         (
             *entry('inputs.Mask = {media_types = ["a/b"]}'),
             "inputs.Mask: the name must have 1 to 32",
@@ -267,11 +297,11 @@ def test_a_deployment_copies_each_file_of_the_hub_once(
         ),
         (
             *entry('inputs.m = {media_types = ["a/b"], max_input_bytes = 100_000_000}'),
-            "noop.inputs: the limits max_input_bytes of all inputs are 110485760 together",
+            "noop.inputs: the sum of max_input_bytes of all inputs is 110485760",
         ),
         (
             *entry("".join(f'inputs.m{n} = {{media_types = ["a/b"]}}\n' for n in range(5))),
-            "noop.inputs: expected at most 4, found 5",
+            "noop.inputs: expected at most 4 named inputs, found 5",
         ),
         (
             *entry('inputs.m = {media_types = ["a/b"]}\nparameters.m = {type = "boolean"}'),

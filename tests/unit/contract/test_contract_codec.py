@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -33,6 +34,7 @@ from contract.messages import (
     decode_request,
     encode_reply,
     encode_request,
+    error_to_json,
     format_time,
     marks_from_json,
     marks_to_json,
@@ -68,7 +70,7 @@ ERRORS = st.builds(JobError, TEXT, TEXT, st.sampled_from(Stage), st.booleans())
 JOB_IDS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", fullmatch=True)
 EXTRA = st.dictionaries(st.from_regex("x_[a-z]{1,10}", fullmatch=True), JSON, max_size=3)
 INPUTS = PAYLOADS | st.builds(PayloadUrl, TEXT, st.none() | TEXT)
-INPUT_NAMES = st.from_regex("[a-z][a-z0-9_]{0,31}", fullmatch=True)
+PAYLOAD_NAMES = st.from_regex("[a-z][a-z0-9_]{0,31}", fullmatch=True)
 REQUESTS = st.builds(
     JobRequest,
     job_id=JOB_IDS,
@@ -83,7 +85,7 @@ REQUESTS = st.builds(
     | st.builds(ReplyWebhook, TEXT),
     attempt=st.integers(1, 1000),
     extra=EXTRA,
-    inputs=st.just({}) | st.dictionaries(INPUT_NAMES, INPUTS, min_size=1, max_size=4),
+    inputs=st.just({}) | st.dictionaries(PAYLOAD_NAMES, INPUTS, min_size=1, max_size=4),
 )
 DURATIONS = st.floats(0, 1e9)
 NAMES = st.none() | TEXT
@@ -95,21 +97,34 @@ MARKS = st.builds(
     NAMES,
     *[st.none() | DURATIONS] * 6,
 )
-REPLIES = st.builds(
-    JobReply,
-    job_id=JOB_IDS,
-    outcome=PAYLOADS | ERRORS,
-    started_at=TIMES,
-    finished_at=TIMES,
-    timing=st.builds(
-        Timing,
-        DURATIONS,
-        DURATIONS,
-        st.integers(1, 4096),
-        st.none() | MARKS.map(marks_to_json),
-    ),
-    attempt=st.integers(1, 1000),
-    extra=EXTRA,
+TIMINGS = st.builds(
+    Timing,
+    DURATIONS,
+    DURATIONS,
+    st.integers(1, 4096),
+    st.none() | MARKS.map(marks_to_json),
+)
+
+
+def _replies(
+    outcomes: st.SearchStrategy[Any], results: st.SearchStrategy[dict[str, Payload]]
+) -> st.SearchStrategy[JobReply]:
+    return st.builds(
+        JobReply,
+        job_id=JOB_IDS,
+        outcome=outcomes,
+        started_at=TIMES,
+        finished_at=TIMES,
+        timing=TIMINGS,
+        attempt=st.integers(1, 1000),
+        extra=EXTRA,
+        results=results,
+    )
+
+
+# A failed job has no named results.
+REPLIES = _replies(PAYLOADS | ERRORS, st.just({})) | _replies(
+    PAYLOADS, st.dictionaries(PAYLOAD_NAMES, PAYLOADS, min_size=1, max_size=4)
 )
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -182,6 +197,21 @@ def test_decoding_a_request_with_any_field_value_succeeds_or_raises_a_contract_e
         assert str(error)  # noqa: PT017
 
 
+@given(st.data())
+def test_decoding_a_reply_with_any_field_value_succeeds_or_raises_a_contract_error(
+    data: st.DataObject,
+) -> None:
+    """Replace one field, or one named result, by any value."""
+    document = reply_to_json(replace(REPLY, results={"mask": InlineJson(1)}))
+    name = data.draw(st.sampled_from([*sorted(document), "results.mask"]))
+    place = document["results"] if name == "results.mask" else document
+    place[name.rpartition(".")[2]] = data.draw(JSON)
+    try:
+        decode_reply(json.dumps(document).encode())
+    except ContractError as error:
+        assert str(error)  # noqa: PT017
+
+
 def test_an_encoded_request_has_the_json_members_of_schema_version_1() -> None:
     assert json.loads(encode_request(REQUEST)) == {
         "schema": 1,
@@ -198,14 +228,48 @@ def test_an_encoded_request_has_the_json_members_of_schema_version_1() -> None:
 
 @pytest.mark.parametrize("version", [3, 0, "1", None, True, 1.5])
 def test_a_message_with_an_unknown_schema_version_is_refused(version: object) -> None:
-    document = {**request_to_json(REQUEST), "schema": version}
     with pytest.raises(UnsupportedSchema, match="this program reads 1 and 2"):
-        request_from_json(document)
+        request_from_json({**request_to_json(REQUEST), "schema": version})
+    with pytest.raises(UnsupportedSchema, match="this program reads 1 and 2"):
+        reply_from_json({**reply_to_json(REPLY), "schema": version})
 
 
-def test_a_reply_with_schema_version_2_is_refused() -> None:
-    with pytest.raises(UnsupportedSchema, match="this program reads 1;"):
-        reply_from_json({**reply_to_json(REPLY), "schema": 2})
+def test_an_encoded_reply_with_named_results_has_schema_version_2() -> None:
+    document = json.loads(encode_reply(replace(REPLY, results={"mask": InlineBytes("a/b", b"m")})))
+    assert document == {
+        **reply_to_json(REPLY),
+        "schema": 2,
+        "results": {"mask": {"media_type": "a/b", "base64": "bQ=="}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"results": None}, "results: the field is missing"),
+        ({"results": {}}, "results: expected at least one named result"),
+        ({"results": {"Mask": {"json": 1}}}, "names of 1 to 32 lower-case.* found 'Mask'"),
+        ({"results": {"../mask": {"json": 1}}}, "names of 1 to 32 lower-case"),
+        ({"results": {"mask": {"media_type": "image/png"}}}, "fields base64, json and blob"),
+        ({"results": {"mask": {"url": "https://a"}}}, "results.mask.media_type: the field is"),
+        (
+            {"result": None, "error": error_to_json(JobError("a", "b", Stage.RUN, False))},
+            "result: the field is missing; a failed job has no named results",
+        ),
+    ],
+)
+def test_a_reply_of_schema_version_2_without_valid_named_results_is_refused(
+    change: dict[str, object], said: str
+) -> None:
+    document = {**reply_to_json(REPLY), "schema": 2, "results": {"mask": {"json": 1}}, **change}
+    with pytest.raises(MalformedMessage, match=said):
+        reply_from_json(document)
+
+
+def test_the_field_results_of_a_reply_of_schema_version_1_is_kept_as_an_unknown_field() -> None:
+    document = {**reply_to_json(REPLY), "results": {"mask": {"json": 1}}}
+    reply = reply_from_json(document)
+    assert (reply.results, reply_to_json(reply)) == ({}, document)
 
 
 def test_an_encoded_request_with_named_inputs_has_schema_version_2() -> None:
@@ -222,7 +286,7 @@ def test_an_encoded_request_with_named_inputs_has_schema_version_2() -> None:
     [
         (None, "inputs: the field is missing"),
         ({}, "inputs: expected at least one named input"),
-        ({"Mask": {"json": 1}}, "a name has 1 to 32 lower-case letters.* found 'Mask'"),
+        ({"Mask": {"json": 1}}, "names of 1 to 32 lower-case letters.* found 'Mask'"),
         ({"mask": {"media_type": "image/png"}}, "fields base64, json and blob"),
         ({"mask": {"url": 1}}, "inputs.mask.url: expected a string, found a number"),
     ],
@@ -254,7 +318,7 @@ OLD = recorded_codec()
 
 
 @given(REQUESTS)
-def test_an_older_codec_reads_a_request_without_named_inputs_and_refuses_others_by_their_version(
+def test_an_older_codec_refuses_a_request_only_if_its_schema_version_is_2(
     request: JobRequest,
 ) -> None:
     data = encode_request(request)
@@ -272,6 +336,27 @@ def test_a_request_of_an_older_codec_is_decoded_and_encoded_without_a_changed_by
     old = OLD.decode_request(encode_request(replace(request, inputs={})))
     data = OLD.encode_request(old)
     assert encode_request(decode_request(data)) == data
+
+
+@given(REPLIES)
+def test_an_older_codec_reads_a_reply_without_named_results_and_refuses_others_by_their_version(
+    reply: JobReply,
+) -> None:
+    data = encode_reply(reply)
+    if reply.results:
+        with pytest.raises(UnsupportedSchema, match="has schema version 2, but this program"):
+            OLD.decode_reply(data)
+    else:
+        assert OLD.encode_reply(OLD.decode_reply(data)) == data
+
+
+@given(REPLIES)
+def test_a_reply_of_an_older_codec_is_decoded_and_encoded_without_a_changed_byte(
+    reply: JobReply,
+) -> None:
+    old = OLD.decode_reply(encode_reply(replace(reply, results={})))
+    data = OLD.encode_reply(old)
+    assert encode_reply(decode_reply(data)) == data
 
 
 @pytest.mark.parametrize(

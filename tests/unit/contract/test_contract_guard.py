@@ -1,4 +1,4 @@
-"""Tests of the SSRF guard, which checks the URLs of callers."""
+"""Test the guard against SSRF, which checks the URLs that callers give."""
 
 import ipaddress
 import threading
@@ -16,7 +16,9 @@ GUARD = AddressGuard()
 
 
 def resolving(*addresses: str) -> Sequence[str]:
-    """Let the guard check a host name that resolves to `addresses`, and return the addresses.
+    """Let the guard check a host name that resolves to `addresses`.
+
+    Return the addresses to which the guard allows a connection.
 
     Raises ForbiddenAddress if the guard refuses the host name.
     """
@@ -150,7 +152,7 @@ def test_refusing_a_host_name_does_not_reveal_whether_the_name_has_a_private_add
 
 
 class Dns:
-    """Resolves each name to one address. For a name with `dead`, waits until `answer` is called."""
+    """Resolves each name to one address. If a name contains `dead`, waits for `answer`."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []

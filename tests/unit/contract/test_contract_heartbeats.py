@@ -95,7 +95,7 @@ def test_a_large_heartbeat_is_refused_before_it_is_parsed() -> None:
         decode_heartbeat(b" " * (MAX_HEARTBEAT_BYTES + 1))
 
 
-def test_a_long_error_text_of_a_model_is_cut() -> None:
+def test_a_long_error_text_of_a_model_is_truncated_in_the_heartbeat() -> None:
     model = ModelBeat("noop", ModelState.BROKEN, "model-failed", "x" * 10_000)
     assert len(encode_heartbeat(Heartbeat("w", "1", STARTED_AT, 5, models=(model,)))) < 1000
 

@@ -67,7 +67,7 @@ def test_the_error_for_an_invalid_parameter_has_a_json_pointer_and_describes_the
     [
         (
             {"type": "array", "items": {"type": "array"}},
-            "p.n.items: expected a table whose key type",
+            "p.n.items: expected a table with the key",
         ),
         ({"type": "string", "minimum": 1}, "p.n.minimum: a schema of the type string has no such"),
         ({"type": "number", "minimum": 2, "maximum": 1}, "p.n: minimum is greater than maximum"),

@@ -46,30 +46,36 @@ JOB_IDS = [f"01982f0c-5f0e-7d4a-9a53-{number:012x}" for number in range(10_000)]
 
 
 @pytest.mark.parametrize("percent", [5, 50])
-def test_ten_thousand_jobs_are_split_within_two_standard_deviations(percent: int) -> None:
+def test_ten_thousand_jobs_are_split_by_percentage_within_two_standard_deviations(
+    percent: int,
+) -> None:
     chosen = [choose_version({"1": 100 - percent, "2": percent}, job_id) for job_id in JOB_IDS]
     expected = len(JOB_IDS) * percent / 100
     deviation = (expected * (1 - percent / 100)) ** 0.5
     assert abs(chosen.count("2") - expected) <= 2 * deviation
 
 
-def test_the_choice_of_a_version_is_the_same_in_every_process_and_release() -> None:
+def test_a_job_id_selects_the_same_model_version_in_every_process_and_release() -> None:
     chosen = (choose_version({"1": 50, "2": 50}, job_id) for job_id in JOB_IDS[:20])
     assert "".join(chosen) == "22121211122121211221"
 
 
-def test_a_version_with_0_percent_gets_no_job_and_a_version_with_100_percent_every_job() -> None:
+def test_a_model_version_with_0_percent_gets_no_job_and_one_with_100_percent_gets_all_jobs() -> (
+    None
+):
     percentages = {"1": 0, "2": 100, "3": 0}
     assert {choose_version(percentages, job_id) for job_id in JOB_IDS[:500]} == {"2"}
 
 
-def test_all_versions_of_a_model_have_its_named_inputs(tmp_path: Path) -> None:
+def test_all_versions_of_a_model_have_the_same_named_inputs(tmp_path: Path) -> None:
     inputs = 'inputs.mask = {media_types = ["image/png"]}\nmax_batch_size = 4'
     catalogue = load(tmp_path, MODEL.replace("max_batch_size = 4", inputs))
     assert {model.required_inputs for model in catalogue.values()} == {("mask",)}
 
 
-def test_a_version_is_an_entry_of_its_own_with_its_own_queue(tmp_path: Path) -> None:
+def test_each_version_of_a_model_is_a_separate_catalogue_entry_with_a_separate_queue(
+    tmp_path: Path,
+) -> None:
     catalogue = load(tmp_path)
     assert list(catalogue) == ["small", "small:2", "small:10"]
     assert [model.queue for model in catalogue.values()] == ["small", "small-v2", "small-v10"]
@@ -80,7 +86,7 @@ def test_a_version_is_an_entry_of_its_own_with_its_own_queue(tmp_path: Path) -> 
     assert found[0] is catalogue["small:2"]
 
 
-def test_a_version_inherits_the_keys_that_it_does_not_change(tmp_path: Path) -> None:
+def test_a_model_version_inherits_the_keys_that_it_does_not_change(tmp_path: Path) -> None:
     catalogue = load(tmp_path)
     first, second = catalogue["small"], catalogue["small:2"]
     assert second.implementation == first.implementation
@@ -92,7 +98,7 @@ def test_a_version_inherits_the_keys_that_it_does_not_change(tmp_path: Path) -> 
     assert other.max_batch_size == first.max_batch_size
 
 
-def test_a_name_with_a_version_finds_one_version_and_a_model_name_finds_all_versions(
+def test_a_model_name_with_a_version_finds_one_version_and_without_a_version_finds_all(
     tmp_path: Path,
 ) -> None:
     catalogue = load(tmp_path)
@@ -115,7 +121,7 @@ def test_a_model_without_percentages_sends_all_jobs_to_version_1(tmp_path: Path)
     assert dict(load(tmp_path, text)["small:2"].versions) == {"1": 100, "2": 0, "10": 0}
 
 
-def test_the_printed_entries_of_all_versions_form_a_valid_catalogue(
+def test_the_printed_entries_of_all_versions_of_a_model_form_a_valid_catalogue(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     catalogue = load(tmp_path)
@@ -147,12 +153,17 @@ def test_the_printed_entries_of_all_versions_form_a_valid_catalogue(
             'inputs.mask = {media_types = ["image/png"]}',
             "all versions of a model have the same inputs",
         ),
+        (
+            "max_batch_size = 2",
+            'results.mask = {media_type = "image/png"}',
+            "all versions of a model have the same results",
+        ),
         ("max_batch_size = 2", 'queue = "small"', "models use the queue small"),
         ('[small."10"]', "[small-v2]", "models use the queue small-v2"),
         ("[small]", '["small:2"]', "small:2: the name of a model may have only lower-case letters"),
     ],
 )
-def test_the_error_for_invalid_versions_names_the_fault(
+def test_the_error_for_invalid_versions_of_a_model_describes_the_fault(
     tmp_path: Path, old: str, new: str, message: str
 ) -> None:
     text = MODEL.replace(old, new)
@@ -163,7 +174,7 @@ def test_the_error_for_invalid_versions_names_the_fault(
     assert message in str(refused.value)
 
 
-def test_a_model_is_refused_if_a_version_of_another_model_has_its_deployment_name(
+def test_a_model_is_refused_if_a_version_of_another_model_already_uses_its_deployment_name(
     tmp_path: Path,
 ) -> None:
     other = """
@@ -177,7 +188,7 @@ media_types = ["application/json"]
         load(tmp_path, MODEL + other)
 
 
-def test_a_fallback_needs_a_second_version(tmp_path: Path) -> None:
+def test_a_fallback_is_refused_if_the_model_has_only_one_version(tmp_path: Path) -> None:
     text = MODEL.partition("[small.")[0].replace('"1" = 95, "2" = 5', '"1" = 100')
     with pytest.raises(CatalogueError, match="the model has only one version"):
         load(tmp_path, text)
@@ -196,7 +207,7 @@ def test_a_fallback_needs_a_second_version(tmp_path: Path) -> None:
         ("", None),
     ],
 )
-def test_a_percentage_for_a_version_without_a_worker_is_refused_with_a_reason(
+def test_a_percentage_for_a_model_version_without_a_worker_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], served: str, message: str | None
 ) -> None:
     other = MODEL.partition("[small.")[0].replace("[small]", "[other]")
@@ -208,7 +219,7 @@ def test_a_percentage_for_a_version_without_a_worker_is_refused_with_a_reason(
     assert (message or "") in printed.err
 
 
-def test_a_percentage_for_a_version_without_a_worker_is_accepted_if_the_fallback_has_one(
+def test_a_percentage_for_a_model_version_without_a_worker_needs_a_fallback_with_a_worker(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     load(tmp_path)
@@ -218,7 +229,9 @@ def test_a_percentage_for_a_version_without_a_worker_is_accepted_if_the_fallback
     assert "version 1 of small gets 95 %" in capsys.readouterr().err
 
 
-def test_the_example_of_versions_in_the_documentation_is_a_valid_catalogue(tmp_path: Path) -> None:
+def test_the_example_of_model_versions_in_the_documentation_is_a_valid_catalogue(
+    tmp_path: Path,
+) -> None:
     page = (Path(__file__).parents[3] / "docs" / "models.md").read_text(encoding="utf-8")
     example = page.partition("## Versions")[2].partition("```toml\n")[2].partition("```")[0]
     catalogue = load(tmp_path, example)
@@ -227,7 +240,9 @@ def test_the_example_of_versions_in_the_documentation_is_a_valid_catalogue(tmp_p
     assert (catalogue["colours"].job_percent, catalogue["colours"].fallback) == (95, "1")
 
 
-def test_a_version_whose_jobs_would_fall_back_keeps_a_worker(tmp_path: Path) -> None:
+def test_a_model_version_that_gets_jobs_and_has_a_fallback_keeps_at_least_one_worker(
+    tmp_path: Path,
+) -> None:
     counts = {name: model.min_workers for name, model in load(tmp_path).items()}
     assert counts == {"small": 0, "small:2": 1, "small:10": 0}
     warm = 'warm = ["Mon-Fri 08:00-18:00 UTC"]\n'

@@ -1,4 +1,4 @@
-"""Test the periods of the key `warm`, and the cron expressions that KEDA gets for them."""
+"""Test warm periods in the catalogue, and the cron expressions that KEDA gets for them."""
 
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -71,7 +71,7 @@ def test_a_warm_period_has_cron_expressions_for_its_starts_and_its_ends(
         ("[8]", "or a list of such texts"),
     ],
 )
-def test_the_error_for_an_invalid_warm_period_names_the_key_and_the_fault(
+def test_the_error_for_an_invalid_warm_period_names_the_key_and_describes_the_fault(
     value: str, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(CatalogueError) as refused:
@@ -90,7 +90,7 @@ def test_the_error_for_an_invalid_warm_period_names_the_key_and_the_fault(
         (f'min_workers = 2\nwarm = ["{OFFICE}"]\nwarm_workers = 6', (2, 6)),
     ],
 )
-def test_an_entry_sets_minimum_workers_for_all_times_and_for_warm_periods(
+def test_a_catalogue_entry_sets_the_minimum_workers_for_all_times_and_for_warm_periods(
     lines: str, numbers: tuple[int, int], tmp_path: Path
 ) -> None:
     model = load(tmp_path, lines)["small"]
@@ -103,7 +103,9 @@ def test_an_entry_sets_minimum_workers_for_all_times_and_for_warm_periods(
     assert printed["small"].warm == ()
 
 
-def test_the_example_in_the_guide_is_a_valid_part_of_an_entry(tmp_path: Path) -> None:
+def test_the_example_of_warm_periods_in_the_guide_is_valid_in_a_catalogue_entry(
+    tmp_path: Path,
+) -> None:
     guide = (Path(__file__).parents[3] / "docs" / "models.md").read_text("utf-8")
     section = guide.partition("### Workers that wait for jobs")[2]
     model = load(tmp_path, section.split("```toml\n")[1].partition("```")[0])["small"]
@@ -121,7 +123,7 @@ def test_the_example_in_the_guide_is_a_valid_part_of_an_entry(tmp_path: Path) ->
         ),
     ],
 )
-def test_numbers_of_workers_that_have_no_effect_are_refused(
+def test_minimum_numbers_of_workers_that_would_have_no_effect_are_refused(
     lines: str, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(CatalogueError, match=message):
@@ -147,9 +149,9 @@ def test_the_scaling_description_has_the_parsed_warm_periods_of_the_catalogue_en
 
 
 def _minutes_until(cron: str, minute_of_week: int) -> int:
-    """Return when a cron expression matches next, in minutes after a minute of the week.
+    """Return after how many minutes a cron expression matches next.
 
-    The week starts on Monday.
+    `minute_of_week` is the current time, counted from Monday 00:00.
     """
     minute, hour, _, _, weekdays = cron.split()
     days = set[int]()
@@ -161,7 +163,10 @@ def _minutes_until(cron: str, minute_of_week: int) -> int:
 
 
 def _is_active_in_keda(period: WarmPeriod, minute_of_week: int) -> bool:
-    """Return what KEDA's cron scaler decides: inactive if the next start is before the next end."""
+    """Return whether KEDA's cron trigger is active at this minute of the week.
+
+    The trigger is active if its next end is not later than its next start.
+    """
     start = _minutes_until(period.start_cron, minute_of_week)
     return start >= _minutes_until(period.end_cron, minute_of_week)
 
@@ -173,7 +178,7 @@ def _is_active_in_keda(period: WarmPeriod, minute_of_week: int) -> bool:
     st.integers(0, 24),
     st.lists(st.integers(0, WEEK_MINUTES // 30 - 1), min_size=4, max_size=4),
 )
-def test_local_cron_triggers_and_those_of_keda_are_active_at_the_same_times(
+def test_local_cron_triggers_are_active_at_the_same_times_as_the_cron_triggers_of_keda(
     days: set[int], start: int, end: int, half_hours: list[int]
 ) -> None:
     text = f"{','.join(DAYS[day] for day in sorted(days))} {start:02}:00-{end:02}:00 UTC"

@@ -1,4 +1,4 @@
-"""Functions that call /v2, and reply to the jobs like a worker."""
+"""Send inference requests to /v2, and reply to their jobs as a worker does."""
 
 import asyncio
 import json

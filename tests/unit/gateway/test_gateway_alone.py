@@ -1,4 +1,4 @@
-"""Test that the folder `functions/` imports only its own packages and its requirements."""
+"""Test that the folder `functions/` can be deployed alone: its imports, and its settings files."""
 
 import ast
 import json

@@ -145,7 +145,7 @@ async def test_a_redrive_of_all_matching_dead_letters_skips_those_that_were_alre
     assert [letter["id"] for letter in result["done"]] == [second]
 
 
-async def test_one_action_examines_a_bounded_number_of_dead_letters_and_returns_a_cursor(
+async def test_one_count_or_purge_request_examines_a_limited_number_of_dead_letters(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bulk, "MAX_EXAMINED", 5)

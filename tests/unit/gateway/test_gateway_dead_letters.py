@@ -84,7 +84,7 @@ async def test_an_expired_message_is_not_stored_as_a_dead_letter_and_does_not_en
     assert (await page(gateway))["dead_letters"] == []
 
 
-async def test_a_dead_letter_says_how_the_last_worker_process_died_and_its_last_step(
+async def test_a_dead_letter_describes_the_death_of_the_last_worker_process_and_the_last_step(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept(b"secret")
@@ -103,7 +103,7 @@ async def test_a_dead_letter_says_how_the_last_worker_process_died_and_its_last_
     assert error["message"].endswith(f"none of them finished it: {death}")
 
 
-async def test_a_dead_letter_of_a_producer_says_nothing_about_the_deliveries_of_a_job(
+async def test_a_dead_letter_of_a_producer_has_no_description_of_deliveries(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept(b"secret")
@@ -473,7 +473,7 @@ async def test_housekeeping_deletes_dead_letters_and_job_blobs_whose_retention_h
     assert await delete_old_blobs(gateway.services) == 0
 
 
-async def test_housekeeping_deletes_the_length_of_a_queue_that_was_not_counted_for_ten_minutes(
+async def test_housekeeping_deletes_a_stored_queue_length_that_is_older_than_ten_minutes(
     gateway: RunningGateway,
 ) -> None:
     blob = queue_length_blob("former")

@@ -21,9 +21,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:Depreca
 
 @contextlib.contextmanager
 def other_waiters(gateway: RunningGateway, count: int = BUSY_WAITERS - 1) -> Iterator[None]:
-    """Let `count` other requests wait during the `with` block.
+    """Make the gateway busy: `count` other requests wait for jobs during the `with` block.
 
-    The gateway behaves as if this process had recorded the last outcomes.
+    The gateway behaves as if its own process had recorded the last outcomes.
     """
     waiters = gateway.services.waiters
     waiters.own_ends = OWN_ENDS
@@ -34,7 +34,7 @@ def other_waiters(gateway: RunningGateway, count: int = BUSY_WAITERS - 1) -> Ite
 
 
 def submit(gateway: RunningGateway, **headers: str) -> "asyncio.Task[httpx.Response]":
-    """Submit a job in a task that waits for the job's end."""
+    """Return a task that submits a job and waits until the job has ended."""
     octets = {"content-type": "application/octet-stream"}
     path = "/v1/models/noop/jobs"
     return asyncio.create_task(gateway.http.post(path, content=b"x", headers=octets | headers))
@@ -51,7 +51,7 @@ def kinds_of_events(gateway: RunningGateway, job_id: str) -> list[int]:
 
 
 def in_gateway(test: Callable[[RunningGateway], Awaitable[None]], **settings: Any) -> None:
-    """Run a test with a gateway in simulated time."""
+    """Call `test` with a gateway, on an event loop with simulated time."""
 
     async def main() -> None:
         async with open_gateway(**settings) as gateway:

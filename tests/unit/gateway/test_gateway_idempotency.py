@@ -1,4 +1,4 @@
-"""Test that all requests with the same Idempotency-Key get one job."""
+"""Test that all requests with the same Idempotency-Key get the same job."""
 
 import asyncio
 from datetime import timedelta

@@ -152,7 +152,7 @@ async def test_the_new_job_of_a_redrive_has_the_label_of_the_failed_job(
     assert (await gateway.job(answer.json()["job_id"]))["label"] == LABEL
 
 
-def test_a_ticket_without_a_label_is_written_without_a_label_field_and_can_be_read() -> None:
+def test_an_orchestration_input_without_a_label_is_written_without_a_label_field() -> None:
     now = datetime(2026, 3, 1, tzinfo=UTC)
     request = JobRequest("1", "noop", InlineBytes("text/plain", b"x"), now, now)
     plain = write_ticket(request, None)
@@ -175,7 +175,7 @@ async def test_a_submission_with_a_used_idempotency_key_and_another_label_is_ref
     assert [answer.status_code for answer in answers] == [202, 202, 422, 422]
 
 
-async def test_an_idempotency_claim_of_version_0_1_matches_a_request_without_a_label(
+async def test_an_idempotency_claim_written_by_loosely_0_1_matches_a_request_without_a_label(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()

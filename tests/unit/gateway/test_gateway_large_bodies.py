@@ -268,7 +268,7 @@ def test_one_tenant_can_use_at_most_half_of_the_memory_for_large_bodies() -> Non
     assert bodies.total_bytes == 0
 
 
-def test_a_body_over_the_memory_limit_is_admitted_if_no_other_large_body_is_held() -> None:
+def test_a_body_over_the_memory_limit_is_admitted_if_no_other_large_body_is_in_memory() -> None:
     bodies = LargeBodies(1000)
     with bodies.admit("a", 5000):
         pass

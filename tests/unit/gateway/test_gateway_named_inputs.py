@@ -102,7 +102,7 @@ async def test_the_media_type_of_a_form_part_without_a_useful_type_is_detected(
     assert compared.queues.request().inputs["other"].media_type == "image/png"
 
 
-async def test_a_json_body_may_have_named_inputs_in_all_five_forms(
+async def test_a_json_body_may_give_a_named_input_as_text_base64_json_upload_or_url(
     compared: RunningGateway,
 ) -> None:
     upload = await sent(compared, PNG, "image/png", "other")
@@ -131,7 +131,7 @@ async def sent(gateway: RunningGateway, data: bytes, media_type: str, name: str 
     return str(answer.json()["upload"])
 
 
-async def test_an_upload_has_the_media_types_and_the_limit_of_its_named_input(
+async def test_an_upload_for_a_named_input_has_the_media_types_and_the_limit_of_this_input(
     compared: RunningGateway,
 ) -> None:
     asked = {"model": "compared", "media_type": "application/json"}
@@ -149,7 +149,7 @@ async def test_an_upload_has_the_media_types_and_the_limit_of_its_named_input(
     assert (refused.status_code, refused.json()["code"]) == (400, "malformed-request")
 
 
-async def test_the_upload_of_another_tenant_is_not_found_as_a_named_input(
+async def test_an_upload_of_another_tenant_cannot_be_used_as_a_named_input(
     compared: RunningGateway,
 ) -> None:
     asked = {"model": "compared", "media_type": "image/png", "input": "other"}
@@ -191,11 +191,13 @@ async def test_a_wrong_named_input_is_refused_with_a_json_pointer_to_the_input(
     assert not compared.queues.sent
 
 
-async def test_a_form_with_a_wrong_named_input_is_refused(compared: RunningGateway) -> None:
+async def test_a_form_with_a_missing_unknown_or_invalid_named_input_is_refused(
+    compared: RunningGateway,
+) -> None:
     part = ("other", ("b.png", PNG, "image/png"))
     for parts, status, said in (
         ((), 422, "inputs.other: compared needs this input"),
-        ((part, part), 400, "inputs.other: the form must have exactly one part with this name"),
+        ((part, part), 400, "inputs.other: the form must have exactly one part named other,"),
         ((("other", (None, b"text")),), 400, "this part must have a file name"),
         ((part, ("mask", ("c", b"x", "text/plain"))), 400, "unknown part 'mask'"),
         ((("other", ("b", b"{}", "application/json")),), 415, "inputs.other: compared does not"),
@@ -206,7 +208,7 @@ async def test_a_form_with_a_wrong_named_input_is_refused(compared: RunningGatew
     assert not compared.queues.sent
 
 
-async def test_a_request_that_cannot_contain_a_required_named_input_is_refused(
+async def test_a_request_is_refused_if_its_format_has_no_place_for_a_required_named_input(
     compared: RunningGateway,
 ) -> None:
     headers = {"content-type": "text/plain"}
@@ -217,7 +219,7 @@ async def test_a_request_that_cannot_contain_a_required_named_input_is_refused(
         assert "inputs.other: compared needs this input" in refused.text
 
 
-async def test_a_model_without_named_inputs_accepts_only_an_empty_member_named_inputs(
+async def test_a_model_without_named_inputs_refuses_a_member_inputs_that_is_not_empty(
     gateway: RunningGateway,
 ) -> None:
     for inputs, status in (({}, 202), (None, 202), ({"mask": {"text": "x"}}, 422), ([], 400)):
@@ -228,7 +230,7 @@ async def test_a_model_without_named_inputs_accepts_only_an_empty_member_named_i
     assert json.loads(encode_request(gateway.queues.request()))["schema"] == 1
 
 
-async def test_the_inputs_in_a_message_are_together_at_most_as_large_as_the_inline_limit(
+async def test_an_input_is_stored_as_a_blob_if_all_inputs_together_exceed_the_inline_limit(
     compared: RunningGateway,
 ) -> None:
     half = "x" * (INPUT_INLINE_LIMIT_BYTES // 2 + 1)
@@ -241,7 +243,7 @@ async def test_the_inputs_in_a_message_are_together_at_most_as_large_as_the_inli
     assert compared.payloads.blobs[stored.blob] == ("text/plain", half.encode())
 
 
-async def test_all_inputs_of_a_job_are_stored_if_service_bus_does_not_respond(
+async def test_a_message_that_is_sent_after_an_outage_of_service_bus_contains_all_inputs(
     compared: RunningGateway,
 ) -> None:
     part = "x" * 20_000
@@ -316,7 +318,7 @@ async def test_a_redrive_is_refused_if_a_named_input_no_longer_exists(
     assert "input no longer exists" in refused.json()["detail"]
 
 
-async def test_each_input_by_url_counts_for_the_rate_limit_of_inputs_by_url(
+async def test_each_input_url_of_a_job_counts_towards_the_rate_limit_of_input_urls(
     tmp_path: Path,
 ) -> None:
     catalogue = write_catalogue(tmp_path)
@@ -327,7 +329,7 @@ async def test_each_input_by_url_counts_for_the_rate_limit_of_inputs_by_url(
         assert refused.json()["detail"].startswith("inputs.other.url: ")
 
 
-async def test_a_repeated_request_with_another_named_input_does_not_match_its_idempotency_key(
+async def test_a_repeated_request_with_a_used_idempotency_key_and_other_named_inputs_is_refused(
     compared: RunningGateway,
 ) -> None:
     first = await submit(compared, {"other": OTHER}, "key")
@@ -338,7 +340,7 @@ async def test_a_repeated_request_with_another_named_input_does_not_match_its_id
         assert (refused.status_code, refused.json()["code"]) == (422, "idempotency-mismatch")
 
 
-async def test_only_one_of_simultaneous_requests_with_a_key_keeps_its_stored_named_input(
+async def test_simultaneous_requests_with_one_idempotency_key_leave_only_one_stored_named_input(
     compared: RunningGateway,
 ) -> None:
     inputs = {"other": {"text": "x" * 100_000}}
@@ -348,7 +350,7 @@ async def test_only_one_of_simultaneous_requests_with_a_key_keeps_its_stored_nam
     assert stored == [f"inputs/{job_id}/other"]
 
 
-async def test_the_description_of_a_model_contains_its_named_inputs(
+async def test_the_model_resource_describes_the_named_inputs_of_the_model(
     compared: RunningGateway,
 ) -> None:
     described = (await compared.http.get("/v1/models/compared")).json()
@@ -369,7 +371,7 @@ async def test_the_description_of_a_model_contains_its_named_inputs(
     assert (await compared.http.get("/v1/models/noop")).json()["inputs"] == {}
 
 
-async def test_the_openapi_operation_of_a_model_has_its_named_inputs(
+async def test_the_openapi_operation_of_a_model_describes_the_named_inputs_of_the_model(
     compared: RunningGateway,
 ) -> None:
     document = (await compared.http.get("/openapi.json")).json()

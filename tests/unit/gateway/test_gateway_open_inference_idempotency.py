@@ -1,4 +1,4 @@
-"""Test that equal requests under /v2 with one Idempotency-Key get the same jobs."""
+"""Test that equal inference requests with the same Idempotency-Key get the same jobs."""
 
 import asyncio
 from typing import Any

@@ -250,7 +250,7 @@ async def test_simultaneous_overview_requests_read_the_queues_only_once(
     assert gateway.queues.look_count == first == 2 * len(gateway.services.catalogue)
 
 
-async def test_the_number_of_waiting_jobs_is_added_to_the_minute_sums_only_if_a_queue_has_jobs(
+async def test_the_number_of_waiting_jobs_is_added_to_the_job_counts_only_if_a_queue_has_jobs(
     gateway: RunningGateway,
 ) -> None:
     operations, sums = gateway.services.operations, gateway.services.counters
@@ -265,7 +265,7 @@ async def test_the_number_of_waiting_jobs_is_added_to_the_minute_sums_only_if_a_
     assert noop == 5
 
 
-async def test_the_overview_shows_that_heartbeats_and_minute_sums_are_turned_off() -> None:
+async def test_the_overview_shows_that_heartbeats_and_job_counts_are_turned_off() -> None:
     async with open_gateway(has_heartbeats=False, has_minute_sums=False) as gateway:
         beat(gateway)
         await gateway.accept()
@@ -277,7 +277,7 @@ async def test_the_overview_shows_that_heartbeats_and_minute_sums_are_turned_off
         assert [name for name in gateway.payloads.blobs if name.startswith(SUMS)] == []
 
 
-async def test_housekeeping_deletes_old_heartbeats_and_old_minute_sums(
+async def test_housekeeping_deletes_old_heartbeats_and_old_job_counts(
     gateway: RunningGateway,
 ) -> None:
     beat(gateway, "old")

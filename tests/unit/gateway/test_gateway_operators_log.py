@@ -1,4 +1,4 @@
-"""Read the log lines for operators, and compare those that alerts parse with the alerts."""
+"""Test the log lines for operators, and that the queries of the alerts can parse these lines."""
 
 import logging
 import re
@@ -62,7 +62,10 @@ async def test_each_accepted_and_each_refused_request_is_logged_with_the_tracepa
     refused = await gateway.http.post(f"{url}?a%0Ab=1", content=b"x", headers=headers)
     lines = [line for line in caplog.messages if "traceparent" in line]
     job = accepted.json()
-    assert f"job {job['id']} of noop was accepted [traceparent 00-{job['trace_id']}-" in lines[0]
+    assert (
+        f"job {job['id']} of the model noop was accepted [traceparent 00-{job['trace_id']}-"
+        in lines[0]
+    )
     assert "the request 'POST' '/v1/models/noop/jobs' was refused: malformed-request: " in lines[1]
     assert f"00-{refused.json()['trace_id']}-" in lines[1]
     assert all("\n" not in line for line in lines)

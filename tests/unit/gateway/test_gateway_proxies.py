@@ -1,4 +1,4 @@
-"""Test that small blobs are sent through a proxy only if an environment variable names one."""
+"""Test that requests for small blobs use a proxy only if an environment variable names one."""
 
 import pytest
 

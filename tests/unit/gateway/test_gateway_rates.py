@@ -1,4 +1,4 @@
-"""Test that a rate limit allows its quota of requests, and one more for each added token."""
+"""Test that a rate limit allows its quota of requests, and one more request for each new token."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -93,7 +93,7 @@ def test_setting_the_clock_back_does_not_remove_tokens_from_a_rate_limit_bucket(
 
 
 class Callers(RuleBasedStateMachine):
-    """Requests of several callers, to check that each caller has a separate bucket."""
+    """Random requests of two callers. Checks that a caller does not use the tokens of the other."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -82,7 +82,7 @@ async def test_no_job_with_a_large_input_is_accepted_while_service_bus_and_blob_
     assert not gateway.durable.runs
 
 
-async def test_the_gateway_does_not_send_to_a_queue_during_the_pause_after_a_failed_send(
+async def test_the_gateway_does_not_send_to_a_queue_for_some_time_after_a_failed_send(
     gateway: RunningGateway,
 ) -> None:
     gateway.queues.is_down = True

@@ -1,4 +1,4 @@
-"""Test that the processes of the gateway share their counts of the messages in a queue."""
+"""Test that gateway processes share their counts of the messages in a queue through a blob."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -26,7 +26,10 @@ BLOB = queue_length_blob(QUEUE)
 
 @dataclass
 class Cloud:
-    """A namespace, a container of blobs, and processes whose clocks may differ."""
+    """Service Bus and blob storage in memory, for simulated gateway processes.
+
+    The clocks of these processes may differ.
+    """
 
     queues: MemoryQueues = field(default_factory=MemoryQueues)
     clock: ManualClock = field(default_factory=ManualClock)
@@ -55,7 +58,7 @@ class Cloud:
         self.clock.now += timedelta(seconds=seconds)
 
     async def write_count(self, length: int, process: str, age_seconds: float = 0.0) -> None:
-        """Write a count by another process into the blob of the queue."""
+        """Write a message count into the blob of the queue, as the process `process` does."""
         at_seconds = self.now.timestamp() - age_seconds
         count = SharedCount(MessageCounts(length), at_seconds, process)
         await self.blobs.delete(BLOB)
@@ -67,7 +70,7 @@ def cloud() -> Cloud:
     return Cloud()
 
 
-async def test_forty_processes_that_show_lengths_count_the_messages_once_a_second(
+async def test_forty_processes_together_count_the_messages_in_a_queue_once_a_second(
     cloud: Cloud,
 ) -> None:
     cloud.queues.lengths[QUEUE] = 7
@@ -84,7 +87,9 @@ async def test_forty_processes_that_show_lengths_count_the_messages_once_a_secon
     assert 9 <= cloud.queues.look_count - begun <= 11
 
 
-async def test_another_process_counts_if_the_counting_process_dies(cloud: Cloud) -> None:
+async def test_another_process_counts_the_messages_if_the_counting_process_dies(
+    cloud: Cloud,
+) -> None:
     dying, other = cloud.process("a"), cloud.process("b")
     own, shown = cloud.statistics(dying), cloud.statistics(other)
     cloud.queues.lengths[QUEUE] = 7
@@ -97,7 +102,7 @@ async def test_another_process_counts_if_the_counting_process_dies(cloud: Cloud)
 
 
 @pytest.mark.parametrize("skew_seconds", [-300.0, -1.5, 1.5, 300.0])
-async def test_a_process_with_a_wrong_clock_counts_for_itself(
+async def test_a_process_with_a_wrong_clock_ignores_the_shared_count_and_counts_the_messages_itself(
     cloud: Cloud, skew_seconds: float
 ) -> None:
     await cloud.write_count(3, "other")
@@ -106,7 +111,7 @@ async def test_a_process_with_a_wrong_clock_counts_for_itself(
     assert (count.counts.active, count.process) == (8, "own")
 
 
-async def test_a_count_from_a_clock_that_is_slightly_ahead_is_used_as_a_count_of_now(
+async def test_a_shared_count_with_a_time_slightly_in_the_future_counts_as_a_current_count(
     cloud: Cloud,
 ) -> None:
     await cloud.write_count(3, "other", age_seconds=-0.5)
@@ -118,7 +123,9 @@ async def test_a_count_from_a_clock_that_is_slightly_ahead_is_used_as_a_count_of
     "content",
     [b"", b"{", b"[]", b"null", b'{"active": "x"}', b'{"active": 1e999}', b"\xff"],
 )
-async def test_a_blob_without_a_valid_count_is_replaced(cloud: Cloud, content: bytes) -> None:
+async def test_a_blob_without_a_valid_message_count_is_replaced(
+    cloud: Cloud, content: bytes
+) -> None:
     await cloud.blobs.create(BLOB, content)
     cloud.queues.lengths[QUEUE] = 8
     assert (await cloud.process("own").count(QUEUE)).counts.active == 8
@@ -129,7 +136,9 @@ async def test_a_blob_without_a_valid_count_is_replaced(cloud: Cloud, content: b
     assert written.counts.active == 8
 
 
-async def test_a_process_that_is_alone_writes_two_counts_a_minute(cloud: Cloud) -> None:
+async def test_a_single_gateway_process_writes_its_message_count_only_twice_a_minute(
+    cloud: Cloud,
+) -> None:
     shared = cloud.process("only")
     etags = set()
     for _ in range(60):
@@ -141,7 +150,7 @@ async def test_a_process_that_is_alone_writes_two_counts_a_minute(cloud: Cloud) 
     assert cloud.queues.look_count == 60
 
 
-async def test_a_process_writes_each_count_until_it_has_seen_no_other_process_for_a_minute(
+async def test_a_process_writes_each_message_count_until_no_other_process_has_written_for_a_minute(
     cloud: Cloud,
 ) -> None:
     shared = cloud.process("own")
@@ -157,7 +166,7 @@ async def test_a_process_writes_each_count_until_it_has_seen_no_other_process_fo
     assert not any(written[-5:])
 
 
-async def test_a_process_counts_for_itself_if_the_blob_storage_fails_or_does_not_respond(
+async def test_a_process_counts_the_messages_itself_if_blob_storage_fails_or_does_not_respond(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(*_: object) -> None:
@@ -176,7 +185,7 @@ async def test_a_process_counts_for_itself_if_the_blob_storage_fails_or_does_not
                 assert (await shared.count(QUEUE)).counts.active == 8
 
 
-async def test_a_failed_count_of_one_process_does_not_hide_the_count_of_another(
+async def test_a_process_that_cannot_count_messages_uses_the_recent_count_of_another_process(
     cloud: Cloud,
 ) -> None:
     cloud.queues.is_down = True
@@ -188,7 +197,9 @@ async def test_a_failed_count_of_one_process_does_not_hide_the_count_of_another(
         await shared.count(QUEUE)
 
 
-async def test_a_reply_after_the_count_of_another_process_shortens_the_queue(cloud: Cloud) -> None:
+async def test_only_replies_after_the_shared_message_count_reduce_the_estimated_queue_length(
+    cloud: Cloud,
+) -> None:
     statistics = cloud.statistics(cloud.process("own"))
     statistics.record_reply()
     cloud.wait(1.0)

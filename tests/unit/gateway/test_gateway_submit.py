@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:Depreca
 
 
 async def submit_and_reply(gateway: RunningGateway, **outcome: Any) -> httpx.Response:
-    """Submit a job, reply to it during the wait, and return the response."""
+    """Submit a job, reply to the job while the request waits, and return the response."""
     waiting = asyncio.create_task(
         gateway.http.post("/v1/models/noop/jobs", content=b"x", headers=OCTETS)
     )
@@ -47,6 +47,7 @@ async def test_a_caller_that_waits_for_the_job_gets_the_result(gateway: RunningG
         "progress": None,
         "queue": {"position": None, "eta_seconds": None, "phase": None},
         "result": {"size_bytes": 1},
+        "results": {},
         "error": None,
         "timing": {"queued_ms": 4, "inference_ms": 21.5, "batch_size": 2, "total_ms": 0},
         "trace_id": job["trace_id"],

@@ -1,4 +1,4 @@
-"""Test that jobs are counted once by minute, and that the counts of all processes are merged."""
+"""Test the counts of jobs by minute: they are complete, and shared by all gateway processes."""
 
 import asyncio
 import json
@@ -72,7 +72,7 @@ def replay(counters: JobCounters, clock: ManualClock, found: list[Any]) -> None:
 
 
 @given(st.lists(events, max_size=40), st.lists(st.booleans(), min_size=40, max_size=40))
-def test_merging_the_minute_sums_of_two_processes_gives_the_sums_of_all_jobs(
+def test_merging_the_job_counts_of_two_processes_gives_the_sums_of_all_jobs(
     found: list[Any], shares: list[bool]
 ) -> None:
     clock = ManualClock()
@@ -121,7 +121,7 @@ def test_a_histogram_ignores_negative_and_infinite_and_nan_and_implausibly_long_
     assert quantile(Histogram(), 0.5) is None
 
 
-async def test_a_process_reads_the_minute_sums_that_another_process_has_written(
+async def test_a_process_reads_the_job_counts_that_another_process_has_written(
     clock: ManualClock, blobs: MemoryBlobs
 ) -> None:
     first, second = Process(clock, blobs), Process(clock, blobs)
@@ -136,7 +136,7 @@ async def test_a_process_reads_the_minute_sums_that_another_process_has_written(
     assert (seen.accepted, seen.failed) == (1, Counter(boom=1))
 
 
-async def test_a_process_keeps_minute_sums_in_one_blob_and_writes_the_blob_only_after_a_change(
+async def test_a_process_keeps_job_counts_in_one_blob_and_writes_the_blob_only_after_a_change(
     clock: ManualClock, blobs: MemoryBlobs
 ) -> None:
     process = Process(clock, blobs)
@@ -151,7 +151,7 @@ async def test_a_process_keeps_minute_sums_in_one_blob_and_writes_the_blob_only_
     assert await process.sums.read() == [process.sums.own]
 
 
-async def test_changed_minute_sums_are_written_before_the_event_loop_ends(
+async def test_changed_job_counts_are_written_before_the_event_loop_ends(
     clock: ManualClock, blobs: MemoryBlobs
 ) -> None:
     process = Process(clock, blobs)
@@ -169,7 +169,7 @@ async def test_changed_minute_sums_are_written_before_the_event_loop_ends(
     assert written.minutes[MINUTE]["noop"].accepted == 1
 
 
-async def test_minute_sums_are_kept_and_the_failure_is_logged_once_while_the_storage_is_down(
+async def test_job_counts_are_kept_and_the_failure_is_logged_once_while_the_storage_is_down(
     clock: ManualClock, blobs: MemoryBlobs, caplog: pytest.LogCaptureFixture
 ) -> None:
     process = Process(clock, blobs)
@@ -177,13 +177,13 @@ async def test_minute_sums_are_kept_and_the_failure_is_logged_once_while_the_sto
     blobs.payloads.is_down = True
     for _ in range(3):
         await process.sums.write()
-    assert len([record for record in caplog.records if "minute sums" in record.message]) == 1
+    assert len([record for record in caplog.records if "counts of jobs" in record.message]) == 1
     blobs.payloads.is_down = False
     await process.sums.write()
     assert len(names_of(blobs)) == 1
 
 
-async def test_a_deleted_blob_with_minute_sums_is_written_again_with_all_counts(
+async def test_a_deleted_blob_with_job_counts_is_written_again_with_all_counts(
     clock: ManualClock, blobs: MemoryBlobs
 ) -> None:
     process = Process(clock, blobs)
@@ -197,7 +197,7 @@ async def test_a_deleted_blob_with_minute_sums_is_written_again_with_all_counts(
     assert written.totals["noop"].accepted == 3
 
 
-async def test_minute_sums_are_written_again_if_the_response_to_a_write_was_lost(
+async def test_job_counts_are_written_again_if_the_response_to_a_write_was_lost(
     clock: ManualClock, blobs: MemoryBlobs
 ) -> None:
     process = Process(clock, blobs)
@@ -212,7 +212,7 @@ async def test_minute_sums_are_written_again_if_the_response_to_a_write_was_lost
     assert written.totals["noop"].accepted == 2
 
 
-async def test_a_process_with_disabled_minute_sums_writes_no_blob_and_returns_only_its_own_counts(
+async def test_a_process_with_disabled_job_counts_writes_no_blob_and_returns_only_its_own_counts(
     clock: ManualClock, blobs: MemoryBlobs
 ) -> None:
     other, silent = Process(clock, blobs), Process(clock, blobs, is_enabled=False)
@@ -223,7 +223,7 @@ async def test_a_process_with_disabled_minute_sums_writes_no_blob_and_returns_on
     assert await silent.sums.read() == [silent.sums.own]
 
 
-async def test_minute_sums_that_were_not_written_for_an_hour_are_not_read(
+async def test_the_job_counts_of_a_process_that_has_not_written_for_an_hour_are_not_read(
     clock: ManualClock, blobs: MemoryBlobs
 ) -> None:
     first, second = Process(clock, blobs), Process(clock, blobs)
@@ -236,7 +236,7 @@ async def test_minute_sums_that_were_not_written_for_an_hour_are_not_read(
 @pytest.mark.parametrize(
     "data", [b"", b"[]", b"{}", b'{"version": 2, "minutes": {}, "totals": {}}', b'{"version": 1}']
 )
-async def test_unreadable_minute_sums_of_another_process_are_left_out_and_logged_once(
+async def test_unreadable_job_counts_of_another_process_are_left_out_and_logged_once(
     clock: ManualClock, blobs: MemoryBlobs, caplog: pytest.LogCaptureFixture, data: bytes
 ) -> None:
     process = Process(clock, blobs)
@@ -246,7 +246,7 @@ async def test_unreadable_minute_sums_of_another_process_are_left_out_and_logged
     assert len([record for record in caplog.records if "sums/other" in record.message]) == 1
 
 
-async def test_only_changed_blobs_of_minute_sums_are_read_again(
+async def test_only_changed_blobs_of_job_counts_are_read_again(
     clock: ManualClock, blobs: MemoryBlobs
 ) -> None:
     reader = Process(clock, blobs)
@@ -272,7 +272,7 @@ async def test_only_changed_blobs_of_minute_sums_are_read_again(
     assert merge_minutes(processes)[MINUTE]["noop"].accepted == 4
 
 
-def test_minute_sums_older_than_an_hour_are_neither_kept_nor_written() -> None:
+def test_job_counts_older_than_an_hour_are_neither_kept_nor_written() -> None:
     clock = ManualClock()
     counters = JobCounters(clock)
     for _ in range(3 * KEPT_MINUTES):
@@ -294,7 +294,7 @@ def test_failures_beyond_50_different_error_codes_are_counted_under_the_code_oth
     assert failed.total() == 200
 
 
-def test_a_queue_that_stays_empty_does_not_change_the_minute_sums() -> None:
+def test_a_queue_that_stays_empty_does_not_change_the_job_counts() -> None:
     counters = JobCounters(ManualClock())
     counters.record_waiting("noop", 0)
     assert counters.change_count == 0
@@ -305,12 +305,12 @@ def test_a_queue_that_stays_empty_does_not_change_the_minute_sums() -> None:
     assert counters.minutes[MINUTE]["noop"].waiting == 3
 
 
-def test_a_heartbeat_is_smaller_than_1_kib_and_minute_sums_are_smaller_than_32_kib(
+def test_a_heartbeat_is_smaller_than_1_kib_and_job_counts_are_smaller_than_32_kib(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Check the size of a heartbeat, and the size of the minute sums of a busy hour.
+    """Check the size of a heartbeat, and the size of the counts of jobs in a busy hour.
 
-    Also print these sizes, and how many times a minute each of the two is written.
+    Also print these sizes, and how often each of the two blobs is written in a minute.
     """
     clock = ManualClock()
     counters = JobCounters(clock)
@@ -338,7 +338,7 @@ def test_a_heartbeat_is_smaller_than_1_kib_and_minute_sums_are_smaller_than_32_k
     assert beat_bytes < 1024
 
 
-async def test_reading_minute_sums_ignores_processes_beyond_the_maximum_number() -> None:
+async def test_reading_job_counts_ignores_processes_beyond_the_maximum_number() -> None:
     clock = ManualClock()
     memory = MemoryBlobs(MemoryPayloads(), clock)
     for number in range(MAX_PROCESSES + 5):
@@ -348,7 +348,7 @@ async def test_reading_minute_sums_ignores_processes_beyond_the_maximum_number()
     assert len(await Process(clock, memory).sums.read()) == 1 + MAX_PROCESSES
 
 
-async def test_reading_minute_sums_raises_unavailable_if_the_storage_does_not_respond(
+async def test_reading_job_counts_raises_unavailable_if_the_storage_does_not_respond(
     clock: ManualClock, blobs: MemoryBlobs
 ) -> None:
     blobs.payloads.is_down = True
@@ -356,7 +356,7 @@ async def test_reading_minute_sums_raises_unavailable_if_the_storage_does_not_re
         await Process(clock, blobs).sums.read()
 
 
-def test_minute_sums_are_encoded_as_json_with_a_name_for_each_count() -> None:
+def test_job_counts_are_encoded_as_json_with_a_name_for_each_count() -> None:
     counters = JobCounters(ManualClock())
     counters.record_accepted("noop")
     counters.record_end("noop", "succeeded", None, (0.5, 0.25))

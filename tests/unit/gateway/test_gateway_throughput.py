@@ -78,7 +78,7 @@ def test_a_second_worker_halves_the_estimated_seconds_per_job_but_not_the_device
     assert pace.device_seconds / pace.weight == pytest.approx(1.0)
 
 
-def test_a_long_pause_between_replies_does_not_increase_the_estimated_seconds_per_job() -> None:
+def test_a_long_time_without_replies_does_not_increase_the_estimated_seconds_per_job() -> None:
     pace = pace_of([ReplySample(1.0, 0.2, 0.1, 1), ReplySample(600.0, 0.2, 0.1, 1)])
     assert pace.seconds_per_job == pytest.approx(0.2)
 
@@ -134,7 +134,9 @@ def test_the_estimated_length_of_a_queue_is_never_negative(
     assert length_now(LengthSample(length, 50.0, 0), sorted(arrivals), gone) >= 0
 
 
-def test_slow_jobs_extend_the_time_without_worker_calls_until_a_job_is_cold_starting() -> None:
+def test_a_job_counts_as_cold_starting_after_a_longer_silence_of_the_worker_if_jobs_are_slow() -> (
+    None
+):
     assert not is_cold_starting(0.0, 4.9, Throughput())
     assert is_cold_starting(0.0, 5.0, Throughput())
     slow = Throughput().after(ReplySample(0.0, 30.0, 30.0, 1))

@@ -72,7 +72,7 @@ def answered(
     sent_ms: float | None = 8.0,
     error: JobError | None = None,
 ) -> JobTimeline:
-    """Return the timeline of a job that a worker has answered after TOTAL_MS."""
+    """Return the timeline of a job whose reply arrived TOTAL_MS milliseconds after the submit."""
     ticket = write_ticket(
         REQUEST, "00-aa-bb-00", sent_at=None if sent_ms is None else after(sent_ms)
     )
@@ -142,7 +142,7 @@ def test_the_timeline_of_an_answered_job_has_each_step_with_its_duration() -> No
     }
 
 
-def test_the_step_started_delays_a_job_only_if_the_orchestration_sends_the_message() -> None:
+def test_the_step_named_started_delays_a_job_only_if_the_orchestration_sends_the_message() -> None:
     (started,) = [step for step in answered()["steps"] if step["name"] == "started"]
     assert (started["is_beside"], started["at"]) == (True, format_time(after(9)))
     timeline = answered(
@@ -325,7 +325,8 @@ async def get(gateway: RunningGateway, job_id: str, **headers: str) -> Any:
 def noted(gateway: RunningGateway, note: DeliveryNote, token: str | None = None) -> str:
     """Write a delivery note about the newest job, and return the name of the note's blob.
 
-    The name contains `token`. The default is the job's reply token, which a worker uses.
+    The name depends on the reply token. If `token` is None, use the reply token of the job, as a
+    worker does.
     """
     request = gateway.queues.request()
     url = request.reply_url or ""
@@ -467,7 +468,7 @@ async def test_the_timelines_of_a_cancelled_and_an_expired_job_end_with_the_step
         check_sum(timeline)
 
 
-async def test_the_step_started_precedes_the_step_enqueued_if_the_orchestration_sends_the_message(
+async def test_the_step_named_started_is_before_enqueued_if_the_orchestration_sends_the_message(
     gateway: RunningGateway,
 ) -> None:
     gateway.queues.is_down = True

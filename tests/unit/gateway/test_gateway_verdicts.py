@@ -1,4 +1,4 @@
-"""Test the verdicts and the reasons why jobs wait, for given queues, workers and times."""
+"""Test verdicts (sentences about the state of the system), and the reasons why jobs wait."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -118,7 +118,7 @@ def test_a_worker_without_heartbeats_counts_as_running_after_a_recent_call_to_th
     assert find_reason(quiet, [], NOW) is not None
 
 
-def test_the_critical_verdict_on_a_missing_worker_names_the_model_and_the_job_count() -> None:
+def test_the_critical_verdict_about_a_missing_worker_names_the_model_and_the_job_count() -> None:
     seen = worker(("classifier", ModelState.LOADED), age_seconds=90)
     first = judge([WAITING], [seen], NOW)[0]
     assert (first.severity, first.code) == (Severity.CRITICAL, VerdictCode.NO_WORKER)

@@ -59,14 +59,14 @@ def deploy(gateway: RunningGateway, catalogue: Path) -> None:
 
 @pytest.fixture
 async def split(tmp_path: Path) -> AsyncIterator[RunningGateway]:
-    """Open a gateway that sends half of the jobs to version 2."""
+    """Yield a gateway that sends half of the jobs to version 2."""
     path = write_catalogue(tmp_path, {"1": 50, "2": 50})
     async with open_gateway(catalogue_path=path) as opened:
         yield opened
 
 
 async def accept_on(gateway: RunningGateway, version: str) -> str:
-    """Submit jobs without a version until one runs on `version`, and return its id."""
+    """Submit jobs without a version until `version` is chosen for a job. Return this job's id."""
     for _ in range(100):
         job_id = await gateway.accept()
         if (await gateway.job(job_id))["version"] == version:
@@ -74,7 +74,7 @@ async def accept_on(gateway: RunningGateway, version: str) -> str:
     raise AssertionError(f"no job got version {version}")
 
 
-async def test_jobs_are_sent_to_the_queues_of_the_versions_chosen_by_their_ids(
+async def test_the_id_of_a_job_determines_the_model_version_and_the_queue_of_the_job(
     split: RunningGateway,
 ) -> None:
     ids = [await split.accept() for _ in range(40)]
@@ -95,7 +95,7 @@ async def test_jobs_are_sent_to_the_queues_of_the_versions_chosen_by_their_ids(
     ("name", "queue", "version"),
     [("noop:1", "noop", "1"), ("noop:2", "noop-v2", "2"), ("noop%3A3", "noop-v3", "3")],
 )
-async def test_a_caller_that_names_a_version_gets_this_version(
+async def test_a_job_runs_on_the_model_version_that_the_caller_names(
     split: RunningGateway, name: str, queue: str, version: str
 ) -> None:
     for _ in range(5):
@@ -105,7 +105,7 @@ async def test_a_caller_that_names_a_version_gets_this_version(
     assert {each for each, _ in split.queues.sent} == {f"{queue}-low"}
 
 
-async def test_a_job_for_an_unknown_version_is_refused_and_similar_names_are_suggested(
+async def test_a_job_for_an_unknown_model_version_is_refused_and_similar_names_are_suggested(
     split: RunningGateway,
 ) -> None:
     for path in ("/v1/models/noop:4/jobs", "/v1/models/noop:2:2/jobs"):
@@ -114,7 +114,7 @@ async def test_a_job_for_an_unknown_version_is_refused_and_similar_names_are_sug
         assert "noop:2" in answer.json()["nearest"]
 
 
-async def test_the_queue_position_of_a_job_is_its_position_in_the_queue_of_its_version(
+async def test_the_position_of_a_job_counts_only_the_messages_in_the_queue_of_its_model_version(
     split: RunningGateway,
 ) -> None:
     split.queues.lengths |= {"noop": 7, "noop-v2": 2}
@@ -122,7 +122,7 @@ async def test_the_queue_position_of_a_job_is_its_position_in_the_queue_of_its_v
     assert (await split.job(job_id))["queue"]["position"] in {2, 3}
 
 
-async def test_a_change_of_the_percentages_does_not_move_an_accepted_job(
+async def test_a_change_of_the_percentages_does_not_change_the_model_version_of_an_accepted_job(
     split: RunningGateway, tmp_path: Path
 ) -> None:
     split.queues.is_down = True  # so the orchestration sends the message after the deployment
@@ -141,7 +141,7 @@ async def test_a_change_of_the_percentages_does_not_move_an_accepted_job(
 
 
 @pytest.mark.parametrize("version", ["1", "2"])
-async def test_a_redriven_job_stays_on_its_version(
+async def test_a_redriven_job_is_sent_to_the_model_version_of_the_failed_job(
     split: RunningGateway, tmp_path: Path, version: str
 ) -> None:
     job_id = await accept_on(split, version)
@@ -164,7 +164,9 @@ async def test_a_redriven_job_stays_on_its_version(
     assert (job["model"], job["version"]) == ("noop", version)
 
 
-async def test_dead_letters_are_found_by_the_model_or_by_one_version(split: RunningGateway) -> None:
+async def test_dead_letters_can_be_listed_for_all_versions_of_a_model_or_for_one_version(
+    split: RunningGateway,
+) -> None:
     for version, queue in (("1", "noop"), ("2", "noop-v2")):
         job_id = await split.accept(model=f"noop:{version}")
         await give_up(split, encode_request(split.queues.request()), job_id, queue=queue)
@@ -180,7 +182,9 @@ async def test_dead_letters_are_found_by_the_model_or_by_one_version(split: Runn
     assert purged.json()["deleted"] == 2
 
 
-async def test_jobs_are_listed_by_the_model_or_by_one_version(split: RunningGateway) -> None:
+async def test_jobs_can_be_listed_for_all_versions_of_a_model_or_for_one_version(
+    split: RunningGateway,
+) -> None:
     ids = {version: await split.accept(model=f"noop:{version}") for version in "123"}
     for name, versions in (("noop", "123"), ("noop:1", "1"), ("noop:3", "3")):
         answer = await split.http.get("/v1/jobs", params={"model": name})
@@ -203,7 +207,7 @@ async def submit(gateway: RunningGateway, model: str = "noop") -> Any:
 
 
 @pytest.mark.parametrize("first", [{"1": 100}, {"2": 100}])
-async def test_a_repeated_request_after_a_deployment_keeps_the_version_of_a_request_that_died(
+async def test_a_repeated_request_after_a_deployment_keeps_the_model_version_of_the_first_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: dict[str, int]
 ) -> None:
     monkeypatch.setattr(idempotency, "WATCH_SECONDS", 0.05)
@@ -229,7 +233,7 @@ async def test_a_repeated_request_after_a_deployment_keeps_the_version_of_a_requ
         )
 
 
-async def test_a_repeated_request_gets_its_job_after_a_change_of_the_percentages(
+async def test_a_repeated_request_gets_the_first_job_even_after_a_change_of_the_percentages(
     split: RunningGateway, tmp_path: Path
 ) -> None:
     accepted = await submit(split)
@@ -237,7 +241,7 @@ async def test_a_repeated_request_gets_its_job_after_a_change_of_the_percentages
     assert (await submit(split)).json() == accepted.json()
 
 
-async def test_an_idempotency_key_is_refused_if_the_repeated_request_names_another_version(
+async def test_a_request_for_another_model_version_with_a_used_idempotency_key_is_refused(
     split: RunningGateway,
 ) -> None:
     assert (await submit(split, "noop:1")).status_code == 202
@@ -246,7 +250,7 @@ async def test_an_idempotency_key_is_refused_if_the_repeated_request_names_anoth
         assert (await submit(split, name)).json()["code"] == "idempotency-mismatch"
 
 
-def test_the_idempotency_claim_of_an_earlier_gateway_means_version_1() -> None:
+def test_an_idempotency_claim_that_names_no_model_version_means_version_1() -> None:
     text = '{"job_id": "a", "fingerprint": "b", "created_at": "2026-03-01T12:00:00+00:00"}'
     claim = idempotency.decode_claim(text.encode())
     assert claim is not None
@@ -257,7 +261,7 @@ def test_the_idempotency_claim_of_an_earlier_gateway_means_version_1() -> None:
     assert idempotency.decode_claim(second.encode()) == second
 
 
-async def test_the_list_of_models_contains_each_version_and_the_percentages(
+async def test_the_list_of_models_contains_each_version_of_a_model_and_the_percentages(
     split: RunningGateway,
 ) -> None:
     split.queues.lengths |= {"noop": 7, "noop-v2": 2}
@@ -274,7 +278,7 @@ async def test_the_list_of_models_contains_each_version_and_the_percentages(
     assert (await split.http.get("/v1/models/noop:1")).json()["name"] == "noop"
 
 
-async def test_a_model_without_versions_has_only_version_1() -> None:
+async def test_a_model_without_versions_is_listed_with_only_version_1() -> None:
     async with open_gateway() as gateway:
         model = (await gateway.http.get("/v1/models/noop")).json()
         assert (model["version"], model["versions"]) == ("1", {"1": 100})
@@ -301,7 +305,7 @@ async def test_the_versions_of_a_model_can_be_listed_and_run_through_the_open_in
     assert unknown.status_code == 404
 
 
-async def test_an_inference_response_names_all_versions_that_ran_its_jobs(
+async def test_an_inference_response_names_all_model_versions_that_ran_its_jobs(
     split: RunningGateway,
 ) -> None:
     replies: list[dict[str, Any]] = [{"result": {"json": {}}}] * 20
@@ -310,7 +314,7 @@ async def test_an_inference_response_names_all_versions_that_ran_its_jobs(
     assert {queue for queue, _ in split.queues.sent} == {"noop", "noop-v2"}
 
 
-async def test_the_metric_of_accepted_jobs_counts_each_version_separately(
+async def test_the_metric_of_accepted_jobs_counts_each_model_version_separately(
     split: RunningGateway,
 ) -> None:
     for name in ("noop:1", "noop:2", "noop:2"):
@@ -356,7 +360,7 @@ LOADED = ModelBeat("noop:2", ModelState.LOADED, load_seconds=1)
         ([replace(LOADED, name="noop")], {}, "1"),
     ],
 )
-async def test_a_job_falls_back_if_no_worker_is_ready_for_its_version(
+async def test_a_job_is_sent_to_the_fallback_version_if_no_worker_is_ready_for_its_own_version(
     tmp_path: Path, models: list[ModelBeat], changes: dict[str, Any], version: str
 ) -> None:
     path = write_catalogue(tmp_path, {"2": 100}, 'fallback = "1"')
@@ -368,7 +372,7 @@ async def test_a_job_falls_back_if_no_worker_is_ready_for_its_version(
         assert (await gateway.job(await gateway.accept(model="noop:2")))["version"] == "2"
 
 
-async def test_jobs_fall_back_while_the_workers_of_their_version_are_silent(
+async def test_jobs_are_sent_to_the_fallback_version_while_their_own_version_has_no_heartbeats(
     tmp_path: Path,
 ) -> None:
     path = write_catalogue(tmp_path, {"2": 100}, 'fallback = "1"')
@@ -382,7 +386,7 @@ async def test_jobs_fall_back_while_the_workers_of_their_version_are_silent(
         assert versions == ["1", "2", "1"]
 
 
-async def test_jobs_of_a_version_without_a_worker_wait_if_the_model_has_no_fallback(
+async def test_jobs_of_a_version_without_a_worker_stay_queued_if_the_model_has_no_fallback(
     tmp_path: Path,
 ) -> None:
     async with open_gateway(catalogue_path=write_catalogue(tmp_path, {"2": 100})) as gateway:
@@ -390,7 +394,7 @@ async def test_jobs_of_a_version_without_a_worker_wait_if_the_model_has_no_fallb
         assert gateway.queues.sent[-1][0] == "noop-v2"
 
 
-async def test_no_job_falls_back_while_the_heartbeats_cannot_be_read(
+async def test_no_job_is_sent_to_the_fallback_version_while_heartbeats_cannot_be_read(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: str) -> None:
@@ -401,7 +405,7 @@ async def test_no_job_falls_back_while_the_heartbeats_cannot_be_read(
         monkeypatch.setattr(gateway.blobs, "list", fail)
         answer = await submit(gateway)
         assert answer.json()["version"] == "2"
-    assert "no version falls back" in caplog.text
+    assert "no job gets a fallback" in caplog.text
 
 
 async def test_a_gateway_without_heartbeats_refuses_a_catalogue_with_a_fallback(

@@ -51,7 +51,7 @@ class ScriptedStore(OutcomeStore):
 
 
 def jobs_of(store: ScriptedStore, waiters: Waiters) -> tuple[Jobs, Any]:
-    """Return a Jobs object and its durable client, which both use this store."""
+    """Return a Jobs object that uses the store, and the store as its Durable Functions client."""
     unused: Any = None
     return Jobs(store, unused, waiters, lambda: NOW), store
 
@@ -74,7 +74,7 @@ async def wait(
     return str(found["status"]) if found else None, loop.time()
 
 
-def test_a_waiting_request_reads_the_outcome_after_increasingly_long_pauses() -> None:
+def test_a_waiting_request_reads_the_outcome_at_increasing_intervals() -> None:
     store = ScriptedStore(ends_at=1000)
     assert run(wait(store, 3)) == (None, 3.0)
     assert store.looks == [0.025, 0.075, 0.175, 0.375, 0.775, 1.275, 1.775, 2.275, 2.775, 3.0]
@@ -96,7 +96,7 @@ def test_a_waiter_that_is_notified_returns_the_outcome_without_reading_the_store
     assert store.looks == [0.025, 0.075, 0.175, 0.375]
 
 
-def test_a_waiter_that_is_notified_before_the_first_pause_returns_the_outcome() -> None:
+def test_a_waiter_that_is_notified_at_once_returns_the_outcome_without_a_read() -> None:
     store = ScriptedStore(ends_at=1000)
     assert run(wait(store, 10, notified_at=0.0)) == ("cancelled", 0.0)
     assert store.looks == []

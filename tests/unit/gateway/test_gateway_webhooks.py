@@ -240,7 +240,7 @@ def test_the_next_webhook_attempt_waits_for_the_retry_after_time_of_the_receiver
     assert shown["next_attempt_at"] == "2026-03-01T12:10:00.000Z"
 
 
-def test_an_external_wake_event_ends_the_pause_between_webhook_attempts() -> None:
+def test_an_external_wake_event_ends_the_wait_between_webhook_attempts() -> None:
     delivery = Delivery(tried("pending", 500), tried("delivered", 200))
     begun = delivery.now
     assert delivery.play(wake="wake-1")["output"]["state"] == "delivered"
@@ -248,7 +248,7 @@ def test_an_external_wake_event_ends_the_pause_between_webhook_attempts() -> Non
 
 
 @given(st.text(max_size=50), st.integers(1, 10_000))
-def test_pauses_between_webhook_retries_are_bounded_and_deterministic(
+def test_delays_between_webhook_attempts_are_bounded_and_deterministic(
     instance_id: str, failures: int
 ) -> None:
     pause = retry_pause_seconds(instance_id, failures)

@@ -29,7 +29,7 @@ class Delivery:
     def play(self, wake: str | None = None) -> dict[str, Any]:
         """Run the orchestration until it ends, or until `outcomes` has no result for an attempt.
 
-        `wake` is the name of an external event that ends each pause between attempts. Returns the
+        `wake` is the name of an external event that ends each wait between attempts. Returns the
         last result of the orchestrator.
         """
         news: list[dict[str, Any]] = [

@@ -62,8 +62,8 @@ class AnyClient:
     def cancel(self, job_id: str) -> Job:
         return self._run(self.client.cancel(job_id))  # type: ignore[no-any-return]
 
-    def result(self, job_id: str) -> Result | Job:
-        return self._run(self.client.result(job_id))  # type: ignore[no-any-return]
+    def result(self, job_id: str, name: str | None = None) -> Result | Job:
+        return self._run(self.client.result(job_id, name))  # type: ignore[no-any-return]
 
     def upload(self, *args: Any, **options: Any) -> Upload:
         return self._run(self.client.upload(*args, **options))  # type: ignore[no-any-return]

@@ -233,7 +233,7 @@ def test_client_run_continues_to_wait_after_lost_connections_and_restarts(
     assert {request.headers["prefer"] for request in gateway.requests} == {"wait=60"}
 
 
-def test_client_wait_pauses_between_polls_if_the_gateway_responds_immediately(
+def test_the_wait_method_waits_between_polls_if_the_gateway_responds_immediately(
     gateway: ScriptedGateway, connect: Connect, clock: SleepClock
 ) -> None:
     gateway.responses = [
@@ -372,7 +372,7 @@ def test_a_job_search_by_a_time_without_a_time_zone_raises_an_error_and_sends_no
     assert gateway.requests == []
 
 
-def test_a_label_is_sent_with_each_kind_of_submit(
+def test_the_client_sends_the_label_with_each_kind_of_submit(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [json_response(202, {**QUEUED, "label": "a b"})] * 2

@@ -55,7 +55,7 @@ def run(name: str, *results: dict[str, Any]) -> VersionRun:
         (REFUSED, result(CAT), False, None, False),
     ],
 )
-def test_the_agreement_of_two_results_shows_how_they_differ(
+def test_the_comparison_of_two_results_shows_whether_they_are_equal_and_how_they_differ(
     one: dict[str, Any],
     other: dict[str, Any],
     is_same: bool,
@@ -90,7 +90,7 @@ def test_a_comparison_counts_the_files_that_agree_and_contains_latency_and_memor
     }
 
 
-def test_a_comparison_shows_the_files_that_both_versions_refuse() -> None:
+def test_a_comparison_shows_the_files_that_both_model_versions_refuse() -> None:
     comparison = Comparison(run("m:1", REFUSED), run("m:2", REFUSED), (Path("a"),))
     console = Console(width=200)
     with console.capture() as shown:

@@ -188,7 +188,7 @@ def test_the_redrive_all_command_asks_the_user_and_sends_the_confirmed_count(
 
 
 @pytest.mark.parametrize("answer", ["n\n", "\n", ""])
-def test_redrive_all_and_purge_all_change_nothing_unless_the_user_answers_yes(
+def test_the_redrive_all_and_purge_all_commands_change_nothing_unless_the_user_answers_yes(
     runner: CliRunner, gateway: ScriptedGateway, answer: str
 ) -> None:
     for command in ("redrive-all", "purge-all"):
@@ -232,7 +232,7 @@ def test_the_purge_all_command_sends_several_requests_that_together_delete_at_mo
         problem_response(
             409,
             "count-changed",
-            "count: expected 13, the number of dead letters that match now, found 10",
+            "count: 13 dead letters match now, but the request expects 10; count them again",
         ),
     ]
     code, output = run(runner, gateway, "purge-all", "--count", "20")
@@ -251,20 +251,20 @@ def test_a_redrive_all_command_exits_with_status_1_if_a_dead_letter_was_refused(
     assert "redriven: 1" in output
 
 
-def test_redrive_all_reports_if_the_number_of_dead_letters_changed_after_the_count(
+def test_the_redrive_all_command_reports_a_change_in_the_number_of_dead_letters(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     refusal = problem_response(
         409,
         "count-changed",
-        "count: expected 5, the number of dead letters that match now, found 4",
+        "count: 5 dead letters match now, but the request expects 4; count them again",
     )
     gateway.responses = [counted(4, 4), refusal]
     code, output = run(runner, gateway, "redrive-all", "--count", "4")
     assert code == 1
     assert (
-        "count-changed: count: expected 5, the number of dead letters that match now, found 4"
-        in output
+        "count-changed: count: 5 dead letters match now, but the request expects 4; count them "
+        "again" in output
     )
 
 

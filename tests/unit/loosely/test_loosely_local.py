@@ -243,7 +243,7 @@ class TestData:
 
 
 class TestSystem:
-    def test_the_created_components_have_the_names_and_the_order_of_part_names(
+    def test_the_components_of_the_local_system_have_the_names_and_order_in_the_constant_part_names(
         self,
     ) -> None:
         assert tuple(part.name for part in loosely_parts(settings())) == PART_NAMES
@@ -292,7 +292,7 @@ class TestSystem:
         assert blobs.command.count("--cors-origin") == 4
         assert not any("--cors-origin" in part.command for part in others)
 
-    def test_all_components_that_read_a_catalogue_get_the_catalogue_of_the_user(
+    def test_all_components_that_read_a_catalogue_get_the_path_of_the_users_catalogue(
         self,
     ) -> None:
         _, servicebus, functions, worker = loosely_parts(settings(catalogue=Path("/m.toml")))
@@ -301,7 +301,7 @@ class TestSystem:
         assert functions.environment["MODEL_CATALOGUE"] == "/m.toml"
         assert worker.environment["MODEL_CATALOGUE"] == "/m.toml"
 
-    def test_the_start_checks_that_the_workers_serve_all_versions_that_get_jobs(self) -> None:
+    def test_the_queues_command_gets_the_names_of_the_models_that_the_worker_serves(self) -> None:
         given = replace(settings(catalogue=Path("/m.toml")), served_models="small,small:2")
         _, servicebus, *_ = loosely_parts(given)
         assert servicebus.preparation is not None

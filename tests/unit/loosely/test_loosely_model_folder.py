@@ -165,7 +165,7 @@ class TestPackage:
             write_package(ROOT, ROOT, find_model_folder(ROOT, ROOT, {}))
         assert SHIPPED.is_file()
 
-    def test_a_package_with_a_model_outside_the_models_directory_is_refused(
+    def test_a_package_is_refused_if_the_code_of_a_model_is_outside_the_models_directory(
         self, folder: Path, tmp_path: Path
     ) -> None:
         (folder / "brightness.py").touch()
@@ -174,7 +174,7 @@ class TestPackage:
         with pytest.raises(FolderUnusable, match=r"brightness: the module brightness is not in"):
             write_package(tmp_path, ROOT, find_model_folder(folder, ROOT, {}))
 
-    def test_a_package_with_a_version_outside_the_models_directory_is_refused(
+    def test_a_package_is_refused_if_the_code_of_a_model_version_is_outside_the_models_directory(
         self, folder: Path, tmp_path: Path
     ) -> None:
         (folder / "brighter.py").touch()
@@ -206,7 +206,7 @@ class TestPackage:
             ("file", r"brightness\.weights: there is no file .*nets/net\.bin"),
         ],
     )
-    def test_weights_in_the_model_folder_that_differ_from_their_digest_are_not_packaged(
+    def test_a_package_is_refused_if_weights_are_missing_or_do_not_have_the_digest_in_the_catalogue(
         self, folder: Path, tmp_path: Path, change: str, said: str
     ) -> None:
         add_weights(folder, "nets/net.bin")
@@ -225,7 +225,7 @@ class TestPackage:
 
 
 def add_weights(folder: Path, path: str) -> None:
-    """Write weights into the folder, and name them in the entry of its model."""
+    """Write a weights file into a model folder, and name the file in its catalogue."""
     (folder / path).parent.mkdir(parents=True, exist_ok=True)
     (folder / path).write_bytes(b"weights")
     digest = hashlib.sha256(b"weights").hexdigest()
@@ -234,7 +234,7 @@ def add_weights(folder: Path, path: str) -> None:
 
 
 class TestAzdProject:
-    def test_a_project_has_everything_that_the_dockerfile_and_azure_yaml_name(
+    def test_an_azd_project_contains_all_files_that_the_dockerfile_and_azure_yaml_name(
         self, folder: Path, tmp_path: Path
     ) -> None:
         (folder / "requirements.txt").write_text("einops\n", encoding="utf-8")
@@ -269,7 +269,7 @@ class TestAzdProject:
             write_azd_project(project, ROOT, find_model_folder(folder, ROOT, {}))
         assert (project / "weights").is_dir()
 
-    def test_a_project_that_is_written_again_loses_old_models_and_keeps_the_azd_environment(
+    def test_writing_an_azd_project_again_deletes_old_models_and_keeps_the_azd_environment(
         self, folder: Path, tmp_path: Path
     ) -> None:
         project = tmp_path / "azure"

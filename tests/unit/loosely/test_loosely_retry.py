@@ -17,7 +17,7 @@ def problem(status: int, code: str, retry_after_seconds: float | None = None) ->
 
 
 @given(st.integers(1, 10**6), st.floats(0, 1), st.floats(0, 100))
-def test_each_pause_between_retries_is_within_the_configured_bounds(
+def test_each_delay_between_retries_is_within_the_configured_bounds(
     failures: int, drawn: float, elapsed_seconds: float
 ) -> None:
     retry = Retry(first_seconds=0.5, longest_seconds=8, total_seconds=60)
@@ -29,13 +29,13 @@ def test_each_pause_between_retries_is_within_the_configured_bounds(
         assert elapsed_seconds + pause <= 60
 
 
-def test_pauses_between_retries_double_up_to_the_configured_maximum() -> None:
+def test_delays_between_retries_double_up_to_the_configured_maximum() -> None:
     retry = Retry(first_seconds=1, longest_seconds=5)
     pauses = [retry.pause_seconds(UNREACHABLE, n, 0, lambda: 1.0) for n in range(1, 6)]
     assert pauses == [1, 2, 4, 5, 5]
 
 
-def test_the_retry_after_header_lengthens_and_never_shortens_a_pause() -> None:
+def test_the_retry_after_header_lengthens_and_never_shortens_the_retry_delay() -> None:
     retry = Retry(first_seconds=4)
     assert retry.pause_seconds(problem(503, "saturated", 30), 1, 0, lambda: 0.0) == 30
     assert retry.pause_seconds(problem(503, "saturated", 0), 1, 0, lambda: 0.0) == 2

@@ -83,14 +83,16 @@ def test_the_worker_pool_keeps_the_minimum_workers_of_the_catalogue_up_to_the_po
     assert plan.part.summary == summary
 
 
-def test_a_catalogue_that_is_not_valid_is_reported_with_its_reason(tmp_path: Path) -> None:
+def test_the_error_for_an_invalid_catalogue_states_the_reason(tmp_path: Path) -> None:
     text = CATALOGUE.replace("Europe/Berlin", "Europe/Berlim")
     (tmp_path / "models.toml").write_text(text, encoding="utf-8")
     with pytest.raises(CatalogueInvalid, match=r"office\.warm: the time zone 'Europe/Berlim'"):
         read_model_scaling(tmp_path / "models.toml", dict(os.environ))
 
 
-def test_the_cost_of_an_unknown_model_is_refused_with_the_known_models(tmp_path: Path) -> None:
+def test_the_cost_command_refuses_an_unknown_model_and_lists_the_known_models(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "models.toml").write_text(CATALOGUE, encoding="utf-8")
     environment = {"MODEL_CATALOGUE": str(tmp_path / "models.toml")}
     done = CliRunner().invoke(app, ["cost", "--model", "offices"], env=environment)

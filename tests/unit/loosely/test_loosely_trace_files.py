@@ -1,4 +1,4 @@
-"""Test that spans are received by OTLP and kept in a file, and that a trace is read from it."""
+"""Test that spans are received by OTLP and stored in a file, and that traces can be read there."""
 
 import json
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def receiver(tmp_path: Path) -> Iterator[TraceReceiver]:
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip"])
-def test_the_spans_of_an_otlp_exporter_are_read_as_a_tree(
+def test_the_spans_that_an_otlp_exporter_sends_can_be_read_as_a_tree_of_one_trace(
     receiver: TraceReceiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str
 ) -> None:
     for name, value in receiver.variables.items():

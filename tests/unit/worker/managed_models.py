@@ -135,7 +135,7 @@ class ManagedModel:
 
 @contextlib.contextmanager
 def shared(folder: Path) -> Iterator[DeviceSharing]:
-    """Share the device as one worker process does, and yield the DeviceSharing."""
+    """Yield the DeviceSharing of one worker process, whose thread runs during the `with` block."""
     sharing, stopping = (
         DeviceSharing(MemorySettings(BUDGET, folder, turn_seconds=0.05)),
         threading.Event(),

@@ -46,7 +46,7 @@ def test_a_small_model_does_not_overtake_a_waiting_large_model() -> None:
     assert may_enter("b", 6, records | {"a": ReservationRecord("a")}, 8)
 
 
-def test_models_are_unloaded_in_the_order_in_which_their_turns_end() -> None:
+def test_models_are_unloaded_in_the_order_in_which_their_allowed_times_in_memory_end() -> None:
     records = {"a": loaded("a", 3, 10), "b": loaded("b", 3, 20), "c": waiting("c", 5, 1)}
     assert not must_leave("a", records, 8, 9)
     assert must_leave("a", records, 8, 10)

@@ -1,4 +1,4 @@
-"""Test the measurement of a model under load, and what it suggests."""
+"""Test the measurement of a model under load, and the settings that a measurement suggests."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -102,7 +102,7 @@ def measurement(model: ModelEntry, data: bytes, folder: Path) -> LoadMeasurement
 def test_a_measurement_runs_full_batches_of_a_model_on_the_threads_of_a_worker(
     size_bytes: int, tmp_path: Path
 ) -> None:
-    """The larger input is in a blob, as behind a gateway."""
+    """The larger input is too large for a message, so the measurement reads it from a blob."""
     load = measurement(NOOP, b"x" * size_bytes, tmp_path)
     small, large = load.measure(1, 8), load.measure(4, 16)
     assert small.throughput.items == len(small.latencies_ms) > 6

@@ -178,7 +178,7 @@ def test_the_message_of_a_temporarily_failed_job_is_abandoned_after_a_delay(
     assert 0.5 <= delays[0] <= 1.0 < delays[1] <= 4.0 < delays[2] <= 60.0
 
 
-def test_a_message_to_release_or_dead_letter_or_refuse_is_settled_without_a_delay(
+def test_a_released_or_dead_lettered_or_refused_message_is_settled_without_a_delay(
     jobs: RecordedJobs,
 ) -> None:
     jobs.consumer.end(jobs.job(), HandedBack(""))

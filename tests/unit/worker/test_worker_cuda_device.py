@@ -16,7 +16,7 @@ GIB = 2**30
 
 @pytest.mark.parametrize("all_gib", [8, 16, 24, 80])
 @pytest.mark.parametrize("shares", [1, 2, 4, 10])
-def test_the_memory_shares_and_cuda_contexts_of_all_processes_fit_into_the_gpu_memory(
+def test_the_memory_limits_and_cuda_contexts_of_all_processes_fit_into_the_gpu_memory(
     all_gib: int, shares: int
 ) -> None:
     each_bytes = usable_bytes(all_gib * GIB, shares)

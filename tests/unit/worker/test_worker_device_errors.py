@@ -17,7 +17,7 @@ OTHERWISE = "\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertion
 
 
 class AcceleratorError(RuntimeError):
-    """An error like torch.AcceleratorError: a RuntimeError with a value of cudaError_t."""
+    """An error like torch.AcceleratorError: a RuntimeError with an error code of CUDA."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)
@@ -129,14 +129,14 @@ def test_errors_other_than_runtime_errors_do_not_mean_a_lost_device() -> None:
 
 
 @pytest.mark.parametrize("computes", [True, False])
-def test_a_tiny_kernel_shows_whether_the_device_is_lost_if_the_error_is_ambiguous(
+def test_a_test_computation_shows_whether_the_device_is_lost_if_the_error_is_ambiguous(
     computes: bool,
 ) -> None:
     error = RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR")
     assert is_device_lost(error, lambda: computes) is not computes
 
 
-def test_no_tiny_kernel_runs_if_the_error_itself_shows_whether_the_device_is_lost() -> None:
+def test_no_test_computation_runs_if_the_error_itself_shows_whether_the_device_is_lost() -> None:
     def never() -> bool:
         raise AssertionError
 
@@ -168,7 +168,7 @@ def test_determining_the_device_state_from_any_error_text_raises_no_error(text: 
 
 
 @pytest.mark.torch
-def test_a_tiny_kernel_succeeds_on_the_device_of_this_machine() -> None:
+def test_a_test_computation_succeeds_on_the_device_of_this_machine() -> None:
     torch = pytest.importorskip("torch")
     assert not is_device_lost(RuntimeError("CUDA error: invalid argument"))
     # The device state depends on these classes.

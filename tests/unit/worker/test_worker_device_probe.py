@@ -1,4 +1,4 @@
-"""Test the device probe, which runs a small kernel to find out whether the device works."""
+"""Test the device probe, which runs a test computation to find out whether the device works."""
 
 import threading
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from worker.telemetry.health import DeviceProbe, Loops
 
 
 class Device:
-    """A device whose kernel succeeds, or raises `error` if it is set."""
+    """A device whose test computation succeeds, or raises `error` if `error` is set."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -24,7 +24,7 @@ class Device:
             raise self.error
 
     def look(self) -> bool:
-        """Run the kernel that the probe requests, and return whether the device works."""
+        """Run the test computation if the probe requests it. Return whether the device works."""
         good, _ = self.probe.look(0)
         if self.probe._asked_at is not None:
             self.probe.run_kernel()
@@ -37,13 +37,13 @@ def device() -> Device:
     return Device()
 
 
-def test_a_device_is_not_ready_before_the_first_probe_kernel_has_run(device: Device) -> None:
+def test_a_device_is_not_ready_before_the_first_test_computation_has_run(device: Device) -> None:
     good, details = device.probe.look(0)
     assert (good, details) == (False, {"problem": "no kernel has run yet"})
     assert device.runs == 0
 
 
-def test_a_tiny_kernel_runs_only_if_the_last_probe_result_is_old(device: Device) -> None:
+def test_a_test_computation_runs_only_if_the_last_probe_result_is_old(device: Device) -> None:
     for device.now in (0, 1, 10, 29, 31, 32, 60, 62, 63):
         assert device.look()
     assert device.runs == 3
@@ -59,14 +59,14 @@ def test_a_device_probe_reports_a_lost_device_only_once(device: Device) -> None:
     assert device.failures == [device.error]
 
 
-def test_a_device_is_ready_again_after_a_successful_probe_kernel(device: Device) -> None:
+def test_a_device_is_ready_again_after_a_successful_test_computation(device: Device) -> None:
     device.error = RuntimeError("busy")
     assert not device.look()
     device.error = None
     assert device.look()
 
 
-def test_a_device_is_not_ready_while_the_probe_kernel_hangs(device: Device) -> None:
+def test_a_device_is_not_ready_while_the_test_computation_hangs(device: Device) -> None:
     assert device.look()
     device.now = 40
     assert device.probe.look(0)[0]
@@ -77,7 +77,7 @@ def test_a_device_is_not_ready_while_the_probe_kernel_hangs(device: Device) -> N
     )
 
 
-def test_the_liveness_check_fails_if_a_kernel_of_the_device_probe_hangs_for_90_seconds(
+def test_the_liveness_check_fails_if_a_test_computation_on_the_device_hangs_for_90_seconds(
     device: Device,
 ) -> None:
     loops = Loops(lambda: device.now)
@@ -96,7 +96,7 @@ def test_the_liveness_check_fails_if_a_kernel_of_the_device_probe_hangs_for_90_s
     assert loops.live()[0]
 
 
-def test_the_first_check_of_a_device_probe_waits_until_the_kernel_has_run(
+def test_the_first_check_of_a_device_probe_waits_until_the_test_computation_has_run(
     join: Callable[[DeviceProbe], None],
 ) -> None:
     probe = DeviceProbe(lambda: None, lambda error: None)
@@ -106,7 +106,7 @@ def test_the_first_check_of_a_device_probe_waits_until_the_kernel_has_run(
 
 @pytest.fixture
 def join() -> Callable[[DeviceProbe], None]:
-    """Return a function that starts a daemon thread, which runs a device probe."""
+    """Return a function that runs a device probe in a new daemon thread."""
 
     def start(probe: DeviceProbe) -> None:
         stop = threading.Event()

@@ -32,7 +32,7 @@ def worker() -> Worker:
     return Worker({"classifier": {"ready": True, "held": 1}, "noop": {"ready": True}})
 
 
-def test_the_worker_is_ready_after_a_successful_kernel(worker: Worker) -> None:
+def test_the_worker_is_ready_after_a_successful_test_computation(worker: Worker) -> None:
     worker.probe.run_kernel()
     good, details = worker.readiness.ready()
     assert good
@@ -49,7 +49,9 @@ def test_the_readiness_check_names_the_models_that_are_not_ready(worker: Worker)
     assert details["reason"] == "not ready yet: classifier"
 
 
-def test_a_worker_counts_as_started_although_a_model_is_set_aside(worker: Worker) -> None:
+def test_a_worker_counts_as_started_although_one_of_its_models_is_set_aside_as_broken(
+    worker: Worker,
+) -> None:
     worker.probe.run_kernel()
     worker.models["classifier"] |= {"ready": False, "set_aside": True}
     good, details = worker.readiness.ready()

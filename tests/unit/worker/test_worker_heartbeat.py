@@ -105,7 +105,7 @@ def test_a_storage_outage_is_logged_once_and_the_worker_still_tries_to_write_eac
     lines = [record.message for record in caplog.records if "heartbeats" in record.message]
     assert [line.partition(":")[0] for line in lines] == [
         "blob storage for heartbeats does not answer; the worker tries again",
-        "blob storage for heartbeats answers",
+        "blob storage for heartbeats is available",
     ]
 
 

@@ -66,7 +66,7 @@ class Model:
 
 
 def run_all(run: Any, items: Sequence[Item], limit: BatchLimit) -> list[tuple[Item, Ran]]:
-    """Run all items as one batch, and return each item with its outcome. No item is skipped."""
+    """Run all items as one batch, and return each item with its outcome. No job is cancelled."""
     ran: list[tuple[Item, Ran]] = []
     for item, outcome in run_batch(run, items, lambda _: None, limit):
         assert isinstance(outcome, Ran)

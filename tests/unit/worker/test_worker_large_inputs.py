@@ -160,7 +160,7 @@ def test_decoding_an_image_needs_at_most_the_reserved_memory(
 
 
 def peak_bytes(pid: int) -> int:
-    """Return the largest resident memory that a process has had."""
+    """Return the peak resident memory of a process in bytes."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     assert found is not None
     return int(found[1]) * 1024

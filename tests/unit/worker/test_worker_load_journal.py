@@ -25,7 +25,7 @@ def successor(folder: Path, *models: str, at: float = NOW) -> LoadJournal:
     return journal
 
 
-def test_a_model_is_set_aside_after_loading_the_model_has_killed_three_processes(
+def test_a_model_is_not_loaded_for_five_minutes_after_its_load_has_killed_three_processes(
     folder: Path,
 ) -> None:
     counts = []
@@ -37,7 +37,7 @@ def test_a_model_is_set_aside_after_loading_the_model_has_killed_three_processes
     assert successor(folder, "neighbour").find("neighbour").death_count == 0
 
 
-def test_the_pause_before_the_next_load_of_a_model_doubles_with_each_further_death(
+def test_the_delay_before_the_next_load_of_a_model_doubles_with_each_further_death(
     folder: Path,
 ) -> None:
     for _ in range(3):
@@ -54,7 +54,7 @@ def test_the_pause_before_the_next_load_of_a_model_doubles_with_each_further_dea
     assert successor(folder, "killer", at=0.0).find("killer").pause_seconds == 600.0
 
 
-def test_models_loading_together_when_a_process_dies_become_suspects_but_are_not_set_aside(
+def test_models_that_load_together_when_a_process_dies_become_suspects_but_are_loaded_again(
     folder: Path,
 ) -> None:
     for _ in range(5):
@@ -64,7 +64,7 @@ def test_models_loading_together_when_a_process_dies_become_suspects_but_are_not
     assert journal.is_holding
 
 
-def test_a_model_becomes_a_suspect_and_is_not_set_aside_if_the_dead_process_held_a_message(
+def test_a_model_becomes_a_suspect_but_is_loaded_again_if_the_dead_process_had_a_message(
     folder: Path,
 ) -> None:
     def hold_a_job() -> LockJournal:
@@ -111,7 +111,9 @@ def test_no_death_is_counted_for_a_model_that_a_running_process_is_loading(folde
     assert successor(folder, "busy").find("busy").death_count == 1
 
 
-def test_other_models_are_loaded_after_the_suspects_or_after_the_time_limit(folder: Path) -> None:
+def test_other_models_wait_for_the_load_of_suspected_models_but_only_up_to_a_time_limit(
+    folder: Path,
+) -> None:
     die_while_loading(folder, "suspect")
     journal = LoadJournal(folder, hold_seconds=0.05)
     journal.take_over(["suspect", "neighbour"])

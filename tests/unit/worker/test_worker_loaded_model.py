@@ -195,7 +195,7 @@ def test_parameters_that_do_not_match_their_schemas_are_refused_by_the_worker() 
             loaded.prepare(b"t", "text/plain", given)
 
 
-def test_a_job_without_a_parameter_that_has_no_default_is_refused_by_the_worker() -> None:
+def test_the_worker_refuses_a_job_if_a_required_parameter_is_missing() -> None:
     class Item:
         def __call__(self, text: str, *, top: int) -> str:
             return text[:top]
@@ -459,7 +459,7 @@ def test_bytes_and_text_results_get_the_media_type_of_the_catalogue_entry() -> N
 def test_a_job_fails_if_the_result_does_not_match_the_media_type_of_the_catalogue_entry(
     result: object, media_type: str
 ) -> None:
-    with pytest.raises(InferenceFailed, match=f"is not {media_type}"):
+    with pytest.raises(InferenceFailed, match=f"cannot be encoded as {media_type}"):
         finished(result, media_type)
 
 

@@ -52,7 +52,7 @@ class MortalMemory(mmap.mmap):
 
 
 class MortalJournal(LockJournal):
-    """A journal whose process can be killed at any of its writes."""
+    """A lock journal whose process can be killed before any write to the journal."""
 
     def _map(self, slot_count: int) -> mmap.mmap:
         with super()._map(slot_count) as memory:

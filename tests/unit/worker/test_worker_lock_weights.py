@@ -55,7 +55,9 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def test_a_missing_digest_is_added_below_the_weights_and_nothing_else_changes(folder: Path) -> None:
+def test_a_missing_digest_is_added_below_the_key_weights_and_no_other_line_changes(
+    folder: Path,
+) -> None:
     catalogue = folder / "models.toml"
     text = ENTRY.format(two="file:nets/two.bin", digest=A)
     catalogue.write_text(text)
@@ -73,7 +75,9 @@ def test_a_missing_digest_is_added_below_the_weights_and_nothing_else_changes(fo
     )
 
 
-def test_the_digest_of_a_named_model_is_replaced_and_its_comment_stays(folder: Path) -> None:
+def test_the_digest_of_a_named_model_is_replaced_and_the_comment_on_the_line_stays(
+    folder: Path,
+) -> None:
     catalogue = folder / "models.toml"
     text = ENTRY.format(two="file:nets/two.bin", digest=A)
     catalogue.write_text(text)
@@ -83,7 +87,9 @@ def test_the_digest_of_a_named_model_is_replaced_and_its_comment_stays(folder: P
     )
 
 
-def test_hub_weights_are_downloaded_into_the_cache_when_they_are_locked(folder: Path) -> None:
+def test_the_command_that_writes_a_digest_downloads_hub_weights_into_the_cache(
+    folder: Path,
+) -> None:
     catalogue = folder / "models.toml"
     with run_hub() as hub:
         hub.token = "hf_secret"
@@ -169,6 +175,6 @@ def test_a_digest_is_written_into_each_supported_form_of_a_toml_table(
 
 
 @pytest.mark.parametrize("text", ['a = {weights = "file:x"}\n', 'a.weights = "file:x"\n'])
-def test_a_table_that_cannot_be_edited_is_refused_with_the_line_to_write(text: str) -> None:
+def test_the_refusal_of_a_table_that_cannot_be_edited_contains_the_line_to_add(text: str) -> None:
     with pytest.raises(NotEditable, match=f'yourself: weights_sha256 = "{B}"'):
         set_digest(text, ("a",), B)

@@ -152,7 +152,7 @@ def test_a_lock_that_expires_during_an_outage_of_the_broker_is_lost() -> None:
     assert not is_held(lock)
 
 
-def test_the_pause_before_a_reply_is_sent_again_ends_when_the_message_lock_is_lost() -> None:
+def test_the_wait_before_a_reply_is_sent_again_ends_when_the_message_lock_is_lost() -> None:
     broker = ScriptedBroker(mood="lost")
     lock = broker.hold("a")
     broker.pass_time(3.0)

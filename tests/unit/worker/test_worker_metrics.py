@@ -8,7 +8,7 @@ from worker.telemetry.recording import JobSpan, Metrics, ModelTelemetry
 
 
 class NewModelsRefusal(InvalidInput):
-    """An error class such as a model's own file may define."""
+    """An error class like those that a model's author may define in the model's file."""
 
     code = "anything-at-all"
 

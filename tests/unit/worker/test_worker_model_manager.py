@@ -115,7 +115,7 @@ def test_an_idle_model_is_unloaded_if_a_model_with_jobs_needs_the_memory(
     assert idle.manager.loaded is None
 
 
-def test_a_busy_model_is_unloaded_when_the_turn_of_the_model_and_all_running_jobs_have_ended(
+def test_a_busy_model_is_unloaded_when_its_allowed_time_and_its_running_jobs_have_ended(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     busy = managed_models("a", sharing, lambda: Infer(20))
@@ -345,7 +345,7 @@ def until(condition: Callable[[], bool]) -> None:
         assert time.monotonic() < end, "the condition was not met in time"
 
 
-def test_a_model_whose_load_has_killed_three_processes_is_set_aside(
+def test_a_model_whose_load_has_killed_three_processes_is_set_aside_as_broken(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     journal = LoadJournal(tmp_path)
@@ -365,7 +365,7 @@ def test_a_model_whose_load_has_killed_three_processes_is_set_aside(
     assert not killer.manager.is_standing_by
 
 
-def test_no_model_receives_jobs_while_a_suspect_is_loading(
+def test_no_model_receives_jobs_while_a_model_suspected_of_killing_processes_is_loading(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     die_while_loading(tmp_path, "suspect")
@@ -399,7 +399,7 @@ def test_no_model_receives_jobs_while_a_suspect_is_loading(
         (WeightsUnavailable("away"), False),
     ],
 )
-def test_a_failed_load_sets_the_model_aside_unless_blob_storage_is_down(
+def test_a_model_whose_load_fails_is_set_aside_as_broken_unless_blob_storage_is_down(
     sharing: DeviceSharing,
     managed_models: Callable[..., ManagedModel],
     error: Exception,

@@ -1,4 +1,4 @@
-"""Test models with named inputs: their arguments, their memory, and the commands about them."""
+"""Test models with named inputs: arguments, memory, and the commands `describe` and `check`."""
 
 import io
 import json
@@ -46,7 +46,7 @@ def png(width: int, height: int = 2) -> bytes:
 
 
 class Infer:
-    """Answers with the widths of two pictures."""
+    """A model that returns the widths of two pictures."""
 
     def __call__(
         self, image: Image.Image, *, other: Annotated[Image.Image, "Second."], scale: int = 1
@@ -73,7 +73,7 @@ def test_an_item_model_gets_named_inputs_and_parameters_by_name() -> None:
     assert run(loaded, OTHER, scale=2) == InlineJson({"first": 8, "other": 10})
 
 
-def test_the_jobs_of_one_batch_have_their_own_named_inputs() -> None:
+def test_each_job_of_a_batch_has_its_own_named_inputs() -> None:
     loaded = LoadedModel(MODEL, Infer())
     items = [
         loaded.prepare(png(1), "image/png", {}, {"other": (png(width), "image/png")})
@@ -95,7 +95,7 @@ def test_the_preprocess_method_of_a_batch_model_gets_named_inputs() -> None:
     assert run(LoadedModel(COMPARED, Batched()), OTHER) == InlineJson(20)
 
 
-def test_a_model_that_reports_progress_gets_its_context_beside_the_named_inputs() -> None:
+def test_a_model_that_reports_progress_gets_a_context_and_the_named_inputs() -> None:
     class Long:
         def __call__(self, image: Image.Image, context: Context, *, other: Image.Image) -> int:
             context.check()
@@ -116,7 +116,7 @@ def test_an_optional_named_input_may_be_omitted() -> None:
     assert (run(loaded, {}), run(loaded, OTHER)) == (InlineJson(0), InlineJson(5))
 
 
-def test_the_sample_of_an_item_model_contains_its_named_inputs() -> None:
+def test_the_sample_input_of_an_item_model_contains_the_named_inputs() -> None:
     class Sampled(Infer):
         def sample(self) -> object:
             return Image.new("RGB", (1, 1)), {"other": Image.new("RGB", (2, 1))}
@@ -201,12 +201,12 @@ def test_the_type_hint_of_a_keyword_only_argument_decides_whether_it_is_an_input
     assert list(read_arguments(Many())) == ["title"]
 
 
-def test_an_input_of_an_unknown_kind_is_refused() -> None:
+def test_the_declaration_of_a_named_input_of_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="a named input cannot be 'file'; expected one of audio"):
         Input("file")
 
 
-def test_the_memory_of_all_inputs_of_a_job_is_reserved_at_once() -> None:
+def test_the_memory_for_all_inputs_of_a_job_is_reserved_together() -> None:
     kind = InputKind("image")
     first, other = (open_input(kind, png(width), "image/png") for width in (100, 50))
     together = open_together(first, {"other": other})
@@ -218,7 +218,7 @@ def test_the_memory_of_all_inputs_of_a_job_is_reserved_at_once() -> None:
     assert together.is_small
 
 
-def test_inputs_that_are_only_small_one_by_one_are_decoded_as_a_large_input() -> None:
+def test_two_small_inputs_of_a_job_count_as_a_large_input_if_their_sum_is_large() -> None:
     kind = InputKind("bytes")
     halves = [open_input(kind, bytes(9 * MIB), "application/octet-stream") for _ in range(2)]
     assert all(each.is_small for each in halves)

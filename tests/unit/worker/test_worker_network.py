@@ -1,4 +1,6 @@
-"""Test that the outputs of a torch network do not depend on staging, batching or layout.
+"""Test that staging, batching and memory layout do not change the outputs of a torch network.
+
+To stage an item means to copy it to the device before its batch runs.
 
 The device is the CPU here; `./dev gpu` runs the same tests on a GPU.
 """
@@ -60,7 +62,9 @@ def test_a_batch_of_staged_and_unstaged_items_has_the_outputs_of_the_wrapped_mod
     )
 
 
-def test_the_outputs_of_consecutive_batches_match_the_items_in_order(device: torch.device) -> None:
+def test_the_outputs_of_consecutive_batches_have_the_order_of_the_items(
+    device: torch.device,
+) -> None:
     network, items = Network(small_network(), device=device), pictures(40)
     staged = [network.stage(item) for item in items]
     outputs = torch.cat([network(staged[at : at + 8]) for at in range(0, 40, 8)])

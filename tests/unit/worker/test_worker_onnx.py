@@ -84,20 +84,20 @@ def picture(red: int, green: int, blue: int, size: tuple[int, int] = (40, 30)) -
     return Image.new("RGB", size, (red, green, blue))
 
 
-def test_an_onnx_model_accepts_one_array_for_each_input_name_of_its_graph(tmp_path: Path) -> None:
+def test_an_onnx_model_accepts_one_array_for_each_input_of_the_graph(tmp_path: Path) -> None:
     loaded = load(save_sum(tmp_path / "a.onnx"))
     assert loaded.accepts == "tensor"
     items = [{"left": [1, 2], "right": np.array([[number, 0]])} for number in range(3)]
     assert answer(loaded, *items) == [{"sum": [1 + number, 2]} for number in range(3)]
 
 
-def test_a_graph_with_a_batch_size_of_one_runs_each_item_alone(tmp_path: Path) -> None:
+def test_an_onnx_graph_with_a_fixed_batch_size_of_one_runs_each_item_alone(tmp_path: Path) -> None:
     loaded = load(save_sum(tmp_path / "a.onnx", batch=1))
     items = [{"left": [1, 2], "right": [number, 0]} for number in range(3)]
     assert answer(loaded, *items) == [{"sum": [1 + number, 2]} for number in range(3)]
 
 
-def test_items_of_several_shapes_in_a_batch_get_their_own_results(tmp_path: Path) -> None:
+def test_each_item_of_a_batch_with_several_shapes_gets_its_own_result(tmp_path: Path) -> None:
     node = onnx.helper.make_node("ReduceSum", ["x"], ["total"], keepdims=0, noop_with_empty_axes=0)
     axes = np.array([1])
     node = onnx.helper.make_node("ReduceSum", ["x", "axes"], ["total"], keepdims=0)
@@ -144,7 +144,7 @@ def test_items_of_several_shapes_in_a_batch_get_their_own_results(tmp_path: Path
         ),
     ],
 )
-def test_an_input_with_other_names_types_or_shapes_than_the_graph_is_refused(
+def test_an_input_whose_names_types_or_shapes_do_not_match_the_onnx_graph_is_refused(
     tmp_path: Path, item: object, said: str
 ) -> None:
     loaded = load(save_sum(tmp_path / "a.onnx", kind=INT64))
@@ -154,7 +154,7 @@ def test_an_input_with_other_names_types_or_shapes_than_the_graph_is_refused(
 
 
 @pytest.mark.parametrize("is_channels_first", [True, False])
-def test_an_onnx_classifier_of_pictures_answers_with_its_labels(
+def test_an_onnx_classifier_of_pictures_returns_labels_and_scores(
     tmp_path: Path, *, is_channels_first: bool
 ) -> None:
     path = save_colours(tmp_path / "a.onnx", is_channels_first=is_channels_first)
@@ -168,7 +168,7 @@ def test_an_onnx_classifier_of_pictures_answers_with_its_labels(
     assert blue["labels"][0]["score"] == 1.0
 
 
-def test_pictures_are_normalized_and_their_border_is_cropped(tmp_path: Path) -> None:
+def test_an_onnx_classifier_normalizes_pictures_and_crops_their_borders(tmp_path: Path) -> None:
     path = save_colours(tmp_path / "a.onnx")
     options = {"mean": "0.5,0.5,0", "std": "0.5", "crop": 0.5}
     framed = picture(255, 0, 255, (80, 80))
@@ -177,7 +177,7 @@ def test_pictures_are_normalized_and_their_border_is_cropped(tmp_path: Path) -> 
     assert found["scores"] == pytest.approx([-1, 1, 2], abs=1e-5)
 
 
-def test_labels_are_read_from_a_file_of_the_model_folder(
+def test_the_labels_of_an_onnx_classifier_are_read_from_a_file_in_the_model_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -192,7 +192,7 @@ def test_labels_are_read_from_a_file_of_the_model_folder(
         answer(loaded, picture(255, 0, 0))
 
 
-def test_the_memory_of_a_graph_and_of_its_batches_is_measured(tmp_path: Path) -> None:
+def test_the_memory_of_an_onnx_graph_and_of_its_batches_is_measured(tmp_path: Path) -> None:
     # Each item needs 8 MB for `wide`, although its input and its output are small.
     nodes = [
         onnx.helper.make_node("MatMul", ["x", "table"], ["wide"]),
@@ -223,7 +223,7 @@ def test_the_memory_of_a_graph_and_of_its_batches_is_measured(tmp_path: Path) ->
         (FLOAT, [3, 2], "expected a first dimension for the batch, of any size or of size 1"),
     ],
 )
-def test_a_graph_whose_inputs_cannot_be_batched_is_refused(
+def test_an_onnx_graph_whose_inputs_cannot_be_batched_is_refused(
     tmp_path: Path, kind: int, shape: list[Any], said: str
 ) -> None:
     node = onnx.helper.make_node("Identity", ["x"], ["y"])
@@ -234,14 +234,16 @@ def test_a_graph_whose_inputs_cannot_be_batched_is_refused(
 
 
 @pytest.mark.parametrize("data", [b"", b"no graph", b"\x08\x09" * 50])
-def test_a_file_that_is_no_onnx_graph_is_refused(tmp_path: Path, data: bytes) -> None:
+def test_a_file_that_contains_no_onnx_graph_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "a.onnx"
     path.write_bytes(data)
     with pytest.raises(WeightsDamaged, match="the ONNX file cannot be read: "):
         load(path)
 
 
-def test_an_operator_that_onnxruntime_does_not_contain_is_refused(tmp_path: Path) -> None:
+def test_an_onnx_graph_with_an_operator_that_onnxruntime_does_not_contain_is_refused(
+    tmp_path: Path,
+) -> None:
     path = save_sum(tmp_path / "a.onnx")
     model = onnx.load(str(path))
     model.graph.node[0].domain = "example.own"
@@ -267,7 +269,9 @@ def test_the_error_for_an_invalid_option_of_an_onnx_model_names_the_option(
     assert said in str(raised.value)
 
 
-def test_a_picture_is_refused_by_a_graph_that_takes_no_pictures(tmp_path: Path) -> None:
+def test_a_picture_is_refused_if_the_input_of_the_onnx_graph_cannot_be_a_picture(
+    tmp_path: Path,
+) -> None:
     loaded = load(save_sum(tmp_path / "a.onnx"), "image/png")
     with pytest.raises(InvalidInput, match="takes no pictures;"):
         loaded.preprocess(picture(0, 0, 0))

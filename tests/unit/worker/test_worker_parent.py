@@ -44,7 +44,7 @@ sys.exit(parent.run_in_child(run, sys.argv[1:]))
 class Program:
     """A parent process with its child.
 
-    `death` says how the previous child died, as the current child knows it.
+    `death` is the text about the death of the previous child that the current child has received.
     """
 
     death = ""
@@ -74,7 +74,8 @@ class Program:
     def enter(self, code: int | str) -> None:
         """End the child with an exit code, for example 3.
 
-        If `code` is 3, the child's function returns 3. If `code` is `_3`, it calls `os._exit(3)`.
+        If `code` is `3`, the function in the child returns 3. If `code` is `_3`, the function calls
+        `os._exit(3)`.
         """
         assert self.process.stdin is not None
         self.process.stdin.write(str(code))
@@ -117,7 +118,7 @@ def test_a_killed_child_is_replaced() -> None:
 
 
 @pytest.mark.parametrize("code", [0, 2, 71, 98])
-def test_a_child_process_ended_by_a_model_or_library_is_replaced_for_any_exit_code(
+def test_a_child_process_that_a_model_or_library_ends_with_any_exit_code_is_replaced(
     code: int,
 ) -> None:
     with started() as program:

@@ -1,4 +1,4 @@
-"""Test the setup of the worker process: numbers of threads, and OpenMP's wait policy."""
+"""Test the setup of the worker process: how many threads it uses, and OpenMP's wait policy."""
 
 import os
 import subprocess

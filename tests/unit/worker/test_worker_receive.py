@@ -1,4 +1,4 @@
-"""Test the time at which the worker expects a lock to expire, also if the clocks differ."""
+"""Test when a lock expires by the worker's clock, even if this differs from the broker's clock."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

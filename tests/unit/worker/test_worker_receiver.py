@@ -237,7 +237,7 @@ def test_the_receiver_logs_only_once_that_the_queue_is_missing(
     assert not loop.receiver.is_connected
 
 
-def test_may_receive_stays_true_until_the_link_credit_is_withdrawn() -> None:
+def test_the_property_may_receive_stays_true_until_the_link_credit_is_withdrawn() -> None:
     loop = ReceiverLoop()
     loop.run_once()
     loop.has_room = False
@@ -246,7 +246,7 @@ def test_may_receive_stays_true_until_the_link_credit_is_withdrawn() -> None:
     assert not loop.receiver.may_receive
 
 
-def test_may_receive_stays_true_until_the_received_message_is_in_flight() -> None:
+def test_the_property_may_receive_stays_true_until_the_received_message_is_in_flight() -> None:
     loop = ReceiverLoop()
     seen: list[bool] = []
     loop.broker.waiting = [delivery()]

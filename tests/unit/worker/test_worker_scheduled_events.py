@@ -96,7 +96,7 @@ def test_a_scheduled_event_of_type_freeze_or_of_unknown_type_does_not_end_the_ma
 
 
 @pytest.mark.parametrize(("minutes", "is_stopped"), [(15, True), (21, False), (7 * 24 * 60, False)])
-def test_a_scheduled_event_ends_the_machine_from_20_minutes_before_the_not_before_time(
+def test_a_scheduled_event_may_stop_the_machine_from_20_minutes_before_its_not_before_time(
     minutes: int, is_stopped: bool
 ) -> None:
     notice = ScheduledEvent("id", "Redeploy", frozenset({"vm_0"}), NOW + timedelta(minutes=minutes))

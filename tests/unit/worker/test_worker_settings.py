@@ -143,7 +143,7 @@ def test_the_settings_of_downloaded_weights_are_read_from_the_environment() -> N
     assert WorkerSettings.from_env(LEAST | told | {"HF_HUB_OFFLINE": "1"}).weights.hub is None
 
 
-def test_a_hub_token_is_not_sent_without_tls_except_on_this_machine() -> None:
+def test_a_hub_token_is_refused_for_a_hub_without_tls_except_on_a_loopback_address() -> None:
     token = {"HF_TOKEN": "hf_c2VjcmV0"}
     with pytest.raises(SettingsError, match="HF_ENDPOINT: expected https://") as raised:
         WorkerSettings.from_env({**LEAST, **token, "HF_ENDPOINT": "http://hub.example"})

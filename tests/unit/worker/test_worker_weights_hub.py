@@ -46,7 +46,7 @@ def sha256(data: bytes) -> str:
 
 
 class CopiedBlobs:
-    """Blob storage with the copies of the hub that a deployment has made."""
+    """Blob storage to which a deployment has copied the weights from the hub."""
 
     def __init__(self, *files: bytes) -> None:
         self.files = {hub_blob(sha256(data)): data for data in files}
@@ -144,7 +144,9 @@ def test_a_redirect_of_the_hub_to_a_forbidden_address_is_refused(
     assert said in error_of(WeightsUnavailable, store, model)
 
 
-def test_a_hub_download_with_endless_redirects_fails(server: FakeHub, tmp_path: Path) -> None:
+def test_a_download_from_the_hub_with_endless_redirects_fails(
+    server: FakeHub, tmp_path: Path
+) -> None:
     def redirect(hub: FakeHub, handler: BaseHTTPRequestHandler) -> bool:
         respond(handler, 302, {"Location": handler.path})
         return True
@@ -200,7 +202,9 @@ def test_hub_weights_with_another_digest_are_refused_and_deleted(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_download_that_the_hub_breaks_off_leaves_no_file(server: FakeHub, tmp_path: Path) -> None:
+def test_a_download_from_the_hub_that_is_interrupted_leaves_no_file(
+    server: FakeHub, tmp_path: Path
+) -> None:
     def break_off(handler: BaseHTTPRequestHandler, data: bytes) -> None:
         handler.send_response(200)
         handler.send_header("Content-Length", str(len(data)))
@@ -216,14 +220,14 @@ def test_a_download_that_the_hub_breaks_off_leaves_no_file(server: FakeHub, tmp_
     assert load(make_store(server, tmp_path), model) == DATA
 
 
-def test_the_error_names_a_hub_that_cannot_be_reached(tmp_path: Path) -> None:
+def test_the_error_for_an_unreachable_hub_names_the_hub(tmp_path: Path) -> None:
     with run_hub() as server:
         model = model_of(server.add("acme/net", "a.bin", DATA))
     said = error_of(WeightsUnavailable, make_store(server, tmp_path), model)
     assert f"{server.endpoint} cannot be reached: ConnectError" in said
 
 
-def test_a_download_from_the_hub_that_is_too_slow_is_ended(server: FakeHub, tmp_path: Path) -> None:
+def test_a_download_from_the_hub_that_is_too_slow_fails(server: FakeHub, tmp_path: Path) -> None:
     model = model_of(server.add("acme/net", "a.bin", DATA))
     seconds = iter(range(0, 10_000, 30))
     hub = Hub(HubSettings(server.endpoint), AddressGuard("127.0.0.1"), lambda: next(seconds))
@@ -232,14 +236,14 @@ def test_a_download_from_the_hub_that_is_too_slow_is_ended(server: FakeHub, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_hub_weights_larger_than_the_room_in_the_cache_are_refused_before_the_download(
+def test_hub_weights_larger_than_the_free_space_in_the_cache_are_refused_before_the_download(
     server: FakeHub, tmp_path: Path
 ) -> None:
     model = model_of(server.add("acme/net", "a.bin", DATA))
     store = WeightsStore(tmp_path, CopiedBlobs(), make_hub(server), cache_limit_bytes=999_999)
     said = error_of(WeightsUnavailable, store, model)
     assert "has at least 1000000 bytes" in said
-    assert "has room for 999999: delete files there" in said
+    assert "has space for only 999999 bytes: delete files there" in said
     assert "raise WORKER_WEIGHTS_CACHE_SIZE" in said
     store = WeightsStore(tmp_path, CopiedBlobs(), make_hub(server), cache_limit_bytes=1_000_000)
     assert load(store, model) == DATA
@@ -257,13 +261,13 @@ def test_a_download_of_unknown_size_stops_when_the_cache_is_full(
     server.serve = stream
     model = model_of(server.add("acme/net", "a.bin", DATA))
     store = WeightsStore(tmp_path, CopiedBlobs(), make_hub(server), cache_limit_bytes=500_000)
-    assert "has room for 500000" in error_of(WeightsUnavailable, store, model)
+    assert "has space for only 500000 bytes" in error_of(WeightsUnavailable, store, model)
     assert list(tmp_path.iterdir()) == []
     store = WeightsStore(tmp_path, CopiedBlobs(), make_hub(server), cache_limit_bytes=1_000_000)
     assert load(store, model) == DATA
 
 
-def test_the_weights_that_were_unused_for_longest_make_room_for_new_weights(
+def test_the_weights_that_were_not_used_for_the_longest_time_are_deleted_for_new_weights(
     server: FakeHub, tmp_path: Path
 ) -> None:
     def fetch(number: int) -> Path:
@@ -275,7 +279,7 @@ def test_the_weights_that_were_unused_for_longest_make_room_for_new_weights(
         return weights.path
 
     first, second, third = fetch(1), fetch(2), fetch(3)
-    with pytest.raises(WeightsUnavailable, match="has room for 100000"):
+    with pytest.raises(WeightsUnavailable, match="has space for only 100000 bytes"):
         fetch(4)
     for file, hours in ((first, 3), (second, 4), (third, 0)):
         os.utime(file, (time.time() - hours * 3600 - 1,) * 2)
@@ -284,7 +288,7 @@ def test_the_weights_that_were_unused_for_longest_make_room_for_new_weights(
     assert {each.name for each in tmp_path.iterdir()} == {first.name, third.name, fourth.name}
 
 
-def test_an_offline_worker_reads_hub_weights_from_blob_storage_only(
+def test_a_worker_in_offline_mode_reads_hub_weights_only_from_blob_storage(
     server: FakeHub, tmp_path: Path
 ) -> None:
     model = model_of(server.add("acme/net", "a.bin", DATA))
@@ -297,7 +301,7 @@ def test_an_offline_worker_reads_hub_weights_from_blob_storage_only(
 
 
 @pytest.mark.parametrize("data", [DATA, b""])
-def test_the_digest_of_hub_weights_is_computed_from_the_download(
+def test_the_digest_of_hub_weights_is_computed_from_the_downloaded_bytes(
     server: FakeHub, tmp_path: Path, data: bytes
 ) -> None:
     location = server.add("acme/net", "a.bin", data)
@@ -323,7 +327,7 @@ print(WeightsStore(Path(cache), None, hub).get(model).path.stat().st_size)
 
 
 class Gate:
-    """Sends the first half of each download, and the rest only after `open` was called."""
+    """Sends the first half of each download, and waits for `opened` before the second half."""
 
     def __init__(self) -> None:
         self.has_sent_half = threading.Semaphore(0)
@@ -367,7 +371,7 @@ def has_waiting_lock(process: subprocess.Popen[str]) -> bool:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc/locks")
 @pytest.mark.parametrize("is_killed", [False, True])
-def test_of_two_workers_that_start_at_once_one_downloads_and_the_other_waits(
+def test_a_second_worker_waits_while_the_first_worker_downloads_the_same_hub_weights(
     server: FakeHub, tmp_path: Path, *, is_killed: bool
 ) -> None:
     gate = Gate()
@@ -391,7 +395,7 @@ def test_of_two_workers_that_start_at_once_one_downloads_and_the_other_waits(
     assert [each.name for each in files] == [sha256(DATA)]
 
 
-def test_weights_in_the_model_folder_are_found_from_the_working_directory(
+def test_a_relative_path_of_weights_in_the_model_folder_starts_at_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "nets").mkdir()

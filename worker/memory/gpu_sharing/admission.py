@@ -4,8 +4,8 @@ The reservation of a model passes these stages:
 
     out ──reserved──▶ entering ──loaded──▶ in ──memory needed──▶ leaving ──unloaded──▶ out
 
-The code here reads no clock and no file. The time and the records of all models are arguments, so
-that all processes make the same decision.
+The functions of this module read no clock and no file. The time and the records of all models are
+arguments, so that all processes make the same decision.
 
 The model that has waited longest is loaded first, even if a smaller model already fits into memory.
 With this rule, a large model does not wait forever. There is one exception. If another process on
@@ -128,8 +128,8 @@ def must_leave(name: str, records: Records, total_bytes: int, now: float) -> boo
 def waiting_names(records: Records, total_bytes: int) -> list[str]:
     """Return the names of the lock files of the models that wait for memory.
 
-    The model that has waited longest comes first. The result does not contain models that another
-    process has loaded, or models that need more memory than the device has.
+    The model that has waited longest comes first. The result contains neither models that another
+    process has loaded nor models that need more memory than the device has.
     """
     placed = {
         record.model

@@ -92,8 +92,8 @@ class LockFileFolder:
     def read(self) -> dict[str, Document]:
         """Return the JSON objects in the lock files of all running processes, by file name.
 
-        The names have no suffix. Files of processes that have ended are deleted. The caller must
-        call this method in a `with locked()` block.
+        The file names are returned without suffix. Files of processes that have ended are deleted.
+        The caller must call this method in a `with locked()` block.
         """
         found = {}
         for path in sorted(self._folder.glob(f"*{_SUFFIX}")):

@@ -29,7 +29,7 @@ _IDLE_SECONDS = 0.5
 
 
 class ReservationRecords:
-    """The reservation records of all models. The lock files must be locked during each use.
+    """The reservation records of all models. Use them only in `with ReservationFile.locked()`.
 
     If the caller assigns a record to `mine`, the record is written into this model's lock file.
     """

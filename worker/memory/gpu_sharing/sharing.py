@@ -49,7 +49,7 @@ class DeviceSharing:
         self.gate = DeviceGate()
         self.iterated_at = time.monotonic()
         self.info: DeviceInfo | None = None
-        """The device of this process; None until the first model is about to be loaded."""
+        """A description of the device; None until the first model is about to be loaded."""
 
     @property
     def device(self) -> Device | None:
@@ -92,7 +92,7 @@ class DeviceSharing:
     def reserve(
         self, model: ModelEntry, device: Device | None, workload: ModelWorkload
     ) -> MemoryReservation:
-        """Create the memory reservation of a model that is not loaded yet.
+        """Return a new memory reservation for a model that is not loaded yet.
 
         Args:
             model: The catalogue entry.

@@ -203,9 +203,9 @@ class RemoteDatabase(Database):
     """A task hub with the latency of a remote store.
 
     Each transaction takes `delay_seconds` longer, half of it before the commit and half after it.
-    Reads are not delayed. `notify` makes the engine dequeue messages. It is called directly after
-    each commit, before the second half of the delay: in Azure, a host can also dequeue a message
-    before the sender receives the confirmation.
+    Reads are not delayed. The function `notify` makes the engine dequeue messages. `notify` is
+    called directly after each commit, before the second half of the delay: in Azure, a host can
+    also dequeue a message before the sender receives the confirmation.
     """
 
     def __init__(self, path: Path, delay_seconds: float, notify: Callable[[], None]) -> None:
@@ -228,6 +228,6 @@ class RemoteDatabase(Database):
 def _pause(seconds: float) -> float:
     """Return a random number of seconds between 0.5 and 1.5 times `seconds`.
 
-    Random pauses keep two hosts from retrying at the same time.
+    Random delays prevent that two hosts retry at the same time.
     """
     return uniform(0.5, 1.5) * seconds  # noqa: S311 - not for secrets

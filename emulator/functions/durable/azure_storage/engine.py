@@ -548,7 +548,10 @@ class AzureStorageEngine(DurableEngine):
                         if not await self._run_next_episode(session):
                             break
                 except AppUnavailable:
-                    _log.debug("the instance %s waits for the app process", session.instance_id)
+                    _log.debug(
+                        "an episode of instance %s waits until the app process runs again",
+                        session.instance_id,
+                    )
                 except StoreUnavailable as problem:
                     _log.error(
                         "an episode of instance %s could not be saved; the engine repeats it: %s",
@@ -777,7 +780,7 @@ class AzureStorageEngine(DurableEngine):
             try:
                 message = await run_work_item(self._runner, self.now, item.work)
             except AppUnavailable:
-                _log.debug("the activity %s waits for the app process", item.work.name)
+                _log.debug("the activity %s waits until the app process runs again", item.work.name)
             except Exception:  # noqa: BLE001 - one activity must not stop the others
                 _log.exception(
                     "the activity %s could not be run; the engine tries again", item.work.name

@@ -44,7 +44,7 @@ _MAX_EARLY_DEQUEUES = 5
 
 
 class SplitBrain(Exception):
-    """Another owner of the partition saved the instance while this episode ran."""
+    """The episode cannot be saved: another owner of the partition saved the instance meanwhile."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

@@ -1,5 +1,7 @@
 """Inject faults on request: crashes at named points or at random, and split brains.
 
+In a split brain, two hosts run the same episode, because both own the partition of the instance.
+
 A crash at a named point happens only once for each task hub, in the first host that reaches the
 point. Before this host kills itself, it stores in the task hub that the crash has happened.
 """
@@ -81,13 +83,13 @@ class Faults:
     async def watch_for_event(self, instance_id: str) -> Callable[[], Awaitable[None]] | None:
         """Watch for an external event to the instance (crash point `before-save-after-event`).
 
-        The caller must call this before the episode runs, so that an event during the episode is
-        noticed.
+        The caller must call this method before the episode runs, so that an event during the
+        episode is noticed.
 
         Returns:
-            A function that the caller must await before the episode is saved. It kills the process
-            as soon as the event has arrived, or after 30 s without the event. None if this crash
-            point is not requested or was reached before.
+            A function that the caller must await before the episode is saved. The function kills
+            the process as soon as the event has arrived, or after 30 s without the event. None if
+            this crash point is not requested or was reached before.
         """
         wanted = [
             text

@@ -86,7 +86,7 @@ class InstanceCache:
     def update_size(self, instance: OrchestrationInstance) -> None:
         """Update the recorded size of an instance in memory.
 
-        If the instances in memory are then too large, remove idle instances.
+        If the total size of the instances in memory is then above its limit, remove idle instances.
         """
         if self._instances.get(instance.id) is not instance:
             return
@@ -115,7 +115,9 @@ class InstanceCache:
         return instance.history
 
     def deliver(self, instance_id: str, message: TaskMessage) -> None:
-        """Put a committed message into the mailbox of an instance, and wake the instance.
+        """Put a committed message into the mailbox of an instance.
+
+        Then start an episode of the instance, if the instance is ready for an episode.
 
         If the message is for an execution that has ended, delete the message. If the instance
         cannot be read from the store, try again later.

@@ -93,7 +93,7 @@ class LocalEngine(DurableEngine):
         await self.store.close()
 
     def clock_moved(self) -> None:
-        """Fire the timers that are due. Tests call this after they have moved the clock."""
+        """Fire the timers that are due. Tests call this method after they have moved the clock."""
         self.timers.fire_due()
 
     @property
@@ -295,7 +295,9 @@ class LocalEngine(DurableEngine):
         try:
             await self._episodes.run(instance)
         except AppUnavailable:
-            _log.debug("the instance %s waits for the app process", instance.id)
+            _log.debug(
+                "an episode of instance %s waits until the app process runs again", instance.id
+            )
             return False
         except StoreUnavailable as problem:
             _log.error(

@@ -181,7 +181,7 @@ class Rewinder:
 
 
 def _undo_last_attempt(event: Event, shim: Shim, past: list[list[Event]]) -> Event | None:
-    """Undo a retried task's last attempt if `event` is from the timer after that attempt.
+    """Undo the last attempt of a task with retries, if `event` is from the timer after the attempt.
 
     The failure of the attempt is removed from the history `past`, and the task numbers in `shim`
     are reset.

@@ -1,4 +1,4 @@
-"""Start the two servers on which the tests run: the emulator and Microsoft's Azurite."""
+"""Start the two servers that the tests use: the emulator and Microsoft's Azurite."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class Server:
 def run_emulator(
     data: Path, *, port: int | None = None, options: Sequence[str] = ()
 ) -> Iterator[Server]:
-    """Run the emulator with the data directory `data`.
+    """Run the emulator's Blob service with the data directory `data`.
 
-    `options` are added to the command line. If `port` is None, the emulator gets a free port.
+    `options` are added to the command line. If `port` is None, the service gets a free port.
     """
     port = port or free_port()
     command = [sys.executable, "-m", "emulator.blobs", "--port", str(port), "--data", str(data)]
@@ -76,7 +76,7 @@ def azurite_program(folder: Path) -> Path:
 def install_azurite(folder: Path) -> Path:
     """Install Azurite in `folder`, unless it is already installed there.
 
-    This needs npm, and Node 20 or newer.
+    The installation needs npm, and Node 20 or newer.
     """
     if not azurite_program(folder).exists():
         folder.mkdir(parents=True, exist_ok=True)

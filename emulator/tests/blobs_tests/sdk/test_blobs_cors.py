@@ -184,7 +184,7 @@ async def test_cors_rules_up_to_the_limits_documented_by_azure_are_accepted(
         ([rule(PAGE, "GET", allowed_headers=["a" * 250] * 3)] * 3, "InvalidXmlNodeValue"),
     ],
 )
-async def test_cors_rules_over_a_limit_documented_by_azure_are_refused_and_the_stored_rules_stay(
+async def test_cors_rules_over_a_limit_of_azure_are_refused_and_the_stored_rules_are_kept(
     service: Any, rules: list[CorsRule], code: str
 ) -> None:
     await service.set_service_properties(cors=[rule(OTHER_PAGE, "GET")])
@@ -364,7 +364,7 @@ async def test_an_error_response_has_cors_headers_if_a_cors_rule_allows_the_orig
 
 
 @pytest.mark.azurite_differs("Azurite adds nothing to a response without the header Origin")
-async def test_a_get_without_an_origin_header_gets_vary_or_a_wildcard_origin_if_cors_rules_exist(
+async def test_the_response_to_a_get_without_origin_has_vary_or_a_wildcard_origin_if_rules_exist(
     server: Server, service: Any, container: Any
 ) -> None:
     # The table in the section "Understanding how the Vary header is set" of the documentation.

@@ -58,7 +58,7 @@ async def test_a_sas_is_valid_from_the_start_time_until_the_expiry_time(
         ("o", "w", "b", "AuthorizationPermissionMismatch"),
     ],
 )
-async def test_the_error_code_states_whether_a_sas_lacks_the_service_or_resource_type_or_permission(
+async def test_the_error_code_names_the_service_or_resource_type_or_permission_that_a_sas_lacks(
     service: RunningBlobService, resources: str, permission: str, services: str, code: str
 ) -> None:
     await service.put("box/blob", b"content")

@@ -56,7 +56,7 @@ def test_a_conditional_read_returns_the_status_that_azure_documents(
 
 
 @given(CONDITIONS, THINGS | st.none(), st.booleans())
-def test_a_conditional_write_returns_200_only_if_all_conditions_are_met_otherwise_400_or_412(
+def test_a_conditional_write_succeeds_only_if_the_etag_conditions_are_met(
     conditions: Conditions, thing: Thing | None, creates: bool
 ) -> None:
     status = outcome(conditions.check_write, thing, creates=creates)

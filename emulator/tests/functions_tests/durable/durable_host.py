@@ -112,7 +112,7 @@ class EngineHost:
 
     @property
     def is_dead(self) -> bool:
-        """Return whether the engine has been killed or stopped."""
+        """Whether the engine has been killed or stopped."""
         return self._engine is None
 
     async def start(self) -> LocalEngine | AzureStorageEngine:
@@ -161,7 +161,7 @@ class EngineHost:
         self.clock.moment += timedelta(seconds=self.storage.visibility_timeout_seconds)
 
     async def settle(self) -> None:
-        """Wait until the engine is idle: it waits for a new message or for a later time."""
+        """Wait until the engine only waits for a new message or for a later time."""
         quiet = steps = 0
         while quiet < 3:
             await asyncio.sleep(0)
@@ -241,8 +241,8 @@ def make_host(folder: Path, engine: str) -> EngineHost:
 def child(host: EngineHost) -> None:
     """Register the orchestration `child`, which waits for the external event `go`.
 
-    Its output contains the instance id of the parent, the input and the content of the event.
-    If the content of the event is "fail", the orchestration fails.
+    The output of `child` contains the parent's instance id, the input of `child` and the content of
+    the event. If the content of the event is "fail", `child` fails.
     """
 
     @host.runner.orchestrator

@@ -1,8 +1,8 @@
-"""The functions that ran when the responses in `observed/durable-3.19.0.jsonl` were recorded.
+"""Python versions of the C# functions whose responses `observed/durable-3.19.0.jsonl` contains.
 
-The recorded functions were written in C#. A C# function receives the input as it was sent, but the
-Python SDK's `get_input` decodes it once more. So the Python functions here read the input from the
-context of the episode.
+A C# function receives the input as it was sent, but the method `get_input` of the Python SDK
+decodes the input once more. So these Python functions do not use `get_input`, but read the input
+from the JSON context of the orchestrator's run.
 """
 
 import asyncio
@@ -19,7 +19,10 @@ Code = Callable[[Any, Any], Any]
 
 
 class ObservedFunctions(SdkRunner):
-    """Runs the functions. `code` names the variant of the orchestrator `NonDet` that runs."""
+    """Runs the Python functions.
+
+    The attribute `code` selects the variant of the orchestrator `NonDet` that runs.
+    """
 
     def __init__(self) -> None:
         super().__init__()

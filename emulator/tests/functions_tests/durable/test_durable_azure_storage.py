@@ -447,7 +447,7 @@ DELAY_SECONDS = 0.04
 RESOLUTION_SECONDS = 0.001
 
 
-async def test_half_of_the_simulated_storage_delay_passes_before_a_commit_and_half_after_the_commit(
+async def test_a_transaction_waits_half_of_the_storage_delay_before_the_commit_and_half_after_it(
     tmp_path: Path,
 ) -> None:
     committed = asyncio.Event()

@@ -1,7 +1,7 @@
 """Tests of instances whose orchestrator was changed while it waited for an external event.
 
-Each case and each text was observed on the Durable extension 3.19.0 with the Python SDK, except the
-cases of changed timers and sub-orchestrations.
+Each case and each error text was observed on the Durable extension 3.19.0 with the Python SDK,
+except the cases of changed timers and sub-orchestrations.
 """
 
 from collections.abc import Callable
@@ -183,7 +183,7 @@ async def test_an_instance_completes_if_its_scheduled_activity_is_the_same(
 
 
 @pytest.mark.parametrize("after", [renamed_event, extra_event])
-async def test_an_instance_stays_running_if_only_its_waits_for_events_were_changed(
+async def test_an_instance_stays_running_if_only_the_events_that_it_waits_for_were_changed(
     host: EngineHost, after: Code
 ) -> None:
     assert (await change(host, first, after))[0] == "Running"
@@ -243,13 +243,13 @@ def first_child(context: Any) -> Any:
     ],
     ids=["timer removed", "timer replaced", "child removed", "child replaced"],
 )
-async def test_an_instance_fails_if_its_timer_or_its_child_was_changed(
+async def test_an_instance_fails_if_its_timer_or_its_sub_orchestration_was_changed(
     host: EngineHost, before: Code, after: Code, text: str
 ) -> None:
     assert await change(host, before, after) == ("Failed", text)
 
 
-async def test_a_changed_activity_after_a_retried_one_is_reported_with_its_task_number(
+async def test_the_error_for_a_changed_activity_after_a_retried_activity_contains_the_task_number(
     host: EngineHost,
 ) -> None:
     attempts = 0

@@ -278,8 +278,8 @@ def _has_failing_inner_task_all(step: Any, *, is_inner: bool = False) -> bool:
 
     `is_inner` says whether `step` itself is nested in another task.
 
-    The SDK cannot run such a program if the last task of the inner task_all completes after another
-    of its tasks has failed (see `read_failure`).
+    The SDK cannot run such a program if one task of the inner task_all fails and its last task
+    completes afterwards (see `read_failure`).
     """
     kind, value = step
     if kind not in {"all", "any"}:

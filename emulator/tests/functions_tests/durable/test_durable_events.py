@@ -92,7 +92,7 @@ async def test_a_task_left_unfinished_by_task_any_completes_in_a_second_task_any
     assert host.leftovers() == 0
 
 
-async def test_an_orchestrator_can_await_external_events_in_another_order_than_the_order_of_arrival(
+async def test_an_orchestrator_can_await_events_in_an_order_that_differs_from_the_arrival_order(
     host: EngineHost,
 ) -> None:
     @host.runner.orchestrator

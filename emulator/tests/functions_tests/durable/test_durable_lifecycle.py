@@ -92,7 +92,7 @@ async def test_an_instance_continues_as_new_only_after_its_running_tasks_have_en
     assert host.output() == 1
 
 
-async def test_is_played_is_true_for_history_events_of_earlier_episodes_and_false_for_new_events(
+async def test_the_field_is_played_is_true_for_events_of_earlier_episodes_and_false_for_new_events(
     host: EngineHost,
 ) -> None:
     child(host)
@@ -183,7 +183,7 @@ async def test_a_suspended_instance_processes_stored_messages_only_after_the_ins
     assert calls == ["v"]
 
 
-async def test_terminating_a_suspended_instance_succeeds(host: EngineHost) -> None:
+async def test_a_suspended_instance_can_be_terminated(host: EngineHost) -> None:
     child(host)
     await host.begin("child")
     await host.engine.suspend("i", "")

@@ -130,7 +130,7 @@ async def test_a_request_body_with_invalid_json_is_refused(
         (b"'it\\'s \\u00e9\\n'", "it's \u00e9\n"),
     ],
 )
-async def test_a_body_is_read_as_newtonsoft_json_reads_it(
+async def test_a_request_body_is_parsed_as_the_library_newtonsoft_json_parses_it(
     engine: DurableExtension, body: bytes, value: Any
 ) -> None:
     app = engine.management_app
@@ -170,7 +170,7 @@ async def test_a_purge_of_a_running_instance_is_refused(engine: DurableExtension
 async def test_the_output_of_a_terminated_instance_is_the_reason_parsed_as_json_if_possible(
     engine: DurableExtension,
 ) -> None:
-    """As in the Durable extension, other reasons are shown as strings."""
+    """As in the Durable extension, a reason that is not JSON is returned as a string."""
     app = engine.management_app
     for reason, output in ((b"42", 42), (b"NaN", "NaN"), (b"%7B", "{"), (b"", None)):
         await request(app, "POST", "/orchestrators/wait/r")

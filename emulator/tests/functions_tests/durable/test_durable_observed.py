@@ -1,10 +1,10 @@
-"""Replays recorded requests to the Durable extension 3.19.0, and compares the responses.
+"""Send recorded requests to the management API, and compare its responses with the recorded ones.
 
 `observed/durable-3.19.0.jsonl` contains the requests of five sessions in their order, and the
-responses of the extension's HTTP API, which stored its data in Azurite. Ids, times and stacks are
-replaced by words such as `<id>`. `Q` stands for the query with the task hub, and `K` for the query
-without it. The texts of failures are not compared here but in other tests, because the recorded
-functions were written in C#.
+responses of the HTTP API of the Durable extension 3.19.0, which stored its data in Azurite. Ids,
+times and stacks are replaced by words such as `<id>`. `Q` stands for the query string with the task
+hub, and `K` for the query string without the task hub. The texts of failures are not compared here
+but in other tests, because the recorded functions were written in C#.
 """
 
 import asyncio
@@ -242,7 +242,7 @@ def mask_inputs(value: Any) -> Any:
 
     If a start request has no body and no Content-Length, the extension stores an empty text as the
     input, and the local host stores null. The input of a sub-orchestration differs, too: a C#
-    function passes it in another form than a Python function.
+    function encodes this input differently from a Python function.
     """
     if isinstance(value, list):
         return [mask_inputs(inner) for inner in value]
@@ -299,7 +299,7 @@ async def test_the_management_api_responds_as_recorded_except_for_the_listed_dif
     assert differing == []
 
 
-def test_docs_fidelity_lists_the_reason_of_each_difference() -> None:
+def test_the_page_docs_fidelity_contains_the_reason_of_each_difference() -> None:
     table = FIDELITY.read_text(encoding="utf-8")
     assert [reason for reason in set(DIFFERENCES.values()) if reason not in table] == []
     total = sum(map(len, RUNS.values()))

@@ -15,7 +15,7 @@ from azure.durable_functions import RetryOptions
 from functions_tests.durable.durable_host import EngineHost, child
 
 
-async def test_an_instance_stays_running_until_the_activity_that_lost_a_task_any_ends(
+async def test_an_instance_stays_running_until_an_unfinished_activity_of_a_task_any_ends(
     host: EngineHost,
 ) -> None:
     gate = asyncio.Event()
@@ -60,7 +60,7 @@ async def test_an_instance_ends_when_its_last_uncancelled_timer_fires(host: Engi
     assert host.leftovers() == 0
 
 
-async def test_an_event_that_never_comes_does_not_keep_an_instance_running(
+async def test_an_event_that_never_arrives_does_not_keep_an_instance_running(
     host: EngineHost,
 ) -> None:
     @host.runner.orchestrator
@@ -73,7 +73,7 @@ async def test_an_event_that_never_comes_does_not_keep_an_instance_running(
     assert (host.status(), host.output()) == ("Completed", 1)
 
 
-async def test_an_instance_with_a_failed_activity_stays_running_until_its_other_tasks_end(
+async def test_an_instance_with_a_failed_activity_stays_running_until_all_other_tasks_end(
     host: EngineHost,
 ) -> None:
     gate = asyncio.Event()
@@ -98,7 +98,7 @@ async def test_an_instance_with_a_failed_activity_stays_running_until_its_other_
     assert "bad thing" in host.output()
 
 
-async def test_an_instance_stays_running_until_the_retries_of_the_loser_of_a_task_any_end(
+async def test_an_instance_stays_running_until_the_retries_of_an_activity_of_a_task_any_end(
     host: EngineHost,
 ) -> None:
     @host.runner.activity
@@ -121,7 +121,7 @@ async def test_an_instance_stays_running_until_the_retries_of_the_loser_of_a_tas
     assert len(host.runner.calls) == 3
 
 
-async def test_an_instance_stays_running_until_the_child_that_lost_a_task_any_ends(
+async def test_an_instance_stays_running_until_an_unfinished_sub_orchestration_of_a_task_any_ends(
     host: EngineHost,
 ) -> None:
     child(host)
@@ -175,7 +175,7 @@ async def test_an_instance_that_stays_running_only_for_a_timer_can_be_terminated
     assert (host.status(), host.output()) == ("Terminated", "no more")
 
 
-async def test_a_rewind_repeats_a_failed_activity_but_not_one_that_completed_later(
+async def test_a_rewind_repeats_a_failed_activity_but_not_an_activity_that_completed_later(
     local_host: EngineHost,
 ) -> None:
     host = local_host
@@ -207,7 +207,7 @@ async def test_a_rewind_repeats_a_failed_activity_but_not_one_that_completed_lat
     assert [argument for _, argument in host.runner.calls] == ["fails", "slow", "fails"]
 
 
-async def test_an_instance_that_an_older_version_of_the_host_stored_completes(
+async def test_an_instance_stored_by_an_older_version_of_the_host_completes(
     local_host: EngineHost,
 ) -> None:
     host = local_host

@@ -1,4 +1,4 @@
-"""Tests of an app that is down or changed, of the memory limit, and of the database lock."""
+"""Test instances whose app is down or changed, the memory limit, and the database lock."""
 
 from datetime import timedelta
 from typing import Any

@@ -161,7 +161,9 @@ async def test_the_host_refuses_a_durable_app_without_an_extension_bundle(tmp_pa
     assert "The binding type(s) 'activityTrigger' are not registered." in line
 
 
-async def test_the_host_leaves_out_functions_in_error_and_serves_the_others(tmp_path: Path) -> None:
+async def test_the_host_skips_invalid_functions_and_serves_the_valid_functions(
+    tmp_path: Path,
+) -> None:
     source = """
 @app.route(route='same', methods=['GET'])
 def second(req): return 'second'

@@ -1,4 +1,4 @@
-"""Test connections and sessions with frames that the tests write, some invalid or random."""
+"""Test connections and sessions with frames that are valid, invalid or random."""
 
 import asyncio
 import tempfile

@@ -251,7 +251,7 @@ async def test_a_delivery_in_several_transfers_is_stored_as_one_message(
     assert [split(each.bare).body for each in broker.queue(QUEUE).peek(1, 10)] == [(BODY,)]
 
 
-async def test_a_message_whose_delivery_the_sender_aborts_is_discarded(
+async def test_a_message_is_discarded_if_the_sender_aborts_the_delivery(
     peer: Peer, broker: Broker
 ) -> None:
     peer.attach_sender()

@@ -1,7 +1,8 @@
-"""Replay the frames that Microsoft's SDK for .NET sent, and check the end of each case.
+"""Replay the frames that Microsoft's SDK for .NET sent, and check the responses.
 
-`dotnet_frames.txt` contains the recorded frames. Only lock tokens are replaced, and a new token for
-the namespace is sent, because the recorded ones are no longer valid.
+`dotnet_frames.txt` contains the recorded frames, in cases such as "renew a message's lock". Lock
+tokens are replaced, and a new security token is sent, because the recorded tokens are no longer
+valid.
 """
 
 import hmac
@@ -64,7 +65,7 @@ CASES = read_cases()
 
 @dataclass
 class Exchange:
-    """The recorded frames of one case of the .NET SDK, and what a namespace answers to them."""
+    """Sends the recorded frames of one case to a namespace, and collects its responses."""
 
     broker: Broker
     namespace: Namespace
@@ -73,7 +74,7 @@ class Exchange:
     received: list[tuple[int, Performative, bytes]] = field(default_factory=list)
 
     async def replay(self, case: str, before: Callable[[int], None] = lambda _: None) -> None:
-        """Send each frame of the case. Call `before` with the number of each frame."""
+        """Send each frame of the case. Before each frame, call `before` with its number."""
         peer = Peer(self.namespace)
         reader = AmqpFrameReader(1 << 20)
         cbs_links = 0
@@ -184,7 +185,7 @@ def active(exchange: Exchange) -> int:
     return exchange.broker.queue(QUEUE).counts().active
 
 
-async def test_dotnet_receives_every_type_of_application_property_as_sent(
+async def test_the_dotnet_client_receives_every_type_of_application_property_unchanged(
     exchange: Exchange,
 ) -> None:
     case = "send, receive, complete with every property type"
@@ -198,7 +199,9 @@ async def test_dotnet_receives_every_type_of_application_property_as_sent(
     assert active(exchange) == 0
 
 
-async def test_an_abandon_by_dotnet_counts_and_sets_properties(exchange: Exchange) -> None:
+async def test_abandoning_with_the_dotnet_client_increases_the_delivery_count_and_sets_properties(
+    exchange: Exchange,
+) -> None:
     await exchange.replay("abandon with properties to modify")
     (first, _), (second, _), *_ = exchange.deliveries()
     assert section_value(first.header)[4] == 0
@@ -206,7 +209,7 @@ async def test_an_abandon_by_dotnet_counts_and_sets_properties(exchange: Exchang
     assert application_properties(second) == {"why": "x"}
 
 
-async def test_a_dead_letter_by_dotnet_has_its_reason_and_further_properties(
+async def test_a_message_dead_lettered_by_the_dotnet_client_has_the_reason_and_the_set_properties(
     exchange: Exchange,
 ) -> None:
     await exchange.replay(
@@ -222,7 +225,7 @@ async def test_a_dead_letter_by_dotnet_has_its_reason_and_further_properties(
     }
 
 
-async def test_a_defer_by_dotnet_sets_properties_of_the_deferred_message(
+async def test_deferring_with_the_dotnet_client_sets_properties_of_the_message(
     exchange: Exchange,
 ) -> None:
     await exchange.replay("defer with properties; receive deferred")
@@ -232,7 +235,9 @@ async def test_a_defer_by_dotnet_sets_properties_of_the_deferred_message(
     assert isinstance(item["lock-token"], UUID)
 
 
-async def test_dotnet_schedules_and_cancels_and_peeks(exchange: Exchange) -> None:
+async def test_the_dotnet_client_can_schedule_and_cancel_and_peek_messages(
+    exchange: Exchange,
+) -> None:
     case = "schedule two, cancel one, peek, receive"
     attaches = [at for at, (_, name, _) in enumerate(CASES[case]) if name == "Attach"]
 
@@ -250,7 +255,7 @@ async def test_dotnet_schedules_and_cancels_and_peeks(exchange: Exchange) -> Non
     assert exchange.confirmations() == [ACCEPTED]
 
 
-async def test_dotnet_renews_a_message_lock(exchange: Exchange) -> None:
+async def test_the_dotnet_client_can_renew_a_message_lock(exchange: Exchange) -> None:
     await exchange.replay("renew a message's lock")
     properties, value = exchange.replies()[-1]
     assert properties["statusCode"] == 200
@@ -258,14 +263,18 @@ async def test_dotnet_renews_a_message_lock(exchange: Exchange) -> None:
     assert exchange.confirmations() == [ACCEPTED]
 
 
-async def test_dotnet_settles_with_another_receiver(exchange: Exchange) -> None:
+async def test_the_dotnet_client_can_settle_a_message_with_another_receiver(
+    exchange: Exchange,
+) -> None:
     await exchange.replay("settle by another receiver")
     _, *replies = exchange.replies()
     assert [properties["statusCode"] for properties, _ in replies] == [200, 204]
     assert active(exchange) == 0
 
 
-async def test_dotnet_receives_and_deletes(exchange: Exchange) -> None:
+async def test_the_dotnet_client_can_receive_a_message_in_receive_and_delete_mode(
+    exchange: Exchange,
+) -> None:
     await exchange.replay("receive and delete")
     ((message, transfer),) = exchange.deliveries()
     assert transfer.settled
@@ -273,26 +282,32 @@ async def test_dotnet_receives_and_deletes(exchange: Exchange) -> None:
     assert exchange.replies()[-1][0]["statusCode"] == 204
 
 
-async def test_the_transactions_of_dotnet_are_refused_with_an_error(exchange: Exchange) -> None:
+async def test_a_transaction_of_the_dotnet_client_is_refused_with_an_error(
+    exchange: Exchange,
+) -> None:
     await exchange.replay("transaction: send and complete together")
     refusals = [condition(each.error) for each in exchange.of(Detach, channel=3) if each.error]
     assert refusals == ["amqp:not-implemented"] * 2
 
 
-async def test_a_session_receiver_of_dotnet_is_refused_with_an_error(exchange: Exchange) -> None:
+async def test_a_session_receiver_of_the_dotnet_client_is_refused_with_an_error(
+    exchange: Exchange,
+) -> None:
     await exchange.replay("accept a session")
     (refusal,) = (each for each in exchange.of(Detach) if each.error)
     assert condition(refusal.error) == "amqp:not-allowed"
 
 
-async def test_the_wrong_key_of_dotnet_is_refused_with_status_401(exchange: Exchange) -> None:
+async def test_a_token_of_the_dotnet_client_with_a_wrong_key_is_refused_with_status_401(
+    exchange: Exchange,
+) -> None:
     exchange.key = "wrong"
     await exchange.replay("wrong key")
     ((properties, _),) = exchange.replies()
     assert properties["status-code"] == 401
 
 
-async def test_dotnet_peeks_from_a_sequence_number(exchange: Exchange) -> None:
+async def test_the_dotnet_client_can_peek_from_a_sequence_number(exchange: Exchange) -> None:
     await exchange.replay("peek from a sequence number")
     _, (_, everything), (_, rest) = exchange.replies()
     assert [len(each["messages"]) for each in (everything, rest)] == [3, 2]

@@ -1,4 +1,4 @@
-"""Test the faults that the emulator offers to tests of apps."""
+"""Test the simulated faults: throttling, detached links and latency."""
 
 import asyncio
 from datetime import timedelta
@@ -70,7 +70,9 @@ def throttled(faults: NamespaceFaults, count: int) -> list[bool]:
     return found
 
 
-def test_throttling_refuses_the_given_share_of_requests_until_its_time_is_over() -> None:
+def test_throttling_refuses_the_given_fraction_of_requests_until_the_given_time_has_passed() -> (
+    None
+):
     clock = ManualClock()
     faults = NamespaceFaults(clock)
     faults.throttle(0.25, 10)
@@ -103,7 +105,7 @@ async def test_maintenance_detaches_the_links_of_one_queue_or_of_all_queues(
     await broker.close()
 
 
-async def test_a_link_is_detached_only_after_its_idle_time(
+async def test_a_link_is_detached_only_if_it_was_idle_for_the_configured_time(
     served: tuple[Namespace, Broker], peer: Peer
 ) -> None:
     namespace, _ = served

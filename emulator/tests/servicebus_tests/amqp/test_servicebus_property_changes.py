@@ -31,7 +31,7 @@ def modified(*fields: Any) -> Described:
 
 
 async def receive(peer: Peer, handle: int = 1, seen: int = 0) -> tuple[int, dict[str, Any], UUID]:
-    """Return the delivery count, the application properties and the lock token of a message."""
+    """Receive a message. Return its delivery count, application properties and lock token."""
     peer.grant(handle, 1, seen=seen, next_incoming_id=UInt(seen))
     ((transfer, payload),) = [
         pair for pair in await peer.received() if isinstance(pair[0], Transfer)
@@ -44,7 +44,7 @@ async def receive(peer: Peer, handle: int = 1, seen: int = 0) -> tuple[int, dict
     return section_value(sections.header)[4], properties, token
 
 
-async def test_each_abandon_counts_and_keeps_the_properties_of_earlier_ones(
+async def test_each_abandon_increases_the_delivery_count_and_keeps_earlier_property_changes(
     peer: Peer, broker: Broker
 ) -> None:
     await fill(broker, 1, MESSAGE)
@@ -63,7 +63,7 @@ async def test_each_abandon_counts_and_keeps_the_properties_of_earlier_ones(
     assert (await receive(peer, seen=5))[:2] == (5, {"kept": 1, "why": "x", "n": 2})
 
 
-async def test_a_message_that_receivers_only_abandon_is_dead_lettered(
+async def test_a_message_is_dead_lettered_after_ten_abandoned_deliveries(
     peer: Peer, broker: Broker
 ) -> None:
     await fill(broker, 1, MESSAGE)
@@ -90,7 +90,9 @@ async def test_changed_properties_over_64_kib_are_refused(peer: Peer, broker: Br
     await broker.queue(QUEUE).complete(token)
 
 
-async def test_the_name_of_a_property_to_modify_must_be_text(peer: Peer, broker: Broker) -> None:
+async def test_a_property_change_whose_name_is_not_text_is_refused(
+    peer: Peer, broker: Broker
+) -> None:
     await fill(broker, 1, MESSAGE)
     peer.attach_receiver()
     await receive(peer)
@@ -114,7 +116,7 @@ async def update(broker: Broker, status: str, token: UUID, properties: object) -
     ("status", "address"),
     [("abandoned", QUEUE), ("defered", QUEUE), ("suspended", f"{QUEUE}/$DeadLetterQueue")],
 )
-async def test_update_disposition_modifies_properties(
+async def test_the_operation_update_disposition_changes_the_properties_of_a_message(
     peer: Peer, broker: Broker, status: str, address: str
 ) -> None:
     await fill(broker, 1, MESSAGE)
@@ -126,7 +128,7 @@ async def test_update_disposition_modifies_properties(
     assert dict(message.property_changes) == {"why": b"\xa1\x01x"}
 
 
-async def test_update_disposition_refuses_properties_that_are_no_map(
+async def test_the_operation_update_disposition_refuses_properties_that_are_not_a_map(
     peer: Peer, broker: Broker
 ) -> None:
     await fill(broker, 1, MESSAGE)

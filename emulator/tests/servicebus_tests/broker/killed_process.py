@@ -1,8 +1,8 @@
-"""Run a process that uses a queue until it is killed.
+"""Use a queue until this process is killed.
 
 Usage: `python killed_process.py DATABASE work|hold`. With `work`, the process sends, receives and
-settles messages. With `hold`, it receives one message and keeps the message lock. It writes a line
-to standard output after each call of the queue has returned.
+settles messages. With `hold`, it receives one message and keeps the message lock. The process
+writes a line to standard output after each call of the queue has returned.
 """
 
 import asyncio

@@ -269,7 +269,7 @@ async def test_a_message_in_a_dead_letter_queue_cannot_be_dead_lettered(
     assert servicebus.bodies(dead.address) == ["a"]
 
 
-async def test_a_deferred_message_is_received_only_by_sequence_number(
+async def test_a_deferred_message_is_received_only_by_its_sequence_number(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()

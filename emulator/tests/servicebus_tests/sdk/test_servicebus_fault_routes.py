@@ -22,7 +22,9 @@ def put(server: Server, body: Any) -> httpx.Response:
     return httpx.put(f"http://127.0.0.1:{server.admin_port}/$emulator/faults", json=body)
 
 
-def test_a_send_raises_a_busy_error_until_throttling_is_switched_off(faulty: Server) -> None:
+def test_sending_a_message_raises_a_busy_error_until_throttling_is_switched_off(
+    faulty: Server,
+) -> None:
     queue = faulty.create_queue()
     with (
         ServiceBusClient.from_connection_string(faulty.connection_string, retry_total=0) as client,
@@ -78,7 +80,9 @@ def test_a_client_can_send_again_after_its_links_were_detached(
         {"throttled_share": True},
     ],
 )
-def test_invalid_faults_are_refused_with_status_400(faulty: Server, body: Any) -> None:
+def test_a_request_with_invalid_faults_is_refused_with_status_400(
+    faulty: Server, body: Any
+) -> None:
     answer = put(faulty, body)
     assert answer.status_code == 400
     assert answer.json()["error"]

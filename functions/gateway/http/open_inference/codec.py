@@ -127,7 +127,7 @@ def _inputs(
     if rest:
         raise unreadable(f"the body has {len(rest)} bytes after its last tensor; remove them")
     if len({tensor.name for tensor in tensors}) < len(tensors):
-        raise unreadable("inputs: two tensors have the same name; give each its own name")
+        raise unreadable("inputs: two tensors have the same name; give each a different name")
     return tuple(tensors)
 
 

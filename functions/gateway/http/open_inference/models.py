@@ -10,14 +10,15 @@ A model with named inputs has an input tensor for each of them. One other tensor
 input. All tensors of datatype BYTES have the same number of elements: the elements at the same
 position belong to one job. A numeric tensor is the input of the only job.
 
-Every model has the output tensor `result`. Each element of `result` is the result of one job. A
-classifier also has the output tensors `labels`, `indices` and `scores`. Each row of these tensors
-belongs to one job. In each row, the best label is first.
+Every model has the output tensor `result`. Each element of `result` is the result of one job. Each
+named result of a model is an output tensor of its own, with the same form. A classifier also has
+the output tensors `labels`, `indices` and `scores`, unless named results have these names. Each row
+of these tensors belongs to one job. In each row, the best label is first.
 """
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, NotRequired
 
@@ -77,10 +78,14 @@ class OipModel(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class InferenceResult:
-    """The result of one job, and the media type of the result."""
+    """The result of one job, and the media type of the result.
+
+    `named` contains the named results of the job that the response needs.
+    """
 
     media_type: str
     data: bytes = field(repr=False)
+    named: Mapping[str, "InferenceResult"] = field(default_factory=dict, repr=False)
 
 
 def model_metadata(model: ModelEntry) -> OipModel:
@@ -125,7 +130,14 @@ def output_names(model: ModelEntry) -> tuple[str, ...]:
 
 def _outputs(model: ModelEntry) -> tuple[tuple[str, str, int], ...]:
     """Return the name, datatype and rank of each output tensor of a model."""
-    return (*(_LABELS if model.task == _CLASSIFICATION else ()), ("result", BYTES, 1))
+    named = [(name, BYTES, 1) for name in model.results]
+    return (*(_LABELS if _has_labels(model) else ()), ("result", BYTES, 1), *named)
+
+
+def _has_labels(model: ModelEntry) -> bool:
+    """Return whether the model has the output tensors of a classifier."""
+    is_free = model.results.keys().isdisjoint(name for name, _, _ in _LABELS)
+    return model.task == _CLASSIFICATION and is_free
 
 
 def read_submissions(model: ModelEntry, request: InferenceRequest) -> list[JobSubmission]:
@@ -150,8 +162,8 @@ def read_submissions(model: ModelEntry, request: InferenceRequest) -> list[JobSu
     if upload is not None:
         if not isinstance(upload, str) or first:
             raise unreadable(
-                "parameters.upload: expected the id of an upload as a string; inputs must be "
-                "empty, except for named inputs"
+                "parameters.upload: expected the id of an upload as a string, and no other tensors "
+                "in inputs than those of named inputs"
             )
         firsts = [SubmittedInput("", upload=upload)]
     else:
@@ -245,7 +257,7 @@ def _decoded(prefix: str, text: str, *, is_text: bool) -> bytes:
         return text.encode() if is_text else base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         expected = "Unicode text" if is_text else "base64"
-        raise unreadable(f"{prefix}expected {expected}") from None
+        raise unreadable(f"{prefix}expected an element that is {expected}") from None
 
 
 def _array_payload(model: ModelEntry, inputs: Sequence[Tensor], prefix: str) -> bytes:
@@ -253,7 +265,8 @@ def _array_payload(model: ModelEntry, inputs: Sequence[Tensor], prefix: str) -> 
         raise unreadable(f"{prefix}{model.name} accepts only one tensor of datatype {BYTES}")
     if any(isinstance(element, bytes) for tensor in inputs for element in tensor.elements):
         raise unreadable(
-            f"{prefix}a {BYTES} tensor together with other tensors must be in JSON, not binary"
+            f"{prefix}if a request has several tensors, the data of a {BYTES} tensor must be JSON, "
+            "not binary"
         )
     values = {tensor.name: nested(tensor) for tensor in inputs}
     try:
@@ -270,26 +283,36 @@ def _array_payload(model: ModelEntry, inputs: Sequence[Tensor], prefix: str) -> 
 def output_tensors(model: ModelEntry, results: Sequence[InferenceResult]) -> list[Tensor]:
     """Return the output tensors that contain the results of all jobs.
 
-    The last tensor is `result`. A classifier also has the tensors `labels`, `indices` and `scores`
-    if all results have the same number of labels.
+    The tensor `result` is followed by one tensor for each named result that all jobs have. A
+    classifier also has the tensors `labels`, `indices` and `scores`, in front of `result`, if all
+    results have the same number of labels.
     """
-    kinds = {result.media_type for result in results}
-    kind = kinds.pop() if len(kinds) == 1 else media.OCTET_STREAM
-    whole = Tensor("result", BYTES, (len(results),), [result.data for result in results], kind)
-    if model.task != _CLASSIFICATION:
-        return [whole]
+    found = [_result_tensor("result", results)]
+    for name in model.results:
+        named = [result.named[name] for result in results if name in result.named]
+        if len(named) == len(results):
+            found.append(_result_tensor(name, named))
+    if not _has_labels(model):
+        return found
     rows = [_labels(result) for result in results]
     width = len(rows[0])
     if not width or any(len(row) != width for row in rows):
-        return [whole]
+        return found
     labels = [label for row in rows for label in row]
     shape = (len(rows), width)
     return [
         Tensor("labels", BYTES, shape, [label["label"].encode() for label in labels]),
         Tensor("indices", "INT64", shape, [label["index"] for label in labels]),
         Tensor("scores", "FP32", shape, [label["score"] for label in labels]),
-        whole,
+        *found,
     ]
+
+
+def _result_tensor(name: str, results: Sequence[InferenceResult]) -> Tensor:
+    """Return the tensor with one element for each job: the bytes of the job's result."""
+    kinds = {result.media_type for result in results}
+    kind = kinds.pop() if len(kinds) == 1 else media.OCTET_STREAM
+    return Tensor(name, BYTES, (len(results),), [result.data for result in results], kind)
 
 
 def _labels(result: InferenceResult) -> list[dict[str, Any]]:

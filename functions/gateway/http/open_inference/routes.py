@@ -4,7 +4,7 @@ With this protocol, a caller cannot ask for the results later. Therefore each re
 end of its jobs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Annotated
@@ -14,7 +14,14 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from contract.catalogue import ModelEntry
-from contract.messages import Fields, InlineBytes, InlineJson, payload_from_json
+from contract.messages import (
+    Fields,
+    InlineBytes,
+    InlineJson,
+    Payload,
+    PayloadRef,
+    payload_from_json,
+)
 from contract.names import job_path
 from gateway.errors import MissingPayload
 from gateway.http import problems
@@ -238,7 +245,8 @@ async def oip_infer(request: Request, model: str) -> Response:
     else:
         submitted = await services.idempotency.create_all(durable, key, new_jobs, wait_seconds)
     # Build the response.
-    results = await _read_results(submitted, services.progress, services.payloads)
+    wanted = output_names(found) if inference.outputs is None else tuple(inference.outputs)
+    results = await _read_results(submitted, services.progress, services.payloads, wanted)
     outputs = _choose_outputs(inference, output_tensors(found, results))
     response = _response(found, inference, submitted, outputs)
     if any(job.is_replay for job in submitted):
@@ -297,12 +305,16 @@ def _parse_request(
 
 
 async def _read_results(
-    submitted: Sequence[SubmittedJob], progress: ProgressStore, payloads: PayloadStore
+    submitted: Sequence[SubmittedJob],
+    progress: ProgressStore,
+    payloads: PayloadStore,
+    wanted: Collection[str],
 ) -> list[InferenceResult]:
+    """Return the results of all jobs. Of the named results, only those in `wanted` are read."""
     results = []
     for number, job in enumerate(submitted):
         try:
-            results.append(await _read_result(job, progress, payloads))
+            results.append(await _read_result(job, progress, payloads, wanted))
         except HttpProblem as problem:
             if len(submitted) > 1:
                 problem.detail = f"element {number}: {problem.detail}"
@@ -311,9 +323,9 @@ async def _read_results(
 
 
 async def _read_result(
-    job: SubmittedJob, progress: ProgressStore, payloads: PayloadStore
+    job: SubmittedJob, progress: ProgressStore, payloads: PayloadStore, wanted: Collection[str]
 ) -> InferenceResult:
-    """Return the result of a job.
+    """Return the result of a job, with the named results in `wanted`.
 
     Raises HttpProblem if the job has not succeeded, or if its result has been deleted.
     """
@@ -327,21 +339,37 @@ async def _read_result(
     if problem := problem_of_job(job_resource(job.job_id, record), has_run=record.get("ran")):
         problem.detail = f"{problem.detail} (job {job.job_id})"
         raise problem
-    payload = payload_from_json(Fields(record["result"]))
+    first = payload_from_json(Fields(record["result"]))
+    named = {
+        name: payload_from_json(Fields(value))
+        for name, value in record.get("results", {}).items()
+        if name in wanted
+    }
+    return InferenceResult(
+        first.media_type,
+        await _read_payload(first, payloads),
+        {
+            name: InferenceResult(each.media_type, await _read_payload(each, payloads))
+            for name, each in named.items()
+        },
+    )
+
+
+async def _read_payload(payload: Payload, payloads: PayloadStore) -> bytes:
+    """Return the bytes of a result. Raises HttpProblem if the result has been deleted."""
     match payload:
         case InlineJson(value):
-            data = encode_json(value)
+            return encode_json(value)
         case InlineBytes(_, data):
-            pass
-        case ref:
+            return data
+        case PayloadRef():
             try:
-                data = await payloads.get(ref)
+                return await payloads.get(payload)
             except MissingPayload:
                 raise HttpProblem(
                     problems.UNKNOWN_JOB,
                     "the result no longer exists, because its retention has ended",
                 ) from None
-    return InferenceResult(payload.media_type, data)
 
 
 def _check_outputs(model: ModelEntry, inference: oip_codec.InferenceRequest) -> None:

@@ -66,8 +66,8 @@ def unreadable(what: str) -> HttpProblem:
 def check_shape(name: str, value: Json) -> tuple[int, ...]:
     """Return the shape of a tensor as a tuple.
 
-    Raises the problem `malformed-request` if the shape is not valid. The problem's text calls the
-    tensor `name`.
+    Raises the problem `malformed-request` if the shape is not valid. `name` is the name of the
+    tensor in the error message.
     """
     sizes = value if isinstance(value, list) and len(value) <= MAX_RANK else [None]
     # The limit of 2^31 keeps the product of the sizes small enough to compute quickly.
@@ -79,8 +79,8 @@ def check_shape(name: str, value: Json) -> tuple[int, ...]:
 def from_json(name: str, datatype: str, shape: tuple[int, ...], data: Json) -> list[Any]:
     """Return the elements of a JSON tensor as a flat list, after checking their number and type.
 
-    `data` is either a flat list or nested lists. `name` is the name of the tensor
-    in error messages.
+    `data` is either a flat list or nested lists. `name` is the name of the tensor in the error
+    message.
     """
     elements = list(_flat(name, data, depth=MAX_RANK))
     if len(elements) != prod(shape):

@@ -59,6 +59,11 @@ _PATH_PARAMETERS: Final[Mapping[str, Document]] = {
         "schema": {"type": "string", "pattern": f"^{LETTER_ID}$"},
         "example": JOB_ID,
     },
+    "name": {
+        "description": "The name of a named result, from `results` of the job.",
+        "schema": {"type": "string", "pattern": "^[a-z][a-z0-9_]{0,31}$"},
+        "example": "mask",
+    },
     "version": {
         "description": "A version from `versions` of the model.",
         "schema": {"type": "string", "pattern": "^[1-9][0-9]{0,5}$"},
@@ -215,7 +220,9 @@ def _examples(path: str, status: int) -> Document:
                 "title": kind.title,
                 "status": kind.status,
                 "detail": kind.advice,
-                "instance": path.format(job_id=JOB_ID, letter_id=JOB_ID, model="classifier"),
+                "instance": path.format(
+                    job_id=JOB_ID, letter_id=JOB_ID, model="classifier", name="mask"
+                ),
                 "code": kind.code,
                 "retryable": kind.retryable,
                 "stage": "accept",
@@ -258,10 +265,11 @@ def _complete_submit(operation: Document, catalogue: Catalogue) -> None:
 def _add_model_operations(
     document: Document, path: str, submit: Document, catalogue: Catalogue
 ) -> None:
-    """Add an operation for each model: a submit to this model, with the schemas of the model.
+    """Add an operation for each model, which submits a job to this model.
 
-    The operations are the same route as `submit`, whose path contains the model's name as a
-    parameter. OpenAPI 3.1 gives a path without parameters precedence over a path with parameters.
+    The operation of a model has the schemas of this model. All these operations belong to one
+    route, `submit`, whose path contains the model's name as a parameter. OpenAPI 3.1 gives a path
+    without parameters precedence over a path with parameters.
     """
     components = document["components"]
     shared: Document = components.setdefault("responses", {})
@@ -292,9 +300,32 @@ def _add_model_operations(
                 **submit["requestBody"],
                 "content": _model_content(submit["requestBody"]["content"], model, schema),
             },
-            "responses": references,
+            "responses": {
+                **references,
+                **({"200": _ended_response(submit, model)} if model.results else {}),
+            },
         }
         document["paths"][path.format(model=model.name)] = {"post": operation}
+
+
+def _ended_response(submit: Document, model: ModelEntry) -> Document:
+    """Return the response with an ended job of a model that has named results."""
+    response: Document = submit["responses"]["200"]
+    results = {
+        name: {
+            "allOf": [{"$ref": "#/components/schemas/JobNamedResult"}],
+            "description": each.description or f"A result of the type {each.media_type}.",
+        }
+        for name, each in model.results.items()
+    }
+    schema = {
+        "allOf": [
+            response["content"][media.JSON]["schema"],
+            {"properties": {"results": {"type": "object", "properties": results}}},
+        ]
+    }
+    # The example of the general operation has no named results.
+    return {**response, "content": {media.JSON: {"schema": schema}}}
 
 
 def parameters_schema(model: ModelEntry) -> Document:
@@ -444,6 +475,10 @@ _BY_ANSWER: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     ("get_result", "202"): ("Location", "Retry-After"),
     ("get_result", "303"): ("Location",),
     ("get_result", "304"): ("ETag",),
+    ("get_named_result", "200"): ("ETag", "Location"),
+    ("get_named_result", "202"): ("Location", "Retry-After"),
+    ("get_named_result", "303"): ("Location",),
+    ("get_named_result", "304"): ("ETag",),
     ("get_timeline", "200"): ("ETag",),
     ("get_timeline", "304"): ("ETag",),
     ("cancel_job", "202"): ("Location", "Retry-After"),

@@ -1,4 +1,4 @@
-"""Examples of the responses that readers of the OpenAPI document look for first."""
+"""Example responses for the OpenAPI document: those of the routes for jobs and for models."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -24,6 +24,7 @@ SUCCEEDED_JOB: Final[JobResource] = {
     "progress": None,
     "queue": {"position": None, "eta_seconds": None, "phase": None},
     "result": {"labels": [{"label": "Egyptian cat", "index": 285, "score": 0.72}]},
+    "results": {},
     "error": None,
     "timing": {"queued_ms": 4, "inference_ms": 21, "batch_size": 4, "total_ms": 39},
     "trace_id": _TRACE_ID,
@@ -55,6 +56,7 @@ _MODEL: Final[Mapping[str, Any]] = {
     "description": "The most probable labels of a picture.",
     "media_types": ["image/jpeg", "image/png", "image/webp"],
     "result_media_type": "application/json",
+    "results": {},
     "limits": {
         "input_bytes": 10_485_760,
         "upload_bytes": 10_485_760,
@@ -75,6 +77,8 @@ EXAMPLES: Final[Mapping[tuple[str, str], object]] = {
     ("get_job", "200"): SUCCEEDED_JOB,
     ("get_result", "200"): SUCCEEDED_JOB["result"],
     ("get_result", "202"): QUEUED_JOB,
+    ("get_named_result", "200"): {"polygons": [[[0, 0], [0, 9], [9, 9]]]},
+    ("get_named_result", "202"): QUEUED_JOB,
     ("cancel_job", "200"): _CANCELLED_JOB,
     ("cancel_job", "202"): _CANCELLING_JOB,
     ("list_jobs", "200"): {

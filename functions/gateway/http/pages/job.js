@@ -172,12 +172,16 @@ export async function readTimeline(job) {
   return (await send(`${job.links.self}/timeline`)).json();
 }
 
-/** Return the result of a succeeded job as a Blob with its media type. */
-export async function readResult(job) {
-  if (job.result !== null) {
-    return new Blob([JSON.stringify(job.result, null, 2)], { type: "application/json" });
-  }
-  const answer = await send(`${job.links.result}?redirect=false`);
+/**
+ * Return a result of a succeeded job as a Blob with its media type.
+ *
+ * `name` is the name of a named result; null for the result without a name.
+ */
+export async function readResult(job, name = null) {
+  const { json, link: path } = name === null ? { json: job.result ?? undefined, link: job.links.result }
+    : job.results[name];
+  if (json !== undefined) return new Blob([JSON.stringify(json, null, 2)], { type: "application/json" });
+  const answer = await send(`${path}?redirect=false`);
   // Only the link to a large result has this header.
   if (!answer.headers.has("Location")) return answer.blob();
   const link = await answer.json();

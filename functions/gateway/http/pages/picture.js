@@ -29,6 +29,11 @@ export function isObjects(value) {
   return Array.isArray(value) && value.length > 0 && value.every((each) => cornersOf(each?.box));
 }
 
+let idCount = 0;
+
+/** Return a new id for an element. One page may have several drawings of a kind. */
+const nextId = (name) => `${name}-${++idCount}`;
+
 /**
  * Draw boxes on a picture, with a threshold for their scores and a table.
  *
@@ -38,8 +43,8 @@ export function drawBoxes(picture, objects, size) {
   const canvas = makeCanvas(picture, { className: "picture", role: "img" });
   const names = [...new Set(objects.map((each) => each.label ?? each.index ?? ""))];
   const scores = objects.map((each) => each.score).filter(Number.isFinite);
-  const threshold = element("input", { type: "range", id: "threshold", min: "0", max: "1", step: "0.01", value: "0" });
-  const shown = element("output", { htmlFor: "threshold" });
+  const threshold = element("input", { type: "range", id: nextId("threshold"), min: "0", max: "1", step: "0.01", value: "0" });
+  const shown = element("output", { htmlFor: threshold.id });
   shown.setAttribute("aria-live", "off"); // the slider says its value itself
   const body = element("tbody");
   const draw = () => {
@@ -58,7 +63,7 @@ export function drawBoxes(picture, objects, size) {
   threshold.addEventListener("input", draw);
   draw();
   const slider = element("p", { className: "slider" },
-    element("label", { htmlFor: "threshold" }, "Least score"), threshold, shown);
+    element("label", { htmlFor: threshold.id }, "Least score"), threshold, shown);
   return element("figure", {}, canvas, ...(scores.length ? [slider] : []),
     wide("Objects", element("table", {}, heads("Box", "Label", "#Score", "#Left", "#Top", "#Right", "#Bottom"), body)));
 }
@@ -154,7 +159,7 @@ export function drawMask(picture, mask) {
   const overlay = paintClasses(mask, [...counts.keys()]);
   const canvas = makeCanvas(mask, { className: "picture mask", tabIndex: 0, role: "application" });
   canvas.ariaLabel = "Mask over the picture. The arrow keys move the pointer.";
-  const opacity = element("input", { type: "range", id: "opacity", min: "0", max: "1", step: "0.05", value: "0.6" });
+  const opacity = element("input", { type: "range", id: nextId("opacity"), min: "0", max: "1", step: "0.05", value: "0.6" });
   const place = element("p", { className: "soft under" }, "Point at the picture, or use the arrow keys on it, to see the class.");
   const spoken = element("p", { className: "spoken", role: "status" });
   let pointer = null;
@@ -199,7 +204,7 @@ export function drawMask(picture, mask) {
     element("th", { scope: "row" }, swatch(classColour(number)), `Class ${number}`),
     ...[String(count), percent(count / classes.length)].map((text) => element("td", { className: "number" }, text))));
   return element("figure", {}, canvas, place, spoken,
-    element("p", { className: "slider" }, element("label", { htmlFor: "opacity" }, "Opacity of the mask"), opacity),
+    element("p", { className: "slider" }, element("label", { htmlFor: opacity.id }, "Opacity of the mask"), opacity),
     wide("Classes", element("table", {}, heads("Class", "#Pixels", "#Share"), element("tbody", {}, ...rows))));
 }
 

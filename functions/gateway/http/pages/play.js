@@ -71,7 +71,7 @@ function modelCard(each) {
   return card;
 }
 
-function factsOf({ limits, queue_length: length, estimated_wait_seconds: wait, versions }) {
+function factsOf({ limits, queue_length: length, estimated_wait_seconds: wait, versions, results }) {
   const most = limits.upload_bytes > limits.input_bytes ? `${formatSize(limits.input_bytes)}, uploads ${formatSize(limits.upload_bytes)}` : formatSize(limits.input_bytes);
   return [
     ["Queue", length === null ? "unknown" : `${length} ${length === 1 ? "job" : "jobs"}`],
@@ -80,6 +80,7 @@ function factsOf({ limits, queue_length: length, estimated_wait_seconds: wait, v
     ...(limits.pixels ? [["Pixels", `${Math.round(limits.pixels / 1e6)} million`]] : []),
     ["Deadline", `up to ${formatMilliseconds(limits.deadline_seconds * 1000)}`],
     ...(Object.keys(versions).length > 1 ? [["Versions", percentagesOf(versions)]] : []),
+    ...(Object.keys(results).length ? [["Named results", Object.keys(results).join(", ")]] : []),
   ];
 }
 
@@ -267,12 +268,22 @@ class Run {
   async ended() {
     const problem = problemOf(this.job);
     if (problem) throw problem;
-    const blob = await readResult(this.job);
+    const names = [null, ...Object.keys(this.job.results)];
+    const blobs = await Promise.all(names.map((name) => readResult(this.job, name)));
     if (this !== current) return;
-    const type = blob.type.split(";")[0];
-    const suffix = { "application/json": "json", "text/plain": "txt" }[type] ?? type.split("/")[1]?.replace(/[^a-z0-9]/g, "") ?? "bin";
-    await drawResult(find("result"), blob, this.request.blob, `${this.job.id}.${suffix}`);
+    for (const [at, name] of names.entries()) await this.drawNamed(name, blobs[at]);
     await this.showTimeline();
+  }
+
+  /** Draw one result below the others. `name` is null for the result without a name. */
+  async drawNamed(name, blob) {
+    const { model } = this.request;
+    const place = element("div", {});
+    const file = [this.job.id, ...(name ? [name] : [])].join("-");
+    await drawResult(place, blob, this.request.blob, `${file}.${fileSuffix(blob.type)}`);
+    if (this !== current) return;
+    find("result").append(name === null ? place : element("section", { className: "named" },
+      element("h3", {}, name), element("p", { className: "soft" }, model.results[name]?.description ?? ""), place));
   }
 
   async cancel() {
@@ -337,6 +348,12 @@ class Run {
     find("story").hidden = false;
     drawTimeline(find("timeline"), timeline);
   }
+}
+
+/** Return the extension of a file with this media type, without the dot. */
+function fileSuffix(mediaType) {
+  const type = mediaType.split(";")[0];
+  return { "application/json": "json", "text/plain": "txt" }[type] ?? type.split("/")[1]?.replace(/[^a-z0-9]/g, "") ?? "bin";
 }
 
 function showFacts(list, facts) {

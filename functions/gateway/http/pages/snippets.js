@@ -30,7 +30,18 @@ function placeholders(names) {
 const placeholder = (name) => `ID-OF-UPLOAD-${name}-`;
 
 function resultName(request) {
-  return `result.${(request.model.result_media_type.split("/")[1] ?? "bin").replace(/[^a-z0-9]/g, "")}`;
+  return outputName("result", request.model.result_media_type);
+}
+
+/** Return the name of the file to which the commands write a result. */
+function outputName(name, mediaType) {
+  return `${name}.${(mediaType.split("/")[1] ?? "bin").replace(/[^a-z0-9]/g, "")}`;
+}
+
+/** Return the named results of the model: their names, files, and whether each job has them. */
+function namedResults(request) {
+  return Object.entries(request.model.results).map(([name, { media_type: mediaType, required }]) =>
+    ({ name, file: outputName(name, mediaType), required }));
 }
 
 const shell = (text) => `'${text.replaceAll("'", "'\\''")}'`;
@@ -53,11 +64,16 @@ function makeCurl(request, origin) {
     : [names.length ? "-X POST" : name ? `--data-binary ${shell(`@${name}`)}` : `--data-raw ${single}`];
   const sent = Object.entries(headers).map(([header, value]) => `-H ${shell(`${header.toLowerCase()}: ${value}`)}`);
   const submit = joined(["curl -sS", ...data, ...sent, ...key, withIds(`${origin}${path}`)]);
-  if (isJson(request)) {
+  const named = namedResults(request);
+  if (isJson(request) && !named.length) {
     parts.push(submit);
   } else {
     parts.push(`job=$(${submit})`, `id=$(printf %s "$job" | sed -n 's/^{"id": *"\\([^"]*\\)".*/\\1/p')`,
-      joined([`curl -sSL -o ${resultName(request)}`, ...key, `"${origin}/v1/jobs/$id/result"`]));
+      isJson(request) ? `printf '%s\\n' "$job"`
+        : joined([`curl -sSL -o ${resultName(request)}`, ...key, `"${origin}/v1/jobs/$id/result"`]),
+      // A job may not have an optional result. Then curl writes no file.
+      ...named.map(({ name, file, required }) => joined([`curl -sSL${required ? "" : "f"} -o ${file}`, ...key,
+        `"${origin}/v1/jobs/$id/result/${name}"${required ? "" : " || true"}`])));
   }
   parts.push("# If the status is 202, the job has not ended. Ask again, with its id:",
     `# curl -sS -H 'prefer: wait=30' ${key.map((each) => `${each} `).join("")}${origin}/v1/jobs/ID`);
@@ -103,10 +119,16 @@ function makePython(request, origin) {
   if (options.label !== null) named.push(["label", python(options.label)]);
   const argumentsText = [source(request), python(model.name), ...named.map(([key, value]) => `${key}=${value}`)]
     .map((text) => `        ${text},\n`).join("");
+  const results = namedResults(request);
   const shown = isJson(request)
     ? ["    print(client.result(job.id).body.decode())"]
     : [`    Path(${python(resultName(request))}).write_bytes(client.result(job.id).body)`];
-  const needsPath = Object.values(inputsOf(request)).some(isFile) || !isJson(request);
+  for (const { name: result, file, required } of results) {
+    const written = `Path(${python(file)}).write_bytes(client.result(job.id, ${python(result)}).body)`;
+    if (required) shown.push(`    ${written}`);
+    else shown.push(`    if ${python(result)} in job.results:`, `        ${written}`);
+  }
+  const needsPath = Object.values(inputsOf(request)).some(isFile) || !isJson(request) || results.length;
   return [
     ...(needsPath ? ["from pathlib import Path"] : []),
     "",
@@ -143,7 +165,9 @@ function makeJavaScript(request, origin) {
   let sentBody = request.json === undefined ? read(request) : JSON.stringify(envelope(request.json));
   if (isForm) sentBody = "form";
   else if (names.length) sentBody = hasNamed(request) ? withIds(body) : null;
-  const files = [...(inputs.some(([name, each]) => isFile(each) || names.includes(name)) ? ["readFile"] : []), ...(isJson(request) ? [] : ["writeFile"])];
+  const named = namedResults(request);
+  const reads = inputs.some(([name, each]) => isFile(each) || names.includes(name));
+  const files = [...(reads ? ["readFile"] : []), ...(isJson(request) && !named.length ? [] : ["writeFile"])];
   const sent = Object.entries(headers).map(([header, value]) => `    ${JSON.stringify(header)}: ${JSON.stringify(value)},`);
   return [
     ...(files.length ? [`import { ${files.join(", ")} } from "node:fs/promises";`, ""] : []),
@@ -186,6 +210,12 @@ function makeJavaScript(request, origin) {
     "const result = await send(job.links.result, {});",
     isJson(request) ? "console.log(JSON.stringify(await result.json(), null, 2));"
       : `await writeFile(${JSON.stringify(resultName(request))}, Buffer.from(await result.arrayBuffer()));`,
+    ...(named.length ? [
+      `const files = ${JSON.stringify(Object.fromEntries(named.map((each) => [each.name, each.file])))};`,
+      "for (const [name, { link }] of Object.entries(job.results)) {",
+      "  await writeFile(files[name], Buffer.from(await (await send(link, {})).arrayBuffer()));",
+      "}",
+    ] : []),
     "",
   ].join("\n");
 }

@@ -99,10 +99,7 @@ class Purged(TypedDict):
 
 
 class DeadLetterCount(TypedDict):
-    """The number of dead letters that match a filter.
-
-    One request counts only the dead letters that it has read.
-    """
+    """The number of dead letters that match a filter, among those that the request has read."""
 
     count: Annotated[
         int, Field(description="All matching dead letters. A purge needs this number.")
@@ -279,8 +276,8 @@ async def change_dead_letters(request: Request) -> Response:
     if len(page.letters) != order.count:
         raise HttpProblem(
             problems.COUNT_CHANGED,
-            f"count: expected {len(page.letters)}, the number of dead letters that match now, "
-            f"found {order.count}",
+            f"count: {len(page.letters)} dead letters match now, but the request expects "
+            f"{order.count}; count them again",
             count=len(page.letters),
         )
     result = await services.letter_actions.apply(

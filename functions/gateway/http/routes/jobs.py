@@ -28,6 +28,7 @@ from contract.messages import (
     Fields,
     InlineBytes,
     InlineJson,
+    Payload,
     PayloadRef,
     format_time,
     payload_from_json,
@@ -41,6 +42,7 @@ from gateway.http.openapi.operations import (
     IF_NONE_MATCH,
     NOT_MODIFIED,
     PREFER,
+    Responses,
     job_problem_responses,
     problem_responses,
 )
@@ -185,11 +187,15 @@ async def _job_response(request: Request, job_id: str, found: Record) -> Respons
     return json_response(job, headers=headers)
 
 
-@router.get(
-    "/v1/jobs/{job_id}/result",
-    summary="Get a job's result",
-    response_model=None,
-    responses={
+_REDIRECT_OPTION: Final = Query(
+    description="`false`: instead of 303, the status is 200, `Location` has the URL, and the body "
+    "has `url`, `media_type`, `size_bytes` and `expires_at`. For web pages of other origins, which "
+    "cannot follow the redirect. Default: `true`.",
+)
+
+
+def _result_responses() -> Responses:
+    return {
         200: {
             "description": "The result; with `redirect=false`, the link to a large result as JSON",
             "content": {"*/*": {}},
@@ -200,22 +206,51 @@ async def _job_response(request: Request, job_id: str, found: Record) -> Respons
         },
         **job_problem_responses(400, 404, 409, 412, 500, 503),
         **NOT_MODIFIED,
-    },
+    }
+
+
+@router.get(
+    "/v1/jobs/{job_id}/result",
+    summary="Get a job's result",
+    response_model=None,
+    responses=_result_responses(),
     openapi_extra={"parameters": [IF_NONE_MATCH]},
 )
 async def get_result(
-    request: Request,
-    job_id: str,
-    redirect: Annotated[
-        str | None,
-        Query(
-            description="`false`: instead of 303, the status is 200, `Location` has the URL, and "
-            "the body has `url`, `media_type`, `size_bytes` and `expires_at`. For web pages of "
-            "other origins, which cannot follow the redirect. Default: `true`.",
-        ),
-    ] = None,
+    request: Request, job_id: str, redirect: Annotated[str | None, _REDIRECT_OPTION] = None
 ) -> Response:
     """Return a job's result; 202 if the job has not ended, or 303 if the result is large."""
+    return await _read_result(request, job_id, None, redirect)
+
+
+@router.get(
+    "/v1/jobs/{job_id}/result/{name}",
+    summary="Get a named result of a job",
+    response_model=None,
+    responses=_result_responses(),
+    openapi_extra={"parameters": [IF_NONE_MATCH]},
+)
+async def get_named_result(
+    request: Request,
+    job_id: str,
+    name: str,
+    redirect: Annotated[str | None, _REDIRECT_OPTION] = None,
+) -> Response:
+    """Return a named result of a job, for example a picture beside the job's JSON result.
+
+    The status is 202 if the job has not ended, and 303 if the result is large.
+    """
+    return await _read_result(request, job_id, name, redirect)
+
+
+async def _read_result(
+    request: Request, job_id: str, name: str | None, redirect: str | None
+) -> Response:
+    """Return the response with a result of a job. `name` is None for the result without a name.
+
+    Raises the problem `no-result` if the job ended without a result, or `unknown-result` if the job
+    has no result with this name.
+    """
     refuse_unknown_query(request, ("redirect",))
     if redirect not in {None, "true", "false"}:
         raise HttpProblem(problems.MALFORMED_REQUEST, "redirect: expected true or false")
@@ -231,7 +266,17 @@ async def get_result(
             f"the job has no result, because its status is {found['status']}",
             job=job,
         )
-    return await _result_response(request, job_id, found, redirects=redirect != "false")
+    named = found.get("results", {})
+    if name is not None and name not in named:
+        raise HttpProblem(
+            problems.UNKNOWN_RESULT,
+            f"the job has no result {name[:100]!r}; its named results are: "
+            f"{', '.join(named) or 'none'}",
+            job=job,
+        )
+    payload = payload_from_json(Fields(found["result"] if name is None else named[name]))
+    file_stem = job_id if name is None else f"{job_id}-{name}"
+    return await _result_response(request, payload, file_stem, redirects=redirect != "false")
 
 
 @router.get(
@@ -288,16 +333,15 @@ async def _read_webhook(durable: Durable, ticket: Ticket) -> WebhookDelivery | N
 
 
 async def _result_response(
-    request: Request, job_id: str, found: Record, *, redirects: bool
+    request: Request, payload: Payload, file_stem: str, *, redirects: bool
 ) -> Response:
-    payload = payload_from_json(Fields(found["result"]))
     match payload:
         case InlineJson(value):
             data = encode_json(value)
         case InlineBytes(_, data):
             pass
         case PayloadRef():
-            return await _link_to_result(request, job_id, payload, redirects=redirects)
+            return await _link_to_result(request, payload, file_stem, redirects=redirects)
     # Browsers must use this media type and not guess another from the content.
     headers = {"X-Content-Type-Options": "nosniff"}
     return answer_conditionally(
@@ -306,9 +350,11 @@ async def _result_response(
 
 
 async def _link_to_result(
-    request: Request, job_id: str, result: PayloadRef, *, redirects: bool
+    request: Request, result: PayloadRef, file_stem: str, *, redirects: bool
 ) -> Response:
-    """Return a redirect to the URL of a large result; if `redirects` is False, only the URL.
+    """Return a redirect to the URL of a large result, or only the URL if `redirects` is False.
+
+    `file_stem` is the name of the file as which browsers save the result, without its extension.
 
     A web page of another origin needs only the URL. If it followed the redirect, its browser would
     send `Origin: null` to the blob storage, and no CORS rule should allow the origin `null`.
@@ -320,7 +366,7 @@ async def _link_to_result(
         raise HttpProblem(
             problems.UNKNOWN_JOB, "the result no longer exists, because its retention has ended"
         )
-    file_name = f"{job_id}{guess_extension(essence(result.media_type)) or '.bin'}"
+    file_name = f"{file_stem}{guess_extension(essence(result.media_type)) or '.bin'}"
     expires_at = services.clock() + LINK_LIFETIME
     url = await services.links.to_read(result.blob, result.media_type, file_name, expires_at)
     # The URL gives access to the result, so caches must not store it.
@@ -416,9 +462,9 @@ def _log_cancellation(request: Request, job_id: str, found: Record) -> None:
 async def _cancel(request: Request, job_id: str, found: Record) -> bool:
     """Cancel a queued job, or order the worker of a running job to stop the job.
 
-    Returns False if the job ended before it could be cancelled. The cancellation or the order is
-    stored before this function returns, so it is not lost if this process dies afterwards. Raises
-    Unavailable if a service fails, or UnknownInstance if the job does not exist.
+    Returns False if the job ended before it could be cancelled. This function stores the
+    cancellation or the order before it returns. Therefore nothing is lost if this process dies
+    afterwards. Raises Unavailable if a service fails, or UnknownInstance if the job does not exist.
     """
     services, durable = services_of(request), durable_of(request)
     started_at = await services.progress.order_stop(job_id, found["model"])

@@ -42,6 +42,14 @@ class InputDescription(TypedDict):
     limits: InputLimits
 
 
+class ResultDescription(TypedDict):
+    """The description of a named result of a model. `required` says that each job has it."""
+
+    description: str
+    media_type: str
+    required: bool
+
+
 class ModelDefaults(TypedDict):
     """The default values of options, for a submission that does not contain them."""
 
@@ -88,6 +96,10 @@ class ModelDescription(TypedDict):
             description="The media type of a result. Only JSON is part of the job resource.",
             examples=["image/png"],
         ),
+    ]
+    results: Annotated[
+        dict[str, ResultDescription],
+        Field(description="The named results, which the model has in addition to its result."),
     ]
     limits: ModelLimits
     defaults: ModelDefaults
@@ -163,6 +175,14 @@ async def _model_resource(model: ModelEntry, estimates: WaitEstimates) -> ModelD
         "description": model.description,
         "media_types": list(model.media_types),
         "result_media_type": model.result_media_type,
+        "results": {
+            name: {
+                "description": each.description,
+                "media_type": each.media_type,
+                "required": not each.optional,
+            }
+            for name, each in model.results.items()
+        },
         "limits": {
             "input_bytes": model.max_input_bytes,
             "upload_bytes": model.max_upload_bytes,

@@ -55,7 +55,7 @@ class CallersOverview(OpsOverview):
     responses=problem_responses(400),
 )
 async def get_overview(request: Request) -> Response:
-    """Return verdicts in words, and the state of all queues and workers.
+    """Return sentences about the system (verdicts), and the state of all queues and workers.
 
     The figures are at most a second old. Counts of jobs from other instances of the gateway are up
     to a minute older.

@@ -15,7 +15,9 @@ from contract.messages import (
     MAX_MESSAGE_BYTES,
     Fields,
     InlineBytes,
+    JobError,
     JobReply,
+    Payload,
     PayloadRef,
     reply_from_json,
 )
@@ -185,8 +187,8 @@ def _check_token(request: Request, job_id: str, expires: str, token: str) -> Non
 async def _read_limited(request: Request, name: str, limit_bytes: int) -> bytes:
     """Return the body of a request.
 
-    Raises the problem `payload-too-large` if the body has more than `limit_bytes` bytes. `name`
-    says in the error message what the body contains.
+    Raises the problem `payload-too-large` if the body has more than `limit_bytes` bytes. `name` is
+    the name of the body in the error message, for example `reply`.
     """
     if announced_size_bytes(request.scope) > limit_bytes:
         raise _too_large(name, limit_bytes)
@@ -223,22 +225,35 @@ def _parse_reply(job_id: str, body: bytes) -> JobReply:
 def _check_is_for(job_id: str, received: JobReply) -> None:
     if received.job_id != job_id:
         raise HttpProblem(problems.INVALID_INPUT, "job_id: expected the same job id as in the URL")
-    if isinstance(received.outcome, InlineBytes | PayloadRef):
+    if not isinstance(received.outcome, JobError):
+        _check_result(job_id, "result", received.outcome)
+    for name, payload in received.results.items():
+        _check_result(job_id, f"results.{name}", payload)
+
+
+def _check_result(job_id: str, path: str, payload: Payload) -> None:
+    """Check that a result can be shown to the job's caller, and belongs to this job.
+
+    `path` is the position of the result in the reply. Raises the problem `invalid-input`.
+    """
+    if isinstance(payload, InlineBytes | PayloadRef):
         # The media type becomes a header of the response that contains the result.
-        media_type = received.outcome.media_type
+        media_type = payload.media_type
         if not (media_type.isascii() and media_type.isprintable()):
-            raise HttpProblem(problems.INVALID_INPUT, "result.media_type: expected printable ASCII")
-    if not isinstance(received.outcome, PayloadRef):
+            raise HttpProblem(
+                problems.INVALID_INPUT, f"{path}.media_type: expected printable ASCII"
+            )
+    if not isinstance(payload, PayloadRef):
         return
     # Otherwise a worker could show a caller the data of another caller.
-    if not is_result_blob(job_id, received.outcome.blob):
+    if not is_result_blob(job_id, payload.blob):
         raise HttpProblem(
             problems.INVALID_INPUT,
-            f"result.blob: expected results/{job_id}/ and 32 hexadecimal digits",
+            f"{path}.blob: expected results/{job_id}/ and 32 hexadecimal digits",
         )
-    if received.outcome.size_bytes > MAX_RESULT_BYTES:
+    if payload.size_bytes > MAX_RESULT_BYTES:
         raise HttpProblem(
-            problems.INVALID_INPUT, f"result.size_bytes: expected at most {MAX_RESULT_BYTES}"
+            problems.INVALID_INPUT, f"{path}.size_bytes: expected at most {MAX_RESULT_BYTES}"
         )
 
 

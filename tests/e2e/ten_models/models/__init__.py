@@ -1,1 +1,1 @@
-"""The models that `models.toml` names."""
+"""The models of the catalogue `models.toml`, one model in each module."""

@@ -1,11 +1,11 @@
-"""The colours of a picture."""
+"""A model that reduces a picture to a few colours."""
 
 import numpy as np
 from PIL.Image import Image
 
 
 class Infer:
-    """Answers with the colours of a palette for the picture."""
+    """Returns the colours of a palette of at most `palette` colours, computed from the picture."""
 
     def __init__(self, palette: int) -> None:
         self._palette = palette

@@ -1,4 +1,4 @@
-"""How loud a recording is."""
+"""A model that measures how loud a recording is."""
 
 from typing import ClassVar
 
@@ -8,7 +8,7 @@ from worker.models import Audio
 
 
 class Infer:
-    """Answers with the root mean square of a recording."""
+    """Returns the root mean square and the duration of a recording."""
 
     sample_rate: ClassVar[int] = 16_000
 

@@ -1,4 +1,4 @@
-"""A linear layer."""
+"""A model that consists of one linear layer."""
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from worker.models.network import Network
 
 
 class Infer:
-    """Answers with three scores for an array of four numbers."""
+    """Returns three scores for an array of four numbers."""
 
     def __init__(self, weights: Weights) -> None:
         self._network = Network(weights.load_into(nn.Linear(4, 3)))

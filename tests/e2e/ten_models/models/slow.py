@@ -1,4 +1,4 @@
-"""A model that runs long."""
+"""A long-running model that reports its progress."""
 
 import time
 from typing import Any
@@ -7,7 +7,7 @@ from worker.models import Context
 
 
 class Infer:
-    """Counts to the number of the input."""
+    """Counts to the number `steps` of the input, ten steps a second, and returns this number."""
 
     def __call__(self, item: Any, context: Context) -> dict[str, int]:
         steps = item["steps"]

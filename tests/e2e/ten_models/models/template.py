@@ -1,10 +1,10 @@
-"""Fills a template."""
+"""A model that fills a template with its parameter."""
 
 import jinja2
 
 
 class Infer:
-    """Answers with the text, filled as a template of Jinja."""
+    """Returns the input text after Jinja has filled it as a template with the parameter `name`."""
 
     def __call__(self, text: str, *, name: str = "world") -> dict[str, str]:
         return {"text": jinja2.Template(text).render(name=name)}

@@ -1,4 +1,4 @@
-"""A parameter of each kind."""
+"""A model with a parameter of each type."""
 
 from typing import Annotated, Any, Literal
 
@@ -6,7 +6,7 @@ from worker.models import Range
 
 
 class Infer:
-    """Answers with the parameters of the call."""
+    """Returns the input and the values of all parameters."""
 
     def __call__(
         self,

@@ -1,10 +1,10 @@
-"""Use the emulator with the unmodified @azure/service-bus for JavaScript.
+"""Test the emulator with the unmodified npm package @azure/service-bus.
 
 `python -m servicebus_tests.sdk.upstream.javascript [ARGUMENT OF node…]`
 
-The cases are in `servicebus.test.mjs`. They need Node.js 20 or newer, and npm, which installs the
-package into the folder CONFORMANCE_FOLDER. If this variable is not set, the package is downloaded
-again for each run.
+The test cases are in `servicebus.test.mjs`. They need Node.js 20 or newer, and npm, which
+installs the package into the folder that the environment variable CONFORMANCE_FOLDER names. If the
+variable is not set, the package is downloaded again for each run.
 """
 
 import os
@@ -21,7 +21,7 @@ _CASES = Path(__file__).with_name("servicebus.test.mjs")
 
 
 def main(arguments: list[str]) -> int:
-    """Install the package, run the cases, and return the exit status of node."""
+    """Install the package, run the test cases, and return the exit status of node."""
     with tempfile.TemporaryDirectory(prefix="servicebus-javascript-") as temporary:
         folder = Path(os.environ.get("CONFORMANCE_FOLDER") or temporary) / "javascript"
         install(folder)
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
 
 
 def install(folder: Path) -> None:
-    """Install the package with npm into `folder`, unless it is installed."""
+    """Install the package with npm into `folder`, unless it is already installed."""
     if (folder / "node_modules").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)

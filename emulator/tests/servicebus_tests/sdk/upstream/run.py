@@ -5,8 +5,8 @@
 The tests are the unchanged tests of the source package. They take about ten minutes, because they
 mostly wait until locks and messages expire. With TLS the client always uses port 5671, and port 443
 for WebSocket, so both ports must be free on this machine and the user must be allowed to bind them.
-Packages and tests are kept in the folder CONFORMANCE_FOLDER. If this variable is not set, they are
-downloaded again for each run.
+Packages and tests are kept in the folder that the environment variable CONFORMANCE_FOLDER names. If
+the variable is not set, they are downloaded again for each run.
 """
 
 import os

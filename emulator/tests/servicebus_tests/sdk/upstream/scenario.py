@@ -1,9 +1,9 @@
-"""Use a queue in all ways that every version of azure-servicebus since 7.8 offers.
+"""Use a queue in all the ways that azure-servicebus has offered since version 7.8.
 
 `python scenario.py CONNECTION-STRING QUEUE CERTIFICATE`
 
-The program uses the azure-servicebus that is installed for its interpreter. It raises an error if
-an operation fails or has an unexpected result.
+The program uses the version of azure-servicebus that is installed for its interpreter. It
+raises an error if an operation fails or has an unexpected result.
 """
 
 import asyncio

@@ -1,9 +1,10 @@
-"""Use the emulator with one azure-servicebus of each minor version since 7.8.
+"""Test the emulator with one release of each minor version of azure-servicebus since 7.8.
 
 `python -m servicebus_tests.sdk.upstream.versions [VERSION…]`
 
-Each version is installed into a virtual environment of its own in the folder CONFORMANCE_FOLDER. If
-this variable is not set, the versions are downloaded again for each run.
+Each version is installed into a virtual environment of its own, in the folder that the environment
+variable CONFORMANCE_FOLDER names. If the variable is not set, the versions are downloaded again for
+each run.
 
 Clients before 7.14 cannot be configured for a development emulator: they always use TLS and port
 5671. So the emulator serves TLS on this port, with a certificate that the clients trust. The port
@@ -68,7 +69,7 @@ def run(version: str, folder: Path, server: Server, certificate: Path) -> bool:
 def install(version: str, folder: Path) -> Path:
     """Install a version in its own virtual environment, and return the interpreter's path.
 
-    An environment that exists already is used again.
+    If the environment already exists, it is used again.
     """
     python = folder / f"servicebus-{version}" / "bin" / "python"
     if not python.exists():

@@ -55,7 +55,7 @@ class _Resource(SimpleNamespace):
 class ManagementClient:
     """A replacement for ResourceManagementClient and ServiceBusManagementClient.
 
-    It creates real queues in the emulator. Resource groups and namespaces are only names.
+    It creates and deletes queues of the emulator. Resource groups and namespaces are only names.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """A replacement for Azure's internal test tools, which are not published.
 
-It has the functions and classes that the tests of azure-servicebus use. The tests run live only, so
-functions that record, replay or hide secrets do nothing.
+This package has the functions and classes that the tests of azure-servicebus use. The tests always
+call a running service, so functions that record requests or hide secrets do nothing.
 """
 
 import functools

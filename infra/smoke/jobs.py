@@ -3,8 +3,8 @@
 The jobs of the group `cancelled` are cancelled as soon as they are accepted. While the jobs of the
 group `restarted` run, the gateway is restarted.
 
-    LOOSELY_API_KEY=… python3 infra/smoke.py cancelled --url URL --model NAME --file PICTURE
-    LOOSELY_API_KEY=… python3 infra/smoke.py restarted … --restart COMMAND
+    LOOSELY_API_KEY=… python -m infra.smoke.jobs cancelled --url URL --model NAME --file PICTURE
+    LOOSELY_API_KEY=… python -m infra.smoke.jobs restarted … --restart COMMAND
 
 Prints how the jobs ended. Exits with 0 if every job ended as expected, and with 1 otherwise.
 """
@@ -63,7 +63,7 @@ class TimeLimit:
         return max(0.0, self._end - time.monotonic())
 
     def pause(self, seconds: float) -> None:
-        """Sleep for this number of seconds, or until the time limit if that is earlier."""
+        """Sleep for this number of seconds, but not longer than until the time limit."""
         time.sleep(min(seconds, self.left_seconds))
 
     def pause_until(self, seconds: float) -> None:
@@ -119,6 +119,12 @@ class Api:
             idempotency_key=f'"{key}"',
         )
         return status, str(job.get("id", ""))
+
+
+def make_api(url: str, model: str, file: Path) -> Api:
+    """Return a client with the API key in the environment variable LOOSELY_API_KEY."""
+    key = os.environ.get("LOOSELY_API_KEY", "")
+    return Api(url.rstrip("/"), model, file.read_bytes(), key)
 
 
 def _parse_object(data: bytes) -> dict[str, Any]:
@@ -212,7 +218,8 @@ def cancel(api: Api, job: JobReport, limit: TimeLimit) -> None:
     """Cancel a job, and store in `job` whether the gateway accepted the cancellation.
 
     The request is repeated until the gateway accepts or refuses the cancellation, or until the time
-    limit. If the gateway accepts it, the job's status is read once and stored in `job`.
+    limit. If the gateway accepts the cancellation, the job's status is read once and stored in
+    `job`.
     """
     while not limit.is_over:
         status, _ = api.call("DELETE", f"/v1/jobs/{job.job_id}")
@@ -317,12 +324,10 @@ def run_restarted(
 def submit_after_seconds(number: int, count: int) -> float:
     """Return when to submit job `number` of the group `restarted`.
 
-    The result is in seconds after the start of the group.
-
-    The group has `count` jobs, with numbers from 0. The first quarter of the jobs is
-    submitted one by one. Half of the jobs are submitted together, just before the restart. The last
-    quarter is submitted one by one over a longer time. Some of these jobs are probably submitted
-    while the gateway restarts.
+    The result is in seconds after the start of the group. The group has `count` jobs, with numbers
+    from 0. The first quarter of the jobs is submitted one by one. The next half is submitted
+    together, just before the restart. The last quarter is submitted one by one, at longer
+    intervals, so that some jobs are probably submitted while the gateway restarts.
     """
     before, together = count // 4, count // 2
     after = number - before - together + 1
@@ -365,7 +370,7 @@ class Restart:
 
 
 def _run_in_threads(run: Callable[[int], JobReport], count: int) -> list[JobReport]:
-    """Call `run` with each number below `count`, each in its own thread; return the reports."""
+    """Call `run` with each number from 0 to `count` - 1 in parallel threads; return the reports."""
     with ThreadPoolExecutor(max_workers=count) as pool:
         return list(pool.map(run, range(count)))
 
@@ -389,7 +394,7 @@ def _list_jobs(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one group of jobs, and print its report. Return 0 if the group passed, otherwise 1."""
-    parser = argparse.ArgumentParser(prog="smoke.py", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="infra.smoke.jobs", description=__doc__.splitlines()[0])
     parser.add_argument("group", choices=("cancelled", "restarted"))
     parser.add_argument("--url", required=True, help="the gateway's base URL")
     parser.add_argument("--model", required=True)
@@ -400,8 +405,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.count < 1:
         parser.error("--count: expected 1 or more")
-    key = os.environ.get("LOOSELY_API_KEY", "")
-    api = Api(given.url.rstrip("/"), given.model, given.file.read_bytes(), key)
+    api = make_api(given.url, given.model, given.file)
     if given.group == "cancelled":
         passed, report = run_cancelled(api, given.count, given.seconds)
     elif given.restart:

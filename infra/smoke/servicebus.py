@@ -1,0 +1,340 @@
+"""Check what worker and gateway expect of Service Bus.
+
+Each check creates a queue, uses it with the worker's own code, and deletes it.
+
+    python -m infra.smoke.servicebus check --host HOST --namespace NAME --group GROUP
+    python -m infra.smoke.servicebus send --host HOST --queue QUEUE --id ID
+
+`check` prints one line for each claim. `send` sends a message that is no job request, and exits
+with 3 if that fails. Both sign in to Service Bus as the user of az, or with
+the connection string in SERVICE_BUS_CONNECTION.
+"""
+
+import argparse
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from azure.servicebus import ServiceBusMessage, ServiceBusSubQueue
+
+from infra.smoke.findings import Finding, FindingResult, print_findings
+from worker.errors import BrokerUnavailable, LockLost, Settlement
+from worker.servicebus.link import SDK_ERRORS, LockedMessage, QueueLink, error_text, make_client
+from worker.servicebus.lock_journal import LockJournals
+from worker.settings import AzureEndpoint
+
+LOCK_SECONDS: Final = 60
+"""How long a lock on a message of the created queues lasts."""
+
+_WAIT_SECONDS: Final = 20.0
+"""How long a check waits for a message: less than `LOCK_SECONDS`."""
+
+_RANGE_LENGTH: Final = 6
+_NOT_SENT: Final = 3
+_REASON: Final = "smoke-test"
+_DESCRIPTION: Final = "dead-lettered by the smoke test"
+
+
+class CheckError(Exception):
+    """A check cannot be carried out. The text says why."""
+
+
+class QueueAdministration(Protocol):
+    """Creates, counts and deletes queues. Each method raises CheckError if that fails."""
+
+    def create(self, name: str) -> None:
+        """Create a queue that detects duplicates and whose locks last for LOCK_SECONDS."""
+
+    def count_active(self, name: str) -> int:
+        """Return the number of active messages of a queue, by which KEDA scales."""
+
+    def delete(self, name: str) -> None:
+        """Delete a queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class AzQueues:
+    """Creates, counts and deletes queues with the program az."""
+
+    namespace: str
+    group: str
+
+    def create(self, name: str) -> None:
+        """Create a queue that detects duplicates and whose locks last for LOCK_SECONDS."""
+        options = ["--lock-duration", f"PT{LOCK_SECONDS}S", "--enable-duplicate-detection", "true"]
+        # Azure deletes the queue if this program cannot do it.
+        self._run("create", name, *options, "--auto-delete-on-idle", "PT10M", "--output", "none")
+
+    def count_active(self, name: str) -> int:
+        """Return the number of active messages of a queue, by which KEDA scales."""
+        query = "countDetails.activeMessageCount"
+        text = self._run("show", name, "--query", query, "--output", "tsv").strip()
+        if not text.isdecimal():
+            raise CheckError(f"az returned {text[:100]!r} as the number of messages")
+        return int(text)
+
+    def delete(self, name: str) -> None:
+        """Delete a queue."""
+        self._run("delete", name, "--output", "none")
+
+    def _run(self, action: str, name: str, *options: str) -> str:
+        place = ["--namespace-name", self.namespace, "--resource-group", self.group]
+        command = ["az", "servicebus", "queue", action, *place, "--name", name, *options]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        if ended.returncode:
+            lines = ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"]
+            raise CheckError(f"az servicebus queue {action} failed: {lines[-1][:200]}")
+        return ended.stdout
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedNamespace:
+    """The Service Bus namespace to check, and how to manage its queues."""
+
+    endpoint: AzureEndpoint
+    queues: QueueAdministration
+    count_seconds: float
+    """How long a check waits for a count of messages, which Azure updates late."""
+
+    def send(self, queue: str, *message_ids: str) -> None:
+        """Send one message with each of these ids, in this order."""
+        send(self.endpoint, queue, *message_ids)
+
+    @contextmanager
+    def link(self, queue: str, journals: Path | None = None) -> Iterator[QueueLink]:
+        """Open the worker's link to a queue for the `with` block.
+
+        `journals` is the folder of the link's lock journal; None if the link has no journal.
+        """
+        opener = LockJournals(journals) if journals is not None else None
+        link = QueueLink(self.endpoint, queue, journals=opener)
+        try:
+            link.open()
+            yield link
+        finally:
+            link.close()
+
+    def count(self, queue: str, expected: int) -> int:
+        """Return the number of active messages of a queue.
+
+        Count again until the number is as expected, for `count_seconds` at most.
+        """
+        end = time.monotonic() + self.count_seconds
+        while (found := self.queues.count_active(queue)) != expected and time.monotonic() < end:
+            time.sleep(1.0)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One claim about Service Bus, and the function that checks it on an empty queue."""
+
+    claim: str
+    run: Callable[[CheckedNamespace, str], tuple[FindingResult, str]]
+
+
+def send(endpoint: AzureEndpoint, queue: str, *message_ids: str) -> None:
+    """Send messages that are no job requests. Raises CheckError if that fails."""
+    try:
+        with make_client(endpoint) as client, client.get_queue_sender(queue) as sender:
+            for message_id in message_ids:
+                sender.send_messages(ServiceBusMessage(b"not a job", message_id=message_id))
+    except SDK_ERRORS as error:
+        raise CheckError(f"a message could not be sent: {error_text(error)}") from None
+
+
+def check_duplicates(broker: CheckedNamespace, queue: str) -> tuple[FindingResult, str]:
+    """Send two messages with the same id, and count the messages."""
+    broker.send(queue, "first", "first", "second")
+    found = broker.count(queue, 2)
+    text = f"{found} messages after two with the same id and one with another id were sent"
+    return FindingResult.HELD if found == 2 else FindingResult.FAILED, text
+
+
+def check_locked_count(broker: CheckedNamespace, queue: str) -> tuple[FindingResult, str]:
+    """Lock two messages, and count the active messages."""
+    broker.send(queue, "first", "second")
+    with broker.link(queue) as link:
+        _receive(link, 2)
+        found = broker.count(queue, 2)
+    text = f"{found} of 2 locked messages count as active"
+    return FindingResult.HELD if found == 2 else FindingResult.FAILED, text
+
+
+def check_range(broker: CheckedNamespace, queue: str) -> tuple[FindingResult, str]:
+    """Complete several messages by one AMQP frame, as a busy worker does."""
+    broker.send(queue, *map(str, range(_RANGE_LENGTH)))
+    with broker.link(queue) as link:
+        deliveries = _receive(link, _RANGE_LENGTH)
+        try:
+            completed = sum(link.complete(deliveries))
+        except BrokerUnavailable as error:
+            return FindingResult.DOES_NOT_HOLD, f"workers complete messages one by one: {error}"
+    text = f"{completed} of {_RANGE_LENGTH} messages were completed together"
+    return FindingResult.HELD if completed == _RANGE_LENGTH else FindingResult.FAILED, text
+
+
+def check_release(broker: CheckedNamespace, queue: str) -> tuple[FindingResult, str]:
+    """Release a message, as a worker that shuts down does, and receive it again."""
+    broker.send(queue, "released")
+    with broker.link(queue) as link:
+        (delivery,) = _receive(link, 1)
+        link.settle(delivery, Settlement.RELEASE, "", "")
+        (again,) = _receive(link, 1)
+        link.settle(again, Settlement.COMPLETE, "", "")
+    text = f"after its release the message had {again.delivery_count} earlier deliveries"
+    return FindingResult.HELD if again.delivery_count == 0 else FindingResult.DOES_NOT_HOLD, text
+
+
+def check_lock_token(broker: CheckedNamespace, queue: str) -> tuple[FindingResult, str]:
+    """Kill a process that holds a message, and abandon the message by its lock token."""
+    broker.send(queue, "held")
+    with tempfile.TemporaryDirectory() as folder:
+        # The process has no copy of this one's connections.
+        holder = multiprocessing.get_context("spawn").Process(
+            target=_hold_until_killed, args=(broker.endpoint, queue, Path(folder))
+        )
+        holder.start()
+        holder.join(_WAIT_SECONDS * 3)
+        if holder.exitcode != -signal.SIGKILL:
+            holder.kill()
+            raise CheckError("the process that should receive a message did not receive it")
+        try:
+            with broker.link(queue, Path(folder)) as link:
+                delivery = link.receive(_WAIT_SECONDS)
+                if delivery is not None:
+                    link.settle(delivery, Settlement.COMPLETE, "", "")
+        except BrokerUnavailable as error:
+            text = f"a killed worker's messages wait until their locks expire: {error}"
+            return FindingResult.DOES_NOT_HOLD, text
+    if delivery is None:
+        return (
+            FindingResult.DOES_NOT_HOLD,
+            "a killed worker's messages wait until their locks expire",
+        )
+    text = f"a killed process's message came back with {delivery.delivery_count} earlier deliveries"
+    return FindingResult.HELD if delivery.delivery_count == 1 else FindingResult.FAILED, text
+
+
+def check_dead_letter(broker: CheckedNamespace, queue: str) -> tuple[FindingResult, str]:
+    """Dead-letter a message, and read the reason from its application properties."""
+    broker.send(queue, "refused")
+    with broker.link(queue) as link:
+        (delivery,) = _receive(link, 1)
+        link.settle(delivery, Settlement.DEAD_LETTER, _REASON, _DESCRIPTION)
+    try:
+        with (
+            make_client(broker.endpoint) as client,
+            client.get_queue_receiver(queue, sub_queue=ServiceBusSubQueue.DEAD_LETTER) as receiver,
+        ):
+            letters = receiver.receive_messages(1, _WAIT_SECONDS)
+    except SDK_ERRORS as error:
+        raise CheckError(f"the dead-letter queue cannot be read: {error_text(error)}") from None
+    if not letters:
+        return FindingResult.FAILED, "the dead-lettered message is not in the dead-letter queue"
+    found = letters[0].application_properties or {}
+    expected = {b"DeadLetterReason": _REASON, b"DeadLetterErrorDescription": _DESCRIPTION}
+    missing = [
+        name.decode() for name, text in expected.items() if _as_text(found.get(name)) != text
+    ]
+    if missing:
+        return FindingResult.FAILED, f"the dead letter lacks {' and '.join(missing)}"
+    return FindingResult.HELD, "the dead letter has its reason and its description"
+
+
+CHECKS: Final = (
+    Check("Service Bus drops a second message with the same id", check_duplicates),
+    Check("locked messages count as active", check_locked_count),
+    Check("Service Bus completes ranges of messages", check_range),
+    Check("a released message counts no delivery", check_release),
+    Check("a lock token is enough to abandon a message", check_lock_token),
+    Check("a dead letter has its reason among its properties", check_dead_letter),
+)
+
+
+def run_check(check: Check, broker: CheckedNamespace) -> Finding:
+    """Run one check on a queue of its own, and delete the queue."""
+    queue = f"smoke-test-{uuid.uuid4().hex[:12]}"
+    try:
+        broker.queues.create(queue)
+    except CheckError as error:
+        return Finding(check.claim, FindingResult.NOT_APPLICABLE, str(error))
+    try:
+        result, text = check.run(broker, queue)
+    except (CheckError, BrokerUnavailable, LockLost) as error:
+        result, text = FindingResult.FAILED, str(error)
+    except Exception as error:  # noqa: BLE001  each claim must be in the report
+        result, text = FindingResult.FAILED, f"the check itself failed: {error!r}"
+    try:
+        broker.queues.delete(queue)
+    except CheckError as error:
+        text += f"; delete the queue {queue} yourself: {error}"
+    return Finding(check.claim, result, text)
+
+
+def _hold_until_killed(endpoint: AzureEndpoint, queue: str, folder: Path) -> None:
+    """Receive one message, note its lock token in a journal in `folder`, and die by SIGKILL."""
+    link = QueueLink(endpoint, queue, journals=LockJournals(folder))
+    link.open()
+    _receive(link, 1)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _receive(link: QueueLink, count: int) -> list[LockedMessage]:
+    """Receive `count` messages. Raises CheckError if they do not arrive in time."""
+    end = time.monotonic() + _WAIT_SECONDS
+    found: list[LockedMessage] = []
+    while len(found) < count and time.monotonic() < end:
+        found += link.receive_many(count - len(found), 1.0)
+    if len(found) < count:
+        raise CheckError(f"only {len(found)} of {count} messages arrived in {_WAIT_SECONDS:.0f} s")
+    return found
+
+
+def _as_text(value: object) -> object:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run all checks, or send one message. Return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="infra.smoke.servicebus", description=(__doc__ or "").splitlines()[0]
+    )
+    actions = parser.add_subparsers(dest="action", required=True)
+    checking, sending = actions.add_parser("check"), actions.add_parser("send")
+    for action in (checking, sending):
+        action.add_argument("--host", required=True, help="the host name of the namespace")
+    checking.add_argument("--namespace", required=True, help="the name of the namespace")
+    checking.add_argument("--group", required=True, help="its resource group")
+    checking.add_argument("--count-seconds", type=float, default=60, help="wait for a count")
+    sending.add_argument("--queue", required=True)
+    sending.add_argument("--id", required=True, help="the message id")
+    given = parser.parse_args(arguments)
+    connection = os.environ.get("SERVICE_BUS_CONNECTION")
+    endpoint = AzureEndpoint(connection, None if connection else given.host)
+    if given.action == "check":
+        broker = CheckedNamespace(
+            endpoint, AzQueues(given.namespace, given.group), given.count_seconds
+        )
+        print_findings(run_check(check, broker) for check in CHECKS)
+        return 0
+    try:
+        send(endpoint, given.queue, given.id)
+    except CheckError as error:
+        sys.stderr.write(f"{error}\n")
+        return _NOT_SENT
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

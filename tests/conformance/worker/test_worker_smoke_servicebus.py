@@ -1,0 +1,159 @@
+"""Test the smoke test's checks of Service Bus, on the emulator and on a changed emulator."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import httpx
+import pytest
+
+from emulator.pytest_plugin import LocalServiceBus
+from infra.smoke.findings import Finding, FindingResult
+from infra.smoke.servicebus import CHECKS, Check, CheckedNamespace, CheckError, main, run_check
+from tests.conformance.worker.worker_services import LocalServices, run_services
+from worker.settings import AzureEndpoint
+
+RANGES, RELEASE, TOKEN, LETTER = (
+    "Service Bus completes ranges of messages",
+    "a released message counts no delivery",
+    "a lock token is enough to abandon a message",
+    "a dead letter has its reason among its properties",
+)
+DUPLICATES, COUNT = (
+    "Service Bus drops a second message with the same id",
+    "locked messages count as active",
+)
+CHECKS_BY_CLAIM = {check.claim: check for check in CHECKS}
+
+
+@dataclass(frozen=True)
+class EmulatorQueues:
+    """Creates, counts and deletes the emulator's queues over its management API."""
+
+    admin_url: str
+    detects_duplicates: bool = True
+    counts_locked: bool = True
+
+    def create(self, name: str) -> None:
+        namespace = LocalServiceBus("", self.admin_url)
+        namespace.create_queue(
+            name, LockDuration="PT60S", RequiresDuplicateDetection=self.detects_duplicates
+        )
+
+    def count_active(self, name: str) -> int:
+        if not self.counts_locked:
+            return 0
+        text = httpx.get(f"{self.admin_url}/{name}").text
+        return int(text.partition("ActiveMessageCount>")[2].partition("<")[0])
+
+    def delete(self, name: str) -> None:
+        httpx.delete(f"{self.admin_url}/{name}").raise_for_status()
+
+
+@dataclass(frozen=True)
+class NoQueues:
+    """Fails to create a queue, as az does without the right to do so."""
+
+    def create(self, name: str) -> None:
+        raise CheckError("az servicebus queue create failed: AuthorizationFailed")
+
+    def count_active(self, name: str) -> int:
+        raise AssertionError("there is no queue")
+
+    def delete(self, name: str) -> None:
+        raise AssertionError("there is no queue")
+
+
+def admin_url_of(services: LocalServices) -> str:
+    return services.service_bus.probe.removesuffix("/health")
+
+
+def broker_of(services: LocalServices, **options: bool) -> CheckedNamespace:
+    queues = EmulatorQueues(admin_url_of(services), **options)
+    return CheckedNamespace(AzureEndpoint(services.service_bus_url), queues, count_seconds=0.5)
+
+
+@pytest.fixture(scope="module")
+def faulty_services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServices]:
+    """Run a local Service Bus that breaks four of the claims."""
+    folder = tmp_path_factory.mktemp("faulty")
+    module = "tests.conformance.worker.servicebus_with_faults"
+    with run_services(folder, service_bus_module=module) as running:
+        yield running
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.run.__name__)
+def test_the_smoke_test_finds_that_a_claim_about_service_bus_holds(
+    services: LocalServices, check: Check
+) -> None:
+    finding = run_check(check, broker_of(services))
+    assert finding.result == FindingResult.HELD, finding
+    assert "delete the queue" not in finding.text
+    queues = httpx.get(f"{admin_url_of(services)}/$Resources/queues").text
+    assert "smoke-test-" not in queues
+
+
+@pytest.mark.parametrize(
+    ("claim", "result", "text"),
+    [
+        (RANGES, FindingResult.DOES_NOT_HOLD, "workers complete messages one by one"),
+        (RELEASE, FindingResult.DOES_NOT_HOLD, "had 1 earlier deliveries"),
+        (TOKEN, FindingResult.DOES_NOT_HOLD, "wait until their locks expire"),
+        (LETTER, FindingResult.FAILED, "lacks DeadLetterReason and DeadLetterErrorDescription"),
+    ],
+)
+def test_the_smoke_test_finds_that_a_broken_claim_about_service_bus_does_not_hold(
+    faulty_services: LocalServices, claim: str, result: FindingResult, text: str
+) -> None:
+    finding = run_check(CHECKS_BY_CLAIM[claim], broker_of(faulty_services))
+    assert (finding.claim, finding.result) == (claim, result), finding
+    assert text in finding.text
+
+
+def test_the_smoke_test_fails_if_a_queue_does_not_drop_duplicates(
+    services: LocalServices,
+) -> None:
+    finding = run_check(CHECKS_BY_CLAIM[DUPLICATES], broker_of(services, detects_duplicates=False))
+    assert finding.result == FindingResult.FAILED
+    assert finding.text.startswith("3 messages")
+
+
+def test_the_smoke_test_fails_if_locked_messages_do_not_count_as_active(
+    services: LocalServices,
+) -> None:
+    finding = run_check(CHECKS_BY_CLAIM[COUNT], broker_of(services, counts_locked=False))
+    assert finding.result == FindingResult.FAILED
+    assert finding.text == "0 of 2 locked messages count as active"
+
+
+def test_a_claim_about_service_bus_is_not_applicable_if_no_queue_may_be_created(
+    services: LocalServices,
+) -> None:
+    broker = CheckedNamespace(AzureEndpoint(services.service_bus_url), NoQueues(), 0.5)
+    finding = run_check(CHECKS[0], broker)
+    text = "az servicebus queue create failed: AuthorizationFailed"
+    assert finding == Finding(CHECKS[0].claim, FindingResult.NOT_APPLICABLE, text)
+
+
+def test_a_claim_about_service_bus_fails_if_the_namespace_does_not_respond(
+    services: LocalServices,
+) -> None:
+    address = "Endpoint=sb://localhost:9;SharedAccessKeyName=a;SharedAccessKey=b;"
+    endpoint = AzureEndpoint(address + "UseDevelopmentEmulator=true;")
+    finding = run_check(
+        CHECKS[0], CheckedNamespace(endpoint, EmulatorQueues(admin_url_of(services)), 0.5)
+    )
+    assert finding.result == FindingResult.FAILED
+    assert finding.text.startswith("a message could not be sent: ")
+
+
+def test_sending_a_message_to_a_missing_queue_ends_with_exit_code_3(
+    services: LocalServices, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SERVICE_BUS_CONNECTION", services.service_bus_url)
+    assert main(["send", "--host", "unused", "--queue", "nowhere", "--id", "stray"]) == 3
+    assert "a message could not be sent" in capfd.readouterr().err
+
+
+def test_a_finding_is_one_line_with_tabs_between_its_parts() -> None:
+    finding = Finding("a claim", FindingResult.HELD, "two\nlines\tand a tab")
+    assert finding.line == "held\ta claim\ttwo lines and a tab"

@@ -1,0 +1,369 @@
+"""Test jobs with named results: how workers send them, and how callers read each result."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from jsonschema import Draft202012Validator
+
+from contract.catalogue import DEFAULT_PATH
+from contract.guard import AddressGuard
+from contract.names import result_blob
+from contract.webhook import parse_secrets
+from gateway.storage.housekeeping import delete_old_blobs
+from tests.unit.gateway.conftest import RunningGateway, error_body, open_gateway
+from tests.unit.gateway.open_inference_caller import infer, outputs, tensor
+from tests.unit.gateway.test_gateway_operators import SETTING, bearer
+from tests.unit.gateway.test_gateway_webhooks import SECRET, URL, deliver, receiver
+
+pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
+
+ENTRY = """
+[cutter]
+task = "{task}"
+implementation = "worker.models.noop"
+description = "Cuts."
+media_types = ["application/octet-stream"]
+results.mask = {{media_type = "image/png", description = "A mask."}}
+results.boxes = {{media_type = "application/json", optional = true}}
+"""
+PNG = {"media_type": "image/png", "base64": "iVBORw=="}
+BOXES = {"media_type": "application/json", "json": [[1, 2]]}
+RESULT = {"media_type": "application/json", "json": {"n": 1}}
+
+
+def write_catalogue(folder: Path, task: str = "cut") -> Path:
+    path = folder / "models.toml"
+    shipped = DEFAULT_PATH.read_text(encoding="utf-8")
+    path.write_text(shipped + ENTRY.format(task=task), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+async def cutter(tmp_path: Path) -> AsyncIterator[RunningGateway]:
+    """Yield a gateway with a model that has a required and an optional named result."""
+    async with open_gateway(catalogue_path=write_catalogue(tmp_path)) as gateway:
+        yield gateway
+
+
+def outcome(**results: Any) -> dict[str, Any]:
+    return {"schema": 2, "result": RESULT, "results": results}
+
+
+async def ended(gateway: RunningGateway, **results: Any) -> str:
+    """Run a job with these named results, and return its id."""
+    job_id = await gateway.accept(model="cutter")
+    answer = await gateway.reply(**outcome(**results))
+    assert answer.status_code == 202, answer.text
+    return job_id
+
+
+def stored(gateway: RunningGateway, job_id: str, data: bytes, media_type: str) -> dict[str, Any]:
+    """Store a large result like a worker, and return the reference to it."""
+    blob = result_blob(job_id)
+    gateway.payloads.blobs[blob] = (media_type, data)
+    return {
+        "media_type": media_type,
+        "blob": blob,
+        "size_bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
+
+
+async def get(gateway: RunningGateway, path: str, **headers: str) -> httpx.Response:
+    return await gateway.http.get(
+        path, headers={k.replace("_", "-"): v for k, v in headers.items()}
+    )
+
+
+async def test_a_job_has_its_named_results_with_a_link_to_each_and_small_json_itself(
+    cutter: RunningGateway,
+) -> None:
+    job_id = await ended(cutter, mask=PNG, boxes=BOXES)
+    job, path = await cutter.job(job_id), f"/v1/jobs/{job_id}"
+    assert (job["status"], job["result"]) == ("succeeded", {"n": 1})
+    assert job["results"] == {
+        "mask": {"media_type": "image/png", "link": f"{path}/result/mask"},
+        "boxes": {
+            "media_type": "application/json",
+            "json": [[1, 2]],
+            "link": f"{path}/result/boxes",
+        },
+    }
+    assert job["links"]["result"] == f"{path}/result"
+    (listed,) = (await get(cutter, "/v1/jobs")).json()["jobs"]
+    assert listed == job
+
+
+async def test_a_job_without_named_results_has_an_empty_object_of_results(
+    cutter: RunningGateway,
+) -> None:
+    job_id = await cutter.accept(model="cutter")
+    assert (await cutter.job(job_id))["results"] == {}
+    await cutter.reply(error=error_body("inference-failed"))
+    assert (await cutter.job(job_id))["results"] == {}
+
+
+async def test_each_named_result_is_returned_with_its_media_type_and_an_etag(
+    cutter: RunningGateway,
+) -> None:
+    path = f"/v1/jobs/{await ended(cutter, mask=PNG, boxes=BOXES)}/result"
+    mask, boxes, first = [
+        await get(cutter, each) for each in (f"{path}/mask", f"{path}/boxes", path)
+    ]
+    assert (mask.headers["content-type"], mask.content) == ("image/png", b"\x89PNG")
+    assert mask.headers["x-content-type-options"] == "nosniff"
+    assert (boxes.headers["content-type"], boxes.json()) == ("application/json", [[1, 2]])
+    assert first.json() == {"n": 1}
+    tags = {answer.headers["etag"] for answer in (mask, boxes, first)}
+    assert len(tags) == 3
+    again = await get(cutter, f"{path}/mask", if_none_match=mask.headers["etag"])
+    assert (again.status_code, again.content) == (304, b"")
+    head = await cutter.http.head(f"{path}/mask")
+    assert (head.status_code, head.content) == (200, b"")
+
+
+async def test_a_large_named_result_redirects_to_a_signed_link_of_its_own(
+    cutter: RunningGateway,
+) -> None:
+    job_id = await cutter.accept(model="cutter")
+    mask, boxes = (
+        stored(cutter, job_id, bytes(500_000), media_type)
+        for media_type in ("image/png", "application/json")
+    )
+    assert (await cutter.reply(**outcome(mask=mask, boxes=boxes))).status_code == 202
+    job = await cutter.job(job_id)
+    assert [sorted(each) for each in job["results"].values()] == [["link", "media_type"]] * 2
+    assert "results/" not in json.dumps(job)
+    links = {}
+    for name, reference, suffix in (("mask", mask, "png"), ("boxes", boxes, "json")):
+        answer = await get(cutter, job["results"][name]["link"])
+        assert (answer.status_code, answer.headers["cache-control"]) == (303, "no-store")
+        link = httpx.URL(answer.headers["location"])
+        assert link.path == f"/{reference['blob']}"
+        assert link.params["sp"] == "r"
+        assert link.params["rsct"] == reference["media_type"]
+        assert link.params["rscd"] == f"{job_id}-{name}.{suffix}"
+        shown = await get(cutter, f"{job['results'][name]['link']}?redirect=false")
+        assert (shown.status_code, shown.json()["url"]) == (200, answer.headers["location"])
+        links[name] = link.path
+    assert links["mask"] != links["boxes"]
+    del cutter.payloads.blobs[mask["blob"]]
+    assert (await get(cutter, job["results"]["mask"]["link"])).status_code == 404
+    assert (await get(cutter, job["results"]["boxes"]["link"])).status_code == 303
+
+
+async def test_a_named_result_that_the_job_does_not_have_is_not_found(
+    cutter: RunningGateway,
+) -> None:
+    job_id = await ended(cutter, mask=PNG)
+    for name in ("boxes", "result", "Mask", "%2e%2e", "..%2freply"):
+        answer = await get(cutter, f"/v1/jobs/{job_id}/result/{name}")
+        assert answer.status_code == 404, name
+    answer = await get(cutter, f"/v1/jobs/{job_id}/result/boxes")
+    assert answer.json()["code"] == "unknown-result"
+    assert answer.json()["detail"] == ("the job has no result 'boxes'; its named results are: mask")
+    assert answer.json()["job"]["results"].keys() == {"mask"}
+
+
+async def test_a_named_result_of_a_job_without_a_result_is_answered_like_the_result(
+    cutter: RunningGateway,
+) -> None:
+    job_id = await cutter.accept(model="cutter")
+    queued = await get(cutter, f"/v1/jobs/{job_id}/result/mask")
+    assert (queued.status_code, queued.headers["retry-after"]) == (202, "1")
+    await cutter.reply(error=error_body("inference-failed"))
+    failed = await get(cutter, f"/v1/jobs/{job_id}/result/mask")
+    assert (failed.status_code, failed.json()["code"]) == (409, "no-result")
+    refused = await get(cutter, f"/v1/jobs/{job_id}/result/mask?width=1")
+    assert (refused.status_code, refused.json()["code"]) == (400, "malformed-request")
+
+
+async def test_only_the_tenant_of_a_job_can_read_its_named_results(tmp_path: Path) -> None:
+    path = write_catalogue(tmp_path)
+    async with open_gateway(api_keys=SETTING, catalogue_path=path) as gateway:
+        answer = await gateway.http.post(
+            "/v1/models/cutter/jobs",
+            content=b"x",
+            headers={
+                **bearer("a"),
+                "content-type": "application/octet-stream",
+                "prefer": "respond-async",
+            },
+        )
+        job_id = answer.json()["id"]
+        await gateway.reply(**outcome(mask=PNG, boxes=BOXES))
+
+        async def ask(key: str, path: str) -> httpx.Response:
+            return await gateway.http.get(f"/v1/jobs/{job_id}{path}", headers=bearer(key))
+
+        assert (await ask("a", "/result/mask")).status_code == 200
+        assert (await ask("b", "/result/mask")).status_code == 404
+        assert (await ask("watcher", "/result/mask")).status_code == 403
+        assert (await gateway.http.get(f"/v1/jobs/{job_id}/result/mask")).status_code == 401
+        assert (await ask("a", "")).json()["results"]["boxes"]["json"] == [[1, 2]]
+        shown = (await ask("watcher", "")).json()
+        assert shown["tenant"] == "acme"
+        assert [sorted(each) for each in shown["results"].values()] == [["link", "media_type"]] * 2
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"blob": "results/other/" + "0" * 32}, "results.mask.blob: expected results/"),
+        ({"blob": "outcomes/{id}"}, "results.mask.blob: expected results/"),
+        ({"size_bytes": 1 << 40}, "results.mask.size_bytes: expected at most"),
+        ({"media_type": "image/png\r\nx: y"}, "results.mask.media_type: expected printable ASCII"),
+        ({"media_type": "image/pn\u0261"}, "results.mask.media_type: expected printable ASCII"),
+    ],
+)
+async def test_a_reply_with_an_invalid_named_result_is_refused(
+    cutter: RunningGateway, change: dict[str, Any], said: str
+) -> None:
+    job_id = await cutter.accept(model="cutter")
+    mask = stored(cutter, job_id, b"x", "image/png")
+    wrong = {**mask, **change}
+    wrong["blob"] = wrong["blob"].replace("{id}", job_id)
+    answer = await cutter.reply(**outcome(mask=wrong))
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")
+    assert said in answer.json()["detail"]
+    assert (await cutter.reply(**outcome(mask=mask))).status_code == 202
+
+
+async def test_the_webhook_of_a_job_contains_its_named_results(tmp_path: Path) -> None:
+    async with open_gateway(
+        catalogue_path=write_catalogue(tmp_path),
+        webhook_secrets=parse_secrets(SECRET),
+        guard=AddressGuard("127.0.0.1"),
+    ) as gateway:
+        job_id = await gateway.accept(model="cutter", webhook_url=URL)
+        await gateway.reply(**outcome(mask=PNG, boxes=BOXES))
+        await deliver(gateway, job_id)
+        ((_, _, body),) = receiver(gateway).posts
+        assert json.loads(body) == await gateway.job(job_id)
+        assert json.loads(body)["results"]["boxes"]["json"] == [[1, 2]]
+
+
+async def test_housekeeping_deletes_the_blobs_of_all_results_of_an_old_job(
+    cutter: RunningGateway,
+) -> None:
+    job_id = await cutter.accept(model="cutter")
+    names = {result_blob(job_id) for _ in range(3)}
+    for name in names:
+        cutter.blobs.put(name, b"x")
+    cutter.clock.now += timedelta(hours=100)
+    await delete_old_blobs(cutter.services)
+    assert not names & set(cutter.payloads.blobs)
+
+
+async def test_the_description_of_a_model_contains_its_named_results(
+    cutter: RunningGateway,
+) -> None:
+    described = (await get(cutter, "/v1/models/cutter")).json()
+    assert described["results"] == {
+        "mask": {"description": "A mask.", "media_type": "image/png", "required": True},
+        "boxes": {"description": "", "media_type": "application/json", "required": False},
+    }
+    assert (await get(cutter, "/v1/models/noop")).json()["results"] == {}
+
+
+async def test_the_openapi_operation_of_a_model_has_its_named_results(
+    cutter: RunningGateway,
+) -> None:
+    document = (await get(cutter, "/openapi.json")).json()
+    responses = document["paths"]["/v1/models/cutter/jobs"]["post"]["responses"]
+    schema = responses["200"]["content"]["application/json"]["schema"]
+    results = schema["allOf"][1]["properties"]["results"]["properties"]
+    assert results["mask"]["description"] == "A mask."
+    job = await cutter.job(await ended(cutter, mask=PNG, boxes=BOXES))
+    validator = Draft202012Validator({**document, **schema})
+    assert validator.is_valid(job)
+    assert not validator.is_valid({**job, "results": {"mask": "a picture"}})
+    noop = document["paths"]["/v1/models/noop/jobs"]["post"]["responses"]["200"]
+    assert noop == {"$ref": "#/components/responses/submit_200"}
+
+
+async def test_open_inference_has_an_output_tensor_for_each_named_result(
+    cutter: RunningGateway,
+) -> None:
+    described = (await get(cutter, "/v2/models/cutter")).json()
+    assert described["outputs"] == [
+        {"name": name, "datatype": "BYTES", "shape": [-1]} for name in ("result", "mask", "boxes")
+    ]
+    request = {"inputs": [tensor("eA==", "eA==")]}
+    both = [outcome(mask=PNG, boxes=BOXES), outcome(mask=PNG, boxes={**BOXES, "json": 2})]
+    found = outputs(await infer(cutter, "cutter", request, both))
+    assert list(found) == ["result", "mask", "boxes"]
+    assert found["mask"] == {
+        "name": "mask",
+        "datatype": "BYTES",
+        "shape": [2],
+        "data": ["iVBORw=="] * 2,
+        "parameters": {"content_type": "image/png"},
+    }
+    assert found["boxes"]["data"] == ["[[1,2]]", "2"]
+
+
+async def test_open_inference_returns_only_the_named_results_that_are_requested_and_present(
+    cutter: RunningGateway,
+) -> None:
+    request: dict[str, Any] = {"inputs": [tensor("eA==")], "outputs": [{"name": "mask"}]}
+    found = outputs(await infer(cutter, "cutter", request, [outcome(mask=PNG, boxes=BOXES)]))
+    assert list(found) == ["mask"]
+
+
+async def test_open_inference_omits_the_tensor_of_a_result_that_not_all_jobs_have(
+    cutter: RunningGateway,
+) -> None:
+    both = [outcome(mask=PNG, boxes=BOXES), outcome(mask=PNG)]
+    request = {"inputs": [tensor("eA==", "eA==")]}
+    assert list(outputs(await infer(cutter, "cutter", request, both))) == ["result", "mask"]
+
+
+async def test_open_inference_fails_if_a_requested_named_result_is_absent(
+    cutter: RunningGateway,
+) -> None:
+    request = {"inputs": [tensor("eA==")], "outputs": [{"name": "boxes"}]}
+    answer = await infer(cutter, "cutter", request, [outcome(mask=PNG)])
+    assert answer.status_code == 500
+    assert "the model did not return boxes" in answer.json()["error"]
+
+
+async def test_open_inference_reads_only_the_blobs_of_the_requested_named_results(
+    cutter: RunningGateway,
+) -> None:
+    async def run(wanted: str, *, is_lost: bool) -> httpx.Response:
+        """Request one output of a job whose mask is stored, or was deleted."""
+        body = {"inputs": [tensor("eA==")], "outputs": [{"name": wanted}]}
+        before = len(cutter.queues.sent)
+        waiting = asyncio.create_task(cutter.http.post("/v2/models/cutter/infer", json=body))
+        while len(cutter.queues.sent) == before:
+            cutter.queues.has_sent.clear()
+            await cutter.queues.has_sent.wait()
+        mask = stored(cutter, cutter.queues.request().job_id, b"mask", "image/png")
+        if is_lost:
+            del cutter.payloads.blobs[mask["blob"]]
+        await cutter.reply(**outcome(mask=mask))
+        return await waiting
+
+    assert list(outputs(await run("result", is_lost=True))) == ["result"]
+    assert outputs(await run("mask", is_lost=False))["mask"]["data"] == ["bWFzaw=="]
+    lost = await run("mask", is_lost=True)
+    assert (lost.status_code, "no longer exists" in lost.json()["error"]) == (404, True)
+
+
+async def test_named_results_have_precedence_over_the_tensors_of_a_classifier(
+    tmp_path: Path,
+) -> None:
+    path = write_catalogue(tmp_path, "image-classification")
+    text = path.read_text(encoding="utf-8").replace("results.mask", "results.labels")
+    path.write_text(text, encoding="utf-8")
+    async with open_gateway(catalogue_path=path) as gateway:
+        described = (await get(gateway, "/v2/models/cutter")).json()["outputs"]
+        assert [each["name"] for each in described] == ["result", "labels", "boxes"]

@@ -1,0 +1,222 @@
+"""Test how the client and the command line show and fetch the named results of a job."""
+
+import json
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from loosely import Job, NotFound, Result, Retry
+from loosely.cli import app
+from loosely.cli.models import _CheckOutput
+from loosely.client.media import file_extension
+from tests.unit.loosely.both_clients import Connect
+from tests.unit.loosely.scripted_gateway import (
+    JOB_ID,
+    ScriptedGateway,
+    ScriptedResponse,
+    job_document,
+    json_response,
+    problem_response,
+)
+from tests.unit.loosely.test_loosely_cli import picture, runner
+
+__all__ = ["picture", "runner"]
+
+ONCE = Retry(total_seconds=0)
+LINK = f"/v1/jobs/{JOB_ID}/result"
+
+
+def named(media_type: str, name: str, **members: Any) -> dict[str, Any]:
+    return {"media_type": media_type, "link": f"{LINK}/{name}", **members}
+
+
+RESULTS = {
+    "mask": named("image/png", "mask"),
+    "boxes": named("application/json", "boxes", json=[[1, 2]]),
+    "points": named("application/json", "points"),
+}
+CUT = job_document("succeeded", result={"count": 2}, results=RESULTS)
+PNG = ScriptedResponse(200, b"\x89PNG", {"content-type": "image/png"})
+
+
+def test_a_job_has_the_values_of_its_small_json_results_by_name(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
+    gateway.responses = [json_response(200, CUT)]
+    job = connect(gateway.url, retry=ONCE).get(JOB_ID)
+    assert job.results == {"mask": None, "boxes": [[1, 2]], "points": None}
+    assert job.result_media_types == {
+        "mask": "image/png",
+        "boxes": "application/json",
+        "points": "application/json",
+    }
+
+
+@pytest.mark.parametrize("results", [None, [], "x", {"mask": 3}])
+def test_a_job_of_an_older_or_faulty_gateway_has_no_named_results(results: object) -> None:
+    document = {**job_document("succeeded"), "results": results}
+    job = Job.from_document(document, b"")
+    assert job is not None
+    assert (job.results, job.result_media_types) == ({}, {})
+
+
+def test_wait_fetches_a_large_named_json_result_but_no_picture(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
+    large = {"location": "/x?rsct=application/json&sig=secret"}
+    gateway.responses = [
+        json_response(200, CUT),
+        ScriptedResponse(303, b"", large),
+        ScriptedResponse(200, b"[3]", {"content-type": "application/json"}),
+    ]
+    job = connect(gateway.url, retry=ONCE).wait(JOB_ID)
+    assert job.results == {"mask": None, "boxes": [[1, 2]], "points": [3]}
+    assert [each.target.partition("?")[0] for each in gateway.requests[1:]] == [
+        f"{LINK}/points",
+        "/x",
+    ]
+
+
+def test_client_result_returns_a_named_result(gateway: ScriptedGateway, connect: Connect) -> None:
+    gateway.responses = [PNG]
+    client = connect(gateway.url, retry=ONCE)
+    assert client.result(JOB_ID, "mask") == Result(b"\x89PNG", "image/png")
+    assert client.result(JOB_ID, "../x") == Result(b"\x89PNG", "image/png")
+    assert [each.target for each in gateway.requests] == [f"{LINK}/mask", f"{LINK}/..%2Fx"]
+
+
+def test_client_result_raises_not_found_for_a_result_that_the_job_does_not_have(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
+    gateway.responses = [problem_response(404, "unknown-result", "the job has no result 'crop'")]
+    with pytest.raises(NotFound, match="no result 'crop'"):
+        connect(gateway.url, retry=ONCE).result(JOB_ID, "crop")
+
+
+def test_the_submit_command_shows_each_named_result(
+    runner: CliRunner, gateway: ScriptedGateway, picture: str
+) -> None:
+    gateway.responses = [json_response(200, CUT)]
+    done = runner.invoke(app, ["submit", picture, "-m", "cutter", "--url", gateway.url])
+    assert done.exit_code == 0, done.output
+    lines = [line.rstrip() for line in done.stdout.splitlines()]
+    assert '  "count": 2' in lines
+    assert lines.index("mask: image/png") < lines.index("boxes:")
+    assert json.loads("".join(lines[lines.index("boxes:") + 1 : -1])) == [[1, 2]]
+    assert lines[-1] == "points: application/json"
+    assert f"loosely result {JOB_ID} --save FOLDER" in done.stderr
+
+
+def test_the_status_command_shows_each_named_result(
+    runner: CliRunner, gateway: ScriptedGateway
+) -> None:
+    gateway.responses = [json_response(200, {**CUT, "result": None})]
+    done = runner.invoke(app, ["status", JOB_ID, "--url", gateway.url])
+    assert "mask: image/png" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["submit", "result"])
+def test_the_option_save_writes_each_result_to_a_file(
+    runner: CliRunner, gateway: ScriptedGateway, picture: str, tmp_path: Path, command: str
+) -> None:
+    results = {**RESULTS, "../evil": named("text/plain", "evil")}
+    job = json_response(200, {**CUT, "results": results})
+    first = json_response(200, {"count": 2})
+    points = ScriptedResponse(200, b"[3]", {"content-type": "application/json"})
+    start = [job, first] if command == "submit" else [first, job]
+    gateway.responses = [*start, PNG, json_response(200, [[1, 2]]), points]
+    words = ["submit", picture, "-m", "cutter"] if command == "submit" else ["result", JOB_ID]
+    folder = tmp_path / "new" / "folder"
+    done = runner.invoke(app, [*words, "--save", str(folder), "--url", gateway.url])
+    assert done.exit_code == 0, done.output
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        "result.json": b'{"count": 2}',
+        "mask.png": b"\x89PNG",
+        "boxes.json": b"[[1, 2]]",
+        "points.json": b"[3]",
+    }
+    assert str(folder / "mask.png") in done.stderr
+    assert "--save FOLDER" not in done.stderr
+    assert not any("evil" in each.target for each in gateway.requests)
+
+
+def test_the_option_save_reports_a_folder_that_cannot_be_written(
+    runner: CliRunner, gateway: ScriptedGateway, tmp_path: Path
+) -> None:
+    gateway.responses = [json_response(200, {"count": 2}), json_response(200, CUT), PNG]
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    target = str(tmp_path / "file" / "folder")
+    done = runner.invoke(app, ["result", JOB_ID, "--save", target, "--url", gateway.url])
+    assert done.exit_code == 1
+    assert done.stderr == f"cannot write to {target}: Not a directory\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["submit", "{file}", "-m", "x", "--save", "out", "--detach"],
+        ["result", JOB_ID, "--save", "out", "--name", "mask"],
+        ["result", JOB_ID, "--save", "out", "--output", "x.png"],
+    ],
+)
+def test_the_option_save_is_refused_with_options_that_contradict_it(
+    runner: CliRunner, gateway: ScriptedGateway, picture: str, words: list[str]
+) -> None:
+    given = [word.format(file=picture) for word in words]
+    done = runner.invoke(app, [*given, "--url", gateway.url])
+    assert done.exit_code == 2
+    assert "cannot be used with" in done.stderr
+    assert gateway.requests == []
+
+
+def test_the_result_command_prints_or_writes_one_named_result(
+    runner: CliRunner, gateway: ScriptedGateway, tmp_path: Path
+) -> None:
+    gateway.responses = [PNG]
+    target = tmp_path / "mask.png"
+    words = ["result", JOB_ID, "--name", "mask", "--url", gateway.url, "-o", str(target)]
+    assert runner.invoke(app, words).exit_code == 0
+    assert target.read_bytes() == b"\x89PNG"
+    assert gateway.requests[0].target == f"{LINK}/mask"
+
+
+def test_the_output_of_a_check_shows_each_named_result() -> None:
+    output = StringIO()
+    _CheckOutput(Console(file=output, width=200)).add(
+        {
+            "event": "result",
+            "json": {"count": 2},
+            "results": {
+                "mask": {"media_type": "image/png", "size_bytes": 9},
+                "boxes": {"media_type": "application/json", "json": [1]},
+            },
+        }
+    )
+    lines = [line.rstrip() for line in output.getvalue().splitlines()]
+    assert lines == [
+        *("{", '  "count": 2', "}"),
+        "the result mask is image/png, 9 bytes",
+        *("the result boxes:", "[", "  1", "]"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("media_type", "extension"),
+    [
+        ("image/png", ".png"),
+        ("application/json; charset=utf-8", ".json"),
+        ("application/geo+json", ".json"),
+        ("text/csv", ".txt"),
+        ("text/plain", ".txt"),
+        ("x/../y", ".bin"),
+        ("", ".bin"),
+    ],
+)
+def test_the_extension_of_a_file_is_determined_by_the_media_type(
+    media_type: str, extension: str
+) -> None:
+    assert file_extension(media_type) == extension
