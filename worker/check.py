@@ -223,7 +223,19 @@ def _measure_load(  # noqa: PLR0913, PLR0917 - what the measurement needs
     memory: MemorySettings | None,
     caller_count: int,
 ) -> Iterator[Line]:
-    """Yield one JSON object for each measured batch size, then one with the suggested settings."""
+    """Measure a model under load, in batches of several sizes.
+
+    Args:
+        model: The catalogue entry.
+        sample: The input that the callers send.
+        loaded: The loaded model.
+        item: The prepared input.
+        memory: The settings for the device's memory; None for the default settings.
+        caller_count: How many callers each wait for one job at a time.
+
+    Yields:
+        One JSON object for each measured batch size, then one with the suggested settings.
+    """
     # The first preparation of an input also imports modules, so a later one is measured.
     prepare_seconds = statistics.median(
         _timed(lambda: sample.prepare(loaded)) for _ in range(_PASSES)
@@ -381,7 +393,15 @@ def _sample(model: ModelEntry, path: Path, announced: str | None) -> ModelInput:
 
 
 def _named_inputs(model: ModelEntry, given: list[str]) -> dict[str, tuple[bytes, str]]:
-    """Return the named inputs in the values of the option `--input`."""
+    """Return the content and the media type of each named input, by the input's name.
+
+    Args:
+        model: The catalogue entry of the model.
+        given: The values of the option `--input`, in the form NAME=FILE.
+
+    Raises:
+        SettingsError: A value does not have this form, or the model has no input of this name.
+    """
     found = {}
     for text in given:
         name, _, path = text.partition("=")

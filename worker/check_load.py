@@ -423,6 +423,8 @@ class LoadMeasurement:
         """Return the replies of the measured batches, each with its latency in milliseconds.
 
         The measurement begins when as many jobs have ended as there are callers.
+
+        `batch_size` is the maximum batch size of this measurement.
         """
         patience_seconds = max(_MIN_PATIENCE_SECONDS, float(self._model.deadline_seconds))
         ends_at = time.monotonic() + _MAX_SECONDS

@@ -227,6 +227,13 @@ def _cost_options(
     """Return the options to pass to `loosely cost` for a measured model.
 
     The keys are the options' names without the leading dashes.
+
+    Args:
+        name: The model's name.
+        jobs: The jobs for the estimate, as the value of `loosely cost --load`.
+        gpu: The name of the GPU for the estimate.
+        loaded: The JSON line that `worker.check` prints when the model is loaded.
+        suggestion: The JSON line that `worker.check` prints with the suggested settings.
     """
     job_seconds = suggestion["job_ms"] / 1000
     size = suggestion["max_batch_size"]
@@ -249,6 +256,13 @@ def _estimate_cost(
     """Print the command `loosely cost` with these options, and the estimate of the model's cost.
 
     If the model uses no GPU, print only that there is no estimate.
+
+    Args:
+        options: The values of the command's options. The keys are the options' names without the
+            leading dashes.
+        suggestion: The result of the measurement. This function uses only its member `uses_gpu`.
+        as_json: Whether to print JSON lines instead of text. Then nothing is printed for a model
+            that uses no GPU.
 
     Raises:
         typer.Exit: An option is invalid. The exit status is 2.
@@ -309,6 +323,12 @@ def _run_on_files(
     place: "_Place", arguments: tuple[str, ...], model: str, files: list[Path]
 ) -> list[Mapping[str, Any]]:
     """Run a model on all files in a new process, and return the JSON lines that the process prints.
+
+    Args:
+        place: The directory and the environment variables of the process.
+        arguments: Further options of `worker.check`.
+        model: The model's name.
+        files: The input files.
 
     Raises:
         typer.Exit: The model does not exist, or cannot be loaded.

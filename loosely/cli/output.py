@@ -191,7 +191,13 @@ def _step_table(timeline: Timeline) -> Table:
 
 
 def bar_between(begin_ms: float, duration_ms: float, total_ms: float) -> str:
-    """Return the bar of a step or span, indented in proportion to ``begin_ms``."""
+    """Return the bar of a step or span of a job, as text.
+
+    Args:
+        begin_ms: When the step began. The bar is indented in proportion to this time.
+        duration_ms: The duration of the step, which determines the length of the bar.
+        total_ms: The time that the full width represents.
+    """
     if total_ms <= 0 or duration_ms <= 0:
         return ""
     first = min(int(begin_ms / total_ms * _BAR_CELLS), _BAR_CELLS - 1)

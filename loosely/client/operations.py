@@ -494,6 +494,8 @@ class ClientOperations:
 
         For an upload, the request contains only the upload's reference. Any other input is the
         body of the request, or is uploaded first if it is too large for the body.
+
+        ``give_up_at`` is the time of the clock, in seconds, after which no request is repeated.
         """
         if inputs:
             return await self._submit_inputs(source, media_type, inputs, submission, give_up_at)
@@ -522,6 +524,8 @@ class ClientOperations:
 
         Inputs over ``_SURELY_SMALL_BYTES`` are uploaded first. If the gateway answers that a
         smaller input is too large for a request, all inputs are uploaded.
+
+        ``give_up_at`` is the time of the clock, in seconds, after which no request is repeated.
         """
         first = source if isinstance(source, Upload) else read_payload(source, media_type)
         named: dict[str, Payload | Upload] = {
@@ -553,7 +557,10 @@ class ClientOperations:
         return read_job(await self.send(request, (200, 202), give_up_at))
 
     async def _is_too_large(self, payload: Payload, name: str, give_up_at: float) -> bool:
-        """Return whether the payload exceeds the model's limit for the body of a request."""
+        """Return whether the payload exceeds the limit of the model ``name`` for a request body.
+
+        ``give_up_at`` is the time of the clock, in seconds, after which no request is repeated.
+        """
         if payload.size_bytes <= _SURELY_SMALL_BYTES:
             return False
         model = self._known_models.get(name) or await self._model(name, give_up_at)
@@ -572,7 +579,10 @@ class ClientOperations:
         input_name: str | None = None,
         give_up_at: float = math.inf,
     ) -> Upload:
-        """Request an upload URL, store the payload at this URL, and return the upload."""
+        """Request an upload URL, store the payload at this URL, and return the upload.
+
+        ``give_up_at`` is the time of the clock, in seconds, after which no request is repeated.
+        """
         asked = self.requests.create_upload(model, payload.media_type, input_name)
         response = await self.send(asked, (201,), give_up_at)
         slot = read_upload_slot(response)
@@ -598,6 +608,8 @@ class ClientOperations:
 
         If the status of the response is not in ``expected``, raise UnexpectedAnswer with the
         message ``reason``.
+
+        ``give_up_at`` is the time of the clock, in seconds, after which no request is repeated.
         """
         try:
             return await self.send(request, expected, give_up_at)
@@ -645,6 +657,8 @@ class ClientOperations:
 
         A result that is not JSON is not fetched from blob storage. ``None`` is also returned if the
         gateway no longer has the result.
+
+        ``give_up_at`` is the time of the clock, in seconds, after which no request is repeated.
         """
         try:
             response = await self.send(

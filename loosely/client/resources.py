@@ -59,7 +59,11 @@ class Job:
     def from_document(
         cls, document: object, body: bytes, retry_after_seconds: float | None = None
     ) -> Self | None:
-        """Return the job that ``document`` describes, or ``None`` if it is invalid."""
+        """Return the job that ``document`` describes, or ``None`` if it is invalid.
+
+        ``body`` is the JSON text of the job. ``retry_after_seconds`` is the time that the gateway
+        asks to wait before the next request.
+        """
         if not isinstance(document, dict):
             return None
         names = [document.get(key) for key in ("id", "model", "status")]
@@ -71,7 +75,10 @@ class Job:
 
     @classmethod
     def from_body(cls, body: bytes, retry_after_seconds: float | None = None) -> Self | None:
-        """Return the job that the JSON text ``body`` describes, or ``None`` if it is invalid."""
+        """Return the job that the JSON text ``body`` describes, or ``None`` if it is invalid.
+
+        ``retry_after_seconds`` is the time that the gateway asks to wait before the next request.
+        """
         return cls.from_document(decode_json(body), body, retry_after_seconds)
 
     @property

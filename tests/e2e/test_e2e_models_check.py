@@ -50,6 +50,7 @@ def run_check(
     """Write a model with the name `tried` into `folder`, and run `loosely models check` there.
 
     `code` is the model's source code. `more` is appended to its catalogue entry.
+    `environment` contains further environment variables of the command.
     """
     (folder / "tried.py").write_text(code, encoding="utf-8")
     (folder / "models.toml").write_text(ENTRY + more, encoding="utf-8")

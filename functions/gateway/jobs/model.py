@@ -258,7 +258,10 @@ class JobOutcome:
 
     @classmethod
     def cancelled(cls, now: datetime, started_at: str | None = None) -> "JobOutcome":
-        """Return the outcome of a cancelled job."""
+        """Return the outcome of a job that was cancelled at the time `now`.
+
+        `started_at` is the time at which the job began to run; None if it did not run.
+        """
         return cls(JobStatus.CANCELLED, now, started_at=started_at)
 
     @classmethod

@@ -202,8 +202,11 @@ def position(
 
     The job at the front of the queue has the position 1.
 
-    `arrivals` contains the sorted creation times in seconds of the jobs that this process has
-    accepted. `replies` is the number of replies that this process has received.
+    Args:
+        sample: The length of the queue at an earlier time.
+        arrivals: The sorted creation times in seconds of the jobs that this process has accepted.
+        replies: The number of replies that this process has received.
+        created_at_seconds: The creation time of the job, in seconds since 1970.
     """
     if created_at_seconds > sample.at_seconds:
         between = bisect_left(arrivals, created_at_seconds) - bisect_right(
@@ -413,7 +416,9 @@ class SharedCounts:
             async with asyncio.timeout(SHARED_READ_SECONDS):
                 return True, await self._blobs.read(queue_length_blob(queue))
         except (Unavailable, TimeoutError) as error:
-            _log.debug("the shared length of queue %s cannot be read: %r", queue, error)
+            _log.debug(
+                "the stored length of queue %s cannot be read from its blob: %r", queue, error
+            )
             return False, None
 
     async def _write(self, queue: str, count: SharedCount, blob: SmallBlob | None) -> None:
@@ -426,7 +431,7 @@ class SharedCounts:
                 else:
                     await self._blobs.replace(name, data, blob.etag)
         except (Unavailable, TimeoutError) as error:
-            _log.debug("the length of queue %s cannot be shared: %r", queue, error)
+            _log.debug("the length of queue %s cannot be stored in its blob: %r", queue, error)
         self._written_at[queue] = count.at_seconds
 
     def _now(self) -> float:

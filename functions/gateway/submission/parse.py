@@ -294,7 +294,10 @@ def check_required_inputs(model: ModelEntry, names: Collection[str]) -> None:
 
 
 def _read_input(model: ModelEntry, path: str, source: dict[str, Json]) -> SubmittedInput:
-    """Read an input of a JSON body. `path` is the position of the input in the body."""
+    """Read an input of a JSON body.
+
+    `source` is the JSON object of the input, and `path` is its position in the body.
+    """
     _refuse_unknown(f"{path}.", source, {*_INPUTS, "media_type"})
     given = [name for name in _INPUTS if name in source]
     if len(given) != 1:

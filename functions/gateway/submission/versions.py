@@ -24,9 +24,9 @@ class VersionChooser:
     async def choose(self, model: ModelEntry, job_id: str) -> ModelEntry:
         """Return the version of a model for a new job.
 
-        The percentages in the catalogue select a version. If no worker is ready for this version,
-        and the model has a fallback, return the version `fallback` instead. If the heartbeats
-        cannot be read, the fallback is not used.
+        The percentages in the catalogue and the job's id select a version. If no worker is ready
+        for this version, and the model has a fallback, return the version `fallback` instead. If
+        the heartbeats cannot be read, the fallback is not used.
         """
         versions = self._catalogue.versions(model)
         chosen = versions[choose_version(model.versions, job_id)]

@@ -248,7 +248,7 @@ async def test_only_accepted_replies_for_a_known_queue_change_the_estimated_wait
     assert await estimated() is not None
 
 
-async def test_a_cancelled_request_does_not_cancel_the_shared_count_of_queued_messages(
+async def test_if_one_of_two_requests_is_cancelled_their_shared_count_of_messages_continues(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
