@@ -1,10 +1,11 @@
-"""Measure two models that together need more memory than the device has (`./dev bench memory`).
+"""Run two models that together need more memory than the device has (`./dev bench memory`).
 
 The simulated device has 8 GiB. The models need 3 GiB and 6 GiB while they run, and less while they
 are idle. Therefore both models can be loaded, but they cannot run at the same time. The benchmark
-measures two cases. With admission, each of two worker processes serves both models, and receives
-only jobs for which it has reserved memory. Without admission, each of the two processes serves one
-model, which is the usual way to share a GPU.
+counts the jobs with the right result and the refused allocations in two cases. With admission, each
+of two worker processes serves both models, and receives only jobs for which it has reserved memory.
+Without admission, each of the two processes serves one model, which is the usual way to share a
+GPU.
 """
 
 import signal
@@ -85,10 +86,14 @@ def count_outcomes(gateway: Gateway, jobs: dict[str, int]) -> tuple[int, dict[st
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Measure two models on one device, with and without admission, and print the report.
+    """Run jobs of two models on one device, with and without admission, and print the report.
 
-    With admission, a worker receives only jobs for which it has reserved memory. Returns 1 if a
-    target was missed, otherwise 0.
+    With admission, a worker receives only jobs for which it has reserved memory. The report says
+    how many jobs got the right result, how much memory was used, how many allocations were refused,
+    and how long jobs waited for memory.
+
+    Returns:
+        1 if a value in the report does not meet the target beside it, otherwise 0.
     """
     with tempfile.TemporaryDirectory(prefix="loosely-memory-") as text:
         folder = Path(text)

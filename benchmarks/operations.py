@@ -211,15 +211,27 @@ class OperationCounter:
         return [each.read() for each in (self.service_bus, self.blobs, self.gateway)]
 
     def run_small(self) -> tuple[str, float]:
-        """Run a small job with one request, and return its id and how long the request waited."""
+        """Run a small job with one request.
+
+        Returns:
+            The job's id, and how long the request waited for the result, in seconds.
+        """
         return self._submit()
 
     def run_keyed(self) -> tuple[str, float]:
-        """Run a small job with an Idempotency-Key."""
+        """Run a small job with an Idempotency-Key.
+
+        Returns:
+            The job's id, and how long the request waited for the result, in seconds.
+        """
         return self._submit(idempotency_key=f"key-{time.monotonic_ns()}")
 
     def run_large(self) -> tuple[str, float]:
-        """Run a job with an Idempotency-Key whose input and result are blobs, and read both."""
+        """Run a job with an Idempotency-Key and with an input and a result that are blobs.
+
+        Returns:
+            The job's id, and how long the request waited for the end of the job, in seconds.
+        """
         job_id, seconds = self._submit_large(idempotency_key=f"key-{time.monotonic_ns()}")
         result = self.http.get(f"/v1/jobs/{job_id}/result", follow_redirects=True)
         if len(result.content) < LARGE_RESULT_BYTES:
@@ -227,7 +239,11 @@ class OperationCounter:
         return job_id, seconds
 
     def run_polled(self) -> tuple[str, float]:
-        """Run a small job, poll it while it is queued, and once after its end."""
+        """Run a small job, poll it while it is queued, and once after its end.
+
+        Returns:
+            The job's id, and 0.0, because no request waits for the result.
+        """
         with self._paused_worker():
             job_id, _ = self._submit(prefer="respond-async")
             for _ in range(POLLS):
@@ -237,13 +253,21 @@ class OperationCounter:
         return job_id, 0.0
 
     def run_webhook(self) -> tuple[str, float]:
-        """Run a small job with a webhook, and wait until the webhook is delivered."""
+        """Run a small job with a webhook, and wait until the webhook is delivered.
+
+        Returns:
+            The job's id, and how long the request waited for the result, in seconds.
+        """
         job_id, seconds = self._submit(webhook_url=self.receiver_url)
         self._wait_until_ended([job_id, webhook_instance(job_id)])
         return job_id, seconds
 
     def run_cancelled(self) -> tuple[str, float]:
-        """Cancel a job before the worker starts it. The worker then asks whether to run the job."""
+        """Cancel a job before the worker starts it. The worker then asks whether to run the job.
+
+        Returns:
+            The job's id, and 0.0, because no request waits for the result.
+        """
         with self._paused_worker():
             begun_at = time.monotonic()
             job_id, _ = self._submit(prefer="respond-async")
@@ -257,7 +281,11 @@ class OperationCounter:
         return job_id, 0.0
 
     def run_expired(self) -> tuple[str, float]:
-        """Let a job expire before the worker starts it."""
+        """Let a job expire before the worker starts it.
+
+        Returns:
+            The job's id, and 0.0, because no request waits for the result.
+        """
         with self._paused_worker():
             job_id, _ = self._submit(prefer="respond-async", deadline_seconds="1")
             self._wait_until_ended([job_id])

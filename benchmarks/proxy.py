@@ -103,7 +103,10 @@ class DelayProxy:
     async def _forward(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, observe: Observe
     ) -> None:
-        """Forward each chunk of one direction after the delay, until the sender disconnects."""
+        """Forward each chunk of one direction after the delay, until the sender disconnects.
+
+        `observe` is called with each chunk.
+        """
         # The sender must wait if the receiver or a limited throughput is slower.
         chunks: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_MAX_CHUNKS_IN_TRANSIT)
         await _run_until_first_error(
@@ -168,9 +171,13 @@ def run_proxies(
 ) -> Iterator[list[int]]:
     """Run a proxy for each target port during the `with` block.
 
-    One new thread runs all proxies. Yield the ports on which the proxies listen. `new_observers`
-    contains for each target port a function that creates the observers of a connection. If it is
-    empty, the connections have no observers.
+    One new thread runs all proxies. Yield the ports on which the proxies listen.
+
+    Args:
+        target_ports: The ports to which the proxies connect.
+        round_trip_seconds: The time that the proxies add to each round trip.
+        new_observers: For each target port, a function that creates the observers of a connection.
+            If this sequence is empty, the connections have no observers.
     """
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="proxies")

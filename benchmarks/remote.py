@@ -46,6 +46,13 @@ def run_behind_proxies(
     and the Functions host to Service Bus and to blob storage, and from the worker to Service Bus,
     to blob storage and to the gateway. The worker runs only the models in WORKER_MODELS, by default
     `noop`.
+
+    Args:
+        folder: The data directory of the system.
+        start_proxies: Starts a proxy for each of the given ports; see `StartProxies`.
+        engine_options: Further command-line options for the Functions host.
+        catalogue: The model catalogue; None for the repository's catalogue.
+        environment: Further environment variables for all components.
     """
     local = SystemSettings(
         ROOT,

@@ -63,6 +63,13 @@ class ProbedProgram:
     ) -> "ProbedProgram":
         """Start a Python module as a program, and wait until its probe returns `ready_status`.
 
+        Args:
+            command: The name of the module, followed by the arguments of the program.
+            probe: The URL of the probe.
+            log: The file to which the program's standard error is appended.
+            ready_status: The HTTP status of the probe when the program is ready.
+            settings: Further environment variables of the program.
+
         Raises:
             RuntimeError: if the program ends or is not ready in time. The error message contains
                 the end of the program's log.
@@ -132,7 +139,10 @@ class WorkerRig:
                 program.process.send_signal(signal.SIGCONT)
 
     def fill(self, model: str, inputs: Sequence[Payload], count: int) -> set[str]:
-        """Send `count` jobs to the model's queue while the worker is paused. Return the job ids."""
+        """Send `count` jobs to the model's queue while the worker is paused. Return the job ids.
+
+        The jobs use the `inputs` in turn.
+        """
         now = datetime.now(UTC)
         ids = [str(uuid.uuid4()) for _ in range(count)]
         self.worker.process.send_signal(signal.SIGSTOP)

@@ -136,6 +136,14 @@ def worker_run(
 
     Return the worker's throughput, and the processor times of the worker, of the Service Bus
     emulator and of the whole machine during the run.
+
+    Args:
+        rig: The running worker and broker.
+        model: The name of the model, which is also the name of its queue.
+        images: The number of jobs. Each job has one image.
+        seconds: The time limit of the run.
+        expected_seconds: The expected duration of the run. Earlier checks for replies would disturb
+            the measurement.
     """
     ids = rig.fill(
         model, [InlineBytes("image/jpeg", path.read_bytes()) for path in PICTURES], images
@@ -150,6 +158,8 @@ def worker_run(
 
 def measure_replies(replies: Sequence[JobReply], ids: set[str]) -> LoopThroughput:
     """Return the worker's throughput, which is computed from the times in its replies.
+
+    `ids` are the ids of all submitted jobs.
 
     Raises:
         RuntimeError: if a job failed, or does not have exactly one reply.
@@ -178,7 +188,8 @@ def measure(catalogue: Path, model: str, rounds: int, seconds: float) -> list[Fi
     """Measure one model, and return the rows of the report.
 
     Repeats the measurement until `rounds` rounds were not disturbed by other programs, but runs at
-    most `rounds * _MAX_TRIES` rounds.
+    most `rounds * _MAX_TRIES` rounds. Each measurement processes as many images as the bare loop
+    processes in about `seconds`. `catalogue` is the file that contains the model's entry.
     """
     batch_size = Catalogue.load(catalogue).model(model).max_batch_size
     with (

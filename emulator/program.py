@@ -21,7 +21,7 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -81,7 +81,8 @@ def options_parser(
         "--port", type=port_number, default=port, help=f"{port_help} (default: {port})"
     )
     parser.add_argument(
-        "--host", default="127.0.0.1", help="loopback address to listen on: 127.0.0.1 or ::1"
+        "--host",
+        help="address to listen on (default: 127.0.0.1, and ::1 if this machine has IPv6)",
     )
     parser.add_argument(
         "--data", type=Path, required=True, help="directory in which the service keeps its state"
@@ -124,8 +125,12 @@ def port_number(text: str) -> int:
 
 
 def http_limits(options: argparse.Namespace) -> HttpLimits:
-    """Return the HTTP limits from the parsed command-line options."""
-    return HttpLimits(tuple(options.allow_host), options.head_timeout)
+    """Return the HTTP limits from the parsed command-line options.
+
+    Requests for the address of `--host` are served too.
+    """
+    hosts = [*options.allow_host, *([options.host] if options.host else [])]
+    return HttpLimits(tuple(hosts), options.head_timeout)
 
 
 def _positive_seconds(text: str) -> float:
@@ -225,18 +230,33 @@ def start_trimming(interval_seconds: float = 60.0) -> None:
     threading.Thread(target=trim_repeatedly, name="trimming", daemon=True).start()
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """Return a TCP socket that is bound to a loopback address but does not listen yet.
+LOOPBACK_HOSTS = ("127.0.0.1", "::1")
+_PORT_ATTEMPTS = 20
 
-    Raises SettingError if the host is not a loopback address or the socket cannot be bound, and
-    PortInUse if another program uses the port.
+
+def is_remote(host: str | None) -> bool:
+    """Return whether other machines can reach a service that listens on `host`.
+
+    None, the default of `--host`, means the loopback addresses. Raises SettingError if the host is
+    not an IP address.
     """
-    try:
-        address = ip_address("127.0.0.1" if host == "localhost" else host)
-    except ValueError:
-        raise SettingError(f"--host {host} is not an IP address: use 127.0.0.1 or ::1") from None
-    if not address.is_loopback:
-        # The keys are well known, so other machines must not reach the service.
+    return host is not None and not _parse_address(host).is_loopback
+
+
+def bind(host: str, port: int, *, allow_remote: bool = False) -> socket.socket:
+    """Return a TCP socket that is bound to an address but does not listen yet.
+
+    Args:
+        host: An IP address, or `localhost` for 127.0.0.1.
+        port: The port. If it is 0, the system chooses a free port.
+        allow_remote: Whether the address may be one that other machines can reach. The caller must
+            then ensure that the service requires a secret key.
+
+    Raises SettingError if the host is not allowed or the socket cannot be bound, and PortInUse if
+    another program uses the port.
+    """
+    address = _parse_address(host)
+    if is_remote(host) and not allow_remote:
         raise SettingError(f"--host {host} is not a loopback address: use 127.0.0.1 or ::1")
     bound = socket.socket(
         socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_STREAM
@@ -252,27 +272,73 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
+def bind_all(host: str | None, port: int, *, allow_remote: bool = False) -> list[socket.socket]:
+    """Return TCP sockets that are bound to the same port of each address to listen on.
+
+    If `host` is None, the addresses are 127.0.0.1 and, if this machine has it, ::1. `bind`
+    describes the other arguments and the errors.
+    """
+    if host is not None:
+        return [bind(host, port, allow_remote=allow_remote)]
+    attempts = 1 if port else _PORT_ATTEMPTS
+    while True:
+        bound: list[socket.socket] = []
+        attempts -= 1
+        try:
+            for each in LOOPBACK_HOSTS if has_ipv6() else LOOPBACK_HOSTS[:1]:
+                bound.append(bind(each, bound[0].getsockname()[1] if bound else port))
+        except StartError as error:
+            for each_socket in bound:
+                each_socket.close()
+            # The port that the system chose for 127.0.0.1 may be in use on ::1.
+            if attempts and isinstance(error, PortInUse):
+                continue
+            raise
+        return bound
+
+
+def has_ipv6() -> bool:
+    """Return whether this machine has the IPv6 loopback address."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+def _parse_address(host: str) -> IPv4Address | IPv6Address:
+    try:
+        return ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError:
+        raise SettingError(f"--host {host} is not an IP address: use 127.0.0.1 or ::1") from None
+
+
 def format_url(bound: socket.socket, scheme: str = "http") -> str:
     """Return the URL of a bound socket, without a trailing slash."""
     host, port = bound.getsockname()[:2]
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def listen(host: str, port: int, backlog: int) -> socket.socket:
-    """Return a listening socket on a loopback address.
+def listen_all(
+    host: str | None, port: int, backlog: int, *, allow_remote: bool = False
+) -> list[socket.socket]:
+    """Return listening sockets on the same port of each address to listen on.
 
-    Raises SettingError if the host is not a loopback address or the socket cannot listen, and
-    PortInUse if another program uses the port.
+    `backlog` is the number of connections that may wait to be accepted. `bind_all` describes the
+    other arguments and the errors.
     """
-    listener = bind(host, port)
+    listeners = bind_all(host, port, allow_remote=allow_remote)
     try:
-        listener.listen(backlog)
+        for listener in listeners:
+            listener.listen(backlog)
     except OSError as error:
-        listener.close()
+        for listener in listeners:
+            listener.close()
         # With SO_REUSEADDR two programs can bind the same port; only the first program can listen
         # on it.
         raise port_in_use(port) from error
-    return listener
+    return listeners
 
 
 def port_in_use(port: int) -> PortInUse:

@@ -152,11 +152,11 @@ def check_checkov(tools: Tools) -> None:
 
 
 def simplify_bicep(text: str) -> str:
-    """Return a template that the parser of checkov can read, with the same values of resources.
+    """Rewrite a Bicep template so that checkov can parse it. Return the new text.
 
-    The parser cannot read imported types, the types of arrays and maps, and calls with one argument
-    on each line, as Bicep's formatter writes them. This function removes or replaces these parts of
-    the template.
+    The parser of checkov does not support three forms: imported types, types of arrays and maps,
+    and calls with one argument on each line, as Bicep's formatter writes them. This function
+    removes or replaces them. The new template describes the same resources with the same values.
     """
     text = re.sub(r"^import .*\n|^@export\(\)\n", "", text, flags=re.MULTILINE)
     text = re.sub(r"^type \w+ = \{ \*: string \}$", "", text, flags=re.MULTILINE)

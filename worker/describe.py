@@ -9,6 +9,7 @@ arguments cannot be described, and 2 if NAME or a setting is invalid.
 
 import argparse
 import importlib
+import inspect
 import os
 import sys
 import traceback
@@ -60,9 +61,9 @@ def describe(model: ModelEntry) -> ModelDeclarations:
     infer: Any = getattr(importlib.import_module(model.implementation), "Infer", None)
     if not isinstance(infer, type):
         raise ModelUnfit(f"{model.implementation}: the module has no class Infer")
-    method: Callable[..., Any] | None = getattr(infer, "preprocess", None) or vars(infer).get(
-        "__call__"
-    )
+    # `infer.__call__` would be the method of `type` that creates an object.
+    call = inspect.getattr_static(infer, "__call__", None)
+    method: Callable[..., Any] | None = getattr(infer, "preprocess", None) or call
     if method is None:
         raise ModelUnfit(f"{model.implementation}: the class Infer has no method __call__")
     inputs = {

@@ -72,11 +72,18 @@ def set_digest(text: str, path: TablePath, sha256: str) -> str:
         with suppress(tomllib.TOMLDecodeError):
             if tomllib.loads(candidate) == wanted:
                 return candidate
-    raise NotEditable(f'the table cannot be changed: add this line yourself: {_KEY} = "{sha256}"')
+    raise NotEditable(
+        f"the form of the table {'.'.join(path)} in the catalogue does not allow an automatic "
+        f'change; add this key to the table yourself: {_KEY} = "{sha256}"'
+    )
 
 
 def _edit(lines: list[str], path: TablePath, sha256: str) -> Iterator[str]:
-    """Yield the text of the catalogue after each possible change of one line of the table."""
+    """Yield the text of the catalogue after each possible change of one line of the table.
+
+    A change writes the digest `sha256` into the table with the keys `path`. `lines` are the lines
+    of the catalogue.
+    """
     section: TablePath = ()
     for number, line in enumerate(lines):
         section = _read_header(line) or section

@@ -139,10 +139,14 @@ class _Parent:
         self._stops: list[int] = []
 
     def run(self) -> int:
-        """Run a child, and start another child whenever the child has died.
+        """Call the function `run` of the constructor in a child process.
 
-        Return the exit code for this process when the function `run` of a child has ended, or when
-        the child has died after SIGTERM or SIGINT.
+        If the child dies before the function has returned, start another child.
+
+        Returns:
+            The exit code for this process: the exit code of `run`; 128 plus the number of the
+            signal if the child died after this process had received SIGTERM or SIGINT; 0 if the
+            signal arrived during a restart delay.
         """
         death: WorkerDeath | None = None
         while True:
@@ -177,7 +181,12 @@ class _Parent:
         return child
 
     def _wait(self, child: int, sockets: SocketReceiver) -> int:
-        """Wait until the child has ended. Return its exit code, or -N if signal N killed it."""
+        """Wait until the child has ended. Return its exit code, or -N if signal N killed it.
+
+        Meanwhile, pass the signals SIGTERM and SIGINT on to the child, and let `sockets` receive
+        the copies of sockets that the child sends. With these copies, the parent can read the
+        messages that arrive after the death of the child.
+        """
         while True:
             # The exit code is read before the wait, because one SIGCHLD may stand for the ends of
             # several processes.

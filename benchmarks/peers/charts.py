@@ -32,7 +32,10 @@ class Bar:
 
 
 def bar_chart(title: str, note: str, bars: Sequence[Bar]) -> str:
-    """Return a chart with horizontal bars as the text of an SVG file."""
+    """Return a chart with horizontal bars as the text of an SVG file.
+
+    The text `note` is shown below the title.
+    """
     room = _WIDTH - _LABEL_WIDTH - _VALUE_WIDTH
     longest = max((length or 0.0 for bar in bars for length in bar.lengths), default=0.0) or 1.0
     rows: list[str] = []

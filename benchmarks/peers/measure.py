@@ -141,6 +141,9 @@ def _measure_loss(served: ServedPeer, amounts: Amounts, exchanges: list[Exchange
     The clients of the burst do not repeat a failed request. Right after the kill, one new client
     sends a request, and repeats it until it succeeds. The returned values are the number of lost
     requests, and the longest time after the kill without a successful response to any client.
+
+    The successful requests are added to `exchanges`. `amounts` says how many requests are sent, and
+    after how many responses the process is killed.
     """
     requests = served.requests
     killed_at = math.inf

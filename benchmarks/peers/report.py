@@ -235,7 +235,10 @@ def _with_failures(text: str, failures: float | None) -> str:
 
 
 def _better(noop: Sequence[_Row], resnet: Sequence[_Row]) -> str:
-    """Return the section that lists, for each measured value, the peers with a better value."""
+    """Return the section that lists, for each measured value, the peers with a better value.
+
+    `noop` and `resnet` are the results of all peers for these two tasks.
+    """
     compared = [
         ("noop, latency with one client in ms", noop, "p50_ms", 1, False),
         ("noop, jobs/s at 16 clients", noop, "per_second_16", 0, True),

@@ -386,7 +386,10 @@ def _encode(pictures: Sequence[bytes], form: BodyForm) -> tuple[list[bytes], str
 
 
 def _wait_until_answered(served: ServedPeer, folder: Path, begin: float) -> None:
-    """Repeat a request until the response has status 200.
+    """Repeat a request to a system until the response has status 200.
+
+    Then store in `served` how many seconds have passed since `begin`, the time at which the start
+    of the system began. `folder` contains the log files of the system, for the error message.
 
     Raises:
         RuntimeError: if no response has status 200 in time.

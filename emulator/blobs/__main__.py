@@ -6,6 +6,7 @@ Start this program with `python -m emulator.blobs` or `local-blobs`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import re
 import sys
@@ -42,15 +43,27 @@ def _run(options: argparse.Namespace) -> None:
             f"--account {options.account!r} is invalid: use 3 to 24 lower-case letters and digits"
         )
     key = AccountKey(options.key)
-    with program.listen(options.host, options.port, _BACKLOG) as listener:
+    if program.is_remote(options.host) and options.key == DEVELOPMENT_KEY:
+        raise program.SettingError(
+            f"--host {options.host}: other machines could reach the service, but the key of the "
+            "storage account is public: set a secret key with --key"
+        )
+    with contextlib.ExitStack() as stack:
+        listeners = [
+            stack.enter_context(listener)
+            for listener in program.listen_all(
+                options.host, options.port, _BACKLOG, allow_remote=True
+            )
+        ]
         store = AccountStore(options.data, utc_now)
         store.open()
         if options.cors_origin:
             _allow_origins(store, options.cors_origin)
         app = BlobApp(store, Authenticator(options.account, key, utc_now), utc_now)
-        url = f"{program.format_url(listener)}/{options.account}"
-        logging.getLogger(__name__).info("listening on %s, data in %s", url, options.data)
-        program.run_loop(serve(app, listener, program.http_limits(options)))
+        for listener in listeners:
+            url = f"{program.format_url(listener)}/{options.account}"
+            logging.getLogger(__name__).info("listening on %s, data in %s", url, options.data)
+        program.run_loop(serve(app, listeners, program.http_limits(options)))
 
 
 def _allow_origins(store: AccountStore, origins: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Generator, MutableMapping
+from collections.abc import Awaitable, Callable, Generator, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -220,8 +220,8 @@ class _Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
 
-async def serve(app: BlobApp, listener: socket.socket, limits: HttpLimits) -> None:
-    """Serve requests until SIGTERM or SIGINT, then stop.
+async def serve(app: BlobApp, listeners: Sequence[socket.socket], limits: HttpLimits) -> None:
+    """Serve the requests that arrive on `listeners` until SIGTERM or SIGINT, then stop.
 
     Before the function returns, it waits at most 3 seconds for the requests in flight, and closes
     the store.
@@ -240,6 +240,6 @@ async def serve(app: BlobApp, listener: socket.socket, limits: HttpLimits) -> No
     )
     app.store.start()
     try:
-        await _Server(config).serve(sockets=[listener])
+        await _Server(config).serve(sockets=list(listeners))
     finally:
         await app.store.close()

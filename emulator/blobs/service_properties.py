@@ -114,7 +114,11 @@ def _items(text: str) -> tuple[str, ...]:
 def _check_names(
     element: XmlElement, known: Collection[str], required: Collection[str] = ()
 ) -> None:
-    """Raise StorageError if a child element is unknown, occurs twice, or is missing."""
+    """Check the names of an element's children.
+
+    Raises StorageError if a name is not in `known`, if a name occurs twice, or if a name in
+    `required` is missing.
+    """
     names = [child.name for child in element.children]
     if len(set(names)) < len(names) or not set(names) <= set(known):
         raise StorageError(ErrorCode.INVALID_XML_DOCUMENT)

@@ -110,9 +110,10 @@ class AccountStore:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Call a function that reads the index, and return its result.
+        """Call `question`, which reads the index, and return its result.
 
-        The function must take only microseconds, because it blocks the event loop.
+        The arguments of `question` are a connection to the database, followed by `args` and
+        `kwargs`. The function must take only microseconds, because it blocks the event loop.
         """
         return question(self._reader, *args, **kwargs)
 
@@ -122,9 +123,10 @@ class AccountStore:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Call a function that reads the index, and return its result.
+        """Call `question`, which reads the index, on another thread; return its result.
 
-        The function runs on another thread, so that it does not block the event loop.
+        The arguments of `question` are a connection to the database, followed by `args` and
+        `kwargs`. The function may be slow, because it does not block the event loop.
         """
         ask = partial(question, self._lister, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._lister_thread, ask)
@@ -135,7 +137,10 @@ class AccountStore:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Call a function that changes the index, and return its result after the commit."""
+        """Call `change`, which changes the index, and return its result after the commit.
+
+        The arguments of `change` are a connection to the database, followed by `args` and `kwargs`.
+        """
         result = await self._committer.apply(lambda db: change(db, *args, **kwargs))
         self.disk.note_success()
         return result

@@ -306,6 +306,8 @@ class AppSupervisor:
 
         If the process is restarting, wait for the restart. Raises AppUnavailable if the restart
         takes longer than `restart_timeout_seconds`, or if the process ends before it responds.
+
+        `call` is the head of the invocation's frame without the invocation number.
         """
         process = self._process
         if process is not None and process.ended.is_set():
@@ -401,9 +403,10 @@ class Invoker:
     ) -> HttpResult:
         """Invoke a function with an HTTP trigger, and return its response.
 
-        `request` contains the method, URL, headers, query and route values. Raises FunctionFailure
-        if the function raised an exception or exceeded the timeout. Raises AppUnavailable if the
-        app process did not respond.
+        `request` contains the method, URL, headers, query and route values. `trace` contains the
+        values of the headers traceparent and tracestate, or is None. Raises FunctionFailure if the
+        function raised an exception or exceeded the timeout. Raises AppUnavailable if the app
+        process did not respond.
         """
         call = [name, "http", *request, trace or _NO_TRACE]
         head, payload = await self._invoke(name, call, body, _HTTP_RESTART_TIMEOUT_SECONDS)

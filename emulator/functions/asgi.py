@@ -3,7 +3,7 @@
 import asyncio
 import json
 import socket
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -99,10 +99,10 @@ class _Server(uvicorn.Server):
 
 
 class Listener:
-    """Serves one ASGI application on one socket."""
+    """Serves one ASGI application on one or more sockets."""
 
     def __init__(
-        self, application: Any, bound: socket.socket, limits: HttpLimits | None = None
+        self, application: Any, bound: Sequence[socket.socket], limits: HttpLimits | None = None
     ) -> None:
         limits = limits or HttpLimits()
         config = uvicorn.Config(
@@ -120,7 +120,7 @@ class Listener:
             proxy_headers=False,
         )
         self._server = _Server(config)
-        self._socket = bound
+        self._sockets = list(bound)
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -129,16 +129,18 @@ class Listener:
         Raises PortInUse if another program listens on the port.
         """
         # With SO_REUSEADDR two programs may bind a port, but only the first one can listen on it.
-        try:
-            self._socket.listen(_BACKLOG)
-        except OSError as error:
-            raise port_in_use(self._socket.getsockname()[1]) from error
-        self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]))
+        for bound in self._sockets:
+            try:
+                bound.listen(_BACKLOG)
+            except OSError as error:
+                raise port_in_use(bound.getsockname()[1]) from error
+        self._task = asyncio.create_task(self._server.serve(sockets=self._sockets))
         await self._server.ready.wait()
 
     async def stop(self) -> None:
-        """Stop listening, wait up to 5 s for requests in flight, and close the socket."""
+        """Stop listening, wait up to 5 s for requests in flight, and close the sockets."""
         self._server.should_exit = True
         if self._task is not None:
             await self._task
-        self._socket.close()
+        for bound in self._sockets:
+            bound.close()

@@ -24,8 +24,9 @@ from emulator.functions.settings import read_app_settings, read_host_file
 from emulator.program import (
     HttpLimits,
     SettingError,
-    bind,
+    bind_all,
     format_url,
+    is_remote,
     make_private_directory,
 )
 
@@ -68,7 +69,8 @@ class HostOptions:
 
     folder: Path
     data: Path
-    host: str = "127.0.0.1"
+    host: str | None = None
+    """The address to listen on. None means the loopback addresses."""
     port: int = 7071
     rpc_port: int = 0
     log_level: str = "info"
@@ -90,12 +92,18 @@ class Host:
         self._options = options
         self._clock = clock or SystemUtcClock()
         self._host_file = read_host_file(options.folder)
-        self._main_socket = bind(options.host, options.port)
+        if is_remote(options.host):
+            raise SettingError(
+                f"--host {options.host} is not a loopback address: other machines could run all "
+                "functions, because this host checks no keys; use 127.0.0.1 or ::1, and a reverse "
+                "proxy that authenticates its callers"
+            )
+        self._main_sockets = bind_all(options.host, options.port)
         self._settings = {
             **read_app_settings(options.folder, environment),
             "AZURE_FUNCTIONS_ENVIRONMENT": "Development",
             "FUNCTIONS_WORKER_RUNTIME": "python",
-            "WEBSITE_HOSTNAME": format_url(self._main_socket).removeprefix("http://"),
+            "WEBSITE_HOSTNAME": format_url(self._main_sockets[0]).removeprefix("http://"),
         }
         command = AppCommand(options.folder, self._settings, options.python, options.log_level)
         self._supervisor = AppSupervisor(command)
@@ -110,7 +118,7 @@ class Host:
         self._services = app_services(
             self._options, self._host_file, self._settings, self._clock, self._supervisor
         )
-        await self._services.start(self._main_socket)
+        await self._services.start(self._main_sockets)
         gc.freeze()
 
     async def stop(self) -> None:
@@ -118,7 +126,8 @@ class Host:
         if self._services is not None:
             await self._services.stop()
         await self._supervisor.stop()
-        self._main_socket.close()
+        for bound in self._main_sockets:
+            bound.close()
 
 
 def _import_services() -> "type[AppServices]":

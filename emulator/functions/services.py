@@ -2,7 +2,7 @@
 
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from emulator.functions.settings import HostFile, resolve
 from emulator.functions.triggers.binding import Triggers
 from emulator.functions.web import WebApplication
 from emulator.hosts import HostRules, OriginFilter
-from emulator.program import bind, format_url
+from emulator.program import LOOPBACK_HOSTS, bind, format_url
 
 if TYPE_CHECKING:
     from emulator.functions.host import HostOptions
@@ -55,20 +55,21 @@ class AppServices:
         self._durable: DurableExtension | None = None
         self._listeners: list[Listener] = []
 
-    async def start(self, main_socket: socket.socket) -> None:
+    async def start(self, main_sockets: Sequence[socket.socket]) -> None:
         """Start the durable extension, the listeners and the triggers, in this order.
 
         Because of this order, a function can use the durable client as soon as its trigger fires.
         Raises StartError if the durable extension or a listener cannot start.
 
         Args:
-            main_socket: The bound socket of the host's main port.
+            main_sockets: The bound sockets of the host's main port. The first one determines the
+                URLs that the host returns.
         """
-        url = format_url(main_socket)
+        url = format_url(main_sockets[0])
         if self._catalogue.is_durable:
             await self._start_durable(url)
         self._supervisor.begin()
-        await self._listen(self._web(url), main_socket)
+        await self._listen(self._web(url), main_sockets)
         self._triggers.start()
         self._announce(url)
 
@@ -82,7 +83,7 @@ class AppServices:
             await self._durable.stop()
 
     async def _start_durable(self, url: str) -> None:
-        rpc_socket = bind(self._options.host, self._options.rpc_port)
+        rpc_socket = bind(self._options.host or LOOPBACK_HOSTS[0], self._options.rpc_port)
         options = self._host_file.durable
         options = replace(options, hub_name=resolve(options.hub_name, self._settings))
         durable = DurableExtension(
@@ -95,7 +96,7 @@ class AppServices:
         self._durable = durable
         await durable.start()
         self._supervisor.client_binding = durable.client_binding(url, format_url(rpc_socket))
-        await self._listen(durable.rpc_app, rpc_socket)
+        await self._listen(durable.rpc_app, [rpc_socket])
 
     def _web(self, url: str) -> WebApplication:
         rules = HostRules(self._options.limits.allowed_hosts)
@@ -113,7 +114,7 @@ class AppServices:
             self._catalogue.routes, self._invoker, OriginFilter(admin, rules), management, limit
         )
 
-    async def _listen(self, application: Application, bound: socket.socket) -> None:
+    async def _listen(self, application: Application, bound: Sequence[socket.socket]) -> None:
         listener = Listener(application, bound, self._options.limits)
         self._listeners.append(listener)
         await listener.start()

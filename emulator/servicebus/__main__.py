@@ -8,25 +8,27 @@ import contextlib
 import logging
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from emulator import program
-from emulator.program import HttpLimits, SettingError
+from emulator.program import SettingError
+from emulator.servicebus.access import DEVELOPMENT_KEY, DEVELOPMENT_KEY_NAME, AccessPolicies
 from emulator.servicebus.administration import create_admin_app
+from emulator.servicebus.broker.authorization import ALL_RIGHTS, AuthorizationRule
 from emulator.servicebus.broker.broker import Broker
 from emulator.servicebus.broker.clock import WallClock
 from emulator.servicebus.broker.errors import BrokerError
 from emulator.servicebus.broker.settings import QueueSettings
-from emulator.servicebus.config import ConfigError, load_config
-from emulator.servicebus.fault_routes import fault_routes
+from emulator.servicebus.config import (
+    ConfigError,
+    NamespaceConfig,
+    load_config,
+    load_policies,
+)
 from emulator.servicebus.namespace import Namespace
 from emulator.servicebus.server import Sockets, load_certificate, serve
 
-# The key in the documented connection string of Microsoft's emulator. The key is public, so it is
-# not a secret.
-DEVELOPMENT_KEY_NAME = "RootManageSharedAccessKey"
-DEVELOPMENT_KEY = "SAS_KEY_VALUE"
 DATABASE_NAME = "servicebus.sqlite3"
 
 _BACKLOG = 1024
@@ -42,7 +44,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    keys = dict(options.key or [(DEVELOPMENT_KEY_NAME, DEVELOPMENT_KEY)])
     try:
         program.make_private_directory(options.data)
     except OSError as error:
@@ -51,12 +52,27 @@ def _run(options: argparse.Namespace) -> None:
         ) from error
     with contextlib.ExitStack() as stack:
         try:
-            settings = load_config(options.config) if options.config else []
+            config = load_config(options.config) if options.config else NamespaceConfig()
+            rules = _namespace_rules(options, config)
+            _check_keys(options.host, rules)
             sockets = _bind(options, stack)
-            limits = program.http_limits(options)
-            program.run_loop(_serve(options.data / DATABASE_NAME, settings, keys, sockets, limits))
+            program.run_loop(_serve(options, config.queues, rules, sockets))
         except (ConfigError, BrokerError) as error:
             raise SettingError(str(error)) from error
+
+
+def _namespace_rules(
+    options: argparse.Namespace, config: NamespaceConfig
+) -> Sequence[AuthorizationRule]:
+    """Return the namespace's policies from the files and options.
+
+    The policy of Microsoft's emulator is added, unless the user gives another key.
+    """
+    rules = [*config.rules, *(load_policies(options.policies) if options.policies else ())]
+    rules += [AuthorizationRule(name, ALL_RIGHTS, value) for name, value in options.key or ()]
+    if not options.key and all(rule.name != DEVELOPMENT_KEY_NAME for rule in rules):
+        rules.append(AuthorizationRule(DEVELOPMENT_KEY_NAME, ALL_RIGHTS, DEVELOPMENT_KEY))
+    return rules
 
 
 def _bind(options: argparse.Namespace, stack: contextlib.ExitStack) -> Sockets:
@@ -65,18 +81,22 @@ def _bind(options: argparse.Namespace, stack: contextlib.ExitStack) -> Sockets:
         if not (options.tls_cert and options.tls_key):
             raise SettingError("--tls-cert and --tls-key must be given together")
         tls = load_certificate(options.tls_cert, options.tls_key)
-    amqp = stack.enter_context(program.listen(options.host, options.port, _BACKLOG))
-    admin = stack.enter_context(program.listen(options.host, options.admin_port, _BACKLOG))
-    tls_ports = options.tls_port or [5671]
-    amqps = (
-        [stack.enter_context(program.listen(options.host, port, _BACKLOG)) for port in tls_ports]
-        if tls
-        else []
-    )
-    for listener in (amqp, *amqps):
-        _limit_segment_size(listener)
-    for name, listener in (("amqp", amqp), ("http", admin), *(("amqps", each) for each in amqps)):
-        logger.info("listening on %s", program.format_url(listener, name))
+
+    def listen(name: str, port: int) -> list[socket.socket]:
+        # `_check_keys` refuses a public key if other machines can connect.
+        listeners = program.listen_all(options.host, port, _BACKLOG, allow_remote=True)
+        for listener in listeners:
+            stack.enter_context(listener)
+            if name != "http":
+                _limit_segment_size(listener)
+            logger.info("listening on %s", program.format_url(listener, name))
+        return listeners
+
+    amqp = listen("amqp", options.port)
+    admin = listen("http", options.admin_port)
+    amqps: list[socket.socket] = []
+    for port in options.tls_port or [5671] if tls else ():
+        amqps += listen("amqps", port)
     return Sockets(amqp, admin, amqps, tls)
 
 
@@ -92,21 +112,34 @@ def _limit_segment_size(listener: socket.socket) -> None:
 
 
 async def _serve(
-    database: Path,
+    options: argparse.Namespace,
     settings: Sequence[QueueSettings],
-    keys: dict[str, str],
+    rules: Sequence[AuthorizationRule],
     sockets: Sockets,
-    limits: HttpLimits,
 ) -> None:
     clock = WallClock()
-    broker = await Broker.open(database, settings, clock)
+    broker = await Broker.open(options.data / DATABASE_NAME, settings, clock)
     try:
+        policies = AccessPolicies(rules, broker)
+        _check_keys(options.host, policies.all_rules)
+        namespace = Namespace(broker, policies, clock)
         # As in Microsoft's emulator, the management API on loopback needs no token.
-        namespace = Namespace(broker, keys, clock)
-        admin = create_admin_app(broker, further=fault_routes(namespace))
-        await serve(namespace, admin, sockets, limits)
+        admin = create_admin_app(
+            broker, namespace, policies, needs_token=program.is_remote(options.host)
+        )
+        await serve(namespace, admin, sockets, program.http_limits(options))
     finally:
         await broker.close()
+
+
+def _check_keys(host: str | None, rules: Iterable[AuthorizationRule]) -> None:
+    """Raise SettingError if other machines can connect and a policy has the public key."""
+    name = next((rule.name for rule in rules if DEVELOPMENT_KEY in rule.keys), None)
+    if program.is_remote(host) and name is not None:
+        raise SettingError(
+            f"--host {host}: other machines could connect, but the key of the policy {name} is "
+            "public: give this policy a secret key in the file of --policies, or with --key"
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -120,6 +153,12 @@ def _parser() -> argparse.ArgumentParser:
         "--config",
         type=Path,
         help="configuration file in the format of Config.json of Microsoft's emulator",
+    )
+    parser.add_argument(
+        "--policies",
+        type=Path,
+        metavar="FILE",
+        help="JSON file with shared access policies of the namespace, besides those of --config",
     )
     parser.add_argument(
         "--admin-port",
@@ -140,7 +179,8 @@ def _parser() -> argparse.ArgumentParser:
         type=_key,
         action="append",
         metavar="NAME=VALUE",
-        help="shared access key, which replaces the key of Microsoft's emulator; may be repeated",
+        help="shared access key with all rights, which replaces the key of Microsoft's emulator; "
+        "may be repeated",
     )
     return parser
 

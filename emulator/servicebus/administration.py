@@ -3,6 +3,8 @@
 Requests and responses are Atom entries that contain a QueueDescription ("Service Bus REST API",
 learn.microsoft.com).
 
+A request needs the right Manage, for the queue or for the namespace.
+
 The client in azure-servicebus 7.15.0 always uses https URLs, even if the connection string contains
 `UseDevelopmentEmulator=true`. But this management API is served without TLS. To use the client,
 give the client a transport that changes https to http, or run a proxy that terminates TLS.
@@ -17,10 +19,20 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from emulator.servicebus.access import AccessPolicies
+from emulator.servicebus.broker.authorization import (
+    AccessRight,
+    AuthorizationRule,
+    make_missing_keys,
+    read_rights,
+    sorted_rights,
+)
 from emulator.servicebus.broker.broker import Broker
 from emulator.servicebus.broker.clock import WallClock
 from emulator.servicebus.broker.errors import ArgumentError, BrokerError, EntityNotFound
@@ -30,10 +42,15 @@ from emulator.servicebus.broker.settings import (
     UNBOUNDED,
     QueueCounts,
     QueueSettings,
+    QueueStatus,
     format_duration,
     parse_duration,
 )
+from emulator.servicebus.fault_routes import fault_routes
+from emulator.servicebus.namespace import Namespace
+from emulator.servicebus.policy_routes import policy_routes
 from emulator.servicebus.sas import SasError, verify_sas
+from emulator.servicebus.tracking import add_tracking
 
 _MAX_BODY_BYTES = 64 * 1024
 _MAX_PAGE_LENGTH = 100
@@ -41,16 +58,31 @@ _Handler = Callable[[Request], Awaitable[Response]]
 
 
 def create_admin_app(
-    broker: Broker, keys: Mapping[str, str] | None = None, further: Sequence[Route] = ()
+    broker: Broker,
+    namespace: Namespace | None = None,
+    policies: AccessPolicies | None = None,
+    *,
+    needs_token: bool = True,
 ) -> Starlette:
     """Return the ASGI app of the management API. The app must run on the broker's event loop.
 
-    `keys` maps the name of each shared access key to the key's value. Every request except
-    `/health` needs a shared access signature that was made with one of these keys. If `keys` is
-    None, requests need no signature. `further` contains additional routes.
+    Args:
+        broker: The broker of the queues.
+        namespace: The namespace that serves the broker's queues. If it is None, the app has no
+            routes for faults, and a change of a queue's status does not detach links.
+        policies: The policies with whose keys requests are signed. If it is None, no signature is
+            verified, and the app has no routes for policies.
+        needs_token: Whether each request except `/health` needs a signature. Otherwise, requests
+            without a signature are accepted too, but a signature in a request is still verified.
     """
-    api = _Api(broker, keys)
+    api = _Api(broker, namespace)
+    further = [] if namespace is None else fault_routes(namespace)
+    middleware = []
+    if policies is not None:
+        further += policy_routes(broker, policies)
+        middleware.append(Middleware(_TokenCheck, policies=policies, needs_token=needs_token))
     return Starlette(
+        middleware=middleware,
         routes=[
             Route("/health", api.health),
             *further,
@@ -71,28 +103,56 @@ async def _end_request(_: Request, __: Exception) -> Response:
     return Response(status_code=400)
 
 
+_CLAIMS = {"PUT": "EntityWrite", "DELETE": "EntityDelete"}
+
+
+class _TokenCheck:
+    """ASGI middleware that answers 401 if a request's signature does not give the right Manage."""
+
+    def __init__(self, app: ASGIApp, policies: AccessPolicies, *, needs_token: bool) -> None:
+        self._app = app
+        self._policies = policies
+        self._needs_token = needs_token
+        self._clock = WallClock()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request to the app if its signature gives access, otherwise answer 401."""
+        request = Request(scope)
+        refusal = None if request.url.path == "/health" else self._find_refusal(request)
+        if refusal is None:
+            await self._app(scope, receive, send)
+        else:
+            await refusal(scope, receive, send)
+
+    def _find_refusal(self, request: Request) -> Response | None:
+        token = request.headers.get("Authorization")
+        if token is None and not self._needs_token:
+            return None
+        path = request.url.path
+        try:
+            rights = verify_sas(token or "", self._policies, path, self._clock.now())
+        except SasError as error:
+            return _refusal(401, str(error))
+        if AccessRight.MANAGE in rights:
+            return None
+        claim = _CLAIMS.get(request.method, "EntityRead")
+        text = f"Manage,{claim} claims required for this operation."
+        return _refusal(401, add_tracking(text, path.strip("/")))
+
+
 class _Api:
     """The request handlers of the management API."""
 
-    def __init__(self, broker: Broker, keys: Mapping[str, str] | None) -> None:
+    def __init__(self, broker: Broker, namespace: Namespace | None) -> None:
         self._broker = broker
-        self._keys = keys
-        self._clock = WallClock()
+        self._namespace = namespace
 
     def wrap(self, handler: _Handler) -> _Handler:
-        """Return a handler that verifies the request's signature and then calls `handler`.
-
-        The returned handler converts errors to error responses.
-        """
+        """Return a handler that calls `handler` and converts errors to error responses."""
 
         async def handle(request: Request) -> Response:
             try:
-                if self._keys is not None:
-                    token = request.headers.get("Authorization", "")
-                    verify_sas(token, self._keys, request.url.path, self._clock.now())
                 return await handler(request)
-            except SasError as error:
-                return _refusal(401, str(error))
             except AtomError as error:
                 return _refusal(400, str(error))
             except BrokerError as error:
@@ -135,14 +195,20 @@ class _Api:
         return _atom(to_bytes(_entry(request, queue)))
 
     async def put(self, request: Request) -> Response:
-        """Create a queue, or update an existing queue if the request has the header `If-Match`."""
-        properties = read_description(await _body(request), "QueueDescription")
+        """Create a queue, or update an existing queue if the request has the header `If-Match`.
+
+        If the new status of a queue forbids the use of links, these links are detached.
+        """
+        description = parse_entry(await _body(request), "QueueDescription")
+        properties, rules = read_description(description), read_rules(description)
         if "If-Match" in request.headers:
             queue = self._find(request)
-            settings = changed_settings(queue.settings, properties)
+            settings = changed_settings(queue.settings, properties, rules)
             queue = await self._broker.update_queue(settings)
+            if self._namespace is not None:
+                self._namespace.detach_disabled_links(queue)
             return _atom(to_bytes(_entry(request, queue)))
-        settings = settings_from(request.path_params["name"], properties)
+        settings = settings_from(request.path_params["name"], properties, rules or ())
         queue = await self._broker.create_queue(settings)
         return _atom(to_bytes(_entry(request, queue)), status_code=201)
 
@@ -181,9 +247,7 @@ async def _body(request: Request) -> bytes:
 def _entry(request: Request, queue: Queue) -> Element:
     counts = queue.counts()
     url = str(request.url.replace(path=f"/{queue.address}"))
-    return queue_entry(
-        url, queue.address, properties_of(queue.settings, counts), count_details(counts)
-    )
+    return queue_entry(url, queue, counts)
 
 
 def _atom(body: bytes, status_code: int = 200) -> Response:
@@ -223,7 +287,7 @@ def properties_of(settings: QueueSettings, counts: QueueCounts) -> list[tuple[st
         ("SizeInBytes", str(counts.size_bytes)),
         ("MessageCount", str(counts.total)),
         ("IsAnonymousAccessible", "false"),
-        ("Status", "Active"),
+        ("Status", settings.status.value),
         ("SupportOrdering", "true"),
         ("AutoDeleteOnIdle", format_duration(UNBOUNDED)),
         ("EnablePartitioning", "false"),
@@ -244,10 +308,13 @@ def count_details(counts: QueueCounts) -> list[tuple[str, int]]:
     ]
 
 
-def settings_from(name: str, properties: Mapping[str, str]) -> QueueSettings:
+def settings_from(
+    name: str, properties: Mapping[str, str], rules: Sequence[AuthorizationRule] = ()
+) -> QueueSettings:
     """Convert the properties of a QueueDescription to the settings of the queue `name`.
 
-    Raises ArgumentError if a property is invalid or not supported.
+    `rules` are the shared access policies in the description. Raises ArgumentError if a property is
+    invalid or not supported.
     """
     for forwarding in _FORWARDING:
         if properties.get(forwarding):
@@ -255,8 +322,9 @@ def settings_from(name: str, properties: Mapping[str, str]) -> QueueSettings:
     for refused in _REFUSED_IF_TRUE:
         if _read_flag(properties, refused):
             raise ArgumentError(f"{refused}: expected false, because true is not supported")
-    if properties.get("Status", "Active") != "Active":
-        raise ArgumentError("Status: expected Active, because no other status is supported")
+    status = properties.get("Status", QueueStatus.ACTIVE)
+    if status not in set(QueueStatus):
+        raise ArgumentError(f"Status: expected {', '.join(QueueStatus)}, found {status[:100]!r}")
     if _read_duration(properties, "AutoDeleteOnIdle", UNBOUNDED) < UNBOUNDED:
         raise ArgumentError("AutoDeleteOnIdle: omit this property, because it is not supported")
     time_to_live = _read_duration(properties, "DefaultMessageTimeToLive", UNBOUNDED)
@@ -275,18 +343,27 @@ def settings_from(name: str, properties: Mapping[str, str]) -> QueueSettings:
         duplicate_detection_window=window if detects_duplicates else None,
         max_message_bytes=_read_number(properties, "MaxMessageSizeInKilobytes", 256) * 1024,
         max_size_bytes=_read_number(properties, "MaxSizeInMegabytes", 1024) * _MEGABYTE,
+        status=QueueStatus(status),
+        authorization_rules=tuple(rules),
     )
 
 
-def changed_settings(before: QueueSettings, properties: Mapping[str, str]) -> QueueSettings:
+def changed_settings(
+    before: QueueSettings,
+    properties: Mapping[str, str],
+    rules: Sequence[AuthorizationRule] | None = None,
+) -> QueueSettings:
     """Return the new settings of a queue after an update request.
 
-    `before` contains the queue's old settings. `properties` contains the properties in the request.
-    Settings for which the request has no property are reset to their default values.
+    `before` contains the queue's old settings. `properties` contains the properties in the request,
+    and `rules` its shared access policies. If `rules` is None, the policies do not change. Other
+    settings for which the request has no property are reset to their default values.
 
     Raises ArgumentError if a property is invalid, not supported, or cannot be changed.
     """
-    after = settings_from(before.name, properties)
+    after = settings_from(
+        before.name, properties, before.authorization_rules if rules is None else rules
+    )
     if (before.duplicate_detection_window is None) != (after.duplicate_detection_window is None):
         raise ArgumentError("RequiresDuplicateDetection: this property cannot be changed")
     return replace(after, name=before.name)
@@ -322,10 +399,13 @@ def _read_duration(properties: Mapping[str, str], name: str, default: timedelta)
 _ATOM = "http://www.w3.org/2005/Atom"
 _SERVICE_BUS = "http://schemas.microsoft.com/netservices/2010/10/servicebus/connect"
 _COUNTS = "http://schemas.microsoft.com/netservices/2011/06/servicebus"
+_INSTANCE = "http://www.w3.org/2001/XMLSchema-instance"
+_RULES = "AuthorizationRules"
 
 ElementTree.register_namespace("", _ATOM)
 ElementTree.register_namespace("sb", _SERVICE_BUS)
 ElementTree.register_namespace("d", _COUNTS)
+ElementTree.register_namespace("i", _INSTANCE)
 
 
 class AtomError(Exception):
@@ -342,11 +422,11 @@ class _Builder(ElementTree.TreeBuilder):
         raise AtomError("the request body must not contain a document type declaration")
 
 
-def read_description(body: bytes, kind: str) -> dict[str, str]:
-    """Parse an Atom entry and return the properties of its description.
+def parse_entry(body: bytes, kind: str) -> Element:
+    """Parse an Atom entry and return the XML element that contains its description.
 
-    `kind` is the name of the XML element that contains the description, for example
-    `QueueDescription`. Raises AtomError if the XML is invalid or has no such element.
+    `kind` is the name of this element, for example `QueueDescription`. Raises AtomError if the XML
+    is invalid or has no such element.
     """
     try:
         root = ElementTree.fromstring(body, ElementTree.XMLParser(target=_Builder()))  # noqa: S314 - _Builder refuses entities
@@ -355,34 +435,67 @@ def read_description(body: bytes, kind: str) -> dict[str, str]:
     description = root.find(f"{{{_ATOM}}}content/{{{_SERVICE_BUS}}}{kind}")
     if description is None:
         raise AtomError(f"the request body is not an Atom entry that contains a {kind}")
+    return description
+
+
+def read_description(description: Element) -> dict[str, str]:
+    """Return the properties of a description by their names."""
     return {
         each.tag.removeprefix(f"{{{_SERVICE_BUS}}}"): (each.text or "").strip()
         for each in description
     }
 
 
-def queue_entry(
-    url: str, name: str, properties: Iterable[tuple[str, str]], counts: Iterable[tuple[str, int]]
-) -> ElementTree.Element:
-    """Return the Atom entry that describes a queue.
+def read_rules(description: Element) -> list[AuthorizationRule] | None:
+    """Return the shared access policies in a description. None if it has no element for them.
 
-    Args:
-        url: The URL of the queue, which is the id of the entry.
-        name: The name of the queue.
-        properties: The (name, value) pairs of the queue's properties.
-        counts: The (XML element name, count) pairs of the queue's message counts.
+    If a policy has no keys, keys are generated. Raises ArgumentError if a policy is
+    invalid.
     """
+    listed = description.find(f"{{{_SERVICE_BUS}}}{_RULES}")
+    if listed is None:
+        return None
+    rules = []
+    for each in listed.findall(f"{{{_SERVICE_BUS}}}AuthorizationRule"):
+        values = read_description(each)
+        names = each.iterfind(f"{{{_SERVICE_BUS}}}Rights/{{{_SERVICE_BUS}}}AccessRights")
+        rights = read_rights((name.text or "").strip() for name in names)
+        keys = make_missing_keys(values.get("PrimaryKey"), values.get("SecondaryKey"))
+        rules.append(AuthorizationRule(values.get("KeyName", ""), rights, *keys))
+    return rules
+
+
+def queue_entry(url: str, queue: Queue, counts: QueueCounts) -> ElementTree.Element:
+    """Return the Atom entry that describes a queue. `url` is the URL of the queue."""
     entry = ElementTree.Element(f"{{{_ATOM}}}entry")
     _add(entry, _ATOM, "id", url)
-    _add(entry, _ATOM, "title", name).set("type", "text")
+    _add(entry, _ATOM, "title", queue.address).set("type", "text")
     content = ElementTree.SubElement(entry, f"{{{_ATOM}}}content", {"type": "application/xml"})
     description = ElementTree.SubElement(content, f"{{{_SERVICE_BUS}}}QueueDescription")
-    for property_name, value in properties:
+    for property_name, value in properties_of(queue.settings, counts):
+        if property_name == "Status":  # the policies are before the status, as in Azure
+            _add_rules(description, queue.settings.authorization_rules)
         _add(description, _SERVICE_BUS, property_name, value)
     details = ElementTree.SubElement(description, f"{{{_SERVICE_BUS}}}CountDetails")
-    for count_name, count in counts:
+    for count_name, count in count_details(counts):
         _add(details, _COUNTS, count_name, str(count))
     return entry
+
+
+def _add_rules(description: Element, rules: Iterable[AuthorizationRule]) -> None:
+    listed = ElementTree.SubElement(description, f"{{{_SERVICE_BUS}}}{_RULES}")
+    for rule in rules:
+        element = ElementTree.SubElement(listed, f"{{{_SERVICE_BUS}}}AuthorizationRule")
+        element.set(f"{{{_INSTANCE}}}type", "SharedAccessAuthorizationRule")
+        _add(element, _SERVICE_BUS, "ClaimType", "SharedAccessKey")
+        _add(element, _SERVICE_BUS, "ClaimValue", "None")
+        rights = ElementTree.SubElement(element, f"{{{_SERVICE_BUS}}}Rights")
+        for name in sorted_rights(rule.rights):
+            _add(rights, _SERVICE_BUS, "AccessRights", name)
+        _add(element, _SERVICE_BUS, "KeyName", rule.name)
+        _add(element, _SERVICE_BUS, "PrimaryKey", rule.primary_key)
+        if rule.secondary_key:
+            _add(element, _SERVICE_BUS, "SecondaryKey", rule.secondary_key)
 
 
 def feed(url: str, entries: Iterable[ElementTree.Element], next_url: str | None) -> bytes:

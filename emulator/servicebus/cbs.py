@@ -6,12 +6,12 @@ request ("AMQP claims-based security", learn.microsoft.com).
 
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping
-from hmac import compare_digest
 from urllib.parse import urlsplit
 
+from emulator.servicebus.access import AccessPolicies
 from emulator.servicebus.amqp.errors import LinkFault, MessageFault
 from emulator.servicebus.amqp.types import Int
+from emulator.servicebus.broker.authorization import AccessRight, sorted_rights
 from emulator.servicebus.broker.clock import UtcClock
 from emulator.servicebus.request_response import AmqpReply, AmqpRequest
 from emulator.servicebus.sas import SasError, verify_sas
@@ -30,25 +30,27 @@ class CbsTokens:
     A token is verified when the peer sends it, and again when the peer attaches a link.
     """
 
-    def __init__(self, keys: Mapping[str, str], clock: UtcClock) -> None:
-        self._keys = keys
+    def __init__(self, policies: AccessPolicies, clock: UtcClock) -> None:
+        self._policies = policies
         self._clock = clock
         self._tokens: OrderedDict[str, str] = OrderedDict()
-        self._has_key = False
+        self._key_rights: frozenset[AccessRight] = frozenset()
 
     def authenticate(self, mechanism: str, response: bytes) -> bool:
         """Return whether the peer may connect.
 
-        If the SASL mechanism is PLAIN, the response must contain a valid key. With any other
+        If the SASL mechanism is PLAIN, the response must contain the name and a key of a policy of
+        the namespace. The peer then has the policy's rights for all queues. With any other
         mechanism, every peer may connect. Such a peer must send a token before it uses a queue.
         """
         if mechanism != "PLAIN":
             return True
         _, _, credentials = response.partition(b"\x00")
         name, _, key = credentials.partition(b"\x00")
-        known = self._keys.get(name.decode(errors="replace"), "")
-        self._has_key = bool(known) and compare_digest(known.encode(), key)
-        return self._has_key
+        self._key_rights = self._policies.rights_of(
+            name.decode(errors="replace"), key.decode(errors="replace")
+        )
+        return bool(self._key_rights)
 
     async def handle(self, request: AmqpRequest) -> AmqpReply:
         """Handle a `put-token` request.
@@ -86,38 +88,44 @@ class CbsTokens:
             path = urlsplit(audience).path
         except ValueError:
             raise _refusal(400, "put-token: the name is not a URL") from None
-        verify_sas(token, self._keys, path, self._clock.now())
+        verify_sas(token, self._policies, path, self._clock.now())
         self._tokens[audience] = token
         self._tokens.move_to_end(audience)
         if len(self._tokens) > _MAX_TOKENS:
             self._tokens.popitem(last=False)
 
-    def check_access(self, path: str, claim: str) -> None:
-        """Raise LinkFault if the peer may not access the queue at this path.
+    def check_access(self, path: str, right: AccessRight) -> frozenset[AccessRight]:
+        """Return the rights of the peer for the queue at this path.
 
-        The peer may access the queue if it connected with a valid key, or if it sent a token that
-        is valid for the path. `claim` is the right that the error's text
-        names as required.
+        These are the rights of the policy with whose key the peer connected, or of the newest token
+        that is valid for the path and gives `right`. Raises LinkFault if neither gives `right`.
         """
-        if self._has_key:
-            return
+        if right in self._key_rights:
+            return self._key_rights
         reason = "the peer has not sent a token to $cbs"
         for token in reversed(self._tokens.values()):
             try:
-                verify_sas(token, self._keys, path, self._clock.now())
+                rights = verify_sas(token, self._policies, path, self._clock.now())
             except SasError as error:
                 reason = str(error)
-            else:
-                return
+                continue
+            if right in rights:
+                return rights
+            reason = f"the policy has the rights {', '.join(sorted_rights(rights))} only"
         logger.info("access to %r is refused: %s", path[:300], reason)
-        raise LinkFault(
-            "amqp:unauthorized-access",
-            add_tracking(
-                f"Unauthorized access. '{claim}' claim(s) are required to perform this operation."
-                f" Resource: '{entity_url(path)}'.",
-                path,
-            ),
-        )
+        raise LinkFault(UNAUTHORIZED, unauthorized_text(path, right))
+
+
+UNAUTHORIZED = "amqp:unauthorized-access"
+
+
+def unauthorized_text(path: str, right: AccessRight) -> str:
+    """Return Azure's error text for an operation for which the peer does not have the right."""
+    return add_tracking(
+        f"Unauthorized access. '{right}' claim(s) are required to perform this operation."
+        f" Resource: '{entity_url(path)}'.",
+        path,
+    )
 
 
 def _refusal(status_code: int, description: str) -> MessageFault:

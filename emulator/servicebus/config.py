@@ -2,14 +2,23 @@
 
 A configuration with an unsupported property is refused. If the emulator ignored the property, the
 queue would behave differently from the same queue in Azure, without any error.
+
+The property `AuthorizationRules` of a namespace or a queue is not in Microsoft's format. It lists
+shared access policies.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from emulator.servicebus.broker.authorization import (
+    AuthorizationRule,
+    check_rules,
+    read_rights,
+)
 from emulator.servicebus.broker.errors import ArgumentError
 from emulator.servicebus.broker.settings import (
     DEFAULT_DUPLICATE_WINDOW,
@@ -18,6 +27,10 @@ from emulator.servicebus.broker.settings import (
     parse_duration,
 )
 
+T = TypeVar("T")
+
+_RULES = "AuthorizationRules"
+_RULE_PROPERTIES = {"Name", "Rights", "PrimaryKey", "SecondaryKey"}
 _PROPERTIES = {
     "DeadLetteringOnMessageExpiration",
     "DefaultMessageTimeToLive",
@@ -39,31 +52,47 @@ class ConfigError(Exception):
     """
 
 
-def load_config(path: Path) -> list[QueueSettings]:
-    """Read a configuration file and return the settings of its queues.
+@dataclass(frozen=True, slots=True)
+class NamespaceConfig:
+    """The queues of a namespace, and the namespace's shared access policies."""
+
+    queues: Sequence[QueueSettings] = ()
+    rules: Sequence[AuthorizationRule] = ()
+
+
+def load_config(path: Path) -> NamespaceConfig:
+    """Read a configuration file.
 
     Raises ConfigError if the file cannot be read or the configuration is invalid.
     """
+    return _load(path, parse_config)
+
+
+def load_policies(path: Path) -> Sequence[AuthorizationRule]:
+    """Read a file that contains only policies, as a JSON object with `AuthorizationRules`.
+
+    Raises ConfigError if the file cannot be read or is invalid.
+    """
+    return _load(path, parse_policies)
+
+
+def _load(path: Path, parse: Callable[[str], T]) -> T:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     try:
-        return parse_config(text)
+        return parse(text)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def parse_config(text: str) -> list[QueueSettings]:
-    """Parse the JSON text of a configuration and return the settings of its queues.
+def parse_config(text: str) -> NamespaceConfig:
+    """Parse the JSON text of a configuration.
 
     Raises ConfigError if the configuration is invalid.
     """
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"the configuration is not valid JSON: {error}") from error
-    user = _JsonObject(document, "").part("UserConfig", required=True)
+    user = _parse(text).part("UserConfig", required=True)
     namespaces = user.parts("Namespaces")
     if len(namespaces) != 1:
         raise ConfigError(
@@ -77,7 +106,26 @@ def parse_config(text: str) -> list[QueueSettings]:
         if name.casefold() in settings:
             raise ConfigError(f"{queue.path}.Name: another queue already has the name {name!r}")
         settings[name.casefold()] = _settings(name, queue)
-    return list(settings.values())
+    return NamespaceConfig(list(settings.values()), _rules(namespaces[0]))
+
+
+def parse_policies(text: str) -> Sequence[AuthorizationRule]:
+    """Parse the JSON text of a file that contains only policies.
+
+    Raises ConfigError if the text is invalid.
+    """
+    document = _parse(text)
+    for unknown in sorted(set(document.values) - {_RULES}):
+        raise ConfigError(f"{unknown}: unknown property; expected {_RULES}")
+    return _rules(document)
+
+
+def _parse(text: str) -> "_JsonObject":
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"the configuration is not valid JSON: {error}") from error
+    return _JsonObject(document, "")
 
 
 class _JsonObject:
@@ -150,6 +198,7 @@ def _settings(name: str, queue: _JsonObject) -> QueueSettings:
     time_to_live = properties.duration("DefaultMessageTimeToLive", UNBOUNDED)
     window = properties.duration("DuplicateDetectionHistoryTimeWindow", DEFAULT_DUPLICATE_WINDOW)
     detects_duplicates = properties.flag("RequiresDuplicateDetection")
+    rules = _rules(queue)
     try:
         return QueueSettings(
             name=name,
@@ -162,6 +211,35 @@ def _settings(name: str, queue: _JsonObject) -> QueueSettings:
             duplicate_detection_window=window if detects_duplicates else None,
             max_size_bytes=properties.number("MaxSizeInMegabytes", 1024) * 1024 * 1024,
             requires_session=properties.flag("RequiresSession"),
+            authorization_rules=rules,
         )
     except ArgumentError as error:
         raise ConfigError(f"{queue.path}: {error}") from error
+
+
+def _rules(owner: _JsonObject) -> tuple[AuthorizationRule, ...]:
+    """Return the shared access policies of a namespace or a queue."""
+    rules = []
+    for each in owner.parts(_RULES):
+        for unknown in sorted(set(each.values) - _RULE_PROPERTIES):
+            raise ConfigError(f"{each.at(unknown)}: a policy has no property with this name")
+        rights = each.values.get("Rights", [])
+        if not isinstance(rights, list):
+            raise ConfigError(f"{each.at('Rights')}: expected a list, found {_shown(rights)}")
+        has_second = "SecondaryKey" in each.values
+        try:
+            rules.append(
+                AuthorizationRule(
+                    each.text("Name"),
+                    read_rights(rights),
+                    each.text("PrimaryKey"),
+                    each.text("SecondaryKey") if has_second else "",
+                )
+            )
+        except ArgumentError as error:
+            raise ConfigError(f"{each.path}: {error}") from error
+    try:
+        check_rules(rules)
+    except ArgumentError as error:
+        raise ConfigError(f"{owner.at(_RULES)}: {error}") from error
+    return tuple(rules)

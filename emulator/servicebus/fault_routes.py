@@ -1,7 +1,6 @@
 """Let tests switch faults on and off over HTTP. No service of Azure has these routes."""
 
 import asyncio
-import json
 from typing import Any
 
 from starlette.requests import Request
@@ -9,11 +8,17 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from emulator.servicebus.broker.errors import ArgumentError
+from emulator.servicebus.json_body import read_json
 from emulator.servicebus.namespace import Namespace
 
-_MAX_BODY_BYTES = 4096
 _CHECKS_PER_IDLE_TIME = 4
-_FIELDS = "latency_ms", "throttled_share", "throttled_seconds", "idle_link_seconds"
+_FIELDS = (
+    "latency_ms",
+    "throttled_share",
+    "throttled_seconds",
+    "throttled_queue",
+    "idle_link_seconds",
+)
 
 
 def fault_routes(namespace: Namespace) -> list[Route]:
@@ -39,6 +44,7 @@ class _FaultRoutes:
             {
                 "latency_ms": faults.latency.seconds * 1000,
                 "throttled_share": faults.throttled_share,
+                "throttled_queue": faults.throttled_queue,
                 "throttled_until": None if until is None else until.isoformat(),
                 "idle_link_seconds": faults.idle_link_seconds,
             }
@@ -51,16 +57,17 @@ class _FaultRoutes:
         400 and change nothing.
         """
         try:
-            wanted = await _read(request, _FIELDS)
+            wanted = await read_json(request, _FIELDS)
             latency_ms = _number(wanted, "latency_ms", 60_000) or 0.0
             share = _number(wanted, "throttled_share", 1) or 0.0
             throttled_seconds = _number(wanted, "throttled_seconds", 86_400)
+            throttled_queue = _text(wanted, "throttled_queue")
             idle_seconds = _number(wanted, "idle_link_seconds", 86_400)
         except ArgumentError as error:
             return JSONResponse({"error": str(error)}, 400)
         faults = self._namespace.faults
         faults.latency.seconds = latency_ms / 1000
-        faults.throttle(share, throttled_seconds)
+        faults.throttle(share, throttled_seconds, throttled_queue)
         faults.idle_link_seconds = idle_seconds
         if self._idle_timer is not None:
             self._idle_timer.cancel()
@@ -75,7 +82,7 @@ class _FaultRoutes:
         invalid, respond with 400 and change nothing.
         """
         try:
-            wanted = await _read(request, ("queue",))
+            wanted = await read_json(request, ("queue",))
             queue = _text(wanted, "queue")
         except ArgumentError as error:
             return JSONResponse({"error": str(error)}, 400)
@@ -88,26 +95,6 @@ class _FaultRoutes:
             pause = max(0.05, seconds / _CHECKS_PER_IDLE_TIME)
             loop = asyncio.get_running_loop()
             self._idle_timer = loop.call_later(pause, self._check_idle_links)
-
-
-async def _read(request: Request, names: tuple[str, ...]) -> dict[str, Any]:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MAX_BODY_BYTES:
-            raise ArgumentError(f"the request body exceeds {_MAX_BODY_BYTES} bytes")
-    try:
-        wanted = json.loads(bytes(body) or b"{}")
-    except (ValueError, RecursionError) as error:
-        raise ArgumentError(f"the request body is not valid JSON: {error}") from error
-    if not isinstance(wanted, dict):
-        raise ArgumentError(f"the request body must be a JSON object, found {wanted!r:.100}")
-    for unknown in sorted(wanted.keys() - set(names)):
-        raise ArgumentError(
-            f"the request body has an unknown member {unknown[:100]!r}; known members are "
-            f"{', '.join(names)}"
-        )
-    return wanted
 
 
 def _text(wanted: dict[str, Any], name: str) -> str | None:

@@ -27,17 +27,20 @@ class NamespaceFaults:
     """After this time without a message or credit, a link is detached. None means never."""
     throttled_share: float = 0.0
     """The share of the requests that is throttled, from 0 (none) to 1 (all)."""
+    throttled_queue: str | None = None
+    """The name of the only queue whose requests are throttled. None means all queues."""
     throttled_until: datetime | None = None
     """The time at which throttling ends. None means that throttling does not end by itself."""
     _owed: float = 0.0
 
-    def throttle(self, share: float, seconds: float | None) -> None:
+    def throttle(self, share: float, seconds: float | None, queue: str | None = None) -> None:
         """Throttle a share of the requests, from 0 to 1, for the given time.
 
-        If `seconds` is None, throttling does not end by itself. If the share is
-        0, throttling ends.
+        If `seconds` is None, throttling does not end by itself. If the share is 0, throttling ends.
+        If `queue` is the name of a queue, only the requests of this queue are throttled.
         """
         self.throttled_share = share
+        self.throttled_queue = queue
         end = None if seconds is None else self.clock.now() + timedelta(seconds=seconds)
         self.throttled_until = end
         self._owed = 0.0
@@ -47,19 +50,22 @@ class NamespaceFaults:
 
         Each call counts as one request. `entity` is the address of the queue.
         """
-        if self._is_next_throttled():
-            raise MessageFault(_BUSY, _busy_text(entity), _BUSY_STATUS_CODE)
+        if self._is_next_throttled(entity):
+            raise MessageFault(_BUSY, self._busy_text(entity), _BUSY_STATUS_CODE)
 
     def check_link(self, entity: str) -> None:
         """Raise LinkFault if the attach of a link to a queue must be throttled.
 
         Each call counts as one request. `entity` is the address of the queue.
         """
-        if self._is_next_throttled():
-            raise LinkFault(_BUSY, _busy_text(entity))
+        if self._is_next_throttled(entity):
+            raise LinkFault(_BUSY, self._busy_text(entity))
 
-    def _is_next_throttled(self) -> bool:
+    def _is_next_throttled(self, entity: str) -> bool:
         if not self.throttled_share:
+            return False
+        queue = self.throttled_queue
+        if queue is not None and not f"{entity}/".casefold().startswith(f"{queue}/".casefold()):
             return False
         if self.throttled_until is not None and self.clock.now() >= self.throttled_until:
             self.throttled_share = 0.0
@@ -71,10 +77,12 @@ class NamespaceFaults:
         self._owed -= 1
         return True
 
-
-def _busy_text(entity: str) -> str:
-    return add_tracking(
-        f"The request was terminated because the namespace {HOST} is being throttled."
-        " Error code: 50009. Please wait 2 seconds and try again.",
-        entity,
-    )
+    def _busy_text(self, entity: str) -> str:
+        """Return the text of Azure: error 50009 for a namespace, and 50002 for a single queue."""
+        if self.throttled_queue is None:
+            text = f"the namespace {HOST} is being throttled. Error code: 50009. Please wait 2"
+        else:
+            text = "the entity is being throttled. Error code: 50002. Please wait 4"
+        return add_tracking(
+            f"The request was terminated because {text} seconds and try again.", entity
+        )

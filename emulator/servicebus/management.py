@@ -4,15 +4,17 @@
 their fields.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 from uuid import UUID
 
 from emulator.servicebus.amqp.errors import AmqpError, MessageFault
 from emulator.servicebus.amqp.types import Array, Int, Long, Symbol, Timestamp
+from emulator.servicebus.broker.authorization import AccessRight
 from emulator.servicebus.broker.errors import BrokerError
 from emulator.servicebus.broker.message import ReceiveMode
 from emulator.servicebus.broker.queue import Queue
+from emulator.servicebus.cbs import UNAUTHORIZED, unauthorized_text
 from emulator.servicebus.faults import NamespaceFaults
 from emulator.servicebus.messages import encode_changes, read_message, write_message
 from emulator.servicebus.request_response import AmqpReply, AmqpRequest
@@ -24,14 +26,20 @@ _Body = dict[Any, Any]
 _Operation = Callable[[Queue, _Body], Awaitable[_Body | None]]
 
 
-async def manage(queue: Queue, faults: NamespaceFaults, request: AmqpRequest) -> AmqpReply:
+async def manage(
+    queue: Queue,
+    faults: NamespaceFaults,
+    rights: Collection[AccessRight],
+    request: AmqpRequest,
+) -> AmqpReply:
     """Perform a management operation on a queue and return the reply.
 
-    If the operation fails, the reply contains the error.
+    `rights` are the rights of the peer for the queue. If the operation fails, the reply contains
+    the error.
     """
     try:
         faults.check_message(queue.address)
-        value = await _perform(queue, request)
+        value = await _perform(queue, rights, request)
     except BrokerError as error:
         text = add_tracking(str(error), queue.address)
         return _refusal(error.status_code, error.condition, text)
@@ -44,11 +52,17 @@ async def manage(queue: Queue, faults: NamespaceFaults, request: AmqpRequest) ->
     return AmqpReply({"statusCode": Int(200), "statusDescription": "OK"}, value)
 
 
-async def _perform(queue: Queue, request: AmqpRequest) -> _Body | None:
-    operation = _OPERATIONS.get(request.operation.removeprefix(_PREFIX))
+async def _perform(
+    queue: Queue, rights: Collection[AccessRight], request: AmqpRequest
+) -> _Body | None:
+    short_name = request.operation.removeprefix(_PREFIX)
+    operation = _OPERATIONS.get(short_name)
     if operation is None:
         name = request.operation[:100]
         raise MessageFault("amqp:not-implemented", f"the operation {name!r} is not supported", 501)
+    required = AccessRight.SEND if short_name in _SENDING else AccessRight.LISTEN
+    if required not in rights:
+        raise MessageFault(UNAUTHORIZED, unauthorized_text(queue.address, required), 401)
     if not isinstance(request.value, dict):
         raise _bad("the body of the request must be a map")
     return await operation(queue, request.value)
@@ -64,6 +78,7 @@ async def _peek(queue: Queue, body: _Body) -> _Body | None:
     # Some programs peek to check whether the namespace works. The peek must fail while no message
     # can be sent, received or settled.
     queue.check_writable()
+    queue.check_receiving()
     start = _number(body, "from-sequence-number")
     count = _number(body, "message-count")
     if count < 1:
@@ -141,6 +156,8 @@ _OPERATIONS: dict[str, _Operation] = {
     "receive-by-sequence-number": _receive,
     "update-disposition": _dispose,
 }
+# The operations that require the right Send. All other operations require Listen.
+_SENDING = {"schedule-message", "cancel-scheduled-message"}
 
 
 def _items(body: _Body, name: str, kind: type[Any]) -> list[Any]:

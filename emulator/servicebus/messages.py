@@ -154,7 +154,7 @@ def _instant(encoded: bytes) -> datetime | None:
     try:
         return value.instant()
     except OverflowError:
-        raise DecodeError(f"{_SCHEDULED} is out of range") from None
+        raise DecodeError(f"the time in {_SCHEDULED} is not in the years 1 to 9999") from None
 
 
 def encode_changes(properties: Mapping[Any, Any]) -> PropertyChanges:

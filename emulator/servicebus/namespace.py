@@ -1,15 +1,18 @@
 """Connect AMQP links to the queues of a broker, and check whether a peer may access a queue."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from uuid import UUID
 
+from emulator.servicebus.access import AccessPolicies
 from emulator.servicebus.amqp.connection import IDLE_SECONDS, Connection
 from emulator.servicebus.amqp.errors import LinkFault, MessageFault
 from emulator.servicebus.amqp.link import (
     DeliverySender,
+    IncomingLink,
     Link,
     LinkSource,
     LinkTarget,
@@ -17,6 +20,7 @@ from emulator.servicebus.amqp.link import (
 )
 from emulator.servicebus.amqp.outcomes import Accepted, Modified, Outcome, Rejected, Released
 from emulator.servicebus.amqp.transport import Latency
+from emulator.servicebus.broker.authorization import AccessRight
 from emulator.servicebus.broker.broker import Broker
 from emulator.servicebus.broker.clock import UtcClock
 from emulator.servicebus.broker.errors import BrokerError
@@ -42,20 +46,20 @@ class Namespace:
     def __init__(
         self,
         broker: Broker,
-        keys: Mapping[str, str],
+        policies: AccessPolicies,
         clock: UtcClock,
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         self.faults = NamespaceFaults(clock)
         self._broker = broker
-        self._keys = keys
+        self._policies = policies
         self._clock = clock
         self._idle_seconds = idle_seconds
         self._connections: set[_TrackedConnection] = set()
 
     def connect(self) -> asyncio.Protocol:
         """Create the asyncio protocol for a new connection."""
-        peer = self.peer(CbsTokens(self._keys, self._clock))
+        peer = self.peer(CbsTokens(self._policies, self._clock))
         latency = self.faults.latency
         return _TrackedConnection(self._connections, peer, self._idle_seconds, latency)
 
@@ -73,6 +77,29 @@ class Namespace:
             if not _belongs_to(link.address, queue):
                 return None
             return _detached(link, "The service is undergoing maintenance.")
+
+        return sum(each.detach_links(find_fault) for each in list(self._connections))
+
+    def detach_disabled_links(self, queue: Queue) -> int:
+        """Detach the links of a queue that its status forbids, after the status was changed.
+
+        Return the number of detached links.
+        """
+
+        def find_fault(link: Link) -> LinkFault | None:
+            entity, is_management = _split(link.address)
+            if self._broker.find_owner(entity) is not queue:
+                return None
+            try:
+                if is_management:
+                    queue.check_enabled()
+                elif isinstance(link, IncomingLink):
+                    queue.check_sending()
+                else:
+                    queue.check_receiving()
+            except BrokerError as error:
+                return LinkFault(error.condition, add_tracking(str(error), entity))
+            return None
 
         return sum(each.detach_links(find_fault) for each in list(self._connections))
 
@@ -154,15 +181,22 @@ class _NamespaceConnection:
         if address == _CBS:
             return RequestTarget(address, self._tokens.handle, self._replies)
         entity, is_management = _split(address)
-        self._check_access(address, "Listen" if is_management else "Send")
+        # As in Azure, the management node requires Listen, even to schedule a message.
+        right = AccessRight.LISTEN if is_management else AccessRight.SEND
+        rights = self._check_access(address, right)
         queue = self._queue(entity)
         if is_management:
-            return RequestTarget(address, partial(manage, queue, self._faults), self._replies)
+            with _refuse_link(entity):
+                queue.check_enabled()
+            handle = partial(manage, queue, self._faults, rights)
+            return RequestTarget(address, handle, self._replies)
         if queue.is_subqueue:
             raise LinkFault(
                 "amqp:not-allowed",
                 f"messages cannot be sent to {entity!r}, which is a dead-letter queue",
             )
+        with _refuse_link(entity):
+            queue.check_sending()
         return QueueLinkTarget(queue, self._faults)
 
     def open_source(self, requested: SourceRequest, sender: DeliverySender) -> LinkSource:
@@ -173,7 +207,7 @@ class _NamespaceConnection:
         if requested.address == _CBS:
             return self._replies.open(_CBS, requested.reply_address, sender)
         entity, is_management = _split(requested.address)
-        self._check_access(requested.address, "Listen")
+        self._check_access(requested.address, AccessRight.LISTEN)
         queue = self._queue(entity)
         if is_management:
             return self._replies.open(requested.address, requested.reply_address, sender)
@@ -187,18 +221,27 @@ class _NamespaceConnection:
                     entity,
                 ),
             )
-        return QueueLinkSource(queue, sender, is_presettled=requested.is_presettled)
+        with _refuse_link(entity):
+            return QueueLinkSource(queue, sender, is_presettled=requested.is_presettled)
 
-    def _check_access(self, address: str, claim: str) -> None:
+    def _check_access(self, address: str, right: AccessRight) -> frozenset[AccessRight]:
         # The JavaScript client sends a token for the whole address of a queue's management node.
-        self._tokens.check_access(address, claim)
+        rights = self._tokens.check_access(address, right)
         self._faults.check_link(address)
+        return rights
 
     def _queue(self, entity: str) -> Queue:
-        try:
+        with _refuse_link(entity):
             return self._broker.queue(entity)
-        except BrokerError as error:
-            raise LinkFault(error.condition, add_tracking(str(error), entity)) from error
+
+
+@contextmanager
+def _refuse_link(entity: str) -> Iterator[None]:
+    """Convert an error of the broker during the `with` block to a LinkFault."""
+    try:
+        yield
+    except BrokerError as error:
+        raise LinkFault(error.condition, add_tracking(str(error), entity)) from error
 
 
 def _split(address: str) -> tuple[str, bool]:

@@ -7,9 +7,11 @@ Signatures" (learn.microsoft.com).
 
 import hmac
 from base64 import b64encode
-from collections.abc import Mapping
 from datetime import datetime
 from urllib.parse import parse_qs, quote_plus, urlsplit
+
+from emulator.servicebus.access import AccessPolicies
+from emulator.servicebus.broker.authorization import AccessRight, AuthorizationRule
 
 _SCHEME = "SharedAccessSignature "
 _FIELDS = "sr", "sig", "se", "skn"
@@ -27,14 +29,17 @@ class SasError(Exception):
         self.code = code
 
 
-def verify_sas(token: str, keys: Mapping[str, str], path: str, now: datetime) -> None:
-    """Raise SasError if a token does not permit access to the resource at `path`.
+def verify_sas(
+    token: str, policies: AccessPolicies, path: str, now: datetime
+) -> frozenset[AccessRight]:
+    """Return the rights that a token gives for the resource at `path`.
 
-    The token must be well-formed, not expired, valid for the path, and signed with one of the keys.
+    The token must be well-formed, not expired, valid for the path, and signed with a key of a
+    policy of the namespace or of the queue to which the path belongs. Otherwise SasError is raised.
 
     Args:
         token: The whole token, including the scheme `SharedAccessSignature`.
-        keys: The values of the namespace's shared access keys, by the name of the key.
+        policies: The policies of the namespace and its queues.
         path: The path of the resource. A token for a parent of this path is also valid.
         now: The current time. The token must expire after this time.
     """
@@ -52,13 +57,28 @@ def verify_sas(token: str, keys: Mapping[str, str], path: str, now: datetime) ->
             "the token is malformed: expected valid fields sr, sig, se and skn"
         ) from None
     signed = f"{quote_plus(resource)}\n{expiry}".encode()
-    # Compute a digest even if the name is unknown, so that timing does not reveal known names.
-    digest = hmac.digest(keys.get(name, "").encode(), signed, "sha256")
-    matches = hmac.compare_digest(b64encode(digest), signature.encode())
-    if not matches or name not in keys:
+    rule = _find_signer(policies.find(name, granted), signed, signature.encode())
+    if rule is None:
         raise SasError("The token has an invalid signature.", "InvalidSignature")
     if expires_at_seconds <= now.timestamp():
         raise SasError("The token is expired.", "ExpiredToken")
     wanted = path.strip("/").casefold()
     if granted and wanted != granted and not wanted.startswith(f"{granted}/"):
         raise SasError("The token has an invalid audience.", "InvalidAudience")
+    return rule.rights
+
+
+def _find_signer(
+    rules: list[AuthorizationRule], signed: bytes, signature: bytes
+) -> AuthorizationRule | None:
+    """Return the policy with whose key a text was signed, or None if there is none."""
+    signer = None
+    for rule in rules:
+        for key in rule.keys:
+            digest = hmac.digest(key.encode(), signed, "sha256")
+            if hmac.compare_digest(b64encode(digest), signature):
+                signer = rule
+    if not rules:
+        # Compute a digest even if the name is unknown, so that timing does not reveal known names.
+        hmac.digest(b"", signed, "sha256")
+    return signer

@@ -28,8 +28,8 @@ class Sockets:
     `amqps` and `tls` are set only if the user gives a TLS certificate.
     """
 
-    amqp: socket.socket
-    admin: socket.socket
+    amqp: Sequence[socket.socket]
+    admin: Sequence[socket.socket]
     amqps: Sequence[socket.socket] = ()
     tls: ssl.SSLContext | None = None
 
@@ -60,7 +60,7 @@ async def serve(
     rules = HostRules(limits.allowed_hosts)
     enter = partial(ProtocolDetector, namespace.connect, rules)
     servers = [
-        await loop.create_server(enter, sock=sockets.amqp),
+        *[await loop.create_server(enter, sock=listener) for listener in sockets.amqp],
         *[
             await loop.create_server(enter, sock=listener, ssl=sockets.tls)
             for listener in sockets.amqps
@@ -78,7 +78,7 @@ async def serve(
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
     )
-    serving = asyncio.create_task(web.serve(sockets=[sockets.admin]))
+    serving = asyncio.create_task(web.serve(sockets=list(sockets.admin)))
     waiting = asyncio.create_task(stopped.wait())
     await asyncio.wait((serving, waiting), return_when=asyncio.FIRST_COMPLETED)
     _close(servers, namespace)

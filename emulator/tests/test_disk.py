@@ -27,7 +27,7 @@ def sqlite_full(path: Path) -> sqlite3.Error:
     return caught.value
 
 
-def test_the_function_is_disk_error_returns_true_for_a_full_disk_and_false_for_other_errors(
+def test_errors_of_a_full_disk_are_recognised_as_disk_errors_and_other_errors_are_not(
     tmp_path: Path,
 ) -> None:
     assert is_disk_error(sqlite_full(tmp_path / "full.db"))

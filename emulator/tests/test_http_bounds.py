@@ -229,7 +229,7 @@ async def test_a_connection_with_an_incomplete_body_is_closed_and_delays_no_othe
 
     with bind("127.0.0.1", 0) as bound:
         address = bound.getsockname()
-        listener = Listener(application, bound, HttpLimits(body_silence_seconds=0.5))
+        listener = Listener(application, [bound], HttpLimits(body_silence_seconds=0.5))
         await listener.start()
         head = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhe"
         async with asyncio.timeout(10):

@@ -58,9 +58,10 @@ def trim() -> None:
 
 
 def start_trimming(interval_seconds: float = TRIM_SECONDS) -> None:
-    """Start a daemon thread that calls `trim` once per interval if at least 32 MiB are free.
+    """Start a daemon thread that returns free memory to the operating system.
 
-    Do nothing if the C library is not glibc 2.33 or newer.
+    Once per interval, the thread calls `trim` if at least 32 MiB are free in the C library's
+    allocator of this process. Do nothing if the C library is not glibc 2.33 or newer.
     """
     if _find_glibc():
         threading.Thread(

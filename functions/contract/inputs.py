@@ -98,7 +98,9 @@ def _read_input(path: str, table: Any, defaults: Mapping[str, int]) -> NamedInpu
         "media_types": media_types,
     }
     found = NamedInput(**values)
-    if not 1 <= found.max_input_bytes <= found.max_upload_bytes:
+    if found.max_input_bytes < 1:
+        raise CatalogueError(f"{path}.max_input_bytes: expected at least 1, found 0")
+    if found.max_input_bytes > found.max_upload_bytes:
         raise CatalogueError(
             f"{path}.max_upload_bytes: expected at least max_input_bytes, which is "
             f"{found.max_input_bytes}, found {found.max_upload_bytes}"

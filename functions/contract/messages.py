@@ -333,7 +333,10 @@ class Fields:
         try:
             return value.astimezone(UTC)
         except OverflowError:
-            raise MalformedMessage(f"{self._at(name)}: the time is out of range") from None
+            raise MalformedMessage(
+                f"{self._at(name)}: the time is out of range: converted to UTC, it is not in the "
+                "years 1 to 9999"
+            ) from None
 
     def optional_time(self, name: str) -> datetime | None:
         """Return the time in a field, converted to UTC; None if the field is absent or null."""

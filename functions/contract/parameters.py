@@ -120,9 +120,8 @@ def check_parameters(schemas: Mapping[str, Schema], given: Mapping[str, Any]) ->
         pointer = "/" + name[:_SHOWN_CHARACTERS].replace("~", "~0").replace("/", "~1")
         schema = schemas.get(name)
         if schema is None:
-            raise InvalidParameter(
-                pointer, f"the model has no such parameter; it has {', '.join(schemas)}"
-            )
+            names = f"it has {', '.join(schemas)}" if schemas else "it has no parameters"
+            raise InvalidParameter(pointer, f"the model has no such parameter; {names}")
         _check_value(pointer, schema, value)
 
 

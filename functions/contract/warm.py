@@ -118,7 +118,10 @@ def _parse_times(text: str) -> tuple[int, int]:
             )
         if is_valid:
             return start, end
-    raise ValueError(f"expected times from 00:00 to 24:00 as in 08:00-18:00, found {text!r}")
+    raise ValueError(
+        "expected a start and an end in the form 08:00-18:00, with times from 00:00 to 24:00, "
+        f"found {text!r}"
+    )
 
 
 def _check_timezone(name: str) -> None:
@@ -137,9 +140,12 @@ def _check_timezone(name: str) -> None:
 
 
 def _format_cron(days: tuple[int, ...], minutes: int) -> str:
-    """Return a cron expression for a time on some days of the week.
+    """Return a cron expression for a time of day on some days of the week.
 
-    `minutes` are counted from midnight of each day. A value of 1440 or more is on the next day.
+    Args:
+        days: The days of the week: 0 is Monday, and 6 is Sunday.
+        minutes: The time, in minutes after midnight at the start of each of the days. A value of
+            1440 or more is a time on the next day, for example 1500 is 01:00.
     """
     next_day, rest = divmod(minutes, _DAY_MINUTES)
     # Cron counts the days from Sunday.

@@ -81,7 +81,14 @@ def event_id(job_id: str) -> str:
 def signed_headers(
     secrets: Sequence[bytes], event: str, now: datetime, body: bytes
 ) -> dict[str, str]:
-    """Return the headers of a webhook request. They contain one signature for each secret."""
+    """Return the headers of a webhook request. They contain one signature for each secret.
+
+    Args:
+        secrets: The keys of the signatures. Without keys, the headers contain no signature.
+        event: The id of the webhook message, which is the same in each attempt to deliver it.
+        now: The current time, which the receiver compares with its clock.
+        body: The body of the request.
+    """
     timestamp = str(int(now.timestamp()))
     headers = {
         "content-type": "application/json",

@@ -136,6 +136,8 @@ class Durable(Protocol):
 
         Raises UnknownInstance if no orchestration has this id, or FinalInstance if the
         orchestration has ended.
+
+        `data` is the content of the event `name`.
         """
 
     async def terminate(self, job_id: str, reason: str) -> None:

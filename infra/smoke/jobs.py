@@ -88,6 +88,8 @@ class Api:
     ) -> tuple[int, dict[str, Any]]:
         """Send a request to the gateway.
 
+        `headers` are further headers of the request, with `_` instead of `-` in their names.
+
         Returns:
             The HTTP status and the JSON object of the response. The object is {} if the response is
             an error or not a JSON object. Without a response, the status is 0 and the object {}.

@@ -212,8 +212,14 @@ class Autoscaler:
     ) -> int | None:
         """Return the largest number of replicas that a queue or a cron trigger needs.
 
-        Return ``None`` if the number of replicas must not change. If the number of messages in a
-        queue is unknown, replicas may be added but not removed.
+        Args:
+            replicas: The current number of replicas.
+            counts: The number of messages in each queue; ``None`` if it is unknown.
+            warm_replicas: How many replicas the cron triggers need now.
+
+        Returns:
+            The number; ``None`` if the number of replicas must not change. If the number of
+            messages in a queue is unknown, replicas may be added but not removed.
         """
         proposals = [
             propose_replicas(replicas, count, self._scaling.message_count, self._scaling.tolerance)

@@ -37,11 +37,11 @@ class JobLoad:
     def __post_init__(self) -> None:
         if len(self.jobs_per_hour) != HOURS:
             raise ValueError(
-                f"jobs: expected {HOURS} numbers, one per hour, found {len(self.jobs_per_hour)}"
+                f"the load: expected {HOURS} numbers, one per hour, found {len(self.jobs_per_hour)}"
             )
         if not all(0 <= jobs < float("inf") for jobs in self.jobs_per_hour) or self.burst < 0:
             raise ValueError(
-                "jobs: expected finite numbers of at least 0, found "
+                "the load: expected finite numbers of at least 0, found "
                 f"{self.burst or self.jobs_per_hour}"
             )
         if not 0 < self.jobs_per_day <= MAX_JOBS:
@@ -66,7 +66,7 @@ class JobLoad:
         if len(numbers) != HOURS:
             shapes = ", ".join(f"{name}:N" for name in SHAPES)
             raise ValueError(
-                f"jobs: expected {shapes} or {HOURS} comma-separated numbers, found {text!r}"
+                f"the load: expected {shapes} or {HOURS} comma-separated numbers, found {text!r}"
             )
         return cls(tuple(_parse_number(number) for number in numbers), seed)
 
@@ -111,4 +111,4 @@ def _parse_number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ValueError(f"jobs: expected a number, found {text!r}") from None
+        raise ValueError(f"the load: expected a number, found {text!r}") from None

@@ -113,7 +113,8 @@ def _parse_price(name: str, entry: Mapping[str, Any]) -> Price:
     is_number = isinstance(amount, int | float) and not isinstance(amount, bool)
     if amount is not None and not (is_number and amount >= 0):
         raise PricesUnusable(
-            f"{name}.amount: expected a number of at least 0 or null, found {amount!r}"
+            f"{name}.amount: expected a number of at least 0, or null if the price is unknown, "
+            f"found {amount!r}"
         )
     if basis not in _BASES:
         raise PricesUnusable(f"{name}.basis: expected {' or '.join(_BASES)}, found {basis!r}")

@@ -14,8 +14,14 @@ from rich.table import Table
 from loosely.capacity.load import JobLoad
 from loosely.cli.compare import Comparison, VersionRun, find_files
 from loosely.cli.connection import KeyOption, UrlOption, connect
-from loosely.cli.errors import ExitCode, exit_on_error
-from loosely.cli.jobs import InputOption, JsonLinesOption, parse_inputs
+from loosely.cli.errors import PARAMETER_ADVICE, ExitCode, exit_on_error
+from loosely.cli.jobs import (
+    InputOption,
+    JsonLinesOption,
+    ParameterOption,
+    parse_inputs,
+    parse_parameters,
+)
 from loosely.cli.output import model_table, print_to, printable, result_view
 from loosely.local.data_directory import RunningSystem
 from loosely.local.environment import (
@@ -138,6 +144,7 @@ def check(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
         str | None, typer.Option("--type", metavar="TYPE", help="The file's media type.")
     ] = None,
     named_input: InputOption = None,
+    param: ParameterOption = None,
     load: Annotated[
         int | None,
         typer.Option(
@@ -174,6 +181,8 @@ def check(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     kind = ["--type", media_type] if media_type else []
     for input_name, path in parse_inputs(named_input or []).items():
         kind += ["--input", f"{input_name}={path.resolve()}"]
+    if parameters := parse_parameters(param or []):
+        kind += ["--parameters", json.dumps(parameters)]
     under_load = ("--load", str(load)) if load else ()
     found = dict[str, Mapping[str, Any]]()
     with subprocess.Popen(  # noqa: S603  our own module, without a shell
@@ -218,6 +227,13 @@ def _cost_options(
     """Return the options to pass to `loosely cost` for a measured model.
 
     The keys are the options' names without the leading dashes.
+
+    Args:
+        name: The model's name.
+        jobs: The jobs for the estimate, as the value of `loosely cost --load`.
+        gpu: The name of the GPU for the estimate.
+        loaded: The JSON line that `worker.check` prints when the model is loaded.
+        suggestion: The JSON line that `worker.check` prints with the suggested settings.
     """
     job_seconds = suggestion["job_ms"] / 1000
     size = suggestion["max_batch_size"]
@@ -240,6 +256,13 @@ def _estimate_cost(
     """Print the command `loosely cost` with these options, and the estimate of the model's cost.
 
     If the model uses no GPU, print only that there is no estimate.
+
+    Args:
+        options: The values of the command's options. The keys are the options' names without the
+            leading dashes.
+        suggestion: The result of the measurement. This function uses only its member `uses_gpu`.
+        as_json: Whether to print JSON lines instead of text. Then nothing is printed for a model
+            that uses no GPU.
 
     Raises:
         typer.Exit: An option is invalid. The exit status is 2.
@@ -300,6 +323,12 @@ def _run_on_files(
     place: "_Place", arguments: tuple[str, ...], model: str, files: list[Path]
 ) -> list[Mapping[str, Any]]:
     """Run a model on all files in a new process, and return the JSON lines that the process prints.
+
+    Args:
+        place: The directory and the environment variables of the process.
+        arguments: Further options of `worker.check`.
+        model: The model's name.
+        files: The input files.
 
     Raises:
         typer.Exit: The model does not exist, or cannot be loaded.
@@ -388,7 +417,8 @@ class _CheckOutput:
                 self._print_suggestion(line)
             case "failed":
                 self.finish()
-                typer.echo(printable(f"{line['code']}: {line['detail']}"), err=True)
+                advice = f"; {PARAMETER_ADVICE}" if "pointer" in line else ""
+                typer.echo(printable(f"{line['code']}: {line['detail']}{advice}"), err=True)
 
     def _print_result(self, title: str, found: Mapping[str, Any]) -> None:
         """Print a result. A JSON value of a named result is printed below its name."""

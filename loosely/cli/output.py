@@ -191,7 +191,13 @@ def _step_table(timeline: Timeline) -> Table:
 
 
 def bar_between(begin_ms: float, duration_ms: float, total_ms: float) -> str:
-    """Return the bar of a step or span, indented in proportion to ``begin_ms``."""
+    """Return the bar of a step or span of a job, as text.
+
+    Args:
+        begin_ms: When the step began. The bar is indented in proportion to this time.
+        duration_ms: The duration of the step, which determines the length of the bar.
+        total_ms: The time that the full width represents.
+    """
     if total_ms <= 0 or duration_ms <= 0:
         return ""
     first = min(int(begin_ms / total_ms * _BAR_CELLS), _BAR_CELLS - 1)
@@ -330,6 +336,8 @@ def _place(job: Job) -> str:
         texts.append(f"about {place.eta_seconds:.0f} s")
     if place.phase == "cold_starting":
         texts.append("a worker is starting")
+    if place.phase == "model_broken":
+        texts.append("no worker can load the model: tell the operator")
     return ", ".join(texts)
 
 

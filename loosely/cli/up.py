@@ -325,6 +325,12 @@ def parse_scaling(
     In a cluster, KEDA and the Kubernetes autoscaler decide at separate intervals. Here, both
     intervals are ``poll_seconds``.
 
+    Args:
+        text: The value of the option, in the form MIN:MAX.
+        target: The number of messages for each worker that the scaler aims at.
+        poll_seconds: The time between two decisions.
+        cooldown_seconds: How long a worker that is not needed continues to run.
+
     Raises:
         typer.BadParameter: ``text`` is not MIN:MAX, or a number is out of range.
     """
@@ -384,7 +390,7 @@ def plan_worker_pool(
 
 
 def _make_plan(options: _UpOptions) -> "RunPlan":
-    from loosely.local.data_directory import reply_token_key  # noqa: PLC0415
+    from loosely.local.data_directory import reply_token_key, service_bus_keys  # noqa: PLC0415
     from loosely.local.environment import (  # noqa: PLC0415
         read_cors_origins,
         read_environment,
@@ -409,6 +415,10 @@ def _make_plan(options: _UpOptions) -> "RunPlan":
         allowed_hosts=options.allowed_hosts,
         cors_origins=read_cors_origins(options.root, user),
         served_models=user.get("WORKER_MODELS", "") if "worker" in options.part_names else "",
+        # A Service Bus that this command does not start does not have these keys.
+        service_bus_keys=(
+            service_bus_keys(options.data) if "servicebus" in options.part_names else {}
+        ),
     )
     parts = {part.name: part for part in loosely_parts(settings) if part.name in options.part_names}
     worker_pool = None

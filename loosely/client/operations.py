@@ -280,22 +280,24 @@ class ClientOperations:
     async def iter_events(self, job_id: str) -> AsyncGenerator[Event, None]:
         """Yield an event for each change of a job's status or progress, until the job has ended.
 
+        A change of ``job.place.phase`` to or from ``model_broken`` counts as one of the status.
         The first event has the job's current state. The client polls the gateway, so several quick
         changes may appear as one event.
 
         Raises:
             RequestRefused: The job id is unknown.
         """
-        seen: tuple[str, Any] | None = None
+        seen: tuple[tuple[str, bool], Any] | None = None
         wait_seconds = 0
         while True:
             asked_at = self._clock()
             job = await self._get(job_id, wait_seconds)
-            state = (job.status, job.progress)
+            status = (job.status, job.place.phase == "model_broken")
+            state = (status, job.progress)
             if job.is_final:
                 yield Event("final", job)
                 return
-            if seen is None or seen[0] != job.status:
+            if seen is None or seen[0] != status:
                 yield Event("status", job)
             elif seen != state:
                 yield Event("progress", job)
@@ -492,6 +494,8 @@ class ClientOperations:
 
         For an upload, the request contains only the upload's reference. Any other input is the
         body of the request, or is uploaded first if it is too large for the body.
+
+        ``give_up_at`` is the time of the clock, in seconds, after which no request is repeated.
         """
         if inputs:
             return await self._submit_inputs(source, media_type, inputs, submission, give_up_at)
@@ -520,6 +524,8 @@ class ClientOperations:
 
         Inputs over ``_SURELY_SMALL_BYTES`` are uploaded first. If the gateway answers that a
         smaller input is too large for a request, all inputs are uploaded.
+
+        ``give_up_at`` is the time of the clock, in seconds, after which no request is repeated.
         """
         first = source if isinstance(source, Upload) else read_payload(source, media_type)
         named: dict[str, Payload | Upload] = {
@@ -551,7 +557,10 @@ class ClientOperations:
         return read_job(await self.send(request, (200, 202), give_up_at))
 
     async def _is_too_large(self, payload: Payload, name: str, give_up_at: float) -> bool:
-        """Return whether the payload exceeds the model's limit for the body of a request."""
+        """Return whether the payload exceeds the limit of the model ``name`` for a request body.
+
+        ``give_up_at`` is the time of the clock, in seconds, after which no request is repeated.
+        """
         if payload.size_bytes <= _SURELY_SMALL_BYTES:
             return False
         model = self._known_models.get(name) or await self._model(name, give_up_at)
@@ -570,7 +579,10 @@ class ClientOperations:
         input_name: str | None = None,
         give_up_at: float = math.inf,
     ) -> Upload:
-        """Request an upload URL, store the payload at this URL, and return the upload."""
+        """Request an upload URL, store the payload at this URL, and return the upload.
+
+        ``give_up_at`` is the time of the clock, in seconds, after which no request is repeated.
+        """
         asked = self.requests.create_upload(model, payload.media_type, input_name)
         response = await self.send(asked, (201,), give_up_at)
         slot = read_upload_slot(response)
@@ -596,6 +608,8 @@ class ClientOperations:
 
         If the status of the response is not in ``expected``, raise UnexpectedAnswer with the
         message ``reason``.
+
+        ``give_up_at`` is the time of the clock, in seconds, after which no request is repeated.
         """
         try:
             return await self.send(request, expected, give_up_at)
@@ -643,6 +657,8 @@ class ClientOperations:
 
         A result that is not JSON is not fetched from blob storage. ``None`` is also returned if the
         gateway no longer has the result.
+
+        ``give_up_at`` is the time of the clock, in seconds, after which no request is repeated.
         """
         try:
             response = await self.send(

@@ -25,8 +25,9 @@ def decode_json(body: bytes) -> object:
 class Place:
     """The position of a job in its model's queue, and its estimated wait.
 
-    ``phase`` is ``cold_starting`` if the job waits for the start of a worker, otherwise ``queued``.
-    An attribute that the gateway does not report is ``None``.
+    ``phase`` is ``cold_starting`` if the job waits for the start of a worker, ``model_broken`` if
+    no worker can load the model, otherwise ``queued``. An attribute that the gateway does not
+    report is ``None``.
     """
 
     position: int | None = None
@@ -58,7 +59,11 @@ class Job:
     def from_document(
         cls, document: object, body: bytes, retry_after_seconds: float | None = None
     ) -> Self | None:
-        """Return the job that ``document`` describes, or ``None`` if it is invalid."""
+        """Return the job that ``document`` describes, or ``None`` if it is invalid.
+
+        ``body`` is the JSON text of the job. ``retry_after_seconds`` is the time that the gateway
+        asks to wait before the next request.
+        """
         if not isinstance(document, dict):
             return None
         names = [document.get(key) for key in ("id", "model", "status")]
@@ -70,7 +75,10 @@ class Job:
 
     @classmethod
     def from_body(cls, body: bytes, retry_after_seconds: float | None = None) -> Self | None:
-        """Return the job that the JSON text ``body`` describes, or ``None`` if it is invalid."""
+        """Return the job that the JSON text ``body`` describes, or ``None`` if it is invalid.
+
+        ``retry_after_seconds`` is the time that the gateway asks to wait before the next request.
+        """
         return cls.from_document(decode_json(body), body, retry_after_seconds)
 
     @property

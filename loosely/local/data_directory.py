@@ -1,4 +1,4 @@
-"""The data directory of `loosely up`: its lock, the reply-token key, and the file `up.json`.
+"""The data directory of `loosely up`: its lock, the generated keys, and the file `up.json`.
 
 `up.json` describes the running system: the process id of `loosely up`, and its components.
 """
@@ -16,11 +16,11 @@ from pathlib import Path
 
 from loosely.local import events
 from loosely.local.errors import DataDirectoryInUse, DataDirectoryUnusable
-from loosely.local.parts import Part
+from loosely.local.parts import SERVICE_BUS_POLICIES_FILE, SERVICE_BUS_RIGHTS, Part
 
 _OWNER_ONLY = 0o600
 _OTHERS = 0o077
-_REPLY_TOKEN_KEY_BYTES = 32
+_KEY_BYTES = 32
 # The local services use the same limit. With less free space, they cannot store a job.
 _MIN_FREE_BYTES = 256 * 1024
 
@@ -78,9 +78,46 @@ def reply_token_key(directory: Path) -> str:
     path = directory / "reply-token.key"
     with _reporting(directory):
         if not path.exists():
-            key = base64.b64encode(secrets.token_bytes(_REPLY_TOKEN_KEY_BYTES)).decode()
-            _write_private(path, key)
+            _write_private(path, _random_key())
         return path.read_text("ascii").strip()
+
+
+def service_bus_keys(directory: Path) -> dict[str, str]:
+    """Return the keys of the components' policies in the local Service Bus, by the policy's name.
+
+    The first call creates the keys, and stores them with the policies' rights in ``directory``, in
+    the format that the local Service Bus reads. Only the owner can read the file. Keys that the
+    file does not contain, for example because it is damaged, are created again.
+
+    Raises:
+        DataDirectoryUnusable: The keys cannot be stored or read.
+    """
+    path = directory / SERVICE_BUS_POLICIES_FILE
+    with _reporting(directory):
+        text = path.read_text("utf-8", "replace") if path.exists() else ""
+        stored = _read_policy_keys(text)
+        keys = {name: stored.get(name) or _random_key() for name in SERVICE_BUS_RIGHTS}
+        rules = [
+            {"Name": name, "Rights": list(rights), "PrimaryKey": keys[name]}
+            for name, rights in SERVICE_BUS_RIGHTS.items()
+        ]
+        wanted = json.dumps({"AuthorizationRules": rules}, indent=2) + "\n"
+        if text != wanted:
+            _write_private(path, wanted)
+    return keys
+
+
+def _read_policy_keys(text: str) -> dict[str, str]:
+    try:
+        rules = json.loads(text)["AuthorizationRules"]
+        keys = {rule["Name"]: rule["PrimaryKey"] for rule in rules}
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return {}
+    return {name: key for name, key in keys.items() if isinstance(key, str)}
+
+
+def _random_key() -> str:
+    return base64.b64encode(secrets.token_bytes(_KEY_BYTES)).decode()
 
 
 def find_disk_problem(directory: Path) -> str:
@@ -195,7 +232,15 @@ class StateWriter:
     """
 
     def __init__(self, directory: Path, logs: Path, url: str, parts: Sequence[Part]) -> None:
-        """Create a writer. ``parts`` are the components, without the workers of a pool."""
+        """Create a writer of `up.json`.
+
+        Args:
+            directory: The data directory, in which the file is written.
+            logs: The directory of the components' log files.
+            url: The gateway's URL.
+            parts: The components that are started first. With ``loosely up --scale``, the workers
+                are not among them, because they are started and stopped later.
+        """
         self._directory = directory
         self._logs = logs
         self._url = url

@@ -240,10 +240,17 @@ def _write_worker_context(
 
 
 def _copy_models(target: Path, root: Path, folder: ModelFolder, weights: Sequence[Path]) -> str:
-    """Copy the folder's models, requirements and weights to ``target``, the image's build context.
+    """Copy the model folder's code, requirements and weights to ``target``.
 
-    ``weights`` are the paths of the weights in the folder. Return the text of the Dockerfile that
-    adds them to the image.
+    Args:
+        target: The build context of the worker's image.
+        root: The directory that contains the components' source, with the worker's Dockerfile.
+        folder: The model folder.
+        weights: The paths of the weights, relative to the model folder.
+
+    Returns:
+        The whole text of the image's Dockerfile: the worker's Dockerfile, followed by lines that
+        add the copied files to the image.
     """
     dockerfile = (root / "worker" / "Dockerfile").read_text(encoding="utf-8")
     if folder.code != root / "worker" / "models" and folder.code.is_dir():

@@ -15,6 +15,17 @@ _STORAGE_KEY = (
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 )
 _HOST = "127.0.0.1"
+_PUBLIC_POLICY, _PUBLIC_KEY = "RootManageSharedAccessKey", "SAS_KEY_VALUE"
+#: The rights of each component's shared access policy in the local Service Bus, by the policy's
+#: name. The gateway sends jobs, receives dead letters, and counts messages with the management API.
+#: This API needs Manage, and Service Bus allows Manage only together with the other rights. The
+#: worker receives jobs, and sends replies to the queues of producers.
+SERVICE_BUS_RIGHTS: Mapping[str, tuple[str, ...]] = {
+    "gateway": ("Listen", "Send", "Manage"),
+    "worker": ("Listen", "Send"),
+}
+#: The file in the data directory with these policies and their keys, which Service Bus reads.
+SERVICE_BUS_POLICIES_FILE = "servicebus-policies.json"
 #: Each component depends only on components before it.
 PART_NAMES = ("blobs", "servicebus", "functions", "worker")
 
@@ -69,6 +80,9 @@ class SystemSettings:
     cors_origins: tuple[str, ...] = ()
     #: The models that the workers serve, separated by commas. Empty if they serve all models.
     served_models: str = ""
+    #: The key of each policy in `SERVICE_BUS_RIGHTS`. Empty if the components use the public key of
+    #: Microsoft's emulator, for example because another system's Service Bus runs.
+    service_bus_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def service_options(self) -> tuple[str, ...]:
@@ -105,11 +119,26 @@ class SystemSettings:
 
     @property
     def service_bus_connection(self) -> str:
-        """The connection string of the local Service Bus, in the format of Microsoft's emulator."""
+        """The connection string of the local Service Bus for the user's own programs.
+
+        It has the public key of Microsoft's emulator, which has all rights.
+        """
+        return self._service_bus_connection(_PUBLIC_POLICY, _PUBLIC_KEY)
+
+    def service_bus_connection_of(self, policy: str) -> str:
+        """Return the connection string for a component.
+
+        Args:
+            policy: The name of the component's policy in `SERVICE_BUS_RIGHTS`.
+        """
+        if policy not in self.service_bus_keys:
+            return self.service_bus_connection
+        return self._service_bus_connection(policy, self.service_bus_keys[policy])
+
+    def _service_bus_connection(self, policy: str, key: str) -> str:
         return (
             f"Endpoint=sb://localhost:{self.ports.servicebus};"
-            "SharedAccessKeyName=RootManageSharedAccessKey;SharedAccessKey=SAS_KEY_VALUE;"
-            "UseDevelopmentEmulator=true;"
+            f"SharedAccessKeyName={policy};SharedAccessKey={key};UseDevelopmentEmulator=true;"
         )
 
 
@@ -155,6 +184,12 @@ def _servicebus(settings: SystemSettings) -> Part:
     config = settings.data / "servicebus.json"
     served = ("--served", settings.served_models) if settings.served_models else ()
     catalogue = () if settings.catalogue is None else (str(settings.catalogue),)
+    # The keys are in a file, because all users of the machine can read the command.
+    policies = (
+        ("--policies", str(settings.data / SERVICE_BUS_POLICIES_FILE))
+        if settings.service_bus_keys
+        else ()
+    )
     return Part(
         name="servicebus",
         summary="Service Bus with a queue for each model",
@@ -162,6 +197,7 @@ def _servicebus(settings: SystemSettings) -> Part:
         command=python_command(
             "emulator.servicebus",
             *("--config", str(config)),
+            *policies,
             *("--port", str(port)),
             *("--admin-port", str(admin_port)),
             *("--data", str(settings.data / "servicebus")),
@@ -192,7 +228,7 @@ def _functions(settings: SystemSettings) -> Part:
         environment={
             "AzureWebJobsStorage": settings.storage_connection,
             "PAYLOAD_STORAGE": settings.storage_connection,
-            "SERVICE_BUS": settings.service_bus_connection,
+            "SERVICE_BUS": settings.service_bus_connection_of("gateway"),
             "SERVICE_BUS_ADMIN_URL": f"http://{_HOST}:{settings.ports.servicebus_admin}",
             "FUNCTIONS_WORKER_RUNTIME": "python",
             "GATEWAY_BASE_URL": settings.gateway_url,
@@ -225,7 +261,7 @@ def _worker(settings: SystemSettings, name: str = "worker", port: int | None = N
         models=Probe(port, "/ready", status=None),
         ports={"worker health": port},
         environment={
-            "SERVICE_BUS": settings.service_bus_connection,
+            "SERVICE_BUS": settings.service_bus_connection_of("worker"),
             "PAYLOAD_STORAGE": settings.storage_connection,
             "REPLY_HOSTS": f"{_HOST}:{settings.ports.functions}",
             "HEALTH_HOST": _HOST,

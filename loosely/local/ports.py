@@ -8,6 +8,7 @@ from dataclasses import astuple, dataclass
 from loosely.local.errors import PortBusy
 
 _HOST = "127.0.0.1"
+_IPV6_HOST = "::1"
 _SHORT_COMMAND_CHARACTERS = 60
 _FIRST_SUGGESTION = 7171
 _HIGHEST_PORT = 65535
@@ -48,16 +49,25 @@ class PortOwner:
 
 
 def is_free(port: int) -> bool:
-    """Return whether a server can listen on ``port`` of the loopback address."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # As servers do, ignore closed connections that the kernel still remembers.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    """Return whether a server can listen on ``port`` of both loopback addresses.
+
+    The IPv6 address is ignored if this machine does not have it.
+    """
+    for family, host in ((socket.AF_INET, _HOST), (socket.AF_INET6, _IPV6_HOST)):
         try:
-            probe.bind((_HOST, port))
-        except OSError as error:
-            if error.errno in {errno.EADDRINUSE, errno.EACCES}:
-                return False
-            raise
+            probe = socket.socket(family, socket.SOCK_STREAM)
+        except OSError:  # the kernel does not support IPv6
+            continue
+        with probe:
+            # As servers do, ignore closed connections that the kernel still remembers.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                if error.errno in {errno.EADDRINUSE, errno.EACCES}:
+                    return False
+                if host == _HOST:
+                    raise
     return True
 
 

@@ -219,7 +219,10 @@ class ModelWatch:
         return True
 
     async def _restart(self, changed: Path, names: Collection[str]) -> None:
-        """Stop these components in order, and then start them together."""
+        """Stop the components with these names in order, and then start them together.
+
+        ``changed`` is the file whose change is the reason, for the log.
+        """
         restarted = [
             process
             for part, process in zip(self._plan.shown_parts, self._processes, strict=True)

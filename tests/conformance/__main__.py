@@ -2,7 +2,7 @@
 
 blobs       the Blob tests on our emulator and on Azurite, which npm installs
 emulator    the tests of emulator/ on its wheel, which is installed alone in a new environment
-javascript  @azure/service-bus for JavaScript, which npm installs, on our emulator
+javascript  @azure/service-bus and @azure/storage-blob, which npm installs, on our emulators
 rest        the REST API with unmodified third-party clients, and with the fuzzer Schemathesis
 servicebus  the live tests of the package azure-servicebus on our emulator
 versions    each minor version of the package azure-servicebus since 7.8 on our emulator
@@ -37,8 +37,8 @@ def emulator(arguments: list[str]) -> int:
 
 
 def javascript(arguments: list[str]) -> int:
-    """Test our Service Bus emulator with Microsoft's SDK for JavaScript. Return the exit status."""
-    return run("-m", "servicebus_tests.sdk.upstream.javascript", *arguments)
+    """Test our emulators with Microsoft's SDKs for JavaScript. Return the exit status."""
+    return run("-m", "javascript_sdks.conformance", *arguments)
 
 
 def rest(arguments: list[str]) -> int:

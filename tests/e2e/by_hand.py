@@ -101,7 +101,10 @@ def reply_queue(system: System) -> Iterator[str]:
 def request_reply(
     system: System, replies: str, queue: str = "noop", model: str = "noop", **changes: Any
 ) -> dict[str, Any]:
-    """Send a request to `queue`, and return the reply from the queue `replies`."""
+    """Send a request to `queue`, and return the reply from the queue `replies`.
+
+    `changes` are fields of the request that replace the default values.
+    """
     job_id = put_request(system, queue, model=model, reply_to={"queue": replies}, **changes)
     with (
         ServiceBusClient.from_connection_string(system.service_bus) as client,

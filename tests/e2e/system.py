@@ -212,7 +212,10 @@ class System:
         )
 
     def accept(self, model: str, data: bytes, **headers: str) -> str:
-        """Submit a job without waiting for its end, and return the job's id."""
+        """Submit a job without waiting for its end, and return the job's id.
+
+        `headers` are further headers of the request, with `_` instead of `-` in their names.
+        """
         answer = self.submit(model, data, prefer="respond-async", **headers)
         assert answer.status_code == 202, answer.text
         return str(answer.json()["id"])
@@ -230,6 +233,8 @@ class System:
         Repeat the request for up to 60 s, because a component may be unavailable. A response may be
         lost after the job has been created, so a repeated request without `idempotency_key` may
         create a second job.
+
+        `headers` are further headers of the request, with `_` instead of `-` in their names.
         """
         headers["prefer"] = "respond-async"
 

@@ -34,6 +34,8 @@ def scripts_for(system: System, tmp_path: Path, **values: str) -> ScriptRunner:
     """Return the deployment's scripts, with a fake kubectl and a fake az that act on `system`.
 
     The fake kubectl kills the system's worker. The fake az kills the Functions host.
+
+    `values` replace settings of the scripts' environment.
     """
     blobs = f"http://127.0.0.1:{system.part('blobs').ports['blobs']}/devstoreaccount1/"
     values = {
@@ -121,7 +123,7 @@ def test_a_working_system_passes_every_check_of_the_smoke_test(
     assert KEY not in str(fake_cloud.calls(scripts.bin))
 
 
-def test_each_check_of_the_smoke_test_that_submits_jobs_fails_if_the_model_is_unknown(
+def test_the_smoke_test_checks_that_use_a_model_fail_if_the_model_is_unknown(
     system: System, tmp_path: Path
 ) -> None:
     scripts = scripts_for(system, tmp_path, WORKER_HOST="aca")

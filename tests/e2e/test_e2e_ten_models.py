@@ -72,7 +72,10 @@ def client(system: System) -> Iterator[Client]:
 
 
 def run(system: System, model: str, value: object, **parameters: Any) -> Any:
-    """Run a job and return its result. The input is a JSON value, a text or a file's content."""
+    """Run a job and return its result. The input is a JSON value, a text or a file's content.
+
+    `parameters` are the model's parameters.
+    """
     source: bytes | Path
     match value:
         case Path():
@@ -230,7 +233,10 @@ def infer(
     content_type: str | None = None,
     **parameters: Any,
 ) -> list[Any]:
-    """Return the jobs' results for a request to /v2 whose tensor has one element for each job."""
+    """Return the jobs' results for a request to /v2 whose tensor has one element for each job.
+
+    `parameters` are the members of `parameters` in the request.
+    """
     tensor: dict[str, Any] = {"name": "input", "shape": [len(data)], "datatype": "BYTES"}
     if content_type:
         tensor["parameters"] = {"content_type": content_type}

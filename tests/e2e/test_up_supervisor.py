@@ -381,7 +381,7 @@ def test_the_data_directory_is_unlocked_after_the_supervisor_was_killed(
     assert (second.data / "logs" / "worker.log.1").exists()
 
 
-def test_the_state_file_up_json_lists_the_components_and_is_readable_only_by_the_owner(
+def test_the_state_file_lists_the_components_and_is_readable_only_by_the_owner(
     start: Callable[..., Up],
 ) -> None:
     up = start(worker="plain")

@@ -60,7 +60,8 @@ class ScriptRunner:
     ) -> subprocess.CompletedProcess[str]:
         """Run a script and return its output, exit code and errors.
 
-        `typed` is the standard input of the script.
+        `typed` is the standard input of the script. `environment` contains further environment
+        variables.
         """
         return subprocess.run(
             [self.root / "infra" / "scripts" / script, *arguments],
@@ -81,7 +82,10 @@ class ScriptRunner:
         return {"PATH": path, "HOME": str(self.bin), "PYTHON": sys.executable, **retries}
 
     def check_output(self, script: str, *arguments: str, **environment: str) -> str:
-        """Run a script and return its output. Raises AssertionError if the script fails."""
+        """Run a script and return its output. Raises AssertionError if the script fails.
+
+        `environment` contains further environment variables.
+        """
         ended = self.run(script, *arguments, **environment)
         assert ended.returncode == 0, ended.stderr
         return ended.stdout

@@ -78,7 +78,7 @@ def test_the_worker_in_the_compose_file_connects_to_services_in_the_same_file(
     assert {bus, blobs} <= set(services["worker"]["depends_on"]) <= services.keys()
 
 
-def test_a_gateway_with_the_url_in_local_development_md_does_not_start_without_api_keys(
+def test_a_gateway_that_containers_can_reach_does_not_start_without_api_keys(
     gateway_url: str,
 ) -> None:
     """Every container on the machine can reach this gateway, so it must not start without keys."""

@@ -1,4 +1,7 @@
-"""Check both deployables' package locks, and the lowest allowed versions of dependencies."""
+"""Check package locks of gateway and worker, and the lowest versions our requirements allow.
+
+A package lock is the file with the exact versions and the hashes of the packages to install.
+"""
 
 import importlib.metadata
 import re

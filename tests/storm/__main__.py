@@ -4,6 +4,10 @@
     ./dev storm --engine azure-storage --cancel 200
     ./dev storm --throttle 120 --jobs 500
 
+There are two other tests. With `--cancel N`, no component is killed: N jobs are cancelled without a
+worker, and N with a worker, each right after the response 202. With `--throttle SECONDS`, Service
+Bus refuses all requests for SECONDS, and then two of three requests until all jobs have ended.
+
 The command starts its own system in a temporary directory on free ports. The seed determines which
 jobs are submitted, which components are killed, and the time between two kills. The exact moments
 depend on the machine.

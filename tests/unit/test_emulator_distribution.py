@@ -26,6 +26,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from emulator.servicebus.config import parse_config
 from tests.e2e.system import until
 from tests.ports import free_ports
 
@@ -118,7 +119,10 @@ def environment_of(python: Path, **variables: str) -> dict[str, str]:
 
 
 def run_example(python: Path, folder: Path, code: str, **variables: str) -> str:
-    """Run a Python example of the README unchanged, and return what the example prints."""
+    """Run a Python example of the README unchanged, and return what the example prints.
+
+    `variables` are further environment variables of the example.
+    """
     result = subprocess.run(
         [str(python), "-c", code],
         cwd=folder,
@@ -173,6 +177,13 @@ def running(python: Path, folder: Path, command: str, url: str) -> Iterator[None
             yield
         finally:
             process.terminate()
+
+
+def test_each_example_of_config_json_in_the_readme_is_valid() -> None:
+    configs = [parse_config(text) for text in blocks("json")]
+    assert [[queue.name for queue in config.queues] for config in configs] == [["orders"]] * 2
+    (rule,) = configs[1].queues[0].authorization_rules
+    assert (rule.name, rule.keys) == ("shop", ("SECRET-2", "SECRET-3"))
 
 
 @pytest.mark.e2e

@@ -89,8 +89,8 @@ class LoadJournal:
             lock_folder: The folder of the lock journals. The notes about loads are written to its
                 subfolder `loads`. None if loads are not noted.
             clock: Returns the time in seconds since 1970. Later processes must use the same clock.
-            hold_seconds: The longest time for which other models wait while models are loaded whose
-                load may have killed a process.
+            hold_seconds: For how many seconds after `take_over` other models wait at most until the
+                suspects are loaded. A suspect is a model whose load may have killed a process.
         """
         self._lock_folder = lock_folder
         self._folder = None if lock_folder is None else lock_folder / "loads"
@@ -180,6 +180,8 @@ class LoadJournal:
         """Record that a load has ended, and that the process is still alive.
 
         If the load has succeeded, the death count of the model becomes 0.
+
+        `name` is the name of a model or a result of `import_name`.
         """
         with self._changed:
             self.suspects.discard(name)
@@ -261,6 +263,8 @@ class LoadJournal:
 
         If the load has certainly caused the death, or if the model is already set aside, the count
         increases by 1. Otherwise, a count of 0 becomes 1, and a higher count does not change.
+
+        `name` is the name of a model or a result of `import_name`.
         """
         count = self._read(name)[0]
         count = count + 1 if is_certain or count >= MAX_DEATHS else max(count, 1)
@@ -290,6 +294,8 @@ class LoadJournal:
 
         `_count_death` counts the deaths of processes that were loading the model. The time is in
         seconds since 1970. Both values are 0 if no death is counted.
+
+        `name` is the name of a model or a result of `import_name`.
         """
         if self._folder is None:
             return 0, 0.0

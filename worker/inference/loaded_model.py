@@ -237,7 +237,8 @@ class LoadedModel:
     def check_input_names(self, names: Collection[str]) -> None:
         """Raise InvalidInput if a required named input is missing, or if a name is unknown.
 
-        The gateway has checked the names in its own jobs, but not those in producers' jobs.
+        The gateway has already checked the names in jobs that were submitted to it. But it has not
+        checked jobs that a producer put on the queue without the gateway.
         """
         for name, each in self._model.inputs.items():
             if name not in names and not each.optional:
@@ -406,7 +407,8 @@ class LoadedModel:
     def _check_parameters(self, parameters: Parameters) -> None:
         """Raise InvalidInput if a parameter does not match its schema in the catalogue entry.
 
-        The gateway has checked the parameters of its own jobs, but not those of producers' jobs.
+        The gateway has already checked the parameters of jobs that were submitted to it. But it has
+        not checked jobs that a producer put on the queue without the gateway.
         """
         if self._model.parameters:
             try:
@@ -582,7 +584,8 @@ def make_instance(model: ModelEntry, make: Callable[..., Any], weights: Weights 
         if each.default is each.empty and not is_variable and name not in arguments:
             field = name if name == "weights" else f"options.{name}"
             raise ModelUnfit(
-                f"{model.name}.{field}: is not set, but {model.implementation} requires it"
+                f"{model.name}.{field}: the catalogue entry does not contain this key, but "
+                f"{model.implementation} requires it"
             )
     return make(**arguments)
 
@@ -600,7 +603,7 @@ def make_adapter(model: ModelEntry, infer: Any) -> Adapter:
         limit, value = getattr(infer, name, None), getattr(model, name)
         if limit is not None and value > limit:
             raise ModelUnfit(
-                f"{model.name}.{name}: is {value}, but the model allows at most {limit}"
+                f"{model.name}.{name}: the value is {value}, but the model allows at most {limit}"
             )
     for name in ("preprocess", "postprocess"):
         if not callable(getattr(infer, name, _identity)):

@@ -236,7 +236,12 @@ class ModelManager:
         _log.info("%s: the model was loaded in %.1f s", self._model.name, self.load_seconds)
 
     def _load_into(self, reservation: MemoryReservation, reserved_bytes: int) -> int:
-        """Load the model. Return its size in device memory in bytes, or 0 without a device."""
+        """Load the model. Return its size in device memory in bytes, or 0 without a device.
+
+        Args:
+            reservation: The reservation of the model's memory.
+            reserved_bytes: How many bytes are reserved.
+        """
         with self._journal.loading(self._model.name):
             if self._device is None:
                 self._loaded, self.limit = self._load_unmeasured(), self._new_limit()
@@ -389,6 +394,8 @@ def warm_up(model: ModelEntry, loaded: LoadedModel, limit: MeasuredBatchLimit) -
     does not fit into memory. The function skips batches whose memory is already known, but always
     runs the batch of one item, because the first batch of a model is slow. The function does
     nothing if the model has no example item.
+
+    `limit` measures the batches, and stores the results.
 
     Raises:
         Exception: Any error that the model raises for a batch of one item.

@@ -138,7 +138,11 @@ def read_input_arguments(method: Callable[..., Any]) -> dict[str, InputArgument]
 
 
 def _keyword_arguments(method: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
-    """Return the type hint and the default of each keyword-only argument of a method."""
+    """Return the keyword-only arguments of a method.
+
+    The keys of the result are the names. The values are pairs of the type hint and the default. The
+    type hint is None if the argument has none.
+    """
     found = {
         name: each.default
         for name, each in _arguments(method).items()

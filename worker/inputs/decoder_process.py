@@ -195,7 +195,10 @@ class _Child:
         self._receive(_START_SECONDS)  # the child has imported its modules
 
     def ask(self, message: _Message, file: int | None = None) -> tuple[_Message, int | None]:
-        """Send one message, and return the answer with its file descriptor.
+        """Send one message, with the file descriptor `file` if it is not None.
+
+        Returns:
+            The child's answer, and the file descriptor that came with it; None if there was none.
 
         Raises:
             _Refused: The child cannot decode the image.

@@ -109,7 +109,8 @@ def _media_type(payload: PayloadUrl, response: GuardedResponse, model: ModelEntr
         found == media.JSON and not _may_be_json(response.body)
     ):
         raise UnsupportedMediaType(
-            f"the response from the input's URL does not contain data of the media type {found}"
+            f"the input has the media type {found}, but the content that its URL returned is not "
+            "of this type; check the URL, or submit the media type of the content"
         )
     return found
 

@@ -124,7 +124,8 @@ class Device(Protocol):
     def running(self, holder: MemoryHolder, batch: Batch) -> AbstractContextManager[None]:
         """Return a context manager in which the caller runs one batch.
 
-        The context manager measures the batch's memory if `batch.known_bytes` is None.
+        The context manager measures the batch's memory if `batch.known_bytes` is None. `holder` is
+        the model that runs the batch.
         """
         ...
 
@@ -200,7 +201,8 @@ class CudaDevice:
     def running(self, holder: MemoryHolder, batch: Batch) -> Iterator[None]:
         """Run the `with` block as one batch.
 
-        The batch's memory is measured if `batch.known_bytes` is None.
+        The batch's memory is measured if `batch.known_bytes` is None. `holder` is the model that
+        runs the batch.
 
         Raises:
             BudgetExceeded: The measured memory is larger than `batch.limit_bytes`.

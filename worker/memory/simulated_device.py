@@ -184,7 +184,8 @@ class SimulatedDevice:
         """Run the `with` block as one batch, and count the batch's memory as used.
 
         If `batch.known_bytes` is None, the bytes of the batch's tensors are counted when the
-        tensors are created, and their largest total is stored in `batch.measured_bytes`.
+        tensors are created, and their largest total is stored in `batch.measured_bytes`. `holder`
+        is the model that runs the batch.
 
         Raises:
             BudgetExceeded: The batch uses more than its limit, or the budget is exceeded.

@@ -60,7 +60,10 @@ class Infer:
         self._memory = self._network.as_sequence()
 
     def sample(self) -> tuple[Tensor, float]:
-        """Return ten seconds of silence in the format that `preprocess` returns."""
+        """Return ten seconds of silence, prepared by `preprocess`.
+
+        The result is the samples of all steps, and the duration in seconds.
+        """
         return self.preprocess(Audio(np.zeros(10 * _RATE, np.float32), _RATE))
 
     def cost(self, item: tuple[Tensor, float]) -> float:

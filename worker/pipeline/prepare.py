@@ -49,9 +49,10 @@ class RetryPolicy:
     def start(self, job: ReceivedJob, seconds: float) -> Wait:
         """Return a function that sleeps before a failed call is repeated.
 
-        The returned function takes the number of seconds to sleep. The function returns False if
-        `seconds` have passed or the job's lock is lost. Then the caller must not repeat the failed
-        call. The function raises HandedBack if this worker is shutting down.
+        The returned function takes the number of seconds to sleep. It returns True if the caller
+        may repeat the failed call. It returns False if the job's lock is lost, or if `seconds`
+        have passed since this call of `start`. It raises HandedBack if this worker is
+        shutting down.
         """
         ends_at = self._clock() + seconds
 

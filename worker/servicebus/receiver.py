@@ -284,6 +284,8 @@ class Receiver:
 
         Return None after the messages. If the worker has no capacity, or stops receiving, yield
         nothing and return the number of seconds to wait before the next call.
+
+        `free_count` returns how many messages the worker can take now.
         """
         if self._stopping.is_set():
             self._take_back_credit()

@@ -98,6 +98,8 @@ class WeightsCache:
         """Download a file whose digest is not known, and return the file's SHA-256 digest.
 
         Raises the same errors as `get`, except WeightsMismatch.
+
+        `weights` is the location of the weights, for messages. `start` starts the download.
         """
         try:
             self._folder.mkdir(parents=True, exist_ok=True)

@@ -104,12 +104,18 @@ class Hub:
             response.close()
             try:
                 url = urljoin(url, location)
-            except ValueError:
+                # The parts that are used later must be valid, too, for example the port.
+                _origin(url)
+                httpx.URL(url)
+            except (ValueError, httpx.InvalidURL):
                 raise WeightsUnavailable(f"{where}: the hub redirects to an invalid URL") from None
         raise WeightsUnavailable(f"{where}: the hub redirects more than {_MAX_REDIRECTS} times")
 
     def _check_redirect(self, where: str, url: str) -> None:
-        """Raise WeightsUnavailable if the guard does not allow the host of this URL."""
+        """Raise WeightsUnavailable if the guard does not allow the host of this URL.
+
+        `where` is the location of the weights, for messages.
+        """
         parts = urlsplit(url)
         try:
             # Without the path, because signed URLs are longer than the URLs of callers may be.
@@ -120,7 +126,10 @@ class Hub:
             ) from None
 
     def _check_status(self, where: str, response: httpx.Response) -> None:
-        """Raise WeightsMissing or WeightsUnavailable if the status is not 200."""
+        """Raise WeightsMissing or WeightsUnavailable if the status is not 200.
+
+        `where` is the location of the weights, for messages.
+        """
         status = response.status_code
         if status == httpx.codes.OK:
             return

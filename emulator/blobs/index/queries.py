@@ -55,7 +55,8 @@ def look_up_blob(
 ) -> Blob | None:
     """Return a committed blob, or None if it does not exist.
 
-    If `with_data` is True and the index stores the blob's content, the result contains the content.
+    `container` is the row id of the blob's container. If `with_data` is True and the index stores
+    the blob's content, the result contains the content.
     """
     row = db.execute(
         f"SELECT {BLOB_COLUMNS}{', data' if with_data else ''}"  # noqa: S608 - constants alone
@@ -115,7 +116,10 @@ def find_segments(db: sqlite3.Connection, blob: int, start: int, stop: int) -> l
 def find_uncommitted_blocks(
     db: sqlite3.Connection, container: int, blob: str
 ) -> list[UncommittedBlock]:
-    """Return the uncommitted blocks of a blob, sorted by block id."""
+    """Return the uncommitted blocks of a blob, sorted by block id.
+
+    `container` is the row id of the blob's container, and `blob` is the blob's name.
+    """
     rows = db.execute(
         "SELECT block_id, size, content FROM staged WHERE container = ? AND blob = ?"
         " ORDER BY block_id",

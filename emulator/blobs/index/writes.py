@@ -248,6 +248,8 @@ def _forget_content(
 
     Return the keys of the content files of the content and the blocks. `blob` is the blob's row id,
     or None if only uncommitted blocks exist.
+
+    `container` is the row id of the blob's container, and `name` is the blob's name.
     """
     rows = db.execute(
         "DELETE FROM staged WHERE container = ? AND blob = ? RETURNING content", (container, name)

@@ -155,11 +155,24 @@ async def _commit(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> T:
-    """Apply the change that adds an uploaded body to the index, and return the change's result.
+    """Change the index so that it contains an uploaded body.
 
-    If the change is refused, the content file of the upload is removed. After any other error, the
-    file is kept, because the change may have been committed. If it was not committed, the next
+    If this raises StorageError, the content file of the upload is removed. After any other error,
+    the file is kept, because the change may have been committed. If it was not committed, the next
     start of the program removes the file.
+
+    Args:
+        context: The request.
+        uploaded: The body.
+        change: The function that makes the change.
+        args: The arguments of `change` after the database connection.
+        kwargs: The keyword arguments of `change`.
+
+    Returns:
+        The result of `change`.
+
+    Raises:
+        StorageError: The body does not have the announced MD5 digest, or the change is refused.
     """
     try:
         _check_md5(context, uploaded.md5)

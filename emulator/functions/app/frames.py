@@ -44,7 +44,10 @@ def encode_frame(head: list[Any], body: bytes = b"") -> bytes:
 
 
 def encode_prefix(head: list[Any], body_bytes: int) -> bytes:
-    """Return the first part of a frame: the two lengths and the head."""
+    """Return the first part of a frame: the two lengths and the head.
+
+    `body_bytes` is the length of the body, which follows this part.
+    """
     text = json.dumps(head, separators=(",", ":")).encode()
     return _LENGTHS.pack(len(text), body_bytes) + text
 
@@ -59,7 +62,8 @@ class FrameReader:
     def feed(self, data: bytes) -> list[tuple[list[Any], bytes]]:
         """Add received bytes to the buffer, and return the frames that are now complete.
 
-        Raises FrameError if a length is over its limit or a head is not a JSON array.
+        Each frame is a pair (head, body). Raises FrameError if a length is over its limit or a head
+        is not a JSON array.
         """
         if not self._pending:
             frames, used, self._wanted_bytes = _parse(data)
@@ -78,9 +82,10 @@ def _parse(data: bytes | bytearray) -> tuple[list[tuple[list[Any], bytes]], int,
     """Split `data` into frames.
 
     Returns:
-        Three values: the complete frames, the total size in bytes of these frames, and the number
-        of bytes that the next call needs. This number is the size of the incomplete frame at the
-        end of `data`, or the size of the two lengths if `data` does not contain them yet.
+        Three values: the complete frames as pairs (head, body), the total size in bytes of these
+        frames, and the number of bytes that the next call needs. This number is the size of the
+        incomplete frame at the end of `data`, or the size of the two lengths if `data` does not
+        contain them yet.
     """
     frames: list[tuple[list[Any], bytes]] = []
     offset, total = 0, len(data)

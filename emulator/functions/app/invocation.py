@@ -299,7 +299,12 @@ async def _run_orchestrator(
 ) -> Any:
     """Call a synchronous orchestrator, and return its result.
 
-    `loop_runs` decides whether the orchestrator runs on the event loop or in a thread.
+    Args:
+        call: The orchestrator.
+        loop_runs: Decides whether the orchestrator runs on the event loop or in a thread.
+        invocation_id: The id of the invocation, which the log lines of the orchestrator contain.
+        arguments: The keyword arguments of the orchestrator.
+        submit: Starts a call in a thread, and returns an awaitable for its result.
     """
 
     def run(**arguments: Any) -> Any:

@@ -246,7 +246,10 @@ def read_history(store: Reader, instance_id: str) -> list[str]:
 
 
 def read_inbox(store: Reader) -> list[tuple[str, TaskMessage]]:
-    """Return all messages in the inbox table with their instance ids, sorted by row number."""
+    """Return all messages in the inbox table, sorted by row number.
+
+    Each item is a pair of the instance id and the message for this instance.
+    """
     rows = store.read("SELECT id, kind, text, task, execution, sequence FROM inbox ORDER BY 6")
     return [(row[0], TaskMessage(EventType(row[1]), *row[2:])) for row in rows]
 

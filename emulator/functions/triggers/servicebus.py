@@ -287,8 +287,9 @@ class ServiceBusTrigger:
     ) -> bool | None:
         """Wait for the function, and renew the message lock in the meantime.
 
-        Return whether the function succeeded. Return None if the app process ended, or if the host
-        stops before the function has ended.
+        `running` is the future of the function's result, which `_run` returns. Return whether the
+        function succeeded. Return None if the app process ended, or if the host stops before the
+        function has ended.
         """
         renewed_seconds = 0.0
         while True:

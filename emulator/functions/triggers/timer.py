@@ -220,6 +220,8 @@ class TimerTrigger:
 
         If the app process ends during the run, the run is repeated and marked as late. If this task
         is cancelled, wait up to 8 s until the function has ended and the run is stored.
+
+        `due` is the run to make now.
         """
         run = asyncio.create_task(self._run_once(due))
         try:

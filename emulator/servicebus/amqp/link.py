@@ -477,7 +477,11 @@ def build_attach_refusal(attach: Attach) -> Attach:
 
 
 def _padded(terminus: Described | None, code: int, count: int) -> Described:
-    """Return a source or target that has `count` fields. Fields that the peer omitted are null."""
+    """Return a source or target that has `count` fields. Fields that the peer omitted are null.
+
+    `terminus` is the source or target in the peer's attach performative. If it is None, the result
+    has the descriptor `code`.
+    """
     if terminus is None:
         return Described(ULong(code), [None] * count)
     fields = _fields(terminus)

@@ -1,10 +1,12 @@
 """Create, find, change and delete the queues of a namespace, which share one database."""
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from emulator.servicebus.broker.authorization import AuthorizationRule, check_rules
 from emulator.servicebus.broker.clock import UtcClock
 from emulator.servicebus.broker.errors import (
     EntityAlreadyExists,
@@ -20,6 +22,7 @@ from emulator.servicebus.broker.transactions import TransactionManager
 
 _DEAD_LETTER = "/$DeadLetterQueue"
 _TRANSFER_DEAD_LETTER = "/$Transfer/$DeadLetterQueue"
+_MAX_PATH_LENGTH = 300
 _NUMBERS_PER_QUEUE = 3
 """How many internal numbers a queue uses: one for itself and two for its dead-letter queues."""
 
@@ -37,6 +40,7 @@ class Broker:
         self._queues: dict[str, Queue] = {}
         self._numbers: dict[str, int] = {}
         self._addresses: dict[str, Queue] = {}
+        self._rules: dict[str, AuthorizationRule] = {}
 
     @classmethod
     async def open(
@@ -94,6 +98,50 @@ class Broker:
         """Return all queues, sorted by name. Dead-letter queues are not included."""
         return [queue for _, queue in sorted(self._queues.items())]
 
+    def find_owner(self, path: str) -> Queue | None:
+        """Return the queue to which a path belongs, for example `q` for `q/$management`.
+
+        If several queues match, because their names contain slashes, return the one with the
+        longest name. Return None if no queue matches.
+        """
+        parts = path.strip("/").casefold()[:_MAX_PATH_LENGTH].split("/")
+        for count in range(len(parts), 0, -1):
+            queue = self._queues.get("/".join(parts[:count]))
+            if queue is not None:
+                return queue
+        return None
+
+    # The namespace's shared access policies
+
+    @property
+    def authorization_rules(self) -> Mapping[str, AuthorizationRule]:
+        """The namespace's shared access policies in the database, by name."""
+        return self._rules
+
+    async def save_authorization_rule(self, rule: AuthorizationRule) -> None:
+        """Create a shared access policy of the namespace, or replace the one with the same name.
+
+        Raises ArgumentError if the namespace has too many policies.
+        """
+        rules = {**self._rules, rule.name: rule}
+        check_rules(rules.values())
+        with _report_failed_write(f"the policy {rule.name!r} could not be written to the database"):
+            self._transactions.store.save_rule(rule)
+        self._rules = rules
+
+    async def delete_authorization_rule(self, name: str) -> None:
+        """Delete a shared access policy of the namespace.
+
+        Raises EntityNotFound if the policy does not exist.
+        """
+        if name not in self._rules:
+            raise EntityNotFound(name)
+        with _report_failed_write(f"the policy {name!r} could not be deleted from the database"):
+            self._transactions.store.delete_rule(name)
+        self._rules = {key: rule for key, rule in self._rules.items() if key != name}
+
+    # Queues
+
     async def create_queue(self, settings: QueueSettings) -> Queue:
         """Create a queue and return it. Raises EntityAlreadyExists if the name is in use."""
         key = settings.name.casefold()
@@ -125,12 +173,8 @@ class Broker:
         key = name.casefold()
         number = self._numbers[key]
         numbers = range(number, number + _NUMBERS_PER_QUEUE)
-        try:
+        with _report_failed_write(f"the queue {name!r} could not be deleted from the database"):
             self._transactions.store.delete_queue(number, numbers)
-        except sqlite3.Error as error:
-            raise MessageStoreError(
-                f"the queue {name!r} could not be deleted from the database: {error}"
-            ) from error
         queue.mark_deleted()
         self._transactions.remove(numbers)
         del self._queues[key], self._numbers[key]
@@ -144,14 +188,12 @@ class Broker:
             raise EntityNotFound(name) from None
 
     def _save(self, stored: StoredQueue) -> None:
-        try:
+        name = stored.settings.name
+        with _report_failed_write(f"the queue {name!r} could not be written to the database"):
             self._transactions.store.save_queue(stored)
-        except sqlite3.Error as error:
-            raise MessageStoreError(
-                f"the queue {stored.settings.name!r} could not be written to the database: {error}"
-            ) from error
 
     def _load(self, wanted: Iterable[QueueSettings]) -> None:
+        self._rules = {rule.name: rule for rule in self._transactions.store.rules()}
         stored = {
             queue.settings.name.casefold(): queue for queue in self._transactions.store.queues()
         }
@@ -193,3 +235,12 @@ class Broker:
         for each in (queue, *subqueues):
             self._addresses[each.address.casefold()] = each
         return queue
+
+
+@contextmanager
+def _report_failed_write(problem: str) -> Iterator[None]:
+    """Convert an error of SQLite during the `with` block to MessageStoreError."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise MessageStoreError(f"{problem}: {error}") from error

@@ -11,10 +11,13 @@ from emulator.servicebus.broker.queue_state import QueueState
 
 
 class CreditListener(Protocol):
-    """The interface of an object that is informed when the credit of a subscription changes."""
+    """The interface of an object whose method is called when a receiver's credit changes.
+
+    The credit is the number of messages that may still be delivered to the receiver.
+    """
 
     def credit_changed(self, subscription: "Subscription") -> None:
-        """Start or stop deliveries for a subscription whose credit has changed."""
+        """Start or stop deliveries to a receiver after its credit has changed."""
         ...
 
 
@@ -90,7 +93,10 @@ class Dispatcher:
     def subscribe(
         self, mode: ReceiveMode, deliver: Callable[[MessageDelivery], None]
     ) -> Subscription:
-        """Return a subscription for a new receiver. The subscription has no credit at first."""
+        """Return a subscription for a new receiver. The subscription has no credit at first.
+
+        The broker calls `deliver` for each message that is delivered to the receiver.
+        """
         return Subscription(self, mode, deliver)
 
     def credit_changed(self, subscription: Subscription) -> None:

@@ -3,6 +3,7 @@
 BrokerError
 ├── EntityNotFound            the queue does not exist
 ├── EntityAlreadyExists       a queue with this name already exists
+├── EntityDisabled            the queue's status forbids the operation
 ├── MessageLockLost           the lock does not exist, for example because it expired
 ├── MessageNotFound           no deferred or scheduled message has the sequence number
 ├── MessageSizeExceeded       the message exceeds the queue's limit
@@ -45,6 +46,32 @@ class EntityAlreadyExists(BrokerError):
 
     condition = "com.microsoft:entity-already-exists"
     status_code = 409
+
+
+class EntityDisabled(BrokerError):
+    """The status of the queue forbids the operation.
+
+    The texts are Azure's.
+    """
+
+    condition = "com.microsoft:entity-disabled"
+    status_code = 403
+
+    def __init__(self, address: str, operations: str = "") -> None:
+        """Create the error.
+
+        Args:
+            address: The address of the queue.
+            operations: The operations that are forbidden: `Send` or `Receive`. Empty if the whole
+                queue is disabled.
+        """
+        if operations:
+            entity = f"localhost:Queue:{address[:300]}"
+            reason = f"is currently disabled for {operations} operations."
+        else:
+            entity = f"sb://localhost/{address[:300]}"
+            reason = "is currently disabled."
+        super().__init__(f"Messaging entity '{entity}' {reason}")
 
 
 class MessageLockLost(BrokerError):

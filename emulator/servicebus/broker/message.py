@@ -139,7 +139,7 @@ class MessageRecord:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the message can be delivered, because it is active and not locked."""
+        """Whether the message can be delivered now: it is active, and no receiver has locked it."""
         return self.lock is None and self.state is MessageState.ACTIVE
 
     @property

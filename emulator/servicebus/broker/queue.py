@@ -10,6 +10,7 @@ from uuid import UUID
 from emulator.servicebus.broker.dispatcher import Dispatcher, Subscription
 from emulator.servicebus.broker.errors import (
     ArgumentError,
+    EntityDisabled,
     EntityNotFound,
     MessageSizeExceeded,
     NotAllowed,
@@ -24,7 +25,7 @@ from emulator.servicebus.broker.message import (
     StoredMessage,
 )
 from emulator.servicebus.broker.queue_state import QueueState, check_unicode
-from emulator.servicebus.broker.settings import QueueCounts, QueueSettings
+from emulator.servicebus.broker.settings import QueueCounts, QueueSettings, QueueStatus
 from emulator.servicebus.broker.transactions import TransactionManager
 
 _MAX_MESSAGE_ID_LENGTH = 128
@@ -66,6 +67,24 @@ class Queue:
         """Whether this is a dead-letter queue, to which messages cannot be sent."""
         return not self._subqueues
 
+    def check_sending(self) -> None:
+        """Raise EntityDisabled if the queue's status forbids sending."""
+        self._check_status(self.settings.status.allows_sending, "Send")
+
+    def check_receiving(self) -> None:
+        """Raise EntityDisabled if the queue's status forbids receiving and peeking."""
+        self._check_status(self.settings.status.allows_receiving, "Receive")
+
+    def check_enabled(self) -> None:
+        """Raise EntityDisabled if the queue is disabled for all operations."""
+        if self.settings.status is QueueStatus.DISABLED:
+            raise EntityDisabled(self.address)
+
+    def _check_status(self, is_allowed: bool, operations: str) -> None:
+        self.check_enabled()
+        if not is_allowed:
+            raise EntityDisabled(self.address, operations)
+
     # Sending
 
     async def send(self, messages: Sequence[IncomingMessage]) -> list[int]:
@@ -75,12 +94,14 @@ class Queue:
         the earlier message instead.
 
         Raises:
+            EntityDisabled: The queue's status forbids sending.
             NotAllowed: This is a dead-letter queue.
             MessageSizeExceeded: A message exceeds the queue's limit.
             QuotaExceeded: The queue is full.
             ArgumentError: A property of a message is outside Service Bus's limits.
         """
         now = self._begin()
+        self.check_sending()
         self._check(messages)
         numbers = []
         for message in messages:
@@ -117,9 +138,11 @@ class Queue:
     ) -> Subscription:
         """Register a new receiver, which has no credit at first, and return its subscription.
 
-        The broker calls `deliver` for each message that is delivered to the receiver.
+        The broker calls `deliver` for each message that is delivered to the receiver. Raises
+        EntityDisabled if the queue's status forbids receiving.
         """
         self._raise_if_deleted()
+        self.check_receiving()
         return self._dispatcher.subscribe(mode, deliver)
 
     async def receive_deferred(
@@ -127,9 +150,11 @@ class Queue:
     ) -> list[MessageDelivery]:
         """Receive the deferred messages that have these sequence numbers.
 
-        If one of the messages is not found, raise MessageNotFound and receive no message.
+        If one of the messages is not found, raise MessageNotFound and receive no message. Raises
+        EntityDisabled if the queue's status forbids receiving.
         """
         now = self._begin()
+        self.check_receiving()
         records = self._state.take_deferred(sequence_numbers, mode, now)
         # Read the contents now. In receive-and-delete mode, the commit removes them.
         deliveries = [self._transactions.build_delivery(record) for record in records]
@@ -163,27 +188,30 @@ class Queue:
     # changed properties exceed 64 KiB.
 
     async def complete(self, token: UUID) -> None:
-        """Remove a locked message from the queue."""
+        """Remove the message with the lock token `token` from the queue."""
         self._state.complete(token, self._begin())
         await self._transactions.wait_until_committed()
 
     async def abandon(self, token: UUID, changes: PropertyChanges = ()) -> None:
         """Unlock a message for another delivery, and count the current delivery as failed.
 
-        `changes` are application properties to set.
+        `token` is the message's lock token. `changes` are application properties to set.
         """
         self._state.abandon(token, self._begin(), changes)
         await self._transactions.wait_until_committed()
 
     async def release(self, token: UUID) -> None:
-        """Unlock a message for another delivery. Do not count the current delivery as failed."""
+        """Unlock a message for another delivery. Do not count the current delivery as failed.
+
+        `token` is the message's lock token.
+        """
         self._state.release(token, self._begin())
         await self._transactions.wait_until_committed()
 
     async def defer(self, token: UUID, changes: PropertyChanges = ()) -> None:
         """Defer a locked message. After that, only `receive_deferred` can receive the message.
 
-        `changes` are application properties to set.
+        `token` is the message's lock token. `changes` are application properties to set.
         """
         self._state.defer(token, self._begin(), changes)
         await self._transactions.wait_until_committed()
@@ -197,8 +225,8 @@ class Queue:
     ) -> None:
         """Move a locked message to the dead-letter queue.
 
-        `changes` are application properties to set. Raises NotAllowed if this is a dead-letter
-        queue.
+        `token` is the message's lock token. `changes` are application properties to set. Raises
+        NotAllowed if this is a dead-letter queue.
         """
         self._state.dead_letter(token, reason, description, self._begin(), changes)
         await self._transactions.wait_until_committed()

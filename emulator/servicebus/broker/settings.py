@@ -6,7 +6,9 @@ The limits of the settings are the limits of Azure Service Bus's Standard tier.
 import re
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import StrEnum
 
+from emulator.servicebus.broker.authorization import AuthorizationRule, check_rules
 from emulator.servicebus.broker.errors import ArgumentError
 
 STANDARD_MESSAGE_BYTES = 256 * 1024
@@ -16,6 +18,25 @@ _MAX_DELIVERY_COUNT = 2000
 _DUPLICATE_WINDOW_RANGE = timedelta(seconds=20), timedelta(days=7)
 _MAX_NAME_LENGTH = 260
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]*[A-Za-z0-9_])?")
+
+
+class QueueStatus(StrEnum):
+    """Whether clients may send messages to a queue and receive messages from it."""
+
+    ACTIVE = "Active"
+    DISABLED = "Disabled"
+    SEND_DISABLED = "SendDisabled"
+    RECEIVE_DISABLED = "ReceiveDisabled"
+
+    @property
+    def allows_sending(self) -> bool:
+        """Whether clients may send messages."""
+        return self in {QueueStatus.ACTIVE, QueueStatus.RECEIVE_DISABLED}
+
+    @property
+    def allows_receiving(self) -> bool:
+        """Whether clients may receive and peek messages."""
+        return self in {QueueStatus.ACTIVE, QueueStatus.SEND_DISABLED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +64,9 @@ class QueueSettings:
     max_message_bytes: int = STANDARD_MESSAGE_BYTES
     max_size_bytes: int = 1024 * 1024 * 1024
     requires_session: bool = False
+    status: QueueStatus = QueueStatus.ACTIVE
+    authorization_rules: tuple[AuthorizationRule, ...] = ()
+    """The shared access policies of the queue, besides those of the namespace."""
 
     def __post_init__(self) -> None:
         if len(self.name) > _MAX_NAME_LENGTH or not _NAME.fullmatch(self.name):
@@ -71,6 +95,7 @@ class QueueSettings:
             raise self._refusal("MaxSizeInMegabytes must be at least 1")
         if self.requires_session:
             raise self._refusal("RequiresSession must be false: sessions are not supported")
+        check_rules(self.authorization_rules)
 
     def _refusal(self, problem: str) -> ArgumentError:
         return ArgumentError(f"queue {self.name!r}: {problem}")

@@ -12,6 +12,11 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from emulator.servicebus.broker.authorization import (
+    AuthorizationRule,
+    read_rights,
+    sorted_rights,
+)
 from emulator.servicebus.broker.errors import MessageStoreError, SchemaError
 from emulator.servicebus.broker.message import (
     IncomingMessage,
@@ -21,10 +26,10 @@ from emulator.servicebus.broker.message import (
     PropertyChanges,
 )
 from emulator.servicebus.broker.queue_state import SeenMessageId
-from emulator.servicebus.broker.settings import QueueSettings
+from emulator.servicebus.broker.settings import QueueSettings, QueueStatus
 
 APPLICATION_ID = 0x51554555
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _BUSY_SECONDS = 0.5
 
 # A small content is in its message's row. A large content is in the table `contents`, because
@@ -71,9 +76,10 @@ CREATE TABLE sightings (
     PRIMARY KEY (queue, sequence_number)
 ) STRICT, WITHOUT ROWID;
 """
+_RULES_TABLE = "CREATE TABLE authorization_rules (name TEXT PRIMARY KEY, rule TEXT NOT NULL) STRICT"
 
 # The statements that upgrade a database of an older version to the next version.
-_UPGRADES = {1: "ALTER TABLE messages ADD COLUMN property_changes TEXT"}
+_UPGRADES = {1: "ALTER TABLE messages ADD COLUMN property_changes TEXT", 2: _RULES_TABLE}
 
 
 def lock_database(database: Path) -> sqlite3.Connection:
@@ -134,7 +140,7 @@ def _prepare(connection: sqlite3.Connection, database: Path) -> None:
     connection.execute("PRAGMA wal_autocheckpoint=0")  # the Checkpointer runs the checkpoints
     if not tables:
         connection.executescript(
-            f"BEGIN IMMEDIATE; {_TABLES}"
+            f"BEGIN IMMEDIATE; {_TABLES}{_RULES_TABLE};"
             f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={SCHEMA_VERSION}; COMMIT;"
         )
     for older in range(version, SCHEMA_VERSION) if tables else ():
@@ -252,6 +258,7 @@ def settings_text(settings: QueueSettings) -> str:
     for name in _DURATIONS:
         if values[name] is not None:
             values[name] //= _MICROSECOND
+    values["authorization_rules"] = [_rule_values(rule) for rule in settings.authorization_rules]
     return json.dumps(values)
 
 
@@ -261,7 +268,25 @@ def settings_from_text(text: str) -> QueueSettings:
     for name in _DURATIONS:
         if values[name] is not None:
             values[name] *= _MICROSECOND
+    # A database of an older version has neither a status nor policies.
+    values["status"] = QueueStatus(values.get("status", QueueStatus.ACTIVE))
+    rules = values.get("authorization_rules", [])
+    values["authorization_rules"] = tuple(_rule_from_values(rule) for rule in rules)
     return QueueSettings(**values)
+
+
+def _rule_values(rule: AuthorizationRule) -> dict[str, Any]:
+    return {
+        "name": rule.name,
+        "rights": sorted_rights(rule.rights),
+        "primary_key": rule.primary_key,
+        "secondary_key": rule.secondary_key,
+    }
+
+
+def _rule_from_values(values: dict[str, Any]) -> AuthorizationRule:
+    """Convert the result of `_rule_values` back to the policy."""
+    return AuthorizationRule(**{**values, "rights": read_rights(values["rights"])})
 
 
 def _optional_microseconds(at: datetime | None) -> int | None:
@@ -361,7 +386,8 @@ class MessageStore:
     def delete_queue(self, id_: int, numbers: range) -> None:
         """Delete a queue, its messages, and the messages of its dead-letter queues.
 
-        `numbers` contains the internal numbers of the queue and of its two dead-letter queues.
+        `id_` is the row id of the queue. `numbers` contains the internal numbers of the queue and
+        of its two dead-letter queues.
         """
         bounds = numbers.start, numbers.stop
         in_queue = "queue >= ? AND queue < ?"
@@ -373,6 +399,24 @@ class MessageStore:
             connection.execute(f"DELETE FROM messages WHERE {in_queue}", bounds)  # noqa: S608 - a constant
             connection.execute(f"DELETE FROM sightings WHERE {in_queue}", bounds)  # noqa: S608 - a constant
             connection.execute("DELETE FROM queues WHERE id=?", (id_,))
+
+    # The namespace's shared access policies
+
+    def rules(self) -> list[AuthorizationRule]:
+        """Return all shared access policies of the namespace that are in the database."""
+        rows = self._connection.execute("SELECT rule FROM authorization_rules ORDER BY name")
+        return [_rule_from_values(json.loads(text)) for (text,) in rows]
+
+    def save_rule(self, rule: AuthorizationRule) -> None:
+        """Insert a policy, or replace the policy with the same name."""
+        self._connection.execute(
+            "INSERT OR REPLACE INTO authorization_rules VALUES (?,?)",
+            (rule.name, json.dumps(_rule_values(rule))),
+        )
+
+    def delete_rule(self, name: str) -> None:
+        """Delete a policy, if it exists."""
+        self._connection.execute("DELETE FROM authorization_rules WHERE name=?", (name,))
 
     # Messages
 

@@ -25,9 +25,8 @@ from crash_tests.crash_report import CrashOptions, CrashReport, plan_pauses
 from crash_tests.message_ledger import MessageLedger
 from crash_tests.restarts import kill_under_load
 from crash_tests.servicebus_crash import RestartedServer, judge_messages
-from servicebus_tests.sdk.upstream.javascript import PACKAGE, install
+from javascript_sdks.conformance import install
 
-BLOB_PACKAGE = "@azure/storage-blob@12.32.0"
 _PROGRAM = Path(__file__).with_name("crash_client.mjs")
 _STOP_SECONDS = 120.0
 # A line may contain a whole blob.
@@ -107,7 +106,7 @@ async def run_javascript_crash(options: CrashOptions) -> CrashReport:
     violations: list[str] = []
     with tempfile.TemporaryDirectory(prefix="crash-javascript-") as temporary:
         packages = Path(os.environ.get("CONFORMANCE_FOLDER") or temporary) / "javascript"
-        await asyncio.to_thread(install, packages, PACKAGE, BLOB_PACKAGE)
+        await asyncio.to_thread(install, packages)
         for run in (_crash_servicebus, _crash_blobs):
             ledger, outages = await run(Path(temporary), packages, options)
             prefix = "messages" if isinstance(ledger, MessageLedger) else "blobs"

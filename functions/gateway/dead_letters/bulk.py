@@ -147,10 +147,10 @@ async def find_letters(
 async def list_letters(
     blobs: Blobs, models: Sequence[ModelEntry], after: str, count: int
 ) -> list[tuple[ModelEntry, str]]:
-    """Return the models and ids of up to `count` dead letters that follow the cursor `after`.
+    """Return up to `count` dead letters that follow the cursor `after`.
 
-    The dead letters are sorted by the name of the queue, then by the name of the blob. Raises
-    Unavailable if the blob storage fails.
+    Each item is a pair of the dead letter's model and its id. The dead letters are sorted by the
+    name of the queue, then by the name of the blob. Raises Unavailable if the blob storage fails.
     """
     found: list[tuple[ModelEntry, str]] = []
     queues = {

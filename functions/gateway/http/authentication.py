@@ -174,7 +174,8 @@ class ReplyTokens:
     def of_job(self, job_id: str, deadline: datetime) -> tuple[str, ...]:
         """Return the valid reply tokens of a job, one for each of the gateway's signing keys.
 
-        The job's message contains one of these tokens.
+        The tokens expire at the job's `deadline` plus REPLY_GRACE. The job's message contains one
+        of these tokens.
         """
         return tuple(_sign(key, job_id, _expires(deadline)) for key in self._keys)
 
@@ -341,7 +342,10 @@ class AuthenticationMiddleware:
         return caller
 
     def _charge(self, caller: Caller, headers: dict[str, str], count: int) -> None:
-        """Count `count` more jobs of a request against the caller's rate limit."""
+        """Count `count` more jobs of a request against the caller's rate limit.
+
+        Write the tokens that remain into the header `RateLimit` of `headers`.
+        """
         if caller.rate is not None and count:
             decision = self._limiter.charge(caller.name, caller.rate, count)
             headers["RateLimit"] = decision.header

@@ -589,9 +589,9 @@ _TEXT_TYPES = (str, str | None)
 class TextRoute(APIRoute):
     """A route that calls its endpoint directly if all path and query parameters are strings.
 
-    Strings need no conversion. A direct call takes half of the processor time that FastAPI needs to
-    resolve the dependencies of the endpoint. The OpenAPI document is the same. If an endpoint
-    has other parameters, FastAPI calls the endpoint as usual.
+    Strings need no conversion, so the route reads them from the request itself. This takes half of
+    the processor time that FastAPI needs to read them. If an endpoint has other parameters, FastAPI
+    calls the endpoint as usual. The OpenAPI document is the same in both cases.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:

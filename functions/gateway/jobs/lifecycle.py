@@ -276,8 +276,10 @@ class Waiters:
     def notify(self, job_id: str, outcome: JobOutcome) -> bool:
         """Pass the job's outcome to all waiters of this job.
 
-        Returns whether the request of one of these waiters will start the orchestration with this
-        outcome. In that case, the event `reply` is not needed.
+        Returns:
+            True if the job's orchestration is not started yet, and the request of one of these
+            waiters will start it with this outcome. Then the caller need not send the event `reply`
+            to the orchestration.
         """
         starts_with_outcome = False
         for waiter in tuple(self._waiters.get(job_id, ())):
@@ -375,8 +377,8 @@ class Jobs:
     ) -> Record | None:
         """Read whether a job has ended; return its final record, or None if it has not ended.
 
-        If `is_full` is true, the state of the orchestration is also read. Returns None if a service
-        does not respond.
+        `initial` is the record of the job before its end. If `is_full` is true, the state of the
+        orchestration is also read. Returns None if a service does not respond.
         """
         try:
             if is_full:
@@ -425,7 +427,8 @@ class Jobs:
         """Return the outcome to record if the orchestration has ended or is late.
 
         The orchestration is late if it still runs after the job's deadline plus EXPIRY_GRACE.
-        Returns None if the orchestration still runs and is not late.
+        Returns None if the orchestration still runs and is not late. `initial` is the record of the
+        job before its end.
         """
         match instance.runtime_status:
             case RuntimeStatus.TERMINATED | RuntimeStatus.CANCELED:

@@ -258,7 +258,10 @@ class JobOutcome:
 
     @classmethod
     def cancelled(cls, now: datetime, started_at: str | None = None) -> "JobOutcome":
-        """Return the outcome of a cancelled job."""
+        """Return the outcome of a job that was cancelled at the time `now`.
+
+        `started_at` is the time at which the job began to run; None if it did not run.
+        """
         return cls(JobStatus.CANCELLED, now, started_at=started_at)
 
     @classmethod
@@ -431,11 +434,15 @@ class JobLinks(TypedDict):
 
 
 class JobQueue(TypedDict):
-    """The position of a job in its queue, and its estimated wait. An unknown value is null."""
+    """The position of a job in its queue, and its estimated wait. An unknown value is null.
+
+    `phase` is `cold_starting` while no worker seems to run, and `model_broken` while the workers
+    cannot load the model.
+    """
 
     position: int | None
     eta_seconds: float | None
-    phase: Literal["queued", "cold_starting"] | None
+    phase: Literal["queued", "cold_starting", "model_broken"] | None
 
 
 class JobTiming(TypedDict):

@@ -45,7 +45,10 @@ class ProgressReport:
 
     @property
     def order(self) -> tuple[int, int]:
-        """The sort key of the report. A later report on the same job has a greater sort key."""
+        """The sort key of the report: the attempt, and the number of the report in this attempt.
+
+        A later report on the same job has a greater sort key.
+        """
         return self.attempt, self.sequence
 
 

@@ -138,8 +138,9 @@ class JobSearch:
     ) -> Listing[tuple[str, Record]]:
         """Return a page with the ids and records of up to `limit` matching jobs, newest first.
 
-        There may be a next page even if this page has fewer than `limit` jobs. Raises Unavailable
-        if a service fails.
+        The page contains only jobs whose ids are in the range `ids` and that match the filter
+        `wanted`. There may be a next page even if this page has fewer than `limit` jobs. Raises
+        Unavailable if a service fails.
         """
         statuses = wanted.runtime_statuses
         if statuses is None:

@@ -272,7 +272,10 @@ class _Delivery:
 
     @property
     def steps(self) -> list[tuple[StepName, float]]:
-        """The steps after the receipt, with their times in milliseconds since the receipt."""
+        """The steps after the receipt, as pairs of a name and a time.
+
+        The time is in milliseconds since the receipt.
+        """
         found = [(step, getattr(self.marks, name, None)) for step, name in _MARKS]
         return [(step, at_ms) for step, at_ms in found if at_ms is not None]
 
@@ -324,7 +327,9 @@ class _Line:
         """Add a step at `at_ms`; return the adjusted time of the step in milliseconds.
 
         If `at_ms` is before the previous step or after the end of the timeline, the nearest
-        possible time is used.
+        possible time is used. `delivery` is the number of the delivery to which the step belongs;
+        None if it belongs to no delivery. `is_moved` is true if the caller has already adjusted
+        `at_ms`.
         """
         place_ms = round(min(max(at_ms, self.position_ms), self.end_ms), 3)
         duration_ms = round(place_ms - self.position_ms, 3)
@@ -646,7 +651,12 @@ def _bounds(
     """Return the earliest and the latest time at which a delivery can have taken place.
 
     Both times are in RFC 3339 format. They are computed from the deliveries before and after this
-    delivery. `place` is the index of the delivery in `spans`.
+    delivery.
+
+    Args:
+        line: The timeline of the job.
+        spans: The results of `_add_delivery` for all deliveries.
+        place: The index of the delivery in `spans`.
     """
     before = [span for span in spans[:place] if span is not None]
     after = [span for span in spans[place + 1 :] if span is not None]

@@ -42,10 +42,11 @@ class DecodedBlobs(Generic[T]):
     async def read(
         self, is_wanted: Callable[[ListedBlob], bool] = lambda _: True
     ) -> list[tuple[ListedBlob, T]]:
-        """Return the blobs for which `is_wanted` returns true, with their decoded content.
+        """Return the blobs for which `is_wanted` returns true.
 
-        Blobs that cannot be decoded, or that were deleted after they were listed, are left out.
-        Raises Unavailable if the blob storage fails.
+        Each item is a pair of the listed blob and its decoded content. Blobs that cannot be
+        decoded, or that were deleted after they were listed, are left out. Raises Unavailable if
+        the blob storage fails.
         """
         listed: list[ListedBlob] = []
         async for blob in self._blobs.list(self._prefix):

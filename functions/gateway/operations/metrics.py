@@ -141,7 +141,10 @@ def _worker_metrics(figures: Figures) -> Iterator["Metric"]:
 
 
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
-    """Return the cumulative counts of the exported buckets, with their upper bounds."""
+    """Return the exported buckets of a histogram.
+
+    Each bucket is a pair of its upper bound as text and its cumulative count.
+    """
     found: list[tuple[str, float]] = []
     for last in _EXPORTED_BUCKETS:
         below = sum(count for bucket, count in histogram.counts.items() if bucket <= last)

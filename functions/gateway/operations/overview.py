@@ -460,7 +460,8 @@ class Operations:
     ) -> float | None:
         """Return the age in seconds of a model's oldest message.
 
-        Return None if there is no message, or if the age is unknown.
+        Return None if there is no message, or if the age is unknown. `counts` are the numbers of
+        messages in the model's queues. A queue that contains no message is not read.
         """
         names = [
             queue_of(model, priority)

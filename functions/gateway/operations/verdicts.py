@@ -163,7 +163,10 @@ def find_reason(
 def _reason_of_workers(
     model: str, alive: Sequence[tuple[SeenWorker, ModelBeat]], now: datetime
 ) -> WaitReason:
-    """Return why jobs wait although these workers serve the model."""
+    """Return why jobs wait although these workers serve the model.
+
+    Each item of `alive` is a pair of a worker and what its heartbeat says about the model.
+    """
     by_state: dict[ModelState, list[tuple[SeenWorker, ModelBeat]]] = {}
     for worker, beat in alive:
         by_state.setdefault(beat.state, []).append((worker, beat))
@@ -406,7 +409,10 @@ def _judge_broken(worker: SeenWorker, queues: Sequence[QueueFigures]) -> Iterabl
 def _serving(
     model: str, workers: Sequence[SeenWorker], now: datetime
 ) -> list[tuple[SeenWorker, ModelBeat]]:
-    """Return the workers that are alive, receive jobs, and serve the model."""
+    """Return the workers that are alive, receive jobs, and serve the model.
+
+    Each item is a pair of the worker and what its heartbeat says about the model.
+    """
     return [
         (worker, beat)
         for worker in workers

@@ -290,7 +290,10 @@ class BatchingSender:
             self._waiting.clear()
 
     def _take_batch(self) -> list[tuple[ServiceBusMessage, "asyncio.Future[None]"]]:
-        """Remove as many waiting messages as fit into one batch, and return these messages."""
+        """Remove as many waiting messages as fit into one batch, and return these messages.
+
+        Each item is a pair of a message and the future that the caller of `send` awaits.
+        """
         batch: list[tuple[ServiceBusMessage, asyncio.Future[None]]] = []
         size_bytes = 0
         while self._waiting and len(batch) < MAX_BATCH_MESSAGES:

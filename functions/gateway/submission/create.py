@@ -320,8 +320,8 @@ class JobCreator:
     ) -> tuple[InputPayload, int]:
         """Store an input in a blob if it has more than `left_bytes`.
 
-        Return the input or the reference to its blob, and the number of bytes that are left for
-        the other inputs.
+        `name` is the name of the named input; None for the first input. Return the input or the
+        reference to its blob, and the number of bytes that are left for the other inputs.
         """
         match payload:
             case InlineBytes(media_type, data):
@@ -444,6 +444,12 @@ class JobCreator:
         Only the first bytes of the upload are read. The reference contains the ETag of the blob. If
         the upload is overwritten later, the worker refuses it. Raises HttpProblem if the upload
         does not exist or is refused, or Unavailable if the blob storage fails.
+
+        Args:
+            new_job: The job that uses the upload.
+            name: The name of the named input; None for the first input.
+            upload_id: The id of the upload.
+            announced: The media type that the request names; empty to use the type of the blob.
         """
         expires_at = upload_expiry(upload_id)
         blob = upload_blob_of(upload_id, new_job.tenant)

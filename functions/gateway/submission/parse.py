@@ -287,14 +287,17 @@ def check_required_inputs(model: ModelEntry, names: Collection[str]) -> None:
         if name not in names:
             raise HttpProblem(
                 problems.INVALID_INPUT,
-                f"inputs.{name}: {model.name} needs this input; send it as a part of a form, or in "
-                'the member "inputs" of a JSON body',
+                f"inputs.{name}: {model.name} needs this input; send it as a part of a form, in "
+                'the member "inputs" of a JSON body, or as a tensor with this name in /v2',
                 pointer=f"/inputs/{name}",
             )
 
 
 def _read_input(model: ModelEntry, path: str, source: dict[str, Json]) -> SubmittedInput:
-    """Read an input of a JSON body. `path` is the position of the input in the body."""
+    """Read an input of a JSON body.
+
+    `source` is the JSON object of the input, and `path` is its position in the body.
+    """
     _refuse_unknown(f"{path}.", source, {*_INPUTS, "media_type"})
     given = [name for name in _INPUTS if name in source]
     if len(given) != 1:

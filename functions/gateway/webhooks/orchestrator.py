@@ -203,8 +203,13 @@ def attempt_outcome(
 ) -> dict[str, Any]:
     """Return the JSON object that describes one attempt to deliver a webhook.
 
-    `status` is the receiver's HTTP status; None if the receiver did not respond. `error` is an
-    error code; None if the receiver responded.
+    Args:
+        now: The time of the attempt.
+        error: An error code; None if the receiver responded.
+        status: The receiver's HTTP status; None if the receiver did not respond.
+        state: The state of the delivery after this attempt.
+        retry_after_seconds: How long the receiver asks to wait before the next attempt, in seconds;
+            None if the receiver does not ask for this.
     """
     return {
         "at": format_time(now),

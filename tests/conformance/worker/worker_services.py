@@ -266,10 +266,16 @@ class LocalServices:
         """Remove all messages from the models' queues, including locked messages."""
         catalogue = Catalogue.load(self.catalogue_path)
         for queue in {catalogue[name].queue for name in catalogue}:
-            with self.receiver(queue) as receiver:
-                while receiver.peek_messages(1, sequence_number=1):
+            while self.count_active(queue):
+                with self.receiver(queue) as receiver:
                     for message in receiver.receive_messages(10, max_wait_time=1):
                         receiver.complete_message(message)
+
+    def count_active(self, queue: str) -> int:
+        """Return the number of messages in the queue, including locked messages."""
+        address = self.service_bus.probe.removesuffix("/health")
+        description = httpx.get(f"{address}/{queue}").raise_for_status().text
+        return int(description.partition("ActiveMessageCount>")[2].partition("<")[0])
 
     def dead_letter(self, queue: str, message_id: str) -> ServiceBusReceivedMessage:
         """Complete dead letters until the one with this message id arrives, and return it."""

@@ -288,6 +288,10 @@ def test_the_list_of_hub_weights_for_a_deployment_contains_each_file_once(
         (*entry('inputs.m = {media_types = ["a/b"], optional = 1}'), "m.optional: the value 1"),
         (*entry('inputs.m = {media_types = ["a/b"], max_pixels = -1}'), "max_pixels: the value -1"),
         (
+            *entry('inputs.m = {media_types = ["a/b"], max_input_bytes = 0}'),
+            "m.max_input_bytes: expected at least 1, found 0",
+        ),
+        (
             *entry('inputs.m = {media_types = ["a/b"], max_upload_bytes = 9}'),
             "m.max_upload_bytes: expected at least max_input_bytes, which is 10485760, found 9",
         ),

@@ -62,6 +62,11 @@ def test_the_error_for_an_invalid_parameter_has_a_json_pointer_and_describes_the
     assert len(str(caught.value)) < 250
 
 
+def test_the_error_for_a_parameter_of_a_model_without_parameters_says_that_it_has_none() -> None:
+    with pytest.raises(InvalidParameter, match="no such parameter; it has no parameters"):
+        check_parameters({}, {"top": 1})
+
+
 @pytest.mark.parametrize(
     ("schema", "detail"),
     [

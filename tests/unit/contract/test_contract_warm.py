@@ -59,7 +59,7 @@ def test_a_warm_period_has_cron_expressions_for_its_starts_and_its_ends(
         ('"Mon-Fry 08:00-18:00 UTC"', "expected days such as Mon-Fri or Mon,Wed from Mon, Tue"),
         ('"Mon- 08:00-18:00 UTC"', "found 'Mon-'"),
         ('"mon 08:00-18:00 UTC"', "found 'mon'"),
-        ('"Mon 8-18 UTC"', "expected times from 00:00 to 24:00 as in 08:00-18:00, found '8-18'"),
+        ('"Mon 8-18 UTC"', "expected a start and an end in the form 08:00-18:00, with times from"),
         ('"Mon 08:00-25:00 UTC"', "found '08:00-25:00'"),
         ('"Mon 08:60-18:00 UTC"', "found '08:60-18:00'"),
         ('"Mon 08:00-08:00 UTC"', "starts and ends at the same time"),

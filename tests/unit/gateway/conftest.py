@@ -41,7 +41,10 @@ class RunningGateway:
     app: App
 
     async def accept(self, data: bytes = b"x", model: str = "noop", **query: Any) -> str:
-        """Submit a job with `respond-async`; return the job's id."""
+        """Submit a job with `respond-async`; return the job's id.
+
+        `query` contains the query parameters of the request.
+        """
         answer = await self.http.post(
             f"/v1/models/{model}/jobs",
             content=data,
@@ -58,7 +61,10 @@ class RunningGateway:
         return job
 
     async def reply(self, request: JobRequest | None = None, **outcome: Any) -> httpx.Response:
-        """Send a worker's reply to a request, by default to the last one; return the response."""
+        """Send a worker's reply to a request, by default to the last one; return the response.
+
+        `outcome` is `result` or `error` of the reply, by default a result.
+        """
         request = request or self.queues.request()
         assert request.reply_url is not None
         body = reply_body(request.job_id, **(outcome or {"result": {"json": {"n": 1}}}))

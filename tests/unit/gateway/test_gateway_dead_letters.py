@@ -41,7 +41,10 @@ async def give_up(
     reason: str = "MaxDeliveryCountExceeded",
     **properties: str,
 ) -> None:
-    """Run the dead-letter trigger for a message with this body and this id."""
+    """Run the dead-letter trigger for a message with this body and this id.
+
+    `properties` are further application properties of the message.
+    """
     message = ServiceBusMessage(
         body=body,
         message_id=message_id,

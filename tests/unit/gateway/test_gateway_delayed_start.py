@@ -34,7 +34,10 @@ def other_waiters(gateway: RunningGateway, count: int = BUSY_WAITERS - 1) -> Ite
 
 
 def submit(gateway: RunningGateway, **headers: str) -> "asyncio.Task[httpx.Response]":
-    """Return a task that submits a job and waits until the job has ended."""
+    """Return a task that submits a job and waits until the job has ended.
+
+    `headers` are further headers of the request.
+    """
     octets = {"content-type": "application/octet-stream"}
     path = "/v1/models/noop/jobs"
     return asyncio.create_task(gateway.http.post(path, content=b"x", headers=octets | headers))
@@ -51,7 +54,10 @@ def kinds_of_events(gateway: RunningGateway, job_id: str) -> list[int]:
 
 
 def in_gateway(test: Callable[[RunningGateway], Awaitable[None]], **settings: Any) -> None:
-    """Call `test` with a gateway, on an event loop with simulated time."""
+    """Call `test` with a gateway, on an event loop with simulated time.
+
+    `settings` are arguments of `open_gateway`.
+    """
 
     async def main() -> None:
         async with open_gateway(**settings) as gateway:

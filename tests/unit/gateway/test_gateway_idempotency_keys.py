@@ -1,4 +1,8 @@
-"""Test the syntax of idempotency keys, claims and fingerprints."""
+"""Test how Idempotency-Key headers are parsed, and how idempotency claims are stored.
+
+A claim is the blob that assigns a job to an idempotency key. It contains the fingerprint of the
+request, by which the gateway recognises another request with the same key.
+"""
 
 from datetime import UTC, datetime
 

@@ -66,7 +66,10 @@ def as_base64(data: bytes, **others: str) -> dict[str, str]:
 async def submit(
     gateway: RunningGateway, inputs: object = None, key: str | None = None, **members: Any
 ) -> httpx.Response:
-    """Submit a job with named inputs as a JSON body."""
+    """Submit a job with named inputs as a JSON body.
+
+    `members` are further members of the body.
+    """
     document = {"input": {"text": "first"}, "inputs": inputs, **members}
     headers = {**ASYNC, **({"idempotency-key": key} if key else {})}
     return await gateway.http.post(PATH, json=document, headers=headers)

@@ -28,7 +28,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:Depreca
 
 
 def beat(gateway: RunningGateway, worker: str = "pod-7", **changes: Any) -> None:
-    """Write the heartbeat of a worker that serves noop."""
+    """Write the heartbeat of a worker that serves noop.
+
+    `changes` replace members of the heartbeat.
+    """
     given: dict[str, Any] = {
         "worker": worker,
         "version": "1",

@@ -189,7 +189,7 @@ def test_clock_differences_of_a_few_milliseconds_are_not_reported_as_clock_skew(
     check_sum(timeline)
 
 
-def test_a_timeline_without_delivery_marks_shows_the_step_durations_from_the_reply() -> None:
+def test_the_timeline_uses_durations_in_the_reply_if_the_worker_reported_no_step_times() -> None:
     timeline = answered(None)
     assert names(timeline) == [
         *("accepted", "enqueued", "started", "batched", "run", "replied", "final")
@@ -201,7 +201,7 @@ def test_a_timeline_without_delivery_marks_shows_the_step_durations_from_the_rep
     check_sum(timeline)
 
 
-def test_a_delivery_without_marks_and_note_is_listed_as_lost() -> None:
+def test_a_delivery_that_no_worker_reported_is_listed_as_lost() -> None:
     first, second, third = answered(attempt=3)["deliveries"]
     for lost in (first, second):
         assert (lost["state"], lost["received_at"], lost["reached"]) == ("lost", None, None)

@@ -157,7 +157,10 @@ async def test_housekeeping_deletes_histories_whose_retention_has_ended(
 
 
 async def accept_unsent(gateway: RunningGateway, **options: Any) -> str:
-    """Submit a job while the queue is down, and return the input of its orchestration."""
+    """Submit a job while the queue is down, and return the input of its orchestration.
+
+    `options` are arguments of `RunningGateway.accept`.
+    """
     gateway.queues.is_down = True
     job_id = await gateway.accept(**options)
     gateway.queues.is_down = False

@@ -333,7 +333,10 @@ async def test_the_metric_of_accepted_jobs_counts_each_model_version_separately(
 
 
 def beat(gateway: RunningGateway, *models: ModelBeat, **changes: Any) -> None:
-    """Write the heartbeat of a worker that serves `models`."""
+    """Write the heartbeat of a worker that serves `models`.
+
+    `changes` replace members of the heartbeat.
+    """
     given: dict[str, Any] = {
         "worker": "pod-7",
         "version": "1",

@@ -14,7 +14,10 @@ JOB_ID = "01982f0c-0000-7000-8000-000000000001"
 
 
 def job_document(status: str, **members: Any) -> dict[str, Any]:
-    """Return a job document as the REST contract defines it."""
+    """Return a job document as the REST contract defines it.
+
+    `members` replace members of the document, or are added to it.
+    """
     return {
         "id": JOB_ID,
         "model": "classifier",
@@ -122,7 +125,10 @@ def json_response(status: int, document: Any, **headers: str) -> ScriptedRespons
 
 
 def problem_response(status: int, code: str, detail: str, **members: Any) -> ScriptedResponse:
-    """Return a response with a problem document."""
+    """Return a response with a problem document.
+
+    `members` replace members of the document, or are added to it.
+    """
     document = {"type": f"/docs/problems#{code}", "title": code, "status": status, "code": code}
     return json_response(status, {**document, "detail": detail, **members})
 

@@ -1,5 +1,6 @@
 import ast
 import asyncio
+import base64
 import io
 import json
 import os
@@ -13,6 +14,7 @@ import typer
 from rich.console import Console
 
 from emulator.functions.settings import read_app_settings
+from emulator.program import has_ipv6
 from file_sizes import no_space
 from loosely.cli.up import EngineChoice, build_engine_options, choose_parts
 from loosely.local import events
@@ -24,6 +26,7 @@ from loosely.local.data_directory import (
     find_disk_problem,
     lock_directory,
     reply_token_key,
+    service_bus_keys,
 )
 from loosely.local.environment import read_cors_origins, shared_environment
 from loosely.local.errors import (
@@ -91,6 +94,14 @@ class TestPorts:
         with (
             socket.create_server(("0.0.0.0", 0)) as server,
             pytest.raises(PortBusy),
+        ):
+            check_ports({"functions": server.getsockname()[1]})
+
+    @pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6 loopback address")
+    def test_a_port_that_is_taken_on_the_ipv6_loopback_address_is_reported_as_busy(self) -> None:
+        with (
+            socket.create_server(("::1", 0), family=socket.AF_INET6) as server,
+            pytest.raises(PortBusy, match=f"is taken by process {os.getpid()}"),
         ):
             check_ports({"functions": server.getsockname()[1]})
 
@@ -218,7 +229,50 @@ class TestData:
         assert len(key) == 44
         assert (tmp_path / "reply-token.key").stat().st_mode & 0o777 == 0o600
 
-    def test_the_state_that_is_read_from_the_file_up_json_equals_the_written_state(
+    def test_the_keys_of_service_bus_are_created_once_and_readable_only_by_the_owner(
+        self, tmp_path: Path
+    ) -> None:
+        keys = service_bus_keys(tmp_path)
+        assert service_bus_keys(tmp_path) == keys
+        assert {len(base64.b64decode(key)) for key in keys.values()} == {32}
+        assert len(set(keys.values())) == 2
+        path = tmp_path / "servicebus-policies.json"
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert json.loads(path.read_text()) == {
+            "AuthorizationRules": [
+                {
+                    "Name": "gateway",
+                    "Rights": ["Listen", "Send", "Manage"],
+                    "PrimaryKey": keys["gateway"],
+                },
+                {"Name": "worker", "Rights": ["Listen", "Send"], "PrimaryKey": keys["worker"]},
+            ]
+        }
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "[]",
+            "\xff",
+            '{"AuthorizationRules": 5}',
+            '{"AuthorizationRules": [{"Name": "worker", "PrimaryKey": 5}]}',
+        ],
+    )
+    def test_keys_that_a_damaged_file_lacks_are_created_again(
+        self, tmp_path: Path, text: str
+    ) -> None:
+        path = tmp_path / "servicebus-policies.json"
+        path.write_text(text, "latin-1")
+        keys = service_bus_keys(tmp_path)
+        assert set(keys) == {"gateway", "worker"}
+        assert path.stat().st_mode & 0o777 == 0o600
+        # A file with wrong rights is repaired, and its keys are kept.
+        path.write_text(path.read_text().replace('"Manage"', '"Send"'))
+        assert service_bus_keys(tmp_path) == keys
+        assert '"Manage"' in path.read_text()
+
+    def test_the_state_that_is_read_from_the_state_file_equals_the_written_state(
         self, tmp_path: Path
     ) -> None:
         part = RunningPart(7, {"worker health": 8081}, "worker.log", ready=True)
@@ -232,18 +286,18 @@ class TestData:
     @pytest.mark.parametrize(
         "text", ["", "[]", "null", "{}", '{"pid": "x", "url": "", "parts": {}}', "\xff"]
     )
-    def test_reading_an_invalid_file_up_json_returns_none(self, tmp_path: Path, text: str) -> None:
+    def test_reading_an_invalid_state_file_returns_none(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "up.json").write_text(text, "latin-1")
         assert RunningSystem.read(tmp_path) is None
 
-    def test_reading_the_file_up_json_of_a_dead_process_returns_none(self, tmp_path: Path) -> None:
+    def test_reading_the_state_file_of_a_dead_process_returns_none(self, tmp_path: Path) -> None:
         document = {"pid": 2**22 + 1, "url": "http://127.0.0.1:1", "parts": {}}
         (tmp_path / "up.json").write_text(json.dumps(document))
         assert RunningSystem.read(tmp_path) is None
 
 
 class TestSystem:
-    def test_the_components_of_the_local_system_have_the_names_and_order_in_the_constant_part_names(
+    def test_the_local_components_have_the_expected_names_and_the_expected_order(
         self,
     ) -> None:
         assert tuple(part.name for part in loosely_parts(settings())) == PART_NAMES
@@ -268,7 +322,19 @@ class TestSystem:
         assert worker.environment["HEALTH_PORT"] == "9004"
         for part in (functions, worker):
             assert "sb://localhost:9001;" in part.environment["SERVICE_BUS"]
+            assert "SharedAccessKeyName=Root" in part.environment["SERVICE_BUS"]
             assert "127.0.0.1:9003/devstoreaccount1;" in part.environment["PAYLOAD_STORAGE"]
+
+    def test_gateway_and_worker_have_the_keys_of_their_own_policies(self) -> None:
+        keys = {"gateway": "one", "worker": "two"}
+        _, servicebus, functions, worker = loosely_parts(replace(settings(), service_bus_keys=keys))
+        for part, policy in ((functions, "gateway"), (worker, "worker")):
+            expected = f"SharedAccessKeyName={policy};SharedAccessKey={keys[policy]};"
+            assert expected in part.environment["SERVICE_BUS"]
+        at = servicebus.command.index("--policies")
+        assert servicebus.command[at + 1] == "/repository/.loosely/servicebus-policies.json"
+        assert not {"one", "two"} & set(servicebus.command)
+        assert "two" not in repr(replace(settings(), service_bus_keys=keys))
 
     def test_the_commands_that_start_the_local_services_contain_the_allowed_hosts(self) -> None:
         allowing = replace(settings(), allowed_hosts=("dev.example",))

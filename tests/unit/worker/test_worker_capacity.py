@@ -104,7 +104,9 @@ def test_only_the_first_decision_on_how_to_settle_a_message_has_an_effect(
     assert held.in_flight.held_count == 0
 
 
-def test_a_job_with_offloaded_preparation_does_not_reduce_the_capacity(held: HeldMessages) -> None:
+def test_a_job_that_a_separate_thread_prepares_does_not_reduce_the_capacity(
+    held: HeldMessages,
+) -> None:
     jobs = held.take(4)
     assert held.rooms == (False, False)
     held.in_flight.offload(jobs[0])
@@ -113,7 +115,7 @@ def test_a_job_with_offloaded_preparation_does_not_reduce_the_capacity(held: Hel
     assert held.rooms == (False, False)
 
 
-def test_the_number_of_jobs_with_offloaded_preparation_is_limited(held: HeldMessages) -> None:
+def test_the_number_of_jobs_that_separate_threads_prepare_is_limited(held: HeldMessages) -> None:
     jobs = held.take(MAX_OFFLOADED_COUNT)
     for job in jobs:
         held.in_flight.offload(job)
@@ -122,7 +124,7 @@ def test_the_number_of_jobs_with_offloaded_preparation_is_limited(held: HeldMess
     assert held.rooms == (True, True)
 
 
-def test_a_job_that_ends_during_its_offloaded_preparation_is_not_added_to_the_jobs_to_run(
+def test_a_job_that_ends_while_a_separate_thread_prepares_it_is_not_added_to_the_jobs_to_run(
     held: HeldMessages,
 ) -> None:
     (job,) = held.take(1)

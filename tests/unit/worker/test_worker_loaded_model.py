@@ -304,8 +304,8 @@ def test_the_constructor_of_a_model_class_gets_weights_and_options_by_name() -> 
 @pytest.mark.parametrize(
     ("options", "weights", "said"),
     [
-        ({}, WEIGHTS, r"noop.options.architecture: is not set"),
-        ({"architecture": "a"}, None, r"noop.weights: is not set"),
+        ({}, WEIGHTS, r"noop.options.architecture: the catalogue entry does not"),
+        ({"architecture": "a"}, None, r"noop.weights: the catalogue entry does not"),
         ({"architecture": "a", "depth": 3}, WEIGHTS, r"noop.options.depth: .* has no such"),
     ],
 )
@@ -338,7 +338,10 @@ def test_loading_fails_if_the_catalogue_entry_lists_a_media_type_that_cannot_be_
         ({"accepts": "pictures"}, "accepts is 'pictures'; expected one of audio, bytes, file"),
         ({"postprocess": print}, "postprocess but no preprocess"),
         ({"preprocess": None}, "Infer.preprocess is not a method"),
-        ({"max_batch_size": 4}, "noop.max_batch_size: is 16, but the model allows at most 4"),
+        (
+            {"max_batch_size": 4},
+            "noop.max_batch_size: the value is 16, but the model allows at most 4",
+        ),
         ({"accepts": None}, "has no attribute accepts"),
     ],
 )

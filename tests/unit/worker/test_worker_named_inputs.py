@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -268,6 +269,27 @@ def test_the_describe_command_prints_the_lines_of_the_named_inputs(tmp_path: Pat
         output = io.StringIO()
         assert describe.main(["compared"], settings(tmp_path, lines), output) == 0
         assert output.getvalue() == LINES
+
+
+def test_the_describe_command_reads_the_arguments_of_an_inherited_call_method(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "inheriting.py").write_text(
+        "class Base:\n"
+        '    accepts = "bytes"\n'
+        "    def __call__(self, data: bytes, *, scale: int = 1) -> int:\n"
+        "        return scale\n\n"
+        "class Infer(Base):\n"
+        "    pass\n",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    values, output = settings(tmp_path, ""), io.StringIO()
+    catalogue = Path(values["MODEL_CATALOGUE"])
+    text = re.sub('implementation = ".*"', 'implementation = "inheriting"', catalogue.read_text())
+    catalogue.write_text(text, encoding="utf-8")
+    assert describe.main(["compared"], values, output) == 0
+    assert output.getvalue() == 'parameters.scale = {type = "integer", default = 1}\n'
 
 
 def test_the_check_command_runs_a_model_on_named_inputs(tmp_path: Path) -> None:

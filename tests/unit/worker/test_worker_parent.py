@@ -42,9 +42,10 @@ sys.exit(parent.run_in_child(run, sys.argv[1:]))
 
 
 class Program:
-    """A parent process with its child.
+    """Runs the program PROGRAM: a parent process with its child.
 
-    `death` is the text about the death of the previous child that the current child has received.
+    `death` is the text in which the parent has told the current child how the child before it died.
+    The text is empty for the first child.
     """
 
     death = ""

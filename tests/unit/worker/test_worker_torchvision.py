@@ -36,7 +36,10 @@ def small() -> bytes:
 
 
 def load(folder: Path, kind: str, network: Any, sha256: str = "", **options: Any) -> LoadedModel:
-    """Return a loaded model of this kind, whose random weights have a fixed seed."""
+    """Return a loaded model of this kind, whose random weights have a fixed seed.
+
+    `options` are the options of the catalogue entry.
+    """
     path = folder / "weights.pth"
     torch.save(network.state_dict(), path)
     implementation = f"worker.models.torchvision_{kind}"

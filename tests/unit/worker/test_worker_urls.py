@@ -193,7 +193,8 @@ def answered() -> Iterator[threading.Event]:
 def dead_dns(answered: threading.Event, **limits: int) -> Resolver:
     """Return a resolver that resolves each name to a loopback address.
 
-    If the name contains `dead`, the resolver first waits for the event `answered`.
+    If the name contains `dead`, the resolver first waits for the event `answered`. `limits` are the
+    limits of `Resolver`.
     """
 
     def look_up(host: str, port: int) -> list[str]:

@@ -129,6 +129,7 @@ def test_the_hub_token_is_sent_again_after_a_redirect_within_the_hub(
         ("https://user:password@example.org/a", "must not have a user name"),
         ("ftp://example.org/a", "must begin with https://"),
         ("http://[", "redirects to an invalid URL"),
+        ("https://example.org:99999/a", "redirects to an invalid URL"),
     ],
 )
 def test_a_redirect_of_the_hub_to_a_forbidden_address_is_refused(

@@ -130,6 +130,10 @@ def waiting_names(records: Records, total_bytes: int) -> list[str]:
 
     The model that has waited longest comes first. The result contains neither models that another
     process has loaded nor models that need more memory than the device has.
+
+    Args:
+        records: The content of the lock files, by the names of the files.
+        total_bytes: The memory of the device.
     """
     placed = {
         record.model
@@ -255,6 +259,11 @@ class ReservationState:
         """Change the reservation to `needed_bytes`, and return the model's new record.
 
         If not enough memory is free, the reservation grows only by the memory that is free.
+
+        Args:
+            name: The name of the model's lock file.
+            records: The content of the lock files, by the names of the files.
+            needed_bytes: The new size of the reservation.
         """
         mine = records[name]
         free_bytes = max(0, self._total_bytes - reserved_bytes(records.values()))

@@ -162,8 +162,15 @@ class InstanceCache:
     ) -> tuple[list[Statement], Callable[[], None]]:
         """Prepare the message that reports the end of a sub-orchestration to its parent.
 
-        Return the statements that store the message, and the function that delivers the message
-        after the commit.
+        Args:
+            parent: The parent.
+            status: The final status of the sub-orchestration.
+            output: Its output as JSON text; None if it has no output.
+            reason: The text of the failure, if it failed or was terminated.
+
+        Returns:
+            The SQL statements that store the message, and the function that delivers the message
+            after the commit.
         """
         message = make_child_completion(self.now(), parent, status, output, reason)
         message.sequence = self.next_number()

@@ -19,7 +19,10 @@ _NOT_AWAITED = ("get_container_client", "get_blob_client", "list_", "walk_", "by
 
 
 def connect(kind: str, url: str, credential: Any = None, **options: Any) -> Any:
-    """Return a service client of the kind `sync` or `aio`, which does not retry failed requests."""
+    """Return a service client of the kind `sync` or `aio`, which does not retry failed requests.
+
+    `options` are further arguments of the client.
+    """
     client = AsyncBlobServiceClient if kind == "aio" else BlobServiceClient
     service = client(url, credential=credential, retry_total=0, **options)
     return service if kind == "aio" else Dressed(service)

@@ -137,13 +137,19 @@ class RunningBlobService:
         return answer
 
     async def put(self, path: str, body: bytes, **headers: str) -> RecordedResponse:
-        """Send the operation Put Blob for a block blob with the content `body`."""
+        """Send the operation Put Blob for a block blob with the content `body`.
+
+        `headers` are further headers of the request.
+        """
         return await self.request(
             "PUT", path, body, headers={"x-ms-blob-type": "BlockBlob", **headers}
         )
 
     async def get(self, path: str, **headers: str) -> RecordedResponse:
-        """Send the operation Get Blob, and return the response."""
+        """Send the operation Get Blob, and return the response.
+
+        `headers` are further headers of the request.
+        """
         return await self.request("GET", path, headers=headers)
 
 

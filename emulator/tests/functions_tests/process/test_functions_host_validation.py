@@ -82,9 +82,15 @@ def outcome(check: Callable[[], Any]) -> str:
 
 
 def both(register: Callable[[df.DFApp, Any], None], call: Any) -> tuple[str, str]:
-    """Validate a function with this host and with Azure's Python worker, and return both results.
+    """Validate a function with the emulated host and with Azure's Python worker.
 
-    A result is "loads" if the function is valid, otherwise the error.
+    Args:
+        register: Adds the function to an app, with a trigger.
+        call: The function.
+
+    Returns:
+        The result of the emulated host, and the result of Azure's worker. A result is "loads" if
+        the function is valid, otherwise the text of the error.
     """
     app = df.DFApp()
     register(app, call)

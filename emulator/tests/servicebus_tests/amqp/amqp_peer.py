@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from emulator.servicebus.access import AccessPolicies
 from emulator.servicebus.amqp.connection import AMQP_HEADER, IDLE_SECONDS, SASL_HEADER
 from emulator.servicebus.amqp.frames import SASL_FRAME, AmqpFrameReader, encode_frame
 from emulator.servicebus.amqp.performatives import (
@@ -22,6 +23,7 @@ from emulator.servicebus.amqp.performatives import (
 )
 from emulator.servicebus.amqp.sections import DATA, encode_section
 from emulator.servicebus.amqp.types import Described, Symbol, UByte, UInt, ULong
+from emulator.servicebus.broker.authorization import ALL_RIGHTS, AuthorizationRule
 from emulator.servicebus.broker.broker import Broker
 from emulator.servicebus.broker.clock import WallClock
 from emulator.servicebus.broker.settings import QueueSettings
@@ -29,6 +31,7 @@ from emulator.servicebus.messages import read_message
 from emulator.servicebus.namespace import Namespace
 
 KEYS = {"key": "value"}
+RULES = [AuthorizationRule(name, ALL_RIGHTS, key) for name, key in KEYS.items()]
 QUEUE = "queue"
 BODY = encode_section(DATA, b"body")
 P = TypeVar("P", bound=Performative)
@@ -83,7 +86,10 @@ class Peer:
             self.write(encode_frame(performative.encode() + payload, channel))
 
     async def read(self) -> bytes:
-        """Wait until the server writes no more bytes, and return the bytes since the last call."""
+        """Return the bytes that the server has written since the last call.
+
+        First wait until the server stops writing.
+        """
         length = -1
         while length != len(self.transport.written):
             length = len(self.transport.written)
@@ -107,7 +113,10 @@ class Peer:
         return [each for each, _ in await self.received() if isinstance(each, kind)]
 
     async def open(self, max_frame_size: int = 65536, window: int = 1000, **fields: Any) -> None:
-        """Authenticate with a valid key, open the connection and begin a session."""
+        """Authenticate with a valid key, open the connection and begin a session.
+
+        `fields` are further fields of the open performative.
+        """
         init = SaslInit(Symbol("PLAIN"), b"\x00key\x00value")
         self.write(SASL_HEADER + encode_frame(init.encode(), frame_type=SASL_FRAME) + AMQP_HEADER)
         self.send(
@@ -175,7 +184,7 @@ async def serving(
     """Yield a namespace that has one queue, and the namespace's broker."""
     clock = WallClock()
     broker = await Broker.open(folder / "broker.sqlite3", [QueueSettings(QUEUE)], clock)
-    namespace = Namespace(broker, KEYS, clock, idle_seconds)
+    namespace = Namespace(broker, AccessPolicies(RULES, broker), clock, idle_seconds)
     try:
         yield namespace, broker
     finally:

@@ -6,14 +6,18 @@ from urllib.parse import quote_plus
 
 import pytest
 
+from emulator.servicebus.access import AccessPolicies
 from emulator.servicebus.amqp.errors import LinkFault
 from emulator.servicebus.amqp.link import SourceRequest
+from emulator.servicebus.broker.authorization import ALL_RIGHTS, AccessRight, AuthorizationRule
 from emulator.servicebus.broker.broker import Broker
 from emulator.servicebus.broker.clock import WallClock
 from emulator.servicebus.cbs import CbsTokens
+from emulator.servicebus.faults import NamespaceFaults
+from emulator.servicebus.management import manage
 from emulator.servicebus.namespace import Namespace
 from emulator.servicebus.request_response import AmqpRequest
-from servicebus_tests.amqp.amqp_peer import KEYS, QUEUE
+from servicebus_tests.amqp.amqp_peer import KEYS, QUEUE, RULES
 
 
 def signed(url: str) -> str:
@@ -27,7 +31,7 @@ async def test_a_token_for_a_management_node_is_valid_only_for_this_node(
     served: tuple[Namespace, Broker],
 ) -> None:
     namespace, _ = served
-    tokens = CbsTokens(KEYS, WallClock())
+    tokens = CbsTokens(AccessPolicies(RULES), WallClock())
     url = f"sb://localhost/{QUEUE}/$management"
     request = AmqpRequest({"operation": "put-token", "name": url}, signed(url))
     assert (await tokens.handle(request)).properties["status-code"] == 202
@@ -37,6 +41,46 @@ async def test_a_token_for_a_management_node_is_valid_only_for_this_node(
         peer.open_target(QUEUE)
     with pytest.raises(LinkFault, match="'Listen' claim"):
         peer.open_source(SourceRequest(QUEUE, None, is_presettled=False), _Sender())
+
+
+async def test_a_peer_that_connects_with_the_key_of_a_policy_has_the_policys_rights(
+    served: tuple[Namespace, Broker],
+) -> None:
+    namespace, broker = served
+    rule = AuthorizationRule("listener", frozenset({AccessRight.LISTEN}), "secret", "second")
+    for key, is_accepted in (("secret", True), ("second", True), ("wrong", False), ("", False)):
+        tokens = CbsTokens(AccessPolicies([rule], broker), WallClock())
+        assert tokens.authenticate("PLAIN", f"\0listener\0{key}".encode()) == is_accepted
+        peer = namespace.peer(tokens)
+        with pytest.raises(LinkFault, match="'Send' claim"):
+            peer.open_target(QUEUE)
+        if is_accepted:
+            peer.open_source(SourceRequest(QUEUE, None, is_presettled=False), _Sender())
+
+
+@pytest.mark.parametrize(
+    ("operation", "required"),
+    [
+        ("schedule-message", AccessRight.SEND),
+        ("cancel-scheduled-message", AccessRight.SEND),
+        ("peek-message", AccessRight.LISTEN),
+        ("renew-lock", AccessRight.LISTEN),
+        ("receive-by-sequence-number", AccessRight.LISTEN),
+        ("update-disposition", AccessRight.LISTEN),
+    ],
+)
+async def test_each_management_operation_requires_its_right(
+    broker: Broker, operation: str, required: AccessRight
+) -> None:
+    request = AmqpRequest({"operation": f"com.microsoft:{operation}"}, {})
+    faults = NamespaceFaults(WallClock())
+    refused = await manage(broker.queue(QUEUE), faults, ALL_RIGHTS - {required}, request)
+    assert refused.properties["statusCode"] == 401
+    assert refused.properties["errorCondition"] == "amqp:unauthorized-access"
+    assert f"'{required}' claim(s) are required" in refused.properties["statusDescription"]
+    # With the right, the operation finds that its body is empty.
+    allowed = await manage(broker.queue(QUEUE), faults, {required}, request)
+    assert allowed.properties["statusCode"] == 400
 
 
 class _Sender:

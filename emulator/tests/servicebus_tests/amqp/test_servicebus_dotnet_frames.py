@@ -17,6 +17,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from emulator.servicebus.access import AccessPolicies
 from emulator.servicebus.amqp.codec import encode_list
 from emulator.servicebus.amqp.frames import AmqpFrameReader, encode_frame
 from emulator.servicebus.amqp.outcomes import ACCEPTED
@@ -40,7 +41,7 @@ from emulator.servicebus.amqp.types import Described, UInt
 from emulator.servicebus.broker.broker import Broker
 from emulator.servicebus.broker.settings import QueueSettings
 from emulator.servicebus.namespace import Namespace
-from servicebus_tests.amqp.amqp_peer import KEYS, Peer, condition
+from servicebus_tests.amqp.amqp_peer import KEYS, RULES, Peer, condition
 from servicebus_tests.broker.broker_harness import ManualClock
 
 RECORDING = Path(__file__).with_name("dotnet_frames.txt")
@@ -168,7 +169,7 @@ class Exchange:
 async def exchange(tmp_path: Path) -> Any:
     clock = ManualClock(RECORDED_AT)
     broker = await Broker.open(tmp_path / "broker.sqlite3", [QueueSettings(QUEUE)], clock)
-    namespace = Namespace(broker, KEYS, clock)
+    namespace = Namespace(broker, AccessPolicies(RULES, broker), clock)
     try:
         yield Exchange(broker, namespace, clock)
     finally:

@@ -5,17 +5,20 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from emulator.servicebus.access import AccessPolicies
 from emulator.servicebus.amqp.errors import MessageFault
+from emulator.servicebus.amqp.outcomes import ACCEPTED
 from emulator.servicebus.amqp.performatives import Attach, Detach, Disposition
 from emulator.servicebus.amqp.transport import DelayLine, Latency
 from emulator.servicebus.amqp.types import Described
+from emulator.servicebus.broker.authorization import ALL_RIGHTS
 from emulator.servicebus.broker.broker import Broker
 from emulator.servicebus.broker.settings import QueueSettings
 from emulator.servicebus.faults import NamespaceFaults
 from emulator.servicebus.management import manage
 from emulator.servicebus.namespace import Namespace
 from emulator.servicebus.request_response import AmqpRequest
-from servicebus_tests.amqp.amqp_peer import BODY, QUEUE, Peer, condition
+from servicebus_tests.amqp.amqp_peer import BODY, QUEUE, RULES, Peer, condition
 from servicebus_tests.broker.broker_harness import ManualClock
 
 BUSY = "com.microsoft:server-busy"
@@ -54,8 +57,27 @@ async def test_throttling_refuses_new_links_and_management_requests(
     (detach,) = await peer.received_of(Detach)
     assert condition(detach.error) == BUSY
     request = AmqpRequest({"operation": "com.microsoft:peek-message"}, {})
-    reply = await manage(broker.queue(QUEUE), namespace.faults, request)
+    reply = await manage(broker.queue(QUEUE), namespace.faults, ALL_RIGHTS, request)
     assert (reply.properties["statusCode"], reply.properties["errorCondition"]) == (503, BUSY)
+
+
+async def test_a_throttled_queue_refuses_sends_with_error_50002_and_other_queues_accept_them(
+    served: tuple[Namespace, Broker], peer: Peer
+) -> None:
+    namespace, _ = served
+    peer.attach_sender()
+    await peer.read()
+    namespace.faults.throttle(1, None, QUEUE.upper())
+    peer.transfer(0, BODY)
+    (answer,) = await peer.received_of(Disposition)
+    assert answer.state is not None
+    assert condition(answer.state.value[0]) == BUSY
+    text = "the entity is being throttled. Error code: 50002. Please wait 4 seconds and try again."
+    assert text in description(answer.state.value[0])
+    namespace.faults.throttle(1, None, f"{QUEUE}2")
+    peer.transfer(1, BODY)
+    (answer,) = await peer.received_of(Disposition)
+    assert answer.state == ACCEPTED
 
 
 def throttled(faults: NamespaceFaults, count: int) -> list[bool]:
@@ -87,7 +109,7 @@ async def test_maintenance_detaches_the_links_of_one_queue_or_of_all_queues(
     clock = ManualClock()
     settings = [QueueSettings(QUEUE), QueueSettings("other")]
     broker = await Broker.open(tmp_path / "broker.sqlite3", settings, clock)
-    namespace = Namespace(broker, {"key": "value"}, clock)
+    namespace = Namespace(broker, AccessPolicies(RULES, broker), clock)
     peer = Peer(namespace)
     await peer.open()
     peer.attach_sender(QUEUE, 0)

@@ -14,6 +14,7 @@ from emulator.servicebus.amqp.sections import (
     split,
 )
 from emulator.servicebus.amqp.types import Array, Described, Int, Symbol, UInt, ULong
+from emulator.servicebus.broker.authorization import ALL_RIGHTS
 from emulator.servicebus.broker.broker import Broker
 from emulator.servicebus.broker.clock import WallClock
 from emulator.servicebus.faults import NamespaceFaults
@@ -109,7 +110,7 @@ async def update(broker: Broker, status: str, token: UUID, properties: object) -
         "properties-to-modify": properties,
     }
     request = AmqpRequest({"operation": "com.microsoft:update-disposition"}, body)
-    return await manage(broker.queue(QUEUE), NamespaceFaults(WallClock()), request)
+    return await manage(broker.queue(QUEUE), NamespaceFaults(WallClock()), ALL_RIGHTS, request)
 
 
 @pytest.mark.parametrize(

@@ -12,19 +12,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from emulator.servicebus.access import AccessPolicies
 from emulator.servicebus.administration import (
     AtomError,
     create_admin_app,
+    parse_entry,
     read_description,
+    read_rules,
     settings_from,
 )
+from emulator.servicebus.broker.authorization import ALL_RIGHTS, AuthorizationRule
 from emulator.servicebus.broker.errors import ArgumentError
-from emulator.servicebus.fault_routes import fault_routes
 from emulator.servicebus.namespace import Namespace
 from emulator.servicebus.sas import SasError, verify_sas
 from servicebus_tests.broker.broker_harness import START, RunningBroker
 
-KEYS = {"root": "key"}
+POLICIES = AccessPolicies([AuthorizationRule("root", ALL_RIGHTS, "key")])
 NAMESPACES = (
     'xmlns="http://www.w3.org/2005/Atom"'
     ' xmlns:sb="http://schemas.microsoft.com/netservices/2010/10/servicebus/connect"'
@@ -118,8 +121,9 @@ def test_parsing_any_request_body_succeeds_or_raises_atom_error_or_argument_erro
     body: bytes,
 ) -> None:
     try:
-        properties = read_description(body, "QueueDescription")
-        settings_from("q", properties)
+        description = parse_entry(body, "QueueDescription")
+        rules = read_rules(description)
+        settings_from("q", read_description(description), rules or ())
     except (AtomError, ArgumentError):
         pass
 
@@ -165,7 +169,7 @@ def signed(resource: str, *, key: str = "key", name: str = "root", seconds: int 
 def test_a_token_for_a_path_gives_access_to_the_path_and_to_all_subpaths(
     resource: str, path: str
 ) -> None:
-    verify_sas(signed(resource), KEYS, path, START)
+    verify_sas(signed(resource), POLICIES, path, START)
 
 
 @pytest.mark.parametrize(
@@ -188,13 +192,13 @@ def test_a_token_for_a_path_gives_access_to_the_path_and_to_all_subpaths(
 )
 def test_the_error_for_a_refused_token_contains_the_reason(token: str, complaint: str) -> None:
     with pytest.raises(SasError, match=complaint):
-        verify_sas(token, KEYS, "/q", START)
+        verify_sas(token, POLICIES, "/q", START)
 
 
 @given(st.text())
 def test_a_text_that_is_not_a_signed_token_is_refused(text: str) -> None:
     with pytest.raises(SasError):
-        verify_sas(f"SharedAccessSignature {text}", KEYS, "/q", START)
+        verify_sas(f"SharedAccessSignature {text}", POLICIES, "/q", START)
 
 
 @pytest.mark.parametrize(("method", "path"), [("PUT", "/made"), ("PUT", "/$emulator/faults")])
@@ -214,8 +218,8 @@ async def test_a_client_that_disconnects_during_the_body_of_a_request_causes_no_
     async def send(_: MutableMapping[str, Any]) -> None:
         """Discard the response, which the client does not read."""
 
-    namespace = Namespace(servicebus.broker, KEYS, servicebus.clock)
-    app = create_admin_app(servicebus.broker, further=fault_routes(namespace))
+    namespace = Namespace(servicebus.broker, POLICIES, servicebus.clock)
+    app = create_admin_app(servicebus.broker, namespace)
     scope = {"type": "http", "method": method, "path": path, "headers": [], "query_string": b""}
     await app(scope, receive, send)
     assert len(servicebus.broker.queues()) == 1

@@ -9,13 +9,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from emulator.servicebus.broker.authorization import (
+    ALL_RIGHTS,
+    AccessRight,
+    AuthorizationRule,
+)
 from emulator.servicebus.broker.settings import (
     UNBOUNDED,
     QueueSettings,
     format_duration,
     parse_duration,
 )
-from emulator.servicebus.config import ConfigError, load_config, parse_config
+from emulator.servicebus.config import (
+    ConfigError,
+    load_config,
+    parse_config,
+    parse_policies,
+)
 
 
 def config(properties: dict[str, Any] | None = None, **namespace: Any) -> str:
@@ -41,7 +51,7 @@ def test_every_queue_property_of_the_configuration_is_read(tmp_path: Path) -> No
         Topics=[],
     )
     path.write_text(text, encoding="utf-8-sig")
-    assert load_config(path) == [
+    assert load_config(path).queues == [
         QueueSettings(
             "queue.1",
             lock_duration=timedelta(seconds=90),
@@ -53,10 +63,57 @@ def test_every_queue_property_of_the_configuration_is_read(tmp_path: Path) -> No
     ]
 
 
+def rule(**changes: Any) -> dict[str, Any]:
+    return {"Name": "reader", "Rights": ["Listen"], "PrimaryKey": "secret", **changes}
+
+
+def test_the_policies_of_the_namespace_and_of_a_queue_are_read() -> None:
+    queue = {"Name": "q", "AuthorizationRules": [rule(SecondaryKey="other")]}
+    everything = rule(Name="all", Rights=["Manage", "Send", "Listen"])
+    found = parse_config(config(Queues=[queue], AuthorizationRules=[everything]))
+    assert found.rules == (AuthorizationRule("all", ALL_RIGHTS, "secret"),)
+    listen = frozenset({AccessRight.LISTEN})
+    own = AuthorizationRule("reader", listen, "secret", "other")
+    assert found.queues == [QueueSettings("q", authorization_rules=(own,))]
+    assert parse_policies(json.dumps({"AuthorizationRules": [everything]})) == found.rules
+    assert "secret" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("rules", "complaint"),
+    [
+        ({}, "AuthorizationRules: expected a list"),
+        ([rule(Name="")], "Name: expected a string that is not empty"),
+        ([rule(PrimaryKey=None)], "PrimaryKey: expected a string that is not empty"),
+        ([rule(SecondaryKey="")], "SecondaryKey: expected a string that is not empty"),
+        ([rule(Rights="Listen")], "Rights: expected a list"),
+        ([rule(Rights=["listen"])], "expected Listen, Send or Manage, found 'listen'"),
+        ([rule(Rights=["Manage"])], "requires Listen and Send"),
+        ([rule(Key="k")], "Key: a policy has no property with this name"),
+        ([rule(), rule()], "two policies have the name 'reader'"),
+        ([rule(Name=f"p{at}") for at in range(13)], "expected at most 12, found 13"),
+    ],
+)
+def test_an_invalid_policy_is_refused_with_its_place(rules: Any, complaint: str) -> None:
+    queue = {"Name": "q", "AuthorizationRules": rules}
+    for text in (config(AuthorizationRules=rules), config(Queues=[queue])):
+        with pytest.raises(ConfigError) as raised:
+            parse_config(text)
+        assert complaint in str(raised.value)
+        assert "AuthorizationRules" in str(raised.value)
+    with pytest.raises(ConfigError):
+        parse_policies(json.dumps({"AuthorizationRules": rules}))
+
+
+def test_a_file_of_policies_with_an_unknown_property_is_refused() -> None:
+    with pytest.raises(ConfigError, match="UserConfig: unknown property"):
+        parse_policies('{"UserConfig": {}}')
+
+
 def test_a_queue_without_configured_properties_has_the_default_properties_of_azure() -> None:
-    assert parse_config(config()) == [QueueSettings("queue.1")]
+    assert parse_config(config()).queues == [QueueSettings("queue.1")]
     unbounded = config({"DefaultMessageTimeToLive": "P10675199DT2H48M5.4775807S"})
-    assert parse_config(unbounded) == [QueueSettings("queue.1")]
+    assert parse_config(unbounded).queues == [QueueSettings("queue.1")]
 
 
 @pytest.mark.parametrize(

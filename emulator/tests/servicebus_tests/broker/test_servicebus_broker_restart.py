@@ -1,11 +1,13 @@
 """Test which state survives a restart of the broker, and which database files are refused."""
 
 import sqlite3
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from emulator.servicebus.broker.authorization import AccessRight, AuthorizationRule
 from emulator.servicebus.broker.broker import Broker
 from emulator.servicebus.broker.errors import (
     BrokerClosed,
@@ -15,7 +17,7 @@ from emulator.servicebus.broker.errors import (
     SchemaError,
 )
 from emulator.servicebus.broker.message import IncomingMessage, MessageState, ReceiveMode
-from emulator.servicebus.broker.settings import QueueSettings
+from emulator.servicebus.broker.settings import QueueSettings, QueueStatus
 from servicebus_tests.broker.broker_harness import (
     ManualClock,
     RunningBroker,
@@ -215,7 +217,7 @@ async def test_a_database_of_another_schema_version_is_refused(
     await broker.close()
     _make_database(path, "PRAGMA user_version=99")
     with pytest.raises(
-        SchemaError, match="has schema version 99; this program supports versions 1 to 2"
+        SchemaError, match="has schema version 99; this program supports versions 1 to 3"
     ):
         await Broker.open(path, [], ManualClock())
 
@@ -230,6 +232,7 @@ async def test_a_database_of_schema_version_1_is_upgraded_with_its_messages(
     _make_database(
         servicebus.database,
         "ALTER TABLE messages DROP COLUMN property_changes",
+        "DROP TABLE authorization_rules",
         "PRAGMA user_version=1",
     )
     await servicebus.restart()
@@ -238,6 +241,54 @@ async def test_a_database_of_schema_version_1_is_upgraded_with_its_messages(
     await servicebus.queue().abandon(lock_token_of(servicebus.receive()), changes)
     await servicebus.restart()
     assert servicebus.queue().peek(0, 1)[0].property_changes == changes
+
+
+async def test_the_status_and_the_policies_survive_a_restart(tmp_path: Path) -> None:
+    send = frozenset({AccessRight.SEND})
+    own = AuthorizationRule("own", send, "one", "two")
+    settings = QueueSettings("a/b", status=QueueStatus.DISABLED, authorization_rules=(own,))
+    servicebus = await RunningBroker.open(tmp_path)
+    await servicebus.broker.create_queue(settings)
+    kept, dropped = (AuthorizationRule(name, send, "key") for name in ("kept", "dropped"))
+    for rule in (kept, dropped, replace(kept, primary_key="changed")):
+        await servicebus.broker.save_authorization_rule(rule)
+    await servicebus.broker.delete_authorization_rule("dropped")
+    await servicebus.restart()
+    assert servicebus.broker.queue("a/b").settings == settings
+    assert servicebus.broker.authorization_rules == {"kept": replace(kept, primary_key="changed")}
+
+
+async def test_a_database_without_status_and_policies_is_upgraded(tmp_path: Path) -> None:
+    servicebus = await RunningBroker.open(tmp_path)
+    await servicebus.broker.close()
+    _make_database(
+        servicebus.database,
+        "UPDATE queues SET settings=json_remove(settings, '$.status', '$.authorization_rules')",
+        "DROP TABLE authorization_rules",
+        "PRAGMA user_version=2",
+    )
+    await servicebus.restart()
+    assert servicebus.broker.queue("q").settings == QueueSettings("q")
+    rule = AuthorizationRule("new", frozenset({AccessRight.SEND}), "key")
+    await servicebus.broker.save_authorization_rule(rule)
+    await servicebus.restart()
+    assert servicebus.broker.authorization_rules == {"new": rule}
+
+
+async def test_a_path_belongs_to_the_queue_with_the_longest_matching_name(tmp_path: Path) -> None:
+    names = ("a", "a/b", "a/b/c")
+    servicebus = await RunningBroker.open(tmp_path, *(QueueSettings(name) for name in names))
+    for path, name in (
+        ("/A/b/$management", "a/b"),
+        ("a/b/c/$DeadLetterQueue/$management", "a/b/c"),
+        ("a/bc", "a"),
+        ("a", "a"),
+    ):
+        owner = servicebus.broker.find_owner(path)
+        assert owner is not None
+        assert owner.address == name
+    for path in ("", "/", "b", "ab/c", "x" * 5000, "/" * 5000):
+        assert servicebus.broker.find_owner(path) is None
 
 
 async def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:

@@ -47,6 +47,8 @@ def connect(kind: str, connection_string: str, **options: Any) -> Any:
     """Return a client of `kind`, which is "sync" or "aio".
 
     The caller must await the methods of both kinds.
+
+    `options` are further arguments of the client.
     """
     options = {"retry_total": 0, **options}
     if kind == "aio":

@@ -8,9 +8,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import httpx
+from azure.core.pipeline.transport import RequestsTransport
+from azure.servicebus.management import ServiceBusAdministrationClient
 
 from local_ports import free_port
 
@@ -20,6 +23,26 @@ _START_SECONDS = 30.0
 _ENTRY = """<entry xmlns="http://www.w3.org/2005/Atom"><content type="application/xml">
 <QueueDescription xmlns="http://schemas.microsoft.com/netservices/2010/10/servicebus/connect">
 {properties}</QueueDescription></content></entry>"""
+
+
+class PlainTransport(RequestsTransport):  # type: ignore[misc]  # loaded lazily, so untyped
+    """A transport that sends requests over http although their URLs have the scheme https."""
+
+    def send(self, request: Any, **kwargs: Any) -> Any:
+        request.url = request.url.replace("https://", "http://", 1)
+        return super().send(request, **kwargs)
+
+
+def administration_client(
+    admin_port: int, name: str = KEY_NAME, key: str = KEY
+) -> ServiceBusAdministrationClient:
+    """Return Microsoft's client of the management API, which signs requests with this key."""
+    return ServiceBusAdministrationClient.from_connection_string(
+        f"Endpoint=sb://localhost:{admin_port};SharedAccessKeyName={name};"
+        f"SharedAccessKey={key};UseDevelopmentEmulator=true;",
+        transport=PlainTransport(),
+        retry_total=0,
+    )
 
 
 @dataclass(slots=True)
@@ -36,10 +59,12 @@ class Server:
     def connection_string(self) -> str:
         return self.connection_string_with(KEY_NAME, KEY)
 
-    def connection_string_with(self, name: str, key: str) -> str:
+    def connection_string_with(self, name: str, key: str, queue: str | None = None) -> str:
+        """Return the connection string of a policy: of `queue`, or else of the namespace."""
+        entity = f"EntityPath={queue};" if queue else ""
         return (
             f"Endpoint=sb://localhost:{self.port};SharedAccessKeyName={name};"
-            f"SharedAccessKey={key};UseDevelopmentEmulator=true;"
+            f"SharedAccessKey={key};UseDevelopmentEmulator=true;{entity}"
         )
 
     def start(self) -> None:

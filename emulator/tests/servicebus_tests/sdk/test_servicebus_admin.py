@@ -19,25 +19,20 @@ from azure.core.exceptions import (
     ResourceExistsError,
     ResourceNotFoundError,
 )
-from azure.core.pipeline.transport import RequestsTransport
 from azure.servicebus.management import ServiceBusAdministrationClient
 
+from emulator.servicebus.access import AccessPolicies
 from emulator.servicebus.administration import create_admin_app
+from emulator.servicebus.broker.authorization import ALL_RIGHTS, AuthorizationRule
 from emulator.servicebus.broker.broker import Broker
 from emulator.servicebus.broker.clock import WallClock
 from emulator.servicebus.broker.message import IncomingMessage, MessageDelivery, ReceiveMode
 from emulator.servicebus.broker.settings import QueueSettings
+from emulator.servicebus.namespace import Namespace
+from servicebus_tests.sdk.servicebus_process import administration_client
 
-KEYS = {"RootManageSharedAccessKey": "not-a-secret"}
+RULES = [AuthorizationRule("RootManageSharedAccessKey", ALL_RIGHTS, "not-a-secret")]
 T = TypeVar("T")
-
-
-class PlainTransport(RequestsTransport):  # type: ignore[misc]  # loaded lazily, so untyped
-    """A transport that sends requests over http although their URLs have the scheme https."""
-
-    def send(self, request: Any, **kwargs: Any) -> Any:
-        request.url = request.url.replace("https://", "http://", 1)
-        return super().send(request, **kwargs)
 
 
 @dataclass
@@ -48,17 +43,15 @@ class Served:
     def client(
         self, key: str = "not-a-secret", name: str = "RootManageSharedAccessKey"
     ) -> ServiceBusAdministrationClient:
-        return ServiceBusAdministrationClient.from_connection_string(
-            f"Endpoint=sb://localhost:{self.port};SharedAccessKeyName={name};"
-            f"SharedAccessKey={key};UseDevelopmentEmulator=true;",
-            transport=PlainTransport(),
-            retry_total=0,
-        )
+        return administration_client(self.port, name, key)
 
     async def call(
         self, use: Callable[[ServiceBusAdministrationClient], T], **credentials: str
     ) -> T:
-        """Call `use` with an administration client in a thread, and return the result of `use`."""
+        """Call `use` with an administration client in a thread, and return the result of `use`.
+
+        `credentials` replace the client's valid credentials.
+        """
 
         def run() -> T:
             with self.client(**credentials) as client:
@@ -71,7 +64,10 @@ class Served:
 async def _serve(broker: Broker) -> AsyncIterator[int]:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(create_admin_app(broker, KEYS), log_config=None, lifespan="off")
+    policies = AccessPolicies(RULES, broker)
+    namespace = Namespace(broker, policies, WallClock())
+    app = create_admin_app(broker, namespace, policies)
+    config = uvicorn.Config(app, log_config=None, lifespan="off")
     server = uvicorn.Server(config)
     with closing(listener):
         serving = asyncio.create_task(server.serve([listener]))

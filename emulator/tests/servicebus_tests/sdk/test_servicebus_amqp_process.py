@@ -68,7 +68,8 @@ def test_the_emulator_exits_with_status_2_if_an_option_is_invalid(tmp_path: Path
     config = tmp_path / "Config.json"
     config.write_text("{}")
     for options, said in (
-        (["--host", "0.0.0.0"], "loopback"),
+        (["--host", "0.0.0.0"], "public"),
+        (["--policies", str(tmp_path / "absent")], "absent"),
         (["--config", str(config)], "UserConfig"),
         (["--config", str(tmp_path / "missing")], "missing"),
         (["--tls-cert", "cert.pem"], "--tls-key"),

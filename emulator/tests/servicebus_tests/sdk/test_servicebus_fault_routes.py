@@ -38,6 +38,7 @@ def test_sending_a_message_raises_a_busy_error_until_throttling_is_switched_off(
         assert answer.json() == {
             "latency_ms": 5,
             "throttled_share": 0,
+            "throttled_queue": None,
             "throttled_until": None,
             "idle_link_seconds": None,
         }
@@ -46,6 +47,20 @@ def test_sending_a_message_raises_a_busy_error_until_throttling_is_switched_off(
         with client.get_queue_receiver(queue) as receiver:
             peeked = receiver.peek_messages(10)
             assert [str(each) for each in peeked] == ["before", "after"]
+
+
+def test_throttling_of_one_queue_does_not_affect_other_queues(faulty: Server) -> None:
+    queue, other = faulty.create_queue(), faulty.create_queue()
+    put(faulty, {"throttled_share": 1, "throttled_queue": queue})
+    with ServiceBusClient.from_connection_string(faulty.connection_string, retry_total=0) as client:
+        with client.get_queue_sender(other) as sender:
+            sender.send_messages(ServiceBusMessage("sent"))
+        with (
+            pytest.raises(ServiceBusServerBusyError, match="Error code: 50002"),
+            client.get_queue_sender(queue),
+        ):
+            pass
+    put(faulty, {})
 
 
 @pytest.mark.parametrize("body", [{"idle_link_seconds": 0}, None])
@@ -78,6 +93,7 @@ def test_a_client_can_send_again_after_its_links_were_detached(
         {"latency_ms": "5"},
         {"throttled_share": 1.5},
         {"throttled_share": True},
+        {"throttled_share": 1, "throttled_queue": 5},
     ],
 )
 def test_a_request_with_invalid_faults_is_refused_with_status_400(

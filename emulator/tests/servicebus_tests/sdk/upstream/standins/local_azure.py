@@ -1,10 +1,12 @@
 """A pytest plugin that replaces the SDKs with which the tests of azure-servicebus create queues.
 
-The plugin creates queues through the management port of the emulator. Tests that need topics or
+The plugin creates queues and shared access policies through the management port of the emulator.
+Tests that need topics or
 sessions are skipped, because the emulator does not support them.
 """
 
 import itertools
+import json
 import os
 import sys
 from http.client import HTTPConnection
@@ -13,6 +15,8 @@ from typing import Any
 
 import certifi
 import pytest
+from azure.core.pipeline.transport import RequestsTransport
+from azure.servicebus.management import AuthorizationRule, ServiceBusAdministrationClient
 
 # The client trusts the certificates at certifi.where(); the tests do not set another file.
 certifi.where = lambda: os.environ["EMULATOR_CERTIFICATE"]
@@ -22,6 +26,8 @@ _ENTRY = """<entry xmlns="http://www.w3.org/2005/Atom"><content type="applicatio
 <QueueDescription xmlns="http://schemas.microsoft.com/netservices/2010/10/servicebus/connect">
 {properties}</QueueDescription></content></entry>"""
 _serial = itertools.count()
+# The primary key of each created policy, by the names of the policy and of its queue, if any.
+_rule_keys: dict[tuple[str, str | None], str] = {}
 
 
 class _Model:
@@ -55,7 +61,8 @@ class _Resource(SimpleNamespace):
 class ManagementClient:
     """A replacement for ResourceManagementClient and ServiceBusManagementClient.
 
-    It creates and deletes queues of the emulator. Resource groups and namespaces are only names.
+    It creates and deletes queues and shared access policies of the emulator. Resource groups and
+    namespaces are only names.
     """
 
     def __init__(self) -> None:
@@ -66,16 +73,16 @@ class ManagementClient:
         self.namespaces = SimpleNamespace(
             begin_create_or_update=lambda *_: _Done(_Resource("localhost")),
             delete=_nothing,
-            list_keys=lambda *_: _keys(),
-            create_or_update_authorization_rule=lambda *given: _Resource(given[2]),
-            delete_authorization_rule=_nothing,
+            list_keys=lambda _group, _namespace, rule: _keys(rule),
+            create_or_update_authorization_rule=_create_rule,
+            delete_authorization_rule=_delete_rule,
         )
         self.queues = SimpleNamespace(
             create_or_update=_create_queue,
             delete=lambda _group, _namespace, name: _request("DELETE", name),
-            list_keys=lambda _group, _namespace, name, _rule: _keys(name),
-            create_or_update_authorization_rule=lambda *given: _Resource(given[3]),
-            delete_authorization_rule=_nothing,
+            list_keys=lambda _group, _namespace, name, rule: _keys(rule, name),
+            create_or_update_authorization_rule=_create_queue_rule,
+            delete_authorization_rule=_nothing,  # the rule is deleted with the queue
         )
         topics = SimpleNamespace(create_or_update=_need_topics, delete=_nothing)
         self.topics = self.subscriptions = topics
@@ -89,14 +96,50 @@ def _need_topics(*_: Any, **__: Any) -> None:
     pytest.skip("the Service Bus emulator does not support topics")
 
 
-def _keys(entity_path: str | None = None) -> SimpleNamespace:
-    name, key = os.environ["EMULATOR_KEY_NAME"], os.environ["EMULATOR_KEY"]
+def _keys(name: str, entity_path: str | None = None) -> SimpleNamespace:
+    key = _rule_keys.get((name, entity_path)) or os.environ["EMULATOR_KEY"]
     connection_string = f"Endpoint=sb://localhost/;SharedAccessKeyName={name};SharedAccessKey={key}"
     if entity_path:
         connection_string += f";EntityPath={entity_path}"
     return SimpleNamespace(
         primary_connection_string=connection_string, key_name=name, primary_key=key
     )
+
+
+def _create_rule(_group: str, _namespace: str, name: str, rule: Any) -> _Resource:
+    path = f"$emulator/authorizationRules/{name}"
+    answer = _request("PUT", path, json.dumps({"rights": list(rule.rights)}))
+    _rule_keys[name, None] = json.loads(answer)["primaryKey"]
+    return _Resource(name)
+
+
+def _delete_rule(_group: str, _namespace: str, name: str) -> None:
+    _request("DELETE", f"$emulator/authorizationRules/{name}")
+
+
+def _create_queue_rule(_group: str, _namespace: str, queue: str, name: str, rule: Any) -> _Resource:
+    name_and_key = f"SharedAccessKeyName={os.environ['EMULATOR_KEY_NAME']};"
+    name_and_key += f"SharedAccessKey={os.environ['EMULATOR_KEY']}"
+    with ServiceBusAdministrationClient.from_connection_string(
+        f"Endpoint=sb://localhost:{os.environ['EMULATOR_ADMIN_PORT']};{name_and_key}",
+        transport=_PlainTransport(),
+    ) as client:
+        description = client.get_queue(queue)
+        added = AuthorizationRule(key_name=name, rights=list(rule.rights))
+        description.authorization_rules = [*(description.authorization_rules or ()), added]
+        client.update_queue(description)
+        stored = client.get_queue(queue).authorization_rules or ()
+    (key,) = [each.primary_key for each in stored if each.key_name == name]
+    _rule_keys[name, queue] = str(key)
+    return _Resource(name)
+
+
+class _PlainTransport(RequestsTransport):  # type: ignore[misc]  # loaded lazily, so untyped
+    """A transport that sends requests over http although their URLs have the scheme https."""
+
+    def send(self, request: Any, **kwargs: Any) -> Any:
+        request.url = request.url.replace("https://", "http://", 1)
+        return super().send(request, **kwargs)
 
 
 def _create_queue(_group: str, _namespace: str, name: str, queue: Any) -> _Resource:
@@ -112,7 +155,7 @@ def _create_queue(_group: str, _namespace: str, name: str, queue: Any) -> _Resou
     return _Resource(name)
 
 
-def _request(method: str, name: str, body: str = "") -> None:
+def _request(method: str, name: str, body: str = "") -> bytes:
     connection = HTTPConnection("127.0.0.1", int(os.environ["EMULATOR_ADMIN_PORT"]), timeout=30)
     try:
         connection.request(method, f"/{name}?{_API_VERSION}", body)
@@ -122,6 +165,7 @@ def _request(method: str, name: str, body: str = "") -> None:
         connection.close()
     if response.status >= 300:
         raise RuntimeError(f"{method} {name}: {response.status} {text!r}")
+    return text
 
 
 def _provide(name: str, **members: Any) -> None:

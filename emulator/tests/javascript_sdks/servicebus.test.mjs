@@ -1,6 +1,6 @@
 // Use the emulator with the unmodified @azure/service-bus for JavaScript.
 //
-// `javascript.py` starts the emulator and sets CONNECTION_STRING and ADMIN_URL.
+// `conformance.py` starts the emulator and sets CONNECTION_STRING and ADMIN_URL.
 // The package is licensed under the MIT licence; none of its code is copied here.
 
 import assert from "node:assert/strict";
@@ -63,6 +63,37 @@ function failsWith(code) {
   return (error) => {
     assert.equal(error.code, code, `${error.name}: ${error.message}`);
     return true;
+  };
+}
+
+// Create a policy of the namespace, and return its connection string.
+async function createPolicy(rights) {
+  const name = `policy-${randomUUID().slice(0, 12)}`;
+  const answer = await fetch(`${ADMIN_URL}/$emulator/authorizationRules/${name}`, {
+    method: "PUT",
+    body: JSON.stringify({ rights }),
+  });
+  const { primaryKey } = await answer.json();
+  return CONNECTION_STRING.replace(
+    /SharedAccessKeyName=.*?;SharedAccessKey=.*?;/,
+    `SharedAccessKeyName=${name};SharedAccessKey=${primaryKey};`,
+  );
+}
+
+function connectWith(connectionString) {
+  return new ServiceBusClient(connectionString, { retryOptions: { maxRetries: 0 } });
+}
+
+async function setFaults(faults) {
+  const body = JSON.stringify(faults);
+  await fetch(`${ADMIN_URL}/$emulator/faults`, { method: "PUT", body });
+}
+
+function lacks(claim, queue) {
+  return (error) => {
+    assert.ok(error.message.includes(`'${claim}' claim(s) are required`), error.message);
+    assert.ok(error.message.includes(`Resource: 'sb://localhost/${queue}`), error.message);
+    return failsWith("UnauthorizedAccess")(error);
   };
 }
 
@@ -387,6 +418,75 @@ test("a wrong key is refused", async () => {
   const sending = stranger.createSender(await createQueue()).sendMessages({ body: "" });
   await assert.rejects(sending, failsWith("UnauthorizedAccess"));
   await stranger.close();
+});
+
+test("a policy with Listen can receive and cannot send", async () => {
+  const { sender, queue } = await open();
+  await sender.sendMessages({ body: "one" });
+  const reader = connectWith(await createPolicy(["Listen"]));
+  const receiver = reader.createReceiver(queue);
+  const message = await receiveOne(receiver);
+  await receiver.renewMessageLock(message);
+  await receiver.completeMessage(message);
+  assert.deepEqual(await receiver.peekMessages(1), []);
+  const sending = reader.createSender(queue).sendMessages({ body: "" });
+  await assert.rejects(sending, lacks("Send", queue));
+  await reader.close();
+});
+
+test("a policy with Send can send and cannot receive", async () => {
+  const { receiver, queue } = await open();
+  const writer = connectWith(await createPolicy(["Send"]));
+  await writer.createSender(queue).sendMessages({ body: "one" });
+  assert.equal((await receiveOne(receiver)).body, "one");
+  const receiving = writer.createReceiver(queue).receiveMessages(1, WAIT);
+  await assert.rejects(receiving, lacks("Listen", queue));
+  await writer.close();
+});
+
+test("a policy of a queue gives access to this queue only", async () => {
+  const queue = await createQueue({
+    AuthorizationRules:
+      "<AuthorizationRule><Rights><AccessRights>Send</AccessRights></Rights>" +
+      "<KeyName>own</KeyName><PrimaryKey>secret</PrimaryKey></AuthorizationRule>",
+  });
+  const own = CONNECTION_STRING.replace(
+    /SharedAccessKeyName=.*?;SharedAccessKey=.*?;/,
+    "SharedAccessKeyName=own;SharedAccessKey=secret;",
+  );
+  const writer = connectWith(`${own}EntityPath=${queue}`);
+  await writer.createSender(queue).sendMessages({ body: "one" });
+  await writer.close();
+  assert.equal(await counts(queue), 1);
+  const stranger = connectWith(own);
+  const sending = stranger.createSender(await createQueue()).sendMessages({ body: "" });
+  await assert.rejects(sending, failsWith("UnauthorizedAccess"));
+  await stranger.close();
+});
+
+for (const [status, canSend, canReceive] of [
+  ["Disabled", false, false],
+  ["SendDisabled", false, true],
+  ["ReceiveDisabled", true, false],
+]) {
+  test(`a queue with the status ${status} refuses links`, async () => {
+    const { sender, receiver } = await open({ properties: { Status: status }, using: impatient });
+    const sending = sender.sendMessages({ body: "" });
+    await (canSend ? sending : assert.rejects(sending, failsWith("MessagingEntityDisabled")));
+    const receiving = receiver.receiveMessages(1, { maxWaitTimeInMs: 500 });
+    await (canReceive ? receiving : assert.rejects(receiving, failsWith("MessagingEntityDisabled")));
+  });
+}
+
+test("a send to a throttled queue fails", async () => {
+  const { sender, queue } = await open({ using: impatient });
+  await sender.sendMessages({ body: "before" });
+  await setFaults({ throttled_share: 1, throttled_queue: queue });
+  await assert.rejects(sender.sendMessages({ body: "meanwhile" }), (error) => {
+    assert.match(error.message, /Error code: 50002/);
+    return failsWith("ServiceBusy")(error);
+  });
+  await setFaults({});
 });
 
 test("a session receiver of a queue without sessions is refused", async () => {

@@ -1,0 +1,78 @@
+"""The shared access policies of a namespace and its queues, with which tokens are signed."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from hmac import compare_digest
+
+from emulator.servicebus.broker.authorization import AccessRight, AuthorizationRule
+from emulator.servicebus.broker.broker import Broker
+from emulator.servicebus.broker.errors import ArgumentError
+
+# The key in the documented connection string of Microsoft's emulator. The key is public, so it is
+# not a secret.
+DEVELOPMENT_KEY_NAME = "RootManageSharedAccessKey"
+DEVELOPMENT_KEY = "SAS_KEY_VALUE"
+
+
+class AccessPolicies:
+    """The shared access policies of one namespace.
+
+    A policy of the namespace comes from the start of the emulator (`configured`), or from the
+    management API, which stores it in the broker's database. A policy of a queue is a part of the
+    queue's settings.
+    """
+
+    def __init__(
+        self, configured: Iterable[AuthorizationRule], broker: Broker | None = None
+    ) -> None:
+        """Create the policies. Without a `broker`, only the `configured` policies exist.
+
+        Raises ArgumentError if two of the `configured` policies have the same name.
+        """
+        self._broker = broker
+        self._configured: dict[str, AuthorizationRule] = {}
+        for rule in configured:
+            if rule.name in self._configured:
+                raise ArgumentError(f"two policies of the namespace have the name {rule.name!r}")
+            self._configured[rule.name] = rule
+
+    @property
+    def configured(self) -> Mapping[str, AuthorizationRule]:
+        """The policies of the namespace that the management API cannot change, by name."""
+        return self._configured
+
+    @property
+    def of_namespace(self) -> Mapping[str, AuthorizationRule]:
+        """All policies of the namespace, by name."""
+        stored = {} if self._broker is None else self._broker.authorization_rules
+        return {**stored, **self._configured}
+
+    @property
+    def all_rules(self) -> Sequence[AuthorizationRule]:
+        """All policies of the namespace and of its queues."""
+        queues = self._broker.queues() if self._broker is not None else ()
+        of_queues = [rule for queue in queues for rule in queue.settings.authorization_rules]
+        return [*self.of_namespace.values(), *of_queues]
+
+    def find(self, name: str, resource: str) -> list[AuthorizationRule]:
+        """Return the policies with a name that may sign a token for a resource.
+
+        Args:
+            name: The name of the policies.
+            resource: The path of the resource in the token. Only a policy of the namespace can sign
+                a token for the whole namespace, whose path is empty.
+        """
+        found = [self.of_namespace[name]] if name in self.of_namespace else []
+        owner = None if self._broker is None else self._broker.find_owner(resource)
+        if owner is not None:
+            found += [rule for rule in owner.settings.authorization_rules if rule.name == name]
+        return found
+
+    def rights_of(self, name: str, key: str) -> frozenset[AccessRight]:
+        """Return the rights that a key of a namespace's policy gives. Empty if the key is wrong."""
+        rule = self.of_namespace.get(name)
+        # Compare bytes, because compare_digest accepts only ASCII texts.
+        if rule is None or not any(
+            compare_digest(valid.encode(), key.encode()) for valid in rule.keys
+        ):
+            return frozenset()
+        return rule.rights

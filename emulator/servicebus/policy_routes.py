@@ -1,0 +1,104 @@
+"""Let clients read and change the namespace's shared access policies over HTTP.
+
+In Azure, Azure Resource Manager does this (`authorizationRules`), which the emulator does not have.
+The policies of a queue are part of the queue's description, as in Azure. The bodies have the
+property names of Azure Resource Manager.
+"""
+
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from emulator.servicebus.access import AccessPolicies
+from emulator.servicebus.broker.authorization import (
+    AuthorizationRule,
+    make_missing_keys,
+    read_rights,
+    sorted_rights,
+)
+from emulator.servicebus.broker.broker import Broker
+from emulator.servicebus.broker.errors import ArgumentError, BrokerError
+from emulator.servicebus.json_body import read_json
+
+_Handler = Callable[[Request], Awaitable[Response]]
+_FIELDS = "rights", "primaryKey", "secondaryKey"
+
+
+def policy_routes(broker: Broker, policies: AccessPolicies) -> list[Route]:
+    """Return the route `/$emulator/authorizationRules`, and the route of each policy below it."""
+    routes = _PolicyRoutes(broker, policies)
+    path = "/$emulator/authorizationRules"
+    return [
+        Route(path, _answer_errors(routes.list)),
+        Route(f"{path}/{{name}}", _answer_errors(routes.put), methods=["PUT"]),
+        Route(f"{path}/{{name}}", _answer_errors(routes.delete), methods=["DELETE"]),
+    ]
+
+
+class _PolicyRoutes:
+    def __init__(self, broker: Broker, policies: AccessPolicies) -> None:
+        self._broker = broker
+        self._policies = policies
+
+    async def list(self, _: Request) -> Response:
+        """Respond with the names and rights of the namespace's policies, without their keys."""
+        rules = sorted(self._policies.of_namespace.values(), key=lambda rule: rule.name)
+        return JSONResponse(
+            {"value": [{"name": r.name, "rights": sorted_rights(r.rights)} for r in rules]}
+        )
+
+    async def put(self, request: Request) -> Response:
+        """Create or replace a policy of the namespace, and respond with the policy and its keys.
+
+        If the body has no keys, keys are generated.
+        """
+        name = self._changeable(request)
+        wanted = await read_json(request, _FIELDS)
+        rights = wanted.get("rights")
+        if not isinstance(rights, list):
+            raise ArgumentError(f"rights: expected a list, found {rights!r:.100}")
+        given = wanted.get("primaryKey"), wanted.get("secondaryKey")
+        if not all(isinstance(key, str | None) for key in given):
+            raise ArgumentError("primaryKey, secondaryKey: expected texts")
+        rule = AuthorizationRule(name, read_rights(rights), *make_missing_keys(*given))
+        await self._broker.save_authorization_rule(rule)
+        return JSONResponse(
+            {
+                "name": rule.name,
+                "rights": sorted_rights(rule.rights),
+                "primaryKey": rule.primary_key,
+                "secondaryKey": rule.secondary_key,
+            }
+        )
+
+    async def delete(self, request: Request) -> Response:
+        """Delete a policy of the namespace."""
+        await self._broker.delete_authorization_rule(self._changeable(request))
+        return Response(status_code=200)
+
+    def _changeable(self, request: Request) -> str:
+        """Return the name of the policy in the request's path.
+
+        Raises ArgumentError if the management API cannot change this policy.
+        """
+        name: str = request.path_params["name"]
+        if name in self._policies.configured:
+            raise ArgumentError(
+                f"the policy {name!r} is set when the emulator starts: change it in Config.json, "
+                "in the file of --policies, or by --key"
+            )
+        return name
+
+
+def _answer_errors(handler: _Handler) -> _Handler:
+    """Return a handler that answers an error of the broker with the error's status and text."""
+
+    async def handle(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except BrokerError as error:
+            return JSONResponse({"error": str(error)}, error.status_code)
+
+    return handle

@@ -1,0 +1,212 @@
+"""Test on which addresses the services listen, and that other machines need a secret key."""
+
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from azure.servicebus import ServiceBusClient, ServiceBusMessage
+from azure.servicebus._base_handler import ServiceBusSharedKeyCredential
+from azure.storage.blob import BlobServiceClient
+
+from emulator.program import PortInUse, SettingError, bind, bind_all, has_ipv6, is_remote
+from local_ports import free_port
+from servicebus_tests.sdk.servicebus_process import administration_client, run_server
+
+NEEDS_IPV6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6 loopback address")
+SECRET = "c2VjcmV0IG9mIHRoaXMgdGVzdA=="
+FUNCTION_APP = """
+import azure.functions as func
+
+app = func.FunctionApp()
+
+
+@app.route("hello", auth_level=func.AuthLevel.ANONYMOUS)
+def hello(req: func.HttpRequest) -> func.HttpResponse:
+    return func.HttpResponse("hello")
+"""
+
+
+@contextlib.contextmanager
+def running(module: str, *options: str) -> Iterator[None]:
+    """Run a service during the `with` block, which begins when the service listens."""
+    command = [sys.executable, "-m", module, *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            for line in process.stderr:
+                if "listening on" in line:
+                    break
+            else:
+                raise AssertionError(f"{module} ended during its start")
+            yield
+        finally:
+            process.terminate()
+            process.communicate(timeout=20)
+
+
+def refusal(module: str, *options: str) -> str:
+    """Run a service that refuses its options, and return the last line of its output."""
+    command = [sys.executable, "-m", module, *options]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 2, ended.stderr
+    return ended.stderr.splitlines()[-1]
+
+
+def make_app(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "host.json").write_text('{"version": "2.0"}')
+    (folder / "function_app.py").write_text(FUNCTION_APP)
+    return folder
+
+
+@NEEDS_IPV6
+def test_a_service_without_the_option_host_binds_the_same_port_of_both_loopback_addresses() -> None:
+    bound = bind_all(None, 0)
+    try:
+        (first, port), (second, other_port, *_) = (each.getsockname() for each in bound)
+    finally:
+        for each in bound:
+            each.close()
+    assert (first, second) == ("127.0.0.1", "::1")
+    assert port == other_port != 0
+
+
+@NEEDS_IPV6
+def test_a_port_that_is_in_use_on_one_loopback_address_is_refused() -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(PortInUse, match=f"port {port} is in use"):
+            bind_all(None, port)
+        # The port of 127.0.0.1 is free again.
+        with socket.create_server(("127.0.0.1", port)):
+            pass
+
+
+def test_an_address_of_other_machines_is_bound_only_if_the_caller_allows_it() -> None:
+    assert [is_remote(host) for host in (None, "127.0.0.1", "::1", "localhost")] == [False] * 4
+    assert [is_remote(host) for host in ("0.0.0.0", "::", "192.0.2.1")] == [True] * 3
+    with pytest.raises(SettingError, match=r"--host 0.0.0.0 is not a loopback address"):
+        bind("0.0.0.0", 0)
+    with pytest.raises(SettingError, match="--host example is not an IP address"):
+        bind("example", 0, allow_remote=True)
+    bind("0.0.0.0", 0, allow_remote=True).close()
+
+
+@NEEDS_IPV6
+def test_each_service_answers_on_both_loopback_addresses_by_default(tmp_path: Path) -> None:
+    bus, admin, blobs, functions = (free_port() for _ in range(4))
+    app = make_app(tmp_path / "app")
+    header = b"AMQP\x03\x01\x00\x00"
+    with (
+        running(
+            "emulator.servicebus",
+            *("--port", str(bus), "--admin-port", str(admin)),
+            *("--data", str(tmp_path / "bus")),
+        ),
+        running("emulator.blobs", "--port", str(blobs), "--data", str(tmp_path / "blobs")),
+        running(
+            "emulator.functions",
+            *("--app", str(app), "--port", str(functions)),
+            *("--data", str(tmp_path / "functions")),
+        ),
+    ):
+        for host in ("127.0.0.1", "::1"):
+            with socket.create_connection((host, bus), timeout=30) as client:
+                client.sendall(header)
+                assert client.recv(len(header)) == header
+            name = f"[{host}]" if ":" in host else host
+            assert httpx.get(f"http://{name}:{admin}/health").is_success
+            blob_url = f"http://{name}:{blobs}/devstoreaccount1"
+            assert "x-ms-request-id" in httpx.get(blob_url).headers
+            assert httpx.get(f"http://{name}:{functions}/api/hello").text == "hello"
+
+
+def policies(folder: Path, key: str, name: str = "RootManageSharedAccessKey") -> str:
+    path = folder / "policies.json"
+    rights = ["Listen", "Send", "Manage"]
+    rule = {"Name": name, "Rights": rights, "PrimaryKey": key}
+    path.write_text(json.dumps({"AuthorizationRules": [rule]}))
+    return str(path)
+
+
+def test_service_bus_refuses_other_machines_while_a_policy_has_the_public_key(
+    tmp_path: Path,
+) -> None:
+    common = ["emulator.servicebus", "--host", "0.0.0.0", "--data", str(tmp_path / "data")]
+    common += ["--port", "0", "--admin-port", "0"]
+    public = policies(tmp_path, "SAS_KEY_VALUE")
+    for options in (
+        (),
+        ("--policies", public),
+        ("--key", "RootManageSharedAccessKey=SAS_KEY_VALUE"),
+    ):
+        said = refusal(*common, *options)
+        assert "the key of the policy RootManageSharedAccessKey is public" in said
+        assert "in the file of --policies, or with --key" in said
+    # A policy of the database counts too.
+    with run_server(tmp_path / "data") as server:
+        url = f"http://127.0.0.1:{server.admin_port}/$emulator/authorizationRules/late"
+        httpx.put(url, json={"rights": ["Send"], "primaryKey": "SAS_KEY_VALUE"}).raise_for_status()
+    assert "policy late is public" in refusal(*common, "--key", f"name={SECRET}")
+
+
+def test_service_bus_with_a_secret_key_serves_other_machines_with_tokens_only(
+    tmp_path: Path,
+) -> None:
+    bus, admin = free_port(), free_port()
+    with running(
+        "emulator.servicebus",
+        *("--host", "0.0.0.0", "--port", str(bus), "--admin-port", str(admin)),
+        *("--data", str(tmp_path / "data"), "--policies", policies(tmp_path, SECRET)),
+    ):
+        with administration_client(admin, "RootManageSharedAccessKey", SECRET) as client:
+            client.create_queue("work")
+        url = f"http://127.0.0.1:{admin}"
+        for path in ("/work", "/$Resources/queues", "/$emulator/faults"):
+            assert httpx.get(f"{url}{path}").status_code == 401
+        assert httpx.get(f"{url}/health").is_success
+        credential = ServiceBusSharedKeyCredential("RootManageSharedAccessKey", SECRET)
+        headers = {"Authorization": credential.get_token(url).token}
+        assert httpx.get(f"{url}/$emulator/faults", headers=headers).is_success
+        connection_string = (
+            f"Endpoint=sb://localhost:{bus};SharedAccessKeyName=RootManageSharedAccessKey;"
+            f"SharedAccessKey={SECRET};UseDevelopmentEmulator=true;"
+        )
+        with (
+            ServiceBusClient.from_connection_string(connection_string) as bus_client,
+            bus_client.get_queue_sender("work") as sender,
+        ):
+            sender.send_messages(ServiceBusMessage("hello"))
+
+
+def test_blob_storage_serves_other_machines_only_with_a_secret_key(tmp_path: Path) -> None:
+    port = free_port()
+    options = ("--host", "0.0.0.0", "--port", str(port), "--data", str(tmp_path))
+    said = refusal("emulator.blobs", *options)
+    assert "the key of the storage account is public: set a secret key with --key" in said
+    with (
+        running("emulator.blobs", *options, "--key", SECRET),
+        BlobServiceClient(
+            f"http://127.0.0.1:{port}/devstoreaccount1",
+            credential={"account_name": "devstoreaccount1", "account_key": SECRET},
+        ) as service,
+    ):
+        assert list(service.list_containers()) == []
+
+
+def test_the_functions_host_refuses_other_machines_because_it_checks_no_keys(
+    tmp_path: Path,
+) -> None:
+    app = make_app(tmp_path / "app")
+    said = refusal(
+        "emulator.functions",
+        *("--host", "0.0.0.0", "--app", str(app), "--data", str(tmp_path / "data")),
+    )
+    assert "--host 0.0.0.0 is not a loopback address" in said
+    assert "this host checks no keys" in said

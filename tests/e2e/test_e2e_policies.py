@@ -1,0 +1,61 @@
+"""Test that gateway and worker use Service Bus with the least rights that they need."""
+
+import json
+from pathlib import Path
+
+import pytest
+from azure.core.exceptions import ClientAuthenticationError
+from azure.servicebus import ServiceBusClient, ServiceBusMessage
+
+from servicebus_tests.sdk.servicebus_process import administration_client
+from tests.e2e.system import System
+
+pytestmark = [pytest.mark.e2e, pytest.mark.torch]
+
+
+def keys(system: System) -> dict[str, str]:
+    path = system.visible_data / "servicebus-policies.json"
+    assert path.stat().st_mode & 0o777 == 0o600
+    return {
+        rule["Name"]: rule["PrimaryKey"]
+        for rule in json.loads(path.read_text())["AuthorizationRules"]
+    }
+
+
+def test_gateway_and_worker_run_with_the_keys_of_their_own_policies(system: System) -> None:
+    response = system.http.post("/v1/models/noop/jobs", content=b"x")
+    assert response.status_code == 200, response.text
+    found = keys(system)
+    for part, policy in (("functions", "gateway"), ("worker", "worker")):
+        environment = Path(f"/proc/{system.part(part).pid}/environ").read_bytes()
+        expected = f"SharedAccessKeyName={policy};SharedAccessKey={found[policy]};"
+        assert expected.encode() in environment
+        assert b"SAS_KEY_VALUE" not in environment
+    logs = "".join(path.read_text("utf-8", "replace") for path in system.data.glob("logs/*.log"))
+    assert not any(key in logs for key in found.values())
+
+
+def test_the_key_of_the_worker_gives_no_access_to_the_management_api(system: System) -> None:
+    admin_port = system.part("servicebus").ports["servicebus admin"]
+    found = keys(system)
+    with administration_client(admin_port, "gateway", found["gateway"]) as admin:
+        assert "noop" in {queue.name for queue in admin.list_queues()}
+    with administration_client(admin_port, "worker", found["worker"]) as admin:
+        with pytest.raises(ClientAuthenticationError, match="Manage,EntityRead claims required"):
+            list(admin.list_queues())
+        with pytest.raises(ClientAuthenticationError, match="Manage,EntityWrite claims required"):
+            admin.create_queue("made")
+
+
+def test_a_program_of_the_user_keeps_the_documented_key(system: System) -> None:
+    admin_port = system.part("servicebus").ports["servicebus admin"]
+    with administration_client(admin_port) as admin:
+        admin.create_queue("of-the-user")
+    with (
+        ServiceBusClient.from_connection_string(system.service_bus) as client,
+        client.get_queue_sender("of-the-user") as sender,
+        client.get_queue_receiver("of-the-user") as receiver,
+    ):
+        sender.send_messages(ServiceBusMessage("hello"))
+        (message,) = receiver.receive_messages(max_wait_time=10)
+        receiver.complete_message(message)
