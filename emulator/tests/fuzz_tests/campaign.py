@@ -44,7 +44,7 @@ _ENTRY = (
     b'<entry xmlns="http://www.w3.org/2005/Atom"><content type="application/xml">'
     b'<QueueDescription xmlns="http://schemas.microsoft.com/netservices/2010/10/servicebus/connect">'
     b"<LockDuration>PT30S</LockDuration><MaxDeliveryCount>5</MaxDeliveryCount>"
-    b"<RequiresDuplicateDetection>true</RequiresDuplicateDetection>"
+    b"<RequiresDuplicateDetection>true</RequiresDuplicateDetection><Status>SendDisabled</Status>"
     b"</QueueDescription></content></entry>"
 )
 _BLOCK_LIST = b'<?xml version="1.0"?><BlockList><Latest>AAAA</Latest></BlockList>'
@@ -69,6 +69,9 @@ ADMIN_TEMPLATES = (
     HttpTemplate("PUT", "/$emulator/faults", _JSON, b'{"latency_ms": 0}'),
     HttpTemplate("PUT", "/$emulator/faults", _JSON, b'{"throttled_share": 0.0}'),
     HttpTemplate("POST", "/$emulator/detach", _JSON, b'{"queue": "queue"}'),
+    HttpTemplate("GET", "/$emulator/authorizationRules"),
+    HttpTemplate("PUT", "/$emulator/authorizationRules/rule-{id}", _JSON, b'{"rights": ["Send"]}'),
+    HttpTemplate("DELETE", "/$emulator/authorizationRules/rule-{id}"),
     HttpTemplate("GET", "/health"),
 )
 BLOB_TEMPLATES = (
