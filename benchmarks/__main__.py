@@ -6,6 +6,7 @@ all         the whole system: latency, throughput, efficiency, start-up and memo
 cpu         the processor time of one `noop` job in each process
 hops        how many remote round trips the caller of a `noop` job waits for
 operations  how many operations one job of each kind needs on each service
+emulators   the local Service Bus alone: send, receive, complete, and round trips
 worker      a busy worker without a gateway, compared with a loop that only runs the model
 memory      two models that together need more memory than the device has
 peers       other ways to serve a model, beside Loosely; writes docs/benchmarks.md
@@ -14,12 +15,13 @@ peers       other ways to serve a model, beside Loosely; writes docs/benchmarks.
 import sys
 from collections.abc import Callable, Sequence
 
-from benchmarks import cpu, hops, memory, operations, saturation, whole
+from benchmarks import cpu, emulators, hops, memory, operations, saturation, whole
 from benchmarks.peers import run as peers
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "all": whole.main,
     "cpu": cpu.main,
+    "emulators": emulators.main,
     "hops": hops.main,
     "operations": operations.main,
     "worker": saturation.main,

@@ -1,6 +1,11 @@
-"""Measure processor times, to see whether other programs disturbed a benchmark."""
+"""Describe the machine, and measure whether other programs disturbed a benchmark."""
 
+import os
+import platform
+import subprocess
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Self
 
 import psutil
@@ -53,3 +58,32 @@ def process_seconds(pid: int) -> float:
     """Return the processor time in seconds that a process has used since its start."""
     times = psutil.Process(pid).cpu_times()
     return times.user + times.system
+
+
+def describe_machine() -> dict[str, str]:
+    """Return the date, the commit of this repository, and facts about the machine."""
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": _git("rev-parse", "--short", "HEAD") + _changed(),
+        "processor": _processor(),
+        "processors": str(os.cpu_count()),
+        "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GB",
+        "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+    }
+
+
+def _changed() -> str:
+    return " with local changes" if _git("status", "--porcelain", "-uno") else ""
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(
+        ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()

@@ -39,7 +39,7 @@ from worker.inference.load_journal import LoadJournal, import_name
 from worker.inference.loaded_model import ModelLoader
 from worker.inference.model_manager import ModelManager
 from worker.inputs.decoder_process import DecoderProcesses
-from worker.inputs.memory import InputMemory, MemoryBudget
+from worker.inputs.memory import MemoryBudget
 from worker.inputs.payloads import AzureBlobStore, BlobPayloads
 from worker.inputs.urls import UrlFetcher
 from worker.memory.device_errors import is_device_lost, run_tiny_kernel
@@ -50,12 +50,7 @@ from worker.net.storage import storage_account
 from worker.parent import STOP_SIGNALS, WATCHED_SIGNALS, run_in_child
 from worker.pipeline.consumer import Consumer
 from worker.pipeline.deliveries import DeliveryNotes
-from worker.pipeline.infer import Batcher, BatchQueue, InferStep
-from worker.pipeline.prepare import CancellationCheck, PrepareStep, RetryPolicy
-from worker.pipeline.progress import ProgressReporter
-from worker.pipeline.receive import Capacity, InFlight, ReceivedJob, ReceiveStep
-from worker.pipeline.reply import ReplyStep
-from worker.pipeline.settle import SettleStep
+from worker.pipeline.factory import SharedServices, make_consumer
 from worker.process import keep_large_blocks, prefer_device_thread
 from worker.replies import GatewayClient, QueueReplies, ReplyCache, ReplySenders, WebhookReplies
 from worker.scheduled_events import ScheduledEvents
@@ -116,29 +111,34 @@ class Worker:
         self._traces = tracer_provider(settings.trace_exporters)
         self._tracing = JobTracing(self._traces)
         self._metrics = Metrics()
-        self._locks = LockRenewer()
         self._journals = _journals(settings, parent, death)
         self._loads = LoadJournal(settings.lock_folder)
-        self._gateway = GatewayClient(settings.reply_hosts, self._tracing.headers)
+        gateway = GatewayClient(settings.reply_hosts, self._tracing.headers)
         resolver = Resolver(max_count=_MAX_LOOK_UPS, max_count_of_a_share=_MAX_LOOK_UPS_OF_A_SHARE)
         http = GuardedHttp(settings.guard, resolver)
         account = _account(settings)
         blobs = AzureBlobStore(account)
-        self._payloads = BlobPayloads(blobs)
-        self._notes = DeliveryNotes(blobs)
         self._started_at = utc_now()
         self._heartbeats = Heartbeats(blobs, settings.heartbeat_seconds, self._describe)
         self._publishing: threading.Thread | None = None
-        self._urls = UrlFetcher(http)
-        self._large_inputs = MemoryBudget(settings.input_memory_bytes)
-        self._decoders = DecoderProcesses()
         catalogue = _catalogue(settings)
-        self._senders = ReplySenders(
-            self._gateway,
+        senders = ReplySenders(
+            gateway,
             QueueReplies(settings.service_bus, catalogue),
             WebhookReplies(http, settings.producer_secrets),
         )
-        self._cache = ReplyCache()
+        self._services = SharedServices(
+            gateway=gateway,
+            senders=senders,
+            cache=ReplyCache(),
+            payloads=BlobPayloads(blobs),
+            notes=DeliveryNotes(blobs),
+            urls=UrlFetcher(http),
+            large_inputs=MemoryBudget(settings.input_memory_bytes),
+            decoders=DecoderProcesses(),
+            locks=LockRenewer(),
+            shutdown=shutdown,
+        )
         weights = WeightsStore(
             settings.weights.cache,
             AzureBlobReader(account),
@@ -167,62 +167,23 @@ class Worker:
 
     def _consumer(self, model: ModelEntry) -> Consumer:
         """Create the consumer of a model, which receives and runs the model's jobs."""
-        stopping = threading.Event()
         telemetry = ModelTelemetry(model.name, self._metrics, self._tracing)
-        in_flight = InFlight(telemetry)
-        normal, low = self._queues(model)
-        batches = BatchQueue[ReceivedJob](Batcher(model.max_batch_size, model.max_wait_ms / 1000))
-        workload = ModelWorkload(
-            model.name,
-            busy_count=lambda: in_flight.busy_count,
-            may_receive=lambda: normal.receiver.may_receive or low.receiver.may_receive,
-            request_unload=batches.pause,
-            queues=[QueueLink(self._settings.service_bus, queue.name) for queue in (normal, low)],
-        )
-        manager = ModelManager(
-            *(model, self._loader.load, self._sharing, workload, telemetry, self._loads)
-        )
-        progress = ProgressReporter(self._gateway.report) if model.reports_progress else None
-        retries = RetryPolicy(stopping)
-        cancellation = CancellationCheck(self._gateway, retries)
-        telemetry.watch(
-            in_flight=lambda: in_flight.held_count,
-            is_loaded=lambda: manager.loaded is not None,
-            is_connected=lambda: normal.receiver.is_connected,
-            reserved_bytes=lambda: manager.reserved_bytes,
-            is_set_aside=lambda: manager.is_set_aside,
-        )
-        receivers = {queue.name: queue.receiver for queue in (normal, low)}
-        return Consumer(
-            model=model,
-            normal=normal,
-            low=low,
-            receive=ReceiveStep(model, self._senders, self._locks, telemetry),
-            prepare=PrepareStep(
-                *(model, manager, self._payloads, self._urls, cancellation, retries),
-                InputMemory(self._large_inputs),
-                self._decoders,
-            ),
-            infer=InferStep(manager, in_flight, cancellation, progress),
-            reply=ReplyStep(self._payloads, self._senders, self._cache, in_flight),
-            settle=SettleStep(in_flight, receivers),
-            manager=manager,
-            in_flight=in_flight,
-            capacity=Capacity(manager.admits, in_flight, model),
-            batches=batches,
-            cache=self._cache,
-            progress=progress,
-            stopping=stopping,
-            shutdown=self._shutdown,
-            notes=self._notes,
-        )
+        queues = self._queues(model)
+
+        def make_manager(workload: ModelWorkload) -> ModelManager:
+            return ModelManager(
+                *(model, self._loader.load, self._sharing, workload, telemetry, self._loads)
+            )
+
+        queue_views = [QueueLink(self._settings.service_bus, queue.name) for queue in queues]
+        return make_consumer(model, self._services, queues, telemetry, make_manager, queue_views)
 
     def _queues(self, model: ModelEntry) -> tuple[ModelQueue, ModelQueue]:
         endpoint, lock_seconds = self._settings.service_bus, model.lock_seconds
-        low, journals = low_priority_queue(model.queue), self._journals
+        low, journals, locks = low_priority_queue(model.queue), self._journals, self._services.locks
         return (
-            ModelQueue(model.queue, endpoint, self._locks, lock_seconds, journals=journals),
-            ModelQueue(low, endpoint, self._locks, lock_seconds, is_low=True, journals=journals),
+            ModelQueue(model.queue, endpoint, locks, lock_seconds, journals=journals),
+            ModelQueue(low, endpoint, locks, lock_seconds, is_low=True, journals=journals),
         )
 
     @property
@@ -233,7 +194,7 @@ class Worker:
     def start(self) -> None:
         """Start all threads. They load the models and connect to the queues."""
         self._health.start()
-        self._thread("lock-renewal", lambda: self._locks.run(self._stop_background))
+        self._thread("lock-renewal", lambda: self._services.locks.run(self._stop_background))
         self._thread("memory", lambda: self._sharing.run(self._stop_background))
         self._thread("device-probe", lambda: self._device.run(self._stop_background))
         self._events.start()
@@ -276,11 +237,11 @@ class Worker:
         closes_by = time.monotonic() + _CLOSE_SECONDS
         for thread in self._receiving:
             thread.join(max(0.0, closes_by - time.monotonic()))
-        self._notes.wait(max(0.0, closes_by - time.monotonic()))
+        self._services.notes.wait(max(0.0, closes_by - time.monotonic()))
         if self._publishing is not None:
             self._publishing.join(max(0.0, closes_by - time.monotonic()))
-        self._gateway.close()
-        self._decoders.close()
+        self._services.gateway.close()
+        self._services.decoders.close()
         self._events.acknowledge()
         flush(self._traces)
         return unfinished_count == 0
@@ -305,7 +266,7 @@ class Worker:
 
     def _watched_loops(self) -> Loops:
         loops = Loops()
-        loops.watch("lock-renewal", lambda: self._locks.iterated_at)
+        loops.watch("lock-renewal", lambda: self._services.locks.iterated_at)
         loops.watch("memory", lambda: self._sharing.iterated_at)
         loops.watch("device-probe", lambda: self._device.iterated_at)
         for consumer in self._consumers:

@@ -34,7 +34,8 @@ from typing import Any, Final, TextIO
 from contract import media
 from contract.catalogue import Catalogue, ModelEntry, to_toml
 from contract.errors import ContractError
-from contract.messages import InlineJson
+from contract.messages import InlineJson, Json
+from contract.parameters import InvalidParameter, check_parameters
 from worker.check_load import LoadFailed, LoadMeasurement, LoadResult, suggest
 from worker.errors import SettingsError, WeightsUnavailable, WorkerError
 from worker.inference.loaded_model import (
@@ -65,16 +66,18 @@ Line = dict[str, Any]
 class ModelInput:
     """The bytes and the media type of an input, as a caller would send them.
 
-    `named` contains the bytes and the media type of each named input.
+    `named` contains the bytes and the media type of each named input, and `parameters` the
+    parameters.
     """
 
     data: bytes
     media_type: str
     named: Mapping[str, tuple[bytes, str]] = field(default_factory=dict)
+    parameters: Mapping[str, Json] = field(default_factory=dict)
 
     def prepare(self, loaded: LoadedModel) -> Any:
         """Decode and preprocess the input, and return the prepared item."""
-        return loaded.prepare(self.data, self.media_type, inputs=self.named)
+        return loaded.prepare(self.data, self.media_type, self.parameters, inputs=self.named)
 
 
 class LazyBlobReader:
@@ -242,7 +245,13 @@ def _measure_load(  # noqa: PLR0913, PLR0917 - what the measurement needs
         # In a folder of its own, the measurement does not wait for workers on the same device.
         settings = replace(memory or MemorySettings(), folder=Path(folder), is_admitting=False)
         load = LoadMeasurement(
-            model, loaded, sample.data, sample.media_type, settings, sample.named
+            model,
+            loaded,
+            sample.data,
+            sample.media_type,
+            settings,
+            sample.named,
+            sample.parameters,
         )
         for size in _sizes(max(caller_count, model.max_batch_size)):
             try:
@@ -406,13 +415,28 @@ def _named_inputs(model: ModelEntry, given: list[str]) -> dict[str, tuple[bytes,
     return found
 
 
+def _parameters(text: str) -> dict[str, Json]:
+    """Return the parameters in the value of the option `--parameters`."""
+    try:
+        found = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise SettingsError(f"parameters: {error}") from None
+    if not isinstance(found, dict):
+        raise SettingsError("parameters: expected a JSON object")
+    return found
+
+
+def _refuse_constant(name: str) -> Json:
+    raise ValueError(f"{name} is not JSON")
+
+
 def _print(line: Line, output: TextIO) -> None:
     output.write(json.dumps(line, ensure_ascii=False) + "\n")
     output.flush()
 
 
-def _failed(code: str, detail: str, output: TextIO) -> int:
-    _print({"event": "failed", "code": code, "detail": detail}, output)
+def _failed(code: str, detail: str, output: TextIO, **more: str) -> int:
+    _print({"event": "failed", "code": code, "detail": detail, **more}, output)
     return _EXIT_FAULT
 
 
@@ -435,6 +459,9 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
         "--input", action="append", default=[], metavar="NAME=FILE", help="a named input"
     )
     parser.add_argument(
+        "--parameters", default="{}", metavar="JSON", help="the model's parameters, by name"
+    )
+    parser.add_argument(
         "--load", type=int, default=0, metavar="N", help="measure with N jobs in flight"
     )
     parsed = parser.parse_args(arguments)
@@ -445,12 +472,18 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
         model = Catalogue.load(settings.catalogue).model(parsed.name)
         sample = _sample(model, parsed.file, parsed.type)
         named = _named_inputs(model, parsed.input)
-        sample = replace(sample, named=named)
+        parameters = _parameters(parsed.parameters)
+        if model.parameters:
+            check_parameters(model.parameters, parameters)
+        sample = replace(sample, named=named, parameters=parameters)
         keep_large_blocks()
         if parsed.load:
             prefer_device_thread(os.environ)
         loader = ModelLoader(make_weights_store(settings), settings.torch_threads)
-        others = [replace(_sample(model, path, parsed.type), named=named) for path in parsed.others]
+        others = [
+            replace(_sample(model, path, parsed.type), named=named, parameters=parameters)
+            for path in parsed.others
+        ]
         if parsed.results:
             found = check_results(model, [sample, *others], loader)
         else:
@@ -460,6 +493,10 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
     except (ContractError, SettingsError) as error:
         sys.stderr.write(f"{error}\n")
         return _EXIT_USAGE
+    except InvalidParameter as error:
+        # The gateway refuses a submit with the same code, detail and pointer.
+        pointer = f"/parameters{error.pointer}"
+        return _failed("invalid-input", str(error), output, pointer=pointer)
     except WorkerError as error:
         if error.__cause__ is not None:
             traceback.print_exception(error.__cause__)

@@ -26,6 +26,7 @@ from contract.messages import (
     JobError,
     JobReply,
     JobRequest,
+    Json,
     PayloadRef,
     ReplyQueue,
     decode_reply,
@@ -38,7 +39,7 @@ from worker.errors import Settlement
 from worker.inference.loaded_model import LoadedModel
 from worker.inference.model_manager import ModelManager
 from worker.inputs.decoder_process import DecoderProcesses
-from worker.inputs.memory import InputMemory, MemoryBudget
+from worker.inputs.memory import MemoryBudget
 from worker.inputs.payloads import BlobPayloads
 from worker.inputs.urls import UrlFetcher
 from worker.memory.gpu_sharing.reservation import ModelWorkload
@@ -46,12 +47,7 @@ from worker.memory.gpu_sharing.sharing import DeviceSharing
 from worker.net.guarded_http import GuardedHttp
 from worker.pipeline.consumer import Consumer
 from worker.pipeline.deliveries import DeliveryNotes
-from worker.pipeline.infer import Batcher, BatchQueue, InferStep
-from worker.pipeline.prepare import CancellationCheck, PrepareStep, RetryPolicy
-from worker.pipeline.progress import ProgressReporter
-from worker.pipeline.receive import Capacity, InFlight, ReceivedJob, ReceiveStep
-from worker.pipeline.reply import ReplyStep
-from worker.pipeline.settle import SettleStep
+from worker.pipeline.factory import SharedServices, make_consumer
 from worker.process import available_processors, preparing_threads
 from worker.replies import GatewayClient, QueueReplies, ReplyCache, ReplySenders, WebhookReplies
 from worker.servicebus.link import LockedMessage, utc_now
@@ -198,7 +194,7 @@ class _MemoryQueue:
     is_open = True
 
     def __init__(self, name: str) -> None:
-        self._name = name
+        self.name = name
         self._bodies: deque[bytes] = deque()
         self._arrived = threading.Condition()
         self._numbers = count(1)
@@ -227,7 +223,7 @@ class _MemoryQueue:
         # The SDK's object of the message is used only by a `QueueLink`.
         sdk_message = cast(Any, None)
         return LockedMessage(
-            body, 0, now, now + _DAY, {}, f"load-{number}", sdk_message, self._name, number
+            body, 0, now, now + _DAY, {}, f"load-{number}", sdk_message, self.name, number
         )
 
     def complete(self, deliveries: Sequence[LockedMessage]) -> list[bool]:
@@ -360,6 +356,7 @@ class LoadMeasurement:
         media_type: str,
         memory: MemorySettings,
         named: Mapping[str, tuple[bytes, str]] = MappingProxyType({}),
+        parameters: Mapping[str, Json] = MappingProxyType({}),
     ) -> None:
         """Store the dependencies.
 
@@ -371,11 +368,13 @@ class LoadMeasurement:
             memory: How the measurement uses the device's memory. The folder in these settings
                 must not be the folder of a running worker.
             named: The bytes and the media type of each named input.
+            parameters: The parameters of each job.
         """
         self._model = model
         self._loaded = loaded
         self._inputs = {_BLOB: (data, media_type)}
         self._inputs |= {f"{_BLOB}/{name}": each for name, each in named.items()}
+        self._parameters = dict(parameters)
         self._memory = memory
         self._decoders = DecoderProcesses()
 
@@ -468,6 +467,7 @@ class LoadMeasurement:
                 first,
                 now,
                 now + _DAY,
+                parameters=self._parameters,
                 reply_to=ReplyQueue(_REPLIES),
                 inputs=named,
             )
@@ -476,70 +476,40 @@ class LoadMeasurement:
     def _consumer(
         self, model: ModelEntry, queue: _MemoryQueue, callers: _Callers, locks: LockRenewer
     ) -> Consumer:
-        """Return a consumer like that of `worker.__main__`, but with services in memory."""
+        """Return a consumer like those of a worker, but with services in memory."""
         unused = AzureEndpoint(address="unused")
         gateway = GatewayClient(frozenset())
         http = GuardedHttp(AddressGuard(""), Resolver())
-        senders = ReplySenders(
-            gateway,
-            QueueReplies(unused, Catalogue({model.name: model}), lambda *_: callers),
-            WebhookReplies(http, ()),
-        )
-        stopping, telemetry = threading.Event(), ModelTelemetry(model.name)
-        in_flight, cache, blobs = (
-            InFlight(telemetry),
-            ReplyCache(),
-            _MemoryBlobs({blob: data for blob, (data, _) in self._inputs.items()}),
-        )
-        batches = BatchQueue[ReceivedJob](Batcher(model.max_batch_size, model.max_wait_ms / 1000))
-        normal, low = (
-            ModelQueue(
-                name,
-                unused,
-                locks,
-                model.lock_seconds,
-                is_low=link is not queue,
-                open_link=lambda *_, link=link: link,
-            )
-            for name, link in (
-                (model.queue, queue),
-                (low_priority_queue(model.queue), _MemoryQueue(low_priority_queue(model.queue))),
-            )
-        )
-        workload = ModelWorkload(
-            model.name,
-            busy_count=lambda: in_flight.busy_count,
-            may_receive=lambda: normal.receiver.may_receive,
-            request_unload=batches.pause,
-            queues=[],
-        )
-        manager = _HeldModel(
-            model, lambda _: self._loaded, DeviceSharing(self._memory), workload, telemetry
-        )
-        progress = ProgressReporter(gateway.report) if model.reports_progress else None
-        retries = RetryPolicy(stopping)
-        cancellation = CancellationCheck(gateway, retries)
-        payloads = BlobPayloads(blobs)
-        return Consumer(
-            model=model,
-            normal=normal,
-            low=low,
-            receive=ReceiveStep(model, senders, locks, telemetry),
-            prepare=PrepareStep(
-                *(model, manager, payloads, UrlFetcher(http), cancellation, retries),
-                InputMemory(MemoryBudget(DEFAULT_INPUT_MEMORY_BYTES)),
-                self._decoders,
+        blobs = _MemoryBlobs({blob: data for blob, (data, _) in self._inputs.items()})
+        services = SharedServices(
+            gateway=gateway,
+            senders=ReplySenders(
+                gateway,
+                QueueReplies(unused, Catalogue({model.name: model}), lambda *_: callers),
+                WebhookReplies(http, ()),
             ),
-            infer=InferStep(manager, in_flight, cancellation, progress),
-            reply=ReplyStep(payloads, senders, cache, in_flight),
-            settle=SettleStep(in_flight, {each.name: each.receiver for each in (normal, low)}),
-            manager=manager,
-            in_flight=in_flight,
-            capacity=Capacity(manager.admits, in_flight, model),
-            batches=batches,
-            cache=cache,
-            progress=progress,
-            stopping=stopping,
-            shutdown=Shutdown(),
+            cache=ReplyCache(),
+            payloads=BlobPayloads(blobs),
             notes=DeliveryNotes(blobs),
+            urls=UrlFetcher(http),
+            large_inputs=MemoryBudget(DEFAULT_INPUT_MEMORY_BYTES),
+            decoders=self._decoders,
+            locks=locks,
+            shutdown=Shutdown(),
         )
+        telemetry = ModelTelemetry(model.name)
+        low = _MemoryQueue(low_priority_queue(model.queue))
+
+        def make_queue(link: _MemoryQueue) -> ModelQueue:
+            return ModelQueue(
+                *(link.name, unused, locks, model.lock_seconds),
+                is_low=link is low,
+                open_link=lambda *_: link,
+            )
+
+        def make_manager(workload: ModelWorkload) -> ModelManager:
+            sharing = DeviceSharing(self._memory)
+            return _HeldModel(model, lambda _: self._loaded, sharing, workload, telemetry)
+
+        queues = make_queue(queue), make_queue(low)
+        return make_consumer(model, services, queues, telemetry, make_manager)

@@ -6,8 +6,6 @@ the results file, so that an interrupted comparison keeps what it has measured.
 
 import argparse
 import importlib.metadata
-import os
-import platform
 import signal
 import subprocess
 import sys
@@ -15,13 +13,13 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import describe_machine
 from benchmarks.peers import environments
 from benchmarks.peers.measure import (
     CLASSIFIER,
@@ -152,13 +150,7 @@ def describe(run: PeerRun) -> str:
 def collect_facts(amounts: dict[str, Amounts]) -> dict[str, str]:
     """Return the facts of a comparison: date, commit, machine, and numbers of requests."""
     noop, resnet = amounts["noop"], amounts["resnet18"]
-    return {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "commit": _read("git", "rev-parse", "--short", "HEAD") + _changed(),
-        "processor": _processor(),
-        "processors": str(os.cpu_count()),
-        "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GB",
-        "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+    return describe_machine() | {
         "noop requests": _describe_amounts(noop),
         "resnet18 requests": _describe_amounts(resnet),
         "burst requests": str(noop.burst),
@@ -169,21 +161,10 @@ def _describe_amounts(amounts: Amounts) -> str:
     return f"{amounts.one_client} with one client, {amounts.saturation} each with 16 and with 64"
 
 
-def _changed() -> str:
-    return " with local changes" if _read("git", "status", "--porcelain", "-uno") else ""
-
-
 def _read(*command: str) -> str:
     return subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.strip()
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 def collect_versions(configurations: Sequence[PeerConfiguration]) -> dict[str, str]:

@@ -20,7 +20,7 @@ from xml.etree.ElementTree import Element
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -91,7 +91,16 @@ def create_admin_app(
             Route("/{name:path}", api.wrap(api.put), methods=["PUT"]),
             Route("/{name:path}", api.wrap(api.delete), methods=["DELETE"]),
         ],
+        exception_handlers={ClientDisconnect: _end_request},
     )
+
+
+async def _end_request(_: Request, __: Exception) -> Response:
+    """End a request whose client disconnected before it had sent the whole body.
+
+    The client does not receive the response.
+    """
+    return Response(status_code=400)
 
 
 _CLAIMS = {"PUT": "EntityWrite", "DELETE": "EntityDelete"}

@@ -92,7 +92,10 @@ def read_messages(payload: bytes, message_format: int) -> list[IncomingMessage]:
         raise MessageFault(
             "amqp:not-allowed", f"a batch has more than {_MAX_BATCH_MESSAGES} messages"
         )
-    return [read_message(section_value(part)) for part in parts]
+    messages = [section_value(part) for part in parts]
+    if not all(isinstance(message, bytes) for message in messages):
+        raise DecodeError("a data section of a batch must contain a binary value")
+    return [read_message(message) for message in messages]
 
 
 def read_message(payload: bytes) -> IncomingMessage:

@@ -18,6 +18,7 @@ from gateway.http.rates import RateLimiter
 from gateway.jobs.activities import Conclude, Enqueue
 from gateway.jobs.lifecycle import Jobs, OutcomeStore, Waiters
 from gateway.jobs.progress import ProgressStore
+from gateway.operations.model_states import ModelStates
 from gateway.operations.overview import Operations
 from gateway.operations.sums import MinuteSums
 from gateway.operations.workers import WorkerHeartbeats
@@ -89,11 +90,12 @@ class Services:
         counters = JobCounters(self.clock)
         outcomes = OutcomeStore(self.blobs, counters)
         progress = ProgressStore(self.blobs, self.catalogue)
-        estimates = WaitEstimates(self.queues, self.blobs, self.clock)
-        jobs = Jobs(outcomes, progress, waiters, self.clock)
         heartbeats = WorkerHeartbeats(
             self.blobs, self.clock, is_enabled=self.settings.has_heartbeats
         )
+        states = ModelStates(heartbeats, self.clock)
+        estimates = WaitEstimates(self.queues, self.blobs, self.clock, states)
+        jobs = Jobs(outcomes, progress, waiters, self.clock)
         requests = RequestSender(self.catalogue, self.queues, self.tokens, self.tracing, self.clock)
         creator = JobCreator(
             settings=self.settings,
@@ -105,7 +107,7 @@ class Services:
             jobs=jobs,
             waiters=waiters,
             requests=requests,
-            versions=VersionChooser(self.catalogue, heartbeats, self.clock),
+            versions=VersionChooser(self.catalogue, states),
             clock=self.clock,
             url_inputs=RateLimiter(self.clock),
         )

@@ -44,10 +44,11 @@ _ADVICE = {
     "unavailable": "try again; no job was made",
 }
 
-# `loosely submit` reads 12 as a number, but the model may expect a text.
-_PARAMETER_ADVICE = (
+# The option --param reads 12 as a number, but the model may expect a text.
+PARAMETER_ADVICE = (
     """correct it; the text 12 is written --param 'NAME="12"', a list 'NAME=[1, 2]'"""
 )
+"""What to do if a parameter does not match the model's schema."""
 
 
 @contextmanager
@@ -91,7 +92,7 @@ def _advice(problem: Problem) -> str | None:
     if problem.retry_after_seconds is not None:
         return f"try again in {problem.retry_after_seconds:.0f} s"
     if str(problem.document.get("pointer", "")).startswith("/parameters/"):
-        return _PARAMETER_ADVICE
+        return PARAMETER_ADVICE
     advice = _ADVICE.get(problem.code)
     if advice is None and problem.retryable:
         return "try again"

@@ -431,10 +431,15 @@ def _follow(client: Client, submitted: Job, progress: SpinnerText) -> Job:
     """Show the job's status until the job has ended, and return the ended job."""
     job = submitted
     progress.status = job.status
+    is_warned = False
     try:
         for event in client.iter_events(submitted.id):
             job = event.job
             progress.status = job.status
+            if job.place.phase == "model_broken" and not is_warned:
+                is_warned = True
+                text = f"no worker can load the model {job.model}: tell the operator"
+                typer.echo(f"{printable(text)}; the job waits until its deadline", err=True)
     except KeyboardInterrupt:
         typer.echo(
             f"the job continues; show its status with: loosely status {printable(job.id)}", err=True

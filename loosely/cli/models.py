@@ -14,8 +14,14 @@ from rich.table import Table
 from loosely.capacity.load import JobLoad
 from loosely.cli.compare import Comparison, VersionRun, find_files
 from loosely.cli.connection import KeyOption, UrlOption, connect
-from loosely.cli.errors import ExitCode, exit_on_error
-from loosely.cli.jobs import InputOption, JsonLinesOption, parse_inputs
+from loosely.cli.errors import PARAMETER_ADVICE, ExitCode, exit_on_error
+from loosely.cli.jobs import (
+    InputOption,
+    JsonLinesOption,
+    ParameterOption,
+    parse_inputs,
+    parse_parameters,
+)
 from loosely.cli.output import model_table, print_to, printable, result_view
 from loosely.local.data_directory import RunningSystem
 from loosely.local.environment import (
@@ -138,6 +144,7 @@ def check(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
         str | None, typer.Option("--type", metavar="TYPE", help="The file's media type.")
     ] = None,
     named_input: InputOption = None,
+    param: ParameterOption = None,
     load: Annotated[
         int | None,
         typer.Option(
@@ -174,6 +181,8 @@ def check(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     kind = ["--type", media_type] if media_type else []
     for input_name, path in parse_inputs(named_input or []).items():
         kind += ["--input", f"{input_name}={path.resolve()}"]
+    if parameters := parse_parameters(param or []):
+        kind += ["--parameters", json.dumps(parameters)]
     under_load = ("--load", str(load)) if load else ()
     found = dict[str, Mapping[str, Any]]()
     with subprocess.Popen(  # noqa: S603  our own module, without a shell
@@ -408,7 +417,8 @@ class _CheckOutput:
                 self._print_suggestion(line)
             case "failed":
                 self.finish()
-                typer.echo(printable(f"{line['code']}: {line['detail']}"), err=True)
+                advice = f"; {PARAMETER_ADVICE}" if "pointer" in line else ""
+                typer.echo(printable(f"{line['code']}: {line['detail']}{advice}"), err=True)
 
     def _print_result(self, title: str, found: Mapping[str, Any]) -> None:
         """Print a result. A JSON value of a named result is printed below its name."""

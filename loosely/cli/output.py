@@ -336,6 +336,8 @@ def _place(job: Job) -> str:
         texts.append(f"about {place.eta_seconds:.0f} s")
     if place.phase == "cold_starting":
         texts.append("a worker is starting")
+    if place.phase == "model_broken":
+        texts.append("no worker can load the model: tell the operator")
     return ", ".join(texts)
 
 

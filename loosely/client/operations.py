@@ -280,22 +280,24 @@ class ClientOperations:
     async def iter_events(self, job_id: str) -> AsyncGenerator[Event, None]:
         """Yield an event for each change of a job's status or progress, until the job has ended.
 
+        A change of ``job.place.phase`` to or from ``model_broken`` counts as one of the status.
         The first event has the job's current state. The client polls the gateway, so several quick
         changes may appear as one event.
 
         Raises:
             RequestRefused: The job id is unknown.
         """
-        seen: tuple[str, Any] | None = None
+        seen: tuple[tuple[str, bool], Any] | None = None
         wait_seconds = 0
         while True:
             asked_at = self._clock()
             job = await self._get(job_id, wait_seconds)
-            state = (job.status, job.progress)
+            status = (job.status, job.place.phase == "model_broken")
+            state = (status, job.progress)
             if job.is_final:
                 yield Event("final", job)
                 return
-            if seen is None or seen[0] != job.status:
+            if seen is None or seen[0] != status:
                 yield Event("status", job)
             elif seen != state:
                 yield Event("progress", job)

@@ -25,8 +25,9 @@ def decode_json(body: bytes) -> object:
 class Place:
     """The position of a job in its model's queue, and its estimated wait.
 
-    ``phase`` is ``cold_starting`` if the job waits for the start of a worker, otherwise ``queued``.
-    An attribute that the gateway does not report is ``None``.
+    ``phase`` is ``cold_starting`` if the job waits for the start of a worker, ``model_broken`` if
+    no worker can load the model, otherwise ``queued``. An attribute that the gateway does not
+    report is ``None``.
     """
 
     position: int | None = None

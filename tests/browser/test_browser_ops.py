@@ -302,6 +302,18 @@ def test_a_dead_letter_is_purged_after_the_operator_confirms_the_purge(
     assert ask(idle, "watcher", f"{LETTERS}/count", model="noop")["count"] == 0
 
 
+def test_the_operations_page_shows_the_named_inputs_of_a_dead_letter(
+    tab: Browser, idle: System
+) -> None:
+    mask = {"media_type": "image/png", "base64": "iVBORw=="}
+    by_hand.put_request(idle, "noop", schema=2, inputs={"mask": mask})
+    by_hand.dead_letter_first(idle, "noop")
+    open_ops(tab, "watcher")
+    tab.wait_for_text("#letter-rows", "mask: image/png, 4 bytes")
+    assert "application/json, 1 bytes" in tab.text_of("#letter-rows")
+    assert unexpected_messages(tab) == []
+
+
 def test_the_operations_page_with_a_read_only_key_shows_dead_letters_and_permits_no_changes(
     tab: Browser, idle: System
 ) -> None:

@@ -18,7 +18,7 @@ from selenium.webdriver.common.keys import Keys
 
 from contract.catalogue import DEFAULT_PATH
 from gateway.http.problems import PROBLEM_KINDS
-from tests.browser.browser import Browser
+from tests.browser.browser import Browser, SentRequest
 from tests.browser.checks import check_width, check_with_axe, press, tab_to
 from tests.e2e.system import ROOT, System, running, until
 
@@ -57,6 +57,14 @@ results.large = {media_type = "application/json", optional = true}
 """
 
 
+# A picture of chelsea.jpg is small enough for a form, and one of coffee.jpg must be uploaded.
+NAMED_INPUTS = """
+inputs.other = {media_types = ["image/jpeg", "image/png"], max_input_bytes = 22_000, \
+                max_upload_bytes = 1_000_000, description = "The picture to compare with."}
+inputs.note = {media_types = ["application/json"], optional = true}
+"""
+
+
 def entry(name: str, implementation: str, media_types: str, more: str, limit: int = 10**7) -> str:
     return MODEL.format(
         name=name,
@@ -81,6 +89,7 @@ CATALOGUE = "".join(
         shape("mask", 'result_media_type = "image/png"'),
         shape("tone", 'result_media_type = "audio/wav"'),
         shape("large"),
+        entry("pair", "tests.browser.named_inputs_model", "image/jpeg image/png", NAMED_INPUTS),
         shape("parts", RESULTS),
         entry("slow", "tests.e2e.slow_model", "text/plain", "reports_progress = true", limit=1000),
         entry(
@@ -123,15 +132,21 @@ def choose(browser: Browser, group: str, value: str) -> None:
     click(browser, f"#{group} label:has(input[value='{value}'])")
 
 
-def choose_file(browser: Browser, path: Path) -> None:
-    """Choose a file as the input, and wait for its preview."""
-    browser.run("return document.querySelector('#file')").send_keys(str(path))
-    browser.wait_for_text("#preview .file", path.name.partition(".")[0])
+def choose_file(browser: Browser, path: Path, prefix: str = "") -> None:
+    """Choose a file as an input, and wait for its preview.
+
+    `prefix` is the beginning of the ids of a named input's elements.
+    """
+    browser.run(f"return document.querySelector('#{prefix}file')").send_keys(str(path))
+    browser.wait_for_text(f"#{prefix}preview .file", path.name.partition(".")[0])
 
 
-def drop_file(browser: Browser, path: Path) -> None:
-    """Drag a file from another program over the page, and drop it on the input."""
-    place = browser.find("#drop")
+def drop_file(browser: Browser, path: Path, prefix: str = "") -> None:
+    """Drag a file from another program over the page, and drop it on an input.
+
+    `prefix` is the beginning of the ids of a named input's elements.
+    """
+    place = browser.find(f"#{prefix}drop")
     browser.run("arguments[0].scrollIntoView({block: 'center'})", place)
     middle = browser.run(
         "const box = arguments[0].getBoundingClientRect();"
@@ -142,7 +157,7 @@ def drop_file(browser: Browser, path: Path) -> None:
     for kind in ("dragEnter", "dragOver", "drop"):
         event = {"type": kind, "x": middle[0], "y": middle[1], "data": data}
         browser.driver.execute_cdp_cmd("Input.dispatchDragEvent", event)
-    browser.wait_for_text("#preview .file", path.name)
+    browser.wait_for_text(f"#{prefix}preview .file", path.name)
 
 
 def enter(browser: Browser, selector: str, text: str) -> None:
@@ -506,6 +521,80 @@ def test_the_playground_transfers_large_inputs_and_results_directly_to_and_from_
     assert browser.messages == []
 
 
+SIZES = {"chelsea.jpg": [384, 255], "coffee.jpg": [384, 256]}
+
+
+def sent_job(browser: Browser, model: str) -> SentRequest:
+    """Return the last request that submitted a job to a model."""
+    return [one for one in browser.requests if f"/models/{model}/jobs" in one.url][-1]
+
+
+def test_the_playground_sends_each_named_input_as_a_part_of_a_form(
+    browser: Browser, system: System
+) -> None:
+    open_model(browser, "pair")
+    legends = [one.text for one in browser.find_all("#named-inputs legend")]
+    assert legends == ["Input other", "Input note optional"]
+    assert "The picture to compare with." in browser.find("#named-inputs").text
+    choose_file(browser, EXAMPLES / "coffee.jpg")
+    start(browser)
+    browser.wait_for_text("#input-other-input-problem", "There is no input")
+    assert browser.find_all("#input-problem .problem") == []
+    drop_file(browser, EXAMPLES / "chelsea.jpg", "input-other-")
+    assert "coffee.jpg" in browser.find("#preview .file").text
+    run(browser)
+    assert browser.find_all("#input-other-input-problem .problem") == []
+    expected = {"image": SIZES["coffee.jpg"], "other": SIZES["chelsea.jpg"], "note": None}
+    assert job_of(browser, system)["result"] == expected
+    assert sent_job(browser, "pair").headers["content-type"].startswith("multipart/form-data")
+    choose(browser, "input-note-modes", "json")
+    enter(browser, "#input-note-text", '{"a": [1,')
+    browser.wait_for_text("#input-note-text-check", "Not JSON")
+    start(browser)
+    browser.wait_for_text("#input-note-input-problem", "The input is not JSON")
+    enter(browser, "#input-note-text", '{"a": [1, 2]}')
+    run(browser)
+    assert job_of(browser, system)["result"] == {**expected, "note": {"a": [1, 2]}}
+    check_with_axe(browser)
+    check_width(browser)
+    assert browser.messages == []
+
+
+def test_the_playground_uploads_all_files_if_a_named_input_is_too_large_for_a_form(
+    browser: Browser, system: System
+) -> None:
+    open_model(browser, "pair")
+    choose_file(browser, EXAMPLES / "chelsea.jpg")
+    choose_file(browser, EXAMPLES / "coffee.jpg", "input-other-")
+    choose(browser, "input-note-modes", "json")
+    enter(browser, "#input-note-text", '"small"')
+    run(browser)
+    expected = {"image": SIZES["chelsea.jpg"], "other": SIZES["coffee.jpg"], "note": "small"}
+    assert job_of(browser, system)["result"] == expected
+    blobs = f"http://127.0.0.1:{system.part('blobs').ports['blobs']}/"
+    stored = [one for one in browser.requests if one.url.startswith(blobs) and one.method == "PUT"]
+    assert len(stored) == 2
+    assert sent_job(browser, "pair").headers["content-type"] == "application/json"
+    assert browser.messages == []
+
+
+@pytest.mark.thorough
+def test_the_playground_offers_only_the_named_inputs_of_the_chosen_model(
+    browser: Browser,
+) -> None:
+    open_model(browser, "pair")
+    choose_file(browser, EXAMPLES / "chelsea.jpg", "input-other-")
+    browser.run("return document.querySelector('#input-other-file')").send_keys(
+        str(EXAMPLES / "speech.wav")
+    )
+    browser.wait_for_text("#input-other-input-problem", "The input other takes image/jpeg")
+    click(browser, ".model[data-name='boxes']")
+    browser.wait(lambda: not browser.find_all("#named-inputs legend"), "the inputs are still shown")
+    choose_file(browser, EXAMPLES / "chelsea.jpg")
+    run(browser)
+    assert sent_job(browser, "boxes").headers["content-type"] == "image/jpeg"
+
+
 @pytest.mark.thorough
 def test_the_playground_shows_a_large_json_result_that_is_stored_in_blob_storage(
     browser: Browser,
@@ -774,6 +863,31 @@ def test_the_code_copied_from_the_playground_prints_the_same_result_as_the_playg
     assert (tmp_path / "mask.png").read_bytes() == mask
     assert json.loads((tmp_path / "large.json").read_text("utf-8")) == ["x" * 100_000]
     assert not (tmp_path / "note.plain").exists()
+
+
+@pytest.mark.parametrize("language", ["curl", "Python", "JavaScript"])
+def test_the_code_copied_from_the_playground_sends_named_inputs(
+    browser: Browser, tmp_path: Path, language: str
+) -> None:
+    permissions = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
+    browser.driver.execute_cdp_cmd("Browser.grantPermissions", permissions)
+    # Some of these characters have a meaning for curl and for shells.
+    names = ("a picture; it's $1.jpg", "coffee.jpg")
+    shutil.copy(EXAMPLES / "chelsea.jpg", tmp_path / names[0])
+    shutil.copy(EXAMPLES / "coffee.jpg", tmp_path)
+    sizes = dict(zip(names, SIZES.values(), strict=True))
+    note = {"it's": 'grün "`${x}`\\ ;type=a'}
+    open_model(browser, "pair")
+    set_options(browser, wait="60", label="it's")
+    choose(browser, "input-note-modes", "json")
+    enter(browser, "#input-note-text", json.dumps(note, ensure_ascii=False))
+    # The first request is a form, and the second one names uploads.
+    for first, other in (names[::-1], names):
+        choose_file(browser, tmp_path / first)
+        choose_file(browser, tmp_path / other, "input-other-")
+        printed = json.loads(run_snippet(language, copy_snippet(browser, language), tmp_path))
+        result = printed["result"] if language == "curl" else printed
+        assert result == {"image": sizes[first], "other": sizes[other], "note": note}
 
 
 @pytest.mark.parametrize("language", ["curl", "Python", "JavaScript"])

@@ -166,6 +166,8 @@ def test_the_models_check_command_reports_a_faulty_model_or_input_with_an_error_
         (("trid", "input.txt"), "did you mean tried"),
         (("tried", "nowhere.txt"), "nowhere.txt"),
         (("tried", "long.txt"), "has 2000 bytes, but tried accepts at most 1000"),
+        (("tried", "input.txt", "--param", "count"), "expected NAME=VALUE, found 'count'"),
+        (("tried", "input.txt", "--param", "count=NaN"), "parameters: NaN is not JSON"),
     ],
 )
 def test_the_models_check_command_exits_with_status_2_if_the_arguments_are_invalid(
@@ -176,6 +178,76 @@ def test_the_models_check_command_exits_with_status_2_if_the_arguments_are_inval
     done = run_check(tmp_path, *arguments)
     assert done.returncode == 2, done
     assert message in done.stderr
+
+
+REPEATS = """
+from typing import Annotated
+
+from worker.models import Range
+
+class Infer:
+    accepts = "text"
+
+    def preprocess(
+        self, text, *, count: Annotated[int, Range(1, 5)], names: list[str] | None = None
+    ):
+        return text * count, names
+
+    def __call__(self, batch):
+        return [{"text": text, "names": names} for text, names in batch]
+"""
+DECLARED = """
+parameters.count = {type = "integer", minimum = 1, maximum = 5}
+parameters.names = {type = "array", items = {type = "string"}}
+"""
+
+
+@pytest.mark.parametrize("load", [(), ("--load", "1")])
+def test_the_models_check_command_passes_parameters_to_the_model(
+    tmp_path: Path, load: tuple[str, ...]
+) -> None:
+    given = ["--param", "count=3", "--param", 'names=["a"]']
+    arguments = ["tried", write_input(tmp_path, "ab"), *given, "--json", *load]
+    # Each job needs the parameter `count`, so those of a load would fail without it.
+    done = run_check(tmp_path, *arguments, code=REPEATS, more=f"uses_gpu = false{DECLARED}")
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert lines[1]["json"] == {"text": "ababab", "names": ["a"]}
+    assert lines[2]["event"] == ("load" if load else "batch")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            "count=9",
+            "invalid-input: parameters/count: expected a whole number from 1 to 5, found 9",
+        ),
+        ("names=[1]", "invalid-input: parameters/names/0: expected a string, found 1"),
+        ("cuont=1", "invalid-input: parameters/cuont: the model has no such parameter; it has"),
+    ],
+)
+def test_the_models_check_command_refuses_a_wrong_parameter_like_the_gateway(
+    tmp_path: Path, given: str, message: str
+) -> None:
+    arguments = ["tried", write_input(tmp_path, "ab"), "--param", given, "--load", "2"]
+    code = f"raise OSError('the model must not be loaded')\n{REPEATS}"
+    done = run_check(tmp_path, *arguments, code=code, more=DECLARED)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(message)
+    assert "; correct it; the text 12 is written --param" in done.stderr
+    done = run_check(tmp_path, *arguments, "--json", code=code, more=DECLARED)
+    (line,) = (json.loads(each) for each in done.stdout.splitlines())
+    name = given.partition("=")[0]
+    assert line["code"] == "invalid-input"
+    assert line["pointer"].startswith(f"/parameters/{name}")
+
+
+def test_the_models_check_command_reports_a_missing_parameter(tmp_path: Path) -> None:
+    file = write_input(tmp_path, "ab")
+    done = run_check(tmp_path, "tried", file, code=REPEATS, more=DECLARED)
+    assert done.returncode == 1
+    assert "invalid-input: parameters/count: the parameter is required" in done.stderr
 
 
 def test_the_models_check_command_under_load_suggests_a_batch_size_and_estimates_the_cost(

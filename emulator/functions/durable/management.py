@@ -39,7 +39,7 @@ from emulator.functions.durable.errors import (
     StorageRefused,
 )
 from emulator.functions.durable.history import EventType, dump_json, format_seconds
-from emulator.functions.durable.instances import OrchestrationInstance, Status
+from emulator.functions.durable.instances import OrchestrationInstance, Status, TaskMessage
 from emulator.functions.durable.newtonsoft import JsonReaderError, normalize_json
 
 DURABLE_PATH = "/runtime/webhooks/durabletask"
@@ -108,6 +108,16 @@ _SHOWN_WHILE_WAITING = _TASK_ENDS | {
     EventType.EXECUTION_SUSPENDED,
     EventType.TIMER_FIRED,
 }
+
+
+def _is_shown(message: TaskMessage) -> bool:
+    """Return whether a history shows a message that waits for the next episode.
+
+    A message without a row in the database is not shown, because a kill of the host would lose it.
+    A timer is an exception, because it fires again.
+    """
+    is_stored = message.sequence is not None or message.kind is EventType.TIMER_FIRED
+    return is_stored and message.kind in _SHOWN_WHILE_WAITING
 
 
 class RequestTooLarge(DurableError):
@@ -535,7 +545,7 @@ class ManagementApi:
         history = None
         show_input = _flag(request, "showinput", default=True)
         if _flag(request, "showhistory", default=False):
-            waiting = [m.text for m in instance.mailbox if m.kind in _SHOWN_WHILE_WAITING]
+            waiting = [message.text for message in instance.mailbox if _is_shown(message)]
             history = format_history(
                 [*self._engine.read_history_of(instance), *waiting],
                 outputs=_flag(request, "showhistoryoutput", default=False),

@@ -434,11 +434,15 @@ class JobLinks(TypedDict):
 
 
 class JobQueue(TypedDict):
-    """The position of a job in its queue, and its estimated wait. An unknown value is null."""
+    """The position of a job in its queue, and its estimated wait. An unknown value is null.
+
+    `phase` is `cold_starting` while no worker seems to run, and `model_broken` while the workers
+    cannot load the model.
+    """
 
     position: int | None
     eta_seconds: float | None
-    phase: Literal["queued", "cold_starting"] | None
+    phase: Literal["queued", "cold_starting", "model_broken"] | None
 
 
 class JobTiming(TypedDict):

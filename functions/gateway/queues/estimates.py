@@ -43,6 +43,7 @@ from contract.names import queue_length_blob
 from gateway.clock import Clock
 from gateway.errors import Unavailable
 from gateway.jobs.model import JobQueue
+from gateway.operations.model_states import ModelStates
 from gateway.queues.client import MessageCounts
 from gateway.storage.blobs import Blobs, SmallBlob
 
@@ -125,11 +126,22 @@ Otherwise, a slow model would count as cold starting while its workers run jobs.
 """
 
 
+BROKEN_AFTER_SECONDS: Final = 1.0
+"""After this time without a call of the model's workers, the gateway reads their heartbeats.
+
+They show whether the workers cannot load the model.
+"""
+
+
 class QueuePhase(StrEnum):
-    """What a queued job waits for: the jobs before it, or the start of a worker."""
+    """What a queued job waits for: the jobs before it, the start of a worker, or a repair.
+
+    In the phase MODEL_BROKEN, no worker can load the model.
+    """
 
     QUEUED = "queued"
     COLD_STARTING = "cold_starting"
+    MODEL_BROKEN = "model_broken"
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,12 +240,12 @@ def retry_after_seconds(position: QueuePosition, unknown_seconds: int, longest_s
     """Return the Retry-After in seconds for a job with this position.
 
     The value is the estimated wait, rounded up, but at most `longest_seconds`. If the wait is
-    unknown, the value is `unknown_seconds`. If the model also has no worker, the value is at least
+    unknown, the value is `unknown_seconds`. If also no worker runs the model, the value is at least
     QUIET_SECONDS.
     """
     if position.eta_seconds is not None:
         return min(longest_seconds, max(1, math.ceil(position.eta_seconds)))
-    if position.phase is QueuePhase.COLD_STARTING:
+    if position.phase in {QueuePhase.COLD_STARTING, QueuePhase.MODEL_BROKEN}:
         return min(longest_seconds, max(unknown_seconds, int(QUIET_SECONDS)))
     return unknown_seconds
 
@@ -576,9 +588,12 @@ class WaitEstimates:
     receives.
     """
 
-    def __init__(self, counter: QueueCounter, blobs: Blobs, clock: Clock) -> None:
+    def __init__(
+        self, counter: QueueCounter, blobs: Blobs, clock: Clock, states: ModelStates
+    ) -> None:
         self._counter = SharedCounts(counter, blobs, clock)
         self._clock = clock
+        self._states = states
         self._begun_at = self._now()
         self._known: dict[str, _ModelStatistics] = {}
 
@@ -621,13 +636,26 @@ class WaitEstimates:
         own = known.queues[priority].position(queue_of(model, priority), created)
         before = [known.queues[each].length(queue_of(model, each)) for each in priority.higher]
         jobs = _sum_if_known(await asyncio.gather(own, *before) if before else [await own])
-        is_cold = is_cold_starting(max(known.quiet_since, created), self._now(), known.throughput)
-        phase = QueuePhase.COLD_STARTING if is_cold else QueuePhase.QUEUED
+        phase = await self._phase(model.name, max(known.quiet_since, created), known.throughput)
         if jobs is None:
             return QueuePosition(phase=phase)
-        # It is unknown when a worker will start.
-        eta = None if is_cold else wait_seconds(jobs, known.throughput.seconds_per_job)
+        # It is unknown when a worker will start, or when the model will be repaired.
+        is_served = phase is QueuePhase.QUEUED
+        eta = wait_seconds(jobs, known.throughput.seconds_per_job) if is_served else None
         return QueuePosition(jobs, eta, phase)
+
+    async def _phase(self, model: str, quiet_since: float, throughput: Throughput) -> QueuePhase:
+        """Return what the jobs of a model wait for.
+
+        `quiet_since` is the time of the last call of a worker, or of the job's creation if the
+        creation is later.
+        """
+        now = self._now()
+        is_quiet = now - quiet_since >= BROKEN_AFTER_SECONDS
+        if is_quiet and model in await self._states.broken():
+            return QueuePhase.MODEL_BROKEN
+        is_cold = is_cold_starting(quiet_since, now, throughput)
+        return QueuePhase.COLD_STARTING if is_cold else QueuePhase.QUEUED
 
     async def estimate_wait(self, model: ModelEntry) -> ModelWait:
         """Return how many of the model's jobs have not ended, and how long a new job will wait."""

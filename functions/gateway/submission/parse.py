@@ -287,8 +287,8 @@ def check_required_inputs(model: ModelEntry, names: Collection[str]) -> None:
         if name not in names:
             raise HttpProblem(
                 problems.INVALID_INPUT,
-                f"inputs.{name}: {model.name} needs this input; send it as a part of a form, or in "
-                'the member "inputs" of a JSON body',
+                f"inputs.{name}: {model.name} needs this input; send it as a part of a form, in "
+                'the member "inputs" of a JSON body, or as a tensor with this name in /v2',
                 pointer=f"/inputs/{name}",
             )
 

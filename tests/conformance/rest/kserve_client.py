@@ -1,5 +1,7 @@
 """Classify a picture with the client of kserve, and print the labels as JSON.
 
+The script also sends pictures to a model with named inputs.
+
 Arguments: the gateway's URL and the path of the picture. The interpreter must have kserve.
 """
 
@@ -36,7 +38,20 @@ async def main(url: str, data: bytes) -> None:
         refusal = await refused(client, url)
         assert refusal.response.status_code == 400
         assert "inputs" in str(refusal)
+        await compare(client, url, data)
     sys.stdout.write(json.dumps(answers))
+
+
+async def compare(client: InferenceRESTClient, url: str, data: bytes) -> None:
+    """Send a picture, and the same picture as a named input, to the model `differ`."""
+    given = []
+    for name in ("image", "other"):
+        given.append(InferInput(name, [1], "BYTES"))
+        given[-1].set_data_from_numpy(np.array([data], dtype=np.object_), binary_data=True)
+    given.append(InferInput("weights", [3], "FP32"))
+    given[-1].set_data_from_numpy(np.ones(3, dtype=np.float32), binary_data=False)
+    answer = await client.infer(url, InferRequest("differ", given), "differ")
+    assert json.loads(answer.outputs[0].data[0]) == [0, 0, 0]
 
 
 async def refused(client: InferenceRESTClient, url: str) -> httpx.HTTPStatusError:

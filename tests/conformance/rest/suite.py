@@ -4,6 +4,7 @@ Each client is installed in a temporary environment, because the clients are lar
 dependencies than this repository.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -12,6 +13,8 @@ import tempfile
 import venv
 from pathlib import Path
 
+from contract.catalogue import DEFAULT_PATH
+from tests.conformance.rest.named_input_model import ENTRY
 from tests.conformance.rest.schemathesis_run import fuzz
 from tests.e2e.system import ROOT, System, running
 
@@ -31,9 +34,10 @@ def environment(folder: Path, requirement: str) -> Path:
 
 
 def classify(url: str, name: str, folder: Path) -> str | None:
-    """Classify a picture of a cat with the unmodified client `name`.
+    """Classify a picture of a cat, and compare pictures, with the unmodified client `name`.
 
-    Return an error text, or None if the labels in the result name a cat.
+    Return an error text, or None if the labels in the result name a cat and the comparisons are
+    right.
     """
     python = environment(folder / name, CLIENTS[name])
     script = Path(__file__).with_name(f"{name}_client.py")
@@ -92,11 +96,11 @@ def fuzz_at_length(system: System, options: list[str]) -> str | None:
 
 def main(options: list[str]) -> int:
     """Start a local system and run all checks on it. `options` are passed to Schemathesis."""
-    with (
-        tempfile.TemporaryDirectory(prefix="loosely-rest-") as name,
-        running(Path(name) / "data") as system,
-    ):
-        folder = Path(name)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loosely-rest-")))
+        catalogue = folder / "models.toml"
+        catalogue.write_text(DEFAULT_PATH.read_text("utf-8") + ENTRY, encoding="utf-8")
+        system = stack.enter_context(running(folder / "data", catalogue))
         failures = {
             **{client: classify(system.url, client, folder) for client in CLIENTS},
             "generated client": generate(system.url, folder),

@@ -1,5 +1,7 @@
 """Classify a picture with the client of Triton, and print the labels as JSON.
 
+The script also sends pictures to a model with named inputs.
+
 Arguments: the gateway's URL and the path of the picture. The interpreter must have
 tritonclient[http].
 """
@@ -40,20 +42,44 @@ def main(url: str, picture: str) -> None:
             assert scores.shape == labels.shape == (len(elements), 5)
             assert scores.dtype == np.float32
             answers += [[_text(label) for label in row] for row in labels]
-    refusal = refused(client, given)
+    refusal = refused(client, "clasifier", [given])
     assert refusal.status() == "404"
     assert "classifier" in refusal.message()
+    compare(client, data)
     sys.stdout.write(json.dumps(answers))
 
 
+def compare(client: triton.InferenceServerClient, data: bytes) -> None:
+    """Send a picture, and the same picture as a named input, to the model `differ`."""
+    described = client.get_model_metadata("differ")["inputs"]
+    assert [each["name"] for each in described] == ["image", "other", "weights"]
+    for elements, is_binary in (([data, data], True), ([base64.b64encode(data)], False)):
+        pictures = np.array(elements, dtype=np.object_)
+        given = [make_input(name, pictures, "BYTES", is_binary) for name in ("image", "other")]
+        result = client.infer("differ", given).as_numpy("result")
+        assert [json.loads(_text(each)) for each in result] == [[0, 0, 0]] * len(elements)
+    weights = make_input("weights", np.ones(3, dtype=np.float32), "FP32", is_binary=True)
+    result = client.infer("differ", [weights, *given]).as_numpy("result")
+    assert json.loads(_text(result[0])) == [0, 0, 0]
+    refusal = refused(client, "differ", given[:1])
+    assert refusal.status() == "422"
+    assert "inputs.other: differ needs this input" in refusal.message()
+
+
+def make_input(name: str, tensor: np.ndarray, datatype: str, is_binary: bool) -> triton.InferInput:
+    given = triton.InferInput(name, tensor.shape, datatype)
+    given.set_data_from_numpy(tensor, binary_data=is_binary)
+    return given
+
+
 def refused(
-    client: triton.InferenceServerClient, given: triton.InferInput
+    client: triton.InferenceServerClient, model: str, given: list[triton.InferInput]
 ) -> InferenceServerException:
     try:
-        client.infer("clasifier", [given])
+        client.infer(model, given)
     except InferenceServerException as refusal:
         return refusal
-    raise AssertionError("the gateway accepted a request to a model that does not exist")
+    raise AssertionError("the gateway accepted a request that is not valid")
 
 
 def _text(label: object) -> str:

@@ -55,3 +55,14 @@ def test_only_end_to_end_tests_call_time_sleep() -> None:
     ]
     sleepers = [path for path in tests if "time.sleep(" in path.read_text(encoding="utf-8")]
     assert names([path for path in sleepers if "e2e" not in path.parts]) == []
+
+
+def test_the_worker_and_the_measurement_under_load_create_consumers_only_by_the_factory() -> None:
+    makers = [path for path in MODULES if "Consumer(" in path.read_text(encoding="utf-8")]
+    assert names(makers) == ["worker/pipeline/factory.py"]
+    callers = [path for path in MODULES if "make_consumer(" in path.read_text(encoding="utf-8")]
+    assert names(callers) == [
+        "worker/__main__.py",
+        "worker/check_load.py",
+        "worker/pipeline/factory.py",
+    ]

@@ -1,15 +1,19 @@
 """Test estimated positions and waits, and refusals because of long queues."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from contract.catalogue import Priority
+from contract.heartbeats import ModelHeartbeat, ModelState
 from contract.messages import InlineJson, JobReply, Timing
+from gateway.errors import Unavailable
 from gateway.queues.client import MessageCounts
 from tests.unit.gateway.conftest import RunningGateway, open_gateway, reply_body
+from tests.unit.gateway.test_gateway_operations import beat
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
@@ -71,6 +75,62 @@ async def test_a_queued_job_is_cold_starting_if_no_worker_called_the_gateway_for
     # A request that checks whether a reply is wanted shows that there is a worker.
     wanted = await gateway.http.get(gateway.queues.request().reply_url or "")
     assert wanted.status_code == 200
+    assert (await gateway.job(job_id))["queue"]["phase"] == "queued"
+
+
+BROKEN = ModelHeartbeat(
+    "noop", ModelState.BROKEN, code="model-unfit", reason="secret of the operator"
+)
+LOADED = ModelHeartbeat("noop", ModelState.LOADED, load_seconds=1)
+
+
+async def test_a_queued_job_shows_that_no_worker_can_load_the_model(
+    gateway: RunningGateway,
+) -> None:
+    beat(gateway, models=(BROKEN,))
+    heard(gateway, 0.1)
+    job_id = await gateway.accept()
+    assert (await gateway.job(job_id))["queue"]["phase"] == "queued"
+    gateway.clock.now += timedelta(milliseconds=1000)
+    answer = await gateway.http.get(f"/v1/jobs/{job_id}")
+    assert answer.json()["queue"] == {"position": 1, "eta_seconds": None, "phase": "model_broken"}
+    assert answer.headers["retry-after"] == "5"
+    assert "secret" not in answer.text
+
+
+@pytest.mark.parametrize("repaired", [(LOADED,), (replace(BROKEN, state=ModelState.LOADING),), ()])
+async def test_a_queued_job_does_not_count_as_broken_if_another_worker_may_run_it(
+    gateway: RunningGateway, repaired: tuple[ModelHeartbeat, ...]
+) -> None:
+    beat(gateway, models=(BROKEN,), is_draining=not repaired)
+    beat(gateway, "pod-8", models=repaired)
+    job_id = await gateway.accept()
+    gateway.clock.now += timedelta(milliseconds=1000)
+    assert (await gateway.job(job_id))["queue"]["phase"] == "queued"
+
+
+async def test_a_repaired_model_does_not_count_as_broken_after_ten_seconds(
+    gateway: RunningGateway,
+) -> None:
+    beat(gateway, models=(BROKEN,))
+    job_id = await gateway.accept()
+    gateway.clock.now += timedelta(milliseconds=1000)
+    assert (await gateway.job(job_id))["queue"]["phase"] == "model_broken"
+    gateway.clock.now += timedelta(milliseconds=10_000)
+    beat(gateway, models=(LOADED,))
+    assert (await gateway.job(job_id))["queue"]["phase"] == "cold_starting"
+
+
+async def test_a_request_succeeds_if_the_heartbeats_of_workers_cannot_be_read(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: str) -> None:
+        raise Unavailable("blobs", "switched off")
+
+    beat(gateway, models=(BROKEN,))
+    job_id = await gateway.accept()
+    gateway.clock.now += timedelta(milliseconds=1000)
+    monkeypatch.setattr(gateway.blobs, "list", fail)
     assert (await gateway.job(job_id))["queue"]["phase"] == "queued"
 
 

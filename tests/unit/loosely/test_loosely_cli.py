@@ -427,10 +427,24 @@ def test_the_status_command_shows_the_progress_and_the_position_in_the_queue(
             {**job_document("running"), "progress": {"fraction": 0.4, "message": "step\n2"}},
         ),
         json_response(200, {**job_document("queued"), "queue": queued}),
+        json_response(200, {**job_document("queued"), "queue": {"phase": "model_broken"}}),
     ]
-    shown = [runner.invoke(app, ["status", JOB_ID, "--url", gateway.url]).stdout for _ in range(2)]
+    shown = [runner.invoke(app, ["status", JOB_ID, "--url", gateway.url]).stdout for _ in range(3)]
     assert "progress  40%  step 2 " in shown[0]
     assert "position 3, about 12 s, a worker is starting" in shown[1]
+    assert "no worker can load the model: tell the operator" in shown[2]
+
+
+def test_the_submit_command_says_once_that_no_worker_can_load_the_model(
+    runner: CliRunner, gateway: ScriptedGateway, picture: str
+) -> None:
+    phases = ("queued", "model_broken", "queued", "model_broken")
+    waiting = [{**job_document("queued"), "queue": {"phase": phase}} for phase in phases]
+    gateway.responses = [json_response(202, waiting[0])]
+    gateway.responses += [json_response(200, document) for document in (*waiting, SUCCEEDED)]
+    done = runner.invoke(app, ["submit", picture, "--model", "noop", "--url", gateway.url])
+    assert done.exit_code == 0, done.output
+    assert done.stderr.count("no worker can load the model") == 1
 
 
 def test_the_submit_command_sends_json_and_text_parameters(

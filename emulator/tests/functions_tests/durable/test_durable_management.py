@@ -241,6 +241,56 @@ async def test_suspending_a_suspended_instance_is_refused(engine: DurableExtensi
     )
 
 
+class PausedRunner(SdkRunner):
+    """Runs orchestrators only while `may_run` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_run = asyncio.Event()
+        self.may_run.set()
+
+    async def run_orchestrator(self, name: str, context_json: str) -> str:
+        await self.may_run.wait()
+        return await super().run_orchestrator(name, context_json)
+
+
+async def test_the_result_of_an_activity_is_shown_only_after_it_is_stored(tmp_path: Path) -> None:
+    runner = PausedRunner()
+    may_end = {name: asyncio.Event() for name in ("first", "second")}
+
+    @runner.activity
+    async def work(name: str) -> str:
+        await may_end[name].wait()
+        return name
+
+    @runner.orchestrator
+    def both(context: Any) -> Any:
+        return (yield context.task_all([context.call_activity("work", name) for name in may_end]))
+
+    engine = DurableExtension(tmp_path / "hub.db", runner, ManualClock(), DurableOptions("Hub"))
+    await engine.start()
+
+    async def show_history() -> bytes:
+        for _ in range(30):
+            await asyncio.sleep(0)
+        query = b"showHistory=true&showHistoryOutput=true"
+        return (await request(engine.management_app, "GET", "/instances/i", query=query))[2]
+
+    await request(engine.management_app, "POST", "/orchestrators/both/i")
+    await show_history()
+    # While the orchestrator runs with the first result, the second result waits in memory.
+    runner.may_run.clear()
+    may_end["first"].set()
+    await show_history()
+    may_end["second"].set()
+    assert b'"Result"' not in await show_history()
+    runner.may_run.set()
+    shown = await show_history()
+    assert b'"Result":"first"' in shown
+    assert b'"Result":"second"' in shown
+    await engine.stop()
+
+
 WORDS = [
     "orchestrators",
     "instances",

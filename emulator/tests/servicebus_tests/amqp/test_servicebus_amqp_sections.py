@@ -3,7 +3,7 @@
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from azure.servicebus._pyamqp._decode import decode_payload
@@ -162,6 +162,12 @@ def test_a_message_without_an_id_gets_an_id_of_32_hexadecimal_digits(properties:
     assert split(messages[0].bare).body == (BODY,)
     # Duplicate detection does not use the generated id.
     assert messages[0].message_id is None
+
+
+def test_a_message_batch_with_a_data_section_that_is_not_binary_raises_a_decode_error() -> None:
+    batch = encode_section(DATA, BODY) + encode_section(DATA, uuid4())
+    with pytest.raises(DecodeError, match="must contain a binary value"):
+        read_messages(batch, BATCH_FORMAT)
 
 
 def test_a_message_batch_is_read_as_separate_messages() -> None:

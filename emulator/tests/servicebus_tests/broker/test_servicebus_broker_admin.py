@@ -3,7 +3,8 @@
 import hmac
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
+from typing import Any
 from urllib.parse import quote_plus
 
 import httpx
@@ -22,6 +23,7 @@ from emulator.servicebus.administration import (
 )
 from emulator.servicebus.broker.authorization import ALL_RIGHTS, AuthorizationRule
 from emulator.servicebus.broker.errors import ArgumentError
+from emulator.servicebus.namespace import Namespace
 from emulator.servicebus.sas import SasError, verify_sas
 from servicebus_tests.broker.broker_harness import START, RunningBroker
 
@@ -197,3 +199,27 @@ def test_the_error_for_a_refused_token_contains_the_reason(token: str, complaint
 def test_a_text_that_is_not_a_signed_token_is_refused(text: str) -> None:
     with pytest.raises(SasError):
         verify_sas(f"SharedAccessSignature {text}", POLICIES, "/q", START)
+
+
+@pytest.mark.parametrize(("method", "path"), [("PUT", "/made"), ("PUT", "/$emulator/faults")])
+async def test_a_client_that_disconnects_during_the_body_of_a_request_causes_no_error(
+    servicebus: RunningBroker, method: str, path: str
+) -> None:
+    events = iter(
+        (
+            {"type": "http.request", "body": b"<entry", "more_body": True},
+            {"type": "http.disconnect"},
+        )
+    )
+
+    async def receive() -> MutableMapping[str, Any]:
+        return next(events)
+
+    async def send(_: MutableMapping[str, Any]) -> None:
+        """Discard the response, which the client does not read."""
+
+    namespace = Namespace(servicebus.broker, POLICIES, servicebus.clock)
+    app = create_admin_app(servicebus.broker, namespace)
+    scope = {"type": "http", "method": method, "path": path, "headers": [], "query_string": b""}
+    await app(scope, receive, send)
+    assert len(servicebus.broker.queues()) == 1

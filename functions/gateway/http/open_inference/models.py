@@ -6,6 +6,10 @@ JSON. If there is one tensor, the input of this job is the tensor as a nested li
 several tensors, the input is an object that contains the nested list of each tensor under the name
 of the tensor.
 
+A model with named inputs has an input tensor for each of them. One other tensor is then the first
+input. All tensors of datatype BYTES have the same number of elements: the elements at the same
+position belong to one job. A numeric tensor is the input of the only job.
+
 Every model has the output tensor `result`. Each element of `result` is the result of one job. Each
 named result of a model is an output tensor of its own, with the same form. A classifier also has
 the output tensors `labels`, `indices` and `scores`, unless named results have these names. Each row
@@ -31,11 +35,14 @@ from gateway.http.problems import HttpProblem
 from gateway.http.requests import encode_json, parse_json
 from gateway.submission.parse import (
     JobSubmission,
+    SubmittedInput,
     check_media_type,
     check_required_inputs,
     check_size,
+    naming_input,
     parse_options,
     parse_priority,
+    refuse_unknown_inputs,
 )
 
 MAX_ELEMENTS: Final = 64
@@ -88,18 +95,32 @@ def model_metadata(model: ModelEntry) -> OipModel:
         "versions": list(model.versions) or [model.version],
         "platform": "loosely",
         "inputs": [
-            {
-                "name": "image" if model.max_pixels else "input",
-                "datatype": BYTES,
-                "shape": [-1],
-                "parameters": {"content_types": ", ".join(model.media_types)},
-            }
+            _input_metadata(_first_name(model), model),
+            *(
+                _input_metadata(name, model.entry_of_input(name), is_optional=each.optional)
+                for name, each in model.inputs.items()
+            ),
         ],
         "outputs": [
             {"name": name, "datatype": datatype, "shape": [-1] * rank}
             for name, datatype, rank in _outputs(model)
         ],
     }
+
+
+def _first_name(model: ModelEntry) -> str:
+    """Return the name of the tensor for the first input."""
+    return "image" if model.max_pixels and "image" not in model.inputs else "input"
+
+
+def _input_metadata(
+    name: str, entry: ModelEntry, *, is_optional: bool = False
+) -> OipTensorMetadata:
+    """Return the description of an input tensor, whose media types are those of `entry`."""
+    parameters: dict[str, Any] = {"content_types": ", ".join(entry.media_types)}
+    if is_optional:
+        parameters["optional"] = True
+    return {"name": name, "datatype": BYTES, "shape": [-1], "parameters": parameters}
 
 
 def output_names(model: ModelEntry) -> tuple[str, ...]:
@@ -124,7 +145,6 @@ def read_submissions(model: ModelEntry, request: InferenceRequest) -> list[JobSu
 
     Raises HttpProblem if the request is not valid for the model.
     """
-    check_required_inputs(model, ())
     given = {
         name: value
         for name, value in request.parameters.items()
@@ -134,70 +154,118 @@ def read_submissions(model: ModelEntry, request: InferenceRequest) -> list[JobSu
     options = {"deadline_seconds": given.pop("deadline_seconds", None), "parameters": given}
     parameters, deadline_seconds = parse_options(model, options)
     # Triton's clients send a number as the priority, which is ignored.
-    named = request.parameters.get("priority")
-    priority = parse_priority({"priority": named} if isinstance(named, str) else {})
+    chosen = request.parameters.get("priority")
+    priority = parse_priority({"priority": chosen} if isinstance(chosen, str) else {})
+    named = [tensor for tensor in request.inputs if tensor.name in model.inputs]
+    first = [tensor for tensor in request.inputs if tensor.name not in model.inputs]
+    check_required_inputs(model, [tensor.name for tensor in named])
     if upload is not None:
-        if not isinstance(upload, str) or request.inputs:
+        if not isinstance(upload, str) or first:
             raise unreadable(
-                "parameters.upload: expected the id of an upload as a string, and an empty list of "
-                "inputs"
+                "parameters.upload: expected the id of an upload as a string, and no other tensors "
+                "in inputs than those of named inputs"
             )
-        return [
-            JobSubmission("", b"", parameters, deadline_seconds, upload=upload, priority=priority)
-        ]
+        firsts = [SubmittedInput("", upload=upload)]
+    else:
+        firsts = _first_inputs(model, first)
+    columns = {tensor.name: _named_input(model, tensor, len(firsts)) for tensor in named}
     return [
-        JobSubmission(media_type, data, parameters, deadline_seconds, priority=priority)
-        for media_type, data in _payloads(model, request.inputs)
+        JobSubmission(
+            found.media_type,
+            found.data,
+            parameters,
+            deadline_seconds,
+            upload=found.upload,
+            priority=priority,
+            inputs={name: column[number] for name, column in columns.items()},
+        )
+        for number, found in enumerate(firsts)
     ]
 
 
-def _payloads(model: ModelEntry, inputs: Sequence[Tensor]) -> list[tuple[str, bytes]]:
-    first = inputs[0]
-    if first.datatype != BYTES or len(inputs) > 1:
-        return [(media.JSON, _array_payload(model, inputs))]
-    if not 1 <= len(first.elements) <= MAX_ELEMENTS:
+def _first_inputs(model: ModelEntry, tensors: Sequence[Tensor]) -> list[SubmittedInput]:
+    """Return the first input of each job. `tensors` are the tensors that are not named inputs."""
+    if model.inputs and len(tensors) != 1:
+        # An unknown name is probably a misspelt named input.
+        name = _first_name(model)
+        others = [tensor.name for tensor in tensors if tensor.name != name]
+        if len(others) < len(tensors):
+            refuse_unknown_inputs(model, others)
         raise unreadable(
-            f"{first.name}: expected 1 to {MAX_ELEMENTS} elements, found {len(first.elements)}"
+            f"inputs: expected one tensor for the first input, which is {name}, in addition to "
+            f"the named inputs {', '.join(model.inputs)}; found {len(tensors)}"
         )
-    payloads = []
-    for number, element in enumerate(first.elements):
+    if tensors[0].datatype != BYTES or len(tensors) > 1:
+        return [SubmittedInput(media.JSON, _array_payload(model, tensors, "inputs: "))]
+    return _elements(model, tensors[0], f"{tensors[0].name}: ")
+
+
+def _named_input(model: ModelEntry, tensor: Tensor, job_count: int) -> list[SubmittedInput]:
+    """Return the input that a named tensor contains for each of `job_count` jobs."""
+    entry = model.entry_of_input(tensor.name)
+    with naming_input(tensor.name):
+        if tensor.datatype != BYTES:
+            found = [SubmittedInput(media.JSON, _array_payload(entry, [tensor], ""))]
+        else:
+            found = _elements(entry, tensor, "")
+        if len(found) != job_count:
+            raise unreadable(
+                f"found {len(found)} elements, but the first input has {job_count}; send one "
+                "element for each job (a numeric tensor counts as one element)"
+            )
+    return found
+
+
+def _elements(model: ModelEntry, tensor: Tensor, prefix: str) -> list[SubmittedInput]:
+    """Return the input of each job in a tensor of datatype BYTES.
+
+    Problems with the whole tensor or the encoding of an element begin with `prefix`.
+    """
+    if not 1 <= len(tensor.elements) <= MAX_ELEMENTS:
+        raise unreadable(
+            f"{prefix}expected 1 to {MAX_ELEMENTS} elements, found {len(tensor.elements)}"
+        )
+    inputs = []
+    for number, element in enumerate(tensor.elements):
         try:
-            payloads.append(_payload(model, first, element))
+            inputs.append(_element(model, tensor, element, prefix))
         except HttpProblem as problem:
-            if len(first.elements) > 1:
+            if len(tensor.elements) > 1:
                 problem.detail = f"element {number}: {problem.detail}"
             raise
-    return payloads
+    return inputs
 
 
-def _payload(model: ModelEntry, tensor: Tensor, element: str | bytes) -> tuple[str, bytes]:
+def _element(
+    model: ModelEntry, tensor: Tensor, element: str | bytes, prefix: str
+) -> SubmittedInput:
     announced = media.essence(tensor.content_type or "")
     if isinstance(element, str):
         # In JSON, an element that is not text is written in base64.
         is_text = announced != _BASE64 and (media.TEXT in model.media_types)
-        data = _decoded(tensor, element, is_text=is_text)
+        data = _decoded(prefix, element, is_text=is_text)
         kind = media.TEXT if is_text else None
     else:
         data, kind = element, None
     kind = announced if "/" in announced else kind
     check_size(model, len(data))
-    return check_media_type(model, kind, data), data
+    return SubmittedInput(check_media_type(model, kind, data), data)
 
 
-def _decoded(tensor: Tensor, text: str, *, is_text: bool) -> bytes:
+def _decoded(prefix: str, text: str, *, is_text: bool) -> bytes:
     try:
         return text.encode() if is_text else base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         expected = "Unicode text" if is_text else "base64"
-        raise unreadable(f"{tensor.name}: expected an element that is {expected}") from None
+        raise unreadable(f"{prefix}expected an element that is {expected}") from None
 
 
-def _array_payload(model: ModelEntry, inputs: Sequence[Tensor]) -> bytes:
+def _array_payload(model: ModelEntry, inputs: Sequence[Tensor], prefix: str) -> bytes:
     if media.JSON not in model.media_types:
-        raise unreadable(f"inputs: {model.name} accepts only one tensor of datatype {BYTES}")
+        raise unreadable(f"{prefix}{model.name} accepts only one tensor of datatype {BYTES}")
     if any(isinstance(element, bytes) for tensor in inputs for element in tensor.elements):
         raise unreadable(
-            f"inputs: if a request has several tensors, the data of a {BYTES} tensor must be JSON, "
+            f"{prefix}if a request has several tensors, the data of a {BYTES} tensor must be JSON, "
             "not binary"
         )
     values = {tensor.name: nested(tensor) for tensor in inputs}

@@ -52,11 +52,13 @@ INFER_BODY: Final[dict[str, Any]] = {
                         "description": (
                             "The model's parameters, and `deadline_seconds`, `priority` (normal "
                             "or low) and `binary_data_output`. `upload` is the id of an upload "
-                            "that is the only input; `inputs` must then be empty."
+                            "that is the first input; `inputs` then contains only named inputs."
                         ),
                     },
                     "inputs": {
                         "type": "array",
+                        "description": "The tensors with the first input and with each named input "
+                        "of the model.",
                         "maxItems": MAX_TENSORS,
                         "items": _INPUT,
                     },

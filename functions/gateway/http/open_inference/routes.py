@@ -221,7 +221,8 @@ async def oip_infer(request: Request, model: str) -> Response:
     """Run a model on the tensors of the request, and return the results of all jobs.
 
     If the request has only one tensor and its datatype is BYTES, each element is one job.
-    Otherwise, all tensors together are one job.
+    Otherwise, all tensors together are one job. Each named input of the model has a tensor of its
+    own, with one element for each job.
     """
     services, durable = services_of(request), durable_of(request)
     # Parse and validate.
@@ -265,7 +266,8 @@ async def oip_infer_version(request: Request, model: str, version: str) -> Respo
     """Run a version of a model on the tensors of the request, and return the results of all jobs.
 
     If the request has only one tensor and its datatype is BYTES, each element is one job.
-    Otherwise, all tensors together are one job.
+    Otherwise, all tensors together are one job. Each named input of the model has a tensor of its
+    own, with one element for each job.
     """
     return await oip_infer(request, f"{model}:{version}")
 
@@ -281,9 +283,8 @@ async def _read_request(
     """Return the request without its tensors, and the submissions of its jobs."""
     check_coding(request.headers.get("content-encoding", ""))
     body = await read_body(request)
-    limit_bytes = (
-        model.max_input_bytes * 4 // 3 + _ENVELOPE_BYTES
-    )  # base64 adds a third to the size
+    # Base64 adds a third to the size.
+    limit_bytes = model.max_all_inputs_bytes * 4 // 3 + _ENVELOPE_BYTES
     if len(body) > limit_bytes:
         raise HttpProblem(
             problems.PAYLOAD_TOO_LARGE,

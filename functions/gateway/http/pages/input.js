@@ -1,4 +1,4 @@
-// The input of a job: a file that is dropped, pasted, chosen, photographed or recorded; text; or JSON.
+// The inputs of a job: a file that is dropped, pasted, chosen, photographed or recorded; text; or JSON.
 
 import { element } from "/pages/key.js";
 import { Problem } from "/pages/gateway.js";
@@ -21,95 +21,116 @@ const SAMPLES = [
 
 const find = (id) => document.getElementById(id);
 const isText = (type) => type.startsWith("text/");
-const modesOf = (model) => [
+const modesOf = (entry) => [
   ["file", "File"],
-  ...(model.media_types.some(isText) ? [["text", "Text"]] : []),
-  ...(model.media_types.includes(JSON_TYPE) ? [["json", "JSON"]] : []),
+  ...(entry.media_types.some(isText) ? [["text", "Text"]] : []),
+  ...(entry.media_types.includes(JSON_TYPE) ? [["json", "JSON"]] : []),
 ];
 
-/** The part of the page with the input of a job.
+/** The fields for one input of a job: a file, a text or JSON.
  *
- * `onChange` is called after each change of it,
+ * The ids of the elements begin with `prefix`. `onChange` is called after each change of the input,
  * and `useModel` with the name of another model that the user chooses for a file. */
-export class InputPanel {
-  constructor(showFailure, onChange, useModel) {
+class InputField {
+  constructor(prefix, showFailure, onChange, useModel) {
+    this.prefix = prefix;
     this.showFailure = showFailure;
     this.onChange = onChange;
     this.useModel = useModel;
-    this.model = null;
+    this.entry = null; // {title, media_types, limits, required}: what the input may be
     this.mode = "file";
     this.file = null; // {name, blob, mediaType}: as it will be sent
-    this.models = [];
-    this.connect();
+    this.others = []; // the models that the user may choose for a file
   }
 
-  /** Take inputs for another model. A file that the model takes stays. */
-  setModel(model, models) {
-    this.model = model;
-    this.models = models;
-    const types = model.media_types;
-    find("file").accept = types.includes(ANY_TYPE) ? "" : [...types, ...(takesSound(model) ? ["audio/*"] : []),
-      ...(takesPictures(model) ? ["image/*"] : [])].join(",");
-    find("camera").hidden = !takesPictures(model) || !navigator.mediaDevices;
-    find("record").hidden = !takesSound(model) || !navigator.mediaDevices;
-    const modes = modesOf(model);
+  part(name) {
+    return find(this.prefix + name);
+  }
+
+  /** What takes the input, at the beginning of a sentence: a model, or one of its inputs. */
+  get taker() {
+    return this.prefix ? `The input ${this.entry.title}` : this.entry.title;
+  }
+
+  /** Take inputs with other media types and limits. A file that may still be sent stays. */
+  setEntry(entry, others = []) {
+    this.entry = entry;
+    this.others = others;
+    const types = entry.media_types;
+    this.part("file").accept = types.includes(ANY_TYPE) ? "" : [...types, ...(takesSound(entry) ? ["audio/*"] : []),
+      ...(takesPictures(entry) ? ["image/*"] : [])].join(",");
+    const modes = modesOf(entry);
     if (!modes.some(([mode]) => mode === this.mode)) this.mode = "file";
-    find("modes").hidden = modes.length === 1;
-    find("modes").replaceChildren(...choice("mode", modes, this.mode, (mode) => this.setMode(mode)));
-    find("samples").replaceChildren(...this.sampleButtons());
+    this.part("modes").hidden = modes.length === 1;
+    this.part("modes").replaceChildren(...choice(`${this.prefix}mode`, modes, this.mode, (mode) => this.setMode(mode)));
+    this.part("samples").replaceChildren(...this.sampleButtons());
     this.setMode(this.mode);
     if (this.file) this.setFile(this.file.original, this.file.originalName);
   }
 
-  /** Return the input as {name, blob, mediaType, text, json}. Raises Problem if it cannot be sent. */
-  value() {
-    if (this.mode === "file") {
-      if (!this.file) throw inputProblem("There is no input", "Choose, drop or paste a file, or use an example.");
-      return { ...this.file };
-    }
-    const text = find("text").value;
-    if (!text.trim()) throw inputProblem("There is no input", "Enter the text of the input.");
+  /** Return the input as {name, blob, mediaType, text, json, limits}; null if there is none.
+   *
+   * Raises Problem if it cannot be sent. */
+  read() {
+    const { limits } = this.entry;
+    if (this.mode === "file") return this.file && { ...this.file, limits };
+    const text = this.part("text").value;
+    if (!text.trim()) return null;
+    const base = this.prefix ? this.entry.title : "input";
     if (this.mode === "json") {
       const failure = checkJson(text);
-      if (failure) throw inputProblem("The input is not JSON", failure);
-      return { name: "input.json", json: text.trim(), blob: new Blob([text]), mediaType: JSON_TYPE };
+      if (failure) throw this.problem("The input is not JSON", failure);
+      return { name: `${base}.json`, json: text.trim(), blob: new Blob([text], { type: JSON_TYPE }), mediaType: JSON_TYPE, limits };
     }
-    const mediaType = this.model.media_types.find(isText);
-    return { name: "input.txt", text, blob: new Blob([text], { type: mediaType }), mediaType };
+    const mediaType = this.entry.media_types.find(isText);
+    return { name: `${base}.txt`, text, blob: new Blob([text], { type: mediaType }), mediaType, limits };
+  }
+
+  /** Return the input, or null if there is none and it is optional. Raises Problem if it cannot be sent. */
+  value() {
+    const found = this.read();
+    if (found || !this.entry.required) return found;
+    throw this.problem("There is no input", this.mode !== "file" ? "Enter the text of the input."
+      : `Choose${this.prefix ? " or drop" : ", drop or paste"} a file, or use an example.`);
+  }
+
+  /** Return a problem that is shown below this input. */
+  problem(title, detail) {
+    return Object.assign(inputProblem(title, detail), { place: this.part("input-problem") });
   }
 
   setMode(mode) {
     this.mode = mode;
-    find("file-input").hidden = mode !== "file";
-    find("text-input").hidden = mode === "file";
-    find("text-label").textContent = mode === "json" ? "JSON" : "Text";
-    find("input-problem").replaceChildren();
+    this.part("file-input").hidden = mode !== "file";
+    this.part("text-input").hidden = mode === "file";
+    this.part("text-label").textContent = mode === "json" ? "JSON" : "Text";
+    this.part("input-problem").replaceChildren();
     this.checkText();
     this.onChange();
   }
 
   /** Use a file. Convert it if the model does not take its type but the browser can convert it. */
   async setFile(original, name) {
-    find("input-problem").replaceChildren();
+    this.part("input-problem").replaceChildren();
     const found = { original, originalName: name };
     try {
       const type = await typeOf(original);
-      const isEditable = original.size < 1_000_000 && modesOf(this.model).some(([mode]) => mode !== "file");
-      if (isEditable && (type === JSON_TYPE || isText(type)) && this.model.media_types.includes(type)) {
+      const isEditable = original.size < 1_000_000 && modesOf(this.entry).some(([mode]) => mode !== "file");
+      if (isEditable && (type === JSON_TYPE || isText(type)) && this.entry.media_types.includes(type)) {
         this.setText(await original.text(), type === JSON_TYPE ? "json" : "text");
         return;
       }
       Object.assign(found, await this.fit(original, name, type));
     } catch (error) {
       this.file = null;
-      find("preview").replaceChildren();
-      this.showFailure(find("input-problem"), error);
+      this.part("preview").replaceChildren();
+      this.showFailure(this.part("input-problem"), error);
       this.onChange();
       return;
     }
     this.file = found;
     this.setMode("file");
-    for (const [value, radio] of [...find("modes").querySelectorAll("input")].map((one) => [one.value, one])) {
+    for (const [value, radio] of [...this.part("modes").querySelectorAll("input")].map((one) => [one.value, one])) {
       radio.checked = value === "file";
     }
     await this.showPreview();
@@ -117,24 +138,24 @@ export class InputPanel {
   }
 
   setText(text, mode) {
-    find("text").value = text;
-    for (const radio of find("modes").querySelectorAll("input")) radio.checked = radio.value === mode;
+    this.part("text").value = text;
+    for (const radio of this.part("modes").querySelectorAll("input")) radio.checked = radio.value === mode;
     this.setMode(mode);
   }
 
   async fit(blob, name, type) {
-    const types = this.model.media_types;
+    const types = this.entry.media_types;
     const asIs = (mediaType) => ({ name, mediaType, blob: new Blob([blob], { type: mediaType }), note: "" });
     if (types.includes(type)) return asIs(type);
-    if (WAV_TYPES.includes(type) && takesSound(this.model)) return asIs(types.find((each) => WAV_TYPES.includes(each)));
+    if (WAV_TYPES.includes(type) && takesSound(this.entry)) return asIs(types.find((each) => WAV_TYPES.includes(each)));
     const base = name.replace(/\.[^.]*$/, "");
-    if (takesSound(this.model) && (type.startsWith("audio/") || type.startsWith("video/"))) {
+    if (takesSound(this.entry) && (type.startsWith("audio/") || type.startsWith("video/"))) {
       const wav = await convertToWav(blob, DECODED_RATE).catch(() => null);
       if (!wav) throw inputProblem("The sound cannot be decoded", `This browser does not know the format of ${name} (${type}). Convert it to WAV.`);
       const mediaType = types.find((each) => WAV_TYPES.includes(each));
       return { name: `${base}.wav`, mediaType, blob: new Blob([wav], { type: mediaType }), note: `converted from ${type}` };
     }
-    if (takesPictures(this.model) && type.startsWith("image/")) {
+    if (takesPictures(this.entry) && type.startsWith("image/")) {
       const mediaType = types.includes("image/png") ? "image/png" : types.find((each) => each.startsWith("image/"));
       const picture = await createImageBitmap(blob).catch(() => null);
       if (!picture) throw inputProblem("The picture cannot be decoded", `This browser does not know the format of ${name} (${type}). Convert it to PNG.`);
@@ -142,9 +163,9 @@ export class InputPanel {
       return { name: `${base}.${mediaType.split("/")[1]}`, mediaType, blob: converted, note: `converted from ${type}` };
     }
     if (types.includes(ANY_TYPE)) return asIs(ANY_TYPE);
-    const others = this.models.filter((each) => each.media_types.includes(type));
+    const others = this.others.filter((each) => each.media_types.includes(type));
     throw inputProblem("The model does not take this file",
-      `${name} is ${type}. ${this.model.name} takes ${types.join(", ")}. `
+      `${name} is ${type}. ${this.taker} takes ${types.join(", ")}. `
       + (others.length ? "Choose another file, or a model that takes it." : "Choose another file."),
       others.map((each) => ({
         text: `Use ${each.name}`,
@@ -168,24 +189,24 @@ export class InputPanel {
     const remove = element("button", { type: "button" }, "Remove");
     remove.addEventListener("click", () => {
       this.file = null;
-      find("preview").replaceChildren();
-      find("input-state").textContent = "The file was removed.";
-      find("file").focus();
+      this.part("preview").replaceChildren();
+      this.part("input-state").textContent = "The file was removed.";
+      this.part("file").focus();
       this.onChange();
     });
-    forgetUrls(find("preview"));
-    find("preview").replaceChildren(...shown,
+    forgetUrls(this.part("preview"));
+    this.part("preview").replaceChildren(...shown,
       element("p", { className: "file" }, element("strong", {}, name),
         ` ${facts.map((fact) => fact.replaceAll(" ", "\u00a0")).join(", ")} `, remove));
-    find("input-state").textContent = `The input is ${name}.`;
+    this.part("input-state").textContent = `${this.prefix ? this.taker : "The input"} is ${name}.`;
   }
 
   checkText() {
-    showJsonCheck(find("text"), find("text-check"), this.mode === "json");
+    showJsonCheck(this.part("text"), this.part("text-check"), this.mode === "json");
   }
 
   sampleButtons() {
-    const fitting = SAMPLES.filter((each) => this.model.media_types.includes(each.type));
+    const fitting = SAMPLES.filter((each) => this.entry.media_types.includes(each.type));
     const buttons = fitting.map((sample) => {
       const button = element("button", { type: "button", className: "sample", value: sample.name });
       if (sample.type.startsWith("image/")) {
@@ -210,24 +231,78 @@ export class InputPanel {
       const response = await fetch(`/pages/samples/${name}`);
       await this.setFile(new Blob([await response.blob()], { type }), name);
     } catch (error) {
-      this.showFailure(find("input-problem"), error);
+      this.showFailure(this.part("input-problem"), error);
     }
   }
 
-  connect() {
-    find("text").after(makeJsonCheck("text-check"));
-    find("text").addEventListener("input", () => { this.checkText(); this.onChange(); });
-    find("file").addEventListener("change", () => {
-      const [file] = find("file").files;
+  connectField() {
+    this.part("text").after(makeJsonCheck(`${this.prefix}text-check`));
+    this.part("text").addEventListener("input", () => { this.checkText(); this.onChange(); });
+    this.part("file").addEventListener("change", () => {
+      const [file] = this.part("file").files;
       if (file) this.setFile(file, file.name);
-      find("file").value = ""; // the same file can be chosen again
+      this.part("file").value = ""; // the same file can be chosen again
     });
+  }
+}
+
+/** The part of the page with the inputs of a job: the first input, and those with a name. */
+export class InputPanel extends InputField {
+  constructor(showFailure, onChange, useModel) {
+    super("", showFailure, onChange, useModel);
+    this.model = null;
+    this.named = new Map(); // the fields of the named inputs, by name
+    this.connect();
+  }
+
+  /** Take inputs for another model. Files that the model takes stay. */
+  setModel(model, models) {
+    const hasChanged = this.model?.name !== model.name;
+    this.model = model;
+    find("camera").hidden = !takesPictures(model) || !navigator.mediaDevices;
+    find("record").hidden = !takesSound(model) || !navigator.mediaDevices;
+    if (hasChanged) this.addNamed(Object.entries(model.inputs));
+    this.setEntry({ title: model.name, media_types: model.media_types, limits: model.limits, required: true }, models);
+    for (const [name, field] of this.named) field.setEntry({ title: name, ...model.inputs[name] });
+  }
+
+  addNamed(inputs) {
+    forgetUrls(find("named-inputs"));
+    find("named-inputs").replaceChildren(...inputs.map(([name, described]) => namedFields(name, described)));
+    this.named = new Map(inputs.map(([name, described]) => {
+      const field = new InputField(`input-${name}-`, this.showFailure, this.onChange, this.useModel);
+      field.entry = { title: name, ...described };
+      field.connectField();
+      return [name, field];
+    }));
+  }
+
+  /** Return all inputs: the members of the first one, and `inputs` with those that have a name.
+   *
+   * Raises Problem if an input is missing or cannot be sent. */
+  values() {
+    const first = this.value();
+    const named = [...this.named].map(([name, field]) => [name, field.value()]);
+    return { ...first, inputs: Object.fromEntries(named.filter(([, each]) => each)) };
+  }
+
+  clearProblems() {
+    for (const field of [this, ...this.named.values()]) field.part("input-problem").replaceChildren();
+  }
+
+  /** Return the field to which an element of the page belongs. Other elements belong to the first input. */
+  fieldOf(node) {
+    return this.named.get(node?.closest?.("[data-input]")?.dataset.input) ?? this;
+  }
+
+  connect() {
+    this.connectField();
     this.connectDrop();
     document.addEventListener("paste", (event) => {
       const [file] = event.clipboardData?.files ?? [];
       if (file) {
         event.preventDefault();
-        this.setFile(file, file.name);
+        this.fieldOf(event.target).setFile(file, file.name);
       }
     });
     find("camera").addEventListener("click", () => this.takePicture());
@@ -237,21 +312,24 @@ export class InputPanel {
   connectDrop() {
     // A file can be dropped anywhere, because a browser would leave the page otherwise.
     const hasFile = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
+    const mark = (over) => {
+      for (const field of [this, ...this.named.values()]) field.part("drop").classList.toggle("over", field === over);
+    };
     document.addEventListener("dragover", (event) => {
       if (!hasFile(event)) return;
       event.preventDefault();
-      find("drop").classList.add("over");
+      mark(this.fieldOf(event.target));
     });
     for (const name of ["dragleave", "dragend", "drop"]) {
       document.addEventListener(name, (event) => {
-        if (name !== "dragleave" || !event.relatedTarget) find("drop").classList.remove("over");
+        if (name !== "dragleave" || !event.relatedTarget) mark(null);
       });
     }
     document.addEventListener("drop", (event) => {
       const [file] = event.dataTransfer?.files ?? [];
       if (!file) return;
       event.preventDefault();
-      this.setFile(file, file.name);
+      this.fieldOf(event.target).setFile(file, file.name);
     });
   }
 
@@ -309,6 +387,32 @@ export class InputPanel {
   }
 }
 
+/** Return the elements for a named input. Their ids begin with its name. */
+function namedFields(name, { description, required }) {
+  const id = (part) => `input-${name}-${part}`;
+  const modes = element("div", { id: id("modes"), className: "choice", role: "radiogroup", ariaLabel: `Kind of input for ${name}` });
+  const text = element("textarea", { id: id("text"), rows: 4, spellcheck: false });
+  text.setAttribute("aria-describedby", id("text-check"));
+  const fields = element("fieldset", { className: "panel" },
+    element("legend", {}, `Input ${name}`, ...(required ? [] : [element("span", { className: "soft" }, " optional")])),
+    ...(description ? [element("p", { className: "soft" }, description)] : []),
+    modes,
+    element("div", { id: id("file-input") },
+      element("div", { id: id("drop"), className: "drop" },
+        element("div", { id: id("preview"), className: "preview" }),
+        element("p", { className: "drop-text" }, "Drop a file here, or"),
+        element("div", { className: "buttons" },
+          element("label", { className: "button", htmlFor: id("file") }, "Choose a file"),
+          element("input", { type: "file", id: id("file"), className: "spoken" }))),
+      element("div", { id: id("samples"), className: "samples" })),
+    element("div", { id: id("text-input"), className: "text-input", hidden: true },
+      element("label", { htmlFor: id("text"), id: id("text-label") }, "Text"), text),
+    element("div", { id: id("input-problem"), className: "input-problem" }),
+    element("p", { id: id("input-state"), role: "status", className: "spoken" }));
+  fields.dataset.input = name;
+  return fields;
+}
+
 /** Return radio buttons for a choice. `use` is called with the chosen value. */
 export function choice(name, options, chosen, use) {
   return options.map(([value, text]) => {
@@ -353,8 +457,8 @@ export function checkJson(text) {
   }
 }
 
-const takesPictures = (model) => model.media_types.some((type) => type.startsWith("image/"));
-const takesSound = (model) => model.media_types.some((type) => WAV_TYPES.includes(type));
+const takesPictures = (entry) => entry.media_types.some((type) => type.startsWith("image/"));
+const takesSound = (entry) => entry.media_types.some((type) => WAV_TYPES.includes(type));
 
 /** Recognise the media type by the first bytes, or else by the name of the file. */
 async function typeOf(blob) {

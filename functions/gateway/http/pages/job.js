@@ -21,27 +21,62 @@ export async function getModel(name) {
   return (await send(`/v1/models/${encodeURIComponent(name)}`)).json();
 }
 
-/** Return whether the input must be uploaded, because the model takes less in a request. */
-export function needsUpload(request) {
-  const { blob, mediaType, model } = request;
-  // JSON in a request is an envelope, so a JSON file is not the body as it is.
-  return blob.size > model.limits.input_bytes || (mediaType === "application/json" && request.json === undefined);
+/** Return all inputs of a request by name. The name of the first input is "". */
+export function inputsOf(request) {
+  return { "": request, ...request.inputs };
 }
 
-/** Return the path, the headers and the body of the request that submits the job. */
-export function submission(request, upload = null) {
+/** Return whether an input is a file, and not a text or JSON that was entered. */
+export function isFile(input) {
+  return input.text === undefined && input.json === undefined;
+}
+
+const isLarge = ({ blob, limits }) => blob.size > limits.input_bytes;
+const hasNamed = (request) => Object.keys(request.inputs).length > 0;
+
+/** Return whether inputs must be uploaded, because the model takes less in a request. */
+export function needsUpload(request) {
+  if (Object.values(inputsOf(request)).some(isLarge)) return true;
+  // JSON in a request is an envelope, so a JSON file is not the body as it is. It can be a part of a form.
+  return !hasNamed(request) && request.mediaType === "application/json" && isFile(request);
+}
+
+/** Return the names of the inputs to upload, if at least one must be uploaded: files, and large texts. */
+export function uploadedNames(request) {
+  return Object.entries(inputsOf(request)).filter(([, each]) => isFile(each) || isLarge(each)).map(([name]) => name);
+}
+
+/** Return the path, the headers and the body of the request that submits the job.
+ *
+ * `uploads` contains the ids of the uploaded inputs, by name; null if the body contains the inputs. */
+export function submission(request, uploads = null) {
   const query = new URLSearchParams();
-  if (upload) query.set("upload", upload);
+  if (uploads && !hasNamed(request)) query.set("upload", uploads[""]);
   for (const [name, value] of Object.entries(request.options)) {
     if (name !== "wait" && value !== null) query.set(name, value);
   }
   const text = String(query);
-  const prefer = request.options.wait > 0 ? `wait=${request.options.wait}` : "respond-async";
+  const { type, body } = content(request, uploads);
   return {
     path: `/v1/models/${encodeURIComponent(request.model.name)}/jobs${text && `?${text}`}`,
-    headers: { "Content-Type": request.mediaType, Prefer: prefer },
-    body: upload ? null : request.json === undefined ? request.blob : envelope(request.json),
+    headers: {
+      ...(type && { "Content-Type": type }),
+      Prefer: request.options.wait > 0 ? `wait=${request.options.wait}` : "respond-async",
+    },
+    body,
   };
+}
+
+/** Return the body of the request that submits the job, and its media type, which is null for a form. */
+function content(request, uploads) {
+  if (!hasNamed(request)) {
+    const body = request.json === undefined ? request.blob : envelope(request.json);
+    return { type: request.mediaType, body: uploads ? null : body };
+  }
+  if (uploads) return { type: "application/json", body: members(request, uploads) };
+  const form = new FormData(); // the browser adds the media type with the boundary
+  for (const [name, { blob, name: file }] of Object.entries(inputsOf(request))) form.append(name || "file", blob, file);
+  return { type: null, body: form };
 }
 
 /** Return the body of a request with JSON as its input. `json` is the text of the JSON. */
@@ -49,33 +84,52 @@ export function envelope(json) {
   return `{"input": {"json": ${json}}}`;
 }
 
+/** Return the body of a request with named inputs of which some are uploads. */
+function members(request, uploads) {
+  const member = (name, { json, text, mediaType }) => {
+    if (uploads[name]) return JSON.stringify({ upload: uploads[name] });
+    return json === undefined ? JSON.stringify({ text, media_type: mediaType }) : `{"json": ${json}}`;
+  };
+  const named = Object.entries(request.inputs).map(([name, each]) => `${JSON.stringify(name)}: ${member(name, each)}`);
+  return `{"input": ${member("", request)}, "inputs": {${named.join(", ")}}}`;
+}
+
 /**
  * Submit a job and return it; it may already have ended.
  *
- * A large input is sent to the blob storage first, and `request.upload` becomes its id. `report` is
- * called with a text about that. All calls with the same `request.key` make only one job.
+ * Large inputs are sent to the blob storage first, and `request.uploads` becomes their ids. `report`
+ * is called with a text about that. All calls with the same `request.key` make only one job.
  */
 export async function submitJob(request, signal, report) {
-  if (needsUpload(request) && !request.upload) {
-    report("Uploading the input …");
-    request.upload = await uploadInput(request, signal);
+  if (needsUpload(request) && !request.uploads) {
+    const uploads = {};
+    for (const name of uploadedNames(request)) {
+      report(name ? `Uploading the input ${name} …` : "Uploading the input …");
+      uploads[name] = await uploadInput(request.model, name, inputsOf(request)[name], signal);
+    }
+    request.uploads = uploads;
   }
   report("Waiting for the answer …");
-  const { path, headers, body } = submission(request, request.upload);
+  const { path, headers, body } = submission(request, request.uploads);
   const sent = { ...headers, "Idempotency-Key": request.key };
   return (await send(path, { method: "POST", headers: sent, body, signal })).json();
 }
 
-async function uploadInput(request, signal) {
-  const { model, mediaType, blob } = request;
-  if (blob.size > model.limits.upload_bytes) {
+/** Return the body of the request for an upload URL. `name` is the name of the input, "" for the first one. */
+export function uploadOrder(model, name, { mediaType }) {
+  return JSON.stringify({ model: model.name, media_type: mediaType, ...(name && { input: name }) });
+}
+
+async function uploadInput(model, name, input, signal) {
+  const { limits, blob } = input;
+  if (blob.size > limits.upload_bytes) {
     throw new Problem({
       code: "payload-too-large", title: "The payload is too large", status: null,
-      detail: `${model.name} accepts uploads of at most ${model.limits.upload_bytes} bytes; the input has ${blob.size}.`,
+      detail: `${name && `inputs.${name}: `}${model.name} accepts uploads of at most ${limits.upload_bytes} bytes; the input has ${blob.size}.`,
     });
   }
-  const body = JSON.stringify({ model: model.name, media_type: mediaType });
   const headers = { "Content-Type": "application/json" };
+  const body = uploadOrder(model, name, input);
   const slot = await (await send("/v1/uploads", { method: "POST", headers, body, signal })).json();
   const answer = await fetchFrom("the blob storage", slot.url,
     { method: slot.method, headers: slot.headers, body: blob, signal });

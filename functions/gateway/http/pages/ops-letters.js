@@ -21,6 +21,8 @@ function jobLink(id) {
   return id ? h("a", { href: `#job=${id}`, class: "id", title: id }, `${id.slice(0, 8)}…${id.slice(-8)}`) : UNKNOWN;
 }
 
+const describeInput = ({ media_type: type, kind, size_bytes: size }) => `${type ?? kind}, ${formatSize(size)}`;
+
 /**
  * Add the dead letters. `confirm` asks the user, and `access` returns what the caller may do.
  *
@@ -59,7 +61,8 @@ export function addLetters({ confirm, access }) {
           jobLink(letter.job_id), letter.model,
           [letter.reason ?? UNKNOWN, letter.description ? h("span", { class: "hint" }, ` ${letter.description}`) : null],
           String(letter.delivery_count ?? UNKNOWN),
-          letter.input ? `${letter.input.media_type ?? letter.input.kind}, ${formatSize(letter.input.size_bytes)}` : UNKNOWN,
+          letter.input ? [describeInput(letter.input), ...Object.entries(letter.inputs ?? {}).map(([name, input]) =>
+            h("span", { class: "hint" }, ` ${name}: ${describeInput(input)}`))] : UNKNOWN,
           timeElement(letter.dead_lettered_at), jobLink(letter.redriven_as),
           canChange ? h("span", { class: "buttons" },
             letter.redriven_as ? null : h("button", { type: "button", "data-do": "redrive", ...data }, "Redrive", h("span", { class: "spoken" }, ` ${letter.job_id}`)),

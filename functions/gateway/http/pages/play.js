@@ -1,6 +1,6 @@
 // The playground: choose a model, give it an input, follow the job, and see its result.
 //
-//     input.js     the input: file, camera, microphone, text, JSON
+//     input.js     the inputs: file, camera, microphone, text, JSON
 //     job.js       the requests
 //     result.js    the drawings of results; picture.js and sound.js have the larger ones
 //     problem.js   problems
@@ -25,6 +25,11 @@ const find = (id) => document.getElementById(id);
 
 const STATUS_MARKS = {
   sending: "↑", queued: "…", running: "▸", cancelling: "…", succeeded: "✓", failed: "✕", cancelled: "⊘", expired: "✕",
+};
+
+const WAITS = {
+  cold_starting: "A worker is starting",
+  model_broken: "No worker can load the model. The operator must repair it",
 };
 
 let models = [];
@@ -245,7 +250,7 @@ class Run {
       this.show(await submitJob(this.request, signal, report));
     } catch (error) {
       if (error.name !== "AbortError" || this.stopped.signal.aborted) throw error;
-      if (needsUpload(this.request) && !this.request.upload) {
+      if (needsUpload(this.request) && !this.request.uploads) {
         throw new Problem({ title: "Cancelled before the job was submitted", detail: "The upload was stopped. No job was made." });
       }
       // The key makes this the same job, which the gateway now names at once.
@@ -301,7 +306,7 @@ class Run {
     if (this !== current) return;
     this.job = job;
     const text = {
-      queued: job.queue.phase === "cold_starting" ? "A worker is starting" : "The job waits in the queue",
+      queued: WAITS[job.queue.phase] ?? "The job waits in the queue",
       running: "The model runs", cancelling: "The job is being cancelled",
       succeeded: "Succeeded after", failed: "Failed after", cancelled: "Cancelled after", expired: "Expired after",
     }[job.status] + (isFinal(job) ? ` ${formatMilliseconds(job.timing?.total_ms)}` : "");
@@ -369,18 +374,19 @@ function setRunning(isRunning) {
 
 /** Return the request that the form describes. Raises Problem if it cannot be sent. */
 function readRequest() {
-  return { model, ...input.value(), options: readOptions() };
+  return { model, ...input.values(), options: readOptions() };
 }
 
 function run() {
   if (find("run").ariaDisabled === "true") return;
   let request;
-  find("input-problem").replaceChildren();
+  input.clearProblems();
   try {
     request = readRequest();
   } catch (error) {
-    showProblem(find("input-problem"), error);
-    find("input-problem").scrollIntoView({ block: "nearest" });
+    const place = error.place ?? find("input-problem");
+    showProblem(place, error);
+    place.scrollIntoView({ block: "nearest" });
     return;
   }
   current?.stopped.abort();

@@ -1,7 +1,7 @@
 // The request of the playground as commands to copy. The API key is never part of them.
 
 import { readKey } from "/pages/key.js";
-import { envelope, needsUpload, submission } from "/pages/job.js";
+import { envelope, inputsOf, isFile, needsUpload, submission, uploadedNames, uploadOrder } from "/pages/job.js";
 
 const KEY = "LOOSELY_API_KEY";
 
@@ -9,10 +9,25 @@ export const LANGUAGES = { curl: makeCurl, Python: makePython, JavaScript: makeJ
 
 const isJson = (request) => request.model.result_media_type === "application/json";
 
-/** Return the name of the file with the input, which the commands read; null for text and JSON. */
-function fileName(request) {
-  return request.text === undefined && request.json === undefined ? request.name : null;
+const hasNamed = (request) => Object.keys(request.inputs).length > 0;
+
+/** Return the name of the file with an input, which the commands read; null for text and JSON. */
+function fileName(input) {
+  return isFile(input) ? input.name : null;
 }
+
+/** Return the names of the inputs that the commands upload. The name of the first input is "". */
+function uploadsOf(request) {
+  return needsUpload(request) ? uploadedNames(request) : [];
+}
+
+/** Return texts that stand for the ids of uploads, by the input's name. They are replaced by variables. */
+function placeholders(names) {
+  return names.length ? Object.fromEntries(names.map((name) => [name, placeholder(name)])) : null;
+}
+
+// None is the beginning of another one.
+const placeholder = (name) => `ID-OF-UPLOAD-${name}-`;
 
 function resultName(request) {
   return outputName("result", request.model.result_media_type);
@@ -36,25 +51,19 @@ const joined = (lines) => lines.join(" \\\n  ");
 
 function makeCurl(request, origin) {
   const key = readKey() ? [`-H "Authorization: Bearer $${KEY}"`] : [];
-  const isUpload = needsUpload(request);
-  const parts = [];
-  if (isUpload) {
-    const asked = JSON.stringify({ model: request.model.name, media_type: request.mediaType });
-    parts.push(
-      `slot=$(${joined(["curl -sS", ...key, "-H 'content-type: application/json'", `-d ${shell(asked)}`, `${origin}/v1/uploads`])})`,
-      `url=$(printf %s "$slot" | sed -n 's/.*"url": *"\\([^"]*\\)".*/\\1/p')`,
-      `upload=$(printf %s "$slot" | sed -n 's/.*"upload": *"\\([^"]*\\)".*/\\1/p')`,
-      joined(["curl -sS", `-T ${shell(fileName(request))}`, `-H ${shell(`content-type: ${request.mediaType}`)}`,
-        "-H 'x-ms-blob-type: BlockBlob'", '"$url"']),
-    );
-  }
-  const { path, headers } = submission(request, isUpload ? "UPLOAD" : null);
-  const url = shell(`${origin}${path}`).replace("upload=UPLOAD", `upload='"$upload"'`);
+  const names = uploadsOf(request);
+  const parts = names.flatMap((name) => curlUpload(request.model, name, inputsOf(request)[name], key, origin));
+  const { path, headers, body } = submission(request, placeholders(names));
+  // A variable is not in quotes of the shell.
+  const withIds = (text) => names.reduce(
+    (found, name) => found.replace(placeholder(name), `'"$${uploadVariable(name)}"'`), shell(text));
   const name = fileName(request);
-  const body = request.json !== undefined ? shell(envelope(request.json)) : shell(request.text ?? "");
-  const data = isUpload ? "-X POST" : name ? `--data-binary ${shell(`@${name}`)}` : `--data-raw ${body}`;
+  const single = request.json !== undefined ? shell(envelope(request.json)) : shell(request.text ?? "");
+  const data = hasNamed(request)
+    ? names.length ? [`--data-raw ${withIds(body)}`] : Object.entries(inputsOf(request)).map(curlPart)
+    : [names.length ? "-X POST" : name ? `--data-binary ${shell(`@${name}`)}` : `--data-raw ${single}`];
   const sent = Object.entries(headers).map(([header, value]) => `-H ${shell(`${header.toLowerCase()}: ${value}`)}`);
-  const submit = joined([`curl -sS`, data, ...sent, ...key, url]);
+  const submit = joined(["curl -sS", ...data, ...sent, ...key, withIds(`${origin}${path}`)]);
   const named = namedResults(request);
   if (isJson(request) && !named.length) {
     parts.push(submit);
@@ -71,17 +80,44 @@ function makeCurl(request, origin) {
   return `${parts.join("\n")}\n`;
 }
 
+/** Return the variable of the shell with the id of an upload. */
+const uploadVariable = (name) => (name ? `upload_${name}` : "upload");
+
+function curlUpload(model, name, input, key, origin) {
+  const read = (member) => `$(printf %s "$slot" | sed -n 's/.*"${member}": *"\\([^"]*\\)".*/\\1/p')`;
+  const asked = shell(uploadOrder(model, name, input));
+  return [
+    `slot=$(${joined(["curl -sS", ...key, "-H 'content-type: application/json'", `-d ${asked}`, `${origin}/v1/uploads`])})`,
+    `url=${read("url")}`,
+    `${uploadVariable(name)}=${read("upload")}`,
+    joined(["curl -sS", `-T ${shell(input.name)}`, `-H ${shell(`content-type: ${input.mediaType}`)}`,
+      "-H 'x-ms-blob-type: BlockBlob'", '"$url"']),
+  ];
+}
+
+/** Return the option of curl for the part of a form. Characters with a meaning for curl are in quotes. */
+function curlPart([name, input]) {
+  const quoted = (text) => `"${text.replace(/["\\]/g, "\\$&")}"`;
+  const file = /[";,\\]/.test(input.name) ? quoted(input.name) : input.name;
+  const content = isFile(input) ? `@${file}` : `${quoted(input.json ?? input.text)};filename=${file}`;
+  return `-F ${shell(`${name || "file"}=${content};type=${input.mediaType}`)}`;
+}
+
 function makePython(request, origin) {
-  const name = fileName(request);
-  const { wait, ...options } = request.options;
-  const source = name ? `Path(${python(name)})`
-    : `${python(request.json ?? request.text)}.encode()`;
+  const { model, options } = request;
+  const source = (input) => (isFile(input) ? `Path(${python(input.name)})` : `${python(input.json ?? input.text)}.encode()`);
   const named = [["media_type", python(request.mediaType)]];
+  if (hasNamed(request)) {
+    // The client detects the media types of named inputs only in files.
+    const members = Object.entries(request.inputs).map(([name, each]) => `            ${python(name)}: ${isFile(each) ? source(each)
+      : `client.upload(${source(each)}, ${python(model.name)}, media_type=${python(each.mediaType)}, input_name=${python(name)})`},\n`);
+    named.push(["inputs", `{\n${members.join("")}        }`]);
+  }
   if (options.parameters !== null) named.push(["parameters", python(JSON.parse(options.parameters))]);
   if (options.deadline_seconds !== null) named.push(["deadline_seconds", python(options.deadline_seconds)]);
   if (options.priority !== null) named.push(["priority", python(options.priority)]);
   if (options.label !== null) named.push(["label", python(options.label)]);
-  const argumentsText = [source, python(request.model.name), ...named.map(([key, value]) => `${key}=${value}`)]
+  const argumentsText = [source(request), python(model.name), ...named.map(([key, value]) => `${key}=${value}`)]
     .map((text) => `        ${text},\n`).join("");
   const results = namedResults(request);
   const shown = isJson(request)
@@ -92,8 +128,9 @@ function makePython(request, origin) {
     if (required) shown.push(`    ${written}`);
     else shown.push(`    if ${python(result)} in job.results:`, `        ${written}`);
   }
+  const needsPath = Object.values(inputsOf(request)).some(isFile) || !isJson(request) || results.length;
   return [
-    ...(name || !isJson(request) || results.length ? ["from pathlib import Path"] : []),
+    ...(needsPath ? ["from pathlib import Path"] : []),
     "",
     "from loosely import Client",
     "",
@@ -117,15 +154,21 @@ function python(value) {
 }
 
 function makeJavaScript(request, origin) {
-  const isUpload = needsUpload(request);
-  const { path, headers } = submission(request, isUpload ? "UPLOAD" : null);
-  const name = fileName(request);
-  const text = request.json === undefined ? request.text : envelope(request.json);
-  const body = name ? `await readFile(${JSON.stringify(name)})` : JSON.stringify(text);
+  const names = uploadsOf(request);
+  const inputs = Object.entries(inputsOf(request));
+  const { path, headers, body } = submission(request, placeholders(names));
+  const isForm = hasNamed(request) && !names.length;
+  const read = (input) => (isFile(input) ? `await readFile(${JSON.stringify(input.name)})` : JSON.stringify(input.json ?? input.text));
+  const withIds = (text) => (names.some((name) => text.includes(placeholder(name)))
+    ? `\`${names.reduce((found, name) => found.replace(placeholder(name), `\${uploads[${JSON.stringify(name)}]}`),
+      text.replace(/[`\\]|\$\{/g, "\\$&"))}\`` : JSON.stringify(text));
+  let sentBody = request.json === undefined ? read(request) : JSON.stringify(envelope(request.json));
+  if (isForm) sentBody = "form";
+  else if (names.length) sentBody = hasNamed(request) ? withIds(body) : null;
   const named = namedResults(request);
-  const files = [...(name ? ["readFile"] : []), ...(isJson(request) && !named.length ? [] : ["writeFile"])];
+  const reads = inputs.some(([name, each]) => isFile(each) || names.includes(name));
+  const files = [...(reads ? ["readFile"] : []), ...(isJson(request) && !named.length ? [] : ["writeFile"])];
   const sent = Object.entries(headers).map(([header, value]) => `    ${JSON.stringify(header)}: ${JSON.stringify(value)},`);
-  const submitted = isUpload ? `\`${path.replace("upload=UPLOAD", "upload=${slot.upload}")}\`` : JSON.stringify(path);
   return [
     ...(files.length ? [`import { ${files.join(", ")} } from "node:fs/promises";`, ""] : []),
     `const gateway = ${JSON.stringify(origin)};`,
@@ -136,20 +179,29 @@ function makeJavaScript(request, origin) {
     "  return response;",
     "}",
     "",
-    ...(isUpload ? [
-      `const input = ${body};`,
-      'const slot = await (await send("/v1/uploads", {',
-      '  method: "POST",',
-      '  headers: { "Content-Type": "application/json" },',
-      `  body: ${JSON.stringify(JSON.stringify({ model: request.model.name, media_type: request.mediaType }))},`,
-      "})).json();",
-      'const stored = await fetch(slot.url, { method: "PUT", headers: slot.headers, body: input });',
-      'if (!stored.ok) throw new Error("the upload failed");',
+    ...(names.length ? [
+      "const uploads = {};",
+      "async function upload(name, input, order) {",
+      "  const headers = { \"Content-Type\": \"application/json\" };",
+      "  const slot = await (await send(\"/v1/uploads\", { method: \"POST\", headers, body: JSON.stringify(order) })).json();",
+      '  const stored = await fetch(slot.url, { method: "PUT", headers: slot.headers, body: input });',
+      '  if (!stored.ok) throw new Error("the upload failed");',
+      "  uploads[name] = slot.upload;",
+      "}",
+      ...inputs.filter(([name]) => names.includes(name)).map(([name, each]) =>
+        `await upload(${JSON.stringify(name)}, await readFile(${JSON.stringify(each.name)}), ${uploadOrder(request.model, name, each)});`),
+      "",
     ] : []),
-    `let job = await (await send(${submitted}, {`,
+    ...(isForm ? [
+      "const form = new FormData();",
+      ...inputs.map(([name, each]) => `form.append(${JSON.stringify(name || "file")}, `
+        + `new Blob([${read(each)}], { type: ${JSON.stringify(each.mediaType)} }), ${JSON.stringify(each.name)});`),
+      "",
+    ] : []),
+    `let job = await (await send(${withIds(path)}, {`,
     '  method: "POST",',
     "  headers: {", ...sent, "  },",
-    ...(isUpload ? [] : [`  body: ${body},`]),
+    ...(sentBody === null ? [] : [`  body: ${sentBody},`]),
     "})).json();",
     'while (["queued", "running", "cancelling"].includes(job.status)) {',
     '  job = await (await send(job.links.self, { headers: { Prefer: "wait=30" } })).json();',

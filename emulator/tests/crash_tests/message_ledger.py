@@ -1,0 +1,215 @@
+"""Compare what a queue delivers with what it has acknowledged before.
+
+A client records each operation before it begins and after the queue has acknowledged it. An
+operation without an acknowledgement is in doubt, because the kill may have come before or after it.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+COMPLETE, ABANDON, DEAD_LETTER, DEFER = "complete", "abandon", "dead-letter", "defer"
+CANCEL = "cancel"
+SETTLEMENTS = (COMPLETE, ABANDON, DEAD_LETTER, DEFER)
+QUEUE, DEAD_LETTERS = "queue", "dead-letter queue"
+DEFERRED_STATE = 1
+
+
+@dataclass(frozen=True)
+class FoundMessage:
+    """A message that is in a queue after the last kill.
+
+    `place` is `QUEUE` or `DEAD_LETTERS`. `state` is the number of the message's state.
+    """
+
+    key: str
+    place: str
+    state: int
+    sequence_number: int
+    delivery_count: int
+
+
+@dataclass
+class _History:
+    """The operations on one message."""
+
+    floor: int
+    is_acknowledged: bool = False
+    sequence_number: int | None = None
+    scheduled_number: int | None = None
+    delivery_count: int = -1
+    locked_until: float = 0.0
+    settlement: str | None = None
+    in_doubt: set[str] = field(default_factory=set)
+    is_settling: bool = False
+
+    def may_be_missing(self) -> bool:
+        return bool(self.in_doubt & {COMPLETE, CANCEL})
+
+
+class MessageLedger:
+    """Records the operations on the messages of one queue, each of which has a unique key.
+
+    The queue must detect duplicates, with the keys as message ids.
+    """
+
+    def __init__(self) -> None:
+        self.violations: list[str] = []
+        self.counts: Counter[str] = Counter()
+        self._messages: dict[str, _History] = {}
+        self._highest_number = 0
+
+    def progress(self) -> list[int]:
+        """Return the numbers of acknowledged sends and of acknowledged completions."""
+        return [self.counts["sent"], self.counts[f"acknowledged {COMPLETE}"]]
+
+    # Sending
+
+    def begin_send(self, key: str) -> None:
+        """Record that a client begins to send or to schedule a message."""
+        self._messages.setdefault(key, _History(self._highest_number))
+
+    def confirm_send(self, key: str) -> None:
+        """Record that the queue has acknowledged a message."""
+        self._messages[key].is_acknowledged = True
+        self.counts["sent"] += 1
+
+    def confirm_schedule(self, key: str, sequence_number: int) -> None:
+        """Record that the queue has acknowledged a scheduled message."""
+        history = self._messages[key]
+        history.is_acknowledged = True
+        history.scheduled_number = sequence_number
+        self._check_number(key, history.floor, sequence_number)
+        self.counts["scheduled"] += 1
+
+    def begin_cancel(self, key: str) -> None:
+        """Record that a client begins to cancel a scheduled message."""
+        self._messages[key].in_doubt.add(CANCEL)
+
+    def confirm_cancel(self, key: str) -> None:
+        """Record that the queue has acknowledged the cancellation of a scheduled message."""
+        self._messages[key].settlement = CANCEL
+        self.counts["cancelled"] += 1
+
+    # Receiving
+
+    def deliver(
+        self,
+        key: str,
+        *,
+        sequence_number: int,
+        delivery_count: int,
+        received_at: float,
+        locked_until: float,
+    ) -> None:
+        """Record a delivery. `received_at` and `locked_until` are in seconds since 1970."""
+        self.counts["delivered"] += 1
+        history = self._messages.get(key)
+        if history is None:
+            self._report(key, "was delivered, but no client has sent it")
+            return
+        if history.settlement is not None:
+            self._report(key, f"was delivered after its {history.settlement} was acknowledged")
+        if history.sequence_number is None:
+            history.sequence_number = sequence_number
+            self._check_number(key, history.floor, sequence_number)
+        elif history.sequence_number != sequence_number:
+            self._report(
+                key,
+                f"has the sequence number {sequence_number}, and had {history.sequence_number}",
+            )
+        # Each delivery to this client ended with an abandon or with the end of the lock.
+        if delivery_count <= history.delivery_count:
+            self._report(
+                key,
+                f"was delivered again with the delivery count {delivery_count}; the count of the "
+                f"delivery before it was {history.delivery_count}",
+            )
+        if received_at < history.locked_until and not history.is_settling:
+            early_seconds = history.locked_until - received_at
+            self._report(key, f"was delivered again {early_seconds:.3f} s before its lock ended")
+        history.delivery_count = delivery_count
+        history.locked_until = locked_until
+        history.is_settling = False
+        # The operations in doubt have not happened, or the message would not be here.
+        history.in_doubt.clear()
+
+    def confirm_renewal(self, key: str, locked_until: float) -> None:
+        """Record that the queue has renewed the lock of the last delivery."""
+        self._messages[key].locked_until = locked_until
+        self.counts["renewed"] += 1
+
+    def begin_settlement(self, key: str, settlement: str) -> None:
+        """Record that a client begins to settle the last delivery."""
+        history = self._messages[key]
+        history.in_doubt.add(settlement)
+        history.is_settling = True
+
+    def confirm_settlement(self, key: str, settlement: str) -> None:
+        """Record that the queue has acknowledged a settlement."""
+        if settlement != ABANDON:
+            self._messages[key].settlement = settlement
+        self.counts[f"acknowledged {settlement}"] += 1
+
+    # The end
+
+    def judge(self, found: Iterable[FoundMessage]) -> None:
+        """Compare the messages that are in the queues at the end with the acknowledgements."""
+        by_key: dict[str, FoundMessage] = {}
+        for each in found:
+            if each.key in by_key:
+                self._report(each.key, "is in the queues twice")
+            by_key[each.key] = each
+        for key, history in self._messages.items():
+            self._judge(key, history, by_key.pop(key, None))
+        for key in by_key:
+            self._report(key, "is in a queue, but no client has sent it")
+        self.counts["in doubt at the end"] = sum(
+            not each.is_acknowledged or (each.settlement is None and each.may_be_missing())
+            for each in self._messages.values()
+        )
+
+    def _judge(self, key: str, history: _History, found: FoundMessage | None) -> None:
+        settlement = history.settlement
+        if settlement in {COMPLETE, CANCEL}:
+            if found is not None:
+                self._report(key, f"is in the {found.place} after its {settlement}")
+        elif found is None:
+            if history.is_acknowledged and (settlement or not history.may_be_missing()):
+                self._report(key, f"was acknowledged and is lost ({settlement or 'not settled'})")
+        else:
+            self._judge_found(key, history, found)
+
+    def _judge_found(self, key: str, history: _History, found: FoundMessage) -> None:
+        is_deferred = found.place == QUEUE and found.state == DEFERRED_STATE
+        is_dead = found.place == DEAD_LETTERS
+        if (history.settlement == DEFER and not is_deferred) or (
+            history.settlement == DEAD_LETTER and not is_dead
+        ):
+            self._report(
+                key, f"is in the {found.place} (state {found.state}) after {history.settlement}"
+            )
+        if is_dead and DEAD_LETTER not in history.in_doubt:
+            self._report(key, "is in the dead-letter queue, but no client has dead-lettered it")
+        if is_deferred and DEFER not in history.in_doubt:
+            self._report(key, "is deferred, but no client has deferred it")
+        if history.sequence_number not in {None, found.sequence_number} and not is_dead:
+            self._report(
+                key, f"has the sequence number {found.sequence_number} in the {found.place}"
+            )
+        if found.delivery_count < history.delivery_count:
+            self._report(
+                key,
+                f"has the delivery count {found.delivery_count} in the {found.place}, and had "
+                f"{history.delivery_count}",
+            )
+
+    def _check_number(self, key: str, floor: int, sequence_number: int) -> None:
+        if sequence_number <= floor:
+            self._report(
+                key, f"got the sequence number {sequence_number} after {floor} was given out"
+            )
+        self._highest_number = max(self._highest_number, sequence_number)
+
+    def _report(self, key: str, problem: str) -> None:
+        self.violations.append(f"message {key} {problem}")

@@ -1,0 +1,259 @@
+"""Test that the ledgers of the crash tests recognise each broken promise."""
+
+import pytest
+
+from crash_tests.blob_ledger import ABSENT, BlobLedger, make_content
+from crash_tests.functions_crash import CrashOrder, OrchestrationLedger
+from crash_tests.message_ledger import (
+    ABANDON,
+    COMPLETE,
+    DEAD_LETTER,
+    DEAD_LETTERS,
+    DEFER,
+    QUEUE,
+    FoundMessage,
+    MessageLedger,
+)
+
+# Messages
+
+
+def deliver(ledger: MessageLedger, number: int = 1, count: int = 0, at: float = 0.0) -> None:
+    ledger.deliver(
+        "k", sequence_number=number, delivery_count=count, received_at=at, locked_until=at + 5
+    )
+
+
+@pytest.fixture
+def messages() -> MessageLedger:
+    ledger = MessageLedger()
+    ledger.begin_send("k")
+    ledger.confirm_send("k")
+    return ledger
+
+
+def settle(ledger: MessageLedger, settlement: str) -> None:
+    ledger.begin_settlement("k", settlement)
+    ledger.confirm_settlement("k", settlement)
+
+
+def found(place: str = QUEUE, state: int = 0, number: int = 1, count: int = 0) -> FoundMessage:
+    return FoundMessage("k", place, state, number, count)
+
+
+def test_a_message_that_is_delivered_and_completed_is_no_violation(messages: MessageLedger) -> None:
+    deliver(messages)
+    settle(messages, ABANDON)
+    deliver(messages, count=1, at=0.1)
+    settle(messages, COMPLETE)
+    messages.judge([])
+    assert messages.violations == []
+
+
+def test_an_acknowledged_message_that_is_missing_counts_as_lost(messages: MessageLedger) -> None:
+    messages.judge([])
+    assert messages.violations == ["message k was acknowledged and is lost (not settled)"]
+
+
+def test_a_message_whose_completion_is_in_doubt_may_be_missing(messages: MessageLedger) -> None:
+    deliver(messages)
+    messages.begin_settlement("k", COMPLETE)
+    messages.judge([])
+    assert messages.violations == []
+
+
+def test_a_message_that_is_delivered_after_a_completion_in_doubt_must_not_be_missing(
+    messages: MessageLedger,
+) -> None:
+    deliver(messages)
+    messages.begin_settlement("k", COMPLETE)
+    deliver(messages, count=1, at=6)
+    messages.judge([])
+    assert len(messages.violations) == 1
+
+
+@pytest.mark.parametrize("settlement", [COMPLETE, DEAD_LETTER, DEFER])
+def test_a_delivery_after_an_acknowledged_settlement_is_a_violation(
+    messages: MessageLedger, settlement: str
+) -> None:
+    deliver(messages)
+    settle(messages, settlement)
+    deliver(messages, count=1, at=6)
+    assert messages.violations == [
+        f"message k was delivered after its {settlement} was acknowledged"
+    ]
+
+
+def test_a_completed_message_that_is_in_a_queue_is_a_violation(messages: MessageLedger) -> None:
+    deliver(messages)
+    settle(messages, COMPLETE)
+    messages.judge([found()])
+    assert messages.violations == ["message k is in the queue after its complete"]
+
+
+@pytest.mark.parametrize(("number", "count"), [(2, 1), (1, 0)])
+def test_a_changed_sequence_number_or_a_reset_delivery_count_is_a_violation(
+    messages: MessageLedger, number: int, count: int
+) -> None:
+    deliver(messages)
+    settle(messages, ABANDON)
+    deliver(messages, number, count, at=1)
+    assert len(messages.violations) == 1
+
+
+def test_a_delivery_before_the_end_of_a_lock_is_a_violation(messages: MessageLedger) -> None:
+    deliver(messages)
+    messages.confirm_renewal("k", 8.0)
+    deliver(messages, count=1, at=6)
+    assert messages.violations == ["message k was delivered again 2.000 s before its lock ended"]
+
+
+def test_a_sequence_number_that_is_given_out_again_is_a_violation(messages: MessageLedger) -> None:
+    deliver(messages, number=7)
+    messages.begin_send("later")
+    messages.confirm_schedule("later", 7)
+    assert messages.violations == ["message later got the sequence number 7 after 7 was given out"]
+
+
+@pytest.mark.parametrize(
+    ("settlement", "place", "state"),
+    [(DEAD_LETTER, QUEUE, 0), (DEFER, QUEUE, 0), (ABANDON, DEAD_LETTERS, 0), (ABANDON, QUEUE, 1)],
+)
+def test_a_message_in_another_place_than_its_settlement_says_is_a_violation(
+    messages: MessageLedger, settlement: str, place: str, state: int
+) -> None:
+    deliver(messages)
+    settle(messages, settlement)
+    messages.judge([found(place, state, count=1)])
+    assert len(messages.violations) == 1
+
+
+def test_a_message_that_is_in_the_queues_twice_is_a_violation(messages: MessageLedger) -> None:
+    messages.judge([found(), found(number=2)])
+    assert messages.violations == ["message k is in the queues twice"]
+
+
+# Blobs
+
+
+@pytest.fixture
+def blobs() -> BlobLedger:
+    ledger = BlobLedger()
+    for version in (1, 2):
+        ledger.begin_write("b", version)
+        ledger.confirm_write("b", version, f"e{version}")
+    return ledger
+
+
+def test_a_blob_with_its_acknowledged_version_is_no_violation(blobs: BlobLedger) -> None:
+    blobs.read("b", make_content("b", 2, 500), "e2")
+    blobs.list("", ["b"])
+    assert blobs.violations == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        make_content("b", 1, 500),
+        make_content("b", 3, 500),
+        make_content("b", 2, 500)[:-1],
+        make_content("b", 2, 300) + make_content("b", 1, 500)[300:],
+        make_content("other", 2, 500),
+        b"",
+    ],
+    ids=["absent", "older", "newer", "cut", "torn", "of another", "empty"],
+)
+def test_a_blob_with_other_content_than_that_of_its_acknowledged_write_is_a_violation(
+    blobs: BlobLedger, content: bytes | None
+) -> None:
+    blobs.read("b", content, "e2")
+    assert len(blobs.violations) == 1
+
+
+def test_a_blob_may_have_the_version_of_a_write_in_doubt_and_then_keeps_it(
+    blobs: BlobLedger,
+) -> None:
+    blobs.begin_write("b", 3)
+    blobs.read("b", make_content("b", 3, 500), "e3")
+    assert blobs.violations == []
+    blobs.read("b", make_content("b", 2, 500), "e2")
+    assert len(blobs.violations) == 1
+
+
+def test_an_etag_that_changes_without_a_write_is_a_violation(blobs: BlobLedger) -> None:
+    blobs.read("b", make_content("b", 2, 500), "other")
+    assert blobs.violations == ["the ETag of the blob b changed without a write"]
+
+
+def test_a_refused_write_is_a_violation_unless_a_write_in_doubt_has_changed_the_blob(
+    blobs: BlobLedger,
+) -> None:
+    blobs.begin_write("b", 3)
+    blobs.refuse_write("b")
+    blobs.read("b", make_content("b", 3, 500), "e3")
+    assert blobs.violations == []
+    blobs.begin_write("b", 4)
+    blobs.refuse_write("b")
+    blobs.read("b", make_content("b", 3, 500), "e3")
+    assert len(blobs.violations) == 1
+
+
+@pytest.mark.parametrize("listed", [[], ["a", "b"], ["b", "b"]])
+def test_a_list_without_a_blob_or_with_another_blob_is_a_violation(
+    blobs: BlobLedger, listed: list[str]
+) -> None:
+    blobs.list("", listed)
+    assert len(blobs.violations) == 1
+
+
+def test_a_deleted_blob_that_exists_again_is_a_violation(blobs: BlobLedger) -> None:
+    blobs.begin_write("b", ABSENT)
+    blobs.confirm_write("b", ABSENT, None)
+    blobs.list("", ["b"])
+    blobs.read("b", make_content("b", 2, 500), "e2")
+    assert len(blobs.violations) == 2
+
+
+# Orchestrations
+
+
+def status(runtime_status: str, *results: str, output: object = None) -> dict[str, object]:
+    history = [{"EventType": "TaskCompleted", "Result": result} for result in results]
+    return {"runtimeStatus": runtime_status, "output": output, "historyEvents": history}
+
+
+def completed(*tokens: str, payment: object = None) -> dict[str, object]:
+    output = {"payment": payment or {"of": "o"}, "tokens": list(tokens)}
+    return status("Completed", *tokens, output=output)
+
+
+def see(*statuses: dict[str, object] | None) -> list[str]:
+    ledger = OrchestrationLedger()
+    order = CrashOrder("o", is_started=True)
+    for each in statuses:
+        ledger.see(order, each)
+    return ledger.violations
+
+
+def test_an_orchestration_that_completes_with_its_activity_results_is_no_violation() -> None:
+    assert see(status("Running", "a"), completed("a", "b"), completed("a", "b")) == []
+
+
+@pytest.mark.parametrize(
+    "statuses",
+    [
+        [None],
+        [status("Running", "a"), status("Running", "b")],
+        [status("Running", "a"), completed("b")],
+        [status("Failed", output="reason")],
+        [completed("a", payment={"of": "other"})],
+        [completed("a"), status("Running", "a")],
+        [completed("a"), completed("a", "b")],
+    ],
+    ids=["unknown", "result", "output", "failed", "event", "running again", "other output"],
+)
+def test_an_orchestration_that_loses_something_is_a_violation(
+    statuses: list[dict[str, object] | None],
+) -> None:
+    assert see(*statuses)

@@ -1,0 +1,37 @@
+"""Kill each service of the emulator some times under load, with a fixed seed."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def start_crash(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m crash_tests`, which finds its modules on pytest's own search path."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-m", "crash_tests", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def run_crash(*arguments: str) -> str:
+    """Run `./dev crash`, check that it exits with 0, and return its output."""
+    run = start_crash(*arguments)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout
+
+
+@pytest.mark.parametrize("service", ["servicebus", "functions", "blobs"])
+def test_nothing_that_a_service_has_acknowledged_is_lost_when_it_is_killed_under_load(
+    service: str,
+) -> None:
+    printed = run_crash(service, "--kills", "3", "--seed", "7")
+    assert f"{service}:\n" in printed
+
+
+def test_the_crash_verb_refuses_the_name_of_an_unknown_service() -> None:
+    run = start_crash("queues")
+    assert run.returncode == 2
+    assert "unknown service queues" in run.stderr

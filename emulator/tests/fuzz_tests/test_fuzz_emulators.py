@@ -1,0 +1,34 @@
+"""Send some malformed frames and requests to the emulator, with a fixed seed."""
+
+import random
+
+import pytest
+
+from fuzz_tests.campaign import ADMIN_TEMPLATES, SETUP, run_fuzz
+from fuzz_tests.malformed import make_frame, make_http_request, mutate
+
+
+@pytest.mark.timeout(300)
+async def test_malformed_input_causes_no_unhandled_exception_and_the_services_still_answer() -> (
+    None
+):
+    result = await run_fuzz(3000, seed=7)
+    assert result.violations == []
+    assert result.sent.total() == 3000
+    assert result.sent["AMQP frames"] == 1500
+
+
+def test_two_fuzz_tests_with_the_same_seed_make_the_same_input() -> None:
+    def make(seed: int) -> list[bytes]:
+        chance = random.Random(seed)
+        return [
+            data
+            for _ in range(50)
+            for data in (
+                make_frame(chance),
+                make_http_request(ADMIN_TEMPLATES[1], chance),
+                mutate(SETUP, chance),
+            )
+        ]
+
+    assert make(7) == make(7) != make(8)

@@ -1,0 +1,116 @@
+"""Send malformed frames and requests to the emulator (`./dev fuzz`).
+
+    ./dev fuzz emulators --count 200000 --seed 7
+
+Half of the input are AMQP frames: recorded and own frames of each performative with other fields or
+changed bytes, malformed messages, requests to `$management`, and random bytes. The other half are
+HTTP requests to the management API of Service Bus, the Blob service, the Functions host and the
+management API of Durable Functions. After each 1000 of them, each service must answer a valid
+request within 30 s. The memory and the open files of each process are measured as in `./dev soak`,
+which takes at least four minutes.
+
+Exit code: 0 if no log has an unhandled exception, each service answered all valid requests, and
+neither memory nor open files grew. Otherwise 1.
+"""
+
+import argparse
+import asyncio
+import logging
+import random
+import sys
+import time
+from collections.abc import Mapping
+
+import psutil
+
+from fuzz_tests.campaign import FuzzResult, run_fuzz
+from tests.storm.footprint import MIB, MIN_WARM_UP_SECONDS, Footprint
+from tests.storm.run import print_line
+
+# The soak uses the same limits.
+_MAX_GROWTH_BYTES, _MAX_FILES_GROWTH = 2.0 * MIB, 1.0
+_OBSERVED_SECONDS = 240.0
+
+
+class _Observer:
+    """Measures the memory and the open files of the services and of the app process."""
+
+    def __init__(self, seconds: float) -> None:
+        self.footprint = Footprint()
+        self._seconds = seconds
+
+    def sample(self, seconds: float, pids: Mapping[str, int]) -> None:
+        """Record the memory and the open files of each process now."""
+        processes: dict[str, list[psutil.Process]] = {}
+        for name, pid in pids.items():
+            process = psutil.Process(pid)
+            processes[name] = [process]
+            if children := process.children():
+                processes[f"child of {name}"] = children
+        self.footprint.sample(seconds, processes)
+
+    def is_complete(self, seconds: float) -> bool:
+        """Return whether the processes were measured long enough."""
+        return seconds >= self._seconds
+
+    def report(self) -> list[str]:
+        """Print the growth of each process. Return a sentence for each that grows."""
+        growing = []
+        for role in self.footprint.roles(MIN_WARM_UP_SECONDS):
+            memory, files = role.memory, role.files
+            if memory is None or files is None:
+                print_line(
+                    f"{role.role}: peak {role.peak_bytes / MIB:.0f} MiB, growth not measured"
+                )
+                continue
+            text = (
+                f"{role.role}: peak {role.peak_bytes / MIB:.0f} MiB, memory "
+                f"{memory.per_minute / MIB:+.2f} ± {memory.error_per_minute / MIB:.2f} MiB a "
+                f"minute, open files {files.per_minute:+.2f} a minute"
+            )
+            print_line(text)
+            if memory.grows(_MAX_GROWTH_BYTES) or files.grows(_MAX_FILES_GROWTH):
+                growing.append(f"memory or open files grow: {text}")
+        return growing
+
+
+def _print(result: FuzzResult) -> None:
+    for name, count in result.sent.items():
+        answers = ", ".join(
+            f"{key.rpartition(': ')[2]} {number}"
+            for key, number in sorted(result.statuses.items())
+            if key.startswith(f"{name}: ")
+        )
+        print_line(f"{name:<28} {count:>7}  {answers}".rstrip())
+    print_line(f"longest valid use of a service: {result.longest_seconds:.2f} s")
+
+
+def main(arguments: list[str]) -> int:
+    """Send malformed input, print what was counted, and return the exit code."""
+    parser = argparse.ArgumentParser(prog="./dev fuzz", description="Send malformed input.")
+    parser.add_argument("target", choices=["emulators"], help="what the input is sent to")
+    parser.add_argument("--count", type=int, default=200_000, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=random.randrange(10_000))
+    parser.add_argument(
+        "--observe",
+        type=float,
+        default=_OBSERVED_SECONDS,
+        metavar="SECONDS",
+        help="continue for at least this time, to measure the memory (default: %(default)g)",
+    )
+    given = parser.parse_args(arguments)
+    logging.getLogger("azure").addHandler(logging.NullHandler())
+    begun_at = time.monotonic()
+    observer = _Observer(given.observe)
+    result = asyncio.run(run_fuzz(given.count, given.seed, observer.sample, observer.is_complete))
+    _print(result)
+    violations = [*result.violations, *observer.report()]
+    for text in violations:
+        print_line(f"violation: {text}")
+    seconds = time.monotonic() - begun_at
+    print_line(f"seed {given.seed}, {seconds:.0f} s, {len(violations)} violations")
+    return 1 if violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

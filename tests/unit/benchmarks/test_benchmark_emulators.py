@@ -1,0 +1,11 @@
+from benchmarks.emulators import BrokerFigure
+
+
+def test_a_figure_of_the_broker_has_its_rate_percentiles_and_processor_time() -> None:
+    seconds = [0.001] * 94 + [0.011] * 6
+    figure = BrokerFigure("send", 100_000, 1, seconds, 0.5, 0.04)
+    assert figure.cells() == ["send", "100,000", "1", "200", "1.00", "11.00", "0.40"]
+
+
+def test_a_figure_without_a_processor_time_has_an_empty_cell() -> None:
+    assert BrokerFigure("receive", 0, 1, [0.001] * 10, 0.5, None).cells()[-1] == ""

@@ -1,0 +1,126 @@
+"""Create the consumer of a model: its steps, its model manager, and what they share.
+
+The worker and the measurement of `loosely models check --load` create their consumers here, so
+that the measurement runs what the worker runs.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from contract.catalogue import ModelEntry
+from worker.inference.model_manager import ModelManager
+from worker.inputs.decoder_process import DecoderProcesses
+from worker.inputs.memory import InputMemory, MemoryBudget
+from worker.inputs.payloads import BlobPayloads
+from worker.inputs.urls import UrlFetcher
+from worker.memory.gpu_sharing.queued_work import QueueView
+from worker.memory.gpu_sharing.reservation import ModelWorkload
+from worker.pipeline.consumer import Consumer
+from worker.pipeline.deliveries import DeliveryNotes
+from worker.pipeline.infer import Batcher, BatchQueue, InferStep
+from worker.pipeline.prepare import CancellationCheck, PrepareStep, RetryPolicy
+from worker.pipeline.progress import ProgressReporter
+from worker.pipeline.receive import Capacity, InFlight, ReceivedJob, ReceiveStep
+from worker.pipeline.reply import ReplyStep
+from worker.pipeline.settle import SettleStep
+from worker.replies import GatewayClient, ReplyCache, ReplySenders
+from worker.servicebus.locks import LockRenewer
+from worker.servicebus.receiver import ModelQueue
+from worker.shutdown import Shutdown
+from worker.telemetry.recording import ModelTelemetry
+
+
+@dataclass(frozen=True, slots=True)
+class SharedServices:
+    """What the consumers of all models in one process share.
+
+    Attributes:
+        gateway: Reports progress, and asks whether a job is still wanted.
+        senders: Send the replies.
+        cache: The replies of jobs that ran in this process.
+        payloads: Reads inputs from blob storage, and stores large results there.
+        notes: Writes notes about deliveries that replies do not describe.
+        urls: Fetches inputs from URLs.
+        large_inputs: Limits the memory of all large inputs together.
+        decoders: The child processes that decode large pictures.
+        locks: Renews the message locks.
+        shutdown: Records a request to shut the process down.
+    """
+
+    gateway: GatewayClient
+    senders: ReplySenders
+    cache: ReplyCache
+    payloads: BlobPayloads
+    notes: DeliveryNotes
+    urls: UrlFetcher
+    large_inputs: MemoryBudget
+    decoders: DecoderProcesses
+    locks: LockRenewer
+    shutdown: Shutdown
+
+
+def make_consumer(  # noqa: PLR0913, PLR0917 - what the consumers of a process do not share
+    model: ModelEntry,
+    services: SharedServices,
+    queues: tuple[ModelQueue, ModelQueue],
+    telemetry: ModelTelemetry,
+    make_manager: Callable[[ModelWorkload], ModelManager],
+    queue_views: Sequence[QueueView] = (),
+) -> Consumer:
+    """Return a consumer that receives and runs the jobs of a model. It starts no thread.
+
+    Args:
+        model: The model's catalogue entry.
+        services: What all consumers of this process share.
+        queues: The model's queues for normal and for low priority.
+        telemetry: Records the events of the model. Its gauges show the new consumer.
+        make_manager: Returns the model manager. The argument shows the manager whether the model
+            has jobs to run.
+        queue_views: Show whether messages wait for the model while it is not loaded.
+    """
+    normal, low = queues
+    stopping = threading.Event()
+    in_flight = InFlight(telemetry)
+    batches = BatchQueue[ReceivedJob](Batcher(model.max_batch_size, model.max_wait_ms / 1000))
+    workload = ModelWorkload(
+        model.name,
+        busy_count=lambda: in_flight.busy_count,
+        may_receive=lambda: normal.receiver.may_receive or low.receiver.may_receive,
+        request_unload=batches.pause,
+        queues=queue_views,
+    )
+    manager = make_manager(workload)
+    progress = ProgressReporter(services.gateway.report) if model.reports_progress else None
+    retries = RetryPolicy(stopping)
+    cancellation = CancellationCheck(services.gateway, retries)
+    telemetry.watch(
+        in_flight=lambda: in_flight.held_count,
+        is_loaded=lambda: manager.loaded is not None,
+        is_connected=lambda: normal.receiver.is_connected,
+        reserved_bytes=lambda: manager.reserved_bytes,
+        is_set_aside=lambda: manager.is_set_aside,
+    )
+    return Consumer(
+        model=model,
+        normal=normal,
+        low=low,
+        receive=ReceiveStep(model, services.senders, services.locks, telemetry),
+        prepare=PrepareStep(
+            *(model, manager, services.payloads, services.urls, cancellation, retries),
+            InputMemory(services.large_inputs),
+            services.decoders,
+        ),
+        infer=InferStep(manager, in_flight, cancellation, progress),
+        reply=ReplyStep(services.payloads, services.senders, services.cache, in_flight),
+        settle=SettleStep(in_flight, {queue.name: queue.receiver for queue in queues}),
+        manager=manager,
+        in_flight=in_flight,
+        capacity=Capacity(manager.admits, in_flight, model),
+        batches=batches,
+        cache=services.cache,
+        progress=progress,
+        stopping=stopping,
+        shutdown=services.shutdown,
+        notes=services.notes,
+    )
