@@ -24,6 +24,7 @@ from emulator.servicebus.broker.settings import (
     DEFAULT_DUPLICATE_WINDOW,
     UNBOUNDED,
     QueueSettings,
+    check_name,
     parse_duration,
 )
 
@@ -200,6 +201,7 @@ def _settings(name: str, queue: _JsonObject) -> QueueSettings:
     detects_duplicates = properties.flag("RequiresDuplicateDetection")
     rules = _rules(queue)
     try:
+        check_name(name)
         return QueueSettings(
             name=name,
             lock_duration=properties.duration("LockDuration", timedelta(minutes=1)),

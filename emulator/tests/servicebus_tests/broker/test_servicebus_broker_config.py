@@ -134,6 +134,7 @@ def test_a_queue_without_configured_properties_has_the_default_properties_of_azu
             "Queues[1].Name: another queue already has the name",
         ),
         (config(Queues=[{"Name": "$a"}]), "is not a valid queue name"),
+        (config(Queues=[{"Name": "Health"}]), "Queues[0]: Name: 'Health' is reserved"),
         (config({"LockDuration": "1 minute"}), "Properties.LockDuration: '1 minute' is not"),
         (
             config({"LockDuration": 60}),

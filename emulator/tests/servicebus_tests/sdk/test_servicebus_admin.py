@@ -229,5 +229,22 @@ async def test_only_health_requests_are_accepted_without_a_token(served: Served)
     async with httpx.AsyncClient(base_url=f"http://localhost:{served.port}") as client:
         refused = [(await client.get(path)).status_code for path in ("/q", "/$Resources/queues")]
         health = await client.get("/health")
+        changes = [
+            (await client.request(method, "/health")).status_code
+            for method in ("PUT", "POST", "PATCH", "DELETE")
+        ]
+        status_code = (await client.head("/health")).status_code
     assert refused == [401, 401]
+    assert changes == [401] * 4
+    assert status_code == 200
     assert (health.status_code, health.json()) == (200, {"status": "ok", "queues": 1})
+
+
+@pytest.mark.parametrize("name", ["health", "Health"])
+async def test_a_queue_with_the_name_of_the_health_path_is_refused(
+    served: Served, name: str
+) -> None:
+    with pytest.raises(HttpResponseError, match="reserved for the path /health") as raised:
+        await served.call(lambda client: client.create_queue(name))
+    assert raised.value.status_code == 400
+    assert [queue.address for queue in served.broker.queues()] == ["q"]
