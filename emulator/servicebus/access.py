@@ -67,6 +67,21 @@ class AccessPolicies:
             found += [rule for rule in owner.settings.authorization_rules if rule.name == name]
         return found
 
+    def permits(self, rule: AuthorizationRule, resource: str, path: str) -> bool:
+        """Return whether a policy that signed a token for a resource may give access to a path.
+
+        A policy of a queue gives access only to this queue, also if the path of another queue
+        begins with the queue's name.
+
+        Args:
+            rule: The policy, one of the policies that `find` returned for `resource`.
+            resource: The path of the resource in the token.
+            path: The path that the client wants to use.
+        """
+        if self._broker is None or self.of_namespace.get(rule.name) is rule:
+            return True
+        return self._broker.find_owner(resource) is self._broker.find_owner(path)
+
     def rights_of(self, name: str, key: str) -> frozenset[AccessRight]:
         """Return the rights that a key of a namespace's policy gives. Empty if the key is wrong."""
         rule = self.of_namespace.get(name)

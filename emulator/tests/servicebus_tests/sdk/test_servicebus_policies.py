@@ -46,7 +46,8 @@ def rules(prefix: str) -> list[dict[str, Any]]:
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Run a server with policies of the namespace (`all-…`, `file-…`) and of a queue (`own-…`)."""
     folder = tmp_path_factory.mktemp("policies")
-    queues = [{"Name": "own", "AuthorizationRules": rules("own")}, {"Name": "other"}]
+    queues = [{"Name": "own", "AuthorizationRules": rules("own")}]
+    queues += [{"Name": "other"}, {"Name": "own/below"}]
     namespace = {"Name": "ns", "Queues": queues, "AuthorizationRules": rules("all")}
     config = folder / "Config.json"
     config.write_text(json.dumps({"UserConfig": {"Namespaces": [namespace]}}))
@@ -147,8 +148,9 @@ async def test_the_policy_of_a_queue_gives_no_access_to_other_queues(
         assert await receive(client, "own") == "one"
     # The name without EntityPath makes the client sign tokens for the queue that it uses.
     async with client_of(guarded, sdk, name) as client:
-        with pytest.raises(ServiceBusAuthenticationError):
-            await send(client, "other")
+        for queue in ("other", "own/below"):
+            with pytest.raises(ServiceBusAuthenticationError):
+                await send(client, queue)
 
 
 @BOTH
@@ -183,9 +185,13 @@ def test_the_management_api_requires_the_right_manage(guarded: Server, policy: s
         ("own-manager", "/own", "/$Resources/queues", 401),
         ("own-manager", "/other", "/other", 401),
         ("own-manager", "", "/own", 401),
+        ("own-manager", "/own", "/own/below", 401),
+        ("own-manager", "/own", "/own/missing", 401),
+        ("own-manager", "/own/below", "/own/below", 401),
         ("own-listener", "/own", "/own", 401),
         ("all-manager", "", "/$Resources/queues", 200),
         ("all-manager", "/own", "/own", 200),
+        ("all-manager", "/own", "/own/below", 200),
         ("all-manager", "/own", "/other", 401),
     ],
 )
