@@ -58,6 +58,25 @@ async def test_a_peer_that_connects_with_the_key_of_a_policy_has_the_policys_rig
             peer.open_source(SourceRequest(QUEUE, None, is_presettled=False), _Sender())
 
 
+async def test_a_changed_policy_changes_the_rights_of_a_peer_that_connected_with_its_key(
+    served: tuple[Namespace, Broker],
+) -> None:
+    namespace, broker = served
+    await broker.save_authorization_rule(AuthorizationRule("worker", ALL_RIGHTS, "secret"))
+    tokens = CbsTokens(AccessPolicies([], broker), WallClock())
+    assert tokens.authenticate("PLAIN", b"\0worker\0secret")
+    peer = namespace.peer(tokens)
+    peer.open_target(QUEUE)
+    listen = frozenset({AccessRight.LISTEN})
+    await broker.save_authorization_rule(AuthorizationRule("worker", listen, "secret"))
+    with pytest.raises(LinkFault, match="'Send' claim"):
+        peer.open_target(QUEUE)
+    peer.open_source(SourceRequest(QUEUE, None, is_presettled=False), _Sender())
+    await broker.delete_authorization_rule("worker")
+    with pytest.raises(LinkFault, match="'Listen' claim"):
+        peer.open_source(SourceRequest(QUEUE, None, is_presettled=False), _Sender())
+
+
 @pytest.mark.parametrize(
     ("operation", "required"),
     [
