@@ -52,7 +52,8 @@ class _PolicyRoutes:
     async def put(self, request: Request) -> Response:
         """Create or replace a policy of the namespace, and respond with the policy and its keys.
 
-        If the body has no keys, keys are generated.
+        If the body has no keys, the policy keeps the keys that it has, as in Azure Resource
+        Manager. For a new policy, keys are generated.
         """
         name = self._changeable(request)
         wanted = await read_json(request, _FIELDS)
@@ -62,7 +63,12 @@ class _PolicyRoutes:
         given = wanted.get("primaryKey"), wanted.get("secondaryKey")
         if not all(isinstance(key, str | None) for key in given):
             raise ArgumentError("primaryKey, secondaryKey: expected texts")
-        rule = AuthorizationRule(name, read_rights(rights), *make_missing_keys(*given))
+        stored = self._broker.authorization_rules.get(name)
+        if given == (None, None) and stored is not None:
+            keys = stored.primary_key, stored.secondary_key
+        else:
+            keys = make_missing_keys(*given)
+        rule = AuthorizationRule(name, read_rights(rights), *keys)
         await self._broker.save_authorization_rule(rule)
         return JSONResponse(
             {

@@ -285,6 +285,9 @@ def test_a_policy_of_the_namespace_is_created_replaced_and_deleted_while_running
     )
     send_with(first, "other")
     send_with(second, "other")
+    # Without keys in the body, the policy keeps its keys.
+    rights = ["Listen", "Send"]
+    assert put_policy(guarded, "late", rights=rights).json() == {**made, "rights": rights}
     replaced = put_policy(guarded, "late", rights=["Listen", "Send"], primaryKey="new")
     assert replaced.json() == {
         "name": "late",
