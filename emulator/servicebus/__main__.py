@@ -138,7 +138,7 @@ def _check_keys(host: str | None, rules: Iterable[AuthorizationRule]) -> None:
     if program.is_remote(host) and name is not None:
         raise SettingError(
             f"--host {host}: other machines could connect, but the key of the policy {name} is "
-            "public: give this policy a secret key in the file of --policies, or with --key"
+            "public: give this policy a secret key in the file of --policies"
         )
 
 

@@ -148,7 +148,7 @@ def test_service_bus_refuses_other_machines_while_a_policy_has_the_public_key(
     ):
         said = refusal(*common, *options)
         assert "the key of the policy RootManageSharedAccessKey is public" in said
-        assert "in the file of --policies, or with --key" in said
+        assert "give this policy a secret key in the file of --policies" in said
     # A policy of the database counts too.
     with run_server(tmp_path / "data") as server:
         url = f"http://127.0.0.1:{server.admin_port}/$emulator/authorizationRules/late"
@@ -189,9 +189,11 @@ def test_blob_storage_serves_other_machines_only_with_a_secret_key(tmp_path: Pat
     port = free_port()
     options = ("--host", "0.0.0.0", "--port", str(port), "--data", str(tmp_path))
     said = refusal("emulator.blobs", *options)
-    assert "the key of the storage account is public: set a secret key with --key" in said
+    assert "the key of the storage account is public: put a secret key into a file" in said
+    key_file = tmp_path / "key"
+    key_file.write_text(f"{SECRET}\n")
     with (
-        running("emulator.blobs", *options, "--key", SECRET),
+        running("emulator.blobs", *options, "--key-file", str(key_file)),
         BlobServiceClient(
             f"http://127.0.0.1:{port}/devstoreaccount1",
             credential={"account_name": "devstoreaccount1", "account_key": SECRET},
