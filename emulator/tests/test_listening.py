@@ -148,7 +148,7 @@ def test_service_bus_refuses_other_machines_while_a_policy_has_the_public_key(
     ):
         said = refusal(*common, *options)
         assert "the key of the policy RootManageSharedAccessKey is public" in said
-        assert "give this policy a secret key in the file of --policies" in said
+        assert "give this policy a secret key" in said
     # A policy of the database counts too.
     with run_server(tmp_path / "data") as server:
         url = f"http://127.0.0.1:{server.admin_port}/$emulator/authorizationRules/late"

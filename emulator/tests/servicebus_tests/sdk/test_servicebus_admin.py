@@ -19,6 +19,8 @@ from azure.core.exceptions import (
     ResourceExistsError,
     ResourceNotFoundError,
 )
+from azure.servicebus._base_handler import ServiceBusSharedKeyCredential
+from azure.servicebus.management import AuthorizationRule as PolicyOfQueue
 from azure.servicebus.management import ServiceBusAdministrationClient
 
 from emulator.servicebus.access import AccessPolicies
@@ -248,3 +250,23 @@ async def test_a_queue_with_the_name_of_the_health_path_is_refused(
         await served.call(lambda client: client.create_queue(name))
     assert raised.value.status_code == 400
     assert [queue.address for queue in served.broker.queues()] == ["q"]
+
+
+async def test_a_policy_with_the_public_key_is_refused_if_requests_need_a_token(
+    served: Served,
+) -> None:
+    rule = PolicyOfQueue(key_name="late", rights=["Send"], primary_key="SAS_KEY_VALUE")
+    with pytest.raises(HttpResponseError, match="the key of the policy 'late' is public") as raised:
+        await served.call(lambda client: client.create_queue("made", authorization_rules=[rule]))
+    assert raised.value.status_code == 400
+    url = f"http://localhost:{served.port}/$emulator/authorizationRules/late"
+    credential = ServiceBusSharedKeyCredential("RootManageSharedAccessKey", "not-a-secret")
+    headers = {"Authorization": credential.get_token(url).token}
+    async with httpx.AsyncClient(headers=headers) as client:
+        for name in ("primaryKey", "secondaryKey"):
+            body = {"rights": ["Send"], "primaryKey": "first", name: "SAS_KEY_VALUE"}
+            answer = await client.put(url, json=body)
+            assert answer.status_code == 400
+            assert "is public" in answer.json()["error"]
+    assert served.broker.authorization_rules == {}
+    assert len(served.broker.queues()) == 1
