@@ -2,10 +2,13 @@
 
 import contextlib
 import json
+import re
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import httpx
@@ -14,7 +17,15 @@ from azure.servicebus import ServiceBusClient, ServiceBusMessage
 from azure.servicebus._base_handler import ServiceBusSharedKeyCredential
 from azure.storage.blob import BlobServiceClient
 
-from emulator.program import PortInUse, SettingError, bind, bind_all, has_ipv6, is_remote
+from emulator.program import (
+    PortInUse,
+    SettingError,
+    _listen,
+    bind,
+    bind_all,
+    has_ipv6,
+    is_remote,
+)
 from local_ports import free_port
 from servicebus_tests.sdk.servicebus_process import administration_client, run_server
 
@@ -34,20 +45,30 @@ def hello(req: func.HttpRequest) -> func.HttpResponse:
 
 @contextlib.contextmanager
 def running(module: str, *options: str) -> Iterator[None]:
-    """Run a service during the `with` block, which begins when the service listens."""
+    """Run a service during the `with` block, which begins when the service listens on all ports."""
+    ports = {value for name, value in pairwise(options) if name in {"--port", "--admin-port"}}
     command = [sys.executable, "-m", module, *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:
             for line in process.stderr:
                 if "listening on" in line:
+                    ports -= set(re.findall(r":([0-9]+)\b", line))
+                if not ports:
                     break
             else:
                 raise AssertionError(f"{module} ended during its start")
-            yield
+            # Read the rest, so that the service never waits for space in the pipe.
+            reader = threading.Thread(target=process.stderr.read)
+            reader.start()
+            try:
+                yield
+            finally:
+                process.terminate()
+                reader.join(timeout=20)
         finally:
-            process.terminate()
-            process.communicate(timeout=20)
+            process.kill()
+            process.wait()
 
 
 def refusal(module: str, *options: str) -> str:
@@ -86,6 +107,13 @@ def test_a_port_that_is_in_use_on_one_loopback_address_is_refused() -> None:
         # The port of 127.0.0.1 is free again.
         with socket.create_server(("127.0.0.1", port)):
             pass
+
+
+def test_a_socket_that_cannot_listen_is_refused_with_the_reason() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(SettingError, match=f"cannot listen on port {port}: .*Invalid argument"):
+            _listen([socket.create_connection(("127.0.0.1", port))], port, 1)
 
 
 def test_an_address_of_other_machines_is_bound_only_if_the_caller_allows_it() -> None:

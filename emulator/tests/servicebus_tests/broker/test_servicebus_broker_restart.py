@@ -14,6 +14,7 @@ from emulator.servicebus.broker.errors import (
     EntityAlreadyExists,
     EntityNotFound,
     MessageLockLost,
+    MessageStoreError,
     SchemaError,
 )
 from emulator.servicebus.broker.message import IncomingMessage, MessageState, ReceiveMode
@@ -273,6 +274,18 @@ async def test_a_database_without_status_and_policies_is_upgraded(tmp_path: Path
     await servicebus.broker.save_authorization_rule(rule)
     await servicebus.restart()
     assert servicebus.broker.authorization_rules == {"new": rule}
+
+
+async def test_an_upgrade_that_cannot_be_written_raises_a_message_store_error(
+    tmp_path: Path,
+) -> None:
+    servicebus = await RunningBroker.open(tmp_path)
+    await servicebus.broker.close()
+    _make_database(servicebus.database, "PRAGMA user_version=2")  # the new table exists already
+    with pytest.raises(MessageStoreError, match=r"cannot be written: table .* already exists"):
+        await servicebus.restart()
+    _make_database(servicebus.database, "PRAGMA user_version=3")
+    await servicebus.restart()
 
 
 async def test_a_path_belongs_only_to_the_queue_with_its_name(tmp_path: Path) -> None:
