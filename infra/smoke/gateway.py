@@ -98,6 +98,8 @@ def check_letter(request: CheckRequest) -> tuple[FindingResult, str]:
         for letter in page.get("dead_letters") or []:
             if request.message_id in {letter.get("message_id"), letter.get("id")}:
                 reason = letter.get("reason")
+                # The letter has served its purpose, and operators should not see it.
+                request.api.call("DELETE", str(letter["links"]["self"]))
                 text = f"an unreadable message is among the dead letters, with the reason {reason}"
                 return FindingResult.HELD if reason else FindingResult.FAILED, text
         if time.monotonic() >= end:
@@ -150,7 +152,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     api = make_api(given.url, given.model, given.file)
     host_url = (given.host_url or given.url).rstrip("/")
     claim, check = CHECKS[given.check]
-    result, text = check(CheckRequest(api, host_url, given.id, given.seconds))
+    try:
+        result, text = check(CheckRequest(api, host_url, given.id, given.seconds))
+    except Exception as error:  # noqa: BLE001  each claim must be in the report
+        result, text = FindingResult.FAILED, f"the check itself failed: {type(error).__name__}"
     print_findings([Finding(claim, result, text)])
     return 0
 
