@@ -20,7 +20,7 @@ from worker.process import available_processors, keep_large_blocks, torch_thread
 def measure_images_per_second(
     model: ModelEntry, picture: bytes, batch_size: int, seconds: float
 ) -> float:
-    """Decode and classify the picture in batches for `seconds`; return the images per second."""
+    """Decode and classify copies of a JPEG for `seconds`; return the images per second."""
     loaded = LoadedModel.load(model, torch_threads(available_processors()))
     run_batch(loaded, picture, batch_size)
     count = 0
@@ -32,7 +32,7 @@ def measure_images_per_second(
 
 
 def run_batch(loaded: LoadedModel, picture: bytes, batch_size: int) -> None:
-    """Decode `batch_size` copies of the picture, and classify them as one batch."""
+    """Decode the JPEG `picture` `batch_size` times, and classify the results as one batch."""
     batch = [loaded.prepare(picture, "image/jpeg") for _ in range(batch_size)]
     for output in loaded.run(batch):
         loaded.finish(output)
