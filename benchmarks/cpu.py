@@ -45,7 +45,9 @@ class JobCost:
 
 
 def measure(system: System, running_system: RunningSystem, size: int, clients: int) -> JobCost:
-    """Send jobs with bodies of `size` bytes from `clients` clients; return the results.
+    """Send jobs with bodies of `size` bytes from concurrent clients; return the measured values.
+
+    `clients` is the number of clients.
 
     Raises:
         RuntimeError: if a job failed.

@@ -96,7 +96,7 @@ COLUMNS = ("operation", "queued", "clients", "per second", "p50 ms", "p95 ms", "
 
 @dataclass(slots=True)
 class BrokerRig:
-    """A running Service Bus emulator."""
+    """A running Service Bus emulator, which is the broker of the benchmark."""
 
     program: ProbedProgram
     port: int
@@ -117,7 +117,10 @@ class BrokerRig:
 
 @contextmanager
 def run_broker(folder: Path) -> Iterator[BrokerRig]:
-    """Run a Service Bus emulator with three queues during the `with` block."""
+    """Run a Service Bus emulator with three queues during the `with` block, and yield it.
+
+    The emulator stores its data and its log in `folder`.
+    """
     port, admin_port = free_port(), free_port()
     program = ProbedProgram.start(
         "emulator.servicebus",

@@ -1,4 +1,4 @@
-"""Run a model in a bare loop. No worker can be faster than this loop.
+"""Run a model in a bare loop, which does nothing else. No worker can be faster than this loop.
 
 `python -m benchmarks.loop CATALOGUE MODEL PICTURE…` loads the model and then reads numbers from
 stdin, one on each line. For a number N, the program processes N pictures. The number of threads and

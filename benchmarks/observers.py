@@ -54,11 +54,11 @@ def observe_amqp(counts: Counts) -> NewObservers:
     One observer gets the bytes that the client sends, and the other gets those that Service Bus
     sends. The observers add the connection's operations to `counts`:
 
-    - `send` and `receive` are messages that the client sends or receives.
-    - `complete` and the other settlements are counted for each message, even if one frame settles
-      several messages.
+    - `send` counts the messages that the client sends, and `receive` those that it receives.
+    - `complete` and the other settlements count messages, even if one frame settles several
+      messages.
     - A management request is counted under the name of its operation.
-    - `authorise` is a request for the authorisation of a link (`$cbs`).
+    - `authorise` counts the requests for the authorisation of a link (`$cbs`).
     """
 
     def new() -> tuple[Observe, Observe]:

@@ -136,8 +136,9 @@ class JobOperations:
     def executions(self) -> int:
         """The highest possible number of function executions.
 
-        Each HTTP request and each durable action starts one execution. If several actions arrive
-        together, one execution of the orchestrator processes all of them, and the number is lower.
+        The number includes one execution for each HTTP request and for each durable action. If
+        several actions arrive together, one execution of the orchestrator processes all of them, so
+        the real number is lower.
         """
         return self.http_requests + self.actions
 
@@ -214,7 +215,7 @@ class OperationCounter:
         return [each.read() for each in (self.service_bus, self.blobs, self.gateway)]
 
     def run_small(self) -> tuple[str, float]:
-        """Run a job with a small body, whose result the first request waits for.
+        """Run a job with a small body in one request, which waits for the result.
 
         Returns:
             The job's id, and how long the request waited for the result, in seconds.
@@ -284,7 +285,7 @@ class OperationCounter:
         return job_id, 0.0
 
     def run_expired(self) -> tuple[str, float]:
-        """Let a job expire before the worker starts it.
+        """Send a job whose deadline passes before the worker starts it.
 
         Returns:
             The job's id, and 0.0, because no request waits for the result.

@@ -210,9 +210,10 @@ def measure_start(system: System) -> list[Figure]:
 
 
 def measure(folder: Path) -> list[Figure]:
-    """Measure start, latency, throughput and memory of a system. Return the rows of the report.
+    """Measure the start-up, latency, throughput and memory of a system with its data in `folder`.
 
-    The rows also contain the memory of a second system that has many queued jobs and no worker.
+    Return the rows of the report. They also contain the memory of a second system, which has many
+    queued jobs and no worker.
     """
     system = System(folder / "data")
     try:

@@ -1,4 +1,7 @@
-"""Create the Python environments of the peers in the folder `.venv-peers`."""
+"""Create the Python environments of the peers in the folder `.venv-peers`.
+
+A peer is another way to serve a model, with which Loosely is compared.
+"""
 
 import os
 import subprocess

@@ -27,9 +27,9 @@ NOOP_RESULT: dict[str, Any] = {"labels": [{"index": 0, "score": 1.0}]}
 
 
 class PeerModel:
-    """A loaded model. Its method `run` takes a batch of prepared pictures.
+    """A loaded model. The method `run` takes a batch of prepared pictures.
 
-    A call of the object itself takes one JPEG, and prepares the picture.
+    The method `__call__` takes one JPEG, prepares it, and returns the result.
     """
 
     def __init__(self, task: str) -> None:

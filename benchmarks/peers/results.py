@@ -1,4 +1,4 @@
-"""Keep the measured values of a comparison in a JSON file, and compute their medians."""
+"""Store the measured values of Loosely and its peers in a JSON file, and compute their medians."""
 
 import json
 import math

@@ -199,7 +199,7 @@ class ServedPeer:
     def peaks_mb(self) -> tuple[float, float]:
         """Return the peak memory of the model processes, and that of the other processes, in MB.
 
-        Both values are sums of the peaks of the system's single processes.
+        Each of the two values is the sum of the peaks of single processes.
         """
         model_pids = self.model_pids()
         model, others = 0.0, 0.0
@@ -223,7 +223,7 @@ class ServedPeer:
 
 
 class _SupervisedProgram:
-    """A running program that is restarted, as by systemd, 0.1 s after it has ended."""
+    """A running program. If it ends, it is started again after 0.1 s, as systemd would do."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
         self._command = command

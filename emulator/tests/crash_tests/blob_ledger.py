@@ -49,8 +49,8 @@ class _BlobHistory:
     """The writes of one blob: the last acknowledged version, and later attempts.
 
     `etag` is the ETag of the acknowledged version. `in_doubt` contains the versions that a client
-    has written without an acknowledgement. `is_refused` is True if the service has refused a write
-    since then because of its condition.
+    has tried to write since. `is_refused` is True if the service has refused one of these writes
+    because its condition was not met.
     """
 
     version: int = ABSENT
@@ -79,9 +79,9 @@ class BlobLedger:
         return list(self._blobs)
 
     def is_in_doubt(self, name: str) -> bool:
-        """Return whether it is unknown if the last write of the blob has happened.
+        """Return whether it is uncertain that the blob contains the last attempted write.
 
-        It is unknown if the service has not acknowledged the write and no client has read the blob
+        This is so if the service has not acknowledged the write, and no client has read the blob
         since.
         """
         return bool(self._blobs[name].in_doubt) if name in self._blobs else False

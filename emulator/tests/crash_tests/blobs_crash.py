@@ -1,4 +1,4 @@
-"""Kill the Blob emulator while clients with Microsoft's SDK use it, and check each blob."""
+"""Kill the Blob emulator while clients of Microsoft's SDK use it, and check each blob."""
 
 import asyncio
 import contextlib
@@ -172,7 +172,7 @@ class _BlobLoad:
 
 
 async def _read(container: ContainerClient, name: str, ledger: BlobLedger) -> None:
-    """Read a blob. The ledger compares its content and its ETag with the recorded writes."""
+    """Read a blob, and let the ledger compare the content and the ETag with the recorded writes."""
     try:
         download = await container.get_blob_client(name).download_blob()
         content = await download.readall()

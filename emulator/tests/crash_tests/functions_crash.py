@@ -76,7 +76,7 @@ class CrashOrder:
 class OrchestrationLedger:
     """Compares the statuses of each orchestration that the host returns with earlier statuses.
 
-    `violations` contains a sentence for each activity result or state that was lost.
+    `violations` contains a sentence for each contradiction, such as a lost activity result.
     """
 
     def __init__(self) -> None:

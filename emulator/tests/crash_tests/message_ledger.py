@@ -153,7 +153,7 @@ class MessageLedger:
         self.counts["renewed"] += 1
 
     def begin_settlement(self, key: str, settlement: str) -> None:
-        """Record that a client begins to settle the message that it has received last.
+        """Record that a client begins to settle a message that it has received.
 
         `settlement` is one of `SETTLEMENTS`, for example `COMPLETE`.
         """
