@@ -118,9 +118,10 @@ def extra_event(context: Any) -> Any:
 
 
 async def change(host: EngineHost, before: Code, after: Code) -> tuple[str, Any]:
-    """Run `before` until it waits, replace it by `after`, and send the event `go`.
+    """Start an instance of the orchestrator `before`, and wait until it waits for an event.
 
-    Return the status and the output of the instance.
+    Then replace the orchestrator by `after`, and send the event `go`. Return the status and the
+    output of the instance.
     """
     for name in ("echo", "other"):
 
