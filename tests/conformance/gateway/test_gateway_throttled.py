@@ -1,4 +1,4 @@
-"""Test that the gateway sends messages to a throttled Service Bus without a new link."""
+"""Test that the gateway sends all messages to a throttled Service Bus by the same link."""
 
 import asyncio
 from pathlib import Path
