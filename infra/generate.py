@@ -56,7 +56,8 @@ def make_scaled_queues(model: ModelEntry) -> list[dict[str, Any]]:
 def make_scale_rules(model: ModelEntry) -> list[dict[str, Any]]:
     """Return the scale rules of a model's container app: one dict for each of KEDA's triggers.
 
-    The template worker-aca.bicep adds to each rule the Service Bus namespace and the identity.
+    The template worker-aca.bicep adds the Service Bus namespace and KEDA's identity to the rules of
+    the queues.
     """
     queues = [
         {

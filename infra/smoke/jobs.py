@@ -239,10 +239,9 @@ def cancel(api: Api, job: JobReport, limit: TimeLimit) -> None:
 def run_cancelled(api: Api, count: int, seconds: float) -> tuple[bool, list[str]]:
     """Submit jobs, and cancel each job as soon as the gateway has accepted the job.
 
-    Returns:
-        Whether the gateway accepted and cancelled every job, no job was still queued or running
-        after its cancellation, and every job ended as cancelled or succeeded. And the lines of the
-        report.
+    Returns two values. The first is true if the gateway accepted and cancelled every job, no job
+    was still queued or running after its cancellation, and every job ended as cancelled or
+    succeeded. The second is the lines of the report.
     """
     limit = TimeLimit(seconds)
     slots = threading.Semaphore(CANCELLATIONS_IN_PARALLEL)
@@ -282,8 +281,8 @@ def run_restarted(
 ) -> tuple[bool, list[str]]:
     """Submit jobs, and restart the gateway while the jobs run.
 
-    Returns:
-        Whether the restart succeeded and every accepted job succeeded. And the lines of the report.
+    Returns two values. The first is true if the gateway was restarted and every accepted job
+    succeeded. The second is the lines of the report.
     """
     limit = TimeLimit(seconds)
     restart = Restart(restart_command)

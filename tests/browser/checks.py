@@ -26,7 +26,7 @@ def check_width(browser: Browser) -> None:
 
 
 def press(browser: Browser, key: str) -> None:
-    """Press a key while the current element has the focus."""
+    """Press a key in the element that has the focus."""
     # send_keys of a file's field would take the key as the name of a file.
     ActionChains(browser.driver).send_keys(key).perform()
 
@@ -39,7 +39,7 @@ def focused(browser: Browser, attribute: str) -> str:
 def tab_to(browser: Browser, selector: str) -> None:
     """Press Tab until an element that matches `selector` has the focus.
 
-    Fail if the browser does not show by an outline which element has the focus.
+    Fail if no outline shows which element has the focus.
     """
     for _ in range(100):
         press(browser, Keys.TAB)

@@ -1,4 +1,4 @@
-"""Test the gateway and a real blob storage while DNS does not answer for callers' URLs."""
+"""Test the gateway and a real blob storage while DNS does not answer for the URLs of inputs."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""Test that the gateway sends all messages to a throttled Service Bus by the same link."""
+"""Test that a gateway's sender keeps its link to a throttled Service Bus and sends all messages."""
 
 import asyncio
 from pathlib import Path

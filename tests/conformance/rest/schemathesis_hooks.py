@@ -43,7 +43,7 @@ def before_call(
 
 
 def _make_acceptable(options: dict[str, Any]) -> None:
-    """Replace or remove options that the OpenAPI document allows but that cannot succeed here.
+    """Replace or remove options that are valid but that cannot succeed in the tested system.
 
     A deadline of less than 30 seconds may pass before the job ends, so it is replaced. A webhook
     URL is removed, because its host does not exist and the gateway refuses it. Options that the

@@ -366,7 +366,7 @@ async def test_random_faults_are_different_for_each_host_of_a_task_hub(
 ) -> None:
     """The random faults of the first host kill it in its first episode.
 
-    If each later host had the same random faults, it would die in the same episode.
+    If the later hosts had the same random faults, they would all die in this episode, too.
     """
     host = await start_host(crash_rate=0.9, seed=1)
     starts = 0

@@ -118,10 +118,9 @@ def extra_event(context: Any) -> Any:
 
 
 async def change(host: EngineHost, before: Code, after: Code) -> tuple[str, Any]:
-    """Start an instance of the orchestrator `before`, and wait until it waits for an event.
+    """Run the orchestrator `before` until it waits for an event. Then replace it by `after`.
 
-    Then replace the orchestrator by `after`, and send the event `go`. Return the status and the
-    output of the instance.
+    Send the event `go`, and return the status and the output of the instance.
     """
     for name in ("echo", "other"):
 

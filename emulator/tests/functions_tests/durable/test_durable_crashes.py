@@ -24,10 +24,10 @@ from functions_tests.durable.durable_host import EngineHost, make_host
 
 
 class CrashingStore(Store):
-    """A store whose commit number `commits` and all later commits fail.
+    """A store that behaves as if its process died: a commit and all later commits fail.
 
-    So the process seems to have died. If `after` is true, commit number `commits` is written to the
-    database before the store raises the error.
+    `commits` is the number of the first commit that fails. If `after` is true, this commit is
+    written to the database before the store raises the error.
     """
 
     def __init__(self, path: Path, commits: int, *, after: bool) -> None:

@@ -115,8 +115,8 @@ class Peer:
     async def open(self, max_frame_size: int = 65536, window: int = 1000, **fields: Any) -> None:
         """Authenticate with a valid key, open the connection and begin a session.
 
-        `window` is the number of frames that the session can receive. `fields` are further fields
-        of the open performative.
+        `window` is the number of transfer frames that the session can receive. `fields` are further
+        fields of the open performative.
         """
         init = SaslInit(Symbol("PLAIN"), b"\x00key\x00value")
         self.write(SASL_HEADER + encode_frame(init.encode(), frame_type=SASL_FRAME) + AMQP_HEADER)

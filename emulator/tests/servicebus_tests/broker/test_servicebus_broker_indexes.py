@@ -42,7 +42,7 @@ def test_the_class_sorted_numbers_splits_full_chunks_and_removes_empty_chunks() 
 
 
 class _Counted(int):
-    """An integer. The class counts the comparisons of all its integers."""
+    """An integer. `comparison_count` is the number of comparisons of all such integers."""
 
     comparison_count = 0
 

@@ -1,6 +1,6 @@
 """Apply random operations to the broker and to `ModelQueue`, and compare the results.
 
-`ModelQueue` is a simple queue in memory. Some operations restart the broker or let its database
+`ModelQueue` is a simple queue in memory. Some operations restart the broker or make its database
 writes fail.
 """
 

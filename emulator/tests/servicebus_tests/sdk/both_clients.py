@@ -1,6 +1,6 @@
-"""One interface for the blocking and the asynchronous client of Microsoft's SDK.
+"""One interface for Microsoft's blocking and asynchronous clients of Service Bus.
 
-So each test can run with both clients.
+Each test can run with both clients through this interface.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ class Blocking:
 
 
 def connect(kind: str, connection_string: str, **options: Any) -> Any:
-    """Return a Service Bus client: the blocking one for the kind "sync", or the one for "aio".
+    """Return the blocking client if `kind` is "sync", or the asynchronous client if it is "aio".
 
     The caller must await the methods of both clients. `options` are further arguments of the
     client.

@@ -179,9 +179,9 @@ class AzureMgmtPreparer:
 
         `given` are the arguments that other preparers have created for the test.
 
-        Returns:
-            The name of the resource if the resource must be removed after the test, otherwise None.
-            And the arguments that the resource adds to the test.
+        Returns two values. The first is the name of the resource if the resource must be removed
+        after the test, otherwise None. The second is the arguments that the resource adds to the
+        test.
         """
         self.test_class_instance = instance
         around = tuple(getattr(each, "id", None) for each in given.values())
