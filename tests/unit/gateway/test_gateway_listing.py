@@ -1,4 +1,4 @@
-"""Test that lists of jobs are complete and in order, and need few queries."""
+"""Test that the list of jobs is complete and in order, and needs few queries of the task hub."""
 
 import asyncio
 from collections.abc import Collection

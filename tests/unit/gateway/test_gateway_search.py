@@ -1,4 +1,4 @@
-"""Test that jobs are found by model, status, code, label, time and id with few queries."""
+"""Test that jobs are found by model, status, error code, label, time and id with few queries."""
 
 import asyncio
 from collections.abc import Collection

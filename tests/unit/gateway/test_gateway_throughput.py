@@ -1,4 +1,4 @@
-"""Test the functions that estimate throughput, positions and waits."""
+"""Test the functions that estimate throughput, positions in a queue, and waits for results."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Test estimated positions and waits, and refusals because of long queues."""
+"""Test the estimated positions and waits of jobs, and the refusal of jobs if a queue is long."""
 
 import asyncio
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Test that the batch queue respects the limits of a batch, and neither loses nor mixes up items."""
+"""Test that the batch queue respects the limits of a batch, loses no item and keeps the order."""
 
 import threading
 

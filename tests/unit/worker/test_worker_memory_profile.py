@@ -1,4 +1,4 @@
-"""Test that a memory profile never underestimates the memory of an unmeasured batch."""
+"""Test that a memory profile, made from measured batches, never underestimates other batches."""
 
 from __future__ import annotations
 
