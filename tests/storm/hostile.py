@@ -1,8 +1,8 @@
-"""The attacks of a soak: hostile requests and messages, from one caller and one producer.
+"""The attacks of a soak, a long load test: requests and messages of one hostile caller.
 
-The number of requests, the bytes and the duration of each attack are limited. For the jobs of other
-callers, the report of the soak checks all promises of DESIGN.md. For a hostile job, it checks only
-that the job ends.
+Each attack is limited in its number of requests, its bytes and its duration. For the jobs of other
+callers, the report of the soak checks all promises of DESIGN.md. For a hostile job, the report
+checks only that the job ends.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ _SHORT_DEADLINE_SECONDS = 60
 
 @dataclass
 class Attacker:
-    """A hostile caller with an API key, who may also send messages like a producer."""
+    """A hostile caller with an API key, who also sends messages to queues without the gateway."""
 
     callers: SoakCallers
     caller: SoakCaller
@@ -219,8 +219,8 @@ ATTACKS = (
 def choose_attacks(text: str, models: Sequence[str]) -> list[Attack]:
     """Return the attacks that the option `--hostile` of a soak selects.
 
-    `text` is the value of the option: `all`, `none`, or names of attacks. Attacks on models that
-    are not in `models` are left out.
+    `text` is the value of the option: `all`, `none`, or names of attacks. `-NAME` selects all
+    attacks except NAME. Attacks on models that are not in `models` are left out.
 
     Raises:
         ValueError: if a name is unknown.

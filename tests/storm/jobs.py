@@ -117,7 +117,7 @@ class StormJob:
 
     @property
     def known(self) -> KnownState:
-        """The last state of the job that the gateway has reported.
+        """The last state of the job that the gateway has reported in a response.
 
         A caller reads this state before it sends a request about the job. It then passes this state
         and the response to `see`.
@@ -185,7 +185,7 @@ def plan_jobs(count: int, seed: int, cancel_share: float) -> list[StormJob]:
 
 
 def plan_cancellations(count: int) -> list[StormJob]:
-    """Return `count` jobs that the caller cancels right after the response 202 to the submit."""
+    """Return `count` jobs that the caller cancels as soon as the gateway has accepted them."""
     return [StormJob(number, JobKind.CANCEL, model_ms=5) for number in range(count)]
 
 

@@ -1,4 +1,4 @@
-"""The planned kills of a storm: which component is killed, and when."""
+"""The planned kills of a storm, a test with random kills: which component is killed, and when."""
 
 import random
 from collections.abc import Sequence

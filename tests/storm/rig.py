@@ -64,7 +64,7 @@ class RigError(Exception):
 
 @dataclass(frozen=True)
 class StormEngine:
-    """The engine that runs the gateway's Durable Functions, and how often the engine has faults."""
+    """The engine that runs the gateway's Durable Functions, and how often it injects faults."""
 
     name: str = LOCAL
     visibility_timeout_seconds: float = 10.0
@@ -104,7 +104,7 @@ class RigOptions:
         environment: Environment variables of all components.
         has_links: Whether the components connect through proxies, which a fault can slow down.
         store: The directory in which the components store their data. If it is None, they store
-            the data in the directory of the logs.
+            the data in the rig's directory, in which the logs always are.
     """
 
     catalogue: str = COUNTING_CATALOGUE

@@ -1,4 +1,4 @@
-"""Run the scenario of a storm or soak, count the results, and report them."""
+"""Run a storm (a test with kills) or a soak (a long load test), count and report the results."""
 
 import argparse
 import asyncio

@@ -261,7 +261,7 @@ async def _feed(
 
 
 async def _attack(run: Soak, attacker: Attacker) -> None:
-    """Carry out all attacks one after another in random order, until this task is cancelled."""
+    """Carry out all attacks in random order, again and again, until this task is cancelled."""
     attacks = list(run.attacks)
     while attacks:
         attacker.chance.shuffle(attacks)

@@ -98,10 +98,9 @@ class SoakCallers(StormCallers):
     async def cross_tenants(
         self, jobs: Callable[[], Sequence[SoakJob]], callers: Sequence[SoakCaller]
     ) -> None:
-        """Once a second, let a caller ask for a job of another tenant, until the task is cancelled.
+        """Ask for a job of another tenant once a second, until this task is cancelled.
 
-        `jobs` returns the jobs so far. A response with a status other than 404 counts as a leak,
-        and is recorded.
+        `jobs` returns the jobs so far. If the response has a status other than 404, record a leak.
         """
         chance = random.Random("tenants")
         while True:

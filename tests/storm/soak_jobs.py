@@ -1,4 +1,4 @@
-"""The jobs of a soak, which use all models, all ways to send an input, and all submit options."""
+"""The jobs of a soak, a long load test: all models, ways to send an input, and job options."""
 
 import base64
 import hashlib
@@ -283,7 +283,7 @@ def _is_speech(result: Mapping[str, Any]) -> bool:
 
 @dataclass
 class ProducerJob(StormJob):
-    """A job that a producer sends to a queue. The reply arrives in the producer's reply queue."""
+    """A job that a producer sends to a queue without the gateway. The reply arrives in a queue."""
 
     #: Whether the request names the model of another queue. The worker dead-letters such a request.
     is_wrong_queue: bool = False

@@ -1,4 +1,4 @@
-"""Build the report of a soak, as lines of text, as Markdown or as JSON."""
+"""Build the report of a soak, a long load test, as lines of text, as Markdown or as JSON."""
 
 import json
 from collections import defaultdict

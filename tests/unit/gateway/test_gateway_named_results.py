@@ -339,7 +339,7 @@ async def test_open_inference_reads_only_the_blobs_of_the_requested_named_result
     cutter: RunningGateway,
 ) -> None:
     async def run(wanted: str, *, is_lost: bool) -> httpx.Response:
-        """Request one output of a job with the result `mask`, which is stored but may be lost."""
+        """Request the output `wanted` of a job. If `is_lost`, the job's `mask` was deleted."""
         body = {"inputs": [tensor("eA==")], "outputs": [{"name": wanted}]}
         before = len(cutter.queues.sent)
         waiting = asyncio.create_task(cutter.http.post("/v2/models/cutter/infer", json=body))

@@ -61,7 +61,7 @@ async def wait(
 ) -> tuple[str | None, float]:
     """Wait for a job for at most `limit` seconds.
 
-    If `notified_at` is given, the waiter is notified of a cancellation at this time.
+    If `notified_at` is given, the waiter is notified at this time that the job was cancelled.
 
     Returns:
         The final status of the job, or None if it has not ended; and the time in seconds at which

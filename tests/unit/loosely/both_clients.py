@@ -97,7 +97,7 @@ Connect = Callable[..., AnyClient]
 def connecting_clients(kind: str, clock: SleepClock) -> Iterator[Connect]:
     """Yield a function that creates clients, and close these clients at the end.
 
-    The function wraps a `Client` if `kind` is "sync", otherwise an `AsyncClient`.
+    The clients are of the class `Client` if `kind` is "sync", and otherwise `AsyncClient`.
     """
     with asyncio.Runner() as runner:
         clients: list[Client | AsyncClient] = []

@@ -1,4 +1,4 @@
-"""Test that a memory profile, made from measured batches, never underestimates other batches."""
+"""Test that the memory that a profile estimates for an unmeasured batch is never too low."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Test models with named results: what they return, declare and store, and the commands."""
+"""Test models with named results: how they are declared, returned, stored and printed."""
 
 import base64
 import io

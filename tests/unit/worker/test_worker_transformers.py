@@ -1,4 +1,4 @@
-"""Test the model code for transformers pipelines in docs/models.md, with tiny created models."""
+"""Test the transformers pipelines of docs/models.md with tiny models that the tests create."""
 
 import contextlib
 import hashlib
