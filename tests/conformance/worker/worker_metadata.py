@@ -14,9 +14,9 @@ MACHINE = "aks-gpu-12345-vmss_7"
 
 
 class Metadata(http.server.ThreadingHTTPServer):
-    """An emulation of Azure's metadata service. It announces the scheduled events in `events`.
+    """An emulator of Azure's metadata service, which returns the scheduled events in `events`.
 
-    `statuses` are the HTTP statuses of the next responses. If the list is empty, they are 200.
+    `statuses` are the HTTP statuses of the next responses. If the list is empty, the status is 200.
     """
 
     daemon_threads = True

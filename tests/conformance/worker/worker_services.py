@@ -168,7 +168,7 @@ class Program:
 
     @property
     def output(self) -> Path:
-        """Return the file with the standard output of the process."""
+        """Return the path of the file that receives the standard output of the process."""
         return self.log.with_suffix(".out")
 
     def start(self, *, wait: bool = True) -> None:
@@ -196,7 +196,7 @@ class Program:
         return httpx.get(self.probe, timeout=START_SECONDS).status_code == 200
 
     def held(self, model: str) -> int:
-        """Return how many unsettled messages of this model the worker has received."""
+        """Return how many messages of this model the worker has received but not yet settled."""
         document = httpx.get(self.probe, timeout=START_SECONDS).json()
         count: int = document["models"][model]["held"]
         return count
@@ -278,7 +278,10 @@ class LocalServices:
         return int(description.partition("ActiveMessageCount>")[2].partition("<")[0])
 
     def dead_letter(self, queue: str, message_id: str) -> ServiceBusReceivedMessage:
-        """Complete dead letters until the one with this message id arrives, and return it."""
+        """Return the dead letter with this message id.
+
+        Complete this message, and all dead letters that are received before it.
+        """
         with self.receiver(queue, ServiceBusSubQueue.DEAD_LETTER) as receiver:
             ends_at = time.monotonic() + START_SECONDS
             while time.monotonic() < ends_at:
@@ -292,12 +295,12 @@ class LocalServices:
 
 
 def receive(receiver: ServiceBusReceiver, count: int) -> list[ServiceBusReceivedMessage]:
-    """Call the SDK until `count` messages have arrived, and return the messages."""
+    """Receive `count` messages, in several calls of the SDK if necessary, and return them."""
     return list(_arriving(receiver, count))
 
 
 def take(receiver: ServiceBusReceiver, count: int) -> list[ServiceBusReceivedMessage]:
-    """Receive, complete and return `count` messages. Complete each one as soon as it arrives."""
+    """Receive `count` messages, complete each message as soon as it arrives, and return them."""
     found = []
     for each in _arriving(receiver, count):
         receiver.complete_message(each)
@@ -376,7 +379,10 @@ def message(
     deadline_seconds: float = 600.0,
     reply_url: str | None = None,
 ) -> ServiceBusMessage:
-    """Return the message of a job in the format that the gateway sends."""
+    """Return a message that submits a job, in the format in which the gateway sends it.
+
+    `identity` is the id of the job, and `task` is its input.
+    """
     now = datetime.now(UTC)
     payload: Payload = (
         InlineBytes("application/json", json.dumps(task).encode())
