@@ -88,7 +88,10 @@ def wait_for(condition: Callable[[], bool], limit_seconds: float = 15.0) -> None
 
 
 class Up:
-    """A supervisor in a separate process, with one test component for each given name."""
+    """A supervisor in a separate process, with one test component for each item of `behaviours`.
+
+    `behaviours` contains the behaviour of each component by the component's name.
+    """
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ from worker.models import Range
 
 
 class Infer:
-    """Returns the input and the values of all parameters."""
+    """Returns its input, together with the values of all its parameters."""
 
     def __call__(
         self,
