@@ -59,7 +59,7 @@ await fetch("/report", {method: "POST", body: JSON.stringify(report)});
 
 @dataclass(slots=True)
 class PageServer:
-    """A web server that serves the test's page, and receives the report that the page sends."""
+    """A web server that serves the web page of a test, and receives what the page reports."""
 
     port: int
     reports: "queue.Queue[dict[str, Any]]"

@@ -1,6 +1,6 @@
-"""Run the included models over REST.
+"""Test the models that are included in Loosely, over REST.
 
-For untrained networks, the tests check only the format of the result.
+If a network has random weights, the tests check only the format of the result.
 """
 
 import base64

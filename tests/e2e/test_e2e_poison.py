@@ -1,4 +1,4 @@
-"""Test that a message that kills the worker is dead-lettered after three deliveries."""
+"""Test that a message that kills the worker at each delivery is dead-lettered after the third."""
 
 import json
 import re

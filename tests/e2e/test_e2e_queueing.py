@@ -1,4 +1,7 @@
-"""Test queued jobs: positions, low priority, cancellations and saturation."""
+"""Test queued jobs: their positions, low priority, cancellation, and a queue that is too long.
+
+The gateway refuses a job that would exceed its deadline in a long queue.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

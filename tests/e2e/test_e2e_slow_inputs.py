@@ -1,4 +1,4 @@
-"""Test that small jobs end in time while jobs of the same model are slow or large."""
+"""Test that jobs with small inputs end in time while the same model gets slow or large inputs."""
 
 import io
 import logging

@@ -1,4 +1,4 @@
-"""Run the smoke test of a deployment against a local system and against faulty gateways."""
+"""Test the smoke test of a deployment: run it with a local system and with faulty gateways."""
 
 import json
 import re

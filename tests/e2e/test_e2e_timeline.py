@@ -55,7 +55,8 @@ def timeline(system: System, job_id: str) -> dict[str, Any]:
 def check_sum(shown: dict[str, Any], job: dict[str, Any]) -> None:
     """Check that no step of a timeline is negative, and that the steps add up to the total time.
 
-    The sum may differ from the job's total time by 5 ms or 2 %, whichever is more.
+    The sum may differ from the job's total time by 5 ms or by 2 %, whichever is greater. `shown` is
+    the timeline of `job`.
     """
     parts_ms = [step["duration_ms"] for step in shown["steps"]]
     whole_ms = job["timing"]["total_ms"]

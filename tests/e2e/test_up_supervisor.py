@@ -1,4 +1,7 @@
-"""Test the supervisor with real processes, which serve HTTP and note their events in a file."""
+"""Test the supervisor of `loosely up` with real processes instead of its usual components.
+
+The processes serve HTTP, and append to a file what happens to them.
+"""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Test a worker pool with real processes.
+"""Test the worker pool, which starts and stops workers, with real processes.
 
 The workers and the gateway are minimal: the workers run no models, and the gateway only reports
 queue lengths.

@@ -156,7 +156,7 @@ def a_preview_can_evaluate_every_name(files: DeploymentFiles) -> None:
 def bicep_files_follow_the_linter_and_the_formatter(files: DeploymentFiles) -> None:
     """Check three rules of the Bicep compiler, linter and formatter.
 
-    - No parameter has the type `object` or `array`, but a more precise type.
+    - Each parameter has a more precise type than `object` or `array`.
     - The type `Token` has a fixed length (BCP334).
     - Each line that the formatter could break is at most 120 characters long. It cannot break
       decorators and lines without brackets outside of strings.
@@ -182,7 +182,7 @@ def _can_be_broken(line: str) -> bool:
 
 
 def telemetry_is_sent_with_identities(files: DeploymentFiles) -> None:
-    """Check that gateway and workers export traces with a managed identity that has permission."""
+    """Check that gateway and workers export traces, with identities that may publish them."""
     exporter = "azure_monitor_opentelemetry_exporter"
     gateway, apps = files.module("gateway"), files.module("worker-aca")
     assert f"  OTEL_TRACES_EXPORTER: '{exporter}'\n" in gateway
@@ -221,9 +221,10 @@ def logs_of_the_workers_are_collected(files: DeploymentFiles) -> None:
 
 
 def alerts_cover_a_dead_gateway_and_name_the_model(files: DeploymentFiles) -> None:
-    """Check that alerts fire if the gateway is dead, and that alerts are computed for each model.
+    """Check that alerts fire if the gateway is dead, or if a single model is broken.
 
-    An alert for the sum of all models would not fire if only one of many busy models is broken.
+    Alerts on models must be computed for each model. An alert on the sum of all models would not
+    fire if only one of many busy models is broken.
     """
     alerts = files.module("alerts")
     queries = dict(
@@ -256,7 +257,7 @@ def alerts_cover_a_dead_gateway_and_name_the_model(files: DeploymentFiles) -> No
 
 
 def operators_may_use_the_dashboard_of_the_scheduler(files: DeploymentFiles) -> None:
-    """Check that the deployer has the role that the Durable Task Scheduler's dashboard needs."""
+    """Check that the person who deploys may use the dashboard of the Durable Task Scheduler."""
     [role] = re.findall(r"resource operatorRole (.*?\n)\}", files.module("durable"), re.DOTALL)
     assert "roles.durableTaskDataContributor" in role
     assert "principalId: deployerPrincipalId" in role

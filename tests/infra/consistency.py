@@ -37,10 +37,10 @@ from tests.infra.settings import (
 
 
 def queues_match_the_catalogue(files: DeploymentFiles) -> None:
-    """Check that the queues in Azure and in the local Service Bus have the same properties.
+    """Check that the queues in Azure have the same properties as in the local Service Bus.
 
-    In Azure, the lock duration and the maximum delivery count may be higher. The workers' setting
-    WORKER_LOCK_SECONDS must be the lock duration in Azure.
+    Only the lock duration and the maximum delivery count in Azure have their own values. The
+    workers' setting WORKER_LOCK_SECONDS must equal the lock duration in Azure.
     """
     catalogue = Catalogue.load(files.root / "functions" / "contract" / "models.toml")
     [namespace] = config(catalogue)["UserConfig"]["Namespaces"]
@@ -110,7 +110,11 @@ def each_queue_starts_workers(files: DeploymentFiles) -> None:
 
 
 def scaled_objects_match_their_deployments(files: DeploymentFiles) -> None:
-    """Check that each ScaledObject scales an existing Deployment."""
+    """Check that there is exactly one KEDA ScaledObject for each Deployment of a worker.
+
+    Its stabilization window must be at least as long as the longest grace period of a pod. Each
+    PodDisruptionBudget must belong to a Deployment.
+    """
     for name, manifests in files.overlays.items():
         deployments = {each["metadata"]["name"] for each in of_kind(manifests, "Deployment")}
         targets = [
@@ -339,7 +343,7 @@ def pods_are_restricted(files: DeploymentFiles) -> None:
 
 
 def access_keys_are_turned_off(files: DeploymentFiles) -> None:
-    """Check that every Azure service refuses access keys and accepts only identities."""
+    """Check that the Azure services refuse access keys and accept only managed identities."""
     storage = files.module("storage")
     assert "allowSharedKeyAccess: false" in storage
     assert "allowBlobPublicAccess: false" in storage

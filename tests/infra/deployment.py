@@ -1,4 +1,4 @@
-"""Read the deployment files of one folder, for the checks that compare them."""
+"""Read the files of a deployment: Bicep templates, Kubernetes manifests and model catalogues."""
 
 import hashlib
 import json

@@ -61,7 +61,7 @@ def state_of(folder: Path) -> State:
 
 
 class Call:
-    """The command line with which a fake program was called, and the state of all fake programs."""
+    """A call of a fake program: its command line, and the common state of all fake programs."""
 
     def __init__(self, program: str, arguments: list[str], state: State) -> None:
         self.words = [program]

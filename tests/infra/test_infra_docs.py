@@ -120,7 +120,7 @@ def commands() -> list[str]:
 
 
 def reason_not_run(command: str) -> str | None:
-    """Return the reason why a command is not run here, or None if the command is run."""
+    """Return the reason why the tests do not run a command, or None if they run the command."""
     for beginning, reason in NOT_RUN.items():
         if command == beginning or command.startswith(beginning.rstrip() + " "):
             return reason

@@ -60,7 +60,7 @@ class Scene:
         return json.dumps({"stopping": self.stopping} if self.stopping else {})
 
     async def tell(self, outcome: JobOutcome) -> None:
-        """Record an outcome for the job, then raise the external event `reply`."""
+        """Record the outcome of the job, and send its orchestration the external event `reply`."""
         self.outcome = outcome
         await self.durable.raise_event(JOB_ID, "reply", outcome_to_json(outcome))
 

@@ -125,14 +125,14 @@ class StormCallers:
             job.see(shown, known, " in the response to the submit")
 
     async def prepare(self, job: StormJob, attempt: int) -> StormSubmission:
-        """Return the request of one attempt to submit the job. The first `attempt` is 1."""
+        """Return the request for one attempt to submit the job. Attempts are counted from 1."""
         return job.submission(self._ran_path, attempt)
 
     def refuse(self, text: str) -> None:
-        """Report a response that the gateway must not send.
+        """End the test because of a response that the gateway must not send. `text` describes it.
 
         Raises:
-            UnexpectedResponse: always, so that the storm ends.
+            UnexpectedResponse: always.
         """
         raise UnexpectedResponse(text)
 

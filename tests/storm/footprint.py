@@ -150,7 +150,7 @@ class RoleFootprint:
 
 
 class Footprint:
-    """Samples the memory and the open files of the processes of each role.
+    """Measures the memory and the number of open files of the processes of each role.
 
     A role is a component, or the child processes of a component.
     """

@@ -64,7 +64,7 @@ class Gateway(http.server.ThreadingHTTPServer):
                 )
 
     def taken(self, job_id: str) -> JobReply:
-        """Wait until a reply to the job is accepted, and return it.
+        """Wait until a worker's reply for this job has been accepted, and return the reply.
 
         Raises AssertionError if more than one reply was accepted.
         """
@@ -95,7 +95,7 @@ class Gateway(http.server.ThreadingHTTPServer):
 
 @contextmanager
 def run_gateway(port: int = 0) -> Iterator[Gateway]:
-    """Run the scripted gateway until the `with` block ends."""
+    """Run a `Gateway` on `port` during the `with` block. Port 0 selects a free port."""
     gateway = Gateway(port)
     thread = threading.Thread(target=gateway.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()

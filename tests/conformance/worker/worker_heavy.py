@@ -67,10 +67,9 @@ class Infer:
         run_seconds: float = 0.0,
         fits: int = 1000,
     ) -> None:
-        """Store the options, and take `load_seconds` for it.
+        """Store the options, and wait `load_seconds`.
 
-        A batch of more than `fits` items raises MemoryError, although its reserved memory is
-        sufficient.
+        A batch of more than `fits` items raises MemoryError.
         """
         self._resident_bytes = resident_bytes
         self._batch_bytes = batch_bytes

@@ -88,8 +88,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _is_refused(self) -> bool:
         """Send an error response if the request must be refused, and return whether it was refused.
 
-        A request without the header `Metadata` or the known API version gets status 400. Each other
-        request takes the next status from `statuses`, and is refused if this status is not 200.
+        A request without the header `Metadata` or with an unknown API version is refused with the
+        status 400. Any other request is refused if the next status in `statuses` is not 200.
         """
         address = urlsplit(self.path)
         known = {

@@ -1,4 +1,4 @@
-"""A scripted model, whose input decides when and how the job ends."""
+"""A model for tests: the input of a job says when and how the job ends."""
 
 from __future__ import annotations
 

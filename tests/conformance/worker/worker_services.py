@@ -1,4 +1,7 @@
-"""Run the worker as a process, with local services and a scripted gateway."""
+"""Run workers as processes, which use a local Service Bus, blob storage and a scripted gateway.
+
+A scripted gateway is an HTTP server that sends the responses that a test has chosen.
+"""
 
 from __future__ import annotations
 
@@ -217,7 +220,7 @@ class Program:
 
 @dataclass
 class LocalServices:
-    """The local Service Bus and blob storage, and functions to start workers that use them."""
+    """The local Service Bus and blob storage, with methods to start workers and to use queues."""
 
     folder: Path
     catalogue_path: Path
@@ -252,7 +255,7 @@ class LocalServices:
         return self.client.get_queue_receiver(queue, sub_queue=sub_queue, socket_timeout=0.05)
 
     def waiting(self, queue: str) -> list[str]:
-        """Return the ids of all messages in the queue, including locked messages."""
+        """Return the message ids of the first 200 messages in the queue, including locked ones."""
         with self.receiver(queue) as receiver:
             return [str(message.message_id) for message in receiver.peek_messages(200)]
 
@@ -323,8 +326,8 @@ def run_services(
 ) -> Iterator[LocalServices]:
     """Run the local Service Bus and blob storage until the `with` block ends.
 
-    `catalogue` is the text of the model catalogue. By default, it contains the test models of
-    CATALOGUE and the shipped models.
+    `catalogue` is the text of the model catalogue. By default, it contains the test models in
+    CATALOGUE and the models that are included in Loosely.
     """
     catalogue_path = folder / "models.toml"
     shipped = (ROOT / "functions/contract/models.toml").read_text()

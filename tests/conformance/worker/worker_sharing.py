@@ -46,7 +46,8 @@ def waits(workers: list[Program]) -> list[float]:
 def turn_seconds(workers: list[Program]) -> float:
     """Return the average number of seconds between two successive loads of models.
 
-    The result is 0 if models were loaded fewer than three times.
+    The workers' logs contain the times. The first load is not counted. The result is 0 if models
+    were loaded fewer than three times.
     """
     found = re.findall(
         r"^(\S+ \S+) .* (?:three|six): the model was loaded in", _logs(workers), re.MULTILINE

@@ -1,4 +1,4 @@
-"""A model with a parameter of each type."""
+"""A model with one parameter of each type that a parameter can have."""
 
 from typing import Annotated, Any, Literal
 
