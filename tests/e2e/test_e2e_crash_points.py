@@ -3,7 +3,7 @@
 With `--engine azure-storage`, the local host behaves as with the Azure Storage provider of Durable
 Functions:
 
-- It sends the messages of an orchestrator's episode before it saves the history.
+- After a call of the orchestrator, it sends the messages before it saves the history.
 - Messages that a killed host has received are delivered again after the visibility timeout.
 - An event for an orchestration without a history is discarded.
 

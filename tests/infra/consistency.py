@@ -343,7 +343,7 @@ def pods_are_restricted(files: DeploymentFiles) -> None:
 
 
 def access_keys_are_turned_off(files: DeploymentFiles) -> None:
-    """Check that the Azure services refuse access keys and accept only managed identities."""
+    """Check that the Azure services refuse access keys and local accounts."""
     storage = files.module("storage")
     assert "allowSharedKeyAccess: false" in storage
     assert "allowBlobPublicAccess: false" in storage

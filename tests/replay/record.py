@@ -290,7 +290,8 @@ async def main() -> None:
 def write(path: Path, episodes: list[dict[str, Any]]) -> None:
     """Write the recorded history of an orchestration to a file, one line for each episode.
 
-    Each item of `episodes` contains the input of the orchestrator in one episode, and its answer.
+    An episode is one call of the orchestrator. Each item of `episodes` contains the orchestrator's
+    input and its answer.
     """
     lines = ",\n".join(json.dumps(episode) for episode in episodes)
     path.write_text('{"turns": [\n' + lines + "\n]}\n", encoding="utf-8")

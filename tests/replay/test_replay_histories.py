@@ -1,8 +1,8 @@
 """Check that the current orchestrators can still replay recorded histories.
 
-Each file contains the history of one job or webhook delivery: the input of the orchestrator in each
-episode, and its answer. A new version of an orchestrator must give the same answers, because it
-also continues the orchestrations that an older version has started.
+Each file contains the history of one job or webhook delivery: the input of each call of the
+orchestrator, and its answer. A new version of an orchestrator must give the same answers, because
+it also continues the orchestrations that an older version has started.
 
 If the test of a file fails, do not edit the file. If the change of the orchestrator is necessary,
 give the new orchestrator a new name, and keep the old one until its orchestrations have ended.
