@@ -121,11 +121,12 @@ def test_a_batch_model_returns_results_from_postprocess_or_from_the_call() -> No
 
 @pytest.mark.parametrize("duplicate", [lambda each: pickle.loads(pickle.dumps(each)), deepcopy])
 def test_results_can_be_pickled_and_copied(duplicate: Callable[[Cut], Cut]) -> None:
-    given = Cut({"width": 4}, mask=b"png", note="wide")
+    mask: Any = b"png"
+    given = Cut({"width": 4}, mask=mask, note="wide")
     found = duplicate(given)
     assert type(found) is Cut
     assert (found.first, found.named) == ({"width": 4}, {"mask": b"png", "note": "wide"})
-    assert (found.mask, found.note) == (b"png", "wide")
+    assert (found.mask, found.note) == (mask, "wide")
     assert found.first is not given.first
     assert found.named is not given.named
 
