@@ -1,4 +1,4 @@
-"""Measure a model in a bare loop. `./dev bench` compares the whole system with this loop.
+"""Measure a bare loop, which only runs a model. `./dev bench` compares the system with this loop.
 
 `python -m benchmarks.bare PICTURE BATCH_SIZE SECONDS [tuned]` prints the number of images per
 second. The loop uses no queue. It decodes the picture for every inference, as a worker does for
@@ -20,7 +20,10 @@ from worker.process import available_processors, keep_large_blocks, torch_thread
 def measure_images_per_second(
     model: ModelEntry, picture: bytes, batch_size: int, seconds: float
 ) -> float:
-    """Decode and classify the picture in batches for `seconds`; return the images per second."""
+    """Decode and classify a JPEG again and again for `seconds`. Return the images per second.
+
+    `batch_size` is the number of images that the model classifies at once.
+    """
     loaded = LoadedModel.load(model, torch_threads(available_processors()))
     run_batch(loaded, picture, batch_size)
     count = 0
@@ -32,7 +35,7 @@ def measure_images_per_second(
 
 
 def run_batch(loaded: LoadedModel, picture: bytes, batch_size: int) -> None:
-    """Decode `batch_size` copies of the picture, and classify them as one batch."""
+    """Decode a JPEG `batch_size` times, and classify the decoded images as one batch."""
     batch = [loaded.prepare(picture, "image/jpeg") for _ in range(batch_size)]
     for output in loaded.run(batch):
         loaded.finish(output)

@@ -28,9 +28,10 @@ ROUNDS = 3
 
 @dataclass(frozen=True, slots=True)
 class JobCost:
-    """The results of one run: latency, throughput, and processor time per job.
+    """The latency, the throughput and the processor time per job of one measurement.
 
-    `process_ms` maps the name of each process to its processor time per job, in milliseconds.
+    `p50_ms` is the median latency. `per_second` is the number of jobs per second. `process_ms` maps
+    the name of each process to its processor time per job, in milliseconds.
     """
 
     p50_ms: float
@@ -39,12 +40,14 @@ class JobCost:
 
     @property
     def total_ms(self) -> float:
-        """The processor time per job of all processes, in milliseconds, without the client."""
+        """The processor time per job, summed over all processes but the client, in milliseconds."""
         return sum(self.process_ms.values())
 
 
 def measure(system: System, running_system: RunningSystem, size: int, clients: int) -> JobCost:
-    """Send jobs with bodies of `size` bytes from `clients` clients; return the results.
+    """Send jobs with bodies of `size` bytes from concurrent clients; return the measured values.
+
+    `clients` is the number of clients.
 
     Raises:
         RuntimeError: if a job failed.
@@ -64,8 +67,8 @@ def measure(system: System, running_system: RunningSystem, size: int, clients: i
 def main(arguments: Sequence[str] = ()) -> int:
     """Measure `noop` jobs for each body size and each number of clients, and print the medians.
 
-    Each round measures each combination of body size and number of clients once. The printed values
-    are the medians of the rounds. Return 0.
+    The measurements are repeated in several rounds. Each round measures each combination of body
+    size and number of clients once. The printed values are the medians of the rounds. Return 0.
     """
     parser = argparse.ArgumentParser(prog="./dev bench cpu", description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS)

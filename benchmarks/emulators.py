@@ -7,8 +7,8 @@ peek-lock mode, and completes it. Each send and each completion is durable when 
 A round trip is a request in one queue and its reply in another queue. The program that replies runs
 in a process of its own.
 
-The times contain the work of the client, which is most of it. The column "broker" is the processor
-time of the broker's process for each message or round trip.
+The broker is the process of the local Service Bus. Most of each measured time is the work of the
+client. The column "broker ms" is the broker's processor time for each message or round trip.
 """
 
 import argparse
@@ -49,15 +49,16 @@ _ENTRY = (
 
 @dataclass(frozen=True, slots=True)
 class BrokerFigure:
-    """What was measured for one operation.
+    """The measured times of one kind of operation on the broker, the local Service Bus.
 
     Attributes:
-        name: The operation.
-        queued: The number of messages that were in the queue meanwhile.
+        name: The name of the operation, for example "send".
+        queued: The number of other messages in the queue during the measurement.
         clients: The number of clients that worked at the same time.
-        seconds: The time of each operation.
-        total_seconds: The time from the first operation to the last.
-        broker_seconds: The processor time of the broker in this time, or None if it is unknown.
+        seconds: The duration of each operation.
+        total_seconds: The time from the start of the first operation to the end of the last one.
+        broker_seconds: The broker's processor time during `total_seconds`, or None if it is
+            unknown.
     """
 
     name: str
@@ -69,15 +70,15 @@ class BrokerFigure:
 
     @property
     def per_second(self) -> float:
-        """The operations per second."""
+        """The number of operations per second."""
         return len(self.seconds) / self.total_seconds
 
     def percentile_ms(self, percent: int) -> float:
-        """Return the percentile of the operations' times in milliseconds."""
+        """Return a percentile of the operations' durations in milliseconds."""
         return statistics.quantiles(self.seconds, n=100)[percent - 1] * 1000
 
     def cells(self) -> list[str]:
-        """Return the row of the table."""
+        """Return the texts of this measurement's row in the printed table, one for each column."""
         broker = self.broker_seconds
         return [
             self.name,
@@ -95,7 +96,7 @@ COLUMNS = ("operation", "queued", "clients", "per second", "p50 ms", "p95 ms", "
 
 @dataclass(slots=True)
 class BrokerRig:
-    """A running Service Bus emulator."""
+    """A running Service Bus emulator, which is the broker of the benchmark."""
 
     program: ProbedProgram
     port: int
@@ -116,7 +117,10 @@ class BrokerRig:
 
 @contextmanager
 def run_broker(folder: Path) -> Iterator[BrokerRig]:
-    """Run a Service Bus emulator with three queues during the `with` block."""
+    """Run a Service Bus emulator with three queues during the `with` block, and yield it.
+
+    The emulator stores its data and its log in `folder`.
+    """
     port, admin_port = free_port(), free_port()
     program = ProbedProgram.start(
         "emulator.servicebus",
@@ -135,7 +139,10 @@ def run_broker(folder: Path) -> Iterator[BrokerRig]:
 
 
 def measure_queue(rig: BrokerRig, messages: int, queued: int) -> list[BrokerFigure]:
-    """Measure sends, receives and completions while `queued` other messages are in the queue."""
+    """Measure sends, receives and completions while `queued` other messages are in the queue.
+
+    Return one figure for each kind of operation. `messages` is the number of messages to send.
+    """
     with ServiceBusClient.from_connection_string(rig.connection_string) as client:
         sender, receiver = client.get_queue_sender(_QUEUE), client.get_queue_receiver(_QUEUE)
         with sender, receiver:
@@ -180,7 +187,7 @@ def measure_queue(rig: BrokerRig, messages: int, queued: int) -> list[BrokerFigu
 
 
 def _fill(client: ServiceBusClient, count: int) -> None:
-    """Send `count` messages in batches that are as large as possible."""
+    """Send `count` messages to the queue, in batches that are as large as possible."""
     with client.get_queue_sender(_QUEUE) as sender:
         left = count
         while left:
@@ -193,7 +200,11 @@ def _fill(client: ServiceBusClient, count: int) -> None:
 
 
 async def measure_round_trips(rig: BrokerRig, messages: int, clients: int) -> BrokerFigure:
-    """Measure requests and their replies, with `clients` requests at the same time."""
+    """Measure round trips: a request in one queue, and its reply in another queue.
+
+    `messages` is the number of requests. Each of the `clients` concurrent clients waits for a reply
+    before it sends its next request.
+    """
     waiting: dict[str, asyncio.Future[None]] = {}
     seconds: list[float] = []
     loop = asyncio.get_running_loop()
@@ -213,7 +224,7 @@ async def measure_round_trips(rig: BrokerRig, messages: int, clients: int) -> Br
                     await receiver.complete_message(reply)
 
     async def request(count: int) -> None:
-        """Make round trips one after the other, with a connection of its own."""
+        """Make `count` round trips one after another on a new connection."""
         async with connect() as client, client.get_queue_sender(_REQUESTS) as sender:
             for number in range(warm_up + count):
                 if number == warm_up:
@@ -243,9 +254,9 @@ async def measure_round_trips(rig: BrokerRig, messages: int, clients: int) -> Br
 
 
 async def reply_until_stopped(connection_string: str) -> None:
-    """Answer each request in the queue of requests with a message in the queue of replies.
+    """Receive requests from one queue, and send a reply to another queue for each request.
 
-    Four receivers do this at the same time, each with its own connection.
+    Four receivers do this at the same time, each with its own connection, until cancelled.
     """
     await asyncio.gather(*(_reply_to_requests(connection_string) for _ in range(_RECEIVERS)))
 
@@ -316,7 +327,11 @@ def main(arguments: Sequence[str] = ()) -> int:
 def print_figures(
     figures: Sequence[BrokerFigure], others_share: float, stolen_share: float
 ) -> None:
-    """Print the table, the machine, and how much of it other programs used meanwhile."""
+    """Print the table, a description of the machine, and how busy other programs kept it.
+
+    `others_share` and `stolen_share` are the fractions of the processor time that other programs
+    and other virtual machines used during the benchmark.
+    """
     table = Table(title="the local Service Bus")
     for column in COLUMNS:
         table.add_column(column, justify="left" if column == COLUMNS[0] else "right")

@@ -37,9 +37,9 @@ WARM_UP_JOBS = 25
 class ReadHop:
     """A step between the request and the response of a `noop` job with a small body.
 
-    The times of the step were found by reading the code, not by measuring. The step begins `begin`
-    round trips after the arrival of the request, and ends `end` round trips after it. `what`
-    describes the step.
+    `begin` and `end` are the times from the arrival of the request to the start and to the end of
+    the step, as numbers of round trips. They were found by reading the code, not by measuring.
+    `what` describes the step.
     """
 
     begin: float
@@ -68,8 +68,8 @@ message, and the worker reads the blob.
 class HopCount:
     """Computes the number of hops of one kind of job: the round trips for which the caller waits.
 
-    `base_ms` are the latencies without a delay. `delayed_ms` are the latencies if each round trip
-    takes `delay_ms` longer.
+    `base_ms` are latencies that were measured without a delay. `delayed_ms` are latencies that were
+    measured while each remote round trip took `delay_ms` longer. All times are in milliseconds.
     """
 
     base_ms: Sequence[float]
@@ -78,7 +78,10 @@ class HopCount:
 
     @property
     def median_hops(self) -> float:
-        """The number of round trips for which the caller waits, computed from median latencies."""
+        """The number of round trips for which the caller waits.
+
+        The number is computed from the medians of the latencies.
+        """
         return (median(self.delayed_ms) - median(self.base_ms)) / self.delay_ms
 
     @property
@@ -94,10 +97,10 @@ class HopCount:
 def run_system(folder: Path, delay_ms: float) -> Iterator[str]:
     """Run a system during the `with` block, and delay the connections that are remote in Azure.
 
-    Yield the gateway's URL for callers, whose own connections have no delay. The delayed
+    Yield the gateway's URL. The connections of callers to this URL have no delay. The delayed
     connections are those of the gateway's app to Service Bus and blob storage, and those of the
-    worker to Service Bus, blob storage and the gateway. The Functions host delays its transactions
-    itself.
+    worker to Service Bus, blob storage and the gateway. The Functions host itself delays its
+    storage transactions.
     """
     options = ("--engine", "azure-storage", "--storage-delay", str(delay_ms))
     with run_behind_proxies(
@@ -129,7 +132,8 @@ def main(arguments: Sequence[str] = ()) -> int:
 
     A hop is a round trip to a service that is remote in Azure.
 
-    Each round measures each body size. The printed values are medians of the rounds. Return 0.
+    The measurements are repeated in several rounds, and each round measures each body size. The
+    printed values are the medians of the rounds. Return 0.
     """
     parser = argparse.ArgumentParser(prog="./dev bench hops", description=__doc__)
     parser.add_argument("--delay-ms", type=float, nargs="+", default=[DELAY_MS])
@@ -186,5 +190,5 @@ def _print(found: dict[tuple[str, float], list[HopCount]]) -> None:
 
 
 def _describe(hops: Sequence[float]) -> str:
-    """Return a text with the median of the values in `hops`, and all values in parentheses."""
+    """Return a text with the median of `hops`, followed by all values in parentheses."""
     return f"{median(hops):.1f} ({', '.join(f'{each:.1f}' for each in hops)})"

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 @dataclass(frozen=True, slots=True)
 class HttpLoad:
-    """The HTTP requests of a benchmark.
+    """The URL, the path, the media type and the bodies of a benchmark's HTTP requests.
 
     The requests use the `bodies` in order. After the last body, the first body is used again.
     """
@@ -26,7 +26,7 @@ class HttpLoad:
 class HttpLoadResult:
     """The result of a benchmark with HTTP requests.
 
-    `latencies_ms` has the latency of each successful response. `failures` is the number of
+    `latencies_ms` contains the latency of each successful response. `failures` is the number of
     responses that were not successful. `seconds` is the duration of the benchmark.
     """
 

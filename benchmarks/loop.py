@@ -1,4 +1,4 @@
-"""Run a model in a bare loop. No worker can be faster than this loop.
+"""Run a model in a bare loop, which does nothing else. No worker can be faster than this loop.
 
 `python -m benchmarks.loop CATALOGUE MODEL PICTURE…` loads the model and then reads numbers from
 stdin, one on each line. For a number N, the program processes N pictures. The number of threads and
@@ -41,8 +41,8 @@ _BATCHES_AHEAD = 2
 class LoopThroughput:
     """The throughput of one run of the loop or of a worker.
 
-    `seconds` is the time from the start of the first batch to the end of the last batch.
-    `busy_seconds` is the time during which the model ran.
+    `images` is the number of processed images. `seconds` is the time from the start of the first
+    batch to the end of the last batch. `busy_seconds` is the time during which the model ran.
     """
 
     images: int
@@ -66,7 +66,10 @@ class LoopThroughput:
 
 
 class Loop:
-    """Runs a loaded model in a bare loop, with threads that prepare inputs and finish outputs."""
+    """Runs a loaded model without a worker.
+
+    Other threads prepare the inputs of the model and postprocess its outputs.
+    """
 
     def __init__(self, model: ModelEntry, pictures: Sequence[bytes]) -> None:
         self._runner = LoadedModel.load(model, torch_threads(available_processors()))
@@ -106,9 +109,9 @@ class Loop:
 
 
 def main(arguments: list[str]) -> None:
-    """Load the model. Then read a number from each line of stdin, and process that many images.
+    """Load the model. Then process N images for each line of stdin, which contains the number N.
 
-    Print the throughput of each line's images as JSON.
+    After each line's images, print their throughput as a JSON object.
     """
     catalogue, name, *paths = arguments
     keep_large_blocks()

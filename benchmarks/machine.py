@@ -13,10 +13,10 @@ import psutil
 
 @dataclass(frozen=True, slots=True)
 class Processors:
-    """The processor times of the machine since its start, summed over all processors.
+    """Processor times of the machine since its start, summed over all processors.
 
-    Subtract an earlier object from a later object to get the processor times of the period between
-    the two measurements.
+    `later - earlier`, with two objects of this class, is an object with the processor times of the
+    period between the two measurements.
     """
 
     all_seconds: float
@@ -27,7 +27,7 @@ class Processors:
     def now(cls) -> Self:
         """Return the processor times since the start of the machine.
 
-        A time that the operating system does not measure is 0.
+        If the operating system does not measure one of the times, it is 0.
         """
         times = psutil.cpu_times()
         return cls(

@@ -1,11 +1,11 @@
 """Run two models that together need more memory than the device has (`./dev bench memory`).
 
-The simulated device has 8 GiB. The models need 3 GiB and 6 GiB while they run, and less while they
-are idle. Therefore both models can be loaded, but they cannot run at the same time. The benchmark
-counts the jobs with the right result and the refused allocations in two cases. With admission, each
-of two worker processes serves both models, and receives only jobs for which it has reserved memory.
-Without admission, each of the two processes serves one model, which is the usual way to share a
-GPU.
+The device is simulated and has 8 GiB. The models need 3 GiB and 6 GiB while they run, and less
+while they are idle. Therefore both models can be loaded, but they cannot run at the same time. The
+benchmark runs two worker processes in two ways, and counts the jobs with the right result and the
+refused memory allocations. With admission, each worker process serves both models, and receives
+only jobs for which it has reserved memory. Without admission, each process serves one model, which
+is the usual way to share a GPU.
 """
 
 import signal
@@ -29,7 +29,12 @@ BUDGET_BYTES = 8 * GIB
 
 @dataclass(frozen=True, slots=True)
 class MemoryRun:
-    """The result of one run: how the jobs ended, and how much device memory was used."""
+    """The result of one run: how the jobs ended, and how much device memory was used.
+
+    `right_count` is the number of jobs with the right result. `failed` has the number of failed
+    jobs for each error code. `seconds` is the duration of the run. `record` has the use of the
+    device memory. `longest_wait_seconds` is the longest time that a job waited for memory.
+    """
 
     right_count: int
     failed: dict[str, int]
@@ -39,14 +44,15 @@ class MemoryRun:
 
 
 def run(services: LocalServices, settings: dict[str, str], *models: str) -> MemoryRun:
-    """Run workers with the models `three` and `six`, which need 3 and 6 GiB; return the result.
+    """Send jobs to workers with the models `three` and `six`, and return the result.
 
-    The measurement ends when all jobs have ended.
+    The two models need 3 GiB and 6 GiB of device memory. The measurement ends when all jobs have
+    ended.
 
     Args:
-        services: The services that the workers use, such as Service Bus.
-        settings: The environment variables of the workers.
-        models: For each worker process, a comma-separated list of the models that it serves.
+        services: The running services that the workers use, such as Service Bus.
+        settings: Environment variables of the workers.
+        models: For each worker process, the comma-separated names of the models that it serves.
     """
     with run_gateway() as gateway:
         workers = [services.worker(gateway.host, each, **settings) for each in models]
@@ -66,10 +72,10 @@ def run(services: LocalServices, settings: dict[str, str], *models: str) -> Memo
 
 
 def count_outcomes(gateway: Gateway, jobs: dict[str, int]) -> tuple[int, dict[str, int]]:
-    """Return the number of jobs with the right result, and the number of failures by error code.
+    """Return the number of jobs with the right result, and the number of failed jobs by error code.
 
-    `jobs` maps the id of each job to the input, which is a number. The right result is the square
-    of this number.
+    `jobs` maps the id of each job to the job's input, which is a number. The right result is the
+    square of this number.
     """
     right_count, failed = 0, dict[str, int]()
     for identity, number in jobs.items():
@@ -93,7 +99,7 @@ def main(arguments: Sequence[str] = ()) -> int:
     and how long jobs waited for memory.
 
     Returns:
-        1 if a value in the report does not meet the target beside it, otherwise 0.
+        1 if a value in the report does not meet its target, otherwise 0.
     """
     with tempfile.TemporaryDirectory(prefix="loosely-memory-") as text:
         folder = Path(text)
@@ -108,7 +114,10 @@ def main(arguments: Sequence[str] = ()) -> int:
 
 
 def make_figures(admitted: MemoryRun, not_admitted: MemoryRun) -> list[Figure]:
-    """Return the rows of the report on the run with admission and the run without admission."""
+    """Return the rows of a report that compares a run with admission and a run without admission.
+
+    With admission, a worker receives only jobs for which it has reserved memory.
+    """
     peak = admitted.record.peak_bytes / GIB
     refused = admitted.record.refused_count
     failures = (

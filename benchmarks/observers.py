@@ -49,13 +49,16 @@ class Counts:
 
 
 def observe_amqp(counts: Counts) -> NewObservers:
-    """Return a function that creates the two observers of a connection to Service Bus.
+    """Return a function that creates two observers for each connection to Service Bus.
 
-    The observers add the operations of the connection to `counts`. A message that a client sends is
-    counted as `send`, and a message that a client receives is counted as `receive`. If one frame
-    settles several messages, each of these settlements is counted. A management request is counted
-    by the name of its operation. Requests for the authorisation of a link (`$cbs`) are counted as
-    `authorise`.
+    One observer gets the bytes that the client sends, and the other gets those that Service Bus
+    sends. The observers add the connection's operations to `counts`:
+
+    - `send` counts the messages that the client sends, and `receive` those that it receives.
+    - `complete` and the other settlements count messages, even if one frame settles several
+      messages.
+    - A management request is counted under the name of its operation.
+    - `authorise` counts the requests for the authorisation of a link (`$cbs`).
     """
 
     def new() -> tuple[Observe, Observe]:
@@ -69,10 +72,10 @@ def observe_amqp(counts: Counts) -> NewObservers:
 
 
 def observe_http(counts: Counts, name: Callable[[str, str], str]) -> NewObservers:
-    """Return a function that creates the two observers of a connection to an HTTP service.
+    """Return a function that creates two observers for each connection to an HTTP service.
 
-    The observer of the client's chunks adds each request to `counts`. The observer of the server's
-    chunks does nothing.
+    One observer gets the bytes that the client sends, and adds each request to `counts`. The other
+    observer gets the bytes that the server sends, and does nothing.
 
     Args:
         counts: Counts the requests by the names of their operations.

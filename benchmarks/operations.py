@@ -112,12 +112,12 @@ _WARM_UP_JOBS = 25
 
 @dataclass(frozen=True, slots=True)
 class JobOperations:
-    """The operations of one job on each service.
+    """The numbers of operations that one job needs on each service.
 
-    `service_bus` counts sends, receives, settlements and renewals. `http_requests` are the requests
-    to the gateway, by callers and workers. `actions` are the messages that Azure's Durable Task
-    Scheduler would dispatch to the app. `turns` is the number of episodes of the orchestrators, and
-    `activities` the number of activities that they called.
+    `service_bus` counts sends, receives, settlements and renewals. `http_requests` counts requests
+    to the gateway from callers and workers. `actions` counts the messages that Azure's Durable Task
+    Scheduler would dispatch to the app. `turns` counts the executions of the job's orchestrators
+    (episodes), and `activities` counts the activities that they called.
 
     `waited_seconds` is how long a request waited for the job's outcome. If the gateway read the
     outcome's blob during this time, `blob_reads` includes these reads.
@@ -134,16 +134,17 @@ class JobOperations:
 
     @property
     def executions(self) -> int:
-        """The number of function executions if each durable action starts one execution.
+        """The highest possible number of function executions.
 
-        If several actions arrive together, one episode of the orchestrator processes all of them.
-        Then there are fewer executions.
+        The number includes one execution for each HTTP request and for each durable action. If
+        several actions arrive together, one execution of the orchestrator processes all of them, so
+        the real number is lower.
         """
         return self.http_requests + self.actions
 
     @property
     def most_waiting_reads(self) -> int:
-        """How often the gateway reads the outcome's blob while the request waits, at most."""
+        """The largest possible number of reads of the outcome's blob while the request waits."""
         return count_polls(self.waited_seconds)
 
 
@@ -160,7 +161,10 @@ COLUMNS: dict[str, Callable[[JobOperations], int]] = {
 
 @dataclass(slots=True)
 class OperationCounter:
-    """Runs jobs on a system behind counting proxies, and counts the operations of each job."""
+    """Runs jobs on a system, and counts the operations of each job on each service.
+
+    The operations are counted by proxies in the system's connections.
+    """
 
     system: ProxiedSystem
     service_bus: Counts
@@ -171,7 +175,7 @@ class OperationCounter:
     """The client, whose requests go through the gateway's proxy."""
 
     def __post_init__(self) -> None:
-        """Create the HTTP client of the gateway."""
+        """Create the HTTP client that sends requests to the gateway through its proxy."""
         self.http = httpx.Client(base_url=self.system.remote.gateway_url, timeout=120)
 
     def close(self) -> None:
@@ -211,7 +215,7 @@ class OperationCounter:
         return [each.read() for each in (self.service_bus, self.blobs, self.gateway)]
 
     def run_small(self) -> tuple[str, float]:
-        """Run a small job with one request.
+        """Run a job with a small body in one request, which waits for the result.
 
         Returns:
             The job's id, and how long the request waited for the result, in seconds.
@@ -219,7 +223,7 @@ class OperationCounter:
         return self._submit()
 
     def run_keyed(self) -> tuple[str, float]:
-        """Run a small job with an Idempotency-Key.
+        """Run a job with a small body and the header Idempotency-Key.
 
         Returns:
             The job's id, and how long the request waited for the result, in seconds.
@@ -227,7 +231,7 @@ class OperationCounter:
         return self._submit(idempotency_key=f"key-{time.monotonic_ns()}")
 
     def run_large(self) -> tuple[str, float]:
-        """Run a job with an Idempotency-Key and with an input and a result that are blobs.
+        """Run a job with an Idempotency-Key, whose input and result are stored as blobs.
 
         Returns:
             The job's id, and how long the request waited for the end of the job, in seconds.
@@ -239,7 +243,7 @@ class OperationCounter:
         return job_id, seconds
 
     def run_polled(self) -> tuple[str, float]:
-        """Run a small job, poll it while it is queued, and once after its end.
+        """Run a job with a small body. Read its status while it is queued and once after its end.
 
         Returns:
             The job's id, and 0.0, because no request waits for the result.
@@ -253,7 +257,7 @@ class OperationCounter:
         return job_id, 0.0
 
     def run_webhook(self) -> tuple[str, float]:
-        """Run a small job with a webhook, and wait until the webhook is delivered.
+        """Run a job with a small body and a webhook, and wait until the webhook is delivered.
 
         Returns:
             The job's id, and how long the request waited for the result, in seconds.
@@ -263,7 +267,7 @@ class OperationCounter:
         return job_id, seconds
 
     def run_cancelled(self) -> tuple[str, float]:
-        """Cancel a job before the worker starts it. The worker then asks whether to run the job.
+        """Cancel a job that is still queued. The worker then asks the gateway whether to run it.
 
         Returns:
             The job's id, and 0.0, because no request waits for the result.
@@ -281,7 +285,7 @@ class OperationCounter:
         return job_id, 0.0
 
     def run_expired(self) -> tuple[str, float]:
-        """Let a job expire before the worker starts it.
+        """Send a job whose deadline passes before the worker starts it.
 
         Returns:
             The job's id, and 0.0, because no request waits for the result.
@@ -344,7 +348,10 @@ class OperationCounter:
     def _wait_until_settled(self, instances: Sequence[str]) -> None:
         """Wait until orchestrations have ended, all messages are settled, and no count changes.
 
-        `instances` are the ids of the orchestrations.
+        `instances` contains the ids of the orchestrations.
+
+        Raises:
+            RuntimeError: if this takes more than `_DEADLINE_SECONDS`.
         """
         self._wait_until_ended(instances)
         end = time.monotonic() + _DEADLINE_SECONDS
@@ -370,7 +377,10 @@ class OperationCounter:
         return bool(found) and found[0][0] in {"Completed", "Failed", "Terminated"}
 
     def _history(self, job_id: str) -> tuple[int, Counter[int]]:
-        """Return the number of episodes of a job, and the number of its events by event type."""
+        """Return how often a job's orchestrators were executed, and count their events by type.
+
+        The orchestrations are those of the job and of its webhook.
+        """
         rows = self._query(
             "SELECT events FROM history WHERE id IN (?, ?)", job_id, webhook_instance(job_id)
         )
@@ -410,7 +420,7 @@ class _Receiver(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def run_receiver() -> Iterator[str]:
-    """Run a receiver of webhooks during the `with` block, and yield its URL."""
+    """Run an HTTP server that receives webhooks during the `with` block, and yield its URL."""
     with ThreadingHTTPServer(("127.0.0.1", 0), _Receiver) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -423,7 +433,10 @@ def run_receiver() -> Iterator[str]:
 
 @contextlib.contextmanager
 def run_counter(folder: Path) -> Iterator[OperationCounter]:
-    """Run a system behind counting proxies, and yield the counter of its operations."""
+    """Run a system during the `with` block, and yield an object that counts its operations.
+
+    The operations are counted by proxies in the system's connections.
+    """
     catalogue = folder / "models.toml"
     catalogue.write_text(CATALOGUE, encoding="utf-8")
     service_bus, blobs, gateway = Counts(), Counts(), Counts()
@@ -451,8 +464,9 @@ def run_counter(folder: Path) -> Iterator[OperationCounter]:
 def _count_methods(blobs: Counter[str], *methods: str) -> int:
     """Return the number of blob operations with these HTTP methods.
 
-    Operations on the blobs with the lengths of the queues are not counted, because the gateway
-    makes them at most once a second, and not for each job.
+    `blobs` has the count of each operation by its name, such as `GET outcomes`. Operations on the
+    blobs with the lengths of the queues are not counted, because the gateway makes them at most
+    once a second, and not for each job.
     """
     folder = QUEUE_LENGTHS.strip("/")
     return sum(
@@ -465,7 +479,7 @@ def _count_methods(blobs: Counter[str], *methods: str) -> int:
 def name_blob_operation(method: str, target: str) -> str:
     """Return the name of a request to blob storage: its method and folder, such as `GET outcomes`.
 
-    A blob outside a folder is a payload, for example `GET payload`.
+    A blob that is in no folder is a payload. Then the name is, for example, `GET payload`.
     """
     names = target.split("?", maxsplit=1)[0].strip("/").split("/")[2:]
     return f"{method} {names[0] if len(names) > 1 else 'payload'}"

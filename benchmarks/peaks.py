@@ -19,7 +19,7 @@ def peaks_mb(system: RunningSystem) -> dict[str, float]:
 
 
 def peak_mb(pid: int) -> float:
-    """Return the peak resident memory of a process in MB (1 MB is 2**20 bytes here).
+    """Return the peak resident memory of a process in MB. In this module, 1 MB is 2**20 bytes.
 
     If the kernel does not record the peak, return the current resident memory.
     """

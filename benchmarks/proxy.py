@@ -31,9 +31,10 @@ def _ignore_both() -> tuple[Observe, Observe]:
 class DelayProxy:
     """Forwards TCP connections to a port of this machine, with a delay in each direction.
 
-    Each chunk is forwarded half a round trip after it arrived. Chunks do not wait for each other,
-    so the delay does not limit the throughput. A new connection takes one more round trip, as the
-    handshake of TCP does. `set_link` changes the delay, and can limit the throughput.
+    Each chunk of bytes is forwarded half of the round-trip time after its arrival. Chunks do not
+    wait for each other, so the delay does not limit the throughput. Opening a connection takes one
+    round trip, as the TCP handshake does. `set_link` changes the delay, and can limit the
+    throughput.
     """
 
     def __init__(
@@ -53,9 +54,9 @@ class DelayProxy:
         """Change the delay and the throughput of new and open connections.
 
         Args:
-            round_trip_seconds: The delay of both directions together.
-            bytes_per_second: The throughput of each direction of each connection. If this is None,
-                the throughput is not limited.
+            round_trip_seconds: The sum of the delays of the two directions.
+            bytes_per_second: The highest throughput of each direction of each connection, or None
+                for no limit.
         """
         self._half_seconds = round_trip_seconds / 2
         self._bytes_per_second = bytes_per_second
@@ -103,9 +104,9 @@ class DelayProxy:
     async def _forward(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, observe: Observe
     ) -> None:
-        """Forward each chunk of one direction after the delay, until the sender disconnects.
+        """Forward the bytes of one direction after the delay, until the sender disconnects.
 
-        `observe` is called with each chunk.
+        `observe` is called with each chunk of bytes when it arrives.
         """
         # The sender must wait if the receiver or a limited throughput is slower.
         chunks: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_MAX_CHUNKS_IN_TRANSIT)
@@ -143,7 +144,10 @@ class DelayProxy:
                     await asyncio.sleep(len(part) / self._bytes_per_second)
 
     def _parts_of(self, chunk: bytes) -> Iterator[bytes]:
-        """Yield parts of a chunk. At the limited throughput, each part takes at most 0.1 s."""
+        """Split a chunk into parts so small that sending each part takes at most 0.1 s.
+
+        If the throughput is not limited, yield the whole chunk.
+        """
         begin = 0
         while begin < len(chunk):
             limit = self._bytes_per_second
@@ -174,10 +178,11 @@ def run_proxies(
     One new thread runs all proxies. Yield the ports on which the proxies listen.
 
     Args:
-        target_ports: The ports to which the proxies connect.
+        target_ports: The ports to which the proxies forward connections.
         round_trip_seconds: The time that the proxies add to each round trip.
-        new_observers: For each target port, a function that creates the observers of a connection.
-            If this sequence is empty, the connections have no observers.
+        new_observers: For each target port, a function that creates the observers of a new
+            connection. The observers get the bytes of the connection. If this sequence is empty,
+            the connections have no observers.
     """
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="proxies")

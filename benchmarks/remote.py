@@ -23,8 +23,8 @@ The context manager yields the ports of the proxies, in the same order.
 class ProxiedSystem:
     """A running system with proxies in some of its connections.
 
-    `local` has the components' own ports, and `remote` has the ports of their proxies. `programs`
-    maps the name of each component to its program.
+    `local` has the ports on which the components listen, and `remote` has the ports of the proxies
+    that forward to them. `programs` maps the name of each component to its running program.
     """
 
     local: SystemSettings
@@ -49,10 +49,10 @@ def run_behind_proxies(
 
     Args:
         folder: The data directory of the system.
-        start_proxies: Starts a proxy for each of the given ports; see `StartProxies`.
-        engine_options: Further command-line options for the Functions host.
-        catalogue: The model catalogue; None for the repository's catalogue.
-        environment: Further environment variables for all components.
+        start_proxies: A function that starts a proxy for each given port; see `StartProxies`.
+        engine_options: Additional command-line options of the Functions host.
+        catalogue: The file with the models' settings; None for that of the repository.
+        environment: Additional environment variables of all components.
     """
     local = SystemSettings(
         ROOT,

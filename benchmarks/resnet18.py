@@ -1,4 +1,4 @@
-"""A ResNet-18 with random weights for the benchmarks. Its speed does not depend on the weights."""
+"""A ResNet-18 for the benchmarks. Its weights are random, because they do not change its speed."""
 
 from typing import ClassVar
 
@@ -17,7 +17,10 @@ _DEVIATION = np.array([0.229, 0.224, 0.225], dtype=np.float32)
 
 
 class Infer:
-    """A model with an untrained ResNet-18. The result is the most likely class and its score."""
+    """A model of Loosely with an untrained ResNet-18.
+
+    The result of a job is the most likely class of the picture, and the score of this class.
+    """
 
     accepts: ClassVar[Accepts] = "image"
 

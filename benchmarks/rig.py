@@ -43,8 +43,9 @@ _COUNT = re.compile(rb"ActiveMessageCount>(\d+)<")
 class ProbedProgram:
     """A running Python program whose readiness can be checked by HTTP.
 
-    The program is ready if a GET request to the URL `probe` returns the status `ready_status`. If
-    `ready_status` is None, the program is ready if it returns any status.
+    The program is ready when a GET request to the URL `probe` gets a response with the status
+    `ready_status`. If `ready_status` is None, a response with any status means ready. `log` is the
+    file with the program's standard error.
     """
 
     process: subprocess.Popen[bytes]
@@ -61,14 +62,14 @@ class ProbedProgram:
         ready_status: int | None = 200,
         **settings: str,
     ) -> "ProbedProgram":
-        """Start a Python module as a program, and wait until its probe returns `ready_status`.
+        """Start a Python module as a program, and wait until the program is ready.
 
         Args:
             command: The name of the module, followed by the arguments of the program.
-            probe: The URL of the probe.
+            probe: The URL to which GET requests are sent until the program is ready.
             log: The file to which the program's standard error is appended.
-            ready_status: The HTTP status of the probe when the program is ready.
-            settings: Further environment variables of the program.
+            ready_status: The status of the response if the program is ready; None for any status.
+            settings: Additional environment variables of the program.
 
         Raises:
             RuntimeError: if the program ends or is not ready in time. The error message contains
@@ -110,7 +111,10 @@ class ProbedProgram:
 
 
 class WorkerRig:
-    """A broker, a worker, and a client that sends jobs to the broker and receives the replies."""
+    """A running worker and Service Bus emulator (the broker), and a client of the broker.
+
+    The client sends jobs to the worker through the broker, and receives the worker's replies.
+    """
 
     def __init__(
         self,
@@ -139,9 +143,10 @@ class WorkerRig:
                 program.process.send_signal(signal.SIGCONT)
 
     def fill(self, model: str, inputs: Sequence[Payload], count: int) -> set[str]:
-        """Send `count` jobs to the model's queue while the worker is paused. Return the job ids.
+        """Send `count` jobs to the model's queue. Return their ids.
 
-        The jobs use the `inputs` in turn.
+        The worker is suspended until all jobs are in the queue. The jobs use the `inputs` in order.
+        After the last input, the first input is used again.
         """
         now = datetime.now(UTC)
         ids = [str(uuid.uuid4()) for _ in range(count)]
@@ -177,11 +182,11 @@ class WorkerRig:
     ) -> None:
         """Wait until the worker has sent `replies` replies and the model's queue is empty.
 
-        The first check is made after `expected_seconds`. Then a check is made once a second.
-        Earlier or more frequent checks would disturb the measurement.
+        Look at the queues first after `expected_seconds`, and then once a second, because earlier
+        or more frequent requests would disturb the measurement.
 
         Raises:
-            RuntimeError: if this takes more than `seconds`, or if the worker ends.
+            RuntimeError: if the replies take more than `seconds`, or if the worker ends.
         """
         ends_at = time.monotonic() + seconds
         time.sleep(expected_seconds)
@@ -194,7 +199,7 @@ class WorkerRig:
             time.sleep(1.0)
 
     def count(self, queue: str) -> int:
-        """Return the number of active messages in the queue with this name."""
+        """Return the number of active messages in the queue with the name `queue`."""
         connection = http.client.HTTPConnection("127.0.0.1", self._admin_port, timeout=10)
         connection.request("GET", f"/{queue}?api-version=2021-05")
         found = _COUNT.search(connection.getresponse().read())
@@ -204,7 +209,7 @@ class WorkerRig:
         return int(found[1])
 
     def take_replies(self) -> list[JobReply]:
-        """Remove all replies from the reply queue and return them."""
+        """Receive all replies from the reply queue, and return them."""
         found: list[JobReply] = []
         with self._client.get_queue_receiver(
             REPLIES, receive_mode=ServiceBusReceiveMode.RECEIVE_AND_DELETE

@@ -1,8 +1,8 @@
 """Compare a busy worker with a bare loop that runs the same model (`./dev bench worker`).
 
 The bare loop is a process that runs only the model, without messages, locks or replies. The worker
-and the loop run in turn. Both process the same JPEGs with the same code, the same batch size and
-the same number of threads. All jobs of a run are on the queue before the worker may receive them.
+and the loop run alternately. Both process the same JPEGs with the same code, the same batch size
+and the same number of threads. The worker is suspended until all jobs of a run are in the queue.
 The worker's throughput is computed from the times in its replies: from the start of the first batch
 to the end of the last batch.
 """
@@ -42,7 +42,11 @@ _TIMEOUT_SECONDS = 120.0
 
 @dataclass(frozen=True, slots=True)
 class SaturationRun:
-    """The result of one run of the worker or of the bare loop: throughput and processor times."""
+    """The throughput and the processor times of one run of the worker or of the bare loop.
+
+    `process_seconds` is the processor time of the worker or of the loop. `broker_seconds` is that
+    of the Service Bus emulator, and `machine` has those of the whole machine.
+    """
 
     throughput: LoopThroughput
     process_seconds: float
@@ -51,18 +55,21 @@ class SaturationRun:
 
     @property
     def others_share(self) -> float:
-        """The fraction of the processor time that other programs used, from 0 to 1."""
+        """The fraction of the machine's processor time that other programs used, from 0 to 1."""
         ours = self.process_seconds + self.broker_seconds
         return max(0.0, self.machine.used_seconds - ours) / self.machine.all_seconds
 
     def per_image_ms(self, seconds: float) -> float:
-        """Convert a processor time in seconds to milliseconds per image of this run."""
+        """Convert the processor time `seconds` of this run to milliseconds per processed image."""
         return seconds / self.throughput.images * 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """A run of the worker between two runs of the bare loop."""
+    """A run of the worker, and the runs of the bare loop before and after it.
+
+    The bare loop is a process that runs only the model, without messages.
+    """
 
     before: SaturationRun
     worker: SaturationRun
@@ -92,7 +99,7 @@ class Round:
 
 
 class BareLoop:
-    """A process that runs the bare loop (`benchmarks.loop`)."""
+    """A process that runs the program `benchmarks.loop`: only the model, without messages."""
 
     def __init__(self, catalogue: Path, model: str) -> None:
         self._process = subprocess.Popen(
@@ -132,7 +139,7 @@ class BareLoop:
 def worker_run(
     rig: WorkerRig, model: str, images: int, seconds: float, expected_seconds: float = 0.0
 ) -> SaturationRun:
-    """Put `images` jobs on the model's queue, and wait until all jobs have replies.
+    """Send `images` jobs to the model's queue, and wait until all jobs have replies.
 
     Return the worker's throughput, and the processor times of the worker, of the Service Bus
     emulator and of the whole machine during the run.
@@ -157,9 +164,9 @@ def worker_run(
 
 
 def measure_replies(replies: Sequence[JobReply], ids: set[str]) -> LoopThroughput:
-    """Return the worker's throughput, which is computed from the times in its replies.
+    """Compute the worker's throughput from the times in its replies.
 
-    `ids` are the ids of all submitted jobs.
+    `ids` contains the ids of all jobs that were sent.
 
     Raises:
         RuntimeError: if a job failed, or does not have exactly one reply.
@@ -185,11 +192,12 @@ def bare_loop(catalogue: Path, model: str) -> Iterator[BareLoop]:
 
 
 def measure(catalogue: Path, model: str, rounds: int, seconds: float) -> list[Figure]:
-    """Measure one model, and return the rows of the report.
+    """Compare a worker with a bare loop, both with the same model. Return the rows of the report.
 
-    Repeats the measurement until `rounds` rounds were not disturbed by other programs, but runs at
-    most `rounds * _MAX_TRIES` rounds. Each measurement processes as many images as the bare loop
-    processes in about `seconds`. `catalogue` is the file that contains the model's entry.
+    A bare loop is a process that runs only the model. A round runs the loop, the worker, and the
+    loop again. The rounds are repeated until `rounds` of them were not disturbed by other programs,
+    but at most `rounds * _MAX_TRIES` times. Each run processes as many images as the loop processes
+    in about `seconds`. `catalogue` is the file that contains the settings of the model.
     """
     batch_size = Catalogue.load(catalogue).model(model).max_batch_size
     with (
@@ -215,9 +223,9 @@ def measure(catalogue: Path, model: str, rounds: int, seconds: float) -> list[Fi
 
 
 def make_figures(model: str, rounds: Sequence[Round]) -> list[Figure]:
-    """Return the rows of the report, computed from the rounds that were not disturbed.
+    """Compute the rows of the report from the rounds that other programs did not disturb.
 
-    If other programs disturbed all rounds, the rows are computed from all rounds.
+    If other programs disturbed all rounds, compute the rows from all rounds.
     """
     quiet = [each for each in rounds if each.is_quiet]
     counted = quiet or rounds
@@ -272,7 +280,10 @@ def median_of(runs: Sequence[SaturationRun], figure: Callable[[SaturationRun], f
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure the requested models, and print the report. Return 1 if a target was missed."""
+    """Compare a worker with a bare loop for each requested model, and print the report.
+
+    Return 1 if a target was missed, otherwise 0.
+    """
     parser = argparse.ArgumentParser(
         prog="./dev bench worker", description="Compare the worker at saturation with a bare loop."
     )

@@ -34,7 +34,7 @@ _BINARY = "application/octet-stream"
 
 
 def make_noop_load(system: System, size_bytes: int) -> load.HttpLoad:
-    """Return requests for `noop` jobs. Their bodies differ, and have `size_bytes` bytes each."""
+    """Return requests for `noop` jobs, with different bodies of `size_bytes` bytes."""
     bodies = [f"{number:08d}".encode().ljust(size_bytes, b".") for number in range(100)]
     return load.HttpLoad(system.url, "/v1/models/noop/jobs", _BINARY, bodies)
 
@@ -42,8 +42,8 @@ def make_noop_load(system: System, size_bytes: int) -> load.HttpLoad:
 def measure_latency(system: System, name: str, size_bytes: int, target_ms: float) -> Figure:
     """Measure the latency of `noop` jobs of one client, and return a row of the report.
 
-    The client sends each request after the previous response. The name of the row contains `name`.
-    The target is a median latency of less than `target_ms`.
+    The client sends each request after the previous response. `name` describes the jobs in the
+    report. The target is a median latency of less than `target_ms`.
     """
     jobs = make_noop_load(system, size_bytes)
     load.run(jobs, clients=1, requests=100)
@@ -85,13 +85,13 @@ def measure_noop(system: System) -> list[Figure]:
 
 
 def measure_bare_loop(*tuned: str) -> float:
-    """Run `benchmarks.bare`, and return how many images per second it classifies.
+    """Run the program `benchmarks.bare`, and return how many images per second it classifies.
 
-    This program is the bare loop: it decodes and classifies pictures in batches, without messages.
+    The program decodes and classifies pictures in batches, without messages.
 
     Args:
-        tuned: The word "tuned" if the loop must use the worker's settings of the C allocator.
-            Without this word, the loop uses the default settings.
+        tuned: The word "tuned" makes the program use the worker's settings of the C allocator.
+            Without this word, the program uses the default settings.
     """
     arguments = [str(PICTURE), str(BATCH_SIZE), str(BARE_SECONDS), *tuned]
     command = [sys.executable, "-m", "benchmarks.bare", *arguments]
@@ -101,10 +101,10 @@ def measure_bare_loop(*tuned: str) -> float:
 def measure_efficiency(system: System) -> list[Figure]:
     """Compare the classifier's throughput with a bare loop, and return the rows of the report.
 
-    A bare loop runs only the model, without messages. The system gets a steady load and then a
-    burst. The bare loop runs before, between and after these loads. Each time, it runs once with
-    the default settings of the C allocator, and once with the worker's settings, which make the
-    loop faster. The comparison with the faster loop shows the cost of serving.
+    A bare loop is a program that runs only the model, without messages. The system gets a steady
+    load and then many requests at the same time (a burst). The bare loop runs before, between and
+    after these loads. Each time, it runs once with the default settings of the C allocator, and
+    once with the worker's settings, which make it faster.
     """
     picture = load.HttpLoad(
         system.url, "/v1/models/classifier/jobs", "image/jpeg", [PICTURE.read_bytes()]
@@ -144,8 +144,8 @@ def _efficiency(name: str, outcome: load.HttpLoadResult, bare: float, target: fl
 def measure_memory(running_system: RunningSystem, when: str) -> list[Figure]:
     """Measure the peak memory of each process, and return the rows of the report.
 
-    The report shows the text `when` beside the values, for example "after these measurements".
-    The report has a target for the total memory of all processes except the worker.
+    The report shows the text `when` beside the values, for example "after these measurements". Only
+    the total memory of all processes except the worker has a target.
     """
     found = peaks.peaks_mb(running_system)
     others = sum(peak for name, peak in found.items() if not name.startswith("worker"))
@@ -162,7 +162,10 @@ def measure_memory(running_system: RunningSystem, when: str) -> list[Figure]:
 
 
 def measure_queued_memory(data: Path) -> list[Figure]:
-    """Measure the memory of a system with many queued jobs and no worker; return the rows."""
+    """Measure the memory of a system with many queued jobs and no worker.
+
+    `data` is the data directory of the system. Return the rows of the report.
+    """
     with running(data, without=("worker",)) as system:
         jobs = make_noop_load(system, PICTURE_BYTES)
         load.run(jobs, clients=CLIENTS, requests=QUEUED_JOBS, prefer="respond-async")
@@ -207,9 +210,10 @@ def measure_start(system: System) -> list[Figure]:
 
 
 def measure(folder: Path) -> list[Figure]:
-    """Measure start, latency, throughput and memory of a system. Return the rows of the report.
+    """Measure the start-up, latency, throughput and memory of a system with its data in `folder`.
 
-    The rows also contain the memory of a second system that has many queued jobs and no worker.
+    Return the rows of the report. They also contain the memory of a second system, which has many
+    queued jobs and no worker.
     """
     system = System(folder / "data")
     try:
@@ -225,7 +229,7 @@ def measure(folder: Path) -> list[Figure]:
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Measure the whole system and print a table. Return 1 if a target was missed."""
+    """Measure the whole system and print a table. Return 1 if a target was missed, otherwise 0."""
     with tempfile.TemporaryDirectory(prefix="loosely-bench-") as folder:
         figures = measure(Path(folder))
     return print_report("Loosely, measured in one run", figures)

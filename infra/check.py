@@ -1,8 +1,9 @@
 """Check the deployment files without Azure (`./dev check infra`).
 
 The environment variable INFRA_CHECKS is the folder of the programs that check Bicep, Kubernetes
-manifests and azure.yaml. If the variable is not set, these checks are left out, and the command of
-the official tool is printed instead. In CI, a check that is left out is an error.
+manifests and azure.yaml. If the variable is not set, these checks are left out. For each of them, a
+command is printed with which the official tool does the same check. In CI, a check that is left out
+is an error.
 """
 
 import json
@@ -32,7 +33,7 @@ class CheckerMissingError(Exception):
 
 @dataclass(frozen=True)
 class Tools:
-    """The folders in which the linters and other check programs are installed."""
+    """The folder of the linters, and the folder of the other check programs (None if not set)."""
 
     bin: Path
     checks: Path | None

@@ -8,9 +8,10 @@
 
 from worker/requirements.txt and functions/requirements.in. Each package gets the version with which
 the tests run, if the deployment's Python can use this version. With `--upgrade`, each package gets
-its newest version instead. pip installs a package only if its file has one of the hashes.
+its newest version instead. pip installs a downloaded package only if it has one of the hashes.
 
-PyTorch has its own package lock, because its CPU builds are in another index and have other hashes.
+PyTorch has its own package lock, because the CPU builds of PyTorch are in another index and have
+other hashes.
 """
 
 import argparse
@@ -83,7 +84,7 @@ def read_lock(text: str) -> list[LockedPackage]:
 
 
 def is_torch(name: str) -> bool:
-    """Return whether a package belongs in the package lock of PyTorch with CUDA."""
+    """Return whether a package belongs in worker/requirements-torch.lock."""
     return _TORCH.fullmatch(name) is not None
 
 

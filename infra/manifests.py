@@ -215,12 +215,12 @@ def make_scaled_object(model: ModelEntry, queues: list[dict[str, Any]]) -> dict[
 
 
 def count_max_workers(model: ModelEntry) -> int:
-    """Return the maximum number of a model's workers."""
+    """Return the maximum number of a model's workers in a deployment."""
     return MAX_GPU_NODES if model.uses_gpu else MAX_CPU_WORKERS
 
 
 def make_cron_triggers(model: ModelEntry) -> list[dict[str, str]]:
-    """Return the metadata of KEDA's cron triggers: one dict for each period of `warm`."""
+    """Return the metadata of KEDA's cron triggers: one dict for each warm period of the model."""
     return [
         {
             "timezone": period.timezone,

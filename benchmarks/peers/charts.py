@@ -19,10 +19,10 @@ _STYLE = """
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One row of a chart: its label, and one or more bars with a text after each bar.
+    """One row of a chart: a label, and one or more bars with a text after each bar.
 
-    `lengths` has the length of each bar. None means an infinite length: the bar fills the width of
-    the chart.
+    `lengths` has the length of each bar, and `texts` has the text after each bar. The length None
+    means infinite: the bar fills the width of the chart.
     """
 
     label: str

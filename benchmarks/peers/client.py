@@ -1,8 +1,9 @@
-"""The HTTP client of the comparison. It runs in one thread and needs little processor time.
+"""The HTTP client that measures Loosely and its peers. It runs in one thread.
 
-The client shares the processors with the servers, so its own processor time makes the servers
-slower. Therefore it sends prepared bytes and parses responses with httptools. Each of the
-concurrent clients is one open connection, and waits for a response before its next request.
+The client runs on the same processors as the measured servers, so the processor time that it uses
+makes the servers slower. Therefore it sends prepared bytes and parses responses with httptools.
+Each of the concurrent clients is one open connection, and waits for a response before its next
+request.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ _OK = 200
 
 @dataclass(frozen=True, slots=True)
 class PeerRequests:
-    """The requests of a benchmark.
+    """The URL, the path, the headers and the bodies of the requests of a benchmark.
 
     The requests use the `bodies` in order. After the last body, the first body is used again.
     """
@@ -32,7 +33,7 @@ class PeerRequests:
     headers: Mapping[str, str]
 
     def encode(self) -> list[bytes]:
-        """Return the bytes of one HTTP request for each body."""
+        """Return one complete HTTP request, as bytes, for each body."""
         fields = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items())
         return [
             f"POST {self.path} HTTP/1.1\r\nhost: {urlsplit(self.url).netloc}\r\n{fields}"
@@ -46,8 +47,9 @@ class PeerRequests:
 class Exchange:
     """One request and its response.
 
-    `begin` and `end` are times of `time.perf_counter` in seconds. If no response arrived, `status`
-    is 0 and `body` is the error's text.
+    `number` is the position of the request among all requests. `begin` and `end` are times in
+    seconds, as `time.perf_counter` returns them. If no response arrived, `status` is 0 and `body`
+    is the error's text.
     """
 
     number: int
@@ -70,18 +72,18 @@ class Exchanges:
 
     @property
     def ok(self) -> list[Exchange]:
-        """The requests with a response of status 200."""
+        """The requests whose response has status 200."""
         return [each for each in self.found if each.is_ok]
 
     @property
     def seconds(self) -> float:
-        """The time in seconds from the first request to the last response of status 200."""
+        """The time in seconds from the first request to the last response with status 200."""
         begin = min(each.begin for each in self.found)
         return max((each.end for each in self.ok), default=begin) - begin
 
 
 class _Connection(asyncio.Protocol):
-    """One keep-alive connection.
+    """One HTTP connection that is kept open after each response.
 
     `response` is a future for the response to the last request, or None before the first request.
     """
@@ -136,10 +138,10 @@ def run(
         requests: The URL, the headers and the bodies of the requests.
         clients: How many connections send requests at the same time.
         count: How many requests to send.
-        timeout_seconds: A request without a response after this time has failed. Its connection is
-            closed, and the client continues with a new connection.
-        on_ok: A function that is called after each response of status 200. Its argument is the
-            number of these responses so far.
+        timeout_seconds: If a request has no response after this time, it has failed. Its connection
+            is closed, and the client continues with a new connection.
+        on_ok: A function that is called after each response with status 200. Its argument is the
+            number of responses with status 200 so far.
     """
     return uvloop.run(_run(requests, clients, count, timeout_seconds, on_ok))
 
@@ -193,9 +195,10 @@ async def _connect(url: str) -> _Connection:
 
 
 def longest_silence(ends: Iterable[float], begin: float) -> float:
-    """Return the longest time without a response from `begin` to the last response, in seconds.
+    """Return the longest time, in seconds, in which no response came.
 
-    `ends` are the times of the responses. If no response came after `begin`, the result is 0.
+    The time from `begin` to the last response is examined. `ends` are the times of the responses.
+    If no response came after `begin`, the result is 0.
     """
     times = [begin, *sorted(end for end in ends if end > begin)]
     return max((later - earlier for earlier, later in pairwise(times)), default=0.0)

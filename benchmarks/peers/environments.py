@@ -1,4 +1,7 @@
-"""Create the Python environments of the peers in the folder `.venv-peers`."""
+"""Create the Python environments of the peers in the folder `.venv-peers`.
+
+A peer is another way to serve a model, with which Loosely is compared.
+"""
 
 import os
 import subprocess
@@ -34,7 +37,7 @@ def prepare(name: str) -> Path:
 
 
 def versions(name: str) -> dict[str, str]:
-    """Return the installed version of each distribution that an environment requires.
+    """Return a dict from each distribution that an environment requires to its installed version.
 
     `name` is the name of the environment. Its requirements file names the distributions.
     """
@@ -57,7 +60,7 @@ def required_names(lines: Iterable[str]) -> Iterable[str]:
 
 
 def variables() -> dict[str, str]:
-    """Return the environment variables for all programs of the peers."""
+    """Return the environment variables that all programs of the peers get."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     return {
         **kept,

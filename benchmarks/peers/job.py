@@ -1,4 +1,4 @@
-"""The two tasks that all systems serve. They get a JPEG and return JSON.
+"""The two tasks that Loosely and all its peers serve. They get a JPEG and return JSON.
 
 noop      decode the picture, crop it to 224 x 224 pixels, and return a constant
 resnet18  decode and crop the picture, run ResNet-18 on one thread, and return the five best classes
@@ -27,7 +27,10 @@ NOOP_RESULT: dict[str, Any] = {"labels": [{"index": 0, "score": 1.0}]}
 
 
 class PeerModel:
-    """A loaded model. `run` takes a batch of prepared pictures. `__call__` takes one JPEG."""
+    """A loaded model. The method `run` takes a batch of prepared pictures.
+
+    The method `__call__` takes one JPEG, prepares it, and returns the result.
+    """
 
     def __init__(self, task: str) -> None:
         self._network: Any = None
@@ -61,9 +64,9 @@ class PeerModel:
         return self.prepare(Image.open(BytesIO(picture)).convert("RGB"))
 
     def prepare(self, image: Image.Image) -> Any:
-        """Return the middle square of the image.
+        """Return the middle square of the image, as an item of a batch for `run`.
 
-        The square is a normalised tensor for `resnet18`, and an image for `noop`.
+        The result is a normalised tensor for the task `resnet18`, and an image for `noop`.
         """
         side = min(image.size) * _CENTRE_SHARE
         left, top = (image.width - side) / 2, (image.height - side) / 2
@@ -101,10 +104,10 @@ def import_libraries() -> None:
 
 
 def announce_model_process() -> None:
-    """Report the id of this process to the benchmark, if a benchmark has started the process.
+    """Tell the benchmark that this process has loaded a model, if a benchmark has started it.
 
-    The report is an empty file in the folder that the environment variable `PEER_MODEL_PROCESSES`
-    names. The id is the name of the file.
+    Create an empty file, whose name is the process id, in the folder that the environment variable
+    `PEER_MODEL_PROCESSES` names.
     """
     if folder := os.environ.get("PEER_MODEL_PROCESSES"):
         (Path(folder) / str(os.getpid())).touch()

@@ -12,7 +12,7 @@ from worker.models import Accepts
 
 
 class Infer:
-    """Runs `noop` or `resnet18`, as the servers of the peers do."""
+    """A model of Loosely that runs the task `noop` or `resnet18` as the peers' servers do."""
 
     accepts: ClassVar[Accepts] = "image"
 

@@ -1,4 +1,4 @@
-"""Measure one running system, and the bare loop that runs the same model without a server."""
+"""Measure one running system, and a bare loop, which runs the same model without a server."""
 
 import json
 import math
@@ -41,9 +41,15 @@ _SCORE_TOLERANCE = 1e-3
 class Amounts:
     """How many requests each measurement sends, and how many seconds a bare loop runs.
 
-    `burst` is the number of requests that are sent at the same time. `kill_requests` is the number
-    of requests of the measurement that kills the model process. If `burst`, `kill_requests` or
-    `bare_seconds` is 0, its measurement is omitted.
+    A bare loop runs only the model, without a server.
+
+    Attributes:
+        one_client: The number of requests that one client sends, one after another.
+        saturation: The number of requests that many clients send.
+        burst: The number of requests that are sent at the same time; 0 omits this measurement.
+        kill_requests: The number of requests of the measurement that kills the model process; 0
+            omits this measurement.
+        bare_seconds: The seconds for which the bare loop runs; 0 omits the bare loop.
     """
 
     one_client: int
@@ -71,9 +77,9 @@ QUICK = {
 
 
 def make_pictures() -> list[bytes]:
-    """Return four variants of chelsea.jpg as JPEGs of about 26 KB.
+    """Return four variants of the picture chelsea.jpg as JPEGs of about 26 KB.
 
-    The variants are the picture itself, mirrored, upside down, and mirrored upside down.
+    They are the original, a mirrored, an upside-down, and a mirrored upside-down picture.
     """
     picture = Image.open(_PICTURE).convert("RGB")
     mirrored = ImageOps.mirror(picture)
@@ -88,14 +94,14 @@ def _encode(picture: Image.Image) -> bytes:
 
 
 def measure(served: ServedPeer, task: str, amounts: Amounts, expected: Sequence[Any]) -> Values:
-    """Send many requests for one task to a system, and return all measured values.
+    """Send many requests for one task to a system, and return the measured values by name.
 
     Args:
         served: The running system.
         task: The name of the task that the system serves, for example `noop`.
-        amounts: How many requests to send.
-        expected: The right result for each body of the requests. If it is empty, no result is
-            checked.
+        amounts: The number of requests of each measurement.
+        expected: The right result for each body of the requests. If `expected` is empty, no result
+            is checked.
     """
     requests = served.requests
     exchanges: list[Exchange] = []
@@ -125,9 +131,9 @@ def measure(served: ServedPeer, task: str, amounts: Amounts, expected: Sequence[
 
 
 def latency(exchanges: Sequence[Exchange]) -> Values:
-    """Return the median and the 95th percentile of the requests' latencies, in ms.
+    """Return `p50_ms` and `p95_ms`: the median and the 95th percentile of the latencies, in ms.
 
-    Both values are None if there are fewer than two requests.
+    Both values are None if there are fewer than two requests in `exchanges`.
     """
     times = [(each.end - each.begin) * 1000 for each in exchanges]
     if len(times) < 2:
@@ -136,14 +142,19 @@ def latency(exchanges: Sequence[Exchange]) -> Values:
 
 
 def _measure_loss(served: ServedPeer, amounts: Amounts, exchanges: list[Exchange]) -> Values:
-    """Kill the model process during a burst of requests, and measure what the callers lose.
+    """Kill the model process during a burst of requests, and count the requests that fail.
 
-    The clients of the burst do not repeat a failed request. Right after the kill, one new client
-    sends a request, and repeats it until it succeeds. The returned values are the number of lost
-    requests, and the longest time after the kill without a successful response to any client.
+    The clients of the burst do not repeat a failed request. Immediately after the kill, a new
+    client sends a request, and repeats it until it succeeds.
 
-    The successful requests are added to `exchanges`. `amounts` says how many requests are sent, and
-    after how many responses the process is killed.
+    Return the number of failed requests of the burst as `lost`. Return the longest time after the
+    kill in which no client got a successful response as `silence_seconds`, which is None if the
+    system did not recover.
+
+    Args:
+        served: The running system.
+        amounts: How many requests to send, and after how many responses to kill the process.
+        exchanges: The successful requests are added to this list.
     """
     requests = served.requests
     killed_at = math.inf
@@ -170,9 +181,9 @@ def _measure_loss(served: ServedPeer, amounts: Amounts, exchanges: list[Exchange
 
 
 def _wait_for_recovery(served: ServedPeer) -> float | None:
-    """Repeat a request until it succeeds, and return the time of the success.
+    """Repeat a request until it succeeds, and return the time of the successful response.
 
-    The time is in seconds, on the clock `time.perf_counter`. Return None if no request succeeds
+    The time is a value of `time.perf_counter()`, in seconds. Return None if no request succeeds
     within `_RECOVERY_SECONDS`.
     """
     give_up_at = time.perf_counter() + _RECOVERY_SECONDS
@@ -195,9 +206,9 @@ def _count_wrong(served: ServedPeer, exchanges: Sequence[Exchange], expected: Se
 
 
 def is_same_result(result: Any, expected: Any) -> bool:
-    """Return whether the best class of a result is the expected class, with nearly the same score.
+    """Return whether a result has the expected best class, with nearly the expected score.
 
-    The two scores may differ by 0.1 %.
+    The two scores may differ by at most 0.1 %.
     """
     best, right = result["labels"][0], expected["labels"][0]
     is_close = math.isclose(best["score"], right["score"], rel_tol=_SCORE_TOLERANCE)
@@ -206,11 +217,11 @@ def is_same_result(result: Any, expected: Any) -> bool:
 
 @contextmanager
 def _machine(values: Values, served: ServedPeer) -> Iterator[None]:
-    """Add to `values` the load of the machine before and during the `with` block.
+    """Measure how busy the machine is before and during the `with` block, and add it to `values`.
 
-    `load_average` is the load average before the block. `stolen_share` is the fraction of the
-    processor time that other virtual machines used during the block, and `others_share` is the
-    fraction that other programs used.
+    The added values are `load_average`, the load average before the block; `stolen_share`, the
+    fraction of the processor time that other virtual machines used during the block; and
+    `others_share`, the fraction that other programs of this machine used during the block.
     """
     values["load_average"] = os.getloadavg()[0]
     before, ours = Processors.now(), _used_seconds(served)
@@ -231,16 +242,16 @@ def _used_seconds(served: ServedPeer) -> float:
 
 
 def expected_results(task: str, pictures: Sequence[bytes], folder: Path) -> list[Any]:
-    """Return the right result of each picture, to check the systems' results.
+    """Return the right result of each picture, with which the results of the systems are compared.
 
-    For the task `classifier` the list is empty, and `measure` checks no results, because
+    For the task `classifier`, return an empty list, so that `measure` checks no results, because
     `benchmarks.peers.job` has no classifier.
 
     Args:
         task: The name of the task, for example `noop`.
         pictures: The JPEGs that the requests contain.
         folder: The folder in which this function writes a file for each picture. A new process
-            reads the files and runs `resnet18`.
+            reads these files, and runs `resnet18` to compute the results.
     """
     if task == "noop":
         return [NOOP_RESULT] * len(pictures)
@@ -254,10 +265,10 @@ def expected_results(task: str, pictures: Sequence[bytes], folder: Path) -> list
 
 
 def measure_bare(task: str, picture: Path, seconds: float) -> tuple[float, float]:
-    """Run `benchmarks.bare` twice, and return the images per second of both runs.
+    """Run only the model twice, without a server, and return the images per second of both runs.
 
-    The first run uses the default settings of the C allocator. The second run uses the worker's
-    settings.
+    The first run uses the default settings of the C allocator. The second run uses the settings of
+    the C allocator that a worker uses.
     """
     command = ("benchmarks.bare", str(picture), str(BATCH_SIZE), str(seconds))
     model = ("--catalogue", str(CATALOGUE), "--model", task)

@@ -28,7 +28,7 @@ class _Row:
 
 
 def number(value: float | None, digits: int = 0, infinite: str = "never") -> str:
-    """Return a value with `digits` decimals, or the text `infinite` if the value is None."""
+    """Return `value` as text with `digits` decimals. If `value` is None, return `infinite`."""
     return infinite if value is None else f"{value:.{digits}f}"
 
 
@@ -116,7 +116,7 @@ def _bars(
 
 
 def _describe_rounds(comparison: Comparison) -> str:
-    """Return the number of rounds as text.
+    """Return as text how many rounds of measurements the comparison has.
 
     If the tasks have different numbers of rounds, the text has the number for each task.
     """
@@ -235,9 +235,9 @@ def _with_failures(text: str, failures: float | None) -> str:
 
 
 def _better(noop: Sequence[_Row], resnet: Sequence[_Row]) -> str:
-    """Return the section that lists, for each measured value, the peers with a better value.
+    """Return a section that lists, for each measured value, the peers that are better than Loosely.
 
-    `noop` and `resnet` are the results of all peers for these two tasks.
+    `noop` and `resnet` are the rows of the result tables of these two tasks.
     """
     compared = [
         ("noop, latency with one client in ms", noop, "p50_ms", 1, False),

@@ -1,4 +1,4 @@
-"""Keep the measured values of a comparison in a JSON file, and compute their medians."""
+"""Store the measured values of Loosely and its peers in a JSON file, and compute their medians."""
 
 import json
 import math
@@ -13,10 +13,10 @@ Values = dict[str, float | None]
 
 @dataclass(frozen=True, slots=True)
 class PeerRun:
-    """The measured values of one run: one peer configuration with one task in one round.
+    """The measured values of one run of a system, or the error of the run.
 
-    `key` is the id of the configuration. `task` is the name of the task, for example `noop`.
-
+    `round` is the number of the round of measurements. `key` is the id of the system's
+    configuration, for example `celery/polling`. `task` is the name of the task, for example `noop`.
     If the run failed, `values` is empty and `error` is the text of the error.
     """
 
@@ -29,7 +29,7 @@ class PeerRun:
 
 @dataclass(slots=True)
 class Comparison:
-    """All runs of a benchmark, and facts such as the date and the machine of the benchmark."""
+    """All runs of Loosely and its peers, and facts such as the date and the machine."""
 
     facts: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -49,9 +49,10 @@ class Comparison:
         return cls(**document)
 
     def medians(self, key: str, task: str) -> Values:
-        """Return the median of each measured value over the rounds of the comparison.
+        """Return the median of each measured value over all rounds, by the name of the value.
 
-        Only the successful runs of the configuration `key` with this task are counted.
+        The medians are those of the successful runs of the configuration `key` with the task
+        `task`.
         """
         runs = [run for run in self.runs if run.key == key and run.task == task and not run.error]
         names = dict.fromkeys(name for run in runs for name in run.values)
@@ -62,6 +63,6 @@ class Comparison:
 
 
 def median_or_none(values: Sequence[float | None]) -> float | None:
-    """Return the median of `values`. In `values` and in the result, None means infinite."""
+    """Return the median of `values`. None, as a value or as the result, means infinite."""
     found = median(math.inf if value is None else value for value in values)
     return None if math.isinf(found) else found

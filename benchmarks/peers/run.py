@@ -1,7 +1,7 @@
-"""Compare Loosely with its peers (`./dev bench peers`).
+"""Compare Loosely with its peers, other ways to serve a model (`./dev bench peers`).
 
 In each round, each system runs each task once. After each run, the program writes all results to
-the results file, so that an interrupted comparison keeps what it has measured.
+the results file, so that no result is lost if the comparison is interrupted.
 """
 
 import argparse
@@ -49,7 +49,7 @@ _OUR_DISTRIBUTIONS = ("azure-functions", "azure-functions-durable", "azure-servi
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """A planned run: start a system, and measure it with one task in one round."""
+    """A planned measurement of one system with one task in one round."""
 
     round: int
     configuration: PeerConfiguration
@@ -57,7 +57,7 @@ class _Step:
 
 
 class PeerBenchmark:
-    """Runs each system that is compared, and adds its measured values to the `Comparison`."""
+    """Runs Loosely and its peers, and adds the measured values to a `Comparison`."""
 
     def __init__(
         self, comparison: Comparison, amounts: dict[str, Amounts], results: Path, folder: Path
@@ -74,7 +74,11 @@ class PeerBenchmark:
         }
 
     def run_round(self, number: int, peers: Sequence[str], tasks: Sequence[str]) -> None:
-        """Measure the chosen configurations once with each of the tasks, as round `number`."""
+        """Measure the chosen systems once with each of the tasks, as round `number`.
+
+        `peers` contains the names of peers and the keys of configurations, such as
+        `celery/polling`.
+        """
         for task in tasks:
             bare = self._measure_bare(task)
             for configuration in self._choose(number, peers, task):
@@ -88,10 +92,11 @@ class PeerBenchmark:
                 sys.stderr.write(f"{describe(run)}\n")
 
     def _choose(self, number: int, peers: Sequence[str], task: str) -> Iterator[PeerConfiguration]:
-        """Yield the chosen configurations that can run the task.
+        """Yield the chosen configurations of systems that can run the task.
 
-        `peers` contains the names of peers and the keys of configurations. `number` is the number
-        of the round. In odd rounds, the order of the configurations is reversed.
+        `peers` contains the names of peers and the keys of configurations, such as
+        `celery/polling`. `number` is the number of the round. In odd rounds, the order of the
+        configurations is reversed.
         """
         for configuration in CONFIGURATIONS[::-1] if number % 2 else CONFIGURATIONS:
             is_chosen = {configuration.peer, configuration.key} & set(peers)
@@ -120,17 +125,16 @@ class PeerBenchmark:
 def add_ratios(
     values: Values, before: tuple[float, float], after: tuple[float, float], burst: int
 ) -> None:
-    """Compare a run with the bare loops before and after the run, and add the ratios to `values`.
+    """Add to `values` the throughput of bare loops, and the ratios of the run to the bare loops.
 
-    A bare loop is a process that runs only the model, without a server. The throughputs of the bare
-    loops are added to `values`, too.
+    A bare loop is a process that runs only the model, without a server.
 
     Args:
-        values: The values of the run.
-        before: The pictures per second of two bare loops before the run: with the default settings
-            of the C allocator, and with the worker's settings.
-        after: The pictures per second of the two loops after the run.
-        burst: The number of jobs of the burst.
+        values: The measured values of the run of a system.
+        before: The pictures per second of two bare loops that ran before the system: first with the
+            default settings of the C allocator, then with the worker's settings.
+        after: The pictures per second of the same two bare loops after the run of the system.
+        burst: The number of jobs that were sent at the same time when the burst was measured.
     """
     bare, tuned = ((first + last) / 2 for first, last in zip(before, after, strict=True))
     per_second = values.get("per_second_16") or 0.0
@@ -148,7 +152,10 @@ def describe(run: PeerRun) -> str:
 
 
 def collect_facts(amounts: dict[str, Amounts]) -> dict[str, str]:
-    """Return the facts of a comparison: date, commit, machine, and numbers of requests."""
+    """Return facts about a comparison by name: date, commit, machine, and numbers of requests.
+
+    `amounts` has the numbers of requests for each task.
+    """
     noop, resnet = amounts["noop"], amounts["resnet18"]
     return describe_machine() | {
         "noop requests": _describe_amounts(noop),
@@ -168,7 +175,7 @@ def _read(*command: str) -> str:
 
 
 def collect_versions(configurations: Sequence[PeerConfiguration]) -> dict[str, str]:
-    """Return the versions of the programs and libraries that the comparison runs."""
+    """Return the version of each program and library that the comparison runs, by its name."""
     found: dict[str, str] = {}
     for name in dict.fromkeys(each.environment for each in configurations if each.commands):
         found |= {

@@ -1,4 +1,4 @@
-"""Start and stop the peers and Loosely, and find their processes."""
+"""Start and stop Loosely and its peers (other ways to serve a model), and find their processes."""
 
 import base64
 import json
@@ -41,7 +41,9 @@ BodyForm = Literal["raw", "form", "list"]
 class PeerConfiguration:
     """One way to run a peer, for example with or without batches.
 
-    In `commands`, `{port}` stands for the port on which the peer listens.
+    A peer is another way to serve a model, with which Loosely is compared. `commands` are the
+    command lines of the peer's programs, in which `{port}` stands for the port on which the peer
+    listens.
     """
 
     peer: str
@@ -164,7 +166,7 @@ CONFIGURATIONS = (
 
 @dataclass(slots=True)
 class ServedPeer:
-    """A running system: a peer or Loosely. `requests` are the requests to send to the system."""
+    """A running system, which is a peer or Loosely, and the requests to send to it."""
 
     requests: PeerRequests
     model_processes: Path
@@ -190,14 +192,14 @@ class ServedPeer:
         return announced & {process.pid for process in self.processes()}
 
     def kill_model_process(self) -> None:
-        """Kill each process that has loaded a model, as the kernel does when memory is short."""
+        """Kill each process that has loaded a model, as the kernel does when memory runs out."""
         for pid in self.model_pids():
             os.kill(pid, signal.SIGKILL)
 
     def peaks_mb(self) -> tuple[float, float]:
-        """Return the peak memory of the model processes and of the system's other processes, in MB.
+        """Return the peak memory of the model processes, and that of the other processes, in MB.
 
-        Each of the two values is the sum of the peaks of the processes.
+        Each of the two values is the sum of the peaks of single processes.
         """
         model_pids = self.model_pids()
         model, others = 0.0, 0.0
@@ -221,7 +223,7 @@ class ServedPeer:
 
 
 class _SupervisedProgram:
-    """A program that is restarted 0.1 s after it has ended, as systemd does."""
+    """A running program. If it ends, it is started again after 0.1 s, as systemd would do."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
         self._command = command
@@ -257,7 +259,11 @@ class _SupervisedProgram:
             self._process = self._start()
 
     def stop(self) -> None:
-        """Terminate the program. After 10 s, kill it and all processes that it has started."""
+        """Terminate the program and do not restart it.
+
+        Wait up to 10 s for its end. Then kill what still runs of the program and of the processes
+        that it has started.
+        """
         self._stopping.set()
         tree: list[psutil.Process] = []
         with suppress(psutil.NoSuchProcess):
@@ -277,7 +283,7 @@ def serve(
 ) -> Iterator[ServedPeer]:
     """Run a peer or Loosely during the `with` block, and yield the running system.
 
-    The block begins after the first response with status 200.
+    The block begins after the system's first response with status 200.
 
     Args:
         configuration: The configuration of the peer or of Loosely.
@@ -388,8 +394,9 @@ def _encode(pictures: Sequence[bytes], form: BodyForm) -> tuple[list[bytes], str
 def _wait_until_answered(served: ServedPeer, folder: Path, begin: float) -> None:
     """Repeat a request to a system until the response has status 200.
 
-    Then store in `served` how many seconds have passed since `begin`, the time at which the start
-    of the system began. `folder` contains the log files of the system, for the error message.
+    Then set `served.ready_seconds` to the seconds since `begin`, which is the time at which the
+    start of the system began. `folder` contains the system's log files. Their end is put into the
+    error message.
 
     Raises:
         RuntimeError: if no response has status 200 in time.

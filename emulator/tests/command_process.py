@@ -24,9 +24,10 @@ def command(name: str, module: str) -> list[str]:
 
 @contextlib.contextmanager
 def running(name: str, module: str, url: str, *options: str) -> Iterator[None]:
-    """Run a command during the `with` block. Then stop it with SIGTERM and expect exit status 0.
+    """Run a console command during the `with` block. Then stop it, and expect exit status 0.
 
-    The block begins when the command responds to a request to `url`.
+    The block begins when the command responds to a request to `url`. The command is stopped with
+    SIGTERM. If its script `name` is not installed, run the module `module`.
     """
     process = subprocess.Popen([*command(name, module), *options], stdin=subprocess.DEVNULL)
     try:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def no_space(limit_bytes: int) -> Iterator[None]:
-    """During the `with` block, make each write fail that makes a file larger than `limit_bytes`.
+    """During the `with` block, let each write fail that would make a file exceed `limit_bytes`.
 
     The error is "File too large" instead of "No space left on device", because the operating system
     limits the size of the files of this process.

@@ -1,4 +1,4 @@
-"""Test the limits of all emulator services: allowed hosts, request time limits, file modes."""
+"""Test limits that all emulator services have: allowed hosts, time limits and file permissions."""
 
 import asyncio
 import contextlib

@@ -1,1 +1,1 @@
-"""The parts of the smoke test of a deployment that `infra/scripts/smoke-test.sh` runs."""
+"""Programs with which `infra/scripts/smoke-test.sh` tests a deployment."""

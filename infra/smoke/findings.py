@@ -1,4 +1,7 @@
-"""The result of checking one claim of the smoke test."""
+"""Define the results of the smoke test's checks, and print them.
+
+A claim is a sentence about the deployment, which the smoke test checks.
+"""
 
 import sys
 from collections.abc import Iterable
@@ -7,13 +10,13 @@ from enum import StrEnum
 
 
 class FindingResult(StrEnum):
-    """What the smoke test found out about a claim.
+    """Whether a claim about the deployment is true.
 
     Attributes:
         HELD: The claim is true.
         FAILED: The claim is false, and the deployment needs a repair.
         DOES_NOT_HOLD: The claim is false, and the system works without it.
-        NOT_APPLICABLE: The claim could not be checked here.
+        NOT_APPLICABLE: The claim could not be checked in this deployment.
     """
 
     HELD = "held"
@@ -32,13 +35,13 @@ class Finding:
 
     @property
     def line(self) -> str:
-        """The finding as one line for `smoke-test.sh`: result, claim and text between tabs."""
+        """The result, the claim and the text, separated by tabs, as `smoke-test.sh` reads them."""
         text = " ".join(self.text.split())
         return f"{self.result}\t{self.claim}\t{text}"
 
 
 def print_findings(findings: Iterable[Finding]) -> None:
-    """Print each finding on a line as soon as it is known."""
+    """Print each finding on a line of its own, as soon as its check has ended."""
     for finding in findings:
         sys.stdout.write(f"{finding.line}\n")
         sys.stdout.flush()

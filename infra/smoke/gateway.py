@@ -1,9 +1,11 @@
-"""Check single claims about a gateway, from outside.
+"""Check one claim of the smoke test about a gateway, by requests to the gateway.
+
+A claim is a sentence about the deployment, such as "an unreadable message becomes a dead letter".
 
     LOOSELY_API_KEY=… python -m infra.smoke.gateway upload --url URL --model NAME --file PICTURE
     LOOSELY_API_KEY=… python -m infra.smoke.gateway letter … --id MESSAGE-ID
 
-Each check prints one line: the result, the claim and what was observed.
+The program prints one line: the result, the claim and what was observed.
 """
 
 import argparse
@@ -27,12 +29,12 @@ _PAUSE_SECONDS: Final = 2.0
 
 @dataclass(frozen=True)
 class CheckRequest:
-    """What to check, and how long.
+    """The arguments of a check.
 
     Attributes:
         api: The client of the gateway.
         host_url: The URL of the Function App itself, without API Management.
-        message_id: The id of the message that should be among the dead letters.
+        message_id: The id of the message that `check_letter` looks for.
         seconds: The time limit of the check.
     """
 
@@ -43,7 +45,10 @@ class CheckRequest:
 
 
 def check_upload(request: CheckRequest) -> tuple[FindingResult, str]:
-    """Upload a picture by a signed link, and run a job that reads it."""
+    """Upload a picture by a signed link, and run a job that reads the picture.
+
+    Return the result and what was observed.
+    """
     api = request.api
     wanted = f'{{"model": "{api.model}", "media_type": "image/jpeg"}}'.encode()
     status, slot = api.call("POST", "/v1/uploads", wanted, content_type="application/json")
@@ -63,7 +68,10 @@ def check_upload(request: CheckRequest) -> tuple[FindingResult, str]:
 
 
 def check_management(request: CheckRequest) -> tuple[FindingResult, str]:
-    """Ask for all orchestrations without a key, as anybody on the internet can."""
+    """Check that the Functions host does not list its orchestrations without a key.
+
+    Return the result and what was observed.
+    """
     if urllib.parse.urlsplit(request.host_url).hostname in _LOCAL_HOSTS:
         return FindingResult.NOT_APPLICABLE, "the local Functions host has no keys"
     status = _fetch(urllib.request.Request(f"{request.host_url}{_MANAGEMENT_PATH}"))  # noqa: S310
@@ -72,7 +80,10 @@ def check_management(request: CheckRequest) -> tuple[FindingResult, str]:
 
 
 def check_device(request: CheckRequest) -> tuple[FindingResult, str]:
-    """Look at the devices in the heartbeats of the model's workers."""
+    """Check that the model's workers use a GPU, according to their heartbeats.
+
+    Return the result and what was observed.
+    """
     status, overview = request.api.call("GET", "/v1/ops/overview")
     if status != 200:
         return FindingResult.FAILED, f"/v1/ops/overview responded with {status}"
@@ -90,7 +101,10 @@ def check_device(request: CheckRequest) -> tuple[FindingResult, str]:
 
 
 def check_letter(request: CheckRequest) -> tuple[FindingResult, str]:
-    """Wait until a message is among the dead letters, and look at its reason."""
+    """Wait until a message is among the dead letters, and check that it has a reason.
+
+    Return the result and what was observed.
+    """
     end = time.monotonic() + request.seconds
     path = f"/v1/admin/dead-letters?model={request.api.model}"
     while True:
@@ -98,6 +112,8 @@ def check_letter(request: CheckRequest) -> tuple[FindingResult, str]:
         for letter in page.get("dead_letters") or []:
             if request.message_id in {letter.get("message_id"), letter.get("id")}:
                 reason = letter.get("reason")
+                # The letter has served its purpose, and operators should not see it.
+                request.api.call("DELETE", str(letter["links"]["self"]))
                 text = f"an unreadable message is among the dead letters, with the reason {reason}"
                 return FindingResult.HELD if reason else FindingResult.FAILED, text
         if time.monotonic() >= end:
@@ -135,7 +151,7 @@ def _fetch(request: urllib.request.Request) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one check, and print its finding. Return the exit code."""
+    """Run the check that the first argument names, and print its finding. Return 0."""
     parser = argparse.ArgumentParser(
         prog="infra.smoke.gateway", description=(__doc__ or "").splitlines()[0]
     )
@@ -150,7 +166,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     api = make_api(given.url, given.model, given.file)
     host_url = (given.host_url or given.url).rstrip("/")
     claim, check = CHECKS[given.check]
-    result, text = check(CheckRequest(api, host_url, given.id, given.seconds))
+    try:
+        result, text = check(CheckRequest(api, host_url, given.id, given.seconds))
+    except Exception as error:  # noqa: BLE001  each claim must be in the report
+        result, text = FindingResult.FAILED, f"the check itself failed: {type(error).__name__}"
     print_findings([Finding(claim, result, text)])
     return 0
 

@@ -63,7 +63,7 @@ class TimeLimit:
         return max(0.0, self._end - time.monotonic())
 
     def pause(self, seconds: float) -> None:
-        """Sleep for this number of seconds, but not longer than until the time limit."""
+        """Sleep for this number of seconds, or until the time limit, if that is earlier."""
         time.sleep(min(seconds, self.left_seconds))
 
     def pause_until(self, seconds: float) -> None:
@@ -170,7 +170,7 @@ class JobReport:
 def accept(api: Api, limit: TimeLimit) -> JobReport:
     """Submit one job, and return the report on this job.
 
-    Repeat the request until the gateway accepts or refuses the job, or until `limit` is over. All
+    Repeat the request until the gateway accepts or refuses the job, or until the time limit. All
     requests have the same Idempotency-Key, so only one job is created.
     """
     job, key = JobReport(), str(uuid.uuid4())
@@ -239,9 +239,9 @@ def cancel(api: Api, job: JobReport, limit: TimeLimit) -> None:
 def run_cancelled(api: Api, count: int, seconds: float) -> tuple[bool, list[str]]:
     """Submit jobs, and cancel each job as soon as the gateway has accepted the job.
 
-    Returns:
-        Whether every cancellation was accepted and every job ended as cancelled or succeeded, and
-        the lines of the report.
+    Returns two values. The first is true if the gateway accepted and cancelled every job, no job
+    was still queued or running after its cancellation, and every job ended as cancelled or
+    succeeded. The second is the lines of the report.
     """
     limit = TimeLimit(seconds)
     slots = threading.Semaphore(CANCELLATIONS_IN_PARALLEL)
@@ -281,8 +281,8 @@ def run_restarted(
 ) -> tuple[bool, list[str]]:
     """Submit jobs, and restart the gateway while the jobs run.
 
-    Returns:
-        Whether the restart and every accepted job succeeded, and the lines of the report.
+    Returns two values. The first is true if the gateway was restarted and every accepted job
+    succeeded. The second is the lines of the report.
     """
     limit = TimeLimit(seconds)
     restart = Restart(restart_command)

@@ -39,7 +39,7 @@ def focused(browser: Browser, attribute: str) -> str:
 def tab_to(browser: Browser, selector: str) -> None:
     """Press Tab until an element that matches `selector` has the focus.
 
-    Check that each element that gets the focus is visibly focused.
+    Fail if no outline shows which element has the focus.
     """
     for _ in range(100):
         press(browser, Keys.TAB)

@@ -1,4 +1,4 @@
-"""Fixtures with a whole system and a real browser."""
+"""Fixtures with a complete local system and a real browser."""
 
 import os
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 
 @pytest.fixture(scope="session")
 def system(chromium: Chrome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """Run one system for all browser tests. If Chromium is missing, do not start the system."""
+    """Run one local system for all browser tests. Do not start it if Chromium is missing."""
     with running(tmp_path_factory.mktemp("loosely") / "data") as started:
         yield started
 
@@ -56,6 +56,6 @@ def open_tab(chromium: Chrome, url: str) -> Iterator[Browser]:
 
 @pytest.fixture
 def browser(chromium: Chrome, system: System) -> Iterator[Browser]:
-    """Open a new tab for one test. All browser tests share one system."""
+    """Open a new tab for one test, with the local system that all browser tests share."""
     with open_tab(chromium, system.url) as browser:
         yield browser

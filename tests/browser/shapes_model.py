@@ -1,4 +1,4 @@
-"""A model that needs no torch, and returns the kind of result that its option `shape` names.
+"""A model without torch. Its option `shape` selects the kind of result that the model returns.
 
 The value of the option in the catalogue entry is `boxes`, `mask`, `tone`, `large` or `parts`.
 """
@@ -17,7 +17,7 @@ from worker.models import Accepts, InvalidInput, Results
 class Infer:
     """A model that returns boxes, a mask, a sound or a large result, depending on `shape`.
 
-    The shape `parts` is boxes with a mask and a large result as named results.
+    If `shape` is `parts`, the result is boxes, and a mask and a large list are named results.
     """
 
     accepts: ClassVar[Accepts] = "image"

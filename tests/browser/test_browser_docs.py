@@ -20,20 +20,23 @@ KEY = "lsy_an-api-key-that-only-this-test-uses"
 
 
 def open_route(browser: Browser, route: str) -> None:
-    """Open /docs, and show the details of a route."""
+    """Open /docs, and show the details of the route that matches the CSS selector `route`."""
     browser.open("/docs")
     browser.find(f"{route} .opblock-summary-control").click()
     browser.find(f"{route} .opblock-body")
 
 
 def try_route(browser: Browser, route: str) -> None:
-    """Send a request with the buttons in the details of a route. The details must be visible."""
+    """Send a request with the buttons in the visible details of a route.
+
+    `route` is a CSS selector.
+    """
     browser.find(f"{route} .try-out__btn").click()
     browser.find(f"{route} .execute").click()
 
 
 def sent_to(browser: Browser, path: str) -> SentRequest:
-    """Return the only request that the page has sent to a path."""
+    """Return the only request of the page whose URL ends with `path`."""
     (found,) = (request for request in browser.requests if request.url.endswith(path))
     return found
 

@@ -171,7 +171,10 @@ def enter_key(tab: Browser, key: str) -> None:
 
 
 def open_ops(tab: Browser, name: str, fragment: str = "") -> None:
-    """Open the operations page, enter the key `KEYS[name]`, and wait for the table of queues."""
+    """Open /ops, enter the key `KEYS[name]`, and wait for the table of queues.
+
+    `fragment` is appended to the page's URL, for example `#job=ID`.
+    """
     tab.open(f"/ops{fragment}")
     enter_key(tab, KEYS[name][0])
     tab.find("#queue-rows table")
@@ -190,7 +193,10 @@ def count_polls(tab: Browser) -> int:
 
 
 def make_dead_letters(system: System, label: str, count: int) -> dict[str, str]:
-    """Make dead letters of two tenants. Return the tenant of each job by the job's id."""
+    """Make `count` dead letters of two tenants.
+
+    Return the tenant of each job by the job's id. The input of each job begins with `label`.
+    """
     before = ask(system, "watcher", f"{LETTERS}/count")["count"]
     tenants = {}
     for number in range(count):

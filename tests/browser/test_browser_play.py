@@ -135,7 +135,7 @@ def choose(browser: Browser, group: str, value: str) -> None:
 def choose_file(browser: Browser, path: Path, prefix: str = "") -> None:
     """Choose a file as an input, and wait for its preview.
 
-    `prefix` is the beginning of the ids of a named input's elements.
+    For a named input, `prefix` is the beginning of the ids of its HTML elements.
     """
     browser.run(f"return document.querySelector('#{prefix}file')").send_keys(str(path))
     browser.wait_for_text(f"#{prefix}preview .file", path.name.partition(".")[0])
@@ -144,7 +144,7 @@ def choose_file(browser: Browser, path: Path, prefix: str = "") -> None:
 def drop_file(browser: Browser, path: Path, prefix: str = "") -> None:
     """Drag a file from another program over the page, and drop it on an input.
 
-    `prefix` is the beginning of the ids of a named input's elements.
+    For a named input, `prefix` is the beginning of the ids of its HTML elements.
     """
     place = browser.find(f"#{prefix}drop")
     browser.run("arguments[0].scrollIntoView({block: 'center'})", place)
@@ -161,7 +161,7 @@ def drop_file(browser: Browser, path: Path, prefix: str = "") -> None:
 
 
 def enter(browser: Browser, selector: str, text: str) -> None:
-    """Replace the text of a field."""
+    """Replace the text of a form field."""
     field = browser.find(selector)
     browser.run("arguments[0].scrollIntoView({block: 'center'})", field)
     field.send_keys(Keys.CONTROL, "a")
@@ -169,7 +169,7 @@ def enter(browser: Browser, selector: str, text: str) -> None:
 
 
 def set_options(browser: Browser, **options: str) -> None:
-    """Open the options, and replace the texts of fields."""
+    """Show the playground's options, and enter a text into the field of each given option."""
     browser.run("document.querySelector('#options').open = true")
     for name, text in options.items():
         enter(browser, f"#{name}", text)
@@ -525,7 +525,7 @@ SIZES = {"chelsea.jpg": [384, 255], "coffee.jpg": [384, 256]}
 
 
 def sent_job(browser: Browser, model: str) -> SentRequest:
-    """Return the last request that submitted a job to a model."""
+    """Return the last request with which the page submitted a job to a model."""
     return [one for one in browser.requests if f"/models/{model}/jobs" in one.url][-1]
 
 

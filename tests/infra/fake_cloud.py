@@ -23,6 +23,13 @@ PROGRAMS: Final = ("az", "azd", "kubectl", "kubelogin", "docker")
 UNKNOWN: Final = 64
 NOT_FOUND: Final = 3
 
+NOT_AUTHORIZED: Final = (
+    "ERROR: (AuthorizationFailed) The client 'someone@example.org' with object id "
+    "'55555555-5555-5555-5555-555555555555' does not have authorization over scope "
+    "'/subscriptions/66666666-6666-6666-6666-666666666666/resourceGroups/rg-trial'"
+)
+"""An error of az, with names that nobody should send to others."""
+
 State = dict[str, Any]
 
 
@@ -135,7 +142,7 @@ def az_queue(call: Call) -> str:
     """
     address = call.state.get("service_bus_admin")
     if not address:
-        raise ProgramError(1, "ERROR: AuthorizationFailed")
+        raise ProgramError(1, NOT_AUTHORIZED)
     url, action = f"{address}/{call.option('--name')}?api-version=2021-05", call.words[3]
     if action == "show" and "counts" in call.state:
         return str(call.state["counts"])
@@ -161,7 +168,11 @@ def az_queue(call: Call) -> str:
 
 def az_rest_call(call: Call) -> str:
     if call.option("--url").startswith("https://api.loganalytics.io/"):
-        return str(call.state.get("telemetry_rows", 3))
+        query = json.loads(call.option("--body"))["query"]
+        is_known = re.fullmatch(
+            r"search '[\w-]{36}' \| count|AppRequests \| where TimeGenerated > ago\(15m\) .*", query
+        )
+        return str(call.state.get("telemetry_rows", 3)) if is_known else "0"
     return az_rest(call)
 
 
@@ -285,8 +296,8 @@ def kubectl_delete(call: Call) -> str:
 
 
 def kubectl_exec(call: Call) -> str:
-    """Fail a command in a worker, unless it is `true` or the state has `open_network`."""
-    if call.options.get("--") != "true" and not call.state.get("open_network"):
+    """Fail a command in a worker that connects, unless the state has `open_network`."""
+    if call.options.get("-c") != "import socket" and not call.state.get("open_network"):
         raise ProgramError(1, "command terminated with exit code 1")
     return ""
 

@@ -1,8 +1,8 @@
-"""The attacks of a soak: hostile requests and messages, from one caller and one producer.
+"""The attacks of a soak, a long load test: requests and messages of one hostile caller.
 
-The number of requests, the bytes and the duration of each attack are limited. For the jobs of other
-callers, the report of the soak checks all promises of DESIGN.md. For a hostile job, it checks only
-that the job ends.
+Each attack is limited in its number of requests, its bytes and its duration. For the jobs of other
+callers, the report of the soak checks all promises of DESIGN.md. For a hostile job, the report
+checks only that the job ends.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ _SHORT_DEADLINE_SECONDS = 60
 
 @dataclass
 class Attacker:
-    """A hostile caller with an API key, who may also send messages like a producer."""
+    """A hostile caller with an API key, who also sends messages to queues without the gateway."""
 
     callers: SoakCallers
     caller: SoakCaller
@@ -50,7 +50,7 @@ class Attacker:
     async def submit(
         self, model: str, content: bytes, media_type: str, *, wait_seconds: int = 0, query: str = ""
     ) -> None:
-        """Submit a job with a hostile body. Register the job for the report if it is accepted."""
+        """Submit a job with a hostile body. If it is accepted, the report checks how it ends."""
         prefer = f"wait={wait_seconds}" if wait_seconds else "respond-async"
         path = f"/v1/models/{model}/jobs?deadline_seconds={_SHORT_DEADLINE_SECONDS}{query}"
         headers = {**self.caller.headers, "content-type": media_type, "prefer": prefer}
@@ -217,9 +217,10 @@ ATTACKS = (
 
 
 def choose_attacks(text: str, models: Sequence[str]) -> list[Attack]:
-    """Return the attacks that the option `--hostile` selects.
+    """Return the attacks that the option `--hostile` of a soak selects.
 
-    `text` is the value of the option. Attacks on models that are not in `models` are left out.
+    `text` is the value of the option: `all`, `none`, or names of attacks. `-NAME` selects all
+    attacks except NAME. Attacks on models that are not in `models` are left out.
 
     Raises:
         ValueError: if a name is unknown.

@@ -24,8 +24,8 @@ class JobKind(Enum):
 class KnownState:
     """The newest state of a job that the gateway had reported before a request was sent.
 
-    The response to this request must not contradict this state. But it may contradict the responses
-    to other requests that were sent at the same time.
+    The response to the request must agree with this state. But it may differ from the responses to
+    other requests that were sent at the same time.
     """
 
     is_final: bool
@@ -37,8 +37,8 @@ class StormSubmission:
     """One request that submits a job.
 
     If there is no response, the caller sends another request for the same job. `label` is the
-    number in the input of the model `counting`. The model returns this number, so a result shows
-    which request created the job.
+    number in the job's input, for example `12.2` in the second request for job 12. The model
+    `counting` returns this number, so a result shows which request created the job.
     """
 
     label: str
@@ -51,9 +51,9 @@ class StormSubmission:
 class StormJob:
     """A job of a storm, and all observations of the job.
 
-    `label` is the number that the job's input contains. It identifies the request that the gateway
-    accepted: `12.2` is the second request for job 12. Without an Idempotency-Key, a repeated
-    request creates another job, so each request sends its own number.
+    `label` is the number in the job's input. It identifies the request that the gateway accepted:
+    `12.2` is the second request for job 12. Without an Idempotency-Key, a repeated request creates
+    another job, so each request has its own number.
     """
 
     number: int
@@ -100,7 +100,10 @@ class StormJob:
         return label, text.ljust(0 if self.number % 5 else _LARGE_BYTES).encode()
 
     def submission(self, ran_path: Path, attempt: int) -> StormSubmission:
-        """Return the request of one attempt to submit the job. The first `attempt` is 1."""
+        """Return the request that submits the job in one attempt. The first `attempt` is 1.
+
+        `ran_path` is the file to which the model writes the label of the input.
+        """
         label, data = self.input(ran_path, attempt)
         return StormSubmission(
             label, "/v1/models/counting/jobs", data, {"content-type": "text/plain"}
@@ -114,10 +117,10 @@ class StormJob:
 
     @property
     def known(self) -> KnownState:
-        """The last state of the job that the gateway has reported.
+        """The last state of the job that the gateway has reported in a response.
 
-        A caller reads this state before a request. Then it passes this state and the response to
-        `see`.
+        A caller reads this state before it sends a request about the job. It then passes this state
+        and the response to `see`.
         """
         return KnownState(self.final is not None, self.cancel_answered)
 
@@ -153,9 +156,10 @@ class StormJob:
         return bool(result == {"number": self.label})
 
     def see_unknown(self, known: KnownState) -> None:
-        """Record a response with the status 404.
+        """Record that the gateway answered 404 to a request about the job.
 
-        Also record a contradiction if the job had already ended in the state `known`.
+        `known` is the state before the request. If the job had already ended then, the 404 is a
+        contradiction, so record a contradiction too.
         """
         self.status, self.was_unknown = "unknown", True
         if known.is_final:
@@ -181,13 +185,13 @@ def plan_jobs(count: int, seed: int, cancel_share: float) -> list[StormJob]:
 
 
 def plan_cancellations(count: int) -> list[StormJob]:
-    """Return `count` jobs that the caller cancels right after the response 202 to the submit."""
+    """Return `count` jobs that the caller cancels as soon as the gateway has accepted them."""
     return [StormJob(number, JobKind.CANCEL, model_ms=5) for number in range(count)]
 
 
 @dataclass(frozen=True)
 class BrokenPromises:
-    """The accepted jobs for which a promise was broken, in one list for each promise.
+    """The accepted jobs for which the system broke a promise, in one list for each promise.
 
     `lost` jobs have not ended. `wrong` jobs ended with an unexpected status or result. `doubled`
     jobs got a second id, or changed after their end. `expired` jobs expired although they had

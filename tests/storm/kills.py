@@ -1,4 +1,4 @@
-"""The planned kills of a storm: which component is killed, and when."""
+"""The planned kills of a storm, a test with random kills: which component is killed, and when."""
 
 import random
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ _OVERLAP_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Kill:
-    """A planned kill of a component with all its processes.
+    """A planned kill of all processes of a component.
 
-    If `is_child` is true, only the child process of the component is killed. The child process of a
-    Functions host runs the app. The child process of a worker runs the models.
+    If `is_child` is true, only the child process of the component is killed: the process of a
+    Functions host that runs the app, or the process of a worker that runs the models.
     """
 
     part: str
@@ -37,7 +37,7 @@ class Kill:
         return f"child of {self.part}" if self.is_child else self.part
 
     async def carry_out(self, rig: Rig) -> None:
-        """Kill the component or its child process, and wait until the process has ended."""
+        """Kill the component or only its child process, and wait until the process has ended."""
         member = rig.members[self.part]
         await (member.kill_child() if self.is_child else member.kill())
 
@@ -48,7 +48,10 @@ class Kill:
 
 
 def plan_kills(count: int, seed: int, gateways: Sequence[str]) -> list[Kill]:
-    """Return `count` random kills. The same arguments give the same kills."""
+    """Return `count` random kills. The same arguments give the same kills.
+
+    `gateways` are the names of the gateway hosts.
+    """
     chance = random.Random(f"kills {seed}")
     kills = []
     for _ in range(count):

@@ -1,4 +1,4 @@
-"""Run a server on loopback that serves inputs to the system under test and receives webhooks."""
+"""A server on loopback that serves inputs to the system under test, and receives its webhooks."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ _SLOW_SECONDS = 60
 
 @dataclass(frozen=True)
 class WebhookCounts:
-    """The counts of the webhooks of a soak that arrived, did not arrive or were wrong."""
+    """How many webhooks of a soak arrived, are missing or are wrong."""
 
     #: The number of finished jobs that have a webhook.
     expected: int
@@ -40,7 +40,7 @@ class WebhookCounts:
 
 
 class Outside:
-    """One server that receives webhooks, and serves inputs at normal speed or slowly."""
+    """A server that receives webhooks, and serves inputs at normal speed or slowly."""
 
     def __init__(self, seed: int, secrets: Mapping[str, str]) -> None:
         """Create the server.
@@ -104,9 +104,10 @@ class Outside:
         return response
 
     def judge(self, jobs: Iterable[SoakJob]) -> WebhookCounts:
-        """Compare the received webhooks with the finished jobs.
+        """Compare the received webhooks with the finished jobs that have a webhook.
 
-        Return how many webhooks arrived, and which are missing or wrong.
+        Return how many webhooks arrived, and the numbers of the jobs whose webhook is missing or
+        wrong.
         """
         expected = [job for job in jobs if job.has_webhook and job.final is not None]
         delivered = repeated = 0

@@ -1,7 +1,7 @@
 """Run the system that a storm tests, and restart each component that dies.
 
-The components are those of `loosely up`. The storm supervises them itself, so that it can count
-deaths that no kill has caused.
+A storm is a test that kills processes. The components are those of `loosely up`. The storm
+supervises them itself, so that it can count the deaths that it has not caused by a kill.
 """
 
 import asyncio
@@ -59,12 +59,12 @@ max_delivery_count = 1000
 
 
 class RigError(Exception):
-    """A component cannot be started. The error's text has the last lines of the component's log."""
+    """A component cannot be started. The message ends with the last lines of its log."""
 
 
 @dataclass(frozen=True)
 class StormEngine:
-    """The engine that runs the Durable Functions of the gateway, and the faults that it injects."""
+    """The engine that runs the gateway's Durable Functions, and how often it injects faults."""
 
     name: str = LOCAL
     visibility_timeout_seconds: float = 10.0
@@ -78,7 +78,10 @@ class StormEngine:
         return 2 if self.name == AZURE_STORAGE else 1
 
     def options(self, data: Path, number: int) -> tuple[str, ...]:
-        """Return the command-line options of the gateway host with the number `number`."""
+        """Return the command-line options of the gateway host with this number.
+
+        `data` is the directory of the task hub, which all gateway hosts share.
+        """
         if self.name == LOCAL:
             return ()
         return (
@@ -100,8 +103,8 @@ class RigOptions:
         catalogue: The content of the model catalogue.
         environment: Environment variables of all components.
         has_links: Whether the components connect through proxies, which a fault can slow down.
-        store: The directory in which the components store their data; None for the directory
-            `data` of the rig. The logs are always in the directory `data`.
+        store: The directory in which the components store their data. If it is None, they store
+            the data in the rig's directory, in which the logs always are.
     """
 
     catalogue: str = COUNTING_CATALOGUE
@@ -176,7 +179,7 @@ class SupervisedPart:
             await asyncio.to_thread(psutil.wait_procs, [child], 10.0)
 
     def process(self) -> psutil.Process | None:
-        """Return the component's own process, or None if it does not run."""
+        """Return the main process of the component, or None if the process does not run."""
         if self._process is None or self._process.returncode is not None:
             return None
         with suppress(psutil.NoSuchProcess):
@@ -186,7 +189,7 @@ class SupervisedPart:
     def suspend(self, *, is_child: bool) -> list[psutil.Process]:
         """Send SIGSTOP to the component's processes, and return the processes that were stopped.
 
-        If `is_child` is true, send SIGSTOP only to the child processes.
+        If `is_child` is true, send SIGSTOP to the child processes but not to the main process.
         """
         process = self.process()
         if process is None:
@@ -290,12 +293,15 @@ class Rig:
 
     @property
     def links(self) -> dict[str, DelayProxy]:
-        """For each service, the proxy through which the other components connect to the service."""
+        """The proxies through which components connect to each service, by the service's name.
+
+        Empty if the components connect without proxies.
+        """
         return {name: proxy for name, (proxy, _) in self._proxies.items()}
 
     @property
     def own_deaths(self) -> Counter[str]:
-        """How often each component died although the storm did not kill it."""
+        """The number of deaths of each component, without the deaths by a kill of the storm."""
         return Counter(
             {name: member.own_deaths for name, member in self.members.items() if member.own_deaths}
         )
@@ -348,7 +354,7 @@ class Rig:
             await proxy.stop()
 
     def runs(self) -> Counter[str]:
-        """Return how many times the model has run each input, by the label in the input."""
+        """Return how often the model has run each input, by the label that the input contains."""
         text = self.ran_path.read_text("utf-8") if self.ran_path.exists() else ""
         # A kill may have truncated the last line.
         return Counter(text.rpartition("\n")[0].split())
@@ -369,8 +375,9 @@ def _links(
 ) -> tuple[dict[str, tuple[DelayProxy, int]], SystemSettings]:
     """Create a proxy for each service. The proxies have consecutive ports, from `first_port` on.
 
-    Return each proxy and its port by the service's name, and a copy of `settings` in which the
-    ports of the services are the ports of their proxies.
+    Returns:
+        Each proxy with its port, by the name of the service; and a copy of `settings` in which the
+        port of each service is the port of its proxy.
     """
     ports = settings.ports
     targets = {
@@ -389,7 +396,7 @@ def _links(
 
 
 def _linked_parts(local: SystemSettings, remote: SystemSettings) -> tuple[Part, ...]:
-    """Return components that listen on `local`'s ports, but connect to `remote`'s ports."""
+    """Return components that listen on the ports of `local`, but connect to those of `remote`."""
     return tuple(
         replace(part, environment=linked.environment)
         for part, linked in zip(loosely_parts(local), loosely_parts(remote), strict=True)
@@ -399,9 +406,10 @@ def _linked_parts(local: SystemSettings, remote: SystemSettings) -> tuple[Part, 
 def _gateway_host(
     settings: SystemSettings, remote: SystemSettings, engine: StormEngine, number: int, port: int
 ) -> Part:
-    """Return the gateway host with the number `number`, as a component.
+    """Return one of several gateway hosts as a component.
 
-    The host has its own port and directory, and shares the task hub with the other hosts.
+    The host listens on `port`, and has its own directory. It shares the task hub, the store of the
+    orchestrations, with the other gateway hosts. `remote` has the ports to which it connects.
     """
     name = f"gateway-{number}"
     own = replace(

@@ -1,4 +1,4 @@
-"""Run the scenario of a storm or soak, count the results, and report them."""
+"""Run a storm (a test with kills) or a soak (a long load test), count and report the results."""
 
 import argparse
 import asyncio
@@ -23,7 +23,7 @@ _MAX_SHOWN = 10
 
 @dataclass
 class Storm:
-    """The options and the current results of a storm. `report` can print the results at any time.
+    """The options of a storm, and its results so far, which `report` can print at any time.
 
     `options` contains the command-line options. `python -m tests.storm --help` explains them.
     """
@@ -45,7 +45,7 @@ class Storm:
 
     @property
     def judged(self) -> list[StormJob]:
-        """The jobs whose end the report checks."""
+        """The jobs for which the report checks how they ended."""
         return self.jobs
 
     def say(self, text: str) -> None:
@@ -60,7 +60,10 @@ AnyStorm = TypeVar("AnyStorm", bound=Storm)
 
 
 async def wait_until_all_ended(run: Storm) -> None:
-    """Wait until all accepted jobs have ended. Give up if no job ends for `--settle` seconds."""
+    """Wait until all accepted jobs have ended.
+
+    Give up if no job has ended for as many seconds as the option `--settle` permits.
+    """
     open_count, changed_at = -1, time.monotonic()
     while left := sum(job.is_open for job in run.judged):
         if left != open_count:
@@ -75,9 +78,10 @@ async def wait_until_all_ended(run: Storm) -> None:
 
 
 async def read_all_again(rig: Rig, run: Storm, callers: StormCallers) -> None:
-    """Wait until all queues are empty, but at most 60 s. Then read each job from each host again.
+    """Read each accepted job again, from each gateway host, to find jobs that have changed.
 
-    `StormJob.see` records each ended job whose state has changed since its end.
+    First wait until all queues are empty, but at most 60 s. If the state of an ended job has
+    changed, `StormJob.see` records this.
     """
     end = time.monotonic() + _EMPTY_WITHIN_SECONDS
     while (count := await rig.message_count()) != 0:
@@ -109,7 +113,8 @@ async def run_scenario(
 ) -> None:
     """Start a new system, run a scenario on it, and stop the system.
 
-    Record a failure if the scenario exceeds the time limit or is stopped by a signal.
+    If the scenario exceeds the time limit or a signal stops it, record this in `run.failures`.
+    `data` is the directory for the system's logs and data.
 
     Raises:
         RigError: if the system could not be started.
@@ -193,7 +198,7 @@ def count(run: Storm, broken: BrokenPromises) -> dict[str, str | int]:
 
 
 def describe_broken(run: Storm, broken: BrokenPromises) -> list[str]:
-    """Return a line for each job for which a promise was broken, at most 10 for each promise."""
+    """Return lines about the jobs with a broken promise, but at most 10 for each promise."""
     return [
         f"{name}: {_describe(job, run.runs)}"
         for name, jobs in (
@@ -227,6 +232,6 @@ def format_counts(names: Iterable[str]) -> str:
 
 
 def print_line(text: str) -> None:
-    """Print a line without buffering, even if the output is a file."""
+    """Print a line and flush it, so that it appears at once even if the output is a file."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()

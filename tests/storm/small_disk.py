@@ -1,8 +1,8 @@
-"""A disk that can become full: a tmpfs in a mount namespace of its own, or a limit on file sizes.
+"""Disks that a soak can make full: a tmpfs, or a limit on the size of files in its place.
 
-To fill the tmpfs, its size is reduced to the space in use. Then each write fails with ENOSPC.
-Without permission to mount a tmpfs, the processes get a limit on the size of their files. Then each
-write fails with EFBIG.
+The tmpfs is in a mount namespace of its own. To fill it, its size is reduced to the space in use,
+so that each write fails with ENOSPC. Without permission to mount a tmpfs, the processes get a limit
+on the size of their files, so that each write fails with EFBIG.
 """
 
 import math
@@ -25,7 +25,7 @@ class SmallDisk(Protocol):
 
     @property
     def name(self) -> str:
-        """How the disk becomes full, as a short text for the report."""
+        """A short text for the report that says how the disk becomes full."""
 
     def fill(self, pids: Iterable[int]) -> None:
         """Make all writes fail. `pids` are the ids of the processes that write to the disk."""
@@ -44,7 +44,7 @@ class Tmpfs:
         self._size_bytes = size_bytes
 
     def mount(self) -> None:
-        """Mount the file system on the folder. The mount ends with the namespace of this process.
+        """Mount the file system on the folder. The kernel removes it when this process has ended.
 
         Raises:
             OSError: if the file system cannot be mounted.
@@ -87,11 +87,11 @@ class FileSizeLimit:
     name = "a limit on the size of files"
 
     def fill(self, pids: Iterable[int]) -> None:
-        """Make each write of these processes to a file fail."""
+        """Make each write to a file fail in the processes with these ids."""
         _limit_file_sizes(pids, 0)
 
     def free(self, pids: Iterable[int]) -> None:
-        """Remove the limit, so that these processes can write again."""
+        """Remove the limit, so that the processes with these ids can write again."""
         _limit_file_sizes(pids, resource.RLIM_INFINITY)
 
 
@@ -120,8 +120,8 @@ def enter_mount_namespace(command: Sequence[str], environment: dict[str, str]) -
     removes them even if the program is killed. The process id stays the same.
 
     Returns:
-        True if this program already runs in such a namespace. False if the system does not permit
-        a new namespace.
+        True in the program that was started in the new namespace. False if the system does not
+        permit a new namespace.
     """
     if environment.get(_IN_NAMESPACE):
         return True

@@ -6,11 +6,11 @@
 The command starts its own system in a temporary directory, on free ports of loopback. The seed
 determines the jobs, the faults and the attacks. The exact moments depend on the machine.
 
-The soak begins with a calm part, without faults and attacks. In this part, it measures the usual
-wait of the neighbour, a caller that sends one small job after another. The last part has no kills,
-so that the processes run long enough to measure their memory. A soak of one hour stores about 5 GB
-of data. If the operating system permits it, the data is stored in a tmpfs, which uses memory. Then
-the soak can fill this disk on purpose.
+The soak begins with a calm part, without faults and attacks. In this part, it measures how long a
+caller that sends one small job after another usually waits. The last part has no kills, so that
+the processes run long enough to measure their memory. A soak of one hour stores about 5 GB of data.
+If the operating system permits it, the data is stored in a tmpfs, which uses memory. Then the soak
+can fill this disk on purpose.
 
 Exit code: 0 if each job ended once with the right result, no job expired because of a crash, no
 webhook was lost or forged, no job was shown to another tenant, and the processes did not use more
@@ -123,18 +123,18 @@ class Soak(Storm):
 
     @property
     def judged(self) -> list[StormJob]:
-        """The jobs that the report judges: those of callers and those of producers."""
+        """The jobs of callers and of producers. The report checks how these jobs ended."""
         return [*self.jobs, *self.producer_jobs]
 
     @property
     def soak_jobs(self) -> list[SoakJob]:
-        """The jobs that callers have submitted. Jobs of producers are not included."""
+        """The jobs that callers have submitted to the gateway, without those of producers."""
         return [job for job in self.jobs if isinstance(job, SoakJob)]
 
     def register(self, job: SoakJob) -> None:
         """Add a job to the jobs of the soak.
 
-        Callers then read the state of the job, and the report judges how the job ended.
+        Callers then read the state of the job, and the report checks how the job ended.
         """
         self.jobs.append(job)
 
@@ -145,9 +145,11 @@ class Soak(Storm):
     def describe(self, begin: float) -> tuple[str, bool]:
         """Return which attacks and faults could delay a job that was submitted at `begin`.
 
-        Returns the names of the attacks that had not ended at `begin`, joined by `+`. Also returns
-        whether a fault lasted at `begin` or had ended less than 10 s earlier. `begin` is in seconds
-        since the start of the soak.
+        `begin` is in seconds since the start of the soak.
+
+        Returns:
+            The names of the attacks that had not ended at `begin`, joined by `+`; and whether a
+            fault lasted at `begin` or had ended less than 10 s earlier.
         """
         attacks = sorted({each.name for each in self.attack_times if (each.end or begin) >= begin})
         faults = (each.end for each in self.fault_times)
@@ -162,7 +164,7 @@ class Soak(Storm):
 async def soak(rig: Rig, run: Soak) -> None:
     """Run a soak: first a part without faults and attacks, then a part with both.
 
-    Wait until all jobs have ended.
+    Then wait until all jobs have ended, and read each job again.
     """
     seconds = run.options.minutes * 60
     calm_seconds = min(_MAX_CALM_SECONDS, seconds / 5)
@@ -247,9 +249,10 @@ def _attacker(rig: Rig, run: Soak, callers: SoakCallers, outside_url: str) -> At
 async def _feed(
     run: Soak, queue: "asyncio.Queue[StormJob]", load: Sequence[SoakCaller], outside_url: str
 ) -> None:
-    """Put new jobs into `queue`, from which callers submit them. Run until this task is cancelled.
+    """Put new jobs into `queue`, from which callers take and submit them.
 
-    The rate is `--rate` jobs per second. If the queue is full, the rate is lower.
+    The option `--rate` sets the number of jobs per second. While the queue is full, wait. Continue
+    until this task is cancelled.
     """
     for job in plan_soak_jobs(run.options.seed, load, run.models, outside_url):
         await queue.put(job)
@@ -258,10 +261,7 @@ async def _feed(
 
 
 async def _attack(run: Soak, attacker: Attacker) -> None:
-    """Carry out all attacks one after another, in random order.
-
-    Repeat this until this task is cancelled.
-    """
+    """Carry out all attacks in random order, again and again, until this task is cancelled."""
     attacks = list(run.attacks)
     while attacks:
         attacker.chance.shuffle(attacks)
@@ -277,7 +277,7 @@ async def _attack(run: Soak, attacker: Attacker) -> None:
 
 
 async def _cause_faults(rig: Rig, run: Soak) -> None:
-    """Cause faults until this task is cancelled. Cause no kills in the last part of the soak."""
+    """Cause faults until this task is cancelled, but no kills in the last part of the soak."""
     options = run.options
     quiet_from = options.minutes * 60 * (1 - options.quiet_share)
     plan = plan_faults(
@@ -308,9 +308,9 @@ async def _cause(fault: SoakFault, rig: Rig, run: Soak) -> None:
 
 
 async def _sample(rig: Rig, run: Soak) -> None:
-    """Sample the memory and the number of open files of all processes, and shorten long logs.
+    """At intervals, record the memory and the number of open files of all processes.
 
-    Repeat this until this task is cancelled.
+    Also shorten long logs. Continue until this task is cancelled.
     """
     while True:
         run.footprint.sample(run.seconds(), rig.processes())
@@ -329,9 +329,9 @@ async def _wait_for_webhooks(run: Soak, outside: Outside) -> None:
 
 
 def find_failures(run: Soak) -> list[str]:
-    """Return one line for each failure of a soak, except broken promises about jobs.
+    """Return one line for each failure of a soak, without the broken promises about jobs.
 
-    `report` prints the broken promises.
+    `report` prints these broken promises.
     """
     failures = list(dict.fromkeys(run.failures))
     webhooks = run.webhooks
@@ -359,7 +359,7 @@ def find_failures(run: Soak) -> list[str]:
 
 
 def _make_callers() -> tuple[dict[str, SoakCaller], str]:
-    """Return the callers by name, and the value of API_KEYS that declares their keys."""
+    """Return the callers by name, and the value of the setting API_KEYS with the callers' keys."""
     writing = (Scope.JOBS_READ, Scope.JOBS_WRITE)
     wanted: dict[str, tuple[str, Sequence[Scope]]] = {
         "acme": ("acme", writing),
@@ -377,8 +377,9 @@ def _make_callers() -> tuple[dict[str, SoakCaller], str]:
 def _choose_disk(options: argparse.Namespace, store: Path, *, may_mount: bool) -> SmallDisk | None:
     """Return the disk that the soak can fill.
 
-    Return None if full disks are not among the chosen faults, or if the operating system offers no
-    way to fill a disk.
+    Return None if the option `--faults` does not contain `disk`, or if the operating system offers
+    no way to fill a disk. `store` is the folder of the data. If `may_mount` is true, this process
+    may mount a tmpfs on the folder.
     """
     if "disk" not in options.faults:
         return None

@@ -1,7 +1,7 @@
-"""The programs that call the system during a soak.
+"""The programs that call the system during a soak, a long test under load.
 
-They upload inputs, measure how long small jobs take, put messages on queues as a producer does, or
-redrive dead letters.
+They submit jobs, upload inputs, measure how long small jobs take, put messages on queues as a
+producer does, or redrive dead letters.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ _LETTERS_ON_A_PAGE = 50
 
 
 class SoakCallers(StormCallers):
-    """Callers of several tenants. They record an unexpected response, and then continue."""
+    """Callers of several tenants, which continue after an unexpected response and record it."""
 
     def __init__(self, url: str, ran_path: Path, count: int = 8) -> None:
         # Responses with status 503 ask for a pause of at least one second.
@@ -84,7 +84,7 @@ class SoakCallers(StormCallers):
         return await self._once(method, path, headers=caller.headers)
 
     async def attack(self, path: str, content: bytes, headers: dict[str, str]) -> str | None:
-        """Send a hostile body once. Return the id of the accepted job, or None if it is refused."""
+        """Send a hostile body once. Return the id of the job, or None if no job was created."""
         try:
             response = await self._http.post(path, content=content, headers=headers)
             body = response.json()
@@ -100,7 +100,7 @@ class SoakCallers(StormCallers):
     ) -> None:
         """Ask for a job of another tenant once a second, until this task is cancelled.
 
-        A response with a status other than 404 is counted and reported as a leak.
+        `jobs` returns the jobs so far. If the response has a status other than 404, record a leak.
         """
         chance = random.Random("tenants")
         while True:
@@ -119,9 +119,10 @@ class SoakCallers(StormCallers):
 
 @dataclass(frozen=True)
 class Wait:
-    """The wait of a neighbour for one job.
+    """How long the neighbour, a caller of small jobs, waited for one job.
 
-    `begin` and `end` are in seconds since the start of the soak.
+    `begin` and `end` are in seconds since the start of the soak. `attack` has the names of the
+    attacks at the beginning of the wait.
     """
 
     model: str
@@ -150,9 +151,9 @@ class SoakNeighbour:
 
         Args:
             callers: Sends the requests.
-            register: Adds a job to the jobs that are judged.
-            describe: Returns the names of the attacks and whether there was a fault, for a wait
-                that began at the given time.
+            register: Adds a job to the jobs that the report checks.
+            describe: Returns, for the time at which a wait began, the names of the attacks at that
+                time and whether there was a fault.
             clock: Returns the seconds since the start of the soak.
         """
         self._callers = callers
@@ -162,7 +163,10 @@ class SoakNeighbour:
         self.waits: list[Wait] = []
 
     async def run(self, caller: SoakCaller, model: str, pause_seconds: float, first: int) -> None:
-        """Submit jobs until this task is cancelled. `first` is the number of the first job."""
+        """Submit one job after another, and wait for each job, until this task is cancelled.
+
+        The jobs get the numbers after `first`.
+        """
         number = first
         while True:
             number += 1
@@ -181,7 +185,7 @@ class SoakNeighbour:
 
 
 class _HttpTransport(RequestsTransport):  # type: ignore[misc]  # loaded lazily, so untyped
-    """Sends requests by http, although the administration client asks for https."""
+    """Sends the requests of Service Bus's administration client by http, not https."""
 
     def send(self, request: Any, **kwargs: Any) -> Any:
         request.url = request.url.replace("https://", "http://", 1)
@@ -205,7 +209,7 @@ class ProducerSender:
         self._connection = connection
 
     async def send(self, queue: str, messages: Sequence[ServiceBusMessage]) -> bool:
-        """Send messages once. Return whether Service Bus has accepted them."""
+        """Send messages in one attempt. Return whether Service Bus has accepted them."""
         try:
             async with (
                 asyncio.timeout(_SEND_SECONDS),
@@ -219,7 +223,7 @@ class ProducerSender:
 
 
 class Producers:
-    """Producers that put jobs on noop's queues, and read the replies from their own queue."""
+    """Producers that put jobs on the queues of the model noop, and read replies from a queue."""
 
     def __init__(self, connection: str, seed: int) -> None:
         self._connection = connection
@@ -229,9 +233,9 @@ class Producers:
         self._by_id: dict[str, ProducerJob] = {}
 
     async def send(self, pause_seconds: float) -> None:
-        """Send jobs until this task is cancelled.
+        """Send jobs, with a pause after each job, until this task is cancelled.
 
-        Each send is repeated until Service Bus accepts the message.
+        Each message is sent again until Service Bus accepts it.
         """
         number = 0
         while True:
@@ -301,7 +305,10 @@ class Operator:
         self.refused_count = 0
 
     async def run(self, jobs_by_id: Callable[[str], SoakJob | None], pause_seconds: float) -> None:
-        """Redrive and purge dead letters until this task is cancelled."""
+        """Redrive and delete dead letters until this task is cancelled.
+
+        `jobs_by_id` returns the job with an id, or None if the soak has no job with this id.
+        """
         while True:
             await asyncio.sleep(pause_seconds)
             path = f"/v1/admin/dead-letters?limit={_LETTERS_ON_A_PAGE}"
@@ -331,7 +338,7 @@ class Operator:
         await self._callers.ask("DELETE", path, self._caller)
 
     def _watch(self, sent: dict[str, Any], old: SoakJob | None) -> None:
-        """Register the job that a redrive has created, so that the report judges this job.
+        """Register the job that a redrive has created, so that the report checks this job.
 
         `sent` is the response to the redrive. The new job has the input of the job `old`. If the
         redrive has not created a job, or if `old` is None, do nothing.

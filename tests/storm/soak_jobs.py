@@ -1,4 +1,4 @@
-"""The jobs of a soak, which use all models, all ways to send an input, and all submit options."""
+"""The jobs of a soak, a long load test: all models, ways to send an input, and job options."""
 
 import base64
 import hashlib
@@ -92,7 +92,7 @@ class SoakCaller:
 
 
 class Form(Enum):
-    """The way in which a submit sends the input of the job."""
+    """The way in which the request that submits a job sends the input of the job."""
 
     BODY = "as the body"
     JSON = "in a JSON body"
@@ -144,7 +144,7 @@ class SoakJob(StormJob):
 
     @property
     def webhook_url(self) -> str:
-        """The address that receives the finished job."""
+        """The URL to which the gateway sends the finished job."""
         return f"{self.outside_url}/hook/{self.caller.tenant}/{self.number}"
 
     @property
@@ -184,11 +184,11 @@ class SoakJob(StormJob):
         return encode_json(self.json_value())
 
     def json_value(self) -> dict[str, Any]:
-        """Return the JSON value of a noop job's input. Use it only if `size_bytes` is 0."""
+        """Return the JSON value that is the input of a noop job whose `size_bytes` is 0."""
         return {"number": self.number, "name": "soak ü", "list": [1, 2.5, None, True]}
 
     def submission(self, ran_path: Path, attempt: int) -> StormSubmission:
-        """Return the request of one attempt to submit the job. The first `attempt` is 1.
+        """Return the request that submits the job in one attempt. The first `attempt` is 1.
 
         If the input is sent as an upload, the caller must upload it before this call. `ran_path` is
         the file to which the models `counting` and `fragile` write the label.
@@ -283,13 +283,13 @@ def _is_speech(result: Mapping[str, Any]) -> bool:
 
 @dataclass
 class ProducerJob(StormJob):
-    """A job that a producer sends to a queue. The reply arrives in the producer's reply queue."""
+    """A job that a producer sends to a queue without the gateway. The reply arrives in a queue."""
 
     #: Whether the request names the model of another queue. The worker dead-letters such a request.
     is_wrong_queue: bool = False
 
     def see_reply(self, reply: Mapping[str, Any]) -> None:
-        """Record a reply. If an earlier reply differs, also record this contradiction."""
+        """Record a reply to the job. If an earlier reply differs, also record the contradiction."""
         error = reply.get("error")
         result = reply["result"].get("json") if error is None else None
         self.see(
@@ -309,8 +309,8 @@ class ProducerJob(StormJob):
     def is_right_end(self, final: Mapping[str, Any]) -> bool:
         """Return whether the job may end with the state `final`.
 
-        The state must contain the result of the model `noop` for the job's input. If the request is
-        in the queue of another model, the job must be dead-lettered instead.
+        It may if `final` contains the result of the model `noop` for the job's input. But if the
+        request names the model of another queue, the job must be dead-lettered.
         """
         if self.is_wrong_queue:
             return bool(final["status"] == "failed" and final["error"]["code"] == "dead-lettered")

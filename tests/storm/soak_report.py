@@ -1,4 +1,4 @@
-"""Build the report of a soak, as lines of text, as Markdown or as JSON."""
+"""Build the report of a soak, a long load test, as lines of text, as Markdown or as JSON."""
 
 import json
 from collections import defaultdict
@@ -75,10 +75,11 @@ def _webhooks(run: "Soak") -> _Row:
 
 
 def _neighbour(waits: Sequence[Wait]) -> list[_Row]:
-    """Return the rows of the table of the neighbour's waits, with the median and the longest wait.
+    """Return the rows of the table that shows how long the neighbour waited for its jobs.
 
-    Each model has one row for all jobs, one for jobs during a fault, one for each attack, and one
-    for jobs without a fault or an attack.
+    The neighbour is a caller of small jobs. Each model has one row for all jobs, one for jobs
+    during a fault, one for each attack, and one for jobs without a fault or an attack. A row has
+    the median and the longest wait.
     """
     groups: dict[tuple[str, str], list[float]] = defaultdict(list)
     for wait in waits:
@@ -128,7 +129,7 @@ def _verdict(slope: Slope | None, bound: float) -> str:
 
 
 def describe_soak(run: "Soak") -> Iterator[str]:
-    """Yield the lines of the report about webhooks, the neighbour's waits, and the processes."""
+    """Yield lines of a soak's report: its webhooks, its waits for small jobs, and its processes."""
     found = build_report(run)
     yield f"webhooks: {', '.join(f'{name} {value}' for name, value in found['webhooks'].items())}"
     for title in ("neighbour", "processes"):

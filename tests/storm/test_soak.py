@@ -1,4 +1,4 @@
-"""Run a small soak with faults and two hostile inputs, and interrupt another soak."""
+"""Test a small soak (a load test with faults) with two attacks, and an interrupted soak."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Test the parts of a soak: its jobs, faults, attacks, measurements and checks of results."""
+"""Test the parts of a soak, a load test: jobs, faults, attacks, measurements and result checks."""
 
 import hashlib
 import json
@@ -164,7 +164,7 @@ async def outside() -> Any:
 
 
 async def deliver(outside: Outside, body: bytes, secret: str = SECRET) -> None:
-    """Send a webhook until the receiver accepts it or refuses the signature."""
+    """Send a signed webhook, again after each 503, until the receiver accepts or refuses it."""
     now = datetime.now(UTC)
     headers = {
         "webhook-id": "event",
@@ -238,7 +238,10 @@ def test_a_soak_without_a_disk_that_can_be_filled_has_no_full_disk_fault() -> No
 
 @pytest.fixture
 def writer(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
-    """Yield a process that writes a byte to a file for each input line, and prints the outcome."""
+    """Yield a process that writes a byte to a file for each line of its standard input.
+
+    After each write, it prints `written` or the text of the error.
+    """
     program = (
         "import sys\n"
         "for line in sys.stdin:\n"
@@ -395,10 +398,10 @@ def test_dns_look_ups_hang_only_for_names_in_the_domain_that_never_answers() -> 
 
 
 def life(begin: float, minutes: float, level: float, per_minute: float) -> Life:
-    """Return memory samples of an imaginary process, one every 5 s.
+    """Return the samples of an imaginary process that runs for `minutes`, one sample every 5 s.
 
-    `begin` is in seconds. `level` is the memory in bytes at the start of the process, and
-    `per_minute` is the growth of the memory in bytes. Every fifth sample is 50 MiB higher.
+    The process starts at `begin`, in seconds, with `level` bytes of memory. Its memory then grows
+    by `per_minute` bytes each minute. Every fifth sample is a peak, 50 MiB higher.
     """
     count = int(minutes * 12)
     return Life(

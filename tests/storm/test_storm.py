@@ -1,4 +1,4 @@
-"""Run a small storm and cancel jobs on each durable engine, and throttle Service Bus."""
+"""Test storms (tests with random kills), cancellations of jobs, and a throttled Service Bus."""
 
 import subprocess
 import sys

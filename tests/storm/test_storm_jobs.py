@@ -1,4 +1,4 @@
-"""Test that the storm's report names the jobs with a broken promise, and no other jobs."""
+"""Test that a storm's report names each job for which a promise was broken, and no other job."""
 
 from pathlib import Path
 from typing import Any

@@ -1,8 +1,8 @@
 """Throttle Service Bus under load, and check that no job is dead-lettered (`--throttle SECONDS`).
 
-First the namespace refuses each request for SECONDS. Then it answers only every third request until
-all jobs have ended. Jobs are submitted during both phases. The queue has a shorter lock and a lower
-maximum delivery count than a queue in Azure, so the test is stricter than a deployment.
+First Service Bus refuses each request for SECONDS. Then it answers only every third request until
+all jobs have ended. Jobs are submitted in both phases. The queue has a shorter lock and a lower
+maximum delivery count than a queue in Azure, so a job can fail here more easily than there.
 """
 
 import asyncio
@@ -26,10 +26,10 @@ OPTIONS = RigOptions(catalogue=COUNTING_CATALOGUE.replace(_LOCK, DEPLOYED_LOCK))
 
 
 async def throttling(rig: Rig, run: Storm) -> None:
-    """Submit the first half of the jobs while Service Bus refuses all requests.
+    """Submit jobs while Service Bus refuses requests: at first all, then two of three.
 
-    Submit the second half while it refuses two of three requests. Record a failure if a job does
-    not succeed or a message is dead-lettered.
+    Each phase has half of the jobs. Record a failure in `run` if a job does not succeed or a
+    message is dead-lettered.
     """
     seconds = run.options.throttle
     await rig.start("worker")
@@ -63,12 +63,12 @@ async def throttling(rig: Rig, run: Storm) -> None:
 
 
 async def throttle(rig: Rig, share: float) -> None:
-    """Make Service Bus refuse a part of all requests with the error `server-busy`.
+    """Make the Service Bus emulator refuse some of its requests with the error `server-busy`.
 
-    `share` is from 0, for no request, to 1, for all requests.
+    `share` is the share of refused requests: 0 for no request, 1 for all requests.
 
     Raises:
-        RigError: if Service Bus cannot cause this fault.
+        RigError: if the emulator does not accept this setting.
     """
     url = f"http://127.0.0.1:{rig.admin_port}/$emulator/faults"
     async with httpx.AsyncClient(timeout=10, trust_env=False) as client:

@@ -16,7 +16,10 @@ LIMIT_SECONDS = 10
 
 
 class EchoServer:
-    """A server that sends all bytes back. Records when bytes arrive and when a connection ends."""
+    """A server that sends all bytes back, and records when bytes arrive.
+
+    When a connection ends, it sets `ended`.
+    """
 
     def __init__(self) -> None:
         self.arrived_at: list[float] = []
@@ -42,7 +45,7 @@ async def echo() -> EchoServer:
 
 @pytest.fixture
 async def proxy(echo: EchoServer) -> AsyncIterator[DelayProxy]:
-    """Yield a proxy in front of an echo server."""
+    """Yield a proxy to an echo server. The proxy is not started."""
     server = await asyncio.start_server(echo.serve, "127.0.0.1", 0)
     made = DelayProxy(server.sockets[0].getsockname()[1], ROUND_TRIP_SECONDS)
     yield made
@@ -52,7 +55,7 @@ async def proxy(echo: EchoServer) -> AsyncIterator[DelayProxy]:
 
 @pytest.fixture
 async def connect(proxy: DelayProxy) -> Connect:
-    """Return a function that connects to the echo server through the proxy."""
+    """Start the proxy, and return a function that connects to the echo server through it."""
     port = await proxy.start()
     return lambda: asyncio.open_connection("127.0.0.1", port)
 

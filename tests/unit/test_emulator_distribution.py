@@ -1,9 +1,9 @@
 """Test the Python distribution of the emulator: its metadata, and the examples in its README.
 
-The examples run in a new environment. It contains only the wheel of the emulator, the packages
-that the README names, and their dependencies. Therefore an example fails if a dependency is not
-declared. The packages are links to the files that are installed on this machine, so nothing is
-downloaded.
+The examples run in a new virtual environment. It contains only the wheel of the emulator, the
+packages that the README names, and their dependencies. Therefore an example fails if a dependency
+is not declared. The packages are links to the files that are installed on this machine, so nothing
+is downloaded.
 """
 
 import contextlib
@@ -63,7 +63,10 @@ def blocks(language: str) -> list[str]:
 
 
 def link_distribution(name: str, extras: set[str], packages: Path, linked: set[str]) -> None:
-    """Link the files of an installed distribution and of its dependencies into `packages`."""
+    """Link the files of an installed distribution and of its dependencies into `packages`.
+
+    `linked` has the names of the distributions that are already linked. Add the new names to it.
+    """
     if canonicalize_name(name) not in linked:
         linked.add(canonicalize_name(name))
         for file in importlib.metadata.distribution(name).files or ():
@@ -92,7 +95,7 @@ def link_requirements(
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the interpreter of a new environment with the packages that the README installs."""
+    """Return the path of Python in a new environment with the packages that the README installs."""
     folder = tmp_path_factory.mktemp("installed")
     install = shlex.split(blocks("sh")[0])
     assert install[:3] == ["pip", "install", "./emulator"]
@@ -138,7 +141,7 @@ def run_example(python: Path, folder: Path, code: str, **variables: str) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the files that the README shows."""
+    """Return a folder with the files that the README shows: configuration, app and tests."""
     made = tmp_path_factory.mktemp("project")
     (made / "app").mkdir()
     (made / "Config.json").write_text(blocks("json")[0], encoding="utf-8")
@@ -162,7 +165,7 @@ def responds(url: str) -> bool:
 
 @contextlib.contextmanager
 def running(python: Path, folder: Path, command: str, url: str) -> Iterator[None]:
-    """Run a command of the README during the `with` block. The block starts when `url` responds."""
+    """Run a command of the README during the `with` block, which starts when `url` responds."""
     program, *arguments = shlex.split(command)
     with subprocess.Popen(
         [str(python.parent / program), *arguments], cwd=folder, env=environment_of(python)

@@ -1,4 +1,4 @@
-"""Test that gateway and worker send spans with the exporters that the environment configures."""
+"""Test that gateway and worker export spans as their environment variables configure it."""
 
 import gzip
 import http.server

@@ -1,4 +1,6 @@
-"""One server for each peer, written as the documentation of its framework recommends.
+"""Servers with other frameworks, with which Loosely is compared (the peers).
+
+Each server is written as the documentation of its framework recommends.
 
 Three environment variables configure each server:
 

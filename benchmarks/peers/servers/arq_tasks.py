@@ -28,7 +28,7 @@ async def classify(context: dict[str, Any], picture: bytes) -> dict[str, Any]:
 
 
 class WorkerSettings:
-    """The settings of the arq worker. arq locks a running job for `job_timeout` plus 10 s."""
+    """The settings of the arq worker, which locks a running job for `job_timeout` plus 10 s."""
 
     functions: ClassVar[list[Any]] = [classify]
     on_startup = load

@@ -1,7 +1,7 @@
 """A server with BentoML: `/jobs` takes one picture, `/batched` takes lists of base64 pictures.
 
 Both routes belong to one service. BentoML can also put a second service in front of the service
-with the model. This fails under load in version 1.4.40:
+with the model, but such a pair fails under load in version 1.4.40:
 https://github.com/bentoml/BentoML/issues/5540.
 """
 
@@ -24,11 +24,14 @@ class Classify:
 
     @bentoml.api(route="/jobs")
     def run(self, picture: Annotated[Path, ContentType("image/jpeg")], /) -> dict[str, Any]:
-        """Return the model's result for the request's body, which BentoML has written to a file."""
+        """Return the model's result for a picture file, which contains the body of the request."""
         return self._model(picture.read_bytes())
 
     @bentoml.api(route="/batched", batchable=True, max_batch_size=8)
     def run_batch(self, pictures: list[str]) -> list[dict[str, Any]]:
-        """Return the results of a batch of pictures, which BentoML has gathered from requests."""
+        """Return the model's result for each picture. The pictures are in base64.
+
+        BentoML has gathered them from several requests.
+        """
         prepared = [self._model.decode(base64.b64decode(picture)) for picture in pictures]
         return [self._model.finish(output) for output in self._model.run(prepared)]

@@ -1,4 +1,4 @@
-"""A server with FastAPI only: the model is in its process, and runs in FastAPI's thread pool."""
+"""A server with FastAPI only: the model is in the server's process, and runs in its thread pool."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

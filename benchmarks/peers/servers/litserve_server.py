@@ -27,13 +27,13 @@ class Classify(litserve.LitAPI):
         return self.model.decode(request["picture"].file.read())
 
     def batch(self, inputs: list[Any]) -> list[Any]:
-        """Return the list of inputs unchanged, because `PeerModel.run` makes one tensor of them."""
+        """Return the inputs unchanged, because `PeerModel.run` combines them into one tensor."""
         return inputs
 
     def predict(self, x: Any) -> Any:
-        """Return the model's outputs for a list of pictures, or the output for a single picture.
+        """Return the list of outputs for a list of pictures, or one output for one picture.
 
-        LitServe passes a list if `PEER_BATCH_SIZE` is more than 1.
+        If the environment variable `PEER_BATCH_SIZE` is more than 1, `x` is a list of pictures.
         """
         return self.model.run(x) if _BATCH_SIZE > 1 else self.model.run([x])[0]
 

@@ -1,4 +1,4 @@
-"""The type `Picture`, with which a route of FastAPI receives the request's body as bytes."""
+"""Defines `Picture`, the type of a parameter that receives the request's body in FastAPI routes."""
 
 from typing import Annotated
 

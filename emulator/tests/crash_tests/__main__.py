@@ -8,11 +8,11 @@ functions   the Functions host, with a durable app
 blobs       the Blob emulator, under the load of azure-storage-blob
 javascript  Service Bus and blobs, under the load of Microsoft's SDKs for JavaScript; needs Node.js
 
-A service is killed with SIGKILL and started again on the same data. Afterwards, everything that it
-has acknowledged is compared with what is there. The seed determines the load and the pauses between
-the kills. The exact moments depend on the machine.
+A service is killed with SIGKILL and started again on the same data. Afterwards, the stored data is
+compared with everything that the service has acknowledged. The seed determines the load and the
+pauses between the kills. The exact times of the kills depend on the machine.
 
-Exit code: 0 if no promise was broken, otherwise 1.
+The exit code is 0 if all acknowledged operations are in the stored data, otherwise 1.
 """
 
 import argparse

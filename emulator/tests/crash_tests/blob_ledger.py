@@ -1,8 +1,8 @@
-"""Compare the blobs of a storage account with the writes that it has acknowledged.
+"""Compare the blobs of a storage account with the writes that the account has acknowledged.
 
-Each blob has one writer. A writer records each write before it begins and after the service has
-acknowledged it. A write without an acknowledgement is in doubt, because the kill may have come
-before or after it.
+Each blob has one writer. The writer records each write twice: before it sends the write, and after
+the service has acknowledged the write. A write without an acknowledgement is in doubt, because the
+service may have been killed before or after the write.
 """
 
 import hashlib
@@ -15,14 +15,14 @@ ABSENT = 0
 
 
 class TornBlob(Exception):
-    """The content of a blob is not the content of one write."""
+    """Raised if the content of a blob is not the content of one single write."""
 
 
 def make_content(name: str, version: int, size_bytes: int) -> bytes:
-    """Return the content of a version of a blob.
+    """Return the content of one version of a blob, with `size_bytes` bytes.
 
-    The content begins with a line that contains the name, the version and the size. The rest
-    repeats the digest of this line, so that a torn blob is recognised.
+    The content begins with a line that contains the name, the version and the size. The digest of
+    this line fills the remaining bytes, so a mixture of two versions can be recognised.
     """
     head = f"{name} {version} {size_bytes}\n".encode()
     digest = hashlib.sha256(head).hexdigest().encode()
@@ -30,9 +30,10 @@ def make_content(name: str, version: int, size_bytes: int) -> bytes:
 
 
 def read_version(name: str, content: bytes) -> int:
-    """Return the version of a blob from its content.
+    """Return the version number that the content of a blob contains.
 
-    Raises TornBlob if the content is not that of one version of this blob.
+    Raises:
+        TornBlob: if the content is not that of one single version of the blob.
     """
     head = content.split(b"\n", 1)[0].decode("ascii", "replace").split(" ")
     if len(head) != 3 or head[0] != name or not (head[1] + head[2]).isdecimal():
@@ -45,7 +46,12 @@ def read_version(name: str, content: bytes) -> int:
 
 @dataclass
 class _BlobHistory:
-    """The writes of one blob. `version` is the last acknowledged version, with its ETag."""
+    """The writes of one blob: the last acknowledged version, and later attempts.
+
+    `etag` is the ETag of the acknowledged version. `in_doubt` contains the versions that a client
+    has tried to write since. `is_refused` is True if the service has refused one of these writes
+    because its condition was not met.
+    """
 
     version: int = ABSENT
     etag: str | None = None
@@ -54,7 +60,10 @@ class _BlobHistory:
 
 
 class BlobLedger:
-    """Records the writes of blobs, and compares each read and each listing with them."""
+    """Records the writes of blobs, and compares what clients read and list with these writes.
+
+    `violations` contains a sentence for each difference that a kill does not explain.
+    """
 
     def __init__(self) -> None:
         self.violations: list[str] = []
@@ -62,43 +71,57 @@ class BlobLedger:
         self._blobs: dict[str, _BlobHistory] = {}
 
     def progress(self) -> list[int]:
-        """Return the numbers of acknowledged writes and of checked reads."""
+        """Return two numbers: the acknowledged writes and the checked reads so far."""
         return [self.counts["written"], self.counts["read"]]
 
     def names(self) -> list[str]:
-        """Return the names of all blobs that were ever written."""
+        """Return the names of all blobs that a client has written or tried to write."""
         return list(self._blobs)
 
     def is_in_doubt(self, name: str) -> bool:
-        """Return whether a write of this blob has no acknowledgement, and no read has shown it."""
+        """Return whether it is uncertain that the blob contains the last attempted write.
+
+        This is so if the service has not acknowledged the write, and no client has read the blob
+        since.
+        """
         return bool(self._blobs[name].in_doubt) if name in self._blobs else False
 
     def etag(self, name: str) -> str | None:
-        """Return the ETag of the acknowledged version, or None if the blob does not exist."""
+        """Return the ETag of a blob's acknowledged version, or None if the blob does not exist."""
         return self._blobs[name].etag if name in self._blobs else None
 
     def version(self, name: str) -> int:
-        """Return the acknowledged version, or `ABSENT`."""
+        """Return the blob's acknowledged version, or `ABSENT` if the blob does not exist."""
         return self._blobs[name].version if name in self._blobs else ABSENT
 
     def begin_write(self, name: str, version: int) -> None:
-        """Record that a client begins to write a version, or to delete the blob if `ABSENT`."""
+        """Record that a client begins to write a version of a blob.
+
+        The version `ABSENT` means that the client begins to delete the blob.
+        """
         self._blobs.setdefault(name, _BlobHistory()).in_doubt.add(version)
 
     def confirm_write(self, name: str, version: int, etag: str | None) -> None:
-        """Record that the service has acknowledged a write or, if `ABSENT`, a deletion."""
+        """Record that the service has acknowledged a write of a blob.
+
+        The version `ABSENT` means that the service has acknowledged the deletion of the blob.
+        """
         self._blobs[name] = _BlobHistory(version, etag)
         self.counts["deleted" if version == ABSENT else "written"] += 1
 
     def refuse_write(self, name: str) -> None:
-        """Record that the service has refused a write because of its condition.
+        """Record that the service has refused a write because the write's condition was not met.
 
-        This is right only if an attempt in doubt has changed the blob, which the next read shows.
+        The service may refuse the write only if an earlier write without an acknowledgement has
+        changed the blob. The next read of the blob shows whether this is the case.
         """
         self._blobs[name].is_refused = True
 
     def read(self, name: str, content: bytes | None, etag: str | None) -> None:
-        """Check the content of a blob that a client has read. None means that there is no blob."""
+        """Compare the content and the ETag that a client has read with the writes of the blob.
+
+        The content None means that the blob does not exist.
+        """
         self.counts["read"] += 1
         try:
             version = ABSENT if content is None else read_version(name, content)
@@ -122,7 +145,7 @@ class BlobLedger:
         self._blobs[name] = _BlobHistory(version, etag)
 
     def list(self, prefix: str, listed: Iterable[str]) -> None:
-        """Check the names that the service has listed for a prefix."""
+        """Compare the blob names that the service has listed for a prefix with the writes."""
         self.counts["listed"] += 1
         found = list(listed)
         if found != sorted(set(found)):

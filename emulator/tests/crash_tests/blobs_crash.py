@@ -1,4 +1,4 @@
-"""Kill the Blob emulator under the load of Microsoft's SDK, and check each blob."""
+"""Kill the Blob emulator while clients of Microsoft's SDK use it, and check each blob."""
 
 import asyncio
 import contextlib
@@ -131,7 +131,10 @@ class _BlobLoad:
         self._ledger.confirm_write(name, version, str(answer["etag"]))
 
     async def _count_until_stopped(self, name: str) -> None:
-        """Increment a number that several writers share, on condition that none was faster."""
+        """Increment the number in a blob that several writers share, until the load is stopped.
+
+        A write is conditional on the ETag, so it fails if another writer was faster.
+        """
         blob = self._container.get_blob_client(name)
         while self._is_running:
             try:
@@ -155,9 +158,9 @@ class _BlobLoad:
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def judge_counters(self) -> None:
-        """Check that each counter has the sum of the acknowledged increments.
+        """Check that the number in each counter blob contains all acknowledged increments.
 
-        An increment without an acknowledgement may be missing.
+        It may also contain increments that the service has not acknowledged.
         """
         for name, (acknowledged, in_doubt) in self.increments.items():
             found = int(await (await self._container.download_blob(name)).readall())
@@ -169,7 +172,7 @@ class _BlobLoad:
 
 
 async def _read(container: ContainerClient, name: str, ledger: BlobLedger) -> None:
-    """Read a blob, and let the ledger check its content and its ETag."""
+    """Read a blob, and let the ledger compare the content and the ETag with the recorded writes."""
     try:
         download = await container.get_blob_client(name).download_blob()
         content = await download.readall()
@@ -180,9 +183,9 @@ async def _read(container: ContainerClient, name: str, ledger: BlobLedger) -> No
 
 
 async def read_all(connection_string: str, ledger: BlobLedger) -> None:
-    """Read and list all blobs that clients have written, and let the ledger check them.
+    """Read and list all blobs that clients have written, and compare them with the ledger.
 
-    The service runs, so a blob that cannot be read is a violation.
+    The service must be running. If a blob cannot be read, this is a violation.
     """
     async with BlobServiceClient.from_connection_string(connection_string) as service:
         container = service.get_container_client(CONTAINER)
@@ -197,7 +200,7 @@ async def read_all(connection_string: str, ledger: BlobLedger) -> None:
 
 
 async def run_blobs_crash(options: CrashOptions) -> CrashReport:
-    """Kill the Blob emulator under load, and return what was counted."""
+    """Kill the Blob emulator under load several times, and return the counts and violations."""
     ledger = BlobLedger()
     begun_at = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="crash-blobs-") as folder:

@@ -1,4 +1,4 @@
-"""The random moments of the kills of a crash test, and the report of a crash test."""
+"""Choose at which random times a crash test kills a service, and print the test's report."""
 
 import random
 import sys
@@ -15,8 +15,8 @@ class CrashOptions:
 
     Attributes:
         kills: How often the service is killed.
-        seed: The seed of the load and of the moments of the kills.
-        engine: The durable engine of the Functions host.
+        seed: The seed of the random numbers that determine the load and the times of the kills.
+        engine: The durable engine of the Functions host: "local" or "azure-storage".
     """
 
     kills: int
@@ -26,12 +26,12 @@ class CrashOptions:
 
 @dataclass(frozen=True)
 class CrashReport:
-    """What one crash test has counted.
+    """The result of one crash test.
 
     Attributes:
-        name: The name of the service and of its client.
-        figures: The counts, by their names.
-        violations: A sentence for each promise that the service has broken.
+        name: The name of the tested service or client, such as "blobs" or "javascript".
+        figures: The counts of operations and other values by name.
+        violations: A sentence for each difference from what the service had acknowledged.
     """
 
     name: str
@@ -40,7 +40,7 @@ class CrashReport:
 
 
 def plan_pauses(options: CrashOptions) -> list[float]:
-    """Return for each kill the time in seconds from the start of the service to the kill."""
+    """Return for each kill how many seconds the service runs under load before the kill."""
     chance = random.Random(f"kills {options.seed}")
     return [
         chance.uniform(SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS) for _ in range(options.kills)
@@ -48,7 +48,7 @@ def plan_pauses(options: CrashOptions) -> list[float]:
 
 
 def print_crash_report(report: CrashReport) -> None:
-    """Print the counts, and at most 20 of the violations."""
+    """Print the counts of a crash test, the number of violations, and at most 20 violations."""
     print_line(f"{report.name}:")
     for name, value in report.figures.items():
         print_line(f"  {name:<42} {value}")
@@ -58,6 +58,6 @@ def print_crash_report(report: CrashReport) -> None:
 
 
 def print_line(text: str) -> None:
-    """Print a line without buffering, even if the output is a file."""
+    """Print a line and flush the output, so that the line appears at once, even in a file."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Kill the Functions host under the load of a durable app, and check each orchestration."""
+"""Kill the Functions host while it runs a durable app, and check each orchestration."""
 
 import asyncio
 import shutil
@@ -60,7 +60,11 @@ class RestartedHost:
 
 @dataclass
 class CrashOrder:
-    """One orchestration, and what clients have seen of it."""
+    """An orchestration of the crash test, and its state as far as clients have seen it.
+
+    `results` contains the results of activities in the history. `output` is None until a client has
+    seen that the orchestration has ended.
+    """
 
     id: str
     is_started: bool = False
@@ -70,18 +74,24 @@ class CrashOrder:
 
 
 class OrchestrationLedger:
-    """Compares what the host shows of each orchestration with what it has shown before."""
+    """Compares the statuses of each orchestration that the host returns with earlier statuses.
+
+    `violations` contains a sentence for each contradiction, such as a lost activity result.
+    """
 
     def __init__(self) -> None:
         self.violations: list[str] = []
         self.counts: Counter[str] = Counter()
 
     def progress(self) -> list[int]:
-        """Return the number of activity results that clients have seen."""
+        """Return a list with one number: how many activity results clients have seen so far."""
         return [self.counts["activity results"]]
 
     def see(self, order: CrashOrder, status: Mapping[str, Any] | None) -> None:
-        """Check a status with its history. None means that the host does not know the instance."""
+        """Compare a status and its history with what clients have seen of the orchestration before.
+
+        The status None means that the host does not know the orchestration.
+        """
         self.counts["read"] += 1
         if status is None:
             if order.is_started:
@@ -121,12 +131,12 @@ class OrchestrationLedger:
 
 
 def _activity_results(history: list[dict[str, Any]]) -> set[str]:
-    """Return the results of activities in a history. Each result is unique."""
+    """Return the results of all completed activities in a history. Each result is unique."""
     return {str(event["Result"]) for event in history if event["EventType"] == "TaskCompleted"}
 
 
 class _Callers:
-    """Clients that start orchestrations, send the event that they wait for, and read them."""
+    """Clients of the host. They start orchestrations, send them events, and read their statuses."""
 
     def __init__(self, url: str, ledger: OrchestrationLedger) -> None:
         self._http = httpx.AsyncClient(base_url=url, timeout=30)
@@ -136,7 +146,10 @@ class _Callers:
         self.errors = 0
 
     async def run(self, number: int) -> None:
-        """Run one orchestration after the other until `stop` is called."""
+        """Run one orchestration after another, each to its end, until `stop` is called.
+
+        `number` is the number of the client, which the ids of its orchestrations contain.
+        """
         count = 0
         while self._is_running:
             order = CrashOrder(f"order-{number}-{count}")
@@ -145,7 +158,7 @@ class _Callers:
             await self._run_order(order)
 
     def stop(self) -> None:
-        """Start no more orchestrations."""
+        """Let the clients start no more orchestrations."""
         self._is_running = False
 
     async def close(self) -> None:
@@ -170,7 +183,7 @@ class _Callers:
             await asyncio.sleep(_POLL_SECONDS)
 
     async def _continue(self, order: CrashOrder) -> None:
-        """Start the orchestration, or send its event, or read it."""
+        """Send one request: start the orchestration, send its event, or read its status."""
         if not order.is_started:
             # The host may know the orchestration although it was killed before it answered.
             is_known = await self._read(order)
@@ -204,14 +217,14 @@ class _Callers:
         return answer.status_code != 404
 
     async def read_all(self) -> None:
-        """Read each orchestration that was started once more."""
+        """Read the status of each started orchestration one last time."""
         for order in self.orders:
             if order.is_started:
                 await self._read(order)
 
 
 async def run_functions_crash(options: CrashOptions) -> CrashReport:
-    """Kill the Functions host under load, and return what was counted."""
+    """Kill the Functions host under load several times, and return the counts and violations."""
     ledger = OrchestrationLedger()
     begun_at = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="crash-functions-") as folder:

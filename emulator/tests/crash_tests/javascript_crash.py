@@ -1,7 +1,8 @@
-"""Kill Service Bus and the Blob emulator under the load of Microsoft's SDKs for JavaScript.
+"""Kill the emulators of Service Bus and Blob storage while JavaScript clients use them.
 
-The program `crash_client.mjs` needs Node.js 20 or newer, and npm, which installs the SDKs into the
-folder CONFORMANCE_FOLDER. If this variable is not set, they are downloaded again for each run.
+The clients are the program `crash_client.mjs` with Microsoft's SDKs. It needs Node.js 20 or newer,
+and npm. npm installs the SDKs into the folder that the environment variable CONFORMANCE_FOLDER
+names. If this variable is not set, the SDKs are downloaded again for each run.
 """
 
 import asyncio
@@ -36,7 +37,7 @@ Operation = Callable[..., None]
 
 
 class _JavaScriptLoad:
-    """The program `crash_client.mjs`, whose operations are recorded in a ledger."""
+    """The running program `crash_client.mjs`. Its operations are recorded in a ledger."""
 
     def __init__(self, process: asyncio.subprocess.Process, ledger: object) -> None:
         self._process = process
@@ -45,7 +46,7 @@ class _JavaScriptLoad:
         self.outages: Counter[str] = Counter()
 
     async def listen(self) -> None:
-        """Record the operations until the program ends."""
+        """Record the operations that the program prints, until the program ends."""
         assert self._process.stdout is not None
         async for line in self._process.stdout:
             fields: dict[str, Any] = json.loads(line)
@@ -61,7 +62,7 @@ class _JavaScriptLoad:
         self._stopped.set()
 
     async def stop_writing(self) -> None:
-        """Let the program write nothing more, and wait until its last write has ended."""
+        """Tell the program to start no more writes, and wait until its last write has ended."""
         assert self._process.stdin is not None
         self._process.stdin.write(b"stop\n")
         async with asyncio.timeout(_STOP_SECONDS):
@@ -72,7 +73,11 @@ class _JavaScriptLoad:
 async def _running(
     folder: Path, kind: str, options: CrashOptions, connection_string: str, ledger: object
 ) -> AsyncIterator[_JavaScriptLoad]:
-    """Run `crash_client.mjs` during the `with` block."""
+    """Run `crash_client.mjs` during the `with` block, and record its operations in `ledger`.
+
+    `kind` is the service that the program uses: `servicebus` or `blobs`. `folder` contains the
+    SDKs.
+    """
     process = await asyncio.create_subprocess_exec(
         "node",
         str(shutil.copy(_PROGRAM, folder)),
@@ -100,7 +105,10 @@ async def _running(
 
 
 async def run_javascript_crash(options: CrashOptions) -> CrashReport:
-    """Kill both services under the load of JavaScript clients, and return what was counted."""
+    """Kill the emulators of Service Bus and Blob storage while JavaScript clients use them.
+
+    Return the counts and the violations of both services.
+    """
     begun_at = time.monotonic()
     figures: dict[str, object] = {"seed": options.seed, "kills of each service": options.kills}
     violations: list[str] = []

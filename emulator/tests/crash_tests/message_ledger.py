@@ -1,7 +1,8 @@
-"""Compare what a queue delivers with what it has acknowledged before.
+"""Compare the messages that a queue delivers with the operations that the queue has acknowledged.
 
-A client records each operation before it begins and after the queue has acknowledged it. An
-operation without an acknowledgement is in doubt, because the kill may have come before or after it.
+A client records each operation twice: before it sends the operation, and after the queue has
+acknowledged the operation. An operation without an acknowledgement is in doubt, because the service
+may have been killed before or after the operation.
 """
 
 from collections import Counter
@@ -17,9 +18,10 @@ DEFERRED_STATE = 1
 
 @dataclass(frozen=True)
 class FoundMessage:
-    """A message that is in a queue after the last kill.
+    """A message that is in the queue, or in its dead-letter queue, after the last kill.
 
-    `place` is `QUEUE` or `DEAD_LETTERS`. `state` is the number of the message's state.
+    `place` is `QUEUE` or `DEAD_LETTERS`. `state` is the message's state as the number of Service
+    Bus, for example 1 for a deferred message.
     """
 
     key: str
@@ -31,7 +33,11 @@ class FoundMessage:
 
 @dataclass
 class _History:
-    """The operations on one message."""
+    """What clients know about one message: its number, its last delivery, and its settlement.
+
+    The sequence number of the message must be higher than `floor`. `in_doubt` contains the
+    settlements and the cancellation that were begun since the last delivery.
+    """
 
     floor: int
     is_acknowledged: bool = False
@@ -48,9 +54,10 @@ class _History:
 
 
 class MessageLedger:
-    """Records the operations on the messages of one queue, each of which has a unique key.
+    """Records the operations on the messages of one queue, and finds contradictions between them.
 
-    The queue must detect duplicates, with the keys as message ids.
+    Each message has a unique key, which is also its message id. The queue must detect duplicates.
+    `violations` contains a sentence for each contradiction.
     """
 
     def __init__(self) -> None:
@@ -60,7 +67,7 @@ class MessageLedger:
         self._highest_number = 0
 
     def progress(self) -> list[int]:
-        """Return the numbers of acknowledged sends and of acknowledged completions."""
+        """Return two numbers: the acknowledged sends and the acknowledged completions so far."""
         return [self.counts["sent"], self.counts[f"acknowledged {COMPLETE}"]]
 
     # Sending
@@ -70,12 +77,12 @@ class MessageLedger:
         self._messages.setdefault(key, _History(self._highest_number))
 
     def confirm_send(self, key: str) -> None:
-        """Record that the queue has acknowledged a message."""
+        """Record that the queue has acknowledged that it has stored a message."""
         self._messages[key].is_acknowledged = True
         self.counts["sent"] += 1
 
     def confirm_schedule(self, key: str, sequence_number: int) -> None:
-        """Record that the queue has acknowledged a scheduled message."""
+        """Record that the queue has acknowledged a scheduled message with this sequence number."""
         history = self._messages[key]
         history.is_acknowledged = True
         history.scheduled_number = sequence_number
@@ -102,7 +109,10 @@ class MessageLedger:
         received_at: float,
         locked_until: float,
     ) -> None:
-        """Record a delivery. `received_at` and `locked_until` are in seconds since 1970."""
+        """Record a delivery of a message, and check it against the operations before it.
+
+        `received_at` and `locked_until` are in seconds since 1970.
+        """
         self.counts["delivered"] += 1
         history = self._messages.get(key)
         if history is None:
@@ -135,18 +145,24 @@ class MessageLedger:
         history.in_doubt.clear()
 
     def confirm_renewal(self, key: str, locked_until: float) -> None:
-        """Record that the queue has renewed the lock of the last delivery."""
+        """Record that the queue has renewed the lock of a message.
+
+        `locked_until` is the end of the lock, in seconds since 1970.
+        """
         self._messages[key].locked_until = locked_until
         self.counts["renewed"] += 1
 
     def begin_settlement(self, key: str, settlement: str) -> None:
-        """Record that a client begins to settle the last delivery."""
+        """Record that a client begins to settle a message that it has received.
+
+        `settlement` is one of `SETTLEMENTS`, for example `COMPLETE`.
+        """
         history = self._messages[key]
         history.in_doubt.add(settlement)
         history.is_settling = True
 
     def confirm_settlement(self, key: str, settlement: str) -> None:
-        """Record that the queue has acknowledged a settlement."""
+        """Record that the queue has acknowledged the settlement of a message."""
         if settlement != ABANDON:
             self._messages[key].settlement = settlement
         self.counts[f"acknowledged {settlement}"] += 1
@@ -154,7 +170,7 @@ class MessageLedger:
     # The end
 
     def judge(self, found: Iterable[FoundMessage]) -> None:
-        """Compare the messages that are in the queues at the end with the acknowledgements."""
+        """Compare the messages that are found at the end of the test with the acknowledgements."""
         by_key: dict[str, FoundMessage] = {}
         for each in found:
             if each.key in by_key:

@@ -28,12 +28,12 @@ async def kill_under_load(
     Before each pause, wait until the clients work again, so that each kill happens under load.
 
     Args:
-        service: The service, which runs.
+        service: The running service.
         pauses: The time in seconds before each kill.
-        progress: Returns numbers that grow while the clients work.
+        progress: A function that returns counts of the clients' successful operations.
 
     Returns:
-        A sentence for each start after which the clients did not work again within 90 s.
+        A sentence for each start after which not all of these counts grew within 90 s.
     """
     violations: list[str] = []
     await _wait_for_progress(progress, violations)

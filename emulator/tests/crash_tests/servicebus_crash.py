@@ -1,4 +1,4 @@
-"""Kill the Service Bus emulator under the load of Microsoft's SDK, and check each message."""
+"""Kill the Service Bus emulator while clients of Microsoft's SDK use it; check each message."""
 
 import asyncio
 import contextlib
@@ -79,7 +79,10 @@ class RestartedServer:
         await asyncio.to_thread(self.server.kill)
 
     async def count_messages(self) -> dict[str, int]:
-        """Return the number of the queue's messages by state, from the management API."""
+        """Return the number of messages in the queue by state, such as `Active`.
+
+        The numbers come from the management API.
+        """
         url = f"http://127.0.0.1:{self.server.admin_port}/{QUEUE_NAME}?api-version=2021-05"
         async with httpx.AsyncClient(timeout=30) as client:
             text = (await client.get(url)).text
@@ -87,7 +90,10 @@ class RestartedServer:
         return {name: int(count) for name, count in found}
 
     async def wait_until_drained(self) -> bool:
-        """Wait until each message is settled. Return False if this takes too long."""
+        """Wait until the queue has no active or scheduled messages, and return True.
+
+        Return False if it still has some after `_DRAIN_SECONDS`.
+        """
         end = time.monotonic() + _DRAIN_SECONDS
         while time.monotonic() < end:
             counts = await self.count_messages()
@@ -131,7 +137,7 @@ async def _peek_all(receiver: ServiceBusReceiver, place: str) -> list[FoundMessa
 
 @dataclass
 class _Load:
-    """Clients of one queue, which record their operations in a ledger."""
+    """Senders and receivers of one queue, which record their operations in a ledger."""
 
     client: ServiceBusClient
     ledger: MessageLedger
@@ -269,7 +275,7 @@ class _Load:
 
 
 async def run_servicebus_crash(options: CrashOptions) -> CrashReport:
-    """Kill the Service Bus emulator under load, and return what was counted."""
+    """Kill the Service Bus emulator under load several times; return the counts and violations."""
     ledger = MessageLedger()
     begun_at = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="crash-servicebus-") as folder:
@@ -303,7 +309,7 @@ async def run_servicebus_crash(options: CrashOptions) -> CrashReport:
 
 
 async def judge_messages(restarted: RestartedServer, ledger: MessageLedger) -> None:
-    """Restart the emulator, and compare all messages that are there with the ledger."""
+    """Kill and restart the emulator, and compare all messages that it has kept with the ledger."""
     await restarted.kill()
     await restarted.start()
     found = await restarted.find_messages()

@@ -1,4 +1,4 @@
-"""Test that the ledgers of the crash tests recognise each broken promise."""
+"""Test that the ledgers, which record operations in crash tests, find lost or changed data."""
 
 import pytest
 

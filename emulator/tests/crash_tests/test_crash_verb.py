@@ -1,4 +1,4 @@
-"""Kill each service of the emulator some times under load, with a fixed seed."""
+"""Test `./dev crash`, which kills each service of the emulator under load, with a fixed seed."""
 
 import os
 import subprocess
@@ -10,14 +10,14 @@ pytestmark = pytest.mark.timeout(300)
 
 
 def start_crash(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `python -m crash_tests`, which finds its modules on pytest's own search path."""
+    """Run `python -m crash_tests` with pytest's search path for modules, and return its result."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-m", "crash_tests", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 def run_crash(*arguments: str) -> str:
-    """Run `./dev crash`, check that it exits with 0, and return its output."""
+    """Run the program of `./dev crash`, check that it exits with 0, and return its output."""
     run = start_crash(*arguments)
     assert run.returncode == 0, run.stdout + run.stderr
     return run.stdout

@@ -126,12 +126,14 @@ Observer = Callable[[float, Mapping[str, int]], None]
 
 @dataclass
 class FuzzResult:
-    """What a fuzz test has counted.
+    """The counts, the longest response time and the failures of a fuzz test.
 
     Attributes:
-        sent: The number of malformed frames and requests, by their target.
-        statuses: The number of HTTP responses with each status, by their target.
-        longest_seconds: The longest time in which a service answered a valid request.
+        sent: The number of malformed frames and requests, by the name of the API that received
+            them.
+        statuses: The number of HTTP responses, by API and status, such as `blobs: 400`. The status
+            `none` means that no response arrived.
+        longest_seconds: The longest time that a service needed for the valid requests of one check.
         violations: A sentence for each failure.
     """
 
@@ -150,11 +152,12 @@ async def run_fuzz(
     """Send malformed frames and requests to all services, and check the services meanwhile.
 
     Args:
-        count: The number of frames and requests to send. Half of them are AMQP frames.
-        seed: The seed of the frames and requests.
-        observe: Called before each batch.
-        is_observed: Returns whether the services were observed long enough, for the seconds since
-            the start. Until then, more than `count` frames and requests are sent.
+        count: The minimum number of frames and requests to send. Half of them are AMQP frames.
+        seed: The seed of the random generator that makes the frames and requests.
+        observe: Called before each batch with the seconds since the start, and the process id of
+            each service by its name.
+        is_observed: Called with the seconds since the start. The test goes on, even after `count`
+            frames and requests, until this function returns true.
     """
     result = FuzzResult()
     with tempfile.TemporaryDirectory(prefix="fuzz-emulators-") as folder:
@@ -203,7 +206,7 @@ class _Campaign:
         )
 
     async def run_batch(self, count: int) -> None:
-        """Send `count` frames and requests, over some connections at the same time."""
+        """Send `count` frames and requests over several simultaneous connections."""
         frames = [make_frame(self._chance) for _ in range((count + 1) // 2)]
         work = [
             self._make_connection(frames[at : at + _FRAMES_OF_A_CONNECTION])
@@ -247,9 +250,9 @@ class _Campaign:
 
 
 async def _exchange(port: int, pieces: list[bytes], *, is_cut: bool) -> bytes:
-    """Send bytes on a new connection. Return what comes until the service is silent.
+    """Send bytes on a new connection. Return the bytes received until the service stops sending.
 
-    If `is_cut` is true, close the connection at once.
+    If `is_cut` is true, close the connection at once, and return no bytes.
     """
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     received = b""
@@ -297,7 +300,10 @@ def _credit(handle: int) -> Performative:
 
 
 def _make_setup() -> bytes:
-    """Return the valid beginning of a connection that has links to all nodes of a queue."""
+    """Return the valid bytes that open an AMQP connection and attach links.
+
+    The links belong to the queue, to its `$management` node, and to the node `$cbs`.
+    """
     init = SaslInit(Symbol("PLAIN"), f"\0{KEY_NAME}\0{KEY}".encode())
     management = f"{FUZZED_QUEUE}/$management"
     performatives: list[Performative] = [

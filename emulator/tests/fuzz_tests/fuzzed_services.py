@@ -1,4 +1,4 @@
-"""Run the three services of the emulator for a fuzz test, and use each of them as it is meant."""
+"""Run the three services of the emulator for a fuzz test, and check them with valid requests."""
 
 import asyncio
 import contextlib
@@ -39,7 +39,10 @@ class ServiceFailure(Exception):
 
 @dataclass(frozen=True)
 class FuzzedServices:
-    """The running services, their ports and their logs, by the name of the service."""
+    """The running services and their ports.
+
+    The keys of `processes` and `logs` are the names of the services.
+    """
 
     processes: Mapping[str, subprocess.Popen[bytes]]
     logs: Mapping[str, Path]
@@ -59,7 +62,7 @@ class FuzzedServices:
         )
 
     def find_tracebacks(self) -> Counter[str]:
-        """Return the service, the place and the last line of each traceback in the logs."""
+        """Count the tracebacks in the logs, by service, last line, and place in the code."""
         found: Counter[str] = Counter()
         for name, log in self.logs.items():
             place: str | None = None
@@ -137,10 +140,10 @@ async def _wait_until_listening(services: FuzzedServices, port: int) -> None:
 
 
 async def check_services(services: FuzzedServices, limit_seconds: float) -> float:
-    """Use each service as it is meant, and remove what malformed requests have created.
+    """Send valid requests to each service, and delete what malformed requests have created.
 
     Returns:
-        The longest time in seconds that a service needed for its use.
+        The longest time in seconds that a service needed for its valid requests.
 
     Raises:
         ServiceFailure: if a service has ended, gives a wrong answer, or needs more than

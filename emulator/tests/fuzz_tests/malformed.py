@@ -1,7 +1,7 @@
 """Make malformed AMQP frames and HTTP requests from valid ones.
 
-All functions take the values that they choose at random from the argument `chance`, so that a seed
-determines the result.
+The argument `chance` is a random generator. All random choices come from it, so its seed determines
+the result.
 """
 
 import random
@@ -77,7 +77,7 @@ _REQUEST_FIELDS = (
 
 
 def mutate(data: bytes, chance: random.Random) -> bytes:
-    """Change some bytes: replace, cut, insert or repeat them at one to three places."""
+    """Return `data` with one to three random changes: bytes replaced, cut, inserted or repeated."""
     changed = bytearray(data)
     for _ in range(chance.randint(1, 3)):
         at = chance.randrange(len(changed) + 1)
@@ -136,7 +136,7 @@ _NESTED_VALUES: tuple[_Maker, ...] = (
 
 
 def _recorded_bodies() -> list[bytes]:
-    """Return the bodies of the frames that Microsoft's SDK for .NET has sent."""
+    """Return the bodies of recorded AMQP frames, which Microsoft's SDK for .NET has sent."""
     return [
         octets[_HEADER_BYTES:]
         for case in CASES.values()
@@ -146,7 +146,7 @@ def _recorded_bodies() -> list[bytes]:
 
 
 def _own_performatives() -> list[Performative]:
-    """Return a valid example of each performative, for a connection that `set_up` has opened."""
+    """Return valid performatives of all types that a client can send on an open connection."""
     source, target = Described(ULong(0x28), ["queue"]), Described(ULong(0x29), ["queue"])
     return [
         Open("other", max_frame_size=UInt(4096), idle_time_out=UInt(1000)),
@@ -170,7 +170,7 @@ _OWN = _own_performatives()
 
 
 def make_request(chance: random.Random) -> bytes:
-    """Return the message of a request to `$management`, with some fields of wrong values."""
+    """Return a request message to `$management`, in which some fields have wrong values."""
     fields = chance.sample(_REQUEST_FIELDS, chance.randint(1, 5))
     value: Any = {name: _make_field(name, chance) for name in fields}
     if chance.random() < 0.05:
@@ -216,7 +216,10 @@ _FIELDS: dict[str, Callable[[random.Random], Any]] = {
 
 
 def make_message(chance: random.Random) -> bytes:
-    """Return a message for a queue, of sections with random values or of mutated bytes."""
+    """Return a message whose sections have random values.
+
+    In some messages, random bytes are changed, too.
+    """
     codes = chance.choices(range(0x70, 0x7A), k=chance.randint(1, 4))
     sections = [encode(Described(ULong(code), make_value(chance))) for code in sorted(codes)]
     message = b"".join(sections) + encode_section(DATA, b"body")
@@ -226,8 +229,8 @@ def make_message(chance: random.Random) -> bytes:
 def make_frame(chance: random.Random) -> bytes:
     """Return a malformed AMQP frame.
 
-    It is a valid frame of a random performative with other fields, with changed bytes or with a
-    malformed message, or it consists of random bytes.
+    Most frames have a valid performative with changed fields, with changed bytes, or with a
+    malformed message after it. The other frames consist of random bytes.
     """
     channel = 0 if chance.random() < 0.95 else chance.randrange(65536)
     match chance.randrange(8):
@@ -252,7 +255,10 @@ def make_frame(chance: random.Random) -> bytes:
 
 
 def _with_other_fields(chance: random.Random) -> bytes:
-    """Return a performative with one to three fields of random values, and perhaps a payload."""
+    """Return an encoded performative in which one to three fields have random values.
+
+    A performative of a recorded frame is followed by the payload of this frame.
+    """
     performative, payload = chance.choice(_OWN), b""
     if chance.random() < 0.5:
         recorded = chance.choice(_RECORDED)
@@ -354,7 +360,7 @@ _PARAMETERS = (
 def make_http_request(template: HttpTemplate, chance: random.Random) -> bytes:
     """Return the bytes of a malformed HTTP request.
 
-    The request is the valid one with another method, target, header or body, or with changed bytes.
+    The request is `template` with another method, target, header or body, or with changed bytes.
     """
     method, body = template.method, template.body
     target = template.target.replace("{id}", str(chance.randrange(10)))

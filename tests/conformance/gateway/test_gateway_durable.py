@@ -40,7 +40,7 @@ async def client_of(port: int) -> AsyncIterator[DurableClient]:
 
 @asynccontextmanager
 async def answering(answer: Callable[[], web.Response]) -> AsyncIterator[DurableClient]:
-    """Yield a client of a host that gives the same response to all requests."""
+    """Run a host that gives the response `answer()` to all requests, and yield a client of it."""
 
     async def handler(request: web.Request) -> web.Response:
         return answer()

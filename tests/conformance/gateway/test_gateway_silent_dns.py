@@ -1,4 +1,4 @@
-"""Test a gateway with a real blob storage, while DNS does not resolve callers' URLs."""
+"""Test the gateway and a real blob storage while DNS does not answer for the URLs of inputs."""
 
 import asyncio
 import threading
@@ -25,7 +25,10 @@ ASYNC = {"prefer": "respond-async"}
 
 @pytest.fixture
 def blobs(tmp_path: Path) -> Iterator[ServiceEndpoint]:
-    """Yield a blob storage with the host name localhost, which each new connection looks up."""
+    """Yield a blob storage whose URL contains the host name localhost.
+
+    So each new connection to the blob storage needs a look-up of this name.
+    """
     port = free_port()
     with running("emulator.blobs", port, "--data", str(tmp_path)):
         text = storage(port).connection_string or ""

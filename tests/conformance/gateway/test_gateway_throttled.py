@@ -1,4 +1,4 @@
-"""Test that the gateway sends messages to a throttled Service Bus without a new link."""
+"""Test that a gateway's sender keeps its link to a throttled Service Bus and sends all messages."""
 
 import asyncio
 from pathlib import Path

@@ -43,7 +43,10 @@ async def main(url: str, data: bytes) -> None:
 
 
 async def compare(client: InferenceRESTClient, url: str, data: bytes) -> None:
-    """Send a picture, and the same picture as a named input, to the model `differ`."""
+    """Send the same picture as the first input and as a named input to the model `differ`.
+
+    Check that the model finds no difference.
+    """
     given = []
     for name in ("image", "other"):
         given.append(InferInput(name, [1], "BYTES"))

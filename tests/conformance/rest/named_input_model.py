@@ -1,4 +1,4 @@
-"""A model with named inputs, without torch, and its entry in the catalogue."""
+"""A model with named inputs that needs no torch, and the model's entry in the catalogue."""
 
 from typing import Final
 

@@ -14,7 +14,7 @@ _SHORT: Final = frozenset(map(str, range(1, _SHORTEST_SECONDS)))
 
 @schemathesis.hook
 def filter_case(_context: schemathesis.HookContext, case: schemathesis.Case[Any]) -> bool:
-    """Return False, to skip the request, for a text/plain body that is not a text.
+    """Return whether to send a request. Skip it if its text/plain body is not a text.
 
     Schemathesis would send a body such as null as the text "null", which is valid.
     """
@@ -43,7 +43,7 @@ def before_call(
 
 
 def _make_acceptable(options: dict[str, Any]) -> None:
-    """Replace or remove options that the OpenAPI document allows but that cannot succeed here.
+    """Replace or remove options that are valid but that cannot succeed in the tested system.
 
     A deadline of less than 30 seconds may pass before the job ends, so it is replaced. A webhook
     URL is removed, because its host does not exist and the gateway refuses it. Options that the

@@ -84,7 +84,10 @@ def generate(url: str, folder: Path) -> str | None:
 
 
 def fuzz_at_length(system: System, options: list[str]) -> str | None:
-    """Run Schemathesis with all checks. Return an error text, or None if all checks passed."""
+    """Run Schemathesis with all checks.
+
+    Return None if all checks passed and enough requests were sent, otherwise an error text.
+    """
     outcome = fuzz(system.url, EXAMPLES, *options)
     sys.stdout.write(outcome.report)
     if not outcome.has_passed:

@@ -50,7 +50,10 @@ def main(url: str, picture: str) -> None:
 
 
 def compare(client: triton.InferenceServerClient, data: bytes) -> None:
-    """Send a picture, and the same picture as a named input, to the model `differ`."""
+    """Send the same picture as the first input and as a named input to the model `differ`.
+
+    Check that the model finds no difference.
+    """
     described = client.get_model_metadata("differ")["inputs"]
     assert [each["name"] for each in described] == ["image", "other", "weights"]
     for elements, is_binary in (([data, data], True), ([base64.b64encode(data)], False)):

@@ -1,7 +1,7 @@
-"""The local Service Bus, changed so that it breaks what a worker expects of Service Bus.
+"""The local Service Bus, changed so that it does not behave as a worker expects.
 
-It refuses dispositions of several deliveries and settlements by lock token. It counts a released
-message as delivered, and it does not store the reason of a dead-lettered message.
+It refuses a disposition that settles several deliveries, and a settlement by lock token. It counts
+a released message as delivered, and it does not store the reason of a dead-lettered message.
 """
 
 import sys

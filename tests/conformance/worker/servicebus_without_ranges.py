@@ -1,4 +1,4 @@
-"""The local Service Bus, changed so that it refuses dispositions of several deliveries."""
+"""The local Service Bus, changed to refuse a disposition that settles several deliveries."""
 
 import sys
 

@@ -78,7 +78,7 @@ OTHER = good(9.0)
 def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the path of a folder that does not exist.
 
-    If a worker executes the code in the weights, this code creates the folder.
+    If a worker executes the code in the malicious weights, this code creates the folder.
     """
     return tmp_path_factory.mktemp("trace") / "executed"
 

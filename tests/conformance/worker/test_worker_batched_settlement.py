@@ -1,4 +1,4 @@
-"""Test that several messages are completed together by Microsoft's client on the emulator."""
+"""Test that Microsoft's client can complete several messages together on the emulator."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -28,7 +28,11 @@ pytestmark = [pytest.mark.thorough, pytest.mark.timeout(120)]
 
 
 class Gate:
-    """Keeps jobs running until the test calls `open`. The method `task` returns the jobs' input."""
+    """Keeps jobs running until the test calls `open`.
+
+    The method `task` returns an input. A job with this input waits in the model until `open` is
+    called.
+    """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)

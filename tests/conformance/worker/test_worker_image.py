@@ -37,7 +37,7 @@ USER = 10001
 
 @dataclass(frozen=True)
 class Stage:
-    """Reads the instructions of the last stage of a Dockerfile, whose text is `text`."""
+    """Reads the instructions of the last stage of a Dockerfile. `text` is the whole Dockerfile."""
 
     text: str
 
@@ -106,7 +106,10 @@ class Image:
 
 
 def confinement() -> list[str]:
-    """Return a command that switches to the image's user, or [] if that is not possible."""
+    """Return the beginning of a command line that runs a program as the image's user.
+
+    Return [] if this process cannot switch to that user.
+    """
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
         return []
     user = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--no-new-privs"]

@@ -43,7 +43,7 @@ class Links:
         return link
 
     def die(self, link: QueueLink) -> None:
-        """End a link as the death of its process would: without settling messages."""
+        """Close a link without settling its messages, as if its process had died."""
         journal = link._journal
         assert journal is not None
         link.close()

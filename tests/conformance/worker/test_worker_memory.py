@@ -1,4 +1,4 @@
-"""Test that models that do not fit into memory together take turns, and that no job fails."""
+"""Test that models that do not fit into memory together are loaded in turn, and no job fails."""
 
 from __future__ import annotations
 
@@ -128,6 +128,6 @@ def test_a_draining_worker_unloads_an_idle_model_while_another_model_runs_a_job(
 
 
 def models(worker: Program) -> dict[str, Any]:
-    """Return the state of each model, as the worker's readiness probe reports the states."""
+    """Return the state of each model, which is reported by the worker's readiness probe."""
     found: dict[str, Any] = httpx.get(worker.probe, timeout=START_SECONDS).json()["models"]
     return found

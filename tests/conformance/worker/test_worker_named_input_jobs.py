@@ -26,7 +26,10 @@ from tests.conformance.worker.worker_services import LocalServices, job_id, mess
 def named(
     gateway: Gateway, identity: str, first: PayloadRef | InlineJson, **inputs: InputPayload
 ) -> ServiceBusMessage:
-    """Return the message of a job with named inputs."""
+    """Return the message of a job with named inputs for the model `compared`.
+
+    `identity` is the job's id, `first` is its first input, and `inputs` are its named inputs.
+    """
     plain = message(gateway, identity, "compared", first)
     request = replace(decode_request(b"".join(plain.body)), inputs=inputs)
     return ServiceBusMessage(encode_request(request), message_id=identity, correlation_id=identity)

@@ -1,7 +1,8 @@
-"""Make the host names of the domain SOAK_SILENT_DOMAIN hang in DNS, as if no DNS server answered.
+"""Make DNS look-ups of some host names hang, as if no DNS server answered.
 
-Python runs this module at the start of each component of a soak, because the module's folder is in
-PYTHONPATH. No query leaves this machine. All other names are resolved as usual.
+The names are those in the domain that the environment variable SOAK_SILENT_DOMAIN contains. All
+other names are resolved as usual. Python runs this module at the start of each component of a soak,
+because the module's folder is in PYTHONPATH.
 """
 
 import os

@@ -16,12 +16,12 @@ ROWS: list[tuple[str, str]] = _TERM.findall(GLOSSARY.read_text(encoding="utf-8")
 
 
 def pattern(term: str) -> re.Pattern[str]:
-    """Return a pattern that finds `term` in prose and in names such as `dead_letters`."""
+    """Return a pattern that finds `term` in text and in names: `dead letter` in `dead_letters`."""
     return re.compile(r"[\s_-]?".join(map(re.escape, term.split())), re.IGNORECASE)
 
 
 def texts() -> Iterator[str]:
-    """Yield the content of each module and document except the glossary."""
+    """Yield the content of each module and of each document, but not of the glossary."""
     documents = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
     modules = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     for path in documents + modules:

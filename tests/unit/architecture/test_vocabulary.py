@@ -1,6 +1,6 @@
-"""Check that the names of the code consist of words of the field or of the glossary.
+"""Check that each word of a public name is in a list of known words or in the glossary.
 
-The file `vocabulary.txt` lists words that need no explanation. `docs/glossary.md` explains the
+The file `vocabulary.txt` lists the words that need no explanation. `docs/glossary.md` explains the
 others.
 """
 
@@ -48,12 +48,12 @@ def base_forms(word: str) -> set[str]:
 
 
 def is_public(name: str) -> bool:
-    """Return whether a name is public. `__init__` is, because its parameters are."""
+    """Return whether a name is public. `__init__` counts as public, like its parameters."""
     return not name.startswith("_") or name == "__init__"
 
 
 def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
-    """Yield the names of the parameters of a function."""
+    """Yield the names of the public parameters of a function."""
     given = function.args
     for each in (*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg):
         if each is not None and is_public(each.arg):
@@ -61,9 +61,10 @@ def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str
 
 
 def public_names(body: list[ast.stmt], place: str, *, is_class: bool) -> Iterator[tuple[str, str]]:
-    """Yield each public name of a module or class, with its place for error messages.
+    """Yield each public name in the body of a module or class, and the place of the name.
 
-    The names are those of classes, functions, methods, parameters and attributes of classes.
+    The names are those of classes, functions, methods, parameters and attributes of classes. The
+    place is for error messages: the file, and the class or function. `place` is that of the body.
     """
     for node in body:
         match node:
@@ -82,7 +83,7 @@ def public_names(body: list[ast.stmt], place: str, *, is_class: bool) -> Iterato
 
 @cache
 def all_names() -> tuple[tuple[str, str], ...]:
-    """Return the public names of all programs, and the place of each name."""
+    """Return each public name of all programs, with its place: a file, class or function."""
     found: list[tuple[str, str]] = []
     for folder in FOLDERS:
         for path in sorted((ROOT / folder).rglob("*.py")):
@@ -96,7 +97,7 @@ def all_names() -> tuple[tuple[str, str], ...]:
 
 
 def glossary() -> set[str]:
-    """Return the words of the terms of the glossary, in lower case."""
+    """Return the words that occur in the terms of the glossary, in lower case."""
     terms = _TERM.findall(GLOSSARY.read_text(encoding="utf-8"))
     return {word.lower() for term in terms for word in re.findall(r"[A-Za-z]+", term)}
 

@@ -1,4 +1,4 @@
-"""Test that observers count the operations on a connection, for every size of its chunks."""
+"""Test that observers count the AMQP and HTTP operations on a connection, however it is chunked."""
 
 from collections import Counter
 

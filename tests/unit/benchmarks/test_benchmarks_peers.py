@@ -1,4 +1,4 @@
-"""Test the statistics, the charts and the document of `./dev bench peers`."""
+"""Test the statistics, charts and document of a benchmark: `./dev bench peers`."""
 
 import re
 import threading
@@ -83,7 +83,7 @@ def test_a_comparison_that_is_read_from_a_file_equals_the_written_comparison(
 
 
 class _Answers(BaseHTTPRequestHandler):
-    """An HTTP handler that sends the body of each request back, with the status 200.
+    """An HTTP handler that answers each request with the body of the request and status 200.
 
     If the body is `busy`, the status is 503. If the body is `close`, the connection is closed.
     """

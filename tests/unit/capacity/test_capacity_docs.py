@@ -91,7 +91,7 @@ def test_the_documented_monthly_costs_match_the_estimates_of_the_cost_command(
 
 
 def jobs_of_capacity() -> dict[str, list[float]]:
-    """Return the figures of each kind of job, by its name, from the table in docs/capacity.md."""
+    """Return the numbers in the table of docs/capacity.md, by the kind of job, the first column."""
     section = CAPACITY.partition("## For each job\n")[2].partition("\n## ")[0].splitlines()
     table = [line for line in section if line.startswith("|")]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]

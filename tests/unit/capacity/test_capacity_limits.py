@@ -1,4 +1,4 @@
-"""Test the computed limits of a deployment, and that docs/capacity.md shows them."""
+"""Test the computed limits of a deployment, and that docs/capacity.md shows these limits."""
 
 import math
 import re

@@ -41,9 +41,9 @@ class TestSimulation:
     def test_the_simulated_waiting_time_of_one_job_includes_node_start_image_pull_and_model_load(
         self,
     ) -> None:
-        """After the start of the simulation, the job arrives at 60 s and the node is up at 240 s.
+        """The job arrives 60 s after the start of the simulation.
 
-        The image is pulled at 300 s, and the model is loaded at 315 s.
+        The node is up at 240 s, the image is pulled at 300 s, and the model is loaded at 315 s.
         """
         outcome = run(JobLoad.at_once(1), times=BatchTimes(4.0, 1, 4.0))
         assert outcome.wait_seconds == [255.0]
@@ -130,9 +130,9 @@ class TestSimulation:
 
 
 class TestPool:
-    """Test the node pool without the rest of the simulation.
+    """Test the simulated node pool alone.
 
-    The test sets how many workers need a node.
+    In place of the simulation, the test sets how many workers need a node.
     """
 
     def test_an_empty_node_is_not_removed_in_the_ten_minutes_after_the_last_node_was_added(

@@ -1,4 +1,4 @@
-"""Test the rules of KEDA and of the Kubernetes autoscaler, also with test cases of Kubernetes."""
+"""Test the simulated KEDA and Kubernetes autoscaler, partly with Kubernetes' own test cases."""
 
 import itertools
 import math
@@ -22,7 +22,7 @@ AT_ONCE = Behavior(scale_down=ScalingRules(0.0, (ScalingPolicy(PolicyType.PERCEN
 
 
 class TestProposal:
-    """Test cases of Kubernetes' replica_calculator_test.go for external metrics per pod."""
+    """Test cases from Kubernetes' replica_calculator_test.go for external metrics per pod."""
 
     @pytest.mark.parametrize(
         ("replicas", "metric", "target", "expected"),
@@ -41,7 +41,7 @@ class TestProposal:
     def test_the_proposed_number_of_replicas_matches_the_kubernetes_documentation(
         self, metric: int, expected: int
     ) -> None:
-        """The tolerance is a tenth: 105 % of the target does not scale up, 111 % does."""
+        """The tolerance is 10 %: a metric at 105 % of the target adds no replica, at 111 % one."""
         assert propose_replicas(1, metric, 100, 0.1) == expected
 
     @given(st.integers(1, 1000), st.integers(0, 100_000), st.integers(1, 1000))
@@ -55,9 +55,9 @@ class TestProposal:
 
 class TestAutoscaler:
     def test_scale_down_policies_match_the_example_in_the_kubernetes_documentation(self) -> None:
-        """Each minute, 10 % of the pods are stopped, but at least 4 pods.
+        """Each minute, the autoscaler may stop 10 % of the pods, or 4 pods if that is more.
 
-        For example, 8 pods are stopped if there are 80 pods, and 4 if there are fewer than 40.
+        For example, it stops 8 of 80 pods, and 4 of 30 pods.
         """
         policies = (
             ScalingPolicy(PolicyType.PODS, 4, 60.0),
@@ -170,7 +170,7 @@ class TestActivation:
         assert activation.decide(1.0, 4, [40]) == 0
 
     def test_keda_scales_from_the_idle_replica_count_to_the_minimum_after_activity(self) -> None:
-        """A message starts ten replicas if idleReplicaCount is 0 and minReplicaCount is 10."""
+        """With idleReplicaCount 0 and minReplicaCount 10, the first message starts ten replicas."""
         scaling = ScaledObject(min_replica_count=10, idle_replica_count=0)
         activation = Activation(scaling, 0.0)
         assert activation.decide(0.0, 0, [1]) == 10

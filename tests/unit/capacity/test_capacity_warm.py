@@ -49,7 +49,7 @@ def test_a_cron_trigger_that_ends_on_the_next_day_is_active_after_midnight() -> 
 def run(scaling: ScaledObject, start: datetime, hours: float) -> list[tuple[float, int]]:
     """Simulate scaling without jobs, and return each change of the number of workers.
 
-    A change is the time in hours and the new number.
+    A change is a pair: the hours since `start`, and the new number of workers.
     """
     scaler = Scaler(scaling, 0.0)
     changes, replicas, seconds = list[tuple[float, int]](), 0, 0.0

@@ -1,4 +1,4 @@
-"""Test that memory that is free in the allocator is returned to the operating system."""
+"""Test that free memory of the C allocator is returned to the operating system."""
 
 import subprocess
 import sys

@@ -22,7 +22,7 @@ COMMIT = "0123456789" * 4
 
 
 def entry(line: str) -> tuple[str, str]:
-    """Return the arguments for `str.replace` that add `line` to the catalogue entry of noop."""
+    """Return two arguments for `str.replace` that add `line` to noop's entry in a catalogue."""
     return 'task = "echo"', f'task = "echo"\n{line}'
 
 

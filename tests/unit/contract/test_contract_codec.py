@@ -187,7 +187,7 @@ def test_decoding_random_bytes_or_a_random_json_value_raises_a_contract_error(da
 def test_decoding_a_request_with_any_field_value_succeeds_or_raises_a_contract_error(
     data: st.DataObject,
 ) -> None:
-    """Replace one field by any value; decoding must return or raise a contract error."""
+    """Replace one field of a request by any JSON value. Decoding may raise only a ContractError."""
     document = request_to_json(REQUEST)
     name = data.draw(st.sampled_from(sorted(document)))
     document[name] = data.draw(JSON)
@@ -201,7 +201,10 @@ def test_decoding_a_request_with_any_field_value_succeeds_or_raises_a_contract_e
 def test_decoding_a_reply_with_any_field_value_succeeds_or_raises_a_contract_error(
     data: st.DataObject,
 ) -> None:
-    """Replace one field, or one named result, by any value."""
+    """Replace one field or named result of a reply by any JSON value.
+
+    Decoding may raise only a ContractError.
+    """
     document = reply_to_json(replace(REPLY, results={"mask": InlineJson(1)}))
     name = data.draw(st.sampled_from([*sorted(document), "results.mask"]))
     place = document["results"] if name == "results.mask" else document
@@ -305,7 +308,7 @@ def test_the_field_inputs_of_a_request_of_schema_version_1_is_kept_as_an_unknown
 
 
 def recorded_codec() -> ModuleType:
-    """Return, as a module, the last codec that could read only schema version 1."""
+    """Return the last codec that could read only schema version 1, loaded as a module."""
     module = ModuleType("messages_of_schema_1")
     module.__file__ = str(Path(__file__).with_name("messages-of-schema-1.txt"))
     # The module must be importable by its name, because dataclasses look up its annotations.

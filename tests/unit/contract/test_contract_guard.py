@@ -20,7 +20,8 @@ def resolving(*addresses: str) -> Sequence[str]:
 
     Return the addresses to which the guard allows a connection.
 
-    Raises ForbiddenAddress if the guard refuses the host name.
+    Raises:
+        ForbiddenAddress: if the guard refuses the host name.
     """
     return GUARD.resolve(GUARD.check_form("https://name.test/x"), lambda host, port: addresses)
 
@@ -152,7 +153,10 @@ def test_refusing_a_host_name_does_not_reveal_whether_the_name_has_a_private_add
 
 
 class Dns:
-    """Resolves each name to one address. If a name contains `dead`, waits for `answer`."""
+    """A resolver that resolves each host name to one public address.
+
+    For a name that contains `dead`, it first waits until the test calls `answer`.
+    """
 
     def __init__(self) -> None:
         self.asked: list[str] = []

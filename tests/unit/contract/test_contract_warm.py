@@ -149,9 +149,9 @@ def test_the_scaling_description_has_the_parsed_warm_periods_of_the_catalogue_en
 
 
 def _minutes_until(cron: str, minute_of_week: int) -> int:
-    """Return after how many minutes a cron expression matches next.
+    """Return the number of minutes until the next time that a cron expression matches.
 
-    `minute_of_week` is the current time, counted from Monday 00:00.
+    `minute_of_week` is the current time, in minutes since Monday 00:00.
     """
     minute, hour, _, _, weekdays = cron.split()
     days = set[int]()
@@ -163,7 +163,7 @@ def _minutes_until(cron: str, minute_of_week: int) -> int:
 
 
 def _is_active_in_keda(period: WarmPeriod, minute_of_week: int) -> bool:
-    """Return whether KEDA's cron trigger is active at this minute of the week.
+    """Return whether KEDA's cron trigger for a warm period is active at this minute of the week.
 
     The trigger is active if its next end is not later than its next start.
     """

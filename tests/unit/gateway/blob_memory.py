@@ -1,6 +1,6 @@
 """Implement the interfaces `Blobs` and `PayloadLinks` in memory, for tests.
 
-The blobs are stored in a `MemoryPayloads`, so both interfaces to the storage find the same blobs.
+`MemoryBlobs` keeps its blobs in a `MemoryPayloads`, so the blobs are found through both classes.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from tests.unit.gateway.memory import ManualClock, MemoryPayloads
 
 @dataclass
 class MemoryBlobs:
-    """Implements `Blobs` in memory. Each write gets the next number as ETag."""
+    """Implements `Blobs` in memory. The number of writes so far is the ETag of a written blob."""
 
     payloads: MemoryPayloads
     clock: ManualClock
@@ -71,7 +71,7 @@ class MemoryBlobs:
 
 
 class MemoryLinks:
-    """Implements `PayloadLinks` with URLs that show their permissions."""
+    """Implements `PayloadLinks` with unsigned URLs, whose query shows what the link permits."""
 
     origin = "http://blobs.test"
 

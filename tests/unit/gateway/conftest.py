@@ -41,7 +41,7 @@ class RunningGateway:
     app: App
 
     async def accept(self, data: bytes = b"x", model: str = "noop", **query: Any) -> str:
-        """Submit a job with `respond-async`; return the job's id.
+        """Submit a job with the preference `respond-async`, and return the job's id.
 
         `query` contains the query parameters of the request.
         """
@@ -61,9 +61,10 @@ class RunningGateway:
         return job
 
     async def reply(self, request: JobRequest | None = None, **outcome: Any) -> httpx.Response:
-        """Send a worker's reply to a request, by default to the last one; return the response.
+        """Send a worker's reply to a request, by default to the last request in the queues.
 
-        `outcome` is `result` or `error` of the reply, by default a result.
+        `outcome` is the member `result` or `error` of the reply. Without `outcome`, the reply has a
+        small result. Return the gateway's response.
         """
         request = request or self.queues.request()
         assert request.reply_url is not None
@@ -100,9 +101,9 @@ async def open_gateway(
     payloads: PayloadStore | None = None,
     **settings: Any,
 ) -> AsyncIterator[RunningGateway]:
-    """Open a gateway with these settings and the required settings.
+    """Open a gateway with `settings` and the required settings.
 
-    If `payloads` is given, the gateway stores payloads there, and not in memory.
+    If `payloads` is None, the gateway stores payloads in memory.
     """
     clock, queues, memory = ManualClock(), MemoryQueues(), MemoryPayloads()
     blobs = MemoryBlobs(memory, clock)

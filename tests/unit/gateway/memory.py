@@ -1,8 +1,8 @@
 """The services of the gateway in memory, for tests. `MemoryDurable` runs the real orchestrator.
 
-It replays the orchestrator with the SDK's own executor and the history that a host would have. It
-executes only the kinds of actions that this orchestrator requests: an activity with retries,
-events and one timer.
+`MemoryDurable` replays the orchestrator with the SDK's own executor and the history that a host
+would have. It executes only the kinds of actions that this orchestrator requests: activities,
+events and timers.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ class ManualClock:
 
 @dataclass
 class MemoryQueues:
-    """Implements `Queues` in memory, and stores the sent messages with their queues."""
+    """Implements `Queues` in memory, and stores each sent message with the name of its queue."""
 
     sent: list[tuple[str, ServiceBusMessage]] = field(default_factory=list)
     has_sent: asyncio.Event = field(default_factory=asyncio.Event)
@@ -93,7 +93,7 @@ class MemoryQueues:
         return MessageCounts(self.lengths.get(queue, sent), *self.others.get(queue, (0, 0)))
 
     def request(self, number: int = -1) -> JobRequest:
-        """Return the request in a sent message, by default in the last message."""
+        """Return the request in the sent message with this index, by default in the last one."""
         body: Any = self.sent[number][1].body
         return decode_request(b"".join(body))
 
@@ -146,7 +146,7 @@ class Run:
 
 
 class MemoryDurable:
-    """Implements `Durable` in memory. Starting an orchestration runs it in the caller's task."""
+    """Implements `Durable` in memory. The call that starts an orchestration also runs it."""
 
     def __init__(
         self,
@@ -253,7 +253,7 @@ class MemoryDurable:
         return len(old)
 
     async def advance(self, seconds: float) -> None:
-        """Advance the clock by this many seconds, and fire the timers that become due."""
+        """Advance the clock by this many seconds, and let the due timers fire on the way."""
         end = self._clock.now + timedelta(seconds=seconds)
         while due := next(self._due(end), None):
             run, timer_id, fire_at = due
@@ -306,9 +306,10 @@ class MemoryDurable:
             await self._go_on(run, result["actions"])
 
     async def _go_on(self, run: Run, actions: list[Any]) -> None:
-        """Execute the groups of actions that the newest episode has added to `actions`.
+        """Execute the actions that the newest execution of the orchestrator has added to `actions`.
 
-        A group contains a timer, an activity or external events.
+        `actions` has all actions of the orchestration in groups. A group contains timers, an
+        activity or external events.
         """
         for group in actions[0][run.group_count :]:
             run.group_count += 1

@@ -11,8 +11,8 @@ from gateway.webhooks.sender import WebhookResponse
 class MemoryReceiver:
     """Implements `WebhookSender`: stores each request, and returns the next item of `answers`.
 
-    If `answers` is empty, the response has status 200. If the next item is a text, raises
-    WebhookUndelivered with this text.
+    If `answers` is empty, the response has the status 200. If the next item is a string, the call
+    raises WebhookUndelivered with this string.
     """
 
     answers: list[WebhookResponse | str] = field(default_factory=list)

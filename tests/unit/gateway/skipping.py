@@ -1,4 +1,4 @@
-"""An event loop that never sleeps. When it is idle, it advances its clock instead."""
+"""An event loop with simulated time: it never waits for a timer, but advances its clock."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -10,7 +10,7 @@ T = TypeVar("T")
 class SkippingLoop(asyncio.SelectorEventLoop):
     """An event loop that never waits. When it is idle, it sets its clock to the next timer's time.
 
-    Therefore elapsed times are exact.
+    Therefore tests can compare times on this clock exactly.
     """
 
     def __init__(self) -> None:
@@ -29,6 +29,6 @@ class SkippingLoop(asyncio.SelectorEventLoop):
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on a SkippingLoop; return its result."""
+    """Run a coroutine on a SkippingLoop, and return the coroutine's result."""
     with asyncio.Runner(loop_factory=SkippingLoop) as runner:
         return runner.run(main)

@@ -1,4 +1,4 @@
-"""Test that the Accept header determines the media type of a response."""
+"""Test that the Accept header of a request determines the media type of the response."""
 
 import pytest
 from hypothesis import given

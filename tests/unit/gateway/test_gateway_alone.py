@@ -1,4 +1,4 @@
-"""Test that the folder `functions/` can be deployed alone: its imports, and its settings files."""
+"""Test that the folder `functions/` can be deployed alone: check its imports and settings files."""
 
 import ast
 import json

@@ -41,9 +41,10 @@ async def give_up(
     reason: str = "MaxDeliveryCountExceeded",
     **properties: str,
 ) -> None:
-    """Run the dead-letter trigger for a message with this body and this id.
+    """Let the gateway receive a message with this body and id from the dead-letter queue.
 
-    `properties` are further application properties of the message.
+    `properties` are further application properties of the message. The message was enqueued at
+    12:`minute`.
     """
     message = ServiceBusMessage(
         body=body,
@@ -264,7 +265,7 @@ async def test_redriving_a_message_of_a_producer_keeps_the_job_id_and_renews_the
 
 
 async def low_job(gateway: RunningGateway) -> str:
-    """Submit and dead-letter a job of low priority; return the job's id."""
+    """Submit a job of low priority, dead-letter its message, and return the job's id."""
     job_id = await gateway.accept(priority="low")
     await give_up(gateway, encode_request(gateway.queues.request()), job_id, queue="noop-low")
     return job_id

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:Depreca
 def other_waiters(gateway: RunningGateway, count: int = BUSY_WAITERS - 1) -> Iterator[None]:
     """Make the gateway busy: `count` other requests wait for jobs during the `with` block.
 
-    The gateway behaves as if its own process had recorded the last outcomes.
+    Also make the gateway believe that its own process has recorded the last outcomes.
     """
     waiters = gateway.services.waiters
     waiters.own_ends = OWN_ENDS
@@ -44,7 +44,7 @@ def submit(gateway: RunningGateway, **headers: str) -> "asyncio.Task[httpx.Respo
 
 
 async def sent_request(gateway: RunningGateway) -> JobRequest:
-    """Wait until the gateway has sent a message; return the request in the message."""
+    """Wait until the gateway has sent a message, and return the request in this message."""
     await gateway.queues.has_sent.wait()
     return gateway.queues.request()
 
@@ -54,9 +54,9 @@ def kinds_of_events(gateway: RunningGateway, job_id: str) -> list[int]:
 
 
 def in_gateway(test: Callable[[RunningGateway], Awaitable[None]], **settings: Any) -> None:
-    """Call `test` with a gateway, on an event loop with simulated time.
+    """Call `test` with a new gateway, on an event loop with simulated time.
 
-    `settings` are arguments of `open_gateway`.
+    `settings` are the gateway's settings and other arguments of `open_gateway`.
     """
 
     async def main() -> None:

@@ -1,4 +1,4 @@
-"""Test that a form that httpx wrote is read unchanged, and a malformed form is refused."""
+"""Test that a multipart form from httpx is read unchanged, and that a malformed form is refused."""
 
 import httpx
 import pytest

@@ -1,4 +1,4 @@
-"""Test the routes for models, health and documentation, and responses to internal errors."""
+"""Test the routes for models, health and documentation, and the responses to internal errors."""
 
 import json
 from typing import Any

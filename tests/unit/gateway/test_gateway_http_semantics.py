@@ -190,7 +190,7 @@ async def test_a_page_whose_origin_is_in_cors_origins_can_submit_a_job(
 async def test_a_get_request_of_a_page_of_another_site_is_not_refused(
     gateway: RunningGateway,
 ) -> None:
-    """The browser hides the response from the page, so the gateway may allow the request."""
+    """The browser does not show the response to the page, so the gateway may answer the request."""
     answer = await gateway.http.get("/v1/models", headers=CROSS_SITE)
     assert answer.status_code == 200
 

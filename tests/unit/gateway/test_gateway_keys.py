@@ -1,4 +1,4 @@
-"""Test how an API key or the client principal header identifies a caller."""
+"""Test how an API key, or the header of App Service authentication, identifies a caller."""
 
 import base64
 import contextlib

@@ -341,7 +341,7 @@ async def test_a_tenant_can_submit_while_another_tenant_has_many_large_bodies() 
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Run the event loop until the condition is true.
+    """Let the other tasks run until the condition is true.
 
     If the condition stays false, the test fails at its time limit.
     """

@@ -1,4 +1,4 @@
-"""Test that lists of jobs are complete and in order, and need few queries."""
+"""Test that the list of jobs is complete and in order, and needs few queries of the task hub."""
 
 import asyncio
 from collections.abc import Collection
@@ -28,7 +28,10 @@ def id_of(milliseconds: int, tail: int = 0) -> str:
 
 @dataclass
 class Store:
-    """A task hub that does not list its instances in the order of their ids."""
+    """A store of orchestrations that lists them in an order other than that of their ids.
+
+    `looks` counts the queries.
+    """
 
     ids: list[str]
     window_size: int

@@ -1,4 +1,4 @@
-"""Test that look-ups of host names that DNS never answers do not delay other tenants."""
+"""Test that host names for which DNS never answers do not delay the jobs of other tenants."""
 
 import asyncio
 import json
@@ -32,9 +32,9 @@ SETTING = parse_keys(json.dumps([entry for _, entry in KEYS.values()]))
 
 
 class SilentDns:
-    """Resolves each name to a public address.
+    """A resolver that resolves each host name to a public address.
 
-    The look-up of a name that contains `dead` first waits until the test calls `answer`.
+    For a name that contains `dead`, it first waits until the test calls `answer`.
     """
 
     def __init__(self) -> None:

@@ -66,9 +66,9 @@ def as_base64(data: bytes, **others: str) -> dict[str, str]:
 async def submit(
     gateway: RunningGateway, inputs: object = None, key: str | None = None, **members: Any
 ) -> httpx.Response:
-    """Submit a job with named inputs as a JSON body.
+    """Submit a job with named inputs in a JSON body.
 
-    `members` are further members of the body.
+    `key` is the idempotency key. `members` are further members of the body.
     """
     document = {"input": {"text": "first"}, "inputs": inputs, **members}
     headers = {**ASYNC, **({"idempotency-key": key} if key else {})}
@@ -125,7 +125,10 @@ async def test_a_json_body_may_give_a_named_input_as_text_base64_json_upload_or_
 
 
 async def sent(gateway: RunningGateway, data: bytes, media_type: str, name: str | None) -> str:
-    """Create an upload for an input of the model, send its data, and return the upload's id."""
+    """Upload data for an input of the model, and return the id of the upload.
+
+    `name` is the name of the input, or None for the first input.
+    """
     asked = {"model": "compared", "media_type": media_type, "input": name}
     answer = await gateway.http.post("/v1/uploads", json=asked)
     assert answer.status_code == 201, answer.text
@@ -276,7 +279,7 @@ async def test_housekeeping_deletes_all_stored_inputs_of_old_jobs(
 
 
 async def dead_job(gateway: RunningGateway) -> str:
-    """Submit a job with a stored named input, and dead-letter its message."""
+    """Submit a job with a large named input, dead-letter its message, and return the job's id."""
     inputs = {"other": {"text": "x" * 100_000}, "note": {"json": 1}}
     job_id = str((await submit(gateway, inputs)).json()["id"])
     message = ServiceBusMessage(

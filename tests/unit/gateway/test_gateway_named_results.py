@@ -60,7 +60,7 @@ def outcome(**results: Any) -> dict[str, Any]:
 
 
 async def ended(gateway: RunningGateway, **results: Any) -> str:
-    """Run a job with these named results, and return its id."""
+    """Submit a job, reply to it with these named results, and return the job's id."""
     job_id = await gateway.accept(model="cutter")
     answer = await gateway.reply(**outcome(**results))
     assert answer.status_code == 202, answer.text
@@ -68,7 +68,7 @@ async def ended(gateway: RunningGateway, **results: Any) -> str:
 
 
 def stored(gateway: RunningGateway, job_id: str, data: bytes, media_type: str) -> dict[str, Any]:
-    """Store a large result like a worker, and return the reference to it."""
+    """Store a large result as a worker does, and return the reference to the result."""
     blob = result_blob(job_id)
     gateway.payloads.blobs[blob] = (media_type, data)
     return {
@@ -406,7 +406,7 @@ async def test_open_inference_reads_only_the_blobs_of_the_requested_named_result
     cutter: RunningGateway,
 ) -> None:
     async def run(wanted: str, *, is_lost: bool) -> httpx.Response:
-        """Request one output of a job whose mask is stored, or was deleted."""
+        """Request the output `wanted` of a job. If `is_lost`, the job's `mask` was deleted."""
         body = {"inputs": [tensor("eA==")], "outputs": [{"name": wanted}]}
         before = len(cutter.queues.sent)
         waiting = asyncio.create_task(cutter.http.post("/v2/models/cutter/infer", json=body))

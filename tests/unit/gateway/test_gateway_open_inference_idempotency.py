@@ -14,9 +14,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:Depreca
 
 
 async def infer_again(gateway: RunningGateway, key: str, request: dict[str, Any]) -> httpx.Response:
-    """Repeat an inference request with its idempotency key. Return the response.
+    """Send an inference request with the key of an earlier request, and return the response.
 
-    No worker replies now, so a result can only come from the jobs of the first request.
+    No worker replies, so a result in the response must come from the jobs of the earlier request.
     """
     return await gateway.http.post(
         "/v2/models/noop/infer", json=request, headers={"idempotency-key": key}

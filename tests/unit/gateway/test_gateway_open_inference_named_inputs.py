@@ -52,7 +52,7 @@ def as_text(data: bytes) -> str:
 async def refuse(
     gateway: RunningGateway, *tensors: dict[str, Any], model: str = "compared"
 ) -> tuple[int, str]:
-    """Send a request that the gateway must refuse. Return the status and the error."""
+    """Send a request that the gateway must refuse. Return the status and the error's text."""
     answer = await gateway.http.post(f"/v2/models/{model}/infer", json={"inputs": list(tensors)})
     assert list(answer.json()) == ["error"]
     assert not gateway.queues.sent

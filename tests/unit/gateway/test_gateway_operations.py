@@ -1,4 +1,4 @@
-"""Test the documents under /v1/ops: what they contain, and which callers may read them."""
+"""Test the JSON documents for operators under /v1/ops: their content, and who may read them."""
 
 import asyncio
 import json

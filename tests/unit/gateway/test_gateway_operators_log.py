@@ -1,4 +1,4 @@
-"""Test the log lines for operators, and that the queries of the alerts can parse these lines."""
+"""Test log lines for operators, and that the queries of Azure Monitor's alerts can parse them."""
 
 import logging
 import re

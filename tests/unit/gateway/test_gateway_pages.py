@@ -25,7 +25,7 @@ VENDORED = [FOLDER / "vendor", Path(__file__).parents[2] / "browser" / "vendor"]
 
 
 class Markup(HTMLParser):
-    """Collects the URLs that a page loads, its links, ids and inline code."""
+    """The URLs that an HTML page loads, and the page's links, ids and inline code."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Test jobs of low priority: their queue, their position and their estimated wait."""
+"""Test jobs of low priority: their queue, and their estimated position and wait."""
 
 import json
 from datetime import UTC, datetime, timedelta

@@ -343,7 +343,10 @@ REPORTS = st.builds(
 def test_a_cancelled_job_keeps_the_newest_progress_report_from_before_the_cancellation(
     moves: list[ProgressReport | None],
 ) -> None:
-    """Apply reports and a cancellation (None) in any order, and check which report is kept."""
+    """Apply reports and cancellations in any order, and check which report is kept.
+
+    In `moves`, None is a cancellation.
+    """
     known = NO_PROGRESS
     for move in moves:
         before = known

@@ -1,4 +1,4 @@
-"""Test that requests for small blobs use a proxy only if an environment variable names one."""
+"""Test that requests for small blobs use an HTTP proxy only if the environment names one."""
 
 import pytest
 

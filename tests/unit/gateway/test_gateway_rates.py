@@ -93,7 +93,7 @@ def test_setting_the_clock_back_does_not_remove_tokens_from_a_rate_limit_bucket(
 
 
 class Callers(RuleBasedStateMachine):
-    """Random requests of two callers. Checks that a caller does not use the tokens of the other."""
+    """Random requests of two callers. Check that each caller is limited as if it were alone."""
 
     def __init__(self) -> None:
         super().__init__()

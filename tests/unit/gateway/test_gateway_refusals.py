@@ -1,4 +1,4 @@
-"""Test that a refused submit gets a problem with a status and code, and creates no job."""
+"""Test that a refused request creates no job, and gets a problem document with a code."""
 
 import json
 import struct

@@ -1,4 +1,4 @@
-"""Test that jobs are found by model, status, code, label, time and id with few queries."""
+"""Test that jobs are found by model, status, error code, label, time and id with few queries."""
 
 import asyncio
 from collections.abc import Collection
@@ -161,7 +161,10 @@ async def test_a_job_search_with_an_invalid_filter_is_refused(
 
 @dataclass
 class BusyStore:
-    """A task hub with one job for each second of six hours. Few of the jobs have a label."""
+    """A store of orchestrations with one job for each second of six hours.
+
+    Only the jobs whose numbers are in `labelled` have a label.
+    """
 
     labelled: frozenset[int]
     seconds: int = 21_600

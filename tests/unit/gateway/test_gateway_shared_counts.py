@@ -26,9 +26,9 @@ BLOB = queue_length_blob(QUEUE)
 
 @dataclass
 class Cloud:
-    """Service Bus and blob storage in memory, for simulated gateway processes.
+    """Service Bus and blob storage in memory, which simulated gateway processes share.
 
-    The clocks of these processes may differ.
+    The clocks of the processes may differ from the clock of the test.
     """
 
     queues: MemoryQueues = field(default_factory=MemoryQueues)
@@ -58,7 +58,10 @@ class Cloud:
         self.clock.now += timedelta(seconds=seconds)
 
     async def write_count(self, length: int, process: str, age_seconds: float = 0.0) -> None:
-        """Write a message count into the blob of the queue, as the process `process` does."""
+        """Write a count of `length` messages into the queue's blob, as if by a gateway process.
+
+        `process` is the name of the process. The count was taken `age_seconds` ago.
+        """
         at_seconds = self.now.timestamp() - age_seconds
         count = SharedCount(MessageCounts(length), at_seconds, process)
         await self.blobs.delete(BLOB)

@@ -17,7 +17,7 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 class Account:
-    """A storage account that the gateway uses with an identity. It issues user delegation keys."""
+    """A storage account that issues user delegation keys, and records their validity in `keys`."""
 
     account_name = "store"
     url = "https://store.blob.core.windows.net/"
@@ -36,7 +36,7 @@ class Account:
 
 
 class Opened(PayloadContainer):
-    """The payload container of an `Account`, which already exists, so that nobody creates it."""
+    """The payload container of an `Account`. The container already exists."""
 
     def __init__(self, clock: ManualClock) -> None:
         super().__init__(ServiceEndpoint(address="unused"), clock=clock)

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:Depreca
 async def submit_and_reply(gateway: RunningGateway, **outcome: Any) -> httpx.Response:
     """Submit a job, reply to the job while the request waits, and return the response.
 
-    `outcome` is `result` or `error` of the reply.
+    `outcome` is the member `result` or `error` of the reply.
     """
     waiting = asyncio.create_task(
         gateway.http.post("/v1/models/noop/jobs", content=b"x", headers=OCTETS)

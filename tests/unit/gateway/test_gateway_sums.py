@@ -1,4 +1,4 @@
-"""Test the counts of jobs by minute: they are complete, and shared by all gateway processes."""
+"""Test that the counts of jobs in each minute are complete, and shared by all gateway processes."""
 
 import asyncio
 import json
@@ -310,7 +310,7 @@ def test_a_heartbeat_is_smaller_than_1_kib_and_job_counts_are_smaller_than_32_ki
 ) -> None:
     """Check the size of a heartbeat, and the size of the counts of jobs in a busy hour.
 
-    Also print these sizes, and how often each of the two blobs is written in a minute.
+    Also print these sizes, and how often a gateway process and a worker write them in a minute.
     """
     clock = ManualClock()
     counters = JobCounters(clock)

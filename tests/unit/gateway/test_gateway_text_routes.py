@@ -1,4 +1,4 @@
-"""Test `TextRoute`, which calls an endpoint without FastAPI if all parameters are strings."""
+"""Test `TextRoute`, which bypasses FastAPI's parameter handling if all parameters are strings."""
 
 from typing import Any
 

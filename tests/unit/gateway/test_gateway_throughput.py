@@ -1,4 +1,4 @@
-"""Test the functions that estimate throughput, positions and waits."""
+"""Test the functions that estimate throughput, positions in a queue, and waits for results."""
 
 import math
 
@@ -40,7 +40,10 @@ def pace_of(found: list[ReplySample]) -> Throughput:
 
 
 def backlog(count: int, seconds_each: float, batch_size: int = 1) -> list[ReplySample]:
-    """Return the replies of one worker that runs `count` waiting jobs in batches."""
+    """Return samples of the replies of one worker that runs `count` waiting jobs in batches.
+
+    A batch takes `seconds_each` for each of its jobs.
+    """
     batch_seconds = batch_size * seconds_each
     return [
         ReplySample(

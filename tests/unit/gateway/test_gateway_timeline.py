@@ -1,4 +1,4 @@
-"""Test the timeline of a job: the sum of its parts, its deliveries, and wrong clocks."""
+"""Test the timeline of a job: the sum of its steps, its deliveries, and differing clocks."""
 
 import json
 from collections.abc import Sequence
@@ -72,7 +72,11 @@ def answered(
     sent_ms: float | None = 8.0,
     error: JobError | None = None,
 ) -> JobTimeline:
-    """Return the timeline of a job whose reply arrived TOTAL_MS milliseconds after the submit."""
+    """Return the timeline of a job whose reply arrived TOTAL_MS after the job was submitted.
+
+    `marks` are the times at which the delivery reached each step in the worker. `attempt` is the
+    number of the delivery that was answered. The message was sent `sent_ms` after the submission.
+    """
     ticket = write_ticket(
         REQUEST, "00-aa-bb-00", sent_at=None if sent_ms is None else after(sent_ms)
     )
@@ -85,7 +89,7 @@ def answered(
 
 
 def check_sum(timeline: Any) -> None:
-    """Check that a timeline's parts add up to its total time, and that none is negative."""
+    """Check that the steps of a timeline add up to its total time, and that no step is negative."""
     durations = [step["duration_ms"] for step in timeline["steps"]]
     assert min(durations) >= 0
     assert sum(durations) == pytest.approx(timeline["total_ms"], abs=0.05)
@@ -323,7 +327,7 @@ async def get(gateway: RunningGateway, job_id: str, **headers: str) -> Any:
 
 
 def noted(gateway: RunningGateway, note: DeliveryNote, token: str | None = None) -> str:
-    """Write a delivery note about the newest job, and return the name of the note's blob.
+    """Write a worker's note about a delivery of the newest job, and return the note's blob name.
 
     The name depends on the reply token. If `token` is None, use the reply token of the job, as a
     worker does.

@@ -157,7 +157,7 @@ async def test_housekeeping_deletes_histories_whose_retention_has_ended(
 
 
 async def accept_unsent(gateway: RunningGateway, **options: Any) -> str:
-    """Submit a job while the queue is down, and return the input of its orchestration.
+    """Submit a job while the queue is unavailable, and return the input of its orchestration.
 
     `options` are arguments of `RunningGateway.accept`.
     """
@@ -228,7 +228,7 @@ async def test_a_request_of_azure_functions_is_passed_to_the_asgi_app(
 
 
 class App:
-    """An ASGI app that sends the given messages, and then raises `error` if it is given."""
+    """An ASGI app that sends the given ASGI messages, and then raises `error` unless it is None."""
 
     def __init__(self, *messages: dict[str, Any], error: Exception | None = None) -> None:
         self.messages = messages

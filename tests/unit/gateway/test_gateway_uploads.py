@@ -33,7 +33,7 @@ async def slot(
 async def sent(
     gateway: RunningGateway, data: bytes, media_type: str = STREAM, model: str = "noop"
 ) -> str:
-    """Create an upload and send its data; return the upload id."""
+    """Upload data as an input for a model, and return the id of the upload."""
     found = await slot(gateway, model, media_type)
     path = httpx.URL(found["url"]).path.removeprefix("/")
     gateway.blobs.put(path, data, found["headers"]["content-type"])

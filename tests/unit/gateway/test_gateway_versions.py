@@ -1,4 +1,4 @@
-"""Test the choice of a model's version for new jobs, and what callers see of versions."""
+"""Test how a new job gets a version of its model, and what callers see of versions."""
 
 import json
 from collections import Counter
@@ -53,20 +53,20 @@ def write_catalogue(
 
 
 def deploy(gateway: RunningGateway, catalogue: Path) -> None:
-    """Replace the catalogue of a running gateway, as a deployment does."""
+    """Replace the model catalogue of a running gateway, as a new deployment does."""
     vars(gateway.services.catalogue).update(vars(Catalogue.load(catalogue)))
 
 
 @pytest.fixture
 async def split(tmp_path: Path) -> AsyncIterator[RunningGateway]:
-    """Yield a gateway that sends half of the jobs to version 2."""
+    """Yield a gateway that sends half of the jobs of the model noop to version 2."""
     path = write_catalogue(tmp_path, {"1": 50, "2": 50})
     async with open_gateway(catalogue_path=path) as opened:
         yield opened
 
 
 async def accept_on(gateway: RunningGateway, version: str) -> str:
-    """Submit jobs without a version until `version` is chosen for a job. Return this job's id."""
+    """Submit jobs until the gateway chooses `version` for a job, and return this job's id."""
     for _ in range(100):
         job_id = await gateway.accept()
         if (await gateway.job(job_id))["version"] == version:

@@ -1,4 +1,4 @@
-"""Test estimated positions and waits, and refusals because of long queues."""
+"""Test the estimated positions and waits of jobs, and the refusal of jobs if a queue is long."""
 
 import asyncio
 from dataclasses import replace
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:Depreca
 
 
 def heard(gateway: RunningGateway, seconds: float) -> None:
-    """Record a worker's reply to a job that ran for this many seconds."""
+    """Let the gateway record a worker's reply to a job that ran for this many seconds."""
     started_at = datetime(2026, 3, 1, tzinfo=UTC)
     reply = JobReply(
         job_id="",
@@ -171,7 +171,7 @@ async def test_a_model_resource_shows_the_queue_length_and_the_estimated_wait(
 
 
 async def wait_for_counts() -> None:
-    """Run the event loop until the message counts in the background have ended."""
+    """Let the background tasks that count the messages in the queues end."""
     for _ in range(20):
         await asyncio.sleep(0)
 

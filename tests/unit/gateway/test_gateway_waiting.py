@@ -20,9 +20,9 @@ CANCELLED = JobOutcome.cancelled(NOW)
 
 
 class ScriptedStore(OutcomeStore):
-    """A store whose jobs end at `ends_at`, and that is unavailable before `away_until`.
+    """A store of outcomes whose jobs end at `ends_at`. It is unavailable before `away_until`.
 
-    Both times are in seconds of the event loop's clock.
+    Both times are in seconds of the event loop's clock. A read takes `read_seconds`.
     """
 
     def __init__(self, ends_at: float, away_until: float = 0, read_seconds: float = 0) -> None:
@@ -59,9 +59,13 @@ def jobs_of(store: ScriptedStore, waiters: Waiters) -> tuple[Jobs, Any]:
 async def wait(
     store: ScriptedStore, limit: float, notified_at: float | None = None
 ) -> tuple[str | None, float]:
-    """Wait for a job, and return its final status and the time at which the wait ended.
+    """Wait for a job for at most `limit` seconds.
 
-    The status is None if the job has not ended.
+    If `notified_at` is given, the waiter is notified at this time that the job was cancelled.
+
+    Returns:
+        The final status of the job, or None if it has not ended; and the time in seconds at which
+        the wait ended.
     """
     waiters = Waiters()
     jobs, durable = jobs_of(store, waiters)
@@ -162,8 +166,9 @@ def test_an_outcome_notifies_only_the_waiters_of_the_job() -> None:
 async def reads_after_own_ends(own_ends: int, *, ends_elsewhere: bool = False) -> list[float]:
     """Return when a waiter reads the outcome of its job, in seconds since its wait began.
 
-    Before this wait, `own_ends` other waiters receive a notification of their outcome. If
-    `ends_elsewhere` is true, one more waiter then reads an outcome that another instance recorded.
+    Before that, `own_ends` other waiters are notified of outcomes that this process has recorded.
+    If `ends_elsewhere` is true, one more waiter then reads an outcome that another gateway process
+    has recorded.
     """
     waiters = Waiters()
     loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Test webhooks: the option of a submit, the start of a delivery, and its attempts."""
+"""Test webhooks: how a request names one, and when and how often the gateway tries to call it."""
 
 import base64
 import json
@@ -70,7 +70,7 @@ async def test_one_webhook_delivery_starts_when_a_job_ends_and_contains_the_job(
 
 
 async def test_each_tenant_signs_webhooks_with_its_own_secrets() -> None:
-    """If a job names the receiver of another tenant, this receiver refuses the event."""
+    """The secret of another tenant must not fit the signature of a webhook."""
     keys = {tenant: make_key(tenant, tenant) for tenant in ("acme", "bolt")}
     async with open_gateway(
         webhook_secrets=parse_secrets(SECRET),

@@ -1,4 +1,4 @@
-"""Test that the queries of the workbook and the alerts find the gateway's log lines."""
+"""Test that the queries of Azure Monitor's workbook and alerts find the gateway's log lines."""
 
 import json
 import re
@@ -30,7 +30,7 @@ EVERY_QUERY = [*QUERIES.values(), *ALERT_QUERIES.values()]
 
 
 def read(query: str, line: str) -> dict[str, str] | None:
-    """Return the fields that a query finds in a log line; None if the query does not match."""
+    """Return the fields that a query finds in a log line, or None if the query does not match."""
     for operator, text in re.findall(r'message (startswith|has) "([^"]*)"', query):
         if text not in line or (operator == "startswith" and not line.startswith(text)):
             return None
@@ -40,9 +40,9 @@ def read(query: str, line: str) -> dict[str, str] | None:
 
 
 def _pieces(pattern: str) -> Iterator[str]:
-    """Convert a pattern of the KQL operator `parse` (simple mode) to a regular expression.
+    """Yield the pieces of a regular expression for a pattern of the KQL operator `parse`.
 
-    Yields the expression in pieces.
+    The pattern is in the simple mode of `parse`.
     """
     for literal, name, number in re.findall(r'"([^"]*)"|(\*|\w+)(:real)?', pattern):
         if not name:

@@ -1,4 +1,4 @@
-"""Run the real webhook orchestrator without a host, on a history in memory."""
+"""Run the real webhook orchestrator without a Functions host, with a history in memory."""
 
 import json
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ run_webhook = Orchestrator.create(webhook)
 
 
 class Delivery:
-    """Replays the orchestration of one webhook delivery, episode by episode.
+    """The orchestration that delivers one webhook, replayed as a Functions host does.
 
     `outcomes` are the results of the first attempts to deliver the webhook, in order.
     """
@@ -29,8 +29,8 @@ class Delivery:
     def play(self, wake: str | None = None) -> dict[str, Any]:
         """Run the orchestration until it ends, or until `outcomes` has no result for an attempt.
 
-        `wake` is the name of an external event that ends each wait between attempts. Returns the
-        last result of the orchestrator.
+        `wake` is the name of an external event that ends each wait between attempts. Return what
+        the orchestrator returned in its last execution.
         """
         news: list[dict[str, Any]] = [
             {

@@ -1,4 +1,4 @@
-"""One interface to `Client` and `AsyncClient`, so that each test covers both."""
+"""One interface to `Client` and `AsyncClient`, with which a test can cover both classes."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -95,7 +95,7 @@ Connect = Callable[..., AnyClient]
 
 @contextmanager
 def connecting_clients(kind: str, clock: SleepClock) -> Iterator[Connect]:
-    """Yield a function that returns clients, and close the clients at the end.
+    """Yield a function that creates clients, and close these clients at the end.
 
     The clients are of the class `Client` if `kind` is "sync", and otherwise `AsyncClient`.
     """

@@ -8,7 +8,7 @@ from tests.unit.loosely.scripted_gateway import ScriptedGateway, serving
 
 @pytest.fixture
 def gateway() -> Iterator[ScriptedGateway]:
-    """Run a gateway on loopback that returns scripted responses."""
+    """Yield a running gateway on loopback that returns the responses that a test has set."""
     with serving() as running:
         yield running
 

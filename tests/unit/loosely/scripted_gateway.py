@@ -14,7 +14,7 @@ JOB_ID = "01982f0c-0000-7000-8000-000000000001"
 
 
 def job_document(status: str, **members: Any) -> dict[str, Any]:
-    """Return a job document as the REST contract defines it.
+    """Return the JSON document of a job, as the REST API returns it.
 
     `members` replace members of the document, or are added to it.
     """
@@ -62,9 +62,9 @@ class ScriptedResponse:
 
 
 def timeline_document(**members: Any) -> dict[str, Any]:
-    """Return the timeline of a job whose first delivery was lost, as a JSON object.
+    """Return the timeline of a job as a JSON object. The job's first delivery was lost.
 
-    `members` are added to this object, and replace members of the same name.
+    `members` replace members of this object, or are added to it.
     """
     steps = [
         ("accepted", 0.0, None),
@@ -125,7 +125,7 @@ def json_response(status: int, document: Any, **headers: str) -> ScriptedRespons
 
 
 def problem_response(status: int, code: str, detail: str, **members: Any) -> ScriptedResponse:
-    """Return a response with a problem document.
+    """Return an error response whose body is a problem document with the code `code`.
 
     `members` replace members of the document, or are added to it.
     """
@@ -148,7 +148,7 @@ class ReceivedRequest:
 
 
 class ScriptedGateway:
-    """Returns ``responses`` in order, and the last response to every later request."""
+    """A gateway that returns ``responses`` in order, and then the last response again and again."""
 
     def __init__(self, url: str) -> None:
         self.url = url

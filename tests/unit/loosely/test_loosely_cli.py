@@ -33,7 +33,7 @@ tabby          1.0%  ▎
 
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> CliRunner:
-    """Return a runner of commands in an empty folder.
+    """Return a runner of the command line, whose working directory is an empty folder.
 
     The environment variables for the URL, the API key, the colour and the width are not set.
     """
@@ -639,7 +639,10 @@ def test_the_version_option_prints_the_version_and_the_help_option_prints_the_he
 
 
 def open_in_browser(tmp_path: Path, *arguments: str, exit_code: int = 0) -> tuple[int, str, str]:
-    """Run `loosely open` with a fake browser. Return exit code, output and the opened URL."""
+    """Run `loosely open` with a fake browser that ends with `exit_code`.
+
+    Return the exit code of the command, its output, and the URL that the browser was given.
+    """
     opened = tmp_path / "opened"
     program = tmp_path / "browser"
     program.write_text(f'#!/bin/sh\nprintf %s "$1" >{opened}\nexit {exit_code}\n', encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Test that `Client`, which needs no event loop, has the operations of `AsyncClient`."""
+"""Test that `Client`, whose methods block, has the same operations as `AsyncClient`."""
 
 import asyncio
 from itertools import islice

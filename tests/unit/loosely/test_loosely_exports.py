@@ -1,4 +1,4 @@
-"""Test the public names of `loosely`."""
+"""Test which public names the package `loosely` exports."""
 
 from importlib import import_module
 from inspect import iscoroutinefunction, signature

@@ -388,7 +388,7 @@ SETTINGS = '{"Values": {"CORS_ORIGINS": "https://file.example , http://b"}}'
 
 
 class TestCorsOrigins:
-    """Test that `loosely up` reads the same CORS_ORIGINS as the gateway."""
+    """Test that `loosely up` and the gateway read the same value of the setting CORS_ORIGINS."""
 
     @pytest.mark.parametrize(
         ("user", "text", "expected"),
@@ -625,7 +625,7 @@ async def test_a_readiness_probe_of_a_closed_port_fails() -> None:
 
 
 def test_the_scripts_child_py_and_reaper_py_import_no_module_of_the_package_loosely() -> None:
-    """Both files run without the package, because importing it would be slow or would fail."""
+    """Both scripts must run without the package, whose import would be slow or would fail."""
     source = Path(__file__).parents[3] / "loosely" / "local"
     for name in ("child.py", "reaper.py"):
         tree = ast.parse((source / name).read_text())

@@ -225,7 +225,7 @@ class TestPackage:
 
 
 def add_weights(folder: Path, path: str) -> None:
-    """Write a weights file into a model folder, and name the file in its catalogue."""
+    """Write a file with weights into a model folder, and name it in the folder's catalogue."""
     (folder / path).parent.mkdir(parents=True, exist_ok=True)
     (folder / path).write_bytes(b"weights")
     digest = hashlib.sha256(b"weights").hexdigest()

@@ -1,4 +1,4 @@
-"""Test the options of `loosely up --scale`."""
+"""Test `loosely up --scale`: how its options are parsed, and the plan of a worker pool."""
 
 import os
 from pathlib import Path

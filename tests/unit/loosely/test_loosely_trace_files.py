@@ -1,4 +1,4 @@
-"""Test that spans are received by OTLP and stored in a file, and that traces can be read there."""
+"""Test that spans that arrive by OTLP are stored in a file, and that traces are read from it."""
 
 import json
 from collections.abc import Iterator

@@ -1,3 +1,3 @@
-"""A model that calls sys.exit while it is imported."""
+"""A model module that raises SystemExit while it is imported."""
 
 raise SystemExit("the labels are missing")

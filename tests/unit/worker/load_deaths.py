@@ -1,4 +1,4 @@
-"""A helper for tests: start a process that dies while it loads models."""
+"""A helper for tests that starts a process which dies while it loads models."""
 
 import os
 from collections.abc import Callable
@@ -8,7 +8,10 @@ from worker.inference.load_journal import LoadJournal
 
 
 def die_while_loading(folder: Path, *names: str, prepare: Callable[[], object] = int) -> None:
-    """Run a process that dies while it loads these models, after it has called `prepare`."""
+    """Run a process that dies while it loads the models with these names.
+
+    The process first calls `prepare`. `folder` is the folder of its load journal.
+    """
     child = os.fork()
     if child == 0:
         journal = LoadJournal(folder)

@@ -1,6 +1,6 @@
-"""Models for tests of memory management, on a device with 80 units of memory.
+"""Models for tests of memory management, on a simulated device with 80 bytes of memory.
 
-Each model declares how many units it needs, and has its own device thread.
+Each model declares how many bytes it needs, and has its own device thread.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BUDGET = 80
 
 
 class Infer:
-    """A model that needs `resident` units of memory, and 10 more units for each item of a batch."""
+    """A model that needs `resident` bytes of memory, and 10 more bytes for each item of a batch."""
 
     accepts: ClassVar[Accepts] = "bytes"
 
@@ -57,7 +57,7 @@ class Infer:
 
 
 class Block:
-    """An object that exists in memory during a forward pass of a model."""
+    """An object that a forward pass creates, so that tests can check when it is freed."""
 
 
 class Raising(Infer):
@@ -73,7 +73,10 @@ class Raising(Infer):
 
 @dataclass
 class ManagedModel:
-    """A model manager with its device thread, and the messages in the model's queue."""
+    """A model manager, its device thread, and the queue of its model.
+
+    `has_work` says whether the queue contains a message.
+    """
 
     model: ModelEntry
     sharing: DeviceSharing
@@ -135,7 +138,7 @@ class ManagedModel:
 
 @contextlib.contextmanager
 def shared(folder: Path) -> Iterator[DeviceSharing]:
-    """Yield the DeviceSharing of one worker process, whose thread runs during the `with` block."""
+    """Yield the DeviceSharing of one worker process. Its thread runs during the `with` block."""
     sharing, stopping = (
         DeviceSharing(MemorySettings(BUDGET, folder, turn_seconds=0.05)),
         threading.Event(),

@@ -95,7 +95,8 @@ class Process:
 class Simulation:
     """Simulates worker processes that reserve the memory of one device.
 
-    `step` advances the processes in the given order. Loading and unloading take simulated time.
+    `step` advances the simulated time, and then each process, in the given order. `backlog` says
+    for each model whether messages wait.
     """
 
     total: int

@@ -1,4 +1,4 @@
-"""Test that batches are neither too large nor too late, and that no item is lost or reordered."""
+"""Test that the batch queue respects the limits of a batch, loses no item and keeps the order."""
 
 import threading
 

@@ -23,9 +23,10 @@ SECONDS = 10
 
 
 class Post:
-    """Replaces the function that sends several items in one call.
+    """A function that sends several items in one call.
 
-    The call ends when the test allows it. It raises an error if its items include `fails`.
+    Each call waits until the test sets `may_end`. A call whose items include `fails` raises an
+    error.
     """
 
     def __init__(self, fails: str = "") -> None:
@@ -82,10 +83,7 @@ def test_a_set_of_numbers_is_grouped_into_ranges_of_consecutive_numbers(
 
 @dataclass
 class Broker:
-    """Replaces the link to Service Bus.
-
-    It delivers messages from memory, and records which messages the worker settles.
-    """
+    """A link to a broker that delivers messages from memory, and records the settled messages."""
 
     waiting: list[LockedMessage] = field(default_factory=list)
     asked: list[int] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Test how many more messages the worker can receive, and how unsettled ones are counted."""
+"""Test how a worker counts its unsettled messages, and how many more messages it can receive."""
 
 from dataclasses import replace
 from typing import Any, cast

@@ -23,7 +23,11 @@ NOOP = Catalogue.load()["noop"]
 
 
 def result(batch_size: int, per_second: float, batch_ms: float, p95_ms: float = 9.0) -> LoadResult:
-    """Return a measurement of 100 batches."""
+    """Return an invented measurement of 100 batches.
+
+    `per_second` is the throughput in items per second. `batch_ms` is the mean time for which the
+    model runs for one batch.
+    """
     items = batch_size * 100
     throughput = BatchThroughput(items, 100, items / per_second, batch_ms / 10)
     return LoadResult(batch_size, throughput, (1.0, p95_ms))
@@ -102,7 +106,7 @@ def measurement(model: ModelEntry, data: bytes, folder: Path) -> LoadMeasurement
 def test_a_measurement_runs_full_batches_of_a_model_on_the_threads_of_a_worker(
     size_bytes: int, tmp_path: Path
 ) -> None:
-    """The larger input is too large for a message, so the measurement reads it from a blob."""
+    """An input of 200,000 bytes does not fit into a message, so it is read from a blob."""
     load = measurement(NOOP, b"x" * size_bytes, tmp_path)
     small, large = load.measure(1, 8), load.measure(4, 16)
     assert small.throughput.items == len(small.latencies_ms) > 6

@@ -80,9 +80,9 @@ class RecordedBlobs:
 
 @dataclass
 class RecordedJobs:
-    """A consumer, its jobs, and a record of how each job's message was settled.
+    """A consumer, its jobs, and a record of how the message of each job was settled.
 
-    The method `job` returns a job without a reply address, unless the test passes one.
+    The method `job` returns a job without a reply address, unless `reply_to` is given.
     """
 
     settled: list[SettleRequest] = field(default_factory=list)
@@ -148,12 +148,12 @@ class RecordedJobs:
         return job
 
     def reply_and_settle(self, job: ReceivedJob) -> None:
-        """Reply with a result. End the job if the reply raises an error."""
+        """Let the consumer reply with a result, and settle the message even if the reply fails."""
         with self.consumer.ending_on_error(job):
             self.consumer.reply_and_settle(job, InlineJson(1))
 
     def notes(self) -> list[DeliveryNote]:
-        """Return the delivery notes, in the order of the deliveries."""
+        """Return the notes that the worker has written about deliveries, in their order."""
         self.consumer.notes.wait(10)
         return [decode_note(data) for _, data in sorted(self.blobs.blobs.items())]
 

@@ -1,6 +1,6 @@
-"""Test the limit on the GPU memory that models may use, and the description of the device.
+"""Test the limit on the GPU memory that models may use, and the description of the GPU.
 
-`./dev gpu` tests a real GPU.
+These tests need no GPU. `./dev gpu` runs the tests that need one.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Test which errors mean that the device is lost. The texts of the errors are PyTorch's."""
+"""Test which errors of PyTorch mean that the device is lost, by their codes and texts."""
 
 import pytest
 from hypothesis import given

@@ -9,7 +9,7 @@ from worker.telemetry.health import DeviceProbe, Loops
 
 
 class Device:
-    """A device whose test computation succeeds, or raises `error` if `error` is set."""
+    """A device and its probe. The test computation raises `error`, or succeeds if it is None."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -24,7 +24,10 @@ class Device:
             raise self.error
 
     def look(self) -> bool:
-        """Run the test computation if the probe requests it. Return whether the device works."""
+        """Look at the probe, and run the test computation if the probe requests it.
+
+        Return whether the device works.
+        """
         good, _ = self.probe.look(0)
         if self.probe._asked_at is not None:
             self.probe.run_kernel()
@@ -106,7 +109,7 @@ def test_the_first_check_of_a_device_probe_waits_until_the_test_computation_has_
 
 @pytest.fixture
 def join() -> Callable[[DeviceProbe], None]:
-    """Return a function that runs a device probe in a new daemon thread."""
+    """Return a function that starts a daemon thread in which a device probe runs."""
 
     def start(probe: DeviceProbe) -> None:
         stop = threading.Event()

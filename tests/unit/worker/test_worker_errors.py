@@ -1,4 +1,4 @@
-"""Test which settlement and which reply follow from each error class."""
+"""Test how each error class determines the settlement of a message and the reply to its job."""
 
 import inspect
 

@@ -11,7 +11,11 @@ from worker.telemetry.health import DeviceProbe, Loops, WorkerReadiness
 
 @dataclass
 class Worker:
-    """The state of a worker that determines its readiness."""
+    """The state of a worker that determines its readiness.
+
+    `models` has the state of each model. `leaving` is the reason for a shutdown, or empty. `error`
+    is raised by the test computation on the device.
+    """
 
     models: dict[str, dict[str, Any]]
     leaving: str = ""

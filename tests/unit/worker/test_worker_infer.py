@@ -27,10 +27,10 @@ class Item:
 
 
 class RecordingLimit(BatchLimit):
-    """A batch limit that records the costs of batches.
+    """A batch limit that records the costs of the batches that it admits.
 
-    `costs` has the cost of each batch. `alone` has only the costs of batches that have the device
-    to themselves.
+    `costs` has the cost of each batch. `alone` has only the costs of the batches that use the
+    device exclusively.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class RecordingLimit(BatchLimit):
 
 @dataclass
 class Model:
-    """A model that raises an error on bad items and on batches that do not fit into memory."""
+    """A model that squares numbers. Numbers in `bad`, and more than `fits` items, raise errors."""
 
     bad: set[int] = field(default_factory=set)
     fits: float = math.inf

@@ -31,7 +31,7 @@ def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def blank_png(width: int, height: int) -> bytes:
-    """Return a small PNG file with many transparent pixels."""
+    """Return a PNG with this size, whose pixels are all transparent, so that the file is small."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         checksum = struct.pack(">I", zlib.crc32(name + data))
@@ -46,7 +46,7 @@ def blank_png(width: int, height: int) -> bytes:
 
 
 def jpeg_with_scans(count: int) -> bytes:
-    """Return a progressive JPEG whose last scan is repeated."""
+    """Return a progressive JPEG of 64 x 64 pixels that contains its last scan `count` times."""
     data = encoded(Image.effect_noise((64, 64), 80).convert("RGB"), "JPEG", progressive=True)
     last = data.rindex(b"\xff\xda")
     return data[:last] + data[last:-2] * count + data[-2:]
@@ -64,7 +64,7 @@ def processes() -> Iterator[DecoderProcesses]:
 
 
 def reserve_nothing(_size_bytes: int) -> None:
-    """Accept every size, and reserve no memory."""
+    """Accept a reservation of any size, but reserve no memory."""
 
 
 def test_a_large_input_waits_until_another_large_input_releases_memory() -> None:
@@ -160,7 +160,7 @@ def test_decoding_an_image_needs_at_most_the_reserved_memory(
 
 
 def peak_bytes(pid: int) -> int:
-    """Return the peak resident memory of a process in bytes."""
+    """Return the peak of the resident memory of a process, in bytes."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     assert found is not None
     return int(found[1]) * 1024
@@ -256,7 +256,7 @@ def test_decoding_json_needs_at_most_the_reserved_memory(name: str) -> None:
 def test_a_json_tensor_that_contains_a_long_text_is_refused_without_a_large_memory_allocation() -> (
     None
 ):
-    """NumPy would reserve the length of the longest text for each value: 1.6 GB here."""
+    """NumPy would allocate the length of the longest text for each of 8,001 texts: 1.6 GB."""
     pytest.importorskip("numpy")
     data = b'["' + b"a" * 50_000 + b'"' + b',""' * 8_000 + b"]"
     asked: list[int] = []

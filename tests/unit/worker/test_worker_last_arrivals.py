@@ -1,4 +1,4 @@
-"""Test that lock tokens are found in the bytes that arrived on a dead process's sockets."""
+"""Test that lock tokens are found in the bytes that a dead process left unread in its sockets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from worker.servicebus.lock_journal import LockJournal
 
 
 def transfer(token: bytes, delivery_id: int = 1, handle: int = 0, size_bytes: int = 10) -> bytes:
-    """Return an AMQP transfer frame with this delivery tag and a message of `size_bytes`."""
+    """Return an AMQP transfer frame with a message of `size_bytes`.
+
+    `token` is the delivery tag, which is the lock token in Service Bus.
+    """
     # The fields of a transfer, in their order. The types of the SDK allow no positional values.
     frame_type: Any = TransferFrame
     values = [handle, delivery_id, token, 0, False, False, None, None, None, None, False]

@@ -1,4 +1,4 @@
-"""Test the load journal with processes that die during a load."""
+"""Test the load journal: how it finds the models whose loading has killed processes."""
 
 import os
 import threading

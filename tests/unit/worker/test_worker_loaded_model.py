@@ -62,7 +62,7 @@ def test_the_outputs_of_a_batch_model_are_postprocessed() -> None:
 
 
 class Told:
-    """A context that records the progress that the model reports."""
+    """A context of a model call that records the fractions of the reported progress in `seen`."""
 
     def __init__(self) -> None:
         self.seen: list[float | None] = []
@@ -283,7 +283,7 @@ def test_the_input_type_of_a_model_without_an_accepts_attribute_follows_from_its
 
 
 class Wants:
-    """A model that stores its constructor's arguments."""
+    """A model that stores the arguments of its constructor in `given`."""
 
     accepts: ClassVar[Accepts] = "bytes"
 

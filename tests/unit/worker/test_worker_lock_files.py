@@ -1,4 +1,4 @@
-"""Test that lock files exist until their processes end, even if a process is killed."""
+"""Test that the lock file of a process exists until the process ends, even if it is killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Test that a lock journal has the tokens of all unsettled messages, even after a kill."""
+"""Test that a lock journal has the lock tokens of all unsettled messages, even after a kill."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ sys.stdin.read()
 
 
 class Killed(BaseException):
-    """Raised instead of a write, because the process is killed before the write."""
+    """Raised in place of a write to the journal, to simulate a kill of the process."""
 
 
 class MortalMemory(mmap.mmap):
-    """A memory map that raises `Killed` after `writes_left` writes, like a killed process."""
+    """A memory map that raises `Killed` at each write after `writes_left` further writes."""
 
     writes_left: int | None = None
 
@@ -52,7 +52,7 @@ class MortalMemory(mmap.mmap):
 
 
 class MortalJournal(LockJournal):
-    """A lock journal whose process can be killed before any write to the journal."""
+    """A lock journal that can simulate a kill of its process before any write to the journal."""
 
     def _map(self, slot_count: int) -> mmap.mmap:
         with super()._map(slot_count) as memory:
@@ -68,7 +68,10 @@ def token(number: int) -> bytes:
 
 
 class Workers(RuleBasedStateMachine):
-    """Workers that run one after another. Each may be killed before one of its writes."""
+    """Simulated workers that run one after another with one journal.
+
+    Each worker may be killed before one of its writes to the journal.
+    """
 
     def __init__(self) -> None:
         super().__init__()

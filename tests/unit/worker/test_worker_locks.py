@@ -16,7 +16,7 @@ LOCK_SECONDS = 9.0
 
 @dataclass
 class ScriptedBroker:
-    """A broker with its own clock. `mood` determines what happens when a lock is renewed."""
+    """A broker whose clock is `now`. `mood` determines what a renewal of a lock does."""
 
     now: float = 1000.0
     mood: str = "renews"
@@ -49,7 +49,7 @@ class ScriptedBroker:
         return LOCK_SECONDS
 
     def pass_time(self, seconds: float) -> None:
-        """Advance the clock, and renew locks when the renewing thread would renew them."""
+        """Advance the clock, and renew each lock at the time at which the renewer thread would."""
         ends_at = self.now + seconds
         sleep_seconds = self.locks.renew_due()
         while self.now + sleep_seconds <= ends_at:

@@ -16,7 +16,7 @@ from worker.telemetry.setup import JsonLines
 
 
 class Lines:
-    """A separate logger, and the lines that were logged with it."""
+    """A logger of its own that writes JSON lines, and the lines that it has written."""
 
     def __init__(self) -> None:
         self._stream = io.StringIO()

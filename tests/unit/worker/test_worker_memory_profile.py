@@ -1,4 +1,4 @@
-"""Test that a memory profile never underestimates the memory of an unmeasured batch."""
+"""Test that the memory that a profile estimates for an unmeasured batch is never too low."""
 
 from __future__ import annotations
 

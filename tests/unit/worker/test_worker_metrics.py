@@ -8,13 +8,13 @@ from worker.telemetry.recording import JobSpan, Metrics, ModelTelemetry
 
 
 class NewModelsRefusal(InvalidInput):
-    """An error class like those that a model's author may define in the model's file."""
+    """An error class with its own code, as a model's author may define it."""
 
     code = "anything-at-all"
 
 
 class Job:
-    """A job whose span records nothing."""
+    """A job with a tracing span that is not recorded."""
 
     span = JobSpan("-")
 

@@ -1,4 +1,4 @@
-"""Test the shipped models, with calls like those of the worker."""
+"""Test the models that Loosely ships, with the same calls that the worker makes."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Test models with named results: what they return, declare and store, and the commands."""
+"""Test models with named results: how they are declared, returned, stored and printed."""
 
 import base64
 import io
@@ -55,14 +55,14 @@ def png(width: int) -> bytes:
 
 
 class Cut(Results):
-    """A mask, and a note if the picture is wide."""
+    """The results of the model `Infer`: a width, a mask, and a note if the picture is wide."""
 
     mask: Annotated[Image.Image, "Where the object is."]
     note: str | None
 
 
 class Infer:
-    """Answers with the width of a picture, a mask, and a note if the picture is wide."""
+    """A model that returns the width of a picture, a mask, and a note if the picture is wide."""
 
     def __call__(self, image: Image.Image) -> Cut:
         note = "wide" if image.width > 9 else None
@@ -320,7 +320,12 @@ def test_a_result_of_bytes_may_have_any_type_except_json() -> None:
 
 
 def pack(results: EncodedResults) -> tuple[RecordedJobs, Any, dict[str, Any]]:
-    """Pack the results of a job, and return what the reply to the job contains."""
+    """Put the results of a job into its reply.
+
+    Returns:
+        The stand-in for the consumer, whose blob store has the large results; the first result in
+        the reply; and the named results in the reply.
+    """
     jobs = RecordedJobs()
     step = ReplyStep(BlobPayloads(jobs.blobs), jobs.reply._senders, jobs.cache, jobs.in_flight)
     job = jobs.job()

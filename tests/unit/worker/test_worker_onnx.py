@@ -1,4 +1,4 @@
-"""Test `worker.models.onnx` with graphs that the tests make."""
+"""Test the model `worker.models.onnx` with small ONNX graphs that the tests create."""
 
 import hashlib
 from dataclasses import replace
@@ -29,7 +29,10 @@ def save_graph(
     outputs: dict[str, tuple[int, list[Any]]],
     constants: dict[str, Any] | None = None,
 ) -> Path:
-    """Write an ONNX file. `inputs` and `outputs` have the type and the shape of each name."""
+    """Write a graph of `nodes` as an ONNX file to `path`, and return `path`.
+
+    `inputs` and `outputs` map the name of each input and output to its element type and shape.
+    """
     graph = onnx.helper.make_graph(
         nodes,
         "graph",
@@ -45,7 +48,10 @@ def save_graph(
 
 
 def save_sum(path: Path, batch: object = "N", kind: int = FLOAT) -> Path:
-    """Write a graph whose output `sum` is the sum of its inputs `left` and `right`."""
+    """Write a graph whose output `sum` is the sum of its inputs `left` and `right`.
+
+    `batch` is the size of the first dimension, or its name. `kind` is the element type.
+    """
     node = onnx.helper.make_node("Add", ["left", "right"], ["sum"])
     return save_graph(
         path,
@@ -56,7 +62,10 @@ def save_sum(path: Path, batch: object = "N", kind: int = FLOAT) -> Path:
 
 
 def save_colours(path: Path, side: object = 4, *, is_channels_first: bool = True) -> Path:
-    """Write a classifier of pictures. The score of each class is the mean of one channel."""
+    """Write a graph that classifies pictures. The score of each class is the mean of one channel.
+
+    `side` is the height and width of a picture in pixels, or a name for this dimension.
+    """
     shape: list[Any] = ["N", 3, side, side] if is_channels_first else ["N", side, side, 3]
     axes = [2, 3] if is_channels_first else [1, 2]
     node = onnx.helper.make_node("ReduceMean", ["pixels"], ["scores"], axes=axes, keepdims=0)

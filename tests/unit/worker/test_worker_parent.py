@@ -42,9 +42,9 @@ sys.exit(parent.run_in_child(run, sys.argv[1:]))
 
 
 class Program:
-    """Runs the program PROGRAM: a parent process with its child.
+    """Runs the program PROGRAM: a parent process that replaces its child when the child dies.
 
-    `death` is the text in which the parent has told the current child how the child before it died.
+    `death` is the text from the parent to the current child that says how the previous child died.
     The text is empty for the first child.
     """
 
@@ -66,16 +66,16 @@ class Program:
         return self.process.stdout.readline().strip()
 
     def child(self) -> int:
-        """Wait for the start of a child, and return its process id."""
+        """Wait until the next child has started, and return its process id."""
         run, pid, where, *death = self.line().split()
         assert (run, where) == ("run", "child")
         self.death = " ".join(death)
         return int(pid)
 
     def enter(self, code: int | str) -> None:
-        """End the child with an exit code, for example 3.
+        """Make the child end with an exit code.
 
-        If `code` is `3`, the function in the child returns 3. If `code` is `_3`, the function calls
+        For example, with the `code` 3 the child's function returns 3, and with `_3` it calls
         `os._exit(3)`.
         """
         assert self.process.stdin is not None

@@ -24,7 +24,10 @@ SMALL = replace(NOOP, max_input_bytes=100, max_upload_bytes=999)
 
 @dataclass
 class ScriptedStore:
-    """A blob store whose first reads fail, and whose later reads return the data in chunks."""
+    """A blob store whose reads return `data` in chunks.
+
+    The first `failures_left` reads raise `failure` after the first chunk.
+    """
 
     data: bytes = DATA
     failure: AzureError | OSError | None = None
@@ -84,7 +87,7 @@ def test_reading_a_blob_during_an_outage_of_blob_storage_raises_payloads_unavail
 
 @pytest.fixture
 def full_disk() -> Iterator[None]:
-    """Limit the size of files, so that an input does not fit into a file."""
+    """Simulate a full disk: limit the size of files, so that an input does not fit into a file."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(DATA) // 2, limits[1]))
     yield

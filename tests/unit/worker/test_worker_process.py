@@ -1,4 +1,4 @@
-"""Test the setup of the worker process: how many threads it uses, and OpenMP's wait policy."""
+"""Test the setup of the worker process: its number of threads, and how OpenMP's threads wait."""
 
 import os
 import subprocess

@@ -20,7 +20,11 @@ REPLY_URL = "https://gateway.test/v1/jobs/job/reply?expires=1&token=t"
 
 @dataclass
 class ProgressGateway:
-    """A gateway that records progress reports, with a clock that only the test advances."""
+    """A gateway that records progress reports, and a worker's reporter that sends them.
+
+    Only the test advances the clock `now`. `goes_on` is the gateway's answer: whether the job goes
+    on.
+    """
 
     told: list[dict[str, Any]] = field(default_factory=list)
     urls: list[str] = field(default_factory=list)

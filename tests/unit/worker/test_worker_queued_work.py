@@ -21,8 +21,8 @@ class Clock:
 class Queue:
     """A queue in memory that can only be peeked.
 
-    `ages` contains the age of each message in seconds, by sequence number. `looks` counts the
-    calls of `peek`, which fail if `is_away` is true.
+    `ages` contains the age of each message in seconds, by its sequence number. `looks` counts the
+    calls of `peek`. If `is_away` is true, these calls raise an error.
     """
 
     ages: dict[int, float] = field(default_factory=dict)

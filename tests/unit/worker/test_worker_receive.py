@@ -22,7 +22,7 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 def opened(locked_seconds: float) -> ReceivedJob:
-    """Return a job whose message lock, by the broker's clock, expires in `locked_seconds`.
+    """Return a received job whose message lock expires in `locked_seconds` by the broker's clock.
 
     The worker's clock stands still at 100 s.
     """

@@ -19,7 +19,7 @@ def delivery(number: int = 1) -> LockedMessage:
 
 @dataclass
 class Broker:
-    """Stands in for the link of a `Receiver`: keeps messages in memory, and records all calls."""
+    """The link of a `Receiver` to a broker in memory. Records how messages are settled."""
 
     waiting: list[LockedMessage] = field(default_factory=list)
     settled: list[tuple[str, Settlement]] = field(default_factory=list)
@@ -61,7 +61,7 @@ class Broker:
 
 
 class ReceiverLoop:
-    """A receiver and its loop, in which waits take no real time."""
+    """A receiver, and a loop that runs it without pauses on a clock that only the test advances."""
 
     def __init__(self) -> None:
         self.now = 100.0

@@ -1,4 +1,4 @@
-"""Test the reply cache: the keys of replies, and the limits of size and time."""
+"""Test the reply cache: the keys of replies, and the limits on their total size and age."""
 
 from dataclasses import replace
 from typing import Any, cast

@@ -1,4 +1,4 @@
-"""Test how scheduled events are read, and which of them will stop this machine."""
+"""Test how Azure's scheduled events are read, and which of them stop this virtual machine."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Test the start of the worker's process."""
+"""Test the start of a worker: the garbage collector is enabled when the worker runs."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""Test how arrays, text and JSON are decoded."""
+"""Test how NumPy arrays, text and JSON are decoded to the inputs of a model."""
 
 import contextlib
 import io

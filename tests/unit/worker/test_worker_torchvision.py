@@ -36,9 +36,10 @@ def small() -> bytes:
 
 
 def load(folder: Path, kind: str, network: Any, sha256: str = "", **options: Any) -> LoadedModel:
-    """Return a loaded model of this kind, whose random weights have a fixed seed.
+    """Load a torchvision model with the weights of `network`.
 
-    `options` are the options of the catalogue entry.
+    `kind` is the end of the module's name, for example `segmenter`. `options` are the options of
+    the catalogue entry.
     """
     path = folder / "weights.pth"
     torch.save(network.state_dict(), path)

@@ -1,4 +1,4 @@
-"""Test the pipeline of transformers in docs/models.md with tiny models that the tests make."""
+"""Test the transformers pipelines of docs/models.md with tiny models that the tests create."""
 
 import contextlib
 import hashlib
@@ -36,9 +36,9 @@ def is_offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def load(folder: Path, task: str, media_type: str, monkeypatch: pytest.MonkeyPatch) -> LoadedModel:
-    """Load the model of the guide with the files in `folder / "files"`.
+    """Load the model whose code is in docs/models.md, with the files in `folder / "files"`.
 
-    The weights are moved out of this folder, as in the guide.
+    The weights are moved out of that folder, as the guide says.
     """
     [code] = re.findall(r"^```python\n([^`]*transformers[^`]*)^```", GUIDE, re.MULTILINE)
     name = f"pipeline_of_{folder.name}"

@@ -25,9 +25,9 @@ CLASSIFIER = Catalogue.load().model("classifier")
 
 @contextmanager
 def answering(data: bytes, *, hangs: bool = False) -> Iterator[str]:
-    """Yield the URL of a server that answers a single connection with these bytes.
+    """Yield the URL of a server that answers its only connection with these bytes.
 
-    If `hangs` is true, the server then sends one byte at a time without end.
+    If `hangs` is true, the server then sends single bytes without end.
     """
     released = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -148,7 +148,7 @@ def test_an_input_from_a_hanging_server_is_refused_after_the_time_limit(
 
 
 def test_the_time_limit_applies_to_the_whole_download_with_all_redirects() -> None:
-    """Each redirect takes 8 s on the manual clock. The limit is 20 s."""
+    """Each redirect takes 8 s on the test's clock, so the limit of 20 s ends the third request."""
     now, asked = 0.0, 0
 
     def clock() -> float:
@@ -181,9 +181,9 @@ def test_the_time_limit_applies_to_the_whole_download_with_all_redirects() -> No
 
 @pytest.fixture
 def answered() -> Iterator[threading.Event]:
-    """Yield the event for `dead_dns`, and set the event at the end of the test.
+    """Yield the event for which the resolver of `dead_dns` waits. Set it at the end of the test.
 
-    Until the event is set, the resolver does not answer for names that contain `dead`.
+    Until then, the resolver does not answer for names that contain `dead`.
     """
     event = threading.Event()
     yield event
@@ -193,8 +193,8 @@ def answered() -> Iterator[threading.Event]:
 def dead_dns(answered: threading.Event, **limits: int) -> Resolver:
     """Return a resolver that resolves each name to a loopback address.
 
-    If the name contains `dead`, the resolver first waits for the event `answered`. `limits` are the
-    limits of `Resolver`.
+    For a name that contains `dead`, it first waits for the event `answered`. `limits` are further
+    arguments of `Resolver`: limits on its look-ups.
     """
 
     def look_up(host: str, port: int) -> list[str]:
@@ -248,7 +248,7 @@ def test_an_input_from_an_unreachable_server_is_refused(fetcher: UrlFetcher) -> 
 def test_the_request_for_an_input_url_is_sent_to_the_checked_ip_address(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A second look-up of the name could return an address inside the network."""
+    """A second DNS look-up, after the check, could return another, private address."""
     asked: list[str] = []
 
     def look_up(host: str, port: int, **rest: object) -> list[tuple[object, ...]]:

@@ -53,7 +53,7 @@ def saved(folder: Path, state: object, *, is_legacy: bool = False) -> Path:
 
 
 class Malicious:
-    """An object that creates a folder when it is unpickled, to show that code was executed."""
+    """An object that creates the folder `trace` when it is unpickled, as malicious code could."""
 
     def __init__(self, trace: Path) -> None:
         self._trace = trace
@@ -149,7 +149,10 @@ def test_loading_damaged_weights_succeeds_or_raises_a_model_unusable_error(
 
 @dataclass
 class ScriptedBlobs:
-    """Blobs in memory, with a count of reads. Each read fails after `fails_after` chunks."""
+    """Blobs in memory, with a count of reads. Each read fails after `fails_after` chunks.
+
+    If `fails_after` is None, no read fails.
+    """
 
     blobs: dict[str, bytes] = field(default_factory=dict)
     fails_after: int | None = None

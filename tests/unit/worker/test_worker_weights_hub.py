@@ -1,4 +1,4 @@
-"""Test weights from the Hugging Face Hub with a real server on loopback that redirects."""
+"""Test weights from the Hugging Face Hub, with an HTTP server on loopback in its place."""
 
 import hashlib
 import logging
@@ -46,7 +46,7 @@ def sha256(data: bytes) -> str:
 
 
 class CopiedBlobs:
-    """Blob storage to which a deployment has copied the weights from the hub."""
+    """Blob storage to which a deployment has copied files from the Hugging Face Hub."""
 
     def __init__(self, *files: bytes) -> None:
         self.files = {hub_blob(sha256(data)): data for data in files}
@@ -328,7 +328,7 @@ print(WeightsStore(Path(cache), None, hub).get(model).path.stat().st_size)
 
 
 class Gate:
-    """Sends the first half of each download, and waits for `opened` before the second half."""
+    """A server's handler that sends half of each file, and the rest when `opened` is set."""
 
     def __init__(self) -> None:
         self.has_sent_half = threading.Semaphore(0)
@@ -365,7 +365,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def has_waiting_lock(process: subprocess.Popen[str]) -> bool:
-    """Return whether the process waits for a file lock."""
+    """Return whether the process waits for a file lock that another process holds."""
     lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
     return any("->" in line and f" {process.pid} " in line for line in lines)
 

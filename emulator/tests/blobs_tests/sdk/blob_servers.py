@@ -1,4 +1,4 @@
-"""Start the two servers that the tests use: the emulator and Microsoft's Azurite."""
+"""Start the two Blob services that the tests use: the emulator and Microsoft's Azurite."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _START_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running Blob service, which has the development account."""
+    """A running Blob service, whose account is the well-known development account of Azure."""
 
     kind: str
     port: int
@@ -56,7 +56,10 @@ def run_emulator(
 
 @contextlib.contextmanager
 def run_azurite(folder: Path, data: Path) -> Iterator[Server]:
-    """Run the Blob service of Azurite, which `install_azurite` installed in `folder`."""
+    """Run the Blob service of Azurite, which `install_azurite` installed in `folder`.
+
+    `data` is the data directory of the service.
+    """
     port = free_port()
     command = [
         str(azurite_program(folder)),
@@ -69,7 +72,7 @@ def run_azurite(folder: Path, data: Path) -> Iterator[Server]:
 
 
 def azurite_program(folder: Path) -> Path:
-    """Return the path of the program that `install_azurite` installs in `folder`."""
+    """Return the path of Azurite's program, which `install_azurite` installs in `folder`."""
     return folder / "node_modules" / ".bin" / "azurite-blob"
 
 

@@ -1,7 +1,6 @@
-"""One interface for the two clients of azure-storage-blob, so that each test is written once.
+"""Give the blocking client of azure-storage-blob the interface of the asynchronous client.
 
-The interface is that of the asynchronous client. The methods of the blocking client run in a
-thread.
+Therefore one test can use both clients. The methods of the blocking client run in a thread.
 """
 
 from __future__ import annotations
@@ -19,9 +18,11 @@ _NOT_AWAITED = ("get_container_client", "get_blob_client", "list_", "walk_", "by
 
 
 def connect(kind: str, url: str, credential: Any = None, **options: Any) -> Any:
-    """Return a service client of the kind `sync` or `aio`, which does not retry failed requests.
+    """Return a client of the Blob service, which does not retry failed requests.
 
-    `options` are further arguments of the client.
+    If `kind` is `aio`, the client is the SDK's asynchronous client. If `kind` is `sync`, it is the
+    blocking client in a wrapper with asynchronous methods. `options` are further arguments of the
+    client.
     """
     client = AsyncBlobServiceClient if kind == "aio" else BlobServiceClient
     service = client(url, credential=credential, retry_total=0, **options)
@@ -29,9 +30,9 @@ def connect(kind: str, url: str, credential: Any = None, **options: Any) -> Any:
 
 
 class Dressed:
-    """Wraps a blocking object of the SDK.
+    """Gives a blocking object of the SDK asynchronous methods.
 
-    The methods of the wrapper are asynchronous. They run the blocking methods in a thread.
+    The asynchronous methods run the object's blocking methods in a thread.
     """
 
     def __init__(self, inner: Any) -> None:
@@ -74,6 +75,6 @@ def _undress(values: tuple[Any, ...]) -> list[Any]:
 
 
 def code_of(error: HttpResponseError) -> str:
-    """Return Azure's error code from an error of the SDK."""
+    """Return Azure's error code of an SDK error, for example `BlobNotFound`."""
     code = getattr(error, "error_code", "")
     return str(getattr(code, "value", code))

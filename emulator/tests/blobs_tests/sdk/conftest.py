@@ -39,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def expect_known_differences(request: pytest.FixtureRequest) -> None:
     """Expect that a test with the marker `azurite_differs` fails on Azurite.
 
-    If the test passes on Azurite, pytest reports an error.
+    If such a test passes on Azurite, pytest reports an error.
     """
     marker = request.node.get_closest_marker("azurite_differs")
     if marker and request.getfixturevalue("server").kind == "azurite":
@@ -71,7 +71,7 @@ def sdk(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 async def service(server: Server, sdk: str) -> AsyncIterator[Any]:
-    """Yield a client that has the account's key and uploads content over 1 MiB in blocks."""
+    """Yield a client that has the account's key. It uploads content over 1 MiB in blocks."""
     async with connect(
         sdk,
         server.url,

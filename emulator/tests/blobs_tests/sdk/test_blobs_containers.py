@@ -1,4 +1,4 @@
-"""Test containers with azure-storage-blob."""
+"""Test creating, listing and deleting containers, and their names and metadata."""
 
 from __future__ import annotations
 

@@ -30,10 +30,10 @@ def signature() -> str:
 
 
 def exchange(server: Server, data: bytes, *, hang_up: bool = True) -> bytes:
-    """Send bytes, and return the bytes that the server sends.
+    """Send `data` on a new TCP connection, and return the bytes that the server sends.
 
     Stop reading when the server closes the connection, or sends no bytes for 2 seconds. If
-    `hang_up` is True, signal the end of the sent bytes before reading.
+    `hang_up` is True, close the sending direction of the connection before reading.
     """
     with socket.create_connection(("127.0.0.1", server.port), timeout=2) as connection:
         try:

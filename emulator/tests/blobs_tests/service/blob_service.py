@@ -77,7 +77,10 @@ class RunningBlobService:
         query: str = "",
         headers: dict[str, str] | None = None,
     ) -> RecordedResponse:
-        """Send a request with the account SAS. `path` is not percent-encoded."""
+        """Send a request with an account SAS that permits all operations; return the response.
+
+        `path` is not yet percent-encoded. `query` is added to the query string of the SAS.
+        """
         raw = f"/{DEVELOPMENT_ACCOUNT}/{quote(path, safe='/')}"
         return await self.send(method, raw, f"{query}&{self.signature}", headers or {}, [body])
 
@@ -89,9 +92,10 @@ class RunningBlobService:
         headers: dict[str, str],
         chunks: Iterable[bytes | Message] = (),
     ) -> RecordedResponse:
-        """Send a request without adding a SAS.
+        """Send a request without a SAS, and return the response.
 
-        Each chunk is a part of the body, or an ASGI message.
+        `raw_path` is percent-encoded. A chunk is either a part of the body, or an ASGI message that
+        the service receives after the chunks before it.
         """
         chunks = list(chunks)
         length = sum(len(chunk) for chunk in chunks if isinstance(chunk, bytes))
@@ -137,7 +141,7 @@ class RunningBlobService:
         return answer
 
     async def put(self, path: str, body: bytes, **headers: str) -> RecordedResponse:
-        """Send the operation Put Blob for a block blob with the content `body`.
+        """Upload a block blob with the content `body` (Put Blob), and return the response.
 
         `headers` are further headers of the request.
         """
@@ -146,7 +150,7 @@ class RunningBlobService:
         )
 
     async def get(self, path: str, **headers: str) -> RecordedResponse:
-        """Send the operation Get Blob, and return the response.
+        """Download a blob (Get Blob), and return the response.
 
         `headers` are further headers of the request.
         """
@@ -157,9 +161,10 @@ class RunningBlobService:
 async def open_service(
     root: Path, cors_rules: Sequence[CorsRule] | None = None
 ) -> AsyncIterator[RunningBlobService]:
-    """Yield a service that has the data directory `root` and a container named `box`.
+    """Yield a running service that has the data directory `root` and a container named `box`.
 
-    If `cors_rules` is not None, these rules replace the rules of the account at the start.
+    If `cors_rules` is not None, these rules replace the account's CORS rules when the service
+    starts.
     """
     clock = ManualClock()
     store = AccountStore(root, clock)

@@ -1,4 +1,4 @@
-"""Test at which times signatures are valid, and which parts of a request they sign."""
+"""Test at which times signatures are valid, and which parts of a request they cover."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def test_the_error_code_names_the_service_or_resource_type_or_permission_t
 
 
 async def test_a_service_sas_of_version_2015_04_05_is_accepted(service: RunningBlobService) -> None:
-    """Test version 2015-04-05, in which the signature covers neither resource type nor scope."""
+    """In version 2015-04-05, the signature covers neither the resource type nor the scope."""
     await service.put("box/blob", b"content")
     expiry = "2026-03-01T13:00Z"
     fields = ["r", "", expiry, "/blob/devstoreaccount1/box/blob", "", "", "", "2015-04-05"]

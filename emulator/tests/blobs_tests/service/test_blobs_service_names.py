@@ -1,4 +1,4 @@
-"""Test that different blob names refer to different blobs, and never to files."""
+"""Test that different blob names address different blobs, and never files outside the store."""
 
 from __future__ import annotations
 

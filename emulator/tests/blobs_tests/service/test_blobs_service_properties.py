@@ -1,4 +1,4 @@
-"""Test the properties of the Blob service: their XML documents, and how they are stored."""
+"""Test the properties of the Blob service, such as CORS rules: their XML, and their storage."""
 
 from __future__ import annotations
 

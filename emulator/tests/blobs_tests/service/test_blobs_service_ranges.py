@@ -1,4 +1,4 @@
-"""Test byte ranges by comparing them with slices of bytes."""
+"""Test range requests: compare the returned bytes with slices of the blob's content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Test requests that SDKs do not send. Most of them get the same error as in Azure."""
+"""Test requests that SDKs do not send. For most of them, the emulator returns Azure's error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The app of the crash test of the Functions host."""
+"""A durable app that the Functions host runs while the crash test kills the host."""
 
 # mypy: disable-error-code="untyped-decorator"
 # The decorators of azure.durable_functions are not annotated.
@@ -44,5 +44,5 @@ def shipment(context: df.DurableOrchestrationContext) -> Orchestration:
 
 @app.activity_trigger(input_name="nothing")
 def issue(nothing: object) -> str:
-    """Return another token each time, so that a result that is lost is recognised."""
+    """Return a new unique token at each call, by which the test recognises a lost result."""
     return uuid.uuid4().hex

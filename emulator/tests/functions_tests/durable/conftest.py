@@ -10,7 +10,7 @@ from functions_tests.durable.durable_host import EngineHost, make_host
 
 @pytest.fixture(params=["local", "azure-storage"])
 async def host(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[EngineHost]:
-    """Yield a running host. A test with this fixture runs once for each engine."""
+    """Yield a running host. A test with this fixture runs once for each durable engine."""
     made = make_host(tmp_path, request.param)
     await made.start()
     yield made
@@ -19,7 +19,7 @@ async def host(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[
 
 @pytest.fixture
 async def local_host(tmp_path: Path) -> AsyncIterator[EngineHost]:
-    """Yield a host with the default engine, for features that only this engine has."""
+    """Yield a running host with the default engine, for tests of features that only it has."""
     made = make_host(tmp_path, "local")
     await made.start()
     yield made

@@ -1,4 +1,4 @@
-"""A durable engine for tests, with a manual clock and the executor of the SDK."""
+"""Run a durable engine in tests, with a manual clock, and with orchestrators of Microsoft's SDK."""
 
 import asyncio
 import inspect
@@ -25,7 +25,7 @@ Body = Callable[[Any], Any]
 
 @dataclass
 class ManualClock:
-    """A clock whose time the test sets."""
+    """A clock whose time changes only when a test changes it."""
 
     moment: datetime = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -34,7 +34,7 @@ class ManualClock:
 
 
 class SdkRunner:
-    """Runs orchestrators with the executor of the SDK, and activities as plain functions."""
+    """Runs orchestrators with Microsoft's SDK, and activities as plain functions."""
 
     def __init__(self) -> None:
         self.bodies: dict[str, Callable[[Any], str]] = {}
@@ -83,7 +83,7 @@ class SdkRunner:
 
 @dataclass
 class EngineHost:
-    """Runs an engine, which can be killed and restarted on the same database."""
+    """Runs a durable engine, which a test can kill and start again on the same database."""
 
     database: Path
     runner: SdkRunner = field(default_factory=SdkRunner)
@@ -127,7 +127,7 @@ class EngineHost:
         return self._engine
 
     def die(self) -> None:
-        """Kill the engine, because it has reached a crash point."""
+        """Kill the engine, because it has reached a point at which the test lets it crash."""
         engine, self._engine = self._engine, None
         if isinstance(engine, AzureStorageEngine):
             engine.database.abandon()
@@ -156,12 +156,12 @@ class EngineHost:
             await engine.stop()
 
     def outlast_timeouts(self) -> None:
-        """Advance the clock by the visibility timeout, so that a dead host's leases expire."""
+        """Advance the clock by the visibility timeout, so that a killed host's leases expire."""
         assert self.storage is not None
         self.clock.moment += timedelta(seconds=self.storage.visibility_timeout_seconds)
 
     async def settle(self) -> None:
-        """Wait until the engine only waits for a new message or for a later time."""
+        """Wait until the engine is idle: it waits for a new message or for a later time."""
         quiet = steps = 0
         while quiet < 3:
             await asyncio.sleep(0)
@@ -173,7 +173,7 @@ class EngineHost:
                 return
 
     async def pump(self) -> None:
-        """Run the event loop long enough for the engine to start all activities."""
+        """Let the event loop run until the engine has had time to start all activities."""
         for _ in range(30 if self.storage is None else 300):
             await asyncio.sleep(0)
 
@@ -193,7 +193,7 @@ class EngineHost:
     async def begin(
         self, name: str, value: Any = None, instance_id: str = "i"
     ) -> OrchestrationInstance:
-        """Start an instance as the SDK's client does, and return it when the engine is idle."""
+        """Start an orchestration with the input `value`, and return it when the engine is idle."""
         text = None if value is None else json.dumps(json.dumps(value))
         await self.engine.start_new(name, instance_id, text)
         await self.settle()
@@ -211,9 +211,9 @@ class EngineHost:
         return str(self.engine.find(instance_id).status)
 
     def scheduled(self, instance_id: str = "i") -> list[tuple[int, str]]:
-        """Return the task id and a label of each scheduled task in the history.
+        """Return a pair for each scheduled task in the history: the task's id and its label.
 
-        The label of an activity is its name. The label of a sub-orchestration is "child" and its
+        The label of an activity is its name. The label of a sub-orchestration is "child " and its
         name. The label of a timer is "timer".
         """
         names = {4: "", 7: "child ", 10: "timer"}
@@ -229,7 +229,7 @@ class EngineHost:
 
 
 def make_host(folder: Path, engine: str) -> EngineHost:
-    """Return a host with the engine of this name, "local" or "azure-storage"."""
+    """Return a host that is not started yet, with the engine "local" or "azure-storage"."""
     if engine == "local":
         return EngineHost(folder / "durable.db")
     return EngineHost(

@@ -1,8 +1,8 @@
-"""Python versions of the C# functions whose responses `observed/durable-3.19.0.jsonl` contains.
+"""Python versions of C# functions. `observed/durable-3.19.0.jsonl` has the C# functions' responses.
 
 A C# function receives the input as it was sent, but the method `get_input` of the Python SDK
-decodes the input once more. So these Python functions do not use `get_input`, but read the input
-from the JSON context of the orchestrator's run.
+decodes the input once more. Therefore the Python functions do not use `get_input`. They read the
+input from the JSON context with which the orchestrator is called.
 """
 
 import asyncio
@@ -19,9 +19,10 @@ Code = Callable[[Any, Any], Any]
 
 
 class ObservedFunctions(SdkRunner):
-    """Runs the Python functions.
+    """Runs the Python versions of the C# functions.
 
-    The attribute `code` selects the variant of the orchestrator `NonDet` that runs.
+    The attribute `code` selects which variant of the orchestrator `NonDet` runs. A test changes it
+    between two runs, so that the orchestrator is not deterministic.
     """
 
     def __init__(self) -> None:
@@ -66,7 +67,7 @@ class ObservedFunctions(SdkRunner):
         return "slow"
 
     def end_slow(self) -> None:
-        """End the running calls of the activity `Slow`."""
+        """Let the running calls of the activity `Slow` return."""
         self._slow.set()
         self._slow = asyncio.Event()
 

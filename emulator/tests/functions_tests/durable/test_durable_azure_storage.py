@@ -1,4 +1,7 @@
-"""Test the azure-storage engine: lost events, repeated activities, crashes and several hosts."""
+"""Test the azure-storage engine, which imitates the Azure Storage backend of Durable Functions.
+
+The tests cover lost events, repeated activities, crashes, and several hosts with one task hub.
+"""
 
 import asyncio
 import logging
@@ -41,7 +44,7 @@ def job(host: EngineHost) -> None:
 
 @pytest.fixture
 async def start_host(tmp_path: Path) -> AsyncIterator[StartHost]:
-    """Return a function that starts hosts on one task hub. The hosts share a clock and an app."""
+    """Yield a function that starts hosts. All hosts share one task hub, one clock and one app."""
     hosts: list[EngineHost] = []
     clock, runner = ManualClock(), SdkRunner()
 
@@ -62,7 +65,10 @@ async def start_host(tmp_path: Path) -> AsyncIterator[StartHost]:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Wait up to 30 s until `condition` is true. The manual clock does not advance."""
+    """Wait up to 30 s of real time until `condition` returns a true value.
+
+    The manual clock does not advance.
+    """
     async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 - conditions over several hosts
             await asyncio.sleep(0.001)
@@ -156,11 +162,11 @@ async def test_an_event_that_arrives_during_the_last_episode_of_an_instance_is_d
 async def test_an_activity_runs_twice_if_the_host_dies_before_the_episode_is_saved(
     start_host: StartHost, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After the crash, the work item and the start message are stored, but the history is not.
+    """The first host dies after it has queued the activity and before it saves the history.
 
-    The second host first runs the activity. It discards the event `reply`, because the instance has
-    no history. When the start message is visible again, the episode repeats, and the activity runs
-    again.
+    The second host runs the queued activity. It discards the event `reply`, because the instance
+    has no history yet. When the message that starts the instance is visible again, the second host
+    repeats the episode, and the activity runs again.
     """
     host = await start_host(crash_at=("before-save:job",))
     await host.engine.start_new("job", "i")
@@ -184,7 +190,7 @@ async def test_an_activity_runs_twice_if_the_host_dies_before_the_episode_is_sav
 
 
 async def test_a_repeated_episode_sends_tasks_with_the_same_task_ids(start_host: StartHost) -> None:
-    """Both results of the activity arrive, but the second one is ignored."""
+    """The activity runs twice. Both results arrive, and the second result is ignored."""
     host = await start_host(crash_at=("before-save",))
     await host.engine.start_new("job", "i")
     await until(lambda: host.is_dead)
@@ -316,7 +322,7 @@ async def test_a_host_releases_a_partition_for_a_new_host_only_after_the_running
 async def test_the_former_owner_of_a_partition_cannot_save_an_episode(
     start_host: StartHost, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The app of the first host hangs until the lease of this host has expired."""
+    """The app of the first host hangs until the second host has taken over the partition."""
     one = await start_host()
     gate = BlockedOrchestrator(one.runner)
     await one.engine.start_new("job", "i")
@@ -358,9 +364,9 @@ async def test_orchestrations_complete_although_split_brain_faults_are_injected(
 async def test_random_faults_are_different_for_each_host_of_a_task_hub(
     start_host: StartHost,
 ) -> None:
-    """The first host dies in its first episode, because of its random faults.
+    """The random faults of the first host kill it in its first episode.
 
-    If all hosts had the same random faults, every further host would die too.
+    If the later hosts had the same random faults, they would all die in this episode, too.
     """
     host = await start_host(crash_rate=0.9, seed=1)
     starts = 0

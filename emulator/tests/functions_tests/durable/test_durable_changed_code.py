@@ -118,9 +118,9 @@ def extra_event(context: Any) -> Any:
 
 
 async def change(host: EngineHost, before: Code, after: Code) -> tuple[str, Any]:
-    """Run `before` until it waits, replace it by `after`, and send the event `go`.
+    """Run the orchestrator `before` until it waits for an event. Then replace it by `after`.
 
-    Return the status and the output of the instance.
+    Send the event `go`, and return the status and the output of the instance.
     """
     for name in ("echo", "other"):
 

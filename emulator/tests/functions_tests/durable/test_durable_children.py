@@ -1,4 +1,4 @@
-"""Tests of sub-orchestrations."""
+"""Test the outputs, failures, instance ids and rewinds of sub-orchestrations."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Tests of the management API with the client of the SDK, over HTTP."""
+"""Test the management API of Durable Functions over HTTP, with the client of the Python SDK."""
 
 import asyncio
 import json

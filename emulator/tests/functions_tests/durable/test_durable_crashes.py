@@ -1,4 +1,7 @@
-"""Tests that orchestrations complete although hosts crash at commits or at random times."""
+"""Test that orchestrations complete although hosts crash at commits or at random times.
+
+A commit is a transaction of the database in which the host stores the orchestrations.
+"""
 
 import asyncio
 import contextlib
@@ -21,9 +24,10 @@ from functions_tests.durable.durable_host import EngineHost, make_host
 
 
 class CrashingStore(Store):
-    """A store that fails at commit number `commits`, as if the process had died.
+    """A store that behaves as if its process died: a commit and all later commits fail.
 
-    If `after` is True, this commit is made before the store fails.
+    `commits` is the number of the first commit that fails. If `after` is true, this commit is
+    written to the database before the store raises the error.
     """
 
     def __init__(self, path: Path, commits: int, *, after: bool) -> None:
@@ -43,7 +47,11 @@ class CrashingStore(Store):
 
 
 class CrashingHost:
-    """A host whose engine crashes once, at a given commit. The clients repeat failed requests."""
+    """A host whose engine crashes once, at commit number `commits`, and is then restarted.
+
+    If `after` is true, the engine crashes just after this commit, otherwise just before it. The
+    method `insist` repeats a request until the engine accepts it.
+    """
 
     def __init__(self, host: EngineHost, commits: int, *, after: bool) -> None:
         self.host = host
@@ -118,9 +126,10 @@ def saga(host: EngineHost) -> None:
 
 
 async def _play_client(crashing: CrashingHost) -> None:
-    """Start the orchestration `saga`, and send both of its events once a second for 12 seconds.
+    """Start the orchestration `saga`, and send it the two events for which it waits.
 
-    Repeat each request until the engine accepts it.
+    Both events are sent once a second, for 12 seconds of the manual clock. Each request is repeated
+    until the engine accepts it.
     """
     host = crashing.host
 
@@ -278,8 +287,8 @@ def _has_failing_inner_task_all(step: Any, *, is_inner: bool = False) -> bool:
 
     `is_inner` says whether `step` itself is nested in another task.
 
-    The SDK cannot run such a program if one task of the inner task_all fails and its last task
-    completes afterwards (see `read_failure`).
+    The SDK cannot run a program with such a step if one task of the inner task_all fails and the
+    last task of the inner task_all completes afterwards (see `read_failure`).
     """
     kind, value = step
     if kind not in {"all", "any"}:
@@ -290,9 +299,9 @@ def _has_failing_inner_task_all(step: Any, *, is_inner: bool = False) -> bool:
 
 
 def check_end(host: EngineHost, program: list[Any]) -> None:
-    """Check that the program has completed, or has failed because of a fault of the SDK.
+    """Check that the program has completed, or has failed because of a known fault of the SDK.
 
-    `_has_failing_inner_task_all` describes the fault.
+    `_has_failing_inner_task_all` describes this fault.
     """
     if host.status() == "Failed" and any(map(_has_failing_inner_task_all, program)):
         assert "This is a fault of the azure-functions-durable package" in host.output()
@@ -413,9 +422,10 @@ class FaultyHost:
         )
 
     async def run(self, name: str, value: Any, events: list[str]) -> None:
-        """Start an orchestration, and send all `events` once a second until it has ended.
+        """Start an orchestration, and send it all `events` once a second until it has ended.
 
-        If the host crashes, restart it after its leases have expired.
+        `name` and `value` are the name and the input of the orchestration. If the host crashes,
+        restart the host after its leases have expired.
         """
         host = self.host
         await host.start()

@@ -1,4 +1,4 @@
-"""Tests that the management API returns a valid response to each request."""
+"""Test the responses of the management API to valid, invalid and random requests."""
 
 import asyncio
 import json
@@ -242,7 +242,7 @@ async def test_suspending_a_suspended_instance_is_refused(engine: DurableExtensi
 
 
 class PausedRunner(SdkRunner):
-    """Runs orchestrators only while `may_run` is set."""
+    """A runner that runs an orchestrator only when the event `may_run` is set."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -2,9 +2,9 @@
 
 `observed/durable-3.19.0.jsonl` contains the requests of five sessions in their order, and the
 responses of the HTTP API of the Durable extension 3.19.0, which stored its data in Azurite. Ids,
-times and stacks are replaced by words such as `<id>`. `Q` stands for the query string with the task
-hub, and `K` for the query string without the task hub. The texts of failures are not compared here
-but in other tests, because the recorded functions were written in C#.
+times and stacks are replaced by words such as `<id>`. In a URL, `Q` stands for the query string
+with the task hub, and `K` for the query string without the task hub. The texts of failures are not
+compared here but in other tests, because the recorded functions were written in C#.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ Exchange = dict[str, Any]
 
 
 def read_runs() -> dict[str, list[Exchange]]:
-    """Return the recorded exchanges, grouped by session."""
+    """Return the recorded requests and responses in their order, by the name of the session."""
     runs: dict[str, list[Exchange]] = {}
     for line in FILE.read_text(encoding="utf-8").splitlines():
         exchange = json.loads(line)
@@ -238,11 +238,11 @@ def expected(exchange: Exchange) -> Exchange:
 
 
 def mask_inputs(value: Any) -> Any:
-    """Return a response body without the inputs that differ for a known reason.
+    """Return a response body in which the inputs that differ for a known reason are replaced.
 
     If a start request has no body and no Content-Length, the extension stores an empty text as the
-    input, and the local host stores null. The input of a sub-orchestration differs, too: a C#
-    function encodes this input differently from a Python function.
+    input, and the local host stores null. The input of a sub-orchestration differs, too, because a
+    C# function encodes this input differently from a Python function.
     """
     if isinstance(value, list):
         return [mask_inputs(inner) for inner in value]

@@ -1,4 +1,4 @@
-"""Tests of whole orchestrations, whose histories the executor of the SDK replays."""
+"""Test whole orchestrations with the SDK's own executor, which replays their histories."""
 
 import asyncio
 from datetime import timedelta
@@ -34,7 +34,7 @@ async def test_chained_activities_run_one_after_another(host: EngineHost) -> Non
 async def test_an_orchestration_ends_when_the_reply_arrives_or_the_deadline_passes(
     host: EngineHost,
 ) -> None:
-    """The orchestration has the same steps as a job of the gateway."""
+    """The orchestrator of this test has the same steps as the gateway's orchestrator of a job."""
 
     @host.runner.activity
     def enqueue(job: str) -> None:

@@ -1,4 +1,4 @@
-"""Test instances whose app is down or changed, the memory limit, and the database lock."""
+"""Test outages and code changes of the app, the memory limit, and the lock of the database."""
 
 from datetime import timedelta
 from typing import Any

@@ -27,7 +27,7 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 
 def instance(status: Status, next_task: int = 0) -> LoadedInstance:
-    """Return an instance with this status.
+    """Return an instance with this status, whose next task gets the id `next_task`.
 
     An instance with the status Pending has run no episode. Any other instance has run one episode.
     """

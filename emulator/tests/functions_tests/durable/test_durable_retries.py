@@ -1,4 +1,4 @@
-"""Tests that the engine numbers the tasks of retries as the SDK does."""
+"""Test that the engine gives the tasks of a retried activity the same ids as the SDK."""
 
 import asyncio
 import json
@@ -93,7 +93,7 @@ async def test_a_task_with_retries_fails_one_retry_interval_after_the_last_attem
 async def test_the_engine_assigns_the_same_task_ids_as_the_sdk_to_concurrent_retries(
     host: EngineHost, failures: int
 ) -> None:
-    """The engine numbers the tasks after several failures in the same order as the SDK."""
+    """After several failures, the engine assigns task ids in the same order as the SDK."""
     flaky(host, failures)
 
     @host.runner.activity
@@ -202,10 +202,10 @@ async def test_a_rewind_repeats_the_last_attempt_of_a_task_with_retries(
 async def test_the_engine_assigns_the_task_ids_of_the_sdk_if_an_event_and_a_failure_arrive_together(
     host: EngineHost,
 ) -> None:
-    """Check the task ids if one episode has an event and the failure of a retried activity.
+    """Check the task ids if one episode processes an event and a failure of an activity.
 
-    The SDK gives the next task id to the activity that the orchestrator calls after the event. The
-    timer of the retry gets the id after that.
+    The event lets the orchestrator call another activity, and the failure starts the timer of a
+    retry. The SDK gives the next task id to the activity, and the id after that to the timer.
     """
     gate = asyncio.Event()
 

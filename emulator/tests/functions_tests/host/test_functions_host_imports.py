@@ -1,4 +1,4 @@
-"""Test what the host imports before and after it starts the app process."""
+"""Test that the process of the Functions host does not import modules that it does not need."""
 
 import subprocess
 import sys

@@ -31,7 +31,7 @@ class SettableClock:
 
 
 class RecordedCalls:
-    """Records the payloads with which a timer calls its function."""
+    """Replaces a timer's function: records the payload of each call, and may raise `failure`."""
 
     def __init__(self, failure: Exception | None = None) -> None:
         self.payloads: list[dict[str, object]] = []

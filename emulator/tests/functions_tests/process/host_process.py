@@ -81,7 +81,10 @@ def copy_app(name: str, to: Path) -> Path:
 
 
 def write_app(folder: Path, source: str, host: str = '{"version": "2.0"}') -> Path:
-    """Write an app that consists of one source file and host.json, and return its folder."""
+    """Write an app that consists of function_app.py and host.json, and return its folder.
+
+    `source` is the content of function_app.py, and `host` is the content of host.json.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "function_app.py").write_text(source)
     (folder / "host.json").write_text(host)
@@ -91,7 +94,11 @@ def write_app(folder: Path, source: str, host: str = '{"version": "2.0"}') -> Pa
 async def start_host(
     folder: Path, data: Path, *options: str, environment: Mapping[str, str] | None = None
 ) -> RunningHost:
-    """Start a host process, on a free port unless the options contain a port."""
+    """Start a host process for the app in `folder`, with its data directory `data`.
+
+    The host listens on a free port unless `options` contain a port. `environment` is added to the
+    environment variables of this process.
+    """
     command = [sys.executable, "-m", "emulator.functions", "--app", str(folder)]
     command += ["--data", str(data), *options]
     if "--port" not in options:
@@ -110,7 +117,7 @@ async def start_host(
 async def running_host(
     folder: Path, data: Path, *options: str, environment: Mapping[str, str] | None = None
 ) -> AsyncIterator[RunningHost]:
-    """Return a context manager that starts a host, waits until it listens, and stops it."""
+    """Run a host during the `with` block, which begins when the host listens."""
     host = await start_host(folder, data, *options, environment=environment)
     try:
         host.url = (await host.logged(_LISTENING.pattern))[1]

@@ -1,4 +1,4 @@
-"""Tests of host processes with the azure-storage engine that are killed or share a task hub."""
+"""Test host processes with the azure-storage engine: killed hosts, and hosts with one task hub."""
 
 import asyncio
 import contextlib

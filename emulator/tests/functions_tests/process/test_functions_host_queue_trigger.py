@@ -1,4 +1,4 @@
-"""Tests of Service Bus triggers: a host process receives from the Service Bus emulator."""
+"""Test Service Bus triggers: a host process receives messages from the Service Bus emulator."""
 
 import asyncio
 import json

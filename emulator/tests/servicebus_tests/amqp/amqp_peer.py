@@ -1,4 +1,4 @@
-"""A peer that sends AMQP frames one by one to a namespace, through a transport in memory."""
+"""A test client that exchanges single AMQP frames with the emulator in memory, without a socket."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -115,7 +115,8 @@ class Peer:
     async def open(self, max_frame_size: int = 65536, window: int = 1000, **fields: Any) -> None:
         """Authenticate with a valid key, open the connection and begin a session.
 
-        `fields` are further fields of the open performative.
+        `window` is the number of transfer frames that the session can receive. `fields` are further
+        fields of the open performative.
         """
         init = SaslInit(Symbol("PLAIN"), b"\x00key\x00value")
         self.write(SASL_HEADER + encode_frame(init.encode(), frame_type=SASL_FRAME) + AMQP_HEADER)

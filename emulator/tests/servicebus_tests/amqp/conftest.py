@@ -21,12 +21,12 @@ async def broker(served: tuple[Namespace, Broker]) -> Broker:
 
 @pytest.fixture
 async def fresh(served: tuple[Namespace, Broker]) -> Peer:
-    """Return a peer that has connected and has not sent any bytes."""
+    """Return a client that has connected to the emulator and has not sent any bytes."""
     return Peer(served[0])
 
 
 @pytest.fixture
 async def peer(fresh: Peer) -> Peer:
-    """Return a peer that has opened the connection and begun a session."""
+    """Return a client that has opened its AMQP connection and begun a session."""
     await fresh.open()
     return fresh

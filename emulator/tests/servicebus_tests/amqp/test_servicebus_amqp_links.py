@@ -96,7 +96,7 @@ async def test_the_server_sends_every_field_of_each_performative_and_outcome(
 
 
 def performatives(stream: bytes) -> list[Described]:
-    """Return the performative of each frame in `stream`, with the fields that were sent."""
+    """Return the performative of each frame in `stream`, with only the fields that were sent."""
     reader = AmqpFrameReader(1 << 20)
     reader.feed(stream)
     found = []

@@ -28,7 +28,7 @@ REQUEST = (
 
 
 class Visit:
-    """One client connection to the protocol detector."""
+    """A client's connection to the protocol detector, which accepts AMQP and WebSocket."""
 
     def __init__(self, entrance: ProtocolDetector) -> None:
         self.protocol: asyncio.Protocol = entrance

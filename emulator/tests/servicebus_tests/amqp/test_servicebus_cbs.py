@@ -1,4 +1,4 @@
-"""Test which addresses a peer may use with its tokens."""
+"""Test which queues and operations a client may use with a CBS token or the key of a policy."""
 
 import hmac
 from base64 import b64encode

@@ -50,7 +50,10 @@ QUEUE = "case-1"
 
 
 def read_cases() -> dict[str, list[tuple[str, str, bytes]]]:
-    """Return the channel, name and bytes of each frame, by the name of the case."""
+    """Return the recorded frames of each case, by the name of the case.
+
+    Each frame is a tuple of its channel, the name of its performative, and its bytes.
+    """
     cases: dict[str, list[tuple[str, str, bytes]]] = {}
     for line in RECORDING.read_text().splitlines():
         if line.startswith("## "):
@@ -66,7 +69,7 @@ CASES = read_cases()
 
 @dataclass
 class Exchange:
-    """Sends the recorded frames of one case to a namespace, and collects its responses."""
+    """Sends the recorded frames of one case to a namespace, and collects the responses."""
 
     broker: Broker
     namespace: Namespace
@@ -75,7 +78,10 @@ class Exchange:
     received: list[tuple[int, Performative, bytes]] = field(default_factory=list)
 
     async def replay(self, case: str, before: Callable[[int], None] = lambda _: None) -> None:
-        """Send each frame of the case. Before each frame, call `before` with its number."""
+        """Send each frame of the case. Before each frame, call `before` with the frame's number.
+
+        The numbers begin with 0.
+        """
         peer = Peer(self.namespace)
         reader = AmqpFrameReader(1 << 20)
         cbs_links = 0
@@ -144,7 +150,7 @@ class Exchange:
         ]
 
     def deliveries(self) -> list[tuple[Sections, Any]]:
-        """Return the messages that the namespace delivered from queues."""
+        """Return the message sections and the transfer of each message delivered from a queue."""
         return [
             (split(payload), each)
             for _, each, payload in self.received
@@ -152,7 +158,7 @@ class Exchange:
         ]
 
     def replies(self) -> list[tuple[dict[Any, Any], Any]]:
-        """Return the properties and values of the replies of $cbs and $management nodes."""
+        """Return the application properties and the value of each reply of $cbs or $management."""
         return [
             (section_value(sections.application_properties), section_value(sections.body[0]))
             for _, each, payload in self.received
@@ -161,7 +167,7 @@ class Exchange:
         ]
 
     def confirmations(self) -> list[Described | None]:
-        """Return the states with which the namespace confirmed settlements."""
+        """Return the delivery state of each disposition that the namespace has sent."""
         return [each.state for each in self.of(Disposition) if not each.role]
 
 

@@ -1,4 +1,4 @@
-"""A broker with its own database and a manual clock."""
+"""Run a broker with its own database and a manual clock in tests."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,6 +1,6 @@
 """Test that the cost of an operation does not depend on the length of the queue.
 
-The tests count calls and instructions instead of measuring time.
+The tests count Python calls and SQLite instructions instead of measuring time.
 """
 
 import sys
@@ -72,7 +72,7 @@ async def count_messages(servicebus: RunningBroker) -> None:
 
 
 class _Meter:
-    """Counts the calls of Python functions and the instructions of SQLite."""
+    """Counts the calls of Python functions and the instructions of SQLite in a `with` block."""
 
     def __init__(self, servicebus: RunningBroker) -> None:
         self.calls = 0

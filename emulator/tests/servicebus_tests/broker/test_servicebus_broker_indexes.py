@@ -42,7 +42,7 @@ def test_the_class_sorted_numbers_splits_full_chunks_and_removes_empty_chunks() 
 
 
 class _Counted(int):
-    """A number that counts how often it is compared."""
+    """An integer. `comparison_count` is the number of comparisons of all such integers."""
 
     comparison_count = 0
 

@@ -1,4 +1,4 @@
-"""Test that the contents of queued messages do not stay in memory."""
+"""Test that the broker does not keep the contents of queued messages in memory."""
 
 import tracemalloc
 from collections.abc import Iterator

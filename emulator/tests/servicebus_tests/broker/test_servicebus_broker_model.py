@@ -1,6 +1,7 @@
-"""Compare the broker with `ModelQueue`, a simple queue in memory, by random operations.
+"""Apply random operations to the broker and to `ModelQueue`, and compare the results.
 
-Restarts of the broker and failing writes are among these operations.
+`ModelQueue` is a simple queue in memory. Some operations restart the broker or make its database
+writes fail.
 """
 
 import asyncio

@@ -1,4 +1,7 @@
-"""One interface for Microsoft's two clients, so that each test runs with both clients."""
+"""One interface for Microsoft's blocking and asynchronous clients of Service Bus.
+
+Each test can run with both clients through this interface.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -44,11 +47,10 @@ class Blocking:
 
 
 def connect(kind: str, connection_string: str, **options: Any) -> Any:
-    """Return a client of `kind`, which is "sync" or "aio".
+    """Return the blocking client if `kind` is "sync", or the asynchronous client if it is "aio".
 
-    The caller must await the methods of both kinds.
-
-    `options` are further arguments of the client.
+    The caller must await the methods of both clients. `options` are further arguments of the
+    client.
     """
     options = {"retry_total": 0, **options}
     if kind == "aio":

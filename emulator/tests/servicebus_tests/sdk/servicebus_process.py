@@ -36,7 +36,10 @@ class PlainTransport(RequestsTransport):  # type: ignore[misc]  # loaded lazily,
 def administration_client(
     admin_port: int, name: str = KEY_NAME, key: str = KEY
 ) -> ServiceBusAdministrationClient:
-    """Return Microsoft's client of the management API, which signs requests with this key."""
+    """Return Microsoft's client of the management API.
+
+    The client signs its requests with the shared access policy `name` and the policy's `key`.
+    """
     return ServiceBusAdministrationClient.from_connection_string(
         f"Endpoint=sb://localhost:{admin_port};SharedAccessKeyName={name};"
         f"SharedAccessKey={key};UseDevelopmentEmulator=true;",
@@ -60,7 +63,10 @@ class Server:
         return self.connection_string_with(KEY_NAME, KEY)
 
     def connection_string_with(self, name: str, key: str, queue: str | None = None) -> str:
-        """Return the connection string of a policy: of `queue`, or else of the namespace."""
+        """Return a connection string with the name and the key of a shared access policy.
+
+        The connection string is only for `queue`, or for the whole namespace if `queue` is None.
+        """
         entity = f"EntityPath={queue};" if queue else ""
         return (
             f"Endpoint=sb://localhost:{self.port};SharedAccessKeyName={name};"

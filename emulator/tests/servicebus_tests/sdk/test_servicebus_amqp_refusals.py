@@ -1,4 +1,4 @@
-"""Test which exceptions the SDK raises if the emulator refuses an operation."""
+"""Test which exceptions Microsoft's SDK raises if the emulator refuses an operation."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Test with Microsoft's clients that a queue's status refuses and detaches links."""
+"""Test with Microsoft's clients that a disabled queue refuses new links and detaches open links."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,10 @@ def set_status(server: Server, queue: str, status: str) -> None:
 
 
 def forbids(queue: str, operations: str) -> Any:
-    """Expect the error for an operation that the queue's status forbids, with Azure's text."""
+    """Return a context that expects Azure's error for using a disabled queue.
+
+    `operations` is "Send" or "Receive", or "" if the queue is disabled for both.
+    """
     text = {
         "": f"Messaging entity 'sb://localhost/{queue}' is currently disabled. TrackingId:",
         "Send": f"'localhost:Queue:{queue}' is currently disabled for Send operations. TrackingId:",
@@ -39,7 +42,7 @@ async def send(client: Any, queue: str) -> None:
 
 
 async def receive(client: Any, queue: str, **options: Any) -> int:
-    """Receive and complete messages, and return their number."""
+    """Receive and complete up to five messages, and return their number."""
     async with client.get_queue_receiver(queue, **options) as receiver:
         messages = await receiver.receive_messages(5, max_wait_time=5)
         for message in messages:

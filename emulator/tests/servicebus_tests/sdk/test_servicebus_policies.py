@@ -44,7 +44,11 @@ def rules(prefix: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Run a server with policies of the namespace (`all-…`, `file-…`) and of a queue (`own-…`)."""
+    """Run a server with shared access policies of its namespace and of a queue.
+
+    The names of the namespace's policies begin with `all-` or `file-`, and the names of the queue's
+    policies begin with `own-`.
+    """
     folder = tmp_path_factory.mktemp("policies")
     queues = [{"Name": "own", "AuthorizationRules": rules("own")}, {"Name": "other"}]
     namespace = {"Name": "ns", "Queues": queues, "AuthorizationRules": rules("all")}
@@ -67,7 +71,7 @@ async def send(client: Any, queue: str, text: str = "text") -> None:
 
 
 async def receive(client: Any, queue: str) -> str:
-    """Receive, renew and complete one message, and return its text."""
+    """Receive one message, renew its lock and complete it. Return the text of the message."""
     async with client.get_queue_receiver(queue) as receiver:
         (message,) = await receiver.receive_messages(1, max_wait_time=10)
         await receiver.renew_message_lock(message)
@@ -76,7 +80,7 @@ async def receive(client: Any, queue: str) -> str:
 
 
 def lacks(right: str, queue: str) -> Any:
-    """Expect the error for an operation on a queue without this right, with Azure's text."""
+    """Return a context that expects Azure's error for an operation without this right."""
     text = (
         f"Unauthorized access. '{right}' claim\\(s\\) are required to perform this operation. "
         f"Resource: 'sb://localhost/{queue}"

@@ -60,7 +60,10 @@ def use_synchronously(client: Any, queue: str) -> None:
 
 
 def receive(receiver: Any, count: int) -> list[Any]:
-    """Receive and return `count` messages. Raises AssertionError if none arrives within 10 s."""
+    """Receive and return `count` messages.
+
+    Raises AssertionError if no further message arrives within 10 s.
+    """
     messages: list[Any] = []
     while len(messages) < count:
         received = receiver.receive_messages(count - len(messages), max_wait_time=10)

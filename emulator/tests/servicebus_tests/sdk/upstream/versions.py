@@ -26,7 +26,7 @@ _SECONDS = 120
 
 
 def main(arguments: list[str]) -> int:
-    """Run the scenario with each version. Return 1 if any version failed, and 0 otherwise."""
+    """Run scenario.py with each version of azure-servicebus. Return 1 if any run failed, else 0."""
     kept = os.environ.get("CONFORMANCE_FOLDER")
     with tempfile.TemporaryDirectory(prefix="servicebus-versions-") as temporary:
         folder = Path(kept or temporary)
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
 
 
 def run(version: str, folder: Path, server: Server, certificate: Path) -> bool:
-    """Run the scenario with this version. Return whether it succeeded."""
+    """Run scenario.py with this version of azure-servicebus. Return whether the run succeeded."""
     connection_string = (
         f"Endpoint=sb://localhost/;SharedAccessKeyName={KEY_NAME};SharedAccessKey={KEY}"
     )

@@ -117,7 +117,7 @@ def smuggle(req: func.HttpRequest) -> func.HttpResponse:
 
 @app.route(route="block")
 def block(req: func.HttpRequest) -> func.HttpResponse:
-    """Block a thread until the test writes to the named pipe."""
+    """Block a thread until the test writes to the named pipe `until`. Return the written text."""
     return func.HttpResponse(Path(req.params["until"]).read_text())
 
 

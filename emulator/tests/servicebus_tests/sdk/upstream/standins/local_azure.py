@@ -1,8 +1,7 @@
 """A pytest plugin that replaces the SDKs with which the tests of azure-servicebus create queues.
 
 The plugin creates queues and shared access policies through the management port of the emulator.
-Tests that need topics or
-sessions are skipped, because the emulator does not support them.
+Tests that need topics or sessions are skipped, because the emulator does not support them.
 """
 
 import itertools
@@ -31,7 +30,7 @@ _rule_keys: dict[tuple[str, str | None], str] = {}
 
 
 class _Model:
-    """A replacement for all model classes of the management SDK."""
+    """Replaces all model classes of the management SDK: stores its arguments as attributes."""
 
     def __init__(self, **fields: Any) -> None:
         self.__dict__.update(fields)

@@ -24,11 +24,11 @@ _TOKEN_SECONDS = 3600
 
 
 class AzureTestError(Exception):
-    """A resource that a test needs could not be created."""
+    """Raised if a resource that a test needs could not be created."""
 
 
 class ReservedResourceNameError(Exception):
-    """The name of a resource is reserved."""
+    """Raised if the name of a resource is reserved."""
 
 
 @dataclass
@@ -67,7 +67,7 @@ class _Credential:
 
 
 class _AsyncCredential:
-    """The credential for the asynchronous clients."""
+    """The same credential as `_Credential`, with asynchronous methods."""
 
     token_type = _Credential.token_type
 
@@ -85,9 +85,9 @@ class _AsyncCredential:
 
 
 def get_credential(is_async: bool = False, **_: Any) -> Any:
-    """Return a credential for the asynchronous clients if `is_async` is true.
+    """Return a credential for the asynchronous clients, or for the blocking clients.
 
-    Otherwise return a credential for the blocking clients.
+    `is_async` selects the asynchronous clients.
     """
     return _AsyncCredential() if is_async else _Credential()
 
@@ -102,9 +102,9 @@ class AzureRecordedTestCase:
         return prefix + uuid4().hex[:8]
 
     def get_credential(self, _: Any, **options: Any) -> Any:
-        """Return a credential for the asynchronous clients if the option `is_async` is true.
+        """Return a credential for the asynchronous clients, or for the blocking clients.
 
-        Otherwise return a credential for the blocking clients.
+        The option `is_async` selects the asynchronous clients.
         """
         return get_credential(options.get("is_async", False))
 
@@ -150,7 +150,7 @@ class AzureMgmtPreparer:
         """Do nothing. Subclasses remove the resource with this name."""
 
     def __call__(self, test: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function that creates the resource, and passes it to the test `test`.
+        """Return a function that creates the resource, and then runs `test` with the resource.
 
         `test` may be a function that another preparer has returned.
         """
@@ -177,8 +177,11 @@ class AzureMgmtPreparer:
     def _prepare(self, instance: Any, given: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
         """Create the resource, or find it in the cache.
 
+        `given` are the arguments that other preparers have created for the test.
+
         Returns two values. The first is the name of the resource if the resource must be removed
-        after the test, otherwise None. The second is the arguments that the test receives.
+        after the test, otherwise None. The second is the arguments that the resource adds to the
+        test.
         """
         self.test_class_instance = instance
         around = tuple(getattr(each, "id", None) for each in given.values())
