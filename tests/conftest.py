@@ -15,9 +15,9 @@ _HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Return True to skip a file that imports torch or NumPy when torch is not installed.
+    """Skip a test file that imports torch or NumPy if torch is not installed.
 
-    `./dev newer` runs the tests without torch. Returns None if the file is not skipped.
+    Return True to skip the file, or None to collect it. `./dev newer` runs the tests without torch.
     """
     if _HAS_TORCH or collection_path.suffix != ".py":
         return None

@@ -21,17 +21,17 @@ class SeenRequest:
 
 @dataclass
 class FakeHub:
-    """A fake Hugging Face Hub and its storage: two servers on different ports.
+    """A fake Hugging Face Hub and the storage of its files: two servers on different ports.
 
-    The hub answers `/ORG/NAME/resolve/COMMIT/FILE` with a redirect to the storage.
+    The fake Hub answers `/ORG/NAME/resolve/COMMIT/FILE` with a redirect to the storage.
 
     Attributes:
         files: The content of each file, by its path ORG/NAME/resolve/COMMIT/FILE.
-        token: The token that requests need; None if the files are public.
-        answer: A function that is called for each request to the hub. It returns True if it has
-            sent the response, and False if the hub must send the usual response.
-        serve: A function that sends a file of the storage, for example only a part of the file.
-            If it is None, the whole file is sent.
+        token: The token that requests need, or None if the files are public.
+        answer: A function that is called for each request to the fake Hub. It returns True if it
+            has sent a response, and False if the fake Hub must send the usual response.
+        serve: A function with which the storage sends a file, for example only a part of the file.
+            If it is None, the storage sends the whole file.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -44,7 +44,10 @@ class FakeHub:
     storage: str = ""
 
     def add(self, repository: str, path: str, data: bytes) -> str:
-        """Add a file at `COMMIT`, and return its location for a catalogue entry."""
+        """Add a file to the commit COMMIT of a repository.
+
+        Return the location of the file, as an entry of the model catalogue names it.
+        """
         self.files[f"{repository}/resolve/{COMMIT}/{path}"] = data
         return f"hf:{repository}@{COMMIT}/{path}"
 

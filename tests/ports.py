@@ -8,9 +8,9 @@ _claims: list[socket.socket] = []
 
 
 def free_ports(count: int) -> int:
-    """Return the first of `count` consecutive free ports that no other test uses.
+    """Reserve `count` consecutive free ports for this test process, and return the first of them.
 
-    `count` must not be greater than 15.
+    `count` must be at most 15.
     """
     # Below 32768, the start of the ephemeral range: no client socket uses one of the ports.
     for base in range(20000 + os.getpid() % 250 * 16, 32000, 16):

@@ -1,7 +1,7 @@
-"""Run the processes of a test on their own small file system, which the test can fill.
+"""Run processes with a small file system of their own, so that a test can simulate a full disk.
 
-The processes run in a mount namespace with a tmpfs, so each write to the full disk fails
-with ENOSPC. A user namespace makes that possible without root.
+The file system is a tmpfs in a mount namespace of the processes. When it is full, each write fails
+with ENOSPC. A user namespace permits this without root.
 """
 
 import errno
@@ -20,9 +20,10 @@ _SCRIPT = 'mount -t tmpfs -o size="$0" tmpfs "$1" && shift && exec "$@"'
 
 
 def small_disk(folder: Path, size: str) -> tuple[str, ...]:
-    """Return the beginning of a command that runs a program with a small disk at `folder`.
+    """Return the words to put before a command, so that it runs with a small disk at `folder`.
 
-    `size` is for example `24m`. Skip the test if this system does not permit namespaces.
+    `size` is the size of the disk, for example `24m`. The test is skipped if this machine does not
+    permit mount namespaces.
     """
     folder.mkdir(parents=True, exist_ok=True)
     unshare = shutil.which("unshare")
@@ -36,7 +37,7 @@ def small_disk(folder: Path, size: str) -> tuple[str, ...]:
 
 
 def fill(folder: Path) -> None:
-    """Write a file until the disk of `folder` is full."""
+    """Fill the disk that contains `folder`, by writing a file there."""
     with (folder / _BALLAST).open("ab", buffering=0) as file:
         for piece_bytes in (1024 * 1024, _PIECE_BYTES, 1):
             with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
@@ -49,5 +50,5 @@ def _write_for_ever(file: BinaryIO, piece: bytes) -> NoReturn:
 
 
 def make_space(folder: Path) -> None:
-    """Remove the file that `fill` has written."""
+    """Remove the file that `fill` has written, so that the disk has space again."""
     (folder / _BALLAST).unlink()

@@ -4,7 +4,7 @@ Copy the printed lines into the model's entry in the catalogue.
 
 The command imports the model's module, but creates no instance of the model's class and reads no
 weights. The setting MODEL_CATALOGUE is the path of the catalogue. The exit code is 1 if the model's
-arguments cannot be described, and 2 if NAME or a setting is invalid.
+declarations cannot be described, and 2 if NAME or a setting is invalid.
 """
 
 import argparse
@@ -55,7 +55,8 @@ def describe(model: ModelEntry) -> ModelDeclarations:
     If the model's entry already declares an input or a result, it keeps its media types.
 
     Raises:
-        ModelUnfit: The module has no class `Infer`, or an argument has no supported type hint.
+        ModelUnfit: The module has no class `Infer`, an argument has no supported type hint, or the
+            type hint of a result contains a name that does not exist at run time.
         Exception: Any error that the import of the model's module raises.
     """
     infer: Any = getattr(importlib.import_module(model.implementation), "Infer", None)
@@ -101,15 +102,15 @@ def _describe_result(entry: NamedResult | None, declared: ResultDeclaration) -> 
 
 
 def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
-    """Print the arguments of the model that `arguments` names, and return the exit code.
+    """Print what the class of the model that `arguments` names declares; return the exit code.
 
     Returns:
-        0 if the arguments were printed, 1 if they cannot be described, 2 if the model's name or a
-        setting is invalid.
+        0 if the declarations were printed, 1 if they cannot be described, 2 if the model's name or
+        a setting is invalid.
     """
     parser = argparse.ArgumentParser(
         prog="python -m worker.describe",
-        description="Print a model's parameters and named inputs as TOML.",
+        description="Print a model's parameters, named inputs and named results as TOML.",
     )
     parser.add_argument("name", help="the model's name in the catalogue")
     parsed = parser.parse_args(arguments)

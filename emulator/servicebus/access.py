@@ -13,7 +13,7 @@ DEVELOPMENT_KEY_NAME = "RootManageSharedAccessKey"
 DEVELOPMENT_KEY = "SAS_KEY_VALUE"
 
 
-def check_secret(rules: Iterable[AuthorizationRule]) -> None:
+def check_keys(rules: Iterable[AuthorizationRule]) -> None:
     """Raise ArgumentError if a policy has the public key."""
     for rule in rules:
         if DEVELOPMENT_KEY in rule.keys:
@@ -84,7 +84,7 @@ class AccessPolicies:
             found += [rule for rule in owner.settings.authorization_rules if rule.name == name]
         return found
 
-    def permits(self, rule: AuthorizationRule, resource: str, path: str) -> bool:
+    def allows(self, rule: AuthorizationRule, resource: str, path: str) -> bool:
         """Return whether a policy that signed a token for a resource may give access to a path.
 
         A policy of a queue gives access only to this queue, also if the path of another queue

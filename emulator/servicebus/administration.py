@@ -25,7 +25,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from emulator.servicebus.access import AccessPolicies, check_secret
+from emulator.servicebus.access import AccessPolicies, check_keys
 from emulator.servicebus.broker.authorization import (
     AccessRight,
     AuthorizationRule,
@@ -78,12 +78,11 @@ def create_admin_app(
             Then no policy can have the public key, either. Otherwise, requests without a signature
             are accepted too, but a signature in a request is still verified.
     """
-    needs_secret = needs_token and policies is not None
-    api = _Api(broker, namespace, needs_secret=needs_secret)
+    api = _Api(broker, namespace, needs_token=needs_token and policies is not None)
     further = [] if namespace is None else fault_routes(namespace)
     middleware = []
     if policies is not None:
-        further += policy_routes(broker, policies, needs_secret=needs_secret)
+        further += policy_routes(broker, policies, needs_token=needs_token)
         middleware.append(Middleware(_TokenCheck, policies=policies, needs_token=needs_token))
     return Starlette(
         middleware=middleware,
@@ -148,9 +147,9 @@ class _TokenCheck:
 class _Api:
     """The request handlers of the management API."""
 
-    def __init__(self, broker: Broker, namespace: Namespace | None, *, needs_secret: bool) -> None:
+    def __init__(self, broker: Broker, namespace: Namespace | None, *, needs_token: bool) -> None:
         self._broker = broker
-        self._needs_secret = needs_secret
+        self._needs_token = needs_token
         self._namespace = namespace
 
     def wrap(self, handler: _Handler) -> _Handler:
@@ -207,8 +206,8 @@ class _Api:
         """
         description = parse_entry(await _body(request), "QueueDescription")
         properties, rules = read_description(description), read_rules(description)
-        if self._needs_secret:
-            check_secret(rules or ())
+        if self._needs_token:
+            check_keys(rules or ())
         if "If-Match" in request.headers:
             queue = self._find(request)
             settings = changed_settings(queue.settings, properties, rules)

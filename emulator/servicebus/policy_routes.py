@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from emulator.servicebus.access import AccessPolicies, check_secret
+from emulator.servicebus.access import AccessPolicies, check_keys
 from emulator.servicebus.broker.authorization import (
     AuthorizationRule,
     make_missing_keys,
@@ -26,12 +26,12 @@ _Handler = Callable[[Request], Awaitable[Response]]
 _FIELDS = "rights", "primaryKey", "secondaryKey"
 
 
-def policy_routes(broker: Broker, policies: AccessPolicies, *, needs_secret: bool) -> list[Route]:
+def policy_routes(broker: Broker, policies: AccessPolicies, *, needs_token: bool) -> list[Route]:
     """Return the route `/$emulator/authorizationRules`, and the route of each policy below it.
 
-    If `needs_secret` is true, a policy with the public key is refused.
+    If `needs_token` is true, a policy with the public key is refused.
     """
-    routes = _PolicyRoutes(broker, policies, needs_secret=needs_secret)
+    routes = _PolicyRoutes(broker, policies, needs_token=needs_token)
     path = "/$emulator/authorizationRules"
     return [
         Route(path, _answer_errors(routes.list)),
@@ -41,9 +41,9 @@ def policy_routes(broker: Broker, policies: AccessPolicies, *, needs_secret: boo
 
 
 class _PolicyRoutes:
-    def __init__(self, broker: Broker, policies: AccessPolicies, *, needs_secret: bool) -> None:
+    def __init__(self, broker: Broker, policies: AccessPolicies, *, needs_token: bool) -> None:
         self._broker = broker
-        self._needs_secret = needs_secret
+        self._needs_token = needs_token
         self._policies = policies
 
     async def list(self, _: Request) -> Response:
@@ -73,8 +73,8 @@ class _PolicyRoutes:
         else:
             keys = make_missing_keys(*given)
         rule = AuthorizationRule(name, read_rights(rights), *keys)
-        if self._needs_secret:
-            check_secret([rule])
+        if self._needs_token:
+            check_keys([rule])
         await self._broker.save_authorization_rule(rule)
         return JSONResponse(
             {

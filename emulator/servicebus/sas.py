@@ -65,7 +65,7 @@ def verify_sas(
         raise SasError("The token is expired.", "ExpiredToken")
     wanted = path.strip("/").casefold()
     is_below = not granted or wanted == granted or wanted.startswith(f"{granted}/")
-    if not is_below or not policies.permits(rule, granted, wanted):
+    if not is_below or not policies.allows(rule, granted, wanted):
         raise SasError("The token has an invalid audience.", "InvalidAudience")
     return rule.rights
 

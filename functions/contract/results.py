@@ -18,6 +18,9 @@ from contract.messages import is_payload_name
 MAX_NAMED_RESULTS: Final = 4
 """How many named results a model may have in addition to its result."""
 
+MAX_RESULT_BYTES: Final = 64 * 1024 * 1024
+"""The largest size in bytes of all results of a job together."""
+
 # Names with another meaning in the output tensors of the Open Inference Protocol or in `Results`.
 _RESERVED: Final = frozenset({"first", "named", "result", "results"})
 _MEDIA_TYPE: Final = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}")

@@ -102,7 +102,7 @@ def write_azd_project(target: Path, root: Path, folder: ModelFolder) -> None:
     """
     description = target / "azure.yaml"
     is_ours = description.is_file() and _PROJECT_MARK in description.read_text("utf-8", "replace")
-    names = ("azure.yaml", *_PROJECT_PARTS)
+    names = ("azure.yaml", ".dockerignore", "requirements.txt", *_PROJECT_PARTS)
     if not is_ours and any((target / name).exists() for name in names):
         raise FolderUnusable(
             f"{target} contains files that `loosely deploy` has not written: move them elsewhere"

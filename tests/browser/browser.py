@@ -128,6 +128,25 @@ class Browser:
         """Run a script in the page, and return the return value of the script."""
         return self.driver.execute_script(script, *arguments)
 
+    def omit_members(self, *names: str) -> None:
+        """Remove members of all JSON responses from now on, as if an older gateway answered.
+
+        The members are removed from the response's object, and from the objects in its lists.
+        """
+        script = (
+            "{ const read = Response.prototype.json;"
+            "  const omit = (value) => {"
+            f"   for (const name of {json.dumps(names)}) delete value?.[name];"
+            "    for (const each of Object.values(value ?? {}))"
+            "      if (Array.isArray(each)) each.forEach(omit);"
+            "    return value; };"
+            "  Response.prototype.json = async function () {"
+            "    return omit(await read.call(this)); }; }"
+        )
+        add = "Page.addScriptToEvaluateOnNewDocument"
+        self.driver.execute_cdp_cmd(add, {"source": script})
+        self.run(script)
+
     def find_barriers(self) -> list[str]:
         """Return the accessibility violations that axe-core finds: rule, element and reason."""
         if not self.run("return 'axe' in window"):

@@ -390,6 +390,17 @@ def test_the_operations_page_names_the_named_results_of_a_job_without_their_valu
     assert ask(idle, "acme", f"/v1/jobs/{job_id}")["results"]["boxes"]["json"] == ["secret"]
 
 
+def test_the_operations_page_shows_a_job_that_an_older_gateway_describes_without_results(
+    tab: Browser, idle: System
+) -> None:
+    job_id = accept(idle, "acme", "old")
+    tab.omit_members("results")
+    open_ops(tab, "watcher", f"#job={job_id}")
+    tab.wait_for_text("#story-status", "queued")
+    assert "Named results" not in tab.text_of("#story")
+    assert unexpected_messages(tab) == []
+
+
 @pytest.mark.thorough
 def test_only_an_admin_key_can_cancel_the_job_whose_details_the_operations_page_shows(
     tab: Browser, idle: System

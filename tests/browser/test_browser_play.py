@@ -420,6 +420,71 @@ def test_the_playground_draws_each_named_result_below_the_first_result(
     assert browser.messages == []
 
 
+def test_a_result_that_cannot_be_read_does_not_hide_the_other_results(browser: Browser) -> None:
+    block = "Network.setBlockedURLs"
+    open_model(browser, "parts")
+    choose_file(browser, EXAMPLES / "chelsea.jpg")
+    browser.driver.execute_cdp_cmd(block, {"urls": ["*/result/mask?*"]})
+    run(browser)
+    assert browser.find("#result > div:first-child [id^='threshold']")
+    titles = [found.text for found in browser.find_all("#result .named > h3")]
+    assert titles == ["mask", "large"]
+    mask, large = browser.find_all("#result .named")
+    assert "The gateway cannot be reached" in mask.text
+    assert "Download the result" in large.text
+    assert browser.find_all("#problem .problem") == []
+    browser.wait_for_text("#timeline .steps", "run")
+    check_with_axe(browser)
+    browser.driver.execute_cdp_cmd(block, {"urls": []})
+    click(browser, "#result .named .problem button")
+    browser.wait(lambda: "Download the result" in mask.text, "the mask is not drawn")
+    assert browser.find_all("#result .problem") == []
+    assert len(browser.find_all("#result .named")) == 2
+
+
+def test_a_result_that_cannot_be_drawn_does_not_hide_the_other_results(browser: Browser) -> None:
+    open_model(browser, "parts")
+    choose_file(browser, EXAMPLES / "chelsea.jpg")
+    browser.run(
+        "const make = URL.createObjectURL;"
+        "URL.createObjectURL = (blob) => {"
+        "  if (blob.type === 'image/png') throw new Error('no memory is left');"
+        "  return make(blob); }"
+    )
+    run(browser)
+    assert browser.find("#result > div:first-child [id^='threshold']")
+    mask, large = browser.find_all("#result .named")
+    assert "no memory is left" in mask.text
+    assert "Download the result" in large.text
+    assert browser.messages == []
+
+
+def test_the_playground_runs_a_job_if_an_older_gateway_names_no_inputs_and_results(
+    browser: Browser,
+) -> None:
+    browser.omit_members("inputs", "results")
+    open_model(browser, "parts")
+    assert "Named results" not in browser.find(".model[data-name='parts']").text
+    choose_file(browser, EXAMPLES / "chelsea.jpg")
+    browser.wait_for_text("#snippet", "/v1/models/parts/jobs")
+    run(browser)
+    assert browser.find("#result > div:first-child [id^='threshold']")
+    assert browser.find_all("#result .named") == []
+    assert browser.messages == []
+
+
+def test_the_playground_hides_named_inputs_that_an_older_gateway_does_not_name(
+    browser: Browser,
+) -> None:
+    open_model(browser, "pair")
+    assert len(browser.find_all("#named-inputs legend")) == 2
+    browser.omit_members("inputs", "results")
+    browser.find("header summary").click()
+    browser.find(".key [type='reset']").click()
+    browser.wait(lambda: not browser.find_all("#named-inputs legend"), "the inputs are still shown")
+    assert browser.messages == []
+
+
 @pytest.mark.thorough
 def test_the_playground_shows_a_sound_result_with_a_player_and_a_waveform(
     browser: Browser,

@@ -1,4 +1,4 @@
-"""Act as the worker of a system without a worker, so that a test determines how jobs end."""
+"""Receive requests and send replies in place of a worker, so that a test decides how jobs end."""
 
 import base64
 import json
@@ -40,7 +40,10 @@ def wait_for_request(system: System, queue: str, text: str) -> dict[str, Any]:
 
 
 def dead_letter_first(system: System, queue: str) -> None:
-    """Dead-letter the first message of a queue, as the broker does after the last delivery."""
+    """Dead-letter the first message of a queue.
+
+    Service Bus itself does this if the message has been delivered too often.
+    """
     with (
         ServiceBusClient.from_connection_string(system.service_bus) as client,
         client.get_queue_receiver(queue, max_wait_time=10) as receiver,
@@ -50,7 +53,7 @@ def dead_letter_first(system: System, queue: str) -> None:
 
 
 def put_request(system: System, queue: str, **changes: Any) -> str:
-    """Send a request to a queue, as a producer without a gateway does. Return the job's id.
+    """Put a request on a queue directly, without the gateway. Return the job's id.
 
     `changes` are fields of the request that replace the default values.
     """
@@ -74,9 +77,9 @@ def put_request(system: System, queue: str, **changes: Any) -> str:
 
 
 class HttpTransport(RequestsTransport):  # type: ignore[misc]  # loaded lazily, so untyped
-    """Sends each request by http, because the emulator has no https.
+    """A transport for the SDK's administration client that replaces https by http.
 
-    The administration client always uses https.
+    The administration client always uses https, which the emulator does not support.
     """
 
     def send(self, request: Any, **kwargs: Any) -> Any:
@@ -101,7 +104,7 @@ def reply_queue(system: System) -> Iterator[str]:
 def request_reply(
     system: System, replies: str, queue: str = "noop", model: str = "noop", **changes: Any
 ) -> dict[str, Any]:
-    """Send a request to `queue`, and return the reply from the queue `replies`.
+    """Put a request on `queue`, wait for its reply in the queue `replies`, and return the reply.
 
     `changes` are fields of the request that replace the default values.
     """
@@ -119,7 +122,7 @@ def request_reply(
 
 
 def make_producer_dead_letter(system: System, queue: str) -> str:
-    """Create a dead letter from a message that a producer sent. Return the id of the job."""
+    """Put a request on a queue without the gateway, and dead-letter it. Return the job's id."""
     job_id = put_request(system, queue)
     dead_letter_first(system, queue)
     return job_id
@@ -128,7 +131,10 @@ def make_producer_dead_letter(system: System, queue: str) -> str:
 def send_reply(
     request: dict[str, Any], outcome: dict[str, Any], held_seconds: float = 0.01
 ) -> None:
-    """Send a worker's reply to a request, with `held_seconds` as the job's time on the device."""
+    """Send a worker's reply to a request. The reply says that the job ran for `held_seconds`.
+
+    `outcome` is the part of the reply that contains the result or the error.
+    """
     answer = httpx.post(
         request["reply_to"]["url"], json=make_reply(request["job_id"], outcome, held_seconds)
     )
@@ -136,7 +142,10 @@ def send_reply(
 
 
 def make_reply(job_id: str, outcome: dict[str, Any], held_seconds: float = 0.01) -> dict[str, Any]:
-    """Return a worker's reply as a JSON object."""
+    """Return a worker's reply as a JSON object. It says that the job ran for `held_seconds`.
+
+    `outcome` is the part of the reply that contains the result or the error.
+    """
     now = datetime.now(UTC)
     return {
         "schema": 1,
@@ -149,12 +158,12 @@ def make_reply(job_id: str, outcome: dict[str, Any], held_seconds: float = 0.01)
 
 
 def make_failure(code: str) -> dict[str, Any]:
-    """Return the part of a reply that says that the job failed with this code."""
+    """Return the part of a worker's reply that reports an error with this code."""
     return {"error": {"code": code, "message": "By hand.", "stage": "run", "retryable": True}}
 
 
 def upload_large_result(system: System, job_id: str) -> dict[str, Any]:
-    """Upload a large result, and return the part of a reply that refers to the result's blob."""
+    """Upload a large result to a blob. Return the part of a worker's reply that names the blob."""
     data = json.dumps({"text": "x" * 300_000}).encode()
     name = result_blob(job_id)
     with BlobClient.from_connection_string(_storage(system), PAYLOAD_CONTAINER, name) as blob:

@@ -8,7 +8,7 @@ from tests.e2e.system import System, running
 
 @pytest.fixture(scope="session")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """Run one system for all tests that leave the system running."""
+    """Run one system, which is shared by all tests that do not stop it."""
     with running(tmp_path_factory.mktemp("loosely") / "data") as started:
         yield started
 

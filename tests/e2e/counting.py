@@ -1,4 +1,4 @@
-"""A model that logs its inputs to the file that COUNTING_FILE names."""
+"""A model that writes its inputs to the file that the environment variable COUNTING_FILE names."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""A model that logs each job, as one line in the file that the job's input names."""
+"""A model that appends one line for each job to the file that the job's input names."""
 
 import time
 from pathlib import Path
@@ -8,9 +8,10 @@ from worker.models import Accepts
 
 
 class Infer:
-    """For an input `PATH NUMBER [MILLISECONDS]`, append NUMBER to the file PATH.
+    """A model whose inputs have the form `PATH NUMBER [MILLISECONDS]`.
 
-    Return NUMBER after MILLISECONDS.
+    For each input, the model appends NUMBER to the file PATH, waits MILLISECONDS, and returns
+    NUMBER.
     """
 
     accepts: ClassVar[Accepts] = "bytes"

@@ -1,4 +1,4 @@
-"""A model that ends its worker by a signal or by an exit, as a faulty driver or library does."""
+"""A model that ends the worker's process on some inputs, as a faulty driver or library does."""
 
 import os
 import signal
@@ -7,7 +7,8 @@ import signal
 class Infer:
     """A model that returns its input, except for two inputs that end the worker.
 
-    On the input `die`, it kills the worker. On `exit N`, it exits with the status N.
+    On the input `die`, the model kills the worker's process. On the input `exit N`, the process
+    exits with the status N.
     """
 
     accepts = "bytes"

@@ -1,4 +1,7 @@
-"""A model whose import ends the process with exit code 2, which stands for wrong settings."""
+"""A model whose module ends the process with exit code 2 when it is imported.
+
+The worker itself exits with this code if its settings are wrong.
+"""
 
 import os
 

@@ -1,4 +1,4 @@
-"""A model that multiplies an array by 2, or by the caller's parameter `times`."""
+"""A model that multiplies an array by its parameter `times`, which is 2 by default."""
 
 import io
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from worker.models import Accepts
 
 
 class Infer:
-    """Multiplies an array by 2 or by the parameter `times`.
+    """Multiplies an array by the parameter `times`, which is 2 by default.
 
     The result is the product as the bytes of an .npy file.
     """

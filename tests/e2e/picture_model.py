@@ -1,4 +1,4 @@
-"""A model without torch that decodes pictures."""
+"""A model that decodes pictures and does not need torch."""
 
 from typing import ClassVar
 
@@ -8,10 +8,7 @@ from worker.models import Accepts
 
 
 class Infer:
-    """A model that returns the original size of a picture.
-
-    The model also scales the picture, as real models do.
-    """
+    """Returns the width and the height of a picture, after the picture was decoded and scaled."""
 
     accepts: ClassVar[Accepts] = "image"
 

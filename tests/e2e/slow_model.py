@@ -1,4 +1,4 @@
-"""A long-running model that performs a step when the test creates the step's file."""
+"""A long-running model that waits before each of its steps until the test creates a file."""
 
 import json
 import time
@@ -11,9 +11,9 @@ from worker.models import Accepts, Context
 class Infer:
     """A model that runs until the test lets it end.
 
-    The model creates the file `running` in the folder that the input names. Then it waits in this
-    folder for the files `step-1`, `step-2` and so on, which the test creates, and reports progress
-    after each of them. The result is the number of steps.
+    The input names a folder and a number of steps. The model creates the file `running` in the
+    folder. Then it waits until the test creates the file `step-1` there, and reports its progress.
+    It repeats this with `step-2` and so on. The result is the number of steps.
     """
 
     accepts: ClassVar[Accepts] = "bytes"

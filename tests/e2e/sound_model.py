@@ -1,4 +1,4 @@
-"""A model without torch that decodes recordings."""
+"""A model that decodes audio recordings and does not need torch."""
 
 from typing import ClassVar
 
@@ -6,7 +6,7 @@ from worker.models import Accepts, Audio
 
 
 class Infer:
-    """Returns the duration of the recording, in seconds."""
+    """Returns the duration of an audio recording, in seconds."""
 
     accepts: ClassVar[Accepts] = "audio"
     sample_rate: ClassVar[int] = 16_000

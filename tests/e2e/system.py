@@ -68,9 +68,10 @@ class System:
 
     @property
     def visible_data(self) -> Path:
-        """The path by which this process can read the system's data directory.
+        """The path of the system's data directory, as the test's process sees it.
 
-        The path differs from `data` if `prefix` starts the system in its own mount namespace.
+        The path differs from `data` if the system runs in its own mount namespace, because `prefix`
+        was given.
         """
         if not self._prefix:
             return self.data
@@ -79,7 +80,7 @@ class System:
 
     @property
     def has_ended(self) -> bool:
-        """Whether `loosely up` has ended."""
+        """Whether the process `loosely up` has ended or has not been started."""
         return self._process is None or self._process.poll() is not None
 
     @property
@@ -130,10 +131,11 @@ class System:
         return system.parts[name]
 
     def pid(self, name: str) -> int:
-        """Return the id of the process that does the work of a component.
+        """Return the process id of the component `name`.
 
-        `app` is the child process of the Functions host. `worker` is the child process that runs
-        the models, and `worker parent` is the process that starts it.
+        Two components have a parent and a child process. `functions` is the Functions host, and
+        `app` its child process, which runs the gateway. `worker parent` starts the process
+        `worker`, which runs the models.
         """
         parents = {"app": "functions", "worker": "worker", "worker parent": "worker"}
         process = psutil.Process(self.part(parents.get(name, name)).pid)
@@ -143,7 +145,7 @@ class System:
         return process.pid
 
     def kill(self, name: str) -> None:
-        """Send SIGKILL to the process whose id is `self.pid(name)`."""
+        """Send SIGKILL to the process of the component `name` (see `pid`)."""
         os.kill(self.pid(name), signal.SIGKILL)
 
     @contextmanager
@@ -157,10 +159,7 @@ class System:
             os.kill(pid, signal.SIGCONT)
 
     def kill_and_wait(self, name: str) -> None:
-        """Kill a component, and wait until it is ready again.
-
-        If `name` is `app`, do not wait.
-        """
+        """Kill a component, and wait until it is ready again. For `app`, do not wait."""
         before = self.pid(name)
         self.kill(name)
         if name != "app":
@@ -200,9 +199,10 @@ class System:
         query: str = "",
         **headers: str,
     ) -> httpx.Response:
-        """Submit a job to a model. `query` is empty or begins with a question mark.
+        """Submit a job to a model, and return the response of the gateway.
 
-        Names of headers have underscores instead of dashes.
+        `query` is empty or begins with a question mark. `headers` are further headers of the
+        request, with `_` instead of `-` in their names.
         """
         fields = {name.replace("_", "-"): value for name, value in headers.items()}
         return self.http.post(
@@ -230,9 +230,9 @@ class System:
     ) -> str:
         """Submit a job without waiting for its end, and return the job's id.
 
-        Repeat the request for up to 60 s, because a component may be unavailable. A response may be
-        lost after the job has been created, so a repeated request without `idempotency_key` may
-        create a second job.
+        Repeat the request for up to 60 s if the gateway does not accept it. A response can be lost
+        after the gateway has created the job. In this case, the repeated request creates a second
+        job, unless the header `idempotency_key` is given.
 
         `headers` are further headers of the request, with `_` instead of `-` in their names.
         """
@@ -269,7 +269,10 @@ class System:
         return job
 
     def final(self, job_id: str, seconds: float = 60) -> dict[str, Any]:
-        """Wait until a job has ended, even while the gateway is unavailable. Return the job."""
+        """Wait until a job has ended, and return the job. Retry while the gateway is unavailable.
+
+        Raises AssertionError if the job has not ended after `seconds`.
+        """
         return dict(until(lambda: self._final(job_id), seconds, f"job {job_id} is final"))
 
     def _final(self, job_id: str) -> dict[str, Any] | None:
@@ -295,8 +298,14 @@ def running(  # noqa: PLR0917 - callers name all arguments except `data`
 ) -> Iterator[System]:
     """Start a system, and stop it at the end of the `with` block.
 
-    A system that continues with the data of an earlier system needs the same port, because the
-    reply URLs of queued jobs contain the port. `folder` is the folder in which `loosely up` runs.
+    Args:
+        data: The data directory, which can contain the data of an earlier system.
+        catalogue: The file of the model catalogue. By default, `loosely up` chooses it.
+        without: The components that are not started.
+        port: The port of the gateway. The default is a free port. A system with the data of an
+            earlier system needs the same port, because the reply URLs of queued jobs contain it.
+        environment: Further environment variables of `loosely up`.
+        folder: The working directory of `loosely up`.
     """
     system = System(data, catalogue, without, port, environment, folder=folder)
     try:

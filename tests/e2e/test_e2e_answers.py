@@ -1,4 +1,4 @@
-"""Submit jobs that succeed, over REST and from the command line."""
+"""Test jobs that succeed, submitted over REST and from the command line."""
 
 import hashlib
 import json

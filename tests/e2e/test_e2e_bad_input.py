@@ -1,4 +1,4 @@
-"""Test that an invalid request gets a problem with a code, and that the next job succeeds."""
+"""Test that an invalid request gets an error document with a code, and that jobs still succeed."""
 
 import struct
 import zlib
@@ -23,7 +23,7 @@ def problem(answer: httpx.Response) -> tuple[int, str]:
 
 
 def huge_png(side: int = 30_000) -> bytes:
-    """Return a PNG of a few hundred bytes whose header says `side` by `side` pixels."""
+    """Return a PNG file of a few hundred bytes whose header claims `side` by `side` pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (

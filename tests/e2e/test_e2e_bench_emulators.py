@@ -1,4 +1,4 @@
-"""Run `./dev bench emulators` with few messages."""
+"""Test that the benchmark `./dev bench emulators` runs, with few messages."""
 
 import subprocess
 import sys

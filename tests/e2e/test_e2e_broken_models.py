@@ -52,7 +52,7 @@ def health(system: System, page: str) -> httpx.Response:
 
 
 def problems(system: System) -> dict[str, str]:
-    """Return the problem code of each model that the worker does not serve because it is broken."""
+    """Return an error code for each model that the worker does not serve because it is broken."""
     try:
         models: dict[str, dict[str, Any]] = health(system, "/ready").json()["models"]
     except httpx.TransportError:

@@ -59,7 +59,7 @@ await fetch("/report", {method: "POST", body: JSON.stringify(report)});
 
 @dataclass(slots=True)
 class PageServer:
-    """A web server that serves the test's page, and receives the report that the page sends."""
+    """A web server that serves the web page of a test, and receives what the page reports."""
 
     port: int
     reports: "queue.Queue[dict[str, Any]]"
@@ -95,7 +95,10 @@ def pages() -> Iterator[PageServer]:
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory, pages: PageServer) -> Iterator[System]:
-    """Run a system without torch. Its gateway allows the web pages of one other origin."""
+    """Run a system whose gateway allows CORS requests from the origin of the server `pages`.
+
+    Its models do not need torch.
+    """
     folder = tmp_path_factory.mktemp("browsers")
     catalogue = folder / "models.toml"
     catalogue.write_text(
@@ -111,7 +114,7 @@ def system(tmp_path_factory: pytest.TempPathFactory, pages: PageServer) -> Itera
 
 @pytest.fixture
 def allowed(pages: PageServer) -> WebPage:
-    """Return a web page whose origin is in CORS_ORIGINS."""
+    """Return a web page whose origin is in CORS_ORIGINS, so that it may use the gateway."""
     return WebPage(f"http://127.0.0.1:{pages.port}")
 
 
@@ -131,7 +134,7 @@ def put(page: WebPage, slot: dict[str, Any], content: bytes) -> PageResponse:
 
 
 def run_big(page: WebPage, gateway: str) -> str:
-    """Run a job with a large result, and return the URL of the route for the result."""
+    """Run a job with a large result, and return the gateway's URL for this result."""
     content = str(RESULT_BYTES).encode()
     answer = page.fetch(
         "POST", f"{gateway}/v1/models/big/jobs", {"content-type": "text/plain"}, content

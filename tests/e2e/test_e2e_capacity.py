@@ -1,4 +1,4 @@
-"""Count the operations that jobs cause on Azure services, and compare docs/capacity.md."""
+"""Count the operations that a job causes on Azure services, and compare with docs/capacity.md."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,10 @@ On a busy machine, a job may end before its orchestration is started, or be rene
 
 
 def documented() -> dict[str, dict[str, int]]:
-    """Return the table of docs/capacity.md: the number of each operation, by kind of job."""
+    """Read the table of docs/capacity.md. Return a dict for each kind of job.
+
+    Each dict contains the number of operations by the name of the operation.
+    """
     text = (ROOT / "docs" / "capacity.md").read_text("utf-8")
     section = text.partition("## Counted in a running system\n")[2].partition("\n\n- ")[0]
     lines = [line for line in section.splitlines() if line.startswith("|")]
@@ -28,7 +31,7 @@ def documented() -> dict[str, dict[str, int]]:
 
 @pytest.fixture(scope="module")
 def counter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperationCounter]:
-    """Run one system that counts the operations, for all kinds of jobs."""
+    """Run a system that counts the operations on Service Bus, blobs and orchestrations."""
     with run_counter(tmp_path_factory.mktemp("capacity")) as started:
         yield started
 

@@ -1,7 +1,7 @@
-"""Check the REST contract (`contract_rows`) on a system without a worker.
+"""Check the REST contract on a system without a worker. The tests act as the worker.
 
-The tests act as the worker. One test checks the rows in `contract_rows.outages` while a service is
-paused.
+The test cases, called rows, are in the package `contract_rows`. The rows in
+`contract_rows.outages` are checked while blob storage or Service Bus is paused.
 """
 
 import base64
@@ -84,9 +84,10 @@ def key_of(caller: str | None) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def named(idle: System) -> dict[str, str]:
-    """Create the jobs that the rows need. Return the value of each placeholder by its name.
+    """Create the jobs that the test cases need. Return the value of each placeholder by its name.
 
-    The module `row` describes the placeholders in the rows of the REST contract.
+    A placeholder such as {queued} in the path of a test case stands for the id of a job. The module
+    `contract_rows.row` describes all placeholders.
     """
     requests: dict[str, dict[str, Any]] = {}
 
@@ -171,7 +172,7 @@ def body_of(row: Row, named: dict[str, str]) -> bytes | None:
 
 
 def end(system: System, row: Row) -> None:
-    """End the job that the row's request has submitted, while the request waits for the job.
+    """End the job that the request of a test case has submitted and waits for.
 
     `row.meanwhile` states how the job ends: `cancel`, `dead-letter`, or the code of an error in the
     reply.

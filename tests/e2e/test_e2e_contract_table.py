@@ -1,6 +1,7 @@
-"""Check the REST contract (`contract_rows`) over HTTP against a whole system.
+"""Check the REST contract over HTTP against a whole system.
 
-The rows that need API keys or a system without a worker are in test_e2e_contract_by_hand.py.
+The test cases, called rows, are in the package `contract_rows`. test_e2e_contract_by_hand.py checks
+the rows that need API keys or a system without a worker.
 """
 
 import pytest
@@ -17,7 +18,10 @@ pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(180)]
 
 @pytest.fixture(scope="module")
 def ids(system: System) -> dict[str, str]:
-    """Create the jobs for the placeholders in `Row.path`. Return the job ids by placeholder."""
+    """Create the jobs that the test cases need. Return each job's id by placeholder.
+
+    A placeholder such as {failed} in the path of a test case stands for the id of a job.
+    """
     failed = system.submit("classifier", PICTURE[:1000], "image/jpeg")
     return {
         "job": system.submit("noop", b"x").json()["id"],

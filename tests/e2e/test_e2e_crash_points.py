@@ -1,10 +1,14 @@
-"""Kill the Functions host at named points of a job's orchestration, and check the job's end.
+"""Kill the Functions host at named points of a job's orchestration, and check how the job ends.
 
-The local host imitates the Azure Storage provider (`--engine azure-storage`): the host sends an
-episode's messages before it saves the history, messages of a dead host are delivered again after
-the visibility timeout, and an event for an instance without a history is discarded. In some tests,
-the visibility timeout is longer than the test. These tests fail if a reply must wait until the
-messages of a dead host are delivered again.
+With `--engine azure-storage`, the local host behaves as with the Azure Storage provider of Durable
+Functions:
+
+- After a call of the orchestrator, it sends the messages before it saves the history.
+- Messages that a killed host has received are delivered again after the visibility timeout.
+- An event for an orchestration without a history is discarded.
+
+In some tests, the visibility timeout is longer than the test. So the test fails if the job's reply
+must wait until the messages of the killed host are delivered again.
 """
 
 import json
@@ -48,7 +52,10 @@ def run_crashing_system(
     without: tuple[str, ...] = (),
     environment: dict[str, str] | None = None,
 ) -> Iterator[System]:
-    """Run a system whose Functions host dies once at each crash point in `points`."""
+    """Run a system whose Functions host dies once at each crash point in `points`.
+
+    `timeout_seconds` is the visibility timeout of the messages that a host has received.
+    """
     options = ["--engine", "azure-storage", "--visibility-timeout", str(timeout_seconds)]
     for point in points:
         options += ["--crash-at", point]

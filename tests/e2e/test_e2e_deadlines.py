@@ -27,7 +27,10 @@ def workerless(data: Path) -> Iterator[System]:
 
 
 def queued_request(system: System, job_id: str) -> Any:
-    """Peek at the job's request in the queue. Return None if the queue does not contain it yet."""
+    """Return the JSON of the job's request in the queue, or None if the request is not there.
+
+    The request stays in the queue.
+    """
     with (
         ServiceBusClient.from_connection_string(system.service_bus) as client,
         client.get_queue_receiver("noop") as receiver,

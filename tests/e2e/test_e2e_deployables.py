@@ -1,4 +1,4 @@
-"""Start the published Function App alone, with only its declared requirements."""
+"""Run the Function App from its published files, with only the packages in its requirements."""
 
 import base64
 import json

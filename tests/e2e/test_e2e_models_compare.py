@@ -1,4 +1,4 @@
-"""Run `loosely models compare`, which runs two versions of a model in separate processes."""
+"""Test `loosely models compare`, which runs two versions of a model in separate processes."""
 
 import json
 import os

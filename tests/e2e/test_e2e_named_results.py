@@ -1,4 +1,4 @@
-"""Run a model that returns a picture beside its JSON, and read each result as callers do."""
+"""Test jobs with named results: a model returns JSON and a picture, and callers read both."""
 
 import asyncio
 import base64
@@ -35,7 +35,7 @@ def pictured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 def submit(system: System, size: int) -> httpx.Response:
-    """Submit the size of a picture, and wait for the job."""
+    """Submit a job with the input `size`, the side length of a picture. Return the response."""
     return system.http.post("/v1/models/pictured/jobs", json={"input": {"json": size}})
 
 

@@ -1,6 +1,7 @@
-"""Send several hundred valid and invalid requests that are generated from /openapi.json.
+"""Test that the gateway's responses conform to its OpenAPI document, /openapi.json.
 
-`./dev conformance rest` sends thousands of requests.
+The test generates several hundred valid and invalid requests from the document. `./dev conformance
+rest` generates thousands.
 """
 
 import pytest

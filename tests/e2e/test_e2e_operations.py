@@ -107,7 +107,11 @@ def test_the_overview_shows_a_killed_worker_as_silent_and_lists_the_replacement_
 
 @contextmanager
 def second_gateway(system: System, data: Path) -> Iterator[httpx.Client]:
-    """Run another gateway host on the same queues and blobs, but with its own task hub."""
+    """Run a second gateway during the `with` block, and yield an HTTP client for it.
+
+    Both gateways use the same queues and blobs. The second gateway stores its orchestrations in
+    `data`.
+    """
     port = free_ports(1)
     environment = psutil.Process(system.pid("functions")).environ()
     environment["GATEWAY_BASE_URL"] = url = f"http://127.0.0.1:{port}"

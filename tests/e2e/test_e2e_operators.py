@@ -1,4 +1,4 @@
-"""Test that an operator can find the jobs of all tenants, and redrive many dead letters."""
+"""Test that an operator can find the jobs of all tenants, and rerun many dead-lettered jobs."""
 
 import json
 from collections.abc import Iterator

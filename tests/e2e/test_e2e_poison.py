@@ -1,4 +1,4 @@
-"""Test that a message that kills the worker is dead-lettered after three deliveries."""
+"""Test that a message that kills the worker at each delivery is dead-lettered after the third."""
 
 import json
 import re
@@ -47,7 +47,7 @@ def test_a_job_that_kills_workers_fails_with_the_error_code_dead_lettered(tmp_pa
 
 
 def loosely(system: System, *arguments: str) -> Any:
-    """Run `loosely dead-letters … --json` and return its output."""
+    """Run `loosely dead-letters ARGUMENTS --json`, and return the decoded JSON output."""
     command = [sys.executable, "-m", "loosely", "dead-letters", *arguments, "--json"]
     done = subprocess.run(
         [*command, "--url", system.url], cwd=ROOT, capture_output=True, text=True, check=True
@@ -56,7 +56,11 @@ def loosely(system: System, *arguments: str) -> Any:
 
 
 def _check_redrive(system: System, job_id: str) -> None:
-    """Check that two redrives of a dead letter make only one job, and delete the dead letter."""
+    """Check that a dead letter that is redriven twice makes only one new job.
+
+    To redrive a dead letter means to submit its request again as a new job. Delete the dead letter
+    at the end.
+    """
     letter = loosely(system, "list", "--model", "crasher")
     assert letter["job_id"] == job_id
     assert letter["reason"] == "MaxDeliveryCountExceeded"

@@ -1,4 +1,4 @@
-"""Test that gateway and worker use Service Bus with the least rights that they need."""
+"""Test that gateway and worker access Service Bus only with the rights that each of them needs."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Send requests to queues without a gateway, as a producer does, and check the replies."""
+"""Put requests on queues directly, without the gateway, and check the worker's replies."""
 
 import json
 import re

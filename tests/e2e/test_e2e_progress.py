@@ -42,7 +42,7 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 class SlowJob:
-    """A job of the slow model, and every status of the job that the test has seen."""
+    """A job of the slow model, whose steps the test controls, and all statuses seen so far."""
 
     def __init__(self, system: System, folder: Path, steps: int = 3, **query: Any) -> None:
         folder.mkdir()
@@ -69,7 +69,10 @@ class SlowJob:
         return (self.folder / "running").exists()
 
     def wait_for(self, status: str, fraction: float | None = None) -> dict[str, Any]:
-        """Wait until the job has this status and this fraction of progress, and return the job."""
+        """Wait until the job has this status and this progress, and return the job.
+
+        `fraction` is the progress, from 0 to 1, or None if no progress has been reported.
+        """
 
         def found() -> dict[str, Any] | None:
             job = self.look()

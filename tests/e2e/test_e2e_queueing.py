@@ -1,4 +1,7 @@
-"""Test queued jobs: positions, low priority, cancellations and saturation."""
+"""Test queued jobs: their positions, low priority, cancellation, and a queue that is too long.
+
+The gateway refuses a job that would exceed its deadline in a long queue.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -96,7 +99,10 @@ def test_cancelled_queued_jobs_do_not_run_and_low_priority_jobs_run_last(
 
 
 def _check_positions(system: System, ids: list[str]) -> None:
-    """Check that jobs show positions but not an estimated wait while there is no worker."""
+    """Check that queued jobs show their positions, but no estimated wait, while no worker runs.
+
+    `ids` are 200 jobs in the order in which they were submitted.
+    """
     queues = [system.job(job_id)["queue"] for job_id in (ids[0], ids[100], ids[199])]
     positions = [queue["position"] for queue in queues]
     # Eight requests were sent at a time, so the positions are approximate.
@@ -112,7 +118,10 @@ def _check_positions(system: System, ids: list[str]) -> None:
 
 
 def _hang_up(system: System, text: str) -> str:
-    """Submit a job, close the connection during the wait, and return the job's id."""
+    """Submit a job, close the connection while the request waits for it, and return the job's id.
+
+    `text` is the input of the job.
+    """
     before = {job["id"] for job in system.http.get("/v1/jobs", params={"limit": 5}).json()["jobs"]}
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(
@@ -127,9 +136,9 @@ def _hang_up(system: System, text: str) -> str:
 
 
 def _check_saturation(system: System) -> None:
-    """Check that a queued job shows its estimated wait.
+    """Check that a queued job shows how long it is expected to wait.
 
-    Also check that the gateway refuses a job that would expire in the saturated queue.
+    Also check that the gateway refuses a job whose deadline is shorter than this wait.
     """
     with ThreadPoolExecutor(8) as pool:
         ids = list(pool.map(lambda _: accept(system, "sleep 300"), range(40)))

@@ -1,4 +1,4 @@
-"""Test that jobs of a killed worker are answered before their message locks expire."""
+"""Test that the jobs of a killed worker succeed before their message locks expire."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +42,7 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 def has_received(system: System, jobs: list[str]) -> bool:
-    """Return whether the worker holds the messages of all jobs in `jobs` that have not ended."""
+    """Return whether the worker has received the messages of all unfinished jobs in `jobs`."""
     port = system.part("worker").ports["worker health"]
     document = httpx.get(f"http://127.0.0.1:{port}/ready").json()
     unfinished = [job_id for job_id in jobs if not system.job(job_id)["finished_at"]]

@@ -32,7 +32,7 @@ SCALE = ("--scale", "0:4", "--scale-target", "5", "--scale-poll", "0.5", "--scal
 
 
 class WorkerMonitor:
-    """Polls the number of running workers, and keeps the highest number in `most`."""
+    """Polls the number of running workers, and stores the highest number in `most`."""
 
     def __init__(self, system: System) -> None:
         self._system = system

@@ -1,4 +1,7 @@
-"""Run the worker of a second `loosely up`, as on a second machine that is connected by SSH."""
+"""Test that the worker of a second `loosely up` runs jobs of the first `loosely up`.
+
+The second `loosely up` stands for a second machine, which reaches the first machine by SSH.
+"""
 
 from pathlib import Path
 

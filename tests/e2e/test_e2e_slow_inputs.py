@@ -1,4 +1,4 @@
-"""Test that small jobs end in time while jobs of the same model are slow or large."""
+"""Test that jobs with small inputs end in time while the same model gets slow or large inputs."""
 
 import io
 import logging
@@ -47,7 +47,7 @@ GIB = 1024**3
 
 
 def large_png() -> bytes:
-    """Return a PNG of 7071 x 7071 transparent pixels, in about 0.2 MB."""
+    """Return a PNG file of about 0.2 MB with 7071 x 7071 transparent pixels."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         checksum = struct.pack(">I", zlib.crc32(name + data))
@@ -104,7 +104,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 class SmallJobCaller:
-    """A caller that sends one small job after another, and measures the wait for each."""
+    """A caller that submits small jobs one after another, and measures how long each job takes."""
 
     def __init__(self, system: System, model: str, data: bytes, media_type: str) -> None:
         self._send = partial(system.submit, model, data, media_type, prefer="wait=60")
@@ -112,9 +112,9 @@ class SmallJobCaller:
         self.peak_bytes = 0
 
     def longest_seconds(self, until: Callable[[], bool], least: int) -> float:
-        """Send jobs one by one, and return the longest wait in seconds.
+        """Submit jobs one by one. Return how many seconds the slowest job took.
 
-        Stop when `until` returns True and at least `least` jobs were sent.
+        Stop as soon as `until` returns True and at least `least` jobs have been submitted.
         """
         longest, count = 0.0, 0
         while count < least or not until():
@@ -128,7 +128,10 @@ class SmallJobCaller:
 
 
 def worker_memory_bytes(system: System) -> int:
-    """Return the memory of the worker and its decoder processes. Shared pages count only once."""
+    """Return the memory of the worker and all its child processes, such as its decoders.
+
+    Memory that processes share is counted only once.
+    """
     worker = psutil.Process(system.pid("worker"))
     total = 0
     for process in (worker, *worker.children(recursive=True)):
@@ -140,7 +143,7 @@ def worker_memory_bytes(system: System) -> int:
 
 
 def memory_limit_bytes() -> int:
-    """Return the memory limit of the pod of a model that runs on the CPU."""
+    """Return the memory limit of a worker's pod for a model that runs on the CPU, in bytes."""
     model = Catalogue.load().model("noop")
     limit: str = make_container(model, 60)["resources"]["limits"]["memory"]
     assert limit.endswith("Gi")
@@ -158,10 +161,10 @@ def upload(system: System, data: bytes, media_type: str) -> str:
 def statuses_of_attack(
     system: System, small_jobs: SmallJobCaller, attack: Sequence[Callable[[], httpx.Response]]
 ) -> list[int]:
-    """Send all requests of an attack at once, and return the statuses of the responses.
+    """Send all requests of `attack` at once, and return the statuses of their responses.
 
-    Check that small jobs are served in time during the attack, and that the worker stays within
-    the memory limit of its pod.
+    Check that small jobs do not take much longer during the attack than without it. Also check that
+    the worker uses no more memory than its pod in the deployment may use.
     """
     alone = small_jobs.longest_seconds(lambda: True, 10)
     with ThreadPoolExecutor(len(attack)) as threads:
@@ -213,7 +216,7 @@ def test_recordings_of_58_and_134_mb_do_not_delay_small_recordings(
 
 
 class SilentServer:
-    """Accepts connections, and sends nothing. `close` closes the connections."""
+    """A server that accepts connections but never sends a response."""
 
     def __init__(self) -> None:
         self._listening = socket.create_server(("127.0.0.1", 0))
@@ -265,6 +268,6 @@ def test_inputs_from_slow_servers_do_not_delay_small_pictures(system: System) ->
 
 
 def test_the_same_worker_process_serves_small_inputs_after_all_attacks(system: System) -> None:
-    """The hostile inputs of the earlier tests must not have killed the worker."""
+    """Check that the hostile inputs of the previous tests have not killed the worker."""
     assert system.submit("picture", SMALL_PICTURE, "image/png", prefer="wait=60").status_code == 200
     assert "was killed" not in system.output()

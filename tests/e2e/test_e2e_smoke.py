@@ -1,4 +1,4 @@
-"""Run the smoke test of a deployment against a local system and against faulty gateways."""
+"""Test the smoke test of a deployment: run it with a local system and with faulty gateways."""
 
 import json
 import re
@@ -31,9 +31,10 @@ NO_SERVICE_BUS = (
 
 
 def scripts_for(system: System, tmp_path: Path, **values: str) -> ScriptRunner:
-    """Return the deployment's scripts, with a fake kubectl and a fake az that act on `system`.
+    """Return a runner for the deployment's scripts, which act on the local system `system`.
 
-    The fake kubectl kills the system's worker. The fake az kills the Functions host.
+    When a script deletes the worker's pod, a fake kubectl kills the system's worker. When a script
+    restarts the Function App, a fake az kills the Functions host.
 
     `values` replace settings of the scripts' environment.
     """
@@ -52,7 +53,7 @@ def scripts_for(system: System, tmp_path: Path, **values: str) -> ScriptRunner:
 
 
 def read_report(path: Path) -> dict[str, str]:
-    """Return the result of each check in the report of the smoke test, by the name of the check."""
+    """Read a report of the smoke test. Return each check's result by the name of the check."""
     lines = path.read_text("utf-8").splitlines()
     rows = [line.strip("|").split("|") for line in lines if line.startswith("| ")][1:]
     return {claim.strip(): result.strip() for claim, result, _ in rows}
@@ -224,7 +225,7 @@ def test_the_smoke_test_finds_each_broken_claim(tmp_path: Path) -> None:
 
 
 def documented_claims() -> set[str]:
-    """Return the claims that docs/fidelity.md lists for the smoke test."""
+    """Return what the smoke test checks, according to the table in docs/fidelity.md."""
     page = (ROOT / "docs" / "fidelity.md").read_text("utf-8")
     section = page.partition("## What the smoke test checks\n")[2].partition("\n## ")[0]
     rows = [line.split("|")[1].strip() for line in section.splitlines() if line.startswith("| ")]
@@ -234,9 +235,9 @@ def documented_claims() -> set[str]:
 def run_during_restart(
     system: System, command: str, capsys: pytest.CaptureFixture[str]
 ) -> tuple[int, str]:
-    """Run the jobs of the group `restarted` of infra.smoke.jobs, while the gateway is restarted.
+    """Run `infra.smoke.jobs restarted`, which submits jobs before and during a gateway restart.
 
-    `command` restarts the gateway. Return the exit code and the report of infra.smoke.jobs.
+    `command` is the shell command that restarts the gateway. Return the exit code and the output.
     """
     options = ["--url", system.url, "--model", "classifier", "--file"]
     options += [str(ROOT / "examples" / "chelsea.jpg"), "--count", "4", "--seconds", "90"]
@@ -349,10 +350,12 @@ def test_a_check_of_the_gateway_fails_if_its_claim_is_broken(
 
 @contextmanager
 def run_broken_gateway(answers: dict[str, tuple[int, dict[str, Any]]]) -> Iterator[str]:
-    """Run a gateway that responds to each path with a status and a JSON object, and yield its URL.
+    """Run a simulated gateway with faults during the `with` block, and yield its URL.
 
-    `answers` replaces or adds responses of a gateway that works, except that it has no dead
-    letters and an open management API. The host name differs from those of local systems.
+    `answers` contains the status and the JSON body of the response to each faulty path. Other paths
+    get the responses of a working gateway, except that it has no dead letters, and that its
+    management API needs no key. The host name is not one of a local system, so the smoke test skips
+    no check.
     """
     worker = {"models": [{"name": "classifier"}], "devices": [{"name": "cpu"}]}
     every = {
@@ -411,10 +414,10 @@ def run_smoke_group(
 
 @contextmanager
 def run_faulty_gateway(statuses: list[str]) -> Iterator[str]:
-    """Run a gateway that never runs a job, and yield its URL.
+    """Run a simulated gateway that accepts jobs but never runs them, and yield its URL.
 
-    Requests for a job return the elements of `statuses` in order, and then the last element again
-    and again.
+    Each GET request for a job returns the next status in `statuses`. After the last status, all
+    further requests return this status.
     """
     read_counts: Counter[str] = Counter()
 

@@ -1,6 +1,6 @@
-"""Serve ten models as a user writes them with docs/models.md, and check the result of each.
+"""Serve ten models that are written as docs/models.md describes, and check the results of each.
 
-The models are in the folder `ten_models`. They need no change outside this folder.
+The folder `ten_models` contains all their files.
 """
 
 import io
@@ -33,7 +33,10 @@ ENVIRONMENT = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'functions'}"}
 
 
 def loosely(folder: Path, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run a `loosely` command in the model folder, check its exit status, and return its output."""
+    """Run a `loosely` command in `folder`, check that it exits with `status`, and return it.
+
+    The returned object contains the output of the command.
+    """
     done = subprocess.run(
         [sys.executable, "-m", "loosely", *arguments],
         cwd=folder,
@@ -72,9 +75,10 @@ def client(system: System) -> Iterator[Client]:
 
 
 def run(system: System, model: str, value: object, **parameters: Any) -> Any:
-    """Run a job and return its result. The input is a JSON value, a text or a file's content.
+    """Run a job and return its result.
 
-    `parameters` are the model's parameters.
+    The input of the job is the content of the file if `value` is a path, and otherwise the text or
+    the JSON value `value`. `parameters` are the model's parameters.
     """
     source: bytes | Path
     match value:
@@ -233,9 +237,10 @@ def infer(
     content_type: str | None = None,
     **parameters: Any,
 ) -> list[Any]:
-    """Return the jobs' results for a request to /v2 whose tensor has one element for each job.
+    """Send a request of the Open Inference Protocol (/v2), and return the result of each job.
 
-    `parameters` are the members of `parameters` in the request.
+    Each element of `data` becomes an element of the request's tensor, and the input of one job.
+    `content_type` is the media type of the elements, and `parameters` are the model's parameters.
     """
     tensor: dict[str, Any] = {"name": "input", "shape": [len(data)], "datatype": "BYTES"}
     if content_type:

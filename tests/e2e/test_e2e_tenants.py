@@ -45,7 +45,7 @@ def submit(system: System, name: str, **headers: str) -> httpx.Response:
 
 
 def job_routes(system: System) -> list[tuple[str, str]]:
-    """Return the method and path of each operation on a job, from the OpenAPI document."""
+    """Return the method and the path of each route for a job, according to the OpenAPI document."""
     paths: dict[str, dict[str, Any]] = system.http.get("/openapi.json").json()["paths"]
     return [
         (method.upper(), path)
@@ -58,7 +58,11 @@ def job_routes(system: System) -> list[tuple[str, str]]:
 def visible_response(
     system: System, name: str, method: str, path: str, job_id: str
 ) -> tuple[Any, ...]:
-    """Return a route's response to a caller, without the job's id and random values."""
+    """Send a request about a job with the API key of the caller `name`. Return the response.
+
+    The response is a tuple of the status, the headers and the body. The job's id and values that
+    change with each request, such as the date, are removed, so that responses can be compared.
+    """
     answer = system.http.request(
         method, path.replace("{job_id}", job_id), headers=bearer(name), json={}
     )
@@ -88,7 +92,7 @@ def test_a_request_for_a_job_of_another_tenant_gets_the_response_for_an_unknown_
 
 
 def expected_refusal(name: str, path: str) -> int:
-    """Return the status with which a route refuses a caller of another tenant."""
+    """Return the status of the response if `name` requests the job of another tenant at `path`."""
     if path.endswith(("/reply", "/progress")):
         return 401
     return 403 if path.startswith("/v1/admin/") and name == "bolt" else 404

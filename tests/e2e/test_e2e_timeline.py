@@ -36,7 +36,7 @@ PICTURE_COUNT, BURST_COUNT, WAITED_COUNT = 40, 60, 95
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """Run a system with the shipped models and the model `counting`, whose jobs can be slow."""
+    """Run a system with the included models, and with a model whose jobs can be slow."""
     folder = tmp_path_factory.mktemp("timeline")
     catalogue = folder / "models.toml"
     catalogue.write_text(DEFAULT_PATH.read_text("utf-8") + COUNTING, "utf-8")
@@ -55,7 +55,8 @@ def timeline(system: System, job_id: str) -> dict[str, Any]:
 def check_sum(shown: dict[str, Any], job: dict[str, Any]) -> None:
     """Check that no step of a timeline is negative, and that the steps add up to the total time.
 
-    The sum may differ from the job's total time by 5 ms or 2 %, whichever is more.
+    The sum may differ from the job's total time by 5 ms or by 2 %, whichever is greater. `shown` is
+    the timeline of `job`.
     """
     parts_ms = [step["duration_ms"] for step in shown["steps"]]
     whole_ms = job["timing"]["total_ms"]
@@ -68,7 +69,7 @@ def check_sum(shown: dict[str, Any], job: dict[str, Any]) -> None:
 
 
 def answer_of(shown: dict[str, Any]) -> dict[str, Any]:
-    """Return the only delivery in a timeline that has the state `answered`."""
+    """Return the delivery with the state `answered` in a timeline. There must be only one."""
     (found,) = [row for row in shown["deliveries"] if row["state"] == "answered"]
     return dict(found)
 
@@ -83,9 +84,9 @@ def submit_upload(system: System) -> str:
 
 
 def submit_redelivered(system: System, folder: Path) -> str:
-    """Submit a job, kill its worker, and wait until the second delivery begins.
+    """Submit a job, and kill its worker while the job runs. Return the job's id.
 
-    Return the job's id.
+    Wait until the job's message is delivered for the second time.
     """
     ran = folder / "ran"
     job_id = system.accept("counting", f"{ran} 1 3000".encode(), content_type="text/plain")

@@ -1,4 +1,4 @@
-"""Test that `loosely up --traces` records traces, and that `loosely trace` draws one of them."""
+"""Test that `loosely up --traces` records traces, and that `loosely trace` draws a job's trace."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Test that a running system splits the jobs of a model between its versions."""
+"""Test that a running system distributes the jobs of a model over the model's versions."""
 
 import os
 import subprocess

@@ -1,4 +1,7 @@
-"""Test webhooks and inputs by URL, also with receivers and servers that fail."""
+"""Test webhooks, and inputs that the worker downloads from a URL.
+
+Some receivers of webhooks and some servers of inputs fail.
+"""
 
 import base64
 import hashlib
@@ -29,10 +32,10 @@ SETTINGS = {
 
 
 class WebhookReceiver(http.server.ThreadingHTTPServer):
-    """Receives webhooks by POST, and serves `files` by GET.
+    """A server that receives webhooks by POST, and returns `files` by GET.
 
-    The first webhooks get the response statuses in `statuses`, in this order. Later webhooks get
-    the status 200.
+    `statuses` are the statuses of the responses to the first webhooks, in this order. All later
+    webhooks get the status 200.
     """
 
     daemon_threads = True

@@ -1,4 +1,7 @@
-"""Kill the worker twice at random moments. `./dev conformance worker` runs many kills."""
+"""Test that each job ends once although the worker is killed twice at random moments.
+
+`./dev conformance worker` kills the worker many times.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Test `child.py`, which starts a component that the kernel kills if the supervisor dies."""
+"""Test `child.py`, which starts a component so that the kernel kills it if `loosely up` dies."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Run `loosely up` as a process, with the blob storage as the only component."""
+"""Test `loosely up` as a process, with the blob storage as the only component."""
 
 import json
 import os

@@ -1,4 +1,7 @@
-"""Test the supervisor with real processes, which serve HTTP and note their events in a file."""
+"""Test the supervisor of `loosely up` with real processes instead of its usual components.
+
+The processes serve HTTP, and append to a file what happens to them.
+"""
 
 import contextlib
 import json
@@ -88,7 +91,10 @@ def wait_for(condition: Callable[[], bool], limit_seconds: float = 15.0) -> None
 
 
 class Up:
-    """A supervisor in a separate process, with one test component for each given name."""
+    """A supervisor in a separate process, with one test component for each item of `behaviours`.
+
+    `behaviours` contains the behaviour of each component by the component's name.
+    """
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Test a worker pool with real processes.
+"""Test the worker pool, which starts and stops workers, with real processes.
 
 The workers and the gateway are minimal: the workers run no models, and the gateway only reports
 queue lengths.
@@ -67,7 +67,7 @@ AT_ONCE = Behavior(scale_down=ScalingRules(0.0, (ScalingPolicy(PolicyType.PERCEN
 
 
 class CountingGateway:
-    """Serves `/v1/models` with the queue lengths in `lengths`."""
+    """A minimal gateway that returns the queue lengths in `lengths` at `/v1/models`."""
 
     def __init__(self) -> None:
         self.lengths: dict[str, int | None] = {"m": 0}
@@ -98,7 +98,10 @@ class CountingGateway:
 
 
 class PoolHarness:
-    """A worker pool, the pool's events, and the files that control the test workers."""
+    """Starts worker pools with test workers, and records the events of the pools.
+
+    Files in the folder `home` control the test workers.
+    """
 
     def __init__(self, home: Path) -> None:
         self.home = home

@@ -1,11 +1,14 @@
-"""A model whose results contain an option, so that tests see which version ran."""
+"""A model whose result is an option of its catalogue entry, which differs between versions."""
 
 import os
 import signal
 
 
 class Infer:
-    """A model that returns the option `answer`, but kills the worker on the input `die`."""
+    """A model that returns its option `answer`, so that tests can see which version ran the job.
+
+    On the input `die`, the model kills the worker. It cannot be loaded if `answer` is `broken`.
+    """
 
     accepts = "bytes"
 

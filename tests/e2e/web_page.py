@@ -1,4 +1,4 @@
-"""A client that sends requests as a browser does for a web page, and enforces CORS like a browser.
+"""An HTTP client that sends the requests of a web page and enforces CORS, like a browser.
 
 It follows the Fetch standard (https://fetch.spec.whatwg.org) for requests without cookies.
 """
@@ -30,12 +30,12 @@ _ALWAYS_READABLE = frozenset(
 
 
 class Blocked(Exception):
-    """An error: CORS forbids the page to send the request or to read the response."""
+    """CORS does not permit the page to send the request or to read the response."""
 
 
 @dataclass(frozen=True, slots=True)
 class PageResponse:
-    """The part of a response that the page can read."""
+    """A response as the script of a web page sees it, without headers that CORS hides."""
 
     status: int
     headers: Mapping[str, str]
@@ -63,7 +63,8 @@ class WebPage:
     ) -> PageResponse:
         """Send a request, follow its redirects, and return the response.
 
-        Raises Blocked if a preflight request is refused, or if the page may not read a response.
+        Raises Blocked if a preflight request is refused, or if CORS does not permit the page to
+        read a response.
         """
         given = {name.lower(): value for name, value in (headers or {}).items()}
         urls = [url]
@@ -99,8 +100,9 @@ class WebPage:
         return any(origin_of(url) != self.origin for url in urls)
 
     def _is_tainted(self, urls: list[str]) -> bool:
-        """Return whether a server of a foreign origin redirected the request to a different origin.
+        """Return whether a server of another origin redirected the request to a third origin.
 
+        The third origin can be the page's own. Then a browser sends the header `Origin: null`.
         `urls` contains the URL of the request and the URLs of its redirects, in this order.
         """
         pairs = itertools.pairwise(urls)
@@ -111,13 +113,13 @@ class WebPage:
 
 
 def origin_of(url: str) -> str:
-    """Return the origin of a URL."""
+    """Return the origin of a URL: the scheme, the host and the port."""
     parts = httpx.URL(url)
     return f"{parts.scheme}://{parts.netloc.decode()}"
 
 
 def answer_of(answer: httpx.Response, *, is_foreign: bool) -> PageResponse:
-    """Return the part of a response that a page can read, as CORS permits."""
+    """Return a response as a page sees it. If `is_foreign`, CORS hides most headers."""
     exposed = answer.headers.get("access-control-expose-headers", "")
     readable = _ALWAYS_READABLE | {name.strip().lower() for name in exposed.split(",")}
     headers = {

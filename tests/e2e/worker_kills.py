@@ -1,8 +1,7 @@
-"""Kill the worker at random moments under load, and check that each job ends once.
+"""Kill the worker at random moments under load, and check that each job gets one final status.
 
 `./dev conformance worker [--kills N] [--seed N]` kills the worker many times and prints how many
-jobs ran more than once. Jobs may run more than once, because delivery is at least once. Each job
-has one final status.
+jobs ran more than once. This is not an error, because Service Bus delivers messages at least once.
 """
 
 import argparse
@@ -43,9 +42,14 @@ _BACKLOG = 80
 
 @dataclass(frozen=True)
 class WorkerKillReport:
-    """The numbers of kills, of jobs and of the jobs' runs, counted after the last kill.
+    """The result of a test that kills the worker.
 
-    `runs` includes the repeated runs. `rerun_jobs` is the number of jobs that ran more than once.
+    Attributes:
+        jobs: The number of jobs.
+        kills: The number of kills.
+        runs: How often the model ran a job, including repeated runs of the same job.
+        rerun_jobs: The number of jobs that ran more than once.
+        seconds: The duration of the test.
     """
 
     jobs: int
@@ -63,7 +67,7 @@ class WorkerKillReport:
 
 
 class JobSubmitter:
-    """Submits jobs until stopped, and limits the number of jobs that wait for the worker."""
+    """Submits jobs until it is stopped, and pauses while too many jobs wait for the worker."""
 
     def __init__(self, system: System, ran: Path) -> None:
         self._system = system
@@ -72,7 +76,7 @@ class JobSubmitter:
         self.jobs: dict[int, str] = {}
 
     def ran(self) -> Counter[int]:
-        """Return how often the model has run each job, by the job's number."""
+        """Return how often the model has run each job, by the number of the job."""
         text = self._ran.read_text("utf-8") if self._ran.exists() else ""
         # The kill may have truncated the last line.
         return Counter(int(line) for line in text.rpartition("\n")[0].split())
@@ -95,7 +99,9 @@ class JobSubmitter:
 def kill_at_random(
     folder: Path, kills: int, seed: int, say: Callable[[str], None]
 ) -> WorkerKillReport:
-    """Kill the worker `kills` times under load, check each job, and return the counts.
+    """Kill the worker `kills` times under load, check each job, and return a report.
+
+    `seed` determines the moments of the kills. `say` prints a line about the progress.
 
     Raises:
         AssertionError: if a job is lost, or its final status changes.

@@ -2,15 +2,15 @@
 
     ./dev fuzz emulators --count 200000 --seed 7
 
-Half of the input are AMQP frames: recorded and own frames of each performative with other fields or
-changed bytes, malformed messages, requests to `$management`, and random bytes. The other half are
-HTTP requests to the management API of Service Bus, the Blob service, the Functions host and the
-management API of Durable Functions. After each 1000 of them, each service must answer a valid
-request within 30 s. The memory and the open files of each process are measured as in `./dev soak`,
-which takes at least four minutes.
+Half of the input consists of AMQP frames: frames of each performative with changed fields or bytes,
+malformed messages, requests to `$management`, and random bytes. The other half consists of HTTP
+requests to the management API of Service Bus, the Blob service, the Functions host and the
+management API of Durable Functions. After every 1000 frames and requests, each service must answer
+a valid request within 30 s. The command measures the memory and the open files of each process for
+at least four minutes, as `./dev soak` does.
 
-Exit code: 0 if no log has an unhandled exception, each service answered all valid requests, and
-neither memory nor open files grew. Otherwise 1.
+The exit code is 0 if no log contains an unhandled exception, each service answered all valid
+requests, and neither memory nor open files grew. Otherwise it is 1.
 """
 
 import argparse
@@ -33,14 +33,17 @@ _OBSERVED_SECONDS = 240.0
 
 
 class _Observer:
-    """Measures the memory and the open files of the services and of the app process."""
+    """Measures the memory and the open files of the services' processes and child processes."""
 
     def __init__(self, seconds: float) -> None:
         self.footprint = Footprint()
         self._seconds = seconds
 
     def sample(self, seconds: float, pids: Mapping[str, int]) -> None:
-        """Record the memory and the open files of each process now."""
+        """Record the current memory and open files of each process and its child processes.
+
+        `seconds` is the time since the start. `pids` contains the process id of each service.
+        """
         processes: dict[str, list[psutil.Process]] = {}
         for name, pid in pids.items():
             process = psutil.Process(pid)
@@ -50,11 +53,14 @@ class _Observer:
         self.footprint.sample(seconds, processes)
 
     def is_complete(self, seconds: float) -> bool:
-        """Return whether the processes were measured long enough."""
+        """Return whether `seconds`, the time since the start, is enough for the measurement."""
         return seconds >= self._seconds
 
     def report(self) -> list[str]:
-        """Print the growth of each process. Return a sentence for each that grows."""
+        """Print how fast the memory and the open files of each process grow.
+
+        Return a sentence for each process that grows faster than permitted.
+        """
         growing = []
         for role in self.footprint.roles(MIN_WARM_UP_SECONDS):
             memory, files = role.memory, role.files
@@ -86,7 +92,7 @@ def _print(result: FuzzResult) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Send malformed input, print what was counted, and return the exit code."""
+    """Send malformed input, print a report, and return the exit code."""
     parser = argparse.ArgumentParser(prog="./dev fuzz", description="Send malformed input.")
     parser.add_argument("target", choices=["emulators"], help="what the input is sent to")
     parser.add_argument("--count", type=int, default=200_000, help="default: %(default)s")

@@ -1,7 +1,8 @@
-"""`./dev gpu` runs all tests and benchmarks that need a GPU. Without a GPU it does nothing.
+"""Run all tests and benchmarks that need a GPU (`./dev gpu`). Without a GPU, do nothing.
 
-First, run the tests with the marker `gpu`. Then measure the worker at saturation, in full and half
-precision. Arguments are passed to pytest; with arguments, the measurement is skipped.
+First, pytest runs the tests with the marker `gpu`. Then a benchmark measures the throughput of the
+worker in full and in half precision. If the command has arguments, they are passed to pytest, and
+the benchmark is skipped.
 """
 
 import subprocess

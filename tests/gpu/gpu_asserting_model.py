@@ -1,4 +1,7 @@
-"""A model that makes the device unusable on some inputs, by an index out of bounds."""
+"""A model that causes a CUDA error on one input: an index out of bounds.
+
+After such an error, the process can no longer use the GPU.
+"""
 
 from typing import ClassVar
 

@@ -1,4 +1,7 @@
-"""Test how the worker measures and limits the memory of a real GPU, and handles its exhaustion."""
+"""Test how the worker measures and limits GPU memory, and what it does if the memory is used up.
+
+The tests need a real GPU.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,10 @@ class Item:
 
 
 def allocating(item_bytes: int) -> Any:
-    """Return a model function that allocates `item_bytes` on the GPU for each item of a batch."""
+    """Return a model function that allocates `item_bytes` of GPU memory for each item of a batch.
+
+    The function returns the square of each item.
+    """
 
     def run(batch: list[Any], contexts: list[Context]) -> list[int]:
         block = torch.ones(item_bytes * len(batch), dtype=torch.uint8, device="cuda")
@@ -60,7 +66,7 @@ def allocating(item_bytes: int) -> Any:
 
 
 def limit_to(free_bytes: int) -> None:
-    """Limit this process to the GPU memory that it has reserved plus `free_bytes`."""
+    """Limit the GPU memory of this process, so that it can allocate only `free_bytes` more."""
     torch.cuda.empty_cache()
     total_bytes = torch.cuda.get_device_properties(0).total_memory
     may_have = torch.cuda.memory_reserved() + free_bytes

@@ -1,4 +1,4 @@
-"""Run the shipped models on a GPU."""
+"""Test the models that are included in Loosely on a GPU."""
 
 import io
 from dataclasses import replace

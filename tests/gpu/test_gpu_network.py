@@ -1,4 +1,4 @@
-"""Test `Network` on a GPU. test_worker_network.py has the tests for any device."""
+"""Test the class `Network` on a GPU. test_worker_network.py tests it on any device."""
 
 import gc
 from collections.abc import Iterator
@@ -69,7 +69,7 @@ def test_staging_an_item_copies_the_item_to_the_gpu() -> None:
 
 
 def test_outputs_match_the_items_in_order_if_items_are_staged_while_batches_run() -> None:
-    """Stage 2,000 items in four threads while batches run. Check each item's output."""
+    """Copy 2,000 items to the GPU from four threads while batches run. Check each item's output."""
     network = Network(nn.Flatten())
     items = [torch.full((3, 32, 32), float(number)) for number in range(200)] * 10
 

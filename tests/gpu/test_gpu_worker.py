@@ -1,4 +1,7 @@
-"""Test that a worker is ready after a test computation on the GPU, and exits if the GPU is lost."""
+"""Test when a worker with a GPU is ready, and that it exits if it can no longer use the GPU.
+
+The worker is ready only after a successful test computation on the GPU.
+"""
 
 import json
 import re

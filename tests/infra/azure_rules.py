@@ -1,6 +1,6 @@
-"""Check that the deployment follows rules that Azure's type data does not contain.
+"""Check that the deployment follows rules of Azure that the Bicep compiler does not check.
 
-Each rule names its source. The checks raise an AssertionError like those in `consistency`.
+Each check raises an AssertionError if a rule is violated. Comments name the source of each rule.
 """
 
 import json
@@ -47,7 +47,10 @@ def flex_consumption_gets_no_property_that_it_refuses(files: DeploymentFiles) ->
 
 
 def azd_passes_values_of_hooks_on(files: DeploymentFiles) -> None:
-    """Check that azure.yaml requires a version of azd that passes hooks' values to templates."""
+    """Check that azure.yaml requires a version of azd that passes values from hooks to templates.
+
+    Older versions do not pass a value to the Bicep templates if a hook has set it.
+    """
     project = yaml.safe_load(files.text("azure.yaml"))
     [version] = re.findall(r"^>= (\d+\.\d+\.\d+)$", project["requiredVersions"]["azd"])
     assert tuple(map(int, version.split("."))) >= LEAST_AZD
@@ -71,10 +74,10 @@ def exactly_the_workers_of_gpu_models_require_a_gpu(files: DeploymentFiles) -> N
 
 
 def local_dns_is_off_in_every_node_pool(files: DeploymentFiles) -> None:
-    """Check that no node pool gets LocalDNS, whose resolvers the network policy does not permit.
+    """Check that LocalDNS is turned off in each node pool.
 
-    From Kubernetes 1.37 on, AKS turns LocalDNS on if no mode is set (source: azure-docs,
-    aks/dns-concepts).
+    The network policy does not permit connections to the resolvers of LocalDNS. From Kubernetes
+    1.37 on, AKS turns LocalDNS on if no mode is set (source: azure-docs, aks/dns-concepts).
     """
     cluster = files.module("cluster")
     assert "var localDnsMode = 'Disabled'" in cluster
@@ -84,7 +87,10 @@ def local_dns_is_off_in_every_node_pool(files: DeploymentFiles) -> None:
 
 
 def the_system_pool_has_the_documented_minimum(files: DeploymentFiles) -> None:
-    """Check that the system pool has the cores and nodes AKS recommends and the prices assume."""
+    """Check that the system node pool has as many cores and nodes as AKS recommends.
+
+    Also check that infra/prices.yaml assumes the same numbers.
+    """
     main = files.text("infra/main.bicep")
     [cores] = re.findall(r"param systemNodeSize string = 'Standard_D(\d+)as_v5'", main)
     [nodes] = re.findall(r"param systemNodeCount int = (\d+)", main)
@@ -96,7 +102,7 @@ def the_system_pool_has_the_documented_minimum(files: DeploymentFiles) -> None:
 
 
 def capacity_can_be_raised_by_parameters(files: DeploymentFiles) -> None:
-    """Check that the parameters that docs/capacity.md names set properties of the resources.
+    """Check that the deployment parameters in docs/capacity.md change properties of the resources.
 
     Also check that the queues have the largest size of the Standard tier, and that an instance of
     the gateway has at least the memory that tests/infra/test_infra_gateway_memory.py requires.
@@ -128,11 +134,11 @@ def capacity_can_be_raised_by_parameters(files: DeploymentFiles) -> None:
 
 
 def a_preview_can_evaluate_every_name(files: DeploymentFiles) -> None:
-    """Check that the name of each resource is known before the deployment, for the what-if preview.
+    """Check that Azure's what-if preview can show each resource.
 
-    If a name is computed from the output of another Bicep module, Azure's what-if preview cannot
-    show the resource (linter rule what-if-short-circuiting). The identities of the cluster itself
-    are an exception, because they are known only after the cluster has been created.
+    The preview cannot show a resource whose name is computed from the output of another Bicep
+    module (linter rule what-if-short-circuiting). The identities of the cluster itself are an
+    exception, because they are known only after the cluster has been created.
     """
     main = re.sub(r"^\s*//.*$", "", files.text("infra/main.bicep"), flags=re.MULTILINE)
     modules = re.findall(
@@ -148,10 +154,12 @@ def a_preview_can_evaluate_every_name(files: DeploymentFiles) -> None:
 
 
 def bicep_files_follow_the_linter_and_the_formatter(files: DeploymentFiles) -> None:
-    """Check rules of the Bicep compiler, linter and formatter that our files have violated before.
+    """Check three rules of the Bicep compiler, linter and formatter.
 
-    Each parameter has a precise type. The type `Token` has a fixed length (BCP334). A line
-    may be longer than the formatter's limit if it is a decorator or has brackets only in strings.
+    - Each parameter has a more precise type than `object` or `array`.
+    - The type `Token` has a fixed length (BCP334).
+    - Each line that the formatter could break is at most 120 characters long. It cannot break
+      decorators and lines without brackets outside of strings.
     """
     for path in sorted((files.root / "infra").rglob("*.bicep")):
         text = path.read_text(encoding="utf-8")
@@ -164,14 +172,17 @@ def bicep_files_follow_the_linter_and_the_formatter(files: DeploymentFiles) -> N
 
 
 def _can_be_broken(line: str) -> bool:
-    """Return whether a line has brackets outside of its strings."""
+    """Return whether the Bicep formatter can break a line.
+
+    This is the case if the line has brackets outside of its strings, and is not a decorator.
+    """
     return bool(re.search(r"[\[{(]", re.sub(r"'(?:[^'\\]|\\.)*'", "", line))) and not (
         line.startswith("@")
     )
 
 
 def telemetry_is_sent_with_identities(files: DeploymentFiles) -> None:
-    """Check that gateway and workers export traces with identities that may publish traces."""
+    """Check that gateway and workers export traces, with identities that may publish them."""
     exporter = "azure_monitor_opentelemetry_exporter"
     gateway, apps = files.module("gateway"), files.module("worker-aca")
     assert f"  OTEL_TRACES_EXPORTER: '{exporter}'\n" in gateway
@@ -210,9 +221,10 @@ def logs_of_the_workers_are_collected(files: DeploymentFiles) -> None:
 
 
 def alerts_cover_a_dead_gateway_and_name_the_model(files: DeploymentFiles) -> None:
-    """Check that some alerts fire if the gateway is dead, and that alerts on models name the model.
+    """Check that alerts fire if the gateway is dead, or if a single model is broken.
 
-    An alert on all models together would not fire if one of many busy models is broken.
+    Alerts on models must be computed for each model. An alert on the sum of all models would not
+    fire if only one of many busy models is broken.
     """
     alerts = files.module("alerts")
     queries = dict(
@@ -245,7 +257,7 @@ def alerts_cover_a_dead_gateway_and_name_the_model(files: DeploymentFiles) -> No
 
 
 def operators_may_use_the_dashboard_of_the_scheduler(files: DeploymentFiles) -> None:
-    """Check that the deployer has the role that the Durable Task Scheduler's dashboard needs."""
+    """Check that the person who deploys may use the dashboard of the Durable Task Scheduler."""
     [role] = re.findall(r"resource operatorRole (.*?\n)\}", files.module("durable"), re.DOTALL)
     assert "roles.durableTaskDataContributor" in role
     assert "principalId: deployerPrincipalId" in role

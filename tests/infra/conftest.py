@@ -1,4 +1,7 @@
-"""Fixtures: the deployment files, and the deployment scripts with fake programs such as az."""
+"""Fixtures for tests of the deployment's files and of its scripts.
+
+The scripts run with fake programs in place of az and others.
+"""
 
 import os
 import shutil
@@ -11,7 +14,7 @@ from tests.infra.script_runner import ScriptRunner, install_scripts, make_checko
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests in tests/infra if kubectl is missing. In CI, let them fail instead."""
+    """Skip the tests in tests/infra if kubectl is not installed. In CI, they fail instead."""
     if shutil.which("kubectl") or "CI" in os.environ:
         return
     for item in items:
@@ -37,5 +40,5 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def scripts(checkout: Path, tmp_path: Path) -> ScriptRunner:
-    """Return a runner for the checkout's scripts, with new fake programs such as az and azd."""
+    """Return a runner for the deployment scripts in `checkout`, with fake programs such as az."""
     return install_scripts(checkout, tmp_path / "bin")

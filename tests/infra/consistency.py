@@ -1,7 +1,7 @@
-"""Consistency checks of the deployment's files with each other and with the code.
+"""Check that the deployment's files are consistent with each other and with the code.
 
-Each check reads the files and raises an AssertionError if they are inconsistent. The tests run all
-checks on the repository, and on copies that each contain one error.
+Each check raises an AssertionError if the files are inconsistent. The tests run all checks on this
+repository, and also on copies that contain one error each, which a check must find.
 """
 
 import json
@@ -37,10 +37,10 @@ from tests.infra.settings import (
 
 
 def queues_match_the_catalogue(files: DeploymentFiles) -> None:
-    """Check that the queues in Azure and in the local Service Bus have the same properties.
+    """Check that the queues in Azure have the same properties as in the local Service Bus.
 
-    In Azure, the lock duration and the maximum delivery count may be higher. The workers' setting
-    WORKER_LOCK_SECONDS must be the lock duration in Azure.
+    Only the lock duration and the maximum delivery count in Azure have their own values. The
+    workers' setting WORKER_LOCK_SECONDS must equal the lock duration in Azure.
     """
     catalogue = Catalogue.load(files.root / "functions" / "contract" / "models.toml")
     [namespace] = config(catalogue)["UserConfig"]["Namespaces"]
@@ -76,7 +76,10 @@ def queues_match_the_catalogue(files: DeploymentFiles) -> None:
 
 
 def each_queue_starts_workers(files: DeploymentFiles) -> None:
-    """Check that in every overlay KEDA polls each model's queues for normal and low priority."""
+    """Check that KEDA starts workers of a model for jobs of normal and of low priority.
+
+    In every overlay, KEDA must poll both queues of each model.
+    """
     expected = {
         rule["name"]: rule["metadata"]
         for model in files.catalogue["models"]
@@ -107,7 +110,11 @@ def each_queue_starts_workers(files: DeploymentFiles) -> None:
 
 
 def scaled_objects_match_their_deployments(files: DeploymentFiles) -> None:
-    """Check that each ScaledObject scales an existing Deployment."""
+    """Check that there is exactly one KEDA ScaledObject for each Deployment of a worker.
+
+    Its stabilization window must be at least as long as the longest grace period of a pod. Each
+    PodDisruptionBudget must belong to a Deployment.
+    """
     for name, manifests in files.overlays.items():
         deployments = {each["metadata"]["name"] for each in of_kind(manifests, "Deployment")}
         targets = [
@@ -126,7 +133,10 @@ def scaled_objects_match_their_deployments(files: DeploymentFiles) -> None:
 
 
 def workers_are_kept_as_the_catalogue_says(files: DeploymentFiles) -> None:
-    """Check that AKS and Container Apps keep the workers that `min_workers` and `warm` require."""
+    """Check that AKS and Container Apps run as many workers without jobs as the catalogue requires.
+
+    `min_workers` and `warm` in a model's catalogue entry require these workers.
+    """
     catalogue = Catalogue.load(files.root / "functions" / "contract" / "models.toml")
     for model in files.catalogue["models"]:
         entry = catalogue.model(model["name"])
@@ -158,7 +168,11 @@ def workers_are_kept_as_the_catalogue_says(files: DeploymentFiles) -> None:
 
 
 def ports_and_probes_match(files: DeploymentFiles) -> None:
-    """Check that the worker's port is the port that is exposed, probed and scraped."""
+    """Check that the port of the worker's health server is the same in all files.
+
+    The image exposes this port, the probes and Prometheus connect to it, and the network policy
+    permits it.
+    """
     environment = image_environment(files)
     port = environment["HEALTH_PORT"]
     assert environment["HEALTH_HOST"] == "0.0.0.0", "probes from outside cannot connect"
@@ -201,7 +215,10 @@ METADATA_SERVICE = "169.254.169.254/32"
 
 
 def only_workers_that_need_it_reach_the_metadata_service(files: DeploymentFiles) -> None:
-    """Check that pods may reach the metadata service only if WORKER_SCHEDULED_EVENTS is set."""
+    """Check that workers may connect to the metadata service only if they poll scheduled events.
+
+    They poll scheduled events if WORKER_SCHEDULED_EVENTS is set.
+    """
     for name, manifests in files.overlays.items():
         [policy] = of_kind(manifests, "NetworkPolicy")
         assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
@@ -221,7 +238,10 @@ def only_workers_that_need_it_reach_the_metadata_service(files: DeploymentFiles)
 
 
 def identities_trust_their_service_accounts(files: DeploymentFiles) -> None:
-    """Check that the worker's identity trusts the tokens of the pods' service account."""
+    """Check that the managed identities of workers and of KEDA trust their service accounts.
+
+    The workers' pods must use the service account that the workers' identity trusts.
+    """
     cluster = files.module("cluster")
     [subject] = re.findall(r"param workerServiceAccount string = '([\w:-]+)'", cluster)
     namespace, account = subject.split(":")
@@ -242,10 +262,10 @@ def identities_trust_their_service_accounts(files: DeploymentFiles) -> None:
 
 
 def role_assignment_names_contain_their_principals(files: DeploymentFiles) -> None:
-    """Check that the name of each role assignment is made from its principal's name or id.
+    """Check that the name of each role assignment is computed from its principal's name or id.
 
-    Azure cannot move an assignment to another principal. A new principal therefore needs a new
-    assignment with another name.
+    Azure cannot change the principal of an existing role assignment. If the principal changes, the
+    name must change too, so that Azure creates a new role assignment.
     """
     roles = files.bicep.split("'Microsoft.Authorization/roleAssignments@")[1:]
     assert roles
@@ -258,17 +278,21 @@ def role_assignment_names_contain_their_principals(files: DeploymentFiles) -> No
 
 
 def metrics_of_the_cluster_are_collected(files: DeploymentFiles) -> None:
-    """Check that the data collection rule names the endpoint to which the agents send metrics."""
+    """Check that the data collection rule of the cluster names a data collection endpoint.
+
+    The agents in the cluster send their metrics to this endpoint.
+    """
     cluster = files.module("cluster")
     assert "dataCollectionEndpointId: collection.id" in cluster
     assert "resource collection 'Microsoft.Insights/dataCollectionEndpoints@" in cluster
 
 
 def grace_periods_cover_the_drain(files: DeploymentFiles) -> None:
-    """Check that each grace period covers the longest job, a message lock and the drain.
+    """Check that a worker's pod has enough time to finish its jobs before Kubernetes kills it.
 
-    The longest job lasts until the default deadline of its model. If the model reports progress,
-    the longest job lasts until the maximum deadline.
+    The grace period must be longer than WORKER_DRAIN_SECONDS, and not shorter than the longest job
+    plus one message lock. The longest job lasts until the default deadline of its model, or until
+    the maximum deadline if the model reports progress.
     """
     catalogue = Catalogue.load(files.root / "functions" / "contract" / "models.toml")
     for manifests in files.overlays.values():
@@ -319,7 +343,7 @@ def pods_are_restricted(files: DeploymentFiles) -> None:
 
 
 def access_keys_are_turned_off(files: DeploymentFiles) -> None:
-    """Check that every Azure service refuses access keys and accepts only identities."""
+    """Check that the Azure services refuse access keys and local accounts."""
     storage = files.module("storage")
     assert "allowSharedKeyAccess: false" in storage
     assert "allowBlobPublicAccess: false" in storage
@@ -332,9 +356,10 @@ def access_keys_are_turned_off(files: DeploymentFiles) -> None:
 
 
 def pages_that_may_use_the_gateway_may_use_links_to_blobs(files: DeploymentFiles) -> None:
-    """Check that the storage's CORS rule allows the origins of CORS_ORIGINS and of the gateway.
+    """Check that a web page that may use the gateway may also use signed links to blobs.
 
-    The rule must have the same methods and headers as the rule that the local system sets.
+    The CORS rule of the storage must allow the origins in CORS_ORIGINS and the gateway's origin. It
+    must have the same methods and headers as the CORS rule of the local system.
     """
     main, storage = files.text("infra/main.bicep"), files.module("storage")
     parameters = json.loads(files.text("infra/main.parameters.json"))["parameters"]
@@ -373,9 +398,10 @@ def pages_that_may_use_the_gateway_may_use_links_to_blobs(files: DeploymentFiles
 
 
 def the_api_management_policy_is_valid_xml(files: DeploymentFiles) -> None:
-    """Check that the policy is valid XML, is sent as XML, and has a rate limit.
+    """Check that the policy of API Management is valid XML, is sent as XML, and has a rate limit.
 
-    The rate limit must count requests by values that callers cannot choose.
+    The rate limit must count the requests of each subscription and IP address, and not of a header,
+    whose value a caller could choose.
     """
     policies = ElementTree.fromstring(files.text("infra/apim-policy.xml"))
     assert policies.tag == "policies"
@@ -389,7 +415,7 @@ def the_api_management_policy_is_valid_xml(files: DeploymentFiles) -> None:
 
 
 def lifecycle_rules_cover_every_kind_of_blob(files: DeploymentFiles) -> None:
-    """Check that each blob prefix that the code writes has a lifecycle rule."""
+    """Check that the storage has a lifecycle rule for each prefix of the blobs that we write."""
     code = "\n".join(
         path.read_text(encoding="utf-8")
         for folder in ("contract", "gateway")
@@ -409,9 +435,10 @@ LINES_OF_THE_HOST = {"ResourceExhausted"}
 
 
 def alert_queries_match_log_lines_and_routes(files: DeploymentFiles) -> None:
-    """Check that alert queries look for log lines and routes that exist in the gateway's code.
+    """Check that the code contains the log texts and routes that alerts and the workbook query.
 
-    Alert queries must not use metrics, because Service Bus does not export queue lengths.
+    The queries must not use Azure's platform metrics, because Service Bus does not export queue
+    lengths.
     """
     code = "\n".join(
         path.read_text(encoding="utf-8")
@@ -432,7 +459,10 @@ def alert_queries_match_log_lines_and_routes(files: DeploymentFiles) -> None:
 
 
 def the_image_has_what_the_worker_needs(files: DeploymentFiles) -> None:
-    """Check that the image has the packages of the worker's extras and the folders of its code."""
+    """Check that the worker's image contains its code and the packages that pyproject.toml names.
+
+    The packages are those of the worker's extras.
+    """
     project = tomllib.loads(files.text("pyproject.toml"))["project"]["optional-dependencies"]
     wanted = {*project["worker"], *project["worker-loop"], *project["telemetry"]}
     lines = {line for line in files.text("worker/requirements.txt").splitlines() if line[0] != "#"}

@@ -1,4 +1,4 @@
-"""Read the deployment files of one folder, for the checks that compare them."""
+"""Read the files of a deployment: Bicep templates, Kubernetes manifests and model catalogues."""
 
 import hashlib
 import json
@@ -27,12 +27,12 @@ class DeploymentFiles:
     root: Path
 
     def text(self, path: str) -> str:
-        """Return the text of the file at `path` in the repository."""
+        """Return the text of a file. `path` is relative to `root`."""
         return (self.root / path).read_text(encoding="utf-8")
 
     @cached_property
     def catalogue(self) -> Any:
-        """The models and queues in infra/catalogue.json, which Bicep reads."""
+        """The models and queues in infra/catalogue.json, which the Bicep templates read."""
         return json.loads(self.text("infra/catalogue.json"))
 
     @cached_property
@@ -54,7 +54,7 @@ class DeploymentFiles:
         )
 
     def rendered(self, overlay: str) -> list[Manifest]:
-        """Return the manifests of an overlay, as the cluster receives them."""
+        """Return the Kubernetes manifests that kustomize renders for an overlay."""
         folder = self.root / "infra" / "k8s"
         sources = [path for path in sorted(folder.rglob("*")) if path.is_file()]
         digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()
@@ -64,7 +64,7 @@ class DeploymentFiles:
 
     @cached_property
     def overlays(self) -> dict[str, list[Manifest]]:
-        """The rendered manifests of every overlay."""
+        """The rendered Kubernetes manifests by the name of the overlay."""
         folder = self.root / "infra" / "k8s" / "overlays"
         return {path.name: self.rendered(path.name) for path in sorted(folder.iterdir())}
 
@@ -79,7 +79,7 @@ def render(folder: Path) -> list[Manifest]:
 
 
 def of_kind(manifests: list[Manifest], kind: str) -> list[Manifest]:
-    """Return the manifests of one kind."""
+    """Return the manifests of one kind, for example `Deployment`."""
     return [manifest for manifest in manifests if manifest["kind"] == kind]
 
 

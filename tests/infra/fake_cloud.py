@@ -1,9 +1,9 @@
 """Fake programs that tests use in place of az, azd, kubectl, kubelogin and docker.
 
 `install` writes the programs into a folder, which the test puts on PATH. Each program appends its
-arguments to `calls.jsonl` in this folder. It keeps its state in `state.json` in the same folder, so
-that a second run finds the results of the first run.
-`kubectl kustomize` runs the real kubectl. An unknown command exits with 64.
+arguments to `calls.jsonl` in this folder. All programs store their common state in `state.json`, so
+that a program finds what earlier calls have changed. `kubectl kustomize` runs the real kubectl. An
+unknown command exits with 64.
 """
 
 import fcntl
@@ -56,7 +56,7 @@ def install(folder: Path, state: State) -> None:
 
 
 def calls(folder: Path) -> list[list[str]]:
-    """Return every recorded call: the program and its arguments."""
+    """Return all recorded calls. Each call is a list of the program's name and its arguments."""
     lines = (folder / "calls.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
@@ -68,7 +68,7 @@ def state_of(folder: Path) -> State:
 
 
 class Call:
-    """The command line with which a fake program was called, and the state of all fake programs."""
+    """A call of a fake program: its command line, and the common state of all fake programs."""
 
     def __init__(self, program: str, arguments: list[str], state: State) -> None:
         self.words = [program]
@@ -135,10 +135,12 @@ def az_rest(call: Call) -> str:
 
 
 def az_queue(call: Call) -> str:
-    """Create, show or delete a queue of the emulator at `state["service_bus_admin"]`.
+    """Create or delete a queue of the Service Bus emulator, or return its number of messages.
 
-    Fail like az if no emulator runs. If the state has `counts`, this is the number of active
-    messages of each queue. If it has `detects_duplicates`, this replaces the option of az.
+    `state["service_bus_admin"]` is the URL of the emulator. Without it, the command fails as if az
+    had no permission. `state["counts"]`, if it is set, is returned as the number of messages of
+    each queue. `state["detects_duplicates"]`, if it is set, replaces the command's option for
+    duplicate detection.
     """
     address = call.state.get("service_bus_admin")
     if not address:
@@ -193,9 +195,10 @@ def az_blob_upload(call: Call) -> str:
 
 
 def az_list_skus(call: Call) -> str:
-    """Return the family, the cores and the number of restrictions of the machine type `--size`.
+    """Return the properties of the machine type that the option `--size` names.
 
-    The output is empty if the region does not offer this machine type.
+    Three lines contain its family, its cores and the number of its restrictions. The output is
+    empty if the region does not offer this machine type.
     """
     words = str(call.table("machines").get(call.option("--size"), ""))
     return "\n".join(words.split())
@@ -268,9 +271,9 @@ def kubectl_apply(call: Call) -> str:
 
 
 def kill(call: Call, name: str) -> None:
-    """Kill the process whose id is in the file that `state[name]` names.
+    """Kill a process. `state[name]` is the path of a file that contains the process id.
 
-    Do nothing if the state has no entry with this name.
+    Do nothing if `state` has no entry `name`.
     """
     if file := call.state.get(name):
         with suppress(ProcessLookupError):
@@ -278,13 +281,13 @@ def kill(call: Call, name: str) -> None:
 
 
 def kubectl_logs(call: Call) -> str:
-    """Return the content of the file that `state["log"]` names; nothing without this entry."""
+    """Return the content of the file at the path `state["log"]`, or "" if there is no path."""
     file = call.state.get("log")
     return Path(file).read_text(encoding="utf-8") if file else ""
 
 
 def kubectl_get_pods(call: Call) -> str:
-    """Return one pod. If `state["pods"]` is 0, return no pod at the first call."""
+    """Return a list with one pod. If `state["pods"]` is 0, the list of the first call is empty."""
     if call.state.pop("pods", 1) == 0:
         return ""
     return "worker-classifier-0   1/1   Running"
@@ -359,7 +362,10 @@ ANSWERS: Final[dict[str, Callable[[Call], str]]] = {
 
 
 def answer(call: Call) -> str:
-    """Return the output that `ANSWERS` contains for the longest matching prefix of the call."""
+    """Return the output of a call, from the function in ANSWERS with the longest matching words.
+
+    The call fails as often as `state["failing"]` says for these words.
+    """
     for length in range(len(call.words), 1, -1):
         name = " ".join(call.words[:length])
         failing = call.table("failing")
@@ -372,7 +378,7 @@ def answer(call: Call) -> str:
 
 
 def main(folder: Path, program: str, arguments: list[str]) -> int:
-    """Act as `program`: record the call, print the output of `program`, and return the exit code.
+    """Act as the fake program `program`: record the call, print its output, return its exit code.
 
     A call of `kubectl kustomize` is not recorded, and runs the real kubectl.
     """

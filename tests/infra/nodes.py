@@ -1,4 +1,4 @@
-"""Consistency checks of node pools, GPUs, and the pods that run on the nodes."""
+"""Check that node pools, GPUs, prices and the workers' pods are consistent in the deployment."""
 
 import re
 
@@ -8,7 +8,7 @@ from tests.infra.deployment import DeploymentFiles, is_gpu, of_kind, pod
 
 
 def pods_tolerate_exactly_the_taints_of_their_nodes(files: DeploymentFiles) -> None:
-    """Check that pods tolerate exactly the taints of the node pool that they need."""
+    """Check that each pod tolerates exactly the taints of the node pool on which it must run."""
     cluster = files.module("cluster")
     gpu = "nvidia.com/gpu=present:NoSchedule"
     spot = "kubernetes.azure.com/scalesetpriority=spot:NoSchedule"
@@ -40,9 +40,9 @@ def _tolerated(spec: dict[str, object]) -> set[str]:
 
 
 def rollouts_outlast_the_start_of_a_node(files: DeploymentFiles) -> None:
-    """Check that a rollout may take at least as long as the deployment script waits for it.
+    """Check that Kubernetes does not give up a rollout while the deployment script waits for it.
 
-    The script waits for so long because a new GPU node may take minutes to start.
+    The script waits for several minutes, because a new GPU node takes minutes to start.
     """
     [minutes] = re.findall(r"--timeout (\d+)m ", files.text("infra/scripts/deploy-worker.sh"))
     for manifests in files.overlays.values():
@@ -51,9 +51,9 @@ def rollouts_outlast_the_start_of_a_node(files: DeploymentFiles) -> None:
 
 
 def new_node_pools_have_a_count(files: DeploymentFiles) -> None:
-    """Check that the number of nodes is set only for new node pools.
+    """Check that the template sets the number of nodes only for node pools that do not exist yet.
 
-    AKS refuses this number for a pool that exists.
+    AKS refuses this number for an existing node pool, whose size the autoscaler changes.
     """
     cluster = files.module("cluster")
     counts = re.findall(
@@ -66,7 +66,10 @@ def new_node_pools_have_a_count(files: DeploymentFiles) -> None:
 
 
 def replicas_are_nodes_times_shares(files: DeploymentFiles) -> None:
-    """Check that the maximum number of workers is the GPUs times the workers that share a GPU."""
+    """Check that the maximum number of workers fits the number of GPUs.
+
+    It must be the maximum number of GPU nodes times the number of workers that share one GPU.
+    """
     [nodes] = re.findall(r"param gpuMaxCount int = (\d+)", files.text("infra/main.bicep"))
     shares = {"ondemand": 1, "spot": 1, "shared-gpu": 1, "mig": 7}
     for name, manifests in files.overlays.items():
@@ -93,7 +96,10 @@ def replicas_are_nodes_times_shares(files: DeploymentFiles) -> None:
 
 
 def prices_match_the_requested_resources(files: DeploymentFiles) -> None:
-    """Check that a replica on Container Apps requests as much as `loosely cost` assumes."""
+    """Check that a GPU worker on Container Apps requests the cores and memory in infra/prices.yaml.
+
+    `loosely cost` computes its prices from this file.
+    """
     usage = yaml.safe_load(files.text("infra/prices.yaml"))["usage"]
     cores = usage["cores_of_a_container_apps_replica"]["T4"]
     gib = usage["gib_of_a_container_apps_replica"]["T4"]
@@ -102,9 +108,9 @@ def prices_match_the_requested_resources(files: DeploymentFiles) -> None:
 
 
 def workers_that_share_a_gpu_fit_its_machine(files: DeploymentFiles) -> None:
-    """Check that the workers that share a GPU fit on one machine.
+    """Check that the workers that share a GPU do not request more cores than their machine has.
 
-    Also check that the device plugin has the capability SYS_ADMIN only for MIG.
+    Also check that NVIDIA's device plugin has the capability SYS_ADMIN only in the overlay `mig`.
     """
     [cores] = re.findall(
         r"param gpuNodeSize string = 'Standard_NC(\d+)", files.text("infra/main.bicep")

@@ -1,4 +1,4 @@
-"""Find the settings that a program reads, and parse ISO 8601 durations."""
+"""Find the environment variables that a program reads, and parse ISO 8601 durations."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ class SettingsClass(Protocol):
 
 
 class _Environment(Mapping[str, str]):
-    """An environment that records the names that are read."""
+    """Environment variables that record which of them are read."""
 
     def __init__(self) -> None:
         self.names: set[str] = set()
@@ -39,7 +39,7 @@ class _Environment(Mapping[str, str]):
 
 
 def names_read(settings: type[SettingsClass]) -> set[str]:
-    """Return the names of all settings that a program reads."""
+    """Return the names of all environment variables that `settings.from_env` reads."""
     environment = _Environment()
     settings.from_env(environment)
     return environment.names

@@ -50,7 +50,7 @@ REGION = {
 
 @dataclass(frozen=True)
 class ScriptRunner:
-    """Runs the scripts in the repository `root`, with the fake programs in the folder `bin`."""
+    """Runs the deployment scripts of the repository `root`, with the fake programs in `bin`."""
 
     root: Path
     bin: Path
@@ -58,7 +58,7 @@ class ScriptRunner:
     def run(
         self, script: str, *arguments: str, typed: str = "", **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run a script and return its output, exit code and errors.
+        """Run a script, and return the ended process with its exit code, output and error output.
 
         `typed` is the standard input of the script. `environment` contains further environment
         variables.
@@ -73,9 +73,10 @@ class ScriptRunner:
         )
 
     def environment(self) -> dict[str, str]:
-        """Return the environment variables of a script, with which it calls the fake programs.
+        """Return the environment variables with which a script is run.
 
-        With these variables, a script repeats a failed call up to 5 times, without a delay.
+        They put the fake programs on PATH. They also make the script repeat a failed call up to 5
+        times, without a delay.
         """
         path = f"{self.bin}:{os.environ['PATH']}"
         retries = {"RETRY_SECONDS": "0", "RETRY_COUNT": "5"}
@@ -101,15 +102,15 @@ class ScriptRunner:
         (self.bin / "state.json").write_text(json.dumps(state), encoding="utf-8")
 
     def calls(self, *words: str) -> list[list[str]]:
-        """Return the recorded calls whose first words are `words`.
+        """Return all calls of the fake programs that begin with `words`.
 
-        The fake programs record their calls. The first word is the name of the program.
+        A call is a list: the name of the program, and its arguments.
         """
         return [each for each in fake_cloud.calls(self.bin) if each[: len(words)] == list(words)]
 
 
 def make_checkout(root: Path) -> None:
-    """Copy the deployment's files into a repository with one commit and no changes."""
+    """Create a Git repository at `root` with one commit, which contains the deployment's files."""
     ignore = shutil.ignore_patterns("__pycache__", "build", "local.settings.json", ".venv*")
     for folder in ("infra", "worker", "functions"):
         shutil.copytree(ROOT / folder, root / folder, ignore=ignore)
@@ -124,8 +125,8 @@ def make_checkout(root: Path) -> None:
 def install_scripts(checkout: Path, folder: Path, **values: str) -> ScriptRunner:
     """Write fake programs such as az into `folder`, and return a runner for the scripts.
 
-    `checkout` is the repository that contains the scripts. The fake azd knows the values in
-    VALUES. `values` adds values, or replaces some of them.
+    `checkout` is the repository that contains the scripts. VALUES contains the values of the
+    deployment that the fake azd returns. `values` adds to them or replaces some of them.
     """
     fake_cloud.install(folder, {"values": VALUES | values, "group": True, **REGION})
     return ScriptRunner(checkout, folder)

@@ -1,4 +1,4 @@
-"""Check that the deployment sets the settings that the code reads."""
+"""Check that the deployment sets exactly the environment variables that the code reads."""
 
 import json
 import re
@@ -95,10 +95,10 @@ LEFT_TO_DEFAULTS = {
 
 
 def gateway_settings_are_set_and_read(files: DeploymentFiles) -> None:
-    """Check that the gateway's template sets the settings that the gateway reads.
+    """Check that the gateway's template sets exactly the settings that the gateway reads.
 
-    The template must set exactly the settings that the gateway reads, without the settings in
-    LEFT_TO_DEFAULTS. In addition, it may set the settings in PLATFORM.
+    Two sets contain the exceptions: the template must not set the settings in LEFT_TO_DEFAULTS, and
+    it may set the settings in PLATFORM, which Azure reads.
     """
     template = files.module("gateway")
     names = set(re.findall(r"^  (\w+): ", template.partition("var common = {")[2], re.MULTILINE))
@@ -117,11 +117,11 @@ def gateway_settings_are_set_and_read(files: DeploymentFiles) -> None:
 
 
 def the_platform_can_scale_the_gateway(files: DeploymentFiles) -> None:
-    """Check that Azure starts instances of the gateway when orchestrations have work.
+    """Check that an instance of the gateway runs when an orchestration must continue.
 
-    Azure does this only if the histories are in the Durable Task Scheduler, so host.json must
-    select it. If a deployment stores the histories in Azure Storage, the template must keep at
-    least one instance always ready.
+    Azure starts an instance for this only if the Durable Task Scheduler stores the orchestrations,
+    so host.json must select it. If a deployment stores them in Azure Storage instead, the template
+    must keep at least one instance always ready.
     """
     durable = json.loads(files.text("functions/host.json"))["extensions"]["durableTask"]
     setting = durable["storageProvider"]["connectionStringName"]
@@ -136,9 +136,10 @@ def the_platform_can_scale_the_gateway(files: DeploymentFiles) -> None:
 
 
 def messages_of_a_dead_host_are_visible_after_a_minute(files: DeploymentFiles) -> None:
-    """Check that the visibility timeouts are set for Azure Storage, and only for Azure Storage.
+    """Check that messages of a dead Functions host are visible again after a minute.
 
-    The Durable Task Scheduler has no such settings.
+    The visibility timeouts must be set if Azure Storage stores the orchestrations. The Durable Task
+    Scheduler has no such settings, so host.json must not contain them.
     """
     template = files.module("gateway")
     [histories] = re.findall(r"var histories = \{\n(.*?)\n\}", template, re.DOTALL)
@@ -149,9 +150,10 @@ def messages_of_a_dead_host_are_visible_after_a_minute(files: DeploymentFiles) -
 
 
 def worker_settings_are_set_and_read(files: DeploymentFiles) -> None:
-    """Check that pods, Container Apps and image set exactly the settings that the worker reads.
+    """Check that the deployments of the worker set exactly the settings that the worker reads.
 
-    The settings in LEFT_TO_DEFAULTS may be missing.
+    The settings come from the pods, from Container Apps and from the image. The settings in
+    LEFT_TO_DEFAULTS may be missing.
     """
     read = names_read(WorkerSettings)
     for overlay, manifests in files.overlays.items():
@@ -173,7 +175,7 @@ def worker_settings_are_set_and_read(files: DeploymentFiles) -> None:
 
 
 def image_environment(files: DeploymentFiles) -> dict[str, str]:
-    """Return the environment variables that the Dockerfile's last stage sets."""
+    """Return the environment variables that the last stage of the worker's Dockerfile sets."""
     last = files.text("worker/Dockerfile").split("\nFROM ")[-1].replace("\\\n", " ")
     [line] = re.findall(r"^ENV (.*)$", last, re.MULTILINE)
     return dict(part.split("=", 1) for part in line.split())

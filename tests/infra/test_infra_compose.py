@@ -33,7 +33,7 @@ def settings(services: dict[str, Any]) -> WorkerSettings:
 
 @pytest.fixture(scope="module")
 def gateway_url() -> str:
-    """Return the GATEWAY_BASE_URL that docs/local-development.md names for a worker container."""
+    """Return the GATEWAY_BASE_URL of docs/local-development.md for a worker in a container."""
     text = (ROOT / "docs/local-development.md").read_text("utf-8")
     [url] = re.findall(r"set\s+`GATEWAY_BASE_URL`\s+to\s+`(\S+)`", text)
     return str(url)
@@ -81,7 +81,7 @@ def test_the_worker_in_the_compose_file_connects_to_services_in_the_same_file(
 def test_a_gateway_that_containers_can_reach_does_not_start_without_api_keys(
     gateway_url: str,
 ) -> None:
-    """Every container on the machine can reach this gateway, so it must not start without keys."""
+    """Check that the gateway needs API keys, because each container on the machine can reach it."""
     environment = {
         "SERVICE_BUS__fullyQualifiedNamespace": "localhost",
         "PAYLOAD_STORAGE__blobServiceUri": "http://localhost:10000",

@@ -1,4 +1,4 @@
-"""Run the consistency checks on this repository."""
+"""Check that this repository's deployment files are consistent with each other and the code."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Run each command in the deployment's documents, and compare the documents' tables with the code.
+"""Test the documents about the deployment: run their commands, compare their tables with the code.
 
 `NOT_RUN` lists the commands that are not run here, with the reason. All other commands are run.
 """
@@ -81,7 +81,10 @@ PROGRAMS = r"(?:\./dev|infra/scripts/[\w.-]+|az|azd|kubectl|func|azurite|docker|
 
 
 def blocks(text: str) -> Iterator[str]:
-    """Yield each command in `sh` blocks, and each command after `$` in `console` blocks."""
+    """Yield the commands in the code blocks of a document.
+
+    In a block `sh`, each line is a command. In a block `console`, a command follows after `$`.
+    """
     for language, block in re.findall(
         r"^```(sh|console)\n(.*?)^```", text, re.DOTALL | re.MULTILINE
     ):
@@ -95,9 +98,10 @@ def blocks(text: str) -> Iterator[str]:
 
 
 def mentioned(text: str) -> Iterator[str]:
-    """Yield the complete commands in the sentences of a document.
+    """Yield the complete commands in the text of a document, outside of its code blocks.
 
-    A complete command has at least three words, calls azd, or begins with an environment variable.
+    A command is complete if it has at least three words, calls azd, or begins with an environment
+    variable, and if it does not contain `…`.
     """
     prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     for command in re.findall(rf"`((?:[A-Z_]+=[^\s`]+ )*{PROGRAMS}(?: [^`]+)?)`", prose):
@@ -116,7 +120,7 @@ def commands() -> list[str]:
 
 
 def reason_not_run(command: str) -> str | None:
-    """Return the reason why a command is not run here, or None if the command is run."""
+    """Return the reason why the tests do not run a command, or None if they run the command."""
     for beginning, reason in NOT_RUN.items():
         if command == beginning or command.startswith(beginning.rstrip() + " "):
             return reason
@@ -161,10 +165,7 @@ def run_loosely(arguments: list[str]) -> None:
 
 
 def check_options_of_up(arguments: list[str]) -> None:
-    """Check that `loosely up` accepts the options, without starting the system.
-
-    The tests in tests/e2e start the system.
-    """
+    """Check that `loosely up` accepts the options `arguments`, without starting the system."""
     options = dict(zip(arguments[::2], arguments[1::2], strict=True))
     if parts := options.pop("--only", ""):
         assert choose_parts([parts], [])

@@ -1,6 +1,6 @@
-"""Check that the gateway has enough memory in Azure, even in the worst case.
+"""Check that one instance of the gateway in Azure has enough memory, even in the worst case.
 
-The memory of one Flex Consumption instance of the Function App must suffice.
+The memory of an instance is a parameter of the Function App on Flex Consumption.
 """
 
 import base64

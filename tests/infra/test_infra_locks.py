@@ -1,6 +1,7 @@
-"""Check package locks of gateway and worker, and the lowest versions our requirements allow.
+"""Check the package locks of the gateway and the worker, and the documented lowest versions.
 
-A package lock is the file with the exact versions and the hashes of the packages to install.
+A package lock is a file with the exact versions and the hashes of the packages to install. The
+lowest versions are those that our requirements permit.
 """
 
 import importlib.metadata
@@ -69,7 +70,10 @@ def gateway_requirements() -> list[str]:
 def unsatisfied(
     requirements: Iterable[str], packages: Mapping[str, LockedPackage]
 ) -> Iterator[str]:
-    """Yield each requirement whose package is missing in `packages` or has a wrong version."""
+    """Yield each requirement that the packages of a package lock do not satisfy.
+
+    The package of the requirement is missing in `packages`, or has a wrong version.
+    """
     for text in requirements:
         requirement = Requirement(text)
         if requirement.marker is not None and not requirement.marker.evaluate(ENVIRONMENT):
@@ -100,7 +104,7 @@ def test_the_package_lock_check_reports_a_too_old_package_and_a_missing_package(
 def test_each_package_lock_contains_the_dependencies_of_the_locked_packages(
     packages: dict[str, LockedPackage],
 ) -> None:
-    """pip installs only the packages in a lock, so the lock must contain all dependencies."""
+    """Check that no dependency is missing, because pip installs only the packages in the lock."""
     compared = 0
     for package in packages.values():
         try:
@@ -142,7 +146,11 @@ def test_the_package_lock_of_the_worker_targets_the_python_version_of_the_worker
 
 
 def floors() -> dict[str, set[str]]:
-    """Return the lowest versions that pyproject.toml and requirements.in allow of each package."""
+    """Return the lowest versions of each package that our requirements permit.
+
+    The requirements are in pyproject.toml and requirements.in. The result contains a set of
+    versions by the name of the package.
+    """
     found: dict[str, set[str]] = {}
     document = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     base: list[str] = document["project"]["dependencies"]

@@ -1,4 +1,4 @@
-"""Compare the memory limits of the pods with the memory that a worker may use."""
+"""Check that the memory limits of the workers' pods permit the memory that a worker may use."""
 
 from contract.catalogue import Catalogue
 from infra.manifests import make_container

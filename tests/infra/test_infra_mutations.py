@@ -1,4 +1,4 @@
-"""Test that the checks find each error that is put into a copy of the deployment's files."""
+"""Test the checks of the deployment: put errors into copies of its files, which they must find."""
 
 import os
 import shutil
@@ -286,7 +286,10 @@ WARM_FAULTS = [
 
 @pytest.fixture
 def warm_copy(copy: Path) -> Path:
-    """Return a copy of the files in which workers of the classifier run even without jobs."""
+    """Return a copy of the deployment's files with workers that also run without jobs.
+
+    These are workers of the model `classifier`. Some run always, more during weekly periods.
+    """
     path = copy / "functions" / "contract" / "models.toml"
     lines = (
         'min_workers = 1\nwarm = ["Mon-Fri 08:00-18:00 Europe/Berlin", "Sat 22:00-02:00 UTC"]\n'

@@ -1,7 +1,7 @@
-"""Record the path of one job: which of our modules run, in the order in which they are entered.
+"""Record the path of a job: which of our modules run, in the order in which they are entered.
 
-`./dev path` prints the path. DESIGN.md's reading tour names the same modules, and a test compares
-them.
+`./dev path` prints the path. The reading tour in DESIGN.md must name the same modules, which a test
+checks.
 """
 
 import os
@@ -24,14 +24,17 @@ _WITHIN_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class JobPath:
-    """The modules that a `noop` job runs through in gateway and worker, in the order of entry."""
+    """The modules of the gateway and of the worker that run during a job, in the order of entry.
+
+    The job is a job of the model `noop`.
+    """
 
     gateway: tuple[str, ...]
     worker: tuple[str, ...]
 
 
 def record_path() -> JobPath:
-    """Start a system, run jobs on it, and return the modules that every job runs through."""
+    """Start a system, run some jobs on it, and return the modules that run during each job."""
     with tempfile.TemporaryDirectory(prefix="loosely-path-") as name:
         folder = Path(name)
         paths = [str(HOOK), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -67,9 +70,9 @@ def _record(system: System, folder: Path) -> JobPath:
 
 @contextmanager
 def _recording(folder: Path, count: int) -> Iterator[None]:
-    """Record the modules that `count` processes enter in the `with` block.
+    """Record the modules that run during the `with` block in `count` processes of the system.
 
-    At the end of the block, wait until each process has written its file.
+    At the end of the block, wait until each process has written its modules to a file in `folder`.
     """
     recording = folder / "recording"
     recording.touch()
@@ -88,7 +91,7 @@ def _recording(folder: Path, count: int) -> Iterator[None]:
 
 
 def _submit(system: System) -> None:
-    """Submit a job, and wait for its result, its settlement and the end of its orchestration."""
+    """Submit a job, and wait until it succeeds, its queue is empty and its orchestration ends."""
     answer = system.submit("noop", b"a tiny body")
     assert answer.status_code == 200, answer.text
     system.wait_until_empty()

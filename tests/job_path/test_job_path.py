@@ -1,4 +1,4 @@
-"""Compare the modules that one job runs through with DESIGN.md's reading tour."""
+"""Test that the reading tour in DESIGN.md names the modules that run during a job."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ def path() -> JobPath:
 
 
 def read_tour(heading: str) -> list[str]:
-    """Return the modules that a table of the reading tour names, in the table's order."""
+    """Return the modules in the table below `heading` in DESIGN.md, in the order of the table."""
     section = DESIGN.read_text(encoding="utf-8").split(f"### {heading}\n")[1].split("\n#")[0]
     return re.findall(r"^\| `([\w.]+)` \|", section, re.MULTILINE)
 

@@ -1,8 +1,8 @@
-"""Record the histories of jobs that have no file yet: `python -m tests.replay.record`.
+"""Record histories of orchestrations for a test: `python -m tests.replay.record`.
 
-Existing files stay unchanged: they are histories of jobs that an older version began. The folder
-`histories/outcomes` contains histories of jobs whose outcome is recorded in a blob. The files
-directly in `histories` are from a version that did not record outcomes.
+Each history is written to a file. Existing files stay unchanged, because they contain what older
+versions have recorded. The folder `histories/outcomes` contains histories of jobs whose outcome is
+recorded in a blob. The files directly in `histories` are from a version that did not do this.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 
 
 class Scene:
-    """Runs the orchestration of one job in memory, and keeps the outcome that the job gets."""
+    """Runs the orchestration of one job in memory, and stores the job's outcome."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()
@@ -60,7 +60,7 @@ class Scene:
         return json.dumps({"stopping": self.stopping} if self.stopping else {})
 
     async def tell(self, outcome: JobOutcome) -> None:
-        """Record an outcome for the job, then raise the external event `reply`."""
+        """Record the outcome of the job, and send its orchestration the external event `reply`."""
         self.outcome = outcome
         await self.durable.raise_event(JOB_ID, "reply", outcome_to_json(outcome))
 
@@ -258,9 +258,9 @@ DELIVERIES = {
 
 
 async def main() -> None:
-    """Write one file for each job in SCENES and each webhook delivery in DELIVERIES.
+    """Run the orchestration of each job in SCENES and of each webhook delivery in DELIVERIES.
 
-    The file contains the history of the orchestration. Existing files stay unchanged.
+    Write the history of each orchestration to a file. Existing files stay unchanged.
     """
     for name, outcomes in DELIVERIES.items():
         path = WEBHOOKS / f"{name}.json"
@@ -290,7 +290,8 @@ async def main() -> None:
 def write(path: Path, episodes: list[dict[str, Any]]) -> None:
     """Write the recorded history of an orchestration to a file, one line for each episode.
 
-    Each item of `episodes` has the context that an episode received, and the orchestrator's answer.
+    An episode is one call of the orchestrator. Each item of `episodes` contains the orchestrator's
+    input and its answer.
     """
     lines = ",\n".join(json.dumps(episode) for episode in episodes)
     path.write_text('{"turns": [\n' + lines + "\n]}\n", encoding="utf-8")

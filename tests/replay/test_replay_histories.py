@@ -1,10 +1,11 @@
-"""Check that the current orchestrator still replays the recorded histories of jobs.
+"""Check that the current orchestrators can still replay recorded histories.
 
-Each file contains the context that each episode of one job received, and the answers of the
-orchestrator. When a new version of the orchestrator is deployed, this version replays the jobs that
-have not ended. If the test of a file fails, the new version cannot continue the jobs with such a
-history. Then do not edit the file. If the change of the orchestrator is necessary, use a new
-orchestration name, and keep the old orchestration until its jobs have ended.
+Each file contains the history of one job or webhook delivery: the input of each call of the
+orchestrator, and its answer. A new version of an orchestrator must give the same answers, because
+it also continues the orchestrations that an older version has started.
+
+If the test of a file fails, do not edit the file. If the change of the orchestrator is necessary,
+give the new orchestrator a new name, and keep the old one until its orchestrations have ended.
 
 `python -m tests.replay.record` writes new files.
 """

@@ -4,16 +4,17 @@
     ./dev storm --engine azure-storage --cancel 200
     ./dev storm --throttle 120 --jobs 500
 
-There are two other tests. With `--cancel N`, no component is killed: N jobs are cancelled without a
-worker, and N with a worker, each right after the response 202. With `--throttle SECONDS`, Service
-Bus refuses all requests for SECONDS, and then two of three requests until all jobs have ended.
+Two options run another test, in which no component is killed. With `--cancel N`, N jobs are
+cancelled while no worker runs, and N jobs while a worker runs, each job right after the response
+202. With `--throttle SECONDS`, Service Bus refuses all requests for SECONDS, and then two of three
+requests until all jobs have ended.
 
 The command starts its own system in a temporary directory on free ports. The seed determines which
 jobs are submitted, which components are killed, and the time between two kills. The exact moments
 depend on the machine.
 
-Exit code: 0 if the system kept all promises for each job (DESIGN.md), 1 if it broke a promise, 2 if
-the system could not be started.
+The exit code is 0 if the system kept the promises in DESIGN.md for each job, 1 if it broke a
+promise, and 2 if the system could not be started.
 """
 
 import argparse
@@ -51,9 +52,10 @@ from tests.storm.throttling import throttling
 
 
 async def storm(rig: Rig, run: Storm) -> None:
-    """Divide the jobs into equal parts, and submit one part before each kill.
+    """Kill components of the system one after another while jobs are submitted and run.
 
-    Submit the last part after the last kill. Wait until all jobs end, and then read all jobs again.
+    An equal part of the jobs is submitted before each kill and after the last kill. Then wait until
+    all jobs have ended, and read all jobs again. `rig` runs the system that is tested.
     """
     plan = plan_kills(run.options.kills, run.options.seed, rig.gateways)
     await rig.start("worker")
@@ -80,7 +82,11 @@ async def storm(rig: Rig, run: Storm) -> None:
 
 
 async def cancellations(rig: Rig, run: Storm) -> None:
-    """Cancel each job right after the response 202: first without a worker, then with a worker."""
+    """Submit jobs and cancel each job right after the response 202.
+
+    The first half of the jobs is cancelled while no worker runs, and the second half while a worker
+    runs. `rig` runs the system that is tested.
+    """
     half = len(run.jobs) // 2
     run.say("every component except the worker is ready")
     async with StormCallers(rig.url, rig.ran_path) as callers:
@@ -169,7 +175,7 @@ def _engine(options: argparse.Namespace) -> StormEngine:
 
 
 def main(arguments: list[str]) -> int:
-    """Run a storm, or the scenario of `--cancel` or `--throttle` instead. Return the exit code."""
+    """Run the test that the options select, and return the exit code."""
     options = _options(arguments)
     rig_options = RigOptions()
     if options.throttle is not None:

@@ -1,4 +1,4 @@
-"""A TCP load balancer on loopback, in front of several gateway hosts."""
+"""A TCP load balancer on loopback, in front of several Functions hosts that run the gateway."""
 
 import asyncio
 from asyncio import StreamReader, StreamWriter
@@ -10,10 +10,10 @@ _CHUNK_BYTES = 64 * 1024
 
 
 class Balancer:
-    """Distributes connections to the backends in round-robin order.
+    """Distributes TCP connections to the backends in round-robin order.
 
     If a backend does not accept a connection, the balancer tries the next backend. If a backend
-    dies, its connections are closed, as in any balancer that does not read HTTP.
+    dies, the balancer closes the client's connection too. It does not repeat requests.
     """
 
     def __init__(self, port: int, backend_ports: Sequence[int]) -> None:
@@ -23,11 +23,11 @@ class Balancer:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Start to accept connections."""
+        """Start accepting connections."""
         self._server = await asyncio.start_server(self._serve, _HOST, self._port)
 
     def stop(self) -> None:
-        """Stop accepting connections. Open connections continue until the backends close them."""
+        """Stop accepting new connections. Open connections continue until one side closes them."""
         if self._server is not None:
             self._server.close()
 

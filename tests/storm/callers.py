@@ -1,4 +1,4 @@
-"""The callers of a storm, which submit, cancel and read jobs and repeat failed requests."""
+"""Submit, cancel and read the jobs of a storm, a test that kills components under load."""
 
 import asyncio
 import random
@@ -21,11 +21,15 @@ _Send = Callable[[str, str, Mapping[str, str]], Awaitable[httpx.Response | None]
 
 
 class UnexpectedResponse(Exception):
-    """The gateway refused a request that the gateway must accept."""
+    """The gateway sent a response that it must not send, such as the refusal of a valid request."""
 
 
 class StormCallers:
-    """`count` callers of the gateway that share one connection pool."""
+    """Simulates `count` callers, which submit, cancel and read jobs, and repeat failed requests.
+
+    All callers share one connection pool. The test's model appends each job that it runs to the
+    file `ran_path`.
+    """
 
     def __init__(
         self, url: str, ran_path: Path, count: int = 8, retry_seconds: float = 0.2
@@ -70,7 +74,7 @@ class StormCallers:
     async def submit(self, job: StormJob) -> None:
         """Submit a job, and repeat the request until the gateway accepts the job.
 
-        If the job is of the kind CANCEL, cancel it afterwards. If it is of the kind KEYED, send two
+        Cancel a job of the kind CANCEL after it was accepted. For a job of the kind KEYED, send two
         requests with the same idempotency key at the same time.
 
         Raises:
@@ -121,14 +125,14 @@ class StormCallers:
             job.see(shown, known, " in the response to the submit")
 
     async def prepare(self, job: StormJob, attempt: int) -> StormSubmission:
-        """Return the request of one attempt to submit the job. The first `attempt` is 1."""
+        """Return the request for one attempt to submit the job. Attempts are counted from 1."""
         return job.submission(self._ran_path, attempt)
 
     def refuse(self, text: str) -> None:
-        """Report a response that the gateway must not send.
+        """End the test because of a response that the gateway must not send. `text` describes it.
 
         Raises:
-            UnexpectedResponse: always, so that the storm ends.
+            UnexpectedResponse: always.
         """
         raise UnexpectedResponse(text)
 
@@ -163,11 +167,11 @@ class StormCallers:
             self.refuse(f"{response.url}: {response.status_code} {response.text[:500]}")
 
     async def read(self, job: StormJob) -> None:
-        """Request an accepted job once, and record its state unless the request fails."""
+        """Read an accepted job once, and record its state. Do nothing if the request fails."""
         await self._read(job, self._get)
 
     async def watch(self, jobs: Sequence[StormJob]) -> None:
-        """Read all open jobs and some ended jobs repeatedly until this task is cancelled."""
+        """Read jobs repeatedly until this task is cancelled: all open jobs, and some ended jobs."""
         while True:
             ended = [job for job in jobs if job.final is not None]
             again = random.sample(ended, min(_READ_AGAIN_COUNT, len(ended)))
@@ -175,7 +179,10 @@ class StormCallers:
             await asyncio.sleep(_SWEEP_PAUSE_SECONDS)
 
     async def read_again(self, jobs: Iterable[StormJob], host_url: str) -> None:
-        """Read each job from the host at `host_url`. Repeat each request until it is answered."""
+        """Read each job from the Functions host at `host_url`, and record the job's state.
+
+        Repeat each request until it is answered.
+        """
         await self._read_each(jobs, self._until_answered, host_url)
 
     async def _read_each(self, jobs: Iterable[StormJob], send: _Send, host_url: str = "") -> None:
@@ -204,9 +211,10 @@ class StormCallers:
             await asyncio.sleep(self._retry_seconds)
 
     async def _once(self, method: str, url: str, **request: Any) -> httpx.Response | None:
-        """Send a request, and return the response.
+        """Send a request once, and return the response, or None if the request must be repeated.
 
-        Return None if there is no response, or if a response with 429 or 5xx contains no job.
+        It must be repeated if there is no response, or if the response has the status 429 or 5xx
+        and contains no job.
         """
         try:
             response = await self._http.request(method, url, **request)

@@ -1,4 +1,8 @@
-"""The faults of a soak: kills, stops, slow links and a full disk."""
+"""The faults that a soak causes: killed and suspended components, slow connections, a full disk.
+
+A soak (`./dev soak`) is a long test under load. A rig (`Rig`) runs the components of the system
+that is tested.
+"""
 
 import asyncio
 import random
@@ -21,11 +25,14 @@ _LINKS = ("gateway", "servicebus", "servicebus admin", "blobs")
 
 
 class SoakFault(Protocol):
-    """A fault that a soak causes on purpose. All faults except kills end after some time."""
+    """A fault that a soak, a long test under load, causes on purpose.
+
+    A kill happens in a moment. All other faults last for some time.
+    """
 
     @property
     def delay_seconds(self) -> float:
-        """How many seconds the soak waits before it causes this fault.
+        """How many seconds the test waits before it causes this fault.
 
         The wait begins when the system has recovered from the previous fault. If `overlaps` of the
         previous fault is true, the wait begins when the previous fault begins.
@@ -36,7 +43,7 @@ class SoakFault(Protocol):
         """Whether the next fault may happen before the system has recovered from this fault."""
 
     async def carry_out(self, rig: Rig) -> None:
-        """Cause the fault, and wait until it is over."""
+        """Cause the fault in the system that `rig` runs, and wait until the fault is over."""
 
     async def recover(self, rig: Rig) -> None:
         """Wait until the affected components are ready again."""
@@ -44,7 +51,7 @@ class SoakFault(Protocol):
 
 @dataclass(frozen=True)
 class Stop:
-    """Suspends a component by SIGSTOP, and continues it after `seconds`.
+    """Suspends a component of the system by SIGSTOP, and lets it continue after `seconds`.
 
     If `is_child` is true, only the child process of the component is suspended.
     """
@@ -75,7 +82,11 @@ class Stop:
 
 @dataclass(frozen=True)
 class SlowLink:
-    """Delays and throttles all connections to one service for `seconds`."""
+    """Makes all connections to one service slow for `seconds`.
+
+    The delay of the connections is `round_trip_seconds`. If `bytes_per_second` is not None, their
+    throughput is limited too.
+    """
 
     link: str
     round_trip_seconds: float
@@ -88,7 +99,7 @@ class SlowLink:
         return f"slow {self.link}"
 
     async def carry_out(self, rig: Rig) -> None:
-        """Delay and throttle all connections to the service. Stop this after `seconds`."""
+        """Make all connections to the service slow, and restore their speed after `seconds`."""
         proxy = rig.links[self.link]
         proxy.set_link(self.round_trip_seconds, self.bytes_per_second)
         try:
@@ -102,7 +113,7 @@ class SlowLink:
 
 @dataclass(frozen=True)
 class FullDisk:
-    """Fills the disk of all components for `seconds`."""
+    """Fills the disk on which all components store their data, for `seconds`."""
 
     disk: SmallDisk
     seconds: float
@@ -138,13 +149,14 @@ def plan_faults(
     sorts: Sequence[str],
     mean_pause_seconds: float,
 ) -> Iterator[SoakFault]:
-    """Yield faults for a soak, endlessly. The same arguments yield the same faults.
+    """Yield random faults without end. The same arguments always yield the same faults.
 
     Args:
-        seed: The seed of the soak.
-        gateways: The names of the gateway hosts.
+        seed: The seed of the random numbers.
+        gateways: The names of the components that run the gateway.
         disk: The disk that can become full. If it is None, there are no faults of the sort `disk`.
-        sorts: The sorts of faults to choose from: `kill`, `stop`, `slow` and `disk`.
+        sorts: The sorts of faults to choose from: `kill`, `stop`, `slow` and `disk`. If no sort can
+            be chosen, there are no faults.
         mean_pause_seconds: The mean time between two faults.
     """
     chance = random.Random(f"faults {seed}")

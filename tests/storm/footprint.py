@@ -1,12 +1,16 @@
 """Measure the memory and the open files of processes, and find out whether they grow.
 
-A role is a component, or the child processes of a component. If a component is killed and started
-again, its role has several processes. The samples of one process are called a life. A linear
-least-squares fit computes a single growth rate, per minute, that all lives of a role share. Each
-life has its own start value in the fit. The warm-up after the start of a process is not used,
-because imports, pools, caches and the allocator's reserve grow until the process has had each kind
-of load once. The time after the warm-up is divided into buckets of 20 s. Only the lowest value of
-each bucket is used, so that a request in flight does not count as growth.
+The processes are grouped by role. A role is a component, or the child processes of a component. If
+a component is killed and started again, its role has several processes.
+
+For each role, a linear least-squares fit computes how fast the memory or the number of open files
+grows per minute. All processes of the role have the same growth rate in the fit, but each process
+has its own start value.
+
+The fit does not use the warm-up after the start of a process, because imports, pools, caches and
+the allocator's reserve still grow during this time. The time after the warm-up is divided into
+buckets of 20 s. Only the lowest value of each bucket is used, so that a request that is being
+processed does not count as growth.
 """
 
 import math
@@ -25,20 +29,24 @@ _MIN_OBSERVED_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Slope:
-    """The growth of a quantity per minute, and its standard error."""
+    """How fast the memory in bytes or the number of open files grows, with the standard error."""
 
     per_minute: float
     error_per_minute: float
     observed_seconds: float
 
     def grows(self, bound_per_minute: float) -> bool:
-        """Return whether `per_minute` exceeds the bound by more than two standard errors."""
+        """Return whether the measured value almost certainly grows faster than `bound_per_minute`.
+
+        This is the case if `per_minute` exceeds the bound by more than two standard errors.
+        """
         return self.per_minute - 2 * self.error_per_minute > bound_per_minute
 
     def is_flat(self, bound_per_minute: float) -> bool:
-        """Return whether the measured quantity almost certainly grows by no more than the bound.
+        """Return whether the measured value grows no faster than `bound_per_minute`.
 
-        This is true if `grows` returns False and `error_per_minute` is at most `bound_per_minute`.
+        The result is also False if the measurement is too inaccurate, that is, if
+        `error_per_minute` is greater than the bound.
         """
         return not self.grows(bound_per_minute) and self.error_per_minute <= bound_per_minute
 
@@ -47,7 +55,7 @@ class Slope:
 class Life:
     """The samples of one process, from its start to its end.
 
-    A sample has three values: the seconds since the start of the soak, the memory in bytes, and the
+    A sample has three values: the seconds since the start of the test, the memory in bytes, and the
     number of open files.
     """
 
@@ -56,8 +64,8 @@ class Life:
     def buckets(self, column: int, warm_up_seconds: float) -> Iterator[tuple[float, float]]:
         """Divide the samples after the warm-up into buckets of 20 s.
 
-        Yield the time in the middle of each bucket, and the lowest value in the bucket. `column` is
-        1 for the memory in bytes, 2 for the open files.
+        Yield a pair for each bucket: the time in the middle of the bucket, in seconds, and the
+        lowest value in the bucket. `column` is 1 for the memory in bytes, 2 for the open files.
         """
         if not self.samples:
             return
@@ -72,11 +80,11 @@ class Life:
 
 
 def choose_warm_up(calm_seconds: float) -> float:
-    """Return the default warm-up of a process in seconds.
+    """Return the default warm-up of a process in seconds: a quarter of `calm_seconds`, or 60 s.
 
-    No process is killed in the last `calm_seconds` of a soak. A quarter of this time is the
-    warm-up. So at least three quarters of this time are measured for each process, even if the
-    process was started just before the time begins.
+    The longer of these two times is used. `calm_seconds` is the length of the last phase of a test,
+    in which no process is killed. So even a process that is started just before this phase is
+    measured for three quarters of the phase, if the phase is long enough.
     """
     return max(MIN_WARM_UP_SECONDS, calm_seconds / 4)
 
@@ -93,7 +101,8 @@ def fit(lives: Iterable[Life], column: int, warm_up_seconds: float) -> Slope | N
         warm_up_seconds: The time after the start of each process that is not used.
 
     Returns:
-        The growth, or None if the processes were observed for less than two minutes in total.
+        The growth per minute, or None if the processes were measured for less than two minutes in
+        total, or in too few buckets.
     """
     squares = products = observed = 0.0
     deviations: list[tuple[float, float]] = []
@@ -123,7 +132,13 @@ def fit(lives: Iterable[Life], column: int, warm_up_seconds: float) -> Slope | N
 class RoleFootprint:
     """The memory and the open files of the processes of one role.
 
-    `lives` is the number of processes. `peak_bytes` is the largest resident memory of a process.
+    Attributes:
+        role: The name of a component, or the name of the group of its child processes.
+        lives: The number of processes that the role had during the test.
+        peak_bytes: The largest resident memory of a process.
+        memory: The growth of the memory, or None if it was not measured long enough.
+        files: The growth of the number of open files, or None in the same case.
+        max_files: The largest number of open files of a process.
     """
 
     role: str
@@ -135,7 +150,7 @@ class RoleFootprint:
 
 
 class Footprint:
-    """Samples the memory and the open files of the processes of each role.
+    """Measures the memory and the number of open files of the processes of each role.
 
     A role is a component, or the child processes of a component.
     """
@@ -145,11 +160,11 @@ class Footprint:
         self._peaks: dict[str, int] = {}
 
     def sample(self, seconds: float, processes: Mapping[str, Iterable[psutil.Process]]) -> None:
-        """Record the memory and the open files of each process now.
+        """Record the current memory and the current number of open files of each process.
 
         Args:
-            seconds: The time since the start of the soak, in seconds.
-            processes: The processes of each role.
+            seconds: The time since the start of the test, in seconds.
+            processes: The processes of each role, by the name of the role.
         """
         for role, members in processes.items():
             for process in members:
@@ -163,9 +178,9 @@ class Footprint:
                     self._peaks[role] = max(self._peaks.get(role, 0), peak)
 
     def roles(self, warm_up_seconds: float) -> list[RoleFootprint]:
-        """Return the peaks and the growth of each role, in the order of the roles' first samples.
+        """Return the peak values and the growth of each role, in the order of their first samples.
 
-        The growth during the first `warm_up_seconds` of each process is not used.
+        Growth in the first `warm_up_seconds` of a process is not counted.
         """
         found = []
         for role, by_process in self._lives.items():
@@ -184,7 +199,7 @@ class Footprint:
 
 
 def _peak_bytes(pid: int) -> int:
-    """Return the peak resident memory of a process as Linux reports it, or 0 on other systems."""
+    """Return the peak resident memory of a process in bytes, or 0 on systems other than Linux."""
     try:
         status = Path(f"/proc/{pid}/status").read_text("ascii", "replace")
     except OSError:

@@ -16,7 +16,7 @@ import inspect
 import types
 import typing
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image
@@ -64,23 +64,29 @@ def read_declared_results(infer: Any) -> dict[str, ResultDeclaration]:
     """Return the named results that a model's class or its instance declares, by name.
 
     Empty if the type hint of what the model returns is not a subclass of `Results`.
+
+    Raises:
+        ModelUnfit: A type hint contains a name that does not exist at run time.
     """
     found = _returned_type(infer)
-    if found is None:
-        return {}
-    hints = typing.get_type_hints(found, include_extras=True)
-    return {
-        name: _read_hint(hint) for name, hint in hints.items() if name not in {"first", "named"}
-    }
+    return {} if found is None else _read_class(found)
 
 
 def check_declared_results(model: ModelEntry, infer: Any) -> None:
     """Check that the catalogue entry has the named results that the model's class declares.
 
     Raises:
-        ModelUnfit: The results of the entry and of the class differ.
+        ModelUnfit: The results of the entry and of the class differ, or a type hint contains a name
+            that does not exist at run time.
     """
-    declared = read_declared_results(infer)
+    try:
+        found = _returned_type(infer)
+    except ModelUnfit:
+        if model.results:
+            raise
+        # A model without named results needs no type hint.
+        return
+    declared = {} if found is None else _read_class(found)
     if not declared:
         return
     optional = {name: each.optional for name, each in declared.items()}
@@ -92,14 +98,20 @@ def check_declared_results(model: ModelEntry, infer: Any) -> None:
     for name, each in declared.items():
         media_type = model.results[name].media_type
         if not each.allows(media_type):
+            is_any = each.media_types == ("*/*",)
+            expected = f"any type except {media.JSON}" if is_any else " or ".join(each.media_types)
             raise ModelUnfit(
                 f"{model.name}.results.{name}.media_type: the model does not return {media_type}; "
-                f"expected {' or '.join(each.media_types)}"
+                f"expected {expected}"
             )
 
 
 def _returned_type(infer: Any) -> type[Results] | None:
-    """Return the subclass of `Results` that the model returns; None if its hint is another one."""
+    """Return the subclass of `Results` that the model returns; None if its hint is another one.
+
+    Raises:
+        ModelUnfit: A type hint of the method contains a name that does not exist at run time.
+    """
     method = getattr(infer, "postprocess", None)
     if method is None and inspect.isroutine(infer):
         method = infer
@@ -107,6 +119,8 @@ def _returned_type(infer: Any) -> type[Results] | None:
         method = (infer if isinstance(infer, type) else type(infer)).__call__
     try:
         hint = typing.get_type_hints(method).get("return")
+    except NameError as error:
+        raise _unknown_name(method, error) from None
     except Exception:  # noqa: BLE001  a hint may name anything, and need not exist at run time
         return None
     if typing.get_origin(hint) in (list, Sequence):
@@ -115,16 +129,41 @@ def _returned_type(infer: Any) -> type[Results] | None:
     return hint if is_declared else None
 
 
+def _read_class(declaring: type[Results]) -> dict[str, ResultDeclaration]:
+    """Return the named results that a subclass of `Results` declares, by name.
+
+    Raises:
+        ModelUnfit: A type hint contains a name that does not exist at run time.
+    """
+    try:
+        hints = typing.get_type_hints(declaring, include_extras=True)
+    except NameError as error:
+        raise _unknown_name(declaring, error) from None
+    return {
+        name: _read_hint(hint) for name, hint in hints.items() if name not in {"first", "named"}
+    }
+
+
+def _unknown_name(owner: Any, error: NameError) -> ModelUnfit:
+    """Return the error for the type hints of a class or method that contain an unknown name."""
+    path = getattr(owner, "__qualname__", repr(owner))
+    return ModelUnfit(
+        f"{path}: a type hint contains {error.name}, which does not exist when the model is "
+        f"loaded; import {error.name} outside `if TYPE_CHECKING`"
+    )
+
+
 def _read_hint(hint: Any) -> ResultDeclaration:
-    notes = typing.get_args(hint)[1:] if typing.get_origin(hint) is typing.Annotated else ()
-    kind = typing.get_args(hint)[0] if notes else hint
-    is_optional = False
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        members = [each for each in typing.get_args(kind) if each is not type(None)]
-        is_optional = len(members) < len(typing.get_args(kind))
-        kind = members[0] if len(members) == 1 else Any
-    description = next((each for each in notes if isinstance(each, str)), "")
-    return ResultDeclaration(_media_types(kind), is_optional, description)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        found = _read_hint(arguments[0])
+        texts = [each for each in arguments[1:] if isinstance(each, str)]
+        return replace(found, description=texts[0]) if texts else found
+    if origin in (typing.Union, types.UnionType):
+        members = [each for each in arguments if each is not type(None)]
+        found = _read_hint(members[0] if len(members) == 1 else Any)
+        return replace(found, optional=found.optional or len(members) < len(arguments))
+    return ResultDeclaration(_media_types(hint), False, "")
 
 
 def _media_types(kind: Any) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ from contract import media
 from contract.catalogue import ModelEntry
 from contract.messages import InlineBytes, InlineJson, Json
 from contract.parameters import InvalidParameter, check_parameters
+from contract.results import MAX_RESULT_BYTES
 from worker.errors import (
     InferenceFailed,
     InvalidInput,
@@ -86,8 +87,6 @@ _LIMITED_FIELDS: Final = ("max_batch_size", "max_wait_ms")
 _IMAGE_FORMATS: Final = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP"}
 # The modes that JPEG and WebP can store. Images in other modes are converted to RGB.
 _PLAIN_MODES: Final = ("L", "RGB")
-
-MAX_RESULT_BYTES: Final = 64 * 1024 * 1024
 
 Result = InlineJson | InlineBytes
 """A result of a job: a JSON value, or bytes with a media type. It is not yet stored as a blob."""

@@ -1,7 +1,6 @@
 """The class `Results`, with which a model returns named results beside its result."""
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 
@@ -21,7 +20,7 @@ class Results:
 
     Attributes:
         first: The result.
-        named: The named results by name.
+        named: The named results by name. Do not change this mapping.
     """
 
     first: Any
@@ -29,7 +28,7 @@ class Results:
 
     def __init__(self, first: Any, /, **named: Any) -> None:
         self.first = first
-        self.named = MappingProxyType(named)
+        self.named = named
 
     def __getattr__(self, name: str) -> Any:
         """Return a named result."""

@@ -49,20 +49,36 @@ class ModelStates:
         return find_broken(await self._read(BROKEN_FOR) or ())
 
     async def _read(self, reused_for: timedelta) -> tuple[ModelHeartbeat, ...] | None:
-        async with self._reading:
-            now = self._clock()
-            if self._read_at is None or not timedelta() <= now - self._read_at < reused_for:
-                try:
-                    self._beats = tuple(_beats_of(await self._heartbeats.read(), now))
-                except Unavailable as error:
-                    _log.warning(
-                        "the heartbeats cannot be read, so no job gets a fallback version, and no "
-                        "model counts as broken: %s",
-                        error,
-                    )
-                    self._beats = None
-                self._read_at = now
-            return self._beats
+        """Return the states that were read less than `reused_for` ago; read them if necessary.
+
+        Callers that wait at the same time share one read.
+        """
+        if not self._is_recent(reused_for):
+            async with self._reading:
+                if not self._is_recent(reused_for):
+                    await self._read_again()
+        return self._beats
+
+    def _is_recent(self, reused_for: timedelta) -> bool:
+        """Return whether the heartbeats were read less than `reused_for` ago."""
+        if self._read_at is None:
+            return False
+        return timedelta() <= self._clock() - self._read_at < reused_for
+
+    async def _read_again(self) -> None:
+        """Read the heartbeats, and remember the states of the models and the time."""
+        try:
+            workers = await self._heartbeats.read()
+            self._beats = tuple(_beats_of(workers, self._clock()))
+        except Unavailable as error:
+            _log.warning(
+                "the heartbeats cannot be read, so no job gets a fallback version, and no "
+                "model counts as broken: %s",
+                error,
+            )
+            self._beats = None
+        # The time after the read: a slow read must not expire before the other callers see it.
+        self._read_at = self._clock()
 
 
 def _beats_of(workers: Sequence[SeenWorker], now: datetime) -> Iterator[ModelHeartbeat]:

@@ -19,9 +19,10 @@ BODY = encode_reply(JobReply("job", InlineJson({"labels": []}), NOW, NOW))
 
 
 def limited_tries(tries: int, waits: list[float] | None = None) -> Callable[[float], bool]:
-    """Return a wait function that does not sleep, and returns False after `tries` calls.
+    """Return a substitute for the function that waits between two tries. It does not sleep.
 
-    The function appends the length of each wait, in seconds, to `waits`.
+    The substitute takes the length of a wait in seconds, and appends it to `waits`. It returns
+    True in its first `tries` calls, and False afterwards: then the client stops trying.
     """
     left = iter(range(tries))
 

@@ -1,4 +1,4 @@
-"""Test a worker with WORKER_REQUIRE_DEVICE=cuda on a machine without a GPU."""
+"""Test that a worker with WORKER_REQUIRE_DEVICE=cuda runs no jobs on a machine without a GPU."""
 
 import re
 from collections.abc import Callable

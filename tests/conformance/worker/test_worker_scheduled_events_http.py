@@ -22,7 +22,7 @@ def metadata() -> Iterator[Metadata]:
 
 
 class EventPoller:
-    """Polls scheduled events, and records the reason of each shutdown that they cause."""
+    """Polls scheduled events as a worker does, and records why each shutdown was requested."""
 
     def __init__(
         self,

@@ -1,4 +1,7 @@
-"""Test the smoke test's checks of Service Bus, on the emulator and on a changed emulator."""
+"""Test the smoke test's checks of Service Bus.
+
+Against the emulator, each check must pass. Against a faulty emulator, checks must fail.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -53,7 +56,7 @@ class EmulatorQueues:
 
 @dataclass(frozen=True)
 class NoQueues:
-    """Fails to create a queue, as az does without the right to do so."""
+    """Raises an error if a queue is created, as az does without permission to create queues."""
 
     def create(self, name: str) -> None:
         raise CheckError("az servicebus queue create failed: AuthorizationFailed")
@@ -76,7 +79,7 @@ def broker_of(services: LocalServices, **options: Any) -> CheckedNamespace:
 
 @pytest.fixture(scope="module")
 def faulty_services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServices]:
-    """Run a local Service Bus that breaks four of the claims."""
+    """Run a faulty Service Bus emulator, on which four of the smoke test's checks must fail."""
     folder = tmp_path_factory.mktemp("faulty")
     module = "tests.conformance.worker.servicebus_with_faults"
     with run_services(folder, service_bus_module=module) as running:

@@ -40,9 +40,10 @@ def ready(worker: Program) -> tuple[int, dict[str, Any]]:
 
 
 def gated(folder: Path) -> tuple[dict[str, Any], Callable[[], None], Callable[[], bool]]:
-    """Return an input with which the model waits, and two functions.
+    """Return the input of a job that waits while it runs, and two functions to control the job.
 
-    The first function ends the wait. The second function returns whether the wait has begun.
+    The first function lets the job end. The second function returns whether the job has begun.
+    The functions and the model communicate by files in `folder`.
     """
     gate, running = folder / "gate", folder / "running"
     return {"do": "wait", "running": str(running), "gate": str(gate)}, gate.touch, running.exists
@@ -51,7 +52,7 @@ def gated(folder: Path) -> tuple[dict[str, Any], Callable[[], None], Callable[[]
 def remove_messages(
     services: LocalServices, queue: str, count: int
 ) -> dict[str | None, int | None]:
-    """Remove `count` messages from a queue. Return the delivery counts by message id."""
+    """Remove `count` messages from a queue. Return each message's delivery count by message id."""
     with services.receiver(queue) as receiver:
         found = take(receiver, count)
     return {delivered.message_id: delivered.delivery_count for delivered in found}

@@ -1,4 +1,4 @@
-"""Test that a worker keeps its link while Service Bus throttles the renewal of locks."""
+"""Test that a worker keeps its AMQP link if Service Bus refuses to renew a lock (throttling)."""
 
 import httpx
 import pytest

@@ -1,4 +1,7 @@
-"""A network with three inputs and two outputs, whose catalogue entry names the weights."""
+"""A linear layer with three inputs and two outputs, which loads the weights of its entry.
+
+The entry in the model catalogue names the file with the weights.
+"""
 
 import torch
 

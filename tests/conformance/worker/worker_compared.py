@@ -1,4 +1,4 @@
-"""A model with two inputs, which returns the lengths of both inputs."""
+"""A model with two JSON inputs, which returns the length of each input."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from worker.models import Accepts, Input
 
 
 class Infer:
-    """A model that returns the lengths of its two inputs."""
+    """Returns the lengths of the two inputs, as a list of two numbers."""
 
     accepts: ClassVar[Accepts] = "json"
 

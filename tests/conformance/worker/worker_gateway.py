@@ -1,4 +1,4 @@
-"""The gateway's routes for workers as a real HTTP server with scripted responses."""
+"""An HTTP server in place of the gateway, which answers workers with scripted responses."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ from contract.messages import JobReply, decode_reply
 
 
 class Gateway(http.server.ThreadingHTTPServer):
-    """A scripted gateway, which records the requests of workers.
+    """An HTTP server that records the requests of workers and sends scripted responses.
 
-    `answers` are the statuses of the responses to a job's next POST requests. A job without answers
-    gets 202 for its first reply and 410 for each later reply. The status 0 closes the connection
-    without a response.
+    Workers send a job's reply by POST. They ask by GET whether a job must still run, and report
+    progress by PUT.
 
-    `after_posts` is a pair of a number N and a function, which is called before POST request N is
-    answered. `asked_status` is the status of the responses to GET requests, by job id. If `meeting`
-    is set, a GET request is answered only when enough GET requests wait at this barrier.
+    Attributes:
+        answers: The statuses of the responses to the next POST requests of a job, by job id. A job
+            without an entry gets 202 for its first reply and 410 for each later reply. The status 0
+            closes the connection without a response.
+        after_posts: A number N and a function, which is called before POST request N is answered.
+        asked_status: The status of the responses to GET and PUT requests, by job id. A job whose
+            reply was accepted gets 410 instead.
+        meeting: If it is set, a GET or PUT request is answered only when enough such requests wait
+            at this barrier.
     """
 
     daemon_threads = True
@@ -48,7 +53,10 @@ class Gateway(http.server.ThreadingHTTPServer):
         return f"http://{self.host}/v1/jobs/{job_id}/reply?token=secret-token"
 
     def wait_for(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
-        """Wait until `condition` is true. Check the condition after each request to the server."""
+        """Wait until `condition` returns True. It is checked after each request to the server.
+
+        Raises AssertionError if this takes longer than `seconds`.
+        """
         with self.changed:
             if not self.changed.wait_for(condition, seconds):
                 raise AssertionError(
@@ -56,7 +64,7 @@ class Gateway(http.server.ThreadingHTTPServer):
                 )
 
     def taken(self, job_id: str) -> JobReply:
-        """Wait until a reply to the job is accepted, and return it.
+        """Wait until a worker's reply for this job has been accepted, and return the reply.
 
         Raises AssertionError if more than one reply was accepted.
         """
@@ -87,7 +95,7 @@ class Gateway(http.server.ThreadingHTTPServer):
 
 @contextmanager
 def run_gateway(port: int = 0) -> Iterator[Gateway]:
-    """Run the scripted gateway until the `with` block ends."""
+    """Run a `Gateway` on `port` during the `with` block. Port 0 selects a free port."""
     gateway = Gateway(port)
     thread = threading.Thread(target=gateway.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()

@@ -52,9 +52,9 @@ _PAUSE = threading.Event()
 
 
 class Infer:
-    """Returns the square of `n` for an input such as `{"n": 3}`.
+    """A batch model that returns the square of `n` for an input such as `{"n": 3}`.
 
-    If an input contains `"bad": true`, the batch with this input raises an error.
+    If one input of a batch contains `"bad": true`, the whole batch raises an error.
     """
 
     accepts: ClassVar[Accepts] = "bytes"
@@ -67,7 +67,10 @@ class Infer:
         run_seconds: float = 0.0,
         fits: int = 1000,
     ) -> None:
-        """Store the options. Batches of more than `fits` items run out of memory unexpectedly."""
+        """Store the options, and wait `load_seconds`.
+
+        A batch of more than `fits` items raises MemoryError.
+        """
         self._resident_bytes = resident_bytes
         self._batch_bytes = batch_bytes
         self._run_seconds = run_seconds

@@ -1,6 +1,6 @@
 """A model whose jobs run until the test ends them.
 
-The model notes in files when a job begins and when a job stops early.
+The model appends a line to a file when a job begins, and to another file when a job stops early.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from worker.models import Accepts, Context
 class Infer:
     """Runs a job with the input `{"folder": …}` until the folder contains the file `gate`.
 
-    The result contains the id of the process.
+    The result contains the id of the process that has run the job.
     """
 
     accepts: ClassVar[Accepts] = "bytes"

@@ -14,9 +14,9 @@ MACHINE = "aks-gpu-12345-vmss_7"
 
 
 class Metadata(http.server.ThreadingHTTPServer):
-    """An emulation of Azure's metadata service. It announces the scheduled events in `events`.
+    """An emulator of Azure's metadata service, which returns the scheduled events in `events`.
 
-    `statuses` are the HTTP statuses of the next responses. If the list is empty, they are 200.
+    `statuses` are the HTTP statuses of the next responses. If the list is empty, the status is 200.
     """
 
     daemon_threads = True
@@ -88,8 +88,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _is_refused(self) -> bool:
         """Send an error response if the request must be refused, and return whether it was refused.
 
-        A request without the header `Metadata` or the known API version gets status 400. Each other
-        request takes the next status from `statuses`, and is refused if this status is not 200.
+        A request without the header `Metadata` or with an unknown API version is refused with the
+        status 400. Any other request is refused if the next status in `statuses` is not 200.
         """
         address = urlsplit(self.path)
         known = {

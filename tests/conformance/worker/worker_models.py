@@ -1,4 +1,4 @@
-"""A scripted model, whose input decides when and how the job ends."""
+"""A model for tests: the input of a job says when and how the job ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from worker.models import Accepts, InvalidInput
 class Infer:
     """Performs the action that the input names, for example `{"do": "sleep", "ms": 5}`.
 
-    The result contains the number of the batch in this process, counted from 1.
+    The result contains the name of the action, and the number of the batch that contained the job.
+    The batches of a process are counted from 1.
     """
 
     accepts: ClassVar[Accepts] = "bytes"
@@ -60,7 +61,7 @@ class Infer:
 
 
 def _wait_at_gate(task: dict[str, Any]) -> None:
-    """Create the file `running`, and wait until the test creates the file `gate`."""
+    """Create the file `task["running"]`, and wait until the test creates `task["gate"]`."""
     Path(task["running"]).touch()
     while not Path(task["gate"]).exists():
         time.sleep(0.01)

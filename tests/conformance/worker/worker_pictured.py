@@ -1,4 +1,4 @@
-"""A model with two named results. It answers with a size, a picture and a list of zeros."""
+"""A model with two named results: its results are a number, a picture and a list of zeros."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from worker.models import Accepts, Results
 
 
 class Sized(Results):
-    """A picture of the size in the input, and as many zeros as it has pixels."""
+    """The named results: a square picture, and a list with one zero for each of its pixels."""
 
     picture: Image.Image
     zeros: list[int] | None
 
 
 class Infer:
-    """Answers with the number of pixels, a picture and zeros. Size 0 leaves the picture out."""
+    """Returns the number of pixels, a picture and a list of zeros for the input, a side length.
+
+    For the side length 0, there is no picture. For the side lengths 1 and 2, there are no zeros.
+    """
 
     accepts: ClassVar[Accepts] = "json"
 

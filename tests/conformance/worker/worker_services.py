@@ -1,4 +1,7 @@
-"""Run the worker as a process, with local services and a scripted gateway."""
+"""Run workers as processes, which use a local Service Bus, blob storage and a scripted gateway.
+
+A scripted gateway is an HTTP server that sends the responses that a test has chosen.
+"""
 
 from __future__ import annotations
 
@@ -168,7 +171,7 @@ class Program:
 
     @property
     def output(self) -> Path:
-        """Return the file with the standard output of the process."""
+        """Return the path of the file that receives the standard output of the process."""
         return self.log.with_suffix(".out")
 
     def start(self, *, wait: bool = True) -> None:
@@ -196,7 +199,7 @@ class Program:
         return httpx.get(self.probe, timeout=START_SECONDS).status_code == 200
 
     def held(self, model: str) -> int:
-        """Return how many unsettled messages of this model the worker has received."""
+        """Return how many messages of this model the worker has received but not yet settled."""
         document = httpx.get(self.probe, timeout=START_SECONDS).json()
         count: int = document["models"][model]["held"]
         return count
@@ -217,7 +220,7 @@ class Program:
 
 @dataclass
 class LocalServices:
-    """The local Service Bus and blob storage, and functions to start workers that use them."""
+    """The local Service Bus and blob storage, with methods to start workers and to use queues."""
 
     folder: Path
     catalogue_path: Path
@@ -252,7 +255,7 @@ class LocalServices:
         return self.client.get_queue_receiver(queue, sub_queue=sub_queue, socket_timeout=0.05)
 
     def waiting(self, queue: str) -> list[str]:
-        """Return the ids of all messages in the queue, including locked messages."""
+        """Return the message ids of the first 200 messages in the queue, including locked ones."""
         with self.receiver(queue) as receiver:
             return [str(message.message_id) for message in receiver.peek_messages(200)]
 
@@ -278,7 +281,10 @@ class LocalServices:
         return int(description.partition("ActiveMessageCount>")[2].partition("<")[0])
 
     def dead_letter(self, queue: str, message_id: str) -> ServiceBusReceivedMessage:
-        """Complete dead letters until the one with this message id arrives, and return it."""
+        """Return the dead letter with this message id.
+
+        Complete this message, and all dead letters that are received before it.
+        """
         with self.receiver(queue, ServiceBusSubQueue.DEAD_LETTER) as receiver:
             ends_at = time.monotonic() + START_SECONDS
             while time.monotonic() < ends_at:
@@ -292,12 +298,12 @@ class LocalServices:
 
 
 def receive(receiver: ServiceBusReceiver, count: int) -> list[ServiceBusReceivedMessage]:
-    """Call the SDK until `count` messages have arrived, and return the messages."""
+    """Receive `count` messages, in several calls of the SDK if necessary, and return them."""
     return list(_arriving(receiver, count))
 
 
 def take(receiver: ServiceBusReceiver, count: int) -> list[ServiceBusReceivedMessage]:
-    """Receive, complete and return `count` messages. Complete each one as soon as it arrives."""
+    """Receive `count` messages, complete each message as soon as it arrives, and return them."""
     found = []
     for each in _arriving(receiver, count):
         receiver.complete_message(each)
@@ -320,8 +326,8 @@ def run_services(
 ) -> Iterator[LocalServices]:
     """Run the local Service Bus and blob storage until the `with` block ends.
 
-    `catalogue` is the text of the model catalogue. By default, it contains the test models of
-    CATALOGUE and the shipped models.
+    `catalogue` is the text of the model catalogue. By default, it contains the test models in
+    CATALOGUE and the models that are included in Loosely.
     """
     catalogue_path = folder / "models.toml"
     shipped = (ROOT / "functions/contract/models.toml").read_text()
@@ -376,7 +382,10 @@ def message(
     deadline_seconds: float = 600.0,
     reply_url: str | None = None,
 ) -> ServiceBusMessage:
-    """Return the message of a job in the format that the gateway sends."""
+    """Return a message that submits a job, in the format in which the gateway sends it.
+
+    `identity` is the id of the job, and `task` is its input.
+    """
     now = datetime.now(UTC)
     payload: Payload = (
         InlineBytes("application/json", json.dumps(task).encode())

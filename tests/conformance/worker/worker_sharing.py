@@ -13,7 +13,10 @@ TURN_SECONDS = 1.0
 
 
 def sharing(folder: Path) -> dict[str, str]:
-    """Return settings for workers that share one simulated GPU of 8 GiB by files in `folder`."""
+    """Return settings for workers that share one simulated GPU of 8 GiB.
+
+    The workers coordinate their use of its memory by files in `folder`.
+    """
     return {
         "WORKER_DEVICE_MEMORY": "8GiB",
         "WORKER_MEMORY_FOLDER": str(folder),
@@ -36,14 +39,15 @@ def send_interleaved(services: LocalServices, gateway: Gateway, count: int) -> d
 
 
 def waits(workers: list[Program]) -> list[float]:
-    """Return how many seconds each wait for memory lasted, according to the workers' logs."""
+    """Return the length in seconds of each wait for GPU memory that the workers have logged."""
     return [float(found) for found in re.findall(r"waited ([0-9.]+) s for memory", _logs(workers))]
 
 
 def turn_seconds(workers: list[Program]) -> float:
     """Return the average number of seconds between two successive loads of models.
 
-    The result is 0 if models were loaded fewer than three times.
+    The workers' logs contain the times. The first load is not counted. The result is 0 if models
+    were loaded fewer than three times.
     """
     found = re.findall(
         r"^(\S+ \S+) .* (?:three|six): the model was loaded in", _logs(workers), re.MULTILINE

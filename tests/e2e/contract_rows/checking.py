@@ -1,4 +1,4 @@
-"""Compare a response with the expected response, which a `Row` describes."""
+"""Compare a response of the gateway with the response that a test case (`Row`) expects."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ _PROBLEM = {
 
 
 def check(row: Row, answer: httpx.Response) -> None:
-    """Check a response. Raises AssertionError if the response differs from the row."""
+    """Raise an AssertionError if `answer` is not the response that `row` describes."""
     assert answer.status_code == row.status, f"{row.title}: {answer.text}"
     for name, value in row.headers.items():
         assert name in answer.headers, dict(answer.headers)

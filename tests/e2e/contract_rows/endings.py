@@ -1,4 +1,4 @@
-"""Requests for queued, failed and cancelled jobs, with the expected responses."""
+"""Test cases of the REST contract: requests that concern queued, failed and cancelled jobs."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""Requests for ended jobs and for lists of jobs, with the expected responses."""
+"""Test cases of the REST contract: requests for ended jobs and for lists of jobs."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""Requests with different API keys, scopes and rate limits, with the expected responses."""
+"""Test cases of the REST contract: requests with different API keys, scopes and rate limits."""
 
 from typing import Final
 

@@ -1,7 +1,7 @@
-"""Requests and expected responses while a service that the gateway needs does not respond.
+"""Test cases of the REST contract: requests while blob storage or Service Bus does not respond.
 
-A test pauses blob storage and sends all requests in `BLOBS` at the same time. It pauses Service Bus
-and sends all requests in `SERVICE_BUS` at the same time.
+For `BLOBS`, a test pauses blob storage and then sends all requests at the same time. For
+`SERVICE_BUS`, the test pauses Service Bus instead.
 """
 
 from typing import Final

@@ -1,4 +1,4 @@
-"""Requests in which workers send replies or progress, with the expected responses."""
+"""Test cases of the REST contract: requests in which a worker sends a reply or its progress."""
 
 from typing import Final
 

@@ -1,20 +1,24 @@
-"""The REST contract as data. A row is one test case: a request and the response to it.
+"""The class of the REST contract's test cases. A `Row` is a request and the expected response.
 
-In a path, the placeholder `{job}` stands for the id of a job that succeeded, `{failed}` for the id
-of a job that failed, and `{unknown}` for an unused id. If the expected value of a header or member
-is None, the header or member must exist, with any value.
+The tests replace placeholders in a path. `{job}` is the id of a job that succeeded, `{failed}` the
+id of a job that failed, and `{unknown}` an unused id. If the expected value of a header or member
+is None, the header or member must exist, but it may have any value.
 
-The rows in the modules `keys`, `waits`, `endings`, `replies` and `outages` need a system with API
-keys and without a worker. The test acts as the worker. These rows have other placeholders for job
-ids, dead letters and URLs:
+The test cases in the modules `keys`, `waits`, `endings`, `replies` and `outages` need a system with
+API keys and without a worker. The test acts as the worker. In these modules, the placeholders for
+the ids of jobs are:
 
-- {queued} stays queued, {mute} is queued until a row cancels the job, and {ready} is queued until a
-  row sends the reply;
-- {cancelled} was cancelled, {raised} failed, {dead} was dead-lettered, {large} has a large result,
-  and {hooked} has a webhook and succeeded;
-- {reporting} belongs to a model that reports progress;
-- {…_reply} and {…_progress} are the URLs to which a worker sends;
-- {letter} is the dead letter of a producer.
+- {queued}: a job that stays in its queue;
+- {mute}: a job that stays in its queue until a test case cancels it;
+- {ready}: a job that stays in its queue until a test case sends the worker's reply;
+- {cancelled}, {raised} and {dead}: a job that was cancelled, failed or was dead-lettered;
+- {large}: a job with a large result;
+- {hooked}: a job with a webhook, which succeeded;
+- {reporting}: a job of a model that reports progress.
+
+{…_reply} and {…_progress}, for example {queued_reply}, are the URLs to which a worker sends the
+job's reply and its progress. {letter} is the id of a dead letter that was put on a queue without
+the gateway.
 """
 
 import json
@@ -30,7 +34,7 @@ CLASSIFY: Final = "/v1/models/classifier/jobs"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A request and the response that the contract requires.
+    """A test case: a request, and the response that the REST contract requires.
 
     Attributes:
         code: the expected code of the problem document.
@@ -39,9 +43,9 @@ class Row:
         members: the members that the JSON body of the response must have.
         is_oip_error: whether the body must be an error of the Open Inference Protocol.
         caller: the caller whose API key is sent, if the system has API keys.
-        first: a path that the test requests before it sends this row's request.
-        meanwhile: how the job ends while the caller waits: `cancel`, `dead-letter`, or the code
-            with which the job fails.
+        first: a path that the test requests before it sends the request.
+        meanwhile: how the test ends the job while the request waits for it: `cancel`,
+            `dead-letter`, or the code of the error with which the job fails.
     """
 
     title: str
@@ -60,9 +64,9 @@ class Row:
 
 
 def typed(media_type: str, **others: str) -> dict[str, str]:
-    """Return headers: the content type `media_type`, and the headers in `others`.
+    """Return the header Content-Type with the value `media_type`, and the headers in `others`.
 
-    In the names of the other headers, underscores are replaced by dashes.
+    In the names in `others`, an underscore stands for a dash.
     """
     fields = {name.replace("_", "-"): value for name, value in others.items()}
     return {"content-type": media_type, **fields}

@@ -1,4 +1,4 @@
-"""Submits that the gateway accepts or refuses, with the expected responses."""
+"""Test cases of the REST contract: requests that submit a job, accepted or refused."""
 
 from typing import Final
 

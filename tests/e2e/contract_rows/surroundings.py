@@ -1,4 +1,4 @@
-"""Requests that do not concern a single job, with the expected responses.
+"""Test cases of the REST contract: requests that do not concern a single job.
 
 `OTHERS` contains requests for models, health, pages and dead letters. `TENSORS` contains requests
 of the Open Inference Protocol, whose paths begin with /v2.

@@ -1,4 +1,7 @@
-"""Submits whose caller waits, and the response that is expected for each end of the job."""
+"""Test cases of the REST contract: requests that submit a job and wait until it ends.
+
+The expected response depends on how the job ends.
+"""
 
 from typing import Final
 

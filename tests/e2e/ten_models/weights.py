@@ -1,4 +1,4 @@
-"""Write the weights and the inputs of the ten models into a model folder."""
+"""Write the weights of three test models and an example recording."""
 
 import wave
 from pathlib import Path
@@ -12,7 +12,11 @@ from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
 
 def write_weights(folder: Path) -> None:
-    """Write the weights of a detector (random), of an averaging network and of a linear layer."""
+    """Write the files with the weights of three models into `folder/models/weights`.
+
+    The models are a detector with random weights, a network that averages each colour of a picture,
+    and a linear layer.
+    """
     weights = folder / "models" / "weights"
     weights.mkdir()
     torch.manual_seed(1)
@@ -36,7 +40,7 @@ def write_weights(folder: Path) -> None:
 
 
 def write_tone(path: Path) -> None:
-    """Write a WAV file with one second of a 440 Hz tone at half of the largest amplitude."""
+    """Write a WAV file with one second of a 440 Hz tone, at half of the maximum amplitude."""
     turns = np.arange(16_000) / 16_000 * 440
     samples = (np.sin(turns * 2 * np.pi) * 16_384).astype("<i2")
     with wave.open(str(path), "wb") as file:

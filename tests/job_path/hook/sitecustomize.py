@@ -1,8 +1,8 @@
 """Record which of our modules run during a job. Python imports this file when a process starts.
 
-While the file `recording` exists in the folder JOB_PATH_FOLDER, the hook lists each module in which
-a function is called. It lists a module once, in the order of the first calls. When the file has
-been removed, the hook writes the list to `PID.json` in that folder.
+The environment variable JOB_PATH_FOLDER names a folder. While it contains the file `recording`,
+this process records each module in which a function is called, in the order of the first calls.
+When the file `recording` has been removed, the process writes the modules to `PID.json` there.
 """
 
 import json

@@ -1,6 +1,7 @@
 """Test jobs with named results: how workers send them, and how callers read each result."""
 
 import asyncio
+import base64
 import hashlib
 import json
 from collections.abc import AsyncIterator
@@ -14,7 +15,9 @@ from jsonschema import Draft202012Validator
 
 from contract.catalogue import DEFAULT_PATH
 from contract.guard import AddressGuard
+from contract.messages import INLINE_LIMIT_BYTES
 from contract.names import result_blob
+from contract.results import MAX_RESULT_BYTES
 from contract.webhook import parse_secrets
 from gateway.storage.housekeeping import delete_old_blobs
 from tests.unit.gateway.conftest import RunningGateway, error_body, open_gateway
@@ -236,6 +239,50 @@ async def test_a_reply_with_an_invalid_named_result_is_refused(
     assert (await cutter.reply(**outcome(mask=mask))).status_code == 202
 
 
+def sized(job_id: str, size_bytes: int) -> dict[str, Any]:
+    """Return the reference that a worker sends for a stored result of this size."""
+    return {
+        "media_type": "image/png",
+        "blob": result_blob(job_id),
+        "size_bytes": size_bytes,
+        "sha256": "0" * 64,
+    }
+
+
+def inline(size_bytes: int) -> dict[str, Any]:
+    data = base64.b64encode(bytes(size_bytes)).decode()
+    return {"media_type": "image/png", "base64": data}
+
+
+async def test_a_reply_whose_results_exceed_a_limit_together_is_refused(
+    cutter: RunningGateway,
+) -> None:
+    job_id = await cutter.accept(model="cutter")
+    half, half_inline = MAX_RESULT_BYTES // 2, INLINE_LIMIT_BYTES // 2
+    text = {"json": "x" * (half_inline - 2)}  # the quotation marks are two bytes
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"result": sized(job_id, MAX_RESULT_BYTES + 1)}, "result.size_bytes: expected at most"),
+        ({"result": {"json": "x" * INLINE_LIMIT_BYTES}}, "24578 bytes together"),
+        (
+            outcome(a=sized(job_id, half), b=sized(job_id, half)),
+            f"all results have {2 * half + 7} bytes together; expected at most {2 * half}",
+        ),
+        (
+            {**outcome(a=inline(half_inline + 1)), "result": text},
+            f"in the reply have {INLINE_LIMIT_BYTES + 1} bytes together; expected at most 24576",
+        ),
+        (outcome(**dict.fromkeys("abcde", PNG)), "found 5 named results; expected at most 4"),
+    ]
+    for wrong, said in refused:
+        answer = await cutter.reply(**wrong)
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input"), said
+        assert said in answer.json()["detail"]
+    large = sized(job_id, MAX_RESULT_BYTES - INLINE_LIMIT_BYTES)
+    named = {"a": inline(half_inline), "b": large, "c": inline(0), "d": inline(0)}
+    allowed = {**outcome(**named), "result": text}
+    assert (await cutter.reply(**allowed)).status_code == 202
+
+
 async def test_the_webhook_of_a_job_contains_its_named_results(tmp_path: Path) -> None:
     async with open_gateway(
         catalogue_path=write_catalogue(tmp_path),
@@ -326,13 +373,33 @@ async def test_open_inference_omits_the_tensor_of_a_result_that_not_all_jobs_hav
     assert list(outputs(await infer(cutter, "cutter", request, both))) == ["result", "mask"]
 
 
-async def test_open_inference_fails_if_a_requested_named_result_is_absent(
+@pytest.mark.parametrize(
+    "outcomes",
+    [[outcome(mask=PNG)], [outcome(mask=PNG, boxes=BOXES), outcome(mask=PNG)]],
+    ids=["the only job", "one of two jobs"],
+)
+@pytest.mark.parametrize(
+    ("wanted", "expected"), [(["result", "boxes"], ["result"]), (["boxes"], [])]
+)
+async def test_open_inference_omits_a_requested_optional_result_that_not_all_jobs_have(
+    cutter: RunningGateway,
+    outcomes: list[dict[str, Any]],
+    wanted: list[str],
+    expected: list[str],
+) -> None:
+    names = [{"name": name} for name in wanted]
+    request = {"inputs": [tensor(*["eA=="] * len(outcomes))], "outputs": names}
+    assert list(outputs(await infer(cutter, "cutter", request, outcomes))) == expected
+
+
+async def test_open_inference_fails_if_a_requested_required_result_is_absent(
     cutter: RunningGateway,
 ) -> None:
-    request = {"inputs": [tensor("eA==")], "outputs": [{"name": "boxes"}]}
-    answer = await infer(cutter, "cutter", request, [outcome(mask=PNG)])
+    names = [{"name": name} for name in ("mask", "boxes")]
+    request = {"inputs": [tensor("eA==")], "outputs": names}
+    answer = await infer(cutter, "cutter", request, [outcome(boxes=BOXES)])
     assert answer.status_code == 500
-    assert "the model did not return boxes" in answer.json()["error"]
+    assert "the model did not return mask" in answer.json()["error"]
 
 
 async def test_open_inference_reads_only_the_blobs_of_the_requested_named_results(

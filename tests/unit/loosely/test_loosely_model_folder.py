@@ -283,7 +283,9 @@ class TestAzdProject:
         assert not (project / "models" / "old.py").exists()
         assert not (project / "requirements.txt").exists()
 
-    @pytest.mark.parametrize("existing", ["models/thesis.txt", "azure.yaml"])
+    @pytest.mark.parametrize(
+        "existing", ["models/thesis.txt", "azure.yaml", "requirements.txt", ".dockerignore"]
+    )
     def test_writing_an_azd_project_never_replaces_other_files(
         self, folder: Path, tmp_path: Path, existing: str
     ) -> None:

@@ -144,6 +144,20 @@ def test_the_option_save_writes_each_result_to_a_file(
     assert not any("evil" in each.target for each in gateway.requests)
 
 
+def test_the_option_save_replaces_existing_files_with_the_names_of_results(
+    runner: CliRunner, gateway: ScriptedGateway, tmp_path: Path
+) -> None:
+    (tmp_path / "result.json").write_text("an older result", encoding="utf-8")
+    (tmp_path / "notes.txt").write_text("other", encoding="utf-8")
+    job = json_response(200, {**CUT, "results": {}})
+    gateway.responses = [json_response(200, {"count": 2}), job]
+    words = ["result", JOB_ID, "--save", str(tmp_path), "--url", gateway.url]
+    done = runner.invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "result.json").read_bytes() == b'{"count": 2}'
+    assert (tmp_path / "notes.txt").read_text("utf-8") == "other"
+
+
 def test_the_option_save_reports_a_folder_that_cannot_be_written(
     runner: CliRunner, gateway: ScriptedGateway, tmp_path: Path
 ) -> None:

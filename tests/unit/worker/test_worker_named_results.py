@@ -3,11 +3,13 @@
 import base64
 import io
 import json
+import pickle
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Optional
 
 import pytest
 from PIL import Image
@@ -117,6 +119,18 @@ def test_a_batch_model_returns_results_from_postprocess_or_from_the_call() -> No
     assert run(LoadedModel(MODEL, Postprocessed())) == EncodedResults(InlineJson(-4), expected)
 
 
+@pytest.mark.parametrize("duplicate", [lambda each: pickle.loads(pickle.dumps(each)), deepcopy])
+def test_results_can_be_pickled_and_copied(duplicate: Callable[[Cut], Cut]) -> None:
+    mask: Any = b"png"
+    given = Cut({"width": 4}, mask=mask, note="wide")
+    found = duplicate(given)
+    assert type(found) is Cut
+    assert (found.first, found.named) == ({"width": 4}, {"mask": b"png", "note": "wide"})
+    assert (found.mask, found.note) == (mask, "wide")
+    assert found.first is not given.first
+    assert found.named is not given.named
+
+
 def test_a_named_result_is_an_attribute_of_the_returned_object() -> None:
     mask = Image.new("L", (1, 1))
     found = Cut(1, mask=mask)
@@ -196,17 +210,77 @@ def test_the_type_hint_of_the_returned_object_declares_the_named_results() -> No
     ]
 
 
+def test_none_and_the_text_in_a_type_hint_may_have_each_order() -> None:
+    class Found(Results):
+        inner: Annotated[Image.Image, "A mask."] | None
+        outer: Annotated[Image.Image | None, "A mask."]
+        written: Optional[Annotated[bytes, "Raw."]]  # noqa: UP045  the older form of `| None`
+        both: Annotated[Annotated[str, "Inner."] | None, "Outer."]
+        nested: Annotated[Annotated[str | None, 7], 8] | None
+        mixed: Annotated[bytes, "Raw."] | str | None
+
+    def find(item: object) -> Found:
+        return Found(item)
+
+    pictures, text = ("image/png", "image/jpeg", "image/webp"), ("text/*", "application/json")
+    assert read_declared_results(find) == {
+        "inner": ResultDeclaration(pictures, True, "A mask."),
+        "outer": ResultDeclaration(pictures, True, "A mask."),
+        "written": ResultDeclaration(("*/*",), True, "Raw."),
+        "both": ResultDeclaration(text, True, "Outer."),
+        "nested": ResultDeclaration(text, True, ""),
+        "mixed": ResultDeclaration((), True, ""),
+    }
+
+
+class Unresolved(Results):
+    """Declares a result whose type hint contains a name that does not exist at run time."""
+
+    mask: "MissingPicture"  # type: ignore[name-defined]  # noqa: F821
+
+
+def return_unresolved(item: object) -> Unresolved:
+    return Unresolved(item)
+
+
+def return_missing(item: object) -> "MissingResults":  # type: ignore[name-defined]  # noqa: F821
+    return item
+
+
+@pytest.mark.parametrize(
+    ("infer", "said"),
+    [
+        (
+            return_unresolved,
+            "Unresolved: a type hint contains MissingPicture, which does not exist",
+        ),
+        (return_missing, "return_missing: a type hint contains MissingResults, .* TYPE_CHECKING"),
+    ],
+)
+def test_a_model_with_named_results_is_refused_if_a_type_hint_does_not_exist_at_run_time(
+    infer: Callable[[object], object], said: str
+) -> None:
+    with pytest.raises(ModelUnfit, match=said):
+        read_declared_results(infer)
+    with pytest.raises(ModelUnfit, match=said):
+        LoadedModel(MODEL, infer)
+
+
+def test_a_model_without_named_results_may_have_a_type_hint_that_does_not_exist_at_run_time() -> (
+    None
+):
+    LoadedModel(replace(MODEL, results={}), return_missing)
+
+
 def test_a_type_hint_that_is_no_subclass_of_results_declares_no_named_results() -> None:
     def plain(item: object) -> Results:
         return Results(item)
-
-    def unknown(item: object) -> "Missing": ...  # type: ignore[name-defined]  # noqa: F821
 
     class Untyped:
         def __call__(self, item):  # type: ignore[no-untyped-def]
             return item
 
-    assert [read_declared_results(each) for each in (plain, unknown, Untyped(), len)] == [{}] * 4
+    assert [read_declared_results(each) for each in (plain, Untyped(), len)] == [{}] * 3
 
 
 @pytest.mark.parametrize(
@@ -230,6 +304,19 @@ def test_a_model_class_whose_declared_results_differ_from_the_catalogue_entry_is
 ) -> None:
     with pytest.raises(ModelUnfit, match=said):
         LoadedModel(replace(MODEL, results=results), Infer())
+
+
+def test_a_result_of_bytes_may_have_any_type_except_json() -> None:
+    class Raw(Results):
+        data: bytes
+
+    def find(item: object) -> Raw:
+        return Raw(item)
+
+    said = "does not return application/json; expected any type except application/json$"
+    with pytest.raises(ModelUnfit, match=said):
+        LoadedModel(replace(MODEL, results={"data": NamedResult("application/json")}), find)
+    LoadedModel(replace(MODEL, results={"data": NamedResult("audio/wav")}), find)
 
 
 def pack(results: EncodedResults) -> tuple[RecordedJobs, Any, dict[str, Any]]:
@@ -313,6 +400,15 @@ def test_the_describe_command_prints_the_lines_of_the_named_results(tmp_path: Pa
         output = io.StringIO()
         assert describe.main(["cutter"], settings(tmp_path, given), output) == 0
         assert output.getvalue() == expected
+
+
+def test_the_help_of_the_describe_command_names_all_that_it_prints(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        describe.main(["--help"], {}, io.StringIO())
+    text = " ".join(capsys.readouterr().out.split())
+    assert "a model's parameters, named inputs and named results as TOML" in text
 
 
 def test_the_check_command_prints_the_named_results(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ class InstanceCache:
                 work, delete_work = message.work, list(consume(instance.id, message))
                 message.sequence = self.next_number()
                 message.work = None
-                message.is_being_written = True
+                message.is_pending = True
                 written = self.store.write([insert_message(instance.id, message), *delete_work])
                 written.add_done_callback(partial(_end_write, message, work))
 
@@ -190,6 +190,6 @@ def _end_write(message: TaskMessage, work: int, written: asyncio.Future[None]) -
         work: The number of the activity's work item.
         written: The future of the write, which has ended.
     """
-    message.is_being_written = False
+    message.is_pending = False
     if written.cancelled() or written.exception() is not None:
         message.sequence, message.work = None, work

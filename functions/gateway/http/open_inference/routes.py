@@ -247,7 +247,7 @@ async def oip_infer(request: Request, model: str) -> Response:
     # Build the response.
     wanted = output_names(found) if inference.outputs is None else tuple(inference.outputs)
     results = await _read_results(submitted, services.progress, services.payloads, wanted)
-    outputs = _choose_outputs(inference, output_tensors(found, results))
+    outputs = _choose_outputs(found, inference, output_tensors(found, results))
     response = _response(found, inference, submitted, outputs)
     if any(job.is_replay for job in submitted):
         response.headers.update(REPLAYED)
@@ -382,15 +382,25 @@ def _check_outputs(model: ModelEntry, inference: oip_codec.InferenceRequest) -> 
 
 
 def _choose_outputs(
-    inference: oip_codec.InferenceRequest, found: Sequence[Tensor]
+    model: ModelEntry, inference: oip_codec.InferenceRequest, found: Sequence[Tensor]
 ) -> list[tuple[Tensor, bool]]:
+    """Return the requested output tensors, each with whether its data is binary in the response.
+
+    A requested tensor of an optional named result is omitted if `found` does not contain it. Raises
+    HttpProblem if another requested tensor is missing.
+    """
     if inference.outputs is None:
         return [(tensor, inference.is_binary) for tensor in found]
     by_name = {tensor.name: tensor for tensor in found}
-    if missing := inference.outputs.keys() - by_name:
+    optional = {name for name, each in model.results.items() if each.optional}
+    if missing := inference.outputs.keys() - by_name - optional:
         detail = f"the model did not return {', '.join(sorted(missing))}; request the output result"
         raise HttpProblem(problems.INFERENCE_FAILED, detail)
-    return [(by_name[name], is_binary) for name, is_binary in inference.outputs.items()]
+    return [
+        (by_name[name], is_binary)
+        for name, is_binary in inference.outputs.items()
+        if name in by_name
+    ]
 
 
 def _response(

@@ -261,7 +261,9 @@ export class InputPanel extends InputField {
     this.model = model;
     find("camera").hidden = !takesPictures(model) || !navigator.mediaDevices;
     find("record").hidden = !takesSound(model) || !navigator.mediaDevices;
-    if (hasChanged) this.addNamed(Object.entries(model.inputs));
+    // During an upgrade, an older gateway may describe the same model without named inputs.
+    const isSame = String(Object.keys(model.inputs)) === String([...this.named.keys()]);
+    if (hasChanged || !isSame) this.addNamed(Object.entries(model.inputs));
     this.setEntry({ title: model.name, media_types: model.media_types, limits: model.limits, required: true }, models);
     for (const [name, field] of this.named) field.setEntry({ title: name, ...model.inputs[name] });
   }

@@ -13,12 +13,18 @@ export function isFinal(job) {
 
 /** Return the models of the catalogue, with their queues. */
 export async function listModels() {
-  return (await (await send("/v1/models")).json()).models;
+  return (await (await send("/v1/models")).json()).models.map(completed);
 }
 
 /** Return the current description of a model. */
 export async function getModel(name) {
-  return (await send(`/v1/models/${encodeURIComponent(name)}`)).json();
+  return completed(await (await send(`/v1/models/${encodeURIComponent(name)}`)).json());
+}
+
+/** Return the description of a model with all members. An older gateway, which may answer during an
+ * upgrade, describes no named inputs and no named results. */
+function completed(model) {
+  return { inputs: {}, results: {}, ...model };
 }
 
 /** Return all inputs of a request by name. The name of the first input is "". */

@@ -116,7 +116,7 @@ export function addJobs({ access }) {
     const facts = [["Model", modelOf(job)], ["Label", job.label], ["Tenant", job.tenant], ["Created", timeElement(job.created_at)],
       ["Deadline", timeElement(job.deadline)], ["Attempt", String(job.attempt)],
       ["Progress", job.progress ? `${Math.round((job.progress.fraction ?? 0) * 100)} % ${job.progress.message ?? ""}` : null],
-      ["Named results", Object.entries(job.results).map(([name, { media_type: type }]) => `${name} (${type})`).join(", ")]];
+      ["Named results", Object.entries(job.results ?? {}).map(([name, { media_type: type }]) => `${name} (${type})`).join(", ")]];
     const drawing = place("story").querySelector(".drawing");
     update(place("story"), frame(
       h("p", { id: "story-status" }, statusBadge(job.status)),

@@ -268,22 +268,37 @@ class Run {
   async ended() {
     const problem = problemOf(this.job);
     if (problem) throw problem;
-    const names = [null, ...Object.keys(this.job.results)];
-    const blobs = await Promise.all(names.map((name) => readResult(this.job, name)));
+    const names = [null, ...Object.keys(this.job.results ?? {})];
+    const reads = names.map((name) => readResult(this.job, name));
+    await Promise.allSettled(reads);
     if (this !== current) return;
-    for (const [at, name] of names.entries()) await this.drawNamed(name, blobs[at]);
+    for (const [at, name] of names.entries()) await this.addResult(name, reads[at]);
     await this.showTimeline();
   }
 
-  /** Draw one result below the others. `name` is null for the result without a name. */
-  async drawNamed(name, blob) {
+  /** Add one result below the others. `name` is null for the result without a name.
+   *
+   * `read` is the promise of the result as a Blob. */
+  async addResult(name, read) {
     const { model } = this.request;
     const place = element("div", {});
-    const file = [this.job.id, ...(name ? [name] : [])].join("-");
-    await drawResult(place, blob, this.request.blob, `${file}.${fileSuffix(blob.type)}`);
+    await this.drawOrShowProblem(place, name, read);
     if (this !== current) return;
     find("result").append(name === null ? place : element("section", { className: "named" },
       element("h3", {}, name), element("p", { className: "soft" }, model.results[name]?.description ?? ""), place));
+  }
+
+  /** Draw one result in an element. If it cannot be read or drawn, show the problem there instead. */
+  async drawOrShowProblem(place, name, read) {
+    const file = [this.job.id, ...(name ? [name] : [])].join("-");
+    try {
+      const blob = await read;
+      await drawResult(place, blob, this.request.blob, `${file}.${fileSuffix(blob.type)}`);
+    } catch (error) {
+      if (this !== current) return;
+      showProblem(place, error, () => this.drawOrShowProblem(place, name, readResult(this.job, name)));
+      if (error.document?.status === 401) openKeyField();
+    }
   }
 
   async cancel() {

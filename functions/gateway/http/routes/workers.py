@@ -4,6 +4,7 @@ A worker authenticates with the reply token of the job.
 """
 
 import contextlib
+from collections.abc import Mapping
 from typing import Final, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -12,9 +13,11 @@ from typing_extensions import TypedDict
 from contract.catalogue import find_queue
 from contract.errors import ContractError
 from contract.messages import (
+    INLINE_LIMIT_BYTES,
     MAX_MESSAGE_BYTES,
     Fields,
     InlineBytes,
+    InlineJson,
     JobError,
     JobReply,
     Payload,
@@ -22,6 +25,7 @@ from contract.messages import (
     reply_from_json,
 )
 from contract.names import is_result_blob
+from contract.results import MAX_NAMED_RESULTS, MAX_RESULT_BYTES
 from gateway.errors import ExpiredToken, FinalInstance, InvalidToken, UnknownInstance
 from gateway.http import problems
 from gateway.http.openapi.operations import (
@@ -45,7 +49,6 @@ from gateway.http.responses import json_response
 from gateway.jobs.model import JobOutcome, is_final
 from gateway.jobs.progress import ProgressReport, report_from_json
 
-MAX_RESULT_BYTES: Final = 256 * 1024 * 1024
 MAX_REPORT_BYTES: Final = 8 * 1024
 
 router = APIRouter(tags=["workers"], route_class=TextRoute)
@@ -225,10 +228,12 @@ def _parse_reply(job_id: str, body: bytes) -> JobReply:
 def _check_is_for(job_id: str, received: JobReply) -> None:
     if received.job_id != job_id:
         raise HttpProblem(problems.INVALID_INPUT, "job_id: expected the same job id as in the URL")
-    if not isinstance(received.outcome, JobError):
-        _check_result(job_id, "result", received.outcome)
+    if isinstance(received.outcome, JobError):
+        return
+    _check_result(job_id, "result", received.outcome)
     for name, payload in received.results.items():
         _check_result(job_id, f"results.{name}", payload)
+    _check_results_together(received.outcome, received.results)
 
 
 def _check_result(job_id: str, path: str, payload: Payload) -> None:
@@ -254,6 +259,36 @@ def _check_result(job_id: str, path: str, payload: Payload) -> None:
     if payload.size_bytes > MAX_RESULT_BYTES:
         raise HttpProblem(
             problems.INVALID_INPUT, f"{path}.size_bytes: expected at most {MAX_RESULT_BYTES}"
+        )
+
+
+def _check_results_together(first: Payload, named: Mapping[str, Payload]) -> None:
+    """Check the limits on all results of a job together. Raises the problem `invalid-input`."""
+    if len(named) > MAX_NAMED_RESULTS:
+        raise HttpProblem(
+            problems.INVALID_INPUT,
+            f"results: found {len(named)} named results; expected at most {MAX_NAMED_RESULTS}",
+        )
+    stored_bytes = inline_bytes = 0
+    for payload in (first, *named.values()):
+        match payload:
+            case InlineJson(value):
+                inline_bytes += len(encode_json(value))
+            case InlineBytes(_, data):
+                inline_bytes += len(data)
+            case PayloadRef():
+                stored_bytes += payload.size_bytes
+    if inline_bytes > INLINE_LIMIT_BYTES:
+        raise HttpProblem(
+            problems.INVALID_INPUT,
+            f"the results in the reply have {inline_bytes} bytes together; expected at most "
+            f"{INLINE_LIMIT_BYTES}; store the others in blob storage",
+        )
+    if stored_bytes + inline_bytes > MAX_RESULT_BYTES:
+        raise HttpProblem(
+            problems.INVALID_INPUT,
+            f"all results have {stored_bytes + inline_bytes} bytes together; expected at most "
+            f"{MAX_RESULT_BYTES}",
         )
 
 

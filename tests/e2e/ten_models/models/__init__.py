@@ -1,1 +1,1 @@
-"""The models of the catalogue `models.toml`, one model in each module."""
+"""The models of the model catalogue `models.toml`. Each module contains one model."""

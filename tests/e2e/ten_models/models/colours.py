@@ -5,7 +5,7 @@ from PIL.Image import Image
 
 
 class Infer:
-    """Returns the colours of a palette of at most `palette` colours, computed from the picture."""
+    """Reduces a picture to at most `palette` colours, and returns these colours."""
 
     def __init__(self, palette: int) -> None:
         self._palette = palette

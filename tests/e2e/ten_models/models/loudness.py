@@ -8,7 +8,7 @@ from worker.models import Audio
 
 
 class Infer:
-    """Returns the root mean square and the duration of a recording."""
+    """Returns the root mean square and the duration, in seconds, of an audio recording."""
 
     sample_rate: ClassVar[int] = 16_000
 

@@ -7,7 +7,7 @@ from worker.models import Context
 
 
 class Infer:
-    """Counts to the number `steps` of the input, ten steps a second, and returns this number."""
+    """Counts from 1 to the input's number `steps`, ten steps a second, and returns `steps`."""
 
     def __call__(self, item: Any, context: Context) -> dict[str, int]:
         steps = item["steps"]

@@ -1,10 +1,10 @@
-"""A model that fills a template with its parameter."""
+"""A model whose input is a template, which the model fills in with a parameter."""
 
 import jinja2
 
 
 class Infer:
-    """Returns the input text after Jinja has filled it as a template with the parameter `name`."""
+    """Renders the input text as a Jinja template with the variable `name`, a parameter."""
 
     def __call__(self, text: str, *, name: str = "world") -> dict[str, str]:
         return {"text": jinja2.Template(text).render(name=name)}

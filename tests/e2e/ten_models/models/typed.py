@@ -1,4 +1,4 @@
-"""A model with a parameter of each type."""
+"""A model with one parameter of each type that a parameter can have."""
 
 from typing import Annotated, Any, Literal
 
@@ -6,7 +6,7 @@ from worker.models import Range
 
 
 class Infer:
-    """Returns the input and the values of all parameters."""
+    """Returns its input, together with the values of all its parameters."""
 
     def __call__(
         self,
