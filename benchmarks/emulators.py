@@ -38,6 +38,7 @@ BODY = "x" * 200
 CLIENTS = (1, 16)
 _QUEUE, _REQUESTS, _REPLIES = "messages", "requests", "replies"
 _WARM_UP_MESSAGES = 50
+_MIN_MESSAGES = 100
 # How many receivers a queue of the round trips has.
 _RECEIVERS = 4
 _ENTRY = (
@@ -211,6 +212,9 @@ async def measure_round_trips(rig: BrokerRig, messages: int, clients: int) -> Br
     # All clients begin at the same time, after they have connected and made some round trips.
     ready = asyncio.Barrier(clients + 1)
     warm_up = _WARM_UP_MESSAGES // clients
+    count = messages // clients
+    # The time, and the processor time of the broker, after the last round trip.
+    ended_at = ended_broker = 0.0
 
     def connect() -> AsyncServiceBusClient:
         return AsyncServiceBusClient.from_connection_string(rig.connection_string)
@@ -223,8 +227,9 @@ async def measure_round_trips(rig: BrokerRig, messages: int, clients: int) -> Br
                     waiting.pop(str(reply.correlation_id)).set_result(None)
                     await receiver.complete_message(reply)
 
-    async def request(count: int) -> None:
+    async def request() -> None:
         """Make `count` round trips one after another on a new connection."""
+        nonlocal ended_at, ended_broker
         async with connect() as client, client.get_queue_sender(_REQUESTS) as sender:
             for number in range(warm_up + count):
                 if number == warm_up:
@@ -235,22 +240,23 @@ async def measure_round_trips(rig: BrokerRig, messages: int, clients: int) -> Br
                 await sender.send_messages(ServiceBusMessage(BODY, message_id=message_id))
                 await reply
                 if number >= warm_up:
-                    seconds.append(time.perf_counter() - before)
+                    ended_at = time.perf_counter()
+                    seconds.append(ended_at - before)
+                    if len(seconds) == count * clients:
+                        ended_broker = rig.broker_seconds()
 
-    listening = asyncio.gather(*(listen() for _ in range(min(clients, _RECEIVERS))))
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(clients):
-                group.create_task(request(messages // clients))
-            await ready.wait()
-            begun_at, broker = time.perf_counter(), rig.broker_seconds()
-        total_seconds = time.perf_counter() - begun_at
-        used_seconds = rig.broker_seconds() - broker
-    finally:
-        listening.cancel()
-        with suppress(asyncio.CancelledError):
-            await listening
-    return BrokerFigure("round trip", 0, clients, seconds, total_seconds, used_seconds)
+    # If a task fails, the group cancels the others.
+    async with asyncio.TaskGroup() as group:
+        listeners = [group.create_task(listen()) for _ in range(min(clients, _RECEIVERS))]
+        requesters = [group.create_task(request()) for _ in range(clients)]
+        await ready.wait()
+        begun_at, begun_broker = time.perf_counter(), rig.broker_seconds()
+        await asyncio.gather(*requesters)
+        for listener in listeners:
+            listener.cancel()
+    return BrokerFigure(
+        "round trip", 0, clients, seconds, ended_at - begun_at, ended_broker - begun_broker
+    )
 
 
 async def reply_until_stopped(connection_string: str) -> None:
@@ -296,7 +302,10 @@ def main(arguments: Sequence[str] = ()) -> int:
     """Measure the local Service Bus, and print a table. Return 0."""
     parser = argparse.ArgumentParser(prog="./dev bench emulators")
     parser.add_argument(
-        "--messages", type=int, default=1000, help="messages of each row (default: %(default)s)"
+        "--messages",
+        type=_message_count,
+        default=1000,
+        help=f"messages of each row, {_MIN_MESSAGES} at least (default: %(default)s)",
     )
     parser.add_argument(
         "--queued",
@@ -322,6 +331,14 @@ def main(arguments: Sequence[str] = ()) -> int:
     others_share = max(0.0, used.used_seconds - own_seconds) / used.all_seconds
     print_figures(figures, others_share, used.stolen_share)
     return 0
+
+
+def _message_count(text: str) -> int:
+    """Parse the number of messages. Percentiles need enough of them for each client."""
+    count = int(text)
+    if count < _MIN_MESSAGES:
+        raise argparse.ArgumentTypeError(f"expected at least {_MIN_MESSAGES}, found {count}")
+    return count
 
 
 def print_figures(

@@ -19,7 +19,7 @@ import socket
 import stat
 import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -326,19 +326,29 @@ def listen_all(
     """Return listening sockets on the same port of each address to listen on.
 
     `backlog` is the number of connections that may wait to be accepted. `bind_all` describes the
-    other arguments and the errors.
+    other arguments and the errors. Raises SettingError also if a socket cannot listen.
     """
     listeners = bind_all(host, port, allow_remote=allow_remote)
+    _listen(listeners, port, backlog)
+    return listeners
+
+
+def _listen(listeners: Sequence[socket.socket], port: int, backlog: int) -> None:
+    """Let bound sockets listen. If one of them cannot, close all of them.
+
+    Raises PortInUse if another program listens on the port, and SettingError for another reason.
+    """
     try:
         for listener in listeners:
             listener.listen(backlog)
     except OSError as error:
         for listener in listeners:
             listener.close()
-        # With SO_REUSEADDR two programs can bind the same port; only the first program can listen
-        # on it.
-        raise port_in_use(port) from error
-    return listeners
+        if error.errno == errno.EADDRINUSE:
+            # With SO_REUSEADDR two programs can bind the same port; only the first program can
+            # listen on it.
+            raise port_in_use(port) from error
+        raise SettingError(f"cannot listen on port {port}: {error}") from error
 
 
 def port_in_use(port: int) -> PortInUse:

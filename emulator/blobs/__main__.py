@@ -11,6 +11,7 @@ import logging
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from emulator import program
 from emulator.blobs.authorization import AccountKey, Authenticator
@@ -42,11 +43,12 @@ def _run(options: argparse.Namespace) -> None:
         raise program.SettingError(
             f"--account {options.account!r} is invalid: use 3 to 24 lower-case letters and digits"
         )
-    key = AccountKey(options.key)
-    if program.is_remote(options.host) and options.key == DEVELOPMENT_KEY:
+    encoded = _read_key(options.key_file) if options.key_file else options.key
+    key = AccountKey(encoded)
+    if program.is_remote(options.host) and encoded == DEVELOPMENT_KEY:
         raise program.SettingError(
             f"--host {options.host}: other machines could reach the service, but the key of the "
-            "storage account is public: set a secret key with --key"
+            "storage account is public: put a secret key into a file for --key-file"
         )
     with contextlib.ExitStack() as stack:
         listeners = [
@@ -64,6 +66,21 @@ def _run(options: argparse.Namespace) -> None:
             url = f"{program.format_url(listener)}/{options.account}"
             logging.getLogger(__name__).info("listening on %s, data in %s", url, options.data)
         program.run_loop(serve(app, listeners, program.http_limits(options)))
+
+
+def _read_key(path: Path) -> str:
+    """Return the text of a key file without blanks around it.
+
+    Raises SettingError if the file cannot be read. The error's message contains no key.
+    """
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise program.SettingError(
+            f"--key-file {path}: the file cannot be read: {error.strerror}"
+        ) from error
+    except UnicodeDecodeError:
+        raise program.SettingError(f"--key-file {path}: the file is not ASCII text") from None
 
 
 def _allow_origins(store: AccountStore, origins: Sequence[str]) -> None:
@@ -87,8 +104,17 @@ def _parser() -> argparse.ArgumentParser:
         "TCP port",
     )
     parser.add_argument("--account", default=DEVELOPMENT_ACCOUNT, help="account name")
-    parser.add_argument(
-        "--key", default=DEVELOPMENT_KEY, help="key of the storage account, encoded in Base64"
+    keys = parser.add_mutually_exclusive_group()
+    keys.add_argument(
+        "--key-file",
+        type=Path,
+        metavar="FILE",
+        help="file that contains the key of the storage account, encoded in Base64",
+    )
+    keys.add_argument(
+        "--key",
+        default=DEVELOPMENT_KEY,
+        help="the same key as an argument, which other users of this machine can read",
     )
     parser.add_argument(
         "--cors-origin",

@@ -65,9 +65,9 @@ class AccountKey:
         try:
             self._key = base64.b64decode(encoded, validate=True)
         except (binascii.Error, ValueError):
-            raise SettingError("the account key (--key) is not valid Base64") from None
+            raise SettingError("the account key is not valid Base64") from None
         if not self._key:
-            raise SettingError("the account key (--key) is empty")
+            raise SettingError("the account key is empty")
 
     def __repr__(self) -> str:
         return "AccountKey(…)"

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import socket
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from emulator import program
@@ -54,7 +54,7 @@ def _run(options: argparse.Namespace) -> None:
         try:
             config = load_config(options.config) if options.config else NamespaceConfig()
             rules = _namespace_rules(options, config)
-            _check_keys(options.host, rules)
+            _check_keys(options.host, AccessPolicies(rules))
             sockets = _bind(options, stack)
             program.run_loop(_serve(options, config.queues, rules, sockets))
         except (ConfigError, BrokerError) as error:
@@ -121,7 +121,7 @@ async def _serve(
     broker = await Broker.open(options.data / DATABASE_NAME, settings, clock)
     try:
         policies = AccessPolicies(rules, broker)
-        _check_keys(options.host, policies.all_rules)
+        _check_keys(options.host, policies)
         namespace = Namespace(broker, policies, clock)
         # As in Microsoft's emulator, the management API on loopback needs no token.
         admin = create_admin_app(
@@ -132,13 +132,13 @@ async def _serve(
         await broker.close()
 
 
-def _check_keys(host: str | None, rules: Iterable[AuthorizationRule]) -> None:
+def _check_keys(host: str | None, policies: AccessPolicies) -> None:
     """Raise SettingError if other machines can connect and a policy has the public key."""
-    name = next((rule.name for rule in rules if DEVELOPMENT_KEY in rule.keys), None)
+    name = policies.find_public()
     if program.is_remote(host) and name is not None:
         raise SettingError(
             f"--host {host}: other machines could connect, but the key of the policy {name} is "
-            "public: give this policy a secret key in the file of --policies, or with --key"
+            "public: give this policy a secret key"
         )
 
 

@@ -1,6 +1,6 @@
 """The shared access policies of a namespace and its queues, with which tokens are signed."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from hmac import compare_digest
 
 from emulator.servicebus.broker.authorization import AccessRight, AuthorizationRule
@@ -11,6 +11,16 @@ from emulator.servicebus.broker.errors import ArgumentError
 # not a secret.
 DEVELOPMENT_KEY_NAME = "RootManageSharedAccessKey"
 DEVELOPMENT_KEY = "SAS_KEY_VALUE"
+
+
+def check_secret(rules: Iterable[AuthorizationRule]) -> None:
+    """Raise ArgumentError if a policy has the public key."""
+    for rule in rules:
+        if DEVELOPMENT_KEY in rule.keys:
+            raise ArgumentError(
+                f"the key of the policy {rule.name!r} is public, but other machines can connect: "
+                "use a secret key"
+            )
 
 
 class AccessPolicies:
@@ -46,12 +56,19 @@ class AccessPolicies:
         stored = {} if self._broker is None else self._broker.authorization_rules
         return {**stored, **self._configured}
 
-    @property
-    def all_rules(self) -> Sequence[AuthorizationRule]:
-        """All policies of the namespace and of its queues."""
-        queues = self._broker.queues() if self._broker is not None else ()
-        of_queues = [rule for queue in queues for rule in queue.settings.authorization_rules]
-        return [*self.of_namespace.values(), *of_queues]
+    def find_public(self) -> str | None:
+        """Return the name of a policy with the public key, and of its queue if it has one.
+
+        Return None if the key of every policy is secret.
+        """
+        for rule in self.of_namespace.values():
+            if DEVELOPMENT_KEY in rule.keys:
+                return rule.name
+        for queue in self._broker.queues() if self._broker is not None else ():
+            for rule in queue.settings.authorization_rules:
+                if DEVELOPMENT_KEY in rule.keys:
+                    return f"{rule.name} of the queue {queue.address}"
+        return None
 
     def find(self, name: str, resource: str) -> list[AuthorizationRule]:
         """Return the policies with a name that may sign a token for a resource.
@@ -66,6 +83,21 @@ class AccessPolicies:
         if owner is not None:
             found += [rule for rule in owner.settings.authorization_rules if rule.name == name]
         return found
+
+    def permits(self, rule: AuthorizationRule, resource: str, path: str) -> bool:
+        """Return whether a policy that signed a token for a resource may give access to a path.
+
+        A policy of a queue gives access only to this queue, also if the path of another queue
+        begins with the queue's name.
+
+        Args:
+            rule: The policy, one of the policies that `find` returned for `resource`.
+            resource: The path of the resource in the token.
+            path: The path that the client wants to use.
+        """
+        if self._broker is None or self.of_namespace.get(rule.name) is rule:
+            return True
+        return self._broker.find_owner(resource) is self._broker.find_owner(path)
 
     def rights_of(self, name: str, key: str) -> frozenset[AccessRight]:
         """Return the rights that a key of a namespace's policy gives. Empty if the key is wrong."""

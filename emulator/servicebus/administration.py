@@ -25,7 +25,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from emulator.servicebus.access import AccessPolicies
+from emulator.servicebus.access import AccessPolicies, check_secret
 from emulator.servicebus.broker.authorization import (
     AccessRight,
     AuthorizationRule,
@@ -39,10 +39,12 @@ from emulator.servicebus.broker.errors import ArgumentError, BrokerError, Entity
 from emulator.servicebus.broker.queue import Queue
 from emulator.servicebus.broker.settings import (
     DEFAULT_DUPLICATE_WINDOW,
+    RESERVED_NAME,
     UNBOUNDED,
     QueueCounts,
     QueueSettings,
     QueueStatus,
+    check_name,
     format_duration,
     parse_duration,
 )
@@ -72,19 +74,21 @@ def create_admin_app(
             routes for faults, and a change of a queue's status does not detach links.
         policies: The policies with whose keys requests are signed. If it is None, no signature is
             verified, and the app has no routes for policies.
-        needs_token: Whether each request except `/health` needs a signature. Otherwise, requests
-            without a signature are accepted too, but a signature in a request is still verified.
+        needs_token: Whether each request needs a signature, except GET and HEAD for `/health`.
+            Then no policy can have the public key, either. Otherwise, requests without a signature
+            are accepted too, but a signature in a request is still verified.
     """
-    api = _Api(broker, namespace)
+    needs_secret = needs_token and policies is not None
+    api = _Api(broker, namespace, needs_secret=needs_secret)
     further = [] if namespace is None else fault_routes(namespace)
     middleware = []
     if policies is not None:
-        further += policy_routes(broker, policies)
+        further += policy_routes(broker, policies, needs_secret=needs_secret)
         middleware.append(Middleware(_TokenCheck, policies=policies, needs_token=needs_token))
     return Starlette(
         middleware=middleware,
         routes=[
-            Route("/health", api.health),
+            Route(f"/{RESERVED_NAME}", api.health),
             *further,
             Route("/$Resources/{kind}", api.wrap(api.list)),
             Route("/{name:path}", api.wrap(api.get)),
@@ -118,7 +122,8 @@ class _TokenCheck:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request to the app if its signature gives access, otherwise answer 401."""
         request = Request(scope)
-        refusal = None if request.url.path == "/health" else self._find_refusal(request)
+        is_health = scope["path"] == f"/{RESERVED_NAME}" and scope["method"] in {"GET", "HEAD"}
+        refusal = None if is_health else self._find_refusal(request)
         if refusal is None:
             await self._app(scope, receive, send)
         else:
@@ -128,7 +133,7 @@ class _TokenCheck:
         token = request.headers.get("Authorization")
         if token is None and not self._needs_token:
             return None
-        path = request.url.path
+        path = request.scope["path"]
         try:
             rights = verify_sas(token or "", self._policies, path, self._clock.now())
         except SasError as error:
@@ -143,8 +148,9 @@ class _TokenCheck:
 class _Api:
     """The request handlers of the management API."""
 
-    def __init__(self, broker: Broker, namespace: Namespace | None) -> None:
+    def __init__(self, broker: Broker, namespace: Namespace | None, *, needs_secret: bool) -> None:
         self._broker = broker
+        self._needs_secret = needs_secret
         self._namespace = namespace
 
     def wrap(self, handler: _Handler) -> _Handler:
@@ -201,6 +207,8 @@ class _Api:
         """
         description = parse_entry(await _body(request), "QueueDescription")
         properties, rules = read_description(description), read_rules(description)
+        if self._needs_secret:
+            check_secret(rules or ())
         if "If-Match" in request.headers:
             queue = self._find(request)
             settings = changed_settings(queue.settings, properties, rules)
@@ -209,6 +217,7 @@ class _Api:
                 self._namespace.detach_disabled_links(queue)
             return _atom(to_bytes(_entry(request, queue)))
         settings = settings_from(request.path_params["name"], properties, rules or ())
+        check_name(settings.name)
         queue = await self._broker.create_queue(settings)
         return _atom(to_bytes(_entry(request, queue)), status_code=201)
 

@@ -34,23 +34,29 @@ class CbsTokens:
         self._policies = policies
         self._clock = clock
         self._tokens: OrderedDict[str, str] = OrderedDict()
-        self._key_rights: frozenset[AccessRight] = frozenset()
+        # The name of a policy and one of its keys, if the peer connected with SASL PLAIN.
+        self._credentials: tuple[str, str] | None = None
 
     def authenticate(self, mechanism: str, response: bytes) -> bool:
         """Return whether the peer may connect.
 
         If the SASL mechanism is PLAIN, the response must contain the name and a key of a policy of
-        the namespace. The peer then has the policy's rights for all queues. With any other
-        mechanism, every peer may connect. Such a peer must send a token before it uses a queue.
+        the namespace. The peer then has the policy's rights for all queues, as long as the policy
+        exists and has this key. With any other mechanism, every peer may connect. Such a peer must
+        send a token before it uses a queue.
         """
         if mechanism != "PLAIN":
             return True
         _, _, credentials = response.partition(b"\x00")
         name, _, key = credentials.partition(b"\x00")
-        self._key_rights = self._policies.rights_of(
-            name.decode(errors="replace"), key.decode(errors="replace")
-        )
-        return bool(self._key_rights)
+        self._credentials = name.decode(errors="replace"), key.decode(errors="replace")
+        return bool(self._find_key_rights())
+
+    def _find_key_rights(self) -> frozenset[AccessRight]:
+        """Return the rights of the policy with whose key the peer connected. Empty if none."""
+        if self._credentials is None:
+            return frozenset()
+        return self._policies.rights_of(*self._credentials)
 
     async def handle(self, request: AmqpRequest) -> AmqpReply:
         """Handle a `put-token` request.
@@ -100,8 +106,9 @@ class CbsTokens:
         These are the rights of the policy with whose key the peer connected, or of the newest token
         that is valid for the path and gives `right`. Raises LinkFault if neither gives `right`.
         """
-        if right in self._key_rights:
-            return self._key_rights
+        key_rights = self._find_key_rights()
+        if right in key_rights:
+            return key_rights
         reason = "the peer has not sent a token to $cbs"
         for token in reversed(self._tokens.values()):
             try:

@@ -24,6 +24,7 @@ from emulator.servicebus.broker.settings import (
     DEFAULT_DUPLICATE_WINDOW,
     UNBOUNDED,
     QueueSettings,
+    check_name,
     parse_duration,
 )
 
@@ -138,7 +139,7 @@ class _JsonObject:
     def __init__(self, value: object, path: str) -> None:
         if not isinstance(value, dict):
             raise ConfigError(
-                f"{path or 'the configuration'}: expected an object, found {_shown(value)}"
+                f"{path or 'the configuration'}: expected an object, found {_type_name(value)}"
             )
         self.values: Mapping[str, Any] = value
         self.path = path
@@ -154,7 +155,7 @@ class _JsonObject:
     def parts(self, name: str) -> list["_JsonObject"]:
         values = self.values.get(name, [])
         if not isinstance(values, list):
-            raise ConfigError(f"{self.at(name)}: expected a list, found {_shown(values)}")
+            raise ConfigError(f"{self.at(name)}: expected a list, found {_type_name(values)}")
         return [_JsonObject(value, f"{self.at(name)}[{at}]") for at, value in enumerate(values)]
 
     def text(self, name: str) -> str:
@@ -184,6 +185,16 @@ class _JsonObject:
             raise ConfigError(f"{self.at(name)}: {error}") from error
 
 
+_TYPE_NAMES = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
+
+
+def _type_name(value: object) -> str:
+    """Return the name of a value's JSON type. The value may contain keys, which no error shows."""
+    if value is None:
+        return "null"
+    return _TYPE_NAMES.get(type(value), "a number")
+
+
 def _shown(value: object) -> str:
     return json.dumps(value)[:100]
 
@@ -200,6 +211,7 @@ def _settings(name: str, queue: _JsonObject) -> QueueSettings:
     detects_duplicates = properties.flag("RequiresDuplicateDetection")
     rules = _rules(queue)
     try:
+        check_name(name)
         return QueueSettings(
             name=name,
             lock_duration=properties.duration("LockDuration", timedelta(minutes=1)),
@@ -225,7 +237,12 @@ def _rules(owner: _JsonObject) -> tuple[AuthorizationRule, ...]:
             raise ConfigError(f"{each.at(unknown)}: a policy has no property with this name")
         rights = each.values.get("Rights", [])
         if not isinstance(rights, list):
-            raise ConfigError(f"{each.at('Rights')}: expected a list, found {_shown(rights)}")
+            raise ConfigError(f"{each.at('Rights')}: expected a list, found {_type_name(rights)}")
+        for right in rights:
+            if not isinstance(right, str):
+                raise ConfigError(
+                    f"{each.at('Rights')}: expected strings, found {_type_name(right)}"
+                )
         has_second = "SecondaryKey" in each.values
         try:
             rules.append(

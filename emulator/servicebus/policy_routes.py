@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from emulator.servicebus.access import AccessPolicies
+from emulator.servicebus.access import AccessPolicies, check_secret
 from emulator.servicebus.broker.authorization import (
     AuthorizationRule,
     make_missing_keys,
@@ -26,9 +26,12 @@ _Handler = Callable[[Request], Awaitable[Response]]
 _FIELDS = "rights", "primaryKey", "secondaryKey"
 
 
-def policy_routes(broker: Broker, policies: AccessPolicies) -> list[Route]:
-    """Return the route `/$emulator/authorizationRules`, and the route of each policy below it."""
-    routes = _PolicyRoutes(broker, policies)
+def policy_routes(broker: Broker, policies: AccessPolicies, *, needs_secret: bool) -> list[Route]:
+    """Return the route `/$emulator/authorizationRules`, and the route of each policy below it.
+
+    If `needs_secret` is true, a policy with the public key is refused.
+    """
+    routes = _PolicyRoutes(broker, policies, needs_secret=needs_secret)
     path = "/$emulator/authorizationRules"
     return [
         Route(path, _answer_errors(routes.list)),
@@ -38,8 +41,9 @@ def policy_routes(broker: Broker, policies: AccessPolicies) -> list[Route]:
 
 
 class _PolicyRoutes:
-    def __init__(self, broker: Broker, policies: AccessPolicies) -> None:
+    def __init__(self, broker: Broker, policies: AccessPolicies, *, needs_secret: bool) -> None:
         self._broker = broker
+        self._needs_secret = needs_secret
         self._policies = policies
 
     async def list(self, _: Request) -> Response:
@@ -52,7 +56,8 @@ class _PolicyRoutes:
     async def put(self, request: Request) -> Response:
         """Create or replace a policy of the namespace, and respond with the policy and its keys.
 
-        If the body has no keys, keys are generated.
+        If the body has no keys, the policy keeps the keys that it has, as in Azure Resource
+        Manager. For a new policy, keys are generated.
         """
         name = self._changeable(request)
         wanted = await read_json(request, _FIELDS)
@@ -62,7 +67,14 @@ class _PolicyRoutes:
         given = wanted.get("primaryKey"), wanted.get("secondaryKey")
         if not all(isinstance(key, str | None) for key in given):
             raise ArgumentError("primaryKey, secondaryKey: expected texts")
-        rule = AuthorizationRule(name, read_rights(rights), *make_missing_keys(*given))
+        stored = self._broker.authorization_rules.get(name)
+        if given == (None, None) and stored is not None:
+            keys = stored.primary_key, stored.secondary_key
+        else:
+            keys = make_missing_keys(*given)
+        rule = AuthorizationRule(name, read_rights(rights), *keys)
+        if self._needs_secret:
+            check_secret([rule])
         await self._broker.save_authorization_rule(rule)
         return JSONResponse(
             {

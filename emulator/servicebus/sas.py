@@ -40,7 +40,8 @@ def verify_sas(
     Args:
         token: The whole token, including the scheme `SharedAccessSignature`.
         policies: The policies of the namespace and its queues.
-        path: The path of the resource. A token for a parent of this path is also valid.
+        path: The path of the resource. A token for a parent of this path is also valid, but a token
+            that is signed with a key of a queue's policy is valid only for this queue.
         now: The current time. The token must expire after this time.
     """
     if not token.startswith(_SCHEME):
@@ -63,7 +64,8 @@ def verify_sas(
     if expires_at_seconds <= now.timestamp():
         raise SasError("The token is expired.", "ExpiredToken")
     wanted = path.strip("/").casefold()
-    if granted and wanted != granted and not wanted.startswith(f"{granted}/"):
+    is_below = not granted or wanted == granted or wanted.startswith(f"{granted}/")
+    if not is_below or not policies.permits(rule, granted, wanted):
         raise SasError("The token has an invalid audience.", "InvalidAudience")
     return rule.rights
 

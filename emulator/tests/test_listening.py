@@ -2,10 +2,13 @@
 
 import contextlib
 import json
+import re
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import httpx
@@ -14,7 +17,15 @@ from azure.servicebus import ServiceBusClient, ServiceBusMessage
 from azure.servicebus._base_handler import ServiceBusSharedKeyCredential
 from azure.storage.blob import BlobServiceClient
 
-from emulator.program import PortInUse, SettingError, bind, bind_all, has_ipv6, is_remote
+from emulator.program import (
+    PortInUse,
+    SettingError,
+    _listen,
+    bind,
+    bind_all,
+    has_ipv6,
+    is_remote,
+)
 from local_ports import free_port
 from servicebus_tests.sdk.servicebus_process import administration_client, run_server
 
@@ -34,20 +45,30 @@ def hello(req: func.HttpRequest) -> func.HttpResponse:
 
 @contextlib.contextmanager
 def running(module: str, *options: str) -> Iterator[None]:
-    """Run a service during the `with` block, which begins when the service listens."""
+    """Run a service during the `with` block, which begins when the service listens on all ports."""
+    ports = {value for name, value in pairwise(options) if name in {"--port", "--admin-port"}}
     command = [sys.executable, "-m", module, *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:
             for line in process.stderr:
                 if "listening on" in line:
+                    ports -= set(re.findall(r":([0-9]+)\b", line))
+                if not ports:
                     break
             else:
                 raise AssertionError(f"{module} ended during its start")
-            yield
+            # Read the rest, so that the service never waits for space in the pipe.
+            reader = threading.Thread(target=process.stderr.read)
+            reader.start()
+            try:
+                yield
+            finally:
+                process.terminate()
+                reader.join(timeout=20)
         finally:
-            process.terminate()
-            process.communicate(timeout=20)
+            process.kill()
+            process.wait()
 
 
 def refusal(module: str, *options: str) -> str:
@@ -86,6 +107,13 @@ def test_a_port_that_is_in_use_on_one_loopback_address_is_refused() -> None:
         # The port of 127.0.0.1 is free again.
         with socket.create_server(("127.0.0.1", port)):
             pass
+
+
+def test_a_socket_that_cannot_listen_is_refused_with_the_reason() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(SettingError, match=f"cannot listen on port {port}: .*Invalid argument"):
+            _listen([socket.create_connection(("127.0.0.1", port))], port, 1)
 
 
 def test_an_address_of_other_machines_is_bound_only_if_the_caller_allows_it() -> None:
@@ -148,7 +176,7 @@ def test_service_bus_refuses_other_machines_while_a_policy_has_the_public_key(
     ):
         said = refusal(*common, *options)
         assert "the key of the policy RootManageSharedAccessKey is public" in said
-        assert "in the file of --policies, or with --key" in said
+        assert "give this policy a secret key" in said
     # A policy of the database counts too.
     with run_server(tmp_path / "data") as server:
         url = f"http://127.0.0.1:{server.admin_port}/$emulator/authorizationRules/late"
@@ -189,9 +217,11 @@ def test_blob_storage_serves_other_machines_only_with_a_secret_key(tmp_path: Pat
     port = free_port()
     options = ("--host", "0.0.0.0", "--port", str(port), "--data", str(tmp_path))
     said = refusal("emulator.blobs", *options)
-    assert "the key of the storage account is public: set a secret key with --key" in said
+    assert "the key of the storage account is public: put a secret key into a file" in said
+    key_file = tmp_path / "key"
+    key_file.write_text(f"{SECRET}\n")
     with (
-        running("emulator.blobs", *options, "--key", SECRET),
+        running("emulator.blobs", *options, "--key-file", str(key_file)),
         BlobServiceClient(
             f"http://127.0.0.1:{port}/devstoreaccount1",
             credential={"account_name": "devstoreaccount1", "account_key": SECRET},

@@ -63,6 +63,13 @@ class TaskMessage:
     execution: str | None = None
     sequence: int | None = None
     work: int | None = None
+    is_being_written: bool = False
+    """Whether the transaction that inserts the row `sequence` has not ended yet."""
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the message has a committed row in the database. A kill does not lose it then."""
+        return self.sequence is not None and not self.is_being_written
 
 
 @dataclass(slots=True, eq=False)

@@ -113,11 +113,11 @@ _SHOWN_WHILE_WAITING = _TASK_ENDS | {
 def _is_shown(message: TaskMessage) -> bool:
     """Return whether a history shows a message that waits for the next episode.
 
-    A message without a row in the database is not shown, because a kill of the host would lose it.
-    A timer is an exception, because it fires again.
+    A message without a committed row in the database is not shown, because a kill of the host would
+    lose it. A timer is an exception, because it fires again.
     """
-    is_stored = message.sequence is not None or message.kind is EventType.TIMER_FIRED
-    return is_stored and message.kind in _SHOWN_WHILE_WAITING
+    survives_kill = message.is_stored or message.kind is EventType.TIMER_FIRED
+    return survives_kill and message.kind in _SHOWN_WHILE_WAITING
 
 
 class RequestTooLarge(DurableError):

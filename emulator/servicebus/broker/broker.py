@@ -22,7 +22,6 @@ from emulator.servicebus.broker.transactions import TransactionManager
 
 _DEAD_LETTER = "/$DeadLetterQueue"
 _TRANSFER_DEAD_LETTER = "/$Transfer/$DeadLetterQueue"
-_MAX_PATH_LENGTH = 300
 _NUMBERS_PER_QUEUE = 3
 """How many internal numbers a queue uses: one for itself and two for its dead-letter queues."""
 
@@ -101,15 +100,11 @@ class Broker:
     def find_owner(self, path: str) -> Queue | None:
         """Return the queue to which a path belongs, for example `q` for `q/$management`.
 
-        If several queues match, because their names contain slashes, return the one with the
-        longest name. Return None if no queue matches.
+        Return None if no queue matches. The path `a/b` belongs only to a queue with this name, not
+        to the queue `a`.
         """
-        parts = path.strip("/").casefold()[:_MAX_PATH_LENGTH].split("/")
-        for count in range(len(parts), 0, -1):
-            queue = self._queues.get("/".join(parts[:count]))
-            if queue is not None:
-                return queue
-        return None
+        name, _, _ = path.strip("/").casefold().partition("/$")
+        return self._queues.get(name)
 
     # The namespace's shared access policies
 

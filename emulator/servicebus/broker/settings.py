@@ -13,11 +13,23 @@ from emulator.servicebus.broker.errors import ArgumentError
 
 STANDARD_MESSAGE_BYTES = 256 * 1024
 DEFAULT_DUPLICATE_WINDOW = timedelta(minutes=10)
+RESERVED_NAME = "health"
+"""The name that no queue can have, because the management API answers `/health` itself."""
+
 _MAX_LOCK_DURATION = timedelta(minutes=5)
 _MAX_DELIVERY_COUNT = 2000
 _DUPLICATE_WINDOW_RANGE = timedelta(seconds=20), timedelta(days=7)
 _MAX_NAME_LENGTH = 260
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]*[A-Za-z0-9_])?")
+
+
+def check_name(name: str) -> None:
+    """Raise ArgumentError if a new queue cannot have this name, because the name is reserved."""
+    if name.casefold() == RESERVED_NAME:
+        raise ArgumentError(
+            f"Name: {name!r} is reserved for the path /{RESERVED_NAME} of the management API: use "
+            "another name"
+        )
 
 
 class QueueStatus(StrEnum):

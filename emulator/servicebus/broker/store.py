@@ -108,13 +108,15 @@ def connect(database: Path) -> sqlite3.Connection:
     """Open the database. If the database is new, create its tables.
 
     Raises SchemaError if the file is not a database of the broker or has an unsupported schema
-    version.
+    version. Raises MessageStoreError if the tables cannot be created or upgraded.
     """
     connection = sqlite3.connect(database, isolation_level=None)
     try:
         _prepare(connection, database)
-    except BaseException:
+    except BaseException as error:
         connection.close()
+        if isinstance(error, sqlite3.Error):
+            raise MessageStoreError(f"{database} cannot be written: {error}") from error
         raise
     return connection
 

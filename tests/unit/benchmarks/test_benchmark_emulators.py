@@ -1,4 +1,6 @@
-from benchmarks.emulators import BrokerFigure
+import pytest
+
+from benchmarks.emulators import BrokerFigure, main
 
 
 def test_a_figure_of_the_broker_has_its_rate_percentiles_and_processor_time() -> None:
@@ -9,3 +11,11 @@ def test_a_figure_of_the_broker_has_its_rate_percentiles_and_processor_time() ->
 
 def test_a_figure_without_a_processor_time_has_an_empty_cell() -> None:
     assert BrokerFigure("receive", 0, 1, [0.001] * 10, 0.5, None).cells()[-1] == ""
+
+
+@pytest.mark.parametrize("count", ["-1", "0", "15", "99"])
+def test_too_few_messages_are_refused(count: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--messages", count])
+    assert ended.value.code == 2
+    assert f"expected at least 100, found {count}" in capsys.readouterr().err

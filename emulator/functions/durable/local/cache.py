@@ -154,8 +154,9 @@ class InstanceCache:
                 work, delete_work = message.work, list(consume(instance.id, message))
                 message.sequence = self.next_number()
                 message.work = None
+                message.is_being_written = True
                 written = self.store.write([insert_message(instance.id, message), *delete_work])
-                written.add_done_callback(partial(_restore_work, message, work))
+                written.add_done_callback(partial(_end_write, message, work))
 
     def prepare_completion_for_parent(
         self, parent: Parent, status: Status, output: str | None, reason: str
@@ -177,17 +178,18 @@ class InstanceCache:
         return [insert_message(parent.id, message)], lambda: self.deliver(parent.id, message)
 
 
-def _restore_work(message: TaskMessage, work: int, written: asyncio.Future[None]) -> None:
-    """Undo the changes of `persist_results` to `message` if the message could not be written.
+def _end_write(message: TaskMessage, work: int, written: asyncio.Future[None]) -> None:
+    """Mark a message as stored, or undo the changes of `persist_results` if the write failed.
 
-    The transaction of the next episode then deletes the activity's work item, because `message`
-    has the item's number again. Without the number, the work item would stay in the database, and
-    the activity would run again after a restart of the host.
+    After a failed write, the transaction of the next episode deletes the activity's work item,
+    because `message` has the item's number again. Without the number, the work item would stay in
+    the database, and the activity would run again after a restart of the host.
 
     Args:
         message: The message that contains the activity's result.
         work: The number of the activity's work item.
         written: The future of the write, which has ended.
     """
+    message.is_being_written = False
     if written.cancelled() or written.exception() is not None:
         message.sequence, message.work = None, work

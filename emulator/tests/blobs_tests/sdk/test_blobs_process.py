@@ -53,6 +53,8 @@ def test_the_blob_service_refuses_a_data_directory_that_another_process_uses(
         ("--host", "example.org"),
         ("--account", "Not An Account"),
         ("--key", "not Base64"),
+        ("--key-file", "/missing"),
+        ("--key-file", sys.executable),
         ("--port", "99999"),
         ("--port", "http"),
         ("--log-level", "loud"),

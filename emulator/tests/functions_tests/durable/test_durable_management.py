@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from emulator.functions.durable.azure_storage.options import AzureStorageOptions
 from emulator.functions.durable.extension import DurableExtension
+from emulator.functions.durable.local.engine import LocalEngine
 from emulator.functions.durable.management import MAX_REQUEST_BODY_BYTES
 from emulator.functions.settings import DurableOptions
 from functions_tests.durable.durable_host import ManualClock, SdkRunner
@@ -288,6 +289,45 @@ async def test_the_result_of_an_activity_is_shown_only_after_it_is_stored(tmp_pa
     shown = await show_history()
     assert b'"Result":"first"' in shown
     assert b'"Result":"second"' in shown
+    await engine.stop()
+
+
+async def test_a_suspended_instance_shows_a_result_only_after_the_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = SdkRunner()
+    may_end = asyncio.Event()
+
+    @runner.activity
+    async def work(name: str) -> str:
+        await may_end.wait()
+        return name
+
+    @runner.orchestrator
+    def one(context: Any) -> Any:
+        return (yield context.call_activity("work", "first"))
+
+    engine = DurableExtension(tmp_path / "hub.db", runner, ManualClock(), DurableOptions("Hub"))
+    await engine.start()
+    assert isinstance(engine.engine, LocalEngine)
+    store = engine.engine.store
+
+    async def show_history() -> bytes:
+        for _ in range(30):
+            await asyncio.sleep(0)
+        query = b"showHistory=true&showHistoryOutput=true"
+        return (await request(engine.management_app, "GET", "/instances/i", query=query))[2]
+
+    await request(engine.management_app, "POST", "/orchestrators/one/i")
+    await request(engine.management_app, "POST", "/instances/i/suspend")
+    assert b'"Suspended"' in await show_history()
+    with monkeypatch.context() as delayed:
+        delayed.setattr(store, "_flush", lambda: None)
+        may_end.set()
+        assert b'"Result"' not in await show_history()
+        assert store.is_busy
+    store._flush()
+    assert b'"Result":"first"' in await show_history()
     await engine.stop()
 
 

@@ -6,12 +6,13 @@ from urllib.parse import quote_plus
 
 import pytest
 
-from emulator.servicebus.access import AccessPolicies
+from emulator.servicebus.access import DEVELOPMENT_KEY, AccessPolicies
 from emulator.servicebus.amqp.errors import LinkFault
 from emulator.servicebus.amqp.link import SourceRequest
 from emulator.servicebus.broker.authorization import ALL_RIGHTS, AccessRight, AuthorizationRule
 from emulator.servicebus.broker.broker import Broker
 from emulator.servicebus.broker.clock import WallClock
+from emulator.servicebus.broker.settings import QueueSettings
 from emulator.servicebus.cbs import CbsTokens
 from emulator.servicebus.faults import NamespaceFaults
 from emulator.servicebus.management import manage
@@ -56,6 +57,35 @@ async def test_a_peer_that_connects_with_the_key_of_a_policy_has_the_policys_rig
             peer.open_target(QUEUE)
         if is_accepted:
             peer.open_source(SourceRequest(QUEUE, None, is_presettled=False), _Sender())
+
+
+async def test_a_changed_policy_changes_the_rights_of_a_peer_that_connected_with_its_key(
+    served: tuple[Namespace, Broker],
+) -> None:
+    namespace, broker = served
+    await broker.save_authorization_rule(AuthorizationRule("worker", ALL_RIGHTS, "secret"))
+    tokens = CbsTokens(AccessPolicies([], broker), WallClock())
+    assert tokens.authenticate("PLAIN", b"\0worker\0secret")
+    peer = namespace.peer(tokens)
+    peer.open_target(QUEUE)
+    listen = frozenset({AccessRight.LISTEN})
+    await broker.save_authorization_rule(AuthorizationRule("worker", listen, "secret"))
+    with pytest.raises(LinkFault, match="'Send' claim"):
+        peer.open_target(QUEUE)
+    peer.open_source(SourceRequest(QUEUE, None, is_presettled=False), _Sender())
+    await broker.delete_authorization_rule("worker")
+    with pytest.raises(LinkFault, match="'Listen' claim"):
+        peer.open_source(SourceRequest(QUEUE, None, is_presettled=False), _Sender())
+
+
+async def test_the_policy_with_the_public_key_is_found_with_its_queue(broker: Broker) -> None:
+    policies = AccessPolicies(RULES, broker)
+    assert policies.find_public() is None
+    rule = AuthorizationRule("late", ALL_RIGHTS, "secret", DEVELOPMENT_KEY)
+    await broker.create_queue(QueueSettings("work", authorization_rules=(rule,)))
+    assert policies.find_public() == "late of the queue work"
+    await broker.save_authorization_rule(rule)
+    assert policies.find_public() == "late"
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,32 @@ def test_an_invalid_policy_is_refused_with_its_place(rules: Any, complaint: str)
         parse_policies(json.dumps({"AuthorizationRules": rules}))
 
 
+@pytest.mark.parametrize(
+    ("rules", "found"),
+    [
+        (rule(), "expected a list, found an object"),
+        ("secret", "expected a list, found a string"),
+        (["secret"], "expected an object, found a string"),
+        ([[rule()]], "expected an object, found a list"),
+        ([rule(Rights=rule())], "expected a list, found an object"),
+        ([rule(Rights=[rule()])], "expected strings, found an object"),
+        (5, "expected a list, found a number"),
+        (None, "expected a list, found null"),
+        (True, "expected a list, found a boolean"),
+    ],
+)
+def test_an_error_in_the_policies_shows_no_key(rules: Any, found: str) -> None:
+    queue = {"Name": "q", "AuthorizationRules": rules}
+    for text in (config(AuthorizationRules=rules), config(Queues=[queue])):
+        with pytest.raises(ConfigError, match=found) as raised:
+            parse_config(text)
+        assert "secret" not in str(raised.value)
+    for document in ([rule()], "secret"):
+        with pytest.raises(ConfigError, match="expected an object, found") as raised:
+            parse_policies(json.dumps(document))
+        assert "secret" not in str(raised.value)
+
+
 def test_a_file_of_policies_with_an_unknown_property_is_refused() -> None:
     with pytest.raises(ConfigError, match="UserConfig: unknown property"):
         parse_policies('{"UserConfig": {}}')
@@ -134,6 +160,7 @@ def test_a_queue_without_configured_properties_has_the_default_properties_of_azu
             "Queues[1].Name: another queue already has the name",
         ),
         (config(Queues=[{"Name": "$a"}]), "is not a valid queue name"),
+        (config(Queues=[{"Name": "Health"}]), "Queues[0]: Name: 'Health' is reserved"),
         (config({"LockDuration": "1 minute"}), "Properties.LockDuration: '1 minute' is not"),
         (
             config({"LockDuration": 60}),

@@ -14,6 +14,7 @@ from emulator.servicebus.broker.errors import (
     EntityAlreadyExists,
     EntityNotFound,
     MessageLockLost,
+    MessageStoreError,
     SchemaError,
 )
 from emulator.servicebus.broker.message import IncomingMessage, MessageState, ReceiveMode
@@ -275,19 +276,31 @@ async def test_a_database_without_status_and_policies_is_upgraded(tmp_path: Path
     assert servicebus.broker.authorization_rules == {"new": rule}
 
 
-async def test_a_path_belongs_to_the_queue_with_the_longest_matching_name(tmp_path: Path) -> None:
+async def test_an_upgrade_that_cannot_be_written_raises_a_message_store_error(
+    tmp_path: Path,
+) -> None:
+    servicebus = await RunningBroker.open(tmp_path)
+    await servicebus.broker.close()
+    _make_database(servicebus.database, "PRAGMA user_version=2")  # the new table exists already
+    with pytest.raises(MessageStoreError, match=r"cannot be written: table .* already exists"):
+        await servicebus.restart()
+    _make_database(servicebus.database, "PRAGMA user_version=3")
+    await servicebus.restart()
+
+
+async def test_a_path_belongs_only_to_the_queue_with_its_name(tmp_path: Path) -> None:
     names = ("a", "a/b", "a/b/c")
     servicebus = await RunningBroker.open(tmp_path, *(QueueSettings(name) for name in names))
     for path, name in (
         ("/A/b/$management", "a/b"),
         ("a/b/c/$DeadLetterQueue/$management", "a/b/c"),
-        ("a/bc", "a"),
+        ("a/$Transfer/$DeadLetterQueue", "a"),
         ("a", "a"),
     ):
         owner = servicebus.broker.find_owner(path)
         assert owner is not None
         assert owner.address == name
-    for path in ("", "/", "b", "ab/c", "x" * 5000, "/" * 5000):
+    for path in ("", "/", "b", "ab/c", "a/bc", "$cbs", "x" * 5000, "/" * 5000):
         assert servicebus.broker.find_owner(path) is None
 
 

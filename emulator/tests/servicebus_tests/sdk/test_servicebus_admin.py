@@ -19,6 +19,8 @@ from azure.core.exceptions import (
     ResourceExistsError,
     ResourceNotFoundError,
 )
+from azure.servicebus._base_handler import ServiceBusSharedKeyCredential
+from azure.servicebus.management import AuthorizationRule as PolicyOfQueue
 from azure.servicebus.management import ServiceBusAdministrationClient
 
 from emulator.servicebus.access import AccessPolicies
@@ -229,5 +231,42 @@ async def test_only_health_requests_are_accepted_without_a_token(served: Served)
     async with httpx.AsyncClient(base_url=f"http://localhost:{served.port}") as client:
         refused = [(await client.get(path)).status_code for path in ("/q", "/$Resources/queues")]
         health = await client.get("/health")
+        changes = [
+            (await client.request(method, "/health")).status_code
+            for method in ("PUT", "POST", "PATCH", "DELETE")
+        ]
+        status_code = (await client.head("/health")).status_code
     assert refused == [401, 401]
+    assert changes == [401] * 4
+    assert status_code == 200
     assert (health.status_code, health.json()) == (200, {"status": "ok", "queues": 1})
+
+
+@pytest.mark.parametrize("name", ["health", "Health"])
+async def test_a_queue_with_the_name_of_the_health_path_is_refused(
+    served: Served, name: str
+) -> None:
+    with pytest.raises(HttpResponseError, match="reserved for the path /health") as raised:
+        await served.call(lambda client: client.create_queue(name))
+    assert raised.value.status_code == 400
+    assert [queue.address for queue in served.broker.queues()] == ["q"]
+
+
+async def test_a_policy_with_the_public_key_is_refused_if_requests_need_a_token(
+    served: Served,
+) -> None:
+    rule = PolicyOfQueue(key_name="late", rights=["Send"], primary_key="SAS_KEY_VALUE")
+    with pytest.raises(HttpResponseError, match="the key of the policy 'late' is public") as raised:
+        await served.call(lambda client: client.create_queue("made", authorization_rules=[rule]))
+    assert raised.value.status_code == 400
+    url = f"http://localhost:{served.port}/$emulator/authorizationRules/late"
+    credential = ServiceBusSharedKeyCredential("RootManageSharedAccessKey", "not-a-secret")
+    headers = {"Authorization": credential.get_token(url).token}
+    async with httpx.AsyncClient(headers=headers) as client:
+        for name in ("primaryKey", "secondaryKey"):
+            body = {"rights": ["Send"], "primaryKey": "first", name: "SAS_KEY_VALUE"}
+            answer = await client.put(url, json=body)
+            assert answer.status_code == 400
+            assert "is public" in answer.json()["error"]
+    assert served.broker.authorization_rules == {}
+    assert len(served.broker.queues()) == 1

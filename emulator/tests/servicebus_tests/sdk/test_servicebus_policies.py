@@ -50,7 +50,8 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     policies begin with `own-`.
     """
     folder = tmp_path_factory.mktemp("policies")
-    queues = [{"Name": "own", "AuthorizationRules": rules("own")}, {"Name": "other"}]
+    queues = [{"Name": "own", "AuthorizationRules": rules("own")}]
+    queues += [{"Name": "other"}, {"Name": "own/below"}]
     namespace = {"Name": "ns", "Queues": queues, "AuthorizationRules": rules("all")}
     config = folder / "Config.json"
     config.write_text(json.dumps({"UserConfig": {"Namespaces": [namespace]}}))
@@ -151,8 +152,9 @@ async def test_the_policy_of_a_queue_gives_no_access_to_other_queues(
         assert await receive(client, "own") == "one"
     # The name without EntityPath makes the client sign tokens for the queue that it uses.
     async with client_of(guarded, sdk, name) as client:
-        with pytest.raises(ServiceBusAuthenticationError):
-            await send(client, "other")
+        for queue in ("other", "own/below"):
+            with pytest.raises(ServiceBusAuthenticationError):
+                await send(client, queue)
 
 
 @BOTH
@@ -187,9 +189,13 @@ def test_the_management_api_requires_the_right_manage(guarded: Server, policy: s
         ("own-manager", "/own", "/$Resources/queues", 401),
         ("own-manager", "/other", "/other", 401),
         ("own-manager", "", "/own", 401),
+        ("own-manager", "/own", "/own/below", 401),
+        ("own-manager", "/own", "/own/missing", 401),
+        ("own-manager", "/own/below", "/own/below", 401),
         ("own-listener", "/own", "/own", 401),
         ("all-manager", "", "/$Resources/queues", 200),
         ("all-manager", "/own", "/own", 200),
+        ("all-manager", "/own", "/own/below", 200),
         ("all-manager", "/own", "/other", 401),
     ],
 )
@@ -283,6 +289,9 @@ def test_a_policy_of_the_namespace_is_created_replaced_and_deleted_while_running
     )
     send_with(first, "other")
     send_with(second, "other")
+    # Without keys in the body, the policy keeps its keys.
+    rights = ["Listen", "Send"]
+    assert put_policy(guarded, "late", rights=rights).json() == {**made, "rights": rights}
     replaced = put_policy(guarded, "late", rights=["Listen", "Send"], primaryKey="new")
     assert replaced.json() == {
         "name": "late",
