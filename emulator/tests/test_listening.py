@@ -116,7 +116,7 @@ def test_a_socket_that_cannot_listen_is_refused_with_the_reason() -> None:
             _listen([socket.create_connection(("127.0.0.1", port))], port, 1)
 
 
-def test_an_address_of_other_machines_is_bound_only_if_the_caller_allows_it() -> None:
+def test_a_non_loopback_address_is_bound_only_with_the_argument_allow_remote() -> None:
     assert [is_remote(host) for host in (None, "127.0.0.1", "::1", "localhost")] == [False] * 4
     assert [is_remote(host) for host in ("0.0.0.0", "::", "192.0.2.1")] == [True] * 3
     with pytest.raises(SettingError, match=r"--host 0.0.0.0 is not a loopback address"):
@@ -163,7 +163,7 @@ def policies(folder: Path, key: str, name: str = "RootManageSharedAccessKey") ->
     return str(path)
 
 
-def test_service_bus_refuses_other_machines_while_a_policy_has_the_public_key(
+def test_service_bus_does_not_serve_other_machines_while_a_policy_has_the_well_known_key(
     tmp_path: Path,
 ) -> None:
     common = ["emulator.servicebus", "--host", "0.0.0.0", "--data", str(tmp_path / "data")]
@@ -184,7 +184,7 @@ def test_service_bus_refuses_other_machines_while_a_policy_has_the_public_key(
     assert "policy late is public" in refusal(*common, "--key", f"name={SECRET}")
 
 
-def test_service_bus_with_a_secret_key_serves_other_machines_with_tokens_only(
+def test_service_bus_with_a_secret_key_serves_other_machines_only_with_a_token(
     tmp_path: Path,
 ) -> None:
     bus, admin = free_port(), free_port()
@@ -230,7 +230,7 @@ def test_blob_storage_serves_other_machines_only_with_a_secret_key(tmp_path: Pat
         assert list(service.list_containers()) == []
 
 
-def test_the_functions_host_refuses_other_machines_because_it_checks_no_keys(
+def test_the_functions_host_refuses_a_non_loopback_address_because_it_checks_no_keys(
     tmp_path: Path,
 ) -> None:
     app = make_app(tmp_path / "app")

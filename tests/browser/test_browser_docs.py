@@ -123,7 +123,7 @@ def test_the_api_page_shows_the_problem_code_of_an_error_response(browser: Brows
     assert "404" in browser.find("#answer").text
 
 
-def test_the_api_page_sends_the_api_key_in_a_header_and_stores_the_key_for_the_session_only(
+def test_the_api_page_sends_the_api_key_in_a_header_and_keeps_the_key_only_in_session_storage(
     browser: Browser,
 ) -> None:
     browser.open("/docs")

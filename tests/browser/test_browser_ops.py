@@ -211,7 +211,7 @@ def make_dead_letters(system: System, label: str, count: int) -> dict[str, str]:
     return tenants
 
 
-def test_a_warning_about_missing_workers_appears_within_15_s_and_ends_when_a_worker_starts(
+def test_a_missing_worker_warning_appears_within_15_s_and_disappears_when_a_worker_starts(
     tab: Browser, idle: System
 ) -> None:
     open_ops(tab, "watcher")
@@ -375,7 +375,7 @@ def test_the_operations_page_shows_jobs_of_another_tenant_only_with_the_key_of_a
     assert hidden in tab.text_of("#job-rows")
 
 
-def test_the_operations_page_names_the_named_results_of_a_job_without_their_values(
+def test_the_operations_page_shows_the_names_but_not_the_values_of_named_results(
     tab: Browser, idle: System
 ) -> None:
     # The message stays in the queue. A worker drops it, because the job has ended.
@@ -390,7 +390,7 @@ def test_the_operations_page_names_the_named_results_of_a_job_without_their_valu
     assert ask(idle, "acme", f"/v1/jobs/{job_id}")["results"]["boxes"]["json"] == ["secret"]
 
 
-def test_the_operations_page_shows_a_job_that_an_older_gateway_describes_without_results(
+def test_the_operations_page_shows_a_job_if_an_older_gateway_omits_the_named_results(
     tab: Browser, idle: System
 ) -> None:
     job_id = accept(idle, "acme", "old")

@@ -459,7 +459,7 @@ def test_a_result_that_cannot_be_drawn_does_not_hide_the_other_results(browser: 
     assert browser.messages == []
 
 
-def test_the_playground_runs_a_job_if_an_older_gateway_names_no_inputs_and_results(
+def test_the_playground_runs_a_job_if_an_older_gateway_omits_named_inputs_and_results(
     browser: Browser,
 ) -> None:
     browser.omit_members("inputs", "results")
@@ -473,7 +473,7 @@ def test_the_playground_runs_a_job_if_an_older_gateway_names_no_inputs_and_resul
     assert browser.messages == []
 
 
-def test_the_playground_hides_named_inputs_that_an_older_gateway_does_not_name(
+def test_the_playground_hides_named_inputs_that_the_response_of_an_older_gateway_omits(
     browser: Browser,
 ) -> None:
     open_model(browser, "pair")

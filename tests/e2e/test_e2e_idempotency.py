@@ -78,7 +78,7 @@ def test_all_simultaneous_requests_with_the_same_idempotency_key_get_the_same_jo
     assert (other.status_code, other.json()["code"]) == (422, "idempotency-mismatch")
 
 
-def test_each_idempotency_key_has_one_job_although_the_host_is_killed(
+def test_each_idempotency_key_creates_only_one_job_although_the_host_is_killed(
     fragile: System, http: httpx.Client
 ) -> None:
     """Kill the host while requests with the new key `new` arrive and the job of `old` runs."""

@@ -82,7 +82,7 @@ def pieces() -> Iterator[bytes]:
         yield PIECE
 
 
-def test_large_payloads_keep_the_peak_memory_of_gateway_and_worker_within_limits(
+def test_the_peak_memory_of_gateway_and_worker_stays_within_limits_for_large_payloads(
     large: System, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Send one small input and one small result first, so that modules loaded at first use do not

@@ -83,7 +83,9 @@ def folder(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return parent / "demo"
 
 
-def test_the_wheel_contains_the_components_and_neither_tests_nor_settings(wheel: Path) -> None:
+def test_the_wheel_contains_the_components_but_not_their_tests_or_local_settings(
+    wheel: Path,
+) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     own = {name.removeprefix("loosely/system/") for name in names if "/system/" in name}
@@ -113,7 +115,7 @@ def test_loosely_new_refuses_a_folder_that_contains_files(folder: Path, programs
     assert sorted(folder.rglob("*")) == before
 
 
-def test_loosely_up_watch_applies_changes_to_the_files_of_the_model_folder(
+def test_loosely_up_watch_reloads_the_models_after_their_code_or_the_catalogue_changes(
     folder: Path, programs: Path
 ) -> None:
     code, catalogue = folder / "models" / "brightness.py", folder / "models.toml"
@@ -278,7 +280,7 @@ def submit(url: str, picture: bytes) -> Any:
     return response.json() if response.status_code == 200 else None
 
 
-def test_loosely_deploy_runs_azd_up_in_a_project_with_the_models_of_the_folder(
+def test_loosely_deploy_creates_a_project_with_the_models_of_the_folder_and_runs_azd_up(
     folder: Path, programs: Path, tmp_path: Path
 ) -> None:
     missing = run(programs, folder, "loosely deploy")

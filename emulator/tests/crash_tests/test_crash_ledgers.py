@@ -41,7 +41,9 @@ def found(place: str = QUEUE, state: int = 0, number: int = 1, count: int = 0) -
     return FoundMessage("k", place, state, number, count)
 
 
-def test_a_message_that_is_delivered_and_completed_is_no_violation(messages: MessageLedger) -> None:
+def test_the_ledger_finds_no_violation_for_a_message_that_was_delivered_and_completed(
+    messages: MessageLedger,
+) -> None:
     deliver(messages)
     settle(messages, ABANDON)
     deliver(messages, count=1, at=0.1)
@@ -55,14 +57,16 @@ def test_an_acknowledged_message_that_is_missing_counts_as_lost(messages: Messag
     assert messages.violations == ["message k was acknowledged and is lost (not settled)"]
 
 
-def test_a_message_whose_completion_is_in_doubt_may_be_missing(messages: MessageLedger) -> None:
+def test_a_message_may_be_missing_after_a_completion_that_was_not_acknowledged(
+    messages: MessageLedger,
+) -> None:
     deliver(messages)
     messages.begin_settlement("k", COMPLETE)
     messages.judge([])
     assert messages.violations == []
 
 
-def test_a_message_that_is_delivered_after_a_completion_in_doubt_must_not_be_missing(
+def test_a_message_that_is_delivered_after_an_unacknowledged_completion_must_not_be_missing(
     messages: MessageLedger,
 ) -> None:
     deliver(messages)
@@ -101,14 +105,18 @@ def test_a_changed_sequence_number_or_a_reset_delivery_count_is_a_violation(
     assert len(messages.violations) == 1
 
 
-def test_a_delivery_before_the_end_of_a_lock_is_a_violation(messages: MessageLedger) -> None:
+def test_a_second_delivery_before_the_message_lock_ends_is_a_violation(
+    messages: MessageLedger,
+) -> None:
     deliver(messages)
     messages.confirm_renewal("k", 8.0)
     deliver(messages, count=1, at=6)
     assert messages.violations == ["message k was delivered again 2.000 s before its lock ended"]
 
 
-def test_a_sequence_number_that_is_given_out_again_is_a_violation(messages: MessageLedger) -> None:
+def test_giving_a_used_sequence_number_to_another_message_is_a_violation(
+    messages: MessageLedger,
+) -> None:
     deliver(messages, number=7)
     messages.begin_send("later")
     messages.confirm_schedule("later", 7)
@@ -119,7 +127,7 @@ def test_a_sequence_number_that_is_given_out_again_is_a_violation(messages: Mess
     ("settlement", "place", "state"),
     [(DEAD_LETTER, QUEUE, 0), (DEFER, QUEUE, 0), (ABANDON, DEAD_LETTERS, 0), (ABANDON, QUEUE, 1)],
 )
-def test_a_message_in_another_place_than_its_settlement_says_is_a_violation(
+def test_a_message_in_a_queue_or_state_that_contradicts_its_settlement_is_a_violation(
     messages: MessageLedger, settlement: str, place: str, state: int
 ) -> None:
     deliver(messages)
@@ -145,7 +153,9 @@ def blobs() -> BlobLedger:
     return ledger
 
 
-def test_a_blob_with_its_acknowledged_version_is_no_violation(blobs: BlobLedger) -> None:
+def test_the_ledger_finds_no_violation_for_a_blob_with_the_last_acknowledged_content(
+    blobs: BlobLedger,
+) -> None:
     blobs.read("b", make_content("b", 2, 500), "e2")
     blobs.list("", ["b"])
     assert blobs.violations == []
@@ -164,14 +174,14 @@ def test_a_blob_with_its_acknowledged_version_is_no_violation(blobs: BlobLedger)
     ],
     ids=["absent", "older", "newer", "cut", "torn", "of another", "empty"],
 )
-def test_a_blob_with_other_content_than_that_of_its_acknowledged_write_is_a_violation(
+def test_a_blob_whose_content_differs_from_the_acknowledged_write_is_a_violation(
     blobs: BlobLedger, content: bytes | None
 ) -> None:
     blobs.read("b", content, "e2")
     assert len(blobs.violations) == 1
 
 
-def test_a_blob_may_have_the_version_of_a_write_in_doubt_and_then_keeps_it(
+def test_a_blob_that_shows_an_unacknowledged_write_must_not_return_to_the_old_content(
     blobs: BlobLedger,
 ) -> None:
     blobs.begin_write("b", 3)
@@ -186,7 +196,7 @@ def test_an_etag_that_changes_without_a_write_is_a_violation(blobs: BlobLedger) 
     assert blobs.violations == ["the ETag of the blob b changed without a write"]
 
 
-def test_a_refused_write_is_a_violation_unless_a_write_in_doubt_has_changed_the_blob(
+def test_a_refused_write_is_a_violation_unless_an_unacknowledged_write_changed_the_blob(
     blobs: BlobLedger,
 ) -> None:
     blobs.begin_write("b", 3)
@@ -200,7 +210,7 @@ def test_a_refused_write_is_a_violation_unless_a_write_in_doubt_has_changed_the_
 
 
 @pytest.mark.parametrize("listed", [[], ["a", "b"], ["b", "b"]])
-def test_a_list_without_a_blob_or_with_another_blob_is_a_violation(
+def test_a_blob_listing_with_a_missing_or_extra_blob_is_a_violation(
     blobs: BlobLedger, listed: list[str]
 ) -> None:
     blobs.list("", listed)
@@ -236,7 +246,7 @@ def see(*statuses: dict[str, object] | None) -> list[str]:
     return ledger.violations
 
 
-def test_an_orchestration_that_completes_with_its_activity_results_is_no_violation() -> None:
+def test_the_ledger_finds_no_violation_for_an_orchestration_that_keeps_its_results() -> None:
     assert see(status("Running", "a"), completed("a", "b"), completed("a", "b")) == []
 
 
@@ -253,7 +263,7 @@ def test_an_orchestration_that_completes_with_its_activity_results_is_no_violati
     ],
     ids=["unknown", "result", "output", "failed", "event", "running again", "other output"],
 )
-def test_an_orchestration_that_loses_something_is_a_violation(
+def test_an_orchestration_that_loses_or_changes_its_results_or_status_is_a_violation(
     statuses: list[dict[str, object] | None],
 ) -> None:
     assert see(*statuses)

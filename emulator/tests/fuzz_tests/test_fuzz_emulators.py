@@ -18,7 +18,7 @@ async def test_malformed_input_causes_no_unhandled_exception_and_the_services_st
     assert result.sent["AMQP frames"] == 1500
 
 
-def test_two_fuzz_tests_with_the_same_seed_make_the_same_input() -> None:
+def test_two_fuzz_tests_with_the_same_seed_generate_the_same_input() -> None:
     def make(seed: int) -> list[bytes]:
         chance = random.Random(seed)
         return [

@@ -41,7 +41,7 @@ async def container(
     await opened.close()
 
 
-async def test_only_one_of_many_simultaneous_creations_of_a_blob_succeeds(
+async def test_only_one_of_many_simultaneous_requests_to_create_a_blob_succeeds(
     container: PayloadContainer,
 ) -> None:
     blobs = ContainerBlobs(container)

@@ -205,7 +205,7 @@ async def test_all_simultaneously_sent_messages_arrive_if_they_are_too_large_for
             await queues.close()
 
 
-async def test_the_other_messages_of_a_batch_are_sent_if_the_callers_of_two_messages_are_cancelled(
+async def test_the_rest_of_a_batch_is_sent_although_the_send_calls_of_two_messages_are_cancelled(
     tmp_path: Path,
 ) -> None:
     port = free_port()

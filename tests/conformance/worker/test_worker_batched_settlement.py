@@ -74,7 +74,7 @@ def test_every_reply_arrives_if_many_threads_send_replies_at_the_same_time(
         link.close()
 
 
-def test_messages_are_completed_one_by_one_after_service_bus_refused_to_complete_several_together(
+def test_messages_are_completed_one_by_one_after_service_bus_has_refused_a_batched_completion(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     module = "tests.conformance.worker.servicebus_without_ranges"

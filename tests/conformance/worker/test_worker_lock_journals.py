@@ -109,7 +109,7 @@ def test_the_next_worker_immediately_receives_the_unsettled_messages_of_a_dead_w
         pytest.param(1, None, id="another"),
     ],
 )
-def test_a_redelivered_message_names_the_cause_of_death_of_the_worker_that_held_the_message(
+def test_a_redelivered_message_has_a_property_with_the_reason_why_the_previous_worker_died(
     links: Links, pid: int, text: str | None
 ) -> None:
     send(links.services, 1)

@@ -79,7 +79,7 @@ def test_two_models_that_do_not_fit_into_memory_together_take_turns(
     assert max(waits(workers)) <= 2 * fair_seconds
 
 
-def test_jobs_succeed_although_some_batches_exceed_the_memory_and_other_jobs_have_bad_inputs(
+def test_valid_jobs_succeed_although_a_batch_exceeds_the_memory_or_contains_invalid_inputs(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     worker = start_worker("picky")

@@ -14,7 +14,7 @@ from tests.conformance.worker.worker_gateway import Gateway
 from tests.conformance.worker.worker_services import LocalServices, job_id, message
 
 
-def test_a_reply_contains_small_named_results_and_references_to_large_ones(
+def test_a_reply_contains_small_named_results_and_references_to_large_named_results(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     start_worker("pictured")

@@ -87,7 +87,7 @@ def faulty_services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalS
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.run.__name__)
-def test_the_smoke_test_finds_that_a_claim_about_service_bus_holds(
+def test_the_smoke_test_reports_that_each_claim_about_service_bus_holds(
     services: LocalServices, check: Check
 ) -> None:
     finding = run_check(check, broker_of(services))
@@ -106,7 +106,7 @@ def test_the_smoke_test_finds_that_a_claim_about_service_bus_holds(
         (LETTER, FindingResult.FAILED, "lacks DeadLetterReason and DeadLetterErrorDescription"),
     ],
 )
-def test_the_smoke_test_finds_that_a_broken_claim_about_service_bus_does_not_hold(
+def test_the_smoke_test_reports_each_claim_that_a_faulty_service_bus_violates(
     faulty_services: LocalServices, claim: str, result: FindingResult, text: str
 ) -> None:
     finding = run_check(CHECKS_BY_CLAIM[claim], broker_of(faulty_services))
@@ -141,7 +141,7 @@ def test_the_smoke_test_fails_if_locked_messages_do_not_count_as_active(
     assert finding.text == text
 
 
-def test_a_claim_about_service_bus_is_not_applicable_if_no_queue_may_be_created(
+def test_a_claim_is_reported_as_not_applicable_if_the_test_queue_cannot_be_created(
     services: LocalServices,
 ) -> None:
     broker = CheckedNamespace(AzureEndpoint(services.service_bus_url), NoQueues(), 0.5)
@@ -170,6 +170,6 @@ def test_sending_a_message_to_a_missing_queue_ends_with_exit_code_3(
     assert "a message could not be sent" in capfd.readouterr().err
 
 
-def test_a_finding_is_one_line_with_tabs_between_its_parts() -> None:
+def test_a_finding_of_the_smoke_test_is_formatted_as_one_line_of_tab_separated_fields() -> None:
     finding = Finding("a claim", FindingResult.HELD, "two\nlines\tand a tab")
     assert finding.line == "held\ta claim\ttwo lines and a tab"

@@ -16,7 +16,9 @@ def throttle(services: LocalServices, share: float) -> None:
     httpx.put(url, json={"throttled_share": share}).raise_for_status()
 
 
-def test_a_throttled_renewal_keeps_the_link_and_can_be_repeated(services: LocalServices) -> None:
+def test_a_throttled_lock_renewal_keeps_the_link_open_and_can_be_repeated(
+    services: LocalServices,
+) -> None:
     link = QueueLink(AzureEndpoint(services.service_bus_url), PATIENT_QUEUE)
     link.open()
     try:

@@ -191,7 +191,7 @@ async def test_a_deleted_blob_does_not_exist(container: Any) -> None:
         "x" * 1024,
     ],
 )
-async def test_a_blob_name_with_special_characters_is_accepted_and_unchanged(
+async def test_a_blob_name_with_special_characters_is_accepted_and_listed_unchanged(
     container: Any, name: str
 ) -> None:
     await container.upload_blob(name, name.encode(), metadata={"a": "1"})

@@ -364,7 +364,7 @@ async def test_an_error_response_has_cors_headers_if_a_cors_rule_allows_the_orig
 
 
 @pytest.mark.azurite_differs("Azurite adds nothing to a response without the header Origin")
-async def test_the_response_to_a_get_without_origin_has_vary_or_a_wildcard_origin_if_rules_exist(
+async def test_cors_rules_add_vary_or_a_wildcard_origin_to_the_response_to_a_get_without_origin(
     server: Server, service: Any, container: Any
 ) -> None:
     # The table in the section "Understanding how the Vary header is set" of the documentation.

@@ -110,7 +110,7 @@ async def test_an_error_response_to_a_head_request_contains_the_error_code_in_a_
     assert (answer.status, answer.code, answer.body) == (404, "BlobNotFound", b"")
 
 
-async def test_a_response_repeats_the_client_request_id_and_the_version_of_the_request(
+async def test_a_response_repeats_the_client_request_id_and_the_api_version_of_the_request(
     service: RunningBlobService,
 ) -> None:
     headers = {"x-ms-client-request-id": "mine", "x-ms-version": "2026-10-06"}

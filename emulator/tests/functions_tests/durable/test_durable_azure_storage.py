@@ -218,7 +218,7 @@ async def test_a_repeated_episode_sends_tasks_with_the_same_task_ids(start_host:
         ("before-save-after-event:reply", 2),
     ],
 )
-async def test_each_crash_point_kills_only_one_host_of_a_task_hub(
+async def test_each_crash_point_kills_one_host_and_another_host_completes_the_instance(
     start_host: StartHost, point: str, runs: int
 ) -> None:
     check_crash_point(point)
@@ -299,7 +299,7 @@ async def test_a_stopped_host_releases_all_owned_partitions_immediately(
     assert one.azure_storage_engine.leases.owned == set(range(PARTITION_COUNT))
 
 
-async def test_a_host_releases_a_partition_for_a_new_host_only_after_the_running_episode(
+async def test_a_host_releases_a_partition_for_a_new_host_only_after_the_running_episode_ends(
     start_host: StartHost,
 ) -> None:
     one = await start_host()

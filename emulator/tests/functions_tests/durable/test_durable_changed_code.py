@@ -249,7 +249,7 @@ async def test_an_instance_fails_if_its_timer_or_its_sub_orchestration_was_chang
     assert await change(host, before, after) == ("Failed", text)
 
 
-async def test_the_task_number_in_the_error_for_a_replaced_activity_counts_earlier_retries(
+async def test_the_sequence_number_in_the_error_for_a_replaced_activity_counts_earlier_retries(
     host: EngineHost,
 ) -> None:
     attempts = 0

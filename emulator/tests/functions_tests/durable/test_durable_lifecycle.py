@@ -263,7 +263,7 @@ async def test_an_instance_fails_if_it_calls_an_unknown_activity(host: EngineHos
     )
 
 
-async def test_the_names_of_functions_ignore_case_but_the_names_of_events_do_not(
+async def test_function_names_are_case_insensitive_and_event_names_are_case_sensitive(
     host: EngineHost,
 ) -> None:
     @host.runner.activity

@@ -255,7 +255,9 @@ class PausedRunner(SdkRunner):
         return await super().run_orchestrator(name, context_json)
 
 
-async def test_the_result_of_an_activity_is_shown_only_after_it_is_stored(tmp_path: Path) -> None:
+async def test_the_history_shows_an_activity_result_only_after_the_result_is_stored(
+    tmp_path: Path,
+) -> None:
     runner = PausedRunner()
     may_end = {name: asyncio.Event() for name in ("first", "second")}
 
@@ -292,7 +294,7 @@ async def test_the_result_of_an_activity_is_shown_only_after_it_is_stored(tmp_pa
     await engine.stop()
 
 
-async def test_a_suspended_instance_shows_a_result_only_after_the_commit(
+async def test_the_history_of_a_suspended_instance_shows_a_result_only_after_the_database_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = SdkRunner()

@@ -285,7 +285,7 @@ The keys are the numbers of the recorded exchanges.
 
 
 @pytest.mark.parametrize("run", RUNS)
-async def test_the_management_api_responds_as_recorded_except_for_the_listed_differences(
+async def test_the_management_api_gives_the_recorded_responses_except_for_listed_differences(
     run: str, tmp_path: Path
 ) -> None:
     differing = []
@@ -299,7 +299,7 @@ async def test_the_management_api_responds_as_recorded_except_for_the_listed_dif
     assert differing == []
 
 
-def test_the_page_docs_fidelity_contains_the_reason_of_each_difference() -> None:
+def test_the_page_docs_fidelity_md_explains_each_difference_from_the_recorded_responses() -> None:
     table = FIDELITY.read_text(encoding="utf-8")
     assert [reason for reason in set(DIFFERENCES.values()) if reason not in table] == []
     total = sum(map(len, RUNS.values()))

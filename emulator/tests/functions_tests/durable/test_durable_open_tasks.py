@@ -98,7 +98,7 @@ async def test_an_instance_with_a_failed_activity_stays_running_until_all_other_
     assert "bad thing" in host.output()
 
 
-async def test_an_instance_stays_running_until_the_retries_of_an_activity_of_a_task_any_end(
+async def test_an_instance_stays_running_until_all_retries_of_an_activity_in_a_task_any_have_ended(
     host: EngineHost,
 ) -> None:
     @host.runner.activity

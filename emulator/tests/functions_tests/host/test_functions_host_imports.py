@@ -23,7 +23,7 @@ NEVER = (
     ],
     ids=["before the app process starts", "to serve the loaded app"],
 )
-def test_the_host_process_imports_no_module_that_only_other_processes_or_other_engines_need(
+def test_the_host_process_imports_no_module_that_only_an_app_or_worker_or_unused_engine_needs(
     module: str, unwanted: tuple[str, ...]
 ) -> None:
     code = f"import sys, {module}; print(*({set(unwanted)!r} & sys.modules.keys()))"

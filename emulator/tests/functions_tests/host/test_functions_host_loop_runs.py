@@ -23,7 +23,7 @@ async def run_orchestrator(runs: LoopRuns, count: int) -> list[bool]:
     ]
 
 
-async def test_an_orchestrator_runs_in_a_thread_at_first_and_later_on_the_event_loop() -> None:
+async def test_an_orchestrator_runs_in_a_thread_a_few_times_and_then_on_the_event_loop() -> None:
     runs = await run_orchestrator(LoopRuns(), TRIAL_RUNS + 2)
     assert runs == [False] * TRIAL_RUNS + [True] * 2
 

@@ -57,7 +57,7 @@ async def finished(client: httpx.AsyncClient, links: dict[str, str]) -> dict[str
         ("failing", None, "Activity function 'breaks' failed: ValueError: out of order"),
     ],
 )
-async def test_orchestrations_that_chain_or_fan_out_or_sleep_or_catch_an_error_complete(
+async def test_orchestrations_with_a_chain_or_a_fan_out_or_a_timer_or_a_caught_error_complete(
     client: httpx.AsyncClient, name: str, value: object, output: object
 ) -> None:
     response = await client.post(f"/api/start/{name}", json=value)

@@ -28,7 +28,7 @@ def signed(url: str) -> str:
     return f"SharedAccessSignature sr={resource}&sig={signature}&se={expiry}&skn=key"
 
 
-async def test_a_token_for_a_management_node_is_valid_only_for_this_node(
+async def test_a_token_for_the_management_node_of_a_queue_does_not_permit_access_to_the_queue(
     served: tuple[Namespace, Broker],
 ) -> None:
     namespace, _ = served
@@ -44,7 +44,7 @@ async def test_a_token_for_a_management_node_is_valid_only_for_this_node(
         peer.open_source(SourceRequest(QUEUE, None, is_presettled=False), _Sender())
 
 
-async def test_a_peer_that_connects_with_the_key_of_a_policy_has_the_policys_rights(
+async def test_a_peer_that_connects_with_the_key_of_a_policy_has_only_the_rights_of_the_policy(
     served: tuple[Namespace, Broker],
 ) -> None:
     namespace, broker = served
@@ -59,7 +59,7 @@ async def test_a_peer_that_connects_with_the_key_of_a_policy_has_the_policys_rig
             peer.open_source(SourceRequest(QUEUE, None, is_presettled=False), _Sender())
 
 
-async def test_a_changed_policy_changes_the_rights_of_a_peer_that_connected_with_its_key(
+async def test_a_policy_change_applies_to_a_peer_that_has_already_connected_with_the_policy_key(
     served: tuple[Namespace, Broker],
 ) -> None:
     namespace, broker = served
@@ -78,7 +78,9 @@ async def test_a_changed_policy_changes_the_rights_of_a_peer_that_connected_with
         peer.open_source(SourceRequest(QUEUE, None, is_presettled=False), _Sender())
 
 
-async def test_the_policy_with_the_public_key_is_found_with_its_queue(broker: Broker) -> None:
+async def test_the_method_find_public_names_the_policy_with_the_well_known_key_and_its_queue(
+    broker: Broker,
+) -> None:
     policies = AccessPolicies(RULES, broker)
     assert policies.find_public() is None
     rule = AuthorizationRule("late", ALL_RIGHTS, "secret", DEVELOPMENT_KEY)
@@ -99,7 +101,7 @@ async def test_the_policy_with_the_public_key_is_found_with_its_queue(broker: Br
         ("update-disposition", AccessRight.LISTEN),
     ],
 )
-async def test_each_management_operation_requires_its_right(
+async def test_a_management_operation_without_the_required_access_right_gets_status_401(
     broker: Broker, operation: str, required: AccessRight
 ) -> None:
     request = AmqpRequest({"operation": f"com.microsoft:{operation}"}, {})

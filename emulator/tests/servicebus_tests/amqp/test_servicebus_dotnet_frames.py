@@ -216,7 +216,7 @@ async def test_abandoning_with_the_dotnet_client_increases_the_delivery_count_an
     assert application_properties(second) == {"why": "x"}
 
 
-async def test_a_message_dead_lettered_by_the_dotnet_client_has_the_reason_and_the_set_properties(
+async def test_dead_lettering_with_the_dotnet_client_sets_the_reason_and_properties_of_the_message(
     exchange: Exchange,
 ) -> None:
     await exchange.replay(

@@ -94,7 +94,9 @@ def test_the_policies_of_the_namespace_and_of_a_queue_are_read() -> None:
         ([rule(Name=f"p{at}") for at in range(13)], "expected at most 12, found 13"),
     ],
 )
-def test_an_invalid_policy_is_refused_with_its_place(rules: Any, complaint: str) -> None:
+def test_the_error_for_an_invalid_policy_names_the_property_and_the_reason(
+    rules: Any, complaint: str
+) -> None:
     queue = {"Name": "q", "AuthorizationRules": rules}
     for text in (config(AuthorizationRules=rules), config(Queues=[queue])):
         with pytest.raises(ConfigError) as raised:
@@ -119,7 +121,7 @@ def test_an_invalid_policy_is_refused_with_its_place(rules: Any, complaint: str)
         (True, "expected a list, found a boolean"),
     ],
 )
-def test_an_error_in_the_policies_shows_no_key(rules: Any, found: str) -> None:
+def test_the_error_for_invalid_policies_does_not_contain_a_key(rules: Any, found: str) -> None:
     queue = {"Name": "q", "AuthorizationRules": rules}
     for text in (config(AuthorizationRules=rules), config(Queues=[queue])):
         with pytest.raises(ConfigError, match=found) as raised:
@@ -131,7 +133,7 @@ def test_an_error_in_the_policies_shows_no_key(rules: Any, found: str) -> None:
         assert "secret" not in str(raised.value)
 
 
-def test_a_file_of_policies_with_an_unknown_property_is_refused() -> None:
+def test_a_policy_file_with_an_unknown_property_is_refused() -> None:
     with pytest.raises(ConfigError, match="UserConfig: unknown property"):
         parse_policies('{"UserConfig": {}}')
 

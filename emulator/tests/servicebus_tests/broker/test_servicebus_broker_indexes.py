@@ -51,7 +51,7 @@ class _Counted(int):
         return int(self) < int(other)
 
 
-def test_a_change_of_a_sorted_numbers_object_takes_a_logarithmic_number_of_comparisons() -> None:
+def test_changing_a_sorted_numbers_object_takes_a_logarithmic_number_of_comparisons() -> None:
     counts = []
     for depth in (1000, 100_000):
         index = SortedNumbers()

@@ -223,7 +223,7 @@ async def test_a_database_of_another_schema_version_is_refused(
         await Broker.open(path, [], ManualClock())
 
 
-async def test_a_database_of_schema_version_1_is_upgraded_with_its_messages(
+async def test_upgrading_a_database_from_schema_version_1_keeps_the_messages(
     tmp_path: Path,
 ) -> None:
     servicebus = await RunningBroker.open(tmp_path)
@@ -244,7 +244,9 @@ async def test_a_database_of_schema_version_1_is_upgraded_with_its_messages(
     assert servicebus.queue().peek(0, 1)[0].property_changes == changes
 
 
-async def test_the_status_and_the_policies_survive_a_restart(tmp_path: Path) -> None:
+async def test_the_status_and_policies_of_a_queue_and_the_namespace_policies_survive_a_restart(
+    tmp_path: Path,
+) -> None:
     send = frozenset({AccessRight.SEND})
     own = AuthorizationRule("own", send, "one", "two")
     settings = QueueSettings("a/b", status=QueueStatus.DISABLED, authorization_rules=(own,))
@@ -259,7 +261,9 @@ async def test_the_status_and_the_policies_survive_a_restart(tmp_path: Path) -> 
     assert servicebus.broker.authorization_rules == {"kept": replace(kept, primary_key="changed")}
 
 
-async def test_a_database_without_status_and_policies_is_upgraded(tmp_path: Path) -> None:
+async def test_a_database_of_schema_version_2_can_store_policies_after_the_upgrade(
+    tmp_path: Path,
+) -> None:
     servicebus = await RunningBroker.open(tmp_path)
     await servicebus.broker.close()
     _make_database(
@@ -288,7 +292,9 @@ async def test_an_upgrade_that_cannot_be_written_raises_a_message_store_error(
     await servicebus.restart()
 
 
-async def test_a_path_belongs_only_to_the_queue_with_its_name(tmp_path: Path) -> None:
+async def test_the_method_find_owner_returns_the_queue_that_a_path_names_or_none(
+    tmp_path: Path,
+) -> None:
     names = ("a", "a/b", "a/b/c")
     servicebus = await RunningBroker.open(tmp_path, *(QueueSettings(name) for name in names))
     for path, name in (

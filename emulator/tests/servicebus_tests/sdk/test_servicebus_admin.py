@@ -243,7 +243,7 @@ async def test_only_health_requests_are_accepted_without_a_token(served: Served)
 
 
 @pytest.mark.parametrize("name", ["health", "Health"])
-async def test_a_queue_with_the_name_of_the_health_path_is_refused(
+async def test_creating_a_queue_with_the_reserved_name_health_is_refused(
     served: Served, name: str
 ) -> None:
     with pytest.raises(HttpResponseError, match="reserved for the path /health") as raised:
@@ -252,7 +252,7 @@ async def test_a_queue_with_the_name_of_the_health_path_is_refused(
     assert [queue.address for queue in served.broker.queues()] == ["q"]
 
 
-async def test_a_policy_with_the_public_key_is_refused_if_requests_need_a_token(
+async def test_a_policy_with_the_well_known_key_is_refused_if_requests_need_a_token(
     served: Served,
 ) -> None:
     rule = PolicyOfQueue(key_name="late", rights=["Send"], primary_key="SAS_KEY_VALUE")

@@ -51,7 +51,7 @@ async def receive(client: Any, queue: str, **options: Any) -> int:
 
 
 @with_both_clients
-async def test_a_queue_with_the_status_send_disabled_refuses_senders_only(
+async def test_a_queue_with_the_status_send_disabled_refuses_only_senders(
     server: Server, client: Any
 ) -> None:
     queue = server.create_queue(Status="SendDisabled")
@@ -64,7 +64,7 @@ async def test_a_queue_with_the_status_send_disabled_refuses_senders_only(
 
 
 @with_both_clients
-async def test_a_queue_with_the_status_receive_disabled_refuses_receivers_only(
+async def test_a_queue_with_the_status_receive_disabled_refuses_only_receivers(
     server: Server, client: Any
 ) -> None:
     queue = server.create_queue(Status="ReceiveDisabled")
@@ -89,7 +89,7 @@ async def test_a_queue_with_the_status_disabled_refuses_all_links(
 
 
 @pytest.mark.parametrize("sdk", ["sync", "aio"])
-async def test_a_change_of_the_status_detaches_the_links_that_it_forbids(
+async def test_disabling_sending_or_receiving_on_a_queue_detaches_the_affected_links(
     server: Server, sdk: str
 ) -> None:
     queue, other = server.create_queue(), server.create_queue()
@@ -134,7 +134,7 @@ async def test_a_queue_with_the_status_receive_disabled_cannot_be_peeked(
             await receiver.peek_messages(1)
 
 
-def test_a_status_survives_a_restart_of_the_server(tmp_path: Path) -> None:
+def test_the_status_of_a_queue_survives_a_kill_of_the_server(tmp_path: Path) -> None:
     with run_server(tmp_path) as server:
         queue = server.create_queue(Status="SendDisabled")
         server.kill()

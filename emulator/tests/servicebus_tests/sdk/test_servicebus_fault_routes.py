@@ -64,7 +64,7 @@ def test_throttling_of_one_queue_does_not_affect_other_queues(faulty: Server) ->
 
 
 @pytest.mark.parametrize("body", [{"idle_link_seconds": 0}, None])
-def test_a_client_can_send_again_after_its_links_were_detached(
+def test_a_client_can_send_again_after_the_emulator_has_detached_the_links_of_the_client(
     faulty: Server, body: dict[str, int] | None
 ) -> None:
     queue = faulty.create_queue()

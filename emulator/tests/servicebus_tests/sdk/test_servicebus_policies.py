@@ -90,7 +90,7 @@ def lacks(right: str, queue: str) -> Any:
 
 
 @pytest.mark.parametrize(("sdk", "prefix"), [("sync", "own"), ("aio", "all"), ("aio", "file")])
-async def test_a_policy_with_listen_can_receive_and_cannot_send(
+async def test_a_client_with_only_the_listen_right_can_receive_but_not_send(
     guarded: Server, sdk: str, prefix: str
 ) -> None:
     queue = "own"
@@ -106,7 +106,7 @@ async def test_a_policy_with_listen_can_receive_and_cannot_send(
 
 
 @pytest.mark.parametrize(("sdk", "prefix"), [("sync", "own"), ("aio", "all"), ("aio", "file")])
-async def test_a_policy_with_send_can_send_and_cannot_receive_or_peek(
+async def test_a_client_with_only_the_send_right_can_send_but_not_receive_or_peek(
     guarded: Server, sdk: str, prefix: str
 ) -> None:
     queue = "own"
@@ -123,7 +123,9 @@ async def test_a_policy_with_send_can_send_and_cannot_receive_or_peek(
 
 
 @BOTH
-async def test_scheduling_a_message_requires_listen_and_send(guarded: Server, sdk: str) -> None:
+async def test_scheduling_a_message_requires_the_rights_listen_and_send(
+    guarded: Server, sdk: str
+) -> None:
     due = datetime.now(UTC) + timedelta(hours=1)
 
     async def schedule(policy: str) -> None:
@@ -158,7 +160,7 @@ async def test_the_policy_of_a_queue_gives_no_access_to_other_queues(
 
 
 @BOTH
-async def test_the_documented_key_keeps_all_rights_beside_policies(
+async def test_the_documented_key_of_the_emulator_has_all_rights_although_policies_exist(
     guarded: Server, sdk: str
 ) -> None:
     async with connect(sdk, guarded.connection_string) as client:
@@ -199,7 +201,7 @@ def test_the_management_api_requires_the_right_manage(guarded: Server, policy: s
         ("all-manager", "/own", "/other", 401),
     ],
 )
-def test_a_token_gives_the_rights_of_its_policy_for_its_resource(
+def test_a_token_permits_only_what_its_policy_permits_and_only_for_the_resource_in_the_token(
     guarded: Server, policy: str, resource: str, path: str, status: int
 ) -> None:
     url = f"http://localhost:{guarded.admin_port}"
@@ -278,7 +280,7 @@ def put_policy(server: Server, name: str, **body: Any) -> httpx.Response:
     return httpx.put(url, json=body)
 
 
-def test_a_policy_of_the_namespace_is_created_replaced_and_deleted_while_running(
+def test_a_namespace_policy_can_be_created_replaced_and_deleted_while_the_emulator_runs(
     guarded: Server,
 ) -> None:
     made = put_policy(guarded, "late", rights=["Send"]).json()
@@ -332,7 +334,9 @@ def test_an_invalid_policy_of_the_namespace_is_refused(
     assert complaint in answer.json()["error"]
 
 
-def test_policies_of_the_management_api_survive_a_kill(tmp_path: Path) -> None:
+def test_policies_created_through_the_management_api_survive_a_kill_of_the_emulator(
+    tmp_path: Path,
+) -> None:
     with run_server(tmp_path) as server:
         with administration_client(server.admin_port) as admin:
             rule = AuthorizationRule(key_name="mine", rights=["Send"], primary_key="secret")
