@@ -172,7 +172,9 @@ def test_a_truncated_sound_file_is_refused_with_status_422(system: System, pictu
     assert "truncated" in refused.json()["detail"]
 
 
-def test_text_with_the_media_type_of_sound_is_refused_with_status_415(system: System) -> None:
+def test_text_that_is_sent_with_an_audio_media_type_is_refused_with_status_415(
+    system: System,
+) -> None:
     wrong = system.submit("voice-activity", b"hello", "audio/wav")
     assert wrong.status_code == 415
 

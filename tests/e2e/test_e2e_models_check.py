@@ -227,7 +227,7 @@ def test_the_models_check_command_passes_parameters_to_the_model(
         ("cuont=1", "invalid-input: parameters/cuont: the model has no such parameter; it has"),
     ],
 )
-def test_the_models_check_command_refuses_a_wrong_parameter_like_the_gateway(
+def test_the_models_check_command_reports_a_wrong_parameter_without_loading_the_model(
     tmp_path: Path, given: str, message: str
 ) -> None:
     arguments = ["tried", write_input(tmp_path, "ab"), "--param", given, "--load", "2"]
@@ -322,7 +322,7 @@ def test_the_models_check_command_refuses_a_load_that_is_not_valid(
     assert message in " ".join(done.stderr.replace("│", " ").split())
 
 
-def test_text_printed_by_a_model_goes_to_standard_error_in_the_models_check_command(
+def test_the_models_check_command_writes_text_printed_by_a_model_to_standard_error(
     tmp_path: Path,
 ) -> None:
     code = """

@@ -44,7 +44,9 @@ def size_of(data: bytes) -> tuple[int, int]:
         return picture.size
 
 
-def test_small_results_are_in_the_job_and_at_their_own_urls(pictured: System) -> None:
+def test_a_job_resource_contains_the_small_json_result_and_links_to_the_named_results(
+    pictured: System,
+) -> None:
     job = submit(pictured, 2).json()
     assert (job["status"], job["result"]) == ("succeeded", 4)
     link = f"/v1/jobs/{job['id']}/result/picture"
@@ -59,7 +61,9 @@ def test_small_results_are_in_the_job_and_at_their_own_urls(pictured: System) ->
     assert pictured.http.get(job["links"]["result"]).json() == 4
 
 
-def test_large_results_are_read_from_blob_storage_by_links_of_their_own(pictured: System) -> None:
+def test_each_large_named_result_has_a_separate_signed_link_to_blob_storage(
+    pictured: System,
+) -> None:
     job = submit(pictured, 200).json()
     urls = {}
     for name, each in job["results"].items():
@@ -78,7 +82,9 @@ def test_large_results_are_read_from_blob_storage_by_links_of_their_own(pictured
     assert httpx.get(mixed).status_code == 403
 
 
-def test_the_asynchronous_client_gets_large_json_results_and_pictures(pictured: System) -> None:
+def test_the_asynchronous_client_downloads_large_json_results_and_pictures(
+    pictured: System,
+) -> None:
     async def run() -> None:
         async with AsyncClient(pictured.url) as client:
             job = await client.run(b"200", "pictured", media_type="application/json")

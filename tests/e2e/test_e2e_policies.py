@@ -22,7 +22,9 @@ def keys(system: System) -> dict[str, str]:
     }
 
 
-def test_gateway_and_worker_run_with_the_keys_of_their_own_policies(system: System) -> None:
+def test_the_gateway_and_the_worker_each_use_the_key_of_their_own_shared_access_policy(
+    system: System,
+) -> None:
     response = system.http.post("/v1/models/noop/jobs", content=b"x")
     assert response.status_code == 200, response.text
     found = keys(system)
@@ -35,7 +37,9 @@ def test_gateway_and_worker_run_with_the_keys_of_their_own_policies(system: Syst
     assert not any(key in logs for key in found.values())
 
 
-def test_the_key_of_the_worker_gives_no_access_to_the_management_api(system: System) -> None:
+def test_the_service_bus_key_of_the_worker_gives_no_access_to_the_management_api(
+    system: System,
+) -> None:
     admin_port = system.part("servicebus").ports["servicebus admin"]
     found = keys(system)
     with administration_client(admin_port, "gateway", found["gateway"]) as admin:
@@ -47,7 +51,9 @@ def test_the_key_of_the_worker_gives_no_access_to_the_management_api(system: Sys
             admin.create_queue("made")
 
 
-def test_a_program_of_the_user_keeps_the_documented_key(system: System) -> None:
+def test_a_program_with_the_documented_service_bus_key_can_send_and_receive_messages(
+    system: System,
+) -> None:
     admin_port = system.part("servicebus").ports["servicebus admin"]
     with administration_client(admin_port) as admin:
         admin.create_queue("of-the-user")

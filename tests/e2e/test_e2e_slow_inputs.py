@@ -267,7 +267,9 @@ def test_inputs_from_slow_servers_do_not_delay_small_pictures(system: System) ->
     assert {system.final(job_id)["status"] for job_id in ids} == {"failed"}
 
 
-def test_the_same_worker_process_serves_small_inputs_after_all_attacks(system: System) -> None:
+def test_the_worker_process_survives_all_hostile_inputs_and_still_serves_small_inputs(
+    system: System,
+) -> None:
     """Check that the hostile inputs of the previous tests have not killed the worker."""
     assert system.submit("picture", SMALL_PICTURE, "image/png", prefer="wait=60").status_code == 200
     assert "was killed" not in system.output()

@@ -130,7 +130,7 @@ def test_a_working_system_passes_every_check_of_the_smoke_test(
     assert KEY not in str(fake_cloud.calls(scripts.bin))
 
 
-def test_the_smoke_test_checks_that_use_a_model_fail_if_the_model_is_unknown(
+def test_each_smoke_test_check_that_submits_jobs_fails_if_the_model_is_unknown(
     system: System, tmp_path: Path
 ) -> None:
     scripts = scripts_for(system, tmp_path, WORKER_HOST="aca")
@@ -179,7 +179,9 @@ def test_the_smoke_test_fails_if_the_gateway_and_the_storage_do_not_respond(
     assert find_private_texts(report) == []
 
 
-def test_the_smoke_test_finds_each_broken_claim(tmp_path: Path) -> None:
+def test_the_smoke_test_reports_each_claim_about_the_deployment_that_is_false(
+    tmp_path: Path,
+) -> None:
     log = tmp_path / "worker.log"
     log.write_text("the next 100 times, the worker completes them one by one\n", encoding="utf-8")
     module = "tests.conformance.worker.servicebus_with_faults"
@@ -332,7 +334,7 @@ class TestFaultyGateway:
         ),
     ],
 )
-def test_a_check_of_the_gateway_fails_if_its_claim_is_broken(
+def test_a_smoke_test_check_of_the_gateway_fails_if_the_checked_claim_is_false(
     check: str,
     answers: dict[str, tuple[int, dict[str, Any]]],
     text: str,

@@ -101,7 +101,7 @@ def submit_redelivered(system: System, folder: Path) -> str:
     return job_id
 
 
-def test_the_steps_in_each_timeline_of_200_different_jobs_add_up_to_the_total_time(
+def test_the_durations_of_the_steps_in_each_job_timeline_add_up_to_the_total_time_of_the_job(
     mixed: System, pictures: Path, tmp_path: Path
 ) -> None:
     picture = (pictures / "chelsea.jpg").read_bytes()
@@ -155,7 +155,7 @@ def test_the_steps_in_each_timeline_of_200_different_jobs_add_up_to_the_total_ti
         assert shown[job_id]["trace_id"] == jobs[job_id]["trace_id"]
 
 
-def test_the_timeline_contains_a_delivery_that_a_worker_returned_during_a_shutdown(
+def test_a_job_timeline_shows_the_delivery_that_a_worker_returned_to_the_queue_at_shutdown(
     mixed: System, tmp_path: Path
 ) -> None:
     ran = tmp_path / "ran"

@@ -43,7 +43,7 @@ def reply_url(gateway_url: str) -> str:
     return ReplyTokens([bytes(32)], gateway_url).url(JOB_ID, DEADLINE, "classifier")
 
 
-def test_the_worker_container_accepts_reply_urls_of_the_gateway_in_local_development_md(
+def test_the_worker_container_accepts_reply_urls_with_the_gateway_url_in_local_development_md(
     settings: WorkerSettings, gateway_url: str
 ) -> None:
     GatewayClient(settings.reply_hosts).check(reply_url(gateway_url))

@@ -233,7 +233,7 @@ def test_operations_md_explains_each_alert() -> None:
     assert set(re.findall(r"`([\w-]+)`", " ".join(rows))) == named
 
 
-def test_the_example_of_local_settings_has_every_gateway_setting() -> None:
+def test_the_example_local_settings_file_contains_every_gateway_setting() -> None:
     example = json.loads((ROOT / "local.settings.example.json").read_text(encoding="utf-8"))
     read = {name for name in names_read(GatewaySettings) if "__" not in name}
     host = {"FUNCTIONS_WORKER_RUNTIME", "AzureWebJobsStorage"}

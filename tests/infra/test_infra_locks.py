@@ -163,9 +163,7 @@ def floors() -> dict[str, set[str]]:
     return found
 
 
-def test_the_documented_lowest_versions_equal_the_lowest_versions_that_the_requirements_allow() -> (
-    None
-):
+def test_the_documented_minimum_package_versions_match_the_requirements() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     section = text[text.index("### Floors") :]
     rows = re.findall(r"^\| ([\w-]+) \| ([\d.]+) \|", section, re.MULTILINE)

@@ -84,7 +84,7 @@ class TestKeys:
         assert scripts.state["gateway"] == scripts.state["secrets"]
         assert len(scripts.calls("az", "functionapp", "restart")) == 3
 
-    def test_the_keys_script_with_apply_copies_a_manually_changed_secret_to_the_gateway(
+    def test_the_apply_option_of_the_keys_script_copies_a_manually_changed_secret_to_the_gateway(
         self, scripts: ScriptRunner
     ) -> None:
         scripts.check_output("keys.sh")
@@ -185,7 +185,7 @@ class TestDeployWorker:
         assert all(re.fullmatch(r"worker:[0-9a-f]{12}", tag) for tag in scripts.state["images"])
         assert len(scripts.calls("az", "acr", "build")) == 3
 
-    def test_an_earlier_image_tag_is_deployed_without_a_build_and_an_unknown_tag_is_refused(
+    def test_an_existing_image_tag_is_deployed_without_a_build_and_an_unknown_tag_is_refused(
         self, scripts: ScriptRunner
     ) -> None:
         scripts.update_state(images={"worker:earlier": "sha256:" + "e" * 64})
@@ -206,7 +206,7 @@ class TestDeployWorker:
             ({"GPU_SHARING": "mig"}, "mig"),
         ],
     )
-    def test_the_overlay_variable_overrides_the_overlay_that_use_spot_or_gpu_sharing_selects(
+    def test_the_variable_overlay_has_precedence_over_the_variables_use_spot_and_gpu_sharing(
         self, scripts: ScriptRunner, values: dict[str, str], overlay: str
     ) -> None:
         scripts.update_state(values=values, images={"worker:earlier": "sha256:0"})
@@ -226,7 +226,7 @@ class TestDeployWorker:
         assert not scripts.calls("kubectl")
 
     @pytest.mark.parametrize("host", ["aks", "aca"])
-    def test_models_without_a_gpu_get_a_separate_image_if_cpu_torch_index_is_set(
+    def test_models_without_a_gpu_get_a_separate_image_if_the_variable_cpu_torch_index_is_set(
         self, scripts: ScriptRunner, host: str
     ) -> None:
         index = "https://cpu.example"
@@ -319,7 +319,7 @@ class TestDeployWorker:
             reference = {"name": synced["secretName"], "key": "WEBHOOK_PRODUCER_SECRETS"}
             assert setting["valueFrom"] == {"secretKeyRef": reference}
 
-    def test_weights_stay_on_the_node_if_the_environment_chooses_the_node_cache(
+    def test_worker_pods_store_weights_on_the_node_if_the_variable_node_cache_is_true(
         self, scripts: ScriptRunner
     ) -> None:
         scripts.update_state(
@@ -382,7 +382,7 @@ class TestDeployWorker:
 
 
 class TestUploadWeights:
-    def test_the_weights_script_uploads_weights_once_and_prints_lines_for_the_catalogue(
+    def test_the_weights_script_uploads_a_file_only_once_and_prints_settings_for_the_catalogue(
         self, scripts: ScriptRunner, tmp_path: Path
     ) -> None:
         weights = tmp_path / "net.safetensors"
@@ -425,7 +425,7 @@ class TestFetchWeights:
         path.write_text(f"# A comment.\n{digest} acme/net/resolve/{COMMIT}/a%20b.bin\n")
         return str(path)
 
-    def test_weights_of_the_hub_are_copied_once_to_a_blob_that_is_named_by_their_digest(
+    def test_hub_weights_are_copied_only_once_to_a_blob_whose_name_contains_the_digest(
         self, scripts: ScriptRunner, tmp_path: Path, hub: FakeHub
     ) -> None:
         path = self.write_list(tmp_path, hub)
@@ -435,7 +435,7 @@ class TestFetchWeights:
         assert scripts.state["blobs"] == {f"sha256/{digest}": digest}
         assert len(hub.storage_requests) == 1
 
-    def test_the_hub_token_is_not_on_a_command_line_and_not_sent_to_the_host_of_a_redirect(
+    def test_the_hub_token_is_neither_on_a_command_line_nor_sent_to_a_redirect_target(
         self, scripts: ScriptRunner, tmp_path: Path, hub: FakeHub
     ) -> None:
         hub.token = "hf_ThisMustStaySecret"
@@ -450,7 +450,7 @@ class TestFetchWeights:
         script = (scripts.root / "infra" / "scripts" / "fetch-weights.sh").read_text("utf-8")
         assert "print_options | curl --config -" in script
 
-    def test_weights_of_the_hub_with_another_digest_are_not_uploaded(
+    def test_hub_weights_whose_digest_differs_from_the_catalogue_are_not_uploaded(
         self, scripts: ScriptRunner, tmp_path: Path, hub: FakeHub
     ) -> None:
         path = self.write_list(tmp_path, hub, b"other")
@@ -474,7 +474,7 @@ class TestFetchWeights:
             assert scripts.run("fetch-weights.sh", path, **environment).returncode == 1
         assert len(hub.hub_requests) == 1
 
-    def test_a_deployment_copies_the_weights_of_the_hub_before_it_starts_workers(
+    def test_a_deployment_copies_weights_from_the_hub_before_it_starts_workers(
         self, scripts: ScriptRunner, hub: FakeHub
     ) -> None:
         path = scripts.root / "infra" / "weights.txt"

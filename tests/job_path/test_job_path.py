@@ -26,14 +26,14 @@ def read_tour(heading: str) -> list[str]:
     return re.findall(r"^\| `([\w.]+)` \|", section, re.MULTILINE)
 
 
-def test_the_count_of_modules_that_a_job_runs_through_stays_within_the_limits(
+def test_the_number_of_modules_whose_code_a_job_executes_stays_within_the_limits(
     path: JobPath,
 ) -> None:
     assert len(path.gateway) <= MOST_GATEWAY_MODULES, path.gateway
     assert len(path.worker) <= MOST_WORKER_MODULES, path.worker
 
 
-def test_a_job_enters_the_modules_of_the_worker_pipeline_in_the_order_of_the_steps(
+def test_a_job_runs_the_modules_of_the_worker_pipeline_in_the_order_of_the_pipeline_steps(
     path: JobPath,
 ) -> None:
     entered = [name.removeprefix("worker.pipeline.") for name in path.worker]

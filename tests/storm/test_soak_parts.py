@@ -72,11 +72,11 @@ def find_broken(job: SoakJob | ProducerJob, final: dict[str, Any]) -> list[str]:
 # Jobs
 
 
-def test_two_soaks_with_the_same_seed_have_the_same_jobs() -> None:
+def test_two_soak_tests_with_the_same_seed_submit_the_same_jobs() -> None:
     assert plan(7) == plan(7) != plan(8)
 
 
-def test_each_model_and_tenant_and_input_form_and_job_kind_occurs_in_the_jobs_of_a_soak() -> None:
+def test_the_jobs_of_a_soak_test_cover_every_model_tenant_input_form_and_job_kind() -> None:
     jobs = plan(1)
     assert {job.model for job in jobs} == set(MODELS)
     assert {job.form for job in jobs} == set(Form)
@@ -87,7 +87,7 @@ def test_each_model_and_tenant_and_input_form_and_job_kind_occurs_in_the_jobs_of
     assert any(job.may_expire for job in jobs)
 
 
-def test_the_catalogue_of_a_soak_can_be_loaded_and_contains_all_shipped_models(
+def test_the_catalogue_of_a_soak_test_can_be_loaded_and_contains_all_shipped_models(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "models.toml"
@@ -114,7 +114,7 @@ def test_an_unexpected_final_state_of_a_soak_job_is_reported_as_wrong_or_expired
     assert find_broken(accepted(), final) == broken
 
 
-def test_a_noop_result_with_the_digest_of_the_input_counts_as_a_right_result() -> None:
+def test_a_noop_result_that_contains_the_digest_of_the_input_counts_as_correct() -> None:
     digest = SoakJob(7, JobKind.ASYNC, 5, seed=1, size_bytes=100)
     result = {"size_bytes": 100, "sha256": _sha256(make_bytes(digest.seed, 7, 100))}
     assert find_broken(accepted(), ended("succeeded", result)) == []
@@ -219,20 +219,20 @@ def faults(seed: int, sorts: tuple[str, ...] = ("kill", "stop", "slow", "disk"))
     return [repr(fault) for fault in islice(made, 100)]
 
 
-def test_two_soaks_with_the_same_seed_have_the_same_faults() -> None:
+def test_two_soak_tests_with_the_same_seed_cause_the_same_faults() -> None:
     def numbers(seed: int) -> list[str]:
         return [re.sub(r"<[^>]*>", "", text) for text in faults(seed)]
 
     assert numbers(7) == numbers(7) != numbers(8)
 
 
-def test_a_soak_causes_each_kind_of_fault() -> None:
+def test_a_soak_test_causes_each_kind_of_fault() -> None:
     made = plan_faults(1, ("functions",), FileSizeLimit(), ("kill", "stop", "slow", "disk"), 5.0)
     found = {type(fault) for fault in islice(made, 100)}
     assert found == {Kill, Stop, SlowLink, FullDisk}
 
 
-def test_a_soak_without_a_disk_that_can_be_filled_has_no_full_disk_fault() -> None:
+def test_a_soak_test_plans_no_full_disk_fault_if_no_disk_can_be_filled() -> None:
     assert next(plan_faults(1, ("functions",), None, ("disk",), 5.0), None) is None
 
 
@@ -373,7 +373,7 @@ def test_the_hostile_long_sound_has_the_length_that_the_file_header_says() -> No
     assert len(sound) == 444
 
 
-def test_dns_look_ups_hang_only_for_names_in_the_domain_that_never_answers() -> None:
+def test_the_fake_dns_resolver_hangs_only_for_host_names_in_the_silent_test_domain() -> None:
     program = (
         "import socket, time\n"
         "time.sleep = lambda seconds: print('hangs', seconds)\n"
@@ -447,11 +447,11 @@ def test_a_memory_slope_with_a_large_statistical_error_counts_as_neither_growing
     assert not slope.is_flat(4.0)
 
 
-def test_a_process_that_runs_too_briefly_has_no_memory_slope() -> None:
+def test_no_memory_slope_is_computed_for_a_process_that_runs_too_briefly() -> None:
     assert fit([life(0, 2, 0, 1)], 1, warm_up_seconds=60) is None
 
 
-def test_the_wait_of_a_neighbour_is_attributed_to_current_attacks_and_recent_faults() -> None:
+def test_the_wait_time_of_a_small_job_is_attributed_to_current_attacks_and_recent_faults() -> None:
     run = Soak.__new__(Soak)
     run.attack_times = [Interval("brackets", 10, 20), Interval("slow-urls", 20)]
     run.fault_times = [Interval("functions", 5, 8)]

@@ -29,7 +29,7 @@ def test_each_accepted_job_of_a_storm_ends_exactly_once(tmp_path: Path, engine: 
 
 
 @engines
-def test_all_jobs_cancelled_right_after_the_submit_end_as_cancelled_if_no_worker_runs(
+def test_jobs_that_are_cancelled_right_after_submission_end_as_cancelled_if_no_worker_runs(
     tmp_path: Path, engine: str
 ) -> None:
     printed = run_storm(tmp_path, "--engine", engine, "--cancel", "40", "--seed", "1")

@@ -11,7 +11,7 @@ INTERFACE_OF_A_MODEL = "Infer"
 """Each model's file in worker/models has a class with this name."""
 
 
-def test_no_two_public_classes_except_infer_have_the_same_name() -> None:
+def test_only_infer_is_the_name_of_more_than_one_public_class() -> None:
     places = defaultdict(list)
     for folder in PROGRAMS:
         for path in (ROOT / folder).rglob("*.py"):
@@ -25,7 +25,7 @@ def test_no_two_public_classes_except_infer_have_the_same_name() -> None:
     assert set(shared) == {INTERFACE_OF_A_MODEL}, shared
 
 
-def test_no_class_of_the_tests_has_world_in_its_name() -> None:
+def test_no_class_name_in_the_tests_contains_the_word_world() -> None:
     named = [
         str(path.relative_to(ROOT))
         for folder in ("tests", "emulator/tests")

@@ -3,18 +3,20 @@ import pytest
 from benchmarks.emulators import BrokerFigure, main
 
 
-def test_a_figure_of_the_broker_has_its_rate_percentiles_and_processor_time() -> None:
+def test_a_broker_benchmark_figure_shows_the_rate_latency_percentiles_and_processor_time() -> None:
     seconds = [0.001] * 94 + [0.011] * 6
     figure = BrokerFigure("send", 100_000, 1, seconds, 0.5, 0.04)
     assert figure.cells() == ["send", "100,000", "1", "200", "1.00", "11.00", "0.40"]
 
 
-def test_a_figure_without_a_processor_time_has_an_empty_cell() -> None:
+def test_a_broker_benchmark_figure_without_processor_time_has_an_empty_table_cell() -> None:
     assert BrokerFigure("receive", 0, 1, [0.001] * 10, 0.5, None).cells()[-1] == ""
 
 
 @pytest.mark.parametrize("count", ["-1", "0", "15", "99"])
-def test_too_few_messages_are_refused(count: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_benchmark_command_refuses_fewer_than_100_messages(
+    count: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--messages", count])
     assert ended.value.code == 2

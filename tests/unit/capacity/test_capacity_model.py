@@ -60,7 +60,7 @@ class TestSimulation:
         assert outcome.wait_seconds == [15.0]
         assert outcome.node_hours == 1.0
 
-    def test_a_minimum_of_one_worker_avoids_the_time_of_node_start_image_pull_and_model_load(
+    def test_a_minimum_of_one_worker_avoids_waiting_for_node_start_image_pull_and_model_load(
         self,
     ) -> None:
         kept = ScaledObject(min_replica_count=1, max_replica_count=1)
@@ -181,7 +181,7 @@ class TestLoad:
     @pytest.mark.parametrize(
         "text", ["", "office", "office:", "office:x", "lunch:5", "1,2,3", "flat:-1", "flat:0"]
     )
-    def test_the_load_option_refuses_an_invalid_text(self, text: str) -> None:
+    def test_the_load_option_refuses_invalid_text(self, text: str) -> None:
         with pytest.raises(ValueError, match=r"expected|jobs"):
             JobLoad.parse(text)
 
@@ -273,7 +273,9 @@ class TestCost:
         assert found.bills[0].by_item()["durable"] is None
         assert found.bills[0].unknown == ["million actions"]
 
-    def test_a_gpu_that_container_apps_does_not_offer_has_no_container_apps_bill(self) -> None:
+    def test_the_cost_estimate_has_no_container_apps_bill_for_a_gpu_that_container_apps_lacks(
+        self,
+    ) -> None:
         found = estimate_cost(self.deployment(gpu="H100"), Prices.load(PRICES))
         assert [bill.name for bill in found.bills] == [
             *("AKS, spot", "AKS, on demand", "always on, 1 GPU")

@@ -114,7 +114,7 @@ class TestAutoscaler:
     def test_the_autoscaler_does_not_scale_up_from_zero_replicas(self) -> None:
         assert Autoscaler(ScaledObject()).decide(0.0, 0, [1000]) == 0
 
-    def test_the_select_policy_min_uses_the_smallest_change_and_disabled_permits_no_change(
+    def test_select_policy_min_picks_the_smallest_change_and_policy_disabled_permits_no_change(
         self,
     ) -> None:
         policies = (

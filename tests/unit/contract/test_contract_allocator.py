@@ -41,7 +41,9 @@ def run(script: str) -> str:
     ).stdout
 
 
-def test_trim_returns_free_memory_between_used_blocks_to_the_operating_system() -> None:
+def test_the_trim_function_returns_free_memory_between_used_blocks_to_the_operating_system() -> (
+    None
+):
     before, free, after, left = map(
         int,
         run(

@@ -150,7 +150,7 @@ def test_an_encoded_reply_is_decoded_unchanged(reply: JobReply) -> None:
 
 
 @given(MARKS)
-def test_encoded_delivery_marks_are_decoded_unchanged(marks: DeliveryMarks) -> None:
+def test_encoded_delivery_step_times_are_decoded_unchanged(marks: DeliveryMarks) -> None:
     assert marks_from_json(Fields(json.loads(json.dumps(marks_to_json(marks))))) == marks
 
 
@@ -166,11 +166,13 @@ def test_an_encoded_delivery_note_is_decoded_unchanged(
     assert decode_note(encode_note(note)) == note
 
 
-def test_a_reply_without_delivery_marks_has_the_same_json_members_as_in_older_versions() -> None:
+def test_a_reply_without_delivery_step_times_has_the_same_json_members_as_in_older_versions() -> (
+    None
+):
     assert list(reply_to_json(REPLY)["timing"]) == ["queued_ms", "inference_ms", "batch_size"]
 
 
-def test_decoding_and_encoding_a_reply_keeps_unknown_delivery_marks() -> None:
+def test_decoding_and_encoding_a_reply_keeps_unknown_delivery_step_times() -> None:
     value = reply_to_json(REPLY)
     value["timing"]["delivery"] = {"received_at": "later", "new_ms": [1]}
     assert reply_to_json(reply_from_json(value)) == value
@@ -269,7 +271,7 @@ def test_a_reply_of_schema_version_2_without_valid_named_results_is_refused(
         reply_from_json(document)
 
 
-def test_the_field_results_of_a_reply_of_schema_version_1_is_kept_as_an_unknown_field() -> None:
+def test_a_results_field_in_a_reply_of_schema_version_1_is_kept_as_an_unknown_field() -> None:
     document = {**reply_to_json(REPLY), "results": {"mask": {"json": 1}}}
     reply = reply_from_json(document)
     assert (reply.results, reply_to_json(reply)) == ({}, document)
@@ -301,7 +303,7 @@ def test_a_request_of_schema_version_2_without_valid_named_inputs_is_refused(
         request_from_json({**request_to_json(REQUEST), "schema": 2, "inputs": inputs})
 
 
-def test_the_field_inputs_of_a_request_of_schema_version_1_is_kept_as_an_unknown_field() -> None:
+def test_an_inputs_field_in_a_request_of_schema_version_1_is_kept_as_an_unknown_field() -> None:
     document = {**request_to_json(REQUEST), "inputs": {"mask": {"json": 1}}}
     request = request_from_json(document)
     assert (request.inputs, request_to_json(request)) == ({}, document)
@@ -333,7 +335,7 @@ def test_an_older_codec_refuses_a_request_only_if_its_schema_version_is_2(
 
 
 @given(REQUESTS)
-def test_a_request_of_an_older_codec_is_decoded_and_encoded_without_a_changed_byte(
+def test_a_request_from_an_older_codec_is_byte_for_byte_equal_after_decoding_and_encoding(
     request: JobRequest,
 ) -> None:
     old = OLD.decode_request(encode_request(replace(request, inputs={})))
@@ -342,7 +344,7 @@ def test_a_request_of_an_older_codec_is_decoded_and_encoded_without_a_changed_by
 
 
 @given(REPLIES)
-def test_an_older_codec_reads_a_reply_without_named_results_and_refuses_others_by_their_version(
+def test_an_older_codec_refuses_a_reply_only_if_its_schema_version_is_2(
     reply: JobReply,
 ) -> None:
     data = encode_reply(reply)
@@ -354,7 +356,7 @@ def test_an_older_codec_reads_a_reply_without_named_results_and_refuses_others_b
 
 
 @given(REPLIES)
-def test_a_reply_of_an_older_codec_is_decoded_and_encoded_without_a_changed_byte(
+def test_a_reply_from_an_older_codec_is_byte_for_byte_equal_after_decoding_and_encoding(
     reply: JobReply,
 ) -> None:
     old = OLD.decode_reply(encode_reply(replace(reply, results={})))

@@ -192,7 +192,7 @@ def test_simultaneous_requests_for_the_same_host_name_share_one_dns_look_up(dns:
     assert dns.asked == ["dead.test"] * 2, "answers are not cached"
 
 
-def test_host_names_that_dns_does_not_answer_exhaust_the_look_up_limit_of_only_one_tenant(
+def test_unanswered_dns_look_ups_of_one_tenant_do_not_use_up_the_limit_of_another_tenant(
     dns: Dns,
 ) -> None:
     resolver = Resolver(dns, max_count=64, max_count_of_a_share=8)

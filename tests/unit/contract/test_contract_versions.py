@@ -98,7 +98,7 @@ def test_a_model_version_inherits_the_keys_that_it_does_not_change(tmp_path: Pat
     assert other.max_batch_size == first.max_batch_size
 
 
-def test_a_model_name_with_a_version_finds_one_version_and_without_a_version_finds_all(
+def test_a_model_name_with_a_version_selects_one_version_and_a_plain_name_selects_all(
     tmp_path: Path,
 ) -> None:
     catalogue = load(tmp_path)

@@ -193,7 +193,7 @@ async def test_a_purge_stops_at_the_time_limit_and_returns_a_cursor_for_the_next
     assert second["next_cursor"] is None
 
 
-async def test_a_second_redrive_request_redrives_the_dead_letters_that_an_interrupted_request_left(
+async def test_a_second_redrive_request_redrives_the_dead_letters_that_remain_after_a_failure(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(10):
@@ -293,7 +293,7 @@ async def test_each_redrive_and_purge_of_a_dead_letter_is_logged_with_the_name_o
     assert key not in caplog.text
 
 
-async def test_a_dead_letter_with_a_malformed_reason_or_time_matches_no_filter_on_that_property(
+async def test_a_filter_by_reason_or_time_excludes_dead_letters_whose_value_is_malformed(
     gateway: RunningGateway,
 ) -> None:
     for number, content in enumerate(
@@ -305,7 +305,7 @@ async def test_a_dead_letter_with_a_malformed_reason_or_time_matches_no_filter_o
     assert (await count(gateway))["count"] == 3
 
 
-async def test_one_search_of_dead_letters_returns_at_most_the_given_number_of_dead_letters(
+async def test_a_dead_letter_search_returns_at_most_the_requested_number_of_dead_letters(
     gateway: RunningGateway,
 ) -> None:
     ids = sorted([await dead_job(gateway) for _ in range(7)])

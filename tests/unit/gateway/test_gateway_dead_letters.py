@@ -88,7 +88,7 @@ async def test_an_expired_message_is_not_stored_as_a_dead_letter_and_does_not_en
     assert (await page(gateway))["dead_letters"] == []
 
 
-async def test_a_dead_letter_describes_the_death_of_the_last_worker_process_and_the_last_step(
+async def test_a_dead_letter_describes_how_the_last_worker_process_died_and_the_last_job_step(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept(b"secret")

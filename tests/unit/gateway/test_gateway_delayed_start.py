@@ -66,9 +66,7 @@ def in_gateway(test: Callable[[RunningGateway], Awaitable[None]], **settings: An
     run(main())
 
 
-def test_the_orchestration_of_a_job_that_ends_during_the_start_delay_starts_with_the_outcome() -> (
-    None
-):
+def test_an_orchestration_needs_only_one_episode_if_its_job_ends_during_the_start_delay() -> None:
     async def test(gateway: RunningGateway) -> None:
         with other_waiters(gateway):
             response = submit(gateway)

@@ -139,7 +139,7 @@ CROSS_SITE = {"origin": "https://evil.example", "sec-fetch-site": "cross-site"}
         {"origin": "http://localhost:3000", "sec-fetch-site": "same-site"},
     ],
 )
-async def test_a_page_of_another_site_cannot_submit_or_cancel_jobs_of_an_open_gateway(
+async def test_a_web_page_of_another_site_cannot_submit_or_cancel_jobs_if_no_api_keys_are_set(
     gateway: RunningGateway, headers: dict[str, str]
 ) -> None:
     plain = {"content-type": "text/plain"}

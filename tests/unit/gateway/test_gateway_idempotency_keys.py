@@ -55,7 +55,7 @@ def test_parsing_a_malformed_idempotency_key_raises_value_error(text: str) -> No
         parse_key([text])
 
 
-def test_two_idempotency_keys_in_one_request_raise_value_error() -> None:
+def test_parsing_two_idempotency_keys_in_one_request_raises_value_error() -> None:
     with pytest.raises(ValueError, match="more than once"):
         parse_key(["a", "a"])
 

@@ -73,7 +73,7 @@ def test_json_with_long_strings_of_commas_and_brackets_is_accepted() -> None:
         assert parse_json(encode_json({"input": {"text": text}})) == {"input": {"text": text}}
 
 
-def test_json_with_the_maximum_number_of_values_is_accepted_and_with_more_values_refused() -> None:
+def test_json_is_accepted_with_the_maximum_number_of_values_and_refused_with_more_values() -> None:
     values = [0.5] * (MAX_JSON_VALUES - 1)
     assert parse_json(encode_json(values)) == values
     with pytest.raises(ValueError, match="values and member names"):

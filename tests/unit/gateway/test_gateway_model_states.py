@@ -58,7 +58,9 @@ def open_states() -> tuple[SlowBlobs, ModelStates]:
 
 
 @pytest.mark.parametrize("is_failing", [False, True])
-async def test_callers_at_the_same_time_share_one_slow_or_failed_read(is_failing: bool) -> None:
+async def test_simultaneous_callers_share_one_read_of_the_model_states_even_if_the_read_fails(
+    is_failing: bool,
+) -> None:
     blobs, states = open_states()
     blobs.is_failing = is_failing
     callers = [asyncio.create_task(states.ready()) for _ in range(20)]
@@ -72,7 +74,9 @@ async def test_callers_at_the_same_time_share_one_slow_or_failed_read(is_failing
     assert blobs.list_count == 2
 
 
-async def test_a_caller_with_recent_enough_states_does_not_wait_for_another_callers_read() -> None:
+async def test_a_caller_that_accepts_cached_model_states_does_not_wait_for_a_read_in_progress() -> (
+    None
+):
     blobs, states = open_states()
     blobs.can_answer.set()
     assert await states.broken() == {"bad"}
@@ -88,7 +92,7 @@ async def test_a_caller_with_recent_enough_states_does_not_wait_for_another_call
     assert await reading == frozenset({"good"})
 
 
-async def test_a_cancelled_read_is_repeated_for_the_next_caller() -> None:
+async def test_a_cancelled_read_of_the_model_states_is_repeated_for_the_next_caller() -> None:
     blobs, states = open_states()
     first = asyncio.create_task(states.ready())
     await blobs.has_asked.wait()

@@ -105,7 +105,7 @@ async def test_the_media_type_of_a_form_part_without_a_useful_type_is_detected(
     assert compared.queues.request().inputs["other"].media_type == "image/png"
 
 
-async def test_a_json_body_may_give_a_named_input_as_text_base64_json_upload_or_url(
+async def test_a_json_body_can_contain_a_named_input_as_text_base64_json_upload_or_url(
     compared: RunningGateway,
 ) -> None:
     upload = await sent(compared, PNG, "image/png", "other")
@@ -214,7 +214,7 @@ async def test_a_form_with_a_missing_unknown_or_invalid_named_input_is_refused(
     assert not compared.queues.sent
 
 
-async def test_a_request_is_refused_if_its_format_has_no_place_for_a_required_named_input(
+async def test_a_raw_body_or_inference_request_without_a_required_named_input_is_refused(
     compared: RunningGateway,
 ) -> None:
     headers = {"content-type": "text/plain"}
@@ -225,7 +225,7 @@ async def test_a_request_is_refused_if_its_format_has_no_place_for_a_required_na
         assert "inputs.other: compared needs this input" in refused.text
 
 
-async def test_a_model_without_named_inputs_refuses_a_member_inputs_that_is_not_empty(
+async def test_a_request_with_a_named_input_for_a_model_without_named_inputs_is_refused(
     gateway: RunningGateway,
 ) -> None:
     for inputs, status in (({}, 202), (None, 202), ({"mask": {"text": "x"}}, 422), ([], 400)):

@@ -85,7 +85,7 @@ async def get(gateway: RunningGateway, path: str, **headers: str) -> httpx.Respo
     )
 
 
-async def test_a_job_has_its_named_results_with_a_link_to_each_and_small_json_itself(
+async def test_a_job_resource_has_a_link_to_each_named_result_and_contains_small_json_results(
     cutter: RunningGateway,
 ) -> None:
     job_id = await ended(cutter, mask=PNG, boxes=BOXES)
@@ -132,7 +132,7 @@ async def test_each_named_result_is_returned_with_its_media_type_and_an_etag(
     assert (head.status_code, head.content) == (200, b"")
 
 
-async def test_a_large_named_result_redirects_to_a_signed_link_of_its_own(
+async def test_a_request_for_a_large_named_result_is_redirected_to_a_signed_link_to_the_result(
     cutter: RunningGateway,
 ) -> None:
     job_id = await cutter.accept(model="cutter")
@@ -162,7 +162,7 @@ async def test_a_large_named_result_redirects_to_a_signed_link_of_its_own(
     assert (await get(cutter, job["results"]["boxes"]["link"])).status_code == 303
 
 
-async def test_a_named_result_that_the_job_does_not_have_is_not_found(
+async def test_a_request_for_a_named_result_that_the_job_does_not_have_gets_status_404(
     cutter: RunningGateway,
 ) -> None:
     job_id = await ended(cutter, mask=PNG)
@@ -175,7 +175,7 @@ async def test_a_named_result_that_the_job_does_not_have_is_not_found(
     assert answer.json()["job"]["results"].keys() == {"mask"}
 
 
-async def test_a_named_result_of_a_job_without_a_result_is_answered_like_the_result(
+async def test_the_named_result_route_returns_202_for_a_queued_job_and_409_for_a_failed_job(
     cutter: RunningGateway,
 ) -> None:
     job_id = await cutter.accept(model="cutter")
@@ -254,7 +254,7 @@ def inline(size_bytes: int) -> dict[str, Any]:
     return {"media_type": "image/png", "base64": data}
 
 
-async def test_a_reply_whose_results_exceed_a_limit_together_is_refused(
+async def test_a_reply_whose_results_together_exceed_a_size_or_count_limit_is_refused(
     cutter: RunningGateway,
 ) -> None:
     job_id = await cutter.accept(model="cutter")
@@ -365,7 +365,7 @@ async def test_open_inference_returns_only_the_named_results_that_are_requested_
     assert list(found) == ["mask"]
 
 
-async def test_open_inference_omits_the_tensor_of_a_result_that_not_all_jobs_have(
+async def test_open_inference_omits_the_tensor_of_a_named_result_that_some_jobs_lack(
     cutter: RunningGateway,
 ) -> None:
     both = [outcome(mask=PNG, boxes=BOXES), outcome(mask=PNG)]
@@ -381,7 +381,7 @@ async def test_open_inference_omits_the_tensor_of_a_result_that_not_all_jobs_hav
 @pytest.mark.parametrize(
     ("wanted", "expected"), [(["result", "boxes"], ["result"]), (["boxes"], [])]
 )
-async def test_open_inference_omits_a_requested_optional_result_that_not_all_jobs_have(
+async def test_open_inference_omits_a_requested_optional_result_that_some_jobs_lack(
     cutter: RunningGateway,
     outcomes: list[dict[str, Any]],
     wanted: list[str],
@@ -425,7 +425,7 @@ async def test_open_inference_reads_only_the_blobs_of_the_requested_named_result
     assert (lost.status_code, "no longer exists" in lost.json()["error"]) == (404, True)
 
 
-async def test_named_results_have_precedence_over_the_tensors_of_a_classifier(
+async def test_the_named_results_of_a_classifier_replace_its_usual_output_tensors(
     tmp_path: Path,
 ) -> None:
     path = write_catalogue(tmp_path, "image-classification")

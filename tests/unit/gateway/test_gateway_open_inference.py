@@ -81,7 +81,7 @@ async def test_an_inference_request_can_send_and_receive_tensors_in_binary_form(
     assert answer.content[length:] == b"\0\0\x40\x3f\0\0\0\x3e"
 
 
-async def test_each_element_of_the_input_tensor_creates_a_job_and_the_results_keep_the_order(
+async def test_each_tensor_element_creates_a_job_and_the_results_have_the_order_of_the_elements(
     gateway: RunningGateway,
 ) -> None:
     answer = await infer(

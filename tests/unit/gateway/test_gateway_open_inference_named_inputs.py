@@ -107,7 +107,9 @@ async def test_the_tensors_of_an_inference_request_become_the_named_inputs_of_th
     assert json.loads(encode_request(request))["schema"] == 2
 
 
-async def test_a_named_input_of_text_may_be_sent_as_text(compared: RunningGateway) -> None:
+async def test_a_named_text_input_can_be_sent_as_a_json_string_in_a_tensor(
+    compared: RunningGateway,
+) -> None:
     tensors = [named("input", "first"), named("other", "second")]
     await infer(compared, "compared", {"inputs": tensors}, [DONE])
     assert compared.queues.request().inputs == {"other": InlineBytes("text/plain", b"second")}
@@ -154,7 +156,7 @@ async def test_elements_at_the_same_position_of_all_tensors_belong_to_one_job(
     ]
 
 
-async def test_an_upload_as_first_input_may_have_named_inputs_in_the_request(
+async def test_an_inference_request_can_combine_an_upload_as_first_input_with_named_inputs(
     compared: RunningGateway,
 ) -> None:
     upload = await sent(compared, b"large", "text/plain", None)
@@ -236,7 +238,7 @@ async def test_an_inference_request_with_a_wrong_named_input_is_refused_with_the
     assert said in error
 
 
-async def test_the_size_of_an_inference_request_may_be_that_of_all_inputs_together(
+async def test_an_inference_request_can_be_as_large_as_the_size_limits_of_all_inputs_together(
     compared: RunningGateway,
 ) -> None:
     large = "x" * 200_000

@@ -411,7 +411,7 @@ async def test_the_overview_shows_the_name_and_the_tenant_and_the_scopes_of_the_
     }
 
 
-async def test_a_caller_without_a_key_may_do_everything_on_an_open_gateway(
+async def test_a_caller_of_a_gateway_without_api_keys_has_all_scopes(
     gateway: RunningGateway,
 ) -> None:
     caller = (await overview(gateway))["caller"]

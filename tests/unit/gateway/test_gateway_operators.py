@@ -83,7 +83,7 @@ async def test_each_filter_of_the_job_list_returns_only_jobs_of_the_tenant_of_th
     assert await listed(closed, "b", id=theirs) == [(theirs, None)]
 
 
-async def test_a_caller_who_is_no_operator_cannot_name_another_tenant_in_a_request(
+async def test_the_query_parameter_tenant_is_refused_if_the_caller_is_not_an_operator(
     closed: RunningGateway,
 ) -> None:
     theirs = await job_of(closed, "b")

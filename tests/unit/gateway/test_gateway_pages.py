@@ -108,7 +108,7 @@ def test_the_open_command_accepts_the_names_of_all_pages_of_the_gateway() -> Non
 
 
 @pytest.mark.parametrize("name", ["chelsea.jpg", "coffee.jpg", "speech.wav"])
-async def test_the_samples_of_the_playground_are_the_files_in_examples(
+async def test_the_sample_files_of_the_playground_equal_the_files_in_the_folder_examples(
     gateway: RunningGateway, name: str
 ) -> None:
     answer = await gateway.http.get(f"/pages/samples/{name}")

@@ -121,7 +121,7 @@ def submit_operation(document: dict[str, Any], model: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("way", ["query", "form", "json"])
-async def test_the_openapi_document_has_the_parameters_of_each_model_wherever_a_job_may_have_them(
+async def test_the_openapi_document_describes_model_parameters_in_the_query_form_and_json_body(
     declared: RunningGateway, way: str
 ) -> None:
     document = (await declared.http.get("/openapi.json")).json()

@@ -69,7 +69,7 @@ def test_the_prefer_header_determines_how_long_a_request_waits_for_the_job() -> 
         (Preference(5, True), True, "respond-async, wait=5"),
     ],
 )
-def test_the_header_preference_applied_lists_only_the_preferences_that_the_gateway_applied(
+def test_the_preference_applied_header_lists_only_the_preferences_that_the_gateway_applied(
     preference: Preference, answered_async: bool, expected: str | None
 ) -> None:
     assert preference.applied(answered_async=answered_async) == expected

@@ -116,7 +116,7 @@ async def test_an_invalid_submission_is_refused_and_starts_no_job(
 
 
 @pytest.mark.parametrize("where", ["input", "parameters", "file"])
-async def test_json_of_250_levels_is_accepted_and_json_of_300_or_more_levels_is_refused(
+async def test_json_with_250_nesting_levels_is_accepted_and_with_300_or_more_is_refused(
     gateway: RunningGateway, where: str
 ) -> None:
     # Python's own limit of nesting depends on the depth of the stack.

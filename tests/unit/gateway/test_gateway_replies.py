@@ -76,7 +76,7 @@ async def test_only_the_first_reply_to_a_job_is_recorded(gateway: RunningGateway
     assert (await gateway.job(job_id))["result"] == 1
 
 
-async def test_the_reply_url_reports_that_a_reply_is_wanted_until_the_job_has_ended(
+async def test_a_get_request_to_the_reply_url_gets_status_200_only_until_the_job_has_ended(
     gateway: RunningGateway,
 ) -> None:
     await gateway.accept()
@@ -202,7 +202,7 @@ def test_a_reply_token_that_the_gateway_did_not_sign_is_refused(
         ReplyTokens((KEY,), "").check(job_id, expires, token, NOW)
 
 
-async def test_a_reply_wakes_a_waiting_caller_before_the_orchestration_ends(
+async def test_a_waiting_request_gets_the_outcome_of_a_reply_before_the_orchestration_ends(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
