@@ -60,7 +60,7 @@ async def connect(proxy: DelayProxy) -> Connect:
     return lambda: asyncio.open_connection("127.0.0.1", port)
 
 
-async def test_the_proxy_delays_each_direction_by_half_a_round_trip(
+async def test_the_proxy_delays_each_direction_by_half_of_the_round_trip_time(
     echo: EchoServer, connect: Connect
 ) -> None:
     reader, writer = await connect()

@@ -200,7 +200,7 @@ async def test_a_process_that_cannot_count_messages_uses_the_recent_count_of_ano
         await shared.count(QUEUE)
 
 
-async def test_only_replies_after_the_shared_message_count_reduce_the_estimated_queue_length(
+async def test_only_replies_that_arrive_after_the_shared_count_reduce_the_estimated_queue_length(
     cloud: Cloud,
 ) -> None:
     statistics = cloud.statistics(cloud.process("own"))

@@ -207,7 +207,7 @@ async def test_the_large_input_of_a_job_is_stored_as_a_blob(gateway: RunningGate
         ),
     ],
 )
-async def test_an_input_that_a_submission_gives_as_base64_or_text_or_json_is_decoded(
+async def test_an_input_given_as_base64_or_text_or_json_is_decoded(
     gateway: RunningGateway, given: dict[str, Any], expected: object
 ) -> None:
     answer = await gateway.http.post(
@@ -238,7 +238,9 @@ async def test_json_that_the_durable_sdk_would_convert_to_an_object_reaches_the_
     assert (await gateway.job(answer.json()["id"]))["result"] == trap
 
 
-async def test_a_submission_as_a_form_with_one_file_is_accepted(gateway: RunningGateway) -> None:
+async def test_a_multipart_form_with_one_file_is_accepted_as_a_submission(
+    gateway: RunningGateway,
+) -> None:
     answer = await gateway.http.post(
         "/v1/models/noop/jobs",
         files={"file": ("a.txt", b"words", "text/plain")},
@@ -252,7 +254,7 @@ async def test_a_submission_as_a_form_with_one_file_is_accepted(gateway: Running
     assert (request.deadline - request.created_at).total_seconds() == 7
 
 
-async def test_the_media_type_of_an_input_without_content_type_is_recognised(
+async def test_the_media_type_of_an_input_is_detected_if_the_request_has_no_content_type(
     gateway: RunningGateway,
 ) -> None:
     jpeg = b"\xff\xd8\xff\xc0\x00\x11\x08\x00\x10\x00\x20\x03" + b"\0" * 20
@@ -283,7 +285,7 @@ async def test_a_submission_with_large_input_is_refused_while_the_blob_storage_i
     assert not gateway.durable.runs
 
 
-async def test_an_accepted_job_is_sent_when_the_queue_is_available_again(
+async def test_the_message_of_an_accepted_job_is_sent_when_the_queue_is_available_again(
     gateway: RunningGateway,
 ) -> None:
     gateway.queues.is_down = True
@@ -297,7 +299,7 @@ async def test_an_accepted_job_is_sent_when_the_queue_is_available_again(
     assert (await gateway.job(job_id))["status"] == "succeeded"
 
 
-async def test_a_job_whose_message_cannot_be_sent_for_two_minutes_fails(
+async def test_a_job_fails_if_its_message_cannot_be_sent_for_two_minutes(
     gateway: RunningGateway,
 ) -> None:
     gateway.queues.is_down = True
@@ -309,7 +311,7 @@ async def test_a_job_whose_message_cannot_be_sent_for_two_minutes_fails(
     assert job["error"]["retryable"] is True
 
 
-async def test_a_job_whose_message_was_not_sent_before_the_deadline_expires(
+async def test_a_job_expires_if_its_message_is_not_sent_before_the_deadline(
     gateway: RunningGateway,
 ) -> None:
     gateway.queues.is_down = True

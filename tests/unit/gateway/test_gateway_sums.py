@@ -72,7 +72,7 @@ def replay(counters: JobCounters, clock: ManualClock, found: list[Any]) -> None:
 
 
 @given(st.lists(events, max_size=40), st.lists(st.booleans(), min_size=40, max_size=40))
-def test_merging_the_job_counts_of_two_processes_gives_the_sums_of_all_jobs(
+def test_merged_job_counts_of_two_processes_equal_the_counts_of_one_process_with_all_jobs(
     found: list[Any], shares: list[bool]
 ) -> None:
     clock = ManualClock()
@@ -98,7 +98,7 @@ def test_merging_the_job_counts_of_two_processes_gives_the_sums_of_all_jobs(
 
 
 @given(st.lists(st.floats(0.0011, 2000), min_size=1, max_size=200))
-def test_the_error_of_a_quantile_is_at_most_the_width_of_a_histogram_bucket(
+def test_a_quantile_from_a_histogram_differs_from_the_exact_value_at_most_by_a_factor_of_1_42(
     durations: list[float],
 ) -> None:
     histogram = Histogram()
@@ -272,7 +272,7 @@ async def test_only_changed_blobs_of_job_counts_are_read_again(
     assert merge_minutes(processes)[MINUTE]["noop"].accepted == 4
 
 
-def test_job_counts_older_than_an_hour_are_neither_kept_nor_written() -> None:
+def test_job_counts_per_minute_are_deleted_after_an_hour_but_the_totals_remain() -> None:
     clock = ManualClock()
     counters = JobCounters(clock)
     for _ in range(3 * KEPT_MINUTES):

@@ -216,7 +216,7 @@ def test_a_delivery_that_no_worker_reported_is_listed_as_lost() -> None:
     assert (third["number"], third["state"]) == (3, "answered")
 
 
-def test_delivery_notes_show_in_which_step_and_how_earlier_deliveries_ended() -> None:
+def test_delivery_notes_show_how_and_in_which_step_each_earlier_delivery_ended() -> None:
     notes = [
         DeliveryNote(
             1, DeliveryMarks(after(5), after(4), "a", fetched_ms=1), 2.0, "release", "handed-back"
@@ -247,7 +247,7 @@ def test_delivery_notes_show_in_which_step_and_how_earlier_deliveries_ended() ->
     assert received == [(1, 1.0), (1, 1.0), (1, 1.0), (1, 2.0), (2, 2.0), (3, 7.0)]
 
 
-def test_a_delivery_after_the_answered_delivery_adds_no_steps_to_the_timeline() -> None:
+def test_a_redelivery_of_an_already_answered_job_adds_no_steps_to_the_timeline() -> None:
     note = DeliveryNote(
         2, DeliveryMarks(after(50), after(4), "b", batched_ms=2), 900.0, "complete", "succeeded"
     )
@@ -300,7 +300,7 @@ def notes_of_any_clock(draw: st.DrawFn) -> DeliveryNote:
     st.lists(notes_of_any_clock(), max_size=4),
     st.none() | MS,
 )
-def test_the_steps_of_a_timeline_add_up_to_the_total_time_with_any_clock_skew(
+def test_the_steps_of_a_timeline_add_up_to_the_total_time_whatever_the_clock_skew(
     marks: DeliveryMarks | None, attempt: int, notes: list[DeliveryNote], sent_ms: float | None
 ) -> None:
     timeline = answered(marks, attempt, notes, sent_ms=sent_ms)
@@ -310,7 +310,9 @@ def test_the_steps_of_a_timeline_add_up_to_the_total_time_with_any_clock_skew(
     assert [row["state"] for row in timeline["deliveries"]].count(DeliveryEnd.ANSWERED) == 1
 
 
-def test_the_size_of_a_timeline_is_limited_even_if_a_worker_sends_extreme_delivery_marks() -> None:
+def test_a_timeline_has_a_limited_size_even_if_a_worker_reports_extreme_times_and_attempts() -> (
+    None
+):
     end = datetime(9999, 12, 31, tzinfo=UTC)
     extreme = DeliveryMarks(end, datetime(1, 1, 2, tzinfo=UTC), ran_ms=1e300, replied_ms=1e308)
     note = DeliveryNote(10**9 + 1, extreme, 1e308, "complete", "succeeded")
@@ -354,7 +356,7 @@ async def test_the_timeline_of_a_queued_job_ends_at_the_current_time(
     check_sum(timeline)
 
 
-async def test_the_delivery_marks_of_a_reply_are_in_the_timeline_but_not_in_the_job_resource(
+async def test_the_step_times_in_a_reply_are_shown_in_the_timeline_but_not_in_the_job_resource(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -397,7 +399,7 @@ async def test_the_delivery_marks_of_a_reply_are_in_the_timeline_but_not_in_the_
 @pytest.mark.parametrize(
     "delivery", [{"received_at": "noon"}, {"x": 1}, {"received_at": STARTED_AT, "ran_ms": -1}]
 )
-async def test_malformed_delivery_marks_in_an_accepted_reply_are_ignored(
+async def test_malformed_step_times_in_an_accepted_reply_are_ignored(
     gateway: RunningGateway, delivery: Any
 ) -> None:
     job_id = await gateway.accept()
@@ -472,7 +474,7 @@ async def test_the_timelines_of_a_cancelled_and_an_expired_job_end_with_the_step
         check_sum(timeline)
 
 
-async def test_the_step_named_started_is_before_enqueued_if_the_orchestration_sends_the_message(
+async def test_the_step_started_precedes_the_step_enqueued_if_the_orchestration_sends_the_message(
     gateway: RunningGateway,
 ) -> None:
     gateway.queues.is_down = True

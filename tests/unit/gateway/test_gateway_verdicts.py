@@ -138,7 +138,7 @@ def test_the_no_worker_verdict_names_the_idle_model_if_only_another_model_has_a_
     assert summary(verdicts) == [("info", "classifier", "no-worker")]
 
 
-def test_a_healthy_system_gets_the_verdict_that_all_is_well() -> None:
+def test_the_only_verdict_on_a_healthy_system_is_that_all_is_well() -> None:
     verdicts = judge([IDLE], [LOADED], NOW)
     assert summary(verdicts) == [("ok", None, "all-well")]
     assert verdicts[0].text == "All is well: 1 worker, no job waits."
@@ -263,7 +263,7 @@ workers_ = st.lists(
 
 
 @given(st.lists(queues, unique_by=lambda queue: queue.model), workers_, st.booleans())
-def test_any_queues_and_workers_get_a_verdict_and_the_most_severe_verdict_comes_first(
+def test_the_most_severe_verdict_comes_first_for_any_queues_and_workers(
     figures: list[QueueFigures], workers: list[SeenWorker], has_heartbeats: bool
 ) -> None:
     verdicts = judge(figures, workers, NOW, has_heartbeats=has_heartbeats)

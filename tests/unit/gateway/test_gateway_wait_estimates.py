@@ -99,7 +99,7 @@ async def test_a_queued_job_shows_that_no_worker_can_load_the_model(
 
 
 @pytest.mark.parametrize("repaired", [(LOADED,), (replace(BROKEN, state=ModelState.LOADING),), ()])
-async def test_a_queued_job_does_not_count_as_broken_if_another_worker_may_run_it(
+async def test_a_queued_job_is_not_reported_as_broken_if_another_worker_may_run_the_job(
     gateway: RunningGateway, repaired: tuple[ModelHeartbeat, ...]
 ) -> None:
     beat(gateway, models=(BROKEN,), is_draining=not repaired)
@@ -109,7 +109,7 @@ async def test_a_queued_job_does_not_count_as_broken_if_another_worker_may_run_i
     assert (await gateway.job(job_id))["queue"]["phase"] == "queued"
 
 
-async def test_a_repaired_model_does_not_count_as_broken_after_ten_seconds(
+async def test_a_repaired_model_counts_as_broken_for_at_most_ten_seconds(
     gateway: RunningGateway,
 ) -> None:
     beat(gateway, models=(BROKEN,))
@@ -250,7 +250,7 @@ async def test_only_accepted_replies_for_a_known_queue_change_the_estimated_wait
     assert await estimated() is not None
 
 
-async def test_if_one_of_two_requests_is_cancelled_their_shared_count_of_messages_continues(
+async def test_cancelling_one_of_two_requests_does_not_cancel_their_shared_count_of_messages(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()

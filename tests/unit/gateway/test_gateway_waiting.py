@@ -84,48 +84,48 @@ def test_a_waiting_request_reads_the_outcome_at_increasing_intervals() -> None:
     assert store.looks == [0.025, 0.075, 0.175, 0.375, 0.775, 1.275, 1.775, 2.275, 2.775, 3.0]
 
 
-def test_a_waiter_reads_the_outcome_when_the_waiting_time_ends() -> None:
+def test_a_waiting_request_reads_the_outcome_when_its_waiting_time_ends() -> None:
     assert run(wait(ScriptedStore(ends_at=2.0), 2)) == ("succeeded", 2.0)
 
 
-def test_a_waiter_with_a_waiting_time_of_zero_seconds_does_not_read_the_outcome() -> None:
+def test_a_request_with_a_waiting_time_of_zero_seconds_does_not_read_the_outcome() -> None:
     store = ScriptedStore(ends_at=0)
     assert run(wait(store, 0)) == (None, 0.0)
     assert store.looks == []
 
 
-def test_a_waiter_that_is_notified_returns_the_outcome_without_reading_the_store_again() -> None:
+def test_a_notified_request_returns_the_outcome_without_reading_the_store_again() -> None:
     store = ScriptedStore(ends_at=1000)
     assert run(wait(store, 10, notified_at=0.7)) == ("cancelled", 0.7)
     assert store.looks == [0.025, 0.075, 0.175, 0.375]
 
 
-def test_a_waiter_that_is_notified_before_its_first_read_returns_without_reading_the_store() -> (
-    None
-):
+def test_a_request_that_is_notified_before_its_first_read_does_not_read_the_store() -> None:
     store = ScriptedStore(ends_at=1000)
     assert run(wait(store, 10, notified_at=0.0)) == ("cancelled", 0.0)
     assert store.looks == []
 
 
-def test_a_waiter_that_is_notified_during_a_read_returns_the_outcome_before_the_read_ends() -> None:
+def test_a_request_notified_during_a_read_returns_the_outcome_before_the_read_ends() -> None:
     store = ScriptedStore(ends_at=1000, read_seconds=5)
     assert run(wait(store, 10, notified_at=0.1)) == ("cancelled", 0.1)
     assert store.looks == [0.025]
 
 
-def test_a_waiter_waits_at_most_one_second_after_the_waiting_time_for_a_running_read() -> None:
+def test_a_request_whose_waiting_time_has_ended_waits_at_most_one_second_for_a_running_read() -> (
+    None
+):
     assert run(wait(ScriptedStore(ends_at=0, read_seconds=5), 0.1)) == (None, 1.025)
     assert run(wait(ScriptedStore(ends_at=0, read_seconds=0.5), 0.1)) == ("succeeded", 0.525)
 
 
-def test_a_waiter_continues_to_wait_while_the_store_is_unavailable() -> None:
+def test_a_request_continues_to_wait_while_the_store_of_outcomes_is_unavailable() -> None:
     found, elapsed = run(wait(ScriptedStore(ends_at=1, away_until=3), 10))
     assert found == "succeeded"
     assert elapsed == pytest.approx(3.275)
 
 
-def test_many_waiters_together_read_outcomes_at_a_limited_rate() -> None:
+def test_many_waiting_requests_together_read_outcomes_at_a_limited_rate() -> None:
     async def crowd() -> tuple[int, float]:
         waiters, store = Waiters(), ScriptedStore(ends_at=100)
         jobs, durable = jobs_of(store, waiters)
@@ -148,7 +148,7 @@ def test_many_waiters_together_read_outcomes_at_a_limited_rate() -> None:
     assert woken == 20.0
 
 
-def test_an_outcome_notifies_only_the_waiters_of_the_job() -> None:
+def test_an_outcome_notifies_only_the_requests_that_wait_for_the_job() -> None:
     async def listen() -> tuple[JobOutcome | None, ...]:
         waiters = Waiters()
         with (
@@ -188,10 +188,12 @@ async def reads_after_own_ends(own_ends: int, *, ends_elsewhere: bool = False) -
     return [round(look - begin, 6) for look in store.looks]
 
 
-def test_a_waiter_first_reads_after_500_ms_if_this_process_recorded_the_last_20_outcomes() -> None:
+def test_the_outcome_is_first_read_after_500_ms_if_this_process_recorded_the_last_20_outcomes() -> (
+    None
+):
     assert run(reads_after_own_ends(OWN_ENDS - 1))[0] == 0.025
     assert run(reads_after_own_ends(OWN_ENDS)) == [0.5, 0.9]
 
 
-def test_a_waiter_first_reads_after_25_ms_if_another_instance_recorded_an_outcome() -> None:
+def test_the_outcome_is_first_read_after_25_ms_if_another_process_recorded_an_outcome() -> None:
     assert run(reads_after_own_ends(OWN_ENDS, ends_elsewhere=True))[0] == 0.025

@@ -100,7 +100,7 @@ async def test_each_tenant_signs_webhooks_with_its_own_secrets() -> None:
 
 
 @pytest.mark.parametrize("end", ["cancel", "expire", "fail"])
-async def test_a_webhook_starts_after_the_cancellation_or_expiry_or_failure_of_a_job(
+async def test_a_webhook_delivery_starts_after_a_job_was_cancelled_or_has_expired_or_failed(
     hooked: RunningGateway, end: str
 ) -> None:
     job_id = await hooked.accept(webhook_url=URL)

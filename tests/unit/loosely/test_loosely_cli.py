@@ -378,7 +378,7 @@ def test_the_list_command_sends_the_filters_and_shows_the_label_and_the_tenant(
     }
 
 
-def test_the_list_command_prints_how_far_back_jobs_were_searched_if_the_page_limit_is_reached(
+def test_the_list_command_prints_the_earliest_searched_time_if_the_page_limit_is_reached(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     gateway.responses = [

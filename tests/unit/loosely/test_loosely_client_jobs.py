@@ -263,7 +263,7 @@ def test_client_run_stops_retrying_an_unreachable_gateway_after_the_waiting_time
     assert clock.now <= 5
 
 
-def test_an_error_while_the_client_waits_contains_the_id_of_the_job_that_still_runs(
+def test_an_error_while_the_client_waits_for_a_job_contains_the_job_id(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [json_response(202, QUEUED), ScriptedResponse(502, b"a proxy")]
@@ -325,7 +325,7 @@ def test_client_jobs_yields_the_jobs_of_all_pages(
     ]
 
 
-def test_client_find_jobs_sends_all_filters_and_returns_how_far_back_the_gateway_searched(
+def test_client_find_jobs_sends_all_filters_and_returns_the_earliest_searched_time(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     page = {
@@ -372,7 +372,7 @@ def test_a_job_search_by_a_time_without_a_time_zone_raises_an_error_and_sends_no
     assert gateway.requests == []
 
 
-def test_the_client_sends_the_label_with_each_kind_of_submit(
+def test_the_client_sends_the_label_of_a_job_with_an_inline_input_or_an_upload(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [json_response(202, {**QUEUED, "label": "a b"})] * 2

@@ -69,7 +69,7 @@ def test_the_comparison_of_two_results_shows_whether_they_are_equal_and_how_they
     assert agreement.has_same_text is has_same_text
 
 
-def test_a_comparison_counts_the_files_that_agree_and_contains_latency_and_memory() -> None:
+def test_a_comparison_counts_the_files_with_equal_results_and_contains_latency_and_memory() -> None:
     first = run("m:1", result(CAT), result(CAT), REFUSED)
     second = run("m:2", result(CLOSE), result(DOG), REFUSED)
     *files, last = Comparison(first, second, (Path("a"), Path("b"), Path("c"))).documents()
@@ -90,7 +90,7 @@ def test_a_comparison_counts_the_files_that_agree_and_contains_latency_and_memor
     }
 
 
-def test_a_comparison_shows_the_files_that_both_model_versions_refuse() -> None:
+def test_a_comparison_shows_the_reason_why_both_model_versions_refuse_a_file() -> None:
     comparison = Comparison(run("m:1", REFUSED), run("m:2", REFUSED), (Path("a"),))
     console = Console(width=200)
     with console.capture() as shown:
@@ -98,7 +98,7 @@ def test_a_comparison_shows_the_files_that_both_model_versions_refuse() -> None:
     assert shown.get().count("invalid-input: it is not a picture") == 2
 
 
-def test_the_compare_command_finds_named_files_and_the_files_in_named_folders(
+def test_the_compare_command_finds_the_given_files_and_the_files_in_the_given_folders(
     tmp_path: Path,
 ) -> None:
     for name in ("b.txt", "a.txt", ".hidden"):

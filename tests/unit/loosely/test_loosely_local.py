@@ -64,7 +64,7 @@ class TestBackoff:
         assert delays == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 15.0]
         assert backoff.next_delay(1.0) == 5.0
 
-    def test_restart_delays_are_reset_after_a_run_of_one_minute(self) -> None:
+    def test_restart_delays_are_reset_after_a_component_has_run_for_one_minute(self) -> None:
         backoff = RestartBackoff()
         for _ in range(5):
             backoff.next_delay(1.0)
@@ -78,7 +78,7 @@ class TestPorts:
             functions=7071, servicebus=5672, servicebus_admin=5300, blobs=10000, worker_health=8081
         )
 
-    def test_the_ports_from_a_base_port_are_five_consecutive_ports(self) -> None:
+    def test_five_consecutive_ports_are_derived_from_a_base_port(self) -> None:
         assert Ports.from_base(9000) == Ports(9000, 9001, 9002, 9003, 9004)
 
     def test_the_error_for_a_busy_port_names_the_process_and_free_ports(self) -> None:
@@ -325,7 +325,9 @@ class TestSystem:
             assert "SharedAccessKeyName=Root" in part.environment["SERVICE_BUS"]
             assert "127.0.0.1:9003/devstoreaccount1;" in part.environment["PAYLOAD_STORAGE"]
 
-    def test_gateway_and_worker_have_the_keys_of_their_own_policies(self) -> None:
+    def test_the_gateway_and_the_worker_each_get_the_key_of_their_own_shared_access_policy(
+        self,
+    ) -> None:
         keys = {"gateway": "one", "worker": "two"}
         _, servicebus, functions, worker = loosely_parts(replace(settings(), service_bus_keys=keys))
         for part, policy in ((functions, "gateway"), (worker, "worker")):
@@ -440,7 +442,7 @@ class TestChoice:
             (["blobs,worker"], ["worker"], {"blobs"}),
         ],
     )
-    def test_the_options_only_and_without_select_the_components_to_start(
+    def test_two_options_named_only_and_without_select_the_components_to_start(
         self, only: list[str], without: list[str], expected: set[str]
     ) -> None:
         assert choose_parts(only, without) == expected

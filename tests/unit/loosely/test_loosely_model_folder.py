@@ -38,7 +38,7 @@ def test_find_root_returns_the_folder_system_of_an_installed_package_or_the_root
 
 
 class TestFind:
-    def test_a_model_folder_is_found_from_each_directory_inside_the_folder(
+    def test_a_model_folder_is_found_from_any_directory_inside_the_folder(
         self, folder: Path
     ) -> None:
         expected = ModelFolder(folder, folder / "models.toml", folder / "models")
@@ -46,7 +46,7 @@ class TestFind:
             assert find_model_folder(current, ROOT, {}) == expected
         assert expected.data == folder / ".loosely"
 
-    def test_the_shipped_models_are_found_from_each_directory_of_the_repository(self) -> None:
+    def test_the_shipped_models_are_found_from_any_directory_of_the_repository(self) -> None:
         for current in (ROOT, ROOT / "docs", SHIPPED.parent):
             found = find_model_folder(current, ROOT, {})
             assert found == ModelFolder(ROOT, SHIPPED, ROOT / "worker" / "models")
@@ -160,7 +160,9 @@ class TestPackage:
         assert (worker / "Dockerfile").read_bytes() == (ROOT / "worker" / "Dockerfile").read_bytes()
         assert not (worker / "models").exists()
 
-    def test_writing_a_package_never_replaces_the_source_of_the_components(self) -> None:
+    def test_writing_a_package_into_the_repository_is_refused_and_deletes_no_source_file(
+        self,
+    ) -> None:
         with pytest.raises(FolderUnusable, match="contains other files"):
             write_package(ROOT, ROOT, find_model_folder(ROOT, ROOT, {}))
         assert SHIPPED.is_file()

@@ -43,7 +43,7 @@ CUT = job_document("succeeded", result={"count": 2}, results=RESULTS)
 PNG = ScriptedResponse(200, b"\x89PNG", {"content-type": "image/png"})
 
 
-def test_a_job_has_the_values_of_its_small_json_results_by_name(
+def test_a_job_contains_the_values_of_small_json_results_under_their_names(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [json_response(200, CUT)]
@@ -57,14 +57,16 @@ def test_a_job_has_the_values_of_its_small_json_results_by_name(
 
 
 @pytest.mark.parametrize("results", [None, [], "x", {"mask": 3}])
-def test_a_job_of_an_older_or_faulty_gateway_has_no_named_results(results: object) -> None:
+def test_a_job_has_no_named_results_if_the_gateway_sends_none_or_malformed_ones(
+    results: object,
+) -> None:
     document = {**job_document("succeeded"), "results": results}
     job = Job.from_document(document, b"")
     assert job is not None
     assert (job.results, job.result_media_types) == ({}, {})
 
 
-def test_wait_fetches_a_large_named_json_result_but_no_picture(
+def test_client_wait_fetches_a_large_named_json_result_but_no_picture(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     large = {"location": "/x?rsct=application/json&sig=secret"}
@@ -144,7 +146,7 @@ def test_the_option_save_writes_each_result_to_a_file(
     assert not any("evil" in each.target for each in gateway.requests)
 
 
-def test_the_option_save_replaces_existing_files_with_the_names_of_results(
+def test_the_option_save_replaces_only_existing_files_that_have_the_name_of_a_result(
     runner: CliRunner, gateway: ScriptedGateway, tmp_path: Path
 ) -> None:
     (tmp_path / "result.json").write_text("an older result", encoding="utf-8")
@@ -177,7 +179,7 @@ def test_the_option_save_reports_a_folder_that_cannot_be_written(
         ["result", JOB_ID, "--save", "out", "--output", "x.png"],
     ],
 )
-def test_the_option_save_is_refused_with_options_that_contradict_it(
+def test_the_option_save_is_refused_together_with_the_option_detach_or_name_or_output(
     runner: CliRunner, gateway: ScriptedGateway, picture: str, words: list[str]
 ) -> None:
     given = [word.format(file=picture) for word in words]
@@ -198,7 +200,7 @@ def test_the_result_command_prints_or_writes_one_named_result(
     assert gateway.requests[0].target == f"{LINK}/mask"
 
 
-def test_the_output_of_a_check_shows_each_named_result() -> None:
+def test_the_output_of_the_check_command_shows_each_named_result() -> None:
     output = StringIO()
     _CheckOutput(Console(file=output, width=200)).add(
         {

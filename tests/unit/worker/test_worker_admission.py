@@ -33,13 +33,13 @@ def waiting(model: str, size: int, since: float) -> ReservationRecord:
     return ReservationRecord(model, waiting_bytes=size, waiting_since=since)
 
 
-def test_a_model_loads_if_the_free_memory_is_large_enough_and_otherwise_waits() -> None:
+def test_a_model_is_loaded_only_if_the_free_memory_is_large_enough() -> None:
     records = {"a": loaded("a", 3, 0), "b": ReservationRecord("b")}
     assert may_enter("b", 5, records, 8)
     assert not may_enter("b", 6, records, 8)
 
 
-def test_a_small_model_does_not_overtake_a_waiting_large_model() -> None:
+def test_a_small_model_is_not_loaded_before_a_large_model_that_has_waited_longer() -> None:
     records = {"a": loaded("a", 3, 99), "b": waiting("b", 6, 1), "c": waiting("c", 2, 2)}
     assert not may_enter("c", 2, records, 8)
     assert not may_enter("b", 6, records, 8)
@@ -69,7 +69,7 @@ def test_an_idle_model_is_unloaded_before_a_busy_model_and_without_waiting() -> 
     assert not must_leave("a", records, 8, 99)
 
 
-def test_no_model_is_unloaded_for_a_model_that_another_process_has_loaded_or_that_cannot_fit() -> (
+def test_no_model_is_unloaded_for_a_model_that_is_loaded_elsewhere_or_too_large_for_memory() -> (
     None
 ):
     records = {"a": loaded("a", 6, 0), "b": waiting("a", 6, 1), "c": waiting("c", 9, 1)}
@@ -161,7 +161,7 @@ def simulate(
 
 @pytest.mark.parametrize("process_count", [1, 2, 3])
 @pytest.mark.parametrize("load_seconds", [0.1, 2.0])
-def test_two_models_that_do_not_fit_into_memory_together_take_turns(
+def test_two_models_that_do_not_fit_into_memory_together_are_loaded_alternately(
     process_count: int, load_seconds: float
 ) -> None:
     simulation = simulate(8, {"a": 3, "b": 6}, process_count, load_seconds)
@@ -236,7 +236,7 @@ def test_a_model_without_jobs_is_loaded_only_if_no_other_model_has_to_be_unloade
     assert state.advance(1, "a", empty, WorkState(None, is_idle=True)).reserved_bytes == 6
 
 
-def test_a_model_starts_to_wait_for_memory_when_the_last_process_unloads_the_model() -> None:
+def test_the_wait_of_a_model_for_memory_starts_when_the_last_process_unloads_the_model() -> None:
     state = ReservationState("a", 8, TURN_SECONDS, 6)
     records = {"a": ReservationRecord("a"), "other": loaded("a", 6, 99)}
     for now in (10.0, 20.0):

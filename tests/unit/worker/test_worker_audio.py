@@ -55,7 +55,7 @@ def test_float_samples_are_decoded_unchanged(bits: int) -> None:
     assert np.array_equal(decode(wav_of(body, bits, kind=3)).samples, TONE)
 
 
-def test_all_channels_of_a_wav_file_are_mixed_into_one() -> None:
+def test_all_channels_of_a_wav_file_are_mixed_into_one_channel() -> None:
     frames = np.stack([TONE, -TONE, np.zeros_like(TONE), TONE], axis=1)
     body = frames.astype("<f4").tobytes()
     audio = decode(wav_of(body, 32, kind=3, channels=4))

@@ -76,7 +76,7 @@ def test_a_batch_that_reaches_the_limit_of_total_item_size_is_taken_without_wait
     assert batcher.take(0.0) == ["c", "d"]
 
 
-def test_an_item_whose_size_alone_exceeds_the_batch_limit_runs_in_a_batch_of_one_item() -> None:
+def test_an_item_larger_than_the_total_size_limit_of_a_batch_runs_alone() -> None:
     batcher = Batcher[str](max_batch_size=8, max_wait_seconds=60, max_cost=10)
     batcher.add("huge", 0.0, 50.0)
     batcher.add("small", 0.0, 1.0)

@@ -48,7 +48,7 @@ def held() -> HeldMessages:
     return HeldMessages()
 
 
-def test_the_capacity_for_messages_is_one_running_batch_and_one_prepared_batch(
+def test_the_worker_has_capacity_for_one_running_batch_and_one_prepared_batch(
     held: HeldMessages,
 ) -> None:
     jobs = held.take(3)

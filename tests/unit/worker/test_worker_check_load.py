@@ -116,7 +116,7 @@ def test_a_measurement_runs_full_batches_of_a_model_on_the_threads_of_a_worker(
     assert 0 < large.percentile_ms(50) <= large.percentile_ms(95)
 
 
-def test_a_measurement_under_load_ends_with_the_error_of_a_job_that_fails(tmp_path: Path) -> None:
+def test_a_measurement_under_load_raises_the_error_of_a_failed_job(tmp_path: Path) -> None:
     model = replace(NOOP, max_input_bytes=3, max_upload_bytes=3)
     with pytest.raises(LoadFailed, match="the input has 4 bytes; at most 3 bytes") as failed:
         measurement(model, b"four", tmp_path).measure(1, 1)

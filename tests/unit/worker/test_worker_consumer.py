@@ -326,7 +326,7 @@ def test_a_delivery_note_is_written_about_a_message_whose_lock_is_lost(jobs: Rec
     assert (note.settlement, note.code) == ("leave", "lock-lost")
 
 
-def test_the_delivery_note_at_the_end_of_a_redelivery_replaces_the_note_at_the_start(
+def test_the_delivery_note_of_a_redelivery_is_written_at_the_start_and_replaced_at_the_end(
     jobs: RecordedJobs,
 ) -> None:
     job = jobs.job(2, FROM_A_GATEWAY)

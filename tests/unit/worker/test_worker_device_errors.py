@@ -144,7 +144,7 @@ def test_no_test_computation_runs_if_the_error_itself_shows_whether_the_device_i
     assert not is_device_lost(RuntimeError("shapes differ"), never)
 
 
-def test_an_error_raised_by_a_model_means_a_lost_device_if_the_cause_is_a_lost_device() -> None:
+def test_the_device_counts_as_lost_if_a_device_error_caused_the_error_that_a_model_raised() -> None:
     def careless() -> None:
         try:
             raise AcceleratorError(710, "CUDA error: device-side assert triggered")

@@ -40,7 +40,7 @@ def job(
     ("delivery_count", "waited_seconds", "stale"),
     [(0, 0.1, False), (0, 2.0, False), (0, 2.1, True), (1, 0.1, True)],
 )
-def test_a_job_must_be_checked_for_cancellation_after_two_seconds_in_the_queue_or_a_redelivery(
+def test_a_cancellation_check_is_due_after_a_redelivery_or_after_two_seconds_in_the_queue(
     delivery_count: int, waited_seconds: float, stale: bool
 ) -> None:
     now = QUEUED_AT + timedelta(seconds=waited_seconds)
@@ -77,7 +77,7 @@ def test_a_received_job_has_the_trace_id_of_the_message(traceparent: str, trace_
     assert job(traceparent=traceparent).span.trace_id == trace_id
 
 
-def test_a_job_must_be_checked_for_cancellation_again_two_seconds_after_the_last_check() -> None:
+def test_a_cancellation_check_is_due_again_two_seconds_after_the_last_check() -> None:
     asked = job(delivery_count=1)
     asked.checked_at = QUEUED_AT + timedelta(seconds=10)
     assert not asked.is_stale(QUEUED_AT + timedelta(seconds=12))

@@ -48,7 +48,9 @@ def test_the_lock_token_in_each_amqp_transfer_frame_is_found(frames: list[bytes]
     assert len(lock_tokens(b"".join(frames))) == len(frames)
 
 
-def test_the_lock_token_is_found_although_the_start_of_the_frame_was_already_read() -> None:
+def test_the_lock_token_of_a_frame_is_found_although_the_first_bytes_of_the_frame_are_missing() -> (
+    None
+):
     frames = transfer(b"1" * 16) + transfer(b"2" * 16)
     assert lock_tokens(frames[8:]) == [b"1" * 16, b"2" * 16]
     assert lock_tokens(frames[30:]) == [b"2" * 16], "the first frame was read in part"
@@ -64,7 +66,7 @@ def sockets() -> Iterator[SocketReceiver]:
     signal.signal(signal.SIGUSR1, before)
 
 
-def test_lock_tokens_of_messages_that_arrive_after_the_child_has_died_are_stored(
+def test_the_parent_stores_the_lock_tokens_of_messages_that_arrive_after_the_child_has_died(
     sockets: SocketReceiver, tmp_path: Path
 ) -> None:
     dead = LockJournal(tmp_path, "sb.example", "noop")

@@ -54,7 +54,7 @@ def test_the_delay_before_the_next_load_of_a_model_doubles_with_each_further_dea
     assert successor(folder, "killer", at=0.0).find("killer").pause_seconds == 600.0
 
 
-def test_models_that_load_together_when_a_process_dies_become_suspects_but_are_loaded_again(
+def test_two_models_are_only_suspected_if_processes_die_while_both_models_are_being_loaded(
     folder: Path,
 ) -> None:
     for _ in range(5):
@@ -64,7 +64,7 @@ def test_models_that_load_together_when_a_process_dies_become_suspects_but_are_l
     assert journal.is_holding
 
 
-def test_a_model_becomes_a_suspect_but_is_loaded_again_if_the_dead_process_had_a_message(
+def test_a_model_is_only_suspected_if_the_process_that_died_during_its_load_had_a_message(
     folder: Path,
 ) -> None:
     def hold_a_job() -> LockJournal:
@@ -111,7 +111,7 @@ def test_no_death_is_counted_for_a_model_that_a_running_process_is_loading(folde
     assert successor(folder, "busy").find("busy").death_count == 1
 
 
-def test_other_models_wait_for_the_load_of_suspected_models_but_only_up_to_a_time_limit(
+def test_other_models_are_loaded_after_suspected_models_or_at_the_latest_after_a_time_limit(
     folder: Path,
 ) -> None:
     die_while_loading(folder, "suspect")

@@ -45,7 +45,7 @@ def test_an_item_model_takes_one_item_and_returns_one_result() -> None:
     assert len(loaded.run(items)) == 3
 
 
-def test_the_outputs_of_a_batch_model_are_postprocessed() -> None:
+def test_the_postprocess_method_of_a_batch_model_converts_each_output() -> None:
     class Infer:
         accepts: ClassVar[Accepts] = "text"
 
@@ -353,7 +353,7 @@ def test_a_model_class_that_contradicts_the_catalogue_entry_is_refused(
         LoadedModel(NOOP, infer(WEIGHTS, ""))
 
 
-def test_a_model_class_without_a_call_method_and_a_module_without_infer_are_refused() -> None:
+def test_a_model_class_without_call_and_a_module_without_the_class_infer_are_refused() -> None:
     with pytest.raises(ModelUnfit, match="has no method __call__"):
         LoadedModel(NOOP, SimpleNamespace(accepts="bytes"))
     with pytest.raises(ModelUnfit, match="no class Infer"):
@@ -371,7 +371,9 @@ def test_a_batch_fails_if_the_model_returns_a_wrong_number_of_results(
 
 
 @pytest.mark.parametrize("outputs", [{"label": "cat"}, "c", b"c"])
-def test_a_batch_fails_if_the_model_returns_one_result_in_place_of_a_list(outputs: object) -> None:
+def test_a_batch_fails_if_the_model_returns_a_single_result_instead_of_a_list(
+    outputs: object,
+) -> None:
     members = {"accepts": "bytes", "preprocess": bytes, "__call__": lambda self, batch: outputs}
     infer = type("Infer", (), members)
     with pytest.raises(InferenceFailed, match="for a batch; expected a list with one result"):

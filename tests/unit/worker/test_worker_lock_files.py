@@ -109,7 +109,7 @@ def test_an_unreadable_lock_file_is_skipped(
     other.close()
 
 
-def test_code_blocks_that_hold_the_folder_lock_never_run_at_the_same_time(tmp_path: Path) -> None:
+def test_only_one_thread_at_a_time_holds_the_folder_lock(tmp_path: Path) -> None:
     boards = [LockFileFolder(tmp_path), LockFileFolder(tmp_path)]
     with boards[0].locked():
         file = boards[0].add({"count": 0})

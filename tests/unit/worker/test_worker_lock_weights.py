@@ -131,7 +131,9 @@ def test_the_error_for_a_digest_that_cannot_be_written_names_the_model(
     assert [each.name for each in folder.iterdir() if each.name.startswith(".")] == []
 
 
-def test_the_digests_of_other_models_are_written_although_one_model_fails(folder: Path) -> None:
+def test_the_digests_of_other_models_are_written_if_the_weights_of_one_model_are_missing(
+    folder: Path,
+) -> None:
     catalogue = folder / "models.toml"
     catalogue.write_text(ENTRY.format(two="file:nets/absent.bin", digest=A))
     code, output, errors = run(catalogue, "one", "two")
@@ -175,6 +177,6 @@ def test_a_digest_is_written_into_each_supported_form_of_a_toml_table(
 
 
 @pytest.mark.parametrize("text", ['a = {weights = "file:x"}\n', 'a.weights = "file:x"\n'])
-def test_the_refusal_of_a_table_that_cannot_be_edited_contains_the_line_to_add(text: str) -> None:
+def test_the_error_for_a_table_that_cannot_be_edited_contains_the_line_to_add(text: str) -> None:
     with pytest.raises(NotEditable, match=f'yourself: weights_sha256 = "{B}"'):
         set_digest(text, ("a",), B)

@@ -115,7 +115,9 @@ def test_no_lock_is_lost_during_a_short_outage_of_the_broker() -> None:
     assert is_held(lock)
 
 
-def test_a_lock_is_not_lost_if_one_connection_is_silent_and_the_next_connection_works() -> None:
+def test_no_lock_is_lost_if_the_next_connection_works_after_one_connection_stops_responding() -> (
+    None
+):
     broker = ScriptedBroker(mood="silent")
     locks = [broker.hold(name) for name in ("a", "b")]
     broker.pass_time(20.0)
@@ -180,7 +182,7 @@ def test_an_expired_lock_is_not_renewed() -> None:
         max_size=30,
     )
 )
-def test_a_lock_that_the_broker_no_longer_has_never_counts_as_held(
+def test_a_lock_never_counts_as_held_after_the_lock_has_ended_at_the_broker(
     steps: list[tuple[str, Any]],
 ) -> None:
     broker = ScriptedBroker()

@@ -202,7 +202,7 @@ def test_a_model_that_fails_on_the_sample_input_is_not_ready(
         ("tests.unit.worker.exiting_model", "SystemExit"),
     ],
 )
-def test_the_reported_reason_for_an_unready_model_names_the_error_that_the_import_raised(
+def test_the_reason_why_a_model_is_not_ready_names_the_error_that_the_import_raised(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], module: str, raised: str
 ) -> None:
     managed = managed_models("a", sharing, lambda: Infer(20), implementation=module)
@@ -258,7 +258,7 @@ def test_a_model_with_a_stored_memory_profile_is_loaded_and_not_measured_again(
     assert loads == [1], "the stored profile is used, so the model is not measured and loaded again"
 
 
-def test_a_model_is_not_loaded_into_less_memory_than_another_process_measured_for_the_model(
+def test_a_model_waits_if_less_memory_is_free_than_another_process_measured_for_the_model(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     all_of_it = managed_models("b", sharing, lambda: Infer(50))

@@ -176,7 +176,7 @@ def test_a_model_that_reads_files_is_refused_if_it_has_named_inputs() -> None:
         LoadedModel(MODEL, Reads())
 
 
-def test_the_type_hint_of_a_keyword_only_argument_decides_whether_it_is_an_input() -> None:
+def test_the_type_hint_of_a_keyword_only_argument_decides_between_input_and_parameter() -> None:
     class Many:
         def __call__(
             self,
@@ -202,7 +202,7 @@ def test_the_type_hint_of_a_keyword_only_argument_decides_whether_it_is_an_input
     assert list(read_arguments(Many())) == ["title"]
 
 
-def test_the_declaration_of_a_named_input_of_an_unknown_kind_is_refused() -> None:
+def test_a_named_input_of_an_unknown_kind_cannot_be_declared() -> None:
     with pytest.raises(ValueError, match="a named input cannot be 'file'; expected one of audio"):
         Input("file")
 

@@ -95,12 +95,12 @@ def test_a_json_result_that_is_not_optional_may_be_null() -> None:
     assert encode_results(Results(1, box=None), model).named == {"box": InlineJson(None)}
 
 
-def test_a_model_with_only_optional_named_results_may_return_its_result_alone() -> None:
+def test_a_model_whose_named_results_are_all_optional_may_return_only_the_first_result() -> None:
     model = replace(MODEL, results={"note": NamedResult("text/plain", optional=True)})
     assert encode_results({"a": 1}, model) == EncodedResults(InlineJson({"a": 1}), {})
 
 
-def test_a_batch_model_returns_results_from_postprocess_or_from_the_call() -> None:
+def test_a_batch_model_returns_named_results_from_call_or_from_postprocess() -> None:
     class Batched:
         accepts: ClassVar[Accepts] = "image"
 
@@ -120,7 +120,9 @@ def test_a_batch_model_returns_results_from_postprocess_or_from_the_call() -> No
 
 
 @pytest.mark.parametrize("duplicate", [lambda each: pickle.loads(pickle.dumps(each)), deepcopy])
-def test_results_can_be_pickled_and_copied(duplicate: Callable[[Cut], Cut]) -> None:
+def test_a_results_object_keeps_its_values_when_the_object_is_pickled_or_copied(
+    duplicate: Callable[[Cut], Cut],
+) -> None:
     mask: Any = b"png"
     given = Cut({"width": 4}, mask=mask, note="wide")
     found = duplicate(given)
@@ -210,7 +212,7 @@ def test_the_type_hint_of_the_returned_object_declares_the_named_results() -> No
     ]
 
 
-def test_none_and_the_text_in_a_type_hint_may_have_each_order() -> None:
+def test_a_type_hint_may_contain_none_and_the_description_in_any_order() -> None:
     class Found(Results):
         inner: Annotated[Image.Image, "A mask."] | None
         outer: Annotated[Image.Image | None, "A mask."]
@@ -257,7 +259,7 @@ def return_missing(item: object) -> "MissingResults":  # type: ignore[name-defin
         (return_missing, "return_missing: a type hint contains MissingResults, .* TYPE_CHECKING"),
     ],
 )
-def test_a_model_with_named_results_is_refused_if_a_type_hint_does_not_exist_at_run_time(
+def test_a_model_with_named_results_is_refused_if_a_type_hint_cannot_be_resolved_at_run_time(
     infer: Callable[[object], object], said: str
 ) -> None:
     with pytest.raises(ModelUnfit, match=said):
@@ -266,13 +268,11 @@ def test_a_model_with_named_results_is_refused_if_a_type_hint_does_not_exist_at_
         LoadedModel(MODEL, infer)
 
 
-def test_a_model_without_named_results_may_have_a_type_hint_that_does_not_exist_at_run_time() -> (
-    None
-):
+def test_a_model_without_named_results_may_have_a_type_hint_that_cannot_be_resolved() -> None:
     LoadedModel(replace(MODEL, results={}), return_missing)
 
 
-def test_a_type_hint_that_is_no_subclass_of_results_declares_no_named_results() -> None:
+def test_only_a_type_hint_that_is_a_subclass_of_results_declares_named_results() -> None:
     def plain(item: object) -> Results:
         return Results(item)
 
@@ -306,7 +306,7 @@ def test_a_model_class_whose_declared_results_differ_from_the_catalogue_entry_is
         LoadedModel(replace(MODEL, results=results), Infer())
 
 
-def test_a_result_of_bytes_may_have_any_type_except_json() -> None:
+def test_a_named_result_of_type_bytes_may_have_any_media_type_except_json() -> None:
     class Raw(Results):
         data: bytes
 
@@ -333,7 +333,7 @@ def pack(results: EncodedResults) -> tuple[RecordedJobs, Any, dict[str, Any]]:
     return jobs, reply.outcome, dict(reply.results)
 
 
-def test_the_results_in_a_reply_have_together_at_most_the_inline_limit() -> None:
+def test_the_total_size_of_the_inline_results_in_a_reply_does_not_exceed_the_limit() -> None:
     half = InlineBytes("image/png", bytes(INLINE_LIMIT_BYTES // 2))
     rest = InlineBytes("image/png", bytes(INLINE_LIMIT_BYTES // 2 - 1))
     jobs, first, named = pack(
@@ -402,7 +402,7 @@ def test_the_describe_command_prints_the_lines_of_the_named_results(tmp_path: Pa
         assert output.getvalue() == expected
 
 
-def test_the_help_of_the_describe_command_names_all_that_it_prints(
+def test_the_help_of_the_describe_command_names_everything_that_the_command_prints(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit):

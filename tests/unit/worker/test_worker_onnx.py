@@ -106,7 +106,9 @@ def test_an_onnx_graph_with_a_fixed_batch_size_of_one_runs_each_item_alone(tmp_p
     assert answer(loaded, *items) == [{"sum": [1 + number, 2]} for number in range(3)]
 
 
-def test_each_item_of_a_batch_with_several_shapes_gets_its_own_result(tmp_path: Path) -> None:
+def test_each_item_of_a_batch_with_items_of_different_shapes_gets_its_own_result(
+    tmp_path: Path,
+) -> None:
     node = onnx.helper.make_node("ReduceSum", ["x"], ["total"], keepdims=0, noop_with_empty_axes=0)
     axes = np.array([1])
     node = onnx.helper.make_node("ReduceSum", ["x", "axes"], ["total"], keepdims=0)

@@ -119,7 +119,7 @@ def test_a_killed_child_is_replaced() -> None:
 
 
 @pytest.mark.parametrize("code", [0, 2, 71, 98])
-def test_a_child_process_that_a_model_or_library_ends_with_any_exit_code_is_replaced(
+def test_a_child_process_that_a_model_or_library_ends_is_replaced_whatever_the_exit_code(
     code: int,
 ) -> None:
     with started() as program:
@@ -189,7 +189,9 @@ def test_the_parent_imports_modules_once_for_all_children(tmp_path: Path) -> Non
         program.child()
 
 
-def test_the_worker_runs_without_a_fork_in_a_process_that_has_threads(tmp_path: Path) -> None:
+def test_the_worker_runs_without_a_fork_if_an_imported_module_has_started_a_thread(
+    tmp_path: Path,
+) -> None:
     text = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()"
     (tmp_path / "threaded.py").write_text(text, encoding="utf-8")
     with started("threaded", path=tmp_path) as program:

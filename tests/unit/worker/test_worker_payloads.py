@@ -95,7 +95,7 @@ def full_disk() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("full_disk")
-def test_reading_a_blob_onto_a_full_disk_raises_payloads_unavailable() -> None:
+def test_copying_a_blob_to_a_file_on_a_full_disk_raises_payloads_unavailable() -> None:
     with pytest.raises(PayloadsUnavailable, match="OSError: File too large"):
         BlobPayloads(ScriptedStore()).open(REF, NOOP, hasty)
 

@@ -99,7 +99,7 @@ def test_a_cancellation_is_noticed_although_the_model_reports_no_progress(
         context.progress(0.5)
 
 
-def test_the_context_of_a_job_that_was_cancelled_before_the_start_reports_the_cancellation(
+def test_the_context_of_a_job_shows_a_cancellation_that_happened_before_the_job_started(
     gateway: ProgressGateway,
 ) -> None:
     gateway.goes_on = False

@@ -189,7 +189,7 @@ def test_the_receiver_withdraws_the_link_credit_when_the_receiver_stops_receivin
     assert loop.broker.drains == 1
 
 
-def test_no_link_credit_is_withdrawn_after_a_message_has_used_up_the_credit(
+def test_no_link_credit_is_withdrawn_if_a_message_has_used_up_the_credit(
     loop: ReceiverLoop,
 ) -> None:
     loop.received()
@@ -237,7 +237,7 @@ def test_the_receiver_logs_only_once_that_the_queue_is_missing(
     assert not loop.receiver.is_connected
 
 
-def test_the_property_may_receive_stays_true_until_the_link_credit_is_withdrawn() -> None:
+def test_a_receiver_without_capacity_may_still_receive_until_its_link_credit_is_withdrawn() -> None:
     loop = ReceiverLoop()
     loop.run_once()
     loop.has_room = False
@@ -246,7 +246,7 @@ def test_the_property_may_receive_stays_true_until_the_link_credit_is_withdrawn(
     assert not loop.receiver.may_receive
 
 
-def test_the_property_may_receive_stays_true_until_the_received_message_is_in_flight() -> None:
+def test_a_receiver_counts_as_receiving_until_the_received_message_is_in_flight() -> None:
     loop = ReceiverLoop()
     seen: list[bool] = []
     loop.broker.waiting = [delivery()]

@@ -58,7 +58,7 @@ def test_the_oldest_cached_replies_are_evicted_first() -> None:
     assert len(timed.found(*range(100))) == 20, "each small reply also needs a minimum of space"
 
 
-def test_removing_or_replacing_or_delivering_a_reply_frees_space_in_the_cache() -> None:
+def test_a_removed_or_replaced_or_delivered_reply_frees_its_space_in_the_cache() -> None:
     timed = TimedCache(limit_bytes=10_000)
     for _ in range(50):
         timed.cache.put(numbered(1), bytes(4000), "succeeded")

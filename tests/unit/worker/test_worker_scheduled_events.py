@@ -50,7 +50,7 @@ def test_the_documented_example_of_scheduled_events_is_parsed() -> None:
 
 
 @pytest.mark.parametrize("not_before", ["", None, "soon", 5, "Mon, 99 Foo 2026 99:99:99 GMT"])
-def test_an_invalid_not_before_time_of_a_scheduled_event_is_read_as_none(
+def test_an_invalid_earliest_start_time_of_a_scheduled_event_is_read_as_none(
     not_before: Any,
 ) -> None:
     (notice,) = read_events(document(EventType="Reboot", NotBefore=not_before))
@@ -96,7 +96,7 @@ def test_a_scheduled_event_of_type_freeze_or_of_unknown_type_does_not_end_the_ma
 
 
 @pytest.mark.parametrize(("minutes", "is_stopped"), [(15, True), (21, False), (7 * 24 * 60, False)])
-def test_a_scheduled_event_may_stop_the_machine_from_20_minutes_before_its_not_before_time(
+def test_a_scheduled_event_may_stop_the_machine_from_20_minutes_before_its_earliest_start(
     minutes: int, is_stopped: bool
 ) -> None:
     notice = ScheduledEvent("id", "Redeploy", frozenset({"vm_0"}), NOW + timedelta(minutes=minutes))

@@ -115,7 +115,7 @@ def test_the_variable_otel_sdk_disabled_disables_traces() -> None:
         ("WORKER_WEIGHTS_CACHE_SIZE", "64"),
     ],
 )
-def test_the_error_for_a_wrong_setting_names_the_variable(name: str, value: str) -> None:
+def test_the_error_for_an_invalid_setting_names_the_variable(name: str, value: str) -> None:
     with pytest.raises(SettingsError, match=name):
         WorkerSettings.from_env({**LEAST, name: value})
 
@@ -124,7 +124,7 @@ def test_the_repr_of_settings_has_no_secrets() -> None:
     assert "c2VjcmV0" not in repr(WorkerSettings.from_env(LEAST))
 
 
-def test_the_settings_of_downloaded_weights_are_read_from_the_environment() -> None:
+def test_the_settings_for_downloading_weights_are_read_from_the_environment() -> None:
     weights = WorkerSettings.from_env(LEAST).weights
     assert (weights.cache_limit_bytes, weights.hub) == (
         None,

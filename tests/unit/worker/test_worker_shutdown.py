@@ -9,7 +9,7 @@ from typing import Any
 from worker.shutdown import EXIT_DEVICE_LOST, Shutdown
 
 
-def test_a_shutdown_keeps_the_first_reason_and_the_first_failure_code() -> None:
+def test_a_shutdown_keeps_the_first_reason_and_the_first_exit_code_of_a_failure() -> None:
     leaving = Shutdown()
     leaving.request("told to leave")
     leaving.request("the device is lost", EXIT_DEVICE_LOST)
@@ -19,7 +19,7 @@ def test_a_shutdown_keeps_the_first_reason_and_the_first_failure_code() -> None:
     assert (leaving.reason, leaving.exit_code) == ("told to leave", EXIT_DEVICE_LOST)
 
 
-def test_a_signal_during_any_line_of_the_waiting_code_ends_the_wait_for_a_shutdown() -> None:
+def test_a_signal_ends_the_wait_for_a_shutdown_at_whichever_line_the_signal_arrives() -> None:
     before = signal.getsignal(signal.SIGUSR1)
     for number in range(40):
         leaving, lines = Shutdown(), iter(range(40))

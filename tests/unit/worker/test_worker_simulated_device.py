@@ -57,7 +57,7 @@ def other_process(folder: Path, size: int) -> Iterator[subprocess.Popen[bytes]]:
         process.stdout.close()
 
 
-def test_the_memory_of_a_process_does_not_count_towards_the_budget_after_the_process_has_ended(
+def test_the_memory_of_an_ended_process_no_longer_counts_towards_the_budget(
     tmp_path: Path,
 ) -> None:
     account = MemoryAccount(tmp_path, 8)

@@ -106,7 +106,7 @@ def test_the_error_for_an_unknown_architecture_suggests_similar_names() -> None:
         build(models.detection, "ssdlite")
 
 
-def test_weights_of_another_network_architecture_are_refused(tmp_path: Path) -> None:
+def test_weights_for_another_network_architecture_are_refused(tmp_path: Path) -> None:
     network = seeded(models, "squeezenet1_1", num_classes=2)
     with pytest.raises(WeightsUnfit):
         load(tmp_path, "classifier", network, architecture="shufflenet_v2_x0_5")

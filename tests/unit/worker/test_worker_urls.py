@@ -205,7 +205,7 @@ def dead_dns(answered: threading.Event, **limits: int) -> Resolver:
     return Resolver(look_up, **limits)
 
 
-def test_a_download_from_a_host_name_without_a_dns_response_ends_at_the_time_limit(
+def test_a_download_ends_at_the_time_limit_if_the_dns_server_does_not_respond(
     answered: threading.Event,
 ) -> None:
     outbound = GuardedHttp(AddressGuard("127.0.0.1"), dead_dns(answered))
@@ -216,7 +216,7 @@ def test_a_download_from_a_host_name_without_a_dns_response_ends_at_the_time_lim
     assert time.monotonic() - begun_at < 2
 
 
-def test_host_names_without_a_dns_response_delay_neither_other_models_nor_webhooks(
+def test_unanswered_dns_queries_of_one_model_delay_neither_other_models_nor_webhooks(
     answered: threading.Event,
 ) -> None:
     resolver = dead_dns(answered, max_count_of_a_share=16)

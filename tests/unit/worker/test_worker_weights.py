@@ -74,7 +74,7 @@ def test_the_same_tensors_are_loaded_from_every_weights_format(tmp_path: Path, k
 
 
 @pytest.mark.parametrize("is_legacy", [True, False])
-def test_a_pickle_with_code_is_refused_without_execution(
+def test_a_pickle_that_contains_code_is_refused_and_the_code_is_not_executed(
     tmp_path: Path, *, is_legacy: bool
 ) -> None:
     trace = tmp_path / "executed"

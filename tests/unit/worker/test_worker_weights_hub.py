@@ -193,7 +193,7 @@ def test_the_error_for_each_refusal_of_the_hub_contains_the_status(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_hub_weights_with_another_digest_are_refused_and_deleted(
+def test_hub_weights_with_a_wrong_digest_are_refused_and_deleted(
     server: FakeHub, tmp_path: Path
 ) -> None:
     model = model_of(server.add("acme/net", "a.bin", b"other"))
@@ -268,7 +268,7 @@ def test_a_download_of_unknown_size_stops_when_the_cache_is_full(
     assert load(store, model) == DATA
 
 
-def test_the_weights_that_were_not_used_for_the_longest_time_are_deleted_for_new_weights(
+def test_the_least_recently_used_weights_are_deleted_to_make_space_for_new_weights(
     server: FakeHub, tmp_path: Path
 ) -> None:
     def fetch(number: int) -> Path:
@@ -396,7 +396,7 @@ def test_a_second_worker_waits_while_the_first_worker_downloads_the_same_hub_wei
     assert [each.name for each in files] == [sha256(DATA)]
 
 
-def test_a_relative_path_of_weights_in_the_model_folder_starts_at_the_working_directory(
+def test_a_relative_weights_path_is_resolved_from_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "nets").mkdir()
