@@ -63,7 +63,7 @@ def test_a_message_is_sent_and_received_through_the_command_local_servicebus(
         assert str(message) == "hello"
 
 
-def test_a_blob_is_uploaded_and_downloaded_through_the_command_local_blobs(tmp_path: Path) -> None:
+def test_the_local_blobs_command_serves_uploads_and_downloads_of_a_blob(tmp_path: Path) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}/devstoreaccount1"
     connection_string = (

@@ -131,8 +131,8 @@ def simulate(
 ) -> SimulationResult:
     """Simulate the jobs of ``load`` for ``duration_seconds``, and return the results.
 
-    The simulation starts on a Monday at midnight. The hours of the load are local times of the cron
-    triggers in ``scaling``.
+    The simulation starts on a Monday at midnight. The hours of the load are in the time
+    zone of the cron triggers in ``scaling``.
     """
     simulation = _Simulation(load, scaling, cluster, times, duration_seconds)
     return simulation.run()

@@ -456,7 +456,8 @@ class ClientOperations:
             request: The request to send.
             expected: The HTTP status codes of responses to return. Any other status raises an
                 error.
-            give_up_at: The time of the clock, in seconds, after which the request is not repeated.
+            give_up_at: The request is not repeated after this time. It is in seconds of the
+                monotonic clock.
 
         Raises:
             LooselyError: The error of the last attempt.
@@ -495,7 +496,7 @@ class ClientOperations:
         For an upload, the request contains only the upload's reference. Any other input is the
         body of the request, or is uploaded first if it is too large for the body.
 
-        ``give_up_at`` is the time of the clock, in seconds, after which no request is repeated.
+        No request is repeated after ``give_up_at``, a time in seconds of the monotonic clock.
         """
         if inputs:
             return await self._submit_inputs(source, media_type, inputs, submission, give_up_at)
@@ -525,7 +526,7 @@ class ClientOperations:
         Inputs over ``_SURELY_SMALL_BYTES`` are uploaded first. If the gateway answers that a
         smaller input is too large for a request, all inputs are uploaded.
 
-        ``give_up_at`` is the time of the clock, in seconds, after which no request is repeated.
+        No request is repeated after ``give_up_at``, a time in seconds of the monotonic clock.
         """
         first = source if isinstance(source, Upload) else read_payload(source, media_type)
         named: dict[str, Payload | Upload] = {
@@ -559,7 +560,7 @@ class ClientOperations:
     async def _is_too_large(self, payload: Payload, name: str, give_up_at: float) -> bool:
         """Return whether the payload exceeds the limit of the model ``name`` for a request body.
 
-        ``give_up_at`` is the time of the clock, in seconds, after which no request is repeated.
+        No request is repeated after ``give_up_at``, a time in seconds of the monotonic clock.
         """
         if payload.size_bytes <= _SURELY_SMALL_BYTES:
             return False
@@ -581,7 +582,7 @@ class ClientOperations:
     ) -> Upload:
         """Request an upload URL, store the payload at this URL, and return the upload.
 
-        ``give_up_at`` is the time of the clock, in seconds, after which no request is repeated.
+        No request is repeated after ``give_up_at``, a time in seconds of the monotonic clock.
         """
         asked = self.requests.create_upload(model, payload.media_type, input_name)
         response = await self.send(asked, (201,), give_up_at)
@@ -609,7 +610,7 @@ class ClientOperations:
         If the status of the response is not in ``expected``, raise UnexpectedAnswer with the
         message ``reason``.
 
-        ``give_up_at`` is the time of the clock, in seconds, after which no request is repeated.
+        No request is repeated after ``give_up_at``, a time in seconds of the monotonic clock.
         """
         try:
             return await self.send(request, expected, give_up_at)
@@ -658,7 +659,7 @@ class ClientOperations:
         A result that is not JSON is not fetched from blob storage. ``None`` is also returned if the
         gateway no longer has the result.
 
-        ``give_up_at`` is the time of the clock, in seconds, after which no request is repeated.
+        No request is repeated after ``give_up_at``, a time in seconds of the monotonic clock.
         """
         try:
             response = await self.send(

@@ -157,8 +157,8 @@ class Span:
 def read_trace(folder: Path, trace_id: str) -> list[Span]:
     """Return the root spans of a trace, the earliest first.
 
-    The parent of a root span is not in the files. The result is empty if the files have no span
-    of the trace.
+    A root span is a span whose parent is not in the files. The result is empty if the files have
+    no span of the trace.
     """
     found = sorted(_read_spans(folder, trace_id), key=lambda each: int(each["start_ns"]))
     spans = {

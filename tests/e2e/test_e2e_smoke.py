@@ -334,7 +334,7 @@ class TestFaultyGateway:
         ),
     ],
 )
-def test_a_smoke_test_check_of_the_gateway_fails_if_the_checked_claim_is_false(
+def test_each_gateway_check_of_the_smoke_test_fails_if_its_claim_is_false(
     check: str,
     answers: dict[str, tuple[int, dict[str, Any]]],
     text: str,

@@ -158,8 +158,8 @@ def bicep_files_follow_the_linter_and_the_formatter(files: DeploymentFiles) -> N
 
     - Each parameter has a more precise type than `object` or `array`.
     - The type `Token` has a fixed length (BCP334).
-    - Each line that the formatter could break is at most 120 characters long. It cannot break
-      decorators and lines without brackets outside of strings.
+    - Each line that the formatter can break is at most 120 characters long. The formatter breaks
+      a line only at a bracket that is not in a string, and it never breaks a decorator.
     """
     for path in sorted((files.root / "infra").rglob("*.bicep")):
         text = path.read_text(encoding="utf-8")

@@ -362,9 +362,10 @@ ANSWERS: Final[dict[str, Callable[[Call], str]]] = {
 
 
 def answer(call: Call) -> str:
-    """Return the output of a call, from the function in ANSWERS with the longest matching words.
+    """Return the output of a command.
 
-    The call fails as often as `state["failing"]` says for these words.
+    The keys of ANSWERS are the first words of commands. The function with the longest key that
+    matches the command returns the output. The first `state["failing"][key]` calls fail.
     """
     for length in range(len(call.words), 1, -1):
         name = " ".join(call.words[:length])

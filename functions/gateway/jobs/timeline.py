@@ -171,7 +171,7 @@ class JobTimelineDelivery(TypedDict):
 
 
 class ClockSkew(TypedDict):
-    """By how much a clock differs from the gateway's clock. The real difference may be larger."""
+    """The smallest possible difference of another clock from the gateway's clock."""
 
     clock: Literal["broker", "worker"]
     worker: str | None

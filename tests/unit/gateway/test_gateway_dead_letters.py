@@ -387,7 +387,7 @@ async def test_a_dead_letter_stays_marked_as_redriven_if_the_trigger_runs_again_
 
 @pytest.mark.parametrize("is_first", [True, False])
 @pytest.mark.parametrize("kind", ["garbage", "forged token", "no reply URL"])
-async def test_a_dead_lettered_producer_message_with_the_id_of_a_job_does_not_change_the_job(
+async def test_a_dead_lettered_message_of_a_producer_with_the_id_of_a_job_does_not_change_the_job(
     gateway: RunningGateway, kind: str, is_first: bool
 ) -> None:
     job_id = await gateway.accept(b"of the caller")

@@ -280,7 +280,7 @@ async def test_a_database_of_schema_version_2_can_store_policies_after_the_upgra
     assert servicebus.broker.authorization_rules == {"new": rule}
 
 
-async def test_an_upgrade_that_cannot_be_written_raises_a_message_store_error(
+async def test_opening_an_old_store_that_cannot_be_upgraded_raises_a_message_store_error(
     tmp_path: Path,
 ) -> None:
     servicebus = await RunningBroker.open(tmp_path)
