@@ -12,7 +12,7 @@ from selenium.webdriver.common.keys import Keys
 from tests.browser.browser import Browser, SentRequest
 from tests.browser.checks import check_width, check_with_axe, focused, press, tab_to
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.thorough, pytest.mark.timeout(120)]
 
 SUBMIT = "#operations-jobs-submit_job"
 MODELS = "#operations-models-list_models"

@@ -27,7 +27,7 @@ from tests.e2e import by_hand
 from tests.e2e.system import ROOT, System, running, until
 from tests.ports import free_ports
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, pytest.mark.thorough, pytest.mark.timeout(240)]
 
 CATALOGUE = """
 [noop]

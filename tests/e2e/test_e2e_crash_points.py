@@ -89,10 +89,10 @@ def submit(system: System) -> str:
     "point",
     [
         pytest.param("before-start:job", id="between-the-message-and-the-start"),
-        pytest.param("after-start:job", id="right-after-the-start"),
-        pytest.param("before-send:job", id="before-the-first-send"),
+        pytest.param("after-start:job", id="right-after-the-start", marks=pytest.mark.thorough),
+        pytest.param("before-send:job", id="before-the-first-send", marks=pytest.mark.thorough),
         pytest.param("before-save:job", id="between-send-and-save"),
-        pytest.param("before-delete:job", id="between-save-and-delete"),
+        pytest.param("before-delete:job", id="between-save-and-delete", marks=pytest.mark.thorough),
     ],
 )
 def test_a_job_succeeds_although_the_host_dies_while_the_orchestration_starts(
@@ -107,7 +107,13 @@ def test_a_job_succeeds_although_the_host_dies_while_the_orchestration_starts(
         system.wait_until_empty()
 
 
-@pytest.mark.parametrize("point", ["before-activity:enqueue", "after-activity:enqueue"])
+@pytest.mark.parametrize(
+    "point",
+    [
+        pytest.param("before-activity:enqueue", marks=pytest.mark.thorough),
+        "after-activity:enqueue",
+    ],
+)
 def test_a_job_succeeds_although_the_host_dies_while_service_bus_is_unavailable(
     tmp_path: Path, point: str
 ) -> None:
@@ -147,7 +153,11 @@ def test_repeated_requests_create_one_job_if_the_host_dies_before_the_orchestrat
     "point",
     [
         pytest.param("before-save-after-event:reply", id="between-reply-and-save"),
-        pytest.param("before-event:reply", id="between-the-final-record-and-the-event"),
+        pytest.param(
+            "before-event:reply",
+            id="between-the-final-record-and-the-event",
+            marks=pytest.mark.thorough,
+        ),
         pytest.param("after-event:reply", id="right-after-the-event"),
     ],
 )
@@ -229,7 +239,11 @@ def test_a_cancelled_running_job_stops_although_the_host_dies_during_the_cancell
     "point",
     [
         pytest.param("before-activity:announce_webhook", id="before-the-announcement"),
-        pytest.param("after-activity:announce_webhook", id="after-the-announcement"),
+        pytest.param(
+            "after-activity:announce_webhook",
+            id="after-the-announcement",
+            marks=pytest.mark.thorough,
+        ),
         pytest.param("before-event:reply", id="before-the-event"),
         pytest.param("before-save-after-event:reply", id="before-there-is-a-history"),
     ],

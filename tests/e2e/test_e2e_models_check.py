@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.system import ROOT
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.thorough, pytest.mark.timeout(120)]
 
 ENTRY = """
 [tried]

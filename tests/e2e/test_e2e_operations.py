@@ -20,7 +20,7 @@ from gateway.http.keys import make_key
 from tests.e2e.system import ROOT, System, running, until
 from tests.ports import free_ports
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.thorough, pytest.mark.timeout(180)]
 
 VERDICT_SECONDS = 15.0
 WAIT_SECONDS = 60.0

@@ -20,7 +20,7 @@ from contract.catalogue import Catalogue
 from infra.manifests import make_container
 from tests.e2e.system import System, running
 
-pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, pytest.mark.thorough, pytest.mark.torch, pytest.mark.timeout(240)]
 
 MODEL = """
 [{name}]

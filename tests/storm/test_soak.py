@@ -13,7 +13,7 @@ import pytest
 
 from tests.storm.rig import ROOT
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.thorough, pytest.mark.timeout(180)]
 
 COMMAND = (sys.executable, "-m", "tests.storm.soak")
 SMALL = ("--models", "noop,counting,fragile", "--rate", "4", "--limit", "150")

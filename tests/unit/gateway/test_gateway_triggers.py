@@ -313,7 +313,7 @@ def test_the_function_app_registers_exactly_the_listed_functions_and_bindings() 
         "webhook orchestrationTrigger:context",
         "announce_webhook activityTrigger:job durableClient:client",
         "deliver_webhook activityTrigger:job durableClient:client",
-        "deliver_reply activityTrigger:told",
+        "deliver_reply activityTrigger:webhook_reply",
         *(
             f"dead_letters_{queue} durableClient:client serviceBusTrigger:message"
             for model in Catalogue.load().values()
