@@ -272,9 +272,6 @@ def test_a_system_exit_raised_by_a_model_ends_the_job_and_not_the_thread(
     assert jobs.settlements == [Settlement.ABANDON]
 
 
-# The server of this test may close the connection before it has read the reply. Then the worker
-# repeats the reply, but the server responds only once.
-@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("deadline_seconds", "code"), [(60.0, SUCCEEDED), (0.0, "expired")], ids=["in-time", "late"]
 )

@@ -43,6 +43,12 @@ def answering(data: bytes, *, hangs: bool = False) -> Iterator[str]:
                         connection.sendall(b"x")
                     except OSError:
                         return
+                # Without this, the operating system would reset the connection if the client has
+                # sent more than the first read returned, and the client could lose the response.
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_WR)
+                    while connection.recv(65536):
+                        pass
 
         thread = threading.Thread(target=serve)
         thread.start()
