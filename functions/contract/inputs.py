@@ -7,12 +7,12 @@ Each further input has a name and its own entry:
 """
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
 from contract.errors import CatalogueError
-from contract.messages import is_payload_name
+from contract.named_tables import NamedTableKind, check_named_tables
 
 MAX_NAMED_INPUTS: Final = 4
 """How many named inputs a model may have in addition to its input."""
@@ -47,6 +47,23 @@ class NamedInput:
     max_pixels: int = 0
 
 
+def _fits(key: str, value: Any) -> bool:
+    match key:
+        case "media_types":
+            is_list = isinstance(value, list) and bool(value)
+            return is_list and all(isinstance(each, str) and each for each in value)
+        case "description":
+            return isinstance(value, str)
+        case "optional":
+            return isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+_KIND: Final = NamedTableKind(
+    "input", NamedInput, 'media_types = ["image/png"]', MAX_NAMED_INPUTS, _RESERVED, _fits
+)
+
+
 def read_inputs(path: str, value: Any, defaults: Mapping[str, int]) -> Mapping[str, NamedInput]:
     """Return the named inputs of a model's entry by name.
 
@@ -54,39 +71,12 @@ def read_inputs(path: str, value: Any, defaults: Mapping[str, int]) -> Mapping[s
     `defaults` contains the default values of `max_input_bytes`, and of `max_pixels` for pictures.
     Raises CatalogueError if an input is not valid.
     """
-    if not isinstance(value, dict):
-        raise CatalogueError(
-            f'{path}: expected a table, for example {{mask = {{media_types = ["image/png"]}}}}'
-        )
-    if len(value) > MAX_NAMED_INPUTS:
-        raise CatalogueError(
-            f"{path}: expected at most {MAX_NAMED_INPUTS} named inputs, found {len(value)}"
-        )
-    for name in value:
-        if not is_payload_name(name) or name in _RESERVED:
-            raise CatalogueError(
-                f"{path}.{name}: the name must have 1 to 32 lower-case letters, digits and "
-                f"underscores, begin with a letter, and be none of {', '.join(sorted(_RESERVED))}"
-            )
+    check_named_tables(path, value, _KIND)
     found = {name: _read_input(f"{path}.{name}", each, defaults) for name, each in value.items()}
     return MappingProxyType(found)
 
 
-def _read_input(path: str, table: Any, defaults: Mapping[str, int]) -> NamedInput:
-    if not isinstance(table, dict):
-        raise CatalogueError(
-            f'{path}: expected a table, for example {{media_types = ["image/png"]}}'
-        )
-    known = {each.name: each for each in fields(NamedInput)}
-    for key, value in table.items():
-        if key not in known:
-            raise CatalogueError(f"{path}.{key}: an input has no such key; remove it")
-        if not _fits(key, value):
-            raise CatalogueError(
-                f"{path}.{key}: the value {value!r:.100} is not valid for this key"
-            )
-    if any(key not in table for key, each in known.items() if each.default is MISSING):
-        raise CatalogueError(f"{path}.media_types: the key is missing; add it")
+def _read_input(path: str, table: dict[str, Any], defaults: Mapping[str, int]) -> NamedInput:
     media_types = tuple(table["media_types"])
     are_images = all(media_type.startswith("image/") for media_type in media_types)
     input_bytes = table.get("max_input_bytes", defaults["max_input_bytes"])
@@ -106,15 +96,3 @@ def _read_input(path: str, table: Any, defaults: Mapping[str, int]) -> NamedInpu
             f"{found.max_input_bytes}, found {found.max_upload_bytes}"
         )
     return found
-
-
-def _fits(key: str, value: Any) -> bool:
-    match key:
-        case "media_types":
-            is_list = isinstance(value, list) and bool(value)
-            return is_list and all(isinstance(each, str) and each for each in value)
-        case "description":
-            return isinstance(value, str)
-        case "optional":
-            return isinstance(value, bool)
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -267,7 +267,10 @@ def test_the_list_of_hub_weights_for_a_deployment_contains_each_file_once(
         (*entry('results.mask = {media_type = ""}'), "mask.media_type: expected a media type"),
         (*entry('results.mask = {media_type = "a/b; c=d"}'), "media_type: expected a media type"),
         (*entry("results.mask = {media_type = 1}"), "mask.media_type: the value 1 is not valid"),
-        (*entry('results.m = {media_type = "a/b", kind = 1}'), "m.kind: a result has no such key"),
+        (
+            *entry('results.m = {media_type = "a/b", kind = 1}'),
+            "m.kind: a named result has no such key",
+        ),
         (*entry('results.m = {media_type = "a/b", optional = 1}'), "m.optional: the value 1"),
         (*entry('results.Mask = {media_type = "a/b"}'), "results.Mask: the name must have 1 to"),
         (*entry('results.result = {media_type = "a/b"}'), "results.result: the name must have"),
@@ -284,7 +287,10 @@ def test_the_list_of_hub_weights_for_a_deployment_contains_each_file_once(
             "inputs.Mask: the name must have 1 to 32",
         ),
         (*entry('inputs.file = {media_types = ["a/b"]}'), "inputs.file: the name must have"),
-        (*entry('inputs.m = {media_types = ["a/b"], kind = 1}'), "m.kind: an input has no such"),
+        (
+            *entry('inputs.m = {media_types = ["a/b"], kind = 1}'),
+            "m.kind: a named input has no such",
+        ),
         (*entry('inputs.m = {media_types = ["a/b"], optional = 1}'), "m.optional: the value 1"),
         (*entry('inputs.m = {media_types = ["a/b"], max_pixels = -1}'), "max_pixels: the value -1"),
         (

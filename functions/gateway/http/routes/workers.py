@@ -4,7 +4,6 @@ A worker authenticates with the reply token of the job.
 """
 
 import contextlib
-from collections.abc import Mapping
 from typing import Final, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -218,10 +217,13 @@ def _parse_reply(job_id: str, body: bytes) -> JobReply:
     try:
         value = parse_json(body)
         received = reply_from_json(value)
-        encode_json(value)
+        encoded = encode_json(value)
     except (ContractError, ValueError) as error:
         raise HttpProblem(problems.INVALID_INPUT, f"the body is not a reply: {error}") from None
     _check_is_for(job_id, received)
+    # A short reply with one result cannot exceed the limits on all results together.
+    if received.results or len(encoded) > INLINE_LIMIT_BYTES:
+        _check_results_together(received)
     return received
 
 
@@ -233,7 +235,6 @@ def _check_is_for(job_id: str, received: JobReply) -> None:
     _check_result(job_id, "result", received.outcome)
     for name, payload in received.results.items():
         _check_result(job_id, f"results.{name}", payload)
-    _check_results_together(received.outcome, received.results)
 
 
 def _check_result(job_id: str, path: str, payload: Payload) -> None:
@@ -262,15 +263,18 @@ def _check_result(job_id: str, path: str, payload: Payload) -> None:
         )
 
 
-def _check_results_together(first: Payload, named: Mapping[str, Payload]) -> None:
+def _check_results_together(received: JobReply) -> None:
     """Check the limits on all results of a job together. Raises the problem `invalid-input`."""
+    if isinstance(received.outcome, JobError):
+        return
+    named = received.results
     if len(named) > MAX_NAMED_RESULTS:
         raise HttpProblem(
             problems.INVALID_INPUT,
             f"results: found {len(named)} named results; expected at most {MAX_NAMED_RESULTS}",
         )
     stored_bytes = inline_bytes = 0
-    for payload in (first, *named.values()):
+    for payload in (received.outcome, *named.values()):
         match payload:
             case InlineJson(value):
                 inline_bytes += len(encode_json(value))
