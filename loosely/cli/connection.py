@@ -72,7 +72,7 @@ def find_url(url: str | None) -> str:
 def _find_running_url() -> str | None:
     current = Path.cwd()
     for directory in (current, *current.parents):
-        system = RunningSystem.read(directory / ".loosely")
+        system = RunningSystem.find(directory / ".loosely")
         if system is not None:
             return system.url
     return None

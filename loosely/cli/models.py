@@ -375,11 +375,10 @@ def _find_place() -> _Place:
     folder = current_model_folder()
     environment = shared_environment(root, user, folder.path)
     environment["MODEL_CATALOGUE"] = str(folder.catalogue)
-    running = RunningSystem.read(folder.data)
-    if running is not None and not any(name.startswith("PAYLOAD_STORAGE") for name in user):
-        environment["PAYLOAD_STORAGE"] = storage_connection_string(
-            running.parts["blobs"].ports["blobs"]
-        )
+    running = RunningSystem.find(folder.data)
+    blobs = running.parts.get("blobs") if running is not None else None
+    if blobs is not None and not any(name.startswith("PAYLOAD_STORAGE") for name in user):
+        environment["PAYLOAD_STORAGE"] = storage_connection_string(blobs.ports["blobs"])
     return _Place(folder.path, environment)
 
 

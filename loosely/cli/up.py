@@ -390,7 +390,11 @@ def plan_worker_pool(
 
 
 def _make_plan(options: _UpOptions) -> "RunPlan":
-    from loosely.local.data_directory import reply_token_key, service_bus_keys  # noqa: PLC0415
+    from loosely.local.data_directory import (  # noqa: PLC0415
+        note_data_directory,
+        reply_token_key,
+        service_bus_keys,
+    )
     from loosely.local.environment import (  # noqa: PLC0415
         read_cors_origins,
         read_environment,
@@ -402,6 +406,7 @@ def _make_plan(options: _UpOptions) -> "RunPlan":
     from loosely.local.run import RunPlan, forget_killed_loads  # noqa: PLC0415
 
     forget_killed_loads(options.data)
+    note_data_directory(options.folder.data, options.data)
     user = read_environment()
     folder = options.folder
     settings = SystemSettings(

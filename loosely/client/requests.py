@@ -71,7 +71,7 @@ def read_payload(source: Source, media_type: str | None) -> Payload:
 
     Raises:
         OSError: The file cannot be read.
-        TypeError: ``source`` is a string, which could be a text or the path of a file.
+        TypeError: ``source`` has another type. A string could be a text or the path of a file.
     """
     if isinstance(source, str):
         raise TypeError(
@@ -80,6 +80,12 @@ def read_payload(source: Source, media_type: str | None) -> Payload:
         )
     if isinstance(source, bytes):
         return Payload(source, media_type or detect_media_type(source), len(source))
+    if not isinstance(source, os.PathLike):
+        raise TypeError(
+            f"source is a {type(source).__name__}: pass json.dumps(source).encode() and "
+            'media_type="application/json" to submit a JSON value, or bytes, a pathlib.Path or an '
+            "Upload"
+        )
     path = Path(source)
     with path.open("rb") as file:
         size_bytes = os.fstat(file.fileno()).st_size

@@ -198,6 +198,19 @@ class RunningSystem:
             _state_file(directory).unlink(missing_ok=True)
 
     @classmethod
+    def find(cls, directory: Path) -> "RunningSystem | None":
+        """Return the running system of a model folder, or ``None`` if no system runs.
+
+        ``directory`` is the folder's own data directory. If no system uses it, the system that
+        `loosely up --data` has started last in this folder is returned.
+        """
+        system = cls.read(directory)
+        if system is None:
+            with suppress(OSError, ValueError):
+                system = cls.read(Path(_other_directory_file(directory).read_text("utf-8").strip()))
+        return system
+
+    @classmethod
     def read(cls, directory: Path) -> "RunningSystem | None":
         """Return the system whose data directory is ``directory``, or ``None`` if no system runs.
 
@@ -215,6 +228,22 @@ class RunningSystem:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
         return system
+
+
+def note_data_directory(directory: Path, used: Path) -> None:
+    """Write down which data directory `loosely up` uses, so that other commands find the system.
+
+    ``directory`` is the data directory of the model folder, and ``used`` is the one in use. If they
+    are the same, nothing is written. A failure is ignored: the other commands then need ``--url``.
+    """
+    if used != directory:
+        with suppress(OSError):
+            _make_private(directory)
+            _write_private(_other_directory_file(directory), f"{used}\n")
+
+
+def _other_directory_file(directory: Path) -> Path:
+    return directory / "data-directory"
 
 
 def _state_file(directory: Path) -> Path:

@@ -3,6 +3,7 @@
 import json
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -101,6 +102,15 @@ def test_the_client_refuses_a_str_as_the_input_of_a_job(
 ) -> None:
     with pytest.raises(TypeError, match=r"pass text.encode\(\) .* or pathlib.Path"):
         connect(gateway.url).submit("cat.jpg", "m")
+    assert gateway.requests == []
+
+
+@pytest.mark.parametrize("value", [{"numbers": [1]}, [1], 1, None])
+def test_the_client_says_how_to_submit_a_json_value_that_is_passed_as_the_input(
+    gateway: ScriptedGateway, connect: Connect, value: Any
+) -> None:
+    with pytest.raises(TypeError, match=r"pass json.dumps\(source\).encode\(\) and media_type"):
+        connect(gateway.url).submit(value, "m")
     assert gateway.requests == []
 
 

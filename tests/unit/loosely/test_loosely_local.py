@@ -25,6 +25,7 @@ from loosely.local.data_directory import (
     StateWriter,
     find_disk_problem,
     lock_directory,
+    note_data_directory,
     reply_token_key,
     service_bus_keys,
 )
@@ -282,6 +283,36 @@ class TestData:
         RunningSystem.remove(tmp_path)
         assert RunningSystem.read(tmp_path) is None
         assert list(tmp_path.iterdir()) == []
+
+    def test_the_system_with_another_data_directory_is_found_unless_the_own_directory_has_one(
+        self, tmp_path: Path
+    ) -> None:
+        own, other = tmp_path / "folder" / ".loosely", tmp_path / "other"
+        other.mkdir()
+        elsewhere = RunningSystem(os.getpid(), "http://127.0.0.1:2", {})
+        elsewhere.write(other)
+        assert RunningSystem.find(own) is None
+        note_data_directory(own, other)
+        assert RunningSystem.find(own) == elsewhere
+        here = RunningSystem(os.getpid(), "http://127.0.0.1:1", {})
+        here.write(own)
+        assert RunningSystem.find(own) == here
+        RunningSystem.remove(own)
+        RunningSystem.remove(other)
+        assert RunningSystem.find(own) is None
+
+    def test_nothing_is_noted_about_the_data_directory_of_the_model_folder_itself(
+        self, tmp_path: Path
+    ) -> None:
+        note_data_directory(tmp_path, tmp_path)
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("text", ["", "\0", "\xff", "/nowhere"])
+    def test_an_invalid_note_about_the_data_directory_is_ignored(
+        self, tmp_path: Path, text: str
+    ) -> None:
+        (tmp_path / "data-directory").write_text(text, "latin-1")
+        assert RunningSystem.find(tmp_path) is None
 
     @pytest.mark.parametrize(
         "text", ["", "[]", "null", "{}", '{"pid": "x", "url": "", "parts": {}}', "\xff"]
