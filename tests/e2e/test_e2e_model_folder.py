@@ -169,10 +169,12 @@ def answer(curl: str, programs: Path, folder: Path, key: str) -> bool:
 def serving(programs: Path, folder: Path) -> Iterator[Path]:
     """Run `loosely up --watch` in `folder` during the `with` block.
 
-    Yield the path of the file with the output of the command.
+    The data directory is outside `folder`, so the other commands must find the system. Yield the
+    path of the file with the output of the command.
     """
     output = folder.parent / "up.out"
     command = [str(programs / "loosely"), "up", "--watch", "--port", str(free_ports(5))]
+    command += ["--data", str(folder.parent / "data")]
     with output.open("wb") as file:
         process = subprocess.Popen(
             command, cwd=folder, env=environment(programs), stdout=file, stderr=file
