@@ -31,7 +31,8 @@ class Broker:
 
     Message locks are durable. After a restart of the broker, a receiver can still settle a message
     until the message's lock expires. If the lock expires while the broker is not running, the
-    delivery counts as failed.
+    delivery counts as failed. Locks on message sessions are not durable: like the end of a
+    connection, a restart of the broker releases all sessions.
     """
 
     def __init__(self, transactions: TransactionManager) -> None:
@@ -48,8 +49,9 @@ class Broker:
         """Open or create the database, and create or update the queues in `settings`.
 
         Queues that are in the database but not in `settings` are kept with their messages. Raises
-        SchemaError if the file is not a database of the broker or is in use. Raises
-        MessageStoreError if the database cannot be written.
+        SchemaError if the file is not a database of the broker or is in use, or if `settings`
+        changes whether a queue requires sessions. Raises MessageStoreError if the database cannot
+        be written.
         """
         transactions = TransactionManager(database, clock)
         broker = cls(transactions)
@@ -69,8 +71,8 @@ class Broker:
     def tick(self) -> None:
         """Make the changes that are due, and write them to the database.
 
-        A lock expires at its expiry time. A message expires at the end of its time to live. A
-        scheduled message becomes active at its scheduled time.
+        A lock on a message or a message session expires at its expiry time. A message expires at
+        the end of its time to live. A scheduled message becomes active at its scheduled time.
         """
         self._transactions.tick()
 
@@ -199,6 +201,12 @@ class Broker:
             if known is None:
                 next_number += _NUMBERS_PER_QUEUE
                 stored[key] = StoredQueue(next_number, settings, 1)
+            elif known.settings.requires_session != settings.requires_session:
+                raise SchemaError(
+                    f"queue {settings.name!r}: RequiresSession cannot be changed: the queue exists"
+                    f" with {str(known.settings.requires_session).lower()}; delete the queue first,"
+                    " or choose another directory with --data"
+                )
             elif known.settings != settings:
                 stored[key] = replace(known, settings=settings)
             if stored[key] is not known:
