@@ -97,10 +97,13 @@ class Dispatcher:
     """Assigns the messages of one queue in round-robin order to the receivers that have credit."""
 
     def __init__(
-        self, state: QueueState, on_credit: Callable[[], None], session_locks: MessageSessionLocks
+        self,
+        state: QueueState,
+        schedule_transaction: Callable[[], None],
+        session_locks: MessageSessionLocks,
     ) -> None:
         self._state = state
-        self._on_credit = on_credit
+        self._schedule_transaction = schedule_transaction
         self._session_locks = session_locks
         self._with_credit: OrderedDict[Subscription, None] = OrderedDict()
         self._session_requests: OrderedDict[int, NextSessionRequest] = OrderedDict()
@@ -137,6 +140,7 @@ class Dispatcher:
         until = now + self._state.settings.lock_duration
         lock = self._session_locks.add(self._state.number, session_id, until)
         self._state.lock_session(lock)
+        self._schedule_transaction()  # which sets the timer for the lock's expiry
         return lock
 
     def request_session(self, accept: Callable[[MessageSessionLock], None]) -> NextSessionRequest:
@@ -171,7 +175,7 @@ class Dispatcher:
             self._with_credit.pop(subscription, None)
             return
         self._with_credit[subscription] = None
-        self._on_credit()
+        self._schedule_transaction()
 
     def close(self) -> None:
         """Stop all deliveries, because the queue has been deleted.

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from emulator.servicebus.broker.broker import Broker
+from emulator.servicebus.broker.clock import WallClock
 from emulator.servicebus.broker.errors import (
     ArgumentError,
     EntityNotFound,
@@ -185,6 +186,33 @@ async def test_settling_after_the_expiry_and_before_the_unlocking_raises_session
     servicebus.broker._transactions._on_timer()
     (again,) = receive(servicebus, queue.accept_session("s"))
     assert again.message.delivery_count == 1
+
+
+async def test_a_session_that_is_released_while_writes_fail_is_unlocked_after_the_next_write(
+    servicebus: RunningBroker,
+) -> None:
+    queue = servicebus.queue()
+    await queue.send(messages("s", "a"))
+    lock = queue.accept_session("s")
+    receive(servicebus, lock)
+    connection = servicebus.broker._transactions.store._connection
+    connection.execute("PRAGMA query_only=1")
+    queue.release_session(lock)
+    with pytest.raises(MessageStoreError):
+        await queue.send(messages("s", "b"))
+    connection.execute("PRAGMA query_only=0")
+    await queue.send(messages("s", "c"))
+    servicebus.broker.tick()
+    assert bodies(receive(servicebus, queue.accept_session("s"))) == "ac"
+
+
+async def test_a_session_lock_expires_without_any_other_operation(tmp_path: Path) -> None:
+    settings = QueueSettings("q", lock_duration=timedelta(milliseconds=20), requires_session=True)
+    broker = await Broker.open(tmp_path / "broker.sqlite", [settings], WallClock())
+    lost = asyncio.Event()
+    broker.queue("q").accept_session("s").on_lost = lost.set
+    await asyncio.wait_for(lost.wait(), timeout=30)
+    await broker.close()
 
 
 async def test_a_message_is_dead_lettered_after_too_many_expired_session_locks(
@@ -389,6 +417,7 @@ async def test_a_session_state_that_cannot_be_written_is_not_kept(
         await queue.set_session_state(lock, b"new")
     connection.execute("PRAGMA query_only=0")
     servicebus.broker._transactions._on_timer()
+    await queue.send(messages("s", "a"))
     assert queue.session_state(lock) == b"old"
 
 
