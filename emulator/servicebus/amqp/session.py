@@ -1,6 +1,7 @@
 """Serve AMQP sessions: transfer windows, link handles and dispositions.
 
-Section 2.5 of the AMQP specification defines sessions.
+Section 2.5 of the AMQP specification defines sessions. They have nothing to do with the message
+sessions of Service Bus, which are in `accepted_sessions.py`.
 """
 
 import asyncio

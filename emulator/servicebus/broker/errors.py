@@ -7,7 +7,7 @@ BrokerError
 ├── MessageLockLost           the lock does not exist, for example because it expired
 ├── MessageNotFound           no deferred or scheduled message has the sequence number
 ├── SessionLockLost           the receiver has no lock on the session, or the lock expired
-├── SessionCannotBeLocked     another receiver has locked the session
+├── SessionAlreadyLocked      another receiver has locked the session
 ├── MessageSizeExceeded       the message exceeds the queue's limit
 ├── QuotaExceeded             the queue is full
 ├── ArgumentError             a value is outside Service Bus's limits
@@ -98,7 +98,7 @@ class SessionLockLost(BrokerError):
         )
 
 
-class SessionCannotBeLocked(BrokerError):
+class SessionAlreadyLocked(BrokerError):
     """Another receiver has locked the message session. The text is Azure's."""
 
     condition = "com.microsoft:session-cannot-be-locked"

@@ -174,7 +174,7 @@ class MessageSessionIndex:
         self._get(session_id).is_locked = is_locked
         self._update(session_id)
 
-    def file(self, record: MessageRecord) -> None:
+    def add(self, record: MessageRecord) -> None:
         """Add a message that is ready or locked."""
         assert record.session_id is not None
         session = self._get(record.session_id)
@@ -184,7 +184,7 @@ class MessageSessionIndex:
             session.tokens.add(record.lock.token)
         self._update(record.session_id)
 
-    def unfile(self, record: MessageRecord) -> None:
+    def remove(self, record: MessageRecord) -> None:
         """Remove a message that was ready or locked."""
         assert record.session_id is not None
         session = self._get(record.session_id)
@@ -266,7 +266,7 @@ class QueueIndex:
         else:
             return
         if self.sessions is not None:
-            self.sessions.file(record)
+            self.sessions.add(record)
 
     def _unfile(self, record: MessageRecord) -> None:
         self.counts[record.state] -= 1
@@ -277,7 +277,7 @@ class QueueIndex:
         else:
             return
         if self.sessions is not None:
-            self.sessions.unfile(record)
+            self.sessions.remove(record)
 
 
 @dataclass(frozen=True, slots=True)

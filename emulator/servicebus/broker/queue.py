@@ -15,7 +15,7 @@ from emulator.servicebus.broker.errors import (
     MessageSizeExceeded,
     NotAllowed,
     QuotaExceeded,
-    SessionCannotBeLocked,
+    SessionAlreadyLocked,
     SessionLockLost,
 )
 from emulator.servicebus.broker.message import (
@@ -228,7 +228,7 @@ class Queue:
         Raises:
             EntityDisabled: The queue's status forbids receiving.
             NotAllowed: The queue has no message sessions.
-            SessionCannotBeLocked: Another receiver has locked the session.
+            SessionAlreadyLocked: Another receiver has locked the session.
             ArgumentError: The id of the session is too long or not valid Unicode.
         """
         now = self._begin()
@@ -238,7 +238,7 @@ class Queue:
         # Another receiver may have released the session in this iteration of the event loop.
         self._transactions.flush()
         if session_id in self._state.session_locks:
-            raise SessionCannotBeLocked(session_id)
+            raise SessionAlreadyLocked(session_id)
         return self._dispatcher.lock_session(session_id, now)
 
     def request_session(self, accept: Callable[[MessageSessionLock], None]) -> NextSessionRequest:

@@ -16,7 +16,7 @@ from emulator.servicebus.broker.errors import (
     MessageStoreError,
     NotAllowed,
     SchemaError,
-    SessionCannotBeLocked,
+    SessionAlreadyLocked,
     SessionLockLost,
 )
 from emulator.servicebus.broker.message import IncomingMessage, MessageDelivery, ReceiveMode
@@ -88,7 +88,7 @@ async def test_a_locked_session_cannot_be_locked_by_another_receiver(
 ) -> None:
     queue = servicebus.queue()
     lock = queue.accept_session("s")
-    with pytest.raises(SessionCannotBeLocked, match="The requested session 's' cannot be accepted"):
+    with pytest.raises(SessionAlreadyLocked, match="The requested session 's' cannot be accepted"):
         queue.accept_session("s")
     queue.accept_session("S")  # the ids of sessions are case-sensitive
     queue.release_session(lock)
@@ -180,7 +180,7 @@ async def test_settling_after_the_expiry_and_before_the_unlocking_raises_session
     servicebus.clock.at = servicebus.after(LOCK_SECONDS)
     with pytest.raises(SessionLockLost):
         await queue.complete(lock_token_of(delivery))
-    with pytest.raises(SessionCannotBeLocked):  # the messages could not be unlocked
+    with pytest.raises(SessionAlreadyLocked):  # the messages could not be unlocked
         queue.accept_session("s")
     connection.execute("PRAGMA query_only=0")
     servicebus.broker._transactions._on_timer()
