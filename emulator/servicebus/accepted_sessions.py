@@ -90,7 +90,7 @@ class AcceptedSessions:
             raise LinkFault(
                 "amqp:invalid-field", f"the value of {SESSION_FILTER} must be a string or null"
             )
-        lock = queue.accept_session(session_id)
+        lock = queue.accept_session(str(session_id))
         return self._build(queue, requested, sender, build_source, lock)
 
     def _open_next(

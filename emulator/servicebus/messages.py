@@ -143,7 +143,8 @@ def _session_id(properties: Sequence[bytes]) -> str | None:
     if len(properties) <= _GROUP_ID_FIELD:
         return None
     value = decode(properties[_GROUP_ID_FIELD])
-    return value if isinstance(value, str) else None
+    # A symbol is a str, too, but the broker compares and lists the ids as plain strings.
+    return str(value) if isinstance(value, str) else None
 
 
 def _time_to_live(encoded: bytes) -> timedelta | None:

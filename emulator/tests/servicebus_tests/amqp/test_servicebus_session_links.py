@@ -10,6 +10,7 @@ import pytest
 
 from emulator.servicebus.accepted_sessions import AcceptedSessions
 from emulator.servicebus.access import AccessPolicies
+from emulator.servicebus.amqp.codec import decode, encode, encode_list
 from emulator.servicebus.amqp.performatives import Attach, Detach, Disposition, End, Flow, Transfer
 from emulator.servicebus.amqp.types import Described, Int, Symbol, Timestamp, UByte, UInt, ULong
 from emulator.servicebus.broker.authorization import ALL_RIGHTS
@@ -301,6 +302,24 @@ async def test_a_malformed_session_operation_is_refused_with_status_400(
     reply = await request(served, sessions, operation, **body)
     assert reply.properties["statusCode"] == 400
     assert reply.properties["errorCondition"] == "com.microsoft:argument-error"
+
+
+async def test_sessions_whose_ids_were_sent_as_symbols_are_listed_with_the_others(
+    served: Served,
+) -> None:
+    for session_id in ("b", Symbol("a")):
+        properties = encode_list([*[None] * 10, session_id])
+        served.peer.attach_sender()
+        served.peer.transfer(0, b"\x00\x53\x73" + properties + BODY, settled=True)
+        served.peer.send(Detach(UInt(0), closed=True))
+        await served.peer.received()
+    served.attach(Symbol("c"))
+    sessions = AcceptedSessions()
+    sessions.add(served.queue, served.queue.accept_session("d"))
+    await request(served, sessions, "set-session-state", session_id="d", session_state=b"x")
+    everything = {"last_updated_time": Timestamp(253402300800000), "top": Int(9)}
+    reply = await request(served, sessions, "get-message-sessions", skip=Int(0), **everything)
+    assert decode(encode(reply.value["sessions-ids"])) == ["a", "b", "d"]
 
 
 async def test_the_list_of_sessions_is_returned_in_pages(served: Served) -> None:
