@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -381,7 +381,8 @@ class Invoker:
 
     Each invocation may take at most `functionTimeout` of host.json. This class also implements
     `FunctionRunner` for the durable engine. `orchestrators` and `activities` map the names that
-    orchestrations use to the names of functions.
+    orchestrations use to the names of functions. As in the Durable extension, a call of an activity
+    fails if `disabled` contains the name of its function.
     """
 
     def __init__(
@@ -390,6 +391,7 @@ class Invoker:
         timeout_seconds: float | None,
         orchestrators: dict[str, str],
         activities: dict[str, str],
+        disabled: Set[str] = frozenset(),
     ) -> None:
         self.orchestrators = frozenset(orchestrators)
         self.activities = frozenset(activities)
@@ -397,6 +399,7 @@ class Invoker:
         self._timeout_seconds = timeout_seconds
         self._functions_of_orchestrators = orchestrators
         self._functions_of_activities = activities
+        self._disabled = disabled
 
     async def invoke_http(
         self, name: str, request: list[Any], trace: list[str] | None, body: bytes
@@ -450,9 +453,12 @@ class Invoker:
         """Run an activity with a JSON input, and return the result as JSON text.
 
         Return None if the activity did not return a value. Raises FunctionFailure and
-        AppUnavailable in the same cases as `invoke_http`.
+        AppUnavailable in the same cases as `invoke_http`. Raises FunctionFailure if the activity is
+        disabled, too.
         """
         function = self._functions_of_activities[name]
+        if function in self._disabled:
+            raise FunctionFailure("", f"Activity function '{name}' is disabled.")
         return await self.invoke(function, "json", input_json.encode(), {"instanceId": instance_id})
 
     async def _invoke(

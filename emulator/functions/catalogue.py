@@ -36,7 +36,8 @@ class FunctionCatalogue:
     """The functions of an app, grouped by trigger type.
 
     `functions` lists all functions that are not in error. `orchestrators` and `activities` map the
-    names that orchestrations use to the names of functions.
+    names that orchestrations use to the names of functions. `activities` contains disabled
+    activities, too, and `disabled_activities` contains the names of these functions.
     """
 
     functions: list[dict[str, Any]]
@@ -46,6 +47,7 @@ class FunctionCatalogue:
     service_bus: list[TriggeredFunction] = field(default_factory=list)
     orchestrators: dict[str, str] = field(default_factory=dict)
     activities: dict[str, str] = field(default_factory=dict)
+    disabled_activities: set[str] = field(default_factory=set)
     is_durable: bool = False
 
 
@@ -77,7 +79,9 @@ def build_catalogue(
     for function in functions:
         name = function["name"]
         if _is_disabled(name, settings):
-            continue
+            if all(binding["type"] != "activityTrigger" for binding in function["bindings"]):
+                continue
+            catalogue.disabled_activities.add(name)
         trigger = _trigger(function, settings)
         match trigger["type"]:
             case "httpTrigger":

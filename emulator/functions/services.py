@@ -50,6 +50,7 @@ class AppServices:
             host_file.function_timeout_seconds,
             self._catalogue.orchestrators,
             self._catalogue.activities,
+            self._catalogue.disabled_activities,
         )
         self._triggers = Triggers(self._catalogue, settings, self._invoker, options.data, clock)
         self._durable: DurableExtension | None = None
