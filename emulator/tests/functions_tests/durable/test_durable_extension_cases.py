@@ -632,33 +632,34 @@ async def test_an_orchestration_that_continues_as_new_keeps_its_state_in_its_inp
 
 
 @source(E2E + "ContinueAsNewMultipleTimersAndEvents")
-async def test_an_orchestration_that_continues_as_new_20_times_cancels_its_timers(
+async def test_an_orchestration_that_continues_as_new_ten_times_cancels_its_timers(
     host: ExtensionHost,
 ) -> None:
-    """The extension's test sends all events at once. Here each one waits for its generation.
+    """The extension's test sends 20 events at once. Here ten events wait for their executions.
 
     Only a C# function can preserve the events that it has not processed.
     """
-    instance_id = await host.start("continue_with_signals", 20)
-    for number in range(20, 0, -1):
+    instance_id = await host.start("continue_with_signals", 10)
+    for number in range(10, 0, -1):
         await host.wait_for(instance_id, "Running", custom=number)
         await host.raise_event(instance_id, f"signal{number}")
     assert (await host.wait_for(instance_id))["output"] == "ok"
 
 
 @source(E2E + "OrchestrationConcurrency")
-async def test_a_hundred_orchestrations_wait_for_their_timers_at_the_same_time(
+async def test_fifty_orchestrations_wait_for_their_timers_at_the_same_time(
     host: ExtensionHost,
 ) -> None:
+    """The extension's test starts a hundred."""
     prefix = new_id()
     starts = [
         host.request("POST", f"orchestrators/approve/{prefix}-{number}", "0.2")
-        for number in range(100)
+        for number in range(50)
     ]
     assert {response.status_code for response in await asyncio.gather(*starts)} == {202}
     async with asyncio.timeout(30):
         query = {"instanceIdPrefix": prefix, "runtimeStatus": "Completed"}
-        while len((await host.request("GET", "instances", **query)).json()) < 100:  # noqa: ASYNC110
+        while len((await host.request("GET", "instances", **query)).json()) < 50:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
 
 
@@ -1059,10 +1060,11 @@ async def test_instances_cannot_be_purged_without_the_start_of_a_period(
 )
 async def test_a_second_purge_of_a_period_finds_no_instances(host: ExtensionHost) -> None:
     """The extension's tests purge without the start of a period, which Python apps cannot do."""
+    start = datetime.now(UTC)
     await host.run("hello_cities")
-    end = datetime.now(UTC) + timedelta(minutes=1)
-    assert int(await purge(host, end - YEAR, end)) >= 1
-    assert await purge(host, end - YEAR, end) == "0"
+    end = start + timedelta(minutes=1)
+    assert await purge(host, start, end) == "1"
+    assert await purge(host, start, end) == "0"
 
 
 @source(E2E + "Purge_All_History_By_TimePeriod", E2E + "Purge_Partially_History_By_TimePeriod")
