@@ -128,8 +128,10 @@ def test_the_outcome_is_recorded_in_a_blob_if_the_caller_goes_away_during_the_st
         request = await sent_request(gateway)
         reply = asyncio.create_task(gateway.reply(request))
         await asyncio.sleep(0.001)
+        begun_at = asyncio.get_running_loop().time()
         response.cancel()
         assert (await reply).status_code == 202
+        assert asyncio.get_running_loop().time() == begun_at
         assert outcome_blob(request.job_id) in gateway.payloads.blobs
 
     in_gateway(test)
