@@ -49,6 +49,14 @@ class DurableEngine(ABC):
         """Open the database, and continue the unfinished work that it contains."""
 
     @abstractmethod
+    async def drain(self, timeout_seconds: float) -> None:
+        """Start no more activities and episodes, and wait for those that run.
+
+        Wait at most `timeout_seconds`. The results of the activities that have ended are stored.
+        `stop` must follow.
+        """
+
+    @abstractmethod
     async def stop(self) -> None:
         """End the running episodes, and close the database.
 
