@@ -377,7 +377,7 @@ class SessionMachine(RuleBasedStateMachine):
 
 
 SessionMachine.TestCase.settings = settings(
-    max_examples=25,
+    max_examples=20,
     stateful_step_count=30,
     # Omit the explain phase, because it traces every line of the broker and takes minutes.
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],

@@ -1,16 +1,22 @@
-"""Test message sessions with Microsoft's clients."""
+"""Test message sessions with Microsoft's clients.
+
+Most tests use one queue and one sender, because a client needs a second to open and close a sender.
+"""
 
 import asyncio
 import gc
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from azure.servicebus import (
     NEXT_AVAILABLE_SESSION,
     ServiceBusClient,
     ServiceBusMessage,
+    ServiceBusSender,
     ServiceBusSubQueue,
 )
 from azure.servicebus.exceptions import (
@@ -24,11 +30,36 @@ from servicebus_tests.sdk.both_clients import with_both_clients
 from servicebus_tests.sdk.servicebus_process import Server, run_server
 
 
-async def send(client: Any, queue: str, session_id: str, *texts: str) -> list[ServiceBusMessage]:
-    messages = [ServiceBusMessage(text, session_id=session_id) for text in texts]
-    async with client.get_queue_sender(queue) as sender:
-        await sender.send_messages(messages)
-    return messages
+class SessionQueue:
+    """A queue with message sessions, and a sender for this queue."""
+
+    def __init__(self, server: Server, name: str, sender: ServiceBusSender) -> None:
+        self.name = name
+        self._server = server
+        self._sender = sender
+
+    def send(self, session_id: str | None, *texts: str) -> None:
+        self._sender.send_messages(
+            [ServiceBusMessage(text, session_id=session_id) for text in texts]
+        )
+
+    async def run(self, scenario: Callable[[Any], Awaitable[None]]) -> None:
+        """Run a scenario with the blocking and the asynchronous client concurrently."""
+
+        async def run_with(_: Server, client: Any) -> None:
+            await scenario(client)
+
+        await with_both_clients(run_with)(self._server)
+
+
+@pytest.fixture(scope="module")
+def queue(server: Server) -> Iterator[SessionQueue]:
+    name = server.create_queue(RequiresSession="true")
+    with (
+        ServiceBusClient.from_connection_string(server.connection_string, retry_total=0) as client,
+        client.get_queue_sender(name) as sender,
+    ):
+        yield SessionQueue(server, name, sender)
 
 
 async def receive(receiver: Any, count: int = 1) -> list[Any]:
@@ -53,165 +84,133 @@ def session_of(receiver: Any) -> Any:
     return getattr(receiver, "_wrapped", receiver).session
 
 
-@with_both_clients
-async def test_a_client_receives_the_messages_of_one_session_in_order(
-    server: Server, client: Any
+async def test_one_receiver_at_a_time_gets_the_messages_of_a_session_in_order(
+    queue: SessionQueue,
 ) -> None:
-    queue = server.create_queue(RequiresSession="true")
-    async with client.get_queue_sender(queue) as sender:
-        for at in range(3):
-            for session_id in ("one", "two"):
-                message = ServiceBusMessage(f"{session_id} {at}", session_id=session_id)
-                await sender.send_messages(message)
-    for session_id in ("two", "one"):
-        async with client.get_queue_receiver(queue, session_id=session_id) as receiver:
-            session = session_of(receiver)
+    async def scenario(client: Any) -> None:
+        session_id, other_id = str(uuid4()), str(uuid4())
+        for text in "abc":
+            queue.send(session_id, text)
+            queue.send(other_id, f"not {text}")
+        async with client.get_queue_receiver(queue.name, session_id=session_id) as holder:
+            session = session_of(holder)
             assert session.session_id == session_id
             remaining = session.locked_until_utc - datetime.now(UTC)
             assert timedelta(seconds=50) < remaining <= timedelta(seconds=60)
-            messages = await receive(receiver, 3)
-            assert [str(each) for each in messages] == [f"{session_id} {at}" for at in range(3)]
-            assert {each.session_id for each in messages} == {session_id}
-            assert messages[0].locked_until_utc is None
-            for message in messages:
-                await receiver.complete_message(message)
-            assert await receiver.peek_messages(9, sequence_number=1) == []
+            first, second = await receive(holder, 2)
+            assert [str(first), str(second)] == ["a", "b"]
+            assert (first.session_id, first.locked_until_utc) == (session_id, None)
+            await holder.complete_message(first)
+            with pytest.raises(SessionCannotBeLockedError):
+                async with client.get_queue_receiver(queue.name, session_id=session_id):
+                    pass
+        async with client.get_queue_receiver(queue.name, session_id=session_id) as receiver:
+            rest = await receive(receiver, 2)
+            assert [(str(each), each.delivery_count) for each in rest] == [("b", 0), ("c", 0)]
+            peeked = await receiver.peek_messages(9, sequence_number=1)
+            assert [str(each) for each in peeked] == ["b", "c"]
+
+    await queue.run(scenario)
 
 
-@with_both_clients
-async def test_a_client_waits_for_the_next_available_session_until_its_timeout(
-    server: Server, client: Any
-) -> None:
-    queue = server.create_queue(RequiresSession="true")
-    next_session = {"session_id": NEXT_AVAILABLE_SESSION}
-    with pytest.raises(OperationTimeoutError):
-        async with client.get_queue_receiver(queue, max_wait_time=1, **next_session):
-            pass
-
-    async def receive_next() -> str:
-        async with client.get_queue_receiver(queue, max_wait_time=20, **next_session) as receiver:
-            (message,) = await receive(receiver)
-            await receiver.complete_message(message)
-            assert session_of(receiver).session_id == message.session_id
-            return str(message)
-
-    waiting = [asyncio.ensure_future(receive_next()) for _ in range(2)]
-    await send(client, queue, "one", "first")
-    await send(client, queue, "two", "second")
-    assert sorted(await asyncio.gather(*waiting)) == ["first", "second"]
-
-
-@with_both_clients
-async def test_a_locked_session_is_refused_until_its_receiver_is_closed(
-    server: Server, client: Any
-) -> None:
-    queue = server.create_queue(RequiresSession="true")
-    await send(client, queue, "s", "a", "b")
-    async with client.get_queue_receiver(queue, session_id="s") as holder:
-        await receive(holder)
-        with pytest.raises(SessionCannotBeLockedError):
-            async with client.get_queue_receiver(queue, session_id="s"):
-                pass
-    async with client.get_queue_receiver(queue, session_id="s") as receiver:
-        messages = await receive(receiver, 2)
-        assert [(str(each), each.delivery_count) for each in messages] == [("a", 0), ("b", 0)]
-
-
-@with_both_clients
 async def test_a_client_can_renew_the_lock_and_store_the_state_of_a_session(
-    server: Server, client: Any
+    queue: SessionQueue,
 ) -> None:
-    queue = server.create_queue(RequiresSession="true")
-    async with client.get_queue_receiver(queue, session_id="s") as receiver:
-        before = session_of(receiver).locked_until_utc
-        assert await call_session(receiver, "renew_lock") > before
-        assert await call_session(receiver, "get_state") is None
-        await call_session(receiver, "set_state", b"\x00state")
-        assert await call_session(receiver, "get_state") == b"\x00state"
-        with pytest.raises(ServiceBusError):
-            await call_session(receiver, "set_state", b"x" * (256 * 1024 + 1))
-    async with client.get_queue_receiver(queue, session_id="s") as receiver:
-        assert await call_session(receiver, "get_state") == b"\x00state"
-        await call_session(receiver, "set_state", None)
-        assert await call_session(receiver, "get_state") is None
+    async def scenario(client: Any) -> None:
+        async with client.get_queue_receiver(queue.name, session_id=str(uuid4())) as receiver:
+            before = session_of(receiver).locked_until_utc
+            assert await call_session(receiver, "renew_lock") > before
+            assert await call_session(receiver, "get_state") is None
+            await call_session(receiver, "set_state", b"\x00state")
+            assert await call_session(receiver, "get_state") == b"\x00state"
+            with pytest.raises(ServiceBusError):
+                await call_session(receiver, "set_state", b"x" * (256 * 1024 + 1))
+            await call_session(receiver, "set_state", None)
+            assert await call_session(receiver, "get_state") is None
+
+    await queue.run(scenario)
 
 
-@with_both_clients
-async def test_after_the_session_lock_expires_settling_and_renewing_raise_session_lock_lost(
-    server: Server, client: Any
+async def test_a_receiver_of_the_next_available_session_gets_one_whose_lock_expires(
+    server: Server,
 ) -> None:
-    queue = server.create_queue(RequiresSession="true", LockDuration="PT1S")
-    await send(client, queue, "s", "message")
-    async with client.get_queue_receiver(queue, session_id="s") as receiver:
-        (message,) = await receive(receiver)
-        # The next receiver gets the session when the lock expires.
-        async with client.get_queue_receiver(
-            queue, session_id=NEXT_AVAILABLE_SESSION, max_wait_time=20
-        ) as other:
-            (again,) = await receive(other)
-            assert again.delivery_count == 1
-            with pytest.raises(SessionLockLostError):
-                await receiver.complete_message(message)
-            with pytest.raises(SessionLockLostError):
-                await call_session(receiver, "renew_lock")
-            await other.complete_message(again)
+    async def scenario(client: Any) -> None:
+        name = server.create_queue(RequiresSession="true", LockDuration="PT1S")
+        next_session = {"session_id": NEXT_AVAILABLE_SESSION}
+        with pytest.raises(OperationTimeoutError):
+            async with client.get_queue_receiver(name, max_wait_time=0.5, **next_session):
+                pass
+        async with client.get_queue_sender(name) as sender:
+            await sender.send_messages(ServiceBusMessage("message", session_id="s"))
+        async with client.get_queue_receiver(name, session_id="s") as receiver:
+            (message,) = await receive(receiver)
+            async with client.get_queue_receiver(name, max_wait_time=20, **next_session) as other:
+                assert session_of(other).session_id == "s"
+                (again,) = await receive(other)
+                assert again.delivery_count == 1
+                with pytest.raises(SessionLockLostError):
+                    await receiver.complete_message(message)
+                with pytest.raises(SessionLockLostError):
+                    await call_session(receiver, "renew_lock")
+                await other.complete_message(again)
+
+    await with_both_clients(lambda _, client: scenario(client))(server)
 
 
-@with_both_clients
 async def test_a_client_can_abandon_defer_and_dead_letter_messages_of_a_session(
-    server: Server, client: Any
+    queue: SessionQueue,
 ) -> None:
-    queue = server.create_queue(RequiresSession="true")
-    await send(client, queue, "s", "abandon", "defer", "dead-letter")
-    async with client.get_queue_receiver(queue, session_id="s") as receiver:
-        abandoned, deferred, dead = await receive(receiver, 3)
-        await receiver.defer_message(deferred)
-        await receiver.dead_letter_message(dead, reason="why")
-        await receiver.abandon_message(abandoned)
-        (again,) = await receive(receiver)
-        assert (str(again), again.delivery_count) == ("abandon", 1)
-        await receiver.complete_message(again)
-        (found,) = await receiver.receive_deferred_messages(deferred.sequence_number)
-        assert found.locked_until_utc is None
-        await receiver.complete_message(found)
-    sub_queue = ServiceBusSubQueue.DEAD_LETTER
-    async with client.get_queue_receiver(queue, sub_queue=sub_queue) as receiver:
-        (message,) = await receive(receiver)
-        assert (message.session_id, message.dead_letter_reason) == ("s", "why")
-        await receiver.complete_message(message)
+    async def scenario(client: Any) -> None:
+        session_id = str(uuid4())
+        queue.send(session_id, "abandon", "defer", "dead-letter")
+        async with client.get_queue_receiver(queue.name, session_id=session_id) as receiver:
+            abandoned, deferred, dead = await receive(receiver, 3)
+            await receiver.defer_message(deferred)
+            await receiver.dead_letter_message(dead, reason="why")
+            await receiver.abandon_message(abandoned)
+            (again,) = await receive(receiver)
+            assert (str(again), again.delivery_count) == ("abandon", 1)
+            await receiver.complete_message(again)
+            (found,) = await receiver.receive_deferred_messages(deferred.sequence_number)
+            assert found.locked_until_utc is None
+            await receiver.complete_message(found)
+        dead_letter = ServiceBusSubQueue.DEAD_LETTER
+        async with client.get_queue_receiver(queue.name, sub_queue=dead_letter) as receiver:
+            letters = await receiver.peek_messages(9, sequence_number=1)
+            assert ("dead-letter", session_id, "why") in [
+                (str(each), each.session_id, each.dead_letter_reason) for each in letters
+            ]
+
+    await queue.run(scenario)
 
 
-@with_both_clients
-async def test_a_client_can_list_the_sessions_of_a_queue(server: Server, client: Any) -> None:
-    queue = server.create_queue(RequiresSession="true")
-    wrapped = getattr(client, "_wrapped", None)
+async def test_a_client_can_list_the_sessions_of_a_queue(queue: SessionQueue) -> None:
+    prefix = str(uuid4())
+    expected = [f"{prefix}-{at:03}" for at in range(130)]  # the client asks for pages of 100
+    for session_id in expected:
+        queue.send(session_id, "message")
 
-    async def list_sessions() -> list[str]:
+    async def scenario(client: Any) -> None:
+        wrapped = getattr(client, "_wrapped", None)
         if wrapped is None:
-            return [each async for each in client.list_queue_sessions(queue)]
-        return await asyncio.to_thread(lambda: list(wrapped.list_queue_sessions(queue)))
+            ids = [each async for each in client.list_queue_sessions(queue.name)]
+        else:
+            ids = await asyncio.to_thread(lambda: list(wrapped.list_queue_sessions(queue.name)))
+        assert [each for each in ids if each.startswith(prefix)] == expected
 
-    assert await list_sessions() == []
-    expected = [f"{at:03}" for at in range(130)]  # the client asks for pages of 100
-    async with client.get_queue_sender(queue) as sender:
-        await sender.send_messages([ServiceBusMessage("x", session_id=each) for each in expected])
-    assert await list_sessions() == expected
+    await queue.run(scenario)
 
 
-@with_both_clients
-async def test_sending_and_receiving_without_a_session_and_the_reverse_are_refused(
-    server: Server, client: Any
-) -> None:
-    queue, plain = server.create_queue(RequiresSession="true"), server.create_queue()
+async def test_sending_and_receiving_without_a_session_is_refused(queue: SessionQueue) -> None:
     with pytest.raises(ServiceBusError, match="The SessionId was not set on a message"):
-        async with client.get_queue_sender(queue) as sender:
-            await sender.send_messages(ServiceBusMessage("no session"))
-    with pytest.raises(ServiceBusError, match="create a non-sessionful message receiver"):
-        async with client.get_queue_receiver(queue):
-            pass
-    with pytest.raises(ServiceBusError, match="A sessionful message receiver cannot be created"):
-        async with client.get_queue_receiver(plain, session_id="s"):
-            pass
+        queue.send(None, "no session")
+
+    async def scenario(client: Any) -> None:
+        with pytest.raises(ServiceBusError, match="create a non-sessionful message receiver"):
+            async with client.get_queue_receiver(queue.name):
+                pass
+
+    await queue.run(scenario)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
