@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -390,6 +390,7 @@ class Invoker:
         timeout_seconds: float | None,
         orchestrators: dict[str, str],
         activities: dict[str, str],
+        disabled: Set[str] = frozenset(),
         *,
         logs_invocations: bool = True,
     ) -> None:
@@ -400,6 +401,8 @@ class Invoker:
             timeout_seconds: `functionTimeout` of host.json; None if there is no limit.
             orchestrators: The names of functions by the names that orchestrations use.
             activities: The same for activities.
+            disabled: The names of disabled functions. As in the Durable extension, the call of an
+                activity fails if its function is disabled.
             logs_invocations: Whether to log the start and the end of each invocation.
         """
         self.orchestrators = frozenset(orchestrators)
@@ -408,6 +411,7 @@ class Invoker:
         self._timeout_seconds = timeout_seconds
         self._functions_of_orchestrators = orchestrators
         self._functions_of_activities = activities
+        self._disabled = disabled
         self._logs_invocations = logs_invocations
 
     async def invoke_http(
@@ -470,9 +474,12 @@ class Invoker:
         """Run an activity with a JSON input, and return the result as JSON text.
 
         Return None if the activity did not return a value. Raises FunctionFailure and
-        AppUnavailable in the same cases as `invoke_http`.
+        AppUnavailable in the same cases as `invoke_http`. Raises FunctionFailure if the activity is
+        disabled, too.
         """
         function = self._functions_of_activities[name]
+        if function in self._disabled:
+            raise FunctionFailure("", f"Activity function '{name}' is disabled.")
         return await self.invoke(function, "json", input_json.encode(), {"instanceId": instance_id})
 
     async def _invoke(self, call: list[Any], body: bytes, reason: str) -> InvocationResponse:

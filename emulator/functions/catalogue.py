@@ -37,7 +37,7 @@ class FunctionCatalogue:
 
     `functions` lists all functions that are not in error, and `disabled` contains the names of
     those that an app setting disables. `orchestrators` and `activities` map the names that
-    orchestrations use to the names of functions.
+    orchestrations use to the names of functions. `activities` contains disabled activities, too.
     """
 
     functions: list[dict[str, Any]]
@@ -101,7 +101,8 @@ def build_catalogue(
         name = function["name"]
         if _is_disabled(name, settings):
             catalogue.disabled.append(name)
-            continue
+            if all(binding["type"] != "activityTrigger" for binding in function["bindings"]):
+                continue
         trigger = _trigger(function, settings)
         match trigger["type"]:
             case "httpTrigger":

@@ -60,6 +60,7 @@ class AppServices:
             host_file.function_timeout_seconds,
             self._catalogue.orchestrators,
             self._catalogue.activities,
+            frozenset(self._catalogue.disabled),
             logs_invocations=options.logs_invocations,
         )
         self._triggers = Triggers(self._catalogue, settings, self._invoker, options.data, clock)

@@ -117,7 +117,9 @@ def parse_host_file(document: Any) -> HostFile:
             max_orchestrators=max(
                 1, _integer(durable, "maxConcurrentOrchestratorFunctions", _AT_ONCE)
             ),
-            default_version=_text(durable, "defaultVersion", "") or None,
+            default_version=(
+                _text(durable, "defaultVersion", "") if "defaultVersion" in durable else None
+            ),
             replaces_unfinished=_text(
                 durable, "overridableExistingInstanceStates", "NonRunningStates"
             ).lower()

@@ -96,7 +96,7 @@ class DurableEngine(ABC):
             name: The name of the orchestrator.
             instance_id: The id of the new instance. If None or empty, a random id is used.
             input_text: The input as JSON text.
-            version: The version of the orchestrator.
+            version: The version of the orchestrator. If None, the default version of host.json.
 
         Raises:
             InstanceExists: An unfinished instance has this id, and host.json does not allow
@@ -112,7 +112,8 @@ class DurableEngine(ABC):
             await self.wait_finished(instance_id, _REPLACE_SECONDS)
             existing = self._find(instance_id)
         now = self.now()
-        version = version or self._options.default_version
+        if version is None:
+            version = self._options.default_version
         instance = OrchestrationInstance(
             instance_id, make_id(), name, version, Status.PENDING, input_text, now, now
         )

@@ -41,7 +41,7 @@ class FunctionRunner(Protocol):
         """Run an activity with a JSON input, and return the result as JSON text.
 
         Return None if the activity did not return a value. Raises AppUnavailable if the app process
-        is down, and FunctionFailure if the activity raised an exception.
+        is down, and FunctionFailure if the activity raised an exception or is disabled.
         """
         ...
 
@@ -215,7 +215,7 @@ async def run_work_item(
     try:
         result = await runner.run_activity(name, work.input, work.instance_id)
     except FunctionFailure as failure:
-        cause = f"{failure.type_name}: {failure.message}"
+        cause = str(failure)
         kind = EventType.TASK_FAILED
         reason = f"Activity function '{work.name}' failed: {cause}"
         text = failed(kind, now(), work.task, reason, _describe_exception(cause, failure.stack))
