@@ -163,6 +163,66 @@ class ErrorCode(Enum):
             "correct format."
         ),
     )
+    LEASE_ALREADY_PRESENT = ("LeaseAlreadyPresent", 409, "There is already a lease present.")
+    LEASE_ID_MISMATCH = (
+        "LeaseIdMismatchWithBlobOperation",
+        412,
+        "The lease ID specified did not match the lease ID for the blob.",
+    )
+    LEASE_ID_MISMATCH_ON_CONTAINER = (
+        "LeaseIdMismatchWithContainerOperation",
+        412,
+        "The lease ID specified did not match the lease ID for the container.",
+    )
+    LEASE_ID_MISMATCH_WITH_LEASE_OPERATION = (
+        "LeaseIdMismatchWithLeaseOperation",
+        409,
+        (
+            "The lease ID specified did not match the lease ID for the resource with the specified "
+            "lease operation."
+        ),
+    )
+    LEASE_ID_MISSING = (
+        "LeaseIdMissing",
+        412,
+        "There is currently a lease on the blob and no lease ID was specified in the request.",
+    )
+    LEASE_ID_MISSING_ON_CONTAINER = (
+        "LeaseIdMissing",
+        412,
+        "There is currently a lease on the container and no lease ID was specified in the request.",
+    )
+    LEASE_IS_BREAKING_AND_CANNOT_BE_ACQUIRED = (
+        "LeaseIsBreakingAndCannotBeAcquired",
+        409,
+        (
+            "The lease ID matched, but the lease is currently in breaking state and cannot be "
+            "acquired until it is broken."
+        ),
+    )
+    LEASE_IS_BREAKING_AND_CANNOT_BE_CHANGED = (
+        "LeaseIsBreakingAndCannotBeChanged",
+        409,
+        (
+            "The lease ID matched, but the lease is currently in breaking state and cannot be "
+            "changed."
+        ),
+    )
+    LEASE_IS_BROKEN_AND_CANNOT_BE_RENEWED = (
+        "LeaseIsBrokenAndCannotBeRenewed",
+        409,
+        "The lease ID matched, but the lease has been broken explicitly and cannot be renewed.",
+    )
+    LEASE_LOST = (
+        "LeaseLost",
+        412,
+        "A lease ID was specified, but the lease for the resource has expired.",
+    )
+    LEASE_NOT_PRESENT_WITH_LEASE_OPERATION = (
+        "LeaseNotPresentWithLeaseOperation",
+        409,
+        "There is currently no lease on the resource.",
+    )
     LEASE_NOT_PRESENT = (
         "LeaseNotPresentWithBlobOperation",
         412,

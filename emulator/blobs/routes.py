@@ -14,7 +14,7 @@ from emulator.blobs.errors import (
     not_implemented,
 )
 from emulator.blobs.headers import UNSUPPORTED_HEADERS
-from emulator.blobs.operations import blobs, containers, service, uploads
+from emulator.blobs.operations import blobs, containers, leases, service, uploads
 from emulator.blobs.operations.context import BlobResponse, OperationContext
 from emulator.blobs.request import BlobRequest
 
@@ -54,6 +54,7 @@ _OPERATIONS = {
     ("container", "PUT", "metadata"): _operation(containers.set_container_metadata, "w", "c"),
     ("container", "GET", "acl"): _GET_CONTAINER_ACL,
     ("container", "HEAD", "acl"): _GET_CONTAINER_ACL,
+    ("container", "PUT", "lease"): _operation(leases.lease_container, "wd", "c"),
     ("container", "DELETE", ""): _operation(containers.delete_container, "d", "c"),
     ("container", "GET", "list"): _operation(containers.list_blobs, "l", "c", "l"),
     ("blob", "PUT", ""): _operation(uploads.put_blob, "cw", "o", "cw"),
@@ -66,6 +67,7 @@ _OPERATIONS = {
     ("blob", "HEAD", "metadata"): _GET_BLOB_METADATA,
     ("blob", "PUT", "metadata"): _operation(blobs.set_blob_metadata, "w", "o", "w"),
     ("blob", "PUT", "properties"): _operation(blobs.set_blob_properties, "w", "o", "w"),
+    ("blob", "PUT", "lease"): _operation(leases.lease_blob, "wd", "o", "wd"),
     ("blob", "DELETE", ""): _operation(blobs.delete_blob, "d", "o", "d"),
 }
 _METHODS = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS"})
@@ -80,7 +82,6 @@ _UNSUPPORTED_COMPS = frozenset(
         "expiry",
         "immutabilitypolicies",
         "incrementalcopy",
-        "lease",
         "legalhold",
         "page",
         "pagelist",
@@ -128,11 +129,6 @@ def check_supported(request: BlobRequest) -> None:
     for name in ("snapshot", "versionid"):
         if request.parameter(name):
             raise not_implemented(name)
-    if "x-ms-lease-id" in request.headers:
-        of_blob = bool(request.blob)
-        raise StorageError(
-            ErrorCode.LEASE_NOT_PRESENT if of_blob else ErrorCode.LEASE_NOT_PRESENT_ON_CONTAINER
-        )
 
 
 def _level(request: BlobRequest) -> str:

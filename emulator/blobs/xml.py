@@ -12,6 +12,7 @@ from xml.sax.saxutils import escape, quoteattr
 from emulator.blobs.errors import ErrorCode, StorageError
 from emulator.blobs.headers import PROPERTY_NAMES
 from emulator.blobs.index.schema import Blob, BlobContainer
+from emulator.blobs.lease import Lease
 from emulator.blobs.times import format_http_date
 
 BLOCKS_MAX = 50_000
@@ -48,20 +49,19 @@ def build_listing(
     )
 
 
-def build_container_item(container: BlobContainer, *, with_metadata: bool) -> str:
-    """Return the XML element for one container in a listing."""
+def build_container_item(container: BlobContainer, now_us: int, *, with_metadata: bool) -> str:
+    """Return the XML element for one container in a listing at the time `now_us`."""
     return (
         f"<Container><Name>{escape(container.name)}</Name><Properties>"
         f"<Last-Modified>{format_http_date(container.modified_us)}</Last-Modified>"
-        f"<Etag>{escape(container.etag)}</Etag>"
-        "<LeaseStatus>unlocked</LeaseStatus><LeaseState>available</LeaseState>"
+        f"<Etag>{escape(container.etag)}</Etag>{_lease(container.lease, now_us)}"
         "<HasImmutabilityPolicy>false</HasImmutabilityPolicy><HasLegalHold>false</HasLegalHold>"
         f"</Properties>{_metadata(container.metadata) if with_metadata else ''}</Container>"
     )
 
 
-def build_blob_item(entry: Blob | str, *, with_metadata: bool) -> str:
-    """Return the XML element for one blob, or for one common prefix, in a listing."""
+def build_blob_item(entry: Blob | str, now_us: int, *, with_metadata: bool) -> str:
+    """Return the XML element for one blob, or for one common prefix, in a listing at `now_us`."""
     if isinstance(entry, str):
         return f"<BlobPrefix>{_name(entry)}</BlobPrefix>"
     properties = "".join(
@@ -72,8 +72,7 @@ def build_blob_item(entry: Blob | str, *, with_metadata: bool) -> str:
         f"<Creation-Time>{format_http_date(entry.created_us)}</Creation-Time>"
         f"<Last-Modified>{format_http_date(entry.modified_us)}</Last-Modified>"
         f"<Etag>{entry.etag.strip(chr(34))}</Etag><Content-Length>{entry.size}</Content-Length>"
-        f"{properties}<BlobType>BlockBlob</BlobType>"
-        "<LeaseStatus>unlocked</LeaseStatus><LeaseState>available</LeaseState>"
+        f"{properties}<BlobType>BlockBlob</BlobType>{_lease(entry.lease, now_us)}"
         "<ServerEncrypted>true</ServerEncrypted>"
         f"</Properties>{_metadata(entry.metadata) if with_metadata else ''}</Blob>"
     )
@@ -204,6 +203,15 @@ def build_element(element: XmlElement) -> str:
 
 def _block(block_id: str, size: int) -> str:
     return f"<Block><Name>{escape(block_id)}</Name><Size>{size}</Size></Block>"
+
+
+def _lease(lease: Lease, now_us: int) -> str:
+    kind = lease.duration_kind(now_us)
+    return (
+        f"<LeaseStatus>{'locked' if lease.is_locked(now_us) else 'unlocked'}</LeaseStatus>"
+        f"<LeaseState>{lease.state(now_us).value}</LeaseState>"
+        f"{f'<LeaseDuration>{kind}</LeaseDuration>' if kind else ''}"
+    )
 
 
 def _metadata(metadata: Mapping[str, str]) -> str:

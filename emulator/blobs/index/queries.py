@@ -9,9 +9,10 @@ from typing import Any
 
 from emulator.blobs.errors import ErrorCode, StorageError
 from emulator.blobs.index.schema import Blob, BlobContainer, Segment, UncommittedBlock
+from emulator.blobs.lease import Lease
 
-CONTAINER_COLUMNS = "id, name, etag, modified_us, metadata"
-BLOB_COLUMNS = "id, name, size, etag, created_us, modified_us, properties, metadata"
+CONTAINER_COLUMNS = "id, name, etag, modified_us, metadata, lease"
+BLOB_COLUMNS = "id, name, size, etag, created_us, modified_us, properties, metadata, lease"
 
 
 def find_service_properties(db: sqlite3.Connection) -> dict[str, str]:
@@ -46,8 +47,8 @@ def find_container_id(db: sqlite3.Connection, name: str) -> int:
 
 def read_container(row: tuple[Any, ...]) -> BlobContainer:
     """Build a container from a row that has the columns in `CONTAINER_COLUMNS`."""
-    number, name, etag, modified_us, metadata = row
-    return BlobContainer(number, name, etag, modified_us, json.loads(metadata))
+    number, name, etag, modified_us, metadata, lease = row
+    return BlobContainer(number, name, etag, modified_us, json.loads(metadata), Lease.decode(lease))
 
 
 def look_up_blob(
@@ -85,7 +86,7 @@ def read_blob(row: tuple[Any, ...]) -> Blob:
 
     The row may also have the column `data`.
     """
-    number, name, size, etag, created_us, modified_us, properties, metadata, *data = row
+    number, name, size, etag, created_us, modified_us, properties, metadata, lease, *data = row
     return Blob(
         number,
         name,
@@ -95,6 +96,7 @@ def read_blob(row: tuple[Any, ...]) -> Blob:
         modified_us,
         json.loads(properties),
         json.loads(metadata),
+        Lease.decode(lease),
         data[0] if data else None,
     )
 

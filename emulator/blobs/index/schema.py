@@ -7,11 +7,19 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
+from typing import ClassVar
 
+from emulator.blobs.lease import (
+    BLOB_LEASE_ERRORS,
+    CONTAINER_LEASE_ERRORS,
+    NO_LEASE,
+    Lease,
+    LeaseErrors,
+)
 from emulator.disk import is_disk_error
 from emulator.program import SettingError
 
-_VERSION = 2
+_VERSION = 3
 _BUSY_SECONDS = 10.0
 # The content of a small blob is the last column of its row, so that listings do not read it.
 _TABLES = """
@@ -54,13 +62,20 @@ CREATE TABLE staged (
     PRIMARY KEY (container, blob, block_id)
 ) STRICT, WITHOUT ROWID;
 """
-# Format version 2 has this table too. A property is an XML element of Set Blob Service Properties.
-_TABLES_SINCE_2 = """
+# Added by format version 2. A property is an XML element of Set Blob Service Properties.
+_ADDED_BY_2 = """
 CREATE TABLE service_property (
     name TEXT PRIMARY KEY,
     element TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 """
+# Added by format version 3. `lease` is empty, or the lease as JSON.
+_ADDED_BY_3 = """
+ALTER TABLE container ADD COLUMN lease TEXT NOT NULL DEFAULT '';
+ALTER TABLE blob ADD COLUMN lease TEXT NOT NULL DEFAULT '';
+"""
+# For each format version, the statements that upgrade it to the next version.
+_UPGRADES = (_TABLES, _ADDED_BY_2, _ADDED_BY_3)
 
 
 def create_index(path: Path) -> None:
@@ -73,10 +88,10 @@ def create_index(path: Path) -> None:
     try:
         with contextlib.closing(open_writer(path)) as connection:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
-            tables = {0: _TABLES + _TABLES_SINCE_2, 1: _TABLES_SINCE_2}.get(version)
-            if tables is not None:
+            if 0 <= version < _VERSION:
+                upgrades = "".join(_UPGRADES[version:])
                 connection.executescript(
-                    f"BEGIN IMMEDIATE;{tables}PRAGMA user_version={_VERSION};COMMIT;"
+                    f"BEGIN IMMEDIATE;{upgrades}PRAGMA user_version={_VERSION};COMMIT;"
                 )
     except sqlite3.DatabaseError as error:
         if is_disk_error(error):
@@ -128,6 +143,9 @@ class BlobContainer:
     etag: str
     modified_us: int
     metadata: dict[str, str]
+    lease: Lease = NO_LEASE
+
+    lease_errors: ClassVar[LeaseErrors] = CONTAINER_LEASE_ERRORS
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +164,10 @@ class Blob:
     modified_us: int
     properties: dict[str, str]
     metadata: dict[str, str]
+    lease: Lease = NO_LEASE
     data: bytes | None = None
+
+    lease_errors: ClassVar[LeaseErrors] = BLOB_LEASE_ERRORS
 
 
 @dataclass(frozen=True, slots=True)

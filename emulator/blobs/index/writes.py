@@ -31,6 +31,7 @@ from emulator.blobs.index.schema import (
     WriteResult,
     create_etag,
 )
+from emulator.blobs.lease import NO_LEASE, LeaseRequest
 from emulator.blobs.names import read_block_id_length
 
 Orphans = tuple[str, ...]
@@ -71,13 +72,54 @@ def set_container_metadata(
     Raises StorageError if the container does not exist or does not meet the conditions.
     """
     current = find_container(db, name)
-    conditions.check_write(current)
-    changed = replace(current, etag=create_etag(), modified_us=now_us, metadata=metadata)
+    conditions.check_version(current)
+    conditions.check_lease(current, requires_id=False)
+    changed = replace(
+        current,
+        etag=create_etag(),
+        modified_us=now_us,
+        metadata=metadata,
+        lease=current.lease.after_write(now_us),
+    )
     db.execute(
-        "UPDATE container SET etag = ?, modified_us = ?, metadata = ? WHERE id = ?",
-        (changed.etag, now_us, json.dumps(metadata), current.id),
+        "UPDATE container SET etag = ?, modified_us = ?, metadata = ?, lease = ? WHERE id = ?",
+        (changed.etag, now_us, json.dumps(metadata), changed.lease.encode(), current.id),
     )
     return changed
+
+
+def lease_container(
+    db: sqlite3.Connection, name: str, conditions: Conditions, asked: LeaseRequest
+) -> BlobContainer:
+    """Change the lease of a container, and return the container with its new lease.
+
+    Raises StorageError if the container does not exist or does not meet the conditions, or if its
+    lease does not permit the action.
+    """
+    current = find_container(db, name)
+    conditions.check_version(current)
+    lease = asked.apply(current.lease, conditions.now_us)
+    db.execute("UPDATE container SET lease = ? WHERE id = ?", (lease.encode(), current.id))
+    return replace(current, lease=lease)
+
+
+def lease_blob(
+    db: sqlite3.Connection,
+    container: str,
+    name: str,
+    conditions: Conditions,
+    asked: LeaseRequest,
+) -> Blob:
+    """Change the lease of a blob, and return the blob with its new lease.
+
+    Raises StorageError if the blob does not exist or does not meet the conditions, or if its lease
+    does not permit the action.
+    """
+    current = find_blob(db, container, name)
+    conditions.check_version(current)
+    lease = asked.apply(current.lease, conditions.now_us)
+    db.execute("UPDATE blob SET lease = ? WHERE id = ?", (lease.encode(), current.id))
+    return replace(current, lease=lease)
 
 
 def delete_container(db: sqlite3.Connection, name: str, conditions: Conditions) -> Orphans:
@@ -172,14 +214,18 @@ def describe_blob(
     """
     current = find_blob(db, container, name)
     conditions.check_write(current)
-    changed = replace(update(current), etag=create_etag())
+    changed = replace(
+        update(current), etag=create_etag(), lease=current.lease.after_write(conditions.now_us)
+    )
     db.execute(
-        "UPDATE blob SET etag = ?, modified_us = ?, properties = ?, metadata = ? WHERE id = ?",
+        "UPDATE blob SET etag = ?, modified_us = ?, properties = ?, metadata = ?, lease = ?"
+        " WHERE id = ?",
         (
             changed.etag,
             changed.modified_us,
             json.dumps(changed.properties),
             json.dumps(changed.metadata),
+            changed.lease.encode(),
             current.id,
         ),
     )
@@ -216,10 +262,12 @@ def _replace_blob(
     data, parts = (content, ()) if isinstance(content, bytes) else (None, content)
     size = sum(part.size for part in parts) if data is None else len(data)
     created_us = current.created_us if current else new.now_us
+    lease = current.lease.after_write(new.now_us) if current else NO_LEASE
     etag = create_etag()
     row = db.execute(
         "INSERT OR REPLACE INTO blob (id, container, name, size, etag, created_us, modified_us,"
-        " properties, metadata, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+        " properties, metadata, lease, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        " RETURNING id",
         (
             current.id if current else None,
             container,
@@ -230,6 +278,7 @@ def _replace_blob(
             new.now_us,
             json.dumps(new.properties),
             json.dumps(new.metadata),
+            lease.encode(),
             data,
         ),
     ).fetchone()
@@ -237,7 +286,9 @@ def _replace_blob(
         "INSERT INTO segment (blob, start, size, content, block_id) VALUES (?, ?, ?, ?, ?)",
         ((row[0], part.start, part.size, part.content, part.block_id) for part in parts),
     )
-    blob = Blob(row[0], new.name, size, etag, created_us, new.now_us, new.properties, new.metadata)
+    blob = Blob(
+        row[0], new.name, size, etag, created_us, new.now_us, new.properties, new.metadata, lease
+    )
     return WriteResult(blob, _unreferenced(db, candidates))
 
 
@@ -279,15 +330,22 @@ WEEK_US = 7 * 24 * 3600 * 1_000_000
 
 
 def put_block(
-    db: sqlite3.Connection, container: str, blob: str, block: UncommittedBlock, now_us: int
+    db: sqlite3.Connection,
+    container: str,
+    blob: str,
+    block: UncommittedBlock,
+    conditions: Conditions,
 ) -> tuple[str, ...]:
     """Store an uncommitted block, and return the keys of the content files to remove.
 
+    The operation has no conditional headers, so only the lease id in `conditions` is checked.
+
     An uncommitted block with the same id is replaced. Raises StorageError if the block id has not
-    the same length as the ids of the blob's other uncommitted blocks, or if the blob already has
-    100,000 uncommitted blocks.
+    the same length as the ids of the blob's other uncommitted blocks, if the blob already has
+    100,000 uncommitted blocks, or if the blob is leased with another lease id.
     """
     parent = find_container_id(db, container)
+    conditions.check_lease(look_up_blob(db, parent, blob), requires_id=True)
     key = (parent, blob)
     any_other = db.execute(
         "SELECT block_id FROM staged WHERE container = ? AND blob = ? LIMIT 1", key
@@ -307,7 +365,7 @@ def put_block(
     db.execute(
         "INSERT OR REPLACE INTO staged (container, blob, block_id, size, content, staged_us)"
         " VALUES (?, ?, ?, ?, ?, ?)",
-        (*key, block.block_id, block.size, block.content, now_us),
+        (*key, block.block_id, block.size, block.content, conditions.now_us),
     )
     return () if before is None else (before[0],)
 

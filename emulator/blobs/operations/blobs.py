@@ -19,6 +19,7 @@ from emulator.blobs.index.schema import Blob
 from emulator.blobs.operations.context import (
     BlobResponse,
     OperationContext,
+    build_lease_headers,
     build_metadata_headers,
     build_version_headers,
 )
@@ -138,8 +139,7 @@ def _blob_headers(context: OperationContext, blob: Blob) -> dict[str, str]:
         "Accept-Ranges": "bytes",
         "x-ms-creation-time": format_http_date(blob.created_us),
         "x-ms-blob-type": "BlockBlob",
-        "x-ms-lease-status": "unlocked",
-        "x-ms-lease-state": "available",
+        **build_lease_headers(blob.lease, context.now_us),
         "x-ms-server-encrypted": "true",
     }
 

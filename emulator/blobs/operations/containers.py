@@ -12,6 +12,7 @@ from emulator.blobs.index import queries, writes
 from emulator.blobs.operations.context import (
     BlobResponse,
     OperationContext,
+    build_lease_headers,
     build_metadata_headers,
     build_version_headers,
     build_xml_response,
@@ -54,6 +55,7 @@ async def get_container(context: OperationContext) -> BlobResponse:
     if context.request.comp != "metadata" and context.store.disk.find_problem():
         raise StorageError(ErrorCode.SERVER_BUSY)
     container = context.store.read(queries.find_container, context.request.container)
+    context.conditions.check_lease(container, requires_id=False)
     headers = {
         "Content-Length": "0",
         **build_version_headers(container),
@@ -61,8 +63,7 @@ async def get_container(context: OperationContext) -> BlobResponse:
     }
     if context.request.comp != "metadata":
         headers |= {
-            "x-ms-lease-status": "unlocked",
-            "x-ms-lease-state": "available",
+            **build_lease_headers(container.lease, context.now_us),
             "x-ms-has-immutability-policy": "false",
             "x-ms-has-legal-hold": "false",
         }
@@ -97,6 +98,7 @@ async def delete_container(context: OperationContext) -> BlobResponse:
 async def get_container_acl(context: OperationContext) -> BlobResponse:
     """Get Container ACL: return an empty list, because access policies are not supported."""
     container = context.store.read(queries.find_container, context.request.container)
+    context.conditions.check_lease(container, requires_id=False)
     document = '<?xml version="1.0" encoding="utf-8"?><SignedIdentifiers />'
     return build_xml_response(document, build_version_headers(container))
 
@@ -123,7 +125,10 @@ async def list_containers(context: OperationContext) -> BlobResponse:
             {"ServiceEndpoint": _endpoint(request)},
             _echoes(request, ("Prefix", "Marker", "MaxResults")),
             "Containers",
-            [build_container_item(item, with_metadata="metadata" in include) for item in found],
+            [
+                build_container_item(item, context.now_us, with_metadata="metadata" in include)
+                for item in found
+            ],
             _marker(next_name),
         )
 
@@ -153,7 +158,10 @@ async def list_blobs(context: OperationContext) -> BlobResponse:
             {"ServiceEndpoint": _endpoint(request), "ContainerName": request.container},
             _echoes(request, ("Prefix", "Marker", "MaxResults", "Delimiter")),
             "Blobs",
-            [build_blob_item(entry, with_metadata="metadata" in include) for entry in page.entries],
+            [
+                build_blob_item(entry, context.now_us, with_metadata="metadata" in include)
+                for entry in page.entries
+            ],
             _marker(page.next_name),
         )
 

@@ -9,6 +9,7 @@ from emulator.blobs.authorization import AccessGrant
 from emulator.blobs.content import ContentStream
 from emulator.blobs.errors import StorageError
 from emulator.blobs.headers import Conditions, VersionedResource, check_metadata
+from emulator.blobs.lease import Lease
 from emulator.blobs.request import METADATA_PREFIX, BlobRequest
 from emulator.blobs.store import AccountStore
 from emulator.blobs.times import format_http_date
@@ -28,11 +29,11 @@ class OperationContext:
 
     @property
     def conditions(self) -> Conditions:
-        """The conditional headers of the request.
+        """The conditional headers of the request, and its lease id.
 
-        Raises StorageError if a conditional header is malformed.
+        Raises StorageError if one of these headers is malformed.
         """
-        return Conditions.parse(self.request.headers)
+        return Conditions.parse(self.request.headers, self.now_us)
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -46,6 +47,17 @@ class OperationContext:
 def build_version_headers(resource: VersionedResource) -> dict[str, str]:
     """Return the headers `ETag` and `Last-Modified` of a blob or container."""
     return {"ETag": resource.etag, "Last-Modified": format_http_date(resource.modified_us)}
+
+
+def build_lease_headers(lease: Lease, now_us: int) -> dict[str, str]:
+    """Return the headers that describe the lease of a blob or container at the time `now_us`."""
+    headers = {
+        "x-ms-lease-status": "locked" if lease.is_locked(now_us) else "unlocked",
+        "x-ms-lease-state": lease.state(now_us).value,
+    }
+    if kind := lease.duration_kind(now_us):
+        headers["x-ms-lease-duration"] = kind
+    return headers
 
 
 def build_metadata_headers(pairs: dict[str, str]) -> dict[str, str]:

@@ -68,7 +68,9 @@ async def put_block(context: OperationContext) -> BlobResponse:
     if not block_id:
         raise StorageError(ErrorCode.MISSING_REQUIRED_QUERY_PARAMETER, QueryParameterName="blockid")
     read_block_id_length(block_id)
-    store.read(queries.find_container_id, request.container)
+    parent = store.read(queries.find_container_id, request.container)
+    current = store.read(queries.look_up_blob, parent, request.blob)
+    context.conditions.check_lease(current, requires_id=True)
     if request.body.required_length(PUT_BLOCK_BYTES_MAX) == 0:
         raise invalid_header("Content-Length", "0")
     uploaded = await store.streams.receive(request.body, PUT_BLOCK_BYTES_MAX, inline=False)
@@ -79,7 +81,7 @@ async def put_block(context: OperationContext) -> BlobResponse:
         request.container,
         request.blob,
         UncommittedBlock(block_id, uploaded.size, uploaded.content),
-        context.now_us,
+        context.conditions,
     )
     store.streams.release(unreferenced)
     digest = base64.b64encode(uploaded.md5).decode()
@@ -112,6 +114,7 @@ async def get_block_list(context: OperationContext) -> BlobResponse:
     staged = await store.read_long(queries.find_uncommitted_blocks, container, request.blob)
     if blob is None and not staged:
         raise StorageError(ErrorCode.BLOB_NOT_FOUND)
+    context.conditions.check_lease(blob, requires_id=False)
     headers = {}
     committed = []
     if blob is not None:

@@ -14,9 +14,11 @@ from emulator.blobs.service_properties import build_cors
 
 BLOCK = {"x-ms-blob-type": "BlockBlob"}
 HUGE = {"content-length": "9" * 9}
+CONTAINER = "restype=container"
 SERVICE_PROPERTIES = "comp=properties&restype=service"
 PREFLIGHT = {"origin": "http://page", "access-control-request-method": "GET"}
 RANGE_MD5 = {"x-ms-range-get-content-md5": "true"}
+LEASE = {"x-ms-lease-id": "00000000-0000-0000-0000-000000000001"}
 
 
 @pytest.mark.parametrize(
@@ -48,7 +50,7 @@ RANGE_MD5 = {"x-ms-range-get-content-md5": "true"}
             413,
             "RequestBodyTooLarge",
         ),
-        (("PUT", "box/b", "comp=lease"), {}, 501, "NotImplemented"),
+        (("PUT", "box/b", "comp=lease"), {}, 400, "MissingRequiredHeader"),
         (("PUT", "box/b", "comp=nonsense"), {}, 400, "InvalidQueryParameterValue"),
         (("PUT", "box", ""), {}, 404, "ResourceNotFound"),
         (("PUT", "box", "restype=container"), {}, 409, "ContainerAlreadyExists"),
@@ -57,7 +59,10 @@ RANGE_MD5 = {"x-ms-range-get-content-md5": "true"}
         (("BREW", "box/b", ""), {}, 405, "UnsupportedHttpVerb"),
         (("GET", "box/b", ""), {}, 404, "BlobNotFound"),
         (("GET", "box/b", "snapshot=2026"), {}, 501, "NotImplemented"),
-        (("GET", "box/b", ""), {"x-ms-lease-id": "x"}, 412, "LeaseNotPresentWithBlobOperation"),
+        (("GET", "box/kept", ""), {"x-ms-lease-id": "x"}, 400, "InvalidHeaderValue"),
+        (("GET", "box/kept", ""), LEASE, 412, "LeaseNotPresentWithBlobOperation"),
+        (("PUT", "box/b", ""), BLOCK | LEASE, 412, "LeaseNotPresentWithBlobOperation"),
+        (("GET", "box", CONTAINER), LEASE, 412, "LeaseNotPresentWithContainerOperation"),
         (("GET", "box/kept", ""), {"if-none-match": "*"}, 400, "UnsatisfiableCondition"),
         (("GET", "box/kept", ""), {"x-ms-range": "bytes=7-"}, 416, "InvalidRange"),
         (("GET", "box/kept", ""), {"x-ms-range": "seven"}, 400, "InvalidHeaderValue"),
@@ -147,6 +152,10 @@ HEADER_NAMES = st.sampled_from(
         "x-ms-blob-type",
         "x-ms-date",
         "x-ms-delete-snapshots",
+        "x-ms-lease-action",
+        "x-ms-lease-duration",
+        "x-ms-lease-id",
+        "x-ms-proposed-lease-id",
         "x-ms-meta-key",
         "x-ms-range",
         "x-ms-range-get-content-md5",
@@ -160,7 +169,16 @@ QUERY = st.lists(
         ),
         TOKENS
         | st.sampled_from(
-            ["list", "container", "block", "blocklist", "metadata", "properties", "service"]
+            [
+                "list",
+                "container",
+                "block",
+                "lease",
+                "blocklist",
+                "metadata",
+                "properties",
+                "service",
+            ]
         ),
     ),
     max_size=4,
