@@ -21,6 +21,11 @@ class ErrorCode(Enum):
     this service.
     """
 
+    APPEND_POSITION_CONDITION_NOT_MET = (
+        "AppendPositionConditionNotMet",
+        412,
+        "The append position condition specified was not met.",
+    )
     AUTHENTICATION_FAILED = (
         "AuthenticationFailed",
         403,
@@ -66,6 +71,11 @@ class ErrorCode(Enum):
         400,
         "The block list may not contain more than 50,000 blocks.",
     )
+    COMMITTED_BLOCK_COUNT_EXCEEDS_LIMIT = (
+        "BlockCountExceedsLimit",
+        409,
+        "The committed block count cannot exceed the maximum limit of 50,000 blocks.",
+    )
     CONDITION_NOT_MET = (
         "ConditionNotMet",
         412,
@@ -109,6 +119,11 @@ class ErrorCode(Enum):
         "InvalidBlobOrBlock",
         400,
         "The specified blob or block content is invalid.",
+    )
+    INVALID_BLOB_TYPE = (
+        "InvalidBlobType",
+        409,
+        "The blob type is invalid for this operation.",
     )
     INVALID_BLOCK_ID = (
         "InvalidBlockId",
@@ -232,6 +247,11 @@ class ErrorCode(Enum):
         "LeaseNotPresentWithContainerOperation",
         412,
         "There is currently no lease on the container.",
+    )
+    MAX_BLOB_SIZE_CONDITION_NOT_MET = (
+        "MaxBlobSizeConditionNotMet",
+        412,
+        "The max blob size condition specified was not met.",
     )
     MD5_MISMATCH = (
         "Md5Mismatch",

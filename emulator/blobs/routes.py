@@ -67,6 +67,7 @@ _OPERATIONS = {
     ("blob", "HEAD", "metadata"): _GET_BLOB_METADATA,
     ("blob", "PUT", "metadata"): _operation(blobs.set_blob_metadata, "w", "o", "w"),
     ("blob", "PUT", "properties"): _operation(blobs.set_blob_properties, "w", "o", "w"),
+    ("blob", "PUT", "appendblock"): _operation(uploads.append_block, "aw", "o", "aw"),
     ("blob", "PUT", "lease"): _operation(leases.lease_blob, "wd", "o", "wd"),
     ("blob", "DELETE", ""): _operation(blobs.delete_blob, "d", "o", "d"),
 }
@@ -75,7 +76,6 @@ _METHODS = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS"})
 _UNSUPPORTED_COMPS = frozenset(
     {
         "acl",
-        "appendblock",
         "batch",
         "blobs",
         "copy",

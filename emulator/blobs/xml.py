@@ -72,7 +72,7 @@ def build_blob_item(entry: Blob | str, now_us: int, *, with_metadata: bool) -> s
         f"<Creation-Time>{format_http_date(entry.created_us)}</Creation-Time>"
         f"<Last-Modified>{format_http_date(entry.modified_us)}</Last-Modified>"
         f"<Etag>{entry.etag.strip(chr(34))}</Etag><Content-Length>{entry.size}</Content-Length>"
-        f"{properties}<BlobType>BlockBlob</BlobType>{_lease(entry.lease, now_us)}"
+        f"{properties}<BlobType>{entry.kind}</BlobType>{_lease(entry.lease, now_us)}"
         "<ServerEncrypted>true</ServerEncrypted>"
         f"</Properties>{_metadata(entry.metadata) if with_metadata else ''}</Blob>"
     )

@@ -12,7 +12,10 @@ from emulator.blobs.index.schema import Blob, BlobContainer, Segment, Uncommitte
 from emulator.blobs.lease import Lease
 
 CONTAINER_COLUMNS = "id, name, etag, modified_us, metadata, lease"
-BLOB_COLUMNS = "id, name, size, etag, created_us, modified_us, properties, metadata, lease"
+BLOB_COLUMNS = (
+    "id, name, size, etag, created_us, modified_us, properties, metadata, lease, kind,"
+    " append_blocks"
+)
 
 
 def find_service_properties(db: sqlite3.Connection) -> dict[str, str]:
@@ -86,7 +89,8 @@ def read_blob(row: tuple[Any, ...]) -> Blob:
 
     The row may also have the column `data`.
     """
-    number, name, size, etag, created_us, modified_us, properties, metadata, lease, *data = row
+    number, name, size, etag, created_us, modified_us, properties, metadata, *rest = row
+    lease, kind, append_blocks, *data = rest
     return Blob(
         number,
         name,
@@ -97,6 +101,8 @@ def read_blob(row: tuple[Any, ...]) -> Blob:
         json.loads(properties),
         json.loads(metadata),
         Lease.decode(lease),
+        kind,
+        append_blocks,
         data[0] if data else None,
     )
 

@@ -69,10 +69,13 @@ CREATE TABLE service_property (
     element TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 """
-# Added by format version 3. `lease` is empty, or the lease as JSON.
+# Added by format version 3. `lease` is empty, or the lease as JSON. `kind` is the blob type.
+# `append_blocks` is the number of blocks of an append blob.
 _ADDED_BY_3 = """
 ALTER TABLE container ADD COLUMN lease TEXT NOT NULL DEFAULT '';
 ALTER TABLE blob ADD COLUMN lease TEXT NOT NULL DEFAULT '';
+ALTER TABLE blob ADD COLUMN kind TEXT NOT NULL DEFAULT 'BlockBlob';
+ALTER TABLE blob ADD COLUMN append_blocks INTEGER NOT NULL DEFAULT 0;
 """
 # For each format version, the statements that upgrade it to the next version.
 _UPGRADES = (_TABLES, _ADDED_BY_2, _ADDED_BY_3)
@@ -131,6 +134,9 @@ def open_reader(path: Path) -> sqlite3.Connection:
     return connection
 
 
+BLOCK_BLOB, APPEND_BLOB = "BlockBlob", "AppendBlob"
+
+
 @dataclass(frozen=True, slots=True)
 class BlobContainer:
     """A container of the account.
@@ -150,7 +156,10 @@ class BlobContainer:
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A committed block blob. Times are in microseconds since 1970 (UTC).
+    """A committed blob. Times are in microseconds since 1970 (UTC).
+
+    `kind` is `BlockBlob` or `AppendBlob`. `append_blocks` is the number of blocks of an append
+    blob.
 
     `data` is the content of a small blob. It is None if content files contain the content, or if
     the query did not read the content.
@@ -165,6 +174,8 @@ class Blob:
     properties: dict[str, str]
     metadata: dict[str, str]
     lease: Lease = NO_LEASE
+    kind: str = BLOCK_BLOB
+    append_blocks: int = 0
     data: bytes | None = None
 
     lease_errors: ClassVar[LeaseErrors] = BLOB_LEASE_ERRORS
@@ -172,7 +183,7 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class NewBlob:
-    """The name, properties and metadata of a blob that will be committed.
+    """The name, properties, metadata and type of a blob that will be committed.
 
     `now_us` is the time of the request, in microseconds since 1970 (UTC).
     """
@@ -182,6 +193,7 @@ class NewBlob:
     properties: dict[str, str]
     metadata: dict[str, str]
     now_us: int
+    kind: str = BLOCK_BLOB
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +220,23 @@ class UncommittedBlock:
     block_id: str
     size: int
     content: str
+
+
+@dataclass(frozen=True, slots=True)
+class AppendedBlock:
+    """A block that will be appended to an append blob.
+
+    Attributes:
+        size: The size of the block in bytes.
+        content: The key of the content file.
+        position: The size that the blob must have before the block is appended, or None.
+        size_max: The size that the blob may have after the block is appended, or None.
+    """
+
+    size: int
+    content: str
+    position: int | None = None
+    size_max: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,9 @@ from emulator.blobs.index.queries import (
     look_up_blob,
 )
 from emulator.blobs.index.schema import (
+    APPEND_BLOB,
+    BLOCK_BLOB,
+    AppendedBlock,
     Blob,
     BlobContainer,
     NewBlob,
@@ -35,6 +38,7 @@ from emulator.blobs.lease import NO_LEASE, LeaseRequest
 from emulator.blobs.names import read_block_id_length
 
 Orphans = tuple[str, ...]
+APPEND_BLOCKS_MAX = 50_000
 
 
 def set_service_properties(db: sqlite3.Connection, properties: Mapping[str, str]) -> None:
@@ -162,6 +166,75 @@ def put_blob(
     )
 
 
+def create_append_blob(
+    db: sqlite3.Connection, new: NewBlob, precondition: WritePrecondition
+) -> WriteResult:
+    """Create an empty append blob, or replace an existing append blob by an empty one.
+
+    Raises StorageError if the container does not exist or the precondition is not met.
+    """
+    return _replace_blob(db, find_container_id(db, new.container), new, (), precondition)
+
+
+def append_block(
+    db: sqlite3.Connection,
+    container: str,
+    name: str,
+    block: AppendedBlock,
+    conditions: Conditions,
+) -> Blob:
+    """Append a block to an append blob, and return the changed blob.
+
+    Raises StorageError if the blob does not exist, is not an append blob, does not meet the
+    conditions, or already has 50,000 blocks.
+    """
+    current = find_blob(db, container, name)
+    check_append(current, block, conditions)
+    changed = replace(
+        current,
+        size=current.size + block.size,
+        etag=create_etag(),
+        modified_us=conditions.now_us,
+        lease=current.lease.after_write(conditions.now_us),
+        append_blocks=current.append_blocks + 1,
+    )
+    db.execute(
+        "INSERT INTO segment (blob, start, size, content, block_id) VALUES (?, ?, ?, ?, '')",
+        (current.id, current.size, block.size, block.content),
+    )
+    db.execute(
+        "UPDATE blob SET size = ?, etag = ?, modified_us = ?, lease = ?, append_blocks = ?"
+        " WHERE id = ?",
+        (
+            changed.size,
+            changed.etag,
+            changed.modified_us,
+            changed.lease.encode(),
+            changed.append_blocks,
+            current.id,
+        ),
+    )
+    return changed
+
+
+def check_append(blob: Blob, block: AppendedBlock, conditions: Conditions) -> None:
+    """Raise StorageError if a block cannot be appended to a blob."""
+    check_kind(blob, APPEND_BLOB)
+    conditions.check_write(blob)
+    if block.size_max is not None and blob.size + block.size > block.size_max:
+        raise StorageError(ErrorCode.MAX_BLOB_SIZE_CONDITION_NOT_MET)
+    if block.position is not None and blob.size != block.position:
+        raise StorageError(ErrorCode.APPEND_POSITION_CONDITION_NOT_MET)
+    if blob.append_blocks >= APPEND_BLOCKS_MAX:
+        raise StorageError(ErrorCode.COMMITTED_BLOCK_COUNT_EXCEEDS_LIMIT)
+
+
+def check_kind(blob: Blob, kind: str) -> None:
+    """Raise StorageError if a blob is not of the type `kind`. The type of a blob never changes."""
+    if blob.kind != kind:
+        raise StorageError(ErrorCode.INVALID_BLOB_TYPE)
+
+
 def commit_blocks(
     db: sqlite3.Connection,
     new: NewBlob,
@@ -181,6 +254,7 @@ def commit_blocks(
     current = look_up_blob(db, container, new.name)
     committed = {}
     if current is not None:
+        check_kind(current, BLOCK_BLOB)
         for segment in find_segments(db, current.id, 0, max(current.size, 1)):
             committed[segment.block_id] = (segment.size, segment.content)
     staged = {
@@ -258,6 +332,8 @@ def _replace_blob(
 ) -> WriteResult:
     current = look_up_blob(db, container, new.name)
     precondition.check(current)
+    if current is not None:
+        check_kind(current, new.kind)
     candidates = _forget_content(db, current.id if current else None, container, new.name)
     data, parts = (content, ()) if isinstance(content, bytes) else (None, content)
     size = sum(part.size for part in parts) if data is None else len(data)
@@ -266,7 +342,7 @@ def _replace_blob(
     etag = create_etag()
     row = db.execute(
         "INSERT OR REPLACE INTO blob (id, container, name, size, etag, created_us, modified_us,"
-        " properties, metadata, lease, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        " properties, metadata, lease, kind, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
         " RETURNING id",
         (
             current.id if current else None,
@@ -279,6 +355,7 @@ def _replace_blob(
             json.dumps(new.properties),
             json.dumps(new.metadata),
             lease.encode(),
+            new.kind,
             data,
         ),
     ).fetchone()
@@ -287,7 +364,16 @@ def _replace_blob(
         ((row[0], part.start, part.size, part.content, part.block_id) for part in parts),
     )
     blob = Blob(
-        row[0], new.name, size, etag, created_us, new.now_us, new.properties, new.metadata, lease
+        row[0],
+        new.name,
+        size,
+        etag,
+        created_us,
+        new.now_us,
+        new.properties,
+        new.metadata,
+        lease,
+        new.kind,
     )
     return WriteResult(blob, _unreferenced(db, candidates))
 
@@ -345,7 +431,10 @@ def put_block(
     100,000 uncommitted blocks, or if the blob is leased with another lease id.
     """
     parent = find_container_id(db, container)
-    conditions.check_lease(look_up_blob(db, parent, blob), requires_id=True)
+    current = look_up_blob(db, parent, blob)
+    if current is not None:
+        check_kind(current, BLOCK_BLOB)
+    conditions.check_lease(current, requires_id=True)
     key = (parent, blob)
     any_other = db.execute(
         "SELECT block_id FROM staged WHERE container = ? AND blob = ? LIMIT 1", key

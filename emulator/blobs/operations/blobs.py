@@ -15,7 +15,7 @@ from emulator.blobs.headers import (
     read_requested_range,
 )
 from emulator.blobs.index import queries, writes
-from emulator.blobs.index.schema import Blob
+from emulator.blobs.index.schema import APPEND_BLOB, Blob
 from emulator.blobs.operations.context import (
     BlobResponse,
     OperationContext,
@@ -130,7 +130,7 @@ async def _describe(context: OperationContext, update: Callable[[Blob], Blob]) -
 
 
 def _blob_headers(context: OperationContext, blob: Blob) -> dict[str, str]:
-    return {
+    headers = {
         "Content-Type": DEFAULT_CONTENT_TYPE,
         **blob.properties,
         **context.grant.response_headers,
@@ -138,10 +138,13 @@ def _blob_headers(context: OperationContext, blob: Blob) -> dict[str, str]:
         **build_metadata_headers(blob.metadata),
         "Accept-Ranges": "bytes",
         "x-ms-creation-time": format_http_date(blob.created_us),
-        "x-ms-blob-type": "BlockBlob",
+        "x-ms-blob-type": blob.kind,
         **build_lease_headers(blob.lease, context.now_us),
         "x-ms-server-encrypted": "true",
     }
+    if blob.kind == APPEND_BLOB:
+        headers["x-ms-blob-committed-block-count"] = str(blob.append_blocks)
+    return headers
 
 
 def _wants_range_md5(context: OperationContext, requested: ByteRange | None) -> bool:

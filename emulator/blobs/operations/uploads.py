@@ -6,6 +6,7 @@ import base64
 import hashlib
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Concatenate, ParamSpec, TypeVar
 
 from emulator.blobs.content import Uploaded
@@ -17,7 +18,15 @@ from emulator.blobs.headers import (
     read_blob_properties,
 )
 from emulator.blobs.index import queries, writes
-from emulator.blobs.index.schema import NewBlob, Segment, UncommittedBlock, WriteResult
+from emulator.blobs.index.schema import (
+    APPEND_BLOB,
+    BLOCK_BLOB,
+    AppendedBlock,
+    NewBlob,
+    Segment,
+    UncommittedBlock,
+    WriteResult,
+)
 from emulator.blobs.names import read_block_id_length
 from emulator.blobs.operations.context import (
     BlobResponse,
@@ -33,19 +42,26 @@ T = TypeVar("T")
 _MIB = 1024 * 1024
 PUT_BLOB_BYTES_MAX = 5000 * _MIB
 PUT_BLOCK_BYTES_MAX = 4000 * _MIB
+# The largest block that Append Block accepts, since and before API version 2022-11-02.
+APPEND_BLOCK_BYTES_MAX = 100 * _MIB
+_OLD_APPEND_BLOCK_BYTES_MAX = 4 * _MIB
+_LARGE_APPEND_VERSION = "2022-11-02"
+_SIZE_DIGITS_MAX = 18
 _BLOCK_LIST_BYTES_MAX = 8 * _MIB
 _ENCRYPTED = {"x-ms-request-server-encrypted": "true"}
 
 
 async def put_blob(context: OperationContext) -> BlobResponse:
-    """Put Blob: store a whole block blob."""
+    """Put Blob: store a whole block blob, or create an empty append blob."""
     request, store = context.request, context.store
     kind = request.headers.get("x-ms-blob-type")
-    if kind in {"PageBlob", "AppendBlob"}:
+    if kind == APPEND_BLOB:
+        return await _create_append_blob(context)
+    if kind == "PageBlob":
         raise not_implemented(kind)
     if kind is None:
         raise StorageError(ErrorCode.MISSING_REQUIRED_HEADER, HeaderName="x-ms-blob-type")
-    if kind != "BlockBlob":
+    if kind != BLOCK_BLOB:
         raise invalid_header("x-ms-blob-type", kind)
     new = _new_blob(context, single_put=True)
     _refuse_early(context)
@@ -61,6 +77,71 @@ async def put_blob(context: OperationContext) -> BlobResponse:
     return _created(context, written, {"Content-MD5": digest})
 
 
+async def _create_append_blob(context: OperationContext) -> BlobResponse:
+    length = context.request.headers.get("content-length", "0")
+    if length != "0":
+        raise invalid_header("Content-Length", length)
+    new = replace(_new_blob(context, single_put=True), kind=APPEND_BLOB)
+    written = await context.store.change(
+        writes.create_append_blob, new, _read_precondition(context)
+    )
+    return _created(context, written, {})
+
+
+async def append_block(context: OperationContext) -> BlobResponse:
+    """Append Block: add a block at the end of an append blob."""
+    request, store = context.request, context.store
+    is_large = _read_version(context) >= _LARGE_APPEND_VERSION
+    maximum = APPEND_BLOCK_BYTES_MAX if is_large else _OLD_APPEND_BLOCK_BYTES_MAX
+    size = request.body.required_length(maximum)
+    if size == 0:
+        raise invalid_header("Content-Length", "0")
+    block = AppendedBlock(
+        size,
+        "",
+        _read_size(context, "x-ms-blob-condition-appendpos"),
+        _read_size(context, "x-ms-blob-condition-maxsize"),
+    )
+    # Refuse the request before its body is received. The transaction checks this again.
+    current = store.read(queries.find_blob, request.container, request.blob)
+    writes.check_append(current, block, context.conditions)
+    uploaded = await store.streams.receive(request.body, maximum, inline=False)
+    blob = await _commit(
+        context,
+        uploaded,
+        writes.append_block,
+        request.container,
+        request.blob,
+        replace(block, content=uploaded.content),
+        context.conditions,
+    )
+    return BlobResponse(
+        201,
+        {
+            "Content-Length": "0",
+            "Content-MD5": base64.b64encode(uploaded.md5).decode(),
+            **build_version_headers(blob),
+            "x-ms-blob-append-offset": str(blob.size - size),
+            "x-ms-blob-committed-block-count": str(blob.append_blocks),
+            **_ENCRYPTED,
+        },
+    )
+
+
+def _read_version(context: OperationContext) -> str:
+    request = context.request
+    return request.headers.get("x-ms-version") or request.parameter("sv") or ""
+
+
+def _read_size(context: OperationContext, name: str) -> int | None:
+    value = context.request.headers.get(name)
+    if value is None:
+        return None
+    if not (value.isascii() and value.isdigit()) or len(value) > _SIZE_DIGITS_MAX:
+        raise invalid_header(name, value)
+    return int(value)
+
+
 async def put_block(context: OperationContext) -> BlobResponse:
     """Put Block: store an uncommitted block, which Put Block List can commit later."""
     request, store = context.request, context.store
@@ -70,6 +151,8 @@ async def put_block(context: OperationContext) -> BlobResponse:
     read_block_id_length(block_id)
     parent = store.read(queries.find_container_id, request.container)
     current = store.read(queries.look_up_blob, parent, request.blob)
+    if current is not None:
+        writes.check_kind(current, BLOCK_BLOB)
     context.conditions.check_lease(current, requires_id=True)
     if request.body.required_length(PUT_BLOCK_BYTES_MAX) == 0:
         raise invalid_header("Content-Length", "0")
@@ -114,6 +197,8 @@ async def get_block_list(context: OperationContext) -> BlobResponse:
     staged = await store.read_long(queries.find_uncommitted_blocks, container, request.blob)
     if blob is None and not staged:
         raise StorageError(ErrorCode.BLOB_NOT_FOUND)
+    if blob is not None:
+        writes.check_kind(blob, BLOCK_BLOB)
     context.conditions.check_lease(blob, requires_id=False)
     headers = {}
     committed = []
