@@ -45,11 +45,13 @@ class AccessGrant:
 
     Attributes:
         may_overwrite: False if the request may create a blob but not overwrite an existing blob.
+        may_tag: False if the request may not set tags.
         response_headers: Response headers that the request's service SAS sets. They replace the
             headers of the same names in the response.
     """
 
     may_overwrite: bool = True
+    may_tag: bool = True
     response_headers: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -312,7 +314,7 @@ def _account_grant(fields: Mapping[str, str], permission: RequiredPermission) ->
         raise StorageError(ErrorCode.AUTHORIZATION_SERVICE_MISMATCH)
     if permission.account_resource not in fields.get("srt", ""):
         raise StorageError(ErrorCode.AUTHORIZATION_RESOURCE_TYPE_MISMATCH)
-    return AccessGrant(_permits(fields, permission.account_letters))
+    return _grant(fields, permission.account_letters, {})
 
 
 def _service_grant(fields: Mapping[str, str], permission: RequiredPermission) -> AccessGrant:
@@ -320,20 +322,19 @@ def _service_grant(fields: Mapping[str, str], permission: RequiredPermission) ->
         raise StorageError(ErrorCode.AUTHORIZATION_PERMISSION_MISMATCH)
     if permission.account_resource == "c" and fields["sr"] != "c":
         raise StorageError(ErrorCode.AUTHORIZATION_RESOURCE_TYPE_MISMATCH)
-    may_overwrite = _permits(fields, permission.service_letters)
     replaced = {
         header: fields[name] for name, header in _RESPONSE_HEADERS.items() if fields.get(name)
     }
     if not all(value.isascii() and value.isprintable() for value in replaced.values()):
         raise StorageError(ErrorCode.INVALID_QUERY_PARAMETER_VALUE)
-    return AccessGrant(may_overwrite, replaced)
+    return _grant(fields, permission.service_letters, replaced)
 
 
-def _permits(fields: Mapping[str, str], letters: str) -> bool:
+def _grant(fields: Mapping[str, str], letters: str, replaced: Mapping[str, str]) -> AccessGrant:
     given = fields.get("sp", "")
     if not any(letter in given for letter in letters):
         raise StorageError(ErrorCode.AUTHORIZATION_PERMISSION_MISMATCH)
-    return "w" in given
+    return AccessGrant("w" in given, "t" in given, replaced)
 
 
 def _failed(detail: str) -> StorageError:

@@ -92,10 +92,20 @@ class ErrorCode(Enum):
         403,
         "CORS not enabled or no matching rule found for this request.",
     )
+    DUPLICATE_TAG_NAMES = (
+        "DuplicateTagNames",
+        400,
+        "The tags specified contain duplicate names.",
+    )
     EMPTY_METADATA_KEY = (
         "EmptyMetadataKey",
         400,
         "The key for one of the metadata key-value pairs is empty.",
+    )
+    EMPTY_TAG_NAME = (
+        "EmptyTagName",
+        400,
+        "The name of one of the tag key-value pairs is empty.",
     )
     SERVER_BUSY = (
         "ServerBusy",
@@ -163,6 +173,11 @@ class ErrorCode(Enum):
         "InvalidResourceName",
         400,
         "The specified resource name contains invalid characters.",
+    )
+    INVALID_TAGS = (
+        "InvalidTag",
+        400,
+        "The tags specified are invalid. It contains characters that are not permitted.",
     )
     INVALID_URI = (
         "InvalidUri",
@@ -330,6 +345,11 @@ class ErrorCode(Enum):
         "The request body is too large and exceeds the maximum permissible limit.",
     )
     RESOURCE_NOT_FOUND = ("ResourceNotFound", 404, "The specified resource does not exist.")
+    TAGS_TOO_LARGE = (
+        "TagsTooLarge",
+        400,
+        "The tags specified exceed the maximum permissible limit.",
+    )
     UNAUTHORIZED_BLOB_OVERWRITE = (
         "UnauthorizedBlobOverwrite",
         403,

@@ -276,7 +276,6 @@ UNSUPPORTED_HEADERS = frozenset(
         "x-ms-legal-hold",
         "x-ms-range-get-content-crc64",
         "x-ms-structured-body",
-        "x-ms-tags",
     }
 )
 

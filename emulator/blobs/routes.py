@@ -68,6 +68,8 @@ _OPERATIONS = {
     ("blob", "PUT", "metadata"): _operation(blobs.set_blob_metadata, "w", "o", "w"),
     ("blob", "PUT", "properties"): _operation(blobs.set_blob_properties, "w", "o", "w"),
     ("blob", "PUT", "appendblock"): _operation(uploads.append_block, "aw", "o", "aw"),
+    ("blob", "GET", "tags"): _operation(blobs.get_blob_tags, "t", "o", "t"),
+    ("blob", "PUT", "tags"): _operation(blobs.set_blob_tags, "t", "o", "t"),
     ("blob", "PUT", "lease"): _operation(leases.lease_blob, "wd", "o", "wd"),
     ("blob", "DELETE", ""): _operation(blobs.delete_blob, "d", "o", "d"),
 }
@@ -91,7 +93,6 @@ _UNSUPPORTED_COMPS = frozenset(
         "seal",
         "snapshot",
         "stats",
-        "tags",
         "tier",
         "undelete",
         "userdelegationkey",

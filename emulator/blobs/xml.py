@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote
 from xml.parsers.expat import ExpatError, ParserCreate
@@ -60,8 +60,11 @@ def build_container_item(container: BlobContainer, now_us: int, *, with_metadata
     )
 
 
-def build_blob_item(entry: Blob | str, now_us: int, *, with_metadata: bool) -> str:
-    """Return the XML element for one blob, or for one common prefix, in a listing at `now_us`."""
+def build_blob_item(entry: Blob | str, now_us: int, include: Collection[str] = ()) -> str:
+    """Return the XML element for one blob, or for one common prefix, in a listing at `now_us`.
+
+    `include` contains `metadata` and `tags` if the listing contains them.
+    """
     if isinstance(entry, str):
         return f"<BlobPrefix>{_name(entry)}</BlobPrefix>"
     properties = "".join(
@@ -73,9 +76,20 @@ def build_blob_item(entry: Blob | str, now_us: int, *, with_metadata: bool) -> s
         f"<Last-Modified>{format_http_date(entry.modified_us)}</Last-Modified>"
         f"<Etag>{entry.etag.strip(chr(34))}</Etag><Content-Length>{entry.size}</Content-Length>"
         f"{properties}<BlobType>{entry.kind}</BlobType>{_lease(entry.lease, now_us)}"
-        "<ServerEncrypted>true</ServerEncrypted>"
-        f"</Properties>{_metadata(entry.metadata) if with_metadata else ''}</Blob>"
+        f"<ServerEncrypted>true</ServerEncrypted>"
+        f"{f'<TagCount>{len(entry.tags)}</TagCount>' if entry.tags else ''}"
+        f"</Properties>{_metadata(entry.metadata) if 'metadata' in include else ''}"
+        f"{build_tags(entry.tags) if entry.tags and 'tags' in include else ''}</Blob>"
     )
+
+
+def build_tags(tags: Mapping[str, str]) -> str:
+    """Return the XML element `Tags` for the tags of a blob."""
+    inner = "".join(
+        f"<Tag><Key>{escape(key)}</Key><Value>{escape(value)}</Value></Tag>"
+        for key, value in tags.items()
+    )
+    return f"<Tags><TagSet>{inner}</TagSet></Tags>"
 
 
 def build_block_list(
@@ -151,7 +165,7 @@ def _refuse_doctype(*_: object) -> None:
 class XmlElement:
     """An element of an XML document, without its attributes.
 
-    `text` is the element's own text, without leading and trailing whitespace.
+    `text` is the element's own text.
     """
 
     name: str
@@ -162,8 +176,11 @@ class XmlElement:
 _DEPTH_MAX = 8
 
 
-def parse_element(document: bytes) -> XmlElement:
-    """Return the root element of a document. Raises StorageError if it is not well-formed XML."""
+def parse_element(document: bytes, *, strips: bool = True) -> XmlElement:
+    """Return the root element of a document. Raises StorageError if it is not well-formed XML.
+
+    If `strips` is True, whitespace at both ends of an element's text is removed.
+    """
     parser = ParserCreate()
     outer = XmlElement("")
     path = [outer]
@@ -177,7 +194,8 @@ def parse_element(document: bytes) -> XmlElement:
 
     def end(_: str) -> None:
         element = path.pop()
-        element.text = element.text.strip()
+        if strips:
+            element.text = element.text.strip()
 
     def characters(text: str) -> None:
         path[-1].text += text

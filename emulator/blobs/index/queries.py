@@ -14,7 +14,7 @@ from emulator.blobs.lease import Lease
 CONTAINER_COLUMNS = "id, name, etag, modified_us, metadata, lease"
 BLOB_COLUMNS = (
     "id, name, size, etag, created_us, modified_us, properties, metadata, lease, kind,"
-    " append_blocks"
+    " append_blocks, tags"
 )
 
 
@@ -90,7 +90,7 @@ def read_blob(row: tuple[Any, ...]) -> Blob:
     The row may also have the column `data`.
     """
     number, name, size, etag, created_us, modified_us, properties, metadata, *rest = row
-    lease, kind, append_blocks, *data = rest
+    lease, kind, append_blocks, tags, *data = rest
     return Blob(
         number,
         name,
@@ -103,6 +103,7 @@ def read_blob(row: tuple[Any, ...]) -> Blob:
         Lease.decode(lease),
         kind,
         append_blocks,
+        json.loads(tags),
         data[0] if data else None,
     )
 

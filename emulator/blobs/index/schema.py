@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import token_hex
 from typing import ClassVar
@@ -70,12 +70,13 @@ CREATE TABLE service_property (
 ) STRICT, WITHOUT ROWID;
 """
 # Added by format version 3. `lease` is empty, or the lease as JSON. `kind` is the blob type.
-# `append_blocks` is the number of blocks of an append blob.
+# `append_blocks` is the number of blocks of an append blob. `tags` is a JSON object.
 _ADDED_BY_3 = """
 ALTER TABLE container ADD COLUMN lease TEXT NOT NULL DEFAULT '';
 ALTER TABLE blob ADD COLUMN lease TEXT NOT NULL DEFAULT '';
 ALTER TABLE blob ADD COLUMN kind TEXT NOT NULL DEFAULT 'BlockBlob';
 ALTER TABLE blob ADD COLUMN append_blocks INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE blob ADD COLUMN tags TEXT NOT NULL DEFAULT '{}';
 """
 # For each format version, the statements that upgrade it to the next version.
 _UPGRADES = (_TABLES, _ADDED_BY_2, _ADDED_BY_3)
@@ -176,6 +177,7 @@ class Blob:
     lease: Lease = NO_LEASE
     kind: str = BLOCK_BLOB
     append_blocks: int = 0
+    tags: dict[str, str] = field(default_factory=dict)
     data: bytes | None = None
 
     lease_errors: ClassVar[LeaseErrors] = BLOB_LEASE_ERRORS
@@ -183,7 +185,7 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class NewBlob:
-    """The name, properties, metadata and type of a blob that will be committed.
+    """The name, properties, metadata, type and tags of a blob that will be committed.
 
     `now_us` is the time of the request, in microseconds since 1970 (UTC).
     """
@@ -194,6 +196,7 @@ class NewBlob:
     metadata: dict[str, str]
     now_us: int
     kind: str = BLOCK_BLOB
+    tags: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

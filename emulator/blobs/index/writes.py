@@ -306,6 +306,19 @@ def describe_blob(
     return changed
 
 
+def set_blob_tags(
+    db: sqlite3.Connection, container: str, name: str, conditions: Conditions, tags: dict[str, str]
+) -> None:
+    """Replace all tags of a blob. The blob's ETag and its time of the last change stay the same.
+
+    The operation has no conditional headers, so only the lease id in `conditions` is checked.
+    Raises StorageError if the blob does not exist or is leased with another lease id.
+    """
+    current = find_blob(db, container, name)
+    conditions.check_lease(current, requires_id=True)
+    db.execute("UPDATE blob SET tags = ? WHERE id = ?", (json.dumps(tags), current.id))
+
+
 def delete_blob(
     db: sqlite3.Connection, container: str, name: str, conditions: Conditions
 ) -> Orphans:
@@ -342,7 +355,8 @@ def _replace_blob(
     etag = create_etag()
     row = db.execute(
         "INSERT OR REPLACE INTO blob (id, container, name, size, etag, created_us, modified_us,"
-        " properties, metadata, lease, kind, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        " properties, metadata, lease, kind, tags, data)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
         " RETURNING id",
         (
             current.id if current else None,
@@ -356,6 +370,7 @@ def _replace_blob(
             json.dumps(new.metadata),
             lease.encode(),
             new.kind,
+            json.dumps(new.tags),
             data,
         ),
     ).fetchone()

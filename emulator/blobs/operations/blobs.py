@@ -22,9 +22,13 @@ from emulator.blobs.operations.context import (
     build_lease_headers,
     build_metadata_headers,
     build_version_headers,
+    build_xml_response,
 )
+from emulator.blobs.tags import parse_tags
 from emulator.blobs.times import format_http_date
+from emulator.blobs.xml import build_tags
 
+_TAGS_BYTES_MAX = 64 * 1024
 _RANGE_MD5_BYTES_MAX = 4 * 1024 * 1024
 
 
@@ -99,6 +103,28 @@ async def set_blob_metadata(context: OperationContext) -> BlobResponse:
     return BlobResponse(200, {**headers, "x-ms-request-server-encrypted": "true"})
 
 
+async def get_blob_tags(context: OperationContext) -> BlobResponse:
+    """Get Blob Tags: return the blob's tags as an XML document."""
+    blob = context.store.read(queries.find_blob, context.request.container, context.request.blob)
+    context.conditions.check_lease(blob, requires_id=False)
+    return build_xml_response(f'<?xml version="1.0" encoding="utf-8"?>{build_tags(blob.tags)}')
+
+
+async def set_blob_tags(context: OperationContext) -> BlobResponse:
+    """Set Blob Tags: replace all tags of a blob."""
+    request = context.request
+    document = await request.body.read(_TAGS_BYTES_MAX)
+    context.check_md5(hashlib.md5(document, usedforsecurity=False).digest())
+    await context.store.change(
+        writes.set_blob_tags,
+        request.container,
+        request.blob,
+        context.conditions,
+        parse_tags(document),
+    )
+    return BlobResponse(204)
+
+
 async def delete_blob(context: OperationContext) -> BlobResponse:
     """Delete Blob: delete a blob and its uncommitted blocks.
 
@@ -144,6 +170,8 @@ def _blob_headers(context: OperationContext, blob: Blob) -> dict[str, str]:
     }
     if blob.kind == APPEND_BLOB:
         headers["x-ms-blob-committed-block-count"] = str(blob.append_blocks)
+    if blob.tags:
+        headers["x-ms-tag-count"] = str(len(blob.tags))
     return headers
 
 

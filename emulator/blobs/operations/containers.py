@@ -104,8 +104,8 @@ async def get_container_acl(context: OperationContext) -> BlobResponse:
 
 
 _PAGE_MAX = 5000
-# The known values of the parameter `include`. Only `metadata` is supported. The other values are
-# accepted and do not change a listing.
+# The known values of the parameter `include`. Only `metadata` and `tags` are supported. The other
+# values are accepted and do not change a listing.
 _BLOB_INCLUDES = frozenset({"metadata", "copy", "deleted", "snapshots", "versions", "tags"})
 _CONTAINER_INCLUDES = frozenset({"metadata", "deleted", "system"})
 _UNSUPPORTED = ("startfrom", "endbefore", "showonly")
@@ -158,10 +158,7 @@ async def list_blobs(context: OperationContext) -> BlobResponse:
             {"ServiceEndpoint": _endpoint(request), "ContainerName": request.container},
             _echoes(request, ("Prefix", "Marker", "MaxResults", "Delimiter")),
             "Blobs",
-            [
-                build_blob_item(entry, context.now_us, with_metadata="metadata" in include)
-                for entry in page.entries
-            ],
+            [build_blob_item(entry, context.now_us, include) for entry in page.entries],
             _marker(page.next_name),
         )
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass, field
 from xml.sax.saxutils import escape
 
 from emulator.blobs.authorization import AccessGrant
 from emulator.blobs.content import ContentStream
-from emulator.blobs.errors import StorageError
-from emulator.blobs.headers import Conditions, VersionedResource, check_metadata
+from emulator.blobs.errors import ErrorCode, StorageError
+from emulator.blobs.headers import Conditions, VersionedResource, check_metadata, decode_md5
 from emulator.blobs.lease import Lease
 from emulator.blobs.request import METADATA_PREFIX, BlobRequest
 from emulator.blobs.store import AccountStore
+from emulator.blobs.tags import read_tags
 from emulator.blobs.times import format_http_date
 
 
@@ -42,6 +44,26 @@ class OperationContext:
         Raises StorageError if the metadata is invalid.
         """
         return check_metadata(self.request.metadata_pairs)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The tags that the request's header `x-ms-tags` sets.
+
+        Raises StorageError if a tag is invalid or if the request may not set tags.
+        """
+        if "x-ms-tags" in self.request.headers and not self.grant.may_tag:
+            raise StorageError(ErrorCode.AUTHORIZATION_PERMISSION_MISMATCH)
+        return read_tags(self.request.headers)
+
+    def check_md5(self, computed: bytes) -> None:
+        """Raise StorageError if the header `Content-MD5` is not the digest `computed`."""
+        stated = self.request.headers.get("content-md5")
+        if stated is not None and decode_md5(stated) != computed:
+            raise StorageError(
+                ErrorCode.MD5_MISMATCH,
+                UserSpecifiedMd5=stated,
+                ServerCalculatedMd5=base64.b64encode(computed).decode(),
+            )
 
 
 def build_version_headers(resource: VersionedResource) -> dict[str, str]:

@@ -14,7 +14,6 @@ from emulator.blobs.errors import ErrorCode, StorageError, invalid_header, not_i
 from emulator.blobs.headers import (
     DEFAULT_CONTENT_TYPE,
     WritePrecondition,
-    decode_md5,
     read_blob_properties,
 )
 from emulator.blobs.index import queries, writes
@@ -178,7 +177,7 @@ async def put_block_list(context: OperationContext) -> BlobResponse:
     _refuse_early(context)
     document = await request.body.read(_BLOCK_LIST_BYTES_MAX)
     digest = hashlib.md5(document, usedforsecurity=False).digest()
-    _check_md5(context, digest)
+    context.check_md5(digest)
     entries = await store.streams.run(parse_block_list, document)
     written = await store.change(writes.commit_blocks, new, entries, _read_precondition(context))
     return _created(context, written, {"Content-MD5": base64.b64encode(digest).decode()})
@@ -217,7 +216,14 @@ def _new_blob(context: OperationContext, *, single_put: bool = False) -> NewBlob
     request = context.request
     properties = read_blob_properties(request.headers, single_put=single_put)
     properties.setdefault("Content-Type", DEFAULT_CONTENT_TYPE)
-    return NewBlob(request.container, request.blob, properties, context.metadata, context.now_us)
+    return NewBlob(
+        request.container,
+        request.blob,
+        properties,
+        context.metadata,
+        context.now_us,
+        tags=context.tags,
+    )
 
 
 def _read_precondition(context: OperationContext) -> WritePrecondition:
@@ -263,21 +269,11 @@ async def _commit(
         StorageError: The body does not have the announced MD5 digest, or the change is refused.
     """
     try:
-        _check_md5(context, uploaded.md5)
+        context.check_md5(uploaded.md5)
         return await context.store.change(change, *args, **kwargs)
     except StorageError:
         context.store.streams.discard(uploaded)
         raise
-
-
-def _check_md5(context: OperationContext, computed: bytes) -> None:
-    stated = context.request.headers.get("content-md5")
-    if stated is not None and decode_md5(stated) != computed:
-        raise StorageError(
-            ErrorCode.MD5_MISMATCH,
-            UserSpecifiedMd5=stated,
-            ServerCalculatedMd5=base64.b64encode(computed).decode(),
-        )
 
 
 def _created(
