@@ -260,17 +260,19 @@ def _account_string(fields: Mapping[str, str], account: str) -> str:
 def _service_string(fields: Mapping[str, str], account: str, request: BlobRequest) -> str:
     resource = f"/blob/{account}/{request.container}"
     kind = fields.get("sr", "")
-    if kind == "b":
+    if kind == "bs" and "snapshot" not in fields:
+        raise _failed("The parameter sr is bs, so the request must have the parameter snapshot.")
+    if kind in {"b", "bs"}:
         resource += f"/{request.blob}"
     elif kind != "c":
-        raise _failed("The parameter sr must be b or c.")
+        raise _failed("The parameter sr must be b, bs or c.")
     if "si" in fields:
         raise _failed("Stored access policies are not supported.")
     version = fields["sv"]
     lines = [*(fields.get(name, "") for name in ("sp", "st", "se")), resource]
     lines += [fields.get(name, "") for name in ("si", "sip", "spr", "sv")]
     if version >= _RESOURCE_SIGNED_SINCE:
-        lines += [kind, fields.get("snapshot", "")]
+        lines += [kind, fields["snapshot"] if kind == "bs" else ""]
     if version >= _ENCRYPTION_SCOPE_SIGNED_SINCE:
         lines.append(fields.get("ses", ""))
     lines += [fields.get(name, "") for name in _RESPONSE_HEADERS]

@@ -345,6 +345,11 @@ class ErrorCode(Enum):
         "The request body is too large and exceeds the maximum permissible limit.",
     )
     RESOURCE_NOT_FOUND = ("ResourceNotFound", 404, "The specified resource does not exist.")
+    SNAPSHOTS_PRESENT = (
+        "SnapshotsPresent",
+        409,
+        "This operation is not permitted while the blob has snapshots.",
+    )
     TAGS_TOO_LARGE = (
         "TagsTooLarge",
         400,

@@ -70,6 +70,7 @@ _OPERATIONS = {
     ("blob", "PUT", "appendblock"): _operation(uploads.append_block, "aw", "o", "aw"),
     ("blob", "GET", "tags"): _operation(blobs.get_blob_tags, "t", "o", "t"),
     ("blob", "PUT", "tags"): _operation(blobs.set_blob_tags, "t", "o", "t"),
+    ("blob", "PUT", "snapshot"): _operation(blobs.create_snapshot, "cw", "o", "cw"),
     ("blob", "PUT", "lease"): _operation(leases.lease_blob, "wd", "o", "wd"),
     ("blob", "DELETE", ""): _operation(blobs.delete_blob, "d", "o", "d"),
 }
@@ -91,13 +92,13 @@ _UNSUPPORTED_COMPS = frozenset(
         "query",
         "rename",
         "seal",
-        "snapshot",
         "stats",
         "tier",
         "undelete",
         "userdelegationkey",
     }
 )
+_SNAPSHOT_COMPS = frozenset({"", "blocklist", "metadata", "tags"})
 _OLDEST_VERSION = "2015-02-21"
 
 
@@ -127,9 +128,17 @@ def check_supported(request: BlobRequest) -> None:
         raise invalid_header("x-ms-version", version)
     for name in UNSUPPORTED_HEADERS & request.headers.keys():
         raise not_implemented(name)
-    for name in ("snapshot", "versionid"):
-        if request.parameter(name):
-            raise not_implemented(name)
+    if request.parameter("versionid"):
+        raise not_implemented("versionid")
+    if request.parameter("snapshot") is not None and not _reads_snapshots(request):
+        raise not_implemented(f"{request.method} with snapshot")
+
+
+def _reads_snapshots(request: BlobRequest) -> bool:
+    """Return whether this service supports the parameter `snapshot` for an operation."""
+    if request.method == "DELETE":
+        return not request.comp
+    return request.method in {"GET", "HEAD"} and request.comp in _SNAPSHOT_COMPS
 
 
 def _level(request: BlobRequest) -> str:

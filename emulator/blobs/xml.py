@@ -11,7 +11,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from emulator.blobs.errors import ErrorCode, StorageError
 from emulator.blobs.headers import PROPERTY_NAMES
-from emulator.blobs.index.schema import Blob, BlobContainer
+from emulator.blobs.index.schema import CURRENT, Blob, BlobContainer
 from emulator.blobs.lease import Lease
 from emulator.blobs.times import format_http_date
 
@@ -70,12 +70,15 @@ def build_blob_item(entry: Blob | str, now_us: int, include: Collection[str] = (
     properties = "".join(
         f"<{name}>{_text(entry.properties.get(name, ''))}</{name}>" for name in PROPERTY_NAMES
     )
+    is_current = entry.snapshot == CURRENT
     return (
-        f"<Blob>{_name(entry.name)}<Properties>"
+        f"<Blob>{_name(entry.name)}"
+        f"{'' if is_current else f'<Snapshot>{entry.snapshot}</Snapshot>'}<Properties>"
         f"<Creation-Time>{format_http_date(entry.created_us)}</Creation-Time>"
         f"<Last-Modified>{format_http_date(entry.modified_us)}</Last-Modified>"
         f"<Etag>{entry.etag.strip(chr(34))}</Etag><Content-Length>{entry.size}</Content-Length>"
-        f"{properties}<BlobType>{entry.kind}</BlobType>{_lease(entry.lease, now_us)}"
+        f"{properties}<BlobType>{entry.kind}</BlobType>"
+        f"{_lease(entry.lease, now_us) if is_current else ''}"
         f"<ServerEncrypted>true</ServerEncrypted>"
         f"{f'<TagCount>{len(entry.tags)}</TagCount>' if entry.tags else ''}"
         f"</Properties>{_metadata(entry.metadata) if 'metadata' in include else ''}"

@@ -69,17 +69,38 @@ CREATE TABLE service_property (
     element TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 """
-# Added by format version 3. `lease` is empty, or the lease as JSON. `kind` is the blob type.
-# `append_blocks` is the number of blocks of an append blob. `tags` is a JSON object.
-_ADDED_BY_3 = """
+# Changed by format version 3. `snapshot` is the time of a snapshot, or `current` for the blob
+# itself, which is sorted after its snapshots. `lease` is empty, or the lease as JSON. `kind` is the
+# blob type. `append_blocks` is the number of blocks of an append blob. `tags` is a JSON object.
+_CHANGED_BY_3 = """
 ALTER TABLE container ADD COLUMN lease TEXT NOT NULL DEFAULT '';
-ALTER TABLE blob ADD COLUMN lease TEXT NOT NULL DEFAULT '';
-ALTER TABLE blob ADD COLUMN kind TEXT NOT NULL DEFAULT 'BlockBlob';
-ALTER TABLE blob ADD COLUMN append_blocks INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE blob ADD COLUMN tags TEXT NOT NULL DEFAULT '{}';
+CREATE TABLE new_blob (
+    id INTEGER PRIMARY KEY,
+    container INTEGER NOT NULL REFERENCES container,
+    name TEXT NOT NULL,
+    snapshot TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    etag TEXT NOT NULL,
+    created_us INTEGER NOT NULL,
+    modified_us INTEGER NOT NULL,
+    properties TEXT NOT NULL,
+    metadata TEXT NOT NULL,
+    lease TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    append_blocks INTEGER NOT NULL,
+    tags TEXT NOT NULL,
+    data BLOB,
+    UNIQUE (container, name, snapshot)
+) STRICT;
+INSERT INTO new_blob
+    SELECT id, container, name, 'current', size, etag, created_us, modified_us, properties,
+        metadata, '', 'BlockBlob', 0, '{}', data
+    FROM blob;
+DROP TABLE blob;
+ALTER TABLE new_blob RENAME TO blob;
 """
 # For each format version, the statements that upgrade it to the next version.
-_UPGRADES = (_TABLES, _ADDED_BY_2, _ADDED_BY_3)
+_UPGRADES = (_TABLES, _ADDED_BY_2, _CHANGED_BY_3)
 
 
 def create_index(path: Path) -> None:
@@ -136,6 +157,8 @@ def open_reader(path: Path) -> sqlite3.Connection:
 
 
 BLOCK_BLOB, APPEND_BLOB = "BlockBlob", "AppendBlob"
+# The value of `snapshot` for a blob that is not a snapshot.
+CURRENT = "current"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +180,9 @@ class BlobContainer:
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A committed blob. Times are in microseconds since 1970 (UTC).
+    """A committed blob or a snapshot of it. Times are in microseconds since 1970 (UTC).
 
+    `snapshot` is the time of the snapshot, or CURRENT for the blob itself.
     `kind` is `BlockBlob` or `AppendBlob`. `append_blocks` is the number of blocks of an append
     blob.
 
@@ -178,6 +202,7 @@ class Blob:
     kind: str = BLOCK_BLOB
     append_blocks: int = 0
     tags: dict[str, str] = field(default_factory=dict)
+    snapshot: str = CURRENT
     data: bytes | None = None
 
     lease_errors: ClassVar[LeaseErrors] = BLOB_LEASE_ERRORS

@@ -11,6 +11,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from enum import Enum
 
 from emulator.blobs.errors import ErrorCode, StorageError
 from emulator.blobs.headers import Conditions, WritePrecondition
@@ -25,6 +26,7 @@ from emulator.blobs.index.queries import (
 from emulator.blobs.index.schema import (
     APPEND_BLOB,
     BLOCK_BLOB,
+    CURRENT,
     AppendedBlock,
     Blob,
     BlobContainer,
@@ -36,8 +38,22 @@ from emulator.blobs.index.schema import (
 )
 from emulator.blobs.lease import NO_LEASE, LeaseRequest
 from emulator.blobs.names import read_block_id_length
+from emulator.blobs.times import format_iso_date
 
 Orphans = tuple[str, ...]
+
+
+class DeletedSnapshots(Enum):
+    """The snapshots that Delete Blob deletes: the values of the header `x-ms-delete-snapshots`.
+
+    NONE means that the header is absent.
+    """
+
+    NONE = ""
+    INCLUDE = "include"
+    ONLY = "only"
+
+
 APPEND_BLOCKS_MAX = 50_000
 
 
@@ -319,21 +335,89 @@ def set_blob_tags(
     db.execute("UPDATE blob SET tags = ? WHERE id = ?", (json.dumps(tags), current.id))
 
 
-def delete_blob(
-    db: sqlite3.Connection, container: str, name: str, conditions: Conditions
-) -> Orphans:
-    """Delete a blob and its uncommitted blocks. Return the keys of the content files to remove.
+def create_snapshot(
+    db: sqlite3.Connection,
+    container: str,
+    name: str,
+    conditions: Conditions,
+    metadata: dict[str, str],
+) -> Blob:
+    """Create a snapshot of a blob, and return the snapshot.
+
+    The snapshot has the content, the properties and the tags of the blob, and no lease. If
+    `metadata` is empty, it also has the metadata and the ETag of the blob.
 
     Raises StorageError if the blob does not exist or does not meet the conditions.
+    """
+    parent = find_container_id(db, container)
+    current = look_up_blob(db, parent, name, with_data=True)
+    if current is None:
+        raise StorageError(ErrorCode.BLOB_NOT_FOUND)
+    conditions.check_version(current)
+    conditions.check_lease(current, requires_id=False)
+    taken_us = conditions.now_us
+    while look_up_blob(db, parent, name, format_iso_date(taken_us)) is not None:
+        taken_us += 1
+    copy = replace(current, snapshot=format_iso_date(taken_us), lease=NO_LEASE)
+    if metadata:
+        copy = replace(copy, metadata=metadata, etag=create_etag(), modified_us=conditions.now_us)
+    row_id = _insert_blob(db, parent, copy, None)
+    db.execute(
+        "INSERT INTO segment (blob, start, size, content, block_id)"
+        " SELECT ?, start, size, content, block_id FROM segment WHERE blob = ?",
+        (row_id, current.id),
+    )
+    return replace(copy, id=row_id)
+
+
+def delete_blob(
+    db: sqlite3.Connection,
+    container: str,
+    name: str,
+    conditions: Conditions,
+    snapshots: DeletedSnapshots,
+) -> Orphans:
+    """Delete a blob with its uncommitted blocks, or only its snapshots.
+
+    Returns the keys of the content files to remove. Raises StorageError if the blob does not exist
+    or does not meet the conditions, or if it has snapshots that the request does not delete.
     """
     parent = find_container_id(db, container)
     blob = look_up_blob(db, parent, name)
     if blob is None:
         raise StorageError(ErrorCode.BLOB_NOT_FOUND)
     conditions.check_write(blob)
-    candidates = _forget_content(db, blob.id, parent, name)
-    db.execute("DELETE FROM blob WHERE id = ?", (blob.id,))
+    taken = db.execute(
+        "SELECT id FROM blob WHERE container = ? AND name = ? AND snapshot <> ?",
+        (parent, name, CURRENT),
+    ).fetchall()
+    if taken and snapshots is DeletedSnapshots.NONE:
+        raise StorageError(ErrorCode.SNAPSHOTS_PRESENT)
+    candidates = []
+    for (row_id,) in taken:
+        candidates += _delete_row(db, row_id)
+    if snapshots is not DeletedSnapshots.ONLY:
+        candidates += _forget_content(db, blob.id, parent, name)
+        candidates += _delete_row(db, blob.id)
     return _unreferenced(db, candidates)
+
+
+def delete_snapshot(
+    db: sqlite3.Connection, container: str, name: str, snapshot: str, conditions: Conditions
+) -> Orphans:
+    """Delete one snapshot of a blob. Return the keys of the content files to remove.
+
+    Raises StorageError if the snapshot does not exist or does not meet the conditions.
+    """
+    found = find_blob(db, container, name, snapshot)
+    conditions.check_write(found)
+    return _unreferenced(db, _delete_row(db, found.id))
+
+
+def _delete_row(db: sqlite3.Connection, row_id: int) -> list[str]:
+    rows = db.execute("DELETE FROM segment WHERE blob = ? RETURNING content", (row_id,)).fetchall()
+    db.execute("DELETE FROM blob WHERE id = ?", (row_id,))
+    return [row[0] for row in rows]
 
 
 def _replace_blob(
@@ -353,33 +437,8 @@ def _replace_blob(
     created_us = current.created_us if current else new.now_us
     lease = current.lease.after_write(new.now_us) if current else NO_LEASE
     etag = create_etag()
-    row = db.execute(
-        "INSERT OR REPLACE INTO blob (id, container, name, size, etag, created_us, modified_us,"
-        " properties, metadata, lease, kind, tags, data)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-        " RETURNING id",
-        (
-            current.id if current else None,
-            container,
-            new.name,
-            size,
-            etag,
-            created_us,
-            new.now_us,
-            json.dumps(new.properties),
-            json.dumps(new.metadata),
-            lease.encode(),
-            new.kind,
-            json.dumps(new.tags),
-            data,
-        ),
-    ).fetchone()
-    db.executemany(
-        "INSERT INTO segment (blob, start, size, content, block_id) VALUES (?, ?, ?, ?, ?)",
-        ((row[0], part.start, part.size, part.content, part.block_id) for part in parts),
-    )
     blob = Blob(
-        row[0],
+        current.id if current else 0,
         new.name,
         size,
         etag,
@@ -389,8 +448,43 @@ def _replace_blob(
         new.metadata,
         lease,
         new.kind,
+        tags=new.tags,
+        data=data,
     )
+    row_id = _insert_blob(db, container, blob, current.id if current else None)
+    db.executemany(
+        "INSERT INTO segment (blob, start, size, content, block_id) VALUES (?, ?, ?, ?, ?)",
+        ((row_id, part.start, part.size, part.content, part.block_id) for part in parts),
+    )
+    blob = replace(blob, id=row_id, data=None)
     return WriteResult(blob, _unreferenced(db, candidates))
+
+
+def _insert_blob(db: sqlite3.Connection, container: int, blob: Blob, row_id: int | None) -> int:
+    """Insert a blob, or replace the row `row_id` if it is not None. Return the row id."""
+    row = db.execute(
+        "INSERT OR REPLACE INTO blob (id, container, name, snapshot, size, etag, created_us,"
+        " modified_us, properties, metadata, lease, kind, append_blocks, tags, data)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+        (
+            row_id,
+            container,
+            blob.name,
+            blob.snapshot,
+            blob.size,
+            blob.etag,
+            blob.created_us,
+            blob.modified_us,
+            json.dumps(blob.properties),
+            json.dumps(blob.metadata),
+            blob.lease.encode(),
+            blob.kind,
+            blob.append_blocks,
+            json.dumps(blob.tags),
+            blob.data,
+        ),
+    ).fetchone()
+    return int(row[0])
 
 
 def _forget_content(

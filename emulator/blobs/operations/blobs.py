@@ -15,7 +15,7 @@ from emulator.blobs.headers import (
     read_requested_range,
 )
 from emulator.blobs.index import queries, writes
-from emulator.blobs.index.schema import APPEND_BLOB, Blob
+from emulator.blobs.index.schema import APPEND_BLOB, CURRENT, Blob
 from emulator.blobs.operations.context import (
     BlobResponse,
     OperationContext,
@@ -35,7 +35,9 @@ _RANGE_MD5_BYTES_MAX = 4 * 1024 * 1024
 async def get_blob(context: OperationContext) -> BlobResponse:
     """Get Blob: return the whole blob or the byte range that the request asks for."""
     request, store = context.request, context.store
-    blob = store.read(queries.find_blob, request.container, request.blob, with_data=True)
+    blob = store.read(
+        queries.find_blob, request.container, request.blob, context.snapshot, with_data=True
+    )
     context.conditions.check_read(blob)
     requested = read_requested_range(request.headers, blob.size)
     byte_range = requested or ByteRange(0, blob.size)
@@ -66,7 +68,8 @@ async def get_blob(context: OperationContext) -> BlobResponse:
 
 async def get_blob_properties(context: OperationContext) -> BlobResponse:
     """Get Blob Properties: return the blob's properties and metadata as headers."""
-    blob = context.store.read(queries.find_blob, context.request.container, context.request.blob)
+    request = context.request
+    blob = context.store.read(queries.find_blob, request.container, request.blob, context.snapshot)
     context.conditions.check_read(blob)
     headers = _blob_headers(context, blob)
     headers["Content-Length"] = str(blob.size)
@@ -75,7 +78,8 @@ async def get_blob_properties(context: OperationContext) -> BlobResponse:
 
 async def get_blob_metadata(context: OperationContext) -> BlobResponse:
     """Get Blob Metadata: return the blob's metadata as headers."""
-    blob = context.store.read(queries.find_blob, context.request.container, context.request.blob)
+    request = context.request
+    blob = context.store.read(queries.find_blob, request.container, request.blob, context.snapshot)
     context.conditions.check_read(blob)
     headers = {
         "Content-Length": "0",
@@ -105,7 +109,8 @@ async def set_blob_metadata(context: OperationContext) -> BlobResponse:
 
 async def get_blob_tags(context: OperationContext) -> BlobResponse:
     """Get Blob Tags: return the blob's tags as an XML document."""
-    blob = context.store.read(queries.find_blob, context.request.container, context.request.blob)
+    request = context.request
+    blob = context.store.read(queries.find_blob, request.container, request.blob, context.snapshot)
     context.conditions.check_lease(blob, requires_id=False)
     return build_xml_response(f'<?xml version="1.0" encoding="utf-8"?>{build_tags(blob.tags)}')
 
@@ -125,23 +130,49 @@ async def set_blob_tags(context: OperationContext) -> BlobResponse:
     return BlobResponse(204)
 
 
-async def delete_blob(context: OperationContext) -> BlobResponse:
-    """Delete Blob: delete a blob and its uncommitted blocks.
+async def create_snapshot(context: OperationContext) -> BlobResponse:
+    """Snapshot Blob: create a read-only copy of a blob, which has the time as its name."""
+    snapshot = await context.store.change(
+        writes.create_snapshot,
+        context.request.container,
+        context.request.blob,
+        context.conditions,
+        context.metadata,
+    )
+    headers = {"Content-Length": "0", **build_version_headers(snapshot)}
+    return BlobResponse(
+        201,
+        {
+            **headers,
+            "x-ms-snapshot": snapshot.snapshot,
+            "x-ms-request-server-encrypted": "true",
+        },
+    )
 
-    Snapshots are not supported, so `x-ms-delete-snapshots: only` deletes nothing.
-    """
+
+async def delete_blob(context: OperationContext) -> BlobResponse:
+    """Delete Blob: delete a blob and its uncommitted blocks, its snapshots, or one snapshot."""
     request, store = context.request, context.store
-    snapshots = request.headers.get("x-ms-delete-snapshots", "include").lower()
-    if snapshots == "only":
-        blob = store.read(queries.find_blob, request.container, request.blob)
-        context.conditions.check_write(blob)
-    elif snapshots == "include":
+    value = request.headers.get("x-ms-delete-snapshots", "").lower()
+    try:
+        snapshots = writes.DeletedSnapshots(value)
+    except ValueError:
+        raise invalid_header("x-ms-delete-snapshots", value) from None
+    if context.snapshot == CURRENT:
         unreferenced = await store.change(
-            writes.delete_blob, request.container, request.blob, context.conditions
+            writes.delete_blob, request.container, request.blob, context.conditions, snapshots
         )
-        store.streams.release(unreferenced)
+    elif value:
+        raise invalid_header("x-ms-delete-snapshots", value)
     else:
-        raise invalid_header("x-ms-delete-snapshots", snapshots)
+        unreferenced = await store.change(
+            writes.delete_snapshot,
+            request.container,
+            request.blob,
+            context.snapshot,
+            context.conditions,
+        )
+    store.streams.release(unreferenced)
     return BlobResponse(202, {"Content-Length": "0", "x-ms-delete-type-permanent": "true"})
 
 
@@ -165,7 +196,8 @@ def _blob_headers(context: OperationContext, blob: Blob) -> dict[str, str]:
         "Accept-Ranges": "bytes",
         "x-ms-creation-time": format_http_date(blob.created_us),
         "x-ms-blob-type": blob.kind,
-        **build_lease_headers(blob.lease, context.now_us),
+        # A snapshot has no lease.
+        **(build_lease_headers(blob.lease, context.now_us) if blob.snapshot == CURRENT else {}),
         "x-ms-server-encrypted": "true",
     }
     if blob.kind == APPEND_BLOB:

@@ -104,8 +104,8 @@ async def get_container_acl(context: OperationContext) -> BlobResponse:
 
 
 _PAGE_MAX = 5000
-# The known values of the parameter `include`. Only `metadata` and `tags` are supported. The other
-# values are accepted and do not change a listing.
+# The known values of the parameter `include`. Only `metadata`, `snapshots` and `tags` are
+# supported. The other values are accepted and do not change a listing.
 _BLOB_INCLUDES = frozenset({"metadata", "copy", "deleted", "snapshots", "versions", "tags"})
 _CONTAINER_INCLUDES = frozenset({"metadata", "deleted", "system"})
 _UNSUPPORTED = ("startfrom", "endbefore", "showonly")
@@ -145,21 +145,25 @@ async def list_blobs(context: OperationContext) -> BlobResponse:
         if request.parameter(name) is not None:
             raise not_implemented(name)
     include = _include(request, _BLOB_INCLUDES)
+    snapshot, _, name = _start(request).partition("/")
     query = queries.BlobQuery(
         request.parameter("prefix") or "",
         request.parameter("delimiter") or "",
-        _start(request),
+        (name, snapshot),
         _page_size(request),
+        with_snapshots="snapshots" in include,
     )
 
     def document(db: sqlite3.Connection) -> str:
         page = queries.list_blobs(db, request.container, query)
+        # The time of a snapshot contains no slash.
+        next_start = page.next_start and f"{page.next_start[1]}/{page.next_start[0]}"
         return build_listing(
             {"ServiceEndpoint": _endpoint(request), "ContainerName": request.container},
             _echoes(request, ("Prefix", "Marker", "MaxResults", "Delimiter")),
             "Blobs",
             [build_blob_item(entry, context.now_us, include) for entry in page.entries],
-            _marker(page.next_name),
+            _marker(next_start),
         )
 
     return build_xml_response(await context.store.read_long(document))
@@ -200,14 +204,14 @@ def _include(request: BlobRequest, known: Collection[str]) -> set[str]:
     return wanted
 
 
-def _marker(next_name: str | None) -> str:
-    if next_name is None:
+def _marker(next_start: str | None) -> str:
+    if next_start is None:
         return ""
-    return base64.urlsafe_b64encode(next_name.encode()).decode()
+    return base64.urlsafe_b64encode(next_start.encode()).decode()
 
 
 def _start(request: BlobRequest) -> str:
-    """Decode the request's marker, and return the name at which the listing continues.
+    """Decode the request's marker, and return the text that `_marker` encoded.
 
     If the request has no marker, return an empty string. Raises StorageError if the marker is
     invalid.

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import base64
+import re
 from dataclasses import dataclass, field
 from xml.sax.saxutils import escape
 
 from emulator.blobs.authorization import AccessGrant
 from emulator.blobs.content import ContentStream
-from emulator.blobs.errors import ErrorCode, StorageError
+from emulator.blobs.errors import ErrorCode, StorageError, invalid_query
 from emulator.blobs.headers import Conditions, VersionedResource, check_metadata, decode_md5
+from emulator.blobs.index.schema import CURRENT
 from emulator.blobs.lease import Lease
 from emulator.blobs.request import METADATA_PREFIX, BlobRequest
 from emulator.blobs.store import AccountStore
 from emulator.blobs.tags import read_tags
 from emulator.blobs.times import format_http_date
+
+_SNAPSHOT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{7}Z", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,19 @@ class OperationContext:
         Raises StorageError if the metadata is invalid.
         """
         return check_metadata(self.request.metadata_pairs)
+
+    @property
+    def snapshot(self) -> str:
+        """The query parameter `snapshot`, or CURRENT if the request is for the blob itself.
+
+        Raises StorageError if the parameter is not the time of a snapshot.
+        """
+        value = self.request.parameter("snapshot")
+        if value is None:
+            return CURRENT
+        if not _SNAPSHOT.fullmatch(value):
+            raise invalid_query("snapshot", value)
+        return value
 
     @property
     def tags(self) -> dict[str, str]:

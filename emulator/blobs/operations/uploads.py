@@ -20,6 +20,7 @@ from emulator.blobs.index import queries, writes
 from emulator.blobs.index.schema import (
     APPEND_BLOB,
     BLOCK_BLOB,
+    CURRENT,
     AppendedBlock,
     NewBlob,
     Segment,
@@ -192,8 +193,10 @@ async def get_block_list(context: OperationContext) -> BlobResponse:
             ErrorCode.INVALID_QUERY_PARAMETER_VALUE, QueryParameterName="blocklisttype"
         )
     container = store.read(queries.find_container_id, request.container)
-    blob = store.read(queries.look_up_blob, container, request.blob)
-    staged = await store.read_long(queries.find_uncommitted_blocks, container, request.blob)
+    blob = store.read(queries.look_up_blob, container, request.blob, context.snapshot)
+    staged = []
+    if context.snapshot == CURRENT:
+        staged = await store.read_long(queries.find_uncommitted_blocks, container, request.blob)
     if blob is None and not staged:
         raise StorageError(ErrorCode.BLOB_NOT_FOUND)
     if blob is not None:

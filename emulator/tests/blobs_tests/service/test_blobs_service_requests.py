@@ -18,6 +18,8 @@ CONTAINER = "restype=container"
 SERVICE_PROPERTIES = "comp=properties&restype=service"
 PREFLIGHT = {"origin": "http://page", "access-control-request-method": "GET"}
 RANGE_MD5 = {"x-ms-range-get-content-md5": "true"}
+SNAPSHOT = "2026-03-01T12:00:00.0000000Z"
+ONLY = {"x-ms-delete-snapshots": "only"}
 LEASE = {"x-ms-lease-id": "00000000-0000-0000-0000-000000000001"}
 
 
@@ -60,7 +62,13 @@ LEASE = {"x-ms-lease-id": "00000000-0000-0000-0000-000000000001"}
         (("POST", "box/b", ""), {}, 405, "UnsupportedHttpVerb"),
         (("BREW", "box/b", ""), {}, 405, "UnsupportedHttpVerb"),
         (("GET", "box/b", ""), {}, 404, "BlobNotFound"),
-        (("GET", "box/b", "snapshot=2026"), {}, 501, "NotImplemented"),
+        (("GET", "box/b", "snapshot=2026"), {}, 400, "InvalidQueryParameterValue"),
+        (("GET", "box/b", "snapshot=current"), {}, 400, "InvalidQueryParameterValue"),
+        (("GET", "box/b", "snapshot="), {}, 400, "InvalidQueryParameterValue"),
+        (("GET", "box/kept", f"snapshot={SNAPSHOT}"), {}, 404, "BlobNotFound"),
+        (("PUT", "box/kept", f"comp=tags&snapshot={SNAPSHOT}"), {}, 501, "NotImplemented"),
+        (("PUT", "box/kept", f"snapshot={SNAPSHOT}"), BLOCK, 501, "NotImplemented"),
+        (("DELETE", "box/kept", f"snapshot={SNAPSHOT}"), ONLY, 400, "InvalidHeaderValue"),
         (("GET", "box/kept", ""), {"x-ms-lease-id": "x"}, 400, "InvalidHeaderValue"),
         (("GET", "box/kept", ""), LEASE, 412, "LeaseNotPresentWithBlobOperation"),
         (("PUT", "box/b", ""), BLOCK | LEASE, 412, "LeaseNotPresentWithBlobOperation"),
@@ -176,6 +184,8 @@ QUERY = st.lists(
                 "container",
                 "block",
                 "lease",
+                "snapshot",
+                "tags",
                 "blocklist",
                 "metadata",
                 "properties",
