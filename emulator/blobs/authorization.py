@@ -45,6 +45,7 @@ class AccessGrant:
 
     Attributes:
         may_overwrite: False if the request may create a blob but not overwrite an existing blob.
+        has_key: True if the request is signed with the account key.
         may_tag: False if the request may not set tags.
         response_headers: Response headers that the request's service SAS sets. They replace the
             headers of the same names in the response.
@@ -53,9 +54,10 @@ class AccessGrant:
     may_overwrite: bool = True
     may_tag: bool = True
     response_headers: Mapping[str, str] = field(default_factory=dict)
+    has_key: bool = False
 
 
-FULL_ACCESS = AccessGrant()
+FULL_ACCESS = AccessGrant(has_key=True)
 
 
 class AccountKey:

@@ -71,6 +71,11 @@ class ErrorCode(Enum):
         400,
         "The block list may not contain more than 50,000 blocks.",
     )
+    CANNOT_VERIFY_COPY_SOURCE = (
+        "CannotVerifyCopySource",
+        404,
+        "The source of the copy does not exist or cannot be read.",
+    )
     COMMITTED_BLOCK_COUNT_EXCEEDS_LIMIT = (
         "BlockCountExceedsLimit",
         409,
@@ -350,6 +355,11 @@ class ErrorCode(Enum):
         409,
         "This operation is not permitted while the blob has snapshots.",
     )
+    SOURCE_CONDITION_NOT_MET = (
+        "SourceConditionNotMet",
+        412,
+        "The source condition specified using HTTP conditional header(s) is not met.",
+    )
     TAGS_TOO_LARGE = (
         "TagsTooLarge",
         400,
@@ -403,6 +413,14 @@ class ClientGoneError(BlobsError):
 def invalid_header(name: str, value: str = "") -> StorageError:
     """Return the error for a malformed request header."""
     return StorageError(ErrorCode.INVALID_HEADER_VALUE, HeaderName=name, HeaderValue=value)
+
+
+def cannot_verify_copy_source(cause: StorageError) -> StorageError:
+    """Return the error for a source that cannot be copied, with the status of `cause`."""
+    error = StorageError(ErrorCode.CANNOT_VERIFY_COPY_SOURCE)
+    error.detail = cause.detail
+    error.status, error.message = cause.status, cause.message
+    return error
 
 
 def invalid_query(name: str, value: str, reason: str = "") -> StorageError:

@@ -265,7 +265,7 @@ UNSUPPORTED_HEADERS = frozenset(
         "x-ms-access-tier",
         "x-ms-blob-content-crc64",
         "x-ms-content-crc64",
-        "x-ms-copy-source",
+        "x-ms-copy-source-authorization",
         "x-ms-encryption-context",
         "x-ms-encryption-key",
         "x-ms-encryption-scope",
@@ -275,6 +275,8 @@ UNSUPPORTED_HEADERS = frozenset(
         "x-ms-immutability-policy-until-date",
         "x-ms-legal-hold",
         "x-ms-range-get-content-crc64",
+        "x-ms-source-content-crc64",
+        "x-ms-source-if-tags",
         "x-ms-structured-body",
     }
 )

@@ -98,6 +98,7 @@ _UNSUPPORTED_COMPS = frozenset(
         "userdelegationkey",
     }
 )
+_COPY_COMPS = frozenset({"", "block", "appendblock"})
 _SNAPSHOT_COMPS = frozenset({"", "blocklist", "metadata", "tags"})
 _OLDEST_VERSION = "2015-02-21"
 
@@ -128,6 +129,10 @@ def check_supported(request: BlobRequest) -> None:
         raise invalid_header("x-ms-version", version)
     for name in UNSUPPORTED_HEADERS & request.headers.keys():
         raise not_implemented(name)
+    if "x-ms-copy-source" in request.headers and not (
+        request.method == "PUT" and request.comp in _COPY_COMPS
+    ):
+        raise not_implemented("x-ms-copy-source")
     if request.parameter("versionid"):
         raise not_implemented("versionid")
     if request.parameter("snapshot") is not None and not _reads_snapshots(request):

@@ -12,6 +12,7 @@ from emulator.blobs.index.schema import (
     CURRENT,
     Blob,
     BlobContainer,
+    CopyState,
     Segment,
     UncommittedBlock,
 )
@@ -20,7 +21,7 @@ from emulator.blobs.lease import Lease
 CONTAINER_COLUMNS = "id, name, etag, modified_us, metadata, lease"
 BLOB_COLUMNS = (
     "id, name, size, etag, created_us, modified_us, properties, metadata, lease, kind,"
-    " append_blocks, tags, snapshot"
+    " append_blocks, tags, snapshot, copy"
 )
 
 
@@ -111,7 +112,7 @@ def read_blob(row: tuple[Any, ...]) -> Blob:
     The row may also have the column `data`.
     """
     number, name, size, etag, created_us, modified_us, properties, metadata, *rest = row
-    lease, kind, append_blocks, tags, snapshot, *data = rest
+    lease, kind, append_blocks, tags, snapshot, copy, *data = rest
     return Blob(
         number,
         name,
@@ -126,6 +127,7 @@ def read_blob(row: tuple[Any, ...]) -> Blob:
         append_blocks,
         json.loads(tags),
         snapshot,
+        CopyState(**json.loads(copy)) if copy else None,
         data[0] if data else None,
     )
 

@@ -72,6 +72,7 @@ CREATE TABLE service_property (
 # Changed by format version 3. `snapshot` is the time of a snapshot, or `current` for the blob
 # itself, which is sorted after its snapshots. `lease` is empty, or the lease as JSON. `kind` is the
 # blob type. `append_blocks` is the number of blocks of an append blob. `tags` is a JSON object.
+# `copy` is empty, or the JSON object of the copy that created the blob.
 _CHANGED_BY_3 = """
 ALTER TABLE container ADD COLUMN lease TEXT NOT NULL DEFAULT '';
 CREATE TABLE new_blob (
@@ -89,12 +90,13 @@ CREATE TABLE new_blob (
     kind TEXT NOT NULL,
     append_blocks INTEGER NOT NULL,
     tags TEXT NOT NULL,
+    copy TEXT NOT NULL,
     data BLOB,
     UNIQUE (container, name, snapshot)
 ) STRICT;
 INSERT INTO new_blob
     SELECT id, container, name, 'current', size, etag, created_us, modified_us, properties,
-        metadata, '', 'BlockBlob', 0, '{}', data
+        metadata, '', 'BlockBlob', 0, '{}', '', data
     FROM blob;
 DROP TABLE blob;
 ALTER TABLE new_blob RENAME TO blob;
@@ -162,6 +164,21 @@ CURRENT = "current"
 
 
 @dataclass(frozen=True, slots=True)
+class CopyState:
+    """The copy that created a blob.
+
+    Attributes:
+        id: The copy id.
+        source: The URL of the source, without its query.
+        completed_us: The time of the copy, in microseconds since 1970 (UTC).
+    """
+
+    id: str
+    source: str
+    completed_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class BlobContainer:
     """A container of the account.
 
@@ -203,6 +220,7 @@ class Blob:
     append_blocks: int = 0
     tags: dict[str, str] = field(default_factory=dict)
     snapshot: str = CURRENT
+    copy: CopyState | None = None
     data: bytes | None = None
 
     lease_errors: ClassVar[LeaseErrors] = BLOB_LEASE_ERRORS
@@ -222,6 +240,8 @@ class NewBlob:
     now_us: int
     kind: str = BLOCK_BLOB
     tags: dict[str, str] = field(default_factory=dict)
+    append_blocks: int = 0
+    copy: CopyState | None = None
 
 
 @dataclass(frozen=True, slots=True)

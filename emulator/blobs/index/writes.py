@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from enum import Enum
 
-from emulator.blobs.errors import ErrorCode, StorageError
+from emulator.blobs.errors import ErrorCode, StorageError, cannot_verify_copy_source
 from emulator.blobs.headers import Conditions, WritePrecondition
 from emulator.blobs.index.queries import (
     find_blob,
@@ -192,6 +192,59 @@ def create_append_blob(
     return _replace_blob(db, find_container_id(db, new.container), new, (), precondition)
 
 
+def copy_blob(
+    db: sqlite3.Connection,
+    source: tuple[str, str, str],
+    source_conditions: Conditions,
+    new: NewBlob,
+    precondition: WritePrecondition,
+) -> WriteResult:
+    """Create or replace a blob as a copy of another blob, which refers to the same content files.
+
+    The copy has the content, the type and the properties of the source. If `new` has no metadata,
+    the copy also has the metadata of the source.
+
+    Args:
+        db: A connection to the index.
+        source: The container, the name and the snapshot of the source.
+        source_conditions: The conditions that the source must meet.
+        new: The name, the metadata and the tags of the copy.
+        precondition: The conditions that an existing blob must meet.
+
+    Raises:
+        StorageError: The source or the container does not exist, or a condition is not met.
+    """
+    try:
+        found = find_blob(db, *source, with_data=True)
+    except StorageError as refused:
+        raise cannot_verify_copy_source(refused) from None
+    check_source(found, source_conditions)
+    container = find_container_id(db, new.container)
+    content: bytes | Sequence[Segment]
+    if found.data is not None:
+        content = found.data
+    else:
+        content = find_segments(db, found.id, 0, max(found.size, 1))
+    copy = replace(
+        new,
+        properties=found.properties,
+        metadata=new.metadata or found.metadata,
+        kind=found.kind,
+        append_blocks=found.append_blocks,
+    )
+    return _replace_blob(db, container, copy, content, precondition)
+
+
+def check_source(source: Blob, conditions: Conditions) -> None:
+    """Raise StorageError if the source of a copy does not meet the conditions."""
+    try:
+        conditions.check_version(source)
+    except StorageError as refused:
+        if refused.status != 412:
+            raise
+        raise StorageError(ErrorCode.SOURCE_CONDITION_NOT_MET) from None
+
+
 def append_block(
     db: sqlite3.Connection,
     container: str,
@@ -308,14 +361,15 @@ def describe_blob(
         update(current), etag=create_etag(), lease=current.lease.after_write(conditions.now_us)
     )
     db.execute(
-        "UPDATE blob SET etag = ?, modified_us = ?, properties = ?, metadata = ?, lease = ?"
-        " WHERE id = ?",
+        "UPDATE blob SET etag = ?, modified_us = ?, properties = ?, metadata = ?, lease = ?,"
+        " copy = ? WHERE id = ?",
         (
             changed.etag,
             changed.modified_us,
             json.dumps(changed.properties),
             json.dumps(changed.metadata),
             changed.lease.encode(),
+            _encode_copy(changed),
             current.id,
         ),
     )
@@ -448,7 +502,9 @@ def _replace_blob(
         new.metadata,
         lease,
         new.kind,
-        tags=new.tags,
+        new.append_blocks,
+        new.tags,
+        copy=new.copy,
         data=data,
     )
     row_id = _insert_blob(db, container, blob, current.id if current else None)
@@ -464,8 +520,8 @@ def _insert_blob(db: sqlite3.Connection, container: int, blob: Blob, row_id: int
     """Insert a blob, or replace the row `row_id` if it is not None. Return the row id."""
     row = db.execute(
         "INSERT OR REPLACE INTO blob (id, container, name, snapshot, size, etag, created_us,"
-        " modified_us, properties, metadata, lease, kind, append_blocks, tags, data)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+        " modified_us, properties, metadata, lease, kind, append_blocks, tags, copy, data)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
         (
             row_id,
             container,
@@ -481,10 +537,15 @@ def _insert_blob(db: sqlite3.Connection, container: int, blob: Blob, row_id: int
             blob.kind,
             blob.append_blocks,
             json.dumps(blob.tags),
+            _encode_copy(blob),
             blob.data,
         ),
     ).fetchone()
     return int(row[0])
+
+
+def _encode_copy(blob: Blob) -> str:
+    return json.dumps(asdict(blob.copy)) if blob.copy else ""
 
 
 def _forget_content(

@@ -92,10 +92,10 @@ async def get_blob_metadata(context: OperationContext) -> BlobResponse:
 async def set_blob_properties(context: OperationContext) -> BlobResponse:
     """Set Blob Properties: replace all properties of a blob.
 
-    A property that the request does not contain is cleared.
+    A property that the request does not contain is cleared, and so is the state of a copy.
     """
     properties = read_blob_properties(context.request.headers)
-    blob = await _describe(context, lambda blob: replace(blob, properties=properties))
+    blob = await _describe(context, lambda blob: replace(blob, properties=properties, copy=None))
     return BlobResponse(200, {"Content-Length": "0", **build_version_headers(blob)})
 
 
@@ -202,6 +202,14 @@ def _blob_headers(context: OperationContext, blob: Blob) -> dict[str, str]:
     }
     if blob.kind == APPEND_BLOB:
         headers["x-ms-blob-committed-block-count"] = str(blob.append_blocks)
+    if blob.copy is not None:
+        headers |= {
+            "x-ms-copy-id": blob.copy.id,
+            "x-ms-copy-source": blob.copy.source,
+            "x-ms-copy-status": "success",
+            "x-ms-copy-progress": f"{blob.size}/{blob.size}",
+            "x-ms-copy-completion-time": format_http_date(blob.copy.completed_us),
+        }
     if blob.tags:
         headers["x-ms-tag-count"] = str(len(blob.tags))
     return headers

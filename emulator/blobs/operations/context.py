@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from xml.sax.saxutils import escape
 
-from emulator.blobs.authorization import AccessGrant
+from emulator.blobs.authorization import AccessGrant, Authenticator
 from emulator.blobs.content import ContentStream
 from emulator.blobs.errors import ErrorCode, StorageError, invalid_query
 from emulator.blobs.headers import Conditions, VersionedResource, check_metadata, decode_md5
@@ -25,13 +25,15 @@ _SNAPSHOT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{7}Z", re.ASCII)
 class OperationContext:
     """An authorized request, and the store on which the operation works.
 
-    `now_us` is the time of the request, in microseconds since 1970 (UTC).
+    `authenticator` checks the SAS of another blob that the request reads. `now_us` is the time of
+    the request, in microseconds since 1970 (UTC).
     """
 
     request: BlobRequest
     grant: AccessGrant
     store: AccountStore
     now_us: int
+    authenticator: Authenticator
 
     @property
     def conditions(self) -> Conditions:
@@ -55,12 +57,7 @@ class OperationContext:
 
         Raises StorageError if the parameter is not the time of a snapshot.
         """
-        value = self.request.parameter("snapshot")
-        if value is None:
-            return CURRENT
-        if not _SNAPSHOT.fullmatch(value):
-            raise invalid_query("snapshot", value)
-        return value
+        return read_snapshot(self.request)
 
     @property
     def tags(self) -> dict[str, str]:
@@ -72,15 +69,28 @@ class OperationContext:
             raise StorageError(ErrorCode.AUTHORIZATION_PERMISSION_MISMATCH)
         return read_tags(self.request.headers)
 
-    def check_md5(self, computed: bytes) -> None:
-        """Raise StorageError if the header `Content-MD5` is not the digest `computed`."""
-        stated = self.request.headers.get("content-md5")
+    def check_md5(self, computed: bytes, header: str = "content-md5") -> None:
+        """Raise StorageError if the digest in a header of the request is not `computed`."""
+        stated = self.request.headers.get(header)
         if stated is not None and decode_md5(stated) != computed:
             raise StorageError(
                 ErrorCode.MD5_MISMATCH,
                 UserSpecifiedMd5=stated,
                 ServerCalculatedMd5=base64.b64encode(computed).decode(),
             )
+
+
+def read_snapshot(request: BlobRequest) -> str:
+    """Return the query parameter `snapshot`, or CURRENT if the request is for the blob itself.
+
+    Raises StorageError if the parameter is not the time of a snapshot.
+    """
+    value = request.parameter("snapshot")
+    if value is None:
+        return CURRENT
+    if not _SNAPSHOT.fullmatch(value):
+        raise invalid_query("snapshot", value)
+    return value
 
 
 def build_version_headers(resource: VersionedResource) -> dict[str, str]:

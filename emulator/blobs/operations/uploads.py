@@ -22,6 +22,7 @@ from emulator.blobs.index.schema import (
     BLOCK_BLOB,
     CURRENT,
     AppendedBlock,
+    Blob,
     NewBlob,
     Segment,
     UncommittedBlock,
@@ -34,6 +35,7 @@ from emulator.blobs.operations.context import (
     build_version_headers,
     build_xml_response,
 )
+from emulator.blobs.operations.copies import copy_blob, open_body
 from emulator.blobs.xml import build_block_list, parse_block_list
 
 P = ParamSpec("P")
@@ -55,6 +57,8 @@ async def put_blob(context: OperationContext) -> BlobResponse:
     """Put Blob: store a whole block blob, or create an empty append blob."""
     request, store = context.request, context.store
     kind = request.headers.get("x-ms-blob-type")
+    if kind is None and "x-ms-copy-source" in request.headers:
+        return await copy_blob(context)
     if kind == APPEND_BLOB:
         return await _create_append_blob(context)
     if kind == "PageBlob":
@@ -65,7 +69,10 @@ async def put_blob(context: OperationContext) -> BlobResponse:
         raise invalid_header("x-ms-blob-type", kind)
     new = _new_blob(context, single_put=True)
     _refuse_early(context)
-    uploaded = await store.streams.receive(request.body, PUT_BLOB_BYTES_MAX, inline=True)
+    with open_body(context) as (body, source):
+        uploaded = await store.streams.receive(body, PUT_BLOB_BYTES_MAX, inline=True)
+    if source is not None:
+        new = _keep_properties(context, new, source)
     digest = base64.b64encode(uploaded.md5).decode()
     new.properties.setdefault("Content-MD5", digest)
     content = (
@@ -93,19 +100,20 @@ async def append_block(context: OperationContext) -> BlobResponse:
     request, store = context.request, context.store
     is_large = _read_version(context) >= _LARGE_APPEND_VERSION
     maximum = APPEND_BLOCK_BYTES_MAX if is_large else _OLD_APPEND_BLOCK_BYTES_MAX
-    size = request.body.required_length(maximum)
-    if size == 0:
-        raise invalid_header("Content-Length", "0")
-    block = AppendedBlock(
-        size,
-        "",
-        _read_size(context, "x-ms-blob-condition-appendpos"),
-        _read_size(context, "x-ms-blob-condition-maxsize"),
-    )
-    # Refuse the request before its body is received. The transaction checks this again.
-    current = store.read(queries.find_blob, request.container, request.blob)
-    writes.check_append(current, block, context.conditions)
-    uploaded = await store.streams.receive(request.body, maximum, inline=False)
+    with open_body(context) as (body, _):
+        size = body.required_length(maximum)
+        if size == 0:
+            raise invalid_header("Content-Length", "0")
+        block = AppendedBlock(
+            size,
+            "",
+            _read_size(context, "x-ms-blob-condition-appendpos"),
+            _read_size(context, "x-ms-blob-condition-maxsize"),
+        )
+        # Refuse the request before its body is received. The transaction checks this again.
+        current = store.read(queries.find_blob, request.container, request.blob)
+        writes.check_append(current, block, context.conditions)
+        uploaded = await store.streams.receive(body, maximum, inline=False)
     blob = await _commit(
         context,
         uploaded,
@@ -154,9 +162,10 @@ async def put_block(context: OperationContext) -> BlobResponse:
     if current is not None:
         writes.check_kind(current, BLOCK_BLOB)
     context.conditions.check_lease(current, requires_id=True)
-    if request.body.required_length(PUT_BLOCK_BYTES_MAX) == 0:
-        raise invalid_header("Content-Length", "0")
-    uploaded = await store.streams.receive(request.body, PUT_BLOCK_BYTES_MAX, inline=False)
+    with open_body(context) as (body, _):
+        if body.required_length(PUT_BLOCK_BYTES_MAX) == 0:
+            raise invalid_header("Content-Length", "0")
+        uploaded = await store.streams.receive(body, PUT_BLOCK_BYTES_MAX, inline=False)
     unreferenced = await _commit(
         context,
         uploaded,
@@ -229,6 +238,18 @@ def _new_blob(context: OperationContext, *, single_put: bool = False) -> NewBlob
     )
 
 
+def _keep_properties(context: OperationContext, new: NewBlob, source: Blob) -> NewBlob:
+    """Return the blob with the properties of its source that the request does not set.
+
+    The digest of the source is not kept, because the request may copy a part of the source.
+    """
+    headers = context.request.headers
+    if headers.get("x-ms-copy-source-blob-properties", "true").lower() != "true":
+        return new
+    kept = {name: value for name, value in source.properties.items() if name != "Content-MD5"}
+    return replace(new, properties=kept | read_blob_properties(headers))
+
+
 def _read_precondition(context: OperationContext) -> WritePrecondition:
     return WritePrecondition(context.conditions, context.grant.may_overwrite)
 
@@ -272,11 +293,16 @@ async def _commit(
         StorageError: The body does not have the announced MD5 digest, or the change is refused.
     """
     try:
-        context.check_md5(uploaded.md5)
+        context.check_md5(uploaded.md5, _digest_header(context))
         return await context.store.change(change, *args, **kwargs)
     except StorageError:
         context.store.streams.discard(uploaded)
         raise
+
+
+def _digest_header(context: OperationContext) -> str:
+    is_copy = "x-ms-copy-source" in context.request.headers
+    return "x-ms-source-content-md5" if is_copy else "content-md5"
 
 
 def _created(

@@ -162,6 +162,7 @@ HEADER_NAMES = st.sampled_from(
         "x-ms-blob-type",
         "x-ms-date",
         "x-ms-delete-snapshots",
+        "x-ms-copy-source",
         "x-ms-lease-action",
         "x-ms-lease-duration",
         "x-ms-lease-id",
