@@ -71,7 +71,7 @@ class ErrorCode(Enum):
         400,
         "The block list may not contain more than 50,000 blocks.",
     )
-    CANNOT_VERIFY_COPY_SOURCE = (
+    COPY_SOURCE_NOT_VERIFIED = (
         "CannotVerifyCopySource",
         404,
         "The source of the copy does not exist or cannot be read.",
@@ -227,7 +227,7 @@ class ErrorCode(Enum):
         412,
         "There is currently a lease on the container and no lease ID was specified in the request.",
     )
-    LEASE_IS_BREAKING_AND_CANNOT_BE_ACQUIRED = (
+    LEASE_BREAKING_ON_ACQUIRE = (
         "LeaseIsBreakingAndCannotBeAcquired",
         409,
         (
@@ -235,7 +235,7 @@ class ErrorCode(Enum):
             "acquired until it is broken."
         ),
     )
-    LEASE_IS_BREAKING_AND_CANNOT_BE_CHANGED = (
+    LEASE_BREAKING_ON_CHANGE = (
         "LeaseIsBreakingAndCannotBeChanged",
         409,
         (
@@ -243,7 +243,7 @@ class ErrorCode(Enum):
             "changed."
         ),
     )
-    LEASE_IS_BROKEN_AND_CANNOT_BE_RENEWED = (
+    LEASE_BROKEN_ON_RENEW = (
         "LeaseIsBrokenAndCannotBeRenewed",
         409,
         "The lease ID matched, but the lease has been broken explicitly and cannot be renewed.",
@@ -415,9 +415,9 @@ def invalid_header(name: str, value: str = "") -> StorageError:
     return StorageError(ErrorCode.INVALID_HEADER_VALUE, HeaderName=name, HeaderValue=value)
 
 
-def cannot_verify_copy_source(cause: StorageError) -> StorageError:
+def copy_source_not_verified(cause: StorageError) -> StorageError:
     """Return the error for a source that cannot be copied, with the status of `cause`."""
-    error = StorageError(ErrorCode.CANNOT_VERIFY_COPY_SOURCE)
+    error = StorageError(ErrorCode.COPY_SOURCE_NOT_VERIFIED)
     error.detail = cause.detail
     error.status, error.message = cause.status, cause.message
     return error

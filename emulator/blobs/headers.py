@@ -111,7 +111,7 @@ class Conditions:
                 self.lease_id, self.now_us, resource.lease_errors, requires_id=requires_id
             )
         elif self.lease_id is not None:
-            raise StorageError(BLOB_LEASE_ERRORS.absent)
+            raise StorageError(BLOB_LEASE_ERRORS.no_lease)
 
     def check_version(self, resource: VersionedResource | None, *, creates: bool = False) -> None:
         """Raise StorageError if a resource does not meet the conditional headers of a write.

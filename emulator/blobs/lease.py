@@ -40,12 +40,12 @@ class LeaseErrors:
     Attributes:
         missing: The resource is leased, and the request has no lease id.
         mismatch: The resource is leased with another lease id.
-        absent: The request has a lease id, and the resource has no lease.
+        no_lease: The request has a lease id, and the resource has no lease.
     """
 
     missing: ErrorCode
     mismatch: ErrorCode
-    absent: ErrorCode
+    no_lease: ErrorCode
 
 
 BLOB_LEASE_ERRORS = LeaseErrors(
@@ -134,7 +134,7 @@ class Lease:
             if lease_id != self.id:
                 raise StorageError(errors.mismatch)
         else:
-            raise StorageError(ErrorCode.LEASE_LOST if lease_id == self.id else errors.absent)
+            raise StorageError(ErrorCode.LEASE_LOST if lease_id == self.id else errors.no_lease)
 
 
 NO_LEASE = Lease()
@@ -218,14 +218,14 @@ class LeaseRequest:
         if self.action == "release":
             return NO_LEASE
         if lease.has_break:
-            raise StorageError(ErrorCode.LEASE_IS_BROKEN_AND_CANNOT_BE_RENEWED)
+            raise StorageError(ErrorCode.LEASE_BROKEN_ON_RENEW)
         return _start(lease.id, lease.seconds, now_us)
 
     def _acquire(self, lease: Lease, state: LeaseState, now_us: int) -> Lease:
         if state in _LOCKED and lease.id != self.proposed_id:
             raise StorageError(ErrorCode.LEASE_ALREADY_PRESENT)
         if state is LeaseState.BREAKING:
-            raise StorageError(ErrorCode.LEASE_IS_BREAKING_AND_CANNOT_BE_ACQUIRED)
+            raise StorageError(ErrorCode.LEASE_BREAKING_ON_ACQUIRE)
         return _start(self.proposed_id, self.seconds, now_us)
 
     def _break(self, lease: Lease, state: LeaseState, now_us: int) -> Lease:
@@ -249,7 +249,7 @@ class LeaseRequest:
         if lease.id != self.lease_id and not is_repeated:
             raise StorageError(ErrorCode.LEASE_ID_MISMATCH_WITH_LEASE_OPERATION)
         if state is LeaseState.BREAKING:
-            raise StorageError(ErrorCode.LEASE_IS_BREAKING_AND_CANNOT_BE_CHANGED)
+            raise StorageError(ErrorCode.LEASE_BREAKING_ON_CHANGE)
         return replace(lease, id=self.proposed_id)
 
 

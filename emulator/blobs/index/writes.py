@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from enum import Enum
 
-from emulator.blobs.errors import ErrorCode, StorageError, cannot_verify_copy_source
+from emulator.blobs.errors import ErrorCode, StorageError, copy_source_not_verified
 from emulator.blobs.headers import Conditions, WritePrecondition
 from emulator.blobs.index.queries import (
     find_blob,
@@ -217,7 +217,7 @@ def copy_blob(
     try:
         found = find_blob(db, *source, with_data=True)
     except StorageError as refused:
-        raise cannot_verify_copy_source(refused) from None
+        raise copy_source_not_verified(refused) from None
     check_source(found, source_conditions)
     container = find_container_id(db, new.container)
     content: bytes | Sequence[Segment]

@@ -16,7 +16,7 @@ from emulator.blobs.content import ContentStream
 from emulator.blobs.errors import (
     ErrorCode,
     StorageError,
-    cannot_verify_copy_source,
+    copy_source_not_verified,
     invalid_header,
     not_implemented,
 )
@@ -168,7 +168,7 @@ def _authorize_source(context: OperationContext, *, allows_key: bool) -> CopySou
         try:
             context.authenticator.authenticate(source, _READ)
         except StorageError as refused:
-            raise cannot_verify_copy_source(refused) from None
+            raise copy_source_not_verified(refused) from None
     snapshot = read_snapshot(source)
     without_query = url.partition("?")[0]
     return CopySource(source.container, source.blob, snapshot, without_query)
@@ -191,7 +191,7 @@ def _find_source(context: OperationContext, source: CopySource) -> Blob:
             queries.find_blob, source.container, source.name, source.snapshot, with_data=True
         )
     except StorageError as refused:
-        raise cannot_verify_copy_source(refused) from None
+        raise copy_source_not_verified(refused) from None
     writes.check_source(blob, _source_conditions(context))
     return blob
 
