@@ -15,14 +15,17 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emulator.functions.app.frames import FrameConnection
 from emulator.functions.errors import AppLoadError, AppUnavailable, FunctionFailure
+
+if TYPE_CHECKING:  # this module is loaded first, and the app starts before the others are loaded
+    from emulator.functions.catalogue import FunctionCatalogue
 
 _log = logging.getLogger("functions.host")
 _ENTRY = Path(__file__).parent / "app" / "__main__.py"
@@ -388,9 +391,7 @@ class Invoker:
         self,
         supervisor: AppSupervisor,
         timeout_seconds: float | None,
-        orchestrators: dict[str, str],
-        activities: dict[str, str],
-        disabled: Set[str] = frozenset(),
+        catalogue: "FunctionCatalogue",
         *,
         logs_invocations: bool = True,
     ) -> None:
@@ -399,19 +400,17 @@ class Invoker:
         Args:
             supervisor: Keeps the app process running.
             timeout_seconds: `functionTimeout` of host.json; None if there is no limit.
-            orchestrators: The names of functions by the names that orchestrations use.
-            activities: The same for activities.
-            disabled: The names of disabled functions. As in the Durable extension, the call of an
+            catalogue: The functions of the app. As in the Durable extension, the call of an
                 activity fails if its function is disabled.
             logs_invocations: Whether to log the start and the end of each invocation.
         """
-        self.orchestrators = frozenset(orchestrators)
-        self.activities = frozenset(activities)
+        self.orchestrators = frozenset(catalogue.orchestrators)
+        self.activities = frozenset(catalogue.activities)
         self._supervisor = supervisor
         self._timeout_seconds = timeout_seconds
-        self._functions_of_orchestrators = orchestrators
-        self._functions_of_activities = activities
-        self._disabled = disabled
+        self._functions_of_orchestrators = catalogue.orchestrators
+        self._functions_of_activities = catalogue.activities
+        self._disabled = frozenset(catalogue.disabled)
         self._logs_invocations = logs_invocations
 
     async def invoke_http(

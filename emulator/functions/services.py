@@ -58,9 +58,7 @@ class AppServices:
         self._invoker = Invoker(
             supervisor,
             host_file.function_timeout_seconds,
-            self._catalogue.orchestrators,
-            self._catalogue.activities,
-            frozenset(self._catalogue.disabled),
+            self._catalogue,
             logs_invocations=options.logs_invocations,
         )
         self._triggers = Triggers(self._catalogue, settings, self._invoker, options.data, clock)
