@@ -85,7 +85,7 @@ def test_acknowledged_appends_and_leases_survive_a_kill_of_the_blob_service(
 ) -> None:
     data, port = tmp_path / "data", free_port()
     kept = 0
-    for round_number in range(3):
+    for round_number in range(2):
         with run_emulator(data, port=port) as server, _client(server) as service:
             blob = service.get_blob_client("box", "log")
             if round_number == 0:
