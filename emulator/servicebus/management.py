@@ -16,6 +16,7 @@ from emulator.servicebus.broker.message import ReceiveMode
 from emulator.servicebus.broker.queue import Queue
 from emulator.servicebus.cbs import UNAUTHORIZED, unauthorized_text
 from emulator.servicebus.faults import NamespaceFaults
+from emulator.servicebus.management_rules import add_rule, enumerate_rules, remove_rule
 from emulator.servicebus.messages import encode_changes, read_message, write_message
 from emulator.servicebus.request_response import AmqpReply, AmqpRequest
 from emulator.servicebus.tracking import add_tracking
@@ -155,6 +156,9 @@ _OPERATIONS: dict[str, _Operation] = {
     "cancel-scheduled-message": _cancel,
     "receive-by-sequence-number": _receive,
     "update-disposition": _dispose,
+    "add-rule": add_rule,
+    "remove-rule": remove_rule,
+    "enumerate-rules": enumerate_rules,
 }
 # The operations that require the right Send. All other operations require Listen.
 _SENDING = {"schedule-message", "cancel-scheduled-message"}

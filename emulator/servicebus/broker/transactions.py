@@ -125,9 +125,10 @@ class TransactionManager:
         `numbers` contains the internal numbers of the queues.
         """
         for number in numbers:
-            del self._states[number]
-            self._dispatchers.pop(number).close()
-            self.table.drop_queue(number)
+            if number in self._states:
+                del self._states[number]
+                self._dispatchers.pop(number).close()
+                self.table.drop_queue(number)
 
     def load(self) -> None:
         """Read all message records from the database, and the ids for duplicate detection.
@@ -161,9 +162,10 @@ class TransactionManager:
     def mark_changed(self, state: QueueState) -> None:
         """Mark a queue whose next sequence number or duplicate history may have changed.
 
-        The next transaction writes the changes of marked queues to the database.
+        If the queue is a topic, its subscriptions are marked, too. The next transaction writes the
+        changes of marked queues to the database.
         """
-        self._changed.add(state)
+        self._changed.update(state.changed_states)
 
     async def wait_until_committed(self) -> None:
         """Wait until the next transaction is committed.

@@ -218,7 +218,7 @@ async def test_a_database_of_another_schema_version_is_refused(
     await broker.close()
     _make_database(path, "PRAGMA user_version=99")
     with pytest.raises(
-        SchemaError, match="has schema version 99; this program supports versions 1 to 3"
+        SchemaError, match="has schema version 99; this program supports versions 1 to 4"
     ):
         await Broker.open(path, [], ManualClock())
 
