@@ -295,7 +295,7 @@ class _Api:
         """Return for each topic the number of messages that no subscription got, as JSON."""
         return JSONResponse(
             [
-                {"name": topic.address, "unmatched_messages": topic.unmatched_count}
+                {"name": topic.address, "dropped_messages": topic.dropped_count}
                 for topic in self._broker.topics()
             ]
         )

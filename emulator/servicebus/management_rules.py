@@ -23,7 +23,7 @@ from emulator.servicebus.broker.subscription_rules import (
     SubscriptionRule,
 )
 from emulator.servicebus.broker.topic import TopicSubscription
-from emulator.servicebus.messages import plain_value
+from emulator.servicebus.messages import convert_value
 
 _Body = dict[Any, Any]
 
@@ -118,7 +118,7 @@ def _read_properties(properties: object) -> dict[str, Value]:
         raise _bad("properties must be a map")
     values: dict[str, Value] = {}
     for name, item in (properties or {}).items():
-        value = plain_value(item)
+        value = convert_value(item)
         if not isinstance(name, str) or value is None:
             raise ArgumentError(
                 f"properties: {str(name)[:100]!r} has a value that filters cannot compare"

@@ -270,12 +270,12 @@ def _encode_plain(value: Value | None) -> bytes:
 
 def _filtered_value(encoded: bytes) -> Value | None:
     try:
-        return plain_value(decode(encoded))
+        return convert_value(decode(encoded))
     except DecodeError:
         return None
 
 
-def plain_value(value: object) -> Value | None:
+def convert_value(value: object) -> Value | None:
     """Convert a decoded property to one of Python's own types. None if no filter can compare it."""
     if isinstance(value, Timestamp):
         try:

@@ -71,7 +71,7 @@ class PropertyUpdate:
     is_removed: bool = False
 
 
-def check_changeable(name: str) -> None:
+def check_update(name: str) -> None:
     """Raise ArgumentError if actions cannot change the system property `name`."""
     check_system_property(name)
     if name.casefold() in _UNCHANGEABLE:
@@ -94,18 +94,18 @@ def check_system_property(name: str) -> None:
         )
 
 
-def are_equal(left: Value | None, right: Value | None) -> bool | None:
+def compare_values(left: Value | None, right: Value | None) -> bool | None:
     """Return whether two values are equal. None if they cannot be compared.
 
     Numbers can be compared with numbers. Any other value can be compared only with a value of the
     same type. The comparison of strings is case-sensitive.
     """
-    if not are_comparable(left, right):
+    if not can_compare(left, right):
         return None
     return left == right
 
 
-def are_comparable(left: Value | None, right: Value | None) -> bool:
+def can_compare(left: Value | None, right: Value | None) -> bool:
     """Return whether two values have types that can be compared."""
     if left is None or right is None:
         return False

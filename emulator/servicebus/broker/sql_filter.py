@@ -23,11 +23,11 @@ from emulator.servicebus.broker.property_values import (
     MessageProperties,
     PropertyUpdate,
     Value,
-    are_comparable,
-    are_equal,
-    check_changeable,
+    can_compare,
     check_system_property,
+    check_update,
     check_value,
+    compare_values,
     is_number,
     system_property_name,
 )
@@ -233,7 +233,7 @@ class _Parser:
             self._fail("expected SET or REMOVE")
         name, is_system = self._scoped_name()
         if is_system:
-            check_changeable(name)
+            check_update(name)
             name = system_property_name(name)
         if not is_set:
             return SqlStatement(name, is_system, None)
@@ -538,8 +538,8 @@ def _compare(
         if one is None or other is None:
             return None
         if compare is operator.eq:
-            return are_equal(one, other)
-        if not are_comparable(one, other):
+            return compare_values(one, other)
+        if not can_compare(one, other):
             return None
         if compare is not operator.ne and isinstance(one, bool):
             return None

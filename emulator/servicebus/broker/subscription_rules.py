@@ -14,9 +14,9 @@ from emulator.servicebus.broker.property_values import (
     MessageProperties,
     PropertyUpdate,
     Value,
-    are_equal,
     check_system_property,
     check_value,
+    compare_values,
     value_from_text,
     value_text,
 )
@@ -86,10 +86,10 @@ class CorrelationFilter:
     def matches(self, properties: MessageProperties) -> bool:
         """Return whether the filter selects a message."""
         return all(
-            are_equal(properties.system_value(name), value) is True
+            compare_values(properties.system_value(name), value) is True
             for name, value in self.system.items()
         ) and all(
-            are_equal(properties.application_value(name), value) is True
+            compare_values(properties.application_value(name), value) is True
             for name, value in self.application.items()
         )
 

@@ -123,7 +123,7 @@ class TopicState(QueueState):
     ) -> None:
         super().__init__(number, settings, table, None)
         self.subscriptions: list[SubscriptionState] = []
-        self.unmatched_count = 0
+        self.dropped_count = 0
         """The number of messages since the start that no subscription got."""
         self._contents = contents
         self._message_format = message_format
@@ -158,14 +158,14 @@ class TopicState(QueueState):
         """Add copies of a message to each subscription with a rule that selects the message."""
         properties = self._message_format.read_properties(message)
         expires_at = self._expiry(message.time_to_live, now)
-        is_unmatched = True
+        is_dropped = True
         for subscription in self.subscriptions:
             copies = subscription.make_copies(message, properties, self._message_format)
             for copy in copies:
                 record = subscription.add_copy(copy, first_number, expires_at, now)
                 self._contents.add(record.id, copy)
-                is_unmatched = False
-        self.unmatched_count += is_unmatched
+                is_dropped = False
+        self.dropped_count += is_dropped
 
 
 class TopicSubscription(Queue):
@@ -243,9 +243,9 @@ class Topic(Queue):
         return [each for _, each in sorted(self._subscriptions.items())]
 
     @property
-    def unmatched_count(self) -> int:
+    def dropped_count(self) -> int:
         """The number of messages since the start of the broker that no subscription got."""
-        return self._topic_state.unmatched_count
+        return self._topic_state.dropped_count
 
     def check_receiving(self) -> None:
         """Raise NotAllowed, because messages are received from a subscription."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -146,7 +147,7 @@ async def test_a_message_that_no_subscription_selects_is_dropped_and_counted(
 ) -> None:
     topics = await RunningBroker.open(tmp_path, TopicSettings("t"), subscription("red", RED))
     await topics.queue("t").send([message("color=green"), message("color=red"), message("x")])
-    assert topics.broker.topic("t").unmatched_count == 2
+    assert topics.broker.topic("t").dropped_count == 2
     assert topics.queue("t").counts().total == 0
     assert bodies(topics) == {"red": ["color=red"]}
     await topics.broker.close()
@@ -399,31 +400,34 @@ async def test_the_policies_of_a_topic_are_valid_for_its_subscriptions(
     assert topics.broker.find_policy_owner("t/other") is None
 
 
-def _publish_until_killed(database: Path, report_count: int) -> set[str]:
-    """Run killed_publisher.py, kill it after `report_count` sends, and return the sent bodies."""
+def _publish_until_killed(database: Path, report_count: int, *arguments: str) -> set[str]:
+    """Run killed_publisher.py, kill it after `report_count` sends, and return the sent bodies.
+
+    With `arguments`, the process may kill itself earlier.
+    """
     process = subprocess.Popen(
-        [sys.executable, str(KILLED_PROCESS), str(database)], stdout=subprocess.PIPE, text=True
+        [sys.executable, str(KILLED_PROCESS), str(database), *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     with process.stdout:
         lines = [process.stdout.readline() for _ in range(report_count)]
         process.kill()
         lines += process.stdout.readlines()
-    process.wait()
+    assert process.wait() == -signal.SIGKILL
     reports = [json.loads(line) for line in lines if line.endswith("\n")]
-    assert len(reports) >= report_count
+    assert len(reports) >= (1 if arguments else report_count)
     return {body for bodies in reports for body in bodies}
 
 
-@pytest.mark.parametrize("report_count", [1, 40, 400])
-async def test_an_acknowledged_message_is_in_all_subscriptions_after_a_kill_of_the_process(
-    tmp_path: Path, report_count: int
-) -> None:
+async def _check_after_kill(tmp_path: Path, report_count: int, *arguments: str) -> None:
+    """Check that each message that a killed process sent is in all subscriptions or in none."""
     names = [f"s{at}" for at in range(6)]
     settings = [TopicSettings("t"), *(subscription(name) for name in names)]
     database = tmp_path / "topics.sqlite"
     await (await Broker.open(database, settings, WallClock())).close()
-    acknowledged = _publish_until_killed(database, report_count)
+    acknowledged = _publish_until_killed(database, report_count, *arguments)
 
     broker = await Broker.open(database, settings, WallClock())
     found = []
@@ -435,3 +439,17 @@ async def test_an_acknowledged_message_is_in_all_subscriptions_after_a_kill_of_t
     assert all(each == found[0] for each in found), "a message is only in some subscriptions"
     assert len(found[0]) <= len(acknowledged) + 3
     await broker.close()
+
+
+@pytest.mark.parametrize("report_count", [1, 400])
+async def test_an_acknowledged_message_is_in_all_subscriptions_after_a_kill_of_the_process(
+    tmp_path: Path, report_count: int
+) -> None:
+    await _check_after_kill(tmp_path, report_count)
+
+
+@pytest.mark.parametrize("statement", [2, 8, 14, 20, 24])
+async def test_a_message_is_in_no_subscription_if_the_process_is_killed_while_it_is_written(
+    tmp_path: Path, statement: int
+) -> None:
+    await _check_after_kill(tmp_path, 1000, str(statement))

@@ -216,7 +216,7 @@ async def test_the_number_of_messages_that_no_subscription_got_is_reported(serve
     headers = {"Authorization": credential.get_token(url).token}
     async with httpx.AsyncClient(headers=headers) as client:
         answer = await client.get(url)
-    assert answer.json() == [{"name": "t", "unmatched_messages": 2}]
+    assert answer.json() == [{"name": "t", "dropped_messages": 2}]
 
 
 async def test_runtime_properties_contain_the_message_counts_of_a_queue(served: Served) -> None:
