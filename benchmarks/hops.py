@@ -51,9 +51,8 @@ READ_HOPS = (
     ReadHop(0, 0.5, "the gateway sends the message, which arrives at Service Bus"),
     ReadHop(0.5, 1, "Service Bus confirms the message to the gateway"),
     ReadHop(0.5, 1, "meanwhile: Service Bus delivers the message to the waiting worker"),
-    ReadHop(1, 2, "the gateway starts the orchestration"),
-    ReadHop(1, 1.5, "meanwhile: the worker's reply arrives at the gateway"),
-    ReadHop(1.5, 2.5, "the gateway creates the outcome's blob, and wakes the waiting request"),
+    ReadHop(1, 1.5, "the worker's reply arrives at the gateway"),
+    ReadHop(1.5, 2.5, "the waiting request starts the orchestration with the outcome"),
 )
 """The steps between a request and its response, in the order in which they begin.
 

@@ -66,7 +66,11 @@ class HttpLimits:
 
 
 def options_parser(
-    name: str, description: str, port: int, port_help: str
+    name: str,
+    description: str,
+    port: int,
+    port_help: str,
+    port_names: Sequence[str] = ("--port",),
 ) -> argparse.ArgumentParser:
     """Return a parser for the options that every service has: port, host, data and log level.
 
@@ -75,10 +79,11 @@ def options_parser(
         description: The description of the service in the output of `--help`.
         port: The default port.
         port_help: The help text of the option `--port`.
+        port_names: The names of this option.
     """
     parser = argparse.ArgumentParser(prog=f"python -m {name}", description=description)
     parser.add_argument(
-        "--port", type=port_number, default=port, help=f"{port_help} (default: {port})"
+        *port_names, type=port_number, default=port, help=f"{port_help} (default: {port})"
     )
     parser.add_argument(
         "--host",
@@ -172,10 +177,16 @@ def _restrict(path: Path, found: os.stat_result) -> None:
         path.chmod(stat.S_IMODE(found.st_mode) & ~_OTHERS)
 
 
-def run(name: str, log_level: str, program: Callable[[], None]) -> int:
+def run(
+    name: str,
+    log_level: str,
+    program: Callable[[], None],
+    formatter: logging.Formatter | None = None,
+) -> int:
     """Configure logging, run a program, and return its exit status.
 
-    Only the user who runs the program can read the files that the program creates.
+    Only the user who runs the program can read the files that the program creates. `formatter`
+    formats the log lines; if it is None, they have the format of all services.
 
     If the program raises StartError, write the error's message to standard error, and return the
     error's `exit_code`. Otherwise return 0.
@@ -185,6 +196,9 @@ def run(name: str, log_level: str, program: Callable[[], None]) -> int:
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
         stream=sys.stderr,
     )
+    if formatter is not None:
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(formatter)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     previous = os.umask(_OTHERS)
     try:

@@ -161,7 +161,7 @@ def functions_host(
 ) -> Iterator[LocalFunctionsHost]:
     """Start a Functions host that runs the app in the folder `functions_app`."""
     folder = tmp_path_factory.mktemp("functions_host")
-    options = ["--app", str(functions_app)]
+    options = ["--app", str(functions_app), "--no-reload"]
     patterns = [r"listening on (http://\S+)\n"]
     with _running("emulator.functions", options, folder, patterns, functions_settings) as found:
         (url,) = found

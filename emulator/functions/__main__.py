@@ -6,9 +6,11 @@ import logging
 import os
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from emulator import program
+from emulator.functions.console import ColourFormatter, wants_colour
 from emulator.functions.durable.azure_storage.options import (
     DEFAULT_VISIBILITY_TIMEOUT_SECONDS,
     AzureStorageOptions,
@@ -17,7 +19,10 @@ from emulator.functions.durable.azure_storage.options import (
     check_crash_point,
 )
 from emulator.functions.host import Host, HostOptions, lock_data_directory, run_host
+from emulator.functions.settings import read_local_host_options, split_origins
+from emulator.functions.watch import AppFileWatch
 
+_DEFAULT_PORT = 7071
 # With a shorter timeout, a live host might not renew its messages before they become visible.
 _SHORTEST_TIMEOUT_SECONDS = 0.5
 _LONGEST_TIMEOUT_SECONDS = 7 * 24 * 3600.0
@@ -35,10 +40,12 @@ _AZURE_STORAGE_ONLY = (
 
 def main() -> int:
     """Run a host until the process receives SIGTERM or SIGINT, and return the exit status."""
-    options = _parse(sys.argv[1:])
+    given = _parse(sys.argv[1:], has_colour=wants_colour(sys.stderr, os.environ))
+    options = given.host
     # The Azure SDK logs a lost connection in many lines. The Service Bus trigger logs it in one.
     logging.getLogger("azure").setLevel(logging.CRITICAL)
-    return program.run("emulator.functions", options.log_level, lambda: _run(options))
+    formatter = ColourFormatter() if options.has_colour else None
+    return program.run("emulator.functions", given.log_level, lambda: _run(options), formatter)
 
 
 def _run(options: HostOptions) -> None:
@@ -51,18 +58,34 @@ async def _serve(options: HostOptions) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    watch = AppFileWatch(options.folder) if options.is_reloading else None
     # As in Core Tools, the app also receives the environment variables of the host.
-    await run_host(Host(options, dict(os.environ)), stopping)
+    await run_host(Host(options, dict(os.environ)), stopping, watch)
 
 
-def _parse(arguments: list[str]) -> HostOptions:
+@dataclass(frozen=True, slots=True)
+class _GivenOptions:
+    """The options of the host, and the lowest level of the host's own log lines."""
+
+    host: HostOptions
+    log_level: str
+
+
+def _parse(arguments: list[str], *, has_colour: bool) -> _GivenOptions:
     parser = program.options_parser(
         "emulator.functions",
         "Run a Function App folder on this machine.",
-        7071,
-        "port of the HTTP triggers",
+        _DEFAULT_PORT,
+        "port of the HTTP triggers, or LocalHttpPort of local.settings.json",
+        ("--port", "-p"),
     )
-    parser.add_argument("--app", type=Path, required=True, help="the Function App folder")
+    parser.set_defaults(port=None)
+    parser.add_argument(
+        "--app",
+        type=Path,
+        default=Path(),
+        help="the Function App folder (default: the current folder)",
+    )
     parser.add_argument(
         "--rpc-port",
         type=program.port_number,
@@ -74,23 +97,82 @@ def _parse(arguments: list[str]) -> HostOptions:
         default=sys.executable,
         help="Python interpreter of the app process (default: that of the host)",
     )
+    _add_core_tools_options(parser)
     _add_engine_options(parser)
-    given = parser.parse_args(arguments)
+    given = _parse_known(parser, arguments)
     folder: Path = given.app.resolve()
     if not folder.is_dir():
         parser.error(
             f"--app {given.app} is not a folder: expected the folder that contains function_app.py"
         )
-    return HostOptions(
+    try:
+        defaults = read_local_host_options(folder)
+    except program.SettingError as error:
+        parser.error(str(error))
+    options = HostOptions(
         folder=folder,
         data=given.data.resolve(),
         host=given.host,
-        port=given.port,
+        port=defaults.port or _DEFAULT_PORT if given.port is None else given.port,
         rpc_port=given.rpc_port,
         log_level=given.log_level,
         python=given.python,
         limits=program.http_limits(given),
         storage=_storage_options(parser, given),
+        functions=tuple(given.functions),
+        cors_origins=defaults.cors_origins if given.cors is None else split_origins(given.cors),
+        is_reloading=given.reload,
+        logs_invocations=given.request_log,
+        has_colour=has_colour,
+    )
+    return _GivenOptions(options, "debug" if given.verbose else given.log_level)
+
+
+def _parse_known(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+    """Parse the arguments. Exit with status 2 and the list of all options if one is unknown."""
+    given, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        names = sorted(
+            name
+            for action in parser._actions  # argparse has no public list
+            for name in action.option_strings
+            if name.startswith("--")
+        )
+        # The value of an option may be a secret, such as that of --password.
+        option = unknown[0].partition("=")[0]
+        parser.error(f"{option} is not an option of this host: it has {', '.join(names)}")
+    return given
+
+
+def _add_core_tools_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("as in Azure Functions Core Tools")
+    group.add_argument(
+        "--functions",
+        nargs="+",
+        default=(),
+        metavar="NAME",
+        help="load only the functions with these names",
+    )
+    group.add_argument(
+        "--verbose", action="store_true", help="log the host's messages of the level debug, too"
+    )
+    group.add_argument(
+        "--cors",
+        metavar="ORIGINS",
+        help="origins whose pages may use the functions, separated by commas; * means all "
+        "(default: Host.CORS of local.settings.json)",
+    )
+    group.add_argument(
+        "--no-reload",
+        dest="reload",
+        action="store_false",
+        help="do not load the app again when one of its files changes",
+    )
+    group.add_argument(
+        "--no-request-log",
+        dest="request_log",
+        action="store_false",
+        help="do not log the start and the end of each invocation",
     )
 
 

@@ -7,7 +7,7 @@ import json
 import platform
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from emulator.functions.asgi import (
@@ -44,12 +44,23 @@ class AdminApplication:
         base_url: str,
         is_ready: Callable[[], bool],
         run: RunFunction,
+        errors: Sequence[str] = (),
     ) -> None:
+        """Create the application.
+
+        Args:
+            catalogue: The functions of the app.
+            base_url: The URL of the host, without a trailing slash.
+            is_ready: Returns whether the app process accepts invocations.
+            run: Runs a function that has a timer trigger.
+            errors: Why the host cannot run the app; empty if it can.
+        """
         self._functions = {function["name"]: function for function in catalogue.functions}
         self._templates = {route.function: route.template for route in catalogue.routes.routes}
         self._base_url = base_url
         self._is_ready = is_ready
         self._run = run
+        self._errors = list(errors)
         self._id = uuid.uuid4().hex
         self._started = time.monotonic()
 
@@ -105,9 +116,10 @@ class AdminApplication:
         await respond_empty(send, 202)
 
     def _status(self) -> dict[str, Any]:
+        state = "Running" if self._is_ready() else "Starting"
         return {
             "id": self._id,
-            "state": "Running" if self._is_ready() else "Starting",
+            "state": "Error" if self._errors else state,
             "version": HOST_VERSION,
             "versionDetails": HOST_VERSION,
             "platformVersion": "",
@@ -116,6 +128,7 @@ class AdminApplication:
             "processUptime": int((time.monotonic() - self._started) * 1000),
             "functionAppContentEditingState": "NotAllowed",
             "extensionBundle": None,
+            **({"errors": self._errors} if self._errors else {}),
         }
 
     def _describe(self, function: dict[str, Any]) -> dict[str, Any]:

@@ -6,19 +6,26 @@ Invoker         invokes the app's functions, including orchestrators and activit
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+import time
+import uuid
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emulator.functions.app.frames import FrameConnection
 from emulator.functions.errors import AppLoadError, AppUnavailable, FunctionFailure
+
+if TYPE_CHECKING:  # this module is loaded first, and the app starts before the others are loaded
+    from emulator.functions.catalogue import FunctionCatalogue
 
 _log = logging.getLogger("functions.host")
 _ENTRY = Path(__file__).parent / "app" / "__main__.py"
@@ -30,6 +37,8 @@ _FIRST_DELAY_SECONDS = 0.1
 _LONGEST_DELAY_SECONDS = 10.0
 _SETTLED_SECONDS = 10.0
 _NO_TRACE = ["", ""]
+_HTTP_REASON = "This function was programmatically called via the host APIs."
+_NO_REASON = "(null)"
 _HTTP_RESTART_TIMEOUT_SECONDS = 10.0
 _WORK_RESTART_TIMEOUT_SECONDS = 5.0
 
@@ -299,29 +308,24 @@ class AppSupervisor:
         if self._process is not None:
             self._process.kill()
 
-    async def invoke(
-        self, call: list[Any], body: bytes, restart_timeout_seconds: float
-    ) -> InvocationResponse:
-        """Invoke a function, and return the head and the body of the response.
+    async def wait_until_ready(self, timeout_seconds: float) -> AppProcess:
+        """Return the process that accepts invocations. If it is restarting, wait for the restart.
 
-        If the process is restarting, wait for the restart. Raises AppUnavailable if the restart
-        takes longer than `restart_timeout_seconds`, or if the process ends before it responds.
-
-        `call` is the head of the invocation's frame without the invocation number.
+        Raises AppUnavailable if the restart takes longer than `timeout_seconds`.
         """
         process = self._process
         if process is not None and process.ended.is_set():
             self._ready.clear()  # the process has ended, but the restarting task has not run yet
         if not self._ready.is_set():
             try:
-                async with asyncio.timeout(restart_timeout_seconds):
+                async with asyncio.timeout(timeout_seconds):
                     await self._ready.wait()
             except TimeoutError:
                 raise AppUnavailable("the app process is restarting", not_started=True) from None
         process = self._process
         if process is None:
             raise AppUnavailable("the app process has ended", not_started=True)
-        return await process.invoke(call, body)
+        return process
 
     def _open(self, process: AppProcess) -> None:
         self._process = process
@@ -380,23 +384,34 @@ class Invoker:
     """Invokes functions in the app process.
 
     Each invocation may take at most `functionTimeout` of host.json. This class also implements
-    `FunctionRunner` for the durable engine. `orchestrators` and `activities` map the names that
-    orchestrations use to the names of functions.
+    `FunctionRunner` for the durable engine.
     """
 
     def __init__(
         self,
         supervisor: AppSupervisor,
         timeout_seconds: float | None,
-        orchestrators: dict[str, str],
-        activities: dict[str, str],
+        catalogue: "FunctionCatalogue",
+        *,
+        logs_invocations: bool = True,
     ) -> None:
-        self.orchestrators = frozenset(orchestrators)
-        self.activities = frozenset(activities)
+        """Create the invoker.
+
+        Args:
+            supervisor: Keeps the app process running.
+            timeout_seconds: `functionTimeout` of host.json; None if there is no limit.
+            catalogue: The functions of the app. As in the Durable extension, the call of an
+                activity fails if its function is disabled.
+            logs_invocations: Whether to log the start and the end of each invocation.
+        """
+        self.orchestrators = frozenset(catalogue.orchestrators)
+        self.activities = frozenset(catalogue.activities)
         self._supervisor = supervisor
         self._timeout_seconds = timeout_seconds
-        self._functions_of_orchestrators = orchestrators
-        self._functions_of_activities = activities
+        self._functions_of_orchestrators = catalogue.orchestrators
+        self._functions_of_activities = catalogue.activities
+        self._disabled = frozenset(catalogue.disabled)
+        self._logs_invocations = logs_invocations
 
     async def invoke_http(
         self, name: str, request: list[Any], trace: list[str] | None, body: bytes
@@ -409,7 +424,7 @@ class Invoker:
         process did not respond.
         """
         call = [name, "http", *request, trace or _NO_TRACE]
-        head, payload = await self._invoke(name, call, body, _HTTP_RESTART_TIMEOUT_SECONDS)
+        head, payload = await self._invoke(call, body, _HTTP_REASON)
         return HttpResult(head[2], head[3], payload)
 
     async def invoke(
@@ -427,8 +442,16 @@ class Invoker:
         and AppUnavailable in the same cases as `invoke_http`.
         """
         call = [name, kind, metadata, trace or _NO_TRACE]
-        head, payload = await self._invoke(name, call, body, _WORK_RESTART_TIMEOUT_SECONDS)
+        head, payload = await self._invoke(call, body, _NO_REASON)
         return payload.decode() if head[2] else None
+
+    async def invoke_timer(self, name: str, payload: str, fired_at: datetime) -> None:
+        """Invoke a function with a timer trigger. `payload` is the JSON of its TimerRequest.
+
+        Raises FunctionFailure and AppUnavailable in the same cases as `invoke_http`.
+        """
+        call = [name, "json", None, _NO_TRACE]
+        await self._invoke(call, payload.encode(), f"Timer fired at {fired_at.isoformat()}")
 
     async def run_orchestrator(self, name: str, context_json: str) -> str:
         """Run one episode of an orchestrator, and return the JSON text from the durable SDK.
@@ -450,17 +473,28 @@ class Invoker:
         """Run an activity with a JSON input, and return the result as JSON text.
 
         Return None if the activity did not return a value. Raises FunctionFailure and
-        AppUnavailable in the same cases as `invoke_http`.
+        AppUnavailable in the same cases as `invoke_http`. Raises FunctionFailure if the activity is
+        disabled, too.
         """
         function = self._functions_of_activities[name]
+        if function in self._disabled:
+            raise FunctionFailure("", f"Activity function '{name}' is disabled.")
         return await self.invoke(function, "json", input_json.encode(), {"instanceId": instance_id})
 
-    async def _invoke(
-        self, name: str, call: list[Any], body: bytes, restart_timeout_seconds: float
-    ) -> InvocationResponse:
+    async def _invoke(self, call: list[Any], body: bytes, reason: str) -> InvocationResponse:
+        name, kind = call[:2]
+        restart_timeout_seconds = (
+            _HTTP_RESTART_TIMEOUT_SECONDS if kind == "http" else _WORK_RESTART_TIMEOUT_SECONDS
+        )
+        invocation_id = str(uuid.uuid4())
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                answer = await self._supervisor.invoke(call, body, restart_timeout_seconds)
+                process = await self._supervisor.wait_until_ready(restart_timeout_seconds)
+                with self._log_invocation(name, reason, invocation_id):
+                    answer = await process.invoke([*call, invocation_id], body)
+                    head = answer[0]
+                    if head[1] == "error":
+                        raise FunctionFailure(str(head[2]), str(head[3]), str(head[4]))
         except TimeoutError:
             # A running function cannot be stopped, so kill the process that runs it.
             self._supervisor.kill()
@@ -469,7 +503,23 @@ class Invoker:
                 f"Timeout value of {self._timeout_seconds:.0f} s exceeded by function: "
                 f"Functions.{name}",
             ) from None
-        head = answer[0]
-        if head[1] == "error":
-            raise FunctionFailure(str(head[2]), str(head[3]), str(head[4]))
         return answer
+
+    @contextlib.contextmanager
+    def _log_invocation(self, name: str, reason: str, invocation_id: str) -> Iterator[None]:
+        """Log the start and the end of an invocation, in the words of Azure's host."""
+        if not self._logs_invocations:
+            yield
+            return
+        begin = time.perf_counter()
+        _log.info("Executing 'Functions.%s' (Reason='%s', Id=%s)", name, reason, invocation_id)
+        level, outcome = logging.ERROR, "Failed"
+        try:
+            yield
+            level, outcome = logging.INFO, "Succeeded"
+        finally:
+            _log.log(
+                level,
+                "Executed 'Functions.%s' (%s, Id=%s, Duration=%.0fms)",
+                *(name, outcome, invocation_id, (time.perf_counter() - begin) * 1000),
+            )

@@ -4,7 +4,7 @@ In the bindings, each %NAME% reference is replaced by the value of an app settin
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,8 +35,9 @@ class TriggeredFunction:
 class FunctionCatalogue:
     """The functions of an app, grouped by trigger type.
 
-    `functions` lists all functions that are not in error. `orchestrators` and `activities` map the
-    names that orchestrations use to the names of functions.
+    `functions` lists all functions that are not in error, and `disabled` contains the names of
+    those that an app setting disables. `orchestrators` and `activities` map the names that
+    orchestrations use to the names of functions. `activities` contains disabled activities, too.
     """
 
     functions: list[dict[str, Any]]
@@ -46,7 +47,29 @@ class FunctionCatalogue:
     service_bus: list[TriggeredFunction] = field(default_factory=list)
     orchestrators: dict[str, str] = field(default_factory=dict)
     activities: dict[str, str] = field(default_factory=dict)
+    disabled: list[str] = field(default_factory=list)
     is_durable: bool = False
+
+
+def select_functions(
+    functions: list[dict[str, Any]], names: Collection[str]
+) -> list[dict[str, Any]]:
+    """Return the functions with these names, ignoring case. If `names` is empty, return all.
+
+    Names that no function has are logged. Raises AppLoadError if no function has one of the names.
+    """
+    if not names:
+        return functions
+    wanted = {name.lower() for name in names}
+    selected = [function for function in functions if str(function["name"]).lower() in wanted]
+    missing = wanted - {str(function["name"]).lower() for function in selected}
+    if missing:
+        known = ", ".join(sorted(str(function["name"]) for function in functions))
+        text = f"--functions: the app has no function {', '.join(sorted(missing))}; it has {known}"
+        if not selected:
+            raise AppLoadError(text)
+        _log.warning("%s", text)
+    return selected
 
 
 def build_catalogue(
@@ -77,7 +100,9 @@ def build_catalogue(
     for function in functions:
         name = function["name"]
         if _is_disabled(name, settings):
-            continue
+            catalogue.disabled.append(name)
+            if all(binding["type"] != "activityTrigger" for binding in function["bindings"]):
+                continue
         trigger = _trigger(function, settings)
         match trigger["type"]:
             case "httpTrigger":

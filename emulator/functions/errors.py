@@ -4,7 +4,7 @@ StartError (emulator.program)   the host writes the message to stderr, and exits
 ├── HostDirectoryInUse   2   another host uses the same data directory
 └── AppLoadError         1   the Function App cannot be loaded, or all its functions are in error
 
-FunctionFailure    the function raised an exception
+FunctionFailure    the function raised an exception, or is disabled
 AppUnavailable     the app process ended or is restarting
 """
 
@@ -25,11 +25,12 @@ class FunctionFailure(Exception):
     """A function of the app raised an exception.
 
     As in Azure, the text of this error is `TypeName: message`. `stack` is the traceback without the
-    line of the exception itself, and may be empty.
+    line of the exception itself, and may be empty. If `type_name` is empty, the function did not
+    run, and the text of this error is the message.
     """
 
     def __init__(self, type_name: str, message: str, stack: str = "") -> None:
-        super().__init__(f"{type_name}: {message}")
+        super().__init__(f"{type_name}: {message}" if type_name else message)
         self.type_name = type_name
         self.message = message
         self.stack = stack

@@ -1,4 +1,4 @@
-"""Start and stop the Functions host: app process, durable extension, listeners and triggers.
+"""Start, reload and stop the Functions host: app process, durable extension, port and triggers.
 
 This module imports only what the host needs to start the app process, because the app process takes
 the longest to start.
@@ -10,20 +10,22 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from emulator.functions.app_process import AppCommand, AppSupervisor
 from emulator.functions.clock import HostClock, SystemUtcClock
 from emulator.functions.durable.azure_storage.options import AzureStorageOptions
-from emulator.functions.errors import HostDirectoryInUse
-from emulator.functions.settings import read_app_settings, read_host_file
+from emulator.functions.errors import AppLoadError, HostDirectoryInUse
+from emulator.functions.settings import AppConfiguration, read_app_settings, read_host_file
+from emulator.functions.watch import AppFileWatch, forget_bytecode
 from emulator.program import (
     HttpLimits,
     SettingError,
+    StartError,
     bind_all,
     format_url,
     is_remote,
@@ -31,9 +33,13 @@ from emulator.program import (
 )
 
 if TYPE_CHECKING:
+    from emulator.functions.main_port import MainPort
     from emulator.functions.services import AppServices
 
 _log = logging.getLogger("functions.host")
+# As long as Azure's host waits before it ends the Python worker.
+_DRAIN_SECONDS = 10.0
+T = TypeVar("T")
 
 
 @contextmanager
@@ -78,6 +84,16 @@ class HostOptions:
     limits: HttpLimits = field(default_factory=HttpLimits)
     storage: AzureStorageOptions | None = None
     """The options of the azure-storage engine. If None, the host uses the default engine."""
+    functions: tuple[str, ...] = ()
+    """The names of the functions to load. If empty, the host loads all functions."""
+    cors_origins: tuple[str, ...] = ()
+    """The origins whose pages may use the functions."""
+    is_reloading: bool = True
+    """Whether the app is reloaded when one of its files changes."""
+    logs_invocations: bool = True
+    """Whether the log has the start and the end of each invocation."""
+    has_colour: bool = False
+    """Whether the list of the functions has colours."""
 
 
 class Host:
@@ -90,8 +106,9 @@ class Host:
         self, options: HostOptions, environment: Mapping[str, str], clock: HostClock | None = None
     ) -> None:
         self._options = options
+        self._environment = environment
         self._clock = clock or SystemUtcClock()
-        self._host_file = read_host_file(options.folder)
+        host_file = read_host_file(options.folder)
         if is_remote(options.host):
             raise SettingError(
                 f"--host {options.host} is not a loopback address: other machines could run all "
@@ -99,59 +116,144 @@ class Host:
                 "proxy that authenticates its callers"
             )
         self._main_sockets = bind_all(options.host, options.port)
-        self._settings = {
-            **read_app_settings(options.folder, environment),
-            "AZURE_FUNCTIONS_ENVIRONMENT": "Development",
-            "FUNCTIONS_WORKER_RUNTIME": "python",
-            "WEBSITE_HOSTNAME": format_url(self._main_sockets[0]).removeprefix("http://"),
-        }
-        command = AppCommand(options.folder, self._settings, options.python, options.log_level)
-        self._supervisor = AppSupervisor(command)
+        self._configuration = AppConfiguration(host_file, self._read_settings())
+        self._supervisor = self._make_supervisor()
+        self._main_port: MainPort | None = None
         self._services: AppServices | None = None
 
     async def start(self) -> None:
-        """Load the app, then start the durable extension, the listeners and the triggers."""
+        """Load the app, then start the durable extension, the main port and the triggers."""
         # The app process loads the app while this process imports the modules that serve the app.
-        app_services, _ = await asyncio.gather(
-            asyncio.to_thread(_import_services), self._supervisor.load()
-        )
-        self._services = app_services(
-            self._options, self._host_file, self._settings, self._clock, self._supervisor
-        )
-        await self._services.start(self._main_sockets)
+        await asyncio.gather(asyncio.to_thread(_import_services), self._supervisor.load())
+        from emulator.functions.main_port import MainPort  # noqa: PLC0415 - imported just now
+
+        self._main_port = MainPort(self._main_sockets, self._options.limits)
+        await self._serve(self._main_port)
         gc.freeze()
 
     async def stop(self) -> None:
-        """Stop the triggers, the listeners and the durable extension, then the app process."""
+        """Stop the triggers, the main port and the durable extension, then the app process."""
         if self._services is not None:
             await self._services.stop()
+        elif self._main_port is not None:
+            await self._main_port.stop()
         await self._supervisor.stop()
         for bound in self._main_sockets:
             bound.close()
 
+    async def unload(self) -> None:
+        """Stop everything except the main port, on which new requests now wait.
 
-def _import_services() -> "type[AppServices]":
-    from emulator.functions.services import AppServices  # noqa: PLC0415 - slow
+        Wait up to 10 s for running functions. `load_again` must follow.
+        """
+        # If the app process has died, nothing runs for which to wait.
+        seconds = _DRAIN_SECONDS if self._supervisor.is_ready else 0.0
+        services, self._services = self._services, None
+        if services is not None:
+            await services.unload(seconds)
+        elif self._main_port is not None:
+            self._main_port.hold()
+        await self._supervisor.stop()
 
-    return AppServices
+    async def load_again(self) -> None:
+        """Load the app and its settings again after `unload`.
+
+        If this fails, log the reason. As in Azure's host, all functions get 404 if the code cannot
+        be loaded. If the settings or a trigger are invalid, all requests get 503.
+        """
+        from emulator.functions.services import UnloadedApp  # noqa: PLC0415 - imported by `start`
+
+        main_port = self._main_port
+        assert main_port is not None
+        try:
+            host_file = read_host_file(self._options.folder)
+            self._configuration = AppConfiguration(host_file, self._read_settings())
+            self._supervisor = self._make_supervisor()
+            try:
+                await self._supervisor.load()
+            except AppLoadError as error:
+                main_port.serve(UnloadedApp(self._options, main_port, ()))
+                _log.error("0 functions loaded; save a file to load the app again: %s", error)
+                return
+            await self._serve(main_port)
+        except StartError as error:
+            await self.unload()
+            main_port.serve(UnloadedApp(self._options, main_port, (str(error),)))
+            _log.error("the host is not running; save a file to load the app again: %s", error)
+
+    async def _serve(self, main_port: "MainPort") -> None:
+        from emulator.functions.services import AppServices  # noqa: PLC0415 - imported by `start`
+
+        self._services = AppServices(
+            self._options,
+            self._configuration,
+            self._clock,
+            self._supervisor,
+            main_port,
+        )
+        await self._services.start()
+
+    def _read_settings(self) -> dict[str, str]:
+        return {
+            **read_app_settings(self._options.folder, self._environment),
+            "AZURE_FUNCTIONS_ENVIRONMENT": "Development",
+            "FUNCTIONS_WORKER_RUNTIME": "python",
+            "WEBSITE_HOSTNAME": format_url(self._main_sockets[0]).removeprefix("http://"),
+        }
+
+    def _make_supervisor(self) -> AppSupervisor:
+        options, settings = self._options, self._configuration.settings
+        return AppSupervisor(
+            AppCommand(options.folder, settings, options.python, options.log_level)
+        )
 
 
-async def run_host(host: Host, stopping: asyncio.Event) -> None:
+def _import_services() -> None:
+    import emulator.functions.services  # noqa: PLC0415, F401 - slow
+
+
+async def run_host(host: Host, stopping: asyncio.Event, watch: AppFileWatch | None = None) -> None:
     """Start a host, wait until `stopping` is set, and stop the host.
 
-    If `stopping` is set during the start, the start is cancelled. Raises StartError if the host
-    cannot start.
+    If `stopping` is set while the app is loaded, the load is cancelled. Raises StartError if the
+    host cannot start.
+
+    Args:
+        host: The host.
+        stopping: Stops the host.
+        watch: Finds changes of the app's files, after which the app is loaded again. None if the
+            files are not watched.
     """
-    starting = asyncio.create_task(host.start())
     stop = asyncio.create_task(stopping.wait())
     try:
-        await asyncio.wait((starting, stop), return_when=asyncio.FIRST_COMPLETED)
-        if starting.done():
-            starting.result()
-            await stop
+        await _run_until(stop, host.start())
+        while not stop.done():
+            changes = None if watch is None else await _run_until(stop, watch.wait_for_changes())
+            if changes:
+                await _reload(host, stop, changes)
+            else:
+                await stop
         _log.info("shutting down")
     finally:
-        starting.cancel()
         stop.cancel()
-        await asyncio.gather(starting, stop, return_exceptions=True)
+        await asyncio.gather(stop, return_exceptions=True)
         await host.stop()
+
+
+async def _reload(host: Host, stop: "asyncio.Task[Any]", changes: list[Path]) -> None:
+    _log.info("%s has changed: the app is loaded again", ", ".join(path.name for path in changes))
+    for path in changes:
+        forget_bytecode(path)
+    await host.unload()
+    await _run_until(stop, host.load_again())
+
+
+async def _run_until(stop: "asyncio.Task[Any]", work: Coroutine[Any, Any, T]) -> T | None:
+    """Run `work` and return its result. If `stop` ends first, cancel `work` and return None."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

@@ -1,18 +1,25 @@
-"""The parts of the host that serve a loaded app: durable extension, listeners and triggers."""
+"""The parts of the host that serve a loaded app: durable extension, HTTP routes and triggers."""
 
+import asyncio
 import logging
-import socket
-from collections.abc import Mapping, Sequence
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from emulator.functions.admin import AdminApplication
 from emulator.functions.app_process import AppSupervisor, Invoker
-from emulator.functions.asgi import Application, Listener
-from emulator.functions.catalogue import build_catalogue
+from emulator.functions.asgi import Application, Listener, Receive, Scope, Send
+from emulator.functions.catalogue import (
+    FunctionCatalogue,
+    build_catalogue,
+    select_functions,
+)
 from emulator.functions.clock import HostClock
+from emulator.functions.console import list_functions
 from emulator.functions.durable.extension import DurableExtension
-from emulator.functions.settings import HostFile, resolve
+from emulator.functions.main_port import MainPort, respond_not_running
+from emulator.functions.routes import RouteTable
+from emulator.functions.settings import AppConfiguration, ServiceBusOptions, resolve
 from emulator.functions.triggers.binding import Triggers
 from emulator.functions.web import WebApplication
 from emulator.hosts import HostRules, OriginFilter
@@ -25,62 +32,75 @@ _log = logging.getLogger("functions.host")
 
 
 class AppServices:
-    """Starts and stops the durable extension, the listeners and the triggers of one loaded app."""
+    """Starts and stops the durable extension, the HTTP routes and the triggers of a loaded app."""
 
     def __init__(
         self,
         options: "HostOptions",
-        host_file: HostFile,
-        settings: Mapping[str, str],
+        configuration: AppConfiguration,
         clock: HostClock,
         supervisor: AppSupervisor,
+        main_port: MainPort,
     ) -> None:
         """Create the triggers of the app. `supervisor` must have loaded the app.
 
         Raises AppLoadError if the host does not support a function of the app.
         """
         self._options = options
+        host_file, settings = configuration.host_file, configuration.settings
         self._host_file = host_file
         self._settings = settings
         self._clock = clock
         self._supervisor = supervisor
-        self._catalogue = build_catalogue(supervisor.functions, host_file, settings)
+        self._main_port = main_port
+        functions = select_functions(supervisor.functions, options.functions)
+        self._catalogue = build_catalogue(functions, host_file, settings)
         self._invoker = Invoker(
             supervisor,
             host_file.function_timeout_seconds,
-            self._catalogue.orchestrators,
-            self._catalogue.activities,
+            self._catalogue,
+            logs_invocations=options.logs_invocations,
         )
         self._triggers = Triggers(self._catalogue, settings, self._invoker, options.data, clock)
         self._durable: DurableExtension | None = None
-        self._listeners: list[Listener] = []
+        self._rpc_listener: Listener | None = None
 
-    async def start(self, main_sockets: Sequence[socket.socket]) -> None:
-        """Start the durable extension, the listeners and the triggers, in this order.
+    async def start(self) -> None:
+        """Start the durable extension, the HTTP routes and the triggers, in this order.
 
         Because of this order, a function can use the durable client as soon as its trigger fires.
-        Raises StartError if the durable extension or a listener cannot start.
-
-        Args:
-            main_sockets: The bound sockets of the host's main port. The first one determines the
-                URLs that the host returns.
+        Raises StartError if the durable extension cannot start or a port is in use.
         """
-        url = format_url(main_sockets[0])
+        url = format_url(self._main_port.sockets[0])
         if self._catalogue.is_durable:
             await self._start_durable(url)
         self._supervisor.begin()
-        await self._listen(self._web(url), main_sockets)
+        self._main_port.serve(self._web(url))
+        await self._main_port.start()
         self._triggers.start()
         self._announce(url)
 
     async def stop(self) -> None:
-        """Stop the triggers, then the listeners and the durable extension."""
+        """Stop the triggers, then the main port and the durable extension."""
         await self._triggers.stop()
         # Stop the main port first: running functions may still need the durable client's port.
-        for listener in reversed(self._listeners):
-            await listener.stop()
+        await self._main_port.stop()
+        await self._stop_durable()
+
+    async def unload(self, timeout_seconds: float) -> None:
+        """Stop the triggers and the durable extension, and make new HTTP requests wait.
+
+        Wait up to `timeout_seconds` for the HTTP requests, activities and episodes that run. The
+        durable engine of the reloaded app continues the unfinished work.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_seconds
+        self._main_port.hold()
+        await self._triggers.stop()
+        await self._main_port.drain(max(0.0, deadline - loop.time()))
         if self._durable is not None:
-            await self._durable.stop()
+            await self._durable.drain(max(0.0, deadline - loop.time()))
+        await self._stop_durable()
 
     async def _start_durable(self, url: str) -> None:
         rpc_socket = bind(self._options.host or LOOPBACK_HOSTS[0], self._options.rpc_port)
@@ -94,11 +114,18 @@ class AppServices:
             self._options.storage,
         )
         self._durable = durable
+        self._rpc_listener = Listener(durable.rpc_app, [rpc_socket], self._options.limits)
         await durable.start()
         self._supervisor.client_binding = durable.client_binding(url, format_url(rpc_socket))
-        await self._listen(durable.rpc_app, [rpc_socket])
+        await self._rpc_listener.start()
 
-    def _web(self, url: str) -> WebApplication:
+    async def _stop_durable(self) -> None:
+        if self._rpc_listener is not None:
+            await self._rpc_listener.stop()
+        if self._durable is not None:
+            await self._durable.stop()
+
+    def _web(self, url: str) -> Application:
         rules = HostRules(self._options.limits.allowed_hosts)
         management = None
         if self._durable is not None:
@@ -109,18 +136,65 @@ class AppServices:
             is_ready=lambda: self._supervisor.is_ready,
             run=self._triggers.run,
         )
-        limit = self._host_file.max_outstanding_requests
-        return WebApplication(
-            self._catalogue.routes, self._invoker, OriginFilter(admin, rules), management, limit
+        web = WebApplication(
+            self._catalogue.routes,
+            self._invoker,
+            OriginFilter(admin, rules),
+            management,
+            self._host_file.max_outstanding_requests,
         )
-
-    async def _listen(self, application: Application, bound: Sequence[socket.socket]) -> None:
-        listener = Listener(application, bound, self._options.limits)
-        self._listeners.append(listener)
-        await listener.start()
+        return _allow_origins(web, self._options.cors_origins)
 
     def _announce(self, url: str) -> None:
-        for route in self._catalogue.routes.routes:
-            methods = ",".join(sorted(route.methods)) or "any method"
-            _log.info("%s: [%s] %s/%s", route.function, methods, url, route.template)
+        if _log.isEnabledFor(logging.INFO):
+            port = self._main_port.sockets[0].getsockname()[1]
+            shown = url if self._options.host else f"http://localhost:{port}"
+            sys.stderr.write(
+                list_functions(self._catalogue, shown, has_colour=self._options.has_colour)
+            )
         _log.info("%d functions loaded; listening on %s", len(self._catalogue.functions), url)
+
+
+class UnloadedApp:
+    """The HTTP routes of the host while no app is loaded: the home page and the admin API.
+
+    If `errors` is empty, the host runs without functions, and other paths get 404. Otherwise, they
+    get 503, and the host's status lists the errors.
+    """
+
+    def __init__(
+        self, options: "HostOptions", main_port: MainPort, errors: tuple[str, ...]
+    ) -> None:
+        catalogue = FunctionCatalogue([], RouteTable([]), ServiceBusOptions())
+        admin = AdminApplication(
+            catalogue,
+            format_url(main_port.sockets[0]),
+            is_ready=lambda: True,
+            run=_refuse_run,
+            errors=errors,
+        )
+        self._admin = OriginFilter(admin, HostRules(options.limits.allowed_hosts))
+        self._has_failed = bool(errors)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Respond to one HTTP request."""
+        if self._has_failed and scope["path"] not in ("/admin/host/status", "/admin/host/ping"):
+            await respond_not_running(send)
+        else:
+            await self._admin(scope, receive, send)
+
+
+async def _refuse_run(name: str, _text: str) -> None:
+    raise LookupError(name)
+
+
+def _allow_origins(application: Application, origins: tuple[str, ...]) -> Application:
+    """Let the pages of these origins use an application, as the option `--cors` of Core Tools."""
+    if not origins:
+        return application
+    from starlette.middleware.cors import CORSMiddleware  # noqa: PLC0415 - seldom needed
+
+    allowed: Application = CORSMiddleware(
+        application, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]
+    )
+    return allowed

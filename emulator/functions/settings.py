@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,14 @@ class HostFile:
     service_bus: ServiceBusOptions = ServiceBusOptions()
 
 
+@dataclass(frozen=True, slots=True)
+class AppConfiguration:
+    """The settings of an app: host.json, and the app settings by name."""
+
+    host_file: HostFile
+    settings: Mapping[str, str] = field(repr=False)
+
+
 def read_host_file(folder: Path) -> HostFile:
     """Read host.json in a folder. Raises SettingError if the file is missing or invalid."""
     path = folder / "host.json"
@@ -109,7 +117,9 @@ def parse_host_file(document: Any) -> HostFile:
             max_orchestrators=max(
                 1, _integer(durable, "maxConcurrentOrchestratorFunctions", _AT_ONCE)
             ),
-            default_version=_text(durable, "defaultVersion", "") or None,
+            default_version=(
+                _text(durable, "defaultVersion", "") if "defaultVersion" in durable else None
+            ),
             replaces_unfinished=_text(
                 durable, "overridableExistingInstanceStates", "NonRunningStates"
             ).lower()
@@ -175,6 +185,40 @@ def _integer(parent: dict[str, Any], key: str, default: int) -> int:
     return value
 
 
+@dataclass(frozen=True, slots=True)
+class LocalHostOptions:
+    """The options of the host in the object `Host` of local.settings.json, as in Core Tools.
+
+    `port` is the default of `--port`, and `cors_origins` is the default of `--cors`.
+    """
+
+    port: int | None = None
+    cors_origins: tuple[str, ...] = ()
+
+
+def read_local_host_options(folder: Path) -> LocalHostOptions:
+    """Read the options of the host in local.settings.json.
+
+    Raises SettingError if the file cannot be read or one of the options is invalid.
+    """
+    path = folder / "local.settings.json"
+    document = _read_local_settings(path)
+    try:
+        host = _object(document, "Host")
+        port = _integer(host, "LocalHttpPort", 0)
+        origins = _text(host, "CORS", "")
+    except SettingError as error:
+        raise SettingError(f"{path}: {error}") from error
+    if not 0 <= port <= 65535:
+        raise SettingError(f"{path}: 'LocalHttpPort' must be a port from 1 to 65535, got {port}")
+    return LocalHostOptions(port or None, split_origins(origins))
+
+
+def split_origins(text: str) -> tuple[str, ...]:
+    """Split a list of origins that are separated by commas, as in the option `--cors`."""
+    return tuple(origin.strip() for origin in text.split(",") if origin.strip())
+
+
 def read_app_settings(folder: Path, environment: Mapping[str, str]) -> dict[str, str]:
     """Return the app settings: the values of local.settings.json and the environment variables.
 
@@ -184,7 +228,7 @@ def read_app_settings(folder: Path, environment: Mapping[str, str]) -> dict[str,
     return {**_file_values(folder / "local.settings.json"), **environment}
 
 
-def _file_values(path: Path) -> dict[str, str]:
+def _read_local_settings(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
@@ -195,6 +239,11 @@ def _file_values(path: Path) -> dict[str, str]:
         raise SettingError(f"{path}: the file must contain a JSON object")
     if document.get("IsEncrypted"):
         raise SettingError(f"{path}: encrypted settings are not supported; decrypt the file first")
+    return document
+
+
+def _file_values(path: Path) -> dict[str, str]:
+    document = _read_local_settings(path)
     values = document.get("Values", {})
     if not isinstance(values, dict):
         raise SettingError(f"{path}: 'Values' must be a JSON object")

@@ -220,6 +220,8 @@ def _functions(settings: SystemSettings) -> Part:
             *("--app", str(settings.root / "functions")),
             *("--port", str(port)),
             *("--data", str(settings.data / "functions")),
+            # `loosely up` has a restart of its own, and the gateway logs its requests.
+            *("--no-reload", "--no-request-log"),
             *settings.service_options,
             *settings.engine_options,
         ),

@@ -13,8 +13,8 @@ from benchmarks.hops import measure_latencies, run_system
 pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(180)]
 
 DELAY_MS = 100.0
-# The message's way to Service Bus and to the worker, the reply's way to the gateway, and the write
-# of the outcome's blob.
+# The message's way to Service Bus and to the worker, the reply's way to the gateway, and the start
+# of the orchestration with the outcome.
 FEWEST_HOPS = 2.5
 
 

@@ -9,9 +9,11 @@ The first item of the head is the kind of the frame, or the number (id) of an in
     app  → host  ["index", functions]              the functions of the app, see indexing.py
                  ["refused", error, traceback]     why the app cannot be loaded
     host → app   ["begin", client_binding]         the durable client's JSON, or null
-                 [id, name, "http", method, url, headers, query, route, trace]   body: request body
-                 [id, name, datum type, metadata, trace]                         body: trigger data
-                 trace is [traceparent, tracestate]
+                 [id, name, "http", method, url, headers, query, route, trace, invocation]
+                                               body: request body
+                 [id, name, datum type, metadata, trace, invocation]
+                                               body: trigger data
+                 trace is [traceparent, tracestate]; invocation is the invocation id of Azure
     app  → host  [id, "http", status, headers]     body: response body
                  [id, "data", present]             body: the returned datum as text
                                                    present: false if the function returned none

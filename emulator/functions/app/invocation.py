@@ -9,7 +9,6 @@ Source: the Azure Functions Python worker, and azure.functions for `Context` and
 import json
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar, copy_context
@@ -227,12 +226,13 @@ def prepare(function: IndexedFunction) -> PreparedFunction:
 
 @dataclass(frozen=True, slots=True)
 class TriggerInput:
-    """The input of an invocation: the trigger's data, metadata and trace context."""
+    """The input of an invocation: the trigger's data, metadata, trace context and invocation id."""
 
     data: Datum
     metadata: dict[str, Datum]
     trace_parent: str
     trace_state: str
+    invocation_id: str
 
 
 async def invoke(
@@ -267,7 +267,7 @@ async def invoke(
     }
     if prepared.client is not None:
         arguments[prepared.client] = client_binding
-    invocation_id = str(uuid.uuid4())
+    invocation_id = event.invocation_id
     if function.signature.requires_context:
         traced = TraceContext(event.trace_parent, event.trace_state)
         arguments["context"] = InvocationContext(

@@ -102,7 +102,7 @@ class _App:
         try:
             answer, payload = await self._run(name, kind, head, body)
         except BaseException as error:  # noqa: BLE001 - user code: sys.exit() is a failed invocation, too
-            _log.exception("Executed 'Functions.%s' (Failed)", name)
+            _log.exception("Exception while executing function: Functions.%s", name)
             answer = ["error", type(error).__name__, _text_of(error), _stack_of(error)]
             payload = b""
         try:
@@ -120,14 +120,17 @@ class _App:
         prepared = self.functions[name]
         submit = self._threads.submit
         if kind == "http":
-            event = TriggerInput(make_request_datum(head[3:8], body), {}, *head[8])
+            parent, state = head[8]
+            datum = make_request_datum(head[3:8], body)
+            event = TriggerInput(datum, {}, parent, state, head[9])
             result = await invoke(prepared, event, self._client_binding, submit)
             status, headers, payload = read_response(result)
             return ["http", status, headers], payload
         if kind == "bytes" and prepared.wants_text:
             kind = "string"
         data = Datum(body if kind == "bytes" else body.decode("utf-8", "replace"), kind)
-        event = TriggerInput(data, make_metadata(head[3]), *head[4])
+        parent, state = head[4]
+        event = TriggerInput(data, make_metadata(head[3]), parent, state, head[5])
         result = await invoke(prepared, event, self._client_binding, submit)
         if result is None or result.value is None:
             return ["data", False], b""

@@ -49,6 +49,14 @@ class DurableEngine(ABC):
         """Open the database, and continue the unfinished work that it contains."""
 
     @abstractmethod
+    async def drain(self, timeout_seconds: float) -> None:
+        """Start no more activities and episodes, and wait for those that run.
+
+        Wait at most `timeout_seconds`. The results of the activities that have ended are stored.
+        `stop` must follow.
+        """
+
+    @abstractmethod
     async def stop(self) -> None:
         """End the running episodes, and close the database.
 
@@ -88,7 +96,7 @@ class DurableEngine(ABC):
             name: The name of the orchestrator.
             instance_id: The id of the new instance. If None or empty, a random id is used.
             input_text: The input as JSON text.
-            version: The version of the orchestrator.
+            version: The version of the orchestrator. If None, the default version of host.json.
 
         Raises:
             InstanceExists: An unfinished instance has this id, and host.json does not allow
@@ -104,7 +112,8 @@ class DurableEngine(ABC):
             await self.wait_finished(instance_id, _REPLACE_SECONDS)
             existing = self._find(instance_id)
         now = self.now()
-        version = version or self._options.default_version
+        if version is None:
+            version = self._options.default_version
         instance = OrchestrationInstance(
             instance_id, make_id(), name, version, Status.PENDING, input_text, now, now
         )

@@ -313,11 +313,12 @@ class Scheduler:
             history.child_created(episode.now, command.task, command.name, child_id, input_text)
         )
         link = Parent(parent.id, parent.execution, command.task)
+        version = parent.version if command.version is None else command.version
         child = OrchestrationInstance(
             child_id,
             make_id(),
             command.name,
-            command.version,
+            version,
             Status.PENDING,
             input_text,
             episode.now,
@@ -404,26 +405,32 @@ class EpisodeRunner:
         If `failure` is a text, the instance fails at once, and this text is its output. If
         `failure` is None and the function has ended, the instance ends as soon as its open tasks
         have ended. `state` and `commands` contain the outcome of the instance.
+
+        The first episode after continue-as-new keeps the custom status of the previous execution if
+        the orchestrator has not set another one. DurableTask.Core does the same.
         """
+        custom_status = state.custom_status
+        if custom_status is None and episode.instance.episode_count == 0:
+            custom_status = episode.instance.custom_status
         again = next((c for c in commands if isinstance(c, ContinueAsNew)), None)
         ends = state.error is not None or again is not None or state.done
         if failure is None and (not ends or episode.shim.has_open_tasks):
             if ends and episode.shim.ended_episode is None:
                 episode.shim.ended_episode = episode.instance.episode_count
                 episode.shim.before_end = episode.instance.shim.dump()
-            await self._checkpointer.save_waiting(episode, state.custom_status)
+            await self._checkpointer.save_waiting(episode, custom_status)
             return
         if failure is None and state.error is not None:
             failure = _describe_failure(episode.instance, state.error)
         if failure is not None:
             await self._checkpointer.save_finished(
-                episode, Status.FAILED, quoted(failure), failure, state.custom_status
+                episode, Status.FAILED, quoted(failure), failure, custom_status
             )
         elif again is not None:
-            await self._checkpointer.save_continued_as_new(episode, again, state.custom_status)
+            await self._checkpointer.save_continued_as_new(episode, again, custom_status)
         else:
             await self._checkpointer.save_finished(
-                episode, Status.COMPLETED, state.output, "", state.custom_status
+                episode, Status.COMPLETED, state.output, "", custom_status
             )
 
     def _read_events(self, episode: Episode) -> list[dict[str, Any]]:

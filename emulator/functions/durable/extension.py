@@ -72,6 +72,13 @@ class DurableExtension:
             raise StartError(f"the durable engine cannot start: {error}") from error
         self._urls = ManagementUrls(self._task_hub, key)
 
+    async def drain(self, timeout_seconds: float) -> None:
+        """Start no more activities and episodes, and wait for those that run.
+
+        Wait at most `timeout_seconds`. `stop` must follow.
+        """
+        await self.engine.drain(timeout_seconds)
+
     async def stop(self) -> None:
         """End the running episodes, and close the database.
 

@@ -41,7 +41,7 @@ class FunctionRunner(Protocol):
         """Run an activity with a JSON input, and return the result as JSON text.
 
         Return None if the activity did not return a value. Raises AppUnavailable if the app process
-        is down, and FunctionFailure if the activity raised an exception.
+        is down, and FunctionFailure if the activity raised an exception or is disabled.
         """
         ...
 
@@ -140,6 +140,7 @@ class ActivityPool:
         self._free = concurrency
         self._waiting: deque[WorkItem] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_draining = False
 
     @property
     def is_busy(self) -> bool:
@@ -153,11 +154,17 @@ class ActivityPool:
         it.
         """
         self._waiting.append(work)
-        if self._free:
+        if self._free and not self._is_draining:
             self._free -= 1
             task = asyncio.get_running_loop().create_task(self._serve())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+
+    async def drain(self, timeout_seconds: float) -> None:
+        """Start no more activities, and wait up to `timeout_seconds` for those that run."""
+        self._is_draining = True
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout_seconds)
 
     async def close(self) -> None:
         """Stop all activities.
@@ -170,7 +177,7 @@ class ActivityPool:
 
     async def _serve(self) -> None:
         try:
-            while self._waiting:
+            while self._waiting and not self._is_draining:
                 work = self._waiting.popleft()
                 self._deliver(work.instance_id, await self._run(work))
         finally:
@@ -208,7 +215,7 @@ async def run_work_item(
     try:
         result = await runner.run_activity(name, work.input, work.instance_id)
     except FunctionFailure as failure:
-        cause = f"{failure.type_name}: {failure.message}"
+        cause = str(failure)
         kind = EventType.TASK_FAILED
         reason = f"Activity function '{work.name}' failed: {cause}"
         text = failed(kind, now(), work.task, reason, _describe_exception(cause, failure.stack))

@@ -129,7 +129,7 @@ def _timer(
     )
 
     async def invoke(payload: str) -> None:
-        await invoker.invoke(name, "json", payload.encode())
+        await invoker.invoke_timer(name, payload, clock.now())
 
     return TimerTrigger(options, folder, invoke, clock)
 

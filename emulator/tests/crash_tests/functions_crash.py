@@ -34,7 +34,7 @@ class RestartedHost:
             folder / "app",
             ignore=shutil.ignore_patterns("__pycache__"),
         )
-        self._options = ["--engine", engine]
+        self._options = ["--engine", engine, "--no-request-log"]
         if engine == "azure-storage":
             # What a killed host has dequeued is visible again after this time.
             self._options += ["--visibility-timeout", "2"]

@@ -95,7 +95,14 @@ async def running_services(folder: Path) -> AsyncIterator[FuzzedServices]:
             *("--key", f"{KEY_NAME}={KEY}"),
         ],
         "blobs": ["--port", str(blobs)],
-        "functions": ["--port", str(functions), "--app", str(APP)],
+        "functions": [
+            "--port",
+            str(functions),
+            "--app",
+            str(APP),
+            "--no-reload",
+            "--no-request-log",
+        ],
     }
     processes: dict[str, subprocess.Popen[bytes]] = {}
     logs = {name: folder / f"{name}.log" for name in commands}

@@ -15,6 +15,14 @@ read the outcome from the orchestration, because an event can be lost. For examp
 Storage provider discards an event for an orchestration whose history has not been saved yet. The
 orchestration also reads the outcome from the blob regularly, so a lost event only delays the
 orchestration.
+
+A job that ends before its orchestration is started needs neither the blob nor the event, if the
+request that waits for the job is in this process. The request starts the orchestration with the
+outcome, and the orchestration's input then stores the outcome:
+
+    pass the outcome to the request ──▶ start the orchestration with it ──▶ accept the reply
+
+If the start fails or takes too long, the outcome is recorded in the blob.
 """
 
 import asyncio
@@ -37,7 +45,7 @@ from gateway.jobs.model import (
     JobOutcome,
     Record,
     final_record,
-    initial_record_of,
+    first_record_of,
     is_final,
     outcome_from_json,
     outcome_to_json,
@@ -64,12 +72,12 @@ only process, its requests read the outcome later, see `Waiter.first_pause_secon
 """
 
 START_DELAY_SECONDS: Final = 0.25
-"""How long a busy gateway waits for a job's outcome before it starts the job's orchestration."""
+"""How long a waiting request delays the start of its job's orchestration for the job's outcome."""
 
-BUSY_WAITERS: Final = 4
-"""A gateway is busy if at least this number of requests wait.
+LONGEST_START_SECONDS: Final = 2.0
+"""How long a reply waits for the start of the orchestration with its outcome.
 
-A gateway that is not busy starts orchestrations without the delay START_DELAY_SECONDS.
+After this time, the outcome is also recorded in the blob.
 """
 
 LOOKS_A_SECOND: Final = 100
@@ -123,7 +131,7 @@ class OutcomeStore:
         )
         if await self._blobs.create(outcome_blob(job_id), data.encode()) is not None:
             if model is not None:
-                self._count(model, outcome)
+                self.count_end(model, outcome)
             return outcome
         recorded = await self.find(job_id)
         if recorded is None:
@@ -132,7 +140,8 @@ class OutcomeStore:
             )
         return recorded
 
-    def _count(self, model: str, outcome: JobOutcome) -> None:
+    def count_end(self, model: str, outcome: JobOutcome) -> None:
+        """Count the end of a job in the metrics of its model."""
         error, durations = outcome.error, None
         if (reply := outcome.reply) is not None:
             if isinstance(reply.outcome, JobError):
@@ -152,8 +161,8 @@ class Waiter:
         self._waiters = waiters
         self._outcome: JobOutcome | None = None
         self._pause: asyncio.Future[None] | None = None
-        self.delays_start = False
-        """Whether the request will start the job's orchestration after `pause_before_start`."""
+        self.delayed_start: DelayedStart | None = None
+        """The start of the job's orchestration, while the request delays it for the outcome."""
 
     @property
     def shortest_pause_seconds(self) -> float:
@@ -195,22 +204,30 @@ class Waiter:
     async def pause_before_start(self, limit_seconds: float) -> JobOutcome | None:
         """Wait briefly for the outcome of a sent job whose orchestration is not started yet.
 
-        If this method returns an outcome, the orchestration must be started with this outcome,
-        because no event will be raised. An orchestration that starts with the outcome needs one
-        episode instead of two.
+        If this method returns an outcome, the orchestration must be started with this outcome
+        inside `starting`, because the outcome is not recorded anywhere yet. An orchestration that
+        starts with the outcome needs one episode instead of two.
 
-        Returns None at once if the wait would be useless. This is the case if few requests wait, so
-        that the processor is not the limit, or if another instance of the app may record the
-        outcome.
+        Returns None at once if another instance of the app may get the reply, because that instance
+        cannot pass the outcome to this waiter.
         """
-        waiters = self._waiters
-        if waiters.count < BUSY_WAITERS or not waiters.is_only_instance:
+        if not self._waiters.is_only_instance:
             return None
-        self.delays_start = True
-        try:
-            return await self.pause(min(START_DELAY_SECONDS, limit_seconds))
-        finally:
-            self.delays_start = False
+        start = self.delayed_start = DelayedStart()
+        outcome = await self.pause(min(START_DELAY_SECONDS, limit_seconds))
+        if start.outcome is None:
+            self.delayed_start = None
+        return outcome
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """Report whether the block, which starts the orchestration, has raised an error.
+
+        The report goes to the replies that wait for the start with their outcome.
+        """
+        yield
+        if self.delayed_start is not None:
+            self.delayed_start.end(has_started=True)
 
     async def pause(
         self, seconds: float, reading: "asyncio.Task[Record | None] | None" = None
@@ -244,6 +261,29 @@ class Waiter:
             self._pause.set_result(None)
 
 
+class DelayedStart:
+    """The start of an orchestration that a request delays until its job has an outcome."""
+
+    def __init__(self) -> None:
+        self.outcome: JobOutcome | None = None
+        """The outcome with which the orchestration is started; None if the job has not ended."""
+        self._end: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    def end(self, *, has_started: bool) -> None:
+        """Record whether the orchestration was started with the outcome. The first call counts."""
+        if not self._end.done():
+            self._end.set_result(has_started)
+
+    async def wait(self) -> bool:
+        """Return whether the orchestration was started with the outcome.
+
+        Returns False if this is not known after LONGEST_START_SECONDS.
+        """
+        # Unlike `wait_for`, `wait` does not cancel the future, for which others also wait.
+        await asyncio.wait([self._end], timeout=LONGEST_START_SECONDS)
+        return self._end.done() and self._end.result()
+
+
 class Waiters:
     """All waiters of this process, grouped by job."""
 
@@ -268,24 +308,31 @@ class Waiters:
             yield waiter
         finally:
             self.count -= 1
+            if waiter.delayed_start is not None:
+                waiter.delayed_start.end(has_started=False)
             waiters = self._waiters[job_id]
             waiters.remove(waiter)
             if not waiters:
                 del self._waiters[job_id]
 
-    def notify(self, job_id: str, outcome: JobOutcome) -> bool:
-        """Pass the job's outcome to all waiters of this job.
-
-        Returns:
-            True if the job's orchestration is not started yet, and the request of one of these
-            waiters will start it with this outcome. Then the caller need not send the event `reply`
-            to the orchestration.
-        """
-        starts_with_outcome = False
+    def notify(self, job_id: str, outcome: JobOutcome) -> None:
+        """Pass the job's outcome to all waiters of this job."""
         for waiter in tuple(self._waiters.get(job_id, ())):
-            starts_with_outcome |= waiter.delays_start
             waiter.notify(outcome)
-        return starts_with_outcome
+
+    def start_with(self, job_id: str, outcome: JobOutcome) -> DelayedStart | None:
+        """Pass the outcome to the request that delays the start of the job's orchestration.
+
+        Returns the delayed start; None if no request in this process delays the start. Only the
+        first outcome is passed. So the returned object may contain another outcome.
+        """
+        for waiter in self._waiters.get(job_id, ()):
+            if (start := waiter.delayed_start) is not None:
+                if start.outcome is None:
+                    start.outcome = outcome
+                    waiter.notify(outcome)
+                return start
+        return None
 
 
 class Jobs:
@@ -317,9 +364,9 @@ class Jobs:
         """
         if (output := recorded_output(instance)) is not None:
             return output
-        initial = initial_record_of(instance)
-        if initial is None:
-            return None
+        initial = first_record_of(instance)
+        if initial is None or is_final(initial):
+            return initial
         outcome = await self._outcomes.find(job_id)
         if outcome is None and (overdue := await self._overdue(job_id, initial, instance)):
             outcome = await self._outcomes.record(job_id, overdue, initial["model"])
@@ -399,8 +446,8 @@ class Jobs:
 
         If this call ends the job, it returns the object `outcome` itself. If the job had ended
         before, this method raises the event `reply` again, because the process that recorded the
-        outcome may have died before it raised the event. No event is raised if a waiting request
-        starts the orchestration with the outcome.
+        outcome may have died before it raised the event. If a waiting request starts the
+        orchestration with the outcome, no event is raised.
 
         Raises:
             Unavailable: It is unknown whether the outcome was recorded. The caller must repeat
@@ -408,18 +455,41 @@ class Jobs:
             UnknownInstance: The job does not exist.
             FinalInstance: The orchestration had ended before this call, without a recorded outcome.
         """
-        recorded = await self._outcomes.record(job_id, outcome, model)
-        starts_with_outcome = self._waiters.notify(job_id, recorded)
+        if (start := self._waiters.start_with(job_id, outcome)) is not None:
+            return await self._record_start(job_id, start, outcome, model)
+        recorded = await self._outcomes.record(job_id, outcome, model=None)
+        self._waiters.notify(job_id, recorded)
         # The event loop answers the waiting caller before this task continues.
         await asyncio.sleep(0)
-        if starts_with_outcome:
-            return recorded
-        if recorded is outcome:
-            await _raise_event(durable, job_id, recorded, _START_PAUSES_SECONDS)
-        else:
+        if recorded is not outcome:
             with contextlib.suppress(UnknownInstance, FinalInstance):
                 await _raise_event(durable, job_id, recorded)
+            return recorded
+        has_ended_before = False
+        try:
+            await _raise_event(durable, job_id, recorded, _START_PAUSES_SECONDS)
+        except FinalInstance:
+            has_ended_before = True  # with the outcome in its ticket, which is counted already
+            raise
+        finally:
+            if model is not None and not has_ended_before:
+                self._outcomes.count_end(model, outcome)
         return recorded
+
+    async def _record_start(
+        self, job_id: str, start: DelayedStart, outcome: JobOutcome, model: str | None
+    ) -> JobOutcome:
+        """Wait until a request has started the orchestration with an outcome; return this outcome.
+
+        The outcome is recorded in the blob if the start failed, or if it is unknown whether it
+        failed. Raises Unavailable if it cannot be recorded there.
+        """
+        first = start.outcome or outcome
+        if not await start.wait():
+            return await self._outcomes.record(job_id, first, model if first is outcome else None)
+        if first is outcome and model is not None:
+            self._outcomes.count_end(model, outcome)
+        return first
 
     async def _overdue(
         self, job_id: str, initial: Record, instance: InstanceSnapshot

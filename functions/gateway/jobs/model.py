@@ -20,6 +20,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from contract.catalogue import Priority, split_name
+from contract.errors import ContractError
 from contract.messages import (
     FailureCode,
     Fields,
@@ -103,7 +104,7 @@ class Ticket:
     and the orchestration sends the message. `sent_at` is the time at which the message was sent;
     None if `is_sent` is false or if an older gateway wrote the ticket.
 
-    `outcome` is the recorded outcome as JSON if the job ended before the orchestration was started.
+    `outcome` is the job's outcome as JSON if the job ended before the orchestration was started.
 
     `text` is the whole ticket as JSON text. The SDK gets this text and never a JSON object, because
     callers choose a part of the JSON. The SDK would turn an object with the members `__class__`,
@@ -155,7 +156,7 @@ def write_ticket(  # noqa: PLR0913 - the parts of a ticket
     The history of the orchestration stores the ticket. The request must not have a reply URL,
     because the URL contains the reply token. `sent_at` is the time at which the job's message was
     sent; None if the message is not in the queue yet. The ticket of a job whose message was sent
-    contains neither the input nor the parameters of the request. `outcome` is the recorded outcome;
+    contains neither the input nor the parameters of the request. `outcome` is the job's outcome;
     None if the job has not ended.
     """
     value: dict[str, Json] = {
@@ -381,12 +382,27 @@ def recorded_output(instance: InstanceSnapshot) -> Record | None:
     return output if is_record and instance.runtime_status is RuntimeStatus.COMPLETED else None
 
 
-def initial_record_of(instance: InstanceSnapshot) -> Record | None:
-    """Return a job's record as it was when the job was accepted; None if `instance` runs no job."""
+def first_record_of(instance: InstanceSnapshot) -> Record | None:
+    """Return a job's record at the start of its orchestration; None if `instance` runs no job.
+
+    The record is final if the orchestration was started with the job's outcome.
+    """
     try:
-        return initial_record(read_ticket(instance.input))
-    except (ValueError, KeyError, TypeError):
+        ticket = read_ticket(instance.input)
+        initial = initial_record(ticket)
+        outcome = outcome_of(ticket)
+    except (ValueError, KeyError, TypeError, ContractError):
         return None
+    return initial if outcome is None else final_record(initial, outcome)
+
+
+def outcome_of(ticket: Ticket) -> JobOutcome | None:
+    """Return the outcome with which a job's orchestration was started; None if it had none.
+
+    No other outcome of the job counts, not even one that is recorded in a blob. Raises
+    ContractError or ValueError if the ticket contains something else.
+    """
+    return None if ticket.outcome is None else outcome_from_json(ticket.outcome)
 
 
 def version_of(record: Record) -> str:

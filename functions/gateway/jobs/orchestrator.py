@@ -56,6 +56,7 @@ from gateway.jobs.model import (
     final_record,
     initial_record,
     outcome_from_json,
+    outcome_of,
     outcome_to_json,
     read_ticket,
 )
@@ -95,8 +96,8 @@ def job(context: DurableOrchestrationContext) -> Generator[Any, Any, Record]:
     Returns the final record of the job.
     """
     ticket = read_ticket(context.get_input(str))
-    if ticket.outcome is not None:
-        outcome = outcome_from_json(ticket.outcome)
+    if (ended := outcome_of(ticket)) is not None:
+        outcome = ended
     elif ticket.version == 1:
         outcome = yield from _run_without_record(context, ticket)
     else:

@@ -23,7 +23,7 @@ from gateway.jobs.listing import IdRange, Listing, id_at, list_newest
 from gateway.jobs.model import (
     JobStatus,
     Record,
-    initial_record_of,
+    first_record_of,
     is_final,
     label_of,
     recorded_output,
@@ -149,7 +149,7 @@ class JobSearch:
         def select(job_id: str, instance: InstanceSnapshot) -> tuple[str, InstanceSnapshot] | None:
             if not JOB_ID.fullmatch(job_id):
                 return None
-            found = recorded_output(instance) or initial_record_of(instance)
+            found = recorded_output(instance) or first_record_of(instance)
             if found is None or not wanted.may_match(instance, found):
                 return None
             return job_id, instance

@@ -133,7 +133,7 @@ class PreparedJob:
 
         `sent_at` is the time at which the job's message was sent; None if it was not sent. If the
         message was sent, the returned ticket does not contain the input for the model. `outcome` is
-        the recorded outcome; None if the job has not ended.
+        the job's outcome; None if the job has not ended.
         """
         return write_ticket(
             self.request,
@@ -258,7 +258,8 @@ class JobCreator:
                 outcome = await waiter.pause_before_start(wait_seconds)
             wait_seconds = max(0.0, ends_at - loop.time())
             ticket = job.ticket(sent_at=sent_at, outcome=outcome)
-            await durable.start(job.job_id, ticket.text)
+            with waiter.starting():
+                await durable.start(job.job_id, ticket.text)
             _log.info(
                 "job %s of the model %s was accepted [traceparent %s]",
                 *(job.job_id, ticket.model, job.traceparent),

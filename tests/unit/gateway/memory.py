@@ -164,11 +164,15 @@ class MemoryDurable:
         self._conclude = conclude
         self.discards_events = False
         """Whether events are lost, as happens before the first episode is saved."""
+        self.may_start = asyncio.Event()
+        """While this event is not set, `start` waits."""
+        self.may_start.set()
 
     async def start(
         self, job_id: str, ticket_text: str, orchestrator: str = ORCHESTRATOR_JOB
     ) -> None:
         self._check()
+        await self.may_start.wait()
         run = self.runs[job_id] = Run(job_id, ticket_text, self._clock())
         if orchestrator != ORCHESTRATOR_JOB:
             return  # tests of webhooks run this orchestration

@@ -1,9 +1,8 @@
-"""Test that a busy gateway waits briefly for the outcome before it starts an orchestration."""
+"""Test that a gateway waits briefly for the outcome before it starts an orchestration."""
 
 import asyncio
-import contextlib
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +11,14 @@ import pytest
 
 from contract.catalogue import DEFAULT_PATH
 from contract.messages import JobRequest
-from gateway.jobs.lifecycle import BUSY_WAITERS, OWN_ENDS, START_DELAY_SECONDS
+from contract.names import outcome_blob
+from gateway.durable import RuntimeStatus
+from gateway.jobs.lifecycle import LONGEST_START_SECONDS, OWN_ENDS, START_DELAY_SECONDS
+from gateway.jobs.model import JobOutcome
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
 from tests.unit.gateway.skipping import run
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
-
-
-@contextlib.contextmanager
-def other_waiters(gateway: RunningGateway, count: int = BUSY_WAITERS - 1) -> Iterator[None]:
-    """Make the gateway busy: `count` other requests wait for jobs during the `with` block.
-
-    Also make the gateway believe that its own process has recorded the last outcomes.
-    """
-    waiters = gateway.services.waiters
-    waiters.own_ends = OWN_ENDS
-    with contextlib.ExitStack() as stack:
-        for number in range(count):
-            stack.enter_context(waiters.waiting(f"other-{number}"))
-        yield
 
 
 def submit(gateway: RunningGateway, **headers: str) -> "asyncio.Task[httpx.Response]":
@@ -53,6 +41,10 @@ def kinds_of_events(gateway: RunningGateway, job_id: str) -> list[int]:
     return [event["EventType"] for event in gateway.durable.runs[job_id].history]
 
 
+def _is_count_of_ended(line: str) -> bool:
+    return line.startswith("loosely_gateway_jobs_ended_total{")
+
+
 def in_gateway(test: Callable[[RunningGateway], Awaitable[None]], **settings: Any) -> None:
     """Call `test` with a new gateway, on an event loop with simulated time.
 
@@ -61,6 +53,8 @@ def in_gateway(test: Callable[[RunningGateway], Awaitable[None]], **settings: An
 
     async def main() -> None:
         async with open_gateway(**settings) as gateway:
+            # The gateway believes that no other instance of the app gets replies.
+            gateway.services.waiters.own_ends = OWN_ENDS
             await test(gateway)
 
     run(main())
@@ -68,12 +62,11 @@ def in_gateway(test: Callable[[RunningGateway], Awaitable[None]], **settings: An
 
 def test_an_orchestration_needs_only_one_episode_if_its_job_ends_during_the_start_delay() -> None:
     async def test(gateway: RunningGateway) -> None:
-        with other_waiters(gateway):
-            response = submit(gateway)
-            request = await sent_request(gateway)
-            assert not gateway.durable.runs
-            assert (await gateway.reply(request)).status_code == 202
-            assert (await response).json()["status"] == "succeeded"
+        response = submit(gateway)
+        request = await sent_request(gateway)
+        assert not gateway.durable.runs
+        assert (await gateway.reply(request)).status_code == 202
+        assert (await response).json()["status"] == "succeeded"
         run = gateway.durable.runs[request.job_id]
         assert run.status.is_final
         assert len(run.contexts) == 1, "the orchestration needed more than one episode"
@@ -84,38 +77,129 @@ def test_an_orchestration_needs_only_one_episode_if_its_job_ends_during_the_star
     in_gateway(test)
 
 
+def test_the_outcome_of_a_job_that_ends_during_the_start_delay_is_not_recorded_in_a_blob() -> None:
+    async def test(gateway: RunningGateway) -> None:
+        response = submit(gateway)
+        request = await sent_request(gateway)
+        assert (await gateway.reply(request)).status_code == 202
+        await response
+        assert outcome_blob(request.job_id) not in gateway.payloads.blobs
+        ticket = json.loads(gateway.durable.runs[request.job_id].input)
+        assert ticket["outcome"]["reply"]["result"]["json"] == {"n": 1}
+        timeline = await gateway.http.get(f"/v1/jobs/{request.job_id}/timeline")
+        assert timeline.json()["status"] == "succeeded"
+
+    in_gateway(test)
+
+
+def test_a_reply_is_accepted_only_after_the_orchestration_is_started_with_its_outcome() -> None:
+    async def test(gateway: RunningGateway) -> None:
+        gateway.durable.may_start.clear()
+        response = submit(gateway)
+        request = await sent_request(gateway)
+        reply = asyncio.create_task(gateway.reply(request))
+        await asyncio.sleep(LONGEST_START_SECONDS - 0.001)
+        assert not reply.done()
+        gateway.durable.may_start.set()
+        assert (await reply).status_code == 202
+        assert (await response).json()["status"] == "succeeded"
+        assert outcome_blob(request.job_id) not in gateway.payloads.blobs
+
+    in_gateway(test)
+
+
+def test_the_outcome_is_recorded_in_a_blob_if_the_orchestration_starts_too_slowly() -> None:
+    async def test(gateway: RunningGateway) -> None:
+        gateway.durable.may_start.clear()
+        response = submit(gateway)
+        request = await sent_request(gateway)
+        assert (await gateway.reply(request)).status_code == 202
+        assert outcome_blob(request.job_id) in gateway.payloads.blobs
+        gateway.durable.may_start.set()
+        assert (await response).json()["status"] == "succeeded"
+
+    in_gateway(test)
+
+
+def test_the_outcome_is_recorded_in_a_blob_if_the_caller_goes_away_during_the_start() -> None:
+    async def test(gateway: RunningGateway) -> None:
+        gateway.durable.may_start.clear()
+        response = submit(gateway)
+        request = await sent_request(gateway)
+        reply = asyncio.create_task(gateway.reply(request))
+        await asyncio.sleep(0.001)
+        begun_at = asyncio.get_running_loop().time()
+        response.cancel()
+        assert (await reply).status_code == 202
+        assert asyncio.get_running_loop().time() == begun_at
+        assert outcome_blob(request.job_id) in gateway.payloads.blobs
+
+    in_gateway(test)
+
+
+def test_a_second_reply_after_the_start_neither_changes_the_outcome_nor_counts() -> None:
+    async def test(gateway: RunningGateway) -> None:
+        response = submit(gateway)
+        request = await sent_request(gateway)
+        assert (await gateway.reply(request)).status_code == 202
+        await response
+        again = await gateway.reply(request, result={"json": {"n": 2}})
+        assert again.status_code == 410
+        assert (await gateway.job(request.job_id))["result"] == {"n": 1}
+        metrics = (await gateway.http.get("/metrics")).text
+        counts = [line.split()[-1] for line in metrics.splitlines() if _is_count_of_ended(line)]
+        assert sum(map(float, counts)) == 1
+
+    in_gateway(test)
+
+
+@pytest.mark.parametrize("status", [RuntimeStatus.RUNNING, RuntimeStatus.TERMINATED])
+def test_the_outcome_in_the_ticket_counts_and_not_another_outcome_in_a_blob(
+    status: RuntimeStatus,
+) -> None:
+    async def test(gateway: RunningGateway) -> None:
+        response = submit(gateway)
+        request = await sent_request(gateway)
+        await gateway.reply(request)
+        await response
+        # Another instance of the app has recorded a second reply. The orchestration has no output,
+        # because its first episode has not ended or because it was terminated.
+        outcome = JobOutcome.cancelled(gateway.clock())
+        await gateway.services.outcomes.record(request.job_id, outcome, None)
+        run = gateway.durable.runs[request.job_id]
+        run.status, run.output = status, None
+        assert (await gateway.job(request.job_id))["result"] == {"n": 1}
+        (listed,) = (await gateway.http.get("/v1/jobs")).json()["jobs"]
+        assert listed["status"] == "succeeded"
+
+    in_gateway(test)
+
+
 def test_the_orchestration_starts_after_the_start_delay_if_the_job_has_not_ended() -> None:
     async def test(gateway: RunningGateway) -> None:
-        with other_waiters(gateway):
-            response = submit(gateway)
-            request = await sent_request(gateway)
-            await asyncio.sleep(START_DELAY_SECONDS - 0.001)  # in the simulated time of the loop
-            assert request.job_id not in gateway.durable.runs
-            await asyncio.sleep(0.002)
-            assert request.job_id in gateway.durable.runs
-            # The reply of a started orchestration is an event.
-            assert (await gateway.reply(request)).status_code == 202
-            assert (await response).json()["status"] == "succeeded"
+        response = submit(gateway)
+        request = await sent_request(gateway)
+        await asyncio.sleep(START_DELAY_SECONDS - 0.001)  # in the simulated time of the loop
+        assert request.job_id not in gateway.durable.runs
+        await asyncio.sleep(0.002)
+        assert request.job_id in gateway.durable.runs
+        # The reply of a started orchestration is an event.
+        assert (await gateway.reply(request)).status_code == 202
+        assert (await response).json()["status"] == "succeeded"
         assert kinds_of_events(gateway, request.job_id).count(15) == 1
 
     in_gateway(test)
 
 
-@pytest.mark.parametrize("reason", ["few requests wait", "another instance records outcomes"])
-def test_the_orchestration_starts_at_once_if_few_requests_wait_or_another_instance_records_outcomes(
-    reason: str,
-) -> None:
+def test_the_orchestration_starts_at_once_if_another_instance_of_the_app_records_outcomes() -> None:
     async def test(gateway: RunningGateway) -> None:
-        count = BUSY_WAITERS - (2 if reason == "few requests wait" else 1)
-        with other_waiters(gateway, count):
-            if reason != "few requests wait":
-                gateway.services.waiters.own_ends = 0
-            response = submit(gateway)
-            request = await sent_request(gateway)
-            await asyncio.sleep(0.001)
-            assert request.job_id in gateway.durable.runs
-            await gateway.reply(request)
-            await response
+        gateway.services.waiters.own_ends = 0
+        response = submit(gateway)
+        request = await sent_request(gateway)
+        await asyncio.sleep(0.001)
+        assert request.job_id in gateway.durable.runs
+        await gateway.reply(request)
+        await response
 
     in_gateway(test)
 
@@ -123,8 +207,7 @@ def test_the_orchestration_starts_at_once_if_few_requests_wait_or_another_instan
 def test_the_start_delay_of_the_orchestration_does_not_lengthen_the_wait_of_the_caller() -> None:
     async def test(gateway: RunningGateway) -> None:
         begun_at = asyncio.get_running_loop().time()
-        with other_waiters(gateway):
-            response = await submit(gateway, prefer="wait=1")
+        response = await submit(gateway, prefer="wait=1")
         assert response.status_code == 202
         assert asyncio.get_running_loop().time() - begun_at == pytest.approx(1.0, abs=0.01)
 
@@ -134,8 +217,7 @@ def test_the_start_delay_of_the_orchestration_does_not_lengthen_the_wait_of_the_
 def test_the_orchestration_of_a_request_that_does_not_wait_starts_at_once() -> None:
     async def test(gateway: RunningGateway) -> None:
         begun_at = asyncio.get_running_loop().time()
-        with other_waiters(gateway):
-            job_id = await gateway.accept()
+        job_id = await gateway.accept()
         assert job_id in gateway.durable.runs
         assert asyncio.get_running_loop().time() == begun_at
 
@@ -149,44 +231,41 @@ def test_the_orchestration_of_a_model_that_reports_progress_starts_at_once(tmp_p
     catalogue.write_text(f"{shipped}\nreports_progress = true\n", encoding="utf-8")
 
     async def test(gateway: RunningGateway) -> None:
-        with other_waiters(gateway):
-            response = submit(gateway)
-            request = await sent_request(gateway)
-            await asyncio.sleep(0.001)
-            assert request.job_id in gateway.durable.runs
-            await gateway.reply(request)
-            await response
+        response = submit(gateway)
+        request = await sent_request(gateway)
+        await asyncio.sleep(0.001)
+        assert request.job_id in gateway.durable.runs
+        await gateway.reply(request)
+        await response
 
     in_gateway(test, catalogue_path=catalogue)
 
 
 def test_a_submission_gets_status_503_if_the_job_ends_but_the_orchestration_cannot_start() -> None:
     async def test(gateway: RunningGateway) -> None:
-        with other_waiters(gateway):
-            response = submit(gateway, **{"idempotency-key": "one"})
-            request = await sent_request(gateway)
-            gateway.durable.is_down = True
-            assert (await gateway.reply(request)).status_code == 202
-            assert (await response).status_code == 503
-            gateway.durable.is_down = False
-            # The repeated request starts the same job, whose outcome is already recorded.
-            again = await submit(gateway, **{"idempotency-key": "one"})
-            assert again.json()["id"] == request.job_id
-            assert again.json()["status"] == "succeeded"
+        response = submit(gateway, **{"idempotency-key": "one"})
+        request = await sent_request(gateway)
+        gateway.durable.is_down = True
+        assert (await gateway.reply(request)).status_code == 202
+        assert (await response).status_code == 503
+        gateway.durable.is_down = False
+        # The repeated request starts the same job, whose outcome is already recorded.
+        again = await submit(gateway, **{"idempotency-key": "one"})
+        assert again.json()["id"] == request.job_id
+        assert again.json()["status"] == "succeeded"
 
     in_gateway(test)
 
 
 def test_a_repeated_reply_during_the_start_delay_does_not_change_the_outcome() -> None:
     async def test(gateway: RunningGateway) -> None:
-        with other_waiters(gateway):
-            response = submit(gateway)
-            request = await sent_request(gateway)
-            first, second = await asyncio.gather(
-                gateway.reply(request), gateway.reply(request, result={"json": {"n": 2}})
-            )
-            assert sorted([first.status_code, second.status_code]) == [202, 410]
-            shown = (await response).json()["result"]
+        response = submit(gateway)
+        request = await sent_request(gateway)
+        first, second = await asyncio.gather(
+            gateway.reply(request), gateway.reply(request, result={"json": {"n": 2}})
+        )
+        assert sorted([first.status_code, second.status_code]) == [202, 410]
+        shown = (await response).json()["result"]
         assert shown == ({"n": 1} if first.status_code == 202 else {"n": 2})
         ticket = json.loads(gateway.durable.runs[request.job_id].input)
         assert ticket["outcome"]["reply"]["result"]["json"] == shown

@@ -152,6 +152,23 @@ class AzureStorageEngine(DurableEngine):
         await self._faults.start()
         self._loop = asyncio.create_task(self._run_loop())
 
+    async def drain(self, timeout_seconds: float) -> None:
+        """Dequeue no more messages, and wait up to `timeout_seconds` for running functions.
+
+        `stop` must follow.
+        """
+        self._stopping = True
+        self._wake.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_seconds):
+                # The loop ends by itself: a cancelled loop could lose track of dequeued messages.
+                if self._loop is not None:
+                    await asyncio.wait([self._loop])
+                while self._work or any(  # noqa: ASYNC110
+                    s.is_running for s in self._sessions.values()
+                ):
+                    await asyncio.sleep(_SHORTEST_POLL_SECONDS)
+
     async def stop(self) -> None:
         """Stop the engine.
 
@@ -359,7 +376,7 @@ class AzureStorageEngine(DurableEngine):
     # Leases and dequeuing
 
     async def _run_loop(self) -> None:
-        while True:
+        while not self._stopping:
             try:
                 found = await self._dequeue_once()
                 if not found:

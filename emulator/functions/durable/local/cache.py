@@ -68,6 +68,10 @@ class InstanceCache:
         """Return the instance with this id if the instance is in memory, otherwise None."""
         return self._instances.get(instance_id)
 
+    def list_cached(self) -> list[OrchestrationInstance]:
+        """Return the instances that are in memory."""
+        return list(self._instances.values())
+
     def put(self, instance: OrchestrationInstance) -> None:
         """Add an instance to memory, or replace the instance with the same id."""
         self._instances[instance.id] = instance

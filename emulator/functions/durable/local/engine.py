@@ -82,6 +82,20 @@ class LocalEngine(DurableEngine):
         for work in works:
             self._pool.add(work)
 
+    async def drain(self, timeout_seconds: float) -> None:
+        """Start no more activities and episodes, and wait up to `timeout_seconds` for running ones.
+
+        Store the results of the activities that have ended. `stop` must follow.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_seconds
+        self._stopping = True
+        await self._pool.drain(timeout_seconds)
+        if self._episode_tasks:
+            await asyncio.wait(self._episode_tasks, timeout=max(0.0, deadline - loop.time()))
+        for instance in self.cache.list_cached():
+            self.cache.persist_results(instance)
+
     async def stop(self) -> None:
         """Cancel the running episodes, and close the database."""
         self._stopping = True
@@ -280,7 +294,7 @@ class LocalEngine(DurableEngine):
         For each instance, only one task runs this method at a time.
         """
         try:
-            while is_ready(instance):
+            while is_ready(instance) and not self._stopping:
                 async with self._episode_slots:
                     made = await self._try_episode(instance)
                 if made:

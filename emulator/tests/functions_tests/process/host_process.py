@@ -92,16 +92,22 @@ def write_app(folder: Path, source: str, host: str = '{"version": "2.0"}') -> Pa
 
 
 async def start_host(
-    folder: Path, data: Path, *options: str, environment: Mapping[str, str] | None = None
+    folder: Path,
+    data: Path,
+    *options: str,
+    environment: Mapping[str, str] | None = None,
+    is_reloading: bool = False,
+    chooses_port: bool = True,
 ) -> RunningHost:
     """Start a host process for the app in `folder`, with its data directory `data`.
 
-    The host listens on a free port unless `options` contain a port. `environment` is added to the
-    environment variables of this process.
+    The host listens on a free port unless `options` contain a port or `chooses_port` is false.
+    `environment` is added to the environment variables of this process. The host ignores changed
+    files unless `is_reloading` is true.
     """
     command = [sys.executable, "-m", "emulator.functions", "--app", str(folder)]
-    command += ["--data", str(data), *options]
-    if "--port" not in options:
+    command += ["--data", str(data), *options, *(() if is_reloading else ("--no-reload",))]
+    if chooses_port and "--port" not in options:
         command += ["--port", "0"]
     process = await asyncio.create_subprocess_exec(
         *command,
@@ -115,10 +121,16 @@ async def start_host(
 
 @asynccontextmanager
 async def running_host(
-    folder: Path, data: Path, *options: str, environment: Mapping[str, str] | None = None
+    folder: Path,
+    data: Path,
+    *options: str,
+    environment: Mapping[str, str] | None = None,
+    is_reloading: bool = False,
 ) -> AsyncIterator[RunningHost]:
     """Run a host during the `with` block, which begins when the host listens."""
-    host = await start_host(folder, data, *options, environment=environment)
+    host = await start_host(
+        folder, data, *options, environment=environment, is_reloading=is_reloading
+    )
     try:
         host.url = (await host.logged(_LISTENING.pattern))[1]
         yield host
@@ -127,10 +139,16 @@ async def running_host(
 
 
 async def failed_start(
-    folder: Path, data: Path, *options: str, environment: Mapping[str, str] | None = None
+    folder: Path,
+    data: Path,
+    *options: str,
+    environment: Mapping[str, str] | None = None,
+    chooses_port: bool = True,
 ) -> tuple[int, str]:
     """Start a host that must fail. Return its exit status and the last line of its log."""
-    host = await start_host(folder, data, *options, environment=environment)
+    host = await start_host(
+        folder, data, *options, environment=environment, chooses_port=chooses_port
+    )
     try:
         async with asyncio.timeout(_TIMEOUT_SECONDS):
             status = await host.process.wait()

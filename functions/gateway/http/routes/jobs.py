@@ -75,6 +75,7 @@ from gateway.http.responses import (
     check_match,
     json_response,
 )
+from gateway.jobs.lifecycle import OutcomeStore
 from gateway.jobs.listing import IdRange, id_at, searched_since
 from gateway.jobs.model import (
     JobOutcome,
@@ -86,6 +87,7 @@ from gateway.jobs.model import (
     final_record,
     is_final,
     job_resource,
+    outcome_of,
     priority_of,
     read_ticket,
     tenant_of,
@@ -305,7 +307,7 @@ async def get_timeline(
     ticket = read_ticket(instance.input)
     found = await services.progress.add_to(job_id, found)
     outcome, notes, history, webhook = await asyncio.gather(
-        services.outcomes.find(job_id),
+        _find_outcome(services.outcomes, job_id, ticket),
         read_notes(
             services.blobs,
             services.tokens,
@@ -319,6 +321,11 @@ async def get_timeline(
         found = final_record(found, outcome)  # the job ended after the first read
     evidence = JobEvidence(ticket, found, outcome, history, notes, webhook)
     return answer_conditionally(request, json_response(build_timeline(evidence, services.clock())))
+
+
+async def _find_outcome(outcomes: OutcomeStore, job_id: str, ticket: Ticket) -> JobOutcome | None:
+    """Return the job's outcome from its ticket or its blob; None if the job has no outcome."""
+    return outcome_of(ticket) or await outcomes.find(job_id)
 
 
 async def _read_history(durable: Durable, job_id: str) -> Sequence[HistoryEvent]:

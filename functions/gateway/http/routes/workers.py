@@ -83,8 +83,8 @@ async def reply(
 ) -> Response:
     """Record a worker's reply as the job's outcome; return 410 if the job already has an outcome.
 
-    Before 202 is returned, the outcome is stored in the blob storage. Therefore the reply is not
-    lost even if the event `reply` does not reach the orchestration.
+    Before 202 is returned, the outcome is stored in a blob or in the input of the orchestration.
+    Therefore the reply is not lost even if the event `reply` does not reach the orchestration.
     """
     _check_token(request, job_id, expires, token)
     services = services_of(request)

@@ -1,0 +1,99 @@
+"""Find out which files of a Function App have changed, by their times and sizes."""
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+
+_NAMES = frozenset({"host.json", "local.settings.json", "function.json"})
+_IGNORED_FOLDERS = frozenset({"__pycache__", "node_modules"})
+_POLL_SECONDS = 0.4
+_QUIET_SECONDS = 0.2
+_LONGEST_POLL_SECONDS = 1.5
+# The checks use at most about 2 % of one processor.
+_PAUSES_PER_CHECK = 50
+State = dict[Path, tuple[int, int, int]]
+Sleep = Callable[[float], Awaitable[object]]
+
+
+class AppFileWatch:
+    """Compares the files in an app's folder with their state at the previous check.
+
+    Only Python files, host.json, local.settings.json and function.json count. Folders whose names
+    begin with a dot, `__pycache__`, `node_modules` and virtual environments are ignored.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Read the current state of the files in `folder`."""
+        self._folder = folder
+        self._seen = _read(folder)
+
+    def find_changes(self) -> list[Path]:
+        """Return the files that were changed, added or removed since the previous call."""
+        before, self._seen = self._seen, _read(self._folder)
+        return sorted({path for path, _ in before.items() ^ self._seen.items()})
+
+    async def wait_for_changes(self, sleep: Sleep = asyncio.sleep) -> list[Path]:
+        """Check the files regularly, and return those that have changed.
+
+        After a change, wait until no file has changed for 0.2 s, because an editor or a version
+        control system writes several files.
+
+        Args:
+            sleep: Waits for a number of seconds. Tests pass another function.
+        """
+        pause_seconds = _POLL_SECONDS
+        changes: set[Path] = set()
+        while True:
+            await sleep(_QUIET_SECONDS if changes else pause_seconds)
+            begin = time.perf_counter()
+            found = await asyncio.to_thread(self.find_changes)
+            if changes and not found:
+                return sorted(changes)
+            changes.update(found)
+            pause_seconds = min(
+                max(_POLL_SECONDS, _PAUSES_PER_CHECK * (time.perf_counter() - begin)),
+                _LONGEST_POLL_SECONDS,
+            )
+
+
+def forget_bytecode(source: Path) -> None:
+    """Delete the cached bytecode of a Python file.
+
+    Python compares the time of a file in whole seconds. So it would run the old bytecode if a file
+    was changed twice in one second and its size is still the same.
+    """
+    for cached in (source.parent / "__pycache__").glob(f"{source.stem}.*.pyc"):
+        with suppress(OSError):
+            cached.unlink()
+
+
+def _read(folder: Path) -> State:
+    found: State = {}
+    folders = [folder]
+    while folders:
+        # An editor may replace or remove a file or folder at any time.
+        with suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                _read_entry(entry, found, folders)
+    return found
+
+
+def _read_entry(entry: "os.DirEntry[str]", found: State, folders: list[Path]) -> None:
+    with suppress(OSError):
+        if entry.is_dir(follow_symlinks=False):
+            if not _is_ignored(entry):
+                folders.append(Path(entry.path))
+        elif entry.name in _NAMES or entry.name.endswith(".py"):
+            status = entry.stat()
+            found[Path(entry.path)] = (status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+def _is_ignored(folder: "os.DirEntry[str]") -> bool:
+    return (
+        folder.name.startswith(".")
+        or folder.name in _IGNORED_FOLDERS
+        or Path(folder.path, "pyvenv.cfg").exists()
+    )

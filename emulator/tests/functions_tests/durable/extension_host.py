@@ -1,0 +1,141 @@
+"""A client of a host that runs the app `extension`, and a list of the extension's own tests."""
+
+import asyncio
+import json
+import uuid
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import httpx
+
+API = "/runtime/webhooks/durabletask"
+FINISHED = ("Completed", "Failed", "Terminated")
+_TIMEOUT_SECONDS = 30
+Test = TypeVar("Test", bound=Callable[..., Any])
+
+SOURCES: list[str] = []
+"""The file and the method of each of the extension's test cases that our tests repeat.
+
+A method occurs once for each of its rows of data that our tests repeat.
+"""
+
+
+def source(*methods: str, rows: int = 1) -> Callable[[Test], Test]:
+    """Return a decorator for a test that repeats cases of the extension's own tests.
+
+    Args:
+        methods: The file and the name of each repeated test method: "File.cs: Method".
+        rows: How many rows of data the test repeats for each method.
+    """
+    SOURCES.extend(method for method in methods for _ in range(rows))
+    return lambda test: test
+
+
+def new_id() -> str:
+    """Return an instance id that no other test uses."""
+    return uuid.uuid4().hex
+
+
+class ExtensionHost:
+    """Sends requests to a running host with the app `extension`.
+
+    `engine` is the name of the host's durable engine.
+    """
+
+    def __init__(self, http: httpx.AsyncClient, engine: str) -> None:
+        self.http = http
+        self.engine = engine
+
+    async def start(self, name: str, value: Any = None, **query: str) -> str:
+        """Start an orchestration with the durable client of the SDK, and return the instance id."""
+        response = await self.http.post(f"/api/start/{name}", json=value, params=query)
+        assert response.status_code == 202, response.text
+        return str(response.json()["id"])
+
+    async def begin(self, name: str, value: Any = None, **query: str) -> str:
+        """Start an orchestration as `start` does, and return when it waits for something.
+
+        Many of the extension's tests send an event right after the start. The azure-storage engine
+        discards an event that arrives during the first episode: docs/fidelity.md.
+        """
+        instance_id = await self.start(name, value, **query)
+        await self.wait_for(instance_id, "Running")
+        return instance_id
+
+    async def request(
+        self, method: str, path: str, value: Any = None, **query: str
+    ) -> httpx.Response:
+        """Send a request to the management API. `path` is relative to the URL of the API."""
+        return await self.http.request(method, f"{API}/{path}", json=value, params=query)
+
+    async def status(self, instance_id: str, **query: str) -> dict[str, Any]:
+        """Return the status of an instance, which is empty if the instance does not exist."""
+        response = await self.request("GET", f"instances/{instance_id}", **query)
+        status: dict[str, Any] = {} if response.status_code == 404 else response.json()
+        return status
+
+    async def history(self, instance_id: str) -> list[dict[str, Any]]:
+        """Return the history of an instance, with results."""
+        flags = {"showHistory": "true", "showHistoryOutput": "true"}
+        events: list[dict[str, Any]] = (await self.status(instance_id, **flags))["historyEvents"]
+        return events
+
+    async def wait_for(
+        self, instance_id: str, *statuses: str, custom: Any = None
+    ) -> dict[str, Any]:
+        """Wait until an instance has one of the statuses, by default until it has ended.
+
+        If `custom` is not None, wait until the custom status is equal to it. Return the status.
+        """
+        wanted = statuses or FINISHED
+        try:
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
+                while True:
+                    status = await self.status(instance_id)
+                    is_wanted = status.get("runtimeStatus") in wanted
+                    if is_wanted and custom in (None, status["customStatus"]):
+                        return status
+                    assert status.get("runtimeStatus") not in FINISHED, status
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            raise AssertionError(f"{instance_id} does not become {wanted}: {status}") from None
+
+    async def wait_for_events(self, instance_id: str, kind: str, count: int) -> None:
+        """Wait until the history of an instance contains `count` events of a kind."""
+        async with asyncio.timeout(_TIMEOUT_SECONDS):
+            while [e["EventType"] for e in await self.history(instance_id)].count(kind) < count:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    async def run(self, name: str, value: Any = None) -> dict[str, Any]:
+        """Start an orchestration, wait until it has ended, and return its status."""
+        return await self.wait_for(await self.start(name, value))
+
+    async def raise_event(self, instance_id: str, name: str, value: Any = None) -> int:
+        """Send an event with a JSON content to an instance, and return the HTTP status."""
+        response = await self.http.post(
+            f"{API}/instances/{instance_id}/raiseEvent/{name}",
+            content=json.dumps(value),
+            headers={"content-type": "application/json"},
+        )
+        return response.status_code
+
+    async def operate(self, operation: str, instance_id: str, reason: str = "") -> int:
+        """Send an operation to the management API, for example "suspend".
+
+        Return the HTTP status.
+        """
+        query = {"reason": reason} if reason else {}
+        path = f"instances/{instance_id}/{operation}"
+        return (await self.request("POST", path, **query)).status_code
+
+    async def call(
+        self, operation: str, instance_id: str, value: Any = None, **query: str
+    ) -> tuple[bool, str]:
+        """Call a method of the SDK's durable client in the app.
+
+        Return whether the method returned, and the text of its result or of its exception.
+        """
+        path = f"/api/call/{operation}/{instance_id}"
+        response = await self.http.post(path, json=value, params=query)
+        assert response.status_code in {200, 400}, response.text
+        return response.status_code == 200, response.text
