@@ -144,6 +144,10 @@ class TopicSettings(QueueSettings):
 
     KIND: ClassVar[str] = "topic"
 
+    def __post_init__(self) -> None:
+        QueueSettings.__post_init__(self)
+        _refuse_sessions(self)
+
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionSettings(QueueSettings):
@@ -161,6 +165,7 @@ class SubscriptionSettings(QueueSettings):
 
     def __post_init__(self) -> None:
         QueueSettings.__post_init__(self)
+        _refuse_sessions(self)
         check_subscription_rules(self.rules)
 
     @property
@@ -186,6 +191,14 @@ class SubscriptionSettings(QueueSettings):
                 f"{_MAX_SUBSCRIPTION_NAME_LENGTH} letters, digits and . _ -, and begin with a "
                 "letter or digit"
             )
+
+
+def _refuse_sessions(settings: QueueSettings) -> None:
+    if settings.requires_session:
+        raise ArgumentError(
+            f"{settings.KIND} {settings.name!r}: RequiresSession must be false: sessions are not "
+            "supported for topics and their subscriptions"
+        )
 
 
 def subscription_address(topic: str, subscription: str) -> str:

@@ -276,6 +276,10 @@ def test_a_queue_without_configured_properties_has_the_default_properties_of_azu
             "Subscriptions[0].Properties.ForwardTo: forwarding is not supported",
         ),
         (
+            topic({"Name": "s", "Properties": {"RequiresSession": True}}),
+            "Subscriptions[0]: subscription 't/Subscriptions/s': RequiresSession must be false",
+        ),
+        (
             topic({"Name": "s", "Properties": {"RequiresDuplicateDetection": True}}),
             "RequiresDuplicateDetection: a subscription has no property with this name",
         ),

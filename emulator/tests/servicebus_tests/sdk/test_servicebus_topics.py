@@ -345,6 +345,11 @@ def test_invalid_requests_for_topics_are_refused_with_their_reason(
         ),
         (
             HttpResponseError,
+            "RequiresSession",
+            lambda: admin.create_subscription(topic, "two", requires_session=True),
+        ),
+        (
+            HttpResponseError,
             "ForwardTo: forwarding is not supported",
             lambda: admin.create_subscription(topic, "two", forward_to="other"),
         ),
