@@ -422,7 +422,7 @@ def _refusal(status_code: int, detail: str) -> Response:
 
 _MEGABYTE = 1024 * 1024
 _FORWARDING = "ForwardTo", "ForwardDeadLetteredMessagesTo"
-_REFUSED_IF_TRUE = "RequiresSession", "EnablePartitioning"
+_REFUSED_IF_TRUE = ("EnablePartitioning",)
 
 
 def properties_of(settings: QueueSettings, counts: QueueCounts) -> list[tuple[str, str]]:
@@ -431,7 +431,7 @@ def properties_of(settings: QueueSettings, counts: QueueCounts) -> list[tuple[st
         ("LockDuration", format_duration(settings.lock_duration)),
         ("MaxSizeInMegabytes", str(max(1, settings.max_size_bytes // _MEGABYTE))),
         ("RequiresDuplicateDetection", _flag(settings.duplicate_detection_window is not None)),
-        ("RequiresSession", "false"),
+        ("RequiresSession", _flag(settings.requires_session)),
         (
             "DefaultMessageTimeToLive",
             format_duration(settings.default_message_time_to_live or UNBOUNDED),
@@ -565,6 +565,7 @@ def settings_from(
         duplicate_detection_window=window if detects_duplicates else None,
         max_message_bytes=_read_number(properties, "MaxMessageSizeInKilobytes", 256) * 1024,
         max_size_bytes=_read_number(properties, "MaxSizeInMegabytes", 1024) * _MEGABYTE,
+        requires_session=_read_flag(properties, "RequiresSession"),
         status=QueueStatus(status),
         authorization_rules=tuple(rules),
         **further,
@@ -588,6 +589,8 @@ def changed_settings(
     after = settings_from(before.name, properties, policies, type(before))
     if (before.duplicate_detection_window is None) != (after.duplicate_detection_window is None):
         raise ArgumentError("RequiresDuplicateDetection: this property cannot be changed")
+    if before.requires_session != after.requires_session:
+        raise ArgumentError("RequiresSession: this property cannot be changed")
     if isinstance(before, SubscriptionSettings):
         return replace(after, rules=before.rules)  # type: ignore[call-arg] # of the same class
     return after

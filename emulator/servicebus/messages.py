@@ -39,6 +39,7 @@ from emulator.servicebus.broker.property_values import MessageProperties, Proper
 
 BATCH_FORMAT = 0x80013700
 _MAX_BATCH_MESSAGES = 4500
+_GROUP_ID_FIELD = 10
 
 _SCHEDULED = "x-opt-scheduled-enqueue-time"
 _LOCK_TOKEN = "x-opt-lock-token"  # noqa: S105 - the name of an annotation
@@ -124,6 +125,7 @@ def read_message(payload: bytes) -> IncomingMessage:
         message_id=message_id,
         time_to_live=_time_to_live(header[2]) if len(header) > 2 else None,
         scheduled_at=_instant(annotations[_SCHEDULED][1]) if _SCHEDULED in annotations else None,
+        session_id=_session_id(properties),
     )
 
 
@@ -136,6 +138,15 @@ def _message_id(encoded: bytes) -> str | None:
     if value is None:
         return None
     return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def _session_id(properties: Sequence[bytes]) -> str | None:
+    """Return the id of the message session, which is the field `group-id` of the properties."""
+    if len(properties) <= _GROUP_ID_FIELD:
+        return None
+    value = decode(properties[_GROUP_ID_FIELD])
+    # A symbol is a str, too, but the broker compares and lists the ids as plain strings.
+    return str(value) if isinstance(value, str) else None
 
 
 def _time_to_live(encoded: bytes) -> timedelta | None:

@@ -49,7 +49,8 @@ class Broker:
 
     Message locks are durable. After a restart of the broker, a receiver can still settle a message
     until the message's lock expires. If the lock expires while the broker is not running, the
-    delivery counts as failed.
+    delivery counts as failed. Locks on message sessions are not durable: like the end of a
+    connection, a restart of the broker releases all sessions.
     """
 
     def __init__(
@@ -76,9 +77,10 @@ class Broker:
         messages. `message_format` reads and changes the properties of messages for the rules of
         subscriptions. Without it, a message has no properties.
 
-        Raises SchemaError if the file is not a database of the broker or is in use. Raises
-        MessageStoreError if the database cannot be written. Raises EntityAlreadyExists if
-        `settings` has a topic with the name of a queue in the database, or the reverse.
+        Raises SchemaError if the file is not a database of the broker or is in use, or if
+        `settings` changes whether a queue requires sessions. Raises MessageStoreError if the
+        database cannot be written. Raises EntityAlreadyExists if `settings` has a topic with the
+        name of a queue in the database, or the reverse.
         """
         transactions = TransactionManager(database, clock)
         broker = cls(transactions, message_format)
@@ -98,8 +100,8 @@ class Broker:
     def tick(self) -> None:
         """Make the changes that are due, and write them to the database.
 
-        A lock expires at its expiry time. A message expires at the end of its time to live. A
-        scheduled message becomes active at its scheduled time.
+        A lock on a message or a message session expires at its expiry time. A message expires at
+        the end of its time to live. A scheduled message becomes active at its scheduled time.
         """
         self._transactions.tick()
 
@@ -307,6 +309,12 @@ class Broker:
                 raise EntityAlreadyExists(
                     f"the {settings.KIND} {settings.name!r} cannot be created, because the database"
                     f" has a {known.settings.KIND} with this name"
+                )
+            elif known.settings.requires_session != settings.requires_session:
+                raise SchemaError(
+                    f"queue {settings.name!r}: RequiresSession cannot be changed: the queue exists"
+                    f" with {str(known.settings.requires_session).lower()}; delete the queue first,"
+                    " or choose another directory with --data"
                 )
             elif known.settings != settings:
                 stored[key] = replace(known, settings=settings)

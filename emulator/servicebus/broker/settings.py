@@ -95,6 +95,7 @@ class QueueSettings:
     max_message_bytes: int = STANDARD_MESSAGE_BYTES
     max_size_bytes: int = 1024 * 1024 * 1024
     requires_session: bool = False
+    """Whether each message must belong to a message session. This setting cannot be changed."""
     status: QueueStatus = QueueStatus.ACTIVE
     authorization_rules: tuple[AuthorizationRule, ...] = ()
     """The shared access policies of the queue, besides those of the namespace."""
@@ -120,8 +121,6 @@ class QueueSettings:
             )
         if self.max_size_bytes < 1:
             raise self._refusal("MaxSizeInMegabytes must be at least 1")
-        if self.requires_session:
-            raise self._refusal("RequiresSession must be false: sessions are not supported")
         check_rules(self.authorization_rules)
 
     def _check_name(self) -> None:

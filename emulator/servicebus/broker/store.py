@@ -25,7 +25,7 @@ from emulator.servicebus.broker.message import (
     MessageState,
     PropertyChanges,
 )
-from emulator.servicebus.broker.queue_state import SeenMessageId
+from emulator.servicebus.broker.queue_state import SeenMessageId, SessionState
 from emulator.servicebus.broker.settings import (
     QueueSettings,
     QueueStatus,
@@ -66,7 +66,8 @@ CREATE TABLE messages (
     header BLOB,
     annotations BLOB,
     bare BLOB,
-    property_changes TEXT
+    property_changes TEXT,
+    session_id TEXT
 ) STRICT;
 CREATE TABLE contents (
     id INTEGER PRIMARY KEY,
@@ -83,13 +84,21 @@ CREATE TABLE sightings (
 ) STRICT, WITHOUT ROWID;
 """
 _RULES_TABLE = "CREATE TABLE authorization_rules (name TEXT PRIMARY KEY, rule TEXT NOT NULL) STRICT"
+_SESSIONS_TABLE = """
+CREATE TABLE message_sessions (
+    queue INTEGER NOT NULL,
+    session_id TEXT NOT NULL,
+    state BLOB NOT NULL,
+    updated_at_us INTEGER NOT NULL,
+    PRIMARY KEY (queue, session_id)
+) STRICT"""
 
 # The statements that upgrade a database of an older version to the next version.
-# Version 4 adds the kinds "topic" and "subscription" to the column `settings` of `queues`.
+# Version 4 adds message sessions, and topics and subscriptions in the table `queues`.
 _UPGRADES = {
     1: "ALTER TABLE messages ADD COLUMN property_changes TEXT",
     2: _RULES_TABLE,
-    3: "",
+    3: f"ALTER TABLE messages ADD COLUMN session_id TEXT; {_SESSIONS_TABLE}",
 }
 
 
@@ -153,7 +162,7 @@ def _prepare(connection: sqlite3.Connection, database: Path) -> None:
     connection.execute("PRAGMA wal_autocheckpoint=0")  # the Checkpointer runs the checkpoints
     if not tables:
         connection.executescript(
-            f"BEGIN IMMEDIATE; {_TABLES}{_RULES_TABLE};"
+            f"BEGIN IMMEDIATE; {_TABLES}{_RULES_TABLE};{_SESSIONS_TABLE};"
             f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={SCHEMA_VERSION}; COMMIT;"
         )
     for older in range(version, SCHEMA_VERSION) if tables else ():
@@ -165,7 +174,8 @@ def _prepare(connection: sqlite3.Connection, database: Path) -> None:
 RECORD_COLUMNS = (
     "id, queue, sequence_number, enqueue_sequence_number, enqueued_at_us, size_bytes, state,"
     " delivery_count, time_to_live_us, scheduled_at_us, expires_at_us, lock_token,"
-    " locked_until_us, dead_letter_reason, dead_letter_description, property_changes"
+    " locked_until_us, dead_letter_reason, dead_letter_description, property_changes,"
+    " session_id"
 )
 UPDATED_COLUMNS = (
     "queue=?, sequence_number=?, enqueued_at_us=?, state=?, delivery_count=?, expires_at_us=?,"
@@ -203,11 +213,11 @@ def insert_row(record: MessageRecord) -> tuple[object, ...]:
         None if record.time_to_live is None else record.time_to_live // _MICROSECOND,
         _optional_microseconds(record.scheduled_at),
         _optional_microseconds(record.expires_at),
-        None if record.lock is None else record.lock.token.bytes,
-        None if record.lock is None else microseconds(record.lock.until),
+        *_lock_values(record.lock),
         record.dead_letter_reason,
         record.dead_letter_description,
         _changes_text(record.property_changes),
+        record.session_id,
     )
 
 
@@ -220,8 +230,7 @@ def update_row(record: MessageRecord) -> tuple[object, ...]:
         record.state,
         record.delivery_count,
         _optional_microseconds(record.expires_at),
-        None if record.lock is None else record.lock.token.bytes,
-        None if record.lock is None else microseconds(record.lock.until),
+        *_lock_values(record.lock),
         record.dead_letter_reason,
         record.dead_letter_description,
         _changes_text(record.property_changes),
@@ -232,7 +241,7 @@ def update_row(record: MessageRecord) -> tuple[object, ...]:
 def record_from_row(row: tuple[Any, ...]) -> MessageRecord:
     """Build a record from a row that has the columns in `RECORD_COLUMNS`."""
     id_, queue, number, first_number, enqueued, size, state, count, ttl, *rest = row
-    scheduled, expires, token, locked_until, reason, description, changes = rest
+    scheduled, expires, token, locked_until, reason, description, changes, session_id = rest
     return MessageRecord(
         id=id_,
         queue=queue,
@@ -245,11 +254,23 @@ def record_from_row(row: tuple[Any, ...]) -> MessageRecord:
         time_to_live=None if ttl is None else ttl * _MICROSECOND,
         scheduled_at=_optional_instant(scheduled),
         expires_at=_optional_instant(expires),
-        lock=None if token is None else Lock(UUID(bytes=token), instant(locked_until)),
+        lock=None if locked_until is None else Lock(UUID(bytes=token), instant(locked_until)),
         dead_letter_reason=reason,
         dead_letter_description=description,
         property_changes=_changes_from_text(changes),
+        session_id=session_id,
     )
+
+
+def _lock_values(lock: Lock | None) -> tuple[bytes | None, int | None]:
+    """Return a lock's token and expiry time.
+
+    Both are None if the message is locked together with its session, because no session is locked
+    after a restart.
+    """
+    if lock is None or lock.until is None:
+        return None, None
+    return lock.token.bytes, microseconds(lock.until)
 
 
 def _changes_text(changes: PropertyChanges) -> str | None:
@@ -322,7 +343,7 @@ def _optional_instant(since_epoch_us: int | None) -> datetime | None:
 _INLINE_BYTES = 2000
 _INSERT = (
     f"INSERT INTO messages ({RECORD_COLUMNS}, header, annotations, bare)"  # noqa: S608 - constants
-    " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+    " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 )
 _CONTENT_IN_ROW = "SELECT header, annotations, bare FROM messages WHERE id=?"
 _CONTENT_APART = "SELECT header, annotations, bare FROM contents WHERE id=?"
@@ -345,6 +366,8 @@ class ChangeSet:
     Duplicate detection no longer needs the message ids of this queue up to this sequence number.
     The transaction deletes these ids from the table `sightings`.
     """
+    session_states: list[tuple[int, SessionState]] = field(default_factory=list)
+    """Pairs of a queue's internal number and the new state of one of its message sessions."""
 
     def __bool__(self) -> bool:
         return bool(
@@ -354,6 +377,7 @@ class ChangeSet:
             or self.sequence_numbers
             or self.seen_ids
             or self.forgotten_ids
+            or self.session_states
         )
 
 
@@ -425,7 +449,36 @@ class MessageStore:
         )
         connection.execute(f"DELETE FROM messages WHERE {in_queue}", bounds)  # noqa: S608 - a constant
         connection.execute(f"DELETE FROM sightings WHERE {in_queue}", bounds)  # noqa: S608 - a constant
+        connection.execute(f"DELETE FROM message_sessions WHERE {in_queue}", bounds)  # noqa: S608 - a constant
         connection.execute("DELETE FROM queues WHERE id=?", (numbers.start,))
+
+    # Message sessions
+
+    def session_state(self, queue: int, session_id: str) -> bytes | None:
+        """Return the state of a message session, or None if it has no state.
+
+        Raises MessageStoreError if the read operation fails.
+        """
+        with _report_failed_read("a session's state"):
+            row = self._connection.execute(
+                "SELECT state FROM message_sessions WHERE queue=? AND session_id=?",
+                (queue, session_id),
+            ).fetchone()
+        return None if row is None else row[0]
+
+    def sessions_with_state(self, queue: int, updated_after: datetime | None = None) -> list[str]:
+        """Return the ids of the message sessions of a queue that have a state.
+
+        If `updated_after` is not None, only sessions whose state was set after this time are
+        returned. Raises MessageStoreError if the read operation fails.
+        """
+        after_us = -1 if updated_after is None else microseconds(updated_after)
+        with _report_failed_read("the sessions of a queue"):
+            rows = self._connection.execute(
+                "SELECT session_id FROM message_sessions WHERE queue=? AND updated_at_us>?",
+                (queue, after_us),
+            ).fetchall()
+        return [session_id for (session_id,) in rows]
 
     # The namespace's shared access policies
 
@@ -466,14 +519,10 @@ class MessageStore:
 
     def content(self, id_: int) -> IncomingMessage:
         """Read the content of a message. Raises MessageStoreError if the read operation fails."""
-        try:
+        with _report_failed_read("a message"):
             sections = self._connection.execute(_CONTENT_IN_ROW, (id_,)).fetchone()
             if sections[-1] is None:
                 sections = self._connection.execute(_CONTENT_APART, (id_,)).fetchone()
-        except sqlite3.Error as error:
-            raise MessageStoreError(
-                f"a message could not be read from the database: {error}"
-            ) from error
         return IncomingMessage(*sections)
 
     def apply(self, changes: ChangeSet) -> None:
@@ -506,6 +555,23 @@ class MessageStore:
                     "DELETE FROM sightings WHERE queue=? AND sequence_number<=?",
                     changes.forgotten_ids,
                 )
+            for queue, state in changes.session_states:
+                self._save_session_state(connection, queue, state)
+
+    @staticmethod
+    def _save_session_state(
+        connection: sqlite3.Connection, queue: int, state: SessionState
+    ) -> None:
+        if state.value is None:
+            connection.execute(
+                "DELETE FROM message_sessions WHERE queue=? AND session_id=?",
+                (queue, state.session_id),
+            )
+            return
+        connection.execute(
+            "INSERT OR REPLACE INTO message_sessions VALUES (?,?,?,?)",
+            (queue, state.session_id, state.value, microseconds(state.updated_at)),
+        )
 
     @staticmethod
     def _insert(
@@ -541,6 +607,15 @@ def report_failed_write(problem: str) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise MessageStoreError(f"{problem}: {error}") from error
+
+
+@contextmanager
+def _report_failed_read(what: str) -> Iterator[None]:
+    """Convert an error of SQLite during the `with` block to MessageStoreError."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise MessageStoreError(f"{what} could not be read from the database: {error}") from error
 
 
 class _Transaction:

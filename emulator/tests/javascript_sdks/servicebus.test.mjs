@@ -61,6 +61,14 @@ async function openTopic(...subscriptions) {
   return { topic, sender: client.createSender(topic), receivers };
 }
 
+// Create a queue with sessions, and send messages, each with the session's id and the body.
+async function createSessionQueue(properties = {}, ...messages) {
+  const queue = await createQueue({ ...properties, RequiresSession: "true" });
+  const sender = client.createSender(queue);
+  for (const [sessionId, body] of messages) await sender.sendMessages({ sessionId, body });
+  return queue;
+}
+
 async function receive(receiver, count = 1) {
   const messages = [];
   while (messages.length < count) {
@@ -513,6 +521,91 @@ test("a send to a throttled queue fails", async () => {
 test("a session receiver of a queue without sessions is refused", async () => {
   const accepting = impatient.acceptSession(await createQueue(), "session");
   await assert.rejects(accepting, failsWith("SessionCannotBeLocked"));
+});
+
+test("a session receiver gets the messages of its session in order", async () => {
+  const queue = await createSessionQueue({}, ["one", "a"], ["two", "b"], ["one", "c"]);
+  const receiver = await client.acceptSession(queue, "one");
+  assert.equal(receiver.sessionId, "one");
+  assert.ok(receiver.sessionLockedUntilUtc > new Date());
+  const messages = await receive(receiver, 2);
+  assert.deepEqual(messages.map((each) => each.body), ["a", "c"]);
+  assert.equal((await receiver.peekMessages(9, { fromSequenceNumber: messages[0].sequenceNumber })).length, 2);
+  for (const message of messages) await receiver.completeMessage(message);
+  await receiver.close();
+  assert.equal(await counts(queue), 1);
+});
+
+test("the next session is accepted, and the wait for it ends with a timeout", async () => {
+  const queue = await createSessionQueue({}, ["only", "a"]);
+  const receiver = await impatient.acceptNextSession(queue);
+  assert.equal(receiver.sessionId, "only");
+  const retryOptions = { maxRetries: 0, timeoutInMs: 1_000 };
+  const waiting = new ServiceBusClient(CONNECTION_STRING, { retryOptions });
+  await assert.rejects(waiting.acceptNextSession(queue), failsWith("ServiceTimeout"));
+  await waiting.close();
+  await receiver.close();
+});
+
+test("a locked session is refused until it is released", async () => {
+  const queue = await createSessionQueue({}, ["s", "a"], ["s", "b"]);
+  const receiver = await client.acceptSession(queue, "s");
+  assert.equal((await receiveOne(receiver)).deliveryCount, 0);
+  await assert.rejects(impatient.acceptSession(queue, "s"), failsWith("SessionCannotBeLocked"));
+  await receiver.close();
+  const other = await impatient.acceptSession(queue, "s");
+  assert.deepEqual((await receive(other, 2)).map((each) => each.body), ["a", "b"]);
+  await other.close();
+});
+
+test("a session has a lock to renew and a state", async () => {
+  const queue = await createSessionQueue();
+  const receiver = await client.acceptSession(queue, "s");
+  const before = receiver.sessionLockedUntilUtc;
+  assert.ok((await receiver.renewSessionLock()) > before);
+  assert.equal(await receiver.getSessionState(), null);
+  await receiver.setSessionState({ step: 2 });
+  await receiver.close();
+  const other = await client.acceptSession(queue, "s");
+  assert.deepEqual(await other.getSessionState(), { step: 2 });
+  await other.close();
+});
+
+test("messages of a session are abandoned, deferred and dead-lettered", async () => {
+  const queue = await createSessionQueue({}, ["s", "a"], ["s", "b"], ["s", "c"]);
+  const receiver = await client.acceptSession(queue, "s");
+  const [abandoned, deferred, dead] = await receive(receiver, 3);
+  await receiver.deferMessage(deferred);
+  await receiver.deadLetterMessage(dead, { deadLetterReason: "why" });
+  await receiver.abandonMessage(abandoned);
+  const again = await receiveOne(receiver);
+  assert.deepEqual([again.body, again.deliveryCount], ["a", 1]);
+  await receiver.completeMessage(again);
+  const [found] = await receiver.receiveDeferredMessages(deferred.sequenceNumber);
+  await receiver.completeMessage(found);
+  await receiver.close();
+  const deadLetters = client.createReceiver(queue, { subQueueType: "deadLetter" });
+  assert.equal((await receiveOne(deadLetters)).sessionId, "s");
+});
+
+test("a session whose lock expires is lost", async () => {
+  const queue = await createSessionQueue({ LockDuration: "PT1S" }, ["s", "a"]);
+  const isNotRenewed = { maxAutoLockRenewalDurationInMs: 0 };
+  const receiver = await impatient.acceptSession(queue, "s", isNotRenewed);
+  const message = await receiveOne(receiver);
+  const other = await client.acceptNextSession(queue);
+  assert.equal((await receiveOne(other)).deliveryCount, 1);
+  await assert.rejects(receiver.completeMessage(message), failsWith("SessionLockLost"));
+  await assert.rejects(receiver.renewSessionLock(), failsWith("SessionLockLost"));
+  await other.close();
+});
+
+test("a message without a session is refused by a queue with sessions", async () => {
+  const queue = await createSessionQueue();
+  const sending = impatient.createSender(queue).sendMessages({ body: "no session" });
+  await assert.rejects(sending, /The SessionId was not set on a message/);
+  const receiver = impatient.createReceiver(queue);
+  await assert.rejects(receiver.receiveMessages(1), /create a non-sessionful message receiver/);
 });
 
 test("a client goes on after its links were detached", async () => {

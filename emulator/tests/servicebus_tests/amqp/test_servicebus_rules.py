@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from emulator.servicebus.accepted_sessions import AcceptedSessions
 from emulator.servicebus.amqp.codec import decode, encode
 from emulator.servicebus.amqp.errors import DecodeError, MessageFault
 from emulator.servicebus.amqp.sections import (
@@ -57,7 +58,8 @@ async def ask(
         {"operation": f"com.microsoft:{operation}"},
         {name.replace("_", "-"): value for name, value in body.items()},
     )
-    return await manage(queue, NamespaceFaults(WallClock()), {AccessRight.LISTEN}, request)
+    faults = NamespaceFaults(WallClock())
+    return await manage(queue, faults, {AccessRight.LISTEN}, AcceptedSessions(), request)
 
 
 def outcome(reply: AmqpReply) -> tuple[int, str | None]:

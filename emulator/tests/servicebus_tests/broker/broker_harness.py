@@ -9,6 +9,7 @@ from uuid import UUID
 from emulator.servicebus.broker.broker import Broker
 from emulator.servicebus.broker.dispatcher import Subscription
 from emulator.servicebus.broker.message import IncomingMessage, MessageDelivery, ReceiveMode
+from emulator.servicebus.broker.message_sessions import MessageSessionLock
 from emulator.servicebus.broker.property_values import MessageProperties, PropertyUpdate
 from emulator.servicebus.broker.queue import Queue
 from emulator.servicebus.broker.settings import QueueSettings
@@ -32,6 +33,7 @@ def message(
     message_id: str | None = None,
     time_to_live_seconds: float | None = None,
     scheduled_at: datetime | None = None,
+    session_id: str | None = None,
 ) -> IncomingMessage:
     return IncomingMessage(
         header=b"",
@@ -42,6 +44,7 @@ def message(
         if time_to_live_seconds is None
         else timedelta(seconds=time_to_live_seconds),
         scheduled_at=scheduled_at,
+        session_id=session_id,
     )
 
 
@@ -96,11 +99,17 @@ class RunningBroker:
         return self.clock.at + timedelta(seconds=seconds)
 
     def receiver(
-        self, address: str = "q", mode: ReceiveMode = ReceiveMode.PEEK_LOCK, credit: int = 0
+        self,
+        address: str = "q",
+        mode: ReceiveMode = ReceiveMode.PEEK_LOCK,
+        credit: int = 0,
+        session_lock: MessageSessionLock | None = None,
     ) -> "RecordingReceiver":
         """Add a receiver with this link credit, and deliver the messages that are ready."""
         receiver = RecordingReceiver()
-        receiver.subscription = self.queue(address).subscribe(mode, receiver.deliveries.append)
+        receiver.subscription = self.queue(address).subscribe(
+            mode, receiver.deliveries.append, session_lock
+        )
         receiver.subscription.set_credit(credit)
         self.broker.tick()
         return receiver

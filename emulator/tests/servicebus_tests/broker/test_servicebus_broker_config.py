@@ -333,7 +333,6 @@ def test_a_queue_without_configured_properties_has_the_default_properties_of_azu
             "Properties.MaxDeliveryCount: expected a whole number",
         ),
         (config({"MaxDeliveryCount": 0}), "MaxDeliveryCount must be from 1"),
-        (config({"RequiresSession": True}), "RequiresSession must be false"),
         (config({"RequiresSession": "no"}), "Properties.RequiresSession: expected true or false"),
         (config({"ForwardTo": "other"}), "Properties.ForwardTo: forwarding is not supported"),
         (

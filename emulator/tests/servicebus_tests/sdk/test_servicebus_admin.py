@@ -96,6 +96,7 @@ async def test_a_queue_is_created_with_the_requested_properties(served: Served) 
             dead_lettering_on_message_expiration=True,
             requires_duplicate_detection=True,
             duplicate_detection_history_time_window=timedelta(minutes=5),
+            requires_session=True,
         )
     )
     got = await served.call(lambda client: client.get_queue("made"))
@@ -107,7 +108,7 @@ async def test_a_queue_is_created_with_the_requested_properties(served: Served) 
         assert queue.dead_lettering_on_message_expiration
         assert queue.requires_duplicate_detection
         assert queue.duplicate_detection_history_time_window == timedelta(minutes=5)
-        assert not queue.requires_session
+        assert queue.requires_session
     assert served.broker.queue("made").settings == QueueSettings(
         "made",
         lock_duration=timedelta(seconds=45),
@@ -115,6 +116,7 @@ async def test_a_queue_is_created_with_the_requested_properties(served: Served) 
         default_message_time_to_live=timedelta(hours=1),
         dead_lettering_on_message_expiration=True,
         duplicate_detection_window=timedelta(minutes=5),
+        requires_session=True,
     )
 
 
@@ -160,7 +162,7 @@ async def test_the_emulator_refuses_invalid_and_unsupported_updates_of_a_queue(
             {"requires_duplicate_detection": True},
             "RequiresDuplicateDetection: this property cannot be changed",
         ),
-        ({"requires_session": True}, "RequiresSession: expected false"),
+        ({"requires_session": True}, "RequiresSession: this property cannot be changed"),
         ({"forward_to": "other"}, "ForwardTo: forwarding is not supported"),
     ):
         change = partial(_change, changes)
