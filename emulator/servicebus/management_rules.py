@@ -4,13 +4,10 @@
 their fields. As in Azure, they require only the right Listen.
 """
 
-from collections.abc import Mapping
-from datetime import datetime, timedelta
 from typing import Any
 
 from emulator.servicebus.amqp.errors import MessageFault
-from emulator.servicebus.amqp.types import Described, Timestamp, ULong
-from emulator.servicebus.broker.durations import format_duration
+from emulator.servicebus.amqp.types import Described, ULong
 from emulator.servicebus.broker.errors import ArgumentError, NotAllowed
 from emulator.servicebus.broker.property_values import Value
 from emulator.servicebus.broker.queue import Queue
@@ -23,7 +20,7 @@ from emulator.servicebus.broker.subscription_rules import (
     SubscriptionRule,
 )
 from emulator.servicebus.broker.topic import TopicSubscription
-from emulator.servicebus.messages import convert_value
+from emulator.servicebus.messages import convert_value, restore_value
 
 _Body = dict[Any, Any]
 
@@ -144,20 +141,8 @@ def _write_filter(rule_filter: RuleFilter) -> Described:
             return Described(_SQL_FILTER, [expression])
         case CorrelationFilter(system=system, application=application):
             fields: list[Any] = [system.get(name) for name in _CORRELATION_FIELDS.values()]
-            return Described(_CORRELATION_FILTER, [*fields, _write_properties(application)])
-
-
-def _write_properties(properties: Mapping[str, Value]) -> dict[str, Any]:
-    written: dict[str, Any] = {}
-    for name, value in properties.items():
-        match value:
-            case datetime():
-                written[name] = Timestamp.of(value)
-            case timedelta():
-                written[name] = format_duration(value)
-            case _:
-                written[name] = value
-    return written
+            properties = {name: restore_value(value) for name, value in application.items()}
+            return Described(_CORRELATION_FILTER, [*fields, properties])
 
 
 def _bad(description: str) -> MessageFault:

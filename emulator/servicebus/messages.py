@@ -32,7 +32,7 @@ from emulator.servicebus.amqp.sections import (
     section_value,
     split,
 )
-from emulator.servicebus.amqp.types import Raw, Symbol, Timestamp, UInt
+from emulator.servicebus.amqp.types import Raw, Symbol, Timestamp, UInt, ULong
 from emulator.servicebus.broker.durations import format_duration
 from emulator.servicebus.broker.message import IncomingMessage, PropertyChanges, StoredMessage
 from emulator.servicebus.broker.property_values import MessageProperties, PropertyUpdate, Value
@@ -201,6 +201,7 @@ _FIELD_COUNT = 13
 _SYMBOLS = {"ContentType"}
 _PARTITION_KEY = "x-opt-partition-key"
 _NULL = encode(None)
+_MAX_LONG = 2**63 - 1
 
 
 class AmqpMessageFormat:
@@ -246,7 +247,7 @@ class AmqpMessageFormat:
             else:
                 changed[update.name.casefold()] = update
         ours = [
-            encode(names.get(key, update.name)) + _encode_plain(update.value)
+            encode(names.get(key, update.name)) + encode(restore_value(update.value))
             for key, update in changed.items()
             if not update.is_removed
         ]
@@ -269,16 +270,6 @@ def _encode_system(update: PropertyUpdate) -> bytes:
     return encode(Symbol(text) if update.name in _SYMBOLS and text.isascii() else text)
 
 
-def _encode_plain(value: Value | None) -> bytes:
-    match value:
-        case datetime():
-            return encode(Timestamp.of(value))
-        case timedelta():
-            return encode(format_duration(value))
-        case _:
-            return encode(value)
-
-
 def _filtered_value(encoded: bytes) -> Value | None:
     try:
         return convert_value(decode(encoded))
@@ -299,6 +290,19 @@ def convert_value(value: object) -> Value | None:
         if isinstance(value, kind):
             return kind(value)
     return None
+
+
+def restore_value(value: Value | None) -> Any:
+    """Convert the result of `convert_value` back to a value that can be encoded."""
+    match value:
+        case datetime():
+            return Timestamp.of(value)
+        case timedelta():
+            return format_duration(value)
+        case int() if value > _MAX_LONG:
+            return ULong(value)
+        case _:
+            return value
 
 
 # Encoding messages for a receiver
