@@ -1,4 +1,4 @@
-"""Connect AMQP links to the queues of a broker, and check whether a peer may access a queue."""
+"""Connect AMQP links to the queues and topics of a broker, and check the access of peers."""
 
 import asyncio
 from collections.abc import Iterator
@@ -7,10 +7,12 @@ from datetime import timedelta
 from functools import partial
 from uuid import UUID
 
+from emulator.servicebus.accepted_sessions import SESSION_FILTER, AcceptedSessions
 from emulator.servicebus.access import AccessPolicies
 from emulator.servicebus.amqp.connection import IDLE_SECONDS, Connection
 from emulator.servicebus.amqp.errors import LinkFault, MessageFault
 from emulator.servicebus.amqp.link import (
+    AttachDetails,
     DeliverySender,
     IncomingLink,
     Link,
@@ -25,6 +27,7 @@ from emulator.servicebus.broker.broker import Broker
 from emulator.servicebus.broker.clock import UtcClock
 from emulator.servicebus.broker.errors import BrokerError
 from emulator.servicebus.broker.message import MessageDelivery, ReceiveMode
+from emulator.servicebus.broker.message_sessions import MessageSessionLock
 from emulator.servicebus.broker.queue import Queue
 from emulator.servicebus.cbs import CbsTokens
 from emulator.servicebus.faults import NamespaceFaults
@@ -37,11 +40,10 @@ CONTAINER_ID = "azure-local-emulator"
 
 _CBS = "$cbs"
 _MANAGEMENT = "/$management"
-_SESSION_FILTER = "com.microsoft:session-filter"
 
 
 class Namespace:
-    """A Service Bus namespace, which serves all queues of a broker over AMQP."""
+    """A Service Bus namespace, which serves all queues and topics of a broker over AMQP."""
 
     def __init__(
         self,
@@ -168,6 +170,7 @@ class _NamespaceConnection:
         self._tokens = tokens
         self._faults = faults
         self._replies = ReplyLinks()
+        self._accepted_sessions = AcceptedSessions()
 
     def authenticate(self, mechanism: str, response: bytes) -> bool:
         """Return whether this SASL response permits the peer to connect."""
@@ -188,7 +191,7 @@ class _NamespaceConnection:
         if is_management:
             with _refuse_link(entity):
                 queue.check_enabled()
-            handle = partial(manage, queue, self._faults, rights)
+            handle = partial(manage, queue, self._faults, rights, self._accepted_sessions)
             return RequestTarget(address, handle, self._replies)
         if queue.is_subqueue:
             raise LinkFault(
@@ -199,8 +202,12 @@ class _NamespaceConnection:
             queue.check_sending()
         return QueueLinkTarget(queue, self._faults)
 
-    def open_source(self, requested: SourceRequest, sender: DeliverySender) -> LinkSource:
+    def open_source(
+        self, requested: SourceRequest, sender: DeliverySender
+    ) -> LinkSource | asyncio.Future[LinkSource]:
         """Return the source of the messages that the peer wants to receive.
+
+        If the peer waits for the next available message session, return a future of the source.
 
         Raises LinkFault if the peer may not receive messages from the requested address.
         """
@@ -211,18 +218,11 @@ class _NamespaceConnection:
         queue = self._queue(entity)
         if is_management:
             return self._replies.open(requested.address, requested.reply_address, sender)
-        if _SESSION_FILTER in requested.filters:
-            raise LinkFault(
-                "amqp:not-allowed",
-                add_tracking(
-                    "A sessionful message receiver cannot be created on an entity that does not"
-                    " require sessions. Ensure RequiresSession is set to true when creating a Queue"
-                    " or Subscription to enable sessionful behavior.",
-                    entity,
-                ),
-            )
         with _refuse_link(entity):
-            return QueueLinkSource(queue, sender, is_presettled=requested.is_presettled)
+            if SESSION_FILTER in requested.filters:
+                open_source = partial(QueueLinkSource, queue, sender, requested.is_presettled)
+                return self._accepted_sessions.open(queue, requested, sender, open_source)
+            return QueueLinkSource(queue, sender, requested.is_presettled)
 
     def _check_access(self, address: str, right: AccessRight) -> frozenset[AccessRight]:
         # The JavaScript client sends a token for the whole address of a queue's management node.
@@ -284,12 +284,20 @@ class QueueLinkTarget:
 class QueueLinkSource:
     """The source of a link on which a peer receives messages from a queue."""
 
-    def __init__(self, queue: Queue, sender: DeliverySender, *, is_presettled: bool) -> None:
+    attach_details: AttachDetails | None = None
+
+    def __init__(
+        self,
+        queue: Queue,
+        sender: DeliverySender,
+        is_presettled: bool,
+        session_lock: MessageSessionLock | None = None,
+    ) -> None:
         self._queue = queue
         self._sender = sender
         self.is_presettled = is_presettled
         mode = ReceiveMode.RECEIVE_AND_DELETE if is_presettled else ReceiveMode.PEEK_LOCK
-        self._subscription = queue.subscribe(mode, self._deliver)
+        self._subscription = queue.subscribe(mode, self._deliver, session_lock)
 
     def set_credit(self, credit: int) -> None:
         """Set the number of messages that the queue may still deliver on this link.

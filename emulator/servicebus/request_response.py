@@ -12,7 +12,7 @@ from typing import Any
 
 from emulator.servicebus.amqp.codec import encode_list
 from emulator.servicebus.amqp.errors import MessageFault
-from emulator.servicebus.amqp.link import DeliverySender
+from emulator.servicebus.amqp.link import AttachDetails, DeliverySender
 from emulator.servicebus.amqp.outcomes import Outcome
 from emulator.servicebus.amqp.sections import (
     APPLICATION_PROPERTIES,
@@ -59,6 +59,7 @@ class ReplySource:
     """The source of a link on which a peer receives replies."""
 
     is_presettled = True
+    attach_details: AttachDetails | None = None
 
     def __init__(self, address: str, reply_address: str | None, sender: DeliverySender) -> None:
         self.address = address

@@ -39,8 +39,23 @@ class LinkTarget(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class AttachDetails:
+    """What the reply to an attach performative contains because of the link's source."""
+
+    filters: dict[Any, Any]
+    """The filters of the peer that the source applies."""
+    properties: dict[Any, Any]
+    """The properties of the link."""
+
+
 class LinkSource(Protocol):
     """The origin of the messages that a peer receives on one link."""
+
+    @property
+    def attach_details(self) -> AttachDetails | None:
+        """What to add to the reply to the peer's attach performative, if anything."""
+        ...
 
     @property
     def is_presettled(self) -> bool:
@@ -70,6 +85,10 @@ class DeliverySender(Protocol):
         """Send a message to the peer. The caller must have credit for the message."""
         ...
 
+    def detach(self, fault: AmqpError) -> None:
+        """Detach the link with an error. If the link is closed, do nothing."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class SourceRequest:
@@ -80,6 +99,8 @@ class SourceRequest:
     is_presettled: bool
     """Whether the peer wants each message to be settled as soon as the message is sent."""
     filters: dict[Any, Any] = field(default_factory=dict)
+    timeout_seconds: float | None = None
+    """How long the peer waits for the reply, or None if the peer has not said so."""
 
 
 class ConnectionService(Protocol):
@@ -96,8 +117,14 @@ class ConnectionService(Protocol):
         """
         ...
 
-    def open_source(self, requested: SourceRequest, sender: DeliverySender) -> LinkSource:
+    def open_source(
+        self, requested: SourceRequest, sender: DeliverySender
+    ) -> LinkSource | asyncio.Future[LinkSource]:
         """Return the source of the messages that the peer wants to receive.
+
+        If the source is not available yet, return a future of the source. The caller cancels the
+        future if the peer does not wait any longer. Otherwise, the future ends with the source or
+        with a LinkFault.
 
         The source uses `sender` to send messages. Raises LinkFault if the link is refused.
         """
@@ -305,20 +332,44 @@ class OutgoingLink:
         self.address = address
         self.used_at = _loop_time()
         """When the peer last got a message or granted credit, in the time of the event loop."""
-        self.source: LinkSource
+        self.attach = attach
+        """The peer's attach performative."""
+        self.source: LinkSource | None = None
+        """The link's source. None until the source is available."""
+        self.opening: asyncio.Future[LinkSource] | None = None
+        """The future of the source, if the source was not available when the peer attached."""
         self._session = session
         self._delivery_count = 0
         self._credit = 0
         self._blocked = False
         self._closed = False
 
+    @property
+    def is_opening(self) -> bool:
+        """Whether the server has not replied to the peer, because the source is not available."""
+        return self.source is None and not self._closed
+
+    @property
+    def is_presettled(self) -> bool:
+        """Whether each message is settled as soon as it is sent."""
+        return self.source is not None and self.source.is_presettled
+
     def on_attached(self) -> None:
-        """Do nothing, because deliveries start when the peer grants credit."""
+        """Start deliveries if the peer granted credit before the server replied."""
+        self._grant()
 
     def on_detached(self) -> None:
-        """Close the link's source, which stops deliveries."""
+        """Close the link's source, which stops deliveries.
+
+        If the source is not available yet, stop waiting for it.
+        """
         self._closed = True
-        self.source.close()
+        source = self.source
+        if self.opening is not None and source is None and not self.opening.cancel():
+            # The source became available in this iteration of the event loop.
+            source = None if self.opening.exception() else self.opening.result()
+        if source is not None:
+            source.close()
 
     def set_blocked(self, blocked: bool) -> None:
         """Stop deliveries if `blocked` is True. Resume deliveries if `blocked` is False.
@@ -364,11 +415,17 @@ class OutgoingLink:
         self._credit = max(0, self._credit - 1)
         self._session.send_delivery(self, tag, payload)
 
+    def detach(self, fault: AmqpError) -> None:
+        """Detach the link with an error. If the link is closed, do nothing."""
+        if not self._closed:
+            self._session.detach(self.handle, fault)
+
     def _grant(self) -> None:
-        self.source.set_credit(0 if self._blocked else self._credit)
+        if self.source is not None:
+            self.source.set_credit(0 if self._blocked else self._credit)
 
     def _drain(self) -> None:
-        if self._closed:
+        if self._closed or self.source is None:
             return
         self._delivery_count = (self._delivery_count + self._credit) % _SERIAL
         self._credit = 0
@@ -376,6 +433,8 @@ class OutgoingLink:
         self._send_flow(drain=True)
 
     def _send_flow(self, *, drain: bool = False) -> None:
+        if self.source is None:
+            return  # the server has not replied to the peer's attach performative
         self._session.send_flow(
             handle=self.handle,
             delivery_count=UInt(self._delivery_count),
@@ -400,6 +459,7 @@ _TARGET_NAMES = _TARGET, "amqp:target:list"
 _FILTER_FIELD = 7
 _SETTLED = UByte(1)
 _BATCH_SIZE = Symbol("com.microsoft:max-message-batch-size")
+_TIMEOUT = "com.microsoft:timeout"
 
 
 def read_target_address(attach: Attach) -> str:
@@ -437,28 +497,43 @@ def read_source_request(attach: Attach) -> SourceRequest:
         reply_address=reply_address if isinstance(reply_address, str) else None,
         is_presettled=attach.snd_settle_mode == _SETTLED,
         filters=filters or {},
+        timeout_seconds=_timeout_seconds(attach),
     )
 
 
-def build_attach_reply(attach: Attach, max_message_bytes: int | None) -> Attach:
+def _timeout_seconds(attach: Attach) -> float | None:
+    """Return the timeout in the properties of an attach performative, or None if it has none."""
+    timeout_ms = (attach.properties or {}).get(_TIMEOUT)
+    return timeout_ms / 1000 if isinstance(timeout_ms, UInt) else None
+
+
+def build_attach_reply(
+    attach: Attach, max_message_bytes: int | None, details: AttachDetails | None = None
+) -> Attach:
     """Build the reply that accepts a peer's attach performative.
+
+    `details` are added to the reply. Without details, the reply has no filters.
 
     Clients need a source and a target in the reply. If the server is the sender of the link,
     clients also need the initial delivery count.
     """
     peer_receives = attach.role
     limit = None if max_message_bytes is None else ULong(max_message_bytes)
+    properties = dict(details.properties) if details else {}
+    if limit is not None:
+        properties[_BATCH_SIZE] = limit
+    source = _padded(attach.source, _SOURCE, _SOURCE_FIELDS)
     return Attach(
         name=attach.name,
         handle=attach.handle,
         role=not peer_receives,
         snd_settle_mode=attach.snd_settle_mode,
         rcv_settle_mode=attach.rcv_settle_mode,
-        source=_without_filters(_padded(attach.source, _SOURCE, _SOURCE_FIELDS)),
+        source=_with_filters(source, details.filters if details else None),
         target=_padded(attach.target, _TARGET, _TARGET_FIELDS),
         initial_delivery_count=UInt(0) if peer_receives else None,
         max_message_size=limit,
-        properties=None if limit is None else {_BATCH_SIZE: limit},
+        properties=properties or None,
     )
 
 
@@ -488,14 +563,13 @@ def _padded(terminus: Described | None, code: int, count: int) -> Described:
     return replace(terminus, value=[*fields, *[None] * (count - len(fields))])
 
 
-def _without_filters(source: Described) -> Described:
-    """Return the source without filters.
+def _with_filters(source: Described, filters: dict[Any, Any] | None) -> Described:
+    """Return the source with other filters.
 
-    The server's attach performative must list the filters that the server applies. This server
-    applies no filters.
+    The server's attach performative must list the filters that the server applies.
     """
     fields = list(source.value)
-    fields[_FILTER_FIELD] = None
+    fields[_FILTER_FIELD] = filters
     return replace(source, value=fields)
 
 

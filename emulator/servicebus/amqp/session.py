@@ -1,11 +1,14 @@
 """Serve AMQP sessions: transfer windows, link handles and dispositions.
 
-Section 2.5 of the AMQP specification defines sessions.
+Section 2.5 of the AMQP specification defines sessions. They have nothing to do with the message
+sessions of Service Bus, which are in `accepted_sessions.py`.
 """
 
+import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from emulator.servicebus.amqp.codec import encode_binary, encode_uint, wrap_compound
 from emulator.servicebus.amqp.errors import (
@@ -21,6 +24,7 @@ from emulator.servicebus.amqp.link import (
     ConnectionService,
     IncomingLink,
     Link,
+    LinkSource,
     OutgoingLink,
     build_attach_refusal,
     build_attach_reply,
@@ -229,13 +233,13 @@ class Session:
         """
         delivery_id = self._next_delivery_id
         self._next_delivery_id = (delivery_id + 1) % _SERIAL
-        if not link.source.is_presettled:
+        if not link.is_presettled:
             self._unsettled[delivery_id] = _Unsettled(link, tag)
             if len(self._unsettled) > _UNSETTLED_KEPT:
                 # The peer does not settle. Forget the oldest delivery. Its lock expires by itself.
                 del self._unsettled[next(iter(self._unsettled))]
         room = self._transport.peer_max_frame_bytes - HEADER_BYTES - _TRANSFER_HEAD_BYTES
-        settled = _TRUE if link.source.is_presettled else _FALSE
+        settled = _TRUE if link.is_presettled else _FALSE
         # Each transfer has the id, because azure-servicebus 7.10 settles by the last transfer's id.
         fields = encode_uint(link.handle), encode_uint(delivery_id), encode_binary(tag), b"\x43"
         for start in range(0, len(payload) or 1, room):
@@ -252,6 +256,8 @@ class Session:
         link = self._links.get(handle)
         if link is None or self.is_ended:
             return
+        if isinstance(link, OutgoingLink) and link.is_opening:
+            self._send(build_attach_refusal(link.attach))
         self._forget(link)
         self._links[handle] = None
         error = None if fault is None else build_error(fault.condition, fault.description)
@@ -268,27 +274,53 @@ class Session:
                 "amqp:session:handle-in-use", f"the link handle {handle} is already in use"
             )
         try:
-            link, limit = self._open_link(attach)
+            self._open_link(attach)
         except LinkFault as fault:
-            self._links[handle] = None
-            self._send(build_attach_refusal(attach))
-            error = build_error(fault.condition, fault.description)
-            self._send(Detach(attach.handle, closed=True, error=error))
+            self._refuse_attach(attach, fault)
+
+    def _open_link(self, attach: Attach) -> None:
+        handle = int(attach.handle)
+        if not attach.role:
+            address = read_target_address(attach)
+            target = self._service.open_target(address)
+            self._links[handle] = incoming = IncomingLink(self, attach, target, address)
+            self._accept_attach(incoming, build_attach_reply(attach, target.max_message_bytes))
             return
-        self._links[handle] = link
-        self._send(build_attach_reply(attach, limit))
+        requested = read_source_request(attach)
+        outgoing = OutgoingLink(self, attach, requested.address)
+        source = self._service.open_source(requested, outgoing)
+        self._links[handle] = outgoing
+        if isinstance(source, asyncio.Future):
+            outgoing.opening = source
+            source.add_done_callback(partial(self._on_source_opened, outgoing))
+        else:
+            self._accept_source(outgoing, source)
+
+    def _on_source_opened(self, link: OutgoingLink, opening: asyncio.Future[LinkSource]) -> None:
+        if not link.is_opening:
+            return  # the link was detached while the source was not available
+        try:
+            source = opening.result()
+        except LinkFault as fault:
+            link.on_detached()
+            self._refuse_attach(link.attach, fault)
+        else:
+            self._accept_source(link, source)
+
+    def _accept_source(self, link: OutgoingLink, source: LinkSource) -> None:
+        link.source = source
+        self._accept_attach(link, build_attach_reply(link.attach, None, source.attach_details))
+
+    def _accept_attach(self, link: Link, reply: Attach) -> None:
+        self._send(reply)
         link.set_blocked(self._transport.is_blocked or bool(self._waiting))
         link.on_attached()
 
-    def _open_link(self, attach: Attach) -> tuple[Link, int | None]:
-        if attach.role:
-            requested = read_source_request(attach)
-            outgoing = OutgoingLink(self, attach, requested.address)
-            outgoing.source = self._service.open_source(requested, outgoing)
-            return outgoing, None
-        address = read_target_address(attach)
-        target = self._service.open_target(address)
-        return IncomingLink(self, attach, target, address), target.max_message_bytes
+    def _refuse_attach(self, attach: Attach, fault: LinkFault) -> None:
+        self._links[int(attach.handle)] = None
+        self._send(build_attach_refusal(attach))
+        error = build_error(fault.condition, fault.description)
+        self._send(Detach(attach.handle, closed=True, error=error))
 
     def _on_detach(self, detach: Detach) -> None:
         handle = int(detach.handle)
@@ -298,6 +330,8 @@ class Session:
             )
         link = self._links.pop(handle)
         if link is not None:
+            if isinstance(link, OutgoingLink) and link.is_opening:
+                self._send(build_attach_refusal(link.attach))
             self._forget(link)
             self._send(Detach(detach.handle, closed=detach.closed))
 
@@ -344,6 +378,7 @@ class Session:
     ) -> None:
         state = disposition.state
         try:
+            assert unsettled.link.source is not None
             await unsettled.link.source.settle(unsettled.tag, outcome)
         except MessageFault as fault:
             state = build_rejection(fault)

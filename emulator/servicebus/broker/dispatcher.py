@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Protocol
 
 from emulator.servicebus.broker.message import MessageDelivery, MessageRecord, ReceiveMode
+from emulator.servicebus.broker.message_sessions import MessageSessionLock, MessageSessionLocks
 from emulator.servicebus.broker.queue_state import QueueState
 
 
@@ -24,19 +25,22 @@ class CreditListener(Protocol):
 class Subscription:
     """One receiver of a queue, and its credit. It is not a subscription to a Service Bus topic."""
 
-    __slots__ = ("_closed", "_credit", "_listener", "deliver", "mode")
+    __slots__ = ("_closed", "_credit", "_listener", "deliver", "mode", "session_lock")
 
     def __init__(
         self,
         listener: CreditListener,
         mode: ReceiveMode,
         deliver: Callable[[MessageDelivery], None],
+        session_lock: MessageSessionLock | None = None,
     ) -> None:
         self._listener = listener
         self._credit = 0
         self._closed = False
         self.mode = mode
         self.deliver = deliver
+        self.session_lock = session_lock
+        """The receiver's lock on the message session whose messages it receives, if any."""
 
     @property
     def credit(self) -> int:
@@ -69,6 +73,18 @@ class Subscription:
         self.set_credit(self._credit + 1)
 
 
+class NextSessionRequest:
+    """The request of a receiver that waits for the next available message session."""
+
+    def __init__(
+        self, accept: Callable[[MessageSessionLock], None], cancel: Callable[[], None]
+    ) -> None:
+        self.accept = accept
+        """The broker calls this function once, with the receiver's lock on the session."""
+        self.cancel = cancel
+        """Stop waiting."""
+
+
 @dataclass(frozen=True, slots=True)
 class Assignment:
     """A message, and the receiver that gets it when the broker's transaction is committed."""
@@ -80,24 +96,78 @@ class Assignment:
 class Dispatcher:
     """Assigns the messages of one queue in round-robin order to the receivers that have credit."""
 
-    def __init__(self, state: QueueState, on_credit: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        state: QueueState,
+        schedule_transaction: Callable[[], None],
+        session_locks: MessageSessionLocks,
+    ) -> None:
         self._state = state
-        self._on_credit = on_credit
+        self._schedule_transaction = schedule_transaction
+        self._session_locks = session_locks
         self._with_credit: OrderedDict[Subscription, None] = OrderedDict()
+        self._session_requests: OrderedDict[int, NextSessionRequest] = OrderedDict()
+        self._next_request = 1
 
     @property
     def has_work(self) -> bool:
-        """Whether at least one message is ready and at least one receiver has credit."""
-        return bool(self._with_credit) and len(self._state.index.ready) > 0
+        """Whether at least one message is ready for a receiver that has credit."""
+        return self._next_receiver() is not None
+
+    def _next_receiver(self) -> Subscription | None:
+        """Return the first receiver that has credit and for which a message is ready."""
+        if not self._state.index.ready:
+            return None
+        return next(
+            (each for each in self._with_credit if self._state.has_ready(each.session_lock)), None
+        )
 
     def subscribe(
-        self, mode: ReceiveMode, deliver: Callable[[MessageDelivery], None]
+        self,
+        mode: ReceiveMode,
+        deliver: Callable[[MessageDelivery], None],
+        session_lock: MessageSessionLock | None = None,
     ) -> Subscription:
         """Return a subscription for a new receiver. The subscription has no credit at first.
 
-        The broker calls `deliver` for each message that is delivered to the receiver.
+        The broker calls `deliver` for each message that is delivered to the receiver. If the queue
+        has message sessions, `session_lock` is the receiver's lock on a session.
         """
-        return Subscription(self, mode, deliver)
+        return Subscription(self, mode, deliver, session_lock)
+
+    def lock_session(self, session_id: str, now: datetime) -> MessageSessionLock:
+        """Lock a message session, which must not be locked."""
+        until = now + self._state.settings.lock_duration
+        lock = self._session_locks.add(self._state.number, session_id, until)
+        self._state.lock_session(lock)
+        self._schedule_transaction()  # which sets the timer for the lock's expiry
+        return lock
+
+    def request_session(self, accept: Callable[[MessageSessionLock], None]) -> NextSessionRequest:
+        """Wait for the next available message session.
+
+        `accept` is called by `offer_sessions`, with the new lock on the session.
+        """
+        number = self._next_request
+        self._next_request += 1
+        request = NextSessionRequest(accept, lambda: self._cancel_request(number))
+        self._session_requests[number] = request
+        return request
+
+    def _cancel_request(self, number: int) -> None:
+        self._session_requests.pop(number, None)
+
+    def offer_sessions(self, now: datetime) -> None:
+        """Lock available message sessions for the receivers that wait for a session.
+
+        A session is available if it is not locked and at least one of its messages is ready.
+        """
+        while self._session_requests:
+            session_id = self._state.next_session_id()
+            if session_id is None:
+                return
+            _, request = self._session_requests.popitem(last=False)
+            request.accept(self.lock_session(session_id, now))
 
     def credit_changed(self, subscription: Subscription) -> None:
         """Start or stop deliveries to a receiver after its credit has changed."""
@@ -105,7 +175,7 @@ class Dispatcher:
             self._with_credit.pop(subscription, None)
             return
         self._with_credit[subscription] = None
-        self._on_credit()
+        self._schedule_transaction()
 
     def close(self) -> None:
         """Stop all deliveries, because the queue has been deleted.
@@ -114,6 +184,7 @@ class Dispatcher:
         """
         for subscription in list(self._with_credit):
             subscription.close()
+        self._session_requests.clear()
 
     def assign(self, now: datetime, budget_bytes: int, assignments: list[Assignment]) -> None:
         """Assign ready messages to receivers, and append each assignment to `assignments`.
@@ -122,11 +193,9 @@ class Dispatcher:
         receiver uses receive-and-delete mode. Stop when no message is ready, when no receiver has
         credit, or when the total size of the assigned messages is at least `budget_bytes`.
         """
-        while self._with_credit and budget_bytes > 0:
-            subscription = next(iter(self._with_credit))
-            record = self._state.take(subscription.mode, now)
-            if record is None:
-                return
+        while budget_bytes > 0 and (subscription := self._next_receiver()) is not None:
+            record = self._state.take(subscription.mode, now, subscription.session_lock)
+            assert record is not None
             subscription.spend()
             if subscription.credit:
                 self._with_credit.move_to_end(subscription)

@@ -6,6 +6,8 @@ BrokerError
 ├── EntityDisabled            the queue's status forbids the operation
 ├── MessageLockLost           the lock does not exist, for example because it expired
 ├── MessageNotFound           no deferred or scheduled message has the sequence number
+├── SessionLockLost           the receiver has no lock on the session, or the lock expired
+├── SessionAlreadyLocked      another receiver has locked the session
 ├── MessageSizeExceeded       the message exceeds the queue's limit
 ├── QuotaExceeded             the queue is full
 ├── ArgumentError             a value is outside Service Bus's limits
@@ -57,16 +59,17 @@ class EntityDisabled(BrokerError):
     condition = "com.microsoft:entity-disabled"
     status_code = 403
 
-    def __init__(self, address: str, operations: str = "") -> None:
+    def __init__(self, address: str, operations: str = "", kind: str = "queue") -> None:
         """Create the error.
 
         Args:
-            address: The address of the queue.
+            address: The address of the queue, topic or subscription.
             operations: The operations that are forbidden: `Send` or `Receive`. Empty if the whole
-                queue is disabled.
+                entity is disabled.
+            kind: `queue`, `topic` or `subscription`.
         """
         if operations:
-            entity = f"localhost:Queue:{address[:300]}"
+            entity = f"localhost:{kind.title()}:{address[:300]}"
             reason = f"is currently disabled for {operations} operations."
         else:
             entity = f"sb://localhost/{address[:300]}"
@@ -79,6 +82,34 @@ class MessageLockLost(BrokerError):
 
     condition = "com.microsoft:message-lock-lost"
     status_code = 410
+
+
+class SessionLockLost(BrokerError):
+    """The receiver has no lock on the message session, for example because the lock expired.
+
+    The text is Azure's.
+    """
+
+    condition = "com.microsoft:session-lock-lost"
+    status_code = 410
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The session lock has expired on the MessageSession. Accept a new MessageSession."
+        )
+
+
+class SessionAlreadyLocked(BrokerError):
+    """Another receiver has locked the message session. The text is Azure's."""
+
+    condition = "com.microsoft:session-cannot-be-locked"
+    status_code = 409
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(
+            f"The requested session '{session_id}' cannot be accepted. It may be locked by another"
+            " receiver."
+        )
 
 
 class MessageNotFound(BrokerError):

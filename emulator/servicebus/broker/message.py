@@ -59,6 +59,8 @@ class IncomingMessage:
 
     If this time is in the past, the message is active at once.
     """
+    session_id: str | None = None
+    """The id of the message session to which the sender assigned the message."""
 
     @property
     def size_bytes(self) -> int:
@@ -107,7 +109,8 @@ class Lock:
     """A receiver's exclusive lock on a message."""
 
     token: UUID
-    until: datetime
+    until: datetime | None
+    """When the lock expires. None if it ends with the lock on the message's session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +139,8 @@ class MessageRecord:
     dead_letter_reason: str | None = None
     dead_letter_description: str | None = None
     property_changes: PropertyChanges = ()
+    session_id: str | None = None
+    """The id of the message's session. None if the message was sent to a queue without sessions."""
 
     @property
     def is_ready(self) -> bool:
@@ -146,8 +151,9 @@ class MessageRecord:
     def due_at(self) -> datetime | None:
         """The time at which the broker must change the message; None if there is no such time.
 
-        A locked message is unlocked at the end of its lock. A scheduled message becomes active at
-        its scheduled time. Any other message expires at the end of its time to live.
+        A locked message is unlocked at the end of its lock, or together with its session. A
+        scheduled message becomes active at its scheduled time. Any other message expires at the end
+        of its time to live.
         """
         if self.lock is not None:
             return self.lock.until

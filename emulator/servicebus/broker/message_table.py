@@ -2,7 +2,7 @@
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from heapq import heapify, heappop, heappush
 from uuid import UUID
@@ -14,6 +14,8 @@ _STALE_TOLERATED = 64
 
 class TimerHeap:
     """A heap of the due times of messages. The broker must change a message at its due time.
+
+    Another heap contains the expiry times of the locks on message sessions, by the locks' ids.
 
     Each message has at most one due time. A due time that was replaced or removed stays in the
     heap, but is ignored. If the heap contains too many ignored due times, the heap is rebuilt.
@@ -128,15 +130,106 @@ class SortedNumbers:
             yield from chunk
 
 
+@dataclass(slots=True)
+class _SessionMessages:
+    """The messages of one message session that are ready or locked."""
+
+    ready: SortedNumbers = field(default_factory=SortedNumbers)
+    tokens: set[UUID] = field(default_factory=set)
+    is_locked: bool = False
+    head: int | None = None
+    """The lowest ready sequence number. None if no message is ready or the session is locked."""
+
+    def __bool__(self) -> bool:
+        return bool(self.ready) or bool(self.tokens) or self.is_locked
+
+
+class MessageSessionIndex:
+    """An index of the ready and the locked messages of one queue by their message session."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[str, _SessionMessages] = {}
+        self._heads = SortedNumbers()
+
+    def ids(self) -> list[str]:
+        """Return the ids of all sessions that have ready or locked messages."""
+        return [id_ for id_, session in self._sessions.items() if session.ready or session.tokens]
+
+    def first_ready(self, session_id: str) -> int | None:
+        """Return the lowest ready sequence number of a session, or None if there is none."""
+        session = self._sessions.get(session_id)
+        return None if session is None else session.ready.first()
+
+    def first_available(self) -> int | None:
+        """Return the lowest ready sequence number of all sessions that are not locked."""
+        return self._heads.first()
+
+    def tokens(self, session_id: str) -> list[UUID]:
+        """Return the lock tokens of the messages that are locked together with a session."""
+        session = self._sessions.get(session_id)
+        return [] if session is None else list(session.tokens)
+
+    def set_locked(self, session_id: str, is_locked: bool) -> None:
+        """Record whether a receiver has locked a session."""
+        self._get(session_id).is_locked = is_locked
+        self._update(session_id)
+
+    def add(self, record: MessageRecord) -> None:
+        """Add a message that is ready or locked."""
+        assert record.session_id is not None
+        session = self._get(record.session_id)
+        if record.lock is None:
+            session.ready.add(record.sequence_number)
+        elif record.lock.until is None:
+            session.tokens.add(record.lock.token)
+        self._update(record.session_id)
+
+    def remove(self, record: MessageRecord) -> None:
+        """Remove a message that was ready or locked."""
+        assert record.session_id is not None
+        session = self._get(record.session_id)
+        if record.lock is None:
+            session.ready.remove(record.sequence_number)
+        elif record.lock.until is None:
+            session.tokens.remove(record.lock.token)
+        self._update(record.session_id)
+
+    def _get(self, session_id: str) -> _SessionMessages:
+        return self._sessions.setdefault(session_id, _SessionMessages())
+
+    def _update(self, session_id: str) -> None:
+        """Update the session's entry in `_heads`, and forget the session if it is empty."""
+        session = self._sessions[session_id]
+        head = None if session.is_locked else session.ready.first()
+        if head != session.head:
+            if session.head is not None:
+                self._heads.remove(session.head)
+            if head is not None:
+                self._heads.add(head)
+            session.head = head
+        if not session:
+            del self._sessions[session_id]
+
+
 class QueueIndex:
     """An index of the messages of one queue, by sequence number and by lock token.
 
     The index also counts the messages in each state.
     """
 
-    __slots__ = ("by_sequence_number", "by_token", "counts", "order", "ready", "size_bytes")
+    __slots__ = (
+        "by_sequence_number",
+        "by_token",
+        "counts",
+        "order",
+        "ready",
+        "sessions",
+        "size_bytes",
+    )
 
     def __init__(self) -> None:
+        self.sessions: MessageSessionIndex | None = None
+        """The messages by their session. None if the queue has no message sessions."""
         self.by_sequence_number: dict[int, MessageRecord] = {}
         self.by_token: dict[UUID, MessageRecord] = {}
         self.order = SortedNumbers()
@@ -170,6 +263,10 @@ class QueueIndex:
             self.by_token[record.lock.token] = record
         elif record.state is MessageState.ACTIVE:
             self.ready.add(record.sequence_number)
+        else:
+            return
+        if self.sessions is not None:
+            self.sessions.add(record)
 
     def _unfile(self, record: MessageRecord) -> None:
         self.counts[record.state] -= 1
@@ -177,6 +274,10 @@ class QueueIndex:
             del self.by_token[record.lock.token]
         elif record.state is MessageState.ACTIVE:
             self.ready.remove(record.sequence_number)
+        else:
+            return
+        if self.sessions is not None:
+            self.sessions.remove(record)
 
 
 @dataclass(frozen=True, slots=True)

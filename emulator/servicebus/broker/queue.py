@@ -1,4 +1,4 @@
-"""Send, receive, peek and settle the messages of one queue.
+"""Send, receive, peek and settle the messages of one queue, topic or subscription.
 
 When an operation returns, all its changes are in the database.
 """
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from emulator.servicebus.broker.dispatcher import Dispatcher, Subscription
+from emulator.servicebus.broker.dispatcher import Dispatcher, NextSessionRequest, Subscription
 from emulator.servicebus.broker.errors import (
     ArgumentError,
     EntityDisabled,
@@ -15,6 +15,8 @@ from emulator.servicebus.broker.errors import (
     MessageSizeExceeded,
     NotAllowed,
     QuotaExceeded,
+    SessionAlreadyLocked,
+    SessionLockLost,
 )
 from emulator.servicebus.broker.message import (
     IncomingMessage,
@@ -24,11 +26,14 @@ from emulator.servicebus.broker.message import (
     ReceiveMode,
     StoredMessage,
 )
+from emulator.servicebus.broker.message_sessions import MessageSessionLock
 from emulator.servicebus.broker.queue_state import QueueState, check_unicode
 from emulator.servicebus.broker.settings import QueueCounts, QueueSettings, QueueStatus
+from emulator.servicebus.broker.store import StoredQueue, report_failed_write
 from emulator.servicebus.broker.transactions import TransactionManager
 
 _MAX_MESSAGE_ID_LENGTH = 128
+_MAX_SESSION_ID_LENGTH = 128
 _MAX_TIME_TO_LIVE = timedelta(days=10675199)
 _PEEK_BYTES = 1024 * 1024
 
@@ -67,6 +72,14 @@ class Queue:
         """Whether this is a dead-letter queue, to which messages cannot be sent."""
         return not self._subqueues
 
+    @property
+    def requires_session(self) -> bool:
+        """Whether each message belongs to a message session. Never the case in dead-letter queues.
+
+        A receiver then receives the messages of one session, on which it has an exclusive lock.
+        """
+        return self._state.requires_session
+
     def check_sending(self) -> None:
         """Raise EntityDisabled if the queue's status forbids sending."""
         self._check_status(self.settings.status.allows_sending, "Send")
@@ -78,12 +91,12 @@ class Queue:
     def check_enabled(self) -> None:
         """Raise EntityDisabled if the queue is disabled for all operations."""
         if self.settings.status is QueueStatus.DISABLED:
-            raise EntityDisabled(self.address)
+            raise EntityDisabled(self.address, kind=self.settings.KIND)
 
     def _check_status(self, is_allowed: bool, operations: str) -> None:
         self.check_enabled()
         if not is_allowed:
-            raise EntityDisabled(self.address, operations)
+            raise EntityDisabled(self.address, operations, self.settings.KIND)
 
     # Sending
 
@@ -134,38 +147,56 @@ class Queue:
     # Receiving
 
     def subscribe(
-        self, mode: ReceiveMode, deliver: Callable[[MessageDelivery], None]
+        self,
+        mode: ReceiveMode,
+        deliver: Callable[[MessageDelivery], None],
+        session_lock: MessageSessionLock | None = None,
     ) -> Subscription:
         """Register a new receiver, which has no credit at first, and return its subscription.
 
-        The broker calls `deliver` for each message that is delivered to the receiver. Raises
-        EntityDisabled if the queue's status forbids receiving.
+        The broker calls `deliver` for each message that is delivered to the receiver. If the queue
+        requires sessions, `session_lock` is the receiver's lock on a session.
+
+        Raises:
+            EntityDisabled: The queue's status forbids receiving.
+            NotAllowed: The queue requires sessions, but there is no `session_lock`, or the reverse.
         """
         self._raise_if_deleted()
         self.check_receiving()
-        return self._dispatcher.subscribe(mode, deliver)
+        self._check_session_use(session_lock is not None)
+        return self._dispatcher.subscribe(mode, deliver, session_lock)
 
     async def receive_deferred(
-        self, sequence_numbers: Sequence[int], mode: ReceiveMode
+        self,
+        sequence_numbers: Sequence[int],
+        mode: ReceiveMode,
+        session_lock: MessageSessionLock | None = None,
     ) -> list[MessageDelivery]:
         """Receive the deferred messages that have these sequence numbers.
 
-        If one of the messages is not found, raise MessageNotFound and receive no message. Raises
-        EntityDisabled if the queue's status forbids receiving.
+        If the queue requires sessions, the messages must be in the session of `session_lock`. If
+        one of the messages is not found, raise MessageNotFound and receive no message. Also raises
+        the errors of `subscribe`, and SessionLockLost if the session's lock is lost.
         """
         now = self._begin()
         self.check_receiving()
-        records = self._state.take_deferred(sequence_numbers, mode, now)
+        self._check_session_use(session_lock is not None)
+        if session_lock is not None:
+            self._check_session_lock(session_lock, now)
+        records = self._state.take_deferred(sequence_numbers, mode, now, session_lock)
         # Read the contents now. In receive-and-delete mode, the commit removes them.
         deliveries = [self._transactions.build_delivery(record) for record in records]
         await self._transactions.wait_until_committed()
         return deliveries
 
-    def peek(self, from_sequence_number: int, count: int) -> list[StoredMessage]:
+    def peek(
+        self, from_sequence_number: int, count: int, session_id: str | None = None
+    ) -> list[StoredMessage]:
         """Return at most `count` messages in any state, without locking them.
 
         The messages are sorted by sequence number, beginning at `from_sequence_number`. The result
-        has fewer than `count` messages if their total size would otherwise exceed 1 MiB.
+        has fewer than `count` messages if their total size would otherwise exceed 1 MiB. If
+        `session_id` is not None, only messages of this session are returned.
         """
         self._begin()
         self._transactions.flush()
@@ -174,6 +205,8 @@ class Queue:
         size_bytes = 0
         for number in index.order.since(from_sequence_number):
             record = index.by_sequence_number[number]
+            if session_id is not None and record.session_id != session_id:
+                continue
             size_bytes += record.size_bytes
             if len(found) >= count or (found and size_bytes > _PEEK_BYTES):
                 break
@@ -184,8 +217,127 @@ class Queue:
         """Raise MessageStoreError if the database cannot be written now. No message is changed."""
         self._transactions.check_writable()
 
-    # Settling. Each method raises MessageLockLost if the lock is lost, and ArgumentError if the
-    # changed properties exceed 64 KiB.
+    # Message sessions. Methods with a lock raise SessionLockLost if the lock is lost.
+
+    def check_accepts_sessions(self) -> None:
+        """Raise NotAllowed if the queue has no message sessions."""
+        self._check_session_use(True)
+
+    def accept_session(self, session_id: str) -> MessageSessionLock:
+        """Lock a message session, which may have no messages, and return the lock.
+
+        Raises:
+            EntityDisabled: The queue's status forbids receiving.
+            NotAllowed: The queue has no message sessions.
+            SessionAlreadyLocked: Another receiver has locked the session.
+            ArgumentError: The id of the session is too long or not valid Unicode.
+        """
+        now = self._begin()
+        self.check_receiving()
+        self._check_session_use(True)
+        _check_session_id(session_id)
+        # Another receiver may have released the session in this iteration of the event loop.
+        self._transactions.flush()
+        if session_id in self._state.session_locks:
+            raise SessionAlreadyLocked(session_id)
+        return self._dispatcher.lock_session(session_id, now)
+
+    def request_session(self, accept: Callable[[MessageSessionLock], None]) -> NextSessionRequest:
+        """Wait for the next available message session, and call `accept` with a lock on it.
+
+        A session is available if it is not locked and at least one of its messages is ready. The
+        session with the oldest ready message is the next one. `accept` is called later, unless the
+        request is canceled.
+
+        Raises EntityDisabled if the queue's status forbids receiving, and NotAllowed if the queue
+        has no message sessions.
+        """
+        self._begin()
+        self.check_receiving()
+        self._check_session_use(True)
+        return self._dispatcher.request_session(accept)
+
+    def release_session(self, lock: MessageSessionLock) -> None:
+        """End a lock on a message session. If the lock has ended, do nothing.
+
+        Messages that were delivered and not settled can be delivered again. Their deliveries do
+        not count as failed.
+        """
+        self._transactions.release_session(lock)
+
+    def check_session_lock(self, lock: MessageSessionLock) -> None:
+        """Raise SessionLockLost if the lock is lost."""
+        self._check_session_lock(lock, self._begin())
+
+    def renew_session_lock(self, lock: MessageSessionLock) -> datetime:
+        """Renew a lock on a message session, and return its new expiry time.
+
+        The new expiry time is the current time plus the queue's lock duration.
+        """
+        now = self._begin()
+        self._check_session_lock(lock, now)
+        self._transactions.session_locks.renew(lock, now + self.settings.lock_duration)
+        return lock.until
+
+    def session_state(self, lock: MessageSessionLock) -> bytes | None:
+        """Return the state of a message session, or None if it has no state."""
+        self._check_session_lock(lock, self._begin())
+        self._transactions.flush()
+        return self._transactions.store.session_state(self._state.number, lock.session_id)
+
+    async def set_session_state(self, lock: MessageSessionLock, state: bytes | None) -> None:
+        """Store the state of a message session. None removes the state.
+
+        The state is kept when the session has no messages. Raises MessageSizeExceeded if the state
+        is larger than a message may be.
+        """
+        now = self._begin()
+        self._check_session_lock(lock, now)
+        limit_bytes = self.settings.max_message_bytes
+        if state is not None and len(state) > limit_bytes:
+            raise MessageSizeExceeded(
+                f"the session state has {len(state)} bytes, but the limit is {limit_bytes} bytes"
+            )
+        self._state.set_session_state(lock.session_id, state, now)
+        self._transactions.mark_changed(self._state)
+        await self._transactions.wait_until_committed()
+
+    def session_ids(self, updated_after: datetime | None = None) -> list[str]:
+        """Return the ids of the message sessions that have active messages or a state, sorted.
+
+        If `updated_after` is not None, return the sessions whose state was set after this time.
+        Raises NotAllowed if the queue has no message sessions.
+        """
+        self._begin()
+        self._check_session_use(True)
+        self._transactions.flush()
+        ids = self._transactions.store.sessions_with_state(self._state.number, updated_after)
+        if updated_after is None and self._state.index.sessions is not None:
+            ids += self._state.index.sessions.ids()
+        return sorted(set(ids))
+
+    @staticmethod
+    def _check_session_lock(lock: MessageSessionLock, now: datetime) -> None:
+        if not lock.is_valid(now):
+            raise SessionLockLost
+
+    def _check_session_use(self, has_session: bool) -> None:
+        """Raise NotAllowed if the receiver has a session and the queue has none, or the reverse."""
+        if has_session and not self.requires_session:
+            raise NotAllowed(
+                "A sessionful message receiver cannot be created on an entity that does not require"
+                " sessions. Ensure RequiresSession is set to true when creating a Queue or"
+                " Subscription to enable sessionful behavior."
+            )
+        if self.requires_session and not has_session:
+            raise NotAllowed(
+                "It is not possible for an entity that requires sessions to create a"
+                " non-sessionful message receiver."
+            )
+
+    # Settling. Each method raises MessageLockLost if the lock is lost, SessionLockLost if the
+    # lock on the message's session is lost, and ArgumentError if the changed properties exceed
+    # 64 KiB.
 
     async def complete(self, token: UUID) -> None:
         """Remove the message with the lock token `token` from the queue."""
@@ -256,13 +408,19 @@ class Queue:
             scheduled=index.counts[MessageState.SCHEDULED],
             dead_letter=dead_letter,
             transfer_dead_letter=transfer_dead_letter,
-            size_bytes=index.size_bytes + sum(each.size_bytes for each in below),
+            size_bytes=self._stored_bytes(),
         )
 
     # Methods that the broker calls
 
-    def reconfigure(self, settings: QueueSettings) -> None:
-        """Replace the settings of the queue and of its two dead-letter queues."""
+    def save_settings(self, settings: QueueSettings) -> None:
+        """Write new settings to the database, and use them from now on.
+
+        Raises MessageStoreError if they cannot be written.
+        """
+        problem = f"the {settings.KIND} {settings.name!r} could not be written to the database"
+        with report_failed_write(problem):
+            self._transactions.store.save_queue(StoredQueue(self._state.number, settings, 1))
         for queue in (self, *self._subqueues):
             queue._state.settings = settings
 
@@ -289,13 +447,31 @@ class Queue:
             )
         for message in messages:
             _check(message, self.settings.max_message_bytes)
-        size_bytes = self._state.index.size_bytes + sum(
-            queue._state.index.size_bytes for queue in self._subqueues
-        )
+            if self.requires_session:
+                _check_session_id(message.session_id)
+        size_bytes = self._stored_bytes()
         if size_bytes + sum(each.size_bytes for each in messages) > self.settings.max_size_bytes:
             raise QuotaExceeded(
-                f"the queue {self.address!r} is full: receive or delete messages first"
+                f"the {self.settings.KIND} {self.address!r} is full: receive or delete messages"
+                " first"
             )
+
+    def _stored_bytes(self) -> int:
+        """Return the size of all messages, including those in the dead-letter queues."""
+        return sum(queue._state.index.size_bytes for queue in (self, *self._subqueues))
+
+
+def _check_session_id(session_id: str | None) -> None:
+    """Check the session id of a message or a receiver."""
+    if session_id is None:
+        raise NotAllowed(
+            "The SessionId was not set on a message, and it cannot be sent to the entity. Entities"
+            " that have session support enabled can only receive messages that have the SessionId"
+            " set to a valid value."
+        )
+    if len(session_id) > _MAX_SESSION_ID_LENGTH:
+        raise ArgumentError(f"a session id has more than {_MAX_SESSION_ID_LENGTH} characters")
+    check_unicode(session_id)
 
 
 def _check(message: IncomingMessage, limit_bytes: int) -> None:

@@ -14,6 +14,7 @@ from emulator.servicebus.broker.errors import (
     MessageLockLost,
     MessageNotFound,
     NotAllowed,
+    SessionLockLost,
 )
 from emulator.servicebus.broker.message import (
     IncomingMessage,
@@ -23,7 +24,8 @@ from emulator.servicebus.broker.message import (
     PropertyChanges,
     ReceiveMode,
 )
-from emulator.servicebus.broker.message_table import MessageTable
+from emulator.servicebus.broker.message_sessions import MessageSessionLock
+from emulator.servicebus.broker.message_table import MessageSessionIndex, MessageTable
 from emulator.servicebus.broker.settings import QueueSettings
 
 
@@ -34,6 +36,15 @@ class SeenMessageId:
     sequence_number: int
     message_id: str
     seen_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SessionState:
+    """The state that a receiver stored for a message session. The value None removes the state."""
+
+    session_id: str
+    value: bytes | None
+    updated_at: datetime
 
 
 class DuplicateHistory:
@@ -135,8 +146,29 @@ class QueueState:
         self.next_sequence_number = next_sequence_number
         self.committed_sequence_number = next_sequence_number
         """The value of `next_sequence_number` at the last commit."""
+        self.session_locks: dict[str, MessageSessionLock] = {}
+        """The locks on the queue's message sessions by the session's id.
+
+        An ended lock stays here until its messages are unlocked in the database.
+        """
+        self.uncommitted_session_states: dict[str, SessionState] = {}
         self._table = table
         self._dead_letter_state = dead_letter_state
+        if settings.requires_session and dead_letter_state is not None:
+            self.index.sessions = MessageSessionIndex()
+
+    @property
+    def requires_session(self) -> bool:
+        """Whether each message belongs to a message session.
+
+        This is never the case in a dead-letter queue.
+        """
+        return self.index.sessions is not None
+
+    @property
+    def changed_states(self) -> "Sequence[QueueState]":
+        """The queues whose state a send or a due change of this queue may change."""
+        return (self,)
 
     # Transactions. The message table commits and rolls back the messages themselves.
 
@@ -144,11 +176,16 @@ class QueueState:
         """Keep the changes since the last commit. `rollback` can no longer undo them."""
         self.committed_sequence_number = self.next_sequence_number
         self.duplicates.commit()
+        self.uncommitted_session_states.clear()
 
     def rollback(self) -> None:
-        """Restore the next sequence number and the duplicate history of the last commit."""
+        """Restore the next sequence number and the duplicate history of the last commit.
+
+        New states of message sessions are discarded.
+        """
         self.next_sequence_number = self.committed_sequence_number
         self.duplicates.rollback()
+        self.uncommitted_session_states.clear()
 
     # Sending
 
@@ -167,21 +204,31 @@ class QueueState:
         number = self._new_sequence_number()
         if window is not None and message.message_id is not None:
             self.duplicates.record(SeenMessageId(number, message.message_id, now))
+        return number, self._enqueue(message, number, number, now)
+
+    def _enqueue(
+        self, message: IncomingMessage, number: int, first_number: int, now: datetime
+    ) -> MessageRecord | None:
+        """Add a message that has the sequence number `number`, and return its record.
+
+        `first_number` is the sequence number that the message got when it was sent.
+        """
         is_scheduled = message.scheduled_at is not None and message.scheduled_at > now
         record = MessageRecord(
             id=self._table.new_id(),
             queue=self.number,
             sequence_number=number,
-            enqueue_sequence_number=number,
+            enqueue_sequence_number=first_number,
             enqueued_at=now,
             size_bytes=message.size_bytes,
             state=MessageState.SCHEDULED if is_scheduled else MessageState.ACTIVE,
             time_to_live=message.time_to_live,
             scheduled_at=message.scheduled_at,
             expires_at=None if is_scheduled else self._expiry(message.time_to_live, now),
+            session_id=message.session_id if self.requires_session else None,
         )
         self._table.put(record)
-        return number, record
+        return record
 
     def cancel(self, sequence_numbers: Iterable[int]) -> None:
         """Remove the scheduled messages that have these sequence numbers.
@@ -193,34 +240,62 @@ class QueueState:
 
     # Receiving
 
-    def take(self, mode: ReceiveMode, now: datetime) -> MessageRecord | None:
+    def has_ready(self, session_lock: MessageSessionLock | None) -> bool:
+        """Return whether a message is ready for a receiver that has this lock on a session.
+
+        `session_lock` is None if the queue has no message sessions.
+        """
+        return self._first_ready(session_lock) is not None
+
+    def take(
+        self, mode: ReceiveMode, now: datetime, session_lock: MessageSessionLock | None = None
+    ) -> MessageRecord | None:
         """Receive the first ready message, or return None if no message is ready.
 
         If the mode is peek-lock, lock the message. If it is receive-and-delete, remove the message.
+        If the queue has message sessions, the message is from the session of `session_lock`.
         """
-        number = self.index.ready.first()
-        return None if number is None else self._assign(number, mode, now)
+        number = self._first_ready(session_lock)
+        return None if number is None else self._assign(number, mode, now, session_lock)
+
+    def _first_ready(self, session_lock: MessageSessionLock | None) -> int | None:
+        if session_lock is None:
+            return self.index.ready.first()
+        if self.index.sessions is None or not session_lock.is_held:
+            return None
+        return self.index.sessions.first_ready(session_lock.session_id)
 
     def take_deferred(
-        self, sequence_numbers: Iterable[int], mode: ReceiveMode, now: datetime
+        self,
+        sequence_numbers: Iterable[int],
+        mode: ReceiveMode,
+        now: datetime,
+        session_lock: MessageSessionLock | None = None,
     ) -> list[MessageRecord]:
         """Receive the deferred messages that have these sequence numbers.
 
         If the mode is peek-lock, lock the messages. If it is receive-and-delete, remove them.
         If one of the messages is not found, raise MessageNotFound and receive no message.
+        If the queue has message sessions, the messages must be in the session of `session_lock`.
         """
-        found = self._find(sequence_numbers, MessageState.DEFERRED)
-        return [self._assign(record.sequence_number, mode, now) for record in found]
+        found = self._find(sequence_numbers, MessageState.DEFERRED, session_lock)
+        return [self._assign(each.sequence_number, mode, now, session_lock) for each in found]
 
-    def _assign(self, sequence_number: int, mode: ReceiveMode, now: datetime) -> MessageRecord:
+    def _assign(
+        self,
+        sequence_number: int,
+        mode: ReceiveMode,
+        now: datetime,
+        session_lock: MessageSessionLock | None,
+    ) -> MessageRecord:
         record = self.index.by_sequence_number[sequence_number]
         if mode is ReceiveMode.RECEIVE_AND_DELETE:
             self._table.remove(record.id)
             return record
-        return self._lock(record, now)
+        return self._lock(record, None if session_lock else now + self.settings.lock_duration)
 
-    def _lock(self, record: MessageRecord, now: datetime) -> MessageRecord:
-        locked = replace(record, lock=Lock(uuid4(), now + self.settings.lock_duration))
+    def _lock(self, record: MessageRecord, until: datetime | None) -> MessageRecord:
+        locked = replace(record, lock=Lock(uuid4(), until))
         self._table.put(locked)
         return locked
 
@@ -230,18 +305,71 @@ class QueueState:
         The message is locked for the queue's lock duration. When the lock expires, the delivery
         counts as failed, as in peek-lock mode.
         """
-        self._lock(record, now)
+        self._lock(record, now + self.settings.lock_duration)
 
-    def _find(self, sequence_numbers: Iterable[int], state: MessageState) -> list[MessageRecord]:
+    def _find(
+        self,
+        sequence_numbers: Iterable[int],
+        state: MessageState,
+        session_lock: MessageSessionLock | None = None,
+    ) -> list[MessageRecord]:
         found = []
         for number in dict.fromkeys(sequence_numbers):
             record = self.index.by_sequence_number.get(number)
-            if record is None or record.state is not state or record.lock is not None:
+            if (
+                record is None
+                or record.state is not state
+                or record.lock is not None
+                or (session_lock is not None and record.session_id != session_lock.session_id)
+            ):
                 raise MessageNotFound(
                     f"no {state.name.lower()} message has the sequence number {number}"
                 )
             found.append(record)
         return found
+
+    # Message sessions
+
+    def next_session_id(self) -> str | None:
+        """Return the id of the unlocked session with the oldest ready message, or None."""
+        if self.index.sessions is None:
+            return None
+        number = self.index.sessions.first_available()
+        return None if number is None else self.index.by_sequence_number[number].session_id
+
+    def lock_session(self, lock: MessageSessionLock) -> None:
+        """Lock a session, which must not be locked."""
+        assert self.index.sessions is not None
+        self.session_locks[lock.session_id] = lock
+        self.index.sessions.set_locked(lock.session_id, True)
+
+    def unlock_session_messages(self, lock: MessageSessionLock, now: datetime) -> None:
+        """Unlock the messages of a session whose lock has ended.
+
+        The deliveries count as failed only if the lock has expired, as in Azure.
+        """
+        assert self.index.sessions is not None
+        records = [
+            self.index.by_token[each] for each in self.index.sessions.tokens(lock.session_id)
+        ]
+        for record in sorted(records, key=lambda each: each.sequence_number):
+            self._unlock(record, now, failed=lock.is_expired)
+
+    def unlock_session(self, lock: MessageSessionLock) -> bool:
+        """Unlock a session whose lock has ended, if its messages are unlocked.
+
+        Return whether the session is now unlocked.
+        """
+        assert self.index.sessions is not None
+        if self.index.sessions.tokens(lock.session_id):
+            return False
+        del self.session_locks[lock.session_id]
+        self.index.sessions.set_locked(lock.session_id, False)
+        return True
+
+    def set_session_state(self, session_id: str, value: bytes | None, now: datetime) -> None:
+        """Store the state of a session. None removes the state."""
+        self.uncommitted_session_states[session_id] = SessionState(session_id, value, now)
 
     # Settling
 
@@ -306,6 +434,10 @@ class QueueState:
 
         If one of the locks is lost, raise MessageLockLost and renew no lock.
         """
+        if self.requires_session:
+            raise NotAllowed(
+                "a message of a session has no lock of its own: renew the lock on the session"
+            )
         until = now + self.settings.lock_duration
         for record in [self._find_locked(token, now) for token in tokens]:
             self._table.put(replace(record, lock=Lock(self._lock_token(record), until)))
@@ -313,7 +445,13 @@ class QueueState:
 
     def _find_locked(self, token: UUID, now: datetime) -> MessageRecord:
         record = self.index.by_token.get(token)
-        if record is None or record.lock is None or record.lock.until <= now:
+        lock = None if record is None else record.lock
+        if record is not None and lock is not None and lock.until is None:
+            assert record.session_id is not None
+            if not self.session_locks[record.session_id].is_valid(now):
+                raise SessionLockLost
+            return record
+        if record is None or lock is None or lock.until is None or lock.until <= now:
             raise MessageLockLost(
                 "The lock supplied is invalid. Either the lock expired, or the message has already"
                 " been removed from the queue, or was received by a different receiver instance."
@@ -428,5 +566,5 @@ def check_unicode(text: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise ArgumentError(
-            "the message id, dead-letter reason or description is not valid Unicode"
+            "the message id, session id, dead-letter reason or description is not valid Unicode"
         ) from None

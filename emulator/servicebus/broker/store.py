@@ -4,9 +4,9 @@ import asyncio
 import json
 import logging
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,17 @@ from emulator.servicebus.broker.message import (
     MessageState,
     PropertyChanges,
 )
-from emulator.servicebus.broker.queue_state import SeenMessageId
-from emulator.servicebus.broker.settings import QueueSettings, QueueStatus
+from emulator.servicebus.broker.queue_state import SeenMessageId, SessionState
+from emulator.servicebus.broker.settings import (
+    QueueSettings,
+    QueueStatus,
+    SubscriptionSettings,
+    TopicSettings,
+)
+from emulator.servicebus.broker.subscription_rules import rule_from_values, rule_to_values
 
 APPLICATION_ID = 0x51554555
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _BUSY_SECONDS = 0.5
 
 # A small content is in its message's row. A large content is in the table `contents`, because
@@ -60,7 +66,8 @@ CREATE TABLE messages (
     header BLOB,
     annotations BLOB,
     bare BLOB,
-    property_changes TEXT
+    property_changes TEXT,
+    session_id TEXT
 ) STRICT;
 CREATE TABLE contents (
     id INTEGER PRIMARY KEY,
@@ -77,9 +84,22 @@ CREATE TABLE sightings (
 ) STRICT, WITHOUT ROWID;
 """
 _RULES_TABLE = "CREATE TABLE authorization_rules (name TEXT PRIMARY KEY, rule TEXT NOT NULL) STRICT"
+_SESSIONS_TABLE = """
+CREATE TABLE message_sessions (
+    queue INTEGER NOT NULL,
+    session_id TEXT NOT NULL,
+    state BLOB NOT NULL,
+    updated_at_us INTEGER NOT NULL,
+    PRIMARY KEY (queue, session_id)
+) STRICT"""
 
 # The statements that upgrade a database of an older version to the next version.
-_UPGRADES = {1: "ALTER TABLE messages ADD COLUMN property_changes TEXT", 2: _RULES_TABLE}
+# Version 4 adds message sessions, and topics and subscriptions in the table `queues`.
+_UPGRADES = {
+    1: "ALTER TABLE messages ADD COLUMN property_changes TEXT",
+    2: _RULES_TABLE,
+    3: f"ALTER TABLE messages ADD COLUMN session_id TEXT; {_SESSIONS_TABLE}",
+}
 
 
 def lock_database(database: Path) -> sqlite3.Connection:
@@ -142,7 +162,7 @@ def _prepare(connection: sqlite3.Connection, database: Path) -> None:
     connection.execute("PRAGMA wal_autocheckpoint=0")  # the Checkpointer runs the checkpoints
     if not tables:
         connection.executescript(
-            f"BEGIN IMMEDIATE; {_TABLES}{_RULES_TABLE};"
+            f"BEGIN IMMEDIATE; {_TABLES}{_RULES_TABLE};{_SESSIONS_TABLE};"
             f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={SCHEMA_VERSION}; COMMIT;"
         )
     for older in range(version, SCHEMA_VERSION) if tables else ():
@@ -154,7 +174,8 @@ def _prepare(connection: sqlite3.Connection, database: Path) -> None:
 RECORD_COLUMNS = (
     "id, queue, sequence_number, enqueue_sequence_number, enqueued_at_us, size_bytes, state,"
     " delivery_count, time_to_live_us, scheduled_at_us, expires_at_us, lock_token,"
-    " locked_until_us, dead_letter_reason, dead_letter_description, property_changes"
+    " locked_until_us, dead_letter_reason, dead_letter_description, property_changes,"
+    " session_id"
 )
 UPDATED_COLUMNS = (
     "queue=?, sequence_number=?, enqueued_at_us=?, state=?, delivery_count=?, expires_at_us=?,"
@@ -164,6 +185,7 @@ UPDATED_COLUMNS = (
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _STATES = {state.value: state for state in MessageState}
+_KINDS = {kind.KIND: kind for kind in (QueueSettings, TopicSettings, SubscriptionSettings)}
 _DURATIONS = "lock_duration", "default_message_time_to_live", "duplicate_detection_window"
 
 
@@ -191,11 +213,11 @@ def insert_row(record: MessageRecord) -> tuple[object, ...]:
         None if record.time_to_live is None else record.time_to_live // _MICROSECOND,
         _optional_microseconds(record.scheduled_at),
         _optional_microseconds(record.expires_at),
-        None if record.lock is None else record.lock.token.bytes,
-        None if record.lock is None else microseconds(record.lock.until),
+        *_lock_values(record.lock),
         record.dead_letter_reason,
         record.dead_letter_description,
         _changes_text(record.property_changes),
+        record.session_id,
     )
 
 
@@ -208,8 +230,7 @@ def update_row(record: MessageRecord) -> tuple[object, ...]:
         record.state,
         record.delivery_count,
         _optional_microseconds(record.expires_at),
-        None if record.lock is None else record.lock.token.bytes,
-        None if record.lock is None else microseconds(record.lock.until),
+        *_lock_values(record.lock),
         record.dead_letter_reason,
         record.dead_letter_description,
         _changes_text(record.property_changes),
@@ -220,7 +241,7 @@ def update_row(record: MessageRecord) -> tuple[object, ...]:
 def record_from_row(row: tuple[Any, ...]) -> MessageRecord:
     """Build a record from a row that has the columns in `RECORD_COLUMNS`."""
     id_, queue, number, first_number, enqueued, size, state, count, ttl, *rest = row
-    scheduled, expires, token, locked_until, reason, description, changes = rest
+    scheduled, expires, token, locked_until, reason, description, changes, session_id = rest
     return MessageRecord(
         id=id_,
         queue=queue,
@@ -233,11 +254,23 @@ def record_from_row(row: tuple[Any, ...]) -> MessageRecord:
         time_to_live=None if ttl is None else ttl * _MICROSECOND,
         scheduled_at=_optional_instant(scheduled),
         expires_at=_optional_instant(expires),
-        lock=None if token is None else Lock(UUID(bytes=token), instant(locked_until)),
+        lock=None if locked_until is None else Lock(UUID(bytes=token), instant(locked_until)),
         dead_letter_reason=reason,
         dead_letter_description=description,
         property_changes=_changes_from_text(changes),
+        session_id=session_id,
     )
+
+
+def _lock_values(lock: Lock | None) -> tuple[bytes | None, int | None]:
+    """Return a lock's token and expiry time.
+
+    Both are None if the message is locked together with its session, because no session is locked
+    after a restart.
+    """
+    if lock is None or lock.until is None:
+        return None, None
+    return lock.token.bytes, microseconds(lock.until)
 
 
 def _changes_text(changes: PropertyChanges) -> str | None:
@@ -253,19 +286,24 @@ def _changes_from_text(text: str | None) -> PropertyChanges:
 
 
 def settings_text(settings: QueueSettings) -> str:
-    """Return a queue's settings as JSON. Durations are in microseconds."""
-    values: dict[str, Any] = {
-        name: getattr(settings, name) for name in QueueSettings.__dataclass_fields__
-    }
+    """Return the settings of a queue, topic or subscription as JSON.
+
+    Durations are in microseconds.
+    """
+    values: dict[str, Any] = {each.name: getattr(settings, each.name) for each in fields(settings)}
     for name in _DURATIONS:
         if values[name] is not None:
             values[name] //= _MICROSECOND
     values["authorization_rules"] = [_rule_values(rule) for rule in settings.authorization_rules]
+    if isinstance(settings, SubscriptionSettings):
+        values["rules"] = [rule_to_values(rule) for rule in settings.rules]
+    if settings.KIND != QueueSettings.KIND:
+        values["kind"] = settings.KIND
     return json.dumps(values)
 
 
 def settings_from_text(text: str) -> QueueSettings:
-    """Convert the result of `settings_text` back to a queue's settings."""
+    """Convert the result of `settings_text` back to the settings."""
     values: dict[str, Any] = json.loads(text)
     for name in _DURATIONS:
         if values[name] is not None:
@@ -274,7 +312,10 @@ def settings_from_text(text: str) -> QueueSettings:
     values["status"] = QueueStatus(values.get("status", QueueStatus.ACTIVE))
     rules = values.get("authorization_rules", [])
     values["authorization_rules"] = tuple(_rule_from_values(rule) for rule in rules)
-    return QueueSettings(**values)
+    kind = _KINDS[values.pop("kind", QueueSettings.KIND)]
+    if kind is SubscriptionSettings:
+        values["rules"] = tuple(map(rule_from_values, values["rules"]))
+    return kind(**values)
 
 
 def _rule_values(rule: AuthorizationRule) -> dict[str, Any]:
@@ -302,7 +343,7 @@ def _optional_instant(since_epoch_us: int | None) -> datetime | None:
 _INLINE_BYTES = 2000
 _INSERT = (
     f"INSERT INTO messages ({RECORD_COLUMNS}, header, annotations, bare)"  # noqa: S608 - constants
-    " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+    " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 )
 _CONTENT_IN_ROW = "SELECT header, annotations, bare FROM messages WHERE id=?"
 _CONTENT_APART = "SELECT header, annotations, bare FROM contents WHERE id=?"
@@ -325,6 +366,8 @@ class ChangeSet:
     Duplicate detection no longer needs the message ids of this queue up to this sequence number.
     The transaction deletes these ids from the table `sightings`.
     """
+    session_states: list[tuple[int, SessionState]] = field(default_factory=list)
+    """Pairs of a queue's internal number and the new state of one of its message sessions."""
 
     def __bool__(self) -> bool:
         return bool(
@@ -334,12 +377,13 @@ class ChangeSet:
             or self.sequence_numbers
             or self.seen_ids
             or self.forgotten_ids
+            or self.session_states
         )
 
 
 @dataclass(frozen=True, slots=True)
 class StoredQueue:
-    """A row of the table `queues`."""
+    """A row of the table `queues`: a queue, a topic or a subscription."""
 
     id: int
     settings: QueueSettings
@@ -385,22 +429,56 @@ class MessageStore:
             (queue.id, settings_text(queue.settings), queue.next_sequence_number),
         )
 
-    def delete_queue(self, id_: int, numbers: range) -> None:
-        """Delete a queue, its messages, and the messages of its dead-letter queues.
+    def delete_queues(self, deleted: Iterable[range]) -> None:
+        """Delete queues, their messages, and the messages of their dead-letter queues.
 
-        `id_` is the row id of the queue. `numbers` contains the internal numbers of the queue and
-        of its two dead-letter queues.
+        Each item of `deleted` contains the internal numbers of one queue and of its two dead-letter
+        queues. The first number is the row id of the queue. Either all queues are deleted or none.
         """
+        with self._transaction() as connection:
+            for numbers in deleted:
+                self._delete_queue(connection, numbers)
+
+    @staticmethod
+    def _delete_queue(connection: sqlite3.Connection, numbers: range) -> None:
         bounds = numbers.start, numbers.stop
         in_queue = "queue >= ? AND queue < ?"
-        with self._transaction() as connection:
-            connection.execute(
-                f"DELETE FROM contents WHERE id IN (SELECT id FROM messages WHERE {in_queue})",  # noqa: S608 - a constant
-                bounds,
-            )
-            connection.execute(f"DELETE FROM messages WHERE {in_queue}", bounds)  # noqa: S608 - a constant
-            connection.execute(f"DELETE FROM sightings WHERE {in_queue}", bounds)  # noqa: S608 - a constant
-            connection.execute("DELETE FROM queues WHERE id=?", (id_,))
+        connection.execute(
+            f"DELETE FROM contents WHERE id IN (SELECT id FROM messages WHERE {in_queue})",  # noqa: S608 - a constant
+            bounds,
+        )
+        connection.execute(f"DELETE FROM messages WHERE {in_queue}", bounds)  # noqa: S608 - a constant
+        connection.execute(f"DELETE FROM sightings WHERE {in_queue}", bounds)  # noqa: S608 - a constant
+        connection.execute(f"DELETE FROM message_sessions WHERE {in_queue}", bounds)  # noqa: S608 - a constant
+        connection.execute("DELETE FROM queues WHERE id=?", (numbers.start,))
+
+    # Message sessions
+
+    def session_state(self, queue: int, session_id: str) -> bytes | None:
+        """Return the state of a message session, or None if it has no state.
+
+        Raises MessageStoreError if the read operation fails.
+        """
+        with _report_failed_read("a session's state"):
+            row = self._connection.execute(
+                "SELECT state FROM message_sessions WHERE queue=? AND session_id=?",
+                (queue, session_id),
+            ).fetchone()
+        return None if row is None else row[0]
+
+    def sessions_with_state(self, queue: int, updated_after: datetime | None = None) -> list[str]:
+        """Return the ids of the message sessions of a queue that have a state.
+
+        If `updated_after` is not None, only sessions whose state was set after this time are
+        returned. Raises MessageStoreError if the read operation fails.
+        """
+        after_us = -1 if updated_after is None else microseconds(updated_after)
+        with _report_failed_read("the sessions of a queue"):
+            rows = self._connection.execute(
+                "SELECT session_id FROM message_sessions WHERE queue=? AND updated_at_us>?",
+                (queue, after_us),
+            ).fetchall()
+        return [session_id for (session_id,) in rows]
 
     # The namespace's shared access policies
 
@@ -441,14 +519,10 @@ class MessageStore:
 
     def content(self, id_: int) -> IncomingMessage:
         """Read the content of a message. Raises MessageStoreError if the read operation fails."""
-        try:
+        with _report_failed_read("a message"):
             sections = self._connection.execute(_CONTENT_IN_ROW, (id_,)).fetchone()
             if sections[-1] is None:
                 sections = self._connection.execute(_CONTENT_APART, (id_,)).fetchone()
-        except sqlite3.Error as error:
-            raise MessageStoreError(
-                f"a message could not be read from the database: {error}"
-            ) from error
         return IncomingMessage(*sections)
 
     def apply(self, changes: ChangeSet) -> None:
@@ -481,6 +555,23 @@ class MessageStore:
                     "DELETE FROM sightings WHERE queue=? AND sequence_number<=?",
                     changes.forgotten_ids,
                 )
+            for queue, state in changes.session_states:
+                self._save_session_state(connection, queue, state)
+
+    @staticmethod
+    def _save_session_state(
+        connection: sqlite3.Connection, queue: int, state: SessionState
+    ) -> None:
+        if state.value is None:
+            connection.execute(
+                "DELETE FROM message_sessions WHERE queue=? AND session_id=?",
+                (queue, state.session_id),
+            )
+            return
+        connection.execute(
+            "INSERT OR REPLACE INTO message_sessions VALUES (?,?,?,?)",
+            (queue, state.session_id, state.value, microseconds(state.updated_at)),
+        )
 
     @staticmethod
     def _insert(
@@ -507,6 +598,24 @@ class MessageStore:
 
     def _transaction(self) -> "_Transaction":
         return _Transaction(self._connection)
+
+
+@contextmanager
+def report_failed_write(problem: str) -> Iterator[None]:
+    """Convert an error of SQLite during the `with` block to MessageStoreError."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise MessageStoreError(f"{problem}: {error}") from error
+
+
+@contextmanager
+def _report_failed_read(what: str) -> Iterator[None]:
+    """Convert an error of SQLite during the `with` block to MessageStoreError."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise MessageStoreError(f"{what} could not be read from the database: {error}") from error
 
 
 class _Transaction:

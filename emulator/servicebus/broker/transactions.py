@@ -13,6 +13,7 @@ from emulator.servicebus.broker.clock import UtcClock
 from emulator.servicebus.broker.dispatcher import Assignment, Dispatcher
 from emulator.servicebus.broker.errors import BrokerClosed, MessageStoreError
 from emulator.servicebus.broker.message import IncomingMessage, MessageDelivery, MessageRecord
+from emulator.servicebus.broker.message_sessions import MessageSessionLock, MessageSessionLocks
 from emulator.servicebus.broker.message_table import MessageTable
 from emulator.servicebus.broker.queue_state import QueueState
 from emulator.servicebus.broker.store import ChangeSet, Checkpointer, MessageStore
@@ -101,6 +102,7 @@ class TransactionManager:
         self._checkpointer = Checkpointer(database)
         self._disk = DiskStatus(database.parent)
         self.table = MessageTable()
+        self.session_locks = MessageSessionLocks()
         self.contents = ContentCache(self.store.content)
         self._loop = asyncio.get_running_loop()
         self._states: dict[int, QueueState] = {}
@@ -114,7 +116,7 @@ class TransactionManager:
 
     def add(self, state: QueueState) -> Dispatcher:
         """Manage the changes of one more queue, and return a new dispatcher for this queue."""
-        dispatcher = Dispatcher(state, self._schedule_transaction)
+        dispatcher = Dispatcher(state, self._schedule_transaction, self.session_locks)
         self._states[state.number] = state
         self._dispatchers[state.number] = dispatcher
         return dispatcher
@@ -125,9 +127,11 @@ class TransactionManager:
         `numbers` contains the internal numbers of the queues.
         """
         for number in numbers:
-            del self._states[number]
-            self._dispatchers.pop(number).close()
-            self.table.drop_queue(number)
+            if number in self._states:
+                del self._states[number]
+                self._dispatchers.pop(number).close()
+                self.session_locks.drop_queue(number)
+                self.table.drop_queue(number)
 
     def load(self) -> None:
         """Read all message records from the database, and the ids for duplicate detection.
@@ -161,9 +165,15 @@ class TransactionManager:
     def mark_changed(self, state: QueueState) -> None:
         """Mark a queue whose next sequence number or duplicate history may have changed.
 
-        The next transaction writes the changes of marked queues to the database.
+        If the queue is a topic, its subscriptions are marked, too. The next transaction writes the
+        changes of marked queues to the database.
         """
-        self._changed.add(state)
+        self._changed.update(state.changed_states)
+
+    def release_session(self, lock: MessageSessionLock) -> None:
+        """End a lock on a message session, and unlock its messages in the next transaction."""
+        self.session_locks.release(lock)
+        self._schedule_transaction()
 
     async def wait_until_committed(self) -> None:
         """Wait until the next transaction is committed.
@@ -190,6 +200,7 @@ class TransactionManager:
         await self._checkpointer.close()
         if self._closed:
             return
+        self.session_locks.release_all()
         self.flush()
         # The first transaction may have delivered messages, and put one of them back.
         self.flush()
@@ -238,6 +249,8 @@ class TransactionManager:
     def _advance(self, now: datetime) -> None:
         if self._failing:
             return
+        for lock in self.session_locks.end_expired(now):
+            self._states[lock.queue].unlock_session_messages(lock, now)
         for record in self.table.due(now):
             state = self._states[record.queue]
             state.advance(record, now)
@@ -264,6 +277,9 @@ class TransactionManager:
                 waiter.set_result(None)
         for delivery, assignment in deliveries:
             self._deliver(delivery, assignment)
+        now = self.clock.now()
+        for dispatcher in list(self._dispatchers.values()):
+            dispatcher.offer_sessions(now)
         self._set_next_timer()
 
     def _assign(self, assignments: list[Assignment]) -> None:
@@ -295,6 +311,8 @@ class TransactionManager:
             changes.seen_ids += [(number, seen_id) for seen_id in seen.uncommitted()]
             if seen.forgotten_count >= _FORGET_BATCH:
                 changes.forgotten_ids.append((number, seen.forgotten_through))
+            session_states = state.uncommitted_session_states.values()
+            changes.session_states += [(number, each) for each in session_states]
         return changes
 
     def _confirm(self, changes: ChangeSet) -> None:
@@ -307,6 +325,11 @@ class TransactionManager:
             if state.duplicates.forgotten_count >= _FORGET_BATCH:
                 state.duplicates.mark_purged()
         self._changed.clear()
+        for lock in self.session_locks.ended():
+            if self._states[lock.queue].unlock_session(lock):
+                self.session_locks.remove(lock)
+                if lock.is_expired:
+                    self._loop.call_soon(lock.on_lost)
         if changes:
             self._disk.note_success()
         if changes and self._failing:
@@ -343,7 +366,8 @@ class TransactionManager:
     # The timer for the next change that is due
 
     def _set_next_timer(self) -> None:
-        due_at = self.table.next_due_at()
+        due_times = self.table.next_due_at(), self.session_locks.next_due_at()
+        due_at = min((each for each in due_times if each is not None), default=None)
         if due_at is not None and not self._failing:
             self._set_timer(max(0.0, (due_at - self.clock.now()).total_seconds()))
 

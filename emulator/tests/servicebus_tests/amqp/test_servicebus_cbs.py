@@ -6,8 +6,9 @@ from urllib.parse import quote_plus
 
 import pytest
 
+from emulator.servicebus.accepted_sessions import AcceptedSessions
 from emulator.servicebus.access import DEVELOPMENT_KEY, AccessPolicies
-from emulator.servicebus.amqp.errors import LinkFault
+from emulator.servicebus.amqp.errors import AmqpError, LinkFault
 from emulator.servicebus.amqp.link import SourceRequest
 from emulator.servicebus.broker.authorization import ALL_RIGHTS, AccessRight, AuthorizationRule
 from emulator.servicebus.broker.broker import Broker
@@ -106,15 +107,20 @@ async def test_a_management_operation_without_the_required_access_right_gets_sta
 ) -> None:
     request = AmqpRequest({"operation": f"com.microsoft:{operation}"}, {})
     faults = NamespaceFaults(WallClock())
-    refused = await manage(broker.queue(QUEUE), faults, ALL_RIGHTS - {required}, request)
+    refused = await manage(
+        broker.queue(QUEUE), faults, ALL_RIGHTS - {required}, AcceptedSessions(), request
+    )
     assert refused.properties["statusCode"] == 401
     assert refused.properties["errorCondition"] == "amqp:unauthorized-access"
     assert f"'{required}' claim(s) are required" in refused.properties["statusDescription"]
     # With the right, the operation finds that its body is empty.
-    allowed = await manage(broker.queue(QUEUE), faults, {required}, request)
+    allowed = await manage(broker.queue(QUEUE), faults, {required}, AcceptedSessions(), request)
     assert allowed.properties["statusCode"] == 400
 
 
 class _Sender:
     def send(self, tag: bytes, payload: bytes) -> None:
         raise AssertionError("no message may be sent")
+
+    def detach(self, fault: AmqpError) -> None:
+        raise AssertionError("the link may not be detached")

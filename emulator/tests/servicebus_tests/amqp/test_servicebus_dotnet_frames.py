@@ -22,6 +22,7 @@ from emulator.servicebus.amqp.codec import encode_list
 from emulator.servicebus.amqp.frames import AmqpFrameReader, encode_frame
 from emulator.servicebus.amqp.outcomes import ACCEPTED
 from emulator.servicebus.amqp.performatives import (
+    Attach,
     Detach,
     Disposition,
     Performative,
@@ -297,7 +298,18 @@ async def test_a_transaction_of_the_dotnet_client_is_refused_with_an_error(
     assert refusals == ["amqp:not-implemented"] * 2
 
 
-async def test_a_session_receiver_of_the_dotnet_client_is_refused_with_an_error(
+async def test_the_dotnet_client_can_accept_a_session(exchange: Exchange) -> None:
+    await exchange.broker.delete_queue(QUEUE)
+    await exchange.broker.create_queue(QueueSettings(QUEUE, requires_session=True))
+    await exchange.replay("accept a session")
+    # The case ends with a second receiver, which has no session and is refused.
+    reply, refusal = exchange.of(Attach, channel=1)
+    assert refusal.source is None
+    assert reply.source.value[7] == {"com.microsoft:session-filter": "s1"}
+    assert reply.properties["com.microsoft:locked-until-utc"] > 0
+
+
+async def test_a_session_receiver_of_the_dotnet_client_is_refused_on_a_queue_without_sessions(
     exchange: Exchange,
 ) -> None:
     await exchange.replay("accept a session")

@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from emulator.servicebus.accepted_sessions import AcceptedSessions
 from emulator.servicebus.access import AccessPolicies
 from emulator.servicebus.amqp.errors import MessageFault
 from emulator.servicebus.amqp.outcomes import ACCEPTED
@@ -57,7 +58,9 @@ async def test_throttling_refuses_new_links_and_management_requests(
     (detach,) = await peer.received_of(Detach)
     assert condition(detach.error) == BUSY
     request = AmqpRequest({"operation": "com.microsoft:peek-message"}, {})
-    reply = await manage(broker.queue(QUEUE), namespace.faults, ALL_RIGHTS, request)
+    reply = await manage(
+        broker.queue(QUEUE), namespace.faults, ALL_RIGHTS, AcceptedSessions(), request
+    )
     assert (reply.properties["statusCode"], reply.properties["errorCondition"]) == (503, BUSY)
 
 

@@ -5,6 +5,7 @@ from uuid import UUID
 
 import pytest
 
+from emulator.servicebus.accepted_sessions import AcceptedSessions
 from emulator.servicebus.amqp.performatives import Disposition, Transfer
 from emulator.servicebus.amqp.sections import (
     APPLICATION_PROPERTIES,
@@ -113,7 +114,9 @@ async def update(broker: Broker, status: str, token: UUID, properties: object) -
         "properties-to-modify": properties,
     }
     request = AmqpRequest({"operation": "com.microsoft:update-disposition"}, body)
-    return await manage(broker.queue(QUEUE), NamespaceFaults(WallClock()), ALL_RIGHTS, request)
+    return await manage(
+        broker.queue(QUEUE), NamespaceFaults(WallClock()), ALL_RIGHTS, AcceptedSessions(), request
+    )
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from emulator.servicebus.broker.errors import (
 )
 from emulator.servicebus.broker.message import IncomingMessage, MessageState, ReceiveMode
 from emulator.servicebus.broker.settings import QueueSettings, QueueStatus
+from emulator.servicebus.broker.store import SCHEMA_VERSION
 from servicebus_tests.broker.broker_harness import (
     ManualClock,
     RunningBroker,
@@ -218,9 +219,13 @@ async def test_a_database_of_another_schema_version_is_refused(
     await broker.close()
     _make_database(path, "PRAGMA user_version=99")
     with pytest.raises(
-        SchemaError, match="has schema version 99; this program supports versions 1 to 3"
+        SchemaError, match="has schema version 99; this program supports versions 1 to 4"
     ):
         await Broker.open(path, [], ManualClock())
+
+
+# What undoes the changes of schema version 4.
+_WITHOUT_SESSIONS = "ALTER TABLE messages DROP COLUMN session_id", "DROP TABLE message_sessions"
 
 
 async def test_upgrading_a_database_from_schema_version_1_keeps_the_messages(
@@ -232,6 +237,7 @@ async def test_upgrading_a_database_from_schema_version_1_keeps_the_messages(
     await servicebus.broker.close()
     _make_database(
         servicebus.database,
+        *_WITHOUT_SESSIONS,
         "ALTER TABLE messages DROP COLUMN property_changes",
         "DROP TABLE authorization_rules",
         "PRAGMA user_version=1",
@@ -268,6 +274,7 @@ async def test_a_database_of_schema_version_2_can_store_policies_after_the_upgra
     await servicebus.broker.close()
     _make_database(
         servicebus.database,
+        *_WITHOUT_SESSIONS,
         "UPDATE queues SET settings=json_remove(settings, '$.status', '$.authorization_rules')",
         "DROP TABLE authorization_rules",
         "PRAGMA user_version=2",
@@ -288,7 +295,7 @@ async def test_opening_an_old_store_that_cannot_be_upgraded_raises_a_message_sto
     _make_database(servicebus.database, "PRAGMA user_version=2")  # the new table exists already
     with pytest.raises(MessageStoreError, match=r"cannot be written: table .* already exists"):
         await servicebus.restart()
-    _make_database(servicebus.database, "PRAGMA user_version=3")
+    _make_database(servicebus.database, f"PRAGMA user_version={SCHEMA_VERSION}")
     await servicebus.restart()
 
 

@@ -1,7 +1,7 @@
 """A pytest plugin that replaces the SDKs with which the tests of azure-servicebus create queues.
 
 The plugin creates queues and shared access policies through the management port of the emulator.
-Tests that need topics or sessions are skipped, because the emulator does not support them.
+Tests that need topics are skipped, because the emulator does not support them.
 """
 
 import itertools
@@ -142,10 +142,9 @@ class _PlainTransport(RequestsTransport):  # type: ignore[misc]  # loaded lazily
 
 
 def _create_queue(_group: str, _namespace: str, name: str, queue: Any) -> _Resource:
-    if queue.requires_session:
-        pytest.skip("the Service Bus emulator does not support sessions")
     properties = {
         "LockDuration": queue.lock_duration,
+        "RequiresSession": str(bool(queue.requires_session)).lower(),
         "RequiresDuplicateDetection": str(queue.requires_duplicate_detection).lower(),
         "DeadLetteringOnMessageExpiration": str(queue.dead_lettering_on_message_expiration).lower(),
     }

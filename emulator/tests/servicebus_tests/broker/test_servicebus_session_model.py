@@ -1,0 +1,385 @@
+"""Apply random operations to a queue with message sessions and to a simple model, and compare them.
+
+`ModelSessions` extends `ModelQueue` by sessions. Some operations restart the broker or make its
+database writes fail.
+"""
+
+import asyncio
+import tempfile
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+)
+
+from emulator.servicebus.broker.errors import (
+    BrokerError,
+    MessageLockLost,
+    MessageNotFound,
+    MessageStoreError,
+    SessionAlreadyLocked,
+    SessionLockLost,
+)
+from emulator.servicebus.broker.message import IncomingMessage, MessageState, ReceiveMode
+from emulator.servicebus.broker.message_sessions import MessageSessionLock
+from emulator.servicebus.broker.settings import QueueSettings
+from servicebus_tests.broker.broker_harness import RunningBroker, lock_token_of, message
+from servicebus_tests.broker.model_queue import ModelMessage, ModelQueue
+
+LOCK_SECONDS = 30
+ADDRESSES = {False: "q", True: "q/$DeadLetterQueue"}
+seconds = st.integers(0, 70)
+session_ids = st.sampled_from(["", "one", "two"])
+
+
+@dataclass(eq=False)
+class ModelLock:
+    session_id: str
+    until: datetime
+    is_lost: bool = False
+
+
+@dataclass
+class ModelSessions(ModelQueue):
+    """A queue with message sessions in memory."""
+
+    session_of: dict[int, str] = field(default_factory=dict)
+    """The session of each message by the message's id."""
+    locks: dict[str, ModelLock] = field(default_factory=dict)
+    states: dict[str, bytes] = field(default_factory=dict)
+    waiting: list[list[ModelLock]] = field(default_factory=list)
+    """For each receiver that waits for a session, the list that gets its lock."""
+
+    def send(self, message: IncomingMessage) -> int:
+        number = super().send(message)
+        assert message.session_id is not None
+        self.session_of.setdefault(self.sent_count, message.session_id)
+        return number
+
+    def messages_of(self, session_id: str) -> list[ModelMessage]:
+        living = self.living(dead=False)
+        return [each for each in living if self.session_of[each.id] == session_id]
+
+    def ready(self, session_id: str) -> list[ModelMessage]:
+        return [
+            each
+            for each in self.messages_of(session_id)
+            if each.token is None and each.state is MessageState.ACTIVE
+        ]
+
+    def accept(self, session_id: str) -> ModelLock:
+        lock = ModelLock(session_id, self.now + self.settings.lock_duration)
+        self.locks[session_id] = lock
+        return lock
+
+    def end(self, lock: ModelLock, *, failed: bool) -> None:
+        if lock.is_lost:
+            return
+        lock.is_lost = True
+        del self.locks[lock.session_id]
+        for each in self.messages_of(lock.session_id):
+            if each.token is not None:
+                self.give_back(each, failed=failed)
+
+    def advance(self, duration: timedelta) -> None:
+        self.now += duration
+        for lock in list(self.locks.values()):
+            if lock.until <= self.now:
+                self.end(lock, failed=True)
+        super().advance(timedelta(0))
+
+    def offer(self) -> None:
+        """Give available sessions to the receivers that wait for a session."""
+        while self.waiting:
+            unlocked = set(self.session_of.values()) - set(self.locks)
+            heads = [self.ready(each)[0] for each in unlocked if self.ready(each)]
+            if not heads:
+                return
+            oldest = min(heads, key=lambda each: each.number)
+            self.waiting.pop(0).append(self.accept(self.session_of[oldest.id]))
+
+
+class SessionMachine(RuleBasedStateMachine):
+    locks = Bundle("locks")
+    """Pairs of the broker's lock on a session and the model's."""
+    held = Bundle("held")
+    """Triples of a lock token, the broker's lock on the session and the model's."""
+
+    @initialize(
+        default_seconds=st.none() | st.integers(1, 90), max_delivery_count=st.integers(1, 3)
+    )
+    def open(self, default_seconds: int | None, max_delivery_count: int) -> None:
+        default = None if default_seconds is None else timedelta(seconds=default_seconds)
+        chosen = QueueSettings(
+            "q",
+            lock_duration=timedelta(seconds=LOCK_SECONDS),
+            max_delivery_count=max_delivery_count,
+            default_message_time_to_live=default,
+            duplicate_detection_window=timedelta(seconds=40),
+            requires_session=True,
+        )
+        self.runner = asyncio.Runner()
+        self.folder = tempfile.TemporaryDirectory()
+        self.servicebus = self.runner.run(RunningBroker.open(Path(self.folder.name), chosen))
+        self.model = ModelSessions(chosen, self.servicebus.clock.at)
+        self.body_count = 0
+        self.offered: list[tuple[list[MessageSessionLock], list[ModelLock]]] = []
+
+    def teardown(self) -> None:
+        if hasattr(self, "runner"):
+            self.runner.run(self.servicebus.broker.close())
+            self.runner.close()
+            self.folder.cleanup()
+
+    def _refuse_writes(self, value: bool) -> None:
+        connection = self.servicebus.broker._transactions.store._connection
+        connection.execute(f"PRAGMA query_only={int(value)}")
+
+    @rule(
+        facts=st.lists(
+            st.tuples(session_ids, st.sampled_from([None, "1", "2"]), st.none() | seconds),
+            min_size=1,
+            max_size=4,
+        )
+    )
+    def send(self, facts: list[tuple[str, str | None, int | None]]) -> None:
+        messages = []
+        for session_id, message_id, delay in facts:
+            self.body_count += 1
+            due = None if delay is None else self.servicebus.after(delay)
+            body = str(self.body_count)
+            messages.append(
+                message(body, message_id=message_id, scheduled_at=due, session_id=session_id)
+            )
+        expected = [self.model.send(each) for each in messages]
+        assert self.runner.run(self.servicebus.queue().send(messages)) == expected
+        self.advance(0)
+
+    @rule(target=locks, session_id=session_ids)
+    def accept(self, session_id: str) -> object:
+        if session_id in self.model.locks:
+            with pytest.raises(SessionAlreadyLocked):
+                self.servicebus.queue().accept_session(session_id)
+            return multiple()
+        lock = self.servicebus.queue().accept_session(session_id)
+        expected = self.model.accept(session_id)
+        assert lock.until == expected.until
+        return lock, expected
+
+    @rule()
+    def wait_for_the_next_session(self) -> None:
+        ours: list[MessageSessionLock] = []
+        expected: list[ModelLock] = []
+        self.servicebus.queue().request_session(ours.append)
+        self.model.waiting.append(expected)
+        self.offered.append((ours, expected))
+
+    @precondition(lambda self: any(ours for ours, _ in self.offered))
+    @rule(target=locks)
+    def take_the_next_session(self) -> object:
+        at = next(at for at, (ours, _) in enumerate(self.offered) if ours)
+        (lock,), (expected,) = self.offered.pop(at)
+        return lock, expected
+
+    @rule(pair=locks, fails=st.booleans())
+    def release(self, pair: tuple[MessageSessionLock, ModelLock], fails: bool) -> None:
+        lock, expected = pair
+        if fails:
+            self._refuse_writes(True)
+            self.servicebus.queue().release_session(lock)
+            with pytest.raises(MessageStoreError):
+                self.runner.run(
+                    self.servicebus.queue().send([message("never", session_id="never")])
+                )
+            self._refuse_writes(False)
+            self.servicebus.broker._transactions._on_timer()
+        else:
+            self.servicebus.queue().release_session(lock)
+        self.model.end(expected, failed=False)
+
+    @rule(pair=locks)
+    def renew(self, pair: tuple[MessageSessionLock, ModelLock]) -> None:
+        lock, expected = pair
+        if expected.is_lost:
+            with pytest.raises(SessionLockLost):
+                self.servicebus.queue().renew_session_lock(lock)
+            return
+        expected.until = self.model.now + timedelta(seconds=LOCK_SECONDS)
+        assert self.servicebus.queue().renew_session_lock(lock) == expected.until
+
+    @rule(pair=locks, state=st.none() | st.binary(max_size=3))
+    def set_state(self, pair: tuple[MessageSessionLock, ModelLock], state: bytes | None) -> None:
+        lock, expected = pair
+        call = self.servicebus.queue().set_session_state(lock, state)
+        if expected.is_lost:
+            with pytest.raises(SessionLockLost):
+                self.runner.run(call)
+            return
+        before = self.servicebus.queue().session_state(lock)
+        assert before == self.model.states.get(lock.session_id)
+        self.runner.run(call)
+        self.model.states.pop(lock.session_id, None)
+        if state is not None:
+            self.model.states[lock.session_id] = state
+
+    @rule(
+        target=held,
+        pair=locks,
+        count=st.integers(1, 3),
+        mode=st.sampled_from(ReceiveMode),
+    )
+    def receive(
+        self, pair: tuple[MessageSessionLock, ModelLock], count: int, mode: ReceiveMode
+    ) -> object:
+        lock, expected_lock = pair
+        receiver = self.servicebus.receiver("q", mode, count, lock)
+        receiver.subscription.close()
+        if expected_lock.is_lost:
+            assert not receiver.deliveries
+            return multiple()
+        ready = self.model.ready(lock.session_id)[:count]
+        assert receiver.bodies == [each.body.decode() for each in ready]
+        tokens = []
+        for expected, delivery in zip(ready, receiver.deliveries, strict=True):
+            assert delivery.message.delivery_count == expected.delivery_count
+            tokens.append(self._took(expected, mode, delivery, pair))
+        return multiple(*[each for each in tokens if each is not None])
+
+    @rule(
+        target=held,
+        pair=locks,
+        number=st.integers(1, 12),
+        mode=st.sampled_from(ReceiveMode),
+    )
+    def receive_deferred(
+        self, pair: tuple[MessageSessionLock, ModelLock], number: int, mode: ReceiveMode
+    ) -> object:
+        lock, expected_lock = pair
+        found = [
+            each
+            for each in self.model.messages_of(lock.session_id)
+            if (each.number, each.state, each.token) == (number, MessageState.DEFERRED, None)
+        ]
+        call = self.servicebus.queue().receive_deferred([number], mode, lock)
+        if expected_lock.is_lost or not found:
+            with pytest.raises(SessionLockLost if expected_lock.is_lost else MessageNotFound):
+                self.runner.run(call)
+            return multiple()
+        (delivery,) = self.runner.run(call)
+        token = self._took(found[0], mode, delivery, pair)
+        return multiple() if token is None else token
+
+    def _took(
+        self, expected: ModelMessage, mode: ReceiveMode, delivery: object, pair: object
+    ) -> object:
+        if mode is ReceiveMode.RECEIVE_AND_DELETE:
+            self.model.messages.remove(expected)
+            return None
+        expected.token = lock_token_of(delivery)  # type: ignore[arg-type]
+        return expected.token, pair
+
+    @rule(
+        hold=consumes(held),
+        way=st.sampled_from(["complete", "abandon", "release", "defer", "dead_letter"]),
+    )
+    def settle(self, hold: tuple[object, object], way: str) -> None:
+        token, _ = hold
+        arguments = (token, "Bad", None) if way == "dead_letter" else (token,)
+        call = getattr(self.servicebus.queue(), way)(*arguments)
+        mine = next((m for m in self.model.messages if m.token == token), None)
+        if mine is None:
+            refusal: type[BrokerError] = MessageLockLost
+            with pytest.raises(refusal):
+                self.runner.run(call)
+            return
+        self.runner.run(call)
+        if way == "complete":
+            self.model.messages.remove(mine)
+        elif way == "dead_letter":
+            self.model.bury(mine, "Bad")
+        else:
+            if way == "defer":
+                mine.state = MessageState.DEFERRED
+            self.model.give_back(mine, failed=way == "abandon")
+
+    @rule(duration=seconds)
+    def advance(self, duration: int) -> None:
+        self.model.advance(timedelta(seconds=duration))
+        self.servicebus.advance(duration)
+
+    @precondition(lambda self: self.body_count)
+    @rule(downtime=st.just(0) | seconds)
+    def restart(self, downtime: int) -> None:
+        async def restart() -> None:
+            await self.servicebus.broker.close()
+            self.servicebus.clock.at = self.servicebus.after(downtime)
+            await self.servicebus.restart()
+
+        self.runner.run(restart())
+        for lock in list(self.model.locks.values()):
+            self.model.end(lock, failed=False)
+        self.model.waiting.clear()
+        self.offered = []
+        self.model.advance(timedelta(seconds=downtime))
+
+    @invariant()
+    def the_broker_shows_what_the_model_has(self) -> None:
+        if not hasattr(self, "runner"):
+            return
+        self.servicebus.broker.tick()
+        self.model.offer()
+        for ours, expected in self.offered:
+            assert [(each.session_id, each.until) for each in ours] == [
+                (each.session_id, each.until) for each in expected
+            ]
+        for dead, address in ADDRESSES.items():
+            shown = [
+                (
+                    each.sequence_number,
+                    each.bare,
+                    each.state,
+                    each.delivery_count,
+                    each.expires_at,
+                    each.dead_letter_reason,
+                )
+                for each in self.servicebus.queue(address).peek(0, 1000)
+            ]
+            assert shown == [
+                (
+                    each.number,
+                    each.body,
+                    each.state,
+                    each.delivery_count,
+                    each.expires_at,
+                    each.reason,
+                )
+                for each in self.model.living(dead=dead)
+            ]
+        assert self.servicebus.queue().session_ids() == sorted(
+            {
+                self.model.session_of[each.id]
+                for each in self.model.living(dead=False)
+                if each.state is MessageState.ACTIVE or each.token is not None
+            }.union(self.model.states)
+        )
+
+
+SessionMachine.TestCase.settings = settings(
+    max_examples=25,
+    stateful_step_count=30,
+    # Omit the explain phase, because it traces every line of the broker and takes minutes.
+    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
+)
+TestMessageSessions = SessionMachine.TestCase
