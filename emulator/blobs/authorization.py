@@ -45,15 +45,19 @@ class AccessGrant:
 
     Attributes:
         may_overwrite: False if the request may create a blob but not overwrite an existing blob.
+        has_key: True if the request is signed with the account key.
+        may_tag: False if the request may not set tags.
         response_headers: Response headers that the request's service SAS sets. They replace the
             headers of the same names in the response.
     """
 
     may_overwrite: bool = True
+    may_tag: bool = True
     response_headers: Mapping[str, str] = field(default_factory=dict)
+    has_key: bool = False
 
 
-FULL_ACCESS = AccessGrant()
+FULL_ACCESS = AccessGrant(has_key=True)
 
 
 class AccountKey:
@@ -258,17 +262,19 @@ def _account_string(fields: Mapping[str, str], account: str) -> str:
 def _service_string(fields: Mapping[str, str], account: str, request: BlobRequest) -> str:
     resource = f"/blob/{account}/{request.container}"
     kind = fields.get("sr", "")
-    if kind == "b":
+    if kind == "bs" and "snapshot" not in fields:
+        raise _failed("The parameter sr is bs, so the request must have the parameter snapshot.")
+    if kind in {"b", "bs"}:
         resource += f"/{request.blob}"
     elif kind != "c":
-        raise _failed("The parameter sr must be b or c.")
+        raise _failed("The parameter sr must be b, bs or c.")
     if "si" in fields:
         raise _failed("Stored access policies are not supported.")
     version = fields["sv"]
     lines = [*(fields.get(name, "") for name in ("sp", "st", "se")), resource]
     lines += [fields.get(name, "") for name in ("si", "sip", "spr", "sv")]
     if version >= _RESOURCE_SIGNED_SINCE:
-        lines += [kind, fields.get("snapshot", "")]
+        lines += [kind, fields["snapshot"] if kind == "bs" else ""]
     if version >= _ENCRYPTION_SCOPE_SIGNED_SINCE:
         lines.append(fields.get("ses", ""))
     lines += [fields.get(name, "") for name in _RESPONSE_HEADERS]
@@ -312,7 +318,7 @@ def _account_grant(fields: Mapping[str, str], permission: RequiredPermission) ->
         raise StorageError(ErrorCode.AUTHORIZATION_SERVICE_MISMATCH)
     if permission.account_resource not in fields.get("srt", ""):
         raise StorageError(ErrorCode.AUTHORIZATION_RESOURCE_TYPE_MISMATCH)
-    return AccessGrant(_permits(fields, permission.account_letters))
+    return _grant(fields, permission.account_letters, {})
 
 
 def _service_grant(fields: Mapping[str, str], permission: RequiredPermission) -> AccessGrant:
@@ -320,20 +326,19 @@ def _service_grant(fields: Mapping[str, str], permission: RequiredPermission) ->
         raise StorageError(ErrorCode.AUTHORIZATION_PERMISSION_MISMATCH)
     if permission.account_resource == "c" and fields["sr"] != "c":
         raise StorageError(ErrorCode.AUTHORIZATION_RESOURCE_TYPE_MISMATCH)
-    may_overwrite = _permits(fields, permission.service_letters)
     replaced = {
         header: fields[name] for name, header in _RESPONSE_HEADERS.items() if fields.get(name)
     }
     if not all(value.isascii() and value.isprintable() for value in replaced.values()):
         raise StorageError(ErrorCode.INVALID_QUERY_PARAMETER_VALUE)
-    return AccessGrant(may_overwrite, replaced)
+    return _grant(fields, permission.service_letters, replaced)
 
 
-def _permits(fields: Mapping[str, str], letters: str) -> bool:
+def _grant(fields: Mapping[str, str], letters: str, replaced: Mapping[str, str]) -> AccessGrant:
     given = fields.get("sp", "")
     if not any(letter in given for letter in letters):
         raise StorageError(ErrorCode.AUTHORIZATION_PERMISSION_MISMATCH)
-    return "w" in given
+    return AccessGrant("w" in given, "t" in given, replaced)
 
 
 def _failed(detail: str) -> StorageError:

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from emulator.blobs.errors import BlobsError
 from emulator.blobs.headers import ByteRange
 from emulator.blobs.index.schema import Segment
-from emulator.blobs.request import RequestBody
+from emulator.blobs.request import Body
 
 _KEY_BYTES = 16
 _SUBDIRECTORIES = [f"{number:02x}" for number in range(256)]
@@ -199,7 +199,7 @@ class ContentStreams:
         """Call a function on a thread of the pool, and return a future for its result."""
         return asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
-    async def receive(self, body: RequestBody, maximum: int, *, inline: bool) -> Uploaded:
+    async def receive(self, body: Body, maximum: int, *, inline: bool) -> Uploaded:
         """Receive a request body of at most `maximum` bytes.
 
         The body is written to a content file. If `inline` is True, a body of at most 32 KiB stays
@@ -213,7 +213,7 @@ class ContentStreams:
             return await self.run(self._store, create_key(), data)
         return await self._receive_large(body, length)
 
-    async def _receive_large(self, body: RequestBody, length: int) -> Uploaded:
+    async def _receive_large(self, body: Body, length: int) -> Uploaded:
         key = create_key()
         file = await self.run(self._files.create, key)
         digest = hashlib.md5(usedforsecurity=False)

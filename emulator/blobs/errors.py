@@ -21,6 +21,11 @@ class ErrorCode(Enum):
     this service.
     """
 
+    APPEND_POSITION_CONDITION_NOT_MET = (
+        "AppendPositionConditionNotMet",
+        412,
+        "The append position condition specified was not met.",
+    )
     AUTHENTICATION_FAILED = (
         "AuthenticationFailed",
         403,
@@ -66,6 +71,16 @@ class ErrorCode(Enum):
         400,
         "The block list may not contain more than 50,000 blocks.",
     )
+    COPY_SOURCE_NOT_VERIFIED = (
+        "CannotVerifyCopySource",
+        404,
+        "The source of the copy does not exist or cannot be read.",
+    )
+    COMMITTED_BLOCK_COUNT_EXCEEDS_LIMIT = (
+        "BlockCountExceedsLimit",
+        409,
+        "The committed block count cannot exceed the maximum limit of 50,000 blocks.",
+    )
     CONDITION_NOT_MET = (
         "ConditionNotMet",
         412,
@@ -82,10 +97,20 @@ class ErrorCode(Enum):
         403,
         "CORS not enabled or no matching rule found for this request.",
     )
+    DUPLICATE_TAG_NAMES = (
+        "DuplicateTagNames",
+        400,
+        "The tags specified contain duplicate names.",
+    )
     EMPTY_METADATA_KEY = (
         "EmptyMetadataKey",
         400,
         "The key for one of the metadata key-value pairs is empty.",
+    )
+    EMPTY_TAG_NAME = (
+        "EmptyTagName",
+        400,
+        "The name of one of the tag key-value pairs is empty.",
     )
     SERVER_BUSY = (
         "ServerBusy",
@@ -109,6 +134,11 @@ class ErrorCode(Enum):
         "InvalidBlobOrBlock",
         400,
         "The specified blob or block content is invalid.",
+    )
+    INVALID_BLOB_TYPE = (
+        "InvalidBlobType",
+        409,
+        "The blob type is invalid for this operation.",
     )
     INVALID_BLOCK_ID = (
         "InvalidBlockId",
@@ -149,6 +179,11 @@ class ErrorCode(Enum):
         400,
         "The specified resource name contains invalid characters.",
     )
+    INVALID_TAGS = (
+        "InvalidTag",
+        400,
+        "The tags specified are invalid. It contains characters that are not permitted.",
+    )
     INVALID_URI = (
         "InvalidUri",
         400,
@@ -163,6 +198,66 @@ class ErrorCode(Enum):
             "correct format."
         ),
     )
+    LEASE_ALREADY_PRESENT = ("LeaseAlreadyPresent", 409, "There is already a lease present.")
+    LEASE_ID_MISMATCH = (
+        "LeaseIdMismatchWithBlobOperation",
+        412,
+        "The lease ID specified did not match the lease ID for the blob.",
+    )
+    LEASE_ID_MISMATCH_ON_CONTAINER = (
+        "LeaseIdMismatchWithContainerOperation",
+        412,
+        "The lease ID specified did not match the lease ID for the container.",
+    )
+    LEASE_ID_MISMATCH_WITH_LEASE_OPERATION = (
+        "LeaseIdMismatchWithLeaseOperation",
+        409,
+        (
+            "The lease ID specified did not match the lease ID for the resource with the specified "
+            "lease operation."
+        ),
+    )
+    LEASE_ID_MISSING = (
+        "LeaseIdMissing",
+        412,
+        "There is currently a lease on the blob and no lease ID was specified in the request.",
+    )
+    LEASE_ID_MISSING_ON_CONTAINER = (
+        "LeaseIdMissing",
+        412,
+        "There is currently a lease on the container and no lease ID was specified in the request.",
+    )
+    LEASE_BREAKING_ON_ACQUIRE = (
+        "LeaseIsBreakingAndCannotBeAcquired",
+        409,
+        (
+            "The lease ID matched, but the lease is currently in breaking state and cannot be "
+            "acquired until it is broken."
+        ),
+    )
+    LEASE_BREAKING_ON_CHANGE = (
+        "LeaseIsBreakingAndCannotBeChanged",
+        409,
+        (
+            "The lease ID matched, but the lease is currently in breaking state and cannot be "
+            "changed."
+        ),
+    )
+    LEASE_BROKEN_ON_RENEW = (
+        "LeaseIsBrokenAndCannotBeRenewed",
+        409,
+        "The lease ID matched, but the lease has been broken explicitly and cannot be renewed.",
+    )
+    LEASE_LOST = (
+        "LeaseLost",
+        412,
+        "A lease ID was specified, but the lease for the resource has expired.",
+    )
+    LEASE_NOT_PRESENT_WITH_LEASE_OPERATION = (
+        "LeaseNotPresentWithLeaseOperation",
+        409,
+        "There is currently no lease on the resource.",
+    )
     LEASE_NOT_PRESENT = (
         "LeaseNotPresentWithBlobOperation",
         412,
@@ -172,6 +267,11 @@ class ErrorCode(Enum):
         "LeaseNotPresentWithContainerOperation",
         412,
         "There is currently no lease on the container.",
+    )
+    MAX_BLOB_SIZE_CONDITION_NOT_MET = (
+        "MaxBlobSizeConditionNotMet",
+        412,
+        "The max blob size condition specified was not met.",
     )
     MD5_MISMATCH = (
         "Md5Mismatch",
@@ -250,6 +350,21 @@ class ErrorCode(Enum):
         "The request body is too large and exceeds the maximum permissible limit.",
     )
     RESOURCE_NOT_FOUND = ("ResourceNotFound", 404, "The specified resource does not exist.")
+    SNAPSHOTS_PRESENT = (
+        "SnapshotsPresent",
+        409,
+        "This operation is not permitted while the blob has snapshots.",
+    )
+    SOURCE_CONDITION_NOT_MET = (
+        "SourceConditionNotMet",
+        412,
+        "The source condition specified using HTTP conditional header(s) is not met.",
+    )
+    TAGS_TOO_LARGE = (
+        "TagsTooLarge",
+        400,
+        "The tags specified exceed the maximum permissible limit.",
+    )
     UNAUTHORIZED_BLOB_OVERWRITE = (
         "UnauthorizedBlobOverwrite",
         403,
@@ -298,6 +413,14 @@ class ClientGoneError(BlobsError):
 def invalid_header(name: str, value: str = "") -> StorageError:
     """Return the error for a malformed request header."""
     return StorageError(ErrorCode.INVALID_HEADER_VALUE, HeaderName=name, HeaderValue=value)
+
+
+def copy_source_not_verified(cause: StorageError) -> StorageError:
+    """Return the error for a source that cannot be copied, with the status of `cause`."""
+    error = StorageError(ErrorCode.COPY_SOURCE_NOT_VERIFIED)
+    error.detail = cause.detail
+    error.status, error.message = cause.status, cause.message
+    return error
 
 
 def invalid_query(name: str, value: str, reason: str = "") -> StorageError:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from emulator.blobs.errors import ErrorCode, StorageError, invalid_header
+from emulator.blobs.lease import BLOB_LEASE_ERRORS, Lease, LeaseErrors, read_lease_id
 from emulator.blobs.times import parse_http_date, to_microseconds
 
 
@@ -24,13 +25,21 @@ class VersionedResource(Protocol):
     def modified_us(self) -> int:
         """The time of the resource's last change, in microseconds since 1970 (UTC)."""
 
+    @property
+    def lease(self) -> Lease:
+        """The resource's lease."""
+
+    @property
+    def lease_errors(self) -> LeaseErrors:
+        """The errors of a request with the wrong lease id."""
+
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """The values of the four conditional headers of a request.
+    """The values of the conditional headers and of the lease id of a request.
 
     If a header is absent, its value is an empty tuple or None. Times are in seconds since 1970
-    (UTC).
+    (UTC), but `now_us`, the time of the request, is in microseconds.
 
     Source: "Specifying conditional headers for Blob service operations" in the REST reference.
     """
@@ -39,9 +48,11 @@ class Conditions:
     if_none_match: tuple[str, ...] = ()
     if_modified_since: int | None = None
     if_unmodified_since: int | None = None
+    lease_id: str | None = None
+    now_us: int = 0
 
     @classmethod
-    def parse(cls, headers: Mapping[str, str]) -> Conditions:
+    def parse(cls, headers: Mapping[str, str], now_us: int) -> Conditions:
         """Parse the conditional headers. The names in `headers` must be in lower case.
 
         Raises StorageError if a header is malformed.
@@ -51,6 +62,8 @@ class Conditions:
             _tags(headers.get("if-none-match")),
             _seconds(headers, "if-modified-since"),
             _seconds(headers, "if-unmodified-since"),
+            read_lease_id(headers),
+            now_us,
         )
 
     def check_read(self, resource: VersionedResource) -> None:
@@ -58,7 +71,8 @@ class Conditions:
 
         The conditions `If-Match` and `If-Unmodified-Since` must both be met. At least one of the
         conditions `If-None-Match` and `If-Modified-Since` must be met. A condition whose header is
-        absent is not checked.
+        absent is not checked. If the request has a lease id, it must be the id of the resource's
+        lease.
         """
         if "*" in self.if_none_match:
             raise StorageError(ErrorCode.UNSATISFIABLE_CONDITION)
@@ -73,9 +87,34 @@ class Conditions:
             alternatives.append(self._modified(resource))
         if alternatives and not any(alternatives):
             raise StorageError(ErrorCode.NOT_MODIFIED, headers={"ETag": resource.etag})
+        self.check_lease(resource, requires_id=False)
 
     def check_write(self, resource: VersionedResource | None, *, creates: bool = False) -> None:
-        """Raise StorageError if the conditions do not permit writing a resource.
+        """Raise StorageError if the conditions or the lease do not permit writing a resource.
+
+        Args:
+            resource: The existing resource, or None if it does not exist.
+            creates: Whether the operation can create the resource.
+        """
+        self.check_version(resource, creates=creates)
+        self.check_lease(resource, requires_id=True)
+
+    def check_lease(self, resource: VersionedResource | None, *, requires_id: bool) -> None:
+        """Raise StorageError if the request's lease id does not permit using a resource.
+
+        Args:
+            resource: The existing resource, or None if it does not exist.
+            requires_id: Whether the request needs a lease id if the resource is leased.
+        """
+        if resource is not None:
+            resource.lease.check_use(
+                self.lease_id, self.now_us, resource.lease_errors, requires_id=requires_id
+            )
+        elif self.lease_id is not None:
+            raise StorageError(BLOB_LEASE_ERRORS.no_lease)
+
+    def check_version(self, resource: VersionedResource | None, *, creates: bool = False) -> None:
+        """Raise StorageError if a resource does not meet the conditional headers of a write.
 
         A request with both `If-Match` and `If-Unmodified-Since` is checked only for `If-Match`. A
         request with both `If-None-Match` and `If-Modified-Since` is checked only for
@@ -226,7 +265,7 @@ UNSUPPORTED_HEADERS = frozenset(
         "x-ms-access-tier",
         "x-ms-blob-content-crc64",
         "x-ms-content-crc64",
-        "x-ms-copy-source",
+        "x-ms-copy-source-authorization",
         "x-ms-encryption-context",
         "x-ms-encryption-key",
         "x-ms-encryption-scope",
@@ -236,8 +275,9 @@ UNSUPPORTED_HEADERS = frozenset(
         "x-ms-immutability-policy-until-date",
         "x-ms-legal-hold",
         "x-ms-range-get-content-crc64",
+        "x-ms-source-content-crc64",
+        "x-ms-source-if-tags",
         "x-ms-structured-body",
-        "x-ms-tags",
     }
 )
 

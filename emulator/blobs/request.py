@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 from emulator.blobs.errors import ClientGoneError, ErrorCode, StorageError, invalid_header
@@ -16,6 +16,19 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 METADATA_PREFIX = "x-ms-meta-"
 BODY_SILENCE_SECONDS = 120.0
+
+
+class Body(Protocol):
+    """The content of an upload: the body of a request, or a blob that the request copies."""
+
+    def required_length(self, maximum: int) -> int:
+        """Return the length in bytes. Raises StorageError if it exceeds `maximum`."""
+
+    async def read(self, maximum: int) -> bytes:
+        """Return the whole content. Raises StorageError if it exceeds `maximum` bytes."""
+
+    def buffers(self, size: int) -> AsyncIterator[bytes]:
+        """Yield the content in buffers, which have about `size` bytes."""
 
 
 class RequestBody:
@@ -160,6 +173,33 @@ def parse_request(scope: Scope, receive: Receive) -> BlobRequest:
         client_address=client[0] if client else "",
         body=RequestBody(receive, _content_length(headers)),
     )
+
+
+def parse_url(url: str, client_address: str) -> BlobRequest:
+    """Return the request to read a URL, without headers and without a body.
+
+    Raises StorageError if a name in the URL is invalid.
+    """
+    rest = url.partition("://")[2].partition("#")[0]
+    path, _, query = rest.partition("?")
+    raw_path = "/" + path.partition("/")[2]
+    account, container, blob = _split_path(raw_path)
+    return BlobRequest(
+        method="GET",
+        raw_path=raw_path,
+        account=account,
+        container=container,
+        blob=blob,
+        query=_parse_query(query),
+        headers={},
+        metadata_pairs=(),
+        client_address=client_address,
+        body=RequestBody(_read_nothing, 0),
+    )
+
+
+async def _read_nothing() -> MutableMapping[str, Any]:
+    return {"type": "http.disconnect"}
 
 
 def _split_path(raw_path: str) -> tuple[str, str, str]:

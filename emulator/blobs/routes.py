@@ -14,7 +14,7 @@ from emulator.blobs.errors import (
     not_implemented,
 )
 from emulator.blobs.headers import UNSUPPORTED_HEADERS
-from emulator.blobs.operations import blobs, containers, service, uploads
+from emulator.blobs.operations import blobs, containers, leases, service, uploads
 from emulator.blobs.operations.context import BlobResponse, OperationContext
 from emulator.blobs.request import BlobRequest
 
@@ -54,6 +54,7 @@ _OPERATIONS = {
     ("container", "PUT", "metadata"): _operation(containers.set_container_metadata, "w", "c"),
     ("container", "GET", "acl"): _GET_CONTAINER_ACL,
     ("container", "HEAD", "acl"): _GET_CONTAINER_ACL,
+    ("container", "PUT", "lease"): _operation(leases.lease_container, "wd", "c"),
     ("container", "DELETE", ""): _operation(containers.delete_container, "d", "c"),
     ("container", "GET", "list"): _operation(containers.list_blobs, "l", "c", "l"),
     ("blob", "PUT", ""): _operation(uploads.put_blob, "cw", "o", "cw"),
@@ -66,6 +67,11 @@ _OPERATIONS = {
     ("blob", "HEAD", "metadata"): _GET_BLOB_METADATA,
     ("blob", "PUT", "metadata"): _operation(blobs.set_blob_metadata, "w", "o", "w"),
     ("blob", "PUT", "properties"): _operation(blobs.set_blob_properties, "w", "o", "w"),
+    ("blob", "PUT", "appendblock"): _operation(uploads.append_block, "aw", "o", "aw"),
+    ("blob", "GET", "tags"): _operation(blobs.get_blob_tags, "t", "o", "t"),
+    ("blob", "PUT", "tags"): _operation(blobs.set_blob_tags, "t", "o", "t"),
+    ("blob", "PUT", "snapshot"): _operation(blobs.create_snapshot, "cw", "o", "cw"),
+    ("blob", "PUT", "lease"): _operation(leases.lease_blob, "wd", "o", "wd"),
     ("blob", "DELETE", ""): _operation(blobs.delete_blob, "d", "o", "d"),
 }
 _METHODS = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS"})
@@ -73,14 +79,12 @@ _METHODS = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS"})
 _UNSUPPORTED_COMPS = frozenset(
     {
         "acl",
-        "appendblock",
         "batch",
         "blobs",
         "copy",
         "expiry",
         "immutabilitypolicies",
         "incrementalcopy",
-        "lease",
         "legalhold",
         "page",
         "pagelist",
@@ -88,14 +92,14 @@ _UNSUPPORTED_COMPS = frozenset(
         "query",
         "rename",
         "seal",
-        "snapshot",
         "stats",
-        "tags",
         "tier",
         "undelete",
         "userdelegationkey",
     }
 )
+_COPY_COMPS = frozenset({"", "block", "appendblock"})
+_SNAPSHOT_COMPS = frozenset({"", "blocklist", "metadata", "tags"})
 _OLDEST_VERSION = "2015-02-21"
 
 
@@ -125,14 +129,21 @@ def check_supported(request: BlobRequest) -> None:
         raise invalid_header("x-ms-version", version)
     for name in UNSUPPORTED_HEADERS & request.headers.keys():
         raise not_implemented(name)
-    for name in ("snapshot", "versionid"):
-        if request.parameter(name):
-            raise not_implemented(name)
-    if "x-ms-lease-id" in request.headers:
-        of_blob = bool(request.blob)
-        raise StorageError(
-            ErrorCode.LEASE_NOT_PRESENT if of_blob else ErrorCode.LEASE_NOT_PRESENT_ON_CONTAINER
-        )
+    if "x-ms-copy-source" in request.headers and not (
+        request.method == "PUT" and request.comp in _COPY_COMPS
+    ):
+        raise not_implemented("x-ms-copy-source")
+    if request.parameter("versionid"):
+        raise not_implemented("versionid")
+    if request.parameter("snapshot") is not None and not _reads_snapshots(request):
+        raise not_implemented(f"{request.method} with snapshot")
+
+
+def _reads_snapshots(request: BlobRequest) -> bool:
+    """Return whether this service supports the parameter `snapshot` for an operation."""
+    if request.method == "DELETE":
+        return not request.comp
+    return request.method in {"GET", "HEAD"} and request.comp in _SNAPSHOT_COMPS
 
 
 def _level(request: BlobRequest) -> str:

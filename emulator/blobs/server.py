@@ -115,7 +115,8 @@ class BlobApp:
         operation = find_operation(request)
         grant = self.authenticator.authenticate(request, operation.permission)
         check_supported(request)
-        return await operation.handler(OperationContext(request, grant, self.store, now_us))
+        context = OperationContext(request, grant, self.store, now_us, self.authenticator)
+        return await operation.handler(context)
 
     def _add_cors_headers(self, response: BlobResponse, scope: Scope) -> None:
         if scope["method"] == "OPTIONS":

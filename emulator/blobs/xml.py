@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote
 from xml.parsers.expat import ExpatError, ParserCreate
@@ -11,7 +11,8 @@ from xml.sax.saxutils import escape, quoteattr
 
 from emulator.blobs.errors import ErrorCode, StorageError
 from emulator.blobs.headers import PROPERTY_NAMES
-from emulator.blobs.index.schema import Blob, BlobContainer
+from emulator.blobs.index.schema import CURRENT, Blob, BlobContainer
+from emulator.blobs.lease import Lease
 from emulator.blobs.times import format_http_date
 
 BLOCKS_MAX = 50_000
@@ -48,35 +49,50 @@ def build_listing(
     )
 
 
-def build_container_item(container: BlobContainer, *, with_metadata: bool) -> str:
-    """Return the XML element for one container in a listing."""
+def build_container_item(container: BlobContainer, now_us: int, *, with_metadata: bool) -> str:
+    """Return the XML element for one container in a listing at the time `now_us`."""
     return (
         f"<Container><Name>{escape(container.name)}</Name><Properties>"
         f"<Last-Modified>{format_http_date(container.modified_us)}</Last-Modified>"
-        f"<Etag>{escape(container.etag)}</Etag>"
-        "<LeaseStatus>unlocked</LeaseStatus><LeaseState>available</LeaseState>"
+        f"<Etag>{escape(container.etag)}</Etag>{_lease(container.lease, now_us)}"
         "<HasImmutabilityPolicy>false</HasImmutabilityPolicy><HasLegalHold>false</HasLegalHold>"
         f"</Properties>{_metadata(container.metadata) if with_metadata else ''}</Container>"
     )
 
 
-def build_blob_item(entry: Blob | str, *, with_metadata: bool) -> str:
-    """Return the XML element for one blob, or for one common prefix, in a listing."""
+def build_blob_item(entry: Blob | str, now_us: int, include: Collection[str] = ()) -> str:
+    """Return the XML element for one blob, or for one common prefix, in a listing at `now_us`.
+
+    `include` contains `metadata` and `tags` if the listing contains them.
+    """
     if isinstance(entry, str):
         return f"<BlobPrefix>{_name(entry)}</BlobPrefix>"
     properties = "".join(
         f"<{name}>{_text(entry.properties.get(name, ''))}</{name}>" for name in PROPERTY_NAMES
     )
+    is_current = entry.snapshot == CURRENT
     return (
-        f"<Blob>{_name(entry.name)}<Properties>"
+        f"<Blob>{_name(entry.name)}"
+        f"{'' if is_current else f'<Snapshot>{entry.snapshot}</Snapshot>'}<Properties>"
         f"<Creation-Time>{format_http_date(entry.created_us)}</Creation-Time>"
         f"<Last-Modified>{format_http_date(entry.modified_us)}</Last-Modified>"
         f"<Etag>{entry.etag.strip(chr(34))}</Etag><Content-Length>{entry.size}</Content-Length>"
-        f"{properties}<BlobType>BlockBlob</BlobType>"
-        "<LeaseStatus>unlocked</LeaseStatus><LeaseState>available</LeaseState>"
-        "<ServerEncrypted>true</ServerEncrypted>"
-        f"</Properties>{_metadata(entry.metadata) if with_metadata else ''}</Blob>"
+        f"{properties}<BlobType>{entry.kind}</BlobType>"
+        f"{_lease(entry.lease, now_us) if is_current else ''}"
+        f"<ServerEncrypted>true</ServerEncrypted>"
+        f"{f'<TagCount>{len(entry.tags)}</TagCount>' if entry.tags else ''}"
+        f"</Properties>{_metadata(entry.metadata) if 'metadata' in include else ''}"
+        f"{build_tags(entry.tags) if entry.tags and 'tags' in include else ''}</Blob>"
     )
+
+
+def build_tags(tags: Mapping[str, str]) -> str:
+    """Return the XML element `Tags` for the tags of a blob."""
+    inner = "".join(
+        f"<Tag><Key>{escape(key)}</Key><Value>{escape(value)}</Value></Tag>"
+        for key, value in tags.items()
+    )
+    return f"<Tags><TagSet>{inner}</TagSet></Tags>"
 
 
 def build_block_list(
@@ -152,7 +168,7 @@ def _refuse_doctype(*_: object) -> None:
 class XmlElement:
     """An element of an XML document, without its attributes.
 
-    `text` is the element's own text, without leading and trailing whitespace.
+    `text` is the element's own text.
     """
 
     name: str
@@ -163,8 +179,11 @@ class XmlElement:
 _DEPTH_MAX = 8
 
 
-def parse_element(document: bytes) -> XmlElement:
-    """Return the root element of a document. Raises StorageError if it is not well-formed XML."""
+def parse_element(document: bytes, *, strips: bool = True) -> XmlElement:
+    """Return the root element of a document. Raises StorageError if it is not well-formed XML.
+
+    If `strips` is True, whitespace at both ends of an element's text is removed.
+    """
     parser = ParserCreate()
     outer = XmlElement("")
     path = [outer]
@@ -178,7 +197,8 @@ def parse_element(document: bytes) -> XmlElement:
 
     def end(_: str) -> None:
         element = path.pop()
-        element.text = element.text.strip()
+        if strips:
+            element.text = element.text.strip()
 
     def characters(text: str) -> None:
         path[-1].text += text
@@ -204,6 +224,15 @@ def build_element(element: XmlElement) -> str:
 
 def _block(block_id: str, size: int) -> str:
     return f"<Block><Name>{escape(block_id)}</Name><Size>{size}</Size></Block>"
+
+
+def _lease(lease: Lease, now_us: int) -> str:
+    kind = lease.duration_kind(now_us)
+    return (
+        f"<LeaseStatus>{'locked' if lease.is_locked(now_us) else 'unlocked'}</LeaseStatus>"
+        f"<LeaseState>{lease.state(now_us).value}</LeaseState>"
+        f"{f'<LeaseDuration>{kind}</LeaseDuration>' if kind else ''}"
+    )
 
 
 def _metadata(metadata: Mapping[str, str]) -> str:

@@ -26,6 +26,7 @@ from emulator.servicebus.config import (
     load_config,
     load_policies,
 )
+from emulator.servicebus.messages import AmqpMessageFormat
 from emulator.servicebus.namespace import Namespace
 from emulator.servicebus.server import Sockets, load_certificate, serve
 
@@ -56,7 +57,8 @@ def _run(options: argparse.Namespace) -> None:
             rules = _namespace_rules(options, config)
             _check_keys(options.host, AccessPolicies(rules))
             sockets = _bind(options, stack)
-            program.run_loop(_serve(options, config.queues, rules, sockets))
+            entities = [*config.queues, *config.topics, *config.subscriptions]
+            program.run_loop(_serve(options, entities, rules, sockets))
         except (ConfigError, BrokerError) as error:
             raise SettingError(str(error)) from error
 
@@ -118,7 +120,8 @@ async def _serve(
     sockets: Sockets,
 ) -> None:
     clock = WallClock()
-    broker = await Broker.open(options.data / DATABASE_NAME, settings, clock)
+    database = options.data / DATABASE_NAME
+    broker = await Broker.open(database, settings, clock, AmqpMessageFormat())
     try:
         policies = AccessPolicies(rules, broker)
         _check_keys(options.host, policies)

@@ -1,4 +1,4 @@
-"""The shared access policies of a namespace and its queues, with which tokens are signed."""
+"""The shared access policies of a namespace and its entities, with which tokens are signed."""
 
 from collections.abc import Iterable, Mapping
 from hmac import compare_digest
@@ -27,8 +27,8 @@ class AccessPolicies:
     """The shared access policies of one namespace.
 
     A policy of the namespace comes from the start of the emulator (`configured`), or from the
-    management API, which stores it in the broker's database. A policy of a queue is a part of the
-    queue's settings.
+    management API, which stores it in the broker's database. A policy of a queue or topic is a part
+    of its settings, and is also valid for the subscriptions of the topic.
     """
 
     def __init__(
@@ -57,17 +57,19 @@ class AccessPolicies:
         return {**stored, **self._configured}
 
     def find_public(self) -> str | None:
-        """Return the name of a policy with the public key, and of its queue if it has one.
+        """Return the name of a policy with the public key, and of its queue or topic, if any.
 
         Return None if the key of every policy is secret.
         """
         for rule in self.of_namespace.values():
             if DEVELOPMENT_KEY in rule.keys:
                 return rule.name
-        for queue in self._broker.queues() if self._broker is not None else ():
-            for rule in queue.settings.authorization_rules:
+        if self._broker is None:
+            return None
+        for owner in (*self._broker.queues(), *self._broker.topics()):
+            for rule in owner.settings.authorization_rules:
                 if DEVELOPMENT_KEY in rule.keys:
-                    return f"{rule.name} of the queue {queue.address}"
+                    return f"{rule.name} of the {owner.settings.KIND} {owner.address}"
         return None
 
     def find(self, name: str, resource: str) -> list[AuthorizationRule]:
@@ -79,7 +81,7 @@ class AccessPolicies:
                 a token for the whole namespace, whose path is empty.
         """
         found = [self.of_namespace[name]] if name in self.of_namespace else []
-        owner = None if self._broker is None else self._broker.find_owner(resource)
+        owner = None if self._broker is None else self._broker.find_policy_owner(resource)
         if owner is not None:
             found += [rule for rule in owner.settings.authorization_rules if rule.name == name]
         return found
@@ -88,7 +90,8 @@ class AccessPolicies:
         """Return whether a policy that signed a token for a resource may give access to a path.
 
         A policy of a queue gives access only to this queue, also if the path of another queue
-        begins with the queue's name.
+        begins with the queue's name. A policy of a topic gives access to the topic and its
+        subscriptions.
 
         Args:
             rule: The policy, one of the policies that `find` returned for `resource`.
@@ -97,7 +100,8 @@ class AccessPolicies:
         """
         if self._broker is None or self.of_namespace.get(rule.name) is rule:
             return True
-        return self._broker.find_owner(resource) is self._broker.find_owner(path)
+        owner = self._broker.find_policy_owner(resource)
+        return owner is self._broker.find_policy_owner(path)
 
     def rights_of(self, name: str, key: str) -> frozenset[AccessRight]:
         """Return the rights that a key of a namespace's policy gives. Empty if the key is wrong."""

@@ -1,9 +1,9 @@
 """Serve the management API for `ServiceBusAdministrationClient`, and `/health`, over HTTP.
 
-Requests and responses are Atom entries that contain a QueueDescription ("Service Bus REST API",
-learn.microsoft.com).
+Requests and responses are Atom entries that contain the description of a queue, a topic, a
+subscription or a rule ("Service Bus REST API", learn.microsoft.com).
 
-A request needs the right Manage, for the queue or for the namespace.
+A request needs the right Manage, for the queue or topic or for the namespace.
 
 The client in azure-servicebus 7.15.0 always uses https URLs, even if the connection string contains
 `UseDevelopmentEmulator=true`. But this management API is served without TLS. To use the client,
@@ -13,10 +13,10 @@ give the client a transport that changes https to http, or run a proxy that term
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import NoReturn
+from itertools import product
+from typing import TypeVar
 from urllib.parse import urlencode
-from xml.etree import ElementTree
-from xml.etree.ElementTree import Element
+from xml.etree.ElementTree import Element, SubElement
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -26,6 +26,19 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from emulator.servicebus.access import AccessPolicies, check_keys
+from emulator.servicebus.atom import (
+    COUNTS,
+    INSTANCE,
+    SERVICE_BUS,
+    AtomError,
+    add_element,
+    error_document,
+    feed,
+    parse_entry,
+    read_description,
+    start_entry,
+    to_bytes,
+)
 from emulator.servicebus.broker.authorization import (
     AccessRight,
     AuthorizationRule,
@@ -35,28 +48,37 @@ from emulator.servicebus.broker.authorization import (
 )
 from emulator.servicebus.broker.broker import Broker
 from emulator.servicebus.broker.clock import WallClock
+from emulator.servicebus.broker.durations import UNBOUNDED, format_duration, parse_duration
 from emulator.servicebus.broker.errors import ArgumentError, BrokerError, EntityNotFound
 from emulator.servicebus.broker.queue import Queue
 from emulator.servicebus.broker.settings import (
     DEFAULT_DUPLICATE_WINDOW,
     RESERVED_NAME,
-    UNBOUNDED,
     QueueCounts,
     QueueSettings,
     QueueStatus,
+    SubscriptionSettings,
+    TopicSettings,
     check_name,
-    format_duration,
-    parse_duration,
+    subscription_address,
 )
+from emulator.servicebus.broker.topic import Topic, TopicSubscription
 from emulator.servicebus.fault_routes import fault_routes
 from emulator.servicebus.namespace import Namespace
 from emulator.servicebus.policy_routes import policy_routes
+from emulator.servicebus.rule_descriptions import (
+    RULE_DESCRIPTION,
+    read_default_rule,
+    read_rule,
+    rule_entry,
+)
 from emulator.servicebus.sas import SasError, verify_sas
 from emulator.servicebus.tracking import add_tracking
 
 _MAX_BODY_BYTES = 64 * 1024
 _MAX_PAGE_LENGTH = 100
 _Handler = Callable[[Request], Awaitable[Response]]
+_Item = TypeVar("_Item")
 
 
 def create_admin_app(
@@ -69,9 +91,9 @@ def create_admin_app(
     """Return the ASGI app of the management API. The app must run on the broker's event loop.
 
     Args:
-        broker: The broker of the queues.
-        namespace: The namespace that serves the broker's queues. If it is None, the app has no
-            routes for faults, and a change of a queue's status does not detach links.
+        broker: The broker of the queues and topics.
+        namespace: The namespace that serves the broker. If it is None, the app has no routes for
+            faults, and a change of a status does not detach links.
         policies: The policies with whose keys requests are signed. If it is None, no signature is
             verified, and the app has no routes for policies.
         needs_token: Whether each request needs a signature, except GET and HEAD for `/health`.
@@ -89,13 +111,39 @@ def create_admin_app(
         routes=[
             Route(f"/{RESERVED_NAME}", api.health),
             *further,
+            Route("/$emulator/topics", api.topics),
             Route("/$Resources/{kind}", api.wrap(api.list)),
+            *_topic_routes(api),
             Route("/{name:path}", api.wrap(api.get)),
             Route("/{name:path}", api.wrap(api.put), methods=["PUT"]),
             Route("/{name:path}", api.wrap(api.delete), methods=["DELETE"]),
         ],
         exception_handlers={ClientDisconnect: _end_request},
     )
+
+
+def _topic_routes(api: "_Api") -> list[Route]:
+    """Return the routes for the subscriptions of topics and their rules.
+
+    The clients write the words in the paths differently: `subscriptions` or `Subscriptions`.
+    """
+    routes = []
+    spellings = product(("subscriptions", "Subscriptions"), ("rules", "Rules"))
+    for subscriptions, rules in spellings:
+        listed = f"/{{topic:path}}/{subscriptions}"
+        one = f"{listed}/{{subscription}}"
+        rule = f"{one}/{rules}/{{rule}}"
+        routes += [
+            Route(rule, api.wrap(api.get_rule)),
+            Route(rule, api.wrap(api.put_rule), methods=["PUT"]),
+            Route(rule, api.wrap(api.delete_rule), methods=["DELETE"]),
+            Route(f"{one}/{rules}", api.wrap(api.list_rules)),
+            Route(one, api.wrap(api.get_subscription)),
+            Route(one, api.wrap(api.put_subscription), methods=["PUT"]),
+            Route(one, api.wrap(api.delete_subscription), methods=["DELETE"]),
+            Route(listed, api.wrap(api.list_subscriptions)),
+        ]
+    return routes
 
 
 async def _end_request(_: Request, __: Exception) -> Response:
@@ -170,28 +218,21 @@ class _Api:
         return JSONResponse({"status": "ok", "queues": len(self._broker.queues())})
 
     async def list(self, request: Request) -> Response:
-        """Return one page of the list of queues.
+        """Return one page of the list of queues or of topics.
 
-        If the request asks for topics, return an empty page, because the emulator has no topics.
         Raises EntityNotFound if the request asks for anything else.
         """
         kind = request.path_params["kind"].casefold()
         if kind not in {"queues", "topics"}:
             raise EntityNotFound(f"$Resources/{kind}")
-        queues = self._broker.queues() if kind == "queues" else ()
-        skip, top = _page(request)
-        page = queues[skip : skip + top]
-        next_url = None
-        if skip + top < len(queues):
-            query = urlencode({"$skip": skip + top, "$top": top})
-            next_url = str(request.url.replace(query=query))
-        entries = [_entry(request, queue) for queue in page]
-        return _atom(feed(str(request.url), entries, next_url))
+        found: Sequence[Queue]
+        found = self._broker.queues() if kind == "queues" else self._broker.topics()
+        return _feed(request, found, lambda queue: _entry(request, queue))
 
     async def get(self, request: Request) -> Response:
-        """Return the description of a queue.
+        """Return the description of a queue or topic.
 
-        If the queue does not exist, return an empty feed, as Azure does.
+        If it does not exist, return an empty feed, as Azure does.
         """
         try:
             queue = self._find(request)
@@ -200,28 +241,45 @@ class _Api:
         return _atom(to_bytes(_entry(request, queue)))
 
     async def put(self, request: Request) -> Response:
-        """Create a queue, or update an existing queue if the request has the header `If-Match`.
+        """Create a queue or topic. If the request has the header `If-Match`, update it.
 
-        If the new status of a queue forbids the use of links, these links are detached.
+        If the new status forbids the use of links, these links are detached.
         """
-        description = parse_entry(await _body(request), "QueueDescription")
+        body = await _body(request)
+        description = parse_entry(body, _QUEUE_DESCRIPTION, _TOPIC_DESCRIPTION)
         properties, rules = read_description(description), read_rules(description)
         if self._needs_token:
             check_keys(rules or ())
+        kind = TopicSettings if description.tag.endswith(_TOPIC_DESCRIPTION) else QueueSettings
+        name = request.path_params["name"]
         if "If-Match" in request.headers:
             queue = self._find(request)
-            settings = changed_settings(queue.settings, properties, rules)
-            queue = await self._broker.update_queue(settings)
-            if self._namespace is not None:
-                self._namespace.detach_disabled_links(queue)
-            return _atom(to_bytes(_entry(request, queue)))
-        settings = settings_from(request.path_params["name"], properties, rules or ())
+            if queue.settings.KIND != kind.KIND:
+                raise ArgumentError(f"{name[:300]!r} is a {queue.settings.KIND}")
+            return await self._update(request, queue, properties, rules)
+        settings = settings_from(name, properties, rules or (), kind)
         check_name(settings.name)
-        queue = await self._broker.create_queue(settings)
+        if isinstance(settings, TopicSettings):
+            queue = await self._broker.create_topic(settings)
+        else:
+            queue = await self._broker.create_queue(settings)
         return _atom(to_bytes(_entry(request, queue)), status_code=201)
 
+    async def _update(
+        self,
+        request: Request,
+        queue: Queue,
+        properties: Mapping[str, str],
+        rules: Sequence[AuthorizationRule] | None,
+    ) -> Response:
+        settings = changed_settings(queue.settings, properties, rules)
+        queue = await self._broker.update_queue(settings)
+        if self._namespace is not None:
+            self._namespace.detach_disabled_links(queue)
+        return _atom(to_bytes(_entry(request, queue)))
+
     async def delete(self, request: Request) -> Response:
-        """Delete a queue and all its messages."""
+        """Delete a queue or topic with all its messages."""
         await self._broker.delete_queue(request.path_params["name"])
         return Response(status_code=200)
 
@@ -230,6 +288,89 @@ class _Api:
         if queue.is_subqueue:
             raise EntityNotFound(queue.address)  # only main queues have descriptions
         return queue
+
+    # Topics
+
+    async def topics(self, _: Request) -> Response:
+        """Return for each topic the number of messages that no subscription got, as JSON."""
+        return JSONResponse(
+            [
+                {"name": topic.address, "dropped_messages": topic.dropped_count}
+                for topic in self._broker.topics()
+            ]
+        )
+
+    async def list_subscriptions(self, request: Request) -> Response:
+        """Return one page of the list of a topic's subscriptions."""
+        topic = self._broker.topic(request.path_params["topic"])
+        return _feed(request, topic.subscriptions, lambda each: _entry(request, each))
+
+    async def get_subscription(self, request: Request) -> Response:
+        """Return the description of a subscription. If it does not exist, return an empty feed."""
+        try:
+            subscription = self._find_subscription(request)
+        except EntityNotFound:
+            return _atom(feed(str(request.url), (), None))
+        return _atom(to_bytes(_entry(request, subscription)))
+
+    async def put_subscription(self, request: Request) -> Response:
+        """Create a subscription. If the request has the header `If-Match`, update it.
+
+        A new subscription has the rule in the request, or a rule that selects all messages.
+        """
+        description = parse_entry(await _body(request), _SUBSCRIPTION_DESCRIPTION)
+        properties = read_description(description)
+        if "If-Match" in request.headers:
+            return await self._update(request, self._find_subscription(request), properties, None)
+        rule = read_default_rule(description)
+        parameters = request.path_params
+        name = subscription_address(parameters["topic"], parameters["subscription"])
+        settings = settings_from(name, properties, kind=SubscriptionSettings)
+        assert isinstance(settings, SubscriptionSettings)
+        if rule is not None:
+            settings = replace(settings, rules=(rule,))
+        subscription = await self._broker.create_subscription(settings)
+        return _atom(to_bytes(_entry(request, subscription)), status_code=201)
+
+    async def delete_subscription(self, request: Request) -> Response:
+        """Delete a subscription with all its messages."""
+        await self._broker.delete_queue(self._find_subscription(request).address)
+        return Response(status_code=200)
+
+    async def list_rules(self, request: Request) -> Response:
+        """Return one page of the list of a subscription's rules."""
+        rules = self._find_subscription(request).rules
+        return _feed(request, rules, lambda rule: rule_entry(f"{request.url}/{rule.name}", rule))
+
+    async def get_rule(self, request: Request) -> Response:
+        """Return the description of a rule. If the rule does not exist, return an empty feed."""
+        try:
+            rule = self._find_subscription(request).find_rule(request.path_params["rule"])
+        except EntityNotFound:
+            return _atom(feed(str(request.url), (), None))
+        return _atom(to_bytes(rule_entry(str(request.url), rule)))
+
+    async def put_rule(self, request: Request) -> Response:
+        """Create a rule. If the request has the header `If-Match`, replace it."""
+        description = parse_entry(await _body(request), RULE_DESCRIPTION)
+        rule = read_rule(request.path_params["rule"], description)
+        subscription = self._find_subscription(request)
+        is_update = "If-Match" in request.headers
+        if is_update:
+            await subscription.replace_rule(rule)
+        else:
+            await subscription.add_rule(rule)
+        body = to_bytes(rule_entry(str(request.url), rule))
+        return _atom(body, status_code=200 if is_update else 201)
+
+    async def delete_rule(self, request: Request) -> Response:
+        """Delete a rule."""
+        await self._find_subscription(request).remove_rule(request.path_params["rule"])
+        return Response(status_code=200)
+
+    def _find_subscription(self, request: Request) -> TopicSubscription:
+        parameters = request.path_params
+        return self._broker.subscription(parameters["topic"], parameters["subscription"])
 
 
 def _page(request: Request) -> tuple[int, int]:
@@ -252,10 +393,23 @@ async def _body(request: Request) -> bytes:
     return bytes(body)
 
 
+def _feed(
+    request: Request, items: Sequence[_Item], describe: Callable[[_Item], Element]
+) -> Response:
+    """Return the page of a list that a request asks for. `describe` returns an item's entry."""
+    skip, top = _page(request)
+    next_url = None
+    if skip + top < len(items):
+        query = urlencode({"$skip": skip + top, "$top": top})
+        next_url = str(request.url.replace(query=query))
+    entries = [describe(item) for item in items[skip : skip + top]]
+    return _atom(feed(str(request.url), entries, next_url))
+
+
 def _entry(request: Request, queue: Queue) -> Element:
     counts = queue.counts()
     url = str(request.url.replace(path=f"/{queue.address}"))
-    return queue_entry(url, queue, counts)
+    return entity_entry(url, queue, counts)
 
 
 def _atom(body: bytes, status_code: int = 200) -> Response:
@@ -316,13 +470,70 @@ def count_details(counts: QueueCounts) -> list[tuple[str, int]]:
     ]
 
 
-def settings_from(
-    name: str, properties: Mapping[str, str], rules: Sequence[AuthorizationRule] = ()
-) -> QueueSettings:
-    """Convert the properties of a QueueDescription to the settings of the queue `name`.
+_TOPIC_PROPERTIES = frozenset(
+    (
+        "AutoDeleteOnIdle",
+        "DefaultMessageTimeToLive",
+        "DuplicateDetectionHistoryTimeWindow",
+        "EnableBatchedOperations",
+        "EnableExpress",
+        "EnablePartitioning",
+        "EntityAvailabilityStatus",
+        "IsAnonymousAccessible",
+        "MaxMessageSizeInKilobytes",
+        "MaxSizeInMegabytes",
+        "RequiresDuplicateDetection",
+        "SizeInBytes",
+        "Status",
+        "SupportOrdering",
+    )
+)
+_SUBSCRIPTION_PROPERTIES = frozenset(
+    (
+        "AutoDeleteOnIdle",
+        "DeadLetteringOnMessageExpiration",
+        "DefaultMessageTimeToLive",
+        "EnableBatchedOperations",
+        "EntityAvailabilityStatus",
+        "LockDuration",
+        "MaxDeliveryCount",
+        "MessageCount",
+        "RequiresSession",
+        "Status",
+    )
+)
+_FILTER_EXCEPTIONS = "DeadLetteringOnFilterEvaluationExceptions"
+_FILTER_EXCEPTIONS_FIELD = "dead_lettering_on_filter_evaluation_exceptions"
 
-    `rules` are the shared access policies in the description. Raises ArgumentError if a property is
-    invalid or not supported.
+
+def topic_properties(topic: Topic, counts: QueueCounts) -> list[tuple[str, str]]:
+    """Return the properties of a topic's description as (name, value) pairs."""
+    own = properties_of(topic.settings, counts)
+    found = [(name, value) for name, value in own if name in _TOPIC_PROPERTIES]
+    return [*found, ("SubscriptionCount", str(len(topic.subscriptions)))]
+
+
+def subscription_properties(
+    settings: SubscriptionSettings, counts: QueueCounts
+) -> list[tuple[str, str]]:
+    """Return the properties of a subscription's description as (name, value) pairs."""
+    own = properties_of(settings, counts)
+    found = [(name, value) for name, value in own if name in _SUBSCRIPTION_PROPERTIES]
+    flag = _flag(settings.dead_lettering_on_filter_evaluation_exceptions)
+    return [*found, (_FILTER_EXCEPTIONS, flag)]
+
+
+def settings_from(
+    name: str,
+    properties: Mapping[str, str],
+    rules: Sequence[AuthorizationRule] = (),
+    kind: type[QueueSettings] = QueueSettings,
+) -> QueueSettings:
+    """Convert the properties of a description to the settings of `name`.
+
+    `rules` are the shared access policies in the description. `kind` is the class of the settings
+    of a queue, a topic or a subscription. Raises ArgumentError if a property is invalid or not
+    supported.
     """
     for forwarding in _FORWARDING:
         if properties.get(forwarding):
@@ -340,7 +551,10 @@ def settings_from(
         properties, "DuplicateDetectionHistoryTimeWindow", DEFAULT_DUPLICATE_WINDOW
     )
     detects_duplicates = _read_flag(properties, "RequiresDuplicateDetection")
-    return QueueSettings(
+    further = {}
+    if kind is SubscriptionSettings:
+        further[_FILTER_EXCEPTIONS_FIELD] = _read_flag(properties, _FILTER_EXCEPTIONS, "true")
+    return kind(
         name=name,
         lock_duration=_read_duration(properties, "LockDuration", timedelta(minutes=1)),
         max_delivery_count=_read_number(properties, "MaxDeliveryCount", 10),
@@ -354,6 +568,7 @@ def settings_from(
         requires_session=_read_flag(properties, "RequiresSession"),
         status=QueueStatus(status),
         authorization_rules=tuple(rules),
+        **further,
     )
 
 
@@ -362,30 +577,31 @@ def changed_settings(
     properties: Mapping[str, str],
     rules: Sequence[AuthorizationRule] | None = None,
 ) -> QueueSettings:
-    """Return the new settings of a queue after an update request.
+    """Return the new settings of a queue, topic or subscription after an update request.
 
-    `before` contains the queue's old settings. `properties` contains the properties in the request,
+    `before` contains the old settings. `properties` contains the properties in the request,
     and `rules` its shared access policies. If `rules` is None, the policies do not change. Other
     settings for which the request has no property are reset to their default values.
 
     Raises ArgumentError if a property is invalid, not supported, or cannot be changed.
     """
-    after = settings_from(
-        before.name, properties, before.authorization_rules if rules is None else rules
-    )
+    policies = before.authorization_rules if rules is None else rules
+    after = settings_from(before.name, properties, policies, type(before))
     if (before.duplicate_detection_window is None) != (after.duplicate_detection_window is None):
         raise ArgumentError("RequiresDuplicateDetection: this property cannot be changed")
     if before.requires_session != after.requires_session:
         raise ArgumentError("RequiresSession: this property cannot be changed")
-    return replace(after, name=before.name)
+    if isinstance(before, SubscriptionSettings):
+        return replace(after, rules=before.rules)  # type: ignore[call-arg] # of the same class
+    return after
 
 
 def _flag(value: bool) -> str:
     return "true" if value else "false"
 
 
-def _read_flag(properties: Mapping[str, str], name: str) -> bool:
-    value = properties.get(name, "false").lower()
+def _read_flag(properties: Mapping[str, str], name: str, default: str = "false") -> bool:
+    value = properties.get(name, default).lower()
     if value not in {"true", "false", "1", "0"}:
         raise ArgumentError(f"{name}: expected true or false, found {value[:100]!r}")
     return value in {"true", "1"}
@@ -407,54 +623,10 @@ def _read_duration(properties: Mapping[str, str], name: str, default: timedelta)
         raise ArgumentError(f"{name}: {error}") from error
 
 
-_ATOM = "http://www.w3.org/2005/Atom"
-_SERVICE_BUS = "http://schemas.microsoft.com/netservices/2010/10/servicebus/connect"
-_COUNTS = "http://schemas.microsoft.com/netservices/2011/06/servicebus"
-_INSTANCE = "http://www.w3.org/2001/XMLSchema-instance"
 _RULES = "AuthorizationRules"
-
-ElementTree.register_namespace("", _ATOM)
-ElementTree.register_namespace("sb", _SERVICE_BUS)
-ElementTree.register_namespace("d", _COUNTS)
-ElementTree.register_namespace("i", _INSTANCE)
-
-
-class AtomError(Exception):
-    """The body of a request is not an Atom entry with the expected element, a QueueDescription."""
-
-
-class _Builder(ElementTree.TreeBuilder):
-    """A builder of XML trees that refuses documents with a document type declaration.
-
-    Only such a declaration can define entities, which can expand to a huge document.
-    """
-
-    def doctype(self, name: str, pubid: str | None, system: str | None) -> NoReturn:
-        raise AtomError("the request body must not contain a document type declaration")
-
-
-def parse_entry(body: bytes, kind: str) -> Element:
-    """Parse an Atom entry and return the XML element that contains its description.
-
-    `kind` is the name of this element, for example `QueueDescription`. Raises AtomError if the XML
-    is invalid or has no such element.
-    """
-    try:
-        root = ElementTree.fromstring(body, ElementTree.XMLParser(target=_Builder()))  # noqa: S314 - _Builder refuses entities
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise AtomError(f"the request body is not valid XML: {error}") from error
-    description = root.find(f"{{{_ATOM}}}content/{{{_SERVICE_BUS}}}{kind}")
-    if description is None:
-        raise AtomError(f"the request body is not an Atom entry that contains a {kind}")
-    return description
-
-
-def read_description(description: Element) -> dict[str, str]:
-    """Return the properties of a description by their names."""
-    return {
-        each.tag.removeprefix(f"{{{_SERVICE_BUS}}}"): (each.text or "").strip()
-        for each in description
-    }
+_QUEUE_DESCRIPTION = "QueueDescription"
+_TOPIC_DESCRIPTION = "TopicDescription"
+_SUBSCRIPTION_DESCRIPTION = "SubscriptionDescription"
 
 
 def read_rules(description: Element) -> list[AuthorizationRule] | None:
@@ -463,86 +635,53 @@ def read_rules(description: Element) -> list[AuthorizationRule] | None:
     If a policy has no keys, keys are generated. Raises ArgumentError if a policy is
     invalid.
     """
-    listed = description.find(f"{{{_SERVICE_BUS}}}{_RULES}")
+    listed = description.find(f"{{{SERVICE_BUS}}}{_RULES}")
     if listed is None:
         return None
     rules = []
-    for each in listed.findall(f"{{{_SERVICE_BUS}}}AuthorizationRule"):
+    for each in listed.findall(f"{{{SERVICE_BUS}}}AuthorizationRule"):
         values = read_description(each)
-        names = each.iterfind(f"{{{_SERVICE_BUS}}}Rights/{{{_SERVICE_BUS}}}AccessRights")
+        names = each.iterfind(f"{{{SERVICE_BUS}}}Rights/{{{SERVICE_BUS}}}AccessRights")
         rights = read_rights((name.text or "").strip() for name in names)
         keys = make_missing_keys(values.get("PrimaryKey"), values.get("SecondaryKey"))
         rules.append(AuthorizationRule(values.get("KeyName", ""), rights, *keys))
     return rules
 
 
-def queue_entry(url: str, queue: Queue, counts: QueueCounts) -> ElementTree.Element:
-    """Return the Atom entry that describes a queue. `url` is the URL of the queue."""
-    entry = ElementTree.Element(f"{{{_ATOM}}}entry")
-    _add(entry, _ATOM, "id", url)
-    _add(entry, _ATOM, "title", queue.address).set("type", "text")
-    content = ElementTree.SubElement(entry, f"{{{_ATOM}}}content", {"type": "application/xml"})
-    description = ElementTree.SubElement(content, f"{{{_SERVICE_BUS}}}QueueDescription")
-    for property_name, value in properties_of(queue.settings, counts):
-        if property_name == "Status":  # the policies are before the status, as in Azure
-            _add_rules(description, queue.settings.authorization_rules)
-        _add(description, _SERVICE_BUS, property_name, value)
-    details = ElementTree.SubElement(description, f"{{{_SERVICE_BUS}}}CountDetails")
+def entity_entry(url: str, queue: Queue, counts: QueueCounts) -> Element:
+    """Return the Atom entry that describes a queue, topic or subscription. `url` is its URL."""
+    settings = queue.settings
+    title = queue.address
+    if isinstance(queue, Topic):
+        kind, properties = _TOPIC_DESCRIPTION, topic_properties(queue, counts)
+    elif isinstance(settings, SubscriptionSettings):
+        kind, properties = _SUBSCRIPTION_DESCRIPTION, subscription_properties(settings, counts)
+        title = settings.subscription_name
+    else:
+        kind, properties = _QUEUE_DESCRIPTION, properties_of(settings, counts)
+    entry, description = start_entry(url, title, kind)
+    for property_name, value in properties:
+        # The policies are before the status, as in Azure. A subscription has none.
+        if property_name == "Status" and kind != _SUBSCRIPTION_DESCRIPTION:
+            _add_rules(description, settings.authorization_rules)
+        add_element(description, SERVICE_BUS, property_name, value)
+    details = SubElement(description, f"{{{SERVICE_BUS}}}CountDetails")
     for count_name, count in count_details(counts):
-        _add(details, _COUNTS, count_name, str(count))
+        add_element(details, COUNTS, count_name, str(count))
     return entry
 
 
 def _add_rules(description: Element, rules: Iterable[AuthorizationRule]) -> None:
-    listed = ElementTree.SubElement(description, f"{{{_SERVICE_BUS}}}{_RULES}")
+    listed = SubElement(description, f"{{{SERVICE_BUS}}}{_RULES}")
     for rule in rules:
-        element = ElementTree.SubElement(listed, f"{{{_SERVICE_BUS}}}AuthorizationRule")
-        element.set(f"{{{_INSTANCE}}}type", "SharedAccessAuthorizationRule")
-        _add(element, _SERVICE_BUS, "ClaimType", "SharedAccessKey")
-        _add(element, _SERVICE_BUS, "ClaimValue", "None")
-        rights = ElementTree.SubElement(element, f"{{{_SERVICE_BUS}}}Rights")
+        element = SubElement(listed, f"{{{SERVICE_BUS}}}AuthorizationRule")
+        element.set(f"{{{INSTANCE}}}type", "SharedAccessAuthorizationRule")
+        add_element(element, SERVICE_BUS, "ClaimType", "SharedAccessKey")
+        add_element(element, SERVICE_BUS, "ClaimValue", "None")
+        rights = SubElement(element, f"{{{SERVICE_BUS}}}Rights")
         for name in sorted_rights(rule.rights):
-            _add(rights, _SERVICE_BUS, "AccessRights", name)
-        _add(element, _SERVICE_BUS, "KeyName", rule.name)
-        _add(element, _SERVICE_BUS, "PrimaryKey", rule.primary_key)
+            add_element(rights, SERVICE_BUS, "AccessRights", name)
+        add_element(element, SERVICE_BUS, "KeyName", rule.name)
+        add_element(element, SERVICE_BUS, "PrimaryKey", rule.primary_key)
         if rule.secondary_key:
-            _add(element, _SERVICE_BUS, "SecondaryKey", rule.secondary_key)
-
-
-def feed(url: str, entries: Iterable[ElementTree.Element], next_url: str | None) -> bytes:
-    """Return an Atom feed that contains one page of entries.
-
-    If `next_url` is not None, the feed links to the next page.
-    """
-    root = ElementTree.Element(f"{{{_ATOM}}}feed")
-    _add(root, _ATOM, "id", url)
-    _add(root, _ATOM, "title", "Publicly Listed Services").set("type", "text")
-    ElementTree.SubElement(root, f"{{{_ATOM}}}link", {"rel": "self", "href": url})
-    if next_url is not None:
-        ElementTree.SubElement(root, f"{{{_ATOM}}}link", {"rel": "next", "href": next_url})
-    root.extend(entries)
-    return to_bytes(root)
-
-
-def error_document(code: int, detail: str) -> bytes:
-    """Return the XML document that is the body of an error response."""
-    root = ElementTree.Element("Error")
-    ElementTree.SubElement(root, "Code").text = str(code)
-    ElementTree.SubElement(root, "Detail").text = _printable(detail)
-    return to_bytes(root)
-
-
-def to_bytes(root: ElementTree.Element) -> bytes:
-    """Encode an XML document in UTF-8. `root` is the root element of the document."""
-    document: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
-    return document
-
-
-def _add(parent: ElementTree.Element, namespace: str, name: str, text: str) -> ElementTree.Element:
-    child = ElementTree.SubElement(parent, f"{{{namespace}}}{name}")
-    child.text = text
-    return child
-
-
-def _printable(text: str) -> str:
-    return "".join(each if each.isprintable() else "?" for each in text)
+            add_element(element, SERVICE_BUS, "SecondaryKey", rule.secondary_key)

@@ -1,14 +1,14 @@
 """Read `Config.json`, the configuration file of Microsoft's Service Bus emulator.
 
-A configuration with an unsupported property is refused. If the emulator ignored the property, the
+A configuration with an unsupported property is refused. If the emulator ignored the property, a
 queue would behave differently from the same queue in Azure, without any error.
 
-The property `AuthorizationRules` of a namespace or a queue is not in Microsoft's format. It lists
-shared access policies.
+The property `AuthorizationRules` of a namespace, queue or topic is not in Microsoft's format. It
+lists shared access policies.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -19,16 +19,28 @@ from emulator.servicebus.broker.authorization import (
     check_rules,
     read_rights,
 )
+from emulator.servicebus.broker.durations import UNBOUNDED, parse_duration
 from emulator.servicebus.broker.errors import ArgumentError
+from emulator.servicebus.broker.property_values import Value
 from emulator.servicebus.broker.settings import (
     DEFAULT_DUPLICATE_WINDOW,
-    UNBOUNDED,
     QueueSettings,
+    SubscriptionSettings,
+    TopicSettings,
     check_name,
-    parse_duration,
+    subscription_address,
+)
+from emulator.servicebus.broker.subscription_rules import (
+    DEFAULT_RULES,
+    CorrelationFilter,
+    RuleFilter,
+    SqlAction,
+    SqlFilter,
+    SubscriptionRule,
 )
 
 T = TypeVar("T")
+Settings = TypeVar("Settings", bound=QueueSettings)
 
 _RULES = "AuthorizationRules"
 _RULE_PROPERTIES = {"Name", "Rights", "PrimaryKey", "SecondaryKey"}
@@ -44,6 +56,29 @@ _PROPERTIES = {
     "RequiresDuplicateDetection",
     "RequiresSession",
 }
+_TOPIC_PROPERTIES = {
+    "DefaultMessageTimeToLive",
+    "DuplicateDetectionHistoryTimeWindow",
+    "MaxSizeInMegabytes",
+    "RequiresDuplicateDetection",
+}
+_SUBSCRIPTION_PROPERTIES = _PROPERTIES - {
+    "DuplicateDetectionHistoryTimeWindow",
+    "MaxSizeInMegabytes",
+    "RequiresDuplicateDetection",
+}
+_RULE_DETAILS = {"Action", "CorrelationFilter", "FilterType", "SqlFilter"}
+_CORRELATION_PROPERTIES = {
+    "ContentType",
+    "CorrelationId",
+    "Label",
+    "MessageId",
+    "ReplyTo",
+    "ReplyToSessionId",
+    "SessionId",
+    "To",
+}
+_APPLICATION_PROPERTIES = "Properties", "ApplicationProperties"
 
 
 class ConfigError(Exception):
@@ -55,9 +90,11 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class NamespaceConfig:
-    """The queues of a namespace, and the namespace's shared access policies."""
+    """The queues and topics of a namespace, and the namespace's shared access policies."""
 
     queues: Sequence[QueueSettings] = ()
+    topics: Sequence[TopicSettings] = ()
+    subscriptions: Sequence[SubscriptionSettings] = ()
     rules: Sequence[AuthorizationRule] = ()
 
 
@@ -99,15 +136,92 @@ def parse_config(text: str) -> NamespaceConfig:
         raise ConfigError(
             f"UserConfig.Namespaces: expected exactly one element, found {len(namespaces)}"
         )
-    if namespaces[0].parts("Topics"):
-        raise ConfigError(f"{namespaces[0].path}.Topics: topics are not supported")
-    settings: dict[str, QueueSettings] = {}
+    names: set[str] = set()
+    queues = []
     for queue in namespaces[0].parts("Queues"):
-        name = queue.text("Name")
-        if name.casefold() in settings:
-            raise ConfigError(f"{queue.path}.Name: another queue already has the name {name!r}")
-        settings[name.casefold()] = _settings(name, queue)
-    return NamespaceConfig(list(settings.values()), _rules(namespaces[0]))
+        name = _unused_name(queue, names)
+        queues.append(_settings(name, queue, QueueSettings, _PROPERTIES))
+    topics, subscriptions = [], []
+    for topic in namespaces[0].parts("Topics"):
+        name = _unused_name(topic, names)
+        topics.append(_settings(name, topic, TopicSettings, _TOPIC_PROPERTIES))
+        subscriptions += _subscriptions(name, topic)
+    return NamespaceConfig(queues, topics, subscriptions, _rules(namespaces[0]))
+
+
+def _unused_name(entity: "_JsonObject", names: set[str]) -> str:
+    """Return the name of a queue, topic, subscription or rule, and add it to `names`."""
+    name = entity.text("Name")
+    if name.casefold() in names:
+        kind = entity.kind
+        raise ConfigError(f"{entity.path}.Name: another {kind} already has the name {name!r}")
+    names.add(name.casefold())
+    return name
+
+
+def _subscriptions(topic_name: str, topic: "_JsonObject") -> list[SubscriptionSettings]:
+    names: set[str] = set()
+    found = []
+    for subscription in topic.parts("Subscriptions"):
+        name = subscription_address(topic_name, _unused_name(subscription, names))
+        rules = _subscription_rules(subscription)
+        found.append(
+            _settings(
+                name, subscription, SubscriptionSettings, _SUBSCRIPTION_PROPERTIES, rules=rules
+            )
+        )
+    return found
+
+
+def _subscription_rules(subscription: "_JsonObject") -> tuple[SubscriptionRule, ...]:
+    names: set[str] = set()
+    rules = []
+    for rule in subscription.parts("Rules"):
+        name = _unused_name(rule, names)
+        properties = rule.part("Properties", required=True)
+        for unknown in sorted(set(properties.values) - _RULE_DETAILS):
+            raise ConfigError(f"{properties.at(unknown)}: a rule has no property with this name")
+        try:
+            rules.append(SubscriptionRule(name, _filter(properties), _action(properties)))
+        except ArgumentError as error:
+            raise ConfigError(f"{rule.path}: {error}") from error
+    return tuple(rules) or DEFAULT_RULES
+
+
+def _action(properties: "_JsonObject") -> SqlAction | None:
+    action = properties.part("Action")
+    return SqlAction(action.text("SqlExpression")) if action.values else None
+
+
+def _filter(properties: "_JsonObject") -> RuleFilter:
+    kind = properties.text("FilterType")
+    if kind == "Sql":
+        return SqlFilter(properties.part("SqlFilter", required=True).text("SqlExpression"))
+    if kind != "Correlation":
+        raise ConfigError(
+            f"{properties.at('FilterType')}: expected Correlation or Sql, found {_shown(kind)}"
+        )
+    correlation = properties.part("CorrelationFilter", required=True)
+    known = {*_CORRELATION_PROPERTIES, *_APPLICATION_PROPERTIES}
+    for unknown in sorted(set(correlation.values) - known):
+        raise ConfigError(
+            f"{correlation.at(unknown)}: a correlation filter has no property with this name"
+        )
+    system = {
+        name: correlation.text(name)
+        for name in sorted(_CORRELATION_PROPERTIES)
+        if correlation.values.get(name)
+    }
+    application: dict[str, Value] = {}
+    for part in map(correlation.part, _APPLICATION_PROPERTIES):
+        for name, value in part.values.items():
+            if not isinstance(value, str | int | float):
+                raise ConfigError(
+                    f"{part.at(name)}: expected a string, a number or a boolean, found "
+                    f"{_type_name(value)}"
+                )
+            application[name] = value
+    return CorrelationFilter(system, application)
 
 
 def parse_policies(text: str) -> Sequence[AuthorizationRule]:
@@ -143,6 +257,12 @@ class _JsonObject:
             )
         self.values: Mapping[str, Any] = value
         self.path = path
+
+    @property
+    def kind(self) -> str:
+        """What the object describes, for example `queue` for an item of `Queues`."""
+        plural = self.path.rpartition(".")[2].partition("[")[0]
+        return "queue or topic" if plural == "Topics" else plural.lower().removesuffix("s")
 
     def at(self, name: str) -> str:
         return f"{self.path}.{name}" if self.path else name
@@ -199,20 +319,32 @@ def _shown(value: object) -> str:
     return json.dumps(value)[:100]
 
 
-def _settings(name: str, queue: _JsonObject) -> QueueSettings:
-    properties = queue.part("Properties")
-    for unknown in sorted(set(properties.values) - _PROPERTIES):
-        raise ConfigError(f"{properties.at(unknown)}: a queue has no property with this name")
+def _settings(
+    name: str,
+    entity: _JsonObject,
+    kind: type[Settings],
+    known: Collection[str],
+    **further: Any,
+) -> Settings:
+    """Return the settings of a queue, topic or subscription.
+
+    `known` contains the names of the properties that it can have. `further` are settings that are
+    not among its properties.
+    """
+    properties = entity.part("Properties")
+    for unknown in sorted(set(properties.values) - set(known)):
+        raise ConfigError(f"{properties.at(unknown)}: a {kind.KIND} has no property with this name")
     for forwarding in ("ForwardTo", "ForwardDeadLetteredMessagesTo"):
         if properties.values.get(forwarding):
             raise ConfigError(f"{properties.at(forwarding)}: forwarding is not supported")
     time_to_live = properties.duration("DefaultMessageTimeToLive", UNBOUNDED)
     window = properties.duration("DuplicateDetectionHistoryTimeWindow", DEFAULT_DUPLICATE_WINDOW)
     detects_duplicates = properties.flag("RequiresDuplicateDetection")
-    rules = _rules(queue)
+    rules = () if kind is SubscriptionSettings else _rules(entity)
     try:
-        check_name(name)
-        return QueueSettings(
+        if kind is not SubscriptionSettings:
+            check_name(name)
+        return kind(
             name=name,
             lock_duration=properties.duration("LockDuration", timedelta(minutes=1)),
             max_delivery_count=properties.number("MaxDeliveryCount", 10),
@@ -224,13 +356,14 @@ def _settings(name: str, queue: _JsonObject) -> QueueSettings:
             max_size_bytes=properties.number("MaxSizeInMegabytes", 1024) * 1024 * 1024,
             requires_session=properties.flag("RequiresSession"),
             authorization_rules=rules,
+            **further,
         )
     except ArgumentError as error:
-        raise ConfigError(f"{queue.path}: {error}") from error
+        raise ConfigError(f"{entity.path}: {error}") from error
 
 
 def _rules(owner: _JsonObject) -> tuple[AuthorizationRule, ...]:
-    """Return the shared access policies of a namespace or a queue."""
+    """Return the shared access policies of a namespace, a queue or a topic."""
     rules = []
     for each in owner.parts(_RULES):
         for unknown in sorted(set(each.values) - _RULE_PROPERTIES):

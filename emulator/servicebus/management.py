@@ -19,6 +19,7 @@ from emulator.servicebus.broker.message_sessions import MessageSessionLock
 from emulator.servicebus.broker.queue import Queue
 from emulator.servicebus.cbs import UNAUTHORIZED, unauthorized_text
 from emulator.servicebus.faults import NamespaceFaults
+from emulator.servicebus.management_rules import add_rule, enumerate_rules, remove_rule
 from emulator.servicebus.messages import encode_changes, read_message, write_message
 from emulator.servicebus.request_response import AmqpReply, AmqpRequest
 from emulator.servicebus.tracking import add_tracking
@@ -211,6 +212,9 @@ _OPERATIONS: dict[str, _Operation] = {
     "schedule-message": _schedule,
     "cancel-scheduled-message": _cancel,
     "get-message-sessions": _list_sessions,
+    "add-rule": add_rule,
+    "remove-rule": remove_rule,
+    "enumerate-rules": enumerate_rules,
 }
 # The operations that use the peer's lock on a message session, if the request names a session.
 _SESSION_OPERATIONS: dict[str, _SessionOperation] = {

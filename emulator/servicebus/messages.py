@@ -32,8 +32,10 @@ from emulator.servicebus.amqp.sections import (
     section_value,
     split,
 )
-from emulator.servicebus.amqp.types import Raw, Symbol, Timestamp, UInt
+from emulator.servicebus.amqp.types import Raw, Symbol, Timestamp, UInt, ULong
+from emulator.servicebus.broker.durations import format_duration
 from emulator.servicebus.broker.message import IncomingMessage, PropertyChanges, StoredMessage
+from emulator.servicebus.broker.property_values import MessageProperties, PropertyUpdate, Value
 
 BATCH_FORMAT = 0x80013700
 _MAX_BATCH_MESSAGES = 4500
@@ -179,6 +181,128 @@ def encode_changes(properties: Mapping[Any, Any]) -> PropertyChanges:
             "the name of a property to modify is neither a string nor a symbol",
         )
     return tuple((str(name), encode(value)) for name, value in properties.items())
+
+
+# Reading and changing the properties that rules of subscriptions use
+
+_SYSTEM_FIELDS = {
+    "MessageId": 0,
+    "To": 2,
+    "Label": 3,
+    "ReplyTo": 4,
+    "CorrelationId": 5,
+    "ContentType": 6,
+    "SessionId": 10,
+    "ReplyToSessionId": 12,
+}
+"""The positions of system properties in the section `properties`."""
+
+_FIELD_COUNT = 13
+_SYMBOLS = {"ContentType"}
+_PARTITION_KEY = "x-opt-partition-key"
+_NULL = encode(None)
+_MAX_LONG = 2**63 - 1
+
+
+class AmqpMessageFormat:
+    """Reads and changes the properties of messages that are encoded in AMQP."""
+
+    def read_properties(self, message: IncomingMessage) -> MessageProperties:
+        """Return the properties of a message that filters can compare.
+
+        A value of a type that filters cannot compare is left out, such as a list or a decimal
+        number.
+        """
+        sections = split(message.annotations + message.bare)
+        system: dict[str, Value] = {}
+        fields = list_items(sections.properties)
+        for name, position in _SYSTEM_FIELDS.items():
+            value = _filtered_value(fields[position]) if position < len(fields) else None
+            if value is not None:
+                system[name.casefold()] = str(value)
+        annotations = map_items(sections.message_annotations)
+        if _PARTITION_KEY in annotations:
+            key = _filtered_value(annotations[_PARTITION_KEY][1])
+            if isinstance(key, str):
+                system["partitionkey"] = key
+        application: dict[str, Value] = {}
+        for name, (_, item) in map_items(sections.application_properties).items():
+            value = _filtered_value(item)
+            if value is not None:
+                application.setdefault(name.casefold(), value)
+        return MessageProperties(system, application)
+
+    def update_properties(
+        self, message: IncomingMessage, updates: Sequence[PropertyUpdate]
+    ) -> IncomingMessage:
+        """Return the message after changes of its properties."""
+        sections = split(message.bare)
+        fields = list_items(sections.properties)
+        fields += [_NULL] * (_FIELD_COUNT - len(fields))
+        names = {name.casefold(): name for name in map_items(sections.application_properties)}
+        changed: dict[str, PropertyUpdate] = {}
+        for update in updates:
+            if update.is_system:
+                fields[_SYSTEM_FIELDS[update.name]] = _encode_system(update)
+            else:
+                changed[update.name.casefold()] = update
+        ours = [
+            encode(names.get(key, update.name)) + encode(restore_value(update.value))
+            for key, update in changed.items()
+            if not update.is_removed
+        ]
+        replaced = frozenset(name for key, name in names.items() if key in changed)
+        properties = replace_pairs(
+            APPLICATION_PROPERTIES,
+            sections.application_properties,
+            b"".join(ours),
+            len(ours),
+            replaced,
+        )
+        bare = (_section_of_properties(fields), properties, *sections.body, sections.footer)
+        return replace(message, bare=b"".join(bare))
+
+
+def _encode_system(update: PropertyUpdate) -> bytes:
+    if update.value is None:
+        return _NULL
+    text = str(update.value)
+    return encode(Symbol(text) if update.name in _SYMBOLS and text.isascii() else text)
+
+
+def _filtered_value(encoded: bytes) -> Value | None:
+    try:
+        return convert_value(decode(encoded))
+    except DecodeError:
+        return None
+
+
+def convert_value(value: object) -> Value | None:
+    """Convert a decoded property to one of Python's own types. None if no filter can compare it."""
+    if isinstance(value, Timestamp):
+        try:
+            return value.instant()
+        except OverflowError:
+            return None
+    if isinstance(value, bool | UUID):
+        return value
+    for kind in (int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    return None
+
+
+def restore_value(value: Value | None) -> Any:
+    """Convert the result of `convert_value` back to a value that can be encoded."""
+    match value:
+        case datetime():
+            return Timestamp.of(value)
+        case timedelta():
+            return format_duration(value)
+        case int() if value > _MAX_LONG:
+            return ULong(value)
+        case _:
+            return value
 
 
 # Encoding messages for a receiver

@@ -1,4 +1,4 @@
-"""Connect AMQP links to the queues of a broker, and check whether a peer may access a queue."""
+"""Connect AMQP links to the queues and topics of a broker, and check the access of peers."""
 
 import asyncio
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ _MANAGEMENT = "/$management"
 
 
 class Namespace:
-    """A Service Bus namespace, which serves all queues of a broker over AMQP."""
+    """A Service Bus namespace, which serves all queues and topics of a broker over AMQP."""
 
     def __init__(
         self,

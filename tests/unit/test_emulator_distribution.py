@@ -184,8 +184,15 @@ def running(python: Path, folder: Path, command: str, url: str) -> Iterator[None
 
 def test_each_example_of_config_json_in_the_readme_is_valid() -> None:
     configs = [parse_config(text) for text in blocks("json")]
-    assert [[queue.name for queue in config.queues] for config in configs] == [["orders"]] * 2
-    (rule,) = configs[1].queues[0].authorization_rules
+    assert [
+        [each.name for each in (*config.queues, *config.topics, *config.subscriptions)]
+        for config in configs
+    ] == [
+        ["orders"],
+        ["events", *(f"events/Subscriptions/{name}" for name in ("all", "large", "paid"))],
+        ["orders"],
+    ]
+    (rule,) = configs[2].queues[0].authorization_rules
     assert (rule.name, rule.keys) == ("shop", ("SECRET-2", "SECRET-3"))
 
 

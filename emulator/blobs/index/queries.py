@@ -8,10 +8,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from emulator.blobs.errors import ErrorCode, StorageError
-from emulator.blobs.index.schema import Blob, BlobContainer, Segment, UncommittedBlock
+from emulator.blobs.index.schema import (
+    CURRENT,
+    Blob,
+    BlobContainer,
+    CopyState,
+    Segment,
+    UncommittedBlock,
+)
+from emulator.blobs.lease import Lease
 
-CONTAINER_COLUMNS = "id, name, etag, modified_us, metadata"
-BLOB_COLUMNS = "id, name, size, etag, created_us, modified_us, properties, metadata"
+CONTAINER_COLUMNS = "id, name, etag, modified_us, metadata, lease"
+BLOB_COLUMNS = (
+    "id, name, size, etag, created_us, modified_us, properties, metadata, lease, kind,"
+    " append_blocks, tags, snapshot, copy"
+)
 
 
 def find_service_properties(db: sqlite3.Connection) -> dict[str, str]:
@@ -46,35 +57,50 @@ def find_container_id(db: sqlite3.Connection, name: str) -> int:
 
 def read_container(row: tuple[Any, ...]) -> BlobContainer:
     """Build a container from a row that has the columns in `CONTAINER_COLUMNS`."""
-    number, name, etag, modified_us, metadata = row
-    return BlobContainer(number, name, etag, modified_us, json.loads(metadata))
+    number, name, etag, modified_us, metadata, lease = row
+    return BlobContainer(number, name, etag, modified_us, json.loads(metadata), Lease.decode(lease))
 
 
 def look_up_blob(
-    db: sqlite3.Connection, container: int, name: str, *, with_data: bool = False
+    db: sqlite3.Connection,
+    container: int,
+    name: str,
+    snapshot: str = CURRENT,
+    *,
+    with_data: bool = False,
 ) -> Blob | None:
-    """Return a committed blob, or None if it does not exist.
+    """Return a committed blob or one of its snapshots, or None if it does not exist.
 
-    `container` is the row id of the blob's container. If `with_data` is True and the index stores
-    the blob's content, the result contains the content.
+    Args:
+        db: A connection to the index.
+        container: The row id of the blob's container.
+        name: The blob's name.
+        snapshot: The time of the snapshot, or CURRENT for the blob itself.
+        with_data: Whether the result contains the content if the index stores it.
     """
     row = db.execute(
         f"SELECT {BLOB_COLUMNS}{', data' if with_data else ''}"  # noqa: S608 - constants alone
-        " FROM blob WHERE container = ? AND name = ?",
-        (container, name),
+        " FROM blob WHERE container = ? AND name = ? AND snapshot = ?",
+        (container, name, snapshot),
     ).fetchone()
     return None if row is None else read_blob(row)
 
 
 def find_blob(
-    db: sqlite3.Connection, container: str, name: str, *, with_data: bool = False
+    db: sqlite3.Connection,
+    container: str,
+    name: str,
+    snapshot: str = CURRENT,
+    *,
+    with_data: bool = False,
 ) -> Blob:
-    """Return a committed blob.
+    """Return a committed blob or one of its snapshots.
 
     If `with_data` is True and the index stores the blob's content, the result contains the content.
     Raises StorageError (ContainerNotFound or BlobNotFound) if the container or blob does not exist.
     """
-    blob = look_up_blob(db, find_container_id(db, container), name, with_data=with_data)
+    parent = find_container_id(db, container)
+    blob = look_up_blob(db, parent, name, snapshot, with_data=with_data)
     if blob is None:
         raise StorageError(ErrorCode.BLOB_NOT_FOUND)
     return blob
@@ -85,7 +111,8 @@ def read_blob(row: tuple[Any, ...]) -> Blob:
 
     The row may also have the column `data`.
     """
-    number, name, size, etag, created_us, modified_us, properties, metadata, *data = row
+    number, name, size, etag, created_us, modified_us, properties, metadata, *rest = row
+    lease, kind, append_blocks, tags, snapshot, copy, *data = rest
     return Blob(
         number,
         name,
@@ -95,6 +122,12 @@ def read_blob(row: tuple[Any, ...]) -> Blob:
         modified_us,
         json.loads(properties),
         json.loads(metadata),
+        Lease.decode(lease),
+        kind,
+        append_blocks,
+        json.loads(tags),
+        snapshot,
+        CopyState(**json.loads(copy)) if copy else None,
         data[0] if data else None,
     )
 
@@ -145,8 +178,9 @@ _LAST = "\U0010ffff"
 class BlobQuery:
     """The query for one page of a listing of blobs.
 
-    The page has at most `limit` names. Each name begins with `prefix`, and is equal to `start` or
-    sorted after it.
+    The page has at most `limit` entries. Each name begins with `prefix`. `start` is the name and
+    snapshot at which the page starts. If `with_snapshots` is True, the page contains snapshots,
+    from the oldest to the newest, before their blob.
 
     If a name contains `delimiter` after the prefix, the page contains a common prefix instead of
     the blob. The common prefix is the beginning of the name, including the first delimiter after
@@ -155,20 +189,21 @@ class BlobQuery:
 
     prefix: str
     delimiter: str
-    start: str
+    start: tuple[str, str]
     limit: int
+    with_snapshots: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class BlobPage:
     """One page of a listing of blobs.
 
-    `entries` contains blobs, and strings for the common prefixes, sorted by name. `next_name` is
-    the first name of the next page, or None if this is the last page.
+    `entries` contains blobs, and strings for the common prefixes, sorted by name. `next_start` is
+    the name and snapshot at which the next page starts, or None if this is the last page.
     """
 
     entries: list[Blob | str]
-    next_name: str | None
+    next_start: tuple[str, str] | None
 
 
 def list_containers(
@@ -199,33 +234,43 @@ def list_blobs(db: sqlite3.Connection, container: str, query: BlobQuery) -> Blob
     parent = find_container_id(db, container)
     prefix, limit = query.prefix, query.limit
     entries: list[Blob | str] = []
-    cursor: str | None = max(query.start, prefix)
+    cursor: tuple[str, str] | None = max(query.start, (prefix, ""))
     while cursor is not None:
-        rows = _names_from(db, parent, cursor, min(limit + 1 - len(entries), _ROWS_A_QUERY))
+        count = min(limit + 1 - len(entries), _ROWS_A_QUERY)
+        rows = _blobs_from(db, parent, cursor, count, with_snapshots=query.with_snapshots)
         cursor = None
         for row in rows:
-            name = str(row[1])
+            blob = read_blob(row)
+            name = blob.name
             if not name.startswith(prefix):
                 return BlobPage(entries, None)
             if len(entries) == limit:
-                return BlobPage(entries, name)
+                return BlobPage(entries, (name, blob.snapshot))
             folded = _folded(name, prefix, query.delimiter)
             if folded is not None:
                 entries.append(folded)
-                cursor = find_next_prefix(folded)
+                following = find_next_prefix(folded)
+                cursor = None if following is None else (following, "")
                 break
-            entries.append(read_blob(row))
-            cursor = name + "\0"
+            entries.append(blob)
+            cursor = (name, blob.snapshot + "\0")
     return BlobPage(entries, None)
 
 
-def _names_from(
-    db: sqlite3.Connection, container: int, start: str, limit: int
+def _blobs_from(
+    db: sqlite3.Connection,
+    container: int,
+    start: tuple[str, str],
+    limit: int,
+    *,
+    with_snapshots: bool,
 ) -> list[tuple[Any, ...]]:
+    only_current = "" if with_snapshots else f" AND snapshot = '{CURRENT}'"
     return db.execute(
-        f"SELECT {BLOB_COLUMNS} FROM blob"  # noqa: S608 - a constant
-        " WHERE container = ? AND name >= ? ORDER BY name LIMIT ?",
-        (container, start, limit),
+        f"SELECT {BLOB_COLUMNS} FROM blob"  # noqa: S608 - constants alone
+        f" WHERE container = ? AND (name, snapshot) >= (?, ?){only_current}"
+        " ORDER BY name, snapshot LIMIT ?",
+        (container, *start, limit),
     ).fetchall()
 
 

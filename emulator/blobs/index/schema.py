@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import token_hex
+from typing import ClassVar
 
+from emulator.blobs.lease import (
+    BLOB_LEASE_ERRORS,
+    CONTAINER_LEASE_ERRORS,
+    NO_LEASE,
+    Lease,
+    LeaseErrors,
+)
 from emulator.disk import is_disk_error
 from emulator.program import SettingError
 
-_VERSION = 2
+_VERSION = 3
 _BUSY_SECONDS = 10.0
 # The content of a small blob is the last column of its row, so that listings do not read it.
 _TABLES = """
@@ -54,13 +62,47 @@ CREATE TABLE staged (
     PRIMARY KEY (container, blob, block_id)
 ) STRICT, WITHOUT ROWID;
 """
-# Format version 2 has this table too. A property is an XML element of Set Blob Service Properties.
-_TABLES_SINCE_2 = """
+# Added by format version 2. A property is an XML element of Set Blob Service Properties.
+_ADDED_BY_2 = """
 CREATE TABLE service_property (
     name TEXT PRIMARY KEY,
     element TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 """
+# Changed by format version 3. `snapshot` is the time of a snapshot, or `current` for the blob
+# itself, which is sorted after its snapshots. `lease` is empty, or the lease as JSON. `kind` is the
+# blob type. `append_blocks` is the number of blocks of an append blob. `tags` is a JSON object.
+# `copy` is empty, or the JSON object of the copy that created the blob.
+_CHANGED_BY_3 = """
+ALTER TABLE container ADD COLUMN lease TEXT NOT NULL DEFAULT '';
+CREATE TABLE new_blob (
+    id INTEGER PRIMARY KEY,
+    container INTEGER NOT NULL REFERENCES container,
+    name TEXT NOT NULL,
+    snapshot TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    etag TEXT NOT NULL,
+    created_us INTEGER NOT NULL,
+    modified_us INTEGER NOT NULL,
+    properties TEXT NOT NULL,
+    metadata TEXT NOT NULL,
+    lease TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    append_blocks INTEGER NOT NULL,
+    tags TEXT NOT NULL,
+    copy TEXT NOT NULL,
+    data BLOB,
+    UNIQUE (container, name, snapshot)
+) STRICT;
+INSERT INTO new_blob
+    SELECT id, container, name, 'current', size, etag, created_us, modified_us, properties,
+        metadata, '', 'BlockBlob', 0, '{}', '', data
+    FROM blob;
+DROP TABLE blob;
+ALTER TABLE new_blob RENAME TO blob;
+"""
+# For each format version, the statements that upgrade it to the next version.
+_UPGRADES = (_TABLES, _ADDED_BY_2, _CHANGED_BY_3)
 
 
 def create_index(path: Path) -> None:
@@ -73,10 +115,10 @@ def create_index(path: Path) -> None:
     try:
         with contextlib.closing(open_writer(path)) as connection:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
-            tables = {0: _TABLES + _TABLES_SINCE_2, 1: _TABLES_SINCE_2}.get(version)
-            if tables is not None:
+            if 0 <= version < _VERSION:
+                upgrades = "".join(_UPGRADES[version:])
                 connection.executescript(
-                    f"BEGIN IMMEDIATE;{tables}PRAGMA user_version={_VERSION};COMMIT;"
+                    f"BEGIN IMMEDIATE;{upgrades}PRAGMA user_version={_VERSION};COMMIT;"
                 )
     except sqlite3.DatabaseError as error:
         if is_disk_error(error):
@@ -116,6 +158,26 @@ def open_reader(path: Path) -> sqlite3.Connection:
     return connection
 
 
+BLOCK_BLOB, APPEND_BLOB = "BlockBlob", "AppendBlob"
+# The value of `snapshot` for a blob that is not a snapshot.
+CURRENT = "current"
+
+
+@dataclass(frozen=True, slots=True)
+class CopyState:
+    """The copy that created a blob.
+
+    Attributes:
+        id: The copy id.
+        source: The URL of the source, without its query.
+        completed_us: The time of the copy, in microseconds since 1970 (UTC).
+    """
+
+    id: str
+    source: str
+    completed_us: int
+
+
 @dataclass(frozen=True, slots=True)
 class BlobContainer:
     """A container of the account.
@@ -128,11 +190,18 @@ class BlobContainer:
     etag: str
     modified_us: int
     metadata: dict[str, str]
+    lease: Lease = NO_LEASE
+
+    lease_errors: ClassVar[LeaseErrors] = CONTAINER_LEASE_ERRORS
 
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A committed block blob. Times are in microseconds since 1970 (UTC).
+    """A committed blob or a snapshot of it. Times are in microseconds since 1970 (UTC).
+
+    `snapshot` is the time of the snapshot, or CURRENT for the blob itself.
+    `kind` is `BlockBlob` or `AppendBlob`. `append_blocks` is the number of blocks of an append
+    blob.
 
     `data` is the content of a small blob. It is None if content files contain the content, or if
     the query did not read the content.
@@ -146,12 +215,20 @@ class Blob:
     modified_us: int
     properties: dict[str, str]
     metadata: dict[str, str]
+    lease: Lease = NO_LEASE
+    kind: str = BLOCK_BLOB
+    append_blocks: int = 0
+    tags: dict[str, str] = field(default_factory=dict)
+    snapshot: str = CURRENT
+    copy: CopyState | None = None
     data: bytes | None = None
+
+    lease_errors: ClassVar[LeaseErrors] = BLOB_LEASE_ERRORS
 
 
 @dataclass(frozen=True, slots=True)
 class NewBlob:
-    """The name, properties and metadata of a blob that will be committed.
+    """The name, properties, metadata, type and tags of a blob that will be committed.
 
     `now_us` is the time of the request, in microseconds since 1970 (UTC).
     """
@@ -161,6 +238,10 @@ class NewBlob:
     properties: dict[str, str]
     metadata: dict[str, str]
     now_us: int
+    kind: str = BLOCK_BLOB
+    tags: dict[str, str] = field(default_factory=dict)
+    append_blocks: int = 0
+    copy: CopyState | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +268,23 @@ class UncommittedBlock:
     block_id: str
     size: int
     content: str
+
+
+@dataclass(frozen=True, slots=True)
+class AppendedBlock:
+    """A block that will be appended to an append blob.
+
+    Attributes:
+        size: The size of the block in bytes.
+        content: The key of the content file.
+        position: The size that the blob must have before the block is appended, or None.
+        size_max: The size that the blob may have after the block is appended, or None.
+    """
+
+    size: int
+    content: str
+    position: int | None = None
+    size_max: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

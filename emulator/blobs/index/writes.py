@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from enum import Enum
 
-from emulator.blobs.errors import ErrorCode, StorageError
+from emulator.blobs.errors import ErrorCode, StorageError, copy_source_not_verified
 from emulator.blobs.headers import Conditions, WritePrecondition
 from emulator.blobs.index.queries import (
     find_blob,
@@ -23,6 +24,10 @@ from emulator.blobs.index.queries import (
     look_up_blob,
 )
 from emulator.blobs.index.schema import (
+    APPEND_BLOB,
+    BLOCK_BLOB,
+    CURRENT,
+    AppendedBlock,
     Blob,
     BlobContainer,
     NewBlob,
@@ -31,9 +36,25 @@ from emulator.blobs.index.schema import (
     WriteResult,
     create_etag,
 )
+from emulator.blobs.lease import NO_LEASE, LeaseRequest
 from emulator.blobs.names import read_block_id_length
+from emulator.blobs.times import format_iso_date
 
 Orphans = tuple[str, ...]
+
+
+class DeletedSnapshots(Enum):
+    """The snapshots that Delete Blob deletes: the values of the header `x-ms-delete-snapshots`.
+
+    NONE means that the header is absent.
+    """
+
+    NONE = ""
+    INCLUDE = "include"
+    ONLY = "only"
+
+
+APPEND_BLOCKS_MAX = 50_000
 
 
 def set_service_properties(db: sqlite3.Connection, properties: Mapping[str, str]) -> None:
@@ -71,13 +92,54 @@ def set_container_metadata(
     Raises StorageError if the container does not exist or does not meet the conditions.
     """
     current = find_container(db, name)
-    conditions.check_write(current)
-    changed = replace(current, etag=create_etag(), modified_us=now_us, metadata=metadata)
+    conditions.check_version(current)
+    conditions.check_lease(current, requires_id=False)
+    changed = replace(
+        current,
+        etag=create_etag(),
+        modified_us=now_us,
+        metadata=metadata,
+        lease=current.lease.after_write(now_us),
+    )
     db.execute(
-        "UPDATE container SET etag = ?, modified_us = ?, metadata = ? WHERE id = ?",
-        (changed.etag, now_us, json.dumps(metadata), current.id),
+        "UPDATE container SET etag = ?, modified_us = ?, metadata = ?, lease = ? WHERE id = ?",
+        (changed.etag, now_us, json.dumps(metadata), changed.lease.encode(), current.id),
     )
     return changed
+
+
+def lease_container(
+    db: sqlite3.Connection, name: str, conditions: Conditions, asked: LeaseRequest
+) -> BlobContainer:
+    """Change the lease of a container, and return the container with its new lease.
+
+    Raises StorageError if the container does not exist or does not meet the conditions, or if its
+    lease does not permit the action.
+    """
+    current = find_container(db, name)
+    conditions.check_version(current)
+    lease = asked.apply(current.lease, conditions.now_us)
+    db.execute("UPDATE container SET lease = ? WHERE id = ?", (lease.encode(), current.id))
+    return replace(current, lease=lease)
+
+
+def lease_blob(
+    db: sqlite3.Connection,
+    container: str,
+    name: str,
+    conditions: Conditions,
+    asked: LeaseRequest,
+) -> Blob:
+    """Change the lease of a blob, and return the blob with its new lease.
+
+    Raises StorageError if the blob does not exist or does not meet the conditions, or if its lease
+    does not permit the action.
+    """
+    current = find_blob(db, container, name)
+    conditions.check_version(current)
+    lease = asked.apply(current.lease, conditions.now_us)
+    db.execute("UPDATE blob SET lease = ? WHERE id = ?", (lease.encode(), current.id))
+    return replace(current, lease=lease)
 
 
 def delete_container(db: sqlite3.Connection, name: str, conditions: Conditions) -> Orphans:
@@ -120,6 +182,128 @@ def put_blob(
     )
 
 
+def create_append_blob(
+    db: sqlite3.Connection, new: NewBlob, precondition: WritePrecondition
+) -> WriteResult:
+    """Create an empty append blob, or replace an existing append blob by an empty one.
+
+    Raises StorageError if the container does not exist or the precondition is not met.
+    """
+    return _replace_blob(db, find_container_id(db, new.container), new, (), precondition)
+
+
+def copy_blob(
+    db: sqlite3.Connection,
+    source: tuple[str, str, str],
+    source_conditions: Conditions,
+    new: NewBlob,
+    precondition: WritePrecondition,
+) -> WriteResult:
+    """Create or replace a blob as a copy of another blob, which refers to the same content files.
+
+    The copy has the content, the type and the properties of the source. If `new` has no metadata,
+    the copy also has the metadata of the source.
+
+    Args:
+        db: A connection to the index.
+        source: The container, the name and the snapshot of the source.
+        source_conditions: The conditions that the source must meet.
+        new: The name, the metadata and the tags of the copy.
+        precondition: The conditions that an existing blob must meet.
+
+    Raises:
+        StorageError: The source or the container does not exist, or a condition is not met.
+    """
+    try:
+        found = find_blob(db, *source, with_data=True)
+    except StorageError as refused:
+        raise copy_source_not_verified(refused) from None
+    check_source(found, source_conditions)
+    container = find_container_id(db, new.container)
+    content: bytes | Sequence[Segment]
+    if found.data is not None:
+        content = found.data
+    else:
+        content = find_segments(db, found.id, 0, max(found.size, 1))
+    copy = replace(
+        new,
+        properties=found.properties,
+        metadata=new.metadata or found.metadata,
+        kind=found.kind,
+        append_blocks=found.append_blocks,
+    )
+    return _replace_blob(db, container, copy, content, precondition)
+
+
+def check_source(source: Blob, conditions: Conditions) -> None:
+    """Raise StorageError if the source of a copy does not meet the conditions."""
+    try:
+        conditions.check_version(source)
+    except StorageError as refused:
+        if refused.status != 412:
+            raise
+        raise StorageError(ErrorCode.SOURCE_CONDITION_NOT_MET) from None
+
+
+def append_block(
+    db: sqlite3.Connection,
+    container: str,
+    name: str,
+    block: AppendedBlock,
+    conditions: Conditions,
+) -> Blob:
+    """Append a block to an append blob, and return the changed blob.
+
+    Raises StorageError if the blob does not exist, is not an append blob, does not meet the
+    conditions, or already has 50,000 blocks.
+    """
+    current = find_blob(db, container, name)
+    check_append(current, block, conditions)
+    changed = replace(
+        current,
+        size=current.size + block.size,
+        etag=create_etag(),
+        modified_us=conditions.now_us,
+        lease=current.lease.after_write(conditions.now_us),
+        append_blocks=current.append_blocks + 1,
+    )
+    db.execute(
+        "INSERT INTO segment (blob, start, size, content, block_id) VALUES (?, ?, ?, ?, '')",
+        (current.id, current.size, block.size, block.content),
+    )
+    db.execute(
+        "UPDATE blob SET size = ?, etag = ?, modified_us = ?, lease = ?, append_blocks = ?"
+        " WHERE id = ?",
+        (
+            changed.size,
+            changed.etag,
+            changed.modified_us,
+            changed.lease.encode(),
+            changed.append_blocks,
+            current.id,
+        ),
+    )
+    return changed
+
+
+def check_append(blob: Blob, block: AppendedBlock, conditions: Conditions) -> None:
+    """Raise StorageError if a block cannot be appended to a blob."""
+    check_kind(blob, APPEND_BLOB)
+    conditions.check_write(blob)
+    if block.size_max is not None and blob.size + block.size > block.size_max:
+        raise StorageError(ErrorCode.MAX_BLOB_SIZE_CONDITION_NOT_MET)
+    if block.position is not None and blob.size != block.position:
+        raise StorageError(ErrorCode.APPEND_POSITION_CONDITION_NOT_MET)
+    if blob.append_blocks >= APPEND_BLOCKS_MAX:
+        raise StorageError(ErrorCode.COMMITTED_BLOCK_COUNT_EXCEEDS_LIMIT)
+
+
+def check_kind(blob: Blob, kind: str) -> None:
+    """Raise StorageError if a blob is not of the type `kind`. The type of a blob never changes."""
+    if blob.kind != kind:
+        raise StorageError(ErrorCode.INVALID_BLOB_TYPE)
+
+
 def commit_blocks(
     db: sqlite3.Connection,
     new: NewBlob,
@@ -139,6 +323,7 @@ def commit_blocks(
     current = look_up_blob(db, container, new.name)
     committed = {}
     if current is not None:
+        check_kind(current, BLOCK_BLOB)
         for segment in find_segments(db, current.id, 0, max(current.size, 1)):
             committed[segment.block_id] = (segment.size, segment.content)
     staged = {
@@ -172,35 +357,121 @@ def describe_blob(
     """
     current = find_blob(db, container, name)
     conditions.check_write(current)
-    changed = replace(update(current), etag=create_etag())
+    changed = replace(
+        update(current), etag=create_etag(), lease=current.lease.after_write(conditions.now_us)
+    )
     db.execute(
-        "UPDATE blob SET etag = ?, modified_us = ?, properties = ?, metadata = ? WHERE id = ?",
+        "UPDATE blob SET etag = ?, modified_us = ?, properties = ?, metadata = ?, lease = ?,"
+        " copy = ? WHERE id = ?",
         (
             changed.etag,
             changed.modified_us,
             json.dumps(changed.properties),
             json.dumps(changed.metadata),
+            changed.lease.encode(),
+            _encode_copy(changed),
             current.id,
         ),
     )
     return changed
 
 
-def delete_blob(
-    db: sqlite3.Connection, container: str, name: str, conditions: Conditions
-) -> Orphans:
-    """Delete a blob and its uncommitted blocks. Return the keys of the content files to remove.
+def set_blob_tags(
+    db: sqlite3.Connection, container: str, name: str, conditions: Conditions, tags: dict[str, str]
+) -> None:
+    """Replace all tags of a blob. The blob's ETag and its time of the last change stay the same.
+
+    The operation has no conditional headers, so only the lease id in `conditions` is checked.
+    Raises StorageError if the blob does not exist or is leased with another lease id.
+    """
+    current = find_blob(db, container, name)
+    conditions.check_lease(current, requires_id=True)
+    db.execute("UPDATE blob SET tags = ? WHERE id = ?", (json.dumps(tags), current.id))
+
+
+def create_snapshot(
+    db: sqlite3.Connection,
+    container: str,
+    name: str,
+    conditions: Conditions,
+    metadata: dict[str, str],
+) -> Blob:
+    """Create a snapshot of a blob, and return the snapshot.
+
+    The snapshot has the content, the properties and the tags of the blob, and no lease. If
+    `metadata` is empty, it also has the metadata and the ETag of the blob.
 
     Raises StorageError if the blob does not exist or does not meet the conditions.
+    """
+    parent = find_container_id(db, container)
+    current = look_up_blob(db, parent, name, with_data=True)
+    if current is None:
+        raise StorageError(ErrorCode.BLOB_NOT_FOUND)
+    conditions.check_version(current)
+    conditions.check_lease(current, requires_id=False)
+    taken_us = conditions.now_us
+    while look_up_blob(db, parent, name, format_iso_date(taken_us)) is not None:
+        taken_us += 1
+    copy = replace(current, snapshot=format_iso_date(taken_us), lease=NO_LEASE)
+    if metadata:
+        copy = replace(copy, metadata=metadata, etag=create_etag(), modified_us=conditions.now_us)
+    row_id = _insert_blob(db, parent, copy, None)
+    db.execute(
+        "INSERT INTO segment (blob, start, size, content, block_id)"
+        " SELECT ?, start, size, content, block_id FROM segment WHERE blob = ?",
+        (row_id, current.id),
+    )
+    return replace(copy, id=row_id)
+
+
+def delete_blob(
+    db: sqlite3.Connection,
+    container: str,
+    name: str,
+    conditions: Conditions,
+    snapshots: DeletedSnapshots,
+) -> Orphans:
+    """Delete a blob with its uncommitted blocks, or only its snapshots.
+
+    Returns the keys of the content files to remove. Raises StorageError if the blob does not exist
+    or does not meet the conditions, or if it has snapshots that the request does not delete.
     """
     parent = find_container_id(db, container)
     blob = look_up_blob(db, parent, name)
     if blob is None:
         raise StorageError(ErrorCode.BLOB_NOT_FOUND)
     conditions.check_write(blob)
-    candidates = _forget_content(db, blob.id, parent, name)
-    db.execute("DELETE FROM blob WHERE id = ?", (blob.id,))
+    taken = db.execute(
+        "SELECT id FROM blob WHERE container = ? AND name = ? AND snapshot <> ?",
+        (parent, name, CURRENT),
+    ).fetchall()
+    if taken and snapshots is DeletedSnapshots.NONE:
+        raise StorageError(ErrorCode.SNAPSHOTS_PRESENT)
+    candidates = []
+    for (row_id,) in taken:
+        candidates += _delete_row(db, row_id)
+    if snapshots is not DeletedSnapshots.ONLY:
+        candidates += _forget_content(db, blob.id, parent, name)
+        candidates += _delete_row(db, blob.id)
     return _unreferenced(db, candidates)
+
+
+def delete_snapshot(
+    db: sqlite3.Connection, container: str, name: str, snapshot: str, conditions: Conditions
+) -> Orphans:
+    """Delete one snapshot of a blob. Return the keys of the content files to remove.
+
+    Raises StorageError if the snapshot does not exist or does not meet the conditions.
+    """
+    found = find_blob(db, container, name, snapshot)
+    conditions.check_write(found)
+    return _unreferenced(db, _delete_row(db, found.id))
+
+
+def _delete_row(db: sqlite3.Connection, row_id: int) -> list[str]:
+    rows = db.execute("DELETE FROM segment WHERE blob = ? RETURNING content", (row_id,)).fetchall()
+    db.execute("DELETE FROM blob WHERE id = ?", (row_id,))
+    return [row[0] for row in rows]
 
 
 def _replace_blob(
@@ -212,33 +483,69 @@ def _replace_blob(
 ) -> WriteResult:
     current = look_up_blob(db, container, new.name)
     precondition.check(current)
+    if current is not None:
+        check_kind(current, new.kind)
     candidates = _forget_content(db, current.id if current else None, container, new.name)
     data, parts = (content, ()) if isinstance(content, bytes) else (None, content)
     size = sum(part.size for part in parts) if data is None else len(data)
     created_us = current.created_us if current else new.now_us
+    lease = current.lease.after_write(new.now_us) if current else NO_LEASE
     etag = create_etag()
-    row = db.execute(
-        "INSERT OR REPLACE INTO blob (id, container, name, size, etag, created_us, modified_us,"
-        " properties, metadata, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
-        (
-            current.id if current else None,
-            container,
-            new.name,
-            size,
-            etag,
-            created_us,
-            new.now_us,
-            json.dumps(new.properties),
-            json.dumps(new.metadata),
-            data,
-        ),
-    ).fetchone()
+    blob = Blob(
+        current.id if current else 0,
+        new.name,
+        size,
+        etag,
+        created_us,
+        new.now_us,
+        new.properties,
+        new.metadata,
+        lease,
+        new.kind,
+        new.append_blocks,
+        new.tags,
+        copy=new.copy,
+        data=data,
+    )
+    row_id = _insert_blob(db, container, blob, current.id if current else None)
     db.executemany(
         "INSERT INTO segment (blob, start, size, content, block_id) VALUES (?, ?, ?, ?, ?)",
-        ((row[0], part.start, part.size, part.content, part.block_id) for part in parts),
+        ((row_id, part.start, part.size, part.content, part.block_id) for part in parts),
     )
-    blob = Blob(row[0], new.name, size, etag, created_us, new.now_us, new.properties, new.metadata)
+    blob = replace(blob, id=row_id, data=None)
     return WriteResult(blob, _unreferenced(db, candidates))
+
+
+def _insert_blob(db: sqlite3.Connection, container: int, blob: Blob, row_id: int | None) -> int:
+    """Insert a blob, or replace the row `row_id` if it is not None. Return the row id."""
+    row = db.execute(
+        "INSERT OR REPLACE INTO blob (id, container, name, snapshot, size, etag, created_us,"
+        " modified_us, properties, metadata, lease, kind, append_blocks, tags, copy, data)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+        (
+            row_id,
+            container,
+            blob.name,
+            blob.snapshot,
+            blob.size,
+            blob.etag,
+            blob.created_us,
+            blob.modified_us,
+            json.dumps(blob.properties),
+            json.dumps(blob.metadata),
+            blob.lease.encode(),
+            blob.kind,
+            blob.append_blocks,
+            json.dumps(blob.tags),
+            _encode_copy(blob),
+            blob.data,
+        ),
+    ).fetchone()
+    return int(row[0])
+
+
+def _encode_copy(blob: Blob) -> str:
+    return json.dumps(asdict(blob.copy)) if blob.copy else ""
 
 
 def _forget_content(
@@ -279,15 +586,25 @@ WEEK_US = 7 * 24 * 3600 * 1_000_000
 
 
 def put_block(
-    db: sqlite3.Connection, container: str, blob: str, block: UncommittedBlock, now_us: int
+    db: sqlite3.Connection,
+    container: str,
+    blob: str,
+    block: UncommittedBlock,
+    conditions: Conditions,
 ) -> tuple[str, ...]:
     """Store an uncommitted block, and return the keys of the content files to remove.
 
+    The operation has no conditional headers, so only the lease id in `conditions` is checked.
+
     An uncommitted block with the same id is replaced. Raises StorageError if the block id has not
-    the same length as the ids of the blob's other uncommitted blocks, or if the blob already has
-    100,000 uncommitted blocks.
+    the same length as the ids of the blob's other uncommitted blocks, if the blob already has
+    100,000 uncommitted blocks, or if the blob is leased with another lease id.
     """
     parent = find_container_id(db, container)
+    current = look_up_blob(db, parent, blob)
+    if current is not None:
+        check_kind(current, BLOCK_BLOB)
+    conditions.check_lease(current, requires_id=True)
     key = (parent, blob)
     any_other = db.execute(
         "SELECT block_id FROM staged WHERE container = ? AND blob = ? LIMIT 1", key
@@ -307,7 +624,7 @@ def put_block(
     db.execute(
         "INSERT OR REPLACE INTO staged (container, blob, block_id, size, content, staged_us)"
         " VALUES (?, ?, ?, ?, ?, ?)",
-        (*key, block.block_id, block.size, block.content, now_us),
+        (*key, block.block_id, block.size, block.content, conditions.now_us),
     )
     return () if before is None else (before[0],)
 

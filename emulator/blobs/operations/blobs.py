@@ -15,22 +15,29 @@ from emulator.blobs.headers import (
     read_requested_range,
 )
 from emulator.blobs.index import queries, writes
-from emulator.blobs.index.schema import Blob
+from emulator.blobs.index.schema import APPEND_BLOB, CURRENT, Blob
 from emulator.blobs.operations.context import (
     BlobResponse,
     OperationContext,
+    build_lease_headers,
     build_metadata_headers,
     build_version_headers,
+    build_xml_response,
 )
+from emulator.blobs.tags import parse_tags
 from emulator.blobs.times import format_http_date
+from emulator.blobs.xml import build_tags
 
+_TAGS_BYTES_MAX = 64 * 1024
 _RANGE_MD5_BYTES_MAX = 4 * 1024 * 1024
 
 
 async def get_blob(context: OperationContext) -> BlobResponse:
     """Get Blob: return the whole blob or the byte range that the request asks for."""
     request, store = context.request, context.store
-    blob = store.read(queries.find_blob, request.container, request.blob, with_data=True)
+    blob = store.read(
+        queries.find_blob, request.container, request.blob, context.snapshot, with_data=True
+    )
     context.conditions.check_read(blob)
     requested = read_requested_range(request.headers, blob.size)
     byte_range = requested or ByteRange(0, blob.size)
@@ -61,7 +68,8 @@ async def get_blob(context: OperationContext) -> BlobResponse:
 
 async def get_blob_properties(context: OperationContext) -> BlobResponse:
     """Get Blob Properties: return the blob's properties and metadata as headers."""
-    blob = context.store.read(queries.find_blob, context.request.container, context.request.blob)
+    request = context.request
+    blob = context.store.read(queries.find_blob, request.container, request.blob, context.snapshot)
     context.conditions.check_read(blob)
     headers = _blob_headers(context, blob)
     headers["Content-Length"] = str(blob.size)
@@ -70,7 +78,8 @@ async def get_blob_properties(context: OperationContext) -> BlobResponse:
 
 async def get_blob_metadata(context: OperationContext) -> BlobResponse:
     """Get Blob Metadata: return the blob's metadata as headers."""
-    blob = context.store.read(queries.find_blob, context.request.container, context.request.blob)
+    request = context.request
+    blob = context.store.read(queries.find_blob, request.container, request.blob, context.snapshot)
     context.conditions.check_read(blob)
     headers = {
         "Content-Length": "0",
@@ -83,10 +92,10 @@ async def get_blob_metadata(context: OperationContext) -> BlobResponse:
 async def set_blob_properties(context: OperationContext) -> BlobResponse:
     """Set Blob Properties: replace all properties of a blob.
 
-    A property that the request does not contain is cleared.
+    A property that the request does not contain is cleared, and so is the state of a copy.
     """
     properties = read_blob_properties(context.request.headers)
-    blob = await _describe(context, lambda blob: replace(blob, properties=properties))
+    blob = await _describe(context, lambda blob: replace(blob, properties=properties, copy=None))
     return BlobResponse(200, {"Content-Length": "0", **build_version_headers(blob)})
 
 
@@ -98,23 +107,72 @@ async def set_blob_metadata(context: OperationContext) -> BlobResponse:
     return BlobResponse(200, {**headers, "x-ms-request-server-encrypted": "true"})
 
 
-async def delete_blob(context: OperationContext) -> BlobResponse:
-    """Delete Blob: delete a blob and its uncommitted blocks.
+async def get_blob_tags(context: OperationContext) -> BlobResponse:
+    """Get Blob Tags: return the blob's tags as an XML document."""
+    request = context.request
+    blob = context.store.read(queries.find_blob, request.container, request.blob, context.snapshot)
+    context.conditions.check_lease(blob, requires_id=False)
+    return build_xml_response(f'<?xml version="1.0" encoding="utf-8"?>{build_tags(blob.tags)}')
 
-    Snapshots are not supported, so `x-ms-delete-snapshots: only` deletes nothing.
-    """
+
+async def set_blob_tags(context: OperationContext) -> BlobResponse:
+    """Set Blob Tags: replace all tags of a blob."""
+    request = context.request
+    document = await request.body.read(_TAGS_BYTES_MAX)
+    context.check_md5(hashlib.md5(document, usedforsecurity=False).digest())
+    await context.store.change(
+        writes.set_blob_tags,
+        request.container,
+        request.blob,
+        context.conditions,
+        parse_tags(document),
+    )
+    return BlobResponse(204)
+
+
+async def create_snapshot(context: OperationContext) -> BlobResponse:
+    """Snapshot Blob: create a read-only copy of a blob, which has the time as its name."""
+    snapshot = await context.store.change(
+        writes.create_snapshot,
+        context.request.container,
+        context.request.blob,
+        context.conditions,
+        context.metadata,
+    )
+    headers = {"Content-Length": "0", **build_version_headers(snapshot)}
+    return BlobResponse(
+        201,
+        {
+            **headers,
+            "x-ms-snapshot": snapshot.snapshot,
+            "x-ms-request-server-encrypted": "true",
+        },
+    )
+
+
+async def delete_blob(context: OperationContext) -> BlobResponse:
+    """Delete Blob: delete a blob and its uncommitted blocks, its snapshots, or one snapshot."""
     request, store = context.request, context.store
-    snapshots = request.headers.get("x-ms-delete-snapshots", "include").lower()
-    if snapshots == "only":
-        blob = store.read(queries.find_blob, request.container, request.blob)
-        context.conditions.check_write(blob)
-    elif snapshots == "include":
+    value = request.headers.get("x-ms-delete-snapshots", "").lower()
+    try:
+        snapshots = writes.DeletedSnapshots(value)
+    except ValueError:
+        raise invalid_header("x-ms-delete-snapshots", value) from None
+    if context.snapshot == CURRENT:
         unreferenced = await store.change(
-            writes.delete_blob, request.container, request.blob, context.conditions
+            writes.delete_blob, request.container, request.blob, context.conditions, snapshots
         )
-        store.streams.release(unreferenced)
+    elif value:
+        raise invalid_header("x-ms-delete-snapshots", value)
     else:
-        raise invalid_header("x-ms-delete-snapshots", snapshots)
+        unreferenced = await store.change(
+            writes.delete_snapshot,
+            request.container,
+            request.blob,
+            context.snapshot,
+            context.conditions,
+        )
+    store.streams.release(unreferenced)
     return BlobResponse(202, {"Content-Length": "0", "x-ms-delete-type-permanent": "true"})
 
 
@@ -129,7 +187,7 @@ async def _describe(context: OperationContext, update: Callable[[Blob], Blob]) -
 
 
 def _blob_headers(context: OperationContext, blob: Blob) -> dict[str, str]:
-    return {
+    headers = {
         "Content-Type": DEFAULT_CONTENT_TYPE,
         **blob.properties,
         **context.grant.response_headers,
@@ -137,11 +195,24 @@ def _blob_headers(context: OperationContext, blob: Blob) -> dict[str, str]:
         **build_metadata_headers(blob.metadata),
         "Accept-Ranges": "bytes",
         "x-ms-creation-time": format_http_date(blob.created_us),
-        "x-ms-blob-type": "BlockBlob",
-        "x-ms-lease-status": "unlocked",
-        "x-ms-lease-state": "available",
+        "x-ms-blob-type": blob.kind,
+        # A snapshot has no lease.
+        **(build_lease_headers(blob.lease, context.now_us) if blob.snapshot == CURRENT else {}),
         "x-ms-server-encrypted": "true",
     }
+    if blob.kind == APPEND_BLOB:
+        headers["x-ms-blob-committed-block-count"] = str(blob.append_blocks)
+    if blob.copy is not None:
+        headers |= {
+            "x-ms-copy-id": blob.copy.id,
+            "x-ms-copy-source": blob.copy.source,
+            "x-ms-copy-status": "success",
+            "x-ms-copy-progress": f"{blob.size}/{blob.size}",
+            "x-ms-copy-completion-time": format_http_date(blob.copy.completed_us),
+        }
+    if blob.tags:
+        headers["x-ms-tag-count"] = str(len(blob.tags))
+    return headers
 
 
 def _wants_range_md5(context: OperationContext, requested: ByteRange | None) -> bool:

@@ -12,6 +12,7 @@ from emulator.blobs.index import queries, writes
 from emulator.blobs.operations.context import (
     BlobResponse,
     OperationContext,
+    build_lease_headers,
     build_metadata_headers,
     build_version_headers,
     build_xml_response,
@@ -54,6 +55,7 @@ async def get_container(context: OperationContext) -> BlobResponse:
     if context.request.comp != "metadata" and context.store.disk.find_problem():
         raise StorageError(ErrorCode.SERVER_BUSY)
     container = context.store.read(queries.find_container, context.request.container)
+    context.conditions.check_lease(container, requires_id=False)
     headers = {
         "Content-Length": "0",
         **build_version_headers(container),
@@ -61,8 +63,7 @@ async def get_container(context: OperationContext) -> BlobResponse:
     }
     if context.request.comp != "metadata":
         headers |= {
-            "x-ms-lease-status": "unlocked",
-            "x-ms-lease-state": "available",
+            **build_lease_headers(container.lease, context.now_us),
             "x-ms-has-immutability-policy": "false",
             "x-ms-has-legal-hold": "false",
         }
@@ -97,13 +98,14 @@ async def delete_container(context: OperationContext) -> BlobResponse:
 async def get_container_acl(context: OperationContext) -> BlobResponse:
     """Get Container ACL: return an empty list, because access policies are not supported."""
     container = context.store.read(queries.find_container, context.request.container)
+    context.conditions.check_lease(container, requires_id=False)
     document = '<?xml version="1.0" encoding="utf-8"?><SignedIdentifiers />'
     return build_xml_response(document, build_version_headers(container))
 
 
 _PAGE_MAX = 5000
-# The known values of the parameter `include`. Only `metadata` is supported. The other values are
-# accepted and do not change a listing.
+# The known values of the parameter `include`. Only `metadata`, `snapshots` and `tags` are
+# supported. The other values are accepted and do not change a listing.
 _BLOB_INCLUDES = frozenset({"metadata", "copy", "deleted", "snapshots", "versions", "tags"})
 _CONTAINER_INCLUDES = frozenset({"metadata", "deleted", "system"})
 _UNSUPPORTED = ("startfrom", "endbefore", "showonly")
@@ -123,7 +125,10 @@ async def list_containers(context: OperationContext) -> BlobResponse:
             {"ServiceEndpoint": _endpoint(request)},
             _echoes(request, ("Prefix", "Marker", "MaxResults")),
             "Containers",
-            [build_container_item(item, with_metadata="metadata" in include) for item in found],
+            [
+                build_container_item(item, context.now_us, with_metadata="metadata" in include)
+                for item in found
+            ],
             _marker(next_name),
         )
 
@@ -140,21 +145,25 @@ async def list_blobs(context: OperationContext) -> BlobResponse:
         if request.parameter(name) is not None:
             raise not_implemented(name)
     include = _include(request, _BLOB_INCLUDES)
+    snapshot, _, name = _start(request).partition("/")
     query = queries.BlobQuery(
         request.parameter("prefix") or "",
         request.parameter("delimiter") or "",
-        _start(request),
+        (name, snapshot),
         _page_size(request),
+        with_snapshots="snapshots" in include,
     )
 
     def document(db: sqlite3.Connection) -> str:
         page = queries.list_blobs(db, request.container, query)
+        # The time of a snapshot contains no slash.
+        next_start = page.next_start and f"{page.next_start[1]}/{page.next_start[0]}"
         return build_listing(
             {"ServiceEndpoint": _endpoint(request), "ContainerName": request.container},
             _echoes(request, ("Prefix", "Marker", "MaxResults", "Delimiter")),
             "Blobs",
-            [build_blob_item(entry, with_metadata="metadata" in include) for entry in page.entries],
-            _marker(page.next_name),
+            [build_blob_item(entry, context.now_us, include) for entry in page.entries],
+            _marker(next_start),
         )
 
     return build_xml_response(await context.store.read_long(document))
@@ -195,14 +204,14 @@ def _include(request: BlobRequest, known: Collection[str]) -> set[str]:
     return wanted
 
 
-def _marker(next_name: str | None) -> str:
-    if next_name is None:
+def _marker(next_start: str | None) -> str:
+    if next_start is None:
         return ""
-    return base64.urlsafe_b64encode(next_name.encode()).decode()
+    return base64.urlsafe_b64encode(next_start.encode()).decode()
 
 
 def _start(request: BlobRequest) -> str:
-    """Decode the request's marker, and return the name at which the listing continues.
+    """Decode the request's marker, and return the text that `_marker` encoded.
 
     If the request has no marker, return an empty string. Raises StorageError if the marker is
     invalid.

@@ -2,37 +2,46 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from dataclasses import dataclass, field
 from xml.sax.saxutils import escape
 
-from emulator.blobs.authorization import AccessGrant
+from emulator.blobs.authorization import AccessGrant, Authenticator
 from emulator.blobs.content import ContentStream
-from emulator.blobs.errors import StorageError
-from emulator.blobs.headers import Conditions, VersionedResource, check_metadata
+from emulator.blobs.errors import ErrorCode, StorageError, invalid_query
+from emulator.blobs.headers import Conditions, VersionedResource, check_metadata, decode_md5
+from emulator.blobs.index.schema import CURRENT
+from emulator.blobs.lease import Lease
 from emulator.blobs.request import METADATA_PREFIX, BlobRequest
 from emulator.blobs.store import AccountStore
+from emulator.blobs.tags import read_tags
 from emulator.blobs.times import format_http_date
+
+_SNAPSHOT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{7}Z", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class OperationContext:
     """An authorized request, and the store on which the operation works.
 
-    `now_us` is the time of the request, in microseconds since 1970 (UTC).
+    `authenticator` checks the SAS of another blob that the request reads. `now_us` is the time of
+    the request, in microseconds since 1970 (UTC).
     """
 
     request: BlobRequest
     grant: AccessGrant
     store: AccountStore
     now_us: int
+    authenticator: Authenticator
 
     @property
     def conditions(self) -> Conditions:
-        """The conditional headers of the request.
+        """The conditional headers of the request, and its lease id.
 
-        Raises StorageError if a conditional header is malformed.
+        Raises StorageError if one of these headers is malformed.
         """
-        return Conditions.parse(self.request.headers)
+        return Conditions.parse(self.request.headers, self.now_us)
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -42,10 +51,62 @@ class OperationContext:
         """
         return check_metadata(self.request.metadata_pairs)
 
+    @property
+    def snapshot(self) -> str:
+        """The query parameter `snapshot`, or CURRENT if the request is for the blob itself.
+
+        Raises StorageError if the parameter is not the time of a snapshot.
+        """
+        return read_snapshot(self.request)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The tags that the request's header `x-ms-tags` sets.
+
+        Raises StorageError if a tag is invalid or if the request may not set tags.
+        """
+        if "x-ms-tags" in self.request.headers and not self.grant.may_tag:
+            raise StorageError(ErrorCode.AUTHORIZATION_PERMISSION_MISMATCH)
+        return read_tags(self.request.headers)
+
+    def check_md5(self, computed: bytes, header: str = "content-md5") -> None:
+        """Raise StorageError if the digest in a header of the request is not `computed`."""
+        stated = self.request.headers.get(header)
+        if stated is not None and decode_md5(stated) != computed:
+            raise StorageError(
+                ErrorCode.MD5_MISMATCH,
+                UserSpecifiedMd5=stated,
+                ServerCalculatedMd5=base64.b64encode(computed).decode(),
+            )
+
+
+def read_snapshot(request: BlobRequest) -> str:
+    """Return the query parameter `snapshot`, or CURRENT if the request is for the blob itself.
+
+    Raises StorageError if the parameter is not the time of a snapshot.
+    """
+    value = request.parameter("snapshot")
+    if value is None:
+        return CURRENT
+    if not _SNAPSHOT.fullmatch(value):
+        raise invalid_query("snapshot", value)
+    return value
+
 
 def build_version_headers(resource: VersionedResource) -> dict[str, str]:
     """Return the headers `ETag` and `Last-Modified` of a blob or container."""
     return {"ETag": resource.etag, "Last-Modified": format_http_date(resource.modified_us)}
+
+
+def build_lease_headers(lease: Lease, now_us: int) -> dict[str, str]:
+    """Return the headers that describe the lease of a blob or container at the time `now_us`."""
+    headers = {
+        "x-ms-lease-status": "locked" if lease.is_locked(now_us) else "unlocked",
+        "x-ms-lease-state": lease.state(now_us).value,
+    }
+    if kind := lease.duration_kind(now_us):
+        headers["x-ms-lease-duration"] = kind
+    return headers
 
 
 def build_metadata_headers(pairs: dict[str, str]) -> dict[str, str]:

@@ -1,8 +1,10 @@
-"""Create, find, change and delete the queues of a namespace, which share one database."""
+"""Create, find, change and delete the queues and topics of a namespace.
+
+They share one database.
+"""
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,23 +13,39 @@ from emulator.servicebus.broker.clock import UtcClock
 from emulator.servicebus.broker.errors import (
     EntityAlreadyExists,
     EntityNotFound,
-    MessageStoreError,
     SchemaError,
 )
 from emulator.servicebus.broker.queue import Queue
 from emulator.servicebus.broker.queue_state import QueueState
-from emulator.servicebus.broker.settings import QueueSettings
-from emulator.servicebus.broker.store import StoredQueue
+from emulator.servicebus.broker.settings import (
+    SUBSCRIPTIONS,
+    QueueSettings,
+    SubscriptionSettings,
+    TopicSettings,
+    subscription_address,
+)
+from emulator.servicebus.broker.store import StoredQueue, report_failed_write
+from emulator.servicebus.broker.topic import (
+    MessageFormat,
+    NoProperties,
+    SubscriptionState,
+    Topic,
+    TopicState,
+    TopicSubscription,
+)
 from emulator.servicebus.broker.transactions import TransactionManager
 
 _DEAD_LETTER = "/$DeadLetterQueue"
 _TRANSFER_DEAD_LETTER = "/$Transfer/$DeadLetterQueue"
 _NUMBERS_PER_QUEUE = 3
 """How many internal numbers a queue uses: one for itself and two for its dead-letter queues."""
+_NO_PROPERTIES = NoProperties()
 
 
 class Broker:
-    """The broker for the queues of a namespace. It runs on one event loop and is not thread-safe.
+    """The broker for the queues and topics of a namespace.
+
+    It runs on one event loop and is not thread-safe.
 
     Message locks are durable. After a restart of the broker, a receiver can still settle a message
     until the message's lock expires. If the lock expires while the broker is not running, the
@@ -35,8 +53,11 @@ class Broker:
     connection, a restart of the broker releases all sessions.
     """
 
-    def __init__(self, transactions: TransactionManager) -> None:
+    def __init__(
+        self, transactions: TransactionManager, message_format: MessageFormat = _NO_PROPERTIES
+    ) -> None:
         self._transactions = transactions
+        self._message_format = message_format
         self._queues: dict[str, Queue] = {}
         self._numbers: dict[str, int] = {}
         self._addresses: dict[str, Queue] = {}
@@ -44,17 +65,25 @@ class Broker:
 
     @classmethod
     async def open(
-        cls, database: Path, settings: Iterable[QueueSettings], clock: UtcClock
+        cls,
+        database: Path,
+        settings: Iterable[QueueSettings],
+        clock: UtcClock,
+        message_format: MessageFormat = _NO_PROPERTIES,
     ) -> "Broker":
-        """Open or create the database, and create or update the queues in `settings`.
+        """Open or create the database, and create or update the queues and topics in `settings`.
 
-        Queues that are in the database but not in `settings` are kept with their messages. Raises
-        SchemaError if the file is not a database of the broker or is in use, or if `settings`
-        changes whether a queue requires sessions. Raises MessageStoreError if the database cannot
-        be written.
+        Queues and topics that are in the database but not in `settings` are kept with their
+        messages. `message_format` reads and changes the properties of messages for the rules of
+        subscriptions. Without it, a message has no properties.
+
+        Raises SchemaError if the file is not a database of the broker or is in use, or if
+        `settings` changes whether a queue requires sessions. Raises MessageStoreError if the
+        database cannot be written. Raises EntityAlreadyExists if `settings` has a topic with the
+        name of a queue in the database, or the reverse.
         """
         transactions = TransactionManager(database, clock)
-        broker = cls(transactions)
+        broker = cls(transactions, message_format)
         try:
             broker._load(settings)
         except BaseException as error:
@@ -84,11 +113,11 @@ class Broker:
         self._transactions.store.trace(listener)
 
     def queue(self, address: str) -> Queue:
-        """Return the queue or dead-letter queue that has this address.
+        """Return the queue, topic, subscription or dead-letter queue that has this address.
 
         Upper and lower case are not distinguished.
 
-        Raises EntityNotFound if no queue has this address.
+        Raises EntityNotFound if nothing has this address.
         """
         try:
             return self._addresses[address.casefold()]
@@ -97,16 +126,53 @@ class Broker:
 
     def queues(self) -> Sequence[Queue]:
         """Return all queues, sorted by name. Dead-letter queues are not included."""
-        return [queue for _, queue in sorted(self._queues.items())]
+        return [
+            queue
+            for _, queue in sorted(self._queues.items())
+            if not isinstance(queue, Topic | TopicSubscription)
+        ]
+
+    def topics(self) -> Sequence[Topic]:
+        """Return all topics, sorted by name."""
+        return [topic for _, topic in sorted(self._queues.items()) if isinstance(topic, Topic)]
+
+    def topic(self, name: str) -> Topic:
+        """Return the topic with a name. Raises EntityNotFound if it does not exist."""
+        topic = self._queues.get(name.casefold())
+        if not isinstance(topic, Topic):
+            raise EntityNotFound(name)
+        return topic
+
+    def subscription(self, topic: str, name: str) -> TopicSubscription:
+        """Return a topic's subscription. Raises EntityNotFound if it does not exist."""
+        address = subscription_address(topic, name)
+        subscription = self._queues.get(address.casefold())
+        if not isinstance(subscription, TopicSubscription):
+            raise EntityNotFound(address)
+        return subscription
 
     def find_owner(self, path: str) -> Queue | None:
         """Return the queue to which a path belongs, for example `q` for `q/$management`.
 
-        Return None if no queue matches. The path `a/b` belongs only to a queue with this name, not
-        to the queue `a`.
+        The result may also be a topic or a subscription. Return None if nothing matches. The path
+        `a/b` belongs only to a queue with this name, not to the queue `a`.
         """
         name, _, _ = path.strip("/").casefold().partition("/$")
         return self._queues.get(name)
+
+    def find_policy_owner(self, path: str) -> Queue | None:
+        """Return the queue or topic whose shared access policies are valid for a path.
+
+        A subscription and its rules have the policies of their topic. Return None if no queue or
+        topic matches.
+        """
+        owner = self.find_owner(path)
+        if owner is not None and not isinstance(owner, TopicSubscription):
+            return owner
+        folded = f"{path.strip('/').casefold()}/"
+        name, found, _ = folded.rpartition(SUBSCRIPTIONS.casefold())
+        topic = self._queues.get(name) if found else None
+        return topic if isinstance(topic, Topic) else None
 
     # The namespace's shared access policies
 
@@ -122,7 +188,7 @@ class Broker:
         """
         rules = {**self._rules, rule.name: rule}
         check_rules(rules.values())
-        with _report_failed_write(f"the policy {rule.name!r} could not be written to the database"):
+        with report_failed_write(f"the policy {rule.name!r} could not be written to the database"):
             self._transactions.store.save_rule(rule)
         self._rules = rules
 
@@ -133,50 +199,88 @@ class Broker:
         """
         if name not in self._rules:
             raise EntityNotFound(name)
-        with _report_failed_write(f"the policy {name!r} could not be deleted from the database"):
+        with report_failed_write(f"the policy {name!r} could not be deleted from the database"):
             self._transactions.store.delete_rule(name)
         self._rules = {key: rule for key, rule in self._rules.items() if key != name}
 
-    # Queues
+    # Queues, topics and subscriptions
 
     async def create_queue(self, settings: QueueSettings) -> Queue:
         """Create a queue and return it. Raises EntityAlreadyExists if the name is in use."""
+        return self._create(settings)
+
+    async def create_topic(self, settings: TopicSettings) -> Topic:
+        """Create a topic and return it. Raises EntityAlreadyExists if the name is in use."""
+        topic = self._create(settings)
+        assert isinstance(topic, Topic)
+        return topic
+
+    async def create_subscription(self, settings: SubscriptionSettings) -> TopicSubscription:
+        """Create a subscription and return it.
+
+        Raises EntityNotFound if the topic does not exist. Raises EntityAlreadyExists if the topic
+        has a subscription with this name.
+        """
+        topic = self.topic(settings.topic_name)
+        name = subscription_address(topic.address, settings.subscription_name)
+        subscription = self._create(replace(settings, name=name))
+        assert isinstance(subscription, TopicSubscription)
+        return subscription
+
+    def _create(self, settings: QueueSettings) -> Queue:
         key = settings.name.casefold()
         if key in self._queues:
-            raise EntityAlreadyExists(f"the queue {settings.name!r} already exists")
+            kind = self._queues[key].settings.KIND
+            raise EntityAlreadyExists(f"the {kind} {settings.name!r} already exists")
         self._transactions.tick()
         number = max(self._numbers.values(), default=-_NUMBERS_PER_QUEUE) + _NUMBERS_PER_QUEUE
         self._save(StoredQueue(number, settings, 1))
         return self._add(StoredQueue(number, settings, 1))
 
     async def update_queue(self, settings: QueueSettings) -> Queue:
-        """Replace the settings of a queue, and return the queue.
+        """Replace the settings of a queue, topic or subscription, and return it.
 
-        Raises EntityNotFound if the queue does not exist.
+        Raises EntityNotFound if it does not exist.
         """
         queue = self._own(settings.name)
         self._transactions.tick()
-        self._save(StoredQueue(self._numbers[settings.name.casefold()], settings, 1))
-        queue.reconfigure(settings)
+        queue.save_settings(settings)
         return queue
 
     async def delete_queue(self, name: str) -> None:
-        """Delete a queue and all its messages.
+        """Delete a queue, topic or subscription with all its messages.
 
-        Raises EntityNotFound if the queue does not exist.
+        A topic is deleted with its subscriptions. Raises EntityNotFound if the queue, topic or
+        subscription does not exist.
         """
         queue = self._own(name)
         self._transactions.tick()
-        key = name.casefold()
-        number = self._numbers[key]
-        numbers = range(number, number + _NUMBERS_PER_QUEUE)
-        with _report_failed_write(f"the queue {name!r} could not be deleted from the database"):
-            self._transactions.store.delete_queue(number, numbers)
+        deleted = [*queue.subscriptions, queue] if isinstance(queue, Topic) else [queue]
+        with report_failed_write(f"the queue {name!r} could not be deleted from the database"):
+            self._transactions.store.delete_queues(map(self._numbers_of, deleted))
+        for each in deleted:
+            self._forget(each)
+
+    def _numbers_of(self, queue: Queue) -> range:
+        number = self._numbers[queue.address.casefold()]
+        return range(number, number + _NUMBERS_PER_QUEUE)
+
+    def _forget(self, queue: Queue) -> None:
+        """Remove a deleted queue from memory."""
+        key = queue.address.casefold()
+        numbers = self._numbers_of(queue)
+        if isinstance(queue, TopicSubscription):
+            self._topic_of(queue).remove_subscription(queue, numbers.start)
         queue.mark_deleted()
         self._transactions.remove(numbers)
         del self._queues[key], self._numbers[key]
         for suffix in ("", _DEAD_LETTER, _TRANSFER_DEAD_LETTER):
-            del self._addresses[key + suffix.casefold()]
+            self._addresses.pop(key + suffix.casefold(), None)
+
+    def _topic_of(self, subscription: TopicSubscription) -> Topic:
+        settings = subscription.settings
+        assert isinstance(settings, SubscriptionSettings)
+        return self.topic(settings.topic_name)
 
     def _own(self, name: str) -> Queue:
         try:
@@ -185,8 +289,8 @@ class Broker:
             raise EntityNotFound(name) from None
 
     def _save(self, stored: StoredQueue) -> None:
-        name = stored.settings.name
-        with _report_failed_write(f"the queue {name!r} could not be written to the database"):
+        kind, name = stored.settings.KIND, stored.settings.name
+        with report_failed_write(f"the {kind} {name!r} could not be written to the database"):
             self._transactions.store.save_queue(stored)
 
     def _load(self, wanted: Iterable[QueueSettings]) -> None:
@@ -201,6 +305,11 @@ class Broker:
             if known is None:
                 next_number += _NUMBERS_PER_QUEUE
                 stored[key] = StoredQueue(next_number, settings, 1)
+            elif known.settings.KIND != settings.KIND:
+                raise EntityAlreadyExists(
+                    f"the {settings.KIND} {settings.name!r} cannot be created, because the database"
+                    f" has a {known.settings.KIND} with this name"
+                )
             elif known.settings.requires_session != settings.requires_session:
                 raise SchemaError(
                     f"queue {settings.name!r}: RequiresSession cannot be changed: the queue exists"
@@ -211,11 +320,37 @@ class Broker:
                 stored[key] = replace(known, settings=settings)
             if stored[key] is not known:
                 self._save(stored[key])
-        for queue in stored.values():
+        # A subscription can be added only after its topic.
+        for queue in sorted(stored.values(), key=_is_subscription):
             self._add(queue)
         self._transactions.load()
 
     def _add(self, stored: StoredQueue) -> Queue:
+        if isinstance(stored.settings, TopicSettings):
+            queue: Queue = self._build_topic(stored)
+        else:
+            queue = self._build_queue(stored)
+        key = queue.address.casefold()
+        self._queues[key] = queue
+        self._numbers[key] = stored.id
+        self._addresses[key] = queue
+        return queue
+
+    def _build_topic(self, stored: StoredQueue) -> Topic:
+        transactions = self._transactions
+        state = TopicState(
+            stored.id,
+            stored.settings,
+            transactions.table,
+            transactions.contents,
+            self._message_format,
+        )
+        state.next_sequence_number = stored.next_sequence_number
+        state.commit()
+        return Topic(stored.settings.name, state, transactions.add(state), transactions)
+
+    def _build_queue(self, stored: StoredQueue) -> Queue:
+        """Build a queue or a subscription, with its dead-letter queues."""
         transactions, settings, table = (
             self._transactions,
             stored.settings,
@@ -228,22 +363,19 @@ class Broker:
             address = settings.name + suffix
             subqueues.append(Queue(address, state, transactions.add(state), transactions))
             states.append(state)
-        state = QueueState(
-            stored.id, settings, table, states[0], next_sequence_number=stored.next_sequence_number
-        )
-        queue = Queue(settings.name, state, transactions.add(state), transactions, subqueues)
-        key = settings.name.casefold()
-        self._queues[key] = queue
-        self._numbers[key] = stored.id
-        for each in (queue, *subqueues):
+        for each in subqueues:
             self._addresses[each.address.casefold()] = each
-        return queue
+        number = stored.next_sequence_number
+        if not isinstance(settings, SubscriptionSettings):
+            state = QueueState(stored.id, settings, table, states[0], number)
+            return Queue(settings.name, state, transactions.add(state), transactions, subqueues)
+        own = SubscriptionState(stored.id, settings, table, states[0], number)
+        subscription = TopicSubscription(
+            settings.name, own, transactions.add(own), transactions, subqueues
+        )
+        self.topic(settings.topic_name).add_subscription(subscription, own)
+        return subscription
 
 
-@contextmanager
-def _report_failed_write(problem: str) -> Iterator[None]:
-    """Convert an error of SQLite during the `with` block to MessageStoreError."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise MessageStoreError(f"{problem}: {error}") from error
+def _is_subscription(stored: StoredQueue) -> bool:
+    return isinstance(stored.settings, SubscriptionSettings)

@@ -59,16 +59,17 @@ class EntityDisabled(BrokerError):
     condition = "com.microsoft:entity-disabled"
     status_code = 403
 
-    def __init__(self, address: str, operations: str = "") -> None:
+    def __init__(self, address: str, operations: str = "", kind: str = "queue") -> None:
         """Create the error.
 
         Args:
-            address: The address of the queue.
+            address: The address of the queue, topic or subscription.
             operations: The operations that are forbidden: `Send` or `Receive`. Empty if the whole
-                queue is disabled.
+                entity is disabled.
+            kind: `queue`, `topic` or `subscription`.
         """
         if operations:
-            entity = f"localhost:Queue:{address[:300]}"
+            entity = f"localhost:{kind.title()}:{address[:300]}"
             reason = f"is currently disabled for {operations} operations."
         else:
             entity = f"sb://localhost/{address[:300]}"

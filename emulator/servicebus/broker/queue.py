@@ -1,4 +1,4 @@
-"""Send, receive, peek and settle the messages of one queue.
+"""Send, receive, peek and settle the messages of one queue, topic or subscription.
 
 When an operation returns, all its changes are in the database.
 """
@@ -29,6 +29,7 @@ from emulator.servicebus.broker.message import (
 from emulator.servicebus.broker.message_sessions import MessageSessionLock
 from emulator.servicebus.broker.queue_state import QueueState, check_unicode
 from emulator.servicebus.broker.settings import QueueCounts, QueueSettings, QueueStatus
+from emulator.servicebus.broker.store import StoredQueue, report_failed_write
 from emulator.servicebus.broker.transactions import TransactionManager
 
 _MAX_MESSAGE_ID_LENGTH = 128
@@ -90,12 +91,12 @@ class Queue:
     def check_enabled(self) -> None:
         """Raise EntityDisabled if the queue is disabled for all operations."""
         if self.settings.status is QueueStatus.DISABLED:
-            raise EntityDisabled(self.address)
+            raise EntityDisabled(self.address, kind=self.settings.KIND)
 
     def _check_status(self, is_allowed: bool, operations: str) -> None:
         self.check_enabled()
         if not is_allowed:
-            raise EntityDisabled(self.address, operations)
+            raise EntityDisabled(self.address, operations, self.settings.KIND)
 
     # Sending
 
@@ -407,13 +408,19 @@ class Queue:
             scheduled=index.counts[MessageState.SCHEDULED],
             dead_letter=dead_letter,
             transfer_dead_letter=transfer_dead_letter,
-            size_bytes=index.size_bytes + sum(each.size_bytes for each in below),
+            size_bytes=self._stored_bytes(),
         )
 
     # Methods that the broker calls
 
-    def reconfigure(self, settings: QueueSettings) -> None:
-        """Replace the settings of the queue and of its two dead-letter queues."""
+    def save_settings(self, settings: QueueSettings) -> None:
+        """Write new settings to the database, and use them from now on.
+
+        Raises MessageStoreError if they cannot be written.
+        """
+        problem = f"the {settings.KIND} {settings.name!r} could not be written to the database"
+        with report_failed_write(problem):
+            self._transactions.store.save_queue(StoredQueue(self._state.number, settings, 1))
         for queue in (self, *self._subqueues):
             queue._state.settings = settings
 
@@ -442,13 +449,16 @@ class Queue:
             _check(message, self.settings.max_message_bytes)
             if self.requires_session:
                 _check_session_id(message.session_id)
-        size_bytes = self._state.index.size_bytes + sum(
-            queue._state.index.size_bytes for queue in self._subqueues
-        )
+        size_bytes = self._stored_bytes()
         if size_bytes + sum(each.size_bytes for each in messages) > self.settings.max_size_bytes:
             raise QuotaExceeded(
-                f"the queue {self.address!r} is full: receive or delete messages first"
+                f"the {self.settings.KIND} {self.address!r} is full: receive or delete messages"
+                " first"
             )
+
+    def _stored_bytes(self) -> int:
+        """Return the size of all messages, including those in the dead-letter queues."""
+        return sum(queue._state.index.size_bytes for queue in (self, *self._subqueues))
 
 
 def _check_session_id(session_id: str | None) -> None:

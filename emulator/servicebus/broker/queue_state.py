@@ -165,6 +165,11 @@ class QueueState:
         """
         return self.index.sessions is not None
 
+    @property
+    def changed_states(self) -> "Sequence[QueueState]":
+        """The queues whose state a send or a due change of this queue may change."""
+        return (self,)
+
     # Transactions. The message table commits and rolls back the messages themselves.
 
     def commit(self) -> None:
@@ -199,12 +204,21 @@ class QueueState:
         number = self._new_sequence_number()
         if window is not None and message.message_id is not None:
             self.duplicates.record(SeenMessageId(number, message.message_id, now))
+        return number, self._enqueue(message, number, number, now)
+
+    def _enqueue(
+        self, message: IncomingMessage, number: int, first_number: int, now: datetime
+    ) -> MessageRecord | None:
+        """Add a message that has the sequence number `number`, and return its record.
+
+        `first_number` is the sequence number that the message got when it was sent.
+        """
         is_scheduled = message.scheduled_at is not None and message.scheduled_at > now
         record = MessageRecord(
             id=self._table.new_id(),
             queue=self.number,
             sequence_number=number,
-            enqueue_sequence_number=number,
+            enqueue_sequence_number=first_number,
             enqueued_at=now,
             size_bytes=message.size_bytes,
             state=MessageState.SCHEDULED if is_scheduled else MessageState.ACTIVE,
@@ -214,7 +228,7 @@ class QueueState:
             session_id=message.session_id if self.requires_session else None,
         )
         self._table.put(record)
-        return number, record
+        return record
 
     def cancel(self, sequence_numbers: Iterable[int]) -> None:
         """Remove the scheduled messages that have these sequence numbers.

@@ -1,4 +1,4 @@
-"""Define and check the settings of a queue, and parse and format ISO 8601 durations.
+"""Define and check the settings of queues, topics and subscriptions.
 
 The limits of the settings are the limits of Azure Service Bus's Standard tier.
 """
@@ -7,28 +7,44 @@ import re
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from typing import ClassVar
 
 from emulator.servicebus.broker.authorization import AuthorizationRule, check_rules
 from emulator.servicebus.broker.errors import ArgumentError
+from emulator.servicebus.broker.subscription_rules import (
+    DEFAULT_RULES,
+    SubscriptionRule,
+    check_subscription_rules,
+)
 
 STANDARD_MESSAGE_BYTES = 256 * 1024
 DEFAULT_DUPLICATE_WINDOW = timedelta(minutes=10)
 RESERVED_NAME = "health"
-"""The name that no queue can have, because the management API answers `/health` itself."""
+"""The name that no queue or topic can have, because the management API answers `/health` itself."""
 
 _MAX_LOCK_DURATION = timedelta(minutes=5)
 _MAX_DELIVERY_COUNT = 2000
 _DUPLICATE_WINDOW_RANGE = timedelta(seconds=20), timedelta(days=7)
 _MAX_NAME_LENGTH = 260
+_MAX_SUBSCRIPTION_NAME_LENGTH = 50
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]*[A-Za-z0-9_])?")
 
 
+SUBSCRIPTIONS = "/Subscriptions/"
+"""The part of a subscription's address between the names of the topic and the subscription."""
+
+
 def check_name(name: str) -> None:
-    """Raise ArgumentError if a new queue cannot have this name, because the name is reserved."""
+    """Raise ArgumentError if a new queue or topic cannot have this name, because it is reserved."""
     if name.casefold() == RESERVED_NAME:
         raise ArgumentError(
             f"Name: {name!r} is reserved for the path /{RESERVED_NAME} of the management API: use "
             "another name"
+        )
+    if SUBSCRIPTIONS.casefold() in f"/{name}/".casefold():
+        raise ArgumentError(
+            f"Name: {name[:300]!r}: the part 'subscriptions' is reserved for the subscriptions of "
+            "topics: use another name"
         )
 
 
@@ -59,6 +75,9 @@ class QueueSettings:
     invalid property.
     """
 
+    KIND: ClassVar[str] = "queue"
+    """What the settings belong to: a queue, a topic or a subscription."""
+
     name: str
     lock_duration: timedelta = timedelta(minutes=1)
     max_delivery_count: int = 10
@@ -82,11 +101,7 @@ class QueueSettings:
     """The shared access policies of the queue, besides those of the namespace."""
 
     def __post_init__(self) -> None:
-        if len(self.name) > _MAX_NAME_LENGTH or not _NAME.fullmatch(self.name):
-            raise ArgumentError(
-                f"Name: {self.name[:300]!r} is not a valid queue name: use at most "
-                f"{_MAX_NAME_LENGTH} letters, digits and . _ / -, and begin with a letter or digit"
-            )
+        self._check_name()
         if not timedelta(0) < self.lock_duration <= _MAX_LOCK_DURATION:
             raise self._refusal("LockDuration must be greater than 0 and at most 5 minutes")
         if not 1 <= self.max_delivery_count <= _MAX_DELIVERY_COUNT:
@@ -108,8 +123,86 @@ class QueueSettings:
             raise self._refusal("MaxSizeInMegabytes must be at least 1")
         check_rules(self.authorization_rules)
 
+    def _check_name(self) -> None:
+        if len(self.name) > _MAX_NAME_LENGTH or not _NAME.fullmatch(self.name):
+            raise ArgumentError(
+                f"Name: {self.name[:300]!r} is not a valid {self.KIND} name: use at most "
+                f"{_MAX_NAME_LENGTH} letters, digits and . _ / -, and begin with a letter or digit"
+            )
+
     def _refusal(self, problem: str) -> ArgumentError:
-        return ArgumentError(f"queue {self.name!r}: {problem}")
+        return ArgumentError(f"{self.KIND} {self.name!r}: {problem}")
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSettings(QueueSettings):
+    """The settings of a topic. Messages are received from its subscriptions.
+
+    So the lock duration, the maximum delivery count and dead-lettering have no effect.
+    """
+
+    KIND: ClassVar[str] = "topic"
+
+    def __post_init__(self) -> None:
+        QueueSettings.__post_init__(self)
+        _refuse_sessions(self)
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionSettings(QueueSettings):
+    """The settings of a topic's subscription, which keeps its messages like a queue.
+
+    The name is the address of the subscription, such as `orders/Subscriptions/audit`.
+    """
+
+    KIND: ClassVar[str] = "subscription"
+
+    rules: tuple[SubscriptionRule, ...] = DEFAULT_RULES
+    """The rules that select messages. Without rules, the subscription gets no messages."""
+    dead_lettering_on_filter_evaluation_exceptions: bool = True
+    """Kept for clients. It has no effect, because the evaluation of a filter does not fail."""
+
+    def __post_init__(self) -> None:
+        QueueSettings.__post_init__(self)
+        _refuse_sessions(self)
+        check_subscription_rules(self.rules)
+
+    @property
+    def topic_name(self) -> str:
+        """The name of the topic."""
+        return self.name.rpartition(SUBSCRIPTIONS)[0]
+
+    @property
+    def subscription_name(self) -> str:
+        """The name of the subscription in its topic."""
+        return self.name.rpartition(SUBSCRIPTIONS)[2]
+
+    def _check_name(self) -> None:
+        name = self.subscription_name
+        if (
+            len(name) > _MAX_SUBSCRIPTION_NAME_LENGTH
+            or "/" in name
+            or not _NAME.fullmatch(name)
+            or SUBSCRIPTIONS not in self.name
+        ):
+            raise ArgumentError(
+                f"Name: {name[:300]!r} is not a valid subscription name: use at most "
+                f"{_MAX_SUBSCRIPTION_NAME_LENGTH} letters, digits and . _ -, and begin with a "
+                "letter or digit"
+            )
+
+
+def _refuse_sessions(settings: QueueSettings) -> None:
+    if settings.requires_session:
+        raise ArgumentError(
+            f"{settings.KIND} {settings.name!r}: RequiresSession must be false: sessions are not "
+            "supported for topics and their subscriptions"
+        )
+
+
+def subscription_address(topic: str, subscription: str) -> str:
+    """Return the address of a topic's subscription."""
+    return f"{topic}{SUBSCRIPTIONS}{subscription}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,53 +230,3 @@ class QueueCounts:
             + self.dead_letter
             + self.transfer_dead_letter
         )
-
-
-_PATTERN = re.compile(
-    r"P(?!\Z)(?:(?P<days>\d{1,9})D)?"
-    r"(?:T(?!\Z)(?:(?P<hours>\d{1,9})H)?(?:(?P<minutes>\d{1,9})M)?"
-    r"(?:(?P<seconds>\d{1,9}(?:\.\d{1,9})?)S)?)?",
-    re.ASCII,
-)
-_UNITS = "days", "hours", "minutes", "seconds"
-UNBOUNDED = timedelta(days=10675199, hours=2, minutes=48, seconds=5, microseconds=477580)
-"""The longest duration in .NET, rounded to microseconds. In Azure it means "no limit"."""
-
-
-def parse_duration(text: str) -> timedelta:
-    """Parse an ISO 8601 duration such as `PT1M30S`. Raises ValueError if the text is invalid."""
-    match = _PATTERN.fullmatch(text)
-    if match is None:
-        raise ValueError(f"{text[:100]!r} is not an ISO 8601 duration such as PT1M or P14D")
-    days, hours, minutes, seconds = (match[unit] or "0" for unit in _UNITS)
-    whole, _, fraction = seconds.partition(".")
-    try:
-        return timedelta(
-            days=int(days),
-            hours=int(hours),
-            minutes=int(minutes),
-            seconds=int(whole),
-            microseconds=int(fraction[:6].ljust(6, "0")),
-        )
-    except OverflowError:
-        raise ValueError(
-            f"{text[:100]!r} exceeds the longest duration, P10675199DT2H48M5.47758S"
-        ) from None
-
-
-def format_duration(duration: timedelta) -> str:
-    """Format a duration in ISO 8601, for example `P1DT2H3M4.5S`.
-
-    The duration must not be negative.
-    """
-    minutes, seconds = divmod(duration.seconds, 60)
-    hours, minutes = divmod(minutes, 60)
-    date = f"{duration.days}D" if duration.days else ""
-    time = f"{hours}H" if hours else ""
-    time += f"{minutes}M" if minutes else ""
-    if seconds or duration.microseconds:
-        fraction = f".{duration.microseconds:06}".rstrip("0") if duration.microseconds else ""
-        time += f"{seconds}{fraction}S"
-    if not date and not time:
-        return "PT0S"
-    return f"P{date}T{time}" if time else f"P{date}"

@@ -4,9 +4,9 @@ import asyncio
 import json
 import logging
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,13 @@ from emulator.servicebus.broker.message import (
     PropertyChanges,
 )
 from emulator.servicebus.broker.queue_state import SeenMessageId, SessionState
-from emulator.servicebus.broker.settings import QueueSettings, QueueStatus
+from emulator.servicebus.broker.settings import (
+    QueueSettings,
+    QueueStatus,
+    SubscriptionSettings,
+    TopicSettings,
+)
+from emulator.servicebus.broker.subscription_rules import rule_from_values, rule_to_values
 
 APPLICATION_ID = 0x51554555
 SCHEMA_VERSION = 4
@@ -88,6 +94,7 @@ CREATE TABLE message_sessions (
 ) STRICT"""
 
 # The statements that upgrade a database of an older version to the next version.
+# Version 4 adds message sessions, and topics and subscriptions in the table `queues`.
 _UPGRADES = {
     1: "ALTER TABLE messages ADD COLUMN property_changes TEXT",
     2: _RULES_TABLE,
@@ -178,6 +185,7 @@ UPDATED_COLUMNS = (
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _STATES = {state.value: state for state in MessageState}
+_KINDS = {kind.KIND: kind for kind in (QueueSettings, TopicSettings, SubscriptionSettings)}
 _DURATIONS = "lock_duration", "default_message_time_to_live", "duplicate_detection_window"
 
 
@@ -278,19 +286,24 @@ def _changes_from_text(text: str | None) -> PropertyChanges:
 
 
 def settings_text(settings: QueueSettings) -> str:
-    """Return a queue's settings as JSON. Durations are in microseconds."""
-    values: dict[str, Any] = {
-        name: getattr(settings, name) for name in QueueSettings.__dataclass_fields__
-    }
+    """Return the settings of a queue, topic or subscription as JSON.
+
+    Durations are in microseconds.
+    """
+    values: dict[str, Any] = {each.name: getattr(settings, each.name) for each in fields(settings)}
     for name in _DURATIONS:
         if values[name] is not None:
             values[name] //= _MICROSECOND
     values["authorization_rules"] = [_rule_values(rule) for rule in settings.authorization_rules]
+    if isinstance(settings, SubscriptionSettings):
+        values["rules"] = [rule_to_values(rule) for rule in settings.rules]
+    if settings.KIND != QueueSettings.KIND:
+        values["kind"] = settings.KIND
     return json.dumps(values)
 
 
 def settings_from_text(text: str) -> QueueSettings:
-    """Convert the result of `settings_text` back to a queue's settings."""
+    """Convert the result of `settings_text` back to the settings."""
     values: dict[str, Any] = json.loads(text)
     for name in _DURATIONS:
         if values[name] is not None:
@@ -299,7 +312,10 @@ def settings_from_text(text: str) -> QueueSettings:
     values["status"] = QueueStatus(values.get("status", QueueStatus.ACTIVE))
     rules = values.get("authorization_rules", [])
     values["authorization_rules"] = tuple(_rule_from_values(rule) for rule in rules)
-    return QueueSettings(**values)
+    kind = _KINDS[values.pop("kind", QueueSettings.KIND)]
+    if kind is SubscriptionSettings:
+        values["rules"] = tuple(map(rule_from_values, values["rules"]))
+    return kind(**values)
 
 
 def _rule_values(rule: AuthorizationRule) -> dict[str, Any]:
@@ -367,7 +383,7 @@ class ChangeSet:
 
 @dataclass(frozen=True, slots=True)
 class StoredQueue:
-    """A row of the table `queues`."""
+    """A row of the table `queues`: a queue, a topic or a subscription."""
 
     id: int
     settings: QueueSettings
@@ -413,23 +429,28 @@ class MessageStore:
             (queue.id, settings_text(queue.settings), queue.next_sequence_number),
         )
 
-    def delete_queue(self, id_: int, numbers: range) -> None:
-        """Delete a queue, its messages, and the messages of its dead-letter queues.
+    def delete_queues(self, deleted: Iterable[range]) -> None:
+        """Delete queues, their messages, and the messages of their dead-letter queues.
 
-        `id_` is the row id of the queue. `numbers` contains the internal numbers of the queue and
-        of its two dead-letter queues.
+        Each item of `deleted` contains the internal numbers of one queue and of its two dead-letter
+        queues. The first number is the row id of the queue. Either all queues are deleted or none.
         """
+        with self._transaction() as connection:
+            for numbers in deleted:
+                self._delete_queue(connection, numbers)
+
+    @staticmethod
+    def _delete_queue(connection: sqlite3.Connection, numbers: range) -> None:
         bounds = numbers.start, numbers.stop
         in_queue = "queue >= ? AND queue < ?"
-        with self._transaction() as connection:
-            connection.execute(
-                f"DELETE FROM contents WHERE id IN (SELECT id FROM messages WHERE {in_queue})",  # noqa: S608 - a constant
-                bounds,
-            )
-            connection.execute(f"DELETE FROM messages WHERE {in_queue}", bounds)  # noqa: S608 - a constant
-            connection.execute(f"DELETE FROM sightings WHERE {in_queue}", bounds)  # noqa: S608 - a constant
-            connection.execute(f"DELETE FROM message_sessions WHERE {in_queue}", bounds)  # noqa: S608 - a constant
-            connection.execute("DELETE FROM queues WHERE id=?", (id_,))
+        connection.execute(
+            f"DELETE FROM contents WHERE id IN (SELECT id FROM messages WHERE {in_queue})",  # noqa: S608 - a constant
+            bounds,
+        )
+        connection.execute(f"DELETE FROM messages WHERE {in_queue}", bounds)  # noqa: S608 - a constant
+        connection.execute(f"DELETE FROM sightings WHERE {in_queue}", bounds)  # noqa: S608 - a constant
+        connection.execute(f"DELETE FROM message_sessions WHERE {in_queue}", bounds)  # noqa: S608 - a constant
+        connection.execute("DELETE FROM queues WHERE id=?", (numbers.start,))
 
     # Message sessions
 
@@ -577,6 +598,15 @@ class MessageStore:
 
     def _transaction(self) -> "_Transaction":
         return _Transaction(self._connection)
+
+
+@contextmanager
+def report_failed_write(problem: str) -> Iterator[None]:
+    """Convert an error of SQLite during the `with` block to MessageStoreError."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise MessageStoreError(f"{problem}: {error}") from error
 
 
 @contextmanager

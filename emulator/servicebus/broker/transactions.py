@@ -127,10 +127,11 @@ class TransactionManager:
         `numbers` contains the internal numbers of the queues.
         """
         for number in numbers:
-            del self._states[number]
-            self._dispatchers.pop(number).close()
-            self.session_locks.drop_queue(number)
-            self.table.drop_queue(number)
+            if number in self._states:
+                del self._states[number]
+                self._dispatchers.pop(number).close()
+                self.session_locks.drop_queue(number)
+                self.table.drop_queue(number)
 
     def load(self) -> None:
         """Read all message records from the database, and the ids for duplicate detection.
@@ -164,9 +165,10 @@ class TransactionManager:
     def mark_changed(self, state: QueueState) -> None:
         """Mark a queue whose next sequence number or duplicate history may have changed.
 
-        The next transaction writes the changes of marked queues to the database.
+        If the queue is a topic, its subscriptions are marked, too. The next transaction writes the
+        changes of marked queues to the database.
         """
-        self._changed.add(state)
+        self._changed.update(state.changed_states)
 
     def release_session(self, lock: MessageSessionLock) -> None:
         """End a lock on a message session, and unlock its messages in the next transaction."""

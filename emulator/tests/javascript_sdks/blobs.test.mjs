@@ -237,10 +237,44 @@ test("a container cannot be created twice", async () => {
   await assert.rejects(container.create(), failsWith(409, "ContainerAlreadyExists"));
 });
 
-test("an append blob is refused by name", async () => {
+test("blocks are appended to an append blob", async () => {
   const blob = (await createContainer()).getAppendBlobClient("log");
-  await assert.rejects(blob.create(), (error) => {
-    assert.match(error.response.bodyAsText, /<Feature>AppendBlob<\/Feature>/);
+  await blob.create();
+  await blob.appendBlock("one ", 4);
+  const answer = await blob.appendBlock("two", 3, { conditions: { appendPosition: 4 } });
+  assert.equal(answer.blobCommittedBlockCount, 2);
+  const late = blob.appendBlock("two", 3, { conditions: { appendPosition: 4 } });
+  await assert.rejects(late, failsWith(412, "AppendPositionConditionNotMet"));
+  assert.equal(await textOf(blob), "one two");
+});
+
+test("a leased blob is written only with the lease", async () => {
+  const blob = await createBlob();
+  const lease = blob.getBlobLeaseClient();
+  await lease.acquireLease(15);
+  await assert.rejects(blob.upload("new", 3), failsWith(412, "LeaseIdMissing"));
+  const second = blob.getBlobLeaseClient().acquireLease(15);
+  await assert.rejects(second, failsWith(409, "LeaseAlreadyPresent"));
+  await blob.upload("new", 3, { conditions: { leaseId: lease.leaseId } });
+  assert.equal((await blob.getProperties()).leaseState, "leased");
+  await lease.renewLease();
+  await lease.releaseLease();
+  await blob.upload("newer", 5);
+});
+
+test("the lease of a container is broken", async () => {
+  const container = await createContainer();
+  const lease = container.getBlobLeaseClient();
+  await lease.acquireLease(-1);
+  await assert.rejects(container.delete(), failsWith(412, "LeaseIdMissing"));
+  assert.equal((await lease.breakLease(0)).leaseTime, 0);
+  await container.delete();
+});
+
+test("a page blob is refused by name", async () => {
+  const blob = (await createContainer()).getPageBlobClient("disk");
+  await assert.rejects(blob.create(512), (error) => {
+    assert.match(error.response.bodyAsText, /<Feature>PageBlob<\/Feature>/);
     return failsWith(501, "NotImplemented")(error);
   });
 });

@@ -40,6 +40,27 @@ async function open({ properties, receiver = {}, using = client } = {}) {
   };
 }
 
+async function put(path, kind) {
+  const body =
+    '<entry xmlns="http://www.w3.org/2005/Atom"><content type="application/xml">' +
+    `<${kind} xmlns="http://schemas.microsoft.com/netservices/2010/10/servicebus/connect"/>` +
+    "</content></entry>";
+  const answer = await fetch(`${ADMIN_URL}/${path}?api-version=2021-05`, { method: "PUT", body });
+  assert.equal(answer.status, 201);
+}
+
+// Create a topic with subscriptions that get all messages.
+async function openTopic(...subscriptions) {
+  const topic = `topic-${randomUUID().slice(0, 12)}`;
+  await put(topic, "TopicDescription");
+  const receivers = {};
+  for (const name of subscriptions) {
+    await put(`${topic}/subscriptions/${name}`, "SubscriptionDescription");
+    receivers[name] = client.createReceiver(topic, name);
+  }
+  return { topic, sender: client.createSender(topic), receivers };
+}
+
 // Create a queue with sessions, and send messages, each with the session's id and the body.
 async function createSessionQueue(properties = {}, ...messages) {
   const queue = await createQueue({ ...properties, RequiresSession: "true" });
@@ -595,6 +616,68 @@ test("a client goes on after its links were detached", async () => {
   await sender.sendMessages({ body: "after" });
   assert.deepEqual((await receive(receiver, 2)).map((each) => each.body), ["before", "after"]);
 });
+
+test("a topic sends each message to the subscriptions whose rules select it", async () => {
+  const { topic, sender, receivers } = await openTopic("all", "red", "changed");
+  const rules = client.createRuleManager(topic, "red");
+  await rules.createRule("sql", { sqlExpression: "color = 'red'" });
+  await rules.createRule("label", { subject: "a", applicationProperties: { size: 5 } });
+  await rules.deleteRule("$Default");
+  const changing = client.createRuleManager(topic, "changed");
+  await changing.createRule("act", { sqlExpression: "1=1" }, { sqlExpression: "SET n = size + 1" });
+  await changing.deleteRule("$Default");
+  await sender.sendMessages([
+    { body: "1", applicationProperties: { color: "red", size: 5 } },
+    { body: "2", applicationProperties: { color: "blue", size: 5 }, subject: "a" },
+    { body: "3", applicationProperties: { color: "blue", size: 6 }, subject: "a" },
+  ]);
+  const texts = (messages) => messages.map((each) => each.body);
+  assert.deepEqual(texts(await receive(receivers.all, 3)), ["1", "2", "3"]);
+  assert.deepEqual(texts(await receive(receivers.red, 2)), ["1", "2"]);
+  const changed = await receive(receivers.changed, 3);
+  assert.deepEqual(changed.map((each) => each.applicationProperties.n), [6, 6, 7]);
+  assert.equal(changed[0].applicationProperties.RuleName, "act");
+});
+
+test("the rules of a subscription are listed, and unknown rules are not found", async () => {
+  const { topic } = await openTopic("one");
+  const rules = client.createRuleManager(topic, "one");
+  await rules.createRule("correlation", { correlationId: "c", applicationProperties: { n: 5 } });
+  await rules.createRule("sql", { sqlExpression: "a = 1" }, { sqlExpression: "REMOVE a" });
+  const found = await collect(rules.listRules());
+  assert.deepEqual(found.map((rule) => rule.name), ["$Default", "correlation", "sql"]);
+  assert.equal(found[0].filter.sqlExpression, "1=1");
+  assert.equal(found[1].filter.correlationId, "c");
+  assert.deepEqual(found[1].filter.applicationProperties, { n: 5 });
+  assert.equal(found[2].filter.sqlExpression, "a = 1");
+  assert.equal(found[2].action.sqlExpression, "REMOVE a");
+  await assert.rejects(rules.deleteRule("absent"), failsWith("MessagingEntityNotFound"));
+  const again = rules.createRule("sql", { sqlExpression: "1=1" });
+  await assert.rejects(again, failsWith("MessagingEntityAlreadyExists"));
+});
+
+test("messages of a subscription are dead-lettered, deferred and scheduled", async () => {
+  const { topic, sender, receivers } = await openTopic("one");
+  const [cancelled] = await sender.scheduleMessages({ body: "never" }, new Date(Date.now() + 9e6));
+  await sender.cancelScheduledMessages(cancelled);
+  await sender.scheduleMessages({ body: "first" }, new Date(Date.now() + 500));
+  const first = await receiveOne(receivers.one);
+  await receivers.one.deadLetterMessage(first, { deadLetterReason: "why" });
+  await sender.sendMessages({ body: "second" });
+  const second = await receiveOne(receivers.one);
+  await receivers.one.deferMessage(second);
+  const [deferred] = await receivers.one.receiveDeferredMessages(second.sequenceNumber);
+  await receivers.one.completeMessage(deferred);
+  const letters = client.createReceiver(topic, "one", { subQueueType: "deadLetter" });
+  const letter = await receiveOne(letters);
+  assert.deepEqual([letter.body, letter.deadLetterReason], ["first", "why"]);
+});
+
+async function collect(items) {
+  const found = [];
+  for await (const item of items) found.push(item);
+  return found;
+}
 
 function withResolvers() {
   let resolve;

@@ -80,6 +80,38 @@ def test_acknowledged_writes_survive_a_kill_of_the_blob_service(tmp_path: Path) 
         assert len(files) == sum(int(name) % 3 == 0 for name in found)
 
 
+def test_acknowledged_appends_and_leases_survive_a_kill_of_the_blob_service(
+    tmp_path: Path,
+) -> None:
+    data, port = tmp_path / "data", free_port()
+    kept = 0
+    for round_number in range(2):
+        with run_emulator(data, port=port) as server, _client(server) as service:
+            blob = service.get_blob_client("box", "log")
+            if round_number == 0:
+                service.create_container("box")
+                blob.create_append_blob()
+                lease_id = str(blob.acquire_lease().id)
+            killer = threading.Timer(0.1 * round_number + 0.2, server.process.kill)
+            killer.start()
+            with contextlib.suppress(ServiceRequestError, ServiceResponseError):
+                for number in range(kept, 100_000):
+                    line = f"{number:05}\n".encode()
+                    blob.append_block(line, appendpos_condition=6 * number, lease=lease_id)
+                    kept = number + 1
+            killer.join()
+        with run_emulator(data, port=port) as server, _client(server) as service:
+            blob = service.get_blob_client("box", "log")
+            content = blob.download_blob(lease=lease_id).readall()
+            count = blob.get_blob_properties().append_blob_committed_block_count
+        # The kill may come after the commit and before the acknowledgement.
+        assert count in {kept, kept + 1}
+        assert content == b"".join(f"{number:05}\n".encode() for number in range(count))
+        kept = count
+    assert kept > 0
+    assert len([path for path in (data / "content").rglob("*") if path.is_file()]) == kept
+
+
 def test_acknowledged_cors_rules_survive_a_kill_of_the_blob_service(tmp_path: Path) -> None:
     data, port = tmp_path / "data", free_port()
     kept = ""

@@ -66,7 +66,7 @@ class RunningBlobService:
     def signature(self) -> str:
         """Return the query string of an account SAS that permits all operations."""
         expiry = self.clock.now + timedelta(days=365)
-        return generate_account_sas(DEVELOPMENT_ACCOUNT, DEVELOPMENT_KEY, "sco", "rwdlac", expiry)
+        return generate_account_sas(DEVELOPMENT_ACCOUNT, DEVELOPMENT_KEY, "sco", "rwdlact", expiry)
 
     async def request(
         self,

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from emulator.blobs.errors import StorageError
 from emulator.blobs.headers import Conditions
+from emulator.blobs.lease import BLOB_LEASE_ERRORS, NO_LEASE, Lease, LeaseErrors
 from emulator.blobs.times import format_http_date
 
 TAGS = ('"one"', '"two"')
@@ -20,6 +21,8 @@ SECOND = 1_000_000
 class Thing:
     etag: str
     modified_us: int
+    lease: Lease = NO_LEASE
+    lease_errors: LeaseErrors = BLOB_LEASE_ERRORS
 
 
 THINGS = st.builds(Thing, st.sampled_from(TAGS), st.integers(0, 4).map(lambda s: s * SECOND + 7))
@@ -90,12 +93,12 @@ def test_a_conditional_write_succeeds_only_if_the_etag_conditions_are_met(
 def test_a_write_with_etag_conditions_returns_the_status_that_azure_documents(
     headers: dict[str, str], thing: Thing | None, creates: bool, expected: int
 ) -> None:
-    conditions = Conditions.parse(headers)
+    conditions = Conditions.parse(headers, 0)
     assert outcome(conditions.check_write, thing, creates=creates) == expected
 
 
 @given(st.text(st.characters(max_codepoint=255)))
 def test_any_text_in_a_conditional_header_is_parsed_or_refused_with_status_400(text: str) -> None:
     names = ("if-match", "if-none-match", "if-modified-since", "if-unmodified-since")
-    for name in names:
-        assert outcome(Conditions.parse, {name: text}) in {200, 400}
+    for name in (*names, "x-ms-lease-id"):
+        assert outcome(Conditions.parse, {name: text}, 0) in {200, 400}

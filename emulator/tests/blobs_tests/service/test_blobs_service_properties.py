@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -158,19 +157,6 @@ async def test_the_active_cors_rules_equal_the_stored_cors_rules_after_concurren
     assert answers == [(202, "")] * 50
     stored = await read_origins(service)
     assert [",".join(rule.allowed_origins) for rule in service.store.cors_rules] == stored
-
-
-async def test_a_blob_store_of_the_previous_format_version_is_upgraded(tmp_path: Path) -> None:
-    async with open_service(tmp_path) as service:
-        await service.put("box/kept", b"content")
-    with sqlite3.connect(tmp_path / "index.sqlite3") as db:
-        db.executescript("DROP TABLE service_property; PRAGMA user_version=1;")
-    db.close()
-    async with open_service(tmp_path) as service:
-        assert (await service.get("box/kept")).body == b"content"
-        assert await set_properties(service, cors("http://page")) == (202, "")
-    async with open_service(tmp_path) as service:
-        assert await read_origins(service) == ["http://page"]
 
 
 async def test_cors_rules_given_as_start_options_replace_the_stored_rules_but_no_other_property(

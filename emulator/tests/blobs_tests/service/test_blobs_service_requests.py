@@ -14,9 +14,13 @@ from emulator.blobs.service_properties import build_cors
 
 BLOCK = {"x-ms-blob-type": "BlockBlob"}
 HUGE = {"content-length": "9" * 9}
+CONTAINER = "restype=container"
 SERVICE_PROPERTIES = "comp=properties&restype=service"
 PREFLIGHT = {"origin": "http://page", "access-control-request-method": "GET"}
 RANGE_MD5 = {"x-ms-range-get-content-md5": "true"}
+SNAPSHOT = "2026-03-01T12:00:00.0000000Z"
+ONLY = {"x-ms-delete-snapshots": "only"}
+LEASE = {"x-ms-lease-id": "00000000-0000-0000-0000-000000000001"}
 
 
 @pytest.mark.parametrize(
@@ -32,7 +36,9 @@ RANGE_MD5 = {"x-ms-range-get-content-md5": "true"}
         (("PUT", "box/b", ""), BLOCK | {"x-ms-meta-": "v"}, 400, "EmptyMetadataKey"),
         (("PUT", "box/b", ""), BLOCK | {"x-ms-meta-a": "ä"}, 400, "InvalidMetadata"),
         (("PUT", "box/b", ""), BLOCK | {"x-ms-meta-a": "v" * 9000}, 400, "MetadataTooLarge"),
-        (("PUT", "box/b", ""), BLOCK | {"x-ms-tags": "a=b"}, 501, "NotImplemented"),
+        (("PUT", "box/b", ""), BLOCK | {"x-ms-tags": "a"}, 400, "InvalidHeaderValue"),
+        (("PUT", "box/b", ""), BLOCK | {"x-ms-if-tags": "a='b'"}, 501, "NotImplemented"),
+        (("GET", "", "comp=blobs&where=a"), {}, 501, "NotImplemented"),
         (("PUT", "box/b", ""), BLOCK | {"x-ms-access-tier": "Cool"}, 501, "NotImplemented"),
         (("PUT", "box/b", ""), BLOCK | {"x-ms-copy-source": "http://x"}, 501, "NotImplemented"),
         (("PUT", "box/b", ""), BLOCK | {"x-ms-version": "yesterday"}, 400, "InvalidHeaderValue"),
@@ -48,7 +54,7 @@ RANGE_MD5 = {"x-ms-range-get-content-md5": "true"}
             413,
             "RequestBodyTooLarge",
         ),
-        (("PUT", "box/b", "comp=lease"), {}, 501, "NotImplemented"),
+        (("PUT", "box/b", "comp=lease"), {}, 400, "MissingRequiredHeader"),
         (("PUT", "box/b", "comp=nonsense"), {}, 400, "InvalidQueryParameterValue"),
         (("PUT", "box", ""), {}, 404, "ResourceNotFound"),
         (("PUT", "box", "restype=container"), {}, 409, "ContainerAlreadyExists"),
@@ -56,8 +62,17 @@ RANGE_MD5 = {"x-ms-range-get-content-md5": "true"}
         (("POST", "box/b", ""), {}, 405, "UnsupportedHttpVerb"),
         (("BREW", "box/b", ""), {}, 405, "UnsupportedHttpVerb"),
         (("GET", "box/b", ""), {}, 404, "BlobNotFound"),
-        (("GET", "box/b", "snapshot=2026"), {}, 501, "NotImplemented"),
-        (("GET", "box/b", ""), {"x-ms-lease-id": "x"}, 412, "LeaseNotPresentWithBlobOperation"),
+        (("GET", "box/b", "snapshot=2026"), {}, 400, "InvalidQueryParameterValue"),
+        (("GET", "box/b", "snapshot=current"), {}, 400, "InvalidQueryParameterValue"),
+        (("GET", "box/b", "snapshot="), {}, 400, "InvalidQueryParameterValue"),
+        (("GET", "box/kept", f"snapshot={SNAPSHOT}"), {}, 404, "BlobNotFound"),
+        (("PUT", "box/kept", f"comp=tags&snapshot={SNAPSHOT}"), {}, 501, "NotImplemented"),
+        (("PUT", "box/kept", f"snapshot={SNAPSHOT}"), BLOCK, 501, "NotImplemented"),
+        (("DELETE", "box/kept", f"snapshot={SNAPSHOT}"), ONLY, 400, "InvalidHeaderValue"),
+        (("GET", "box/kept", ""), {"x-ms-lease-id": "x"}, 400, "InvalidHeaderValue"),
+        (("GET", "box/kept", ""), LEASE, 412, "LeaseNotPresentWithBlobOperation"),
+        (("PUT", "box/b", ""), BLOCK | LEASE, 412, "LeaseNotPresentWithBlobOperation"),
+        (("GET", "box", CONTAINER), LEASE, 412, "LeaseNotPresentWithContainerOperation"),
         (("GET", "box/kept", ""), {"if-none-match": "*"}, 400, "UnsatisfiableCondition"),
         (("GET", "box/kept", ""), {"x-ms-range": "bytes=7-"}, 416, "InvalidRange"),
         (("GET", "box/kept", ""), {"x-ms-range": "seven"}, 400, "InvalidHeaderValue"),
@@ -147,6 +162,11 @@ HEADER_NAMES = st.sampled_from(
         "x-ms-blob-type",
         "x-ms-date",
         "x-ms-delete-snapshots",
+        "x-ms-copy-source",
+        "x-ms-lease-action",
+        "x-ms-lease-duration",
+        "x-ms-lease-id",
+        "x-ms-proposed-lease-id",
         "x-ms-meta-key",
         "x-ms-range",
         "x-ms-range-get-content-md5",
@@ -160,7 +180,18 @@ QUERY = st.lists(
         ),
         TOKENS
         | st.sampled_from(
-            ["list", "container", "block", "blocklist", "metadata", "properties", "service"]
+            [
+                "list",
+                "container",
+                "block",
+                "lease",
+                "snapshot",
+                "tags",
+                "blocklist",
+                "metadata",
+                "properties",
+                "service",
+            ]
         ),
     ),
     max_size=4,

@@ -80,8 +80,8 @@ def test_a_listing_returns_every_blob_name_unchanged(name: str) -> None:
         {"Prefix": name, "Marker": None},
         "Blobs",
         [
-            build_blob_item(blob, with_metadata=True),
-            build_blob_item(name + "/", with_metadata=False),
+            build_blob_item(blob, 0, {"metadata"}),
+            build_blob_item(name + "/", 0),
         ],
         "",
     )

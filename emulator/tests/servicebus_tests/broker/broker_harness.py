@@ -1,7 +1,7 @@
 """Run a broker with its own database and a manual clock in tests."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
@@ -10,6 +10,7 @@ from emulator.servicebus.broker.broker import Broker
 from emulator.servicebus.broker.dispatcher import Subscription
 from emulator.servicebus.broker.message import IncomingMessage, MessageDelivery, ReceiveMode
 from emulator.servicebus.broker.message_sessions import MessageSessionLock
+from emulator.servicebus.broker.property_values import MessageProperties, PropertyUpdate
 from emulator.servicebus.broker.queue import Queue
 from emulator.servicebus.broker.settings import QueueSettings
 
@@ -47,6 +48,23 @@ def message(
     )
 
 
+class WordFormat:
+    """A message format in which the words of the body are properties, such as `color=red`."""
+
+    def read_properties(self, message: IncomingMessage) -> MessageProperties:
+        words = (word.partition("=") for word in message.bare.decode().split())
+        return MessageProperties({}, {name: value for name, _, value in words})
+
+    def update_properties(
+        self, message: IncomingMessage, updates: Sequence[PropertyUpdate]
+    ) -> IncomingMessage:
+        properties = self.read_properties(message)
+        for update in updates:
+            properties = properties.with_update(update)
+        words = [f"{name}={value}" for name, value in properties.application.items()]
+        return replace(message, bare=" ".join(words).encode())
+
+
 @dataclass
 class RunningBroker:
     """A broker and its clock, with methods for operations that many tests need."""
@@ -60,11 +78,12 @@ class RunningBroker:
     async def open(cls, folder: Path, *settings: QueueSettings) -> "RunningBroker":
         clock, database = ManualClock(), folder / "broker.sqlite"
         chosen = settings or (QueueSettings("q"),)
-        return cls(await Broker.open(database, chosen, clock), clock, database, chosen)
+        broker = await Broker.open(database, chosen, clock, WordFormat())
+        return cls(broker, clock, database, chosen)
 
     async def restart(self) -> None:
         await self.broker.close()
-        self.broker = await Broker.open(self.database, self.settings, self.clock)
+        self.broker = await Broker.open(self.database, self.settings, self.clock, WordFormat())
 
     def queue(self, address: str = "q") -> Queue:
         return self.broker.queue(address)

@@ -13,14 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emulator.servicebus.access import AccessPolicies
-from emulator.servicebus.administration import (
-    AtomError,
-    create_admin_app,
-    parse_entry,
-    read_description,
-    read_rules,
-    settings_from,
-)
+from emulator.servicebus.administration import create_admin_app, read_rules, settings_from
+from emulator.servicebus.atom import AtomError, parse_entry, read_description
 from emulator.servicebus.broker.authorization import ALL_RIGHTS, AuthorizationRule
 from emulator.servicebus.broker.errors import ArgumentError
 from emulator.servicebus.namespace import Namespace

@@ -14,11 +14,13 @@ from emulator.servicebus.broker.authorization import (
     AccessRight,
     AuthorizationRule,
 )
-from emulator.servicebus.broker.settings import (
-    UNBOUNDED,
-    QueueSettings,
-    format_duration,
-    parse_duration,
+from emulator.servicebus.broker.durations import UNBOUNDED, format_duration, parse_duration
+from emulator.servicebus.broker.settings import QueueSettings, SubscriptionSettings, TopicSettings
+from emulator.servicebus.broker.subscription_rules import (
+    CorrelationFilter,
+    SqlAction,
+    SqlFilter,
+    SubscriptionRule,
 )
 from emulator.servicebus.config import (
     ConfigError,
@@ -60,6 +62,98 @@ def test_every_queue_property_of_the_configuration_is_read(tmp_path: Path) -> No
             dead_lettering_on_message_expiration=True,
             duplicate_detection_window=timedelta(seconds=20),
         )
+    ]
+
+
+def topic(*subscriptions: dict[str, Any], **properties: Any) -> str:
+    """Return a configuration with one topic and these subscriptions."""
+    return config(
+        Topics=[{"Name": "t", "Properties": properties, "Subscriptions": [*subscriptions]}]
+    )
+
+
+def with_rule(**properties: Any) -> str:
+    """Return a configuration with one rule that has these properties."""
+    return topic({"Name": "s", "Rules": [{"Name": "r", "Properties": properties}]})
+
+
+def test_topics_with_subscriptions_and_rules_are_read() -> None:
+    correlation = {
+        "ContentType": "application/text",
+        "CorrelationId": "id1",
+        "Label": "subject1",
+        "MessageId": "msgid1",
+        "ReplyTo": "someQueue",
+        "ReplyToSessionId": "sessionId",
+        "SessionId": "session1",
+        "To": "xyz",
+    }
+    rules = [
+        {
+            "Name": "system",
+            "Properties": {"FilterType": "Correlation", "CorrelationFilter": correlation},
+        },
+        {
+            "Name": "application",
+            "Properties": {
+                "FilterType": "Correlation",
+                "CorrelationFilter": {"Properties": {"a": "x", "b": 1, "c": True}},
+            },
+        },
+        {
+            "Name": "sql",
+            "Properties": {
+                "FilterType": "Sql",
+                "SqlFilter": {"SqlExpression": "sys.MessageId = '1' AND a = 'x'"},
+                "Action": {"SqlExpression": "SET sys.To = 'Entity'"},
+            },
+        },
+    ]
+    properties = {
+        "DeadLetteringOnMessageExpiration": True,
+        "DefaultMessageTimeToLive": "PT1H",
+        "LockDuration": "PT30S",
+        "MaxDeliveryCount": 3,
+        "ForwardDeadLetteredMessagesTo": "",
+        "ForwardTo": "",
+        "RequiresSession": False,
+    }
+    found = parse_config(
+        topic(
+            {"Name": "one", "Properties": properties, "Rules": rules},
+            {"Name": "two"},
+            DefaultMessageTimeToLive="PT2H",
+            DuplicateDetectionHistoryTimeWindow="PT20S",
+            RequiresDuplicateDetection=True,
+        )
+    )
+    assert found.topics == [
+        TopicSettings(
+            "t",
+            default_message_time_to_live=timedelta(hours=2),
+            duplicate_detection_window=timedelta(seconds=20),
+        )
+    ]
+    assert found.subscriptions == [
+        SubscriptionSettings(
+            "t/Subscriptions/one",
+            lock_duration=timedelta(seconds=30),
+            max_delivery_count=3,
+            default_message_time_to_live=timedelta(hours=1),
+            dead_lettering_on_message_expiration=True,
+            rules=(
+                SubscriptionRule("system", CorrelationFilter(correlation)),
+                SubscriptionRule(
+                    "application", CorrelationFilter({}, {"a": "x", "b": 1, "c": True})
+                ),
+                SubscriptionRule(
+                    "sql",
+                    SqlFilter("sys.MessageId = '1' AND a = 'x'"),
+                    SqlAction("SET sys.To = 'Entity'"),
+                ),
+            ),
+        ),
+        SubscriptionSettings("t/Subscriptions/two", rules=(SubscriptionRule("$Default"),)),
     ]
 
 
@@ -155,7 +249,6 @@ def test_a_queue_without_configured_properties_has_the_default_properties_of_azu
             "UserConfig.Namespaces: expected exactly one element, found 0",
         ),
         ('{"UserConfig": {"Namespaces": {}}}', "UserConfig.Namespaces: expected a list"),
-        (config(Topics=[{"Name": "t"}]), "Namespaces[0].Topics: topics are not supported"),
         (config(Queues=[{}]), "Queues[0].Name: expected a string that is not empty"),
         (
             config(Queues=[{"Name": "a"}, {"Name": "A"}]),
@@ -163,6 +256,69 @@ def test_a_queue_without_configured_properties_has_the_default_properties_of_azu
         ),
         (config(Queues=[{"Name": "$a"}]), "is not a valid queue name"),
         (config(Queues=[{"Name": "Health"}]), "Queues[0]: Name: 'Health' is reserved"),
+        (config(Queues=[{"Name": "a/Subscriptions/b"}]), "the part 'subscriptions' is reserved"),
+        (
+            config(Topics=[{"Name": "QUEUE.1"}]),
+            "Topics[0].Name: another queue or topic already has the name 'QUEUE.1'",
+        ),
+        (config(Topics=[{"Name": "$a"}]), "Topics[0]: Name: '$a' is not a valid topic name"),
+        (topic(LockDuration="PT1M"), "Properties.LockDuration: a topic has no property with this"),
+        (
+            topic({"Name": "s"}, {"Name": "S"}),
+            "Subscriptions[1].Name: another subscription already has the name 'S'",
+        ),
+        (
+            topic({"Name": "a/b"}),
+            "Topics[0].Subscriptions[0]: Name: 'a/b' is not a valid subscription name",
+        ),
+        (
+            topic({"Name": "s", "Properties": {"ForwardTo": "q"}}),
+            "Subscriptions[0].Properties.ForwardTo: forwarding is not supported",
+        ),
+        (
+            topic({"Name": "s", "Properties": {"RequiresSession": True}}),
+            "Subscriptions[0]: subscription 't/Subscriptions/s': RequiresSession must be false",
+        ),
+        (
+            topic({"Name": "s", "Properties": {"RequiresDuplicateDetection": True}}),
+            "RequiresDuplicateDetection: a subscription has no property with this name",
+        ),
+        (
+            topic({"Name": "s", "Rules": [{"Name": "r"}]}),
+            "Subscriptions[0].Rules[0].Properties: this property is missing",
+        ),
+        (with_rule(), "Rules[0].Properties.FilterType: expected a string that is not empty"),
+        (with_rule(FilterType="True"), 'FilterType: expected Correlation or Sql, found "True"'),
+        (with_rule(FilterType="Sql"), "Properties.SqlFilter: this property is missing"),
+        (
+            with_rule(FilterType="Sql", SqlFilter={"SqlExpression": "a="}),
+            "Rules[0]: SqlExpression: character 3: expected a property or a constant",
+        ),
+        (
+            with_rule(
+                FilterType="Sql",
+                SqlFilter={"SqlExpression": "1=1"},
+                Action={"SqlExpression": "a = 1"},
+            ),
+            "Rules[0]: SqlExpression: character 1: expected SET or REMOVE, found 'a'",
+        ),
+        (
+            with_rule(FilterType="Correlation", CorrelationFilter={}),
+            "Rules[0]: CorrelationFilter: expected a value of at least one property",
+        ),
+        (
+            with_rule(FilterType="Correlation", CorrelationFilter={"Color": "red"}),
+            "CorrelationFilter.Color: a correlation filter has no property with this name",
+        ),
+        (
+            with_rule(FilterType="Correlation", CorrelationFilter={"Properties": {"a": None}}),
+            "Properties.a: expected a string, a number or a boolean, found null",
+        ),
+        (
+            with_rule(FilterType="Correlation", CorrelationFilter={"Properties": {"a": 2**65}}),
+            "Rules[0]: a whole number in a filter has at most 64 bits",
+        ),
+        (with_rule(Filter={}), "Properties.Filter: a rule has no property with this name"),
         (config({"LockDuration": "1 minute"}), "Properties.LockDuration: '1 minute' is not"),
         (
             config({"LockDuration": 60}),
@@ -209,7 +365,7 @@ def test_the_error_for_a_missing_configuration_file_names_the_file(tmp_path: Pat
 
 @given(st.text() | st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists))
 def test_any_json_document_that_is_not_a_broker_configuration_is_refused(value: Any) -> None:
-    for text in (str(value), json.dumps(value), config(Queues=value)):
+    for text in (str(value), json.dumps(value), config(Queues=value), config(Topics=value)):
         try:
             parse_config(text)
         except ConfigError:

@@ -38,6 +38,12 @@ class Blocking:
     def get_queue_receiver(self, *arguments: Any, **named: Any) -> "Blocking":
         return Blocking(self._wrapped.get_queue_receiver(*arguments, **named))
 
+    def get_topic_sender(self, *arguments: Any, **named: Any) -> "Blocking":
+        return Blocking(self._wrapped.get_topic_sender(*arguments, **named))
+
+    def get_subscription_receiver(self, *arguments: Any, **named: Any) -> "Blocking":
+        return Blocking(self._wrapped.get_subscription_receiver(*arguments, **named))
+
     async def __aenter__(self) -> Self:
         await asyncio.to_thread(self._wrapped.__enter__)
         return self

@@ -21,7 +21,7 @@ from azure.core.exceptions import (
 )
 from azure.servicebus._base_handler import ServiceBusSharedKeyCredential
 from azure.servicebus.management import AuthorizationRule as PolicyOfQueue
-from azure.servicebus.management import ServiceBusAdministrationClient
+from azure.servicebus.management import ServiceBusAdministrationClient, SqlRuleFilter
 
 from emulator.servicebus.access import AccessPolicies
 from emulator.servicebus.administration import create_admin_app
@@ -29,7 +29,7 @@ from emulator.servicebus.broker.authorization import ALL_RIGHTS, AuthorizationRu
 from emulator.servicebus.broker.broker import Broker
 from emulator.servicebus.broker.clock import WallClock
 from emulator.servicebus.broker.message import IncomingMessage, MessageDelivery, ReceiveMode
-from emulator.servicebus.broker.settings import QueueSettings
+from emulator.servicebus.broker.settings import QueueSettings, TopicSettings
 from emulator.servicebus.namespace import Namespace
 from servicebus_tests.sdk.servicebus_process import administration_client
 
@@ -193,10 +193,32 @@ async def test_all_queues_are_listed_in_pages(served: Served) -> None:
     assert counted == listed
 
 
-async def test_the_list_of_topics_is_empty_and_creating_a_topic_fails(served: Served) -> None:
-    assert await served.call(lambda client: list(client.list_topics())) == []
-    with pytest.raises(HttpResponseError, match="QueueDescription"):
-        await served.call(lambda client: client.create_topic("t"))
+async def test_a_request_with_neither_a_queue_nor_a_topic_is_refused(served: Served) -> None:
+    rule = SqlRuleFilter("1=1")
+    with pytest.raises(HttpResponseError, match="could not be found"):
+        await served.call(lambda client: client.create_rule("q", "s", "r", filter=rule))
+    credential = ServiceBusSharedKeyCredential("RootManageSharedAccessKey", "not-a-secret")
+    url = f"http://localhost:{served.port}/new"
+    headers = {"Authorization": credential.get_token(url).token}
+    body = (
+        '<entry xmlns="http://www.w3.org/2005/Atom"><content type="application/xml">'
+        "<RuleDescription/></content></entry>"
+    )
+    async with httpx.AsyncClient(headers=headers) as client:
+        answer = await client.put(url, content=body)
+    assert answer.status_code == 400
+    assert "contains a QueueDescription or TopicDescription" in answer.text
+
+
+async def test_the_number_of_messages_that_no_subscription_got_is_reported(served: Served) -> None:
+    topic = await served.broker.create_topic(TopicSettings("t"))
+    await topic.send([IncomingMessage(b"", b"", b"x")] * 2)
+    credential = ServiceBusSharedKeyCredential("RootManageSharedAccessKey", "not-a-secret")
+    url = f"http://localhost:{served.port}/$emulator/topics"
+    headers = {"Authorization": credential.get_token(url).token}
+    async with httpx.AsyncClient(headers=headers) as client:
+        answer = await client.get(url)
+    assert answer.json() == [{"name": "t", "dropped_messages": 2}]
 
 
 async def test_runtime_properties_contain_the_message_counts_of_a_queue(served: Served) -> None:
