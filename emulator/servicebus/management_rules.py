@@ -20,7 +20,7 @@ from emulator.servicebus.broker.subscription_rules import (
     SubscriptionRule,
 )
 from emulator.servicebus.broker.topic import TopicSubscription
-from emulator.servicebus.messages import convert_value, restore_value
+from emulator.servicebus.messages import amqp_value_of, convert_value
 
 _Body = dict[Any, Any]
 
@@ -141,7 +141,7 @@ def _write_filter(rule_filter: RuleFilter) -> Described:
             return Described(_SQL_FILTER, [expression])
         case CorrelationFilter(system=system, application=application):
             fields: list[Any] = [system.get(name) for name in _CORRELATION_FIELDS.values()]
-            properties = {name: restore_value(value) for name, value in application.items()}
+            properties = {name: amqp_value_of(value) for name, value in application.items()}
             return Described(_CORRELATION_FILTER, [*fields, properties])
 
 

@@ -247,7 +247,7 @@ class AmqpMessageFormat:
             else:
                 changed[update.name.casefold()] = update
         ours = [
-            encode(names.get(key, update.name)) + encode(restore_value(update.value))
+            encode(names.get(key, update.name)) + encode(amqp_value_of(update.value))
             for key, update in changed.items()
             if not update.is_removed
         ]
@@ -292,7 +292,7 @@ def convert_value(value: object) -> Value | None:
     return None
 
 
-def restore_value(value: Value | None) -> Any:
+def amqp_value_of(value: Value | None) -> Any:
     """Convert the result of `convert_value` back to a value that can be encoded."""
     match value:
         case datetime():
