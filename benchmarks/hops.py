@@ -127,9 +127,10 @@ def measure_latencies(url: str, size_bytes: int, jobs: int) -> list[float]:
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Measure `noop` jobs without and with a delay, and print for how many hops the caller waits.
+    """Measure for how many hops the caller of a `noop` job waits, and print the numbers.
 
-    A hop is a round trip to a service that is remote in Azure.
+    A hop is a round trip to a service that is remote in Azure. The jobs are measured without and
+    with an added delay for each hop. The number of hops is the difference divided by the delay.
 
     The measurements are repeated in several rounds, and each round measures each body size. The
     printed values are the medians of the rounds. Return 0.

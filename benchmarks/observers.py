@@ -139,7 +139,7 @@ class _Client:
 
 
 class _Server:
-    """Counts the messages that Service Bus delivers from its queues to the client."""
+    """Service Bus's end of an observed connection: counts the messages that it delivers."""
 
     def __init__(self, counts: Counts) -> None:
         self._counts = counts

@@ -191,7 +191,7 @@ class OperationCounter:
         self._wait_until_settled([])
 
     def count(self, kind: str) -> JobOperations:
-        """Run one job of a kind in `KINDS` on the idle system, and return its operations."""
+        """Run one job of a kind in `KINDS` on an idle system; return its number of operations."""
         self._wait_until_settled([])
         before = self._read()
         job_id, waited_seconds = KINDS[kind](self)

@@ -1,4 +1,4 @@
-"""A pytest plugin with the fixture `loosely_client`, a client of a model folder's system.
+"""A pytest plugin with the fixture `loosely_client`: a client of a system that serves the models.
 
 The model folder is pytest's root directory. pytest finds this plugin by the plugin's entry point.
 """

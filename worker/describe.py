@@ -52,7 +52,7 @@ class ModelDeclarations:
 def describe(model: ModelEntry) -> ModelDeclarations:
     """Return the parameters, named inputs and named results that the model's class declares.
 
-    If the model's entry already declares an input or a result, it keeps its media types.
+    An input or result that the model's entry already declares keeps the media types of the entry.
 
     Raises:
         ModelUnfit: The module has no class `Infer`, an argument has no supported type hint, or the

@@ -139,7 +139,7 @@ class _Parent:
         self._stops: list[int] = []
 
     def run(self) -> int:
-        """Call the function `run` of the constructor in a child process.
+        """Call the function `run`, an argument of the constructor, in a child process.
 
         If the child dies before the function has returned, start another child.
 

@@ -87,7 +87,7 @@ def _read_filter(description: _Body) -> RuleFilter:
     if isinstance(sql, dict):
         return SqlFilter(_read_expression(sql))
     if not isinstance(correlation, dict):
-        raise _bad("expected sql-filter or correlation-filter, a map")
+        raise _bad("expected the key sql-filter or correlation-filter with a map as its value")
     system = {
         name: str(correlation[key])
         for key, name in _CORRELATION_FIELDS.items()

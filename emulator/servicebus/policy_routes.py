@@ -66,7 +66,7 @@ class _PolicyRoutes:
             raise ArgumentError(f"rights: expected a list, found {rights!r:.100}")
         given = wanted.get("primaryKey"), wanted.get("secondaryKey")
         if not all(isinstance(key, str | None) for key in given):
-            raise ArgumentError("primaryKey, secondaryKey: expected texts")
+            raise ArgumentError("primaryKey, secondaryKey: expected strings")
         stored = self._broker.authorization_rules.get(name)
         if given == (None, None) and stored is not None:
             keys = stored.primary_key, stored.secondary_key

@@ -614,7 +614,7 @@ def format_entry(model: ModelEntry) -> str:
 
 
 def to_toml(value: Any) -> str:
-    """Return a value of an entry in TOML: a text, number, boolean, list or mapping."""
+    """Return the TOML text of a value: a string, number, boolean, list or mapping."""
     match value:
         case bool():
             return "true" if value else "false"

@@ -206,7 +206,7 @@ class TestDeployWorker:
             ({"GPU_SHARING": "mig"}, "mig"),
         ],
     )
-    def test_the_variable_overlay_has_precedence_over_the_variables_use_spot_and_gpu_sharing(
+    def test_the_overlay_variable_takes_precedence_over_use_spot_and_gpu_sharing(
         self, scripts: ScriptRunner, values: dict[str, str], overlay: str
     ) -> None:
         scripts.update_state(values=values, images={"worker:earlier": "sha256:0"})

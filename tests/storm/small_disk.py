@@ -1,4 +1,4 @@
-"""Disks that a soak can make full: a tmpfs, or a limit on the size of files in its place.
+"""Make the disk full during a soak test: with a small tmpfs, or else with a limit on file sizes.
 
 The tmpfs is in a mount namespace of its own. To fill it, its size is reduced to the space in use,
 so that each write fails with ENOSPC. Without permission to mount a tmpfs, the processes get a limit

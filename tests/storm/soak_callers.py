@@ -147,7 +147,7 @@ class SoakNeighbour:
         describe: Callable[[float], tuple[str, bool]],
         clock: Callable[[], float],
     ) -> None:
-        """Create a neighbour.
+        """Create a caller that uses the system while other callers attack it.
 
         Args:
             callers: Sends the requests.

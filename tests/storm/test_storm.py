@@ -1,4 +1,4 @@
-"""Test storms (tests with random kills), cancellations of jobs, and a throttled Service Bus."""
+"""Run jobs while processes are killed at random, jobs are cancelled, or Service Bus throttles."""
 
 import subprocess
 import sys

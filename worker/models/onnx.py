@@ -86,7 +86,7 @@ class GraphInput:
         if not sizes or sizes[0] not in (None, 1):
             raise ModelUnfit(
                 f"the graph's input {argument.name} has the shape {argument.shape}; expected a "
-                "first dimension for the batch, of any size or of size 1"
+                "first dimension for the batch whose size is dynamic or 1"
             )
         return cls(argument.name, dtype, sizes[1:], sizes[0] is None)
 
@@ -141,7 +141,7 @@ class Picture:
     def read(
         cls, inputs: Sequence[GraphInput], mean: str, std: str, crop: float
     ) -> "Picture | None":
-        """Return the rules for the graph's input; None if the graph takes no pictures.
+        """Return how to prepare a picture for the graph; None if the graph takes no pictures.
 
         `mean`, `std` and `crop` are the options of `Infer`. Raises ModelUnfit if `mean` or `std` is
         not valid.

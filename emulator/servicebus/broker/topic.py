@@ -169,7 +169,7 @@ class TopicState(QueueState):
 
 
 class TopicSubscription(Queue):
-    """A subscription of a topic. Its messages come from the topic, and are received from it."""
+    """A subscription of a topic: a queue that gets its messages from the topic."""
 
     @property
     def rules(self) -> tuple[SubscriptionRule, ...]:

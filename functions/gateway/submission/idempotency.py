@@ -326,10 +326,10 @@ class IdempotencyKeys:
         return SubmittedJob(job_id, record, is_replay=claim is not None)
 
     def _pin(self, new_job: NewJob, version: str) -> NewJob:
-        """Return the new job, fixed to the version of the idempotency claim.
+        """Return the new job with the model's version that the idempotency claim contains.
 
-        A message for this version may have been sent already. If the catalogue no longer contains
-        the version, the new job is returned unchanged.
+        The version must stay the same, because a message for it may have been sent already. If the
+        catalogue no longer contains the version, the new job is returned unchanged.
         """
         entry = self.creator.versions.find(new_job.model, version)
         return (

@@ -265,11 +265,11 @@ async def test_a_reply_whose_results_together_exceed_a_size_or_count_limit_is_re
         ({"result": {"json": "x" * INLINE_LIMIT_BYTES}}, "24578 bytes together"),
         (
             outcome(a=sized(job_id, half), b=sized(job_id, half)),
-            f"all results have {2 * half + 7} bytes together; expected at most {2 * half}",
+            f"all results have {2 * half + 7} bytes in total; expected at most {2 * half}",
         ),
         (
             {**outcome(a=inline(half_inline + 1)), "result": text},
-            f"in the reply have {INLINE_LIMIT_BYTES + 1} bytes together; expected at most 24576",
+            f"in the reply have {INLINE_LIMIT_BYTES + 1} bytes in total; expected at most 24576",
         ),
         (outcome(**dict.fromkeys("abcde", PNG)), "found 5 named results; expected at most 4"),
     ]

@@ -474,7 +474,7 @@ async def test_the_timelines_of_a_cancelled_and_an_expired_job_end_with_the_step
         check_sum(timeline)
 
 
-async def test_the_step_started_precedes_the_step_enqueued_if_the_orchestration_sends_the_message(
+async def test_the_started_step_precedes_the_enqueued_step_if_the_orchestration_sends_the_message(
     gateway: RunningGateway,
 ) -> None:
     gateway.queues.is_down = True

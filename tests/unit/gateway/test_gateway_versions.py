@@ -417,5 +417,5 @@ async def test_a_gateway_without_heartbeats_refuses_a_catalogue_with_a_fallback(
     path = write_catalogue(tmp_path, {"2": 100}, 'fallback = "1"')
     async with open_gateway() as gateway:
         settings = replace(gateway.services.settings, catalogue_path=path, has_heartbeats=False)
-        with pytest.raises(InvalidSetting, match=r"HEARTBEATS.*noop has the key fallback"):
+        with pytest.raises(InvalidSetting, match=r"HEARTBEATS.*noop has a fallback"):
             Services.of(settings)

@@ -39,7 +39,7 @@ class Killed(BaseException):
 
 
 class MortalMemory(mmap.mmap):
-    """A memory map that raises `Killed` at each write after `writes_left` further writes."""
+    """A memory map that allows `writes_left` more writes and raises `Killed` at each later one."""
 
     writes_left: int | None = None
 

@@ -322,7 +322,7 @@ def test_a_namespace_policy_can_be_created_replaced_and_deleted_while_the_emulat
         ("all-sender", {"rights": ["Send"]}, "is set when the emulator starts"),
         ("a", {}, "rights: expected a list"),
         ("a", {"rights": ["Manage"]}, "requires Listen and Send"),
-        ("a", {"rights": ["Send"], "primaryKey": 5}, "expected texts"),
+        ("a", {"rights": ["Send"], "primaryKey": 5}, "expected strings"),
         ("a", {"rights": ["Send"], "key": "k"}, "unknown member 'key'"),
     ],
 )

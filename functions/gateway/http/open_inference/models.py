@@ -160,10 +160,12 @@ def read_submissions(model: ModelEntry, request: InferenceRequest) -> list[JobSu
     first = [tensor for tensor in request.inputs if tensor.name not in model.inputs]
     check_required_inputs(model, [tensor.name for tensor in named])
     if upload is not None:
-        if not isinstance(upload, str) or first:
+        if not isinstance(upload, str):
+            raise unreadable("parameters.upload: expected the id of an upload as a string")
+        if first:
             raise unreadable(
-                "parameters.upload: expected the id of an upload as a string, and no other tensors "
-                "in inputs than those of named inputs"
+                "inputs: expected only the tensors of named inputs, because parameters.upload "
+                "replaces the first input"
             )
         firsts = [SubmittedInput("", upload=upload)]
     else:

@@ -285,13 +285,13 @@ def _check_results_together(received: JobReply) -> None:
     if inline_bytes > INLINE_LIMIT_BYTES:
         raise HttpProblem(
             problems.INVALID_INPUT,
-            f"the results in the reply have {inline_bytes} bytes together; expected at most "
-            f"{INLINE_LIMIT_BYTES}; store the others in blob storage",
+            f"the results in the reply have {inline_bytes} bytes in total; expected at most "
+            f"{INLINE_LIMIT_BYTES}; store some of them in blob storage",
         )
     if stored_bytes + inline_bytes > MAX_RESULT_BYTES:
         raise HttpProblem(
             problems.INVALID_INPUT,
-            f"all results have {stored_bytes + inline_bytes} bytes together; expected at most "
+            f"all results have {stored_bytes + inline_bytes} bytes in total; expected at most "
             f"{MAX_RESULT_BYTES}",
         )
 
