@@ -31,7 +31,7 @@ class VersionedResource(Protocol):
 
     @property
     def lease_errors(self) -> LeaseErrors:
-        """The errors of a request with the wrong lease id."""
+        """The errors for requests that use this resource with a wrong lease id."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,7 +112,7 @@ class Lease:
     def after_write(self, now_us: int) -> Lease:
         """Return the lease after a write to its resource at `now_us`.
 
-        A write forgets an expired or broken lease, so that its id cannot be renewed.
+        A write removes an expired or broken lease, so that no client can renew it.
         """
         return self if self.is_locked(now_us) else NO_LEASE
 
@@ -124,7 +124,7 @@ class Lease:
         Args:
             lease_id: The lease id of the request, or None.
             now_us: The time of the request.
-            errors: The errors of the kind of resource.
+            errors: The errors for this kind of resource, which is a blob or a container.
             requires_id: Whether the request needs the lease id if the resource is leased.
         """
         if lease_id is None:
@@ -163,7 +163,8 @@ class LeaseRequest:
         lease_id: The id of the current lease. Empty for `acquire` and `break`.
         proposed_id: The id of the new lease. Empty for `renew`, `release` and `break`.
         seconds: The duration of the new lease, or -1 if it does not expire.
-        break_seconds: The break period, or None for the rest of the lease.
+        break_seconds: The break period. None if the period lasts until the lease would expire, or
+            ends at once because the lease does not expire.
     """
 
     action: str

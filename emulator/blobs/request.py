@@ -28,7 +28,7 @@ class Body(Protocol):
         """Return the whole content. Raises StorageError if it exceeds `maximum` bytes."""
 
     def buffers(self, size: int) -> AsyncIterator[bytes]:
-        """Yield the content in buffers, which have about `size` bytes."""
+        """Yield the content in buffers of about `size` bytes."""
 
 
 class RequestBody:
@@ -176,7 +176,7 @@ def parse_request(scope: Scope, receive: Receive) -> BlobRequest:
 
 
 def parse_url(url: str, client_address: str) -> BlobRequest:
-    """Return the request to read a URL, without headers and without a body.
+    """Return a GET request for a URL, without headers and without a body.
 
     Raises StorageError if a name in the URL is invalid.
     """

@@ -136,7 +136,7 @@ def check_supported(request: BlobRequest) -> None:
     if request.parameter("versionid"):
         raise not_implemented("versionid")
     if request.parameter("snapshot") is not None and not _reads_snapshots(request):
-        raise not_implemented(f"{request.method} with snapshot")
+        raise not_implemented(f"{request.method} with the parameter snapshot")
 
 
 def _reads_snapshots(request: BlobRequest) -> bool:

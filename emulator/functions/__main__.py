@@ -65,7 +65,10 @@ async def _serve(options: HostOptions) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _GivenOptions:
-    """The options of the host, and the lowest level of the host's own log lines."""
+    """The options in the command line.
+
+    `log_level` is the lowest level of the host's own log lines.
+    """
 
     host: HostOptions
     log_level: str
@@ -140,7 +143,7 @@ def _parse_known(parser: argparse.ArgumentParser, arguments: list[str]) -> argpa
         )
         # The value of an option may be a secret, such as that of --password.
         option = unknown[0].partition("=")[0]
-        parser.error(f"{option} is not an option of this host: it has {', '.join(names)}")
+        parser.error(f"{option} is not an option of this host: use one of {', '.join(names)}")
     return given
 
 

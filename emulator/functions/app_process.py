@@ -309,9 +309,10 @@ class AppSupervisor:
             self._process.kill()
 
     async def wait_until_ready(self, timeout_seconds: float) -> AppProcess:
-        """Return the process that accepts invocations. If it is restarting, wait for the restart.
+        """Return the app process. If it is restarting, wait until it accepts invocations.
 
-        Raises AppUnavailable if the restart takes longer than `timeout_seconds`.
+        Raises AppUnavailable if the restart takes longer than `timeout_seconds`, or if the process
+        has ended and is not restarted.
         """
         process = self._process
         if process is not None and process.ended.is_set():
@@ -473,8 +474,8 @@ class Invoker:
         """Run an activity with a JSON input, and return the result as JSON text.
 
         Return None if the activity did not return a value. Raises FunctionFailure and
-        AppUnavailable in the same cases as `invoke_http`. Raises FunctionFailure if the activity is
-        disabled, too.
+        AppUnavailable in the same cases as `invoke_http`. Also raises FunctionFailure if the
+        activity is disabled.
         """
         function = self._functions_of_activities[name]
         if function in self._disabled:

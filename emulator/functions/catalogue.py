@@ -56,7 +56,8 @@ def select_functions(
 ) -> list[dict[str, Any]]:
     """Return the functions with these names, ignoring case. If `names` is empty, return all.
 
-    Names that no function has are logged. Raises AppLoadError if no function has one of the names.
+    If no function has one of the names, log a warning. If no function has any of the names, raise
+    AppLoadError.
     """
     if not names:
         return functions

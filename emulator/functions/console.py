@@ -1,4 +1,4 @@
-"""Write for a person at a terminal: coloured log lines, and the list of the functions.
+"""Format the host's output for a terminal: coloured log lines, and the list of the functions.
 
 The colours are omitted if the output is not a terminal, or if the environment variable NO_COLOR is
 set (https://no-color.org).

@@ -22,7 +22,7 @@ class AppLoadError(StartError):
 
 
 class FunctionFailure(Exception):
-    """A function of the app raised an exception.
+    """A function of the app raised an exception, or is disabled.
 
     As in Azure, the text of this error is `TypeName: message`. `stack` is the traceback without the
     line of the exception itself, and may be empty. If `type_name` is empty, the function did not

@@ -144,7 +144,7 @@ class Host:
     async def unload(self) -> None:
         """Stop everything except the main port, on which new requests now wait.
 
-        Wait up to 10 s for running functions. `load_again` must follow.
+        Wait up to 10 s for running functions. The caller must then call `load_again`.
         """
         # If the app process has died, nothing runs for which to wait.
         seconds = _DRAIN_SECONDS if self._supervisor.is_ready else 0.0
@@ -158,8 +158,9 @@ class Host:
     async def load_again(self) -> None:
         """Load the app and its settings again after `unload`.
 
-        If this fails, log the reason. As in Azure's host, all functions get 404 if the code cannot
-        be loaded. If the settings or a trigger are invalid, all requests get 503.
+        If this fails, log the reason. As in Azure's host, all functions' routes then return 404 if
+        the code cannot be loaded. If the settings or a trigger are invalid, all routes except the
+        host's status and ping return 503.
         """
         from emulator.functions.services import UnloadedApp  # noqa: PLC0415 - imported by `start`
 
@@ -241,7 +242,7 @@ async def run_host(host: Host, stopping: asyncio.Event, watch: AppFileWatch | No
 
 
 async def _reload(host: Host, stop: "asyncio.Task[Any]", changes: list[Path]) -> None:
-    _log.info("%s has changed: the app is loaded again", ", ".join(path.name for path in changes))
+    _log.info("%s has changed: loading the app again", ", ".join(path.name for path in changes))
     for path in changes:
         forget_bytecode(path)
     await host.unload()

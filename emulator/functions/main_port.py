@@ -20,7 +20,7 @@ _NOT_RUNNING = b"Function host is not running."
 
 
 async def respond_not_running(send: Send) -> None:
-    """Respond with status 503 and the text that Azure's host sends if it does not run."""
+    """Respond with status 503 and the text that Azure's host sends if it is not running."""
     headers = [
         (b"content-type", b"text/plain; charset=utf-8"),
         (b"content-length", b"%d" % len(_NOT_RUNNING)),
@@ -31,7 +31,8 @@ async def respond_not_running(send: Send) -> None:
 class MainPort:
     """Listens on the main port, and passes each request to the current ASGI application.
 
-    `hold` makes new requests wait until `serve` sets the next application, at most 30 s.
+    After `hold`, new requests wait until `serve` sets the next application. A request that has
+    waited for 30 s gets status 503.
     """
 
     def __init__(self, bound: Sequence[socket.socket], limits: HttpLimits) -> None:
@@ -46,12 +47,12 @@ class MainPort:
         self._is_idle.set()
 
     def serve(self, application: Application) -> None:
-        """Pass the requests to an application from now on, also the requests that wait."""
+        """From now on, pass all requests to `application`, including the requests that wait."""
         self._application = application
         self._is_open.set()
 
     async def start(self) -> None:
-        """Start to listen, unless the port listens already.
+        """Start to listen on the main port. If this was done before, do nothing.
 
         Raises PortInUse if another program listens on the port.
         """
@@ -73,7 +74,10 @@ class MainPort:
             return
 
     async def stop(self) -> None:
-        """Stop listening, and wait up to 5 s for requests in flight. Refuse those that wait."""
+        """Stop listening, and wait up to 5 s for requests in flight.
+
+        Requests that wait for an application get status 503.
+        """
         self._is_stopping = True
         self._is_open.set()
         if self._listener is not None:

@@ -90,8 +90,8 @@ class AppServices:
     async def unload(self, timeout_seconds: float) -> None:
         """Stop the triggers and the durable extension, and make new HTTP requests wait.
 
-        Wait up to `timeout_seconds` for the HTTP requests, activities and episodes that run. The
-        durable engine of the reloaded app continues the unfinished work.
+        Wait up to `timeout_seconds` for running HTTP requests, activities and episodes. The durable
+        engine of the reloaded app continues the unfinished work.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_seconds
@@ -156,10 +156,11 @@ class AppServices:
 
 
 class UnloadedApp:
-    """The HTTP routes of the host while no app is loaded: the home page and the admin API.
+    """The HTTP routes of the host while no app is loaded.
 
-    If `errors` is empty, the host runs without functions, and other paths get 404. Otherwise, they
-    get 503, and the host's status lists the errors.
+    If `errors` is empty, the host serves the home page and the admin API, and all other paths
+    return 404. Otherwise, the host serves only its status, which lists the errors, and its ping.
+    All other paths then return 503.
     """
 
     def __init__(
@@ -189,7 +190,7 @@ async def _refuse_run(name: str, _text: str) -> None:
 
 
 def _allow_origins(application: Application, origins: tuple[str, ...]) -> Application:
-    """Let the pages of these origins use an application, as the option `--cors` of Core Tools."""
+    """Return the application with CORS headers for `origins`, as with `--cors` of Core Tools."""
     if not origins:
         return application
     from starlette.middleware.cors import CORSMiddleware  # noqa: PLC0415 - seldom needed

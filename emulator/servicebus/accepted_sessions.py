@@ -221,7 +221,10 @@ def _link_fault(queue: Queue, error: BrokerError) -> LinkFault:
 
 
 def _with_value(wanted: Any, session_id: str) -> Any:
-    """Return the filter for a session. It has the descriptor of the filter `wanted`, if any."""
+    """Return the session filter for the reply to the peer, whose value is `session_id`.
+
+    `wanted` is the filter in the peer's request. If it has a descriptor, the result has the same.
+    """
     if isinstance(wanted, Described):
         return Described(wanted.descriptor, session_id)
     return session_id

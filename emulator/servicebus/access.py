@@ -1,4 +1,4 @@
-"""The shared access policies of a namespace and its entities, with which tokens are signed."""
+"""The shared access policies of a namespace, its queues and its topics. Their keys sign tokens."""
 
 from collections.abc import Iterable, Mapping
 from hmac import compare_digest
@@ -26,9 +26,9 @@ def check_keys(rules: Iterable[AuthorizationRule]) -> None:
 class AccessPolicies:
     """The shared access policies of one namespace.
 
-    A policy of the namespace comes from the start of the emulator (`configured`), or from the
-    management API, which stores it in the broker's database. A policy of a queue or topic is a part
-    of its settings, and is also valid for the subscriptions of the topic.
+    A policy of the namespace is either set when the emulator starts (`configured`), or created with
+    the management API, which stores it in the broker's database. The policies of a queue or topic
+    are stored in its settings. The policies of a topic are also valid for its subscriptions.
     """
 
     def __init__(
@@ -57,9 +57,9 @@ class AccessPolicies:
         return {**stored, **self._configured}
 
     def find_public(self) -> str | None:
-        """Return the name of a policy with the public key, and of its queue or topic, if any.
+        """Return a text that names a policy with the public key, or None if all keys are secret.
 
-        Return None if the key of every policy is secret.
+        If the policy belongs to a queue or topic, the text also names the queue or topic.
         """
         for rule in self.of_namespace.values():
             if DEVELOPMENT_KEY in rule.keys:

@@ -92,13 +92,13 @@ def create_admin_app(
 
     Args:
         broker: The broker of the queues and topics.
-        namespace: The namespace that serves the broker. If it is None, the app has no routes for
-            faults, and a change of a status does not detach links.
-        policies: The policies with whose keys requests are signed. If it is None, no signature is
-            verified, and the app has no routes for policies.
-        needs_token: Whether each request needs a signature, except GET and HEAD for `/health`.
-            Then no policy can have the public key, either. Otherwise, requests without a signature
-            are accepted too, but a signature in a request is still verified.
+        namespace: The namespace that serves the broker. If it is None, the app has no routes
+            that simulate faults, and a change of a queue's status does not detach links.
+        policies: The policies whose keys sign requests. If it is None, no signature is verified,
+            and the app has no routes for policies.
+        needs_token: If it is True, each request needs a signature, except GET and HEAD for
+            `/health`, and no policy can have the public key. If it is False, requests without a
+            signature are accepted too, but a signature in a request is still verified.
     """
     api = _Api(broker, namespace, needs_token=needs_token and policies is not None)
     further = [] if namespace is None else fault_routes(namespace)
@@ -125,7 +125,8 @@ def create_admin_app(
 def _topic_routes(api: "_Api") -> list[Route]:
     """Return the routes for the subscriptions of topics and their rules.
 
-    The clients write the words in the paths differently: `subscriptions` or `Subscriptions`.
+    Some clients write these words in the paths with a capital letter: `Subscriptions` and `Rules`.
+    Other clients write them without a capital letter.
     """
     routes = []
     spellings = product(("subscriptions", "Subscriptions"), ("rules", "Rules"))
@@ -220,7 +221,7 @@ class _Api:
     async def list(self, request: Request) -> Response:
         """Return one page of the list of queues or of topics.
 
-        Raises EntityNotFound if the request asks for anything else.
+        Raises EntityNotFound if the path names neither `queues` nor `topics`.
         """
         kind = request.path_params["kind"].casefold()
         if kind not in {"queues", "topics"}:
@@ -243,7 +244,7 @@ class _Api:
     async def put(self, request: Request) -> Response:
         """Create a queue or topic. If the request has the header `If-Match`, update it.
 
-        If the new status forbids the use of links, these links are detached.
+        An update detaches the links whose use the new status forbids.
         """
         body = await _body(request)
         description = parse_entry(body, _QUEUE_DESCRIPTION, _TOPIC_DESCRIPTION)
@@ -255,7 +256,9 @@ class _Api:
         if "If-Match" in request.headers:
             queue = self._find(request)
             if queue.settings.KIND != kind.KIND:
-                raise ArgumentError(f"{name[:300]!r} is a {queue.settings.KIND}")
+                raise ArgumentError(
+                    f"{name[:300]!r} is a {queue.settings.KIND} and cannot become a {kind.KIND}"
+                )
             return await self._update(request, queue, properties, rules)
         settings = settings_from(name, properties, rules or (), kind)
         check_name(settings.name)
@@ -292,7 +295,7 @@ class _Api:
     # Topics
 
     async def topics(self, _: Request) -> Response:
-        """Return for each topic the number of messages that no subscription got, as JSON."""
+        """Return the number of messages of each topic that no subscription got, as JSON."""
         return JSONResponse(
             [
                 {"name": topic.address, "dropped_messages": topic.dropped_count}
@@ -529,7 +532,7 @@ def settings_from(
     rules: Sequence[AuthorizationRule] = (),
     kind: type[QueueSettings] = QueueSettings,
 ) -> QueueSettings:
-    """Convert the properties of a description to the settings of `name`.
+    """Convert the properties of a description to settings with the name `name`.
 
     `rules` are the shared access policies in the description. `kind` is the class of the settings
     of a queue, a topic or a subscription. Raises ArgumentError if a property is invalid or not

@@ -51,7 +51,7 @@ def start_entry(url: str, title: str, kind: str) -> tuple[ElementTree.Element, E
 
     Args:
         url: The URL of the queue, topic, subscription or rule.
-        title: Its name.
+        title: The name of the queue, topic, subscription or rule.
         kind: The name of the description's element, for example `QueueDescription`.
     """
     entry = ElementTree.Element(f"{{{_ATOM}}}entry")

@@ -150,7 +150,10 @@ def parse_config(text: str) -> NamespaceConfig:
 
 
 def _unused_name(entity: "_JsonObject", names: set[str]) -> str:
-    """Return the name of a queue, topic, subscription or rule, and add it to `names`."""
+    """Return the name of a queue, topic, subscription or rule, and add it to `names`.
+
+    Raises ConfigError if `names` already contains the name.
+    """
     name = entity.text("Name")
     if name.casefold() in names:
         kind = entity.kind
@@ -260,7 +263,7 @@ class _JsonObject:
 
     @property
     def kind(self) -> str:
-        """What the object describes, for example `queue` for an item of `Queues`."""
+        """The kind of thing that the object describes, such as `queue` for an item of `Queues`."""
         plural = self.path.rpartition(".")[2].partition("[")[0]
         return "queue or topic" if plural == "Topics" else plural.lower().removesuffix("s")
 
@@ -328,8 +331,9 @@ def _settings(
 ) -> Settings:
     """Return the settings of a queue, topic or subscription.
 
-    `known` contains the names of the properties that it can have. `further` are settings that are
-    not among its properties.
+    `entity` is its description in the configuration. `known` contains the names of the properties
+    that the description can have. `further` contains settings that are not properties there, such
+    as the rules of a subscription.
     """
     properties = entity.part("Properties")
     for unknown in sorted(set(properties.values) - set(known)):

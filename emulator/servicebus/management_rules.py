@@ -1,7 +1,7 @@
 """Perform the operations on rules that peers request from a subscription's `$management` node.
 
 "AMQP request/response operations in Service Bus" (learn.microsoft.com) describes the operations and
-their fields. As in Azure, they require only the right Listen.
+their fields. As in Azure, the operations require only the right Listen.
 """
 
 from typing import Any
@@ -51,7 +51,7 @@ async def add_rule(queue: Queue, body: _Body) -> _Body:
     subscription = _subscription(queue)
     name, description = body.get("rule-name"), body.get("rule-description")
     if not isinstance(name, str) or not isinstance(description, dict):
-        raise _bad("expected rule-name, a string, and rule-description, a map")
+        raise _bad("rule-name must be a string, and rule-description must be a map")
     rule = SubscriptionRule(str(name), _read_filter(description), _read_action(description))
     await subscription.add_rule(rule)
     return {}
@@ -70,7 +70,7 @@ async def enumerate_rules(queue: Queue, body: _Body) -> _Body | None:
     """Return one page of the rules of a subscription, or None if the page is empty."""
     skip, top = body.get("skip"), body.get("top")
     if not (isinstance(skip, int) and isinstance(top, int) and skip >= 0 and top >= 1):
-        raise _bad("expected skip and top, both as whole numbers")
+        raise _bad("skip must be a whole number from 0, and top must be a whole number from 1")
     page = _subscription(queue).rules[skip : skip + top]
     rules = [{"rule-description": _rule_description(rule)} for rule in page]
     return {"rules": rules} if rules else None
@@ -87,7 +87,7 @@ def _read_filter(description: _Body) -> RuleFilter:
     if isinstance(sql, dict):
         return SqlFilter(_read_expression(sql))
     if not isinstance(correlation, dict):
-        raise _bad("expected the key sql-filter or correlation-filter with a map as its value")
+        raise _bad("rule-description must contain sql-filter or correlation-filter, as a map")
     system = {
         name: str(correlation[key])
         for key, name in _CORRELATION_FIELDS.items()

@@ -210,8 +210,8 @@ class AmqpMessageFormat:
     def read_properties(self, message: IncomingMessage) -> MessageProperties:
         """Return the properties of a message that filters can compare.
 
-        A value of a type that filters cannot compare is left out, such as a list or a decimal
-        number.
+        Properties whose values filters cannot compare, such as lists and decimal numbers, are left
+        out.
         """
         sections = split(message.annotations + message.bare)
         system: dict[str, Value] = {}

@@ -45,7 +45,10 @@ def read_rule(name: str, description: Element) -> SubscriptionRule:
 
 
 def read_default_rule(description: Element) -> SubscriptionRule | None:
-    """Return the first rule in a SubscriptionDescription. None if it has no element for it."""
+    """Return the first rule of a new subscription, which its SubscriptionDescription contains.
+
+    Return None if the description has no element `DefaultRuleDescription`.
+    """
     rule = _child(description, "DefaultRuleDescription")
     if rule is None:
         return None
@@ -88,7 +91,7 @@ def _read_values(parent: Element, name: str) -> dict[str, Value]:
     for each in () if listed is None else listed:
         value = _child(each, "Value")
         if value is None:
-            raise ArgumentError(f"{name}: expected a Value for each Key")
+            raise ArgumentError(f"{name}: expected an element Value for each element Key")
         # The type has the prefix of an XML namespace, which differs between clients.
         kind = value.get(_TYPE, "string").rpartition(":")[2]
         values[_text(each, "Key")] = value_from_text(kind, value.text or "")

@@ -185,7 +185,7 @@ def put_blob(
 def create_append_blob(
     db: sqlite3.Connection, new: NewBlob, precondition: WritePrecondition
 ) -> WriteResult:
-    """Create an empty append blob, or replace an existing append blob by an empty one.
+    """Create an empty append blob, or replace an existing append blob with an empty one.
 
     Raises StorageError if the container does not exist or the precondition is not met.
     """
@@ -199,7 +199,7 @@ def copy_blob(
     new: NewBlob,
     precondition: WritePrecondition,
 ) -> WriteResult:
-    """Create or replace a blob as a copy of another blob, which refers to the same content files.
+    """Create or replace a blob as a copy of another blob. Both refer to the same content files.
 
     The copy has the content, the type and the properties of the source. If `new` has no metadata,
     the copy also has the metadata of the source.

@@ -92,7 +92,8 @@ async def get_blob_metadata(context: OperationContext) -> BlobResponse:
 async def set_blob_properties(context: OperationContext) -> BlobResponse:
     """Set Blob Properties: replace all properties of a blob.
 
-    A property that the request does not contain is cleared, and so is the state of a copy.
+    A property that the request does not contain is cleared. If the blob is a copy, the information
+    about its source is cleared, too.
     """
     properties = read_blob_properties(context.request.headers)
     blob = await _describe(context, lambda blob: replace(blob, properties=properties, copy=None))
@@ -131,7 +132,7 @@ async def set_blob_tags(context: OperationContext) -> BlobResponse:
 
 
 async def create_snapshot(context: OperationContext) -> BlobResponse:
-    """Snapshot Blob: create a read-only copy of a blob, which has the time as its name."""
+    """Snapshot Blob: create a read-only copy of a blob, identified by its creation time."""
     snapshot = await context.store.change(
         writes.create_snapshot,
         context.request.container,

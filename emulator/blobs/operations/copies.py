@@ -54,7 +54,7 @@ class CopySource:
 async def copy_blob(context: OperationContext) -> BlobResponse:
     """Copy Blob or Copy Blob From URL: create or replace a blob as a copy of another blob.
 
-    The copy refers to the same content files, so it needs no time and no space.
+    The copy refers to the content files of the other blob, so no content is copied.
     """
     request, store = context.request, context.store
     is_sync = request.headers.get("x-ms-requires-sync", "false").lower() == "true"
@@ -90,10 +90,10 @@ async def copy_blob(context: OperationContext) -> BlobResponse:
 
 @contextlib.contextmanager
 def open_body(context: OperationContext) -> Iterator[tuple[Body, Blob | None]]:
-    """Yield the body of an upload and, if a source blob contains it, that blob.
+    """Yield the content of an upload and the source blob, or None if there is no source blob.
 
-    The source is the blob in the header `x-ms-copy-source`, in the range of `x-ms-source-range`.
-    Without this header, the body is that of the request.
+    If the request has the header `x-ms-copy-source`, it names the source blob, and the content is
+    the range `x-ms-source-range` of this blob. Otherwise, the content is the body of the request.
 
     Raises StorageError if the source does not exist or the request may not read it.
     """
@@ -158,10 +158,10 @@ def _authorize_source(context: OperationContext, *, allows_key: bool) -> CopySou
     if request.headers.get("x-ms-copy-source-tag-option", "replace").lower() != "replace":
         raise not_implemented("x-ms-copy-source-tag-option")
     if not _is_own_host(url, request.headers.get("host", "")):
-        raise not_implemented("x-ms-copy-source of another host")
+        raise not_implemented("x-ms-copy-source with a URL of another host")
     source = parse_url(url, request.client_address)
     if source.account != request.account:
-        raise not_implemented("x-ms-copy-source of another account")
+        raise not_implemented("x-ms-copy-source with a URL of another account")
     if not source.blob:
         raise invalid_header("x-ms-copy-source")
     if not (allows_key and context.grant.has_key):

@@ -16,7 +16,7 @@ The first item of the head is the kind of the frame, or the number (id) of an in
                  trace is [traceparent, tracestate]; invocation is the invocation id of Azure
     app  → host  [id, "http", status, headers]     body: response body
                  [id, "data", present]             body: the returned datum as text
-                                                   present: false if the function returned none
+                                                   present: false if the function returned None
                  [id, "error", type name, message, stack]
 """
 

@@ -50,10 +50,10 @@ class DurableEngine(ABC):
 
     @abstractmethod
     async def drain(self, timeout_seconds: float) -> None:
-        """Start no more activities and episodes, and wait for those that run.
+        """Start no more activities and episodes, and wait for those that are running.
 
         Wait at most `timeout_seconds`. The results of the activities that have ended are stored.
-        `stop` must follow.
+        The caller must then call `stop`.
         """
 
     @abstractmethod

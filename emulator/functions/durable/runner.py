@@ -161,7 +161,7 @@ class ActivityPool:
             task.add_done_callback(self._tasks.discard)
 
     async def drain(self, timeout_seconds: float) -> None:
-        """Start no more activities, and wait up to `timeout_seconds` for those that run."""
+        """Start no more activities, and wait up to `timeout_seconds` for running ones."""
         self._is_draining = True
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout_seconds)

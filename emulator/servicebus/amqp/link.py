@@ -41,7 +41,7 @@ class LinkTarget(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AttachDetails:
-    """What the reply to an attach performative contains because of the link's source."""
+    """The filters and properties that a source adds to the reply to an attach performative."""
 
     filters: dict[Any, Any]
     """The filters of the peer that the source applies."""
@@ -54,7 +54,7 @@ class LinkSource(Protocol):
 
     @property
     def attach_details(self) -> AttachDetails | None:
-        """What to add to the reply to the peer's attach performative, if anything."""
+        """The details to add to the reply to the peer's attach performative, or None."""
         ...
 
     @property
@@ -346,7 +346,7 @@ class OutgoingLink:
 
     @property
     def is_opening(self) -> bool:
-        """Whether the server has not replied to the peer, because the source is not available."""
+        """Whether the server has not replied to the peer yet, because it waits for the source."""
         return self.source is None and not self._closed
 
     @property
@@ -502,7 +502,7 @@ def read_source_request(attach: Attach) -> SourceRequest:
 
 
 def _timeout_seconds(attach: Attach) -> float | None:
-    """Return the timeout in the properties of an attach performative, or None if it has none."""
+    """Return the timeout in an attach performative, in seconds, or None if it contains none."""
     timeout_ms = (attach.properties or {}).get(_TIMEOUT)
     return timeout_ms / 1000 if isinstance(timeout_ms, UInt) else None
 
@@ -564,7 +564,7 @@ def _padded(terminus: Described | None, code: int, count: int) -> Described:
 
 
 def _with_filters(source: Described, filters: dict[Any, Any] | None) -> Described:
-    """Return the source with other filters.
+    """Return the source with `filters` instead of its own filters.
 
     The server's attach performative must list the filters that the server applies.
     """

@@ -1,7 +1,4 @@
-"""Create, find, change and delete the queues and topics of a namespace.
-
-They share one database.
-"""
+"""Create, find, change and delete the queues and topics of a namespace in one database."""
 
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -49,8 +46,8 @@ class Broker:
 
     Message locks are durable. After a restart of the broker, a receiver can still settle a message
     until the message's lock expires. If the lock expires while the broker is not running, the
-    delivery counts as failed. Locks on message sessions are not durable: like the end of a
-    connection, a restart of the broker releases all sessions.
+    delivery counts as failed. Locks on message sessions are not durable: after a restart of
+    the broker, no session is locked.
     """
 
     def __init__(
@@ -238,9 +235,10 @@ class Broker:
         return self._add(StoredQueue(number, settings, 1))
 
     async def update_queue(self, settings: QueueSettings) -> Queue:
-        """Replace the settings of a queue, topic or subscription, and return it.
+        """Replace the settings of a queue, topic or subscription.
 
-        Raises EntityNotFound if it does not exist.
+        Returns the changed queue, topic or subscription. Raises EntityNotFound if none has the name
+        in `settings`.
         """
         queue = self._own(settings.name)
         self._transactions.tick()
@@ -312,9 +310,9 @@ class Broker:
                 )
             elif known.settings.requires_session != settings.requires_session:
                 raise SchemaError(
-                    f"queue {settings.name!r}: RequiresSession cannot be changed: the queue exists"
-                    f" with {str(known.settings.requires_session).lower()}; delete the queue first,"
-                    " or choose another directory with --data"
+                    f"queue {settings.name!r}: RequiresSession cannot be changed from"
+                    f" {str(known.settings.requires_session).lower()}: delete the queue first, or"
+                    " choose another directory with --data"
                 )
             elif known.settings != settings:
                 stored[key] = replace(known, settings=settings)

@@ -144,9 +144,9 @@ class Dispatcher:
         return lock
 
     def request_session(self, accept: Callable[[MessageSessionLock], None]) -> NextSessionRequest:
-        """Wait for the next available message session.
+        """Register a request for the next available message session, and return the request.
 
-        `accept` is called by `offer_sessions`, with the new lock on the session.
+        `offer_sessions` later calls `accept` with the new lock on the session.
         """
         number = self._next_request
         self._next_request += 1

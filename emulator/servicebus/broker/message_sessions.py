@@ -2,7 +2,7 @@
 
 A message session is a group of messages with the same session id (`group-id` in AMQP). It has
 nothing to do with the sessions of an AMQP connection. A receiver that has accepted a session has
-an exclusive lock on it. All messages that the receiver gets are locked as long as the session is.
+an exclusive lock on it. The messages that the receiver gets are locked until this lock ends.
 
 The locks are only in memory: after a restart of the broker, no session is locked.
 """
@@ -61,8 +61,8 @@ class MessageSessionLock:
 class MessageSessionLocks:
     """The locks on the message sessions of all queues, and their expiry times.
 
-    A lock that has ended stays here until its messages are unlocked in the database. Until then,
-    no other receiver can lock the session.
+    A lock that has ended is removed only after its messages are unlocked in the database. Until
+    then, no other receiver can lock the session.
     """
 
     def __init__(self) -> None:

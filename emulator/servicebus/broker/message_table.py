@@ -13,11 +13,12 @@ _STALE_TOLERATED = 64
 
 
 class TimerHeap:
-    """A heap of the due times of messages. The broker must change a message at its due time.
+    """A heap of due times, at which the broker must change a message or end a lock.
 
-    Another heap contains the expiry times of the locks on message sessions, by the locks' ids.
+    One heap contains the due times of messages. Another heap contains the expiry times of the locks
+    on message sessions, and its keys are the ids of the locks instead of the ids of messages.
 
-    Each message has at most one due time. A due time that was replaced or removed stays in the
+    Each key has at most one due time. A due time that was replaced or removed stays in the
     heap, but is ignored. If the heap contains too many ignored due times, the heap is rebuilt.
     """
 

@@ -79,7 +79,10 @@ def check_update(name: str) -> None:
 
 
 def system_property_name(name: str) -> str:
-    """Return the name in `SYSTEM_PROPERTIES` of a system property. The case may differ."""
+    """Return the name of a system property as it is spelled in `SYSTEM_PROPERTIES`.
+
+    `name` may be the alias `subject`. Upper and lower case are not distinguished.
+    """
     key = name.casefold()
     return _NAMES[_ALIASES.get(key, key)]
 
@@ -178,7 +181,7 @@ def check_value(value: Value) -> None:
     ):
         raise ArgumentError(f"{value[:100]!r}: a filter cannot contain control characters")
     if isinstance(value, int) and not _MIN_INTEGER <= value <= _MAX_INTEGER:
-        raise ArgumentError("a whole number in a filter has at most 64 bits")
+        raise ArgumentError("a whole number in a filter must have at most 64 bits")
 
 
 def _boolean(text: str) -> bool:

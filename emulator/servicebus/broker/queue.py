@@ -74,9 +74,9 @@ class Queue:
 
     @property
     def requires_session(self) -> bool:
-        """Whether each message belongs to a message session. Never the case in dead-letter queues.
+        """Whether each message belongs to a message session. Always False for a dead-letter queue.
 
-        A receiver then receives the messages of one session, on which it has an exclusive lock.
+        If it is True, each receiver gets only the messages of one session, which it has locked.
         """
         return self._state.requires_session
 
@@ -243,11 +243,11 @@ class Queue:
         return self._dispatcher.lock_session(session_id, now)
 
     def request_session(self, accept: Callable[[MessageSessionLock], None]) -> NextSessionRequest:
-        """Wait for the next available message session, and call `accept` with a lock on it.
+        """Register a request for the next available message session, and return the request.
 
         A session is available if it is not locked and at least one of its messages is ready. The
-        session with the oldest ready message is the next one. `accept` is called later, unless the
-        request is canceled.
+        session with the oldest ready message is the next one. `accept` is called later with a lock
+        on the session, unless the request is cancelled before.
 
         Raises EntityDisabled if the queue's status forbids receiving, and NotAllowed if the queue
         has no message sessions.
@@ -462,7 +462,7 @@ class Queue:
 
 
 def _check_session_id(session_id: str | None) -> None:
-    """Check the session id of a message or a receiver."""
+    """Raise an error if the session id of a message or a receiver is missing or invalid."""
     if session_id is None:
         raise NotAllowed(
             "The SessionId was not set on a message, and it cannot be sent to the entity. Entities"

@@ -167,7 +167,7 @@ class QueueState:
 
     @property
     def changed_states(self) -> "Sequence[QueueState]":
-        """The queues whose state a send or a due change of this queue may change."""
+        """The states that may change when a message is sent to this queue or becomes due."""
         return (self,)
 
     # Transactions. The message table commits and rolls back the messages themselves.

@@ -138,7 +138,8 @@ class QueueSettings:
 class TopicSettings(QueueSettings):
     """The settings of a topic. Messages are received from its subscriptions.
 
-    So the lock duration, the maximum delivery count and dead-lettering have no effect.
+    Therefore the lock duration, the maximum delivery count and dead-lettering have no effect on the
+    topic itself.
     """
 
     KIND: ClassVar[str] = "topic"

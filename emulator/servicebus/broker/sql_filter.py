@@ -1,12 +1,11 @@
 """Parse and evaluate the expressions of SQL filters and SQL actions.
 
 "Subscription rule SQL filter syntax" and "Subscription rule SQL action syntax"
-(learn.microsoft.com) describe the language. It has three
-truth values: true, false and unknown, which is None here. A message matches a filter only if the
-expression is true.
+(learn.microsoft.com) describe the language. The language has three truth values: true, false and
+unknown, which is None here. A message matches a filter only if the expression is true.
 
-An operation is unknown if one of its operands is unknown, or if their types do not fit. A property
-that the message does not have is unknown.
+The result of an operation is unknown if one of its operands is unknown, or if the types of the
+operands do not fit. The value of a property that the message does not have is unknown.
 """
 
 import math
@@ -566,8 +565,8 @@ def _like(left: _Expression, pattern: _Expression, escape: _Expression | None) -
 def _matches(text: str, pattern: str, escape: str | None) -> bool | None:
     """Return whether a text matches a pattern with `%` and `_`. None if the pattern is invalid.
 
-    The pattern is split at each `%`. Between the first and the last part, each part is searched
-    where the part before ended. So a pattern with many `%` does not need much time.
+    The pattern is split into parts at each `%`. Each part is searched from the end of the previous
+    part's match. Therefore a pattern with many `%` does not need much time.
     """
     parts = [""]
     is_escaped = False

@@ -75,7 +75,7 @@ class CorrelationFilter:
 
     def __post_init__(self) -> None:
         if not self.system and not self.application:
-            raise ArgumentError("CorrelationFilter: expected a value of at least one property")
+            raise ArgumentError("CorrelationFilter: expected a value for at least one property")
         for name, value in self.system.items():
             check_system_property(name)
             check_value(value)

@@ -90,12 +90,13 @@ class SubscriptionState(QueueState):
     ) -> MessageRecord:
         """Add a copy of a message that was sent to the topic, and return the copy's record.
 
-        If the action of a rule has made the copy too large, it is dead-lettered.
+        If the action of a rule has made the copy too large, the copy is dead-lettered.
 
         Args:
             message: The copy.
             first_number: The sequence number that the message got in the topic.
-            expires_at: When the message expires by the time to live of the topic.
+            expires_at: The time at which the copy expires at the latest, by the time to live of the
+                message and of the topic. None if there is no such time.
             now: The current time.
         """
         record = self._enqueue(message, self._new_sequence_number(), first_number, now)
@@ -111,7 +112,7 @@ class SubscriptionState(QueueState):
 
 
 class TopicState(QueueState):
-    """The state of a topic, which keeps only its scheduled messages itself."""
+    """The state of a topic. The topic itself stores only scheduled messages."""
 
     def __init__(
         self,
@@ -130,7 +131,7 @@ class TopicState(QueueState):
 
     @property
     def changed_states(self) -> Sequence[QueueState]:
-        """The topic and its subscriptions."""
+        """The states of the topic and its subscriptions."""
         return (self, *self.subscriptions)
 
     def _enqueue(
@@ -169,7 +170,7 @@ class TopicState(QueueState):
 
 
 class TopicSubscription(Queue):
-    """A subscription of a topic: a queue that gets its messages from the topic."""
+    """A subscription of a topic. Its rules select messages that are sent to the topic."""
 
     @property
     def rules(self) -> tuple[SubscriptionRule, ...]:
@@ -179,7 +180,7 @@ class TopicSubscription(Queue):
         return settings.rules
 
     def check_sending(self) -> None:
-        """Raise NotAllowed, because messages are sent to the topic."""
+        """Raise NotAllowed, because messages can be sent only to the topic."""
         raise NotAllowed(
             f"messages cannot be sent to {self.address!r}, which is a subscription: send them to"
             " its topic"
@@ -248,7 +249,7 @@ class Topic(Queue):
         return self._topic_state.dropped_count
 
     def check_receiving(self) -> None:
-        """Raise NotAllowed, because messages are received from a subscription."""
+        """Raise NotAllowed, because messages can be received only from subscriptions."""
         raise NotAllowed(
             f"messages cannot be received from {self.address!r}, which is a topic: receive them"
             " from one of its subscriptions"
@@ -257,7 +258,7 @@ class Topic(Queue):
     # Methods that the broker calls
 
     def add_subscription(self, subscription: TopicSubscription, state: SubscriptionState) -> None:
-        """Give the topic one more subscription, whose state is `state`."""
+        """Add a subscription, whose state is `state`, to the topic."""
         self._subscriptions[subscription.address.casefold()] = subscription
         self._topic_state.subscriptions.append(state)
 

@@ -221,9 +221,10 @@ class Waiter:
 
     @contextmanager
     def starting(self) -> Iterator[None]:
-        """Report whether the block, which starts the orchestration, has raised an error.
+        """Record in `delayed_start` that the `with` block has started the orchestration.
 
-        The report goes to the replies that wait for the start with their outcome.
+        If the block raises an error, nothing is recorded here. The requests with the workers'
+        replies wait for this record, see `DelayedStart.wait`.
         """
         yield
         if self.delayed_start is not None:
@@ -270,7 +271,10 @@ class DelayedStart:
         self._end: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
     def end(self, *, has_started: bool) -> None:
-        """Record whether the orchestration was started with the outcome. The first call counts."""
+        """Record whether the orchestration was started with the outcome.
+
+        Only the first call has an effect.
+        """
         if not self._end.done():
             self._end.set_result(has_started)
 
@@ -324,7 +328,8 @@ class Waiters:
         """Pass the outcome to the request that delays the start of the job's orchestration.
 
         Returns the delayed start; None if no request in this process delays the start. Only the
-        first outcome is passed. So the returned object may contain another outcome.
+        first outcome is passed. If there was an earlier one, the returned object contains that
+        earlier outcome.
         """
         for waiter in self._waiters.get(job_id, ()):
             if (start := waiter.delayed_start) is not None:

@@ -383,7 +383,9 @@ def recorded_output(instance: InstanceSnapshot) -> Record | None:
 
 
 def first_record_of(instance: InstanceSnapshot) -> Record | None:
-    """Return a job's record at the start of its orchestration; None if `instance` runs no job.
+    """Return a job's record at the start of its orchestration, which is `instance`.
+
+    Returns None if `instance` is not the orchestration of a job.
 
     The record is final if the orchestration was started with the job's outcome.
     """

@@ -83,9 +83,10 @@ class LocalEngine(DurableEngine):
             self._pool.add(work)
 
     async def drain(self, timeout_seconds: float) -> None:
-        """Start no more activities and episodes, and wait up to `timeout_seconds` for running ones.
+        """Start no more activities and episodes, and wait for those that are running.
 
-        Store the results of the activities that have ended. `stop` must follow.
+        Wait at most `timeout_seconds`. Store the results of the activities that have ended. The
+        caller must then call `stop`.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_seconds

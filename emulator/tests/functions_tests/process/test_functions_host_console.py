@@ -76,7 +76,7 @@ async def test_an_unknown_option_is_refused_with_a_list_of_the_options_and_witho
     folder, data = write_app(tmp_path / "app", APP), tmp_path / "data"
     status, line = await failed_start(folder, data, "--password=SECRET", "--useHttps")
     assert status == 2
-    assert "--password is not an option of this host: it has --allow-host, --app, --cors," in line
+    assert "--password is not an option of this host: use one of --allow-host, --app," in line
     assert "--port" in line
     assert "SECRET" not in line
 

@@ -9,7 +9,7 @@ import httpx
 
 from functions_tests.process.host_process import RunningHost, running_host, write_app
 
-CHANGED = "the app is loaded again"
+CHANGED = "loading the app again"
 LOADED = r"\d functions loaded; listening"
 BUNDLED = """{"version": "2.0", "extensionBundle":
  {"id": "Microsoft.Azure.Functions.ExtensionBundle", "version": "[4.*, 5.0.0)"}}"""

@@ -304,7 +304,7 @@ def test_a_queue_without_configured_properties_has_the_default_properties_of_azu
         ),
         (
             with_rule(FilterType="Correlation", CorrelationFilter={}),
-            "Rules[0]: CorrelationFilter: expected a value of at least one property",
+            "Rules[0]: CorrelationFilter: expected a value for at least one property",
         ),
         (
             with_rule(FilterType="Correlation", CorrelationFilter={"Color": "red"}),
@@ -316,7 +316,7 @@ def test_a_queue_without_configured_properties_has_the_default_properties_of_azu
         ),
         (
             with_rule(FilterType="Correlation", CorrelationFilter={"Properties": {"a": 2**65}}),
-            "Rules[0]: a whole number in a filter has at most 64 bits",
+            "Rules[0]: a whole number in a filter must have at most 64 bits",
         ),
         (with_rule(Filter={}), "Properties.Filter: a rule has no property with this name"),
         (config({"LockDuration": "1 minute"}), "Properties.LockDuration: '1 minute' is not"),

@@ -362,7 +362,7 @@ def test_invalid_requests_for_topics_are_refused_with_their_reason(
         ),
         (
             HttpResponseError,
-            "CorrelationFilter: expected a value of at least one property",
+            "CorrelationFilter: expected a value for at least one property",
             lambda: admin.create_rule(topic, "one", "bad", filter=CorrelationRuleFilter()),
         ),
         (ResourceNotFoundError, "does not exist", lambda: admin.get_rule(topic, "one", "absent")),
