@@ -1,4 +1,7 @@
-"""Test that a gateway waits briefly for the outcome before it starts an orchestration."""
+"""Test the start delay: a gateway starts an orchestration only after a short wait for the outcome.
+
+If the job ends during this delay, its orchestration starts with the outcome in its ticket.
+"""
 
 import asyncio
 import json
@@ -137,7 +140,7 @@ def test_the_outcome_is_recorded_in_a_blob_if_the_caller_goes_away_during_the_st
     in_gateway(test)
 
 
-def test_a_second_reply_after_the_start_neither_changes_the_outcome_nor_counts() -> None:
+def test_a_second_reply_after_the_start_changes_neither_the_outcome_nor_the_metrics() -> None:
     async def test(gateway: RunningGateway) -> None:
         response = submit(gateway)
         request = await sent_request(gateway)
@@ -154,7 +157,7 @@ def test_a_second_reply_after_the_start_neither_changes_the_outcome_nor_counts()
 
 
 @pytest.mark.parametrize("status", [RuntimeStatus.RUNNING, RuntimeStatus.TERMINATED])
-def test_the_outcome_in_the_ticket_counts_and_not_another_outcome_in_a_blob(
+def test_the_outcome_in_the_ticket_takes_precedence_over_an_outcome_in_a_blob(
     status: RuntimeStatus,
 ) -> None:
     async def test(gateway: RunningGateway) -> None:

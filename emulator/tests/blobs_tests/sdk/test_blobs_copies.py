@@ -26,7 +26,7 @@ def signed_url(blob: Any) -> str:
 
 
 @pytest.mark.parametrize("size", [100, 100_000])
-async def test_the_sdk_copies_a_blob_with_the_key_or_with_a_signed_url(
+async def test_the_sdk_copies_a_blob_with_the_account_key_or_from_a_signed_url(
     container: Any, size: int
 ) -> None:
     content = os.urandom(size)
@@ -64,7 +64,7 @@ async def test_the_sdk_uploads_a_block_from_a_signed_url(container: Any) -> None
 
 
 @pytest.mark.azurite_differs("Azurite reads a blob of the same account without a SAS")
-async def test_an_upload_from_a_url_without_a_sas_is_refused(container: Any) -> None:
+async def test_a_synchronous_copy_from_a_url_without_a_sas_is_refused(container: Any) -> None:
     source, copy = container.get_blob_client("source"), container.get_blob_client("copy")
     await source.upload_blob(b"content")
     with pytest.raises(HttpResponseError):

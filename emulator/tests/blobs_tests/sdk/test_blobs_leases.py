@@ -14,7 +14,7 @@ from blobs_tests.sdk.both_clients import Dressed, code_of
 
 
 def lease_client(client: Any) -> Any:
-    """Return a lease client with asynchronous methods for a blob or container."""
+    """Return a lease client with asynchronous methods for the blob or container of `client`."""
     if isinstance(client, Dressed):
         return Dressed(BlobLeaseClient(client._inner, str(uuid4())))
     return AsyncBlobLeaseClient(client, str(uuid4()))
@@ -46,7 +46,7 @@ async def test_the_sdk_acquires_changes_renews_releases_and_breaks_a_lease(
         assert await refused_code(lease.renew()) == (409, "LeaseIsBrokenAndCannotBeRenewed")
 
 
-async def test_the_sdk_writes_and_deletes_a_leased_blob_only_with_the_lease(
+async def test_the_sdk_writes_and_deletes_a_leased_blob_only_with_the_lease_id(
     container: Any,
 ) -> None:
     blob = container.get_blob_client("blob")
@@ -64,7 +64,7 @@ async def test_the_sdk_writes_and_deletes_a_leased_blob_only_with_the_lease(
     await blob.delete_blob(lease=lease.id)
 
 
-async def test_the_sdk_deletes_a_leased_container_only_with_the_lease(service: Any) -> None:
+async def test_the_sdk_deletes_a_leased_container_only_with_the_lease_id(service: Any) -> None:
     container = await service.create_container(f"test-{uuid4().hex}")
     lease = lease_client(container)
     await lease.acquire()

@@ -50,7 +50,7 @@ async def test_the_sdk_takes_reads_lists_and_deletes_snapshots(container: Any) -
         ),
     ],
 )
-async def test_a_sas_of_a_snapshot_or_of_the_container_reads_the_snapshot(
+async def test_a_snapshot_can_be_read_with_a_sas_of_the_snapshot_or_of_its_container(
     container: Any, server: Server, sdk: str, resource: str
 ) -> None:
     blob = container.get_blob_client("blob")

@@ -73,7 +73,7 @@ async def test_creating_an_append_blob_again_empties_it_and_removes_its_content_
     assert service.content_files == []
 
 
-async def test_a_block_is_appended_only_at_the_position_and_within_the_size_of_the_request(
+async def test_a_block_is_appended_only_if_the_position_and_size_conditions_are_met(
     service: RunningBlobService,
 ) -> None:
     await create(service)
@@ -109,7 +109,7 @@ async def test_exactly_one_of_many_concurrent_appends_at_one_position_succeeds(
         ("2021-12-02", 4 * MIB + 1, 413),
     ],
 )
-async def test_the_largest_block_depends_on_the_api_version(
+async def test_the_maximum_block_size_depends_on_the_api_version(
     service: RunningBlobService, version: str, size: int, status: int
 ) -> None:
     headers = {"x_ms_version": version, "content_length": str(size)}
@@ -143,7 +143,9 @@ async def test_an_operation_for_another_blob_type_is_refused(
     assert {(answer.status, answer.code) for answer in answers} == {(409, "InvalidBlobType")}
 
 
-async def test_a_malformed_append_is_refused(service: RunningBlobService) -> None:
+async def test_an_invalid_append_request_is_refused_and_stores_nothing(
+    service: RunningBlobService,
+) -> None:
     assert (await append(service, b"x")).code == "BlobNotFound"
     refused = await service.request("PUT", "box/log", b"content", headers=APPEND)
     assert (refused.status, refused.code) == (400, "InvalidHeaderValue")

@@ -82,7 +82,9 @@ async def test_the_content_file_of_a_copy_is_removed_with_the_last_blob_that_use
     assert service.content_files == []
 
 
-async def test_a_snapshot_is_copied_over_its_blob(service: RunningBlobService) -> None:
+async def test_copying_a_snapshot_over_its_blob_restores_the_old_content(
+    service: RunningBlobService,
+) -> None:
     await service.put("box/blob", b"old")
     taken = await service.request("PUT", "box/blob", query="comp=snapshot")
     time = taken.headers["x-ms-snapshot"]
@@ -92,7 +94,9 @@ async def test_a_snapshot_is_copied_over_its_blob(service: RunningBlobService) -
     assert (await service.get("box/blob")).body == b"old"
 
 
-async def test_a_copied_append_blob_can_be_appended_to(service: RunningBlobService) -> None:
+async def test_blocks_can_be_appended_to_a_copy_of_an_append_blob(
+    service: RunningBlobService,
+) -> None:
     await service.request("PUT", "box/log", headers={"x-ms-blob-type": "AppendBlob"})
     await service.request("PUT", "box/log", b"one", query="comp=appendblock")
     await copy(service, "box/copy", signed(service, "box/log"))
@@ -141,7 +145,7 @@ async def test_blobs_blocks_and_appended_blocks_are_uploaded_from_a_url(
         (f"{ACCOUNT_URL}/box/source?sig=wrong", 403, "CannotVerifyCopySource"),
     ],
 )
-async def test_a_source_that_this_service_cannot_read_is_refused(
+async def test_a_copy_from_a_url_that_the_service_cannot_read_is_refused(
     service: RunningBlobService, source: str, status: int, code: str
 ) -> None:
     await service.put("box/source", b"content")
@@ -151,7 +155,7 @@ async def test_a_source_that_this_service_cannot_read_is_refused(
     assert (await service.get("box/copy")).status == 404
 
 
-async def test_a_copy_from_localhost_is_the_same_as_from_127_0_0_1(
+async def test_a_blob_is_copied_from_a_url_with_localhost_instead_of_127_0_0_1(
     service: RunningBlobService,
 ) -> None:
     await service.put("box/source", b"content")
@@ -159,7 +163,9 @@ async def test_a_copy_from_localhost_is_the_same_as_from_127_0_0_1(
     assert (await copy(service, "box/copy", source)).status == 202
 
 
-async def test_the_sas_of_the_source_must_permit_reading(service: RunningBlobService) -> None:
+async def test_a_copy_is_refused_if_the_sas_of_its_source_does_not_permit_reading(
+    service: RunningBlobService,
+) -> None:
     await service.put("box/source", b"content")
     expiry = START.replace(year=2027)
     sas = generate_account_sas(DEVELOPMENT_ACCOUNT, DEVELOPMENT_KEY, "sco", "wl", expiry)
@@ -167,7 +173,7 @@ async def test_the_sas_of_the_source_must_permit_reading(service: RunningBlobSer
     assert (answer.status, answer.code) == (403, "CannotVerifyCopySource")
 
 
-async def test_a_copy_is_refused_if_a_condition_of_source_or_destination_is_not_met(
+async def test_a_copy_is_refused_if_a_condition_on_its_source_or_destination_is_not_met(
     service: RunningBlobService,
 ) -> None:
     await service.put("box/source", b"content")
@@ -191,7 +197,7 @@ async def test_a_copy_is_refused_if_a_condition_of_source_or_destination_is_not_
 
 @given(st.sampled_from(["", "http://", f"http://{HOST}", ACCOUNT_URL, f"{ACCOUNT_URL}/"]), SUFFIXES)
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_any_source_url_is_refused_or_not_found(
+async def test_a_copy_from_a_random_source_url_is_refused(
     service: RunningBlobService, start: str, suffix: str
 ) -> None:
     for headers in ({}, {"x_ms_blob_type": "BlockBlob"}):
@@ -199,7 +205,7 @@ async def test_any_source_url_is_refused_or_not_found(
         assert answer.status in {400, 401, 403, 404, 501}
 
 
-async def test_an_operation_without_a_source_refuses_the_header_by_name(
+async def test_a_block_list_request_with_a_copy_source_header_is_refused(
     service: RunningBlobService,
 ) -> None:
     source = signed(service, "box/source")

@@ -1,4 +1,4 @@
-"""Test the lease of a blob or container against the tables of Azure's documentation."""
+"""Test that leases of blobs and containers behave as the tables of Azure's documentation say."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ USES: dict[str, tuple[str | None, ...]] = {
 
 
 def lease_in(state: LeaseState, now_us: int) -> Lease:
-    """Return a lease with the id ONE that is in this state at the time `now_us`."""
+    """Return a lease that is in `state` at the time `now_us`. If it has an id, the id is ONE."""
     past, future = now_us - SECOND, now_us + 60 * SECOND
     return {
         AVAILABLE: NO_LEASE,
@@ -76,9 +76,13 @@ def lease_in(state: LeaseState, now_us: int) -> Lease:
 
 
 def request_for(name: str, current: str, other: str, proposed: str) -> LeaseRequest:
-    """Return the request that a key of OUTCOMES names, if the current lease id is `current`.
+    """Return the lease request that a key of OUTCOMES describes, for example "renew same".
 
-    `proposed` is the new lease id of the action `change`.
+    Args:
+        name: The key: an action, and which lease id it sends or how many seconds a break takes.
+        current: The id of the current lease, which "same" stands for.
+        other: The lease id that "other" stands for.
+        proposed: The new lease id of the action "change".
     """
     action, argument = name.split()
     lease_id = current if argument == "same" else other
@@ -92,7 +96,10 @@ def request_for(name: str, current: str, other: str, proposed: str) -> LeaseRequ
 
 
 def use(name: str, lease: Lease, now_us: int, current: str, other: str) -> str | None:
-    """Read or write a blob as a key of USES says, and return the error code."""
+    """Check whether a blob with this lease permits a read or write, for example "write same".
+
+    `name` is a key of USES. Return the error code, or None if the operation is permitted.
+    """
     action, whose = name.split()
     lease_id = {"same": current, "other": other, "none": None}[whose]
     blob = Blob(1, "blob", 0, '"etag"', 0, 0, {}, {}, lease)
@@ -134,7 +141,7 @@ def test_a_read_or_write_has_the_outcome_that_azure_documents_for_the_lease_stat
     assert use(name, lease_in(state, now_us), now_us, ONE, TWO) == expected
 
 
-def test_a_repeated_change_to_the_same_lease_id_succeeds_with_any_lease_id() -> None:
+def test_changing_a_lease_to_its_current_id_succeeds_even_with_a_wrong_lease_id() -> None:
     asked = LeaseRequest("change", THREE, ONE)
     assert asked.apply(Lease(ONE, 60, 60 * SECOND), 0).id == ONE
 
@@ -142,7 +149,8 @@ def test_a_repeated_change_to_the_same_lease_id_succeeds_with_any_lease_id() -> 
 class LeaseMachine(RuleBasedStateMachine):
     """Apply random actions to a lease, and compare the lease with the tables of the documentation.
 
-    The model is the state, the id and the seconds that are left. `None` seconds never end.
+    The expected lease is described by its state (`state`), its id (`current`) and the seconds until
+    it ends (`left`), which are None if it has no end.
     """
 
     def __init__(self) -> None:
@@ -220,7 +228,7 @@ async def lease(
 ) -> RecordedResponse:
     """Send a lease action for a blob, or for a container if `path` has no slash.
 
-    In the names of `headers`, an underscore stands for a hyphen, and `x-ms-` is left out.
+    In the names of `headers`, an underscore stands for a hyphen. The prefix `x-ms-` is left out.
     """
     query = "comp=lease" if "/" in path else "restype=container&comp=lease"
     names = {f"x-ms-{name.replace('_', '-')}": value for name, value in headers.items()}
@@ -348,7 +356,7 @@ async def test_a_leased_container_is_deleted_only_with_the_lease_id_and_its_blob
     assert answer.status == 202
 
 
-async def test_a_lease_survives_a_restart_and_expires_at_its_time(tmp_path: Path) -> None:
+async def test_a_lease_survives_a_restart_and_expires_after_its_duration(tmp_path: Path) -> None:
     async with open_service(tmp_path) as service:
         await service.put("box/blob", b"content")
         await lease(service, "box/blob", "acquire", lease_duration="60", proposed_lease_id=ONE)
@@ -362,7 +370,7 @@ async def test_a_lease_survives_a_restart_and_expires_at_its_time(tmp_path: Path
         assert refused.code == "LeaseIdMissing"
 
 
-async def test_an_expired_lease_is_renewed_unless_the_blob_was_changed(
+async def test_an_expired_lease_can_be_renewed_unless_the_blob_was_changed(
     service: RunningBlobService,
 ) -> None:
     await service.put("box/blob", b"content")

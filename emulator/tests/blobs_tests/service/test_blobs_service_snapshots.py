@@ -23,7 +23,7 @@ ENTRY = re.compile(rb"<Blob><Name>([^<]+)</Name>(?:<Snapshot>([^<]+)</Snapshot>)
 
 
 async def take(service: RunningBlobService, path: str, **headers: str) -> str:
-    """Create a snapshot, and return its time."""
+    """Create a snapshot of a blob, and return the time that identifies the snapshot."""
     answer = await service.request("PUT", path, query="comp=snapshot", headers=headers)
     assert answer.status == 201, answer.code
     return answer.headers["x-ms-snapshot"]
@@ -41,7 +41,10 @@ async def delete(
 
 
 async def names(service: RunningBlobService, query: str) -> list[tuple[str, str]]:
-    """Return the name and the snapshot of each listed blob, page after page."""
+    """List blobs page after page, and return the name and the snapshot time of each.
+
+    The time is empty for a blob that is not a snapshot.
+    """
     found: list[tuple[str, str]] = []
     marker = ""
     while True:
@@ -57,7 +60,7 @@ async def names(service: RunningBlobService, query: str) -> list[tuple[str, str]
 
 
 @pytest.mark.parametrize("size", [10, 100_000])
-async def test_a_snapshot_keeps_the_content_metadata_and_tags_of_its_time(
+async def test_a_snapshot_keeps_its_content_metadata_and_tags_after_the_blob_has_changed(
     tmp_path: Path, size: int
 ) -> None:
     old, new = os.urandom(size), os.urandom(size)
@@ -97,7 +100,7 @@ async def test_snapshots_are_listed_before_their_blob_from_the_oldest_to_the_new
     assert await names(service, "maxresults=2") == [("a", ""), ("b", ""), ("c", "")]
 
 
-async def test_a_page_lists_hundreds_of_snapshots_of_one_blob(
+async def test_hundreds_of_snapshots_of_one_blob_are_listed(
     service: RunningBlobService,
 ) -> None:
     await service.put("box/blob", b"content")
@@ -115,7 +118,7 @@ async def test_a_page_lists_hundreds_of_snapshots_of_one_blob(
     assert await names(service, "include=snapshots") == [*expected, ("blob", "")]
 
 
-async def test_a_blob_with_snapshots_is_deleted_only_together_with_them(
+async def test_a_blob_with_snapshots_can_only_be_deleted_together_with_its_snapshots(
     service: RunningBlobService,
 ) -> None:
     await service.put("box/blob", os.urandom(100_000))
@@ -146,7 +149,7 @@ async def test_the_deletion_of_a_container_removes_the_content_files_of_snapshot
     assert service.content_files == []
 
 
-async def test_a_snapshot_of_a_missing_or_changed_or_differently_leased_blob_is_refused(
+async def test_a_snapshot_is_refused_if_the_blob_is_missing_or_a_condition_is_not_met(
     service: RunningBlobService,
 ) -> None:
     missing = await service.request("PUT", "box/none", query="comp=snapshot")
@@ -160,7 +163,9 @@ async def test_a_snapshot_of_a_missing_or_changed_or_differently_leased_blob_is_
         assert (answer.status, answer.code) == (412, code)
 
 
-async def test_a_leased_blob_has_snapshots_without_a_lease(service: RunningBlobService) -> None:
+async def test_a_snapshot_of_a_leased_blob_can_be_deleted_without_the_lease_id(
+    service: RunningBlobService,
+) -> None:
     await service.put("box/blob", b"content")
     acquire = {"x-ms-lease-action": "acquire", "x-ms-lease-duration": "-1"}
     await service.request("PUT", "box/blob", query="comp=lease", headers=acquire)
@@ -184,7 +189,8 @@ async def test_a_snapshot_of_an_append_blob_keeps_its_blocks(
 class SnapshotMachine(RuleBasedStateMachine):
     """Change one blob and its snapshots at random, and compare the index with a dictionary.
 
-    The content files that the index no longer refers to must be exactly those that it returns.
+    `files` contains the written content files that the index has not yet reported as unused. They
+    must be exactly the files of the blob and its snapshots.
     """
 
     def __init__(self) -> None:

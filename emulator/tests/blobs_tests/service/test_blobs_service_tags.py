@@ -65,7 +65,9 @@ def test_any_tags_header_is_parsed_or_refused_with_status_400(value: str) -> Non
         ([("schlüssel", "")], "InvalidTag"),
     ],
 )
-def test_tags_against_the_rules_are_refused(pairs: list[tuple[str, str]], code: str) -> None:
+def test_tags_that_break_a_rule_are_refused_with_its_error_code(
+    pairs: list[tuple[str, str]], code: str
+) -> None:
     with pytest.raises(StorageError) as refused:
         parse_tags(document(*pairs))
     assert refused.value.code == code
@@ -104,7 +106,7 @@ async def test_an_upload_without_tags_removes_the_tags_and_set_metadata_keeps_th
     assert "x-ms-tag-count" not in (await service.get("box/blob")).headers
 
 
-async def test_block_lists_and_append_blobs_have_the_tags_of_the_request(
+async def test_append_blobs_and_committed_block_lists_get_the_tags_of_their_requests(
     service: RunningBlobService,
 ) -> None:
     tags = {"x-ms-tags": "a=1"}
@@ -117,7 +119,7 @@ async def test_block_lists_and_append_blobs_have_the_tags_of_the_request(
         assert (await service.get(path)).headers["x-ms-tag-count"] == "1"
 
 
-async def test_setting_and_reading_tags_needs_the_permission_for_tags(
+async def test_setting_or_reading_tags_without_the_permission_for_tags_is_refused(
     service: RunningBlobService,
 ) -> None:
     await service.put("box/blob", b"content")

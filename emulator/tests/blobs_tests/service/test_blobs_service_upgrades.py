@@ -1,4 +1,4 @@
-"""Test that a store with an older format version is upgraded and keeps its blobs."""
+"""Test that a store with an older format version is upgraded, and that a newer one is refused."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ INSERT INTO segment VALUES (2, 0, 5, '{KEY}', '');
 
 
 def create_old_store(root: Path, version: int) -> None:
-    """Create a data directory with two blobs, as a program of this format version wrote it."""
+    """Create a data directory with two blobs and the format version `version`."""
     (root / "content" / "ab").mkdir(parents=True)
     (root / "content" / "ab" / KEY).write_bytes(b"large")
     tables = VERSION_1 if version == 1 else VERSION_1 + ADDED_BY_2

@@ -1,4 +1,7 @@
-"""A client of a host that runs the app `extension`, and a list of the extension's own tests."""
+"""A client of a Functions host with the app `extension`, and a list of the repeated test cases.
+
+The test cases are those of the Durable extension for Azure Functions, which our tests repeat.
+"""
 
 import asyncio
 import json
@@ -21,7 +24,9 @@ A method occurs once for each of its rows of data that our tests repeat.
 
 
 def source(*methods: str, rows: int = 1) -> Callable[[Test], Test]:
-    """Return a decorator for a test that repeats cases of the extension's own tests.
+    """Add test cases of the extension to SOURCES, and return a decorator for our test of them.
+
+    The decorator returns the test unchanged.
 
     Args:
         methods: The file and the name of each repeated test method: "File.cs: Method".
@@ -37,9 +42,9 @@ def new_id() -> str:
 
 
 class ExtensionHost:
-    """Sends requests to a running host with the app `extension`.
+    """Sends requests to a running Functions host with the app `extension`.
 
-    `engine` is the name of the host's durable engine.
+    `engine` is the name of the host's durable engine: "local" or "azure-storage".
     """
 
     def __init__(self, http: httpx.AsyncClient, engine: str) -> None:
@@ -53,10 +58,10 @@ class ExtensionHost:
         return str(response.json()["id"])
 
     async def begin(self, name: str, value: Any = None, **query: str) -> str:
-        """Start an orchestration as `start` does, and return when it waits for something.
+        """Start an orchestration, wait until its status is Running, and return the instance id.
 
-        Many of the extension's tests send an event right after the start. The azure-storage engine
-        discards an event that arrives during the first episode: docs/fidelity.md.
+        Tests that send an event call this method instead of `start`, because the azure-storage
+        engine discards an event that arrives during the first episode: docs/fidelity.md.
         """
         instance_id = await self.start(name, value, **query)
         await self.wait_for(instance_id, "Running")
@@ -69,13 +74,13 @@ class ExtensionHost:
         return await self.http.request(method, f"{API}/{path}", json=value, params=query)
 
     async def status(self, instance_id: str, **query: str) -> dict[str, Any]:
-        """Return the status of an instance, which is empty if the instance does not exist."""
+        """Return the status of an instance, or an empty dictionary if it does not exist."""
         response = await self.request("GET", f"instances/{instance_id}", **query)
         status: dict[str, Any] = {} if response.status_code == 404 else response.json()
         return status
 
     async def history(self, instance_id: str) -> list[dict[str, Any]]:
-        """Return the history of an instance, with results."""
+        """Return the events of an instance's history, including results."""
         flags = {"showHistory": "true", "showHistoryOutput": "true"}
         events: list[dict[str, Any]] = (await self.status(instance_id, **flags))["historyEvents"]
         return events
@@ -83,9 +88,10 @@ class ExtensionHost:
     async def wait_for(
         self, instance_id: str, *statuses: str, custom: Any = None
     ) -> dict[str, Any]:
-        """Wait until an instance has one of the statuses, by default until it has ended.
+        """Wait until an instance has one of the statuses, and return its complete status.
 
-        If `custom` is not None, wait until the custom status is equal to it. Return the status.
+        Without `statuses`, wait until the instance has ended. If `custom` is not None, the custom
+        status must also be equal to `custom`.
         """
         wanted = statuses or FINISHED
         try:
@@ -101,7 +107,7 @@ class ExtensionHost:
             raise AssertionError(f"{instance_id} does not become {wanted}: {status}") from None
 
     async def wait_for_events(self, instance_id: str, kind: str, count: int) -> None:
-        """Wait until the history of an instance contains `count` events of a kind."""
+        """Wait until the history of an instance contains `count` events of the type `kind`."""
         async with asyncio.timeout(_TIMEOUT_SECONDS):
             while [e["EventType"] for e in await self.history(instance_id)].count(kind) < count:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
@@ -111,7 +117,7 @@ class ExtensionHost:
         return await self.wait_for(await self.start(name, value))
 
     async def raise_event(self, instance_id: str, name: str, value: Any = None) -> int:
-        """Send an event with a JSON content to an instance, and return the HTTP status."""
+        """Send an event with JSON content to an instance, and return the HTTP status."""
         response = await self.http.post(
             f"{API}/instances/{instance_id}/raiseEvent/{name}",
             content=json.dumps(value),
@@ -120,7 +126,7 @@ class ExtensionHost:
         return response.status_code
 
     async def operate(self, operation: str, instance_id: str, reason: str = "") -> int:
-        """Send an operation to the management API, for example "suspend".
+        """Request an operation on an instance, for example "suspend", from the management API.
 
         Return the HTTP status.
         """
@@ -131,9 +137,9 @@ class ExtensionHost:
     async def call(
         self, operation: str, instance_id: str, value: Any = None, **query: str
     ) -> tuple[bool, str]:
-        """Call a method of the SDK's durable client in the app.
+        """Call a method of the SDK's durable client in the app for one instance.
 
-        Return whether the method returned, and the text of its result or of its exception.
+        Return True and the text of the method's result, or False and the text of its exception.
         """
         path = f"/api/call/{operation}/{instance_id}"
         response = await self.http.post(path, json=value, params=query)

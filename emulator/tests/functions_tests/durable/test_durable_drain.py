@@ -1,4 +1,4 @@
-"""Tests of the drain of a durable engine before the app is loaded again."""
+"""Tests of a durable engine's drain, which lets running activities end before the app reloads."""
 
 import asyncio
 from typing import Any
@@ -24,7 +24,7 @@ def add_functions(host: EngineHost, gate: asyncio.Event) -> None:
         return number
 
 
-async def test_a_drain_waits_for_a_running_activity_and_stores_its_result_and_starts_no_other(
+async def test_a_drain_waits_for_the_result_of_a_running_activity_and_starts_no_other_activity(
     host: EngineHost,
 ) -> None:
     gate = asyncio.Event()
@@ -61,7 +61,7 @@ async def test_an_activity_that_outlasts_the_drain_runs_again_after_the_next_sta
     assert host.runner.calls.count(("slow", 1)) == 2
 
 
-async def test_an_activity_that_waits_for_another_one_starts_only_after_the_next_start(
+async def test_a_queued_activity_does_not_start_during_a_drain_but_after_the_next_start(
     host: EngineHost,
 ) -> None:
     await host.stop()

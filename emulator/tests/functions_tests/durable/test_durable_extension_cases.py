@@ -48,7 +48,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 async def host(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> AsyncIterator[ExtensionHost]:
-    """Yield a running host. All tests of this module use the same host of each engine."""
+    """Yield a running host. All tests of this module share one host for each durable engine."""
     place = tmp_path_factory.mktemp("extension")
     folder = copy_app("extension", place / "app")
     options = ("--engine", request.param)
@@ -61,9 +61,10 @@ async def host(
 
 @dataclass(frozen=True)
 class Run:
-    """An orchestration that runs to its end without further requests.
+    """A test case: an orchestration that ends without further requests, and what is expected.
 
-    `output` is the expected output, or a pattern that it must match.
+    `source` is the file and the method of the extension's test. `output` is the expected output,
+    or a pattern that the whole output must match.
     """
 
     source: str
@@ -75,7 +76,7 @@ class Run:
 
 
 def failed(name: str, text: str) -> re.Pattern[str]:
-    """Return the pattern of the output of a failed orchestrator."""
+    """Return a pattern for the output of a failed orchestrator whose error starts with `text`."""
     return re.compile(re.escape(f"Orchestrator function '{name}' failed: {text}") + ".*", re.DOTALL)
 
 
@@ -180,8 +181,8 @@ RUNS = [
         },
         "Hello, ValidOrchestrator!",
     ),
-    # With the extension, both instances of a Python app stay Running for ever. That the local host
-    # lets them fail, as C# does, is on purpose: docs/fidelity.md.
+    # With the extension, the next two instances stay Running forever in a Python app. The local
+    # host deliberately lets them fail, as in C#: see docs/fidelity.md.
     Run(
         E2E + "Orchestration_OnUnregisteredActivity",
         "call_activity",
@@ -357,7 +358,7 @@ RUNS = [
 
 @source(*(run.source for run in RUNS))
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.source)
-async def test_an_orchestration_ends_with_the_status_and_output_of_the_extensions_test(
+async def test_an_orchestration_ends_with_the_expected_status_output_and_custom_status(
     host: ExtensionHost, run: Run
 ) -> None:
     status = await host.run(run.name, run.input)
@@ -379,7 +380,7 @@ async def test_an_orchestration_ends_with_the_status_and_output_of_the_extension
         ({"version": "2.0"}, "2.0"),
     ],
 )
-async def test_an_instance_has_the_version_with_which_it_was_started_or_the_default_version(
+async def test_an_instance_has_the_version_of_its_start_request_or_the_default_version(
     host: ExtensionHost, query: dict[str, str], version: str
 ) -> None:
     status = await host.wait_for(await host.start("report_version", **query))
@@ -387,7 +388,7 @@ async def test_an_instance_has_the_version_with_which_it_was_started_or_the_defa
 
 
 def report_versions(engine: EngineHost) -> None:
-    """Register `report_versions`, which returns its own version and that of a sub-orchestration."""
+    """Register an orchestrator that returns its own version and that of its sub-orchestration."""
 
     @engine.runner.orchestrator
     def report_version(context: Any) -> Any:
@@ -402,7 +403,7 @@ def report_versions(engine: EngineHost) -> None:
 @source("OrchestrationVersionTests.cs: OrchestrationVersionIsDeterminedByHostAppVersion", rows=4)
 @pytest.mark.parametrize("kind", ["local", "azure-storage"])
 @pytest.mark.parametrize("version", [None, "", "1.0", "4.5.6-preview"])
-async def test_the_default_version_is_that_of_host_json(
+async def test_new_instances_get_the_default_version_of_host_json(
     tmp_path: Path, kind: str, version: str | None
 ) -> None:
     durable = {} if version is None else {"defaultVersion": version}
@@ -440,16 +441,18 @@ async def test_an_instance_keeps_its_version_if_the_default_version_changes(
 
 
 @source(E2E + "SubOrchestration_ParentInstanceId_Assigned")
-async def test_a_sub_orchestration_has_the_id_of_its_parent(host: ExtensionHost) -> None:
+async def test_a_sub_orchestration_can_read_the_instance_id_of_its_parent(
+    host: ExtensionHost,
+) -> None:
     status = await host.run("call_orchestrator", {"name": "report_parent"})
     assert status["output"] == status["instanceId"]
 
 
 @source(E2E + "SubOrchestration_Requires_Different_Id_Than_Parent")
 async def test_a_sub_orchestration_cannot_have_the_id_of_its_parent(host: ExtensionHost) -> None:
-    """With the extension, the instance of a Python app stays Running for ever, but in C# it fails.
+    """With the extension, the parent stays Running forever in a Python app, but fails in C#.
 
-    That it fails here, too, is on purpose: docs/fidelity.md.
+    The local host deliberately lets the parent fail, as in C#: see docs/fidelity.md.
     """
     own_id = new_id()
     await host.start("call_orchestrator", {"name": "report_parent", "id": own_id}, id=own_id)
@@ -463,7 +466,7 @@ async def test_a_sub_orchestration_cannot_have_the_id_of_its_parent(host: Extens
 
 
 @source(E2E + "UnhandledOrchestrationExceptionWithRetry")
-async def test_a_sub_orchestration_that_fails_three_times_fails_its_parent(
+async def test_an_orchestration_fails_if_its_sub_orchestration_fails_in_all_three_attempts(
     host: ExtensionHost,
 ) -> None:
     status = await host.run("retry_child")
@@ -506,12 +509,12 @@ async def test_an_event_that_comes_before_the_timer_completes_the_orchestration(
 
 @source(E2E + "WaitForExternalEventWithTimeout", rows=2)
 @pytest.mark.parametrize("default", ["throw", "default"])
-async def test_a_wait_with_a_timeout_returns_an_event_that_comes_in_time(
+async def test_a_wait_with_a_timeout_returns_an_event_that_arrives_before_the_timeout(
     host: ExtensionHost, default: str
 ) -> None:
-    """The extension's test raises `Approval` and waits for `approval`.
+    """In the extension's test, the orchestrator waits for `approval`, and the event is `Approval`.
 
-    With a Python app, the names of events must have the same case, as was observed.
+    But it was observed that the names of events are case-sensitive in a Python app.
     """
     instance_id = await host.begin("await_value", [30, default])
     assert await host.raise_event(instance_id, "approval", "ignored") == 202
@@ -533,7 +536,10 @@ async def test_a_cancelled_timer_does_not_delay_the_end_of_the_orchestration(
 async def test_an_orchestration_whose_activity_timed_out_ends_when_the_activity_has_ended(
     host: ExtensionHost,
 ) -> None:
-    """The extension's test waits only for the end. The Running before was observed."""
+    """The extension's test checks only the end of the orchestration.
+
+    It was observed that the status stays Running until the activity has ended.
+    """
     instance_id = await host.start("time_out", 0.05)
     await host.wait_for_events(instance_id, "TimerFired", 1)
     assert (await host.status(instance_id))["runtimeStatus"] == "Running"
@@ -557,8 +563,9 @@ async def test_an_orchestration_waits_for_events_and_runs_activities_in_turn(
 ) -> None:
     """The extension's test sends all events at once.
 
-    Of several events with one name, the Python SDK keeps only the last one that arrives while the
-    orchestrator does not wait for this name. So here each event waits for its turn.
+    If several events with the same name arrive while the orchestrator does not wait for this name,
+    the Python SDK keeps only the last one. So this test sends each event only when the orchestrator
+    waits for it.
     """
     instance_id = await host.start("sum_events")
     for number in range(5):
@@ -635,9 +642,9 @@ async def test_an_orchestration_that_continues_as_new_keeps_its_state_in_its_inp
 async def test_an_orchestration_that_continues_as_new_ten_times_cancels_its_timers(
     host: ExtensionHost,
 ) -> None:
-    """The extension's test sends 20 events at once. Here ten events wait for their executions.
+    """The extension's test sends 20 events at once. This test sends ten, one in each execution.
 
-    Only a C# function can preserve the events that it has not processed.
+    Only C# functions can preserve unprocessed events when they continue as new.
     """
     instance_id = await host.start("continue_with_signals", 10)
     for number in range(10, 0, -1):
@@ -650,7 +657,7 @@ async def test_an_orchestration_that_continues_as_new_ten_times_cancels_its_time
 async def test_fifty_orchestrations_wait_for_their_timers_at_the_same_time(
     host: ExtensionHost,
 ) -> None:
-    """The extension's test starts a hundred."""
+    """The extension's test starts one hundred orchestrations."""
     prefix = new_id()
     starts = [
         host.request("POST", f"orchestrators/approve/{prefix}-{number}", "0.2")
@@ -665,7 +672,7 @@ async def test_fifty_orchestrations_wait_for_their_timers_at_the_same_time(
 
 @source("ExternalEventTests.cs: RaiseExternalEventTests")
 async def test_the_client_cannot_send_an_event_to_a_completed_instance(host: ExtensionHost) -> None:
-    """The extension's test expects 410 without a body. The text is that of the Python SDK."""
+    """The extension's test expects 410 without a body. The error text is from the Python SDK."""
     instance_id = await host.begin("approve", 10)
     assert (await host.call("raise_event", instance_id, True, name="approval"))[0]
     assert (await host.wait_for(instance_id))["runtimeStatus"] == "Completed"
@@ -693,7 +700,10 @@ async def test_the_client_cannot_send_an_event_to_an_unknown_instance(host: Exte
 async def test_a_suspended_instance_processes_its_events_after_it_is_resumed(
     host: ExtensionHost,
 ) -> None:
-    """In the extension's test, the output while Suspended is 0. Observed was the reason."""
+    """The extension's test expects the output 0 while the instance is Suspended.
+
+    It was observed that the output is then the reason for the suspension.
+    """
     instance_id = await host.begin("count_until_done")
     assert await host.operate("suspend", instance_id, "sleepyOrch") == 202
     await host.wait_for(instance_id, "Suspended")
@@ -746,7 +756,7 @@ async def test_the_client_cannot_resume_a_running_instance(host: ExtensionHost) 
 
 
 @source("SuspendResumeTests.cs: SuspendResumeCompletedOrchestration_ShouldFail")
-async def test_the_client_ignores_that_a_completed_instance_cannot_be_suspended_or_resumed(
+async def test_suspending_or_resuming_a_completed_instance_raises_no_exception_in_the_client(
     host: ExtensionHost,
 ) -> None:
     """For Python, the extension's test expects that the SDK does not raise an exception."""
@@ -767,12 +777,12 @@ async def test_the_output_of_a_terminated_instance_is_the_reason(host: Extension
 
 @source("TerminateOrchestratorTests.cs: TerminateRunningOrchestration_ShouldSucceed")
 @source("TerminateOrchestratorTests.cs: TerminateTerminatedOrchestration_ShouldFail")
-async def test_the_client_terminates_an_instance_and_ignores_that_it_is_terminated_already(
+async def test_terminating_an_instance_a_second_time_raises_no_exception_in_the_client(
     host: ExtensionHost,
 ) -> None:
-    """The extension's test expects an error for the second call.
+    """The extension's test expects an exception at the second call.
 
-    Observed was 410 without a body, for which the Python SDK does not raise an exception.
+    But 410 without a body was observed, for which the Python SDK does not raise an exception.
     """
     instance_id = await host.begin("approve", 60)
     assert await host.call("terminate", instance_id) == (True, "")
@@ -803,7 +813,7 @@ async def test_the_client_cannot_terminate_an_unknown_instance(host: ExtensionHo
 @source("RestartOrchestrationTests.cs: RestartOrchestration_CreatedTimeAndOutputChange", rows=2)
 @source(E2E + "RestartOrchestator_IsSuccess", HTTP + "RestartInstance_Is_Success", rows=2)
 @pytest.mark.parametrize("is_new", [True, False])
-async def test_a_restarted_instance_has_the_same_input_and_output_and_another_time_of_creation(
+async def test_a_restarted_instance_has_the_same_input_and_output_but_a_later_start_time(
     host: ExtensionHost, is_new: bool
 ) -> None:
     first = await host.run("say_hello", "RestartAsyncTest")
@@ -840,7 +850,7 @@ async def test_a_restart_request_with_a_timeout_returns_the_output(
 @source(E2E + "RestartOrchestrator_ThrowsException")
 @source(HTTP + "RestartInstance_Returns_HTTP_400_On_Invalid_InstanceId")
 async def test_an_unknown_instance_cannot_be_restarted(host: ExtensionHost) -> None:
-    """The text is the observed one. `DurableTaskEndToEndTests` has an older text."""
+    """This error text was observed. `DurableTaskEndToEndTests.cs` expects an older text."""
     missing = new_id()
     response = await host.request("POST", f"instances/{missing}/restart")
     assert response.status_code == 400
@@ -858,7 +868,7 @@ async def test_an_unknown_instance_cannot_be_restarted(host: ExtensionHost) -> N
 async def test_a_running_instance_cannot_be_restarted_with_the_same_id(
     host: ExtensionHost,
 ) -> None:
-    """The extension's test expects that the instance is replaced. Observed was 409."""
+    """The extension's test expects that the instance is replaced, but 409 was observed."""
     instance_id = await host.begin("approve", 60)
     path = f"instances/{instance_id}/restart"
     response = await host.request("POST", path, restartWithNewInstanceId="false")
@@ -886,13 +896,13 @@ async def test_the_client_cannot_start_an_instance_with_the_id_of_a_running_inst
 @source(
     "DedupeStatusesTests.cs: CanStartOrchestration_WithSameId_ForAllStatuses_ForEmptyDedupeStatuses"
 )
-async def test_a_new_instance_replaces_one_that_has_ended_but_not_one_that_runs_or_is_suspended(
+async def test_a_new_instance_replaces_an_ended_instance_but_not_a_running_or_suspended_one(
     host: ExtensionHost,
 ) -> None:
-    """The extension's test expects that the new instance replaces all of them.
+    """The extension's test expects that the new instance replaces one with any status.
 
-    With the default of `overridableExistingInstanceStates`, 409 was observed for instances that are
-    Running or Suspended.
+    But with the default of `overridableExistingInstanceStates`, 409 was observed if the existing
+    instance is Running or Suspended.
     """
     completed, failed, terminated, running, suspended = [new_id() for _ in range(5)]
     await host.start("say_hello", "World", id=completed)
@@ -925,7 +935,7 @@ async def test_a_new_instance_replaces_one_that_has_ended_but_not_one_that_runs_
 async def test_a_rewind_runs_only_the_failed_activities_of_all_sub_orchestrations_again(
     host: ExtensionHost, failures: int
 ) -> None:
-    """The entities of the extension's test are left out."""
+    """The extension's test also uses durable entities, which are left out here."""
     instance_id = await host.start("rewind_parent", failures)
     for _ in range(failures):
         await host.wait_for(instance_id, "Failed")
@@ -942,9 +952,9 @@ async def test_a_rewind_runs_only_the_failed_activities_of_all_sub_orchestration
 
 @source(E2E + "RewindOrchestration")
 async def test_a_failed_instance_completes_after_a_rewind_request(host: ExtensionHost) -> None:
-    """The orchestrator of the extension's test fails itself.
+    """In the extension's test, the orchestrator itself raises the error. Here an activity does.
 
-    With a Python app, this orchestrator fails again, as was observed. Here an activity fails.
+    It was observed that such an orchestrator of a Python app fails again after the rewind.
     """
     instance_id = await host.start("call_activity", ["fail_once", new_id()])
     assert (await host.wait_for(instance_id))["runtimeStatus"] == "Failed"
@@ -1011,7 +1021,7 @@ async def test_only_an_instance_that_has_ended_can_be_purged(host: ExtensionHost
 
 
 async def purge(host: ExtensionHost, start: datetime | None, end: datetime | None) -> str:
-    """Purge the instances that were created in a period with the durable client of the SDK.
+    """Purge the instances created from `start` to `end`, with the durable client of the SDK.
 
     Return the number of purged instances, or the text of the SDK's exception.
     """
@@ -1044,9 +1054,9 @@ async def test_the_client_purges_the_instances_of_a_period_with_or_without_an_en
 async def test_instances_cannot_be_purged_without_the_start_of_a_period(
     host: ExtensionHost, has_end: bool
 ) -> None:
-    """The extension's tests expect that the instances are purged, except with Python.
+    """The extension's tests expect that the instances are purged, except in a Python app.
 
-    Observed was 400.
+    In a Python app, 400 was observed.
     """
     query = {"createdTimeTo": datetime.now(UTC).isoformat()} if has_end else {}
     response = await host.request("DELETE", "instances", **query)
@@ -1059,7 +1069,7 @@ async def test_instances_cannot_be_purged_without_the_start_of_a_period(
     "PurgeInstancesTests.cs: PurgeAfterPurge_ZeroRows",
 )
 async def test_a_second_purge_of_a_period_finds_no_instances(host: ExtensionHost) -> None:
-    """The extension's tests purge without the start of a period, which Python apps cannot do."""
+    """The extension's tests give no start of the period, which Python apps must give."""
     start = datetime.now(UTC)
     await host.run("hello_cities")
     end = start + timedelta(minutes=1)
@@ -1101,7 +1111,7 @@ async def test_an_unknown_instance_has_no_status(host: ExtensionHost) -> None:
 
 @source(E2E + "GetStatus_ShowInputFalse", E2E + "GetStatus_ShowInputDefault")
 @pytest.mark.parametrize(("query", "shown"), [({"showInput": "false"}, None), ({}, "1")])
-async def test_the_status_contains_the_input_unless_the_request_says_otherwise(
+async def test_the_status_contains_the_input_unless_the_request_excludes_it(
     host: ExtensionHost, query: dict[str, str], shown: str | None
 ) -> None:
     instance_id = await host.start("count_operations", 1)
@@ -1114,7 +1124,7 @@ async def test_the_status_contains_the_input_unless_the_request_says_otherwise(
     E2E + "HelloWorldOrchestration_ShowHistoryInputOutput",
 )
 @pytest.mark.parametrize("outputs", [False, True])
-async def test_the_history_contains_results_only_if_the_request_says_so(
+async def test_the_history_contains_results_only_if_the_request_asks_for_them(
     host: ExtensionHost, outputs: bool
 ) -> None:
     status = await host.run("say_hello_by_activity", "World")
@@ -1141,7 +1151,7 @@ async def test_the_history_contains_results_only_if_the_request_says_so(
 async def test_the_history_of_a_parent_contains_the_result_of_the_sub_orchestration(
     host: ExtensionHost, outputs: bool
 ) -> None:
-    """The extension's test expects an input in the second event. Observed was null."""
+    """The extension's test expects an input in the second event, but null was observed."""
     status = await host.run(
         "call_orchestrator", {"name": "call_activity", "input": ["echo", COMPLEX]}
     )
@@ -1195,12 +1205,12 @@ async def test_the_client_lists_the_running_instances(host: ExtensionHost) -> No
         ({"runtimeStatus": "Completed", "createdTimeFrom": ">"}, ""),
     ],
 )
-async def test_a_list_contains_the_instances_with_a_status_and_a_time_of_creation(
+async def test_a_list_contains_only_instances_with_the_requested_status_and_creation_time(
     host: ExtensionHost, query: dict[str, str], names: str
 ) -> None:
-    """The last page has no continuation token, as was observed.
+    """`HttpApiHandlerTests.cs` expects an empty continuation token on the last page.
 
-    `HttpApiHandlerTests` expects an empty token. The last row is our own.
+    It was observed that the last page has no token. The last row of parameters is our own.
     """
     prefix = new_id()
     await host.start("approve", 60, id=f"{prefix}-a")
@@ -1223,7 +1233,9 @@ async def test_a_list_contains_the_instances_with_a_status_and_a_time_of_creatio
 
 
 @source(HTTP + "GetQueryStatusWithPaging_is_Success")
-async def test_a_list_continues_with_the_token_of_the_previous_page(host: ExtensionHost) -> None:
+async def test_a_list_of_instances_continues_with_the_token_of_the_previous_page(
+    host: ExtensionHost,
+) -> None:
     prefix = new_id()
     for number in range(3):
         await host.start("say_hello", "World", id=f"{prefix}-{number}")
@@ -1238,7 +1250,7 @@ async def test_a_list_continues_with_the_token_of_the_previous_page(host: Extens
 
 @source(HTTP + "HandleGetStatusRequestAsync_Failed_Orchestration_Config_Response_Code", rows=2)
 @pytest.mark.parametrize(("flag", "code"), [("True", 500), ("False", 200)])
-async def test_the_status_of_a_failed_instance_has_the_requested_http_status(
+async def test_a_status_request_for_a_failed_instance_returns_500_only_if_it_asks_for_that(
     host: ExtensionHost, flag: str, code: int
 ) -> None:
     instance_id = (await host.run("fail"))["instanceId"]
@@ -1253,7 +1265,7 @@ async def test_the_status_of_a_failed_instance_has_the_requested_http_status(
 def check_urls(
     host: ExtensionHost, payload: dict[str, str], task_hub: str = "ExtensionHub"
 ) -> None:
-    """Check the management URLs of an instance, except their system key."""
+    """Check the management URLs in `payload`, except the system key at the end of each."""
     base = f"{str(host.http.base_url).rstrip('/')}{API}/instances/{payload['id']}"
     query = f"taskHub={task_hub}&connection=AzureWebJobsStorage&code="
     expected = {
@@ -1313,7 +1325,7 @@ async def test_an_activity_with_a_durable_client_creates_management_urls(
 @source(HTTP + "StartNewInstance_Is_Success", rows=4)
 @pytest.mark.parametrize("has_id", [False, True])
 @pytest.mark.parametrize("content_type", ["application/json", "text/plain; charset=utf-8"])
-async def test_a_start_request_is_accepted_with_and_without_an_id_and_a_content_type_of_json(
+async def test_a_start_request_is_accepted_with_or_without_an_id_and_as_json_or_plain_text(
     host: ExtensionHost, has_id: bool, content_type: str
 ) -> None:
     given = f"/{new_id()}" if has_id else ""
@@ -1362,7 +1374,7 @@ async def test_a_start_request_with_a_body_that_is_not_json_is_refused(host: Ext
 async def test_a_start_request_for_an_unknown_orchestrator_is_accepted_and_the_instance_fails(
     host: ExtensionHost,
 ) -> None:
-    """The extension's tests expect 400. Observed was 202, and an instance that fails."""
+    """The extension's tests expect 400, but 202 and a failed instance were observed."""
     response = await host.request("POST", "orchestrators/NonexistentFunction", "TestContent")
     assert response.status_code == 202
     status = await host.wait_for(response.json()["id"])
@@ -1379,7 +1391,7 @@ WAIT = HTTP + "WaitForCompletionOrCreateCheckStatusResponseAsync_"
 
 
 @source(WAIT + "Throws_Exception_When_Bad_Timeout_Request")
-async def test_the_client_cannot_wait_with_an_interval_longer_than_the_timeout(
+async def test_a_wait_with_a_polling_interval_longer_than_its_timeout_is_refused(
     host: ExtensionHost,
 ) -> None:
     response = await host.http.post(f"/api/wait/{new_id()}", json=[0, 100_000])
@@ -1393,7 +1405,9 @@ async def test_the_client_cannot_wait_with_an_interval_longer_than_the_timeout(
 
 
 @source(WAIT + "Returns_HTTP_202_Response_After_Timeout")
-async def test_a_wait_returns_the_management_urls_after_its_timeout(host: ExtensionHost) -> None:
+async def test_a_wait_for_an_instance_returns_the_management_urls_after_its_timeout(
+    host: ExtensionHost,
+) -> None:
     instance_id = await host.start("approve", 60)
     response = await host.http.post(f"/api/wait/{instance_id}", json=[60, 20])
     assert response.status_code == 202
@@ -1427,7 +1441,7 @@ async def test_a_wait_returns_the_status_of_a_terminated_instance(host: Extensio
     assert response.json()["runtimeStatus"] == "Terminated"
 
 
-async def test_the_page_docs_fidelity_md_gives_the_number_of_cases() -> None:
+async def test_docs_fidelity_md_states_the_number_and_the_files_of_the_repeated_cases() -> None:
     files = {text.partition(":")[0] for text in SOURCES}
     text = FIDELITY.read_text(encoding="utf-8")
     assert f"{len(SOURCES)} cases of the extension's own end-to-end tests" in text

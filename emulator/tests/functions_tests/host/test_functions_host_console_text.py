@@ -1,4 +1,4 @@
-"""Tests of the list of functions, the colours and the host's options in local.settings.json."""
+"""Tests of the printed list of functions, coloured output and options in local.settings.json."""
 
 import io
 import logging
@@ -16,7 +16,7 @@ from emulator.program import SettingError
 HTTP = {"type": "httpTrigger", "direction": "IN", "name": "req"}
 
 
-def test_the_list_names_disabled_functions_and_has_colours_if_asked() -> None:
+def test_the_list_of_functions_names_disabled_functions_and_can_have_colours() -> None:
     functions = [
         {"name": "web", "bindings": [{**HTTP, "methods": ["GET"], "route": "x"}]},
         {"name": "off", "bindings": [HTTP]},
@@ -34,7 +34,7 @@ def test_the_list_names_disabled_functions_and_has_colours_if_asked() -> None:
     )
 
 
-def test_a_terminal_has_colours_unless_no_color_is_set() -> None:
+def test_output_to_a_terminal_has_colours_unless_no_color_is_set() -> None:
     ours, theirs = pty.openpty()
     with os.fdopen(ours, "rb"), os.fdopen(theirs, "w") as terminal:
         assert wants_colour(terminal, {})
@@ -63,7 +63,7 @@ def test_a_coloured_log_line_has_the_same_text_and_the_colour_of_its_level() -> 
         ),
     ],
 )
-def test_the_local_settings_give_the_port_and_the_origins(
+def test_the_port_and_the_cors_origins_are_read_from_the_local_settings(
     text: str | None, expected: LocalHostOptions, tmp_path: Path
 ) -> None:
     if text is not None:

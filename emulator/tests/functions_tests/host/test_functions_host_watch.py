@@ -1,4 +1,4 @@
-"""Tests of the watch that finds changed files of a Function App."""
+"""Tests of AppFileWatch, which finds changed files of a Function App."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def test_the_watch_finds_changed_new_and_removed_files_once(tmp_path: Path) -> None:
+def test_the_watch_reports_each_changed_new_or_removed_file_once(tmp_path: Path) -> None:
     changed = write(tmp_path / "function_app.py", "a")
     removed = write(tmp_path / "package" / "old.py", "a")
     write(tmp_path / "same.py", "a")
@@ -37,7 +37,7 @@ def test_the_watch_finds_a_file_that_was_replaced_by_one_with_the_same_time_and_
     assert watch.find_changes() == [path]
 
 
-def test_the_watch_ignores_other_files_hidden_folders_and_virtual_environments(
+def test_the_watch_ignores_unrelated_files_hidden_folders_and_virtual_environments(
     tmp_path: Path,
 ) -> None:
     write(tmp_path / "env" / "pyvenv.cfg", "")
@@ -47,7 +47,7 @@ def test_the_watch_ignores_other_files_hidden_folders_and_virtual_environments(
     assert watch.find_changes() == []
 
 
-async def test_the_watch_reports_files_that_are_saved_one_after_the_other_together(
+async def test_files_that_are_saved_in_quick_succession_are_reported_together(
     tmp_path: Path,
 ) -> None:
     watch = AppFileWatch(tmp_path)

@@ -102,7 +102,7 @@ async def start_host(
     """Start a host process for the app in `folder`, with its data directory `data`.
 
     The host listens on a free port unless `options` contain a port or `chooses_port` is false.
-    `environment` is added to the environment variables of this process. The host ignores changed
+    It gets the environment variables of this process and those in `environment`. It ignores changed
     files unless `is_reloading` is true.
     """
     command = [sys.executable, "-m", "emulator.functions", "--app", str(folder)]

@@ -1,4 +1,4 @@
-"""Tests of the options and the output for people who are used to Core Tools."""
+"""Tests of the host's options and output that are like those of Azure Functions Core Tools."""
 
 import asyncio
 import re
@@ -70,7 +70,7 @@ async def test_the_host_lists_the_selected_functions_and_logs_each_invocation(
     assert not re.search("SECRET|\x1b", "\n".join(host.lines))
 
 
-async def test_an_unknown_option_is_refused_with_a_list_of_the_options_and_without_its_value(
+async def test_the_error_for_an_unknown_option_lists_the_known_options_and_hides_its_value(
     tmp_path: Path,
 ) -> None:
     folder, data = write_app(tmp_path / "app", APP), tmp_path / "data"

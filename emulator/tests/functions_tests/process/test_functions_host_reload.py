@@ -60,7 +60,10 @@ def step(given: list) -> str:
 
 
 def save(path: Path, text: str) -> None:
-    """Replace a file, as editors do, with the time of its previous version in whole seconds."""
+    """Replace a file, as editors do, so that its modification time stays in the same second.
+
+    Python compares the time of its cached bytecode only in whole seconds.
+    """
     before = path.stat().st_mtime_ns if path.exists() else None
     fresh = path.with_suffix(".new")
     fresh.write_text(text)
@@ -81,7 +84,7 @@ async def reloaded(host: RunningHost, after: int) -> None:
     await host.logged(LOADED, after=after + 1)
 
 
-async def test_a_saved_module_is_served_after_the_requests_in_flight_and_no_request_fails(
+async def test_a_changed_module_is_loaded_after_the_requests_in_flight_and_no_request_fails(
     tmp_path: Path,
 ) -> None:
     folder, gate = web_app(tmp_path / "app"), tmp_path / "gate"
@@ -107,7 +110,7 @@ async def test_a_saved_module_is_served_after_the_requests_in_flight_and_no_requ
     assert "Executing '" not in "\n".join(host.lines)
 
 
-async def test_a_save_repairs_code_that_gets_404_and_settings_that_get_503_and_sigterm_ends_a_load(
+async def test_a_save_repairs_broken_code_or_a_broken_host_json_and_sigterm_stops_a_hanging_load(
     tmp_path: Path,
 ) -> None:
     folder = web_app(tmp_path / "app")
@@ -141,7 +144,7 @@ async def test_a_save_repairs_code_that_gets_404_and_settings_that_get_503_and_s
         assert await host.stop() == 0
 
 
-async def test_an_orchestration_completes_through_a_reload_and_runs_each_activity_once(
+async def test_an_orchestration_continues_after_a_reload_and_runs_each_activity_once(
     tmp_path: Path,
 ) -> None:
     folder = write_app(tmp_path / "app", DURABLE.replace("VERSION", "old"), BUNDLED)

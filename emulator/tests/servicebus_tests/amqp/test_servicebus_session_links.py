@@ -1,4 +1,4 @@
-"""Test links with a session filter, frame by frame, and requests about message sessions."""
+"""Test AMQP links with a session filter, and requests to $management for message sessions."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -49,7 +49,10 @@ class Served:
         await self.queue.send([IncomingMessage(b"", b"", BODY, session_id=session_id)])
 
     def attach(self, value: Any, timeout_ms: int | None = None, handle: int = 1) -> None:
-        """Attach a receiver whose session filter has this value."""
+        """Attach a receiver with the session filter `value`.
+
+        The value None requests the next available session.
+        """
         self.peer.send(
             Attach(
                 f"receiver-{handle}",
@@ -66,7 +69,7 @@ class Served:
         )
 
     async def attached(self) -> Attach:
-        """Return the server's attach performative, which accepts the link."""
+        """Return the server's attach performative, after a check that it accepts the link."""
         (attach,) = await self.peer.received_of(Attach)
         assert attach.source is not None
         return attach
@@ -88,7 +91,7 @@ def filter_of(attach: Attach) -> Any:
     return attach.source.value[7]
 
 
-async def test_the_reply_has_the_session_id_and_the_expiry_time_of_the_lock_in_dotnet_ticks(
+async def test_the_attach_reply_has_the_session_id_and_the_lock_expiry_time_in_dotnet_ticks(
     served: Served,
 ) -> None:
     served.attach("s")
@@ -100,7 +103,9 @@ async def test_the_reply_has_the_session_id_and_the_expiry_time_of_the_lock_in_d
     assert until == served.clock.at + SETTINGS.lock_duration
 
 
-async def test_the_reply_repeats_the_descriptor_of_a_described_filter(served: Served) -> None:
+async def test_the_attach_reply_repeats_the_descriptor_of_a_described_session_filter(
+    served: Served,
+) -> None:
     served.attach(Described(ULong(0x137000000C), "s"))
     assert filter_of(await served.attached()) == {FILTER: Described(ULong(0x137000000C), "s")}
 
@@ -113,7 +118,7 @@ async def test_a_session_filter_that_is_neither_a_string_nor_null_is_refused(
     assert condition(detach.error) == "amqp:invalid-field"
 
 
-async def test_a_receiver_of_the_next_available_session_gets_the_reply_when_a_message_arrives(
+async def test_an_attach_for_the_next_available_session_is_answered_when_a_message_arrives(
     served: Served,
 ) -> None:
     served.attach(None)
@@ -218,7 +223,7 @@ async def test_the_link_is_detached_with_an_error_when_the_session_lock_expires(
     assert served.queue.accept_session("s")
 
 
-async def test_a_settlement_after_the_expiry_is_rejected_with_session_lock_lost(
+async def test_a_settlement_after_the_session_lock_expired_is_rejected_with_session_lock_lost(
     served: Served,
 ) -> None:
     await served.send("s")
@@ -232,7 +237,7 @@ async def test_a_settlement_after_the_expiry_is_rejected_with_session_lock_lost(
     assert condition(answer.state.value[0]) == "com.microsoft:session-lock-lost"
 
 
-async def test_a_drain_before_the_reply_is_ignored(served: Served) -> None:
+async def test_a_drain_request_before_the_attach_reply_is_ignored(served: Served) -> None:
     served.attach(None)
     served.peer.grant(1, 5, drain=True)
     assert await served.peer.received() == []
@@ -304,7 +309,7 @@ async def test_a_malformed_session_operation_is_refused_with_status_400(
     assert reply.properties["errorCondition"] == "com.microsoft:argument-error"
 
 
-async def test_sessions_whose_ids_were_sent_as_symbols_are_listed_with_the_others(
+async def test_the_list_of_sessions_contains_session_ids_that_were_sent_as_symbols(
     served: Served,
 ) -> None:
     for session_id in ("b", Symbol("a")):

@@ -49,7 +49,7 @@ def message(
 
 
 class WordFormat:
-    """A message format in which the words of the body are properties, such as `color=red`."""
+    """A message format in which each word of the body is a property, for example `color=red`."""
 
     def read_properties(self, message: IncomingMessage) -> MessageProperties:
         words = (word.partition("=") for word in message.bare.decode().split())

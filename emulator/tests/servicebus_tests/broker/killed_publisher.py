@@ -1,8 +1,9 @@
 """Send messages to the topic `t` until this process is killed.
 
 Usage: `python killed_publisher.py DATABASE [STATEMENT]`. After each send, the process writes the
-bodies of the messages to standard output, as a line of JSON. With STATEMENT, the process kills
-itself before it runs the SQL statement with this number after the first send.
+bodies of the messages to standard output, as a line of JSON. If STATEMENT is given, the process
+counts its SQL statements after the first send, and kills itself before it runs the statement with
+this number.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from emulator.servicebus.broker.message import IncomingMessage
 
 
 class _Killer:
-    """Kills this process before it runs the SQL statement with the number `statement`."""
+    """Counts SQL statements, and kills this process before it runs the one numbered `statement`."""
 
     def __init__(self, statement: int) -> None:
         self._left = statement

@@ -77,7 +77,7 @@ def with_rule(**properties: Any) -> str:
     return topic({"Name": "s", "Rules": [{"Name": "r", "Properties": properties}]})
 
 
-def test_topics_with_subscriptions_and_rules_are_read() -> None:
+def test_topics_with_subscriptions_and_rules_are_read_from_the_configuration() -> None:
     correlation = {
         "ContentType": "application/text",
         "CorrelationId": "id1",

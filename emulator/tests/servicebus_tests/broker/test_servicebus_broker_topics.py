@@ -1,4 +1,4 @@
-"""Test topics: which subscriptions get a message, and that they get it together."""
+"""Test topics: which subscriptions get a message, and that all of them or none get it."""
 
 import asyncio
 import json
@@ -103,7 +103,9 @@ async def test_the_copies_of_a_message_are_settled_independently(topics: Running
     assert (counts.active, counts.dead_letter) == (0, 1)
 
 
-async def test_each_matching_rule_with_an_action_makes_a_copy_of_its_own(tmp_path: Path) -> None:
+async def test_each_matching_rule_with_an_action_adds_its_own_copy_of_the_message(
+    tmp_path: Path,
+) -> None:
     actions = [
         SubscriptionRule("one", RED.filter, SqlAction("SET n = 'x'; REMOVE color")),
         SubscriptionRule("two", BooleanFilter(), SqlAction("SET n = 'y' + color")),
@@ -200,7 +202,9 @@ async def test_a_topic_sends_a_message_with_the_same_id_only_once(tmp_path: Path
     await topics.broker.close()
 
 
-async def test_a_copy_expires_by_the_shortest_of_three_times_to_live(tmp_path: Path) -> None:
+async def test_a_copy_expires_after_the_shortest_time_to_live_of_message_topic_and_subscription(
+    tmp_path: Path,
+) -> None:
     topics = await RunningBroker.open(
         tmp_path,
         TopicSettings("t", default_message_time_to_live=timedelta(seconds=20)),
@@ -245,7 +249,7 @@ async def test_if_the_database_cannot_be_written_no_subscription_gets_the_messag
     assert bodies(topics) == found
 
 
-async def test_a_scheduled_message_whose_content_cannot_be_read_is_sent_later(
+async def test_a_scheduled_message_whose_content_cannot_be_read_is_sent_once_it_can_be_read(
     topics: RunningBroker,
 ) -> None:
     due = topics.after(60)
@@ -261,7 +265,9 @@ async def test_a_scheduled_message_whose_content_cannot_be_read_is_sent_later(
     assert bodies(topics)["red"] == ["color=red"]
 
 
-async def test_rules_apply_to_messages_that_are_sent_after_a_change(topics: RunningBroker) -> None:
+async def test_a_changed_rule_applies_only_to_messages_that_are_sent_later(
+    topics: RunningBroker,
+) -> None:
     none = topics.broker.subscription("t", "none")
     await topics.queue("t").send([message("color=red 1")])
     await none.add_rule(RED)
@@ -328,7 +334,9 @@ async def test_deleting_a_topic_deletes_its_subscriptions_and_messages(
     assert bodies(topics) == {"red": []}
 
 
-async def test_a_topic_only_sends_and_a_subscription_only_receives(topics: RunningBroker) -> None:
+async def test_a_topic_refuses_receivers_and_a_subscription_refuses_sent_messages(
+    topics: RunningBroker,
+) -> None:
     with pytest.raises(NotAllowed, match="which is a topic: receive them from one of"):
         topics.queue("t").subscribe(ReceiveMode.PEEK_LOCK, print)
     with pytest.raises(NotAllowed, match="which is a subscription: send them to its topic"):
@@ -366,7 +374,9 @@ async def test_a_topic_is_full_if_its_subscriptions_have_too_many_messages(tmp_p
     await topics.broker.close()
 
 
-async def test_queues_topics_and_subscriptions_have_different_names(topics: RunningBroker) -> None:
+async def test_a_queue_or_subscription_with_a_used_or_invalid_name_is_refused(
+    topics: RunningBroker,
+) -> None:
     create = topics.broker
     with pytest.raises(EntityAlreadyExists, match="the topic 'T' already exists"):
         await create.create_queue(QueueSettings("T"))
@@ -403,7 +413,7 @@ async def test_the_policies_of_a_topic_are_valid_for_its_subscriptions(
 def _publish_until_killed(database: Path, report_count: int, *arguments: str) -> set[str]:
     """Run killed_publisher.py, kill it after `report_count` sends, and return the sent bodies.
 
-    With `arguments`, the process may kill itself earlier.
+    `arguments` are further arguments of the process, with which it may kill itself earlier.
     """
     process = subprocess.Popen(
         [sys.executable, str(KILLED_PROCESS), str(database), *arguments],
@@ -449,7 +459,7 @@ async def test_an_acknowledged_message_is_in_all_subscriptions_after_a_kill_of_t
 
 
 @pytest.mark.parametrize("statement", [8, 14, 24])
-async def test_a_message_is_in_no_subscription_if_the_process_is_killed_while_it_is_written(
+async def test_a_message_is_in_all_subscriptions_or_none_after_a_kill_while_it_is_written(
     tmp_path: Path, statement: int
 ) -> None:
     await _check_after_kill(tmp_path, 1000, str(statement))

@@ -52,7 +52,7 @@ def messages(session_id: str, bodies: str) -> list[IncomingMessage]:
 def receive(
     servicebus: RunningBroker, lock: MessageSessionLock, credit: int = 10
 ) -> list[MessageDelivery]:
-    """Receive the ready messages of a session, and then take the rest of the credit back."""
+    """Receive at most `credit` ready messages of a session, and close the receiver."""
     receiver = servicebus.receiver(credit=credit, session_lock=lock)
     receiver.subscription.close()
     return receiver.deliveries
@@ -131,7 +131,7 @@ async def test_releasing_a_session_returns_its_messages_in_order_without_countin
     assert [each.message.delivery_count for each in again] == [0, 0]
 
 
-async def test_the_expiry_of_a_session_lock_counts_the_deliveries_and_informs_the_receiver(
+async def test_an_expired_session_lock_raises_the_delivery_counts_and_notifies_the_receiver(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -166,7 +166,7 @@ async def test_a_renewed_session_lock_keeps_the_messages_locked(servicebus: Runn
     assert servicebus.bodies() == []
 
 
-async def test_settling_after_the_expiry_and_before_the_unlocking_raises_session_lock_lost(
+async def test_settling_with_an_expired_session_lock_fails_while_the_lock_cannot_be_removed(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -270,7 +270,7 @@ async def test_a_waiting_receiver_gets_a_session_that_is_released_or_whose_lock_
     assert accepted[1].until == servicebus.after(LOCK_SECONDS)
 
 
-async def test_a_canceled_request_gets_no_session(servicebus: RunningBroker) -> None:
+async def test_a_cancelled_request_for_a_session_gets_no_session(servicebus: RunningBroker) -> None:
     queue = servicebus.queue()
     accepted: list[MessageSessionLock] = []
     queue.request_session(accepted.append).cancel()
@@ -372,7 +372,7 @@ async def test_messages_of_a_session_are_received_and_deleted_in_order(
     assert servicebus.bodies() == ["c"]
 
 
-async def test_the_state_of_a_session_survives_a_restart_and_needs_no_messages(
+async def test_a_session_without_messages_can_have_a_state_that_survives_a_restart(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -421,7 +421,7 @@ async def test_a_session_state_that_cannot_be_written_is_not_kept(
     assert queue.session_state(lock) == b"old"
 
 
-async def test_the_list_of_sessions_has_those_with_active_messages_or_a_state(
+async def test_the_list_of_sessions_contains_sessions_with_active_messages_or_a_state(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()

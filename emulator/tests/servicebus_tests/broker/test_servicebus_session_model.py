@@ -1,7 +1,7 @@
 """Apply random operations to a queue with message sessions and to a simple model, and compare them.
 
-`ModelSessions` extends `ModelQueue` by sessions. Some operations restart the broker or make its
-database writes fail.
+`ModelSessions` adds sessions to the model `ModelQueue`. Some operations restart the broker or make
+its database writes fail.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ class ModelLock:
 
 @dataclass
 class ModelSessions(ModelQueue):
-    """A queue with message sessions in memory."""
+    """A simple model of a queue with message sessions, which keeps its messages in memory."""
 
     session_of: dict[int, str] = field(default_factory=dict)
     """The session of each message by the message's id."""

@@ -1,4 +1,4 @@
-"""Test the expressions of SQL filters: their syntax, their three truth values and their limits."""
+"""Test the filters and actions of rules: SQL syntax, three truth values, limits, correlation."""
 
 import operator
 from collections.abc import Callable
@@ -159,12 +159,14 @@ def test_like_compares_the_whole_text_with_the_pattern(
 
 
 @given(st.text("ab", max_size=8), st.text("ab%_", max_size=8))
-def test_like_agrees_with_the_wildcards_of_file_names(text: str, pattern: str) -> None:
+def test_like_matches_the_same_texts_as_the_wildcards_of_file_names(
+    text: str, pattern: str
+) -> None:
     expected = fnmatchcase(text, pattern.replace("%", "*").replace("_", "?"))
     assert evaluate(f"x LIKE '{pattern}'", MessageProperties({}, {"x": text})) is expected
 
 
-def test_a_pattern_with_many_wildcards_needs_little_time() -> None:
+def test_a_like_pattern_with_many_wildcards_is_evaluated_quickly() -> None:
     properties = MessageProperties({}, {"x": "a" * 200_000})
     assert evaluate(f"x LIKE '{'%a' * 400}%b'", properties) is False
 
@@ -226,7 +228,7 @@ def test_the_longest_and_deepest_expressions_are_evaluated() -> None:
         assert evaluate(expression) is True
 
 
-def test_parameters_have_their_values_in_the_expression() -> None:
+def test_an_expression_uses_the_values_of_its_parameters() -> None:
     rule = SqlFilter("quantity > @limit AND name LIKE @Pattern", {"@limit": 4, "@pattern": "A%"})
     assert rule.matches(PROPERTIES)
     assert not SqlFilter("quantity > @limit", {"limit": 5}).matches(PROPERTIES)
@@ -356,7 +358,7 @@ VALUES = st.one_of(
 )
 @example("0000000000000000000000000000000000000000.1E9999999=1", {})
 @example("a LIKE a", {"a": "%" * 2000})
-def test_any_text_is_either_an_expression_or_refused(
+def test_any_text_is_either_evaluated_or_refused_with_an_argument_error(
     text: str, application: dict[str, Value]
 ) -> None:
     for statement in ("SET a = ", "REMOVE "):
@@ -370,7 +372,7 @@ def test_any_text_is_either_an_expression_or_refused(
 
 
 @given(VALUES)
-def test_a_value_read_from_its_text_is_the_same(value: Value) -> None:
+def test_a_property_value_is_unchanged_after_conversion_to_text_and_back(value: Value) -> None:
     check_value(value)
     found = value_from_text(*value_text(value))
     assert (type(found), found) == (type(value), value)
@@ -389,7 +391,7 @@ def test_a_text_that_is_not_a_value_of_its_type_is_refused(kind: str, text: str)
     st.dictionaries(st.sampled_from(["CorrelationId", "To", "Label"]), st.just("x")),
     st.dictionaries(st.text("abAB", min_size=1), VALUES, max_size=3),
 )
-def test_a_correlation_filter_matches_if_all_its_properties_are_equal(
+def test_a_correlation_filter_matches_only_if_all_its_properties_are_equal(
     system: dict[str, str], application: dict[str, Value]
 ) -> None:
     if not system and not application:
@@ -411,7 +413,7 @@ def test_a_correlation_filter_matches_if_all_its_properties_are_equal(
     assert rule_from_values(rule_to_values(saved)) == saved
 
 
-def test_a_correlation_filter_distinguishes_case_and_types() -> None:
+def test_a_correlation_filter_compares_the_case_and_the_type_of_values() -> None:
     rule = CorrelationFilter({}, {"Color": "Red"})
     assert rule.matches(MessageProperties({}, {"color": "Red"}))
     assert not rule.matches(MessageProperties({}, {"color": "red"}))
@@ -430,7 +432,7 @@ def test_a_correlation_filter_distinguishes_case_and_types() -> None:
         SubscriptionRule("act", BooleanFilter(), SqlAction("SET a = @p", {"@p": UUID(int=1)})),
     ],
 )
-def test_a_rule_read_from_its_stored_values_is_the_same(rule: SubscriptionRule) -> None:
+def test_a_rule_is_unchanged_after_it_is_stored_and_read(rule: SubscriptionRule) -> None:
     assert rule_from_values(rule_to_values(rule)) == rule
 
 

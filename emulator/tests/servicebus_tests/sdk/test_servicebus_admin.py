@@ -193,7 +193,9 @@ async def test_all_queues_are_listed_in_pages(served: Served) -> None:
     assert counted == listed
 
 
-async def test_a_request_with_neither_a_queue_nor_a_topic_is_refused(served: Served) -> None:
+async def test_a_rule_cannot_be_created_at_the_address_of_a_queue_or_of_a_new_entity(
+    served: Served,
+) -> None:
     rule = SqlRuleFilter("1=1")
     with pytest.raises(HttpResponseError, match="could not be found"):
         await served.call(lambda client: client.create_rule("q", "s", "r", filter=rule))

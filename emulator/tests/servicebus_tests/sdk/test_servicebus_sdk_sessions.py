@@ -73,7 +73,7 @@ async def receive(receiver: Any, count: int = 1) -> list[Any]:
 
 
 async def call_session(receiver: Any, method: str, *arguments: Any) -> Any:
-    """Call a method of the receiver's session, which the blocking client does in a thread."""
+    """Call a method of the receiver's session, with the blocking client in a thread."""
     wrapped = getattr(receiver, "_wrapped", None)
     if wrapped is None:
         return await getattr(receiver.session, method)(*arguments)
@@ -131,7 +131,7 @@ async def test_a_client_can_renew_the_lock_and_store_the_state_of_a_session(
     await queue.run(scenario)
 
 
-async def test_a_receiver_of_the_next_available_session_gets_one_whose_lock_expires(
+async def test_a_receiver_of_the_next_available_session_gets_a_session_whose_lock_expires(
     server: Server,
 ) -> None:
     async def scenario(client: Any) -> None:

@@ -163,7 +163,7 @@ def test_rules_select_messages_by_system_and_application_properties(
     }
 
 
-async def test_the_action_of_a_rule_changes_the_properties_of_its_copy(
+async def test_the_action_of_a_rule_changes_the_properties_of_its_copy_of_a_message(
     server: Server, admin: Any, client: Any
 ) -> None:
     topic = create_topic(server, "changed")
@@ -197,7 +197,7 @@ async def test_the_action_of_a_rule_changes_the_properties_of_its_copy(
         assert changed.message_id == plain.message_id
 
 
-async def test_links_to_a_topic_or_subscription_that_does_not_fit_are_refused(
+async def test_receiving_from_a_missing_subscription_or_from_a_topic_is_refused(
     server: Server, client: Any
 ) -> None:
     topic = create_topic(server, "one")
@@ -222,7 +222,7 @@ async def test_a_disabled_topic_or_subscription_refuses_its_clients(
         await peek(client, topic, "one")
 
 
-def test_the_properties_of_topics_and_subscriptions_are_kept_and_changed(
+def test_the_properties_of_topics_and_subscriptions_can_be_set_and_changed(
     server: Server, admin: Any
 ) -> None:
     rule = AuthorizationRule(key_name="reader", rights=["Listen"], primary_key="first")

@@ -1,6 +1,6 @@
-"""Python functions for the end-to-end tests of the Durable extension.
+"""Python functions with which we repeat the Durable extension's own end-to-end tests.
 
-`test_durable_extension_cases.py` starts them. They do what the functions of the extension's own
+`test_durable_extension_cases.py` calls them. They do what the functions of the extension's own
 tests do, but with the Python SDK and with shorter waits.
 """
 
@@ -48,7 +48,11 @@ async def start(req: func.HttpRequest, client: Client) -> func.HttpResponse:
 @app.route(route="wait/{id}", methods=["POST"])
 @app.durable_client_input(client_name="client")
 async def wait(req: func.HttpRequest, client: Client) -> func.HttpResponse:
-    """Wait for the end of an instance, as long as the body says: `[timeout, interval]` in ms."""
+    """Wait until an instance ends, and return its output.
+
+    The request body is `[timeout, polling interval]` in ms. After the timeout, return the
+    management URLs of the instance.
+    """
     timeout_ms, interval_ms = req.get_json()
     response: func.HttpResponse
     try:
@@ -102,7 +106,7 @@ async def call(req: func.HttpRequest, client: Client) -> func.HttpResponse:
 @app.route(route="query", methods=["POST"])
 @app.durable_client_input(client_name="client")
 async def query(req: func.HttpRequest, client: Client) -> func.HttpResponse:
-    """Return the ids of the instances whose status is in the body, or of all without a body."""
+    """Return the ids of the instances with a status in the body, or of all without a body."""
     if req.get_body():
         statuses = [df.OrchestrationRuntimeStatus(name) for name in req.get_json()]
         found = await client.get_status_by(runtime_status=statuses)
@@ -114,7 +118,10 @@ async def query(req: func.HttpRequest, client: Client) -> func.HttpResponse:
 @app.route(route="purge", methods=["POST"])
 @app.durable_client_input(client_name="client")
 async def purge(req: func.HttpRequest, client: Client) -> func.HttpResponse:
-    """Purge the instances created in a period, which is in the body: `[from, to]`."""
+    """Purge the instances that were created in the period in the body: `[from, to]`.
+
+    Return 200 with the number of purged instances, or 400 with the text of the exception.
+    """
     period = [text and datetime.datetime.fromisoformat(text) for text in req.get_json()]
     try:
         result = await client.purge_instance_history_by(*period)
@@ -550,7 +557,7 @@ def replay_fan_out(context: Context) -> Orchestration:
 
 
 class Person:
-    """A class that the SDK encodes with the methods `to_json` and `from_json`."""
+    """A class whose objects the SDK encodes with `to_json` and decodes with `from_json`."""
 
     def __init__(self, name: str, age: int) -> None:
         self.name = name

@@ -1,7 +1,7 @@
 """A pytest plugin that replaces the SDKs with which the tests of azure-servicebus create queues.
 
 The plugin creates queues and shared access policies through the management port of the emulator.
-Tests that need topics are skipped, because the emulator does not support them.
+It does not create topics, so tests that need topics are skipped.
 """
 
 import itertools
