@@ -80,6 +80,12 @@ LONGEST_START_SECONDS: Final = 2.0
 After this time, the outcome is also recorded in the blob.
 """
 
+PAST_STARTS: Final = 1000
+"""How many orchestrations that were started with an outcome a process remembers.
+
+Because of this, a second reply is not accepted while such an orchestration has not ended.
+"""
+
 LOOKS_A_SECOND: Final = 100
 """The maximum number of reads of outcomes per second by all waiters of a process together."""
 
@@ -157,7 +163,8 @@ class Waiter:
     A waiter must be used only on the event loop on which it was created.
     """
 
-    def __init__(self, waiters: "Waiters") -> None:
+    def __init__(self, waiters: "Waiters", job_id: str) -> None:
+        self.job_id = job_id
         self._waiters = waiters
         self._outcome: JobOutcome | None = None
         self._pause: asyncio.Future[None] | None = None
@@ -201,23 +208,33 @@ class Waiter:
         self._outcome = outcome
         self._end_pause()
 
+    def delay_start(self) -> None:
+        """Begin to delay the start of the job's orchestration, so that it starts with the outcome.
+
+        Call this method before the job's message is sent. From then on, replies pass their outcome
+        to this waiter and record it nowhere else. An orchestration that starts with the outcome
+        needs one episode instead of two.
+
+        Has no effect if another instance of the app may get the reply, because that instance cannot
+        pass the outcome to this waiter.
+        """
+        if self._waiters.is_only_instance:
+            self.delayed_start = DelayedStart()
+
     async def pause_before_start(self, limit_seconds: float) -> JobOutcome | None:
-        """Wait briefly for the outcome of a sent job whose orchestration is not started yet.
+        """Wait up to START_DELAY_SECONDS and `limit_seconds` for the outcome; end the delay.
 
         If this method returns an outcome, the orchestration must be started with this outcome
-        inside `starting`, because the outcome is not recorded anywhere yet. An orchestration that
-        starts with the outcome needs one episode instead of two.
-
-        Returns None at once if another instance of the app may get the reply, because that instance
-        cannot pass the outcome to this waiter.
+        inside `starting`, because the outcome is not recorded anywhere yet. Returns None if there
+        is no outcome or if the start is not delayed.
         """
-        if not self._waiters.is_only_instance:
+        start = self.delayed_start
+        if start is None:
             return None
-        start = self.delayed_start = DelayedStart()
-        outcome = await self.pause(min(START_DELAY_SECONDS, limit_seconds))
+        await self.pause(min(START_DELAY_SECONDS, limit_seconds))
         if start.outcome is None:
             self.delayed_start = None
-        return outcome
+        return start.outcome
 
     @contextmanager
     def starting(self) -> Iterator[None]:
@@ -229,6 +246,7 @@ class Waiter:
         yield
         if self.delayed_start is not None:
             self.delayed_start.end(has_started=True)
+            self._waiters.remember_start(self.job_id, self.delayed_start)
 
     async def pause(
         self, seconds: float, reading: "asyncio.Task[Record | None] | None" = None
@@ -293,6 +311,7 @@ class Waiters:
 
     def __init__(self) -> None:
         self._waiters: dict[str, set[Waiter]] = {}
+        self._past_starts: dict[str, DelayedStart] = {}
         self.count = 0
         self.own_ends = 0
         """How many waits in succession ended with an outcome that this process recorded."""
@@ -305,7 +324,7 @@ class Waiters:
     @contextmanager
     def waiting(self, job_id: str) -> Iterator[Waiter]:
         """Yield a waiter that is notified of the job's outcome during the `with` block."""
-        waiter = Waiter(self)
+        waiter = Waiter(self, job_id)
         self._waiters.setdefault(job_id, set()).add(waiter)
         self.count += 1
         try:
@@ -327,17 +346,31 @@ class Waiters:
     def start_with(self, job_id: str, outcome: JobOutcome) -> DelayedStart | None:
         """Pass the outcome to the request that delays the start of the job's orchestration.
 
-        Returns the delayed start; None if no request in this process delays the start. Only the
-        first outcome is passed. If there was an earlier one, the returned object contains that
-        earlier outcome.
+        Returns the delayed start; None if no request in this process delays the start or has done
+        so. Only the first outcome is passed. If there was an earlier one, the returned object
+        contains that earlier outcome.
+        """
+        start = self.find_start(job_id)
+        if start is not None and start.outcome is None:
+            start.outcome = outcome
+            self.notify(job_id, outcome)
+        return start
+
+    def find_start(self, job_id: str) -> DelayedStart | None:
+        """Return the delayed start of the job's orchestration; None if its start was not delayed.
+
+        The starts with an outcome that have ended are also found, except old ones.
         """
         for waiter in self._waiters.get(job_id, ()):
-            if (start := waiter.delayed_start) is not None:
-                if start.outcome is None:
-                    start.outcome = outcome
-                    waiter.notify(outcome)
-                return start
-        return None
+            if waiter.delayed_start is not None:
+                return waiter.delayed_start
+        return self._past_starts.get(job_id)
+
+    def remember_start(self, job_id: str, start: DelayedStart) -> None:
+        """Let `find_start` find a start that has ended, for the next PAST_STARTS starts."""
+        self._past_starts[job_id] = start
+        if len(self._past_starts) > PAST_STARTS:
+            del self._past_starts[next(iter(self._past_starts))]
 
 
 class Jobs:
@@ -462,23 +495,15 @@ class Jobs:
         """
         if (start := self._waiters.start_with(job_id, outcome)) is not None:
             return await self._record_start(job_id, start, outcome, model)
-        recorded = await self._outcomes.record(job_id, outcome, model=None)
+        recorded = await self._outcomes.record(job_id, outcome, model)
         self._waiters.notify(job_id, recorded)
         # The event loop answers the waiting caller before this task continues.
         await asyncio.sleep(0)
-        if recorded is not outcome:
+        if recorded is outcome:
+            await _raise_event(durable, job_id, recorded, _START_PAUSES_SECONDS)
+        else:
             with contextlib.suppress(UnknownInstance, FinalInstance):
                 await _raise_event(durable, job_id, recorded)
-            return recorded
-        has_ended_before = False
-        try:
-            await _raise_event(durable, job_id, recorded, _START_PAUSES_SECONDS)
-        except FinalInstance:
-            has_ended_before = True  # with the outcome in its ticket, which is counted already
-            raise
-        finally:
-            if model is not None and not has_ended_before:
-                self._outcomes.count_end(model, outcome)
         return recorded
 
     async def _record_start(
@@ -486,15 +511,18 @@ class Jobs:
     ) -> JobOutcome:
         """Wait until a request has started the orchestration with an outcome; return this outcome.
 
-        The outcome is recorded in the blob if the start failed, or if it is unknown whether it
-        failed. Raises Unavailable if it cannot be recorded there.
+        If the start failed, or if it is unknown whether it failed, the outcome is recorded in the
+        blob, and the recorded outcome is returned. Raises Unavailable if it cannot be recorded.
         """
         first = start.outcome or outcome
-        if not await start.wait():
-            return await self._outcomes.record(job_id, first, model if first is outcome else None)
-        if first is outcome and model is not None:
+        has_started = await start.wait()
+        recorded = first if has_started else await self._outcomes.record(job_id, first, model=None)
+        if first is not outcome:
+            return recorded
+        # If two replies wait, both record the first outcome, but it is counted once.
+        if recorded == outcome and model is not None:
             self._outcomes.count_end(model, outcome)
-        return first
+        return outcome if recorded == outcome else recorded
 
     async def _overdue(
         self, job_id: str, initial: Record, instance: InstanceSnapshot

@@ -10,7 +10,7 @@ job's message has been sent before the orchestration is started. If Service Bus 
 orchestration sends the message by the activity `enqueue`, with retries. If the job ended before the
 orchestration was started, the ticket contains the outcome, and the orchestration ends at once.
 
-A job's outcome is recorded in a blob before the event `reply` is raised (see `lifecycle`), and
+The outcome is recorded in a blob before the event `reply` is raised (see `lifecycle`), and
 callers read the blob. An event can be lost, because the Azure Storage provider discards an event
 that arrives before the orchestration's history is saved for the first time. Therefore the
 orchestration also reads the blob when its timer fires.

@@ -103,7 +103,7 @@ class JobFilter:
     def may_match(self, instance: InstanceSnapshot, found: Record) -> bool:
         """Return whether a job can match this filter, without reading the job's recorded outcome.
 
-        `found` is the record that the orchestration returned, or the job's initial record.
+        `found` is the record that the orchestration returned, or the one with which it started.
         """
         is_other_model = self.models is not None and found["model"] not in self.models
         if is_other_model or self.tenant not in {None, tenant_of(found)}:

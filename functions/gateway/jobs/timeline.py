@@ -215,7 +215,7 @@ class JobEvidence:
     Attributes:
         ticket: The ticket of the job, which is the input of the job's orchestration.
         record: The current record of the job, with its progress.
-        outcome: The recorded outcome; None if the job has not ended or if its blob was deleted.
+        outcome: The outcome; None if the job has not ended or if the outcome's blob was deleted.
         history: The history of the job's orchestration; empty if it is not known.
         notes: The notes of workers about deliveries.
         webhook: The delivery log of the webhook; None if the job has no webhook.

@@ -1,7 +1,7 @@
 """The connection to the payload container, and the operations on its blobs.
 
 Small blobs are written and read by plain REST requests (Put Blob and Get Blob of the Blob Storage
-REST API), because these requests are frequent. The gateway writes a small blob for each job, and
+REST API), because these requests are frequent. The gateway writes a small blob for most jobs, and
 reads this blob for each waiting caller. A request with the SDK needs 2 ms of processor time, which
 is a third of the gateway's processor time for a job. A plain request needs 0.4 ms.
 

@@ -4,8 +4,8 @@ The message is sent before the orchestration is started. The process may die aft
 
     store a large input ──▶ send the message ──▶ start the orchestration ──▶ answer the caller
 
-A busy gateway waits briefly for the outcome before it starts the orchestration. If the job ends in
-this time, the orchestration starts with the outcome.
+A request that waits delays the start briefly for the job's outcome. If the job ends in this time,
+the orchestration starts with the outcome, and its input is the record of the outcome.
 
 Before the orchestration is started, the job is not accepted, and no caller knows its id. If the
 process dies after the message was sent, a worker runs the job, and its reply is recorded. If the
@@ -194,7 +194,10 @@ class JobCreator:
         for new_job in new_jobs:
             new_job.submission.drop_data()
         records = await gather_all(
-            [self.start_and_wait(durable, job, wait_seconds) for job in prepared]
+            [
+                self.start_and_wait(durable, job, wait_seconds, is_only_start=True)
+                for job in prepared
+            ]
         )
         return [
             SubmittedJob(job.job_id, record, is_replay=False)
@@ -240,22 +243,25 @@ class JobCreator:
         )
 
     async def start_and_wait(
-        self, durable: Durable, job: PreparedJob, wait_seconds: float
+        self, durable: Durable, job: PreparedJob, wait_seconds: float, *, is_only_start: bool
     ) -> Record:
         """Send and start a job, and wait until the job ends.
+
+        `is_only_start` is true if no other request can start this job. Only then may the ticket be
+        the only record of the job's outcome, because a second start would replace the ticket.
 
         Returns the final record, or the initial record if the job does not end within
         `wait_seconds`. Raises Unavailable if the start of the job may have failed. After the start,
         a failure of the storage raises no error, because the job exists.
         """
         with self.waiters.waiting(job.job_id) as waiter:
+            # The worker of a model that reports progress asks for the orchestration at once.
+            if is_only_start and wait_seconds > 0 and not job.reports_progress:
+                waiter.delay_start()
             job, sent_at = await self._send(job)
             loop = asyncio.get_running_loop()
             ends_at = loop.time() + wait_seconds
-            outcome = None
-            # The worker of a model that reports progress asks for the orchestration at once.
-            if sent_at is not None and not job.reports_progress:
-                outcome = await waiter.pause_before_start(wait_seconds)
+            outcome = await waiter.pause_before_start(0.0 if sent_at is None else wait_seconds)
             wait_seconds = max(0.0, ends_at - loop.time())
             ticket = job.ticket(sent_at=sent_at, outcome=outcome)
             with waiter.starting():

@@ -11,6 +11,7 @@ A job must not be started twice. Durable Functions refuses to start an instance 
 replaces an instance that has ended. Therefore:
 
 - A request starts the job only if it has just written the claim, and only within FRESH_SECONDS.
+- The orchestration of such a job never starts with the outcome, see `JobCreator.start_and_wait`.
 - If a request finds a claim whose job has no instance, the request waits WATCH_SECONDS for the
   instance. This time is much longer than FRESH_SECONDS. If the instance does not appear, the
   request that wrote the claim has died or was too slow. The waiting request then writes the claim
@@ -322,7 +323,7 @@ class IdempotencyKeys:
         if loop.time() - begun_at > FRESH_SECONDS:
             return None
         keyed.new_job.submission.drop_data()
-        record = await self.creator.start_and_wait(durable, job, wait_seconds)
+        record = await self.creator.start_and_wait(durable, job, wait_seconds, is_only_start=False)
         return SubmittedJob(job_id, record, is_replay=claim is not None)
 
     def _pin(self, new_job: NewJob, version: str) -> NewJob:

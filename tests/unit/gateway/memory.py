@@ -51,12 +51,20 @@ class ManualClock:
         return self.now
 
 
+def _set_event() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
 @dataclass
 class MemoryQueues:
     """Implements `Queues` in memory, and stores each sent message with the name of its queue."""
 
     sent: list[tuple[str, ServiceBusMessage]] = field(default_factory=list)
     has_sent: asyncio.Event = field(default_factory=asyncio.Event)
+    may_confirm: asyncio.Event = field(default_factory=_set_event)
+    """While this event is not set, `send` has stored the message but does not return."""
     is_down: bool = False
     lengths: dict[str, int] = field(default_factory=dict)
     """The number of active messages that `count` returns for each queue in this dict.
@@ -77,6 +85,7 @@ class MemoryQueues:
             raise UnknownQueue("queue", "never made")
         self.sent.append((queue, message))
         self.has_sent.set()
+        await self.may_confirm.wait()
 
     async def check(self, queue: str) -> None:
         if self.is_down:

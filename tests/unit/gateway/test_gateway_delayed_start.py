@@ -44,8 +44,11 @@ def kinds_of_events(gateway: RunningGateway, job_id: str) -> list[int]:
     return [event["EventType"] for event in gateway.durable.runs[job_id].history]
 
 
-def _is_count_of_ended(line: str) -> bool:
-    return line.startswith("loosely_gateway_jobs_ended_total{")
+async def count_ended_jobs(gateway: RunningGateway) -> float:
+    """Return the number of ended jobs in the gateway's metrics."""
+    lines = (await gateway.http.get("/metrics")).text.splitlines()
+    counts = [line for line in lines if line.startswith("loosely_gateway_jobs_ended_total{")]
+    return sum(float(line.split()[-1]) for line in counts)
 
 
 def in_gateway(test: Callable[[RunningGateway], Awaitable[None]], **settings: Any) -> None:
@@ -140,18 +143,33 @@ def test_the_outcome_is_recorded_in_a_blob_if_the_caller_goes_away_during_the_st
     in_gateway(test)
 
 
-def test_a_second_reply_after_the_start_changes_neither_the_outcome_nor_the_metrics() -> None:
+@pytest.mark.parametrize("status", [RuntimeStatus.PENDING, RuntimeStatus.COMPLETED])
+def test_a_second_reply_after_the_start_changes_neither_the_outcome_nor_the_metrics(
+    status: RuntimeStatus,
+) -> None:
     async def test(gateway: RunningGateway) -> None:
         response = submit(gateway)
         request = await sent_request(gateway)
         assert (await gateway.reply(request)).status_code == 202
         await response
+        gateway.durable.runs[request.job_id].status = status
         again = await gateway.reply(request, result={"json": {"n": 2}})
         assert again.status_code == 410
         assert (await gateway.job(request.job_id))["result"] == {"n": 1}
-        metrics = (await gateway.http.get("/metrics")).text
-        counts = [line.split()[-1] for line in metrics.splitlines() if _is_count_of_ended(line)]
-        assert sum(map(float, counts)) == 1
+        assert await count_ended_jobs(gateway) == 1
+
+    in_gateway(test)
+
+
+def test_one_of_two_equal_replies_is_accepted_and_counted_if_the_start_fails() -> None:
+    async def test(gateway: RunningGateway) -> None:
+        response = submit(gateway)
+        request = await sent_request(gateway)
+        gateway.durable.is_down = True
+        replies = await asyncio.gather(gateway.reply(request), gateway.reply(request))
+        assert sorted(each.status_code for each in replies) == [202, 410]
+        assert (await response).status_code == 503
+        assert await count_ended_jobs(gateway) == 1
 
     in_gateway(test)
 
@@ -246,16 +264,59 @@ def test_the_orchestration_of_a_model_that_reports_progress_starts_at_once(tmp_p
 
 def test_a_submission_gets_status_503_if_the_job_ends_but_the_orchestration_cannot_start() -> None:
     async def test(gateway: RunningGateway) -> None:
-        response = submit(gateway, **{"idempotency-key": "one"})
+        response = submit(gateway)
         request = await sent_request(gateway)
         gateway.durable.is_down = True
         assert (await gateway.reply(request)).status_code == 202
         assert (await response).status_code == 503
-        gateway.durable.is_down = False
-        # The repeated request starts the same job, whose outcome is already recorded.
-        again = await submit(gateway, **{"idempotency-key": "one"})
-        assert again.json()["id"] == request.job_id
-        assert again.json()["status"] == "succeeded"
+        assert outcome_blob(request.job_id) in gateway.payloads.blobs
+
+    in_gateway(test)
+
+
+def test_the_orchestration_of_a_request_with_an_idempotency_key_starts_at_once() -> None:
+    async def test(gateway: RunningGateway) -> None:
+        # Another request with the key may start the orchestration again, which replaces the ticket.
+        response = submit(gateway, **{"idempotency-key": "one"})
+        request = await sent_request(gateway)
+        await asyncio.sleep(0.001)
+        assert request.job_id in gateway.durable.runs
+        assert (await gateway.reply(request)).status_code == 202
+        assert (await response).json()["status"] == "succeeded"
+        assert outcome_blob(request.job_id) in gateway.payloads.blobs
+
+    in_gateway(test)
+
+
+def test_a_reply_that_arrives_before_the_send_has_ended_is_in_the_ticket() -> None:
+    async def test(gateway: RunningGateway) -> None:
+        gateway.queues.may_confirm.clear()
+        response = submit(gateway)
+        request = await sent_request(gateway)
+        reply = asyncio.create_task(gateway.reply(request))
+        await asyncio.sleep(0.1)
+        gateway.queues.may_confirm.set()
+        assert (await reply).status_code == 202
+        assert (await response).json()["result"] == {"n": 1}
+        assert outcome_blob(request.job_id) not in gateway.payloads.blobs
+        assert await count_ended_jobs(gateway) == 1
+
+    in_gateway(test)
+
+
+def test_a_worker_that_asks_during_the_start_delay_learns_whether_a_reply_is_wanted() -> None:
+    async def test(gateway: RunningGateway) -> None:
+        gateway.durable.may_start.clear()
+        response = submit(gateway)
+        request = await sent_request(gateway)
+        assert request.reply_url is not None
+        assert (await gateway.http.get(request.reply_url)).status_code == 200
+        reply = asyncio.create_task(gateway.reply(request))
+        await asyncio.sleep(0.001)
+        assert (await gateway.http.get(request.reply_url)).status_code == 410
+        gateway.durable.may_start.set()
+        assert (await reply).status_code == 202
+        await response
 
     in_gateway(test)
 

@@ -120,7 +120,13 @@ async def wanted(request: Request, job_id: str, expires: str = "", token: str = 
     services = services_of(request)
     found = await services.jobs.find(durable_of(request), job_id)
     if found is None:
-        raise unknown_job(job_id)
+        # The request that submitted the job may delay the start of the orchestration.
+        start = services.waiters.find_start(job_id)
+        if start is None:
+            raise unknown_job(job_id)
+        if start.outcome is not None:
+            raise _already_final()
+        return json_response(_WANTED)
     if is_final(found):
         raise _already_final()
     # Only workers call this route, so the model has a worker.
