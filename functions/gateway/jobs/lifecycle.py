@@ -246,7 +246,7 @@ class Waiter:
         yield
         if self.delayed_start is not None:
             self.delayed_start.end(has_started=True)
-            self._waiters.remember_start(self.job_id, self.delayed_start)
+            self._waiters.keep_start(self.job_id, self.delayed_start)
 
     async def pause(
         self, seconds: float, reading: "asyncio.Task[Record | None] | None" = None
@@ -366,7 +366,7 @@ class Waiters:
                 return waiter.delayed_start
         return self._past_starts.get(job_id)
 
-    def remember_start(self, job_id: str, start: DelayedStart) -> None:
+    def keep_start(self, job_id: str, start: DelayedStart) -> None:
         """Let `find_start` find a start that has ended, for the next PAST_STARTS starts."""
         self._past_starts[job_id] = start
         if len(self._past_starts) > PAST_STARTS:
