@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from blobs_tests.sdk.blob_servers import ACCOUNT
+from emulator.servicebus.accepted_sessions import SESSION_FILTER
 from emulator.servicebus.amqp.connection import AMQP_HEADER, SASL_HEADER
 from emulator.servicebus.amqp.frames import SASL_FRAME, encode_frame
 from emulator.servicebus.amqp.performatives import (
@@ -26,6 +27,8 @@ from fuzz_tests.fuzzed_services import (
     DURABLE,
     FUZZED_CONTAINER,
     FUZZED_QUEUE,
+    FUZZED_SESSION_QUEUE,
+    FUZZED_TOPIC,
     KEY,
     KEY_NAME,
     FuzzedServices,
@@ -47,6 +50,16 @@ _ENTRY = (
     b"<RequiresDuplicateDetection>true</RequiresDuplicateDetection><Status>SendDisabled</Status>"
     b"</QueueDescription></content></entry>"
 )
+_RULE = (
+    b'<entry xmlns="http://www.w3.org/2005/Atom"><content type="application/xml">'
+    b'<RuleDescription xmlns="http://schemas.microsoft.com/netservices/2010/10/servicebus/connect"'
+    b' xmlns:i="http://www.w3.org/2001/XMLSchema-instance"><Filter i:type="SqlFilter">'
+    b"<SqlExpression>a IN (1, 'x') AND sys.Label LIKE 'b%'</SqlExpression></Filter>"
+    b'<Action i:type="SqlRuleAction"><SqlExpression>SET a = a + 1</SqlExpression></Action>'
+    b"</RuleDescription></content></entry>"
+)
+_TOPIC = _ENTRY.replace(b"QueueDescription", b"TopicDescription")
+_SUBSCRIPTION = _ENTRY.replace(b"QueueDescription", b"SubscriptionDescription")
 _BLOCK_LIST = b'<?xml version="1.0"?><BlockList><Latest>AAAA</Latest></BlockList>'
 _PROPERTIES = (
     b'<?xml version="1.0"?><StorageServiceProperties><Cors><CorsRule>'
@@ -54,7 +67,10 @@ _PROPERTIES = (
     b"<AllowedHeaders>*</AllowedHeaders><ExposedHeaders>*</ExposedHeaders>"
     b"<MaxAgeInSeconds>5</MaxAgeInSeconds></CorsRule></Cors></StorageServiceProperties>"
 )
+_SUBSCRIPTIONS = f"/{FUZZED_TOPIC}/Subscriptions"
 _BLOB = f"/{ACCOUNT}/{FUZZED_CONTAINER}/blob-{{id}}"
+_LEASE = (("x-ms-lease-action", "acquire"), ("x-ms-lease-duration", "15"))
+_TAGS = b"<Tags><TagSet><Tag><Key>a</Key><Value>b</Value></Tag></TagSet></Tags>"
 _BLOCK_BLOB = (("x-ms-blob-type", "BlockBlob"),)
 _INSTANCE = f"{DURABLE}/instances/fuzz-{{id}}"
 _JSON = (("content-type", "application/json"),)
@@ -65,6 +81,13 @@ ADMIN_TEMPLATES = (
     HttpTemplate("PUT", "/other-{id}?api-version=2021-05", (("if-match", "*"),), _ENTRY),
     HttpTemplate("DELETE", "/other-{id}?api-version=2021-05"),
     HttpTemplate("GET", "/$Resources/queues?api-version=2021-05&$skip=0&$top=100"),
+    HttpTemplate("PUT", f"/{FUZZED_TOPIC}?api-version=2021-05", (), _TOPIC),
+    HttpTemplate("PUT", f"{_SUBSCRIPTIONS}/sub-{{id}}?api-version=2021-05", (), _SUBSCRIPTION),
+    HttpTemplate("PUT", f"{_SUBSCRIPTIONS}/sub-{{id}}/Rules/r?api-version=2021-05", (), _RULE),
+    HttpTemplate("GET", f"{_SUBSCRIPTIONS}/sub-{{id}}/Rules?api-version=2021-05&$top=2"),
+    HttpTemplate("DELETE", f"{_SUBSCRIPTIONS}/sub-{{id}}/Rules/$Default?api-version=2021-05"),
+    HttpTemplate("DELETE", f"{_SUBSCRIPTIONS}/sub-{{id}}?api-version=2021-05"),
+    HttpTemplate("GET", "/$emulator/topics"),
     HttpTemplate("GET", "/$emulator/faults"),
     HttpTemplate("PUT", "/$emulator/faults", _JSON, b'{"latency_ms": 0}'),
     HttpTemplate("PUT", "/$emulator/faults", _JSON, b'{"throttled_share": 0.0}'),
@@ -85,6 +108,14 @@ BLOB_TEMPLATES = (
     HttpTemplate("GET", f"{_BLOB}?comp=blocklist&blocklisttype=all"),
     HttpTemplate("PUT", f"{_BLOB}?comp=metadata", (("x-ms-meta-a", "b"),)),
     HttpTemplate("PUT", f"{_BLOB}?comp=properties", (("x-ms-blob-content-type", "a/b"),)),
+    HttpTemplate("PUT", f"{_BLOB}?comp=lease", _LEASE),
+    HttpTemplate("PUT", f"{_BLOB}?comp=lease", (("x-ms-lease-action", "break"),)),
+    HttpTemplate("PUT", f"{_BLOB}?comp=snapshot"),
+    HttpTemplate("PUT", f"{_BLOB}?comp=tags", (), _TAGS),
+    HttpTemplate("GET", f"{_BLOB}?comp=tags"),
+    HttpTemplate("PUT", f"{_BLOB}-append", (("x-ms-blob-type", "AppendBlob"),)),
+    HttpTemplate("PUT", f"{_BLOB}-append?comp=appendblock", (), b"more"),
+    HttpTemplate("PUT", f"{_BLOB}-copy", (("x-ms-copy-source", f"http://localhost{_BLOB}"),)),
     HttpTemplate("GET", f"/{ACCOUNT}/{FUZZED_CONTAINER}?restype=container&comp=list&prefix=b"),
     HttpTemplate("PUT", f"/{ACCOUNT}/other-{{id}}?restype=container"),
     HttpTemplate("DELETE", f"/{ACCOUNT}/other-{{id}}?restype=container"),
@@ -273,8 +304,14 @@ async def _exchange(port: int, pieces: list[bytes], *, is_cut: bool) -> bytes:
     return received
 
 
-def _attach(handle: int, *, role: bool, address: str, own: str = "replies") -> Performative:
+def _attach(
+    handle: int, *, role: bool, address: str, own: str = "replies", session: str | None = None
+) -> Performative:
+    """Return an attach performative. `session` is the id of the message session to accept."""
     here, there = Described(ULong(0x28), [address]), Described(ULong(0x29), [own])
+    if session is not None:
+        accepted = {Symbol(SESSION_FILTER): Described(Symbol(SESSION_FILTER), session)}
+        here = Described(ULong(0x28), [address, *[None] * 6, accepted])
     if not role:
         here, there = Described(ULong(0x28), [own]), Described(ULong(0x29), [address])
     return Attach(
@@ -302,7 +339,8 @@ def _credit(handle: int) -> Performative:
 def _make_setup() -> bytes:
     """Return the valid bytes that open an AMQP connection and attach links.
 
-    The links belong to the queue, to its `$management` node, and to the node `$cbs`.
+    The links belong to the queue, the topic with one subscription and the queue with sessions, to
+    their `$management` nodes, and to the node `$cbs`.
     """
     init = SaslInit(Symbol("PLAIN"), f"\0{KEY_NAME}\0{KEY}".encode())
     management = f"{FUZZED_QUEUE}/$management"
@@ -315,7 +353,13 @@ def _make_setup() -> bytes:
         _attach(3, role=True, address=management),
         _attach(4, role=False, address="$cbs"),
         _attach(5, role=True, address="$cbs"),
-        *(_credit(handle) for handle in (1, 3, 5)),
+        _attach(6, role=False, address=FUZZED_TOPIC),
+        _attach(7, role=True, address=f"{FUZZED_TOPIC}/Subscriptions/sub-1"),
+        _attach(8, role=False, address=f"{FUZZED_TOPIC}/Subscriptions/sub-1/$management"),
+        _attach(9, role=False, address=FUZZED_SESSION_QUEUE),
+        _attach(10, role=True, address=FUZZED_SESSION_QUEUE, session="session"),
+        _attach(11, role=False, address=f"{FUZZED_SESSION_QUEUE}/$management"),
+        *(_credit(handle) for handle in (1, 3, 5, 7, 10)),
     ]
     return b"".join(
         (

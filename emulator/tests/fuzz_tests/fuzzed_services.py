@@ -23,8 +23,9 @@ from blobs_tests.sdk.test_blobs_wire import signature
 from local_ports import free_port
 
 APP = Path(__file__).parents[1] / "crash_tests" / "app"
-#: The queue and the container that malformed requests use. The others are for `check_services`.
+#: The entities that malformed requests use. The others are for `check_services`.
 FUZZED_QUEUE, FUZZED_CONTAINER = "queue", "box"
+FUZZED_SESSION_QUEUE, FUZZED_TOPIC = "session-queue", "topic"
 _CHECKED_QUEUE, _CHECKED_CONTAINER = "checked", "checked"
 KEY_NAME, KEY = "key", "value"
 DURABLE = "/runtime/webhooks/durabletask"
@@ -112,8 +113,8 @@ async def running_services(folder: Path) -> AsyncIterator[FuzzedServices]:
         services = FuzzedServices(processes, logs, amqp, admin, blobs, functions, signature())
         for port in (amqp, admin, blobs, functions):
             await _wait_until_listening(services, port)
-        for queue in (FUZZED_QUEUE, _CHECKED_QUEUE):
-            await _create_queue(services, queue)
+        await _create_entity(services, _CHECKED_QUEUE)
+        await _create_fuzzed_entities(services)
         await _create_container(services, _CHECKED_CONTAINER)
         yield services
     finally:
@@ -182,15 +183,28 @@ async def check_services(services: FuzzedServices, limit_seconds: float) -> floa
 # Service Bus
 
 
-async def _create_queue(services: FuzzedServices, name: str) -> None:
+async def _create_fuzzed_entities(services: FuzzedServices) -> None:
+    """Create the queues, the topic and its subscription, unless they exist."""
+    sessions = "<RequiresSession>true</RequiresSession>"
+    await _create_entity(services, FUZZED_QUEUE)
+    await _create_entity(services, FUZZED_SESSION_QUEUE, properties=sessions)
+    await _create_entity(services, FUZZED_TOPIC, "Topic")
+    await _create_entity(services, f"{FUZZED_TOPIC}/Subscriptions/sub-1", "Subscription")
+
+
+async def _create_entity(
+    services: FuzzedServices, path: str, kind: str = "Queue", properties: str = ""
+) -> None:
+    """Create a queue, topic or subscription unless it exists. `properties` is XML."""
+    namespace = "http://schemas.microsoft.com/netservices/2010/10/servicebus/connect"
     body = (
         '<entry xmlns="http://www.w3.org/2005/Atom"><content type="application/xml">'
-        "<QueueDescription "
-        'xmlns="http://schemas.microsoft.com/netservices/2010/10/servicebus/connect"/>'
+        f'<{kind}Description xmlns="{namespace}">{properties}</{kind}Description>'
         "</content></entry>"
     )
     async with _http(services.admin_port) as http:
-        (await http.put(f"/{name}?api-version=2021-05", content=body)).raise_for_status()
+        answer = await http.put(f"/{path}?api-version=2021-05", content=body)
+        assert answer.status_code in {200, 201, 409}, answer.text
 
 
 async def _use_servicebus(services: FuzzedServices) -> None:
@@ -220,7 +234,7 @@ async def _remove_queues(services: FuzzedServices) -> None:
             for name in names:
                 await http.delete(f"/{quote(name)}?api-version=2021-05")
                 kept.add(name)
-    await _create_queue(services, FUZZED_QUEUE)
+    await _create_fuzzed_entities(services)
 
 
 # Blobs

@@ -60,6 +60,12 @@ _OPERATIONS = (
     "receive-by-sequence-number",
     "update-disposition",
     "renew-session-lock",
+    "set-session-state",
+    "get-session-state",
+    "get-message-sessions",
+    "add-rule",
+    "remove-rule",
+    "enumerate-rules",
 )
 _REQUEST_FIELDS = (
     "lock-tokens",
@@ -73,6 +79,22 @@ _REQUEST_FIELDS = (
     "deadletter-description",
     "properties-to-modify",
     "session-id",
+    "session-state",
+    "last-updated-time",
+    "skip",
+    "top",
+    "rule-name",
+    "rule-description",
+)
+_SQL_TEXTS = (
+    "a = 1",
+    "NOT (sys.Label LIKE '%_' ESCAPE '\\' OR a IN (1, 'x', @p))",
+    "((((((((1 = 1))))))))",
+    "a + -b * 1e400 / 0 % 0 IS NOT NULL",
+    "'unterminated",
+    "[a]]b] EXISTS",
+    "SET a = 1; REMOVE b",
+    "-" * 1100,
 )
 
 
@@ -212,6 +234,14 @@ _FIELDS: dict[str, Callable[[random.Random], Any]] = {
     ),
     "properties-to-modify": lambda chance: {chance.choice(_EXTREME_TEXTS): make_value(chance)},
     "receiver-settle-mode": lambda chance: UInt(chance.randrange(3)),
+    "session-id": lambda chance: chance.choice(("session", *_EXTREME_TEXTS)),
+    "session-state": lambda chance: chance.randbytes(chance.randrange(300)),
+    "rule-description": lambda chance: {
+        chance.choice(("sql-filter", "correlation-filter", "sql-rule-action")): {
+            "expression": chance.choice(_SQL_TEXTS),
+            "properties": {chance.choice(_EXTREME_TEXTS): make_value(chance)},
+        }
+    },
 }
 
 
@@ -230,7 +260,8 @@ def make_frame(chance: random.Random) -> bytes:
     """Return a malformed AMQP frame.
 
     Most frames have a valid performative with changed fields, with changed bytes, or with a
-    malformed message after it. The other frames consist of random bytes.
+    malformed message after it. The other frames consist of random bytes. Transfers use the handles
+    of the links in `campaign.SETUP`.
     """
     channel = 0 if chance.random() < 0.95 else chance.randrange(65536)
     match chance.randrange(8):
@@ -240,11 +271,13 @@ def make_frame(chance: random.Random) -> bytes:
         case 2 | 3:
             return encode_frame(_with_other_fields(chance), channel)
         case 4:
-            transfer = Transfer(UInt(2), UInt(chance.randrange(3)), b"tag", UInt(0))
+            node = UInt(chance.choice((2, 8, 11)))
+            transfer = Transfer(node, UInt(chance.randrange(3)), b"tag", UInt(0))
             return encode_frame(transfer.encode() + make_request(chance), channel)
         case 5:
             format_ = chance.choice((0, 0, 0, 0x80013700, 7))
-            transfer = Transfer(UInt(0), UInt(chance.randrange(3)), b"tag", UInt(format_))
+            link = UInt(chance.choice((0, 6, 9)))
+            transfer = Transfer(link, UInt(chance.randrange(3)), b"tag", UInt(format_))
             return encode_frame(transfer.encode() + make_message(chance), channel)
         case 6:
             return mutate(encode_frame(chance.choice(_OWN).encode(), channel), chance)
@@ -322,6 +355,15 @@ _HEADERS = (
     ("date", "0"),
     ("x-ms-version", "9999-99-99"),
     ("x-ms-date", "Mon, 31 Feb 2026 00:00:00 GMT"),
+    ("x-ms-lease-id", "x"),
+    ("x-ms-lease-action", "break"),
+    ("x-ms-lease-duration", "-2"),
+    ("x-ms-lease-break-period", "99999999999999999999"),
+    ("x-ms-proposed-lease-id", "{}"),
+    ("x-ms-tags", "a=b&a=%ff&=&=="),
+    ("x-ms-blob-condition-appendpos", "-1"),
+    ("x-ms-copy-source", "http://localhost/%00?sig=%"),
+    ("x-ms-delete-snapshots", "all"),
     ("x-ms-meta-", "1"),
     ("x-ms-meta-a b", "1"),
     ("x-ms-blob-content-md5", "=="),
@@ -342,6 +384,10 @@ _PARAMETERS = (
     "restype=container&comp=list&maxresults=-1",
     "restype=container&comp=list&marker=%ff&delimiter=%00",
     "maxresults=99999999999999999999",
+    "snapshot=2026-13-01T00:00:00.0000000Z",
+    "comp=lease",
+    "comp=tags&snapshot=x",
+    "comp=appendblock",
     "timeout=-1",
     "timeout=NaN",
     "se=9999-99-99&sp=x&sv=1",
