@@ -91,8 +91,8 @@ def test_the_error_message_for_a_queue_that_cannot_be_created_contains_the_reaso
 import pytest
 
 def test_one(servicebus):
-    with pytest.raises(ValueError, match="RequiresSession"):
-        servicebus.create_queue("orders", RequiresSession=True)
+    with pytest.raises(ValueError, match="ForwardTo"):
+        servicebus.create_queue("orders", ForwardTo="other")
 """,
     )
     assert result.returncode == 0, result.stdout + result.stderr
