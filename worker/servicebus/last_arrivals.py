@@ -9,6 +9,9 @@ After the child's death, the parent shuts the connection down, reads all data th
 writes the lock tokens into a new lock journal. The next worker reads this journal and abandons the
 messages. The parent cannot read the tokens if the connection is encrypted, because the keys were in
 the child's memory. Then the messages wait until their locks expire.
+
+The parent cannot read what the child has read already. So the child notes the lock token of a
+message while the message is still in the socket.
 """
 
 import contextlib
@@ -18,25 +21,68 @@ import signal
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from worker.servicebus.lock_journal import write_journal
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 _READ_SECONDS: Final = 0.2
 _READ_BYTES: Final = 64 * 1024
 _MAX_PATH_BYTES: Final = 4096
+_HEADER_BYTES: Final = 8
+_LONGEST_BEGIN_BYTES: Final = 64
 
 # An AMQP transfer: its descriptor, the header of its list, the link's handle, the delivery id and
 # the delivery tag. In Service Bus the delivery tag is the lock token.
 _TRANSFER: Final = re.compile(
     rb"\x00\x53\x14"  # the descriptor
     rb"(?:\xc0..|\xd0.{8})"  # list8 or list32: size and count
-    rb"(?:\x43|\x52.|\x70.{4})"  # uint0, smalluint or uint
+    rb"(\x43|\x52.|\x70.{4})"  # uint0, smalluint or uint
     rb"(?:\x43|\x52.|\x70.{4})"
     rb"\xa0\x10(.{16})",  # vbin8 of 16 bytes
     re.DOTALL,
 )
+
+
+class NotingSocket(socket.socket):
+    """A connection's socket that notes the lock token of a message before the message is read."""
+
+    _handle: int
+    _note: Callable[[bytes], None]
+
+    @classmethod
+    def replace(cls, connection: socket.socket, handle: int, note: Callable[[bytes], None]) -> Self:
+        """Take the file descriptor from a socket, and return a socket with this descriptor.
+
+        Args:
+            connection: The unencrypted socket of an AMQP connection. It is unusable afterwards.
+            handle: The number that Service Bus has given the link on which messages arrive.
+            note: Called with the lock token of each message that begins to arrive on this link.
+        """
+        timeout = connection.gettimeout()
+        noting = cls(fileno=connection.detach())
+        noting.settimeout(timeout)
+        noting._handle = handle
+        noting._note = note
+        return noting
+
+    def recv_into(self, buffer: "WriteableBuffer", nbytes: int = 0, flags: int = 0) -> int:
+        """Read bytes into `buffer`, as `socket.recv_into` does.
+
+        The SDK reads the header of a frame first, which has 8 bytes, and then the rest of the
+        frame. So the performative of a frame is at the beginning of a read.
+        """
+        if len(memoryview(buffer)) > _HEADER_BYTES:
+            data = self.recv(_LONGEST_BEGIN_BYTES, socket.MSG_PEEK)
+            found = _TRANSFER.match(data)
+            # The first byte of the encoded handle is its type.
+            if found is not None and int.from_bytes(found[1][1:], "big") == self._handle:
+                self._note(found[2])
+        return super().recv_into(buffer, nbytes, flags)
 
 
 class SocketSender:
@@ -137,7 +183,7 @@ class SocketReceiver:
 
 def lock_tokens(data: bytes) -> list[bytes]:
     """Return the lock tokens of the AMQP transfers in `data`. `data` may begin within a frame."""
-    return [found[1] for found in _TRANSFER.finditer(data)]
+    return [found[2] for found in _TRANSFER.finditer(data)]
 
 
 def _read_to_end(connection: socket.socket, ends_at: float) -> bytes:

@@ -14,6 +14,7 @@ the conformance tests fail if a new version changes these functions.
 """
 
 import logging
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -46,6 +47,7 @@ from worker.errors import (
 )
 from worker.memory.gpu_sharing.queued_work import Peeked
 from worker.servicebus.batched_settlement import can_complete, complete, has_range
+from worker.servicebus.last_arrivals import NotingSocket
 from worker.servicebus.lock_journal import LockJournal, LockJournals
 from worker.settings import AzureEndpoint
 
@@ -452,7 +454,9 @@ class QueueLink:
         """Make the SDK store each message's lock token as soon as the message begins to arrive.
 
         For each frame of a message, the SDK calls a private function of the link. This method
-        replaces that function with a function that also writes the token into the lock journal.
+        replaces that function with a function that also writes the token into the lock journal. If
+        the connection is not encrypted, the socket writes the token even before the SDK has read
+        the frame.
         """
         link: Any = receiver._handler._link
         process_frame = link._incoming_transfer
@@ -473,7 +477,12 @@ class QueueLink:
         link._incoming_transfer = note
         if self._journals is not None and self._journal is not None:
             connection: Any = receiver._handler._connection
-            self._journals.send_copy(connection._transport.sock, self._journal.path)
+            transport = connection._transport
+            if type(transport.sock) is socket.socket:
+                transport.sock = NotingSocket.replace(
+                    transport.sock, link.remote_handle, self._note
+                )
+            self._journals.send_copy(transport.sock, self._journal.path)
 
     def _note(self, token: bytes) -> None:
         if self._journal is None:

@@ -127,7 +127,14 @@ class Connection(asyncio.Protocol):
             self.fail(ConnectionFault("amqp:internal-error", "an internal error occurred"))
 
     def eof_received(self) -> bool:
-        """Return False, which causes asyncio to close the transport."""
+        """Close the connection, because the peer sends no more bytes. Return False.
+
+        Messages that are locked for the peer are sent to it before, and no more are locked. A peer
+        that was killed may have a parent process that reads them and gives them back.
+        """
+        self._delay.flush()
+        if self._state is not _State.CLOSED:
+            self._finish()
         return False
 
     def pause_writing(self) -> None:

@@ -15,7 +15,7 @@ from azure.servicebus._pyamqp.performatives import TransferFrame
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.servicebus.last_arrivals import SocketReceiver, lock_tokens
+from worker.servicebus.last_arrivals import NotingSocket, SocketReceiver, lock_tokens
 from worker.servicebus.lock_journal import LockJournal
 
 
@@ -55,6 +55,37 @@ def test_the_lock_token_of_a_frame_is_found_although_the_first_bytes_of_the_fram
     assert lock_tokens(frames[8:]) == [b"1" * 16, b"2" * 16]
     assert lock_tokens(frames[30:]) == [b"2" * 16], "the first frame was read in part"
     assert lock_tokens(b"") == []
+
+
+@pytest.mark.parametrize("handle", [0, 1, 200, 70_000])
+def test_a_token_is_noted_while_its_message_is_still_in_the_socket(handle: int) -> None:
+    peer, own = socket.socketpair()
+    token = bytes(range(16))
+    other = transfer(b"o" * 16, handle=handle + 1)
+    frames = transfer(token, handle=handle) + other
+    noted: list[tuple[bytes, bytes]] = []
+
+    def note(found: bytes) -> None:
+        noted.append((found, noting.recv(len(frames), socket.MSG_PEEK)))
+
+    with peer, NotingSocket.replace(own, handle, note) as noting:
+        peer.sendall(frames)
+        for frame in (frames[: -len(other)], other):
+            header, rest = bytearray(8), bytearray(len(frame) - 8)
+            assert noting.recv_into(header) == 8
+            assert noting.recv_into(memoryview(rest)) == len(rest)
+            assert bytes(header + rest) == frame
+    assert noted == [(token, frames[8:])]
+
+
+def test_a_noting_socket_keeps_the_timeout_of_the_replaced_socket() -> None:
+    peer, own = socket.socketpair()
+    own.settimeout(0.01)
+    with peer, NotingSocket.replace(own, 0, lambda _: None) as noting:
+        with pytest.raises(TimeoutError):
+            noting.recv_into(bytearray(9))
+        peer.close()
+        assert noting.recv_into(bytearray(9)) == 0
 
 
 @pytest.fixture

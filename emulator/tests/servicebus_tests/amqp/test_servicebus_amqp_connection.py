@@ -27,9 +27,11 @@ from emulator.servicebus.amqp.performatives import (
 )
 from emulator.servicebus.amqp.types import Described, Symbol, UInt, ULong, UShort
 from emulator.servicebus.broker.broker import Broker
+from emulator.servicebus.broker.message import IncomingMessage
 from emulator.servicebus.namespace import Namespace
 from servicebus_tests.amqp.amqp_peer import (
     BODY,
+    QUEUE,
     Peer,
     closed_for,
     condition,
@@ -227,3 +229,24 @@ async def _talk(pieces: list[bytes]) -> None:
             honest.transfer(0, BODY)
             (answer,) = await honest.received_of(Disposition)
             assert answer.state == ACCEPTED
+
+
+@pytest.mark.parametrize("steps", range(12))
+async def test_each_locked_message_is_sent_to_a_peer_that_stops_sending(
+    broker: Broker, served: tuple[Namespace, Broker], steps: int
+) -> None:
+    first, second = Peer(served[0]), Peer(served[0])
+    await first.open()
+    first.attach_receiver(credit=5)
+    await first.read()
+    sending = asyncio.create_task(broker.queue(QUEUE).send([IncomingMessage(b"", b"", BODY)]))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    # asyncio closes the transport if the method returns False.
+    if not first.connection.eof_received():
+        first.transport.close()
+    await sending
+    got = len(await first.received_of(Transfer))
+    await second.open()
+    second.attach_receiver(credit=5)
+    assert got + len(await second.received_of(Transfer)) == 1
