@@ -167,6 +167,7 @@ class TestDeployWorker:
         [tag] = scripts.state["images"]
         assert re.fullmatch(r"worker:[0-9a-f]{12}-\d{14}", tag)
 
+    @pytest.mark.thorough
     def test_the_image_of_a_project_without_a_repository_is_tagged_with_a_digest_of_its_files(
         self, scripts: ScriptRunner, tmp_path: Path
     ) -> None:
@@ -198,6 +199,7 @@ class TestDeployWorker:
         assert "no worker:unknown" in ended.stderr
         assert len(scripts.state["applied"]) == 1
 
+    @pytest.mark.thorough
     @pytest.mark.parametrize(
         ("values", "overlay"),
         [
@@ -517,6 +519,7 @@ class TestTeardown:
 
 
 class TestCheckTools:
+    @pytest.mark.thorough
     def test_the_start_month_of_a_budget_is_set_only_when_the_budget_is_created(
         self, scripts: ScriptRunner
     ) -> None:
@@ -553,6 +556,7 @@ class TestCheckTools:
         old.chmod(0o755)
         assert "older than 3.11" in scripts.run("check-tools.sh").stderr
 
+    @pytest.mark.thorough
     def test_the_preflight_check_stores_the_names_of_existing_node_pools_in_the_azd_environment(
         self, scripts: ScriptRunner
     ) -> None:
