@@ -23,7 +23,7 @@ import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 from worker.servicebus.lock_journal import write_journal
 
@@ -48,41 +48,47 @@ _TRANSFER: Final = re.compile(
 )
 
 
-class NotingSocket(socket.socket):
-    """A connection's socket that notes the lock token of a message before the message is read."""
+def make_noting_socket(
+    connection: socket.socket, handle: int, note: Callable[[bytes], None]
+) -> socket.socket:
+    """Return a socket that notes the lock token of a message before the message is read.
 
-    _handle: int
-    _note: Callable[[bytes], None]
+    The returned socket takes over the file descriptor of `connection`.
 
-    @classmethod
-    def replace(cls, connection: socket.socket, handle: int, note: Callable[[bytes], None]) -> Self:
-        """Take the file descriptor from a socket, and return a socket with this descriptor.
+    Args:
+        connection: The unencrypted socket of an AMQP connection. It is unusable afterwards.
+        handle: The number that Service Bus has given the link on which messages arrive.
+        note: Called with the lock token of each message that begins to arrive on this link.
+    """
+    timeout = connection.gettimeout()
+    noting = _NotingSocket(fileno=connection.detach())
+    noting.settimeout(timeout)
+    noting.handle = handle
+    noting.note = note
+    return noting
 
-        Args:
-            connection: The unencrypted socket of an AMQP connection. It is unusable afterwards.
-            handle: The number that Service Bus has given the link on which messages arrive.
-            note: Called with the lock token of each message that begins to arrive on this link.
-        """
-        timeout = connection.gettimeout()
-        noting = cls(fileno=connection.detach())
-        noting.settimeout(timeout)
-        noting._handle = handle
-        noting._note = note
-        return noting
+
+class _NotingSocket(socket.socket):
+    handle: int
+    note: Callable[[bytes], None]
+    _has_read_header = False
 
     def recv_into(self, buffer: "WriteableBuffer", nbytes: int = 0, flags: int = 0) -> int:
         """Read bytes into `buffer`, as `socket.recv_into` does.
 
         The SDK reads the header of a frame first, which has 8 bytes, and then the rest of the
-        frame. So the performative of a frame is at the beginning of a read.
+        frame. So the performative of a frame is at the beginning of the read after the header.
         """
-        if len(memoryview(buffer)) > _HEADER_BYTES:
+        size_bytes = len(memoryview(buffer))
+        if self._has_read_header and size_bytes > _HEADER_BYTES:
             data = self.recv(_LONGEST_BEGIN_BYTES, socket.MSG_PEEK)
             found = _TRANSFER.match(data)
             # The first byte of the encoded handle is its type.
-            if found is not None and int.from_bytes(found[1][1:], "big") == self._handle:
-                self._note(found[2])
-        return super().recv_into(buffer, nbytes, flags)
+            if found is not None and int.from_bytes(found[1][1:], "big") == self.handle:
+                self.note(found[2])
+        count = super().recv_into(buffer, nbytes, flags)
+        self._has_read_header = count == size_bytes <= _HEADER_BYTES
+        return count
 
 
 class SocketSender:

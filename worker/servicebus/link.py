@@ -47,7 +47,7 @@ from worker.errors import (
 )
 from worker.memory.gpu_sharing.queued_work import Peeked
 from worker.servicebus.batched_settlement import can_complete, complete, has_range
-from worker.servicebus.last_arrivals import NotingSocket
+from worker.servicebus.last_arrivals import make_noting_socket
 from worker.servicebus.lock_journal import LockJournal, LockJournals
 from worker.settings import AzureEndpoint
 
@@ -255,7 +255,7 @@ class QueueLink:
             transport.drain_and_release_messages(receiver._handler)
         except SDK_ERRORS as error:
             raise self._broken(error) from None
-        for token in self._arrived:
+        for token in tuple(self._arrived):
             self._remove_note(token)
         self._arrived.clear()
 
@@ -478,10 +478,12 @@ class QueueLink:
         if self._journals is not None and self._journal is not None:
             connection: Any = receiver._handler._connection
             transport = connection._transport
-            if type(transport.sock) is socket.socket:
-                transport.sock = NotingSocket.replace(
-                    transport.sock, link.remote_handle, self._note
-                )
+            # A thread of the SDK, which keeps the connection alive, also reads from the socket.
+            with transport.socket_lock:
+                if type(transport.sock) is socket.socket:
+                    transport.sock = make_noting_socket(
+                        transport.sock, link.remote_handle, self._note
+                    )
             self._journals.send_copy(transport.sock, self._journal.path)
 
     def _note(self, token: bytes) -> None:

@@ -31,6 +31,7 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -286,6 +287,8 @@ class DelayedStart:
     def __init__(self) -> None:
         self.outcome: JobOutcome | None = None
         """The outcome with which the orchestration is started; None if the job has not ended."""
+        self.is_counted = False
+        """Whether the end of the job is counted in the metrics."""
         self._end: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
     def end(self, *, has_started: bool) -> None:
@@ -367,7 +370,12 @@ class Waiters:
         return self._past_starts.get(job_id)
 
     def keep_start(self, job_id: str, start: DelayedStart) -> None:
-        """Let `find_start` find a start that has ended, for the next PAST_STARTS starts."""
+        """Let `find_start` find a start that has ended, for the next PAST_STARTS starts.
+
+        The outcome of the start is kept without the reply, which may be large.
+        """
+        if start.outcome is not None:
+            start.outcome = replace(start.outcome, reply=None)
         self._past_starts[job_id] = start
         if len(self._past_starts) > PAST_STARTS:
             del self._past_starts[next(iter(self._past_starts))]
@@ -517,12 +525,13 @@ class Jobs:
         first = start.outcome or outcome
         has_started = await start.wait()
         recorded = first if has_started else await self._outcomes.record(job_id, first, model=None)
-        if first is not outcome:
-            return recorded
+        # An outcome that was read from its blob is another object, and has shorter times.
+        is_first = outcome_to_json(recorded) == outcome_to_json(first)
         # If two replies wait, both record the first outcome, but it is counted once.
-        if recorded == outcome and model is not None:
-            self._outcomes.count_end(model, outcome)
-        return outcome if recorded == outcome else recorded
+        if is_first and not start.is_counted and model is not None:
+            start.is_counted = True
+            self._outcomes.count_end(model, first)
+        return outcome if is_first and first is outcome else recorded
 
     async def _overdue(
         self, job_id: str, initial: Record, instance: InstanceSnapshot

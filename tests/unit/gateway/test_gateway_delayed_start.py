@@ -161,6 +161,23 @@ def test_a_second_reply_after_the_start_changes_neither_the_outcome_nor_the_metr
     in_gateway(test)
 
 
+def test_a_job_is_counted_as_ended_if_only_a_repeated_reply_finds_that_it_has_started() -> None:
+    async def test(gateway: RunningGateway) -> None:
+        gateway.durable.may_start.clear()
+        response = submit(gateway)
+        request = await sent_request(gateway)
+        gateway.payloads.is_down = True
+        assert (await gateway.reply(request)).status_code == 503
+        gateway.durable.may_start.set()
+        assert (await response).json()["status"] == "succeeded"
+        gateway.payloads.is_down = False
+        for _ in range(2):
+            assert (await gateway.reply(request)).status_code == 410
+        assert await count_ended_jobs(gateway) == 1
+
+    in_gateway(test)
+
+
 def test_one_of_two_equal_replies_is_accepted_and_counted_if_the_start_fails() -> None:
     async def test(gateway: RunningGateway) -> None:
         response = submit(gateway)

@@ -15,7 +15,7 @@ from azure.servicebus._pyamqp.performatives import TransferFrame
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.servicebus.last_arrivals import NotingSocket, SocketReceiver, lock_tokens
+from worker.servicebus.last_arrivals import SocketReceiver, lock_tokens, make_noting_socket
 from worker.servicebus.lock_journal import LockJournal
 
 
@@ -68,7 +68,7 @@ def test_a_token_is_noted_while_its_message_is_still_in_the_socket(handle: int) 
     def note(found: bytes) -> None:
         noted.append((found, noting.recv(len(frames), socket.MSG_PEEK)))
 
-    with peer, NotingSocket.replace(own, handle, note) as noting:
+    with peer, make_noting_socket(own, handle, note) as noting:
         peer.sendall(frames)
         for frame in (frames[: -len(other)], other):
             header, rest = bytearray(8), bytearray(len(frame) - 8)
@@ -78,10 +78,24 @@ def test_a_token_is_noted_while_its_message_is_still_in_the_socket(handle: int) 
     assert noted == [(token, frames[8:])]
 
 
+def test_bytes_of_a_message_that_look_like_a_transfer_frame_are_not_noted() -> None:
+    peer, own = socket.socketpair()
+    noted: list[bytes] = []
+    hostile = transfer(b"h" * 16)[8:]
+    with peer, make_noting_socket(own, 0, noted.append) as noting:
+        peer.sendall(transfer(b"t" * 16)[:-10])
+        frame = bytearray(len(transfer(b"t" * 16)) - 10 + len(hostile))
+        assert noting.recv_into(memoryview(frame)[:8]) == 8
+        read = 8 + noting.recv_into(memoryview(frame)[8:])
+        peer.sendall(hostile)
+        assert read + noting.recv_into(memoryview(frame)[read:]) == len(frame)
+    assert noted == [b"t" * 16]
+
+
 def test_a_noting_socket_keeps_the_timeout_of_the_replaced_socket() -> None:
     peer, own = socket.socketpair()
     own.settimeout(0.01)
-    with peer, NotingSocket.replace(own, 0, lambda _: None) as noting:
+    with peer, make_noting_socket(own, 0, lambda _: None) as noting:
         with pytest.raises(TimeoutError):
             noting.recv_into(bytearray(9))
         peer.close()
