@@ -52,7 +52,7 @@ class MainPort:
         self._is_open.set()
 
     async def start(self) -> None:
-        """Start to listen on the main port. If this was done before, do nothing.
+        """Start to listen on the main port. If the port is already open, do nothing.
 
         Raises PortInUse if another program listens on the port.
         """

@@ -235,7 +235,7 @@ class AmqpMessageFormat:
     def update_properties(
         self, message: IncomingMessage, updates: Sequence[PropertyUpdate]
     ) -> IncomingMessage:
-        """Return the message after changes of its properties."""
+        """Apply `updates` to the properties of a message, and return the changed message."""
         sections = split(message.bare)
         fields = list_items(sections.properties)
         fields += [_NULL] * (_FIELD_COUNT - len(fields))
