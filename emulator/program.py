@@ -350,7 +350,7 @@ def listen_all(
 
 
 def _listen(listeners: Sequence[socket.socket], port: int, backlog: int) -> None:
-    """Let bound sockets listen. If one of them cannot, close all of them.
+    """Make bound sockets listen. If one socket cannot listen, close all sockets.
 
     Raises PortInUse if another program listens on the port, and SettingError for another reason.
     """

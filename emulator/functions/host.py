@@ -221,7 +221,7 @@ async def run_host(host: Host, stopping: asyncio.Event, watch: AppFileWatch | No
 
     Args:
         host: The host.
-        stopping: The event that stops the host when it is set.
+        stopping: An event. The host stops when the event is set.
         watch: Finds changes of the app's files. After a change, the app is loaded again. None if
             the files are not watched.
     """

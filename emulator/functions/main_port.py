@@ -20,7 +20,7 @@ _NOT_RUNNING = b"Function host is not running."
 
 
 async def respond_not_running(send: Send) -> None:
-    """Respond with status 503 and the text that Azure's host sends if it is not running."""
+    """Respond with status 503 and Azure's text for a Functions host that is not running."""
     headers = [
         (b"content-type", b"text/plain; charset=utf-8"),
         (b"content-length", b"%d" % len(_NOT_RUNNING)),

@@ -107,8 +107,8 @@ def _limit_segment_size(listener: socket.socket) -> None:
     """On Linux, limit the maximum segment size (TCP_MAXSEG) of all accepted connections.
 
     The asynchronous client of azure-servicebus 7.9 to 7.14 reads TCP_MAXSEG from its socket and
-    then sets the same value. Without this limit, the kernel may report a value for the loopback
-    interface that is larger than it allows a program to set.
+    then sets the same value. On the loopback interface, the kernel may report a value that is
+    larger than the kernel allows a program to set. This limit prevents such a value.
     """
     if sys.platform == "linux":
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, _MAX_SEGMENT_BYTES)

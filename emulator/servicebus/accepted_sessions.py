@@ -181,7 +181,7 @@ class MessageSessionSource:
             lock: The peer's lock on the session.
             messages: The source of the session's messages.
             attach_details: The id of the session and the lock's expiry time for the peer.
-            accepted: The sessions that the peer has accepted. It contains `lock`.
+            accepted: The locks on the sessions that the peer has accepted, including `lock`.
         """
         self.is_presettled = messages.is_presettled
         self.attach_details: AttachDetails | None = attach_details

@@ -310,7 +310,7 @@ class _Api:
         return _feed(request, topic.subscriptions, lambda each: _entry(request, each))
 
     async def get_subscription(self, request: Request) -> Response:
-        """Return the description of a subscription. If it does not exist, return an empty feed."""
+        """Return the description of a subscription, or an empty feed if it does not exist."""
         try:
             subscription = self._find_subscription(request)
         except EntityNotFound:
@@ -347,7 +347,7 @@ class _Api:
         return _feed(request, rules, lambda rule: rule_entry(f"{request.url}/{rule.name}", rule))
 
     async def get_rule(self, request: Request) -> Response:
-        """Return the description of a rule. If the rule does not exist, return an empty feed."""
+        """Return the description of a rule, or an empty feed if the rule does not exist."""
         try:
             rule = self._find_subscription(request).find_rule(request.path_params["rule"])
         except EntityNotFound:

@@ -3,8 +3,8 @@
 A configuration with an unsupported property is refused. If the emulator ignored the property, a
 queue would behave differently from the same queue in Azure, without any error.
 
-The property `AuthorizationRules` of a namespace, queue or topic is not in Microsoft's format. It
-lists shared access policies.
+The property `AuthorizationRules` of a namespace, queue or topic is not in Microsoft's format. This
+property lists shared access policies.
 """
 
 import json

@@ -278,7 +278,10 @@ def _filtered_value(encoded: bytes) -> Value | None:
 
 
 def convert_value(value: object) -> Value | None:
-    """Convert a decoded property to one of Python's own types. None if no filter can compare it."""
+    """Convert the decoded value of a property to one of Python's own types.
+
+    Return None if no filter can compare the value.
+    """
     if isinstance(value, Timestamp):
         try:
             return value.instant()

@@ -329,7 +329,8 @@ def read_performative(body: bytes) -> tuple[Performative, int]:
 def build_error(condition: str, description: str) -> Described:
     """Build an AMQP error.
 
-    The third field, `info`, is always encoded, although it is null. Some clients always read it.
+    The third field, `info`, is null. It is encoded nevertheless, because some clients always read
+    this field.
     """
     return Described(ULong(0x1D), [Symbol(condition), description, None])
 

@@ -208,9 +208,10 @@ class MessageSessionIndex:
         return self._sessions.setdefault(session_id, _SessionMessages())
 
     def _update(self, session_id: str) -> None:
-        """Update the session's first ready message in `_heads`.
+        """Store the sequence number of the session's first ready message in `_heads`.
 
-        Remove the session from the index if it has no messages and is not locked.
+        If the session is locked or has no ready message, remove its number from `_heads` instead.
+        If the session is not locked and has no messages, remove the session from the index.
         """
         session = self._sessions[session_id]
         head = None if session.is_locked else session.ready.first()

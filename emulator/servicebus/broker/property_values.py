@@ -40,12 +40,12 @@ class MessageProperties:
     """Values by the names of the application properties, in lower case."""
 
     def system_value(self, name: str) -> Value | None:
-        """Return the value of a system property, or None if the message does not have it."""
+        """Return the value of a system property, or None if the message has no such property."""
         key = name.casefold()
         return self.system.get(_ALIASES.get(key, key))
 
     def application_value(self, name: str) -> Value | None:
-        """Return the value of an application property, or None if the message does not have it."""
+        """Return an application property's value, or None if the message has no such property."""
         return self.application.get(name.casefold())
 
     def with_update(self, update: "PropertyUpdate") -> "MessageProperties":

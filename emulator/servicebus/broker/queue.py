@@ -282,7 +282,7 @@ class Queue:
         return lock.until
 
     def session_state(self, lock: MessageSessionLock) -> bytes | None:
-        """Return the state of a message session, or None if it has no state."""
+        """Return the state of a message session, or None if the session has no state."""
         self._check_session_lock(lock, self._begin())
         self._transactions.flush()
         return self._transactions.store.session_state(self._state.number, lock.session_id)

@@ -2,7 +2,7 @@
 
 A subscription is a queue that gets its messages from its topic. When a message is sent to a topic,
 or when a scheduled message of the topic becomes active, each subscription with a rule that selects
-the message gets one copy. All copies are written to the database in one transaction.
+the message gets one or more copies. All copies are written to the database in one transaction.
 """
 
 from collections.abc import Sequence

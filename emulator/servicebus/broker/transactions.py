@@ -136,8 +136,8 @@ class TransactionManager:
     def load(self) -> None:
         """Read all message records from the database, and the ids for duplicate detection.
 
-        Then expire the messages and message locks whose time is over, activate the scheduled
-        messages that are due, and write these changes to the database.
+        Then make the changes that are due, and write these changes to the database: locks and
+        messages whose time is over expire, and scheduled messages that are due become active.
         """
         for record in self.store.records():
             self.table.load(record)
