@@ -25,7 +25,8 @@ class HttpProtocol(HttpToolsProtocol):
     """uvicorn's protocol, which limits the size of a request's head and the time for a request.
 
     The head of the first request must arrive within `limits.head_seconds` after the connection was
-    opened. The head of each further request must arrive within the same time after its first byte.
+    opened. The head of each further request must arrive within `limits.head_seconds` after the
+    first byte of the request.
     While the client sends a body, each pause must be shorter than `limits.body_silence_seconds`.
     uvicorn's `timeout_keep_alive` is the limit for a connection that is idle after a response.
     """
@@ -61,8 +62,8 @@ class HttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse received bytes.
 
-        Refuse a request whose head is too large. If the bytes belong to a body, start the time
-        limit `body_silence_seconds` for the next bytes again.
+        Refuse a request whose head is too large. If the bytes belong to a body, the next bytes of
+        the body must arrive within `body_silence_seconds`, counted from now.
         """
         if self._is_in_head:
             self._head_bytes += len(data)
@@ -84,7 +85,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """End the time limit, because the request is complete."""
+        """Remove the time limit for received bytes, because the request is complete."""
         self._is_in_head = True
         self._is_in_body = False
         self._deadline = None

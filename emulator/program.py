@@ -186,7 +186,7 @@ def run(
     """Configure logging, run a program, and return its exit status.
 
     Only the user who runs the program can read the files that the program creates. `formatter`
-    formats the log lines; if it is None, they have the format of all services.
+    formats the log lines; if it is None, the log lines have the format that all services share.
 
     If the program raises StartError, write the error's message to standard error, and return the
     error's `exit_code`. Otherwise return 0.
@@ -226,9 +226,9 @@ def run_loop(main: Coroutine[Any, Any, None]) -> None:
 def start_trimming(interval_seconds: float = 60.0) -> None:
     """Start a daemon thread that regularly returns free memory to the operating system.
 
-    glibc keeps freed memory that lies between blocks in use. Without this thread, the resident
-    memory would rise with each new combination of large bodies. See malloc_trim(3). If the C
-    library is not glibc, do nothing.
+    glibc does not return freed memory that lies between blocks that are still used. Without this
+    thread, the resident memory would rise whenever the service holds a new combination of large
+    request bodies. See malloc_trim(3). If the C library is not glibc, do nothing.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -287,10 +287,11 @@ def bind(host: str, port: int, *, allow_remote: bool = False) -> socket.socket:
 
 
 def bind_all(host: str | None, port: int, *, allow_remote: bool = False) -> list[socket.socket]:
-    """Return TCP sockets that are bound to the same port of each address to listen on.
+    """Return one bound TCP socket for each address of `host`, all with the same port number.
 
-    If `host` is None, the addresses are 127.0.0.1 and, if this machine has it, ::1. `bind`
-    describes the other arguments and the errors.
+    If `host` is None, the addresses are 127.0.0.1 and, if this machine has it, ::1.
+    Otherwise, `host` is the only address. The docstring of `bind` describes the other arguments and
+    the errors.
     """
     if host is not None:
         return [bind(host, port, allow_remote=allow_remote)]
@@ -337,10 +338,11 @@ def format_url(bound: socket.socket, scheme: str = "http") -> str:
 def listen_all(
     host: str | None, port: int, backlog: int, *, allow_remote: bool = False
 ) -> list[socket.socket]:
-    """Return listening sockets on the same port of each address to listen on.
+    """Return one listening TCP socket for each address of `host`, all with the same port number.
 
-    `backlog` is the number of connections that may wait to be accepted. `bind_all` describes the
-    other arguments and the errors. Raises SettingError also if a socket cannot listen.
+    `backlog` is the number of connections that may wait to be accepted. The docstring of `bind_all`
+    describes the other arguments and the errors. Also raises SettingError if a socket cannot
+    listen.
     """
     listeners = bind_all(host, port, allow_remote=allow_remote)
     _listen(listeners, port, backlog)
@@ -348,7 +350,7 @@ def listen_all(
 
 
 def _listen(listeners: Sequence[socket.socket], port: int, backlog: int) -> None:
-    """Let bound sockets listen. If one of them cannot, close all of them.
+    """Make bound sockets listen. If one socket cannot listen, close all sockets.
 
     Raises PortInUse if another program listens on the port, and SettingError for another reason.
     """

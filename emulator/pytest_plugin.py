@@ -1,8 +1,9 @@
 """A pytest plugin with the fixtures `servicebus`, `blob_storage` and `functions_host`.
 
-pytest finds the plugin by its entry point. Each fixture starts the service as a process on free
-ports of the loopback interface, with an empty data directory, when the first test asks for it. The
-service runs until the last test has ended. With pytest-xdist, each worker has its own services.
+pytest finds the plugin by its entry point. When the first test uses a fixture, the fixture starts
+its service as a process on free ports of the loopback interface, with an empty data directory. The
+service runs until the last test has ended. With pytest-xdist, each worker process of pytest-xdist
+has its own services.
 """
 
 import os

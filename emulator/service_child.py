@@ -1,7 +1,7 @@
 """Run a service until standard input is closed: `python service_child.py MODULE [OPTION…]`.
 
 The pytest plugin starts each service with this script. The system closes the pipe to standard input
-when pytest ends, also when pytest is killed, so that no service outlives its tests.
+when pytest ends, even if pytest is killed. Therefore no service runs longer than its tests.
 """
 
 import os

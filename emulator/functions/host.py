@@ -221,9 +221,9 @@ async def run_host(host: Host, stopping: asyncio.Event, watch: AppFileWatch | No
 
     Args:
         host: The host.
-        stopping: Stops the host.
-        watch: Finds changes of the app's files, after which the app is loaded again. None if the
-            files are not watched.
+        stopping: An event. The host stops when the event is set.
+        watch: Finds changes of the app's files. After a change, the app is loaded again. None if
+            the files are not watched.
     """
     stop = asyncio.create_task(stopping.wait())
     try:

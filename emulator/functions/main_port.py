@@ -20,7 +20,7 @@ _NOT_RUNNING = b"Function host is not running."
 
 
 async def respond_not_running(send: Send) -> None:
-    """Respond with status 503 and the text that Azure's host sends if it is not running."""
+    """Respond with status 503 and Azure's text for a Functions host that is not running."""
     headers = [
         (b"content-type", b"text/plain; charset=utf-8"),
         (b"content-length", b"%d" % len(_NOT_RUNNING)),
@@ -52,7 +52,7 @@ class MainPort:
         self._is_open.set()
 
     async def start(self) -> None:
-        """Start to listen on the main port. If this was done before, do nothing.
+        """Start to listen on the main port. If the port is already open, do nothing.
 
         Raises PortInUse if another program listens on the port.
         """

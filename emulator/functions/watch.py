@@ -62,8 +62,8 @@ class AppFileWatch:
 def forget_bytecode(source: Path) -> None:
     """Delete the cached bytecode of a Python file.
 
-    Python compares the time of a file in whole seconds. So it would run the old bytecode if a file
-    was changed twice in one second and its size is still the same.
+    Python compares the modification times of files in whole seconds. Therefore Python would run the
+    old bytecode if a file was changed twice within one second and kept its size.
     """
     for cached in (source.parent / "__pycache__").glob(f"{source.stem}.*.pyc"):
         with suppress(OSError):

@@ -66,9 +66,10 @@ def _run(options: argparse.Namespace) -> None:
 def _namespace_rules(
     options: argparse.Namespace, config: NamespaceConfig
 ) -> Sequence[AuthorizationRule]:
-    """Return the namespace's policies from the files and options.
+    """Return the namespace's policies from the configuration files and the command-line options.
 
-    The policy of Microsoft's emulator is added, unless the user gives another key.
+    If there is no option `--key`, and no file contains a policy with the same name, the policy of
+    Microsoft's emulator is added.
     """
     rules = [*config.rules, *(load_policies(options.policies) if options.policies else ())]
     rules += [AuthorizationRule(name, ALL_RIGHTS, value) for name, value in options.key or ()]
@@ -106,8 +107,8 @@ def _limit_segment_size(listener: socket.socket) -> None:
     """On Linux, limit the maximum segment size (TCP_MAXSEG) of all accepted connections.
 
     The asynchronous client of azure-servicebus 7.9 to 7.14 reads TCP_MAXSEG from its socket and
-    then sets the same value. Without this limit, the kernel may report a value for the loopback
-    interface that is larger than it allows a program to set.
+    then sets the same value. On the loopback interface, the kernel may report a value that is
+    larger than the kernel allows a program to set. This limit prevents such a value.
     """
     if sys.platform == "linux":
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, _MAX_SEGMENT_BYTES)
@@ -136,7 +137,10 @@ async def _serve(
 
 
 def _check_keys(host: str | None, policies: AccessPolicies) -> None:
-    """Raise SettingError if other machines can connect and a policy has the public key."""
+    """Raise SettingError if other machines can connect and a policy has a publicly known key.
+
+    The publicly known key is the key of Microsoft's emulator.
+    """
     name = policies.find_public()
     if program.is_remote(host) and name is not None:
         raise SettingError(

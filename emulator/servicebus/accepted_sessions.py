@@ -1,7 +1,7 @@
 """Open links on which a peer receives the messages of one message session.
 
-A message session is a group of messages of a queue, see `broker/message_sessions.py`. A receiver
-accepts a session by the filter `com.microsoft:session-filter` in the source of its link. The
+A message session is a group of messages of a queue, see `broker/message_sessions.py`. To accept a
+session, a receiver sets the filter `com.microsoft:session-filter` in the source of its link. The
 filter's value is the id of the session, or null for the next available session.
 """
 
@@ -56,7 +56,7 @@ class AcceptedSessions:
         self._locks[queue, lock.session_id] = lock
 
     def remove(self, queue: Queue, lock: MessageSessionLock) -> None:
-        """Remove a lock, unless the peer has accepted the session again since then."""
+        """Remove a lock. Do nothing if the peer now has a newer lock on the same session."""
         if self._locks.get((queue, lock.session_id)) is lock:
             del self._locks[queue, lock.session_id]
 
@@ -69,8 +69,8 @@ class AcceptedSessions:
     ) -> LinkSource | asyncio.Future[LinkSource]:
         """Accept a session, and return the source of its messages.
 
-        If the peer requests the next available session, return a future of the source. It ends
-        with a LinkFault if no session is available within the peer's timeout.
+        If the peer requests the next available session, return a future of the source. The future
+        raises LinkFault if no session becomes available within the peer's timeout.
 
         Args:
             queue: The queue to which the session belongs.
@@ -181,7 +181,7 @@ class MessageSessionSource:
             lock: The peer's lock on the session.
             messages: The source of the session's messages.
             attach_details: The id of the session and the lock's expiry time for the peer.
-            accepted: The sessions that the peer has accepted. It contains `lock`.
+            accepted: The locks on the sessions that the peer has accepted, including `lock`.
         """
         self.is_presettled = messages.is_presettled
         self.attach_details: AttachDetails | None = attach_details
@@ -221,9 +221,10 @@ def _link_fault(queue: Queue, error: BrokerError) -> LinkFault:
 
 
 def _with_value(wanted: Any, session_id: str) -> Any:
-    """Return the session filter for the reply to the peer, whose value is `session_id`.
+    """Return a session filter with the value `session_id`, for the reply to the peer.
 
-    `wanted` is the filter in the peer's request. If it has a descriptor, the result has the same.
+    `wanted` is the filter in the peer's request. If `wanted` has a descriptor, the returned filter
+    has the same descriptor.
     """
     if isinstance(wanted, Described):
         return Described(wanted.descriptor, session_id)

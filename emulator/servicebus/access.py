@@ -14,7 +14,7 @@ DEVELOPMENT_KEY = "SAS_KEY_VALUE"
 
 
 def check_keys(rules: Iterable[AuthorizationRule]) -> None:
-    """Raise ArgumentError if a policy has the public key."""
+    """Raise ArgumentError if a policy has the key of Microsoft's emulator, which is public."""
     for rule in rules:
         if DEVELOPMENT_KEY in rule.keys:
             raise ArgumentError(
@@ -57,9 +57,10 @@ class AccessPolicies:
         return {**stored, **self._configured}
 
     def find_public(self) -> str | None:
-        """Return a text that names a policy with the public key, or None if all keys are secret.
+        """Return a text that names a policy with a publicly known key; None if all keys are secret.
 
-        If the policy belongs to a queue or topic, the text also names the queue or topic.
+        The publicly known key is the key of Microsoft's emulator. If the policy belongs to a queue
+        or topic, the text also names the queue or topic.
         """
         for rule in self.of_namespace.values():
             if DEVELOPMENT_KEY in rule.keys:
@@ -73,7 +74,7 @@ class AccessPolicies:
         return None
 
     def find(self, name: str, resource: str) -> list[AuthorizationRule]:
-        """Return the policies with a name that may sign a token for a resource.
+        """Return the policies named `name` whose keys may sign a token for a resource.
 
         Args:
             name: The name of the policies.
@@ -89,7 +90,7 @@ class AccessPolicies:
     def allows(self, rule: AuthorizationRule, resource: str, path: str) -> bool:
         """Return whether a policy that signed a token for a resource may give access to a path.
 
-        A policy of a queue gives access only to this queue, also if the path of another queue
+        A policy of a queue gives access only to this queue, even if the path of another queue
         begins with the queue's name. A policy of a topic gives access to the topic and its
         subscriptions.
 
@@ -104,7 +105,10 @@ class AccessPolicies:
         return owner is self._broker.find_policy_owner(path)
 
     def rights_of(self, name: str, key: str) -> frozenset[AccessRight]:
-        """Return the rights that a key of a namespace's policy gives. Empty if the key is wrong."""
+        """Return the rights of the namespace's policy `name`, if `key` is a key of this policy.
+
+        If the policy does not exist or the key is wrong, return an empty set.
+        """
         rule = self.of_namespace.get(name)
         # Compare bytes, because compare_digest accepts only ASCII texts.
         if rule is None or not any(

@@ -3,7 +3,7 @@
 Requests and responses are Atom entries that contain the description of a queue, a topic, a
 subscription or a rule ("Service Bus REST API", learn.microsoft.com).
 
-A request needs the right Manage, for the queue or topic or for the namespace.
+A request needs the right Manage, either for the queue or topic in its path or for the namespace.
 
 The client in azure-servicebus 7.15.0 always uses https URLs, even if the connection string contains
 `UseDevelopmentEmulator=true`. But this management API is served without TLS. To use the client,
@@ -97,8 +97,9 @@ def create_admin_app(
         policies: The policies whose keys sign requests. If it is None, no signature is verified,
             and the app has no routes for policies.
         needs_token: If it is True, each request needs a signature, except GET and HEAD for
-            `/health`, and no policy can have the public key. If it is False, requests without a
-            signature are accepted too, but a signature in a request is still verified.
+            `/health`, and no policy can have the publicly known key of Microsoft's emulator. If it
+            is False, requests without a signature are accepted too, but a signature in a request is
+            still verified.
     """
     api = _Api(broker, namespace, needs_token=needs_token and policies is not None)
     further = [] if namespace is None else fault_routes(namespace)
@@ -125,8 +126,8 @@ def create_admin_app(
 def _topic_routes(api: "_Api") -> list[Route]:
     """Return the routes for the subscriptions of topics and their rules.
 
-    Some clients write these words in the paths with a capital letter: `Subscriptions` and `Rules`.
-    Other clients write them without a capital letter.
+    The paths contain the words `subscriptions` and `rules`. Each word may begin with a capital
+    letter, because some clients write `Subscriptions` or `Rules`.
     """
     routes = []
     spellings = product(("subscriptions", "Subscriptions"), ("rules", "Rules"))
@@ -233,7 +234,7 @@ class _Api:
     async def get(self, request: Request) -> Response:
         """Return the description of a queue or topic.
 
-        If it does not exist, return an empty feed, as Azure does.
+        If the queue or topic does not exist, return an empty feed, as Azure does.
         """
         try:
             queue = self._find(request)
@@ -242,9 +243,9 @@ class _Api:
         return _atom(to_bytes(_entry(request, queue)))
 
     async def put(self, request: Request) -> Response:
-        """Create a queue or topic. If the request has the header `If-Match`, update it.
+        """Create a queue or topic, or update it if the request has the header `If-Match`.
 
-        An update detaches the links whose use the new status forbids.
+        An update detaches the AMQP links that the new status of the queue or topic forbids.
         """
         body = await _body(request)
         description = parse_entry(body, _QUEUE_DESCRIPTION, _TOPIC_DESCRIPTION)
@@ -295,7 +296,7 @@ class _Api:
     # Topics
 
     async def topics(self, _: Request) -> Response:
-        """Return the number of messages of each topic that no subscription got, as JSON."""
+        """Return as JSON, for each topic, how many of its messages no subscription got."""
         return JSONResponse(
             [
                 {"name": topic.address, "dropped_messages": topic.dropped_count}
@@ -309,7 +310,7 @@ class _Api:
         return _feed(request, topic.subscriptions, lambda each: _entry(request, each))
 
     async def get_subscription(self, request: Request) -> Response:
-        """Return the description of a subscription. If it does not exist, return an empty feed."""
+        """Return the description of a subscription, or an empty feed if it does not exist."""
         try:
             subscription = self._find_subscription(request)
         except EntityNotFound:
@@ -317,7 +318,7 @@ class _Api:
         return _atom(to_bytes(_entry(request, subscription)))
 
     async def put_subscription(self, request: Request) -> Response:
-        """Create a subscription. If the request has the header `If-Match`, update it.
+        """Create a subscription, or update it if the request has the header `If-Match`.
 
         A new subscription has the rule in the request, or a rule that selects all messages.
         """
@@ -346,7 +347,7 @@ class _Api:
         return _feed(request, rules, lambda rule: rule_entry(f"{request.url}/{rule.name}", rule))
 
     async def get_rule(self, request: Request) -> Response:
-        """Return the description of a rule. If the rule does not exist, return an empty feed."""
+        """Return the description of a rule, or an empty feed if the rule does not exist."""
         try:
             rule = self._find_subscription(request).find_rule(request.path_params["rule"])
         except EntityNotFound:
@@ -354,7 +355,7 @@ class _Api:
         return _atom(to_bytes(rule_entry(str(request.url), rule)))
 
     async def put_rule(self, request: Request) -> Response:
-        """Create a rule. If the request has the header `If-Match`, replace it."""
+        """Create a rule, or replace it if the request has the header `If-Match`."""
         description = parse_entry(await _body(request), RULE_DESCRIPTION)
         rule = read_rule(request.path_params["rule"], description)
         subscription = self._find_subscription(request)
@@ -399,7 +400,10 @@ async def _body(request: Request) -> bytes:
 def _feed(
     request: Request, items: Sequence[_Item], describe: Callable[[_Item], Element]
 ) -> Response:
-    """Return the page of a list that a request asks for. `describe` returns an item's entry."""
+    """Respond with one page of `items`; the request's query says which page.
+
+    `describe` returns the Atom entry of an item.
+    """
     skip, top = _page(request)
     next_url = None
     if skip + top < len(items):
@@ -582,9 +586,9 @@ def changed_settings(
 ) -> QueueSettings:
     """Return the new settings of a queue, topic or subscription after an update request.
 
-    `before` contains the old settings. `properties` contains the properties in the request,
-    and `rules` its shared access policies. If `rules` is None, the policies do not change. Other
-    settings for which the request has no property are reset to their default values.
+    `before` contains the old settings. `properties` contains the properties in the request. `rules`
+    contains the shared access policies in the request; if `rules` is None, the policies do not
+    change. All other settings that are not in the request are reset to their default values.
 
     Raises ArgumentError if a property is invalid, not supported, or cannot be changed.
     """
@@ -633,10 +637,10 @@ _SUBSCRIPTION_DESCRIPTION = "SubscriptionDescription"
 
 
 def read_rules(description: Element) -> list[AuthorizationRule] | None:
-    """Return the shared access policies in a description. None if it has no element for them.
+    """Return the shared access policies in a description of a queue or topic.
 
-    If a policy has no keys, keys are generated. Raises ArgumentError if a policy is
-    invalid.
+    Return None if the description has no element `AuthorizationRules`. If a policy has no keys,
+    keys are generated. Raises ArgumentError if a policy is invalid.
     """
     listed = description.find(f"{{{SERVICE_BUS}}}{_RULES}")
     if listed is None:
@@ -652,7 +656,10 @@ def read_rules(description: Element) -> list[AuthorizationRule] | None:
 
 
 def entity_entry(url: str, queue: Queue, counts: QueueCounts) -> Element:
-    """Return the Atom entry that describes a queue, topic or subscription. `url` is its URL."""
+    """Return the Atom entry that describes a queue, topic or subscription.
+
+    `url` is the URL of the queue, topic or subscription.
+    """
     settings = queue.settings
     title = queue.address
     if isinstance(queue, Topic):

@@ -53,7 +53,10 @@ class CbsTokens:
         return bool(self._find_key_rights())
 
     def _find_key_rights(self) -> frozenset[AccessRight]:
-        """Return the rights of the policy with whose key the peer connected. Empty if none."""
+        """Return the rights of the policy with whose key the peer connected.
+
+        If the peer connected without a valid key, return an empty set.
+        """
         if self._credentials is None:
             return frozenset()
         return self._policies.rights_of(*self._credentials)

@@ -3,8 +3,8 @@
 A configuration with an unsupported property is refused. If the emulator ignored the property, a
 queue would behave differently from the same queue in Azure, without any error.
 
-The property `AuthorizationRules` of a namespace, queue or topic is not in Microsoft's format. It
-lists shared access policies.
+The property `AuthorizationRules` of a namespace, queue or topic is not in Microsoft's format. This
+property lists shared access policies.
 """
 
 import json
@@ -312,7 +312,10 @@ _TYPE_NAMES = {dict: "an object", list: "a list", str: "a string", bool: "a bool
 
 
 def _type_name(value: object) -> str:
-    """Return the name of a value's JSON type. The value may contain keys, which no error shows."""
+    """Return the name of a value's JSON type, for an error message.
+
+    Error messages do not show the value itself, because the value may contain secret keys.
+    """
     if value is None:
         return "null"
     return _TYPE_NAMES.get(type(value), "a number")
@@ -331,9 +334,9 @@ def _settings(
 ) -> Settings:
     """Return the settings of a queue, topic or subscription.
 
-    `entity` is its description in the configuration. `known` contains the names of the properties
-    that the description can have. `further` contains settings that are not properties there, such
-    as the rules of a subscription.
+    `entity` is the description of the queue, topic or subscription in the configuration. `known`
+    contains the names of the properties that the description can have. `further` contains settings
+    that are not in the description's `Properties`, such as the rules of a subscription.
     """
     properties = entity.part("Properties")
     for unknown in sorted(set(properties.values) - set(known)):

@@ -2,7 +2,7 @@
 
 The faults are a slow network, throttling, and links that the service detaches because they are
 idle or because of maintenance. `PUT /$emulator/faults` and `POST /$emulator/detach` of the
-management API control them. No fault is on when the emulator starts.
+management API switch the faults on and off. All faults are off when the emulator starts.
 """
 
 from dataclasses import dataclass, field
@@ -78,7 +78,11 @@ class NamespaceFaults:
         return True
 
     def _busy_text(self, entity: str) -> str:
-        """Return the text of Azure: error 50009 for a namespace, and 50002 for a single queue."""
+        """Return Azure's error text for a throttled request.
+
+        The text contains the error code 50009 if the whole namespace is throttled, and 50002 if
+        only one queue is throttled.
+        """
         if self.throttled_queue is None:
             text = f"the namespace {HOST} is being throttled. Error code: 50009. Please wait 2"
         else:

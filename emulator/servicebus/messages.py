@@ -235,7 +235,7 @@ class AmqpMessageFormat:
     def update_properties(
         self, message: IncomingMessage, updates: Sequence[PropertyUpdate]
     ) -> IncomingMessage:
-        """Return the message after changes of its properties."""
+        """Apply `updates` to the properties of a message, and return the changed message."""
         sections = split(message.bare)
         fields = list_items(sections.properties)
         fields += [_NULL] * (_FIELD_COUNT - len(fields))
@@ -278,7 +278,10 @@ def _filtered_value(encoded: bytes) -> Value | None:
 
 
 def convert_value(value: object) -> Value | None:
-    """Convert a decoded property to one of Python's own types. None if no filter can compare it."""
+    """Convert the decoded value of a property to one of Python's own types.
+
+    Return None if no filter can compare the value.
+    """
     if isinstance(value, Timestamp):
         try:
             return value.instant()

@@ -83,7 +83,7 @@ class Namespace:
         return sum(each.detach_links(find_fault) for each in list(self._connections))
 
     def detach_disabled_links(self, queue: Queue) -> int:
-        """Detach the links of a queue that its status forbids, after the status was changed.
+        """Detach the links of a queue that the queue's new status forbids.
 
         Return the number of detached links.
         """

@@ -1,8 +1,8 @@
 """Let clients read and change the namespace's shared access policies over HTTP.
 
-In Azure, Azure Resource Manager does this (`authorizationRules`), which the emulator does not have.
-The policies of a queue are part of the queue's description, as in Azure. The bodies have the
-property names of Azure Resource Manager.
+In Azure, clients use the resource type `authorizationRules` of Azure Resource Manager instead. The
+emulator does not have Azure Resource Manager, but the request and response bodies here have the
+same property names. The policies of a queue are part of the queue's description, as in Azure.
 """
 
 from collections.abc import Awaitable, Callable
@@ -29,7 +29,8 @@ _FIELDS = "rights", "primaryKey", "secondaryKey"
 def policy_routes(broker: Broker, policies: AccessPolicies, *, needs_token: bool) -> list[Route]:
     """Return the route `/$emulator/authorizationRules`, and the route of each policy below it.
 
-    If `needs_token` is true, a policy with the public key is refused.
+    If `needs_token` is true, a policy with the publicly known key of Microsoft's emulator is
+    refused.
     """
     routes = _PolicyRoutes(broker, policies, needs_token=needs_token)
     path = "/$emulator/authorizationRules"

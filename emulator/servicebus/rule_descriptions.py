@@ -35,7 +35,7 @@ _SYSTEM_PROPERTIES = (
 
 
 def read_rule(name: str, description: Element) -> SubscriptionRule:
-    """Convert a RuleDescription to the rule `name`.
+    """Convert a RuleDescription element to a rule with the name `name`.
 
     Raises ArgumentError if the rule is invalid.
     """
@@ -45,7 +45,7 @@ def read_rule(name: str, description: Element) -> SubscriptionRule:
 
 
 def read_default_rule(description: Element) -> SubscriptionRule | None:
-    """Return the first rule of a new subscription, which its SubscriptionDescription contains.
+    """Return the rule that a SubscriptionDescription contains for a new subscription.
 
     Return None if the description has no element `DefaultRuleDescription`.
     """

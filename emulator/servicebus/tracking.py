@@ -1,7 +1,8 @@
 """Build error texts in the words of Azure Service Bus, because some clients parse these texts.
 
-Azure adds ids to each text, with which its operators find the error in their logs. The ids that
-this module adds are random: they only give the texts the same form.
+Azure adds ids to each error text. With these ids, Azure's operators find the error in their logs.
+The ids that this module adds are random. Their only purpose is that the texts have the same form as
+in Azure.
 """
 
 from datetime import UTC, datetime
@@ -12,7 +13,10 @@ _MAX_ENTITY_LENGTH = 300
 
 
 def add_tracking(text: str, entity: str) -> str:
-    """Return an error text with a tracking id, the name of the entity, and the current time."""
+    """Return an error text with a tracking id, an entity's address and the current time added.
+
+    `entity` is the address of a queue, topic or subscription, or the path in a request.
+    """
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
     return (
         f"{text} TrackingId:{uuid4()}_G0,"
@@ -21,5 +25,5 @@ def add_tracking(text: str, entity: str) -> str:
 
 
 def entity_url(entity: str) -> str:
-    """Return the URL with which Azure names an entity in error texts."""
+    """Return the URL that Azure's error texts contain for a queue, topic or subscription."""
     return f"sb://{HOST}/{entity[:_MAX_ENTITY_LENGTH]}"

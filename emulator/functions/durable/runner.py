@@ -82,8 +82,8 @@ def _unknown(name: str, article_and_kind: str, kind: str, known: frozenset[str])
 class AppOutage:
     """Makes episodes and activities wait before they retry, while the app process is down.
 
-    All of them retry at the same time. The delay before a retry doubles after each failed retry,
-    from 50 ms up to 1 s.
+    All waiting episodes and activities retry at the same time. The delay before a retry doubles
+    after each failed retry, from 50 ms up to 1 s.
     """
 
     def __init__(self, timers: TimerQueue, now: Callable[[], int]) -> None:
@@ -98,7 +98,7 @@ class AppOutage:
         return self._next_retry is not None
 
     async def wait(self) -> None:
-        """Wait until the next retry, which is at the same time for all callers."""
+        """Wait until the time of the next retry. All callers that wait continue at that time."""
         if self._next_retry is None:
             self._next_retry = asyncio.get_running_loop().create_future()
             self._timers.set(self, self._now() + self._delay, self._open)
@@ -123,7 +123,10 @@ class Deliver(Protocol):
 
 
 class ActivityPool:
-    """Runs the work items of the default engine, at most `concurrency` at the same time."""
+    """Runs activities for the default engine, at most `concurrency` at the same time.
+
+    A work item is the engine's record of one activity to run.
+    """
 
     def __init__(
         self,

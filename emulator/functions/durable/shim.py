@@ -147,8 +147,9 @@ class Shim:
     def before_function_ended(self) -> "Shim":
         """Return this object as it was before the episode in which the function ended.
 
-        `ended_episode` is the number of this episode. The returned object keeps the number, because
-        a rewind needs the number, too. If `ended_episode` is None, return this object itself.
+        The attribute `ended_episode` is the number of this episode. The returned object has the
+        same `ended_episode`, because a rewind needs it. If `ended_episode` is None, return this
+        object itself.
         """
         if self.ended_episode is None:
             return self
@@ -187,8 +188,8 @@ class Shim:
     ) -> list[Command]:
         """Return the commands for the new actions and for the timers that were cancelled.
 
-        `read_history` returns the events of the execution, including the events of this episode. It
-        is called only if the actions have changed.
+        `read_history` returns the events of the execution, including the events of this episode.
+        `read_history` is called only if the actions of earlier episodes have changed.
 
         Raises ActionInvalid if this host does not support an action, and NonDeterministic if the
         actions do not match the history.
@@ -294,7 +295,10 @@ class Shim:
 
     @classmethod
     def load(cls, text: str) -> "Shim":
-        """Return the `Shim` from which `dump` made `text`; a new `Shim` if `text` is empty."""
+        """Restore a `Shim` from the text that `dump` returned.
+
+        If `text` is empty, return a new `Shim`.
+        """
         if not text:
             return cls()
         scheduled, next_task, timers, retries, *newer = json.loads(text)

@@ -110,7 +110,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Add the bytes to the buffer, and process each complete frame.
 
-        If a latency is set for tests, do this only after the latency.
+        If a test has set a latency, the bytes are added and processed only after the latency.
         """
         self._received_at = self._loop.time()
         self._delay.put(data)
@@ -129,8 +129,9 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Close the connection, because the peer sends no more bytes. Return False.
 
-        Messages that are locked for the peer are sent to it before, and no more are locked. A peer
-        that was killed may have a parent process that reads them and gives them back.
+        First send the messages that are already locked for the peer, and lock no further messages.
+        If the peer was killed, a parent process of the peer may read these messages and release
+        their locks.
         """
         self._delay.flush()
         if self._state is not _State.CLOSED:

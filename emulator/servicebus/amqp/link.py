@@ -346,7 +346,7 @@ class OutgoingLink:
 
     @property
     def is_opening(self) -> bool:
-        """Whether the server has not replied to the peer yet, because it waits for the source."""
+        """Whether the server still waits for the source before it replies to the peer's attach."""
         return self.source is None and not self._closed
 
     @property
@@ -502,7 +502,7 @@ def read_source_request(attach: Attach) -> SourceRequest:
 
 
 def _timeout_seconds(attach: Attach) -> float | None:
-    """Return the timeout in an attach performative, in seconds, or None if it contains none."""
+    """Return the timeout in an attach performative, in seconds, or None if there is no timeout."""
     timeout_ms = (attach.properties or {}).get(_TIMEOUT)
     return timeout_ms / 1000 if isinstance(timeout_ms, UInt) else None
 
@@ -554,8 +554,8 @@ def build_attach_refusal(attach: Attach) -> Attach:
 def _padded(terminus: Described | None, code: int, count: int) -> Described:
     """Return a source or target that has `count` fields. Fields that the peer omitted are null.
 
-    `terminus` is the source or target in the peer's attach performative. If it is None, the result
-    has the descriptor `code`.
+    `terminus` is the source or target in the peer's attach performative. If `terminus` is None, the
+    returned source or target has the descriptor `code`.
     """
     if terminus is None:
         return Described(ULong(code), [None] * count)

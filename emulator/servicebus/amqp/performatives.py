@@ -147,7 +147,7 @@ class Attach(Performative):
 class Flow(Performative):
     """Announces the windows of a session (section 2.7.4).
 
-    If `handle` is set, it also announces the credit of the link that has this handle.
+    If `handle` is set, the performative also announces the credit of the link with this handle.
     """
 
     code = 0x13
@@ -305,8 +305,8 @@ _BY_NAME = {
 def read_performative(body: bytes) -> tuple[Performative, int]:
     """Decode the performative at the start of a frame's body.
 
-    Returns the performative and the offset of the payload that follows it. Raises DecodeError if
-    the body does not start with a valid performative.
+    Returns the performative, and the offset of the payload after the performative. Raises
+    DecodeError if the body does not start with a valid performative.
     """
     decoder = Decoder(body)
     described = decoder.value()
@@ -329,7 +329,8 @@ def read_performative(body: bytes) -> tuple[Performative, int]:
 def build_error(condition: str, description: str) -> Described:
     """Build an AMQP error.
 
-    The third field, `info`, is always encoded, although it is null. Some clients always read it.
+    The third field, `info`, is null. It is encoded nevertheless, because some clients always read
+    this field.
     """
     return Described(ULong(0x1D), [Symbol(condition), description, None])
 

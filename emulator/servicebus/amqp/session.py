@@ -1,7 +1,7 @@
 """Serve AMQP sessions: transfer windows, link handles and dispositions.
 
-Section 2.5 of the AMQP specification defines sessions. They have nothing to do with the message
-sessions of Service Bus, which are in `accepted_sessions.py`.
+Section 2.5 of the AMQP specification defines these sessions. The message sessions of Service Bus
+are a different concept; they are in `accepted_sessions.py`.
 """
 
 import asyncio
@@ -154,7 +154,7 @@ class Session:
         return count
 
     def set_blocked(self, blocked: bool) -> None:
-        """Stop the deliveries of all links if `blocked` is True. Otherwise resume them."""
+        """Stop the deliveries of all links if `blocked` is True; otherwise resume deliveries."""
         for link in self._links.values():
             if link is not None:
                 link.set_blocked(blocked or bool(self._waiting))

@@ -111,5 +111,5 @@ def make_missing_keys(primary: str | None, secondary: str | None) -> tuple[str, 
 
 
 def _make_key() -> str:
-    """Return a new random key: 256 bits in Base64, as Azure generates them."""
+    """Return a new random key: 256 random bits in Base64, as in Azure."""
     return b64encode(secrets.token_bytes(_KEY_BYTES)).decode()

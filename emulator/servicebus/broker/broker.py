@@ -42,7 +42,7 @@ _NO_PROPERTIES = NoProperties()
 class Broker:
     """The broker for the queues and topics of a namespace.
 
-    It runs on one event loop and is not thread-safe.
+    A broker runs on one event loop and is not thread-safe.
 
     Message locks are durable. After a restart of the broker, a receiver can still settle a message
     until the message's lock expires. If the lock expires while the broker is not running, the
@@ -76,8 +76,9 @@ class Broker:
 
         Raises SchemaError if the file is not a database of the broker or is in use, or if
         `settings` changes whether a queue requires sessions. Raises MessageStoreError if the
-        database cannot be written. Raises EntityAlreadyExists if `settings` has a topic with the
-        name of a queue in the database, or the reverse.
+        database cannot be written. Raises EntityAlreadyExists if `settings` has a topic, but the
+        database has a queue with the same name, or if `settings` has a queue, but the database has
+        a topic with the same name.
         """
         transactions = TransactionManager(database, clock)
         broker = cls(transactions, message_format)
@@ -134,14 +135,14 @@ class Broker:
         return [topic for _, topic in sorted(self._queues.items()) if isinstance(topic, Topic)]
 
     def topic(self, name: str) -> Topic:
-        """Return the topic with a name. Raises EntityNotFound if it does not exist."""
+        """Return the topic with this name. Raises EntityNotFound if the topic does not exist."""
         topic = self._queues.get(name.casefold())
         if not isinstance(topic, Topic):
             raise EntityNotFound(name)
         return topic
 
     def subscription(self, topic: str, name: str) -> TopicSubscription:
-        """Return a topic's subscription. Raises EntityNotFound if it does not exist."""
+        """Return the subscription `name` of the topic. Raises EntityNotFound if there is none."""
         address = subscription_address(topic, name)
         subscription = self._queues.get(address.casefold())
         if not isinstance(subscription, TopicSubscription):
@@ -151,8 +152,8 @@ class Broker:
     def find_owner(self, path: str) -> Queue | None:
         """Return the queue to which a path belongs, for example `q` for `q/$management`.
 
-        The result may also be a topic or a subscription. Return None if nothing matches. The path
-        `a/b` belongs only to a queue with this name, not to the queue `a`.
+        The result may also be a topic or a subscription. Return None if the path belongs to none of
+        these. The path `a/b` belongs only to a queue with the name `a/b`, not to the queue `a`.
         """
         name, _, _ = path.strip("/").casefold().partition("/$")
         return self._queues.get(name)

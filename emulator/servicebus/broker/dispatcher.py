@@ -23,7 +23,10 @@ class CreditListener(Protocol):
 
 
 class Subscription:
-    """One receiver of a queue, and its credit. It is not a subscription to a Service Bus topic."""
+    """One receiver of a queue, and the receiver's credit.
+
+    This class does not represent the subscription of a topic; see `TopicSubscription`.
+    """
 
     __slots__ = ("_closed", "_credit", "_listener", "deliver", "mode", "session_lock")
 

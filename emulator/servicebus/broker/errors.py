@@ -33,7 +33,8 @@ class BrokerError(Exception):
 class EntityNotFound(BrokerError):
     """The queue does not exist.
 
-    The text is Azure's, because the JavaScript client recognizes the error by its text.
+    The error's text is the same as in Azure, because the JavaScript client recognizes this error by
+    its text.
     """
 
     condition = "amqp:not-found"
@@ -53,7 +54,7 @@ class EntityAlreadyExists(BrokerError):
 class EntityDisabled(BrokerError):
     """The status of the queue forbids the operation.
 
-    The texts are Azure's.
+    The texts of this error are the same as in Azure.
     """
 
     condition = "com.microsoft:entity-disabled"
@@ -87,7 +88,7 @@ class MessageLockLost(BrokerError):
 class SessionLockLost(BrokerError):
     """The receiver has no lock on the message session, for example because the lock expired.
 
-    The text is Azure's.
+    The text of this error is the same as in Azure.
     """
 
     condition = "com.microsoft:session-lock-lost"
@@ -100,7 +101,7 @@ class SessionLockLost(BrokerError):
 
 
 class SessionAlreadyLocked(BrokerError):
-    """Another receiver has locked the message session. The text is Azure's."""
+    """Another receiver has locked the message session. The error's text is the same as in Azure."""
 
     condition = "com.microsoft:session-cannot-be-locked"
     status_code = 409

@@ -1,8 +1,9 @@
 """Lock the message sessions of queues.
 
-A message session is a group of messages with the same session id (`group-id` in AMQP). It has
-nothing to do with the sessions of an AMQP connection. A receiver that has accepted a session has
-an exclusive lock on it. The messages that the receiver gets are locked until this lock ends.
+A message session is a group of messages with the same session id (`group-id` in AMQP). Message
+sessions are not the sessions of an AMQP connection. A receiver that has accepted a message session
+has an exclusive lock on the session. The messages that the receiver gets are locked until the
+receiver's lock on the session ends.
 
 The locks are only in memory: after a restart of the broker, no session is locked.
 """
@@ -22,7 +23,7 @@ class _LockState(Enum):
 
 
 def _ignore_loss() -> None:
-    """Do nothing, because no receiver has to be informed."""
+    """Do nothing: the default for `on_lost`, if no receiver has to be informed of a lost lock."""
 
 
 @dataclass(eq=False, slots=True)
@@ -116,7 +117,7 @@ class MessageSessionLocks:
             self.remove(lock)
 
     def next_due_at(self) -> datetime | None:
-        """Return the earliest expiry time of all locks that are held, or None if there is none."""
+        """Return the earliest expiry time of all held locks, or None if no lock is held."""
         return self._timers.next_due_at()
 
     def _end(self, lock: MessageSessionLock, *, expired: bool) -> None:

@@ -32,7 +32,10 @@ class TimerHeap:
         return len(self._due)
 
     def set(self, key: int, due_at: datetime | None) -> None:
-        """Set the due time of a message. `key` is the message's id. None removes the due time."""
+        """Set the due time of the message with the id `key`.
+
+        If `due_at` is None, remove the due time.
+        """
         if self._due.get(key) == due_at:
             return
         if due_at is None:
@@ -157,12 +160,18 @@ class MessageSessionIndex:
         return [id_ for id_, session in self._sessions.items() if session.ready or session.tokens]
 
     def first_ready(self, session_id: str) -> int | None:
-        """Return the lowest ready sequence number of a session, or None if there is none."""
+        """Return the lowest sequence number of a session's ready messages.
+
+        Return None if no message of the session is ready.
+        """
         session = self._sessions.get(session_id)
         return None if session is None else session.ready.first()
 
     def first_available(self) -> int | None:
-        """Return the lowest ready sequence number of all sessions that are not locked."""
+        """Return the lowest sequence number of the ready messages in sessions that are not locked.
+
+        Return None if there is no such message.
+        """
         return self._heads.first()
 
     def tokens(self, session_id: str) -> list[UUID]:
@@ -199,7 +208,11 @@ class MessageSessionIndex:
         return self._sessions.setdefault(session_id, _SessionMessages())
 
     def _update(self, session_id: str) -> None:
-        """Update the session's entry in `_heads`, and forget the session if it is empty."""
+        """Store the sequence number of the session's first ready message in `_heads`.
+
+        If the session is locked or has no ready message, remove its number from `_heads` instead.
+        If the session is not locked and has no messages, remove the session from the index.
+        """
         session = self._sessions[session_id]
         head = None if session.is_locked else session.ready.first()
         if head != session.head:
@@ -338,7 +351,7 @@ class MessageTable:
     def due(self, now: datetime) -> Iterator[MessageRecord]:
         """Yield each message whose due time is not later than `now`, and remove its due time.
 
-        The caller must replace or remove the message before it continues the iteration. An
+        The caller must replace or remove each message before the caller takes the next one. An
         unchanged message would have no due time, and would never be yielded again.
         """
         while (id_ := self._timers.take_due(now)) is not None:

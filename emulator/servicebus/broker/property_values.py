@@ -40,16 +40,16 @@ class MessageProperties:
     """Values by the names of the application properties, in lower case."""
 
     def system_value(self, name: str) -> Value | None:
-        """Return the value of a system property, or None if the message does not have it."""
+        """Return the value of a system property, or None if the message has no such property."""
         key = name.casefold()
         return self.system.get(_ALIASES.get(key, key))
 
     def application_value(self, name: str) -> Value | None:
-        """Return the value of an application property, or None if the message does not have it."""
+        """Return an application property's value, or None if the message has no such property."""
         return self.application.get(name.casefold())
 
     def with_update(self, update: "PropertyUpdate") -> "MessageProperties":
-        """Return the properties after one of them was changed."""
+        """Return a copy of the properties to which the change `update` is applied."""
         before = self.system if update.is_system else self.application
         after = {key: value for key, value in before.items() if key != update.name.casefold()}
         if update.value is not None:
@@ -98,7 +98,7 @@ def check_system_property(name: str) -> None:
 
 
 def compare_values(left: Value | None, right: Value | None) -> bool | None:
-    """Return whether two values are equal. None if they cannot be compared.
+    """Return whether two values are equal, or None if the values cannot be compared.
 
     Numbers can be compared with numbers. Any other value can be compared only with a value of the
     same type. The comparison of strings is case-sensitive.

@@ -39,7 +39,7 @@ _PEEK_BYTES = 1024 * 1024
 
 
 class Queue:
-    """A queue of the namespace, or a dead-letter queue that belongs to such a queue.
+    """A queue of the namespace, or a dead-letter queue that belongs to another queue.
 
     Methods that read or change messages raise EntityNotFound if the queue has been deleted, and
     BrokerClosed if the broker has been closed. Methods that change messages raise MessageStoreError
@@ -76,7 +76,8 @@ class Queue:
     def requires_session(self) -> bool:
         """Whether each message belongs to a message session. Always False for a dead-letter queue.
 
-        If it is True, each receiver gets only the messages of one session, which it has locked.
+        If this is True, each receiver must lock a session, and gets only the messages of this
+        session.
         """
         return self._state.requires_session
 
@@ -159,7 +160,8 @@ class Queue:
 
         Raises:
             EntityDisabled: The queue's status forbids receiving.
-            NotAllowed: The queue requires sessions, but there is no `session_lock`, or the reverse.
+            NotAllowed: The queue requires sessions, but `session_lock` is None, or the queue has no
+                sessions, but `session_lock` is not None.
         """
         self._raise_if_deleted()
         self.check_receiving()
@@ -280,7 +282,7 @@ class Queue:
         return lock.until
 
     def session_state(self, lock: MessageSessionLock) -> bytes | None:
-        """Return the state of a message session, or None if it has no state."""
+        """Return the state of a message session, or None if the session has no state."""
         self._check_session_lock(lock, self._begin())
         self._transactions.flush()
         return self._transactions.store.session_state(self._state.number, lock.session_id)
@@ -289,7 +291,7 @@ class Queue:
         """Store the state of a message session. None removes the state.
 
         The state is kept when the session has no messages. Raises MessageSizeExceeded if the state
-        is larger than a message may be.
+        is larger than the queue's maximum message size.
         """
         now = self._begin()
         self._check_session_lock(lock, now)
@@ -322,7 +324,11 @@ class Queue:
             raise SessionLockLost
 
     def _check_session_use(self, has_session: bool) -> None:
-        """Raise NotAllowed if the receiver has a session and the queue has none, or the reverse."""
+        """Raise NotAllowed if the receiver does not fit the queue.
+
+        If the queue requires sessions, the receiver must have a session. Otherwise, the receiver
+        must not have a session.
+        """
         if has_session and not self.requires_session:
             raise NotAllowed(
                 "A sessionful message receiver cannot be created on an entity that does not require"
@@ -416,7 +422,7 @@ class Queue:
     def save_settings(self, settings: QueueSettings) -> None:
         """Write new settings to the database, and use them from now on.
 
-        Raises MessageStoreError if they cannot be written.
+        Raises MessageStoreError if the settings cannot be written.
         """
         problem = f"the {settings.KIND} {settings.name!r} could not be written to the database"
         with report_failed_write(problem):

@@ -167,7 +167,11 @@ class QueueState:
 
     @property
     def changed_states(self) -> "Sequence[QueueState]":
-        """The states that may change when a message is sent to this queue or becomes due."""
+        """The states that may change when a message is sent to this queue, or is due.
+
+        For a topic, these are the states of the topic and its subscriptions. Otherwise, the only
+        state is this object.
+        """
         return (self,)
 
     # Transactions. The message table commits and rolls back the messages themselves.
@@ -356,7 +360,7 @@ class QueueState:
             self._unlock(record, now, failed=lock.is_expired)
 
     def unlock_session(self, lock: MessageSessionLock) -> bool:
-        """Unlock a session whose lock has ended, if its messages are unlocked.
+        """Unlock a session whose lock has ended, if none of its messages is still locked.
 
         Return whether the session is now unlocked.
         """

@@ -563,10 +563,11 @@ def _like(left: _Expression, pattern: _Expression, escape: _Expression | None) -
 
 
 def _matches(text: str, pattern: str, escape: str | None) -> bool | None:
-    """Return whether a text matches a pattern with `%` and `_`. None if the pattern is invalid.
+    """Return whether a text matches a pattern of LIKE, or None if the pattern is invalid.
 
-    The pattern is split into parts at each `%`. Each part is searched from the end of the previous
-    part's match. Therefore a pattern with many `%` does not need much time.
+    In the pattern, `%` matches any text, and `_` matches one character. The pattern is split into
+    parts at each `%`. Each part is searched from the end of the previous part's match. Therefore a
+    pattern with many `%` does not need much time.
     """
     parts = [""]
     is_escaped = False
@@ -644,7 +645,7 @@ def _apply(compute: Callable[[float, float], float], left: Value, right: Value) 
 
 
 def _in_range(value: float) -> float | None:
-    """Return a result, or None if it is an integer outside the range of 64-bit integers."""
+    """Return `value`, or None if `value` is an integer that does not fit into 64 bits."""
     if isinstance(value, int) and not -_MAX_INTEGER - 1 <= value <= _MAX_INTEGER:
         return None
     return value

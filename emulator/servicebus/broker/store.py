@@ -455,7 +455,7 @@ class MessageStore:
     # Message sessions
 
     def session_state(self, queue: int, session_id: str) -> bytes | None:
-        """Return the state of a message session, or None if it has no state.
+        """Return the state of a message session, or None if the session has no state.
 
         Raises MessageStoreError if the read operation fails.
         """

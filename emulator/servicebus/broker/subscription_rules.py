@@ -114,9 +114,9 @@ class SqlAction:
         object.__setattr__(self, "_statements", parse_action(self.expression, self.parameters))
 
     def run(self, properties: MessageProperties) -> list[PropertyUpdate]:
-        """Return the changes of a message with these properties.
+        """Return the changes that the action makes to a message with these properties.
 
-        A statement sees the changes of the statements before it.
+        Each statement of the action gets the properties as the previous statements changed them.
         """
         updates = []
         for statement in self._statements:

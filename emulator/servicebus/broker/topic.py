@@ -2,7 +2,7 @@
 
 A subscription is a queue that gets its messages from its topic. When a message is sent to a topic,
 or when a scheduled message of the topic becomes active, each subscription with a rule that selects
-the message gets one copy. All copies are written to the database in one transaction.
+the message gets one or more copies. All copies are written to the database in one transaction.
 """
 
 from collections.abc import Sequence
@@ -33,14 +33,14 @@ class MessageFormat(Protocol):
     def read_properties(self, message: IncomingMessage) -> MessageProperties:
         """Return the properties of a message that filters can compare.
 
-        It must not raise an error.
+        This method must not raise an error.
         """
         ...
 
     def update_properties(
         self, message: IncomingMessage, updates: Sequence[PropertyUpdate]
     ) -> IncomingMessage:
-        """Return the message after changes of its properties."""
+        """Apply `updates` to the properties of a message, and return the changed message."""
         ...
 
 
@@ -69,8 +69,8 @@ class SubscriptionState(QueueState):
     ) -> list[IncomingMessage]:
         """Return the copies of a message that the subscription gets.
 
-        Each rule with an action that selects the message makes a copy. All other rules that select
-        the message make one copy together.
+        Of the rules that select the message, each rule that has an action makes its own copy. All
+        rules that have no action make one copy together.
         """
         assert isinstance(self.settings, SubscriptionSettings)
         found = [rule for rule in self.settings.rules if rule.filter.matches(properties)]
@@ -95,8 +95,9 @@ class SubscriptionState(QueueState):
         Args:
             message: The copy.
             first_number: The sequence number that the message got in the topic.
-            expires_at: The time at which the copy expires at the latest, by the time to live of the
-                message and of the topic. None if there is no such time.
+            expires_at: The latest time at which the copy may expire. The time to live of the
+                message and the topic's default time to live set this limit. None if there is no
+                limit.
             now: The current time.
         """
         record = self._enqueue(message, self._new_sequence_number(), first_number, now)
@@ -131,7 +132,7 @@ class TopicState(QueueState):
 
     @property
     def changed_states(self) -> Sequence[QueueState]:
-        """The states of the topic and its subscriptions."""
+        """The `QueueState` objects of the topic and of all its subscriptions."""
         return (self, *self.subscriptions)
 
     def _enqueue(
@@ -187,7 +188,7 @@ class TopicSubscription(Queue):
         )
 
     def find_rule(self, name: str) -> SubscriptionRule:
-        """Return the rule with a name. Raises EntityNotFound if it does not exist."""
+        """Return the rule with this name. Raises EntityNotFound if the rule does not exist."""
         for rule in self.rules:
             if rule.name.casefold() == name.casefold():
                 return rule
@@ -204,12 +205,15 @@ class TopicSubscription(Queue):
         self._save_rules((*self.rules, rule))
 
     async def replace_rule(self, rule: SubscriptionRule) -> None:
-        """Replace the rule with the same name. Raises EntityNotFound if it does not exist."""
+        """Replace the rule that has the same name as `rule`.
+
+        Raises EntityNotFound if the subscription has no rule with this name.
+        """
         before = self.find_rule(rule.name)
         self._save_rules(tuple(rule if each is before else each for each in self.rules))
 
     async def remove_rule(self, name: str) -> None:
-        """Remove a rule. Raises EntityNotFound if it does not exist."""
+        """Remove a rule. Raises EntityNotFound if the rule does not exist."""
         before = self.find_rule(name)
         self._save_rules(tuple(each for each in self.rules if each is not before))
 

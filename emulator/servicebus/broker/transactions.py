@@ -136,7 +136,8 @@ class TransactionManager:
     def load(self) -> None:
         """Read all message records from the database, and the ids for duplicate detection.
 
-        Then make the changes that are due, and write them to the database.
+        Then make the changes that are due, and write these changes to the database: locks and
+        messages whose time is over expire, and scheduled messages that are due become active.
         """
         for record in self.store.records():
             self.table.load(record)
@@ -147,8 +148,9 @@ class TransactionManager:
     def begin(self) -> datetime:
         """Make the changes that are due, schedule a transaction, and return the current time.
 
-        Callers must call this method before they change the state of a queue, because no
-        transaction is scheduled otherwise. Raises BrokerClosed if the broker is closed.
+        Locks and messages whose time is over expire, and scheduled messages that are due become
+        active. Callers must call this method before they change the state of a queue, because
+        no transaction is scheduled otherwise. Raises BrokerClosed if the broker is closed.
         """
         if self._closed:
             raise BrokerClosed("the broker is closed")
@@ -171,7 +173,7 @@ class TransactionManager:
         self._changed.update(state.changed_states)
 
     def release_session(self, lock: MessageSessionLock) -> None:
-        """End a lock on a message session, and unlock its messages in the next transaction."""
+        """End a lock on a message session. The next transaction unlocks the session's messages."""
         self.session_locks.release(lock)
         self._schedule_transaction()
 
@@ -191,7 +193,11 @@ class TransactionManager:
             self._run_transaction()
 
     def tick(self) -> None:
-        """Make the changes that are due, and write all changes to the database now."""
+        """Make the changes that are due now, and write all pending changes to the database.
+
+        Locks and messages whose time is over expire, and scheduled messages that are due become
+        active.
+        """
         self.begin()
         self.flush()
 

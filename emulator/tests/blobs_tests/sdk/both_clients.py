@@ -20,9 +20,9 @@ _NOT_AWAITED = ("get_container_client", "get_blob_client", "list_", "walk_", "by
 def connect(kind: str, url: str, credential: Any = None, **options: Any) -> Any:
     """Return a client of the Blob service, which does not retry failed requests.
 
-    If `kind` is `aio`, the client is the SDK's asynchronous client. If `kind` is `sync`, it is the
-    blocking client in a wrapper with asynchronous methods. `options` are further arguments of the
-    client.
+    If `kind` is `aio`, the client is the SDK's asynchronous client. If `kind` is `sync`, the
+    client is the SDK's blocking client in a wrapper with asynchronous methods. `options` are passed
+    to the SDK's client.
     """
     client = AsyncBlobServiceClient if kind == "aio" else BlobServiceClient
     service = client(url, credential=credential, retry_total=0, **options)
@@ -30,9 +30,9 @@ def connect(kind: str, url: str, credential: Any = None, **options: Any) -> Any:
 
 
 class Dressed:
-    """Gives a blocking object of the SDK asynchronous methods.
+    """A wrapper with asynchronous methods for a blocking object of the SDK.
 
-    The asynchronous methods run the object's blocking methods in a thread.
+    The asynchronous methods run the methods of the blocking object in a thread.
     """
 
     def __init__(self, inner: Any) -> None:

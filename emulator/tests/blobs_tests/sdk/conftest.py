@@ -71,7 +71,7 @@ def sdk(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 async def service(server: Server, sdk: str) -> AsyncIterator[Any]:
-    """Yield a client that has the account's key. It uploads content over 1 MiB in blocks."""
+    """Yield a client that has the account's key and that uploads content over 1 MiB in blocks."""
     async with connect(
         sdk,
         server.url,

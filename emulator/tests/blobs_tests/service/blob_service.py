@@ -94,8 +94,8 @@ class RunningBlobService:
     ) -> RecordedResponse:
         """Send a request without a SAS, and return the response.
 
-        `raw_path` is percent-encoded. A chunk is either a part of the body, or an ASGI message that
-        the service receives after the chunks before it.
+        `raw_path` is percent-encoded. Each item of `chunks` is either a part of the body or an ASGI
+        message. The service receives the items one after the other.
         """
         chunks = list(chunks)
         length = sum(len(chunk) for chunk in chunks if isinstance(chunk, bytes))

@@ -1,4 +1,4 @@
-"""Test at which times signatures are valid, and which parts of a request they cover."""
+"""Test at which times signatures are valid, and which parts of a request the signatures cover."""
 
 from __future__ import annotations
 

@@ -64,7 +64,10 @@ USES: dict[str, tuple[str | None, ...]] = {
 
 
 def lease_in(state: LeaseState, now_us: int) -> Lease:
-    """Return a lease that is in `state` at the time `now_us`. If it has an id, the id is ONE."""
+    """Return a lease that is in the state `state` at the time `now_us`.
+
+    The id of the lease is ONE. A lease in the state AVAILABLE has no id.
+    """
     past, future = now_us - SECOND, now_us + 60 * SECOND
     return {
         AVAILABLE: NO_LEASE,
@@ -79,9 +82,10 @@ def request_for(name: str, current: str, other: str, proposed: str) -> LeaseRequ
     """Return the lease request that a key of OUTCOMES describes, for example "renew same".
 
     Args:
-        name: The key: an action, and which lease id it sends or how many seconds a break takes.
-        current: The id of the current lease, which "same" stands for.
-        other: The lease id that "other" stands for.
+        name: The key. It consists of an action and an argument, which is "same", "other" or, for
+            the action "break", a number of seconds.
+        current: The lease id to send if the argument is "same": the id of the current lease.
+        other: The lease id to send if the argument is "other".
         proposed: The new lease id of the action "change".
     """
     action, argument = name.split()
@@ -149,8 +153,8 @@ def test_changing_a_lease_to_its_current_id_succeeds_even_with_a_wrong_lease_id(
 class LeaseMachine(RuleBasedStateMachine):
     """Apply random actions to a lease, and compare the lease with the tables of the documentation.
 
-    The expected lease is described by its state (`state`), its id (`current`) and the seconds until
-    it ends (`left`), which are None if it has no end.
+    The attributes `state`, `current` and `left` describe the expected lease: its state, its id, and
+    the number of seconds until the lease ends. `left` is None if the lease has no end.
     """
 
     def __init__(self) -> None:
@@ -228,7 +232,8 @@ async def lease(
 ) -> RecordedResponse:
     """Send a lease action for a blob, or for a container if `path` has no slash.
 
-    In the names of `headers`, an underscore stands for a hyphen. The prefix `x-ms-` is left out.
+    In the names of `headers`, an underscore stands for a hyphen. The prefix `x-ms-` is added to
+    each name.
     """
     query = "comp=lease" if "/" in path else "restype=container&comp=lease"
     names = {f"x-ms-{name.replace('_', '-')}": value for name, value in headers.items()}

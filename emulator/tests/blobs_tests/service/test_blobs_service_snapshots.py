@@ -41,9 +41,9 @@ async def delete(
 
 
 async def names(service: RunningBlobService, query: str) -> list[tuple[str, str]]:
-    """List blobs page after page, and return the name and the snapshot time of each.
+    """List blobs page after page, and return a (name, snapshot time) pair for each blob.
 
-    The time is empty for a blob that is not a snapshot.
+    The snapshot time is empty if the blob is not a snapshot.
     """
     found: list[tuple[str, str]] = []
     marker = ""
@@ -187,10 +187,10 @@ async def test_a_snapshot_of_an_append_blob_keeps_its_blocks(
 
 
 class SnapshotMachine(RuleBasedStateMachine):
-    """Change one blob and its snapshots at random, and compare the index with a dictionary.
+    """Change one blob and its snapshots at random, and compare the store's index with a dictionary.
 
-    `files` contains the written content files that the index has not yet reported as unused. They
-    must be exactly the files of the blob and its snapshots.
+    `files` contains the names of the content files that were written and that the index has not
+    reported as unused. These must be exactly the files of the blob and its snapshots.
     """
 
     def __init__(self) -> None:
