@@ -94,7 +94,11 @@ class Activation:
     """
 
     def __init__(self, scaling: ScaledObject, created_at_seconds: float) -> None:
-        """Create the rule. ``scaling`` was created at the time ``created_at_seconds``."""
+        """Create the rule for the settings ``scaling``.
+
+        Until a trigger has been active, the initial cool-down period counts. It begins at
+        ``created_at_seconds``.
+        """
         self._scaling = scaling
         self._created_at = created_at_seconds
         self._last_active_at: float | None = None

@@ -105,7 +105,7 @@ class ProcessManager:
     _broken_models: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Allow `run` to start the component. Only `halt` forbids it, until `resume` is called."""
+        """Allow `run` to start the component, until `halt` is called."""
         self._may_run.set()
 
     async def run(self) -> None:

@@ -101,9 +101,11 @@ class HttpWebhookSender:
     async def post(
         self, url: str, headers: Mapping[str, str], body: bytes, share: str
     ) -> WebhookResponse:
-        """Send one POST request; return the response or raise WebhookUndelivered.
+        """Send one POST request without following redirects; return the receiver's response.
 
-        `WebhookSender.post` describes the arguments and the causes of the error.
+        `share` names the group of DNS look-ups to which the look-up of the host name counts. Raises
+        WebhookUndelivered if the URL is forbidden, if the group has too many look-ups, or if no
+        response arrives.
         """
         try:
             target, addresses = await resolve_url(self._guard, self._resolver, url, share)
@@ -138,7 +140,7 @@ class HttpWebhookSender:
 
 
 class _PinnedResolver(AbstractResolver):
-    """A DNS resolver that always returns the addresses that the guard has checked."""
+    """A DNS resolver that always returns the addresses that the SSRF guard has checked."""
 
     def __init__(self, addresses: tuple[str, ...]) -> None:
         self._addresses = addresses
