@@ -96,8 +96,8 @@ class Activation:
     def __init__(self, scaling: ScaledObject, created_at_seconds: float) -> None:
         """Create the rule for the settings ``scaling``.
 
-        Until a trigger has been active, the initial cool-down period counts. It begins at
-        ``created_at_seconds``.
+        Until a queue has had messages, the rule removes replicas only after the initial cool-down
+        period, which begins at ``created_at_seconds``.
         """
         self._scaling = scaling
         self._created_at = created_at_seconds

@@ -304,7 +304,7 @@ def _read_models(document: object) -> tuple[dict[str, str], set[str]]:
     """Return why each broken model could not be loaded, and which models are loaded.
 
     ``document`` is the JSON document that the worker returns about its models. Both results are
-    empty if the document has another format.
+    empty if the document has a different format.
     """
     match document:
         case {"models": dict(models)}:

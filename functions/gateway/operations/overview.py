@@ -521,8 +521,8 @@ def count_waiting(
     """Return the numbers of messages of normal and of low priority that no worker holds.
 
     A number is None if it is unknown. `counts` also includes the messages that workers hold, and
-    `held` is their number. It is assumed that workers hold as many messages of normal priority as
-    possible, because workers receive these messages first.
+    `held` is the number of these messages. It is assumed that workers hold as many messages of
+    normal priority as possible, because workers receive messages of normal priority first.
     """
     normal, low = counts[Priority.NORMAL], counts[Priority.LOW]
     low_held = max(0, held - normal.active) if normal is not None else 0

@@ -46,8 +46,9 @@ class WebhookSender(Protocol):
         """Send one POST request without following redirects; return the receiver's response.
 
         `share` names the group of DNS look-ups to which the look-up of the host name counts:
-        PRODUCERS, or a result of `tenant_share`. Each group has its own limit. Raises
-        WebhookUndelivered if the URL is forbidden or no response arrives.
+        PRODUCERS, or the name that `tenant_share` returns for a tenant. Each group has its own
+        limit. Raises WebhookUndelivered if the URL is forbidden, if too many look-ups are running,
+        or if no response arrives.
         """
 
 
@@ -72,8 +73,8 @@ async def resolve_url(
         guard: Checks the URL and its addresses.
         resolver: Looks up the host name.
         url: The URL.
-        share: The name of the group of look-ups to which this look-up counts: PRODUCERS, or a
-            result of `tenant_share`. Each group has its own limit.
+        share: The name of the group of look-ups to which this look-up counts: PRODUCERS, or the
+            name that `tenant_share` returns for a tenant. Each group has its own limit.
         seconds: How long to wait for the look-up, in seconds.
 
     Raises:
@@ -104,7 +105,7 @@ class HttpWebhookSender:
         """Send one POST request without following redirects; return the receiver's response.
 
         `share` names the group of DNS look-ups to which the look-up of the host name counts. Raises
-        WebhookUndelivered if the URL is forbidden, if the group has too many look-ups, or if no
+        WebhookUndelivered if the URL is forbidden, if too many look-ups are running, or if no
         response arrives.
         """
         try:
