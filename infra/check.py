@@ -1,9 +1,9 @@
 """Check the deployment files without Azure (`./dev check infra`).
 
 The environment variable INFRA_CHECKS is the folder of the programs that check Bicep, Kubernetes
-manifests and azure.yaml. If the variable is not set, these checks are left out. For each of them, a
-command is printed with which the official tool does the same check. In CI, a check that is left out
-is an error.
+manifests and azure.yaml. If the variable is not set, these checks are left out. For each check that
+is left out, this program prints a command of the official tool, which does the same check. In CI, a
+check that is left out is an error.
 """
 
 import json

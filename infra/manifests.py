@@ -1,7 +1,7 @@
 """Make the Kubernetes objects of a model: Deployment, ScaledObject and PodDisruptionBudget.
 
-A value in capitals, for example SERVICE_BUS_NAMESPACE, is a placeholder. kustomize replaces it by a
-value from infra/k8s/base/workers/deployment.env.
+A value in capitals, for example SERVICE_BUS_NAMESPACE, is a placeholder. kustomize replaces it with
+a value from infra/k8s/base/workers/deployment.env.
 """
 
 from collections.abc import Iterable

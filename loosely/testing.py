@@ -29,7 +29,8 @@ def loosely_client(
 ) -> Iterator["Client"]:
     """Start the system of the model folder on free ports, and return a client of its gateway.
 
-    The system has its own data directory, which is empty. It is stopped after the last test.
+    The system has its own data directory, which is empty at first. The system is stopped after the
+    last test.
     """
     from loosely import Client  # noqa: PLC0415
     from loosely.local import child  # noqa: PLC0415

@@ -46,7 +46,7 @@ class GatewayTracing:
     """Creates the gateway's spans."""
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
-        """Create spans with this tracer provider. If it is None, create no spans."""
+        """Use this tracer provider to create spans. If `provider` is None, no spans are created."""
         self._tracer = provider.get_tracer("loosely.gateway") if provider else None
 
     @contextmanager
@@ -188,7 +188,7 @@ class ModelSum:
         expired: How many jobs had not ended at their deadline.
         failed: How many jobs failed with each error code.
         failed_at_seconds: The time of the last failure with each error code, in seconds since 1970.
-        wait: How long the jobs that succeeded were in the queue, by the worker's measurement.
+        wait: How long the jobs that succeeded were in the queue, as measured by the worker.
         run: How long the batches of the jobs that succeeded ran.
         waiting: The last known number of queued messages; None if unknown.
     """
@@ -233,8 +233,8 @@ Sums = dict[str, ModelSum]
 class JobCounters:
     """Counts what happens to jobs in this process: by minute, and in total.
 
-    Each job is accepted by one process, and its outcome is recorded by one process. Therefore the
-    counts of all processes can be added.
+    Exactly one process accepts a job, and exactly one process records the job's outcome. Therefore
+    the counts of all processes can be added.
     """
 
     def __init__(self, clock: Clock) -> None:

@@ -15,7 +15,7 @@ class FindingResult(StrEnum):
     Attributes:
         HELD: The claim is true.
         FAILED: The claim is false, and the deployment needs a repair.
-        DOES_NOT_HOLD: The claim is false, and the system works without it.
+        DOES_NOT_HOLD: The claim is false, but the system also works if the claim is false.
         NOT_APPLICABLE: The claim could not be checked in this deployment.
     """
 

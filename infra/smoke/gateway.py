@@ -101,7 +101,7 @@ def check_device(request: CheckRequest) -> tuple[FindingResult, str]:
 
 
 def check_letter(request: CheckRequest) -> tuple[FindingResult, str]:
-    """Wait until a message is among the dead letters, and check that it has a reason.
+    """Wait until a message is among the dead letters, and check that its dead letter has a reason.
 
     Return the result and what was observed.
     """

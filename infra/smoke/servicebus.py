@@ -119,7 +119,8 @@ class CheckedNamespace:
     def link(self, queue: str, journals: Path | None = None) -> Iterator[QueueLink]:
         """Open the worker's link to a queue for the `with` block.
 
-        `journals` is the folder of the link's lock journal; None if the link has no journal.
+        `journals` is the folder of the link's lock journal, which is the file in which a worker
+        notes its message locks. `journals` is None if the link has no lock journal.
         """
         opener = LockJournals(journals) if journals is not None else None
         link = QueueLink(self.endpoint, queue, journals=opener)
@@ -140,9 +141,9 @@ class CheckedNamespace:
         return found
 
     def count_changes(self, queue: str, expected: int, seconds: float) -> int:
-        """Count the active messages of a queue for some seconds.
+        """Count the active messages of a queue repeatedly for `seconds` seconds.
 
-        Return the first count that is not the expected one; the expected one without such a count.
+        Return the first count that differs from `expected`. If no count differs, return `expected`.
         """
         end = time.monotonic() + seconds
         while (found := self.queues.count_active(queue)) == expected and time.monotonic() < end:
@@ -220,7 +221,7 @@ def check_range(broker: CheckedNamespace, queue: str) -> tuple[FindingResult, st
 
 
 def check_release(broker: CheckedNamespace, queue: str) -> tuple[FindingResult, str]:
-    """Check that a released message is received again, and not counted as delivered.
+    """Check that a released message is received again with an unchanged delivery count.
 
     A worker that shuts down releases its messages. Return the result and what was observed.
     """
@@ -235,7 +236,7 @@ def check_release(broker: CheckedNamespace, queue: str) -> tuple[FindingResult, 
 
 
 def check_lock_token(broker: CheckedNamespace, queue: str) -> tuple[FindingResult, str]:
-    """Check that the lock token suffices to abandon the message of a killed process.
+    """Check that the message of a killed process can be abandoned by its lock token alone.
 
     Return the result and what was observed.
     """

@@ -94,7 +94,11 @@ class Activation:
     """
 
     def __init__(self, scaling: ScaledObject, created_at_seconds: float) -> None:
-        """Create the rule. ``scaling`` was created at the time ``created_at_seconds``."""
+        """Create the rule for the settings ``scaling``.
+
+        Until a queue has had messages, the rule removes replicas only after the initial cool-down
+        period, which begins at ``created_at_seconds``.
+        """
         self._scaling = scaling
         self._created_at = created_at_seconds
         self._last_active_at: float | None = None

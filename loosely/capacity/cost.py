@@ -62,7 +62,11 @@ class Bill:
     lines: list[BillLine] = field(default_factory=list)
 
     def add(self, item: str, what: str, quantity: float, price: Price) -> None:
-        """Add a line to the bill. `BillLine` describes the arguments."""
+        """Add a line to the bill.
+
+        ``item`` is for example ``Service Bus``, and ``what`` is the unit, for example ``months``.
+        ``price`` is the price of one unit.
+        """
         self.lines.append(BillLine(item, what, quantity, price))
 
     @property

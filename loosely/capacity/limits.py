@@ -33,7 +33,7 @@ _MEGABYTE = 1024 * 1024
 class JobShape:
     """A kind of job: how many operations of each service one job needs.
 
-    `open_seconds` is the time for which the request that submits the job waits for its end.
+    `open_seconds` is how long the request that submits the job waits for the end of the job.
     """
 
     name: str

@@ -91,8 +91,9 @@ class JobLoad:
     def arrivals(self, duration_seconds: float) -> Iterator[float]:
         """Yield the arrival times of the jobs, in seconds after the start of the simulation.
 
-        The jobs of a burst arrive at the same time. Other jobs arrive as a Poisson process until
-        ``duration_seconds``. Two loads with the same ``seed`` and rates have the same times.
+        If `at_once` made this load, all jobs arrive at the same time. Otherwise the jobs arrive as
+        a Poisson process until ``duration_seconds``. Two loads with the same ``seed`` and rates
+        have the same arrival times.
         """
         if self.burst:
             yield from [self.burst_at_seconds] * self.burst

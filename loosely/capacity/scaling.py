@@ -67,7 +67,7 @@ class Behavior:
 
 @dataclass(frozen=True, slots=True)
 class CronTrigger:
-    """A trigger that demands replicas during a period of the week, also without messages.
+    """A trigger that demands replicas during a period of the week, even if the queue is empty.
 
     Attributes:
         days: The days on which the period starts: 0 is Monday, and 6 is Sunday.

@@ -58,7 +58,8 @@ def lock_directory(directory: Path) -> Iterator[None]:
 def _make_private(directory: Path) -> None:
     """Create a directory that only its owner can enter, or restrict an existing directory.
 
-    A directory with the sticky bit, such as /tmp, and a directory of another user stay as they are.
+    An existing directory is not changed if it has the sticky bit, as /tmp has, or if it belongs to
+    another user.
     """
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     found = directory.stat()
@@ -83,11 +84,12 @@ def reply_token_key(directory: Path) -> str:
 
 
 def service_bus_keys(directory: Path) -> dict[str, str]:
-    """Return the keys of the components' policies in the local Service Bus, by the policy's name.
+    """Return the keys of the shared access policies in the local Service Bus, by policy name.
 
-    The first call creates the keys, and stores them with the policies' rights in ``directory``, in
-    the format that the local Service Bus reads. Only the owner can read the file. Keys that the
-    file does not contain, for example because it is damaged, are created again.
+    The gateway and the worker have one policy each. The first call creates the keys, and stores the
+    policies in a file in ``directory``, which the local Service Bus reads. Only the owner can read
+    the file. A key that the file does not contain, for example because the file is damaged, is
+    created again.
 
     Raises:
         DataDirectoryUnusable: The keys cannot be stored or read.
@@ -231,10 +233,11 @@ class RunningSystem:
 
 
 def note_data_directory(directory: Path, used: Path) -> None:
-    """Write down which data directory `loosely up` uses, so that other commands find the system.
+    """Note which data directory `loosely up` uses, so that other commands find the system.
 
-    ``directory`` is the data directory of the model folder, and ``used`` is the one in use. If they
-    are the same, nothing is written. A failure is ignored: the other commands then need ``--url``.
+    ``directory`` is the data directory of the model folder, in which the note is written. ``used``
+    is the data directory that `loosely up` uses. If both are the same, nothing is written. An error
+    is ignored: the other commands then need ``--url``.
     """
     if used != directory:
         with suppress(OSError):
@@ -253,7 +256,7 @@ def _state_file(directory: Path) -> Path:
 class StateWriter:
     """Updates `up.json`, the description of the running system, when a component's state changes.
 
-    The file is not written before every component has been started. A component that has died
+    The file is first written after every component has been started. A component that has died
     stays in the file, with ``ready`` false. A component that was stopped is removed from the file.
 
     If the file cannot be written, for example because the disk is full, `problem` says why, and the

@@ -73,7 +73,9 @@ def read_setting(name: str, root: Path, user: Mapping[str, str]) -> str:
 def read_cors_origins(root: Path, user: Mapping[str, str]) -> tuple[str, ...]:
     """Return the allowed origins that the gateway will read from its setting ``CORS_ORIGINS``.
 
-    `read_setting` describes the arguments.
+    Args:
+        root: The directory that contains the components' source.
+        user: The environment variables with which the user called `loosely`.
     """
     value = read_setting("CORS_ORIGINS", root, user)
     return tuple(origin.strip() for origin in value.split(",") if origin.strip())

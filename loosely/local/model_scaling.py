@@ -65,8 +65,8 @@ def read_model_scaling(catalogue: Path, user: Mapping[str, str]) -> dict[str, Mo
 def keep_workers(scaling: ScaledObject, models: Iterable[ModelScaling]) -> ScaledObject:
     """Return scaling settings that keep at least the minimum number of workers of each model.
 
-    Each worker runs all these models, so the largest minimum applies. No minimum is more than the
-    maximum number of workers in `scaling`.
+    Each worker runs all these models, so the largest minimum applies. A minimum that is greater
+    than the maximum number of workers in `scaling` is reduced to this maximum.
     """
     found, maximum = list(models), scaling.max_replica_count
     minimum = max([scaling.min_replica_count, *(model.min_workers for model in found)])

@@ -121,7 +121,7 @@ class SystemSettings:
     def service_bus_connection(self) -> str:
         """The connection string of the local Service Bus for the user's own programs.
 
-        It has the public key of Microsoft's emulator, which has all rights.
+        It contains the published key of Microsoft's emulator. This key gives all rights.
         """
         return self._service_bus_connection(_PUBLIC_POLICY, _PUBLIC_KEY)
 

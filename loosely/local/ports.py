@@ -84,7 +84,7 @@ def next_free(first: int, taken: Collection[int]) -> int:
 
 
 def free_base(first: int = _FIRST_SUGGESTION) -> int:
-    """Return the first of five consecutive free ports. A message suggests it for ``--port``.
+    """Return the first of five consecutive free ports, as a suggested value of ``--port``.
 
     Args:
         first: The lowest port to try.

@@ -1,7 +1,7 @@
 """The readiness probe of a component: an HTTP GET, sent without an HTTP library.
 
-A probe runs dozens of times in the first seconds, while all components start and use every core.
-Therefore a probe of a component that does not listen yet must use little processor time.
+While all components start and use every core, each probe is sent dozens of times. Therefore a probe
+of a component that does not listen yet must use little processor time.
 """
 
 import asyncio

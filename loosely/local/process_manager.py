@@ -105,7 +105,7 @@ class ProcessManager:
     _broken_models: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Allow `run` to start the component. Only `halt` forbids it, until `resume` is called."""
+        """Allow `run` to start the component, until `halt` is called."""
         self._may_run.set()
 
     async def run(self) -> None:
@@ -304,7 +304,7 @@ def _read_models(document: object) -> tuple[dict[str, str], set[str]]:
     """Return why each broken model could not be loaded, and which models are loaded.
 
     ``document`` is the JSON document that the worker returns about its models. Both results are
-    empty if the document has another format.
+    empty if the document has a different format.
     """
     match document:
         case {"models": dict(models)}:

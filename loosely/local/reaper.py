@@ -43,7 +43,7 @@ class Reaper:
     def forget(self, group: int) -> None:
         """Remove a process group from the reaper's list.
 
-        This is necessary because the system may use the id of the group again.
+        This is necessary because the operating system may give the id to a new process group.
         """
         self._send(f"-{group}\n")
 

@@ -157,8 +157,8 @@ class Span:
 def read_trace(folder: Path, trace_id: str) -> list[Span]:
     """Return the root spans of a trace, the earliest first.
 
-    A root span is a span whose parent is not in the files. The result is empty if the files have
-    no span of the trace.
+    The spans are read from the files in ``folder``. A root span is a span whose parent is not in
+    these files. The result is empty if the files contain no span of the trace.
     """
     found = sorted(_read_spans(folder, trace_id), key=lambda each: int(each["start_ns"]))
     spans = {

@@ -91,7 +91,10 @@ class QueueMonitor:
             raise CountsUnavailable(f"{self._url} did not return a list of models") from error
 
     async def count_held_jobs(self, health_port: int) -> int | None:
-        """Return how many jobs are in flight in a worker, or ``None`` if it does not respond."""
+        """Return how many jobs are in flight in the worker whose health port is ``health_port``.
+
+        The result is ``None`` if the worker does not respond.
+        """
         try:
             # A worker that is not ready responds with 503 and the same document.
             response = await self._client.get(f"http://{_HOST}:{health_port}/ready")

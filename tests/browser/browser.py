@@ -101,16 +101,16 @@ class Browser:
         return found[0]
 
     def text_of(self, selector: str) -> str:
-        """Return the visible text of the first element that matches a CSS selector now.
+        """Return the visible text of the first element that matches a CSS selector.
 
-        The result is empty if no element matches.
+        The method does not wait for such an element. The result is empty if no element matches.
         """
         return str(
             self.run("return document.querySelector(arguments[0])?.innerText", selector) or ""
         )
 
     def find_all(self, selector: str) -> list[WebElement]:
-        """Return all elements that match a CSS selector now."""
+        """Return all elements that match a CSS selector, without waiting for any."""
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
     def wait_for_text(self, selector: str, text: str) -> None:

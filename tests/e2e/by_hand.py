@@ -77,7 +77,7 @@ def put_request(system: System, queue: str, **changes: Any) -> str:
 
 
 class HttpTransport(RequestsTransport):  # type: ignore[misc]  # loaded lazily, so untyped
-    """A transport for the SDK's administration client that replaces https by http.
+    """A transport for the SDK's administration client that replaces https with http.
 
     The administration client always uses https, which the emulator does not support.
     """

@@ -1,9 +1,9 @@
 """The gateway's metrics for Prometheus, at `/metrics`.
 
-A scrape reaches one instance of the Function App, and the next scrape perhaps another. Therefore
-each response has the counters of all processes, with the label `process`, as they were last written
-to blob storage. Before an instance responds, it writes its own counters. So a counter never
-decreases from one scrape to the next, even if different instances respond.
+Two successive scrapes may reach different instances of the Function App. Therefore each response
+contains the counters of all processes, which are read from blob storage. The label `process` names
+the process of a counter. Before a process responds, it writes its own counters to blob storage. So
+a counter never decreases from one scrape to the next, even if different instances respond.
 """
 
 from collections.abc import Iterable, Iterator
@@ -25,7 +25,7 @@ _EXPORTED_BUCKETS: Final = tuple(range(0, len(BUCKET_SECONDS), 4))
 
 
 class MetricsPage:
-    """A collector for prometheus_client, which yields the metrics of the gateway from `figures`."""
+    """A collector for prometheus_client, which makes metrics from the figures for operators."""
 
     def __init__(self, figures: Figures) -> None:
         self._figures = figures
@@ -38,10 +38,10 @@ class MetricsPage:
 
 
 async def render_metrics(operations: Operations, accept: str) -> tuple[bytes, str]:
-    """Return the metrics in the format that the Accept header prefers, and the content type.
+    """Return the metrics in the format that the Accept header prefers, and their content type.
 
-    Raises Unavailable if the blob storage does not respond, because without the counters of the
-    other processes the sums would be too small.
+    `accept` is the value of this header. Raises Unavailable if the blob storage does not respond,
+    because the counters of the other processes are then unknown.
     """
     # Imported at the first scrape, because most gateways are never scraped.
     from prometheus_client import CollectorRegistry  # noqa: PLC0415

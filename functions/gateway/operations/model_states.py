@@ -1,4 +1,4 @@
-"""Find out by the heartbeats of workers which models are ready, and which cannot be loaded."""
+"""Determine from the heartbeats of workers which models are ready, and which cannot be loaded."""
 
 import asyncio
 import logging
@@ -23,7 +23,8 @@ _log = logging.getLogger(__name__)
 class ModelStates:
     """The states of all models in the workers that are alive.
 
-    The heartbeats are read when they are needed, but not for each call.
+    The states are reused for READY_FOR or BROKEN_FOR. After that, the next call reads the
+    heartbeats again.
     """
 
     def __init__(self, heartbeats: WorkerHeartbeats, clock: Clock) -> None:
@@ -42,16 +43,17 @@ class ModelStates:
         return None if beats is None else find_ready(beats)
 
     async def broken(self) -> frozenset[str]:
-        """Return the names of the models that some workers serve, but none of them can load.
+        """Return the names of the models that no worker can load, although some workers serve them.
 
         The result is empty if the heartbeats cannot be read.
         """
         return find_broken(await self._read(BROKEN_FOR) or ())
 
     async def _read(self, reused_for: timedelta) -> tuple[ModelHeartbeat, ...] | None:
-        """Return the states that were read less than `reused_for` ago; read them if necessary.
+        """Return the states of the models; None if the heartbeats cannot be read.
 
-        Callers that wait at the same time share one read.
+        The heartbeats are read again unless they were read less than `reused_for` ago. Callers that
+        wait at the same time share one read.
         """
         if not self._is_recent(reused_for):
             async with self._reading:
@@ -66,7 +68,7 @@ class ModelStates:
         return timedelta() <= self._clock() - self._read_at < reused_for
 
     async def _read_again(self) -> None:
-        """Read the heartbeats, and remember the states of the models and the time."""
+        """Read the heartbeats, and store the states of the models and the time of this read."""
         try:
             workers = await self._heartbeats.read()
             self._beats = tuple(_beats_of(workers, self._clock()))

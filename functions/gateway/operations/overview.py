@@ -173,7 +173,7 @@ class OpsWorker(TypedDict):
 
 
 class OpsFailure(TypedDict):
-    """How many jobs of a model failed with a code in the last hour."""
+    """How many jobs of a model failed with one error code in the last hour."""
 
     model: str
     code: Annotated[str, Field(examples=["inference-failed"])]
@@ -250,7 +250,7 @@ class Figures:
 
 
 class Operations:
-    """Reads queues, heartbeats and sums, and builds the documents for operators.
+    """Reads queues, heartbeats and minute sums, and builds the documents for operators.
 
     Requests that arrive at the same time share one read of these sources.
     """
@@ -359,8 +359,9 @@ class Operations:
     async def record_waiting(self, oldest: Mapping[str, datetime | None]) -> None:
         """Record how many messages wait in each model's queues. `series` shows these numbers.
 
-        `oldest` is the result of `log_oldest`. If all queues of a model are empty in this result,
-        0 is recorded, and the messages are not counted.
+        `oldest` contains, for each queue that could be read, the time at which the oldest message
+        was enqueued; None for an empty queue. If all queues of a model are empty, 0 is recorded,
+        and the messages are not counted.
         """
         now = self._clock()
         self._oldest |= {queue: (now, enqueued_at) for queue, enqueued_at in oldest.items()}
@@ -502,7 +503,10 @@ class Operations:
 
 
 def sum_minutes(minutes: Mapping[int, Sums], now: datetime, count: int) -> Sums:
-    """Return the sums of the last `count` minutes, including the current minute."""
+    """Return the sums of the last `count` minutes, including the current minute.
+
+    The keys of `minutes` are minutes since 1970.
+    """
     last = _minute_of(now)
     total: Sums = {}
     for minute, sums in minutes.items():
@@ -517,8 +521,8 @@ def count_waiting(
     """Return the numbers of messages of normal and of low priority that no worker holds.
 
     A number is None if it is unknown. `counts` also includes the messages that workers hold, and
-    `held` is their number. It is assumed that workers hold as many messages of normal priority as
-    possible, because workers receive these messages first.
+    `held` is the number of these messages. It is assumed that workers hold as many messages of
+    normal priority as possible, because workers receive messages of normal priority first.
     """
     normal, low = counts[Priority.NORMAL], counts[Priority.LOW]
     low_held = max(0, held - normal.active) if normal is not None else 0
@@ -633,7 +637,7 @@ def _model_series(minutes: list[ModelSum | None]) -> OpsModelSeries:
 
 
 def _fill_zeros(counts: list[int | None]) -> list[int | None]:
-    """Replace each None that follows a 0 by 0, and return the counts.
+    """Replace each None that follows a 0 with 0, and return the counts.
 
     While a queue stays empty, its count is not recorded, so these counts are None.
     """

@@ -204,7 +204,7 @@ def quantile(histogram: Histogram, share: float) -> float | None:
 
 
 def encode_sums(counters: JobCounters, now: datetime) -> bytes:
-    """Encode the counts of a process as JSON. Members without a count are left out."""
+    """Encode the counts of a process as JSON. Counts that are zero or unknown are left out."""
     oldest = int(now.timestamp() // 60) - KEPT_MINUTES
     value: Json = {
         "version": _VERSION,
@@ -219,7 +219,7 @@ def encode_sums(counters: JobCounters, now: datetime) -> bytes:
 
 
 def decode_sums(process: str, data: bytes) -> ProcessSums:
-    """Decode the counts of a process. Raises ValueError if they cannot be read."""
+    """Decode the counts of the process `process`. Raises ValueError if `data` is malformed."""
     try:
         value = json.loads(data)
         if value["version"] != _VERSION:

@@ -450,7 +450,7 @@ class Administration:
 
 
 class _PlainTransport(AioHttpTransport):  # type: ignore[misc]  # loaded lazily, so untyped
-    """An HTTP transport that sends the requests of a client, which always uses https, by http."""
+    """An HTTP transport that sends requests over http, although the client's URLs have https."""
 
     async def send(self, request: Any, **config: Any) -> Any:
         request.url = request.url.replace("https://", "http://", 1)

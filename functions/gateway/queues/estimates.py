@@ -228,9 +228,9 @@ def is_cold_starting(
 ) -> bool:
     """Return whether the model probably has no worker.
 
-    The result is true if no worker of the model has called this process for QUIET_SECONDS. If the
-    model's jobs are slow, this time is longer (see QUIET_JOBS). `quiet_since_seconds` is the time
-    of the last such call, or of the job's creation if the creation is later.
+    The result is true if no worker of the model has called this process for QUIET_SECONDS, or for
+    the mean time of QUIET_JOBS jobs if that is longer. `quiet_since_seconds` is the time of the
+    last call of a worker, or of the job's creation if the creation is later.
     """
     limit_seconds = max(QUIET_SECONDS, QUIET_JOBS * (throughput.seconds_per_job or 0.0))
     return now_seconds - quiet_since_seconds >= limit_seconds
@@ -240,8 +240,8 @@ def retry_after_seconds(position: QueuePosition, unknown_seconds: int, longest_s
     """Return the Retry-After in seconds for a job with this position.
 
     The value is the estimated wait, rounded up, but at most `longest_seconds`. If the wait is
-    unknown, the value is `unknown_seconds`. If also no worker runs the model, the value is at least
-    QUIET_SECONDS.
+    unknown, the value is `unknown_seconds`. If the wait is unknown because no worker runs or can
+    load the model, the value is at least QUIET_SECONDS, but at most `longest_seconds`.
     """
     if position.eta_seconds is not None:
         return min(longest_seconds, max(1, math.ceil(position.eta_seconds)))
@@ -335,10 +335,10 @@ class SharedCounts:
                     └───▶ otherwise: count, and replace the blob unless it has changed
 
     There is no lease, so a process may die at any point. The process that has counted last counts
-    again after FRESH_SECONDS. Each other process uses the count for a random time, which is at most
-    twice as long. So normally the same process continues to count. If this process dies, the next
-    process that finds the count too old counts. Rarely, several processes find this at the same
-    time, and each of them counts.
+    again after FRESH_SECONDS. Each other process uses the count for a random time between one and
+    two times FRESH_SECONDS. So normally the same process continues to count. If this process
+    dies, the next process that finds the count too old counts. Rarely, several processes find
+    this at the same time, and each of them counts.
 
     To find the age of a count, a process compares its own clock with the clock of the process that
     counted. If these clocks differ by more than FRESH_SECONDS, the processes do not use each
@@ -378,7 +378,7 @@ class SharedCounts:
         self._written_at: dict[str, float] = {}
 
     def is_own(self, count: SharedCount) -> bool:
-        """Return whether this process has counted the messages."""
+        """Return whether this process has made this count, and not another process."""
         return count.process == self._process
 
     def fresh_seconds(self, count: SharedCount) -> float:
@@ -411,7 +411,11 @@ class SharedCounts:
         return now - self._written_at.get(queue, -math.inf) >= ALONE_WRITE_SECONDS
 
     async def _read(self, queue: str) -> tuple[bool, SmallBlob | None]:
-        """Return whether the storage responded, and the queue's blob, or None without a blob."""
+        """Read the blob with the count of a queue.
+
+        Returns two values. The first is true if the storage responded. The second is the blob; None
+        if the blob does not exist or the storage did not respond.
+        """
         try:
             async with asyncio.timeout(SHARED_READ_SECONDS):
                 return True, await self._blobs.read(queue_length_blob(queue))
@@ -441,8 +445,8 @@ class SharedCounts:
 class QueueStatistics:
     """Estimates the length of one queue and the positions of its jobs.
 
-    The estimates use the last count of the queue's messages, and the jobs and replies after the
-    count.
+    The estimates use the last count of the queue's messages, and the numbers of jobs and replies
+    that this process has received since this count.
     """
 
     def __init__(self, counter: SharedCounts, clock: Clock) -> None:
@@ -548,7 +552,7 @@ class QueueStatistics:
         return self._sample
 
     def _replies_until(self, at_seconds: float) -> int:
-        """Return how many replies this process had received at `at_seconds`, a recent time."""
+        """Return how many replies this process had received until the recent time `at_seconds`."""
         later = 0
         for received_at in reversed(self._reply_times):
             if received_at <= at_seconds:
@@ -670,7 +674,7 @@ class WaitEstimates:
         return ModelWait(_sum_if_known(lengths), wait)
 
     async def count(self, model: ModelEntry) -> dict[Priority, MessageCounts | None]:
-        """Return the numbers of messages in each queue of the model; None if they are unknown."""
+        """Return the numbers of messages in each queue of the model; None for an unknown queue."""
         queues = self._of(model.name).queues
         counts = await asyncio.gather(
             *(queue.counts(queue_of(model, priority)) for priority, queue in queues.items())

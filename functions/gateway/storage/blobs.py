@@ -384,7 +384,7 @@ class Blobs(Protocol):
         """Return a blob's properties and first `head_bytes` bytes; None if the blob is missing."""
 
     async def delete(self, blob: str, etag: str | None = None) -> None:
-        """Delete a blob if it exists. If `etag` is given, keep a blob that has another ETag."""
+        """Delete a blob if it exists. If `etag` is given, keep a blob with a different ETag."""
 
     def list(self, prefix: str) -> AsyncIterator[ListedBlob]:
         """List the blobs whose names have this prefix, in the order of their names."""
@@ -446,7 +446,7 @@ class ContainerBlobs:
         )
 
     async def delete(self, blob: str, etag: str | None = None) -> None:
-        """Delete a blob if it exists. If `etag` is given, keep a blob that has another ETag."""
+        """Delete a blob if it exists. If `etag` is given, keep a blob with a different ETag."""
         given: dict[str, Any] = {}
         if etag:
             given = {"etag": etag, "match_condition": MatchConditions.IfNotModified}

@@ -1,7 +1,8 @@
 """Delete data whose retention has ended: histories of orchestrations, and blobs.
 
-These are blobs of idempotency keys, uploads, payloads, outcomes, dead letters and others. In Azure,
-lifecycle rules of the storage account later delete the blobs that this module has missed.
+These are the blobs of idempotency keys, uploads, jobs, dead letters, workers, queue lengths and
+minute sums. In Azure, lifecycle rules of the storage account later delete the blobs that this
+module has missed.
 """
 
 import asyncio

@@ -4,13 +4,14 @@ The message is sent before the orchestration is started. The process may die aft
 
     store a large input ──▶ send the message ──▶ start the orchestration ──▶ answer the caller
 
-A request that waits delays the start briefly for the job's outcome. If the job ends in this time,
-the orchestration starts with the outcome, and its input is the record of the outcome.
+If the caller waits for the end of the job, the start of the orchestration is delayed briefly. If
+the job ends in this time, the orchestration starts with the outcome, and the orchestration's input
+is the record of the outcome.
 
-Before the orchestration is started, the job is not accepted, and no caller knows its id. If the
-process dies after the message was sent, a worker runs the job, and its reply is recorded. If the
-caller repeats the request with the same Idempotency-Key, the job id is the same, so the request
-finds this outcome.
+Before the orchestration is started, the job is not accepted, and no caller knows the job's id. If
+the process dies after the message was sent, a worker still runs the job, and the worker's reply is
+recorded. If the caller repeats the request with the same Idempotency-Key, the job id is the same,
+so the request finds this outcome.
 
 If Service Bus does not respond, the gateway still accepts the job: the job's ticket contains the
 whole request, and the orchestration sends the message later.
@@ -100,8 +101,8 @@ T = TypeVar("T")
 class NewJob:
     """The data from which a new job is created.
 
-    If `is_pinned` is true, the job runs on the version `model`. Otherwise `model` is any version of
-    the model, and the gateway chooses the version.
+    The field `model` is the catalogue entry of one version of the model. If `is_pinned` is true,
+    the job runs on this version. Otherwise the gateway chooses the version.
     """
 
     model: ModelEntry
@@ -285,8 +286,8 @@ class JobCreator:
         """Send the job's message, and return the job and the time at which it was sent.
 
         If the message cannot be sent now, the time is None, and the orchestration sends the message
-        later. Therefore the ticket then contains the whole request, and a large input is stored in
-        a blob. Raises Unavailable if the input cannot be stored.
+        later. In this case the ticket must contain the whole request, so large inputs are stored in
+        blobs. Raises Unavailable if an input cannot be stored.
         """
         model = job.request.model
         ends_at = self.send_later_until.get(model)
@@ -325,10 +326,10 @@ class JobCreator:
     async def _make_input_small(
         self, payload: InputPayload, job_id: str, left_bytes: int, name: str | None = None
     ) -> tuple[InputPayload, int]:
-        """Store an input in a blob if it has more than `left_bytes`.
+        """Store an input in a blob if the input is larger than `left_bytes`.
 
-        `name` is the name of the named input; None for the first input. Return the input or the
-        reference to its blob, and the number of bytes that are left for the other inputs.
+        `name` is the name of the named input; None for the first input. Returns two values: the
+        input or the reference to its blob, and how many bytes the inputs that follow may have.
         """
         match payload:
             case InlineBytes(media_type, data):
@@ -407,11 +408,11 @@ class JobCreator:
     async def _store_inputs(
         self, new_job: NewJob, job_id: str
     ) -> tuple[InputPayload, dict[str, InputPayload]]:
-        """Store large inputs of the job in blobs, and return what the request contains for each.
+        """Store large inputs of the job in blobs, and return all inputs as the request needs them.
 
-        The first value belongs to the first input, and the second value to the named inputs. The
-        request contains a small input itself, but only a reference to a large input. All inputs
-        that the request itself contains have at most `inline_limit_bytes` together.
+        The first value is the first input, and the second value contains the named inputs. A large
+        input is returned as a reference to its blob, and a small input as its content. The total
+        size of these contents is at most `inline_limit_bytes`.
         """
         payloads: dict[str | None, InputPayload] = {}
         left_bytes = self.settings.inline_limit_bytes

@@ -222,8 +222,12 @@ class IdempotencyKeys:
     ) -> list[SubmittedJob]:
         """Create the jobs of a request, or find the jobs that the key already has.
 
-        Then wait up to `wait_seconds` for the end of the jobs, and return the jobs. Raises the
-        same errors as `create`, which describes their causes.
+        Then wait up to `wait_seconds` for the end of the jobs, and return the jobs.
+
+        Raises:
+            HttpProblem: The first request with the key was a different request, or a new job is
+                refused.
+            Unavailable: A service failed, or many requests with the key came at the same time.
         """
         first = new_jobs[0]
         fingerprints = "\n".join(_fingerprint_of(new_job) for new_job in new_jobs)
@@ -329,8 +333,9 @@ class IdempotencyKeys:
     def _pin(self, new_job: NewJob, version: str) -> NewJob:
         """Return the new job with the model's version that the idempotency claim contains.
 
-        The version must stay the same, because a message for it may have been sent already. If the
-        catalogue no longer contains the version, the new job is returned unchanged.
+        The version must stay the same, because the job's message may have been sent to the queue of
+        this version. If the catalogue no longer contains the version, the new job is returned
+        unchanged.
         """
         entry = self.creator.versions.find(new_job.model, version)
         return (

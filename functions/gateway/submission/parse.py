@@ -255,8 +255,9 @@ def _read_named_inputs(model: ModelEntry, given: Json) -> dict[str, SubmittedInp
 def naming_input(name: str | None) -> Iterator[None]:
     """Add the name of a named input to a problem that the `with` block raises.
 
-    The name is added to the detail of the problem, and to the problem as a JSON Pointer. For the
-    first input, `name` is None, and the problem does not change.
+    The problem's detail then begins with `inputs.` and the name. The problem's member `pointer` is
+    set to the JSON Pointer of the input, unless `pointer` has a value already. For the first input,
+    `name` is None, and the problem does not change.
     """
     try:
         yield
@@ -269,7 +270,7 @@ def naming_input(name: str | None) -> Iterator[None]:
 
 
 def refuse_unknown_inputs(model: ModelEntry, names: Collection[str]) -> None:
-    """Raise the problem `invalid-input` if one of the names is not that of a named input."""
+    """Raise the problem `invalid-input` if the model has no named input with one of these names."""
     for name in names:
         if name not in model.inputs:
             shown = name[:100]

@@ -27,7 +27,8 @@ _GONE: Final = 410
 class WebhookReply:
     """A reply that the gateway posts to a producer's webhook if the request was dead-lettered.
 
-    `body` is a `JobReply` with an error, as JSON. `event` is the id of the webhook event.
+    A producer is a program that puts requests on a queue without the gateway. `body` is a
+    `JobReply` with an error, as JSON. `event` is the id of the webhook event.
     """
 
     job_id: str
@@ -59,7 +60,8 @@ async def start_reply_delivery(reply: WebhookReply, instance_id: str, durable: D
 class WebhookActivities:
     """Implements the activities `deliver_webhook` and `deliver_reply`.
 
-    The tenants' secrets are derived from `secrets`. The webhooks to producers are signed with
+    Webhooks are signed. The secrets that sign a tenant's webhooks are derived from `secrets`.
+    Webhooks to producers, which are programs that use no gateway, are signed with
     `producer_secrets`.
     """
 

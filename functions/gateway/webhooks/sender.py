@@ -46,8 +46,9 @@ class WebhookSender(Protocol):
         """Send one POST request without following redirects; return the receiver's response.
 
         `share` names the group of DNS look-ups to which the look-up of the host name counts:
-        PRODUCERS, or a result of `tenant_share`. Each group has its own limit. Raises
-        WebhookUndelivered if the URL is forbidden or no response arrives.
+        PRODUCERS, or the name that `tenant_share` returns for a tenant. Each group has its own
+        limit. Raises WebhookUndelivered if the URL is forbidden, if too many look-ups are running,
+        or if no response arrives.
         """
 
 
@@ -72,8 +73,8 @@ async def resolve_url(
         guard: Checks the URL and its addresses.
         resolver: Looks up the host name.
         url: The URL.
-        share: The name of the group of look-ups to which this look-up counts: PRODUCERS, or a
-            result of `tenant_share`. Each group has its own limit.
+        share: The name of the group of look-ups to which this look-up counts: PRODUCERS, or the
+            name that `tenant_share` returns for a tenant. Each group has its own limit.
         seconds: How long to wait for the look-up, in seconds.
 
     Raises:
@@ -101,9 +102,11 @@ class HttpWebhookSender:
     async def post(
         self, url: str, headers: Mapping[str, str], body: bytes, share: str
     ) -> WebhookResponse:
-        """Send one POST request; return the response or raise WebhookUndelivered.
+        """Send one POST request without following redirects; return the receiver's response.
 
-        `WebhookSender.post` describes the arguments and the causes of the error.
+        `share` names the group of DNS look-ups to which the look-up of the host name counts. Raises
+        WebhookUndelivered if the URL is forbidden, if too many look-ups are running, or if no
+        response arrives.
         """
         try:
             target, addresses = await resolve_url(self._guard, self._resolver, url, share)
@@ -138,7 +141,7 @@ class HttpWebhookSender:
 
 
 class _PinnedResolver(AbstractResolver):
-    """A DNS resolver that always returns the addresses that the guard has checked."""
+    """A DNS resolver that always returns the addresses that the SSRF guard has checked."""
 
     def __init__(self, addresses: tuple[str, ...]) -> None:
         self._addresses = addresses

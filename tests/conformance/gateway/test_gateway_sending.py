@@ -1,4 +1,4 @@
-"""Test the delivery of webhooks, also to receivers with invalid, endless or no responses."""
+"""Test the delivery of webhooks, including to receivers with invalid, endless or no responses."""
 
 import asyncio
 import time

@@ -14,7 +14,7 @@ _SHORT: Final = frozenset(map(str, range(1, _SHORTEST_SECONDS)))
 
 @schemathesis.hook
 def filter_case(_context: schemathesis.HookContext, case: schemathesis.Case[Any]) -> bool:
-    """Return whether to send a request. Skip it if its text/plain body is not a text.
+    """Return whether to send a request: false if its text/plain body is not a string.
 
     Schemathesis would send a body such as null as the text "null", which is valid.
     """

@@ -1,7 +1,7 @@
 """Test the REST API with third-party clients of the Open Inference Protocol and with a fuzzer.
 
-Each client is installed in a temporary environment, because the clients are large and have other
-dependencies than this repository.
+Each client is installed in a temporary environment, because the clients are large and their
+dependencies differ from those of this repository.
 """
 
 import contextlib

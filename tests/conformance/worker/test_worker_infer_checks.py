@@ -1,4 +1,4 @@
-"""Test that the infer step checks all jobs of a batch for cancellation at the same time."""
+"""Test that a worker checks all jobs of a batch for cancellation at the same time."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Links:
         return link
 
     def die(self, link: QueueLink) -> None:
-        """Close a link without settling its messages, as if its process had died."""
+        """Close a link without settling its messages, as if the worker's process had died."""
         journal = link._journal
         assert journal is not None
         link.close()

@@ -25,8 +25,8 @@ class Gateway(http.server.ThreadingHTTPServer):
         after_posts: A number N and a function, which is called before POST request N is answered.
         asked_status: The status of the responses to GET and PUT requests, by job id. A job whose
             reply was accepted gets 410 instead.
-        meeting: If it is set, a GET or PUT request is answered only when enough such requests wait
-            at this barrier.
+        meeting: A barrier, or None. With a barrier, GET and PUT requests are answered only when as
+            many of them wait as the barrier requires.
     """
 
     daemon_threads = True

@@ -17,9 +17,10 @@ class Sized(Results):
 
 
 class Infer:
-    """Returns the number of pixels, a picture and a list of zeros for the input, a side length.
+    """Returns the number of pixels, a square picture and a list with one zero for each pixel.
 
-    For the side length 0, there is no picture. For the side lengths 1 and 2, there are no zeros.
+    The input is the side length of the picture in pixels. For the side length 0, there is no
+    picture. For the side lengths 1 and 2, there is no list.
     """
 
     accepts: ClassVar[Accepts] = "json"
