@@ -60,7 +60,10 @@ def read_report(path: Path) -> dict[str, str]:
 
 
 def find_private_texts(report: Path, *more: str) -> list[str]:
-    """Return the names, addresses and keys of the deployment that a report contains."""
+    """Return the private texts that a report contains although it must not.
+
+    Private texts are names, addresses and keys of the deployment, and the texts in `more`.
+    """
     names = [KEY, "sb-trial", "rg-trial", "func-trial", "someone@", "5555-5555", "6666-6666"]
     names += [str(ROOT), *more]
     return [name for name in names if name in report.read_text("utf-8")]

@@ -7,7 +7,8 @@ import signal
 class Infer:
     """A model that returns its option `answer`, so that tests can see which version ran the job.
 
-    On the input `die`, the model kills the worker. It cannot be loaded if `answer` is `broken`.
+    On the input `die`, the model kills the worker. If `answer` is `broken`, loading the model
+    fails.
     """
 
     accepts = "bytes"
