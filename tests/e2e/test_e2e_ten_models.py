@@ -1,4 +1,4 @@
-"""Serve ten models that are written as docs/models.md describes, and check the results of each.
+"""Serve ten models, written as docs/models.md describes, and check the results of each model.
 
 The folder `ten_models` contains all their files.
 """

@@ -1,4 +1,4 @@
-"""A model whose result is an option of its catalogue entry, which differs between versions."""
+"""A model that returns an option of its catalogue entry. Each version has a different value."""
 
 import os
 import signal

@@ -91,7 +91,7 @@ class Call:
         return part
 
     def get(self, table: str, key: str) -> str:
-        """Return the entry `key` of a table of the state. Raises ProgramError if it is missing."""
+        """Return an entry of a table of the state. Raises ProgramError if the entry is missing."""
         if key not in self.table(table):
             raise ProgramError(NOT_FOUND, f"ERROR: {key} was not found")
         return str(self.table(table)[key])

@@ -60,7 +60,7 @@ max_delivery_count = 1000
 
 
 class RigError(Exception):
-    """A component cannot be started. The message ends with the last lines of its log."""
+    """A component cannot be started. The message ends with the last lines of the log."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Implement the interfaces `Blobs` and `PayloadLinks` in memory, for tests.
 
-`MemoryBlobs` stores its blobs in the gateway's payload store, a `MemoryPayloads`. Payloads and other
-blobs are in the same blob storage, as in Azure.
+`MemoryBlobs` stores its blobs in the gateway's payload store, a `MemoryPayloads`. As in Azure, the
+payloads and all other blobs are in the same blob storage.
 """
 
 import asyncio

@@ -51,7 +51,7 @@ class ScriptedStore(OutcomeStore):
 
 
 def jobs_of(store: ScriptedStore, waiters: Waiters) -> tuple[Jobs, Any]:
-    """Return a Jobs object that uses the store, and the store as its Durable Functions client."""
+    """Return a `Jobs` object and a Durable Functions client, which both read jobs from `store`."""
     unused: Any = None
     return Jobs(store, unused, waiters, lambda: NOW), store
 
