@@ -81,9 +81,9 @@ def test_all_simultaneous_requests_with_the_same_idempotency_key_get_the_same_jo
 def test_each_idempotency_key_creates_only_one_job_although_the_host_is_killed(
     fragile: System, http: httpx.Client
 ) -> None:
-    """Kill the host while a job runs and requests with another idempotency key arrive.
+    """Kill the Functions host while a job runs and requests with a different key arrive.
 
-    All callers of the running job have sent the key `old`. The later requests have the key `new`.
+    The requests for the running job have the idempotency key `old`, the later ones the key `new`.
     """
     old, new = str(uuid.uuid4()), str(uuid.uuid4())
     with ThreadPoolExecutor(2 * CALLERS) as callers:

@@ -1,4 +1,4 @@
-"""Test the scripts in infra/scripts with fake programs in place of, for example, az and kubectl."""
+"""Test the scripts in infra/scripts with fake versions of programs such as az and kubectl."""
 
 import hashlib
 import json

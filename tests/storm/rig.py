@@ -310,8 +310,8 @@ class Rig:
     def processes(self) -> dict[str, list[psutil.Process]]:
         """Return the running processes, grouped by role.
 
-        The component `worker`, for example, has three roles: `worker` is its main process, `child
-        of worker` are the child processes of the main process, and `below worker` are all
+        The component `worker`, for example, has three roles: `worker` for the main process, `child
+        of worker` for the child processes of the main process, and `below worker` for all
         processes that the child processes have started.
         """
         found: dict[str, list[psutil.Process]] = {}
