@@ -46,7 +46,7 @@ class FakeHub:
     def add(self, repository: str, path: str, data: bytes) -> str:
         """Add a file to the commit COMMIT of a repository.
 
-        Return the location of the file, as an entry of the model catalogue names it.
+        Return the location of the file in the form of the model catalogue, `hf:…`.
         """
         self.files[f"{repository}/resolve/{COMMIT}/{path}"] = data
         return f"hf:{repository}@{COMMIT}/{path}"

@@ -138,7 +138,8 @@ def check(
         sample: The input.
         loader: Loads the model.
         memory: How a measurement under load uses the device's memory.
-        caller_count: How many callers a measurement under load has; 0 for single batches instead.
+        caller_count: How many callers a measurement under load has; if 0, single batches are
+            measured instead.
 
     Raises:
         WorkerError: The model cannot be loaded, or the input or the result cannot be used.

@@ -275,7 +275,7 @@ class _HeldModel(ModelManager):
 
 
 class _Callers:
-    """Simulated callers. Each caller submits a job, and the next job after the reply to the job."""
+    """Simulated callers. Each submits a job, waits for the reply, then submits the next job."""
 
     def __init__(self, requests: dict[str, bytes], queue: _MemoryQueue) -> None:
         self._requests = requests

@@ -8,7 +8,7 @@ from worker.models import Accepts
 
 
 class Infer:
-    """Returns the width and the height of a picture, after the picture was decoded and scaled."""
+    """Decodes and scales a picture, and returns its original width and height."""
 
     accepts: ClassVar[Accepts] = "image"
 

@@ -68,10 +68,10 @@ class System:
 
     @property
     def visible_data(self) -> Path:
-        """The path of the system's data directory, as the test's process sees it.
+        """The path by which the test can read the files in the system's data directory.
 
-        The path differs from `data` if the system runs in its own mount namespace, because `prefix`
-        was given.
+        It differs from `data` if `prefix` was given, because the system then runs in a mount
+        namespace of its own.
         """
         if not self._prefix:
             return self.data

@@ -1,4 +1,4 @@
-"""Count the operations that a job causes on Azure services, and compare with docs/capacity.md."""
+"""Count the operations of a job on Azure services, and compare them with docs/capacity.md."""
 
 from collections.abc import Iterator
 

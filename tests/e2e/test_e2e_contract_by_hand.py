@@ -172,7 +172,7 @@ def body_of(row: Row, named: dict[str, str]) -> bytes | None:
 
 
 def end(system: System, row: Row) -> None:
-    """End the job that the request of a test case has submitted and waits for.
+    """End the job of a test case while the request that submitted the job still waits.
 
     `row.meanwhile` states how the job ends: `cancel`, `dead-letter`, or the code of an error in the
     reply.

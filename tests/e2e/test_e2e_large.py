@@ -39,7 +39,8 @@ max_delivery_count = 3
 def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """Run a separate system for these tests, with models that do not import torch.
 
-    The tests limit the peak memory of its processes, which other tests or torch would increase.
+    The tests check that the peak memory of the system's processes is small. Other tests or torch
+    would increase this peak.
     """
     folder = tmp_path_factory.mktemp("large")
     catalogue = folder / "models.toml"

@@ -54,7 +54,7 @@ ATTACKS: dict[str, tuple[str, str, bytes, int]] = {
 
 @pytest.fixture(scope="module")
 def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """Run a system with one model, whose gateway limits all large request bodies to 64 MiB."""
+    """Run a system whose gateway permits 64 MiB for all large request bodies together."""
     environment = {"WORKER_MODELS": "noop", "BODY_MEMORY_BYTES": str(BODY_MEMORY_BYTES)}
     folder = tmp_path_factory.mktemp("bodies")
     with running(folder / "data", environment=environment) as started:

@@ -1,7 +1,7 @@
-"""Test the latency of a job if all connections between the components have a network delay.
+"""Test the latency of a job if the connections between the components have a network delay.
 
-The connections are those that leave the machine in Azure. `./dev bench hops` measures with the same
-system.
+Only the connections that cross the network in Azure have the delay. The benchmark `./dev bench
+hops` uses the same system.
 """
 
 from pathlib import Path

@@ -101,7 +101,7 @@ def test_cancelled_queued_jobs_do_not_run_and_low_priority_jobs_run_last(
 def _check_positions(system: System, ids: list[str]) -> None:
     """Check that queued jobs show their positions, but no estimated wait, while no worker runs.
 
-    `ids` are 200 jobs in the order in which they were submitted.
+    `ids` are the ids of 200 jobs, in the order in which the jobs were submitted.
     """
     queues = [system.job(job_id)["queue"] for job_id in (ids[0], ids[100], ids[199])]
     positions = [queue["position"] for queue in queues]
@@ -118,9 +118,9 @@ def _check_positions(system: System, ids: list[str]) -> None:
 
 
 def _hang_up(system: System, text: str) -> str:
-    """Submit a job, close the connection while the request waits for it, and return the job's id.
+    """Submit a job, and close the connection before the job has ended. Return the job's id.
 
-    `text` is the input of the job.
+    `text` is the input of the job. The request asks the gateway to wait for the end of the job.
     """
     before = {job["id"] for job in system.http.get("/v1/jobs", params={"limit": 5}).json()["jobs"]}
     with pytest.raises(httpx.ReadTimeout):

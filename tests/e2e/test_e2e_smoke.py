@@ -60,7 +60,10 @@ def read_report(path: Path) -> dict[str, str]:
 
 
 def find_private_texts(report: Path, *more: str) -> list[str]:
-    """Return the names, addresses and keys of the deployment that a report contains."""
+    """Return the private texts in a report of the smoke test, which should have none.
+
+    Private texts are names, addresses and keys of the deployment, and the texts in `more`.
+    """
     names = [KEY, "sb-trial", "rg-trial", "func-trial", "someone@", "5555-5555", "6666-6666"]
     names += [str(ROOT), *more]
     return [name for name in names if name in report.read_text("utf-8")]
@@ -354,10 +357,10 @@ def test_each_gateway_check_of_the_smoke_test_fails_if_its_claim_is_false(
 def run_broken_gateway(answers: dict[str, tuple[int, dict[str, Any]]]) -> Iterator[str]:
     """Run a simulated gateway with faults during the `with` block, and yield its URL.
 
-    `answers` contains the status and the JSON body of the response to each faulty path. Other paths
-    get the responses of a working gateway, except that it has no dead letters, and that its
-    management API needs no key. The host name is not one of a local system, so the smoke test skips
-    no check.
+    `answers` contains the status and the JSON body of the response to each faulty path. Requests
+    to other paths get the responses of a working gateway. But the simulated gateway has no dead
+    letters, and the management API needs no key. The smoke test does not regard the host 127.0.0.2
+    as local, so it skips no check.
     """
     worker = {"models": [{"name": "classifier"}], "devices": [{"name": "cpu"}]}
     every = {

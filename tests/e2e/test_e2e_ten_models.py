@@ -1,4 +1,4 @@
-"""Serve ten models that are written as docs/models.md describes, and check the results of each.
+"""Serve ten models, written as docs/models.md describes, and check the results of each model.
 
 The folder `ten_models` contains all their files.
 """
@@ -33,9 +33,9 @@ ENVIRONMENT = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'functions'}"}
 
 
 def loosely(folder: Path, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run a `loosely` command in `folder`, check that it exits with `status`, and return it.
+    """Run a `loosely` command in `folder`, and return the ended process with its output.
 
-    The returned object contains the output of the command.
+    Check that the command exits with `status`.
     """
     done = subprocess.run(
         [sys.executable, "-m", "loosely", *arguments],

@@ -92,7 +92,7 @@ def test_a_request_for_a_job_of_another_tenant_gets_the_response_for_an_unknown_
 
 
 def expected_refusal(name: str, path: str) -> int:
-    """Return the status of the response if `name` requests the job of another tenant at `path`."""
+    """Return the expected status if the caller `name` requests another tenant's job at `path`."""
     if path.endswith(("/reply", "/progress")):
         return 401
     return 403 if path.startswith("/v1/admin/") and name == "bolt" else 404

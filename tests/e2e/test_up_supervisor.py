@@ -1,6 +1,6 @@
 """Test the supervisor of `loosely up` with real processes instead of its usual components.
 
-The processes serve HTTP, and append to a file what happens to them.
+The processes serve HTTP, and append a line to a file when they start or must stop.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""A model whose result is an option of its catalogue entry, which differs between versions."""
+"""A model that returns an option of its catalogue entry. Each version has a different value."""
 
 import os
 import signal
@@ -7,7 +7,8 @@ import signal
 class Infer:
     """A model that returns its option `answer`, so that tests can see which version ran the job.
 
-    On the input `die`, the model kills the worker. It cannot be loaded if `answer` is `broken`.
+    On the input `die`, the model kills the worker. If `answer` is `broken`, loading the model
+    fails.
     """
 
     accepts = "bytes"

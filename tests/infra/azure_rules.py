@@ -182,7 +182,7 @@ def _can_be_broken(line: str) -> bool:
 
 
 def telemetry_is_sent_with_identities(files: DeploymentFiles) -> None:
-    """Check that gateway and workers export traces, with identities that may publish them."""
+    """Check that gateway and workers export traces, and that their identities permit this."""
     exporter = "azure_monitor_opentelemetry_exporter"
     gateway, apps = files.module("gateway"), files.module("worker-aca")
     assert f"  OTEL_TRACES_EXPORTER: '{exporter}'\n" in gateway

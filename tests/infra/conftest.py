@@ -1,6 +1,6 @@
 """Fixtures for tests of the deployment's files and of its scripts.
 
-The scripts run with fake programs in place of az and others.
+The scripts run with fake versions of programs such as az and kubectl.
 """
 
 import os

@@ -400,8 +400,8 @@ def pages_that_may_use_the_gateway_may_use_links_to_blobs(files: DeploymentFiles
 def the_api_management_policy_is_valid_xml(files: DeploymentFiles) -> None:
     """Check that the policy of API Management is valid XML, is sent as XML, and has a rate limit.
 
-    The rate limit must count the requests of each subscription and IP address, and not of a header,
-    whose value a caller could choose.
+    The rate limit must have one counter for each subscription and IP address. The counter must not
+    depend on a header, because callers choose the values of their headers.
     """
     policies = ElementTree.fromstring(files.text("infra/apim-policy.xml"))
     assert policies.tag == "policies"
@@ -435,7 +435,7 @@ LINES_OF_THE_HOST = {"ResourceExhausted"}
 
 
 def alert_queries_match_log_lines_and_routes(files: DeploymentFiles) -> None:
-    """Check that the code contains the log texts and routes that alerts and the workbook query.
+    """Check that each log text and route in the queries of alerts and workbook is in the code.
 
     The queries must not use Azure's platform metrics, because Service Bus does not export queue
     lengths.
@@ -459,9 +459,9 @@ def alert_queries_match_log_lines_and_routes(files: DeploymentFiles) -> None:
 
 
 def the_image_has_what_the_worker_needs(files: DeploymentFiles) -> None:
-    """Check that the worker's image contains its code and the packages that pyproject.toml names.
+    """Check that the worker's image contains the worker's code and the packages that it needs.
 
-    The packages are those of the worker's extras.
+    The packages are those of the worker's extras in pyproject.toml.
     """
     project = tomllib.loads(files.text("pyproject.toml"))["project"]["optional-dependencies"]
     wanted = {*project["worker"], *project["worker-loop"], *project["telemetry"]}

@@ -91,7 +91,7 @@ class Call:
         return part
 
     def get(self, table: str, key: str) -> str:
-        """Return the entry `key` of a table of the state. Raises ProgramError if it is missing."""
+        """Return an entry of a table of the state. Raises ProgramError if the entry is missing."""
         if key not in self.table(table):
             raise ProgramError(NOT_FOUND, f"ERROR: {key} was not found")
         return str(self.table(table)[key])
@@ -197,8 +197,8 @@ def az_blob_upload(call: Call) -> str:
 def az_list_skus(call: Call) -> str:
     """Return the properties of the machine type that the option `--size` names.
 
-    Three lines contain its family, its cores and the number of its restrictions. The output is
-    empty if the region does not offer this machine type.
+    The three lines of the output are the machine type's family, its number of cores and its number
+    of restrictions. The output is empty if the region does not offer this machine type.
     """
     words = str(call.table("machines").get(call.option("--size"), ""))
     return "\n".join(words.split())
@@ -299,7 +299,10 @@ def kubectl_delete(call: Call) -> str:
 
 
 def kubectl_exec(call: Call) -> str:
-    """Fail a command in a worker that connects, unless the state has `open_network`."""
+    """Run a command in a worker's pod. A command that opens a connection fails.
+
+    If the state has `open_network`, the connection is permitted and the command succeeds.
+    """
     if call.options.get("-c") != "import socket" and not call.state.get("open_network"):
         raise ProgramError(1, "command terminated with exit code 1")
     return ""

@@ -22,7 +22,7 @@ class SettingsClass(Protocol):
 
 
 class _Environment(Mapping[str, str]):
-    """Environment variables that record which of them are read."""
+    """A mapping of environment variables that records the names of the variables read."""
 
     def __init__(self) -> None:
         self.names: set[str] = set()

@@ -1,4 +1,4 @@
-"""Run the deployment's scripts with fake programs in place of az, kubectl and others."""
+"""Run the deployment's scripts with fake versions of programs such as az and kubectl."""
 
 import json
 import os

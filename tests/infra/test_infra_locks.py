@@ -72,7 +72,8 @@ def unsatisfied(
 ) -> Iterator[str]:
     """Yield each requirement that the packages of a package lock do not satisfy.
 
-    The package of the requirement is missing in `packages`, or has a wrong version.
+    A requirement is not satisfied if its package is missing in `packages`, or if the requirement
+    does not permit the package's version.
     """
     for text in requirements:
         requirement = Requirement(text)

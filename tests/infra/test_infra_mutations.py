@@ -1,4 +1,4 @@
-"""Test the checks of the deployment: put errors into copies of its files, which they must find."""
+"""Test that the checks of the deployment's files find each error that a test puts into a copy."""
 
 import os
 import shutil
@@ -288,7 +288,8 @@ WARM_FAULTS = [
 def warm_copy(copy: Path) -> Path:
     """Return a copy of the deployment's files with workers that also run without jobs.
 
-    These are workers of the model `classifier`. Some run always, more during weekly periods.
+    They are workers of the model `classifier`: always one worker, and three workers in the weekly
+    periods of the setting `warm`.
     """
     path = copy / "functions" / "contract" / "models.toml"
     lines = (

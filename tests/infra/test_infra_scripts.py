@@ -1,4 +1,4 @@
-"""Run the scripts of infra/scripts with fake programs in place of az, kubectl and others."""
+"""Test the scripts in infra/scripts with fake versions of programs such as az and kubectl."""
 
 import hashlib
 import json

@@ -129,7 +129,7 @@ class StormCallers:
         return job.submission(self._ran_path, attempt)
 
     def refuse(self, text: str) -> None:
-        """End the test because of a response that the gateway must not send. `text` describes it.
+        """End the test because the gateway sent a wrong response, which `text` describes.
 
         Raises:
             UnexpectedResponse: always.

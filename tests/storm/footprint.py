@@ -29,7 +29,7 @@ _MIN_OBSERVED_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Slope:
-    """How fast the memory in bytes or the number of open files grows, with the standard error."""
+    """How fast the memory (in bytes) or the number of open files grows, with a standard error."""
 
     per_minute: float
     error_per_minute: float
@@ -137,7 +137,7 @@ class RoleFootprint:
         lives: The number of processes that the role had during the test.
         peak_bytes: The largest resident memory of a process.
         memory: The growth of the memory, or None if it was not measured long enough.
-        files: The growth of the number of open files, or None in the same case.
+        files: The growth of the number of open files, or None if it was not measured long enough.
         max_files: The largest number of open files of a process.
     """
 

@@ -1,7 +1,8 @@
 """Run the system that a storm tests, and restart each component that dies.
 
-A storm is a test that kills processes. The components are those of `loosely up`. The storm
-supervises them itself, so that it can count the deaths that it has not caused by a kill.
+A storm is a test that kills processes. The components are those of `loosely up`. The storm does not
+use the supervisor of `loosely up`, because it must distinguish the death of a component from a kill
+by the test.
 """
 
 import asyncio
@@ -59,7 +60,7 @@ max_delivery_count = 1000
 
 
 class RigError(Exception):
-    """A component cannot be started. The message ends with the last lines of its log."""
+    """A component cannot be started. The message ends with the last lines of the log."""
 
 
 @dataclass(frozen=True)
@@ -301,7 +302,7 @@ class Rig:
 
     @property
     def own_deaths(self) -> Counter[str]:
-        """The number of deaths of each component, without the deaths by a kill of the storm."""
+        """How many times each component has died without being killed by the test."""
         return Counter(
             {name: member.own_deaths for name, member in self.members.items() if member.own_deaths}
         )
@@ -309,8 +310,9 @@ class Rig:
     def processes(self) -> dict[str, list[psutil.Process]]:
         """Return the running processes, grouped by role.
 
-        The roles of the component `worker`, for example, are `worker` for its main process, `child
-        of worker` for the child processes, and `below worker` for the processes below these.
+        The component `worker`, for example, has three roles: `worker` for the main process, `child
+        of worker` for the child processes of the main process, and `below worker` for all
+        processes that the child processes have started.
         """
         found: dict[str, list[psutil.Process]] = {}
         for name, member in self.members.items():
@@ -409,7 +411,7 @@ def _gateway_host(
     """Return one of several gateway hosts as a component.
 
     The host listens on `port`, and has its own directory. It shares the task hub, the store of the
-    orchestrations, with the other gateway hosts. `remote` has the ports to which it connects.
+    orchestrations, with the other gateway hosts. `remote` has the ports to which the host connects.
     """
     name = f"gateway-{number}"
     own = replace(

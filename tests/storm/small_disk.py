@@ -1,8 +1,8 @@
 """Make the disk full during a soak test: with a small tmpfs, or else with a limit on file sizes.
 
-The tmpfs is in a mount namespace of its own. To fill it, its size is reduced to the space in use,
-so that each write fails with ENOSPC. Without permission to mount a tmpfs, the processes get a limit
-on the size of their files, so that each write fails with EFBIG.
+The tmpfs is in a mount namespace of its own. To make this disk full, the size of the tmpfs is
+reduced to the space in use, so that each write fails with ENOSPC. Without permission to mount a
+tmpfs, the processes get a limit on the size of their files, so that each write fails with EFBIG.
 """
 
 import math

@@ -33,7 +33,10 @@ _LETTERS_ON_A_PAGE = 50
 
 
 class SoakCallers(StormCallers):
-    """Callers of several tenants, which continue after an unexpected response and record it."""
+    """Simulates callers of several tenants.
+
+    If a response is unexpected, the callers record the response, and continue.
+    """
 
     def __init__(self, url: str, ran_path: Path, count: int = 8) -> None:
         # Responses with status 503 ask for a pause of at least one second.
@@ -100,7 +103,8 @@ class SoakCallers(StormCallers):
     ) -> None:
         """Ask for a job of another tenant once a second, until this task is cancelled.
 
-        `jobs` returns the jobs so far. If the response has a status other than 404, record a leak.
+        `jobs` returns the jobs that have been submitted so far. If the response has a status other
+        than 404, record that a job was shown to another tenant.
         """
         chance = random.Random("tenants")
         while True:
@@ -165,7 +169,7 @@ class SoakNeighbour:
     async def run(self, caller: SoakCaller, model: str, pause_seconds: float, first: int) -> None:
         """Submit one job after another, and wait for each job, until this task is cancelled.
 
-        The jobs get the numbers after `first`.
+        The jobs are numbered from `first + 1`.
         """
         number = first
         while True:

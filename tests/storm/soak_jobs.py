@@ -309,8 +309,8 @@ class ProducerJob(StormJob):
     def is_right_end(self, final: Mapping[str, Any]) -> bool:
         """Return whether the job may end with the state `final`.
 
-        It may if `final` contains the result of the model `noop` for the job's input. But if the
-        request names the model of another queue, the job must be dead-lettered.
+        The state must contain the result of the model `noop` for the job's input. But if the
+        request was sent to the queue of a different model, the job must be dead-lettered.
         """
         if self.is_wrong_queue:
             return bool(final["status"] == "failed" and final["error"]["code"] == "dead-lettered")

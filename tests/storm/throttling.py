@@ -65,7 +65,7 @@ async def throttling(rig: Rig, run: Storm) -> None:
 async def throttle(rig: Rig, share: float) -> None:
     """Make the Service Bus emulator refuse some of its requests with the error `server-busy`.
 
-    `share` is the share of refused requests: 0 for no request, 1 for all requests.
+    `share` is the fraction of requests that are refused, from 0 (none) to 1 (all).
 
     Raises:
         RigError: if the emulator does not accept this setting.

@@ -18,7 +18,7 @@ LIMIT_SECONDS = 10
 class EchoServer:
     """A server that sends all bytes back, and records when bytes arrive.
 
-    When a connection ends, it sets `ended`.
+    When a connection ends, the server sets the event `ended`.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Test that gateway and worker export spans as their environment variables configure it."""
+"""Test that environment variables set whether and where gateway and worker export spans."""
 
 import gzip
 import http.server

@@ -44,7 +44,7 @@ class Row:
         is_oip_error: whether the body must be an error of the Open Inference Protocol.
         caller: the caller whose API key is sent, if the system has API keys.
         first: a path that the test requests before it sends the request.
-        meanwhile: how the test ends the job while the request waits for it: `cancel`,
+        meanwhile: how the test ends the job that the request waits for: `cancel`,
             `dead-letter`, or the code of the error with which the job fails.
     """
 

@@ -1,8 +1,9 @@
 """Record which of our modules run during a job. Python imports this file when a process starts.
 
-The environment variable JOB_PATH_FOLDER names a folder. While it contains the file `recording`,
-this process records each module in which a function is called, in the order of the first calls.
-When the file `recording` has been removed, the process writes the modules to `PID.json` there.
+The environment variable JOB_PATH_FOLDER names a folder. While this folder contains the file
+`recording`, this process records each module in which a function is called, in the order of the
+first calls. When the file `recording` has been removed, the process writes the names of the modules
+to the file `PID.json` in the folder.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Check that each word of a public name is in a list of known words or in the glossary.
 
-The file `vocabulary.txt` lists the words that need no explanation. `docs/glossary.md` explains the
-others.
+The file `vocabulary.txt` lists the words that need no explanation. All other words must be
+explained in `docs/glossary.md`.
 """
 
 import ast
@@ -63,8 +63,9 @@ def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str
 def public_names(body: list[ast.stmt], place: str, *, is_class: bool) -> Iterator[tuple[str, str]]:
     """Yield each public name in the body of a module or class, and the place of the name.
 
-    The names are those of classes, functions, methods, parameters and attributes of classes. The
-    place is for error messages: the file, and the class or function. `place` is that of the body.
+    The names are those of classes, functions, methods, parameters and attributes of classes. A
+    place is a text for error messages: the file, and the class or function in the file. The
+    argument `place` is the place of the whole body.
     """
     for node in body:
         match node:

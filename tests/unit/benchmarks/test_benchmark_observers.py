@@ -1,4 +1,4 @@
-"""Test that observers count the AMQP and HTTP operations on a connection, however it is chunked."""
+"""Test that observers count AMQP and HTTP operations in bytes that arrive in chunks of any size."""
 
 from collections import Counter
 

@@ -91,7 +91,10 @@ def test_the_documented_monthly_costs_match_the_estimates_of_the_cost_command(
 
 
 def jobs_of_capacity() -> dict[str, list[float]]:
-    """Return the numbers in the table of docs/capacity.md, by the kind of job, the first column."""
+    """Return the numbers in each row of the table "For each job" of docs/capacity.md.
+
+    The keys are the kinds of jobs, which are in the first column.
+    """
     section = CAPACITY.partition("## For each job\n")[2].partition("\n## ")[0].splitlines()
     table = [line for line in section if line.startswith("|")]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]

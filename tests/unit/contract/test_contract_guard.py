@@ -155,7 +155,7 @@ def test_refusing_a_host_name_does_not_reveal_whether_the_name_has_a_private_add
 class Dns:
     """A resolver that resolves each host name to one public address.
 
-    For a name that contains `dead`, it first waits until the test calls `answer`.
+    For a name that contains `dead`, the resolver first waits until the test calls `answer`.
     """
 
     def __init__(self) -> None:

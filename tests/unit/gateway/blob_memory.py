@@ -1,6 +1,7 @@
 """Implement the interfaces `Blobs` and `PayloadLinks` in memory, for tests.
 
-`MemoryBlobs` keeps its blobs in a `MemoryPayloads`, so the blobs are found through both classes.
+`MemoryBlobs` stores its blobs in the gateway's payload store, a `MemoryPayloads`. As in Azure, the
+payloads and all other blobs are in the same blob storage.
 """
 
 import asyncio

@@ -41,7 +41,7 @@ class RunningGateway:
     app: App
 
     async def accept(self, data: bytes = b"x", model: str = "noop", **query: Any) -> str:
-        """Submit a job with the preference `respond-async`, and return the job's id.
+        """Submit a job with the header `Prefer: respond-async`, and return the job's id.
 
         `query` contains the query parameters of the request.
         """

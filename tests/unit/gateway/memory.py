@@ -266,7 +266,7 @@ class MemoryDurable:
         return len(old)
 
     async def advance(self, seconds: float) -> None:
-        """Advance the clock by this many seconds, and let the due timers fire on the way."""
+        """Advance the clock by `seconds`. Each timer that becomes due fires at its own time."""
         end = self._clock.now + timedelta(seconds=seconds)
         while due := next(self._due(end), None):
             run, timer_id, fire_at = due

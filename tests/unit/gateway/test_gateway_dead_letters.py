@@ -43,8 +43,8 @@ async def give_up(
 ) -> None:
     """Let the gateway receive a message with this body and id from the dead-letter queue.
 
-    `properties` are further application properties of the message. The message was enqueued at
-    12:`minute`.
+    `properties` are further application properties of the message. The message was enqueued
+    `minute` minutes after 12:00.
     """
     message = ServiceBusMessage(
         body=body,

@@ -28,7 +28,7 @@ def id_of(milliseconds: int, tail: int = 0) -> str:
 
 @dataclass
 class Store:
-    """A store of orchestrations that lists them in an order other than that of their ids.
+    """A store of orchestrations that does not list the orchestrations in the order of their ids.
 
     `looks` counts the queries.
     """

@@ -34,7 +34,7 @@ SETTING = parse_keys(json.dumps([entry for _, entry in KEYS.values()]))
 class SilentDns:
     """A resolver that resolves each host name to a public address.
 
-    For a name that contains `dead`, it first waits until the test calls `answer`.
+    For a name that contains `dead`, the resolver first waits until the test calls `answer`.
     """
 
     def __init__(self) -> None:

@@ -19,7 +19,7 @@ from tests.unit.gateway.memory import ManualClock, MemoryPayloads
 
 @dataclass
 class SlowBlobs(MemoryBlobs):
-    """Blobs in memory. Each list takes five seconds, and waits until `can_answer` is set."""
+    """Blobs in memory. A call of `list` waits until `can_answer` is set, and then takes 5 s."""
 
     list_count: int = 0
     is_failing: bool = False

@@ -406,7 +406,10 @@ async def test_open_inference_reads_only_the_blobs_of_the_requested_named_result
     cutter: RunningGateway,
 ) -> None:
     async def run(wanted: str, *, is_lost: bool) -> httpx.Response:
-        """Request the output `wanted` of a job. If `is_lost`, the job's `mask` was deleted."""
+        """Run a job, request only its named result `wanted`, and return the response.
+
+        If `is_lost` is true, delete the blob of the named result `mask` before the reply.
+        """
         body = {"inputs": [tensor("eA==")], "outputs": [{"name": wanted}]}
         before = len(cutter.queues.sent)
         waiting = asyncio.create_task(cutter.http.post("/v2/models/cutter/infer", json=body))

@@ -36,7 +36,7 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 @pytest.fixture
 async def deaf() -> AsyncIterator[RunningGateway]:
-    """Yield a gateway whose orchestrations never receive their events, as after a crash."""
+    """Yield a gateway whose external events never reach an orchestration, as after a crash."""
     async with open_gateway() as gateway:
         gateway.durable.discards_events = True
         yield gateway

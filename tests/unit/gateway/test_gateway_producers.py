@@ -54,8 +54,8 @@ async def give_up(
 ) -> None:
     """Dead-letter a producer's message, whose message id differs from its job id.
 
-    `reply_to` is the producer's reply queue. The message was enqueued at 12:`minute`. `reason` is
-    the reason for the dead-lettering.
+    `reply_to` is the producer's reply queue. The message was enqueued `minute` minutes after 12:00.
+    `reason` is the reason for the dead-lettering.
     """
     now = gateway.clock()
     source, deadline = InlineJson(1), now + timedelta(seconds=60)

@@ -171,7 +171,7 @@ async def test_a_model_resource_shows_the_queue_length_and_the_estimated_wait(
 
 
 async def wait_for_counts() -> None:
-    """Let the background tasks that count the messages in the queues end."""
+    """Wait until the background tasks have counted the messages in the queues."""
     for _ in range(20):
         await asyncio.sleep(0)
 

@@ -51,7 +51,7 @@ class ScriptedStore(OutcomeStore):
 
 
 def jobs_of(store: ScriptedStore, waiters: Waiters) -> tuple[Jobs, Any]:
-    """Return a Jobs object that uses the store, and the store as its Durable Functions client."""
+    """Return a `Jobs` object and a Durable Functions client, which both read jobs from `store`."""
     unused: Any = None
     return Jobs(store, unused, waiters, lambda: NOW), store
 
@@ -164,11 +164,12 @@ def test_an_outcome_notifies_only_the_requests_that_wait_for_the_job() -> None:
 
 
 async def reads_after_own_ends(own_ends: int, *, ends_elsewhere: bool = False) -> list[float]:
-    """Return when a waiter reads the outcome of its job, in seconds since its wait began.
+    """Return the times at which a waiter reads the outcome of its job.
 
-    Before that, `own_ends` other waiters are notified of outcomes that this process has recorded.
-    If `ends_elsewhere` is true, one more waiter then reads an outcome that another gateway process
-    has recorded.
+    The times are in seconds since the waiter began to wait. A waiter is a request that waits until
+    a job has ended. Before this waiter begins, `own_ends` earlier waiters are notified of outcomes
+    that this gateway process has recorded. If `ends_elsewhere` is true, one more earlier waiter
+    reads an outcome that a different gateway process has recorded.
     """
     waiters = Waiters()
     loop = asyncio.get_running_loop()

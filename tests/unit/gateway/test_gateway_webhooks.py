@@ -1,4 +1,4 @@
-"""Test webhooks: how a request names one, and when and how often the gateway tries to call it."""
+"""Test webhooks: how a request sets the URL, and when and how often the gateway calls this URL."""
 
 import base64
 import json

@@ -12,7 +12,7 @@ run_webhook = Orchestrator.create(webhook)
 
 
 class Delivery:
-    """The orchestration that delivers one webhook, replayed as a Functions host does.
+    """The orchestration that delivers one webhook, run as a Functions host would run it.
 
     `outcomes` are the results of the first attempts to deliver the webhook, in order.
     """

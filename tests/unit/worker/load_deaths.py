@@ -10,7 +10,7 @@ from worker.inference.load_journal import LoadJournal
 def die_while_loading(folder: Path, *names: str, prepare: Callable[[], object] = int) -> None:
     """Run a process that dies while it loads the models with these names.
 
-    The process first calls `prepare`. `folder` is the folder of its load journal.
+    The process first calls `prepare`. `folder` is the folder of the process's load journal.
     """
     child = os.fork()
     if child == 0:

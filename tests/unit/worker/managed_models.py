@@ -73,7 +73,7 @@ class Raising(Infer):
 
 @dataclass
 class ManagedModel:
-    """A model manager, its device thread, and the queue of its model.
+    """A model with its model manager, its device thread and its queue.
 
     `has_work` says whether the queue contains a message.
     """

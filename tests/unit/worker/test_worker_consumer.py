@@ -153,7 +153,7 @@ class RecordedJobs:
             self.consumer.reply_and_settle(job, InlineJson(1))
 
     def notes(self) -> list[DeliveryNote]:
-        """Return the notes that the worker has written about deliveries, in their order."""
+        """Return the worker's notes about deliveries, in the order in which they were written."""
         self.consumer.notes.wait(10)
         return [decode_note(data) for _, data in sorted(self.blobs.blobs.items())]
 

@@ -9,7 +9,7 @@ from worker.telemetry.health import DeviceProbe, Loops
 
 
 class Device:
-    """A device and its probe. The test computation raises `error`, or succeeds if it is None."""
+    """A device and its probe. The test computation raises `error` if `error` is not None."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -24,9 +24,9 @@ class Device:
             raise self.error
 
     def look(self) -> bool:
-        """Look at the probe, and run the test computation if the probe requests it.
+        """Ask the probe whether the device works, and return the answer.
 
-        Return whether the device works.
+        If the probe requests a test computation, run the computation and ask the probe again.
         """
         good, _ = self.probe.look(0)
         if self.probe._asked_at is not None:

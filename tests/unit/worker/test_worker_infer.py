@@ -49,7 +49,10 @@ class RecordingLimit(BatchLimit):
 
 @dataclass
 class Model:
-    """A model that squares numbers. Numbers in `bad`, and more than `fits` items, raise errors."""
+    """A model that squares numbers.
+
+    It raises an error if a batch has more than `fits` items or contains a number in `bad`.
+    """
 
     bad: set[int] = field(default_factory=set)
     fits: float = math.inf

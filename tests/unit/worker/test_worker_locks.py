@@ -49,7 +49,7 @@ class ScriptedBroker:
         return LOCK_SECONDS
 
     def pass_time(self, seconds: float) -> None:
-        """Advance the clock, and renew each lock at the time at which the renewer thread would."""
+        """Advance the clock, and renew each lock when the renewer's thread would renew it."""
         ends_at = self.now + seconds
         sleep_seconds = self.locks.renew_due()
         while self.now + sleep_seconds <= ends_at:

@@ -16,7 +16,7 @@ from worker.telemetry.setup import JsonLines
 
 
 class Lines:
-    """A logger of its own that writes JSON lines, and the lines that it has written."""
+    """A separate logger that writes JSON lines, and the lines that the logger has written."""
 
     def __init__(self) -> None:
         self._stream = io.StringIO()

@@ -38,8 +38,8 @@ def small() -> bytes:
 def load(folder: Path, kind: str, network: Any, sha256: str = "", **options: Any) -> LoadedModel:
     """Load a torchvision model with the weights of `network`.
 
-    `kind` is the end of the module's name, for example `segmenter`. `options` are the options of
-    the catalogue entry.
+    `kind` is the end of the module's name, for example `segmenter`. `sha256` is the digest of the
+    weights. `options` are the options of the catalogue entry.
     """
     path = folder / "weights.pth"
     torch.save(network.state_dict(), path)

@@ -199,8 +199,8 @@ def answered() -> Iterator[threading.Event]:
 def dead_dns(answered: threading.Event, **limits: int) -> Resolver:
     """Return a resolver that resolves each name to a loopback address.
 
-    For a name that contains `dead`, it first waits for the event `answered`. `limits` are further
-    arguments of `Resolver`: limits on its look-ups.
+    For a name that contains `dead`, the resolver first waits for the event `answered`. `limits` are
+    further arguments of `Resolver`, which limit the look-ups.
     """
 
     def look_up(host: str, port: int) -> list[str]:

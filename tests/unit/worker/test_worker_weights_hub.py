@@ -1,4 +1,4 @@
-"""Test weights from the Hugging Face Hub, with an HTTP server on loopback in its place."""
+"""Test weights from the Hugging Face Hub, with an HTTP server on loopback in place of the Hub."""
 
 import hashlib
 import logging

@@ -8,7 +8,7 @@ from worker.models import Audio
 
 
 class Infer:
-    """Returns the root mean square and the duration, in seconds, of an audio recording."""
+    """Returns the root mean square of a recording's samples, and the duration in seconds."""
 
     sample_rate: ClassVar[int] = 16_000
 
