@@ -80,7 +80,10 @@ class PeerModel:
         return functional.normalize(pixels, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
     def run(self, batch: Sequence[Any]) -> list[Any]:
-        """Run one forward pass over the whole batch. For `noop`, return the batch as a list."""
+        """Run one forward pass over the whole batch, and return one output for each picture.
+
+        For the task `noop`, return the pictures unchanged.
+        """
         if self._network is None:
             return list(batch)
         import torch  # noqa: PLC0415 - as above

@@ -33,7 +33,7 @@ MAX_BODY_BYTES = 512 * 1024 * 1024
 
 
 class FrameError(Exception):
-    """The peer sent bytes that are not a valid frame."""
+    """The other process sent bytes that are not a valid frame."""
 
 
 def encode_frame(head: list[Any], body: bytes = b"") -> bytes:

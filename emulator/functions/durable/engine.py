@@ -50,7 +50,7 @@ class DurableEngine(ABC):
 
     @abstractmethod
     async def drain(self, timeout_seconds: float) -> None:
-        """Start no more activities and episodes, and wait for those that are running.
+        """Start no more activities or episodes, and wait for those that are running.
 
         Wait at most `timeout_seconds`. The results of the activities that have ended are stored.
         The caller must then call `stop`.
@@ -225,7 +225,8 @@ class DurableEngine(ABC):
     async def resume(self, instance_id: str, reason: str | None) -> None:
         """Resume a suspended instance.
 
-        Raises OperationInvalid if the instance is not suspended.
+        If `reason` is not None, `reason` becomes the output of the instance. Otherwise, the output
+        stays the same. Raises OperationInvalid if the instance is not suspended.
         """
         instance = self.find_unfinished(instance_id)
         if not instance.is_suspended:
