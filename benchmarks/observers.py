@@ -1,7 +1,7 @@
 """Count the operations of Service Bus and of HTTP services in the bytes of their connections.
 
 A counting proxy passes all chunks of a connection to an observer. The observer splits the chunks
-into AMQP frames or HTTP requests, and adds each operation to a `Counts`.
+into AMQP frames or HTTP requests, and adds each operation to a `Counts` object.
 """
 
 import re

@@ -107,7 +107,7 @@ def import_libraries() -> None:
 
 
 def announce_model_process() -> None:
-    """Tell the benchmark that this process has loaded a model, if a benchmark has started it.
+    """Tell the benchmark that this process has loaded a model. Do nothing without a benchmark.
 
     Create an empty file, whose name is the process id, in the folder that the environment variable
     `PEER_MODEL_PROCESSES` names.

@@ -104,7 +104,7 @@ class Lease:
         return "infinite" if self.ends_us is None else "fixed"
 
     def remaining_seconds(self, now_us: int) -> int:
-        """Return the whole seconds until the break period ends, rounded up. 0 if it has ended."""
+        """Return the seconds until the break period ends, rounded up; 0 if the period has ended."""
         if self.ends_us is None or now_us >= self.ends_us:
             return 0
         return -((now_us - self.ends_us) // _SECOND_US)

@@ -309,7 +309,7 @@ class AppSupervisor:
             self._process.kill()
 
     async def wait_until_ready(self, timeout_seconds: float) -> AppProcess:
-        """Return the app process. If it is restarting, wait until it accepts invocations.
+        """Return the app process. During a restart, wait until the new process accepts invocations.
 
         Raises AppUnavailable if the restart takes longer than `timeout_seconds`, or if the process
         has ended and is not restarted.

@@ -182,7 +182,7 @@ class CopyState:
 class BlobContainer:
     """A container of the account.
 
-    `modified_us` is the time of its last change, in microseconds since 1970 (UTC).
+    `modified_us` is the time of the container's last change, in microseconds since 1970 (UTC).
     """
 
     id: int

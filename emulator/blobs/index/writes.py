@@ -116,8 +116,8 @@ def lease_container(
 ) -> BlobContainer:
     """Change the lease of a container, and return the container with its new lease.
 
-    Raises StorageError if the container does not exist or does not meet the conditions, or if its
-    lease does not permit the action.
+    Raises StorageError if the container does not exist or does not meet the conditions, or if the
+    state of the current lease does not permit the action.
     """
     current = find_container(db, name)
     conditions.check_version(current)
@@ -135,8 +135,8 @@ def lease_blob(
 ) -> Blob:
     """Change the lease of a blob, and return the blob with its new lease.
 
-    Raises StorageError if the blob does not exist or does not meet the conditions, or if its lease
-    does not permit the action.
+    Raises StorageError if the blob does not exist or does not meet the conditions, or if the state
+    of the current lease does not permit the action.
     """
     current = find_blob(db, container, name)
     conditions.check_version(current)

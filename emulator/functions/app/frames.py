@@ -127,7 +127,7 @@ class FrameConnection(asyncio.Protocol):
 
     Received frames are passed to `on_frame` in order. When the connection is closed, `on_lost` is
     called with the error, or with None if the connection ended without an error. The caller must
-    await `drain` before it calls `send`, so that a slow peer slows down the sender.
+    await `drain` before it calls `send`, so that a slow receiver slows down the sender.
     """
 
     def __init__(

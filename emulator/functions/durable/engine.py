@@ -100,7 +100,7 @@ class DurableEngine(ABC):
 
         Raises:
             InstanceExists: An unfinished instance has this id, and host.json does not allow
-                replacing it.
+                replacing that instance.
         """
         if not instance_id:
             instance_id = make_id()

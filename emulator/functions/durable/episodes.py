@@ -127,9 +127,9 @@ def is_ready(instance: OrchestrationInstance) -> bool:
 
 
 def find_termination(instance: OrchestrationInstance) -> TaskMessage | None:
-    """Return the termination message in the mailbox of an instance.
+    """Return the termination message that an instance has received but not used yet.
 
-    Return None if the mailbox does not contain such a message.
+    Return None if the mailbox of the instance does not contain a termination message.
     """
     for message in instance.mailbox:
         if message.kind is EventType.EXECUTION_TERMINATED:
@@ -139,6 +139,8 @@ def find_termination(instance: OrchestrationInstance) -> TaskMessage | None:
 
 def take_messages(instance: OrchestrationInstance) -> list[TaskMessage]:
     """Remove the messages for one episode from an instance's mailbox, and return these messages.
+
+    The mailbox contains the messages that no episode has used yet.
 
     A message that makes the SDK continue a retry is taken only as the first message of an episode.
     Otherwise, the engine could not number the tasks in the same order as the SDK.
@@ -348,6 +350,8 @@ class EpisodeRunner:
     async def run(self, instance: OrchestrationInstance) -> None:
         """Run one episode of an instance with messages from its mailbox.
 
+        The mailbox contains the messages that no episode has used yet.
+
         Raises AppUnavailable if the app process is down, and StoreUnavailable if the episode cannot
         be saved. In both cases, the messages are put back into the mailbox and the instance is
         unchanged.
@@ -407,7 +411,7 @@ class EpisodeRunner:
         have ended. `state` and `commands` contain the outcome of the episode.
 
         The first episode after continue-as-new keeps the custom status of the previous execution if
-        the orchestrator has not set another one. DurableTask.Core does the same.
+        the orchestrator has not set a new one, as in DurableTask.Core.
         """
         custom_status = state.custom_status
         if custom_status is None and episode.instance.episode_count == 0:

@@ -44,7 +44,7 @@ _MAX_EARLY_DEQUEUES = 5
 
 
 class SplitBrain(Exception):
-    """The episode cannot be saved: another owner of the partition saved the instance meanwhile."""
+    """The episode cannot be saved: a second owner of the partition has saved the instance first."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

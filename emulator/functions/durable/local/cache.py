@@ -81,7 +81,7 @@ class InstanceCache:
     def drop(self, instance: OrchestrationInstance) -> None:
         """Remove an instance from memory.
 
-        Do nothing if a new instance with the same id has replaced it in memory.
+        Do nothing if a new instance with the same id has replaced `instance` in memory.
         """
         if self._instances.get(instance.id) is instance:
             del self._instances[instance.id]
@@ -121,7 +121,8 @@ class InstanceCache:
     def deliver(self, instance_id: str, message: TaskMessage) -> None:
         """Put a committed message into the mailbox of an instance.
 
-        Then start an episode of the instance, if the instance is ready for an episode.
+        The mailbox contains the messages that no episode has used yet. Then start an episode of the
+        instance, if the instance is ready for an episode.
 
         If the message is for an execution that has ended, delete the message. If the instance
         cannot be read from the store, try again later.
