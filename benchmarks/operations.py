@@ -481,7 +481,8 @@ def _count_methods(blobs: Counter[str], *methods: str) -> int:
 def name_blob_operation(method: str, target: str) -> str:
     """Return the name of a request to blob storage: its method and folder, such as `GET outcomes`.
 
-    A blob that is in no folder is a payload. Then the name is, for example, `GET payload`.
+    `target` is the path of the request, with the query. A blob that is in no folder is a payload.
+    Then the name is, for example, `GET payload`.
     """
     names = target.split("?", maxsplit=1)[0].strip("/").split("/")[2:]
     return f"{method} {names[0] if len(names) > 1 else 'payload'}"

@@ -270,8 +270,9 @@ def expected_results(task: str, pictures: Sequence[bytes], folder: Path) -> list
 def measure_bare(task: str, picture: Path, seconds: float) -> tuple[float, float]:
     """Run only the model twice, without a server, and return the images per second of both runs.
 
-    The first run uses the default settings of the C allocator. The second run uses the settings of
-    the C allocator that a worker uses.
+    `picture` is the JPEG file that the model processes again and again for `seconds`. The first
+    run uses the default settings of the C allocator. The second run uses the settings of the C
+    allocator that a worker uses.
     """
     command = ("benchmarks.bare", str(picture), str(BATCH_SIZE), str(seconds))
     model = ("--catalogue", str(CATALOGUE), "--model", task)

@@ -447,7 +447,10 @@ class Invoker:
         return payload.decode() if head[2] else None
 
     async def invoke_timer(self, name: str, payload: str, fired_at: datetime) -> None:
-        """Invoke a function with a timer trigger. `payload` is the JSON of its TimerRequest.
+        """Invoke a function with a timer trigger.
+
+        `payload` is the JSON text of the TimerRequest that the function receives. `fired_at` is the
+        time at which the timer fired; this time is only logged.
 
         Raises FunctionFailure and AppUnavailable in the same cases as `invoke_http`.
         """

@@ -255,7 +255,8 @@ class DurableEngine(ABC):
     ) -> None:
         """Suspend or resume an instance, and return when the change is committed.
 
-        `status` is the new status, and `message` contains the history event of the change.
+        `status` is the new status, and `message` contains the history event of the change. `reason`
+        becomes the output of the instance, except if an instance is resumed and `reason` is None.
         """
 
     @abstractmethod

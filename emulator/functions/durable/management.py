@@ -347,6 +347,8 @@ def format_status(
 def format_history(fragments: Sequence[str], *, outputs: bool, inputs: bool = True) -> str:
     """Return a history as a JSON list, in the format of the Durable extension's responses.
 
+    Each text in `fragments` contains JSON events, separated by commas.
+
     The event that reports the end of a task contains the time at which the task was scheduled, and
     the function name. The event that reports the scheduling of a task is listed only until the task
     has ended. If `outputs` is true, the events contain results. If `inputs` is true, the events

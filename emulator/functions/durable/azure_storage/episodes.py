@@ -400,7 +400,8 @@ def _obstacle(
 ) -> str | None:
     """Return the reason why the next episode of an instance cannot use a message.
 
-    Return None if the episode can use the message.
+    `has_start` is True if one of the dequeued messages starts the instance. Return
+    None if the episode can use the message.
     """
     reason = None
     if instance is None or (instance.status is Status.PENDING and not has_start):

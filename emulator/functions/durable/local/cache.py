@@ -119,10 +119,10 @@ class InstanceCache:
         return instance.history
 
     def deliver(self, instance_id: str, message: TaskMessage) -> None:
-        """Put a committed message into the mailbox of an instance.
+        """Put a committed message into the mailbox of an instance, and start an episode.
 
-        The mailbox contains the messages that no episode has used yet. Then start an episode of the
-        instance, if the instance is ready for an episode.
+        The mailbox contains the messages that no episode has used yet. No episode starts if the
+        instance is not ready for an episode.
 
         If the message is for an execution that has ended, delete the message. If the instance
         cannot be read from the store, try again later.
