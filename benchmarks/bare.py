@@ -42,7 +42,7 @@ def run_batch(loaded: LoadedModel, picture: bytes, batch_size: int) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Measure the model, and print the number of images per second."""
+    """Measure the model that the arguments select, and print its images per second."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bare", description=__doc__)
     parser.add_argument("picture", type=Path)
     parser.add_argument("batch_size", type=int)

@@ -188,7 +188,7 @@ def measure_queue(rig: BrokerRig, messages: int, queued: int) -> list[BrokerFigu
 
 
 def _fill(client: ServiceBusClient, count: int) -> None:
-    """Send `count` messages to the queue, in batches that are as large as possible."""
+    """Send `count` messages to the measured queue, in batches that are as large as possible."""
     with client.get_queue_sender(_QUEUE) as sender:
         left = count
         while left:
@@ -228,7 +228,7 @@ async def measure_round_trips(rig: BrokerRig, messages: int, clients: int) -> Br
                     await receiver.complete_message(reply)
 
     async def request() -> None:
-        """Make `count` round trips one after another on a new connection."""
+        """Make one client's share of the round trips, one after another, on a new connection."""
         nonlocal ended_at, ended_broker
         async with connect() as client, client.get_queue_sender(_REQUESTS) as sender:
             for number in range(warm_up + count):
@@ -334,7 +334,11 @@ def main(arguments: Sequence[str] = ()) -> int:
 
 
 def _message_count(text: str) -> int:
-    """Parse the number of messages. Percentiles need enough of them for each client."""
+    """Parse the number of messages in a command-line argument.
+
+    Raises argparse.ArgumentTypeError if the number is too small to compute percentiles from the
+    messages of each client.
+    """
     count = int(text)
     if count < _MIN_MESSAGES:
         raise argparse.ArgumentTypeError(f"expected at least {_MIN_MESSAGES}, found {count}")

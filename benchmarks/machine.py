@@ -27,7 +27,7 @@ class Processors:
     def now(cls) -> Self:
         """Return the processor times since the start of the machine.
 
-        If the operating system does not measure one of the times, it is 0.
+        If the operating system does not measure one of the times, this time is 0.
         """
         times = psutil.cpu_times()
         return cls(

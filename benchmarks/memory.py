@@ -32,8 +32,9 @@ class MemoryRun:
     """The result of one run: how the jobs ended, and how much device memory was used.
 
     `right_count` is the number of jobs with the right result. `failed` has the number of failed
-    jobs for each error code. `seconds` is the duration of the run. `record` has the use of the
-    device memory. `longest_wait_seconds` is the longest time that a job waited for memory.
+    jobs for each error code. `seconds` is the duration of the run. `record` describes how
+    much device memory was used. `longest_wait_seconds` is the longest time that a job waited for
+    memory.
     """
 
     right_count: int

@@ -1,7 +1,7 @@
 """Count the operations of Service Bus and of HTTP services in the bytes of their connections.
 
 A counting proxy passes all chunks of a connection to an observer. The observer splits the chunks
-into AMQP frames or HTTP requests, and adds each operation to a `Counts`.
+into AMQP frames or HTTP requests, and adds each operation to a `Counts` object.
 """
 
 import re
@@ -55,8 +55,8 @@ def observe_amqp(counts: Counts) -> NewObservers:
     sends. The observers add the connection's operations to `counts`:
 
     - `send` counts the messages that the client sends, and `receive` those that it receives.
-    - `complete` and the other settlements count messages, even if one frame settles several
-      messages.
+    - `complete` and the other settlements are counted once for each message, even if one frame
+      settles several messages.
     - A management request is counted under the name of its operation.
     - `authorise` counts the requests for the authorisation of a link (`$cbs`).
     """
@@ -139,7 +139,7 @@ class _Client:
 
 
 class _Server:
-    """Service Bus's end of an observed connection: counts the messages that it delivers."""
+    """Counts the messages in the AMQP frames that Service Bus sends to a client."""
 
     def __init__(self, counts: Counts) -> None:
         self._counts = counts

@@ -348,7 +348,8 @@ class OperationCounter:
     def _wait_until_settled(self, instances: Sequence[str]) -> None:
         """Wait until orchestrations have ended, all messages are settled, and no count changes.
 
-        `instances` contains the ids of the orchestrations.
+        `instances` contains the ids of the orchestrations. The counts must stay the same for
+        `_SETTLED_SECONDS`.
 
         Raises:
             RuntimeError: if this takes more than `_DEADLINE_SECONDS`.
@@ -377,9 +378,10 @@ class OperationCounter:
         return bool(found) and found[0][0] in {"Completed", "Failed", "Terminated"}
 
     def _history(self, job_id: str) -> tuple[int, Counter[int]]:
-        """Return how often a job's orchestrators were executed, and count their events by type.
+        """Return the number of executions of a job's orchestrators, and the counts of their events.
 
-        The orchestrations are those of the job and of its webhook.
+        The second value maps each type of history event to the number of such events. The
+        orchestrations are those of the job and of its webhook.
         """
         rows = self._query(
             "SELECT events FROM history WHERE id IN (?, ?)", job_id, webhook_instance(job_id)
@@ -465,8 +467,8 @@ def _count_methods(blobs: Counter[str], *methods: str) -> int:
     """Return the number of blob operations with these HTTP methods.
 
     `blobs` has the count of each operation by its name, such as `GET outcomes`. Operations on the
-    blobs with the lengths of the queues are not counted, because the gateway makes them at most
-    once a second, and not for each job.
+    blobs that contain the lengths of the queues are not counted, because the gateway makes these
+    operations at most once a second, and not for each job.
     """
     folder = QUEUE_LENGTHS.strip("/")
     return sum(
@@ -479,7 +481,8 @@ def _count_methods(blobs: Counter[str], *methods: str) -> int:
 def name_blob_operation(method: str, target: str) -> str:
     """Return the name of a request to blob storage: its method and folder, such as `GET outcomes`.
 
-    A blob that is in no folder is a payload. Then the name is, for example, `GET payload`.
+    `target` is the path of the request, with the query. A blob that is in no folder is a payload.
+    Then the name is, for example, `GET payload`.
     """
     names = target.split("?", maxsplit=1)[0].strip("/").split("/")[2:]
     return f"{method} {names[0] if len(names) > 1 else 'payload'}"

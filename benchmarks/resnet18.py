@@ -1,4 +1,7 @@
-"""A ResNet-18 for the benchmarks. Its weights are random, because they do not change its speed."""
+"""A ResNet-18 for the benchmarks.
+
+The weights are random, because the speed of the model does not depend on the weights.
+"""
 
 from typing import ClassVar
 

@@ -43,9 +43,9 @@ class DiskStatus:
     """Checks whether the data directory of a service can be written.
 
     Each check reads the free space of the disk. After `note_error` has recorded a failed write of
-    the service, a check also writes and removes a small test file, at most once a second. This ends
-    as soon as a test file or the service's own data could be written. Only one thread at a time may
-    call the methods.
+    the service, a check also writes and removes a small test file, at most once a second. These
+    test writes end as soon as one of them succeeds, or as soon as `note_success` records that the
+    service has written its own data. Only one thread at a time may call the methods.
     """
 
     def __init__(self, directory: Path, clock: Callable[[], float] = time.monotonic) -> None:

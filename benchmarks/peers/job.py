@@ -80,7 +80,10 @@ class PeerModel:
         return functional.normalize(pixels, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
     def run(self, batch: Sequence[Any]) -> list[Any]:
-        """Run one forward pass over the whole batch. For `noop`, return the batch as a list."""
+        """Run one forward pass over the whole batch, and return one output for each picture.
+
+        For the task `noop`, return the pictures unchanged.
+        """
         if self._network is None:
             return list(batch)
         import torch  # noqa: PLC0415 - as above
@@ -104,7 +107,7 @@ def import_libraries() -> None:
 
 
 def announce_model_process() -> None:
-    """Tell the benchmark that this process has loaded a model, if a benchmark has started it.
+    """Tell the benchmark that this process has loaded a model. Do nothing without a benchmark.
 
     Create an empty file, whose name is the process id, in the folder that the environment variable
     `PEER_MODEL_PROCESSES` names.

@@ -217,7 +217,7 @@ def is_same_result(result: Any, expected: Any) -> bool:
 
 @contextmanager
 def _machine(values: Values, served: ServedPeer) -> Iterator[None]:
-    """Measure how busy the machine is before and during the `with` block, and add it to `values`.
+    """Measure how busy the machine is, and add the measured values to `values`.
 
     The added values are `load_average`, the load average before the block; `stolen_share`, the
     fraction of the processor time that other virtual machines used during the block; and
@@ -232,7 +232,10 @@ def _machine(values: Values, served: ServedPeer) -> Iterator[None]:
 
 
 def _used_seconds(served: ServedPeer) -> float:
-    """Return how many seconds of processor time the served system and this process have used."""
+    """Return the processor time, in seconds, that the served system and this process have used.
+
+    The time of each process begins at the start of the process.
+    """
     pids = [os.getpid(), *(process.pid for process in served.processes())]
     total = 0.0
     for pid in pids:
@@ -267,8 +270,9 @@ def expected_results(task: str, pictures: Sequence[bytes], folder: Path) -> list
 def measure_bare(task: str, picture: Path, seconds: float) -> tuple[float, float]:
     """Run only the model twice, without a server, and return the images per second of both runs.
 
-    The first run uses the default settings of the C allocator. The second run uses the settings of
-    the C allocator that a worker uses.
+    `picture` is the JPEG file that the model processes again and again for `seconds`. The first
+    run uses the default settings of the C allocator. The second run uses the settings of the C
+    allocator that a worker uses.
     """
     command = ("benchmarks.bare", str(picture), str(BATCH_SIZE), str(seconds))
     model = ("--catalogue", str(CATALOGUE), "--model", task)

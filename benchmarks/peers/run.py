@@ -92,7 +92,7 @@ class PeerBenchmark:
                 sys.stderr.write(f"{describe(run)}\n")
 
     def _choose(self, number: int, peers: Sequence[str], task: str) -> Iterator[PeerConfiguration]:
-        """Yield the chosen configurations of systems that can run the task.
+        """Yield the configurations that `peers` selects and that can run the task.
 
         `peers` contains the names of peers and the keys of configurations, such as
         `celery/polling`. `number` is the number of the round. In odd rounds, the order of the

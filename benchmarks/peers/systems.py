@@ -261,8 +261,8 @@ class _SupervisedProgram:
     def stop(self) -> None:
         """Terminate the program and do not restart it.
 
-        Wait up to 10 s for its end. Then kill what still runs of the program and of the processes
-        that it has started.
+        Wait up to 10 s for the end of the program. Then kill the program, and the processes that it
+        has started, if they still run.
         """
         self._stopping.set()
         tree: list[psutil.Process] = []
@@ -394,12 +394,17 @@ def _encode(pictures: Sequence[bytes], form: BodyForm) -> tuple[list[bytes], str
 def _wait_until_answered(served: ServedPeer, folder: Path, begin: float) -> None:
     """Repeat a request to a system until the response has status 200.
 
-    Then set `served.ready_seconds` to the seconds since `begin`, which is the time at which the
-    start of the system began. `folder` contains the system's log files. Their end is put into the
-    error message.
+    Then set `served.ready_seconds` to the number of seconds since `begin`, the time at which the
+    system was started.
+
+    Args:
+        served: The system.
+        folder: The folder that contains the system's log files.
+        begin: A value of `time.monotonic()`, in seconds.
 
     Raises:
-        RuntimeError: if no response has status 200 in time.
+        RuntimeError: if no response has status 200 within `_READY_SECONDS`. The message contains
+            the end of each log file.
     """
     requests = served.requests
     url, last = requests.url + requests.path, "no response"

@@ -69,7 +69,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _read_key(path: Path) -> str:
-    """Return the text of a key file without blanks around it.
+    """Return the text of a key file without the white space at its start and end.
 
     Raises SettingError if the file cannot be read. The error's message contains no key.
     """

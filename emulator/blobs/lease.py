@@ -1,7 +1,7 @@
 """The lease of a blob or a container: its states, its actions, and the access of other requests.
 
-Source: "Lease Blob" and "Lease Container" in the REST reference, with the tables of the outcomes of
-lease operations and of use attempts by lease state.
+Source: "Lease Blob" and "Lease Container" in the REST reference. Their tables show, for each state
+of a lease, the outcome of each lease operation and of each other use of the resource.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Lease:
         return "infinite" if self.ends_us is None else "fixed"
 
     def remaining_seconds(self, now_us: int) -> int:
-        """Return the whole seconds until the break period ends, rounded up. 0 if it has ended."""
+        """Return the seconds until the break period ends, rounded up; 0 if the period has ended."""
         if self.ends_us is None or now_us >= self.ends_us:
             return 0
         return -((now_us - self.ends_us) // _SECOND_US)
@@ -141,7 +141,9 @@ NO_LEASE = Lease()
 
 
 def read_lease_id(headers: Mapping[str, str], name: str = "x-ms-lease-id") -> str | None:
-    """Return the lease id in the header `name`, in lower case with hyphens. None if it is absent.
+    """Return the lease id in the header `name`, in lower case with hyphens.
+
+    Return None if the header is absent.
 
     Raises StorageError if the value is not a GUID.
     """
@@ -162,9 +164,10 @@ class LeaseRequest:
         action: `acquire`, `renew`, `change`, `release` or `break`.
         lease_id: The id of the current lease. Empty for `acquire` and `break`.
         proposed_id: The id of the new lease. Empty for `renew`, `release` and `break`.
-        seconds: The duration of the new lease, or -1 if it does not expire.
-        break_seconds: The break period. None if the period lasts until the lease would expire, or
-            ends at once because the lease does not expire.
+        seconds: The duration of the new lease, or -1 if the lease does not expire.
+        break_seconds: The length of the break period in seconds. None if the request does not state
+            a length. Then the period ends when the lease would expire, or at once if the lease does
+            not expire.
     """
 
     action: str

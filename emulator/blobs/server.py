@@ -205,7 +205,7 @@ class _Protocol(HttpProtocol):
 class _Server(uvicorn.Server):
     """A uvicorn server that stops at SIGTERM or SIGINT.
 
-    Unlike uvicorn's own server, it does not raise the signal again after it has stopped.
+    Unlike uvicorn's own server, this server does not raise the signal again after it has stopped.
     """
 
     @contextlib.contextmanager

@@ -146,7 +146,9 @@ class AccountStore:
         return result
 
     def replace_cors_rules(self, rules: Sequence[CorsRule]) -> None:
-        """Replace the CORS rules of the account. Call it after `open` and before `start`.
+        """Replace the CORS rules of the account.
+
+        The owner must call this method after `open` and before `start`.
 
         If the same rules are already stored, nothing is written, so that the program can start even
         if the disk is full. Raises StorageError if a rule is invalid, and StartError if the rules

@@ -309,7 +309,7 @@ class AppSupervisor:
             self._process.kill()
 
     async def wait_until_ready(self, timeout_seconds: float) -> AppProcess:
-        """Return the app process. If it is restarting, wait until it accepts invocations.
+        """Return the app process. During a restart, wait until the new process accepts invocations.
 
         Raises AppUnavailable if the restart takes longer than `timeout_seconds`, or if the process
         has ended and is not restarted.
@@ -447,7 +447,10 @@ class Invoker:
         return payload.decode() if head[2] else None
 
     async def invoke_timer(self, name: str, payload: str, fired_at: datetime) -> None:
-        """Invoke a function with a timer trigger. `payload` is the JSON of its TimerRequest.
+        """Invoke a function with a timer trigger.
+
+        `payload` is the JSON text of the TimerRequest that the function receives. `fired_at` is the
+        time at which the timer fired; this time is only logged.
 
         Raises FunctionFailure and AppUnavailable in the same cases as `invoke_http`.
         """

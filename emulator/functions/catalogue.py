@@ -35,7 +35,7 @@ class TriggeredFunction:
 class FunctionCatalogue:
     """The functions of an app, grouped by trigger type.
 
-    `functions` lists all functions that are not in error, and `disabled` contains the names of
+    `functions` lists all functions that the host can load, and `disabled` contains the names of
     those that an app setting disables. `orchestrators` and `activities` map the names that
     orchestrations use to the names of functions. `activities` contains disabled activities, too.
     """
@@ -56,8 +56,8 @@ def select_functions(
 ) -> list[dict[str, Any]]:
     """Return the functions with these names, ignoring case. If `names` is empty, return all.
 
-    If no function has one of the names, log a warning. If no function has any of the names, raise
-    AppLoadError.
+    If only some of the names exist, log a warning that lists the missing names. If none of the
+    names exists, raise AppLoadError.
     """
     if not names:
         return functions
@@ -149,7 +149,7 @@ def _accept_functions(
 
 
 def _find_unsupported(function: dict[str, Any], host_file: HostFile) -> str | None:
-    """Return why the host does not support a function's binding.
+    """Return why the host does not support one of a function's bindings.
 
     Return None if the host supports all bindings of the function.
     """

@@ -25,7 +25,11 @@ _COLOURS = {
 
 
 def wants_colour(stream: TextIO, environment: Mapping[str, str]) -> bool:
-    """Return whether text that is written to `stream` should have colours."""
+    """Return whether text that is written to `stream` should have colours.
+
+    The result is False if `stream` is not a terminal, if the environment variable NO_COLOR is set,
+    or if TERM is `dumb`.
+    """
     if environment.get("NO_COLOR") or environment.get("TERM") == "dumb":
         return False
     return stream.isatty()

@@ -1,7 +1,7 @@
 """A server with BentoML: `/jobs` takes one picture, `/batched` takes lists of base64 pictures.
 
 Both routes belong to one service. BentoML can also put a second service in front of the service
-with the model, but such a pair fails under load in version 1.4.40:
+with the model, but in BentoML 1.4.40, two services in this arrangement fail under load:
 https://github.com/bentoml/BentoML/issues/5540.
 """
 

@@ -1,7 +1,7 @@
 """The dramatiq worker, which stores its results in Redis.
 
-If the worker is killed, dramatiq returns its unfinished jobs to the queue when the worker has sent
-no heartbeat for 5 s. The default of dramatiq is 60 s.
+If the worker is killed, dramatiq waits until the last heartbeat of the worker is 5 s old. Then it
+returns the worker's unfinished jobs to the queue. By default, dramatiq waits 60 s.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""A server with FastAPI only: the model is in the server's process, and runs in its thread pool."""
+"""A server with FastAPI only: the model runs in the thread pool of the server's process."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -26,7 +26,10 @@ BLOB_COLUMNS = (
 
 
 def find_service_properties(db: sqlite3.Connection) -> dict[str, str]:
-    """Return the stored properties of the Blob service: each name and its element as XML text."""
+    """Return the stored properties of the Blob service.
+
+    The result maps the name of each property to its XML element as text.
+    """
     return dict(db.execute("SELECT name, element FROM service_property"))
 
 

@@ -182,7 +182,7 @@ class CopyState:
 class BlobContainer:
     """A container of the account.
 
-    `modified_us` is the time of its last change, in microseconds since 1970 (UTC).
+    `modified_us` is the time of the container's last change, in microseconds since 1970 (UTC).
     """
 
     id: int
@@ -197,7 +197,7 @@ class BlobContainer:
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A committed blob or a snapshot of it. Times are in microseconds since 1970 (UTC).
+    """A committed blob, or a snapshot of a blob. Times are in microseconds since 1970 (UTC).
 
     `snapshot` is the time of the snapshot, or CURRENT for the blob itself.
     `kind` is `BlockBlob` or `AppendBlob`. `append_blocks` is the number of blocks of an append
@@ -277,8 +277,10 @@ class AppendedBlock:
     Attributes:
         size: The size of the block in bytes.
         content: The key of the content file.
-        position: The size that the blob must have before the block is appended, or None.
-        size_max: The size that the blob may have after the block is appended, or None.
+        position: The size in bytes that the blob must have before the block is appended. None if
+            the request has no such condition.
+        size_max: The largest size in bytes that the blob may have after the block is appended. None
+            if the request has no such condition.
     """
 
     size: int

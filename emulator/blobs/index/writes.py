@@ -58,7 +58,10 @@ APPEND_BLOCKS_MAX = 50_000
 
 
 def set_service_properties(db: sqlite3.Connection, properties: Mapping[str, str]) -> None:
-    """Store properties of the Blob service: each property's name and its element as XML text."""
+    """Store properties of the Blob service.
+
+    `properties` maps the name of each property to its XML element as text.
+    """
     db.executemany(
         "INSERT OR REPLACE INTO service_property (name, element) VALUES (?, ?)",
         list(properties.items()),
@@ -113,8 +116,8 @@ def lease_container(
 ) -> BlobContainer:
     """Change the lease of a container, and return the container with its new lease.
 
-    Raises StorageError if the container does not exist or does not meet the conditions, or if its
-    lease does not permit the action.
+    Raises StorageError if the container does not exist or does not meet the conditions, or if the
+    state of the current lease does not permit the action.
     """
     current = find_container(db, name)
     conditions.check_version(current)
@@ -132,8 +135,8 @@ def lease_blob(
 ) -> Blob:
     """Change the lease of a blob, and return the blob with its new lease.
 
-    Raises StorageError if the blob does not exist or does not meet the conditions, or if its lease
-    does not permit the action.
+    Raises StorageError if the blob does not exist or does not meet the conditions, or if the state
+    of the current lease does not permit the action.
     """
     current = find_blob(db, container, name)
     conditions.check_version(current)
@@ -287,7 +290,11 @@ def append_block(
 
 
 def check_append(blob: Blob, block: AppendedBlock, conditions: Conditions) -> None:
-    """Raise StorageError if a block cannot be appended to a blob."""
+    """Raise StorageError if a block cannot be appended to a blob.
+
+    The reason can be the type of the blob, its size or its number of blocks, or that the blob does
+    not meet the conditions.
+    """
     check_kind(blob, APPEND_BLOB)
     conditions.check_write(blob)
     if block.size_max is not None and blob.size + block.size > block.size_max:
@@ -379,7 +386,7 @@ def describe_blob(
 def set_blob_tags(
     db: sqlite3.Connection, container: str, name: str, conditions: Conditions, tags: dict[str, str]
 ) -> None:
-    """Replace all tags of a blob. The blob's ETag and its time of the last change stay the same.
+    """Replace all tags of a blob. The blob's ETag and last-modified time do not change.
 
     The operation has no conditional headers, so only the lease id in `conditions` is checked.
     Raises StorageError if the blob does not exist or is leased with another lease id.
@@ -399,7 +406,7 @@ def create_snapshot(
     """Create a snapshot of a blob, and return the snapshot.
 
     The snapshot has the content, the properties and the tags of the blob, and no lease. If
-    `metadata` is empty, it also has the metadata and the ETag of the blob.
+    `metadata` is empty, the snapshot also has the metadata and the ETag of the blob.
 
     Raises StorageError if the blob does not exist or does not meet the conditions.
     """
@@ -517,7 +524,10 @@ def _replace_blob(
 
 
 def _insert_blob(db: sqlite3.Connection, container: int, blob: Blob, row_id: int | None) -> int:
-    """Insert a blob, or replace the row `row_id` if it is not None. Return the row id."""
+    """Insert a blob as a new row, or replace the row `row_id`. Return the id of the row.
+
+    A new row is inserted if `row_id` is None.
+    """
     row = db.execute(
         "INSERT OR REPLACE INTO blob (id, container, name, snapshot, size, etag, created_us,"
         " modified_us, properties, metadata, lease, kind, append_blocks, tags, copy, data)"

@@ -49,8 +49,8 @@ async def get_container(context: OperationContext) -> BlobResponse:
     """Get Container Properties, or Get Container Metadata if the parameter `comp` is `metadata`.
 
     The properties and the metadata are returned as headers. While the data directory cannot be
-    written, the response of Get Container Properties is ServerBusy. So a readiness probe can detect
-    this state without a write. Blobs can still be read.
+    written, the response of Get Container Properties is ServerBusy. Therefore a readiness probe can
+    detect this state without a write. Blobs can still be read.
     """
     if context.request.comp != "metadata" and context.store.disk.find_problem():
         raise StorageError(ErrorCode.SERVER_BUSY)
@@ -212,6 +212,8 @@ def _marker(next_start: str | None) -> str:
 
 def _start(request: BlobRequest) -> str:
     """Decode the request's marker, and return the text that `_marker` encoded.
+
+    The marker selects the page of a listing: the text is where the page starts.
 
     If the request has no marker, return an empty string. Raises StorageError if the marker is
     invalid.

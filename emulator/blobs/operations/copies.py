@@ -92,8 +92,9 @@ async def copy_blob(context: OperationContext) -> BlobResponse:
 def open_body(context: OperationContext) -> Iterator[tuple[Body, Blob | None]]:
     """Yield the content of an upload and the source blob, or None if there is no source blob.
 
-    If the request has the header `x-ms-copy-source`, it names the source blob, and the content is
-    the range `x-ms-source-range` of this blob. Otherwise, the content is the body of the request.
+    If the request has the header `x-ms-copy-source`, this header names the source blob, and the
+    content is the range `x-ms-source-range` of this blob. Otherwise, the content is the body of the
+    request.
 
     Raises StorageError if the source does not exist or the request may not read it.
     """
@@ -139,7 +140,10 @@ class SourceBody:
         return b"".join([piece async for piece in self.buffers(1)])
 
     async def buffers(self, size: int) -> AsyncIterator[bytes]:
-        """Yield the content in pieces. `size` is ignored: the pieces of a file are large."""
+        """Yield the content in pieces.
+
+        `size` is ignored, because a content file is already read in large pieces.
+        """
         if isinstance(self._content, bytes):
             yield self._content
             return

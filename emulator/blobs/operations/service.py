@@ -13,7 +13,10 @@ _DOCUMENT_BYTES_MAX = 64 * 1024
 
 
 async def get_service_properties(context: OperationContext) -> BlobResponse:
-    """Get Blob Service Properties: return all properties, set or with their default values."""
+    """Get Blob Service Properties: return all properties.
+
+    A property that was never set has its default value.
+    """
     return build_xml_response(build_properties(context.store.read(queries.find_service_properties)))
 
 

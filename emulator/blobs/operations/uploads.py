@@ -239,9 +239,10 @@ def _new_blob(context: OperationContext, *, single_put: bool = False) -> NewBlob
 
 
 def _keep_properties(context: OperationContext, new: NewBlob, source: Blob) -> NewBlob:
-    """Return the blob with the properties of its source that the request does not set.
+    """Return `new` with the properties of `source`, except those that the request sets itself.
 
-    The digest of the source is not kept, because the request may copy a part of the source.
+    The MD5 digest of the source is not kept, because the request may copy only a part of the
+    source. If the request says that it does not copy properties, return `new` unchanged.
     """
     headers = context.request.headers
     if headers.get("x-ms-copy-source-blob-properties", "true").lower() != "true":
@@ -273,11 +274,11 @@ async def _commit(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> T:
-    """Change the index so that it contains an uploaded body.
+    """Check the MD5 digest of an uploaded body, and add the body to the index.
 
-    If this raises StorageError, the content file of the upload is removed. After any other error,
-    the file is kept, because the change may have been committed. If it was not committed, the next
-    start of the program removes the file.
+    If the digest is wrong or `change` raises StorageError, the content file of the upload is
+    removed. After any other error, the file is kept, because the index may already refer to the
+    file. If the index does not refer to the file, the next start of the program removes the file.
 
     Args:
         context: The request.

@@ -33,7 +33,7 @@ MAX_BODY_BYTES = 512 * 1024 * 1024
 
 
 class FrameError(Exception):
-    """The peer sent bytes that are not a valid frame."""
+    """The other process sent bytes that are not a valid frame."""
 
 
 def encode_frame(head: list[Any], body: bytes = b"") -> bytes:
@@ -127,7 +127,7 @@ class FrameConnection(asyncio.Protocol):
 
     Received frames are passed to `on_frame` in order. When the connection is closed, `on_lost` is
     called with the error, or with None if the connection ended without an error. The caller must
-    await `drain` before it calls `send`, so that a slow peer slows down the sender.
+    await `drain` before it calls `send`, so that a slow receiver slows down the sender.
     """
 
     def __init__(

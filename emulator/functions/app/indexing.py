@@ -40,7 +40,7 @@ class Converter(Protocol):
     def has_trigger_support(self) -> bool:
         """Return whether this converter supports triggers.
 
-        If it supports triggers, the caller must pass the trigger's metadata to `decode`.
+        If the converter supports triggers, the caller must pass the trigger's metadata to `decode`.
         """
         ...
 

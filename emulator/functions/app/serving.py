@@ -146,9 +146,10 @@ def _text_of(error: BaseException) -> str:
 
 
 def _stack_of(error: BaseException) -> str:
-    """Return the traceback of an error, without the frames of this package before the app's code.
+    """Return the traceback of an error as text. Omit the frames before the user's code.
 
-    The text does not contain the error itself.
+    The omitted frames are those of the modules in this folder. The text does not contain the error
+    itself.
     """
     entry = error.__traceback__
     while entry is not None and Path(entry.tb_frame.f_code.co_filename).parent == _HERE:

@@ -50,7 +50,7 @@ class DurableEngine(ABC):
 
     @abstractmethod
     async def drain(self, timeout_seconds: float) -> None:
-        """Start no more activities and episodes, and wait for those that are running.
+        """Start no more activities or episodes, and wait for those that are running.
 
         Wait at most `timeout_seconds`. The results of the activities that have ended are stored.
         The caller must then call `stop`.
@@ -100,7 +100,7 @@ class DurableEngine(ABC):
 
         Raises:
             InstanceExists: An unfinished instance has this id, and host.json does not allow
-                replacing it.
+                replacing that instance.
         """
         if not instance_id:
             instance_id = make_id()
@@ -225,7 +225,8 @@ class DurableEngine(ABC):
     async def resume(self, instance_id: str, reason: str | None) -> None:
         """Resume a suspended instance.
 
-        Raises OperationInvalid if the instance is not suspended.
+        If `reason` is not None, `reason` becomes the output of the instance. Otherwise, the output
+        stays the same. Raises OperationInvalid if the instance is not suspended.
         """
         instance = self.find_unfinished(instance_id)
         if not instance.is_suspended:
@@ -254,7 +255,8 @@ class DurableEngine(ABC):
     ) -> None:
         """Suspend or resume an instance, and return when the change is committed.
 
-        `status` is the new status, and `message` contains the history event of the change.
+        `status` is the new status, and `message` contains the history event of the change. `reason`
+        becomes the output of the instance, except if an instance is resumed and `reason` is None.
         """
 
     @abstractmethod

@@ -127,9 +127,9 @@ def is_ready(instance: OrchestrationInstance) -> bool:
 
 
 def find_termination(instance: OrchestrationInstance) -> TaskMessage | None:
-    """Return the termination message in the mailbox of an instance.
+    """Return the termination message that an instance has received but not used yet.
 
-    Return None if the mailbox does not contain such a message.
+    Return None if the mailbox of the instance does not contain a termination message.
     """
     for message in instance.mailbox:
         if message.kind is EventType.EXECUTION_TERMINATED:
@@ -138,7 +138,9 @@ def find_termination(instance: OrchestrationInstance) -> TaskMessage | None:
 
 
 def take_messages(instance: OrchestrationInstance) -> list[TaskMessage]:
-    """Remove the messages for one episode from the mailbox of an instance, and return them.
+    """Remove the messages for one episode from an instance's mailbox, and return these messages.
+
+    The mailbox contains the messages that no episode has used yet.
 
     A message that makes the SDK continue a retry is taken only as the first message of an episode.
     Otherwise, the engine could not number the tasks in the same order as the SDK.
@@ -270,8 +272,8 @@ class Scheduler:
     def apply(self, episode: Episode, commands: list[Command]) -> None:
         """Schedule the tasks that the commands of an episode request, and cancel timers.
 
-        Adds history events and SQL statements to the episode. Raises ActionInvalid if a function
-        does not exist.
+        Adds history events and SQL statements to the episode. Raises ActionInvalid if a command
+        names an activity or orchestrator that the app does not have.
         """
         for command in commands:
             match command:
@@ -348,6 +350,8 @@ class EpisodeRunner:
     async def run(self, instance: OrchestrationInstance) -> None:
         """Run one episode of an instance with messages from its mailbox.
 
+        The mailbox contains the messages that no episode has used yet.
+
         Raises AppUnavailable if the app process is down, and StoreUnavailable if the episode cannot
         be saved. In both cases, the messages are put back into the mailbox and the instance is
         unchanged.
@@ -400,14 +404,14 @@ class EpisodeRunner:
     async def _save(
         self, episode: Episode, state: EpisodeState, commands: list[Command], failure: str | None
     ) -> None:
-        """Save an episode, and end the instance if it has failed or its function has ended.
+        """Save an episode, and end the instance if the orchestrator function has failed or ended.
 
         If `failure` is a text, the instance fails at once, and this text is its output. If
         `failure` is None and the function has ended, the instance ends as soon as its open tasks
-        have ended. `state` and `commands` contain the outcome of the instance.
+        have ended. `state` and `commands` contain the outcome of the episode.
 
         The first episode after continue-as-new keeps the custom status of the previous execution if
-        the orchestrator has not set another one. DurableTask.Core does the same.
+        the orchestrator has not set a new one, as in DurableTask.Core.
         """
         custom_status = state.custom_status
         if custom_status is None and episode.instance.episode_count == 0:

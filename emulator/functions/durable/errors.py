@@ -39,26 +39,26 @@ class ArgumentInvalid(DurableError):
 
 
 class InstanceMissing(DurableError):
-    """No instance has this id."""
+    """No instance has the id in the request."""
 
     status = 404
 
 
 class InstanceExists(DurableError):
-    """An unfinished instance has this id."""
+    """An instance cannot be started, because an unfinished instance already has its id."""
 
     status = 409
     kind = "DurableTask.Core.Exceptions.OrchestrationAlreadyExistsException"
 
 
 class InstanceFinished(DurableError):
-    """The instance has reached a final status."""
+    """The operation is impossible, because the instance has already reached a final status."""
 
     status = 410
 
 
 class InstanceUnfinished(DurableError):
-    """The instance has not reached a final status yet."""
+    """The operation is impossible, because the instance has not reached a final status yet."""
 
     status = 412
 
@@ -99,8 +99,8 @@ class DatabaseForeign(DurableError):
 class NonDeterministic(DurableError):
     """The actions of an orchestrator do not match its history.
 
-    Usually its code was changed while the instance was running. The error text is the output of the
-    failed instance.
+    Usually the orchestrator's code was changed while the instance was running. The error text is
+    the output of the failed instance.
     """
 
 

@@ -165,7 +165,8 @@ def completed(kind: EventType, now: int, task: int, result: str | None) -> str:
 def failed(kind: EventType, now: int, task: int, reason: str, details: str) -> str:
     """Return the event which records that an activity or sub-orchestration has failed.
 
-    `kind` is TASK_FAILED or CHILD_FAILED.
+    `kind` is TASK_FAILED or CHILD_FAILED. `reason` is the text of the failure, and `details` is a
+    longer text.
     """
     return event(
         kind,

@@ -68,7 +68,10 @@ class TaskMessage:
 
     @property
     def is_stored(self) -> bool:
-        """Whether the message has a committed row in the database. A kill does not lose it then."""
+        """Whether the message has a committed row in the database.
+
+        Such a message is not lost if the host is killed.
+        """
         return self.sequence is not None and not self.is_pending
 
 

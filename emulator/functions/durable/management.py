@@ -1,7 +1,7 @@
 """The HTTP API of the Durable extension, with which clients manage orchestration instances.
 
-Source: recorded responses of the Durable extension 3.19.0. `docs/fidelity.md` lists in what this
-module differs.
+Source: recorded responses of the Durable extension 3.19.0. `docs/fidelity.md` lists
+the differences between this module and the Durable extension.
 """
 
 import json
@@ -111,10 +111,10 @@ _SHOWN_WHILE_WAITING = _TASK_ENDS | {
 
 
 def _is_shown(message: TaskMessage) -> bool:
-    """Return whether a history shows a message that waits for the next episode.
+    """Return whether the history in a response includes a message that no episode has used yet.
 
-    A message without a committed row in the database is not shown, because a kill of the host would
-    lose it. A timer is an exception, because it fires again.
+    A message without a committed row in the database is not included, because it would be lost if
+    the host were killed. The message of a timer is an exception: the timer would fire again.
     """
     survives_kill = message.is_stored or message.kind is EventType.TIMER_FIRED
     return survives_kill and message.kind in _SHOWN_WHILE_WAITING
@@ -346,6 +346,8 @@ def format_status(
 
 def format_history(fragments: Sequence[str], *, outputs: bool, inputs: bool = True) -> str:
     """Return a history as a JSON list, in the format of the Durable extension's responses.
+
+    Each text in `fragments` contains JSON events, separated by commas.
 
     The event that reports the end of a task contains the time at which the task was scheduled, and
     the function name. The event that reports the scheduling of a task is listed only until the task

@@ -2,8 +2,8 @@
 
 Each episode is one call of the orchestrator function. The host passes the context, which contains
 the history and the input. The function returns the state, which contains all actions since the
-start of the execution, and the output or the error. `shim` turns the actions into commands for the
-engine.
+start of the execution, and the output or the error. The module `shim` turns the actions into
+commands for the engine.
 
 Source: the SDK's `DurableOrchestrationContext`, `TaskOrchestrationExecutor` and
 `OrchestratorState`, and the Durable extension's `OutOfProcOrchestrationShim`.
@@ -80,7 +80,7 @@ class Action:
     """How many `yield` statements before this action wait only for external events."""
 
     def to_fields(self) -> list[Any]:
-        """Return the values that a retry of the action needs, as a list for storage as JSON."""
+        """Return the values that a retry of the action needs, as a list that JSON can store."""
         return [
             int(self.kind),
             self.name,

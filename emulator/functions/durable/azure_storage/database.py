@@ -228,6 +228,6 @@ class RemoteDatabase(Database):
 def _pause(seconds: float) -> float:
     """Return a random number of seconds between 0.5 and 1.5 times `seconds`.
 
-    Random delays prevent that two hosts retry at the same time.
+    The random part prevents two hosts from retrying at the same time again and again.
     """
     return uniform(0.5, 1.5) * seconds  # noqa: S311 - not for secrets

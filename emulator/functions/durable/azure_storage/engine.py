@@ -391,9 +391,10 @@ class AzureStorageEngine(DurableEngine):
                 await asyncio.sleep(0)
 
     async def _dequeue_once(self) -> bool:
-        """Renew leases and messages if a renewal is due, then dequeue messages and work items.
+        """Dequeue the visible messages and work items once.
 
-        Return whether a message or a work item was dequeued.
+        If a renewal is due, first renew this host's leases and the visibility timeouts of its
+        dequeued messages. Return whether a message or a work item was dequeued.
         """
         self._wake.clear()
         if self.now() >= self._next_renewal:
@@ -733,7 +734,11 @@ class AzureStorageEngine(DurableEngine):
     # Injected faults
 
     async def _before_save(self, episode: Episode) -> None:
-        """Inject faults after an episode's messages are sent and before the episode is saved."""
+        """Inject the requested faults that happen between the sending and the saving of an episode.
+
+        One fault kills this process. The other fault runs the episode a second time, as if a second
+        host owned the partition, too.
+        """
         instance = episode.instance
         assert isinstance(instance, LoadedInstance)
         if instance.die_after_event is not None:

@@ -44,7 +44,7 @@ _MAX_EARLY_DEQUEUES = 5
 
 
 class SplitBrain(Exception):
-    """The episode cannot be saved: another owner of the partition saved the instance meanwhile."""
+    """The episode cannot be saved: a second owner of the partition has saved the instance first."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -128,7 +128,7 @@ class QueueOutbox:
     """Sends the activities, timers and sub-orchestrations of an episode as queue messages."""
 
     def schedule_activity(self, episode: Episode, command: ScheduleActivity) -> None:
-        """Send a work item to the work-item queue."""
+        """Send a work item for an activity to the work-item queue."""
         instance = episode.instance
         episode.statements.append(
             queues.send_work(
@@ -324,7 +324,8 @@ def _loaded(row: OrchestrationInstance, etag: Etag | None) -> LoadedInstance:
 class MessageSelection:
     """The result of `select_messages`: the messages that an instance's next episode cannot use.
 
-    `instance` is the instance that the next episode runs, or None if there is none.
+    `instance` is the instance that the next episode runs, or None if the instance does not exist
+    and no message starts it. `repeated_starts` are start messages that the instance does not need.
     """
 
     instance: LoadedInstance | None
@@ -351,8 +352,12 @@ def select_messages(
 ) -> MessageSelection:
     """Find the dequeued messages that the next episode of an instance cannot use.
 
-    The caller must abandon the messages in `early`, because a later episode can use them. The
-    caller must delete the messages in `repeated_starts` and `discarded`.
+    The caller must abandon the messages in the result's list `early`, because a later episode can
+    use these messages. The caller must delete the messages in `repeated_starts` and `discarded`.
+
+    Args:
+        instance: The instance, or None if it does not exist.
+        pending: The dequeued messages of the instance.
     """
     result = MessageSelection(instance)
     has_start = False
@@ -395,7 +400,8 @@ def _obstacle(
 ) -> str | None:
     """Return the reason why the next episode of an instance cannot use a message.
 
-    Return None if the episode can use the message.
+    `has_start` is True if one of the dequeued messages starts the instance. Return
+    None if the episode can use the message.
     """
     reason = None
     if instance is None or (instance.status is Status.PENDING and not has_start):

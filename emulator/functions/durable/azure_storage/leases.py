@@ -33,8 +33,8 @@ class PartitionLeases:
         """Renew, acquire and release leases of this host.
 
         Return the partitions that this host owned before the call and does not own after the call.
-        `busy` contains the partitions on which this host runs episodes now. Times are in
-        microseconds since 1970.
+        `busy` contains the partitions on which this host runs episodes now. `expires_at` is the
+        time at which the renewed and acquired leases expire. Times are in microseconds since 1970.
         """
         connection.execute("INSERT OR REPLACE INTO hosts VALUES(?, ?)", (self._host_id, expires_at))
         connection.execute("DELETE FROM hosts WHERE expires_at<=?", (now,))

@@ -83,7 +83,7 @@ class CrashPoint(StrEnum):
 
 
 def check_crash_point(text: str) -> str:
-    """Check a crash point (POINT or POINT:NAME), and return the same text.
+    """Check a crash point (POINT or POINT:NAME), and return `text` unchanged.
 
     Raises ValueError if POINT is not a member of CrashPoint.
     """
@@ -114,8 +114,8 @@ class AzureStorageOptions:
     def lease_seconds(self) -> float:
         """Return the time for which a renewed lease on a partition is valid, in seconds.
 
-        The time is at most half of the visibility timeout. So when a host dies, its leases expire
-        before the messages that the host has dequeued become visible again. The defaults of the
-        Azure Storage provider have the same effect.
+        The time is at most half of the visibility timeout. Therefore, when a host dies, its leases
+        expire before the messages that the host has dequeued become visible again. The defaults of
+        the Azure Storage provider have the same effect.
         """
         return min(_LONGEST_LEASE_SECONDS, self.visibility_timeout_seconds / 2)

@@ -42,7 +42,7 @@ class InstanceCache:
         return to_micros(self._clock.now())
 
     def set_last_number(self, after: int) -> None:
-        """Set the highest row number in use. `next_number` continues after this number."""
+        """Set the highest row number in use to `after`, so that `next_number` continues from it."""
         self._sequence = after
 
     def next_number(self) -> int:
@@ -81,7 +81,7 @@ class InstanceCache:
     def drop(self, instance: OrchestrationInstance) -> None:
         """Remove an instance from memory.
 
-        Do nothing if a new instance with the same id has replaced it in memory.
+        Do nothing if a new instance with the same id has replaced `instance` in memory.
         """
         if self._instances.get(instance.id) is instance:
             del self._instances[instance.id]
@@ -119,9 +119,10 @@ class InstanceCache:
         return instance.history
 
     def deliver(self, instance_id: str, message: TaskMessage) -> None:
-        """Put a committed message into the mailbox of an instance.
+        """Put a committed message into the mailbox of an instance, and start an episode.
 
-        Then start an episode of the instance, if the instance is ready for an episode.
+        The mailbox contains the messages that no episode has used yet. No episode starts if the
+        instance is not ready for an episode.
 
         If the message is for an execution that has ended, delete the message. If the instance
         cannot be read from the store, try again later.
@@ -170,8 +171,8 @@ class InstanceCache:
         Args:
             parent: The parent.
             status: The final status of the sub-orchestration.
-            output: Its output as JSON text; None if it has no output.
-            reason: The text of the failure, if it failed or was terminated.
+            output: The output of the sub-orchestration as JSON text, or None.
+            reason: The text of the failure, if the sub-orchestration failed or was terminated.
 
         Returns:
             The SQL statements that store the message, and the function that delivers the message
@@ -185,9 +186,9 @@ class InstanceCache:
 def _end_write(message: TaskMessage, work: int, written: asyncio.Future[None]) -> None:
     """Mark a message as stored, or undo the changes of `persist_results` if the write failed.
 
-    After a failed write, the transaction of the next episode deletes the activity's work item,
-    because `message` has the item's number again. Without the number, the work item would stay in
-    the database, and the activity would run again after a restart of the host.
+    After a failed write, `message.work` is set to the number of the activity's work item again. So
+    the transaction of the next episode deletes the work item. Otherwise, the work item would stay
+    in the database, and the activity would run again after a restart of the host.
 
     Args:
         message: The message that contains the activity's result.

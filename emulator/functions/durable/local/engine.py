@@ -83,7 +83,7 @@ class LocalEngine(DurableEngine):
             self._pool.add(work)
 
     async def drain(self, timeout_seconds: float) -> None:
-        """Start no more activities and episodes, and wait for those that are running.
+        """Start no more activities or episodes, and wait for those that are running.
 
         Wait at most `timeout_seconds`. Store the results of the activities that have ended. The
         caller must then call `stop`.
@@ -149,7 +149,8 @@ class LocalEngine(DurableEngine):
     ) -> tuple[list[OrchestrationInstance], str]:
         """Return one page of the instances that match a filter, and the token of the next page.
 
-        For an instance that is in memory, return its state in memory.
+        The arguments are those of `DurableEngine.read_page`. For an instance that is in memory,
+        return the instance in memory, whose state may be newer.
         """
         rows, next_token = super().read_page(condition, top, token)
         return [self.cache.get_cached(instance.id) or instance for instance in rows], next_token
