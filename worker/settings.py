@@ -213,10 +213,10 @@ class WorkerSettings:
 
 @dataclass(frozen=True, slots=True)
 class CheckSettings:
-    """The settings of `worker.check`.
+    """The settings of the commands `python -m worker.check`, `describe` and `lock_weights`.
 
     `payload_storage` is needed only for weights in a blob. It is None if the setting is missing.
-    `memory` is used only for a measurement under load.
+    `memory` is used only if `worker.check` measures a model under load.
     """
 
     catalogue: Path

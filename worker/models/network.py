@@ -230,7 +230,11 @@ class _GpuStreams:
 
 
 def _in_host_memory(output: Any) -> Any:
-    """Return a nested output with all tensors in host memory, and float32 for half precision."""
+    """Return a copy of a network's output whose tensors are in host memory.
+
+    The output is a tensor, or lists and dictionaries that contain tensors. Tensors in half
+    precision are converted to float32.
+    """
     if isinstance(output, Tensor):
         host = output.cpu()
         return host.float() if host.dtype in (torch.float16, torch.bfloat16) else host

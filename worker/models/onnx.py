@@ -141,10 +141,10 @@ class Picture:
     def read(
         cls, inputs: Sequence[GraphInput], mean: str, std: str, crop: float
     ) -> "Picture | None":
-        """Return how to prepare a picture for the graph; None if the graph takes no pictures.
+        """Return the rules that convert a picture to the graph's input.
 
-        `mean`, `std` and `crop` are the options of `Infer`. Raises ModelUnfit if `mean` or `std` is
-        not valid.
+        Return None if the graph takes no pictures. `mean`, `std` and `crop` are the arguments of
+        `Infer` with these names. Raises ModelUnfit if `mean` or `std` is not valid.
         """
         if len(inputs) != 1 or len(shape := inputs[0].shape) != 3:
             return None
@@ -264,7 +264,11 @@ class Infer:
         return [outputs[index] for index in range(len(batch))]
 
     def postprocess(self, output: dict[str, Any]) -> dict[str, object]:
-        """Return the outputs of the graph by name, or the most likely classes, best first."""
+        """Return the job's result.
+
+        With the option `labels`, the result lists the most likely classes, best class first.
+        Without this option, the result contains each output of the graph by its name.
+        """
         if not self._labels:
             return {name: _to_json(value) for name, value in output.items()}
         scores = np.asarray(output[self._outputs[0]], dtype=np.float64).ravel()
@@ -299,7 +303,10 @@ class Infer:
         ]
 
     def _measure(self, items: list[Item], run: Callable[[], list[Any]]) -> list[Any]:
-        """Call `run`, measure the memory of the first batches, and return the outputs."""
+        """Call `run`, which runs the batch `items`, and return the outputs of the graph.
+
+        For the first batches of the model, also measure the memory that the batch needs.
+        """
         if self._measured_count >= _MEASURED_BATCHES:
             return run()
         self._measured_count += 1

@@ -56,10 +56,11 @@ class NotingSocket(socket.socket):
 
     @classmethod
     def replace(cls, connection: socket.socket, handle: int, note: Callable[[bytes], None]) -> Self:
-        """Take the file descriptor from a socket, and return a socket with this descriptor.
+        """Replace a socket by a NotingSocket, which takes over the socket's file descriptor.
 
         Args:
-            connection: The unencrypted socket of an AMQP connection. It is unusable afterwards.
+            connection: The unencrypted socket of an AMQP connection. After this call, the socket
+                can no longer be used.
             handle: The number that Service Bus has given the link on which messages arrive.
             note: Called with the lock token of each message that begins to arrive on this link.
         """
@@ -71,10 +72,12 @@ class NotingSocket(socket.socket):
         return noting
 
     def recv_into(self, buffer: "WriteableBuffer", nbytes: int = 0, flags: int = 0) -> int:
-        """Read bytes into `buffer`, as `socket.recv_into` does.
+        """Note the lock token of a message that begins to arrive, and read bytes into `buffer`.
 
-        The SDK reads the header of a frame first, which has 8 bytes, and then the rest of the
-        frame. So the performative of a frame is at the beginning of a read.
+        The arguments and the result are those of `socket.recv_into`. The SDK first reads the header
+        of an AMQP frame, which has 8 bytes, and then reads the rest of the frame. A message begins
+        with a frame whose type is transfer. The type and the lock token are at the beginning of the
+        rest, so this method finds them before the SDK has read the rest.
         """
         if len(memoryview(buffer)) > _HEADER_BYTES:
             data = self.recv(_LONGEST_BEGIN_BYTES, socket.MSG_PEEK)
@@ -137,7 +140,8 @@ class SocketReceiver:
     def receive(self) -> None:
         """Receive the copies of sockets that the child has sent.
 
-        For each lock journal of the child, keep only the newest copy.
+        Each copy belongs to one lock journal of the child. For each journal, keep only the newest
+        copy.
         """
         while True:
             try:

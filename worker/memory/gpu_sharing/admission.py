@@ -272,7 +272,11 @@ class ReservationState:
         return replace(mine, reserved_bytes=held_bytes)
 
     def begin_to_leave(self, record: ReservationRecord, now: float) -> ReservationRecord:
-        """Set the stage to LEAVING, and return `record` marked as leaving since `now`."""
+        """Set the stage to LEAVING, and return a copy of `record` that says so.
+
+        `now` is the time at which the model was chosen to be unloaded, in seconds of the monotonic
+        clock.
+        """
         self.stage = ReservationStage.LEAVING
         self._served_until = now
         return replace(record, is_leaving=True, served_until=now)
