@@ -55,7 +55,8 @@ def torch_threads(processor_count: int) -> int:
 def prefer_device_thread(environ: MutableMapping[str, str]) -> None:
     """Set up the process so that other threads do not delay the device thread.
 
-    The caller must call this function before it imports torch.
+    The device thread is the thread that runs a model. This function must be called before torch is
+    imported.
 
     The device thread acquires the interpreter's lock hundreds of times per batch. With Python's
     default switch interval, each busy thread could delay the device thread by 5 ms each time. By

@@ -256,7 +256,7 @@ class LoadedModel:
         processes: DecoderProcesses | None = None,
         name: str | None = None,
     ) -> OpenedInput:
-        """Return an opened input, whose memory need is known, but which is not decoded yet.
+        """Find out how much memory an input needs, and return an object that decodes it later.
 
         Args:
             data: The bytes of the input.

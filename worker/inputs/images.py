@@ -156,7 +156,7 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def decoded_strips(picture: Image.Image) -> Iterator[Image.Image]:
-    """Decode an opened image, and yield it in strips of rows, in RGB.
+    """Decode an opened image, convert the image to RGB, and yield strips of its rows.
 
     Transparent areas become white. Raises InvalidInput if the file is damaged.
     """
@@ -183,7 +183,10 @@ def orientation_of(picture: Image.Image) -> int | None:
 
 
 def rotated(picture: Image.Image, orientation: object) -> Image.Image:
-    """Return the image rotated upright. `orientation` is the value of its EXIF tag."""
+    """Return the image rotated upright. `orientation` is its EXIF orientation, from 1 to 8.
+
+    For any other value of `orientation`, return the image unchanged.
+    """
     method = _ROTATIONS.get(orientation) if isinstance(orientation, int) else None
     return picture if method is None else picture.transpose(method)
 

@@ -194,7 +194,10 @@ class _GpuStreams:
         self._done = cuda.Event(blocking=True)
 
     def follow(self) -> None:
-        """Let the computing stream wait until the current stream has copied the weights."""
+        """Make the computing stream wait until the weights are on the GPU.
+
+        The weights are copied on the stream that is torch's current stream during this call.
+        """
         self._computing.wait_stream(torch.cuda.current_stream(self._device))
 
     def send(self, item: Tensor) -> Tensor:

@@ -208,7 +208,11 @@ class WeightsCache:
 
     @contextlib.contextmanager
     def _locked(self, sha256: str) -> Iterator[None]:
-        """Lock one cached file during the `with` block, so that only one thread downloads it."""
+        """Lock one file of the cache during the `with` block.
+
+        With this lock, only one thread of all processes downloads the file at a time. On a file
+        system without locks, several threads may download the file at the same time.
+        """
         path = self._folder / f"{sha256}.lock"
         while True:
             with path.open("ab") as file:
