@@ -193,8 +193,8 @@ class LoadedModel:
     def preprocesses(self) -> bool:
         """Return whether the model has a method `preprocess`. Only batch models have this method.
 
-        With this method, a decoded input is no longer needed after its preprocessing. Without it,
-        the decoded input itself is passed to the model.
+        If the model has this method, a decoded input is no longer needed after the method has
+        returned. Otherwise, the decoded input itself is passed to the model.
         """
         return isinstance(self._adapter, BatchAdapter)
 

@@ -387,7 +387,7 @@ def _describe(error: WorkerError) -> dict[str, str]:
 
 
 class NullContext:
-    """A context that ignores the model's progress reports. It is used for example items."""
+    """A context that ignores progress reports, for runs of a model without a job."""
 
     def progress(self, fraction: float | None = None, message: str | None = None) -> None:
         """Ignore the model's progress report."""

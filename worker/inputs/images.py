@@ -171,7 +171,7 @@ def decoded_strips(picture: Image.Image) -> Iterator[Image.Image]:
 
 
 def orientation_of(picture: Image.Image) -> int | None:
-    """Return the EXIF orientation of an opened image, from 1 to 8; None if it is not stored.
+    """Return the EXIF orientation of an opened image, from 1 to 8; None if the image has none.
 
     Raises InvalidInput if the EXIF data is damaged.
     """

@@ -62,7 +62,8 @@ class GraphInput:
         name: The name of the input.
         dtype: The type of the input's numbers.
         shape: The input's shape without the batch dimension. None stands for any size.
-        is_batched: Whether the graph takes any number of items at once; False if it takes one.
+        is_batched: Whether the graph takes any number of items at once; False if the graph takes
+            one item at a time.
     """
 
     name: str
@@ -251,7 +252,10 @@ class Infer:
         return {each.name: each.check(item[each.name]) for each in self._inputs}
 
     def __call__(self, batch: list[Item]) -> list[dict[str, Any]]:
-        """Return the outputs for each item. Items of the same shape run together if possible."""
+        """Return the outputs of the graph for each item.
+
+        If the graph takes any number of items at once, items of the same shape run together.
+        """
         groups: dict[Any, list[int]] = {}
         is_batched = all(each.is_batched for each in self._inputs)
         for index, item in enumerate(batch):

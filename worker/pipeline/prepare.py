@@ -123,7 +123,7 @@ class PrepareStep:
     processes: DecoderProcesses
 
     def open(self, job: ReceivedJob) -> OpenedInput | None:
-        """Read the job's input, and its named inputs if it has any.
+        """Read the job's first input, and the named inputs if the job has any.
 
         Returns:
             The opened input, which the caller must decode. None if the model reads the input

@@ -125,8 +125,8 @@ class QueueLink:
         Args:
             endpoint: The Service Bus namespace.
             queue: The queue's name.
-            socket_seconds: How long a receive call waits for the socket before it checks its own
-                time limit.
+            socket_seconds: How long a receive call waits for data on the socket at a time. Between
+                these waits, the call checks whether its time limit has passed.
             journals: Opens the link's lock journal; None if lock tokens are not stored in a file.
                 Only a link that receives messages needs a journal.
         """

@@ -76,7 +76,8 @@ class WeightsCache:
             start: Starts the download.
 
         Raises:
-            WeightsMismatch: The downloaded file has another digest. It was deleted.
+            WeightsMismatch: The digest of the downloaded file differs from `sha256`. The file was
+                deleted.
             WeightsUnavailable: The download failed, or the file cannot be stored.
             WorkerError: Any other error that `start` raises.
         """
