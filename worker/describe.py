@@ -44,7 +44,8 @@ MEDIA_TYPES: Final[Mapping[Accepts, tuple[str, ...]]] = {
 class ModelDeclarations:
     """The parameters, named inputs and named results that a model's class declares.
 
-    Each attribute is a dictionary by name. Its values have the form of the model's catalogue entry.
+    Each attribute is a dictionary. The keys are the names of the parameters, inputs or results. The
+    values are the tables that the model's catalogue entry must contain for them.
     """
 
     parameters: Mapping[str, Schema]

@@ -213,7 +213,9 @@ class WorkerSettings:
 
 @dataclass(frozen=True, slots=True)
 class CheckSettings:
-    """The settings of the commands `python -m worker.check`, `describe` and `lock_weights`.
+    """The settings of `worker.check`, `worker.describe` and `worker.lock_weights`.
+
+    These three modules are commands, for example `python -m worker.check`.
 
     `payload_storage` is needed only for weights in a blob. It is None if the setting is missing.
     `memory` is used only if `worker.check` measures a model under load.

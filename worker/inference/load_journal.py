@@ -90,9 +90,9 @@ class LoadJournal:
             lock_folder: The folder of the lock journals. The notes about loads are written to its
                 subfolder `loads`. None if loads are not noted.
             clock: Returns the time in seconds since 1970. Later processes must use the same clock.
-            hold_seconds: The longest time, counted from the call of `take_over`, for which other
-                models wait until the suspects are loaded. A suspect is a model whose load may have
-                killed a process.
+            hold_seconds: The longest time in seconds, counted from the call of `take_over`, for
+                which other models wait until the suspects are loaded. A suspect is a model whose
+                load may have killed a process.
         """
         self._lock_folder = lock_folder
         self._folder = None if lock_folder is None else lock_folder / "loads"

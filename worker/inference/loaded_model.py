@@ -796,7 +796,7 @@ def encode_results(result: Any, model: ModelEntry) -> EncodedResults:
 
 @contextlib.contextmanager
 def _naming_result(name: str | None) -> Iterator[None]:
-    """If the `with` block raises an error about a named result, add its name to the error's text.
+    """Add the name of a named result to the text of an error that the `with` block raises.
 
     `name` is None for the result without a name. Then the errors are not changed.
     """

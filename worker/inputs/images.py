@@ -183,9 +183,9 @@ def orientation_of(picture: Image.Image) -> int | None:
 
 
 def rotated(picture: Image.Image, orientation: object) -> Image.Image:
-    """Return the image rotated upright. `orientation` is its EXIF orientation, from 1 to 8.
+    """Return the image rotated upright, according to the EXIF orientation `orientation`.
 
-    For any other value of `orientation`, return the image unchanged.
+    If `orientation` is not an EXIF orientation from 2 to 8, return the image unchanged.
     """
     method = _ROTATIONS.get(orientation) if isinstance(orientation, int) else None
     return picture if method is None else picture.transpose(method)

@@ -177,7 +177,7 @@ class AzureBlobStore:
         """Write a blob. An existing blob with this name is replaced.
 
         `timeout_seconds` limits how long each request waits for a connection, and for data on the
-        connection. If it is None, the limits of the container's client apply.
+        connection. If `timeout_seconds` is None, the limits of the container's client apply.
         """
         options = _limit(timeout_seconds)
         try:

@@ -10,9 +10,9 @@ from worker.inputs.opened import Accepts
 class Input:
     """Declares that a keyword-only argument of a model's method receives a named input.
 
-    Use this class in the type hint of the argument: `Annotated[str, Input("text")]`. Without it, an
-    argument of the type `str` receives a parameter of the job. Arguments of the types `Image`,
-    `Audio`, `bytes` and `ndarray` always receive named inputs, so they need no `Input`.
+    Use this class in the type hint of the argument: `Annotated[str, Input("text")]`. Without
+    `Input`, an argument of the type `str` receives a parameter of the job. Arguments of the types
+    `Image`, `Audio`, `bytes` and `ndarray` always receive named inputs, so they need no `Input`.
     """
 
     accepts: Accepts

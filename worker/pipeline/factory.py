@@ -76,8 +76,8 @@ def make_consumer(  # noqa: PLR0913, PLR0917 - what the consumers of a process d
         queues: The model's queues for normal and for low priority.
         telemetry: Records the events of the model. From now on, the gauges of the model show the
             state of the new consumer.
-        make_manager: Returns the model manager. It is called once, with the object that shows the
-            manager whether the model has jobs to run.
+        make_manager: Returns the model manager. The argument is an object that shows the manager
+            whether the model has jobs to run.
         queue_views: Show whether messages wait for the model while the model is not loaded.
     """
     normal, low = queues

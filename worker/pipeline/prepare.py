@@ -220,8 +220,8 @@ class PrepareStep:
     def _read(self, job: ReceivedJob, payload: InputPayload, model: ModelEntry) -> tuple[Data, str]:
         """Return the bytes and the media type of one input of a job.
 
-        `model` is the model's catalogue entry. For a named input, it is a copy of the entry with
-        the media types and limits of the named input.
+        `model` is the model's catalogue entry. For a named input, `model` is a copy of the
+        entry with the media types and limits of the named input.
         """
         if isinstance(payload, InlineBytes | InlineJson):
             return read_inline(payload, model), payload.media_type

@@ -110,7 +110,7 @@ class QueueLink:
     Every method that sends a request to the queue raises BrokerUnavailable if the queue cannot be
     reached. The connection is then closed, and the next `open` creates a new connection. Over the
     new connection, the link can also settle messages that arrived over an old connection, and renew
-    their locks.
+    the locks of these messages.
     """
 
     def __init__(

@@ -184,10 +184,10 @@ class LockJournal:
 
 
 def write_journal(path: Path, tokens: Sequence[bytes]) -> None:
-    """Write lock tokens into a new journal beside the journal `path` of a dead process.
+    """Write lock tokens into a new journal for the queue of the journal `path`.
 
-    The two journals are for the same queue. No process holds a file lock on the new journal, so the
-    next worker takes over the new journal. Raises OSError if the new journal cannot be written.
+    A dead process has left the journal `path`. No process holds a file lock on the new journal, so
+    the next worker takes over the new journal. Raises OSError if the new journal cannot be written.
     """
     name = _new_name(path.name.partition("-")[0])
     draft = path.with_name(f".{name}")

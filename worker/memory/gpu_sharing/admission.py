@@ -273,7 +273,7 @@ class ReservationState:
         return replace(mine, reserved_bytes=held_bytes)
 
     def begin_to_leave(self, record: ReservationRecord, now: float) -> ReservationRecord:
-        """Set the stage to LEAVING, and return a copy of `record` that says so.
+        """Set the stage to LEAVING, and return a copy of `record` that is marked as leaving.
 
         `now` is the time at which the model was chosen to be unloaded, in seconds of the monotonic
         clock.
