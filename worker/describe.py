@@ -42,7 +42,11 @@ MEDIA_TYPES: Final[Mapping[Accepts, tuple[str, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class ModelDeclarations:
-    """What a model's class declares, by name: the keys of the model's entry in the catalogue."""
+    """The parameters, named inputs and named results that a model's class declares.
+
+    Each attribute is a dictionary. The keys are the names of the parameters, inputs or results. The
+    values are the tables that the model's catalogue entry must contain for them.
+    """
 
     parameters: Mapping[str, Schema]
     inputs: Mapping[str, dict[str, Any]]
@@ -79,7 +83,7 @@ def describe(model: ModelEntry) -> ModelDeclarations:
 
 
 def _describe_input(entry: NamedInput | None, argument: InputArgument) -> dict[str, Any]:
-    """Return the catalogue entry of a named input, without the keys that have default values."""
+    """Return the catalogue entry of a named input. Keys with a default value are omitted."""
     types = entry.media_types if entry else MEDIA_TYPES[argument.accepts]
     found: dict[str, Any] = {"media_types": list(types)}
     if argument.optional:
@@ -90,7 +94,7 @@ def _describe_input(entry: NamedInput | None, argument: InputArgument) -> dict[s
 
 
 def _describe_result(entry: NamedResult | None, declared: ResultDeclaration) -> dict[str, Any]:
-    """Return the keys of a named result's entry, without the keys that have default values."""
+    """Return the catalogue entry of a named result. Keys with a default value are omitted."""
     found: dict[str, Any] = {
         "media_type": entry.media_type if entry else declared.default_media_type
     }
@@ -102,7 +106,9 @@ def _describe_result(entry: NamedResult | None, declared: ResultDeclaration) -> 
 
 
 def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
-    """Print what the class of the model that `arguments` names declares; return the exit code.
+    """Print the parameters, named inputs and named results of one model, and return the exit code.
+
+    `arguments` contains the model's name.
 
     Returns:
         0 if the declarations were printed, 1 if they cannot be described, 2 if the model's name or

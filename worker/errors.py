@@ -324,7 +324,7 @@ class LockLost(WorkerError):
 class ModelUnusable(WorkerError):
     """The model cannot be loaded now.
 
-    The worker tries again later, and receives no jobs for the model until then.
+    The worker tries again later, and receives no jobs for the model until a load succeeds.
     """
 
     code = "model-unusable"

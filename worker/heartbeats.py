@@ -104,7 +104,15 @@ def describe_worker(
     *,
     is_draining: bool,
 ) -> Heartbeat:
-    """Return the heartbeat of this process."""
+    """Return the heartbeat of this process: its state, its device and its models.
+
+    Args:
+        started_at: When the process started.
+        interval_seconds: The time between two heartbeats.
+        sharing: The device of this process.
+        models: The heartbeat's information about each model.
+        is_draining: Whether the worker has stopped receiving jobs, because it shuts down.
+    """
     device = sharing.device
     return Heartbeat(
         worker=worker_name(),

@@ -5,8 +5,8 @@ The command downloads the weights into the cache if they are not local, and writ
 changed, so its comments are kept. Without names, only entries without a digest are changed. With
 names, the digests of the named entries are computed again.
 
-The settings are those of `worker.check`. The exit code is 1 if a digest cannot be computed or
-written, and 2 if NAME or a setting is invalid.
+The command reads the settings of `python -m worker.check`. The exit code is 1 if a digest cannot be
+computed or written, and 2 if NAME or a setting is invalid.
 """
 
 import argparse
@@ -39,9 +39,10 @@ class NotEditable(Exception):
 
 
 def find_entries(document: dict[str, Any]) -> Iterator[tuple[TablePath, str, str]]:
-    """Yield the keys, the weights and the digest of each table with weights.
+    """Yield the path, the weights and the digest of each table that contains the key `weights`.
 
-    The digest is empty if the table contains none.
+    The path of a table consists of the keys that lead to the table in the catalogue. The digest is
+    empty if the table contains no digest.
     """
     for name, table in document.items():
         if not isinstance(table, dict):
@@ -79,10 +80,11 @@ def set_digest(text: str, path: TablePath, sha256: str) -> str:
 
 
 def _edit(lines: list[str], path: TablePath, sha256: str) -> Iterator[str]:
-    """Yield the text of the catalogue after each possible change of one line of the table.
+    """Yield candidates for the new text of the catalogue, with the digest in the table `path`.
 
-    A change writes the digest `sha256` into the table with the keys `path`. `lines` are the lines
-    of the catalogue.
+    Each candidate replaces or adds a single line. The caller must check whether a candidate is
+    correct, because a line may only look like a line of the table, for example in a text of several
+    lines. `lines` are the lines of the catalogue, and `sha256` is the digest.
     """
     section: TablePath = ()
     for number, line in enumerate(lines):

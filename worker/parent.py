@@ -5,8 +5,9 @@ and then forks. A new child starts with these modules in memory, so that a worke
 replaced within milliseconds. The parent itself starts no thread, connects to no service and does
 not use the device, so a child inherits nothing that must not be shared.
 
-A child has died if a signal has killed it, or if it has exited before the end of `run`. The code of
-a model or of a library may exit in this way by calling `os._exit`, with any exit code.
+A child has died if a signal has killed it, or if it has exited before the function that runs the
+worker has returned. The second case happens, for example, if the code of a model or of a library
+calls `os._exit`. The exit code may then have any value.
 
 Child processes are used only on Linux, because torch may not be used after a fork on macOS.
 """
@@ -139,14 +140,15 @@ class _Parent:
         self._stops: list[int] = []
 
     def run(self) -> int:
-        """Call the function `run`, an argument of the constructor, in a child process.
+        """Run the worker in a child process. If the child dies, start another child.
 
-        If the child dies before the function has returned, start another child.
+        The child calls the function that was passed to the constructor. The child has died if it
+        ends before this function has returned.
 
         Returns:
-            The exit code for this process: the exit code of `run`; 128 plus the number of the
-            signal if the child died after this process had received SIGTERM or SIGINT; 0 if the
-            signal arrived during a restart delay.
+            The exit code for this process: the value that the function has returned; 128 plus the
+            number of the signal if the child died after this process had received SIGTERM or
+            SIGINT; 0 if the signal arrived during a restart delay.
         """
         death: WorkerDeath | None = None
         while True:

@@ -36,15 +36,18 @@ def available_processors() -> int:
 
 
 def preparing_threads(processor_count: int) -> int:
-    """Return how many threads prepare the inputs of one model at the same time: from 4 to 16."""
+    """Return how many threads prepare the inputs of one model at the same time.
+
+    The result is the number of processors, but at least 4 and at most 16.
+    """
     return max(_MIN_PREPARING, min(processor_count, _MAX_PREPARING))
 
 
 def torch_threads(processor_count: int) -> int:
     """Return how many threads torch uses by default for one model on the CPU.
 
-    The result is half the number of processors, but from 1 to 8. The other processors are needed by
-    the threads that decode inputs and serve the queues.
+    The result is half the number of processors, but at least 1 and at most 8. The threads that
+    decode inputs and serve the queues need the remaining processors.
     """
     return max(1, min(processor_count // 2, _MAX_TORCH))
 
@@ -52,7 +55,8 @@ def torch_threads(processor_count: int) -> int:
 def prefer_device_thread(environ: MutableMapping[str, str]) -> None:
     """Set up the process so that other threads do not delay the device thread.
 
-    The caller must call this function before it imports torch.
+    The device thread is the thread that runs a model. This function must be called before torch is
+    imported.
 
     The device thread acquires the interpreter's lock hundreds of times per batch. With Python's
     default switch interval, each busy thread could delay the device thread by 5 ms each time. By

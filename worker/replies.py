@@ -411,9 +411,9 @@ class ReplyCache:
     often to this process. With the cached reply, the job need not run again.
 
     When the cache is full, the oldest replies are dropped. A reply is also dropped after 10 minutes
-    (`max_seconds`). The queue and the sequence number
-    of the message are the key. The job id is not the key, because a new message with the same job
-    id may have another input. Any thread may call the methods.
+    (`max_seconds`). The key of a reply consists of the message's queue and sequence number. The job
+    id is not the key, because a new message with the same job id may have a different input. Any
+    thread may call the methods.
     """
 
     def __init__(

@@ -25,7 +25,12 @@ class Shutdown:
         self.exit_code = 0
 
     def request(self, reason: str, exit_code: int = 0) -> None:
-        """Request that the worker drains and exits."""
+        """Request that the worker stops receiving jobs, finishes or returns its jobs, and exits.
+
+        Args:
+            reason: Why the worker shuts down, for logs and probes.
+            exit_code: The exit code of the worker process.
+        """
         self.reason = self.reason or reason
         self.exit_code = self.exit_code or exit_code
         self.is_requested = True

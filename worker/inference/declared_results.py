@@ -7,9 +7,10 @@
     class Infer:
         def __call__(self, image: Image) -> Found: ...
 
-The gateway must know the results without the model's code. Therefore the catalogue entry repeats
-them as `loosely models describe NAME` prints them. A model whose entry differs from its declaration
-is not loaded. A model without a declaration is checked only when it returns its results.
+The gateway must know the results without the model's code. Therefore the model's catalogue entry
+repeats the declaration of the results, as `loosely models describe NAME` prints it. If the entry
+and the class differ, the model is not loaded. If the class declares no results, the results are
+checked only when the model returns them.
 """
 
 import inspect
@@ -107,7 +108,9 @@ def check_declared_results(model: ModelEntry, infer: Any) -> None:
 
 
 def _returned_type(infer: Any) -> type[Results] | None:
-    """Return the subclass of `Results` that the model returns; None if its hint is another one.
+    """Return the subclass of `Results` in the type hint of what the model returns.
+
+    Return None if there is no type hint, or if the type hint is not such a subclass.
 
     Raises:
         ModelUnfit: A type hint of the method contains a name that does not exist at run time.

@@ -73,8 +73,9 @@ def import_name(module: str) -> str:
 class LoadJournal:
     """Writes a note about each model that this process is loading, for later processes.
 
-    The notes are files in a folder. Workers may share the folder. Then all of them set the same
-    models aside. If there is no folder, nothing is noted. Any thread may call the methods.
+    The notes are files in a folder. If several workers share the folder, a model whose loads have
+    killed several processes is set aside by all these workers: none of them loads the model until a
+    delay has passed. If there is no folder, nothing is noted. Any thread may call the methods.
     """
 
     def __init__(
@@ -89,8 +90,9 @@ class LoadJournal:
             lock_folder: The folder of the lock journals. The notes about loads are written to its
                 subfolder `loads`. None if loads are not noted.
             clock: Returns the time in seconds since 1970. Later processes must use the same clock.
-            hold_seconds: For how many seconds after `take_over` other models wait at most until the
-                suspects are loaded. A suspect is a model whose load may have killed a process.
+            hold_seconds: The longest time in seconds, counted from the call of `take_over`, for
+                which other models wait until the suspects are loaded. A suspect is a model whose
+                load may have killed a process.
         """
         self._lock_folder = lock_folder
         self._folder = None if lock_folder is None else lock_folder / "loads"
@@ -128,9 +130,10 @@ class LoadJournal:
             self._hold_ends_at = time.monotonic() + self._hold_seconds
 
     def find(self, name: str) -> KilledLoads:
-        """Return how many loads of `name` killed a process, and the delay before the next load.
+        """Return how many loads of a model killed a process, and the delay before the next load.
 
-        `name` is the name of a model or a result of `import_name`.
+        `name` is the name of the model. If `name` is what `import_name` returns for the model's
+        module, the method returns the same information about the imports of this module.
         """
         count, last_at = self._read(name)
         if count < MAX_DEATHS:
@@ -165,9 +168,11 @@ class LoadJournal:
     def loading(self, name: str) -> Iterator[None]:
         """Keep a note of this load in the folder during the `with` block.
 
-        `name` is the name of a model, or a result of `import_name` if the block imports a module.
-        If `name` is one of `suspects`, the method first waits until no other suspect is being
-        loaded.
+        If the model is one of `suspects`, whose loads may have killed a process, the method first
+        waits until no other suspect is being loaded.
+
+        `name` is the name of the model. If the block only imports the model's module, `name` is
+        what `import_name` returns for this module.
         """
         if self._folder is None:
             yield
@@ -181,7 +186,8 @@ class LoadJournal:
 
         If the load has succeeded, the death count of the model becomes 0.
 
-        `name` is the name of a model or a result of `import_name`.
+        `name` is the name of the model. If only the model's module was imported, `name` is what
+        `import_name` returns for this module.
         """
         with self._changed:
             self.suspects.discard(name)
@@ -232,7 +238,7 @@ class LoadJournal:
     def _take_notes(self, folder: Path) -> dict[str, list[str]]:
         """Remove the notes of dead processes, and return the names in these notes by process id.
 
-        Each name is the name of a model, or a name that `import_name` returned for a module.
+        Each name is the name of a model, or what `import_name` returns for a model's module.
         """
         names: dict[str, list[str]] = defaultdict(list)
         for path in sorted(folder.glob(f"*{_LOADING}")):
@@ -264,7 +270,8 @@ class LoadJournal:
         If the load has certainly caused the death, or if the model is already set aside, the count
         increases by 1. Otherwise, a count of 0 becomes 1, and a higher count does not change.
 
-        `name` is the name of a model or a result of `import_name`.
+        `name` is the name of the model. If the process died during the import of the model's
+        module, `name` is what `import_name` returns for this module.
         """
         count = self._read(name)[0]
         count = count + 1 if is_certain or count >= MAX_DEATHS else max(count, 1)
@@ -295,7 +302,7 @@ class LoadJournal:
         `_count_death` counts the deaths of processes that were loading the model. The time is in
         seconds since 1970. Both values are 0 if no death is counted.
 
-        `name` is the name of a model or a result of `import_name`.
+        `name` is the name of the model, or what `import_name` returns for the model's module.
         """
         if self._folder is None:
             return 0, 0.0

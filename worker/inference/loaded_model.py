@@ -193,8 +193,8 @@ class LoadedModel:
     def preprocesses(self) -> bool:
         """Return whether the model has a method `preprocess`. Only batch models have this method.
 
-        With this method, a decoded input is no longer needed after its preprocessing. Without it,
-        the decoded input itself is passed to the model.
+        If the model has this method, a decoded input is no longer needed after the method has
+        returned. Otherwise, the decoded input itself is passed to the model.
         """
         return isinstance(self._adapter, BatchAdapter)
 
@@ -256,7 +256,7 @@ class LoadedModel:
         processes: DecoderProcesses | None = None,
         name: str | None = None,
     ) -> OpenedInput:
-        """Return an opened input, whose memory need is known, but which is not decoded yet.
+        """Find out how much memory an input needs, and return an object that decodes it later.
 
         Args:
             data: The bytes of the input.
@@ -336,7 +336,10 @@ class LoadedModel:
         return outputs
 
     def finish(self, output: Any) -> Result:
-        """Do the same as `finish_all`, and return only the result without a name."""
+        """Postprocess one output of a batch, and return the encoded result.
+
+        Named results are not returned. The errors are those of `finish_all`.
+        """
         return self.finish_all(output).first
 
     def finish_all(self, output: Any) -> EncodedResults:
@@ -345,8 +348,8 @@ class LoadedModel:
         The model's catalogue entry contains the media type of each result.
 
         Raises:
-            InferenceFailed: A result cannot be encoded in its media type, a named result is
-                missing, or the catalogue entry does not contain it.
+            InferenceFailed: A result cannot be encoded in its media type, a named result of the
+                catalogue entry is missing, or a named result is not in the catalogue entry.
         """
         with self._inference_mode():
             result = self._adapter.postprocess(output)
@@ -759,10 +762,11 @@ def encode_result(result: Any, media_type: str) -> Result:
 
 
 def encode_results(result: Any, model: ModelEntry) -> EncodedResults:
-    """Return what a model with named results has returned, encoded as its catalogue entry says.
+    """Encode the result and the named results that a model has returned.
 
-    A value that is not a `Results` object is the result, without named results. An optional result
-    that is None is omitted.
+    The model's catalogue entry contains the media type of each result. If `result` is not a
+    `Results` object, the model has returned no named results. An optional named result whose value
+    is None is omitted.
 
     Raises:
         InferenceFailed: A named result is missing or not in the catalogue entry, or the Python type
@@ -792,9 +796,9 @@ def encode_results(result: Any, model: ModelEntry) -> EncodedResults:
 
 @contextlib.contextmanager
 def _naming_result(name: str | None) -> Iterator[None]:
-    """Add the name of a named result to the text of an error about the result.
+    """Add the name of a named result to the text of an error that the `with` block raises.
 
-    `name` is None for the result without a name, whose errors stay as they are.
+    `name` is None for the result without a name. Then the errors are not changed.
     """
     try:
         yield
@@ -864,9 +868,11 @@ def dump_json(value: Json) -> bytes:
 
 
 def describe_unwritable(result: Any) -> str | None:
-    """Return a text about a value that JSON cannot represent; None if there is no such value.
+    """Find a value in a model's result that JSON cannot represent, and describe this value.
 
-    The text says where the value is in the result, and what to do.
+    Returns:
+        A text that says where the value is in the result, and what to return instead; None if JSON
+        can represent the whole result.
     """
     pending: list[tuple[str, Any, frozenset[int]]] = [("result", result, frozenset())]
     while pending:

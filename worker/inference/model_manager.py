@@ -364,7 +364,10 @@ class ModelManager:
             self._reservation.fail(retry_seconds, size_bytes)
 
     def _note_killer(self) -> None:
-        """Set the model aside because its loads have killed several processes."""
+        """Record that the model is set aside, because its loads have killed several processes.
+
+        A model that is set aside is not loaded until a delay has passed.
+        """
         killed = self._journal.find(self._model.name)
         error = ModelKillsWorker(
             f"loading {self._model.implementation} has killed the worker {killed.death_count} "
@@ -384,7 +387,7 @@ def _describe(error: WorkerError) -> dict[str, str]:
 
 
 class NullContext:
-    """A context that ignores the model's progress reports. It is used for example items."""
+    """A context that ignores progress reports, for runs of a model without a job."""
 
     def progress(self, fraction: float | None = None, message: str | None = None) -> None:
         """Ignore the model's progress report."""

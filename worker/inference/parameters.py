@@ -12,9 +12,9 @@
 In this example, `mask` is a named input, because its type hint is a type of inputs. The arguments
 `top` and `mode` are parameters.
 
-The gateway must know the arguments without the model's code. Therefore the catalogue entry repeats
-them as `loosely models describe NAME` prints them. A model whose entry differs from its arguments
-is not loaded.
+The gateway must know the arguments without the model's code. Therefore the model's catalogue entry
+repeats the arguments, as `loosely models describe NAME` prints them. If the entry and the arguments
+differ, the model is not loaded.
 """
 
 import inspect
@@ -218,7 +218,10 @@ def _schema_of_hint(name: str, hint: Any) -> dict[str, Any]:
 
 
 def _converted(schema: Schema, value: Any) -> Any:
-    """Convert a JSON value to the Python type that the argument's type hint names."""
+    """Convert the value of a job's parameter from JSON to the Python type of the model's argument.
+
+    `schema` describes this type, for example `{"type": "number"}` for a float.
+    """
     if schema["type"] == "number":
         return float(value)
     if schema["type"] == "integer":

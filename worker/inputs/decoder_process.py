@@ -198,7 +198,8 @@ class _Child:
         """Send one message, with the file descriptor `file` if it is not None.
 
         Returns:
-            The child's answer, and the file descriptor that came with it; None if there was none.
+            The child's answer, and the file descriptor that the child has sent with the answer;
+            None instead of the descriptor if the child has sent none.
 
         Raises:
             _Refused: The child cannot decode the image.

@@ -156,7 +156,7 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def decoded_strips(picture: Image.Image) -> Iterator[Image.Image]:
-    """Decode an opened image, and yield it in strips of rows, in RGB.
+    """Decode an opened image, convert the image to RGB, and yield strips of its rows.
 
     Transparent areas become white. Raises InvalidInput if the file is damaged.
     """
@@ -171,7 +171,7 @@ def decoded_strips(picture: Image.Image) -> Iterator[Image.Image]:
 
 
 def orientation_of(picture: Image.Image) -> int | None:
-    """Return the EXIF orientation of an opened image, from 1 to 8; None if it is not stored.
+    """Return the EXIF orientation of an opened image, from 1 to 8; None if the image has none.
 
     Raises InvalidInput if the EXIF data is damaged.
     """
@@ -183,7 +183,10 @@ def orientation_of(picture: Image.Image) -> int | None:
 
 
 def rotated(picture: Image.Image, orientation: object) -> Image.Image:
-    """Return the image rotated upright. `orientation` is the value of its EXIF tag."""
+    """Return the image rotated upright, according to the EXIF orientation `orientation`.
+
+    If `orientation` is not an EXIF orientation from 2 to 8, return the image unchanged.
+    """
     method = _ROTATIONS.get(orientation) if isinstance(orientation, int) else None
     return picture if method is None else picture.transpose(method)
 

@@ -176,7 +176,8 @@ class AzureBlobStore:
     ) -> None:
         """Write a blob. An existing blob with this name is replaced.
 
-        If `timeout_seconds` is None, a request may take as long as the client's own limits allow.
+        `timeout_seconds` limits how long each request waits for a connection, and for data on the
+        connection. If `timeout_seconds` is None, the limits of the container's client apply.
         """
         options = _limit(timeout_seconds)
         try:

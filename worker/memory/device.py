@@ -264,7 +264,10 @@ class DeviceInfo:
 
 
 def describe_device(device: Device | None) -> DeviceInfo:
-    """Return the description of the device that this process has chosen; None means the CPU."""
+    """Return a description of the device of this process, and of the device's software.
+
+    If `device` is None, describe the CPU.
+    """
     torch = sys.modules.get("torch")
     return DeviceInfo(
         device=device.name if device else "cpu",

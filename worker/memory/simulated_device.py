@@ -288,9 +288,10 @@ def _live_bytes(torch: Any, grown: Callable[[int], None]) -> Any:
         return {_key(leaf) for leaf in leaves(tree) if isinstance(leaf, torch.Tensor)}
 
     class LiveBytes(dispatch.TorchDispatchMode):  # type: ignore[name-defined,misc]
-        """A torch mode that counts the bytes of live tensors that were created in this mode.
+        """Counts the bytes of tensors that are created while this `TorchDispatchMode` is active.
 
-        `peak_bytes` is the largest number of bytes that were counted at one time.
+        `live_bytes` is the number of bytes of those tensors that still exist. `peak_bytes` is the
+        largest value that `live_bytes` has had.
         """
 
         def __init__(self) -> None:

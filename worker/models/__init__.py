@@ -25,10 +25,14 @@ A batch model processes a whole batch in each call:
 
 A job's parameters are passed to `preprocess` in a batch model, and to `__call__` in an item model.
 The method may declare each parameter as a keyword-only argument, or get all of them as a mapping in
-the argument `parameters`. A keyword-only argument whose type hint is `Image`, `Audio`, `bytes` or
-`ndarray`, or contains an `Input`, is a further input of the model and not a parameter.
+the argument `parameters`.
 
-A model with further results, such as a picture beside its JSON, returns an object of `Results`.
+The method may also declare named inputs, which a job has in addition to its first input. A named
+input is a keyword-only argument whose type hint is `Image`, `Audio`, `bytes` or `ndarray`, or
+contains an `Input`.
+
+A model may return named results in addition to its result, for example a picture in addition to a
+JSON object. Such a model returns a `Results` object.
 
 docs/models.md describes item models and batch models, the constructor's arguments, the kinds of
 inputs and results, and long-running models. The class `Infer` need not derive from the protocols in

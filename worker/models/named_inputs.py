@@ -8,10 +8,11 @@ from worker.inputs.opened import Accepts
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """Declares that a keyword-only argument is a named input, and not a parameter.
+    """Declares that a keyword-only argument of a model's method receives a named input.
 
-    Use it in the type hint of the argument: `Annotated[str, Input("text")]`. For the types
-    `Image`, `Audio`, `bytes` and `ndarray`, no `Input` is needed.
+    Use this class in the type hint of the argument: `Annotated[str, Input("text")]`. Without
+    `Input`, an argument of the type `str` receives a parameter of the job. Arguments of the types
+    `Image`, `Audio`, `bytes` and `ndarray` always receive named inputs, so they need no `Input`.
     """
 
     accepts: Accepts

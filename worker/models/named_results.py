@@ -1,4 +1,4 @@
-"""The class `Results`, with which a model returns named results beside its result."""
+"""The class `Results`, with which a model returns named results in addition to its result."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -31,7 +31,7 @@ class Results:
         self.named = named
 
     def __getattr__(self, name: str) -> Any:
-        """Return a named result."""
+        """Return the named result `name`. Raises AttributeError if there is no such result."""
         # An unpickled or copied object has no attributes at first.
         if name not in {"first", "named"} and name in self.named:
             return self.named[name]

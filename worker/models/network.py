@@ -194,7 +194,10 @@ class _GpuStreams:
         self._done = cuda.Event(blocking=True)
 
     def follow(self) -> None:
-        """Let the computing stream wait until the current stream has copied the weights."""
+        """Make the computing stream wait until the weights are on the GPU.
+
+        The weights are copied on the stream that is torch's current stream during this call.
+        """
         self._computing.wait_stream(torch.cuda.current_stream(self._device))
 
     def send(self, item: Tensor) -> Tensor:
@@ -230,7 +233,11 @@ class _GpuStreams:
 
 
 def _in_host_memory(output: Any) -> Any:
-    """Return a nested output with all tensors in host memory, and float32 for half precision."""
+    """Return a copy of a network's output whose tensors are in host memory.
+
+    The output is a tensor, or lists and dictionaries that contain tensors. Tensors in half
+    precision are converted to float32.
+    """
     if isinstance(output, Tensor):
         host = output.cpu()
         return host.float() if host.dtype in (torch.float16, torch.bfloat16) else host

@@ -62,7 +62,8 @@ class GraphInput:
         name: The name of the input.
         dtype: The type of the input's numbers.
         shape: The input's shape without the batch dimension. None stands for any size.
-        is_batched: Whether the graph takes any number of items at once; False if it takes one.
+        is_batched: Whether the graph takes any number of items at once; False if the graph takes
+            one item at a time.
     """
 
     name: str
@@ -141,10 +142,10 @@ class Picture:
     def read(
         cls, inputs: Sequence[GraphInput], mean: str, std: str, crop: float
     ) -> "Picture | None":
-        """Return how to prepare a picture for the graph; None if the graph takes no pictures.
+        """Return the rules that convert a picture to the graph's input.
 
-        `mean`, `std` and `crop` are the options of `Infer`. Raises ModelUnfit if `mean` or `std` is
-        not valid.
+        Return None if the graph takes no pictures. `mean`, `std` and `crop` are the arguments of
+        `Infer` with these names. Raises ModelUnfit if `mean` or `std` is not valid.
         """
         if len(inputs) != 1 or len(shape := inputs[0].shape) != 3:
             return None
@@ -251,7 +252,10 @@ class Infer:
         return {each.name: each.check(item[each.name]) for each in self._inputs}
 
     def __call__(self, batch: list[Item]) -> list[dict[str, Any]]:
-        """Return the outputs for each item. Items of the same shape run together if possible."""
+        """Return the outputs of the graph for each item.
+
+        If the graph takes any number of items at once, items of the same shape run together.
+        """
         groups: dict[Any, list[int]] = {}
         is_batched = all(each.is_batched for each in self._inputs)
         for index, item in enumerate(batch):
@@ -264,7 +268,11 @@ class Infer:
         return [outputs[index] for index in range(len(batch))]
 
     def postprocess(self, output: dict[str, Any]) -> dict[str, object]:
-        """Return the outputs of the graph by name, or the most likely classes, best first."""
+        """Return the job's result.
+
+        With the option `labels`, the result lists the most likely classes, best class first.
+        Without this option, the result contains each output of the graph by its name.
+        """
         if not self._labels:
             return {name: _to_json(value) for name, value in output.items()}
         scores = np.asarray(output[self._outputs[0]], dtype=np.float64).ravel()
@@ -299,7 +307,10 @@ class Infer:
         ]
 
     def _measure(self, items: list[Item], run: Callable[[], list[Any]]) -> list[Any]:
-        """Call `run`, measure the memory of the first batches, and return the outputs."""
+        """Call `run`, which runs the batch `items`, and return the outputs of the graph.
+
+        For the first batches of the model, also measure the memory that the batch needs.
+        """
         if self._measured_count >= _MEASURED_BATCHES:
             return run()
         self._measured_count += 1

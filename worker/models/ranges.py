@@ -1,4 +1,4 @@
-"""The class `Range`, which sets the bounds of a model's parameter in its type hint."""
+"""The class `Range`, which sets the bounds of a model's parameter in a type hint."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -5,8 +5,8 @@ The model's catalogue entry contains keys like these:
     weights = "blob:weights/resnet50.pth"
     options = {architecture = "resnet50"}
 
-The weights are published by torchvision, or are your own. For your own weights, set the option
-`labels` to the names of the classes, separated by commas.
+You can use weights that torchvision has published, or your own weights. For your own weights, set
+the option `labels` to the names of the classes, separated by commas.
 """
 
 from typing import Any, ClassVar

@@ -169,7 +169,8 @@ def spoken(
     Args:
         scores: The probability of speech in each step of 32 ms.
         seconds: The duration of the recording.
-        threshold: Speech begins with the first step that has at least this probability.
+        threshold: Speech begins with the first step that has at least this probability. Speech ends
+            when the probability stays clearly below the threshold for several steps.
     """
     reached = 0.0
     for start, end in _runs(scores, threshold):
@@ -181,9 +182,10 @@ def spoken(
 
 
 def _runs(scores: list[float], threshold: float) -> Iterator[tuple[int, int]]:
-    """Yield two step numbers for each sequence of steps with speech.
+    """Yield the start and the end of each sequence of steps with speech, as step numbers.
 
-    These are the numbers of its first step and of the step after its last step.
+    The start is the number of the first step in the sequence. The end is the number of the step
+    that follows the last step of the sequence.
     """
     start: int | None = None
     end = 0

@@ -278,10 +278,11 @@ class Consumer:
                 self._reply_threads.submit(self._reply_with_result, job, inferred)
 
     def _note_redelivered(self, batch: list[ReceivedJob]) -> None:
-        """Before the model runs a batch, write a delivery note for each redelivered job in it.
+        """Write a delivery note for each redelivered job in a batch that is about to run.
 
-        A job that kills the process is delivered again. With these notes, the gateway's record of
-        the dead-lettered job can say that the process died while the model ran.
+        A delivery note is a small blob, which the gateway reads. A job that kills the process is
+        delivered again, and dead-lettered after several deliveries. With these notes, the gateway's
+        record of the dead-lettered job can say that the process died while the model ran.
         """
         redelivered = [job for job in batch if job.delivery.delivery_count]
         for job in redelivered:

@@ -1,7 +1,7 @@
 """Create the consumer of a model: its steps, its model manager, and what they share.
 
-The worker and the measurement of `loosely models check --load` create their consumers here, so
-that the measurement runs what the worker runs.
+Both the worker and the command `loosely models check --load` create their consumers with this
+module. So the command measures the same code that the worker runs.
 """
 
 import threading
@@ -68,16 +68,17 @@ def make_consumer(  # noqa: PLR0913, PLR0917 - what the consumers of a process d
     make_manager: Callable[[ModelWorkload], ModelManager],
     queue_views: Sequence[QueueView] = (),
 ) -> Consumer:
-    """Return a consumer that receives and runs the jobs of a model. It starts no thread.
+    """Return a consumer that receives and runs the jobs of a model. No thread is started.
 
     Args:
         model: The model's catalogue entry.
         services: What all consumers of this process share.
         queues: The model's queues for normal and for low priority.
-        telemetry: Records the events of the model. Its gauges show the new consumer.
-        make_manager: Returns the model manager. The argument shows the manager whether the model
-            has jobs to run.
-        queue_views: Show whether messages wait for the model while it is not loaded.
+        telemetry: Records the events of the model. From now on, the gauges of the model show the
+            state of the new consumer.
+        make_manager: Returns the model manager. The argument is an object that shows the manager
+            whether the model has jobs to run.
+        queue_views: Show whether messages wait for the model while the model is not loaded.
     """
     normal, low = queues
     stopping = threading.Event()

@@ -123,7 +123,7 @@ class PrepareStep:
     processes: DecoderProcesses
 
     def open(self, job: ReceivedJob) -> OpenedInput | None:
-        """Read the job's input, and its named inputs if it has any.
+        """Read the job's first input, and the named inputs if the job has any.
 
         Returns:
             The opened input, which the caller must decode. None if the model reads the input
@@ -220,7 +220,8 @@ class PrepareStep:
     def _read(self, job: ReceivedJob, payload: InputPayload, model: ModelEntry) -> tuple[Data, str]:
         """Return the bytes and the media type of one input of a job.
 
-        `model` is the entry with the media types and limits of this input.
+        `model` is the model's catalogue entry. For a named input, `model` is a copy of the
+        entry with the media types and limits of the named input.
         """
         if isinstance(payload, InlineBytes | InlineJson):
             return read_inline(payload, model), payload.media_type

@@ -5,8 +5,8 @@ a slow gateway never delays the device. For each job, at most one report is sent
 reports are at least half a second apart. Even if the model does not report any progress, a report
 is sent every few seconds, because the gateway's answer says whether the job was cancelled.
 
-Protocol: PUT to the job's progress URL, which is derived from its reply URL. Status 410 means that
-the job must stop; after any other status the job continues.
+Each report is a PUT request to the job's progress URL, which is derived from the job's reply URL.
+Status 410 in the response means that the job must stop. After any other status, the job continues.
 """
 
 import json

@@ -31,12 +31,12 @@ class ReplyStep:
     ) -> tuple[Payload, Mapping[str, Payload]]:
         """Return the payloads for the reply: for the result, and for each named result by name.
 
-        A payload is the result itself, or a reference to a blob. The results in the reply have at
-        most INLINE_LIMIT_BYTES bytes together, and all others are stored as blobs. If the model
-        reports progress, the last progress report is sent first.
+        A payload is the result itself, or a reference to a blob. The reply itself contains at most
+        INLINE_LIMIT_BYTES bytes of results. Each result that would exceed this limit is stored as a
+        blob. If the model reports progress, the last progress report is sent first.
 
         Raises:
-            Fault: The results are too large, or one cannot be written as JSON.
+            Fault: The results are too large, or one of them cannot be written as JSON.
             PayloadsUnavailable: Blob storage did not answer before the message's lock was lost.
             Cancelled: The model reports progress, and the job was cancelled while it ran.
             LockLost: The model reports progress, and the message's lock is lost.

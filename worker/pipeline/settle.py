@@ -1,9 +1,9 @@
 """Complete, abandon, release or dead-letter the message of a job, depending on the job's outcome.
 
 If a step raises an error, the job ends. The class of the error determines how the message is
-settled (see `worker.errors`). Abandoned and released messages return to the queue. An abandoned
-message counts as a failed delivery. After several failed deliveries, the broker dead-letters it.
-A released message does not count as a failed delivery.
+settled (see `worker.errors`). Abandoned and released messages return to the queue. Only abandoning
+a message counts as a failed delivery. After several failed deliveries of a message, the broker
+dead-letters the message.
 """
 
 import logging

@@ -56,7 +56,7 @@ def make_noting_socket(
     The returned socket takes over the file descriptor of `connection`.
 
     Args:
-        connection: The unencrypted socket of an AMQP connection. It is unusable afterwards.
+        connection: The unencrypted socket of an AMQP connection. It cannot be used afterwards.
         handle: The number that Service Bus has given the link on which messages arrive.
         note: Called with the lock token of each message that begins to arrive on this link.
     """
@@ -74,10 +74,12 @@ class _NotingSocket(socket.socket):
     _has_read_header = False
 
     def recv_into(self, buffer: "WriteableBuffer", nbytes: int = 0, flags: int = 0) -> int:
-        """Read bytes into `buffer`, as `socket.recv_into` does.
+        """Note the lock token of a message that begins to arrive, and read bytes into `buffer`.
 
-        The SDK reads the header of a frame first, which has 8 bytes, and then the rest of the
-        frame. So the performative of a frame is at the beginning of the read after the header.
+        The arguments and the result are those of `socket.recv_into`. The SDK first reads the header
+        of an AMQP frame, which has 8 bytes, and then reads the rest of the frame. A message begins
+        with a frame whose type is transfer. The type and the lock token are at the beginning of the
+        rest, so this method finds them before the SDK has read the rest.
         """
         size_bytes = len(memoryview(buffer))
         if self._has_read_header and size_bytes > _HEADER_BYTES:
@@ -143,7 +145,8 @@ class SocketReceiver:
     def receive(self) -> None:
         """Receive the copies of sockets that the child has sent.
 
-        For each lock journal of the child, keep only the newest copy.
+        Each copy belongs to one lock journal of the child. For each journal, keep only the newest
+        copy.
         """
         while True:
             try:

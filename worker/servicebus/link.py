@@ -109,7 +109,8 @@ class QueueLink:
 
     Every method that sends a request to the queue raises BrokerUnavailable if the queue cannot be
     reached. The connection is then closed, and the next `open` creates a new connection. Over the
-    new connection, the link can also settle messages and renew locks of an old connection.
+    new connection, the link can also settle messages that arrived over an old connection, and renew
+    the locks of these messages.
     """
 
     def __init__(
@@ -124,8 +125,8 @@ class QueueLink:
         Args:
             endpoint: The Service Bus namespace.
             queue: The queue's name.
-            socket_seconds: How long a receive call waits for the socket before it checks its own
-                time limit.
+            socket_seconds: How long a receive call waits for data on the socket at a time. Between
+                these waits, the call checks whether its time limit has passed.
             journals: Opens the link's lock journal; None if lock tokens are not stored in a file.
                 Only a link that receives messages needs a journal.
         """
@@ -330,11 +331,12 @@ class QueueLink:
         ]
 
     def _note_failed_range(self) -> None:
-        """Complete messages one by one for a while, because completing a range has failed.
+        """Record that an AMQP frame that completes a range of messages has failed.
 
-        Either the service refuses ranges, or only the connection was lost. Each failure may cause
-        redeliveries. Therefore each further failure doubles the number of calls that use no
-        ranges.
+        The next calls of `complete` then complete their messages one by one. The cause is not
+        known: the service may refuse ranges, or the connection may have been lost. Each failure may
+        cause redeliveries. Therefore each further failure doubles the number of calls that do not
+        use ranges.
         """
         self._calls_without_ranges = _CALLS_WITHOUT_RANGES << min(self._failed_ranges, 10)
         self._failed_ranges += 1

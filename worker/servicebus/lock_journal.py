@@ -62,7 +62,7 @@ class LockJournals:
             folder: The folder that this worker shares with the workers that will replace it.
             send_copy: Sends two things to the parent process: a copy of a socket on which messages
                 arrive, and the path of the journal of these messages. By default nothing is sent.
-            death: How the previous process died, which this process replaces; None if unknown.
+            death: How the process died that this process replaces; None if unknown.
         """
         self._folder = folder
         self.death = death
@@ -184,10 +184,10 @@ class LockJournal:
 
 
 def write_journal(path: Path, tokens: Sequence[bytes]) -> None:
-    """Write tokens into a new journal, for the same queue as the journal `path` of a dead process.
+    """Write lock tokens into a new journal for the queue of the journal `path`.
 
-    No process holds a file lock on the new journal, so the next worker takes it over. Raises
-    OSError if the journal cannot be written.
+    A dead process has left the journal `path`. No process holds a file lock on the new journal, so
+    the next worker takes over the new journal. Raises OSError if the new journal cannot be written.
     """
     name = _new_name(path.name.partition("-")[0])
     draft = path.with_name(f".{name}")

@@ -222,9 +222,10 @@ class Receiver:
     def _completions(self) -> list[SettleRequest]:
         """Return the next requests that one call of `QueueLink.complete` can carry out.
 
-        These are requests to complete a message. The list ends before the first request that has
-        another settlement or whose lock is lost. This method stops the renewal of the messages'
-        locks, but it does not remove the requests from the list of waiting requests.
+        These are requests to complete a message. The list ends before the first request that asks
+        for a different settlement, or whose message has lost its lock. This method stops the
+        renewal of the messages' locks. The caller must remove the returned requests from the queue
+        of waiting requests.
         """
         found: list[SettleRequest] = []
         for number in range(min(len(self._requests), _MAX_SETTLED_TOGETHER)):

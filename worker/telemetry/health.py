@@ -125,8 +125,8 @@ class DeviceProbe:
         """Return whether the device works, and details for the response to the readiness probe.
 
         The device works if it has recently finished a test computation. If the last successful test
-        computation is too long ago, request another one and wait for its end, but not longer than
-        `wait_seconds`.
+        computation is too long ago, this method requests a new test computation, and waits at most
+        `wait_seconds` for its end.
         """
         if self._succeeded_at is None or self._clock() - self._succeeded_at > _MAX_AGE_SECONDS:
             self.ask()
@@ -195,15 +195,17 @@ class WorkerReadiness:
     def ready(self) -> tuple[bool, Mapping[str, Any]]:
         """Return whether the worker is ready, and the details that the readiness probe returns.
 
-        A worker with a model that is set aside is not ready, so that a rollout of a broken model
-        stops. Nevertheless, the worker serves its other models.
+        A model that cannot be loaded because it is broken is set aside. A worker with such a model
+        is not ready, so that a rollout of a broken model stops. Nevertheless, the worker serves its
+        other models.
         """
         return self._judge(are_broken_allowed=False)
 
     def started(self) -> tuple[bool, Mapping[str, Any]]:
         """Return whether the start of the worker has ended, and the same details as `ready`.
 
-        Models that are set aside are ignored if at least one other model is ready.
+        A model that is set aside cannot be loaded because it is broken. Such models are ignored if
+        the worker has at least one model that is not set aside.
         """
         return self._judge(are_broken_allowed=True)
 

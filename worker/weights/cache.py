@@ -2,8 +2,9 @@
 
 The cache contains only complete files. A download is written to a file with a temporary name, which
 is renamed after the digest was checked. So any number of processes may share the folder and may be
-killed at any time. Of several processes that need the same file at the same time, one downloads it
-and the others wait. The digest of a cached file is checked again before each use.
+killed at any time. If several processes need the same file at the same time, one process downloads
+the file while the other processes wait. The digest of a cached file is checked again before each
+use.
 
 The total size of the files can be limited. Then the files that were not used for the longest time
 are deleted before a download. A file that was used within the last hour is not deleted.
@@ -45,7 +46,7 @@ class Download:
     Attributes:
         pieces: The bytes of the file. The iterator may raise WeightsUnavailable at any time.
         size_bytes: The size of the file; None if it is unknown until all bytes have arrived.
-        close: Closes the connection, also if not all bytes have arrived.
+        close: Closes the connection, even if not all bytes have arrived.
     """
 
     pieces: Iterator[bytes] = field(repr=False)
@@ -75,7 +76,8 @@ class WeightsCache:
             start: Starts the download.
 
         Raises:
-            WeightsMismatch: The downloaded file has another digest. It was deleted.
+            WeightsMismatch: The digest of the downloaded file differs from `sha256`. The file was
+                deleted.
             WeightsUnavailable: The download failed, or the file cannot be stored.
             WorkerError: Any other error that `start` raises.
         """
@@ -207,7 +209,11 @@ class WeightsCache:
 
     @contextlib.contextmanager
     def _locked(self, sha256: str) -> Iterator[None]:
-        """Lock one cached file during the `with` block, so that only one thread downloads it."""
+        """Lock one file of the cache during the `with` block.
+
+        With this lock, only one thread of all processes downloads the file at a time. On a file
+        system without locks, several threads may download the file at the same time.
+        """
         path = self._folder / f"{sha256}.lock"
         while True:
             with path.open("ab") as file:

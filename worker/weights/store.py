@@ -57,7 +57,7 @@ class HubReader(Protocol):
 
 
 class AzureBlobReader:
-    """Reads blobs from the storage account of the payloads."""
+    """Reads blobs from the storage account that also contains the jobs' inputs and results."""
 
     def __init__(self, account: BlobServiceClient) -> None:
         self._account = account

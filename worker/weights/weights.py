@@ -65,7 +65,8 @@ class Weights:
 
         Args:
             network: The network whose parameters are replaced.
-            state: The result of `state_dict`, if the caller has already read the file.
+            state: The result of `state_dict` if the caller has already read the file; None if this
+                method must read the file.
 
         Raises:
             WeightsUnfit: The names or shapes of the weights do not fit the network.

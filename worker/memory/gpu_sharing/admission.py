@@ -98,8 +98,9 @@ def may_enter(name: str, size_bytes: int, records: Records, total_bytes: int) ->
 def must_leave(name: str, records: Records, total_bytes: int, now: float) -> bool:
     """Return whether a model must be unloaded so that a waiting model can be loaded.
 
-    Idle models are unloaded first, and then busy models in the order of `turn_ends_at`. No more
-    models are unloaded than necessary. A busy model is unloaded only after `turn_ends_at`.
+    Idle models are unloaded first, and then busy models in the order of the attribute
+    `turn_ends_at` of their records. No more models are unloaded than necessary. A busy model is
+    unloaded only after the latest `turn_ends_at` of the models that must be unloaded.
 
     Args:
         name: The name of the model's lock file.
@@ -272,7 +273,11 @@ class ReservationState:
         return replace(mine, reserved_bytes=held_bytes)
 
     def begin_to_leave(self, record: ReservationRecord, now: float) -> ReservationRecord:
-        """Set the stage to LEAVING, and return `record` marked as leaving since `now`."""
+        """Set the stage to LEAVING, and return a copy of `record` that is marked as leaving.
+
+        `now` is the time at which the model was chosen to be unloaded, in seconds of the monotonic
+        clock.
+        """
         self.stage = ReservationStage.LEAVING
         self._served_until = now
         return replace(record, is_leaving=True, served_until=now)

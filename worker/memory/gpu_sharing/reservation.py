@@ -264,8 +264,9 @@ class SharedReservation:
     def update(self) -> None:
         """Check once whether the model may be loaded or must be unloaded.
 
-        If the model may be loaded, reserve its memory. If it must be unloaded, mark it as leaving.
-        If a leaving model has no jobs, make the thread that runs the model unload it.
+        If the model may be loaded, reserve the model's memory. If the model must be unloaded, mark
+        the model as leaving. As soon as a leaving model has no jobs, make the thread that runs the
+        model unload the model.
         """
         before = self._state.stage
         # The queues are peeked before the lock files are locked, because peeking may be slow.

@@ -183,8 +183,8 @@ def needed_bytes(profile: MemoryProfile, model: ModelEntry, device: Device) -> i
 def _first_reservation_bytes(resident_bytes: int, model: ModelEntry, device: Device) -> int:
     """Estimate how many bytes to reserve for a model whose batches were never measured.
 
-    `resident_bytes` is the memory of the loaded model without a batch. If it is 0, the result is
-    `memory_bytes` of the catalogue entry.
+    `resident_bytes` is the memory of the loaded model without a batch. If `resident_bytes` is 0,
+    the result is `memory_bytes` of the catalogue entry.
     """
     if not resident_bytes:
         return model.memory_bytes
