@@ -74,7 +74,7 @@ class CrashOrder:
 
 
 class OrchestrationLedger:
-    """Compares the statuses of each orchestration that the host returns with earlier statuses.
+    """Compares each status that the host returns with the orchestration's earlier statuses.
 
     `violations` contains a sentence for each contradiction, such as a lost activity result.
     """
