@@ -62,8 +62,9 @@ class RestartedHost:
 class CrashOrder:
     """An orchestration of the crash test, and its state as far as clients have seen it.
 
-    `results` contains the results of activities in the history. `output` is None until a client has
-    seen that the orchestration has ended.
+    `is_paid` is True if the host has accepted the event `payment`, or has answered that the
+    orchestration has ended. `results` contains the results of activities in the history. `output`
+    is None until a client has seen that the orchestration has ended.
     """
 
     id: str
