@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def no_space(limit_bytes: int) -> Iterator[None]:
-    """During the `with` block, let each write fail that would make a file exceed `limit_bytes`.
+    """Limit the size of each file to `limit_bytes` during the `with` block.
 
-    The error is "File too large" instead of "No space left on device", because the operating system
-    limits the size of the files of this process.
+    A write of this process that would exceed the limit fails with "File too large". On a full disk,
+    the error would be "No space left on device".
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))

@@ -6,6 +6,8 @@ This package imports only the standard library.
     catalogue    the model catalogue
     names        names that several processes use, for example the names of blobs
     inputs       read the named inputs of a model in the catalogue
+    results      read the named results of a model in the catalogue
+    named_tables check the catalogue's tables of named inputs and named results
     parameters   read the schemas of a model's parameters, and check what callers send
     warm         parse the warm periods of a model
     weights      parse the locations of models' weights

@@ -59,7 +59,9 @@ Option = str | int | float | bool
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """A model or a version of a model in the catalogue. Only the first three keys are required.
+    """A model or a version of a model in the catalogue.
+
+    In `models.toml`, only the keys `implementation`, `description` and `media_types` are required.
 
     Attributes:
         name: The model's name. In `models.toml`, it is the name of the entry's TOML table.
@@ -141,7 +143,7 @@ class ModelEntry:
 
     @property
     def version(self) -> str:
-        """The version that this entry describes."""
+        """The version that this entry describes, for example `2`."""
         return split_name(self.name)[1]
 
     @property
@@ -156,7 +158,7 @@ class ModelEntry:
 
     @property
     def job_percent(self) -> int:
-        """How many percent of the new jobs this version gets if their callers name no version."""
+        """The percentage of the new jobs without a requested version that this version runs."""
         return self.versions.get(self.version, 0) if self.versions else 100
 
     def entry_of_input(self, name: str | None) -> "ModelEntry":
@@ -331,10 +333,10 @@ def _read_versions(name: str, table: object) -> list[ModelEntry]:
 
 
 def _keep_worker(model: ModelEntry) -> ModelEntry:
-    """Return the entry. If the version gets jobs and has a fallback, `min_workers` is at least 1.
+    """Return the entry with at least one worker if the version gets jobs and has a fallback.
 
-    With 0 workers, all jobs of the version would go to the fallback, and no job would cause the
-    start of a worker of this version.
+    Any other entry is returned unchanged. With 0 workers, all jobs of the version would go to the
+    fallback, and no job would cause the start of a worker of this version.
     """
     if model.fallback in {"", model.version} or not model.job_percent:
         return model
@@ -539,16 +541,17 @@ def _check_weights(model: ModelEntry) -> None:
 
 
 def check_workers(catalogue: Catalogue, served: Collection[str]) -> None:
-    """Check that the workers serve each version that gets jobs.
+    """Check that the workers serve each version that gets jobs, or serve its fallback.
 
-    The workers may serve no version of a model at all, because other workers may serve the model.
+    A model is not checked if the workers serve none of its versions, because other workers may
+    serve this model.
 
     Args:
         catalogue: The catalogue.
         served: The names of the models and versions that the workers serve.
 
     Raises:
-        CatalogueError: No worker serves a version that gets jobs, and the jobs do not fall back.
+        CatalogueError: A version gets jobs, but no worker serves this version or its fallback.
         UnknownModel: The catalogue does not contain a name in `served`.
     """
     names = {catalogue.model(name).name for name in served}

@@ -1,10 +1,14 @@
 """Name, encode and decode the notes that workers write about single deliveries of a job.
 
-The reply to a job contains the marks of the delivery that produced the reply. Workers describe the
-job's other deliveries in notes. A worker writes a note at the beginning and at the end of a
-redelivery, when it releases, abandons or dead-letters a message, and when a job has run but its
-deadline passed before the reply arrived. Other messages that are completed at their first delivery
-have no note.
+The reply to a job contains the marks of the delivery that produced the reply: the times at which
+the delivery reached each step. Workers describe the job's other deliveries in notes. A worker
+writes a note in these cases:
+
+- at the beginning and at the end of a redelivery
+- when the worker releases, abandons or dead-letters a message
+- when a job has run, but its deadline passed before the reply arrived
+
+Otherwise, a message that is completed at its first delivery has no note.
 
 Each delivery has a blob of its own, so that workers never wait for one another. `note_blob` returns
 the name of this blob, and the gateway lists the blobs of a job by their prefix. If a worker cannot

@@ -24,7 +24,7 @@ class NamedTableKind:
         example: The content of a table, for error messages.
         max_count: How many named inputs or results a model may have.
         reserved: The names that are not allowed.
-        fits: Returns whether a key may have a value.
+        fits: A function that gets a key and a value, and returns whether the value is valid.
     """
 
     name: str
@@ -39,7 +39,8 @@ def check_named_tables(path: str, value: Any, kind: NamedTableKind) -> None:
     """Check the names of all tables, and the keys and the types of the values in each table.
 
     `value` is the value of the entry's key `inputs` or `results`. `path` is the position of this
-    key in the catalogue, which the text of an error names. Raises CatalogueError.
+    key in the catalogue, which the text of an error names. Raises CatalogueError if a table is not
+    valid.
     """
     if not isinstance(value, dict):
         raise CatalogueError(f"{path}: expected a table, for example {{mask = {{{kind.example}}}}}")

@@ -1,9 +1,9 @@
 """Parse the warm periods of a model, which are the value of the key `warm` in the catalogue.
 
 A period is a text of three parts, for example `Mon-Fri 08:00-18:00 Europe/Berlin`: days of the
-week, a start and an end in local time, and a time zone of the IANA database. The days are a day, a
-range of days, or several of both, separated by commas. If the end is earlier than the start, the
-period ends on the next day.
+week, a start and an end in local time, and a time zone of the IANA database. The first part lists
+single days and ranges of days, separated by commas, for example `Mon,Wed-Fri`. If the end is
+earlier than the start, the period ends on the next day.
 """
 
 import re
@@ -58,7 +58,8 @@ def read_periods(key: str, value: Any) -> tuple[str, ...]:
         value: The value in the catalogue: a text, or a list of texts.
 
     Raises:
-        CatalogueError: The value is not one or several periods. The error names the key.
+        CatalogueError: The value is neither a period nor a list of periods. The error names the
+            key.
     """
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):

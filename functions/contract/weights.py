@@ -127,9 +127,10 @@ def hub_blob(sha256: str) -> str:
 
 
 def list_hub_files(models: Iterable[tuple[str, str]]) -> list[str]:
-    """Return a line for each catalogue file on the Hugging Face Hub: its digest and its URL path.
+    """Return a line for each file of weights on the Hugging Face Hub: its digest and its URL path.
 
     `models` contains a pair for each catalogue entry: the values of `weights` and `weights_sha256`.
+    Entries whose weights are not on the hub are left out.
     """
     lines = {
         f"{sha256} {location.hub_path}"

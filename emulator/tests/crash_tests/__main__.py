@@ -38,7 +38,7 @@ CRASH_TESTS: dict[str, Callable[[CrashOptions], Coroutine[Any, Any, CrashReport]
 
 
 def main(arguments: list[str]) -> int:
-    """Run the crash tests that the arguments name, by default all. Return the exit code."""
+    """Run the crash tests in `arguments`, or all if there are none. Return the exit code."""
     parser = argparse.ArgumentParser(
         prog="./dev crash",
         description="Kill each service of the emulator at random moments under load.",

@@ -46,11 +46,11 @@ def read_version(name: str, content: bytes) -> int:
 
 @dataclass
 class _BlobHistory:
-    """The writes of one blob: the last acknowledged version, and later attempts.
+    """The writes of one blob: the last acknowledged version, and later attempts to write.
 
     `etag` is the ETag of the acknowledged version. `in_doubt` contains the versions that a client
-    has tried to write since. `is_refused` is True if the service has refused one of these writes
-    because its condition was not met.
+    has tried to write after the acknowledged version. `is_refused` is True if the service has
+    refused one of these attempts because the condition of the write was not met.
     """
 
     version: int = ABSENT
@@ -79,10 +79,10 @@ class BlobLedger:
         return list(self._blobs)
 
     def is_in_doubt(self, name: str) -> bool:
-        """Return whether it is uncertain that the blob contains the last attempted write.
+        """Return whether the current version of the blob is uncertain.
 
-        This is so if the service has not acknowledged the write, and no client has read the blob
-        since.
+        The version is uncertain if a client has tried to write the blob, the service has not
+        acknowledged this write, and no client has read the blob after this attempt.
         """
         return bool(self._blobs[name].in_doubt) if name in self._blobs else False
 
@@ -145,7 +145,7 @@ class BlobLedger:
         self._blobs[name] = _BlobHistory(version, etag)
 
     def list(self, prefix: str, listed: Iterable[str]) -> None:
-        """Compare the blob names that the service has listed for a prefix with the writes."""
+        """Compare the blob names in the service's list for a prefix with the recorded writes."""
         self.counts["listed"] += 1
         found = list(listed)
         if found != sorted(set(found)):

@@ -133,7 +133,8 @@ class _BlobLoad:
     async def _count_until_stopped(self, name: str) -> None:
         """Increment the number in a blob that several writers share, until the load is stopped.
 
-        A write is conditional on the ETag, so it fails if another writer was faster.
+        Each write is conditional on the ETag that was read with the number. If another writer has
+        changed the blob after this read, the write fails, and the number is read again.
         """
         blob = self._container.get_blob_client(name)
         while self._is_running:
@@ -158,9 +159,9 @@ class _BlobLoad:
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def judge_counters(self) -> None:
-        """Check that the number in each counter blob contains all acknowledged increments.
+        """Check that the number in each counter blob includes all acknowledged increments.
 
-        It may also contain increments that the service has not acknowledged.
+        The number may also include attempted increments that the service has not acknowledged.
         """
         for name, (acknowledged, in_doubt) in self.increments.items():
             found = int(await (await self._container.download_blob(name)).readall())
@@ -185,7 +186,7 @@ async def _read(container: ContainerClient, name: str, ledger: BlobLedger) -> No
 async def read_all(connection_string: str, ledger: BlobLedger) -> None:
     """Read and list all blobs that clients have written, and compare them with the ledger.
 
-    The service must be running. If a blob cannot be read, this is a violation.
+    The service must be running. A blob that cannot be read is recorded as a violation.
     """
     async with BlobServiceClient.from_connection_string(connection_string) as service:
         container = service.get_container_client(CONTAINER)

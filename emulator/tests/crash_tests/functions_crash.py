@@ -62,8 +62,9 @@ class RestartedHost:
 class CrashOrder:
     """An orchestration of the crash test, and its state as far as clients have seen it.
 
-    `results` contains the results of activities in the history. `output` is None until a client has
-    seen that the orchestration has ended.
+    `is_paid` is True if the host has accepted the event `payment`, or has answered that the
+    orchestration has ended. `results` contains the results of activities in the history. `output`
+    is None until a client has seen that the orchestration has ended.
     """
 
     id: str
@@ -74,7 +75,7 @@ class CrashOrder:
 
 
 class OrchestrationLedger:
-    """Compares the statuses of each orchestration that the host returns with earlier statuses.
+    """Compares each status that the host returns with the orchestration's earlier statuses.
 
     `violations` contains a sentence for each contradiction, such as a lost activity result.
     """

@@ -20,8 +20,8 @@ DEFERRED_STATE = 1
 class FoundMessage:
     """A message that is in the queue, or in its dead-letter queue, after the last kill.
 
-    `place` is `QUEUE` or `DEAD_LETTERS`. `state` is the message's state as the number of Service
-    Bus, for example 1 for a deferred message.
+    `place` is `QUEUE` or `DEAD_LETTERS`. `state` is the number with which Service Bus describes the
+    message's state, for example 1 for a deferred message.
     """
 
     key: str
@@ -35,8 +35,9 @@ class FoundMessage:
 class _History:
     """What clients know about one message: its number, its last delivery, and its settlement.
 
-    The sequence number of the message must be higher than `floor`. `in_doubt` contains the
-    settlements and the cancellation that were begun since the last delivery.
+    `floor` is the highest sequence number that clients had seen before a client began to send this
+    message, so the message must get a higher number. `in_doubt` contains the settlements and the
+    cancellation that a client has begun after the last delivery.
     """
 
     floor: int
@@ -109,7 +110,7 @@ class MessageLedger:
         received_at: float,
         locked_until: float,
     ) -> None:
-        """Record a delivery of a message, and check it against the operations before it.
+        """Record a delivery of a message, and check whether earlier operations allow the delivery.
 
         `received_at` and `locked_until` are in seconds since 1970.
         """

@@ -33,7 +33,8 @@ async def kill_under_load(
         progress: A function that returns counts of the clients' successful operations.
 
     Returns:
-        A sentence for each start after which not all of these counts grew within 90 s.
+        A sentence for each start of the service after which at least one of the counts did not
+        grow within 90 s.
     """
     violations: list[str] = []
     await _wait_for_progress(progress, violations)

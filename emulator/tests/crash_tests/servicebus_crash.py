@@ -92,7 +92,7 @@ class RestartedServer:
     async def wait_until_drained(self) -> bool:
         """Wait until the queue has no active or scheduled messages, and return True.
 
-        Return False if it still has some after `_DRAIN_SECONDS`.
+        Return False if the queue still has such messages after `_DRAIN_SECONDS`.
         """
         end = time.monotonic() + _DRAIN_SECONDS
         while time.monotonic() < end:

@@ -339,8 +339,9 @@ def _credit(handle: int) -> Performative:
 def _make_setup() -> bytes:
     """Return the valid bytes that open an AMQP connection and attach links.
 
-    The links belong to the queue, the topic with one subscription and the queue with sessions, to
-    their `$management` nodes, and to the node `$cbs`.
+    There are links to a queue, to a topic, to the topic's subscription, and to a queue with message
+    sessions. Further links go to the `$management` nodes of both queues and of the subscription,
+    and to the node `$cbs`.
     """
     init = SaslInit(Symbol("PLAIN"), f"\0{KEY_NAME}\0{KEY}".encode())
     management = f"{FUZZED_QUEUE}/$management"

@@ -35,7 +35,7 @@ _ALL_TIMES = {"createdTimeFrom": "2000-01-01T00:00:00Z"}
 
 
 class ServiceFailure(Exception):
-    """A service does not answer a valid request as it should."""
+    """Raised if a service has ended, or answers a valid request wrongly or too late."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,11 @@ class FuzzedServices:
         )
 
     def find_tracebacks(self) -> Counter[str]:
-        """Count the tracebacks in the logs, by service, last line, and place in the code."""
+        """Count the tracebacks in the logs.
+
+        Each key contains the name of the service, the last line of the traceback, and the file and
+        the line of the code that raised the error.
+        """
         found: Counter[str] = Counter()
         for name, log in self.logs.items():
             place: str | None = None

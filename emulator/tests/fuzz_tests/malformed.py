@@ -406,7 +406,8 @@ _PARAMETERS = (
 def make_http_request(template: HttpTemplate, chance: random.Random) -> bytes:
     """Return the bytes of a malformed HTTP request.
 
-    The request is `template` with another method, target, header or body, or with changed bytes.
+    The request is `template` with a changed method, target or body, with additional headers, or
+    with random changes in its bytes.
     """
     method, body = template.method, template.body
     target = template.target.replace("{id}", str(chance.randrange(10)))

@@ -196,8 +196,8 @@ def _message(
 ) -> ServiceBusMessage:
     """Return a new message that contains the producer's request.
 
-    If a later request repeats the redrive, its message has the same id. Then Service Bus drops this
-    message as a duplicate.
+    If a later request completes the same redrive, it sends a message with the same id. If the first
+    message has arrived, Service Bus drops the second message as a duplicate.
     """
     left = request.deadline - now
     if left <= timedelta():

@@ -174,10 +174,10 @@ class LetterInput(TypedDict):
 
 
 class LetterLinks(TypedDict):
-    """The URL paths for a dead letter.
+    """The URL paths that belong to a dead letter.
 
-    The paths are those of the dead letter, of the route that redrives it, of its job, and of the
-    job that a redrive has created.
+    `self` is the path of the dead letter, `redrive` of the route that redrives the dead letter,
+    `job` of the job that has failed, and `redriven_as` of the job that a redrive has created.
     """
 
     self: str

@@ -252,7 +252,7 @@ def _read_property(message: func.ServiceBusMessage, name: str) -> str | None:
 
 
 def _read_death(message: func.ServiceBusMessage) -> str | None:
-    """Return how the worker process died that held the message last; None if this is unknown."""
+    """Return how the worker process that last held the message died; None if this is unknown."""
     text = _read_property(message, PROPERTY_WORKER_DEATH)
     return text[:_MAX_DEATH_CHARACTERS] if text else None
 

@@ -254,7 +254,10 @@ _CHALLENGE: Final = 'Bearer realm="loosely"'
 
 
 class AuthenticationMiddleware:
-    """ASGI middleware that refuses unauthenticated requests, and bodies that `LargeBodies` refuses.
+    """ASGI middleware that refuses unauthenticated requests.
+
+    The middleware also refuses a large request body while the bodies of other requests use too much
+    memory: see `LargeBodies`.
 
     The middleware stores the caller in `scope["gateway.caller"]`. In `scope["gateway.charge"]` it
     stores a function that counts more jobs of this request against the caller's rate limit. The

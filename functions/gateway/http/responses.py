@@ -78,7 +78,7 @@ def problem_response(request: Request, problem: HttpProblem) -> Response:
     """Return the HTTP response that reports a problem.
 
     For a path under /v2, the body is an error of the Open Inference Protocol. For all other paths,
-    it is a problem document. The problem is also logged, unless it concerns an accepted job.
+    the body is a problem document. The problem is also logged, unless it contains a job.
     """
     if "job" not in problem.extra:
         _log.info(
@@ -160,9 +160,9 @@ def check_match(request: Request, response: Response) -> None:
 async def add_queue_position(
     job: JobResource, priority: Priority, catalogue: Catalogue, estimates: WaitEstimates
 ) -> dict[str, str]:
-    """Return the Retry-After header for a job that has not ended.
+    """Add a queued job's position to `job`; return the Retry-After header for the response.
 
-    If the job is queued, its queue position is added to `job`. Otherwise, `job` is not changed.
+    The job must not have ended. If the job is not queued, `job` is not changed.
     """
     model = catalogue.get(join_name(job["model"], job["version"]))
     position = NO_POSITION

@@ -196,8 +196,8 @@ class Waiter:
     def record_end(self, *, is_own: bool) -> None:
         """Record that the job of this waiter has ended, and which process recorded its outcome.
 
-        `is_own` is true if this process recorded the outcome. How long later waiters
-        wait before they read an outcome depends on this: see `first_pause_seconds`.
+        `is_own` is true if this process recorded the outcome. The value influences how long later
+        waiters wait before they read an outcome: see `first_pause_seconds`.
         """
         self._waiters.own_ends = self._waiters.own_ends + 1 if is_own else 0
 
@@ -223,7 +223,9 @@ class Waiter:
             self.delayed_start = DelayedStart()
 
     async def pause_before_start(self, limit_seconds: float) -> JobOutcome | None:
-        """Wait up to START_DELAY_SECONDS and `limit_seconds` for the outcome; end the delay.
+        """Wait for the outcome, and then end the delay of the orchestration's start.
+
+        The wait takes at most START_DELAY_SECONDS, and at most `limit_seconds`.
 
         If this method returns an outcome, the orchestration must be started with this outcome
         inside `starting`, because the outcome is not recorded anywhere yet. Returns None if there
@@ -349,9 +351,9 @@ class Waiters:
     def start_with(self, job_id: str, outcome: JobOutcome) -> DelayedStart | None:
         """Pass the outcome to the request that delays the start of the job's orchestration.
 
-        Returns the delayed start; None if no request in this process delays the start or has done
-        so. Only the first outcome is passed. If there was an earlier one, the returned object
-        contains that earlier outcome.
+        Returns the delayed start, or None if `find_start` finds none. Only the first outcome is
+        passed. If an outcome was passed before, `outcome` is ignored, and the returned object
+        contains the earlier outcome.
         """
         start = self.find_start(job_id)
         if start is not None and start.outcome is None:
@@ -360,9 +362,10 @@ class Waiters:
         return start
 
     def find_start(self, job_id: str) -> DelayedStart | None:
-        """Return the delayed start of the job's orchestration; None if its start was not delayed.
+        """Return the delayed start of the job's orchestration; None if there is none.
 
-        The starts with an outcome that have ended are also found, except old ones.
+        A start that has succeeded is also found, unless it is older than the starts that
+        `keep_start` keeps.
         """
         for waiter in self._waiters.get(job_id, ()):
             if waiter.delayed_start is not None:
@@ -370,9 +373,9 @@ class Waiters:
         return self._past_starts.get(job_id)
 
     def keep_start(self, job_id: str, start: DelayedStart) -> None:
-        """Let `find_start` find a start that has ended, for the next PAST_STARTS starts.
+        """Keep a start that has succeeded, so that `find_start` still finds it.
 
-        The outcome of the start is kept without the reply, which may be large.
+        Only the last PAST_STARTS starts are kept, without the replies, which may be large.
         """
         if start.outcome is not None:
             start.outcome = replace(start.outcome, reply=None)
@@ -559,9 +562,9 @@ async def outcome_at_deadline(
     """Return the outcome of a job whose deadline has passed.
 
     The status is `cancelled` if the worker was ordered to stop the job, otherwise `expired`. The
-    error of an expired job has the stage `run` if a worker has reported that the job runs.
-    Otherwise it has the stage `queue`: a model that does not report progress may still run the job.
-    Raises Unavailable if the blob storage fails.
+    error of an expired job has the stage `run` if a worker has reported that the job runs,
+    otherwise `queue`. If the model does not report progress, the stage is always `queue`, although
+    the job may be running. Raises Unavailable if the blob storage fails.
     """
     found = await progress.read_if_reported(job_id, model)
     if found.report is None:

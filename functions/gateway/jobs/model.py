@@ -383,7 +383,7 @@ def recorded_output(instance: InstanceSnapshot) -> Record | None:
 
 
 def first_record_of(instance: InstanceSnapshot) -> Record | None:
-    """Return a job's record at the start of its orchestration, which is `instance`.
+    """Return the record that a job had when its orchestration `instance` was started.
 
     Returns None if `instance` is not the orchestration of a job.
 
@@ -401,8 +401,8 @@ def first_record_of(instance: InstanceSnapshot) -> Record | None:
 def outcome_of(ticket: Ticket) -> JobOutcome | None:
     """Return the outcome with which a job's orchestration was started; None if it had none.
 
-    No other outcome of the job counts, not even one that is recorded in a blob. Raises
-    ContractError or ValueError if the ticket contains something else.
+    If the ticket contains an outcome, this is the outcome of the job, even if a blob contains
+    another outcome. Raises ContractError or ValueError if the outcome in the ticket is not valid.
     """
     return None if ticket.outcome is None else outcome_from_json(ticket.outcome)
 

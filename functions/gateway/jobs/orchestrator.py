@@ -15,8 +15,8 @@ callers read the blob. An event can be lost, because the Azure Storage provider 
 that arrives before the orchestration's history is saved for the first time. Therefore the
 orchestration also reads the blob when its timer fires.
 
-The .NET host processes the tasks in groups. Each `yield` makes a group of the tasks that are new.
-Before the host processes the next group, it waits until one task of the group is complete.
+The .NET host processes the tasks in groups. The tasks that are new at a `yield` form a group.
+Before the host processes the next group, it waits until one task of this group is complete.
 Therefore the first group contains all events, and each later group contains only one new activity
 or timer.
 """

@@ -209,8 +209,8 @@ def report_from_json(value: Json) -> ProgressReport:
 def apply_progress(record: Record, progress: ProgressState) -> Record:
     """Return the record with this progress added.
 
-    To a final record, only `started_at`, `attempt` and `ran` are added. The member `ran` is true if
-    a worker had started the job.
+    If the record is final, only `started_at`, `attempt` and `ran` are added. The member `ran` is
+    true if a worker had started the job.
     """
     report = progress.report
     if is_final(record):

@@ -171,7 +171,10 @@ class JobTimelineDelivery(TypedDict):
 
 
 class ClockSkew(TypedDict):
-    """The smallest possible difference of another clock from the gateway's clock."""
+    """The difference between the gateway's clock and the clock of the broker or of a worker.
+
+    Only the smallest difference that explains the recorded times is known.
+    """
 
     clock: Literal["broker", "worker"]
     worker: str | None

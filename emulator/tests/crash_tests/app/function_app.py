@@ -44,5 +44,5 @@ def shipment(context: df.DurableOrchestrationContext) -> Orchestration:
 
 @app.activity_trigger(input_name="nothing")
 def issue(nothing: object) -> str:
-    """Return a new unique token at each call, by which the test recognises a lost result."""
+    """Return a token that is different for each call, so that a test recognises a lost result."""
     return uuid.uuid4().hex

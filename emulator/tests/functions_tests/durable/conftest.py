@@ -19,7 +19,7 @@ async def host(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[
 
 @pytest.fixture
 async def local_host(tmp_path: Path) -> AsyncIterator[EngineHost]:
-    """Yield a running host with the default engine, for tests of features that only it has."""
+    """Yield a running host with the default engine, to test what only this engine can do."""
     made = make_host(tmp_path, "local")
     await made.start()
     yield made

@@ -127,7 +127,7 @@ class EngineHost:
         return self._engine
 
     def die(self) -> None:
-        """Kill the engine, because it has reached a point at which the test lets it crash."""
+        """Kill the engine. The engine calls this method to simulate a crash of its process."""
         engine, self._engine = self._engine, None
         if isinstance(engine, AzureStorageEngine):
             engine.database.abandon()
@@ -161,7 +161,7 @@ class EngineHost:
         self.clock.moment += timedelta(seconds=self.storage.visibility_timeout_seconds)
 
     async def settle(self) -> None:
-        """Wait until the engine is idle: it waits for a new message or for a later time."""
+        """Wait until the engine is idle, and waits only for a message or a later time."""
         quiet = steps = 0
         while quiet < 3:
             await asyncio.sleep(0)

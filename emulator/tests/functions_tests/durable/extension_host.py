@@ -1,6 +1,7 @@
-"""A client of a Functions host with the app `extension`, and a list of the repeated test cases.
+"""A client of a Functions host that runs the sample app `extension`, and the list SOURCES.
 
-The test cases are those of the Durable extension for Azure Functions, which our tests repeat.
+Our tests repeat test cases of the Durable extension for Azure Functions. SOURCES lists these test
+cases.
 """
 
 import asyncio
@@ -24,9 +25,9 @@ A method occurs once for each of its rows of data that our tests repeat.
 
 
 def source(*methods: str, rows: int = 1) -> Callable[[Test], Test]:
-    """Add test cases of the extension to SOURCES, and return a decorator for our test of them.
+    """Add to SOURCES the Durable extension's test cases that the decorated test repeats.
 
-    The decorator returns the test unchanged.
+    Return a decorator that returns the test unchanged.
 
     Args:
         methods: The file and the name of each repeated test method: "File.cs: Method".
@@ -61,7 +62,7 @@ class ExtensionHost:
         """Start an orchestration, wait until its status is Running, and return the instance id.
 
         Tests that send an event call this method instead of `start`, because the azure-storage
-        engine discards an event that arrives during the first episode: docs/fidelity.md.
+        engine discards an event that arrives during the first episode: see docs/fidelity.md.
         """
         instance_id = await self.start(name, value, **query)
         await self.wait_for(instance_id, "Running")

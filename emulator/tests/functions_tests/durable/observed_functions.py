@@ -1,4 +1,4 @@
-"""Python versions of C# functions. `observed/durable-3.19.0.jsonl` has the C# functions' responses.
+"""Python versions of the C# functions whose responses `observed/durable-3.19.0.jsonl` contains.
 
 A C# function receives the input as it was sent, but the method `get_input` of the Python SDK
 decodes the input once more. Therefore the Python functions do not use `get_input`. They read the
@@ -21,8 +21,8 @@ Code = Callable[[Any, Any], Any]
 class ObservedFunctions(SdkRunner):
     """Runs the Python versions of the C# functions.
 
-    The attribute `code` selects which variant of the orchestrator `NonDet` runs. A test changes it
-    between two runs, so that the orchestrator is not deterministic.
+    The attribute `code` selects which variant of the orchestrator `NonDet` runs. A test changes
+    `code` between two runs, so that the orchestrator is not deterministic.
     """
 
     def __init__(self) -> None:

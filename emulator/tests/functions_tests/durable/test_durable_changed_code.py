@@ -1,4 +1,4 @@
-"""Tests of instances whose orchestrator was changed while it waited for an external event.
+"""Test changes of an orchestrator's code while its instance waits for an external event.
 
 Each case and each error text was observed on the Durable extension 3.19.0 with the Python SDK,
 except the cases of changed timers and sub-orchestrations.
@@ -118,9 +118,10 @@ def extra_event(context: Any) -> Any:
 
 
 async def change(host: EngineHost, before: Code, after: Code) -> tuple[str, Any]:
-    """Run the orchestrator `before` until it waits for an event. Then replace it by `after`.
+    """Replace an orchestrator's code while its instance waits; return the status and the output.
 
-    Send the event `go`, and return the status and the output of the instance.
+    First run the code `before` until the orchestrator waits for an event. Then replace the code
+    with `after`, and send the event `go`.
     """
     for name in ("echo", "other"):
 

@@ -287,8 +287,8 @@ def _has_failing_inner_task_all(step: Any, *, is_inner: bool = False) -> bool:
 
     `is_inner` says whether `step` itself is nested in another task.
 
-    The SDK cannot run a program with such a step if one task of the inner task_all fails and the
-    last task of the inner task_all completes afterwards (see `read_failure`).
+    If one task of the inner task_all fails, and the last task of the inner task_all completes
+    afterwards, the SDK raises an error, and the orchestration fails (see `read_failure`).
     """
     kind, value = step
     if kind not in {"all", "any"}:
@@ -299,9 +299,10 @@ def _has_failing_inner_task_all(step: Any, *, is_inner: bool = False) -> bool:
 
 
 def check_end(host: EngineHost, program: list[Any]) -> None:
-    """Check that the program has completed, or has failed because of a known fault of the SDK.
+    """Check that the orchestration has completed, or has failed because of a known fault.
 
-    `_has_failing_inner_task_all` describes this fault.
+    `program` is the list of steps that the orchestration runs. `_has_failing_inner_task_all`
+    describes this fault, which is in the SDK.
     """
     if host.status() == "Failed" and any(map(_has_failing_inner_task_all, program)):
         assert "This is a fault of the azure-functions-durable package" in host.output()

@@ -9,8 +9,9 @@ the extension's test. The files are in these folders of that repository:
   `OrchestrationVersionTests.cs`
 - `test/e2e/Tests/Tests`: all others
 
-Some of these tests disagree with the observed behavior of the extension 3.19.0 with a Python app,
-for example because they are older. Then the test here expects what was observed, and says so.
+Some tests of the extension, for example old ones, expect a behavior that differs from what we
+observed on the extension 3.19.0 with a Python app. In these cases, our test expects the observed
+behavior, and its docstring describes the difference.
 """
 
 import asyncio
@@ -63,8 +64,8 @@ async def host(
 class Run:
     """A test case: an orchestration that ends without further requests, and what is expected.
 
-    `source` is the file and the method of the extension's test. `output` is the expected output,
-    or a pattern that the whole output must match.
+    `source` is the file and the method of the Durable extension's own test that this case repeats.
+    `output` is the expected output, or a pattern that the whole output must match.
     """
 
     source: str
@@ -388,7 +389,7 @@ async def test_an_instance_has_the_version_of_its_start_request_or_the_default_v
 
 
 def report_versions(engine: EngineHost) -> None:
-    """Register an orchestrator that returns its own version and that of its sub-orchestration."""
+    """Register an orchestrator that returns its version and its sub-orchestration's version."""
 
     @engine.runner.orchestrator
     def report_version(context: Any) -> Any:
@@ -450,9 +451,10 @@ async def test_a_sub_orchestration_can_read_the_instance_id_of_its_parent(
 
 @source(E2E + "SubOrchestration_Requires_Different_Id_Than_Parent")
 async def test_a_sub_orchestration_cannot_have_the_id_of_its_parent(host: ExtensionHost) -> None:
-    """With the extension, the parent stays Running forever in a Python app, but fails in C#.
+    """With Azure's Durable extension, the parent stays Running forever in a Python app.
 
-    The local host deliberately lets the parent fail, as in C#: see docs/fidelity.md.
+    In a C# app, the parent fails. Our local host deliberately lets the parent fail, as in C#: see
+    docs/fidelity.md.
     """
     own_id = new_id()
     await host.start("call_orchestrator", {"name": "report_parent", "id": own_id}, id=own_id)
@@ -512,9 +514,11 @@ async def test_an_event_that_comes_before_the_timer_completes_the_orchestration(
 async def test_a_wait_with_a_timeout_returns_an_event_that_arrives_before_the_timeout(
     host: ExtensionHost, default: str
 ) -> None:
-    """In the extension's test, the orchestrator waits for `approval`, and the event is `Approval`.
+    """The name of the event must have the same case as the name for which the orchestrator waits.
 
-    But it was observed that the names of events are case-sensitive in a Python app.
+    In the Durable extension's own test, which runs C# functions, the orchestrator waits for
+    `approval` and receives the event `Approval`. With the extension 3.19.0 and a Python app, we
+    observed that event names are case-sensitive.
     """
     instance_id = await host.begin("await_value", [30, default])
     assert await host.raise_event(instance_id, "approval", "ignored") == 202
@@ -536,9 +540,10 @@ async def test_a_cancelled_timer_does_not_delay_the_end_of_the_orchestration(
 async def test_an_orchestration_whose_activity_timed_out_ends_when_the_activity_has_ended(
     host: ExtensionHost,
 ) -> None:
-    """The extension's test checks only the end of the orchestration.
+    """Check that the status stays Running until the activity has ended.
 
-    It was observed that the status stays Running until the activity has ended.
+    We observed this on the Durable extension 3.19.0. The extension's own test checks only the end
+    of the orchestration.
     """
     instance_id = await host.start("time_out", 0.05)
     await host.wait_for_events(instance_id, "TimerFired", 1)
@@ -561,11 +566,11 @@ async def test_an_activity_that_ends_before_the_timer_does_not_time_out(
 async def test_an_orchestration_waits_for_events_and_runs_activities_in_turn(
     host: ExtensionHost,
 ) -> None:
-    """The extension's test sends all events at once.
+    """Send each event only when the orchestrator waits for it.
 
     If several events with the same name arrive while the orchestrator does not wait for this name,
-    the Python SDK keeps only the last one. So this test sends each event only when the orchestrator
-    waits for it.
+    the Python SDK keeps only the last event. The Durable extension's own test, which runs C#
+    functions, sends all events at once.
     """
     instance_id = await host.start("sum_events")
     for number in range(5):
@@ -642,9 +647,10 @@ async def test_an_orchestration_that_continues_as_new_keeps_its_state_in_its_inp
 async def test_an_orchestration_that_continues_as_new_ten_times_cancels_its_timers(
     host: ExtensionHost,
 ) -> None:
-    """The extension's test sends 20 events at once. This test sends ten, one in each execution.
+    """Send ten events, one in each execution of the orchestrator.
 
-    Only C# functions can preserve unprocessed events when they continue as new.
+    The Durable extension's own test sends 20 events at once. This is possible only with C#
+    functions, which can preserve unprocessed events when they continue as new.
     """
     instance_id = await host.start("continue_with_signals", 10)
     for number in range(10, 0, -1):
@@ -657,7 +663,7 @@ async def test_an_orchestration_that_continues_as_new_ten_times_cancels_its_time
 async def test_fifty_orchestrations_wait_for_their_timers_at_the_same_time(
     host: ExtensionHost,
 ) -> None:
-    """The extension's test starts one hundred orchestrations."""
+    """The Durable extension's own test does the same with one hundred orchestrations."""
     prefix = new_id()
     starts = [
         host.request("POST", f"orchestrators/approve/{prefix}-{number}", "0.2")
@@ -672,7 +678,7 @@ async def test_fifty_orchestrations_wait_for_their_timers_at_the_same_time(
 
 @source("ExternalEventTests.cs: RaiseExternalEventTests")
 async def test_the_client_cannot_send_an_event_to_a_completed_instance(host: ExtensionHost) -> None:
-    """The extension's test expects 410 without a body. The error text is from the Python SDK."""
+    """The Durable extension sends 410 without a body. The error text is from the Python SDK."""
     instance_id = await host.begin("approve", 10)
     assert (await host.call("raise_event", instance_id, True, name="approval"))[0]
     assert (await host.wait_for(instance_id))["runtimeStatus"] == "Completed"
@@ -700,9 +706,9 @@ async def test_the_client_cannot_send_an_event_to_an_unknown_instance(host: Exte
 async def test_a_suspended_instance_processes_its_events_after_it_is_resumed(
     host: ExtensionHost,
 ) -> None:
-    """The extension's test expects the output 0 while the instance is Suspended.
+    """While the instance is Suspended, its output is the reason for the suspension.
 
-    It was observed that the output is then the reason for the suspension.
+    We observed this on the Durable extension 3.19.0. The extension's own test expects the output 0.
     """
     instance_id = await host.begin("count_until_done")
     assert await host.operate("suspend", instance_id, "sleepyOrch") == 202
@@ -759,7 +765,7 @@ async def test_the_client_cannot_resume_a_running_instance(host: ExtensionHost) 
 async def test_suspending_or_resuming_a_completed_instance_raises_no_exception_in_the_client(
     host: ExtensionHost,
 ) -> None:
-    """For Python, the extension's test expects that the SDK does not raise an exception."""
+    """For Python apps, the Durable extension's own test expects this, too."""
     instance_id = (await host.run("hello_cities"))["instanceId"]
     assert await host.call("suspend", instance_id) == (True, "")
     assert await host.call("resume", instance_id) == (True, "")
@@ -780,9 +786,10 @@ async def test_the_output_of_a_terminated_instance_is_the_reason(host: Extension
 async def test_terminating_an_instance_a_second_time_raises_no_exception_in_the_client(
     host: ExtensionHost,
 ) -> None:
-    """The extension's test expects an exception at the second call.
+    """The Durable extension answers the second call with 410 and without a body.
 
-    But 410 without a body was observed, for which the Python SDK does not raise an exception.
+    We observed this on version 3.19.0. For this response, the Python SDK raises no exception. The
+    extension's own test expects an exception.
     """
     instance_id = await host.begin("approve", 60)
     assert await host.call("terminate", instance_id) == (True, "")
@@ -850,7 +857,10 @@ async def test_a_restart_request_with_a_timeout_returns_the_output(
 @source(E2E + "RestartOrchestrator_ThrowsException")
 @source(HTTP + "RestartInstance_Returns_HTTP_400_On_Invalid_InstanceId")
 async def test_an_unknown_instance_cannot_be_restarted(host: ExtensionHost) -> None:
-    """This error text was observed. `DurableTaskEndToEndTests.cs` expects an older text."""
+    """Check the error text that we observed on the Durable extension 3.19.0.
+
+    The extension's own test in `DurableTaskEndToEndTests.cs` expects an older text.
+    """
     missing = new_id()
     response = await host.request("POST", f"instances/{missing}/restart")
     assert response.status_code == 400
@@ -868,7 +878,10 @@ async def test_an_unknown_instance_cannot_be_restarted(host: ExtensionHost) -> N
 async def test_a_running_instance_cannot_be_restarted_with_the_same_id(
     host: ExtensionHost,
 ) -> None:
-    """The extension's test expects that the instance is replaced, but 409 was observed."""
+    """The Durable extension 3.19.0 answers the restart request with 409, as we observed.
+
+    The extension's own test expects that the restart replaces the running instance.
+    """
     instance_id = await host.begin("approve", 60)
     path = f"instances/{instance_id}/restart"
     response = await host.request("POST", path, restartWithNewInstanceId="false")
@@ -899,10 +912,11 @@ async def test_the_client_cannot_start_an_instance_with_the_id_of_a_running_inst
 async def test_a_new_instance_replaces_an_ended_instance_but_not_a_running_or_suspended_one(
     host: ExtensionHost,
 ) -> None:
-    """The extension's test expects that the new instance replaces one with any status.
+    """The start request gets 409 if the existing instance is Running or Suspended.
 
-    But with the default of `overridableExistingInstanceStates`, 409 was observed if the existing
-    instance is Running or Suspended.
+    We observed this on the Durable extension 3.19.0 with the default value of
+    `overridableExistingInstanceStates`. The extension's own test expects that the new instance
+    replaces the existing instance, whatever the status of the existing instance is.
     """
     completed, failed, terminated, running, suspended = [new_id() for _ in range(5)]
     await host.start("say_hello", "World", id=completed)
@@ -935,7 +949,7 @@ async def test_a_new_instance_replaces_an_ended_instance_but_not_a_running_or_su
 async def test_a_rewind_runs_only_the_failed_activities_of_all_sub_orchestrations_again(
     host: ExtensionHost, failures: int
 ) -> None:
-    """The extension's test also uses durable entities, which are left out here."""
+    """The Durable extension's own test also uses durable entities. Our test uses none."""
     instance_id = await host.start("rewind_parent", failures)
     for _ in range(failures):
         await host.wait_for(instance_id, "Failed")
@@ -952,9 +966,11 @@ async def test_a_rewind_runs_only_the_failed_activities_of_all_sub_orchestration
 
 @source(E2E + "RewindOrchestration")
 async def test_a_failed_instance_completes_after_a_rewind_request(host: ExtensionHost) -> None:
-    """In the extension's test, the orchestrator itself raises the error. Here an activity does.
+    """Rewind an orchestration that failed because an activity raised an error.
 
-    It was observed that such an orchestrator of a Python app fails again after the rewind.
+    In the Durable extension's own test, the orchestrator itself raises the error. With the
+    extension 3.19.0 and a Python app, we observed that an orchestrator that raises an error itself
+    fails again after the rewind.
     """
     instance_id = await host.start("call_activity", ["fail_once", new_id()])
     assert (await host.wait_for(instance_id))["runtimeStatus"] == "Failed"
@@ -1054,9 +1070,9 @@ async def test_the_client_purges_the_instances_of_a_period_with_or_without_an_en
 async def test_instances_cannot_be_purged_without_the_start_of_a_period(
     host: ExtensionHost, has_end: bool
 ) -> None:
-    """The extension's tests expect that the instances are purged, except in a Python app.
+    """The purge request gets 400 in a Python app, as we observed on the Durable extension 3.19.0.
 
-    In a Python app, 400 was observed.
+    For apps in other languages, the extension's own tests expect that the instances are purged.
     """
     query = {"createdTimeTo": datetime.now(UTC).isoformat()} if has_end else {}
     response = await host.request("DELETE", "instances", **query)
@@ -1069,7 +1085,10 @@ async def test_instances_cannot_be_purged_without_the_start_of_a_period(
     "PurgeInstancesTests.cs: PurgeAfterPurge_ZeroRows",
 )
 async def test_a_second_purge_of_a_period_finds_no_instances(host: ExtensionHost) -> None:
-    """The extension's tests give no start of the period, which Python apps must give."""
+    """Send the start of the period, because Python apps must send it.
+
+    The Durable extension's own tests send no start of the period.
+    """
     start = datetime.now(UTC)
     await host.run("hello_cities")
     end = start + timedelta(minutes=1)
@@ -1151,7 +1170,11 @@ async def test_the_history_contains_results_only_if_the_request_asks_for_them(
 async def test_the_history_of_a_parent_contains_the_result_of_the_sub_orchestration(
     host: ExtensionHost, outputs: bool
 ) -> None:
-    """The extension's test expects an input in the second event, but null was observed."""
+    """Check also that the input in the second event of the history is null.
+
+    We observed this on the Durable extension 3.19.0. The extension's own test expects an input in
+    this event.
+    """
     status = await host.run(
         "call_orchestrator", {"name": "call_activity", "input": ["echo", COMPLEX]}
     )
@@ -1208,9 +1231,11 @@ async def test_the_client_lists_the_running_instances(host: ExtensionHost) -> No
 async def test_a_list_contains_only_instances_with_the_requested_status_and_creation_time(
     host: ExtensionHost, query: dict[str, str], names: str
 ) -> None:
-    """`HttpApiHandlerTests.cs` expects an empty continuation token on the last page.
+    """Check also that the last page of the list has no continuation token.
 
-    It was observed that the last page has no token. The last row of parameters is our own.
+    We observed this on the Durable extension 3.19.0. The extension's own test in
+    `HttpApiHandlerTests.cs` expects an empty token. The last row of parameters is not from that
+    test.
     """
     prefix = new_id()
     await host.start("approve", 60, id=f"{prefix}-a")
@@ -1374,7 +1399,10 @@ async def test_a_start_request_with_a_body_that_is_not_json_is_refused(host: Ext
 async def test_a_start_request_for_an_unknown_orchestrator_is_accepted_and_the_instance_fails(
     host: ExtensionHost,
 ) -> None:
-    """The extension's tests expect 400, but 202 and a failed instance were observed."""
+    """The start request gets 202, and the instance fails, as on the Durable extension 3.19.0.
+
+    The extension's own tests expect that the start request gets 400.
+    """
     response = await host.request("POST", "orchestrators/NonexistentFunction", "TestContent")
     assert response.status_code == 202
     status = await host.wait_for(response.json()["id"])

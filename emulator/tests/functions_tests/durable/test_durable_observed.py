@@ -1,10 +1,11 @@
-"""Send recorded requests to the management API, and compare its responses with the recorded ones.
+"""Send recorded requests to the management API, and compare the new and the recorded responses.
 
-`observed/durable-3.19.0.jsonl` contains the requests of five sessions in their order, and the
-responses of the HTTP API of the Durable extension 3.19.0, which stored its data in Azurite. Ids,
-times and stacks are replaced by words such as `<id>`. In a URL, `Q` stands for the query string
-with the task hub, and `K` for the query string without the task hub. The texts of failures are not
-compared here but in other tests, because the recorded functions were written in C#.
+`observed/durable-3.19.0.jsonl` contains the recording. It consists of the requests of five client
+sessions in their order, and of the responses of the HTTP API of the Durable extension 3.19.0, which
+stored its data in Azurite. Ids, times and stacks are replaced with words such as `<id>`. In a URL,
+`Q` stands for the query string with the task hub, and `K` for the query string without the task
+hub. The texts of failures are not compared here but in other tests, because the recorded functions
+were written in C#.
 """
 
 import asyncio
@@ -238,11 +239,12 @@ def expected(exchange: Exchange) -> Exchange:
 
 
 def mask_inputs(value: Any) -> Any:
-    """Return a response body in which the inputs that differ for a known reason are replaced.
+    """Return a response body in which two kinds of inputs are replaced with fixed values.
 
-    If a start request has no body and no Content-Length, the extension stores an empty text as the
-    input, and the local host stores null. The input of a sub-orchestration differs, too, because a
-    C# function encodes this input differently from a Python function.
+    These inputs differ between the recorded responses and those of the local host, for known
+    reasons. If a start request has no body and no Content-Length, the Durable extension stores an
+    empty text as the input, and the local host stores null. A C# function encodes the input of a
+    sub-orchestration differently from a Python function.
     """
     if isinstance(value, list):
         return [mask_inputs(inner) for inner in value]

@@ -31,7 +31,7 @@ class SettableClock:
 
 
 class RecordedCalls:
-    """Replaces a timer's function: records the payload of each call, and may raise `failure`."""
+    """Replaces a timer's function. Each call records the payload, and raises `failure` if given."""
 
     def __init__(self, failure: Exception | None = None) -> None:
         self.payloads: list[dict[str, object]] = []

@@ -102,8 +102,8 @@ async def start_host(
     """Start a host process for the app in `folder`, with its data directory `data`.
 
     The host listens on a free port unless `options` contain a port or `chooses_port` is false.
-    It gets the environment variables of this process and those in `environment`. It ignores changed
-    files unless `is_reloading` is true.
+    The host gets the environment variables of this process and those in `environment`. Unless
+    `is_reloading` is true, the host ignores changes of the app's files.
     """
     command = [sys.executable, "-m", "emulator.functions", "--app", str(folder)]
     command += ["--data", str(data), *options, *(() if is_reloading else ("--no-reload",))]

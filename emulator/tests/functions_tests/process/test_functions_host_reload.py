@@ -60,9 +60,11 @@ def step(given: list) -> str:
 
 
 def save(path: Path, text: str) -> None:
-    """Replace a file, as editors do, so that its modification time stays in the same second.
+    """Replace a file with a new file that has the content `text`, as editors do.
 
-    Python compares the time of its cached bytecode only in whole seconds.
+    The modification time changes, but only within the same second. Python compares the times of a
+    source file and of its cached bytecode only in whole seconds, so Python itself would not notice
+    this change.
     """
     before = path.stat().st_mtime_ns if path.exists() else None
     fresh = path.with_suffix(".new")

@@ -182,7 +182,10 @@ class Peer:
 async def serving(
     folder: Path, *, idle_seconds: float = IDLE_SECONDS
 ) -> AsyncIterator[tuple[Namespace, Broker]]:
-    """Yield a namespace that has one queue, and the namespace's broker."""
+    """Yield a namespace that has one queue, and the namespace's broker.
+
+    The namespace closes a connection on which it receives nothing for `idle_seconds`.
+    """
     clock = WallClock()
     broker = await Broker.open(folder / "broker.sqlite3", [QueueSettings(QUEUE)], clock)
     namespace = Namespace(broker, AccessPolicies(RULES, broker), clock, idle_seconds)

@@ -81,7 +81,7 @@ class Exchange:
     async def replay(self, case: str, before: Callable[[int], None] = lambda _: None) -> None:
         """Send each frame of the case. Before each frame, call `before` with the frame's number.
 
-        The numbers begin with 0.
+        The number of the first frame is 0.
         """
         peer = Peer(self.namespace)
         reader = AmqpFrameReader(1 << 20)

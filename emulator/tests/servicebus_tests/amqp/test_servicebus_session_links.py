@@ -69,7 +69,7 @@ class Served:
         )
 
     async def attached(self) -> Attach:
-        """Return the server's attach performative, after a check that it accepts the link."""
+        """Check that the server has accepted the link, and return its attach performative."""
         (attach,) = await self.peer.received_of(Attach)
         assert attach.source is not None
         return attach

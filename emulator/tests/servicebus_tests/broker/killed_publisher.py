@@ -19,7 +19,7 @@ from emulator.servicebus.broker.message import IncomingMessage
 
 
 class _Killer:
-    """Counts SQL statements, and kills this process before it runs the one numbered `statement`."""
+    """Counts SQL statements, and kills this process before statement number `statement` runs."""
 
     def __init__(self, statement: int) -> None:
         self._left = statement

@@ -1,4 +1,4 @@
-"""Test the filters and actions of rules: SQL syntax, three truth values, limits, correlation."""
+"""Test the SQL filters, the correlation filters and the actions of subscription rules."""
 
 import operator
 from collections.abc import Callable

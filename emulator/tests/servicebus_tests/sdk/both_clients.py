@@ -65,7 +65,7 @@ def connect(kind: str, connection_string: str, **options: Any) -> Any:
 
 
 def with_both_clients(scenario: Scenario) -> Callable[[Server], Awaitable[None]]:
-    """Decorate a test function: run it with both clients concurrently."""
+    """Decorate a test function, so that the test runs with both clients concurrently."""
 
     async def run(server: Server) -> None:
         async def run_with(kind: str) -> None:

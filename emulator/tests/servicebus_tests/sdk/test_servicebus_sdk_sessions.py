@@ -1,6 +1,7 @@
 """Test message sessions with Microsoft's clients.
 
-Most tests use one queue and one sender, because a client needs a second to open and close a sender.
+Most tests share one queue and one sender, because opening and closing a sender takes a client about
+one second.
 """
 
 import asyncio
@@ -73,7 +74,10 @@ async def receive(receiver: Any, count: int = 1) -> list[Any]:
 
 
 async def call_session(receiver: Any, method: str, *arguments: Any) -> Any:
-    """Call a method of the receiver's session, with the blocking client in a thread."""
+    """Call a method of the receiver's session, and return the method's result.
+
+    For the blocking client, the method runs in a thread.
+    """
     wrapped = getattr(receiver, "_wrapped", None)
     if wrapped is None:
         return await getattr(receiver.session, method)(*arguments)

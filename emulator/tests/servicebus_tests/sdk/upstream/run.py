@@ -1,10 +1,10 @@
-"""Run the live tests of the package azure-servicebus for queues and sessions on the emulator.
+"""Run the live tests of queues and sessions from azure-servicebus against the emulator.
 
 `python -m servicebus_tests.sdk.upstream.run [PYTEST ARGUMENT…]`
 
 The tests are the unchanged tests of the source package. They take about 15 minutes, because they
 mostly wait until locks and messages expire. With TLS the client always uses port 5671, and port 443
-for WebSocket, so both ports must be free on this machine and the user must be allowed to bind them.
+for WebSocket. Both ports must be free on this machine, and the user must be allowed to use them.
 Packages and tests are kept in the folder that the environment variable CONFORMANCE_FOLDER names. If
 the variable is not set, they are downloaded again for each run.
 """

@@ -1,7 +1,7 @@
 """Python functions with which we repeat the Durable extension's own end-to-end tests.
 
-`test_durable_extension_cases.py` calls them. They do what the functions of the extension's own
-tests do, but with the Python SDK and with shorter waits.
+The tests in `test_durable_extension_cases.py` call these functions. Each function does the same as
+a function in the extension's own tests, but uses the Python SDK and waits for a shorter time.
 """
 
 # mypy: disable-error-code="untyped-decorator"
@@ -106,7 +106,10 @@ async def call(req: func.HttpRequest, client: Client) -> func.HttpResponse:
 @app.route(route="query", methods=["POST"])
 @app.durable_client_input(client_name="client")
 async def query(req: func.HttpRequest, client: Client) -> func.HttpResponse:
-    """Return the ids of the instances with a status in the body, or of all without a body."""
+    """Return the ids of all instances, or only of those with a status that the body lists.
+
+    The body is a JSON list of statuses. If the body is empty, all ids are returned.
+    """
     if req.get_body():
         statuses = [df.OrchestrationRuntimeStatus(name) for name in req.get_json()]
         found = await client.get_status_by(runtime_status=statuses)

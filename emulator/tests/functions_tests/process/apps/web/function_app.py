@@ -117,7 +117,10 @@ def smuggle(req: func.HttpRequest) -> func.HttpResponse:
 
 @app.route(route="block")
 def block(req: func.HttpRequest) -> func.HttpResponse:
-    """Block a thread until the test writes to the named pipe `until`. Return the written text."""
+    """Block a thread until the test writes to a named pipe. Return the written text.
+
+    The query parameter `until` is the path of the pipe.
+    """
     return func.HttpResponse(Path(req.params["until"]).read_text())
 
 

@@ -1,3 +1,3 @@
-"""A module that the app in the same folder imports."""
+"""A module that `function_app.py` in the same folder imports, to test such imports."""
 
 GREETING = "hello from next door"

@@ -1,5 +1,6 @@
-"""A pytest plugin that replaces the SDKs with which the tests of azure-servicebus create queues.
+"""A pytest plugin that runs the tests of azure-servicebus without Azure's management SDKs.
 
+These tests create their resources with the management SDKs, which the plugin replaces.
 The plugin creates queues and shared access policies through the management port of the emulator.
 It does not create topics, so tests that need topics are skipped.
 """
