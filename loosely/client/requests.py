@@ -82,9 +82,9 @@ def read_payload(source: Source, media_type: str | None) -> Payload:
         return Payload(source, media_type or detect_media_type(source), len(source))
     if not isinstance(source, os.PathLike):
         raise TypeError(
-            f"source is a {type(source).__name__}: pass json.dumps(source).encode() and "
-            'media_type="application/json" to submit a JSON value, or bytes, a pathlib.Path or an '
-            "Upload"
+            f"source is a {type(source).__name__}: expected bytes, a pathlib.Path or an Upload; to "
+            "submit a JSON value, pass json.dumps(source).encode() and "
+            'media_type="application/json"'
         )
     path = Path(source)
     with path.open("rb") as file:

@@ -367,7 +367,7 @@ def test_the_hostile_json_inputs_are_valid_json_of_the_given_size() -> None:
     assert max(map(len, texts)) == 500
 
 
-def test_the_long_recording_of_an_attack_has_the_length_in_its_file_header() -> None:
+def test_the_long_hostile_recording_is_as_long_as_its_file_header_states() -> None:
     sound = hostile.make_long_sound(data_bytes=400)
     assert struct.unpack("<I", sound[40:44]) == (400,)
     assert len(sound) == 444

@@ -21,5 +21,5 @@ class Input:
         known = [kind for kind in get_args(Accepts) if kind != "file"]
         if self.accepts not in known:
             raise ValueError(
-                f"a named input cannot be {self.accepts!r}; expected one of {', '.join(known)}"
+                f"a named input cannot accept {self.accepts!r}; expected one of {', '.join(known)}"
             )

@@ -149,7 +149,7 @@ class Hub:
         if status == httpx.codes.NOT_FOUND:
             raise WeightsMissing(
                 f"{where}: this repository, commit or file does not exist ({shown}): check the "
-                "entry's `weights`"
+                "key `weights` of the model's entry in the catalogue"
             )
         raise WeightsUnavailable(f"{where}: the hub has answered with {shown}; expected 200")
 

@@ -272,7 +272,7 @@ class BatchingSender:
                 await self._sender.__aenter__()
         except Exception as error:  # noqa: BLE001 - the next `send` opens the link, and raises this
             _log.info(
-                "the AMQP link to a queue could not be opened (%r); the next send will open it",
+                "an AMQP link to a queue could not be opened (%r); the next send will try again",
                 error,
             )
             await self._drop_sender()

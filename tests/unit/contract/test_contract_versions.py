@@ -219,7 +219,7 @@ def test_a_percentage_for_a_model_version_without_a_worker_is_refused(
     assert (message or "") in printed.err
 
 
-def test_a_percentage_for_a_model_version_without_a_worker_needs_a_fallback_with_a_worker(
+def test_a_version_without_a_worker_may_have_a_percentage_only_if_its_fallback_has_a_worker(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     load(tmp_path)

@@ -192,7 +192,7 @@ def test_one_of_two_equal_replies_is_accepted_and_counted_if_the_start_fails() -
 
 
 @pytest.mark.parametrize("status", [RuntimeStatus.RUNNING, RuntimeStatus.TERMINATED])
-def test_the_outcome_in_the_ticket_takes_precedence_over_an_outcome_in_a_blob(
+def test_the_outcome_in_the_input_of_the_orchestration_takes_precedence_over_a_blob(
     status: RuntimeStatus,
 ) -> None:
     async def test(gateway: RunningGateway) -> None:

@@ -575,7 +575,9 @@ class TestConsole:
         ) in lines
         assert "API docs   http://127.0.0.1:7071/docs" in lines
 
-    def test_the_address_of_each_page_is_printed(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_the_up_command_prints_the_address_of_each_page(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         show_usage(Console(), seconds=1, url="http://g", example=None, files={"Logs": Path("l")})
         printed = capsys.readouterr().out
         assert "Logs       l\n" in printed

@@ -81,7 +81,7 @@ def test_a_model_is_only_suspected_if_the_process_that_died_during_its_load_had_
     assert journal.is_holding
 
 
-def test_a_successful_load_resets_the_death_count_of_the_model(folder: Path) -> None:
+def test_a_successful_load_resets_the_number_of_process_deaths_of_the_model(folder: Path) -> None:
     die_while_loading(folder, "unlucky")
     journal = successor(folder, "unlucky")
     with journal.loading("unlucky"):

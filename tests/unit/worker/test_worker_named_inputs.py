@@ -203,7 +203,9 @@ def test_the_type_hint_of_a_keyword_only_argument_decides_between_input_and_para
 
 
 def test_a_named_input_of_an_unknown_kind_cannot_be_declared() -> None:
-    with pytest.raises(ValueError, match="a named input cannot be 'file'; expected one of audio"):
+    with pytest.raises(
+        ValueError, match="a named input cannot accept 'file'; expected one of audio"
+    ):
         Input("file")
 
 

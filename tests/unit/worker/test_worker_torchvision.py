@@ -140,7 +140,7 @@ def test_a_detector_returns_boxes_inside_the_image(detector: LoadedModel) -> Non
             assert found["label"]
 
 
-def test_a_batch_of_images_needs_no_more_memory_than_a_batch_of_sample_images(
+def test_a_batch_of_real_images_needs_no_more_memory_than_the_measured_sample_batch(
     tmp_path: Path,
 ) -> None:
     architecture = "fasterrcnn_mobilenet_v3_large_320_fpn"

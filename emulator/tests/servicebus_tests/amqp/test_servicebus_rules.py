@@ -287,7 +287,7 @@ UPDATES = st.one_of(
         VALUES.filter(lambda value: not isinstance(value, datetime)),
     ),
 )
-def test_an_updated_message_has_the_updated_properties_and_the_same_body(
+def test_a_message_changed_by_a_rule_action_has_the_new_properties_and_the_same_body(
     updates: list[PropertyUpdate], fields: list[Any], application: dict[str, Any]
 ) -> None:
     encoded = {

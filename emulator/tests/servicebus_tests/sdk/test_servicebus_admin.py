@@ -193,7 +193,7 @@ async def test_all_queues_are_listed_in_pages(served: Served) -> None:
     assert counted == listed
 
 
-async def test_a_rule_cannot_be_created_at_the_address_of_a_queue_or_of_a_new_entity(
+async def test_a_rule_cannot_be_created_under_a_queue_or_under_an_entity_that_does_not_exist(
     served: Served,
 ) -> None:
     rule = SqlRuleFilter("1=1")
