@@ -1,15 +1,31 @@
 """Find free TCP ports of the loopback interface."""
 
+import itertools
+import os
 import socket
 import time
 from urllib.parse import urlsplit
 
+# Below 32768, the start of the ephemeral range: no client's socket gets one of these ports. So a
+# service that was killed can be started on the same port again.
+_FIRST_PORT, _PORT_COUNT = 8000, 12_000
+_numbers = itertools.count(os.getpid() * 37)
+
 
 def free_port() -> int:
-    """Return a port on which no program listens."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port on which no program listens, and which this process has not returned before.
+
+    Raises RuntimeError if there is no such port.
+    """
+    for _ in range(_PORT_COUNT):
+        port = _FIRST_PORT + next(_numbers) % _PORT_COUNT
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise RuntimeError(f"no port from {_FIRST_PORT} to {_FIRST_PORT + _PORT_COUNT - 1} is free")
 
 
 def wait_until_refused(url: str) -> None:

@@ -262,7 +262,7 @@ async def test_a_reply_whose_results_together_exceed_a_size_or_count_limit_is_re
     text = {"json": "x" * (half_inline - 2)}  # the quotation marks are two bytes
     refused: list[tuple[dict[str, Any], str]] = [
         ({"result": sized(job_id, MAX_RESULT_BYTES + 1)}, "result.size_bytes: expected at most"),
-        ({"result": {"json": "x" * INLINE_LIMIT_BYTES}}, "24578 bytes together"),
+        ({"result": {"json": "x" * INLINE_LIMIT_BYTES}}, "24578 bytes in total"),
         (
             outcome(a=sized(job_id, half), b=sized(job_id, half)),
             f"all results have {2 * half + 7} bytes in total; expected at most {2 * half}",
