@@ -529,7 +529,7 @@ class Jobs:
         has_started = await start.wait()
         recorded = first if has_started else await self._outcomes.record(job_id, first, model=None)
         # An outcome that was read from its blob is another object, and has shorter times.
-        is_first = outcome_to_json(recorded) == outcome_to_json(first)
+        is_first = recorded is first or outcome_to_json(recorded) == outcome_to_json(first)
         # If two replies wait, both record the first outcome, but it is counted once.
         if is_first and not start.is_counted and model is not None:
             start.is_counted = True

@@ -24,20 +24,20 @@ from tests.unit.gateway.skipping import run
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
 
-def submit(gateway: RunningGateway, **headers: str) -> "asyncio.Task[httpx.Response]":
-    """Return a task that submits a job and waits until the job has ended.
+async def submit(
+    gateway: RunningGateway, **headers: str
+) -> tuple["asyncio.Task[httpx.Response]", JobRequest]:
+    """Submit a job, and wait until the gateway has sent the job's message.
 
-    `headers` are further headers of the request.
+    Return a task that waits for the response, and the request in the message. `headers` are further
+    headers of the HTTP request.
     """
     octets = {"content-type": "application/octet-stream"}
     path = "/v1/models/noop/jobs"
-    return asyncio.create_task(gateway.http.post(path, content=b"x", headers=octets | headers))
-
-
-async def sent_request(gateway: RunningGateway) -> JobRequest:
-    """Wait until the gateway has sent a message, and return the request in this message."""
+    posting = gateway.http.post(path, content=b"x", headers=octets | headers)
+    response = asyncio.create_task(posting)
     await gateway.queues.has_sent.wait()
-    return gateway.queues.request()
+    return response, gateway.queues.request()
 
 
 def kinds_of_events(gateway: RunningGateway, job_id: str) -> list[int]:
@@ -68,8 +68,7 @@ def in_gateway(test: Callable[[RunningGateway], Awaitable[None]], **settings: An
 
 def test_an_orchestration_needs_only_one_episode_if_its_job_ends_during_the_start_delay() -> None:
     async def test(gateway: RunningGateway) -> None:
-        response = submit(gateway)
-        request = await sent_request(gateway)
+        response, request = await submit(gateway)
         assert not gateway.durable.runs
         assert (await gateway.reply(request)).status_code == 202
         assert (await response).json()["status"] == "succeeded"
@@ -85,8 +84,7 @@ def test_an_orchestration_needs_only_one_episode_if_its_job_ends_during_the_star
 
 def test_the_outcome_of_a_job_that_ends_during_the_start_delay_is_not_recorded_in_a_blob() -> None:
     async def test(gateway: RunningGateway) -> None:
-        response = submit(gateway)
-        request = await sent_request(gateway)
+        response, request = await submit(gateway)
         assert (await gateway.reply(request)).status_code == 202
         await response
         assert outcome_blob(request.job_id) not in gateway.payloads.blobs
@@ -101,8 +99,7 @@ def test_the_outcome_of_a_job_that_ends_during_the_start_delay_is_not_recorded_i
 def test_a_reply_is_accepted_only_after_the_orchestration_is_started_with_its_outcome() -> None:
     async def test(gateway: RunningGateway) -> None:
         gateway.durable.may_start.clear()
-        response = submit(gateway)
-        request = await sent_request(gateway)
+        response, request = await submit(gateway)
         reply = asyncio.create_task(gateway.reply(request))
         await asyncio.sleep(LONGEST_START_SECONDS - 0.001)
         assert not reply.done()
@@ -117,8 +114,7 @@ def test_a_reply_is_accepted_only_after_the_orchestration_is_started_with_its_ou
 def test_the_outcome_is_recorded_in_a_blob_if_the_orchestration_starts_too_slowly() -> None:
     async def test(gateway: RunningGateway) -> None:
         gateway.durable.may_start.clear()
-        response = submit(gateway)
-        request = await sent_request(gateway)
+        response, request = await submit(gateway)
         assert (await gateway.reply(request)).status_code == 202
         assert outcome_blob(request.job_id) in gateway.payloads.blobs
         gateway.durable.may_start.set()
@@ -130,8 +126,7 @@ def test_the_outcome_is_recorded_in_a_blob_if_the_orchestration_starts_too_slowl
 def test_the_outcome_is_recorded_in_a_blob_if_the_caller_goes_away_during_the_start() -> None:
     async def test(gateway: RunningGateway) -> None:
         gateway.durable.may_start.clear()
-        response = submit(gateway)
-        request = await sent_request(gateway)
+        response, request = await submit(gateway)
         reply = asyncio.create_task(gateway.reply(request))
         await asyncio.sleep(0.001)
         begun_at = asyncio.get_running_loop().time()
@@ -148,8 +143,7 @@ def test_a_second_reply_after_the_start_changes_neither_the_outcome_nor_the_metr
     status: RuntimeStatus,
 ) -> None:
     async def test(gateway: RunningGateway) -> None:
-        response = submit(gateway)
-        request = await sent_request(gateway)
+        response, request = await submit(gateway)
         assert (await gateway.reply(request)).status_code == 202
         await response
         gateway.durable.runs[request.job_id].status = status
@@ -164,8 +158,7 @@ def test_a_second_reply_after_the_start_changes_neither_the_outcome_nor_the_metr
 def test_a_job_is_counted_as_ended_if_only_a_repeated_reply_finds_that_it_has_started() -> None:
     async def test(gateway: RunningGateway) -> None:
         gateway.durable.may_start.clear()
-        response = submit(gateway)
-        request = await sent_request(gateway)
+        response, request = await submit(gateway)
         gateway.payloads.is_down = True
         assert (await gateway.reply(request)).status_code == 503
         gateway.durable.may_start.set()
@@ -178,10 +171,28 @@ def test_a_job_is_counted_as_ended_if_only_a_repeated_reply_finds_that_it_has_st
     in_gateway(test)
 
 
+def test_a_reply_is_accepted_and_counted_if_a_second_reply_has_recorded_its_outcome_first() -> None:
+    async def test(gateway: RunningGateway) -> None:
+        gateway.durable.may_start.clear()
+        response, request = await submit(gateway)
+        reply = asyncio.create_task(gateway.reply(request))
+        await asyncio.sleep(0.001)
+        start = gateway.services.waiters.find_start(request.job_id)
+        assert start is not None
+        assert start.outcome is not None
+        # A second reply records the outcome of the first one, and may do so earlier.
+        await gateway.services.outcomes.record(request.job_id, start.outcome, None)
+        assert (await reply).status_code == 202
+        assert await count_ended_jobs(gateway) == 1
+        gateway.durable.may_start.set()
+        await response
+
+    in_gateway(test)
+
+
 def test_one_of_two_equal_replies_is_accepted_and_counted_if_the_start_fails() -> None:
     async def test(gateway: RunningGateway) -> None:
-        response = submit(gateway)
-        request = await sent_request(gateway)
+        response, request = await submit(gateway)
         gateway.durable.is_down = True
         replies = await asyncio.gather(gateway.reply(request), gateway.reply(request))
         assert sorted(each.status_code for each in replies) == [202, 410]
@@ -196,8 +207,7 @@ def test_the_outcome_in_the_input_of_the_orchestration_takes_precedence_over_a_b
     status: RuntimeStatus,
 ) -> None:
     async def test(gateway: RunningGateway) -> None:
-        response = submit(gateway)
-        request = await sent_request(gateway)
+        response, request = await submit(gateway)
         await gateway.reply(request)
         await response
         # Another instance of the app has recorded a second reply. The orchestration has no output,
@@ -215,8 +225,7 @@ def test_the_outcome_in_the_input_of_the_orchestration_takes_precedence_over_a_b
 
 def test_the_orchestration_starts_after_the_start_delay_if_the_job_has_not_ended() -> None:
     async def test(gateway: RunningGateway) -> None:
-        response = submit(gateway)
-        request = await sent_request(gateway)
+        response, request = await submit(gateway)
         await asyncio.sleep(START_DELAY_SECONDS - 0.001)  # in the simulated time of the loop
         assert request.job_id not in gateway.durable.runs
         await asyncio.sleep(0.002)
@@ -232,8 +241,7 @@ def test_the_orchestration_starts_after_the_start_delay_if_the_job_has_not_ended
 def test_the_orchestration_starts_at_once_if_another_instance_of_the_app_records_outcomes() -> None:
     async def test(gateway: RunningGateway) -> None:
         gateway.services.waiters.own_ends = 0
-        response = submit(gateway)
-        request = await sent_request(gateway)
+        response, request = await submit(gateway)
         await asyncio.sleep(0.001)
         assert request.job_id in gateway.durable.runs
         await gateway.reply(request)
@@ -245,8 +253,8 @@ def test_the_orchestration_starts_at_once_if_another_instance_of_the_app_records
 def test_the_start_delay_of_the_orchestration_does_not_lengthen_the_wait_of_the_caller() -> None:
     async def test(gateway: RunningGateway) -> None:
         begun_at = asyncio.get_running_loop().time()
-        response = await submit(gateway, prefer="wait=1")
-        assert response.status_code == 202
+        response, _ = await submit(gateway, prefer="wait=1")
+        assert (await response).status_code == 202
         assert asyncio.get_running_loop().time() - begun_at == pytest.approx(1.0, abs=0.01)
 
     in_gateway(test)
@@ -269,8 +277,7 @@ def test_the_orchestration_of_a_model_that_reports_progress_starts_at_once(tmp_p
     catalogue.write_text(f"{shipped}\nreports_progress = true\n", encoding="utf-8")
 
     async def test(gateway: RunningGateway) -> None:
-        response = submit(gateway)
-        request = await sent_request(gateway)
+        response, request = await submit(gateway)
         await asyncio.sleep(0.001)
         assert request.job_id in gateway.durable.runs
         await gateway.reply(request)
@@ -281,8 +288,7 @@ def test_the_orchestration_of_a_model_that_reports_progress_starts_at_once(tmp_p
 
 def test_a_submission_gets_status_503_if_the_job_ends_but_the_orchestration_cannot_start() -> None:
     async def test(gateway: RunningGateway) -> None:
-        response = submit(gateway)
-        request = await sent_request(gateway)
+        response, request = await submit(gateway)
         gateway.durable.is_down = True
         assert (await gateway.reply(request)).status_code == 202
         assert (await response).status_code == 503
@@ -294,8 +300,7 @@ def test_a_submission_gets_status_503_if_the_job_ends_but_the_orchestration_cann
 def test_the_orchestration_of_a_request_with_an_idempotency_key_starts_at_once() -> None:
     async def test(gateway: RunningGateway) -> None:
         # Another request with the key may start the orchestration again, which replaces the ticket.
-        response = submit(gateway, **{"idempotency-key": "one"})
-        request = await sent_request(gateway)
+        response, request = await submit(gateway, **{"idempotency-key": "one"})
         await asyncio.sleep(0.001)
         assert request.job_id in gateway.durable.runs
         assert (await gateway.reply(request)).status_code == 202
@@ -308,8 +313,7 @@ def test_the_orchestration_of_a_request_with_an_idempotency_key_starts_at_once()
 def test_a_reply_that_arrives_before_the_send_has_ended_is_in_the_ticket() -> None:
     async def test(gateway: RunningGateway) -> None:
         gateway.queues.may_confirm.clear()
-        response = submit(gateway)
-        request = await sent_request(gateway)
+        response, request = await submit(gateway)
         reply = asyncio.create_task(gateway.reply(request))
         await asyncio.sleep(0.1)
         gateway.queues.may_confirm.set()
@@ -324,8 +328,7 @@ def test_a_reply_that_arrives_before_the_send_has_ended_is_in_the_ticket() -> No
 def test_a_worker_that_asks_during_the_start_delay_learns_whether_a_reply_is_wanted() -> None:
     async def test(gateway: RunningGateway) -> None:
         gateway.durable.may_start.clear()
-        response = submit(gateway)
-        request = await sent_request(gateway)
+        response, request = await submit(gateway)
         assert request.reply_url is not None
         assert (await gateway.http.get(request.reply_url)).status_code == 200
         reply = asyncio.create_task(gateway.reply(request))
@@ -340,8 +343,7 @@ def test_a_worker_that_asks_during_the_start_delay_learns_whether_a_reply_is_wan
 
 def test_a_repeated_reply_during_the_start_delay_does_not_change_the_outcome() -> None:
     async def test(gateway: RunningGateway) -> None:
-        response = submit(gateway)
-        request = await sent_request(gateway)
+        response, request = await submit(gateway)
         first, second = await asyncio.gather(
             gateway.reply(request), gateway.reply(request, result={"json": {"n": 2}})
         )
