@@ -101,6 +101,7 @@ def _parse(arguments: list[str], *, has_colour: bool) -> _GivenOptions:
         help="Python interpreter of the app process (default: that of the host)",
     )
     _add_core_tools_options(parser)
+    _add_own_options(parser)
     _add_engine_options(parser)
     given = _parse_known(parser, arguments)
     folder: Path = given.app.resolve()
@@ -168,13 +169,16 @@ def _add_core_tools_options(parser: argparse.ArgumentParser) -> None:
         help="origins whose pages may use the functions, separated by commas; * means all "
         "(default: Host.CORS of local.settings.json)",
     )
-    group.add_argument(
+
+
+def _add_own_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--no-reload",
         dest="reload",
         action="store_false",
         help="do not load the app again when one of its files changes",
     )
-    group.add_argument(
+    parser.add_argument(
         "--no-request-log",
         dest="request_log",
         action="store_false",

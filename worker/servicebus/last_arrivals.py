@@ -10,8 +10,8 @@ writes the lock tokens into a new lock journal. The next worker reads this journ
 messages. The parent cannot read the tokens if the connection is encrypted, because the keys were in
 the child's memory. Then the messages wait until their locks expire.
 
-The parent cannot read what the child has read already. So the child notes the lock token of a
-message while the message is still in the socket.
+The parent cannot read what the child has read already. So, if the connection is not encrypted, the
+child notes the lock token of a message while the message is still in the socket.
 """
 
 import contextlib

@@ -10,7 +10,7 @@ from enum import StrEnum
 from emulator.servicebus.broker.errors import ArgumentError
 
 MAX_RULES = 12
-"""The number of policies that a namespace or a queue can have, as in Azure."""
+"""The number of policies that a namespace, a queue or a topic can have, as in Azure."""
 
 _KEY_BYTES = 32
 _MAX_KEY_LENGTH = 256
@@ -32,7 +32,7 @@ ALL_RIGHTS = frozenset(AccessRight)
 
 @dataclass(frozen=True, slots=True)
 class AuthorizationRule:
-    """A shared access policy of a namespace or a queue.
+    """A shared access policy of a namespace, a queue or a topic.
 
     A client that knows one of the keys has the rights of the policy. `repr` does not show the keys.
 

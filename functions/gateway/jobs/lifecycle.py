@@ -110,7 +110,7 @@ _log = logging.getLogger(__name__)
 
 
 class OutcomeStore:
-    """Stores the outcome of each job in a blob of its own."""
+    """Stores the outcomes of jobs, each outcome in a blob of its own."""
 
     def __init__(self, blobs: Blobs, counters: JobCounters) -> None:
         self._blobs = blobs
@@ -502,7 +502,7 @@ class Jobs:
             Unavailable: It is unknown whether the outcome was recorded. The caller must repeat
                 the call.
             UnknownInstance: The job does not exist.
-            FinalInstance: The orchestration had ended before this call, without a recorded outcome.
+            FinalInstance: The orchestration had ended before this call, and no blob had an outcome.
         """
         if (start := self._waiters.start_with(job_id, outcome)) is not None:
             return await self._record_start(job_id, start, outcome, model)
