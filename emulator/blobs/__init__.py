@@ -1,4 +1,4 @@
-"""A local replacement for Azure Blob Storage: the REST API of containers, block blobs and append blobs.
+"""A local replacement for Azure Blob Storage: containers, block blobs and append blobs over REST.
 
 The content of blobs is stored in files. An SQLite database, the index, stores the names, properties
 and block lists of the blobs. The service confirms a write only after the write is committed.
