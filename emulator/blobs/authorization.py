@@ -232,7 +232,9 @@ def check_sas(
 
     Source: "Create an account SAS" and "Create a service SAS" in the REST reference.
     """
-    fields = {name.lower(): value for name, value in request.query}
+    # If a parameter is repeated, its first value counts, as in `BlobRequest.parameter`. Otherwise
+    # the SAS of one snapshot would give access to the other snapshots of the blob.
+    fields = {name.lower(): value for name, value in reversed(request.query)}
     if "skoid" in fields:
         raise _failed("User delegation signatures are not supported.")
     if fields.get("sv", "") < _OLDEST_VERSION:

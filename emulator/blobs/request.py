@@ -119,7 +119,7 @@ class BlobRequest:
     body: RequestBody
 
     def parameter(self, name: str) -> str | None:
-        """Return the value of a query parameter, or None if it is absent.
+        """Return the first value of a query parameter, or None if it is absent.
 
         `name` must be in lower case. In the URL, the name may have upper-case letters.
         """

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from emulator.functions.admin import AdminApplication
-from emulator.functions.app_process import AppSupervisor, Invoker
+from emulator.functions.app_process import AppSupervisor
 from emulator.functions.asgi import Application, Listener, Receive, Scope, Send
 from emulator.functions.catalogue import (
     FunctionCatalogue,
@@ -17,6 +17,7 @@ from emulator.functions.catalogue import (
 from emulator.functions.clock import HostClock
 from emulator.functions.console import list_functions
 from emulator.functions.durable.extension import DurableExtension
+from emulator.functions.invoker import Invoker
 from emulator.functions.main_port import MainPort, respond_not_running
 from emulator.functions.routes import RouteTable
 from emulator.functions.settings import AppConfiguration, ServiceBusOptions, resolve

@@ -4,7 +4,6 @@ import logging
 import re
 from urllib.parse import parse_qsl
 
-from emulator.functions.app_process import Invoker
 from emulator.functions.asgi import (
     MAX_BODY_BYTES,
     Application,
@@ -20,6 +19,7 @@ from emulator.functions.asgi import (
 )
 from emulator.functions.durable.management import DURABLE_PATH
 from emulator.functions.errors import AppUnavailable, FunctionFailure
+from emulator.functions.invoker import Invoker
 from emulator.functions.routes import RouteTable
 
 _log = logging.getLogger("functions.host")

@@ -157,11 +157,8 @@ async def put_block(context: OperationContext) -> BlobResponse:
     if not block_id:
         raise StorageError(ErrorCode.MISSING_REQUIRED_QUERY_PARAMETER, QueryParameterName="blockid")
     read_block_id_length(block_id)
-    parent = store.read(queries.find_container_id, request.container)
-    current = store.read(queries.look_up_blob, parent, request.blob)
-    if current is not None:
-        writes.check_kind(current, BLOCK_BLOB)
-    context.conditions.check_lease(current, requires_id=True)
+    store.read(queries.find_container_id, request.container)
+    conditions = context.conditions  # refuse a malformed header before the body is received
     with open_body(context) as (body, _):
         if body.required_length(PUT_BLOCK_BYTES_MAX) == 0:
             raise invalid_header("Content-Length", "0")
@@ -173,7 +170,7 @@ async def put_block(context: OperationContext) -> BlobResponse:
         request.container,
         request.blob,
         UncommittedBlock(block_id, uploaded.size, uploaded.content),
-        context.conditions,
+        conditions,
     )
     store.streams.release(unreferenced)
     digest = base64.b64encode(uploaded.md5).decode()

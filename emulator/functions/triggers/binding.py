@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from emulator.functions.app_process import Invoker
 from emulator.functions.catalogue import FunctionCatalogue, TriggeredFunction
 from emulator.functions.clock import HostClock
 from emulator.functions.errors import AppLoadError
+from emulator.functions.invoker import Invoker
 from emulator.functions.triggers.servicebus import (
     InvokeFunction,
     QueueSource,

@@ -49,6 +49,33 @@ async def test_a_sas_is_valid_from_the_start_time_until_the_expiry_time(
     assert await read(service, sas) == (403, "AuthenticationFailed")
 
 
+async def test_a_sas_of_a_snapshot_gives_access_to_no_other_snapshot_and_not_to_the_blob(
+    service: RunningBlobService,
+) -> None:
+    times = []
+    for content in (b"secret", b"shared"):
+        await service.put("box/blob", content)
+        taken = await service.request("PUT", "box/blob", query="comp=snapshot")
+        times.append(taken.headers["x-ms-snapshot"])
+    secret, shared = times
+    sas = generate_blob_sas(
+        DEVELOPMENT_ACCOUNT,
+        "box",
+        "blob",
+        snapshot=shared,
+        account_key=DEVELOPMENT_KEY,
+        permission="r",
+        expiry=START + MINUTE,
+    )
+    permitted = await service.send("GET", PATH, f"snapshot={shared}&{sas}", {})
+    assert (permitted.status, permitted.body) == (200, b"shared")
+    for query in (sas, f"snapshot={secret}&{sas}"):
+        assert await read(service, query) == (403, "AuthenticationFailed")
+    # The SAS is checked for the same value of a repeated parameter that the operation uses.
+    repeated = f"snapshot={secret}&SNAPSHOT={shared}&{sas}"
+    assert await read(service, repeated) == (403, "AuthenticationFailed")
+
+
 @pytest.mark.parametrize(
     ("resources", "permission", "services", "code"),
     [

@@ -460,10 +460,11 @@ async def test_a_sub_orchestration_cannot_have_the_id_of_its_parent(host: Extens
     await host.start("call_orchestrator", {"name": "report_parent", "id": own_id}, id=own_id)
     status = await host.wait_for(own_id)
     assert status["runtimeStatus"] == "Failed", status
-    assert re.fullmatch(
+    # The local engine starts a child in the transaction that ends its parent's first episode.
+    parent_status = {"local": "Pending", "azure-storage": "Running"}[host.engine]
+    assert status["output"] == (
         "Orchestrator function 'call_orchestrator' failed: An Orchestration instance with the "
-        r"status (Pending|Running) already exists\. \n ",
-        status["output"],
+        f"status {parent_status} already exists. \n "
     )
 
 

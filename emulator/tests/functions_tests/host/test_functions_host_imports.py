@@ -14,11 +14,17 @@ NEVER = (
     "emulator.functions.durable.azure_storage.engine",
 )
 
+# Modules that the host imports while the app process loads the app.
+LATER = (
+    *("azure", "croniter", "platform", "sqlite3", "uuid", "uvicorn"),
+    *("emulator.functions.catalogue", "emulator.functions.services"),
+)
+
 
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [
-        ("emulator.functions.__main__", (*NEVER, "azure", "croniter", "sqlite3", "uvicorn")),
+        ("emulator.functions.__main__", (*NEVER, *LATER)),
         ("emulator.functions.services", NEVER),
     ],
     ids=["before the app process starts", "to serve the loaded app"],

@@ -9,6 +9,9 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import httpx
 
 APPS = Path(__file__).parent / "apps"
 _LISTENING = re.compile(r"listening on (http://\S+)")
@@ -155,3 +158,14 @@ async def failed_start(
     finally:
         await host.stop()
     return status, host.lines[-1] if host.lines else ""
+
+
+async def finished(client: httpx.AsyncClient, links: dict[str, str]) -> dict[str, Any]:
+    """Poll the status URL until the instance has ended, and return its status."""
+    async with asyncio.timeout(30):
+        while True:
+            response = await client.get(links["statusQueryGetUri"])
+            status: dict[str, Any] = response.json()
+            if response.status_code != 202:
+                return status
+            await asyncio.sleep(0.02)

@@ -6,13 +6,12 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 import pytest_asyncio
 
-from functions_tests.process.host_process import RunningHost, copy_app, running_host
+from functions_tests.process.host_process import RunningHost, copy_app, finished, running_host
 
 HUB = {"HUB": "TestHub"}
 
@@ -35,17 +34,6 @@ async def client(host: RunningHost) -> AsyncIterator[httpx.AsyncClient]:
 
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-async def finished(client: httpx.AsyncClient, links: dict[str, str]) -> dict[str, Any]:
-    """Poll the status URL until the instance has ended, and return its status."""
-    async with asyncio.timeout(30):
-        while True:
-            response = await client.get(links["statusQueryGetUri"])
-            status: dict[str, Any] = response.json()
-            if response.status_code != 202:
-                return status
-            await asyncio.sleep(0.02)
 
 
 @pytest.mark.parametrize(

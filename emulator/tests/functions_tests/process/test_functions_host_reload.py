@@ -3,11 +3,10 @@
 import asyncio
 import os
 from pathlib import Path
-from typing import Any
 
 import httpx
 
-from functions_tests.process.host_process import RunningHost, running_host, write_app
+from functions_tests.process.host_process import RunningHost, finished, running_host, write_app
 
 CHANGED = "loading the app again"
 LOADED = r"\d functions loaded; listening"
@@ -164,14 +163,3 @@ async def test_an_orchestration_continues_after_a_reload_and_runs_each_activity_
         output = (await finished(client, links))["output"]
         assert output == ["old 0", "old 1", "new 2", "new 3"]
         assert (tmp_path / "runs").read_text() == "0 1 2 3 "
-
-
-async def finished(client: httpx.AsyncClient, links: dict[str, str]) -> dict[str, Any]:
-    """Poll the status URL until the instance has ended, and return its status."""
-    async with asyncio.timeout(30):
-        while True:
-            response = await client.get(links["statusQueryGetUri"])
-            status: dict[str, Any] = response.json()
-            if response.status_code == 200:
-                return status
-            await asyncio.sleep(0.02)

@@ -1,0 +1,179 @@
+"""Invoke the functions of the app in the app process, and log each invocation."""
+
+import asyncio
+import contextlib
+import logging
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from emulator.functions.app_process import AppSupervisor, InvocationResponse
+from emulator.functions.catalogue import FunctionCatalogue
+from emulator.functions.errors import FunctionFailure
+
+_log = logging.getLogger("functions.host")
+_NO_TRACE = ["", ""]
+_HTTP_REASON = "This function was programmatically called via the host APIs."
+_NO_REASON = "(null)"
+_HTTP_RESTART_TIMEOUT_SECONDS = 10.0
+_WORK_RESTART_TIMEOUT_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class HttpResult:
+    """The response of a function with an HTTP trigger."""
+
+    status: int
+    headers: list[list[str]]
+    body: bytes
+
+
+class Invoker:
+    """Invokes functions in the app process.
+
+    Each invocation may take at most `functionTimeout` of host.json. This class also implements
+    `FunctionRunner` for the durable engine.
+    """
+
+    def __init__(
+        self,
+        supervisor: AppSupervisor,
+        timeout_seconds: float | None,
+        catalogue: FunctionCatalogue,
+        *,
+        logs_invocations: bool = True,
+    ) -> None:
+        """Create the invoker.
+
+        Args:
+            supervisor: Keeps the app process running.
+            timeout_seconds: `functionTimeout` of host.json; None if there is no limit.
+            catalogue: The functions of the app. As in the Durable extension, the call of an
+                activity fails if its function is disabled.
+            logs_invocations: Whether to log the start and the end of each invocation.
+        """
+        self.orchestrators = frozenset(catalogue.orchestrators)
+        self.activities = frozenset(catalogue.activities)
+        self._supervisor = supervisor
+        self._timeout_seconds = timeout_seconds
+        self._functions_of_orchestrators = catalogue.orchestrators
+        self._functions_of_activities = catalogue.activities
+        self._disabled = frozenset(catalogue.disabled)
+        self._logs_invocations = logs_invocations
+
+    async def invoke_http(
+        self, name: str, request: list[Any], trace: list[str] | None, body: bytes
+    ) -> HttpResult:
+        """Invoke a function with an HTTP trigger, and return its response.
+
+        `request` contains the method, URL, headers, query and route values. `trace` contains the
+        values of the headers traceparent and tracestate, or is None. Raises FunctionFailure if the
+        function raised an exception or exceeded the timeout. Raises AppUnavailable if the app
+        process did not respond.
+        """
+        call = [name, "http", *request, trace or _NO_TRACE]
+        head, payload = await self._invoke(call, body, _HTTP_REASON)
+        return HttpResult(head[2], head[3], payload)
+
+    async def invoke(
+        self,
+        name: str,
+        kind: str,
+        body: bytes,
+        metadata: dict[str, Any] | None = None,
+        trace: list[str] | None = None,
+    ) -> str | None:
+        """Invoke a function with the data of a trigger.
+
+        `kind` is the datum type of the body: `string`, `json` or `bytes`. Return the function's
+        return value as text, or None if the function did not return a value. Raises FunctionFailure
+        and AppUnavailable in the same cases as `invoke_http`.
+        """
+        call = [name, kind, metadata, trace or _NO_TRACE]
+        head, payload = await self._invoke(call, body, _NO_REASON)
+        return payload.decode() if head[2] else None
+
+    async def invoke_timer(self, name: str, payload: str, fired_at: datetime) -> None:
+        """Invoke a function with a timer trigger.
+
+        `payload` is the JSON text of the TimerRequest that the function receives. `fired_at` is the
+        time at which the timer fired; this time is only logged.
+
+        Raises FunctionFailure and AppUnavailable in the same cases as `invoke_http`.
+        """
+        call = [name, "json", None, _NO_TRACE]
+        await self._invoke(call, payload.encode(), f"Timer fired at {fired_at.isoformat()}")
+
+    async def run_orchestrator(self, name: str, context_json: str) -> str:
+        """Run one episode of an orchestrator, and return the JSON text from the durable SDK.
+
+        The text contains the actions, and the output if the orchestrator has ended.
+
+        Raises FunctionFailure and AppUnavailable in the same cases as `invoke_http`.
+        """
+        function = self._functions_of_orchestrators[name]
+        state = await self.invoke(function, "string", context_json.encode())
+        if state is None:
+            raise FunctionFailure(
+                "RuntimeError",
+                f"the orchestrator {name} returned None: expected JSON text from the durable SDK",
+            )
+        return state
+
+    async def run_activity(self, name: str, input_json: str, instance_id: str) -> str | None:
+        """Run an activity with a JSON input, and return the result as JSON text.
+
+        Return None if the activity did not return a value. Raises FunctionFailure and
+        AppUnavailable in the same cases as `invoke_http`. Also raises FunctionFailure if the
+        activity is disabled.
+        """
+        function = self._functions_of_activities[name]
+        if function in self._disabled:
+            raise FunctionFailure("", f"Activity function '{name}' is disabled.")
+        return await self.invoke(function, "json", input_json.encode(), {"instanceId": instance_id})
+
+    async def _invoke(self, call: list[Any], body: bytes, reason: str) -> InvocationResponse:
+        name, kind = call[:2]
+        restart_timeout_seconds = (
+            _HTTP_RESTART_TIMEOUT_SECONDS if kind == "http" else _WORK_RESTART_TIMEOUT_SECONDS
+        )
+        invocation_id = str(uuid.uuid4())
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                process = await self._supervisor.wait_until_ready(restart_timeout_seconds)
+                with self._log_invocation(name, reason, invocation_id):
+                    answer = await process.invoke([*call, invocation_id], body)
+                    head = answer[0]
+                    if head[1] == "error":
+                        raise FunctionFailure(str(head[2]), str(head[3]), str(head[4]))
+        except TimeoutError:
+            # A running function cannot be stopped, so kill the process that runs it.
+            self._supervisor.kill()
+            raise FunctionFailure(
+                "FunctionTimeoutException",
+                f"Timeout value of {self._timeout_seconds:.0f} s exceeded by function: "
+                f"Functions.{name}",
+            ) from None
+        return answer
+
+    @contextlib.contextmanager
+    def _log_invocation(self, name: str, reason: str, invocation_id: str) -> Iterator[None]:
+        """Log the start and the end of an invocation, in the words of Azure's host."""
+        if not self._logs_invocations:
+            yield
+            return
+        begin = time.perf_counter()
+        _log.info("Executing 'Functions.%s' (Reason='%s', Id=%s)", name, reason, invocation_id)
+        level, outcome = logging.ERROR, "Failed"
+        try:
+            yield
+            level, outcome = logging.INFO, "Succeeded"
+        finally:
+            _log.log(
+                level,
+                "Executed 'Functions.%s' (%s, Id=%s, Duration=%.0fms)",
+                *(name, outcome, invocation_id, (time.perf_counter() - begin) * 1000),
+            )
