@@ -152,7 +152,7 @@ def _check_keys(host: str | None, policies: AccessPolicies) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = program.options_parser(
         "emulator.servicebus",
-        "Serve Azure Service Bus queues on this machine.",
+        "Serve Azure Service Bus queues and topics on this machine.",
         5672,
         "AMQP port",
     )
