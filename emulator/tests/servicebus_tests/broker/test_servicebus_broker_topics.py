@@ -164,7 +164,7 @@ async def test_a_message_that_cannot_be_written_is_not_counted_as_dropped(tmp_pa
             await topics.queue("t").send([message("color=blue")])
         topics.advance(60)
         assert topics.broker.topic("t").dropped_count == 0
-    topics.broker._transactions._on_timer()
+    topics.retry_write()
     assert topics.broker.topic("t").dropped_count == 1
     await topics.broker.close()
 
@@ -290,7 +290,7 @@ async def test_if_the_database_cannot_be_written_no_subscription_gets_the_messag
         assert topics.queue("t").counts().scheduled == 1
     assert not topics.broker._transactions.contents._unwritten
     assert await topics.queue("t").send([message("color=red")]) == [2]
-    topics.broker._transactions._on_timer()
+    topics.retry_write()
     await asyncio.sleep(0)
     found = bodies(topics)
     assert sorted(found["all"]) == sorted(found["red"]) == ["color=red", "color=red later"]
