@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from emulator.servicebus.amqp.errors import LinkFault, MessageFault
+from emulator.servicebus.amqp.errors import LinkFault
 from emulator.servicebus.amqp.link import (
     AttachDetails,
     DeliverySender,
@@ -199,11 +199,6 @@ class MessageSessionSource:
 
         Raises MessageFault if the lock on the session is lost, or if the message cannot be settled.
         """
-        try:
-            self._queue.check_session_lock(self._lock)
-        except BrokerError as error:
-            text = add_tracking(str(error), self._queue.address)
-            raise MessageFault(error.condition, text, error.status_code) from error
         await self._messages.settle(tag, outcome)
 
     def close(self) -> None:

@@ -31,6 +31,7 @@ from emulator.servicebus.broker.settings import (
     subscription_address,
 )
 from emulator.servicebus.broker.subscription_rules import (
+    CORRELATION_PROPERTIES,
     DEFAULT_RULES,
     CorrelationFilter,
     RuleFilter,
@@ -68,16 +69,6 @@ _SUBSCRIPTION_PROPERTIES = _PROPERTIES - {
     "RequiresDuplicateDetection",
 }
 _RULE_DETAILS = {"Action", "CorrelationFilter", "FilterType", "SqlFilter"}
-_CORRELATION_PROPERTIES = {
-    "ContentType",
-    "CorrelationId",
-    "Label",
-    "MessageId",
-    "ReplyTo",
-    "ReplyToSessionId",
-    "SessionId",
-    "To",
-}
 _APPLICATION_PROPERTIES = "Properties", "ApplicationProperties"
 
 
@@ -205,14 +196,14 @@ def _filter(properties: "_JsonObject") -> RuleFilter:
             f"{properties.at('FilterType')}: expected Correlation or Sql, found {_shown(kind)}"
         )
     correlation = properties.part("CorrelationFilter", required=True)
-    known = {*_CORRELATION_PROPERTIES, *_APPLICATION_PROPERTIES}
+    known = {*CORRELATION_PROPERTIES, *_APPLICATION_PROPERTIES}
     for unknown in sorted(set(correlation.values) - known):
         raise ConfigError(
             f"{correlation.at(unknown)}: a correlation filter has no property with this name"
         )
     system = {
         name: correlation.text(name)
-        for name in sorted(_CORRELATION_PROPERTIES)
+        for name in sorted(CORRELATION_PROPERTIES)
         if correlation.values.get(name)
     }
     application: dict[str, Value] = {}

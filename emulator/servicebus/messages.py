@@ -239,25 +239,27 @@ class AmqpMessageFormat:
         sections = split(message.bare)
         fields = list_items(sections.properties)
         fields += [_NULL] * (_FIELD_COUNT - len(fields))
-        names = {name.casefold(): name for name in map_items(sections.application_properties)}
         changed: dict[str, PropertyUpdate] = {}
         for update in updates:
             if update.is_system:
                 fields[_SYSTEM_FIELDS[update.name]] = _encode_system(update)
             else:
                 changed[update.name.casefold()] = update
+        # A message may have several properties whose names differ only in upper and lower case.
+        names = map_items(sections.application_properties)
+        replaced = {name: name.casefold() for name in names if name.casefold() in changed}
+        spellings = {key: name for name, key in replaced.items()}
         ours = [
-            encode(names.get(key, update.name)) + encode(amqp_value_of(update.value))
+            encode(spellings.get(key, update.name)) + encode(amqp_value_of(update.value))
             for key, update in changed.items()
             if not update.is_removed
         ]
-        replaced = frozenset(name for key, name in names.items() if key in changed)
         properties = replace_pairs(
             APPLICATION_PROPERTIES,
             sections.application_properties,
             b"".join(ours),
             len(ours),
-            replaced,
+            frozenset(replaced),
         )
         bare = (_section_of_properties(fields), properties, *sections.body, sections.footer)
         return replace(message, bare=b"".join(bare))

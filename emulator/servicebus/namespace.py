@@ -255,7 +255,7 @@ _REASON = "DeadLetterReason"
 _DESCRIPTION = "DeadLetterErrorDescription"
 
 
-def as_message_fault(error: BrokerError, entity: str) -> MessageFault:
+def _as_message_fault(error: BrokerError, entity: str) -> MessageFault:
     """Convert an error of the broker to an AMQP error. `entity` is the address of the queue."""
     return MessageFault(error.condition, add_tracking(str(error), entity), error.status_code)
 
@@ -278,7 +278,7 @@ class QueueLinkTarget:
         try:
             await self._queue.send(read_messages(payload, message_format))
         except BrokerError as error:
-            raise as_message_fault(error, self._queue.address) from error
+            raise _as_message_fault(error, self._queue.address) from error
 
 
 class QueueLinkSource:
@@ -296,6 +296,7 @@ class QueueLinkSource:
         self._queue = queue
         self._sender = sender
         self.is_presettled = is_presettled
+        self._session_lock = session_lock
         mode = ReceiveMode.RECEIVE_AND_DELETE if is_presettled else ReceiveMode.PEEK_LOCK
         self._subscription = queue.subscribe(mode, self._deliver, session_lock)
 
@@ -320,13 +321,15 @@ class QueueLinkSource:
         `tag` contains the message's lock token.
 
         Raises MessageFault if the broker refuses to settle the message, for example because the
-        lock is lost.
+        lock on the message or on its session is lost.
         """
         token = UUID(bytes_le=tag)
         try:
+            if self._session_lock is not None:
+                self._queue.check_session_lock(self._session_lock)
             await self._apply(token, outcome)
         except BrokerError as error:
-            raise as_message_fault(error, self._queue.address) from error
+            raise _as_message_fault(error, self._queue.address) from error
 
     async def _apply(self, token: UUID, outcome: Outcome) -> None:
         match outcome:

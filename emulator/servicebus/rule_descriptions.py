@@ -7,6 +7,7 @@ from emulator.servicebus.atom import INSTANCE, SERVICE_BUS, add_element, start_e
 from emulator.servicebus.broker.errors import ArgumentError
 from emulator.servicebus.broker.property_values import Value, value_from_text, value_text
 from emulator.servicebus.broker.subscription_rules import (
+    CORRELATION_PROPERTIES,
     BooleanFilter,
     CorrelationFilter,
     RuleFilter,
@@ -22,16 +23,6 @@ _SQL_ACTION = "SqlRuleAction"
 
 _XML_SCHEMA = "http://www.w3.org/2001/XMLSchema"
 _TYPE = f"{{{INSTANCE}}}type"
-_SYSTEM_PROPERTIES = (
-    "CorrelationId",
-    "MessageId",
-    "To",
-    "ReplyTo",
-    "Label",
-    "SessionId",
-    "ReplyToSessionId",
-    "ContentType",
-)
 
 
 def read_rule(name: str, description: Element) -> SubscriptionRule:
@@ -65,7 +56,7 @@ def _read_filter(element: Element) -> RuleFilter:
         case "SqlFilter":
             return SqlFilter(_text(element, "SqlExpression"), _read_values(element, "Parameters"))
         case "CorrelationFilter":
-            texts = {name: _text(element, name) for name in _SYSTEM_PROPERTIES}
+            texts = {name: _text(element, name) for name in CORRELATION_PROPERTIES}
             system = {name: text for name, text in texts.items() if text}
             return CorrelationFilter(system, _read_values(element, "Properties"))
     raise ArgumentError(
@@ -129,7 +120,7 @@ def _add_filter(description: Element, rule_filter: RuleFilter) -> None:
             _add_sql(element, expression, parameters)
         case CorrelationFilter(system=system, application=application):
             element.set(_TYPE, "CorrelationFilter")
-            for name in _SYSTEM_PROPERTIES:
+            for name in CORRELATION_PROPERTIES:
                 if name in system:
                     add_element(element, SERVICE_BUS, name, system[name])
             if application:

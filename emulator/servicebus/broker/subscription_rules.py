@@ -61,6 +61,19 @@ class SqlFilter:
         return self._predicate(properties) is True
 
 
+CORRELATION_PROPERTIES = (
+    "CorrelationId",
+    "MessageId",
+    "To",
+    "ReplyTo",
+    "Label",
+    "SessionId",
+    "ReplyToSessionId",
+    "ContentType",
+)
+"""The system properties that clients can put into a correlation filter, in Azure's order."""
+
+
 @dataclass(frozen=True, slots=True)
 class CorrelationFilter:
     """A filter that selects the messages whose properties have all the given values.

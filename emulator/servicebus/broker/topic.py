@@ -127,6 +127,7 @@ class TopicState(QueueState):
         self.subscriptions: list[SubscriptionState] = []
         self.dropped_count = 0
         """The number of messages since the start that no subscription got."""
+        self._committed_dropped_count = 0
         self._contents = contents
         self._message_format = message_format
 
@@ -134,6 +135,16 @@ class TopicState(QueueState):
     def changed_states(self) -> Sequence[QueueState]:
         """The `QueueState` objects of the topic and of all its subscriptions."""
         return (self, *self.subscriptions)
+
+    def commit(self) -> None:
+        """Keep the changes since the last commit. `rollback` can no longer undo them."""
+        super().commit()
+        self._committed_dropped_count = self.dropped_count
+
+    def rollback(self) -> None:
+        """Restore the state of the last commit, also the number of dropped messages."""
+        super().rollback()
+        self.dropped_count = self._committed_dropped_count
 
     def _enqueue(
         self, message: IncomingMessage, number: int, first_number: int, now: datetime

@@ -38,6 +38,8 @@ class ContentCache:
         self._cached: OrderedDict[int, IncomingMessage] = OrderedDict()
         self._cached_bytes = 0
         self._unwritten: dict[int, IncomingMessage] = {}
+        self.unwritten_bytes = 0
+        """The total size of the contents that are not yet in the database."""
 
     def add(self, id_: int, content: IncomingMessage) -> None:
         """Add the content of a new message. The content is unwritten until `commit` is called.
@@ -45,6 +47,7 @@ class ContentCache:
         Unwritten contents are always kept in the cache.
         """
         self._unwritten[id_] = content
+        self.unwritten_bytes += content.size_bytes
 
     def get(self, id_: int) -> IncomingMessage:
         """Return the content of a message from the cache or from the database."""
@@ -67,6 +70,7 @@ class ContentCache:
             self._cached[id_] = content
             self._cached_bytes += content.size_bytes
         self._unwritten.clear()
+        self.unwritten_bytes = 0
         while self._cached_bytes > self._cache_bytes:
             _, oldest = self._cached.popitem(last=False)
             self._cached_bytes -= oldest.size_bytes
@@ -74,11 +78,13 @@ class ContentCache:
     def rollback(self) -> None:
         """Discard all unwritten contents, because the transaction failed."""
         self._unwritten.clear()
+        self.unwritten_bytes = 0
 
 
 _RETRY_SECONDS = 1.0
 _LONGEST_SLEEP_SECONDS = 3600.0
 _MAX_ASSIGNED_BYTES = 8 * 1024 * 1024
+_MAX_UNWRITTEN_BYTES = 8 * 1024 * 1024
 _FORGET_BATCH = 256
 
 logger = logging.getLogger(__name__)
@@ -261,6 +267,10 @@ class TransactionManager:
             state = self._states[record.queue]
             state.advance(record, now)
             self.mark_changed(state)
+            if self.contents.unwritten_bytes > _MAX_UNWRITTEN_BYTES:
+                # Many scheduled messages of a topic are due. The next transaction, for which
+                # `_set_next_timer` sets a timer, makes the other changes.
+                break
 
     def _run_transaction(self) -> None:
         self._transaction_handle = None

@@ -308,6 +308,21 @@ def test_a_message_changed_by_a_rule_action_has_the_new_properties_and_the_same_
     assert (after.header, after.annotations) == (before.header, before.annotations)
 
 
+@pytest.mark.parametrize(
+    ("update", "expected"),
+    [
+        (PropertyUpdate("COLOR", "new"), {"color": "new", "size": 1}),
+        (PropertyUpdate("COLOR", None, is_removed=True), {"size": 1}),
+    ],
+)
+def test_an_action_changes_all_properties_whose_names_differ_only_in_upper_and_lower_case(
+    update: PropertyUpdate, expected: dict[str, Any]
+) -> None:
+    before = message(application={"Color": "one", "color": "two", "size": 1})
+    after = split(FORMAT.update_properties(before, [update]).bare)
+    assert section_value(after.application_properties) == expected
+
+
 def test_filtering_an_accepted_message_with_malformed_properties_raises_no_error() -> None:
     chance = random.Random(7)
     valid = message(["id", None, "to"], {"a": 1, "b": "text"}).bare

@@ -1,6 +1,7 @@
 """Run a broker with its own database and a manual clock in tests."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -97,6 +98,20 @@ class RunningBroker:
 
     def after(self, seconds: float) -> datetime:
         return self.clock.at + timedelta(seconds=seconds)
+
+    @contextmanager
+    def failing_writes(self) -> Iterator[None]:
+        """Make each write to the database fail during the `with` block."""
+        connection = self.broker._transactions.store._connection
+        connection.execute("PRAGMA query_only=1")
+        try:
+            yield
+        finally:
+            connection.execute("PRAGMA query_only=0")
+
+    def retry_write(self) -> None:
+        """Make the next attempt to write to the database, as the broker does after one second."""
+        self.broker._transactions._on_timer()
 
     def receiver(
         self,

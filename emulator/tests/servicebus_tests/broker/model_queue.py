@@ -96,6 +96,12 @@ class ModelQueue:
         message.token = token
         message.locked_until = self.now + self.settings.lock_duration
 
+    def find_locked(self, token: UUID) -> ModelMessage | None:
+        return next((each for each in self.messages if each.token == token), None)
+
+    def restart(self, downtime: timedelta) -> None:
+        self.advance(downtime)
+
     def give_back(self, message: ModelMessage, *, failed: bool) -> None:
         message.token = message.locked_until = None
         message.delivery_count += failed

@@ -93,12 +93,10 @@ async def test_a_message_that_could_not_be_written_is_not_delivered(tmp_path: Pa
 async def test_messages_are_not_delivered_until_the_database_is_writable(tmp_path: Path) -> None:
     servicebus = await _open(tmp_path)
     await servicebus.queue().send([message("a", time_to_live_seconds=1000)])
-    connection = servicebus.broker._transactions.store._connection
-    connection.execute("PRAGMA query_only=1")
-    receiver = servicebus.receiver(credit=1)
+    with servicebus.failing_writes():
+        receiver = servicebus.receiver(credit=1)
     assert not receiver.deliveries
     assert receiver.subscription.credit == 1
-    connection.execute("PRAGMA query_only=0")
     servicebus.broker.tick()
     assert not receiver.deliveries, "only the timer makes the next attempt"
     await servicebus.queue().send([message("b")])
@@ -110,14 +108,12 @@ async def test_messages_are_not_delivered_until_the_database_is_writable(tmp_pat
 async def test_the_broker_timer_repeats_a_failed_write(tmp_path: Path) -> None:
     servicebus = await _open(tmp_path)
     await servicebus.queue().send([message("a")])
-    connection = servicebus.broker._transactions.store._connection
-    connection.execute("PRAGMA query_only=1")
-    receiver = servicebus.receiver(credit=1)
-    for _ in range(3):
-        servicebus.broker._transactions._on_timer()
-        assert receiver.subscription.credit == 1
-    connection.execute("PRAGMA query_only=0")
-    servicebus.broker._transactions._on_timer()
+    with servicebus.failing_writes():
+        receiver = servicebus.receiver(credit=1)
+        for _ in range(3):
+            servicebus.retry_write()
+            assert receiver.subscription.credit == 1
+    servicebus.retry_write()
     assert receiver.bodies == ["a"]
     await servicebus.broker.close()
 

@@ -23,7 +23,7 @@ from emulator.servicebus.broker.errors import (
     NotAllowed,
     QuotaExceeded,
 )
-from emulator.servicebus.broker.message import MessageState, ReceiveMode
+from emulator.servicebus.broker.message import MessageDelivery, MessageState, ReceiveMode
 from emulator.servicebus.broker.settings import (
     QueueSettings,
     QueueStatus,
@@ -155,6 +155,55 @@ async def test_a_message_that_no_subscription_selects_is_dropped_and_counted(
     await topics.broker.close()
 
 
+async def test_a_message_that_cannot_be_written_is_not_counted_as_dropped(tmp_path: Path) -> None:
+    topics = await RunningBroker.open(tmp_path, TopicSettings("t"), subscription("red", RED))
+    due = topics.after(60)
+    await topics.queue("t").schedule([message("color=green", scheduled_at=due)])
+    with no_space(0):
+        with pytest.raises(MessageStoreError):
+            await topics.queue("t").send([message("color=blue")])
+        topics.advance(60)
+        assert topics.broker.topic("t").dropped_count == 0
+    topics.retry_write()
+    assert topics.broker.topic("t").dropped_count == 1
+    await topics.broker.close()
+
+
+async def test_many_scheduled_messages_of_a_topic_are_sent_in_several_transactions(
+    tmp_path: Path,
+) -> None:
+    topics = await RunningBroker.open(tmp_path, TopicSettings("t"), subscription("all"))
+    due = topics.after(60)
+    count, body = 100, "x" * 200_000
+    for _ in range(count):
+        await topics.queue("t").schedule([message(body, scheduled_at=due)])
+    inserted = [0]
+
+    def count_inserted(statement: str) -> None:
+        if statement.startswith("INSERT INTO messages"):
+            inserted[-1] += 1
+        elif statement == "COMMIT":
+            inserted.append(0)
+
+    sequence_numbers: list[int] = []
+    complete = asyncio.Event()
+
+    def deliver(delivery: MessageDelivery) -> None:
+        sequence_numbers.append(delivery.message.sequence_number)
+        if len(sequence_numbers) == count:
+            complete.set()
+
+    topics.broker.trace(count_inserted)
+    receiver = topics.queue("t/Subscriptions/all").subscribe(ReceiveMode.PEEK_LOCK, deliver)
+    receiver.set_credit(count)
+    topics.advance(60)
+    await asyncio.wait_for(complete.wait(), timeout=30)
+    assert sequence_numbers == list(range(1, count + 1))
+    assert sum(inserted) == count
+    assert max(inserted) * len(body) < 9 * 1024 * 1024
+    await topics.broker.close()
+
+
 async def test_a_scheduled_message_goes_to_the_subscriptions_that_exist_when_it_becomes_active(
     topics: RunningBroker,
 ) -> None:
@@ -241,7 +290,7 @@ async def test_if_the_database_cannot_be_written_no_subscription_gets_the_messag
         assert topics.queue("t").counts().scheduled == 1
     assert not topics.broker._transactions.contents._unwritten
     assert await topics.queue("t").send([message("color=red")]) == [2]
-    topics.broker._transactions._on_timer()
+    topics.retry_write()
     await asyncio.sleep(0)
     found = bodies(topics)
     assert sorted(found["all"]) == sorted(found["red"]) == ["color=red", "color=red later"]

@@ -173,17 +173,15 @@ async def test_settling_with_an_expired_session_lock_fails_while_the_lock_cannot
     await queue.send(messages("s", "a"))
     lock = queue.accept_session("s")
     (delivery,) = receive(servicebus, lock)
-    connection = servicebus.broker._transactions.store._connection
-    connection.execute("PRAGMA query_only=1")
-    with pytest.raises(MessageStoreError):
-        await queue.send(messages("s", "b"))
-    servicebus.clock.at = servicebus.after(LOCK_SECONDS)
-    with pytest.raises(SessionLockLost):
-        await queue.complete(lock_token_of(delivery))
-    with pytest.raises(SessionAlreadyLocked):  # the messages could not be unlocked
-        queue.accept_session("s")
-    connection.execute("PRAGMA query_only=0")
-    servicebus.broker._transactions._on_timer()
+    with servicebus.failing_writes():
+        with pytest.raises(MessageStoreError):
+            await queue.send(messages("s", "b"))
+        servicebus.clock.at = servicebus.after(LOCK_SECONDS)
+        with pytest.raises(SessionLockLost):
+            await queue.complete(lock_token_of(delivery))
+        with pytest.raises(SessionAlreadyLocked):  # the messages could not be unlocked
+            queue.accept_session("s")
+    servicebus.retry_write()
     (again,) = receive(servicebus, queue.accept_session("s"))
     assert again.message.delivery_count == 1
 
@@ -195,12 +193,10 @@ async def test_a_session_that_is_released_while_writes_fail_is_unlocked_after_th
     await queue.send(messages("s", "a"))
     lock = queue.accept_session("s")
     receive(servicebus, lock)
-    connection = servicebus.broker._transactions.store._connection
-    connection.execute("PRAGMA query_only=1")
-    queue.release_session(lock)
-    with pytest.raises(MessageStoreError):
-        await queue.send(messages("s", "b"))
-    connection.execute("PRAGMA query_only=0")
+    with servicebus.failing_writes():
+        queue.release_session(lock)
+        with pytest.raises(MessageStoreError):
+            await queue.send(messages("s", "b"))
     await queue.send(messages("s", "c"))
     servicebus.broker.tick()
     assert bodies(receive(servicebus, queue.accept_session("s"))) == "ac"
@@ -411,12 +407,9 @@ async def test_a_session_state_that_cannot_be_written_is_not_kept(
     queue = servicebus.queue()
     lock = queue.accept_session("s")
     await queue.set_session_state(lock, b"old")
-    connection = servicebus.broker._transactions.store._connection
-    connection.execute("PRAGMA query_only=1")
-    with pytest.raises(MessageStoreError):
+    with servicebus.failing_writes(), pytest.raises(MessageStoreError):
         await queue.set_session_state(lock, b"new")
-    connection.execute("PRAGMA query_only=0")
-    servicebus.broker._transactions._on_timer()
+    servicebus.retry_write()
     await queue.send(messages("s", "a"))
     assert queue.session_state(lock) == b"old"
 

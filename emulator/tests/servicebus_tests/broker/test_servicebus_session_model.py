@@ -4,29 +4,16 @@
 its database writes fail.
 """
 
-import asyncio
-import tempfile
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
+from uuid import UUID
 
 import pytest
-from hypothesis import Phase, settings
+from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    Bundle,
-    RuleBasedStateMachine,
-    consumes,
-    initialize,
-    invariant,
-    multiple,
-    precondition,
-    rule,
-)
+from hypothesis.stateful import initialize, invariant, multiple, precondition, rule
 
 from emulator.servicebus.broker.errors import (
-    BrokerError,
-    MessageLockLost,
     MessageNotFound,
     MessageStoreError,
     SessionAlreadyLocked,
@@ -35,13 +22,11 @@ from emulator.servicebus.broker.errors import (
 from emulator.servicebus.broker.message import IncomingMessage, MessageState, ReceiveMode
 from emulator.servicebus.broker.message_sessions import MessageSessionLock
 from emulator.servicebus.broker.settings import QueueSettings
-from servicebus_tests.broker.broker_harness import RunningBroker, lock_token_of, message
+from servicebus_tests.broker.broker_harness import message
+from servicebus_tests.broker.model_machine import LOCK_SECONDS, PHASES, ModelMachine, seconds
 from servicebus_tests.broker.model_queue import ModelMessage, ModelQueue
 
-LOCK_SECONDS = 30
-ADDRESSES = {False: "q", True: "q/$DeadLetterQueue"}
-seconds = st.integers(0, 70)
-session_ids = st.sampled_from(["", "one", "two"])
+session_ids = st.sampled_from(["", "one"])
 
 
 @dataclass(eq=False)
@@ -84,6 +69,9 @@ class ModelSessions(ModelQueue):
         self.locks[session_id] = lock
         return lock
 
+    def lock(self, message: ModelMessage, token: UUID) -> None:
+        message.token = token  # until the lock on the session ends
+
     def end(self, lock: ModelLock, *, failed: bool) -> None:
         if lock.is_lost:
             return
@@ -100,6 +88,12 @@ class ModelSessions(ModelQueue):
                 self.end(lock, failed=True)
         super().advance(timedelta(0))
 
+    def restart(self, downtime: timedelta) -> None:
+        for lock in list(self.locks.values()):
+            self.end(lock, failed=False)
+        self.waiting.clear()
+        super().restart(downtime)
+
     def offer(self) -> None:
         """Give available sessions to the receivers that wait for a session."""
         while self.waiting:
@@ -111,12 +105,14 @@ class ModelSessions(ModelQueue):
             self.waiting.pop(0).append(self.accept(self.session_of[oldest.id]))
 
 
-class SessionMachine(RuleBasedStateMachine):
-    locks = Bundle("locks")
-    """Pairs of the broker's lock on a session and the model's."""
-    held = Bundle("held")
-    """Triples of a lock token, the broker's lock on the session and the model's."""
+Locks = tuple[MessageSessionLock, ModelLock]
+"""The broker's lock on a session and the model's."""
+# A choice from all locks would mostly be a lost lock, because each session has only one other lock.
+locks = st.runner().flatmap(lambda machine: st.sampled_from(machine.useful_locks()))
+has_locks = precondition(lambda machine: machine.locks)
 
+
+class SessionMachine(ModelMachine[ModelSessions]):
     @initialize(
         default_seconds=st.none() | st.integers(1, 90), max_delivery_count=st.integers(1, 3)
     )
@@ -130,22 +126,9 @@ class SessionMachine(RuleBasedStateMachine):
             duplicate_detection_window=timedelta(seconds=40),
             requires_session=True,
         )
-        self.runner = asyncio.Runner()
-        self.folder = tempfile.TemporaryDirectory()
-        self.servicebus = self.runner.run(RunningBroker.open(Path(self.folder.name), chosen))
-        self.model = ModelSessions(chosen, self.servicebus.clock.at)
-        self.body_count = 0
+        self.start(chosen, ModelSessions)
+        self.locks: list[Locks] = []
         self.offered: list[tuple[list[MessageSessionLock], list[ModelLock]]] = []
-
-    def teardown(self) -> None:
-        if hasattr(self, "runner"):
-            self.runner.run(self.servicebus.broker.close())
-            self.runner.close()
-            self.folder.cleanup()
-
-    def _refuse_writes(self, value: bool) -> None:
-        connection = self.servicebus.broker._transactions.store._connection
-        connection.execute(f"PRAGMA query_only={int(value)}")
 
     @rule(
         facts=st.lists(
@@ -157,26 +140,34 @@ class SessionMachine(RuleBasedStateMachine):
     def send(self, facts: list[tuple[str, str | None, int | None]]) -> None:
         messages = []
         for session_id, message_id, delay in facts:
-            self.body_count += 1
             due = None if delay is None else self.servicebus.after(delay)
-            body = str(self.body_count)
             messages.append(
-                message(body, message_id=message_id, scheduled_at=due, session_id=session_id)
+                message(
+                    self.next_body(),
+                    message_id=message_id,
+                    scheduled_at=due,
+                    session_id=session_id,
+                )
             )
         expected = [self.model.send(each) for each in messages]
         assert self.runner.run(self.servicebus.queue().send(messages)) == expected
         self.advance(0)
 
-    @rule(target=locks, session_id=session_ids)
-    def accept(self, session_id: str) -> object:
+    def useful_locks(self) -> list[Locks]:
+        """Return the locks that are not lost, and the newest of those that are lost."""
+        lost = [pair for pair in self.locks if pair[1].is_lost]
+        return [pair for pair in self.locks if not pair[1].is_lost] + lost[-1:]
+
+    @rule(session_id=session_ids)
+    def accept(self, session_id: str) -> None:
         if session_id in self.model.locks:
             with pytest.raises(SessionAlreadyLocked):
                 self.servicebus.queue().accept_session(session_id)
-            return multiple()
+            return
         lock = self.servicebus.queue().accept_session(session_id)
         expected = self.model.accept(session_id)
         assert lock.until == expected.until
-        return lock, expected
+        self.locks.append((lock, expected))
 
     @rule()
     def wait_for_the_next_session(self) -> None:
@@ -187,30 +178,30 @@ class SessionMachine(RuleBasedStateMachine):
         self.offered.append((ours, expected))
 
     @precondition(lambda self: any(ours for ours, _ in self.offered))
-    @rule(target=locks)
-    def take_the_next_session(self) -> object:
+    @rule()
+    def take_the_next_session(self) -> None:
         at = next(at for at, (ours, _) in enumerate(self.offered) if ours)
         (lock,), (expected,) = self.offered.pop(at)
-        return lock, expected
+        self.locks.append((lock, expected))
 
+    @has_locks
     @rule(pair=locks, fails=st.booleans())
-    def release(self, pair: tuple[MessageSessionLock, ModelLock], fails: bool) -> None:
+    def release(self, pair: Locks, fails: bool) -> None:
         lock, expected = pair
+        queue = self.servicebus.queue()
         if fails:
-            self._refuse_writes(True)
-            self.servicebus.queue().release_session(lock)
-            with pytest.raises(MessageStoreError):
-                self.runner.run(
-                    self.servicebus.queue().send([message("never", session_id="never")])
-                )
-            self._refuse_writes(False)
-            self.servicebus.broker._transactions._on_timer()
+            with self.servicebus.failing_writes():
+                queue.release_session(lock)
+                with pytest.raises(MessageStoreError):
+                    self.runner.run(queue.send([message("never", session_id="never")]))
+            self.servicebus.retry_write()
         else:
-            self.servicebus.queue().release_session(lock)
+            queue.release_session(lock)
         self.model.end(expected, failed=False)
 
+    @has_locks
     @rule(pair=locks)
-    def renew(self, pair: tuple[MessageSessionLock, ModelLock]) -> None:
+    def renew(self, pair: Locks) -> None:
         lock, expected = pair
         if expected.is_lost:
             with pytest.raises(SessionLockLost):
@@ -219,8 +210,9 @@ class SessionMachine(RuleBasedStateMachine):
         expected.until = self.model.now + timedelta(seconds=LOCK_SECONDS)
         assert self.servicebus.queue().renew_session_lock(lock) == expected.until
 
+    @has_locks
     @rule(pair=locks, state=st.none() | st.binary(max_size=3))
-    def set_state(self, pair: tuple[MessageSessionLock, ModelLock], state: bytes | None) -> None:
+    def set_state(self, pair: Locks, state: bytes | None) -> None:
         lock, expected = pair
         call = self.servicebus.queue().set_session_state(lock, state)
         if expected.is_lost:
@@ -234,15 +226,14 @@ class SessionMachine(RuleBasedStateMachine):
         if state is not None:
             self.model.states[lock.session_id] = state
 
+    @has_locks
     @rule(
-        target=held,
+        target=ModelMachine.held,
         pair=locks,
         count=st.integers(1, 3),
         mode=st.sampled_from(ReceiveMode),
     )
-    def receive(
-        self, pair: tuple[MessageSessionLock, ModelLock], count: int, mode: ReceiveMode
-    ) -> object:
+    def receive(self, pair: Locks, count: int, mode: ReceiveMode) -> object:
         lock, expected_lock = pair
         receiver = self.servicebus.receiver("q", mode, count, lock)
         receiver.subscription.close()
@@ -251,21 +242,20 @@ class SessionMachine(RuleBasedStateMachine):
             return multiple()
         ready = self.model.ready(lock.session_id)[:count]
         assert receiver.bodies == [each.body.decode() for each in ready]
-        tokens = []
+        taken = []
         for expected, delivery in zip(ready, receiver.deliveries, strict=True):
             assert delivery.message.delivery_count == expected.delivery_count
-            tokens.append(self._took(expected, mode, delivery, pair))
-        return multiple(*[each for each in tokens if each is not None])
+            taken += self.take(expected, mode, delivery)
+        return multiple(*taken)
 
+    @has_locks
     @rule(
-        target=held,
+        target=ModelMachine.held,
         pair=locks,
         number=st.integers(1, 12),
         mode=st.sampled_from(ReceiveMode),
     )
-    def receive_deferred(
-        self, pair: tuple[MessageSessionLock, ModelLock], number: int, mode: ReceiveMode
-    ) -> object:
+    def receive_deferred(self, pair: Locks, number: int, mode: ReceiveMode) -> object:
         lock, expected_lock = pair
         found = [
             each
@@ -278,61 +268,13 @@ class SessionMachine(RuleBasedStateMachine):
                 self.runner.run(call)
             return multiple()
         (delivery,) = self.runner.run(call)
-        token = self._took(found[0], mode, delivery, pair)
-        return multiple() if token is None else token
-
-    def _took(
-        self, expected: ModelMessage, mode: ReceiveMode, delivery: object, pair: object
-    ) -> object:
-        if mode is ReceiveMode.RECEIVE_AND_DELETE:
-            self.model.messages.remove(expected)
-            return None
-        expected.token = lock_token_of(delivery)  # type: ignore[arg-type]
-        return expected.token, pair
-
-    @rule(
-        hold=consumes(held),
-        way=st.sampled_from(["complete", "abandon", "release", "defer", "dead_letter"]),
-    )
-    def settle(self, hold: tuple[object, object], way: str) -> None:
-        token, _ = hold
-        arguments = (token, "Bad", None) if way == "dead_letter" else (token,)
-        call = getattr(self.servicebus.queue(), way)(*arguments)
-        mine = next((m for m in self.model.messages if m.token == token), None)
-        if mine is None:
-            refusal: type[BrokerError] = MessageLockLost
-            with pytest.raises(refusal):
-                self.runner.run(call)
-            return
-        self.runner.run(call)
-        if way == "complete":
-            self.model.messages.remove(mine)
-        elif way == "dead_letter":
-            self.model.bury(mine, "Bad")
-        else:
-            if way == "defer":
-                mine.state = MessageState.DEFERRED
-            self.model.give_back(mine, failed=way == "abandon")
-
-    @rule(duration=seconds)
-    def advance(self, duration: int) -> None:
-        self.model.advance(timedelta(seconds=duration))
-        self.servicebus.advance(duration)
+        return multiple(*self.take(found[0], mode, delivery))
 
     @precondition(lambda self: self.body_count)
     @rule(downtime=st.just(0) | seconds)
     def restart(self, downtime: int) -> None:
-        async def restart() -> None:
-            await self.servicebus.broker.close()
-            self.servicebus.clock.at = self.servicebus.after(downtime)
-            await self.servicebus.restart()
-
-        self.runner.run(restart())
-        for lock in list(self.model.locks.values()):
-            self.model.end(lock, failed=False)
-        self.model.waiting.clear()
+        super().restart(downtime)
         self.offered = []
-        self.model.advance(timedelta(seconds=downtime))
 
     @invariant()
     def the_broker_shows_what_the_model_has(self) -> None:
@@ -344,29 +286,7 @@ class SessionMachine(RuleBasedStateMachine):
             assert [(each.session_id, each.until) for each in ours] == [
                 (each.session_id, each.until) for each in expected
             ]
-        for dead, address in ADDRESSES.items():
-            shown = [
-                (
-                    each.sequence_number,
-                    each.bare,
-                    each.state,
-                    each.delivery_count,
-                    each.expires_at,
-                    each.dead_letter_reason,
-                )
-                for each in self.servicebus.queue(address).peek(0, 1000)
-            ]
-            assert shown == [
-                (
-                    each.number,
-                    each.body,
-                    each.state,
-                    each.delivery_count,
-                    each.expires_at,
-                    each.reason,
-                )
-                for each in self.model.living(dead=dead)
-            ]
+        super().the_broker_shows_what_the_model_has()
         assert self.servicebus.queue().session_ids() == sorted(
             {
                 self.model.session_of[each.id]
@@ -376,10 +296,5 @@ class SessionMachine(RuleBasedStateMachine):
         )
 
 
-SessionMachine.TestCase.settings = settings(
-    max_examples=20,
-    stateful_step_count=30,
-    # Omit the explain phase, because it traces every line of the broker and takes minutes.
-    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
-)
+SessionMachine.TestCase.settings = settings(max_examples=20, stateful_step_count=30, phases=PHASES)
 TestMessageSessions = SessionMachine.TestCase
