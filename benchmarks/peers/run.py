@@ -36,6 +36,7 @@ from benchmarks.peers.results import Comparison, PeerRun, Values
 from benchmarks.peers.systems import (
     CONFIGURATIONS,
     LOOSELY,
+    OWN_ENVIRONMENT,
     ROOT,
     PeerConfiguration,
     find_redis,
@@ -177,7 +178,8 @@ def _read(*command: str) -> str:
 def collect_versions(configurations: Sequence[PeerConfiguration]) -> dict[str, str]:
     """Return the version of each program and library that the comparison runs, by its name."""
     found: dict[str, str] = {}
-    for name in dict.fromkeys(each.environment for each in configurations if each.commands):
+    names = (each.environment for each in configurations if each.commands)
+    for name in dict.fromkeys(name for name in names if name != OWN_ENVIRONMENT):
         found |= {
             (f"{key} (arq)" if name == "arq" and key == "redis" else key): value
             for key, value in environments.versions(name).items()

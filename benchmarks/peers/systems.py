@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,12 +27,14 @@ from tests.ports import free_port
 ROOT = Path(__file__).parents[2]
 CATALOGUE = ROOT / "benchmarks" / "peers" / "models.toml"
 LOOSELY = "loosely"
+OWN_ENVIRONMENT = "own"
 _WAIT_SECONDS = 180
 _READY_SECONDS = 120.0
 _RESTART_PAUSE_SECONDS = 0.1
 _MODEL_PROCESSES = "model-processes"
 _BOUNDARY = "peer-boundary"
 _SERVERS = "benchmarks.peers.servers"
+_AZURE_SDKS = ROOT / "benchmarks" / "peers" / "servers" / "azure_sdks"
 
 BodyForm = Literal["raw", "form", "list"]
 """How a server gets the picture: as the body, as a file of a form, or as base64 in a JSON list."""
@@ -42,8 +45,10 @@ class PeerConfiguration:
     """One way to run a peer, for example with or without batches.
 
     A peer is another way to serve a model, with which Loosely is compared. `commands` are the
-    command lines of the peer's programs, in which `{port}` stands for the port on which the peer
-    listens.
+    command lines of the peer's programs. In these, `{port}` stands for the port on which the peer
+    listens, `{queue_port}` and `{admin_port}` for the ports of Service Bus, and `{folder}` for the
+    folder for data. `environment` is a name in `environments.REQUIREMENTS`, or OWN_ENVIRONMENT for
+    the Python environment of this process.
     """
 
     peer: str
@@ -75,6 +80,20 @@ _CELERY = (
 
 _DRAMATIQ = ("dramatiq", f"{_SERVERS}.dramatiq_tasks", "--processes", "1")
 _CELERY_SETTINGS = "acks_late, reject_on_worker_lost, prefetch 1, torch imported before the fork"
+
+_AZURE_SDKS_COMMANDS = (
+    (
+        *("python", "-m", "emulator.servicebus", "--log-level", "warning"),
+        *("--data", "{folder}/service-bus", "--config", str(_AZURE_SDKS / "service_bus.json")),
+        *("--port", "{queue_port}", "--admin-port", "{admin_port}"),
+    ),
+    (
+        *("python", "-m", "emulator.functions", "--log-level", "warning", "--no-request-log"),
+        *("--data", "{folder}/functions", "--app", str(_AZURE_SDKS), "--port", "{port}"),
+        "--no-reload",
+    ),
+    ("python", "-m", f"{_SERVERS}.azure_sdks.worker", "{port}"),
+)
 
 CONFIGURATIONS = (
     PeerConfiguration(
@@ -159,6 +178,14 @@ CONFIGURATIONS = (
         "BentoML, no batches",
         "one service; no batches",
         [("bentoml", "serve", f"{_SERVERS}.bentoml_server:Classify", "--port", "{port}")],
+    ),
+    PeerConfiguration(
+        "azure-sdks",
+        "emulators",
+        "Azure SDKs without Loosely",
+        "the same emulators; batches of messages are sent, one message is received at a time",
+        _AZURE_SDKS_COMMANDS,
+        environment=OWN_ENVIRONMENT,
     ),
     PeerConfiguration(LOOSELY, "up", "Loosely", "`loosely up`; batches of 8, 5 ms"),
 )
@@ -327,7 +354,10 @@ def _serve_loosely(
 def _serve_peer(
     configuration: PeerConfiguration, task: str, pictures: Sequence[bytes], folder: Path
 ) -> Iterator[ServedPeer]:
-    programs = environments.prepare(configuration.environment)
+    if configuration.environment == OWN_ENVIRONMENT:
+        programs = Path(sys.executable).parent
+    else:
+        programs = environments.prepare(configuration.environment)
     model_processes = folder / _MODEL_PROCESSES
     environment = {
         **environments.variables(),
@@ -337,19 +367,27 @@ def _serve_peer(
         "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}",
         "BENTOML_HOME": str(folder / "bentoml"),
     }
-    port, redis_port = free_port(), free_port()
+    ports = {name: str(free_port()) for name in ("port", "queue_port", "admin_port", "redis_port")}
+    environment["PEER_SERVICE_BUS"] = (
+        f"Endpoint=sb://127.0.0.1:{ports['queue_port']};"
+        "SharedAccessKeyName=RootManageSharedAccessKey;SharedAccessKey=SAS_KEY_VALUE;"
+        "UseDevelopmentEmulator=true"
+    )
     commands: list[Sequence[str]] = []
     if configuration.uses_redis:
         commands.append(
-            (find_redis(), "--port", str(redis_port), "--bind", "127.0.0.1", "--save", "")
+            (find_redis(), "--port", ports["redis_port"], "--bind", "127.0.0.1", "--save", "")
         )
-        environment["PEER_REDIS"] = f"redis://127.0.0.1:{redis_port}/0"
+        environment["PEER_REDIS"] = f"redis://127.0.0.1:{ports['redis_port']}/0"
     for first, *rest in configuration.commands:
-        options = (part.replace("{port}", str(port)) for part in rest)
+        options = (part.format(folder=folder, **ports) for part in rest)
         commands.append((str(programs / first), *options))
     bodies, media_type = _encode(pictures, configuration.form)
     requests = PeerRequests(
-        f"http://127.0.0.1:{port}", configuration.path, bodies, {"content-type": media_type}
+        f"http://127.0.0.1:{ports['port']}",
+        configuration.path,
+        bodies,
+        {"content-type": media_type},
     )
     with ExitStack() as stack:
         roots: list[_SupervisedProgram] = []
