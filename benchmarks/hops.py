@@ -37,9 +37,9 @@ WARM_UP_JOBS = 25
 class ReadHop:
     """A step between the request and the response of a `noop` job with a small body.
 
-    `begin` and `end` are the times from the arrival of the request to the start and to the end of
-    the step, as numbers of round trips. They were found by reading the code, not by measuring.
-    `what` describes the step.
+    The step runs from `begin` to `end`. Both times are counted in round trips since the arrival of
+    the request, and are known from reading the code, not from measurements. `what` describes the
+    step.
     """
 
     begin: float

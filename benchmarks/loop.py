@@ -109,9 +109,10 @@ class Loop:
 
 
 def main(arguments: list[str]) -> None:
-    """Load the model. Then process N images for each line of stdin, which contains the number N.
+    """Load the model, then process a number of images for each line of stdin.
 
-    After each line's images, print their throughput as a JSON object.
+    Each line contains the number of images. When these images are processed, print their throughput
+    as a JSON object.
     """
     catalogue, name, *paths = arguments
     keep_large_blocks()

@@ -29,7 +29,10 @@ class PeerRun:
 
 @dataclass(slots=True)
 class Comparison:
-    """All runs of Loosely and its peers, and facts such as the date and the machine."""
+    """All runs of Loosely and its peers (other ways to serve a model), and facts about the runs.
+
+    The facts include the date and the machine.
+    """
 
     facts: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)

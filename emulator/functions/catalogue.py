@@ -125,7 +125,7 @@ def build_catalogue(
 def _accept_functions(
     functions: list[dict[str, Any]], host_file: HostFile, settings: Mapping[str, str]
 ) -> set[str]:
-    """Return the names of the functions that can be loaded, and log the errors in all others.
+    """Return the names of the functions that can be loaded. Log the errors in all other functions.
 
     Raises AppLoadError if all functions are in error.
     """

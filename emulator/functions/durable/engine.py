@@ -162,7 +162,10 @@ class DurableEngine(ABC):
         """Return the database of this engine, for queries."""
 
     def read_history_of(self, instance: OrchestrationInstance) -> list[str]:
-        """Return the history of an instance, as one text of JSON events for each episode."""
+        """Return the history of an instance, with one item for each episode.
+
+        Each item contains the JSON texts of the episode's events, joined by commas.
+        """
         return records.read_history(self._reader, instance.id)
 
     def read_page(

@@ -111,7 +111,10 @@ class InstanceCache:
             self.drop(other)
 
     def load_history(self, instance: OrchestrationInstance) -> list[str]:
-        """Return the history of an instance, as one text of JSON events for each episode."""
+        """Return the history of an instance, with one item for each episode.
+
+        Each item contains the JSON texts of the episode's events, joined by commas.
+        """
         if instance.history is None:
             instance.history = (
                 read_history(self.store, instance.id) if instance.episode_count else []
