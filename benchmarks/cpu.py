@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] = ()) -> int:
 
 
 def _seconds(system: RunningSystem) -> dict[str, float]:
-    """Return a dict from the name of each process to its processor time in seconds.
+    """Return the processor time in seconds of each process of a system, by the process's name.
 
     The Functions host and the app that it runs are separate processes.
     """

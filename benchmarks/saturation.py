@@ -196,9 +196,10 @@ def measure(catalogue: Path, model: str, rounds: int, seconds: float) -> list[Fi
     """Compare a worker with a bare loop, both with the same model. Return the rows of the report.
 
     A bare loop is a process that runs only the model. A round runs the loop, the worker, and the
-    loop again. The rounds are repeated until `rounds` of them were not disturbed by other programs,
-    but at most `rounds * _MAX_TRIES` times. Each run processes as many images as the loop processes
-    in about `seconds`. `catalogue` is the file that contains the settings of the model.
+    loop again. At most `rounds * _MAX_TRIES` rounds are run. They end earlier when `rounds` of them
+    were quiet: other programs used little processor time. Each run processes as many images as the
+    loop processes in about `seconds`. `catalogue` is the file that contains the settings of the
+    model.
     """
     batch_size = Catalogue.load(catalogue).model(model).max_batch_size
     with (

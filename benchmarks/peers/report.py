@@ -64,7 +64,7 @@ def _requests(comparison: Comparison, what: str) -> str:
 
 
 def make_charts(comparison: Comparison) -> dict[str, str]:
-    """Return a dict from the name of each chart to the text of its SVG file."""
+    """Return the texts of the charts' SVG files, by the names of the charts."""
     noop, resnet = _rows(comparison, "noop"), _rows(comparison, "resnet18")
     charts = {}
     if noop:

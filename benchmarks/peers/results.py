@@ -54,7 +54,7 @@ class Comparison:
     def medians(self, key: str, task: str) -> Values:
         """Return the median of each measured value over all rounds, by the name of the value.
 
-        The medians are those of the successful runs of the configuration `key` with the task
+        The medians are computed from the successful runs of the configuration `key` with the task
         `task`.
         """
         runs = [run for run in self.runs if run.key == key and run.task == task and not run.error]

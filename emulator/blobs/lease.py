@@ -21,7 +21,7 @@ _SECOND_US = 1_000_000
 
 
 class LeaseState(Enum):
-    """The state of a lease. The values are those of the header `x-ms-lease-state`."""
+    """The state of a lease, with the values of the header `x-ms-lease-state`."""
 
     AVAILABLE = "available"
     LEASED = "leased"

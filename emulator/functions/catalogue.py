@@ -35,9 +35,10 @@ class TriggeredFunction:
 class FunctionCatalogue:
     """The functions of an app, grouped by trigger type.
 
-    `functions` lists all functions that the host can load, and `disabled` contains the names of
-    those that an app setting disables. `orchestrators` and `activities` map the names that
-    orchestrations use to the names of functions. `activities` contains disabled activities, too.
+    `functions` lists all functions that the host can load. `disabled` contains the names of the
+    functions that an app setting disables. `orchestrators` and `activities` map the names that
+    orchestrations use to the names of functions. Of the disabled functions, only activities are in
+    these groups.
     """
 
     functions: list[dict[str, Any]]
@@ -54,7 +55,7 @@ class FunctionCatalogue:
 def select_functions(
     functions: list[dict[str, Any]], names: Collection[str]
 ) -> list[dict[str, Any]]:
-    """Return the functions with these names, ignoring case. If `names` is empty, return all.
+    """Return the functions with these names, ignoring case, or all functions if `names` is empty.
 
     If only some of the names exist, log a warning that lists the missing names. If none of the
     names exists, raise AppLoadError.

@@ -1,4 +1,4 @@
-"""The interface that both durable engines implement.
+"""The interface of the two durable engines: the default engine and the azure-storage engine.
 
 The interface contains the operations that the management API needs.
 """
@@ -30,7 +30,7 @@ _REPLACE_SECONDS = 30.0
 
 
 def check_failed(instance: OrchestrationInstance) -> None:
-    """Raise InstanceNotFailed if an instance has not failed and thus cannot be rewound."""
+    """Raise InstanceNotFailed if an instance has not failed, because it cannot be rewound then."""
     if instance.status is not Status.FAILED:
         raise InstanceNotFailed(
             f"This orchestration has status {instance.status}, but only orchestrations in the "
@@ -50,7 +50,7 @@ class DurableEngine(ABC):
 
     @abstractmethod
     async def drain(self, timeout_seconds: float) -> None:
-        """Start no more activities or episodes, and wait for those that are running.
+        """Start no more activities or episodes, and wait until the running ones have ended.
 
         Wait at most `timeout_seconds`. The results of the activities that have ended are stored.
         The caller must then call `stop`.

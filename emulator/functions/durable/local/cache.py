@@ -189,9 +189,9 @@ class InstanceCache:
 def _end_write(message: TaskMessage, work: int, written: asyncio.Future[None]) -> None:
     """Mark a message as stored, or undo the changes of `persist_results` if the write failed.
 
-    After a failed write, `message.work` is set to the number of the activity's work item again. So
-    the transaction of the next episode deletes the work item. Otherwise, the work item would stay
-    in the database, and the activity would run again after a restart of the host.
+    After a failed write, `message.work` is set to the number of the activity's work item again.
+    Then the transaction of the next episode deletes the work item. Otherwise, the work item would
+    stay in the database, and the activity would run again after a restart of the host.
 
     Args:
         message: The message that contains the activity's result.

@@ -83,7 +83,7 @@ class LocalEngine(DurableEngine):
             self._pool.add(work)
 
     async def drain(self, timeout_seconds: float) -> None:
-        """Start no more activities or episodes, and wait for those that are running.
+        """Start no more activities or episodes, and wait until the running ones have ended.
 
         Wait at most `timeout_seconds`. Store the results of the activities that have ended. The
         caller must then call `stop`.
