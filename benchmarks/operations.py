@@ -380,8 +380,8 @@ class OperationCounter:
     def _history(self, job_id: str) -> tuple[int, Counter[int]]:
         """Return the number of executions of a job's orchestrators, and the counts of their events.
 
-        A job has one orchestration, and a second one if it has a webhook. The second value maps
-        each type of history event to the number of events of this type in these orchestrations.
+        A job has one orchestration, or two if the job has a webhook. The second value maps each
+        type of history event to the number of events of this type in these orchestrations.
         """
         rows = self._query(
             "SELECT events FROM history WHERE id IN (?, ?)", job_id, webhook_instance(job_id)

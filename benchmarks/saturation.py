@@ -86,8 +86,8 @@ class Round:
     def is_quiet(self) -> bool:
         """Whether the machine was quiet during all three runs.
 
-        This is so if, in each run, other programs and other virtual machines together used less
-        than the fraction `_QUIET_SHARE` of the processor time.
+        The machine was quiet if, in each run, other programs and other virtual machines together
+        used less than the fraction `_QUIET_SHARE` of the processor time.
         """
         runs = (self.before, self.worker, self.after)
         return all(run.others_share + run.machine.stolen_share < _QUIET_SHARE for run in runs)
@@ -196,10 +196,10 @@ def measure(catalogue: Path, model: str, rounds: int, seconds: float) -> list[Fi
     """Compare a worker with a bare loop, both with the same model. Return the rows of the report.
 
     A bare loop is a process that runs only the model. A round runs the loop, the worker, and the
-    loop again. At most `rounds * _MAX_TRIES` rounds are run. They end earlier when `rounds` of them
-    were quiet: other programs used little processor time. Each run processes as many images as the
-    loop processes in about `seconds`. `catalogue` is the file that contains the settings of the
-    model.
+    loop again. The function ends after `rounds` quiet rounds, in which other programs used little
+    processor time, and at the latest after `rounds * _MAX_TRIES` rounds. Each run processes as many
+    images as the loop processes in about `seconds`. `catalogue` is the file that contains the
+    settings of the model.
     """
     batch_size = Catalogue.load(catalogue).model(model).max_batch_size
     with (

@@ -79,7 +79,7 @@ QUICK = {
 def make_pictures() -> list[bytes]:
     """Return four variants of the picture chelsea.jpg as JPEGs of about 26 KB.
 
-    The variants are the original, the original mirrored, and both of these upside down.
+    The variants are the original, its mirror image, and both of these upside down.
     """
     picture = Image.open(_PICTURE).convert("RGB")
     mirrored = ImageOps.mirror(picture)

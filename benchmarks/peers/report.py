@@ -1,6 +1,7 @@
 """Write `docs/benchmarks.md`, which compares Loosely with other ways to serve a model (its peers).
 
-The document contains charts."""
+The document contains charts.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

@@ -345,7 +345,7 @@ class AppSupervisor:
         """Start app processes until one of them has the same functions as the first app process.
 
         The first start is after `delay_seconds`, and the delay doubles before each further start.
-        Return the new process, and the delay in seconds before the first start of the next restart.
+        Return the new process, and the value of `delay_seconds` for the next restart.
         """
         while True:
             await asyncio.sleep(delay_seconds)

@@ -37,8 +37,8 @@ class FunctionCatalogue:
 
     `functions` lists all functions that the host can load. `disabled` contains the names of the
     functions that an app setting disables. `orchestrators` and `activities` map the names that
-    orchestrations use to the names of functions. Of the disabled functions, only activities are in
-    these groups.
+    orchestrations use to the names of functions. A disabled function is in no trigger group, except
+    a disabled activity, which is in `activities`.
     """
 
     functions: list[dict[str, Any]]

@@ -564,8 +564,8 @@ def _forget_content(
 ) -> list[str]:
     """Delete a blob's content and its uncommitted blocks from the index.
 
-    Return the keys of the content files that the index used for them. `blob` is the blob's row id,
-    or None if only uncommitted blocks exist. `container` is the row id of the blob's container, and
+    Return the keys of the content files that contain this data. `blob` is the blob's row id, or
+    None if only uncommitted blocks exist. `container` is the row id of the blob's container, and
     `name` is the blob's name.
     """
     rows = db.execute(

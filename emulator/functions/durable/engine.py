@@ -30,7 +30,10 @@ _REPLACE_SECONDS = 30.0
 
 
 def check_failed(instance: OrchestrationInstance) -> None:
-    """Raise InstanceNotFailed if an instance has not failed, because it cannot be rewound then."""
+    """Raise InstanceNotFailed if an instance does not have the status Failed.
+
+    Only a failed instance can be rewound.
+    """
     if instance.status is not Status.FAILED:
         raise InstanceNotFailed(
             f"This orchestration has status {instance.status}, but only orchestrations in the "
