@@ -40,7 +40,7 @@ class JobCost:
 
     @property
     def total_ms(self) -> float:
-        """The processor time per job, summed over all processes but the client, in milliseconds."""
+        """The processor time per job of all processes except the client, in milliseconds."""
         return sum(self.process_ms.values())
 
 
@@ -65,7 +65,7 @@ def measure(system: System, running_system: RunningSystem, size: int, clients: i
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Measure `noop` jobs for each body size and each number of clients, and print the medians.
+    """Measure the latency, throughput and processor time of `noop` jobs, and print a table.
 
     The measurements are repeated in several rounds. Each round measures each combination of body
     size and number of clients once. The printed values are the medians of the rounds. Return 0.
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] = ()) -> int:
 
 
 def _seconds(system: RunningSystem) -> dict[str, float]:
-    """Return a dict from the name of each process to its processor time in seconds.
+    """Return the processor time in seconds of each process of a system, by the process's name.
 
     The Functions host and the app that it runs are separate processes.
     """

@@ -228,7 +228,7 @@ async def measure_round_trips(rig: BrokerRig, messages: int, clients: int) -> Br
                     await receiver.complete_message(reply)
 
     async def request() -> None:
-        """Make one client's share of the round trips, one after another, on a new connection."""
+        """Make the round trips of one client, one after another, on a new connection."""
         nonlocal ended_at, ended_broker
         async with connect() as client, client.get_queue_sender(_REQUESTS) as sender:
             for number in range(warm_up + count):
@@ -348,10 +348,10 @@ def _message_count(text: str) -> int:
 def print_figures(
     figures: Sequence[BrokerFigure], others_share: float, stolen_share: float
 ) -> None:
-    """Print the table, a description of the machine, and how busy other programs kept it.
+    """Print the table, a description of the machine, and how much other programs used it.
 
-    `others_share` and `stolen_share` are the fractions of the processor time that other programs
-    and other virtual machines used during the benchmark.
+    `others_share` is the fraction of the processor time that other programs used during the
+    benchmark. `stolen_share` is the fraction that other virtual machines used.
     """
     table = Table(title="the local Service Bus")
     for column in COLUMNS:

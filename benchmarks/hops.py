@@ -37,9 +37,9 @@ WARM_UP_JOBS = 25
 class ReadHop:
     """A step between the request and the response of a `noop` job with a small body.
 
-    `begin` and `end` are the times from the arrival of the request to the start and to the end of
-    the step, as numbers of round trips. They were found by reading the code, not by measuring.
-    `what` describes the step.
+    The step runs from `begin` to `end`. Both times are counted in round trips since the arrival of
+    the request, and are known from reading the code, not from measurements. `what` describes the
+    step.
     """
 
     begin: float
@@ -96,10 +96,10 @@ class HopCount:
 def run_system(folder: Path, delay_ms: float) -> Iterator[str]:
     """Run a system during the `with` block, and delay the connections that are remote in Azure.
 
-    Yield the gateway's URL. The connections of callers to this URL have no delay. The delayed
-    connections are those of the gateway's app to Service Bus and blob storage, and those of the
-    worker to Service Bus, blob storage and the gateway. The Functions host itself delays its
-    storage transactions.
+    Yield the gateway's URL. The connections of callers to this URL have no delay. These connections
+    are delayed: from the gateway's app to Service Bus and blob storage, and from the worker to
+    Service Bus, blob storage and the gateway. The Functions host itself delays its storage
+    transactions.
     """
     options = ("--engine", "azure-storage", "--storage-delay", str(delay_ms))
     with run_behind_proxies(

@@ -2,8 +2,9 @@
 
 `python -m benchmarks.loop CATALOGUE MODEL PICTURE…` loads the model and then reads numbers from
 stdin, one on each line. For a number N, the program processes N pictures. The number of threads and
-the batch size are those of a worker. Some threads decode and preprocess the pictures, one thread
-runs the model, and one thread postprocesses the outputs. There are no messages, locks or replies.
+the batch size are the same as in a worker. Some threads decode and preprocess the pictures, one
+thread runs the model, and one thread postprocesses the outputs. There are no messages, locks or
+replies.
 
 For each line of stdin, the program prints a JSON object. The object contains the number of images,
 the seconds from the start of the first batch to the end of the last batch, and the seconds during
@@ -109,9 +110,10 @@ class Loop:
 
 
 def main(arguments: list[str]) -> None:
-    """Load the model. Then process N images for each line of stdin, which contains the number N.
+    """Load the model, then process a number of images for each line of stdin.
 
-    After each line's images, print their throughput as a JSON object.
+    Each line contains the number of images. When these images are processed, print their throughput
+    as a JSON object.
     """
     catalogue, name, *paths = arguments
     keep_large_blocks()

@@ -51,10 +51,10 @@ class Counts:
 def observe_amqp(counts: Counts) -> NewObservers:
     """Return a function that creates two observers for each connection to Service Bus.
 
-    One observer gets the bytes that the client sends, and the other gets those that Service Bus
-    sends. The observers add the connection's operations to `counts`:
+    One observer gets the bytes that the client sends. The other observer gets the bytes that
+    Service Bus sends. The observers add the connection's operations to `counts`:
 
-    - `send` counts the messages that the client sends, and `receive` those that it receives.
+    - `send` counts the messages from the client, and `receive` counts the messages to the client.
     - `complete` and the other settlements are counted once for each message, even if one frame
       settles several messages.
     - A management request is counted under the name of its operation.

@@ -137,8 +137,8 @@ class JobOperations:
         """The highest possible number of function executions.
 
         The number includes one execution for each HTTP request and for each durable action. If
-        several actions arrive together, one execution of the orchestrator processes all of them, so
-        the real number is lower.
+        several actions arrive together, one execution of the orchestrator processes all of them.
+        Then the real number is lower.
         """
         return self.http_requests + self.actions
 
@@ -231,7 +231,7 @@ class OperationCounter:
         return self._submit(idempotency_key=f"key-{time.monotonic_ns()}")
 
     def run_large(self) -> tuple[str, float]:
-        """Run a job with an Idempotency-Key, whose input and result are stored as blobs.
+        """Run a job that has an Idempotency-Key and stores its input and its result as blobs.
 
         Returns:
             The job's id, and how long the request waited for the end of the job, in seconds.
@@ -380,8 +380,8 @@ class OperationCounter:
     def _history(self, job_id: str) -> tuple[int, Counter[int]]:
         """Return the number of executions of a job's orchestrators, and the counts of their events.
 
-        The second value maps each type of history event to the number of such events. The
-        orchestrations are those of the job and of its webhook.
+        A job has one orchestration, or two if the job has a webhook. The second value maps each
+        type of history event to the number of events of this type in these orchestrations.
         """
         rows = self._query(
             "SELECT events FROM history WHERE id IN (?, ?)", job_id, webhook_instance(job_id)
@@ -481,8 +481,8 @@ def _count_methods(blobs: Counter[str], *methods: str) -> int:
 def name_blob_operation(method: str, target: str) -> str:
     """Return the name of a request to blob storage: its method and folder, such as `GET outcomes`.
 
-    `target` is the path of the request, with the query. A blob that is in no folder is a payload.
-    Then the name is, for example, `GET payload`.
+    `target` is the path of the request, with the query. If the blob is not in a folder, it contains
+    a payload, and the name is, for example, `GET payload`.
     """
     names = target.split("?", maxsplit=1)[0].strip("/").split("/")[2:]
     return f"{method} {names[0] if len(names) > 1 else 'payload'}"

@@ -6,7 +6,7 @@ from loosely.local.data_directory import RunningSystem
 
 
 def peaks_mb(system: RunningSystem) -> dict[str, float]:
-    """Return a dict from the name of each process to its peak resident memory in MB.
+    """Return the peak resident memory in MB of each process of a system, by the process's name.
 
     The Functions host and the app that it runs are separate processes.
     """

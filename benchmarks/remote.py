@@ -49,9 +49,10 @@ def run_behind_proxies(
 
     Args:
         folder: The data directory of the system.
-        start_proxies: A function that starts a proxy for each given port; see `StartProxies`.
+        start_proxies: A function that starts a proxy for each given port, and returns a context
+            manager that yields the ports of the proxies.
         engine_options: Additional command-line options of the Functions host.
-        catalogue: The file with the models' settings; None for that of the repository.
+        catalogue: The file with the models' settings; None for the repository's own file.
         environment: Additional environment variables of all components.
     """
     local = SystemSettings(

@@ -44,8 +44,8 @@ class ProbedProgram:
     """A running Python program whose readiness can be checked by HTTP.
 
     The program is ready when a GET request to the URL `probe` gets a response with the status
-    `ready_status`. If `ready_status` is None, a response with any status means ready. `log` is the
-    file with the program's standard error.
+    `ready_status`. If `ready_status` is None, the status can be any. `log` is the file with the
+    program's standard error.
     """
 
     process: subprocess.Popen[bytes]
@@ -182,8 +182,8 @@ class WorkerRig:
     ) -> None:
         """Wait until the worker has sent `replies` replies and the model's queue is empty.
 
-        Look at the queues first after `expected_seconds`, and then once a second, because earlier
-        or more frequent requests would disturb the measurement.
+        Check the queues for the first time after `expected_seconds`, and then once a second.
+        Earlier or more frequent requests to the broker would disturb the measurement.
 
         Raises:
             RuntimeError: if the replies take more than `seconds`, or if the worker ends.

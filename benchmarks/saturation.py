@@ -44,8 +44,9 @@ _TIMEOUT_SECONDS = 120.0
 class SaturationRun:
     """The throughput and the processor times of one run of the worker or of the bare loop.
 
-    `process_seconds` is the processor time of the worker or of the loop. `broker_seconds` is that
-    of the Service Bus emulator, and `machine` has those of the whole machine.
+    `process_seconds` is the processor time of the worker or of the loop. `broker_seconds` is the
+    processor time of the Service Bus emulator. `machine` contains the processor times of the whole
+    machine.
     """
 
     throughput: LoopThroughput
@@ -83,10 +84,10 @@ class Round:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether none of the three runs was disturbed by other programs.
+        """Whether the machine was quiet during all three runs.
 
-        A run is not disturbed if other programs and other virtual machines together used less than
-        the fraction `_QUIET_SHARE` of the processor time.
+        The machine was quiet if, in each run, other programs and other virtual machines together
+        used less than the fraction `_QUIET_SHARE` of the processor time.
         """
         runs = (self.before, self.worker, self.after)
         return all(run.others_share + run.machine.stolen_share < _QUIET_SHARE for run in runs)
@@ -149,8 +150,8 @@ def worker_run(
         model: The name of the model, which is also the name of its queue.
         images: The number of jobs. Each job has one image.
         seconds: The time limit of the run.
-        expected_seconds: The expected duration of the run. Earlier checks for replies would disturb
-            the measurement.
+        expected_seconds: The expected duration of the run. The first check for replies is made
+            after this time, because earlier checks would disturb the measurement.
     """
     ids = rig.fill(
         model, [InlineBytes("image/jpeg", path.read_bytes()) for path in PICTURES], images
@@ -195,9 +196,10 @@ def measure(catalogue: Path, model: str, rounds: int, seconds: float) -> list[Fi
     """Compare a worker with a bare loop, both with the same model. Return the rows of the report.
 
     A bare loop is a process that runs only the model. A round runs the loop, the worker, and the
-    loop again. The rounds are repeated until `rounds` of them were not disturbed by other programs,
-    but at most `rounds * _MAX_TRIES` times. Each run processes as many images as the loop processes
-    in about `seconds`. `catalogue` is the file that contains the settings of the model.
+    loop again. The function ends after `rounds` quiet rounds, in which other programs used little
+    processor time, and at the latest after `rounds * _MAX_TRIES` rounds. Each run processes as many
+    images as the loop processes in about `seconds`. `catalogue` is the file that contains the
+    settings of the model.
     """
     batch_size = Catalogue.load(catalogue).model(model).max_batch_size
     with (

@@ -72,7 +72,7 @@ def measure_throughput(
 def measure_noop(system: System) -> list[Figure]:
     """Measure the latency and the throughput of `noop` jobs, and return the rows of the report.
 
-    The model does nothing, so the measured values are those of the system without a model.
+    The model `noop` does nothing, so the measured times do not include the time of a model.
     """
     return [
         measure_latency(system, "tiny body", 8, 6),

@@ -1,6 +1,7 @@
 """Check whether a service can write to its data directory.
 
-A check reads the free space of the disk. It writes a test file only after a failed write.
+A check reads the free space of the disk. If a write of the service has failed, the check also
+writes a test file.
 """
 
 import errno

@@ -1,9 +1,9 @@
-"""The HTTP client that measures Loosely and its peers. It runs in one thread.
+"""The HTTP client that measures Loosely and its peers (other ways to serve a model).
 
-The client runs on the same processors as the measured servers, so the processor time that it uses
-makes the servers slower. To use little processor time, the client sends prepared bytes and parses
-responses with httptools. Each of the concurrent clients is one open connection, and waits for a
-response before its next request.
+The client runs in one thread, on the same processors as the measured servers, so the processor time
+that it uses makes the servers slower. To use little processor time, the client sends prepared bytes
+and parses responses with httptools. It sends requests over several connections at the same time.
+Each connection waits for a response before its next request.
 """
 
 import asyncio

@@ -37,9 +37,9 @@ def prepare(name: str) -> Path:
 
 
 def versions(name: str) -> dict[str, str]:
-    """Return a dict from each distribution that an environment requires to its installed version.
+    """Return the installed version of each distribution in an environment's requirements file.
 
-    `name` is the name of the environment. Its requirements file names the distributions.
+    The dict's keys are the names of the distributions. `name` is the name of the environment.
     """
     names = list(required_names(REQUIREMENTS[name].read_text("utf-8").splitlines()))
     program = "import sys, importlib.metadata as m; print(*map(m.version, sys.argv[1:]))"

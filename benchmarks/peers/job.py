@@ -1,4 +1,6 @@
-"""The two tasks that Loosely and all its peers serve. They get a JPEG and return JSON.
+"""The two tasks that Loosely and its peers (other ways to serve a model) run for each request.
+
+Each task gets a JPEG and returns JSON.
 
 noop      decode the picture, crop it to 224 x 224 pixels, and return a constant
 resnet18  decode and crop the picture, run ResNet-18 on one thread, and return the five best classes
@@ -107,10 +109,10 @@ def import_libraries() -> None:
 
 
 def announce_model_process() -> None:
-    """Tell the benchmark that this process has loaded a model. Do nothing without a benchmark.
+    """Report to the benchmark that this process has loaded a model.
 
     Create an empty file, whose name is the process id, in the folder that the environment variable
-    `PEER_MODEL_PROCESSES` names.
+    `PEER_MODEL_PROCESSES` names. If the variable is not set, do nothing.
     """
     if folder := os.environ.get("PEER_MODEL_PROCESSES"):
         (Path(folder) / str(os.getpid())).touch()

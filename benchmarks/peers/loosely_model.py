@@ -12,7 +12,10 @@ from worker.models import Accepts
 
 
 class Infer:
-    """A model of Loosely that runs the task `noop` or `resnet18` as the peers' servers do."""
+    """A model of Loosely that runs the task `noop` or `resnet18`.
+
+    The servers with which Loosely is compared run the tasks with the same code, `PeerModel`.
+    """
 
     accepts: ClassVar[Accepts] = "image"
 

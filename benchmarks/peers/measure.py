@@ -79,7 +79,7 @@ QUICK = {
 def make_pictures() -> list[bytes]:
     """Return four variants of the picture chelsea.jpg as JPEGs of about 26 KB.
 
-    They are the original, a mirrored, an upside-down, and a mirrored upside-down picture.
+    The variants are the original, its mirror image, and both of these upside down.
     """
     picture = Image.open(_PICTURE).convert("RGB")
     mirrored = ImageOps.mirror(picture)
@@ -100,8 +100,8 @@ def measure(served: ServedPeer, task: str, amounts: Amounts, expected: Sequence[
         served: The running system.
         task: The name of the task that the system serves, for example `noop`.
         amounts: The number of requests of each measurement.
-        expected: The right result for each body of the requests. If `expected` is empty, no result
-            is checked.
+        expected: The right result for each request body. If `expected` is empty, no result is
+            checked.
     """
     requests = served.requests
     exchanges: list[Exchange] = []
@@ -247,8 +247,8 @@ def _used_seconds(served: ServedPeer) -> float:
 def expected_results(task: str, pictures: Sequence[bytes], folder: Path) -> list[Any]:
     """Return the right result of each picture, with which the results of the systems are compared.
 
-    For the task `classifier`, return an empty list, so that `measure` checks no results, because
-    `benchmarks.peers.job` has no classifier.
+    For the task `classifier`, which `benchmarks.peers.job` cannot run, return an empty list. Then
+    `measure` checks no results.
 
     Args:
         task: The name of the task, for example `noop`.
@@ -268,11 +268,11 @@ def expected_results(task: str, pictures: Sequence[bytes], folder: Path) -> list
 
 
 def measure_bare(task: str, picture: Path, seconds: float) -> tuple[float, float]:
-    """Run only the model twice, without a server, and return the images per second of both runs.
+    """Run a model without a server, in two runs. Return the images per second of each run.
 
-    `picture` is the JPEG file that the model processes again and again for `seconds`. The first
-    run uses the default settings of the C allocator. The second run uses the settings of the C
-    allocator that a worker uses.
+    In each run, the model processes the JPEG file `picture` again and again for `seconds`. The
+    first run uses the default settings of the C allocator. The second run uses the same settings of
+    the C allocator as a worker.
     """
     command = ("benchmarks.bare", str(picture), str(BATCH_SIZE), str(seconds))
     model = ("--catalogue", str(CATALOGUE), "--model", task)

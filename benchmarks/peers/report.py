@@ -1,4 +1,7 @@
-"""Write `docs/benchmarks.md`, which compares Loosely with its peers, and draw its charts."""
+"""Write `docs/benchmarks.md`, which compares Loosely with other ways to serve a model (its peers).
+
+The document contains charts.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -62,7 +65,7 @@ def _requests(comparison: Comparison, what: str) -> str:
 
 
 def make_charts(comparison: Comparison) -> dict[str, str]:
-    """Return a dict from the name of each chart to the text of its SVG file."""
+    """Return the texts of the charts' SVG files, by the names of the charts."""
     noop, resnet = _rows(comparison, "noop"), _rows(comparison, "resnet18")
     charts = {}
     if noop:
@@ -116,9 +119,9 @@ def _bars(
 
 
 def _describe_rounds(comparison: Comparison) -> str:
-    """Return as text how many rounds of measurements the comparison has.
+    """Return a text that says how many rounds of measurements the comparison has.
 
-    If the tasks have different numbers of rounds, the text has the number for each task.
+    If the tasks have different numbers of rounds, the text contains the number for each task.
     """
     rounds = {
         task: len({run.round for run in comparison.runs if run.task == task})

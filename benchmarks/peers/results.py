@@ -29,7 +29,10 @@ class PeerRun:
 
 @dataclass(slots=True)
 class Comparison:
-    """All runs of Loosely and its peers, and facts such as the date and the machine."""
+    """All runs of Loosely and its peers (other ways to serve a model), and facts about the runs.
+
+    The facts include the date and the machine.
+    """
 
     facts: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -51,7 +54,7 @@ class Comparison:
     def medians(self, key: str, task: str) -> Values:
         """Return the median of each measured value over all rounds, by the name of the value.
 
-        The medians are those of the successful runs of the configuration `key` with the task
+        The medians are computed from the successful runs of the configuration `key` with the task
         `task`.
         """
         runs = [run for run in self.runs if run.key == key and run.task == task and not run.error]

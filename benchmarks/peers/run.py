@@ -58,7 +58,10 @@ class _Step:
 
 
 class PeerBenchmark:
-    """Runs Loosely and its peers, and adds the measured values to a `Comparison`."""
+    """Runs Loosely and its peers (other ways to serve a model), and measures them.
+
+    The measured values are added to a `Comparison`.
+    """
 
     def __init__(
         self, comparison: Comparison, amounts: dict[str, Amounts], results: Path, folder: Path
@@ -222,9 +225,10 @@ def _list(choices: Sequence[str]) -> type:
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Compare Loosely with its peers. Write a JSON file, `docs/benchmarks.md` and its charts.
+    """Compare Loosely with its peers (other ways to serve a model), and write the results.
 
-    Return 1 if a run failed, otherwise 0.
+    The results are written to a JSON file, and to `docs/benchmarks.md` with its charts. Return 1 if
+    a run failed, otherwise 0.
     """
     parser = argparse.ArgumentParser(prog="./dev bench peers", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="how many rounds (default: 3)")

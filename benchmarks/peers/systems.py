@@ -193,7 +193,10 @@ CONFIGURATIONS = (
 
 @dataclass(slots=True)
 class ServedPeer:
-    """A running system, which is a peer or Loosely, and the requests to send to it."""
+    """The running system that is measured, and the requests to send to it.
+
+    The system is Loosely or one of its peers (other ways to serve a model).
+    """
 
     requests: PeerRequests
     model_processes: Path
@@ -224,7 +227,7 @@ class ServedPeer:
             os.kill(pid, signal.SIGKILL)
 
     def peaks_mb(self) -> tuple[float, float]:
-        """Return the peak memory of the model processes, and that of the other processes, in MB.
+        """Return the peak memory of the model processes and of all other processes, in MB.
 
         Each of the two values is the sum of the peaks of single processes.
         """

@@ -86,7 +86,7 @@ def _read_key(path: Path) -> str:
 def _allow_origins(store: AccountStore, origins: Sequence[str]) -> None:
     """Replace the account's CORS rules with one rule for web pages of these origins.
 
-    The rule allows such pages to use signed links to blobs. Raises SettingError if an origin is
+    The rule allows these pages to use signed links to blobs. Raises SettingError if an origin is
     invalid.
     """
     try:

@@ -1,9 +1,10 @@
 """Store blob content in files, and stream the content between the files and the network.
 
-A content file has a random key as its name. The file is written completely before the index refers
-to the file, and is never changed. The file is removed only when the index no longer refers to the
-file. Therefore the index never refers to a missing file. A crash may leave files to which the index
-does not refer. `sweep` removes these files when the program starts again.
+The index is the database that lists all blobs and refers to their content files. A content file has
+a random key as its name. The file is written completely before the index refers to the file, and is
+never changed. The file is removed only when the index no longer refers to the file. Therefore the
+index never refers to a missing file. A crash may leave files to which the index does not refer.
+`sweep` removes these files when the program starts again.
 
 File operations run on a small pool of threads. Content is read and written in buffers of limited
 size, so memory use does not depend on the size of a blob.
@@ -99,7 +100,7 @@ class ContentFiles:
         return ContentFile(self._path(key))
 
     def open(self, key: str) -> int:
-        """Open the file with this key, and return its descriptor. The caller must close it."""
+        """Open the file with this key, and return a descriptor that the caller must close."""
         return os.open(self._path(key), os.O_RDONLY)
 
     def remove(self, keys: Iterable[str]) -> None:

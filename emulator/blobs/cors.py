@@ -74,9 +74,9 @@ class CorsRule:
     def expose(self, names: Iterable[str]) -> list[str]:
         """Return the names of the response headers that a page may read.
 
-        The result contains each name that the rule states in full. It also contains each item of
-        `names` that begins with a prefix of the rule, such as `x-ms-meta-*`. `names` are the names
-        of all headers of the response.
+        `names` are the names of all headers of the response. The result contains each name that the
+        rule lists without a `*`. If the rule lists a prefix, such as `x-ms-meta-*`, the result also
+        contains each item of `names` that begins with this prefix.
         """
         literal = [name for name in self.exposed_headers if not name.endswith(_ANY)]
         prefixes = [name for name in self.exposed_headers if name.endswith(_ANY)]

@@ -1,7 +1,7 @@
-"""The lease of a blob or a container: its states, its actions, and the access of other requests.
+"""The lease of a blob or a container: its states, its actions, and the requests that it refuses.
 
-Source: "Lease Blob" and "Lease Container" in the REST reference. Their tables show, for each state
-of a lease, the outcome of each lease operation and of each other use of the resource.
+Source: "Lease Blob" and "Lease Container" in the REST reference. For each state of a lease, the
+tables in these articles show the outcome of each lease operation, and of reads and writes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SECOND_US = 1_000_000
 
 
 class LeaseState(Enum):
-    """The state of a lease. The values are those of the header `x-ms-lease-state`."""
+    """The state of a lease, with the values of the header `x-ms-lease-state`."""
 
     AVAILABLE = "available"
     LEASED = "leased"
@@ -119,7 +119,7 @@ class Lease:
     def check_use(
         self, lease_id: str | None, now_us: int, errors: LeaseErrors, *, requires_id: bool
     ) -> None:
-        """Raise StorageError if a request may not use the leased resource.
+        """Raise StorageError if a request may not use the resource to which this lease belongs.
 
         Args:
             lease_id: The lease id of the request, or None.
@@ -178,7 +178,7 @@ class LeaseRequest:
 
     @classmethod
     def parse(cls, headers: Mapping[str, str]) -> LeaseRequest:
-        """Parse the headers of a request, whose names must be in lower case.
+        """Parse the headers of a request. The names of the headers must be in lower case.
 
         Raises StorageError if a header is missing or malformed.
         """

@@ -225,7 +225,7 @@ async def serve(app: BlobApp, listeners: Sequence[socket.socket], limits: HttpLi
     """Serve the requests that arrive on `listeners` until SIGTERM or SIGINT, then stop.
 
     Before the function returns, it waits at most 3 seconds for the requests in flight, and closes
-    the store.
+    the store of `app`.
     """
     config = uvicorn.Config(
         HostFilter(app, HostRules(limits.allowed_hosts)),

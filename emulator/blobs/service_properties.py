@@ -1,8 +1,8 @@
 """The properties of the account's Blob service, as the XML documents of the REST API.
 
-CORS rules take effect. All other properties are only kept and returned: nothing is logged or
-measured, and a deleted blob cannot be restored. A static website is refused, because it would make
-blobs public.
+CORS rules take effect. All other properties are stored and returned, but have no effect: nothing is
+logged or measured, and a deleted blob cannot be restored. A static website is refused, because it
+would make blobs public.
 
 Source: "Set Blob Service Properties" in the REST reference.
 """

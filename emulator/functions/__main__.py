@@ -65,7 +65,7 @@ async def _serve(options: HostOptions) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _GivenOptions:
-    """The options in the command line.
+    """The options that were given on the command line.
 
     `log_level` is the lowest level of the host's own log lines.
     """

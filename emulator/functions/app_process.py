@@ -1,10 +1,10 @@
 """Start the app process, send invocations to it, and restart it if it ends.
 
 AppProcess      one run of the app process, and the connection to it
-AppSupervisor   starts the app process again after each end, with increasing delays
+AppSupervisor   starts the app process again each time it ends, with increasing delays
 
 The host imports this module before it starts the app process. Therefore the module imports only
-what that start needs.
+what is needed to start the app process.
 """
 
 import asyncio
@@ -345,7 +345,7 @@ class AppSupervisor:
         """Start app processes until one of them has the same functions as the first app process.
 
         The first start is after `delay_seconds`, and the delay doubles before each further start.
-        Return the new process, and the delay before the next restart in seconds.
+        Return the new process, and the value of `delay_seconds` for the next restart.
         """
         while True:
             await asyncio.sleep(delay_seconds)

@@ -35,9 +35,10 @@ class TriggeredFunction:
 class FunctionCatalogue:
     """The functions of an app, grouped by trigger type.
 
-    `functions` lists all functions that the host can load, and `disabled` contains the names of
-    those that an app setting disables. `orchestrators` and `activities` map the names that
-    orchestrations use to the names of functions. `activities` contains disabled activities, too.
+    `functions` lists all functions that the host can load. `disabled` contains the names of the
+    functions that an app setting disables. `orchestrators` and `activities` map the names that
+    orchestrations use to the names of functions. A disabled function is in no trigger group, except
+    a disabled activity, which is in `activities`.
     """
 
     functions: list[dict[str, Any]]
@@ -54,7 +55,7 @@ class FunctionCatalogue:
 def select_functions(
     functions: list[dict[str, Any]], names: Collection[str]
 ) -> list[dict[str, Any]]:
-    """Return the functions with these names, ignoring case. If `names` is empty, return all.
+    """Return the functions with these names, ignoring case, or all functions if `names` is empty.
 
     If only some of the names exist, log a warning that lists the missing names. If none of the
     names exists, raise AppLoadError.
@@ -125,7 +126,7 @@ def build_catalogue(
 def _accept_functions(
     functions: list[dict[str, Any]], host_file: HostFile, settings: Mapping[str, str]
 ) -> set[str]:
-    """Return the names of the functions that can be loaded, and log the errors in all others.
+    """Return the names of the functions that can be loaded. Log the errors in all other functions.
 
     Raises AppLoadError if all functions are in error.
     """

@@ -52,8 +52,8 @@ class ColourFormatter(logging.Formatter):
 def list_functions(catalogue: "FunctionCatalogue", url: str, *, has_colour: bool) -> str:
     """Return the list of an app's functions, in the layout of Core Tools.
 
-    First come the functions with HTTP triggers, with their methods and URLs. The other functions
-    follow with the types of their triggers, then the disabled functions.
+    The functions with HTTP triggers come first, with their methods and URLs. The functions with
+    other triggers come next, with the types of the triggers. The disabled functions come last.
 
     Args:
         catalogue: The functions.

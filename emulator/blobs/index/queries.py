@@ -231,8 +231,8 @@ def list_blobs(db: sqlite3.Connection, container: str, query: BlobQuery) -> Blob
 
     Raises StorageError (ContainerNotFound) if the container does not exist.
 
-    The query does not read all blobs that have the same common prefix. Therefore its duration does
-    not depend on the number of these blobs.
+    After the query has found a common prefix, it skips all other blobs with this prefix. Therefore
+    its duration does not depend on the number of these blobs.
     """
     parent = find_container_id(db, container)
     prefix, limit = query.prefix, query.limit

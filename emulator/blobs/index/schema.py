@@ -165,12 +165,12 @@ CURRENT = "current"
 
 @dataclass(frozen=True, slots=True)
 class CopyState:
-    """The copy that created a blob.
+    """The copy operation that created a blob.
 
     Attributes:
         id: The copy id.
         source: The URL of the source, without its query.
-        completed_us: The time of the copy, in microseconds since 1970 (UTC).
+        completed_us: The time of the copy operation, in microseconds since 1970 (UTC).
     """
 
     id: str

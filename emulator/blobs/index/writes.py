@@ -212,7 +212,8 @@ def copy_blob(
         source: The container, the name and the snapshot of the source.
         source_conditions: The conditions that the source must meet.
         new: The name, the metadata and the tags of the copy.
-        precondition: The conditions that an existing blob must meet.
+        precondition: The conditions that the blob with the name of the copy must meet, if it
+            already exists.
 
     Raises:
         StorageError: The source or the container does not exist, or a condition is not met.
@@ -563,10 +564,9 @@ def _forget_content(
 ) -> list[str]:
     """Delete a blob's content and its uncommitted blocks from the index.
 
-    Return the keys of the content files of the content and the blocks. `blob` is the blob's row id,
-    or None if only uncommitted blocks exist.
-
-    `container` is the row id of the blob's container, and `name` is the blob's name.
+    Return the keys of the content files that contain this data. `blob` is the blob's row id, or
+    None if only uncommitted blocks exist. `container` is the row id of the blob's container, and
+    `name` is the blob's name.
     """
     rows = db.execute(
         "DELETE FROM staged WHERE container = ? AND blob = ? RETURNING content", (container, name)
@@ -579,7 +579,7 @@ def _forget_content(
 
 
 def _unreferenced(db: sqlite3.Connection, candidates: Iterable[str]) -> Orphans:
-    """Return the keys in `candidates` whose content files no committed blob uses.
+    """Return those keys in `candidates` whose content files are not used by a committed blob.
 
     A key may be in `candidates` twice, because a block list may repeat a block. The result contains
     each key once.
@@ -606,8 +606,8 @@ def put_block(
 
     The operation has no conditional headers, so only the lease id in `conditions` is checked.
 
-    An uncommitted block with the same id is replaced. Raises StorageError if the block id has not
-    the same length as the ids of the blob's other uncommitted blocks, if the blob already has
+    An uncommitted block with the same id is replaced. Raises StorageError if the block id and the
+    ids of the blob's other uncommitted blocks have different lengths, if the blob already has
     100,000 uncommitted blocks, or if the blob is leased with another lease id.
     """
     parent = find_container_id(db, container)

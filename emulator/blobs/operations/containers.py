@@ -211,12 +211,10 @@ def _marker(next_start: str | None) -> str:
 
 
 def _start(request: BlobRequest) -> str:
-    """Decode the request's marker, and return the text that `_marker` encoded.
+    """Decode the request's marker, which selects a page of a listing.
 
-    The marker selects the page of a listing: the text is where the page starts.
-
-    If the request has no marker, return an empty string. Raises StorageError if the marker is
-    invalid.
+    Return the text that `_marker` encoded: the start of the page. If the request has no marker,
+    return an empty string. Raises StorageError if the marker is invalid.
     """
     value = request.parameter("marker") or ""
     try:

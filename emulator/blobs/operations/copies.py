@@ -90,7 +90,7 @@ async def copy_blob(context: OperationContext) -> BlobResponse:
 
 @contextlib.contextmanager
 def open_body(context: OperationContext) -> Iterator[tuple[Body, Blob | None]]:
-    """Yield the content of an upload and the source blob, or None if there is no source blob.
+    """Yield a pair: the content of an upload, and its source blob (None if it has no source blob).
 
     If the request has the header `x-ms-copy-source`, this header names the source blob, and the
     content is the range `x-ms-source-range` of this blob. Otherwise, the content is the body of the
@@ -122,7 +122,7 @@ def open_body(context: OperationContext) -> Iterator[tuple[Body, Blob | None]]:
 
 
 class SourceBody:
-    """The content of a source blob, with the methods of the body of a request."""
+    """The content of a source blob, with the same methods as the body of a request."""
 
     def __init__(self, size: int, content: bytes | ContentStream) -> None:
         self._size = size

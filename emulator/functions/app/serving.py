@@ -148,7 +148,7 @@ def _text_of(error: BaseException) -> str:
 def _stack_of(error: BaseException) -> str:
     """Return the traceback of an error as text. Omit the frames before the user's code.
 
-    The omitted frames are those of the modules in this folder. The text does not contain the error
+    The omitted frames belong to the modules in this folder. The text does not contain the error
     itself.
     """
     entry = error.__traceback__

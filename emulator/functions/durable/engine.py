@@ -1,4 +1,4 @@
-"""The interface that both durable engines implement.
+"""The interface of the two durable engines: the default engine and the azure-storage engine.
 
 The interface contains the operations that the management API needs.
 """
@@ -30,7 +30,10 @@ _REPLACE_SECONDS = 30.0
 
 
 def check_failed(instance: OrchestrationInstance) -> None:
-    """Raise InstanceNotFailed if an instance has not failed and thus cannot be rewound."""
+    """Raise InstanceNotFailed if an instance does not have the status Failed.
+
+    Only a failed instance can be rewound.
+    """
     if instance.status is not Status.FAILED:
         raise InstanceNotFailed(
             f"This orchestration has status {instance.status}, but only orchestrations in the "
@@ -50,7 +53,7 @@ class DurableEngine(ABC):
 
     @abstractmethod
     async def drain(self, timeout_seconds: float) -> None:
-        """Start no more activities or episodes, and wait for those that are running.
+        """Start no more activities or episodes, and wait until the running ones have ended.
 
         Wait at most `timeout_seconds`. The results of the activities that have ended are stored.
         The caller must then call `stop`.
@@ -162,7 +165,10 @@ class DurableEngine(ABC):
         """Return the database of this engine, for queries."""
 
     def read_history_of(self, instance: OrchestrationInstance) -> list[str]:
-        """Return the history of an instance, as one text of JSON events for each episode."""
+        """Return the history of an instance, with one item for each episode.
+
+        Each item contains the JSON texts of the episode's events, joined by commas.
+        """
         return records.read_history(self._reader, instance.id)
 
     def read_page(

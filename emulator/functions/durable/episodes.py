@@ -2,9 +2,10 @@
 
     EpisodeRunner.run   take messages ─▶ run the orchestrator ─▶ schedule its commands ─▶ checkpoint
 
-The steps are the same in both engines. Each engine has its own implementation of two interfaces: an
-`Outbox` sends the activities, timers and sub-orchestrations that an episode schedules, and an
-`EpisodeCheckpointer` saves the outcome of the episode.
+The steps are the same in the default engine and in the azure-storage engine. Each engine has its
+own implementation of two interfaces: an `Outbox` sends the activities, timers and
+sub-orchestrations that an episode schedules, and an `EpisodeCheckpointer` saves the outcome of the
+episode.
 
 Source: DurableTask.Core's `TaskOrchestrationDispatcher`.
 """
@@ -86,7 +87,7 @@ class Episode:
 
 
 class EpisodeCheckpointer(Protocol):
-    """Saves episodes. Each method is for one way in which an episode can end."""
+    """Saves episodes, with one method for each way in which an episode can end."""
 
     async def save_waiting(self, episode: Episode, custom_status: str | None) -> None:
         """Save an episode after which the instance waits for messages."""

@@ -73,7 +73,7 @@ class DurableExtension:
         self._urls = ManagementUrls(self._task_hub, key)
 
     async def drain(self, timeout_seconds: float) -> None:
-        """Start no more activities or episodes, and wait for those that are running.
+        """Start no more activities or episodes, and wait until the running ones have ended.
 
         Wait at most `timeout_seconds`. The caller must then call `stop`.
         """

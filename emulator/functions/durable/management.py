@@ -111,10 +111,10 @@ _SHOWN_WHILE_WAITING = _TASK_ENDS | {
 
 
 def _is_shown(message: TaskMessage) -> bool:
-    """Return whether the history in a response includes a message that no episode has used yet.
+    """Return whether a message that no episode has used yet is shown in the history in a response.
 
-    A message without a committed row in the database is not included, because it would be lost if
-    the host were killed. The message of a timer is an exception: the timer would fire again.
+    A message without a committed row in the database is not shown, because it would be lost if the
+    host were killed. The message of a timer is an exception: the timer would fire again.
     """
     survives_kill = message.is_stored or message.kind is EventType.TIMER_FIRED
     return survives_kill and message.kind in _SHOWN_WHILE_WAITING

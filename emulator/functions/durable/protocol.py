@@ -161,8 +161,8 @@ _LEAVES = {kind.value for kind in ActionKind}
 class EpisodeState:
     """The state that an orchestrator returns after an episode.
 
-    `output` and `custom_status` are JSON text, `error` is plain text. `has_actions` is false if the
-    orchestrator failed without returning its actions.
+    `output` and `custom_status` are JSON texts, and `error` is plain text. `has_actions` is false
+    if the orchestrator failed without returning its actions.
     """
 
     actions: tuple[Action, ...]

@@ -236,7 +236,10 @@ def _read_instances(
 
 
 def read_history(store: Reader, instance_id: str) -> list[str]:
-    """Return the stored history of an instance, as one text of JSON events for each episode."""
+    """Return the stored history of an instance, with one item for each episode.
+
+    Each item contains the JSON texts of the episode's events, joined by commas.
+    """
     return [
         events
         for (events,) in store.read(

@@ -1,4 +1,4 @@
-"""Run the functions of the app for an engine, and wait while the app process is down."""
+"""Run the functions of the app for a durable engine, and wait while the app process is down."""
 
 import asyncio
 import logging
@@ -164,7 +164,7 @@ class ActivityPool:
             task.add_done_callback(self._tasks.discard)
 
     async def drain(self, timeout_seconds: float) -> None:
-        """Start no more activities, and wait up to `timeout_seconds` for running ones."""
+        """Start no more activities, and wait up to `timeout_seconds` for the running activities."""
         self._is_draining = True
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout_seconds)

@@ -9,9 +9,9 @@ The list of actions does not contain retries. If a task with retry options fails
 number to the timer before the next attempt, and then to the next attempt. Even after the last
 attempt has failed, the SDK waits for one more timer.
 
-Some events make the SDK continue a retry (see `Shim.continues_retry`). Such an event must be the
-first event of its episode. If it came later, the engine could not number the tasks in the same
-order as the SDK.
+After some events, the SDK continues a retry: it gives the next number to a timer or to a further
+attempt. Such an event must be the first event of its episode. If it came later, the engine could
+not number the tasks in the same order as the SDK.
 
 In each episode, the actions whose tasks were scheduled earlier are compared with the history. If
 the code of the orchestrator has changed, the actions may differ from the history. As in the Durable
@@ -368,7 +368,7 @@ def _describe_scheduled(event: dict[str, Any], *, number_word: str) -> str:
 
 
 def _describe_missing(event: dict[str, Any]) -> str:
-    """Return DurableTask.Core's error text for a task that the changed code does not schedule."""
+    """Return DurableTask.Core's error text for a task that the changed code no longer schedules."""
     kind = EventType(event["EventType"])
     text = _describe_scheduled(event, number_word="ID")
     if kind is EventType.TASK_SCHEDULED:
@@ -382,8 +382,8 @@ def _describe_missing(event: dict[str, Any]) -> str:
 def _check_same(event: dict[str, Any], action: Action) -> None:
     """Raise NonDeterministic if an action does not match the history event of the same task.
 
-    The error texts for activities were observed in the Durable extension. The other texts follow
-    DurableTask.Core's source.
+    The error texts for activities are those that the Durable extension returns. All other texts are
+    those in DurableTask.Core's source.
     """
     kind = EventType(event["EventType"])
     name = event.get("Name", "")

@@ -734,10 +734,11 @@ class AzureStorageEngine(DurableEngine):
     # Injected faults
 
     async def _before_save(self, episode: Episode) -> None:
-        """Inject the requested faults that happen between the sending and the saving of an episode.
+        """Inject the requested faults between the sending and the saving of an episode.
 
-        One fault kills this process. The other fault runs the episode a second time, as if a second
-        host owned the partition, too.
+        At this point, the messages of the episode are sent, but its history is not saved. One fault
+        kills this process. The other fault runs the episode a second time, as if a second host also
+        owned the partition.
         """
         instance = episode.instance
         assert isinstance(instance, LoadedInstance)

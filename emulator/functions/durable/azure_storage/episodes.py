@@ -44,7 +44,7 @@ _MAX_EARLY_DEQUEUES = 5
 
 
 class SplitBrain(Exception):
-    """The episode cannot be saved: a second owner of the partition has saved the instance first."""
+    """An episode cannot be saved: another owner of the partition has saved the instance first."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -400,8 +400,8 @@ def _obstacle(
 ) -> str | None:
     """Return the reason why the next episode of an instance cannot use a message.
 
-    `has_start` is True if one of the dequeued messages starts the instance. Return
-    None if the episode can use the message.
+    Return None if the episode can use the message. `has_start` is True if one of the dequeued
+    messages starts the instance.
     """
     reason = None
     if instance is None or (instance.status is Status.PENDING and not has_start):

@@ -30,7 +30,9 @@ class PartitionLeases:
         expires_at: int,
         busy: Collection[int],
     ) -> frozenset[int]:
-        """Renew, acquire and release leases of this host.
+        """Renew the leases of this host, and acquire or release leases to reach an equal share.
+
+        The partitions are divided equally among the live hosts.
 
         Return the partitions that this host owned before the call and does not own after the call.
         `busy` contains the partitions on which this host runs episodes now. `expires_at` is the

@@ -164,17 +164,19 @@ def renew_work(
 
 
 def abandon(connection: sqlite3.Connection, message: QueueMessage, visible_at: int) -> None:
-    """Set the time at which a dequeued message becomes visible again to `visible_at`.
+    """Make a dequeued message visible again at the time `visible_at`.
 
-    Do nothing if another host has dequeued the message in the meantime.
+    The time is in microseconds since 1970. Do nothing if another host has dequeued the message in
+    the meantime.
     """
     _set_visible(connection, "control_messages", message, visible_at)
 
 
 def abandon_work(connection: sqlite3.Connection, item: DequeuedWorkItem, visible_at: int) -> None:
-    """Set the time at which a dequeued work item becomes visible again to `visible_at`.
+    """Make a dequeued work item visible again at the time `visible_at`.
 
-    Do nothing if another host has dequeued the work item in the meantime.
+    The time is in microseconds since 1970. Do nothing if another host has dequeued the work item in
+    the meantime.
     """
     _set_work_visible(connection, item, visible_at)
 

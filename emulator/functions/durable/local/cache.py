@@ -111,7 +111,10 @@ class InstanceCache:
             self.drop(other)
 
     def load_history(self, instance: OrchestrationInstance) -> list[str]:
-        """Return the history of an instance, as one text of JSON events for each episode."""
+        """Return the history of an instance, with one item for each episode.
+
+        Each item contains the JSON texts of the episode's events, joined by commas.
+        """
         if instance.history is None:
             instance.history = (
                 read_history(self.store, instance.id) if instance.episode_count else []
@@ -186,9 +189,9 @@ class InstanceCache:
 def _end_write(message: TaskMessage, work: int, written: asyncio.Future[None]) -> None:
     """Mark a message as stored, or undo the changes of `persist_results` if the write failed.
 
-    After a failed write, `message.work` is set to the number of the activity's work item again. So
-    the transaction of the next episode deletes the work item. Otherwise, the work item would stay
-    in the database, and the activity would run again after a restart of the host.
+    After a failed write, `message.work` is set to the number of the activity's work item again.
+    Then the transaction of the next episode deletes the work item. Otherwise, the work item would
+    stay in the database, and the activity would run again after a restart of the host.
 
     Args:
         message: The message that contains the activity's result.

@@ -83,7 +83,7 @@ class LocalEngine(DurableEngine):
             self._pool.add(work)
 
     async def drain(self, timeout_seconds: float) -> None:
-        """Start no more activities or episodes, and wait for those that are running.
+        """Start no more activities or episodes, and wait until the running ones have ended.
 
         Wait at most `timeout_seconds`. Store the results of the activities that have ended. The
         caller must then call `stop`.
@@ -141,7 +141,10 @@ class LocalEngine(DurableEngine):
         return self.cache.find(instance_id)
 
     def read_history_of(self, instance: OrchestrationInstance) -> list[str]:
-        """Return the history of an instance, as one text of JSON events for each episode."""
+        """Return the history of an instance, with one item for each episode.
+
+        Each item contains the JSON texts of the episode's events, joined by commas.
+        """
         return self.cache.load_history(instance)
 
     def read_page(
@@ -149,8 +152,8 @@ class LocalEngine(DurableEngine):
     ) -> tuple[list[OrchestrationInstance], str]:
         """Return one page of the instances that match a filter, and the token of the next page.
 
-        The arguments are those of `DurableEngine.read_page`. For an instance that is in memory,
-        return the instance in memory, whose state may be newer.
+        The arguments are those of `DurableEngine.read_page`. If an instance is in memory, the page
+        contains the instance from memory, because the database may contain an older state.
         """
         rows, next_token = super().read_page(condition, top, token)
         return [self.cache.get_cached(instance.id) or instance for instance in rows], next_token
