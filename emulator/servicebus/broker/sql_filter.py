@@ -79,7 +79,8 @@ def parse_action(
 ) -> Sequence[SqlStatement]:
     """Parse the expression of a SQL action, such as `SET a = 1; REMOVE b`.
 
-    The arguments and the errors are those of `parse_sql`.
+    `parameters` contains the values of the parameters in the expression by their names. A name
+    begins with `@`. Raises ArgumentError if the expression is invalid.
     """
     return _start(expression, parameters or {}).parse_action()
 
