@@ -153,8 +153,9 @@ class Broker:
     def find_owner(self, path: str) -> Queue | None:
         """Return the queue to which a path belongs, for example `q` for `q/$management`.
 
-        The result may also be a topic or a subscription. Return None if the path belongs to none of
-        these. The path `a/b` belongs only to a queue with the name `a/b`, not to the queue `a`.
+        The result may also be a topic or a subscription. Return None if the path does not belong to
+        a queue, topic or subscription. The path `a/b` belongs only to a queue with the name `a/b`,
+        not to the queue `a`.
         """
         name, _, _ = path.strip("/").casefold().partition("/$")
         return self._queues.get(name)

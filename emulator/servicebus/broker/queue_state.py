@@ -216,7 +216,8 @@ class QueueState:
     ) -> MessageRecord | None:
         """Add a message that has the sequence number `number`, and return its record.
 
-        `first_number` is the sequence number that the message got when it was sent.
+        `first_number` is the sequence number that the message got when it was sent. Return None if
+        this is the state of a topic and the message is passed to the subscriptions at once.
         """
         is_scheduled = message.scheduled_at is not None and message.scheduled_at > now
         record = MessageRecord(
@@ -257,7 +258,7 @@ class QueueState:
     ) -> MessageRecord | None:
         """Receive the first ready message, or return None if no message is ready.
 
-        If the mode is peek-lock, lock the message. If it is receive-and-delete, remove the message.
+        If the mode is peek-lock, lock the message. If the mode is receive-and-delete, remove it.
         If the queue has message sessions, the message is from the session of `session_lock`.
         """
         number = self._first_ready(session_lock)
@@ -279,7 +280,7 @@ class QueueState:
     ) -> list[MessageRecord]:
         """Receive the deferred messages that have these sequence numbers.
 
-        If the mode is peek-lock, lock the messages. If it is receive-and-delete, remove them.
+        If the mode is peek-lock, lock the messages. If the mode is receive-and-delete, remove them.
         If one of the messages is not found, raise MessageNotFound and receive no message.
         If the queue has message sessions, the messages must be in the session of `session_lock`.
         """

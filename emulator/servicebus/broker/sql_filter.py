@@ -661,7 +661,7 @@ def _divide(left: float, right: float) -> float:
 
 
 def _remainder(left: float, right: float) -> float:
-    """Return the remainder as C# does: it has the sign of the dividend."""
+    """Return the remainder as in C#: the remainder has the sign of the dividend."""
     if isinstance(left, int) and isinstance(right, int):
         remainder = abs(left) % abs(right)
         return remainder if left >= 0 else -remainder

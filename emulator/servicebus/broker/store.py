@@ -265,8 +265,8 @@ def record_from_row(row: tuple[Any, ...]) -> MessageRecord:
 def _lock_values(lock: Lock | None) -> tuple[bytes | None, int | None]:
     """Return the token and the expiry time of a message's lock, as the database stores them.
 
-    Return None twice if the message is not locked. Also return None twice if the message is locked
-    together with its session, because no session is locked after a restart.
+    Both values are None if the message is not locked, or if the message is locked together with its
+    session. A lock on a session is not stored, because no session is locked after a restart.
     """
     if lock is None or lock.until is None:
         return None, None

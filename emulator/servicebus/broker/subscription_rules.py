@@ -129,7 +129,7 @@ class SqlAction:
     def run(self, properties: MessageProperties) -> list[PropertyUpdate]:
         """Return the changes that the action makes to a message with these properties.
 
-        Each statement of the action gets the properties as the previous statements changed them.
+        Each statement of the action uses the properties that the previous statements have changed.
         """
         updates = []
         for statement in self._statements:
