@@ -53,7 +53,10 @@ class HostRules:
         self.allows = lru_cache(maxsize=64)(self._allows)
 
     def allows_origin(self, origin: str) -> bool:
-        """Return whether a page of this origin, for example `http://localhost:3000`, is allowed."""
+        """Return whether the host in a page's origin, such as `http://localhost:3000`, is allowed.
+
+        If `origin` is not a valid URL, return False.
+        """
         try:
             return self.allows(urlsplit(origin).netloc)
         except ValueError:

@@ -22,13 +22,14 @@ STATUS_LINE.update({status: b"HTTP/1.1 %d \r\n" % status for status in range(600
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, which limits the size of a request's head and the time for a request.
+    """Extends uvicorn's protocol with limits for slow clients and large request heads.
 
-    The head of the first request must arrive within `limits.head_seconds` after the connection was
-    opened. The head of each further request must arrive within `limits.head_seconds` after the
-    first byte of the request.
-    While the client sends a body, each pause must be shorter than `limits.body_silence_seconds`.
-    uvicorn's `timeout_keep_alive` is the limit for a connection that is idle after a response.
+    The head of a request is its first line and its headers, with at most `max_head_bytes`. The head
+    of the first request must arrive within `limits.head_seconds` after the connection was opened.
+    The head of each later request must arrive within `limits.head_seconds` after the first byte of
+    the request. While the client sends a body, each pause must be shorter than
+    `limits.body_silence_seconds`. uvicorn's `timeout_keep_alive` is the limit for a connection that
+    is idle after a response.
     """
 
     limits: ClassVar[HttpLimits] = HttpLimits()

@@ -132,7 +132,7 @@ def port_number(text: str) -> int:
 def http_limits(options: argparse.Namespace) -> HttpLimits:
     """Return the HTTP limits from the parsed command-line options.
 
-    Requests for the address of `--host` are served too.
+    The allowed hosts are those of `--allow-host` and the address of `--host`.
     """
     hosts = [*options.allow_host, *([options.host] if options.host else [])]
     return HttpLimits(tuple(hosts), options.head_timeout)
@@ -153,9 +153,9 @@ _OTHERS = 0o077
 def make_private_directory(directory: Path) -> None:
     """Create a data directory, and let only its owner read the directory.
 
-    If the directory exists already, its mode and the modes of the files directly in it are changed.
-    A directory with the sticky bit, such as /tmp, and files of other users keep their modes. Raises
-    OSError if the directory cannot be used.
+    If the directory exists already, other users lose access to the directory and to the files
+    directly in it. Nothing changes if the directory has the sticky bit, as /tmp has. Files of other
+    users keep their modes. Raises OSError if the directory cannot be used.
     """
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not directory.stat().st_mode & stat.S_ISVTX:
@@ -226,9 +226,10 @@ def run_loop(main: Coroutine[Any, Any, None]) -> None:
 def start_trimming(interval_seconds: float = 60.0) -> None:
     """Start a daemon thread that regularly returns free memory to the operating system.
 
-    glibc does not return freed memory that lies between blocks that are still used. Without this
-    thread, the resident memory would rise whenever the service holds a new combination of large
-    request bodies. See malloc_trim(3). If the C library is not glibc, do nothing.
+    The thread calls malloc_trim(3), because glibc itself does not return freed memory that lies
+    between blocks that are still used. Without the thread, the resident memory would rise whenever
+    the service holds a new combination of large request bodies. If the C library is not glibc, do
+    nothing.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -289,9 +290,12 @@ def bind(host: str, port: int, *, allow_remote: bool = False) -> socket.socket:
 def bind_all(host: str | None, port: int, *, allow_remote: bool = False) -> list[socket.socket]:
     """Return one bound TCP socket for each address of `host`, all with the same port number.
 
-    If `host` is None, the addresses are 127.0.0.1 and, if this machine has it, ::1.
-    Otherwise, `host` is the only address. The docstring of `bind` describes the other arguments and
-    the errors.
+    If `host` is None, the addresses are 127.0.0.1 and, on a machine with IPv6, ::1. Otherwise,
+    `host` is the only address. If `port` is 0, the system chooses a free port. `allow_remote` says
+    whether the address may be one that other machines can reach.
+
+    Raises SettingError if the host is not allowed or a socket cannot be bound, and PortInUse if
+    another program uses the port.
     """
     if host is not None:
         return [bind(host, port, allow_remote=allow_remote)]
@@ -340,9 +344,9 @@ def listen_all(
 ) -> list[socket.socket]:
     """Return one listening TCP socket for each address of `host`, all with the same port number.
 
-    `backlog` is the number of connections that may wait to be accepted. The docstring of `bind_all`
-    describes the other arguments and the errors. Also raises SettingError if a socket cannot
-    listen.
+    `backlog` is the number of connections that may wait to be accepted. The other arguments have
+    the same meaning as in `bind_all`. Raises SettingError if the host is not allowed or a socket
+    cannot listen, and PortInUse if another program uses the port.
     """
     listeners = bind_all(host, port, allow_remote=allow_remote)
     _listen(listeners, port, backlog)

@@ -97,7 +97,7 @@ class HostOptions:
 
 
 class Host:
-    """One Functions host.
+    """Runs the functions of one app, as Azure's Functions host does.
 
     The constructor and `start` raise StartError if the host cannot serve the app.
     """
@@ -158,9 +158,10 @@ class Host:
     async def load_again(self) -> None:
         """Load the app and its settings again after `unload`.
 
-        If this fails, log the reason. As in Azure's host, all functions' routes then return 404 if
-        the code cannot be loaded. If the settings or a trigger are invalid, all routes except the
-        host's status and ping return 503.
+        If this fails, log the reason. The responses are then the same as from Azure's host: if the
+        app's code cannot be loaded, the routes of all functions return 404. If the settings or a
+        trigger are invalid, all routes except `/admin/host/status` and `/admin/host/ping` return
+        503.
         """
         from emulator.functions.services import UnloadedApp  # noqa: PLC0415 - imported by `start`
 
@@ -216,8 +217,8 @@ def _import_services() -> None:
 async def run_host(host: Host, stopping: asyncio.Event, watch: AppFileWatch | None = None) -> None:
     """Start a host, wait until `stopping` is set, and stop the host.
 
-    If `stopping` is set while the app is loaded, the load is cancelled. Raises StartError if the
-    host cannot start.
+    If `stopping` is set before the app has been loaded, loading is cancelled. Raises StartError if
+    the host cannot start.
 
     Args:
         host: The host.

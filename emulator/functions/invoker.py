@@ -88,9 +88,15 @@ class Invoker:
     ) -> str | None:
         """Invoke a function with the data of a trigger.
 
-        `kind` is the datum type of the body: `string`, `json` or `bytes`. Return the function's
-        return value as text, or None if the function did not return a value. Raises FunctionFailure
-        and AppUnavailable in the same cases as `invoke_http`.
+        Return the function's return value as text, or None if the function did not return a value.
+        Raises FunctionFailure and AppUnavailable in the same cases as `invoke_http`.
+
+        Args:
+            name: The name of the function.
+            kind: The type of the data in `body`: `string`, `json` or `bytes`.
+            body: The data of the trigger.
+            metadata: The trigger metadata, by name.
+            trace: The values of traceparent and tracestate, or None.
         """
         call = [name, kind, metadata, trace or _NO_TRACE]
         head, payload = await self._invoke(call, body, _NO_REASON)
@@ -110,7 +116,8 @@ class Invoker:
     async def run_orchestrator(self, name: str, context_json: str) -> str:
         """Run one episode of an orchestrator, and return the JSON text from the durable SDK.
 
-        The text contains the actions, and the output if the orchestrator has ended.
+        The text contains the actions that the orchestrator requests, and the orchestrator's output
+        if the orchestrator has ended.
 
         Raises FunctionFailure and AppUnavailable in the same cases as `invoke_http`.
         """

@@ -160,8 +160,8 @@ class UnloadedApp:
     """The HTTP routes of the host while no app is loaded.
 
     If `errors` is empty, the host serves the home page and the admin API, and all other paths
-    return 404. Otherwise, the host serves only its status, which lists the errors, and its ping.
-    All other paths then return 503.
+    return 404. If there are errors, `/admin/host/status` lists them, `/admin/host/ping` still
+    works, and all other paths return 503.
     """
 
     def __init__(

@@ -256,8 +256,8 @@ def _file_values(path: Path) -> dict[str, str]:
 def resolve(value: Any, settings: Mapping[str, str]) -> Any:
     """Return a binding's value with each %NAME% replaced by the app setting NAME.
 
-    Texts inside objects and lists are replaced, too. Other values are returned unchanged. Raises
-    SettingError if an app setting is missing.
+    If the value is an object or a list, each %NAME% inside it is replaced, too. Other values are
+    returned unchanged. Raises SettingError if an app setting is missing.
     """
     if isinstance(value, dict):
         return {key: resolve(item, settings) for key, item in value.items()}

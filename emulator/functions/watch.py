@@ -36,10 +36,10 @@ class AppFileWatch:
         return sorted({path for path, _ in before.items() ^ self._seen.items()})
 
     async def wait_for_changes(self, sleep: Sleep = asyncio.sleep) -> list[Path]:
-        """Check the files regularly, and return those that have changed.
+        """Check the files regularly until a file changes, and return all changed files.
 
-        After a change, wait until no file has changed for 0.2 s, because an editor or a version
-        control system writes several files.
+        After the first change, wait until no file has changed for 0.2 s, because an editor or a
+        version control system may write several files one after the other.
 
         Args:
             sleep: Waits for a number of seconds. Tests pass another function.

@@ -1,6 +1,6 @@
-"""Open links on which a peer receives the messages of one message session.
+"""Serve links on which a peer receives the messages of only one message session.
 
-A message session is a group of messages of a queue, see `broker/message_sessions.py`. To accept a
+A message session is the group of a queue's messages that have the same session id. To accept a
 session, a receiver sets the filter `com.microsoft:session-filter` in the source of its link. The
 filter's value is the id of the session, or null for the next available session.
 """

@@ -1,4 +1,7 @@
-"""The shared access policies of a namespace, its queues and its topics. Their keys sign tokens."""
+"""The shared access policies of a namespace, its queues and its topics.
+
+A client signs its tokens with a key of a policy.
+"""
 
 from collections.abc import Iterable, Mapping
 from hmac import compare_digest
@@ -47,7 +50,10 @@ class AccessPolicies:
 
     @property
     def configured(self) -> Mapping[str, AuthorizationRule]:
-        """The policies of the namespace that the management API cannot change, by name."""
+        """The namespace's policies that were set when the emulator started, by name.
+
+        The management API cannot change these policies.
+        """
         return self._configured
 
     @property

@@ -296,7 +296,10 @@ class _Api:
     # Topics
 
     async def topics(self, _: Request) -> Response:
-        """Return as JSON, for each topic, how many of its messages no subscription got."""
+        """Respond with the name and the number of dropped messages of each topic, as JSON.
+
+        A message is dropped if no rule of the topic's subscriptions selects the message.
+        """
         return JSONResponse(
             [
                 {"name": topic.address, "dropped_messages": topic.dropped_count}
@@ -536,11 +539,11 @@ def settings_from(
     rules: Sequence[AuthorizationRule] = (),
     kind: type[QueueSettings] = QueueSettings,
 ) -> QueueSettings:
-    """Convert the properties of a description to settings with the name `name`.
+    """Convert the properties in a description to the settings of a queue, topic or subscription.
 
-    `rules` are the shared access policies in the description. `kind` is the class of the settings
-    of a queue, a topic or a subscription. Raises ArgumentError if a property is invalid or not
-    supported.
+    `name` is the name of the queue, topic or subscription. `rules` are the shared access policies
+    in the description. `kind` is the class of the returned settings. Raises ArgumentError if a
+    property is invalid or not supported.
     """
     for forwarding in _FORWARDING:
         if properties.get(forwarding):

@@ -53,7 +53,7 @@ class CbsTokens:
         return bool(self._find_key_rights())
 
     def _find_key_rights(self) -> frozenset[AccessRight]:
-        """Return the rights of the policy with whose key the peer connected.
+        """Return the rights of the policy whose key the peer used to connect.
 
         If the peer connected without a valid key, return an empty set.
         """
@@ -106,8 +106,9 @@ class CbsTokens:
     def check_access(self, path: str, right: AccessRight) -> frozenset[AccessRight]:
         """Return the rights of the peer for the queue at this path.
 
-        These are the rights of the policy with whose key the peer connected, or of the newest token
-        that is valid for the path and gives `right`. Raises LinkFault if neither gives `right`.
+        If the peer connected with the key of a policy that gives `right`, return the rights of this
+        policy. Otherwise return the rights of the newest token that is valid for the path and gives
+        `right`. Raises LinkFault if there is no such token.
         """
         key_rights = self._find_key_rights()
         if right in key_rights:
@@ -130,7 +131,7 @@ UNAUTHORIZED = "amqp:unauthorized-access"
 
 
 def unauthorized_text(path: str, right: AccessRight) -> str:
-    """Return Azure's error text for an operation for which the peer does not have the right."""
+    """Return Azure's error text for a peer that does not have `right` for the queue at `path`."""
     return add_tracking(
         f"Unauthorized access. '{right}' claim(s) are required to perform this operation."
         f" Resource: '{entity_url(path)}'.",

@@ -76,7 +76,7 @@ class _FaultRoutes:
         return await self.get(request)
 
     async def detach(self, request: Request) -> Response:
-        """Detach links as Azure does for maintenance, and respond with the number of links.
+        """Detach links as Azure does for maintenance. Respond with the number of detached links.
 
         If the body names a queue, only the links of this queue are detached. If the body is
         invalid, respond with 400 and change nothing.

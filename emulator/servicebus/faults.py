@@ -34,10 +34,11 @@ class NamespaceFaults:
     _owed: float = 0.0
 
     def throttle(self, share: float, seconds: float | None, queue: str | None = None) -> None:
-        """Throttle a share of the requests, from 0 to 1, for the given time.
+        """Throttle a fraction of the requests, for `seconds` seconds from now.
 
-        If `seconds` is None, throttling does not end by itself. If the share is 0, throttling ends.
-        If `queue` is the name of a queue, only the requests of this queue are throttled.
+        `share` is the fraction, from 0 to 1; 0 ends the throttling. If `seconds` is None, the
+        throttling does not end by itself. If `queue` is the name of a queue, only the requests of
+        this queue are throttled.
         """
         self.throttled_share = share
         self.throttled_queue = queue

@@ -66,7 +66,7 @@ class Namespace:
         return _TrackedConnection(self._connections, peer, self._idle_seconds, latency)
 
     def peer(self, tokens: CbsTokens) -> "_NamespaceConnection":
-        """Return the object that serves one connection. `tokens` keeps the peer's tokens."""
+        """Return the object that serves one connection. `tokens` stores the tokens of the peer."""
         return _NamespaceConnection(self._broker, tokens, self.faults)
 
     def detach_links(self, queue: str | None = None) -> int:
@@ -83,7 +83,7 @@ class Namespace:
         return sum(each.detach_links(find_fault) for each in list(self._connections))
 
     def detach_disabled_links(self, queue: Queue) -> int:
-        """Detach the links of a queue that the queue's new status forbids.
+        """Detach all links that a queue no longer allows after a change of its status.
 
         Return the number of detached links.
         """

@@ -73,7 +73,7 @@ def verify_sas(
 def _find_signer(
     rules: list[AuthorizationRule], signed: bytes, signature: bytes
 ) -> AuthorizationRule | None:
-    """Return the policy with whose key a text was signed, or None if there is none."""
+    """Return the policy whose key made the signature, or None if no key in `rules` made it."""
     signer = None
     for rule in rules:
         for key in rule.keys:

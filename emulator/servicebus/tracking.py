@@ -13,7 +13,7 @@ _MAX_ENTITY_LENGTH = 300
 
 
 def add_tracking(text: str, entity: str) -> str:
-    """Return an error text with a tracking id, an entity's address and the current time added.
+    """Add a tracking id, the address of an entity and the current time to an error text.
 
     `entity` is the address of a queue, topic or subscription, or the path in a request.
     """

@@ -27,7 +27,7 @@ def running(name: str, module: str, url: str, *options: str) -> Iterator[None]:
     """Run a console command during the `with` block. Then stop it, and expect exit status 0.
 
     The block begins when the command responds to a request to `url`. The command is stopped with
-    SIGTERM. If its script `name` is not installed, run the module `module`.
+    SIGTERM. If the command's script `name` is not installed, the module `module` is run instead.
     """
     process = subprocess.Popen([*command(name, module), *options], stdin=subprocess.DEVNULL)
     try:

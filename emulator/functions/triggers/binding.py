@@ -71,8 +71,9 @@ class Triggers:
         await asyncio.gather(timers, *(queue.stop() for queue in self._queues))
 
     async def run(self, name: str, _text: str) -> None:
-        """Run a function with a timer trigger now, because the admin API has requested it.
+        """Start a run of the timer function `name` now, independent of its schedule.
 
+        The admin API calls this method for a client. `_text`, the client's input, is ignored.
         Raises LookupError if the function does not have a timer trigger.
         """
         self._spawn(self._timers[name].run_once(TimerRun(self._clock.now())))

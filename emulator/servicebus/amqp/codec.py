@@ -176,15 +176,19 @@ class Decoder:
         return number
 
     def described(self, depth: int) -> Described:
-        """Decode a descriptor and the value that follows the descriptor."""
+        """Decode a descriptor and the value that follows the descriptor.
+
+        `depth` is the number of values that contain this value.
+        """
         depth = self._deeper(depth, 1)
         return Described(self._value(depth), self._value(depth))
 
     def items(self, size: int, size_at: int, count: int, depth: int) -> list[Any]:
         """Decode and return the `count` items of a list or map.
 
-        `size` is the encoded size in bytes, counted from the offset `size_at`. Raises DecodeError
-        if the last item does not end at the offset `size_at + size`.
+        `size` is the encoded size in bytes, counted from the offset `size_at`. `depth` is the
+        number of values that contain the list or map. Raises DecodeError if the last item does not
+        end at the offset `size_at + size`.
         """
         depth = self._deeper(depth, count)
         values = [self._value(depth) for _ in range(count)]
@@ -194,7 +198,9 @@ class Decoder:
     def pairs(self, size: int, size_at: int, count: int, depth: int) -> dict[Any, Any]:
         """Decode a map, which is encoded as alternating keys and values.
 
-        `count` is the number of keys plus the number of values.
+        `size` is the encoded size in bytes, counted from the offset `size_at`. `count` is the
+        number of keys plus the number of values. `depth` is the number of values that contain the
+        map.
         """
         if count % 2:
             raise DecodeError("a map has a key without a value")
@@ -205,7 +211,11 @@ class Decoder:
             raise DecodeError("a map must not have a list, map or array as a key") from None
 
     def array(self, size: int, size_at: int, count: int, depth: int) -> Array:
-        """Decode an array. The type of the items is encoded once, before the first item."""
+        """Decode an array. The type of the items is encoded once, before the first item.
+
+        `size` is the encoded size in bytes, counted from the offset `size_at`. `count` is the
+        number of items. `depth` is the number of values that contain the array.
+        """
         depth = self._deeper(depth, count)
         code = self.small()
         if code:

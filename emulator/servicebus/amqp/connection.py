@@ -110,7 +110,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Add the bytes to the buffer, and process each complete frame.
 
-        If a test has set a latency, the bytes are added and processed only after the latency.
+        If a test has set a latency for this server, wait for the latency before that.
         """
         self._received_at = self._loop.time()
         self._delay.put(data)
@@ -127,11 +127,11 @@ class Connection(asyncio.Protocol):
             self.fail(ConnectionFault("amqp:internal-error", "an internal error occurred"))
 
     def eof_received(self) -> bool:
-        """Close the connection, because the peer sends no more bytes. Return False.
+        """Close the connection, because the peer sends no more bytes.
 
-        First send the messages that are already locked for the peer, and lock no further messages.
-        If the peer was killed, a parent process of the peer may read these messages and release
-        their locks.
+        Before that, send the messages that are already locked for the peer. If the peer was killed,
+        its parent process may read these messages and release their locks. No further messages are
+        locked. Return False, so that asyncio closes the transport, too.
         """
         self._delay.flush()
         if self._state is not _State.CLOSED:

@@ -355,7 +355,10 @@ class OutgoingLink:
         return self.source is not None and self.source.is_presettled
 
     def on_attached(self) -> None:
-        """Start deliveries if the peer granted credit before the server replied."""
+        """Start deliveries if the peer has already granted credit.
+
+        The session calls this method after the session has replied to the attach performative.
+        """
         self._grant()
 
     def on_detached(self) -> None:
@@ -390,9 +393,9 @@ class OutgoingLink:
     def on_flow(self, flow: Flow) -> None:
         """Set the credit from the peer's flow performative, and reply if the peer requests a reply.
 
-        The peer may have sent the performative before the newest deliveries arrived. The number of
-        these deliveries is subtracted from the credit (section 2.6.7). If the peer requests a
-        drain, the remaining credit is used up after the ready messages have been sent.
+        If the peer sent the performative before it had received the newest deliveries, the number
+        of these deliveries is subtracted from the credit (section 2.6.7). If the peer requests a
+        drain, the ready messages are sent, and then the remaining credit is set to 0.
         """
         self.used_at = _loop_time()
         if flow.link_credit is not None:
@@ -564,7 +567,7 @@ def _padded(terminus: Described | None, code: int, count: int) -> Described:
 
 
 def _with_filters(source: Described, filters: dict[Any, Any] | None) -> Described:
-    """Return the source with `filters` instead of its own filters.
+    """Return a copy of the source in which `filters` replace the filters of the source.
 
     The server's attach performative must list the filters that the server applies.
     """

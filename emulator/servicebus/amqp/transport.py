@@ -25,7 +25,7 @@ class Latency:
 
 
 class DelayLine:
-    """Passes bytes to the function `deliver` after the latency, in their original order."""
+    """Delays bytes by the given latency, then passes the bytes to `deliver` in the same order."""
 
     def __init__(self, latency: Latency, deliver: Callable[[bytes], None]) -> None:
         self._latency = latency
@@ -36,7 +36,7 @@ class DelayLine:
     def put(self, data: bytes) -> None:
         """Deliver bytes after the latency.
 
-        If there is no latency and no earlier bytes are waiting, deliver the bytes at once.
+        If the latency is 0 and no earlier bytes are waiting, deliver the bytes at once.
         """
         if not self._latency.seconds and not self._waiting:
             self._deliver(data)

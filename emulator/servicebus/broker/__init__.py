@@ -7,7 +7,7 @@ topic               copies the messages of a topic to its subscriptions, which a
 subscription_rules  selects messages with filters, and changes them with actions
 sql_filter          parses and evaluates the expressions of SQL filters and actions
 message_sessions    locks message sessions for receivers
-property_values     the properties of messages that filters compare, and their values
+property_values     the properties of messages and their values, which filters compare
 message_table       keeps all message records in memory; can undo changes before a commit
 dispatcher          assigns messages to receivers that have credit
 transactions        collects changes and writes them to the database in one transaction

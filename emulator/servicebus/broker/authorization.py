@@ -89,7 +89,7 @@ def sorted_rights(rights: Collection[AccessRight]) -> list[str]:
 
 
 def check_rules(rules: Collection[AuthorizationRule]) -> None:
-    """Raise ArgumentError if two policies have the same name, or if there are more than 12."""
+    """Raise ArgumentError if there are more than 12 policies or two have the same name."""
     if len(rules) > MAX_RULES:
         raise ArgumentError(f"AuthorizationRules: expected at most {MAX_RULES}, found {len(rules)}")
     names: set[str] = set()
@@ -102,8 +102,8 @@ def check_rules(rules: Collection[AuthorizationRule]) -> None:
 def make_missing_keys(primary: str | None, secondary: str | None) -> tuple[str, str]:
     """Return the primary and the secondary key of a new policy.
 
-    If the primary key is missing, it is generated, and the secondary key as well. If only the
-    secondary key is missing, the policy has only one key, and the secondary key is empty.
+    If the primary key is missing, each missing key is generated. If only the secondary key is
+    missing, return an empty text for it: the policy then has only one key.
     """
     if primary:
         return primary, secondary or ""

@@ -72,13 +72,14 @@ class Broker:
 
         Queues and topics that are in the database but not in `settings` are kept with their
         messages. `message_format` reads and changes the properties of messages for the rules of
-        subscriptions. Without it, a message has no properties.
+        subscriptions. By default, the rules find no properties in any message.
 
-        Raises SchemaError if the file is not a database of the broker or is in use, or if
-        `settings` changes whether a queue requires sessions. Raises MessageStoreError if the
-        database cannot be written. Raises EntityAlreadyExists if `settings` has a topic, but the
-        database has a queue with the same name, or if `settings` has a queue, but the database has
-        a topic with the same name.
+        Raises:
+            SchemaError: The file is not a database of the broker or is in use, or `settings`
+                changes whether a queue requires sessions.
+            MessageStoreError: The database cannot be written.
+            EntityAlreadyExists: A name belongs to a queue in `settings` and to a topic in the
+                database, or to a topic in `settings` and to a queue in the database.
         """
         transactions = TransactionManager(database, clock)
         broker = cls(transactions, message_format)
@@ -152,8 +153,9 @@ class Broker:
     def find_owner(self, path: str) -> Queue | None:
         """Return the queue to which a path belongs, for example `q` for `q/$management`.
 
-        The result may also be a topic or a subscription. Return None if the path belongs to none of
-        these. The path `a/b` belongs only to a queue with the name `a/b`, not to the queue `a`.
+        The result may also be a topic or a subscription. Return None if the path does not belong to
+        a queue, topic or subscription. The path `a/b` belongs only to a queue with the name `a/b`,
+        not to the queue `a`.
         """
         name, _, _ = path.strip("/").casefold().partition("/$")
         return self._queues.get(name)

@@ -12,7 +12,7 @@ from emulator.servicebus.broker.queue_state import QueueState
 
 
 class CreditListener(Protocol):
-    """The interface of an object whose method is called when a receiver's credit changes.
+    """The interface through which a `Subscription` reports a change of its receiver's credit.
 
     The credit is the number of messages that may still be delivered to the receiver.
     """
@@ -25,7 +25,7 @@ class CreditListener(Protocol):
 class Subscription:
     """One receiver of a queue, and the receiver's credit.
 
-    This class does not represent the subscription of a topic; see `TopicSubscription`.
+    The subscription of a topic is a different concept: its class is `TopicSubscription`.
     """
 
     __slots__ = ("_closed", "_credit", "_listener", "deliver", "mode", "session_lock")
@@ -139,7 +139,10 @@ class Dispatcher:
         return Subscription(self, mode, deliver, session_lock)
 
     def lock_session(self, session_id: str, now: datetime) -> MessageSessionLock:
-        """Lock a message session, which must not be locked."""
+        """Lock a message session for a receiver, and return the lock.
+
+        The caller must ensure that the session is not locked yet.
+        """
         until = now + self._state.settings.lock_duration
         lock = self._session_locks.add(self._state.number, session_id, until)
         self._state.lock_session(lock)

@@ -23,7 +23,7 @@ class _LockState(Enum):
 
 
 def _ignore_loss() -> None:
-    """Do nothing: the default for `on_lost`, if no receiver has to be informed of a lost lock."""
+    """Do nothing. Locks use this callback if nothing has to happen when they are lost."""
 
 
 @dataclass(eq=False, slots=True)

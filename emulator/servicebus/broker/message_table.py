@@ -15,10 +15,10 @@ _STALE_TOLERATED = 64
 class TimerHeap:
     """A heap of due times, at which the broker must change a message or end a lock.
 
-    One heap contains the due times of messages. Another heap contains the expiry times of the locks
-    on message sessions, and its keys are the ids of the locks instead of the ids of messages.
+    The broker uses one heap for messages and one heap for the locks on message sessions. The key of
+    a due time is the id of the message or of the lock. Each key has at most one due time.
 
-    Each key has at most one due time. A due time that was replaced or removed stays in the
+    A due time that was replaced or removed stays in the
     heap, but is ignored. If the heap contains too many ignored due times, the heap is rebuilt.
     """
 
@@ -32,7 +32,7 @@ class TimerHeap:
         return len(self._due)
 
     def set(self, key: int, due_at: datetime | None) -> None:
-        """Set the due time of the message with the id `key`.
+        """Set the due time of the message or lock that has the id `key`.
 
         If `due_at` is None, remove the due time.
         """
@@ -48,7 +48,7 @@ class TimerHeap:
             heapify(self._heap)
 
     def next_due_at(self) -> datetime | None:
-        """Return the earliest due time, or None if no message has a due time."""
+        """Return the earliest due time, or None if the heap contains no due time."""
         while self._heap:
             due_at, key = self._heap[0]
             if self._due.get(key) == due_at:
@@ -57,9 +57,10 @@ class TimerHeap:
         return None
 
     def take_due(self, now: datetime) -> int | None:
-        """Remove the earliest due time, and return the id of the message that has this due time.
+        """Remove the earliest due time, and return its key, the id of a message or lock.
 
-        If the earliest due time is later than `now`, remove nothing and return None.
+        If the heap is empty or the earliest due time is later than `now`, remove nothing and
+        return None.
         """
         due_at = self.next_due_at()
         if due_at is None or due_at > now:
@@ -210,7 +211,8 @@ class MessageSessionIndex:
     def _update(self, session_id: str) -> None:
         """Store the sequence number of the session's first ready message in `_heads`.
 
-        If the session is locked or has no ready message, remove its number from `_heads` instead.
+        If the session is locked or has no ready message, `_heads` must contain no number of the
+        session, so remove the number that was stored earlier.
         If the session is not locked and has no messages, remove the session from the index.
         """
         session = self._sessions[session_id]

@@ -1,4 +1,4 @@
-"""The properties of a message that the filters of a subscription compare, and their values."""
+"""Message properties and their values, which filters compare and actions change."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -249,7 +249,7 @@ class Queue:
 
         A session is available if it is not locked and at least one of its messages is ready. The
         session with the oldest ready message is the next one. `accept` is called later with a lock
-        on the session, unless the request is cancelled before.
+        on the session, unless the request is cancelled before that.
 
         Raises EntityDisabled if the queue's status forbids receiving, and NotAllowed if the queue
         has no message sessions.
@@ -307,8 +307,8 @@ class Queue:
     def session_ids(self, updated_after: datetime | None = None) -> list[str]:
         """Return the ids of the message sessions that have active messages or a state, sorted.
 
-        If `updated_after` is not None, return the sessions whose state was set after this time.
-        Raises NotAllowed if the queue has no message sessions.
+        If `updated_after` is not None, return only the ids of the sessions whose state was set
+        after this time. Raises NotAllowed if the queue has no message sessions.
         """
         self._begin()
         self._check_session_use(True)
@@ -468,7 +468,10 @@ class Queue:
 
 
 def _check_session_id(session_id: str | None) -> None:
-    """Raise an error if the session id of a message or a receiver is missing or invalid."""
+    """Raise NotAllowed if a session id is None, and ArgumentError if a session id is invalid.
+
+    An invalid session id is too long or not valid Unicode.
+    """
     if session_id is None:
         raise NotAllowed(
             "The SessionId was not set on a message, and it cannot be sent to the entity. Entities"

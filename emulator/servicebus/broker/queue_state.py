@@ -90,9 +90,9 @@ class DuplicateHistory:
         return len(self._seen_ids) - len(self._uncommitted)
 
     def mark_purged(self) -> None:
-        """Set `forgotten_count` to 0, because the database no longer contains the removed ids.
+        """Set `forgotten_count`, the number of ids to delete from the database, to 0.
 
-        The caller must first delete these ids from the database.
+        The caller must have deleted from the database all ids that `forget` has removed.
         """
         self.forgotten_count = 0
 
@@ -167,10 +167,10 @@ class QueueState:
 
     @property
     def changed_states(self) -> "Sequence[QueueState]":
-        """The states that may change when a message is sent to this queue, or is due.
+        """The `QueueState` objects that can change when a message of this queue is sent or is due.
 
-        For a topic, these are the states of the topic and its subscriptions. Otherwise, the only
-        state is this object.
+        For a topic, these are the objects of the topic and of its subscriptions. For a queue, the
+        only such object is this object itself.
         """
         return (self,)
 
@@ -197,7 +197,8 @@ class QueueState:
         """Add a message, and return its sequence number and its record.
 
         A duplicate of an earlier message is not added. For a duplicate, return the sequence number
-        of the earlier message, and None instead of a record.
+        of the earlier message, and None instead of a record. Also return None instead of a record
+        if this is the state of a topic and the message is passed to the subscriptions at once.
         """
         window = self.settings.duplicate_detection_window
         if window is not None and message.message_id is not None:
@@ -215,7 +216,8 @@ class QueueState:
     ) -> MessageRecord | None:
         """Add a message that has the sequence number `number`, and return its record.
 
-        `first_number` is the sequence number that the message got when it was sent.
+        `first_number` is the sequence number that the message got when it was sent. Return None if
+        this is the state of a topic and the message is passed to the subscriptions at once.
         """
         is_scheduled = message.scheduled_at is not None and message.scheduled_at > now
         record = MessageRecord(
@@ -256,7 +258,7 @@ class QueueState:
     ) -> MessageRecord | None:
         """Receive the first ready message, or return None if no message is ready.
 
-        If the mode is peek-lock, lock the message. If it is receive-and-delete, remove the message.
+        If the mode is peek-lock, lock the message. If the mode is receive-and-delete, remove it.
         If the queue has message sessions, the message is from the session of `session_lock`.
         """
         number = self._first_ready(session_lock)
@@ -278,7 +280,7 @@ class QueueState:
     ) -> list[MessageRecord]:
         """Receive the deferred messages that have these sequence numbers.
 
-        If the mode is peek-lock, lock the messages. If it is receive-and-delete, remove them.
+        If the mode is peek-lock, lock the messages. If the mode is receive-and-delete, remove them.
         If one of the messages is not found, raise MessageNotFound and receive no message.
         If the queue has message sessions, the messages must be in the session of `session_lock`.
         """
@@ -335,14 +337,17 @@ class QueueState:
     # Message sessions
 
     def next_session_id(self) -> str | None:
-        """Return the id of the unlocked session with the oldest ready message, or None."""
+        """Return the id of the unlocked session with the oldest ready message.
+
+        Return None if no unlocked session has a ready message.
+        """
         if self.index.sessions is None:
             return None
         number = self.index.sessions.first_available()
         return None if number is None else self.index.by_sequence_number[number].session_id
 
     def lock_session(self, lock: MessageSessionLock) -> None:
-        """Lock a session, which must not be locked."""
+        """Lock a session. The caller must ensure that the session is not locked yet."""
         assert self.index.sessions is not None
         self.session_locks[lock.session_id] = lock
         self.index.sessions.set_locked(lock.session_id, True)
@@ -470,7 +475,7 @@ class QueueState:
     # Changes that become due with time
 
     def advance(self, record: MessageRecord, now: datetime) -> None:
-        """Make the change that is due for a message (see `MessageRecord.due_at`).
+        """Make the change that is due for a message.
 
         Unlock a locked message, and count its delivery as failed. Activate a scheduled message.
         Remove or dead-letter any other message, because its time to live has ended.

@@ -136,10 +136,10 @@ class QueueSettings:
 
 @dataclass(frozen=True, slots=True)
 class TopicSettings(QueueSettings):
-    """The settings of a topic. Messages are received from its subscriptions.
+    """The settings of a topic.
 
-    Therefore the lock duration, the maximum delivery count and dead-lettering have no effect on the
-    topic itself.
+    Receivers get a topic's messages only from the topic's subscriptions. Therefore the lock
+    duration, the maximum delivery count and dead-lettering have no effect on the topic itself.
     """
 
     KIND: ClassVar[str] = "topic"

@@ -79,7 +79,8 @@ def parse_action(
 ) -> Sequence[SqlStatement]:
     """Parse the expression of a SQL action, such as `SET a = 1; REMOVE b`.
 
-    The arguments and the errors are those of `parse_sql`.
+    `parameters` contains the values of the parameters in the expression by their names. A name
+    begins with `@`. Raises ArgumentError if the expression is invalid.
     """
     return _start(expression, parameters or {}).parse_action()
 
@@ -660,7 +661,7 @@ def _divide(left: float, right: float) -> float:
 
 
 def _remainder(left: float, right: float) -> float:
-    """Return the remainder as C# does: it has the sign of the dividend."""
+    """Return the remainder as in C#: the remainder has the sign of the dividend."""
     if isinstance(left, int) and isinstance(right, int):
         remainder = abs(left) % abs(right)
         return remainder if left >= 0 else -remainder

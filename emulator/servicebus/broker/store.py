@@ -263,10 +263,10 @@ def record_from_row(row: tuple[Any, ...]) -> MessageRecord:
 
 
 def _lock_values(lock: Lock | None) -> tuple[bytes | None, int | None]:
-    """Return a lock's token and expiry time.
+    """Return the token and the expiry time of a message's lock, as the database stores them.
 
-    Both are None if the message is locked together with its session, because no session is locked
-    after a restart.
+    Both values are None if the message is not locked, or if the message is locked together with its
+    session. A lock on a session is not stored, because no session is locked after a restart.
     """
     if lock is None or lock.until is None:
         return None, None
@@ -602,7 +602,10 @@ class MessageStore:
 
 @contextmanager
 def report_failed_write(problem: str) -> Iterator[None]:
-    """Convert an error of SQLite during the `with` block to MessageStoreError."""
+    """Convert an error of SQLite during the `with` block to MessageStoreError.
+
+    `problem` is the beginning of the new error's message.
+    """
     try:
         yield
     except sqlite3.Error as error:
@@ -611,7 +614,10 @@ def report_failed_write(problem: str) -> Iterator[None]:
 
 @contextmanager
 def _report_failed_read(what: str) -> Iterator[None]:
-    """Convert an error of SQLite during the `with` block to MessageStoreError."""
+    """Convert an error of SQLite during the `with` block to MessageStoreError.
+
+    `what` names the data that the block reads, for the new error's message.
+    """
     try:
         yield
     except sqlite3.Error as error:
@@ -663,7 +669,10 @@ class Checkpointer:
         self._running: asyncio.Future[None] | None = None
 
     def count_commit(self) -> None:
-        """Count a commit. After 500 commits, start a checkpoint unless one is already running."""
+        """Count a commit, and start a checkpoint after every 500 commits.
+
+        While a checkpoint is running, no other checkpoint is started.
+        """
         self._commit_count += 1
         if self._commit_count < _COMMITS_BETWEEN or self._running is not None:
             return

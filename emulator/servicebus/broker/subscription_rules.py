@@ -129,7 +129,7 @@ class SqlAction:
     def run(self, properties: MessageProperties) -> list[PropertyUpdate]:
         """Return the changes that the action makes to a message with these properties.
 
-        Each statement of the action gets the properties as the previous statements changed them.
+        Each statement of the action uses the properties that the previous statements have changed.
         """
         updates = []
         for statement in self._statements:
@@ -158,7 +158,8 @@ class SubscriptionRule:
     def find_updates(self, properties: MessageProperties) -> list[PropertyUpdate]:
         """Return the changes that the rule's action makes to a message with these properties.
 
-        The message also gets the application property `RuleName`, as in Azure.
+        If the rule has an action, the last change sets the application property `RuleName` to the
+        name of the rule, as in Azure. If the rule has no action, return an empty list.
         """
         if self.action is None:
             return []
@@ -169,7 +170,7 @@ DEFAULT_RULES = (SubscriptionRule(DEFAULT_RULE_NAME),)
 
 
 def check_subscription_rules(rules: Iterable[SubscriptionRule]) -> None:
-    """Raise ArgumentError if two rules have the same name, or if there are more than 2000."""
+    """Raise ArgumentError if two rules have the same name, or if there are more than 2000 rules."""
     names: set[str] = set()
     for rule in rules:
         if rule.name.casefold() in names:

@@ -69,8 +69,8 @@ class SubscriptionState(QueueState):
     ) -> list[IncomingMessage]:
         """Return the copies of a message that the subscription gets.
 
-        Of the rules that select the message, each rule that has an action makes its own copy. All
-        rules that have no action make one copy together.
+        Only the rules that select the message matter. Each such rule with an action makes its own
+        copy. All such rules without an action make one copy together.
         """
         assert isinstance(self.settings, SubscriptionSettings)
         found = [rule for rule in self.settings.rules if rule.filter.matches(properties)]
@@ -142,7 +142,7 @@ class TopicState(QueueState):
         self._committed_dropped_count = self.dropped_count
 
     def rollback(self) -> None:
-        """Restore the state of the last commit, also the number of dropped messages."""
+        """Restore the state of the last commit, including the number of dropped messages."""
         super().rollback()
         self.dropped_count = self._committed_dropped_count
 
@@ -260,7 +260,7 @@ class Topic(Queue):
 
     @property
     def dropped_count(self) -> int:
-        """The number of messages since the start of the broker that no subscription got."""
+        """How many messages no subscription has received since the start of the broker."""
         return self._topic_state.dropped_count
 
     def check_receiving(self) -> None:

@@ -60,7 +60,7 @@ class _BlobHistory:
 
 
 class BlobLedger:
-    """Records the writes of blobs, and compares what clients read and list with these writes.
+    """Records the writes of blobs, and checks whether clients read and list what was written.
 
     `violations` contains a sentence for each difference that a kill does not explain.
     """

@@ -184,7 +184,7 @@ async def _read(container: ContainerClient, name: str, ledger: BlobLedger) -> No
 
 
 async def read_all(connection_string: str, ledger: BlobLedger) -> None:
-    """Read and list all blobs that clients have written, and compare them with the ledger.
+    """Read and list all blobs that clients have written, and check the results with the ledger.
 
     The service must be running. A blob that cannot be read is recorded as a violation.
     """

@@ -159,7 +159,7 @@ class _Callers:
             await self._run_order(order)
 
     def stop(self) -> None:
-        """Let the clients start no more orchestrations."""
+        """Tell the clients to start no more orchestrations."""
         self._is_running = False
 
     async def close(self) -> None:

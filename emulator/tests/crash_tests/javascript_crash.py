@@ -1,8 +1,8 @@
 """Kill the emulators of Service Bus and Blob storage while JavaScript clients use them.
 
-The clients are the program `crash_client.mjs` with Microsoft's SDKs. It needs Node.js 20 or newer,
-and npm. npm installs the SDKs into the folder that the environment variable CONFORMANCE_FOLDER
-names. If this variable is not set, the SDKs are downloaded again for each run.
+The clients run in the program `crash_client.mjs`, which uses Microsoft's SDKs. The program needs
+Node.js 20 or newer, and npm. npm installs the SDKs into the folder that the environment variable
+CONFORMANCE_FOLDER names. If this variable is not set, the SDKs are downloaded again for each run.
 """
 
 import asyncio

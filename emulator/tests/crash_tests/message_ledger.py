@@ -20,8 +20,8 @@ DEFERRED_STATE = 1
 class FoundMessage:
     """A message that is in the queue, or in its dead-letter queue, after the last kill.
 
-    `place` is `QUEUE` or `DEAD_LETTERS`. `state` is the number with which Service Bus describes the
-    message's state, for example 1 for a deferred message.
+    `place` is `QUEUE` or `DEAD_LETTERS`. `state` is Service Bus's number for the message's state,
+    for example 1 for a deferred message.
     """
 
     key: str
@@ -33,7 +33,7 @@ class FoundMessage:
 
 @dataclass
 class _History:
-    """What clients know about one message: its number, its last delivery, and its settlement.
+    """What clients know about one message, such as its sequence number and its last delivery.
 
     `floor` is the highest sequence number that clients had seen before a client began to send this
     message, so the message must get a higher number. `in_doubt` contains the settlements and the

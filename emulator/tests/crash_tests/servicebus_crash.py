@@ -309,7 +309,10 @@ async def run_servicebus_crash(options: CrashOptions) -> CrashReport:
 
 
 async def judge_messages(restarted: RestartedServer, ledger: MessageLedger) -> None:
-    """Kill and restart the emulator, and compare all messages that it has kept with the ledger."""
+    """Kill and restart the emulator, and compare all stored messages with the ledger.
+
+    Differences are added to the ledger's violations.
+    """
     await restarted.kill()
     await restarted.start()
     found = await restarted.find_messages()

@@ -100,9 +100,17 @@ def request_for(name: str, current: str, other: str, proposed: str) -> LeaseRequ
 
 
 def use(name: str, lease: Lease, now_us: int, current: str, other: str) -> str | None:
-    """Check whether a blob with this lease permits a read or write, for example "write same".
+    """Check whether a blob that has the lease `lease` permits a read or a write.
 
-    `name` is a key of USES. Return the error code, or None if the operation is permitted.
+    Return the error code, or None if the operation is permitted.
+
+    Args:
+        name: A key of USES, for example "write same". It consists of an operation and the lease id
+            to send, which is "same", "other" or "none".
+        lease: The lease of the blob.
+        now_us: The current time in microseconds.
+        current: The lease id to send for "same": the id of the lease.
+        other: The lease id to send for "other".
     """
     action, whose = name.split()
     lease_id = {"same": current, "other": other, "none": None}[whose]

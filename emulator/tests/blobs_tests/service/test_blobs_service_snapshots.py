@@ -189,8 +189,8 @@ async def test_a_snapshot_of_an_append_blob_keeps_its_blocks(
 class SnapshotMachine(RuleBasedStateMachine):
     """Change one blob and its snapshots at random, and compare the store's index with a dictionary.
 
-    `files` contains the names of the content files that were written and that the index has not
-    reported as unused. These must be exactly the files of the blob and its snapshots.
+    `files` contains the names of all content files that were written, except those that the index
+    has reported as unused. The blob and its snapshots must use all files in `files` and no others.
     """
 
     def __init__(self) -> None:

@@ -127,7 +127,7 @@ class EngineHost:
         return self._engine
 
     def die(self) -> None:
-        """Kill the engine. The engine calls this method to simulate a crash of its process."""
+        """Kill the engine. The engine itself calls this method to simulate a crash."""
         engine, self._engine = self._engine, None
         if isinstance(engine, AzureStorageEngine):
             engine.database.abandon()
@@ -161,7 +161,7 @@ class EngineHost:
         self.clock.moment += timedelta(seconds=self.storage.visibility_timeout_seconds)
 
     async def settle(self) -> None:
-        """Wait until the engine is idle, and waits only for a message or a later time."""
+        """Wait until the engine has no more work until a message arrives or the clock advances."""
         quiet = steps = 0
         while quiet < 3:
             await asyncio.sleep(0)
@@ -193,7 +193,10 @@ class EngineHost:
     async def begin(
         self, name: str, value: Any = None, instance_id: str = "i"
     ) -> OrchestrationInstance:
-        """Start an orchestration with the input `value`, and return it when the engine is idle."""
+        """Start an orchestration with the input `value`, and return its instance.
+
+        Before returning, wait until the engine is idle.
+        """
         text = None if value is None else json.dumps(json.dumps(value))
         await self.engine.start_new(name, instance_id, text)
         await self.settle()

@@ -25,13 +25,13 @@ A method occurs once for each of its rows of data that our tests repeat.
 
 
 def source(*methods: str, rows: int = 1) -> Callable[[Test], Test]:
-    """Add to SOURCES the Durable extension's test cases that the decorated test repeats.
+    """Record in SOURCES that a test of ours repeats test cases of the Durable extension.
 
-    Return a decorator that returns the test unchanged.
+    Return a decorator for our test, which returns the test unchanged.
 
     Args:
         methods: The file and the name of each repeated test method: "File.cs: Method".
-        rows: How many rows of data the test repeats for each method.
+        rows: How many rows of data our test repeats for each method.
     """
     SOURCES.extend(method for method in methods for _ in range(rows))
     return lambda test: test
@@ -62,7 +62,7 @@ class ExtensionHost:
         """Start an orchestration, wait until its status is Running, and return the instance id.
 
         Tests that send an event call this method instead of `start`, because the azure-storage
-        engine discards an event that arrives during the first episode: see docs/fidelity.md.
+        engine discards an event that arrives during the first episode.
         """
         instance_id = await self.start(name, value, **query)
         await self.wait_for(instance_id, "Running")

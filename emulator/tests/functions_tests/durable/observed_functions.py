@@ -1,4 +1,6 @@
-"""Python versions of the C# functions whose responses `observed/durable-3.19.0.jsonl` contains.
+"""Python versions of C# functions.
+
+The file `observed/durable-3.19.0.jsonl` contains the responses of the C# functions.
 
 A C# function receives the input as it was sent, but the method `get_input` of the Python SDK
 decodes the input once more. Therefore the Python functions do not use `get_input`. They read the
