@@ -307,8 +307,8 @@ class Resolver:
         Args:
             host: The host name.
             port: The port, which has no influence on the addresses.
-            share: The name of the group of look-ups to which a new look-up counts, for example the
-                look-ups for one tenant.
+            share: The name of the group of look-ups (share) whose limit applies to a new look-up,
+                for example the look-ups for one tenant.
 
         Returns:
             A future with the addresses. Its `result` method raises OSError or UnicodeError if the

@@ -1,6 +1,6 @@
 """Test the azure-storage engine, which imitates the Azure Storage backend of Durable Functions.
 
-The tests cover lost events, repeated activities, crashes, and several hosts with one task hub.
+The tests cover lost events, repeated activities, crashes, and hosts that share one task hub.
 """
 
 import asyncio
@@ -364,9 +364,9 @@ async def test_orchestrations_complete_although_split_brain_faults_are_injected(
 async def test_random_faults_are_different_for_each_host_of_a_task_hub(
     start_host: StartHost,
 ) -> None:
-    """The random faults of the first host kill it in its first episode.
+    """Random faults kill the first host in the first episode, but not every later host.
 
-    If the later hosts had the same random faults, they would all die in this episode, too.
+    If all hosts had the same random faults, each host would die in the first episode.
     """
     host = await start_host(crash_rate=0.9, seed=1)
     starts = 0

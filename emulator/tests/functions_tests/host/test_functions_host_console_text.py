@@ -1,4 +1,4 @@
-"""Tests of the printed list of functions, coloured output and options in local.settings.json."""
+"""Tests of the host's coloured output, its list of functions, and its local.settings.json."""
 
 import io
 import logging

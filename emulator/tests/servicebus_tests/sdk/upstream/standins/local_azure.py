@@ -31,7 +31,7 @@ _rule_keys: dict[tuple[str, str | None], str] = {}
 
 
 class _Model:
-    """Replaces all model classes of the management SDK: stores its arguments as attributes."""
+    """An object of Azure's management SDK, of any model class, with its arguments as attributes."""
 
     def __init__(self, **fields: Any) -> None:
         self.__dict__.update(fields)
