@@ -1,6 +1,6 @@
 """The SSRF guard, which checks the URLs of callers before we connect to them.
 
-    check_form   checks the text of a URL: the scheme, no credentials, an unambiguous host
+    check_form   checks the text of a URL: an allowed scheme, no credentials, an unambiguous host
     resolve      looks the host up in DNS once; each address must be public or in the allow list
     Resolver     looks names up in a limited number of threads; a tenant can use only some of them
 

@@ -233,8 +233,8 @@ def is_from_foreign_page(
 
     A page may send a form or plain text to any site without a preflight request. Without this
     check, a gateway without API keys would run jobs for every page that its user opens in a
-    browser. Browsers add headers that name the origin of the page. The page cannot change these headers, and
-    other clients do not send them. Pages of the gateway itself are always allowed.
+    browser. Browsers add headers that name the origin of the page. The page cannot change these
+    headers, and other clients do not send them. Pages of the gateway itself are always allowed.
 
     Args:
         headers: The headers of the request.

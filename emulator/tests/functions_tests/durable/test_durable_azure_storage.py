@@ -322,7 +322,10 @@ async def test_a_host_releases_a_partition_for_a_new_host_only_after_the_running
 async def test_the_former_owner_of_a_partition_cannot_save_an_episode(
     start_host: StartHost, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The app of the first host hangs until the second host has taken over the partition."""
+    """The app of the first host hangs until the second host has taken over the partition.
+
+    Then the first host detects a split brain, and only the second host completes the orchestration.
+    """
     one = await start_host()
     gate = BlockedOrchestrator(one.runner)
     await one.engine.start_new("job", "i")

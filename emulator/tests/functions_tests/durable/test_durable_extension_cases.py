@@ -664,7 +664,7 @@ async def test_an_orchestration_that_continues_as_new_ten_times_cancels_its_time
 async def test_fifty_orchestrations_wait_for_their_timers_at_the_same_time(
     host: ExtensionHost,
 ) -> None:
-    """The Durable extension's own test does the same with one hundred orchestrations."""
+    """Start 50 orchestrations. The Durable extension's own test starts 100."""
     prefix = new_id()
     starts = [
         host.request("POST", f"orchestrators/approve/{prefix}-{number}", "0.2")
@@ -679,7 +679,7 @@ async def test_fifty_orchestrations_wait_for_their_timers_at_the_same_time(
 
 @source("ExternalEventTests.cs: RaiseExternalEventTests")
 async def test_the_client_cannot_send_an_event_to_a_completed_instance(host: ExtensionHost) -> None:
-    """The Durable extension sends 410 without a body. The error text is from the Python SDK."""
+    """The request to send the event gets 410 without a body, so the SDK chooses the error text."""
     instance_id = await host.begin("approve", 10)
     assert (await host.call("raise_event", instance_id, True, name="approval"))[0]
     assert (await host.wait_for(instance_id))["runtimeStatus"] == "Completed"
