@@ -7,7 +7,8 @@ body from the next tenant, so no tenant can occupy the thread.
 
 While the thread runs Python code, the event loop can run, too. While the thread runs a function in
 C, for example the JSON parser, the function holds the interpreter's lock, and the event loop waits.
-Therefore each call of such a function must be short. MAX_JSON_VALUES limits the parser's calls.
+Therefore each call of such a function must be short. For this reason, MAX_JSON_VALUES limits the
+number of values in a JSON text.
 """
 
 import asyncio
@@ -52,11 +53,12 @@ class LargeBodies:
     def admit(self, tenant: str, size_bytes: int) -> Iterator[None]:
         """Count a body during the `with` block.
 
-        Raises the problem `overloaded` if one of these sizes would exceed its limit:
+        Raises the problem `overloaded` in two cases:
 
-        - the total size of all counted bodies; the first body is allowed whatever its size is
-        - the total size of this tenant's counted bodies; the tenant's first body is not checked
-          against this limit
+        - Other bodies are counted now, and with this body they would exceed the limit of the
+          process.
+        - Other bodies of this tenant are counted now, and with this body they would exceed the
+          limit of a tenant.
         """
         own_bytes = self._tenants_bytes.get(tenant, 0)
         fits = not self._total_bytes or self._total_bytes + size_bytes <= self._limit_bytes
@@ -88,7 +90,7 @@ class LargeBodies:
 
 
 class _Turns:
-    """A lock for asyncio tasks. Tenants get the lock in rotation, one waiting task at a time."""
+    """A lock for asyncio tasks. The waiting tenants get the lock in rotation, for one task each."""
 
     def __init__(self) -> None:
         self._is_taken = False

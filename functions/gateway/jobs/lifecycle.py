@@ -196,8 +196,8 @@ class Waiter:
     def record_end(self, *, is_own: bool) -> None:
         """Record that the job of this waiter has ended, and which process recorded its outcome.
 
-        `is_own` is true if this process recorded the outcome. The values of many waiters determine
-        `first_pause_seconds` of later waiters.
+        `is_own` is true if this process recorded the outcome. After OWN_ENDS true values in
+        succession, `first_pause_seconds` of later waiters is longer.
         """
         self._waiters.own_ends = self._waiters.own_ends + 1 if is_own else 0
 

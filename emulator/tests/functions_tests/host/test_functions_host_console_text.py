@@ -1,4 +1,4 @@
-"""Tests of the host's coloured output, its list of functions, and its local.settings.json."""
+"""Tests of the host's coloured output, list of functions, and options in local.settings.json."""
 
 import io
 import logging

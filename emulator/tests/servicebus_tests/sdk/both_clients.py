@@ -65,10 +65,9 @@ def connect(kind: str, connection_string: str, **options: Any) -> Any:
 
 
 def with_both_clients(scenario: Scenario) -> Callable[[Server], Awaitable[None]]:
-    """Decorate a test function, so that it runs concurrently with each of two clients.
+    """Decorate the test function `scenario`, so that it runs twice at the same time.
 
-    One client is blocking, and the other is asynchronous. `scenario` is the test function. It gets
-    the server and a client.
+    One run gets the blocking client, and the other run gets the asynchronous client.
     """
 
     async def run(server: Server) -> None:
