@@ -82,8 +82,8 @@ class ModelEntry:
         max_wait_ms: How long the worker waits for more jobs before it runs an incomplete batch.
         lock_seconds: The duration of a message lock. The worker renews the lock until the message
             is settled.
-        max_delivery_count: How many times Service Bus delivers a message at most. If no delivery
-            completes the message, Service Bus moves it to the dead-letter queue.
+        max_delivery_count: The largest number of times that Service Bus delivers a message. If no
+            delivery completes the message, Service Bus moves it to the dead-letter queue.
         reports_progress: Whether the worker reports the progress of each job.
         weights: The location of the weights, for example `blob:CONTAINER/NAME`. `contract.weights`
             describes all forms. Empty if the model has no weights.
@@ -101,10 +101,10 @@ class ModelEntry:
             only one version. All versions of a model have the same value.
         fallback: The version that gets the jobs of a version without a worker; empty if these jobs
             wait. All versions of a model have the same value.
-        min_workers: How many workers of the model run at least, also without jobs.
+        min_workers: The minimum number of workers of the model, even if there are no jobs.
         warm: The periods of the week in which at least `warm_workers` workers run.
             `contract.warm` describes the form of a period.
-        warm_workers: How many workers run at least in a period of `warm`. The default is one more
+        warm_workers: The minimum number of workers in a period of `warm`. The default is one more
             than `min_workers`.
     """
 
@@ -158,7 +158,7 @@ class ModelEntry:
 
     @property
     def job_percent(self) -> int:
-        """The percentage of the new jobs without a requested version that this version runs."""
+        """The percentage of the new jobs that this version runs if callers request no version."""
         return self.versions.get(self.version, 0) if self.versions else 100
 
     def entry_of_input(self, name: str | None) -> "ModelEntry":
@@ -333,10 +333,10 @@ def _read_versions(name: str, table: object) -> list[ModelEntry]:
 
 
 def _keep_worker(model: ModelEntry) -> ModelEntry:
-    """Return the entry with at least one worker if the version gets jobs and has a fallback.
+    """Return the entry, with at least 1 as `min_workers` if it gets jobs and has a fallback.
 
-    Any other entry is returned unchanged. With 0 workers, all jobs of the version would go to the
-    fallback, and no job would cause the start of a worker of this version.
+    Any other entry is returned unchanged. If 0 workers were allowed, all jobs of the version could
+    go to the fallback, and then no job would cause the start of a worker of this version.
     """
     if model.fallback in {"", model.version} or not model.job_percent:
         return model

@@ -52,10 +52,10 @@ class DeliveryNote:
 
 
 def note_blob(job_id: str, reply_url: str, attempt: int) -> str | None:
-    """Return a new name for the blob of a delivery note.
+    """Return a new name for the blob of a delivery note. Each call returns a different name.
 
-    Return None if the reply URL has no reply token. The job then comes from a producer and has no
-    timeline.
+    Return None if the reply URL has no reply token. In this case the job comes from a producer and
+    has no timeline.
     """
     try:
         (token,) = parse_qs(urlsplit(reply_url).query)[REPLY_TOKEN_PARAMETER]

@@ -1,6 +1,6 @@
 """The SSRF guard, which checks the URLs of callers before we connect to them.
 
-    check_form   checks the text of a URL: the scheme, no credentials, an unambiguous host
+    check_form   checks the text of a URL: an allowed scheme, no credentials, an unambiguous host
     resolve      looks the host up in DNS once; each address must be public or in the allow list
     Resolver     looks names up in a limited number of threads; a tenant can use only some of them
 
@@ -307,8 +307,8 @@ class Resolver:
         Args:
             host: The host name.
             port: The port, which has no influence on the addresses.
-            share: The name of the group of look-ups to which a new look-up counts, for example the
-                look-ups for one tenant.
+            share: The name of the group of look-ups (share) whose limit applies to a new look-up,
+                for example the look-ups for one tenant.
 
         Returns:
             A future with the addresses. Its `result` method raises OSError or UnicodeError if the

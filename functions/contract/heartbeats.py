@@ -45,9 +45,9 @@ class ModelHeartbeat:
 
     Attributes:
         name: The model's name.
-        state: Whether the model is loaded.
+        state: The state of the model in the worker, for example `loaded`.
         code: The code of the error of the last load; None if the last load did not fail.
-        reason: The text of this error.
+        reason: The text of the error of the last load; None if the last load did not fail.
         load_seconds: How long the last load took; None before the first load has ended.
         in_flight: How many messages the worker has received and not settled.
         batch_size: How many jobs ran in the last batch; None before the first batch.

@@ -67,7 +67,7 @@ _KIND: Final = NamedTableKind(
 def read_inputs(path: str, value: Any, defaults: Mapping[str, int]) -> Mapping[str, NamedInput]:
     """Return the named inputs of a model's entry by name.
 
-    `path` is the position of the inputs in the catalogue, which the text of an error names.
+    `path` is the position of the inputs in the catalogue, for the text of an error.
     `defaults` contains the default values of `max_input_bytes`, and of `max_pixels` for pictures.
     Raises CatalogueError if an input is not valid.
     """

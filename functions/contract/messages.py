@@ -154,8 +154,8 @@ class JobError:
 class DeliveryMarks:
     """The times at which one delivery of a job reached each step in a worker.
 
-    Each `_ms` is the time in milliseconds since `received_at`, by a monotonic clock; None if the
-    delivery did not reach this step.
+    An attribute that ends with `_ms` is a time in milliseconds since `received_at`, by a monotonic
+    clock. It is None if the delivery did not reach the step.
 
     Attributes:
         received_at: When the worker received the message, by the worker's clock.
@@ -187,10 +187,10 @@ class Timing:
     """Measurements of one job in a worker.
 
     `queued_ms` is how long the job waited in the queue, and `inference_ms` is how long its batch
-    ran, both in milliseconds. `batch_size` is the number of jobs in the batch. `delivery` has the
-    times of the steps of this delivery, as the JSON object that `marks_to_json` returns; None if
-    the worker has an older version, which sends no times. `decode_reply` does not check this
-    object, so a reply with wrong times is still valid. `marks_from_json` checks the object.
+    ran, both in milliseconds. `batch_size` is the number of jobs in the batch. `delivery` is the
+    JSON object that `marks_to_json` returns for the delivery that led to the reply; None if the
+    worker has an older version, which sends no marks. `decode_reply` does not check this object, so
+    a reply with wrong marks is still valid. `marks_from_json` checks the object.
     """
 
     queued_ms: float = 0.0

@@ -39,8 +39,7 @@ def check_named_tables(path: str, value: Any, kind: NamedTableKind) -> None:
     """Check the names of all tables, and the keys and the types of the values in each table.
 
     `value` is the value of the entry's key `inputs` or `results`. `path` is the position of this
-    key in the catalogue, which the text of an error names. Raises CatalogueError if a table is not
-    valid.
+    key in the catalogue, for the text of an error. Raises CatalogueError if a table is not valid.
     """
     if not isinstance(value, dict):
         raise CatalogueError(f"{path}: expected a table, for example {{mask = {{{kind.example}}}}}")

@@ -7,7 +7,7 @@ A schema may have these keys of JSON Schema:
     default      the value that the model uses if the caller sends none
     enum         the allowed values
     minimum, maximum      bounds of a number or an integer
-    items                 the schema of the elements of an array, which is not an array itself
+    items                 the schema of an array's elements, which cannot be arrays
     minItems, maxItems    bounds of the length of an array
 """
 
@@ -59,7 +59,7 @@ def read_schemas(path: str, value: Any) -> Mapping[str, Schema]:
     """Return the schemas of a model's parameters by name.
 
     Raises CatalogueError if a schema is not valid. `path` is the position of the schemas in the
-    catalogue, which the error's text names.
+    catalogue, for the text of this error.
     """
     if not isinstance(value, dict):
         raise CatalogueError(
@@ -158,7 +158,7 @@ def _matches(schema: Schema, value: Any) -> bool:
 def _has_type(value: Any, kind: str) -> bool:
     """Return whether a value has the JSON type `kind`.
 
-    True and False are only booleans here, although they are also integers in Python.
+    True and False are booleans and not integers here, unlike in Python.
     """
     if kind == "integer" and isinstance(value, float):
         return value.is_integer()

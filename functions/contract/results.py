@@ -58,7 +58,7 @@ def is_media_type(text: str) -> bool:
 def read_results(path: str, value: Any) -> Mapping[str, NamedResult]:
     """Return the named results of a model's entry by name.
 
-    `path` is the position of the results in the catalogue, which the text of an error names. Raises
+    `path` is the position of the results in the catalogue, for the text of an error. Raises
     CatalogueError if a result is not valid.
     """
     check_named_tables(path, value, _KIND)

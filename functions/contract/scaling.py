@@ -18,7 +18,7 @@ from contract.warm import parse_period
 
 
 def describe_scaling(model: ModelEntry) -> dict[str, Any]:
-    """Return the minimum numbers of a model's workers, and its warm periods, as a JSON object."""
+    """Return a JSON object with the model's `min_workers`, `warm_workers` and warm periods."""
     return {
         "min_workers": model.min_workers,
         "warm_workers": model.warm_workers,

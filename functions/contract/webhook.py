@@ -11,8 +11,8 @@ secrets of a tenant for its receivers. It reads the value of WEBHOOK_SECRETS fro
 
     python -m contract.webhook TENANT
 
-A gateway without API keys has no tenants. It signs with the secrets in WEBHOOK_SECRETS
-themselves. The webhooks of producers are signed with WEBHOOK_PRODUCER_SECRETS.
+A gateway without API keys has no tenants. It uses the secrets in WEBHOOK_SECRETS directly, without
+deriving others from them. The webhooks of producers are signed with WEBHOOK_PRODUCER_SECRETS.
 """
 
 import argparse

@@ -366,8 +366,8 @@ def _history(events: list[dict[str, Any]]) -> tuple[HistoryEvent, ...]:
 def _input_text(value: object) -> str:
     """Return the text that was passed to `start`.
 
-    The SDK encodes this text as JSON twice. In `value` the text is still encoded once. Returns an
-    empty string if `value` is not a string.
+    `value` is this text, encoded once as a JSON string: the SDK encodes the text twice, and only
+    one of the encodings has been undone. Returns an empty string if `value` is not a string.
     """
     if not isinstance(value, str):
         return ""

@@ -307,7 +307,11 @@ async def _exchange(port: int, pieces: list[bytes], *, is_cut: bool) -> bytes:
 def _attach(
     handle: int, *, role: bool, address: str, own: str = "replies", session: str | None = None
 ) -> Performative:
-    """Return an attach performative. `session` is the id of the message session to accept."""
+    """Return the performative that attaches a link to `address`.
+
+    `own` is the address of the client's end of the link. `session` is the id of the message
+    session to accept; None if the link needs no session.
+    """
     here, there = Described(ULong(0x28), [address]), Described(ULong(0x29), [own])
     if session is not None:
         accepted = {Symbol(SESSION_FILTER): Described(Symbol(SESSION_FILTER), session)}

@@ -124,7 +124,7 @@ def mutate(data: bytes, chance: random.Random) -> bytes:
 
 
 def make_value(chance: random.Random, depth: int = 0) -> Any:
-    """Return a random AMQP value of any type, also with extreme numbers and texts."""
+    """Return a random AMQP value of any type. Many numbers and texts are extreme."""
     makers = (*_PLAIN_VALUES, *_NESTED_VALUES) if depth < _MAX_DEPTH else _PLAIN_VALUES
     return chance.choice(makers)(chance, depth + 1)
 
@@ -290,7 +290,7 @@ def make_frame(chance: random.Random) -> bytes:
 def _with_other_fields(chance: random.Random) -> bytes:
     """Return an encoded performative in which one to three fields have random values.
 
-    A performative of a recorded frame is followed by the payload of this frame.
+    If the performative is from a recorded frame, the payload of the frame follows it.
     """
     performative, payload = chance.choice(_OWN), b""
     if chance.random() < 0.5:

@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
 
 
 def install(folder: Path) -> None:
-    """Install the packages with npm into `folder`, unless these versions are already installed."""
+    """Install PACKAGES with npm into `folder`, unless the folder already contains them."""
     stamp = folder / "installed.txt"
     wanted = "\n".join(PACKAGES)
     if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:

@@ -102,7 +102,7 @@ class FoundLetter:
 
     @property
     def cursor(self) -> str:
-        """The cursor with which the next call begins after this dead letter."""
+        """The cursor with which `find_letters` continues after this dead letter."""
         return _cursor_of(self.model, self.letter.id)
 
 

@@ -196,8 +196,9 @@ def _message(
 ) -> ServiceBusMessage:
     """Return a new message that contains the producer's request.
 
-    If a later request completes the same redrive, it sends a message with the same id. If the first
-    message has arrived, Service Bus drops the second message as a duplicate.
+    The message id consists of the request's job id and the time in `mark`. If a redrive is
+    interrupted and completed later, the message may be sent twice with this id. Service Bus then
+    drops the second message as a duplicate.
     """
     left = request.deadline - now
     if left <= timedelta():

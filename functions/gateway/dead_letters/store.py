@@ -176,8 +176,9 @@ class LetterInput(TypedDict):
 class LetterLinks(TypedDict):
     """The URL paths that belong to a dead letter.
 
-    `self` is the path of the dead letter, `redrive` of the route that redrives the dead letter,
-    `job` of the job that has failed, and `redriven_as` of the job that a redrive has created.
+    `self` is the path of the dead letter. `redrive` is the path of the route that redrives the dead
+    letter. `job` is the path of the failed job. `redriven_as` is the path of the job that a redrive
+    has created.
     """
 
     self: str

@@ -155,7 +155,10 @@ class DeadLetterTrigger:
         return name
 
     def _is_from_gateway(self, request: JobRequest | None) -> bool:
-        """Return whether a gateway sent this request, and not a producer."""
+        """Return whether a gateway sent the request.
+
+        Returns False if a producer sent the request, or if `request` is None.
+        """
         if request is None or request.reply_url is None:
             return False
         return self.tokens.is_issued(request.job_id, request.reply_url)

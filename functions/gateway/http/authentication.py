@@ -71,8 +71,8 @@ def is_open(method: str, path: str) -> bool:
 def sufficient_scopes(method: str, path: str) -> tuple[Scope, ...]:
     """Return the scopes that permit this request. A key needs only one of them.
 
-    The result is empty if any key is sufficient. If operators may also use the route, the route
-    itself checks which tenants the caller may see.
+    The result is empty if any key is sufficient. If the result contains a scope for operators, the
+    route itself must check which tenants the caller may see.
     """
     if _ADMIN.fullmatch(path):
         return (Scope.ADMIN, Scope.OPS_READ) if method == "GET" else (Scope.ADMIN,)
@@ -231,10 +231,10 @@ def is_from_foreign_page(
 ) -> bool:
     """Return whether a web page from an origin that is not allowed sent this request.
 
-    A page may send a form or plain text to any site without a preflight request. Therefore a
-    gateway without API keys would run jobs for every page that the user opens in a browser.
-    Browsers add headers that name the origin of the page. The page cannot change these headers, and
-    other clients do not send them. Pages of the gateway itself are always allowed.
+    A page may send a form or plain text to any site without a preflight request. Without this
+    check, a gateway without API keys would run jobs for every page that its user opens in a
+    browser. Browsers add headers that name the origin of the page. The page cannot change these
+    headers, and other clients do not send them. Pages of the gateway itself are always allowed.
 
     Args:
         headers: The headers of the request.
@@ -257,10 +257,10 @@ class AuthenticationMiddleware:
     """ASGI middleware that refuses unauthenticated requests.
 
     The middleware also refuses a large request body while the bodies of other requests use too much
-    memory: see `LargeBodies`.
+    memory. The class `LargeBodies` defines the limits.
 
     The middleware stores the caller in `scope["gateway.caller"]`. In `scope["gateway.charge"]` it
-    stores a function that counts more jobs of this request against the caller's rate limit. The
+    stores a function that counts more jobs of the request against the caller's rate limit. The
     middleware is not based on Starlette's BaseHTTPMiddleware, which would create a task for each
     request.
     """

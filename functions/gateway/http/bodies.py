@@ -7,7 +7,8 @@ body from the next tenant, so no tenant can occupy the thread.
 
 While the thread runs Python code, the event loop can run, too. While the thread runs a function in
 C, for example the JSON parser, the function holds the interpreter's lock, and the event loop waits.
-Therefore each call of such a function must be short: see MAX_JSON_VALUES.
+Therefore each call of such a function must be short. For this reason, MAX_JSON_VALUES limits the
+number of values in a JSON text.
 """
 
 import asyncio
@@ -52,10 +53,12 @@ class LargeBodies:
     def admit(self, tenant: str, size_bytes: int) -> Iterator[None]:
         """Count a body during the `with` block.
 
-        Raises the problem `overloaded` if the body and the counted bodies of all tenants together
-        exceed the limit of the process, or if the body and the counted bodies of its tenant
-        together exceed the limit of a tenant. If no other body is counted, any body is allowed. If
-        no other body of the tenant is counted, only the limit of the process applies.
+        Raises the problem `overloaded` in two cases:
+
+        - Other bodies are counted now, and with this body they would exceed the limit of the
+          process.
+        - Other bodies of this tenant are counted now, and with this body they would exceed the
+          limit of a tenant.
         """
         own_bytes = self._tenants_bytes.get(tenant, 0)
         fits = not self._total_bytes or self._total_bytes + size_bytes <= self._limit_bytes
@@ -87,7 +90,7 @@ class LargeBodies:
 
 
 class _Turns:
-    """A lock for asyncio tasks. The tenants whose tasks wait get the lock in rotation."""
+    """A lock for asyncio tasks. The waiting tenants get the lock in rotation, for one task each."""
 
     def __init__(self) -> None:
         self._is_taken = False

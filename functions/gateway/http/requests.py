@@ -103,7 +103,7 @@ def find_model(catalogue: Catalogue, name: str) -> ModelEntry:
 
 
 def find_versions(catalogue: Catalogue, name: str) -> tuple[ModelEntry, ...]:
-    """Return the versions that a name means.
+    """Return the versions to which a name refers.
 
     For the name of a model, such as `classifier`, all versions of the model are returned. For the
     name of a version, such as `classifier:2`, only this version is returned. Raises the problem

@@ -8,7 +8,7 @@ The outcome is a reply, a cancellation, a dead letter or the expiry. The blob is
 `If-None-Match: *`, so only the first outcome of a job is recorded. The process may die after each
 of these steps:
 
-    record the outcome ──▶ wake its waiters ──▶ raise the event `reply`
+    record the outcome ──▶ wake the waiting requests ──▶ raise the event `reply`
 
 After the first step every instance of the app shows the outcome to callers. The instances do not
 read the outcome from the orchestration, because an event can be lost. For example, the Azure
@@ -196,8 +196,8 @@ class Waiter:
     def record_end(self, *, is_own: bool) -> None:
         """Record that the job of this waiter has ended, and which process recorded its outcome.
 
-        `is_own` is true if this process recorded the outcome. The value influences how long later
-        waiters wait before they read an outcome: see `first_pause_seconds`.
+        `is_own` is true if this process recorded the outcome. After OWN_ENDS true values in
+        succession, `first_pause_seconds` of later waiters is longer.
         """
         self._waiters.own_ends = self._waiters.own_ends + 1 if is_own else 0
 
@@ -241,10 +241,10 @@ class Waiter:
 
     @contextmanager
     def starting(self) -> Iterator[None]:
-        """Record in `delayed_start` that the `with` block has started the orchestration.
+        """Record that the orchestration has started if the `with` block ends without an error.
 
-        If the block raises an error, nothing is recorded here. The requests with the workers'
-        replies wait for this record, see `DelayedStart.wait`.
+        The block must start the orchestration. If the start was delayed, the requests with the
+        workers' replies wait until `delayed_start` contains this record.
         """
         yield
         if self.delayed_start is not None:

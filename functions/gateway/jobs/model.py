@@ -399,10 +399,10 @@ def first_record_of(instance: InstanceSnapshot) -> Record | None:
 
 
 def outcome_of(ticket: Ticket) -> JobOutcome | None:
-    """Return the outcome with which a job's orchestration was started; None if it had none.
+    """Return the outcome that a job's ticket contains; None if the ticket contains no outcome.
 
-    If the ticket contains an outcome, this is the outcome of the job, even if a blob contains
-    another outcome. Raises ContractError or ValueError if the outcome in the ticket is not valid.
+    An outcome in the ticket is the outcome of the job, even if a blob contains a different outcome.
+    Raises ContractError or ValueError if the outcome in the ticket is not valid.
     """
     return None if ticket.outcome is None else outcome_from_json(ticket.outcome)
 

@@ -17,8 +17,8 @@ orchestration also reads the blob when its timer fires.
 
 The .NET host processes the tasks in groups. The tasks that are new at a `yield` form a group.
 Before the host processes the next group, it waits until one task of this group is complete.
-Therefore the first group contains all events, and each later group contains only one new activity
-or timer.
+Therefore this orchestrator waits for all its events in the first group, and starts only one
+activity or timer in each later group.
 """
 
 import json

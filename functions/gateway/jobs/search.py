@@ -62,8 +62,8 @@ class JobFilter:
     """The conditions that the jobs of a search must meet. A member that is None allows any value.
 
     `models` contains names of entries of the catalogue, for example all versions of a model.
-    If `label` or `id` ends with the wildcard ANY_ENDING, all labels or ids that begin with the text
-    before the wildcard match. `created_after` is inclusive, `created_before` is exclusive.
+    If `label` or `id` ends with the wildcard ANY_ENDING, a job matches if its label or id begins
+    with the text before the wildcard. `created_after` is inclusive, `created_before` is exclusive.
     """
 
     tenant: str | None = None

@@ -400,7 +400,7 @@ def build_timeline(evidence: JobEvidence, now: datetime) -> JobTimeline:
 def _end_ms(record: Record, accepted_at: datetime, now: datetime) -> float:
     """Return the milliseconds from a job's acceptance to its end.
 
-    If the job has not ended, its end is taken to be `now`.
+    If the job has not ended, return the milliseconds from its acceptance to `now`.
     """
     if is_final(record):
         return float(record["timing"]["total_ms"])
@@ -501,9 +501,10 @@ def _marks_of(outcome: JobOutcome | None) -> DeliveryMarks | None:
 def _with_answer(
     noted: list[_Delivery], record: Record, outcome: JobOutcome | None
 ) -> list[_Delivery]:
-    """Return the noted deliveries, followed by the delivery that produced the reply.
+    """Return the deliveries in `noted`, followed by the delivery that produced the reply.
 
-    If `noted` already contains the delivery that produced the reply, that item is left out.
+    The delivery that produced the reply is described by the reply. If a worker's note in `noted`
+    describes this delivery too, the note is left out.
     """
     timing = record["timing"]
     marks = _marks_of(outcome)

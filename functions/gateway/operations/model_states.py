@@ -23,8 +23,8 @@ _log = logging.getLogger(__name__)
 class ModelStates:
     """The states of all models in the workers that are alive.
 
-    The states are reused for READY_FOR or BROKEN_FOR. After that, the next call reads the
-    heartbeats again.
+    The states are cached. `ready` reads the heartbeats again if the cached states are older than
+    READY_FOR, and `broken` if they are older than BROKEN_FOR.
     """
 
     def __init__(self, heartbeats: WorkerHeartbeats, clock: Clock) -> None:

@@ -1,6 +1,6 @@
 """Test the azure-storage engine, which imitates the Azure Storage backend of Durable Functions.
 
-The tests cover lost events, repeated activities, crashes, and several hosts with one task hub.
+The tests cover lost events, repeated activities, crashes, and hosts that share one task hub.
 """
 
 import asyncio
@@ -322,7 +322,10 @@ async def test_a_host_releases_a_partition_for_a_new_host_only_after_the_running
 async def test_the_former_owner_of_a_partition_cannot_save_an_episode(
     start_host: StartHost, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The app of the first host hangs until the second host has taken over the partition."""
+    """The app of the first host hangs until the second host has taken over the partition.
+
+    Then the first host detects a split brain, and only the second host completes the orchestration.
+    """
     one = await start_host()
     gate = BlockedOrchestrator(one.runner)
     await one.engine.start_new("job", "i")
@@ -364,9 +367,9 @@ async def test_orchestrations_complete_although_split_brain_faults_are_injected(
 async def test_random_faults_are_different_for_each_host_of_a_task_hub(
     start_host: StartHost,
 ) -> None:
-    """The random faults of the first host kill it in its first episode.
+    """Random faults kill the first host in the first episode, but not every later host.
 
-    If the later hosts had the same random faults, they would all die in this episode, too.
+    If all hosts had the same random faults, each host would die in the first episode.
     """
     host = await start_host(crash_rate=0.9, seed=1)
     starts = 0

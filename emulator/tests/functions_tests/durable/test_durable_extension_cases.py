@@ -451,10 +451,10 @@ async def test_a_sub_orchestration_can_read_the_instance_id_of_its_parent(
 
 @source(E2E + "SubOrchestration_Requires_Different_Id_Than_Parent")
 async def test_a_sub_orchestration_cannot_have_the_id_of_its_parent(host: ExtensionHost) -> None:
-    """With Azure's Durable extension, the parent stays Running forever in a Python app.
+    """Check that a parent fails if it starts a sub-orchestration with the parent's own id.
 
-    In a C# app, the parent fails. Our local host deliberately lets the parent fail, as in C#: see
-    docs/fidelity.md.
+    With Azure's Durable extension, the parent fails only in a C# app. In a Python app, it stays
+    Running forever. docs/fidelity.md describes this difference.
     """
     own_id = new_id()
     await host.start("call_orchestrator", {"name": "report_parent", "id": own_id}, id=own_id)
@@ -664,7 +664,7 @@ async def test_an_orchestration_that_continues_as_new_ten_times_cancels_its_time
 async def test_fifty_orchestrations_wait_for_their_timers_at_the_same_time(
     host: ExtensionHost,
 ) -> None:
-    """The Durable extension's own test does the same with one hundred orchestrations."""
+    """Start 50 orchestrations. The Durable extension's own test starts 100."""
     prefix = new_id()
     starts = [
         host.request("POST", f"orchestrators/approve/{prefix}-{number}", "0.2")
@@ -679,7 +679,7 @@ async def test_fifty_orchestrations_wait_for_their_timers_at_the_same_time(
 
 @source("ExternalEventTests.cs: RaiseExternalEventTests")
 async def test_the_client_cannot_send_an_event_to_a_completed_instance(host: ExtensionHost) -> None:
-    """The Durable extension sends 410 without a body. The error text is from the Python SDK."""
+    """The request to send the event gets 410 without a body, so the SDK chooses the error text."""
     instance_id = await host.begin("approve", 10)
     assert (await host.call("raise_event", instance_id, True, name="approval"))[0]
     assert (await host.wait_for(instance_id))["runtimeStatus"] == "Completed"
@@ -766,7 +766,7 @@ async def test_the_client_cannot_resume_a_running_instance(host: ExtensionHost) 
 async def test_suspending_or_resuming_a_completed_instance_raises_no_exception_in_the_client(
     host: ExtensionHost,
 ) -> None:
-    """For Python apps, the Durable extension's own test expects this, too."""
+    """For a Python app, the Durable extension's own test expects no exception either."""
     instance_id = (await host.run("hello_cities"))["instanceId"]
     assert await host.call("suspend", instance_id) == (True, "")
     assert await host.call("resume", instance_id) == (True, "")

@@ -1,4 +1,4 @@
-"""Test outages and code changes of the app, the memory limit, and the lock of the database."""
+"""Test durable engines if the app is down or changed, memory is low, or the database is in use."""
 
 from datetime import timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""Tests of the printed list of functions, coloured output and options in local.settings.json."""
+"""Tests of the host's coloured output, list of functions, and options in local.settings.json."""
 
 import io
 import logging

@@ -9,7 +9,10 @@ from emulator.functions.app.invocation import SLOW_SECONDS, TRIAL_RUNS, LoopRuns
 
 
 async def run_orchestrator(runs: LoopRuns, count: int) -> list[bool]:
-    """Run an orchestrator `count` times. Return True for each run that was on the event loop."""
+    """Run an orchestrator `count` times. Return, for each run, whether it used the event loop.
+
+    A run that did not use the event loop was in a thread.
+    """
 
     def orchestrator(context: str) -> bool:
         return threading.current_thread() is threading.main_thread()

@@ -1,4 +1,4 @@
-"""Test host processes with the azure-storage engine: killed hosts, and hosts with one task hub."""
+"""Test the azure-storage engine with killed host processes and with hosts that share a task hub."""
 
 import asyncio
 import contextlib

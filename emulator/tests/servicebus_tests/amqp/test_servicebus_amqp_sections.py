@@ -60,9 +60,10 @@ def stored(message: IncomingMessage, **changes: Any) -> StoredMessage:
 
 
 def delivered(payload: bytes, **changes: Any) -> Any:
-    """Return the message object that Microsoft's client creates for a delivered message.
+    """Return the message object that Microsoft's client creates if `payload` is delivered.
 
-    `changes` replace fields of the stored message.
+    `payload` is a message as a client sent it. `changes` replace values that the broker has stored
+    with the message, for example `delivery_count`.
     """
     message = stored(read_message(payload), **changes)
     return decode_payload(memoryview(write_message(message, TOKEN, NOW)))

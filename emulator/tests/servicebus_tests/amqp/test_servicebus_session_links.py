@@ -69,7 +69,7 @@ class Served:
         )
 
     async def attached(self) -> Attach:
-        """Check that the server has accepted the link, and return its attach performative."""
+        """Check that the server accepted the link, and return the server's attach performative."""
         (attach,) = await self.peer.received_of(Attach)
         assert attach.source is not None
         return attach

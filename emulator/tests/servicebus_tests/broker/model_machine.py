@@ -1,4 +1,4 @@
-"""Apply random operations to a queue of the broker and to a simple model of it, and compare them.
+"""Apply random operations to a queue and to a simple model of the queue, and compare the results.
 
 `ModelMachine` has the operations that a queue with message sessions and a queue without sessions
 have in common. Its subclasses add the operations that send and receive messages.
@@ -67,7 +67,11 @@ class ModelMachine(RuleBasedStateMachine, Generic[Model]):
     def take(
         self, expected: ModelMessage, mode: ReceiveMode, delivery: MessageDelivery
     ) -> list[tuple[UUID, bool]]:
-        """Take a delivered message in the model, and return its items for the bundle `held`."""
+        """Lock the message `expected` in the model, or delete it, depending on the receive mode.
+
+        Returns the items to add to the bundle `held`: if the message is locked, its lock token and
+        whether it is in the dead-letter queue; otherwise nothing.
+        """
         if mode is ReceiveMode.RECEIVE_AND_DELETE:
             self.model.messages.remove(expected)
             return []

@@ -462,7 +462,8 @@ async def test_the_policies_of_a_topic_are_valid_for_its_subscriptions(
 def _publish_until_killed(database: Path, report_count: int, *arguments: str) -> set[str]:
     """Run killed_publisher.py, kill it after `report_count` sends, and return the sent bodies.
 
-    `arguments` are further arguments of the process, with which it may kill itself earlier.
+    `arguments` are further arguments of killed_publisher.py. They may make the process kill itself
+    earlier.
     """
     process = subprocess.Popen(
         [sys.executable, str(KILLED_PROCESS), str(database), *arguments],

@@ -1,4 +1,4 @@
-"""Apply random operations to a queue with message sessions and to a simple model, and compare them.
+"""Apply random operations to a queue with sessions and to a simple model; compare the results.
 
 `ModelSessions` adds sessions to the model `ModelQueue`. Some operations restart the broker or make
 its database writes fail.

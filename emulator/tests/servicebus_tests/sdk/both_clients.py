@@ -55,8 +55,8 @@ class Blocking:
 def connect(kind: str, connection_string: str, **options: Any) -> Any:
     """Return the blocking client if `kind` is "sync", or the asynchronous client if it is "aio".
 
-    The caller must await the methods of both clients. `options` are further arguments of the
-    client.
+    All methods of the returned client must be awaited, even those of the blocking client. `options`
+    are further arguments of the client.
     """
     options = {"retry_total": 0, **options}
     if kind == "aio":
@@ -65,7 +65,10 @@ def connect(kind: str, connection_string: str, **options: Any) -> Any:
 
 
 def with_both_clients(scenario: Scenario) -> Callable[[Server], Awaitable[None]]:
-    """Decorate a test function, so that the test runs with both clients concurrently."""
+    """Decorate the test function `scenario`, so that it runs twice at the same time.
+
+    One run gets the blocking client, and the other run gets the asynchronous client.
+    """
 
     async def run(server: Server) -> None:
         async def run_with(kind: str) -> None:

@@ -50,7 +50,10 @@ def administration_client(
 
 @dataclass(slots=True)
 class Server:
-    """A server process, which can be killed and started again with the same data directory."""
+    """A process of the Service Bus emulator.
+
+    The process can be killed, and then started again with the same data directory.
+    """
 
     data: Path
     port: int

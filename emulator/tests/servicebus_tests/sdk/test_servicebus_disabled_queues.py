@@ -24,9 +24,9 @@ def set_status(server: Server, queue: str, status: str) -> None:
 
 
 def forbids(queue: str, operations: str) -> Any:
-    """Return a context that expects Azure's error for using a disabled queue.
+    """Return a context manager that expects Azure's error for the use of a disabled queue.
 
-    `operations` is "Send" or "Receive", or "" if the queue is disabled for both.
+    `operations` names the disabled operations: "Send" or "Receive", or "" for all operations.
     """
     text = {
         "": f"Messaging entity 'sb://localhost/{queue}' is currently disabled. TrackingId:",

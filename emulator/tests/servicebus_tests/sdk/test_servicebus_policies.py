@@ -81,7 +81,10 @@ async def receive(client: Any, queue: str) -> str:
 
 
 def lacks(right: str, queue: str) -> Any:
-    """Return a context that expects Azure's error for an operation without this right."""
+    """Return a context manager that expects Azure's error for a client without the right `right`.
+
+    `right` is Listen, Send or Manage.
+    """
     text = (
         f"Unauthorized access. '{right}' claim\\(s\\) are required to perform this operation. "
         f"Resource: 'sb://localhost/{queue}"

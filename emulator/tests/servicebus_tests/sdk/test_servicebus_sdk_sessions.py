@@ -1,7 +1,7 @@
 """Test message sessions with Microsoft's clients.
 
-Most tests share one queue and one sender, because opening and closing a sender takes a client about
-one second.
+Most tests share one queue and one sender, because it takes about one second to open and close a
+sender.
 """
 
 import asyncio

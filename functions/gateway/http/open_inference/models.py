@@ -6,9 +6,10 @@ JSON. If there is one tensor, the input of this job is the tensor as a nested li
 several tensors, the input is an object that contains the nested list of each tensor under the name
 of the tensor.
 
-A model with named inputs has an input tensor for each of them. One other tensor is then the first
-input. All tensors of datatype BYTES have the same number of elements: the elements at the same
-position belong to one job. A numeric tensor is the input of the only job.
+A model with named inputs has an input tensor for each named input, and one more tensor for the
+first input. All tensors of datatype BYTES must have the same number of elements: the elements at
+the same position belong to one job. A tensor of any other datatype is, as a whole, one input of one
+job.
 
 Every model has the output tensor `result`. Each element of `result` is the result of one job. Each
 named result of a model is an output tensor of its own, with the same form. A classifier also has
@@ -80,7 +81,7 @@ class OipModel(TypedDict):
 class InferenceResult:
     """The result of one job, and the media type of the result.
 
-    `named` contains the named results of the job that the response needs.
+    `named` contains those named results of the job that are needed for the response.
     """
 
     media_type: str
@@ -219,9 +220,10 @@ def _named_input(model: ModelEntry, tensor: Tensor, job_count: int) -> list[Subm
 
 
 def _elements(model: ModelEntry, tensor: Tensor, prefix: str) -> list[SubmittedInput]:
-    """Return the input of each job in a tensor of datatype BYTES.
+    """Return the inputs in a tensor of datatype BYTES, one for each job.
 
-    Problems with the whole tensor or the encoding of an element begin with `prefix`.
+    Raises HttpProblem if the tensor is not valid. If the number of elements or the encoding of an
+    element is wrong, the text of the problem contains `prefix`.
     """
     if not 1 <= len(tensor.elements) <= MAX_ELEMENTS:
         raise unreadable(

@@ -384,10 +384,11 @@ def _check_outputs(model: ModelEntry, inference: oip_codec.InferenceRequest) -> 
 def _choose_outputs(
     model: ModelEntry, inference: oip_codec.InferenceRequest, found: Sequence[Tensor]
 ) -> list[tuple[Tensor, bool]]:
-    """Return the requested output tensors, each with whether its data is binary in the response.
+    """Return the requested output tensors, each in a pair with a bool.
 
-    A requested tensor of an optional named result is omitted if `found` does not contain it. Raises
-    HttpProblem if another requested tensor is missing.
+    The bool says whether the data of the tensor must be binary in the response. `found` contains
+    the tensors of the jobs' results. Raises HttpProblem if `found` lacks a requested tensor, unless
+    the tensor belongs to an optional named result.
     """
     if inference.outputs is None:
         return [(tensor, inference.is_binary) for tensor in found]

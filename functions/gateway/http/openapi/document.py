@@ -309,7 +309,10 @@ def _add_model_operations(
 
 
 def _ended_response(submit: Document, model: ModelEntry) -> Document:
-    """Return the response with an ended job of a model that has named results."""
+    """Return the OpenAPI response with an ended job of `model`, including its named results.
+
+    `submit` is the OpenAPI operation that submits a job to any model.
+    """
     response: Document = submit["responses"]["200"]
     results = {
         name: {

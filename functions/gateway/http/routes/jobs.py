@@ -365,7 +365,7 @@ async def _link_to_result(
 ) -> Response:
     """Return a redirect to the URL of a large result, or only the URL if `redirects` is False.
 
-    `file_stem` is the name of the file as which browsers save the result, without its extension.
+    Browsers save the result as a file. `file_stem` is the name of this file without the extension.
 
     A web page of another origin needs only the URL. If it followed the redirect, its browser would
     send `Origin: null` to the blob storage, and no CORS rule should allow the origin `null`.

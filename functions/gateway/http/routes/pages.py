@@ -180,7 +180,7 @@ async def job_request_schema() -> Response:
 def content_security_policy(blob_origin: str) -> str:
     """Return the Content-Security-Policy of all pages.
 
-    The last two rules forbid scripts to insert a string into the page as HTML (Trusted Types).
+    Its last two rules prevent scripts from inserting a string into a page as HTML (Trusted Types).
     `blob_origin` is the origin of the links to payloads, for example `https://host`.
     """
     # `blob:` means only files that the page itself made, for example a preview of a chosen picture.

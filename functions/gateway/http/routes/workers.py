@@ -244,9 +244,10 @@ def _check_is_for(job_id: str, received: JobReply) -> None:
 
 
 def _check_result(job_id: str, path: str, payload: Payload) -> None:
-    """Check that a result can be shown to the job's caller, and belongs to this job.
+    """Check that a result belongs to this job and can be shown to the job's caller.
 
-    `path` is the position of the result in the reply. Raises the problem `invalid-input`.
+    `path` is the position of the result in the reply, for the text of the problem. Raises the
+    problem `invalid-input` if the check fails.
     """
     if isinstance(payload, InlineBytes | PayloadRef):
         # The media type becomes a header of the response that contains the result.
@@ -270,7 +271,10 @@ def _check_result(job_id: str, path: str, payload: Payload) -> None:
 
 
 def _check_results_together(received: JobReply) -> None:
-    """Check the limits on all results of a job together. Raises the problem `invalid-input`."""
+    """Check the number of named results in a reply, and the total size of all results.
+
+    Raises the problem `invalid-input` if a limit is exceeded.
+    """
     if isinstance(received.outcome, JobError):
         return
     named = received.results

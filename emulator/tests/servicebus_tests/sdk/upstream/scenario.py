@@ -102,7 +102,7 @@ async def use_asynchronously(connection_string: str, queue: str, options: dict[s
 
 
 def main(connection_string: str, queue: str, certificate: str) -> None:
-    """Run all operations with both clients."""
+    """Use the queue with the synchronous client, and then with the asynchronous client."""
     options: dict[str, Any] = {"retry_total": 0, "connection_verify": certificate}
     with ServiceBusClient.from_connection_string(connection_string, **options) as client:
         use_synchronously(client, queue)

@@ -1,3 +1,3 @@
-"""A module that `function_app.py` in the same folder imports, to test such imports."""
+"""A module that `function_app.py` imports, to test imports from the app's own folder."""
 
 GREETING = "hello from next door"

@@ -31,7 +31,10 @@ _rule_keys: dict[tuple[str, str | None], str] = {}
 
 
 class _Model:
-    """Replaces all model classes of the management SDK: stores its arguments as attributes."""
+    """Replaces each model class of Azure's management SDK, for example a queue's properties.
+
+    An object stores the arguments of its constructor as attributes.
+    """
 
     def __init__(self, **fields: Any) -> None:
         self.__dict__.update(fields)

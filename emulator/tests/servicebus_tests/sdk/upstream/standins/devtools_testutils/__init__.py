@@ -143,7 +143,10 @@ class AzureMgmtPreparer:
         return kind()
 
     def create_resource(self, name: str, **_: Any) -> dict[str, Any]:
-        """Create no resource, and return no arguments for the test. Subclasses override this."""
+        """Create no resource, and return no arguments for the test.
+
+        Subclasses create the resource, and return the test's arguments.
+        """
         return {}
 
     def remove_resource(self, name: str, **_: Any) -> None:
