@@ -104,7 +104,7 @@ class AzQueues:
 
 @dataclass(frozen=True, slots=True)
 class CheckedNamespace:
-    """The Service Bus namespace to check, and how to manage its queues."""
+    """The Service Bus namespace to check, and the object that manages its queues."""
 
     endpoint: AzureEndpoint
     queues: QueueAdministration

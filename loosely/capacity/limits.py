@@ -114,7 +114,7 @@ def find_limits(shape: JobShape, deployment: DeploymentLimits) -> list[Limit]:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """How many operations per second, open requests and gateway instances a rate of jobs needs."""
+    """What a rate of jobs needs: operations per second, open requests and gateway instances."""
 
     actions_per_second: float
     credits_per_second: float

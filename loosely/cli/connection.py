@@ -65,7 +65,10 @@ def _connect(kind: type[C], url: str | None, api_key: str | None, retry: Retry) 
 
 
 def find_url(url: str | None) -> str:
-    """Return ``url``, or else the URL of the running `loosely up`, or else the default URL."""
+    """Return ``url``. If it is ``None`` or empty, return the URL of the running `loosely up`.
+
+    If `loosely up` is not running, return the default URL.
+    """
     return url or _find_running_url() or DEFAULT_URL
 
 

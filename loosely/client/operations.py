@@ -280,7 +280,7 @@ class ClientOperations:
     async def iter_events(self, job_id: str) -> AsyncGenerator[Event, None]:
         """Yield an event for each change of a job's status or progress, until the job has ended.
 
-        A change of ``job.place.phase`` to or from ``model_broken`` counts as one of the status.
+        A change of ``job.place.phase`` to or from ``model_broken`` counts as a change of status.
         The first event has the job's current state. The client polls the gateway, so several quick
         changes may appear as one event.
 

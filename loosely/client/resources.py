@@ -252,7 +252,8 @@ class TimelineDelivery:
 class Timeline:
     """How long each step of a job took. ``document`` is the whole JSON object, ``body`` its text.
 
-    ``total_ms`` is the time from the job's acceptance to its end, or until the gateway responded.
+    ``total_ms`` is the time from the job's acceptance to its end. If the job has not ended, it is
+    the time until the gateway responded.
     """
 
     job_id: str

@@ -31,7 +31,7 @@ def shared_environment(
     Args:
         root: The directory that contains the components' source.
         user: The environment variables with which the user called `loosely`.
-        models: The directory from which the worker also imports models.
+        models: A directory with modules of models, in addition to ``root``; ``None`` for none.
     """
     paths = [str(root / "functions"), str(root)]
     if models is not None and models != root:

@@ -20,8 +20,9 @@ number of later jobs that this process has accepted. Later jobs that other insta
 are not subtracted. Therefore a position can be too high, but never too low.
 
 The messages in a queue are counted at most once a second, by one process for all processes of the
-app. `SharedCounts` describes how. If a value is unknown, the estimate is None, and the request does
-not fail. The submission of a job may start a count, but never waits for its result.
+app. This process writes the count into a blob, which the other processes read. If a value is
+unknown, the estimate is None, and the request does not fail. The submission of a job may start a
+count, but never waits for its result.
 """
 
 import asyncio
@@ -70,9 +71,9 @@ class ReplySample:
 class Throughput:
     """The throughput of a model, computed from the replies that this process has received.
 
-    Each reply adds the time for which its job kept a worker busy to `busy_seconds`, and the job's
-    share of the device's time to `device_seconds`. Both are weighted sums, in which older replies
-    have less weight. `weight` is the sum of the weights.
+    `busy_seconds` is the sum of the seconds for which the job of each reply kept a worker busy.
+    `device_seconds` is the sum of each job's share of the seconds for which its batch ran on the
+    device. In both sums, older replies have less weight. `weight` is the sum of the weights.
     """
 
     weight: float = 0.0
@@ -239,9 +240,10 @@ def is_cold_starting(
 def retry_after_seconds(position: QueuePosition, unknown_seconds: int, longest_seconds: int) -> int:
     """Return the Retry-After in seconds for a job with this position.
 
-    The value is the estimated wait, rounded up, but at most `longest_seconds`. If the wait is
-    unknown, the value is `unknown_seconds`. If the wait is unknown because no worker runs or can
-    load the model, the value is at least QUIET_SECONDS, but at most `longest_seconds`.
+    If the wait is known, the value is the estimated wait, rounded up, but at most
+    `longest_seconds`. If the wait is unknown, the value is `unknown_seconds`. There is one
+    exception: if the wait is unknown because no worker runs or no worker can load the model, the
+    value is at least QUIET_SECONDS, but at most `longest_seconds`.
     """
     if position.eta_seconds is not None:
         return min(longest_seconds, max(1, math.ceil(position.eta_seconds)))
@@ -378,7 +380,7 @@ class SharedCounts:
         self._written_at: dict[str, float] = {}
 
     def is_own(self, count: SharedCount) -> bool:
-        """Return whether this process has made this count, and not another process."""
+        """Return whether this process, not another process, has counted these messages."""
         return count.process == self._process
 
     def fresh_seconds(self, count: SharedCount) -> float:
@@ -552,7 +554,9 @@ class QueueStatistics:
         return self._sample
 
     def _replies_until(self, at_seconds: float) -> int:
-        """Return how many replies this process had received until the recent time `at_seconds`."""
+        """Return how many replies this process had received by the time `at_seconds`.
+
+        The time must be recent, because only the times of the latest replies are stored."""
         later = 0
         for received_at in reversed(self._reply_times):
             if received_at <= at_seconds:

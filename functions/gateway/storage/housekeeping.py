@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 
 async def purge(durable: Durable, services: Services) -> int:
-    """Delete expired idempotency keys and uploads, and histories after their retention.
+    """Delete expired idempotency keys, expired uploads, and histories whose retention has ended.
 
     Durable Functions can select histories only by their creation time. Therefore the retention of
     histories includes the longest deadline of a job. Returns the number of deleted histories.
@@ -55,7 +55,7 @@ async def purge(durable: Durable, services: Services) -> int:
 
 
 async def delete_old_blobs(services: Services) -> int:
-    """Delete blobs after their retention; return the number of deleted blobs.
+    """Delete blobs whose retention has ended; return the number of deleted blobs.
 
     These are the blobs of dead letters, payloads, jobs, workers, queue lengths and minute sums (the
     counts of jobs in each minute). One call deletes only a limited number of blobs. Raises
