@@ -163,7 +163,7 @@ def propose_replicas(replicas: int, metric: int, target: int, tolerance: float) 
 class _Change:
     """The time of a past decision of the autoscaler, and a number of replicas.
 
-    In the list `_recommendations`, it is the number of replicas that was recommended. In the lists
+    In the list `_recommendations`, ``replicas`` is the recommended number of replicas. In the lists
     `_additions` and `_removals`, it is the number of replicas that were added or removed.
     """
 
@@ -172,7 +172,7 @@ class _Change:
 
 
 class Autoscaler:
-    """The rule of the HorizontalPodAutoscaler, which runs once in each sync period."""
+    """The HorizontalPodAutoscaler's rule for changing the number of replicas while this is not 0."""
 
     def __init__(self, scaling: ScaledObject) -> None:
         self._scaling = scaling

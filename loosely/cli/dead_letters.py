@@ -260,7 +260,7 @@ def _print_json(document: Mapping[str, Any]) -> None:
 
 
 def _summary(letter: Mapping[str, Any]) -> Text:
-    """Return one line that describes the dead letter and contains its id, for other commands."""
+    """Return one line that describes the dead letter, including the id that other commands need."""
     redriven = letter.get("redriven_as")
     line = Text.assemble(
         (printable(letter.get("model")), "bold"),

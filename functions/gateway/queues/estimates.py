@@ -135,7 +135,7 @@ They show whether the workers cannot load the model.
 
 
 class QueuePhase(StrEnum):
-    """What a queued job waits for: the jobs before it, the start of a worker, or a repair.
+    """What a queued job waits for: earlier jobs, the start of a worker, or a repair of the model.
 
     In the phase MODEL_BROKEN, no worker can load the model.
     """
@@ -339,8 +339,8 @@ class SharedCounts:
     There is no lease, so a process may die at any point. The process that has counted last counts
     again after FRESH_SECONDS. Each other process uses the count for a random time between one and
     two times FRESH_SECONDS. So normally the same process continues to count. If this process
-    dies, the next process that finds the count too old counts. Rarely, several processes find
-    this at the same time, and each of them counts.
+    dies, another process finds that the last count is too old, and counts instead. Rarely, several
+    processes find this at the same time, and each of them counts.
 
     To find the age of a count, a process compares its own clock with the clock of the process that
     counted. If these clocks differ by more than FRESH_SECONDS, the processes do not use each
@@ -678,7 +678,7 @@ class WaitEstimates:
         return ModelWait(_sum_if_known(lengths), wait)
 
     async def count(self, model: ModelEntry) -> dict[Priority, MessageCounts | None]:
-        """Return the numbers of messages in each queue of the model; None for an unknown queue."""
+        """Return the numbers of messages in each of the model's queues; None if unknown."""
         queues = self._of(model.name).queues
         counts = await asyncio.gather(
             *(queue.counts(queue_of(model, priority)) for priority, queue in queues.items())
