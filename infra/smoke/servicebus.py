@@ -205,7 +205,7 @@ def check_locked_count(broker: CheckedNamespace, queue: str) -> tuple[FindingRes
 
 
 def check_range(broker: CheckedNamespace, queue: str) -> tuple[FindingResult, str]:
-    """Check that one AMQP frame can complete several messages, as busy workers do.
+    """Check that one AMQP frame can complete several messages. Busy workers send such frames.
 
     Return the result and what was observed.
     """

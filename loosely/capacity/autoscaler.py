@@ -1,9 +1,9 @@
 """Compute the number of replicas by the rules of KEDA and of the Kubernetes autoscaler.
 
 KEDA (`Activation`) adds the first replica, and removes all replicas after the cool-down period. The
-HorizontalPodAutoscaler (`Autoscaler`) sets the number of replicas while there is at least one.
-`Scaler` applies the rules of both. KEDA decides once in each polling interval, and the autoscaler
-once in each sync period.
+HorizontalPodAutoscaler (`Autoscaler`) sets the number of replicas while at least one replica
+exists. `Scaler` applies the rules of both. KEDA decides once in each polling interval, and the
+autoscaler once in each sync period.
 
 `Activation` has the same rules as kedacore/keda: `RequestScale`, `scaleFromZeroOrIdle` and
 `scaleToZeroOrIdle` in pkg/scaling/executor/scale_scaledobjects.go. As in
@@ -172,7 +172,7 @@ class _Change:
 
 
 class Autoscaler:
-    """The HorizontalPodAutoscaler's rule for changing the number of replicas while this is not 0."""
+    """The HorizontalPodAutoscaler's rule for the number of replicas while this is not 0."""
 
     def __init__(self, scaling: ScaledObject) -> None:
         self._scaling = scaling

@@ -53,7 +53,14 @@ def connect(url: str | None, api_key: str | None, retry: Retry = _RETRY) -> Clie
 
 
 def connect_operator(url: str | None, api_key: str | None) -> OperatorClient:
-    """Return a client for the dead-letter operations. The arguments are those of `connect`."""
+    """Return a client for the dead-letter operations of the gateway at ``url``.
+
+    If ``url`` is ``None``, the client uses the URL of the running `loosely up`, or the default URL
+    if `loosely up` is not running.
+
+    Raises:
+        typer.BadParameter: The URL or the API key is invalid.
+    """
     return _connect(OperatorClient, url, api_key, _RETRY)
 
 

@@ -491,10 +491,10 @@ class ClientOperations:
         submission: Submission,
         give_up_at: float = math.inf,
     ) -> Job:
-        """Submit a job for an upload or for another input, and return the job.
+        """Submit a job and return it. The input is an upload, bytes or a file.
 
-        For an upload, the request contains only the upload's reference. Any other input is the
-        body of the request, or is uploaded first if it is too large for the body.
+        For an upload, the request contains only the upload's reference. Bytes or a file are sent
+        as the body of the request, or are uploaded first if they are too large for the body.
 
         No request is repeated after ``give_up_at``, a time in seconds of the monotonic clock.
         """

@@ -41,7 +41,7 @@ FAILED_SHARE: Final = 0.5
 
 
 class Severity(StrEnum):
-    """The urgency of the state that a verdict describes, beginning with the most urgent."""
+    """The urgency of the state that a verdict describes. The first member is the most urgent."""
 
     CRITICAL = "critical"
     WARNING = "warning"
