@@ -55,7 +55,10 @@ class CheckError(Exception):
 
 
 class QueueAdministration(Protocol):
-    """Creates, counts and deletes queues. Each method raises CheckError if that fails."""
+    """Creates and deletes queues, and counts their messages.
+
+    Each method raises CheckError if it fails.
+    """
 
     def create(self, name: str) -> None:
         """Create a queue that detects duplicates and whose locks last for LOCK_SECONDS."""
@@ -69,7 +72,7 @@ class QueueAdministration(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AzQueues:
-    """Creates, counts and deletes queues with the program az."""
+    """Creates and deletes queues, and counts their messages, with the program az."""
 
     namespace: str
     group: str
@@ -190,8 +193,9 @@ def check_duplicates(broker: CheckedNamespace, queue: str) -> tuple[FindingResul
 def check_locked_count(broker: CheckedNamespace, queue: str) -> tuple[FindingResult, str]:
     """Check that locked messages are counted as active messages, and continue to be counted.
 
-    Azure updates the count late. So the count must be right before the messages are locked, and
-    stay the same for a while. Return the result and what was observed.
+    Azure updates the count late. So this check first waits for the expected count. Then it locks
+    the messages, and checks that the count does not change for a while. Return the result and what
+    was observed.
     """
     broker.send(queue, "first", "second")
     before = broker.count(queue, 2)

@@ -172,7 +172,7 @@ class _Change:
 
 
 class Autoscaler:
-    """The HorizontalPodAutoscaler's rule for the number of replicas while this is not 0."""
+    """Computes the number of replicas as the Kubernetes HorizontalPodAutoscaler does."""
 
     def __init__(self, scaling: ScaledObject) -> None:
         self._scaling = scaling

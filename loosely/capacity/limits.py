@@ -127,7 +127,7 @@ def compute_need(jobs_per_second: float, shape: JobShape, deployment: Deployment
     """Return what `jobs_per_second` jobs of this shape need.
 
     `instances` is the number of gateway instances that the processor time and the open requests
-    need. The blob requests do not include the repeated reads of waiting requests.
+    need. The blob requests do not include the repeated reads that waiting requests make.
     """
     open_requests = jobs_per_second * shape.open_seconds
     processor = jobs_per_second * GATEWAY_SECONDS_PER_JOB / (BUSY_SHARE * deployment.cores)

@@ -83,7 +83,7 @@ class VersionRun:
 
     @property
     def latencies_ms(self) -> list[float]:
-        """For each result, the milliseconds that it took to prepare, run and finish the job."""
+        """For each result, the milliseconds to prepare the input, run the model and finish."""
         parts = ("prepare_ms", "run_ms", "finish_ms")
         return [sum(line[part] for part in parts) for line in self.results if "run_ms" in line]
 

@@ -556,7 +556,8 @@ class QueueStatistics:
     def _replies_until(self, at_seconds: float) -> int:
         """Return how many replies this process had received by the time `at_seconds`.
 
-        The time must be recent, because only the times of the latest replies are stored."""
+        The time must be recent, because only the times of the latest replies are stored.
+        """
         later = 0
         for received_at in reversed(self._reply_times):
             if received_at <= at_seconds:
