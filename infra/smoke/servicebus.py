@@ -7,9 +7,9 @@ Each check creates a queue, uses it with the worker's own code, and deletes it.
 
 `check` prints one line for each claim, which is a sentence about Service Bus. `send` sends a
 message that is not a job request, and exits with 3 if the message cannot be sent. Both sign in to
-Service Bus with the connection string in SERVICE_BUS_CONNECTION. Without it they sign in as
-DefaultAzureCredential does: as the service principal in the environment, as a managed identity, or
-as the user of az.
+Service Bus with the connection string in SERVICE_BUS_CONNECTION. If this variable is not set, both
+sign in as DefaultAzureCredential does: as the service principal in the environment, as a managed
+identity, or as the user of az.
 """
 
 import argparse

@@ -456,8 +456,8 @@ class ClientOperations:
             request: The request to send.
             expected: The HTTP status codes of responses to return. Any other status raises an
                 error.
-            give_up_at: The request is not repeated after this time. It is in seconds of the
-                monotonic clock.
+            give_up_at: The time, in seconds of the monotonic clock, after which the request is not
+                repeated.
 
         Raises:
             LooselyError: The error of the last attempt.

@@ -65,7 +65,7 @@ def write_package(target: Path, root: Path, folder: ModelFolder) -> tuple[Path, 
     Args:
         target: The directory for both folders.
         root: The directory that contains the components' source.
-        folder: The models. Its catalogue must be valid.
+        folder: The model folder. Its catalogue must be valid.
 
     Raises:
         FolderUnusable: ``target`` contains a file or folder `functions` or `worker` that no earlier
@@ -94,7 +94,7 @@ def write_azd_project(target: Path, root: Path, folder: ModelFolder) -> None:
     Args:
         target: The directory of the project.
         root: The directory that contains the components' source.
-        folder: The models. Its catalogue must be valid.
+        folder: The model folder. Its catalogue must be valid.
 
     Raises:
         FolderUnusable: ``target`` contains files that no earlier call has written, a model is

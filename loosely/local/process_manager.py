@@ -270,7 +270,7 @@ class ProcessManager:
             await asyncio.sleep(_MODELS_SECONDS)
 
     def _count_death(self, exit_code: int) -> None:
-        """Count how often in a row the component has ended because of its settings or its port.
+        """Count the successive ends of the component because of invalid settings or a taken port.
 
         ``exit_code`` says whether the settings are invalid or the port is taken. If the component
         has been ready before, nothing is counted. The first such exit code is not treated as an

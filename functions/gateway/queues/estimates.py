@@ -348,7 +348,7 @@ class SharedCounts:
 
     A write costs more than a count. So a process that has seen no count by another process for
     ALONE_AFTER_SECONDS writes only one count in ALONE_WRITE_SECONDS. If another process exists, it
-    sees this count and writes its own count. After that, both processes write each count.
+    sees this count and begins to write its own counts. After that, both processes write each count.
 
     If the blob storage fails, each process counts for itself.
     """
