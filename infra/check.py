@@ -33,7 +33,10 @@ class CheckerMissingError(Exception):
 
 @dataclass(frozen=True)
 class Tools:
-    """The folder of the linters, and the folder of the other check programs (None if not set)."""
+    """The folder `bin` of the linters, and the folder `checks` of the other check programs.
+
+    `checks` is None if the environment variable INFRA_CHECKS is not set.
+    """
 
     bin: Path
     checks: Path | None

@@ -29,8 +29,8 @@ def render_manifests(models: Iterable[ModelDescription]) -> str:
     """Return the manifests of all models as one YAML stream.
 
     Args:
-        models: For each model its catalogue entry, the settings of its KEDA triggers, and the grace
-            period of its pods in seconds.
+        models: One description for each model: the catalogue entry, the settings of the KEDA
+            triggers, and the grace period of the pods in seconds.
     """
     every = [
         document

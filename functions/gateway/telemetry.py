@@ -190,7 +190,8 @@ class ModelSum:
         failed_at_seconds: The time of the last failure with each error code, in seconds since 1970.
         wait: How long the jobs that succeeded were in the queue, as measured by the worker.
         run: How long the batches of the jobs that succeeded ran.
-        waiting: The last known number of queued messages; None if unknown.
+        waiting: The number of queued messages; None if unknown. The totals of a process contain the
+            last recorded number. All other sums contain the largest recorded number.
     """
 
     accepted: int = 0

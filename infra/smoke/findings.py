@@ -15,7 +15,7 @@ class FindingResult(StrEnum):
     Attributes:
         HELD: The claim is true.
         FAILED: The claim is false, and the deployment needs a repair.
-        DOES_NOT_HOLD: The claim is false, but the system also works if the claim is false.
+        DOES_NOT_HOLD: The claim is false, but nothing needs a repair.
         NOT_APPLICABLE: The claim could not be checked in this deployment.
     """
 
@@ -35,7 +35,7 @@ class Finding:
 
     @property
     def line(self) -> str:
-        """The result, the claim and the text, separated by tabs, as `smoke-test.sh` reads them."""
+        """The result, the claim and what was observed, separated by tabs, for `smoke-test.sh`."""
         text = " ".join(self.text.split())
         return f"{self.result}\t{self.claim}\t{text}"
 

@@ -1,4 +1,4 @@
-"""Check one claim of the smoke test about a gateway, by requests to the gateway.
+"""Send requests to a gateway, to check one claim of the smoke test.
 
 A claim is a sentence about the deployment, such as "an unreadable message becomes a dead letter".
 

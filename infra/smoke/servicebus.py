@@ -7,9 +7,9 @@ Each check creates a queue, uses it with the worker's own code, and deletes it.
 
 `check` prints one line for each claim, which is a sentence about Service Bus. `send` sends a
 message that is not a job request, and exits with 3 if the message cannot be sent. Both sign in to
-Service Bus with the connection string in SERVICE_BUS_CONNECTION. Without it they sign in as
-DefaultAzureCredential does: as the service principal in the environment, as a managed identity, or
-as the user of az.
+Service Bus with the connection string in SERVICE_BUS_CONNECTION. If this variable is not set, both
+sign in as DefaultAzureCredential does: as the service principal in the environment, as a managed
+identity, or as the user of az.
 """
 
 import argparse
@@ -55,7 +55,10 @@ class CheckError(Exception):
 
 
 class QueueAdministration(Protocol):
-    """Creates, counts and deletes queues. Each method raises CheckError if that fails."""
+    """Creates and deletes queues, and counts their messages.
+
+    Each method raises CheckError if it fails.
+    """
 
     def create(self, name: str) -> None:
         """Create a queue that detects duplicates and whose locks last for LOCK_SECONDS."""
@@ -69,7 +72,7 @@ class QueueAdministration(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AzQueues:
-    """Creates, counts and deletes queues with the program az."""
+    """Creates and deletes queues, and counts their messages, with the program az."""
 
     namespace: str
     group: str
@@ -104,7 +107,7 @@ class AzQueues:
 
 @dataclass(frozen=True, slots=True)
 class CheckedNamespace:
-    """The Service Bus namespace to check, and how to manage its queues."""
+    """The Service Bus namespace to check, and the object that manages its queues."""
 
     endpoint: AzureEndpoint
     queues: QueueAdministration
@@ -190,8 +193,9 @@ def check_duplicates(broker: CheckedNamespace, queue: str) -> tuple[FindingResul
 def check_locked_count(broker: CheckedNamespace, queue: str) -> tuple[FindingResult, str]:
     """Check that locked messages are counted as active messages, and continue to be counted.
 
-    Azure updates the count late. So the count must be right before the messages are locked, and
-    stay the same for a while. Return the result and what was observed.
+    Azure updates the count late. So this check first waits for the expected count. Then it locks
+    the messages, and checks that the count does not change for a while. Return the result and what
+    was observed.
     """
     broker.send(queue, "first", "second")
     before = broker.count(queue, 2)
@@ -205,7 +209,7 @@ def check_locked_count(broker: CheckedNamespace, queue: str) -> tuple[FindingRes
 
 
 def check_range(broker: CheckedNamespace, queue: str) -> tuple[FindingResult, str]:
-    """Check that one AMQP frame can complete several messages, as busy workers do.
+    """Check that one AMQP frame can complete several messages. Busy workers send such frames.
 
     Return the result and what was observed.
     """

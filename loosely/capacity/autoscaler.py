@@ -1,9 +1,9 @@
 """Compute the number of replicas by the rules of KEDA and of the Kubernetes autoscaler.
 
 KEDA (`Activation`) adds the first replica, and removes all replicas after the cool-down period. The
-HorizontalPodAutoscaler (`Autoscaler`) sets the number of replicas while there is at least one.
-`Scaler` applies the rules of both. KEDA decides once in each polling interval, and the autoscaler
-once in each sync period.
+HorizontalPodAutoscaler (`Autoscaler`) sets the number of replicas while at least one replica
+exists. `Scaler` applies the rules of both. KEDA decides once in each polling interval, and the
+autoscaler once in each sync period.
 
 `Activation` has the same rules as kedacore/keda: `RequestScale`, `scaleFromZeroOrIdle` and
 `scaleToZeroOrIdle` in pkg/scaling/executor/scale_scaledobjects.go. As in
@@ -163,7 +163,7 @@ def propose_replicas(replicas: int, metric: int, target: int, tolerance: float) 
 class _Change:
     """The time of a past decision of the autoscaler, and a number of replicas.
 
-    In the list `_recommendations`, it is the number of replicas that was recommended. In the lists
+    In the list `_recommendations`, ``replicas`` is the recommended number of replicas. In the lists
     `_additions` and `_removals`, it is the number of replicas that were added or removed.
     """
 
@@ -172,7 +172,7 @@ class _Change:
 
 
 class Autoscaler:
-    """The rule of the HorizontalPodAutoscaler, which runs once in each sync period."""
+    """Computes the number of replicas as the Kubernetes HorizontalPodAutoscaler does."""
 
     def __init__(self, scaling: ScaledObject) -> None:
         self._scaling = scaling

@@ -114,7 +114,7 @@ def find_limits(shape: JobShape, deployment: DeploymentLimits) -> list[Limit]:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """How many operations per second, open requests and gateway instances a rate of jobs needs."""
+    """What a rate of jobs needs: operations per second, open requests and gateway instances."""
 
     actions_per_second: float
     credits_per_second: float
@@ -127,7 +127,7 @@ def compute_need(jobs_per_second: float, shape: JobShape, deployment: Deployment
     """Return what `jobs_per_second` jobs of this shape need.
 
     `instances` is the number of gateway instances that the processor time and the open requests
-    need. The blob requests do not include the reads by which waiting requests look for outcomes.
+    need. The blob requests do not include the repeated reads that waiting requests make.
     """
     open_requests = jobs_per_second * shape.open_seconds
     processor = jobs_per_second * GATEWAY_SECONDS_PER_JOB / (BUSY_SHARE * deployment.cores)

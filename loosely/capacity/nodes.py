@@ -175,7 +175,7 @@ class NodePool:
         return None
 
     def release(self, node: Node) -> None:
-        """Remove a worker from its node."""
+        """Remove one worker from ``node``. An empty node is removed later."""
         node.workers -= 1
         if node.workers == 0:
             node.empty_since_seconds = self._clock.now_seconds

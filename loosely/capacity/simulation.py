@@ -77,7 +77,7 @@ class SimulationResult:
 
     @property
     def busy_hours(self) -> float:
-        """The sum of the hours for which each GPU was busy."""
+        """The hours for which GPUs were busy, added up over all GPUs."""
         return self.busy_seconds / _HOUR_SECONDS
 
     @property

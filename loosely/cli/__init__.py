@@ -35,7 +35,7 @@ _SUBCOMMANDS = {
 
 
 class _LazyGroup(TyperGroup):
-    """A group that imports the module of a subcommand only when the subcommand is used."""
+    """A command group that imports the module of a subcommand only when the subcommand is used."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(_SUBCOMMANDS)

@@ -83,7 +83,7 @@ class VersionRun:
 
     @property
     def latencies_ms(self) -> list[float]:
-        """For each result, the time in milliseconds from the input's bytes to the result."""
+        """For each result, the milliseconds to prepare the input, run the model and finish."""
         parts = ("prepare_ms", "run_ms", "finish_ms")
         return [sum(line[part] for part in parts) for line in self.results if "run_ms" in line]
 
@@ -218,7 +218,7 @@ def _content(line: Line) -> Any:
 
 
 def _payload(line: Line) -> Any:
-    """Return a JSON result, or the media type and the base64 of another result."""
+    """Return the value of a JSON result, or the media type and the base64 of any other result."""
     return line["json"] if "json" in line else [line["media_type"], line["base64"]]
 
 

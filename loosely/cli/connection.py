@@ -53,7 +53,14 @@ def connect(url: str | None, api_key: str | None, retry: Retry = _RETRY) -> Clie
 
 
 def connect_operator(url: str | None, api_key: str | None) -> OperatorClient:
-    """Return a client for the dead-letter operations. The arguments are those of `connect`."""
+    """Return a client for the dead-letter operations of the gateway at ``url``.
+
+    If ``url`` is ``None``, the client uses the URL of the running `loosely up`, or the default URL
+    if `loosely up` is not running.
+
+    Raises:
+        typer.BadParameter: The URL or the API key is invalid.
+    """
     return _connect(OperatorClient, url, api_key, _RETRY)
 
 
@@ -65,7 +72,10 @@ def _connect(kind: type[C], url: str | None, api_key: str | None, retry: Retry) 
 
 
 def find_url(url: str | None) -> str:
-    """Return ``url``, or else the URL of the running `loosely up`, or else the default URL."""
+    """Return ``url``. If it is ``None`` or empty, return the URL of the running `loosely up`.
+
+    If `loosely up` is not running, return the default URL.
+    """
     return url or _find_running_url() or DEFAULT_URL
 
 

@@ -153,7 +153,7 @@ def _change_all(
     """Redrive or purge all matching dead letters, after the user has confirmed their number.
 
     If ``expected`` is not ``None``, the user is not asked. Exit with status 1 if the number of
-    matching dead letters differs from ``expected``, or if the gateway refuses to change one.
+    matching dead letters differs from ``expected``, or if the gateway refuses to change a letter.
     """
     seen = client.count_dead_letters(wanted)
     number = seen.not_redriven if action == "redrive" else seen.count
@@ -260,7 +260,7 @@ def _print_json(document: Mapping[str, Any]) -> None:
 
 
 def _summary(letter: Mapping[str, Any]) -> Text:
-    """Return one line that describes the dead letter and contains its id, for other commands."""
+    """Return one line that describes the dead letter, including the id that other commands need."""
     redriven = letter.get("redriven_as")
     line = Text.assemble(
         (printable(letter.get("model")), "bold"),

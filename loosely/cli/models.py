@@ -116,8 +116,8 @@ def _run(make_command: Callable[[str], tuple[str, ...]]) -> None:
             argument is the path of the catalogue.
 
     Raises:
-        typer.Exit: The process has ended with another exit code than 0. The exception has the same
-            exit code.
+        typer.Exit: The exit code of the process is not 0. The exception has the exit code of the
+            process.
     """
     place = _find_place()
     module, *arguments = make_command(place.environment["MODEL_CATALOGUE"])

@@ -172,7 +172,7 @@ SeedOption = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class _UpOptions:
-    """The options of one run of `loosely up`, after they were checked."""
+    """The checked options of one run of `loosely up`."""
 
     root: Path
     folder: "ModelFolder"
@@ -327,7 +327,7 @@ def parse_scaling(
 
     Args:
         text: The value of the option, in the form MIN:MAX.
-        target: The number of messages for each worker that the scaler aims at.
+        target: The desired number of messages per worker.
         poll_seconds: The time between two decisions.
         cooldown_seconds: How long a worker that is not needed continues to run.
 

@@ -280,7 +280,7 @@ class ClientOperations:
     async def iter_events(self, job_id: str) -> AsyncGenerator[Event, None]:
         """Yield an event for each change of a job's status or progress, until the job has ended.
 
-        A change of ``job.place.phase`` to or from ``model_broken`` counts as one of the status.
+        A change of ``job.place.phase`` to or from ``model_broken`` counts as a change of status.
         The first event has the job's current state. The client polls the gateway, so several quick
         changes may appear as one event.
 
@@ -456,8 +456,8 @@ class ClientOperations:
             request: The request to send.
             expected: The HTTP status codes of responses to return. Any other status raises an
                 error.
-            give_up_at: The request is not repeated after this time. It is in seconds of the
-                monotonic clock.
+            give_up_at: The time, in seconds of the monotonic clock, after which the request is not
+                repeated.
 
         Raises:
             LooselyError: The error of the last attempt.
@@ -491,10 +491,10 @@ class ClientOperations:
         submission: Submission,
         give_up_at: float = math.inf,
     ) -> Job:
-        """Submit a job for an upload or for another input, and return the job.
+        """Submit a job and return it. The input is an upload, bytes or a file.
 
-        For an upload, the request contains only the upload's reference. Any other input is the
-        body of the request, or is uploaded first if it is too large for the body.
+        For an upload, the request contains only the upload's reference. Bytes or a file are sent
+        as the body of the request, or are uploaded first if they are too large for the body.
 
         No request is repeated after ``give_up_at``, a time in seconds of the monotonic clock.
         """

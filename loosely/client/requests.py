@@ -71,7 +71,8 @@ def read_payload(source: Source, media_type: str | None) -> Payload:
 
     Raises:
         OSError: The file cannot be read.
-        TypeError: ``source`` has another type. A string could be a text or the path of a file.
+        TypeError: ``source`` is neither bytes nor a path object. A string is refused, because it
+            could be a text or the path of a file.
     """
     if isinstance(source, str):
         raise TypeError(

@@ -95,8 +95,8 @@ class Job:
     def result(self) -> Any:
         """The model's result, if it is JSON and the client has it; otherwise ``None``.
 
-        ``run`` and ``wait`` return a job with its JSON result, however large it is. In all other
-        jobs, only a result of at most 24 KiB is present. ``Client.result`` gets any result.
+        A job that ``run`` or ``wait`` has returned contains a JSON result of any size. All other
+        jobs contain only results of at most 24 KiB. ``Client.result`` gets any result.
         """
         found = self.document.get("result")
         return self.large_result if found is None else found
@@ -252,7 +252,8 @@ class TimelineDelivery:
 class Timeline:
     """How long each step of a job took. ``document`` is the whole JSON object, ``body`` its text.
 
-    ``total_ms`` is the time from the job's acceptance to its end, or until the gateway responded.
+    ``total_ms`` is the time from the job's acceptance to its end. If the job has not ended, it is
+    the time until the gateway responded.
     """
 
     job_id: str

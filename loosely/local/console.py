@@ -205,7 +205,7 @@ def show_usage(
         console: The console to print to.
         seconds: How many seconds the start of the system took.
         url: The gateway's URL, or ``None`` if no gateway was started.
-        example: The request of the printed command, or ``None`` to print no command.
+        example: The request that the printed command sends; ``None`` to print no command.
         files: Paths to print, by their titles.
     """
     lines = [f"\nReady in {seconds:.1f} s."]

@@ -270,8 +270,8 @@ class StateWriter:
             directory: The data directory, in which the file is written.
             logs: The directory of the components' log files.
             url: The gateway's URL.
-            parts: The components that are started first. With ``loosely up --scale``, the workers
-                are not among them, because they are started and stopped later.
+            parts: The components that are started first. With ``loosely up --scale``, these do not
+                include the workers, which are started and stopped later.
         """
         self._directory = directory
         self._logs = logs

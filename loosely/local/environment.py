@@ -31,7 +31,7 @@ def shared_environment(
     Args:
         root: The directory that contains the components' source.
         user: The environment variables with which the user called `loosely`.
-        models: The directory from which the worker also imports models.
+        models: A directory with modules of models, in addition to ``root``; ``None`` for none.
     """
     paths = [str(root / "functions"), str(root)]
     if models is not None and models != root:
@@ -84,8 +84,8 @@ def read_cors_origins(root: Path, user: Mapping[str, str]) -> tuple[str, ...]:
 def find_root(package: Path = _PACKAGE) -> Path:
     """Return the directory that contains `functions`, `worker`, `emulator` and `examples`.
 
-    In a clone of the repository, this is its root directory. A wheel contains the same files in
-    `loosely/system`.
+    In a clone of the repository, the result is the root directory of the clone. A wheel
+    contains the same files in `loosely/system`.
 
     Args:
         package: The directory of the package `loosely`.

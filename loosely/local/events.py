@@ -44,7 +44,7 @@ class PartSlow:
 
 @dataclass(frozen=True, slots=True)
 class PartDied:
-    """The component's process ended unexpectedly. It is restarted in ``restart_in_seconds``.
+    """The component's process ended unexpectedly. A restart follows in ``restart_in_seconds``.
 
     ``last_line`` is the last line of the component's log.
     """
@@ -66,7 +66,7 @@ class PartNotStarted:
 
 @dataclass(frozen=True, slots=True)
 class PartFailing:
-    """The component dies repeatedly before it is ready. It is still restarted.
+    """The component dies repeatedly before it is ready. It is restarted after each death.
 
     ``death_count`` is the number of deaths in a row. ``log_lines`` are the last lines of the log.
     """

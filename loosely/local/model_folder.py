@@ -37,7 +37,10 @@ class ModelFolder:
 
 
 def current_model_folder() -> ModelFolder:
-    """Return the model folder that `find_model_folder` finds for the working directory."""
+    """Return the model folder that contains the working directory.
+
+    If there is none, return a folder with the models that ship with Loosely.
+    """
     return find_model_folder(Path.cwd(), find_root(), read_environment())
 
 

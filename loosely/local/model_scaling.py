@@ -1,4 +1,4 @@
-"""Read the minimum numbers of workers of the models in a catalogue."""
+"""Read from a catalogue how many workers of each model must run, even without jobs."""
 
 import json
 import subprocess
@@ -14,11 +14,11 @@ from loosely.local.parts import python_command
 
 @dataclass(frozen=True, slots=True)
 class ModelScaling:
-    """The minimum numbers of a model's workers.
+    """How many workers of a model must run, even without jobs.
 
     Attributes:
-        min_workers: The minimum at all times.
-        periods: The warm periods, each with the minimum during the period.
+        min_workers: The minimum number of workers at all times.
+        periods: The periods of the week with a higher minimum. Each period contains its minimum.
     """
 
     min_workers: int = 0
@@ -26,7 +26,7 @@ class ModelScaling:
 
 
 def read_model_scaling(catalogue: Path, user: Mapping[str, str]) -> dict[str, ModelScaling]:
-    """Return the minimum numbers of workers of each model of a catalogue.
+    """Return, for each model of a catalogue, how many workers must run even without jobs.
 
     Args:
         catalogue: The path of the file `models.toml`.

@@ -4,9 +4,9 @@
 files when they publish. requirements.txt is the package lock that `./dev lock` wrote. Azure's build
 installs these packages with pip, which checks the hash of each file.
 
-`worker/` contains a Dockerfile and the files that it copies: the worker, the contract with the
-catalogue, and the models with their requirements. The weights of the models are also there if they
-are files of the model folder.
+`worker/` contains a Dockerfile and the files that it copies: the packages `worker` and `contract`,
+the catalogue, and the models with their requirements. Weights that are files of the model folder
+are copied to `worker/` too.
 
 The project for azd has the layout of the repository: azure.yaml, infra/, functions/, and the build
 context of the worker image, whose Dockerfile is worker/Dockerfile.
@@ -65,11 +65,12 @@ def write_package(target: Path, root: Path, folder: ModelFolder) -> tuple[Path, 
     Args:
         target: The directory for both folders.
         root: The directory that contains the components' source.
-        folder: The models. Its catalogue must be valid.
+        folder: The model folder. Its catalogue must be valid.
 
     Raises:
-        FolderUnusable: ``target`` contains other files with these names, a model is outside the
-            folder's directory for models, or weights in the folder differ from their digest.
+        FolderUnusable: ``target`` contains a file or folder `functions` or `worker` that no earlier
+            call has written, a model is outside the folder's directory for models, or weights in
+            the folder differ from their digest.
     """
     app, worker = target.resolve() / "functions", target.resolve() / "worker"
     for path, recognized in ((app, Path()), (worker, Path("functions"))):
@@ -93,7 +94,7 @@ def write_azd_project(target: Path, root: Path, folder: ModelFolder) -> None:
     Args:
         target: The directory of the project.
         root: The directory that contains the components' source.
-        folder: The models. Its catalogue must be valid.
+        folder: The model folder. Its catalogue must be valid.
 
     Raises:
         FolderUnusable: ``target`` contains files that no earlier call has written, a model is

@@ -18,7 +18,7 @@ _MAX_DOCUMENT_BYTES = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """An HTTP GET to a loopback port that shows whether a component is ready."""
+    """An HTTP GET request to a loopback port, to find out whether a component is ready."""
 
     port: int
     path: str = "/"

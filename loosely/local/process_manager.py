@@ -270,14 +270,14 @@ class ProcessManager:
             await asyncio.sleep(_MODELS_SECONDS)
 
     def _count_death(self, exit_code: int) -> None:
-        """Count how often in a row the component has ended because of its settings or its port.
+        """Count the successive ends of the component because of invalid settings or a taken port.
 
-        ``exit_code`` says whether the settings are invalid or the port is taken. Only the ends of a
-        component that has never been ready are counted. A single such end is not yet an error,
-        because the code of a model may end a worker with any exit code.
+        ``exit_code`` says whether the settings are invalid or the port is taken. If the component
+        has been ready before, nothing is counted. The first such exit code is not treated as an
+        error, because the code of a model may end a worker with any exit code.
 
         Raises:
-            PartFailed: The component has ended for one of these reasons too often.
+            PartFailed: The component has ended too often with one of these exit codes.
         """
         if self.has_been_ready.is_set() or exit_code not in {PORT_BUSY_EXIT_CODE, USAGE_EXIT_CODE}:
             self._refusals = 0

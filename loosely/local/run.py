@@ -221,7 +221,7 @@ class ModelWatch:
     async def _restart(self, changed: Path, names: Collection[str]) -> None:
         """Stop the components with these names in order, and then start them together.
 
-        ``changed`` is the changed file. The reason that the user sees contains its name.
+        ``changed`` is the changed file. The user sees its name as the reason for the restart.
         """
         restarted = [
             process

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class FileWatch:
-    """Compares a file, or the files in a directory, with their state at the previous call.
+    """Finds a change of a file, or of the files in a directory, since the previous search.
 
     Files and directories whose names begin with a dot, and the directories `__pycache__`, are
     ignored: editors and Python write there.

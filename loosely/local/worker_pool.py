@@ -204,7 +204,10 @@ class WorkerPool:
         forwarding.cancel()
 
     async def halt(self, reason: str) -> None:
-        """Stop the processes of all current workers. The pool may add workers before `resume`."""
+        """Stop all current workers until `resume` is called. The pool may still start new workers.
+
+        ``reason`` is shown to the user.
+        """
         await asyncio.gather(*(worker.manager.halt(reason) for worker in self._active))
 
     def resume(self) -> None:

@@ -129,9 +129,10 @@ class Browser:
         return self.driver.execute_script(script, *arguments)
 
     def omit_members(self, *names: str) -> None:
-        """Remove members of all JSON responses from now on, as if an older gateway answered.
+        """Hide members of all later JSON responses from the page, as if an older gateway responded.
 
-        The members are removed from the response's object, and from the objects in its lists.
+        `names` are the names of the members. They are removed from the JSON object of a response,
+        and from the objects in the lists of this object.
         """
         script = (
             "{ const read = Response.prototype.json;"
@@ -194,7 +195,7 @@ class Browser:
 
     @property
     def violations(self) -> list[str]:
-        """All messages about the Content-Security-Policy, Trusted Types included."""
+        """All messages about violations of the Content-Security-Policy, including Trusted Types."""
         words = ("Content Security Policy", "Trusted")
         return [message for message in self.messages if any(word in message for word in words)]
 

@@ -13,7 +13,11 @@ from tests.e2e.system import System, running
 
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    """Run one Chromium. Skip the tests if it is not installed, but fail if the variable CI is 1."""
+    """Run one Chromium for all browser tests.
+
+    If Chromium is not installed, the tests are skipped. In CI (the environment variable CI is 1),
+    they fail instead.
+    """
     if missing := missing_programs():
         reason = f"not installed: {', '.join(missing)} (Debian: chromium, chromium-driver)"
         if os.environ.get("CI") == "1":

@@ -8,7 +8,7 @@ from worker.models import Input
 
 
 class Infer:
-    """A model that returns the sizes of two pictures, and its input `note`."""
+    """A model that returns the sizes of its two input pictures, and its named input `note`."""
 
     def __call__(
         self, image: Image, *, other: Image, note: Annotated[Any, Input("json")] = None

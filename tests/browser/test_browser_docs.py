@@ -1,7 +1,7 @@
 """Test the front page and /docs in a real browser.
 
-The tests check accessibility, the forms of /docs, the use of the API key, and that the pages cannot
-send requests to other hosts.
+The tests check the accessibility of the pages, the forms of /docs, the use of the API key, and the
+protection against requests to other hosts.
 """
 
 import json

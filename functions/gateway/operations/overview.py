@@ -360,8 +360,8 @@ class Operations:
         """Record how many messages wait in each model's queues. `series` shows these numbers.
 
         `oldest` contains, for each queue that could be read, the time at which the oldest message
-        was enqueued; None for an empty queue. If all queues of a model are empty, 0 is recorded,
-        and the messages are not counted.
+        was enqueued; None for an empty queue. If all queues of a model are empty, 0 is recorded
+        without a request to Service Bus.
         """
         now = self._clock()
         self._oldest |= {queue: (now, enqueued_at) for queue, enqueued_at in oldest.items()}
@@ -637,9 +637,10 @@ def _model_series(minutes: list[ModelSum | None]) -> OpsModelSeries:
 
 
 def _fill_zeros(counts: list[int | None]) -> list[int | None]:
-    """Replace each None that follows a 0 with 0, and return the counts.
+    """Return a new list in which each series of None after a 0 is replaced by zeros.
 
-    While a queue stays empty, its count is not recorded, so these counts are None.
+    While a queue stays empty, only its first count is recorded, as 0. The counts of the following
+    minutes are None until the queue contains a message.
     """
     filled: list[int | None] = []
     for count in counts:

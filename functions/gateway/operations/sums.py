@@ -183,9 +183,9 @@ def add_sums(target: Sums, more: Sums) -> None:
 def quantile(histogram: Histogram, share: float) -> float | None:
     """Return a quantile of the counted durations, in seconds; None if no duration was counted.
 
-    `share` is a number from 0 to 1, for example 0.95 for the 95th percentile. The value is
-    interpolated within its bucket, so it may differ from the true value by up to a fifth. If the
-    quantile is greater than the last bound of the buckets, this bound is returned.
+    `share` is a number from 0 to 1, for example 0.95 for the 95th percentile. The result is an
+    estimate, because only the number of durations in each bucket of the histogram is known. If the
+    quantile is greater than the upper bound of the last bucket, this bound is returned.
     """
     count = histogram.counts.total()
     if not count:

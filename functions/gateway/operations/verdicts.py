@@ -41,7 +41,7 @@ FAILED_SHARE: Final = 0.5
 
 
 class Severity(StrEnum):
-    """How urgent the state that a verdict describes is. The most urgent member is the first."""
+    """The urgency of the state that a verdict describes. The first member is the most urgent."""
 
     CRITICAL = "critical"
     WARNING = "warning"
@@ -119,8 +119,8 @@ class QueueFigures:
             no message, or if the time is unknown.
         in_per_minute: How many jobs were accepted per minute.
         out_per_minute: How many jobs ended per minute.
-        ended_count: How many jobs ended in the last QUANTILE_MINUTES (see `overview`).
-        failed_count: How many of these jobs failed or expired.
+        ended_count: How many jobs ended in the last 15 minutes.
+        failed_count: How many of the jobs in `ended_count` failed or expired.
         answered_seconds: How many seconds ago a worker of the model called this gateway; None if no
             worker has called.
     """
@@ -163,7 +163,7 @@ def find_reason(
 def _reason_of_workers(
     model: str, alive: Sequence[tuple[SeenWorker, ModelHeartbeat]], now: datetime
 ) -> WaitReason:
-    """Return why jobs wait although these workers serve the model.
+    """Return why jobs wait although the workers in `alive` serve the model.
 
     Each item of `alive` is a pair of a worker and what its heartbeat says about the model.
     """

@@ -5,8 +5,9 @@ failed. Messages that wait while a batch is being sent are sent together as the 
 
 The client counts messages with the management API. In Azure, this requires the access right Manage
 on the queues, or the role Azure Service Bus Data Owner. An emulator serves the management API over
-plain http on a separate port, but version 7.15.0 of the SDK always uses https. Therefore the
-setting SERVICE_BUS_ADMIN_URL contains the URL of an emulator's management API.
+plain http on a separate port. The setting SERVICE_BUS_ADMIN_URL contains the URL of this API. For
+such a URL, the client replaces the SDK's transport, because version 7.15.0 of the SDK always uses
+https.
 """
 
 import asyncio
@@ -62,8 +63,8 @@ _log = logging.getLogger(__name__)
 class MessageCounts:
     """The numbers of messages in a queue, as its management API reports them.
 
-    `active` includes locked messages. `dead` is the number of messages in the dead-letter queue.
-    The gateway's trigger soon removes these messages.
+    `active` includes locked messages. `dead` is the number of messages in the dead-letter queue. It
+    is usually 0, because the gateway soon removes these messages from that queue.
     """
 
     active: int
@@ -160,7 +161,7 @@ class ServiceBusQueues:
     async def oldest(self, queue: str) -> datetime | None:
         """Return when the queue's oldest message was enqueued; None if the queue is empty.
 
-        The link is closed after each call, because this method is called only once a minute.
+        Each call opens and closes an AMQP link, because this method is called only once a minute.
         """
         receiver = self._connected().get_queue_receiver(queue)
         try:
@@ -462,7 +463,7 @@ async def log_oldest(
 ) -> dict[str, datetime | None]:
     """Log the age in seconds of the oldest message in each queue that is not empty.
 
-    Alerts in infra/modules/alerts.bicep parse this log line. Returns the time at which the oldest
+    Alerts in infra/modules/alerts.bicep parse these log lines. Returns the time at which the oldest
     message of each queue was enqueued; None for an empty queue. A queue that cannot be read is
     not in the result.
     """

@@ -20,8 +20,9 @@ number of later jobs that this process has accepted. Later jobs that other insta
 are not subtracted. Therefore a position can be too high, but never too low.
 
 The messages in a queue are counted at most once a second, by one process for all processes of the
-app. `SharedCounts` describes how. If a value is unknown, the estimate is None, and the request does
-not fail. The submission of a job may start a count, but never waits for its result.
+app. This process writes the count into a blob, which the other processes read. If a value is
+unknown, the estimate is None, and the request does not fail. The submission of a job may start a
+count, but never waits for its result.
 """
 
 import asyncio
@@ -70,9 +71,9 @@ class ReplySample:
 class Throughput:
     """The throughput of a model, computed from the replies that this process has received.
 
-    Each reply adds the time for which its job kept a worker busy to `busy_seconds`, and the job's
-    share of the device's time to `device_seconds`. Both are weighted sums, in which older replies
-    have less weight. `weight` is the sum of the weights.
+    `busy_seconds` is the sum of the seconds for which the job of each reply kept a worker busy.
+    `device_seconds` is the sum of each job's share of the seconds for which its batch ran on the
+    device. In both sums, older replies have less weight. `weight` is the sum of the weights.
     """
 
     weight: float = 0.0
@@ -134,7 +135,7 @@ They show whether the workers cannot load the model.
 
 
 class QueuePhase(StrEnum):
-    """What a queued job waits for: the jobs before it, the start of a worker, or a repair.
+    """What a queued job waits for: earlier jobs, the start of a worker, or a repair of the model.
 
     In the phase MODEL_BROKEN, no worker can load the model.
     """
@@ -239,9 +240,10 @@ def is_cold_starting(
 def retry_after_seconds(position: QueuePosition, unknown_seconds: int, longest_seconds: int) -> int:
     """Return the Retry-After in seconds for a job with this position.
 
-    The value is the estimated wait, rounded up, but at most `longest_seconds`. If the wait is
-    unknown, the value is `unknown_seconds`. If the wait is unknown because no worker runs or can
-    load the model, the value is at least QUIET_SECONDS, but at most `longest_seconds`.
+    If the wait is known, the value is the estimated wait, rounded up, but at most
+    `longest_seconds`. If the wait is unknown, the value is `unknown_seconds`. There is one
+    exception: if the wait is unknown because no worker runs or no worker can load the model, the
+    value is at least QUIET_SECONDS, but at most `longest_seconds`.
     """
     if position.eta_seconds is not None:
         return min(longest_seconds, max(1, math.ceil(position.eta_seconds)))
@@ -337,8 +339,8 @@ class SharedCounts:
     There is no lease, so a process may die at any point. The process that has counted last counts
     again after FRESH_SECONDS. Each other process uses the count for a random time between one and
     two times FRESH_SECONDS. So normally the same process continues to count. If this process
-    dies, the next process that finds the count too old counts. Rarely, several processes find
-    this at the same time, and each of them counts.
+    dies, another process finds that the last count is too old, and counts instead. Rarely, several
+    processes find this at the same time, and each of them counts.
 
     To find the age of a count, a process compares its own clock with the clock of the process that
     counted. If these clocks differ by more than FRESH_SECONDS, the processes do not use each
@@ -346,7 +348,7 @@ class SharedCounts:
 
     A write costs more than a count. So a process that has seen no count by another process for
     ALONE_AFTER_SECONDS writes only one count in ALONE_WRITE_SECONDS. If another process exists, it
-    sees this count and writes its own count. After that, both processes write each count.
+    sees this count and begins to write its own counts. After that, both processes write each count.
 
     If the blob storage fails, each process counts for itself.
     """
@@ -378,7 +380,7 @@ class SharedCounts:
         self._written_at: dict[str, float] = {}
 
     def is_own(self, count: SharedCount) -> bool:
-        """Return whether this process has made this count, and not another process."""
+        """Return whether this process, not another process, has counted these messages."""
         return count.process == self._process
 
     def fresh_seconds(self, count: SharedCount) -> float:
@@ -552,7 +554,10 @@ class QueueStatistics:
         return self._sample
 
     def _replies_until(self, at_seconds: float) -> int:
-        """Return how many replies this process had received until the recent time `at_seconds`."""
+        """Return how many replies this process had received by the time `at_seconds`.
+
+        The time must be recent, because only the times of the latest replies are stored.
+        """
         later = 0
         for received_at in reversed(self._reply_times):
             if received_at <= at_seconds:
@@ -674,7 +679,7 @@ class WaitEstimates:
         return ModelWait(_sum_if_known(lengths), wait)
 
     async def count(self, model: ModelEntry) -> dict[Priority, MessageCounts | None]:
-        """Return the numbers of messages in each queue of the model; None for an unknown queue."""
+        """Return the numbers of messages in each of the model's queues; None if unknown."""
         queues = self._of(model.name).queues
         counts = await asyncio.gather(
             *(queue.counts(queue_of(model, priority)) for priority, queue in queues.items())

@@ -129,7 +129,7 @@ class PayloadContainer:
         self._is_there = True
 
     async def signing_key(self, expires_at: datetime) -> dict[str, Any]:
-        """Return the key that signs a SAS, as a keyword argument for the SDK's functions.
+        """Return a dict with one argument for the SDK's functions: the key that signs a SAS.
 
         The key is the account key if the connection string contains an account key. Otherwise the
         storage issues a user delegation key, which is valid at least until `expires_at`. Raises

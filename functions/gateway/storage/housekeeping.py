@@ -1,7 +1,7 @@
-"""Delete data whose retention has ended: histories of orchestrations, and blobs.
+"""Delete histories of orchestrations, and blobs, when their retention has ended.
 
-These are the blobs of idempotency keys, uploads, jobs, dead letters, workers, queue lengths and
-minute sums. In Azure, lifecycle rules of the storage account later delete the blobs that this
+The deleted blobs are those of idempotency keys, uploads, jobs, dead letters, workers, queue lengths
+and minute sums. In Azure, lifecycle rules of the storage account later delete the blobs that this
 module has missed.
 """
 
@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 
 async def purge(durable: Durable, services: Services) -> int:
-    """Delete expired idempotency keys and uploads, and histories after their retention.
+    """Delete expired idempotency keys, expired uploads, and histories whose retention has ended.
 
     Durable Functions can select histories only by their creation time. Therefore the retention of
     histories includes the longest deadline of a job. Returns the number of deleted histories.
@@ -55,11 +55,11 @@ async def purge(durable: Durable, services: Services) -> int:
 
 
 async def delete_old_blobs(services: Services) -> int:
-    """Delete blobs after their retention; return the number of deleted blobs.
+    """Delete blobs whose retention has ended; return the number of deleted blobs.
 
-    These are the blobs of dead letters, payloads, jobs, workers, queue lengths and minute sums (the
-    counts of jobs in each minute). One call deletes only a limited number of blobs. Raises
-    Unavailable if the blob storage fails.
+    The deleted blobs are those of dead letters, payloads, jobs, workers, queue lengths and minute
+    sums (the counts of jobs in each minute). One call deletes only a limited number of blobs.
+    Raises Unavailable if the blob storage fails.
     """
     blobs, now = services.blobs, services.clock()
     letters_before = now - timedelta(hours=services.settings.retention_hours)

@@ -25,7 +25,7 @@ _ID: Final = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-
 
 
 def new_upload(now: datetime) -> str:
-    """Return the id of a new upload, a UUIDv7."""
+    """Return the id of a new upload. The id is a UUIDv7."""
     # RFC 9562 section 5.7: 48 bits of milliseconds since 1970, version, variant, random bits.
     made_at_ms = int(now.timestamp() * 1000)
     random_bits = secrets.randbits(12) << 64 | secrets.randbits(62)

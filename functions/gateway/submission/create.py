@@ -13,8 +13,8 @@ the process dies after the message was sent, a worker still runs the job, and th
 recorded. If the caller repeats the request with the same Idempotency-Key, the job id is the same,
 so the request finds this outcome.
 
-If Service Bus does not respond, the gateway still accepts the job: the job's ticket contains the
-whole request, and the orchestration sends the message later.
+If Service Bus does not respond, the gateway still accepts the job: the input of the orchestration
+contains the whole request, and the orchestration sends the message later.
 """
 
 import asyncio
@@ -248,8 +248,10 @@ class JobCreator:
     ) -> Record:
         """Send and start a job, and wait until the job ends.
 
-        `is_only_start` is true if no other request can start this job. Only then may the ticket be
-        the only record of the job's outcome, because a second start would replace the ticket.
+        `is_only_start` is true if no other request can start this job. If a job ends before its
+        orchestration starts, its outcome may be recorded only in the orchestration's input. A
+        second start would replace this input, so the outcome is recorded there only if
+        `is_only_start` is true.
 
         Returns the final record, or the initial record if the job does not end within
         `wait_seconds`. Raises Unavailable if the start of the job may have failed. After the start,
@@ -286,8 +288,8 @@ class JobCreator:
         """Send the job's message, and return the job and the time at which it was sent.
 
         If the message cannot be sent now, the time is None, and the orchestration sends the message
-        later. In this case the ticket must contain the whole request, so large inputs are stored in
-        blobs. Raises Unavailable if an input cannot be stored.
+        later. In this case the input of the orchestration must contain the whole request, so large
+        inputs of the job are stored in blobs. Raises Unavailable if an input cannot be stored.
         """
         model = job.request.model
         ends_at = self.send_later_until.get(model)
@@ -329,7 +331,7 @@ class JobCreator:
         """Store an input in a blob if the input is larger than `left_bytes`.
 
         `name` is the name of the named input; None for the first input. Returns two values: the
-        input or the reference to its blob, and how many bytes the inputs that follow may have.
+        input or the reference to its blob, and the number of bytes that remain for later inputs.
         """
         match payload:
             case InlineBytes(media_type, data):
@@ -408,11 +410,11 @@ class JobCreator:
     async def _store_inputs(
         self, new_job: NewJob, job_id: str
     ) -> tuple[InputPayload, dict[str, InputPayload]]:
-        """Store large inputs of the job in blobs, and return all inputs as the request needs them.
+        """Store large inputs of the job in blobs, and return the inputs for the job's request.
 
         The first value is the first input, and the second value contains the named inputs. A large
-        input is returned as a reference to its blob, and a small input as its content. The total
-        size of these contents is at most `inline_limit_bytes`.
+        input is returned as a reference to its blob, a small input as its content, and an input by
+        URL as its URL. The total size of the contents is at most `inline_limit_bytes`.
         """
         payloads: dict[str | None, InputPayload] = {}
         left_bytes = self.settings.inline_limit_bytes

@@ -1,7 +1,7 @@
 """Read a form (`multipart/form-data`, RFC 7578) whose body is complete.
 
-The delimiters are found by `bytes.find`, and the number of parts is limited. Therefore the time is
-at most proportional to the size of the body, whatever the body contains.
+The delimiters are found by `bytes.find`, and the number of parts is limited. Therefore the time to
+read a form is at most proportional to the size of the body, even if the body is malicious.
 """
 
 import re

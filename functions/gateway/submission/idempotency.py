@@ -11,7 +11,8 @@ A job must not be started twice. Durable Functions refuses to start an instance 
 replaces an instance that has ended. Therefore:
 
 - A request starts the job only if it has just written the claim, and only within FRESH_SECONDS.
-- The orchestration of such a job never starts with the outcome, see `JobCreator.start_and_wait`.
+- The outcome of such a job is recorded in a blob, not in the input of the job's orchestration,
+  because a second start of the orchestration would replace the input.
 - If a request finds a claim whose job has no instance, the request waits WATCH_SECONDS for the
   instance. This time is much longer than FRESH_SECONDS. If the instance does not appear, the
   request that wrote the claim has died or was too slow. The waiting request then writes the claim

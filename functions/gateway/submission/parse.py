@@ -270,7 +270,7 @@ def naming_input(name: str | None) -> Iterator[None]:
 
 
 def refuse_unknown_inputs(model: ModelEntry, names: Collection[str]) -> None:
-    """Raise the problem `invalid-input` if the model has no named input with one of these names."""
+    """Raise the problem `invalid-input` if any of the names is not a named input of the model."""
     for name in names:
         if name not in model.inputs:
             shown = name[:100]

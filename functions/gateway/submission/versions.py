@@ -25,8 +25,8 @@ class VersionChooser:
         """Return the version of a model for a new job.
 
         The percentages in the catalogue and the job's id select a version. If no worker is ready
-        for this version, the model's fallback version is returned instead, if the catalogue names
-        one. If the heartbeats cannot be read, the fallback version is not used.
+        for this version, and the catalogue names a fallback version, the fallback version is
+        returned instead. If the heartbeats cannot be read, the fallback version is not used.
         """
         versions = self._catalogue.versions(model)
         chosen = versions[choose_version(model.versions, job_id)]

@@ -75,7 +75,8 @@ class WebhookActivities:
     async def deliver_job(self, job_id: str, durable: Durable) -> str:
         """Make one attempt to post an ended job to its webhook.
 
-        Returns the JSON text of the object that `attempt_outcome` creates for this attempt.
+        Returns a JSON object as text. It contains the time, the HTTP status or the error code of
+        this attempt, the new state of the delivery, and the Retry-After of the receiver.
         """
         instance = await durable.status(job_id)
         found = await self.jobs.record_of(job_id, instance) if instance else None
@@ -95,8 +96,9 @@ class WebhookActivities:
     async def deliver_reply(self, text: str) -> str:
         """Make one attempt to post a reply to a producer's webhook.
 
-        `text` is a WebhookReply as JSON. Returns the JSON text of the object that `attempt_outcome`
-        creates for this attempt.
+        `text` is a WebhookReply as JSON. Returns a JSON object as text. It contains the time, the
+        HTTP status or the error code of this attempt, the new state of the delivery, and the
+        Retry-After of the receiver.
         """
         reply = WebhookReply(**json.loads(text))
         return await self._post(

@@ -182,8 +182,9 @@ def _deliver(
 ) -> Generator[Any, Any, dict[str, Any]]:
     """Call the activity that makes one attempt to post the webhook, and return the outcome.
 
-    `given` is the orchestration's input. The outcome is the JSON object that `attempt_outcome`
-    creates for the attempt. An error in the activity counts as a failed attempt.
+    `given` is the orchestration's input. The outcome is a JSON object with the time, the HTTP
+    status or the error code of the attempt, the new state of the delivery, and the Retry-After of
+    the receiver. An error in the activity counts as a failed attempt.
     """
     if "told" in given:
         delivering = context.call_activity(ACTIVITY_DELIVER_REPLY, json.dumps(given["told"]))

@@ -45,17 +45,18 @@ class WebhookSender(Protocol):
     ) -> WebhookResponse:
         """Send one POST request without following redirects; return the receiver's response.
 
-        `share` names the group of DNS look-ups to which the look-up of the host name counts:
-        PRODUCERS, or the name that `tenant_share` returns for a tenant. Each group has its own
-        limit. Raises WebhookUndelivered if the URL is forbidden, if too many look-ups are running,
-        or if no response arrives.
+        `share` is the name of the group of DNS look-ups that includes the look-up of the host name:
+        PRODUCERS, or the name that `tenant_share` returns for a tenant. The number of look-ups that
+        run at the same time is limited for each group. Raises WebhookUndelivered if the URL is
+        forbidden, if too many look-ups are running, or if no response arrives.
         """
 
 
 def tenant_share(tenant: str) -> str:
-    """Return the name of the group of DNS look-ups to which this tenant's look-ups count.
+    """Return the name of the group of DNS look-ups for one tenant.
 
-    Each group, called a share, has its own limit.
+    A group is called a share. The number of look-ups that run at the same time is limited for each
+    group.
     """
     return f"tenant {tenant}"
 
@@ -73,8 +74,9 @@ async def resolve_url(
         guard: Checks the URL and its addresses.
         resolver: Looks up the host name.
         url: The URL.
-        share: The name of the group of look-ups to which this look-up counts: PRODUCERS, or the
-            name that `tenant_share` returns for a tenant. Each group has its own limit.
+        share: The name of the group of look-ups that includes this look-up: PRODUCERS, or the name
+            that `tenant_share` returns for a tenant. The number of look-ups that run at the same
+            time is limited for each group.
         seconds: How long to wait for the look-up, in seconds.
 
     Raises:
@@ -104,7 +106,8 @@ class HttpWebhookSender:
     ) -> WebhookResponse:
         """Send one POST request without following redirects; return the receiver's response.
 
-        `share` names the group of DNS look-ups to which the look-up of the host name counts. Raises
+        `share` is the name of the group of DNS look-ups that includes the look-up of the host name.
+        The number of look-ups that run at the same time is limited for each group. Raises
         WebhookUndelivered if the URL is forbidden, if too many look-ups are running, or if no
         response arrives.
         """
