@@ -1,7 +1,8 @@
 """Run processes with a small file system of their own, so that a test can simulate a full disk.
 
-The file system is a tmpfs in a mount namespace of the processes. When it is full, each write fails
-with ENOSPC. A user namespace permits this without root.
+The file system is a tmpfs in a mount namespace of the processes. When the tmpfs is full, each write
+fails with ENOSPC. The processes are also in a user namespace, so that no root rights are needed to
+mount the tmpfs.
 """
 
 import errno

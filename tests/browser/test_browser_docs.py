@@ -27,9 +27,9 @@ def open_route(browser: Browser, route: str) -> None:
 
 
 def try_route(browser: Browser, route: str) -> None:
-    """Send a request with the buttons in the visible details of a route.
+    """Click the buttons "Try it out" and "Execute" of a route whose details are already open.
 
-    `route` is a CSS selector.
+    `route` is the CSS selector of the route.
     """
     browser.find(f"{route} .try-out__btn").click()
     browser.find(f"{route} .execute").click()

@@ -1,4 +1,4 @@
-"""Test the playground in a real browser: inputs, jobs, drawings, problems, and requests as code."""
+"""Test the playground in a real browser: inputs, jobs, drawings, errors, and code to copy."""
 
 import hashlib
 import json
@@ -104,7 +104,7 @@ CATALOGUE = "".join(
 
 @pytest.fixture(scope="module")
 def system(chromium: Chrome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """Run a system with the shipped models, and with models that return other kinds of results."""
+    """Run a system with the shipped models, and with test models for further kinds of results."""
     folder = tmp_path_factory.mktemp("play")
     catalogue = folder / "models.toml"
     catalogue.write_text(CATALOGUE, "utf-8")
@@ -217,7 +217,7 @@ def is_near(found: list[int], expected: list[int], tolerance: int = 6) -> bool:
 
 
 def swatch(browser: Browser, row: int) -> list[int]:
-    """Return the red, green and blue values of the colour in a row of the result's table."""
+    """Return the red, green and blue values of the colour sample in row `row` of the result."""
     colour = browser.find_all("#result .swatch")[row].value_of_css_property("background-color")
     return [int(part) for part in colour.partition("(")[2].rstrip(")").split(",")[:3]]
 

@@ -92,7 +92,10 @@ def test_a_request_for_a_job_of_another_tenant_gets_the_response_for_an_unknown_
 
 
 def expected_refusal(name: str, path: str) -> int:
-    """Return the expected status if the caller `name` requests another tenant's job at `path`."""
+    """Return the HTTP status to expect if the caller `name` requests another tenant's job.
+
+    `path` is the path of the request.
+    """
     if path.endswith(("/reply", "/progress")):
         return 401
     return 403 if path.startswith("/v1/admin/") and name == "bolt" else 404

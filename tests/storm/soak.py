@@ -123,7 +123,7 @@ class Soak(Storm):
 
     @property
     def judged(self) -> list[StormJob]:
-        """The jobs of callers and of producers. The report checks how these jobs ended."""
+        """The jobs that the report checks: the jobs of callers and of producers."""
         return [*self.jobs, *self.producer_jobs]
 
     @property

@@ -15,7 +15,7 @@ TURN_SECONDS = 1.0
 def sharing(folder: Path) -> dict[str, str]:
     """Return settings for workers that share one simulated GPU of 8 GiB.
 
-    The workers coordinate their use of its memory by files in `folder`.
+    Through files in `folder`, the workers agree on which worker uses how much GPU memory.
     """
     return {
         "WORKER_DEVICE_MEMORY": "8GiB",
@@ -44,10 +44,10 @@ def waits(workers: list[Program]) -> list[float]:
 
 
 def turn_seconds(workers: list[Program]) -> float:
-    """Return the average number of seconds between two successive loads of models.
+    """Return the average time in seconds from one load of a model to the next load.
 
-    The workers' logs contain the times. The first load is not counted. The result is 0 if models
-    were loaded fewer than three times.
+    The times of the loads are read from the workers' logs. The first load is left out. The result
+    is 0 if the logs contain fewer than three loads.
     """
     found = re.findall(
         r"^(\S+ \S+) .* (?:three|six): the model was loaded in", _logs(workers), re.MULTILINE
