@@ -36,7 +36,10 @@ def try_route(browser: Browser, route: str) -> None:
 
 
 def sent_to(browser: Browser, path: str) -> SentRequest:
-    """Return the only request of the page whose URL ends with `path`."""
+    """Return the request that the page has sent to a URL that ends with `path`.
+
+    The page must have sent exactly one request to such a URL.
+    """
     (found,) = (request for request in browser.requests if request.url.endswith(path))
     return found
 

@@ -115,7 +115,7 @@ def system(chromium: Chrome, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def open_model(browser: Browser, name: str) -> None:
-    """Open the playground, and wait until it shows the facts about a model."""
+    """Open the playground for the model `name`, and wait until it shows the model's facts."""
     browser.open(f"/play#{name}")
     browser.find(f".model[data-name='{name}'] .model-facts")
 
@@ -142,7 +142,7 @@ def choose_file(browser: Browser, path: Path, prefix: str = "") -> None:
 
 
 def drop_file(browser: Browser, path: Path, prefix: str = "") -> None:
-    """Drag a file from another program over the page, and drop it on an input.
+    """Drag a file over the page, as from a file manager, and drop the file on an input.
 
     For a named input, `prefix` is the beginning of the ids of its HTML elements.
     """

@@ -76,8 +76,8 @@ class SmallJobWaits:
 def calling(system: System, jobs: int = 0) -> Iterator[SmallJobWaits]:
     """Submit small jobs one after another, from a thread, during the `with` block.
 
-    Yield the waits, which grow with each job. If fewer than `jobs` jobs were submitted when the
-    block ends, submit the rest then.
+    Yield the waits, to which each job adds an item. If fewer than `jobs` jobs were submitted when
+    the block ends, submit the missing jobs then.
     """
     waits, has_ended = SmallJobWaits(), threading.Event()
 

@@ -63,7 +63,7 @@ def environment(programs: Path) -> dict[str, str]:
 
 
 def run(programs: Path, folder: Path, command: str) -> subprocess.CompletedProcess[str]:
-    """Run a shell command in `folder`, with the environment's folder `programs` on PATH."""
+    """Run a shell command in `folder`. `programs` is the first folder on PATH."""
     return subprocess.run(
         ["sh", "-e", "-c", command],
         cwd=folder,

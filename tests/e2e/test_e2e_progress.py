@@ -42,7 +42,7 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 class SlowJob:
-    """A job of the model `slow`, each step of which begins only when the test calls `step`.
+    """A job of the model `slow`. A step of the job is finished only when the test calls `step`.
 
     `statuses` contains all statuses of the job that the test has seen so far.
     """

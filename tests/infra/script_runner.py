@@ -102,9 +102,9 @@ class ScriptRunner:
         (self.bin / "state.json").write_text(json.dumps(state), encoding="utf-8")
 
     def calls(self, *words: str) -> list[list[str]]:
-        """Return all calls of fake programs whose command line begins with `words`.
+        """Return all recorded calls that begin with `words`.
 
-        A call is a list: the name of the program, and its arguments.
+        A call is a list: the name of the fake program, and its arguments.
         """
         return [each for each in fake_cloud.calls(self.bin) if each[: len(words)] == list(words)]
 

@@ -29,7 +29,10 @@ _MIN_OBSERVED_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Slope:
-    """How fast the memory (in bytes) or the number of open files grows, with a standard error."""
+    """The growth per minute of the memory (in bytes) or of the open files, and its inaccuracy.
+
+    `error_per_minute` is the standard error of the growth.
+    """
 
     per_minute: float
     error_per_minute: float

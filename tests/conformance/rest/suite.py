@@ -37,7 +37,7 @@ def classify(url: str, name: str, folder: Path) -> str | None:
     """Install the third-party client `name`, and run the script that tests the client.
 
     The script classifies a picture of a cat, and compares this picture with itself. Return None if
-    the script succeeds and each first label names a cat, otherwise an error text.
+    the script succeeds and the first label of each result names a cat, otherwise an error text.
     """
     python = environment(folder / name, CLIENTS[name])
     script = Path(__file__).with_name(f"{name}_client.py")

@@ -310,8 +310,8 @@ def test_a_heartbeat_is_smaller_than_1_kib_and_job_counts_are_smaller_than_32_ki
 ) -> None:
     """Check the size of a heartbeat, and the size of the counts of jobs in a busy hour.
 
-    Print both sizes, and how often a minute a worker writes its heartbeat and a gateway process its
-    counts.
+    Print both sizes, and how many times a minute a worker writes its heartbeat and a gateway
+    process writes its counts.
     """
     clock = ManualClock()
     counters = JobCounters(clock)
