@@ -21,7 +21,7 @@ _SCRIPT = 'mount -t tmpfs -o size="$0" tmpfs "$1" && shift && exec "$@"'
 
 
 def small_disk(folder: Path, size: str) -> tuple[str, ...]:
-    """Return the words to put before a command, so that it runs with a small disk at `folder`.
+    """Return a command prefix. A command with this prefix runs with a small disk at `folder`.
 
     `size` is the size of the disk, for example `24m`. The test is skipped if this machine does not
     permit mount namespaces.

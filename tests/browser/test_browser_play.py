@@ -133,9 +133,9 @@ def choose(browser: Browser, group: str, value: str) -> None:
 
 
 def choose_file(browser: Browser, path: Path, prefix: str = "") -> None:
-    """Choose a file as an input, and wait for its preview.
+    """Choose a file as an input, and wait for the preview of the file.
 
-    For a named input, `prefix` is the beginning of the ids of its HTML elements.
+    The HTML elements of a named input have ids that begin with `prefix`.
     """
     browser.run(f"return document.querySelector('#{prefix}file')").send_keys(str(path))
     browser.wait_for_text(f"#{prefix}preview .file", path.name.partition(".")[0])
@@ -144,7 +144,7 @@ def choose_file(browser: Browser, path: Path, prefix: str = "") -> None:
 def drop_file(browser: Browser, path: Path, prefix: str = "") -> None:
     """Drag a file over the page, as from a file manager, and drop the file on an input.
 
-    For a named input, `prefix` is the beginning of the ids of its HTML elements.
+    The HTML elements of a named input have ids that begin with `prefix`.
     """
     place = browser.find(f"#{prefix}drop")
     browser.run("arguments[0].scrollIntoView({block: 'center'})", place)

@@ -58,7 +58,7 @@ def job_routes(system: System) -> list[tuple[str, str]]:
 def visible_response(
     system: System, name: str, method: str, path: str, job_id: str
 ) -> tuple[Any, ...]:
-    """Send a request about a job with the API key of the caller `name`. Return the response.
+    """Send a request about a job as the caller `name`, and return the response.
 
     The response is a tuple of the status, the headers and the body. The job's id and values that
     change with each request, such as the date, are removed, so that responses can be compared.

@@ -459,7 +459,7 @@ def alert_queries_match_log_lines_and_routes(files: DeploymentFiles) -> None:
 
 
 def the_image_has_what_the_worker_needs(files: DeploymentFiles) -> None:
-    """Check that the worker's image contains the worker's code and the packages that it needs.
+    """Check that the worker's image contains the worker's code and its required packages.
 
     The packages are those of the worker's extras in pyproject.toml.
     """

@@ -1,7 +1,7 @@
 """Record the path of a job: which of our modules run, in the order in which they are entered.
 
-`./dev path` prints the path. The reading tour in DESIGN.md must name the same modules, which a test
-checks.
+`./dev path` prints the path. A test checks that the reading tour in DESIGN.md names the same
+modules.
 """
 
 import os

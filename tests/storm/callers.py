@@ -216,8 +216,8 @@ class StormCallers:
     async def _once(self, method: str, url: str, **request: Any) -> httpx.Response | None:
         """Send a request once, and return the response, or None if the request must be repeated.
 
-        It must be repeated if there is no response, or if the response has the status 429 or 5xx
-        and contains no job.
+        A request must be repeated if there is no response, or if the response has the status 429
+        or 5xx and contains no job.
         """
         try:
             response = await self._http.request(method, url, **request)

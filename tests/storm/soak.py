@@ -128,7 +128,7 @@ class Soak(Storm):
 
     @property
     def soak_jobs(self) -> list[SoakJob]:
-        """The jobs that callers have submitted to the gateway, without those of producers."""
+        """The jobs that callers have submitted to the gateway, without the jobs of producers."""
         return [job for job in self.jobs if isinstance(job, SoakJob)]
 
     def register(self, job: SoakJob) -> None:
@@ -162,7 +162,7 @@ class Soak(Storm):
 
 
 async def soak(rig: Rig, run: Soak) -> None:
-    """Run a soak: first a part without faults and attacks, then a part with both.
+    """Run a soak: first a calm part, then a part with faults and attacks.
 
     Then wait until all jobs have ended, and read each job again.
     """

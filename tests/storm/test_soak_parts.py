@@ -164,7 +164,7 @@ async def outside() -> Any:
 
 
 async def deliver(outside: Outside, body: bytes, secret: str = SECRET) -> None:
-    """Send a signed webhook to a receiver, and repeat it while the response is 503."""
+    """Send a signed webhook to the receiver `outside`. Repeat this until the status is not 503."""
     now = datetime.now(UTC)
     headers = {
         "webhook-id": "event",

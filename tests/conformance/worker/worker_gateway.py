@@ -54,7 +54,7 @@ class Gateway(http.server.ThreadingHTTPServer):
         return f"http://{self.host}/v1/jobs/{job_id}/reply?token=secret-token"
 
     def wait_for(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
-        """Wait until `condition` returns True. It is checked after each request to the server.
+        """Wait until `condition` returns True. It is called after each request to the server.
 
         Raises AssertionError if this takes longer than `seconds`.
         """

@@ -39,7 +39,7 @@ def send_interleaved(services: LocalServices, gateway: Gateway, count: int) -> d
 
 
 def waits(workers: list[Program]) -> list[float]:
-    """Return the length in seconds of each wait for GPU memory that the workers have logged."""
+    """Return how many seconds each wait for GPU memory took, according to the workers' logs."""
     return [float(found) for found in re.findall(r"waited ([0-9.]+) s for memory", _logs(workers))]
 
 
