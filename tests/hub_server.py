@@ -30,8 +30,8 @@ class FakeHub:
         token: The token that requests need, or None if the files are public.
         answer: A function that is called for each request to the fake Hub. It returns True if it
             has sent a response, and False if the fake Hub must send the usual response.
-        serve: A function with which the storage sends a file, for example only a part of the file.
-            If it is None, the storage sends the whole file.
+        serve: A function that answers each request to the storage, for example with only a part
+            of the file. If it is None, the storage sends the whole file.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)

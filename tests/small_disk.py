@@ -1,7 +1,8 @@
 """Run processes with a small file system of their own, so that a test can simulate a full disk.
 
-The file system is a tmpfs in a mount namespace of the processes. When it is full, each write fails
-with ENOSPC. A user namespace permits this without root.
+The file system is a tmpfs in a mount namespace of the processes. When the tmpfs is full, each write
+fails with ENOSPC. The processes are also in a user namespace, so that no root rights are needed to
+mount the tmpfs.
 """
 
 import errno
@@ -20,7 +21,7 @@ _SCRIPT = 'mount -t tmpfs -o size="$0" tmpfs "$1" && shift && exec "$@"'
 
 
 def small_disk(folder: Path, size: str) -> tuple[str, ...]:
-    """Return the words to put before a command, so that it runs with a small disk at `folder`.
+    """Return a command prefix. A command with this prefix runs with a small disk at `folder`.
 
     `size` is the size of the disk, for example `24m`. The test is skipped if this machine does not
     permit mount namespaces.

@@ -27,16 +27,19 @@ def open_route(browser: Browser, route: str) -> None:
 
 
 def try_route(browser: Browser, route: str) -> None:
-    """Send a request with the buttons in the visible details of a route.
+    """Click the buttons "Try it out" and "Execute" of a route whose details are already open.
 
-    `route` is a CSS selector.
+    `route` is the CSS selector of the route.
     """
     browser.find(f"{route} .try-out__btn").click()
     browser.find(f"{route} .execute").click()
 
 
 def sent_to(browser: Browser, path: str) -> SentRequest:
-    """Return the only request of the page whose URL ends with `path`."""
+    """Return the request that the page has sent to a URL that ends with `path`.
+
+    The page must have sent exactly one request to such a URL.
+    """
     (found,) = (request for request in browser.requests if request.url.endswith(path))
     return found
 

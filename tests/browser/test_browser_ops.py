@@ -155,7 +155,10 @@ def accept(system: System, name: str, label: str, model: str = "noop", data: str
 
 
 def final(system: System, name: str, job_id: str) -> dict[str, Any]:
-    """Wait until a job has ended, and return the job."""
+    """Wait until a job has ended, and return the job.
+
+    The job is read with the API key `KEYS[name]`.
+    """
 
     def ended() -> dict[str, Any] | None:
         job: dict[str, Any] = ask(system, name, f"/v1/jobs/{job_id}")

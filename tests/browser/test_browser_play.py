@@ -1,4 +1,4 @@
-"""Test the playground in a real browser: inputs, jobs, drawings, problems, and requests as code."""
+"""Test the playground in a real browser: inputs, jobs, drawings, errors, and code to copy."""
 
 import hashlib
 import json
@@ -104,7 +104,7 @@ CATALOGUE = "".join(
 
 @pytest.fixture(scope="module")
 def system(chromium: Chrome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """Run a system with the shipped models, and with models that return other kinds of results."""
+    """Run a system with the shipped models, and with test models for further kinds of results."""
     folder = tmp_path_factory.mktemp("play")
     catalogue = folder / "models.toml"
     catalogue.write_text(CATALOGUE, "utf-8")
@@ -115,7 +115,7 @@ def system(chromium: Chrome, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def open_model(browser: Browser, name: str) -> None:
-    """Open the playground, and wait until it shows the facts about a model."""
+    """Open the playground for the model `name`, and wait until it shows the model's facts."""
     browser.open(f"/play#{name}")
     browser.find(f".model[data-name='{name}'] .model-facts")
 
@@ -133,18 +133,18 @@ def choose(browser: Browser, group: str, value: str) -> None:
 
 
 def choose_file(browser: Browser, path: Path, prefix: str = "") -> None:
-    """Choose a file as an input, and wait for its preview.
+    """Choose a file as an input, and wait for the preview of the file.
 
-    For a named input, `prefix` is the beginning of the ids of its HTML elements.
+    The HTML elements of a named input have ids that begin with `prefix`.
     """
     browser.run(f"return document.querySelector('#{prefix}file')").send_keys(str(path))
     browser.wait_for_text(f"#{prefix}preview .file", path.name.partition(".")[0])
 
 
 def drop_file(browser: Browser, path: Path, prefix: str = "") -> None:
-    """Drag a file from another program over the page, and drop it on an input.
+    """Drag a file over the page, as from a file manager, and drop the file on an input.
 
-    For a named input, `prefix` is the beginning of the ids of its HTML elements.
+    The HTML elements of a named input have ids that begin with `prefix`.
     """
     place = browser.find(f"#{prefix}drop")
     browser.run("arguments[0].scrollIntoView({block: 'center'})", place)
@@ -217,7 +217,7 @@ def is_near(found: list[int], expected: list[int], tolerance: int = 6) -> bool:
 
 
 def swatch(browser: Browser, row: int) -> list[int]:
-    """Return the red, green and blue values of the colour in a row of the result's table."""
+    """Return the red, green and blue values of the colour sample in row `row` of the result."""
     colour = browser.find_all("#result .swatch")[row].value_of_css_property("background-color")
     return [int(part) for part in colour.partition("(")[2].rstrip(")").split(",")[:3]]
 

@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 
 def draw(browser: Browser, timeline: dict[str, Any]) -> None:
-    """Draw a timeline on the front page."""
+    """Open the front page, and draw a timeline there with the gateway's script timeline.js."""
     browser.open("/")
     failure = browser.driver.execute_async_script(
         "const [timeline, done] = arguments;"

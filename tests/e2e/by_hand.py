@@ -77,7 +77,7 @@ def put_request(system: System, queue: str, **changes: Any) -> str:
 
 
 class HttpTransport(RequestsTransport):  # type: ignore[misc]  # loaded lazily, so untyped
-    """A transport for the SDK's administration client that replaces https with http.
+    """Replaces https with http in the requests of the SDK's administration client.
 
     The administration client always uses https, which the emulator does not support.
     """
@@ -142,9 +142,10 @@ def send_reply(
 
 
 def make_reply(job_id: str, outcome: dict[str, Any], held_seconds: float = 0.01) -> dict[str, Any]:
-    """Return a worker's reply as a JSON object. It says that the job ran for `held_seconds`.
+    """Return a worker's reply as a JSON object.
 
-    `outcome` is the part of the reply that contains the result or the error.
+    The reply says that the job ran for `held_seconds`. `outcome` is the part of the reply that
+    contains the result or the error.
     """
     now = datetime.now(UTC)
     return {

@@ -1,4 +1,4 @@
-"""A model whose module ends the process with exit code 2 when it is imported.
+"""A module of a model. Its import ends the process with exit code 2.
 
 The worker itself exits with this code if its settings are wrong.
 """

@@ -1,4 +1,4 @@
-"""A model that multiplies an array by its parameter `times`, which is 2 by default."""
+"""A model that multiplies an array by the parameter `times`, which is 2 by default."""
 
 import io
 from collections.abc import Mapping

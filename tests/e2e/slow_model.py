@@ -13,7 +13,7 @@ class Infer:
 
     The input names a folder and a number of steps. The model creates the file `running` in the
     folder. Then it waits until the test creates the file `step-1` there, and reports its progress.
-    It repeats this with `step-2` and so on. The result is the number of steps.
+    The model repeats this with `step-2` and so on. The result is the number of steps.
     """
 
     accepts: ClassVar[Accepts] = "bytes"

@@ -52,7 +52,10 @@ def health(system: System, page: str) -> httpx.Response:
 
 
 def problems(system: System) -> dict[str, str]:
-    """Return an error code for each model that the worker does not serve because it is broken."""
+    """Return the error code of each model that is broken and so not served, by the model's name.
+
+    Return an empty dict if the worker does not respond.
+    """
     try:
         models: dict[str, dict[str, Any]] = health(system, "/ready").json()["models"]
     except httpx.TransportError:

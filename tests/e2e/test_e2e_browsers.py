@@ -97,7 +97,7 @@ def pages() -> Iterator[PageServer]:
 def system(tmp_path_factory: pytest.TempPathFactory, pages: PageServer) -> Iterator[System]:
     """Run a system whose gateway allows CORS requests from the origin of the server `pages`.
 
-    Its models do not need torch.
+    No model of the system needs torch.
     """
     folder = tmp_path_factory.mktemp("browsers")
     catalogue = folder / "models.toml"

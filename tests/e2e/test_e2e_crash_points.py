@@ -3,7 +3,7 @@
 With `--engine azure-storage`, the local host behaves as with the Azure Storage provider of Durable
 Functions:
 
-- After a call of the orchestrator, it sends the messages before it saves the history.
+- After a call of the orchestrator, the host sends the messages before it saves the history.
 - Messages that a killed host has received are delivered again after the visibility timeout.
 - An event for an orchestration without a history is discarded.
 
@@ -208,7 +208,7 @@ def test_a_cancelled_job_stays_cancelled_although_the_host_dies(tmp_path: Path, 
 
 
 def cancel(system: System, job_id: str) -> bool:
-    """Cancel a job. Return False if the gateway is unavailable."""
+    """Cancel a job. Return True if the gateway accepts this, and False if it is unavailable."""
     try:
         answer = system.http.delete(f"/v1/jobs/{job_id}")
     except httpx.TransportError:

@@ -81,9 +81,10 @@ def test_all_simultaneous_requests_with_the_same_idempotency_key_get_the_same_jo
 def test_each_idempotency_key_creates_only_one_job_although_the_host_is_killed(
     fragile: System, http: httpx.Client
 ) -> None:
-    """Kill the Functions host while a job runs and requests with a different key arrive.
+    """Kill the Functions host while requests with two idempotency keys wait for their jobs.
 
-    The requests for the running job have the idempotency key `old`, the later ones the key `new`.
+    The job of the key `old` is already running, and the requests with the key `new` have just been
+    sent.
     """
     old, new = str(uuid.uuid4()), str(uuid.uuid4())
     with ThreadPoolExecutor(2 * CALLERS) as callers:

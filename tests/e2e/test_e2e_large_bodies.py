@@ -63,9 +63,9 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 @dataclass
 class SmallJobWaits:
-    """What a caller of small jobs has observed.
+    """The waits of a caller that submits small jobs, and the HTTP statuses of its responses.
 
-    `seconds` is how long the caller waited for each job. `statuses` are the response statuses.
+    `seconds` contains the length of each wait for a job, in seconds.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -76,7 +76,8 @@ class SmallJobWaits:
 def calling(system: System, jobs: int = 0) -> Iterator[SmallJobWaits]:
     """Submit small jobs one after another, from a thread, during the `with` block.
 
-    At the end of the block, continue until at least `jobs` jobs were submitted.
+    Yield the waits, to which each job adds an item. If fewer than `jobs` jobs were submitted when
+    the block ends, submit the missing jobs then.
     """
     waits, has_ended = SmallJobWaits(), threading.Event()
 
@@ -99,7 +100,7 @@ def calling(system: System, jobs: int = 0) -> Iterator[SmallJobWaits]:
 
 @pytest.fixture(scope="module")
 def usual_seconds(busy: System) -> float:
-    """Return the longest wait for a small job, in seconds, without other requests."""
+    """Return the longest wait for a small job, in seconds, while nobody sends other requests."""
     with calling(busy, jobs=40) as waits:
         pass
     return max(waits.seconds)

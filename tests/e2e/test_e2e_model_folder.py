@@ -1,8 +1,8 @@
 """Test the commands for a model folder with an installed wheel of Loosely.
 
-The tests create a folder with `loosely new`, serve, change, test and package its model. Only the
-wheel is installed in a new environment. A .pth file adds all other packages from the environment
-that runs pytest, because an installation of torch takes minutes.
+The tests create a model folder with `loosely new`, and then serve, change, test and package the
+model in this folder. Only the wheel is installed in a new environment. A .pth file adds all other
+packages from the environment that runs pytest, because an installation of torch takes minutes.
 """
 
 import base64
@@ -63,7 +63,7 @@ def environment(programs: Path) -> dict[str, str]:
 
 
 def run(programs: Path, folder: Path, command: str) -> subprocess.CompletedProcess[str]:
-    """Run a shell command in `folder`, with the environment's folder `programs` on PATH."""
+    """Run a shell command in `folder`. `programs` is the first folder on PATH."""
     return subprocess.run(
         ["sh", "-e", "-c", command],
         cwd=folder,
@@ -169,8 +169,8 @@ def answer(curl: str, programs: Path, folder: Path, key: str) -> bool:
 def serving(programs: Path, folder: Path) -> Iterator[Path]:
     """Run `loosely up --watch` in `folder` during the `with` block.
 
-    The data directory is outside `folder`, so the other commands must find the system. Yield the
-    path of the file with the output of the command.
+    Yield the path of the file with the output of the command. The data directory is outside
+    `folder`. So other commands in `folder` work only if they can find out where this directory is.
     """
     output = folder.parent / "up.out"
     command = [str(programs / "loosely"), "up", "--watch", "--port", str(free_ports(5))]
@@ -232,8 +232,8 @@ def running_alone(
 ) -> Iterator[None]:
     """Run the packaged Function App, the packaged worker and the emulators in a `with` block.
 
-    `app` is the folder of the packaged Function App, `context` that of the packaged worker. The
-    emulators come from this repository. `folder` is the working directory.
+    `app` is the folder of the packaged Function App, and `context` is the folder of the packaged
+    worker. The emulators come from this repository. `folder` is the working directory.
     """
     source = {"PYTHONPATH": f"{ROOT / 'functions'}{os.pathsep}{ROOT}"}
     # The image has the contract in the same folder as the worker.

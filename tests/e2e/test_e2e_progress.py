@@ -42,7 +42,10 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 class SlowJob:
-    """A job of the slow model, whose steps the test controls, and all statuses seen so far."""
+    """A job of the model `slow`. A step of the job is finished only when the test calls `step`.
+
+    `statuses` contains all statuses of the job that the test has seen so far.
+    """
 
     def __init__(self, system: System, folder: Path, steps: int = 3, **query: Any) -> None:
         folder.mkdir()

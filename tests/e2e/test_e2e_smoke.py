@@ -230,7 +230,7 @@ def test_the_smoke_test_reports_each_claim_about_the_deployment_that_is_false(
 
 
 def documented_claims() -> set[str]:
-    """Return what the smoke test checks, according to the table in docs/fidelity.md."""
+    """Return the claims in docs/fidelity.md: what a deployment must do to pass the smoke test."""
     page = (ROOT / "docs" / "fidelity.md").read_text("utf-8")
     section = page.partition("## What the smoke test checks\n")[2].partition("\n## ")[0]
     rows = [line.split("|")[1].strip() for line in section.splitlines() if line.startswith("| ")]
@@ -359,8 +359,8 @@ def run_broken_gateway(answers: dict[str, tuple[int, dict[str, Any]]]) -> Iterat
 
     `answers` contains the status and the JSON body of the response to each faulty path. Requests
     to other paths get the responses of a working gateway. But the simulated gateway has no dead
-    letters, and the management API needs no key. The smoke test does not regard the host 127.0.0.2
-    as local, so it skips no check.
+    letters, and the management API needs no key. The host in the URL is 127.0.0.2. The smoke test
+    does not regard this host as local, so it skips no check.
     """
     worker = {"models": [{"name": "classifier"}], "devices": [{"name": "cpu"}]}
     every = {
@@ -421,8 +421,8 @@ def run_smoke_group(
 def run_faulty_gateway(statuses: list[str]) -> Iterator[str]:
     """Run a simulated gateway that accepts jobs but never runs them, and yield its URL.
 
-    Each GET request for a job returns the next status in `statuses`. After the last status, all
-    further requests return this status.
+    `statuses` are the statuses of each job, in the order in which GET requests return them. After
+    the last status, all further requests return the last status again.
     """
     read_counts: Counter[str] = Counter()
 

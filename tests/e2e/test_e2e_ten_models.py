@@ -1,6 +1,6 @@
 """Serve ten models, written as docs/models.md describes, and check the results of each model.
 
-The folder `ten_models` contains all their files.
+The folder `ten_models` contains the code, the catalogue and the other files of these models.
 """
 
 import io

@@ -58,7 +58,7 @@ def job_routes(system: System) -> list[tuple[str, str]]:
 def visible_response(
     system: System, name: str, method: str, path: str, job_id: str
 ) -> tuple[Any, ...]:
-    """Send a request about a job with the API key of the caller `name`. Return the response.
+    """Send a request about a job as the caller `name`, and return the response.
 
     The response is a tuple of the status, the headers and the body. The job's id and values that
     change with each request, such as the date, are removed, so that responses can be compared.
@@ -92,7 +92,10 @@ def test_a_request_for_a_job_of_another_tenant_gets_the_response_for_an_unknown_
 
 
 def expected_refusal(name: str, path: str) -> int:
-    """Return the expected status if the caller `name` requests another tenant's job at `path`."""
+    """Return the HTTP status to expect if the caller `name` requests another tenant's job.
+
+    `path` is the path of the request.
+    """
     if path.endswith(("/reply", "/progress")):
         return 401
     return 403 if path.startswith("/v1/admin/") and name == "bolt" else 404

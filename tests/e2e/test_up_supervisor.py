@@ -1,6 +1,6 @@
 """Test the supervisor of `loosely up` with real processes instead of its usual components.
 
-The processes serve HTTP, and append a line to a file when they start or must stop.
+The processes serve HTTP, and append a line to a file when they start or receive SIGTERM.
 """
 
 import contextlib

@@ -100,10 +100,11 @@ class WebPage:
         return any(origin_of(url) != self.origin for url in urls)
 
     def _is_tainted(self, urls: list[str]) -> bool:
-        """Return whether a server of another origin redirected the request to a third origin.
+        """Return whether a foreign server has redirected the request to a different origin.
 
-        The third origin can be the page's own. Then a browser sends the header `Origin: null`.
-        `urls` contains the URL of the request and the URLs of its redirects, in this order.
+        A server is foreign if its origin is not the origin of the page. After such a redirect, even
+        back to the page's origin, a browser sends the header `Origin: null`. `urls` contains the
+        URL of the request and the URLs of its redirects, in this order.
         """
         pairs = itertools.pairwise(urls)
         return any(

@@ -39,8 +39,8 @@ from tests.infra.settings import (
 def queues_match_the_catalogue(files: DeploymentFiles) -> None:
     """Check that the queues in Azure have the same properties as in the local Service Bus.
 
-    Only the lock duration and the maximum delivery count in Azure have their own values. The
-    workers' setting WORKER_LOCK_SECONDS must equal the lock duration in Azure.
+    Only the lock duration and the maximum delivery count may differ. The workers' setting
+    WORKER_LOCK_SECONDS must equal the lock duration in Azure.
     """
     catalogue = Catalogue.load(files.root / "functions" / "contract" / "models.toml")
     [namespace] = config(catalogue)["UserConfig"]["Namespaces"]
@@ -112,8 +112,8 @@ def each_queue_starts_workers(files: DeploymentFiles) -> None:
 def scaled_objects_match_their_deployments(files: DeploymentFiles) -> None:
     """Check that there is exactly one KEDA ScaledObject for each Deployment of a worker.
 
-    Its stabilization window must be at least as long as the longest grace period of a pod. Each
-    PodDisruptionBudget must belong to a Deployment.
+    The stabilization window of a ScaledObject must be at least as long as the longest grace period
+    of a pod. Each PodDisruptionBudget must belong to a Deployment.
     """
     for name, manifests in files.overlays.items():
         deployments = {each["metadata"]["name"] for each in of_kind(manifests, "Deployment")}
@@ -459,7 +459,7 @@ def alert_queries_match_log_lines_and_routes(files: DeploymentFiles) -> None:
 
 
 def the_image_has_what_the_worker_needs(files: DeploymentFiles) -> None:
-    """Check that the worker's image contains the worker's code and the packages that it needs.
+    """Check that the worker's image contains the worker's code and its required packages.
 
     The packages are those of the worker's extras in pyproject.toml.
     """

@@ -68,7 +68,8 @@ def new_node_pools_have_a_count(files: DeploymentFiles) -> None:
 def replicas_are_nodes_times_shares(files: DeploymentFiles) -> None:
     """Check that the maximum number of workers fits the number of GPUs.
 
-    It must be the maximum number of GPU nodes times the number of workers that share one GPU.
+    The maximum number of workers must be the product of two numbers: the maximum number of GPU
+    nodes, and the number of workers that share one GPU.
     """
     [nodes] = re.findall(r"param gpuMaxCount int = (\d+)", files.text("infra/main.bicep"))
     shares = {"ondemand": 1, "spot": 1, "shared-gpu": 1, "mig": 7}

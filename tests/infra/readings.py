@@ -22,7 +22,7 @@ class SettingsClass(Protocol):
 
 
 class _Environment(Mapping[str, str]):
-    """A mapping of environment variables that records the names of the variables read."""
+    """A mapping of environment variables that records the name of each variable that is read."""
 
     def __init__(self) -> None:
         self.names: set[str] = set()

@@ -102,9 +102,9 @@ class ScriptRunner:
         (self.bin / "state.json").write_text(json.dumps(state), encoding="utf-8")
 
     def calls(self, *words: str) -> list[list[str]]:
-        """Return all calls of the fake programs that begin with `words`.
+        """Return all recorded calls that begin with `words`.
 
-        A call is a list: the name of the program, and its arguments.
+        A call is a list: the name of the fake program, and its arguments.
         """
         return [each for each in fake_cloud.calls(self.bin) if each[: len(words)] == list(words)]
 
@@ -125,8 +125,8 @@ def make_checkout(root: Path) -> None:
 def install_scripts(checkout: Path, folder: Path, **values: str) -> ScriptRunner:
     """Write fake programs such as az into `folder`, and return a runner for the scripts.
 
-    `checkout` is the repository that contains the scripts. VALUES contains the values of the
-    deployment that the fake azd returns. `values` adds to them or replaces some of them.
+    `checkout` is the repository that contains the scripts. The fake azd returns the deployment's
+    values in the dict VALUES. The items in `values` are added to this dict or replace items of it.
     """
     fake_cloud.install(folder, {"values": VALUES | values, "group": True, **REGION})
     return ScriptRunner(checkout, folder)

@@ -120,8 +120,8 @@ def the_platform_can_scale_the_gateway(files: DeploymentFiles) -> None:
     """Check that an instance of the gateway runs when an orchestration must continue.
 
     Azure starts an instance for this only if the Durable Task Scheduler stores the orchestrations,
-    so host.json must select it. If a deployment stores them in Azure Storage instead, the template
-    must keep at least one instance always ready.
+    so host.json must select the scheduler. If a deployment stores the orchestrations in Azure
+    Storage instead, the template must keep at least one instance always ready.
     """
     durable = json.loads(files.text("functions/host.json"))["extensions"]["durableTask"]
     setting = durable["storageProvider"]["connectionStringName"]

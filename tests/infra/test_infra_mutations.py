@@ -1,4 +1,4 @@
-"""Test that the checks of the deployment's files find each error that a test puts into a copy."""
+"""Put one error into a copy of the deployment's files, and test that a check finds the error."""
 
 import os
 import shutil
@@ -286,10 +286,10 @@ WARM_FAULTS = [
 
 @pytest.fixture
 def warm_copy(copy: Path) -> Path:
-    """Return a copy of the deployment's files with workers that also run without jobs.
+    """Return a copy of the deployment's files in which some workers run even without jobs.
 
-    They are workers of the model `classifier`: always one worker, and three workers in the weekly
-    periods of the setting `warm`.
+    These workers are one worker of the model `classifier` at all times, and three workers of this
+    model in the weekly periods of the setting `warm`.
     """
     path = copy / "functions" / "contract" / "models.toml"
     lines = (

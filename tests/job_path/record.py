@@ -1,7 +1,7 @@
 """Record the path of a job: which of our modules run, in the order in which they are entered.
 
-`./dev path` prints the path. The reading tour in DESIGN.md must name the same modules, which a test
-checks.
+`./dev path` prints the path. A test checks that the reading tour in DESIGN.md names the same
+modules.
 """
 
 import os
@@ -24,9 +24,9 @@ _WITHIN_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class JobPath:
-    """The modules of the gateway and of the worker that run during a job, in the order of entry.
+    """The modules of the gateway and of the worker that run during a job of the model `noop`.
 
-    The job is a job of the model `noop`.
+    The modules are in the order in which a function of each module is first called.
     """
 
     gateway: tuple[str, ...]
@@ -34,7 +34,7 @@ class JobPath:
 
 
 def record_path() -> JobPath:
-    """Start a system, run some jobs on it, and return the modules that run during each job."""
+    """Run several jobs, one by one, on a new system. Return the modules that run in all jobs."""
     with tempfile.TemporaryDirectory(prefix="loosely-path-") as name:
         folder = Path(name)
         paths = [str(HOOK), *filter(None, [os.environ.get("PYTHONPATH")])]

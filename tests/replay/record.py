@@ -2,7 +2,8 @@
 
 Each history is written to a file. Existing files stay unchanged, because they contain what older
 versions have recorded. The folder `histories/outcomes` contains histories of jobs whose outcome is
-recorded in a blob. The files directly in `histories` are from a version that did not do this.
+recorded in a blob. The files directly in `histories` are from an older version, which did not
+record outcomes in blobs.
 """
 
 import asyncio

@@ -171,7 +171,10 @@ class StormCallers:
         await self._read(job, self._get)
 
     async def watch(self, jobs: Sequence[StormJob]) -> None:
-        """Read jobs repeatedly until this task is cancelled: all open jobs, and some ended jobs."""
+        """Read jobs again and again, until this task is cancelled.
+
+        Each round reads all accepted jobs that have not ended, and a few jobs that have ended.
+        """
         while True:
             ended = [job for job in jobs if job.final is not None]
             again = random.sample(ended, min(_READ_AGAIN_COUNT, len(ended)))
@@ -213,8 +216,8 @@ class StormCallers:
     async def _once(self, method: str, url: str, **request: Any) -> httpx.Response | None:
         """Send a request once, and return the response, or None if the request must be repeated.
 
-        It must be repeated if there is no response, or if the response has the status 429 or 5xx
-        and contains no job.
+        A request must be repeated if there is no response, or if the response has the status 429
+        or 5xx and contains no job.
         """
         try:
             response = await self._http.request(method, url, **request)

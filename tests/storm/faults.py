@@ -27,7 +27,7 @@ _LINKS = ("gateway", "servicebus", "servicebus admin", "blobs")
 class SoakFault(Protocol):
     """A fault that a soak, a long test under load, causes on purpose.
 
-    A kill happens in a moment. All other faults last for some time.
+    A kill has no duration. All other faults last for some time.
     """
 
     @property

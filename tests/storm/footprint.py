@@ -29,7 +29,10 @@ _MIN_OBSERVED_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Slope:
-    """How fast the memory (in bytes) or the number of open files grows, with a standard error."""
+    """The growth per minute of the memory (in bytes) or of the open files, and its inaccuracy.
+
+    `error_per_minute` is the standard error of the growth.
+    """
 
     per_minute: float
     error_per_minute: float
@@ -80,11 +83,11 @@ class Life:
 
 
 def choose_warm_up(calm_seconds: float) -> float:
-    """Return the default warm-up of a process in seconds: a quarter of `calm_seconds`, or 60 s.
+    """Return the default warm-up of a process: a quarter of `calm_seconds`, but at least 60 s.
 
-    The longer of these two times is used. `calm_seconds` is the length of the last phase of a test,
-    in which no process is killed. So even a process that is started just before this phase is
-    measured for three quarters of the phase, if the phase is long enough.
+    `calm_seconds` is the length of the last phase of a test, in which no process is killed. If the
+    phase is longer than 240 s, even a process that is started just before this phase is measured
+    for three quarters of the phase.
     """
     return max(MIN_WARM_UP_SECONDS, calm_seconds / 4)
 

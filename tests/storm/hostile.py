@@ -50,7 +50,10 @@ class Attacker:
     async def submit(
         self, model: str, content: bytes, media_type: str, *, wait_seconds: int = 0, query: str = ""
     ) -> None:
-        """Submit a job with a hostile body. If it is accepted, the report checks how it ends."""
+        """Submit a job with a hostile body.
+
+        If the gateway accepts the job, the report of the soak checks that the job ends.
+        """
         prefer = f"wait={wait_seconds}" if wait_seconds else "respond-async"
         path = f"/v1/models/{model}/jobs?deadline_seconds={_SHORT_DEADLINE_SECONDS}{query}"
         headers = {**self.caller.headers, "content-type": media_type, "prefer": prefer}

@@ -104,8 +104,8 @@ class RigOptions:
         catalogue: The content of the model catalogue.
         environment: Environment variables of all components.
         has_links: Whether the components connect through proxies, which a fault can slow down.
-        store: The directory in which the components store their data. If it is None, they store
-            the data in the rig's directory, in which the logs always are.
+        store: The directory in which the components store their data, or None for the directory
+            of the rig. The logs are always in the directory of the rig.
     """
 
     catalogue: str = COUNTING_CATALOGUE
@@ -398,7 +398,7 @@ def _links(
 
 
 def _linked_parts(local: SystemSettings, remote: SystemSettings) -> tuple[Part, ...]:
-    """Return components that listen on the ports of `local`, but connect to those of `remote`."""
+    """Return the components. They listen on ports of `local` and connect to ports of `remote`."""
     return tuple(
         replace(part, environment=linked.environment)
         for part, linked in zip(loosely_parts(local), loosely_parts(remote), strict=True)

@@ -23,9 +23,9 @@ _MAX_SHOWN = 10
 
 @dataclass
 class Storm:
-    """The options of a storm, and its results so far, which `report` can print at any time.
+    """A storm: its command-line options, its jobs, and what it has measured so far.
 
-    `options` contains the command-line options. `python -m tests.storm --help` explains them.
+    `python -m tests.storm --help` explains the `options`.
     """
 
     options: argparse.Namespace
@@ -45,7 +45,7 @@ class Storm:
 
     @property
     def judged(self) -> list[StormJob]:
-        """The jobs for which the report checks how they ended."""
+        """The jobs that the report checks: whether and how each job has ended."""
         return self.jobs
 
     def say(self, text: str) -> None:

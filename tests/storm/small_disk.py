@@ -25,7 +25,7 @@ class SmallDisk(Protocol):
 
     @property
     def name(self) -> str:
-        """A short text for the report that says how the disk becomes full."""
+        """A short text about how the disk becomes full, for example in the report of a soak."""
 
     def fill(self, pids: Iterable[int]) -> None:
         """Make all writes fail. `pids` are the ids of the processes that write to the disk."""
@@ -35,7 +35,7 @@ class SmallDisk(Protocol):
 
 
 class Tmpfs:
-    """A file system in memory, which this process has mounted."""
+    """A file system in memory (tmpfs), which `mount` mounts on a folder and `fill` makes full."""
 
     name = "a tmpfs without free space"
 

@@ -123,12 +123,12 @@ class Soak(Storm):
 
     @property
     def judged(self) -> list[StormJob]:
-        """The jobs of callers and of producers. The report checks how these jobs ended."""
+        """The jobs that the report checks: the jobs of callers and of producers."""
         return [*self.jobs, *self.producer_jobs]
 
     @property
     def soak_jobs(self) -> list[SoakJob]:
-        """The jobs that callers have submitted to the gateway, without those of producers."""
+        """The jobs that callers have submitted to the gateway, without the jobs of producers."""
         return [job for job in self.jobs if isinstance(job, SoakJob)]
 
     def register(self, job: SoakJob) -> None:
@@ -162,7 +162,7 @@ class Soak(Storm):
 
 
 async def soak(rig: Rig, run: Soak) -> None:
-    """Run a soak: first a part without faults and attacks, then a part with both.
+    """Run a soak: first a calm part, then a part with faults and attacks.
 
     Then wait until all jobs have ended, and read each job again.
     """

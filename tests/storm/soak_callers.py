@@ -61,8 +61,8 @@ class SoakCallers(StormCallers):
     async def upload(self, caller: SoakCaller, model: str, media_type: str, data: bytes) -> str:
         """Upload an input, and return the id of the upload.
 
-        The gateway returns a URL, and the blob storage receives the input. If one of these two
-        requests fails, repeat both.
+        Ask the gateway for a signed URL, and send the input to this URL in the blob storage. If one
+        of these two requests fails, repeat both.
         """
         wanted = json.dumps({"model": model, "media_type": media_type}).encode()
         while True:

@@ -92,7 +92,7 @@ class SoakCaller:
 
 
 class Form(Enum):
-    """The way in which the request that submits a job sends the input of the job."""
+    """How a request that submits a job contains the input, or refers to the input."""
 
     BODY = "as the body"
     JSON = "in a JSON body"

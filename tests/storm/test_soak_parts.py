@@ -164,7 +164,7 @@ async def outside() -> Any:
 
 
 async def deliver(outside: Outside, body: bytes, secret: str = SECRET) -> None:
-    """Send a signed webhook to a receiver, and repeat it while the response is 503."""
+    """Send a signed webhook to the receiver `outside`. Repeat this until the status is not 503."""
     now = datetime.now(UTC)
     headers = {
         "webhook-id": "event",
@@ -240,7 +240,7 @@ def test_a_soak_test_plans_no_full_disk_fault_if_no_disk_can_be_filled() -> None
 def writer(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
     """Yield a process that writes a byte to a file for each line of its standard input.
 
-    After each write, it prints `written` or the text of the error.
+    After each line, the process prints `written`, or the text of the error if the write failed.
     """
     program = (
         "import sys\n"

@@ -26,10 +26,10 @@ OPTIONS = RigOptions(catalogue=COUNTING_CATALOGUE.replace(_LOCK, DEPLOYED_LOCK))
 
 
 async def throttling(rig: Rig, run: Storm) -> None:
-    """Submit jobs while Service Bus refuses requests: at first all, then two of three.
+    """Submit jobs while Service Bus first refuses all requests, and then two of three requests.
 
-    Each phase has half of the jobs. Record a failure in `run` if a job does not succeed or a
-    message is dead-lettered.
+    Half of the jobs are submitted in each of the two phases. Record a failure in `run` if a job
+    does not succeed or a message is dead-lettered.
     """
     seconds = run.options.throttle
     await rig.start("worker")

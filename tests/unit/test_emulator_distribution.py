@@ -165,7 +165,10 @@ def responds(url: str) -> bool:
 
 @contextlib.contextmanager
 def running(python: Path, folder: Path, command: str, url: str) -> Iterator[None]:
-    """Run a command of the README during the `with` block, which starts when `url` responds."""
+    """Run a command of the README during the `with` block.
+
+    The block is entered when the server of the command responds at `url`.
+    """
     program, *arguments = shlex.split(command)
     with subprocess.Popen(
         [str(python.parent / program), *arguments], cwd=folder, env=environment_of(python)

@@ -1,6 +1,6 @@
 """Classify a picture with the client of kserve, and print the labels as JSON.
 
-The script also sends pictures to a model with named inputs.
+The script then checks that the client can send two pictures to a model with named inputs.
 
 Arguments: the gateway's URL and the path of the picture. The interpreter must have kserve.
 """

@@ -1,4 +1,4 @@
-"""A model with named inputs that needs no torch, and the model's entry in the catalogue."""
+"""A model that has named inputs and does not need torch, and its entry in the catalogue."""
 
 from typing import Final
 

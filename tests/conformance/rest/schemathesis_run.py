@@ -14,7 +14,7 @@ CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of one run of Schemathesis. `report` is its complete output."""
+    """The result of one run of Schemathesis. `report` is everything that Schemathesis printed."""
 
     has_passed: bool
     request_count: int

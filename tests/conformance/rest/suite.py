@@ -34,10 +34,10 @@ def environment(folder: Path, requirement: str) -> Path:
 
 
 def classify(url: str, name: str, folder: Path) -> str | None:
-    """Classify a picture of a cat, and compare pictures, with the unmodified client `name`.
+    """Install the third-party client `name`, and run the script that tests the client.
 
-    Return an error text, or None if the labels in the result name a cat and the comparisons are
-    right.
+    The script classifies a picture of a cat, and compares this picture with itself. Return None if
+    the script succeeds and the first label of each result names a cat, otherwise an error text.
     """
     python = environment(folder / name, CLIENTS[name])
     script = Path(__file__).with_name(f"{name}_client.py")

@@ -1,4 +1,4 @@
-"""Test that bad weights are refused, and that the jobs of their models stay in the queue."""
+"""Test that a worker refuses bad weights, and that jobs of models with bad weights stay queued."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lay out and start the worker's image without Docker, as worker/Dockerfile says.
+"""Create the files of the worker's image without Docker, and start the image's programs.
 
 The test's Python environment replaces /opt/venv, and a folder replaces the root of the image. As in
 our pods, processes can write only to /tmp and to the folders that the image creates.
@@ -56,7 +56,7 @@ class Stage:
         return rest
 
     def command(self, name: str) -> list[str]:
-        """Return the command of the instruction ENTRYPOINT or HEALTHCHECK, as a list of words."""
+        """Return the command of the instruction `name`, ENTRYPOINT or HEALTHCHECK, as words."""
         words: list[str] = json.loads(self.one(name).rpartition(" CMD ")[2])
         return words
 
@@ -66,9 +66,9 @@ class Stage:
 
 @dataclass(frozen=True)
 class Image:
-    """The worker's container image, laid out in the folder `root`.
+    """The files of the worker's container image, in the folder `root`.
 
-    The methods start processes as they run in a container.
+    `start` runs a program of the image as a container would run it.
     """
 
     root: Path
@@ -122,7 +122,7 @@ def confinement() -> list[str]:
 
 
 def lay_out(stage: Stage, root: Path) -> None:
-    """Create in `root` the files and folders of the stage's COPY and RUN instructions."""
+    """Create the files and folders in `root` that the image's COPY and RUN instructions create."""
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc")  # as in .dockerignore
     for copied in stage.all("COPY"):
         if not copied.startswith("--from=build"):

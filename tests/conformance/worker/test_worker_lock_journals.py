@@ -28,7 +28,7 @@ QUEUE = "noop"
 
 
 class Links:
-    """The queue links of several workers, which share one folder for their lock journals."""
+    """The links of several workers to one queue. All lock journals are in the same folder."""
 
     def __init__(self, services: LocalServices, folder: Path) -> None:
         self.services = services

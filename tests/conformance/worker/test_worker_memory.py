@@ -128,6 +128,6 @@ def test_a_draining_worker_unloads_an_idle_model_while_another_model_runs_a_job(
 
 
 def models(worker: Program) -> dict[str, Any]:
-    """Return the state of each model, which is reported by the worker's readiness probe."""
+    """Return the state of each model, by name, as the worker's readiness probe reports it."""
     found: dict[str, Any] = httpx.get(worker.probe, timeout=START_SECONDS).json()["models"]
     return found

@@ -19,10 +19,10 @@ BODY = encode_reply(JobReply("job", InlineJson({"labels": []}), NOW, NOW))
 
 
 def limited_tries(tries: int, waits: list[float] | None = None) -> Callable[[float], bool]:
-    """Return a substitute for the function that waits between two tries. It does not sleep.
+    """Return a function that the client calls between two tries, and that does not wait.
 
-    The substitute takes the length of a wait in seconds, and appends it to `waits`. It returns
-    True in its first `tries` calls, and False afterwards: then the client stops trying.
+    The function's argument is the length of a wait in seconds, which is appended to `waits`. The
+    first `tries` calls return True. Each later call returns False, so the client stops trying.
     """
     left = iter(range(tries))
 

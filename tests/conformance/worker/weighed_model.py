@@ -1,6 +1,6 @@
-"""A linear layer with three inputs and two outputs, which loads the weights of its entry.
+"""A model that consists of one linear layer with three inputs and two outputs.
 
-The entry in the model catalogue names the file with the weights.
+The model's catalogue entry names the file from which the layer loads its weights.
 """
 
 import torch

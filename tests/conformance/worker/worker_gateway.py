@@ -1,4 +1,4 @@
-"""An HTTP server in place of the gateway, which answers workers with scripted responses."""
+"""An HTTP server that replaces the gateway, and sends scripted responses to workers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class Gateway(http.server.ThreadingHTTPServer):
         answers: The statuses of the responses to the next POST requests of a job, by job id. A job
             without an entry gets 202 for its first reply and 410 for each later reply. The status 0
             closes the connection without a response.
-        after_posts: A number N and a function, which is called before POST request N is answered.
+        after_posts: A number N and a function. The function is called after the server has
+            received the Nth POST request, and before it sends the response.
         asked_status: The status of the responses to GET and PUT requests, by job id. A job whose
             reply was accepted gets 410 instead.
         meeting: A barrier, or None. With a barrier, GET and PUT requests are answered only when as
@@ -53,7 +54,7 @@ class Gateway(http.server.ThreadingHTTPServer):
         return f"http://{self.host}/v1/jobs/{job_id}/reply?token=secret-token"
 
     def wait_for(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
-        """Wait until `condition` returns True. It is checked after each request to the server.
+        """Wait until `condition` returns True. It is called after each request to the server.
 
         Raises AssertionError if this takes longer than `seconds`.
         """

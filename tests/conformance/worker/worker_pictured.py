@@ -1,4 +1,4 @@
-"""A model with two named results: its results are a number, a picture and a list of zeros."""
+"""A model whose result is a number, with two named results: a picture and a list of zeros."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ TURN_SECONDS = 1.0
 def sharing(folder: Path) -> dict[str, str]:
     """Return settings for workers that share one simulated GPU of 8 GiB.
 
-    The workers coordinate their use of its memory by files in `folder`.
+    Through files in `folder`, the workers agree on which worker uses how much GPU memory.
     """
     return {
         "WORKER_DEVICE_MEMORY": "8GiB",
@@ -39,15 +39,15 @@ def send_interleaved(services: LocalServices, gateway: Gateway, count: int) -> d
 
 
 def waits(workers: list[Program]) -> list[float]:
-    """Return the length in seconds of each wait for GPU memory that the workers have logged."""
+    """Return how many seconds each wait for GPU memory took, according to the workers' logs."""
     return [float(found) for found in re.findall(r"waited ([0-9.]+) s for memory", _logs(workers))]
 
 
 def turn_seconds(workers: list[Program]) -> float:
-    """Return the average number of seconds between two successive loads of models.
+    """Return the average time in seconds from one load of a model to the next load.
 
-    The workers' logs contain the times. The first load is not counted. The result is 0 if models
-    were loaded fewer than three times.
+    The times of the loads are read from the workers' logs. The first load is left out. The result
+    is 0 if the logs contain fewer than three loads.
     """
     found = re.findall(
         r"^(\S+ \S+) .* (?:three|six): the model was loaded in", _logs(workers), re.MULTILINE

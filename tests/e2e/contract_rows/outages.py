@@ -1,7 +1,7 @@
 """Test cases of the REST contract: requests while blob storage or Service Bus does not respond.
 
-For `BLOBS`, a test pauses blob storage and then sends all requests at the same time. For
-`SERVICE_BUS`, the test pauses Service Bus instead.
+A test pauses blob storage, and then sends all requests in the list `BLOBS` at the same time. It
+does the same with Service Bus and the list `SERVICE_BUS`.
 """
 
 from typing import Final

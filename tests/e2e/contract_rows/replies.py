@@ -1,4 +1,4 @@
-"""Test cases of the REST contract: requests in which a worker sends a reply or its progress."""
+"""Test cases of the REST contract: requests in which a worker sends a job's reply or progress."""
 
 from typing import Final
 

@@ -17,8 +17,8 @@ the ids of jobs are:
 - {reporting}: a job of a model that reports progress.
 
 {…_reply} and {…_progress}, for example {queued_reply}, are the URLs to which a worker sends the
-job's reply and its progress. {letter} is the id of a dead letter that was put on a queue without
-the gateway.
+job's reply and its progress. {letter} is the id of a dead letter whose request was put on a queue
+without the gateway.
 """
 
 import json

@@ -1,8 +1,8 @@
 """Make DNS look-ups of some host names hang, as if no DNS server answered.
 
-The names are those in the domain that the environment variable SOAK_SILENT_DOMAIN contains. All
-other names are resolved as usual. Python runs this module at the start of each component of a soak,
-because the module's folder is in PYTHONPATH.
+The environment variable SOAK_SILENT_DOMAIN contains a domain. Look-ups of names in this domain
+hang. All other names are resolved as usual. Python runs this module at the start of each component
+of a soak, because the module's folder is in PYTHONPATH.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Compare the terms in docs/glossary.md with the code and all other documents."""
+"""Check that each term of docs/glossary.md is used, and that each class named there exists."""
 
 import re
 from collections.abc import Iterator

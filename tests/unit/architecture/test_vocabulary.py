@@ -31,7 +31,7 @@ def split(name: str) -> list[str]:
 
 
 def base_forms(word: str) -> set[str]:
-    """Return `word` and the words of which it may be the plural or a regular verb form."""
+    """Return `word`, and each possible base form: `job` for `jobs`, `move` for `moved`."""
     found = {word}
     if word.endswith("s"):
         found |= {word[:-1], word.removesuffix("es")}

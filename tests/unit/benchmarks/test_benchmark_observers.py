@@ -1,4 +1,4 @@
-"""Test that observers count AMQP and HTTP operations in bytes that arrive in chunks of any size."""
+"""Test that observers count AMQP and HTTP operations, however the bytes are cut into chunks."""
 
 from collections import Counter
 

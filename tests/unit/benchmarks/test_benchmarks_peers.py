@@ -1,4 +1,4 @@
-"""Test the statistics, charts and document of a benchmark: `./dev bench peers`."""
+"""Test the statistics, charts and document that the benchmark `./dev bench peers` makes."""
 
 import re
 import threading

@@ -130,9 +130,9 @@ class TestSimulation:
 
 
 class TestPool:
-    """Test the simulated node pool alone.
+    """Test the simulated node pool without the other parts of the simulation.
 
-    In place of the simulation, the test sets how many workers need a node.
+    The test sets how many workers need a node.
     """
 
     def test_an_empty_node_is_not_removed_in_the_ten_minutes_after_the_last_node_was_added(

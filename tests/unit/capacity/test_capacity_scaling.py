@@ -41,7 +41,7 @@ class TestProposal:
     def test_the_proposed_number_of_replicas_matches_the_kubernetes_documentation(
         self, metric: int, expected: int
     ) -> None:
-        """The tolerance is 10 %: a metric at 105 % of the target adds no replica, at 111 % one."""
+        """The tolerance is 10 %, so a replica is added at 111 % of the target, but not at 105 %."""
         assert propose_replicas(1, metric, 100, 0.1) == expected
 
     @given(st.integers(1, 1000), st.integers(0, 100_000), st.integers(1, 1000))
@@ -212,7 +212,10 @@ class TestScaler:
     def test_a_burst_of_messages_scales_the_replicas_up_from_zero_and_later_back_to_zero(
         self,
     ) -> None:
-        """KEDA decides every 30 s, the autoscaler every 15 s."""
+        """The queue has 100 messages from 30 s to 200 s.
+
+        KEDA decides every 30 s, and the autoscaler decides every 15 s.
+        """
         scaler = Scaler(ScaledObject(max_replica_count=8), 0.0)
         seen = {}
         now = 0.0

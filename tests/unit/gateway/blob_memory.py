@@ -16,7 +16,11 @@ from tests.unit.gateway.memory import ManualClock, MemoryPayloads
 
 @dataclass
 class MemoryBlobs:
-    """Implements `Blobs` in memory. The number of writes so far is the ETag of a written blob."""
+    """Implements `Blobs` in memory.
+
+    The ETag of a blob is a number: how many writes to all blobs there were up to the blob's last
+    write.
+    """
 
     payloads: MemoryPayloads
     clock: ManualClock

@@ -1,4 +1,4 @@
-"""Test authentication by keys, scopes, rate limits, and the isolation of tenants."""
+"""Test the authentication with API keys, their scopes and rate limits, and tenant isolation."""
 
 import base64
 import json

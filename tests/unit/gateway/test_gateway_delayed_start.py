@@ -1,6 +1,6 @@
 """Test the start delay: a gateway starts an orchestration only after a short wait for the outcome.
 
-If the job ends during this delay, its orchestration starts with the outcome in its ticket.
+If the job ends during this delay, the orchestration gets the outcome as a part of its input.
 """
 
 import asyncio

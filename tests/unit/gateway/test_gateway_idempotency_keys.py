@@ -1,7 +1,7 @@
 """Test how Idempotency-Key headers are parsed, and how idempotency claims are stored.
 
 A claim is the blob that assigns a job to an idempotency key. It contains the fingerprint of the
-request, by which the gateway recognises another request with the same key.
+request. If a later request has the same key, the gateway compares the fingerprints of the requests.
 """
 
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""Test how many callers share one read of the workers' heartbeats."""
+"""Test that simultaneous callers of `ModelStates` share one read of the workers' heartbeats."""
 
 import asyncio
 from collections.abc import AsyncIterator

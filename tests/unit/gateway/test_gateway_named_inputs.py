@@ -125,7 +125,7 @@ async def test_a_json_body_can_contain_a_named_input_as_text_base64_json_upload_
 
 
 async def sent(gateway: RunningGateway, data: bytes, media_type: str, name: str | None) -> str:
-    """Upload data for an input of the model, and return the id of the upload.
+    """Upload data for an input of the model `compared`, and return the id of the upload.
 
     `name` is the name of the input, or None for the first input.
     """

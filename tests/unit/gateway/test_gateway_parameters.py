@@ -62,7 +62,7 @@ async def declared(tmp_path: Path) -> AsyncIterator[RunningGateway]:
 
 
 def write_catalogue(folder: Path, parameters: str) -> Path:
-    """Write a catalogue whose model `noop` has these parameters, and return its path."""
+    """Write a catalogue whose model `noop` has these parameters. Return the file's path."""
     path = folder / "models.toml"
     path.write_text(DEFAULT_PATH.read_text(encoding="utf-8") + parameters, encoding="utf-8")
     return path

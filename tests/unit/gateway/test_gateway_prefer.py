@@ -1,4 +1,4 @@
-"""Test how the Prefer header is parsed, and the response's header Preference-Applied."""
+"""Test how the Prefer header is parsed, and what the header Preference-Applied contains."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Test that the message of a job is sent before its orchestration is started."""
+"""Test that a job's message is sent before the job's orchestration is started."""
 
 import json
 from pathlib import Path

@@ -310,7 +310,8 @@ def test_a_heartbeat_is_smaller_than_1_kib_and_job_counts_are_smaller_than_32_ki
 ) -> None:
     """Check the size of a heartbeat, and the size of the counts of jobs in a busy hour.
 
-    Also print these sizes, and how often a gateway process and a worker write them in a minute.
+    Print both sizes, and how many times a minute a worker writes its heartbeat and a gateway
+    process writes its counts.
     """
     clock = ManualClock()
     counters = JobCounters(clock)

@@ -22,7 +22,7 @@ CALLER = {"traceparent": f"00-{TRACE_ID}-{SPAN_ID}-01"}
 
 @dataclass
 class Traced:
-    """A gateway, and the exporter that keeps its spans in memory."""
+    """A gateway, and an exporter that keeps the gateway's spans in memory."""
 
     gateway: RunningGateway
     exporter: InMemorySpanExporter

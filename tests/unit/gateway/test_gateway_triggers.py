@@ -157,7 +157,7 @@ async def test_housekeeping_deletes_histories_whose_retention_has_ended(
 
 
 async def accept_unsent(gateway: RunningGateway, **options: Any) -> str:
-    """Submit a job while the queue is unavailable, and return the input of its orchestration.
+    """Submit a job while the queue is unavailable. Return the input of the job's orchestration.
 
     `options` are arguments of `RunningGateway.accept`.
     """

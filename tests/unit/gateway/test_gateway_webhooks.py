@@ -70,7 +70,7 @@ async def test_one_webhook_delivery_starts_when_a_job_ends_and_contains_the_job(
 
 
 async def test_each_tenant_signs_webhooks_with_its_own_secrets() -> None:
-    """The secret of another tenant must not fit the signature of a webhook."""
+    """Verifying the signature of a webhook with the secret of a different tenant must fail."""
     keys = {tenant: make_key(tenant, tenant) for tenant in ("acme", "bolt")}
     async with open_gateway(
         webhook_secrets=parse_secrets(SECRET),

@@ -57,7 +57,7 @@ class Infer:
 
 
 class Block:
-    """An object that a forward pass creates, so that tests can check when it is freed."""
+    """An object that a forward pass creates. Tests check when this object is freed."""
 
 
 class Raising(Infer):
@@ -138,7 +138,10 @@ class ManagedModel:
 
 @contextlib.contextmanager
 def shared(folder: Path) -> Iterator[DeviceSharing]:
-    """Yield the DeviceSharing of one worker process. Its thread runs during the `with` block."""
+    """Run the DeviceSharing of one worker process in a thread, and yield the DeviceSharing.
+
+    The thread ends after the `with` block.
+    """
     sharing, stopping = (
         DeviceSharing(MemorySettings(BUDGET, folder, turn_seconds=0.05)),
         threading.Event(),

@@ -172,7 +172,7 @@ def test_a_recording_that_is_decoded_in_pieces_has_all_samples_of_the_file(chann
 
 
 def test_decoding_a_recording_reserves_memory_only_for_the_resampled_samples() -> None:
-    """The recording has 384 kHz and the model needs 16 kHz, so one in 24 samples is kept."""
+    """The sample rate is 384 kHz, but the model needs 16 kHz, so one in 24 samples is kept."""
     body = bytes(4 * 1024 * 1024)
     recording = open_recording(wav_of(body, 8, rate=384_000), RATE)
     assert recording.memory_bytes < 4 * len(body) // 24 + 17 * 1024 * 1024

@@ -83,7 +83,7 @@ def test_a_set_of_numbers_is_grouped_into_ranges_of_consecutive_numbers(
 
 @dataclass
 class Broker:
-    """A link to a broker that delivers messages from memory, and records the settled messages."""
+    """A fake link to a broker. It delivers messages from memory, and records the settlements."""
 
     waiting: list[LockedMessage] = field(default_factory=list)
     asked: list[int] = field(default_factory=list)

@@ -17,7 +17,7 @@ SCRAPED = {"pod", "le"}
 
 
 def series() -> dict[str, set[str]]:
-    """Return the names of the labels of every metric of a worker, by the name of the metric."""
+    """Return the label names of each metric that a worker exports, by the metric's name."""
     metrics = Metrics()
     found: dict[str, set[str]] = {}
     for collector in list(metrics.registry._collector_to_names):

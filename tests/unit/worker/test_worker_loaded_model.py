@@ -62,7 +62,7 @@ def test_the_postprocess_method_of_a_batch_model_converts_each_output() -> None:
 
 
 class Told:
-    """A context of a model call that records the fractions of the reported progress in `seen`."""
+    """The context of a model call. It appends each reported progress fraction to `seen`."""
 
     def __init__(self) -> None:
         self.seen: list[float | None] = []
