@@ -203,7 +203,7 @@ class _Parent:
 
 
 def _reap(child: int) -> int | None:
-    """Read the exit codes of all child processes that have ended, and return that of `child`.
+    """Read the exit codes of all ended child processes, and return the exit code of `child`.
 
     The result is -N if signal N killed `child`, or None if `child` still runs. As process 1 of a
     container, this process is also the parent of all processes whose own parent has ended, so it

@@ -204,8 +204,8 @@ class WorkerReadiness:
     def started(self) -> tuple[bool, Mapping[str, Any]]:
         """Return whether the start of the worker has ended, and the same details as `ready`.
 
-        A model that is set aside cannot be loaded because it is broken. Such models are ignored if
-        the worker has at least one model that is not set aside.
+        A model that cannot be loaded because it is broken is set aside. This method ignores the
+        models that are set aside, unless all models of the worker are set aside.
         """
         return self._judge(are_broken_allowed=True)
 

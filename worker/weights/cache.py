@@ -6,8 +6,8 @@ killed at any time. If several processes need the same file at the same time, on
 the file while the other processes wait. The digest of a cached file is checked again before each
 use.
 
-The total size of the files can be limited. Then the files that were not used for the longest time
-are deleted before a download. A file that was used within the last hour is not deleted.
+The total size of the files can be limited. Then the least recently used files are deleted before a
+download that would exceed the limit. A file that was used within the last hour is not deleted.
 """
 
 import contextlib
