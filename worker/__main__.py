@@ -361,9 +361,10 @@ def _account(settings: WorkerSettings) -> BlobServiceClient:
 def _shutdown_on_signals(*, is_child: bool) -> Shutdown:
     """Install handlers for SIGTERM and SIGINT that request shutdown. Return the `Shutdown` object.
 
-    A second signal ends this process at once. A child process ignores the second signal, because a
-    signal to the process group reaches the child twice: from its sender and from the parent. The
-    parent counts the signals instead, and kills the child at the second signal.
+    A second signal ends this process at once, unless it is a child process. A child process ignores
+    the second signal, because a signal to the process group reaches the child twice: from the
+    signal's sender and from the parent. The parent counts the signals, and kills the child at the
+    second signal.
     """
     shutdown, signals = Shutdown(), count(1)
 

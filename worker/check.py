@@ -162,6 +162,9 @@ def check_results(
 ) -> Iterator[Line]:
     """Load a model, run it on each input, and yield the JSON objects that `--results` prints.
 
+    If the model refuses an input or fails on an input, the object for this input contains the
+    error, and the next input follows.
+
     Raises:
         WorkerError: The model cannot be loaded.
         Exception: Any error that the model's own code raises while it is loaded.

@@ -84,7 +84,7 @@ class LoadFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class BatchThroughput:
-    """The throughput of a worker, summed over some batches.
+    """The throughput of a worker during several batches.
 
     Attributes:
         items: The number of jobs.
@@ -347,7 +347,7 @@ class _Callers:
 
 
 class LoadMeasurement:
-    """Measures one loaded model on copies of one input."""
+    """Measures a loaded model under load. All simulated callers send the same input."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - the dependencies, and the inputs of a job
         self,
@@ -478,7 +478,7 @@ class LoadMeasurement:
     def _consumer(
         self, model: ModelEntry, queue: _MemoryQueue, callers: _Callers, locks: LockRenewer
     ) -> Consumer:
-        """Return a consumer like those of a worker, but with services in memory."""
+        """Create a consumer that keeps its queues, replies and blobs in memory."""
         unused = AzureEndpoint(address="unused")
         gateway = GatewayClient(frozenset())
         http = GuardedHttp(AddressGuard(""), Resolver())

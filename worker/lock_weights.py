@@ -5,8 +5,8 @@ The command downloads the weights into the cache if they are not local, and writ
 changed, so its comments are kept. Without names, only entries without a digest are changed. With
 names, the digests of the named entries are computed again.
 
-The command reads the same settings as `python -m worker.check`. The exit code is 1 if a digest cannot be
-computed or written, and 2 if NAME or a setting is invalid.
+The command reads the same settings as `python -m worker.check`. The exit code is 1 if a digest
+cannot be computed or written, and 2 if NAME or a setting is invalid.
 """
 
 import argparse

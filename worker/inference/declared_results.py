@@ -8,9 +8,9 @@
         def __call__(self, image: Image) -> Found: ...
 
 The gateway does not have the model's code, but must know the results. Therefore the model's
-catalogue entry repeats the declaration of the results, as `loosely models describe NAME` prints it. If the entry
-and the class differ, the model is not loaded. If the class declares no results, the results are
-checked only when the model returns them.
+catalogue entry repeats the declaration of the results, as `loosely models describe NAME` prints it.
+If the entry and the class differ, the model is not loaded. If the class declares no results, the
+results are checked only when the model returns them.
 """
 
 import inspect
@@ -48,7 +48,7 @@ class ResultDeclaration:
 
     @property
     def default_media_type(self) -> str:
-        """The result's media type if the model's catalogue entry does not contain this result yet."""
+        """The result's media type if the model's catalogue entry does not contain the result."""
         if self.media_types == ("*/*",):
             return media.OCTET_STREAM
         return media.TEXT if "text/*" in self.media_types else (*self.media_types, media.JSON)[0]
@@ -110,7 +110,7 @@ def check_declared_results(model: ModelEntry, infer: Any) -> None:
 def _returned_type(infer: Any) -> type[Results] | None:
     """Return the subclass of `Results` in the type hint of what the model returns.
 
-    Return None if there is no type hint, or if the type hint is not such a subclass.
+    Return None if there is no type hint, or if the type hint is not a subclass of `Results`.
 
     Raises:
         ModelUnfit: A type hint of the model's method contains a name that does not exist at run

@@ -476,8 +476,8 @@ class BatchAdapter:
     def preprocess(self, item: Any, parameters: Parameters, inputs: Mapping[str, Any]) -> Any:
         """Call the model's method `preprocess`, and return the prepared item.
 
-        If the method declares arguments for parameters, it receives the job's parameters. Each named
-        input is passed to the argument of the same name.
+        If the method declares arguments for parameters, it receives the job's parameters. Each
+        named input is passed to the argument of the same name.
         """
         preprocess = cast(Callable[..., Any], self._infer.preprocess)
         if not self._takes_parameters:

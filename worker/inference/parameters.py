@@ -13,8 +13,8 @@ In this example, `mask` is a named input, because `Image` is a type for inputs. 
 and `mode` are parameters.
 
 The gateway does not have the model's code, but must know the arguments. Therefore the model's
-catalogue entry repeats the arguments, as `loosely models describe NAME` prints them. If the entry and the arguments
-differ, the model is not loaded.
+catalogue entry repeats the arguments, as `loosely models describe NAME` prints them. If the entry
+and the arguments differ, the model is not loaded.
 """
 
 import inspect

@@ -170,9 +170,9 @@ class Receiver:
                 is received.
 
         Yields:
-            Each settled message and each received message. When the caller gets a received message,
-            it must make `free_count` return 1 less before it continues the iteration. Otherwise
-            too many messages are received.
+            A `Settled` for each settled message, and each received message. The caller must count
+            a received message before it continues the iteration, so that `free_count` returns 1
+            less. Otherwise, too many messages are received.
         """
         self.iterated_at = self._clock()
         try:

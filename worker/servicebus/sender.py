@@ -24,7 +24,8 @@ _GATHER_SECONDS = 0.002
 class QueueSender:
     """Sends replies to one queue over a separate connection. Any thread may call `send`.
 
-    If several threads send replies at about the same time, one call sends all of them.
+    If several threads send replies at about the same time, one call of the SDK sends all these
+    replies.
     """
 
     def __init__(self, endpoint: AzureEndpoint, queue: str) -> None:

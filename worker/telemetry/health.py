@@ -124,9 +124,9 @@ class DeviceProbe:
     def look(self, wait_seconds: float = _PROBE_WAIT_SECONDS) -> tuple[bool, Mapping[str, Any]]:
         """Return whether the device works, and details for the response to the readiness probe.
 
-        The device works if it has recently finished a test computation. If the last successful test
-        computation is too long ago, this method requests a new test computation, and waits at most
-        `wait_seconds` for its end.
+        The device works if the last test computation succeeded, and if no test computation has been
+        running for more than 10 s. If the last success was more than 30 s ago, this method requests
+        a new test computation, and waits at most `wait_seconds` for its end.
         """
         if self._succeeded_at is None or self._clock() - self._succeeded_at > _MAX_AGE_SECONDS:
             self.ask()

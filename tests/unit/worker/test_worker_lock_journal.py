@@ -39,7 +39,7 @@ class Killed(BaseException):
 
 
 class MortalMemory(mmap.mmap):
-    """A memory map that allows `writes_left` more writes, and then raises `Killed` at each write."""
+    """A memory map that raises `Killed` at each write after the next `writes_left` writes."""
 
     writes_left: int | None = None
 
