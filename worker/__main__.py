@@ -98,7 +98,7 @@ class Worker:
             shutdown: Records a request to shut the worker down. The components of the worker may
                 make this request.
             parent: Sends copies of sockets to the parent process; None without a parent process.
-            death: How the previous worker process died; None if this is the first or if unknown.
+            death: How the previous worker process died; None for the first one, or if unknown.
 
         Raises:
             SettingsError: A setting is not valid.
@@ -424,7 +424,7 @@ def _run(
     Args:
         settings: The worker's settings.
         parent: Sends copies of sockets to the parent process; None without a parent process.
-        death: How the previous worker process died; None if this is the first or if unknown.
+        death: How the previous worker process died; None for the first one, or if unknown.
     """
     # The garbage collector does not have to look at the imported modules again. A child process
     # then also writes to fewer pages of memory, which it shares with its parent.

@@ -142,9 +142,9 @@ class ResultTooLarge(Fault):
 
 
 class ExpiredForProducer(Fault):
-    """The deadline has passed of a job that a producer sent without the gateway.
+    """A producer's job has passed its deadline, so the producer gets a reply with this error.
 
-    The producer gets a reply with this error.
+    A producer is a program that puts jobs on a queue without the gateway.
     """
 
     code = FailureCode.EXPIRED.value

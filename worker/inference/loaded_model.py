@@ -648,9 +648,8 @@ def _named_inputs(model: ModelEntry, infer: Any, accepts: Accepts) -> dict[str, 
     """Return the named inputs of the model's class, which the entry must also declare.
 
     Raises:
-        ModelUnfit: The named inputs of the entry and the class differ. Or the class has named
-            inputs although `accepts` is "file". Or a media type of a named input cannot be
-            decoded.
+        ModelUnfit: The named inputs of the entry and the class differ, the class has named inputs
+            although `accepts` is "file", or a media type of a named input cannot be decoded.
     """
     declared = read_input_arguments(infer.preprocess if hasattr(infer, "preprocess") else infer)
     optional = {name: each.optional for name, each in declared.items()}

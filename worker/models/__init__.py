@@ -1,4 +1,4 @@
-"""The models, one file for each. The author of a model writes only the class `Infer` in its file.
+"""The models, one file for each. A model's author writes only the class `Infer` in this file.
 
 An item model processes one item in each call:
 
