@@ -9,8 +9,8 @@
         mode: Literal["fast", "good"] = "good",
     ) -> dict[str, object]: ...
 
-In this example, `mask` is a named input, because `Image` is a type for inputs. The arguments `top`
-and `mode` are parameters.
+In this example, `mask` is a named input, because an argument of the type `Image` always receives an
+input. The arguments `top` and `mode` are parameters.
 
 The gateway does not have the model's code, but must know the arguments. Therefore the model's
 catalogue entry repeats the arguments, as `loosely models describe NAME` prints them. If the entry
