@@ -98,7 +98,7 @@ class Worker:
             shutdown: Records a request to shut the worker down. The components of the worker may
                 make this request.
             parent: Sends copies of sockets to the parent process; None without a parent process.
-            death: How the previous worker process died; None if there was none or it is unknown.
+            death: How the previous worker process died; None for the first one, or if unknown.
 
         Raises:
             SettingsError: A setting is not valid.
@@ -361,9 +361,10 @@ def _account(settings: WorkerSettings) -> BlobServiceClient:
 def _shutdown_on_signals(*, is_child: bool) -> Shutdown:
     """Install handlers for SIGTERM and SIGINT that request shutdown. Return the `Shutdown` object.
 
-    A second signal ends this process at once. A child process ignores the second signal, because a
-    signal to the process group reaches the child twice: from its sender and from the parent. The
-    parent counts the signals instead, and kills the child at the second signal.
+    A second signal ends this process at once, unless it is a child process. A child process ignores
+    the second signal, because a signal to the process group reaches the child twice: from the
+    signal's sender and from the parent. The parent counts the signals, and kills the child at the
+    second signal.
     """
     shutdown, signals = Shutdown(), count(1)
 
@@ -423,7 +424,7 @@ def _run(
     Args:
         settings: The worker's settings.
         parent: Sends copies of sockets to the parent process; None without a parent process.
-        death: How the previous worker process died; None if there was none or it is unknown.
+        death: How the previous worker process died; None for the first one, or if unknown.
     """
     # The garbage collector does not have to look at the imported modules again. A child process
     # then also writes to fewer pages of memory, which it shares with its parent.

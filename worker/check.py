@@ -66,8 +66,8 @@ Line = dict[str, Any]
 class ModelInput:
     """The bytes and the media type of an input, as a caller would send them.
 
-    `named` contains the bytes and the media type of each named input, and `parameters` the
-    parameters.
+    `named` contains the bytes and the media type of each named input, by the input's name.
+    `parameters` contains the values of the model's parameters, by the parameter's name.
     """
 
     data: bytes
@@ -137,7 +137,8 @@ def check(
         model: The catalogue entry.
         sample: The input.
         loader: Loads the model.
-        memory: How a measurement under load uses the device's memory.
+        memory: The settings for the device's memory during a measurement under load; None for the
+            default settings.
         caller_count: How many callers a measurement under load has; if 0, single batches are
             measured instead.
 
@@ -160,6 +161,9 @@ def check_results(
     model: ModelEntry, samples: Sequence[ModelInput], loader: ModelLoader
 ) -> Iterator[Line]:
     """Load a model, run it on each input, and yield the JSON objects that `--results` prints.
+
+    If the model refuses an input or fails on an input, the object for this input contains the
+    error, and the next input follows.
 
     Raises:
         WorkerError: The model cannot be loaded.
@@ -232,7 +236,7 @@ def _measure_load(  # noqa: PLR0913, PLR0917 - what the measurement needs
         loaded: The loaded model.
         item: The prepared input.
         memory: The settings for the device's memory; None for the default settings.
-        caller_count: How many callers each wait for one job at a time.
+        caller_count: The number of simulated callers. Each caller waits for one job at a time.
 
     Yields:
         One JSON object for each measured batch size, then one with the suggested settings.
@@ -417,7 +421,11 @@ def _named_inputs(model: ModelEntry, given: list[str]) -> dict[str, tuple[bytes,
 
 
 def _parameters(text: str) -> dict[str, Json]:
-    """Return the parameters in the value of the option `--parameters`."""
+    """Parse the value of the option `--parameters`, which must be a JSON object.
+
+    Raises:
+        SettingsError: The value is not a JSON object.
+    """
     try:
         found = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:

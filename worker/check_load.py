@@ -84,7 +84,7 @@ class LoadFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class BatchThroughput:
-    """The throughput of a worker, summed over some batches.
+    """The throughput of a worker during several batches.
 
     Attributes:
         items: The number of jobs.
@@ -306,12 +306,13 @@ class _Callers:
         self._queue.put(self._requests[job_id])
 
     def wait(self, number: int, ends_at: float, patience_seconds: float) -> int:
-        """Wait until `number` replies have arrived, and return the number of replies.
+        """Wait until `number` replies have arrived, and return how many replies have arrived.
 
-        When `time.monotonic()` reaches `ends_at`, one reply is enough.
+        After `time.monotonic()` has reached `ends_at`, the method returns as soon as there is at
+        least one reply.
 
         Raises:
-            LoadFailed: A message was not completed, or no reply has come for `patience_seconds`.
+            LoadFailed: A message was not completed, or no reply arrived for `patience_seconds`.
         """
         with self._changed:
             seen, seen_at = len(self._replies), time.monotonic()
@@ -346,7 +347,7 @@ class _Callers:
 
 
 class LoadMeasurement:
-    """Measures one loaded model on copies of one input."""
+    """Measures a loaded model under load. All simulated callers send the same input."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - the dependencies, and the inputs of a job
         self,
@@ -365,8 +366,8 @@ class LoadMeasurement:
             loaded: The loaded model.
             data: The input as callers send it.
             media_type: The media type of the input.
-            memory: How the measurement uses the device's memory. The folder in these settings
-                must not be the folder of a running worker.
+            memory: The settings for the device's memory. Their `folder` must not be the folder of
+                a running worker.
             named: The bytes and the media type of each named input.
             parameters: The parameters of each job.
         """
@@ -422,7 +423,8 @@ class LoadMeasurement:
     ) -> list[tuple[JobReply, float]]:
         """Return the replies of the measured batches, each with its latency in milliseconds.
 
-        The measurement begins when as many jobs have ended as there are callers.
+        The first replies, one for each caller, are left out, because the first batches may be slow.
+        They are returned only if no other replies arrive in time.
 
         `batch_size` is the maximum batch size of this measurement.
         """
@@ -476,7 +478,7 @@ class LoadMeasurement:
     def _consumer(
         self, model: ModelEntry, queue: _MemoryQueue, callers: _Callers, locks: LockRenewer
     ) -> Consumer:
-        """Return a consumer like those of a worker, but with services in memory."""
+        """Create a consumer that keeps its queues, replies and blobs in memory."""
         unused = AzureEndpoint(address="unused")
         gateway = GatewayClient(frozenset())
         http = GuardedHttp(AddressGuard(""), Resolver())

@@ -77,7 +77,7 @@ class WorkerError(Exception):
     Attributes:
         code: A stable code of the error, used in replies, metrics and logs.
         retryable: Whether the same job may succeed later.
-        stage: The stage in which the job failed.
+        stage: Where the job failed, for example while its model ran.
         settlement: How the job's message is settled.
     """
 
@@ -142,7 +142,10 @@ class ResultTooLarge(Fault):
 
 
 class ExpiredForProducer(Fault):
-    """The job's deadline has passed, and the producer gets a reply with this error."""
+    """A producer's job has passed its deadline, so the producer gets a reply with this error.
+
+    A producer is a program that puts jobs on a queue without the gateway.
+    """
 
     code = FailureCode.EXPIRED.value
 

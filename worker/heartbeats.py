@@ -1,8 +1,8 @@
 """Publish the state of this worker as a small blob, which gateways read.
 
 A separate thread overwrites the blob at a fixed interval, so that heartbeats do not delay jobs. A
-failed write is not repeated; the next heartbeat follows after the interval. See
-`contract.heartbeats`.
+failed write is not repeated; the next heartbeat follows after the interval. `contract.heartbeats`
+defines the content of the blob.
 """
 
 import logging

@@ -5,8 +5,8 @@ The command downloads the weights into the cache if they are not local, and writ
 changed, so its comments are kept. Without names, only entries without a digest are changed. With
 names, the digests of the named entries are computed again.
 
-The command reads the settings of `python -m worker.check`. The exit code is 1 if a digest cannot be
-computed or written, and 2 if NAME or a setting is invalid.
+The command reads the same settings as `python -m worker.check`. The exit code is 1 if a digest
+cannot be computed or written, and 2 if NAME or a setting is invalid.
 """
 
 import argparse
@@ -83,8 +83,8 @@ def _edit(lines: list[str], path: TablePath, sha256: str) -> Iterator[str]:
     """Yield candidates for the new text of the catalogue, with the digest in the table `path`.
 
     Each candidate replaces or adds a single line. The caller must check whether a candidate is
-    correct, because a line may only look like a line of the table, for example in a text of several
-    lines. `lines` are the lines of the catalogue, and `sha256` is the digest.
+    correct, because a line that looks like a line of the table may be a part of a multi-line
+    string. `lines` are the lines of the catalogue, and `sha256` is the digest.
     """
     section: TablePath = ()
     for number, line in enumerate(lines):

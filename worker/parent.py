@@ -3,7 +3,7 @@
 The imports of a worker with torch models take seconds. The parent process imports all modules once
 and then forks. A new child starts with these modules in memory, so that a worker that was killed is
 replaced within milliseconds. The parent itself starts no thread, connects to no service and does
-not use the device, so a child inherits nothing that must not be shared.
+not use the device, so a child inherits no thread, no connection and no device memory.
 
 A child has died if a signal has killed it, or if it has exited before the function that runs the
 worker has returned. The second case happens, for example, if the code of a model or of a library
@@ -98,9 +98,9 @@ def run_in_child(
             process.
 
     Returns:
-        The exit code of `run` if the last child ended by itself; 128 plus the number of the signal
-        if the last child died after this process had received SIGTERM or SIGINT; 0 if the signal
-        arrived during a restart delay.
+        The exit code that `run` has returned; 128 plus the number of the signal if the last child
+        died after this process had received SIGTERM or SIGINT; 0 if SIGTERM or SIGINT arrived
+        during a restart delay.
     """
     if sys.platform != "linux":
         return run(None, None)
@@ -148,7 +148,7 @@ class _Parent:
         Returns:
             The exit code for this process: the value that the function has returned; 128 plus the
             number of the signal if the child died after this process had received SIGTERM or
-            SIGINT; 0 if the signal arrived during a restart delay.
+            SIGINT; 0 if SIGTERM or SIGINT arrived during a restart delay.
         """
         death: WorkerDeath | None = None
         while True:
@@ -203,7 +203,7 @@ class _Parent:
 
 
 def _reap(child: int) -> int | None:
-    """Read the exit codes of all child processes that have ended, and return that of `child`.
+    """Read the exit codes of all ended child processes, and return the exit code of `child`.
 
     The result is -N if signal N killed `child`, or None if `child` still runs. As process 1 of a
     container, this process is also the parent of all processes whose own parent has ended, so it

@@ -25,7 +25,10 @@ class Shutdown:
         self.exit_code = 0
 
     def request(self, reason: str, exit_code: int = 0) -> None:
-        """Request that the worker stops receiving jobs, finishes or returns its jobs, and exits.
+        """Request that the worker shuts down.
+
+        The worker then stops receiving jobs, finishes its running jobs within a grace period,
+        returns the other jobs to their queues, and exits.
 
         Args:
             reason: Why the worker shuts down, for logs and probes.

@@ -7,10 +7,10 @@
     class Infer:
         def __call__(self, image: Image) -> Found: ...
 
-The gateway must know the results without the model's code. Therefore the model's catalogue entry
-repeats the declaration of the results, as `loosely models describe NAME` prints it. If the entry
-and the class differ, the model is not loaded. If the class declares no results, the results are
-checked only when the model returns them.
+The gateway does not have the model's code, but must know the results. Therefore the model's
+catalogue entry repeats the declaration of the results, as `loosely models describe NAME` prints it.
+If the entry and the class differ, the model is not loaded. If the class declares no results, the
+results are checked only when the model returns them.
 """
 
 import inspect
@@ -48,7 +48,7 @@ class ResultDeclaration:
 
     @property
     def default_media_type(self) -> str:
-        """The media type of the result if the catalogue does not declare it yet."""
+        """The result's media type if the model's catalogue entry does not contain the result."""
         if self.media_types == ("*/*",):
             return media.OCTET_STREAM
         return media.TEXT if "text/*" in self.media_types else (*self.media_types, media.JSON)[0]
@@ -110,10 +110,11 @@ def check_declared_results(model: ModelEntry, infer: Any) -> None:
 def _returned_type(infer: Any) -> type[Results] | None:
     """Return the subclass of `Results` in the type hint of what the model returns.
 
-    Return None if there is no type hint, or if the type hint is not such a subclass.
+    Return None if there is no type hint, or if the type hint is not a subclass of `Results`.
 
     Raises:
-        ModelUnfit: A type hint of the method contains a name that does not exist at run time.
+        ModelUnfit: A type hint of the model's method contains a name that does not exist at run
+            time.
     """
     method = getattr(infer, "postprocess", None)
     if method is None and inspect.isroutine(infer):
@@ -148,7 +149,10 @@ def _read_class(declaring: type[Results]) -> dict[str, ResultDeclaration]:
 
 
 def _unknown_name(owner: Any, error: NameError) -> ModelUnfit:
-    """Return the error for the type hints of a class or method that contain an unknown name."""
+    """Return the error for a type hint that contains a name which does not exist at run time.
+
+    `owner` is the class or method to which the type hint belongs. `error` contains the name.
+    """
     path = getattr(owner, "__qualname__", repr(owner))
     return ModelUnfit(
         f"{path}: a type hint contains {error.name}, which does not exist when the model is "

@@ -297,7 +297,7 @@ class LoadJournal:
             )
 
     def _read(self, name: str) -> tuple[int, float]:
-        """Return how many deaths are counted for a model, and the time of the last of them.
+        """Return how many deaths are counted for a model, and the time of the last death.
 
         `_count_death` counts the deaths of processes that were loading the model. The time is in
         seconds since 1970. Both values are 0 if no death is counted.

@@ -476,8 +476,8 @@ class BatchAdapter:
     def preprocess(self, item: Any, parameters: Parameters, inputs: Mapping[str, Any]) -> Any:
         """Call the model's method `preprocess`, and return the prepared item.
 
-        If the method declares arguments for parameters, the job's parameters are passed to them.
-        The named inputs are passed to the arguments with their names.
+        If the method declares arguments for parameters, it receives the job's parameters. Each
+        named input is passed to the argument of the same name.
         """
         preprocess = cast(Callable[..., Any], self._infer.preprocess)
         if not self._takes_parameters:
@@ -513,7 +513,11 @@ class ItemAdapter:
         self.postprocess = _identity
 
     def preprocess(self, item: Any, parameters: Parameters, inputs: Mapping[str, Any]) -> Any:
-        """Return the item with the job's named inputs, and its parameters if the model has any."""
+        """Return the item together with the job's parameters and named inputs.
+
+        The parameters are omitted if the model declares no parameters. If there are neither
+        parameters nor named inputs to add, return `item` unchanged.
+        """
         if not (self._takes_parameters or inputs):
             return item
         arguments = self._arguments.of(parameters) if self._takes_parameters else {}
@@ -644,8 +648,8 @@ def _named_inputs(model: ModelEntry, infer: Any, accepts: Accepts) -> dict[str, 
     """Return the named inputs of the model's class, which the entry must also declare.
 
     Raises:
-        ModelUnfit: The named inputs of the entry and the class differ, or `accepts` is "file",
-            which permits no named inputs, or a media type of a named input cannot be decoded.
+        ModelUnfit: The named inputs of the entry and the class differ, the class has named inputs
+            although `accepts` is "file", or a media type of a named input cannot be decoded.
     """
     declared = read_input_arguments(infer.preprocess if hasattr(infer, "preprocess") else infer)
     optional = {name: each.optional for name, each in declared.items()}

@@ -9,12 +9,12 @@
         mode: Literal["fast", "good"] = "good",
     ) -> dict[str, object]: ...
 
-In this example, `mask` is a named input, because its type hint is a type of inputs. The arguments
-`top` and `mode` are parameters.
+In this example, `mask` is a named input, because an argument of the type `Image` always receives an
+input. The arguments `top` and `mode` are parameters.
 
-The gateway must know the arguments without the model's code. Therefore the model's catalogue entry
-repeats the arguments, as `loosely models describe NAME` prints them. If the entry and the arguments
-differ, the model is not loaded.
+The gateway does not have the model's code, but must know the arguments. Therefore the model's
+catalogue entry repeats the arguments, as `loosely models describe NAME` prints them. If the entry
+and the arguments differ, the model is not loaded.
 """
 
 import inspect

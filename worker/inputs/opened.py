@@ -105,7 +105,7 @@ def open_together(first: OpenedInput, named: Mapping[str, OpenedInput]) -> Opene
 
 @contextlib.contextmanager
 def naming_input(name: str | None) -> Iterator[None]:
-    """If the `with` block raises an error about a named input, add the input's name to the text.
+    """Add the name of a named input to the text of an error that the `with` block raises.
 
     `name` is None for the first input, whose errors are not changed.
     """

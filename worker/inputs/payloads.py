@@ -61,8 +61,8 @@ class BlobStore(Protocol):
 class BlobPayloads:
     """Reads inputs from blob storage, and stores results there. Any thread may call the methods.
 
-    If blob storage does not answer, each method tries again. `wait` sleeps before each new try, and
-    returns False if the method must give up.
+    If blob storage does not answer, each method tries again. The argument `wait` of the methods is
+    a function that sleeps before each new try, and returns False if the method must give up.
     """
 
     def __init__(self, store: BlobStore) -> None:
@@ -210,7 +210,7 @@ def _limit(timeout_seconds: float | None) -> dict[str, Any]:
 
 
 def as_file(data: mmap.mmap) -> io.BufferedIOBase:
-    """Return an open temporary file with this content."""
+    """Write `data` to a temporary file, and return the open file."""
     return _spool(_pieces(data))
 
 

@@ -1,8 +1,8 @@
 """Decode untrusted arrays: `.npy` files, or lists of numbers in JSON.
 
-Arrays in `.npy` files keep their number type. Numbers in JSON become float32. The gateway also
-sends the tensors of `/v2` requests as JSON. It sends one tensor as nested lists, and several
-tensors as an object that contains nested lists by name.
+Arrays in `.npy` files keep their number type. Numbers in JSON become float32. The gateway converts
+the tensors of a `/v2` request to JSON: one tensor to nested lists, and several tensors to an object
+that contains the nested lists of each tensor by its name.
 """
 
 import math

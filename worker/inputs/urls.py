@@ -116,7 +116,11 @@ def _media_type(payload: PayloadUrl, response: GuardedResponse, model: ModelEntr
 
 
 def _may_be_json(data: Data) -> bool:
-    """Return whether the data may be JSON. For a large input in a file, the result is True."""
+    """Return whether `data` is valid JSON.
+
+    The result is also True if `data` is mapped from a file, because such large data is not parsed
+    here.
+    """
     if not isinstance(data, bytes):
         return True
     try:

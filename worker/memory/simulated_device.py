@@ -175,7 +175,7 @@ class SimulatedDevice:
         return holder, size_bytes
 
     def unload(self, resident_bytes: int) -> None:
-        """Release `resident_bytes` of the budget, which an unloaded model has used."""
+        """Release the `resident_bytes` bytes of the budget that an unloaded model has used."""
         gc.collect()
         self._account.release(resident_bytes)
 
@@ -238,9 +238,8 @@ def metering(grown: Callable[[int], None]) -> Iterator[Callable[[], int]]:
     Counting is slow, so it is used only for the few batches that are measured.
 
     Args:
-        grown: Called each time that the tensors use more bytes than at any time before in this
-            block. The argument is the number of bytes. The function may raise an error if memory
-            has run out.
+        grown: Called with the total size of the tensors in bytes each time this size reaches a new
+            maximum in the block. The function may raise an error if memory has run out.
 
     Yields:
         A function that returns the largest number of bytes that the tensors used at one time.

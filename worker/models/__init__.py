@@ -1,4 +1,4 @@
-"""The models, one file for each. The author of a model writes only the class `Infer` in its file.
+"""The models, one file for each. A model's author writes only the class `Infer` in this file.
 
 An item model processes one item in each call:
 
@@ -28,8 +28,8 @@ The method may declare each parameter as a keyword-only argument, or get all of 
 the argument `parameters`.
 
 The method may also declare named inputs, which a job has in addition to its first input. A named
-input is a keyword-only argument whose type hint is `Image`, `Audio`, `bytes` or `ndarray`, or
-contains an `Input`.
+input is a keyword-only argument whose type hint is `Image`, `Audio`, `bytes` or `ndarray`. For
+other types, the type hint must contain an `Input`, for example `Annotated[str, Input("text")]`.
 
 A model may return named results in addition to its result, for example a picture in addition to a
 JSON object. Such a model returns a `Results` object.
@@ -80,7 +80,7 @@ class Context(Protocol):
         ...
 
     def check(self) -> None:
-        """Raise an error if the job must stop, for example Cancelled."""
+        """Raise an error if the job must stop. The error is Cancelled if the job was cancelled."""
         ...
 
 

@@ -60,8 +60,8 @@ class Network:
 
         Args:
             module: The network to run.
-            precision: A key of PRECISIONS. The CPU always uses float32, because half precision is
-                not faster there.
+            precision: `float32`, `float16` or `bfloat16`. The CPU always uses float32, because half
+                precision is not faster there.
             part: The name of a submodule. Only this submodule uses the precision, and the other
                 submodules use float32. If the name is empty, the whole module uses the precision.
             compiler: A backend of torch.compile, for example "inductor". With a compiler, the first

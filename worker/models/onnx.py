@@ -238,7 +238,8 @@ class Infer:
         """Return one input as arrays with the types and the shapes of the graph's inputs.
 
         Raises:
-            InvalidInput: The names, the shape or the type of the input differ from the graph's.
+            InvalidInput: The names, shapes or types of the arrays differ from those of the graph's
+                inputs.
         """
         if isinstance(item, Image.Image):
             if self._picture is None:

@@ -55,7 +55,7 @@ class Infer:
         return torch.zeros(3, side, side)
 
     def preprocess(self, item: Image) -> torch.Tensor:
-        """Resize the image, crop its centre and normalise its pixels, as in the training."""
+        """Resize the image, crop its centre and normalise its pixels, as during training."""
         return self._network.stage(self._transforms(item))
 
     def __call__(self, batch: list[torch.Tensor]) -> list[torch.Tensor]:

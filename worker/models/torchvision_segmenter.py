@@ -85,7 +85,7 @@ class Infer:
         return float(item.pixels[0].numel())
 
     def preprocess(self, item: Image.Image) -> _Picture:
-        """Scale the shorter side to a fixed length and normalise the pixels, as in the training."""
+        """Scale the shorter side to a fixed length and normalise the pixels, as during training."""
         return _Picture(self._network.stage(self._transforms(item)), item.size)
 
     def __call__(self, batch: list[_Picture]) -> list[_Mask]:

@@ -1,7 +1,7 @@
 """Find the parts of a recording that contain speech, with the network Silero VAD.
 
 This module builds the network itself, because the `silero-vad` package cannot be imported without
-torchaudio. From the package, it uses only the weights, which are a safetensors file. The network
+torchaudio. The module uses only the package's weights, which are a safetensors file. The network
 computes a score for each step of 32 ms. The score also depends on the earlier steps, because the
 network has a recurrent layer.
 """
@@ -121,7 +121,7 @@ class Infer:
 
 
 class _Network(nn.Module):
-    """The network of Silero VAD. The names of its layers are those of the published weights."""
+    """The network of Silero VAD. Its layers have the same names as in the published weights."""
 
     def __init__(self) -> None:
         super().__init__()

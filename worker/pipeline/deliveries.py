@@ -4,7 +4,7 @@ The worker writes a note at the beginning and at the end of a redelivery, when i
 or dead-letters a message, and when a job has run but its deadline passed before the reply arrived.
 A separate thread writes the notes, so that they do not delay jobs. Each note is a small blob that
 is written without retries. A note is missing if the worker is killed before the note is written, or
-if blob storage does not answer. See `contract.deliveries`.
+if blob storage does not answer. `contract.deliveries` defines the content of a note.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""Create the consumer of a model: its steps, its model manager, and what they share.
+"""Create the consumer of a model, with its steps, its model manager and their shared objects.
 
 Both the worker and the command `loosely models check --load` create their consumers with this
 module. So the command measures the same code that the worker runs.
@@ -33,7 +33,7 @@ from worker.telemetry.recording import ModelTelemetry
 
 @dataclass(frozen=True, slots=True)
 class SharedServices:
-    """What the consumers of all models in one process share.
+    """The objects that the consumers of all models in one process share.
 
     Attributes:
         gateway: Reports progress, and asks whether a job is still wanted.
@@ -72,7 +72,7 @@ def make_consumer(  # noqa: PLR0913, PLR0917 - what the consumers of a process d
 
     Args:
         model: The model's catalogue entry.
-        services: What all consumers of this process share.
+        services: The objects that all consumers of this process share.
         queues: The model's queues for normal and for low priority.
         telemetry: Records the events of the model. From now on, the gauges of the model show the
             state of the new consumer.

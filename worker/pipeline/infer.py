@@ -402,7 +402,7 @@ def run_batch(
 def _yield_skipped(
     jobs: Sequence[ItemT], reason_to_skip: Callable[[ItemT], BaseException | None]
 ) -> Generator[tuple[ItemT, Skipped], None, list[ItemT]]:
-    """Yield each job for which `reason_to_skip` returns an error. Return the list of other jobs."""
+    """Yield each job for which `reason_to_skip` returns an error. Return a list of the rest."""
     left = []
     for job in jobs:
         if (reason := reason_to_skip(job)) is None:

@@ -73,8 +73,8 @@ class ReceivedJob:
         item: The prepared input; None before the job is prepared and after inference.
         cost: The size of the prepared input, in the model's own unit.
         memory: The memory that is reserved for the decoded input; None if no memory is reserved.
-        checked_at: When the gateway last answered whether the job is still wanted; None if it never
-            did.
+        checked_at: When the gateway last answered whether the job is still wanted; None before its
+            first answer.
         context: The context for the model's progress reports; None if the model reports no progress
             or the job has not run.
         started_at: When the batch with this job started; None before its start.

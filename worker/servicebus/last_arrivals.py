@@ -4,14 +4,14 @@ When a process is killed, the operating system first frees its memory and then c
 This takes 10 to 200 ms. Meanwhile Service Bus locks and sends the messages that the process had
 requested (link credit). The dead process cannot note these messages in its lock journal.
 
-So the parent process has a copy of each socket on which messages arrive. The worker is its child.
-After the child's death, the parent shuts the connection down, reads all data that has arrived, and
-writes the lock tokens into a new lock journal. The next worker reads this journal and abandons the
-messages. The parent cannot read the tokens if the connection is encrypted, because the keys were in
-the child's memory. Then the messages wait until their locks expire.
+The worker is the child of a parent process, which has a copy of each socket on which messages
+arrive. After the worker's death, the parent shuts the connections down, reads all data that has
+arrived, and writes the lock tokens into a new lock journal. The next worker reads this journal and
+abandons the messages. The parent cannot read the tokens if the connection is encrypted, because the
+keys were in the worker's memory. In this case, the messages stay locked until their locks expire.
 
-The parent cannot read what the child has read already. So, if the connection is not encrypted, the
-child notes the lock token of a message while the message is still in the socket.
+The parent cannot read data that the worker has already read. So, if the connection is not
+encrypted, the worker notes the lock token of a message before it reads the message.
 """
 
 import contextlib

@@ -62,7 +62,7 @@ class LockJournals:
             folder: The folder that this worker shares with the workers that will replace it.
             send_copy: Sends two things to the parent process: a copy of a socket on which messages
                 arrive, and the path of the journal of these messages. By default nothing is sent.
-            death: How the process died that this process replaces; None if unknown.
+            death: How the previous worker process died; None if unknown.
         """
         self._folder = folder
         self.death = death

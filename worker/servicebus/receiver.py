@@ -170,9 +170,9 @@ class Receiver:
                 is received.
 
         Yields:
-            Each settled message and each received message. When the caller gets a received message,
-            it must make `free_count` return 1 less before it continues the iteration. Otherwise
-            too many messages are received.
+            A `Settled` for each settled message, and each received message. The caller must count
+            a received message before it continues the iteration, so that `free_count` returns 1
+            less. Otherwise, too many messages are received.
         """
         self.iterated_at = self._clock()
         try:
@@ -283,10 +283,10 @@ class Receiver:
     ) -> Generator[LockedMessage, None, float | None]:
         """Yield the messages that arrive while the worker has capacity for them.
 
-        Return None after the messages. If the worker has no capacity, or stops receiving, yield
-        nothing and return the number of seconds to wait before the next call.
+        After the last message, return None. If the worker has no capacity, or stops receiving,
+        yield nothing and return the number of seconds to wait before the next call.
 
-        `free_count` returns how many messages the worker can take now.
+        `free_count` returns how many messages may be received now.
         """
         if self._stopping.is_set():
             self._take_back_credit()

@@ -24,7 +24,8 @@ _GATHER_SECONDS = 0.002
 class QueueSender:
     """Sends replies to one queue over a separate connection. Any thread may call `send`.
 
-    If several threads send replies at about the same time, one call sends all of them.
+    If several threads send replies at about the same time, one call of the SDK sends all these
+    replies.
     """
 
     def __init__(self, endpoint: AzureEndpoint, queue: str) -> None:
@@ -106,9 +107,9 @@ class CallGatherer(Generic[T]):
         self._waiting: deque[_Group[T]] = deque()
 
     def __call__(self, item: T) -> None:
-        """Pass an item to the next call of `call`, and wait until `call` has returned.
+        """Add an item to the next call of the function `call`, and wait until this call has ended.
 
-        Raises the error that `call` has raised.
+        If `call` raises an error, this method raises the same error.
         """
         with self._joining:
             if not self._waiting or len(self._waiting[-1].items) >= self._limit:

@@ -124,9 +124,9 @@ class DeviceProbe:
     def look(self, wait_seconds: float = _PROBE_WAIT_SECONDS) -> tuple[bool, Mapping[str, Any]]:
         """Return whether the device works, and details for the response to the readiness probe.
 
-        The device works if it has recently finished a test computation. If the last successful test
-        computation is too long ago, this method requests a new test computation, and waits at most
-        `wait_seconds` for its end.
+        The device works if the last test computation succeeded, and if no test computation has been
+        running for more than 10 s. If the last success was more than 30 s ago, this method requests
+        a new test computation, and waits at most `wait_seconds` for its end.
         """
         if self._succeeded_at is None or self._clock() - self._succeeded_at > _MAX_AGE_SECONDS:
             self.ask()
@@ -204,8 +204,8 @@ class WorkerReadiness:
     def started(self) -> tuple[bool, Mapping[str, Any]]:
         """Return whether the start of the worker has ended, and the same details as `ready`.
 
-        A model that is set aside cannot be loaded because it is broken. Such models are ignored if
-        the worker has at least one model that is not set aside.
+        A model that cannot be loaded because it is broken is set aside. This method ignores the
+        models that are set aside, unless all models of the worker are set aside.
         """
         return self._judge(are_broken_allowed=True)
 

@@ -1,10 +1,9 @@
 """Set up logs and traces.
 
 Logs are single lines on stderr, as text or as JSON objects for log collectors. Traces are
-configured by the standard OTEL_* variables. OTEL_TRACES_EXPORTER lists the exporters by the names
-in OpenTelemetry's specification: `otlp`, `console`, or the name of an exporter that an installed
-package registers, for example Azure Monitor's. The SDK and the exporters read the other OTEL_*
-variables themselves.
+configured by the standard OTEL_* variables. OTEL_TRACES_EXPORTER lists the names of the exporters:
+`otlp`, `console`, or a name that an installed package registers, for example the package of Azure
+Monitor. The SDK and the exporters read the other OTEL_* variables themselves.
 """
 
 import json

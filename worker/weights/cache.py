@@ -6,8 +6,8 @@ killed at any time. If several processes need the same file at the same time, on
 the file while the other processes wait. The digest of a cached file is checked again before each
 use.
 
-The total size of the files can be limited. Then the files that were not used for the longest time
-are deleted before a download. A file that was used within the last hour is not deleted.
+The total size of the files can be limited. Then the least recently used files are deleted before a
+download that would exceed the limit. A file that was used within the last hour is not deleted.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ _UNUSED_SECONDS: Final = 3600.0
 
 
 def _do_nothing() -> None:
-    """Do nothing. A download without a connection has this function as `Download.close`."""
+    """Do nothing. This is the default of `Download.close`, for downloads without a connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,9 @@ class WeightsCache:
                 part.unlink(missing_ok=True)
 
     def _make_room(self, weights: str, size_bytes: int | None) -> int:
-        """Delete unused files if necessary, and return how many bytes can be stored.
+        """Delete files if necessary, and return how many bytes can be stored.
+
+        Only files that were not used within the last hour are deleted.
 
         Raises:
             WeightsUnavailable: A file of `size_bytes` cannot be stored.

@@ -1,4 +1,4 @@
-"""Test that the lock file of a process exists until the process ends, even if it is killed."""
+"""Test that the lock file of a process exists until the process ends or is killed."""
 
 from __future__ import annotations
 

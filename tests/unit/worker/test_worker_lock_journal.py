@@ -1,4 +1,4 @@
-"""Test that a lock journal has the lock tokens of all unsettled messages, even after a kill."""
+"""Test that a lock journal keeps the tokens of all unsettled messages if its worker is killed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Killed(BaseException):
 
 
 class MortalMemory(mmap.mmap):
-    """A memory map that allows `writes_left` more writes and raises `Killed` at each later one."""
+    """A memory map that raises `Killed` at each write after the next `writes_left` writes."""
 
     writes_left: int | None = None
 

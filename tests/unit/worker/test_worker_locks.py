@@ -16,7 +16,11 @@ LOCK_SECONDS = 9.0
 
 @dataclass
 class ScriptedBroker:
-    """A broker whose clock is `now`. `mood` determines what a renewal of a lock does."""
+    """A broker in memory whose clock is the attribute `now`.
+
+    `mood` determines how a call of `renew` ends: `renews` renews the lock if it has not expired.
+    `lost`, `away`, `silent` and `defect` raise different errors.
+    """
 
     now: float = 1000.0
     mood: str = "renews"

@@ -1,4 +1,4 @@
-"""Test that the memory that a profile estimates for an unmeasured batch is never too low."""
+"""Test that a memory profile never estimates too little memory for an unmeasured batch."""
 
 from __future__ import annotations
 

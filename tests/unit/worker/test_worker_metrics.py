@@ -8,7 +8,7 @@ from worker.telemetry.recording import JobSpan, Metrics, ModelTelemetry
 
 
 class NewModelsRefusal(InvalidInput):
-    """An error class with its own code, as a model's author may define it."""
+    """An error with an error code that is not in `worker.errors`, as a model may define it."""
 
     code = "anything-at-all"
 

@@ -323,8 +323,8 @@ def pack(results: EncodedResults) -> tuple[RecordedJobs, Any, dict[str, Any]]:
     """Put the results of a job into its reply.
 
     Returns:
-        The stand-in for the consumer, whose blob store has the large results; the first result in
-        the reply; and the named results in the reply.
+        An object that replaces the consumer and keeps the large results in its attribute `blobs`;
+        the first result in the reply; and the named results in the reply.
     """
     jobs = RecordedJobs()
     step = ReplyStep(BlobPayloads(jobs.blobs), jobs.reply._senders, jobs.cache, jobs.in_flight)

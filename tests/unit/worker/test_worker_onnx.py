@@ -32,6 +32,7 @@ def save_graph(
     """Write a graph of `nodes` as an ONNX file to `path`, and return `path`.
 
     `inputs` and `outputs` map the name of each input and output to its element type and shape.
+    `constants` maps the name of each constant to its array.
     """
     graph = onnx.helper.make_graph(
         nodes,

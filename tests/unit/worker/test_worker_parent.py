@@ -42,10 +42,10 @@ sys.exit(parent.run_in_child(run, sys.argv[1:]))
 
 
 class Program:
-    """Runs the program PROGRAM: a parent process that replaces its child when the child dies.
+    """A running subprocess that executes PROGRAM, and replaces its child when the child dies.
 
-    `death` is the text from the parent to the current child that says how the previous child died.
-    The text is empty for the first child.
+    `death` is the text that describes how the previous child died. The parent passes this text to
+    the current child. The text is empty for the first child.
     """
 
     death = ""

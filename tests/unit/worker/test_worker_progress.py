@@ -22,8 +22,8 @@ REPLY_URL = "https://gateway.test/v1/jobs/job/reply?expires=1&token=t"
 class ProgressGateway:
     """A gateway that records progress reports, and a worker's reporter that sends them.
 
-    Only the test advances the clock `now`. `goes_on` is the gateway's answer: whether the job goes
-    on.
+    Only the test advances the clock `now`. `goes_on` is the gateway's answer to each report: True
+    if the job may continue.
     """
 
     told: list[dict[str, Any]] = field(default_factory=list)

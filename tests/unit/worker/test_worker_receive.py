@@ -1,4 +1,4 @@
-"""Test when a lock expires by the worker's clock, even if this differs from the broker's clock."""
+"""Test that a lock expires at the right time although the worker's and broker's clocks differ."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""Test which reply addresses are allowed, and which responses mean a delivered reply."""
+"""Test which reply addresses are allowed, and after which responses a reply is not sent again."""
 
 import pytest
 

@@ -30,7 +30,7 @@ sys.stdin.read()
 
 
 class Declares:
-    """A model that needs 2 bytes while it is loaded, and 1 byte for each unit of a batch's cost."""
+    """A model that occupies 2 bytes, and 1 more byte for each unit of the running batch's cost."""
 
     def memory_bytes(self, cost: float) -> int:
         return 2 + int(cost)

@@ -23,7 +23,7 @@ ENQUEUED_AT = datetime(2026, 1, 1, 12, 0, 0, 900_000, tzinfo=UTC)
 
 
 class Exported:
-    """The tracing of a worker, and the spans that it has exported."""
+    """Creates a worker's trace spans, and keeps the exported spans in memory."""
 
     def __init__(self) -> None:
         self._exporter = InMemorySpanExporter()

@@ -38,7 +38,8 @@ def is_offline(monkeypatch: pytest.MonkeyPatch) -> None:
 def load(folder: Path, task: str, media_type: str, monkeypatch: pytest.MonkeyPatch) -> LoadedModel:
     """Load the model whose code is in docs/models.md, with the files in `folder / "files"`.
 
-    The file with the weights is moved out of this folder, as docs/models.md says.
+    The weights are moved to `folder / "weights"`, because the model of docs/models.md gets its
+    weights separately from the folder with its other files.
     """
     [code] = re.findall(r"^```python\n([^`]*transformers[^`]*)^```", GUIDE, re.MULTILINE)
     name = f"pipeline_of_{folder.name}"

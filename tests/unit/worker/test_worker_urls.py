@@ -1,4 +1,4 @@
-"""Test downloads of inputs from URLs, also from a faulty server on loopback."""
+"""Test downloads of inputs from URLs, including downloads from a faulty server on loopback."""
 
 import contextlib
 import socket
@@ -25,9 +25,9 @@ CLASSIFIER = Catalogue.load().model("classifier")
 
 @contextmanager
 def answering(data: bytes, *, hangs: bool = False) -> Iterator[str]:
-    """Yield the URL of a server that answers its only connection with these bytes.
+    """Yield the URL of a server that accepts one connection and answers with `data`.
 
-    If `hangs` is true, the server then sends single bytes without end.
+    If `hangs` is true, the server sends `data`, and then one byte every 0.05 s until the test ends.
     """
     released = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -187,9 +187,10 @@ def test_the_time_limit_applies_to_the_whole_download_with_all_redirects() -> No
 
 @pytest.fixture
 def answered() -> Iterator[threading.Event]:
-    """Yield the event for which the resolver of `dead_dns` waits. Set it at the end of the test.
+    """Yield the event for which the resolver of `dead_dns` waits.
 
-    Until then, the resolver does not answer for names that contain `dead`.
+    The event is set at the end of the test. Until then, the resolver does not answer for names that
+    contain `dead`.
     """
     event = threading.Event()
     yield event
@@ -254,7 +255,7 @@ def test_an_input_from_an_unreachable_server_is_refused(fetcher: UrlFetcher) -> 
 def test_the_request_for_an_input_url_is_sent_to_the_checked_ip_address(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A second DNS look-up, after the check, could return another, private address."""
+    """If the host were looked up again after the check, DNS could return a private address."""
     asked: list[str] = []
 
     def look_up(host: str, port: int, **rest: object) -> list[tuple[object, ...]]:

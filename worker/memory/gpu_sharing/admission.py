@@ -98,9 +98,9 @@ def may_enter(name: str, size_bytes: int, records: Records, total_bytes: int) ->
 def must_leave(name: str, records: Records, total_bytes: int, now: float) -> bool:
     """Return whether a model must be unloaded so that a waiting model can be loaded.
 
-    Idle models are unloaded first, and then busy models in the order of the attribute
+    Idle models are unloaded first, and then busy models in ascending order of the attribute
     `turn_ends_at` of their records. No more models are unloaded than necessary. A busy model is
-    unloaded only after the latest `turn_ends_at` of the models that must be unloaded.
+    unloaded only when `turn_ends_at` has passed for all models that must be unloaded.
 
     Args:
         name: The name of the model's lock file.

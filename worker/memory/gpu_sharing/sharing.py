@@ -169,9 +169,9 @@ def profile_key(model: ModelEntry) -> str:
 def needed_bytes(profile: MemoryProfile, model: ModelEntry, device: Device) -> int:
     """Return how many bytes of device memory to reserve before a model is loaded.
 
-    The result is the measured memory of the model together with a full batch, limited to the memory
-    of the device. It exceeds this limit only if even a batch of one item needs more memory than the
-    device has. If no batch was measured, the result is an estimate.
+    The result is the measured memory of the model together with a full batch, but at most the
+    memory of the device. If a batch of one item already needs more memory than the device has, the
+    result is what this batch needs. If no batch was measured, the result is an estimate.
     """
     if not profile.peaks:
         return _first_reservation_bytes(profile.resident_bytes, model, device)
