@@ -34,7 +34,7 @@ _RESTART_PAUSE_SECONDS = 0.1
 _MODEL_PROCESSES = "model-processes"
 _BOUNDARY = "peer-boundary"
 _SERVERS = "benchmarks.peers.servers"
-_AZURE_SDKS = ROOT / "benchmarks" / "peers" / "servers" / "azure_sdks"
+_AZURE_SDK = ROOT / "benchmarks" / "peers" / "servers" / "azure_sdk"
 
 BodyForm = Literal["raw", "form", "list"]
 """How a server gets the picture: as the body, as a file of a form, or as base64 in a JSON list."""
@@ -81,18 +81,18 @@ _CELERY = (
 _DRAMATIQ = ("dramatiq", f"{_SERVERS}.dramatiq_tasks", "--processes", "1")
 _CELERY_SETTINGS = "acks_late, reject_on_worker_lost, prefetch 1, torch imported before the fork"
 
-_AZURE_SDKS_COMMANDS = (
+_AZURE_SDK_COMMANDS = (
     (
         *("python", "-m", "emulator.servicebus", "--log-level", "warning"),
-        *("--data", "{folder}/service-bus", "--config", str(_AZURE_SDKS / "service_bus.json")),
+        *("--data", "{folder}/service-bus", "--config", str(_AZURE_SDK / "service_bus.json")),
         *("--port", "{queue_port}", "--admin-port", "{admin_port}"),
     ),
     (
         *("python", "-m", "emulator.functions", "--log-level", "warning", "--no-request-log"),
-        *("--data", "{folder}/functions", "--app", str(_AZURE_SDKS), "--port", "{port}"),
+        *("--data", "{folder}/functions", "--app", str(_AZURE_SDK), "--port", "{port}"),
         "--no-reload",
     ),
-    ("python", "-m", f"{_SERVERS}.azure_sdks.worker", "{port}"),
+    ("python", "-m", f"{_SERVERS}.azure_sdk.worker", "{port}"),
 )
 
 CONFIGURATIONS = (
@@ -180,11 +180,11 @@ CONFIGURATIONS = (
         [("bentoml", "serve", f"{_SERVERS}.bentoml_server:Classify", "--port", "{port}")],
     ),
     PeerConfiguration(
-        "azure-sdks",
+        "azure-sdk",
         "emulators",
         "Azure SDKs without Loosely",
         "the same emulators; batches of messages are sent, one message is received at a time",
-        _AZURE_SDKS_COMMANDS,
+        _AZURE_SDK_COMMANDS,
         environment=OWN_ENVIRONMENT,
     ),
     PeerConfiguration(LOOSELY, "up", "Loosely", "`loosely up`; batches of 8, 5 ms"),

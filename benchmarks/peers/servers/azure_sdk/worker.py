@@ -1,6 +1,6 @@
 """A worker that receives messages with the SDK, one after the other, and sends the replies.
 
-`python -m benchmarks.peers.servers.azure_sdks.worker PORT`, with the port of the Function App.
+`python -m benchmarks.peers.servers.azure_sdk.worker PORT`, with the port of the Function App.
 """
 
 import http.client
