@@ -168,7 +168,7 @@ async def test_operations_on_a_missing_blob_raise_blob_not_found(container: Any)
         assert code_of(refused.value) == "BlobNotFound"
 
 
-async def test_a_deleted_blob_does_not_exist(container: Any) -> None:
+async def test_a_blob_no_longer_exists_after_it_is_deleted(container: Any) -> None:
     blob = container.get_blob_client("blob")
     await blob.upload_blob(os.urandom(100_000))
     await blob.delete_blob(delete_snapshots="include")

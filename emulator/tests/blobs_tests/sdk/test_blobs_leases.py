@@ -26,7 +26,7 @@ async def refused_code(attempt: Any) -> tuple[int | None, str]:
     return refused.value.status_code, code_of(refused.value)
 
 
-async def test_the_sdk_acquires_changes_renews_releases_and_breaks_a_lease(
+async def test_a_lease_can_be_acquired_changed_renewed_released_and_broken_with_the_sdk(
     container: Any,
 ) -> None:
     blob = container.get_blob_client("blob")

@@ -174,7 +174,7 @@ async def test_a_snapshot_of_a_leased_blob_can_be_deleted_without_the_lease_id(
     assert (await delete(service, "box/blob", "only")).code == "LeaseIdMissing"
 
 
-async def test_a_snapshot_of_an_append_blob_keeps_its_blocks(
+async def test_a_snapshot_of_an_append_blob_does_not_contain_blocks_that_are_appended_later(
     service: RunningBlobService,
 ) -> None:
     await service.request("PUT", "box/log", headers={"x-ms-blob-type": "AppendBlob"})

@@ -122,14 +122,14 @@ async def test_http_requests_are_routed_by_path_and_method(
         ("/api/by-id/tom", {"name": "tom"}),
     ],
 )
-async def test_the_first_function_by_name_whose_route_matches_serves_the_request(
+async def test_the_first_function_in_name_order_whose_route_matches_the_path_serves_the_request(
     client: httpx.AsyncClient, path: str, answer: dict[str, object] | None
 ) -> None:
     got = (await client.get(path)).json()
     assert got == (answer or {"guid": path.rsplit("/", 1)[1]})
 
 
-async def test_the_client_receives_the_status_and_headers_and_cookies_and_charset_of_the_function(
+async def test_the_client_receives_the_status_headers_cookies_and_charset_that_the_function_returns(
     client: httpx.AsyncClient,
 ) -> None:
     response = await client.get("/api/cookies")

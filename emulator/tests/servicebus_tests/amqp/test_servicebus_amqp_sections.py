@@ -258,5 +258,5 @@ def test_every_accepted_message_is_encoded_for_delivery_with_an_unchanged_body(
     assert split(write_message(told, TOKEN, NOW)).body == split(bytes(payload)).body
 
 
-def test_the_function_section_value_returns_the_decoded_value_of_a_message_section() -> None:
+def test_reading_the_value_of_a_message_section_returns_the_decoded_value() -> None:
     assert section_value(BODY) == b"body"

@@ -183,7 +183,7 @@ async def test_a_message_whose_delivery_fails_in_receive_and_delete_mode_is_deli
     assert servicebus.bodies() == ["another message"]
 
 
-async def test_a_message_whose_delivery_failed_survives_a_restart_of_the_broker(
+async def test_a_message_whose_delivery_failed_in_receive_and_delete_mode_survives_a_restart(
     servicebus: RunningBroker,
 ) -> None:
     def fail(delivery: MessageDelivery) -> None:

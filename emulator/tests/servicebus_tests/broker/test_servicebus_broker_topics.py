@@ -238,7 +238,7 @@ async def test_a_cancelled_scheduled_message_of_a_topic_is_not_sent(topics: Runn
     assert bodies(topics)["all"] == []
 
 
-async def test_a_topic_sends_a_message_with_the_same_id_only_once(tmp_path: Path) -> None:
+async def test_a_topic_drops_a_second_message_with_the_same_id_until_the_detection_window_ends(tmp_path: Path) -> None:
     settings = TopicSettings("t", duplicate_detection_window=timedelta(minutes=1))
     topics = await RunningBroker.open(tmp_path, settings, subscription("all"))
     first = await topics.queue("t").send([message("a", message_id="1")])
@@ -277,7 +277,7 @@ async def test_a_copy_expires_after_the_shortest_time_to_live_of_message_topic_a
     await topics.broker.close()
 
 
-async def test_if_the_database_cannot_be_written_no_subscription_gets_the_message(
+async def test_no_subscription_gets_a_message_that_cannot_be_written_to_the_database(
     topics: RunningBroker,
 ) -> None:
     due = topics.after(60)
