@@ -87,7 +87,7 @@ def make_app(folder: Path) -> Path:
 
 
 @NEEDS_IPV6
-def test_a_service_without_the_option_host_binds_the_same_port_of_both_loopback_addresses() -> None:
+def test_a_service_without_the_option_host_binds_the_same_port_on_both_loopback_addresses() -> None:
     bound = bind_all(None, 0)
     try:
         (first, port), (second, other_port, *_) = (each.getsockname() for each in bound)
@@ -109,7 +109,7 @@ def test_a_port_that_is_in_use_on_one_loopback_address_is_refused() -> None:
             pass
 
 
-def test_a_socket_that_cannot_listen_is_refused_with_the_reason() -> None:
+def test_the_error_for_a_socket_that_cannot_listen_contains_the_reason() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(SettingError, match=f"cannot listen on port {port}: .*Invalid argument"):

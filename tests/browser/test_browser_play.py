@@ -295,7 +295,7 @@ def test_a_job_with_a_sound_recorded_in_the_playground_succeeds(
 
 
 @pytest.mark.thorough
-def test_a_job_with_a_picture_from_the_camera_succeeds(browser: Browser, system: System) -> None:
+def test_a_job_with_a_picture_taken_with_the_camera_in_the_playground_succeeds(browser: Browser, system: System) -> None:
     open_model(browser, "classifier")
     click(browser, "#camera")
     browser.wait(
@@ -358,7 +358,7 @@ def test_the_playground_draws_boxes_around_detected_objects_at_the_coordinates_i
     assert edges_show_colour(1) == [False] * 4
 
 
-def test_the_playground_lays_a_mask_over_the_picture_and_names_the_class_under_the_pointer(
+def test_the_playground_draws_a_mask_over_the_picture_and_shows_the_class_at_the_mouse_pointer(
     browser: Browser,
 ) -> None:
     open_model(browser, "mask")
@@ -420,7 +420,7 @@ def test_the_playground_draws_each_named_result_below_the_first_result(
     assert browser.messages == []
 
 
-def test_a_result_that_cannot_be_read_does_not_hide_the_other_results(browser: Browser) -> None:
+def test_a_result_that_cannot_be_downloaded_does_not_hide_the_other_results(browser: Browser) -> None:
     block = "Network.setBlockedURLs"
     open_model(browser, "parts")
     choose_file(browser, EXAMPLES / "chelsea.jpg")
@@ -459,7 +459,7 @@ def test_a_result_that_cannot_be_drawn_does_not_hide_the_other_results(browser: 
     assert browser.messages == []
 
 
-def test_the_playground_runs_a_job_if_an_older_gateway_omits_named_inputs_and_results(
+def test_the_playground_can_run_jobs_on_an_older_gateway_that_omits_named_inputs_and_results(
     browser: Browser,
 ) -> None:
     browser.omit_members("inputs", "results")
@@ -543,7 +543,7 @@ def test_the_playground_lists_the_versions_of_a_model_and_runs_the_selected_vers
 
 
 @pytest.mark.thorough
-def test_the_playground_sends_the_entered_job_options(browser: Browser, system: System) -> None:
+def test_the_playground_submits_a_job_with_the_options_that_the_user_entered(browser: Browser, system: System) -> None:
     open_model(browser, "noop")
     choose(browser, "modes", "text")
     enter(browser, "#text", "hello")
@@ -742,7 +742,7 @@ def picture(folder: Path, width: int) -> Path:
     return path
 
 
-def test_the_playground_shows_the_problem_of_a_failed_job_with_advice(
+def test_the_playground_shows_the_problem_and_advice_for_a_failed_job(
     browser: Browser, system: System, tmp_path: Path
 ) -> None:
     open_model(browser, "boxes")

@@ -272,7 +272,7 @@ def ask(process: "subprocess.Popen[str]") -> str:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prlimit is a call of Linux")
-def test_a_process_with_a_full_disk_cannot_write_until_the_disk_is_free(
+def test_a_process_cannot_write_after_its_disk_is_filled_until_the_disk_is_freed(
     writer: "subprocess.Popen[str]",
 ) -> None:
     disk = FileSizeLimit()
@@ -343,7 +343,7 @@ def test_the_hostile_option_refuses_the_name_of_an_unknown_attack() -> None:
         hostile.choose_attacks("bombs", MODELS)
 
 
-def test_the_hostile_picture_of_huge_size_can_be_decoded_and_has_the_given_size() -> None:
+def test_the_hostile_huge_picture_can_be_decoded_and_has_the_given_side_length() -> None:
     image = pytest.importorskip("PIL.Image")
     picture = hostile.make_huge_picture(side=70)
     with image.open(BytesIO(picture)) as opened:
@@ -435,7 +435,7 @@ def test_the_memory_slope_ignores_growth_during_the_warm_up_and_short_peaks() ->
 
 
 @pytest.mark.parametrize(("minutes", "seconds"), [(60, 300.0), (10, 60.0), (24, 120.0)])
-def test_the_default_warm_up_is_a_quarter_of_the_time_without_kills_but_at_least_one_minute(
+def test_the_default_warm_up_takes_a_quarter_of_the_kill_free_time_but_at_least_one_minute(
     minutes: float, seconds: float
 ) -> None:
     assert choose_warm_up(minutes * 60 / 3) == seconds

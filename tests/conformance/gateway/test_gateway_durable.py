@@ -57,7 +57,7 @@ async def answering(answer: Callable[[], web.Response]) -> AsyncIterator[Durable
         await runner.cleanup()
 
 
-async def test_the_status_of_an_unknown_job_is_none_and_http_status_500_raises_unavailable() -> (
+async def test_the_client_returns_none_for_an_unknown_job_and_raises_unavailable_for_status_500() -> (
     None
 ):
     async with answering(lambda: web.Response(status=404)) as client:

@@ -68,7 +68,7 @@ def test_a_reply_is_sent_again_after_a_temporary_failure(
     assert waits[1] > waits[0] / 2
 
 
-def test_a_reply_is_not_sent_again_after_the_argument_wait_has_returned_false(
+def test_a_reply_is_not_sent_again_after_the_wait_function_has_returned_false(
     gateway: Gateway, replies: GatewayClient
 ) -> None:
     gateway.answers["job"] = [503] * 99

@@ -87,7 +87,7 @@ def faulty_services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalS
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.run.__name__)
-def test_the_smoke_test_reports_that_each_claim_about_service_bus_holds(
+def test_the_smoke_test_confirms_each_claim_about_a_working_service_bus(
     services: LocalServices, check: Check
 ) -> None:
     finding = run_check(check, broker_of(services))
@@ -106,7 +106,7 @@ def test_the_smoke_test_reports_that_each_claim_about_service_bus_holds(
         (LETTER, FindingResult.FAILED, "lacks DeadLetterReason and DeadLetterErrorDescription"),
     ],
 )
-def test_the_smoke_test_reports_each_claim_that_a_faulty_service_bus_violates(
+def test_the_smoke_test_reports_each_claim_that_is_false_for_a_faulty_service_bus(
     faulty_services: LocalServices, claim: str, result: FindingResult, text: str
 ) -> None:
     finding = run_check(CHECKS_BY_CLAIM[claim], broker_of(faulty_services))

@@ -399,7 +399,7 @@ async def test_the_azure_storage_engine_refuses_to_rewind_an_instance(
         await host.engine.rewind("failed")
 
 
-async def test_the_method_wait_finished_returns_when_another_host_has_finished_the_instance(
+async def test_waiting_for_an_instance_ends_when_another_host_has_finished_the_instance(
     start_host: StartHost,
 ) -> None:
     one = await start_host()

@@ -298,7 +298,7 @@ async def test_no_subscription_gets_a_message_that_cannot_be_written_to_the_data
     assert bodies(topics) == found
 
 
-async def test_a_scheduled_message_whose_content_cannot_be_read_is_sent_once_it_can_be_read(
+async def test_a_scheduled_message_with_unreadable_content_is_sent_when_the_content_is_readable(
     topics: RunningBroker,
 ) -> None:
     due = topics.after(60)
@@ -511,7 +511,7 @@ async def test_an_acknowledged_message_is_in_all_subscriptions_after_a_kill_of_t
 
 
 @pytest.mark.parametrize("statement", [8, 14, 24])
-async def test_a_message_is_in_all_subscriptions_or_none_after_a_kill_while_it_is_written(
+async def test_a_message_is_in_all_subscriptions_or_in_none_after_a_kill_during_the_write(
     tmp_path: Path, statement: int
 ) -> None:
     await _check_after_kill(tmp_path, 1000, str(statement))
