@@ -295,7 +295,9 @@ def test_a_job_with_a_sound_recorded_in_the_playground_succeeds(
 
 
 @pytest.mark.thorough
-def test_a_job_with_a_picture_taken_with_the_camera_in_the_playground_succeeds(browser: Browser, system: System) -> None:
+def test_a_job_with_a_picture_taken_with_the_camera_in_the_playground_succeeds(
+    browser: Browser, system: System
+) -> None:
     open_model(browser, "classifier")
     click(browser, "#camera")
     browser.wait(
@@ -420,7 +422,9 @@ def test_the_playground_draws_each_named_result_below_the_first_result(
     assert browser.messages == []
 
 
-def test_a_result_that_cannot_be_downloaded_does_not_hide_the_other_results(browser: Browser) -> None:
+def test_a_result_that_cannot_be_downloaded_does_not_hide_the_other_results(
+    browser: Browser,
+) -> None:
     block = "Network.setBlockedURLs"
     open_model(browser, "parts")
     choose_file(browser, EXAMPLES / "chelsea.jpg")
@@ -543,7 +547,9 @@ def test_the_playground_lists_the_versions_of_a_model_and_runs_the_selected_vers
 
 
 @pytest.mark.thorough
-def test_the_playground_submits_a_job_with_the_options_that_the_user_entered(browser: Browser, system: System) -> None:
+def test_the_playground_submits_a_job_with_the_options_that_the_user_entered(
+    browser: Browser, system: System
+) -> None:
     open_model(browser, "noop")
     choose(browser, "modes", "text")
     enter(browser, "#text", "hello")

@@ -298,7 +298,9 @@ def test_a_component_that_never_becomes_ready_does_not_stop_other_components(
     assert up.finish()[0] == 0
 
 
-def test_a_component_that_does_not_stop_after_the_stop_signal_is_killed(start: Callable[..., Up]) -> None:
+def test_a_component_that_does_not_stop_after_the_stop_signal_is_killed(
+    start: Callable[..., Up],
+) -> None:
     up = start(queue="plain", worker="stubborn")
     wait_for(lambda: up.is_ready("queue", "worker"))
 

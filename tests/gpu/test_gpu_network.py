@@ -68,7 +68,9 @@ def test_staging_an_item_copies_the_item_to_the_gpu() -> None:
     assert network.stage(pictures(1)[0]).device.type == "cuda"
 
 
-def test_outputs_have_the_order_of_the_items_if_items_are_copied_to_the_gpu_while_batches_run() -> None:
+def test_outputs_have_the_order_of_the_items_if_items_are_copied_to_the_gpu_while_batches_run() -> (
+    None
+):
     """Copy 2,000 items to the GPU from four threads while batches run. Check each item's output."""
     network = Network(nn.Flatten())
     items = [torch.full((3, 32, 32), float(number)) for number in range(200)] * 10

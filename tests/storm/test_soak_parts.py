@@ -435,7 +435,7 @@ def test_the_memory_slope_ignores_growth_during_the_warm_up_and_short_peaks() ->
 
 
 @pytest.mark.parametrize(("minutes", "seconds"), [(60, 300.0), (10, 60.0), (24, 120.0)])
-def test_the_default_warm_up_takes_a_quarter_of_the_kill_free_time_but_at_least_one_minute(
+def test_the_default_warm_up_takes_a_quarter_of_the_phase_without_kills_but_at_least_a_minute(
     minutes: float, seconds: float
 ) -> None:
     assert choose_warm_up(minutes * 60 / 3) == seconds

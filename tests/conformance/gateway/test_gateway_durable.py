@@ -57,7 +57,7 @@ async def answering(answer: Callable[[], web.Response]) -> AsyncIterator[Durable
         await runner.cleanup()
 
 
-async def test_the_client_returns_none_for_an_unknown_job_and_raises_unavailable_for_status_500() -> (
+async def test_the_client_returns_none_for_an_unknown_job_and_raises_an_error_for_status_500() -> (
     None
 ):
     async with answering(lambda: web.Response(status=404)) as client:

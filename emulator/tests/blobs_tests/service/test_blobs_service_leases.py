@@ -145,7 +145,9 @@ def test_a_read_or_write_has_the_outcome_that_azure_documents_for_the_lease_stat
     assert use(name, lease_in(state, now_us), now_us, ONE, TWO) == expected
 
 
-def test_a_lease_change_succeeds_with_a_wrong_lease_id_if_the_proposed_id_is_the_current_id() -> None:
+def test_a_lease_change_succeeds_with_a_wrong_lease_id_if_the_proposed_id_is_the_current_id() -> (
+    None
+):
     asked = LeaseRequest("change", THREE, ONE)
     assert asked.apply(Lease(ONE, 60, 60 * SECOND), 0).id == ONE
 

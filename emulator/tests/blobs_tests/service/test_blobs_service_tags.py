@@ -76,7 +76,9 @@ def test_tags_that_violate_a_rule_of_azure_are_refused_with_the_matching_error_c
     assert refused.value.code == code
 
 
-async def test_tags_can_be_set_read_counted_and_listed_and_survive_a_restart(tmp_path: Path) -> None:
+async def test_tags_can_be_set_read_counted_and_listed_and_survive_a_restart(
+    tmp_path: Path,
+) -> None:
     async with open_service(tmp_path) as service:
         uploaded = await service.put("box/blob", b"content", **{"x-ms-tags": "a=1&b=two+words"})
         answer = await service.request("PUT", "box/blob", document(("c", " 3 ")), query="comp=tags")

@@ -189,7 +189,9 @@ async def test_an_activity_runs_twice_if_the_host_dies_before_the_episode_is_sav
     assert other.leftovers() == 0
 
 
-async def test_an_episode_that_is_repeated_after_a_crash_sends_tasks_with_the_same_task_ids(start_host: StartHost) -> None:
+async def test_an_episode_that_is_repeated_after_a_crash_sends_tasks_with_the_same_task_ids(
+    start_host: StartHost,
+) -> None:
     """The activity runs twice. Both results arrive, and the second result is ignored."""
     host = await start_host(crash_at=("before-save",))
     await host.engine.start_new("job", "i")

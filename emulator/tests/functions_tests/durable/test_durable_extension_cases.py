@@ -1470,7 +1470,9 @@ async def test_a_wait_returns_the_status_of_a_terminated_instance(host: Extensio
     assert response.json()["runtimeStatus"] == "Terminated"
 
 
-async def test_docs_fidelity_md_states_the_number_and_the_files_of_the_cases_from_the_extension() -> None:
+async def test_docs_fidelity_md_states_the_number_and_files_of_the_cases_from_the_extension() -> (
+    None
+):
     files = {text.partition(":")[0] for text in SOURCES}
     text = FIDELITY.read_text(encoding="utf-8")
     assert f"{len(SOURCES)} cases of the extension's own end-to-end tests" in text

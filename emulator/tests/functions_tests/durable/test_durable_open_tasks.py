@@ -39,7 +39,9 @@ async def test_an_instance_stays_running_until_an_unfinished_activity_of_a_task_
     assert (host.status(), host.output()) == ("Completed", "fast")
 
 
-async def test_an_instance_ends_when_each_of_its_timers_has_fired_or_was_cancelled(host: EngineHost) -> None:
+async def test_an_instance_ends_when_each_of_its_timers_has_fired_or_was_cancelled(
+    host: EngineHost,
+) -> None:
     @host.runner.orchestrator
     def race(context: Any) -> Any:
         timer = context.create_timer(context.current_utc_datetime + timedelta(seconds=5))

@@ -238,7 +238,9 @@ async def test_a_cancelled_scheduled_message_of_a_topic_is_not_sent(topics: Runn
     assert bodies(topics)["all"] == []
 
 
-async def test_a_topic_drops_a_second_message_with_the_same_id_until_the_detection_window_ends(tmp_path: Path) -> None:
+async def test_a_topic_drops_a_second_message_with_the_same_id_until_the_detection_window_ends(
+    tmp_path: Path,
+) -> None:
     settings = TopicSettings("t", duplicate_detection_window=timedelta(minutes=1))
     topics = await RunningBroker.open(tmp_path, settings, subscription("all"))
     first = await topics.queue("t").send([message("a", message_id="1")])

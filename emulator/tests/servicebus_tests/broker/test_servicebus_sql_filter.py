@@ -382,7 +382,9 @@ def test_a_property_value_is_unchanged_after_conversion_to_text_and_back(value: 
     ("kind", "text"),
     [("int", "x"), ("int", "1" * 30), ("boolean", "yes"), ("guid", "1"), ("array", "1")],
 )
-def test_a_text_that_does_not_represent_a_value_of_the_given_type_is_refused(kind: str, text: str) -> None:
+def test_a_text_that_does_not_represent_a_value_of_the_given_type_is_refused(
+    kind: str, text: str
+) -> None:
     with pytest.raises(ArgumentError):
         value_from_text(kind, text)
 

@@ -212,7 +212,9 @@ async def test_a_rule_cannot_be_created_under_a_queue_or_a_missing_entity(
     assert "contains a QueueDescription or TopicDescription" in answer.text
 
 
-async def test_the_management_api_reports_how_many_messages_no_subscription_received(served: Served) -> None:
+async def test_the_management_api_reports_how_many_messages_no_subscription_received(
+    served: Served,
+) -> None:
     topic = await served.broker.create_topic(TopicSettings("t"))
     await topic.send([IncomingMessage(b"", b"", b"x")] * 2)
     credential = ServiceBusSharedKeyCredential("RootManageSharedAccessKey", "not-a-secret")

@@ -205,7 +205,9 @@ async def test_a_client_can_list_the_sessions_of_a_queue(queue: SessionQueue) ->
     await queue.run(scenario)
 
 
-async def test_sending_and_receiving_without_a_session_id_is_refused_on_a_queue_with_sessions(queue: SessionQueue) -> None:
+async def test_sending_and_receiving_without_a_session_id_is_refused_on_a_queue_with_sessions(
+    queue: SessionQueue,
+) -> None:
     with pytest.raises(ServiceBusError, match="The SessionId was not set on a message"):
         queue.send(None, "no session")
 
