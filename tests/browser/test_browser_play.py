@@ -600,7 +600,7 @@ def sent_job(browser: Browser, model: str) -> SentRequest:
     return [one for one in browser.requests if f"/models/{model}/jobs" in one.url][-1]
 
 
-def test_the_playground_sends_each_named_input_as_a_part_of_a_form(
+def test_the_playground_sends_each_named_input_as_a_part_of_a_multipart_form(
     browser: Browser, system: System
 ) -> None:
     open_model(browser, "pair")
@@ -805,7 +805,7 @@ def test_the_playground_sends_no_input_that_the_model_does_not_accept(
 
 
 @pytest.mark.thorough
-def test_the_button_try_again_repeats_a_request_that_did_not_reach_the_gateway(
+def test_the_try_again_button_repeats_a_request_that_did_not_reach_the_gateway(
     browser: Browser,
 ) -> None:
     open_model(browser, "noop")

@@ -116,7 +116,9 @@ def test_two_calls_of_a_network_with_equal_items_return_equal_outputs() -> None:
     torch.testing.assert_close(network(items), network(items))
 
 
-def test_repeated_loading_and_unloading_of_a_network_does_not_use_more_gpu_memory() -> None:
+def test_repeated_loading_and_unloading_of_a_network_does_not_increase_the_gpu_memory_in_use() -> (
+    None
+):
     def held_bytes() -> int:
         network = Network(nn.Linear(1024, 1024))
         network([torch.ones(1024)] * 32)

@@ -425,7 +425,7 @@ def test_the_memory_slope_of_two_processes_ignores_their_different_initial_memor
     assert slope.grows(2 * MIB)
 
 
-def test_the_memory_slope_ignores_growth_during_the_warm_up_and_short_peaks() -> None:
+def test_the_memory_slope_ignores_short_peaks_and_growth_during_the_warm_up() -> None:
     grown = life(0, 1, 100 * MIB, 200 * MIB)
     flat = life(60, 10, 300 * MIB, 0)
     slope = fit([Life(grown.samples + flat.samples)], 1, warm_up_seconds=60)

@@ -162,7 +162,7 @@ def test_a_claim_about_service_bus_fails_if_the_namespace_does_not_respond(
     assert finding.text.startswith("a message could not be sent: ")
 
 
-def test_sending_a_message_to_a_missing_queue_ends_with_exit_code_3(
+def test_the_send_command_exits_with_status_3_if_the_queue_is_missing(
     services: LocalServices, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SERVICE_BUS_CONNECTION", services.service_bus_url)

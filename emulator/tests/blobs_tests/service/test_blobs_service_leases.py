@@ -324,7 +324,7 @@ async def test_a_leased_blob_is_changed_only_with_the_lease_id(
     assert (await service.get("box/blob")).status == 404
 
 
-async def test_a_block_is_refused_if_the_blob_was_leased_while_the_block_arrived(
+async def test_a_block_is_refused_if_the_blob_is_leased_during_the_upload_of_the_block(
     service: RunningBlobService,
 ) -> None:
     await service.put("box/blob", b"content")

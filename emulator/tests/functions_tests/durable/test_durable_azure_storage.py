@@ -93,7 +93,7 @@ class BlockedOrchestrator:
 # Events and the first save
 
 
-async def test_an_event_that_is_dequeued_before_the_instance_is_first_saved_is_discarded(
+async def test_an_event_that_is_dequeued_before_the_first_save_of_the_instance_is_discarded(
     start_host: StartHost, caplog: pytest.LogCaptureFixture
 ) -> None:
     host = await start_host()

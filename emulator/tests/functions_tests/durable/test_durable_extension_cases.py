@@ -538,7 +538,7 @@ async def test_a_cancelled_timer_does_not_delay_the_end_of_the_orchestration(
 
 
 @source("TimeoutTests.cs: TimeoutFunction_ShouldTimeoutWhenAppropriate")
-async def test_an_orchestration_whose_activity_timed_out_ends_when_the_activity_has_ended(
+async def test_an_orchestration_stays_running_until_its_timed_out_activity_has_ended(
     host: ExtensionHost,
 ) -> None:
     """Check that the status stays Running until the activity has ended.
@@ -775,7 +775,9 @@ async def test_suspending_or_resuming_a_completed_instance_raises_no_exception_i
 
 
 @source(E2E + "TerminateOrchestration")
-async def test_the_output_of_a_terminated_instance_is_the_reason(host: ExtensionHost) -> None:
+async def test_the_output_of_a_terminated_instance_is_the_termination_reason(
+    host: ExtensionHost,
+) -> None:
     instance_id = await host.begin("count_operations", 0)
     assert await host.operate("terminate", instance_id, "sayōnara") == 202
     status = await host.wait_for(instance_id)
@@ -910,7 +912,7 @@ async def test_the_client_cannot_start_an_instance_with_the_id_of_a_running_inst
 @source(
     "DedupeStatusesTests.cs: CanStartOrchestration_WithSameId_ForAllStatuses_ForEmptyDedupeStatuses"
 )
-async def test_a_new_instance_replaces_an_ended_instance_but_not_a_running_or_suspended_one(
+async def test_a_new_instance_replaces_an_ended_instance_but_not_a_running_or_suspended_instance(
     host: ExtensionHost,
 ) -> None:
     """The start request gets 409 if the existing instance is Running or Suspended.

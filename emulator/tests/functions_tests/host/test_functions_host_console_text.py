@@ -34,7 +34,7 @@ def test_the_function_list_shows_which_functions_are_disabled_and_can_have_colou
     )
 
 
-def test_output_to_a_terminal_has_colours_unless_no_color_is_set() -> None:
+def test_output_to_a_terminal_has_colours_unless_the_variable_no_color_is_set() -> None:
     ours, theirs = pty.openpty()
     with os.fdopen(ours, "rb"), os.fdopen(theirs, "w") as terminal:
         assert wants_colour(terminal, {})

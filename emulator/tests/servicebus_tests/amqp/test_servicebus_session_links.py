@@ -272,7 +272,7 @@ async def request(
         ),
     ],
 )
-async def test_a_session_operation_fails_if_the_peer_does_not_hold_the_session(
+async def test_a_session_operation_fails_if_the_peer_does_not_hold_the_session_lock(
     served: Served, operation: str, body: dict[str, Any]
 ) -> None:
     sessions = AcceptedSessions()

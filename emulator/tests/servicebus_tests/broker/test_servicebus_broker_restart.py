@@ -189,7 +189,7 @@ async def test_deleting_a_queue_deletes_the_messages_in_the_queue(
     assert servicebus.bodies() == ["stays"]
 
 
-async def test_operations_on_a_queue_of_a_closed_broker_raise_broker_closed(
+async def test_operations_on_a_queue_of_a_closed_broker_raise_a_broker_closed_error(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()

@@ -91,7 +91,9 @@ async def test_each_subscription_with_a_matching_rule_gets_one_copy_of_a_message
     assert bodies(topics) == expected
 
 
-async def test_the_copies_of_a_message_are_settled_independently(topics: RunningBroker) -> None:
+async def test_the_copies_of_a_message_in_different_subscriptions_are_settled_independently(
+    topics: RunningBroker,
+) -> None:
     await topics.queue("t").send([message("color=red")])
     held = lock_token_of(topics.receive("t/Subscriptions/all"))
     await topics.queue("t/Subscriptions/all").dead_letter(held, "why", None)
@@ -129,7 +131,9 @@ async def test_each_matching_rule_with_an_action_adds_its_own_copy_of_the_messag
     await topics.broker.close()
 
 
-async def test_a_copy_that_an_action_makes_too_large_is_dead_lettered(tmp_path: Path) -> None:
+async def test_a_message_copy_that_a_rule_action_makes_too_large_is_dead_lettered(
+    tmp_path: Path,
+) -> None:
     grow = SqlAction(" ".join(["SET big = color;", *["SET big = big + big;"] * 18]))
     topics = await RunningBroker.open(
         tmp_path,

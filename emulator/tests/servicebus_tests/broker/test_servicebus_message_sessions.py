@@ -118,7 +118,7 @@ async def test_an_abandoned_message_is_redelivered_before_later_messages_of_its_
     assert [each.message.delivery_count for each in again] == [1, 0, 0]
 
 
-async def test_releasing_a_session_returns_its_messages_in_order_without_counting_the_delivery(
+async def test_releasing_a_session_returns_its_messages_in_order_with_unchanged_delivery_counts(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -131,7 +131,7 @@ async def test_releasing_a_session_returns_its_messages_in_order_without_countin
     assert [each.message.delivery_count for each in again] == [0, 0]
 
 
-async def test_an_expired_session_lock_raises_the_delivery_counts_and_notifies_the_receiver(
+async def test_an_expired_session_lock_increases_the_delivery_counts_and_notifies_the_receiver(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -357,7 +357,7 @@ async def test_peeking_can_be_limited_to_one_session(servicebus: RunningBroker) 
     assert [each.bare for each in queue.peek(0, 10)] == [b"a", b"b", b"c"]
 
 
-async def test_messages_of_a_session_are_received_and_deleted_in_order(
+async def test_receive_and_delete_mode_delivers_the_messages_of_a_session_in_order(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -431,7 +431,7 @@ async def test_the_list_of_sessions_contains_sessions_with_active_messages_or_a_
     assert queue.session_ids(updated_after=before) == ["late"]
 
 
-async def test_a_restart_releases_all_sessions_without_counting_the_deliveries(
+async def test_a_restart_releases_all_sessions_and_keeps_the_delivery_counts_of_the_messages(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()

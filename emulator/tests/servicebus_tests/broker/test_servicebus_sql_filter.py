@@ -415,7 +415,7 @@ def test_a_correlation_filter_matches_only_messages_with_all_properties_of_the_f
     assert rule_from_values(rule_to_values(saved)) == saved
 
 
-def test_a_correlation_filter_compares_the_case_and_the_type_of_values() -> None:
+def test_a_correlation_filter_distinguishes_values_by_upper_and_lower_case_and_by_type() -> None:
     rule = CorrelationFilter({}, {"Color": "Red"})
     assert rule.matches(MessageProperties({}, {"color": "Red"}))
     assert not rule.matches(MessageProperties({}, {"color": "red"}))

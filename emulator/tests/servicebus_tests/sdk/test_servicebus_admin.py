@@ -130,7 +130,9 @@ async def test_creating_an_existing_queue_fails(served: Served) -> None:
         await served.call(lambda client: client.create_queue("Q"))
 
 
-async def test_operations_on_an_unknown_queue_raise_not_found(served: Served) -> None:
+async def test_operations_on_an_unknown_queue_raise_a_resource_not_found_error(
+    served: Served,
+) -> None:
     with pytest.raises(ResourceNotFoundError):
         await served.call(lambda client: client.get_queue("absent"))
     with pytest.raises(ResourceNotFoundError):
