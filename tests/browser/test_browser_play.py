@@ -234,7 +234,7 @@ def set_slider(browser: Browser, selector: str, value: float) -> None:
 # --- Inputs and drawings ---
 
 
-def test_the_playground_shows_the_label_scores_of_a_dropped_picture_as_bars(
+def test_the_playground_shows_the_label_scores_of_a_picture_dropped_onto_the_page_as_bars(
     browser: Browser, system: System
 ) -> None:
     open_model(browser, "classifier")

@@ -117,7 +117,7 @@ def test_the_loosely_new_command_refuses_a_folder_that_contains_files(
     assert sorted(folder.rglob("*")) == before
 
 
-def test_loosely_up_watch_reloads_the_models_after_their_code_or_the_catalogue_changes(
+def test_the_watch_option_of_loosely_up_reloads_models_when_their_code_or_the_catalogue_changes(
     folder: Path, programs: Path
 ) -> None:
     code, catalogue = folder / "models" / "brightness.py", folder / "models.toml"

@@ -272,7 +272,7 @@ def ask(process: "subprocess.Popen[str]") -> str:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prlimit is a call of Linux")
-def test_a_process_cannot_write_after_its_disk_is_filled_until_the_disk_is_freed(
+def test_a_process_cannot_write_while_its_disk_is_full(
     writer: "subprocess.Popen[str]",
 ) -> None:
     disk = FileSizeLimit()
@@ -343,7 +343,7 @@ def test_the_hostile_option_refuses_the_name_of_an_unknown_attack() -> None:
         hostile.choose_attacks("bombs", MODELS)
 
 
-def test_the_hostile_huge_picture_can_be_decoded_and_has_the_given_side_length() -> None:
+def test_the_huge_hostile_picture_can_be_decoded_and_has_the_given_side_length() -> None:
     image = pytest.importorskip("PIL.Image")
     picture = hostile.make_huge_picture(side=70)
     with image.open(BytesIO(picture)) as opened:

@@ -112,7 +112,7 @@ async def test_response_headers_that_a_sas_sets_replace_the_headers_of_the_blob(
         ),
     ],
 )
-async def test_a_sas_is_refused_outside_its_period_or_with_a_wrong_key_or_protocol_or_ip_address(
+async def test_a_sas_is_refused_outside_its_validity_period_or_if_key_protocol_or_address_is_wrong(
     server: Server, sdk: str, blob: Any, more: dict[str, Any]
 ) -> None:
     async with connect(sdk, server.url, blob_sas(blob, "r", **more)) as service:

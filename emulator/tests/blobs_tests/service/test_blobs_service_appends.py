@@ -162,7 +162,7 @@ async def test_an_invalid_append_request_is_refused_and_stores_nothing(
     assert service.content_files == []
 
 
-async def test_a_leased_append_blob_is_appended_to_only_with_the_lease_id(
+async def test_a_block_is_appended_to_a_leased_append_blob_only_with_the_lease_id(
     service: RunningBlobService,
 ) -> None:
     await create(service)

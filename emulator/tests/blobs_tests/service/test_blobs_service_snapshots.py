@@ -149,7 +149,7 @@ async def test_the_deletion_of_a_container_removes_the_content_files_of_snapshot
     assert service.content_files == []
 
 
-async def test_a_snapshot_is_refused_if_the_blob_is_missing_or_a_condition_is_not_met(
+async def test_taking_a_snapshot_is_refused_if_the_blob_is_missing_or_a_condition_is_not_met(
     service: RunningBlobService,
 ) -> None:
     missing = await service.request("PUT", "box/none", query="comp=snapshot")

@@ -64,7 +64,7 @@ async def test_names_of_external_events_are_case_sensitive(host: EngineHost) -> 
     assert host.output() == 2
 
 
-async def test_a_task_that_a_first_task_any_call_leaves_pending_completes_in_a_second_call(
+async def test_a_task_that_is_pending_after_one_task_any_call_can_complete_in_a_second_call(
     host: EngineHost,
 ) -> None:
     @host.runner.orchestrator

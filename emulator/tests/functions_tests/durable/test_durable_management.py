@@ -168,7 +168,7 @@ async def test_a_purge_of_a_running_instance_is_refused(engine: DurableExtension
     assert (await request(app, "DELETE", "/instances", query=everything))[0] == 404
 
 
-async def test_the_output_of_a_terminated_instance_is_the_reason_parsed_as_json_if_possible(
+async def test_the_termination_reason_is_parsed_as_json_if_possible_and_becomes_the_output(
     engine: DurableExtension,
 ) -> None:
     """As in the Durable extension, a reason that is not JSON is returned as a string."""

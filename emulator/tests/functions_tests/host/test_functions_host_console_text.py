@@ -16,7 +16,7 @@ from emulator.program import SettingError
 HTTP = {"type": "httpTrigger", "direction": "IN", "name": "req"}
 
 
-def test_the_function_list_shows_which_functions_are_disabled_and_can_have_colours() -> None:
+def test_the_function_list_with_or_without_colours_shows_which_functions_are_disabled() -> None:
     functions = [
         {"name": "web", "bindings": [{**HTTP, "methods": ["GET"], "route": "x"}]},
         {"name": "off", "bindings": [HTTP]},

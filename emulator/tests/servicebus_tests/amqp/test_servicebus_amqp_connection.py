@@ -80,7 +80,7 @@ async def test_a_client_with_an_unknown_protocol_header_gets_the_sasl_header_and
         ("GSSAPI", b"", 1),
     ],
 )
-async def test_sasl_refuses_an_invalid_key_and_an_unsupported_mechanism(
+async def test_sasl_authentication_refuses_an_invalid_key_and_an_unsupported_mechanism(
     fresh: Peer, mechanism: str, response: bytes, outcome: int
 ) -> None:
     init = SaslInit(Symbol(mechanism), response)

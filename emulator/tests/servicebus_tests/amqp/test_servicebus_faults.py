@@ -106,7 +106,7 @@ def test_throttling_refuses_the_given_fraction_of_requests_until_the_given_time_
     assert throttled(faults, 8) == [False] * 8
 
 
-async def test_maintenance_detaches_the_links_of_one_queue_or_of_all_queues(
+async def test_simulated_maintenance_detaches_the_links_of_one_queue_or_of_all_queues(
     tmp_path: Path,
 ) -> None:
     clock = ManualClock()

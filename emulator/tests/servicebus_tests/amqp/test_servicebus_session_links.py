@@ -223,7 +223,7 @@ async def test_the_link_is_detached_with_an_error_when_the_session_lock_expires(
     assert served.queue.accept_session("s")
 
 
-async def test_a_settlement_after_the_session_lock_expired_is_rejected_with_session_lock_lost(
+async def test_a_settlement_after_the_expiry_of_the_session_lock_is_rejected_with_a_lock_lost_error(
     served: Served,
 ) -> None:
     await served.send("s")

@@ -127,7 +127,7 @@ async def _cost(
         count_messages,
     ],
 )
-async def test_the_calls_and_database_steps_per_operation_do_not_grow_with_the_queue_length(
+async def test_the_python_calls_and_sqlite_steps_per_operation_do_not_grow_with_the_queue_length(
     tmp_path_factory: pytest.TempPathFactory, operation: Callable[[RunningBroker], Awaitable[None]]
 ) -> None:
     shallow = await _cost(tmp_path_factory.mktemp("shallow"), SHALLOW, operation)

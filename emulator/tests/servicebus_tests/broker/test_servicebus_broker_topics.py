@@ -257,7 +257,7 @@ async def test_a_topic_drops_a_second_message_with_the_same_id_until_the_detecti
     await topics.broker.close()
 
 
-async def test_a_copy_expires_after_the_shortest_time_to_live_of_message_topic_and_subscription(
+async def test_the_shortest_time_to_live_of_message_topic_and_subscription_applies_to_each_copy(
     tmp_path: Path,
 ) -> None:
     topics = await RunningBroker.open(
@@ -304,7 +304,7 @@ async def test_no_subscription_gets_a_message_that_cannot_be_written_to_the_data
     assert bodies(topics) == found
 
 
-async def test_a_scheduled_message_with_unreadable_content_is_sent_when_the_content_is_readable(
+async def test_a_due_scheduled_message_waits_until_its_content_can_be_read_from_the_database(
     topics: RunningBroker,
 ) -> None:
     due = topics.after(60)

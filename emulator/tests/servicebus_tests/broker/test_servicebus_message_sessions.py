@@ -202,7 +202,9 @@ async def test_a_session_that_is_released_while_writes_fail_is_unlocked_after_th
     assert bodies(receive(servicebus, queue.accept_session("s"))) == "ac"
 
 
-async def test_a_session_lock_expires_although_no_other_operation_is_called(tmp_path: Path) -> None:
+async def test_a_session_lock_expires_although_no_broker_operation_is_called(
+    tmp_path: Path,
+) -> None:
     settings = QueueSettings("q", lock_duration=timedelta(milliseconds=20), requires_session=True)
     broker = await Broker.open(tmp_path / "broker.sqlite", [settings], WallClock())
     lost = asyncio.Event()

@@ -358,7 +358,7 @@ VALUES = st.one_of(
 )
 @example("0000000000000000000000000000000000000000.1E9999999=1", {})
 @example("a LIKE a", {"a": "%" * 2000})
-def test_any_text_of_a_filter_or_action_is_evaluated_or_refused_with_an_argument_error(
+def test_any_text_as_a_filter_or_action_is_evaluated_or_refused_with_an_argument_error(
     text: str, application: dict[str, Value]
 ) -> None:
     for statement in ("SET a = ", "REMOVE "):
