@@ -252,7 +252,7 @@ def test_the_operations_page_shows_a_second_delivery_of_the_job_after_a_kill_of_
 
 
 @pytest.mark.thorough
-def test_an_operator_can_filter_count_and_redrive_dead_letters_on_the_operations_page(
+def test_an_operator_can_filter_and_count_and_redrive_dead_letters_on_the_operations_page(
     tab: Browser, idle: System
 ) -> None:
     tenants = make_dead_letters(idle, "night", 12)
@@ -448,7 +448,7 @@ def test_the_operations_page_sends_no_requests_while_hidden_or_paused_or_after_1
 
 
 @pytest.mark.thorough
-def test_each_chart_has_a_table_with_60_minutes_and_the_arrow_keys_select_a_minute(
+def test_each_chart_has_a_table_with_a_row_per_minute_and_the_arrow_keys_select_a_minute(
     tab: Browser, idle: System
 ) -> None:
     open_ops(tab, "watcher")

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.e2e
 @pytest.mark.thorough
 @pytest.mark.timeout(240)
-def test_the_emulator_benchmark_prints_a_row_per_operation_the_commit_and_the_machine_load() -> (
+def test_the_emulator_benchmark_prints_a_row_per_operation_and_the_commit_and_machine_load() -> (
     None
 ):
     command = [sys.executable, "-m", "benchmarks", "emulators", "--messages", "100"]

@@ -163,7 +163,7 @@ def test_the_overview_still_counts_the_jobs_of_a_gateway_that_has_ended(
         assert text.count('loosely_gateway_jobs_accepted_total{model="noop"') == 2
 
 
-def test_only_an_api_key_with_the_scope_ops_read_gives_access_to_overview_series_and_metrics(
+def test_only_the_scope_ops_read_gives_access_to_the_overview_the_series_and_the_metrics(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     keys = {

@@ -42,7 +42,7 @@ def test_the_simplified_bicep_contains_only_syntax_that_checkov_can_parse() -> N
     )
 
 
-def test_each_version_of_a_model_gets_its_own_queues_workers_and_scaler(tmp_path: Path) -> None:
+def test_each_version_of_a_model_gets_its_own_queues_and_workers_and_scaler(tmp_path: Path) -> None:
     text = DEFAULT_PATH.read_text("utf-8") + '\n[classifier."2"]\nuses_gpu = false\n'
     path = tmp_path / "models.toml"
     path.write_text(text, encoding="utf-8")

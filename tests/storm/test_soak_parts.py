@@ -76,7 +76,7 @@ def test_two_soak_tests_with_the_same_seed_submit_the_same_jobs() -> None:
     assert plan(7) == plan(7) != plan(8)
 
 
-def test_the_jobs_of_a_soak_test_cover_every_model_tenant_input_form_and_job_kind() -> None:
+def test_the_jobs_of_a_soak_test_cover_every_model_and_tenant_and_input_form_and_job_kind() -> None:
     jobs = plan(1)
     assert {job.model for job in jobs} == set(MODELS)
     assert {job.form for job in jobs} == set(Form)

@@ -120,7 +120,7 @@ async def test_a_sas_is_refused_outside_its_validity_period_or_if_key_protocol_o
         assert (await refusal(reader.download_blob())).status_code == 403
 
 
-async def test_a_sas_is_accepted_if_the_time_protocol_and_ip_address_are_within_its_limits(
+async def test_a_sas_is_accepted_if_time_and_protocol_and_ip_address_are_within_its_limits(
     server: Server, sdk: str, blob: Any
 ) -> None:
     now = datetime.now(UTC)

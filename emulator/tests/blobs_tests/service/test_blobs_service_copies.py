@@ -43,7 +43,7 @@ def signed(service: RunningBlobService, path: str) -> str:
 
 @pytest.mark.parametrize("size", [0, 10, 100_000])
 @pytest.mark.parametrize("is_sync", ["true", "false"])
-async def test_a_copy_has_the_content_properties_and_metadata_of_its_source(
+async def test_a_copy_has_the_content_the_properties_and_the_metadata_of_its_source(
     tmp_path: Path, size: int, is_sync: str
 ) -> None:
     content = os.urandom(size)

@@ -60,7 +60,7 @@ async def names(service: RunningBlobService, query: str) -> list[tuple[str, str]
 
 
 @pytest.mark.parametrize("size", [10, 100_000])
-async def test_a_snapshot_keeps_its_content_metadata_and_tags_after_the_blob_has_changed(
+async def test_a_snapshot_keeps_its_content_and_metadata_and_tags_after_the_blob_has_changed(
     tmp_path: Path, size: int
 ) -> None:
     old, new = os.urandom(size), os.urandom(size)

@@ -359,7 +359,7 @@ RUNS = [
 
 @source(*(run.source for run in RUNS))
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.source)
-async def test_an_orchestration_ends_with_the_expected_status_output_and_custom_status(
+async def test_an_orchestration_ends_with_the_expected_status_and_output_and_custom_status(
     host: ExtensionHost, run: Run
 ) -> None:
     status = await host.run(run.name, run.input)

@@ -12,7 +12,7 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def test_the_file_watch_reports_each_changed_new_or_removed_file_once(tmp_path: Path) -> None:
+def test_the_file_watch_reports_each_changed_or_new_or_removed_file_once(tmp_path: Path) -> None:
     changed = write(tmp_path / "function_app.py", "a")
     removed = write(tmp_path / "package" / "old.py", "a")
     write(tmp_path / "same.py", "a")

@@ -129,7 +129,7 @@ async def test_the_first_function_in_name_order_whose_route_matches_the_path_ser
     assert got == (answer or {"guid": path.rsplit("/", 1)[1]})
 
 
-async def test_the_client_receives_the_status_headers_cookies_and_charset_that_the_function_returns(
+async def test_the_client_receives_the_status_the_headers_the_cookies_and_the_charset_of_a_response(
     client: httpx.AsyncClient,
 ) -> None:
     response = await client.get("/api/cookies")

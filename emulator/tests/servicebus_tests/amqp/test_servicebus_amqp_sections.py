@@ -68,7 +68,7 @@ def delivered(payload: bytes, **changes: Any) -> Any:
     return decode_payload(memoryview(write_message(message, TOKEN, NOW)))
 
 
-def test_a_delivery_has_the_lock_token_sequence_number_enqueued_time_and_lock_expiry_time() -> None:
+def test_a_delivered_message_has_the_lock_token_the_sequence_number_and_the_broker_times() -> None:
     message = delivered(BODY)
     assert message.data == [b"body"]
     assert message.header.delivery_count == 3

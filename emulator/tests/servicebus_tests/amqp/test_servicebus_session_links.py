@@ -209,7 +209,7 @@ async def test_a_session_is_released_when_its_link_ends(served: Served, ending: 
         assert len(served.queue.peek(0, 9)) == 1
 
 
-async def test_the_link_is_detached_with_an_error_when_the_session_lock_expires(
+async def test_the_link_of_a_session_receiver_is_detached_when_the_session_lock_expires(
     served: Served,
 ) -> None:
     await served.send("s")

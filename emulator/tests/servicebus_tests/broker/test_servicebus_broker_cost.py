@@ -136,7 +136,7 @@ async def test_the_python_calls_and_sqlite_steps_per_operation_do_not_grow_with_
     assert deep.steps <= shallow.steps * 1.2 + 10
 
 
-async def test_sending_receiving_and_completing_a_message_takes_two_database_transactions(
+async def test_sending_and_receiving_and_completing_a_message_takes_two_database_transactions(
     tmp_path: Path,
 ) -> None:
     servicebus = await RunningBroker.open(tmp_path)

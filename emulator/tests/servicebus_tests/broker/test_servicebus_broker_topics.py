@@ -257,7 +257,7 @@ async def test_a_topic_drops_a_second_message_with_the_same_id_until_the_detecti
     await topics.broker.close()
 
 
-async def test_the_shortest_time_to_live_of_message_topic_and_subscription_applies_to_each_copy(
+async def test_the_shortest_time_to_live_of_message_and_topic_and_subscription_applies_to_each_copy(
     tmp_path: Path,
 ) -> None:
     topics = await RunningBroker.open(

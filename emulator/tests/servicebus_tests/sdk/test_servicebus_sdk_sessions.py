@@ -161,7 +161,7 @@ async def test_a_receiver_of_the_next_available_session_gets_a_session_after_its
     await with_both_clients(lambda _, client: scenario(client))(server)
 
 
-async def test_a_client_can_abandon_defer_and_dead_letter_messages_of_a_session(
+async def test_a_client_can_abandon_and_defer_and_dead_letter_messages_of_a_session(
     queue: SessionQueue,
 ) -> None:
     async def scenario(client: Any) -> None:
