@@ -38,7 +38,7 @@ def hello(req: func.HttpRequest) -> func.HttpResponse:
 """
 
 
-def test_a_message_is_sent_and_received_through_the_command_local_servicebus(
+def test_a_message_can_be_sent_and_received_through_the_local_servicebus_command(
     tmp_path: Path,
 ) -> None:
     port, admin_port = free_port(), free_port()
@@ -80,7 +80,7 @@ def test_the_local_blobs_command_serves_uploads_and_downloads_of_a_blob(tmp_path
         assert container.download_blob("one.txt").readall() == b"hello"
 
 
-def test_the_command_local_functions_runs_an_http_trigger(tmp_path: Path) -> None:
+def test_the_local_functions_command_runs_a_function_with_an_http_trigger(tmp_path: Path) -> None:
     app = tmp_path / "app"
     app.mkdir()
     (app / "host.json").write_text('{"version": "2.0"}')

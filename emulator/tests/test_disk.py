@@ -60,7 +60,7 @@ def test_a_missing_directory_counts_as_unwritable(tmp_path: Path) -> None:
     assert "cannot be read" in DiskStatus(tmp_path / "missing").find_problem()
 
 
-async def test_the_blob_service_returns_server_busy_while_the_disk_is_full(
+async def test_the_blob_service_returns_the_error_code_server_busy_while_the_disk_is_full(
     tmp_path: Path,
 ) -> None:
     async with open_service(tmp_path) as service:
@@ -77,7 +77,7 @@ async def test_the_blob_service_returns_server_busy_while_the_disk_is_full(
             assert (await service.put("box/blob", b"x" * size)).status == 201
 
 
-def test_starting_the_blob_service_on_a_full_disk_raises_start_error(tmp_path: Path) -> None:
+def test_starting_the_blob_service_on_a_full_disk_raises_a_start_error(tmp_path: Path) -> None:
     store = AccountStore(tmp_path, BlobClock())
     with no_space(0), pytest.raises(StartError, match="cannot be opened"):
         store.open()

@@ -87,7 +87,7 @@ def make_app(folder: Path) -> Path:
 
 
 @NEEDS_IPV6
-def test_a_service_without_the_option_host_binds_the_same_port_of_both_loopback_addresses() -> None:
+def test_a_service_without_the_option_host_binds_the_same_port_on_both_loopback_addresses() -> None:
     bound = bind_all(None, 0)
     try:
         (first, port), (second, other_port, *_) = (each.getsockname() for each in bound)
@@ -109,14 +109,14 @@ def test_a_port_that_is_in_use_on_one_loopback_address_is_refused() -> None:
             pass
 
 
-def test_a_socket_that_cannot_listen_is_refused_with_the_reason() -> None:
+def test_the_error_for_a_socket_that_cannot_listen_contains_the_reason() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(SettingError, match=f"cannot listen on port {port}: .*Invalid argument"):
             _listen([socket.create_connection(("127.0.0.1", port))], port, 1)
 
 
-def test_a_non_loopback_address_is_bound_only_with_the_argument_allow_remote() -> None:
+def test_a_non_loopback_address_is_bound_only_with_the_allow_remote_argument() -> None:
     assert [is_remote(host) for host in (None, "127.0.0.1", "::1", "localhost")] == [False] * 4
     assert [is_remote(host) for host in ("0.0.0.0", "::", "192.0.2.1")] == [True] * 3
     with pytest.raises(SettingError, match=r"--host 0.0.0.0 is not a loopback address"):
@@ -230,7 +230,7 @@ def test_blob_storage_serves_other_machines_only_with_a_secret_key(tmp_path: Pat
         assert list(service.list_containers()) == []
 
 
-def test_the_functions_host_refuses_a_non_loopback_address_because_it_checks_no_keys(
+def test_the_functions_host_refuses_a_non_loopback_address_because_the_host_checks_no_keys(
     tmp_path: Path,
 ) -> None:
     app = make_app(tmp_path / "app")

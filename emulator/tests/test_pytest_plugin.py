@@ -98,7 +98,7 @@ def test_one(servicebus):
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_the_functions_host_uses_the_app_and_the_settings_of_the_overridden_fixtures(
+def test_the_functions_host_uses_the_app_and_settings_that_the_overridden_fixtures_return(
     tmp_path: Path,
 ) -> None:
     app = tmp_path / "app"

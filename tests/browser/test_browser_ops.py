@@ -214,7 +214,7 @@ def make_dead_letters(system: System, label: str, count: int) -> dict[str, str]:
     return tenants
 
 
-def test_a_missing_worker_warning_appears_within_15_s_and_disappears_when_a_worker_starts(
+def test_a_warning_about_missing_workers_appears_within_15_seconds_and_ends_when_a_worker_starts(
     tab: Browser, idle: System
 ) -> None:
     open_ops(tab, "watcher")
@@ -255,7 +255,7 @@ def test_the_operations_page_shows_a_second_delivery_of_the_job_after_a_kill_of_
 
 
 @pytest.mark.thorough
-def test_an_operator_can_filter_count_and_redrive_dead_letters_on_the_operations_page(
+def test_an_operator_can_filter_and_count_and_redrive_dead_letters_on_the_operations_page(
     tab: Browser, idle: System
 ) -> None:
     tenants = make_dead_letters(idle, "night", 12)
@@ -393,7 +393,7 @@ def test_the_operations_page_shows_the_names_but_not_the_values_of_named_results
     assert ask(idle, "acme", f"/v1/jobs/{job_id}")["results"]["boxes"]["json"] == ["secret"]
 
 
-def test_the_operations_page_shows_a_job_if_an_older_gateway_omits_the_named_results(
+def test_the_operations_page_can_show_a_job_of_an_older_gateway_that_omits_named_results(
     tab: Browser, idle: System
 ) -> None:
     job_id = accept(idle, "acme", "old")
@@ -451,7 +451,7 @@ def test_the_operations_page_sends_no_requests_while_hidden_or_paused_or_after_1
 
 
 @pytest.mark.thorough
-def test_each_chart_has_a_table_with_60_minutes_and_the_arrow_keys_select_a_minute(
+def test_each_chart_has_a_table_with_a_row_per_minute_and_the_arrow_keys_select_a_minute(
     tab: Browser, idle: System
 ) -> None:
     open_ops(tab, "watcher")
@@ -471,7 +471,7 @@ def test_each_chart_has_a_table_with_60_minutes_and_the_arrow_keys_select_a_minu
     assert plot.get_dom_attribute("aria-valuenow") == "1"
 
 
-def test_axe_finds_no_accessibility_fault_and_the_operations_page_fits_into_320_pixels(
+def test_the_operations_page_passes_the_checks_of_axe_and_fits_into_a_width_of_320_pixels(
     tab: Browser, idle: System
 ) -> None:
     make_dead_letters(idle, "axe", 2)

@@ -234,7 +234,7 @@ def set_slider(browser: Browser, selector: str, value: float) -> None:
 # --- Inputs and drawings ---
 
 
-def test_the_playground_shows_the_label_scores_of_a_dropped_picture_as_bars(
+def test_the_playground_shows_the_label_scores_of_a_picture_dropped_onto_the_page_as_bars(
     browser: Browser, system: System
 ) -> None:
     open_model(browser, "classifier")
@@ -295,7 +295,9 @@ def test_a_job_with_a_sound_recorded_in_the_playground_succeeds(
 
 
 @pytest.mark.thorough
-def test_a_job_with_a_picture_from_the_camera_succeeds(browser: Browser, system: System) -> None:
+def test_a_job_with_a_picture_taken_with_the_camera_in_the_playground_succeeds(
+    browser: Browser, system: System
+) -> None:
     open_model(browser, "classifier")
     click(browser, "#camera")
     browser.wait(
@@ -358,7 +360,7 @@ def test_the_playground_draws_boxes_around_detected_objects_at_the_coordinates_i
     assert edges_show_colour(1) == [False] * 4
 
 
-def test_the_playground_lays_a_mask_over_the_picture_and_names_the_class_under_the_pointer(
+def test_the_playground_draws_a_mask_over_the_picture_and_shows_the_class_at_the_mouse_pointer(
     browser: Browser,
 ) -> None:
     open_model(browser, "mask")
@@ -420,7 +422,9 @@ def test_the_playground_draws_each_named_result_below_the_first_result(
     assert browser.messages == []
 
 
-def test_a_result_that_cannot_be_read_does_not_hide_the_other_results(browser: Browser) -> None:
+def test_a_result_that_cannot_be_downloaded_does_not_hide_the_other_results(
+    browser: Browser,
+) -> None:
     block = "Network.setBlockedURLs"
     open_model(browser, "parts")
     choose_file(browser, EXAMPLES / "chelsea.jpg")
@@ -459,7 +463,7 @@ def test_a_result_that_cannot_be_drawn_does_not_hide_the_other_results(browser: 
     assert browser.messages == []
 
 
-def test_the_playground_runs_a_job_if_an_older_gateway_omits_named_inputs_and_results(
+def test_the_playground_can_run_jobs_on_an_older_gateway_that_omits_named_inputs_and_results(
     browser: Browser,
 ) -> None:
     browser.omit_members("inputs", "results")
@@ -543,7 +547,9 @@ def test_the_playground_lists_the_versions_of_a_model_and_runs_the_selected_vers
 
 
 @pytest.mark.thorough
-def test_the_playground_sends_the_entered_job_options(browser: Browser, system: System) -> None:
+def test_the_playground_submits_a_job_with_the_options_that_the_user_entered(
+    browser: Browser, system: System
+) -> None:
     open_model(browser, "noop")
     choose(browser, "modes", "text")
     enter(browser, "#text", "hello")
@@ -594,7 +600,7 @@ def sent_job(browser: Browser, model: str) -> SentRequest:
     return [one for one in browser.requests if f"/models/{model}/jobs" in one.url][-1]
 
 
-def test_the_playground_sends_each_named_input_as_a_part_of_a_form(
+def test_the_playground_sends_each_named_input_as_a_part_of_a_multipart_form(
     browser: Browser, system: System
 ) -> None:
     open_model(browser, "pair")
@@ -742,7 +748,7 @@ def picture(folder: Path, width: int) -> Path:
     return path
 
 
-def test_the_playground_shows_the_problem_of_a_failed_job_with_advice(
+def test_the_playground_shows_the_problem_and_advice_for_a_failed_job(
     browser: Browser, system: System, tmp_path: Path
 ) -> None:
     open_model(browser, "boxes")
@@ -799,7 +805,7 @@ def test_the_playground_sends_no_input_that_the_model_does_not_accept(
 
 
 @pytest.mark.thorough
-def test_the_button_try_again_repeats_a_request_that_did_not_reach_the_gateway(
+def test_the_try_again_button_repeats_a_request_that_did_not_reach_the_gateway(
     browser: Browser,
 ) -> None:
     open_model(browser, "noop")

@@ -84,7 +84,7 @@ def test_each_of_40_jobs_submitted_without_waiting_returns_the_result_for_its_in
         assert system.final(job_id)["result"]["sha256"] == hashlib.sha256(text).hexdigest()
 
 
-def test_the_command_line_prints_results_as_text_or_json_and_the_problem_code_of_a_refusal(
+def test_the_command_line_client_prints_results_as_text_or_json_and_the_code_of_a_problem(
     system: System, pictures: Path
 ) -> None:
     def loosely(*arguments: str) -> subprocess.CompletedProcess[str]:

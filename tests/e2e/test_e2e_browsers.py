@@ -210,7 +210,7 @@ def test_a_page_of_another_origin_cannot_follow_the_redirect_to_a_large_result(
         allowed.fetch("GET", result_url)
 
 
-def test_pages_can_upload_again_after_a_kill_of_the_blob_storage(
+def test_web_pages_can_upload_again_after_blob_storage_was_killed_and_restarted(
     system: System, allowed: WebPage
 ) -> None:
     slot = ask_for_slot(allowed, system.url)

@@ -73,7 +73,7 @@ def run_with_a_loop(url: str) -> Job:
 
 
 @pytest.mark.timeout(240)
-def test_client_run_returns_the_job_although_the_gateway_is_killed_while_the_client_waits(
+def test_the_run_method_of_the_client_returns_the_job_although_the_gateway_is_killed_meanwhile(
     tmp_path: Path,
 ) -> None:
     data = tmp_path / "data"

@@ -140,7 +140,7 @@ def named(idle: System) -> dict[str, str]:
         *(pytest.param(row, id=f"progress-{row.title}") for row in PROGRESS),
     ],
 )
-def test_a_request_in_the_rest_contract_gets_the_listed_response_while_no_worker_runs(
+def test_each_request_in_the_rest_contract_gets_the_documented_response_while_no_worker_runs(
     idle: System, named: dict[str, str], row: Row
 ) -> None:
     if row.first is not None:
@@ -190,7 +190,7 @@ def end(system: System, row: Row) -> None:
 @pytest.mark.parametrize(
     ("part", "rows"), [("blobs", BLOBS), ("servicebus", SERVICE_BUS)], ids=["blobs", "servicebus"]
 )
-def test_a_request_in_the_rest_contract_gets_the_listed_response_during_an_outage_of_a_service(
+def test_each_request_in_the_rest_contract_gets_the_documented_response_during_a_service_outage(
     idle: System, named: dict[str, str], part: str, rows: tuple[Row, ...]
 ) -> None:
     before = job_ids(idle)

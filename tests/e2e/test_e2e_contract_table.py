@@ -41,7 +41,7 @@ def ids(system: System) -> dict[str, str]:
         *(pytest.param(row, id=f"tensor-{row.title}") for row in TENSORS),
     ],
 )
-def test_a_request_in_the_rest_contract_gets_the_response_that_the_contract_lists(
+def test_each_request_in_the_rest_contract_gets_the_documented_response(
     system: System, ids: dict[str, str], row: Row
 ) -> None:
     path = row.path.format(**ids)
@@ -82,7 +82,7 @@ def test_a_cancellation_does_not_change_a_succeeded_job(system: System) -> None:
     assert system.http.get(f"/v1/jobs/{job['id']}/result").status_code == 200
 
 
-def test_each_path_that_the_response_to_the_root_url_lists_returns_status_200(
+def test_each_path_in_the_response_to_the_root_url_returns_status_200(
     system: System,
 ) -> None:
     for path in system.http.get("/").json().values():

@@ -161,7 +161,7 @@ def test_repeated_requests_create_one_job_if_the_host_dies_before_the_orchestrat
         pytest.param("after-event:reply", id="right-after-the-event"),
     ],
 )
-def test_a_caller_gets_the_result_before_the_orchestration_recovers_from_the_crash(
+def test_a_caller_gets_the_result_before_the_orchestration_recovers_from_a_crash_of_the_host(
     tmp_path: Path, point: str
 ) -> None:
     with run_crashing_system(tmp_path, point, timeout_seconds=LONG_SECONDS) as system:
@@ -176,7 +176,7 @@ def test_a_caller_gets_the_result_before_the_orchestration_recovers_from_the_cra
         system.wait_until_empty()
 
 
-def test_a_job_succeeds_although_the_orchestration_recovers_only_after_the_deadline(
+def test_a_job_succeeds_although_its_orchestration_recovers_from_a_host_crash_after_the_deadline(
     tmp_path: Path,
 ) -> None:
     point = "before-save-after-event:reply"

@@ -71,7 +71,7 @@ def test_a_waiting_request_gets_status_504_at_the_deadline(workerless: System) -
     assert answer.json()["code"] == "expired"
 
 
-def test_a_job_that_is_cancelled_in_the_queue_ends_although_no_worker_runs(
+def test_a_job_that_is_cancelled_in_the_queue_ends_as_cancelled_although_no_worker_runs(
     workerless: System,
 ) -> None:
     job_id = workerless.accept("noop", b"never mind")

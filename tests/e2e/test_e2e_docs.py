@@ -31,7 +31,7 @@ def blocks(document: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", document, re.DOTALL | re.MULTILINE)
 
 
-def test_the_command_dev_up_is_within_the_first_25_lines_of_the_readme() -> None:
+def test_the_readme_shows_the_dev_up_command_within_the_first_25_lines() -> None:
     lines = README.splitlines()
     assert lines.index("./dev up") < 25
 

@@ -86,7 +86,7 @@ def test_accepted_jobs_succeed_after_one_component_was_killed(fragile: System, n
     check_each_answered_once(fragile, jobs)
 
 
-def test_accepted_jobs_succeed_after_the_gateway_service_bus_and_blob_storage_were_killed(
+def test_accepted_jobs_succeed_after_gateway_and_service_bus_and_blob_storage_were_killed(
     tmp_path: Path,
 ) -> None:
     data = tmp_path / "data"

@@ -161,7 +161,7 @@ def test_many_waiting_callers_with_large_bodies_do_not_exhaust_the_memory(
 
 
 @pytest.mark.parametrize("host", ["[", "a[b", "[::1"])
-def test_a_request_with_a_wrong_host_header_causes_no_internal_error(
+def test_a_request_with_an_invalid_host_header_causes_no_internal_error(
     busy: System, host: str
 ) -> None:
     # The local host refuses such a request itself, as Azure's host does. A unit test passes such a

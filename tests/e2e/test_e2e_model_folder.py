@@ -107,7 +107,9 @@ def test_the_wheel_contains_the_components_but_not_their_tests_or_local_settings
     assert found == {"examples/model-folder/tests/test_brightness.py"}
 
 
-def test_loosely_new_refuses_a_folder_that_contains_files(folder: Path, programs: Path) -> None:
+def test_the_loosely_new_command_refuses_a_folder_that_contains_files(
+    folder: Path, programs: Path
+) -> None:
     before = sorted(folder.rglob("*"))
     refused = run(programs, folder.parent, "loosely new demo")
     assert refused.returncode == 2
@@ -115,7 +117,7 @@ def test_loosely_new_refuses_a_folder_that_contains_files(folder: Path, programs
     assert sorted(folder.rglob("*")) == before
 
 
-def test_loosely_up_watch_reloads_the_models_after_their_code_or_the_catalogue_changes(
+def test_the_watch_option_of_loosely_up_reloads_models_when_their_code_or_the_catalogue_changes(
     folder: Path, programs: Path
 ) -> None:
     code, catalogue = folder / "models" / "brightness.py", folder / "models.toml"
@@ -282,7 +284,7 @@ def submit(url: str, picture: bytes) -> Any:
     return response.json() if response.status_code == 200 else None
 
 
-def test_loosely_deploy_creates_a_project_with_the_models_of_the_folder_and_runs_azd_up(
+def test_the_loosely_deploy_command_creates_a_project_with_the_models_and_runs_azd_up(
     folder: Path, programs: Path, tmp_path: Path
 ) -> None:
     missing = run(programs, folder, "loosely deploy")
@@ -301,7 +303,7 @@ def test_loosely_deploy_creates_a_project_with_the_models_of_the_folder_and_runs
     assert called.stdout == f"up --cwd {project} --no-prompt\n"
 
 
-def test_loosely_package_does_not_replace_a_folder_that_contains_other_files(
+def test_the_loosely_package_command_does_not_replace_a_folder_that_contains_other_files(
     folder: Path, programs: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "functions").mkdir()

@@ -314,7 +314,7 @@ class Infer:
         (("--jobs", "office:5"), "--jobs is used without --load"),
     ],
 )
-def test_the_models_check_command_refuses_a_load_that_is_not_valid(
+def test_the_models_check_command_refuses_invalid_options_for_the_load_test(
     tmp_path: Path, options: tuple[str, ...], message: str
 ) -> None:
     done = run_check(tmp_path, "tried", write_input(tmp_path, "abc"), *options)
@@ -345,7 +345,7 @@ class Infer:
         assert text in done.stderr
 
 
-def test_the_models_describe_command_prints_the_parameters_for_the_catalogue_entry(
+def test_the_models_describe_command_prints_the_parameters_in_the_format_of_the_catalogue(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "models.toml").write_text(ENTRY, encoding="utf-8")

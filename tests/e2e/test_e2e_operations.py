@@ -140,7 +140,7 @@ def accepted(http: httpx.Client) -> int:
     return sum(series["models"]["noop"]["accepted"])
 
 
-def test_a_gateway_still_counts_the_jobs_of_another_gateway_that_has_ended(
+def test_the_overview_still_counts_the_jobs_of_a_gateway_that_has_ended(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     with running(tmp_path / "data", without=("worker",), environment=environment) as system:
@@ -163,7 +163,7 @@ def test_a_gateway_still_counts_the_jobs_of_another_gateway_that_has_ended(
         assert text.count('loosely_gateway_jobs_accepted_total{model="noop"') == 2
 
 
-def test_only_an_api_key_with_ops_read_can_read_the_overview_the_series_and_the_metrics(
+def test_only_the_scope_ops_read_gives_access_to_the_overview_the_series_and_the_metrics(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     keys = {

@@ -24,7 +24,7 @@ def reply_queue(system: System) -> Iterator[str]:
         yield name
 
 
-def test_the_documented_producer_receives_the_reply_to_a_submitted_job(
+def test_the_producer_program_in_the_documentation_receives_the_reply_to_a_submitted_job(
     system: System, reply_queue: str, tmp_path: Path
 ) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)

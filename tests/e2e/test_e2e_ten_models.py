@@ -220,7 +220,7 @@ def test_a_batch_model_with_weights_pinned_by_digest_serves_rest_and_open_infere
         run(system, "scores", [1, 2])
 
 
-def test_loosely_package_copies_the_weights_and_the_requirements_of_the_model_folder(
+def test_the_loosely_package_command_copies_the_weights_and_the_requirements_of_the_model_folder(
     folder: Path,
 ) -> None:
     loosely(folder, "package")

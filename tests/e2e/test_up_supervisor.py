@@ -242,7 +242,7 @@ def test_a_change_of_a_file_restarts_the_components_that_read_the_file(
     assert "died" not in output
 
 
-def test_a_component_that_dies_at_its_start_is_restarted_until_it_is_ready(
+def test_a_component_that_crashes_at_startup_is_restarted_until_it_is_ready(
     start: Callable[..., Up],
 ) -> None:
     up = start(queue="plain", worker="crash")
@@ -298,7 +298,9 @@ def test_a_component_that_never_becomes_ready_does_not_stop_other_components(
     assert up.finish()[0] == 0
 
 
-def test_a_component_that_does_not_stop_is_killed(start: Callable[..., Up]) -> None:
+def test_a_component_that_does_not_stop_after_the_stop_signal_is_killed(
+    start: Callable[..., Up],
+) -> None:
     up = start(queue="plain", worker="stubborn")
     wait_for(lambda: up.is_ready("queue", "worker"))
 

@@ -297,7 +297,7 @@ async def test_the_worker_pool_fails_if_the_workers_refuse_their_settings(
     assert harness.running() == set()
 
 
-async def test_the_worker_pool_restarts_a_worker_that_dies_until_the_worker_runs(
+async def test_the_worker_pool_restarts_a_worker_that_crashes_at_startup_until_the_worker_runs(
     harness: PoolHarness,
 ) -> None:
     (harness.home / "worker-1.crash").touch()
@@ -310,7 +310,7 @@ async def test_the_worker_pool_restarts_a_worker_that_dies_until_the_worker_runs
     await end(pool, run)
 
 
-async def test_a_worker_uses_the_next_free_health_port_if_a_port_is_in_use(
+async def test_a_worker_uses_the_next_free_health_port_if_the_first_port_is_in_use(
     harness: PoolHarness,
 ) -> None:
     with socket.create_server(("127.0.0.1", harness.first_port)):
@@ -363,7 +363,7 @@ async def test_stopping_the_worker_pool_stops_all_workers(
     assert sorted(harness.stop_notes()) == [f"worker-{n} held 0" for n in (1, 2, 3)]
 
 
-async def test_the_workers_of_a_halted_pool_are_started_again_when_the_pool_resumes(
+async def test_the_workers_of_a_halted_pool_are_restarted_when_the_pool_resumes(
     harness: PoolHarness,
 ) -> None:
     pool = harness.pool(minimum=2, maximum=2)
@@ -380,7 +380,7 @@ async def test_the_workers_of_a_halted_pool_are_started_again_when_the_pool_resu
     await end(pool, run)
 
 
-async def test_the_messages_of_each_served_version_of_a_model_are_counted() -> None:
+async def test_the_queue_monitor_counts_the_messages_of_each_served_model_version() -> None:
     gateway = CountingGateway()
     gateway.lengths = {"m": 1, "m:2": 2, "m:3": 4, "other": 8}
     try:

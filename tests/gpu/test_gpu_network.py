@@ -51,7 +51,7 @@ def test_a_network_in_each_precision_returns_nearly_the_same_outputs_on_a_gpu_as
     torch.testing.assert_close(outputs, expected(items), rtol=tolerance, atol=tolerance)
 
 
-def test_a_network_in_half_precision_needs_half_the_memory() -> None:
+def test_the_weights_of_a_network_in_half_precision_need_half_the_memory() -> None:
     def taken_bytes(precision: str) -> int:
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
@@ -68,7 +68,9 @@ def test_staging_an_item_copies_the_item_to_the_gpu() -> None:
     assert network.stage(pictures(1)[0]).device.type == "cuda"
 
 
-def test_outputs_match_the_items_in_order_if_items_are_staged_while_batches_run() -> None:
+def test_outputs_have_the_order_of_the_items_if_items_are_copied_to_the_gpu_while_batches_run() -> (
+    None
+):
     """Copy 2,000 items to the GPU from four threads while batches run. Check each item's output."""
     network = Network(nn.Flatten())
     items = [torch.full((3, 32, 32), float(number)) for number in range(200)] * 10
@@ -114,7 +116,9 @@ def test_two_calls_of_a_network_with_equal_items_return_equal_outputs() -> None:
     torch.testing.assert_close(network(items), network(items))
 
 
-def test_repeated_loading_and_unloading_of_a_network_does_not_use_more_gpu_memory() -> None:
+def test_repeated_loading_and_unloading_of_a_network_does_not_increase_the_gpu_memory_in_use() -> (
+    None
+):
     def held_bytes() -> int:
         network = Network(nn.Linear(1024, 1024))
         network([torch.ones(1024)] * 32)

@@ -43,7 +43,7 @@ def reply_url(gateway_url: str) -> str:
     return ReplyTokens([bytes(32)], gateway_url).url(JOB_ID, DEADLINE, "classifier")
 
 
-def test_the_worker_container_accepts_reply_urls_with_the_gateway_url_in_local_development_md(
+def test_the_worker_container_accepts_reply_urls_that_begin_with_the_documented_gateway_url(
     settings: WorkerSettings, gateway_url: str
 ) -> None:
     GatewayClient(settings.reply_hosts).check(reply_url(gateway_url))
@@ -92,7 +92,7 @@ def test_a_gateway_that_containers_can_reach_does_not_start_without_api_keys(
         GatewaySettings.from_env(environment)
 
 
-def test_a_reply_url_without_tls_needs_an_entry_in_reply_hosts_that_begins_with_http() -> None:
+def test_reply_urls_without_tls_are_accepted_only_for_hosts_listed_with_the_prefix_http() -> None:
     plain, tls = reply_url("http://gateway.example:80"), reply_url("https://gateway.example:80")
     with pytest.raises(ReplyForbidden, match="lists with http://"):
         GatewayClient(frozenset({"gateway.example:80"})).check(plain)

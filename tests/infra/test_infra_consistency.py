@@ -42,7 +42,7 @@ def test_the_simplified_bicep_contains_only_syntax_that_checkov_can_parse() -> N
     )
 
 
-def test_each_version_of_a_model_gets_its_own_queues_workers_and_scaler(tmp_path: Path) -> None:
+def test_each_version_of_a_model_gets_its_own_queues_and_workers_and_scaler(tmp_path: Path) -> None:
     text = DEFAULT_PATH.read_text("utf-8") + '\n[classifier."2"]\nuses_gpu = false\n'
     path = tmp_path / "models.toml"
     path.write_text(text, encoding="utf-8")
@@ -71,7 +71,7 @@ def test_each_version_of_a_model_gets_its_own_queues_workers_and_scaler(tmp_path
     assert [each for each in files["models.yaml"] if each in manifests] == manifests
 
 
-def test_a_model_version_with_a_fallback_and_a_percentage_of_the_jobs_keeps_one_worker(
+def test_a_model_version_that_gets_a_percentage_of_the_jobs_and_has_a_fallback_keeps_one_worker(
     tmp_path: Path,
 ) -> None:
     split = 'versions = {"1" = 95, "2" = 5}\nfallback = "1"\n[classifier."2"]\n[classifier."3"]\n'

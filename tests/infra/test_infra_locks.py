@@ -205,7 +205,7 @@ def test_a_package_whose_private_names_are_imported_is_pinned_to_an_exact_versio
 CUDA_OF_THE_NODES = "13."
 
 
-def test_the_locked_torch_is_built_for_the_cuda_of_the_node_images() -> None:
+def test_the_locked_torch_is_built_for_the_cuda_version_of_the_node_images() -> None:
     assert str(locked(TORCH_LOCK)["nvidia-cuda-runtime"].version).startswith(CUDA_OF_THE_NODES)
 
 

@@ -208,7 +208,7 @@ class TestDeployWorker:
             ({"GPU_SHARING": "mig"}, "mig"),
         ],
     )
-    def test_the_overlay_variable_takes_precedence_over_use_spot_and_gpu_sharing(
+    def test_the_overlay_variable_takes_precedence_over_the_variables_use_spot_and_gpu_sharing(
         self, scripts: ScriptRunner, values: dict[str, str], overlay: str
     ) -> None:
         scripts.update_state(values=values, images={"worker:earlier": "sha256:0"})
@@ -633,7 +633,7 @@ class TestCheckTools:
         scripts.check_output("check-tools.sh")
         assert scripts.state["values"]["NODE_POOLS"] == "none"
 
-    def test_the_preflight_check_ignores_services_and_quotas_that_are_not_needed(
+    def test_the_preflight_check_ignores_services_and_quotas_that_the_deployment_does_not_need(
         self, scripts: ScriptRunner
     ) -> None:
         scripts.update_state(

@@ -58,7 +58,7 @@ def test_each_final_status_of_a_job_has_a_recorded_history(paths: list[Path]) ->
 
 
 @pytest.mark.parametrize("path", OUTCOMES, ids=lambda path: path.stem)
-def test_only_the_first_compound_action_of_an_orchestration_waits_for_external_events(
+def test_an_orchestration_waits_for_external_events_only_in_its_first_task_group(
     path: Path,
 ) -> None:
     # .NET waits for one task of a group before it processes the next group. If a later group also

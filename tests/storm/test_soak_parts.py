@@ -76,7 +76,7 @@ def test_two_soak_tests_with_the_same_seed_submit_the_same_jobs() -> None:
     assert plan(7) == plan(7) != plan(8)
 
 
-def test_the_jobs_of_a_soak_test_cover_every_model_tenant_input_form_and_job_kind() -> None:
+def test_the_jobs_of_a_soak_test_cover_every_model_and_tenant_and_input_form_and_job_kind() -> None:
     jobs = plan(1)
     assert {job.model for job in jobs} == set(MODELS)
     assert {job.form for job in jobs} == set(Form)
@@ -272,7 +272,7 @@ def ask(process: "subprocess.Popen[str]") -> str:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prlimit is a call of Linux")
-def test_a_process_with_a_full_disk_cannot_write_until_the_disk_is_free(
+def test_a_process_cannot_write_while_its_disk_is_full(
     writer: "subprocess.Popen[str]",
 ) -> None:
     disk = FileSizeLimit()
@@ -343,7 +343,7 @@ def test_the_hostile_option_refuses_the_name_of_an_unknown_attack() -> None:
         hostile.choose_attacks("bombs", MODELS)
 
 
-def test_the_hostile_picture_of_huge_size_can_be_decoded_and_has_the_given_size() -> None:
+def test_the_huge_hostile_picture_can_be_decoded_and_has_the_given_side_length() -> None:
     image = pytest.importorskip("PIL.Image")
     picture = hostile.make_huge_picture(side=70)
     with image.open(BytesIO(picture)) as opened:
@@ -425,7 +425,7 @@ def test_the_memory_slope_of_two_processes_ignores_their_different_initial_memor
     assert slope.grows(2 * MIB)
 
 
-def test_the_memory_slope_ignores_growth_during_the_warm_up_and_short_peaks() -> None:
+def test_the_memory_slope_ignores_short_peaks_and_growth_during_the_warm_up() -> None:
     grown = life(0, 1, 100 * MIB, 200 * MIB)
     flat = life(60, 10, 300 * MIB, 0)
     slope = fit([Life(grown.samples + flat.samples)], 1, warm_up_seconds=60)
@@ -435,7 +435,7 @@ def test_the_memory_slope_ignores_growth_during_the_warm_up_and_short_peaks() ->
 
 
 @pytest.mark.parametrize(("minutes", "seconds"), [(60, 300.0), (10, 60.0), (24, 120.0)])
-def test_the_default_warm_up_is_a_quarter_of_the_time_without_kills_but_at_least_one_minute(
+def test_the_default_warm_up_takes_a_quarter_of_the_phase_without_kills_but_at_least_a_minute(
     minutes: float, seconds: float
 ) -> None:
     assert choose_warm_up(minutes * 60 / 3) == seconds

@@ -57,7 +57,7 @@ def test_an_acknowledged_message_that_is_missing_counts_as_lost(messages: Messag
     assert messages.violations == ["message k was acknowledged and is lost (not settled)"]
 
 
-def test_a_message_may_be_missing_after_a_completion_that_was_not_acknowledged(
+def test_a_message_that_is_missing_after_an_unacknowledged_completion_is_not_a_violation(
     messages: MessageLedger,
 ) -> None:
     deliver(messages)
@@ -66,7 +66,7 @@ def test_a_message_may_be_missing_after_a_completion_that_was_not_acknowledged(
     assert messages.violations == []
 
 
-def test_a_message_that_is_delivered_after_an_unacknowledged_completion_must_not_be_missing(
+def test_a_missing_message_is_a_violation_if_it_was_delivered_after_an_unacknowledged_completion(
     messages: MessageLedger,
 ) -> None:
     deliver(messages)
@@ -136,7 +136,7 @@ def test_a_message_in_a_queue_or_state_that_contradicts_its_settlement_is_a_viol
     assert len(messages.violations) == 1
 
 
-def test_a_message_that_is_in_the_queues_twice_is_a_violation(messages: MessageLedger) -> None:
+def test_a_message_that_exists_twice_in_the_queues_is_a_violation(messages: MessageLedger) -> None:
     messages.judge([found(), found(number=2)])
     assert messages.violations == ["message k is in the queues twice"]
 
@@ -181,7 +181,7 @@ def test_a_blob_whose_content_differs_from_the_acknowledged_write_is_a_violation
     assert len(blobs.violations) == 1
 
 
-def test_a_blob_that_shows_an_unacknowledged_write_must_not_return_to_the_old_content(
+def test_reading_the_old_content_after_an_unacknowledged_write_was_read_is_a_violation(
     blobs: BlobLedger,
 ) -> None:
     blobs.begin_write("b", 3)

@@ -31,7 +31,7 @@ def test_a_service_that_is_killed_under_load_loses_no_acknowledged_data(
     assert f"{service}:\n" in printed
 
 
-def test_the_command_dev_crash_refuses_the_name_of_an_unknown_service() -> None:
+def test_the_dev_crash_command_refuses_the_name_of_an_unknown_service() -> None:
     run = start_crash("queues")
     assert run.returncode == 2
     assert "unknown service queues" in run.stderr

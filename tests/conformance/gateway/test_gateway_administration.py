@@ -55,7 +55,7 @@ async def test_scheduled_messages_are_counted_separately_from_active_messages(
 
 
 @pytest.mark.parametrize("url", [None, "http://localhost:9"])
-async def test_requests_to_a_management_api_that_does_not_respond_raise_unavailable(
+async def test_requests_to_a_management_api_that_does_not_respond_raise_an_unavailable_error(
     url: str | None,
 ) -> None:
     emulator = "Endpoint=sb://localhost;SharedAccessKeyName=a;SharedAccessKey=b;"

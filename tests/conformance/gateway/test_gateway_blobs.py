@@ -147,7 +147,9 @@ async def test_a_signed_link_for_reading_permits_only_the_download_of_the_named_
         assert (await http.put(url, content=b"x")).status_code == 403
 
 
-async def test_requests_to_an_unreachable_blob_storage_raise_unavailable(tmp_path: Path) -> None:
+async def test_requests_to_an_unreachable_blob_storage_raise_an_unavailable_error(
+    tmp_path: Path,
+) -> None:
     container = PayloadContainer(storage(free_port()))
     try:
         with pytest.raises(Unavailable):
@@ -170,7 +172,7 @@ LARGE = bytes(8_000_000)
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
-async def test_requests_to_a_blob_storage_that_does_not_respond_raise_unavailable_within_seconds(
+async def test_requests_to_a_blob_storage_that_does_not_respond_fail_within_seconds(
     tmp_path: Path,
 ) -> None:
     port = free_port()

@@ -57,7 +57,7 @@ async def answering(answer: Callable[[], web.Response]) -> AsyncIterator[Durable
         await runner.cleanup()
 
 
-async def test_the_status_of_an_unknown_job_is_none_and_http_status_500_raises_unavailable() -> (
+async def test_the_client_returns_none_for_an_unknown_job_and_raises_an_error_for_status_500() -> (
     None
 ):
     async with answering(lambda: web.Response(status=404)) as client:
@@ -73,7 +73,7 @@ async def test_the_status_of_an_unknown_job_is_none_and_http_status_500_raises_u
             await client.start(JOB, "{}")
 
 
-async def test_requests_raise_unavailable_within_seconds_if_durable_functions_does_not_respond(
+async def test_requests_fail_within_seconds_if_durable_functions_does_not_respond(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(durable, "READ_TIMEOUT_SECONDS", 0.05)

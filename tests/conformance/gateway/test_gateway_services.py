@@ -127,7 +127,9 @@ async def test_reading_a_missing_or_changed_payload_raises_an_error(
         await payloads.get(PayloadRef(ref.media_type, ref.blob, 5, ref.sha256))
 
 
-async def test_requests_to_a_blob_storage_that_does_not_respond_raise_unavailable() -> None:
+async def test_requests_to_a_blob_storage_that_does_not_respond_raise_an_unavailable_error() -> (
+    None
+):
     payloads = BlobPayloadStore(PayloadContainer(storage(free_port())))
     try:
         with pytest.raises(Unavailable) as caught:
@@ -256,7 +258,7 @@ async def test_the_first_successful_check_of_service_bus_opens_the_senders_of_th
             await queues.close()
 
 
-async def test_sending_to_a_missing_queue_raises_unknown_queue(tmp_path: Path) -> None:
+async def test_sending_to_a_missing_queue_raises_an_unknown_queue_error(tmp_path: Path) -> None:
     port = free_port()
     with running_service_bus(port, tmp_path):
         queues = ServiceBusQueues(service_bus(port))

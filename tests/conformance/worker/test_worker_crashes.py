@@ -168,7 +168,7 @@ def test_a_draining_worker_receives_no_messages(
     gateway.taken(runs)
 
 
-def test_an_idle_worker_exits_immediately_after_a_signal(
+def test_an_idle_worker_exits_immediately_after_a_stop_signal(
     start_worker: StartWorker, services: LocalServices
 ) -> None:
     worker = start_worker("noop")
@@ -225,7 +225,7 @@ def test_the_worker_processes_jobs_after_a_restart_of_service_bus(
     assert "Traceback" not in log
 
 
-def test_a_worker_that_starts_before_service_bus_becomes_ready_after_service_bus_starts(
+def test_a_worker_becomes_ready_after_service_bus_has_started_even_if_the_worker_started_first(
     services: LocalServices, gate: Gate
 ) -> None:
     port = free_port()

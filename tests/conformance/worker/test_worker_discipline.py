@@ -42,7 +42,7 @@ def process_id(worker: Program) -> int:
     return worker.process.pid
 
 
-def test_another_worker_receives_the_job_of_a_worker_that_has_stalled(
+def test_a_job_of_a_stalled_worker_is_delivered_to_another_worker(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     stalled = start_worker("long")

@@ -106,7 +106,7 @@ def test_queued_jobs_run_in_batches(
     ],
     ids=["no json", "media type", "no blob", "too large"],
 )
-def test_a_job_with_a_faulty_input_fails(
+def test_a_job_with_an_invalid_or_missing_or_too_large_input_fails(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, payload: Any, code: str
 ) -> None:
     with ContainerClient.from_connection_string(services.blobs_url, PAYLOAD_CONTAINER) as container:

@@ -92,7 +92,7 @@ def test_a_job_whose_named_input_is_missing_or_unusable_fails(
     services.wait_until_empty("compared")
 
 
-def test_a_message_with_an_unknown_schema_version_is_dead_lettered_as_unsupported_schema(
+def test_a_message_with_an_unknown_schema_version_is_dead_lettered(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     start_worker("compared")

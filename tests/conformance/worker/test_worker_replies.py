@@ -68,7 +68,7 @@ def test_a_reply_is_sent_again_after_a_temporary_failure(
     assert waits[1] > waits[0] / 2
 
 
-def test_a_reply_is_not_sent_again_after_the_argument_wait_has_returned_false(
+def test_a_reply_is_not_sent_again_after_the_wait_function_has_returned_false(
     gateway: Gateway, replies: GatewayClient
 ) -> None:
     gateway.answers["job"] = [503] * 99
@@ -87,7 +87,7 @@ def test_a_reply_is_not_sent_again_after_a_permanent_refusal_of_the_gateway(
     assert gateway.posts == [("job", status)], "the client sent the reply again"
 
 
-def test_sending_a_reply_to_an_unreachable_gateway_raises_reply_undelivered() -> None:
+def test_sending_a_reply_to_an_unreachable_gateway_raises_a_reply_undelivered_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         host = f"127.0.0.1:{taken.getsockname()[1]}"
     replies = GatewayClient(frozenset({host}))

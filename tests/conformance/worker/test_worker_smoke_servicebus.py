@@ -87,7 +87,7 @@ def faulty_services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalS
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.run.__name__)
-def test_the_smoke_test_reports_that_each_claim_about_service_bus_holds(
+def test_the_smoke_test_confirms_each_claim_about_a_working_service_bus(
     services: LocalServices, check: Check
 ) -> None:
     finding = run_check(check, broker_of(services))
@@ -106,7 +106,7 @@ def test_the_smoke_test_reports_that_each_claim_about_service_bus_holds(
         (LETTER, FindingResult.FAILED, "lacks DeadLetterReason and DeadLetterErrorDescription"),
     ],
 )
-def test_the_smoke_test_reports_each_claim_that_a_faulty_service_bus_violates(
+def test_the_smoke_test_reports_each_claim_that_is_false_for_a_faulty_service_bus(
     faulty_services: LocalServices, claim: str, result: FindingResult, text: str
 ) -> None:
     finding = run_check(CHECKS_BY_CLAIM[claim], broker_of(faulty_services))
@@ -162,7 +162,7 @@ def test_a_claim_about_service_bus_fails_if_the_namespace_does_not_respond(
     assert finding.text.startswith("a message could not be sent: ")
 
 
-def test_sending_a_message_to_a_missing_queue_ends_with_exit_code_3(
+def test_the_send_command_exits_with_status_3_if_the_queue_is_missing(
     services: LocalServices, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SERVICE_BUS_CONNECTION", services.service_bus_url)

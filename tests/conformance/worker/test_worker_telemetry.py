@@ -213,7 +213,7 @@ def test_log_lines_of_the_worker_are_json_objects_without_secrets(
     assert any("a defect in the model" in line.get("exception", "") for line in about)
 
 
-def test_spans_are_sent_to_the_exporter_in_the_setting_otel_traces_exporter(
+def test_spans_are_sent_to_the_exporter_that_the_variable_otel_traces_exporter_selects(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     worker = start_worker("single", wait=False, OTEL_TRACES_EXPORTER="console")

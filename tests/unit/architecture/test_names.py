@@ -11,7 +11,7 @@ INTERFACE_OF_A_MODEL = "Infer"
 """Each model's file in worker/models has a class with this name."""
 
 
-def test_only_infer_is_the_name_of_more_than_one_public_class() -> None:
+def test_each_public_class_name_except_infer_is_unique() -> None:
     places = defaultdict(list)
     for folder in PROGRAMS:
         for path in (ROOT / folder).rglob("*.py"):

@@ -153,7 +153,7 @@ def test_names_in_snake_case_and_camel_case_are_split_into_words(
     ("word", "base"),
     [("queues", "queue"), ("batches", "batch"), ("stopping", "stop"), ("retried", "retry")],
 )
-def test_the_base_forms_of_an_inflected_word_include_the_word_without_its_ending(
+def test_the_base_forms_of_an_inflected_word_include_the_uninflected_word(
     word: str, base: str
 ) -> None:
     assert base in base_forms(word)

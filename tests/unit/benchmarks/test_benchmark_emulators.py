@@ -3,7 +3,7 @@ import pytest
 from benchmarks.emulators import BrokerFigure, main
 
 
-def test_a_broker_benchmark_figure_shows_the_rate_latency_percentiles_and_processor_time() -> None:
+def test_a_broker_benchmark_figure_shows_rate_and_latency_percentiles_and_processor_time() -> None:
     seconds = [0.001] * 94 + [0.011] * 6
     figure = BrokerFigure("send", 100_000, 1, seconds, 0.5, 0.04)
     assert figure.cells() == ["send", "100,000", "1", "200", "1.00", "11.00", "0.40"]

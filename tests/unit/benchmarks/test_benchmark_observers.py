@@ -48,7 +48,7 @@ def count(sent: bytes, received: bytes, chunk_bytes: int) -> Counter[str]:
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 7, 100_000])
-def test_an_observer_counts_the_messages_settlements_and_requests_of_a_connection(
+def test_an_observer_counts_messages_and_settlements_and_requests_on_an_amqp_connection(
     chunk_bytes: int,
 ) -> None:
     sasl = encode_frame(encode(Described(Symbol("amqp:sasl-init:list"), [])), 0, SASL_FRAME)

@@ -233,7 +233,7 @@ def test_all_requirements_of_the_peers_have_fixed_versions() -> None:
         assert len(list(required_names(lines))) == len(lines)
 
 
-def test_each_module_that_a_peer_configuration_starts_exists() -> None:
+def test_each_module_that_a_peer_configuration_starts_is_an_existing_file() -> None:
     parts = [part for each in CONFIGURATIONS for command in each.commands for part in command]
     modules = {part.partition(":")[0] for part in parts if part.startswith("benchmarks.")}
     for module in modules:

@@ -107,7 +107,7 @@ def test_the_limits_are_computed_with_the_default_values_of_the_deployment() -> 
     assert WAITING_READS_PER_SECOND == LOOKS_A_SECOND
 
 
-def test_each_deployment_parameter_raises_only_the_limit_that_it_is_documented_to_raise() -> None:
+def test_each_deployment_parameter_raises_only_the_documented_limit() -> None:
     base = {limit.name: limit.jobs_per_second for limit in find_limits(SMALL, DEFAULT)}
     for changed, name in (
         (DeploymentLimits(dedicated_units=1), "Durable Task Scheduler"),

@@ -38,7 +38,7 @@ def run(load: JobLoad, hours: float = 1.0, **given: Any) -> SimulationResult:
 
 
 class TestSimulation:
-    def test_the_simulated_waiting_time_of_one_job_includes_node_start_image_pull_and_model_load(
+    def test_the_simulated_wait_of_one_job_includes_node_start_and_image_pull_and_model_load(
         self,
     ) -> None:
         """The job arrives 60 s after the start of the simulation.
@@ -60,7 +60,7 @@ class TestSimulation:
         assert outcome.wait_seconds == [15.0]
         assert outcome.node_hours == 1.0
 
-    def test_a_minimum_of_one_worker_avoids_waiting_for_node_start_image_pull_and_model_load(
+    def test_a_minimum_of_one_worker_avoids_waiting_for_node_start_and_image_pull_and_model_load(
         self,
     ) -> None:
         kept = ScaledObject(min_replica_count=1, max_replica_count=1)

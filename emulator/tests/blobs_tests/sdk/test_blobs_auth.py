@@ -112,7 +112,7 @@ async def test_response_headers_that_a_sas_sets_replace_the_headers_of_the_blob(
         ),
     ],
 )
-async def test_a_sas_is_refused_outside_its_period_or_with_a_wrong_key_or_protocol_or_ip_address(
+async def test_a_sas_is_refused_outside_its_validity_period_or_if_key_protocol_or_address_is_wrong(
     server: Server, sdk: str, blob: Any, more: dict[str, Any]
 ) -> None:
     async with connect(sdk, server.url, blob_sas(blob, "r", **more)) as service:
@@ -120,7 +120,7 @@ async def test_a_sas_is_refused_outside_its_period_or_with_a_wrong_key_or_protoc
         assert (await refusal(reader.download_blob())).status_code == 403
 
 
-async def test_a_sas_is_accepted_if_the_time_and_protocol_and_ip_address_match(
+async def test_a_sas_is_accepted_if_time_and_protocol_and_ip_address_are_within_its_limits(
     server: Server, sdk: str, blob: Any
 ) -> None:
     now = datetime.now(UTC)

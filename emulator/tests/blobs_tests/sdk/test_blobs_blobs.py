@@ -152,7 +152,7 @@ async def test_metadata_over_8_kib_is_refused(container: Any) -> None:
     assert refused.value.status_code == 400
 
 
-async def test_operations_on_a_missing_blob_raise_blob_not_found(container: Any) -> None:
+async def test_operations_on_a_missing_blob_raise_a_blob_not_found_error(container: Any) -> None:
     blob = container.get_blob_client("missing")
     assert not await blob.exists()
     for attempt in (
@@ -168,7 +168,7 @@ async def test_operations_on_a_missing_blob_raise_blob_not_found(container: Any)
         assert code_of(refused.value) == "BlobNotFound"
 
 
-async def test_a_deleted_blob_does_not_exist(container: Any) -> None:
+async def test_a_blob_no_longer_exists_after_it_is_deleted(container: Any) -> None:
     blob = container.get_blob_client("blob")
     await blob.upload_blob(os.urandom(100_000))
     await blob.delete_blob(delete_snapshots="include")

@@ -11,7 +11,7 @@ from azure.core.exceptions import HttpResponseError, ResourceExistsError, Resour
 from blobs_tests.sdk.both_clients import code_of
 
 
-async def test_a_created_container_has_the_given_metadata_and_a_deleted_container_does_not_exist(
+async def test_a_created_container_has_the_given_metadata_and_no_longer_exists_after_its_deletion(
     service: Any,
 ) -> None:
     name = f"test-{uuid4().hex}"
@@ -32,7 +32,9 @@ async def test_creating_a_container_whose_name_is_already_used_fails(container: 
     assert refused.value.status_code == 409
 
 
-async def test_operations_on_a_missing_container_raise_container_not_found(service: Any) -> None:
+async def test_operations_on_a_missing_container_raise_a_container_not_found_error(
+    service: Any,
+) -> None:
     missing = service.get_container_client("nowhere")
     blob = missing.get_blob_client("blob")
     for attempt in (
@@ -47,7 +49,7 @@ async def test_operations_on_a_missing_container_raise_container_not_found(servi
         assert code_of(refused.value) == "ContainerNotFound"
 
 
-async def test_downloading_a_blob_from_a_missing_container_raises_resource_not_found_error(
+async def test_downloading_a_blob_from_a_missing_container_raises_a_resource_not_found_error(
     service: Any,
 ) -> None:
     with pytest.raises(ResourceNotFoundError):

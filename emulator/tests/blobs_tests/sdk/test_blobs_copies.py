@@ -26,7 +26,7 @@ def signed_url(blob: Any) -> str:
 
 
 @pytest.mark.parametrize("size", [100, 100_000])
-async def test_the_sdk_copies_a_blob_with_the_account_key_or_from_a_signed_url(
+async def test_the_sdk_can_copy_a_blob_with_the_account_key_or_with_a_signed_source_url(
     container: Any, size: int
 ) -> None:
     content = os.urandom(size)

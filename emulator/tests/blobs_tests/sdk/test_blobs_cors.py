@@ -113,7 +113,7 @@ async def test_service_properties_that_a_request_omits_keep_their_values(service
     )
 
 
-async def test_logging_metrics_retention_website_and_cors_are_disabled_in_a_new_account(
+async def test_optional_features_such_as_logging_and_cors_are_disabled_in_a_new_account(
     service: Any,
 ) -> None:
     found = await service.get_service_properties()
@@ -194,7 +194,7 @@ async def test_cors_rules_over_a_limit_of_azure_are_refused_and_the_stored_rules
     assert [each[0] for each in await read_rules(service)] == [OTHER_PAGE]
 
 
-async def test_a_preflight_request_without_credentials_gets_the_permissions_of_a_matching_rule(
+async def test_the_response_to_an_anonymous_preflight_request_has_the_headers_of_the_matching_rule(
     server: Server, service: Any
 ) -> None:
     rules = [rule(PAGE, "PUT", allowed_headers=["x-ms-*", "content-type"], max_age_in_seconds=200)]
@@ -324,7 +324,7 @@ async def test_a_response_has_no_access_control_headers_if_no_cors_rule_matches_
 
 
 @pytest.mark.azurite_differs("Azurite also adds Vary to responses that no cache keeps")
-async def test_the_response_to_a_put_request_has_no_vary_header(
+async def test_the_response_to_a_cross_origin_put_request_has_no_vary_header(
     server: Server, service: Any, container: Any
 ) -> None:
     url = f"{container.url}/b?{signature()}"
@@ -364,7 +364,7 @@ async def test_an_error_response_has_cors_headers_if_a_cors_rule_allows_the_orig
 
 
 @pytest.mark.azurite_differs("Azurite adds nothing to a response without the header Origin")
-async def test_cors_rules_add_vary_or_a_wildcard_origin_to_the_response_to_a_get_without_origin(
+async def test_the_response_to_a_get_without_origin_has_cors_headers_if_a_cors_rule_permits_get(
     server: Server, service: Any, container: Any
 ) -> None:
     # The table in the section "Understanding how the Vary header is set" of the documentation.

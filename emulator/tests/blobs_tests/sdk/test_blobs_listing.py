@@ -36,7 +36,9 @@ async def test_a_listing_contains_the_properties_of_each_blob(filled: Any) -> No
     assert item.lease.state == "available"
 
 
-async def test_a_listing_contains_metadata_only_if_requested(filled: Any) -> None:
+async def test_a_listing_contains_no_metadata_unless_the_request_asks_for_metadata(
+    filled: Any,
+) -> None:
     assert [blob.metadata async for blob in filled.list_blobs("a/1")] == [{}]
 
 

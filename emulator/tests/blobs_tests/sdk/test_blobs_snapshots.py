@@ -13,7 +13,7 @@ from blobs_tests.sdk.blob_servers import ACCOUNT, KEY, Server
 from blobs_tests.sdk.both_clients import code_of, connect
 
 
-async def test_the_sdk_takes_reads_lists_and_deletes_snapshots(container: Any) -> None:
+async def test_snapshots_can_be_taken_read_listed_and_deleted_with_the_sdk(container: Any) -> None:
     blob = container.get_blob_client("blob")
     await blob.upload_blob(b"old", metadata={"a": "1"})
     time = (await blob.create_snapshot())["snapshot"]

@@ -87,7 +87,7 @@ async def test_a_block_is_appended_only_if_the_position_and_size_conditions_are_
     assert (await service.get("box/log")).body == b"onetwo"
 
 
-async def test_exactly_one_of_many_concurrent_appends_at_one_position_succeeds(
+async def test_exactly_one_of_many_concurrent_appends_at_the_same_position_succeeds(
     service: RunningBlobService,
 ) -> None:
     await create(service)
@@ -125,7 +125,7 @@ async def test_an_append_blob_has_at_most_50000_blocks(service: RunningBlobServi
     assert (answer.status, answer.code) == (409, "BlockCountExceedsLimit")
 
 
-async def test_an_operation_for_another_blob_type_is_refused(
+async def test_an_operation_that_the_type_of_the_blob_does_not_support_is_refused(
     service: RunningBlobService,
 ) -> None:
     await service.put("box/log", b"content")
@@ -162,7 +162,7 @@ async def test_an_invalid_append_request_is_refused_and_stores_nothing(
     assert service.content_files == []
 
 
-async def test_a_leased_append_blob_is_appended_to_only_with_the_lease_id(
+async def test_a_block_is_appended_to_a_leased_append_blob_only_with_the_lease_id(
     service: RunningBlobService,
 ) -> None:
     await create(service)

@@ -43,7 +43,7 @@ def signed(service: RunningBlobService, path: str) -> str:
 
 @pytest.mark.parametrize("size", [0, 10, 100_000])
 @pytest.mark.parametrize("is_sync", ["true", "false"])
-async def test_a_copy_has_the_content_properties_and_metadata_of_its_source(
+async def test_a_copy_has_the_content_the_properties_and_the_metadata_of_its_source(
     tmp_path: Path, size: int, is_sync: str
 ) -> None:
     content = os.urandom(size)
@@ -66,7 +66,7 @@ async def test_a_copy_has_the_content_properties_and_metadata_of_its_source(
         assert "x-ms-copy-id" not in (await service.get("box/copy")).headers
 
 
-async def test_the_content_file_of_a_copy_is_removed_with_the_last_blob_that_uses_it(
+async def test_a_content_file_that_blobs_share_is_removed_when_the_last_of_the_blobs_is_deleted(
     service: RunningBlobService,
 ) -> None:
     content = os.urandom(100_000)
@@ -107,7 +107,7 @@ async def test_blocks_can_be_appended_to_a_copy_of_an_append_blob(
 
 
 @pytest.mark.parametrize("size", [100, 100_000, 3_000_000])
-async def test_blobs_blocks_and_appended_blocks_are_uploaded_from_a_url(
+async def test_a_whole_blob_a_block_and_an_appended_block_can_be_copied_from_a_url(
     service: RunningBlobService, size: int
 ) -> None:
     content = os.urandom(size)
@@ -197,7 +197,7 @@ async def test_a_copy_is_refused_if_a_condition_on_its_source_or_destination_is_
 
 @given(st.sampled_from(["", "http://", f"http://{HOST}", ACCOUNT_URL, f"{ACCOUNT_URL}/"]), SUFFIXES)
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_a_copy_from_a_random_source_url_is_refused(
+async def test_a_copy_from_a_source_url_with_a_random_ending_is_refused(
     service: RunningBlobService, start: str, suffix: str
 ) -> None:
     for headers in ({}, {"x_ms_blob_type": "BlockBlob"}):

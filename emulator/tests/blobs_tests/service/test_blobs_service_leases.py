@@ -128,7 +128,7 @@ def use(name: str, lease: Lease, now_us: int, current: str, other: str) -> str |
 
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("name", OUTCOMES)
-def test_a_lease_action_has_the_outcome_that_azure_documents_for_the_state(
+def test_a_lease_action_has_the_outcome_that_azure_documents_for_the_lease_state(
     name: str, state: LeaseState
 ) -> None:
     now_us = 1000 * SECOND
@@ -153,7 +153,9 @@ def test_a_read_or_write_has_the_outcome_that_azure_documents_for_the_lease_stat
     assert use(name, lease_in(state, now_us), now_us, ONE, TWO) == expected
 
 
-def test_changing_a_lease_to_its_current_id_succeeds_even_with_a_wrong_lease_id() -> None:
+def test_a_lease_change_succeeds_with_a_wrong_lease_id_if_the_proposed_id_is_the_current_id() -> (
+    None
+):
     asked = LeaseRequest("change", THREE, ONE)
     assert asked.apply(Lease(ONE, 60, 60 * SECOND), 0).id == ONE
 
@@ -330,7 +332,7 @@ async def test_a_leased_blob_is_changed_only_with_the_lease_id(
     assert (await service.get("box/blob")).status == 404
 
 
-async def test_a_block_is_refused_if_the_blob_was_leased_while_the_block_arrived(
+async def test_a_block_is_refused_if_the_blob_is_leased_during_the_upload_of_the_block(
     service: RunningBlobService,
 ) -> None:
     await service.put("box/blob", b"content")

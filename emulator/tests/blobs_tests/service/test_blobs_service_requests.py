@@ -134,7 +134,7 @@ async def test_a_response_repeats_the_client_request_id_and_the_api_version_of_t
     assert answer.headers["x-ms-version"] == "2026-10-06"
 
 
-async def test_reading_a_blob_whose_content_file_is_missing_raises_file_not_found_error(
+async def test_reading_a_blob_whose_content_file_is_missing_raises_a_file_not_found_error(
     service: RunningBlobService, caplog: pytest.LogCaptureFixture
 ) -> None:
     await service.put("box/blob", b"x" * 100_000)

@@ -60,7 +60,7 @@ async def names(service: RunningBlobService, query: str) -> list[tuple[str, str]
 
 
 @pytest.mark.parametrize("size", [10, 100_000])
-async def test_a_snapshot_keeps_its_content_metadata_and_tags_after_the_blob_has_changed(
+async def test_a_snapshot_keeps_its_content_and_metadata_and_tags_after_the_blob_has_changed(
     tmp_path: Path, size: int
 ) -> None:
     old, new = os.urandom(size), os.urandom(size)
@@ -149,7 +149,7 @@ async def test_the_deletion_of_a_container_removes_the_content_files_of_snapshot
     assert service.content_files == []
 
 
-async def test_a_snapshot_is_refused_if_the_blob_is_missing_or_a_condition_is_not_met(
+async def test_taking_a_snapshot_is_refused_if_the_blob_is_missing_or_a_condition_is_not_met(
     service: RunningBlobService,
 ) -> None:
     missing = await service.request("PUT", "box/none", query="comp=snapshot")
@@ -174,7 +174,7 @@ async def test_a_snapshot_of_a_leased_blob_can_be_deleted_without_the_lease_id(
     assert (await delete(service, "box/blob", "only")).code == "LeaseIdMissing"
 
 
-async def test_a_snapshot_of_an_append_blob_keeps_its_blocks(
+async def test_a_snapshot_of_an_append_blob_does_not_contain_blocks_that_are_appended_later(
     service: RunningBlobService,
 ) -> None:
     await service.request("PUT", "box/log", headers={"x-ms-blob-type": "AppendBlob"})

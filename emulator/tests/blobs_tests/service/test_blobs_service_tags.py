@@ -65,7 +65,7 @@ def test_any_tags_header_is_parsed_or_refused_with_status_400(value: str) -> Non
         ([("schlüssel", "")], "InvalidTag"),
     ],
 )
-def test_tags_that_break_a_rule_are_refused_with_its_error_code(
+def test_tags_that_violate_a_rule_of_azure_are_refused_with_the_matching_error_code(
     pairs: list[tuple[str, str]], code: str
 ) -> None:
     with pytest.raises(StorageError) as refused:
@@ -76,7 +76,9 @@ def test_tags_that_break_a_rule_are_refused_with_its_error_code(
     assert refused.value.code == code
 
 
-async def test_tags_are_set_read_counted_and_listed_and_survive_a_restart(tmp_path: Path) -> None:
+async def test_tags_can_be_set_read_counted_and_listed_and_survive_a_restart(
+    tmp_path: Path,
+) -> None:
     async with open_service(tmp_path) as service:
         uploaded = await service.put("box/blob", b"content", **{"x-ms-tags": "a=1&b=two+words"})
         answer = await service.request("PUT", "box/blob", document(("c", " 3 ")), query="comp=tags")
@@ -96,7 +98,7 @@ async def test_tags_are_set_read_counted_and_listed_and_survive_a_restart(tmp_pa
         assert b"<TagCount>2</TagCount>" in listed
 
 
-async def test_an_upload_without_tags_removes_the_tags_and_set_metadata_keeps_them(
+async def test_an_upload_without_tags_removes_the_tags_of_the_blob_but_setting_metadata_keeps_them(
     service: RunningBlobService,
 ) -> None:
     await service.put("box/blob", b"content", **{"x-ms-tags": "a=1"})
@@ -106,7 +108,7 @@ async def test_an_upload_without_tags_removes_the_tags_and_set_metadata_keeps_th
     assert "x-ms-tag-count" not in (await service.get("box/blob")).headers
 
 
-async def test_append_blobs_and_committed_block_lists_get_the_tags_of_their_requests(
+async def test_the_tags_header_is_stored_for_an_append_blob_and_for_a_committed_block_list(
     service: RunningBlobService,
 ) -> None:
     tags = {"x-ms-tags": "a=1"}

@@ -93,7 +93,7 @@ class BlockedOrchestrator:
 # Events and the first save
 
 
-async def test_an_event_that_is_dequeued_before_the_instance_is_first_saved_is_discarded(
+async def test_an_event_that_is_dequeued_before_the_first_save_of_the_instance_is_discarded(
     start_host: StartHost, caplog: pytest.LogCaptureFixture
 ) -> None:
     host = await start_host()
@@ -189,7 +189,9 @@ async def test_an_activity_runs_twice_if_the_host_dies_before_the_episode_is_sav
     assert other.leftovers() == 0
 
 
-async def test_a_repeated_episode_sends_tasks_with_the_same_task_ids(start_host: StartHost) -> None:
+async def test_an_episode_that_is_repeated_after_a_crash_sends_tasks_with_the_same_task_ids(
+    start_host: StartHost,
+) -> None:
     """The activity runs twice. Both results arrive, and the second result is ignored."""
     host = await start_host(crash_at=("before-save",))
     await host.engine.start_new("job", "i")
@@ -402,7 +404,7 @@ async def test_the_azure_storage_engine_refuses_to_rewind_an_instance(
         await host.engine.rewind("failed")
 
 
-async def test_the_method_wait_finished_returns_when_another_host_has_finished_the_instance(
+async def test_waiting_for_an_instance_ends_when_another_host_has_finished_the_instance(
     start_host: StartHost,
 ) -> None:
     one = await start_host()

@@ -177,14 +177,14 @@ async def test_an_instance_fails_if_its_scheduled_activity_was_changed(
         more_at_the_end,
     ],
 )
-async def test_an_instance_completes_if_its_scheduled_activity_is_the_same(
+async def test_an_instance_completes_after_a_code_change_that_keeps_its_scheduled_activity(
     host: EngineHost, after: Code
 ) -> None:
     assert await change(host, first, after) == ("Completed", "done")
 
 
 @pytest.mark.parametrize("after", [renamed_event, extra_event])
-async def test_an_instance_stays_running_if_only_the_events_that_it_waits_for_were_changed(
+async def test_an_instance_stays_running_if_a_code_change_affects_only_the_awaited_events(
     host: EngineHost, after: Code
 ) -> None:
     assert (await change(host, first, after))[0] == "Running"
@@ -244,13 +244,13 @@ def first_child(context: Any) -> Any:
     ],
     ids=["timer removed", "timer replaced", "child removed", "child replaced"],
 )
-async def test_an_instance_fails_if_its_timer_or_its_sub_orchestration_was_changed(
+async def test_an_instance_fails_if_a_code_change_removes_or_replaces_a_timer_or_sub_orchestration(
     host: EngineHost, before: Code, after: Code, text: str
 ) -> None:
     assert await change(host, before, after) == ("Failed", text)
 
 
-async def test_the_sequence_number_in_the_error_for_a_replaced_activity_counts_earlier_retries(
+async def test_retries_before_a_replaced_activity_increase_the_sequence_number_in_the_error_message(
     host: EngineHost,
 ) -> None:
     attempts = 0

@@ -187,7 +187,7 @@ async def test_a_client_can_restart_an_instance_with_a_new_id_or_the_same_id(
         await host.client.restart("nobody")
 
 
-async def test_a_filter_selects_the_instances_that_are_listed_or_purged(
+async def test_listing_and_purging_affect_only_the_instances_that_match_the_filter(
     host: ListeningHost,
 ) -> None:
     began = datetime.now(UTC) - timedelta(seconds=5)
@@ -227,7 +227,7 @@ async def test_the_sdk_method_wait_for_completion_returns_the_output_of_a_finish
     assert response.status_code == 500
 
 
-async def test_a_client_can_start_and_query_an_instance_and_send_an_event_by_management_urls(
+async def test_a_client_can_start_and_query_an_instance_and_send_an_event_through_management_urls(
     host: ListeningHost,
 ) -> None:
     links = host.client.create_http_management_payload("l")
@@ -265,7 +265,7 @@ async def test_a_client_can_start_and_query_an_instance_and_send_an_event_by_man
         assert (await http.post(url, json=1)).status_code == 410
 
 
-async def test_a_start_request_with_a_timeout_returns_when_the_instance_has_ended(
+async def test_a_start_request_with_a_timeout_waits_until_the_instance_ends_or_the_timeout_passes(
     host: ListeningHost,
 ) -> None:
     async with httpx.AsyncClient(base_url=host.base_url) as http:

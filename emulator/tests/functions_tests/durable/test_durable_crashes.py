@@ -362,7 +362,7 @@ def test_random_orchestrations_complete_although_hosts_are_killed(
     asyncio.run(play())
 
 
-async def test_an_instance_fails_with_an_explanation_if_a_task_in_a_nested_task_all_fails(
+async def test_an_instance_fails_with_an_explanation_if_a_task_of_a_nested_task_all_call_fails(
     host: EngineHost,
 ) -> None:
     _programs(host, [INNER_TASK_ALL_FAILS, ("retry", 1)])
@@ -384,7 +384,7 @@ async def test_an_instance_fails_with_an_explanation_if_a_task_in_a_nested_task_
     )
 
 
-async def test_a_parent_orchestration_can_catch_the_failure_of_a_task_all_in_a_sub_orchestration(
+async def test_a_parent_can_catch_the_failure_of_a_task_all_call_in_its_sub_orchestration(
     host: EngineHost,
 ) -> None:
     @host.runner.activity

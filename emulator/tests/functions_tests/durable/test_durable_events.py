@@ -64,7 +64,7 @@ async def test_names_of_external_events_are_case_sensitive(host: EngineHost) -> 
     assert host.output() == 2
 
 
-async def test_a_task_left_unfinished_by_task_any_completes_in_a_second_task_any(
+async def test_a_task_that_is_pending_after_one_task_any_call_can_complete_in_a_second_call(
     host: EngineHost,
 ) -> None:
     @host.runner.orchestrator

@@ -359,7 +359,7 @@ RUNS = [
 
 @source(*(run.source for run in RUNS))
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.source)
-async def test_an_orchestration_ends_with_the_expected_status_output_and_custom_status(
+async def test_an_orchestration_ends_with_the_expected_status_and_output_and_custom_status(
     host: ExtensionHost, run: Run
 ) -> None:
     status = await host.run(run.name, run.input)
@@ -484,7 +484,7 @@ async def test_an_orchestration_fails_if_its_sub_orchestration_fails_in_all_thre
 
 
 @source(E2E + "RaiseEventToSubOrchestration")
-async def test_an_event_for_a_sub_orchestration_completes_it_and_its_parent(
+async def test_an_event_for_a_sub_orchestration_completes_the_sub_orchestration_and_its_parent(
     host: ExtensionHost,
 ) -> None:
     child_id = f"SubOrchestration-{new_id()}"
@@ -501,7 +501,7 @@ async def test_an_event_for_a_sub_orchestration_completes_it_and_its_parent(
 
 
 @source(E2E + "TimerCancellation")
-async def test_an_event_that_comes_before_the_timer_completes_the_orchestration(
+async def test_an_orchestration_completes_if_an_event_arrives_before_its_timer_fires(
     host: ExtensionHost,
 ) -> None:
     instance_id = await host.begin("approve", 10)
@@ -538,7 +538,7 @@ async def test_a_cancelled_timer_does_not_delay_the_end_of_the_orchestration(
 
 
 @source("TimeoutTests.cs: TimeoutFunction_ShouldTimeoutWhenAppropriate")
-async def test_an_orchestration_whose_activity_timed_out_ends_when_the_activity_has_ended(
+async def test_an_orchestration_stays_running_until_its_timed_out_activity_has_ended(
     host: ExtensionHost,
 ) -> None:
     """Check that the status stays Running until the activity has ended.
@@ -554,7 +554,7 @@ async def test_an_orchestration_whose_activity_timed_out_ends_when_the_activity_
 
 
 @source("TimeoutTests.cs: TimeoutFunction_ShouldTimeoutWhenAppropriate")
-async def test_an_activity_that_ends_before_the_timer_does_not_time_out(
+async def test_an_activity_does_not_time_out_if_it_ends_before_the_timer_fires(
     host: ExtensionHost,
 ) -> None:
     instance_id = await host.start("time_out", 10)
@@ -564,7 +564,7 @@ async def test_an_activity_that_ends_before_the_timer_does_not_time_out(
 
 
 @source(E2E + "WaitForEventAndCallActivity_DroppedEventsTest")
-async def test_an_orchestration_waits_for_events_and_runs_activities_in_turn(
+async def test_an_orchestration_alternately_waits_for_an_event_and_runs_an_activity(
     host: ExtensionHost,
 ) -> None:
     """Send each event only when the orchestrator waits for it.
@@ -581,7 +581,7 @@ async def test_an_orchestration_waits_for_events_and_runs_activities_in_turn(
 
 
 @source(E2E + "ExternalEvents_MultipleNamesLooping")
-async def test_an_orchestration_waits_for_events_with_two_names_in_a_loop(
+async def test_an_orchestration_can_wait_in_a_loop_for_events_with_two_different_names(
     host: ExtensionHost,
 ) -> None:
     instance_id = await host.begin("count_until_done")
@@ -603,7 +603,7 @@ async def test_an_orchestration_waits_for_events_with_two_names_in_a_loop(
         ("collect_items_at_once", "newItem", 4),
     ],
 )
-async def test_an_orchestration_completes_when_it_has_received_all_events(
+async def test_an_orchestration_completes_only_after_receiving_all_expected_events(
     host: ExtensionHost, name: str, event: str, count: int
 ) -> None:
     instance_id = await host.begin(name)
@@ -631,7 +631,7 @@ async def test_an_orchestration_sets_its_custom_status_to_the_content_of_each_ev
 
 
 @source(E2E + "ActorOrchestration")
-async def test_an_orchestration_that_continues_as_new_keeps_its_state_in_its_input(
+async def test_an_orchestration_can_pass_its_state_to_the_next_execution_by_continue_as_new(
     host: ExtensionHost,
 ) -> None:
     instance_id = await host.begin("count_operations", 0)
@@ -645,7 +645,7 @@ async def test_an_orchestration_that_continues_as_new_keeps_its_state_in_its_inp
 
 
 @source(E2E + "ContinueAsNewMultipleTimersAndEvents")
-async def test_an_orchestration_that_continues_as_new_ten_times_cancels_its_timers(
+async def test_an_orchestration_that_cancels_its_timer_can_continue_as_new_ten_times(
     host: ExtensionHost,
 ) -> None:
     """Send ten events, one in each execution of the orchestrator.
@@ -661,7 +661,7 @@ async def test_an_orchestration_that_continues_as_new_ten_times_cancels_its_time
 
 
 @source(E2E + "OrchestrationConcurrency")
-async def test_fifty_orchestrations_wait_for_their_timers_at_the_same_time(
+async def test_fifty_orchestrations_that_wait_for_timers_at_the_same_time_all_complete(
     host: ExtensionHost,
 ) -> None:
     """Start 50 orchestrations. The Durable extension's own test starts 100."""
@@ -775,7 +775,9 @@ async def test_suspending_or_resuming_a_completed_instance_raises_no_exception_i
 
 
 @source(E2E + "TerminateOrchestration")
-async def test_the_output_of_a_terminated_instance_is_the_reason(host: ExtensionHost) -> None:
+async def test_the_output_of_a_terminated_instance_is_the_termination_reason(
+    host: ExtensionHost,
+) -> None:
     instance_id = await host.begin("count_operations", 0)
     assert await host.operate("terminate", instance_id, "sayōnara") == 202
     status = await host.wait_for(instance_id)
@@ -838,7 +840,7 @@ async def test_a_restarted_instance_has_the_same_input_and_output_but_a_later_st
 
 @source(HTTP + "RestartInstanceAndWaitToComplete_Is_Success", rows=2)
 @pytest.mark.parametrize("is_new", [True, False])
-async def test_a_restart_request_with_a_timeout_returns_the_output(
+async def test_a_restart_request_with_a_timeout_waits_for_the_output_of_the_instance(
     host: ExtensionHost, is_new: bool
 ) -> None:
     first = await host.run("say_hello", "World")
@@ -910,7 +912,7 @@ async def test_the_client_cannot_start_an_instance_with_the_id_of_a_running_inst
 @source(
     "DedupeStatusesTests.cs: CanStartOrchestration_WithSameId_ForAllStatuses_ForEmptyDedupeStatuses"
 )
-async def test_a_new_instance_replaces_an_ended_instance_but_not_a_running_or_suspended_one(
+async def test_a_new_instance_replaces_an_ended_instance_but_not_a_running_or_suspended_instance(
     host: ExtensionHost,
 ) -> None:
     """The start request gets 409 if the existing instance is Running or Suspended.
@@ -947,7 +949,7 @@ async def test_a_new_instance_replaces_an_ended_instance_but_not_a_running_or_su
 
 @source("RewindOrchestratorTests.cs: RewindFailedOrchestration_ShouldSucceed", rows=2)
 @pytest.mark.parametrize("failures", [1, 2])
-async def test_a_rewind_runs_only_the_failed_activities_of_all_sub_orchestrations_again(
+async def test_a_rewind_repeats_only_the_failed_activities_in_all_sub_orchestrations(
     host: ExtensionHost, failures: int
 ) -> None:
     """The Durable extension's own test also uses durable entities. Our test uses none."""
@@ -1054,7 +1056,7 @@ YEAR = timedelta(days=365)
     "PurgeInstancesTests.cs: PurgeOrchestrationHistory_Start_Succeeds",
 )
 @pytest.mark.parametrize("has_end", [True, False])
-async def test_the_client_purges_the_instances_of_a_period_with_or_without_an_end(
+async def test_the_client_can_purge_instances_created_after_a_start_time_or_between_two_times(
     host: ExtensionHost, has_end: bool
 ) -> None:
     instance_id = (await host.run("hello_cities"))["instanceId"]
@@ -1068,7 +1070,7 @@ async def test_the_client_purges_the_instances_of_a_period_with_or_without_an_en
     "PurgeInstancesTests.cs: PurgeOrchestrationHistory_NoBoundaries_Succeeds",
 )
 @pytest.mark.parametrize("has_end", [True, False])
-async def test_instances_cannot_be_purged_without_the_start_of_a_period(
+async def test_a_purge_request_without_the_parameter_created_time_from_is_refused(
     host: ExtensionHost, has_end: bool
 ) -> None:
     """The purge request gets 400 in a Python app, as we observed on the Durable extension 3.19.0.
@@ -1098,7 +1100,7 @@ async def test_a_second_purge_of_a_period_finds_no_instances(host: ExtensionHost
 
 
 @source(E2E + "Purge_All_History_By_TimePeriod", E2E + "Purge_Partially_History_By_TimePeriod")
-async def test_a_purge_by_time_and_status_deletes_only_the_instances_of_the_period(
+async def test_a_purge_by_creation_time_and_status_deletes_only_the_matching_instances(
     host: ExtensionHost,
 ) -> None:
     start = datetime.now(UTC)
@@ -1276,7 +1278,7 @@ async def test_a_list_of_instances_continues_with_the_token_of_the_previous_page
 
 @source(HTTP + "HandleGetStatusRequestAsync_Failed_Orchestration_Config_Response_Code", rows=2)
 @pytest.mark.parametrize(("flag", "code"), [("True", 500), ("False", 200)])
-async def test_a_status_request_for_a_failed_instance_returns_500_only_if_it_asks_for_that(
+async def test_a_query_parameter_makes_the_status_request_for_a_failed_instance_return_500(
     host: ExtensionHost, flag: str, code: int
 ) -> None:
     instance_id = (await host.run("fail"))["instanceId"]
@@ -1331,7 +1333,7 @@ async def test_the_client_creates_the_management_urls_of_an_instance(host: Exten
 @source(
     HTTP + "CreateCheckStatus_Returns_Correct_HttpManagementPayload_based_on_custom_taskhub_value"
 )
-async def test_the_management_urls_contain_the_task_hub_as_the_request_spells_it(
+async def test_the_management_urls_contain_the_task_hub_name_in_the_spelling_of_the_request(
     host: ExtensionHost,
 ) -> None:
     response = await host.request("POST", "orchestrators/say_hello", '"x"', taskHub="EXTENSIONhub")
@@ -1340,7 +1342,7 @@ async def test_the_management_urls_contain_the_task_hub_as_the_request_spells_it
 
 
 @source(E2E + "Activity_Gets_HttpManagementPayload")
-async def test_an_activity_with_a_durable_client_creates_management_urls(
+async def test_an_activity_can_create_management_urls_with_a_durable_client(
     host: ExtensionHost,
 ) -> None:
     status = await host.run("report_links")
@@ -1351,7 +1353,7 @@ async def test_an_activity_with_a_durable_client_creates_management_urls(
 @source(HTTP + "StartNewInstance_Is_Success", rows=4)
 @pytest.mark.parametrize("has_id", [False, True])
 @pytest.mark.parametrize("content_type", ["application/json", "text/plain; charset=utf-8"])
-async def test_a_start_request_is_accepted_with_or_without_an_id_and_as_json_or_plain_text(
+async def test_a_start_request_may_omit_the_instance_id_and_may_have_a_json_or_plain_text_body(
     host: ExtensionHost, has_id: bool, content_type: str
 ) -> None:
     given = f"/{new_id()}" if has_id else ""
@@ -1372,7 +1374,7 @@ async def test_a_start_request_is_accepted_with_or_without_an_id_and_as_json_or_
 @source(HTTP + "StartNewInstanceAndWaitToComplete_Is_Success", rows=4)
 @pytest.mark.parametrize("has_id", [False, True])
 @pytest.mark.parametrize("content_type", ["application/json", "text/plain; charset=utf-8"])
-async def test_a_start_request_with_a_timeout_returns_the_output(
+async def test_a_start_request_with_a_timeout_waits_for_the_output_of_the_instance(
     host: ExtensionHost, has_id: bool, content_type: str
 ) -> None:
     given = f"/{new_id()}" if has_id else ""
@@ -1453,7 +1455,7 @@ async def test_a_wait_returns_the_output_of_a_completed_instance(host: Extension
 
 
 @source(WAIT + "Returns_HTTP_200_Response_After_Few_Iterations")
-async def test_a_wait_returns_the_output_of_an_instance_that_completes_later(
+async def test_a_wait_returns_the_output_of_an_instance_that_completes_during_the_wait(
     host: ExtensionHost,
 ) -> None:
     instance_id = await host.start("approve", 0.1)
@@ -1470,7 +1472,9 @@ async def test_a_wait_returns_the_status_of_a_terminated_instance(host: Extensio
     assert response.json()["runtimeStatus"] == "Terminated"
 
 
-async def test_docs_fidelity_md_states_the_number_and_the_files_of_the_repeated_cases() -> None:
+async def test_docs_fidelity_md_states_the_number_and_files_of_the_cases_from_the_extension() -> (
+    None
+):
     files = {text.partition(":")[0] for text in SOURCES}
     text = FIDELITY.read_text(encoding="utf-8")
     assert f"{len(SOURCES)} cases of the extension's own end-to-end tests" in text

@@ -92,7 +92,7 @@ async def test_an_instance_continues_as_new_only_after_its_running_tasks_have_en
     assert host.output() == 1
 
 
-async def test_the_field_is_played_is_true_for_events_of_earlier_episodes_and_false_for_new_events(
+async def test_history_events_of_earlier_episodes_are_marked_as_played_and_new_events_are_not(
     host: EngineHost,
 ) -> None:
     child(host)
@@ -207,7 +207,7 @@ async def test_starting_an_instance_with_the_id_of_a_finished_instance_succeeds(
 
 
 @pytest.mark.parametrize("instance_id", ["@x", "a/b", "a\\b", "a#b", "a?b", "a\nb", "x" * 257])
-async def test_an_instance_id_may_contain_special_characters_and_be_long(
+async def test_an_instance_id_may_be_long_and_may_contain_special_characters(
     host: EngineHost, instance_id: str
 ) -> None:
     child(host)
@@ -217,7 +217,7 @@ async def test_an_instance_id_may_contain_special_characters_and_be_long(
 
 
 @pytest.mark.parametrize("engine", ["local", "azure-storage"])
-async def test_a_start_replaces_an_unfinished_instance_if_host_json_allows_it(
+async def test_a_new_instance_replaces_an_unfinished_instance_if_host_json_permits_this(
     tmp_path: Path, engine: str
 ) -> None:
     host = make_host(tmp_path, engine)

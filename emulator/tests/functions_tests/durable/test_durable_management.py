@@ -140,7 +140,7 @@ async def test_a_request_body_is_parsed_as_the_library_newtonsoft_json_parses_it
     assert json.loads(answer)["input"] == value
 
 
-async def test_an_event_that_is_not_json_gets_404_or_410_if_the_instance_is_missing_or_finished(
+async def test_sending_an_invalid_event_to_a_missing_or_finished_instance_gets_status_404_or_410(
     engine: DurableExtension,
 ) -> None:
     app = engine.management_app
@@ -168,7 +168,7 @@ async def test_a_purge_of_a_running_instance_is_refused(engine: DurableExtension
     assert (await request(app, "DELETE", "/instances", query=everything))[0] == 404
 
 
-async def test_the_output_of_a_terminated_instance_is_the_reason_parsed_as_json_if_possible(
+async def test_the_termination_reason_is_parsed_as_json_if_possible_and_becomes_the_output(
     engine: DurableExtension,
 ) -> None:
     """As in the Durable extension, a reason that is not JSON is returned as a string."""

@@ -287,7 +287,7 @@ The keys are the numbers of the recorded exchanges.
 
 
 @pytest.mark.parametrize("run", RUNS)
-async def test_the_management_api_gives_the_recorded_responses_except_for_listed_differences(
+async def test_the_management_api_returns_the_recorded_responses_except_for_the_listed_differences(
     run: str, tmp_path: Path
 ) -> None:
     differing = []

@@ -15,7 +15,7 @@ from azure.durable_functions import RetryOptions
 from functions_tests.durable.durable_host import EngineHost, child
 
 
-async def test_an_instance_stays_running_until_an_unfinished_activity_of_a_task_any_ends(
+async def test_an_instance_stays_running_until_an_unfinished_activity_of_a_task_any_call_ends(
     host: EngineHost,
 ) -> None:
     gate = asyncio.Event()
@@ -39,7 +39,9 @@ async def test_an_instance_stays_running_until_an_unfinished_activity_of_a_task_
     assert (host.status(), host.output()) == ("Completed", "fast")
 
 
-async def test_an_instance_ends_when_its_last_uncancelled_timer_fires(host: EngineHost) -> None:
+async def test_an_instance_ends_when_each_of_its_timers_has_fired_or_was_cancelled(
+    host: EngineHost,
+) -> None:
     @host.runner.orchestrator
     def race(context: Any) -> Any:
         timer = context.create_timer(context.current_utc_datetime + timedelta(seconds=5))
@@ -98,7 +100,7 @@ async def test_an_instance_with_a_failed_activity_stays_running_until_all_other_
     assert "bad thing" in host.output()
 
 
-async def test_an_instance_stays_running_until_all_retries_of_an_activity_in_a_task_any_have_ended(
+async def test_an_instance_stays_running_until_the_retries_of_an_activity_in_a_task_any_call_end(
     host: EngineHost,
 ) -> None:
     @host.runner.activity
@@ -121,7 +123,7 @@ async def test_an_instance_stays_running_until_all_retries_of_an_activity_in_a_t
     assert len(host.runner.calls) == 3
 
 
-async def test_an_instance_stays_running_until_an_unfinished_sub_orchestration_of_a_task_any_ends(
+async def test_an_instance_stays_running_until_a_sub_orchestration_of_a_task_any_call_ends(
     host: EngineHost,
 ) -> None:
     child(host)

@@ -115,7 +115,7 @@ async def test_the_engine_assigns_the_same_task_ids_as_the_sdk_to_concurrent_ret
     assert host.output() == ["a is up", 7, "b is up", "c is up", 8]
 
 
-async def test_the_engine_assigns_the_same_task_ids_as_the_sdk_to_a_retry_after_another_timer(
+async def test_the_engine_assigns_the_task_ids_of_the_sdk_if_another_timer_fires_before_a_retry(
     host: EngineHost,
 ) -> None:
     flaky(host, 2)

@@ -104,7 +104,9 @@ def test_the_store_refuses_a_path_that_cannot_be_opened(tmp_path: Path) -> None:
         Store(tmp_path / "t.db").open()
 
 
-def test_a_failed_read_of_the_store_raises_store_unavailable(tmp_path: Path, store: Store) -> None:
+def test_a_failed_read_of_the_store_raises_a_store_unavailable_error(
+    tmp_path: Path, store: Store
+) -> None:
     with pytest.raises(StoreUnavailable, match="no such table: absent"):
         store.read("SELECT 1 FROM absent")
     assert store._connection is not None

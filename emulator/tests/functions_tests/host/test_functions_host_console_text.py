@@ -16,7 +16,7 @@ from emulator.program import SettingError
 HTTP = {"type": "httpTrigger", "direction": "IN", "name": "req"}
 
 
-def test_the_list_of_functions_names_disabled_functions_and_can_have_colours() -> None:
+def test_the_function_list_with_or_without_colours_shows_which_functions_are_disabled() -> None:
     functions = [
         {"name": "web", "bindings": [{**HTTP, "methods": ["GET"], "route": "x"}]},
         {"name": "off", "bindings": [HTTP]},
@@ -34,7 +34,7 @@ def test_the_list_of_functions_names_disabled_functions_and_can_have_colours() -
     )
 
 
-def test_output_to_a_terminal_has_colours_unless_no_color_is_set() -> None:
+def test_output_to_a_terminal_has_colours_unless_the_variable_no_color_is_set() -> None:
     ours, theirs = pty.openpty()
     with os.fdopen(ours, "rb"), os.fdopen(theirs, "w") as terminal:
         assert wants_colour(terminal, {})
@@ -44,7 +44,7 @@ def test_output_to_a_terminal_has_colours_unless_no_color_is_set() -> None:
     assert not wants_colour(io.StringIO(), {})
 
 
-def test_a_coloured_log_line_has_the_same_text_and_the_colour_of_its_level() -> None:
+def test_a_coloured_log_line_contains_the_log_message_in_the_colour_of_the_log_level() -> None:
     record = logging.LogRecord("host", logging.ERROR, "", 1, "it %s", ("failed",), None)
     time, line = ColourFormatter().format(record).split("\x1b[0m", 1)
     assert time == f"\x1b[2m{record.asctime}"

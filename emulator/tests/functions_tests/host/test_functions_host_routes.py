@@ -138,7 +138,9 @@ def test_compiling_a_random_route_template_succeeds_or_raises_a_route_error(text
 
 
 @given(st.text(max_size=60))
-def test_any_percent_encoded_path_finds_a_route_if_there_is_a_catch_all_route(path: str) -> None:
+def test_any_percent_encoded_path_matches_a_route_if_the_route_table_has_a_catch_all_route(
+    path: str,
+) -> None:
     table = RouteTable([Route("a/{x:int}/{y?}", "f"), Route("b/{n}.{e}", "g"), Route("{*r}", "h")])
     found = table.find("GET", f"/{quote(path, safe='')}")
     assert found is not None

@@ -60,7 +60,7 @@ class RecordedCalls:
         ("00:10:00", NOON + timedelta(minutes=10)),
     ],
 )
-def test_the_method_next_after_returns_the_next_due_time_of_a_timer_schedule(
+def test_the_next_due_time_of_a_timer_schedule_after_a_given_time_is_computed(
     text: str, following: datetime
 ) -> None:
     assert Schedule(text).next_after(NOON) == following
@@ -161,7 +161,9 @@ async def test_several_missed_runs_of_a_timer_cause_only_one_past_due_run(
     assert [payload["IsPastDue"] for payload in fire.payloads] == [True]
 
 
-def test_the_next_run_of_a_timer_is_the_same_after_a_restart(tmp_path: Path) -> None:
+def test_the_due_time_of_the_next_timer_run_is_the_same_after_a_restart_of_the_host(
+    tmp_path: Path,
+) -> None:
     clock = SettableClock()
     timer(tmp_path, clock, RecordedCalls(), "01:00:00").first_run()
     clock.instant += timedelta(minutes=50)

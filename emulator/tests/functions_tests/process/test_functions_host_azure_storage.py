@@ -60,7 +60,7 @@ async def killed(host: RunningHost) -> None:
         assert await host.process.wait() == -signal.SIGKILL
 
 
-async def test_an_event_that_arrives_before_the_instance_is_first_saved_is_lost_if_the_host_dies(
+async def test_an_event_that_arrives_before_the_first_save_of_the_instance_is_lost_if_the_host_dies(
     tmp_path: Path,
 ) -> None:
     folder, data = copy_app("durable", tmp_path / "app"), tmp_path / "data"

@@ -70,7 +70,7 @@ async def test_the_host_lists_the_selected_functions_and_logs_each_invocation(
     assert not re.search("SECRET|\x1b", "\n".join(host.lines))
 
 
-async def test_the_error_for_an_unknown_option_lists_the_known_options_and_hides_its_value(
+async def test_the_error_for_an_unknown_option_lists_the_known_options_and_hides_the_given_value(
     tmp_path: Path,
 ) -> None:
     folder, data = write_app(tmp_path / "app", APP), tmp_path / "data"

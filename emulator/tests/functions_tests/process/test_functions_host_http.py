@@ -122,14 +122,14 @@ async def test_http_requests_are_routed_by_path_and_method(
         ("/api/by-id/tom", {"name": "tom"}),
     ],
 )
-async def test_the_first_function_by_name_whose_route_matches_serves_the_request(
+async def test_the_first_function_in_name_order_whose_route_matches_the_path_serves_the_request(
     client: httpx.AsyncClient, path: str, answer: dict[str, object] | None
 ) -> None:
     got = (await client.get(path)).json()
     assert got == (answer or {"guid": path.rsplit("/", 1)[1]})
 
 
-async def test_the_client_receives_the_status_and_headers_and_cookies_and_charset_of_the_function(
+async def test_the_client_receives_the_status_the_headers_the_cookies_and_the_charset_of_a_response(
     client: httpx.AsyncClient,
 ) -> None:
     response = await client.get("/api/cookies")
@@ -151,14 +151,14 @@ async def test_the_client_receives_the_status_and_headers_and_cookies_and_charse
     ("status", "body"),
     [(205, b""), (299, b"text"), (304, b""), (418, b"text"), (600, b"text"), (999, b"text")],
 )
-async def test_the_client_receives_the_unusual_status_that_a_function_returns(
+async def test_the_client_receives_an_unusual_status_code_that_a_function_returns(
     client: httpx.AsyncClient, status: int, body: bytes
 ) -> None:
     response = await client.get("/api/status", params={"status": status})
     assert (response.status_code, response.content) == (status, body)
 
 
-async def test_the_client_receives_the_informational_status_that_a_function_returns(
+async def test_the_client_receives_an_informational_status_code_that_a_function_returns(
     host: RunningHost,
 ) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", int(host.url.rsplit(":", 1)[1]))
@@ -320,7 +320,7 @@ async def test_an_http_1_1_request_without_exactly_one_valid_host_header_is_refu
     assert answer.startswith(b"HTTP/1.1 %d " % status)
 
 
-async def test_the_host_closes_a_connection_whose_request_headers_do_not_end(
+async def test_the_host_closes_a_connection_whose_request_headers_never_end(
     client: httpx.AsyncClient, host: RunningHost
 ) -> None:
     port = int(host.url.rsplit(":", 1)[1])

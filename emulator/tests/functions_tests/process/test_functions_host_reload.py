@@ -85,7 +85,7 @@ async def reloaded(host: RunningHost, after: int) -> None:
     await host.logged(LOADED, after=after + 1)
 
 
-async def test_a_changed_module_is_loaded_after_the_requests_in_flight_and_no_request_fails(
+async def test_a_changed_module_is_loaded_after_the_requests_in_flight_end_and_no_request_fails(
     tmp_path: Path,
 ) -> None:
     folder, gate = web_app(tmp_path / "app"), tmp_path / "gate"
@@ -111,7 +111,7 @@ async def test_a_changed_module_is_loaded_after_the_requests_in_flight_and_no_re
     assert "Executing '" not in "\n".join(host.lines)
 
 
-async def test_a_save_repairs_broken_code_or_a_broken_host_json_and_sigterm_stops_a_hanging_load(
+async def test_the_host_loads_repaired_code_and_a_repaired_host_json_and_stops_while_a_load_hangs(
     tmp_path: Path,
 ) -> None:
     folder = web_app(tmp_path / "app")

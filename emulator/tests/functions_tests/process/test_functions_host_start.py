@@ -262,7 +262,7 @@ async def test_starting_a_second_host_on_the_same_data_directory_fails(
     assert host.process.returncode == 0
 
 
-async def test_a_host_that_gets_sigterm_while_the_app_loads_exits_and_ends_the_app_process(
+async def test_sigterm_during_the_load_of_the_app_ends_the_host_and_the_app_process(
     tmp_path: Path,
 ) -> None:
     source = "print('loading', flush=True)\nimport threading\nthreading.Event().wait()"

@@ -108,7 +108,7 @@ def test_an_encoded_value_decodes_to_the_same_value_and_type(value: Any) -> None
 
 
 @given(values, values)
-def test_the_function_skip_returns_the_offset_of_the_next_encoded_value(
+def test_skipping_an_encoded_value_returns_the_offset_of_the_next_value(
     first: Any, second: Any
 ) -> None:
     encoded = encode(first)
@@ -198,7 +198,7 @@ def test_decoding_too_deeply_nested_values_raises_a_decode_error() -> None:
         decode(encode([[value]]))
 
 
-def test_arrays_of_arrays_and_of_described_values_are_decoded() -> None:
+def test_arrays_that_contain_arrays_or_described_values_are_decoded() -> None:
     nested = Array([Array([UInt(1)]), Array([UInt(2), UInt(3)])])
     assert same(decode(encode(nested)), nested)
     described = Array([Described(ULong(7), Symbol("a")), Described(ULong(7), Symbol("b"))])

@@ -80,7 +80,7 @@ async def test_a_client_with_an_unknown_protocol_header_gets_the_sasl_header_and
         ("GSSAPI", b"", 1),
     ],
 )
-async def test_sasl_refuses_an_invalid_key_and_an_unsupported_mechanism(
+async def test_sasl_authentication_refuses_an_invalid_key_and_an_unsupported_mechanism(
     fresh: Peer, mechanism: str, response: bytes, outcome: int
 ) -> None:
     init = SaslInit(Symbol(mechanism), response)
@@ -232,7 +232,7 @@ async def _talk(pieces: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("steps", range(12))
-async def test_each_locked_message_is_sent_to_a_peer_that_stops_sending(
+async def test_a_message_is_delivered_exactly_once_although_the_receiver_half_closes_its_connection(
     broker: Broker, served: tuple[Namespace, Broker], steps: int
 ) -> None:
     first, second = Peer(served[0]), Peer(served[0])

@@ -50,7 +50,7 @@ async def test_transfers_wait_until_the_incoming_window_of_the_peer_opens(
     assert len(await fresh.received_of(Transfer)) == 2
 
 
-async def test_the_server_sends_every_field_of_each_performative_and_outcome(
+async def test_the_server_sends_each_performative_and_outcome_with_all_fields(
     fresh: Peer, broker: Broker
 ) -> None:
     # azure-servicebus before 7.15 reads fields by their position, so no field may be missing.

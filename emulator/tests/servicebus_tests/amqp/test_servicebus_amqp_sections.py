@@ -69,7 +69,7 @@ def delivered(payload: bytes, **changes: Any) -> Any:
     return decode_payload(memoryview(write_message(message, TOKEN, NOW)))
 
 
-def test_a_delivery_has_the_lock_token_sequence_number_enqueued_time_and_lock_expiry_time() -> None:
+def test_a_delivered_message_has_the_lock_token_the_sequence_number_and_the_broker_times() -> None:
     message = delivered(BODY)
     assert message.data == [b"body"]
     assert message.header.delivery_count == 3
@@ -259,5 +259,5 @@ def test_every_accepted_message_is_encoded_for_delivery_with_an_unchanged_body(
     assert split(write_message(told, TOKEN, NOW)).body == split(bytes(payload)).body
 
 
-def test_the_function_section_value_returns_the_decoded_value_of_a_message_section() -> None:
+def test_reading_the_value_of_a_message_section_returns_the_decoded_value() -> None:
     assert section_value(BODY) == b"body"

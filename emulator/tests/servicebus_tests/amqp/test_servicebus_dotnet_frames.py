@@ -271,7 +271,7 @@ async def test_the_dotnet_client_can_renew_a_message_lock(exchange: Exchange) ->
     assert exchange.confirmations() == [ACCEPTED]
 
 
-async def test_the_dotnet_client_can_settle_a_message_with_another_receiver(
+async def test_the_dotnet_client_can_settle_a_message_through_a_second_receiver(
     exchange: Exchange,
 ) -> None:
     await exchange.replay("settle by another receiver")
@@ -326,7 +326,9 @@ async def test_a_token_of_the_dotnet_client_with_a_wrong_key_is_refused_with_sta
     assert properties["status-code"] == 401
 
 
-async def test_the_dotnet_client_can_peek_from_a_sequence_number(exchange: Exchange) -> None:
+async def test_the_dotnet_client_can_peek_messages_from_a_given_sequence_number(
+    exchange: Exchange,
+) -> None:
     await exchange.replay("peek from a sequence number")
     _, (_, everything), (_, rest) = exchange.replies()
     assert [len(each["messages"]) for each in (everything, rest)] == [3, 2]

@@ -75,7 +75,7 @@ async def test_the_error_for_a_lost_lock_has_the_text_of_azure(peer: Peer, broke
     check(answer.state.value[0], "com.microsoft:message-lock-lost", text)
 
 
-async def test_the_error_for_a_refused_session_receiver_names_the_setting_requires_session(
+async def test_the_error_for_a_session_receiver_on_a_queue_without_sessions_names_the_queue_setting(
     peer: Peer,
 ) -> None:
     filters = {"com.microsoft:session-filter": None}

@@ -64,7 +64,7 @@ async def test_throttling_refuses_new_links_and_management_requests(
     assert (reply.properties["statusCode"], reply.properties["errorCondition"]) == (503, BUSY)
 
 
-async def test_a_throttled_queue_refuses_sends_with_error_50002_and_other_queues_accept_them(
+async def test_a_throttled_queue_refuses_messages_with_error_50002_and_other_queues_accept_messages(
     served: tuple[Namespace, Broker], peer: Peer
 ) -> None:
     namespace, _ = served
@@ -106,7 +106,7 @@ def test_throttling_refuses_the_given_fraction_of_requests_until_the_given_time_
     assert throttled(faults, 8) == [False] * 8
 
 
-async def test_maintenance_detaches_the_links_of_one_queue_or_of_all_queues(
+async def test_simulated_maintenance_detaches_the_links_of_one_queue_or_of_all_queues(
     tmp_path: Path,
 ) -> None:
     clock = ManualClock()
@@ -163,7 +163,7 @@ async def test_delayed_bytes_keep_their_order_when_the_latency_is_reduced() -> N
     assert arrived.get_nowait() == b"d"
 
 
-async def test_the_latency_delays_the_frames_that_a_peer_receives(
+async def test_the_configured_latency_delays_the_frames_that_a_peer_receives(
     served: tuple[Namespace, Broker], peer: Peer
 ) -> None:
     namespace, _ = served

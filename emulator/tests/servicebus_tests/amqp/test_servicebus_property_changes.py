@@ -123,7 +123,7 @@ async def update(broker: Broker, status: str, token: UUID, properties: object) -
     ("status", "address"),
     [("abandoned", QUEUE), ("defered", QUEUE), ("suspended", f"{QUEUE}/$DeadLetterQueue")],
 )
-async def test_the_operation_update_disposition_changes_the_properties_of_a_message(
+async def test_the_update_disposition_operation_changes_the_properties_of_a_message(
     peer: Peer, broker: Broker, status: str, address: str
 ) -> None:
     await fill(broker, 1, MESSAGE)
@@ -135,7 +135,7 @@ async def test_the_operation_update_disposition_changes_the_properties_of_a_mess
     assert dict(message.property_changes) == {"why": b"\xa1\x01x"}
 
 
-async def test_the_operation_update_disposition_refuses_properties_that_are_not_a_map(
+async def test_the_update_disposition_operation_refuses_properties_that_are_not_a_map(
     peer: Peer, broker: Broker
 ) -> None:
     await fill(broker, 1, MESSAGE)

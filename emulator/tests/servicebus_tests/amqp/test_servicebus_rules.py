@@ -173,7 +173,7 @@ async def test_an_invalid_operation_on_rules_is_refused(
     assert len(topics.subscription("t", "s").rules) == 1
 
 
-async def test_rule_operations_on_a_queue_topic_or_dead_letter_queue_are_refused(
+async def test_rule_operations_on_a_queue_a_topic_or_a_dead_letter_queue_are_refused(
     topics: Broker,
 ) -> None:
     for address in ("t", QUEUE, "t/Subscriptions/s/$DeadLetterQueue"):

@@ -209,7 +209,7 @@ async def test_a_session_is_released_when_its_link_ends(served: Served, ending: 
         assert len(served.queue.peek(0, 9)) == 1
 
 
-async def test_the_link_is_detached_with_an_error_when_the_session_lock_expires(
+async def test_the_link_of_a_session_receiver_is_detached_when_the_session_lock_expires(
     served: Served,
 ) -> None:
     await served.send("s")
@@ -223,7 +223,7 @@ async def test_the_link_is_detached_with_an_error_when_the_session_lock_expires(
     assert served.queue.accept_session("s")
 
 
-async def test_a_settlement_after_the_session_lock_expired_is_rejected_with_session_lock_lost(
+async def test_a_settlement_after_the_expiry_of_the_session_lock_is_rejected_with_a_lock_lost_error(
     served: Served,
 ) -> None:
     await served.send("s")
@@ -272,7 +272,7 @@ async def request(
         ),
     ],
 )
-async def test_a_session_operation_fails_if_the_peer_does_not_hold_the_session(
+async def test_a_session_operation_fails_if_the_peer_does_not_hold_the_session_lock(
     served: Served, operation: str, body: dict[str, Any]
 ) -> None:
     sessions = AcceptedSessions()

@@ -111,7 +111,7 @@ async def test_an_error_response_contains_no_control_characters(
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: entry(text).encode()))
-def test_parsing_any_request_body_succeeds_or_raises_atom_error_or_argument_error(
+def test_parsing_any_request_body_succeeds_or_raises_an_atom_error_or_an_argument_error(
     body: bytes,
 ) -> None:
     try:

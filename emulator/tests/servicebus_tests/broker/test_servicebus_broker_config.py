@@ -161,7 +161,7 @@ def rule(**changes: Any) -> dict[str, Any]:
     return {"Name": "reader", "Rights": ["Listen"], "PrimaryKey": "secret", **changes}
 
 
-def test_the_policies_of_the_namespace_and_of_a_queue_are_read() -> None:
+def test_the_policies_of_the_namespace_and_of_a_queue_are_read_from_the_configuration() -> None:
     queue = {"Name": "q", "AuthorizationRules": [rule(SecondaryKey="other")]}
     everything = rule(Name="all", Rights=["Manage", "Send", "Listen"])
     found = parse_config(config(Queues=[queue], AuthorizationRules=[everything]))

@@ -127,7 +127,7 @@ async def _cost(
         count_messages,
     ],
 )
-async def test_the_calls_and_database_steps_per_operation_do_not_grow_with_the_queue_length(
+async def test_the_python_calls_and_sqlite_steps_per_operation_do_not_grow_with_the_queue_length(
     tmp_path_factory: pytest.TempPathFactory, operation: Callable[[RunningBroker], Awaitable[None]]
 ) -> None:
     shallow = await _cost(tmp_path_factory.mktemp("shallow"), SHALLOW, operation)
@@ -136,7 +136,7 @@ async def test_the_calls_and_database_steps_per_operation_do_not_grow_with_the_q
     assert deep.steps <= shallow.steps * 1.2 + 10
 
 
-async def test_sending_receiving_and_completing_a_message_takes_two_database_transactions(
+async def test_sending_and_receiving_and_completing_a_message_takes_two_database_transactions(
     tmp_path: Path,
 ) -> None:
     servicebus = await RunningBroker.open(tmp_path)

@@ -57,7 +57,7 @@ async def test_a_failed_database_write_raises_an_error_for_all_callers_and_undoe
     await servicebus.broker.close()
 
 
-async def test_the_method_check_writable_raises_an_error_only_while_the_disk_is_full(
+async def test_checking_whether_a_queue_is_writable_raises_an_error_only_while_the_disk_is_full(
     tmp_path: Path,
 ) -> None:
     servicebus = await _open(tmp_path)

@@ -12,7 +12,7 @@ numbers = st.integers(0, 40)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 2000)), max_size=400), st.integers(0, 2000))
-def test_sorted_numbers_yield_the_same_numbers_as_a_sorted_set(
+def test_a_sorted_numbers_object_returns_the_same_numbers_as_a_sorted_set(
     changes: list[tuple[bool, int]], since: int
 ) -> None:
     index, model = SortedNumbers(), set[int]()
@@ -28,7 +28,7 @@ def test_sorted_numbers_yield_the_same_numbers_as_a_sorted_set(
     assert list(index.since(since)) == sorted(each for each in model if each >= since)
 
 
-def test_full_chunks_of_sorted_numbers_are_split_and_empty_chunks_are_removed() -> None:
+def test_full_chunks_of_a_sorted_numbers_object_are_split_and_empty_chunks_are_removed() -> None:
     index = SortedNumbers()
     for number in [*range(0, 4000, 2), *range(3999, 0, -2)]:
         index.add(number)

@@ -189,7 +189,7 @@ async def test_deleting_a_queue_deletes_the_messages_in_the_queue(
     assert servicebus.bodies() == ["stays"]
 
 
-async def test_operations_on_a_queue_of_a_closed_broker_raise_broker_closed(
+async def test_operations_on_a_queue_of_a_closed_broker_raise_a_broker_closed_error(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -299,7 +299,7 @@ async def test_opening_an_old_store_that_cannot_be_upgraded_raises_a_message_sto
     await servicebus.restart()
 
 
-async def test_the_method_find_owner_returns_the_queue_that_a_path_names_or_none(
+async def test_a_path_below_a_queue_is_assigned_to_this_queue_and_an_unknown_path_to_no_queue(
     tmp_path: Path,
 ) -> None:
     names = ("a", "a/b", "a/b/c")

@@ -183,7 +183,7 @@ async def test_a_message_whose_delivery_fails_in_receive_and_delete_mode_is_deli
     assert servicebus.bodies() == ["another message"]
 
 
-async def test_a_message_whose_delivery_failed_survives_a_restart_of_the_broker(
+async def test_a_message_whose_delivery_failed_in_receive_and_delete_mode_survives_a_restart(
     servicebus: RunningBroker,
 ) -> None:
     def fail(delivery: MessageDelivery) -> None:
@@ -436,7 +436,7 @@ async def test_messages_sent_in_one_event_loop_iteration_are_written_in_one_tran
     assert statements.count("COMMIT") == 1
 
 
-async def test_a_message_for_a_waiting_receive_and_delete_receiver_is_not_written_to_the_database(
+async def test_a_message_for_a_waiting_receiver_in_receive_and_delete_mode_is_not_stored(
     servicebus: RunningBroker,
 ) -> None:
     receiver = servicebus.receiver(mode=ReceiveMode.RECEIVE_AND_DELETE, credit=1)

@@ -133,7 +133,7 @@ async def test_the_time_to_live_of_a_scheduled_message_starts_at_activation(
     assert servicebus.bodies("drop") == []
 
 
-async def test_a_message_that_is_scheduled_in_the_past_is_active_immediately(
+async def test_a_message_scheduled_for_a_time_in_the_past_is_active_immediately(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue("keep").schedule([message("a", scheduled_at=servicebus.after(-1))])

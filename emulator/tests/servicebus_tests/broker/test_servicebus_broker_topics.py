@@ -91,7 +91,9 @@ async def test_each_subscription_with_a_matching_rule_gets_one_copy_of_a_message
     assert bodies(topics) == expected
 
 
-async def test_the_copies_of_a_message_are_settled_independently(topics: RunningBroker) -> None:
+async def test_the_copies_of_a_message_in_different_subscriptions_are_settled_independently(
+    topics: RunningBroker,
+) -> None:
     await topics.queue("t").send([message("color=red")])
     held = lock_token_of(topics.receive("t/Subscriptions/all"))
     await topics.queue("t/Subscriptions/all").dead_letter(held, "why", None)
@@ -129,7 +131,9 @@ async def test_each_matching_rule_with_an_action_adds_its_own_copy_of_the_messag
     await topics.broker.close()
 
 
-async def test_a_copy_that_an_action_makes_too_large_is_dead_lettered(tmp_path: Path) -> None:
+async def test_a_message_copy_that_a_rule_action_makes_too_large_is_dead_lettered(
+    tmp_path: Path,
+) -> None:
     grow = SqlAction(" ".join(["SET big = color;", *["SET big = big + big;"] * 18]))
     topics = await RunningBroker.open(
         tmp_path,
@@ -238,7 +242,9 @@ async def test_a_cancelled_scheduled_message_of_a_topic_is_not_sent(topics: Runn
     assert bodies(topics)["all"] == []
 
 
-async def test_a_topic_sends_a_message_with_the_same_id_only_once(tmp_path: Path) -> None:
+async def test_a_topic_drops_a_second_message_with_the_same_id_until_the_detection_window_ends(
+    tmp_path: Path,
+) -> None:
     settings = TopicSettings("t", duplicate_detection_window=timedelta(minutes=1))
     topics = await RunningBroker.open(tmp_path, settings, subscription("all"))
     first = await topics.queue("t").send([message("a", message_id="1")])
@@ -251,7 +257,7 @@ async def test_a_topic_sends_a_message_with_the_same_id_only_once(tmp_path: Path
     await topics.broker.close()
 
 
-async def test_a_copy_expires_after_the_shortest_time_to_live_of_message_topic_and_subscription(
+async def test_the_shortest_time_to_live_of_message_and_topic_and_subscription_applies_to_each_copy(
     tmp_path: Path,
 ) -> None:
     topics = await RunningBroker.open(
@@ -277,7 +283,7 @@ async def test_a_copy_expires_after_the_shortest_time_to_live_of_message_topic_a
     await topics.broker.close()
 
 
-async def test_if_the_database_cannot_be_written_no_subscription_gets_the_message(
+async def test_no_subscription_gets_a_message_that_cannot_be_written_to_the_database(
     topics: RunningBroker,
 ) -> None:
     due = topics.after(60)
@@ -298,7 +304,7 @@ async def test_if_the_database_cannot_be_written_no_subscription_gets_the_messag
     assert bodies(topics) == found
 
 
-async def test_a_scheduled_message_whose_content_cannot_be_read_is_sent_once_it_can_be_read(
+async def test_a_due_scheduled_message_waits_until_its_content_can_be_read_from_the_database(
     topics: RunningBroker,
 ) -> None:
     due = topics.after(60)
@@ -512,7 +518,7 @@ async def test_an_acknowledged_message_is_in_all_subscriptions_after_a_kill_of_t
 
 
 @pytest.mark.parametrize("statement", [8, 14, 24])
-async def test_a_message_is_in_all_subscriptions_or_none_after_a_kill_while_it_is_written(
+async def test_a_message_is_in_all_subscriptions_or_in_none_after_a_kill_during_the_write(
     tmp_path: Path, statement: int
 ) -> None:
     await _check_after_kill(tmp_path, 1000, str(statement))

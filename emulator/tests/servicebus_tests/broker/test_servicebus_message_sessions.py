@@ -72,7 +72,7 @@ async def test_a_receiver_gets_the_messages_of_its_session_in_order(
     assert bodies(receive(servicebus, queue.accept_session("one"))) == "abc"
 
 
-async def test_a_message_of_a_session_has_a_lock_token_but_no_expiry_time_of_its_own(
+async def test_a_message_of_a_session_has_a_lock_token_but_no_lock_expiry_time(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.queue().send(messages("s", "a"))
@@ -118,7 +118,7 @@ async def test_an_abandoned_message_is_redelivered_before_later_messages_of_its_
     assert [each.message.delivery_count for each in again] == [1, 0, 0]
 
 
-async def test_releasing_a_session_returns_its_messages_in_order_without_counting_the_delivery(
+async def test_releasing_a_session_returns_its_messages_in_order_with_unchanged_delivery_counts(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -131,7 +131,7 @@ async def test_releasing_a_session_returns_its_messages_in_order_without_countin
     assert [each.message.delivery_count for each in again] == [0, 0]
 
 
-async def test_an_expired_session_lock_raises_the_delivery_counts_and_notifies_the_receiver(
+async def test_an_expired_session_lock_increases_the_delivery_counts_and_notifies_the_receiver(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -166,7 +166,7 @@ async def test_a_renewed_session_lock_keeps_the_messages_locked(servicebus: Runn
     assert servicebus.bodies() == []
 
 
-async def test_settling_with_an_expired_session_lock_fails_while_the_lock_cannot_be_removed(
+async def test_settling_fails_after_the_session_lock_expired_even_if_the_expiry_cannot_be_written(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -202,7 +202,9 @@ async def test_a_session_that_is_released_while_writes_fail_is_unlocked_after_th
     assert bodies(receive(servicebus, queue.accept_session("s"))) == "ac"
 
 
-async def test_a_session_lock_expires_without_any_other_operation(tmp_path: Path) -> None:
+async def test_a_session_lock_expires_although_no_broker_operation_is_called(
+    tmp_path: Path,
+) -> None:
     settings = QueueSettings("q", lock_duration=timedelta(milliseconds=20), requires_session=True)
     broker = await Broker.open(tmp_path / "broker.sqlite", [settings], WallClock())
     lost = asyncio.Event()
@@ -227,7 +229,7 @@ async def test_a_message_is_dead_lettered_after_too_many_expired_session_locks(
     assert servicebus.queue().counts().total == 0
 
 
-async def test_the_next_available_session_is_the_unlocked_one_with_the_oldest_ready_message(
+async def test_the_next_available_session_is_the_unlocked_session_with_the_oldest_ready_message(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -249,7 +251,7 @@ async def test_the_next_available_session_is_the_unlocked_one_with_the_oldest_re
     assert accepted == ["b", "c", "d"]
 
 
-async def test_a_waiting_receiver_gets_a_session_that_is_released_or_whose_lock_expires(
+async def test_a_waiting_receiver_gets_the_session_when_it_is_released_or_its_lock_expires(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -357,7 +359,7 @@ async def test_peeking_can_be_limited_to_one_session(servicebus: RunningBroker) 
     assert [each.bare for each in queue.peek(0, 10)] == [b"a", b"b", b"c"]
 
 
-async def test_messages_of_a_session_are_received_and_deleted_in_order(
+async def test_receive_and_delete_mode_delivers_the_messages_of_a_session_in_order(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -386,7 +388,7 @@ async def test_a_session_without_messages_can_have_a_state_that_survives_a_resta
     assert queue.session_ids() == []
 
 
-async def test_a_session_state_is_refused_without_the_lock_or_above_256_kib(
+async def test_setting_a_session_state_over_256_kib_or_without_the_session_lock_is_refused(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -401,7 +403,7 @@ async def test_a_session_state_is_refused_without_the_lock_or_above_256_kib(
         queue.session_state(lock)
 
 
-async def test_a_session_state_that_cannot_be_written_is_not_kept(
+async def test_a_session_keeps_its_old_state_if_the_new_state_cannot_be_written(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -431,7 +433,7 @@ async def test_the_list_of_sessions_contains_sessions_with_active_messages_or_a_
     assert queue.session_ids(updated_after=before) == ["late"]
 
 
-async def test_a_restart_releases_all_sessions_without_counting_the_deliveries(
+async def test_a_restart_releases_all_sessions_and_keeps_the_delivery_counts_of_the_messages(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()
@@ -462,7 +464,7 @@ async def test_deleting_a_queue_deletes_its_session_states_and_ends_its_session_
     assert new.session_state(new.accept_session("s")) is None
 
 
-async def test_a_queue_that_exists_cannot_be_opened_with_another_value_of_requires_session(
+async def test_opening_an_existing_queue_with_a_different_requires_session_setting_fails(
     servicebus: RunningBroker,
 ) -> None:
     await servicebus.broker.close()

@@ -149,7 +149,7 @@ def test_the_value_of_an_expression_is_true_false_or_unknown(
         ("a", "'a' ESCAPE '!!'", None),
     ],
 )
-def test_like_compares_the_whole_text_with_the_pattern(
+def test_the_like_operator_compares_the_whole_text_with_the_pattern(
     text: str, pattern: str, expected: bool | None
 ) -> None:
     properties = MessageProperties({}, {"x": text})
@@ -159,7 +159,7 @@ def test_like_compares_the_whole_text_with_the_pattern(
 
 
 @given(st.text("ab", max_size=8), st.text("ab%_", max_size=8))
-def test_like_matches_the_same_texts_as_the_wildcards_of_file_names(
+def test_the_like_operator_matches_the_same_texts_as_file_name_wildcards(
     text: str, pattern: str
 ) -> None:
     expected = fnmatchcase(text, pattern.replace("%", "*").replace("_", "?"))
@@ -216,7 +216,7 @@ def test_the_error_for_an_invalid_expression_names_the_position_and_what_was_exp
     assert complaint in str(raised.value)
 
 
-def test_the_longest_and_deepest_expressions_are_evaluated() -> None:
+def test_long_expressions_and_expressions_of_the_maximum_depth_are_evaluated() -> None:
     for expression in (
         "(" * MAX_DEPTH + "1=1" + ")" * MAX_DEPTH,
         "NOT " * MAX_DEPTH + "1=1",
@@ -310,7 +310,7 @@ def conditions() -> st.SearchStrategy[Sample]:
 
 
 @given(conditions())
-def test_an_expression_has_the_value_that_a_second_evaluator_computes(sample: Sample) -> None:
+def test_a_random_expression_evaluates_to_the_independently_computed_value(sample: Sample) -> None:
     if len(sample.text) <= MAX_LENGTH:
         assert evaluate(sample.text, MessageProperties({}, ENVIRONMENT)) is sample.value
 
@@ -358,7 +358,7 @@ VALUES = st.one_of(
 )
 @example("0000000000000000000000000000000000000000.1E9999999=1", {})
 @example("a LIKE a", {"a": "%" * 2000})
-def test_any_text_is_either_evaluated_or_refused_with_an_argument_error(
+def test_any_text_as_a_filter_or_action_is_evaluated_or_refused_with_an_argument_error(
     text: str, application: dict[str, Value]
 ) -> None:
     for statement in ("SET a = ", "REMOVE "):
@@ -382,7 +382,9 @@ def test_a_property_value_is_unchanged_after_conversion_to_text_and_back(value: 
     ("kind", "text"),
     [("int", "x"), ("int", "1" * 30), ("boolean", "yes"), ("guid", "1"), ("array", "1")],
 )
-def test_a_text_that_is_not_a_value_of_its_type_is_refused(kind: str, text: str) -> None:
+def test_a_text_that_does_not_represent_a_value_of_the_given_type_is_refused(
+    kind: str, text: str
+) -> None:
     with pytest.raises(ArgumentError):
         value_from_text(kind, text)
 
@@ -391,7 +393,7 @@ def test_a_text_that_is_not_a_value_of_its_type_is_refused(kind: str, text: str)
     st.dictionaries(st.sampled_from(["CorrelationId", "To", "Label"]), st.just("x")),
     st.dictionaries(st.text("abAB", min_size=1), VALUES, max_size=3),
 )
-def test_a_correlation_filter_matches_only_if_all_its_properties_are_equal(
+def test_a_correlation_filter_matches_only_messages_with_all_properties_of_the_filter(
     system: dict[str, str], application: dict[str, Value]
 ) -> None:
     if not system and not application:
@@ -413,7 +415,7 @@ def test_a_correlation_filter_matches_only_if_all_its_properties_are_equal(
     assert rule_from_values(rule_to_values(saved)) == saved
 
 
-def test_a_correlation_filter_compares_the_case_and_the_type_of_values() -> None:
+def test_a_correlation_filter_distinguishes_values_by_upper_and_lower_case_and_by_type() -> None:
     rule = CorrelationFilter({}, {"Color": "Red"})
     assert rule.matches(MessageProperties({}, {"color": "Red"}))
     assert not rule.matches(MessageProperties({}, {"color": "red"}))
@@ -461,7 +463,7 @@ def test_a_rule_with_an_invalid_name_is_refused(name: str) -> None:
         ),
     ],
 )
-def test_an_action_sets_and_removes_properties_in_order(
+def test_an_action_sets_and_removes_properties_in_the_order_of_its_statements(
     expression: str, updates: list[PropertyUpdate]
 ) -> None:
     assert SqlAction(expression).run(PROPERTIES) == updates

@@ -130,7 +130,9 @@ async def test_creating_an_existing_queue_fails(served: Served) -> None:
         await served.call(lambda client: client.create_queue("Q"))
 
 
-async def test_operations_on_an_unknown_queue_raise_not_found(served: Served) -> None:
+async def test_operations_on_an_unknown_queue_raise_a_resource_not_found_error(
+    served: Served,
+) -> None:
     with pytest.raises(ResourceNotFoundError):
         await served.call(lambda client: client.get_queue("absent"))
     with pytest.raises(ResourceNotFoundError):
@@ -193,7 +195,7 @@ async def test_all_queues_are_listed_in_pages(served: Served) -> None:
     assert counted == listed
 
 
-async def test_a_rule_cannot_be_created_under_a_queue_or_under_an_entity_that_does_not_exist(
+async def test_a_rule_cannot_be_created_under_a_queue_or_a_missing_entity(
     served: Served,
 ) -> None:
     rule = SqlRuleFilter("1=1")
@@ -212,7 +214,9 @@ async def test_a_rule_cannot_be_created_under_a_queue_or_under_an_entity_that_do
     assert "contains a QueueDescription or TopicDescription" in answer.text
 
 
-async def test_the_number_of_messages_that_no_subscription_got_is_reported(served: Served) -> None:
+async def test_the_management_api_reports_how_many_messages_no_subscription_received(
+    served: Served,
+) -> None:
     topic = await served.broker.create_topic(TopicSettings("t"))
     await topic.send([IncomingMessage(b"", b"", b"x")] * 2)
     credential = ServiceBusSharedKeyCredential("RootManageSharedAccessKey", "not-a-secret")

@@ -41,7 +41,7 @@ async def test_sending_to_a_deleted_queue_raises_an_entity_not_found_error(
 
 
 @with_both_clients
-async def test_receiving_from_the_next_available_session_is_refused(
+async def test_receiving_the_next_available_session_from_a_queue_without_sessions_is_refused(
     server: Server, client: Any
 ) -> None:
     queue = server.create_queue()

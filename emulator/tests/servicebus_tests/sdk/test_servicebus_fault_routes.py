@@ -96,7 +96,7 @@ def test_a_client_can_send_again_after_the_emulator_has_detached_the_links_of_th
         {"throttled_share": 1, "throttled_queue": 5},
     ],
 )
-def test_a_request_with_invalid_faults_is_refused_with_status_400(
+def test_a_request_for_simulated_faults_with_an_invalid_value_is_refused_with_status_400(
     faulty: Server, body: Any
 ) -> None:
     answer = put(faulty, body)

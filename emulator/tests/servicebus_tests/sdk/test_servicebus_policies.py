@@ -163,7 +163,7 @@ async def test_the_policy_of_a_queue_gives_no_access_to_other_queues(
 
 
 @BOTH
-async def test_the_documented_key_of_the_emulator_has_all_rights_although_policies_exist(
+async def test_the_documented_key_of_the_emulator_keeps_all_rights_if_policies_are_configured(
     guarded: Server, sdk: str
 ) -> None:
     async with connect(sdk, guarded.connection_string) as client:

@@ -135,7 +135,7 @@ async def test_a_client_can_renew_the_lock_and_store_the_state_of_a_session(
     await queue.run(scenario)
 
 
-async def test_a_receiver_of_the_next_available_session_gets_a_session_whose_lock_expires(
+async def test_a_receiver_of_the_next_available_session_gets_a_session_after_its_lock_expired(
     server: Server,
 ) -> None:
     async def scenario(client: Any) -> None:
@@ -161,7 +161,7 @@ async def test_a_receiver_of_the_next_available_session_gets_a_session_whose_loc
     await with_both_clients(lambda _, client: scenario(client))(server)
 
 
-async def test_a_client_can_abandon_defer_and_dead_letter_messages_of_a_session(
+async def test_a_client_can_abandon_and_defer_and_dead_letter_messages_of_a_session(
     queue: SessionQueue,
 ) -> None:
     async def scenario(client: Any) -> None:
@@ -205,7 +205,9 @@ async def test_a_client_can_list_the_sessions_of_a_queue(queue: SessionQueue) ->
     await queue.run(scenario)
 
 
-async def test_sending_and_receiving_without_a_session_is_refused(queue: SessionQueue) -> None:
+async def test_sending_and_receiving_without_a_session_id_is_refused_on_a_queue_with_sessions(
+    queue: SessionQueue,
+) -> None:
     with pytest.raises(ServiceBusError, match="The SessionId was not set on a message"):
         queue.send(None, "no session")
 

@@ -71,7 +71,7 @@ async def peek(client: Any, topic: str, subscription: str, **options: Any) -> li
 
 
 @with_both_clients
-async def test_each_subscription_receives_and_settles_its_own_copy(
+async def test_each_subscription_receives_and_settles_its_own_copy_of_a_message(
     server: Server, client: Any
 ) -> None:
     topic = create_topic(server, "one", "two")
@@ -312,7 +312,7 @@ async def test_runtime_properties_contain_the_message_counts_of_a_subscription(
     assert found.size_in_bytes > one.total_message_count
 
 
-def test_invalid_requests_for_topics_are_refused_with_their_reason(
+def test_the_error_for_an_invalid_request_for_a_topic_contains_the_reason(
     server: Server, admin: Any
 ) -> None:
     topic = create_topic(server, "one")
