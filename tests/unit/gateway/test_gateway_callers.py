@@ -278,7 +278,7 @@ def principal_of(tenant: str, *roles: str) -> dict[str, str]:
     return {"x-ms-client-principal": base64.b64encode(json.dumps(value).encode()).decode()}
 
 
-async def test_the_setting_trust_principal_header_makes_the_gateway_accept_client_principal_headers() -> (
+async def test_a_client_principal_header_is_accepted_if_the_settings_say_to_trust_the_header() -> (
     None
 ):
     async with open_gateway(trust_principal_header=True) as gateway:
