@@ -74,7 +74,7 @@ class TestAutoscaler:
         assert steps[:5] == [4] * 5
         assert seen[-1] == 10
 
-    def test_a_scaling_policy_limits_how_many_replicas_are_removed_in_each_period(self) -> None:
+    def test_a_scaling_policy_limits_how_many_replicas_can_be_removed_in_each_period(self) -> None:
         policies = (ScalingPolicy(PolicyType.PODS, 4, 60.0),)
         scaling = ScaledObject(behavior=Behavior(scale_down=ScalingRules(0.0, policies)))
         autoscaler, replicas, seen = Autoscaler(scaling), 20, []

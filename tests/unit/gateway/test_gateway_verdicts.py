@@ -133,7 +133,7 @@ def test_an_idle_system_without_workers_gets_one_verdict_that_names_no_model() -
     assert verdicts[0].text == "No worker runs. No job waits."
 
 
-def test_the_verdict_about_missing_workers_names_the_idle_model_if_only_another_has_a_worker() -> (
+def test_the_missing_worker_verdict_names_the_idle_model_if_only_another_model_has_a_worker() -> (
     None
 ):
     verdicts = judge([IDLE, QueueFigures("noop")], [worker(("noop", ModelState.LOADED))], NOW)

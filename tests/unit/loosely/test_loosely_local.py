@@ -475,7 +475,7 @@ class TestChoice:
             (["blobs,worker"], ["worker"], {"blobs"}),
         ],
     )
-    def test_the_option_only_lists_the_components_to_start_and_the_option_without_excludes_some(
+    def test_components_in_the_option_only_are_started_and_components_in_the_option_without_are_not(
         self, only: list[str], without: list[str], expected: set[str]
     ) -> None:
         assert choose_parts(only, without) == expected

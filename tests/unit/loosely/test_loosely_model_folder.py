@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-def test_the_root_folder_is_the_folder_system_in_an_installed_package_or_else_the_repository(
+def test_find_root_returns_the_repository_unless_the_package_contains_a_folder_named_system(
     tmp_path: Path,
 ) -> None:
     assert find_root() == ROOT
