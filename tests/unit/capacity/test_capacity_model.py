@@ -135,7 +135,7 @@ class TestPool:
     The test sets how many workers need a node.
     """
 
-    def test_an_empty_node_is_not_removed_in_the_ten_minutes_after_the_last_node_was_added(
+    def test_an_empty_node_is_not_removed_within_ten_minutes_after_another_node_was_added(
         self,
     ) -> None:
         timeline = SimulationClock()
@@ -224,7 +224,7 @@ class TestCost:
             JobLoad.parse(load), kept, machines, BatchTimes(seconds, 1, seconds), gpu
         )
 
-    def test_the_bill_of_a_simple_load_matches_a_calculation_by_hand(self) -> None:
+    def test_the_estimated_bill_for_a_simple_load_equals_a_bill_calculated_by_hand(self) -> None:
         """One job arrives per second, and runs for 0.1 s. One node runs for the whole month."""
         found = estimate_cost(self.deployment("flat:3600"), Prices.load(PRICES))
         spot, on_demand, _, always = found.bills
@@ -256,7 +256,7 @@ class TestCost:
     @pytest.mark.parametrize(
         ("seconds", "count"), [(0, 0), (0.02, 1), (0.1, 3), (0.775, 5), (0.8, 6), (10, 24)]
     )
-    def test_the_delays_between_polls_of_a_waiting_request_double_up_to_half_a_second(
+    def test_the_delay_between_polls_of_a_waiting_request_doubles_until_it_reaches_half_a_second(
         self, seconds: float, count: int
     ) -> None:
         """A request polls after 25, 75, 175, 375 and 775 ms, then every half second."""
@@ -273,7 +273,7 @@ class TestCost:
         assert found.bills[0].by_item()["durable"] is None
         assert found.bills[0].unknown == ["million actions"]
 
-    def test_the_cost_estimate_has_no_container_apps_bill_for_a_gpu_that_container_apps_lacks(
+    def test_the_cost_estimate_omits_container_apps_for_a_gpu_that_container_apps_does_not_offer(
         self,
     ) -> None:
         found = estimate_cost(self.deployment(gpu="H100"), Prices.load(PRICES))

@@ -74,7 +74,7 @@ class TestAutoscaler:
         assert steps[:5] == [4] * 5
         assert seen[-1] == 10
 
-    def test_a_scaling_policy_limits_the_total_change_within_the_period_of_the_policy(self) -> None:
+    def test_a_scaling_policy_limits_how_many_replicas_can_be_removed_in_each_period(self) -> None:
         policies = (ScalingPolicy(PolicyType.PODS, 4, 60.0),)
         scaling = ScaledObject(behavior=Behavior(scale_down=ScalingRules(0.0, policies)))
         autoscaler, replicas, seen = Autoscaler(scaling), 20, []
@@ -92,7 +92,9 @@ class TestAutoscaler:
             seen.append(replicas)
         assert seen == [5, 10, 20, 40, 80]
 
-    def test_scale_down_stops_at_the_highest_recommendation_of_the_last_five_minutes(self) -> None:
+    def test_scale_down_keeps_the_highest_replica_count_recommended_in_the_last_five_minutes(
+        self,
+    ) -> None:
         autoscaler, replicas = Autoscaler(ScaledObject()), 4
         seen = {}
         for sync in range(30):
@@ -105,7 +107,9 @@ class TestAutoscaler:
         assert seen[345.0] == 3
         assert seen[360.0] == 1, "the recommendation of 3 is five minutes old, too"
 
-    def test_scale_up_stops_at_the_lowest_recommendation_in_the_stabilization_window(self) -> None:
+    def test_scale_up_stops_at_the_lowest_replica_count_recommended_in_the_stabilization_window(
+        self,
+    ) -> None:
         slow = Behavior(scale_up=ScalingRules(60.0, (ScalingPolicy(PolicyType.PODS, 10, 15.0),)))
         autoscaler = Autoscaler(ScaledObject(behavior=slow))
         seen = [autoscaler.decide(15.0 * sync, 1, [20 if sync else 30]) for sync in range(6)]
@@ -114,7 +118,7 @@ class TestAutoscaler:
     def test_the_autoscaler_does_not_scale_up_from_zero_replicas(self) -> None:
         assert Autoscaler(ScaledObject()).decide(0.0, 0, [1000]) == 0
 
-    def test_select_policy_min_picks_the_smallest_change_and_policy_disabled_permits_no_change(
+    def test_select_policy_min_uses_the_smallest_change_and_select_policy_disabled_stops_scaling(
         self,
     ) -> None:
         policies = (

@@ -29,7 +29,7 @@ OFFICE = CronTrigger(WEEKDAYS, 8 * 60, 18 * 60, "Europe/Berlin", 2)
         ("2024-07-01T16:00:00+00:00", False),
     ],
 )
-def test_a_cron_trigger_is_active_in_its_period_in_its_own_time_zone(
+def test_a_cron_trigger_is_active_from_its_start_to_its_end_in_its_own_time_zone(
     time: str, is_active: bool
 ) -> None:
     assert OFFICE.is_active(datetime.fromisoformat(time)) is is_active
@@ -63,7 +63,7 @@ def run(scaling: ScaledObject, start: datetime, hours: float) -> list[tuple[floa
     return changes
 
 
-def test_a_scaler_keeps_the_warm_workers_in_a_warm_period_without_jobs() -> None:
+def test_a_scaler_keeps_workers_running_during_a_warm_period_although_there_are_no_jobs() -> None:
     scaling = replace(DEPLOYED, cron=(replace(OFFICE, timezone="UTC"),))
     # KEDA stops the workers after the cool-down of 5 min; the autoscaler stops one after 10 min.
     assert run(scaling, datetime(2024, 1, 1, tzinfo=UTC), 24) == [(8.0, 1), (8.0, 2), (18.08, 0)]

@@ -32,7 +32,7 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-def test_the_shipped_catalogue_loads_with_the_models_classifier_voice_activity_and_noop() -> None:
+def test_the_shipped_catalogue_contains_the_models_classifier_voice_activity_and_noop() -> None:
     catalogue = Catalogue.load()
     assert list(catalogue) == ["classifier", "voice-activity", "noop"]
     assert catalogue.model("classifier").media_types == ("image/jpeg", "image/png", "image/webp")

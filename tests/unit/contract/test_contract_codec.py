@@ -323,7 +323,7 @@ OLD = recorded_codec()
 
 
 @given(REQUESTS)
-def test_an_older_codec_refuses_a_request_only_if_its_schema_version_is_2(
+def test_an_older_codec_refuses_a_request_only_if_the_request_has_schema_version_2(
     request: JobRequest,
 ) -> None:
     data = encode_request(request)
@@ -344,7 +344,7 @@ def test_a_request_from_an_older_codec_is_byte_for_byte_equal_after_decoding_and
 
 
 @given(REPLIES)
-def test_an_older_codec_refuses_a_reply_only_if_its_schema_version_is_2(
+def test_an_older_codec_refuses_a_reply_only_if_the_reply_has_schema_version_2(
     reply: JobReply,
 ) -> None:
     data = encode_reply(reply)
@@ -394,7 +394,7 @@ def test_the_error_for_an_invalid_field_names_the_field(
 
 
 @pytest.mark.parametrize("outcomes", [{}, {"result": {"json": 1}, "error": {}}])
-def test_a_reply_without_exactly_one_result_or_error_is_refused(
+def test_a_reply_that_has_both_a_result_and_an_error_or_neither_is_refused(
     outcomes: dict[str, object],
 ) -> None:
     document = reply_to_json(REPLY)

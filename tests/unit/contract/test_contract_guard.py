@@ -116,7 +116,9 @@ def test_the_url_guard_refuses_a_malformed_url(url: str, said: str) -> None:
         ("https://a_b.example./", Target("https", "a_b.example.", 443, "/")),
     ],
 )
-def test_the_url_guard_splits_a_public_url_into_parts(url: str, target: Target) -> None:
+def test_the_url_guard_splits_a_public_url_into_scheme_and_host_and_port_and_path(
+    url: str, target: Target
+) -> None:
     assert GUARD.check_form(url) == target
 
 

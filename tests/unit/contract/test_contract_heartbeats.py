@@ -100,7 +100,7 @@ def test_a_long_error_text_of_a_model_is_truncated_in_the_heartbeat() -> None:
     assert len(encode_heartbeat(Heartbeat("w", "1", STARTED_AT, 5, models=(model,)))) < 1000
 
 
-def test_pyproject_toml_and_the_contract_and_the_client_have_the_same_version() -> None:
+def test_pyproject_toml_and_the_packages_contract_and_loosely_have_the_same_version() -> None:
     project = (Path(__file__).parents[3] / "pyproject.toml").read_text("utf-8")
     assert f'\nversion = "{contract.VERSION}"\n' in project
     assert loosely.__version__ == contract.VERSION

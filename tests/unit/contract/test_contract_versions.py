@@ -46,7 +46,7 @@ JOB_IDS = [f"01982f0c-5f0e-7d4a-9a53-{number:012x}" for number in range(10_000)]
 
 
 @pytest.mark.parametrize("percent", [5, 50])
-def test_ten_thousand_jobs_are_split_by_percentage_within_two_standard_deviations(
+def test_each_version_gets_its_percentage_of_ten_thousand_jobs_within_two_standard_deviations(
     percent: int,
 ) -> None:
     chosen = [choose_version({"1": 100 - percent, "2": percent}, job_id) for job_id in JOB_IDS]
@@ -98,7 +98,7 @@ def test_a_model_version_inherits_the_keys_that_it_does_not_change(tmp_path: Pat
     assert other.max_batch_size == first.max_batch_size
 
 
-def test_a_model_name_with_a_version_selects_one_version_and_a_plain_name_selects_all(
+def test_a_model_name_with_a_version_selects_one_version_and_a_plain_name_selects_all_versions(
     tmp_path: Path,
 ) -> None:
     catalogue = load(tmp_path)
@@ -207,7 +207,7 @@ def test_a_fallback_is_refused_if_the_model_has_only_one_version(tmp_path: Path)
         ("", None),
     ],
 )
-def test_a_percentage_for_a_model_version_without_a_worker_is_refused(
+def test_a_percentage_of_the_jobs_for_a_model_version_that_no_worker_serves_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], served: str, message: str | None
 ) -> None:
     other = MODEL.partition("[small.")[0].replace("[small]", "[other]")
@@ -219,7 +219,7 @@ def test_a_percentage_for_a_model_version_without_a_worker_is_refused(
     assert (message or "") in printed.err
 
 
-def test_a_version_without_a_worker_may_have_a_percentage_only_if_its_fallback_has_a_worker(
+def test_a_version_that_no_worker_serves_may_get_jobs_only_if_a_worker_serves_its_fallback(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     load(tmp_path)

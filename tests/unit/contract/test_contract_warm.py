@@ -90,7 +90,7 @@ def test_the_error_for_an_invalid_warm_period_names_the_key_and_describes_the_fa
         (f'min_workers = 2\nwarm = ["{OFFICE}"]\nwarm_workers = 6', (2, 6)),
     ],
 )
-def test_a_catalogue_entry_sets_the_minimum_workers_for_all_times_and_for_warm_periods(
+def test_a_catalogue_entry_sets_the_minimum_number_of_workers_inside_and_outside_warm_periods(
     lines: str, numbers: tuple[int, int], tmp_path: Path
 ) -> None:
     model = load(tmp_path, lines)["small"]
@@ -130,7 +130,7 @@ def test_minimum_numbers_of_workers_that_would_have_no_effect_are_refused(
         load(tmp_path, lines)
 
 
-def test_the_scaling_description_has_the_parsed_warm_periods_of_the_catalogue_entry(
+def test_the_scaling_description_of_a_model_contains_the_parsed_warm_periods(
     tmp_path: Path,
 ) -> None:
     model = load(tmp_path, f'min_workers = 1\nwarm = "{OFFICE}"')["small"]

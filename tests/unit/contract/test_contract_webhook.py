@@ -45,7 +45,9 @@ def test_the_verification_of_a_webhook_fails_for_a_wrong_secret_body_id_or_time(
         Webhook(NEW).verify(BODY, {**signed, "webhook-timestamp": "1"})
 
 
-def test_the_webhook_secrets_of_a_tenant_are_derived_from_tenant_name_and_gateway_secrets() -> None:
+def test_the_webhook_secrets_of_a_tenant_are_derived_from_its_name_and_the_gateway_secrets() -> (
+    None
+):
     common = parse_secrets(f"{NEW},{OLD}")
     acme, bolt = (tenant_secrets(common, name) for name in ("acme", "bolt"))
     assert acme == tenant_secrets(common, "acme")

@@ -173,7 +173,7 @@ async def test_the_rate_limit_of_an_api_key_is_enforced_and_shown_in_headers(
     assert "ratelimit" not in (await closed.http.get("/v1/jobs", headers=bearer("a"))).headers
 
 
-async def test_an_inference_request_with_three_jobs_counts_as_three_requests_of_the_rate_limit(
+async def test_an_inference_request_with_three_jobs_counts_as_three_requests_towards_the_rate_limit(
     closed: RunningGateway,
 ) -> None:
     inference = {"inputs": [tensor("YQ==", "Yg==", "Yw==", content_type="base64")]}
@@ -278,7 +278,9 @@ def principal_of(tenant: str, *roles: str) -> dict[str, str]:
     return {"x-ms-client-principal": base64.b64encode(json.dumps(value).encode()).decode()}
 
 
-async def test_a_client_principal_header_is_accepted_if_trust_principal_header_is_set() -> None:
+async def test_a_client_principal_header_is_accepted_if_the_settings_say_to_trust_the_header() -> (
+    None
+):
     async with open_gateway(trust_principal_header=True) as gateway:
         assert (await gateway.http.get("/v1/jobs")).status_code == 401
         mine = principal_of("t1", "jobs:read", "jobs:write")

@@ -47,7 +47,7 @@ async def act(gateway: RunningGateway, action: str, number: int, **wanted: Any) 
     return await gateway.http.post(f"{LETTERS}/actions", json=body)
 
 
-async def test_twelve_dead_letters_are_filtered_counted_and_redriven_in_one_request(
+async def test_one_redrive_request_redrives_all_twelve_dead_letters_that_match_the_filter(
     gateway: RunningGateway,
 ) -> None:
     wanted = [await dead_job(gateway) for _ in range(12)]

@@ -88,7 +88,7 @@ async def test_an_expired_message_is_not_stored_as_a_dead_letter_and_does_not_en
     assert (await page(gateway))["dead_letters"] == []
 
 
-async def test_a_dead_letter_describes_how_the_last_worker_process_died_and_the_last_job_step(
+async def test_a_dead_letter_describes_the_last_step_of_the_job_and_the_death_of_the_worker_process(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept(b"secret")
@@ -107,7 +107,7 @@ async def test_a_dead_letter_describes_how_the_last_worker_process_died_and_the_
     assert error["message"].endswith(f"none of them finished it: {death}")
 
 
-async def test_a_dead_letter_of_a_producer_has_no_description_of_deliveries(
+async def test_the_dead_letter_of_a_producer_message_has_no_description_of_its_deliveries(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept(b"secret")

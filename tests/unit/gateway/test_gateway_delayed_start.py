@@ -96,7 +96,9 @@ def test_the_outcome_of_a_job_that_ends_during_the_start_delay_is_not_recorded_i
     in_gateway(test)
 
 
-def test_a_reply_is_accepted_only_after_the_orchestration_is_started_with_its_outcome() -> None:
+def test_a_reply_during_the_start_delay_is_accepted_only_after_the_orchestration_has_started() -> (
+    None
+):
     async def test(gateway: RunningGateway) -> None:
         gateway.durable.may_start.clear()
         response, request = await submit(gateway)
@@ -123,7 +125,9 @@ def test_the_outcome_is_recorded_in_a_blob_if_the_orchestration_starts_too_slowl
     in_gateway(test)
 
 
-def test_the_outcome_is_recorded_in_a_blob_if_the_caller_goes_away_during_the_start() -> None:
+def test_the_outcome_is_recorded_in_a_blob_if_the_caller_disconnects_during_the_delayed_start() -> (
+    None
+):
     async def test(gateway: RunningGateway) -> None:
         gateway.durable.may_start.clear()
         response, request = await submit(gateway)
@@ -139,7 +143,7 @@ def test_the_outcome_is_recorded_in_a_blob_if_the_caller_goes_away_during_the_st
 
 
 @pytest.mark.parametrize("status", [RuntimeStatus.PENDING, RuntimeStatus.COMPLETED])
-def test_a_second_reply_after_the_start_changes_neither_the_outcome_nor_the_metrics(
+def test_a_second_reply_after_the_orchestration_start_changes_neither_outcome_nor_metrics(
     status: RuntimeStatus,
 ) -> None:
     async def test(gateway: RunningGateway) -> None:
@@ -155,7 +159,7 @@ def test_a_second_reply_after_the_start_changes_neither_the_outcome_nor_the_metr
     in_gateway(test)
 
 
-def test_a_job_is_counted_as_ended_if_only_a_repeated_reply_finds_that_it_has_started() -> None:
+def test_a_repeated_reply_counts_a_job_as_ended_once_if_the_first_reply_got_status_503() -> None:
     async def test(gateway: RunningGateway) -> None:
         gateway.durable.may_start.clear()
         response, request = await submit(gateway)
@@ -171,7 +175,9 @@ def test_a_job_is_counted_as_ended_if_only_a_repeated_reply_finds_that_it_has_st
     in_gateway(test)
 
 
-def test_a_reply_is_accepted_and_counted_if_a_second_reply_has_recorded_its_outcome_first() -> None:
+def test_a_reply_is_accepted_and_counted_although_a_second_reply_recorded_the_outcome_first() -> (
+    None
+):
     async def test(gateway: RunningGateway) -> None:
         gateway.durable.may_start.clear()
         response, request = await submit(gateway)
@@ -190,7 +196,7 @@ def test_a_reply_is_accepted_and_counted_if_a_second_reply_has_recorded_its_outc
     in_gateway(test)
 
 
-def test_one_of_two_equal_replies_is_accepted_and_counted_if_the_start_fails() -> None:
+def test_one_of_two_identical_replies_is_accepted_if_the_orchestration_cannot_start() -> None:
     async def test(gateway: RunningGateway) -> None:
         response, request = await submit(gateway)
         gateway.durable.is_down = True
@@ -203,7 +209,7 @@ def test_one_of_two_equal_replies_is_accepted_and_counted_if_the_start_fails() -
 
 
 @pytest.mark.parametrize("status", [RuntimeStatus.RUNNING, RuntimeStatus.TERMINATED])
-def test_the_outcome_in_the_input_of_the_orchestration_takes_precedence_over_a_blob(
+def test_an_outcome_in_the_orchestration_input_takes_precedence_over_an_outcome_in_a_blob(
     status: RuntimeStatus,
 ) -> None:
     async def test(gateway: RunningGateway) -> None:
@@ -310,7 +316,7 @@ def test_the_orchestration_of_a_request_with_an_idempotency_key_starts_at_once()
     in_gateway(test)
 
 
-def test_a_reply_that_arrives_before_the_send_has_ended_is_in_the_ticket() -> None:
+def test_a_reply_that_arrives_before_the_send_is_confirmed_is_not_recorded_in_a_blob() -> None:
     async def test(gateway: RunningGateway) -> None:
         gateway.queues.may_confirm.clear()
         response, request = await submit(gateway)

@@ -139,7 +139,7 @@ CROSS_SITE = {"origin": "https://evil.example", "sec-fetch-site": "cross-site"}
         {"origin": "http://localhost:3000", "sec-fetch-site": "same-site"},
     ],
 )
-async def test_a_web_page_of_another_site_cannot_submit_or_cancel_jobs_if_no_api_keys_are_set(
+async def test_a_web_page_from_another_site_cannot_submit_or_cancel_jobs_if_no_api_keys_are_set(
     gateway: RunningGateway, headers: dict[str, str]
 ) -> None:
     plain = {"content-type": "text/plain"}
@@ -167,7 +167,7 @@ async def test_a_web_page_of_another_site_cannot_submit_or_cancel_jobs_if_no_api
         {"origin": "http://gateway.test", "host": "gateway.test"},
     ],
 )
-async def test_clients_without_an_origin_header_and_pages_of_the_gateway_can_submit_jobs(
+async def test_pages_of_the_gateway_and_clients_that_send_no_origin_header_can_submit_jobs(
     gateway: RunningGateway, headers: dict[str, str]
 ) -> None:
     submit = {"content-type": "application/octet-stream", "prefer": "respond-async"}
@@ -187,7 +187,7 @@ async def test_a_page_whose_origin_is_in_cors_origins_can_submit_a_job(
         assert answer.status_code == 202
 
 
-async def test_a_get_request_of_a_page_of_another_site_is_not_refused(
+async def test_a_get_request_from_a_page_of_another_site_is_permitted(
     gateway: RunningGateway,
 ) -> None:
     """The browser does not show the response to the page, so the gateway may answer the request."""

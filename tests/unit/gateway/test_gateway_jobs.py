@@ -35,7 +35,7 @@ async def test_malformed_job_ids_are_not_looked_up_in_durable_functions(
     assert gateway.durable.status_count == 0
 
 
-async def test_a_job_request_with_the_id_of_an_orchestration_that_runs_no_job_gets_status_404(
+async def test_a_get_request_with_the_id_of_an_orchestration_that_runs_no_job_gets_status_404(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()

@@ -62,7 +62,7 @@ async def test_the_label_of_a_submission_is_shown_in_the_job_resource_and_in_the
     assert "label" not in gateway.queues.request().parameters
 
 
-async def test_a_job_with_an_upload_has_the_label_that_the_submission_gives(
+async def test_the_label_of_a_submission_with_an_upload_is_the_label_of_the_job(
     gateway: RunningGateway,
 ) -> None:
     name = await sent(gateway, b"hello", "text/plain")
@@ -152,7 +152,7 @@ async def test_the_new_job_of_a_redrive_has_the_label_of_the_failed_job(
     assert (await gateway.job(answer.json()["job_id"]))["label"] == LABEL
 
 
-def test_an_orchestration_input_without_a_label_is_written_without_a_label_field() -> None:
+def test_the_orchestration_input_of_a_job_without_a_label_has_no_label_field() -> None:
     now = datetime(2026, 3, 1, tzinfo=UTC)
     request = JobRequest("1", "noop", InlineBytes("text/plain", b"x"), now, now)
     plain = write_ticket(request, None)

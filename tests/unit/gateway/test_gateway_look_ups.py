@@ -70,7 +70,7 @@ async def submit(gateway: RunningGateway, tenant: str, **envelope: Any) -> httpx
     )
 
 
-async def test_submissions_with_host_names_without_a_dns_response_delay_no_other_tenant(
+async def test_submissions_with_host_names_that_get_no_dns_response_delay_no_other_tenant(
     silent: RunningGateway,
 ) -> None:
     attack = [
@@ -100,7 +100,7 @@ async def test_submissions_with_host_names_without_a_dns_response_delay_no_other
     assert "input.url: 8 host names" in refused.json()["detail"]
 
 
-async def test_a_host_name_that_dns_never_answers_is_refused_like_an_unknown_host_name() -> None:
+async def test_a_host_name_that_gets_no_dns_response_is_refused_like_an_unknown_host_name() -> None:
     dns = SilentDns()
     with pytest.raises(ForbiddenAddress) as refused:
         await resolve_url(AddressGuard(), Resolver(dns), "https://dead.test/", "a", seconds=0.01)

@@ -40,7 +40,7 @@ def test_recognising_the_media_type_of_any_bytes_raises_no_error(data: bytes) ->
     assert found is None or media.agrees(found, data)
 
 
-def test_text_matches_text_plain_unless_a_nul_byte_occurs_and_never_matches_image_png() -> None:
+def test_only_text_without_nul_bytes_matches_text_plain_and_no_text_matches_image_png() -> None:
     assert media.agrees("text/plain", b"words")
     assert not media.agrees("text/plain", b"wo\0rds")
     assert not media.agrees("image/png", b"words")

@@ -97,7 +97,7 @@ async def test_the_parts_of_a_form_become_the_named_inputs_of_the_message(
     assert json.loads(encode_request(request))["schema"] == 2
 
 
-async def test_the_media_type_of_a_form_part_without_a_useful_type_is_detected(
+async def test_the_media_type_of_a_form_part_is_detected_if_the_part_has_only_a_generic_media_type(
     compared: RunningGateway,
 ) -> None:
     part = ("other", ("b", PNG, "application/octet-stream"))
@@ -137,7 +137,7 @@ async def sent(gateway: RunningGateway, data: bytes, media_type: str, name: str 
     return str(answer.json()["upload"])
 
 
-async def test_an_upload_for_a_named_input_has_the_media_types_and_the_limit_of_this_input(
+async def test_an_upload_for_a_named_input_has_the_media_types_and_the_size_limit_of_the_input(
     compared: RunningGateway,
 ) -> None:
     asked = {"model": "compared", "media_type": "application/json"}
@@ -324,7 +324,7 @@ async def test_a_redrive_is_refused_if_a_named_input_no_longer_exists(
     assert "input no longer exists" in refused.json()["detail"]
 
 
-async def test_each_input_url_of_a_job_counts_towards_the_rate_limit_of_input_urls(
+async def test_each_input_url_of_a_job_counts_towards_the_rate_limit_for_input_urls(
     tmp_path: Path,
 ) -> None:
     catalogue = write_catalogue(tmp_path)
@@ -346,7 +346,7 @@ async def test_a_repeated_request_with_a_used_idempotency_key_and_other_named_in
         assert (refused.status_code, refused.json()["code"]) == (422, "idempotency-mismatch")
 
 
-async def test_simultaneous_requests_with_one_idempotency_key_leave_only_one_stored_named_input(
+async def test_simultaneous_requests_with_the_same_idempotency_key_leave_one_copy_of_a_named_input(
     compared: RunningGateway,
 ) -> None:
     inputs = {"other": {"text": "x" * 100_000}}

@@ -104,7 +104,7 @@ async def test_a_job_resource_has_a_link_to_each_named_result_and_contains_small
     assert listed == job
 
 
-async def test_a_job_without_named_results_has_an_empty_object_of_results(
+async def test_the_results_of_a_job_without_named_results_are_an_empty_json_object(
     cutter: RunningGateway,
 ) -> None:
     job_id = await cutter.accept(model="cutter")
@@ -336,7 +336,7 @@ async def test_the_openapi_operation_of_a_model_has_its_named_results(
     assert noop == {"$ref": "#/components/responses/submit_200"}
 
 
-async def test_open_inference_has_an_output_tensor_for_each_named_result(
+async def test_an_inference_response_has_an_output_tensor_for_each_named_result(
     cutter: RunningGateway,
 ) -> None:
     described = (await get(cutter, "/v2/models/cutter")).json()
@@ -357,7 +357,7 @@ async def test_open_inference_has_an_output_tensor_for_each_named_result(
     assert found["boxes"]["data"] == ["[[1,2]]", "2"]
 
 
-async def test_open_inference_returns_only_the_named_results_that_are_requested_and_present(
+async def test_an_inference_response_contains_only_the_requested_named_results(
     cutter: RunningGateway,
 ) -> None:
     request: dict[str, Any] = {"inputs": [tensor("eA==")], "outputs": [{"name": "mask"}]}
@@ -365,7 +365,7 @@ async def test_open_inference_returns_only_the_named_results_that_are_requested_
     assert list(found) == ["mask"]
 
 
-async def test_open_inference_omits_the_tensor_of_a_named_result_that_some_jobs_lack(
+async def test_an_inference_response_omits_the_tensor_of_a_named_result_that_some_jobs_lack(
     cutter: RunningGateway,
 ) -> None:
     both = [outcome(mask=PNG, boxes=BOXES), outcome(mask=PNG)]
@@ -381,7 +381,7 @@ async def test_open_inference_omits_the_tensor_of_a_named_result_that_some_jobs_
 @pytest.mark.parametrize(
     ("wanted", "expected"), [(["result", "boxes"], ["result"]), (["boxes"], [])]
 )
-async def test_open_inference_omits_a_requested_optional_result_that_some_jobs_lack(
+async def test_an_inference_response_omits_a_requested_optional_result_that_some_jobs_lack(
     cutter: RunningGateway,
     outcomes: list[dict[str, Any]],
     wanted: list[str],
@@ -392,7 +392,7 @@ async def test_open_inference_omits_a_requested_optional_result_that_some_jobs_l
     assert list(outputs(await infer(cutter, "cutter", request, outcomes))) == expected
 
 
-async def test_open_inference_fails_if_a_requested_required_result_is_absent(
+async def test_an_inference_request_fails_if_the_model_omits_a_required_result_that_is_requested(
     cutter: RunningGateway,
 ) -> None:
     names = [{"name": name} for name in ("mask", "boxes")]
@@ -402,7 +402,7 @@ async def test_open_inference_fails_if_a_requested_required_result_is_absent(
     assert "the model did not return mask" in answer.json()["error"]
 
 
-async def test_open_inference_reads_only_the_blobs_of_the_requested_named_results(
+async def test_an_inference_request_reads_only_the_blobs_of_the_requested_named_results(
     cutter: RunningGateway,
 ) -> None:
     async def run(wanted: str, *, is_lost: bool) -> httpx.Response:

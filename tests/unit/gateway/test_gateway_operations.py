@@ -54,7 +54,7 @@ def queue_in(document: dict[str, Any], model: str = "noop") -> dict[str, Any]:
     return dict(found)
 
 
-async def test_the_overview_shows_counts_rates_and_failures_of_a_model(
+async def test_the_overview_shows_the_job_counts_and_the_rates_and_the_failures_of_a_model(
     gateway: RunningGateway,
 ) -> None:
     beat(gateway)
@@ -253,7 +253,7 @@ async def test_simultaneous_overview_requests_read_the_queues_only_once(
     assert gateway.queues.look_count == first == 2 * len(gateway.services.catalogue)
 
 
-async def test_the_number_of_waiting_jobs_is_added_to_the_job_counts_only_if_a_queue_has_jobs(
+async def test_the_number_of_waiting_jobs_is_recorded_only_if_a_queue_contains_jobs(
     gateway: RunningGateway,
 ) -> None:
     operations, sums = gateway.services.operations, gateway.services.counters

@@ -60,7 +60,7 @@ async def listed(gateway: RunningGateway, name: str, **query: str) -> list[tuple
     return [(job["id"], job.get("tenant")) for job in answer.json()["jobs"]]
 
 
-async def test_each_filter_of_the_job_list_returns_only_jobs_of_the_tenant_of_the_caller(
+async def test_a_filtered_job_list_contains_only_jobs_that_belong_to_the_tenant_of_the_caller(
     closed: RunningGateway,
 ) -> None:
     ours, theirs = [await job_of(closed, name) for name in ("a", "b")]

@@ -205,7 +205,7 @@ async def test_a_static_file_has_the_media_type_of_its_file_name_extension(
         *("/pages/..%2f..%2fapp.py", "/pages/%2e%2e/routes/pages.py", "/pages//etc/passwd"),
     ],
 )
-async def test_a_request_for_a_file_outside_the_static_files_gets_status_404(
+async def test_a_request_for_a_file_outside_the_folder_of_static_files_gets_status_404(
     gateway: RunningGateway, path: str
 ) -> None:
     answer = await gateway.http.get(path)

@@ -96,7 +96,7 @@ async def test_all_queued_normal_priority_jobs_have_positions_before_the_low_pri
     assert [queue["eta_seconds"] for queue in queues] == [6.0, 10.0]
 
 
-async def test_the_position_of_a_normal_priority_job_is_computed_from_the_length_of_one_queue(
+async def test_the_position_of_a_normal_priority_job_depends_only_on_the_normal_priority_queue(
     gateway: RunningGateway,
 ) -> None:
     job_id, low = await gateway.accept(), await gateway.accept(priority="low")

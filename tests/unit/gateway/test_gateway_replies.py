@@ -175,7 +175,7 @@ async def test_a_reply_over_the_size_limit_is_refused(gateway: RunningGateway) -
 
 
 @given(job_id=st.text(max_size=50), seconds=st.integers(0, 10_000_000))
-def test_a_reply_token_is_accepted_for_the_signed_job_until_the_expiry_time(
+def test_a_reply_token_is_accepted_only_for_its_own_job_and_until_its_expiry_time(
     job_id: str, seconds: int
 ) -> None:
     deadline = NOW + timedelta(seconds=seconds)

@@ -260,7 +260,7 @@ async def test_a_job_search_by_id_or_for_a_short_period_needs_few_queries_even_w
     limit=st.integers(1, 10),
     window_size=st.integers(1, 10),
 )
-def test_a_page_of_jobs_contains_all_jobs_created_since_the_time_that_the_page_reports(
+def test_a_page_of_jobs_contains_all_jobs_created_since_the_time_reported_in_the_page(
     times: list[int], limit: int, window_size: int
 ) -> None:
     store = Store([id_of(time) for time in times], window_size)

@@ -75,7 +75,7 @@ async def test_a_link_to_a_blob_is_signed_with_a_user_delegation_key(
     assert "skoid" in url.params
 
 
-async def test_a_user_delegation_key_signs_several_links_until_the_key_expires(
+async def test_several_links_are_signed_with_the_same_user_delegation_key_until_the_key_expires(
     opened: Opened, clock: ManualClock
 ) -> None:
     made = links(opened)

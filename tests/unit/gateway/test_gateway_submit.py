@@ -122,7 +122,9 @@ async def test_the_response_for_a_cancelled_job_has_status_409(gateway: RunningG
     assert (answer.status_code, answer.json()["code"]) == (409, "cancelled")
 
 
-async def test_a_submission_with_respond_async_returns_immediately(gateway: RunningGateway) -> None:
+async def test_a_submission_with_the_preference_respond_async_returns_immediately(
+    gateway: RunningGateway,
+) -> None:
     answer = await gateway.http.post(
         "/v1/models/noop/jobs", content=b"x", headers={**OCTETS, "prefer": "respond-async"}
     )

@@ -223,7 +223,7 @@ async def test_a_process_with_disabled_job_counts_writes_no_blob_and_returns_onl
     assert await silent.sums.read() == [silent.sums.own]
 
 
-async def test_the_job_counts_of_a_process_that_has_not_written_for_an_hour_are_not_read(
+async def test_job_counts_that_another_process_wrote_more_than_an_hour_ago_are_ignored(
     clock: ManualClock, blobs: MemoryBlobs
 ) -> None:
     first, second = Process(clock, blobs), Process(clock, blobs)

@@ -137,7 +137,9 @@ def test_the_estimated_length_of_a_queue_is_never_negative(
     assert length_now(LengthSample(length, 50.0, 0), sorted(arrivals), gone) >= 0
 
 
-def test_the_silence_after_which_a_job_counts_as_cold_starting_is_longer_if_jobs_are_slow() -> None:
+def test_slow_jobs_lengthen_the_time_without_worker_calls_until_a_job_counts_as_cold_starting() -> (
+    None
+):
     assert not is_cold_starting(0.0, 4.9, Throughput())
     assert is_cold_starting(0.0, 5.0, Throughput())
     slow = Throughput().after(ReplySample(0.0, 30.0, 30.0, 1))

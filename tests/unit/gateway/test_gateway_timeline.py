@@ -216,7 +216,7 @@ def test_a_delivery_that_no_worker_reported_is_listed_as_lost() -> None:
     assert (third["number"], third["state"]) == (3, "answered")
 
 
-def test_delivery_notes_show_how_and_in_which_step_each_earlier_delivery_ended() -> None:
+def test_delivery_notes_show_how_each_earlier_delivery_ended_and_in_which_step() -> None:
     notes = [
         DeliveryNote(
             1, DeliveryMarks(after(5), after(4), "a", fetched_ms=1), 2.0, "release", "handed-back"

@@ -133,7 +133,9 @@ def test_an_idle_system_without_workers_gets_one_verdict_that_names_no_model() -
     assert verdicts[0].text == "No worker runs. No job waits."
 
 
-def test_the_no_worker_verdict_names_the_idle_model_if_only_another_model_has_a_worker() -> None:
+def test_the_missing_worker_verdict_names_the_idle_model_if_only_another_model_has_a_worker() -> (
+    None
+):
     verdicts = judge([IDLE, QueueFigures("noop")], [worker(("noop", ModelState.LOADED))], NOW)
     assert summary(verdicts) == [("info", "classifier", "no-worker")]
 
@@ -192,7 +194,7 @@ def test_a_broken_model_gets_a_warning_although_no_job_waits() -> None:
     ]
 
 
-def test_no_verdict_is_about_workers_if_heartbeats_are_turned_off() -> None:
+def test_no_verdict_mentions_workers_if_heartbeats_are_turned_off() -> None:
     verdicts = judge([WAITING], [], NOW, has_heartbeats=False)
     assert [each.code for each in verdicts] == ["heartbeats-off", "all-well"]
 

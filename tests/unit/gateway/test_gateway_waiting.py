@@ -112,9 +112,7 @@ def test_a_request_notified_during_a_read_returns_the_outcome_before_the_read_en
     assert store.looks == [0.025]
 
 
-def test_a_request_whose_waiting_time_has_ended_waits_at_most_one_second_for_a_running_read() -> (
-    None
-):
+def test_a_request_waits_at_most_one_second_after_its_waiting_time_for_a_read_in_progress() -> None:
     assert run(wait(ScriptedStore(ends_at=0, read_seconds=5), 0.1)) == (None, 1.025)
     assert run(wait(ScriptedStore(ends_at=0, read_seconds=0.5), 0.1)) == ("succeeded", 0.525)
 

@@ -142,7 +142,9 @@ async def test_the_response_of_the_receiver_determines_the_state_of_a_webhook_de
     assert (outcome["state"], outcome["error"]) == (state, error)
 
 
-async def test_the_webhook_delivery_of_a_purged_job_fails(hooked: RunningGateway) -> None:
+async def test_the_webhook_delivery_of_a_job_that_no_longer_exists_fails(
+    hooked: RunningGateway,
+) -> None:
     outcome = await deliver(hooked, "01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e")
     assert (outcome["state"], outcome["error"]) == ("failed", "unknown-job")
 

@@ -92,7 +92,7 @@ def test_all_inputs_are_uploaded_if_the_gateway_refuses_the_request_as_too_large
         connect(gateway.url).run(JPEG, "compared", inputs={"mask": PNG})
 
 
-def test_an_upload_for_a_named_input_names_the_input(
+def test_a_request_for_an_upload_for_a_named_input_contains_the_name_of_the_input(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [

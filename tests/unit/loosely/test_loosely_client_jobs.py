@@ -75,7 +75,7 @@ def test_client_submit_sends_the_input_and_all_options(
 
 
 @pytest.mark.parametrize("is_file", [False, True])
-def test_the_client_sends_a_json_input_in_the_member_input_json_of_the_body(
+def test_the_client_sends_a_json_input_unchanged_inside_the_json_request_body(
     gateway: ScriptedGateway, connect: Connect, tmp_path: Path, *, is_file: bool
 ) -> None:
     gateway.responses = [json_response(202, QUEUED)]
@@ -106,7 +106,7 @@ def test_the_client_refuses_a_str_as_the_input_of_a_job(
 
 
 @pytest.mark.parametrize("value", [{"numbers": [1]}, [1], 1, None])
-def test_the_client_says_how_to_submit_a_json_value_that_is_passed_as_the_input(
+def test_the_error_for_a_json_value_passed_as_the_input_says_how_to_submit_the_value(
     gateway: ScriptedGateway, connect: Connect, value: Any
 ) -> None:
     with pytest.raises(TypeError, match=r"pass json.dumps\(source\).encode\(\) and media_type"):
@@ -202,7 +202,7 @@ def test_the_client_does_not_repeat_a_refused_request(
         (409, "cancelled", "cancelled", JobCancelled),
     ],
 )
-def test_the_final_status_of_a_job_without_a_result_determines_the_exception(  # noqa: PLR0917 - the table's columns
+def test_the_final_status_of_a_job_without_a_result_determines_which_exception_is_raised(  # noqa: PLR0917 - the table's columns
     gateway: ScriptedGateway,
     connect: Connect,
     http_status: int,

@@ -200,7 +200,7 @@ def test_the_redrive_all_and_purge_all_commands_change_nothing_unless_the_user_a
     assert sent(gateway) == []
 
 
-def test_the_purge_all_command_with_a_count_does_not_ask_and_fails_if_the_count_differs(
+def test_the_purge_all_command_with_a_count_asks_no_question_and_fails_if_the_count_differs(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     gateway.responses = [counted(3, 0), changed("purge", 3)]

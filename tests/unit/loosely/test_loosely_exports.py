@@ -50,7 +50,7 @@ def test_the_package_loosely_exports_exactly_the_listed_public_names() -> None:
 
 
 @pytest.mark.parametrize("name", EXPORTS)
-def test_each_exported_name_has_a_docstring_and_is_the_object_in_the_module_that_defines_it(
+def test_each_exported_object_has_a_docstring_and_is_found_in_its_defining_module(
     name: str,
 ) -> None:
     member = getattr(loosely, name)

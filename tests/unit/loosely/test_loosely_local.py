@@ -54,7 +54,7 @@ def settings(root: Path = Path("/repository"), catalogue: Path | None = None) ->
 
 
 class TestBackoff:
-    def test_restart_delays_double_up_to_a_limit(self) -> None:
+    def test_each_restart_delay_is_twice_the_previous_delay_up_to_a_limit(self) -> None:
         backoff = RestartBackoff()
         delays = [backoff.next_delay(1.0) for _ in range(8)]
         assert delays == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
@@ -74,7 +74,7 @@ class TestBackoff:
 
 
 class TestPorts:
-    def test_the_default_ports_equal_the_default_ports_of_the_azure_tools(self) -> None:
+    def test_the_default_ports_of_loosely_equal_the_default_ports_of_the_azure_tools(self) -> None:
         assert Ports() == Ports(
             functions=7071, servicebus=5672, servicebus_admin=5300, blobs=10000, worker_health=8081
         )
@@ -284,7 +284,7 @@ class TestData:
         assert RunningSystem.read(tmp_path) is None
         assert list(tmp_path.iterdir()) == []
 
-    def test_the_system_with_another_data_directory_is_found_unless_the_own_directory_has_one(
+    def test_a_system_in_another_data_directory_is_found_if_no_system_uses_the_default_directory(
         self, tmp_path: Path
     ) -> None:
         own, other = tmp_path / "folder" / ".loosely", tmp_path / "other"
@@ -301,14 +301,14 @@ class TestData:
         RunningSystem.remove(other)
         assert RunningSystem.find(own) is None
 
-    def test_nothing_is_noted_about_the_data_directory_of_the_model_folder_itself(
+    def test_no_note_is_written_if_the_system_uses_the_default_data_directory(
         self, tmp_path: Path
     ) -> None:
         note_data_directory(tmp_path, tmp_path)
         assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize("text", ["", "\0", "\xff", "/nowhere"])
-    def test_an_invalid_note_about_the_data_directory_is_ignored(
+    def test_an_invalid_note_about_another_data_directory_is_ignored(
         self, tmp_path: Path, text: str
     ) -> None:
         (tmp_path / "data-directory").write_text(text, "latin-1")
@@ -356,7 +356,7 @@ class TestSystem:
             assert "SharedAccessKeyName=Root" in part.environment["SERVICE_BUS"]
             assert "127.0.0.1:9003/devstoreaccount1;" in part.environment["PAYLOAD_STORAGE"]
 
-    def test_the_gateway_and_the_worker_each_get_the_key_of_their_own_shared_access_policy(
+    def test_the_gateway_and_the_worker_each_receive_the_key_of_their_own_shared_access_policy(
         self,
     ) -> None:
         keys = {"gateway": "one", "worker": "two"}
@@ -391,7 +391,7 @@ class TestSystem:
         assert blobs.command.count("--cors-origin") == 4
         assert not any("--cors-origin" in part.command for part in others)
 
-    def test_all_components_that_read_a_catalogue_get_the_path_of_the_users_catalogue(
+    def test_all_components_that_read_a_catalogue_receive_the_path_of_the_catalogue_of_the_user(
         self,
     ) -> None:
         _, servicebus, functions, worker = loosely_parts(settings(catalogue=Path("/m.toml")))
@@ -400,7 +400,9 @@ class TestSystem:
         assert functions.environment["MODEL_CATALOGUE"] == "/m.toml"
         assert worker.environment["MODEL_CATALOGUE"] == "/m.toml"
 
-    def test_the_queues_command_gets_the_names_of_the_models_that_the_worker_serves(self) -> None:
+    def test_the_names_of_the_models_that_the_worker_serves_are_passed_to_the_queues_command(
+        self,
+    ) -> None:
         given = replace(settings(catalogue=Path("/m.toml")), served_models="small,small:2")
         _, servicebus, *_ = loosely_parts(given)
         assert servicebus.preparation is not None
@@ -473,7 +475,7 @@ class TestChoice:
             (["blobs,worker"], ["worker"], {"blobs"}),
         ],
     )
-    def test_two_options_named_only_and_without_select_the_components_to_start(
+    def test_components_in_the_option_only_are_started_and_components_in_the_option_without_are_not(
         self, only: list[str], without: list[str], expected: set[str]
     ) -> None:
         assert choose_parts(only, without) == expected
@@ -677,7 +679,7 @@ class TestEngine:
     def test_the_default_durable_engine_adds_no_options_to_the_functions_host(self) -> None:
         assert build_engine_options(EngineChoice.local, {"--seed": None, "--crash-at": None}) == ()
 
-    def test_only_the_functions_component_gets_the_options_of_the_durable_engine(self) -> None:
+    def test_only_the_functions_component_receives_the_options_of_the_durable_engine(self) -> None:
         options = build_engine_options(
             EngineChoice.azure_storage,
             {

@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-def test_find_root_returns_the_folder_system_of_an_installed_package_or_the_root_of_a_clone(
+def test_find_root_returns_the_repository_unless_the_package_contains_a_folder_named_system(
     tmp_path: Path,
 ) -> None:
     assert find_root() == ROOT
@@ -80,7 +80,7 @@ class TestMake:
         make_model_folder(empty, ROOT)
         assert (empty / "models.toml").is_file()
 
-    def test_a_folder_that_cannot_be_written_is_refused_with_the_reason(
+    def test_the_error_for_a_model_folder_that_cannot_be_written_states_the_reason(
         self, tmp_path: Path
     ) -> None:
         (tmp_path / "file").touch()
@@ -288,7 +288,7 @@ class TestAzdProject:
     @pytest.mark.parametrize(
         "existing", ["models/thesis.txt", "azure.yaml", "requirements.txt", ".dockerignore"]
     )
-    def test_writing_an_azd_project_never_replaces_other_files(
+    def test_writing_an_azd_project_never_replaces_files_that_loosely_deploy_did_not_write(
         self, folder: Path, tmp_path: Path, existing: str
     ) -> None:
         # The second file describes another azd project.

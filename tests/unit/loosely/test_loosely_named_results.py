@@ -57,7 +57,7 @@ def test_a_job_contains_the_values_of_small_json_results_under_their_names(
 
 
 @pytest.mark.parametrize("results", [None, [], "x", {"mask": 3}])
-def test_a_job_has_no_named_results_if_the_gateway_sends_none_or_malformed_ones(
+def test_a_job_has_no_named_results_if_the_results_in_the_job_document_are_null_or_malformed(
     results: object,
 ) -> None:
     document = {**job_document("succeeded"), "results": results}
@@ -66,7 +66,7 @@ def test_a_job_has_no_named_results_if_the_gateway_sends_none_or_malformed_ones(
     assert (job.results, job.result_media_types) == ({}, {})
 
 
-def test_client_wait_fetches_a_large_named_json_result_but_no_picture(
+def test_client_wait_fetches_a_large_named_result_only_if_its_media_type_is_json(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     large = {"location": "/x?rsct=application/json&sig=secret"}

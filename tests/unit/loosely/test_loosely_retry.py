@@ -29,7 +29,7 @@ def test_each_delay_between_retries_is_within_the_configured_bounds(
         assert elapsed_seconds + pause <= 60
 
 
-def test_delays_between_retries_double_up_to_the_configured_maximum() -> None:
+def test_the_delay_between_retries_doubles_until_the_configured_maximum_is_reached() -> None:
     retry = Retry(first_seconds=1, longest_seconds=5)
     pauses = [retry.pause_seconds(UNREACHABLE, n, 0, lambda: 1.0) for n in range(1, 6)]
     assert pauses == [1, 2, 4, 5, 5]

@@ -30,7 +30,7 @@ def test_the_scale_option_uses_the_scaling_rules_of_keda_with_shorter_times() ->
 
 
 @pytest.mark.parametrize("text", ["", "4", "4:", ":4", "a:b", "-1:4", "5:4", "0:0", "1:2:3", "0:²"])
-def test_the_scale_option_refuses_any_value_that_is_not_a_valid_minimum_and_maximum(
+def test_the_scale_option_refuses_a_value_without_a_valid_minimum_and_maximum(
     text: str,
 ) -> None:
     with pytest.raises(BadParameter):

@@ -69,9 +69,7 @@ def test_an_idle_model_is_unloaded_before_a_busy_model_and_without_waiting() -> 
     assert not must_leave("a", records, 8, 99)
 
 
-def test_no_model_is_unloaded_for_a_model_that_is_loaded_elsewhere_or_too_large_for_memory() -> (
-    None
-):
+def test_no_model_is_unloaded_for_a_model_that_is_loaded_in_another_process_or_too_large() -> None:
     records = {"a": loaded("a", 6, 0), "b": waiting("a", 6, 1), "c": waiting("c", 9, 1)}
     assert waiting_names(records, 8) == []
     assert not must_leave("a", records, 8, 99)
@@ -161,7 +159,7 @@ def simulate(
 
 @pytest.mark.parametrize("process_count", [1, 2, 3])
 @pytest.mark.parametrize("load_seconds", [0.1, 2.0])
-def test_two_models_that_do_not_fit_into_memory_together_are_loaded_alternately(
+def test_two_models_that_do_not_fit_into_memory_at_the_same_time_are_loaded_alternately(
     process_count: int, load_seconds: float
 ) -> None:
     simulation = simulate(8, {"a": 3, "b": 6}, process_count, load_seconds)
@@ -253,7 +251,7 @@ def test_the_wait_of_a_model_for_memory_starts_when_the_last_process_unloads_the
     assert records["a"].reserved_bytes == 6
 
 
-def test_a_model_larger_than_the_device_memory_neither_loads_nor_waits_for_memory() -> None:
+def test_a_model_larger_than_the_device_memory_is_not_loaded_and_does_not_wait_for_memory() -> None:
     state = ReservationState("a", 8, TURN_SECONDS, 9)
     assert state.advance(
         0, "a", {"a": ReservationRecord("a")}, WorkState(0.0, is_idle=False)

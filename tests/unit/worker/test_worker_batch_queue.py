@@ -65,7 +65,7 @@ def test_batches_keep_the_item_order_and_respect_the_limits_of_batch_size_and_wa
     assert taken + batcher.clear() == list(range(added))
 
 
-def test_a_batch_that_reaches_the_limit_of_total_item_size_is_taken_without_waiting() -> None:
+def test_a_batch_that_reaches_the_limit_on_the_total_item_size_is_taken_without_waiting() -> None:
     batcher = Batcher[str](max_batch_size=8, max_wait_seconds=60, max_cost=10)
     for item, cost in (("a", 4.0), ("b", 5.0), ("c", 2.0), ("d", 1.0)):
         batcher.add(item, 0.0, cost)
@@ -99,7 +99,7 @@ def test_items_of_low_priority_are_taken_after_all_other_items() -> None:
     max_cost=st.floats(0.5, 20),
     items=st.lists(st.tuples(st.floats(0, 15), st.booleans()), min_size=1, max_size=30),
 )
-def test_batches_respect_the_limit_of_total_item_size_and_the_order_within_each_priority(
+def test_batches_respect_the_limit_on_the_total_item_size_and_the_order_in_each_priority(
     max_batch_size: int, max_cost: float, items: list[tuple[float, bool]]
 ) -> None:
     batcher = Batcher[int](max_batch_size, 1.0, max_cost)

@@ -142,7 +142,7 @@ class ReceiverLoop:
                 self.accepted.append(event)
 
 
-def test_the_first_receive_call_after_a_lack_of_capacity_requests_several_messages() -> None:
+def test_the_first_receive_call_after_a_time_without_capacity_requests_several_messages() -> None:
     loop = ReceiverLoop()
     loop.broker.waiting = [delivery(str(number)) for number in range(9)]
     loop.run_once(room=8)

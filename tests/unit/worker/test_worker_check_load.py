@@ -61,7 +61,7 @@ def test_the_smallest_batch_size_with_almost_the_highest_throughput_is_suggested
         (500.0, 20, "a tenth of the 200.0 ms that a batch runs"),
     ],
 )
-def test_the_suggested_wait_is_the_time_to_prepare_a_batch_but_at_most_a_tenth_of_its_run_time(
+def test_the_suggested_batch_waiting_time_covers_preparation_up_to_a_tenth_of_the_run_time(
     prepare_ms: float, wait_ms: int, reason: str
 ) -> None:
     found = suggest([result(1, 5, 100.0), result(4, 20, 200.0)], prepare_ms)
@@ -69,7 +69,7 @@ def test_the_suggested_wait_is_the_time_to_prepare_a_batch_but_at_most_a_tenth_o
     assert reason in found.wait_reason
 
 
-def test_the_suggested_wait_is_zero_for_a_batch_size_of_one() -> None:
+def test_the_suggested_batch_waiting_time_is_zero_for_a_batch_size_of_one() -> None:
     assert suggest([result(1, 20, 50.0), result(2, 20, 100.0)], 10.0).max_wait_ms == 0
 
 

@@ -368,7 +368,7 @@ def test_the_blob_name_of_a_delivery_note_depends_on_the_reply_token_but_does_no
     assert "secret" not in name
 
 
-def test_a_message_is_settled_even_if_the_note_about_its_delivery_cannot_be_written(
+def test_a_message_is_settled_even_if_its_delivery_note_cannot_be_written(
     jobs: RecordedJobs,
 ) -> None:
     jobs.blobs.failure = ServiceRequestError("the storage is away")

@@ -46,7 +46,7 @@ def leaves() -> list[type[WorkerError]]:
     return [c for c in tree if c not in bases and c is not errors.SettingsError]
 
 
-def test_each_error_about_a_job_determines_how_the_message_is_settled() -> None:
+def test_the_class_of_an_error_about_a_job_determines_how_the_message_is_settled() -> None:
     about_jobs = [c for c in leaves() if not issubclass(c, ABOUT_NO_JOB)]
     assert {c: c.settlement for c in about_jobs} == SETTLEMENTS
 

@@ -58,7 +58,9 @@ def test_the_lock_token_of_a_frame_is_found_although_the_first_bytes_of_the_fram
 
 
 @pytest.mark.parametrize("handle", [0, 1, 200, 70_000])
-def test_a_token_is_noted_while_its_message_is_still_in_the_socket(handle: int) -> None:
+def test_a_lock_token_is_noted_before_its_message_has_been_read_from_the_socket(
+    handle: int,
+) -> None:
     peer, own = socket.socketpair()
     token = bytes(range(16))
     other = transfer(b"o" * 16, handle=handle + 1)
@@ -78,7 +80,7 @@ def test_a_token_is_noted_while_its_message_is_still_in_the_socket(handle: int) 
     assert noted == [(token, frames[8:])]
 
 
-def test_bytes_of_a_message_that_look_like_a_transfer_frame_are_not_noted() -> None:
+def test_no_lock_token_is_noted_for_message_bytes_that_look_like_a_transfer_frame() -> None:
     peer, own = socket.socketpair()
     noted: list[bytes] = []
     hostile = transfer(b"h" * 16)[8:]
@@ -92,7 +94,7 @@ def test_bytes_of_a_message_that_look_like_a_transfer_frame_are_not_noted() -> N
     assert noted == [b"t" * 16]
 
 
-def test_a_noting_socket_keeps_the_timeout_of_the_replaced_socket() -> None:
+def test_a_socket_that_notes_lock_tokens_keeps_the_timeout_of_the_replaced_socket() -> None:
     peer, own = socket.socketpair()
     own.settimeout(0.01)
     with peer, make_noting_socket(own, 0, lambda _: None) as noting:

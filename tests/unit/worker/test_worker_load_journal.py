@@ -54,7 +54,7 @@ def test_the_delay_before_the_next_load_of_a_model_doubles_with_each_further_dea
     assert successor(folder, "killer", at=0.0).find("killer").pause_seconds == 600.0
 
 
-def test_two_models_are_only_suspected_if_processes_die_while_both_models_are_being_loaded(
+def test_both_models_remain_suspects_if_processes_die_while_both_models_are_being_loaded(
     folder: Path,
 ) -> None:
     for _ in range(5):
@@ -64,7 +64,7 @@ def test_two_models_are_only_suspected_if_processes_die_while_both_models_are_be
     assert journal.is_holding
 
 
-def test_a_model_is_only_suspected_if_the_process_that_died_during_its_load_had_a_message(
+def test_a_model_remains_a_suspect_if_the_process_that_died_during_its_load_held_a_message(
     folder: Path,
 ) -> None:
     def hold_a_job() -> LockJournal:

@@ -159,7 +159,7 @@ TYPED_SCHEMAS: dict[str, dict[str, Any]] = {
 }
 
 
-def test_the_keyword_only_arguments_of_a_model_class_declare_parameters() -> None:
+def test_the_keyword_only_arguments_of_the_call_method_declare_the_parameters_of_a_model() -> None:
     assert read_arguments(Typed()) == read_arguments(Typed.__call__) == TYPED_SCHEMAS
     read_schemas("typed.parameters", TYPED_SCHEMAS)
 
@@ -238,7 +238,7 @@ def test_a_parameter_without_a_supported_type_hint_is_refused() -> None:
             LoadedModel(TEXTS, infer)
 
 
-def test_an_item_model_gets_the_context_for_progress_reports_and_the_parameters() -> None:
+def test_an_item_model_receives_the_parameters_and_the_context_for_progress_reports() -> None:
     class Infer:
         def __call__(self, text: str, context: Context, parameters: Mapping[str, Any]) -> Any:
             context.progress(parameters["at"])
@@ -257,7 +257,7 @@ def test_an_item_model_gets_the_context_for_progress_reports_and_the_parameters(
         ("json", b'{"a": [1]}', "application/json", {"a": [1]}),
     ],
 )
-def test_a_model_gets_inputs_of_the_type_in_the_class_attribute_named_accepts(
+def test_the_class_attribute_named_accepts_determines_the_type_of_the_inputs_of_a_model(
     accepts: Accepts, data: bytes, media_type: str, seen: object
 ) -> None:
     def infer(item: object) -> object:
@@ -294,7 +294,7 @@ class Wants:
         return None
 
 
-def test_the_constructor_of_a_model_class_gets_weights_and_options_by_name() -> None:
+def test_the_constructor_of_a_model_class_receives_weights_and_options_by_name() -> None:
     model = replace(NOOP, options={"architecture": "resnet50"})
     assert make_instance(model, Wants, WEIGHTS).given == (WEIGHTS, "resnet50", 0.5)
     anything = make_instance(model, lambda **given: given, WEIGHTS)
@@ -353,7 +353,9 @@ def test_a_model_class_that_contradicts_the_catalogue_entry_is_refused(
         LoadedModel(NOOP, infer(WEIGHTS, ""))
 
 
-def test_a_model_class_without_call_and_a_module_without_the_class_infer_are_refused() -> None:
+def test_a_class_without_a_call_method_and_a_module_without_a_class_named_infer_are_refused() -> (
+    None
+):
     with pytest.raises(ModelUnfit, match="has no method __call__"):
         LoadedModel(NOOP, SimpleNamespace(accepts="bytes"))
     with pytest.raises(ModelUnfit, match="no class Infer"):

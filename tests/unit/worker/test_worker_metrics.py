@@ -114,7 +114,7 @@ def test_two_metrics_registries_have_independent_counters() -> None:
     assert value(other, "received_total", model="noop") == 0
 
 
-def test_a_metrics_scrape_gets_the_format_that_the_accept_header_requests() -> None:
+def test_a_metrics_scrape_has_the_format_that_the_accept_header_requests() -> None:
     metrics = Metrics()
     ModelTelemetry("noop", metrics).record_received(0, 1)
     body, content_type = metrics.exposition("application/openmetrics-text; version=1.0.0")

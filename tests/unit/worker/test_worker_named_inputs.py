@@ -68,7 +68,7 @@ def run(
     return result
 
 
-def test_an_item_model_gets_named_inputs_and_parameters_by_name() -> None:
+def test_an_item_model_receives_named_inputs_and_parameters_by_name() -> None:
     loaded = LoadedModel(MODEL, Infer())
     assert run(loaded, OTHER) == InlineJson({"first": 4, "other": 5})
     assert run(loaded, OTHER, scale=2) == InlineJson({"first": 8, "other": 10})
@@ -176,7 +176,7 @@ def test_a_model_that_reads_files_is_refused_if_it_has_named_inputs() -> None:
         LoadedModel(MODEL, Reads())
 
 
-def test_the_type_hint_of_a_keyword_only_argument_decides_between_input_and_parameter() -> None:
+def test_the_type_hint_of_a_keyword_only_argument_makes_it_a_named_input_or_a_parameter() -> None:
     class Many:
         def __call__(
             self,
@@ -209,7 +209,7 @@ def test_a_named_input_of_an_unknown_kind_cannot_be_declared() -> None:
         Input("file")
 
 
-def test_the_memory_for_all_inputs_of_a_job_is_reserved_together() -> None:
+def test_the_memory_for_all_inputs_of_a_job_is_reserved_in_one_step() -> None:
     kind = InputKind("image")
     first, other = (open_input(kind, png(width), "image/png") for width in (100, 50))
     together = open_together(first, {"other": other})
@@ -266,7 +266,9 @@ def settings(folder: Path, lines: str) -> dict[str, str]:
     return {"MODEL_CATALOGUE": str(catalogue)}
 
 
-def test_the_describe_command_prints_the_lines_of_the_named_inputs(tmp_path: Path) -> None:
+def test_the_describe_command_prints_the_catalogue_lines_for_the_named_inputs(
+    tmp_path: Path,
+) -> None:
     for lines in ("", LINES):
         output = io.StringIO()
         assert describe.main(["compared"], settings(tmp_path, lines), output) == 0

@@ -100,7 +100,7 @@ def test_a_model_whose_named_results_are_all_optional_may_return_only_the_first_
     assert encode_results({"a": 1}, model) == EncodedResults(InlineJson({"a": 1}), {})
 
 
-def test_a_batch_model_returns_named_results_from_call_or_from_postprocess() -> None:
+def test_the_call_or_the_postprocess_method_of_a_batch_model_can_return_named_results() -> None:
     class Batched:
         accepts: ClassVar[Accepts] = "image"
 
@@ -184,7 +184,7 @@ def _plain(item: object) -> object:
     return item
 
 
-def test_the_type_hint_of_the_returned_object_declares_the_named_results() -> None:
+def test_the_return_type_hint_of_a_model_declares_the_named_results() -> None:
     class Many(Results):
         picture: Image.Image
         data: Annotated[bytes, "Raw."]
@@ -212,7 +212,7 @@ def test_the_type_hint_of_the_returned_object_declares_the_named_results() -> No
     ]
 
 
-def test_a_type_hint_may_contain_none_and_the_description_in_any_order() -> None:
+def test_the_type_hint_of_a_named_result_may_contain_none_and_a_description_in_any_order() -> None:
     class Found(Results):
         inner: Annotated[Image.Image, "A mask."] | None
         outer: Annotated[Image.Image | None, "A mask."]
@@ -272,7 +272,7 @@ def test_a_model_without_named_results_may_have_a_type_hint_that_cannot_be_resol
     LoadedModel(replace(MODEL, results={}), return_missing)
 
 
-def test_only_a_type_hint_that_is_a_subclass_of_results_declares_named_results() -> None:
+def test_a_return_type_hint_declares_named_results_only_if_it_is_a_subclass_of_results() -> None:
     def plain(item: object) -> Results:
         return Results(item)
 
@@ -394,7 +394,9 @@ def settings(folder: Path, lines: str) -> dict[str, str]:
     return {"MODEL_CATALOGUE": str(catalogue)}
 
 
-def test_the_describe_command_prints_the_lines_of_the_named_results(tmp_path: Path) -> None:
+def test_the_describe_command_prints_the_catalogue_lines_for_the_named_results(
+    tmp_path: Path,
+) -> None:
     webp = LINES.replace("image/png", "image/webp")
     for given, expected in (("", LINES), (LINES, LINES), (webp, webp)):
         output = io.StringIO()

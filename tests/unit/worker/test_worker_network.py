@@ -50,7 +50,7 @@ def test_a_network_for_images_returns_the_same_outputs_as_the_wrapped_module(
     torch.testing.assert_close(outputs, expected(items), rtol=1e-3, atol=1e-3, check_stride=False)
 
 
-def test_a_batch_of_staged_and_unstaged_items_has_the_same_outputs_as_the_wrapped_module(
+def test_a_batch_with_only_some_items_on_the_device_has_the_same_outputs_as_the_wrapped_module(
     device: torch.device,
 ) -> None:
     network, items = Network(small_network(), device=device), pictures(64)

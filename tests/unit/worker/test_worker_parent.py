@@ -119,7 +119,7 @@ def test_a_killed_child_is_replaced() -> None:
 
 
 @pytest.mark.parametrize("code", [0, 2, 71, 98])
-def test_a_child_process_that_a_model_or_library_ends_is_replaced_whatever_the_exit_code(
+def test_a_child_that_is_ended_by_a_model_or_library_is_replaced_whatever_its_exit_code(
     code: int,
 ) -> None:
     with started() as program:
@@ -209,7 +209,7 @@ def test_a_process_that_has_used_cuda_runs_the_worker_without_a_fork(
         assert program.line() == f"run {program.process.pid} alone"
 
 
-def test_a_child_is_replaced_without_delay_unless_the_child_ran_only_for_a_short_time() -> None:
+def test_a_child_is_replaced_after_a_delay_only_if_the_child_ran_for_a_short_time() -> None:
     delay = RestartDelay()
     assert delay.next_seconds(60.0) == 0.0
     assert [delay.next_seconds(0.1) for _ in range(8)] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.mark.parametrize(
     ("processors", "torch", "preparing"), [(1, 1, 4), (2, 1, 4), (4, 2, 4), (8, 4, 8), (64, 8, 16)]
 )
-def test_the_numbers_of_torch_threads_and_preparing_threads_grow_with_the_number_of_processors(
+def test_the_number_of_processors_determines_how_many_threads_run_torch_and_prepare_inputs(
     processors: int, torch: int, preparing: int
 ) -> None:
     assert process.torch_threads(processors) == torch

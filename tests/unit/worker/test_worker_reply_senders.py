@@ -47,7 +47,7 @@ def test_an_allowed_reply_address_is_accepted(senders: ReplySenders) -> None:
 
 
 @pytest.mark.parametrize("status", ["200 OK", "204 No Content", "410 Gone"])
-def test_a_reply_counts_as_delivered_if_the_webhook_receiver_responds_with_success_or_410(
+def test_a_reply_counts_as_delivered_if_the_webhook_receiver_responds_with_status_2xx_or_410(
     senders: ReplySenders, status: str
 ) -> None:
     with answering(http(b"", status=status)) as url:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from worker.net.retries import RetryDelays, redelivery_delay_seconds
 
 
-def test_retry_delays_double_up_to_the_limit_until_the_delays_are_reset() -> None:
+def test_each_retry_delay_is_twice_the_previous_delay_up_to_the_limit_until_a_reset() -> None:
     backoff = RetryDelays(first_seconds=1.0, limit_seconds=5.0, chance=lambda: 0.0)
     assert [backoff.next() for _ in range(5)] == [1.0, 2.0, 4.0, 5.0, 5.0]
     backoff.reset()

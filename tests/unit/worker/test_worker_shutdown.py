@@ -19,7 +19,7 @@ def test_a_shutdown_keeps_the_first_reason_and_the_first_exit_code_of_a_failure(
     assert (leaving.reason, leaving.exit_code) == ("told to leave", EXIT_DEVICE_LOST)
 
 
-def test_a_signal_ends_the_wait_for_a_shutdown_at_whichever_line_the_signal_arrives() -> None:
+def test_a_signal_during_any_line_of_the_wait_function_ends_the_wait_for_a_shutdown() -> None:
     before = signal.getsignal(signal.SIGUSR1)
     for number in range(40):
         leaving, lines = Shutdown(), iter(range(40))

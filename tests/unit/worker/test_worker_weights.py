@@ -235,7 +235,9 @@ def test_partial_weights_files_of_killed_processes_are_removed(tmp_path: Path) -
     assert (old.exists(), young.exists()) == (False, True)
 
 
-def test_concurrent_downloads_of_weights_get_complete_files(tmp_path: Path) -> None:
+def test_threads_that_download_the_same_weights_at_the_same_time_all_get_the_complete_file(
+    tmp_path: Path,
+) -> None:
     blobs = ScriptedBlobs({"weights/nets/a.pth": DATA})
     start, found = threading.Barrier(8), []
 
