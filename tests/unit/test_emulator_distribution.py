@@ -41,7 +41,7 @@ def project(folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_the_repository_installs_every_dependency_of_the_emulator() -> None:
+def test_the_development_environment_contains_every_dependency_of_the_emulator() -> None:
     extra = project(ROOT)["optional-dependencies"]["emulator"]
     assert extra == project(ROOT / "emulator")["dependencies"]
 

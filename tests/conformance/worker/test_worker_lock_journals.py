@@ -157,7 +157,7 @@ def test_a_settled_message_that_is_still_in_the_lock_journal_is_not_redelivered(
 
 # The SDK does not close the socket of a broken connection itself.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_message_that_arrived_on_a_broken_connection_is_received_on_the_next_connection(
+def test_a_message_is_received_again_on_the_next_connection_if_its_connection_breaks(
     links: Links,
 ) -> None:
     link = links.start()

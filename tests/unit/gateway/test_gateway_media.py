@@ -40,9 +40,12 @@ def test_recognising_the_media_type_of_any_bytes_raises_no_error(data: bytes) ->
     assert found is None or media.agrees(found, data)
 
 
-def test_only_text_without_nul_bytes_matches_text_plain_and_no_text_matches_image_png() -> None:
+def test_only_text_without_nul_bytes_matches_text_plain() -> None:
     assert media.agrees("text/plain", b"words")
     assert not media.agrees("text/plain", b"wo\0rds")
+
+
+def test_text_does_not_match_image_png() -> None:
     assert not media.agrees("image/png", b"words")
 
 

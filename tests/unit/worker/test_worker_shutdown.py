@@ -9,7 +9,9 @@ from typing import Any
 from worker.shutdown import EXIT_DEVICE_LOST, Shutdown
 
 
-def test_a_shutdown_keeps_the_first_reason_and_the_first_exit_code_of_a_failure() -> None:
+def test_a_later_shutdown_request_does_not_replace_the_reason_or_the_exit_code_of_a_failure() -> (
+    None
+):
     leaving = Shutdown()
     leaving.request("told to leave")
     leaving.request("the device is lost", EXIT_DEVICE_LOST)
