@@ -72,7 +72,7 @@ Only outcomes for which a request of this process waited are counted. If the pro
 only process, its requests read the outcome later, see `Waiter.first_pause_seconds`.
 """
 
-START_DELAY_SECONDS: Final = 0.25
+START_DELAY_SECONDS: Final = 1.0
 """How long a waiting request delays the start of its job's orchestration for the job's outcome."""
 
 LONGEST_START_SECONDS: Final = 2.0
