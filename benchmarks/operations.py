@@ -144,7 +144,10 @@ class JobOperations:
 
     @property
     def most_waiting_reads(self) -> int:
-        """The largest possible number of reads of the outcome's blob while the request waits."""
+        """The largest number of times that the gateway can have read the blob with the outcome.
+
+        The number is computed from `waited_seconds`.
+        """
         return count_polls(self.waited_seconds)
 
 
