@@ -270,7 +270,9 @@ class OperationCounter:
         return job_id, seconds
 
     def run_cancelled(self) -> tuple[str, float]:
-        """Cancel a job that is still queued. The worker then asks the gateway whether to run it.
+        """Cancel a job while it is queued and the worker is paused.
+
+        When the worker continues, it asks the gateway whether to run the job.
 
         Returns:
             The job's id, and 0.0, because no request waits for the result.
