@@ -129,7 +129,7 @@ class PeerBenchmark:
 def add_ratios(
     values: Values, before: tuple[float, float], after: tuple[float, float], burst: int
 ) -> None:
-    """Add the throughput of bare loops to `values`, and compare the measured system with it.
+    """Add the throughput of bare loops to `values`, and compare the system with the bare loops.
 
     A bare loop is a process that runs only the model, without a server. Two ratios are added: the
     throughput of the system with 16 clients, divided by the throughput of the bare loop with each

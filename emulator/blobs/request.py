@@ -181,7 +181,7 @@ def parse_request(scope: Scope, receive: Receive) -> BlobRequest:
 def parse_url(url: str, client_address: str) -> BlobRequest:
     """Return a GET request for a URL, without headers and without a body.
 
-    `client_address` is the IP address of the client, from which the request seems to come.
+    `client_address` becomes the client's IP address of the returned request.
 
     Raises StorageError if a name in the URL is invalid.
     """
