@@ -94,9 +94,9 @@ def main(arguments: Sequence[str] = ()) -> int:
 
 
 def _seconds(system: RunningSystem) -> dict[str, float]:
-    """Return the processor time in seconds of each process of a system, by the process's name.
+    """Return the processor time of each process since its start, by the name of the process.
 
-    The Functions host and the app that it runs are separate processes.
+    The times are in seconds. The Functions host and the app that it runs are separate processes.
     """
     seconds = {"supervisor": process_seconds(system.pid)}
     for name, part in system.parts.items():

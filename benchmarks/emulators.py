@@ -188,7 +188,7 @@ def measure_queue(rig: BrokerRig, messages: int, queued: int) -> list[BrokerFigu
 
 
 def _fill(client: ServiceBusClient, count: int) -> None:
-    """Send `count` messages to the measured queue, in batches that are as large as possible."""
+    """Send `count` messages to the queue `messages`, in batches that are as large as possible."""
     with client.get_queue_sender(_QUEUE) as sender:
         left = count
         while left:

@@ -109,7 +109,9 @@ def run_system(folder: Path, delay_ms: float) -> Iterator[str]:
 
 
 def measure_latencies(url: str, size_bytes: int, jobs: int) -> list[float]:
-    """Send jobs to an idle system, one after another, and return their latencies in milliseconds.
+    """Send `jobs` jobs to an idle system, one after another, and return their latencies in ms.
+
+    The body of each job has `size_bytes` bytes. `url` is the URL of the gateway.
 
     Raises:
         RuntimeError: if a job failed.

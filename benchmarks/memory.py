@@ -45,15 +45,15 @@ class MemoryRun:
 
 
 def run(services: LocalServices, settings: dict[str, str], *models: str) -> MemoryRun:
-    """Send jobs to workers with the models `three` and `six`, and return the result.
+    """Start workers, send them jobs of the models `three` and `six`, and return the result.
 
-    The two models need 3 GiB and 6 GiB of device memory. The measurement ends when all jobs have
-    ended.
+    The two models need 3 GiB and 6 GiB of device memory. When all jobs have ended, the workers
+    are stopped.
 
     Args:
         services: The running services that the workers use, such as Service Bus.
         settings: Environment variables of the workers.
-        models: For each worker process, the comma-separated names of the models that it serves.
+        models: For each worker to start, the comma-separated names of the models that it serves.
     """
     with run_gateway() as gateway:
         workers = [services.worker(gateway.host, each, **settings) for each in models]

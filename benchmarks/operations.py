@@ -144,7 +144,10 @@ class JobOperations:
 
     @property
     def most_waiting_reads(self) -> int:
-        """The largest possible number of reads of the outcome's blob while the request waits."""
+        """The largest number of times that the gateway can have read the blob with the outcome.
+
+        The number is computed from `waited_seconds`.
+        """
         return count_polls(self.waited_seconds)
 
 
@@ -267,7 +270,9 @@ class OperationCounter:
         return job_id, seconds
 
     def run_cancelled(self) -> tuple[str, float]:
-        """Cancel a job that is still queued. The worker then asks the gateway whether to run it.
+        """Cancel a job while it is queued and the worker is paused.
+
+        When the worker continues, it asks the gateway whether to run the job.
 
         Returns:
             The job's id, and 0.0, because no request waits for the result.

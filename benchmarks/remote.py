@@ -44,8 +44,8 @@ def run_behind_proxies(
 
     These connections go through proxies, because they are remote in Azure: from the gateway's app
     and the Functions host to Service Bus and to blob storage, and from the worker to Service Bus,
-    to blob storage and to the gateway. The worker runs only the models in WORKER_MODELS, by default
-    `noop`.
+    to blob storage and to the gateway. The worker runs only the models that the environment
+    variable WORKER_MODELS lists, by default `noop`.
 
     Args:
         folder: The data directory of the system.

@@ -245,16 +245,16 @@ def _used_seconds(served: ServedPeer) -> float:
 
 
 def expected_results(task: str, pictures: Sequence[bytes], folder: Path) -> list[Any]:
-    """Return the right result of each picture, with which the results of the systems are compared.
+    """Return the right result for each picture. `measure` compares the systems' results with these.
 
-    For the task `classifier`, which `benchmarks.peers.job` cannot run, return an empty list. Then
-    `measure` checks no results.
+    The right result of `noop` is a constant. For the task `classifier`, which
+    `benchmarks.peers.job` cannot run, return an empty list. Then `measure` checks no results.
 
     Args:
         task: The name of the task, for example `noop`.
         pictures: The JPEGs that the requests contain.
-        folder: The folder in which this function writes a file for each picture. A new process
-            reads these files, and runs `resnet18` to compute the results.
+        folder: The folder in which this function writes a file for each picture, if the task is
+            `resnet18`. A new process reads these files, and runs the model on them.
     """
     if task == "noop":
         return [NOOP_RESULT] * len(pictures)
@@ -268,7 +268,7 @@ def expected_results(task: str, pictures: Sequence[bytes], folder: Path) -> list
 
 
 def measure_bare(task: str, picture: Path, seconds: float) -> tuple[float, float]:
-    """Run a model without a server, in two runs. Return the images per second of each run.
+    """Run the model of a task without a server, twice. Return the images per second of each run.
 
     In each run, the model processes the JPEG file `picture` again and again for `seconds`. The
     first run uses the default settings of the C allocator. The second run uses the same settings of

@@ -129,16 +129,19 @@ class PeerBenchmark:
 def add_ratios(
     values: Values, before: tuple[float, float], after: tuple[float, float], burst: int
 ) -> None:
-    """Add to `values` the throughput of bare loops, and the ratios of the run to the bare loops.
+    """Add the throughput of bare loops to `values`, and compare the system with the bare loops.
 
-    A bare loop is a process that runs only the model, without a server.
+    A bare loop is a process that runs only the model, without a server. Two ratios are added: the
+    throughput of the system with 16 clients, divided by the throughput of the bare loop with each
+    allocator setting. If `values` contains the duration of a burst (many jobs sent at the same
+    time), this duration divided by the bare loop's time for as many pictures is added, too.
 
     Args:
-        values: The measured values of the run of a system.
+        values: The measured values of the system.
         before: The pictures per second of two bare loops that ran before the system: first with the
             default settings of the C allocator, then with the worker's settings.
         after: The pictures per second of the same two bare loops after the run of the system.
-        burst: The number of jobs that were sent at the same time when the burst was measured.
+        burst: The number of jobs in the burst.
     """
     bare, tuned = ((first + last) / 2 for first, last in zip(before, after, strict=True))
     per_second = values.get("per_second_16") or 0.0

@@ -204,7 +204,11 @@ class ContentStreams:
         """Receive a request body of at most `maximum` bytes.
 
         The body is written to a content file. If `inline` is True, a body of at most 32 KiB stays
-        in memory instead. If the client does not send the whole body, the content file is removed.
+        in memory instead.
+
+        Raises StorageError if the body is longer than `maximum`, or if its length is not known
+        before it is read. Raises ClientGoneError if the client does not send the whole body. Then
+        the content file is removed.
         """
         length = body.required_length(maximum)
         if length <= _WRITE_BYTES:

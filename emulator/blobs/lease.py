@@ -65,8 +65,8 @@ class Lease:
     Attributes:
         id: The lease id. Empty if there is no lease.
         seconds: The duration for which the lease was acquired. -1 if the lease does not expire.
-        ends_us: The time at which the lease expires, or after a break the end of the break period.
-            None if the lease does not expire.
+        ends_us: The time at which the lease expires. If a client has broken the lease, the time at
+            which the break period ends. None if the lease does not expire.
         has_break: True if a client has broken the lease.
     """
 

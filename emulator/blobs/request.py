@@ -22,7 +22,10 @@ class Body(Protocol):
     """The content of an upload: the body of a request, or a blob that the request copies."""
 
     def required_length(self, maximum: int) -> int:
-        """Return the length in bytes. Raises StorageError if it exceeds `maximum`."""
+        """Return the length in bytes, before the content is read.
+
+        Raises StorageError if the length is not known, or if it exceeds `maximum`.
+        """
 
     async def read(self, maximum: int) -> bytes:
         """Return the whole content. Raises StorageError if it exceeds `maximum` bytes."""
@@ -177,6 +180,8 @@ def parse_request(scope: Scope, receive: Receive) -> BlobRequest:
 
 def parse_url(url: str, client_address: str) -> BlobRequest:
     """Return a GET request for a URL, without headers and without a body.
+
+    `client_address` becomes the client's IP address of the returned request.
 
     Raises StorageError if a name in the URL is invalid.
     """

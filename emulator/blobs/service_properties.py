@@ -29,8 +29,8 @@ Check = Callable[[XmlElement], None]
 def parse_properties(document: bytes) -> dict[str, str]:
     """Return the properties in the body of a Set Blob Service Properties request.
 
-    The result maps the name of each property to its element as XML text. A property that the body
-    does not contain keeps its value.
+    The result maps the name of each property in the body to its element as XML text. The request
+    changes no other properties.
 
     Raises StorageError if a property is invalid or not supported.
     """

@@ -63,7 +63,8 @@ def build_container_item(container: BlobContainer, now_us: int, *, with_metadata
 def build_blob_item(entry: Blob | str, now_us: int, include: Collection[str] = ()) -> str:
     """Return the XML element for one blob, or for one common prefix, in a listing at `now_us`.
 
-    `include` contains `metadata` and `tags` if the listing contains them.
+    `include` contains `metadata` if the element of a blob contains the blob's metadata, and `tags`
+    if it contains the blob's tags.
     """
     if isinstance(entry, str):
         return f"<BlobPrefix>{_name(entry)}</BlobPrefix>"

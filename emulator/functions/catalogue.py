@@ -36,9 +36,10 @@ class FunctionCatalogue:
     """The functions of an app, grouped by trigger type.
 
     `functions` lists all functions that the host can load. `disabled` contains the names of the
-    functions that an app setting disables. `orchestrators` and `activities` map the names that
-    orchestrations use to the names of functions. A disabled function is in no trigger group, except
-    a disabled activity, which is in `activities`.
+    functions that an app setting disables. `routes`, `timers`, `service_bus`, `orchestrators` and
+    `activities` contain the functions with one type of trigger. Of the disabled functions, only
+    activities are in these groups. `orchestrators` and `activities` map the names that
+    orchestrations use to the names of functions.
     """
 
     functions: list[dict[str, Any]]

@@ -390,7 +390,8 @@ def set_blob_tags(
     """Replace all tags of a blob. The blob's ETag and last-modified time do not change.
 
     The operation has no conditional headers, so only the lease id in `conditions` is checked.
-    Raises StorageError if the blob does not exist or is leased with another lease id.
+    Raises StorageError if the blob does not exist, if the blob is leased and the request does not
+    contain its lease id, or if the request contains a lease id and the blob is not leased.
     """
     current = find_blob(db, container, name)
     conditions.check_lease(current, requires_id=True)
@@ -439,7 +440,7 @@ def delete_blob(
     conditions: Conditions,
     snapshots: DeletedSnapshots,
 ) -> Orphans:
-    """Delete a blob with its uncommitted blocks, or only its snapshots.
+    """Delete a blob with its uncommitted blocks and its snapshots, or only its snapshots.
 
     Returns the keys of the content files to remove. Raises StorageError if the blob does not exist
     or does not meet the conditions, or if it has snapshots that the request does not delete.
@@ -606,9 +607,13 @@ def put_block(
 
     The operation has no conditional headers, so only the lease id in `conditions` is checked.
 
-    An uncommitted block with the same id is replaced. Raises StorageError if the block id and the
-    ids of the blob's other uncommitted blocks have different lengths, if the blob already has
-    100,000 uncommitted blocks, or if the blob is leased with another lease id.
+    An uncommitted block with the same id is replaced. Raises StorageError if:
+
+    - the container does not exist, or the blob is an append blob.
+    - the block id and the ids of the blob's other uncommitted blocks have different lengths.
+    - the blob already has 100,000 uncommitted blocks.
+    - the blob is leased and the request does not contain its lease id, or the request contains a
+      lease id and the blob is not leased.
     """
     parent = find_container_id(db, container)
     current = look_up_blob(db, parent, blob)

@@ -152,7 +152,11 @@ async def create_snapshot(context: OperationContext) -> BlobResponse:
 
 
 async def delete_blob(context: OperationContext) -> BlobResponse:
-    """Delete Blob: delete a blob and its uncommitted blocks, its snapshots, or one snapshot."""
+    """Delete Blob: delete a blob, all snapshots of a blob, or one snapshot.
+
+    A blob is deleted together with its uncommitted blocks, and with its snapshots if the request
+    asks for this. Otherwise, a blob that has snapshots is not deleted.
+    """
     request, store = context.request, context.store
     value = request.headers.get("x-ms-delete-snapshots", "").lower()
     try:

@@ -70,7 +70,10 @@ class OperationContext:
         return read_tags(self.request.headers)
 
     def check_md5(self, computed: bytes, header: str = "content-md5") -> None:
-        """Raise StorageError if the digest in a header of the request is not `computed`."""
+        """Raise StorageError if the digest in a header of the request is not `computed`.
+
+        Do nothing if the request does not have the header.
+        """
         stated = self.request.headers.get(header)
         if stated is not None and decode_md5(stated) != computed:
             raise StorageError(

@@ -129,7 +129,10 @@ class SourceBody:
         self._content = content
 
     def required_length(self, maximum: int) -> int:
-        """Return the length in bytes. Raises StorageError if it exceeds `maximum`."""
+        """Return the length in bytes, which is always known for a blob.
+
+        Raises StorageError if the length exceeds `maximum`.
+        """
         if self._size > maximum:
             raise StorageError(ErrorCode.REQUEST_BODY_TOO_LARGE, MaxLimit=str(maximum))
         return self._size

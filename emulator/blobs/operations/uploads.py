@@ -280,7 +280,7 @@ async def _commit(
     Args:
         context: The request.
         uploaded: The body.
-        change: The function that makes the change.
+        change: The function that adds the body to the index.
         args: The arguments of `change` after the database connection.
         kwargs: The keyword arguments of `change`.
 

@@ -61,9 +61,10 @@ class DurableEngine(ABC):
 
     @abstractmethod
     async def stop(self) -> None:
-        """End the running episodes, and close the database.
+        """Cancel the episodes that still run, and close the database.
 
-        The next start continues the unfinished work.
+        The engine may first wait a short time for these episodes. The next start continues the
+        unfinished work.
         """
 
     @abstractmethod
@@ -176,8 +177,9 @@ class DurableEngine(ABC):
     ) -> tuple[list[OrchestrationInstance], str]:
         """Return one page of the instances that match a filter, and the token of the next page.
 
-        `top` is the maximum size of the page, as text. `token` selects the page, and is empty for
-        the first page. The returned token is empty after the last page.
+        `top` is the maximum size of the page, as text; if it is None or not a number, the largest
+        size is used. `token` selects the page, and is empty for the first page. The returned token
+        is empty after the last page.
         """
         return records.read_page(self._reader, condition, top, token)
 

@@ -80,7 +80,7 @@ class DurableExtension:
         await self.engine.drain(timeout_seconds)
 
     async def stop(self) -> None:
-        """End the running episodes, and close the database.
+        """Cancel the episodes that still run, and close the database.
 
         The next start continues the unfinished work.
         """

@@ -83,8 +83,8 @@ def event(kind: EventType, now: int, event_id: int = -1, rest: str = "") -> str:
 def mark_played(text: str) -> str:
     """Return a text of JSON events with `IsPlayed` set to true in each event.
 
-    The next episode replays these events. The text `"IsPlayed":false` cannot occur inside a JSON
-    string, because JSON escapes the quotation marks.
+    The next episode replays these events. The function replaces each `"IsPlayed":false` in the
+    text. This cannot change a JSON string, because JSON escapes the quotation marks inside strings.
     """
     return text.replace(_NEW, _PLAYED)
 

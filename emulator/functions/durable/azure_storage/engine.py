@@ -153,9 +153,9 @@ class AzureStorageEngine(DurableEngine):
         self._loop = asyncio.create_task(self._run_loop())
 
     async def drain(self, timeout_seconds: float) -> None:
-        """Stop dequeuing messages, and wait up to `timeout_seconds` for running functions.
+        """Stop dequeuing messages, and wait until the running functions have ended.
 
-        The caller must then call `stop`.
+        Wait at most `timeout_seconds`. The caller must then call `stop`.
         """
         self._stopping = True
         self._wake.set()

@@ -326,6 +326,8 @@ class MessageSelection:
 
     `instance` is the instance that the next episode runs, or None if the instance does not exist
     and no message starts it. `repeated_starts` are start messages that the instance does not need.
+    `early` are messages that a later episode can use. `discarded` contains the messages that no
+    episode can use, grouped by the reason.
     """
 
     instance: LoadedInstance | None

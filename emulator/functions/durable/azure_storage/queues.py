@@ -144,9 +144,9 @@ def _hide(
 def renew(
     connection: sqlite3.Connection, messages: Iterable[QueueMessage], invisible_until: int
 ) -> list[QueueMessage]:
-    """Keep this host's dequeued messages invisible until the time `invisible_until`.
+    """Keep messages that this host has dequeued invisible until the time `invisible_until`.
 
-    Return the messages that another host has dequeued in the meantime.
+    Messages that another host has dequeued later stay unchanged. Return these messages.
     """
     return [
         message

@@ -154,8 +154,8 @@ class InstanceCache:
     def persist_results(self, instance: OrchestrationInstance) -> None:
         """Write the activity results in an instance's mailbox to the inbox table of the database.
 
-        The caller must call this method if the instance cannot run an episode now. Without these
-        rows, the activities would run again after a restart of the host.
+        The caller must call this method if the instance cannot run an episode now. Otherwise, the
+        activities would run again after a restart of the host.
         """
         for message in instance.mailbox:
             if message.work is not None and message.sequence is None:
