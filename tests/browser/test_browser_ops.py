@@ -94,7 +94,7 @@ def tab(chromium: Chrome, idle: System) -> Iterator[Browser]:
 
 @contextmanager
 def worker(system: System) -> Iterator[psutil.Process]:
-    """Run a worker of the system during the `with` block. Yield its parent process."""
+    """Run a worker during the `with` block. Yield the parent process, which forks the worker."""
     ports = Ports(
         functions=system.port,
         blobs=system.part("blobs").ports["blobs"],
