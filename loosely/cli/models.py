@@ -363,7 +363,7 @@ class _Place:
 
 
 def _find_place() -> _Place:
-    """Return the directory and the environment variables with which this folder's models run.
+    """Return the directory and the environment variables for the models of the current folder.
 
     Raises:
         typer.Exit: The packages of the worker are not installed.

@@ -702,7 +702,7 @@ class ClientOperations:
     def _limit_timeout(self, request: HttpRequest, give_up_at: float) -> HttpRequest:
         """Return the request, with a new timeout if its timeout would end after ``give_up_at``.
 
-        The new timeout ends ``_GRACE_SECONDS`` after ``give_up_at``, but it is at least 1 s plus
+        The new timeout is the time until ``give_up_at``, or 1 s if less time is left, plus
         ``_GRACE_SECONDS``.
         """
         left_seconds = max(1.0, give_up_at - self._clock())
