@@ -295,8 +295,8 @@ def build_engine_options(
 ) -> tuple[str, ...]:
     """Return the options of the Functions host that select the durable engine and inject faults.
 
-    ``faults`` contains the options of `loosely up` that inject faults. Each key is an option, and
-    its value is the option's value, or ``None`` if the user has not given the option.
+    Each key of ``faults`` is an option of `loosely up` for faults, for example ``--crash-at``. The
+    key's value is the value of the option, or ``None`` if the user has not given the option.
 
     Raises:
         typer.BadParameter: The user has given such an option, but ``engine`` is not azure-storage.
