@@ -1,6 +1,7 @@
-"""A pytest plugin with the fixture `loosely_client`: a client of a system that serves the models.
+"""A pytest plugin with the fixture `loosely_client`: a client of a local system.
 
-The model folder is pytest's root directory. pytest finds this plugin by the plugin's entry point.
+The system serves the models of the model folder, which is pytest's root directory. pytest finds
+this plugin by the plugin's entry point.
 """
 
 import os
@@ -63,7 +64,8 @@ def loosely_client(
 def _wait_until_ready(process: "subprocess.Popen[bytes]", data: Path, output: Path) -> str:
     """Wait until all components are ready, and return the gateway's URL.
 
-    The test fails if `loosely up` ends or if this takes too long.
+    The test fails if `loosely up` ends, or if the components are not ready after
+    ``_START_SECONDS``. The failure then shows the file ``output``, the output of `loosely up`.
     """
     from loosely.local.data_directory import RunningSystem  # noqa: PLC0415
 

@@ -218,9 +218,9 @@ def _bill_always_on(deployment: PlannedDeployment, gpu: Gpu, prices: Prices) -> 
 
 
 def count_polls(wait_seconds: float) -> int:
-    """Return how many times an open request tries to read its job's outcome in ``wait_seconds``.
+    """Return how often a request that waits ``wait_seconds`` for its job tries to read the outcome.
 
-    The reads are necessary because another instance of the gateway may receive the reply.
+    The attempts are necessary because another instance of the gateway may receive the job's reply.
     """
     count, at_seconds, pause_seconds = 0, 0.0, FIRST_PAUSE_SECONDS
     while at_seconds < wait_seconds:

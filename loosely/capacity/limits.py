@@ -47,7 +47,8 @@ class JobShape:
 class DeploymentLimits:
     """The parameters of a deployment that determine its limits. The defaults are those of infra/.
 
-    `dedicated_units` is 0 for the plan Consumption. `busy_queues` is the number of queues whose
+    `dedicated_units` is the number of capacity units that the Durable Task Scheduler has in the
+    plan Dedicated; it is 0 for the plan Consumption. `busy_queues` is the number of queues whose
     lengths are read, because callers submit jobs to these queues or poll jobs in these queues.
     """
 

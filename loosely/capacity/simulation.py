@@ -185,7 +185,7 @@ class _Simulation:
         self._start_batches()
 
     def _scale(self) -> None:
-        """Change the number of workers as the scaler decides, and schedule the next decision."""
+        """Add or remove workers as the autoscaler decides, and schedule its next decision."""
         now = self._clock.now_seconds
         warm = self._scaling.count_warm_local(_START + timedelta(seconds=now))
         wanted = self._scaler.step(now, [len(self._waiting) + self._held], warm)

@@ -211,9 +211,10 @@ def print_cost(console: Console, found: CostEstimate, load: JobLoad, prices: Pri
 
 
 def _keep_workers(scaling: ScaledObject, model: str | None) -> ScaledObject:
-    """Apply the minimum number of workers and the warm periods of a model's catalogue entry.
+    """Add the minimum number of workers and the warm periods of a model to ``scaling``.
 
-    Returns the changed settings. If ``model`` is ``None``, the settings are returned unchanged.
+    Both are read from the model's catalogue entry. Returns the changed settings. If ``model`` is
+    ``None``, ``scaling`` is returned unchanged.
 
     Raises:
         UpError: The catalogue cannot be read.

@@ -49,8 +49,9 @@ class Agreement:
         is_same: Whether the results are equal.
         largest_difference: The largest difference between two numbers, if the results differ only
             in numbers; otherwise None.
-        has_same_text: Whether the first texts of both results are equal, for example the best
-            labels. None if neither result contains a text.
+        has_same_text: Whether the first string in one result is equal to the first string in the
+            other result. In a classifier's result, this is the best label. None if neither result
+            contains a string.
     """
 
     is_same: bool
@@ -60,9 +61,13 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class VersionRun:
-    """The parsed output of `worker.check --results` for one version of a model.
+    """The parsed JSON lines that `worker.check --results` prints for one version of a model.
 
-    ``results`` has one line for each file: a result, or the refusal of the input.
+    Attributes:
+        name: The name of the version.
+        loaded: The line about the loaded model.
+        results: One line for each file: the result, or the error with which the file was refused.
+        batch: The line about a measured batch; None if all files were refused.
     """
 
     name: str
@@ -72,7 +77,7 @@ class VersionRun:
 
     @classmethod
     def from_lines(cls, name: str, lines: Sequence[Line]) -> Self:
-        """Create the run of the version ``name`` from the lines that the command has printed."""
+        """Create the run of the version ``name`` from the lines that `worker.check` has printed."""
         events = [line["event"] for line in lines]
         return cls(
             name,
@@ -128,7 +133,7 @@ class Comparison:
     def documents(self) -> Iterator[dict[str, Any]]:
         """Yield a JSON object for each file, and then one object with the figures of both versions.
 
-        These objects are the output of the command with `--json`.
+        These objects are the output of `loosely models compare --json`.
         """
         agreements = self.agreements()
         for file, one, other, agreement in zip(
@@ -206,9 +211,10 @@ def _compare(one: Line, other: Line) -> Agreement:
 
 
 def _content(line: Line) -> Any:
-    """Return the part of a line that is compared.
+    """Return the part of a file's JSON line that is compared with the other version's line.
 
-    This is the result, with the named results if there are any, or the error code of a refusal.
+    This part is the result, with the named results if there are any. For a refused file, it is the
+    error code.
     """
     if line["event"] == "refused":
         return line["code"]

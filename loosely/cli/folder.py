@@ -130,13 +130,16 @@ def deploy(
 
 
 def _check_catalogue(root: Path, folder: ModelFolder) -> str:
-    """Check the folder's catalogue, and return the list of its weights on the Hugging Face Hub.
+    """Check the folder's catalogue, and list the weights that it takes from the Hugging Face Hub.
 
-    The list is a text in the format that `fetch-weights.sh` reads. The check runs in a process of
-    its own, which prints why a catalogue is not valid.
+    The check runs in a separate process. If the catalogue is invalid, this process prints the
+    reason to stderr.
+
+    Returns:
+        The list of the weights, as a text in the format that `fetch-weights.sh` reads.
 
     Raises:
-        typer.Exit: The catalogue is not valid. The exit code is that of the process.
+        typer.Exit: The catalogue is invalid. The exit code is that of the separate process.
     """
     checked = subprocess.run(  # noqa: S603  our own module, without a shell
         python_command("contract.weights", str(folder.catalogue)),

@@ -451,7 +451,8 @@ def _follow(client: Client, submitted: Job, progress: SpinnerText) -> Job:
 def _save_results(client: Client, job: Job, folder: Path, first: Result | None = None) -> None:
     """Write all results of a succeeded job to files in a folder, and print the files' paths.
 
-    ``first`` is the result without a name, if it is already fetched.
+    ``first`` is the job's unnamed result if the caller has already fetched it. If it is ``None``,
+    this function fetches the unnamed result too.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

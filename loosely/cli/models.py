@@ -109,11 +109,12 @@ def lock(
 
 
 def _run(make_command: Callable[[str], tuple[str, ...]]) -> None:
-    """Run a module of the worker or of the contract in a process, and wait until the process ends.
+    """Run a Python module of Loosely in a new process, and wait until the process ends.
 
     Args:
-        make_command: A function that returns the module's name and its arguments. The function's
-            argument is the path of the catalogue.
+        make_command: A function that returns the name of the module, for example
+            `worker.lock_weights`, and the module's arguments. The function is called with the path
+            of the catalogue.
 
     Raises:
         typer.Exit: The exit code of the process is not 0. The exception has the exit code of the
@@ -260,7 +261,8 @@ def _estimate_cost(
     Args:
         options: The values of the command's options. The keys are the options' names without the
             leading dashes.
-        suggestion: The result of the measurement. This function uses only its member `uses_gpu`.
+        suggestion: The JSON line that `worker.check` prints with the suggested settings. Only its
+            member `uses_gpu` is read.
         as_json: Whether to print JSON lines instead of text. Then nothing is printed for a model
             that uses no GPU.
 
@@ -361,7 +363,7 @@ class _Place:
 
 
 def _find_place() -> _Place:
-    """Return the directory and the environment variables with which this folder's models run.
+    """Return the directory and the environment variables for the models of the current folder.
 
     Raises:
         typer.Exit: The packages of the worker are not installed.
@@ -383,7 +385,7 @@ def _find_place() -> _Place:
 
 
 class _CheckOutput:
-    """Prints the events of a model's check when they happen, and finally a table of the batches."""
+    """Prints the results of a model's check as they arrive, and finally tables of measurements."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -391,9 +393,9 @@ class _CheckOutput:
         self._loads: list[Mapping[str, Any]] = []
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Print an event of the check, or keep it for a table if it is about a batch or a load.
+        """Print one JSON line of the check's output as text.
 
-        ``line`` is the event: one JSON line of the check's output.
+        A line with a measurement is kept: `finish` prints all measurements as tables.
         """
         match line["event"]:
             case "loaded":
@@ -420,7 +422,13 @@ class _CheckOutput:
                 typer.echo(printable(f"{line['code']}: {line['detail']}{advice}"), err=True)
 
     def _print_result(self, title: str, found: Mapping[str, Any]) -> None:
-        """Print a result. A JSON value of a named result is printed below its name."""
+        """Print a result's JSON value, or its media type and size if the result is not JSON.
+
+        Args:
+            title: "the result" or, for a named result, words that contain its name. These words
+                are printed above the JSON value.
+            found: The members of the check's JSON line that describe the result.
+        """
         if "json" not in found:
             what = f"{printable(found['media_type'])}, {found['size_bytes']} bytes"
             print_to(self._console, f"{title} is {what}")
@@ -430,7 +438,10 @@ class _CheckOutput:
         print_to(self._console, result_view(found["json"]))
 
     def finish(self) -> None:
-        """Print a table of the measured batches, and a table of the measured loads."""
+        """Print one table of the measurements with several callers, and one of single batches.
+
+        A table without measurements is left out.
+        """
         if self._loads:
             self._print_loads()
         if not self._batches:

@@ -85,7 +85,7 @@ def job_details(job: Job) -> RenderableType:
 def result_views(job: Job) -> list[RenderableType]:
     """Return the views of a job's result and of its named results.
 
-    A named result that is not small JSON is shown by its media type.
+    If a named result is not JSON or is large, only its name and media type are shown.
     """
     views = [] if job.result is None else [result_view(job.result)]
     media_types = job.result_media_types

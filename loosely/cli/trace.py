@@ -1,4 +1,4 @@
-"""The command ``loosely trace``, which draws the trace of a job from ``loosely up --traces``."""
+"""The command ``loosely trace``, which draws a trace that ``loosely up --traces`` has stored."""
 
 import re
 from collections.abc import Iterator

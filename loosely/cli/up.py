@@ -295,10 +295,11 @@ def build_engine_options(
 ) -> tuple[str, ...]:
     """Return the options of the Functions host that select the durable engine and inject faults.
 
-    ``faults`` maps the options of `loosely up` for faults to their values.
+    Each key of ``faults`` is an option of `loosely up` for faults, for example ``--crash-at``. The
+    key's value is the value of the option, or ``None`` if the user has not given the option.
 
     Raises:
-        typer.BadParameter: ``faults`` has a value, but ``engine`` is not the azure-storage engine.
+        typer.BadParameter: The user has given such an option, but ``engine`` is not azure-storage.
     """
     given = [
         (option, str(value))
@@ -362,11 +363,15 @@ def plan_worker_pool(
     worker: Part,
     user: Mapping[str, str],
 ) -> "WorkerPoolPlan":
-    """Return the plan of a pool of workers, which replaces the component ``worker``.
+    """Return the plan of a pool of workers, which is started instead of the single ``worker``.
 
-    The number of workers depends on the waiting messages and on the minimum numbers of workers in
-    ``models``. ``user`` contains the user's environment variables. If its variable
-    ``WORKER_MODELS`` is set, only the models that the variable names are considered.
+    Args:
+        settings: The settings of the system.
+        scaling: The scaling settings from the options of `loosely up`.
+        models: By the name of each model, how many of its workers must run even without jobs.
+        worker: The component for a single worker, from which the pool's description is derived.
+        user: The environment variables of the user. If ``WORKER_MODELS`` is set, the pool considers
+            only the models that this variable names.
     """
     from loosely.local.model_scaling import keep_workers  # noqa: PLC0415
     from loosely.local.worker_pool import QueueMonitor, WorkerPoolPlan  # noqa: PLC0415
@@ -454,9 +459,10 @@ def _make_plan(options: _UpOptions) -> "RunPlan":
 
 
 def _receive_traces(data: Path) -> dict[str, str]:
-    """Start to receive traces. Return the variables that make the components send them.
+    """Start a server that receives traces and stores them in the data directory ``data``.
 
-    The result maps the names of environment variables to their values.
+    Returns:
+        The environment variables with which the components send their traces to this server.
 
     Raises:
         typer.BadParameter: The packages of OpenTelemetry are not installed.

@@ -159,7 +159,7 @@ class ClientOperations:
         wait_seconds: float | None = None,
         idempotency_key: str | None = None,
     ) -> Job:
-        """Submit an input as `submit` does, wait until the job has ended, and return the job.
+        """Submit an input to ``model``, wait until the job has ended, and return the job.
 
         This method continues to wait after a lost connection or a restart of the gateway.
 
@@ -355,8 +355,8 @@ class ClientOperations:
         """Yield the jobs that match all filters, newest first.
 
         Pages of the list are requested when needed. If only a few of many jobs match, many requests
-        may be necessary. To send only one request and to learn how far back it has searched, use
-        `find_jobs`.
+        may be necessary. `find_jobs` sends only one request, and its result says how far back the
+        gateway has searched.
 
         Args:
             model: Only jobs of this model. Default: the jobs of all models.
@@ -523,8 +523,9 @@ class ClientOperations:
     ) -> Job:
         """Submit a job with named inputs, and return the job.
 
-        Inputs over ``_SURELY_SMALL_BYTES`` are uploaded first. If the gateway answers that a
-        smaller input is too large for a request, all inputs are uploaded.
+        Each input of more than ``_SURELY_SMALL_BYTES`` is uploaded before the job is submitted. The
+        request contains the other inputs. If the gateway then responds that an input is too large
+        for a request, the other inputs are uploaded too, and the job is submitted again.
 
         No request is repeated after ``give_up_at``, a time in seconds of the monotonic clock.
         """
@@ -701,7 +702,7 @@ class ClientOperations:
     def _limit_timeout(self, request: HttpRequest, give_up_at: float) -> HttpRequest:
         """Return the request, with a new timeout if its timeout would end after ``give_up_at``.
 
-        The new timeout ends ``_GRACE_SECONDS`` after ``give_up_at``, but it is at least 1 s plus
+        The new timeout is the time until ``give_up_at``, or 1 s if less time is left, plus
         ``_GRACE_SECONDS``.
         """
         left_seconds = max(1.0, give_up_at - self._clock())

@@ -121,8 +121,9 @@ async def change_dead_letters(
             ``refused`` the dead letters that could not be redriven.
 
     Raises:
-        RequestRefused: The number of dead letters differs from ``seen``. The code of the problem
-            is ``count-changed``. The dead letters in earlier responses were changed.
+        RequestRefused: The number of dead letters now differs from ``seen``. The code of the
+            problem is ``count-changed``. The dead letters that earlier responses list in ``done``
+            stay redriven or purged.
     """
     is_redrive = action == "redrive"
     left = seen.not_redriven if is_redrive else seen.count
@@ -175,7 +176,10 @@ async def redrive_dead_letter(
     """Submit the work of a dead letter as a new job. Repeated calls make only one new job.
 
     Returns:
-        The gateway's JSON object. It contains ``job_id``, ``is_new_job`` and ``is_repeat``.
+        The gateway's JSON object. ``job_id`` is the id of the job that does the work.
+            ``is_new_job`` is false if a producer's message was sent again with its own job id.
+            ``is_repeat`` is true if the dead letter had been redriven before, so that nothing was
+            sent now.
     """
     request = operations.requests.dead_letters("POST", model, letter_id, "redrive")
     return await _send(operations, request, 200, 202)

@@ -211,9 +211,9 @@ class RequestBuilder:
     def submit(self, submission: Submission, payload: Payload) -> HttpRequest:
         """Return a request that submits a job with the payload as its body.
 
-        A JSON input becomes the member ``input.json`` of the body, because the gateway reads every
-        JSON body as an object with the member ``input``. The text of the input is not changed. The
-        options are in the query.
+        The options are in the query. The body is the input, except for a JSON input: its body is
+        ``{"input": {"json": INPUT}}``, because the gateway expects the member ``input`` in every
+        JSON body. INPUT is the unchanged text of the input.
 
         Raises:
             OSError: The file with a JSON input cannot be read.

@@ -68,7 +68,8 @@ class PartNotStarted:
 class PartFailing:
     """The component dies repeatedly before it is ready. It is restarted after each death.
 
-    ``death_count`` is the number of deaths in a row. ``log_lines`` are the last lines of the log.
+    ``death_count`` is the number of deaths in a row. ``log_lines`` are the last lines of the
+    component's log.
     """
 
     part: Part

@@ -63,10 +63,11 @@ def read_model_scaling(catalogue: Path, user: Mapping[str, str]) -> dict[str, Mo
 
 
 def keep_workers(scaling: ScaledObject, models: Iterable[ModelScaling]) -> ScaledObject:
-    """Return scaling settings that keep at least the minimum number of workers of each model.
+    """Return `scaling`, changed to keep the workers that `models` need even without jobs.
 
-    Each worker runs all these models, so the largest minimum applies. A minimum that is greater
-    than the maximum number of workers in `scaling` is reduced to this maximum.
+    Each worker runs all of `models`, so the new minimum is the largest of their minimums and the
+    minimum in `scaling`. The periods of all models become cron triggers. A number of workers that
+    is greater than the maximum in `scaling` is reduced to this maximum.
     """
     found, maximum = list(models), scaling.max_replica_count
     minimum = max([scaling.min_replica_count, *(model.min_workers for model in found)])

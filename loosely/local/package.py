@@ -177,7 +177,10 @@ def _check(folder: ModelFolder) -> list[Path]:
 
 
 def _check_places(folder: ModelFolder) -> None:
-    """Raise FolderUnusable if a model's module is in the folder but not in its models directory."""
+    """Raise FolderUnusable if a model's module is in the model folder but outside ``folder.code``.
+
+    Of the modules in the model folder, only those in ``folder.code`` are packaged.
+    """
     for name, entry in tomllib.loads(folder.catalogue.read_text("utf-8")).items():
         versions = [each for key, each in entry.items() if key.isdecimal()]
         for module in [

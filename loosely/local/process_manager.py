@@ -254,7 +254,7 @@ class ProcessManager:
     async def _watch_models(self, page: Probe) -> None:
         """Report when the component cannot load a model, and when it later loads this model.
 
-        ``page`` is the probe that returns the component's models.
+        ``page`` is the HTTP request to which the component responds with the state of its models.
         """
         while True:
             broken, served = _read_models(await get_json(page))
@@ -270,14 +270,14 @@ class ProcessManager:
             await asyncio.sleep(_MODELS_SECONDS)
 
     def _count_death(self, exit_code: int) -> None:
-        """Count the successive ends of the component because of invalid settings or a taken port.
+        """Count the deaths in a row whose exit code reports invalid settings or a taken port.
 
-        ``exit_code`` says whether the settings are invalid or the port is taken. If the component
-        has been ready before, nothing is counted. The first such exit code is not treated as an
-        error, because the code of a model may end a worker with any exit code.
+        Any other exit code resets the count to 0. The count also stays 0 if the component has ever
+        been ready. One such exit code alone is not treated as an error, because the code of a model
+        may end a worker with any exit code.
 
         Raises:
-            PartFailed: The component has ended too often with one of these exit codes.
+            PartFailed: The count has reached the limit ``permanent_deaths``.
         """
         if self.has_been_ready.is_set() or exit_code not in {PORT_BUSY_EXIT_CODE, USAGE_EXIT_CODE}:
             self._refusals = 0

@@ -67,7 +67,7 @@ class SystemSupervisor:
         return self._kill.is_set()
 
     def request_stop(self) -> None:
-        """Request that `run` stops the processes one by one, in the reverse order of their list.
+        """Request that `run` stops the processes one by one, from the last to the first.
 
         The second call of this method makes `run` kill all processes.
         """
@@ -103,7 +103,7 @@ class SystemSupervisor:
                 raise outcome
 
     async def _stop_all(self, runs: "Sequence[asyncio.Task[None]]") -> None:
-        """Stop the processes one by one, in the reverse order of their list.
+        """Stop the processes one by one, from the last to the first.
 
         The worker is stopped before the gateway and Service Bus. Therefore the worker can
         still send replies and settle messages while it drains.

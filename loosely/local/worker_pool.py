@@ -204,9 +204,9 @@ class WorkerPool:
         forwarding.cancel()
 
     async def halt(self, reason: str) -> None:
-        """Stop all current workers until `resume` is called. The pool may still start new workers.
+        """Stop all current workers. They are not started again before `resume` is called.
 
-        ``reason`` is shown to the user.
+        Meanwhile, the pool may start additional workers. ``reason`` is shown to the user.
         """
         await asyncio.gather(*(worker.manager.halt(reason) for worker in self._active))
 

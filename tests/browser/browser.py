@@ -90,7 +90,10 @@ class Browser:
         self.driver.get(f"{self._url}{path}")
 
     def find(self, selector: str) -> WebElement:
-        """Wait for the first visible element that matches a CSS selector, and return it."""
+        """Wait for the first visible element that matches a CSS selector, and return it.
+
+        Raises TimeoutException if there is no such element after `WAIT_SECONDS`.
+        """
 
         def find_visible() -> bool:
             found[:] = [one for one in self.find_all(selector) if one.is_displayed()]
@@ -114,11 +117,18 @@ class Browser:
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
     def wait_for_text(self, selector: str, text: str) -> None:
-        """Wait until the first visible element that matches a CSS selector contains `text`."""
+        """Wait until the first visible element that matches a CSS selector contains `text`.
+
+        Raises TimeoutException if it does not contain `text` after `WAIT_SECONDS`.
+        """
         self.wait(lambda: text in self.find(selector).text, f"{selector} does not show {text!r}")
 
     def wait(self, condition: Callable[[], bool], failure: str) -> None:
-        """Wait until `condition` returns true. `failure` is the error text after a time-out."""
+        """Wait until `condition` returns true.
+
+        Raises TimeoutException with the message `failure` if it is still false after
+        `WAIT_SECONDS`.
+        """
         # A page may replace an element between two requests of the condition.
         replaced = (StaleElementReferenceException,)
         wait = WebDriverWait(self.driver, WAIT_SECONDS, 0.05, ignored_exceptions=replaced)

@@ -60,6 +60,6 @@ def open_tab(chromium: Chrome, url: str) -> Iterator[Browser]:
 
 @pytest.fixture
 def browser(chromium: Chrome, system: System) -> Iterator[Browser]:
-    """Open a new tab for one test, with the local system that all browser tests share."""
+    """Open a new tab for one test. The tab uses the gateway of the shared local system."""
     with open_tab(chromium, system.url) as browser:
         yield browser

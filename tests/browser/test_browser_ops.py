@@ -94,7 +94,7 @@ def tab(chromium: Chrome, idle: System) -> Iterator[Browser]:
 
 @contextmanager
 def worker(system: System) -> Iterator[psutil.Process]:
-    """Run a worker of the system during the `with` block. Yield its parent process."""
+    """Run a worker during the `with` block. Yield the parent process, which forks the worker."""
     ports = Ports(
         functions=system.port,
         blobs=system.part("blobs").ports["blobs"],
@@ -157,7 +157,8 @@ def accept(system: System, name: str, label: str, model: str = "noop", data: str
 def final(system: System, name: str, job_id: str) -> dict[str, Any]:
     """Wait until a job has ended, and return the job.
 
-    The job is read with the API key `KEYS[name]`.
+    The job is read with the API key `KEYS[name]`. Raises AssertionError if the job has not ended
+    after 60 s.
     """
 
     def ended() -> dict[str, Any] | None:

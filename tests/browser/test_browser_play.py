@@ -115,7 +115,7 @@ def system(chromium: Chrome, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def open_model(browser: Browser, name: str) -> None:
-    """Open the playground for the model `name`, and wait until it shows the model's facts."""
+    """Open the playground for the model `name`, and wait until it shows the model's properties."""
     browser.open(f"/play#{name}")
     browser.find(f".model[data-name='{name}'] .model-facts")
 
@@ -217,7 +217,10 @@ def is_near(found: list[int], expected: list[int], tolerance: int = 6) -> bool:
 
 
 def swatch(browser: Browser, row: int) -> list[int]:
-    """Return the red, green and blue values of the colour sample in row `row` of the result."""
+    """Return the red, green and blue values of a colour sample that the page shows in the result.
+
+    `row` is the index of the result's row with this sample, from 0.
+    """
     colour = browser.find_all("#result .swatch")[row].value_of_css_property("background-color")
     return [int(part) for part in colour.partition("(")[2].rstrip(")").split(",")[:3]]
 
@@ -871,7 +874,11 @@ def copy_snippet(browser: Browser, language: str) -> str:
 
 
 def run_snippet(language: str, text: str, folder: Path) -> str:
-    """Run code that was copied from the page, and return what it prints."""
+    """Run code that was copied from the page, and return what it prints.
+
+    `language` is `curl`, `Python` or `JavaScript`. The code runs in `folder`. The test fails if the
+    code ends with an error, and is skipped if the program that runs the code is not installed.
+    """
     name = {"curl": "snippet.sh", "Python": "snippet.py", "JavaScript": "snippet.mjs"}[language]
     program = {"curl": "sh", "Python": sys.executable, "JavaScript": "node"}[language]
     if shutil.which(program) is None:

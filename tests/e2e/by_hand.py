@@ -24,7 +24,10 @@ DONE = {"result": {"json": {"done": True}}}
 
 
 def wait_for_request(system: System, queue: str, text: str) -> dict[str, Any]:
-    """Wait until a request with the input `text` is in the queue, and return the request."""
+    """Wait until a request with the input `text` is in the queue, and return the request.
+
+    The request stays in the queue. Raises AssertionError if it is not there after 10 s.
+    """
     wanted = base64.b64encode(text.encode()).decode()
 
     def found() -> dict[str, Any] | None:

@@ -7,8 +7,8 @@ import os
 class Infer:
     """A model that cannot be loaded.
 
-    The constructor ends the process if `how` is `segfault` or `exit`. For any other value of `how`,
-    the constructor raises an error.
+    The catalogue entry has the option `how`. If its value is `segfault` or `exit`, the constructor
+    ends the process. For any other value, the constructor raises an error.
     """
 
     accepts = "bytes"

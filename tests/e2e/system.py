@@ -70,8 +70,8 @@ class System:
     def visible_data(self) -> Path:
         """The path by which the test can read the files in the system's data directory.
 
-        It differs from `data` if `prefix` was given, because the system then runs in a mount
-        namespace of its own.
+        It differs from `data` if the constructor was given a `prefix`, a command that runs
+        `loosely up` in a separate mount namespace.
         """
         if not self._prefix:
             return self.data
@@ -93,7 +93,10 @@ class System:
         )
 
     def start(self) -> Self:
-        """Start the system and wait until every component is ready."""
+        """Start the system, and wait until every component is ready.
+
+        Raises AssertionError if `loosely up` ends or a component is not ready in time.
+        """
         command = [*self._prefix, sys.executable, "-m", "loosely", "up"]
         command += ["--port", str(self.port)]
         command += ["--data", str(self.data), *self._options]
@@ -159,7 +162,10 @@ class System:
             os.kill(pid, signal.SIGCONT)
 
     def kill_and_wait(self, name: str) -> None:
-        """Kill a component, and wait until it is ready again. For `app`, do not wait."""
+        """Kill the component `name`, and wait until it is ready again.
+
+        If `name` is `app`, the child process of the Functions host, this method does not wait.
+        """
         before = self.pid(name)
         self.kill(name)
         if name != "app":
@@ -248,11 +254,17 @@ class System:
         return str(until(accepted, 60, "the job is accepted"))
 
     def wait_until_empty(self) -> None:
-        """Wait until all queues and dead-letter queues are empty."""
+        """Wait until all queues and dead-letter queues are empty.
+
+        Raises AssertionError if this is not the case within 20 s.
+        """
         self.wait_for_messages(0)
 
     def wait_for_messages(self, count: int) -> None:
-        """Wait until all queues and dead-letter queues together hold `count` messages."""
+        """Wait until all queues and dead-letter queues together hold `count` messages.
+
+        Raises AssertionError if this is not the case within 20 s.
+        """
         until(lambda: self._message_count() == count, 20, f"{count} messages are in the queues")
 
     def _message_count(self) -> int:

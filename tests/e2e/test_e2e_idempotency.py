@@ -27,7 +27,8 @@ def http(fragile: System) -> Iterator[httpx.Client]:
 def ask(http: httpx.Client, key: str, data: bytes, seconds: float) -> httpx.Response:
     """Submit a job with the idempotency key `key`, and return the response.
 
-    Repeat the request for up to `seconds` until the response has a status below 500.
+    Repeat the request until the response has a status below 500. Raises AssertionError if there is
+    no such response within `seconds`.
     """
     end = time.monotonic() + seconds
     while True:

@@ -98,7 +98,10 @@ def fuzz_at_length(system: System, options: list[str]) -> str | None:
 
 
 def main(options: list[str]) -> int:
-    """Start a local system and run all checks on it. `options` are passed to Schemathesis."""
+    """Start a local system, and run all checks on it. Return 1 if a check has failed, otherwise 0.
+
+    `options` are passed to Schemathesis.
+    """
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loosely-rest-")))
         catalogue = folder / "models.toml"

@@ -28,7 +28,7 @@ MODEL = Catalogue.load()["noop"]
 
 
 def job_of(gateway: Gateway, in_flight: InFlight, locks: LockRenewer, name: str) -> ReceivedJob:
-    """Return a job that was queued for 10 s.
+    """Return a received job with the id `name` that was queued for 10 s.
 
     Before the worker runs a job that was queued for so long, the worker asks the gateway whether
     the job was cancelled.

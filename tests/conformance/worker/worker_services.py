@@ -283,7 +283,8 @@ class LocalServices:
     def dead_letter(self, queue: str, message_id: str) -> ServiceBusReceivedMessage:
         """Return the dead letter with this message id.
 
-        Complete this message, and all dead letters that are received before it.
+        Complete this message, and all dead letters that are received before it. Raises
+        AssertionError if the message is not dead-lettered within `START_SECONDS`.
         """
         with self.receiver(queue, ServiceBusSubQueue.DEAD_LETTER) as receiver:
             ends_at = time.monotonic() + START_SECONDS
@@ -298,12 +299,18 @@ class LocalServices:
 
 
 def receive(receiver: ServiceBusReceiver, count: int) -> list[ServiceBusReceivedMessage]:
-    """Receive `count` messages, in several calls of the SDK if necessary, and return them."""
+    """Receive `count` messages, in several calls of the SDK if necessary, and return them.
+
+    Raises AssertionError if fewer messages arrive.
+    """
     return list(_arriving(receiver, count))
 
 
 def take(receiver: ServiceBusReceiver, count: int) -> list[ServiceBusReceivedMessage]:
-    """Receive `count` messages, complete each message as soon as it arrives, and return them."""
+    """Receive `count` messages, complete each message as soon as it arrives, and return them.
+
+    Raises AssertionError if fewer messages arrive.
+    """
     found = []
     for each in _arriving(receiver, count):
         receiver.complete_message(each)
@@ -384,7 +391,8 @@ def message(
 ) -> ServiceBusMessage:
     """Return a message that submits a job, in the format in which the gateway sends it.
 
-    `identity` is the id of the job, and `task` is its input.
+    `identity` is the id of the job, and `task` is its input. `reply_url` is the URL for the job's
+    reply; by default, a URL of `gateway`.
     """
     now = datetime.now(UTC)
     payload: Payload = (
