@@ -3,7 +3,8 @@
 Requests and responses are Atom entries that contain the description of a queue, a topic, a
 subscription or a rule ("Service Bus REST API", learn.microsoft.com).
 
-A request needs the right Manage, either for the queue or topic in its path or for the namespace.
+A request needs the access right `Manage`, either for the queue or topic in its path or for the
+namespace.
 
 The client in azure-servicebus 7.15.0 always uses https URLs, even if the connection string contains
 `UseDevelopmentEmulator=true`. But this management API is served without TLS. To use the client,
