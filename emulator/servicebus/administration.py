@@ -161,7 +161,12 @@ _CLAIMS = {"PUT": "EntityWrite", "DELETE": "EntityDelete"}
 
 
 class _TokenCheck:
-    """ASGI middleware that answers 401 if a request's signature does not give the right Manage."""
+    """ASGI middleware that answers 401 if a request has no signature, or one that is not enough.
+
+    The signature must give the access right `Manage` for the path of the request. GET and HEAD
+    requests for `/health` need no signature. If `needs_token` is False, other requests may also
+    omit the signature.
+    """
 
     def __init__(self, app: ASGIApp, policies: AccessPolicies, *, needs_token: bool) -> None:
         self._app = app

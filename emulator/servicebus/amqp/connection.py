@@ -110,7 +110,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Add the bytes to the buffer, and process each complete frame.
 
-        If a test has set a latency for this server, wait for the latency before that.
+        If a test has set a latency for this server, the bytes are first delayed by this time.
         """
         self._received_at = self._loop.time()
         self._delay.put(data)
