@@ -161,11 +161,11 @@ _CLAIMS = {"PUT": "EntityWrite", "DELETE": "EntityDelete"}
 
 
 class _TokenCheck:
-    """ASGI middleware that answers 401 if a request has no signature, or one that is not enough.
+    """ASGI middleware that answers 401 if a request's signature is missing or not sufficient.
 
     The signature must give the access right `Manage` for the path of the request. GET and HEAD
-    requests for `/health` need no signature. If `needs_token` is False, other requests may also
-    omit the signature.
+    requests for `/health` need no signature. If the argument `needs_token` is False, no request
+    needs a signature, but a signature in a request is still verified.
     """
 
     def __init__(self, app: ASGIApp, policies: AccessPolicies, *, needs_token: bool) -> None:
