@@ -449,7 +449,8 @@ class QueueState:
     def renew(self, tokens: Sequence[UUID], now: datetime) -> list[datetime]:
         """Renew message locks, and return the new expiry times.
 
-        If one of the locks is lost, raise MessageLockLost and renew no lock.
+        If one of the locks is lost, raise MessageLockLost and renew no lock. Raises NotAllowed if
+        the queue requires sessions, because its messages are locked together with their sessions.
         """
         if self.requires_session:
             raise NotAllowed(
