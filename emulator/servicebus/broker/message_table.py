@@ -18,8 +18,8 @@ class TimerHeap:
     The broker uses one heap for messages and one heap for the locks on message sessions. The key of
     a due time is the id of the message or of the lock. Each key has at most one due time.
 
-    A due time that was replaced or removed stays in the
-    heap, but is ignored. If the heap contains too many ignored due times, the heap is rebuilt.
+    A due time that was replaced or removed stays in the heap, but is ignored. If the heap contains
+    too many ignored due times, the heap is rebuilt.
     """
 
     __slots__ = ("_due", "_heap")

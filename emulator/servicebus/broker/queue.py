@@ -44,9 +44,8 @@ class Queue:
     Methods that read or change messages raise EntityNotFound if the queue has been deleted, and
     BrokerClosed if the broker has been closed. Methods that change messages raise MessageStoreError
     if the change cannot be written to the database. Methods with a lock token raise MessageLockLost
-    if the lock is lost. If the message was locked together with its session, they raise
-    SessionLockLost instead. Methods that change the properties of a message raise ArgumentError if
-    the changed properties exceed 64 KiB.
+    if the lock is lost, and SessionLockLost if the lock on the message's session is lost. Methods
+    that change properties of a message raise ArgumentError if the changed properties exceed 64 KiB.
     """
 
     def __init__(

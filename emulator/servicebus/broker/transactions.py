@@ -142,8 +142,8 @@ class TransactionManager:
     def load(self) -> None:
         """Read all message records from the database, and the ids for duplicate detection.
 
-        Then make the changes that are due, and write these changes to the database: end the locks
-        and the messages that have expired, and activate the scheduled messages that are due.
+        Then make the changes that are due, and write these changes to the database: end expired
+        locks, remove or dead-letter expired messages, and activate due scheduled messages.
         """
         for record in self.store.records():
             self.table.load(record)
