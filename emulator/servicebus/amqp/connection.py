@@ -129,9 +129,10 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Close the connection, because the peer sends no more bytes.
 
-        Before that, send the messages that are already locked for the peer. If the peer was killed,
-        its parent process may read these messages and release their locks. No further messages are
-        locked. Return False, so that asyncio closes the transport, too.
+        Before that, send the messages that are already locked for the peer. If the peer is a worker
+        that was killed, its parent process has a copy of the socket, and reads these messages to
+        release their locks. No further messages are locked. Return False, so that asyncio closes
+        the transport, too.
         """
         self._delay.flush()
         if self._state is not _State.CLOSED:

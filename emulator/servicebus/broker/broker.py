@@ -71,8 +71,9 @@ class Broker:
         """Open or create the database, and apply `settings` to its queues and topics.
 
         Each queue, topic or subscription in `settings` is created, or updated if it exists. Those
-        that are only in the database are kept with their messages. `message_format` reads and changes the properties of messages for the rules of
-        subscriptions. By default, the rules find no properties in any message.
+        that are only in the database are kept with their messages. `message_format` reads and
+        changes the properties of messages for the rules of subscriptions. By default, the rules
+        find no properties in any message.
 
         Raises:
             SchemaError: The file is not a database of the broker or is in use, or `settings`
