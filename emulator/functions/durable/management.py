@@ -114,8 +114,8 @@ def _is_shown(message: TaskMessage) -> bool:
     """Return whether a history in a response shows a message that no episode has used yet.
 
     A message is shown only if it reports the end of a task, the end of a timer, an external event,
-    or that the instance was suspended or resumed. It must also survive a kill of the host: its row
-    in the database is committed, or its timer would fire again.
+    or that the instance was suspended or resumed. The message must also survive a kill of the host:
+    its row in the database is committed, or its timer would fire again.
     """
     survives_kill = message.is_stored or message.kind is EventType.TIMER_FIRED
     return survives_kill and message.kind in _SHOWN_WHILE_WAITING

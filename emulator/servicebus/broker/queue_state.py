@@ -40,7 +40,7 @@ class SeenMessageId:
 
 @dataclass(frozen=True, slots=True)
 class SessionState:
-    """A change of the state of a message session, which a receiver made.
+    """A change that a receiver made to the state of a message session.
 
     `value` is the new state. If `value` is None, the state is removed.
     """

@@ -261,7 +261,7 @@ class Topic(Queue):
 
     @property
     def dropped_count(self) -> int:
-        """The number of messages that got to no subscription since the start of the broker."""
+        """The number of messages, since the start of the broker, that no subscription received."""
         return self._topic_state.dropped_count
 
     def check_receiving(self) -> None:

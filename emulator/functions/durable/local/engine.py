@@ -153,7 +153,8 @@ class LocalEngine(DurableEngine):
         """Return one page of the instances that match a filter, and the token of the next page.
 
         `top` is the maximum size of the page, as text. `token` selects the page, and is empty for
-        the first page. The returned token is empty after the last page.
+        the first page. The returned token is empty after the last page. Raises StorageRefused if
+        `top` is negative.
 
         If an instance is in memory, the page contains the instance from memory, because the
         database may contain an older state.
