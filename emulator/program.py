@@ -72,7 +72,10 @@ def options_parser(
     port_help: str,
     port_names: Sequence[str] = ("--port",),
 ) -> argparse.ArgumentParser:
-    """Return a parser for the options that every service has: port, host, data and log level.
+    """Return a parser for the options that every service has.
+
+    These are the options for the port, the host, the data directory, the allowed Host headers, the
+    time limit for the headers of a request, and the log level.
 
     Args:
         name: The name of the service's Python module.
@@ -344,9 +347,13 @@ def listen_all(
 ) -> list[socket.socket]:
     """Return one listening TCP socket for each address of `host`, all with the same port number.
 
-    `backlog` is the number of connections that may wait to be accepted. The other arguments have
-    the same meaning as in `bind_all`. Raises SettingError if the host is not allowed or a socket
-    cannot listen, and PortInUse if another program uses the port.
+    If `host` is None, the addresses are 127.0.0.1 and, on a machine with IPv6, ::1. Otherwise,
+    `host` is the only address. If `port` is 0, the system chooses a free port. `backlog` is the
+    number of connections that may wait to be accepted. `allow_remote` says whether the address may
+    be one that other machines can reach.
+
+    Raises SettingError if the host is not allowed or a socket cannot listen, and PortInUse if
+    another program uses the port.
     """
     listeners = bind_all(host, port, allow_remote=allow_remote)
     _listen(listeners, port, backlog)

@@ -89,7 +89,8 @@ class Invoker:
         """Invoke a function with the data of a trigger.
 
         Return the function's return value as text, or None if the function did not return a value.
-        Raises FunctionFailure and AppUnavailable in the same cases as `invoke_http`.
+        Raises FunctionFailure if the function raised an exception or exceeded the timeout. Raises
+        AppUnavailable if the app process ended or is restarting.
 
         Args:
             name: The name of the function.
@@ -108,7 +109,8 @@ class Invoker:
         `payload` is the JSON text of the TimerRequest that the function receives. `fired_at` is the
         time at which the timer fired; this time is only logged.
 
-        Raises FunctionFailure and AppUnavailable in the same cases as `invoke_http`.
+        Raises FunctionFailure if the function raised an exception or exceeded the timeout. Raises
+        AppUnavailable if the app process ended or is restarting.
         """
         call = [name, "json", None, _NO_TRACE]
         await self._invoke(call, payload.encode(), f"Timer fired at {fired_at.isoformat()}")
@@ -119,7 +121,8 @@ class Invoker:
         The text contains the actions that the orchestrator requests, and the orchestrator's output
         if the orchestrator has ended.
 
-        Raises FunctionFailure and AppUnavailable in the same cases as `invoke_http`.
+        Raises FunctionFailure if the function raised an exception, exceeded the timeout or did not
+        return a text. Raises AppUnavailable if the app process ended or is restarting.
         """
         function = self._functions_of_orchestrators[name]
         state = await self.invoke(function, "string", context_json.encode())
@@ -133,9 +136,9 @@ class Invoker:
     async def run_activity(self, name: str, input_json: str, instance_id: str) -> str | None:
         """Run an activity with a JSON input, and return the result as JSON text.
 
-        Return None if the activity did not return a value. Raises FunctionFailure and
-        AppUnavailable in the same cases as `invoke_http`. Also raises FunctionFailure if the
-        activity is disabled.
+        Return None if the activity did not return a value. Raises FunctionFailure if the activity
+        raised an exception, exceeded the timeout or is disabled. Raises AppUnavailable if the app
+        process ended or is restarting.
         """
         function = self._functions_of_activities[name]
         if function in self._disabled:

@@ -68,8 +68,8 @@ def _namespace_rules(
 ) -> Sequence[AuthorizationRule]:
     """Return the namespace's policies from the configuration files and the command-line options.
 
-    Without the option `--key`, the policy of Microsoft's emulator is added, unless a file contains
-    a policy that has the same name.
+    The policy of Microsoft's emulator is added if the option `--key` is absent and no file contains
+    a policy with the same name.
     """
     rules = [*config.rules, *(load_policies(options.policies) if options.policies else ())]
     rules += [AuthorizationRule(name, ALL_RIGHTS, value) for name, value in options.key or ()]

@@ -3,7 +3,8 @@
 Requests and responses are Atom entries that contain the description of a queue, a topic, a
 subscription or a rule ("Service Bus REST API", learn.microsoft.com).
 
-A request needs the right Manage, either for the queue or topic in its path or for the namespace.
+A request needs the access right `Manage`, either for the queue or topic in its path or for the
+namespace.
 
 The client in azure-servicebus 7.15.0 always uses https URLs, even if the connection string contains
 `UseDevelopmentEmulator=true`. But this management API is served without TLS. To use the client,
@@ -160,7 +161,12 @@ _CLAIMS = {"PUT": "EntityWrite", "DELETE": "EntityDelete"}
 
 
 class _TokenCheck:
-    """ASGI middleware that answers 401 if a request's signature does not give the right Manage."""
+    """ASGI middleware that answers 401 if a request's signature is missing or not sufficient.
+
+    The signature must give the access right `Manage` for the path of the request. GET and HEAD
+    requests for `/health` need no signature. If the argument `needs_token` is False, no request
+    needs a signature, but a signature in a request is still verified.
+    """
 
     def __init__(self, app: ASGIApp, policies: AccessPolicies, *, needs_token: bool) -> None:
         self._app = app

@@ -111,10 +111,11 @@ _SHOWN_WHILE_WAITING = _TASK_ENDS | {
 
 
 def _is_shown(message: TaskMessage) -> bool:
-    """Return whether a message that no episode has used yet is shown in the history in a response.
+    """Return whether a history in a response shows a message that no episode has used yet.
 
-    A message without a committed row in the database is not shown, because it would be lost if the
-    host were killed. The message of a timer is an exception: the timer would fire again.
+    A message is shown only if it reports the end of a task, the end of a timer, an external event,
+    or that the instance was suspended or resumed. The message must also survive a kill of the host:
+    its row in the database is committed, or its timer would fire again.
     """
     survives_kill = message.is_stored or message.kind is EventType.TIMER_FIRED
     return survives_kill and message.kind in _SHOWN_WHILE_WAITING
@@ -489,7 +490,8 @@ class ManagementApi:
     def _is_own_hub(self, request: ManagementRequest) -> bool:
         """Return whether a request is for the task hub of this host.
 
-        Raises StorageRefused if the request names a task hub that cannot exist.
+        Raises StorageRefused if the request is for another task hub, and Azure Storage does not
+        allow the name of this task hub.
         """
         own = self._urls().task_hub
         hub = request.query.get("taskhub") or own

@@ -1,8 +1,8 @@
 """Read JSON as Newtonsoft.Json does. The Durable extension reads request bodies with this library.
 
 The library accepts more than JSON: single quotation marks, names without quotation marks, comments,
-`NaN` and `Infinity`. Numbers that are too large become "Infinity". The error texts contain the
-position.
+`NaN` and `Infinity`. Numbers that are too large become "Infinity". The text of an error contains
+the position of the error in the JSON text.
 """
 
 import json
@@ -31,7 +31,9 @@ class JsonReaderError(ValueError):
 
 
 def normalize_json(body: bytes) -> str:
-    """Return a body as JSON text. JSON without extensions is returned unchanged.
+    """Convert a body that Newtonsoft.Json accepts to standard JSON text.
+
+    If the body is standard JSON already, return its text unchanged.
 
     Raises JsonReaderError if Newtonsoft.Json would refuse the body.
     """

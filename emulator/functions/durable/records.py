@@ -356,8 +356,8 @@ def read_page(
     """Return one page of the instances that match a filter, and the token of the next page.
 
     `top` is the maximum size of the page, as text. `token` selects the page, and is empty for the
-    first page. No instance matches an unknown token. The returned token is empty after the last
-    page. Raises StorageRefused if `top` is negative.
+    first page. If `token` is not valid, the page has no instances. The returned token is empty
+    after the last page. Raises StorageRefused if `top` is negative.
     """
     size = _LONGEST_PAGE
     if top is not None and _NUMBER.fullmatch(top):

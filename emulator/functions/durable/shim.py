@@ -147,9 +147,9 @@ class Shim:
     def before_function_ended(self) -> "Shim":
         """Return this object as it was before the episode in which the function ended.
 
-        The attribute `ended_episode` is the number of this episode. The returned object has the
-        same `ended_episode`, because a rewind needs it. If `ended_episode` is None, return this
-        object itself.
+        The number of this episode is in the attribute `ended_episode`, which is kept in the
+        returned object, because a rewind needs it. If `ended_episode` is None, the function has not
+        ended while tasks were still running. In this case, return this object itself.
         """
         if self.ended_episode is None:
             return self
@@ -221,8 +221,8 @@ class Shim:
     def _forget_waits(self, actions: Sequence[Action]) -> None:
         """Convert `scheduled` and `timers` of an object that an older version of this host stored.
 
-        In the older version, the two attributes also count the actions that wait for events. After
-        the conversion, they count only tasks.
+        The older version also counted the actions that wait for events. After the conversion, the
+        two attributes count only tasks. `actions` are all actions since the start of the execution.
         """
 
         def count_tasks(end: int) -> int:

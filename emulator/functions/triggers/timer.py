@@ -202,7 +202,8 @@ class TimerTrigger:
         """Return the first run of the function after the start of the host.
 
         The run is due now if the next run in the state file is overdue, or if the function has the
-        option `run_on_startup`.
+        option `run_on_startup`. Otherwise the run is due at the time in the state file or, if the
+        timer has no stored time, at the next time of the schedule.
         """
         now = self._clock.now()
         known = self._status.get("Next")

@@ -110,7 +110,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Add the bytes to the buffer, and process each complete frame.
 
-        If a test has set a latency for this server, wait for the latency before that.
+        If a test has set a latency for this server, the bytes are first delayed by this time.
         """
         self._received_at = self._loop.time()
         self._delay.put(data)
@@ -129,9 +129,10 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Close the connection, because the peer sends no more bytes.
 
-        Before that, send the messages that are already locked for the peer. If the peer was killed,
-        its parent process may read these messages and release their locks. No further messages are
-        locked. Return False, so that asyncio closes the transport, too.
+        Before that, send the messages that are already locked for the peer. If the peer is a worker
+        that was killed, its parent process has a copy of the socket, and reads these messages to
+        release their locks. No further messages are locked. Return False, so that asyncio closes
+        the transport, too.
         """
         self._delay.flush()
         if self._state is not _State.CLOSED:

@@ -393,9 +393,9 @@ class OutgoingLink:
     def on_flow(self, flow: Flow) -> None:
         """Set the credit from the peer's flow performative, and reply if the peer requests a reply.
 
-        If the peer sent the performative before it had received the newest deliveries, the number
-        of these deliveries is subtracted from the credit (section 2.6.7). If the peer requests a
-        drain, the ready messages are sent, and then the remaining credit is set to 0.
+        If the peer had not yet received the newest deliveries when it sent the performative, the
+        number of these deliveries is subtracted from the credit (section 2.6.7). If the peer
+        requests a drain, the ready messages are sent, and then the remaining credit is set to 0.
         """
         self.used_at = _loop_time()
         if flow.link_credit is not None:
@@ -515,7 +515,9 @@ def build_attach_reply(
 ) -> Attach:
     """Build the reply that accepts a peer's attach performative.
 
-    `details` are added to the reply. Without details, the reply has no filters.
+    `max_message_bytes` is the maximum size of a message on the link; if it is None, the reply
+    contains no maximum. `details` are added to the reply. Without details, the reply has no
+    filters.
 
     Clients need a source and a target in the reply. If the server is the sender of the link,
     clients also need the initial delivery count.
@@ -569,7 +571,8 @@ def _padded(terminus: Described | None, code: int, count: int) -> Described:
 def _with_filters(source: Described, filters: dict[Any, Any] | None) -> Described:
     """Return a copy of the source in which `filters` replace the filters of the source.
 
-    The server's attach performative must list the filters that the server applies.
+    The server's attach performative must list the filters that the server applies. If `filters` is
+    None, the copy has no filters.
     """
     fields = list(source.value)
     fields[_FILTER_FIELD] = filters

@@ -37,7 +37,8 @@ class ProtocolDetector(asyncio.Protocol):
 
         Args:
             connect: Creates the AMQP connection.
-            rules: The allowed Host headers and page origins of requests that open a WebSocket.
+            rules: The allowed Host headers and page origins of requests that open a WebSocket. If
+                it is None, only loopback names are allowed.
         """
         self._connect = connect
         self._rules = rules or HostRules()
@@ -159,9 +160,9 @@ class WebSocketConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start the AMQP connection and its time limit for the handshake.
+        """Start the AMQP connection, which limits the time for its handshake.
 
-        The time limit also includes the HTTP handshake.
+        This time also includes the HTTP handshake, which opens the WebSocket.
         """
         self._transport = cast(asyncio.Transport, transport)
         self._connection.connection_made(_WebSocketTransport(self._transport))

@@ -68,11 +68,12 @@ class Broker:
         clock: UtcClock,
         message_format: MessageFormat = _NO_PROPERTIES,
     ) -> "Broker":
-        """Open or create the database, and create or update the queues and topics in `settings`.
+        """Open or create the database, and apply `settings` to its queues and topics.
 
-        Queues and topics that are in the database but not in `settings` are kept with their
-        messages. `message_format` reads and changes the properties of messages for the rules of
-        subscriptions. By default, the rules find no properties in any message.
+        Each queue, topic or subscription in `settings` is created, or updated if it exists. Those
+        that are only in the database are kept with their messages. `message_format` reads and
+        changes the properties of messages for the rules of subscriptions. By default, the rules
+        find no properties in any message.
 
         Raises:
             SchemaError: The file is not a database of the broker or is in use, or `settings`

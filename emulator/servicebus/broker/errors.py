@@ -1,9 +1,9 @@
 """The errors of the broker. Each error has an AMQP condition and an HTTP status code.
 
 BrokerError
-├── EntityNotFound            the queue does not exist
-├── EntityAlreadyExists       a queue with this name already exists
-├── EntityDisabled            the queue's status forbids the operation
+├── EntityNotFound            the queue, topic, subscription, rule or access policy does not exist
+├── EntityAlreadyExists       a queue, topic, subscription or rule has this name already
+├── EntityDisabled            the status of the queue, topic or subscription forbids the operation
 ├── MessageLockLost           the lock does not exist, for example because it expired
 ├── MessageNotFound           no deferred or scheduled message has the sequence number
 ├── SessionLockLost           the receiver has no lock on the session, or the lock expired
@@ -31,7 +31,7 @@ class BrokerError(Exception):
 
 
 class EntityNotFound(BrokerError):
-    """The queue does not exist.
+    """The queue, topic, subscription, rule or shared access policy does not exist.
 
     The error's text is the same as in Azure, because the JavaScript client recognizes this error by
     its text.
@@ -45,14 +45,14 @@ class EntityNotFound(BrokerError):
 
 
 class EntityAlreadyExists(BrokerError):
-    """A queue with this name already exists."""
+    """A queue, topic, subscription or rule with this name already exists."""
 
     condition = "com.microsoft:entity-already-exists"
     status_code = 409
 
 
 class EntityDisabled(BrokerError):
-    """The status of the queue forbids the operation.
+    """The status of the queue, topic or subscription forbids the operation.
 
     The texts of this error are the same as in Azure.
     """

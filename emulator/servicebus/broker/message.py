@@ -151,9 +151,9 @@ class MessageRecord:
     def due_at(self) -> datetime | None:
         """The time at which the broker must change the message; None if there is no such time.
 
-        A locked message is unlocked at the end of its lock, or together with its session. A
-        scheduled message becomes active at its scheduled time. Any other message expires at the end
-        of its time to live.
+        A locked message is unlocked when its lock expires; a message that is locked together with
+        its session has no such time. A scheduled message becomes active at its scheduled time. Any
+        other message expires at the end of its time to live.
         """
         if self.lock is not None:
             return self.lock.until

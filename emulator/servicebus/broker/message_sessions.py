@@ -96,7 +96,10 @@ class MessageSessionLocks:
             self.release(lock)
 
     def end_expired(self, now: datetime) -> Collection[MessageSessionLock]:
-        """End the locks that expired at or before `now`. Return all ended locks."""
+        """End the locks that expired at or before `now`.
+
+        Return all locks that have ended and have not been removed, including released locks.
+        """
         while (id_ := self._timers.take_due(now)) is not None:
             self._end(self._locks[id_], expired=True)
         return list(self._ended.values())
@@ -106,7 +109,7 @@ class MessageSessionLocks:
         return list(self._ended.values())
 
     def remove(self, lock: MessageSessionLock) -> None:
-        """Remove an ended lock, whose messages are unlocked."""
+        """Remove a lock that has ended. The caller must first unlock the session's messages."""
         del self._locks[lock.id], self._ended[lock.id]
 
     def drop_queue(self, queue: int) -> None:

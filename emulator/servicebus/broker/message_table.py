@@ -18,8 +18,8 @@ class TimerHeap:
     The broker uses one heap for messages and one heap for the locks on message sessions. The key of
     a due time is the id of the message or of the lock. Each key has at most one due time.
 
-    A due time that was replaced or removed stays in the
-    heap, but is ignored. If the heap contains too many ignored due times, the heap is rebuilt.
+    A due time that was replaced or removed stays in the heap, but is ignored. If the heap contains
+    too many ignored due times, the heap is rebuilt.
     """
 
     __slots__ = ("_due", "_heap")
@@ -209,11 +209,12 @@ class MessageSessionIndex:
         return self._sessions.setdefault(session_id, _SessionMessages())
 
     def _update(self, session_id: str) -> None:
-        """Store the sequence number of the session's first ready message in `_heads`.
+        """Update `_heads` and the index after a change of a session.
 
-        If the session is locked or has no ready message, `_heads` must contain no number of the
-        session, so remove the number that was stored earlier.
-        If the session is not locked and has no messages, remove the session from the index.
+        `_heads` contains the sequence number of the first ready message of each unlocked session.
+        Replace the number of this session, or remove the number if the session is locked or has no
+        ready message. If the session is not locked and has no messages, remove the session from the
+        index.
         """
         session = self._sessions[session_id]
         head = None if session.is_locked else session.ready.first()

@@ -81,7 +81,8 @@ def check_update(name: str) -> None:
 def system_property_name(name: str) -> str:
     """Return the name of a system property as it is spelled in `SYSTEM_PROPERTIES`.
 
-    `name` may be the alias `subject`. Upper and lower case are not distinguished.
+    `name` must be one of these names, or the alias `subject`, which means `label`. Upper and lower
+    case are not distinguished.
     """
     key = name.casefold()
     return _NAMES[_ALIASES.get(key, key)]

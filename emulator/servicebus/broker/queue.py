@@ -44,7 +44,8 @@ class Queue:
     Methods that read or change messages raise EntityNotFound if the queue has been deleted, and
     BrokerClosed if the broker has been closed. Methods that change messages raise MessageStoreError
     if the change cannot be written to the database. Methods with a lock token raise MessageLockLost
-    if the lock is lost.
+    if the lock is lost, and SessionLockLost if the lock on the message's session is lost. Methods
+    that change properties of a message raise ArgumentError if the changed properties exceed 64 KiB.
     """
 
     def __init__(
@@ -109,7 +110,8 @@ class Queue:
 
         Raises:
             EntityDisabled: The queue's status forbids sending.
-            NotAllowed: This is a dead-letter queue.
+            NotAllowed: This is a dead-letter queue or a subscription, or the queue requires
+                sessions and a message has no session id.
             MessageSizeExceeded: A message exceeds the queue's limit.
             QuotaExceeded: The queue is full.
             ArgumentError: A property of a message is outside Service Bus's limits.
@@ -130,7 +132,17 @@ class Queue:
     async def schedule(self, messages: Sequence[IncomingMessage]) -> list[int]:
         """Add messages that become active at their `scheduled_at`. Return their sequence numbers.
 
-        Raises ArgumentError if a message has no `scheduled_at`. Also raises the errors of `send`.
+        If a message is refused, add none. A duplicate of an earlier message is not added; the
+        result contains the sequence number of the earlier message instead.
+
+        Raises:
+            EntityDisabled: The queue's status forbids sending.
+            NotAllowed: This is a dead-letter queue or a subscription, or the queue requires
+                sessions and a message has no session id.
+            MessageSizeExceeded: A message exceeds the queue's limit.
+            QuotaExceeded: The queue is full.
+            ArgumentError: A message has no `scheduled_at`, or one of its properties is outside
+                Service Bus's limits.
         """
         if any(message.scheduled_at is None for message in messages):
             raise ArgumentError("a message cannot be scheduled, because it has no scheduled time")
@@ -176,9 +188,14 @@ class Queue:
     ) -> list[MessageDelivery]:
         """Receive the deferred messages that have these sequence numbers.
 
-        If the queue requires sessions, the messages must be in the session of `session_lock`. If
-        one of the messages is not found, raise MessageNotFound and receive no message. Also raises
-        the errors of `subscribe`, and SessionLockLost if the session's lock is lost.
+        If the queue requires sessions, the messages must be in the session of `session_lock`.
+
+        Raises:
+            EntityDisabled: The queue's status forbids receiving.
+            NotAllowed: The queue requires sessions, but `session_lock` is None, or the queue has no
+                sessions, but `session_lock` is not None.
+            SessionLockLost: The lock on the session is lost.
+            MessageNotFound: One of the messages is not found. No message is received.
         """
         now = self._begin()
         self.check_receiving()
@@ -393,7 +410,8 @@ class Queue:
         """Renew message locks and return their new expiry times.
 
         The new expiry time is the current time plus the queue's lock duration. If one of the
-        locks is lost, raise MessageLockLost and renew no lock.
+        locks is lost, raise MessageLockLost and renew no lock. Raises NotAllowed if the queue
+        requires sessions, because its messages are locked together with their sessions.
         """
         ends = self._state.renew(tokens, self._begin())
         await self._transactions.wait_until_committed()

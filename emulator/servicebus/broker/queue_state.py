@@ -40,7 +40,10 @@ class SeenMessageId:
 
 @dataclass(frozen=True, slots=True)
 class SessionState:
-    """The state that a receiver stored for a message session. The value None removes the state."""
+    """A change that a receiver made to the state of a message session.
+
+    `value` is the new state. If `value` is None, the state is removed.
+    """
 
     session_id: str
     value: bytes | None
@@ -197,8 +200,10 @@ class QueueState:
         """Add a message, and return its sequence number and its record.
 
         A duplicate of an earlier message is not added. For a duplicate, return the sequence number
-        of the earlier message, and None instead of a record. Also return None instead of a record
-        if this is the state of a topic and the message is passed to the subscriptions at once.
+        of the earlier message, and None instead of a record.
+
+        A topic stores only scheduled messages. If this is the state of a topic and the message is
+        not scheduled, copy the message to the subscriptions, and return None instead of a record.
         """
         window = self.settings.duplicate_detection_window
         if window is not None and message.message_id is not None:
@@ -216,8 +221,11 @@ class QueueState:
     ) -> MessageRecord | None:
         """Add a message that has the sequence number `number`, and return its record.
 
-        `first_number` is the sequence number that the message got when it was sent. Return None if
-        this is the state of a topic and the message is passed to the subscriptions at once.
+        `first_number` is the sequence number that the message got when it was sent. In a
+        subscription, this is the number that the topic gave to the message.
+
+        A topic stores only scheduled messages. If this is the state of a topic and the message is
+        not scheduled, copy the message to the subscriptions, and return None.
         """
         is_scheduled = message.scheduled_at is not None and message.scheduled_at > now
         record = MessageRecord(
@@ -441,7 +449,8 @@ class QueueState:
     def renew(self, tokens: Sequence[UUID], now: datetime) -> list[datetime]:
         """Renew message locks, and return the new expiry times.
 
-        If one of the locks is lost, raise MessageLockLost and renew no lock.
+        If one of the locks is lost, raise MessageLockLost and renew no lock. Raises NotAllowed if
+        the queue requires sessions, because its messages are locked together with their sessions.
         """
         if self.requires_session:
             raise NotAllowed(

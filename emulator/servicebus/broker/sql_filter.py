@@ -189,7 +189,7 @@ _COMPARISONS: dict[str, Callable[[Value, Value], bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class _Operand:
-    """A part of an expression. It is either a predicate, or an expression with a value."""
+    """A parsed part of an expression: a predicate, such as `a = 1`, or a value, such as `a + 1`."""
 
     evaluate: _Expression
     is_predicate: bool = False

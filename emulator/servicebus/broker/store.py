@@ -328,7 +328,7 @@ def _rule_values(rule: AuthorizationRule) -> dict[str, Any]:
 
 
 def _rule_from_values(values: dict[str, Any]) -> AuthorizationRule:
-    """Convert the result of `_rule_values` back to the policy."""
+    """Build a shared access policy from the JSON values that `_rule_values` returned."""
     return AuthorizationRule(**{**values, "rights": read_rights(values["rights"])})
 
 

@@ -70,7 +70,8 @@ class SubscriptionState(QueueState):
         """Return the copies of a message that the subscription gets.
 
         Only the rules that select the message matter. Each such rule with an action makes its own
-        copy. All such rules without an action make one copy together.
+        copy. All such rules without an action make one copy together. If no rule selects the
+        message, the list is empty.
         """
         assert isinstance(self.settings, SubscriptionSettings)
         found = [rule for rule in self.settings.rules if rule.filter.matches(properties)]
@@ -260,7 +261,7 @@ class Topic(Queue):
 
     @property
     def dropped_count(self) -> int:
-        """How many messages no subscription has received since the start of the broker."""
+        """The number of messages, since the start of the broker, that no subscription received."""
         return self._topic_state.dropped_count
 
     def check_receiving(self) -> None:

@@ -27,7 +27,7 @@ class ContentCache:
     """A cache of message contents, which limits the memory that a long queue uses.
 
     The cache contains all contents that are not yet in the database, and the contents that were
-    written to the database last. All other contents are read from the database when needed.
+    written most recently. All other contents are read from the database when needed.
     """
 
     def __init__(
@@ -142,8 +142,8 @@ class TransactionManager:
     def load(self) -> None:
         """Read all message records from the database, and the ids for duplicate detection.
 
-        Then make the changes that are due, and write these changes to the database: locks and
-        messages whose time is over expire, and scheduled messages that are due become active.
+        Then make the changes that are due, and write these changes to the database: end expired
+        locks, remove or dead-letter expired messages, and activate due scheduled messages.
         """
         for record in self.store.records():
             self.table.load(record)

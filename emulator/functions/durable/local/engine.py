@@ -152,8 +152,12 @@ class LocalEngine(DurableEngine):
     ) -> tuple[list[OrchestrationInstance], str]:
         """Return one page of the instances that match a filter, and the token of the next page.
 
-        The arguments are those of `DurableEngine.read_page`. If an instance is in memory, the page
-        contains the instance from memory, because the database may contain an older state.
+        `top` is the maximum size of the page, as text. `token` selects the page, and is empty for
+        the first page. The returned token is empty after the last page. Raises StorageRefused if
+        `top` is negative.
+
+        If an instance is in memory, the page contains the instance from memory, because the
+        database may contain an older state.
         """
         rows, next_token = super().read_page(condition, top, token)
         return [self.cache.get_cached(instance.id) or instance for instance in rows], next_token
