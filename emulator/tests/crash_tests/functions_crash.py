@@ -91,7 +91,8 @@ class OrchestrationLedger:
     def see(self, order: CrashOrder, status: Mapping[str, Any] | None) -> None:
         """Compare a status and its history with what clients have seen of the orchestration before.
 
-        The status None means that the host does not know the orchestration.
+        Contradictions are added to `violations`. The status None means that the host does not know
+        the orchestration.
         """
         self.counts["read"] += 1
         if status is None:
