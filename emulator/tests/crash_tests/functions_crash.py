@@ -185,7 +185,10 @@ class _Callers:
             await asyncio.sleep(_POLL_SECONDS)
 
     async def _continue(self, order: CrashOrder) -> None:
-        """Send one request: start the orchestration, send its event, or read its status."""
+        """Send the next request for an orchestration: start it, send its event, or read its status.
+
+        The event is sent after a client has seen the first activity result.
+        """
         if not order.is_started:
             # The host may know the orchestration although it was killed before it answered.
             is_known = await self._read(order)
