@@ -112,7 +112,8 @@ class MessageLedger:
     ) -> None:
         """Record a delivery of a message, and check whether earlier operations allow the delivery.
 
-        Each contradiction to an earlier operation is added to `violations`. `received_at` and `locked_until` are in seconds since 1970.
+        Each contradiction to an earlier operation is added to `violations`. `received_at` and
+        `locked_until` are in seconds since 1970.
         """
         self.counts["delivered"] += 1
         history = self._messages.get(key)
