@@ -50,7 +50,7 @@ async def http(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> 
 
 @app.orchestration_trigger("context")
 def job(context: df.DurableOrchestrationContext) -> Generator[Any, Any, Any]:
-    """Run one job until it has ended, and return its final record."""
+    """Run one job until it has ended, and return its final state as a JSON object."""
     record = yield from orchestrator.job(context)
     if not context.is_replaying:
         log_failure(context.instance_id, record)
@@ -69,10 +69,10 @@ async def enqueue(ticket: str) -> str | None:
 
 @app.activity_trigger("asked")
 async def conclude(asked: str) -> str:
-    """Record the proposed outcome unless the job has an outcome; return the job's outcome.
+    """Record the outcome in `asked` unless the job has an outcome; return the job's outcome.
 
-    If no outcome is proposed, only read the job's outcome. `gateway.jobs.activities.Conclude.run`
-    describes both JSON texts: the argument `asked` and the returned value.
+    If `asked` contains no outcome, only read the job's outcome. `asked` and the returned value are
+    JSON texts, whose members `gateway.jobs.activities.Conclude.run` describes.
     """
     return await services.conclude.run(asked)
 

@@ -47,7 +47,10 @@ _CORRELATION_FIELDS = {
 
 
 async def add_rule(queue: Queue, body: _Body) -> _Body:
-    """Add a rule to a subscription."""
+    """Add the rule in the body of a request to a subscription, and return an empty reply body.
+
+    Raises NotAllowed if `queue` is not a subscription, and MessageFault if `body` is not valid.
+    """
     subscription = _subscription(queue)
     name, description = body.get("rule-name"), body.get("rule-description")
     if not isinstance(name, str) or not isinstance(description, dict):
@@ -58,7 +61,11 @@ async def add_rule(queue: Queue, body: _Body) -> _Body:
 
 
 async def remove_rule(queue: Queue, body: _Body) -> _Body:
-    """Remove a rule from a subscription."""
+    """Remove the rule that the body of a request names from a subscription.
+
+    Return an empty reply body. Raises NotAllowed if `queue` is not a subscription, and MessageFault
+    if `body` is not valid.
+    """
     name = body.get("rule-name")
     if not isinstance(name, str):
         raise _bad("rule-name must be a string")
@@ -67,7 +74,12 @@ async def remove_rule(queue: Queue, body: _Body) -> _Body:
 
 
 async def enumerate_rules(queue: Queue, body: _Body) -> _Body | None:
-    """Return one page of the rules of a subscription, or None if the page is empty."""
+    """Return a reply body with one page of a subscription's rules, or None if the page is empty.
+
+    The request body contains the number of rules to `skip`, and the number of rules in the page,
+    `top`. Raises NotAllowed if `queue` is not a subscription, and MessageFault if `body` is not
+    valid.
+    """
     skip, top = body.get("skip"), body.get("top")
     if not (isinstance(skip, int) and isinstance(top, int) and skip >= 0 and top >= 1):
         raise _bad("skip must be a whole number from 0, and top must be a whole number from 1")

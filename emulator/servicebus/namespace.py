@@ -141,7 +141,11 @@ def _detached(link: Link, details: str) -> LinkFault:
 
 
 class _TrackedConnection(Connection):
-    """A connection that stays in the set `open_connections` until the connection is lost."""
+    """A connection that is in the set `open_connections` from its start until it is lost.
+
+    `open_connections` is an argument of the constructor. The namespace uses the set to find all
+    connections.
+    """
 
     def __init__(
         self,
@@ -237,7 +241,10 @@ class _NamespaceConnection:
 
 @contextmanager
 def _refuse_link(entity: str) -> Iterator[None]:
-    """Convert an error of the broker during the `with` block to a LinkFault."""
+    """Convert an error of the broker during the `with` block to a LinkFault.
+
+    `entity` is the address of the queue, for the text of the error.
+    """
     try:
         yield
     except BrokerError as error:

@@ -94,7 +94,8 @@ class _PolicyRoutes:
     def _changeable(self, request: Request) -> str:
         """Return the name of the policy in the request's path.
 
-        Raises ArgumentError if the management API cannot change this policy.
+        Raises ArgumentError if the policy was set when the emulator started. The management API
+        cannot change such a policy.
         """
         name: str = request.path_params["name"]
         if name in self._policies.configured:

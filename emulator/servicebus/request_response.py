@@ -149,7 +149,14 @@ class ReplyLinks:
         self._sources: list[ReplySource] = []
 
     def open(self, address: str, reply_address: str | None, sender: DeliverySender) -> ReplySource:
-        """Add a link on which the peer receives replies, and return the source of the link."""
+        """Add a link on which the peer receives replies, and return the source of the link.
+
+        Args:
+            address: The address of the node that sends the replies, for example `$cbs`.
+            reply_address: The address of the peer's end of the link. A request names it in the
+                field `reply-to`.
+            sender: Sends the replies to the peer.
+        """
         source = _TrackedReplySource(self._sources, address, reply_address, sender)
         self._sources.append(source)
         return source
@@ -176,7 +183,10 @@ class ReplyLinks:
 
 
 class _TrackedReplySource(ReplySource):
-    """A ReplySource that stays in the list `open_sources` until the source is closed."""
+    """A ReplySource that is removed from the list `open_sources` when the source is closed.
+
+    `open_sources` is an argument of the constructor. The caller adds the source to this list.
+    """
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ This package imports only the standard library.
     warm         parse the warm periods of a model
     weights      parse the locations of models' weights
     queues       print the catalogue's queues in the format of Microsoft's Service Bus emulator
-    scaling      print the minimum numbers of workers
+    scaling      print how many workers each model needs at least
     media        recognise media types
     webhook      sign webhooks
     guard        check the URLs that callers give

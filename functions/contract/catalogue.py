@@ -98,9 +98,9 @@ class ModelEntry:
             The playground shows a form for them. Empty if the model declares no parameters.
         inputs: The model's named inputs, which it has in addition to its first input.
         versions: The percentage of new jobs for each version of the model; empty if the model has
-            only one version. All versions of a model have the same value.
+            only one version. The entries of all versions contain the same percentages.
         fallback: The version that gets the jobs of a version without a worker; empty if these jobs
-            wait. All versions of a model have the same value.
+            wait. The entries of all versions contain the same fallback.
         min_workers: The minimum number of workers of the model, even if there are no jobs.
         warm: The periods of the week in which at least `warm_workers` workers run.
             `contract.warm` describes the form of a period.

@@ -8,7 +8,8 @@ writes a note in these cases:
 - when the worker releases, abandons or dead-letters a message
 - when a job has run, but its deadline passed before the reply arrived
 
-Otherwise, a message that is completed at its first delivery has no note.
+In all other cases it writes none. For example, a message that is completed at its first delivery
+and before the deadline has no note.
 
 Each delivery has a blob of its own, so that workers never wait for one another. `note_blob` returns
 the name of this blob, and the gateway lists the blobs of a job by their prefix. If a worker cannot
@@ -54,8 +55,8 @@ class DeliveryNote:
 def note_blob(job_id: str, reply_url: str, attempt: int) -> str | None:
     """Return a new name for the blob of a delivery note. Each call returns a different name.
 
-    Return None if the reply URL has no reply token. In this case the job comes from a producer and
-    has no timeline.
+    Return None if the reply URL has no reply token. In this case a producer sent the job, and
+    workers write no notes about its deliveries.
     """
     try:
         (token,) = parse_qs(urlsplit(reply_url).query)[REPLY_TOKEN_PARAMETER]

@@ -49,7 +49,7 @@ class ModelHeartbeat:
         code: The code of the error of the last load; None if the last load did not fail.
         reason: The text of the error of the last load; None if the last load did not fail.
         load_seconds: How long the last load took; None before the first load has ended.
-        in_flight: How many messages the worker has received and not settled.
+        in_flight: How many of the model's messages the worker has received and not settled.
         batch_size: How many jobs ran in the last batch; None before the first batch.
         device_bytes: The device memory that is reserved for the model; None without a device.
     """

@@ -1,7 +1,8 @@
 """Define the messages between gateway and worker, and convert them to and from JSON.
 
-All times are in UTC. The attribute `extra` contains the fields of a message that this version does
-not know. These fields are kept when the message is decoded and encoded again.
+All times are in UTC. The attribute `extra` contains the fields of a message that this module does
+not know, for example because the sender's code is newer. These fields are kept when the message is
+decoded and encoded again.
 
 `*_to_json` and `*_from_json` convert a message that is part of a larger document. `encode_*` and
 `decode_*` convert the bytes of a Service Bus message or an HTTP body.
@@ -189,8 +190,8 @@ class Timing:
     `queued_ms` is how long the job waited in the queue, and `inference_ms` is how long its batch
     ran, both in milliseconds. `batch_size` is the number of jobs in the batch. `delivery` is the
     JSON object that `marks_to_json` returns for the delivery that led to the reply; None if the
-    worker has an older version, which sends no marks. `decode_reply` does not check this object, so
-    a reply with wrong marks is still valid. `marks_from_json` checks the object.
+    worker's code is too old to send it. `decode_reply` does not check this object, so that a reply
+    is accepted even if the object is not valid. `marks_from_json` checks the object.
     """
 
     queued_ms: float = 0.0

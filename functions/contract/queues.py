@@ -1,7 +1,9 @@
 """Create the file Config.json of Microsoft's Service Bus emulator from the model catalogue.
 
-`python -m contract.queues [--served NAMES] [CATALOGUE]` prints Config.json. Our own Service Bus
-emulator reads the same file.
+`python -m contract.queues [--served NAMES] [CATALOGUE]` prints Config.json with the queues of all
+models. NAMES are the models and versions that the workers serve, separated by commas. The program
+fails if one of these models has a version that gets jobs, and neither this version nor its fallback
+is in NAMES. Our own Service Bus emulator reads the same file.
 """
 
 import argparse
@@ -100,7 +102,10 @@ def _queue(name: str, model: ModelEntry) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> int:
-    """Print Config.json for a Service Bus emulator, and return the exit code."""
+    """Print Config.json for a Service Bus emulator.
+
+    Return the exit status: 0, or 2 if the catalogue is not valid or if `check_workers` fails.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m contract.queues", description="Print the queues of all models."
     )

@@ -1,7 +1,9 @@
-"""Print the minimum numbers of workers of each model: `python -m contract.scaling`.
+"""Print how many workers each model needs at least: `python -m contract.scaling [CATALOGUE]`.
 
-The output is a JSON object with one member for each model or version. The command `loosely`
-reads this output, because it does not import the package `contract`.
+The output is a JSON object with a member for each entry of the model catalogue. A model with
+several versions has an entry for each version, for example `classifier` and `classifier:2`. The
+value is the object that `describe_scaling` returns for the entry. The command `loosely` reads this
+output, because it does not import the package `contract`.
 """
 
 import argparse
@@ -18,7 +20,11 @@ from contract.warm import parse_period
 
 
 def describe_scaling(model: ModelEntry) -> dict[str, Any]:
-    """Return a JSON object with the model's `min_workers`, `warm_workers` and warm periods."""
+    """Return a JSON object with the model's `min_workers`, `warm_workers` and warm periods.
+
+    At least `min_workers` workers must run at any time, and at least `warm_workers` in the periods
+    of the week that the member `warm` lists.
+    """
     return {
         "min_workers": model.min_workers,
         "warm_workers": model.warm_workers,
@@ -27,7 +33,7 @@ def describe_scaling(model: ModelEntry) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the minimum numbers of workers.
+    """Print how many workers each model in the catalogue needs at least, as a JSON object.
 
     Return the exit status: 0, or 2 if the catalogue is not valid.
     """

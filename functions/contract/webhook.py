@@ -108,7 +108,10 @@ def _signature(secret: bytes, content: bytes) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the webhook secrets of a tenant, each on its own line. Return the exit status."""
+    """Print the webhook secrets of a tenant, each on its own line, and return 0.
+
+    If the tenant's name or standard input is not valid, print the error and exit with status 2.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m contract.webhook",
         description="Print the secrets with which a tenant's receivers verify webhooks. Standard "

@@ -96,8 +96,10 @@ class _Exchange:
 async def serve(app: App, request: func.HttpRequest, durable: Durable) -> func.HttpResponse:
     """Pass a request to the app, and return the app's response.
 
-    The ASGI scope contains the Durable Functions client `durable` for the app. If the app raises an
-    error after it has sent its whole response, the error is only logged.
+    The ASGI scope contains the Durable Functions client `durable` for the app. A request with an
+    invalid Host header gets 400, without a call of the app. If the app raises an error after it has
+    sent its whole response, the error is logged and the response returned. An earlier error is
+    raised.
     """
     scope = _scope(request, durable)
     if scope is None:

@@ -156,7 +156,8 @@ class TransactionManager:
 
         Locks and messages whose time is over expire, and scheduled messages that are due become
         active. Callers must call this method before they change the state of a queue, because
-        no transaction is scheduled otherwise. Raises BrokerClosed if the broker is closed.
+        only the scheduled transaction writes their changes to the database. Raises BrokerClosed
+        if the broker is closed.
         """
         if self._closed:
             raise BrokerClosed("the broker is closed")
@@ -171,7 +172,7 @@ class TransactionManager:
             raise MessageStoreError(f"the database cannot be written: {problem}")
 
     def mark_changed(self, state: QueueState) -> None:
-        """Mark a queue whose next sequence number or duplicate history may have changed.
+        """Mark a queue whose next sequence number or ids for duplicate detection may have changed.
 
         If the queue is a topic, its subscriptions are marked, too. The next transaction writes the
         changes of marked queues to the database.

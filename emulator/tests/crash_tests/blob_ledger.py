@@ -71,7 +71,7 @@ class BlobLedger:
         self._blobs: dict[str, _BlobHistory] = {}
 
     def progress(self) -> list[int]:
-        """Return two numbers: the acknowledged writes and the checked reads so far."""
+        """Return how many writes were acknowledged so far, and how many reads were checked."""
         return [self.counts["written"], self.counts["read"]]
 
     def names(self) -> list[str]:
@@ -104,7 +104,8 @@ class BlobLedger:
     def confirm_write(self, name: str, version: int, etag: str | None) -> None:
         """Record that the service has acknowledged a write of a blob.
 
-        The version `ABSENT` means that the service has acknowledged the deletion of the blob.
+        `etag` is the new ETag of the blob. The version `ABSENT` means that the service has
+        acknowledged the deletion of the blob; `etag` is then None.
         """
         self._blobs[name] = _BlobHistory(version, etag)
         self.counts["deleted" if version == ABSENT else "written"] += 1
@@ -120,7 +121,8 @@ class BlobLedger:
     def read(self, name: str, content: bytes | None, etag: str | None) -> None:
         """Compare the content and the ETag that a client has read with the writes of the blob.
 
-        The content None means that the blob does not exist.
+        Add a sentence to `violations` for each difference that a kill does not explain. The content
+        None means that the blob does not exist.
         """
         self.counts["read"] += 1
         try:
@@ -145,7 +147,10 @@ class BlobLedger:
         self._blobs[name] = _BlobHistory(version, etag)
 
     def list(self, prefix: str, listed: Iterable[str]) -> None:
-        """Compare the blob names in the service's list for a prefix with the recorded writes."""
+        """Compare the blob names in the service's list for a prefix with the recorded writes.
+
+        Add a sentence to `violations` for each difference that a kill does not explain.
+        """
         self.counts["listed"] += 1
         found = list(listed)
         if found != sorted(set(found)):

@@ -161,7 +161,8 @@ class _BlobLoad:
     async def judge_counters(self) -> None:
         """Check that the number in each counter blob includes all acknowledged increments.
 
-        The number may also include attempted increments that the service has not acknowledged.
+        The number may also include attempted increments that the service has not acknowledged. A
+        number that is too small or too large is recorded as a violation.
         """
         for name, (acknowledged, in_doubt) in self.increments.items():
             found = int(await (await self._container.download_blob(name)).readall())

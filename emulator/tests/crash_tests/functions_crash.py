@@ -91,7 +91,8 @@ class OrchestrationLedger:
     def see(self, order: CrashOrder, status: Mapping[str, Any] | None) -> None:
         """Compare a status and its history with what clients have seen of the orchestration before.
 
-        The status None means that the host does not know the orchestration.
+        Contradictions are added to `violations`. The status None means that the host does not know
+        the orchestration.
         """
         self.counts["read"] += 1
         if status is None:
@@ -184,7 +185,10 @@ class _Callers:
             await asyncio.sleep(_POLL_SECONDS)
 
     async def _continue(self, order: CrashOrder) -> None:
-        """Send one request: start the orchestration, send its event, or read its status."""
+        """Send the next request for an orchestration: start it, send its event, or read its status.
+
+        The event is sent after a client has seen the first activity result.
+        """
         if not order.is_started:
             # The host may know the orchestration although it was killed before it answered.
             is_known = await self._read(order)

@@ -68,7 +68,7 @@ class MessageLedger:
         self._highest_number = 0
 
     def progress(self) -> list[int]:
-        """Return two numbers: the acknowledged sends and the acknowledged completions so far."""
+        """Return how many sends and how many completions were acknowledged so far."""
         return [self.counts["sent"], self.counts[f"acknowledged {COMPLETE}"]]
 
     # Sending
@@ -112,7 +112,8 @@ class MessageLedger:
     ) -> None:
         """Record a delivery of a message, and check whether earlier operations allow the delivery.
 
-        `received_at` and `locked_until` are in seconds since 1970.
+        Each contradiction to an earlier operation is added to `violations`. `received_at` and
+        `locked_until` are in seconds since 1970.
         """
         self.counts["delivered"] += 1
         history = self._messages.get(key)
@@ -171,7 +172,10 @@ class MessageLedger:
     # The end
 
     def judge(self, found: Iterable[FoundMessage]) -> None:
-        """Compare the messages that are found at the end of the test with the acknowledgements."""
+        """Compare the messages that are found at the end of the test with the acknowledgements.
+
+        Each contradiction, such as a lost message, is added to `violations`.
+        """
         by_key: dict[str, FoundMessage] = {}
         for each in found:
             if each.key in by_key:

@@ -33,8 +33,9 @@ async def kill_under_load(
         progress: A function that returns counts of the clients' successful operations.
 
     Returns:
-        Sentences about starts of the service after which the clients did not recover: at least one
-        of the counts did not grow within 90 s. The list is empty if the clients always recovered.
+        A sentence for each start of the service after which the clients did not recover, because
+        at least one of the counts did not grow within 90 s. The list is empty if the clients always
+        recovered.
     """
     violations: list[str] = []
     await _wait_for_progress(progress, violations)

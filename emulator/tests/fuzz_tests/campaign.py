@@ -185,8 +185,8 @@ async def run_fuzz(
     Args:
         count: The minimum number of frames and requests to send. Half of them are AMQP frames.
         seed: The seed of the random generator that makes the frames and requests.
-        observe: Called before each batch with the seconds since the start, and the process id of
-            each service by its name.
+        observe: Called before each batch of at most BATCH frames and requests. The arguments are
+            the seconds since the start, and the process id of each service by its name.
         is_observed: Called with the seconds since the start. The test goes on, even after `count`
             frames and requests, until this function returns true.
     """

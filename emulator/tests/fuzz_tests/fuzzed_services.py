@@ -188,7 +188,10 @@ async def check_services(services: FuzzedServices, limit_seconds: float) -> floa
 
 
 async def _create_fuzzed_entities(services: FuzzedServices) -> None:
-    """Create the queues, the topic and its subscription, unless they exist."""
+    """Create the queues, the topic and the subscription that the fuzz test uses.
+
+    Those that exist already are left unchanged.
+    """
     sessions = "<RequiresSession>true</RequiresSession>"
     await _create_entity(services, FUZZED_QUEUE)
     await _create_entity(services, FUZZED_SESSION_QUEUE, properties=sessions)

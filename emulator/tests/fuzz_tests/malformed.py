@@ -1,7 +1,7 @@
 """Make malformed AMQP frames and HTTP requests from valid ones.
 
-The argument `chance` is a random generator. All random choices come from it, so its seed determines
-the result.
+Most functions have the argument `chance`, a random generator. All their random choices come from
+this generator, so its seed determines the result.
 """
 
 import random

@@ -58,8 +58,8 @@ class LetterFilter:
     """Selects dead letters by their properties. A member that is None allows any value.
 
     `since` is inclusive and `before` is exclusive. Both are compared with the time at which the
-    message was dead-lettered. If `is_redriven` is True, only dead letters that were redriven match;
-    if it is False, only dead letters that were not redriven match.
+    gateway stored the dead letter. If `is_redriven` is True, only dead letters that were redriven
+    match; if it is False, only dead letters that were not redriven match.
     """
 
     models: tuple[ModelEntry, ...]
@@ -147,10 +147,11 @@ async def find_letters(
 async def list_letters(
     blobs: Blobs, models: Sequence[ModelEntry], after: str, count: int
 ) -> list[tuple[ModelEntry, str]]:
-    """Return up to `count` dead letters that follow the cursor `after`.
+    """Return up to `count` dead letters of these models, beginning after the cursor `after`.
 
-    Each item is a pair of the dead letter's model and its id. The dead letters are sorted by the
-    name of the queue, then by the name of the blob. Raises Unavailable if the blob storage fails.
+    Each item is a pair: the model of a dead letter, and the id of this dead letter. The items are
+    sorted by the name of the queue, then by the name of the blob. Raises Unavailable if the blob
+    storage fails.
     """
     found: list[tuple[ModelEntry, str]] = []
     queues = {
@@ -217,8 +218,9 @@ class LetterActions:
     ) -> LetterChanges:
         """Redrive or purge the dead letters of a page; return what was done with each of them.
 
-        If the process dies before it has changed all dead letters, the caller can count the
-        matching dead letters again and send a new request. No dead letter is redriven twice. Raises
+        After ACTION_TIME, no further dead letter is changed, and the result contains a cursor with
+        which another call continues. If the process dies during the call, the caller can search for
+        dead letters again and repeat the action, because no dead letter is redriven twice. Raises
         Unavailable if a service fails.
         """
         ends_at = self.clock() + ACTION_TIME

@@ -70,7 +70,10 @@ def letter_id(name: str, priority: Priority) -> str:
 
 
 def letter_queue(model: ModelEntry, id_: str) -> str:
-    """Return the name of the queue from which the message of this dead letter came."""
+    """Return the name of the queue from which the message of the dead letter `id_` came.
+
+    `model` is the model to whose queue the message was sent.
+    """
     return queue_of(model, Priority.LOW if id_.endswith(_LOW) else Priority.NORMAL)
 
 

@@ -58,7 +58,7 @@ def preflight(
 
 
 def send(method: str, url: str, content: bytes = b"", **headers: str) -> httpx.Response:
-    """Send a request. A PUT request creates a block blob.
+    """Send a request and return the response. A PUT request creates a block blob.
 
     In the names of `headers`, underscores are replaced by dashes.
     """

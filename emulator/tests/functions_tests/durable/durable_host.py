@@ -161,7 +161,7 @@ class EngineHost:
         self.clock.moment += timedelta(seconds=self.storage.visibility_timeout_seconds)
 
     async def settle(self) -> None:
-        """Wait until the engine has no more work until a message arrives or the clock advances."""
+        """Wait until the engine is idle: it waits for a message or for an advance of the clock."""
         quiet = steps = 0
         while quiet < 3:
             await asyncio.sleep(0)

@@ -53,7 +53,12 @@ class ExtensionHost:
         self.engine = engine
 
     async def start(self, name: str, value: Any = None, **query: str) -> str:
-        """Start an orchestration with the durable client of the SDK, and return the instance id."""
+        """Start an orchestration with the durable client of the SDK, and return the instance id.
+
+        `value` is the orchestration's input. `query` contains parameters for the app, which passes
+        them to the durable client: `id` is the instance id, and `version` is the version of the
+        orchestrator.
+        """
         response = await self.http.post(f"/api/start/{name}", json=value, params=query)
         assert response.status_code == 202, response.text
         return str(response.json()["id"])
@@ -92,7 +97,8 @@ class ExtensionHost:
         """Wait until an instance has one of the statuses, and return its complete status.
 
         Without `statuses`, wait until the instance has ended. If `custom` is not None, the custom
-        status must also be equal to `custom`.
+        status must also be equal to `custom`. Raises AssertionError if the instance ends in any
+        other state, or after 30 s.
         """
         wanted = statuses or FINISHED
         try:
@@ -108,7 +114,10 @@ class ExtensionHost:
             raise AssertionError(f"{instance_id} does not become {wanted}: {status}") from None
 
     async def wait_for_events(self, instance_id: str, kind: str, count: int) -> None:
-        """Wait until the history of an instance contains `count` events of the type `kind`."""
+        """Wait until the history of an instance contains `count` events of the type `kind`.
+
+        Raises TimeoutError after 30 s.
+        """
         async with asyncio.timeout(_TIMEOUT_SECONDS):
             while [e["EventType"] for e in await self.history(instance_id)].count(kind) < count:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)

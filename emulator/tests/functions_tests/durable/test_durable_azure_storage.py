@@ -65,9 +65,10 @@ async def start_host(tmp_path: Path) -> AsyncIterator[StartHost]:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Wait up to 30 s of real time until `condition` returns a true value.
+    """Wait until `condition` returns a true value.
 
-    The manual clock does not advance.
+    Raises TimeoutError after 30 s of real time. The hosts' manual clock does not advance during the
+    wait.
     """
     async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 - conditions over several hosts

@@ -36,7 +36,10 @@ class ListeningHost:
         )
 
     async def finished(self, instance_id: str) -> Any:
-        """Wait until an instance has finished, and return its status."""
+        """Wait until an instance has finished, and return its status.
+
+        Raises AssertionError if the instance has not finished after 20 s.
+        """
         assert await self.engine.engine.wait_finished(instance_id, 20)
         return await self.client.get_status(instance_id)
 

@@ -1293,7 +1293,11 @@ async def test_a_query_parameter_makes_the_status_request_for_a_failed_instance_
 def check_urls(
     host: ExtensionHost, payload: dict[str, str], task_hub: str = "ExtensionHub"
 ) -> None:
-    """Check the management URLs in `payload`, except the system key at the end of each."""
+    """Check that each management URL in `payload` has the form that Durable Functions gives it.
+
+    The system key at the end of each URL is not checked. The URLs must be those of the instance
+    `payload["id"]` on `host`, and must name `task_hub`.
+    """
     base = f"{str(host.http.base_url).rstrip('/')}{API}/instances/{payload['id']}"
     query = f"taskHub={task_hub}&connection=AzureWebJobsStorage&code="
     expected = {

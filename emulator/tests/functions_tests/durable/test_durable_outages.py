@@ -1,4 +1,4 @@
-"""Test durable engines if the app is down or changed, memory is low, or the database is in use."""
+"""Test durable engines: changed code, outages of the app, low memory and a database in use."""
 
 from datetime import timedelta
 from typing import Any

@@ -31,7 +31,8 @@ class RunningHost:
     async def logged(self, pattern: str, *, after: int = 0) -> re.Match[str]:
         """Wait until the host logs a line that matches `pattern`, and return the match.
 
-        Skip the first `after` lines of the log.
+        Skip the first `after` lines of the log. Raises AssertionError if the host ends before such
+        a line, and TimeoutError after 40 s.
         """
         async with asyncio.timeout(_TIMEOUT_SECONDS), self._changed:
             while True:
@@ -104,9 +105,10 @@ async def start_host(
 ) -> RunningHost:
     """Start a host process for the app in `folder`, with its data directory `data`.
 
-    The host listens on a free port unless `options` contain a port or `chooses_port` is false.
-    The host gets the environment variables of this process and those in `environment`. Unless
-    `is_reloading` is true, the host ignores changes of the app's files.
+    `options` are added to the host's command line. If they contain no port, and `chooses_port` is
+    true, an option that makes the host listen on a free port is added, too. The host gets the
+    environment variables of this process and those in `environment`. If `is_reloading` is false,
+    the host ignores changes of the app's files.
     """
     command = [sys.executable, "-m", "emulator.functions", "--app", str(folder)]
     command += ["--data", str(data), *options, *(() if is_reloading else ("--no-reload",))]
@@ -148,7 +150,11 @@ async def failed_start(
     environment: Mapping[str, str] | None = None,
     chooses_port: bool = True,
 ) -> tuple[int, str]:
-    """Start a host that must fail. Return its exit status and the last line of its log."""
+    """Start a host that must fail. Return its exit status and the last line of its log.
+
+    The arguments are those of `start_host`. Raises TimeoutError if the host does not end within
+    40 s.
+    """
     host = await start_host(
         folder, data, *options, environment=environment, chooses_port=chooses_port
     )
@@ -161,7 +167,10 @@ async def failed_start(
 
 
 async def finished(client: httpx.AsyncClient, links: dict[str, str]) -> dict[str, Any]:
-    """Poll the status URL until the instance has ended, and return its status."""
+    """Poll the status URL until the instance has ended, and return its status.
+
+    `links` contains the management URLs of the instance. Raises TimeoutError after 30 s.
+    """
     async with asyncio.timeout(30):
         while True:
             response = await client.get(links["statusQueryGetUri"])

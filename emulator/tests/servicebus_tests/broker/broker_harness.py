@@ -120,7 +120,11 @@ class RunningBroker:
         credit: int = 0,
         session_lock: MessageSessionLock | None = None,
     ) -> "RecordingReceiver":
-        """Add a receiver with this link credit, and deliver the messages that are ready."""
+        """Add a receiver with this link credit, deliver ready messages, and return the receiver.
+
+        For a queue with message sessions, `session_lock` is the lock on the session to receive
+        from.
+        """
         receiver = RecordingReceiver()
         receiver.subscription = self.queue(address).subscribe(
             mode, receiver.deliveries.append, session_lock

@@ -154,7 +154,7 @@ class SessionMachine(ModelMachine[ModelSessions]):
         self.advance(0)
 
     def useful_locks(self) -> list[Locks]:
-        """Return the locks that are not lost, and the newest of those that are lost."""
+        """Return all locks that are not lost, and the newest lost lock if there is one."""
         lost = [pair for pair in self.locks if pair[1].is_lost]
         return [pair for pair in self.locks if not pair[1].is_lost] + lost[-1:]
 

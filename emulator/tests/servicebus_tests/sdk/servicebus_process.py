@@ -124,7 +124,10 @@ class Server:
 
 @contextlib.contextmanager
 def run_server(data: Path, options: Sequence[str] = ()) -> Iterator[Server]:
-    """Start a server on free ports, and kill it at the end of the `with` block."""
+    """Start a server on free ports, and kill it at the end of the `with` block.
+
+    `data` is the data directory. `options` are added to the command line.
+    """
     server = Server(data, free_port(), free_port(), options)
     try:
         server.start()

@@ -18,7 +18,10 @@ from servicebus_tests.sdk.servicebus_process import Server
 
 
 async def receive(receiver: Any, count: int = 1, wait_seconds: float = 10) -> list[Any]:
-    """Receive `count` messages. If one call returns fewer messages, call again."""
+    """Receive and return `count` messages, with several calls of the client if necessary.
+
+    Raises AssertionError if a call returns no message within `wait_seconds`.
+    """
     found: list[Any] = []
     while len(found) < count:
         batch = await receiver.receive_messages(

@@ -2,11 +2,11 @@
 
 `python -m servicebus_tests.sdk.upstream.run [PYTEST ARGUMENT…]`
 
-The tests are the unchanged tests of the source package. They take about 15 minutes, because they
-mostly wait until locks and messages expire. With TLS the client always uses port 5671, and port 443
-for WebSocket. Both ports must be free on this machine, and the user must be allowed to use them.
-Packages and tests are kept in the folder that the environment variable CONFORMANCE_FOLDER names. If
-the variable is not set, they are downloaded again for each run.
+The tests are unchanged, from the source package of azure-servicebus. They take about 15 minutes,
+because they mostly wait until locks and messages expire. With TLS the client always uses port 5671,
+and port 443 for WebSocket. Both ports must be free on this machine, and the user must be allowed to
+use them. Packages and tests are kept in the folder that the environment variable CONFORMANCE_FOLDER
+names. If the variable is not set, they are downloaded again for each run.
 """
 
 import os
@@ -65,7 +65,11 @@ def main(arguments: list[str]) -> int:
 
 
 def run(folder: Path, arguments: list[str]) -> int:
-    """Install the packages in `folder`, run the tests, and return pytest's exit status."""
+    """Run the tests of azure-servicebus against an emulator, and return pytest's exit status.
+
+    The packages that the tests need, and the tests themselves, are first stored in `folder`.
+    `arguments` are arguments for pytest. If there are none, the tests of queues and sessions run.
+    """
     python = install(folder)
     tests = fetch_tests(folder)
     certificate, key = make_certificate(folder)
@@ -94,7 +98,10 @@ def run(folder: Path, arguments: list[str]) -> int:
 
 
 def install(folder: Path) -> Path:
-    """Create a virtual environment in `folder` for the tests, and return its interpreter's path."""
+    """Create a virtual environment for the tests, and return the path of its interpreter.
+
+    An environment that `folder` already contains is used again.
+    """
     python = folder / "environment" / "bin" / "python"
     if not python.exists():
         _run(sys.executable, "-m", "venv", folder / "environment")
@@ -103,7 +110,10 @@ def install(folder: Path) -> Path:
 
 
 def fetch_tests(folder: Path) -> Path:
-    """Download and unpack the source package, and return the folder that contains its tests."""
+    """Unpack the source package of azure-servicebus in `folder`; return the folder of its tests.
+
+    The package is downloaded first, unless `folder` already contains it.
+    """
     name = f"azure_servicebus-{VERSION}"
     tests = folder / name / "tests"
     if not tests.exists():
