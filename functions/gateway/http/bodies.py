@@ -83,8 +83,8 @@ class LargeBodies:
     async def parse(self, tenant: str, body: bytes, parse: Callable[[bytes], T]) -> T:
         """Return `parse(body)`.
 
-        A body of up to SMALL_BODY_BYTES is parsed at once. A larger body waits until its tenant
-        gets its turn, and is then parsed in the thread for large bodies.
+        A body of up to SMALL_BODY_BYTES is parsed directly, on the event loop. A larger body waits
+        until its tenant gets its turn, and is then parsed in the thread for large bodies.
         """
         if len(body) <= SMALL_BODY_BYTES:
             return parse(body)
