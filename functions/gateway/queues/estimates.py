@@ -229,9 +229,9 @@ def is_cold_starting(
 ) -> bool:
     """Return whether the model probably has no worker.
 
-    The result is true if no worker of the model has called this process for QUIET_SECONDS, or for
-    the mean time of QUIET_JOBS jobs if that is longer. `quiet_since_seconds` is the time of the
-    last call of a worker, or of the job's creation if the creation is later.
+    `quiet_since_seconds` is the time at which a worker of the model last called this process, or
+    the time at which the queued job was created, whichever is later. The result is true if this
+    time is at least QUIET_SECONDS ago, and at least as long ago as QUIET_JOBS jobs take on average.
     """
     limit_seconds = max(QUIET_SECONDS, QUIET_JOBS * (throughput.seconds_per_job or 0.0))
     return now_seconds - quiet_since_seconds >= limit_seconds
@@ -240,10 +240,10 @@ def is_cold_starting(
 def retry_after_seconds(position: QueuePosition, unknown_seconds: int, longest_seconds: int) -> int:
     """Return the Retry-After in seconds for a job with this position.
 
-    If the wait is known, the value is the estimated wait, rounded up, but at most
-    `longest_seconds`. If the wait is unknown, the value is `unknown_seconds`. There is one
-    exception: if the wait is unknown because no worker runs or no worker can load the model, the
-    value is at least QUIET_SECONDS, but at most `longest_seconds`.
+    - If the wait is known, this is the estimated wait, rounded up, from 1 to `longest_seconds`.
+    - If no worker runs, or no worker can load the model, this is `unknown_seconds` or
+      QUIET_SECONDS, whichever is longer, but at most `longest_seconds`.
+    - If the wait is unknown for another reason, this is `unknown_seconds`.
     """
     if position.eta_seconds is not None:
         return min(longest_seconds, max(1, math.ceil(position.eta_seconds)))
