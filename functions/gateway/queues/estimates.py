@@ -504,8 +504,10 @@ class QueueStatistics:
     def last_length(self, queue: str) -> int | None:
         """Return the estimated number of jobs in the queue, without waiting for a new count.
 
-        Returns None if there is no count, or if the last count is older than USABLE_SECONDS. If the
-        last count is not fresh, a new count is started in the background.
+        The estimate uses the last count of the queue's messages. Returns None if there is no count,
+        or if the last count is older than USABLE_SECONDS. If there is no count, or if the last
+        count is so old that `length` would count the messages again, a new count is started in the
+        background.
         """
         count, now = self._sample, self._now()
         if count is None or now > self._fresh_until:
@@ -654,10 +656,10 @@ class WaitEstimates:
         return QueuePosition(jobs, eta, phase)
 
     async def _phase(self, model: str, quiet_since: float, throughput: Throughput) -> QueuePhase:
-        """Return what the jobs of a model wait for.
+        """Return what a queued job of the model waits for.
 
-        `quiet_since` is the time of the last call of a worker, or of the job's creation if the
-        creation is later.
+        `quiet_since` is the time at which a worker of the model last called this process, or the
+        time at which the job was created, whichever is later.
         """
         now = self._now()
         is_quiet = now - quiet_since >= BROKEN_AFTER_SECONDS
