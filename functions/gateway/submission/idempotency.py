@@ -382,7 +382,8 @@ class IdempotencyKeys:
     ) -> SubmittedJob:
         """Wait up to `wait_seconds` for the end of a submitted job, and return the job.
 
-        If the job has ended, the returned value contains the job's final record.
+        The returned value contains the job's final record. If the job does not end in this time,
+        it contains the record that `submitted` contains.
         """
         job_id, record = submitted.job_id, submitted.record
         if is_final(record):
