@@ -285,7 +285,7 @@ class Waiter:
 
 
 class DelayedStart:
-    """The start of an orchestration that a request delays until its job has an outcome."""
+    """The start of a job's orchestration, which a request delays until the job has an outcome."""
 
     def __init__(self) -> None:
         self.outcome: JobOutcome | None = None

@@ -237,9 +237,9 @@ async def read_notes(
 ) -> list[DeliveryNote]:
     """Return the notes of workers about the deliveries of a job, in the order of the deliveries.
 
-    The names of the notes' blobs contain a digest of the job's reply token, which `tokens` computes
-    from `job_id` and the job's `deadline`. At most MAX_NOTES notes are read. Notes that cannot be
-    decoded are left out. Raises Unavailable if the blob storage fails.
+    The names of the notes' blobs contain a digest of a reply token of the job. `tokens` computes
+    the job's reply tokens from `job_id` and `deadline`. At most MAX_NOTES notes are read. Notes
+    that cannot be decoded are left out. Raises Unavailable if the blob storage fails.
     """
     names: list[str] = []
     for token in tokens.of_job(job_id, deadline):

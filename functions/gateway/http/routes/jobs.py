@@ -252,7 +252,8 @@ async def _read_result(
 
     If the job has not ended, the response has the status 202 and contains the job. The response to
     a request for a large result is a redirect to the result's URL. If the query parameter
-    `redirect` is `false`, it is a JSON object with this URL instead; None and `true` change nothing.
+    `redirect` is `false`, the response is a JSON object with this URL instead. The values None and
+    `true` change nothing.
 
     Raises the problem `malformed-request` if `redirect` has another value, `no-result` if the job
     ended without a result, or `unknown-result` if the job has no result with this name.
@@ -324,7 +325,7 @@ async def get_timeline(
 
 
 async def _find_outcome(outcomes: OutcomeStore, job_id: str, ticket: Ticket) -> JobOutcome | None:
-    """Return the job's outcome from its ticket or from `outcomes`; None if the job has no outcome."""
+    """Return the job's outcome from its ticket or from `outcomes`; None if there is no outcome."""
     return outcome_of(ticket) or await outcomes.find(job_id)
 
 
