@@ -292,8 +292,8 @@ class JobCounters:
     def record_waiting(self, model: str, count: int) -> None:
         """Record that `count` messages are in the model's queues.
 
-        If `count` is 0, and the last recorded number is 0 or unknown, the counts of this minute do not
-        change. Therefore an idle gateway process does not write its counts to blob storage.
+        If `count` is 0, and the last recorded number is 0 or unknown, the counts of this minute do
+        not change. Therefore an idle gateway process does not write its counts to blob storage.
         """
         minute, totals = self._current(model)
         before, totals.waiting = totals.waiting, count

@@ -549,8 +549,8 @@ def _with_start(noted: list[_Delivery], record: Record) -> list[_Delivery]:
     """Add the start time in the job's record to the delivery that started the job.
 
     Returns the deliveries in `noted` with this change. If none of them is the delivery that started
-    the job, this delivery is added to the list. If its note says how it was settled, nothing is
-    changed. `record` must be the record of a job that has started.
+    the job, this delivery is added to the list. If a note says how this delivery was settled, the
+    list is not changed. The job must have started.
     """
     started_at = datetime.fromisoformat(record["started_at"])
     number = record["attempt"]

@@ -211,7 +211,7 @@ def _named_input(model: ModelEntry, tensor: Tensor, job_count: int) -> list[Subm
     """Return the inputs in the tensor of a named input, one for each of `job_count` jobs.
 
     Raises HttpProblem if the tensor is not valid, or if it contains more or fewer inputs. A tensor
-    of another datatype than BYTES contains one input.
+    whose datatype is not BYTES contains one input.
     """
     entry = model.entry_of_input(tensor.name)
     with naming_input(tensor.name):
