@@ -681,7 +681,10 @@ class WaitEstimates:
         return ModelWait(_sum_if_known(lengths), wait)
 
     async def count(self, model: ModelEntry) -> dict[Priority, MessageCounts | None]:
-        """Return the numbers of messages in each of the model's queues; None if unknown."""
+        """Return the numbers of messages in the model's queue for each priority.
+
+        The value is None for a queue whose numbers are unknown.
+        """
         queues = self._of(model.name).queues
         counts = await asyncio.gather(
             *(queue.counts(queue_of(model, priority)) for priority, queue in queues.items())
