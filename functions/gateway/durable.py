@@ -123,7 +123,11 @@ class Durable(Protocol):
     async def start(
         self, instance_id: str, input_text: str, orchestrator: str = ORCHESTRATOR_JOB
     ) -> None:
-        """Start an orchestration. An ended orchestration with the same id is replaced."""
+        """Start an orchestration with the input `input_text`.
+
+        An ended orchestration with the same id is replaced. An orchestration with the same id that
+        has not ended continues unchanged, and no error is raised.
+        """
 
     async def status(self, job_id: str) -> InstanceSnapshot | None:
         """Return the state of an orchestration; None if no orchestration has this id."""

@@ -290,10 +290,10 @@ class JobCounters:
         self._note_change()
 
     def record_waiting(self, model: str, count: int) -> None:
-        """Record how many messages are in the model's queues.
+        """Record that `count` messages are in the model's queues.
 
-        If the queues are still empty, nothing is recorded. Therefore an idle gateway process does
-        not write its counts of jobs to blob storage.
+        If `count` is 0, and the last recorded number is 0 or unknown, the counts of this minute do
+        not change. Therefore an idle gateway process does not write its counts to blob storage.
         """
         minute, totals = self._current(model)
         before, totals.waiting = totals.waiting, count

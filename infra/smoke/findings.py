@@ -27,7 +27,13 @@ class FindingResult(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of checking one claim, and what was observed."""
+    """The result of checking one claim, which is a sentence about the deployment.
+
+    Attributes:
+        claim: The sentence.
+        result: Whether the sentence is true.
+        text: What was observed.
+    """
 
     claim: str
     result: FindingResult

@@ -101,9 +101,9 @@ def check_device(request: CheckRequest) -> tuple[FindingResult, str]:
 
 
 def check_letter(request: CheckRequest) -> tuple[FindingResult, str]:
-    """Wait until a message is among the dead letters, and check that its dead letter has a reason.
+    """Wait until the message `request.message_id` is a dead letter, and check that it has a reason.
 
-    Return the result and what was observed.
+    The dead letter is then deleted. Return the result and what was observed.
     """
     end = time.monotonic() + request.seconds
     path = f"/v1/admin/dead-letters?model={request.api.model}"

@@ -136,7 +136,8 @@ class CheckedNamespace:
     def count(self, queue: str, expected: int) -> int:
         """Return the number of active messages of a queue.
 
-        Read the number repeatedly until it is `expected`, for at most `count_seconds`.
+        Read the number again and again until it is `expected`, but for at most the time limit
+        `count_seconds` of this object. Return the number that was read last.
         """
         end = time.monotonic() + self.count_seconds
         while (found := self.queues.count_active(queue)) != expected and time.monotonic() < end:
@@ -240,9 +241,10 @@ def check_release(broker: CheckedNamespace, queue: str) -> tuple[FindingResult, 
 
 
 def check_lock_token(broker: CheckedNamespace, queue: str) -> tuple[FindingResult, str]:
-    """Check that the message of a killed process can be abandoned by its lock token alone.
+    """Check that a new connection can abandon a message that a killed process had locked.
 
-    Return the result and what was observed.
+    The new connection has only the lock token of the message. Return the result and what was
+    observed.
     """
     broker.send(queue, "held")
     with tempfile.TemporaryDirectory() as folder:

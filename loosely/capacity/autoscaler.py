@@ -89,8 +89,9 @@ class Activation:
 
     When a queue has messages and there are no replicas, the rule starts the minimum number of
     replicas, but at least one. When the queues have been empty for the cool-down period, the rule
-    removes all replicas if the minimum number is 0. If ``idle_replica_count`` is set, the rule
-    reduces the replicas to this number instead.
+    removes all replicas if the minimum number is 0, and otherwise keeps the replicas. If
+    ``idle_replica_count`` is set, the rule reduces the replicas to this number instead, whatever
+    the minimum number is.
     """
 
     def __init__(self, scaling: ScaledObject, created_at_seconds: float) -> None:

@@ -192,10 +192,10 @@ class ReplyTokens:
             raise ExpiredToken("the reply token has expired")
 
     def is_issued(self, job_id: str, url: str) -> bool:
-        """Return whether a gateway with these keys issued this reply URL for this job.
+        """Return whether this reply URL was signed for this job with one of this object's keys.
 
-        The result is also true if the token in the URL has expired. Only a gateway can issue a
-        reply URL, so a message with such a URL was sent by a gateway and not by a producer.
+        The result is also true if the token in the URL has expired. Only a gateway has the keys, so
+        a message with such a URL was sent by a gateway and not by a producer.
         """
         try:
             query = parse_qs(urlsplit(url).query)
@@ -347,7 +347,9 @@ class AuthenticationMiddleware:
     def _charge(self, caller: Caller, headers: dict[str, str], count: int) -> None:
         """Count `count` more jobs of a request against the caller's rate limit.
 
-        Write the tokens that remain into the header `RateLimit` of `headers`.
+        The request is allowed even if it then exceeds the limit. The new value of the header
+        `RateLimit`, which says how many more requests the limit allows, is stored in `headers`.
+        Does nothing if the caller has no rate limit.
         """
         if caller.rate is not None and count:
             decision = self._limiter.charge(caller.name, caller.rate, count)

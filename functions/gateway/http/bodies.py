@@ -53,12 +53,11 @@ class LargeBodies:
     def admit(self, tenant: str, size_bytes: int) -> Iterator[None]:
         """Count a body during the `with` block.
 
-        Raises the problem `overloaded` in two cases:
-
-        - Other bodies are counted now, and with this body they would exceed the limit of the
-          process.
-        - Other bodies of this tenant are counted now, and with this body they would exceed the
-          limit of a tenant.
+        Raises the problem `overloaded` if all counted bodies together, including this body, would
+        exceed the limit of the process, or if those of this tenant would exceed the limit of a
+        tenant. A body is always allowed if it is the only one: the limit of the process applies
+        only while other bodies are counted, and the limit of a tenant only while other bodies of
+        this tenant are counted.
         """
         own_bytes = self._tenants_bytes.get(tenant, 0)
         fits = not self._total_bytes or self._total_bytes + size_bytes <= self._limit_bytes
@@ -82,7 +81,11 @@ class LargeBodies:
                 del self._tenants_bytes[tenant]
 
     async def parse(self, tenant: str, body: bytes, parse: Callable[[bytes], T]) -> T:
-        """Return `parse(body)`. A large body is parsed in the thread for large bodies."""
+        """Return `parse(body)`.
+
+        A body of up to SMALL_BODY_BYTES is parsed directly, on the event loop. A larger body waits
+        until its tenant gets its turn, and is then parsed in the thread for large bodies.
+        """
         if len(body) <= SMALL_BODY_BYTES:
             return parse(body)
         async with self._turns.take(tenant):

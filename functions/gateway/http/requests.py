@@ -136,8 +136,10 @@ async def find_visible_job(request: Request, job_id: str, tenant: str | None = N
     """Return the record of a job that the caller may see. Operators may see other tenants' jobs.
 
     Use this function only for responses without the job's result, because operators do not see
-    results. `tenant` is the value of the query parameter `tenant`, which `visible_tenant`
-    describes. Raises the problem `unknown-job` or `forbidden`.
+    results. `tenant` is the value of the query parameter `tenant`: the name of the job's tenant, or
+    ALL_TENANTS. If it is None, the job may belong to any tenant whose jobs the caller may see.
+    Raises the problem `forbidden` if the caller may not see jobs of `tenant`, or `unknown-job` if
+    there is no such job.
     """
     _, found = await find_visible_instance(request, job_id, tenant)
     return found
@@ -148,7 +150,10 @@ async def find_visible_instance(
 ) -> tuple[InstanceSnapshot, Record]:
     """Return the orchestration and the record of a job that the caller may see.
 
-    `find_visible_job` describes the argument `tenant` and the problems that are raised.
+    `tenant` is the value of the query parameter `tenant`: the name of the job's tenant, or
+    ALL_TENANTS. If it is None, the job may belong to any tenant whose jobs the caller may see.
+    Raises the problem `forbidden` if the caller may not see jobs of `tenant`, or `unknown-job` if
+    there is no such job.
     """
     visible = visible_tenant(request, tenant)
     instance = await durable_of(request).status(check_job_id(job_id))
@@ -259,8 +264,9 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def parse_time(name: str, text: str | None) -> datetime | None:
-    """Return the time in a query parameter with this name; None if `text` is None.
+    """Return the time in a query parameter; None if the parameter is absent.
 
+    `text` is the value of the parameter, or None. `name` is its name, for the text of the problem.
     Raises the problem `malformed-request` if `text` is not a time in RFC 3339 format.
     """
     if text is None:
@@ -316,10 +322,11 @@ LABEL_HEADER: Final = "Loosely-Label"
 
 
 def label_option_of(request: Request) -> str | None:
-    """Return the label in the header or in the query of a request; None if there is no label.
+    """Return the label that a request gives to its job; None if the request contains no label.
 
-    Raises the problem `malformed-request` if there is more than one label, or if the header has
-    characters that are not ASCII. The length of the label is checked later.
+    The label is in the header Loosely-Label or in the query parameter `label`. Raises the problem
+    `malformed-request` if there is more than one label, or if the header has characters that are
+    not ASCII. The length of the label is checked later.
     """
     given = request.headers.getlist(LABEL_HEADER)
     if not given:

@@ -160,9 +160,10 @@ def check_match(request: Request, response: Response) -> None:
 async def add_queue_position(
     job: JobResource, priority: Priority, catalogue: Catalogue, estimates: WaitEstimates
 ) -> dict[str, str]:
-    """Add a queued job's position to `job`; return the Retry-After header for the response.
+    """Add the position of a queued job to `job`; return the Retry-After header for the response.
 
-    The job must not have ended. If the job is not queued, `job` is not changed.
+    The position is the member `queue` of `job`. If the job is not queued any more, `job` is not
+    changed, and Retry-After is RETRY_AFTER_SECONDS. The job must not have ended.
     """
     model = catalogue.get(join_name(job["model"], job["version"]))
     position = NO_POSITION

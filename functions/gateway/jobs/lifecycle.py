@@ -227,9 +227,9 @@ class Waiter:
 
         The wait takes at most START_DELAY_SECONDS, and at most `limit_seconds`.
 
-        If this method returns an outcome, the orchestration must be started with this outcome
-        inside `starting`, because the outcome is not recorded anywhere yet. Returns None if there
-        is no outcome or if the start is not delayed.
+        Returns None if there is no outcome or if the start is not delayed. If this method returns
+        an outcome, the outcome is not recorded anywhere yet. The caller must then start the
+        orchestration with this outcome, in a `with` block of the method `starting`.
         """
         start = self.delayed_start
         if start is None:
@@ -243,8 +243,9 @@ class Waiter:
     def starting(self) -> Iterator[None]:
         """Record that the orchestration has started if the `with` block ends without an error.
 
-        The block must start the orchestration. If the start was delayed, the requests with the
-        workers' replies wait until `delayed_start` contains this record.
+        The block must start the orchestration. If the start was delayed until the job had an
+        outcome, the HTTP request that brought this outcome waits for the record. If the block
+        raises an error, this method records nothing.
         """
         yield
         if self.delayed_start is not None:
@@ -284,7 +285,7 @@ class Waiter:
 
 
 class DelayedStart:
-    """The start of an orchestration that a request delays until its job has an outcome."""
+    """The start of a job's orchestration, which a request delays until the job has an outcome."""
 
     def __init__(self) -> None:
         self.outcome: JobOutcome | None = None
@@ -302,9 +303,9 @@ class DelayedStart:
             self._end.set_result(has_started)
 
     async def wait(self) -> bool:
-        """Return whether the orchestration was started with the outcome.
+        """Wait for a call of `end`; return whether the orchestration was started with the outcome.
 
-        Returns False if this is not known after LONGEST_START_SECONDS.
+        Returns False if `end` is not called within LONGEST_START_SECONDS.
         """
         # Unlike `wait_for`, `wait` does not cancel the future, for which others also wait.
         await asyncio.wait([self._end], timeout=LONGEST_START_SECONDS)
@@ -349,11 +350,14 @@ class Waiters:
             waiter.notify(outcome)
 
     def start_with(self, job_id: str, outcome: JobOutcome) -> DelayedStart | None:
-        """Pass the outcome to the request that delays the start of the job's orchestration.
+        """Pass the job's outcome to the HTTP request that delays the start of the orchestration.
 
-        Returns the delayed start, or None if `find_start` finds none. Only the first outcome is
-        passed. If an outcome was passed before, `outcome` is ignored, and the returned object
-        contains the earlier outcome.
+        A request that waits for the job may delay the start of the job's orchestration, so that the
+        orchestration starts with the outcome. Returns this start, which then contains the outcome.
+        Returns None if no request has delayed the start of this orchestration.
+
+        Only the first outcome counts: on a later call, `outcome` is ignored, and the returned start
+        contains the first outcome.
         """
         start = self.find_start(job_id)
         if start is not None and start.outcome is None:
@@ -364,8 +368,8 @@ class Waiters:
     def find_start(self, job_id: str) -> DelayedStart | None:
         """Return the delayed start of the job's orchestration; None if there is none.
 
-        A start that has succeeded is also found, unless it is older than the starts that
-        `keep_start` keeps.
+        A start is delayed while an HTTP request holds it back until the job has an outcome. One of
+        the last PAST_STARTS starts is also found after it has succeeded.
         """
         for waiter in self._waiters.get(job_id, ()):
             if waiter.delayed_start is not None:
@@ -473,8 +477,9 @@ class Jobs:
     ) -> Record | None:
         """Read whether a job has ended; return its final record, or None if it has not ended.
 
-        `initial` is the record of the job before its end. If `is_full` is true, the state of the
-        orchestration is also read. Returns None if a service does not respond.
+        `initial` is the record of the job before its end. If `is_full` is false, only the blob of
+        the outcome is read. Otherwise the state of the orchestration is read, too. Returns None if
+        a service does not respond.
         """
         try:
             if is_full:

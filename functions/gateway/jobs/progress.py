@@ -130,9 +130,10 @@ class ProgressStore:
     async def add_to(self, job_id: str, record: Record) -> Record:
         """Return the record with the job's progress added.
 
-        The blob is read only if the model reports progress. If the storage does not respond, this
-        method returns the record of an ended job unchanged, and raises Unavailable for a job that
-        has not ended.
+        Returns the record unchanged if the model does not report progress, or if the job has ended
+        and the record already contains its start time. If the storage does not respond, this method
+        returns the record of an ended job unchanged, and raises Unavailable for a job that has not
+        ended.
         """
         if not self._is_reported(record["model"]) or (
             is_final(record) and record["started_at"] is not None
@@ -164,7 +165,8 @@ class ProgressStore:
         the process dies after the event.
 
         Does nothing and returns None if the job has not started, or if its model does not report
-        progress. Raises Unavailable as `update` does.
+        progress. Raises Unavailable if the blob storage fails, or if other processes write the
+        progress during every attempt to store the order.
         """
         if not self._is_reported(model):
             return None

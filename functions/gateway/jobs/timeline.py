@@ -237,7 +237,9 @@ async def read_notes(
 ) -> list[DeliveryNote]:
     """Return the notes of workers about the deliveries of a job, in the order of the deliveries.
 
-    Notes that cannot be decoded are left out. Raises Unavailable if the blob storage fails.
+    The names of the notes' blobs contain a digest of a reply token of the job. `tokens` computes
+    the job's reply tokens from `job_id` and `deadline`. At most MAX_NOTES notes are read. Notes
+    that cannot be decoded are left out. Raises Unavailable if the blob storage fails.
     """
     names: list[str] = []
     for token in tokens.of_job(job_id, deadline):
@@ -449,7 +451,10 @@ def _sent_at(ticket: Ticket, history: Sequence[HistoryEvent]) -> datetime | None
 
 
 def _find(history: Iterable[HistoryEvent], kind: str, name: str | None = None) -> datetime | None:
-    """Return the time of the first event of this kind and name; None if there is none."""
+    """Return the time of the first event of this kind and name; None if there is none.
+
+    If `name` is None, the event may have any name.
+    """
     found = (each.at for each in history if each.kind == kind and name in {None, each.name})
     return next(found, None)
 
@@ -503,8 +508,9 @@ def _with_answer(
 ) -> list[_Delivery]:
     """Return the deliveries in `noted`, followed by the delivery that produced the reply.
 
-    The delivery that produced the reply is described by the reply. If a worker's note in `noted`
-    describes this delivery too, the note is left out.
+    `record` is the final record of a job that ended with a reply. The last delivery is described by
+    the marks in this reply, or by the times in `record` if the reply has no valid marks. If a note
+    in `noted` describes this delivery too, the note is left out.
     """
     timing = record["timing"]
     marks = _marks_of(outcome)
@@ -542,8 +548,9 @@ def _is_same(noted: _Delivery, answer: _Delivery) -> bool:
 def _with_start(noted: list[_Delivery], record: Record) -> list[_Delivery]:
     """Add the start time in the job's record to the delivery that started the job.
 
-    Returns the noted deliveries with this change. If no note describes the delivery that started
-    the job, the delivery is added to the list.
+    Returns the deliveries in `noted` with this change. If none of them is the delivery that started
+    the job, this delivery is added to the list. If a note says how this delivery was settled, the
+    list is not changed. The job must have started.
     """
     started_at = datetime.fromisoformat(record["started_at"])
     number = record["attempt"]

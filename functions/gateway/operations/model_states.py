@@ -43,9 +43,9 @@ class ModelStates:
         return None if beats is None else find_ready(beats)
 
     async def broken(self) -> frozenset[str]:
-        """Return the names of the models that no worker can load, although some workers serve them.
+        """Return the names of the models that are broken in all live workers that serve them.
 
-        The result is empty if the heartbeats cannot be read.
+        A worker cannot load a broken model. The result is empty if the heartbeats cannot be read.
         """
         return find_broken(await self._read(BROKEN_FOR) or ())
 
@@ -96,7 +96,10 @@ def find_ready(models: Sequence[ModelHeartbeat]) -> frozenset[str]:
 
 
 def find_broken(models: Sequence[ModelHeartbeat]) -> frozenset[str]:
-    """Return the names of the models that no worker can load, although some workers serve them."""
+    """Return the names of the models that are broken in all workers that serve them.
+
+    `models` contains the state of each model in each worker. A worker cannot load a broken model.
+    """
     usable = {model.name for model in models if model.state is not ModelState.BROKEN}
     return frozenset(model.name for model in models if model.name not in usable)
 

@@ -357,11 +357,12 @@ class Operations:
             return last
 
     async def record_waiting(self, oldest: Mapping[str, datetime | None]) -> None:
-        """Record how many messages wait in each model's queues. `series` shows these numbers.
+        """Record how many messages wait in each model's queues, for the method `series`.
 
-        `oldest` contains, for each queue that could be read, the time at which the oldest message
-        was enqueued; None for an empty queue. If all queues of a model are empty, 0 is recorded
-        without a request to Service Bus.
+        `oldest` maps each queue that could be read to the time at which its oldest message was
+        enqueued, or to None if the queue is empty. If all queues of a model are empty, 0 is
+        recorded. Otherwise the number comes from Service Bus, without the messages that workers
+        hold. If the number is unknown, nothing is recorded for the model.
         """
         now = self._clock()
         self._oldest |= {queue: (now, enqueued_at) for queue, enqueued_at in oldest.items()}

@@ -260,7 +260,11 @@ class BatchingSender:
             self._task = asyncio.create_task(self._send_waiting(opens_first=True))
 
     async def close(self) -> None:
-        """Close the SDK's sender. Messages that are still waiting are not sent."""
+        """Close the SDK's sender.
+
+        Messages that are still waiting are not sent, and the calls of `send` that wait for them
+        raise CancelledError.
+        """
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])

@@ -229,9 +229,9 @@ def is_cold_starting(
 ) -> bool:
     """Return whether the model probably has no worker.
 
-    The result is true if no worker of the model has called this process for QUIET_SECONDS, or for
-    the mean time of QUIET_JOBS jobs if that is longer. `quiet_since_seconds` is the time of the
-    last call of a worker, or of the job's creation if the creation is later.
+    `quiet_since_seconds` is the time at which a worker of the model last called this process, or
+    the time at which the queued job was created, whichever is later. The result is true if this
+    time is at least QUIET_SECONDS ago, and at least as long ago as QUIET_JOBS jobs take on average.
     """
     limit_seconds = max(QUIET_SECONDS, QUIET_JOBS * (throughput.seconds_per_job or 0.0))
     return now_seconds - quiet_since_seconds >= limit_seconds
@@ -240,10 +240,10 @@ def is_cold_starting(
 def retry_after_seconds(position: QueuePosition, unknown_seconds: int, longest_seconds: int) -> int:
     """Return the Retry-After in seconds for a job with this position.
 
-    If the wait is known, the value is the estimated wait, rounded up, but at most
-    `longest_seconds`. If the wait is unknown, the value is `unknown_seconds`. There is one
-    exception: if the wait is unknown because no worker runs or no worker can load the model, the
-    value is at least QUIET_SECONDS, but at most `longest_seconds`.
+    - If the wait is known, this is the estimated wait, rounded up, from 1 to `longest_seconds`.
+    - If no worker runs, or no worker can load the model, this is `unknown_seconds` or
+      QUIET_SECONDS, whichever is longer, but at most `longest_seconds`.
+    - If the wait is unknown for another reason, this is `unknown_seconds`.
     """
     if position.eta_seconds is not None:
         return min(longest_seconds, max(1, math.ceil(position.eta_seconds)))
@@ -504,8 +504,10 @@ class QueueStatistics:
     def last_length(self, queue: str) -> int | None:
         """Return the estimated number of jobs in the queue, without waiting for a new count.
 
-        Returns None if there is no count, or if the last count is older than USABLE_SECONDS. If the
-        last count is not fresh, a new count is started in the background.
+        The estimate uses the last count of the queue's messages. Returns None if there is no count,
+        or if the last count is older than USABLE_SECONDS. If there is no count, or if the last
+        count is so old that `length` would count the messages again, a new count is started in the
+        background.
         """
         count, now = self._sample, self._now()
         if count is None or now > self._fresh_until:
@@ -654,10 +656,10 @@ class WaitEstimates:
         return QueuePosition(jobs, eta, phase)
 
     async def _phase(self, model: str, quiet_since: float, throughput: Throughput) -> QueuePhase:
-        """Return what the jobs of a model wait for.
+        """Return what a queued job of the model waits for.
 
-        `quiet_since` is the time of the last call of a worker, or of the job's creation if the
-        creation is later.
+        `quiet_since` is the time at which a worker of the model last called this process, or the
+        time at which the job was created, whichever is later.
         """
         now = self._now()
         is_quiet = now - quiet_since >= BROKEN_AFTER_SECONDS
@@ -679,7 +681,10 @@ class WaitEstimates:
         return ModelWait(_sum_if_known(lengths), wait)
 
     async def count(self, model: ModelEntry) -> dict[Priority, MessageCounts | None]:
-        """Return the numbers of messages in each of the model's queues; None if unknown."""
+        """Return the numbers of messages in the model's queue for each priority.
+
+        The value is None for a queue whose numbers are unknown.
+        """
         queues = self._of(model.name).queues
         counts = await asyncio.gather(
             *(queue.counts(queue_of(model, priority)) for priority, queue in queues.items())

@@ -129,8 +129,9 @@ class PayloadContainer:
         self._is_there = True
 
     async def signing_key(self, expires_at: datetime) -> dict[str, Any]:
-        """Return a dict with one argument for the SDK's functions: the key that signs a SAS.
+        """Return the key that signs a SAS, as a dict with one keyword argument.
 
+        The argument is for the SDK's functions `generate_blob_sas` and `generate_container_sas`.
         The key is the account key if the connection string contains an account key. Otherwise the
         storage issues a user delegation key, which is valid at least until `expires_at`. Raises
         Unavailable if the storage fails.

@@ -305,9 +305,9 @@ class IdempotencyKeys:
     ) -> SubmittedJob | None:
         """Write the idempotency claim of a key, then start the job and wait for its end.
 
-        Returns None if another request wrote the claim first, or if writing the claim took more
-        than FRESH_SECONDS. `claim` is an existing claim whose job was not started; None if the key
-        has no claim. `blob` is the blob to replace; None to create the blob.
+        Returns the submitted job; None if another request wrote the claim first, or if writing the
+        claim took more than FRESH_SECONDS. `claim` is an existing claim whose job was not started;
+        None if the key has no claim. `blob` is the blob to replace; None to create the blob.
         """
         job_id = claim.job_id if claim else str(uuid7())
         created_at = claim.created_at if claim else self.clock()
@@ -382,7 +382,8 @@ class IdempotencyKeys:
     ) -> SubmittedJob:
         """Wait up to `wait_seconds` for the end of a submitted job, and return the job.
 
-        If the job has ended, the returned value contains the job's final record.
+        The returned value contains the job's final record. If the job does not end in this time,
+        it contains the record that `submitted` contains.
         """
         job_id, record = submitted.job_id, submitted.record
         if is_final(record):

@@ -48,8 +48,8 @@ async def start_delivery(job_id: str, durable: Durable) -> None:
 async def start_reply_delivery(reply: WebhookReply, instance_id: str, durable: Durable) -> None:
     """Start a delivery to a producer's webhook, unless this delivery was started before.
 
-    The gateway does not store the reply to a producer. Therefore the input of the orchestration
-    contains the reply.
+    The delivery is an orchestration with the id `instance_id`. The gateway does not store the reply
+    to a producer. Therefore the input of this orchestration contains the reply.
     """
     if await durable.status(instance_id) is None:
         text = delivery_input(reply.job_id, webhook_reply=asdict(reply))

@@ -117,7 +117,11 @@ def _first_name(model: ModelEntry) -> str:
 def _input_metadata(
     name: str, entry: ModelEntry, *, is_optional: bool = False
 ) -> OipTensorMetadata:
-    """Return the description of an input tensor, whose media types are those of `entry`."""
+    """Return the description of the input tensor `name`.
+
+    The elements of the tensor have the media types that `entry` accepts. If `is_optional` is true,
+    a request may omit the tensor.
+    """
     parameters: dict[str, Any] = {"content_types": ", ".join(entry.media_types)}
     if is_optional:
         parameters["optional"] = True
@@ -204,7 +208,11 @@ def _first_inputs(model: ModelEntry, tensors: Sequence[Tensor]) -> list[Submitte
 
 
 def _named_input(model: ModelEntry, tensor: Tensor, job_count: int) -> list[SubmittedInput]:
-    """Return the input that a named tensor contains for each of `job_count` jobs."""
+    """Return the inputs in the tensor of a named input, one for each of `job_count` jobs.
+
+    Raises HttpProblem if the tensor is not valid, or if it contains more or fewer inputs. A tensor
+    whose datatype is not BYTES contains one input.
+    """
     entry = model.entry_of_input(tensor.name)
     with naming_input(tensor.name):
         if tensor.datatype != BYTES:
@@ -222,8 +230,9 @@ def _named_input(model: ModelEntry, tensor: Tensor, job_count: int) -> list[Subm
 def _elements(model: ModelEntry, tensor: Tensor, prefix: str) -> list[SubmittedInput]:
     """Return the inputs in a tensor of datatype BYTES, one for each job.
 
-    Raises HttpProblem if the tensor is not valid. If the number of elements or the encoding of an
-    element is wrong, the text of the problem contains `prefix`.
+    Raises HttpProblem if the tensor is not valid. `prefix` names the tensor in the text of the
+    problem, for example `image: `. It is used if the number of elements or the encoding of an
+    element is wrong.
     """
     if not 1 <= len(tensor.elements) <= MAX_ELEMENTS:
         raise unreadable(

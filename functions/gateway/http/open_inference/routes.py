@@ -387,8 +387,9 @@ def _choose_outputs(
     """Return the requested output tensors, each in a pair with a bool.
 
     The bool says whether the data of the tensor must be binary in the response. `found` contains
-    the tensors of the jobs' results. Raises HttpProblem if `found` lacks a requested tensor, unless
-    the tensor belongs to an optional named result.
+    the tensors of the jobs' results; all of them are returned if the request names no outputs. If
+    `found` lacks the requested tensor of an optional named result, this tensor is left out. Raises
+    HttpProblem if `found` lacks any other requested tensor.
     """
     if inference.outputs is None:
         return [(tensor, inference.is_binary) for tensor in found]

@@ -103,8 +103,8 @@ def operation_id(route: APIRoute) -> str:
 def describe(app: FastAPI) -> None:
     """Replace `app.openapi` by a function that returns a more complete OpenAPI document.
 
-    FastAPI creates the document on the first call. Then the function adds what FastAPI cannot
-    derive from the routes.
+    On its first call, the new function lets FastAPI create the document, and adds what FastAPI
+    cannot derive from the routes. Later calls return the same document.
     """
     make = app.openapi
 
@@ -267,9 +267,10 @@ def _add_model_operations(
 ) -> None:
     """Add an operation for each model, which submits a job to this model.
 
-    The operation of a model has the schemas of this model. All these operations belong to one
-    route, `submit`, whose path contains the model's name as a parameter. OpenAPI 3.1 gives a path
-    without parameters precedence over a path with parameters.
+    `submit` is the operation that submits a job to any model. Its path, `path`, contains the
+    model's name as a parameter. The operation of a model is a copy of `submit` with the schemas of
+    this model; its path contains the model's name itself. The gateway serves all these paths by one
+    route. OpenAPI 3.1 gives a path without parameters precedence over a path with parameters.
     """
     components = document["components"]
     shared: Document = components.setdefault("responses", {})

@@ -250,12 +250,13 @@ async def _read_result(
 ) -> Response:
     """Return the response with a result of a job. `name` is None for the result without a name.
 
-    `redirect` is the query parameter of this name: None, `true` or `false`. The response to a
-    request for a large result is a redirect to the result's URL. If `redirect` is `false`, the
-    response is a JSON object with this URL.
+    If the job has not ended, the response has the status 202 and contains the job. The response to
+    a request for a large result is a redirect to the result's URL. If the query parameter
+    `redirect` is `false`, the response is a JSON object with this URL instead. The values None and
+    `true` change nothing.
 
-    Raises the problem `no-result` if the job ended without a result, or `unknown-result` if the job
-    has no result with this name.
+    Raises the problem `malformed-request` if `redirect` has another value, `no-result` if the job
+    ended without a result, or `unknown-result` if the job has no result with this name.
     """
     refuse_unknown_query(request, ("redirect",))
     if redirect not in {None, "true", "false"}:
@@ -324,7 +325,7 @@ async def get_timeline(
 
 
 async def _find_outcome(outcomes: OutcomeStore, job_id: str, ticket: Ticket) -> JobOutcome | None:
-    """Return the job's outcome from its ticket or its blob; None if the job has no outcome."""
+    """Return the job's outcome from its ticket or from `outcomes`; None if there is no outcome."""
     return outcome_of(ticket) or await outcomes.find(job_id)
 
 
@@ -648,9 +649,10 @@ def _parse_id(text: str | None) -> str | None:
 
 
 def _oldest_time(now: datetime, retention: timedelta) -> datetime:
-    """Return the creation time of the oldest job that may still exist, rounded down to an hour.
+    """Return the earliest creation time of a job that may still exist, rounded down to an hour.
 
-    Because of the rounding, the response to a repeated request does not change.
+    Because of the rounding, a repeated request to list jobs gets the same response until the next
+    full hour, unless the jobs have changed.
     """
     return (now - retention - _PURGE_DELAY).replace(minute=0, second=0, microsecond=0)
 
@@ -658,7 +660,9 @@ def _oldest_time(now: datetime, retention: timedelta) -> datetime:
 def _id_range(cursor: str | None, oldest: datetime) -> IdRange:
     """Return the range of job ids to list.
 
-    Every job in the range is older than the cursor, and was created at the time `oldest` or later.
+    It begins with the ids that are created at the time `oldest`. `cursor` is the encoded end of
+    the range, which does not belong to the range. If `cursor` is None, the range contains all newer
+    ids. Raises the problem `malformed-request` if `cursor` is not valid.
     """
     # The newest possible id: the time of a new id, plus the clock skew between app instances.
     newest_ms = int(uuid7().hex[:12], 16) + _SKEW_MS
