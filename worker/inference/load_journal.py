@@ -166,10 +166,10 @@ class LoadJournal:
 
     @contextlib.contextmanager
     def loading(self, name: str) -> Iterator[None]:
-        """Keep a note of this load in the folder during the `with` block.
+        """Note in the journal's folder, during the `with` block, that a model is being loaded.
 
-        If the model is one of `suspects`, whose loads may have killed a process, the method first
-        waits until no other suspect is being loaded.
+        A suspect is a model whose load may have killed a process. If the model is a suspect, the
+        method first waits until no other suspect is being loaded.
 
         `name` is the name of the model. If the block only imports the model's module, `name` is
         what `import_name` returns for this module.
