@@ -249,7 +249,8 @@ class ReservationState:
         Args:
             now: The current time in seconds of the monotonic clock.
             held_bytes: How many bytes stay reserved for the model.
-            load_seconds: How long it took to load the model.
+            load_seconds: How long it took to load the model. After a long load, the model may stay
+                loaded for a longer time while other models wait.
         """
         self.stage = ReservationStage.IN
         self._needed_bytes = held_bytes

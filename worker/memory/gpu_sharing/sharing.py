@@ -53,7 +53,7 @@ class DeviceSharing:
 
     @property
     def device(self) -> Device | None:
-        """Return the device of this process; None without a device or before it is chosen."""
+        """Return the device of this process; None if it has no device, or has not chosen one yet."""
         return self._device
 
     @property
