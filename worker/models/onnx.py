@@ -193,8 +193,9 @@ class Infer:
 
         Args:
             weights: The ONNX file.
-            labels: The names of the classes in the order of the first output: separated by commas,
-                or as `file:PATH` of a file in the model folder with one name in each line.
+            labels: The names of the classes, in the order of the scores in the first output. Either
+                names that are separated by commas, or `file:PATH` for a file in the model folder
+                that contains one name in each line. Empty if the model has no classes.
             mean: The number that is subtracted from a picture's channels, whose values are from 0
                 to 1; or one number for each channel, separated by commas.
             std: The number by which the channels are then divided, in the same form as `mean`.
@@ -256,6 +257,7 @@ class Infer:
         """Return the outputs of the graph for each item.
 
         If the graph takes any number of items at once, items of the same shape run together.
+        Otherwise, each item runs alone.
         """
         groups: dict[Any, list[int]] = {}
         is_batched = all(each.is_batched for each in self._inputs)
