@@ -73,7 +73,7 @@ class UnreadableEvents(Exception):
 class ScheduledEvents:
     """Polls scheduled events on a separate thread.
 
-    Requests shutdown and stops polling if an event will soon stop this machine.
+    If an event will soon stop this machine, requests the worker's shutdown and stops polling.
     """
 
     def __init__(
