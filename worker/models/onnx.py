@@ -144,8 +144,17 @@ class Picture:
     ) -> "Picture | None":
         """Return the rules that convert a picture to the graph's input.
 
-        Return None if the graph takes no pictures. `mean`, `std` and `crop` are the arguments of
-        `Infer` with these names. Raises ModelUnfit if `mean` or `std` is not valid.
+        Return None if the graph takes no pictures.
+
+        Args:
+            inputs: All inputs of the graph.
+            mean: The number that is subtracted from a picture's channels, whose values are from 0
+                to 1; or one number for each channel, separated by commas.
+            std: The number by which the channels are then divided, in the same form as `mean`.
+            crop: The fraction of a picture's width and height that is used.
+
+        Raises:
+            ModelUnfit: `mean` or `std` is not valid.
         """
         if len(inputs) != 1 or len(shape := inputs[0].shape) != 3:
             return None
