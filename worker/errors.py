@@ -306,7 +306,10 @@ class HandedBack(WorkerError):
 
 
 class NotFinished(WorkerError):
-    """The job started, but did not finish within the grace period of the worker's shutdown."""
+    """The job started, but did not finish within the grace period of the worker's shutdown.
+
+    The worker returns the message to its queue, and the delivery counts as failed.
+    """
 
     code = "not-finished"
     retryable = True
@@ -405,7 +408,10 @@ class WeightsUnfit(ModelUnusable):
 
 
 class WeightsUnavailable(ModelUnusable):
-    """Blob storage cannot be reached, or the cache on disk cannot be written."""
+    """The weights cannot be downloaded now, or cannot be stored in the cache on disk.
+
+    For example, blob storage or the Hugging Face Hub cannot be reached.
+    """
 
     code = "weights-away"
     retryable = True

@@ -197,7 +197,12 @@ def _write(catalogue: Path, path: TablePath, sha256: str) -> None:
 
 
 def main(arguments: list[str], environ: dict[str, str], output: TextIO, errors: TextIO) -> int:
-    """Run the command `python -m worker.lock_weights`, and return its exit code: 0, 1 or 2."""
+    """Run the command `python -m worker.lock_weights`, and return its exit code.
+
+    Returns:
+        0 if all digests were written, 1 if a digest cannot be computed or written, or 2 if a name,
+        a setting or the catalogue is invalid.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m worker.lock_weights", description="Write the digests of weights."
     )

@@ -81,8 +81,9 @@ def run_in_child(
     """Call `run` in a child process, and again in a new child if the child has died.
 
     This process passes the first SIGTERM or SIGINT on to the child. After the second of these
-    signals, this process kills the child. When `run` is called, WATCHED_SIGNALS are blocked. `run`
-    must set its signal handlers and then unblock the signals.
+    signals, this process kills the child. When `run` is called, the signals WATCHED_SIGNALS
+    (SIGTERM, SIGINT, SIGCHLD and SIGUSR1) are blocked. `run` must set its signal handlers and then
+    unblock these signals.
 
     If the system is not Linux, or if an import has started a thread or used CUDA, there is no child
     process: this process calls `run` itself.

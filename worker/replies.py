@@ -116,7 +116,11 @@ class GatewayClient:
         self._parse(url)
 
     def is_wanted(self, url: str) -> bool | None:
-        """Return whether the gateway still waits for the job; None if there is no answer."""
+        """Return whether the gateway still waits for the job that has the reply URL `url`.
+
+        The result is None if the gateway does not answer, or answers with a status that may be
+        temporary.
+        """
         try:
             status = self._request("GET", self._parse(url), _CHECK_TIMEOUT)
         except HTTPError as error:
@@ -133,6 +137,10 @@ class GatewayClient:
         """Send a progress report. Return False if the gateway answers that the job must stop.
 
         If the gateway does not answer, the result is True, so that the job continues.
+
+        Args:
+            url: The progress URL of the job.
+            body: The encoded report.
         """
         try:
             status = self._request("PUT", self._parse(url), _CHECK_TIMEOUT, body)
@@ -342,7 +350,7 @@ class WebhookReplies:
 
 
 class ReplySenders:
-    """Sends a reply to the address that the request names: the gateway, a queue or a webhook."""
+    """Sends each reply to the address in the job's request: the gateway, a queue or a webhook."""
 
     def __init__(
         self, gateway: GatewayClient, queues: QueueReplies, webhooks: WebhookReplies

@@ -73,7 +73,7 @@ class UnreadableEvents(Exception):
 class ScheduledEvents:
     """Polls scheduled events on a separate thread.
 
-    Requests shutdown and stops polling if an event will soon stop this machine.
+    If an event will soon stop this machine, requests the worker's shutdown and stops polling.
     """
 
     def __init__(
@@ -116,9 +116,12 @@ class ScheduledEvents:
         self._stop.set()
 
     def poll(self) -> float:
-        """Ask the metadata service once for scheduled events, and handle them.
+        """Ask the metadata service once for scheduled events.
 
-        Return how many seconds to wait before the next poll.
+        If an event will soon stop this machine, request the worker's shutdown and stop polling.
+
+        Returns:
+            How many seconds to wait before the next poll.
         """
         try:
             self._machine = self._machine or self._get(_NAME_PATH).decode().strip()

@@ -48,7 +48,11 @@ class ResultDeclaration:
 
     @property
     def default_media_type(self) -> str:
-        """The result's media type if the model's catalogue entry does not contain the result."""
+        """The media type that is proposed for the result.
+
+        `loosely models describe` prints this type if the model's catalogue entry does not contain
+        the result.
+        """
         if self.media_types == ("*/*",):
             return media.OCTET_STREAM
         return media.TEXT if "text/*" in self.media_types else (*self.media_types, media.JSON)[0]

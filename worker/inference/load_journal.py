@@ -87,8 +87,8 @@ class LoadJournal:
         """Store the settings.
 
         Args:
-            lock_folder: The folder of the lock journals. The notes about loads are written to its
-                subfolder `loads`. None if loads are not noted.
+            lock_folder: The folder in which workers note their message locks. The notes about loads
+                are written to its subfolder `loads`. None if loads are not noted.
             clock: Returns the time in seconds since 1970. Later processes must use the same clock.
             hold_seconds: The longest time in seconds, counted from the call of `take_over`, for
                 which other models wait until the suspects are loaded. A suspect is a model whose
@@ -166,10 +166,10 @@ class LoadJournal:
 
     @contextlib.contextmanager
     def loading(self, name: str) -> Iterator[None]:
-        """Keep a note of this load in the folder during the `with` block.
+        """Note in the journal's folder, during the `with` block, that a model is being loaded.
 
-        If the model is one of `suspects`, whose loads may have killed a process, the method first
-        waits until no other suspect is being loaded.
+        A suspect is a model whose load may have killed a process. If the model is a suspect, the
+        method first waits until no other suspect is being loaded.
 
         `name` is the name of the model. If the block only imports the model's module, `name` is
         what `import_name` returns for this module.
@@ -254,8 +254,9 @@ class LoadJournal:
 
         If the process held a lock, the job of that message may have caused the death.
 
-        This method must be called before the current process connects to a queue. Until then, the
-        lock journals of the dead process still exist.
+        The result comes from the lock journals, the files in which the dead process has noted its
+        locks. These files exist until the current process connects to a queue, so this method must
+        be called before that.
         """
         assert self._lock_folder is not None
         for path in self._lock_folder.glob(f"*-{process}-*.locks"):

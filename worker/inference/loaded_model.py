@@ -94,7 +94,12 @@ Result = InlineJson | InlineBytes
 
 @dataclass(frozen=True, slots=True)
 class EncodedResults:
-    """The result of a job, and its named results by name."""
+    """The encoded results of a job.
+
+    Attributes:
+        first: The result.
+        named: The named results by name.
+    """
 
     first: Result
     named: Mapping[str, Result]
@@ -338,7 +343,11 @@ class LoadedModel:
     def finish(self, output: Any) -> Result:
         """Postprocess one output of a batch, and return the encoded result.
 
-        Named results are not returned. The errors are those of `finish_all`.
+        Named results are encoded, but not returned.
+
+        Raises:
+            InferenceFailed: A result cannot be encoded in its media type, a required named result
+                is missing, or a named result is not in the model's catalogue entry.
         """
         return self.finish_all(output).first
 
@@ -348,8 +357,8 @@ class LoadedModel:
         The model's catalogue entry contains the media type of each result.
 
         Raises:
-            InferenceFailed: A result cannot be encoded in its media type, a named result of the
-                catalogue entry is missing, or a named result is not in the catalogue entry.
+            InferenceFailed: A result cannot be encoded in its media type, a required named result
+                is missing, or a named result is not in the catalogue entry.
         """
         with self._inference_mode():
             result = self._adapter.postprocess(output)
@@ -432,7 +441,7 @@ class LoadedModel:
 
 
 class Adapter(Protocol):
-    """The common interface of item models and batch models."""
+    """The interface of `ItemAdapter` and `BatchAdapter`, through which models are called."""
 
     def preprocess(self, item: Any, parameters: Parameters, inputs: Mapping[str, Any]) -> Any:
         """Preprocess one input, and return the item for a batch.
@@ -476,8 +485,8 @@ class BatchAdapter:
     def preprocess(self, item: Any, parameters: Parameters, inputs: Mapping[str, Any]) -> Any:
         """Call the model's method `preprocess`, and return the prepared item.
 
-        If the method declares arguments for parameters, it receives the job's parameters. Each
-        named input is passed to the argument of the same name.
+        The job's parameters are passed only if the method has arguments for them. Each named input
+        is passed to the argument of the same name.
         """
         preprocess = cast(Callable[..., Any], self._infer.preprocess)
         if not self._takes_parameters:
@@ -628,10 +637,14 @@ def make_adapter(model: ModelEntry, infer: Any) -> Adapter:
 
 
 def _check_parameters(model: ModelEntry, method: Callable[..., Any]) -> None:
-    """Check that the entry declares the same parameters as the method's keyword-only arguments.
+    """Check that the catalogue entry has the parameters that a model's method declares.
+
+    `method` declares the parameters as keyword-only arguments. If it declares none, the parameters
+    of the entry are not checked.
 
     Raises:
-        ModelUnfit: The parameters of the entry and the method differ.
+        ModelUnfit: The parameters of the entry and the method differ, or an argument has no type
+            hint or a type hint that is not supported.
     """
     try:
         declared = read_arguments(method)
@@ -645,7 +658,7 @@ def _check_parameters(model: ModelEntry, method: Callable[..., Any]) -> None:
 
 
 def _named_inputs(model: ModelEntry, infer: Any, accepts: Accepts) -> dict[str, InputArgument]:
-    """Return the named inputs of the model's class, which the entry must also declare.
+    """Return the named inputs of the model's class, which the catalogue entry must also declare.
 
     Raises:
         ModelUnfit: The named inputs of the entry and the class differ, the class has named inputs
@@ -769,12 +782,12 @@ def encode_results(result: Any, model: ModelEntry) -> EncodedResults:
     """Encode the result and the named results that a model has returned.
 
     The model's catalogue entry contains the media type of each result. If `result` is not a
-    `Results` object, the model has returned no named results. An optional named result whose value
-    is None is omitted.
+    `Results` object, the model has returned no named results. An optional named result may be
+    missing or None, and is then omitted.
 
     Raises:
-        InferenceFailed: A named result is missing or not in the catalogue entry, or the Python type
-            of a result cannot be encoded in the media type of the entry.
+        InferenceFailed: A required named result is missing, a named result is not in the catalogue
+            entry, or the Python type of a result cannot be encoded in the media type of the entry.
     """
     first, returned = (result.first, result.named) if isinstance(result, Results) else (result, {})
     for name in returned:

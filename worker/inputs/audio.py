@@ -117,7 +117,11 @@ class Recording:
 
 
 def decode(data: bytes | mmap, sample_rate: int | None = None) -> Audio:
-    """Decode a WAV file. The arguments are the same as those of `open_recording`.
+    """Decode a WAV file.
+
+    Args:
+        data: The bytes of the file.
+        sample_rate: The number of samples per second to resample to; None to keep the file's rate.
 
     Raises:
         InvalidInput: The file cannot be decoded, or a sample is NaN or infinite.
@@ -155,7 +159,8 @@ def _resampler(
 ) -> "Callable[[NDArray[np.float32], bool], NDArray[np.float32]]":
     """Return a function that resamples a recording piece by piece, from `rate` to `wanted`.
 
-    The returned function takes a piece of the recording, and True if it is the last piece.
+    The returned function takes a piece of the recording, and True if it is the last piece. It
+    returns the next resampled samples.
     """
     if rate == wanted:
         return lambda piece, _is_last: piece

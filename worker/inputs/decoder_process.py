@@ -55,7 +55,13 @@ class DecoderProcesses:
     def __init__(
         self, limit_seconds: float = LIMIT_SECONDS, process_count: int | None = None
     ) -> None:
-        """Store the limits. By default, there is one child for each processor, and at least two."""
+        """Store the limits.
+
+        Args:
+            limit_seconds: How long a child may work on one image before it is killed.
+            process_count: The largest number of children. By default one for each processor, but at
+                least two.
+        """
         process_count = process_count or max(2, available_processors())
         self._limit_seconds = limit_seconds
         self._slots = threading.Semaphore(process_count)
@@ -105,7 +111,15 @@ class DecoderProcesses:
     def measure(self, data: bytes | mmap.mmap, media_type: str, max_pixels: int) -> int:
         """Return how many bytes of memory `decode` would reserve for an image.
 
-        The arguments and errors have the same meaning as in `decode`.
+        Args:
+            data: The bytes of the file.
+            media_type: The expected media type.
+            max_pixels: Images with more pixels than this are refused; 0 for no limit.
+
+        Raises:
+            InvalidInput: The image is damaged or too large, or the decoder exceeded the time limit
+                or crashed.
+            WorkerFault: No child process can be started.
         """
         with self._slots, self._child() as child:
             asked = {"media_type": media_type, "max_pixels": max_pixels}
@@ -259,7 +273,10 @@ def _receive(connection: socket.socket) -> tuple[_Message | None, int | None]:
 
 @contextlib.contextmanager
 def _shared_file(data: bytes | mmap.mmap | None = None) -> Iterator[int]:
-    """Create an unnamed file with the content `data`. Yield its descriptor, then close it."""
+    """Create an unnamed file with the content `data`, and yield the file's descriptor.
+
+    The file is empty if `data` is None. It is closed when the `with` block ends.
+    """
     if hasattr(os, "memfd_create"):
         file = os.fdopen(os.memfd_create("loosely-image"), "w+b")
     else:

@@ -62,8 +62,13 @@ _ROTATIONS: Final = {
 def decode(data: bytes, media_type: str, max_pixels: int) -> Image.Image:
     """Decode an image to RGB, and rotate it according to its EXIF orientation.
 
-    The arguments have the same meaning as in `open_image`. Raises InvalidInput if the bytes are not
-    an image of this type, or if the image is damaged or too large.
+    Args:
+        data: The bytes of the file.
+        media_type: The expected media type.
+        max_pixels: Images with more pixels than this are refused; 0 for no limit.
+
+    Raises:
+        InvalidInput: The bytes are not an image of this type, or the image is damaged or too large.
     """
     return open_image(data, media_type, max_pixels).decode()
 

@@ -87,6 +87,14 @@ class InputMemory:
         self._large = large
 
     def reserve(self, size_bytes: int, check: Callable[[], None]) -> MemoryShare:
-        """Reserve memory for one input, as described in `MemoryBudget.reserve`."""
+        """Wait until memory for one input is free, reserve it, and return the reservation.
+
+        The memory belongs to the budget for small or for large inputs, depending on `size_bytes`.
+        `check` is called several times per second during the wait. If it raises an error, the wait
+        ends with this error.
+
+        Raises:
+            InvalidInput: The budget is smaller than `size_bytes`.
+        """
         budget = self._small if size_bytes <= SMALL_BYTES else self._large
         return budget.reserve(size_bytes, check)

@@ -88,8 +88,12 @@ class BlobPayloads:
     def open(self, ref: PayloadRef, model: ModelEntry, wait: Wait) -> io.BufferedIOBase:
         """Download an input to a temporary file, and return the open file.
 
-        The whole input is never in memory at once. The caller must close the file. The arguments
-        and the errors are the same as those of `fetch`.
+        The whole input is never in memory at once. The caller must close the file.
+
+        Raises:
+            PayloadsUnavailable: `wait` returned False before the download succeeded.
+            PayloadUnusable: The blob does not exist, or does not match its reference.
+            InvalidInput: The input is too large for the model.
         """
         _check_size(ref.size_bytes, model.max_upload_bytes)
         return self._fetch(ref, _spool, wait)
@@ -156,7 +160,13 @@ class AzureBlobStore:
         self._container = account.get_container_client(PAYLOAD_CONTAINER)
 
     def read(self, ref: PayloadRef) -> Iterator[bytes]:
-        """Return an iterator over the content of a blob, as described in `BlobStore.read`."""
+        """Return an iterator over the content of a blob, in chunks.
+
+        Raises:
+            ResourceNotFoundError: The blob does not exist.
+            ResourceModifiedError: The blob's ETag differs from the ETag in the reference.
+            PayloadCorrupt: The blob's size differs from the size in the reference.
+        """
         pinned: dict[str, Any] = {}
         if ref.etag:
             pinned = {"etag": ref.etag, "match_condition": MatchConditions.IfNotModified}
@@ -189,7 +199,11 @@ class AzureBlobStore:
             self._upload(blob, data, media_type, options)
 
     def delete(self, blob: str, timeout_seconds: float | None = None) -> None:
-        """Delete a blob if it exists. `timeout_seconds` has the same meaning as in `write`."""
+        """Delete a blob if it exists.
+
+        `timeout_seconds` limits how long the request waits for a connection, and for data on the
+        connection. If `timeout_seconds` is None, the limits of the container's client apply.
+        """
         with contextlib.suppress(ResourceNotFoundError):
             self._container.delete_blob(blob, **_limit(timeout_seconds))
 

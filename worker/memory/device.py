@@ -173,11 +173,16 @@ class CudaDevice:
     def load(self, build: Callable[[], T], limit_bytes: int | None) -> tuple[T, int]:
         """Build a model on the GPU.
 
+        Args:
+            build: Builds and returns the model.
+            limit_bytes: How many bytes of GPU memory the model may use; None for no limit.
+
         Returns:
             The model, and how many bytes of GPU memory the model uses.
 
         Raises:
             BudgetExceeded: The model uses more than `limit_bytes`.
+            Exception: Any error that `build` raises.
         """
         self.release_cached()
         before_bytes = self._torch.cuda.memory_reserved()

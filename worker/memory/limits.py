@@ -238,7 +238,10 @@ class MeasuredBatchLimit(BatchLimit):
     def note_exceeded(self, cost: float, next_cost: float) -> None:
         """Record that a batch ran out of memory, reduce the limit, and release cached memory.
 
-        The arguments have the same meaning as in `BatchLimit.note_exceeded`.
+        Args:
+            cost: The total size of the items in this batch, in the model's own unit.
+            next_cost: The new limit for later batches, in the same unit. The limit is changed only
+                if `next_cost` is lower than `cost` and lower than the current limit.
         """
         self._device_model.device.release_cached()
         super().note_exceeded(cost, next_cost)

@@ -64,8 +64,9 @@ class Network:
                 precision is not faster there.
             part: The name of a submodule. Only this submodule uses the precision, and the other
                 submodules use float32. If the name is empty, the whole module uses the precision.
-            compiler: A backend of torch.compile, for example "inductor". With a compiler, the first
-                call for each shape of a batch is slow.
+            compiler: A backend of torch.compile, for example "inductor"; empty to run the module
+                without torch.compile. With a compiler, the first call for each shape of a batch is
+                slow.
             device: The device. The default is CUDA if it is available, otherwise the CPU.
 
         Raises:

@@ -144,8 +144,17 @@ class Picture:
     ) -> "Picture | None":
         """Return the rules that convert a picture to the graph's input.
 
-        Return None if the graph takes no pictures. `mean`, `std` and `crop` are the arguments of
-        `Infer` with these names. Raises ModelUnfit if `mean` or `std` is not valid.
+        Return None if the graph takes no pictures.
+
+        Args:
+            inputs: All inputs of the graph.
+            mean: The number that is subtracted from a picture's channels, whose values are from 0
+                to 1; or one number for each channel, separated by commas.
+            std: The number by which the channels are then divided, in the same form as `mean`.
+            crop: The fraction of a picture's width and height that is used.
+
+        Raises:
+            ModelUnfit: `mean` or `std` is not valid.
         """
         if len(inputs) != 1 or len(shape := inputs[0].shape) != 3:
             return None
@@ -193,8 +202,9 @@ class Infer:
 
         Args:
             weights: The ONNX file.
-            labels: The names of the classes in the order of the first output: separated by commas,
-                or as `file:PATH` of a file in the model folder with one name in each line.
+            labels: The names of the classes, in the order of the scores in the first output. Either
+                names that are separated by commas, or `file:PATH` for a file in the model folder
+                that contains one name in each line. Empty if the model has no classes.
             mean: The number that is subtracted from a picture's channels, whose values are from 0
                 to 1; or one number for each channel, separated by commas.
             std: The number by which the channels are then divided, in the same form as `mean`.
@@ -256,6 +266,7 @@ class Infer:
         """Return the outputs of the graph for each item.
 
         If the graph takes any number of items at once, items of the same shape run together.
+        Otherwise, each item runs alone.
         """
         groups: dict[Any, list[int]] = {}
         is_batched = all(each.is_batched for each in self._inputs)

@@ -85,7 +85,10 @@ class Infer:
         return float(item.pixels[0].numel())
 
     def preprocess(self, item: Image.Image) -> _Picture:
-        """Scale the shorter side to a fixed length and normalise the pixels, as during training."""
+        """Scale the image's shorter side to a fixed length, and normalise the pixels.
+
+        The length and the normalisation are the same as during the network's training.
+        """
         return _Picture(self._network.stage(self._transforms(item)), item.size)
 
     def __call__(self, batch: list[_Picture]) -> list[_Mask]:

@@ -75,7 +75,7 @@ class GuardedHttp:
         """Check the text of a URL without a DNS look-up.
 
         Raises:
-            ForbiddenAddress: The guard does not allow this URL.
+            ForbiddenAddress: The SSRF guard does not allow this URL.
         """
         self._guard.check_form(url)
 
@@ -93,7 +93,7 @@ class GuardedHttp:
         the server's response is too large.
 
         Raises:
-            ForbiddenAddress: The guard does not allow this URL.
+            ForbiddenAddress: The SSRF guard does not allow this URL.
             OutboundFailed: The server sent no complete response in time.
             LookUpsBusy: Too many host names are being looked up.
         """
@@ -153,7 +153,10 @@ class GuardedHttp:
 
 
 class _Connection(http.client.HTTPConnection):
-    """A connection to one of the checked addresses. TLS and the Host header use the URL's host."""
+    """A connection to one of the addresses that the SSRF guard has checked.
+
+    TLS and the Host header use the host of the URL.
+    """
 
     def __init__(
         self, target: Target, addresses: tuple[str, ...], tls: ssl.SSLContext, ends_at: float
@@ -168,7 +171,11 @@ class _Connection(http.client.HTTPConnection):
         self._open: socket.socket | None = None
 
     def connect(self) -> None:
-        """Try to connect to each address of the host in turn, until a connection is open."""
+        """Try to connect to each address of the host in turn, until a connection is open.
+
+        Raises:
+            OSError: No address accepts a connection in time, or the TLS handshake fails.
+        """
         self._open = self.sock = self._connected()
         # The base class sets this option, too. Without it, the body is sent only after the server
         # has acknowledged the headers.

@@ -26,13 +26,13 @@ def backoff_seconds(
 ) -> float:
     """Return how many seconds to wait after a failed try.
 
-    The longest delay doubles after each failed try. The result is a random number between 50 % and
-    100 % of the longest delay, so that workers do not all retry at the same time.
+    The delay is a random number between 50 % and 100 % of a bound, so that workers do not all retry
+    at the same time. The bound doubles with each failed try, until it reaches `limit_seconds`.
 
     Args:
         attempt: The number of the failed try, counted from 0.
-        first_seconds: The longest delay after the first try.
-        limit_seconds: The longest delay after any later try.
+        first_seconds: The bound after the first try.
+        limit_seconds: The largest bound after any later try.
         chance: Returns a random number from 0 to 1.
     """
     # With the exponent 60, each delay has reached its limit. A larger exponent could overflow.

@@ -340,7 +340,9 @@ class Consumer:
     def ending_on_error(
         self, job: ReceivedJob, unexpected: type[WorkerError] = WorkerFault
     ) -> Iterator[None]:
-        """End the job if the `with` block raises an error. The error is not raised again.
+        """End the job and settle its message if the `with` block raises an error.
+
+        The error is not raised again.
 
         Args:
             job: The job to end.
@@ -354,7 +356,9 @@ class Consumer:
                 self.fail(job, error, unexpected)
 
     def fail(self, job: ReceivedJob, error: BaseException, unexpected: type[WorkerError]) -> None:
-        """End a job because of an error.
+        """End a job because of an error, and settle its message.
+
+        If the error means that the device is lost, the worker also shuts down.
 
         Args:
             job: The job to end.

@@ -237,7 +237,7 @@ class InferStep:
         """Run a batch, and yield the outcome of each job as soon as this outcome is known.
 
         If a job is no longer wanted, the job does not run, and its outcome is an error. Jobs that
-        the worker has already released (see `InFlight.withdraw`) are ignored.
+        have already ended, or that the worker has returned to their queue, are ignored.
         """
         loaded = self._manager.loaded
         started = [job for job in batch if self._in_flight.start(job)]

@@ -162,7 +162,11 @@ class PrepareStep:
         """Decode and preprocess an opened input.
 
         Store the prepared input in `job.item` and its size in `job.cost`. The method may wait until
-        memory for the input is free. The errors are those of `open`.
+        memory for the input is free.
+
+        Raises:
+            WorkerError: The job must not run, or its input cannot be decoded.
+            Exception: Any error that the model's own code raises.
         """
 
         def reserve(size_bytes: int) -> None:

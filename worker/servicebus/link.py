@@ -377,7 +377,8 @@ class QueueLink:
     def _returned(self, message: ServiceBusReceivedMessage) -> LockedMessage:
         """Return the SDK's message as a LockedMessage, for the caller of a receive call.
 
-        Also remove the message's token from `_arrived`.
+        Also remove the message's token from `_arrived`, the tokens of the messages that no receive
+        call has returned yet.
         """
         delivery = _delivery(message, self._queue)
         self._arrived.discard(delivery.token)

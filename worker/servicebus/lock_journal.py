@@ -184,10 +184,16 @@ class LockJournal:
 
 
 def write_journal(path: Path, tokens: Sequence[bytes]) -> None:
-    """Write lock tokens into a new journal for the queue of the journal `path`.
+    """Create a journal with lock tokens that a dead process could not note itself.
 
-    A dead process has left the journal `path`. No process holds a file lock on the new journal, so
-    the next worker takes over the new journal. Raises OSError if the new journal cannot be written.
+    No process holds a file lock on the new journal, so the next worker takes it over.
+
+    Args:
+        path: A journal of the dead process. The new journal is for the same queue.
+        tokens: The lock tokens.
+
+    Raises:
+        OSError: The new journal cannot be written.
     """
     name = _new_name(path.name.partition("-")[0])
     draft = path.with_name(f".{name}")

@@ -78,7 +78,7 @@ class Settled:
 
 
 class MessageLink(Protocol):
-    """A connection to one queue. `QueueLink` describes the methods."""
+    """A connection to one queue, with those methods of `QueueLink` that the receiver calls."""
 
     @property
     def is_open(self) -> bool: ...  # noqa: D102  QueueLink describes the methods

@@ -202,7 +202,7 @@ class WorkerReadiness:
         return self._judge(are_broken_allowed=False)
 
     def started(self) -> tuple[bool, Mapping[str, Any]]:
-        """Return whether the start of the worker has ended, and the same details as `ready`.
+        """Return whether the start of the worker has ended, and details for the startup probe.
 
         A model that cannot be loaded because it is broken is set aside. This method ignores the
         models that are set aside, unless all models of the worker are set aside.

@@ -206,10 +206,10 @@ class Metrics:
         self._used.set_function(used_bytes)
 
     def watch_device(self, describe: Callable[[], Mapping[str, str]]) -> None:
-        """Register a function that returns the labels of the device.
+        """Register a function that returns the labels of the metric that describes the device.
 
-        Each scrape of the metrics calls this function. The labels are empty while the device is
-        unknown.
+        Each scrape of the metrics calls this function. The labels are `device`, `driver`, `cuda`
+        and `torch`. There are no labels while the device is unknown.
         """
         self._describe_device = describe
 

@@ -99,9 +99,13 @@ class WeightsCache:
     def add(self, weights: str, start: Callable[[], Download]) -> str:
         """Download a file whose digest is not known, and return the file's SHA-256 digest.
 
-        Raises the same errors as `get`, except WeightsMismatch.
+        Args:
+            weights: The location of the weights, for messages.
+            start: Starts the download.
 
-        `weights` is the location of the weights, for messages. `start` starts the download.
+        Raises:
+            WeightsUnavailable: The download failed, or the file cannot be stored.
+            WorkerError: Any other error that `start` raises.
         """
         try:
             self._folder.mkdir(parents=True, exist_ok=True)

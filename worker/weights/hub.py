@@ -86,7 +86,12 @@ class Hub:
         """Send the request and follow redirects. Return the open response with the file.
 
         `where` is the location of the weights, for messages. `opened` closes all responses.
-        Raises the errors of `read`, and httpx.HTTPError if the hub cannot be reached.
+
+        Raises:
+            WeightsMissing: The repository, the commit or the file does not exist, or the token does
+                not permit reading it.
+            WeightsUnavailable: The hub has refused the request, or a redirect is not allowed.
+            httpx.HTTPError: The hub cannot be reached.
         """
         for _ in range(_MAX_REDIRECTS + 1):
             headers = {"accept-encoding": "identity", "user-agent": "loosely-worker"}
@@ -112,7 +117,7 @@ class Hub:
         raise WeightsUnavailable(f"{where}: the hub redirects more than {_MAX_REDIRECTS} times")
 
     def _check_redirect(self, where: str, url: str) -> None:
-        """Raise WeightsUnavailable if the guard does not allow the host of this URL.
+        """Raise WeightsUnavailable if the SSRF guard does not allow the host of this URL.
 
         `where` is the location of the weights, for messages.
         """

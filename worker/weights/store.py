@@ -63,7 +63,13 @@ class AzureBlobReader:
         self._account = account
 
     def read(self, container: str, blob: str) -> Download:
-        """Start to read a blob, as described in `BlobReader.read`."""
+        """Start to read a blob.
+
+        Raises:
+            WeightsMissing: The blob does not exist.
+            WeightsUnavailable: Blob storage cannot be reached. The error may also be raised while
+                the blob is read.
+        """
         where = f"{WeightsScheme.BLOB}:{container}/{blob}"
         try:
             client = self._account.get_blob_client(container, blob)
@@ -143,8 +149,10 @@ class WeightsStore:
 
         Raises:
             ValueError: The value is not a location of weights.
-            WeightsMissing: The same conditions as for `get`.
-            WeightsUnavailable: The same conditions as for `get`, or HF_HUB_OFFLINE is set.
+            WeightsMissing: The weights do not exist at their location, or the hub's token does not
+                permit reading them.
+            WeightsUnavailable: Blob storage or the hub cannot be reached, the cache cannot be
+                written, or the weights are on the hub and HF_HUB_OFFLINE is set.
         """
         location = parse_weights(weights)
         if location.scheme in _LOCAL:
@@ -201,8 +209,12 @@ def find_file(location: WeightsLocation) -> Path:
 
 
 def file_of(weights: str) -> Path:
-    """Return the path of weights that need no download, as described in `find_file`.
+    """Return the path of weights that are in the model folder or in an installed package.
 
     `weights` is the value of the key `weights` in the catalogue entry.
+
+    Raises:
+        ValueError: The value is not a location of weights.
+        WeightsMissing: The file does not exist, or the package is not installed.
     """
     return find_file(parse_weights(weights))

@@ -80,8 +80,8 @@ def reserved_bytes(records: Iterable[ReservationRecord]) -> int:
 def may_enter(name: str, size_bytes: int, records: Records, total_bytes: int) -> bool:
     """Return whether memory may be reserved for a model now.
 
-    The result is False if not enough memory is free, or if another model has waited longer for
-    memory than this model. Otherwise, the result is True.
+    The result is True if enough memory is free, and if `waiting_names` returns this model first or
+    returns no model. Otherwise, the result is False.
 
     Args:
         name: The name of the model's lock file.
@@ -249,7 +249,8 @@ class ReservationState:
         Args:
             now: The current time in seconds of the monotonic clock.
             held_bytes: How many bytes stay reserved for the model.
-            load_seconds: How long it took to load the model.
+            load_seconds: How long it took to load the model. After a long load, the model may stay
+                loaded for a longer time while other models wait.
         """
         self.stage = ReservationStage.IN
         self._needed_bytes = held_bytes

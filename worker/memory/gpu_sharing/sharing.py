@@ -53,7 +53,10 @@ class DeviceSharing:
 
     @property
     def device(self) -> Device | None:
-        """Return the device of this process; None without a device or before it is chosen."""
+        """Return the device of this process.
+
+        The result is None if the process has no device, or if the device is not chosen yet.
+        """
         return self._device
 
     @property
