@@ -186,7 +186,7 @@ class QueueState:
         self.uncommitted_session_states.clear()
 
     def rollback(self) -> None:
-        """Restore the next sequence number and the duplicate history of the last commit.
+        """Restore the state of the last commit: the next sequence number and the known message ids.
 
         New states of message sessions are discarded.
         """
@@ -391,13 +391,18 @@ class QueueState:
     # Settling
 
     def complete(self, token: UUID, now: datetime) -> None:
-        """Remove a locked message. Raises MessageLockLost if the lock is lost."""
+        """Remove a locked message.
+
+        Raises MessageLockLost if the lock on the message is lost, or SessionLockLost if the lock on
+        its session is lost.
+        """
         self._table.remove(self._find_locked(token, now).id)
 
     def abandon(self, token: UUID, now: datetime, changes: PropertyChanges = ()) -> None:
         """Unlock a message, change its properties, and count its delivery as failed.
 
-        Raises MessageLockLost if the lock is lost, and ArgumentError if the changes are too large.
+        Raises MessageLockLost if the lock on the message is lost, SessionLockLost if the lock on
+        its session is lost, or ArgumentError if the changes are too large.
         """
         record = _with_changes(self._find_locked(token, now), changes)
         self._unlock(record, now, failed=True)
@@ -405,14 +410,16 @@ class QueueState:
     def release(self, token: UUID, now: datetime) -> None:
         """Unlock a message without counting its delivery as failed.
 
-        Raises MessageLockLost if the lock is lost.
+        Raises MessageLockLost if the lock on the message is lost, or SessionLockLost if the lock on
+        its session is lost.
         """
         self._unlock(self._find_locked(token, now), now, failed=False)
 
     def defer(self, token: UUID, now: datetime, changes: PropertyChanges = ()) -> None:
         """Defer a locked message, and change its properties.
 
-        Raises MessageLockLost if the lock is lost, and ArgumentError if the changes are too large.
+        Raises MessageLockLost if the lock on the message is lost, SessionLockLost if the lock on
+        its session is lost, or ArgumentError if the changes are too large.
         """
         record = _with_changes(self._find_locked(token, now), changes)
         self._unlock(replace(record, state=MessageState.DEFERRED), now, failed=False)
@@ -428,7 +435,8 @@ class QueueState:
         """Move a locked message to the dead-letter queue, and change its properties.
 
         Raises:
-            MessageLockLost: The lock is lost.
+            MessageLockLost: The lock on the message is lost.
+            SessionLockLost: The lock on the message's session is lost.
             NotAllowed: This is a dead-letter queue.
             ArgumentError: The reason or description is too long or not valid Unicode, or the
                 changes are too large.

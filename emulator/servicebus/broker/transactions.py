@@ -154,7 +154,7 @@ class TransactionManager:
     def begin(self) -> datetime:
         """Make the changes that are due, schedule a transaction, and return the current time.
 
-        Locks and messages whose time is over expire, and scheduled messages that are due become
+        Locks and messages expire if their time is over. Scheduled messages that are due become
         active. Callers must call this method before they change the state of a queue, because
         only the scheduled transaction writes their changes to the database. Raises BrokerClosed
         if the broker is closed.
@@ -202,7 +202,7 @@ class TransactionManager:
     def tick(self) -> None:
         """Make the changes that are due now, and write all pending changes to the database.
 
-        Locks and messages whose time is over expire, and scheduled messages that are due become
+        Locks and messages expire if their time is over. Scheduled messages that are due become
         active.
         """
         self.begin()
