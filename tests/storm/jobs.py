@@ -178,7 +178,10 @@ def _difference(before: dict[str, Any], after: dict[str, Any]) -> str:
 
 
 def plan_jobs(count: int, seed: int, cancel_share: float) -> list[StormJob]:
-    """Return `count` jobs of random kinds. The same arguments give the same jobs."""
+    """Return `count` jobs of random kinds. The same arguments give the same jobs.
+
+    `cancel_share` is the probability that a job is one that its caller cancels.
+    """
     chance = random.Random(f"jobs {seed}")
     others = (JobKind.ASYNC, JobKind.WAIT, JobKind.KEYED)
     jobs = []

@@ -165,7 +165,7 @@ class SoakJob(StormJob):
 
         The label is the number of the job. But for the models `counting` and `fragile`, it also has
         the number of the attempt, counted from 1: `12.2` for the second attempt to submit job 12.
-        Each time one of these two models runs it, it appends the label to the file `ran_path`.
+        These two models append the label to the file `ran_path` each time they run the input.
         """
         label = str(self.number)
         match self.model:
