@@ -75,7 +75,7 @@ _MAX_WAIT_MS: Final = 100
 
 
 class LoadFailed(Exception):
-    """A job of the measurement did not succeed. `code` is the stable code of the job's error."""
+    """A job of the measurement failed, or none ended in time. `code` is the error's code."""
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(detail)
@@ -390,7 +390,7 @@ class LoadMeasurement:
             caller_count: How many jobs are in flight at the same time.
 
         Raises:
-            LoadFailed: A job has failed.
+            LoadFailed: A job has failed, or no job has ended in time.
         """
         model = replace(self._model, max_batch_size=batch_size)
         queue = _MemoryQueue(model.queue)
