@@ -6,8 +6,8 @@ Half of the input consists of AMQP frames: frames of each performative with chan
 malformed messages, requests to `$management`, and random bytes. The other half consists of HTTP
 requests to the management API of Service Bus, the Blob service, the Functions host and the
 management API of Durable Functions. After every 1000 frames and requests, each service must answer
-a valid request within 30 s. The command runs for at least four minutes, so that it can measure
-whether the memory and the open files of the processes grow.
+a valid request within 30 s. The command runs for at least the time `--observe`, by default four
+minutes, so that it can measure whether the memory and the open files of the processes grow.
 
 The exit code is 0 if no log contains an unhandled exception, each service answered all valid
 requests, and neither memory nor open files grew. Otherwise it is 1.
