@@ -44,9 +44,9 @@ class FakeHub:
     storage: str = ""
 
     def add(self, repository: str, path: str, data: bytes) -> str:
-        """Add a file to the commit COMMIT of a repository.
+        """Add a file to a repository of the fake Hub, in the commit whose hash is `COMMIT`.
 
-        Return the location of the file in the form of the model catalogue, `hf:…`.
+        Return the location of the file as a model catalogue contains it: `hf:ORG/NAME@COMMIT/FILE`.
         """
         self.files[f"{repository}/resolve/{COMMIT}/{path}"] = data
         return f"hf:{repository}@{COMMIT}/{path}"

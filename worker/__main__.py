@@ -208,8 +208,9 @@ class Worker:
     def drain(self) -> bool:
         """Stop receiving, finish the running jobs within the grace period, and close connections.
 
-        Jobs that have not started are returned to their queues at once. Message locks are renewed
-        until the last reply is sent and the last message is settled.
+        Jobs that have not started are returned to their queues at once. Jobs that still run at the
+        end of the grace period are abandoned. Message locks are renewed until the last reply is
+        sent and the last message is settled.
 
         Returns:
             True if all jobs were finished within the grace period.

@@ -144,6 +144,7 @@ def check(
 
     Raises:
         WorkerError: The model cannot be loaded, or the input or the result cannot be used.
+        LoadFailed: A job of a measurement under load has failed, or none has ended in time.
         Exception: Any error that the model's own code raises.
     """
     loaded, line = _load(model, loader)

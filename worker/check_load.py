@@ -75,7 +75,7 @@ _MAX_WAIT_MS: Final = 100
 
 
 class LoadFailed(Exception):
-    """A job of the measurement did not succeed. `code` is the stable code of the job's error."""
+    """A job of the measurement failed, or none ended in time. `code` is the error's code."""
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(detail)
@@ -155,8 +155,9 @@ class Suggestion:
 def suggest(results: Sequence[LoadResult], prepare_ms: float) -> Suggestion:
     """Suggest a batch size and a wait for the catalogue entry.
 
-    The batch size is the smallest one with almost the highest throughput. The wait is the time to
-    prepare the other inputs of a batch, up to a tenth of the time that the batch runs.
+    The batch size is the smallest one with almost the highest throughput. The wait is as long as
+    the worker takes to prepare the other inputs of such a batch, but at most a tenth of the time
+    for which the batch runs, and at most 100 ms. For a batch size of 1, the wait is 0.
 
     Args:
         results: The measurements, in ascending order of the batch sizes.
@@ -293,7 +294,10 @@ class _Callers:
         self._is_stopped = True
 
     def send(self, body: bytes, job_id: str) -> None:
-        """Store a reply with its latency. Submit the caller's next job unless `stop` was called."""
+        """Store a reply with its latency, and submit the next job of the caller that waited for it.
+
+        If `stop` was called, submit no job.
+        """
         latency_ms = (time.perf_counter() - self._sent_at[job_id]) * 1000
         with self._changed:
             self._replies.append((body, latency_ms))
@@ -308,8 +312,7 @@ class _Callers:
     def wait(self, number: int, ends_at: float, patience_seconds: float) -> int:
         """Wait until `number` replies have arrived, and return how many replies have arrived.
 
-        After `time.monotonic()` has reached `ends_at`, the method returns as soon as there is at
-        least one reply.
+        When `time.monotonic()` has reached `ends_at`, one reply is enough.
 
         Raises:
             LoadFailed: A message was not completed, or no reply arrived for `patience_seconds`.
@@ -387,7 +390,7 @@ class LoadMeasurement:
             caller_count: How many jobs are in flight at the same time.
 
         Raises:
-            LoadFailed: A job has failed.
+            LoadFailed: A job has failed, or no job has ended in time.
         """
         model = replace(self._model, max_batch_size=batch_size)
         queue = _MemoryQueue(model.queue)
@@ -424,7 +427,8 @@ class LoadMeasurement:
         """Return the replies of the measured batches, each with its latency in milliseconds.
 
         The first replies, one for each caller, are left out, because the first batches may be slow.
-        They are returned only if no other replies arrive in time.
+        The replies of the last batch are left out too, because some of them may be missing. If no
+        replies would remain, those of the last batch are kept, or else all.
 
         `batch_size` is the maximum batch size of this measurement.
         """

@@ -59,8 +59,9 @@ def describe(model: ModelEntry) -> ModelDeclarations:
     An input or result that the model's entry already declares keeps the media types of the entry.
 
     Raises:
-        ModelUnfit: The module has no class `Infer`, an argument has no supported type hint, or the
-            type hint of a result contains a name that does not exist at run time.
+        ModelUnfit: The module has no class `Infer`, the class has no method `__call__`, an argument
+            has no supported type hint, or the type hint of a result contains a name that does not
+            exist at run time.
         Exception: Any error that the import of the model's module raises.
     """
     infer: Any = getattr(importlib.import_module(model.implementation), "Infer", None)

@@ -74,7 +74,8 @@ class SlowJob:
     def wait_for(self, status: str, fraction: float | None = None) -> dict[str, Any]:
         """Wait until the job has this status and this progress, and return the job.
 
-        `fraction` is the progress, from 0 to 1, or None if no progress has been reported.
+        `fraction` is the progress, from 0 to 1. With None, wait until the job has the status and no
+        progress. The test fails if this takes longer than 15 s.
         """
 
         def found() -> dict[str, Any] | None:

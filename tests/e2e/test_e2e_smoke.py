@@ -36,7 +36,8 @@ def scripts_for(system: System, tmp_path: Path, **values: str) -> ScriptRunner:
     When a script deletes the worker's pod, a fake kubectl kills the system's worker. When a script
     restarts the Function App, a fake az kills the Functions host.
 
-    `values` replace settings of the scripts' environment.
+    The scripts get the values of the deployment, such as the gateway's URL, from a fake azd. The
+    items in `values` are added to these values, or replace some of them.
     """
     blobs = f"http://127.0.0.1:{system.part('blobs').ports['blobs']}/devstoreaccount1/"
     values = {
@@ -70,9 +71,10 @@ def find_private_texts(report: Path, *more: str) -> list[str]:
 
 
 def wait_until_replaced(system: System, name: str, before: int) -> None:
-    """Wait until a killed component has been restarted and is ready.
+    """Wait until the killed component `name` has been restarted and is ready.
 
-    `before` is the process id of the killed component.
+    `before` is the process id of the killed component. The test fails if the component is not
+    restarted within 60 s, or is not ready within 60 s after its restart.
     """
     until(lambda: system.part(name).pid != before, 60, f"{name} was killed")
     until(lambda: system.part(name).ready, 60, f"the next {name} is ready")
@@ -357,10 +359,10 @@ def test_each_gateway_check_of_the_smoke_test_fails_if_its_claim_is_false(
 def run_broken_gateway(answers: dict[str, tuple[int, dict[str, Any]]]) -> Iterator[str]:
     """Run a simulated gateway with faults during the `with` block, and yield its URL.
 
-    `answers` contains the status and the JSON body of the response to each faulty path. Requests
-    to other paths get the responses of a working gateway. But the simulated gateway has no dead
-    letters, and the management API needs no key. The host in the URL is 127.0.0.2. The smoke test
-    does not regard this host as local, so it skips no check.
+    `answers` contains the status and the JSON body of the response to each faulty path. Requests to
+    other paths get the responses of a working gateway that has no dead letters and whose management
+    API needs no key. The host in the URL is 127.0.0.2. The smoke test does not regard this host as
+    local, so it skips no check.
     """
     worker = {"models": [{"name": "classifier"}], "devices": [{"name": "cpu"}]}
     every = {

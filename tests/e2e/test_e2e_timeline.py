@@ -69,7 +69,10 @@ def check_sum(shown: dict[str, Any], job: dict[str, Any]) -> None:
 
 
 def answer_of(shown: dict[str, Any]) -> dict[str, Any]:
-    """Return the delivery with the state `answered` in a timeline. There must be only one."""
+    """Return the only delivery with the state `answered` in a timeline.
+
+    The test fails if there is no such delivery, or more than one.
+    """
     (found,) = [row for row in shown["deliveries"] if row["state"] == "answered"]
     return dict(found)
 
@@ -84,9 +87,10 @@ def submit_upload(system: System) -> str:
 
 
 def submit_redelivered(system: System, folder: Path) -> str:
-    """Submit a job, and kill its worker while the job runs. Return the job's id.
+    """Submit a job, kill the worker while it runs the job, and wait for the second delivery.
 
-    Wait until the job's message is delivered for the second time.
+    Return the job's id. The test fails if the job's message is not delivered again within 60 s. The
+    job's model writes a file into `folder` when it runs the job.
     """
     ran = folder / "ran"
     job_id = system.accept("counting", f"{ran} 1 3000".encode(), content_type="text/plain")

@@ -91,9 +91,10 @@ def wait_for(condition: Callable[[], bool], limit_seconds: float = 15.0) -> None
 
 
 class Up:
-    """A supervisor in a separate process, with one test component for each item of `behaviours`.
+    """A supervisor in a separate process, with test components in place of the usual ones.
 
-    `behaviours` contains the behaviour of each component by the component's name.
+    `behaviours` contains the behaviour of each test component by the component's name, for example
+    `crash` or `busy`. STAND_IN, the program of the test components, defines these behaviours.
     """
 
     def __init__(

@@ -120,7 +120,12 @@ def origin_of(url: str) -> str:
 
 
 def answer_of(answer: httpx.Response, *, is_foreign: bool) -> PageResponse:
-    """Return a response as a page sees it. If `is_foreign`, CORS hides most headers."""
+    """Return the part of a response that the script of a web page can read.
+
+    If `is_foreign` is true, the request or one of its redirects went to another origin than the
+    page's. Then CORS hides all headers except for a few common ones and those that the server
+    exposes.
+    """
     exposed = answer.headers.get("access-control-expose-headers", "")
     readable = _ALWAYS_READABLE | {name.strip().lower() for name in exposed.split(",")}
     headers = {

@@ -101,7 +101,8 @@ def kill_at_random(
 ) -> WorkerKillReport:
     """Kill the worker `kills` times under load, check each job, and return a report.
 
-    `seed` determines the moments of the kills. `say` prints a line about the progress.
+    This function starts a system that stores its files in `folder`. `seed` determines the time
+    between the kills. `say` prints a line after each kill.
 
     Raises:
         AssertionError: if a job is lost, or its final status changes.

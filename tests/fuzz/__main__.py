@@ -6,8 +6,8 @@ Half of the input consists of AMQP frames: frames of each performative with chan
 malformed messages, requests to `$management`, and random bytes. The other half consists of HTTP
 requests to the management API of Service Bus, the Blob service, the Functions host and the
 management API of Durable Functions. After every 1000 frames and requests, each service must answer
-a valid request within 30 s. The command measures the memory and the open files of each process for
-at least four minutes, as `./dev soak` does.
+a valid request within 30 s. The command runs for at least the time `--observe`, by default four
+minutes, so that it can measure whether the memory and the open files of the processes grow.
 
 The exit code is 0 if no log contains an unhandled exception, each service answered all valid
 requests, and neither memory nor open files grew. Otherwise it is 1.
@@ -40,9 +40,10 @@ class _Observer:
         self._seconds = seconds
 
     def sample(self, seconds: float, pids: Mapping[str, int]) -> None:
-        """Record the current memory and open files of each process and its child processes.
+        """Record the current memory and open files of each service and of its child processes.
 
-        `seconds` is the time since the start. `pids` contains the process id of each service.
+        `seconds` is the time since the start of the fuzz test. `pids` contains the process id of
+        each service, by the service's name.
         """
         processes: dict[str, list[psutil.Process]] = {}
         for name, pid in pids.items():

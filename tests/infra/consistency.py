@@ -135,7 +135,7 @@ def scaled_objects_match_their_deployments(files: DeploymentFiles) -> None:
 def workers_are_kept_as_the_catalogue_says(files: DeploymentFiles) -> None:
     """Check that AKS and Container Apps run as many workers without jobs as the catalogue requires.
 
-    `min_workers` and `warm` in a model's catalogue entry require these workers.
+    The catalogue entry of a model states the number of these workers in `min_workers` and `warm`.
     """
     catalogue = Catalogue.load(files.root / "functions" / "contract" / "models.toml")
     for model in files.catalogue["models"]:

@@ -139,8 +139,8 @@ def az_queue(call: Call) -> str:
 
     `state["service_bus_admin"]` is the URL of the emulator. Without it, the command fails as if az
     had no permission. `state["counts"]`, if it is set, is returned as the number of messages of
-    each queue. `state["detects_duplicates"]`, if it is set, replaces the command's option for
-    duplicate detection.
+    each queue. `state["detects_duplicates"]`, if it is set, is used for a new queue instead of the
+    value of the option `--enable-duplicate-detection`.
     """
     address = call.state.get("service_bus_admin")
     if not address:

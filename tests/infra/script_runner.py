@@ -125,8 +125,9 @@ def make_checkout(root: Path) -> None:
 def install_scripts(checkout: Path, folder: Path, **values: str) -> ScriptRunner:
     """Write fake programs such as az into `folder`, and return a runner for the scripts.
 
-    `checkout` is the repository that contains the scripts. The fake azd returns the deployment's
-    values in the dict VALUES. The items in `values` are added to this dict or replace items of it.
+    `checkout` is the repository that contains the scripts. They get the values of the deployment
+    from a fake azd, which returns the items of VALUES. The items in `values` are added to these
+    items, or replace some of them.
     """
     fake_cloud.install(folder, {"values": VALUES | values, "group": True, **REGION})
     return ScriptRunner(checkout, folder)

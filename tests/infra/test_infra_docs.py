@@ -101,7 +101,7 @@ def mentioned(text: str) -> Iterator[str]:
     """Yield the complete commands in the text of a document, outside of its code blocks.
 
     A command is complete if it has at least three words, calls azd, or begins with an environment
-    variable, and if it does not contain `…`.
+    variable. But a command that contains `…` is never complete.
     """
     prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     for command in re.findall(rf"`((?:[A-Z_]+=[^\s`]+ )*{PROGRAMS}(?: [^`]+)?)`", prose):

@@ -70,9 +70,10 @@ def _record(system: System, folder: Path) -> JobPath:
 
 @contextmanager
 def _recording(folder: Path, count: int) -> Iterator[None]:
-    """Record the modules that run during the `with` block in `count` processes of the system.
+    """Record which modules run in the gateway and in the worker during the `with` block.
 
-    At the end of the block, wait until each process has written its modules to a file in `folder`.
+    `count` is the number of processes that record. The block is entered when all of them record. At
+    the end of the block, wait until each process has written its modules to a file in `folder`.
     """
     recording = folder / "recording"
     recording.touch()

@@ -34,8 +34,8 @@ class SoakFault(Protocol):
     def delay_seconds(self) -> float:
         """How many seconds the test waits before it causes this fault.
 
-        The wait begins when the system has recovered from the previous fault. If `overlaps` of the
-        previous fault is true, the wait begins when the previous fault begins.
+        Usually, the wait begins when the system has recovered from the previous fault. But if
+        `overlaps` of the previous fault is true, the wait begins as soon as that fault begins.
         """
 
     @property

@@ -65,10 +65,11 @@ class Life:
     samples: list[tuple[float, int, int]] = field(default_factory=list)
 
     def buckets(self, column: int, warm_up_seconds: float) -> Iterator[tuple[float, float]]:
-        """Divide the samples after the warm-up into buckets of 20 s.
+        """Divide the samples of the process into buckets of 20 s, without those of its warm-up.
 
-        Yield a pair for each bucket: the time in the middle of the bucket, in seconds, and the
-        lowest value in the bucket. `column` is 1 for the memory in bytes, 2 for the open files.
+        The warm-up is the time of `warm_up_seconds` after the first sample. Yield a pair for each
+        bucket: the time in the middle of the bucket, in seconds, and the lowest value in the
+        bucket. `column` is 1 for the memory in bytes, 2 for the open files.
         """
         if not self.samples:
             return
@@ -83,11 +84,12 @@ class Life:
 
 
 def choose_warm_up(calm_seconds: float) -> float:
-    """Return the default warm-up of a process: a quarter of `calm_seconds`, but at least 60 s.
+    """Return the default length of the warm-up, the time for which a new process is not measured.
 
-    `calm_seconds` is the length of the last phase of a test, in which no process is killed. If the
-    phase is longer than 240 s, even a process that is started just before this phase is measured
-    for three quarters of the phase.
+    The warm-up lasts for a quarter of `calm_seconds`, but at least 60 s. `calm_seconds` is the
+    length of the last phase of a test, in which no process is killed. If the phase is longer than
+    240 s, even a process that is started just before this phase is measured for three quarters of
+    the phase.
     """
     return max(MIN_WARM_UP_SECONDS, calm_seconds / 4)
 

@@ -52,7 +52,9 @@ class Attacker:
     ) -> None:
         """Submit a job with a hostile body.
 
-        If the gateway accepts the job, the report of the soak checks that the job ends.
+        With `wait_seconds`, the gateway waits for the end of the job before it responds, but at
+        most for this time. `query` is appended to the URL, for example `&upload=ID`. If the gateway
+        accepts the job, the report of the soak checks that the job ends.
         """
         prefer = f"wait={wait_seconds}" if wait_seconds else "respond-async"
         path = f"/v1/models/{model}/jobs?deadline_seconds={_SHORT_DEADLINE_SECONDS}{query}"

@@ -92,17 +92,19 @@ class StormJob:
     def input(self, ran_path: Path, attempt: int) -> tuple[str, bytes]:
         """Return the label and the input of one attempt to submit the job.
 
-        The first `attempt` is 1. Every fifth job has a large input. `ran_path` is the file to which
-        the model writes the label.
+        The label is a number such as `12.2`, for the second attempt to submit job 12. Attempts are
+        counted from 1. Each time the model runs the input, it appends the label to the file
+        `ran_path`. Every fifth job has a large input.
         """
         label = f"{self.number}.{attempt}"
         text = f"{ran_path} {label} {self.model_ms}"
         return label, text.ljust(0 if self.number % 5 else _LARGE_BYTES).encode()
 
     def submission(self, ran_path: Path, attempt: int) -> StormSubmission:
-        """Return the request that submits the job in one attempt. The first `attempt` is 1.
+        """Return the request that submits the job in one attempt. Attempts are counted from 1.
 
-        `ran_path` is the file to which the model writes the label of the input.
+        The input has a label, a number such as `12.2` for the second attempt to submit job 12. Each
+        time the model runs the input, it appends the label to the file `ran_path`.
         """
         label, data = self.input(ran_path, attempt)
         return StormSubmission(
@@ -110,7 +112,11 @@ class StormJob:
         )
 
     def accept(self, job_id: str, label: str) -> None:
-        """Record the id that the gateway gave to the job, and the label of the accepted input."""
+        """Record that the gateway accepted a request that submits the job.
+
+        `job_id` is the id that the gateway gave to the job. `label` is the number in the input of
+        the accepted request, for example `12.2` in the second request for job 12.
+        """
         self.label = label
         if job_id not in self.ids:
             self.ids.append(job_id)
@@ -172,7 +178,10 @@ def _difference(before: dict[str, Any], after: dict[str, Any]) -> str:
 
 
 def plan_jobs(count: int, seed: int, cancel_share: float) -> list[StormJob]:
-    """Return `count` jobs of random kinds. The same arguments give the same jobs."""
+    """Return `count` jobs of random kinds. The same arguments give the same jobs.
+
+    `cancel_share` is the probability that a job is one that its caller cancels.
+    """
     chance = random.Random(f"jobs {seed}")
     others = (JobKind.ASYNC, JobKind.WAIT, JobKind.KEYED)
     jobs = []

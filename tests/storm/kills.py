@@ -42,7 +42,7 @@ class Kill:
         await (member.kill_child() if self.is_child else member.kill())
 
     async def recover(self, rig: Rig) -> None:
-        """Wait until the component is ready again, unless this kill overlaps with the next kill."""
+        """Wait until the component is ready again. If `overlaps` is true, return at once."""
         if not self.overlaps:
             await rig.members[self.part].wait_until_ready()
 

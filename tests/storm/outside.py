@@ -23,7 +23,7 @@ _SLOW_SECONDS = 60
 
 @dataclass(frozen=True)
 class WebhookCounts:
-    """How many webhooks of a soak arrived, are missing or are wrong."""
+    """How many webhooks of a soak arrived, and for which jobs they are missing or wrong."""
 
     #: The number of finished jobs that have a webhook.
     expected: int

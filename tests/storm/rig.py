@@ -328,7 +328,10 @@ class Rig:
         return found
 
     async def run(self, supervision: asyncio.TaskGroup) -> None:
-        """Start every component except the worker, and wait until they are ready."""
+        """Start every component except the worker, and wait until they are ready.
+
+        The tasks that restart dead components run in the task group `supervision`.
+        """
         self._supervision = supervision
         for member in self.members.values():
             member.log.rotate()
@@ -356,7 +359,10 @@ class Rig:
             await proxy.stop()
 
     def runs(self) -> Counter[str]:
-        """Return how often the model has run each input, by the label that the input contains."""
+        """Return how often the model has run each input.
+
+        The keys are the labels in the inputs, for example `12.2` in the second request for job 12.
+        """
         text = self.ran_path.read_text("utf-8") if self.ran_path.exists() else ""
         # A kill may have truncated the last line.
         return Counter(text.rpartition("\n")[0].split())

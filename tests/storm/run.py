@@ -45,7 +45,7 @@ class Storm:
 
     @property
     def judged(self) -> list[StormJob]:
-        """The jobs that the report checks: whether and how each job has ended."""
+        """The jobs that the report checks. It checks whether and how each of them ended."""
         return self.jobs
 
     def say(self, text: str) -> None:
@@ -62,7 +62,8 @@ AnyStorm = TypeVar("AnyStorm", bound=Storm)
 async def wait_until_all_ended(run: Storm) -> None:
     """Wait until all accepted jobs have ended.
 
-    Give up if no job has ended for as many seconds as the option `--settle` permits.
+    If no job ends for the number of seconds in the option `--settle`, print how many jobs are still
+    open, and return.
     """
     open_count, changed_at = -1, time.monotonic()
     while left := sum(job.is_open for job in run.judged):
@@ -80,8 +81,8 @@ async def wait_until_all_ended(run: Storm) -> None:
 async def read_all_again(rig: Rig, run: Storm, callers: StormCallers) -> None:
     """Read each accepted job again, from each gateway host, to find jobs that have changed.
 
-    First wait until all queues are empty, but at most 60 s. If the state of an ended job has
-    changed, `StormJob.see` records this.
+    First wait until all queues are empty. If they are not empty after 60 s, add a note to the
+    report, and continue. `StormJob.see` records each ended job whose state has changed.
     """
     end = time.monotonic() + _EMPTY_WITHIN_SECONDS
     while (count := await rig.message_count()) != 0:

@@ -25,7 +25,7 @@ class SmallDisk(Protocol):
 
     @property
     def name(self) -> str:
-        """A short text about how the disk becomes full, for example in the report of a soak."""
+        """A short text that says how the disk becomes full. The report of a soak contains it."""
 
     def fill(self, pids: Iterable[int]) -> None:
         """Make all writes fail. `pids` are the ids of the processes that write to the disk."""

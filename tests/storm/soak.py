@@ -143,7 +143,7 @@ class Soak(Storm):
         return next((job for job in self.soak_jobs if job_id in job.ids), None)
 
     def describe(self, begin: float) -> tuple[str, bool]:
-        """Return which attacks and faults could delay a job that was submitted at `begin`.
+        """Return what could delay a job that is submitted at `begin`: attacks, or a fault.
 
         `begin` is in seconds since the start of the soak.
 
@@ -320,7 +320,10 @@ async def _sample(rig: Rig, run: Soak) -> None:
 
 
 async def _wait_for_webhooks(run: Soak, outside: Outside) -> None:
-    """Wait until all expected webhooks have arrived, but at most 120 s."""
+    """Wait until all expected webhooks have arrived.
+
+    Return after 120 s at the latest, even if some webhooks are missing.
+    """
     end = time.monotonic() + _WEBHOOK_SECONDS
     while time.monotonic() < end:
         if not outside.judge(run.soak_jobs).missing:
@@ -329,9 +332,9 @@ async def _wait_for_webhooks(run: Soak, outside: Outside) -> None:
 
 
 def find_failures(run: Soak) -> list[str]:
-    """Return one line for each failure of a soak, without the broken promises about jobs.
+    """Return one line for each failure of a soak, except for broken promises about jobs.
 
-    `report` prints these broken promises.
+    The broken promises are not included because `report` prints them.
     """
     failures = list(dict.fromkeys(run.failures))
     webhooks = run.webhooks

@@ -163,8 +163,9 @@ class SoakJob(StormJob):
     def data(self, ran_path: Path, attempt: int) -> tuple[str, bytes]:
         """Return the label and the input of one attempt to submit the job.
 
-        The first `attempt` is 1. `ran_path` is the file to which the models `counting` and
-        `fragile` write the label.
+        The label is the number of the job. But for the models `counting` and `fragile`, it also has
+        the number of the attempt, counted from 1: `12.2` for the second attempt to submit job 12.
+        These two models append the label to the file `ran_path` each time they run the input.
         """
         label = str(self.number)
         match self.model:
@@ -184,14 +185,15 @@ class SoakJob(StormJob):
         return encode_json(self.json_value())
 
     def json_value(self) -> dict[str, Any]:
-        """Return the JSON value that is the input of a noop job whose `size_bytes` is 0."""
+        """Return the input of this job if it is a noop job with a JSON input."""
         return {"number": self.number, "name": "soak ü", "list": [1, 2.5, None, True]}
 
     def submission(self, ran_path: Path, attempt: int) -> StormSubmission:
-        """Return the request that submits the job in one attempt. The first `attempt` is 1.
+        """Return the request that submits the job in one attempt. Attempts are counted from 1.
 
-        If the input is sent as an upload, the caller must upload it before this call. `ran_path` is
-        the file to which the models `counting` and `fragile` write the label.
+        If the input is sent as an upload, the caller must upload it before this call. Each time one
+        of the models `counting` and `fragile` runs the input, it appends the label of the input,
+        for example `12.2` for the second attempt to submit job 12, to the file `ran_path`.
         """
         path = f"/v1/models/{self.model}/jobs"
         label, data = self.data(ran_path, attempt)

@@ -310,7 +310,10 @@ def test_an_inputs_field_in_a_request_of_schema_version_1_is_kept_as_an_unknown_
 
 
 def recorded_codec() -> ModuleType:
-    """Return the last codec that could read only schema version 1, loaded as a module."""
+    """Load the module messages-of-schema-1.txt, the last codec before schema version 2.
+
+    This codec can read only messages of schema version 1.
+    """
     module = ModuleType("messages_of_schema_1")
     module.__file__ = str(Path(__file__).with_name("messages-of-schema-1.txt"))
     # The module must be importable by its name, because dataclasses look up its annotations.

@@ -18,7 +18,7 @@ from tests.unit.gateway.memory import ManualClock, MemoryPayloads
 class MemoryBlobs:
     """Implements `Blobs` in memory.
 
-    The ETag of a blob is a number: how many writes to all blobs there were up to the blob's last
+    All writes, to any blob, are numbered from 1. The ETag of a blob is the number of its last
     write.
     """
 

@@ -9,10 +9,10 @@ from gateway.webhooks.sender import WebhookResponse
 
 @dataclass
 class MemoryReceiver:
-    """Implements `WebhookSender`: stores each request, and returns the next item of `answers`.
+    """Implements `WebhookSender`: stores each request, and gives it the next answer in `answers`.
 
-    If `answers` is empty, the response has the status 200. If the next item is a string, the call
-    raises WebhookUndelivered with this string.
+    An answer is a response, or a string. For a string, the call raises WebhookUndelivered with this
+    string. If `answers` is empty, the response has the status 200.
     """
 
     answers: list[WebhookResponse | str] = field(default_factory=list)

@@ -20,7 +20,7 @@ CANCELLED = JobOutcome.cancelled(NOW)
 
 
 class ScriptedStore(OutcomeStore):
-    """A store of outcomes whose jobs end at `ends_at`. It is unavailable before `away_until`.
+    """A store of outcomes whose jobs end at `ends_at`. Before `away_until`, each read fails.
 
     Both times are in seconds of the event loop's clock. A read takes `read_seconds`.
     """
@@ -61,11 +61,12 @@ async def wait(
 ) -> tuple[str | None, float]:
     """Wait for a job for at most `limit` seconds.
 
-    If `notified_at` is given, the waiter is notified at this time that the job was cancelled.
+    If `notified_at` is given, a notification at this time says that the job was cancelled. All
+    times are in seconds of the event loop's clock.
 
     Returns:
-        The final status of the job, or None if it has not ended; and the time in seconds at which
-        the wait ended.
+        The final status of the job, or None if it has not ended; and the time at which the wait
+        ended.
     """
     waiters = Waiters()
     jobs, durable = jobs_of(store, waiters)
@@ -162,12 +163,12 @@ def test_an_outcome_notifies_only_the_requests_that_wait_for_the_job() -> None:
 
 
 async def reads_after_own_ends(own_ends: int, *, ends_elsewhere: bool = False) -> list[float]:
-    """Return the times at which a waiter reads the outcome of its job.
+    """Return the times at which a request reads the outcome of the job for which it waits.
 
-    The times are in seconds since the waiter began to wait. A waiter is a request that waits until
-    a job has ended. Before this waiter begins, `own_ends` earlier waiters are notified of outcomes
-    that this gateway process has recorded. If `ends_elsewhere` is true, one more earlier waiter
-    reads an outcome that a different gateway process has recorded.
+    The times are in seconds since the request began to wait. Before that, `own_ends` other requests
+    waited for jobs, and were notified of outcomes that this gateway process had recorded. If
+    `ends_elsewhere` is true, one more request then waited for a job, and read an outcome that a
+    different gateway process had recorded.
     """
     waiters = Waiters()
     loop = asyncio.get_running_loop()

@@ -1,6 +1,6 @@
 """Models for tests of memory management, on a simulated device with 80 bytes of memory.
 
-Each model declares how many bytes it needs, and has its own device thread.
+Each model declares how many bytes it needs, and is loaded and unloaded by a thread of its own.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Raising(Infer):
 
 @dataclass
 class ManagedModel:
-    """A model with its model manager, its device thread and its queue.
+    """A model with its model manager, the thread that loads and unloads it, and its queue.
 
     `has_work` says whether the queue contains a message.
     """

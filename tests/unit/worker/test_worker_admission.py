@@ -93,8 +93,8 @@ class Process:
 class Simulation:
     """Simulates worker processes that reserve the memory of one device.
 
-    `step` advances the simulated time, and then each process, in the given order. `backlog` says
-    for each model whether messages wait.
+    `step` advances the simulated time, and then each process in the list `order`, which contains
+    indices of `processes`. `backlog` says for each model whether messages wait.
     """
 
     total: int

@@ -13,8 +13,8 @@ from worker.telemetry.health import DeviceProbe, Loops, WorkerReadiness
 class Worker:
     """The state of a worker that determines its readiness.
 
-    `models` has the state of each model. `leaving` is the reason for a shutdown, or empty. `error`
-    is raised by the test computation on the device.
+    `models` has the state of each model. `leaving` is the reason for a shutdown, or empty. The test
+    computation on the device raises `error`, unless it is None.
     """
 
     models: dict[str, dict[str, Any]]

@@ -18,8 +18,10 @@ LOCK_SECONDS = 9.0
 class ScriptedBroker:
     """A broker in memory whose clock is the attribute `now`.
 
-    `mood` determines how a call of `renew` ends: `renews` renews the lock if it has not expired.
-    `lost`, `away`, `silent` and `defect` raise different errors.
+    `mood` determines how a call of `renew` ends. With `renews`, it renews the lock, but raises
+    LockLost if the lock has expired. With `lost`, it raises LockLost in any case, and with `defect`
+    a KeyError. With `away`, it raises BrokerUnavailable. With `silent`, one call does so after its
+    timeout, and changes the mood to `renews`.
     """
 
     now: float = 1000.0
