@@ -183,7 +183,8 @@ class ScheduledEvents:
         with self._client.stream("GET", path, timeout=self._timeout_seconds) as response:
             if response.status_code != 200:
                 raise UnreadableEvents(
-                    f"the response has HTTP status {response.status_code}; expected 200"
+                    "the request for scheduled events returned HTTP status "
+                    f"{response.status_code}; expected 200"
                 )
             body = bytearray()
             for part in response.iter_bytes():

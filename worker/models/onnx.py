@@ -113,9 +113,9 @@ class GraphInput:
         if not fits:
             wanted = " by ".join("any" if each is None else str(each) for each in self.shape)
             found = " by ".join(map(str, array.shape))
-            raise InvalidInput(
-                f"{self.name}: expected an array of {wanted or 'one number'}, found {found or 1}"
-            )
+            expected = f"an array with the shape {wanted}" if wanted else "one number"
+            actual = f"an array with the shape {found}" if found else "one number"
+            raise InvalidInput(f"{self.name}: expected {expected}, found {actual}")
         with np.errstate(invalid="ignore", over="ignore"):
             converted = array.astype(self.dtype)
         is_whole = np.issubdtype(self.dtype, np.integer) or self.dtype is np.bool_

@@ -84,7 +84,7 @@ def _chunks(where: str, found: Any) -> Iterator[bytes]:
 
 
 def _unreadable(where: str, error: AzureError) -> WeightsUnavailable:
-    return WeightsUnavailable(f"{where}: cannot be read: {type(error).__name__}")
+    return WeightsUnavailable(f"{where}: the blob cannot be read: {type(error).__name__}")
 
 
 class WeightsStore:

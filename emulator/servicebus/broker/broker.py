@@ -309,7 +309,8 @@ class Broker:
             elif known.settings.KIND != settings.KIND:
                 raise EntityAlreadyExists(
                     f"the {settings.KIND} {settings.name!r} cannot be created, because the database"
-                    f" has a {known.settings.KIND} with this name"
+                    f" has a {known.settings.KIND} with this name: choose another name, or another"
+                    " directory with --data"
                 )
             elif known.settings.requires_session != settings.requires_session:
                 raise SchemaError(

@@ -373,7 +373,11 @@ class IdempotencyKeys:
     ) -> SubmittedJob:
         found = await self.jobs.record_of(job_id, instance)
         if found is None:
-            raise Unavailable("durable", f"the orchestration {job_id} does not belong to a job")
+            raise Unavailable(
+                "durable",
+                f"the orchestration {job_id}, which should run the job, is not a job's "
+                "orchestration",
+            )
         replayed = SubmittedJob(job_id, found, is_replay=True)
         return await self._wait(durable, replayed, wait_seconds)
 

@@ -121,7 +121,7 @@ async def test_a_save_repairs_broken_code_or_a_broken_host_json_and_sigterm_stop
     ):
         count = len(host.lines)
         save(folder / "function_app.py", "def (")
-        await host.logged("0 functions loaded; .*SyntaxError", after=count)
+        await host.logged("the app could not be loaded .*SyntaxError", after=count)
         response = await client.get("/api/text")
         assert (response.status_code, response.content) == (404, b"")
         assert (await client.get("/admin/host/status")).json()["state"] == "Running"

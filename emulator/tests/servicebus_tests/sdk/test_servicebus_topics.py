@@ -347,7 +347,7 @@ def test_invalid_requests_for_topics_are_refused_with_their_reason(
         ),
         (
             HttpResponseError,
-            "ForwardTo: forwarding is not supported",
+            "ForwardTo: omit this property, because forwarding is not supported",
             lambda: admin.create_subscription(topic, "two", forward_to="other"),
         ),
         (
