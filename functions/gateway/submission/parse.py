@@ -246,7 +246,7 @@ def _read_named_inputs(model: ModelEntry, given: Json) -> dict[str, SubmittedInp
             if not isinstance(source, dict):
                 raise HttpProblem(
                     problems.MALFORMED_REQUEST,
-                    'expected an input such as {"base64": …}, as a JSON object',
+                    'expected the named input as a JSON object such as {"base64": …}',
                 )
             inputs[name] = _read_input(model.entry_of_input(name), f"inputs.{name}", source)
     return inputs

@@ -362,7 +362,7 @@ def test_the_error_for_an_invalid_configuration_names_the_property(
 
 
 def test_the_error_for_a_missing_configuration_file_names_the_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"absent\.json: cannot be read"):
+    with pytest.raises(ConfigError, match=r"absent\.json cannot be read"):
         load_config(tmp_path / "absent.json")
 
 
