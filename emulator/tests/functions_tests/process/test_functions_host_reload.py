@@ -127,7 +127,7 @@ async def test_a_save_repairs_broken_code_or_a_broken_host_json_and_sigterm_stop
         assert (await client.get("/admin/host/status")).json()["state"] == "Running"
 
         save(folder / "host.json", "{")
-        await host.logged("the host is not running; .*host.json", after=count)
+        await host.logged("the app could not be started .*host.json", after=count)
         response = await client.get("/api/text")
         assert (response.status_code, response.text) == (503, "Function host is not running.")
         status = (await client.get("/admin/host/status")).json()
