@@ -150,7 +150,11 @@ class ScheduledEvents:
                 _EVENTS_PATH, json=body, timeout=_ACKNOWLEDGE_SECONDS
             ).raise_for_status()
         except httpx.HTTPError as error:
-            _log.warning("the scheduled event could not be acknowledged: %s", type(error).__name__)
+            _log.warning(
+                "acknowledging the scheduled event failed, so the event begins at its planned "
+                "time: %s",
+                type(error).__name__,
+            )
 
     def _run(self) -> None:
         pause_seconds = 0.0

@@ -86,8 +86,8 @@ class GraphInput:
         sizes = tuple(each if isinstance(each, int) else None for each in argument.shape or ())
         if not sizes or sizes[0] not in (None, 1):
             raise ModelUnfit(
-                f"the graph's input {argument.name} has the shape {argument.shape}; expected a "
-                "first dimension for the batch whose size is dynamic or 1"
+                f"the graph's input {argument.name} has the shape {argument.shape}; expected "
+                "the batch as the first dimension, with a dynamic size or the size 1"
             )
         return cls(argument.name, dtype, sizes[1:], sizes[0] is None)
 

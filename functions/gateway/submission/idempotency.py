@@ -289,7 +289,9 @@ class IdempotencyKeys:
                 return created
             skips_look = False
         raise Unavailable(
-            "blobs", "too many requests with the same Idempotency-Key were sent at the same time"
+            "blobs",
+            "too many requests with the same Idempotency-Key were sent at the same time; repeat "
+            "the request",
         )
 
     def _has_expired(self, claim: IdempotencyClaim) -> bool:

@@ -240,8 +240,12 @@ def test_the_memory_of_an_onnx_graph_and_of_its_batches_is_measured(tmp_path: Pa
     ("kind", "shape", "said"),
     [
         (onnx.TensorProto.STRING, ["N", 1], "has the type tensor(string); expected one of"),
-        (FLOAT, [], "expected a first dimension for the batch whose size is dynamic or 1"),
-        (FLOAT, [3, 2], "expected a first dimension for the batch whose size is dynamic or 1"),
+        (FLOAT, [], "expected the batch as the first dimension, with a dynamic size or the size 1"),
+        (
+            FLOAT,
+            [3, 2],
+            "expected the batch as the first dimension, with a dynamic size or the size 1",
+        ),
     ],
 )
 def test_an_onnx_graph_whose_inputs_cannot_be_batched_is_refused(
