@@ -213,7 +213,9 @@ def _find_weights(folder: ModelFolder) -> list[Path]:
             continue
         file, expected = folder.path / path, entry.get("weights_sha256")
         if not file.is_file():
-            raise FolderUnusable(f"{name}.weights: there is no file {file}")
+            raise FolderUnusable(
+                f"{name}.weights: there is no file {file}: add the file, or correct the path"
+            )
         if expected is None:
             raise FolderUnusable(
                 f"{name}.weights_sha256: the key is missing, but packaged weights need it: run "

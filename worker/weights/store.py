@@ -187,7 +187,10 @@ def find_file(location: WeightsLocation) -> Path:
         file = Path(location.path).resolve()
         if file.is_file():
             return file
-        raise WeightsMissing(f"file:{location.path}: there is no file {file}")
+        raise WeightsMissing(
+            f"file:{location.path}: there is no file {file}: check the key `weights` of the model's "
+            "entry in the catalogue"
+        )
     found: Any = importlib.util.find_spec(location.place)
     for each in (found and found.submodule_search_locations) or ():
         folder = Path(each).resolve()
