@@ -188,8 +188,8 @@ def find_file(location: WeightsLocation) -> Path:
         if file.is_file():
             return file
         raise WeightsMissing(
-            f"file:{location.path}: there is no file {file}: check the key `weights` of the model's "
-            "entry in the catalogue"
+            f"file:{location.path}: there is no file {file}: check the key `weights` of the "
+            "model's entry in the catalogue"
         )
     found: Any = importlib.util.find_spec(location.place)
     for each in (found and found.submodule_search_locations) or ():
