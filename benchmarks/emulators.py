@@ -341,7 +341,9 @@ def _message_count(text: str) -> int:
     """
     count = int(text)
     if count < _MIN_MESSAGES:
-        raise argparse.ArgumentTypeError(f"expected at least {_MIN_MESSAGES}, found {count}")
+        raise argparse.ArgumentTypeError(
+            f"expected at least {_MIN_MESSAGES} messages, found {count}"
+        )
     return count
 
 
@@ -362,6 +364,6 @@ def print_figures(
     for name, value in describe_machine().items():
         print(f"{name}: {value}")
     print(
-        f"other programs used {others_share:.0%} of the processors meanwhile, "
-        f"and other virtual machines {stolen_share:.0%}"
+        f"during the benchmark, other programs used {others_share:.0%} of the processor time, "
+        f"and other virtual machines used {stolen_share:.0%}"
     )

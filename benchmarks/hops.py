@@ -123,7 +123,7 @@ def measure_latencies(url: str, size_bytes: int, jobs: int) -> list[float]:
         time.sleep(PAUSE_SECONDS)
         outcome = load.run(requests, clients=1, requests=1)
         if outcome.failures:
-            raise RuntimeError("the measured job failed, so there is no latency")
+            raise RuntimeError("the measured job failed, so its latency could not be measured")
         latencies_ms += outcome.latencies_ms
     return latencies_ms
 

@@ -242,7 +242,10 @@ class OperationCounter:
         job_id, seconds = self._submit_large(idempotency_key=f"key-{time.monotonic_ns()}")
         result = self.http.get(f"/v1/jobs/{job_id}/result", follow_redirects=True)
         if len(result.content) < LARGE_RESULT_BYTES:
-            raise RuntimeError(f"the result has only {len(result.content)} bytes")
+            raise RuntimeError(
+                f"the job's result has {len(result.content)} bytes, expected at least "
+                f"{LARGE_RESULT_BYTES} bytes"
+            )
         return job_id, seconds
 
     def run_polled(self) -> tuple[str, float]:

@@ -437,7 +437,7 @@ def _parameters(text: str) -> dict[str, Json]:
 
 
 def _refuse_constant(name: str) -> Json:
-    raise ValueError(f"{name} is not JSON")
+    raise ValueError(f"{name} is not allowed in JSON")
 
 
 def _print(line: Line, output: TextIO) -> None:

@@ -136,7 +136,10 @@ def lock(
     """
     entries = list(find_entries(_read(catalogue)[1]))
     if unknown := set(names) - {path[0] for path, _, _ in entries}:
-        raise SettingsError(f"{min(unknown)}: {catalogue} has no model of this name with weights")
+        raise SettingsError(
+            f"{min(unknown)}: the catalogue {catalogue} has no entry with this name and the key "
+            "weights"
+        )
     chosen = [
         (path, weights)
         for path, weights, digest in entries
@@ -180,7 +183,8 @@ def _write(catalogue: Path, path: TablePath, sha256: str) -> None:
         changed = set_digest(text, path, sha256)
     except KeyError:
         raise NotEditable(
-            "the entry was removed from the catalogue during the download, so no digest was written"
+            f"the entry {'.'.join(path)} was removed from the catalogue during the download, so no "
+            "digest was written"
         ) from None
     if changed == text:
         return

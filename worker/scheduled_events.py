@@ -153,7 +153,11 @@ class ScheduledEvents:
                 _EVENTS_PATH, json=body, timeout=_ACKNOWLEDGE_SECONDS
             ).raise_for_status()
         except httpx.HTTPError as error:
-            _log.warning("the scheduled event could not be acknowledged: %s", type(error).__name__)
+            _log.warning(
+                "acknowledging the scheduled event failed, so the event begins at its planned "
+                "time: %s",
+                type(error).__name__,
+            )
 
     def _run(self) -> None:
         pause_seconds = 0.0
@@ -186,7 +190,8 @@ class ScheduledEvents:
         with self._client.stream("GET", path, timeout=self._timeout_seconds) as response:
             if response.status_code != 200:
                 raise UnreadableEvents(
-                    f"the response has HTTP status {response.status_code}; expected 200"
+                    "the request for scheduled events returned HTTP status "
+                    f"{response.status_code}; expected 200"
                 )
             body = bytearray()
             for part in response.iter_bytes():

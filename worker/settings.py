@@ -253,8 +253,8 @@ def _endpoint(environ: Mapping[str, str], name: str, suffix: str) -> AzureEndpoi
     if address := environ.get(f"{name}__{suffix}"):
         return AzureEndpoint(address=address)
     raise SettingsError(
-        f"{name}: is not set; set {name} to a connection string, or set {name}__{suffix} to use a "
-        "managed identity"
+        f"{name}: the setting is missing; set it to a connection string, or set {name}__{suffix} "
+        "to use a managed identity"
     )
 
 
@@ -280,11 +280,13 @@ def _hub(environ: Mapping[str, str]) -> HubSettings:
         )
     if token and not (token.isascii() and token.isprintable() and " " not in token):
         raise SettingsError(
-            "HF_TOKEN: has characters that an HTTP header cannot contain; copy the token again"
+            "HF_TOKEN: the token has characters that an HTTP header cannot contain; copy the token "
+            "again"
         )
     if token and found[1] == "http" and found[2] not in _LOOPBACK:
         raise SettingsError(
-            "HF_ENDPOINT: expected https://, because HF_TOKEN is set and is not sent without TLS"
+            "HF_ENDPOINT: expected https://, because HF_TOKEN is set and must not be sent without "
+            "TLS"
         )
     return HubSettings(endpoint, token)
 
@@ -303,7 +305,9 @@ def _names(text: str) -> tuple[str, ...]:
 def _hosts(environ: Mapping[str, str]) -> frozenset[str]:
     names = _names(environ.get("REPLY_HOSTS", ""))
     if not names:
-        raise SettingsError("REPLY_HOSTS: is not set; expected the gateway's address as host:port")
+        raise SettingsError(
+            "REPLY_HOSTS: the setting is missing; set it to the gateway's address, host:port"
+        )
     hosts = set()
     for name in names:
         if (found := _REPLY_HOST.fullmatch(name)) is None:

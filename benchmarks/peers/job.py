@@ -45,7 +45,7 @@ class PeerModel:
             self._network = torchvision.models.resnet18(weights=None).eval()
             self.run([self.prepare(Image.new("RGB", (SIDE_PIXELS, SIDE_PIXELS)))])
         elif task not in TASKS:
-            raise ValueError(f"task is {task!r}: use one of {', '.join(TASKS)}")
+            raise ValueError(f"the task {task!r} is unknown: use one of {', '.join(TASKS)}")
 
     @classmethod
     def load(cls) -> "PeerModel":

@@ -232,7 +232,8 @@ async def start_app(command: AppCommand) -> AppProcess:
             await process.stop()
     if not process.functions:
         raise AppLoadError(
-            "no functions were found in the app: define them with the decorators of its app object"
+            "no functions were found in the app: define functions with the decorators of the "
+            "object FunctionApp"
         )
     return process
 

@@ -62,7 +62,8 @@ def lock_data_directory(directory: Path) -> Iterator[Path]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise HostDirectoryInUse(
-                f"another host uses the data directory {directory}; choose another with --data"
+                f"another host uses the data directory {directory}; "
+                "choose another directory with --data"
             ) from None
         yield directory
     finally:
@@ -175,13 +176,17 @@ class Host:
                 await self._supervisor.load()
             except AppLoadError as error:
                 main_port.serve(UnloadedApp(self._options, main_port, ()))
-                _log.error("0 functions loaded; save a file to load the app again: %s", error)
+                _log.error(
+                    "the app could not be loaded (save one of its files to try again): %s", error
+                )
                 return
             await self._serve(main_port)
         except StartError as error:
             await self.unload()
             main_port.serve(UnloadedApp(self._options, main_port, (str(error),)))
-            _log.error("the host is not running; save a file to load the app again: %s", error)
+            _log.error(
+                "the app could not be started (save one of its files to try again): %s", error
+            )
 
     async def _serve(self, main_port: "MainPort") -> None:
         from emulator.functions.services import AppServices  # noqa: PLC0415 - imported by `start`
@@ -235,7 +240,7 @@ async def run_host(host: Host, stopping: asyncio.Event, watch: AppFileWatch | No
                 await _reload(host, stop, changes)
             else:
                 await stop
-        _log.info("shutting down")
+        _log.info("the host is shutting down")
     finally:
         stop.cancel()
         await asyncio.gather(stop, return_exceptions=True)

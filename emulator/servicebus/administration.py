@@ -553,7 +553,9 @@ def settings_from(
     """
     for forwarding in _FORWARDING:
         if properties.get(forwarding):
-            raise ArgumentError(f"{forwarding}: forwarding is not supported")
+            raise ArgumentError(
+                f"{forwarding}: omit this property, because forwarding is not supported"
+            )
     for refused in _REFUSED_IF_TRUE:
         if _read_flag(properties, refused):
             raise ArgumentError(f"{refused}: expected false, because true is not supported")

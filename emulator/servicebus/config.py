@@ -109,7 +109,7 @@ def _load(path: Path, parse: Callable[[str], T]) -> T:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
+        raise ConfigError(f"{path} cannot be read: {error}") from error
     try:
         return parse(text)
     except ConfigError as error:
@@ -334,7 +334,10 @@ def _settings(
         raise ConfigError(f"{properties.at(unknown)}: a {kind.KIND} has no property with this name")
     for forwarding in ("ForwardTo", "ForwardDeadLetteredMessagesTo"):
         if properties.values.get(forwarding):
-            raise ConfigError(f"{properties.at(forwarding)}: forwarding is not supported")
+            raise ConfigError(
+                f"{properties.at(forwarding)}: omit this property, because forwarding is not "
+                "supported"
+            )
     time_to_live = properties.duration("DefaultMessageTimeToLive", UNBOUNDED)
     window = properties.duration("DuplicateDetectionHistoryTimeWindow", DEFAULT_DUPLICATE_WINDOW)
     detects_duplicates = properties.flag("RequiresDuplicateDetection")

@@ -235,7 +235,7 @@ def _items(body: _Body, name: str, kind: type[Any]) -> list[Any]:
     if len(items) > _MAX_ITEMS:
         raise _bad(f"{name} must have at most {_MAX_ITEMS} items")
     if any(not isinstance(item, kind) or isinstance(item, bool) for item in items):
-        raise _bad(f"{name} must contain only items of the AMQP type that the operation requires")
+        raise _bad(f"{name} contains an item whose AMQP type this operation does not accept")
     return items
 
 

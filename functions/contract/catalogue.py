@@ -254,8 +254,8 @@ class Catalogue(Mapping[str, ModelEntry]):
         if len(set(resources)) < len(resources):
             twice = next(each for each in resources if resources.count(each) > 1)
             raise CatalogueError(
-                f"{twice}: a version of another model uses this name in a deployment; choose "
-                "another name for the model"
+                f"{twice}: in a deployment, a version of another model also gets this name; choose "
+                "another name for one of the two models"
             )
         return catalogue
 
@@ -308,7 +308,7 @@ def _read_versions(name: str, table: object) -> list[ModelEntry]:
     if FIRST_VERSION in others:
         raise CatalogueError(
             f'{name}."{FIRST_VERSION}": version {FIRST_VERSION} is the table [{name}] itself; move '
-            "the keys there"
+            f"the keys to [{name}]"
         )
     first = _read_model(name, own)
     known = sorted([FIRST_VERSION, *others], key=int)
@@ -317,7 +317,7 @@ def _read_versions(name: str, table: object) -> list[ModelEntry]:
         if version not in known:
             raise CatalogueError(
                 f'{name}: version {version} does not exist; add a table [{name}."{version}"], or '
-                "remove the version from versions and fallback"
+                "remove the version from the keys versions and fallback"
             )
     if first.fallback and not others:
         raise CatalogueError(f"{name}.fallback: the model has only one version; remove the key")
@@ -431,7 +431,8 @@ def _read_percentages(path: str, value: Any) -> Mapping[str, int]:
     )
     if not are_numbers:
         raise CatalogueError(
-            f'{path}: expected the percentage of each version, for example {{"1" = 95, "2" = 5}}'
+            f"{path}: expected a table with the percentage of each version as a whole number, for "
+            'example {"1" = 95, "2" = 5}'
         )
     if (total := sum(value.values())) != 100:
         raise CatalogueError(f"{path}: the percentages add up to {total}, not to 100")
@@ -494,7 +495,8 @@ def _check_limits(model: ModelEntry) -> None:
         )
     if not is_media_type(model.result_media_type):
         raise CatalogueError(
-            f"{model.name}.result_media_type: expected a media type, for example image/png"
+            f"{model.name}.result_media_type: expected a media type such as image/png, found "
+            f"{model.result_media_type!r:.100}"
         )
 
 
@@ -502,7 +504,8 @@ def _check_inputs(model: ModelEntry) -> None:
     for name in model.inputs:
         if name in model.parameters:
             raise CatalogueError(
-                f"{model.name}.inputs.{name}: a parameter has this name, too; rename one of them"
+                f"{model.name}.inputs.{name}: a parameter of the model has the same name; rename "
+                "the input or the parameter"
             )
         upload_bytes = model.inputs[name].max_upload_bytes
         if upload_bytes > _MAX_UPLOAD_BYTES:
@@ -520,7 +523,8 @@ def _check_inputs(model: ModelEntry) -> None:
 def _check_weights(model: ModelEntry) -> None:
     if model.weights_sha256 and not _SHA256.fullmatch(model.weights_sha256):
         raise CatalogueError(
-            f"{model.name}.weights_sha256: expected 64 hexadecimal digits in lower case"
+            f"{model.name}.weights_sha256: expected 64 hexadecimal digits in lower case, found "
+            f"{model.weights_sha256!r:.100}"
         )
     if model.weights_sha256 and not model.weights:
         raise CatalogueError(

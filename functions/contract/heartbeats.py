@@ -153,7 +153,10 @@ def _models_from_json(fields: Fields) -> Iterator[ModelHeartbeat]:
         model = Fields(value, f"models[{number}]")
         state = model.text("state")
         if state not in list(ModelState):
-            raise MalformedMessage(f"models[{number}].state: unknown state {state[:50]!r}")
+            raise MalformedMessage(
+                f"models[{number}].state: expected one of {', '.join(ModelState)}, "
+                f"found {state[:50]!r}"
+            )
         yield ModelHeartbeat(
             name=model.text("name")[:_MAX_TEXT],
             state=ModelState(state),

@@ -528,7 +528,9 @@ def reply_from_json(value: Json) -> JobReply:
     if (result is None) == (error is None):
         raise MalformedMessage("expected exactly one of the fields result and error in a reply")
     if has_names and result is None:
-        raise MalformedMessage("result: the field is missing; a failed job has no named results")
+        raise MalformedMessage(
+            "result: the field is missing; only a successful job's reply may have named results"
+        )
     timing = fields.optional_child("timing")
     return JobReply(
         job_id=_read_job_id(fields),

@@ -66,7 +66,8 @@ def _check_table(path: str, table: Any, kind: NamedTableKind) -> None:
             raise CatalogueError(f"{path}.{key}: a named {kind.name} has no such key; remove it")
         if not kind.fits(key, value):
             raise CatalogueError(
-                f"{path}.{key}: the value {value!r:.100} is not valid for this key"
+                f"{path}.{key}: the value {value!r:.100} is not valid for this key; a valid table "
+                f"is, for example, {{{kind.example}}}"
             )
     for key, each in known.items():
         if key not in table and each.default is MISSING:

@@ -75,7 +75,7 @@ def _check_schema(path: str, schema: Any, *, is_element: bool = False) -> None:
     known = [each for each in _TYPES if not (is_element and each == "array")]
     if not isinstance(kind, str) or kind not in known:
         raise CatalogueError(
-            f'{path}: expected a table with the key "type" and one of the values {", ".join(known)}'
+            f'{path}: expected a table whose key "type" has one of the values {", ".join(known)}'
         )
     for key, value in schema.items():
         if key not in {"type", "description", "default", "enum"} | _KEYS_OF_TYPE.get(kind, set()):
@@ -83,10 +83,16 @@ def _check_schema(path: str, schema: Any, *, is_element: bool = False) -> None:
         if key == "items":
             _check_schema(f"{path}.items", value, is_element=True)
         elif not _fits(kind, key, value):
-            raise CatalogueError(f"{path}.{key}: the value does not fit the type {kind}")
+            raise CatalogueError(
+                f"{path}.{key}: the value {value!r:.100} is not valid in a schema of the type "
+                f"{kind}"
+            )
     for low, high in _BOUNDS:
         if low in schema and high in schema and schema[low] > schema[high]:
-            raise CatalogueError(f"{path}: {low} is greater than {high}")
+            raise CatalogueError(
+                f"{path}: the value of {low}, {schema[low]}, is greater than the value of {high}, "
+                f"{schema[high]}"
+            )
     if "default" in schema:
         try:
             _check_value("", schema, schema["default"])

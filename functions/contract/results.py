@@ -70,5 +70,8 @@ def read_results(path: str, value: Any) -> Mapping[str, NamedResult]:
 def _read_result(path: str, table: dict[str, Any]) -> NamedResult:
     found = NamedResult(**table)
     if not is_media_type(found.media_type):
-        raise CatalogueError(f"{path}.media_type: expected a media type, for example image/png")
+        raise CatalogueError(
+            f"{path}.media_type: expected a media type such as image/png, found "
+            f"{found.media_type!r:.100}"
+        )
     return found

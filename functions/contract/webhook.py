@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not secrets:
         parser.error(f"standard input is empty; expected the value of {SETTING_SECRETS}")
     if not tenant:
-        parser.error("the tenant has no name")
+        parser.error("the name of the tenant must not be empty")
     for secret in tenant_secrets(secrets, tenant):
         sys.stdout.write(f"{format_secrets((secret,))}\n")
     return 0

@@ -188,8 +188,8 @@ class Services:
         if with_fallback and not settings.has_heartbeats:
             raise InvalidSetting(
                 "HEARTBEATS",
-                f"this setting must be true, because {with_fallback[0]} has a fallback in "
-                "the catalogue: the heartbeats show whether a version has a worker",
+                f"this setting must be true, because the model {with_fallback[0]} has a fallback "
+                "in the catalogue: the heartbeats show whether a version has a worker",
             )
         early_queues = [model.queue for model in catalogue.values()][:_MAX_EARLY_QUEUES]
         return cls(

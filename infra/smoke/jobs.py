@@ -413,7 +413,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif given.restart:
         passed, report = run_restarted(api, given.count, given.seconds, given.restart)
     else:
-        parser.error("the group `restarted` needs --restart COMMAND")
+        parser.error(
+            "the group `restarted` needs the command that restarts the gateway: add --restart "
+            "COMMAND"
+        )
     sys.stdout.write("\n".join(report) + "\n")
     return 0 if passed else 1
 

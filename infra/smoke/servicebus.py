@@ -88,7 +88,9 @@ class AzQueues:
         query = "countDetails.activeMessageCount"
         text = self._run("show", name, "--query", query, "--output", "tsv").strip()
         if not text.isdecimal():
-            raise CheckError(f"az returned {text[:100]!r} as the number of messages")
+            raise CheckError(
+                f"az should return the number of messages, but returned {text[:100]!r}"
+            )
         return int(text)
 
     def delete(self, name: str) -> None:
@@ -256,7 +258,10 @@ def check_lock_token(broker: CheckedNamespace, queue: str) -> tuple[FindingResul
         holder.join(_WAIT_SECONDS * 3)
         if holder.exitcode != -signal.SIGKILL:
             holder.kill()
-            raise CheckError("the process that should receive a message did not receive it")
+            raise CheckError(
+                f"the process that should receive a message did not receive it within "
+                f"{_WAIT_SECONDS * 3:.0f} s"
+            )
         try:
             with broker.link(queue, Path(folder)) as link:
                 delivery = link.receive(_WAIT_SECONDS)

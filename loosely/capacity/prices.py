@@ -72,7 +72,7 @@ class Prices:
         try:
             document = yaml.safe_load(path.read_text("utf-8"))
         except (OSError, ValueError, yaml.YAMLError) as error:
-            raise PricesUnusable(f"{path}: cannot be read: {error}") from None
+            raise PricesUnusable(f"{path} cannot be read: {error}") from None
         if not isinstance(document, dict):
             raise PricesUnusable(f"{path}: expected a YAML mapping at the top level")
         return cls(document)

@@ -594,7 +594,7 @@ class ClientOperations:
             request = put_upload(slot, payload)
         except ValueError:
             raise UnexpectedAnswer(
-                response.shown_url, response.status, "the upload URL in the response is not a URL"
+                response.shown_url, response.status, "the upload URL in the response is invalid"
             ) from None
         await self._send_to_store(request, (200, 201), "a stored upload was expected", give_up_at)
         return Upload(slot.reference, payload.media_type, payload.size_bytes, slot.document)

@@ -146,7 +146,8 @@ def _reporting(directory: Path) -> Iterator[None]:
     except OSError as error:
         raise DataDirectoryUnusable(
             f"the data directory {directory} cannot be used: {error.strerror or error}\n"
-            "make space, or use another directory: loosely up --data DIR"
+            "make sure that the directory is writable and its disk is not full, or use another "
+            "directory: loosely up --data DIR"
         ) from error
 
 

@@ -76,7 +76,9 @@ def write_package(target: Path, root: Path, folder: ModelFolder) -> tuple[Path, 
     for path, recognized in ((app, Path()), (worker, Path("functions"))):
         is_ours = path != root / path.name and (path / recognized / _CATALOGUE).is_file()
         if path.exists() and not is_ours:
-            raise FolderUnusable(f"{path} contains other files: choose an empty folder")
+            raise FolderUnusable(
+                f"{path} contains files that Loosely has not written: choose an empty folder"
+            )
     weights = _check(folder)
     copy_function_app(app, root / "functions")
     shutil.copyfile(folder.catalogue, app / _CATALOGUE)
@@ -191,7 +193,7 @@ def _check_places(folder: ModelFolder) -> None:
             if is_here and top not in {folder.code.name, "worker"}:
                 raise FolderUnusable(
                     f"{name}: the module {module} is not in {folder.code}, the only code that is "
-                    "packaged: move it there"
+                    "packaged: move the module there"
                 )
 
 
@@ -214,7 +216,9 @@ def _find_weights(folder: ModelFolder) -> list[Path]:
             continue
         file, expected = folder.path / path, entry.get("weights_sha256")
         if not file.is_file():
-            raise FolderUnusable(f"{name}.weights: there is no file {file}")
+            raise FolderUnusable(
+                f"{name}.weights: there is no file {file}: add the file, or correct the path"
+            )
         if expected is None:
             raise FolderUnusable(
                 f"{name}.weights_sha256: the key is missing, but packaged weights need it: run "

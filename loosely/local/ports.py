@@ -95,7 +95,10 @@ def free_base(first: int = _FIRST_SUGGESTION) -> int:
     for base in range(first, _HIGHEST_PORT - PORT_COUNT, 100):
         if all(is_free(port) for port in astuple(Ports.from_base(base))):
             return base
-    raise PortBusy(f"no five consecutive ports from {first} to {_HIGHEST_PORT} are free")
+    raise PortBusy(
+        f"five consecutive free ports from {first} to {_HIGHEST_PORT} were not found: end programs "
+        "that use ports in this range"
+    )
 
 
 def check_ports(ports: Mapping[str, int]) -> None:

@@ -167,7 +167,7 @@ def test_the_models_check_command_reports_a_faulty_model_or_input_with_an_error_
         (("tried", "nowhere.txt"), "nowhere.txt"),
         (("tried", "long.txt"), "has 2000 bytes, but tried accepts at most 1000"),
         (("tried", "input.txt", "--param", "count"), "expected NAME=VALUE, found 'count'"),
-        (("tried", "input.txt", "--param", "count=NaN"), "parameters: NaN is not JSON"),
+        (("tried", "input.txt", "--param", "count=NaN"), "parameters: NaN is not allowed in JSON"),
     ],
 )
 def test_the_models_check_command_exits_with_status_2_if_the_arguments_are_invalid(
@@ -247,7 +247,7 @@ def test_the_models_check_command_reports_a_missing_parameter(tmp_path: Path) ->
     file = write_input(tmp_path, "ab")
     done = run_check(tmp_path, "tried", file, code=REPEATS, more=DECLARED)
     assert done.returncode == 1
-    assert "invalid-input: parameters/count: the parameter is required" in done.stderr
+    assert "invalid-input: parameters/count: the parameter is missing" in done.stderr
 
 
 def test_the_models_check_command_under_load_suggests_a_batch_size_and_estimates_the_cost(

@@ -160,7 +160,7 @@ def test_a_parameter_that_does_not_match_the_declared_type_or_limits_is_refused(
 
 
 def test_a_job_is_refused_if_a_required_parameter_is_missing(system: System) -> None:
-    with pytest.raises(InputRejected, match="parameters/name: the parameter is required"):
+    with pytest.raises(InputRejected, match="parameters/name: the parameter is missing"):
         run(system, "typed", {})
 
 

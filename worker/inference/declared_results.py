@@ -97,8 +97,8 @@ def check_declared_results(model: ModelEntry, infer: Any) -> None:
     optional = {name: each.optional for name, each in declared.items()}
     if optional != {name: each.optional for name, each in model.results.items()}:
         raise ModelUnfit(
-            f"{model.name}.results: differs from what {model.implementation} returns; replace the "
-            f"key by what `loosely models describe {model.name}` prints"
+            f"{model.name}.results: the key does not describe what {model.implementation} returns; "
+            f"replace the key with what `loosely models describe {model.name}` prints"
         )
     for name, each in declared.items():
         media_type = model.results[name].media_type

@@ -204,8 +204,8 @@ class LoadJournal:
         except OSError as error:
             # The disk may be full. Load the model without a note.
             _log.warning(
-                "cannot note in the load journal that %s is being loaded: %s; if this load kills "
-                "the process, the death is not counted",
+                "the load journal cannot record that %s is being loaded: %s; if the load kills "
+                "this process, this crash is not counted",
                 name,
                 error,
             )
@@ -292,7 +292,7 @@ class LoadJournal:
             draft.replace(path)
         except OSError as error:
             _log.warning(
-                "cannot note in the load journal that a process died while it loaded %s: %s",
+                "the load journal cannot record that a process died during the load of %s: %s",
                 name,
                 error,
             )

@@ -593,7 +593,10 @@ def make_instance(model: ModelEntry, make: Callable[..., Any], weights: Weights 
     for name in arguments:
         if name not in parameters and not takes_any:
             field = name if name == "weights" else f"options.{name}"
-            raise ModelUnfit(f"{model.name}.{field}: {model.implementation} has no such argument")
+            raise ModelUnfit(
+                f"{model.name}.{field}: the constructor of {model.implementation} has no such "
+                "argument; remove the key, or add the argument"
+            )
     for name, each in parameters.items():
         is_variable = each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
         if each.default is each.empty and not is_variable and name not in arguments:
@@ -652,8 +655,9 @@ def _check_parameters(model: ModelEntry, method: Callable[..., Any]) -> None:
         raise ModelUnfit(f"{model.implementation}: {error}") from None
     if declared and declared != dict(model.parameters):
         raise ModelUnfit(
-            f"{model.name}.parameters: differs from the arguments of {model.implementation}; "
-            f"the entry must contain what `loosely models describe {model.name}` prints"
+            f"{model.name}.parameters: the key does not match the arguments of "
+            f"{model.implementation}; replace the key with what `loosely models describe "
+            f"{model.name}` prints"
         )
 
 
@@ -668,8 +672,8 @@ def _named_inputs(model: ModelEntry, infer: Any, accepts: Accepts) -> dict[str, 
     optional = {name: each.optional for name, each in declared.items()}
     if optional != {name: each.optional for name, each in model.inputs.items()}:
         raise ModelUnfit(
-            f"{model.name}.inputs: differs from the arguments of {model.implementation}; "
-            f"replace the key by what `loosely models describe {model.name}` prints"
+            f"{model.name}.inputs: the key does not match the arguments of {model.implementation}; "
+            f"replace the key with what `loosely models describe {model.name}` prints"
         )
     if declared and accepts == "file":
         raise ModelUnfit(
@@ -710,8 +714,8 @@ def _check_takes_context(model: ModelEntry, infer: Any) -> None:
     if len(positional) < 2 and not takes_any:
         name = "contexts" if hasattr(infer, "preprocess") else "context"
         raise ModelUnfit(
-            f"{model.name}.reports_progress: is true, but {model.implementation} takes no context; "
-            f"add the argument {name} to __call__ after the input, or remove the key"
+            f"{model.name}.reports_progress: the key is true, but {model.implementation} takes no "
+            f"context; add the argument {name} to __call__ after the input, or remove the key"
         )
 
 

@@ -269,8 +269,8 @@ class ModelManager:
         if profile is not None and needed_bytes(profile, self._model, device) > reserved_bytes:
             # Another process has measured the model in the meantime.
             raise BudgetExceeded(
-                f"{reserved_bytes} bytes are reserved, but an earlier measurement shows that the "
-                "model needs more"
+                f"{reserved_bytes} bytes are reserved for the model, but an earlier measurement "
+                "shows that the model needs more"
             )
         # A measurement would also include all other work on the device, so it needs exclusive use.
         access, limit_bytes = (
@@ -376,7 +376,7 @@ class ModelManager:
         if not self.is_set_aside:
             self.telemetry.record_load_failure(error.code)
             _log.error(
-                "%s: %s; the model is set aside, and the next attempt is in %.0f s",
+                "%s: %s; the worker does not load the model now, and tries again in %.0f s",
                 *(self._model.name, error, killed.pause_seconds),
             )
         self._problem, self.is_set_aside = _describe(error), True

@@ -102,7 +102,7 @@ class ParameterArguments:
         """
         for name in self._required:
             if name not in parameters:
-                raise InvalidInput(f"parameters/{name}: the parameter is required")
+                raise InvalidInput(f"parameters/{name}: the parameter is missing; send it")
         arguments: dict[str, Any] = {
             name: _converted(schema, parameters[name])
             for name, schema in self.schemas.items()

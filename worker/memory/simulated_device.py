@@ -95,8 +95,8 @@ class MemoryAccount:
             if in_use + size_bytes > self._budget_bytes:
                 AccountRecord(record.peak_bytes, record.refused_count + 1).write(self._folder)
                 raise BudgetExceeded(
-                    f"{size_bytes} bytes were requested and {in_use} are in use, which is over the "
-                    f"budget of {self._budget_bytes} bytes"
+                    f"{size_bytes} bytes were requested, but {in_use} of the budget of "
+                    f"{self._budget_bytes} bytes are already in use"
                 )
             if in_use + size_bytes > record.peak_bytes:
                 AccountRecord(in_use + size_bytes, record.refused_count).write(self._folder)

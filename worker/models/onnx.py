@@ -86,8 +86,8 @@ class GraphInput:
         sizes = tuple(each if isinstance(each, int) else None for each in argument.shape or ())
         if not sizes or sizes[0] not in (None, 1):
             raise ModelUnfit(
-                f"the graph's input {argument.name} has the shape {argument.shape}; expected a "
-                "first dimension for the batch whose size is dynamic or 1"
+                f"the graph's input {argument.name} has the shape {argument.shape}; expected "
+                "the batch as the first dimension, with a dynamic size or the size 1"
             )
         return cls(argument.name, dtype, sizes[1:], sizes[0] is None)
 
@@ -113,9 +113,9 @@ class GraphInput:
         if not fits:
             wanted = " by ".join("any" if each is None else str(each) for each in self.shape)
             found = " by ".join(map(str, array.shape))
-            raise InvalidInput(
-                f"{self.name}: expected an array of {wanted or 'one number'}, found {found or 1}"
-            )
+            expected = f"an array with the shape {wanted}" if wanted else "one number"
+            actual = f"an array with the shape {found}" if found else "one number"
+            raise InvalidInput(f"{self.name}: expected {expected}, found {actual}")
         with np.errstate(invalid="ignore", over="ignore"):
             converted = array.astype(self.dtype)
         is_whole = np.issubdtype(self.dtype, np.integer) or self.dtype is np.bool_

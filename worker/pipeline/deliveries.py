@@ -78,7 +78,7 @@ class DeliveryNotes:
         except (AzureError, OSError) as error:
             self._status.mark_down(type(error).__name__)
         except Exception:  # noqa: BLE001  this thread must go on
-            _log.exception("a delivery note could not be written")
+            _log.exception("a blob that describes a delivery could not be written")
         else:
             self._status.mark_up()
         finally:

@@ -169,7 +169,9 @@ class QueueLink:
             receiver.__enter__()
         except MessagingEntityNotFoundError:
             self.close()
-            raise QueueMissing("the queue does not exist, so its jobs are not received") from None
+            raise QueueMissing(
+                f"the queue {self._queue} does not exist, so the worker receives no jobs from it"
+            ) from None
         except SDK_ERRORS as error:
             self.close()
             raise BrokerUnavailable(error_text(error)) from None
@@ -341,8 +343,8 @@ class QueueLink:
         self._calls_without_ranges = _CALLS_WITHOUT_RANGES << min(self._failed_ranges, 10)
         self._failed_ranges += 1
         _log.warning(
-            "queue %s: completing several messages together failed; the next %d times, the worker "
-            "completes them one by one",
+            "queue %s: completing several messages together failed; in the next %d calls, the "
+            "worker completes each message separately",
             *(self._queue, self._calls_without_ranges),
         )
 
@@ -523,7 +525,7 @@ class QueueLink:
 
     def _opened(self) -> ServiceBusReceiver:
         if self._receiver is None:
-            raise BrokerUnavailable("the connection to the queue is closed")
+            raise BrokerUnavailable(f"the connection to the queue {self._queue} is closed")
         return self._receiver
 
     def _broken(self, error: BaseException) -> BrokerUnavailable:

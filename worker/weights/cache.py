@@ -93,7 +93,7 @@ class WeightsCache:
         except OSError as error:
             # For example a full disk, or another user's folder.
             raise WeightsUnavailable(
-                f"{weights}: cannot be stored in {self._folder}: {error.strerror}"
+                f"the weights {weights} cannot be stored in {self._folder}: {error.strerror}"
             ) from None
 
     def add(self, weights: str, start: Callable[[], Download]) -> str:
@@ -114,7 +114,7 @@ class WeightsCache:
                 return digest
         except OSError as error:
             raise WeightsUnavailable(
-                f"{weights}: cannot be stored in {self._folder}: {error.strerror}"
+                f"the weights {weights} cannot be stored in {self._folder}: {error.strerror}"
             ) from None
 
     def _find(self, weights: str, sha256: str) -> Path | None:

@@ -90,7 +90,7 @@ def _chunks(where: str, found: Any) -> Iterator[bytes]:
 
 
 def _unreadable(where: str, error: AzureError) -> WeightsUnavailable:
-    return WeightsUnavailable(f"{where}: cannot be read: {type(error).__name__}")
+    return WeightsUnavailable(f"{where}: the blob cannot be read: {type(error).__name__}")
 
 
 class WeightsStore:
@@ -195,7 +195,10 @@ def find_file(location: WeightsLocation) -> Path:
         file = Path(location.path).resolve()
         if file.is_file():
             return file
-        raise WeightsMissing(f"file:{location.path}: there is no file {file}")
+        raise WeightsMissing(
+            f"file:{location.path}: there is no file {file}: check the key `weights` of the "
+            "model's entry in the catalogue"
+        )
     found: Any = importlib.util.find_spec(location.place)
     for each in (found and found.submodule_search_locations) or ():
         folder = Path(each).resolve()

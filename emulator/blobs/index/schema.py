@@ -123,7 +123,10 @@ def create_index(path: Path) -> None:
     except sqlite3.DatabaseError as error:
         if is_disk_error(error):
             raise
-        raise SettingError(f"{path} is not the index of a blob store: {error}") from error
+        raise SettingError(
+            f"{path} is not the index of a blob store ({error}): choose another directory with "
+            "--data"
+        ) from error
     if not 0 <= version <= _VERSION:
         raise SettingError(
             f"{path} has format version {version}, but this program reads only versions up to "

@@ -165,10 +165,10 @@ def _authorize_source(context: OperationContext, *, allows_key: bool) -> CopySou
     if request.headers.get("x-ms-copy-source-tag-option", "replace").lower() != "replace":
         raise not_implemented("x-ms-copy-source-tag-option")
     if not _is_own_host(url, request.headers.get("host", "")):
-        raise not_implemented("x-ms-copy-source with a URL of another host")
+        raise not_implemented("a copy from another host (x-ms-copy-source)")
     source = parse_url(url, request.client_address)
     if source.account != request.account:
-        raise not_implemented("x-ms-copy-source with a URL of another account")
+        raise not_implemented("a copy from another account (x-ms-copy-source)")
     if not source.blob:
         raise invalid_header("x-ms-copy-source")
     if not (allows_key and context.grant.has_key):

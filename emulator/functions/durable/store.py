@@ -250,7 +250,8 @@ def _lock(path: Path) -> sqlite3.Connection:
         if not is_busy(problem):
             raise
         raise DatabaseInUse(
-            f"Another host is using the database {path}; stop it, or use another data directory"
+            f"Another host is using the database {path}; stop that host, or use another data "
+            "directory"
         ) from problem
     return guard
 

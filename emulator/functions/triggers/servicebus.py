@@ -308,7 +308,8 @@ class ServiceBusTrigger:
                 receiver.renew_message_lock(message)
             except (AzureError, ValueError) as error:
                 _log.warning(
-                    "%s: the lock of a message could not be renewed: %s", self._source, error
+                    "%s: the lock of message %.200r could not be renewed: %s",
+                    *(self._source, message.message_id, error),
                 )
 
     def _log_outage(self, error: Exception) -> None:

@@ -310,13 +310,14 @@ class Broker:
             elif known.settings.KIND != settings.KIND:
                 raise EntityAlreadyExists(
                     f"the {settings.KIND} {settings.name!r} cannot be created, because the database"
-                    f" has a {known.settings.KIND} with this name"
+                    f" has a {known.settings.KIND} with this name: choose another name, or another"
+                    " directory with --data"
                 )
             elif known.settings.requires_session != settings.requires_session:
                 raise SchemaError(
-                    f"queue {settings.name!r}: RequiresSession cannot be changed from"
-                    f" {str(known.settings.requires_session).lower()}: delete the queue first, or"
-                    " choose another directory with --data"
+                    f"queue {settings.name!r}: RequiresSession cannot be changed and is"
+                    f" {str(known.settings.requires_session).lower()} in the database: delete the "
+                    "queue first, or choose another directory with --data"
                 )
             elif known.settings != settings:
                 stored[key] = replace(known, settings=settings)

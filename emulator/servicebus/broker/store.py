@@ -147,7 +147,10 @@ def _prepare(connection: sqlite3.Connection, database: Path) -> None:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
     except sqlite3.DatabaseError as error:
-        raise SchemaError(f"{database} cannot be read as an SQLite database: {error}") from error
+        raise SchemaError(
+            f"{database} cannot be read as an SQLite database: {error}; choose another directory "
+            "with --data"
+        ) from error
     if tables and application_id != APPLICATION_ID:
         raise SchemaError(
             f"{database} is a database of another program; choose another directory with --data"

@@ -327,7 +327,7 @@ class AuthenticationMiddleware:
         ):
             raise HttpProblem(
                 problems.CROSS_ORIGIN,
-                "the request comes from a web page whose origin CORS_ORIGINS does not list",
+                "the request comes from a web page whose origin is not in the setting CORS_ORIGINS",
             )
         if not self._is_closed:
             return OPEN_CALLER

@@ -66,8 +66,9 @@ class LargeBodies:
             whose = "other requests" if not fits else "your other requests"
             raise HttpProblem(
                 problems.OVERLOADED,
-                f"the bodies of {whose} fill the memory for large bodies; try again "
-                f"in {RETRY_AFTER_SECONDS} s, or send the input to an upload (POST /v1/uploads)",
+                f"there is not enough memory for this large body while {whose} are processed; try "
+                f"again in {RETRY_AFTER_SECONDS} s, or send the input to an upload (POST "
+                "/v1/uploads)",
                 headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
             )
         self._total_bytes += size_bytes

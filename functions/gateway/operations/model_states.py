@@ -75,7 +75,7 @@ class ModelStates:
         except Unavailable as error:
             _log.warning(
                 "the heartbeats cannot be read, so no job gets a fallback version, and no "
-                "model counts as broken: %s",
+                "model is treated as broken: %s",
                 error,
             )
             self._beats = None

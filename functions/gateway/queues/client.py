@@ -134,7 +134,9 @@ class ServiceBusQueues:
                 "queue", f"the queue {queue} does not exist, or access is denied: {error!r}"
             ) from error
         except _FAILURES as error:
-            raise Unavailable("queue", f"sending the message failed: {error!r}") from error
+            raise Unavailable(
+                "queue", f"sending a message to the queue {queue} failed: {error!r}"
+            ) from error
 
     async def check(self, queue: str) -> None:
         """Check that the queue responds. Raises Unavailable if it does not.
@@ -152,7 +154,9 @@ class ServiceBusQueues:
             if probe is not None:
                 await _close_quietly(probe)
             if isinstance(error, _FAILURES):
-                raise Unavailable("queue", f"peeking at the queue failed: {error!r}") from error
+                raise Unavailable(
+                    "queue", f"peeking at the queue {queue} failed: {error!r}"
+                ) from error
             raise
         early_queues, self._early_queues = self._early_queues, ()
         for each in early_queues:
@@ -167,7 +171,7 @@ class ServiceBusQueues:
         try:
             peeked = await receiver.peek_messages(max_message_count=1)
         except _FAILURES as error:
-            raise Unavailable("queue", f"peeking at the queue failed: {error!r}") from error
+            raise Unavailable("queue", f"peeking at the queue {queue} failed: {error!r}") from error
         finally:
             await _close_quietly(receiver)
         return peeked[0].enqueued_time_utc if peeked else None
@@ -406,10 +410,14 @@ class Administration:
             active = found.active_message_count
         # The SDK's XML reader raises the last three errors for an invalid response.
         except (AzureError, OSError, ValueError, SyntaxError, AttributeError) as error:
-            raise Unavailable("queue", f"the messages cannot be counted: {error!r}") from error
+            raise Unavailable(
+                "queue", f"the messages in the queue {queue} cannot be counted: {error!r}"
+            ) from error
         if active is None:
             raise Unavailable(
-                "queue", "the messages cannot be counted: the response contains no number"
+                "queue",
+                f"the messages in the queue {queue} cannot be counted: the response contains no "
+                "number",
             )
         return MessageCounts(
             active, found.scheduled_message_count or 0, found.dead_letter_message_count or 0

@@ -469,7 +469,7 @@ class JobCreator:
             raise HttpProblem(
                 problems.INVALID_INPUT,
                 f"there is no upload {upload_id[:100]!r}, because nothing was sent to its URL "
-                "or the upload has expired",
+                "or the upload has expired; create a new upload with POST /v1/uploads",
             )
         check_coding(found.content_encoding)
         model = new_job.model.entry_of_input(name)

@@ -289,7 +289,9 @@ class IdempotencyKeys:
                 return created
             skips_look = False
         raise Unavailable(
-            "blobs", "too many requests with the same Idempotency-Key were sent at the same time"
+            "blobs",
+            "too many requests with the same Idempotency-Key were sent at the same time; repeat "
+            "the request",
         )
 
     def _has_expired(self, claim: IdempotencyClaim) -> bool:
@@ -373,7 +375,11 @@ class IdempotencyKeys:
     ) -> SubmittedJob:
         found = await self.jobs.record_of(job_id, instance)
         if found is None:
-            raise Unavailable("durable", f"the orchestration {job_id} does not belong to a job")
+            raise Unavailable(
+                "durable",
+                f"the orchestration {job_id}, which should run the job, is not a job's "
+                "orchestration",
+            )
         replayed = SubmittedJob(job_id, found, is_replay=True)
         return await self._wait(durable, replayed, wait_seconds)
 

@@ -245,7 +245,8 @@ def _read_named_inputs(model: ModelEntry, given: Json) -> dict[str, SubmittedInp
         with naming_input(name):
             if not isinstance(source, dict):
                 raise HttpProblem(
-                    problems.MALFORMED_REQUEST, 'expected a JSON object such as {"base64": …}'
+                    problems.MALFORMED_REQUEST,
+                    'expected the named input as a JSON object such as {"base64": …}',
                 )
             inputs[name] = _read_input(model.entry_of_input(name), f"inputs.{name}", source)
     return inputs

@@ -20,4 +20,4 @@ def test_the_benchmark_command_refuses_fewer_than_100_messages(
     with pytest.raises(SystemExit) as ended:
         main(["--messages", count])
     assert ended.value.code == 2
-    assert f"expected at least 100, found {count}" in capsys.readouterr().err
+    assert f"expected at least 100 messages, found {count}" in capsys.readouterr().err

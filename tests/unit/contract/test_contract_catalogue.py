@@ -244,11 +244,11 @@ def test_the_list_of_hub_weights_for_a_deployment_contains_each_file_once(
         (*entry("parameters = 3"), "noop.parameters: expected a table"),
         (
             *entry("parameters.n = 3"),
-            'noop.parameters.n: expected a table with the key "type" and one of the values',
+            'noop.parameters.n: expected a table whose key "type" has one of the values',
         ),
         (
             *entry('parameters.n = {type = "object"}'),
-            'parameters.n: expected a table with the key "type"',
+            'parameters.n: expected a table whose key "type"',
         ),
         (
             *entry('parameters.n = {type = "string", pattern = "a"}'),
@@ -258,9 +258,12 @@ def test_the_list_of_hub_weights_for_a_deployment_contains_each_file_once(
             *entry('parameters.n = {type = "integer", default = true}'),
             "n.default: expected a whole",
         ),
-        (*entry('parameters.n = {type = "integer", minimum = "1"}'), "n.minimum: the value does"),
-        (*entry('parameters.n = {type = "string", enum = [1]}'), "n.enum: the value does not fit"),
-        (*entry('parameters.n = {type = "string", enum = []}'), "n.enum: the value does not fit"),
+        (
+            *entry('parameters.n = {type = "integer", minimum = "1"}'),
+            "n.minimum: the value '1' is not",
+        ),
+        (*entry('parameters.n = {type = "string", enum = [1]}'), r"n.enum: the value \[1\] is not"),
+        (*entry('parameters.n = {type = "string", enum = []}'), r"n.enum: the value \[\] is not"),
         (*entry("results = 3"), "noop.results: expected a table, for example"),
         (*entry("results.mask = 3"), "noop.results.mask: expected a table"),
         (*entry("results.mask = {}"), "results.mask.media_type: the key is missing"),
@@ -315,7 +318,7 @@ def test_the_list_of_hub_weights_for_a_deployment_contains_each_file_once(
         ),
         (
             *entry('inputs.m = {media_types = ["a/b"]}\nparameters.m = {type = "boolean"}'),
-            "noop.inputs.m: a parameter has this name, too",
+            "noop.inputs.m: a parameter of the model has the same name",
         ),
     ],
 )

@@ -72,13 +72,19 @@ def test_the_error_for_an_unknown_parameter_says_that_the_model_has_no_parameter
     [
         (
             {"type": "array", "items": {"type": "array"}},
-            "p.n.items: expected a table with the key",
+            "p.n.items: expected a table whose key",
         ),
         ({"type": "string", "minimum": 1}, "p.n.minimum: a schema of the type string has no such"),
-        ({"type": "number", "minimum": 2, "maximum": 1}, "p.n: minimum is greater than maximum"),
+        (
+            {"type": "number", "minimum": 2, "maximum": 1},
+            "p.n: the value of minimum, 2, is greater than",
+        ),
         ({"type": "number", "minimum": 2, "default": 1}, "p.n.default: expected a number of at"),
         ({"type": "string", "enum": ["a"], "default": "b"}, "p.n.default: expected a string: one"),
-        ({"type": "array", "maxItems": -1}, "p.n.maxItems: the value does not fit the type array"),
+        (
+            {"type": "array", "maxItems": -1},
+            "p.n.maxItems: the value -1 is not valid in a schema of the type array",
+        ),
     ],
 )
 def test_the_error_for_an_invalid_parameter_schema_names_the_invalid_key(

@@ -139,7 +139,7 @@ def test_the_printed_entries_of_all_versions_of_a_model_form_a_valid_catalogue(
     [
         ('"2" = 5}', '"2" = 6}', "small.versions: the percentages add up to 101, not to 100"),
         ('"2" = 5}', '"3" = 5}', "version 3 does not exist"),
-        ('"2" = 5}', '"2" = "5"}', "small.versions: expected the percentage"),
+        ('"2" = 5}', '"2" = "5"}', "small.versions: expected a table with the percentage"),
         ('fallback = "1"', 'fallback = "4"', "version 4 does not exist"),
         ('[small."10"]', '[small."1"]', "version 1 is the table [small] itself"),
         ('[small."10"]', '[small."010"]', "small.010: this key does not exist"),
@@ -184,7 +184,9 @@ implementation = "models.other"
 description = "Another model."
 media_types = ["application/json"]
 """
-    with pytest.raises(CatalogueError, match="small-v2: a version of another model uses this name"):
+    with pytest.raises(
+        CatalogueError, match="small-v2: in a deployment, a version of another model"
+    ):
         load(tmp_path, MODEL + other)
 
 

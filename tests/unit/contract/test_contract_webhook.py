@@ -69,7 +69,7 @@ def test_the_webhook_command_prints_the_webhook_secrets_of_a_tenant(
 
 @pytest.mark.parametrize(
     ("tenant", "text", "said"),
-    [("acme", "", "is empty"), ("", OLD, "no name"), ("acme", "whsec_%hidden", "base64")],
+    [("acme", "", "is empty"), ("", OLD, "must not be empty"), ("acme", "whsec_%hidden", "base64")],
 )
 def test_the_webhook_command_refuses_missing_or_invalid_arguments_and_shows_no_secret(
     tenant: str,

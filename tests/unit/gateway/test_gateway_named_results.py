@@ -219,8 +219,8 @@ async def test_only_the_tenant_of_a_job_can_read_its_named_results(tmp_path: Pat
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"blob": "results/other/" + "0" * 32}, "results.mask.blob: expected results/"),
-        ({"blob": "outcomes/{id}"}, "results.mask.blob: expected results/"),
+        ({"blob": "results/other/" + "0" * 32}, "results.mask.blob: expected the name results/"),
+        ({"blob": "outcomes/{id}"}, "results.mask.blob: expected the name results/"),
         ({"size_bytes": 1 << 40}, "results.mask.size_bytes: expected at most"),
         ({"media_type": "image/png\r\nx: y"}, "results.mask.media_type: expected printable ASCII"),
         ({"media_type": "image/pn\u0261"}, "results.mask.media_type: expected printable ASCII"),

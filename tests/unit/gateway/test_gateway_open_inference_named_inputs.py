@@ -194,7 +194,7 @@ OTHER = named("other", "second")
         (
             [FIRST, named("other", "?", parameters={"content_type": "base64"})],
             400,
-            "inputs.other: expected an element that is base64",
+            "inputs.other: an element is not valid base64",
         ),
         (
             [FIRST, named("other", as_text(LARGE_PNG), parameters={"content_type": "base64"})],
@@ -216,12 +216,12 @@ OTHER = named("other", "second")
         (
             [FIRST, named("other", "a", "b")],
             400,
-            "inputs.other: found 2 elements, but the first input has 1; send one element for each",
+            "inputs.other: the tensor has 2 elements, but the first input has 1; send one element",
         ),
         (
             [named("input", "a", "b"), named("other", "c", "d"), named("note", 1, datatype="INT8")],
             400,
-            "inputs.note: found 1 elements, but the first input has 2",
+            "inputs.note: the tensor has 1 elements, but the first input has 2",
         ),
         (
             [named("input", "a", "b"), named("other", "c", "")],

@@ -163,7 +163,7 @@ class TestPackage:
     def test_writing_a_package_into_the_repository_is_refused_and_deletes_no_source_file(
         self,
     ) -> None:
-        with pytest.raises(FolderUnusable, match="contains other files"):
+        with pytest.raises(FolderUnusable, match="contains files that Loosely has not written"):
             write_package(ROOT, ROOT, find_model_folder(ROOT, ROOT, {}))
         assert SHIPPED.is_file()
 

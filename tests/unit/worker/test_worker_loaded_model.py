@@ -213,14 +213,16 @@ def test_the_worker_refuses_a_job_if_a_required_parameter_is_missing() -> None:
     for infer in (Item(), Batched()):
         loaded = LoadedModel(model, infer)
         assert list(loaded.run([loaded.prepare(b"text", "text/plain", {"top": 2})])) == ["te"]
-        with pytest.raises(InvalidInput, match="parameters/top: the parameter is required"):
+        with pytest.raises(InvalidInput, match="parameters/top: the parameter is missing"):
             loaded.prepare(b"text", "text/plain")
 
 
 def test_a_model_class_whose_parameters_differ_from_the_catalogue_entry_is_refused() -> None:
     different: list[dict[str, dict[str, Any]]] = [{}, {**TYPED_SCHEMAS, "top": {"type": "integer"}}]
     for schemas in different:
-        with pytest.raises(ModelUnfit, match=r"texts.parameters: differs .* models describe texts"):
+        with pytest.raises(
+            ModelUnfit, match=r"texts.parameters: the key does not match .* models describe texts"
+        ):
             LoadedModel(replace(TEXTS, parameters=schemas), Typed())
 
 
@@ -317,7 +319,9 @@ def test_the_error_for_a_missing_or_unknown_option_names_the_option(
 
 
 def test_weights_are_refused_if_the_constructor_does_not_accept_weights() -> None:
-    with pytest.raises(ModelUnfit, match=r"noop.weights: worker.models.noop has no such"):
+    with pytest.raises(
+        ModelUnfit, match=r"noop.weights: the constructor of worker.models.noop has no such"
+    ):
         make_instance(NOOP, object, WEIGHTS)
 
 
@@ -390,7 +394,9 @@ def test_a_model_that_reports_progress_is_refused_if_its_call_method_takes_no_co
 ) -> None:
     model = replace(NOOP, reports_progress=True)
     item_model = type("Infer", (), {"accepts": "bytes", "__call__": call})
-    with pytest.raises(ModelUnfit, match=r"noop.reports_progress: is true, .* argument context "):
+    with pytest.raises(
+        ModelUnfit, match=r"noop.reports_progress: the key is true, .* argument context "
+    ):
         LoadedModel(model, item_model())
     batch_model = type("Infer", (item_model,), {"preprocess": bytes})
     with pytest.raises(ModelUnfit, match="add the argument contexts"):

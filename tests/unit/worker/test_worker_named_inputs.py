@@ -152,9 +152,9 @@ def test_a_missing_or_unknown_or_unusable_named_input_is_refused(
 @pytest.mark.parametrize(
     ("inputs", "said"),
     [
-        ({}, "compared.inputs: differs from .* models describe compared"),
-        ({"mask": NamedInput(PICTURES)}, "compared.inputs: differs"),
-        ({"other": NamedInput(PICTURES, optional=True)}, "compared.inputs: differs"),
+        ({}, "compared.inputs: the key does not match .* models describe compared"),
+        ({"mask": NamedInput(PICTURES)}, "compared.inputs: the key does not match"),
+        ({"other": NamedInput(PICTURES, optional=True)}, "compared.inputs: the key does not match"),
         (
             {"other": NamedInput(("image/png", "text/plain"))},
             "inputs.other.media_types: text/plain cannot be decoded as image",

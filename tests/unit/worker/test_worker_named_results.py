@@ -286,9 +286,12 @@ def test_a_return_type_hint_declares_named_results_only_if_it_is_a_subclass_of_r
 @pytest.mark.parametrize(
     ("results", "said"),
     [
-        ({}, "cutter.results: differs from what .* returns; .* models describe cutter"),
-        ({"mask": PICTURE}, "cutter.results: differs"),
-        ({"mask": PICTURE, "note": NamedResult("text/plain")}, "cutter.results: differs"),
+        ({}, "cutter.results: the key does not describe what .* models describe cutter"),
+        ({"mask": PICTURE}, "cutter.results: the key does not describe"),
+        (
+            {"mask": PICTURE, "note": NamedResult("text/plain")},
+            "cutter.results: the key does not describe",
+        ),
         (
             {"mask": NamedResult("audio/wav"), "note": NamedResult("text/plain", optional=True)},
             "cutter.results.mask.media_type: the model does not return audio/wav; expected image",

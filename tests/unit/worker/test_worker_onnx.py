@@ -135,8 +135,14 @@ def test_each_item_of_a_batch_with_items_of_different_shapes_gets_its_own_result
     [
         ({"left": [1, 2]}, "expected one array for each of the inputs left, right"),
         ([1, 2], "expected one array for each of the inputs left, right"),
-        ({"left": [1, 2], "right": [1, 2, 3]}, "right: expected an array of 2, found 3"),
-        ({"left": [[1, 2], [3, 4]], "right": [1, 2]}, "left: expected an array of 2, found 2 by 2"),
+        (
+            {"left": [1, 2], "right": [1, 2, 3]},
+            "right: expected an array with the shape 2, found an array with the shape 3",
+        ),
+        (
+            {"left": [[1, 2], [3, 4]], "right": [1, 2]},
+            "left: expected an array with the shape 2, found an array with the shape 2 by 2",
+        ),
         (
             {"left": [1, "2"], "right": [1, 2]},
             "left: expected an array of numbers with rows of equal length",
@@ -145,7 +151,10 @@ def test_each_item_of_a_batch_with_items_of_different_shapes_gets_its_own_result
             {"left": [[1], 2], "right": [1, 2]},
             "left: expected an array of numbers with rows of equal length",
         ),
-        ({"left": 1, "right": [1, 2]}, "left: expected an array of 2, found 1"),
+        (
+            {"left": 1, "right": [1, 2]},
+            "left: expected an array with the shape 2, found one number",
+        ),
         (
             {"left": [1.5, 2], "right": [1, 2]},
             "left: expected numbers that fit into the type int64",
@@ -231,8 +240,12 @@ def test_the_memory_of_an_onnx_graph_and_of_its_batches_is_measured(tmp_path: Pa
     ("kind", "shape", "said"),
     [
         (onnx.TensorProto.STRING, ["N", 1], "has the type tensor(string); expected one of"),
-        (FLOAT, [], "expected a first dimension for the batch whose size is dynamic or 1"),
-        (FLOAT, [3, 2], "expected a first dimension for the batch whose size is dynamic or 1"),
+        (FLOAT, [], "expected the batch as the first dimension, with a dynamic size or the size 1"),
+        (
+            FLOAT,
+            [3, 2],
+            "expected the batch as the first dimension, with a dynamic size or the size 1",
+        ),
     ],
 )
 def test_an_onnx_graph_whose_inputs_cannot_be_batched_is_refused(
@@ -270,7 +283,7 @@ def test_an_onnx_graph_with_an_operator_that_onnxruntime_does_not_contain_is_ref
     [
         ({"mean": "0.5,0.5"}, "options.mean: expected one number, or 3"),
         ({"std": "a"}, "options.std"),
-        ({"depth": 3}, "options.depth: worker.models.onnx has no such argument"),
+        ({"depth": 3}, "options.depth: the constructor of worker.models.onnx has no such argument"),
     ],
 )
 def test_the_error_for_an_invalid_option_of_an_onnx_model_names_the_option(

@@ -63,7 +63,7 @@ def test_the_memory_of_an_ended_process_no_longer_counts_towards_the_budget(
     account = MemoryAccount(tmp_path, 8)
     with other_process(tmp_path, 5):
         account.charge(3)
-        with pytest.raises(BudgetExceeded, match="over the budget of 8"):
+        with pytest.raises(BudgetExceeded, match="of the budget of 8"):
             account.charge(1)
         assert AccountRecord.read(tmp_path) == AccountRecord(peak_bytes=8, refused_count=1)
     account.charge(5)

@@ -409,7 +409,7 @@ def test_a_relative_weights_path_is_resolved_from_the_working_directory(
         WeightsMismatch, store, model_of("file:nets/a.bin", b"other")
     )
     said = error_of(WeightsMissing, store, model_of("file:nets/b.bin"))
-    assert said == f"file:nets/b.bin: there is no file {tmp_path}/nets/b.bin"
+    assert said.startswith(f"file:nets/b.bin: there is no file {tmp_path}/nets/b.bin: check")
     assert not (tmp_path / "cache").exists()
 
 

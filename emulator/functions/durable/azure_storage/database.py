@@ -78,7 +78,10 @@ class Database:
                     raise DatabaseForeign(f"{self._path} cannot be opened: {problem}") from problem
                 await asyncio.sleep(_pause(0.01))
             except sqlite3.DatabaseError as problem:
-                raise DatabaseForeign(f"{self._path} is not a database: {problem}") from problem
+                raise DatabaseForeign(
+                    f"{self._path} is not a database: {problem}; move or delete the file to start "
+                    "without its instances"
+                ) from problem
             else:
                 return
 

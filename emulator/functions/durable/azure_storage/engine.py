@@ -567,18 +567,19 @@ class AzureStorageEngine(DurableEngine):
                             break
                 except AppUnavailable:
                     _log.debug(
-                        "an episode of instance %s waits until the app process runs again",
+                        "the orchestrator of instance %s waits until the app process runs again",
                         session.instance_id,
                     )
                 except StoreUnavailable as problem:
                     _log.error(
-                        "an episode of instance %s could not be saved; the engine repeats it: %s",
+                        "the result of the orchestrator of instance %s could not be saved; the "
+                        "engine runs the orchestrator again: %s",
                         session.instance_id,
                         problem,
                     )
                 except Exception:  # noqa: BLE001 - one instance must not stop the others
                     _log.exception(
-                        "an episode of instance %s failed; the engine repeats it",
+                        "running the orchestrator of instance %s failed; the engine runs it again",
                         session.instance_id,
                     )
                 else:
@@ -631,7 +632,8 @@ class AzureStorageEngine(DurableEngine):
                 await self._episodes.run(instance)
         except SplitBrain:
             _log.warning(
-                "%s: split brain detected: another owner saved this instance after it was loaded",
+                "%s: split brain detected: another host saved the instance after this host had "
+                "loaded it",
                 instance.id,
             )
             instance.mailbox.clear()

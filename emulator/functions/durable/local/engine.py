@@ -319,18 +319,23 @@ class LocalEngine(DurableEngine):
             await self._episodes.run(instance)
         except AppUnavailable:
             _log.debug(
-                "an episode of instance %s waits until the app process runs again", instance.id
+                "the orchestrator of instance %s waits until the app process runs again",
+                instance.id,
             )
             return False
         except StoreUnavailable as problem:
             _log.error(
-                "an episode of instance %s could not be saved; the engine repeats it: %s",
+                "the result of the orchestrator of instance %s could not be saved; the engine runs "
+                "the orchestrator again: %s",
                 instance.id,
                 problem,
             )
             return False
         except Exception:  # noqa: BLE001 - one instance must not stop the others
-            _log.exception("an episode of instance %s failed; the engine repeats it", instance.id)
+            _log.exception(
+                "running the orchestrator of instance %s failed; the engine runs it again",
+                instance.id,
+            )
             return False
         return True
 

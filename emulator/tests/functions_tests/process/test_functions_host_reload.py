@@ -121,13 +121,13 @@ async def test_the_host_loads_repaired_code_and_a_repaired_host_json_and_stops_w
     ):
         count = len(host.lines)
         save(folder / "function_app.py", "def (")
-        await host.logged("0 functions loaded; .*SyntaxError", after=count)
+        await host.logged("the app could not be loaded .*SyntaxError", after=count)
         response = await client.get("/api/text")
         assert (response.status_code, response.content) == (404, b"")
         assert (await client.get("/admin/host/status")).json()["state"] == "Running"
 
         save(folder / "host.json", "{")
-        await host.logged("the host is not running; .*host.json", after=count)
+        await host.logged("the app could not be started .*host.json", after=count)
         response = await client.get("/api/text")
         assert (response.status_code, response.text) == (503, "Function host is not running.")
         status = (await client.get("/admin/host/status")).json()

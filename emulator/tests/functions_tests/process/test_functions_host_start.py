@@ -255,7 +255,7 @@ async def test_starting_a_second_host_on_the_same_data_directory_fails(
             2,
             (
                 f"emulator.functions: another host uses the data directory {data}; "
-                "choose another with --data"
+                "choose another directory with --data"
             ),
         )
         assert (await client.get(f"{host.url}/api/noop")).text == "ok"

@@ -273,7 +273,7 @@ def test_a_queue_without_configured_properties_has_the_default_properties_of_azu
         ),
         (
             topic({"Name": "s", "Properties": {"ForwardTo": "q"}}),
-            "Subscriptions[0].Properties.ForwardTo: forwarding is not supported",
+            "Subscriptions[0].Properties.ForwardTo: omit this property, because forwarding is not",
         ),
         (
             topic({"Name": "s", "Properties": {"RequiresSession": True}}),
@@ -334,7 +334,10 @@ def test_a_queue_without_configured_properties_has_the_default_properties_of_azu
         ),
         (config({"MaxDeliveryCount": 0}), "MaxDeliveryCount must be from 1"),
         (config({"RequiresSession": "no"}), "Properties.RequiresSession: expected true or false"),
-        (config({"ForwardTo": "other"}), "Properties.ForwardTo: forwarding is not supported"),
+        (
+            config({"ForwardTo": "other"}),
+            "Properties.ForwardTo: omit this property, because forwarding is not supported",
+        ),
         (
             config({"LockDurations": "PT1M"}),
             "LockDurations: a queue has no property with this name",
@@ -359,7 +362,7 @@ def test_the_error_for_an_invalid_configuration_names_the_property(
 
 
 def test_the_error_for_a_missing_configuration_file_names_the_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"absent\.json: cannot be read"):
+    with pytest.raises(ConfigError, match=r"absent\.json cannot be read"):
         load_config(tmp_path / "absent.json")
 
 

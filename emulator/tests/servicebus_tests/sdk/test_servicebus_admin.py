@@ -165,7 +165,10 @@ async def test_the_emulator_refuses_invalid_and_unsupported_updates_of_a_queue(
             "RequiresDuplicateDetection: this property cannot be changed",
         ),
         ({"requires_session": True}, "RequiresSession: this property cannot be changed"),
-        ({"forward_to": "other"}, "ForwardTo: forwarding is not supported"),
+        (
+            {"forward_to": "other"},
+            "ForwardTo: omit this property, because forwarding is not supported",
+        ),
     ):
         change = partial(_change, changes)
         with pytest.raises(HttpResponseError, match=complaint) as raised:

@@ -347,7 +347,7 @@ def test_the_error_for_an_invalid_request_for_a_topic_contains_the_reason(
         ),
         (
             HttpResponseError,
-            "ForwardTo: forwarding is not supported",
+            "ForwardTo: omit this property, because forwarding is not supported",
             lambda: admin.create_subscription(topic, "two", forward_to="other"),
         ),
         (

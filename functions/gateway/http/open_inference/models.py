@@ -200,7 +200,8 @@ def _first_inputs(model: ModelEntry, tensors: Sequence[Tensor]) -> list[Submitte
             refuse_unknown_inputs(model, others)
         raise unreadable(
             f"inputs: expected one tensor for the first input, which is {name}, in addition to "
-            f"the named inputs {', '.join(model.inputs)}; found {len(tensors)}"
+            f"the tensors of the named inputs {', '.join(model.inputs)}; found {len(tensors)} "
+            "tensors without the name of a named input"
         )
     if tensors[0].datatype != BYTES or len(tensors) > 1:
         return [SubmittedInput(media.JSON, _array_payload(model, tensors, "inputs: "))]
@@ -221,8 +222,9 @@ def _named_input(model: ModelEntry, tensor: Tensor, job_count: int) -> list[Subm
             found = _elements(entry, tensor, "")
         if len(found) != job_count:
             raise unreadable(
-                f"found {len(found)} elements, but the first input has {job_count}; send one "
-                "element for each job (a numeric tensor counts as one element)"
+                f"the tensor has {len(found)} elements, but the first input has {job_count}; send "
+                "one element for each element of the first input (a numeric tensor counts as one "
+                "element)"
             )
     return found
 
@@ -269,8 +271,8 @@ def _decoded(prefix: str, text: str, *, is_text: bool) -> bytes:
     try:
         return text.encode() if is_text else base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        expected = "Unicode text" if is_text else "base64"
-        raise unreadable(f"{prefix}expected an element that is {expected}") from None
+        expected = "valid Unicode text" if is_text else "valid base64"
+        raise unreadable(f"{prefix}an element is not {expected}") from None
 
 
 def _array_payload(model: ModelEntry, inputs: Sequence[Tensor], prefix: str) -> bytes:

@@ -91,7 +91,8 @@ def _parse_body(body: bytes) -> tuple[str, str, str | None]:
     if len(body) > _MAX_BODY_BYTES:
         raise HttpProblem(
             problems.PAYLOAD_TOO_LARGE,
-            "the body is too large; send the input to the URL that this route returns",
+            f"the body has {len(body)} bytes; at most {_MAX_BODY_BYTES} are allowed; send the "
+            "input to the URL that this route returns",
             limit_bytes=_MAX_BODY_BYTES,
         )
     try:

@@ -262,7 +262,8 @@ def _check_result(job_id: str, path: str, payload: Payload) -> None:
     if not is_result_blob(job_id, payload.blob):
         raise HttpProblem(
             problems.INVALID_INPUT,
-            f"{path}.blob: expected results/{job_id}/ and 32 hexadecimal digits",
+            f"{path}.blob: expected the name results/{job_id}/ followed by 32 hexadecimal digits, "
+            f"found {payload.blob!r:.200}",
         )
     if payload.size_bytes > MAX_RESULT_BYTES:
         raise HttpProblem(
