@@ -433,7 +433,9 @@ class _Parser:
     def _parameter(self, token: _Token) -> Value:
         key = token.text.removeprefix("@").casefold()
         if key not in self._parameters:
-            raise _error(token.position, "expected a parameter of the filter", token.text)
+            raise _error(
+                token.position, "expected the name of one of the filter's parameters", token.text
+            )
         return self._parameters[key]
 
     def _function(self) -> _Operand:

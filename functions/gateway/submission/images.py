@@ -85,7 +85,7 @@ def _jpeg_frame(segment: bytes) -> PixelSize:
 
 def _webp(data: bytes) -> PixelSize:
     if len(data) < 30:
-        raise UnreadableImage("the WebP has no header")
+        raise UnreadableImage("the WebP file is too short to have a header")
     kind = data[12:16]
     if kind == b"VP8X":
         return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
@@ -97,7 +97,7 @@ def _webp(data: bytes) -> PixelSize:
             int.from_bytes(data[26:28], "little") & 0x3FFF,
             int.from_bytes(data[28:30], "little") & 0x3FFF,
         )
-    raise UnreadableImage("the WebP has an unknown kind of frame")
+    raise UnreadableImage("the first chunk of the WebP file is not VP8, VP8L or VP8X")
 
 
 _READERS: Final[Mapping[str, Callable[[bytes], PixelSize]]] = {

@@ -198,7 +198,10 @@ def test_a_like_pattern_with_many_wildcards_is_evaluated_quickly() -> None:
         ("queue.x = 1", "character 1: expected the scope sys or user, found 'queue'"),
         ("length(name) = 1", "character 1: expected newid, property or p"),
         ("sys.Color = 1", "sys.Color: filters cannot use this system property"),
-        ("@limit = 1", "character 1: expected a parameter of the filter, found '@limit'"),
+        (
+            "@limit = 1",
+            "character 1: expected the name of one of the filter's parameters, found '@limit'",
+        ),
         ("x = 9223372036854775808", "character 5: expected a number up to 9223372036854775807"),
         ("and = 1", "character 1: expected a property or a constant, found 'and'"),
         ("x = '\0'", "cannot contain control characters"),
