@@ -445,7 +445,7 @@ def run_receiver() -> Iterator[str]:
 def run_counter(folder: Path) -> Iterator[OperationCounter]:
     """Run a system during the `with` block, and yield an object that counts its operations.
 
-    The operations are counted by proxies in the system's connections.
+    Proxies count the requests to the system's gateway, its Service Bus and its blob storage.
     """
     catalogue = folder / "models.toml"
     catalogue.write_text(CATALOGUE, encoding="utf-8")

@@ -76,8 +76,9 @@ class ModelEntry:
         max_upload_bytes: The largest size in bytes of an upload. The default is `max_input_bytes`.
         max_pixels: The largest number of pixels of an input image; 0 if pixels are not limited. The
             default is 50 million if all media types are images, otherwise 0.
-        deadline_seconds: The default time between the submit and the deadline of a job.
-        max_deadline_seconds: The longest time between the submit and the deadline of a job.
+        deadline_seconds: The default time from the submission of a job to its deadline.
+        max_deadline_seconds: The longest time that a caller may set from a job's submission to its
+            deadline.
         max_batch_size: The largest number of inputs in a batch.
         max_wait_ms: How long the worker waits for more jobs before it runs an incomplete batch.
         lock_seconds: The duration of a message lock. The worker renews the lock until the message

@@ -1,4 +1,4 @@
-"""Parse the location of a model's weights, which is the value of the key `weights` of its entry.
+"""Parse the location of a model's weights: the value of `weights` in the model's catalogue entry.
 
     blob:CONTAINER/NAME           a blob in the storage account for payloads
     file:PATH                     a file in the model folder

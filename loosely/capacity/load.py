@@ -84,7 +84,7 @@ class JobLoad:
     def busiest_per_second(self) -> float:
         """The average number of jobs per second in the busiest hour.
 
-        It is 0 if all jobs arrive at once.
+        It is 0 for a load that `at_once` made, because such a load has no rate.
         """
         return max(self.jobs_per_hour) / _HOUR_SECONDS
 

@@ -1,4 +1,4 @@
-"""Test that jobs with small inputs end in time while the same model gets slow or large inputs."""
+"""Test that jobs with small inputs are not delayed by large inputs or slow downloads."""
 
 import io
 import logging

@@ -299,9 +299,10 @@ def kubectl_delete(call: Call) -> str:
 
 
 def kubectl_exec(call: Call) -> str:
-    """Run a command in a worker's pod. A command that opens a connection fails.
+    """Imitate `kubectl exec` in a worker's pod, and return the output of the command.
 
-    If the state has `open_network`, the connection is permitted and the command succeeds.
+    A command that opens a network connection fails, unless the state of the fake cloud contains
+    `open_network`.
     """
     if call.options.get("-c") != "import socket" and not call.state.get("open_network"):
         raise ProgramError(1, "command terminated with exit code 1")

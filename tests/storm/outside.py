@@ -106,8 +106,7 @@ class Outside:
     def judge(self, jobs: Iterable[SoakJob]) -> WebhookCounts:
         """Compare the received webhooks with the finished jobs that have a webhook.
 
-        Return how many webhooks arrived, and the numbers of the jobs whose webhook is missing or
-        wrong.
+        Return how many webhooks arrived, and for which jobs the webhook is missing or wrong.
         """
         expected = [job for job in jobs if job.has_webhook and job.final is not None]
         delivered = repeated = 0

@@ -45,7 +45,7 @@ class Storm:
 
     @property
     def judged(self) -> list[StormJob]:
-        """The jobs that the report checks. It checks whether and how each of them ended."""
+        """The jobs whose end the report checks: all jobs, unless a subclass returns fewer."""
         return self.jobs
 
     def say(self, text: str) -> None:

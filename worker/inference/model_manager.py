@@ -68,8 +68,8 @@ class ModelManager:
             sharing: Reserves memory on the device, which other models and processes may also use.
             workload: Shows whether the model has jobs to run.
             telemetry: Records loads, unloads and batches.
-            journal: Notes loads, so that a model whose loads kill the process is set aside. By
-                default nothing is noted.
+            journal: Records each load in a file, so that the worker stops loading a model if its
+                loads kill the process. By default, nothing is recorded.
         """
         self._model = model
         self._load = load

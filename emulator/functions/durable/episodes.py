@@ -191,7 +191,8 @@ def make_next_execution(
 ) -> OrchestrationInstance:
     """Return the next execution of an instance whose episode ended with continue-as-new.
 
-    The next execution has a new execution id, and the input in `command`.
+    The next execution has a new execution id, the input in `command`, and the custom status
+    `custom_status`.
     """
     instance = episode.instance
     return OrchestrationInstance(
@@ -232,8 +233,8 @@ def make_child_completion(
 class Outbox(Protocol):
     """Sends the activities, timers and sub-orchestrations that an episode schedules.
 
-    The methods add SQL statements to the episode. They may also add functions that are called after
-    the commit.
+    The methods add SQL statements to the transaction that stores the result of the episode. They
+    may also add functions that are called after this transaction was committed.
     """
 
     def schedule_activity(self, episode: Episode, command: ScheduleActivity) -> None:

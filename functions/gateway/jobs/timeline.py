@@ -548,9 +548,9 @@ def _is_same(noted: _Delivery, answer: _Delivery) -> bool:
 def _with_start(noted: list[_Delivery], record: Record) -> list[_Delivery]:
     """Add the start time in the job's record to the delivery that started the job.
 
-    Returns the deliveries in `noted` with this change. If none of them is the delivery that started
-    the job, this delivery is added to the list. If a note says how this delivery was settled, the
-    list is not changed. The job must have started.
+    Returns the deliveries in `noted` with this change. If `noted` does not contain the delivery
+    that started the job, the delivery is added. If `noted` already says how that delivery was
+    settled, `noted` is returned unchanged. The job must have started.
     """
     started_at = datetime.fromisoformat(record["started_at"])
     number = record["attempt"]

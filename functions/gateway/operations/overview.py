@@ -236,9 +236,10 @@ class OpsSeries(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """The state of queues and workers, and the counts of jobs in each minute, at the time `at`.
+    """The state of the queues and workers at the time `at`, and counts of jobs before this time.
 
-    `unavailable` names the sources that could not be read.
+    `minutes` contains the counts of each minute of the last hours, by the number of the minute.
+    `unavailable` contains the names of the sources that could not be read.
     """
 
     at: datetime

@@ -22,7 +22,9 @@ AT_ONCE = Behavior(scale_down=ScalingRules(0.0, (ScalingPolicy(PolicyType.PERCEN
 
 
 class TestProposal:
-    """Test cases from Kubernetes' replica_calculator_test.go for external metrics per pod."""
+    """Check proposed numbers of workers with cases of Kubernetes' replica_calculator_test.go.
+
+    The cases are those for external metrics whose target is an average value per pod."""
 
     @pytest.mark.parametrize(
         ("replicas", "metric", "target", "expected"),

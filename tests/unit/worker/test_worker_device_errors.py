@@ -1,4 +1,4 @@
-"""Test which errors of PyTorch mean that the device is lost, by their codes and texts."""
+"""Test that the code and the text of a PyTorch error show whether the device is lost."""
 
 import pytest
 from hypothesis import given
