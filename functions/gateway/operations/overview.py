@@ -238,7 +238,7 @@ class OpsSeries(TypedDict):
 class Figures:
     """The state of the queues and workers at the time `at`, and counts of jobs before this time.
 
-    `minutes` contains the counts of each minute of the last hours, by the number of the minute.
+    `minutes` contains the counts of each of the last minutes. Its keys are minutes since 1970.
     `unavailable` contains the names of the sources that could not be read.
     """
 
