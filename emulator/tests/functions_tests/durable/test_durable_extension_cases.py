@@ -35,9 +35,9 @@ from functions_tests.durable.extension_host import (
     new_id,
     source,
 )
+from functions_tests.durable.fidelity_page import FIDELITY, needs_fidelity_page
 from functions_tests.process.host_process import copy_app, running_host
 
-FIDELITY = Path(__file__).parents[4] / "docs" / "fidelity.md"
 SETTINGS = {"AzureWebJobs.disabled_activity.Disabled": "true"}
 E2E = "DurableTaskEndToEndTests.cs: "
 HTTP = "HttpApiHandlerTests.cs: "
@@ -1476,6 +1476,7 @@ async def test_a_wait_returns_the_status_of_a_terminated_instance(host: Extensio
     assert response.json()["runtimeStatus"] == "Terminated"
 
 
+@needs_fidelity_page
 async def test_docs_fidelity_md_states_the_number_and_files_of_the_cases_from_the_extension() -> (
     None
 ):

@@ -1,0 +1,12 @@
+"""The page docs/fidelity.md of the repository, with which tests compare the recorded differences."""
+
+from pathlib import Path
+
+import pytest
+
+FIDELITY = Path(__file__).parents[4] / "docs" / "fidelity.md"
+
+needs_fidelity_page = pytest.mark.skipif(
+    not FIDELITY.is_file(),
+    reason="docs/fidelity.md belongs to the repository, not to the distribution of the emulator",
+)
