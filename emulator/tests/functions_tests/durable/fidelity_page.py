@@ -1,4 +1,4 @@
-"""The page docs/fidelity.md of the repository, with which tests compare the recorded differences."""
+"""The page docs/fidelity.md of the repository, with which two tests compare what they found."""
 
 from pathlib import Path
 
