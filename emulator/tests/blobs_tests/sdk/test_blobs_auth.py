@@ -112,7 +112,7 @@ async def test_response_headers_that_a_sas_sets_replace_the_headers_of_the_blob(
         ),
     ],
 )
-async def test_a_sas_is_refused_if_its_validity_period_or_key_or_protocol_or_ip_range_does_not_match(
+async def test_a_sas_is_refused_if_its_validity_period_or_key_or_protocol_or_ip_range_is_wrong(
     server: Server, sdk: str, blob: Any, more: dict[str, Any]
 ) -> None:
     async with connect(sdk, server.url, blob_sas(blob, "r", **more)) as service:
