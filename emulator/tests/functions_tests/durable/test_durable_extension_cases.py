@@ -1341,7 +1341,7 @@ async def test_the_client_creates_the_management_urls_of_an_instance(host: Exten
 @source(
     HTTP + "CreateCheckStatus_Returns_Correct_HttpManagementPayload_based_on_custom_taskhub_value"
 )
-async def test_the_task_hub_name_has_the_same_upper_and_lower_case_in_management_urls_as_in_requests(
+async def test_a_task_hub_name_has_the_same_upper_and_lower_case_in_management_urls_as_in_requests(
     host: ExtensionHost,
 ) -> None:
     response = await host.request("POST", "orchestrators/say_hello", '"x"', taskHub="EXTENSIONhub")
