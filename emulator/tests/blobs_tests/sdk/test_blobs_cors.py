@@ -234,7 +234,7 @@ async def test_a_cors_preflight_request_that_matches_no_rule_is_refused(
 
 
 @pytest.mark.azurite_differs("Azurite ignores upper and lower case")
-async def test_an_origin_that_differs_from_the_cors_rule_in_upper_or_lower_case_is_refused(
+async def test_an_origin_that_differs_from_an_allowed_origin_only_in_upper_or_lower_case_is_refused(
     server: Server, service: Any
 ) -> None:
     await service.set_service_properties(cors=[rule("http://Page", "GET")])
@@ -364,7 +364,7 @@ async def test_an_error_response_has_cors_headers_if_a_cors_rule_allows_the_orig
 
 
 @pytest.mark.azurite_differs("Azurite adds nothing to a response without the header Origin")
-async def test_the_response_to_a_get_without_origin_has_cors_headers_if_a_cors_rule_permits_get(
+async def test_a_request_without_an_origin_header_gets_cors_headers_if_a_rule_allows_its_method(
     server: Server, service: Any, container: Any
 ) -> None:
     # The table in the section "Understanding how the Vary header is set" of the documentation.

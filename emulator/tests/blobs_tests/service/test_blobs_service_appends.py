@@ -112,14 +112,16 @@ async def test_exactly_one_of_many_concurrent_appends_at_the_same_position_succe
         ("2021-12-02", 4 * MIB + 1, 413),
     ],
 )
-async def test_the_maximum_block_size_depends_on_the_api_version(
+async def test_a_block_over_the_size_limit_of_the_api_version_is_refused(
     service: RunningBlobService, version: str, size: int, status: int
 ) -> None:
     headers = {"x_ms_version": version, "content_length": str(size)}
     assert (await append(service, b"", **headers)).status == status
 
 
-async def test_an_append_blob_has_at_most_50000_blocks(service: RunningBlobService) -> None:
+async def test_appending_more_than_50000_blocks_to_a_blob_is_refused(
+    service: RunningBlobService,
+) -> None:
     await create(service)
     statement = "UPDATE blob SET append_blocks = 49999"
     await service.store.change(lambda db: db.execute(statement).rowcount)

@@ -110,7 +110,7 @@ async def test_blocks_can_be_appended_to_a_copy_of_an_append_blob(
 
 
 @pytest.mark.parametrize("size", [100, 100_000, 3_000_000])
-async def test_a_whole_blob_a_block_and_an_appended_block_can_be_copied_from_a_url(
+async def test_whole_blobs_and_blocks_and_appended_blocks_can_be_copied_from_a_url(
     service: RunningBlobService, size: int
 ) -> None:
     content = os.urandom(size)
@@ -200,7 +200,7 @@ async def test_a_copy_is_refused_if_a_condition_on_its_source_or_destination_is_
 
 @given(st.sampled_from(["", "http://", f"http://{HOST}", ACCOUNT_URL, f"{ACCOUNT_URL}/"]), SUFFIXES)
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_a_copy_from_a_source_url_with_a_random_ending_is_refused(
+async def test_a_copy_whose_source_url_ends_with_random_characters_is_refused(
     service: RunningBlobService, start: str, suffix: str
 ) -> None:
     for headers in ({}, {"x_ms_blob_type": "BlockBlob"}):

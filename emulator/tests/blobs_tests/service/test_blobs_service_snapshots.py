@@ -86,7 +86,7 @@ async def test_a_snapshot_keeps_its_content_and_metadata_and_tags_after_the_blob
         assert changed.headers["ETag"] != before.headers["ETag"]
 
 
-async def test_snapshots_are_listed_before_their_blob_from_the_oldest_to_the_newest(
+async def test_a_blob_is_listed_after_its_snapshots_and_the_oldest_snapshot_is_listed_first(
     service: RunningBlobService,
 ) -> None:
     expected = []

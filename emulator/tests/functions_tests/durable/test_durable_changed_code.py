@@ -250,7 +250,7 @@ async def test_an_instance_fails_if_a_code_change_removes_or_replaces_a_timer_or
     assert await change(host, before, after) == ("Failed", text)
 
 
-async def test_retries_before_a_replaced_activity_increase_the_sequence_number_in_the_error_message(
+async def test_the_sequence_number_in_the_error_for_a_replaced_activity_also_counts_earlier_retries(
     host: EngineHost,
 ) -> None:
     attempts = 0

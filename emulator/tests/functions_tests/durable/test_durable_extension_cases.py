@@ -564,7 +564,7 @@ async def test_an_activity_does_not_time_out_if_it_ends_before_the_timer_fires(
 
 
 @source(E2E + "WaitForEventAndCallActivity_DroppedEventsTest")
-async def test_an_orchestration_alternately_waits_for_an_event_and_runs_an_activity(
+async def test_an_orchestration_can_alternately_wait_for_an_event_and_run_an_activity(
     host: ExtensionHost,
 ) -> None:
     """Send each event only when the orchestrator waits for it.
@@ -616,7 +616,7 @@ async def test_an_orchestration_completes_only_after_receiving_all_expected_even
 
 
 @source(E2E + "SetStatusOrchestration")
-async def test_an_orchestration_sets_its_custom_status_to_the_content_of_each_event(
+async def test_an_orchestration_can_set_its_custom_status_to_the_content_of_each_event(
     host: ExtensionHost,
 ) -> None:
     instance_id = await host.start("copy_events_to_status")
@@ -1056,7 +1056,7 @@ YEAR = timedelta(days=365)
     "PurgeInstancesTests.cs: PurgeOrchestrationHistory_Start_Succeeds",
 )
 @pytest.mark.parametrize("has_end", [True, False])
-async def test_the_client_can_purge_instances_created_after_a_start_time_or_between_two_times(
+async def test_the_client_can_purge_the_instances_created_after_a_given_time_or_between_two_times(
     host: ExtensionHost, has_end: bool
 ) -> None:
     instance_id = (await host.run("hello_cities"))["instanceId"]
@@ -1087,7 +1087,9 @@ async def test_a_purge_request_without_the_parameter_created_time_from_is_refuse
     "PurgeInstancesTests.cs: PurgeOrchestrationHistoryAfterInvocation_Succeeds",
     "PurgeInstancesTests.cs: PurgeAfterPurge_ZeroRows",
 )
-async def test_a_second_purge_of_a_period_finds_no_instances(host: ExtensionHost) -> None:
+async def test_a_second_purge_with_the_same_time_limits_finds_no_instances(
+    host: ExtensionHost,
+) -> None:
     """Send the start of the period, because Python apps must send it.
 
     The Durable extension's own tests send no start of the period.
@@ -1124,7 +1126,9 @@ async def test_a_purge_by_creation_time_and_status_deletes_only_the_matching_ins
 
 
 @source(E2E + "GetStatus_InstanceNotFound")
-async def test_an_unknown_instance_has_no_status(host: ExtensionHost) -> None:
+async def test_a_request_for_the_status_of_an_unknown_instance_gets_404(
+    host: ExtensionHost,
+) -> None:
     missing = f"BOGUS_{new_id()}"
     assert await host.call("exists", missing) == (True, "False")
     response = await host.request("GET", f"instances/{missing}")
@@ -1278,7 +1282,7 @@ async def test_a_list_of_instances_continues_with_the_token_of_the_previous_page
 
 @source(HTTP + "HandleGetStatusRequestAsync_Failed_Orchestration_Config_Response_Code", rows=2)
 @pytest.mark.parametrize(("flag", "code"), [("True", 500), ("False", 200)])
-async def test_a_query_parameter_makes_the_status_request_for_a_failed_instance_return_500(
+async def test_a_status_request_for_a_failed_instance_gets_500_only_if_the_request_asks_for_it(
     host: ExtensionHost, flag: str, code: int
 ) -> None:
     instance_id = (await host.run("fail"))["instanceId"]
@@ -1337,7 +1341,7 @@ async def test_the_client_creates_the_management_urls_of_an_instance(host: Exten
 @source(
     HTTP + "CreateCheckStatus_Returns_Correct_HttpManagementPayload_based_on_custom_taskhub_value"
 )
-async def test_the_management_urls_contain_the_task_hub_name_in_the_spelling_of_the_request(
+async def test_a_task_hub_name_has_the_same_upper_and_lower_case_in_management_urls_as_in_requests(
     host: ExtensionHost,
 ) -> None:
     response = await host.request("POST", "orchestrators/say_hello", '"x"', taskHub="EXTENSIONhub")
@@ -1477,9 +1481,7 @@ async def test_a_wait_returns_the_status_of_a_terminated_instance(host: Extensio
 
 
 @needs_fidelity_page
-async def test_docs_fidelity_md_states_the_number_and_files_of_the_cases_from_the_extension() -> (
-    None
-):
+async def test_docs_fidelity_md_counts_the_extension_cases_and_names_their_source_files() -> None:
     files = {text.partition(":")[0] for text in SOURCES}
     text = FIDELITY.read_text(encoding="utf-8")
     assert f"{len(SOURCES)} cases of the extension's own end-to-end tests" in text

@@ -207,7 +207,7 @@ async def test_starting_an_instance_with_the_id_of_a_finished_instance_succeeds(
 
 
 @pytest.mark.parametrize("instance_id", ["@x", "a/b", "a\\b", "a#b", "a?b", "a\nb", "x" * 257])
-async def test_an_instance_id_may_be_long_and_may_contain_special_characters(
+async def test_an_instance_id_may_have_257_characters_or_contain_special_characters(
     host: EngineHost, instance_id: str
 ) -> None:
     child(host)

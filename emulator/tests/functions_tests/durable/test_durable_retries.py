@@ -115,7 +115,7 @@ async def test_the_engine_assigns_the_same_task_ids_as_the_sdk_to_concurrent_ret
     assert host.output() == ["a is up", 7, "b is up", "c is up", 8]
 
 
-async def test_the_engine_assigns_the_task_ids_of_the_sdk_if_another_timer_fires_before_a_retry(
+async def test_the_engine_assigns_the_same_task_ids_as_the_sdk_if_a_timer_fires_before_a_retry(
     host: EngineHost,
 ) -> None:
     flaky(host, 2)
@@ -199,7 +199,7 @@ async def test_a_rewind_repeats_the_last_attempt_of_a_task_with_retries(
     assert host.output() == "a is up!"
 
 
-async def test_the_engine_assigns_the_task_ids_of_the_sdk_if_an_event_and_a_failure_arrive_together(
+async def test_task_ids_are_the_same_as_in_the_sdk_if_an_event_and_a_failure_arrive_together(
     host: EngineHost,
 ) -> None:
     """Check the task ids if one episode processes an event and a failure of an activity.

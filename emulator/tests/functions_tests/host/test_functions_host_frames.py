@@ -43,7 +43,7 @@ def test_reading_random_bytes_returns_frames_or_raises_a_frame_error(pieces: lis
         pass
 
 
-def test_a_separately_encoded_frame_prefix_and_body_equal_the_frame_encoded_at_once() -> None:
+def test_an_encoded_prefix_followed_by_the_body_equals_the_encoded_frame() -> None:
     assert encode_prefix(["a"], 3) + b"xyz" == encode_frame(["a"], b"xyz")
 
 

@@ -60,7 +60,7 @@ class RecordedCalls:
         ("00:10:00", NOON + timedelta(minutes=10)),
     ],
 )
-def test_the_next_due_time_of_a_timer_schedule_after_a_given_time_is_computed(
+def test_a_timer_schedule_returns_the_first_due_time_after_a_given_time(
     text: str, following: datetime
 ) -> None:
     assert Schedule(text).next_after(NOON) == following

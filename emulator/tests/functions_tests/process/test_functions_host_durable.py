@@ -45,7 +45,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
         ("failing", None, "Activity function 'breaks' failed: ValueError: out of order"),
     ],
 )
-async def test_orchestrations_with_chains_or_fan_outs_or_timers_or_caught_errors_complete(
+async def test_an_orchestration_with_a_chain_or_fan_out_or_timer_or_caught_error_completes(
     client: httpx.AsyncClient, name: str, value: object, output: object
 ) -> None:
     response = await client.post(f"/api/start/{name}", json=value)

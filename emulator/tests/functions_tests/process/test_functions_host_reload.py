@@ -85,7 +85,7 @@ async def reloaded(host: RunningHost, after: int) -> None:
     await host.logged(LOADED, after=after + 1)
 
 
-async def test_a_changed_module_is_loaded_after_the_requests_in_flight_end_and_no_request_fails(
+async def test_no_request_fails_when_a_changed_module_is_loaded_after_the_requests_in_flight_end(
     tmp_path: Path,
 ) -> None:
     folder, gate = web_app(tmp_path / "app"), tmp_path / "gate"
@@ -111,7 +111,7 @@ async def test_a_changed_module_is_loaded_after_the_requests_in_flight_end_and_n
     assert "Executing '" not in "\n".join(host.lines)
 
 
-async def test_the_host_loads_repaired_code_and_a_repaired_host_json_and_stops_while_a_load_hangs(
+async def test_the_host_recovers_from_broken_code_or_host_json_and_can_stop_while_a_load_hangs(
     tmp_path: Path,
 ) -> None:
     folder = web_app(tmp_path / "app")
