@@ -87,7 +87,7 @@ def make_app(folder: Path) -> Path:
 
 
 @NEEDS_IPV6
-def test_a_service_without_the_option_host_binds_the_same_port_on_both_loopback_addresses() -> None:
+def test_a_service_without_the_host_option_binds_the_same_port_on_both_loopback_addresses() -> None:
     bound = bind_all(None, 0)
     try:
         (first, port), (second, other_port, *_) = (each.getsockname() for each in bound)
@@ -163,7 +163,7 @@ def policies(folder: Path, key: str, name: str = "RootManageSharedAccessKey") ->
     return str(path)
 
 
-def test_service_bus_does_not_serve_other_machines_while_a_policy_has_the_well_known_key(
+def test_service_bus_refuses_other_machines_while_a_policy_has_the_key_of_microsofts_emulator(
     tmp_path: Path,
 ) -> None:
     common = ["emulator.servicebus", "--host", "0.0.0.0", "--data", str(tmp_path / "data")]

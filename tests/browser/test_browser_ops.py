@@ -406,7 +406,7 @@ def test_the_operations_page_can_show_a_job_of_an_older_gateway_that_omits_named
 
 
 @pytest.mark.thorough
-def test_only_an_admin_key_can_cancel_the_job_whose_details_the_operations_page_shows(
+def test_a_job_can_be_cancelled_on_the_operations_page_only_with_an_admin_key(
     tab: Browser, idle: System
 ) -> None:
     job_id = accept(idle, "bolt", "cancel")

@@ -237,7 +237,7 @@ def set_slider(browser: Browser, selector: str, value: float) -> None:
 # --- Inputs and drawings ---
 
 
-def test_the_playground_shows_the_label_scores_of_a_picture_dropped_onto_the_page_as_bars(
+def test_the_playground_shows_a_bar_for_each_label_score_of_a_picture_dropped_onto_the_page(
     browser: Browser, system: System
 ) -> None:
     open_model(browser, "classifier")

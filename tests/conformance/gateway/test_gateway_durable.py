@@ -91,7 +91,7 @@ async def test_requests_fail_within_seconds_if_durable_functions_does_not_respon
                     await call
 
 
-async def test_the_check_of_durable_functions_fails_if_the_host_responds_with_status_500() -> None:
+async def test_checking_durable_functions_fails_if_the_host_responds_with_status_500() -> None:
     async with answering(lambda: web.Response(status=404)) as client:
         await client.check()
     async with answering(lambda: web.json_response(FAILED, status=500)) as client:

@@ -193,7 +193,7 @@ async def test_each_of_many_simultaneously_sent_messages_arrives_exactly_once(
             await queues.close()
 
 
-async def test_all_simultaneously_sent_messages_arrive_if_they_are_too_large_for_one_batch(
+async def test_all_simultaneously_sent_messages_arrive_even_if_they_are_too_large_for_one_batch(
     tmp_path: Path,
 ) -> None:
     port = free_port()

@@ -139,7 +139,7 @@ async def test_a_drain_request_delivers_the_available_messages_and_uses_up_the_c
     assert await peer.received() == []
 
 
-async def test_a_message_over_the_frame_size_of_the_peer_is_sent_in_several_transfers(
+async def test_a_message_larger_than_the_frame_size_of_the_peer_is_sent_in_several_transfers(
     fresh: Peer, broker: Broker
 ) -> None:
     await fresh.open(max_frame_size=512)

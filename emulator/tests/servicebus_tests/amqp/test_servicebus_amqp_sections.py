@@ -69,7 +69,7 @@ def delivered(payload: bytes, **changes: Any) -> Any:
     return decode_payload(memoryview(write_message(message, TOKEN, NOW)))
 
 
-def test_a_delivered_message_has_the_lock_token_the_sequence_number_and_the_broker_times() -> None:
+def test_a_delivered_message_has_a_lock_token_and_the_annotations_that_the_broker_sets() -> None:
     message = delivered(BODY)
     assert message.data == [b"body"]
     assert message.header.delivery_count == 3

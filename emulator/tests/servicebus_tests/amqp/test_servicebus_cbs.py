@@ -79,7 +79,7 @@ async def test_a_policy_change_applies_to_a_peer_that_has_already_connected_with
         peer.open_source(SourceRequest(QUEUE, None, is_presettled=False), _Sender())
 
 
-async def test_searching_for_the_well_known_key_returns_the_name_of_the_policy_and_of_its_queue(
+async def test_a_policy_with_the_key_of_microsofts_emulator_is_found_in_the_namespace_or_in_a_queue(
     broker: Broker,
 ) -> None:
     policies = AccessPolicies(RULES, broker)

@@ -59,7 +59,9 @@ async def test_the_error_for_missing_access_names_the_required_claim(fresh: Peer
         check(await refusal_of(fresh), "amqp:unauthorized-access", text)
 
 
-async def test_the_error_for_a_lost_lock_has_the_text_of_azure(peer: Peer, broker: Broker) -> None:
+async def test_the_error_for_a_lost_lock_has_the_same_text_as_in_azure(
+    peer: Peer, broker: Broker
+) -> None:
     await fill(broker, 1)
     peer.attach_receiver(credit=1)
     (transfer,) = await peer.received_of(Transfer)
@@ -75,7 +77,7 @@ async def test_the_error_for_a_lost_lock_has_the_text_of_azure(peer: Peer, broke
     check(answer.state.value[0], "com.microsoft:message-lock-lost", text)
 
 
-async def test_the_error_for_a_session_receiver_on_a_queue_without_sessions_names_the_queue_setting(
+async def test_the_error_for_a_session_receiver_on_a_queue_without_sessions_names_requires_session(
     peer: Peer,
 ) -> None:
     filters = {"com.microsoft:session-filter": None}

@@ -49,7 +49,7 @@ async def receive(peer: Peer, handle: int = 1, seen: int = 0) -> tuple[int, dict
     return section_value(sections.header)[4], properties, token
 
 
-async def test_each_abandon_increases_the_delivery_count_and_keeps_earlier_property_changes(
+async def test_abandoning_a_message_increases_the_delivery_count_and_keeps_earlier_property_changes(
     peer: Peer, broker: Broker
 ) -> None:
     await fill(broker, 1, MESSAGE)
@@ -95,7 +95,7 @@ async def test_changed_properties_over_64_kib_are_refused(peer: Peer, broker: Br
     await broker.queue(QUEUE).complete(token)
 
 
-async def test_a_property_change_whose_name_is_not_text_is_refused(
+async def test_changing_a_property_whose_name_is_not_text_is_refused(
     peer: Peer, broker: Broker
 ) -> None:
     await fill(broker, 1, MESSAGE)

@@ -287,7 +287,7 @@ UPDATES = st.one_of(
         VALUES.filter(lambda value: not isinstance(value, datetime)),
     ),
 )
-def test_a_message_changed_by_a_rule_action_has_the_new_properties_and_the_same_body(
+def test_a_rule_action_updates_the_properties_and_keeps_the_body_of_a_message(
     updates: list[PropertyUpdate], fields: list[Any], application: dict[str, Any]
 ) -> None:
     encoded = {

@@ -196,7 +196,7 @@ def test_a_text_that_is_not_a_signed_token_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), [("PUT", "/made"), ("PUT", "/$emulator/faults")])
-async def test_a_client_that_disconnects_during_the_body_of_a_request_causes_no_error(
+async def test_a_client_that_disconnects_while_it_sends_a_request_body_causes_no_error(
     servicebus: RunningBroker, method: str, path: str
 ) -> None:
     events = iter(

@@ -299,7 +299,7 @@ async def test_opening_an_old_store_that_cannot_be_upgraded_raises_a_message_sto
     await servicebus.restart()
 
 
-async def test_a_path_below_a_queue_is_assigned_to_this_queue_and_an_unknown_path_to_no_queue(
+async def test_find_owner_returns_the_queue_with_the_longest_name_that_matches_the_path_or_none(
     tmp_path: Path,
 ) -> None:
     names = ("a", "a/b", "a/b/c")

@@ -105,7 +105,7 @@ async def test_the_copies_of_a_message_in_different_subscriptions_are_settled_in
     assert (counts.active, counts.dead_letter) == (0, 1)
 
 
-async def test_each_matching_rule_with_an_action_adds_its_own_copy_of_the_message(
+async def test_a_subscription_gets_a_separate_message_copy_for_each_matching_rule_with_an_action(
     tmp_path: Path,
 ) -> None:
     actions = [
@@ -257,7 +257,7 @@ async def test_a_topic_drops_a_second_message_with_the_same_id_until_the_detecti
     await topics.broker.close()
 
 
-async def test_the_shortest_time_to_live_of_message_and_topic_and_subscription_applies_to_each_copy(
+async def test_the_time_to_live_of_a_message_copy_is_limited_by_the_topic_and_by_the_subscription(
     tmp_path: Path,
 ) -> None:
     topics = await RunningBroker.open(
@@ -389,7 +389,7 @@ async def test_deleting_a_topic_deletes_its_subscriptions_and_messages(
     assert bodies(topics) == {"red": []}
 
 
-async def test_a_topic_refuses_receivers_and_a_subscription_refuses_sent_messages(
+async def test_receiving_from_a_topic_and_sending_to_a_subscription_are_refused(
     topics: RunningBroker,
 ) -> None:
     with pytest.raises(NotAllowed, match="which is a topic: receive them from one of"):
@@ -417,7 +417,9 @@ async def test_a_subscription_whose_receivers_are_disabled_still_gets_messages(
         topics.queue("t/Subscriptions/all").subscribe(ReceiveMode.PEEK_LOCK, print)
 
 
-async def test_a_topic_is_full_if_its_subscriptions_have_too_many_messages(tmp_path: Path) -> None:
+async def test_sending_to_a_full_topic_is_refused_until_a_message_of_a_subscription_is_received(
+    tmp_path: Path,
+) -> None:
     settings = TopicSettings("t", max_size_bytes=100)
     topics = await RunningBroker.open(tmp_path, settings, subscription("a"), subscription("b"))
     await topics.queue("t").send([message("x" * 40)])
@@ -429,7 +431,7 @@ async def test_a_topic_is_full_if_its_subscriptions_have_too_many_messages(tmp_p
     await topics.broker.close()
 
 
-async def test_a_queue_or_subscription_with_a_used_or_invalid_name_is_refused(
+async def test_creating_a_queue_or_subscription_whose_name_is_invalid_or_in_use_is_refused(
     topics: RunningBroker,
 ) -> None:
     create = topics.broker

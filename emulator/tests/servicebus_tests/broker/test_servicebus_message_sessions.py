@@ -118,7 +118,7 @@ async def test_an_abandoned_message_is_redelivered_before_later_messages_of_its_
     assert [each.message.delivery_count for each in again] == [1, 0, 0]
 
 
-async def test_releasing_a_session_returns_its_messages_in_order_with_unchanged_delivery_counts(
+async def test_the_messages_of_a_released_session_keep_their_order_and_delivery_counts(
     servicebus: RunningBroker,
 ) -> None:
     queue = servicebus.queue()

@@ -121,7 +121,7 @@ def evaluate(expression: str, properties: MessageProperties = PROPERTIES) -> boo
         ("missing = 1 AND 1=1", None),
     ],
 )
-def test_the_value_of_an_expression_is_true_false_or_unknown(
+def test_evaluating_an_expression_returns_true_or_false_or_none_if_the_value_is_unknown(
     expression: str, expected: bool | None
 ) -> None:
     assert evaluate(expression) is expected

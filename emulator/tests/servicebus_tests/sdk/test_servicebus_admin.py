@@ -285,7 +285,7 @@ async def test_creating_a_queue_with_the_reserved_name_health_is_refused(
     assert [queue.address for queue in served.broker.queues()] == ["q"]
 
 
-async def test_a_policy_with_the_well_known_key_is_refused_if_requests_need_a_token(
+async def test_a_policy_with_the_key_of_microsofts_emulator_is_refused_if_requests_need_a_token(
     served: Served,
 ) -> None:
     rule = PolicyOfQueue(key_name="late", rights=["Send"], primary_key="SAS_KEY_VALUE")

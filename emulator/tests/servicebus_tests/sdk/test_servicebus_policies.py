@@ -175,7 +175,7 @@ async def test_the_documented_key_of_the_emulator_keeps_all_rights_if_policies_a
 
 
 @pytest.mark.parametrize("policy", ["all-listener", "all-sender", "file-sender"])
-def test_the_management_api_requires_the_right_manage(guarded: Server, policy: str) -> None:
+def test_the_management_api_requires_the_manage_right(guarded: Server, policy: str) -> None:
     with administration_client(guarded.admin_port, policy, f"{policy}-secret") as admin:
         with pytest.raises(ClientAuthenticationError, match="Manage,EntityRead claims required"):
             admin.get_queue("own")

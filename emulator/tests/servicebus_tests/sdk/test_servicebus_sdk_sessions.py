@@ -135,7 +135,7 @@ async def test_a_client_can_renew_the_lock_and_store_the_state_of_a_session(
     await queue.run(scenario)
 
 
-async def test_a_receiver_of_the_next_available_session_gets_a_session_after_its_lock_expired(
+async def test_a_receiver_of_the_next_available_session_gets_a_session_whose_lock_has_expired(
     server: Server,
 ) -> None:
     async def scenario(client: Any) -> None:
@@ -220,7 +220,7 @@ async def test_sending_and_receiving_without_a_session_id_is_refused_on_a_queue_
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_kill_of_the_emulator_keeps_the_state_of_a_session_and_releases_its_lock(
+def test_the_state_but_not_the_lock_of_a_session_survives_a_kill_of_the_emulator(
     tmp_path: Path,
 ) -> None:
     with run_server(tmp_path) as server:

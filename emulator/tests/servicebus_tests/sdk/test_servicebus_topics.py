@@ -208,7 +208,7 @@ async def test_receiving_from_a_missing_subscription_or_from_a_topic_is_refused(
             await receiver.receive_messages(1, max_wait_time=1)
 
 
-async def test_a_disabled_topic_or_subscription_refuses_its_clients(
+async def test_sending_to_a_disabled_topic_and_peeking_a_disabled_subscription_are_refused(
     server: Server, admin: Any, client: Any
 ) -> None:
     topic = create_topic(server, "one")
