@@ -324,7 +324,7 @@ def test_the_models_check_command_refuses_invalid_options_for_the_load_test(
     assert message in " ".join(done.stderr.replace("│", " ").split())
 
 
-def test_the_models_check_command_redirects_the_output_of_model_code_to_standard_error(
+def test_the_models_check_command_redirects_the_standard_output_of_model_code_to_standard_error(
     tmp_path: Path,
 ) -> None:
     code = """
