@@ -37,7 +37,7 @@ def test_a_picture_is_classified_in_one_request(
     assert system.job(job["id"]) == job
 
 
-def test_a_request_with_respond_async_returns_a_job_that_succeeds_later(
+def test_a_request_that_prefers_an_asynchronous_response_gets_a_job_that_succeeds_later(
     system: System, pictures: Path
 ) -> None:
     data = (pictures / "chelsea.jpg").read_bytes()
@@ -84,7 +84,7 @@ def test_each_of_40_jobs_submitted_without_waiting_returns_the_result_for_its_in
         assert system.final(job_id)["result"]["sha256"] == hashlib.sha256(text).hexdigest()
 
 
-def test_the_command_line_client_prints_results_as_text_or_json_and_the_code_of_a_problem(
+def test_the_command_line_client_prints_results_as_text_or_json_and_prints_error_codes(
     system: System, pictures: Path
 ) -> None:
     def loosely(*arguments: str) -> subprocess.CompletedProcess[str]:

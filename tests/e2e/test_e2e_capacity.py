@@ -36,9 +36,7 @@ def counter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperationCount
         yield started
 
 
-def test_the_documented_table_has_a_row_for_each_kind_of_job_and_a_column_for_each_operation() -> (
-    None
-):
+def test_capacity_md_shows_the_number_of_each_operation_for_each_kind_of_job() -> None:
     table = documented()
     assert list(table) == list(KINDS)
     assert all(list(row) == list(COLUMNS) for row in table.values())

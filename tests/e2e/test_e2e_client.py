@@ -104,7 +104,7 @@ def listed(system: System, count: int) -> list[str] | None:
 
 
 @pytest.mark.timeout(120)
-def test_the_client_uploads_an_input_that_exceeds_the_request_size_limit_to_blob_storage(
+def test_the_client_uploads_an_input_to_blob_storage_if_the_input_is_too_large_for_a_request(
     system: System, tmp_path: Path
 ) -> None:
     large = tmp_path / "large.bin"

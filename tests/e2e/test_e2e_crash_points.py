@@ -176,7 +176,7 @@ def test_a_caller_gets_the_result_before_the_orchestration_recovers_from_a_crash
         system.wait_until_empty()
 
 
-def test_a_job_succeeds_although_its_orchestration_recovers_from_a_host_crash_after_the_deadline(
+def test_a_job_succeeds_although_the_host_dies_and_the_orchestration_resumes_after_the_deadline(
     tmp_path: Path,
 ) -> None:
     point = "before-save-after-event:reply"
@@ -268,7 +268,7 @@ def test_a_webhook_is_delivered_although_the_host_dies(tmp_path: Path, point: st
         assert {headers["webhook-id"] for headers, _ in receiver.received} == {event_id(job_id)}
 
 
-def test_200_jobs_cancelled_right_after_their_202_responses_stay_cancelled(
+def test_200_jobs_that_are_cancelled_right_after_their_202_responses_stay_cancelled(
     tmp_path: Path,
 ) -> None:
     with run_crashing_system(tmp_path, timeout_seconds=LONG_SECONDS, without=("worker",)) as system:

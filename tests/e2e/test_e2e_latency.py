@@ -18,7 +18,7 @@ DELAY_MS = 100.0
 FEWEST_HOPS = 2.5
 
 
-def test_a_job_takes_at_least_two_and_a_half_times_the_simulated_network_delay(
+def test_the_latency_of_a_job_is_at_least_two_and_a_half_times_the_simulated_network_delay(
     tmp_path: Path,
 ) -> None:
     with run_system(tmp_path, DELAY_MS) as url:

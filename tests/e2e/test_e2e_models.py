@@ -252,7 +252,9 @@ def test_a_tensor_of_the_open_inference_protocol_reaches_the_model_as_an_array(
     assert np.array_equal(found, np.array([[2, 5], [-6, 8]], np.float32))
 
 
-def test_an_input_that_is_not_an_array_is_refused_with_status_415(torchvision: System) -> None:
+def test_an_input_that_is_not_an_array_is_refused_with_status_415_if_the_model_requires_an_array(
+    torchvision: System,
+) -> None:
     data = [base64.b64encode(b"[").decode()]
     tensor = {"name": "x", "datatype": "BYTES", "shape": [1], "data": data}
     refused = torchvision.http.post("/v2/models/doubling/infer", json={"inputs": [tensor]})

@@ -150,7 +150,7 @@ def test_the_models_check_command_reports_the_memory_that_a_model_declares(tmp_p
         ),
     ],
 )
-def test_the_models_check_command_reports_a_faulty_model_or_input_with_an_error_code(
+def test_the_models_check_command_prints_an_error_code_for_a_faulty_model_or_input(
     tmp_path: Path, content: str, code: str, more: str, message: str
 ) -> None:
     file = tmp_path / "input.txt"
@@ -250,7 +250,7 @@ def test_the_models_check_command_reports_a_missing_parameter(tmp_path: Path) ->
     assert "invalid-input: parameters/count: the parameter is missing" in done.stderr
 
 
-def test_the_models_check_command_under_load_suggests_a_batch_size_and_estimates_the_cost(
+def test_the_models_check_command_with_the_load_option_suggests_a_batch_size_and_a_cost(
     tmp_path: Path,
 ) -> None:
     code = """
@@ -287,7 +287,9 @@ class Infer:
     assert "per 1,000 jobs" in done.stdout
 
 
-def test_the_models_check_command_under_load_reports_a_job_that_fails(tmp_path: Path) -> None:
+def test_the_models_check_command_with_the_load_option_reports_a_job_that_fails(
+    tmp_path: Path,
+) -> None:
     code = """
 class Infer:
     accepts = "text"
@@ -322,7 +324,7 @@ def test_the_models_check_command_refuses_invalid_options_for_the_load_test(
     assert message in " ".join(done.stderr.replace("│", " ").split())
 
 
-def test_the_models_check_command_writes_text_printed_by_a_model_to_standard_error(
+def test_the_models_check_command_redirects_the_standard_output_of_model_code_to_standard_error(
     tmp_path: Path,
 ) -> None:
     code = """

@@ -63,7 +63,9 @@ def compare(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_models_compare_command_shows_agreement_and_latency_and_memory(tmp_path: Path) -> None:
+def test_the_models_compare_command_shows_agreement_and_latency_and_memory_of_two_versions(
+    tmp_path: Path,
+) -> None:
     # A shell replaces inputs/*.txt by several arguments.
     files = [f"inputs/{name}.txt" for name in ("even", "odd", "raise")]
     done = compare(tmp_path, "tried", "1", "2", "--on", *files)

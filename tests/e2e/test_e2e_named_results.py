@@ -99,7 +99,9 @@ def test_the_asynchronous_client_downloads_large_json_results_and_pictures(
     asyncio.run(run())
 
 
-def test_open_inference_returns_a_picture_and_json_as_two_tensors(pictured: System) -> None:
+def test_an_open_inference_response_contains_a_picture_and_json_as_two_tensors(
+    pictured: System,
+) -> None:
     tensor = {
         "name": "size",
         "datatype": "BYTES",

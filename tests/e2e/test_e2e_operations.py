@@ -140,7 +140,7 @@ def accepted(http: httpx.Client) -> int:
     return sum(series["models"]["noop"]["accepted"])
 
 
-def test_the_overview_still_counts_the_jobs_of_a_gateway_that_has_ended(
+def test_the_overview_still_counts_the_jobs_that_a_stopped_gateway_has_accepted(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     with running(tmp_path / "data", without=("worker",), environment=environment) as system:
@@ -163,7 +163,7 @@ def test_the_overview_still_counts_the_jobs_of_a_gateway_that_has_ended(
         assert text.count('loosely_gateway_jobs_accepted_total{model="noop"') == 2
 
 
-def test_only_the_scope_ops_read_gives_access_to_the_overview_the_series_and_the_metrics(
+def test_the_overview_and_the_time_series_and_the_metrics_require_the_scope_ops_read(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     keys = {

@@ -12,7 +12,7 @@ from tests.e2e.system import System, running
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 
-def test_a_second_loosely_up_command_can_start_a_worker_for_the_jobs_of_the_first_command(
+def test_a_worker_of_a_second_loosely_up_command_runs_a_job_of_the_first_command(
     tmp_path: Path,
 ) -> None:
     with running(tmp_path / "first", without=("worker",)) as first:

@@ -135,7 +135,7 @@ def test_a_working_system_passes_every_check_of_the_smoke_test(
     assert KEY not in str(fake_cloud.calls(scripts.bin))
 
 
-def test_each_smoke_test_check_that_submits_jobs_fails_if_the_model_is_unknown(
+def test_each_check_that_submits_jobs_fails_in_a_smoke_test_with_an_unknown_model(
     system: System, tmp_path: Path
 ) -> None:
     scripts = scripts_for(system, tmp_path, WORKER_HOST="aca")
@@ -339,7 +339,7 @@ class TestFaultyGateway:
         ),
     ],
 )
-def test_each_gateway_check_of_the_smoke_test_fails_if_its_claim_is_false(
+def test_each_gateway_check_of_the_smoke_test_fails_for_a_faulty_gateway(
     check: str,
     answers: dict[str, tuple[int, dict[str, Any]]],
     text: str,

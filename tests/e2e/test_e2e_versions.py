@@ -91,7 +91,7 @@ def test_the_new_job_of_a_redriven_dead_letter_runs_on_the_same_version_of_the_m
     assert (again["version"], again["error"]["code"]) == ("2", "dead-lettered")
 
 
-def test_the_loosely_up_command_fails_with_a_reason_if_no_worker_serves_a_version_of_a_model(
+def test_the_loosely_up_command_fails_and_names_the_model_version_that_no_worker_serves(
     tmp_path: Path,
 ) -> None:
     catalogue = tmp_path / "models.toml"

@@ -297,7 +297,7 @@ async def test_the_worker_pool_fails_if_the_workers_refuse_their_settings(
     assert harness.running() == set()
 
 
-async def test_the_worker_pool_restarts_a_worker_that_crashes_at_startup_until_the_worker_runs(
+async def test_the_worker_pool_restarts_a_worker_until_the_worker_no_longer_crashes_at_startup(
     harness: PoolHarness,
 ) -> None:
     (harness.home / "worker-1.crash").touch()

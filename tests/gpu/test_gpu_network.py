@@ -110,7 +110,7 @@ def test_a_network_compiled_by_inductor_has_the_same_outputs_as_an_uncompiled_ne
         torch.testing.assert_close(outputs, expected(items[:count]), rtol=1e-2, atol=1e-2)
 
 
-def test_two_calls_of_a_network_with_equal_items_return_equal_outputs() -> None:
+def test_a_network_returns_equal_outputs_in_two_calls_with_equal_items() -> None:
     network = Network(nn.Sequential(*[nn.Linear(2048, 2048) for _ in range(20)]))
     items = [torch.ones(2048) for _ in range(64)]
     torch.testing.assert_close(network(items), network(items))

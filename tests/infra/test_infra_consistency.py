@@ -28,7 +28,7 @@ def test_each_generated_deployment_file_is_up_to_date() -> None:
         )
 
 
-def test_the_simplified_bicep_contains_only_syntax_that_checkov_can_parse() -> None:
+def test_bicep_files_are_simplified_to_syntax_that_checkov_can_parse() -> None:
     text = (
         "import { Tags, Token } from 'types.bicep'\nparam tags Tags\nparam token Token\n"
         "param names string[] = []\n"
@@ -71,7 +71,7 @@ def test_each_version_of_a_model_gets_its_own_queues_and_workers_and_scaler(tmp_
     assert [each for each in files["models.yaml"] if each in manifests] == manifests
 
 
-def test_a_model_version_that_gets_a_percentage_of_the_jobs_and_has_a_fallback_keeps_one_worker(
+def test_a_model_version_with_a_percentage_of_the_jobs_and_a_fallback_has_at_least_one_worker(
     tmp_path: Path,
 ) -> None:
     split = 'versions = {"1" = 95, "2" = 5}\nfallback = "1"\n[classifier."2"]\n[classifier."3"]\n'

@@ -310,7 +310,7 @@ def test_a_deployment_with_a_model_that_is_kept_warm_passes_all_checks(warm_copy
 
 
 @pytest.mark.parametrize("fault", WARM_FAULTS, ids=name_of)
-def test_the_consistency_checks_find_each_planted_fault_of_a_model_that_is_kept_warm(
+def test_the_consistency_checks_find_each_planted_fault_in_a_deployment_with_a_model_kept_warm(
     fault: tuple[str, str, str], warm_copy: Path
 ) -> None:
     plant(warm_copy, fault)

@@ -427,7 +427,7 @@ class TestFetchWeights:
         path.write_text(f"# A comment.\n{digest} acme/net/resolve/{COMMIT}/a%20b.bin\n")
         return str(path)
 
-    def test_hub_weights_are_copied_only_once_to_a_blob_whose_name_contains_the_digest(
+    def test_hugging_face_weights_are_copied_only_once_to_a_blob_named_by_the_digest(
         self, scripts: ScriptRunner, tmp_path: Path, hub: FakeHub
     ) -> None:
         path = self.write_list(tmp_path, hub)
@@ -437,7 +437,7 @@ class TestFetchWeights:
         assert scripts.state["blobs"] == {f"sha256/{digest}": digest}
         assert len(hub.storage_requests) == 1
 
-    def test_the_hub_token_is_neither_on_a_command_line_nor_sent_to_a_redirect_target(
+    def test_the_hugging_face_token_is_neither_on_a_command_line_nor_sent_to_a_redirect_target(
         self, scripts: ScriptRunner, tmp_path: Path, hub: FakeHub
     ) -> None:
         hub.token = "hf_ThisMustStaySecret"
@@ -452,7 +452,7 @@ class TestFetchWeights:
         script = (scripts.root / "infra" / "scripts" / "fetch-weights.sh").read_text("utf-8")
         assert "print_options | curl --config -" in script
 
-    def test_hub_weights_whose_digest_differs_from_the_catalogue_are_not_uploaded(
+    def test_hugging_face_weights_whose_digest_differs_from_the_catalogue_are_not_uploaded(
         self, scripts: ScriptRunner, tmp_path: Path, hub: FakeHub
     ) -> None:
         path = self.write_list(tmp_path, hub, b"other")
@@ -461,7 +461,7 @@ class TestFetchWeights:
         assert "as in the catalogue: nothing was uploaded" in ended.stderr
         assert not scripts.state.get("blobs")
 
-    def test_the_error_names_the_weights_that_cannot_be_downloaded_from_the_hub(
+    def test_the_error_of_the_weights_script_names_hugging_face_weights_that_cannot_be_downloaded(
         self, scripts: ScriptRunner, tmp_path: Path, hub: FakeHub
     ) -> None:
         path = self.write_list(tmp_path, hub)
@@ -476,7 +476,7 @@ class TestFetchWeights:
             assert scripts.run("fetch-weights.sh", path, **environment).returncode == 1
         assert len(hub.hub_requests) == 1
 
-    def test_a_deployment_copies_weights_from_the_hub_before_it_starts_workers(
+    def test_a_deployment_copies_weights_from_hugging_face_before_it_starts_workers(
         self, scripts: ScriptRunner, hub: FakeHub
     ) -> None:
         path = scripts.root / "infra" / "weights.txt"

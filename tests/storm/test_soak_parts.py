@@ -232,7 +232,7 @@ def test_a_soak_test_causes_each_kind_of_fault() -> None:
     assert found == {Kill, Stop, SlowLink, FullDisk}
 
 
-def test_a_soak_test_plans_no_full_disk_fault_if_no_disk_can_be_filled() -> None:
+def test_a_soak_test_does_not_plan_to_fill_a_disk_if_no_disk_can_be_filled() -> None:
     assert next(plan_faults(1, ("functions",), None, ("disk",), 5.0), None) is None
 
 
@@ -435,7 +435,7 @@ def test_the_memory_slope_ignores_short_peaks_and_growth_during_the_warm_up() ->
 
 
 @pytest.mark.parametrize(("minutes", "seconds"), [(60, 300.0), (10, 60.0), (24, 120.0)])
-def test_the_default_warm_up_takes_a_quarter_of_the_phase_without_kills_but_at_least_a_minute(
+def test_the_default_warm_up_is_a_quarter_of_the_kill_free_phase_but_at_least_a_minute(
     minutes: float, seconds: float
 ) -> None:
     assert choose_warm_up(minutes * 60 / 3) == seconds

@@ -74,20 +74,20 @@ def test_the_storm_report_lists_a_job_that_expired() -> None:
     assert find_broken(see(accepted(), resource("expired"))) == ["expired"]
 
 
-def test_the_storm_report_counts_a_second_job_with_the_same_idempotency_key_as_doubled() -> None:
+def test_a_second_job_with_the_same_idempotency_key_counts_as_doubled_in_the_storm_report() -> None:
     job = see(accepted(JobKind.KEYED), resource("succeeded"))
     job.accept("another id", "3.1")
     assert find_broken(job) == ["doubled"]
 
 
 @pytest.mark.parametrize("later", [resource("succeeded", attempt=2), resource("queued")])
-def test_the_storm_report_counts_a_job_that_changes_after_its_end_as_doubled(
+def test_a_job_that_changes_after_its_end_counts_as_doubled_in_the_storm_report(
     later: dict[str, Any],
 ) -> None:
     assert find_broken(see(accepted(), resource("succeeded"), later)) == ["doubled"]
 
 
-def test_the_storm_report_counts_a_job_as_doubled_if_the_ended_job_later_gets_status_404() -> None:
+def test_a_job_that_is_unknown_after_its_end_counts_as_doubled_in_the_storm_report() -> None:
     job = see(accepted(), resource("succeeded"))
     job.see_unknown(job.known)
     assert find_broken(job) == ["doubled"]

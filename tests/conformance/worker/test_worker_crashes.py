@@ -118,7 +118,7 @@ def test_a_worker_without_capacity_locks_no_further_messages(
     services.wait_until_empty("patient")
 
 
-def test_sigterm_makes_the_worker_return_waiting_jobs_and_finish_the_running_job(
+def test_a_worker_returns_waiting_jobs_to_the_queue_and_finishes_the_running_job_after_sigterm(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, gate: Gate
 ) -> None:
     worker = start_worker("single")
@@ -177,7 +177,7 @@ def test_an_idle_worker_exits_immediately_after_a_stop_signal(
     assert "Traceback" not in worker.log.read_text()
 
 
-def test_a_second_signal_or_the_end_of_the_grace_period_ends_the_worker_despite_a_running_job(
+def test_a_worker_with_a_running_job_exits_after_a_second_stop_signal_or_the_grace_period(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     patient = start_worker("single")

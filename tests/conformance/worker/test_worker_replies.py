@@ -68,7 +68,7 @@ def test_a_reply_is_sent_again_after_a_temporary_failure(
     assert waits[1] > waits[0] / 2
 
 
-def test_a_reply_is_not_sent_again_after_the_wait_function_has_returned_false(
+def test_a_reply_is_not_sent_again_after_the_caller_has_stopped_the_retries(
     gateway: Gateway, replies: GatewayClient
 ) -> None:
     gateway.answers["job"] = [503] * 99
@@ -103,7 +103,7 @@ def test_sending_a_reply_to_an_unreachable_gateway_raises_a_reply_undelivered_er
     ("status", "wanted"),
     [(200, True), (410, False), (404, None), (429, None), (500, None), (401, True)],
 )
-def test_only_a_response_with_status_410_means_that_the_gateway_no_longer_needs_the_job(
+def test_the_gateway_client_reports_a_job_as_unwanted_only_after_a_response_with_status_410(
     gateway: Gateway, replies: GatewayClient, status: int, wanted: bool | None
 ) -> None:
     gateway.asked_status["job"] = status

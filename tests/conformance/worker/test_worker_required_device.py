@@ -25,7 +25,7 @@ def has_failed(probe: str) -> Callable[[], bool]:
     return check
 
 
-def test_a_worker_that_requires_cuda_leaves_the_job_in_the_queue_if_the_machine_has_no_gpu(
+def test_a_worker_that_requires_cuda_leaves_jobs_in_the_queue_on_a_machine_without_a_gpu(
     services: LocalServices, gateway: Gateway, start_worker: StartWorker
 ) -> None:
     identity = job_id()

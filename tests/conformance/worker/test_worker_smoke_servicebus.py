@@ -87,7 +87,7 @@ def faulty_services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalS
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.run.__name__)
-def test_the_smoke_test_confirms_each_claim_about_a_working_service_bus(
+def test_a_working_service_bus_passes_each_check_of_the_smoke_test(
     services: LocalServices, check: Check
 ) -> None:
     finding = run_check(check, broker_of(services))
@@ -106,7 +106,7 @@ def test_the_smoke_test_confirms_each_claim_about_a_working_service_bus(
         (LETTER, FindingResult.FAILED, "lacks DeadLetterReason and DeadLetterErrorDescription"),
     ],
 )
-def test_the_smoke_test_reports_each_claim_that_is_false_for_a_faulty_service_bus(
+def test_the_smoke_test_reports_each_fault_of_a_faulty_service_bus(
     faulty_services: LocalServices, claim: str, result: FindingResult, text: str
 ) -> None:
     finding = run_check(CHECKS_BY_CLAIM[claim], broker_of(faulty_services))
@@ -141,7 +141,7 @@ def test_the_smoke_test_fails_if_locked_messages_do_not_count_as_active(
     assert finding.text == text
 
 
-def test_a_claim_is_reported_as_not_applicable_if_the_test_queue_cannot_be_created(
+def test_a_service_bus_check_is_reported_as_not_applicable_if_no_queue_can_be_created(
     services: LocalServices,
 ) -> None:
     broker = CheckedNamespace(AzureEndpoint(services.service_bus_url), NoQueues(), 0.5)
@@ -150,7 +150,7 @@ def test_a_claim_is_reported_as_not_applicable_if_the_test_queue_cannot_be_creat
     assert finding == Finding(CHECKS[0].claim, FindingResult.NOT_APPLICABLE, text)
 
 
-def test_a_claim_about_service_bus_fails_if_the_namespace_does_not_respond(
+def test_a_service_bus_check_fails_if_the_namespace_does_not_respond(
     services: LocalServices,
 ) -> None:
     address = "Endpoint=sb://localhost:9;SharedAccessKeyName=a;SharedAccessKey=b;"
@@ -162,7 +162,7 @@ def test_a_claim_about_service_bus_fails_if_the_namespace_does_not_respond(
     assert finding.text.startswith("a message could not be sent: ")
 
 
-def test_the_send_command_exits_with_status_3_if_the_queue_is_missing(
+def test_the_send_command_of_the_smoke_test_exits_with_status_3_if_the_queue_is_missing(
     services: LocalServices, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SERVICE_BUS_CONNECTION", services.service_bus_url)

@@ -57,7 +57,9 @@ def test_only_end_to_end_tests_call_time_sleep() -> None:
     assert names([path for path in sleepers if "e2e" not in path.parts]) == []
 
 
-def test_only_the_consumer_factory_constructs_consumers_for_the_worker_and_the_load_check() -> None:
+def test_only_the_consumer_factory_constructs_consumers_and_only_the_listed_modules_call_it() -> (
+    None
+):
     makers = [path for path in MODULES if "Consumer(" in path.read_text(encoding="utf-8")]
     assert names(makers) == ["worker/pipeline/factory.py"]
     callers = [path for path in MODULES if "make_consumer(" in path.read_text(encoding="utf-8")]

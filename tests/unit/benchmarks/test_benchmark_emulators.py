@@ -3,13 +3,15 @@ import pytest
 from benchmarks.emulators import BrokerFigure, main
 
 
-def test_a_broker_benchmark_figure_shows_rate_and_latency_percentiles_and_processor_time() -> None:
+def test_a_row_of_the_broker_benchmark_shows_rate_and_latency_percentiles_and_processor_time() -> (
+    None
+):
     seconds = [0.001] * 94 + [0.011] * 6
     figure = BrokerFigure("send", 100_000, 1, seconds, 0.5, 0.04)
     assert figure.cells() == ["send", "100,000", "1", "200", "1.00", "11.00", "0.40"]
 
 
-def test_a_broker_benchmark_figure_without_processor_time_has_an_empty_table_cell() -> None:
+def test_a_row_of_the_broker_benchmark_has_an_empty_cell_if_the_processor_time_is_unknown() -> None:
     assert BrokerFigure("receive", 0, 1, [0.001] * 10, 0.5, None).cells()[-1] == ""
 
 

@@ -114,7 +114,7 @@ def url() -> Iterator[str]:
         thread.join()
 
 
-def test_the_benchmark_client_pairs_each_request_with_the_response_to_this_request(
+def test_the_benchmark_client_stores_each_response_with_the_number_of_its_request(
     url: str,
 ) -> None:
     bodies = [b"first", b"second", b"third"]
@@ -149,7 +149,7 @@ def test_the_duration_of_a_benchmark_run_ends_at_the_last_successful_response() 
     assert len(exchanges.ok) == 2
 
 
-def test_the_longest_time_without_a_response_is_measured_from_the_given_start_time() -> None:
+def test_the_longest_time_without_a_response_excludes_the_time_before_the_given_start() -> None:
     assert longest_silence([1.0, 2.0, 5.0, 5.5], begin=1.5) == 3.0
     assert longest_silence([1.0, 9.0], begin=1.5) == 7.5
 
