@@ -121,7 +121,7 @@ def submit_operation(document: dict[str, Any], model: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("way", ["query", "form", "json"])
-async def test_the_openapi_document_describes_model_parameters_for_queries_and_forms_and_json_bodies(
+async def test_the_openapi_document_describes_model_parameters_in_queries_and_forms_and_json_bodies(
     declared: RunningGateway, way: str
 ) -> None:
     document = (await declared.http.get("/openapi.json")).json()
