@@ -135,7 +135,7 @@ class TestPool:
     The test sets how many workers need a node.
     """
 
-    def test_an_empty_node_is_not_removed_within_ten_minutes_after_another_node_was_added(
+    def test_an_empty_node_is_kept_for_at_least_ten_minutes_after_another_node_was_added(
         self,
     ) -> None:
         timeline = SimulationClock()
@@ -266,7 +266,7 @@ class TestCost:
         assert FIRST_PAUSE_SECONDS == cost.FIRST_PAUSE_SECONDS
         assert LONGEST_PAUSE_SECONDS == cost.LONGEST_PAUSE_SECONDS
 
-    def test_a_bill_names_the_items_without_a_price_and_omits_these_items_from_the_sum(
+    def test_a_bill_lists_the_unknown_prices_and_gives_no_cost_for_their_items(
         self,
     ) -> None:
         found = estimate_cost(self.deployment(), Prices.load(PRICES))
@@ -288,7 +288,7 @@ class TestCost:
         # A job of 20 s every 10 s needs 2 GPUs, but each GPU may be busy for only 0.7 of the time.
         assert found.bills[-1].name == "always on, 3 GPUs"
 
-    def test_the_bill_subtracts_the_free_monthly_grant_for_on_demand_function_instances(
+    def test_on_demand_function_instances_within_the_free_monthly_grant_cost_nothing(
         self,
     ) -> None:
         document = yaml.safe_load(PRICES.read_text())

@@ -120,7 +120,7 @@ class TestAutoscaler:
     def test_the_autoscaler_does_not_scale_up_from_zero_replicas(self) -> None:
         assert Autoscaler(ScaledObject()).decide(0.0, 0, [1000]) == 0
 
-    def test_select_policy_min_uses_the_smallest_change_and_select_policy_disabled_stops_scaling(
+    def test_the_select_policy_min_allows_the_smallest_change_and_disabled_allows_no_change(
         self,
     ) -> None:
         policies = (
@@ -175,7 +175,9 @@ class TestActivation:
         assert Autoscaler(scaling).decide(0.0, 2, [40]) == 4
         assert activation.decide(1.0, 4, [40]) == 0
 
-    def test_keda_scales_from_the_idle_replica_count_to_the_minimum_after_activity(self) -> None:
+    def test_keda_scales_from_the_idle_replica_count_to_the_minimum_when_a_message_arrives(
+        self,
+    ) -> None:
         """With idleReplicaCount 0 and minReplicaCount 10, the first message starts ten replicas."""
         scaling = ScaledObject(min_replica_count=10, idle_replica_count=0)
         activation = Activation(scaling, 0.0)
@@ -215,7 +217,7 @@ class TestActivation:
 
 
 class TestScaler:
-    def test_a_burst_of_messages_scales_the_replicas_up_from_zero_and_later_back_to_zero(
+    def test_replicas_scale_up_from_zero_during_a_burst_of_messages_and_return_to_zero_afterwards(
         self,
     ) -> None:
         """The queue has 100 messages from 30 s to 200 s.
@@ -233,7 +235,7 @@ class TestScaler:
         assert seen[510.0] == 0
 
     @given(st.lists(st.one_of(st.none(), st.integers(0, 300)), min_size=1, max_size=80))
-    def test_keda_and_the_autoscaler_keep_replicas_within_the_bounds_and_end_at_zero(
+    def test_the_replica_count_stays_within_the_bounds_and_falls_to_zero_if_the_queue_stays_empty(
         self, counts: list[int | None]
     ) -> None:
         scaler = Scaler(ScaledObject(max_replica_count=7), 0.0)

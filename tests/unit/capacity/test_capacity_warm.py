@@ -98,7 +98,9 @@ def gpu_hours(scaling: ScaledObject, prices: Prices) -> float:
     return estimate_cost(deployment, prices).bills[0].gpu_hours
 
 
-def test_the_cost_counts_the_hours_in_which_workers_are_kept_warm(prices: Prices) -> None:
+def test_the_cost_estimate_includes_the_gpu_hours_of_workers_that_are_kept_warm(
+    prices: Prices,
+) -> None:
     cold = gpu_hours(DEPLOYED, prices)
     warm = gpu_hours(replace(DEPLOYED, cron=(replace(OFFICE, desired_replicas=1),)), prices)
     always = gpu_hours(replace(DEPLOYED, min_replica_count=1), prices)

@@ -126,7 +126,7 @@ media_types = {types}
 """
 
 
-def test_a_catalogue_entry_of_three_lines_gets_default_limits_and_a_default_queue(
+def test_a_catalogue_entry_with_only_the_required_keys_gets_default_limits_and_a_default_queue(
     tmp_path: Path,
 ) -> None:
     images = Catalogue.load(write(tmp_path, MINIMAL.format(types='["image/png"]')))["small"]
@@ -178,7 +178,7 @@ def test_the_error_for_an_unknown_model_suggests_similar_names() -> None:
     assert caught.value.nearest == ("classifier",)
 
 
-def test_the_list_of_hub_weights_for_a_deployment_contains_each_file_once(
+def test_the_list_of_hugging_face_files_for_a_deployment_contains_each_file_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hub = f'weights = "hf:acme/net@{COMMIT}/a b.bin"\nweights_sha256 = "{SHA256}"\n'
@@ -335,7 +335,7 @@ def test_the_error_for_a_missing_catalogue_names_the_file(tmp_path: Path) -> Non
         Catalogue.load(tmp_path / "nowhere.toml")
 
 
-def test_each_model_has_two_queues_with_duplicate_detection() -> None:
+def test_the_queue_configuration_has_two_queues_with_duplicate_detection_for_each_model() -> None:
     (namespace,) = queues.config(Catalogue.load())["UserConfig"]["Namespaces"]
     by_name = {queue["Name"]: queue["Properties"] for queue in namespace["Queues"]}
     names = ("classifier", "voice-activity", "noop")
@@ -345,7 +345,9 @@ def test_each_model_has_two_queues_with_duplicate_detection() -> None:
     assert all(properties["RequiresDuplicateDetection"] for properties in by_name.values())
 
 
-def test_the_queues_command_prints_the_emulator_configuration(tmp_path: Path) -> None:
+def test_the_queues_command_prints_the_configuration_of_the_service_bus_emulator(
+    tmp_path: Path,
+) -> None:
     command = [sys.executable, "-m", "contract.queues"]
     folder = DEFAULT_PATH.parents[1]
     good = subprocess.run(command, cwd=folder, capture_output=True, check=True)

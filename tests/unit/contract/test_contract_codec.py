@@ -430,7 +430,7 @@ def test_a_message_over_the_size_limit_is_refused_before_parsing(
         decode(b" " * (MAX_MESSAGE_BYTES + 1))
 
 
-def test_the_error_for_a_large_message_recommends_blob_storage() -> None:
+def test_the_error_for_a_message_over_the_size_limit_recommends_blob_storage() -> None:
     large = replace(REQUEST, input=InlineBytes("text/plain", b"x" * MAX_MESSAGE_BYTES))
     with pytest.raises(MessageTooLarge, match="send a reference"):
         encode_request(large)

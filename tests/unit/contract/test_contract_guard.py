@@ -58,7 +58,7 @@ def test_the_url_guard_refuses_addresses_that_are_not_public(host: str) -> None:
         *("127.000.000.001", "01.02.03.04", "256.1.1.1", "1.2.3.4.5", "0x", "8.8.8.010"),
     ],
 )
-def test_the_url_guard_refuses_unusual_spellings_of_addresses(host: str) -> None:
+def test_the_url_guard_refuses_unusual_spellings_of_ip_addresses(host: str) -> None:
     with pytest.raises(ForbiddenAddress):
         GUARD.check_form(f"https://{host}/hook")
     with pytest.raises(ForbiddenAddress):
@@ -292,7 +292,9 @@ def test_no_private_or_reserved_address_counts_as_public(
 
 
 @given(st.text(max_size=60) | st.text(max_size=60).map("https://{}".format))
-def test_checking_any_text_as_a_url_returns_a_target_or_raises_forbidden_address(text: str) -> None:
+def test_the_url_guard_returns_an_https_target_or_raises_forbidden_address_for_any_text(
+    text: str,
+) -> None:
     try:
         target = GUARD.check_form(text)
     except ForbiddenAddress:

@@ -62,7 +62,7 @@ def test_the_error_for_an_invalid_parameter_has_a_json_pointer_and_describes_the
     assert len(str(caught.value)) < 250
 
 
-def test_the_error_for_an_unknown_parameter_says_that_the_model_has_no_parameters() -> None:
+def test_a_parameter_for_a_model_without_parameters_is_refused_as_unknown() -> None:
     with pytest.raises(InvalidParameter, match="no such parameter; it has no parameters"):
         check_parameters({}, {"top": 1})
 

@@ -20,7 +20,7 @@ SCHEMA = json.loads(JOB_REQUEST_SCHEMA.read_text(encoding="utf-8"))
 VALIDATOR = Draft202012Validator(SCHEMA)
 
 
-def test_the_request_schema_is_valid_json_schema() -> None:
+def test_the_request_schema_is_a_valid_json_schema() -> None:
     Draft202012Validator.check_schema(SCHEMA)
 
 

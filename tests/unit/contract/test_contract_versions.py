@@ -67,13 +67,13 @@ def test_a_model_version_with_0_percent_gets_no_job_and_one_with_100_percent_get
     assert {choose_version(percentages, job_id) for job_id in JOB_IDS[:500]} == {"2"}
 
 
-def test_all_versions_of_a_model_have_the_same_named_inputs(tmp_path: Path) -> None:
+def test_each_version_of_a_model_inherits_the_named_inputs_of_the_model(tmp_path: Path) -> None:
     inputs = 'inputs.mask = {media_types = ["image/png"]}\nmax_batch_size = 4'
     catalogue = load(tmp_path, MODEL.replace("max_batch_size = 4", inputs))
     assert {model.required_inputs for model in catalogue.values()} == {("mask",)}
 
 
-def test_each_version_of_a_model_is_a_separate_catalogue_entry_with_a_separate_queue(
+def test_each_version_of_a_model_gets_a_separate_catalogue_entry_and_a_separate_queue(
     tmp_path: Path,
 ) -> None:
     catalogue = load(tmp_path)
@@ -116,7 +116,7 @@ def test_a_model_name_with_a_version_selects_one_version_and_a_plain_name_select
         assert join_name(*split_name(name)) == name
 
 
-def test_a_model_without_percentages_sends_all_jobs_to_version_1(tmp_path: Path) -> None:
+def test_version_1_gets_all_jobs_if_the_model_sets_no_percentages(tmp_path: Path) -> None:
     text = MODEL.replace('versions = {"1" = 95, "2" = 5}\n', "")
     assert dict(load(tmp_path, text)["small:2"].versions) == {"1": 100, "2": 0, "10": 0}
 
@@ -209,7 +209,7 @@ def test_a_fallback_is_refused_if_the_model_has_only_one_version(tmp_path: Path)
         ("", None),
     ],
 )
-def test_a_percentage_of_the_jobs_for_a_model_version_that_no_worker_serves_is_refused(
+def test_the_queues_command_refuses_a_version_that_gets_jobs_if_no_worker_serves_the_version(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], served: str, message: str | None
 ) -> None:
     other = MODEL.partition("[small.")[0].replace("[small]", "[other]")

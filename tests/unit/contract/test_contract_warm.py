@@ -41,7 +41,7 @@ def load(folder: Path, lines: str) -> Catalogue:
         ("Sat 18:00-00:00 UTC", (5,), "0 18 * * 6", "0 0 * * 0"),
     ],
 )
-def test_a_warm_period_has_cron_expressions_for_its_starts_and_its_ends(
+def test_a_warm_period_is_converted_to_cron_expressions_for_its_start_and_its_end(
     text: str, days: tuple[int, ...], start_cron: str, end_cron: str
 ) -> None:
     period = parse_period(text)
@@ -103,7 +103,7 @@ def test_a_catalogue_entry_sets_the_minimum_number_of_workers_inside_and_outside
     assert printed["small"].warm == ()
 
 
-def test_the_example_of_warm_periods_in_the_guide_is_valid_in_a_catalogue_entry(
+def test_the_example_of_warm_periods_in_the_documentation_is_valid_in_a_catalogue_entry(
     tmp_path: Path,
 ) -> None:
     guide = (Path(__file__).parents[3] / "docs" / "models.md").read_text("utf-8")
@@ -123,7 +123,7 @@ def test_the_example_of_warm_periods_in_the_guide_is_valid_in_a_catalogue_entry(
         ),
     ],
 )
-def test_minimum_numbers_of_workers_that_would_have_no_effect_are_refused(
+def test_negative_or_ineffective_minimum_numbers_of_workers_are_refused(
     lines: str, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(CatalogueError, match=message):

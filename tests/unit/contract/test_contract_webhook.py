@@ -33,7 +33,9 @@ def test_a_webhook_with_two_signatures_can_be_verified_with_the_old_or_the_new_s
     assert Webhook(secret).verify(BODY, headers(NEW, OLD)) == json.loads(BODY)
 
 
-def test_the_verification_of_a_webhook_fails_for_a_wrong_secret_body_id_or_time() -> None:
+def test_webhook_verification_fails_if_the_secret_or_the_body_or_the_id_or_the_time_is_wrong() -> (
+    None
+):
     signed = headers(NEW)
     with pytest.raises(WebhookVerificationError):
         Webhook(OTHER).verify(BODY, signed)
@@ -71,7 +73,7 @@ def test_the_webhook_command_prints_the_webhook_secrets_of_a_tenant(
     ("tenant", "text", "said"),
     [("acme", "", "is empty"), ("", OLD, "must not be empty"), ("acme", "whsec_%hidden", "base64")],
 )
-def test_the_webhook_command_refuses_missing_or_invalid_arguments_and_shows_no_secret(
+def test_the_webhook_command_refuses_missing_or_invalid_input_and_shows_no_secret(
     tenant: str,
     text: str,
     said: str,

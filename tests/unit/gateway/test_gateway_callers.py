@@ -325,7 +325,7 @@ async def test_an_api_key_is_neither_returned_nor_logged(
     )
 
 
-async def test_the_same_idempotency_key_of_two_tenants_creates_two_jobs(
+async def test_requests_of_two_tenants_with_the_same_idempotency_key_create_two_jobs(
     closed: RunningGateway,
 ) -> None:
     first, same, other = [

@@ -145,7 +145,7 @@ async def test_a_redrive_of_all_matching_dead_letters_skips_those_that_were_alre
     assert [letter["id"] for letter in result["done"]] == [second]
 
 
-async def test_one_count_or_purge_request_examines_a_limited_number_of_dead_letters(
+async def test_one_request_to_count_or_purge_dead_letters_examines_a_limited_number_of_them(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bulk, "MAX_EXAMINED", 5)
@@ -254,7 +254,7 @@ async def test_an_invalid_dead_letter_action_is_refused_and_changes_nothing(
     assert (await count(gateway))["count"] == 1
 
 
-async def test_a_dead_letter_action_for_an_unknown_model_or_with_a_large_body_is_refused(
+async def test_a_dead_letter_action_for_an_unknown_model_or_with_a_too_large_body_is_refused(
     gateway: RunningGateway,
 ) -> None:
     assert (await act(gateway, "purge", 0, model="noob")).status_code == 404
@@ -293,7 +293,7 @@ async def test_each_redrive_and_purge_of_a_dead_letter_is_logged_with_the_name_o
     assert key not in caplog.text
 
 
-async def test_a_filter_by_reason_or_time_excludes_dead_letters_whose_value_is_malformed(
+async def test_a_filter_by_reason_or_time_excludes_dead_letters_with_a_malformed_reason_or_time(
     gateway: RunningGateway,
 ) -> None:
     for number, content in enumerate(

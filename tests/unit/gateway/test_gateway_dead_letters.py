@@ -372,7 +372,7 @@ async def test_an_invalid_query_parameter_of_the_dead_letter_list_is_refused(
     assert (await gateway.http.get(LETTERS, params=query)).json()["code"] == code
 
 
-async def test_a_dead_letter_stays_marked_as_redriven_if_the_trigger_runs_again_for_this_message(
+async def test_a_dead_letter_stays_marked_as_redriven_if_its_message_triggers_the_function_again(
     gateway: RunningGateway,
 ) -> None:
     job_id = await dead_job(gateway)

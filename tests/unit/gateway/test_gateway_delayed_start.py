@@ -159,7 +159,7 @@ def test_a_second_reply_after_the_orchestration_start_changes_neither_outcome_no
     in_gateway(test)
 
 
-def test_a_repeated_reply_counts_a_job_as_ended_once_if_the_first_reply_got_status_503() -> None:
+def test_an_ended_job_is_counted_once_if_the_reply_is_repeated_after_status_503() -> None:
     async def test(gateway: RunningGateway) -> None:
         gateway.durable.may_start.clear()
         response, request = await submit(gateway)
@@ -175,9 +175,7 @@ def test_a_repeated_reply_counts_a_job_as_ended_once_if_the_first_reply_got_stat
     in_gateway(test)
 
 
-def test_a_reply_is_accepted_and_counted_although_a_second_reply_recorded_the_outcome_first() -> (
-    None
-):
+def test_a_reply_is_accepted_and_counted_even_if_a_repeated_reply_has_stored_its_outcome() -> None:
     async def test(gateway: RunningGateway) -> None:
         gateway.durable.may_start.clear()
         response, request = await submit(gateway)
@@ -316,7 +314,9 @@ def test_the_orchestration_of_a_request_with_an_idempotency_key_starts_at_once()
     in_gateway(test)
 
 
-def test_a_reply_that_arrives_before_the_send_is_confirmed_is_not_recorded_in_a_blob() -> None:
+def test_a_reply_needs_no_outcome_blob_if_it_arrives_before_service_bus_confirms_the_message() -> (
+    None
+):
     async def test(gateway: RunningGateway) -> None:
         gateway.queues.may_confirm.clear()
         response, request = await submit(gateway)

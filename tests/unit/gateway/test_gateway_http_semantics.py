@@ -30,7 +30,7 @@ async def test_a_request_with_the_current_etag_in_if_none_match_gets_status_304(
     assert changed.headers["etag"] != tag
 
 
-async def test_an_if_match_header_without_the_current_etag_gets_status_412(
+async def test_a_request_whose_if_match_header_lacks_the_current_etag_gets_status_412(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -47,7 +47,7 @@ async def test_an_if_match_header_without_the_current_etag_gets_status_412(
 
 
 @pytest.mark.parametrize("named", ['"a"', "a", "", '"', "W/", "\xff", '"' * 999])
-async def test_a_different_or_malformed_etag_in_if_none_match_gets_status_200(
+async def test_a_request_with_another_or_a_malformed_etag_in_if_none_match_gets_status_200(
     gateway: RunningGateway, named: str
 ) -> None:
     job_id = await gateway.accept()
@@ -56,7 +56,7 @@ async def test_a_different_or_malformed_etag_in_if_none_match_gets_status_200(
     assert answer.status_code == 200
 
 
-async def test_a_request_for_the_result_with_the_current_etag_gets_status_304(
+async def test_a_result_request_with_the_current_etag_in_if_none_match_gets_status_304(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -195,7 +195,7 @@ async def test_a_get_request_from_a_page_of_another_site_is_permitted(
     assert answer.status_code == 200
 
 
-async def test_each_response_has_the_trace_id_in_the_traceresponse_header(
+async def test_each_response_has_the_trace_id_of_its_request_in_the_traceresponse_header(
     gateway: RunningGateway,
 ) -> None:
     trace_id = "0af7651916cd43dd8448eb211c80319c"

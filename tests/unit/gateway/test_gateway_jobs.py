@@ -57,7 +57,7 @@ async def test_a_waiting_request_returns_when_the_job_ends(gateway: RunningGatew
     assert "retry-after" not in answer.headers
 
 
-async def test_a_waiting_request_for_an_ended_job_returns_immediately(
+async def test_a_request_with_a_wait_preference_for_an_ended_job_returns_immediately(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -230,7 +230,7 @@ async def test_the_status_of_a_job_without_an_outcome_is_derived_from_the_orches
     assert (job["finished_at"] is not None) == runtime_status.is_final
 
 
-async def test_requests_for_jobs_are_refused_while_durable_functions_is_unavailable(
+async def test_reading_a_job_is_refused_while_durable_functions_is_unavailable(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()

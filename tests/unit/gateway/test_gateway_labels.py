@@ -62,7 +62,7 @@ async def test_the_label_of_a_submission_is_shown_in_the_job_resource_and_in_the
     assert "label" not in gateway.queues.request().parameters
 
 
-async def test_the_label_of_a_submission_with_an_upload_is_the_label_of_the_job(
+async def test_a_job_with_an_uploaded_input_gets_the_label_of_its_submission(
     gateway: RunningGateway,
 ) -> None:
     name = await sent(gateway, b"hello", "text/plain")

@@ -59,7 +59,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
-def test_hostile_json_of_ten_megabytes_is_refused_in_one_second_of_processor_time(
+def test_hostile_json_of_ten_megabytes_is_refused_within_two_seconds_of_processor_time(
     text: bytes,
 ) -> None:
     begin = time.process_time()
@@ -323,7 +323,9 @@ async def test_requests_with_large_bodies_beyond_the_memory_limit_are_refused_wi
         assert gateway.services.bodies.total_bytes == 0
 
 
-async def test_a_tenant_can_submit_while_another_tenant_has_many_large_bodies() -> None:
+async def test_a_tenant_can_submit_a_job_while_another_tenant_has_many_large_bodies_in_memory() -> (
+    None
+):
     async with open_gateway(api_keys=SETTING, body_memory_bytes=8 * len(LARGE)) as gateway:
 
         async def send(name: str, wait: str) -> int:

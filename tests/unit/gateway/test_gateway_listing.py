@@ -58,7 +58,7 @@ class Store:
     limit=st.integers(1, 30),
     window_size=st.integers(1, 20),
 )
-def test_the_pages_of_the_job_list_contain_each_job_once_and_in_order(
+def test_the_pages_of_the_job_list_contain_each_job_once_with_the_newest_job_first(
     times: list[tuple[int, int]], limit: int, window_size: int
 ) -> None:
     ids = [id_of(*time) for time in times]

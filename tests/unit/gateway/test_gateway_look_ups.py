@@ -70,7 +70,7 @@ async def submit(gateway: RunningGateway, tenant: str, **envelope: Any) -> httpx
     )
 
 
-async def test_submissions_with_host_names_that_get_no_dns_response_delay_no_other_tenant(
+async def test_unanswered_dns_look_ups_of_one_tenant_do_not_delay_submissions_of_another_tenant(
     silent: RunningGateway,
 ) -> None:
     attack = [

@@ -153,7 +153,7 @@ def test_a_picture_with_a_width_or_height_of_zero_is_refused(size: tuple[int, in
 
 @pytest.mark.parametrize("media_type", PICTURES)
 @given(data=st.binary(max_size=200))
-def test_reading_the_dimensions_of_any_bytes_succeeds_or_raises_unreadable_image(
+def test_reading_picture_dimensions_from_any_bytes_succeeds_or_raises_unreadable_image(
     media_type: str, data: bytes
 ) -> None:
     for content in (data, SIGNATURES[media_type] + data):

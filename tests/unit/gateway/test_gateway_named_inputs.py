@@ -105,7 +105,7 @@ async def test_the_media_type_of_a_form_part_is_detected_if_the_part_has_only_a_
     assert compared.queues.request().inputs["other"].media_type == "image/png"
 
 
-async def test_a_json_body_can_contain_a_named_input_as_text_base64_json_upload_or_url(
+async def test_a_json_body_can_give_a_named_input_as_text_or_base64_or_json_or_upload_or_url(
     compared: RunningGateway,
 ) -> None:
     upload = await sent(compared, PNG, "image/png", "other")
@@ -186,7 +186,7 @@ REFUSED: list[tuple[object, int, str, str]] = [
 
 
 @pytest.mark.parametrize(("inputs", "status", "pointer", "said"), REFUSED)
-async def test_a_wrong_named_input_is_refused_with_a_json_pointer_to_the_input(
+async def test_a_missing_or_invalid_named_input_is_refused_with_a_json_pointer_to_the_input(
     compared: RunningGateway, inputs: object, status: int, pointer: str, said: str
 ) -> None:
     refused = await submit(compared, inputs)
@@ -197,7 +197,7 @@ async def test_a_wrong_named_input_is_refused_with_a_json_pointer_to_the_input(
     assert not compared.queues.sent
 
 
-async def test_a_form_with_a_missing_unknown_or_invalid_named_input_is_refused(
+async def test_a_form_is_refused_if_a_named_input_is_missing_or_unknown_or_invalid(
     compared: RunningGateway,
 ) -> None:
     part = ("other", ("b.png", PNG, "image/png"))

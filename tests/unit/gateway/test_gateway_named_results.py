@@ -104,7 +104,7 @@ async def test_a_job_resource_has_a_link_to_each_named_result_and_contains_small
     assert listed == job
 
 
-async def test_the_results_of_a_job_without_named_results_are_an_empty_json_object(
+async def test_the_results_field_of_a_job_without_named_results_is_an_empty_json_object(
     cutter: RunningGateway,
 ) -> None:
     job_id = await cutter.accept(model="cutter")
@@ -283,7 +283,7 @@ async def test_a_reply_whose_results_together_exceed_a_size_or_count_limit_is_re
     assert (await cutter.reply(**allowed)).status_code == 202
 
 
-async def test_the_webhook_of_a_job_contains_its_named_results(tmp_path: Path) -> None:
+async def test_a_webhook_contains_the_named_results_of_its_job(tmp_path: Path) -> None:
     async with open_gateway(
         catalogue_path=write_catalogue(tmp_path),
         webhook_secrets=parse_secrets(SECRET),
@@ -320,7 +320,7 @@ async def test_the_description_of_a_model_contains_its_named_results(
     assert (await get(cutter, "/v1/models/noop")).json()["results"] == {}
 
 
-async def test_the_openapi_operation_of_a_model_has_its_named_results(
+async def test_the_openapi_operation_of_a_model_describes_the_named_results_of_the_model(
     cutter: RunningGateway,
 ) -> None:
     document = (await get(cutter, "/openapi.json")).json()

@@ -309,7 +309,7 @@ async def test_an_inference_request_with_an_invalid_upload_is_refused(
 @pytest.mark.parametrize(
     ("priority", "queue"), [("low", "noop-low"), ("normal", "noop"), (1, "noop")]
 )
-async def test_a_named_priority_of_an_inference_request_selects_the_queue_and_a_number_is_ignored(
+async def test_the_priority_of_an_inference_request_selects_the_queue_unless_it_is_a_number(
     gateway: RunningGateway, priority: Any, queue: str
 ) -> None:
     request = {"inputs": [tensor("a")], "parameters": {"priority": priority}}

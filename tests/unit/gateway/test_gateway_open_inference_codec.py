@@ -167,7 +167,9 @@ def test_a_malformed_id_or_output_or_parameter_of_an_inference_request_is_refuse
 
 
 @pytest.mark.parametrize("header_length", ["-1", "x", "1e3", "99999", "9" * 400, "", "²"])
-def test_an_invalid_or_too_large_json_header_length_is_refused(header_length: str) -> None:
+def test_an_invalid_or_too_large_inference_header_content_length_is_refused(
+    header_length: str,
+) -> None:
     refused(body([tensor()]), header_length)
 
 

@@ -83,7 +83,7 @@ async def test_the_metadata_of_a_model_lists_its_named_inputs(compared: RunningG
     ]
 
 
-async def test_the_input_tensors_of_a_model_have_different_names(
+async def test_the_first_input_tensor_gets_another_name_if_a_named_input_already_has_this_name(
     compared: RunningGateway,
 ) -> None:
     for model, expected in (("framed", ["image", "mask"]), ("image-named", ["input", "image"])):
@@ -107,7 +107,7 @@ async def test_the_tensors_of_an_inference_request_become_the_named_inputs_of_th
     assert json.loads(encode_request(request))["schema"] == 2
 
 
-async def test_a_named_text_input_can_be_sent_as_a_json_string_in_a_tensor(
+async def test_a_text_for_a_named_input_can_be_sent_as_a_json_string_in_a_tensor(
     compared: RunningGateway,
 ) -> None:
     tensors = [named("input", "first"), named("other", "second")]
@@ -141,7 +141,7 @@ async def test_named_inputs_can_be_sent_as_binary_tensors(compared: RunningGatew
     assert request.inputs == {"other": InlineBytes("image/png", PNG), "note": InlineJson([0.75])}
 
 
-async def test_elements_at_the_same_position_of_all_tensors_belong_to_one_job(
+async def test_elements_at_the_same_position_of_all_tensors_become_the_inputs_of_one_job(
     compared: RunningGateway,
 ) -> None:
     tensors = [named("other", "c", "d"), named("input", "a", "b")]
@@ -230,7 +230,7 @@ OTHER = named("other", "second")
         ),
     ],
 )
-async def test_an_inference_request_with_a_wrong_named_input_is_refused_with_the_name_of_the_input(
+async def test_an_inference_request_is_refused_if_a_named_input_is_missing_or_unknown_or_invalid(
     compared: RunningGateway, tensors: list[dict[str, Any]], status: int, said: str
 ) -> None:
     found, error = await refuse(compared, *tensors)
@@ -247,7 +247,7 @@ async def test_an_inference_request_can_be_as_large_as_the_size_limits_of_all_in
     assert answer.status_code == 200, answer.text
 
 
-async def test_a_repeated_inference_request_with_another_named_input_is_refused(
+async def test_an_inference_request_with_a_used_idempotency_key_and_other_named_inputs_is_refused(
     compared: RunningGateway,
 ) -> None:
     async def send(other: str, outcomes: list[dict[str, Any]]) -> httpx.Response:

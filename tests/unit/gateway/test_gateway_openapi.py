@@ -104,7 +104,7 @@ def test_the_openapi_document_has_an_example_of_each_problem_type_that_a_route_c
     assert set(PROBLEM_KINDS) - shown == {"not-found", "method-not-allowed"} - shown
 
 
-def test_routes_that_need_an_api_key_declare_the_statuses_401_403_and_429(
+def test_the_openapi_document_lists_status_401_and_403_and_429_for_routes_that_need_an_api_key(
     document: dict[str, Any],
 ) -> None:
     for path, method, operation in operations(document):

@@ -136,7 +136,7 @@ async def series(gateway: RunningGateway, query: str = "") -> dict[str, Any]:
     return document
 
 
-async def test_the_route_ops_series_returns_one_value_for_each_requested_minute(
+async def test_the_ops_series_route_returns_one_value_for_each_requested_minute(
     gateway: RunningGateway,
 ) -> None:
     await gateway.accept()
@@ -164,7 +164,7 @@ async def test_the_route_ops_series_returns_one_value_for_each_requested_minute(
 
 
 @pytest.mark.parametrize("minutes", ["0", "61", "-1", "x", "1.5", "", "999999999"])
-async def test_the_route_ops_series_refuses_an_invalid_number_of_minutes(
+async def test_the_ops_series_route_refuses_an_invalid_number_of_minutes(
     gateway: RunningGateway, minutes: str
 ) -> None:
     answer = await gateway.http.get("/v1/ops/series", params={"minutes": minutes})
@@ -224,7 +224,7 @@ async def test_messages_that_workers_have_locked_are_not_counted_as_waiting(
     assert (waiting["normal"], waiting["low"]) == (4, 3)
 
 
-async def test_a_queue_without_waiting_jobs_has_no_age_of_the_oldest_job_and_no_wait_reason(
+async def test_the_overview_shows_no_oldest_age_and_no_wait_reason_for_a_queue_without_waiting_jobs(
     gateway: RunningGateway,
 ) -> None:
     gateway.queues.enqueued_at = {"noop": gateway.clock()}
@@ -364,7 +364,7 @@ async def test_only_operators_can_read_the_routes_ops_overview_and_ops_series_an
         assert (await closed.http.get(path)).status_code == 401
 
 
-async def test_only_an_admin_can_cancel_a_job_of_another_tenant_and_the_cancellation_is_logged(
+async def test_only_operators_can_read_the_operations_overview_and_series_and_the_metrics(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with open_gateway(api_keys=SETTING) as closed:

@@ -58,7 +58,7 @@ async def test_a_reply_is_shown_to_callers_even_if_the_reply_event_is_lost(
     assert deaf.durable.runs[job_id].status == RuntimeStatus.RUNNING
 
 
-async def test_the_first_timer_makes_the_orchestration_find_a_reply_whose_event_was_lost(
+async def test_the_first_orchestration_check_finds_a_reply_whose_event_was_lost(
     deaf: RunningGateway,
 ) -> None:
     job_id = await deaf.accept(deadline_seconds=60)
@@ -70,7 +70,9 @@ async def test_the_first_timer_makes_the_orchestration_find_a_reply_whose_event_
     assert await deaf.job(job_id) == told
 
 
-async def test_the_first_timer_starts_the_webhook_delivery_if_the_reply_event_was_lost() -> None:
+async def test_the_first_orchestration_check_starts_the_webhook_if_the_reply_event_was_lost() -> (
+    None
+):
     async with open_gateway(webhook_secrets=(b"k" * 32,)) as gateway:
         gateway.durable.discards_events = True
         job_id = await gateway.accept(webhook_url="https://93.184.216.34/hook")

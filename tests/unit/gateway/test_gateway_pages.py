@@ -133,7 +133,7 @@ async def test_pages_and_their_static_files_are_served_without_an_api_key() -> N
             assert (await gateway.http.get(path, headers=HTML)).status_code == 200, path
 
 
-async def test_a_page_or_static_file_that_the_browser_has_cached_gets_status_304(
+async def test_a_request_with_the_current_etag_of_a_page_or_static_file_gets_status_304(
     gateway: RunningGateway,
 ) -> None:
     for path, caching in (

@@ -98,7 +98,7 @@ async def test_a_job_with_an_invalid_parameter_is_refused_with_a_json_pointer_to
 
 
 @pytest.mark.parametrize("way", ["query", "form", "json"])
-async def test_a_job_with_declared_parameters_is_sent_with_these_parameters(
+async def test_the_declared_parameters_of_a_submission_are_sent_in_the_message(
     declared: RunningGateway, way: str
 ) -> None:
     parameters = {"top": 9, "names": []}
@@ -121,7 +121,7 @@ def submit_operation(document: dict[str, Any], model: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("way", ["query", "form", "json"])
-async def test_the_openapi_document_describes_model_parameters_in_the_query_form_and_json_body(
+async def test_the_openapi_document_describes_model_parameters_in_queries_and_forms_and_json_bodies(
     declared: RunningGateway, way: str
 ) -> None:
     document = (await declared.http.get("/openapi.json")).json()
