@@ -101,9 +101,7 @@ def test_a_request_that_is_notified_of_the_outcome_does_not_read_the_store_again
     assert store.looks == [0.025, 0.075, 0.175, 0.375]
 
 
-def test_a_request_that_is_notified_of_the_outcome_before_its_first_read_does_not_read_at_all() -> (
-    None
-):
+def test_a_request_that_is_notified_of_the_outcome_immediately_never_reads_the_store() -> None:
     store = ScriptedStore(ends_at=1000)
     assert run(wait(store, 10, notified_at=0.0)) == ("cancelled", 0.0)
     assert store.looks == []
