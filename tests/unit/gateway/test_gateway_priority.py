@@ -107,7 +107,7 @@ async def test_the_position_of_a_normal_priority_job_depends_only_on_the_normal_
         assert gateway.queues.look_count == count
 
 
-async def test_the_queue_length_of_a_model_includes_both_priorities(
+async def test_the_queue_length_of_a_model_includes_jobs_of_both_priorities(
     gateway: RunningGateway,
 ) -> None:
     gateway.queues.lengths |= {"noop": 3, "noop-low": 40}
@@ -142,7 +142,7 @@ async def test_a_reply_reduces_the_reported_queue_length_of_the_model(
     assert (await gateway.job(normal))["queue"]["position"] == 1
 
 
-async def test_a_request_with_a_used_idempotency_key_and_another_priority_is_refused(
+async def test_a_request_that_repeats_an_idempotency_key_with_another_priority_is_refused(
     gateway: RunningGateway,
 ) -> None:
     answers = [

@@ -100,7 +100,7 @@ async def test_the_dead_letter_report_to_a_producer_contains_the_dead_letter_rea
     assert "unknown-model" in error_of(b"".join(body)).message
 
 
-async def test_the_expiry_of_a_producer_message_is_reported_and_the_message_is_not_stored(
+async def test_an_expired_message_of_a_producer_is_reported_to_the_reply_queue_and_not_stored(
     gateway: RunningGateway,
 ) -> None:
     await give_up(gateway, ReplyQueue("answers"), reason="TTLExpiredException")

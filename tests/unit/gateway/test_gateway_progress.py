@@ -159,7 +159,7 @@ async def test_a_cancelled_running_job_stays_cancelling_until_the_worker_has_sto
 
 # The SDK warns about an event that the orchestration does not wait for.
 @pytest.mark.filterwarnings("ignore:Potential duplicate Task completion:UserWarning")
-async def test_a_cancelled_job_stops_even_if_the_gateway_dies_before_raising_the_event(
+async def test_a_cancelled_job_stops_even_if_the_gateway_dies_before_raising_the_cancel_event(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
@@ -233,7 +233,7 @@ async def test_the_webhook_of_an_expired_job_contains_the_start_time(
     assert told == await gateway.job(job_id)
 
 
-async def test_a_progress_report_changes_the_phase_of_other_jobs_from_cold_starting_to_queued(
+async def test_a_cold_starting_job_becomes_queued_after_a_progress_report_of_another_job(
     gateway: RunningGateway,
 ) -> None:
     await gateway.accept()
@@ -272,7 +272,7 @@ async def test_the_problem_document_of_an_expired_job_says_whether_the_job_had_s
         assert await expired_while_waiting(silent, starts=False) is None
 
 
-async def test_requests_for_a_job_get_status_503_while_the_blob_storage_is_down() -> None:
+async def test_reading_or_cancelling_a_queued_job_fails_while_the_blob_storage_is_down() -> None:
     async with open_gateway() as gateway:
         job_id = await gateway.accept()
         gateway.payloads.is_down = True
@@ -363,7 +363,7 @@ def test_a_cancelled_job_keeps_the_newest_progress_report_from_before_the_cancel
 
 
 @given(st.lists(REPORTS, min_size=1, max_size=4), st.randoms())
-def test_the_newest_of_simultaneous_progress_reports_is_stored(
+def test_the_newest_progress_report_is_stored_if_several_reports_arrive_simultaneously(
     reports: list[ProgressReport], random: Any
 ) -> None:
     asyncio.run(_meet(reports, random))

@@ -52,7 +52,7 @@ def test_simultaneous_requests_are_allowed_up_to_the_quota_of_the_rate_limit(
 
 @settings(max_examples=200)
 @given(limit=RATES, count=st.integers(1, 5_000))
-def test_a_request_over_the_quota_is_allowed_only_after_the_retry_after_time(
+def test_a_request_over_the_quota_is_allowed_only_after_the_returned_waiting_time(
     limit: Rate, count: int
 ) -> None:
     bucket, _ = take_token(limit, None, 0)

@@ -174,7 +174,7 @@ async def test_the_problem_document_for_an_unsupported_media_type_lists_the_acce
         [("file", ("a", b"x", "text/plain")), *[("priority", (None, "low"))] * 2],
     ],
 )
-async def test_a_submission_with_an_invalid_form_is_refused(
+async def test_a_submission_with_an_invalid_multipart_form_is_refused(
     gateway: RunningGateway, files: Any
 ) -> None:
     answer = await gateway.http.post("/v1/models/noop/jobs", files=files)

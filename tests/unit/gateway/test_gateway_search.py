@@ -260,7 +260,7 @@ async def test_a_job_search_by_id_or_for_a_short_period_needs_few_queries_even_w
     limit=st.integers(1, 10),
     window_size=st.integers(1, 10),
 )
-def test_a_page_of_jobs_contains_all_jobs_created_since_the_time_reported_in_the_page(
+def test_a_page_of_jobs_contains_all_jobs_created_after_its_earliest_searched_time(
     times: list[int], limit: int, window_size: int
 ) -> None:
     store = Store([id_of(time) for time in times], window_size)
@@ -275,7 +275,7 @@ def test_a_page_of_jobs_contains_all_jobs_created_since_the_time_reported_in_the
     assert newer == page.jobs[: len(newer)]
 
 
-async def test_the_link_to_the_next_page_of_a_job_search_has_the_same_filters(
+async def test_the_link_to_the_next_page_of_a_job_search_keeps_the_filters_of_the_search(
     gateway: RunningGateway,
 ) -> None:
     ids = [await gateway.accept(label="a b&c") for _ in range(3)]

@@ -47,7 +47,7 @@ async def test_an_input_too_large_for_the_orchestration_history_is_sent_in_the_m
     assert set(gateway.payloads.blobs) <= {queue_length_blob("noop")}
 
 
-async def test_a_job_is_accepted_and_sent_later_if_service_bus_does_not_respond(
+async def test_a_job_is_accepted_at_once_but_sent_later_if_service_bus_does_not_respond(
     gateway: RunningGateway,
 ) -> None:
     gateway.queues.is_down = True

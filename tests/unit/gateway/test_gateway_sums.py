@@ -284,7 +284,7 @@ def test_job_counts_per_minute_are_deleted_after_an_hour_but_the_totals_remain()
     assert written.totals["noop"].accepted == 3 * KEPT_MINUTES
 
 
-def test_failures_beyond_50_different_error_codes_are_counted_under_the_code_other() -> None:
+def test_the_first_50_error_codes_are_counted_separately_and_later_codes_as_other() -> None:
     counters = JobCounters(ManualClock())
     for number in range(200):
         counters.record_end("noop", "failed", f"code-{number}", None)

@@ -36,7 +36,7 @@ def text_app() -> FastAPI:
         ("POST", "/texts/a", (405, None)),
     ],
 )
-async def test_a_text_route_reads_the_same_parameter_values_as_a_fastapi_route(
+async def test_the_class_text_route_reads_the_same_parameter_values_as_the_route_class_of_fastapi(
     method: str, path: str, expected: tuple[int, str | None]
 ) -> None:
     transport = httpx.ASGITransport(text_app())

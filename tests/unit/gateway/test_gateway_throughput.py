@@ -137,9 +137,7 @@ def test_the_estimated_length_of_a_queue_is_never_negative(
     assert length_now(LengthSample(length, 50.0, 0), sorted(arrivals), gone) >= 0
 
 
-def test_slow_jobs_lengthen_the_time_without_worker_calls_until_a_job_counts_as_cold_starting() -> (
-    None
-):
+def test_slow_jobs_increase_the_time_after_which_a_job_counts_as_cold_starting() -> None:
     assert not is_cold_starting(0.0, 4.9, Throughput())
     assert is_cold_starting(0.0, 5.0, Throughput())
     slow = Throughput().after(ReplySample(0.0, 30.0, 30.0, 1))
@@ -163,6 +161,6 @@ def test_the_retry_after_header_for_a_job_is_derived_from_the_estimated_wait(
     assert retry_after_seconds(place, 1, 30) == expected
 
 
-def test_the_estimated_wait_is_unknown_before_a_throughput_was_measured() -> None:
+def test_the_estimated_wait_is_unknown_if_the_estimated_seconds_per_job_are_unknown() -> None:
     assert wait_seconds(5, None) is None
     assert wait_seconds(5, 0.1) == 0.5

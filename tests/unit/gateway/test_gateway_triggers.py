@@ -38,7 +38,7 @@ def letter(body: bytes, job_id: str = "") -> ServiceBusMessage:
     )
 
 
-async def test_a_dead_letter_is_stored_and_the_job_fails(gateway: RunningGateway) -> None:
+async def test_a_dead_letter_is_stored_and_its_job_fails(gateway: RunningGateway) -> None:
     job_id = await gateway.accept()
     message = letter(encode_request(gateway.queues.request()), job_id)
     await gateway.services.dead_letters.run(message, "noop", gateway.durable)
@@ -296,7 +296,7 @@ for function in function_app.app.get_functions():
 """
 
 
-def test_the_function_app_registers_exactly_the_listed_functions_and_bindings() -> None:
+def test_the_function_app_registers_exactly_the_expected_functions_and_bindings() -> None:
     indexed = subprocess.run(
         [sys.executable, "-c", INDEX],
         cwd=FUNCTIONS,

@@ -122,7 +122,7 @@ async def test_the_position_of_a_job_counts_only_the_messages_in_the_queue_of_it
     assert (await split.job(job_id))["queue"]["position"] in {2, 3}
 
 
-async def test_a_change_of_the_percentages_does_not_change_the_model_version_of_an_accepted_job(
+async def test_new_percentages_for_the_model_versions_do_not_change_the_version_of_an_accepted_job(
     split: RunningGateway, tmp_path: Path
 ) -> None:
     split.queues.is_down = True  # so the orchestration sends the message after the deployment
@@ -233,7 +233,7 @@ async def test_a_repeated_request_after_a_deployment_keeps_the_model_version_of_
         )
 
 
-async def test_a_repeated_request_gets_the_first_job_even_after_a_change_of_the_percentages(
+async def test_a_repeated_request_gets_the_first_job_even_if_the_version_percentages_have_changed(
     split: RunningGateway, tmp_path: Path
 ) -> None:
     accepted = await submit(split)
@@ -241,7 +241,7 @@ async def test_a_repeated_request_gets_the_first_job_even_after_a_change_of_the_
     assert (await submit(split)).json() == accepted.json()
 
 
-async def test_a_request_for_another_model_version_with_a_used_idempotency_key_is_refused(
+async def test_a_request_that_repeats_an_idempotency_key_for_another_model_version_is_refused(
     split: RunningGateway,
 ) -> None:
     assert (await submit(split, "noop:1")).status_code == 202
@@ -261,7 +261,7 @@ def test_an_idempotency_claim_that_names_no_model_version_means_version_1() -> N
     assert idempotency.decode_claim(second.encode()) == second
 
 
-async def test_the_list_of_models_contains_each_version_of_a_model_and_the_percentages(
+async def test_the_list_of_models_contains_each_version_of_a_model_and_its_percentage_of_jobs(
     split: RunningGateway,
 ) -> None:
     split.queues.lengths |= {"noop": 7, "noop-v2": 2}

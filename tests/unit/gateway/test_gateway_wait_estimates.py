@@ -32,7 +32,7 @@ def heard(gateway: RunningGateway, seconds: float) -> None:
     gateway.services.estimates.record_reply("noop", Priority.NORMAL, reply)
 
 
-async def test_a_queued_job_shows_the_position_in_the_queue(gateway: RunningGateway) -> None:
+async def test_a_queued_job_shows_its_position_in_the_queue(gateway: RunningGateway) -> None:
     ids = []
     for _ in range(3):
         ids.append(await gateway.accept())
@@ -84,7 +84,7 @@ BROKEN = ModelHeartbeat(
 LOADED = ModelHeartbeat("noop", ModelState.LOADED, load_seconds=1)
 
 
-async def test_a_queued_job_shows_that_no_worker_can_load_the_model(
+async def test_a_queued_job_has_the_phase_model_broken_if_no_worker_can_load_its_model(
     gateway: RunningGateway,
 ) -> None:
     beat(gateway, models=(BROKEN,))
@@ -121,7 +121,7 @@ async def test_a_repaired_model_counts_as_broken_for_at_most_ten_seconds(
     assert (await gateway.job(job_id))["queue"]["phase"] == "cold_starting"
 
 
-async def test_a_request_succeeds_if_the_heartbeats_of_workers_cannot_be_read(
+async def test_a_request_for_a_queued_job_succeeds_even_if_the_heartbeats_cannot_be_read(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: str) -> None:
@@ -134,7 +134,7 @@ async def test_a_request_succeeds_if_the_heartbeats_of_workers_cannot_be_read(
     assert (await gateway.job(job_id))["queue"]["phase"] == "queued"
 
 
-async def test_a_request_succeeds_without_a_position_if_messages_cannot_be_counted(
+async def test_a_queued_job_has_no_position_if_the_messages_in_its_queue_cannot_be_counted(
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()

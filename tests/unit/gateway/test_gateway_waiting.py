@@ -95,13 +95,13 @@ def test_a_request_with_a_waiting_time_of_zero_seconds_does_not_read_the_outcome
     assert store.looks == []
 
 
-def test_a_notified_request_returns_the_outcome_without_reading_the_store_again() -> None:
+def test_a_request_that_is_notified_of_the_outcome_does_not_read_the_store_again() -> None:
     store = ScriptedStore(ends_at=1000)
     assert run(wait(store, 10, notified_at=0.7)) == ("cancelled", 0.7)
     assert store.looks == [0.025, 0.075, 0.175, 0.375]
 
 
-def test_a_request_that_is_notified_before_its_first_read_does_not_read_the_store() -> None:
+def test_a_request_that_is_notified_of_the_outcome_immediately_never_reads_the_store() -> None:
     store = ScriptedStore(ends_at=1000)
     assert run(wait(store, 10, notified_at=0.0)) == ("cancelled", 0.0)
     assert store.looks == []

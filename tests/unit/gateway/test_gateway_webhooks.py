@@ -100,7 +100,7 @@ async def test_each_tenant_signs_webhooks_with_its_own_secrets() -> None:
 
 
 @pytest.mark.parametrize("end", ["cancel", "expire", "fail"])
-async def test_a_webhook_delivery_starts_after_a_job_was_cancelled_or_has_expired_or_failed(
+async def test_a_webhook_delivery_starts_after_a_job_is_cancelled_or_expires_or_fails(
     hooked: RunningGateway, end: str
 ) -> None:
     job_id = await hooked.accept(webhook_url=URL)
@@ -233,7 +233,7 @@ def test_the_delivery_of_a_webhook_fails_after_one_day() -> None:
     assert 25 < len(log["attempts"]) < 45
 
 
-def test_the_next_webhook_attempt_waits_for_the_retry_after_time_of_the_receiver() -> None:
+def test_the_next_webhook_attempt_waits_for_the_time_in_the_retry_after_header() -> None:
     delivery = Delivery(tried("pending", 429, retry_after=600))
     begun = delivery.now
     shown = delivery.play()["customStatus"]
@@ -292,7 +292,9 @@ async def test_delivering_a_webhook_again_keeps_the_earlier_attempts_in_the_deli
     assert json.loads(restarted.input) == {"job_id": job_id, "attempts": [attempt]}
 
 
-async def test_webhook_requests_for_an_unknown_job_get_status_404(hooked: RunningGateway) -> None:
+async def test_showing_or_repeating_the_webhook_delivery_of_an_unknown_job_fails(
+    hooked: RunningGateway,
+) -> None:
     for path in ("jobs/01982f0c-5f0e-7d4a-9a53-0d2c1b3f4a5e", "jobs/webhook-x"):
         assert (await hooked.http.get(f"/v1/{path}/webhook")).status_code == 404
         answer = await hooked.http.post(f"/v1/admin/{path}/webhook/redeliver")

@@ -114,7 +114,7 @@ def test_the_error_for_a_json_value_passed_as_the_input_says_how_to_submit_the_v
     assert gateway.requests == []
 
 
-def test_a_request_that_the_client_repeats_has_the_same_idempotency_key(
+def test_a_request_that_the_client_repeats_keeps_its_idempotency_key(
     gateway: ScriptedGateway, connect: Connect, clock: SleepClock
 ) -> None:
     gateway.responses = [
@@ -148,7 +148,7 @@ def test_the_client_waits_for_the_time_in_the_retry_after_header_before_a_retry(
     assert clock.slept == [7.0]
 
 
-def test_the_client_does_not_retry_if_the_retry_after_time_exceeds_the_retry_limit(
+def test_the_client_does_not_retry_if_the_time_in_the_retry_after_header_exceeds_the_retry_limit(
     gateway: ScriptedGateway, connect: Connect, clock: SleepClock
 ) -> None:
     busy = problem_response(503, "saturated", "the queue is long")
@@ -225,7 +225,7 @@ def test_the_final_status_of_a_job_without_a_result_determines_which_exception_i
     assert caught.value.code == code
 
 
-def test_client_run_continues_to_wait_after_lost_connections_and_restarts(
+def test_client_run_continues_to_wait_after_lost_connections_and_gateway_restarts(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     gateway.responses = [

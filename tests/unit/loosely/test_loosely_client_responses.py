@@ -223,7 +223,7 @@ WITHOUT_RESULT = {**job_document("succeeded"), "result": None}
         ),
     ],
 )
-def test_client_wait_returns_a_job_with_its_large_result_only_if_the_result_is_json(
+def test_the_job_from_client_wait_contains_a_large_result_only_if_the_result_is_json(
     gateway: ScriptedGateway, connect: Connect, responses: list[ScriptedResponse], result: Any
 ) -> None:
     gateway.responses = [json_response(200, WITHOUT_RESULT), *responses]

@@ -115,7 +115,7 @@ def test_an_input_that_the_gateway_refuses_as_too_large_is_uploaded_to_blob_stor
         connect(gateway.url).submit(JPEG, "classifier")
 
 
-def test_an_input_over_the_size_limit_of_the_upload_is_not_sent(
+def test_an_input_over_the_size_limit_for_uploads_is_not_sent(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
     slot = {"upload": "ref-1", "url": f"{gateway.url}/blobs/slot", "max_bytes": 10}

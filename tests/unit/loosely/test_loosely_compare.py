@@ -69,7 +69,7 @@ def test_the_comparison_of_two_results_shows_whether_they_are_equal_and_how_they
     assert agreement.has_same_text is has_same_text
 
 
-def test_a_comparison_counts_the_files_with_equal_results_and_contains_latency_and_memory() -> None:
+def test_a_comparison_counts_equal_results_and_shows_latency_and_memory_of_each_version() -> None:
     first = run("m:1", result(CAT), result(CAT), REFUSED)
     second = run("m:2", result(CLOSE), result(DOG), REFUSED)
     *files, last = Comparison(first, second, (Path("a"), Path("b"), Path("c"))).documents()

@@ -170,7 +170,7 @@ def test_the_dead_letters_count_command_adds_the_counts_of_all_responses(
     assert parse_qs(second.query) == {**expected, "cursor": ["noop/5"]}
 
 
-def test_the_redrive_all_command_asks_the_user_and_sends_the_confirmed_count(
+def test_the_redrive_all_command_asks_for_confirmation_and_sends_the_confirmed_count(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     gateway.responses = [counted(3, 2), changed("redrive", 2)]
@@ -200,7 +200,7 @@ def test_the_redrive_all_and_purge_all_commands_change_nothing_unless_the_user_a
     assert sent(gateway) == []
 
 
-def test_the_purge_all_command_with_a_count_asks_no_question_and_fails_if_the_count_differs(
+def test_the_purge_all_command_with_a_count_needs_no_confirmation_but_fails_if_the_count_is_wrong(
     runner: CliRunner, gateway: ScriptedGateway
 ) -> None:
     gateway.responses = [counted(3, 0), changed("purge", 3)]

@@ -12,7 +12,7 @@ from loosely.client import errors
 EXPORTS = sorted(set(loosely.__all__) - {"__version__"})
 
 
-def test_the_package_loosely_exports_exactly_the_listed_public_names() -> None:
+def test_the_package_loosely_exports_exactly_the_expected_public_names() -> None:
     assert sorted(loosely.__all__) == sorted(dir(loosely))
     assert EXPORTS == [
         "AccessDenied",

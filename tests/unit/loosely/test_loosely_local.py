@@ -59,7 +59,7 @@ class TestBackoff:
         delays = [backoff.next_delay(1.0) for _ in range(8)]
         assert delays == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
 
-    def test_restart_delays_of_a_failing_component_have_a_higher_limit(self) -> None:
+    def test_the_limit_of_restart_delays_is_higher_for_a_failing_component(self) -> None:
         backoff = RestartBackoff()
         delays = [backoff.next_delay(1.0, is_failing=True) for _ in range(9)]
         assert delays == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 15.0]
@@ -130,7 +130,7 @@ class TestLogs:
         os.close(log.open())
         assert log.last_line() == ""
 
-    def test_a_log_over_the_size_limit_is_copied_and_truncated_during_writing(
+    def test_a_log_over_the_size_limit_is_copied_and_truncated_while_the_log_is_open(
         self, tmp_path: Path
     ) -> None:
         log = PartLog(tmp_path / "worker.log", limit_bytes=10)
@@ -301,14 +301,14 @@ class TestData:
         RunningSystem.remove(other)
         assert RunningSystem.find(own) is None
 
-    def test_no_note_is_written_if_the_system_uses_the_default_data_directory(
+    def test_no_file_that_names_the_data_directory_is_written_for_the_default_data_directory(
         self, tmp_path: Path
     ) -> None:
         note_data_directory(tmp_path, tmp_path)
         assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize("text", ["", "\0", "\xff", "/nowhere"])
-    def test_an_invalid_note_about_another_data_directory_is_ignored(
+    def test_an_invalid_file_that_should_name_another_data_directory_is_ignored(
         self, tmp_path: Path, text: str
     ) -> None:
         (tmp_path / "data-directory").write_text(text, "latin-1")
@@ -475,7 +475,7 @@ class TestChoice:
             (["blobs,worker"], ["worker"], {"blobs"}),
         ],
     )
-    def test_components_in_the_option_only_are_started_and_components_in_the_option_without_are_not(
+    def test_the_options_only_and_without_choose_the_components_that_are_started(
         self, only: list[str], without: list[str], expected: set[str]
     ) -> None:
         assert choose_parts(only, without) == expected

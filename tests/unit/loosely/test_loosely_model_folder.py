@@ -236,7 +236,7 @@ def add_weights(folder: Path, path: str) -> None:
 
 
 class TestAzdProject:
-    def test_an_azd_project_contains_all_files_that_the_dockerfile_and_azure_yaml_name(
+    def test_an_azd_project_contains_all_files_that_are_named_in_its_dockerfile_and_azure_yaml(
         self, folder: Path, tmp_path: Path
     ) -> None:
         (folder / "requirements.txt").write_text("einops\n", encoding="utf-8")

@@ -146,7 +146,7 @@ def test_the_option_save_writes_each_result_to_a_file(
     assert not any("evil" in each.target for each in gateway.requests)
 
 
-def test_the_option_save_replaces_only_existing_files_that_have_the_name_of_a_result(
+def test_the_option_save_replaces_an_existing_result_file_but_no_other_file(
     runner: CliRunner, gateway: ScriptedGateway, tmp_path: Path
 ) -> None:
     (tmp_path / "result.json").write_text("an older result", encoding="utf-8")

@@ -72,7 +72,7 @@ min_workers = 2
         ("always", 2, [], "2 to 4 workers, one per 5 messages"),
     ],
 )
-def test_the_worker_pool_keeps_the_minimum_workers_of_the_catalogue_up_to_the_pool_maximum(
+def test_the_minimum_size_of_the_worker_pool_is_read_from_the_catalogue_and_limited_to_its_maximum(
     names: str, minimum: int, warm: list[int], summary: str, tmp_path: Path
 ) -> None:
     (tmp_path / "models.toml").write_text(CATALOGUE, encoding="utf-8")
