@@ -69,9 +69,7 @@ def test_an_idle_model_is_unloaded_immediately_and_instead_of_a_busy_model() -> 
     assert not must_leave("a", records, 8, 99)
 
 
-def test_no_model_is_unloaded_for_a_model_that_another_process_has_loaded_or_that_is_too_large() -> (
-    None
-):
+def test_no_model_is_unloaded_for_a_model_that_is_too_large_or_loaded_by_another_process() -> None:
     records = {"a": loaded("a", 6, 0), "b": waiting("a", 6, 1), "c": waiting("c", 9, 1)}
     assert waiting_names(records, 8) == []
     assert not must_leave("a", records, 8, 99)

@@ -80,7 +80,7 @@ def test_a_percentile_is_the_nearest_rank_of_the_latencies() -> None:
     assert replace(measured, latencies_ms=(7.0,)).percentile_ms(95) == 7.0
 
 
-def test_the_throughput_covers_the_time_from_the_start_of_the_first_batch_to_the_end_of_the_last() -> (
+def test_the_throughput_is_measured_from_the_start_of_the_first_batch_to_the_end_of_the_last() -> (
     None
 ):
     start = datetime(2024, 1, 1, tzinfo=UTC)

@@ -100,7 +100,7 @@ def test_copying_a_blob_to_a_file_on_a_full_disk_raises_payloads_unavailable() -
         BlobPayloads(ScriptedStore()).open(REF, NOOP, hasty)
 
 
-def test_a_blob_is_read_again_after_a_broken_connection_and_a_final_error_does_not_show_the_url() -> (
+def test_a_blob_is_read_again_after_a_broken_connection_and_the_error_does_not_show_the_url() -> (
     None
 ):
     broken = ConnectionError("https://storage.test/inputs/a?sig=secret")
