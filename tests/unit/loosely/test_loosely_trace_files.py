@@ -23,7 +23,7 @@ def receiver(tmp_path: Path) -> Iterator[TraceReceiver]:
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip"])
-def test_the_spans_that_an_otlp_exporter_sends_can_be_read_as_a_tree_of_one_trace(
+def test_the_spans_of_one_trace_that_an_otlp_exporter_sent_are_read_as_a_tree(
     receiver: TraceReceiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str
 ) -> None:
     for name, value in receiver.variables.items():

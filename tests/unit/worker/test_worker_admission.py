@@ -46,7 +46,7 @@ def test_a_small_model_is_not_loaded_before_a_large_model_that_has_waited_longer
     assert may_enter("b", 6, records | {"a": ReservationRecord("a")}, 8)
 
 
-def test_models_are_unloaded_in_the_order_in_which_their_allowed_times_in_memory_end() -> None:
+def test_the_model_whose_allowed_time_in_memory_ends_first_is_unloaded_first() -> None:
     records = {"a": loaded("a", 3, 10), "b": loaded("b", 3, 20), "c": waiting("c", 5, 1)}
     assert not must_leave("a", records, 8, 9)
     assert must_leave("a", records, 8, 10)
@@ -59,7 +59,7 @@ def test_models_are_unloaded_in_the_order_in_which_their_allowed_times_in_memory
     assert must_leave("b", records, 8, 20)
 
 
-def test_an_idle_model_is_unloaded_before_a_busy_model_and_without_waiting() -> None:
+def test_an_idle_model_is_unloaded_immediately_and_instead_of_a_busy_model() -> None:
     records = {
         "a": loaded("a", 3, 10),
         "b": loaded("b", 3, 20, is_idle=True),
@@ -69,7 +69,7 @@ def test_an_idle_model_is_unloaded_before_a_busy_model_and_without_waiting() -> 
     assert not must_leave("a", records, 8, 99)
 
 
-def test_no_model_is_unloaded_for_a_model_that_is_loaded_in_another_process_or_too_large() -> None:
+def test_no_model_is_unloaded_for_a_model_that_is_too_large_or_loaded_by_another_process() -> None:
     records = {"a": loaded("a", 6, 0), "b": waiting("a", 6, 1), "c": waiting("c", 9, 1)}
     assert waiting_names(records, 8) == []
     assert not must_leave("a", records, 8, 99)
@@ -234,7 +234,9 @@ def test_a_model_without_jobs_is_loaded_only_if_no_other_model_has_to_be_unloade
     assert state.advance(1, "a", empty, WorkState(None, is_idle=True)).reserved_bytes == 6
 
 
-def test_the_wait_of_a_model_for_memory_starts_when_the_last_process_unloads_the_model() -> None:
+def test_the_time_while_another_process_serves_a_model_does_not_count_as_waiting_for_memory() -> (
+    None
+):
     state = ReservationState("a", 8, TURN_SECONDS, 6)
     records = {"a": ReservationRecord("a"), "other": loaded("a", 6, 99)}
     for now in (10.0, 20.0):

@@ -146,7 +146,7 @@ def tone(rate: int, seconds: float = 1.0) -> "np.ndarray[tuple[int], np.dtype[np
 
 
 @pytest.mark.parametrize("rate", [4_000, 8_000, 11_025, 44_100, 48_000, 44_101, 384_000])
-def test_a_resampled_tone_has_the_samples_of_the_same_tone_at_the_new_sample_rate(
+def test_a_resampled_tone_equals_the_same_tone_generated_at_the_new_sample_rate(
     rate: int,
 ) -> None:
     body = tone(rate, 3.0).astype("<f4").tobytes()

@@ -99,7 +99,7 @@ def test_items_of_low_priority_are_taken_after_all_other_items() -> None:
     max_cost=st.floats(0.5, 20),
     items=st.lists(st.tuples(st.floats(0, 15), st.booleans()), min_size=1, max_size=30),
 )
-def test_batches_respect_the_limit_on_the_total_item_size_and_the_order_in_each_priority(
+def test_batches_keep_the_order_within_each_priority_and_respect_the_limit_on_the_total_item_size(
     max_batch_size: int, max_cost: float, items: list[tuple[float, bool]]
 ) -> None:
     batcher = Batcher[int](max_batch_size, 1.0, max_cost)

@@ -43,7 +43,7 @@ class Post:
             raise ConnectionError(self.fails)
 
 
-def test_items_that_arrive_during_a_batched_call_are_combined_in_the_next_calls() -> None:
+def test_items_that_arrive_during_a_batched_call_are_combined_in_as_few_calls_as_possible() -> None:
     post = Post()
     gathering = CallGatherer(post, limit=3)
     with ThreadPoolExecutor(8) as threads:

@@ -124,7 +124,7 @@ def test_the_number_of_jobs_that_separate_threads_prepare_is_limited(held: HeldM
     assert held.rooms == (True, True)
 
 
-def test_a_job_that_ends_while_a_separate_thread_prepares_it_is_not_added_to_the_jobs_to_run(
+def test_a_job_that_ends_during_preparation_by_a_separate_thread_is_not_added_to_the_jobs_to_run(
     held: HeldMessages,
 ) -> None:
     (job,) = held.take(1)

@@ -61,7 +61,7 @@ def test_the_smallest_batch_size_with_almost_the_highest_throughput_is_suggested
         (500.0, 20, "a tenth of the 200.0 ms that a batch runs"),
     ],
 )
-def test_the_suggested_batch_wait_is_the_preparation_time_but_at_most_a_tenth_of_the_run_time(
+def test_the_suggested_batch_waiting_time_is_the_preparation_time_up_to_a_tenth_of_the_run_time(
     prepare_ms: float, wait_ms: int, reason: str
 ) -> None:
     found = suggest([result(1, 5, 100.0), result(4, 20, 200.0)], prepare_ms)
@@ -80,7 +80,9 @@ def test_a_percentile_is_the_nearest_rank_of_the_latencies() -> None:
     assert replace(measured, latencies_ms=(7.0,)).percentile_ms(95) == 7.0
 
 
-def test_the_throughput_is_computed_from_the_first_start_to_the_last_end_of_a_batch() -> None:
+def test_the_throughput_is_measured_from_the_start_of_the_first_batch_to_the_end_of_the_last() -> (
+    None
+):
     start = datetime(2024, 1, 1, tzinfo=UTC)
     replies = [
         JobReply(
@@ -103,7 +105,7 @@ def measurement(model: ModelEntry, data: bytes, folder: Path) -> LoadMeasurement
 
 
 @pytest.mark.parametrize("size_bytes", [10, 200_000])
-def test_a_measurement_runs_full_batches_of_a_model_on_the_threads_of_a_worker(
+def test_a_measurement_under_load_runs_full_batches_of_a_model_on_the_threads_of_a_worker(
     size_bytes: int, tmp_path: Path
 ) -> None:
     """An input of 200,000 bytes does not fit into a message, so it is read from a blob."""

@@ -178,7 +178,7 @@ def test_the_message_of_a_temporarily_failed_job_is_abandoned_after_a_delay(
     assert 0.5 <= delays[0] <= 1.0 < delays[1] <= 4.0 < delays[2] <= 60.0
 
 
-def test_a_released_or_dead_lettered_or_refused_message_is_settled_without_a_delay(
+def test_a_message_that_is_released_or_dead_lettered_or_did_not_become_a_job_is_settled_at_once(
     jobs: RecordedJobs,
 ) -> None:
     jobs.consumer.end(jobs.job(), HandedBack(""))
@@ -275,7 +275,7 @@ def test_a_system_exit_raised_by_a_model_ends_the_job_and_not_the_thread(
 @pytest.mark.parametrize(
     ("deadline_seconds", "code"), [(60.0, SUCCEEDED), (0.0, "expired")], ids=["in-time", "late"]
 )
-def test_a_result_that_the_gateway_refuses_after_the_deadline_counts_as_expired(
+def test_a_job_counts_as_expired_only_if_the_gateway_refuses_the_result_after_the_deadline(
     deadline_seconds: float, code: str
 ) -> None:
     with answering(http(b"", status="410 Gone")) as url:

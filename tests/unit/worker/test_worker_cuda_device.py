@@ -24,7 +24,9 @@ def test_the_memory_limits_and_cuda_contexts_of_all_processes_fit_into_the_gpu_m
     assert shares * each_bytes <= all_gib * GIB * 0.94
 
 
-def test_the_usable_gpu_memory_is_94_percent_unless_the_cuda_contexts_leave_less_memory() -> None:
+def test_the_usable_gpu_memory_is_94_percent_of_the_total_unless_the_cuda_contexts_leave_less() -> (
+    None
+):
     assert usable_bytes(80 * GIB, 1) == pytest.approx(80 * GIB * 0.94)
     assert usable_bytes(16 * GIB, 4) == 3.5 * GIB
     assert usable_bytes(GIB, 4) == 0
@@ -60,7 +62,7 @@ def test_a_process_without_a_device_reports_the_device_name_cpu() -> None:
 
 
 @pytest.mark.torch
-def test_the_error_of_a_missing_gpu_names_the_version_and_the_build_of_torch() -> None:
+def test_the_error_for_a_missing_gpu_names_the_version_and_the_build_of_torch() -> None:
     torch: Any = pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")

@@ -160,7 +160,7 @@ def until_state(managed: ManagedModel, state: ModelState) -> ModelHeartbeat:
     return seen(managed)
 
 
-def test_a_heartbeat_shows_whether_a_model_is_loading_or_loaded_or_waits_for_memory(
+def test_a_heartbeat_shows_whether_a_model_is_loading_or_loaded_or_waiting_for_memory(
     sharing: DeviceSharing, start: Callable[[str, Callable[[], Infer]], ManagedModel]
 ) -> None:
     gate, is_loading = threading.Event(), threading.Event()

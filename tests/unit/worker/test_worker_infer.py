@@ -194,7 +194,7 @@ def test_a_job_fails_if_the_memory_is_too_small_even_with_exclusive_use_of_the_d
     assert [ran[item].result for item in (0, 2, 3)] == [0, 4, 9]
 
 
-def test_a_job_that_ran_out_of_memory_succeeds_with_exclusive_use_of_the_device() -> None:
+def test_a_job_that_ran_out_of_memory_is_run_again_with_exclusive_use_of_the_device() -> None:
     tries: list[list[int]] = []
 
     def run(batch: list[Any], contexts: list[Context]) -> list[int]:

@@ -37,7 +37,7 @@ def test_a_model_is_not_loaded_for_five_minutes_after_its_load_has_killed_three_
     assert successor(folder, "other").find("other").death_count == 0
 
 
-def test_the_delay_before_the_next_load_of_a_model_doubles_with_each_further_death(
+def test_the_delay_before_the_next_load_of_a_model_doubles_with_each_further_process_death(
     folder: Path,
 ) -> None:
     for _ in range(3):
@@ -54,7 +54,7 @@ def test_the_delay_before_the_next_load_of_a_model_doubles_with_each_further_dea
     assert successor(folder, "killer", at=0.0).find("killer").pause_seconds == 600.0
 
 
-def test_both_models_remain_suspects_if_processes_die_while_both_models_are_being_loaded(
+def test_two_models_remain_suspects_if_every_process_that_died_was_loading_both_of_them(
     folder: Path,
 ) -> None:
     for _ in range(5):
@@ -64,7 +64,7 @@ def test_both_models_remain_suspects_if_processes_die_while_both_models_are_bein
     assert journal.is_holding
 
 
-def test_a_model_remains_a_suspect_if_the_process_that_died_during_its_load_held_a_message(
+def test_a_model_remains_a_suspect_if_each_dead_process_held_a_message_during_the_load(
     folder: Path,
 ) -> None:
     def hold_a_job() -> LockJournal:
@@ -91,7 +91,7 @@ def test_a_successful_load_resets_the_number_of_process_deaths_of_the_model(fold
     assert successor(folder, "unlucky").find("unlucky").death_count == 0
 
 
-def test_a_model_load_that_raises_an_error_does_not_count_as_a_death(folder: Path) -> None:
+def test_a_model_load_that_raises_an_error_does_not_count_as_a_process_death(folder: Path) -> None:
     with pytest.raises(RuntimeError), LoadJournal(folder).loading("broken"):
         raise RuntimeError
     assert successor(folder, "broken").find("broken").death_count == 0
@@ -111,7 +111,7 @@ def test_no_death_is_counted_for_a_model_that_a_running_process_is_loading(folde
     assert successor(folder, "busy").find("busy").death_count == 1
 
 
-def test_other_models_are_loaded_after_suspected_models_or_at_the_latest_after_a_time_limit(
+def test_other_models_are_loaded_only_after_suspected_models_or_after_a_time_limit(
     folder: Path,
 ) -> None:
     die_while_loading(folder, "suspect")
@@ -130,7 +130,7 @@ def test_other_models_are_loaded_after_suspected_models_or_at_the_latest_after_a
     assert not waiting.is_alive()
 
 
-def test_deaths_during_the_import_of_a_module_are_counted_separately_from_deaths_during_loads(
+def test_process_deaths_during_module_imports_and_during_model_loads_are_counted_separately(
     folder: Path,
 ) -> None:
     die_while_loading(folder, import_name("my.module"))

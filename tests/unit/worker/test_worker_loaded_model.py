@@ -259,7 +259,7 @@ def test_an_item_model_receives_the_parameters_and_the_context_for_progress_repo
         ("json", b'{"a": [1]}', "application/json", {"a": [1]}),
     ],
 )
-def test_the_class_attribute_named_accepts_determines_the_type_of_the_inputs_of_a_model(
+def test_the_accepts_attribute_of_a_model_determines_the_type_of_the_inputs(
     accepts: Accepts, data: bytes, media_type: str, seen: object
 ) -> None:
     def infer(item: object) -> object:

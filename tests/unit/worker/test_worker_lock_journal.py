@@ -205,7 +205,7 @@ def test_the_lock_journal_of_a_queue_with_a_long_name_and_slashes_is_found(tmp_p
     successor.close()
 
 
-def test_the_next_worker_takes_over_lock_tokens_added_to_the_journal_of_a_dead_process(
+def test_the_next_worker_takes_over_lock_tokens_that_the_parent_has_added_for_a_dead_process(
     tmp_path: Path,
 ) -> None:
     dead = LockJournal(tmp_path, HOST, "noop")

@@ -55,7 +55,7 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def test_a_missing_digest_is_added_below_the_key_weights_and_no_other_line_changes(
+def test_a_missing_digest_is_added_below_the_line_of_the_weights_and_no_other_line_changes(
     folder: Path,
 ) -> None:
     catalogue = folder / "models.toml"
@@ -75,7 +75,7 @@ def test_a_missing_digest_is_added_below_the_key_weights_and_no_other_line_chang
     )
 
 
-def test_the_digest_of_a_named_model_is_replaced_and_the_comment_on_the_line_stays(
+def test_the_command_replaces_the_digest_of_the_given_model_and_keeps_the_comment_on_the_line(
     folder: Path,
 ) -> None:
     catalogue = folder / "models.toml"

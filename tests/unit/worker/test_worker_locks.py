@@ -121,9 +121,7 @@ def test_no_lock_is_lost_during_a_short_outage_of_the_broker() -> None:
     assert is_held(lock)
 
 
-def test_no_lock_is_lost_if_the_next_connection_works_after_one_connection_stops_responding() -> (
-    None
-):
+def test_no_lock_is_lost_if_one_connection_stops_responding_but_the_next_connection_works() -> None:
     broker = ScriptedBroker(mood="silent")
     locks = [broker.hold(name) for name in ("a", "b")]
     broker.pass_time(20.0)

@@ -258,7 +258,7 @@ def test_a_model_with_a_stored_memory_profile_is_loaded_and_not_measured_again(
     assert loads == [1], "the stored profile is used, so the model is not measured and loaded again"
 
 
-def test_a_model_waits_if_less_memory_is_free_than_another_process_measured_for_the_model(
+def test_a_model_waits_for_free_memory_of_the_size_that_another_process_measured(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel], tmp_path: Path
 ) -> None:
     all_of_it = managed_models("b", sharing, lambda: Infer(50))
@@ -310,7 +310,7 @@ def test_a_model_larger_than_the_device_memory_is_reported_as_out_of_memory(
     assert not managed.manager.admits()
 
 
-def test_a_model_that_exceeds_the_free_memory_loads_after_other_models_are_unloaded(
+def test_a_model_that_exceeds_the_free_memory_is_loaded_after_other_models_are_unloaded(
     sharing: DeviceSharing, managed_models: Callable[..., ManagedModel]
 ) -> None:
     first = managed_models("a", sharing, lambda: Infer(20))

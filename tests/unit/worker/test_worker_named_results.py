@@ -85,7 +85,7 @@ def test_named_results_are_encoded_in_the_media_types_of_the_catalogue_entry() -
         assert (mask.media_type, picture.size, picture.mode) == ("image/png", (12, 2), "L")
 
 
-def test_an_optional_named_result_that_is_none_or_absent_is_omitted() -> None:
+def test_an_optional_named_result_that_is_none_or_was_not_returned_is_not_encoded() -> None:
     assert list(run(LoadedModel(MODEL, Infer())).named) == ["mask"]
     assert list(encode_results(Results(1, mask=b"png"), MODEL).named) == ["mask"]
 
@@ -432,7 +432,7 @@ def test_the_check_command_prints_the_named_results(tmp_path: Path) -> None:
     assert "model-unfit" in output.getvalue()
 
 
-def test_a_comparison_of_versions_finds_a_difference_in_a_named_result() -> None:
+def test_a_comparison_of_model_versions_finds_a_difference_in_a_named_result() -> None:
     def results(mask: str) -> VersionRun:
         named = {"mask": {"media_type": "image/png", "size_bytes": 1, "base64": mask}}
         line = {"event": "result", "json": {"width": 1}, "results": named}

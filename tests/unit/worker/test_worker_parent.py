@@ -119,7 +119,7 @@ def test_a_killed_child_is_replaced() -> None:
 
 
 @pytest.mark.parametrize("code", [0, 2, 71, 98])
-def test_a_child_that_is_ended_by_a_model_or_library_is_replaced_whatever_its_exit_code(
+def test_a_child_that_a_model_or_library_ends_with_any_exit_code_is_replaced(
     code: int,
 ) -> None:
     with started() as program:

@@ -100,7 +100,9 @@ def test_copying_a_blob_to_a_file_on_a_full_disk_raises_payloads_unavailable() -
         BlobPayloads(ScriptedStore()).open(REF, NOOP, hasty)
 
 
-def test_a_blob_is_read_again_after_a_broken_connection_and_errors_do_not_show_the_url() -> None:
+def test_a_blob_is_read_again_after_a_broken_connection_and_the_error_does_not_show_the_url() -> (
+    None
+):
     broken = ConnectionError("https://storage.test/inputs/a?sig=secret")
     assert read(BlobPayloads(ScriptedStore(failure=broken, failures_left=1)), REF) == DATA
     with pytest.raises(PayloadsUnavailable) as raised:

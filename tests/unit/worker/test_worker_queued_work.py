@@ -38,7 +38,7 @@ class Queue:
         return [Peeked(n, now - timedelta(seconds=self.ages[n])) for n in numbers[:count]]
 
 
-def test_the_age_of_queued_work_is_the_age_of_the_oldest_message_in_any_queue() -> None:
+def test_the_age_of_queued_work_is_the_age_of_the_oldest_message_of_all_queues() -> None:
     normal, low = Queue({7: 3.0, 8: 1.0}), Queue({2: 20.0})
     pending = QueuedWork([normal, low], lock_seconds=10, clock=Clock())
     since = pending.since()

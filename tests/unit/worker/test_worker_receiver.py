@@ -237,7 +237,7 @@ def test_the_receiver_logs_only_once_that_the_queue_is_missing(
     assert not loop.receiver.is_connected
 
 
-def test_a_receiver_without_capacity_may_still_receive_until_its_link_credit_is_withdrawn() -> None:
+def test_a_receiver_without_capacity_can_receive_a_message_until_its_credit_is_withdrawn() -> None:
     loop = ReceiverLoop()
     loop.run_once()
     loop.has_room = False

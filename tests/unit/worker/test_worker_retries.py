@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 from worker.net.retries import RetryDelays, redelivery_delay_seconds
 
 
-def test_each_retry_delay_is_twice_the_previous_delay_up_to_the_limit_until_a_reset() -> None:
+def test_retry_delays_double_up_to_a_limit_and_start_again_at_the_first_delay_after_a_reset() -> (
+    None
+):
     backoff = RetryDelays(first_seconds=1.0, limit_seconds=5.0, chance=lambda: 0.0)
     assert [backoff.next() for _ in range(5)] == [1.0, 2.0, 4.0, 5.0, 5.0]
     backoff.reset()

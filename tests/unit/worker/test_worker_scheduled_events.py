@@ -80,7 +80,7 @@ def test_any_json_object_in_the_list_of_events_is_read_as_a_scheduled_event(
 
 
 @pytest.mark.parametrize("kind", ["Preempt", "Terminate", "Reboot", "Redeploy"])
-def test_a_preempt_terminate_reboot_or_redeploy_event_ends_only_the_named_machine(
+def test_an_event_of_type_preempt_or_terminate_or_reboot_or_redeploy_ends_only_the_named_machine(
     kind: str,
 ) -> None:
     notice = ScheduledEvent("id", kind, frozenset({"vm_0"}), NOW + timedelta(seconds=30))
@@ -96,7 +96,7 @@ def test_a_scheduled_event_of_type_freeze_or_of_unknown_type_does_not_end_the_ma
 
 
 @pytest.mark.parametrize(("minutes", "is_stopped"), [(15, True), (21, False), (7 * 24 * 60, False)])
-def test_a_scheduled_event_may_stop_the_machine_from_20_minutes_before_its_earliest_start(
+def test_a_scheduled_event_is_ignored_until_20_minutes_before_its_earliest_start(
     minutes: int, is_stopped: bool
 ) -> None:
     notice = ScheduledEvent("id", "Redeploy", frozenset({"vm_0"}), NOW + timedelta(minutes=minutes))

@@ -78,7 +78,7 @@ def test_settings_are_read_from_environment_variables() -> None:
     )
 
 
-def test_the_variable_otel_sdk_disabled_disables_traces() -> None:
+def test_traces_are_disabled_if_the_variable_otel_sdk_disabled_is_true() -> None:
     switched_off = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "true"}
     assert WorkerSettings.from_env({**LEAST, **switched_off}).trace_exporters == ()
 

@@ -61,7 +61,7 @@ def answer(loaded: LoadedModel, item: object) -> Any:
     return loaded.finish(output).value  # type: ignore[union-attr]  # JSON
 
 
-def test_a_text_pipeline_of_transformers_labels_a_text(
+def test_a_text_pipeline_of_the_transformers_library_returns_a_label_and_a_score(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = tmp_path / "files"
@@ -87,7 +87,7 @@ def test_a_text_pipeline_of_transformers_labels_a_text(
     assert 0.5 <= found["score"] <= 1
 
 
-def test_a_picture_pipeline_of_transformers_labels_a_picture(
+def test_a_picture_pipeline_of_the_transformers_library_returns_labels_and_scores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = tmp_path / "files"

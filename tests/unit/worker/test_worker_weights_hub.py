@@ -175,7 +175,7 @@ def test_a_download_from_the_hub_with_endless_redirects_fails(
         (206, "", "", (WeightsUnavailable, "has answered with status 206; expected 200")),
     ],
 )
-def test_the_error_for_each_refusal_of_the_hub_contains_the_status(
+def test_the_error_for_an_unexpected_response_of_the_hub_contains_the_http_status(
     tmp_path: Path, status: int, code: str, token: str, expected: tuple[type[WorkerError], str]
 ) -> None:
     def refuse(hub: FakeHub, handler: BaseHTTPRequestHandler) -> bool:
@@ -203,7 +203,7 @@ def test_hub_weights_with_a_wrong_digest_are_refused_and_deleted(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_download_from_the_hub_that_is_interrupted_leaves_no_file(
+def test_an_interrupted_download_from_the_hub_leaves_no_file(
     server: FakeHub, tmp_path: Path
 ) -> None:
     def break_off(handler: BaseHTTPRequestHandler, data: bytes) -> None:
@@ -228,7 +228,7 @@ def test_the_error_for_an_unreachable_hub_names_the_hub(tmp_path: Path) -> None:
     assert f"{server.endpoint} cannot be reached: ConnectError" in said
 
 
-def test_a_download_from_the_hub_that_is_too_slow_fails(server: FakeHub, tmp_path: Path) -> None:
+def test_a_too_slow_download_from_the_hub_fails(server: FakeHub, tmp_path: Path) -> None:
     model = model_of(server.add("acme/net", "a.bin", DATA))
     seconds = iter(range(0, 10_000, 30))
     hub = Hub(HubSettings(server.endpoint), AddressGuard("127.0.0.1"), lambda: next(seconds))
@@ -396,7 +396,7 @@ def test_a_second_worker_waits_while_the_first_worker_downloads_the_same_hub_wei
     assert [each.name for each in files] == [sha256(DATA)]
 
 
-def test_a_relative_weights_path_is_resolved_from_the_working_directory(
+def test_a_relative_weights_path_is_resolved_against_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "nets").mkdir()
