@@ -497,7 +497,7 @@ def _check_session_id(session_id: str | None) -> None:
             " set to a valid value."
         )
     if len(session_id) > _MAX_SESSION_ID_LENGTH:
-        raise ArgumentError(f"a session id has more than {_MAX_SESSION_ID_LENGTH} characters")
+        raise ArgumentError(f"a session id must have at most {_MAX_SESSION_ID_LENGTH} characters")
     check_unicode(session_id)
 
 
