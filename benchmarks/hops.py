@@ -123,7 +123,9 @@ def measure_latencies(url: str, size_bytes: int, jobs: int) -> list[float]:
         time.sleep(PAUSE_SECONDS)
         outcome = load.run(requests, clients=1, requests=1)
         if outcome.failures:
-            raise RuntimeError("the measured job failed, so its latency could not be measured")
+            raise RuntimeError(
+                f"a job of {size_bytes} bytes failed, so the latency could not be measured"
+            )
         latencies_ms += outcome.latencies_ms
     return latencies_ms
 

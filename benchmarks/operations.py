@@ -286,7 +286,8 @@ class OperationCounter:
             response = self.http.delete(f"/v1/jobs/{job_id}")
             if response.status_code != HTTPStatus.ACCEPTED:
                 raise RuntimeError(
-                    f"the cancellation was refused with status {response.status_code}"
+                    f"the cancellation of the job {job_id} was refused with status "
+                    f"{response.status_code}: {response.text}"
                 )
             self._wait_until_ended([job_id])
             time.sleep(max(0.0, begun_at + ASKED_AFTER_SECONDS + 0.1 - time.monotonic()))
@@ -377,7 +378,8 @@ class OperationCounter:
                 return
             if time.monotonic() > end:
                 raise RuntimeError(
-                    f"the job's operations did not end within {_DEADLINE_SECONDS} s: {now}"
+                    f"after {_DEADLINE_SECONDS} s, messages were not settled or the counts of "
+                    f"operations still changed: {now}"
                 )
             time.sleep(0.05)
 

@@ -205,7 +205,9 @@ class WorkerRig:
         found = _COUNT.search(connection.getresponse().read())
         connection.close()
         if found is None:
-            raise RuntimeError("the broker did not return the number of active messages")
+            raise RuntimeError(
+                f"the broker did not return the number of active messages in the queue {queue}"
+            )
         return int(found[1])
 
     def take_replies(self) -> list[JobReply]:

@@ -462,4 +462,7 @@ def _wait_until_answered(served: ServedPeer, folder: Path, begin: float) -> None
             last = repr(error)
         time.sleep(0.05)
     logs = "\n".join(path.read_text("utf-8", "replace")[-2000:] for path in folder.glob("*.log"))
-    raise RuntimeError(f"no status 200 from {url} within {_READY_SECONDS} s; last: {last}\n{logs}")
+    raise RuntimeError(
+        f"{url} did not respond with status 200 within {_READY_SECONDS} s; the last response or "
+        f"error: {last}\n{logs}"
+    )

@@ -88,7 +88,7 @@ class RequestBody:
                     message = await self._receive()
             except TimeoutError:
                 raise ClientGoneError(
-                    "the client sent no part of the request body within the time limit"
+                    f"the client sent no part of the request body for {BODY_SILENCE_SECONDS:g} s"
                 ) from None
             if message["type"] != "http.request":
                 raise ClientGoneError(

@@ -248,7 +248,8 @@ async def run_host(host: Host, stopping: asyncio.Event, watch: AppFileWatch | No
 
 
 async def _reload(host: Host, stop: "asyncio.Task[Any]", changes: list[Path]) -> None:
-    _log.info("%s has changed: loading the app again", ", ".join(path.name for path in changes))
+    names = ", ".join(path.name for path in changes)
+    _log.info("loading the app again, because these files have changed: %s", names)
     for path in changes:
         forget_bytecode(path)
     await host.unload()

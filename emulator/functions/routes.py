@@ -177,7 +177,7 @@ class _Compiler:
         if "{" in text or "}" in text:
             raise RouteError(
                 f"'{self._template}' is not a valid route template: "
-                "a brace is not part of a parameter"
+                "each { and } must enclose a parameter such as {name}"
             )
         return re.escape(text)
 

@@ -96,7 +96,7 @@ class CbsTokens:
         try:
             path = urlsplit(audience).path
         except ValueError:
-            raise _refusal(400, "put-token: the name is not a URL") from None
+            raise _refusal(400, f"put-token: the name {audience[:300]!r} is not a URL") from None
         verify_sas(token, self._policies, path, self._clock.now())
         self._tokens[audience] = token
         self._tokens.move_to_end(audience)

@@ -164,7 +164,9 @@ async def _dispose(queue: Queue, body: _Body, lock: MessageSessionLock | None) -
                 )
                 await queue.dead_letter(token, _text(reason), _text(description), changes)
             case _:
-                raise _bad("disposition-status must be completed, abandoned, defered or suspended")
+                raise _bad(
+                    "disposition-status must be 'completed', 'abandoned', 'defered' or 'suspended'"
+                )
     return {}
 
 
@@ -203,7 +205,7 @@ def _instant(timestamp: Timestamp) -> datetime:
     try:
         return timestamp.instant()
     except OverflowError:
-        raise _bad("last-updated-time is not in the years 1 to 9999") from None
+        raise _bad("last-updated-time must be in the years 1 to 9999") from None
 
 
 _OPERATIONS: dict[str, _Operation] = {
@@ -228,6 +230,9 @@ _SESSION_OPERATIONS: dict[str, _SessionOperation] = {
 _SENDING = {"schedule-message", "cancel-scheduled-message"}
 
 
+_ITEM_KINDS: dict[type[Any], str] = {UUID: "a UUID", dict: "a map", int: "a whole number"}
+
+
 def _items(body: _Body, name: str, kind: type[Any]) -> list[Any]:
     items = body.get(name)
     if not isinstance(items, list) or not items:
@@ -235,7 +240,7 @@ def _items(body: _Body, name: str, kind: type[Any]) -> list[Any]:
     if len(items) > _MAX_ITEMS:
         raise _bad(f"{name} must have at most {_MAX_ITEMS} items")
     if any(not isinstance(item, kind) or isinstance(item, bool) for item in items):
-        raise _bad(f"{name} contains an item whose AMQP type this operation does not accept")
+        raise _bad(f"each item of {name} must be {_ITEM_KINDS[kind]}")
     return items
 
 

@@ -82,7 +82,7 @@ async def enumerate_rules(queue: Queue, body: _Body) -> _Body | None:
     """
     skip, top = body.get("skip"), body.get("top")
     if not (isinstance(skip, int) and isinstance(top, int) and skip >= 0 and top >= 1):
-        raise _bad("skip must be a whole number of at least 0, and top one of at least 1")
+        raise _bad("skip and top must be whole numbers: skip at least 0, and top at least 1")
     page = _subscription(queue).rules[skip : skip + top]
     rules = [{"rule-description": _rule_description(rule)} for rule in page]
     return {"rules": rules} if rules else None

@@ -167,7 +167,7 @@ def _instant(encoded: bytes) -> datetime | None:
     try:
         return value.instant()
     except OverflowError:
-        raise DecodeError(f"the time in {_SCHEDULED} is not in the years 1 to 9999") from None
+        raise DecodeError(f"the time in {_SCHEDULED} must be in the years 1 to 9999") from None
 
 
 def encode_changes(properties: Mapping[Any, Any]) -> PropertyChanges:

@@ -100,8 +100,8 @@ class _PolicyRoutes:
         name: str = request.path_params["name"]
         if name in self._policies.configured:
             raise ArgumentError(
-                f"the policy {name!r} is set when the emulator starts: to change the policy, edit "
-                "Config.json, the file of --policies or --key, and start the emulator again"
+                f"the policy {name!r} is set when the emulator starts: change it in Config.json, "
+                "in the file of --policies or in the option --key, and start the emulator again"
             )
         return name
 

@@ -255,7 +255,7 @@ class Catalogue(Mapping[str, ModelEntry]):
         if len(set(resources)) < len(resources):
             twice = next(each for each in resources if resources.count(each) > 1)
             raise CatalogueError(
-                f"{twice}: in a deployment, a version of another model also gets this name; choose "
+                f"{twice}: in a deployment, a version of another model has the same name; choose "
                 "another name for one of the two models"
             )
         return catalogue
@@ -357,7 +357,7 @@ def _read_version(
     for key in table:
         if key in _SHARED_KEYS:
             raise CatalogueError(
-                f"{name}.{key}: all versions of a model have the same {key}; set it in "
+                f"{name}.{key}: all versions of a model must have the same {key}; set it in "
                 f"[{first.name}], or make this version a model of its own"
             )
     dropped = {"queue"}.union(*(_DEPENDENT_KEYS.get(key, ()) for key in table))
@@ -540,8 +540,8 @@ def _check_weights(model: ModelEntry) -> None:
         raise CatalogueError(f"{model.name}.weights: {error}") from None
     if location.needs_digest and not model.weights_sha256:
         raise CatalogueError(
-            f"{model.name}.weights_sha256: the key is missing; weights with {location.scheme}: "
-            f"need it: run `loosely models lock {model.model_name}`"
+            f"{model.name}.weights_sha256: the key is missing, but weights that begin with "
+            f"'{location.scheme}:' need it; run `loosely models lock {model.model_name}`"
         )
 
 

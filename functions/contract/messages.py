@@ -335,8 +335,8 @@ class Fields:
             return value.astimezone(UTC)
         except OverflowError:
             raise MalformedMessage(
-                f"{self._at(name)}: the time is out of range: converted to UTC, it is not in the "
-                "years 1 to 9999"
+                f"{self._at(name)}: the time is out of range: its year in UTC must be from 1 to "
+                "9999"
             ) from None
 
     def optional_time(self, name: str) -> datetime | None:
@@ -526,10 +526,10 @@ def reply_from_json(value: Json) -> JobReply:
     has_names = fields.raw("schema") == NAMED_RESULTS_VERSION
     result, error = fields.optional_child("result"), fields.optional_child("error")
     if (result is None) == (error is None):
-        raise MalformedMessage("expected exactly one of the fields result and error in a reply")
+        raise MalformedMessage("a reply must have exactly one of the fields result and error")
     if has_names and result is None:
         raise MalformedMessage(
-            "result: the field is missing; only a successful job's reply may have named results"
+            "result: the field is missing, but a reply with named results must have it"
         )
     timing = fields.optional_child("timing")
     return JobReply(
@@ -606,7 +606,9 @@ def _named_results_from_json(fields: Fields) -> dict[str, Payload]:
 def _payload_names(fields: Fields, path: str, kind: str) -> list[str]:
     names = list(fields.others(frozenset()))
     if not names:
-        raise MalformedMessage(f"{path}: expected at least one {kind} in schema version 2")
+        raise MalformedMessage(
+            f"{path}: expected at least one {kind}, because the schema version is 2"
+        )
     for name in names:
         if not is_payload_name(name):
             raise MalformedMessage(

@@ -33,6 +33,13 @@ _KEYS_OF_TYPE: Final[Mapping[str, set[str]]] = {
     "integer": {"minimum", "maximum"},
     "array": {"items", "minItems", "maxItems"},
 }
+_EXPECTED: Final[Mapping[str, str]] = {
+    "description": "a string",
+    "minimum": "a number",
+    "maximum": "a number",
+    "minItems": "a whole number of at least 0",
+    "maxItems": "a whole number of at least 0",
+}
 _BOUNDS: Final = (("minimum", "maximum"), ("minItems", "maxItems"))
 _NAMES: Final[Mapping[str, str]] = {
     "number": "a number",
@@ -83,10 +90,8 @@ def _check_schema(path: str, schema: Any, *, is_element: bool = False) -> None:
         if key == "items":
             _check_schema(f"{path}.items", value, is_element=True)
         elif not _fits(kind, key, value):
-            raise CatalogueError(
-                f"{path}.{key}: the value {value!r:.100} is not valid in a schema of the type "
-                f"{kind}"
-            )
+            expected = _EXPECTED.get(key, f"a list of one or more values of the type {kind}")
+            raise CatalogueError(f"{path}.{key}: expected {expected}, found {value!r:.100}")
     for low, high in _BOUNDS:
         if low in schema and high in schema and schema[low] > schema[high]:
             raise CatalogueError(

@@ -138,7 +138,7 @@ class Decoder:
         """
         value = self.value()
         if type(value) is not list:
-            raise DecodeError("the AMQP value must be a list")
+            raise DecodeError("expected an AMQP list, found an AMQP value of another type")
         return value
 
     def _value(self, depth: int) -> Any:
@@ -234,12 +234,14 @@ class Decoder:
         if self._budget < 0:
             raise DecodeError(f"the AMQP value has more than {MAX_VALUES} items in total")
         if depth >= MAX_DEPTH:
-            raise DecodeError(f"AMQP values are nested in more than {MAX_DEPTH} levels")
+            raise DecodeError(f"an AMQP value is nested more than {MAX_DEPTH} levels deep")
         return depth + 1
 
     def _expect_end(self, size: int, size_at: int) -> None:
         if self.offset != size_at + size:
-            raise DecodeError("the size of a list, map or array differs from the size of its items")
+            raise DecodeError(
+                "the encoded size of a list, map or array differs from the total size of its items"
+            )
 
 
 _Reader = Callable[[Decoder, int], Any]

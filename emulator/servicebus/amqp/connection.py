@@ -236,7 +236,7 @@ class Connection(asyncio.Protocol):
 
     def _on_open(self, peer_open: Open) -> None:
         if self._state is not _State.OPENING:
-            raise ConnectionFault("amqp:not-allowed", "the peer sent the performative open twice")
+            raise ConnectionFault("amqp:not-allowed", "the peer sent the performative 'open' twice")
         self._send_open()
         if peer_open.max_frame_size < MIN_MAX_FRAME_BYTES:
             raise ConnectionFault(

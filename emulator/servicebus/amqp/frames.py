@@ -61,7 +61,8 @@ class AmqpFrameReader:
             )
         if doublewords < _HEAD_DOUBLEWORDS or head_bytes > size:
             raise FramingError(
-                "the data offset of a frame is less than 2 or exceeds the size of the frame"
+                "the data offset of a frame must be at least 2 words of 4 bytes, and must not "
+                f"exceed the size of the frame: found {doublewords} in a frame of {size} bytes"
             )
         if frame_type not in {AMQP_FRAME, SASL_FRAME}:
             raise FramingError(f"the frame type {frame_type} is unknown")

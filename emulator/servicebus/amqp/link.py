@@ -591,7 +591,8 @@ def _address(terminus: Described) -> str:
         path = urlsplit(address).path if "://" in address else address
     except ValueError:
         raise LinkFault(
-            "amqp:invalid-field", "the address of a source or target is not a valid URL"
+            "amqp:invalid-field",
+            f"the address {address[:300]!r} of a source or target is not a valid URL",
         ) from None
     return path.strip("/")
 

@@ -55,8 +55,9 @@ class Performative:
             if value is None:
                 continue
             if not isinstance(value, kind):
+                expected = " or ".join(each.__name__ for each in kind)
                 raise DecodeError(
-                    f"{cls.__name__}.{name} must not have the type {type(value).__name__}"
+                    f"{cls.__name__}.{name}: expected {expected}, found {type(value).__name__}"
                 )
             given[name] = value
         for name in names[: cls.required]:

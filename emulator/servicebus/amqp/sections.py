@@ -96,7 +96,8 @@ def split(payload: bytes) -> Sections:
             found[_FIELDS[code]] = section
         elif body and (code != body_code or code == VALUE):
             raise DecodeError(
-                "the body of a message must have sections of one kind, and at most one amqp-value"
+                "the body of a message must have sections of one kind, and at most one amqp-value "
+                "section"
             )
         else:
             body_code = code
@@ -204,5 +205,7 @@ def _items(section: bytes) -> list[bytes]:
         items.append(section[offset:item_end])
         offset = item_end
     if offset != end:
-        raise DecodeError("the size of a list or map differs from the size of its items")
+        raise DecodeError(
+            "the encoded size of a list or map differs from the total size of its items"
+        )
     return items

@@ -48,8 +48,8 @@ class AuthorizationRule:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise ArgumentError(
-                f"policy {self.name[:100]!r}: a name has at most 50 letters, digits and . _ -, and "
-                "begins and ends with a letter or digit"
+                f"policy {self.name[:100]!r}: the name must have at most 50 letters, digits "
+                "and . _ -, and must begin and end with a letter or digit"
             )
         if not self.rights:
             raise ArgumentError(f"policy {self.name!r}: expected at least one right")
@@ -60,8 +60,8 @@ class AuthorizationRule:
         for key in (self.primary_key, *self.keys):
             if not _KEY.fullmatch(key):
                 raise ArgumentError(
-                    f"policy {self.name!r}: a key has 1 to {_MAX_KEY_LENGTH} printable ASCII "
-                    "characters, without blanks and semicolons"
+                    f"policy {self.name!r}: each key must have 1 to {_MAX_KEY_LENGTH} printable "
+                    "ASCII characters, and no blanks or semicolons"
                 )
 
     @property

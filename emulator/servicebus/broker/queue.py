@@ -497,7 +497,7 @@ def _check_session_id(session_id: str | None) -> None:
             " set to a valid value."
         )
     if len(session_id) > _MAX_SESSION_ID_LENGTH:
-        raise ArgumentError(f"a session id has more than {_MAX_SESSION_ID_LENGTH} characters")
+        raise ArgumentError(f"a session id must have at most {_MAX_SESSION_ID_LENGTH} characters")
     check_unicode(session_id)
 
 
@@ -509,7 +509,9 @@ def _check(message: IncomingMessage, limit_bytes: int) -> None:
         )
     if message.message_id is not None:
         if len(message.message_id) > _MAX_MESSAGE_ID_LENGTH:
-            raise ArgumentError(f"a message id has more than {_MAX_MESSAGE_ID_LENGTH} characters")
+            raise ArgumentError(
+                f"a message id must have at most {_MAX_MESSAGE_ID_LENGTH} characters"
+            )
         check_unicode(message.message_id)
     time_to_live = message.time_to_live or timedelta(0)
     if not timedelta(0) <= time_to_live <= _MAX_TIME_TO_LIVE:

@@ -43,8 +43,8 @@ def check_name(name: str) -> None:
         )
     if SUBSCRIPTIONS.casefold() in f"/{name}/".casefold():
         raise ArgumentError(
-            f"Name: {name[:300]!r}: the part 'subscriptions' is reserved for the subscriptions of "
-            "topics: use another name"
+            f"Name: {name[:300]!r} must not contain the path segment 'subscriptions', which is "
+            "reserved for the subscriptions of topics: use another name"
         )
 
 

@@ -214,7 +214,9 @@ class _Parser:
         if self._token.kind is not _Kind.END:
             self._fail("expected an operator")
         if not operand.is_predicate:
-            raise _error(start.position, "expected a condition such as a = 1", self._expression)
+            raise _error(
+                start.position, "expected a condition such as price > 10", self._expression
+            )
         return _as_predicate(operand)
 
     def parse_action(self) -> list[SqlStatement]:
@@ -307,7 +309,7 @@ class _Parser:
     def _predicate(self, operand: _Operand, position: int) -> Predicate:
         if not operand.is_predicate:
             found = self._expression[position - 1 : position + 49]
-            raise _error(position, "expected a condition such as a = 1", found)
+            raise _error(position, "expected a condition such as price > 10", found)
         return _as_predicate(operand)
 
     def _not(self) -> _Operand:

@@ -232,7 +232,7 @@ def test_the_list_of_hugging_face_files_for_a_deployment_contains_each_file_once
         (*entry('weights = "file:../a.bin"'), "noop.weights: expected a relative path"),
         (
             *entry(f'weights = "hf:acme/net@{COMMIT}/a.bin"'),
-            "weights with hf: need it: run `loosely models lock noop`",
+            "weights that begin with 'hf:' need it; run `loosely models lock noop`",
         ),
         (*entry('weights = "blob:weights/a.pth"'), "noop.weights_sha256: the key is missing"),
         (*entry(f'weights_sha256 = "{SHA256}"'), "noop.weights: the key is missing"),

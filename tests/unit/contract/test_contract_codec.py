@@ -259,7 +259,7 @@ def test_an_encoded_reply_with_named_results_has_schema_version_2() -> None:
         ({"results": {"mask": {"url": "https://a"}}}, "results.mask.media_type: the field is"),
         (
             {"result": None, "error": error_to_json(JobError("a", "b", Stage.RUN, False))},
-            "result: the field is missing; only a successful job's reply may have named results",
+            "result: the field is missing, but a reply with named results must have it",
         ),
     ],
 )

@@ -83,7 +83,7 @@ def test_a_parameter_for_a_model_without_parameters_is_refused_as_unknown() -> N
         ({"type": "string", "enum": ["a"], "default": "b"}, "p.n.default: expected a string: one"),
         (
             {"type": "array", "maxItems": -1},
-            "p.n.maxItems: the value -1 is not valid in a schema of the type array",
+            "p.n.maxItems: expected a whole number of at least 0, found -1",
         ),
     ],
 )

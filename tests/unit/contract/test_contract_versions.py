@@ -146,17 +146,17 @@ def test_the_printed_entries_of_all_versions_of_a_model_form_a_valid_catalogue(
         (
             "max_batch_size = 2",
             "max_pixels = 2",
-            "all versions of a model have the same max_pixels",
+            "all versions of a model must have the same max_pixels",
         ),
         (
             "max_batch_size = 2",
             'inputs.mask = {media_types = ["image/png"]}',
-            "all versions of a model have the same inputs",
+            "all versions of a model must have the same inputs",
         ),
         (
             "max_batch_size = 2",
             'results.mask = {media_type = "image/png"}',
-            "all versions of a model have the same results",
+            "all versions of a model must have the same results",
         ),
         ("max_batch_size = 2", 'queue = "small"', "models use the queue small"),
         ('[small."10"]', "[small-v2]", "models use the queue small-v2"),

@@ -65,7 +65,8 @@ class Faults:
             self._random.random() < self._options.crash_rate / len(_RANDOM_POINTS)
         ):
             _log.warning(
-                "random crash at the crash point %s of %s: this process kills itself", point, name
+                "%s has reached the crash point %s: this process kills itself (random crash)",
+                *(name, point),
             )
             await self._end()
 
@@ -135,7 +136,10 @@ class Faults:
             return inserted.rowcount > 0
 
         if await self._database.transact(claim):
-            _log.warning("crash at the crash point %s of %s: this process kills itself", text, name)
+            _log.warning(
+                "%s has reached the crash point %s: this process kills itself (requested crash)",
+                *(name, text),
+            )
             await self._end()
 
     def _was_reached(self, text: str) -> bool:

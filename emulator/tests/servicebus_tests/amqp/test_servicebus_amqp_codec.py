@@ -172,8 +172,8 @@ def test_decoding_damaged_bytes_returns_a_value_or_raises_a_decode_error(
         (b"\xc1\x04\x02\x45\x40\x40", "size"),
         (b"\xc1\x03\x02\x45\x40", "as a key"),
         (b"\xd0\xff\xff\xff\xff\xff\xff\xff\xff", "more than"),
-        (b"\x00" * 100, "nested in more than"),
-        (b"\xc0\xff\x01" * 100, "nested in more than"),
+        (b"\x00" * 100, "nested more than"),
+        (b"\xc0\xff\x01" * 100, "nested more than"),
     ],
 )
 def test_decoding_malformed_bytes_raises_a_decode_error(data: bytes, why: str) -> None:
@@ -194,7 +194,7 @@ def test_decoding_too_deeply_nested_values_raises_a_decode_error() -> None:
     for _ in range(MAX_DEPTH - 1):
         value = [value]
     assert decode(encode(value)) == value
-    with pytest.raises(DecodeError, match="nested in more than"):
+    with pytest.raises(DecodeError, match="nested more than"):
         decode(encode([[value]]))
 
 

@@ -121,7 +121,7 @@ def test_a_performative_with_a_symbol_as_descriptor_is_decoded() -> None:
         (encode(Described([], [])), "neither a number nor a known symbol"),
         (encode_composite(0x10, []), "container_id is missing"),
         (encode_composite(0x12, ["name", UInt(1)]), "role is missing"),
-        (encode_composite(0x14, ["one"]), "handle must not have the type str"),
+        (encode_composite(0x14, ["one"]), "handle: expected UInt, found str"),
         (encode_composite(0x17, [None, 1]), "has 2 fields"),
     ],
 )

@@ -226,7 +226,7 @@ def test_long_and_symbolic_section_descriptors_are_replaced_by_short_descriptors
             encode_section(
                 MESSAGE_ANNOTATIONS, {Symbol("x-opt-scheduled-enqueue-time"): Timestamp(1 << 62)}
             ),
-            "not in the years",
+            "in the years 1 to 9999",
         ),
     ],
 )

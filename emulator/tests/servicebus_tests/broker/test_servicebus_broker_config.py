@@ -256,7 +256,10 @@ def test_a_queue_without_configured_properties_has_the_default_properties_of_azu
         ),
         (config(Queues=[{"Name": "$a"}]), "is not a valid queue name"),
         (config(Queues=[{"Name": "Health"}]), "Queues[0]: Name: 'Health' is reserved"),
-        (config(Queues=[{"Name": "a/Subscriptions/b"}]), "the part 'subscriptions' is reserved"),
+        (
+            config(Queues=[{"Name": "a/Subscriptions/b"}]),
+            "must not contain the path segment 'subscriptions'",
+        ),
         (
             config(Topics=[{"Name": "QUEUE.1"}]),
             "Topics[0].Name: another queue or topic already has the name 'QUEUE.1'",

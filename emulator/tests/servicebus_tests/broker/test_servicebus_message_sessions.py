@@ -283,7 +283,7 @@ async def test_a_queue_with_sessions_refuses_messages_and_receivers_without_a_se
     queue = servicebus.queue()
     with pytest.raises(NotAllowed, match="The SessionId was not set on a message"):
         await queue.send([*messages("s", "a"), message("no session")])
-    with pytest.raises(ArgumentError, match="a session id has more than 128 characters"):
+    with pytest.raises(ArgumentError, match="a session id must have at most 128 characters"):
         await queue.send(messages("s" * 129, "a"))
     with pytest.raises(ArgumentError, match="not valid Unicode"):
         await queue.send(messages("\ud800", "a"))

@@ -260,7 +260,10 @@ def test_a_queue_is_created_and_updated_with_policies(guarded: Server) -> None:
         (AuthorizationRule(key_name="a", rights=["Manage"]), "requires Listen and Send"),
         (AuthorizationRule(key_name="a", rights=["Read"]), "expected Listen, Send or Manage"),
         (AuthorizationRule(key_name="a", rights=[]), "at least one right"),
-        (AuthorizationRule(key_name="a b", rights=["Send"]), "a name has at most 50 letters"),
+        (
+            AuthorizationRule(key_name="a b", rights=["Send"]),
+            "the name must have at most 50 letters",
+        ),
         (
             AuthorizationRule(key_name="a", rights=["Send"], primary_key="k;k"),
             "printable ASCII characters",
