@@ -170,9 +170,12 @@ def parse_keys(text: str) -> tuple[ApiKey, ...]:
             keys.append(_read_entry(entry))
         except ValueError as error:
             raise ValueError(f"entry {number}: {error}") from None
-    names = {key.caller.name for key in keys}
-    if len(names) < len(keys):
-        raise ValueError("two entries have the same name; give each entry a different name")
+    numbers: dict[str, int] = {}
+    for number, key in enumerate(keys, 1):
+        if (first := numbers.setdefault(key.caller.name, number)) != number:
+            raise ValueError(
+                f"entries {first} and {number} have the same name; give each entry a different name"
+            )
     return tuple(keys)
 
 
