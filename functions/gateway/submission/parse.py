@@ -246,7 +246,7 @@ def _read_named_inputs(model: ModelEntry, given: Json) -> dict[str, SubmittedInp
             if not isinstance(source, dict):
                 raise HttpProblem(
                     problems.MALFORMED_REQUEST,
-                    'expected the named input as a JSON object such as {"base64": …}',
+                    f'inputs.{name}: expected a JSON object such as {{"base64": …}}',
                 )
             inputs[name] = _read_input(model.entry_of_input(name), f"inputs.{name}", source)
     return inputs
