@@ -594,7 +594,7 @@ def parse_label(options: Mapping[str, Json]) -> str | None:
         raise HttpProblem(
             problems.MALFORMED_REQUEST,
             f"label: expected a text of 1 to {MAX_LABEL_CHARACTERS} characters without control "
-            "characters and line breaks",
+            "characters or line breaks",
         )
     return str(label)
 
