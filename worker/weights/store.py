@@ -176,8 +176,8 @@ class WeightsStore:
             return self._blobs.read(HUB_CONTAINER, hub_blob(sha256))
         except WeightsMissing:
             raise WeightsMissing(
-                f"{where}: HF_HUB_OFFLINE is set, and the storage account has no copy of the "
-                f"weights with the name {HUB_CONTAINER}/{hub_blob(sha256)}: run "
+                f"{where}: HF_HUB_OFFLINE is set, and the copy of the weights in the storage "
+                f"account, the blob {HUB_CONTAINER}/{hub_blob(sha256)}, does not exist: run "
                 "infra/scripts/fetch-weights.sh"
             ) from None
 
