@@ -54,7 +54,8 @@ class Tools:
         """
         if self.checks is None:
             raise CheckerMissingError(
-                f"INFRA_CHECKS, the folder of the checkers, is not set; set it, or run {instead}"
+                "the environment variable INFRA_CHECKS is not set; set it to the folder of the "
+                f"checkers, or run {instead}"
             )
         path = self.checks / name
         if not path.is_file():

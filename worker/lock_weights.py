@@ -137,8 +137,8 @@ def lock(
     entries = list(find_entries(_read(catalogue)[1]))
     if unknown := set(names) - {path[0] for path, _, _ in entries}:
         raise SettingsError(
-            f"{min(unknown)}: the catalogue {catalogue} has no entry with this name and the key "
-            "weights"
+            f"{min(unknown)}: the catalogue {catalogue} has no entry with this name, or the entry "
+            "has no key `weights`"
         )
     chosen = [
         (path, weights)

@@ -168,7 +168,7 @@ class GatewayClient:
         attempts = count()
         while (answer := self._try_send(parsed, body)).problem is not None:
             if not wait(backoff_seconds(next(attempts))):
-                raise ReplyUndelivered(f"the reply was not accepted: {answer.problem}")
+                raise ReplyUndelivered(f"the gateway did not accept the reply: {answer.problem}")
         return answer.status != _GONE
 
     def _request(
@@ -300,7 +300,9 @@ class QueueReplies:
                 sender.send(body, job_id)
             except BrokerUnavailable as error:
                 if not wait(backoff_seconds(attempt)):
-                    raise ReplyUndelivered(f"the reply was not accepted: {error}") from None
+                    raise ReplyUndelivered(
+                        f"the reply could not be sent to the queue {queue}: {error}"
+                    ) from None
             else:
                 return
 
@@ -332,7 +334,7 @@ class WebhookReplies:
             if (problem := self._try_send(url, body, job_id)) is None:
                 return
             if not wait(backoff_seconds(attempt)):
-                raise ReplyUndelivered(f"the reply was not accepted: {problem}")
+                raise ReplyUndelivered(f"the webhook did not accept the reply: {problem}")
 
     def _try_send(self, url: str, body: bytes, job_id: str) -> str | None:
         headers = signed_headers(self._secrets, event_id(job_id), datetime.now(UTC), body)

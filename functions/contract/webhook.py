@@ -49,7 +49,8 @@ def parse_secrets(text: str) -> tuple[bytes, ...]:
             raise ValueError(f"each secret must contain base64 after {_PREFIX}") from None
         if not _MIN_SECRET_BYTES <= len(secret) <= _MAX_SECRET_BYTES:
             raise ValueError(
-                f"each secret must have {_MIN_SECRET_BYTES} to {_MAX_SECRET_BYTES} bytes"
+                f"each secret must have {_MIN_SECRET_BYTES} to {_MAX_SECRET_BYTES} bytes after "
+                "base64 decoding"
             )
         secrets.append(secret)
     return tuple(secrets)

@@ -181,7 +181,9 @@ def _keys(environ: Mapping[str, str], name: str) -> tuple[bytes, ...]:
             name, "expected one or more keys in base64, separated by commas"
         ) from None
     if any(len(key) < _MIN_KEY_BYTES for key in keys):
-        raise InvalidSetting(name, f"each key must have at least {_MIN_KEY_BYTES} bytes")
+        raise InvalidSetting(
+            name, f"each key must have at least {_MIN_KEY_BYTES} bytes after base64 decoding"
+        )
     return keys
 
 
@@ -242,7 +244,7 @@ def _origins(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
         if origin not in {"*", f"{parts.scheme}://{parts.netloc}"}:
             raise InvalidSetting(
                 name,
-                "expected origins, separated by commas, for example https://host:port, or *",
+                "expected * or origins such as https://host:port, separated by commas",
             )
     return origins
 

@@ -47,7 +47,10 @@ class Cluster:
             )
         delays = (self.node_start_seconds, self.image_pull_seconds, self.model_load_seconds)
         if min(delays) < 0:
-            raise ValueError(f"delays: expected 0 s or more, found {min(delays):g} s")
+            raise ValueError(
+                "the node start, the image pull and the model load must each take 0 s or more, "
+                f"found {min(delays):g} s"
+            )
 
     def next_scan(self, now_seconds: float) -> float:
         """Return the time of the cluster autoscaler's first scan at or after ``now_seconds``.
@@ -101,8 +104,8 @@ class BatchTimes:
             )
         if self.batch_seconds < self.job_seconds:
             raise ValueError(
-                f"a full batch must take at least as long as one job, {self.job_seconds:g} s, "
-                f"found {self.batch_seconds:g} s"
+                "a full batch must take at least as long as one job, found "
+                f"{self.batch_seconds:g} s for a full batch and {self.job_seconds:g} s for one job"
             )
 
     def seconds(self, jobs: int) -> float:

@@ -35,7 +35,7 @@ def find_files(paths: Sequence[Path]) -> list[Path]:
         files += [each.resolve() for each in found if each.is_file() and each.name[0] != "."]
     if not files:
         raise typer.BadParameter(
-            "the given paths contain no files: name files, or folders that contain files",
+            "the given paths contain no files: give files, or folders that contain files",
             param_hint="--on",
         )
     return files

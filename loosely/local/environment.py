@@ -103,6 +103,6 @@ def check_requirements() -> None:
     missing = [name for name in _LOCAL_PACKAGES if find_spec(name) is None]
     if missing:
         raise ExtraMissing(
-            f"this command runs the gateway and the worker, which need the missing package "
-            f"{missing[0]}: install them with `pip install 'loosely[local]'`"
+            f"this command runs the gateway and the worker, but their package {missing[0]} is not "
+            "installed: install all packages that they need with `pip install 'loosely[local]'`"
         )

@@ -96,7 +96,7 @@ def free_base(first: int = _FIRST_SUGGESTION) -> int:
         if all(is_free(port) for port in astuple(Ports.from_base(base))):
             return base
     raise PortBusy(
-        f"five consecutive free ports from {first} to {_HIGHEST_PORT} were not found: end programs "
+        f"no five consecutive ports between {first} and {_HIGHEST_PORT} are free: end programs "
         "that use ports in this range"
     )
 

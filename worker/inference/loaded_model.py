@@ -688,7 +688,7 @@ def _named_inputs(model: ModelEntry, infer: Any, accepts: Accepts) -> dict[str, 
         if unfit:
             raise ModelUnfit(
                 f"{model.name}.inputs.{name}.media_types: {unfit[0]} cannot be decoded as "
-                f"{each.accepts}; expected only {', '.join(wanted) or 'text/plain and other text'}"
+                f"{each.accepts}; use only {', '.join(wanted) or 'types that begin with text/'}"
             )
     return declared
 
@@ -735,7 +735,7 @@ def input_kind(model: ModelEntry, infer: object) -> Accepts:
             if media_type.startswith(f"{kind}/") and media_type not in decoded:
                 raise ModelUnfit(
                     f"{model.name}.media_types: {media_type} cannot be decoded; "
-                    f"expected only {', '.join(decoded)}"
+                    f"replace it with one of {', '.join(decoded)}"
                 )
     return kind
 

@@ -122,7 +122,7 @@ class BatchLimit:
         if next_cost < min(cost, self._learned_cost):
             self._learned_cost = next_cost
             _log.warning(
-                "%s: a batch of size %g ran out of memory; later batches have at most size %g",
+                "%s: a batch of size %g ran out of memory; later batches have a size of at most %g",
                 *(self._model, cost, next_cost),
             )
 

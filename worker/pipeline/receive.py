@@ -451,7 +451,7 @@ class InFlight:
         trace_id = job.span.trace_id if job else "-"
         with log_fields(job_id=job_id, model=model, trace_id=trace_id):
             _log.info(
-                "%s: job %s ended with %s; "
+                "%s: job %s ended with the outcome %s; "
                 "settlement %s, delivery %d, trace id %s, error description %r",
                 *(model, job_id, code, request.settlement, delivery.delivery_count + 1),
                 *(trace_id, request.description),

@@ -149,7 +149,7 @@ class Hub:
             )
             raise WeightsMissing(
                 f"{where}: the repository does not exist, or {cause} ({shown}): check the name, "
-                "accept the repository's conditions, and set HF_TOKEN"
+                "accept the repository's conditions, and set HF_TOKEN to a token that may read it"
             )
         if status == httpx.codes.NOT_FOUND:
             raise WeightsMissing(

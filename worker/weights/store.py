@@ -176,8 +176,8 @@ class WeightsStore:
             return self._blobs.read(HUB_CONTAINER, hub_blob(sha256))
         except WeightsMissing:
             raise WeightsMissing(
-                f"{where}: HF_HUB_OFFLINE is set, and the storage account has no copy of the "
-                f"weights with the name {HUB_CONTAINER}/{hub_blob(sha256)}: run "
+                f"{where}: HF_HUB_OFFLINE is set, and the storage account does not contain "
+                f"the copy of these weights, {HUB_CONTAINER}/{hub_blob(sha256)}: run "
                 "infra/scripts/fetch-weights.sh"
             ) from None
 

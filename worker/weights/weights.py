@@ -120,7 +120,9 @@ def _checked(found: object) -> "dict[str, Tensor]":
     if not isinstance(found, Mapping) or not all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in found.items()
     ):
-        raise WeightsUnfit("the weights are not a state dict: expected tensors by name")
+        raise WeightsUnfit(
+            "the weights are not a state dict: expected a mapping from names to tensors"
+        )
     return dict(found)
 
 

@@ -67,7 +67,7 @@ class LargeBodies:
             raise HttpProblem(
                 problems.OVERLOADED,
                 f"there is not enough memory for this large body while {whose} are processed; try "
-                f"again in {RETRY_AFTER_SECONDS} s, or send the input to an upload (POST "
+                f"again in {RETRY_AFTER_SECONDS} s, or send the input as an upload (POST "
                 "/v1/uploads)",
                 headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
             )

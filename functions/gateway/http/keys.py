@@ -153,8 +153,7 @@ def make_key(
 def parse_keys(text: str) -> tuple[ApiKey, ...]:
     """Read the value of the setting API_KEYS.
 
-    Raises ValueError if the value is not valid. The error message contains at most the name of an
-    entry, and no other part of the value.
+    Raises ValueError if the value is not valid. The error message contains no part of the value.
     """
     try:
         entries = json.loads(text)
@@ -171,10 +170,12 @@ def parse_keys(text: str) -> tuple[ApiKey, ...]:
             keys.append(_read_entry(entry))
         except ValueError as error:
             raise ValueError(f"entry {number}: {error}") from None
-    names = [key.caller.name for key in keys]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"two entries have the name {twice!r}; give each entry a different name")
+    numbers: dict[str, int] = {}
+    for number, key in enumerate(keys, 1):
+        if (first := numbers.setdefault(key.caller.name, number)) != number:
+            raise ValueError(
+                f"entries {first} and {number} have the same name; give each entry a different name"
+            )
     return tuple(keys)
 
 

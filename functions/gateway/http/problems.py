@@ -250,7 +250,7 @@ OVERLOADED: Final = ProblemKind(
     "The gateway serves too many large requests",
     True,
     "The bodies of the requests in progress would use too much memory together, so the request was "
-    "not accepted. Try again after `Retry-After` seconds, or send the input to an upload.",
+    "not accepted. Try again after `Retry-After` seconds, or send the input as an upload.",
 )
 EXPIRED: Final = ProblemKind(
     "expired",

@@ -311,7 +311,7 @@ def parse_key(values: Sequence[str]) -> str | None:
     text = values[0].strip(" \t")
     quoted = _QUOTED_KEY.fullmatch(text)
     if quoted is None and not _BARE_KEY.fullmatch(text):
-        raise ValueError("expected a key in double quotes, or a key without spaces and commas")
+        raise ValueError("expected a key in double quotes, or a key without spaces or commas")
     key = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else text
     if not 1 <= len(key) <= _MAX_KEY_CHARACTERS:
         raise ValueError(f"expected 1 to {_MAX_KEY_CHARACTERS} characters")
@@ -338,7 +338,8 @@ def label_option_of(request: Request) -> str | None:
     if not given[0].isascii():
         raise HttpProblem(
             problems.MALFORMED_REQUEST,
-            f"{LABEL_HEADER}: a header can contain only ASCII; use the query parameter label",
+            f"{LABEL_HEADER}: the label contains characters that are not ASCII; send it in the "
+            "query parameter label instead",
         )
     return given[0].strip(" \t")
 

@@ -547,8 +547,8 @@ class QueueStatistics:
             self._sample = None
             self._paused_until = self._now() + PAUSE_AFTER_FAILURE_SECONDS
             _log.warning(
-                "the length of queue %s and the positions of its jobs are unknown: %s; the queue "
-                "is counted again in %d s",
+                "the length of queue %s and the positions of its jobs are unknown: %s; the "
+                "messages are counted again in %d s",
                 *(queue, error or "the count timed out", PAUSE_AFTER_FAILURE_SECONDS),
             )
         finally:

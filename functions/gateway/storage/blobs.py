@@ -297,7 +297,7 @@ class SmallBlobs:
                         await asyncio.sleep(pause_seconds)
         except TimeoutError:
             reason = reason or "the request timed out"
-        raise Unavailable("blobs", f"{method} of the blob {blob} failed: {reason}")
+        raise Unavailable("blobs", f"the {method} request for the blob {blob} failed: {reason}")
 
     async def _try(
         self, method: str, url: yarl.URL, headers: Mapping[str, str] | None, data: bytes

@@ -372,8 +372,9 @@ class JobCreator:
             seconds = decision.retry_after_seconds
             raise HttpProblem(
                 problems.RATE_LIMITED,
-                f"{_path_of(name)}.url: this gateway accepts {rate.count} inputs by URL in "
-                f"{rate.seconds} s from each tenant; try again in {seconds} s, or upload the input",
+                f"{_path_of(name)}.url: this gateway accepts at most {rate.count} inputs by URL "
+                f"from each tenant in {rate.seconds} s; try again in {seconds} s, or upload the "
+                "input",
                 headers={"Retry-After": str(seconds)},
             )
 

@@ -377,8 +377,8 @@ class IdempotencyKeys:
         if found is None:
             raise Unavailable(
                 "durable",
-                f"the orchestration {job_id}, which should run the job, is not a job's "
-                "orchestration",
+                f"an orchestration with the id {job_id} exists, but it is not the orchestration of "
+                "a job",
             )
         replayed = SubmittedJob(job_id, found, is_replay=True)
         return await self._wait(durable, replayed, wait_seconds)

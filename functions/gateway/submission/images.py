@@ -74,7 +74,9 @@ def _jpeg(data: bytes) -> PixelSize:
         if length < 2:
             raise UnreadableImage("the JPEG has a segment with an invalid length")
         position += 1 + length
-    raise UnreadableImage(f"the JPEG has no frame header after {MAX_JPEG_MARKERS} markers")
+    raise UnreadableImage(
+        f"the JPEG has no frame header among its first {MAX_JPEG_MARKERS} markers"
+    )
 
 
 def _jpeg_frame(segment: bytes) -> PixelSize:

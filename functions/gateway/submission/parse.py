@@ -246,7 +246,7 @@ def _read_named_inputs(model: ModelEntry, given: Json) -> dict[str, SubmittedInp
             if not isinstance(source, dict):
                 raise HttpProblem(
                     problems.MALFORMED_REQUEST,
-                    'expected the named input as a JSON object such as {"base64": …}',
+                    f'inputs.{name}: expected a JSON object such as {{"base64": …}}',
                 )
             inputs[name] = _read_input(model.entry_of_input(name), f"inputs.{name}", source)
     return inputs
@@ -594,7 +594,7 @@ def parse_label(options: Mapping[str, Json]) -> str | None:
         raise HttpProblem(
             problems.MALFORMED_REQUEST,
             f"label: expected a text of 1 to {MAX_LABEL_CHARACTERS} characters without control "
-            "characters and line breaks",
+            "characters or line breaks",
         )
     return str(label)
 

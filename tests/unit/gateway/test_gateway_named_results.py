@@ -171,7 +171,9 @@ async def test_a_request_for_a_named_result_that_the_job_does_not_have_gets_stat
         assert answer.status_code == 404, name
     answer = await get(cutter, f"/v1/jobs/{job_id}/result/boxes")
     assert answer.json()["code"] == "unknown-result"
-    assert answer.json()["detail"] == ("the job has no result 'boxes'; its named results are: mask")
+    assert answer.json()["detail"] == (
+        "the job has no named result 'boxes'; its named results are: mask"
+    )
     assert answer.json()["job"]["results"].keys() == {"mask"}
 
 

@@ -184,8 +184,8 @@ OTHER = named("other", "second")
         ([FIRST], 422, "inputs.other: compared needs this input; send it "),
         ([FIRST, named("othr", "x")], 422, "inputs.other: compared needs this input"),
         ([FIRST, OTHER, named("nota", "x")], 422, "inputs.nota: compared has no such input"),
-        ([OTHER], 400, "inputs: expected one tensor for the first input, which is input"),
-        ([OTHER, named("x", "a"), named("y", "b")], 400, "the first input, which is input"),
+        ([OTHER], 400, "inputs: expected exactly one tensor for the first input (named 'input')"),
+        ([OTHER, named("x", "a"), named("y", "b")], 400, "first input (named 'input'), found 2"),
         (
             [FIRST, named("other", "AA==", parameters={"content_type": "base64"})],
             415,
@@ -206,7 +206,7 @@ OTHER = named("other", "second")
         (
             [FIRST, named("other", 1, datatype="INT8")],
             400,
-            "inputs.other: compared accepts only one tensor of datatype BYTES",
+            "inputs.other: expected exactly one tensor, with the datatype BYTES",
         ),
         (
             [FIRST, OTHER, named("note", *range(20), datatype="INT8")],

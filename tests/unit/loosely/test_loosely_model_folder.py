@@ -306,7 +306,9 @@ class TestRequirements:
     ) -> None:
         check_requirements()
         monkeypatch.setattr(loosely.local.environment, "_LOCAL_PACKAGES", ("fastapi", "absent"))
-        with pytest.raises(ExtraMissing, match=r"package absent: .* 'loosely\[local\]'"):
+        with pytest.raises(
+            ExtraMissing, match=r"package absent is not installed: .* 'loosely\[local\]'"
+        ):
             check_requirements()
 
     def test_the_package_extra_named_gateway_has_the_requirements_of_the_function_app(self) -> None:

@@ -94,8 +94,10 @@ def test_client_result_returns_a_named_result(gateway: ScriptedGateway, connect:
 def test_client_result_raises_not_found_for_a_result_that_the_job_does_not_have(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
-    gateway.responses = [problem_response(404, "unknown-result", "the job has no result 'crop'")]
-    with pytest.raises(NotFound, match="no result 'crop'"):
+    gateway.responses = [
+        problem_response(404, "unknown-result", "the job has no named result 'crop'")
+    ]
+    with pytest.raises(NotFound, match="no named result 'crop'"):
         connect(gateway.url, retry=ONCE).result(JOB_ID, "crop")
 
 

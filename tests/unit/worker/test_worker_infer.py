@@ -146,7 +146,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_split_and_reduces_the_batch_li
     assert limit.max_cost == 4
     assert limit.alone == []
     assert [len(batch) for batch in model.passes] == [16, 8, 4, 4, 8, 4, 4]
-    assert "later batches have at most size 4" in caplog.text
+    assert "later batches have a size of at most 4" in caplog.text
 
 
 @pytest.mark.torch

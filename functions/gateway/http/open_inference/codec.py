@@ -112,8 +112,8 @@ def _inputs(
         if size_bytes is not None:
             if type(size_bytes) is not int or not 0 <= size_bytes <= len(rest):
                 raise unreadable(
-                    f"{path}.parameters.{_SIZE}: expected at most {len(rest)} bytes, "
-                    "the size of the rest of the body"
+                    f"{path}.parameters.{_SIZE}: expected a whole number from 0 to "
+                    f"{len(rest)}, the number of bytes that are left in the body"
                 )
             own, rest = rest[:size_bytes], rest[size_bytes:]
         tensors.append(_tensor(path, value, parameters, None if size_bytes is None else own))
@@ -126,8 +126,11 @@ def _inputs(
         raise unreadable("inputs: expected at least one tensor")
     if rest:
         raise unreadable(f"the body has {len(rest)} bytes after its last tensor; remove them")
-    if len({tensor.name for tensor in tensors}) < len(tensors):
-        raise unreadable("inputs: two tensors have the same name; give each a different name")
+    names = [tensor.name for tensor in tensors]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise unreadable(
+            f"inputs: two tensors have the name {repeated[0]!r}; give each a different name"
+        )
     return tuple(tensors)
 
 

@@ -199,9 +199,9 @@ def _first_inputs(model: ModelEntry, tensors: Sequence[Tensor]) -> list[Submitte
         if len(others) < len(tensors):
             refuse_unknown_inputs(model, others)
         raise unreadable(
-            f"inputs: expected one tensor for the first input, which is {name}, in addition to "
-            f"the tensors of the named inputs {', '.join(model.inputs)}; found {len(tensors)} "
-            "tensors without the name of a named input"
+            f"inputs: expected exactly one tensor for the first input (named {name!r}), found "
+            f"{len(tensors)}; every other tensor must have the name of a named input: "
+            f"{', '.join(model.inputs)}"
         )
     if tensors[0].datatype != BYTES or len(tensors) > 1:
         return [SubmittedInput(media.JSON, _array_payload(model, tensors, "inputs: "))]
@@ -277,7 +277,7 @@ def _decoded(prefix: str, text: str, *, is_text: bool) -> bytes:
 
 def _array_payload(model: ModelEntry, inputs: Sequence[Tensor], prefix: str) -> bytes:
     if media.JSON not in model.media_types:
-        raise unreadable(f"{prefix}{model.name} accepts only one tensor of datatype {BYTES}")
+        raise unreadable(f"{prefix}expected exactly one tensor, with the datatype {BYTES}")
     if any(isinstance(element, bytes) for tensor in inputs for element in tensor.elements):
         raise unreadable(
             f"{prefix}if a request has several tensors, the data of a {BYTES} tensor must be JSON, "

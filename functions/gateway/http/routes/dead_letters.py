@@ -393,7 +393,8 @@ async def purge_dead_letters(request: Request, model: ModelOption = None) -> Res
     if model is None:
         raise HttpProblem(
             problems.MALFORMED_REQUEST,
-            "model: this parameter is missing; name the model whose dead letters must be deleted",
+            "model: this parameter is missing; give the name of the model whose dead letters you "
+            "want to delete",
         )
     found = find_versions(services.catalogue, model)
     listed = await list_letters(services.blobs, found, "", MAX_PURGED + 1)

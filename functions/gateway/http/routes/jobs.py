@@ -277,7 +277,7 @@ async def _read_result(
     if name is not None and name not in named:
         raise HttpProblem(
             problems.UNKNOWN_RESULT,
-            f"the job has no result {name[:100]!r}; its named results are: "
+            f"the job has no named result {name[:100]!r}; its named results are: "
             f"{', '.join(named) or 'none'}",
             job=job,
         )
