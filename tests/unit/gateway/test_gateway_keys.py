@@ -88,7 +88,7 @@ def test_parsing_any_api_keys_setting_succeeds_or_raises_value_error(value: Any)
 
 
 def test_two_api_keys_with_the_same_name_are_refused() -> None:
-    with pytest.raises(ValueError, match="two entries have the name 'a'"):
+    with pytest.raises(ValueError, match="entries 1 and 2 have the same name"):
         parse_keys(json.dumps([GOOD, GOOD]))
 
 
