@@ -161,7 +161,7 @@ async def test_the_inference_timeout_error_contains_the_url_of_the_job(
             "classifier",
             {"inputs": [tensor(1, datatype="INT8")]},
             400,
-            "one tensor of datatype BYTES",
+            "one tensor, with the datatype BYTES",
         ),
         ("classifier", {"inputs": [tensor()]}, 400, "1 to 64"),
         ("noop", {"inputs": [tensor(*"a" * 65)]}, 400, "1 to 64"),

@@ -112,7 +112,7 @@ def tensor(**others: Any) -> dict[str, Any]:
         ({}, "inputs"),
         ([1], "inputs[0]"),
         ([tensor()] * (MAX_TENSORS + 1), "inputs"),
-        ([tensor(), tensor()], "same name"),
+        ([tensor(), tensor()], "two tensors have the name"),
         ([tensor(name="")], "name"),
         ([tensor(name=1)], "name"),
         ([tensor(datatype="FP8")], "datatype"),

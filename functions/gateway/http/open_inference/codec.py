@@ -126,11 +126,13 @@ def _inputs(
         raise unreadable("inputs: expected at least one tensor")
     if rest:
         raise unreadable(f"the body has {len(rest)} bytes after its last tensor; remove them")
-    names = [tensor.name for tensor in tensors]
-    if repeated := [name for name in names if names.count(name) > 1]:
-        raise unreadable(
-            f"inputs: two tensors have the name {repeated[0]!r}; give each a different name"
-        )
+    names: set[str] = set()
+    for tensor in tensors:
+        if tensor.name in names:
+            raise unreadable(
+                f"inputs: two tensors have the name {tensor.name!r}; give each a different name"
+            )
+        names.add(tensor.name)
     return tuple(tensors)
 
 
