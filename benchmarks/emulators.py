@@ -228,7 +228,10 @@ async def measure_round_trips(rig: BrokerRig, messages: int, clients: int) -> Br
                     await receiver.complete_message(reply)
 
     async def request() -> None:
-        """Make the round trips of one client, one after another, on a new connection."""
+        """Send one client's requests on a new connection, and wait for the reply to each request.
+
+        The first `warm_up` round trips are not measured.
+        """
         nonlocal ended_at, ended_broker
         async with connect() as client, client.get_queue_sender(_REQUESTS) as sender:
             for number in range(warm_up + count):

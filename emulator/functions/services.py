@@ -179,7 +179,11 @@ class UnloadedApp:
         self._has_failed = bool(errors)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Respond to one HTTP request."""
+        """Pass the request to the admin API, or respond with status 503 if there are errors.
+
+        If there are errors, only requests for `/admin/host/status` and `/admin/host/ping` are
+        passed to the admin API.
+        """
         if self._has_failed and scope["path"] not in ("/admin/host/status", "/admin/host/ping"):
             await respond_not_running(send)
         else:

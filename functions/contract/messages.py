@@ -562,7 +562,7 @@ def payload_to_json(payload: Payload) -> dict[str, Json]:
 
 
 def payload_from_json(fields: Fields) -> Payload:
-    """Read a payload from a JSON object. Raises MalformedMessage if it is not valid."""
+    """Read a payload from a JSON object. Raises MalformedMessage if the payload is not valid."""
     if fields.has("json"):
         return InlineJson(fields.raw("json"))
     media_type = fields.text("media_type")
@@ -638,7 +638,10 @@ def error_to_json(error: JobError) -> dict[str, Json]:
 
 
 def error_from_json(fields: Fields | None) -> JobError:
-    """Read a job's error from a JSON object. Raises MalformedMessage if it is not valid."""
+    """Read a job's error from a JSON object.
+
+    Raises MalformedMessage if `fields` is None or is not a valid error.
+    """
     if fields is None:
         raise MalformedMessage("error: the field is missing")
     stage = fields.text("stage")

@@ -202,10 +202,11 @@ class RunningSystem:
 
     @classmethod
     def find(cls, directory: Path) -> "RunningSystem | None":
-        """Return the running system of a model folder, or ``None`` if no system runs.
+        """Return the running system of a model folder, or ``None`` if no system is found.
 
-        ``directory`` is the folder's own data directory. If no system uses it, the system that
-        `loosely up --data` has started last in this folder is returned.
+        ``directory`` is the folder's own data directory. With `loosely up --data`, the system uses
+        another data directory, and a note in ``directory`` contains the path of the most recent
+        one. If no system uses ``directory``, the directory in this note is searched.
         """
         system = cls.read(directory)
         if system is None:

@@ -156,7 +156,7 @@ class ProcessManager:
             await asyncio.sleep(delay_seconds)
 
     async def stop(self, run: "asyncio.Task[None]", kill: asyncio.Event) -> None:
-        """Stop the component, and wait for the end of the task ``run``.
+        """Stop the component, and wait until ``run``, the task of the method `run`, has ended.
 
         The process receives SIGTERM. It is killed if it still runs after the component's
         ``drain_seconds``, or as soon as ``kill`` is set.

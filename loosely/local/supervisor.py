@@ -19,16 +19,20 @@ class SupervisedProcess(Protocol):
         """
 
     async def stop(self, run: "asyncio.Task[None]", kill: asyncio.Event) -> None:
-        """Stop all processes, and wait for the end of the task ``run``.
+        """Stop the component or the pool's workers, and wait until ``run`` has ended.
 
-        When ``kill`` is set, the processes are killed.
+        ``run`` is the task that executes the method `run`. As soon as ``kill`` is set, the
+        processes are killed.
         """
 
     async def halt(self, reason: str) -> None:
-        """Stop all processes because of ``reason``. Start no process before `resume` is called."""
+        """Stop the component or the pool's workers because of ``reason``.
+
+        They are not started again before `resume` is called.
+        """
 
     def resume(self) -> None:
-        """Start the processes again after `halt`."""
+        """Start the component or the pool's workers again after `halt`."""
 
     def limit_logs(self) -> None:
         """Truncate each log that is larger than its limit."""

@@ -193,9 +193,9 @@ class WorkerPool:
             raise
 
     async def stop(self, run: "asyncio.Task[None]", kill: asyncio.Event) -> None:
-        """Stop all workers, and wait for the end of the task ``run``.
+        """Stop all workers, and wait until ``run``, the task of the method `run`, has ended.
 
-        When ``kill`` is set, the workers are killed.
+        As soon as ``kill`` is set, the workers are killed.
         """
         run.cancel()
         forwarding = asyncio.create_task(self._forward_kill(kill))

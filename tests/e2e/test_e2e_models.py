@@ -1,4 +1,4 @@
-"""Test the models that are included in Loosely, over REST.
+"""Test over REST the models that are part of Loosely.
 
 If a network has random weights, the tests check only the format of the result.
 """

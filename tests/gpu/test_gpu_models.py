@@ -1,4 +1,4 @@
-"""Test the models that are included in Loosely on a GPU."""
+"""Test on a GPU the models that are part of Loosely."""
 
 import io
 from dataclasses import replace

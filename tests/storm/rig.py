@@ -98,7 +98,7 @@ class StormEngine:
 
 @dataclass(frozen=True)
 class RigOptions:
-    """Options of the system under test. The defaults are those of a storm with kills.
+    """Options of the system under test. The defaults are those of a storm that kills processes.
 
     Args:
         catalogue: The content of the model catalogue.

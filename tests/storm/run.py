@@ -1,4 +1,4 @@
-"""Run a storm (a test with kills) or a soak (a long load test), count and report the results."""
+"""Run a storm (a test that kills processes) or a soak (a long storm), and report the results."""
 
 import argparse
 import asyncio

@@ -376,7 +376,7 @@ class LoadedModel:
         cost = 1.0 if hook is None else float(hook(self._adapter.without_arguments(item)))
         if not (isfinite(cost) and cost > 0):
             raise InferenceFailed(
-                f"the model's method cost returned {cost}; expected a positive, finite number"
+                f"the model's method `cost` returned {cost}; expected a positive, finite number"
             )
         return cost
 

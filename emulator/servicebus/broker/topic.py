@@ -134,7 +134,10 @@ class TopicState(QueueState):
 
     @property
     def changed_states(self) -> Sequence[QueueState]:
-        """The `QueueState` objects of the topic and of all its subscriptions."""
+        """The `QueueState` objects that can change when a message of the topic is sent or is due.
+
+        These are the objects of the topic and of all its subscriptions.
+        """
         return (self, *self.subscriptions)
 
     def commit(self) -> None:

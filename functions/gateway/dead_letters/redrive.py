@@ -53,9 +53,10 @@ IN_PROGRESS: Final = timedelta(seconds=20)
 class Redriven:
     """The result of a redrive.
 
-    `job_id` is the id of the job that does the work again. `is_new_job` is true if the gateway
-    created a new job, and false if a producer's message was sent again. `is_repeat` is true if an
-    earlier redrive has already sent the request. In this case, nothing was sent again.
+    `is_new_job` is true if the dead letter belongs to a job of the gateway. `job_id` is then the id
+    of the new job. `is_new_job` is false if a producer sent the message directly to the queue.
+    `job_id` is then the job id that the message already had. `is_repeat` is true if an earlier
+    redrive has already redriven this dead letter. In this case, this redrive has sent nothing.
     """
 
     job_id: str
@@ -79,13 +80,12 @@ class Redriver:
     async def redrive(self, durable: Durable, model: ModelEntry, letter_id: str) -> Redriven:
         """Redrive a dead letter unless an earlier call has already redriven it.
 
-        The result contains the id of the job that does the work again, also if an earlier call has
-        redriven the dead letter.
-
         If the dead letter belongs to a job of the gateway, a new job is created. Otherwise a
-        producer sent the message, and the message is sent again. Raises UnknownLetter if the dead
-        letter does not exist, NotRedrivable if it cannot be redriven, and Unavailable if a service
-        fails.
+        producer sent the message directly to the queue, and the message is sent again. The result
+        contains the job's id, even if an earlier call has redriven the dead letter.
+
+        Raises UnknownLetter if the dead letter does not exist, NotRedrivable if it cannot be
+        redriven, and Unavailable if a service fails.
         """
         name = letter_blob_of(model, letter_id)
         stored = await self.blobs.read(name)

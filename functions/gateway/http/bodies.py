@@ -94,7 +94,10 @@ class LargeBodies:
 
 
 class _Turns:
-    """A lock for asyncio tasks. The waiting tenants get the lock in rotation, for one task each."""
+    """A lock for asyncio tasks, which the tenants get in turn.
+
+    In each turn, the next tenant gets the lock for its task that has waited longest.
+    """
 
     def __init__(self) -> None:
         self._is_taken = False

@@ -307,7 +307,7 @@ def parse_key(values: Sequence[str]) -> str | None:
     if not values:
         return None
     if len(values) > 1:
-        raise ValueError("the header is given more than once; send it only once")
+        raise ValueError("the request contains this header more than once; send it only once")
     text = values[0].strip(" \t")
     quoted = _QUOTED_KEY.fullmatch(text)
     if quoted is None and not _BARE_KEY.fullmatch(text):

@@ -73,7 +73,7 @@ only process, its requests read the outcome later, see `Waiter.first_pause_secon
 """
 
 START_DELAY_SECONDS: Final = 1.0
-"""How long a waiting request delays the start of its job's orchestration for the job's outcome."""
+"""How long, at most, a request waits for its job's outcome before it starts the orchestration."""
 
 LONGEST_START_SECONDS: Final = 2.0
 """How long a reply waits for the start of the orchestration with its outcome.
@@ -210,11 +210,14 @@ class Waiter:
         self._end_pause()
 
     def delay_start(self) -> None:
-        """Begin to delay the start of the job's orchestration, so that it starts with the outcome.
+        """Delay the start of the job's orchestration until the outcome is known.
 
-        Call this method before the job's message is sent. From then on, replies pass their outcome
-        to this waiter and record it nowhere else. An orchestration that starts with the outcome
-        needs one episode instead of two.
+        The outcome can then be part of the orchestration's input, and the orchestration needs one
+        episode instead of two. `pause_before_start` waits for the outcome, and limits the delay.
+
+        Call this method before the job's message is sent. From then on, a reply passes its outcome
+        to this waiter. The outcome is recorded in the blob only if the start of the orchestration
+        fails or takes too long.
 
         Has no effect if another instance of the app may get the reply, because that instance cannot
         pass the outcome to this waiter.
@@ -223,13 +226,14 @@ class Waiter:
             self.delayed_start = DelayedStart()
 
     async def pause_before_start(self, limit_seconds: float) -> JobOutcome | None:
-        """Wait for the outcome, and then end the delay of the orchestration's start.
+        """Wait for the job's outcome before the orchestration is started; return the outcome.
 
-        The wait takes at most START_DELAY_SECONDS, and at most `limit_seconds`.
+        Returns None at once if `delay_start` was not called or had no effect. Otherwise, waits up
+        to START_DELAY_SECONDS, but not longer than `limit_seconds`. Returns None if no outcome
+        arrives in this time. A later outcome is then recorded in the blob, as usual.
 
-        Returns None if there is no outcome or if the start is not delayed. If this method returns
-        an outcome, the outcome is not recorded anywhere yet. The caller must then start the
-        orchestration with this outcome, in a `with` block of the method `starting`.
+        A returned outcome is not recorded anywhere yet. The caller must start the orchestration
+        with this outcome, inside `with waiter.starting():`.
         """
         start = self.delayed_start
         if start is None:
@@ -243,9 +247,9 @@ class Waiter:
     def starting(self) -> Iterator[None]:
         """Record that the orchestration has started if the `with` block ends without an error.
 
-        The block must start the orchestration. If the start was delayed until the job had an
-        outcome, the HTTP request that brought this outcome waits for the record. If the block
-        raises an error, this method records nothing.
+        The block must start the orchestration. If the start was delayed, the HTTP request that
+        brought the outcome waits until this method has recorded the start. If the block raises an
+        error, this method records nothing.
         """
         yield
         if self.delayed_start is not None:
@@ -352,9 +356,9 @@ class Waiters:
     def start_with(self, job_id: str, outcome: JobOutcome) -> DelayedStart | None:
         """Pass the job's outcome to the HTTP request that delays the start of the orchestration.
 
-        A request that waits for the job may delay the start of the job's orchestration, so that the
-        orchestration starts with the outcome. Returns this start, which then contains the outcome.
-        Returns None if no request has delayed the start of this orchestration.
+        A request that waits for the job may delay the start of the job's orchestration until the
+        outcome is known. Returns the delayed start, which now contains the outcome. Returns None if
+        no request has delayed the start of this orchestration.
 
         Only the first outcome counts: on a later call, `outcome` is ignored, and the returned start
         contains the first outcome.

@@ -1,13 +1,15 @@
 """Find jobs by tenant, model, status, problem code, label, time and id.
 
 A search reads the orchestrations of jobs, newest first, as `listing` describes. No index is
-written, so the search adds no cost to a submit. Every instance of the app finds the same jobs. One
-page of a search costs at most:
+written, so the search adds no cost to a submit. Every instance of the app finds the same jobs.
 
-    MAX_QUERIES queries of WINDOW_INSTANCES orchestrations each (6,400 orchestrations), and
-    one read of a recorded outcome for each job whose orchestration has returned no final record
+For one page, a search makes at most MAX_QUERIES queries. Each query returns at most
+WINDOW_INSTANCES orchestrations, so a page reads at most 6,400 orchestrations in total. For each job
+that these queries find, the search may also read two blobs: the recorded outcome, if the
+orchestration has not returned the job's final record, and the progress, if the model reports it.
 
-If the page is not full after these queries, it ends, and its cursor continues the search.
+If the page is not full after MAX_QUERIES queries, a shorter page is returned, and its cursor
+continues the search.
 """
 
 import asyncio

@@ -380,7 +380,7 @@ class SharedCounts:
         self._written_at: dict[str, float] = {}
 
     def is_own(self, count: SharedCount) -> bool:
-        """Return whether this process, not another process, has counted these messages."""
+        """Return whether this process, and not another process of the app, made the count."""
         return count.process == self._process
 
     def fresh_seconds(self, count: SharedCount) -> float:

@@ -40,8 +40,9 @@ _log = logging.getLogger(__name__)
 async def purge(durable: Durable, services: Services) -> int:
     """Delete expired idempotency keys, expired uploads, and histories whose retention has ended.
 
-    Durable Functions can select histories only by their creation time. Therefore the retention of
-    histories includes the longest deadline of a job. Returns the number of deleted histories.
+    Durable Functions can select histories by the time at which they were created, but not by the
+    time at which they ended. Therefore the retention counts from the creation, and is the sum of
+    RETENTION_HOURS and the longest deadline of a job. Returns the number of deleted histories.
     Raises Unavailable if a service fails.
     """
     now = services.clock()

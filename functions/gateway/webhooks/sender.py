@@ -26,7 +26,10 @@ ATTEMPT_TIMEOUT_SECONDS: Final = 15.0
 DNS_TIMEOUT_SECONDS: Final = 3.0
 
 PRODUCERS: Final = "producers"
-"""The name of the share of DNS look-ups for the webhooks of producers."""
+"""The group in which the DNS look-ups for the webhooks of producers are counted.
+
+A producer is a program that sends messages directly to a model's queue.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +48,19 @@ class WebhookSender(Protocol):
     ) -> WebhookResponse:
         """Send one POST request without following redirects; return the receiver's response.
 
-        `share` is the name of the group of DNS look-ups that includes the look-up of the host name:
-        PRODUCERS, or the name that `tenant_share` returns for a tenant. The number of look-ups that
-        run at the same time is limited for each group. Raises WebhookUndelivered if the URL is
-        forbidden, if too many look-ups are running, or if no response arrives.
+        `share` is the name of the group in which the DNS look-up of the URL's host is counted. It
+        is PRODUCERS for the webhook of a producer, and `tenant_share(tenant)` for the webhook of a
+        tenant. Only a limited number of look-ups may run at the same time in each group. Raises
+        WebhookUndelivered if the URL is forbidden, if too many look-ups are running, or if no
+        response arrives.
         """
 
 
 def tenant_share(tenant: str) -> str:
-    """Return the name of the group of DNS look-ups for one tenant.
+    """Return the name of the group in which a tenant's DNS look-ups are counted.
 
-    A group is called a share. The number of look-ups that run at the same time is limited for each
-    group.
+    Such a group is called a share. Only a limited number of look-ups may run at the same time in
+    each group.
     """
     return f"tenant {tenant}"
 
@@ -74,9 +78,9 @@ async def resolve_url(
         guard: Checks the URL and its addresses.
         resolver: Looks up the host name.
         url: The URL.
-        share: The name of the group of look-ups that includes this look-up: PRODUCERS, or the name
-            that `tenant_share` returns for a tenant. The number of look-ups that run at the same
-            time is limited for each group.
+        share: The name of the group in which this look-up is counted: PRODUCERS, or
+            `tenant_share(tenant)`. Only a limited number of look-ups may run at the same time in
+            each group.
         seconds: How long to wait for the look-up, in seconds.
 
     Raises:
@@ -106,10 +110,9 @@ class HttpWebhookSender:
     ) -> WebhookResponse:
         """Send one POST request without following redirects; return the receiver's response.
 
-        `share` is the name of the group of DNS look-ups that includes the look-up of the host name.
-        The number of look-ups that run at the same time is limited for each group. Raises
-        WebhookUndelivered if the URL is forbidden, if too many look-ups are running, or if no
-        response arrives.
+        `share` is the name of the group in which the DNS look-up of the URL's host is counted, as
+        `WebhookSender.post` describes. Raises WebhookUndelivered if the URL is forbidden, if too
+        many look-ups are running, or if no response arrives.
         """
         try:
             target, addresses = await resolve_url(self._guard, self._resolver, url, share)

@@ -334,7 +334,7 @@ def run_services(
     """Run the local Service Bus and blob storage until the `with` block ends.
 
     `catalogue` is the text of the model catalogue. By default, it contains the test models in
-    CATALOGUE and the models that are included in Loosely.
+    CATALOGUE and the models that are part of Loosely.
     """
     catalogue_path = folder / "models.toml"
     shipped = (ROOT / "functions/contract/models.toml").read_text()

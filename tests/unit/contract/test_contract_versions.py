@@ -209,7 +209,7 @@ def test_a_fallback_is_refused_if_the_model_has_only_one_version(tmp_path: Path)
         ("", None),
     ],
 )
-def test_the_queues_command_refuses_a_version_that_gets_jobs_if_no_worker_serves_the_version(
+def test_the_queues_command_requires_a_worker_for_each_model_version_that_gets_jobs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], served: str, message: str | None
 ) -> None:
     other = MODEL.partition("[small.")[0].replace("[small]", "[other]")

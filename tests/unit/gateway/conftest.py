@@ -29,7 +29,7 @@ FINISHED_AT = "2026-03-01T12:00:02.000Z"
 
 @dataclass
 class RunningGateway:
-    """A running gateway, and the services in memory that it uses."""
+    """A running gateway, and the in-memory services that it uses."""
 
     http: httpx.AsyncClient
     services: Services

@@ -58,7 +58,7 @@ async def test_a_reply_is_shown_to_callers_even_if_the_reply_event_is_lost(
     assert deaf.durable.runs[job_id].status == RuntimeStatus.RUNNING
 
 
-async def test_the_first_orchestration_check_finds_a_reply_whose_event_was_lost(
+async def test_an_orchestration_that_got_no_reply_event_finds_the_reply_at_its_first_check(
     deaf: RunningGateway,
 ) -> None:
     job_id = await deaf.accept(deadline_seconds=60)
@@ -70,7 +70,7 @@ async def test_the_first_orchestration_check_finds_a_reply_whose_event_was_lost(
     assert await deaf.job(job_id) == told
 
 
-async def test_the_first_orchestration_check_starts_the_webhook_if_the_reply_event_was_lost() -> (
+async def test_an_orchestration_that_got_no_reply_event_starts_the_webhook_at_its_first_check() -> (
     None
 ):
     async with open_gateway(webhook_secrets=(b"k" * 32,)) as gateway:

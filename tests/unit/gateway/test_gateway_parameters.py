@@ -1,4 +1,4 @@
-"""Test that parameters are checked against the catalogue, however a job is submitted."""
+"""Test that each API checks the parameters of a job against the catalogue, and describes them."""
 
 import json
 from collections.abc import AsyncIterator

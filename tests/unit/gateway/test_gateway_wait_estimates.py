@@ -84,7 +84,7 @@ BROKEN = ModelHeartbeat(
 LOADED = ModelHeartbeat("noop", ModelState.LOADED, load_seconds=1)
 
 
-async def test_a_queued_job_has_the_phase_model_broken_if_no_worker_can_load_its_model(
+async def test_the_phase_of_a_queued_job_is_model_broken_if_no_worker_can_load_the_model(
     gateway: RunningGateway,
 ) -> None:
     beat(gateway, models=(BROKEN,))

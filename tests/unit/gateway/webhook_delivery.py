@@ -27,10 +27,12 @@ class Delivery:
         self.actions = 0
 
     def play(self, wake: str | None = None) -> dict[str, Any]:
-        """Run the orchestration until it ends, or until `outcomes` has no result for an attempt.
+        """Run the orchestration until it ends, or until no result is left for its next attempt.
 
-        `wake` is the name of an external event that ends each wait between attempts. Return what
-        the orchestrator returned in its last execution.
+        The results of the attempts are in `outcomes`. `wake` is the name of an external event that
+        ends each wait between attempts. If `wake` is None, or if the orchestration does not wait
+        for this event, the wait ends at the time of its timer. Return what the orchestrator
+        returned in its last execution.
         """
         news: list[dict[str, Any]] = [
             {

@@ -68,7 +68,7 @@ def run(
     return result
 
 
-def test_an_item_model_receives_named_inputs_and_parameters_by_name() -> None:
+def test_an_item_model_receives_named_inputs_and_parameters_as_keyword_arguments() -> None:
     loaded = LoadedModel(MODEL, Infer())
     assert run(loaded, OTHER) == InlineJson({"first": 4, "other": 5})
     assert run(loaded, OTHER, scale=2) == InlineJson({"first": 8, "other": 10})

@@ -81,7 +81,7 @@ def error_of(kind: type[WorkerError], store: WeightsStore, model: ModelEntry) ->
     return str(raised.value)
 
 
-def test_hub_weights_are_downloaded_once_through_the_redirect_of_the_hub(
+def test_hub_weights_are_downloaded_only_once_and_the_redirect_of_the_hub_is_followed(
     server: FakeHub, tmp_path: Path
 ) -> None:
     model = model_of(server.add("acme/tiny-net", "onnx/model 1.bin", DATA))

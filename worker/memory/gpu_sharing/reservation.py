@@ -189,7 +189,7 @@ class UnlimitedReservation:
         self._not_before = self._clock() + retry_seconds
 
     def leave(self) -> None:
-        """Set `is_in` to False, because the model has been unloaded."""
+        """Record that the model has been unloaded. There is no reserved memory to release."""
         self.is_in = False
 
 

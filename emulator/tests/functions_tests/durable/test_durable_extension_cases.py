@@ -1090,9 +1090,10 @@ async def test_a_purge_request_without_the_parameter_created_time_from_is_refuse
 async def test_a_second_purge_with_the_same_time_limits_finds_no_instances(
     host: ExtensionHost,
 ) -> None:
-    """Send the start of the period, because Python apps must send it.
+    """Purge the instances that were created in the same period twice.
 
-    The Durable extension's own tests send no start of the period.
+    Unlike the Durable extension's own tests, this test sends the start of the period, because a
+    Python app must send it.
     """
     start = datetime.now(UTC)
     await host.run("hello_cities")

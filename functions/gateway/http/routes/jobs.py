@@ -660,9 +660,10 @@ def _oldest_time(now: datetime, retention: timedelta) -> datetime:
 def _id_range(cursor: str | None, oldest: datetime) -> IdRange:
     """Return the range of job ids to list.
 
-    It begins with the ids that are created at the time `oldest`. `cursor` is the encoded end of
-    the range, which does not belong to the range. If `cursor` is None, the range contains all newer
-    ids. Raises the problem `malformed-request` if `cursor` is not valid.
+    The range begins with the ids of jobs that were created at the time `oldest`. `cursor` is the
+    encoded upper limit of the range: only ids below this limit are in the range. If `cursor` is
+    None, the range contains all ids since `oldest`. Raises the problem `malformed-request` if
+    `cursor` is not valid.
     """
     # The newest possible id: the time of a new id, plus the clock skew between app instances.
     newest_ms = int(uuid7().hex[:12], 16) + _SKEW_MS
