@@ -425,6 +425,7 @@ def test_the_playground_draws_each_named_result_below_the_first_result(
     assert browser.messages == []
 
 
+@pytest.mark.thorough
 def test_a_result_that_cannot_be_downloaded_does_not_hide_the_other_results(
     browser: Browser,
 ) -> None:
@@ -1013,9 +1014,9 @@ def test_the_example_code_reads_the_api_key_from_a_variable_and_does_not_contain
     ("model", "name"),
     [
         ("classifier", "chelsea.jpg"),
-        ("voice-activity", "speech.wav"),
-        ("boxes", "chelsea.jpg"),
-        ("mask", "coffee.jpg"),
+        pytest.param("voice-activity", "speech.wav", marks=pytest.mark.thorough),
+        pytest.param("boxes", "chelsea.jpg", marks=pytest.mark.thorough),
+        pytest.param("mask", "coffee.jpg", marks=pytest.mark.thorough),
     ],
 )
 def test_axe_finds_no_accessibility_fault_while_the_playground_shows_a_result(

@@ -104,7 +104,14 @@ def test_models_that_cannot_be_loaded_are_reported_and_another_model_is_served(
         assert pids(system) == before
 
 
-@pytest.mark.parametrize("code", [0, 2, 98])
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param(0, marks=pytest.mark.thorough),
+        2,
+        pytest.param(98, marks=pytest.mark.thorough),
+    ],
+)
 def test_a_job_that_calls_exit_is_dead_lettered_and_another_model_is_served(
     tmp_path: Path, code: int
 ) -> None:

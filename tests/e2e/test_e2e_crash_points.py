@@ -88,7 +88,9 @@ def submit(system: System) -> str:
 @pytest.mark.parametrize(
     "point",
     [
-        pytest.param("before-start:job", id="between-the-message-and-the-start"),
+        pytest.param(
+            "before-start:job", id="between-the-message-and-the-start", marks=pytest.mark.thorough
+        ),
         pytest.param("after-start:job", id="right-after-the-start", marks=pytest.mark.thorough),
         pytest.param("before-send:job", id="before-the-first-send", marks=pytest.mark.thorough),
         pytest.param("before-save:job", id="between-send-and-save"),
@@ -158,7 +160,7 @@ def test_repeated_requests_create_one_job_if_the_host_dies_before_the_orchestrat
             id="between-the-final-record-and-the-event",
             marks=pytest.mark.thorough,
         ),
-        pytest.param("after-event:reply", id="right-after-the-event"),
+        pytest.param("after-event:reply", id="right-after-the-event", marks=pytest.mark.thorough),
     ],
 )
 def test_a_caller_gets_the_result_before_the_orchestration_recovers_from_a_crash_of_the_host(
@@ -191,8 +193,12 @@ def test_a_job_succeeds_although_the_host_dies_and_the_orchestration_resumes_aft
     "point",
     [
         pytest.param("before-event:reply", id="between-the-record-and-the-event"),
-        pytest.param("after-event:reply", id="right-after-the-event"),
-        pytest.param("before-save-after-event:reply", id="before-there-is-a-history"),
+        pytest.param("after-event:reply", id="right-after-the-event", marks=pytest.mark.thorough),
+        pytest.param(
+            "before-save-after-event:reply",
+            id="before-there-is-a-history",
+            marks=pytest.mark.thorough,
+        ),
     ],
 )
 def test_a_cancelled_job_stays_cancelled_although_the_host_dies(tmp_path: Path, point: str) -> None:
@@ -244,8 +250,12 @@ def test_a_cancelled_running_job_stops_although_the_host_dies_during_the_cancell
             id="after-the-announcement",
             marks=pytest.mark.thorough,
         ),
-        pytest.param("before-event:reply", id="before-the-event"),
-        pytest.param("before-save-after-event:reply", id="before-there-is-a-history"),
+        pytest.param("before-event:reply", id="before-the-event", marks=pytest.mark.thorough),
+        pytest.param(
+            "before-save-after-event:reply",
+            id="before-there-is-a-history",
+            marks=pytest.mark.thorough,
+        ),
     ],
 )
 def test_a_webhook_is_delivered_although_the_host_dies(tmp_path: Path, point: str) -> None:
@@ -268,6 +278,7 @@ def test_a_webhook_is_delivered_although_the_host_dies(tmp_path: Path, point: st
         assert {headers["webhook-id"] for headers, _ in receiver.received} == {event_id(job_id)}
 
 
+@pytest.mark.thorough
 def test_200_jobs_that_are_cancelled_right_after_their_202_responses_stay_cancelled(
     tmp_path: Path,
 ) -> None:

@@ -117,6 +117,7 @@ def test_the_loosely_new_command_refuses_a_folder_that_contains_files(
     assert sorted(folder.rglob("*")) == before
 
 
+@pytest.mark.thorough
 def test_the_watch_option_of_loosely_up_reloads_models_when_their_code_or_the_catalogue_changes(
     folder: Path, programs: Path
 ) -> None:
@@ -197,6 +198,7 @@ def serving(programs: Path, folder: Path) -> Iterator[Path]:
             process.kill()
 
 
+@pytest.mark.thorough
 def test_the_tests_of_a_new_model_folder_pass(folder: Path, programs: Path) -> None:
     done = run(programs, folder, "loosely test -- -p no:schemathesis")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -184,6 +184,7 @@ def test_the_smoke_test_fails_if_the_gateway_and_the_storage_do_not_respond(
     assert find_private_texts(report) == []
 
 
+@pytest.mark.thorough
 def test_the_smoke_test_reports_each_expectation_that_the_deployment_does_not_meet(
     tmp_path: Path,
 ) -> None:

@@ -261,6 +261,7 @@ def test_an_unchanged_copy_of_the_deployment_files_passes_all_consistency_checks
         consistency_check(files)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("fault", FAULTS, ids=name_of)
 def test_the_consistency_checks_find_each_planted_fault_in_the_deployment_files(
     fault: tuple[str, str, str], copy: Path
@@ -309,6 +310,7 @@ def test_a_deployment_with_a_model_that_is_kept_warm_passes_all_checks(warm_copy
         consistency_check(files)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("fault", WARM_FAULTS, ids=name_of)
 def test_the_consistency_checks_find_each_planted_fault_in_a_deployment_with_a_model_kept_warm(
     fault: tuple[str, str, str], warm_copy: Path

@@ -518,6 +518,7 @@ class TestTeardown:
         assert not scripts.calls("azd", "down")
 
 
+@pytest.mark.thorough
 class TestCheckTools:
     @pytest.mark.thorough
     def test_the_start_month_of_a_budget_is_set_only_when_the_budget_is_created(

@@ -87,7 +87,9 @@ def test_messages_are_completed_one_by_one_after_service_bus_has_refused_a_batch
             deliveries = received(link, 6)
             with pytest.raises(BrokerUnavailable):
                 link.complete(deliveries)
-            assert "the next 100 times, the worker completes them one by one" in caplog.text
+            assert (
+                "in the next 100 calls, the worker completes each message separately" in caplog.text
+            )
             # The messages are still locked, and are completed over the next connection.
             link.open()
             assert link.complete(deliveries) == [True] * 6

@@ -16,6 +16,8 @@ from infra.smoke.servicebus import CHECKS, Check, CheckedNamespace, CheckError, 
 from tests.conformance.worker.worker_services import LocalServices, run_services
 from worker.settings import AzureEndpoint
 
+pytestmark = pytest.mark.thorough
+
 RANGES, RELEASE, TOKEN, LETTER = (
     "Service Bus completes ranges of messages",
     "a released message counts no delivery",

@@ -163,7 +163,7 @@ def test_a_recording_of_one_sample_is_resampled_to_at_least_one_sample(rate: int
     assert len(audio.samples) >= 1
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [pytest.param(1, marks=pytest.mark.thorough), 3])
 def test_a_recording_that_is_decoded_in_pieces_has_all_samples_of_the_file(channels: int) -> None:
     wanted = np.random.default_rng(3).integers(-(2**15), 2**15, 2_000_000).astype("<i2")
     frames = np.repeat(wanted[:, None], channels, axis=1)
