@@ -252,7 +252,7 @@ class OperationCounter:
         """Run a job with a small body. Read its status while it is queued and once after its end.
 
         Returns:
-            The job's id, and 0.0, because no request waits for the result.
+            The job's id, and the seconds that a request waited for the result: always 0.0.
         """
         with self._paused_worker():
             job_id, _ = self._submit(prefer="respond-async")

@@ -1,4 +1,4 @@
-"""Test a small soak (a load test with faults) with two attacks, and an interrupted soak."""
+"""Test a small soak (a load test with faults) that causes two faults, and an interrupted soak."""
 
 import json
 import os

@@ -86,8 +86,8 @@ def _parse(data: bytes | bytearray) -> tuple[list[tuple[list[Any], bytes]], int,
     Returns:
         Three values: the complete frames as pairs (head, body), the total size in bytes of these
         frames, and the number of bytes that the next call needs. This number is the size of the
-        incomplete frame at the end of `data`, or the size of the two lengths if `data` does not
-        contain them yet.
+        incomplete frame at the end of `data`. If `data` does not yet contain the two lengths with
+        which this frame begins, the number is the size of these two fields.
     """
     frames: list[tuple[list[Any], bytes]] = []
     offset, total = 0, len(data)

@@ -260,9 +260,11 @@ class AuthenticationMiddleware:
     memory. The class `LargeBodies` defines the limits.
 
     The middleware stores the caller in `scope["gateway.caller"]`. In `scope["gateway.charge"]` it
-    stores a function that counts more jobs of the request against the caller's rate limit. The
-    middleware is not based on Starlette's BaseHTTPMiddleware, which would create a task for each
-    request.
+    stores a function that counts further jobs against the caller's rate limit, because the
+    middleware counts each request as one job.
+
+    The middleware is not based on Starlette's BaseHTTPMiddleware, which would create a task for
+    each request.
     """
 
     def __init__(

@@ -78,7 +78,8 @@ def problem_response(request: Request, problem: HttpProblem) -> Response:
     """Return the HTTP response that reports a problem.
 
     For a path under /v2, the body is an error of the Open Inference Protocol. For all other paths,
-    the body is a problem document. The problem is also logged, unless it contains a job.
+    the body is a problem document. The problem is also logged, except for the
+    problem of a failed job, which contains the job.
     """
     if "job" not in problem.extra:
         _log.info(

@@ -61,7 +61,7 @@ def test_the_smallest_batch_size_with_almost_the_highest_throughput_is_suggested
         (500.0, 20, "a tenth of the 200.0 ms that a batch runs"),
     ],
 )
-def test_the_suggested_batch_waiting_time_is_the_preparation_time_up_to_a_tenth_of_the_run_time(
+def test_the_suggested_batch_waiting_time_is_at_most_a_tenth_of_the_run_time(
     prepare_ms: float, wait_ms: int, reason: str
 ) -> None:
     found = suggest([result(1, 5, 100.0), result(4, 20, 200.0)], prepare_ms)

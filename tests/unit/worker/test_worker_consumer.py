@@ -178,7 +178,7 @@ def test_the_message_of_a_temporarily_failed_job_is_abandoned_after_a_delay(
     assert 0.5 <= delays[0] <= 1.0 < delays[1] <= 4.0 < delays[2] <= 60.0
 
 
-def test_a_message_that_is_released_or_dead_lettered_or_did_not_become_a_job_is_settled_at_once(
+def test_a_message_is_settled_at_once_if_it_is_released_or_dead_lettered_or_refused(
     jobs: RecordedJobs,
 ) -> None:
     jobs.consumer.end(jobs.job(), HandedBack(""))
@@ -380,7 +380,7 @@ def test_a_message_is_settled_even_if_its_delivery_note_cannot_be_written(
     assert len(jobs.notes()) == 1
 
 
-def test_new_delivery_notes_are_dropped_while_too_many_notes_wait_for_the_blob_storage(
+def test_new_notes_about_deliveries_are_dropped_while_too_many_notes_wait_to_be_stored(
     jobs: RecordedJobs,
 ) -> None:
     answers = threading.Event()

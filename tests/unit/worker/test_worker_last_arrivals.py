@@ -141,7 +141,7 @@ def test_the_parent_stores_the_lock_tokens_of_messages_that_arrive_after_the_chi
     successor.close()
 
 
-def test_the_parent_writes_no_lock_journal_if_the_dead_child_had_no_connection(
+def test_the_parent_writes_no_lock_journal_if_the_dead_child_was_not_connected(
     sockets: SocketReceiver, tmp_path: Path
 ) -> None:
     sockets.note_arrivals()

@@ -40,8 +40,8 @@ class ReservationRecord:
         waiting_since: When the model began to wait; None if the model does not wait.
         turn_ends_at: Until when the model may stay loaded although other models wait; None if the
             model is not loaded.
-        served_until: When the model was last chosen to be unloaded; None if the model was never
-            chosen.
+        served_until: The time at which the model was last chosen to be unloaded for other models;
+            None if it was never chosen.
         is_idle: Whether the model has had no jobs for a short time.
         is_leaving: Whether the model is being unloaded.
     """

@@ -971,9 +971,9 @@ async def test_a_rewind_repeats_only_the_failed_activities_in_all_sub_orchestrat
 async def test_a_failed_instance_completes_after_a_rewind_request(host: ExtensionHost) -> None:
     """Rewind an orchestration that failed because an activity raised an error.
 
-    In the Durable extension's own test, the orchestrator itself raises the error. With the
-    extension 3.19.0 and a Python app, we observed that an orchestrator that raises an error itself
-    fails again after the rewind.
+    In the Durable extension's own test, the orchestrator raises the error, and no activity fails.
+    With the extension 3.19.0 and a Python app, we observed that such an orchestrator fails again
+    after the rewind.
     """
     instance_id = await host.start("call_activity", ["fail_once", new_id()])
     assert (await host.wait_for(instance_id))["runtimeStatus"] == "Failed"
