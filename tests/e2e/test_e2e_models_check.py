@@ -142,7 +142,12 @@ def test_the_models_check_command_reports_the_memory_that_a_model_declares(tmp_p
         ),
         ("x", model_that_returns("exit(3)"), "", "inference-failed: tried raised SystemExit"),
         ("x", f"{CODE}\n    def sample(self): return 1", "", "inference-failed: tried raised Type"),
-        ("x", CODE, "options = {a = 1}", "model-unfit: tried.options.a: tried has no"),
+        (
+            "x",
+            CODE,
+            "options = {a = 1}",
+            "model-unfit: tried.options.a: the constructor of tried has no",
+        ),
         (
             *("x", "class Infer:\n    def __init__(self, weights): pass"),
             f'weights = "blob:weights/a"\nweights_sha256 = "{"ab" * 32}"',

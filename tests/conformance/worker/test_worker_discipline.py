@@ -137,7 +137,7 @@ def test_the_worker_runs_jobs_although_the_low_priority_queue_does_not_exist(
     identity = job_id()
     services.send("scripted-low", message(gateway, identity, "single", {"do": "x"}))
     assert gateway.taken(identity).attempt == 1
-    missing = "scripted-low-low does not answer; the worker tries again: the queue does not exist"
+    missing = "does not answer; the worker tries again: the queue scripted-low-low does not exist"
     wait_until(lambda: missing in worker.log.read_text(), "the missing queue is logged")
     assert worker.log.read_text().count(missing) == 1
 
