@@ -276,10 +276,9 @@ This table lists every peer that is ahead of Loosely, best first, also by a smal
 - **FastAPI in process** has no second process and no queue, so it needs the least memory and the
   least time for a small model. Its thread pool runs the model on all processors at once. If its
   process dies, it loses every request that it has accepted.
-- **Azure SDKs without Loosely** is a Function App and a worker of about 150 lines, which run on the
-  same emulators and do only what is necessary for a job. No system that sends jobs with these SDKs
-  through these emulators can be much faster. The difference from Loosely is the cost of Loosely's
-  own code.
+- **Azure SDKs without Loosely** is a Function App and a worker of about 130 lines, which run on the
+  same emulators and do only what is necessary for a job. It shows how much of the time the SDKs and
+  the emulators need. The difference from Loosely is about the cost of Loosely's own code.
 - **Celery, dramatiq and arq** run on Redis, which answers from memory. Here Redis keeps nothing on
   disk. Loosely's local Service Bus and blob storage write every job to disk before they accept it.
 - **LitServe and BentoML** batch, as Loosely does, but hold the requests in memory. If the model's

@@ -15,6 +15,7 @@ import azure.functions as func
 from azure.servicebus import ServiceBusMessage
 from azure.servicebus.aio import ServiceBusClient
 
+# A batch may have 256 KiB. Five pictures of 26 KB need half of it.
 _MAX_BATCH_MESSAGES = 5
 
 app = df.DFApp(http_auth_level=func.AuthLevel.ANONYMOUS)
