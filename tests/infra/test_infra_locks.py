@@ -135,8 +135,13 @@ def test_each_package_lock_has_exact_versions_and_hashes_but_no_urls(path: Path)
 def test_only_the_package_lock_of_torch_contains_cuda_packages() -> None:
     assert not [name for name in locked(WORKER_LOCK) if is_torch(name)]
     torch = locked(TORCH_LOCK)
-    assert {"torch", "torchvision", "torchaudio"} <= torch.keys()
+    assert {"torch", "torchvision"} <= torch.keys()
     assert all(is_torch(name) for name in torch)
+
+
+def test_no_package_lock_contains_torchaudio() -> None:
+    # PyPI's build needs CUDA. transformers imports torchaudio if it is there.
+    assert "torchaudio" not in WORKER
 
 
 def test_the_package_lock_of_the_worker_targets_the_python_version_of_the_worker_image() -> None:

@@ -1,6 +1,5 @@
 """Test the transformers pipelines of docs/models.md with tiny models that the tests create."""
 
-import contextlib
 import hashlib
 import re
 from dataclasses import replace
@@ -15,9 +14,6 @@ from worker.inference.loaded_model import LoadedModel
 from worker.models import Weights
 
 transformers = pytest.importorskip("transformers", reason="needs the package transformers")
-with contextlib.suppress(ModuleNotFoundError):
-    # transformers imports it if it is there, and it does not fit a CPU build of torch.
-    pytest.importorskip("torchaudio", reason="torchaudio is broken", exc_type=OSError)  # type: ignore[arg-type]
 
 pytestmark = [
     pytest.mark.torch,
