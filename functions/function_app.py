@@ -100,16 +100,6 @@ async def deliver_webhook(job: str, client: df.DurableOrchestrationClient) -> st
     return await services.webhook_activities.deliver_job(job, DurableClient(client))
 
 
-@app.activity_trigger("webhook_reply")
-async def deliver_reply(webhook_reply: str) -> str:
-    """Make one attempt to post a reply to a producer's webhook.
-
-    `webhook_reply` is a WebhookReply as JSON. Returns the receiver's HTTP status or an error code,
-    as JSON.
-    """
-    return await services.webhook_activities.deliver_reply(webhook_reply)
-
-
 def _add_dead_letter_trigger(queue: str) -> None:
     @app.function_name(f"dead_letters_{queue}")
     @app.service_bus_queue_trigger("message", SETTING_SERVICE_BUS, dead_letter_queue(queue))

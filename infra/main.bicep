@@ -243,8 +243,6 @@ module vault 'modules/vault.bicep' = {
     zoneId: network.outputs.vaultZoneId
     gatewayIdentityName: identityNames.gateway
     gatewayPrincipalId: identities.outputs.gateway.principalId
-    workerIdentityName: identityNames.worker
-    workerPrincipalId: identities.outputs.worker.principalId
     deployerPrincipalId: principalId
     deployerPrincipalType: principalType
   }
@@ -333,7 +331,6 @@ module workerApps 'modules/worker-aca.bicep' = if (!usesAks) {
     kedaIdentityName: identityNames.keda
     servicebusHost: servicebus.outputs.host
     payloadEndpoint: storage.outputs.payloadEndpoint
-    vaultUri: vault.outputs.uri
     insightsConnectionString: monitoring.outputs.insightsConnectionString
     gatewayHost: gateway.outputs.host
     maxReplicas: gpuMaxCount

@@ -10,7 +10,7 @@ memory/              measure, limit and share the device's memory
 inputs/              payloads, URLs, and decoders for images, sound, tensors and text
 weights/             fetch, check and cache a model's weights; load them without running code
 models/              one file for each model; a model's author writes only this file
-replies              send replies to the gateway, to queues and to webhooks
+replies              send replies to the gateway and to queues
 telemetry/           metrics, traces, logs and health
 net/                 retries, HTTP requests to servers outside our system, blob storage client
 errors               all errors that end a job, and how the job's message is then settled

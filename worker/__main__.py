@@ -52,7 +52,7 @@ from worker.pipeline.consumer import Consumer
 from worker.pipeline.deliveries import DeliveryNotes
 from worker.pipeline.factory import SharedServices, make_consumer
 from worker.process import keep_large_blocks, prefer_device_thread
-from worker.replies import GatewayClient, QueueReplies, ReplyCache, ReplySenders, WebhookReplies
+from worker.replies import GatewayClient, QueueReplies, ReplyCache, ReplySenders
 from worker.scheduled_events import ScheduledEvents
 from worker.servicebus.last_arrivals import SocketSender
 from worker.servicebus.link import QueueLink, check_endpoint, utc_now
@@ -122,11 +122,7 @@ class Worker:
         self._heartbeats = Heartbeats(blobs, settings.heartbeat_seconds, self._describe)
         self._publishing: threading.Thread | None = None
         catalogue = _catalogue(settings)
-        senders = ReplySenders(
-            gateway,
-            QueueReplies(settings.service_bus, catalogue),
-            WebhookReplies(http, settings.producer_secrets),
-        )
+        senders = ReplySenders(gateway, QueueReplies(settings.service_bus, catalogue))
         self._services = SharedServices(
             gateway=gateway,
             senders=senders,

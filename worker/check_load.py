@@ -49,7 +49,7 @@ from worker.pipeline.consumer import Consumer
 from worker.pipeline.deliveries import DeliveryNotes
 from worker.pipeline.factory import SharedServices, make_consumer
 from worker.process import available_processors, preparing_threads
-from worker.replies import GatewayClient, QueueReplies, ReplyCache, ReplySenders, WebhookReplies
+from worker.replies import GatewayClient, QueueReplies, ReplyCache, ReplySenders
 from worker.servicebus.link import LockedMessage, utc_now
 from worker.servicebus.locks import LockRenewer
 from worker.servicebus.receiver import ModelQueue
@@ -492,7 +492,6 @@ class LoadMeasurement:
             senders=ReplySenders(
                 gateway,
                 QueueReplies(unused, Catalogue({model.name: model}), lambda *_: callers),
-                WebhookReplies(http, ()),
             ),
             cache=ReplyCache(),
             payloads=BlobPayloads(blobs),

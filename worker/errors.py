@@ -206,7 +206,7 @@ class PayloadsUnavailable(Infrastructure):
 
 
 class ReplyUndelivered(Infrastructure):
-    """The gateway, queue or webhook did not accept the reply before the retries ended."""
+    """The gateway or queue did not accept the reply before the retries ended."""
 
     code = "reply-undelivered"
     stage = Stage.REPLY

@@ -1,4 +1,4 @@
-"""Send replies to the gateway, to queues and to webhooks, and cache recent replies.
+"""Send replies to the gateway and to queues, and cache recent replies.
 
 The gateway answers with status 2xx if it accepts the reply, and with 410 if the job has already
 ended. In both cases the worker completes the message. After status 404, 408, 425, 429 or 5xx, or a
@@ -14,7 +14,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from itertools import count
 from typing import Final, NamedTuple, Protocol
 
@@ -24,20 +23,15 @@ from urllib3.exceptions import HTTPError, LocationParseError
 from urllib3.util import Timeout, Url, parse_url
 
 from contract.catalogue import Catalogue
-from contract.errors import ForbiddenAddress
-from contract.messages import ReplyQueue, ReplyTo, ReplyUrl, ReplyWebhook
+from contract.messages import ReplyQueue, ReplyTo, ReplyUrl
 from contract.names import WORKER_ROUTE
 from contract.queues import may_take_replies, names
-from contract.webhook import event_id, signed_headers
 from worker.errors import (
     BrokerUnavailable,
-    LookUpsBusy,
-    OutboundFailed,
     ReplyForbidden,
     ReplyRefused,
     ReplyUndelivered,
 )
-from worker.net.guarded_http import GuardedHttp, Limits
 from worker.net.retries import Wait, backoff_seconds
 from worker.servicebus.link import LockedMessage
 from worker.servicebus.sender import QueueSender
@@ -54,8 +48,7 @@ _KEEP_ALIVE_SECONDS: Final = 4.0
 _MAX_CONNECTIONS: Final = 64
 _HEADERS: Final = {"content-type": "application/json", "user-agent": "loosely-worker"}
 
-WEBHOOK_TIMEOUT_SECONDS: Final = 15.0
-# How long to retry a reply to a producer's queue or webhook during one delivery of the message.
+# How long to retry a reply to a producer's queue during one delivery of the message.
 _MAX_PRODUCER_SECONDS: Final = 30.0
 
 _MAX_CACHE_BYTES: Final = 64 * 1024 * 1024
@@ -307,59 +300,12 @@ class QueueReplies:
                 return
 
 
-class WebhookReplies:
-    """Sends replies to the webhooks of producers, in requests that the worker signs."""
-
-    def __init__(self, http: GuardedHttp, secrets: tuple[bytes, ...]) -> None:
-        self._http = http
-        self._secrets = secrets
-
-    def check(self, url: str) -> None:
-        """Check a webhook URL. Raise ReplyForbidden if the SSRF guard does not allow this URL."""
-        try:
-            self._http.check(url)
-        except ForbiddenAddress as error:
-            raise ReplyForbidden(f"the webhook's URL is not allowed: {error}") from None
-
-    def send(self, url: str, body: bytes, job_id: str, wait: Wait) -> None:
-        """Send a reply. Try again until the webhook accepts the reply.
-
-        `wait` sleeps before each new try, and returns False if the method must give up.
-
-        Raises:
-            ReplyUndelivered: `wait` returned False before the webhook accepted the reply.
-            ReplyForbidden: The SSRF guard does not allow this URL.
-        """
-        for attempt in count():
-            if (problem := self._try_send(url, body, job_id)) is None:
-                return
-            if not wait(backoff_seconds(attempt)):
-                raise ReplyUndelivered(f"the webhook did not accept the reply: {problem}")
-
-    def _try_send(self, url: str, body: bytes, job_id: str) -> str | None:
-        headers = signed_headers(self._secrets, event_id(job_id), datetime.now(UTC), body)
-        try:
-            status = self._http.exchange(
-                "POST", url, headers, body, Limits(0, WEBHOOK_TIMEOUT_SECONDS, "webhooks")
-            ).status
-        except ForbiddenAddress as error:
-            raise ReplyForbidden(f"the webhook's URL is not allowed: {error}") from None
-        except LookUpsBusy as error:
-            return str(error)
-        except OutboundFailed as error:
-            return str(error)
-        return None if status // 100 == 2 or status == _GONE else f"HTTP status {status}"
-
-
 class ReplySenders:
-    """Sends each reply to the address in the job's request: the gateway, a queue or a webhook."""
+    """Sends each reply to the address in the job's request: the gateway or a queue."""
 
-    def __init__(
-        self, gateway: GatewayClient, queues: QueueReplies, webhooks: WebhookReplies
-    ) -> None:
+    def __init__(self, gateway: GatewayClient, queues: QueueReplies) -> None:
         self._gateway = gateway
         self._queues = queues
-        self._webhooks = webhooks
 
     def check(self, reply_to: ReplyTo | None) -> None:
         """Check a reply address before the job runs. Do nothing if `reply_to` is None.
@@ -372,8 +318,6 @@ class ReplySenders:
                 self._gateway.check(url)
             case ReplyQueue(queue):
                 self._queues.check(queue)
-            case ReplyWebhook(url):
-                self._webhooks.check(url)
 
     def send(self, reply_to: ReplyTo | None, body: bytes, job_id: str, wait: Wait) -> bool:
         """Send a reply to the address `reply_to`. Do nothing if `reply_to` is None.
@@ -385,15 +329,13 @@ class ReplySenders:
 
         Raises:
             ReplyUndelivered: `wait` returned False before the reply was accepted.
-            Poison: The gateway, queue or webhook will never accept this reply.
+            Poison: The gateway or queue will never accept this reply.
         """
         match reply_to:
             case ReplyUrl(url):
                 return self._gateway.send(url, body, wait)
             case ReplyQueue(queue):
                 self._queues.send(queue, body, job_id, _limited(wait))
-            case ReplyWebhook(url):
-                self._webhooks.send(url, body, job_id, _limited(wait))
         return True
 
 
@@ -491,8 +433,8 @@ def _limited(wait: Wait) -> Wait:
     """Return a function that calls `wait` until 30 seconds have passed, and then returns False.
 
     The 30 seconds begin now, and all calls of the function share them. If the function returns
-    False, the caller must not try again to send the reply. With this limit, a reply queue or
-    webhook that does not answer delays other jobs only briefly.
+    False, the caller must not try again to send the reply. With this limit, a reply queue
+    that does not answer delays other jobs only briefly.
     """
     ends_at = time.monotonic() + _MAX_PRODUCER_SECONDS
     return lambda seconds: time.monotonic() < ends_at and wait(seconds)

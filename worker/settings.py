@@ -13,7 +13,7 @@ from typing import TypeVar
 from contract.catalogue import DEFAULT_PATH
 from contract.guard import AddressGuard
 from contract.names import SETTING_CATALOGUE, SETTING_PAYLOAD_STORAGE, SETTING_SERVICE_BUS
-from contract.webhook import SETTING_GUARD_ALLOW, SETTING_PRODUCER_SECRETS, parse_secrets
+from contract.webhook import SETTING_GUARD_ALLOW
 from worker.errors import SettingsError
 from worker.process import available_processors, torch_threads
 
@@ -161,7 +161,6 @@ class WorkerSettings:
     drain_seconds: float
     torch_threads: int
     log_level: str
-    producer_secrets: tuple[bytes, ...] = field(default=(), repr=False)
     guard: AddressGuard = field(default_factory=AddressGuard)
     log_format: str = "text"
     trace_exporters: tuple[str, ...] = ()
@@ -194,7 +193,6 @@ class WorkerSettings:
                 environ, "TORCH_THREADS", torch_threads(available_processors()), 1, 1024
             ),
             log_level=_level(environ),
-            producer_secrets=_read(environ, SETTING_PRODUCER_SECRETS, parse_secrets),
             guard=_read(environ, SETTING_GUARD_ALLOW, AddressGuard),
             log_format=_choice(environ, "LOG_FORMAT", "text", "json"),
             trace_exporters=_exporters(environ),

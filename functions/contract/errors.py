@@ -76,7 +76,7 @@ class ForbiddenAddress(ContractError):
 class TooManyLookUps(ContractError):
     """Too many DNS look-ups are running, either in this process or in one group of look-ups.
 
-    A group contains the look-ups for one tenant, for one model, or for all webhooks.
+    A group contains the look-ups for one tenant or for one model.
     """
 
     code = "too-many-look-ups"

@@ -104,14 +104,7 @@ class ReplyQueue:
     queue: str
 
 
-@dataclass(frozen=True, slots=True)
-class ReplyWebhook:
-    """A producer's HTTP endpoint, which receives replies as signed POST requests."""
-
-    url: str = field(repr=False)
-
-
-ReplyTo = ReplyUrl | ReplyQueue | ReplyWebhook
+ReplyTo = ReplyUrl | ReplyQueue
 
 
 class Stage(StrEnum):
@@ -715,15 +708,11 @@ def _reply_to_json(reply_to: ReplyTo | None) -> dict[str, Json] | None:
             return {"url": url}
         case ReplyQueue(queue):
             return {"queue": queue}
-        case ReplyWebhook(url):
-            return {"webhook": url}
 
 
 def _reply_to_from_json(fields: Fields) -> ReplyTo:
     if fields.has("queue"):
         return ReplyQueue(fields.text("queue"))
-    if fields.has("webhook"):
-        return ReplyWebhook(fields.text("webhook"))
     return ReplyUrl(fields.text("url"))
 
 

@@ -10,12 +10,10 @@ ORCHESTRATOR_JOB: Final = "job"
 ACTIVITY_ENQUEUE: Final = "enqueue"
 ACTIVITY_CONCLUDE: Final = "conclude"
 
-# The orchestrator function that delivers a webhook, the activity that starts it, and the activities
-# that send.
+# The orchestrator function that delivers a webhook, and the activities that start it and that send.
 ORCHESTRATOR_WEBHOOK: Final = "webhook"
 ACTIVITY_ANNOUNCE_WEBHOOK: Final = "announce_webhook"
 ACTIVITY_DELIVER_WEBHOOK: Final = "deliver_webhook"
-ACTIVITY_DELIVER_REPLY: Final = "deliver_reply"
 
 # External events. They are lower case because only the Python SDK distinguishes case.
 EVENT_REPLY: Final = "reply"

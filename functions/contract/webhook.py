@@ -12,7 +12,7 @@ secrets of a tenant for its receivers. It reads the value of WEBHOOK_SECRETS fro
     python -m contract.webhook TENANT
 
 A gateway without API keys has no tenants. It uses the secrets in WEBHOOK_SECRETS directly, without
-deriving others from them. The webhooks of producers are signed with WEBHOOK_PRODUCER_SECRETS.
+deriving others from them.
 """
 
 import argparse
@@ -26,7 +26,6 @@ from datetime import datetime
 from typing import Final
 
 SETTING_SECRETS: Final = "WEBHOOK_SECRETS"
-SETTING_PRODUCER_SECRETS: Final = "WEBHOOK_PRODUCER_SECRETS"
 SETTING_GUARD_ALLOW: Final = "GUARD_ALLOW"
 
 _PREFIX = "whsec_"

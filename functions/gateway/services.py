@@ -149,7 +149,6 @@ class Services:
                 progress,
                 self.webhooks,
                 self.settings.webhook_secrets,
-                self.settings.producer_secrets,
                 self.clock,
             ),
         )

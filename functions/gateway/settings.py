@@ -13,7 +13,7 @@ from contract.catalogue import DEFAULT_PATH
 from contract.guard import AddressGuard
 from contract.messages import INPUT_INLINE_LIMIT_BYTES, MAX_MESSAGE_BYTES
 from contract.names import SETTING_CATALOGUE, SETTING_PAYLOAD_STORAGE, SETTING_SERVICE_BUS
-from contract.webhook import SETTING_PRODUCER_SECRETS, SETTING_SECRETS, parse_secrets
+from contract.webhook import SETTING_SECRETS, parse_secrets
 from gateway.errors import InvalidSetting
 from gateway.http.keys import ApiKey, parse_keys
 from gateway.http.rates import Rate, parse_rate
@@ -72,7 +72,6 @@ class GatewaySettings:
     refuse_when_saturated: bool = True
     url_input_rate: Rate = DEFAULT_URL_INPUT_RATE
     webhook_secrets: tuple[bytes, ...] = field(default=(), repr=False)
-    producer_secrets: tuple[bytes, ...] = field(default=(), repr=False)
     guard: AddressGuard = field(default_factory=AddressGuard)
     trace_exporters: tuple[str, ...] = ()
     has_heartbeats: bool = True
@@ -108,7 +107,6 @@ class GatewaySettings:
             url_input_rate=_read(environ, "URL_INPUT_RATE", _url_input_rate),
             refuse_when_saturated=not _flag(environ, "ACCEPT_WHEN_SATURATED"),
             webhook_secrets=_read(environ, SETTING_SECRETS, parse_secrets),
-            producer_secrets=_producer_secrets(environ),
             guard=_read(environ, "GUARD_ALLOW", AddressGuard),
             trace_exporters=_exporters(environ),
             has_heartbeats=_flag(environ, "HEARTBEATS", default=True),
@@ -216,18 +214,6 @@ def _read(environ: Mapping[str, str], name: str, reader: Callable[[str], T]) -> 
         return reader(environ.get(name, ""))
     except ValueError as error:
         raise InvalidSetting(name, str(error)) from None
-
-
-def _producer_secrets(environ: Mapping[str, str]) -> tuple[bytes, ...]:
-    secrets = _read(environ, SETTING_PRODUCER_SECRETS, parse_secrets)
-    if set(secrets) & set(_read(environ, SETTING_SECRETS, parse_secrets)):
-        raise InvalidSetting(
-            SETTING_PRODUCER_SECRETS,
-            f"the value must not contain a secret of {SETTING_SECRETS}: producers know the secrets "
-            f"in {SETTING_PRODUCER_SECRETS}, so they could sign false webhooks to callers; create "
-            "another secret",
-        )
-    return secrets
 
 
 def _flag(environ: Mapping[str, str], name: str, *, default: bool = False) -> bool:

@@ -60,12 +60,7 @@ resource cluster 'Microsoft.ContainerService/managedClusters@2026-04-01' = {
       workloadIdentity: { enabled: true }
       imageCleaner: { enabled: true, intervalHours: 168 }
     }
-    // Copies the webhooks' secret from the vault to the workers, and again after a rotation.
     addonProfiles: {
-      azureKeyvaultSecretsProvider: {
-        enabled: true
-        config: { enableSecretRotation: 'true', rotationPollInterval: '2m' }
-      }
       // Container Insights: the logs and events of the workers' namespace, by the rule below. The
       // agent signs in with its own identity.
       omsagent: {

@@ -56,7 +56,6 @@ var common = {
   CORS_ORIGINS: corsOrigins
   REPLY_TOKEN_KEYS: '@Microsoft.KeyVault(SecretUri=${vaultUri}secrets/reply-token-keys/)'
   WEBHOOK_SECRETS: '@Microsoft.KeyVault(SecretUri=${vaultUri}secrets/webhook-secrets/)'
-  WEBHOOK_PRODUCER_SECRETS: '@Microsoft.KeyVault(SecretUri=${vaultUri}secrets/webhook-producer-secrets/)'
   API_KEYS: '@Microsoft.KeyVault(SecretUri=${vaultUri}secrets/api-keys/)'
 }
 

@@ -10,8 +10,6 @@ param endpointSubnetId string
 param zoneId string
 param gatewayIdentityName string
 param gatewayPrincipalId string
-param workerIdentityName string
-param workerPrincipalId string
 param deployerPrincipalId string
 param deployerPrincipalType string
 
@@ -33,31 +31,13 @@ resource vault 'Microsoft.KeyVault/vaults@2025-05-01' = {
   }
 }
 
-// The gateway reads all secrets through its settings. Workers sign the replies to internal producers'
-// webhooks, and may read only the secret for that: the scope is the secret, which keys.sh has written
-// by then. Those for the webhooks of callers are the gateway's alone.
+// The gateway reads all secrets through its settings. Workers read none.
 resource gatewayRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   name: guid(vault.id, gatewayIdentityName, 'keyVaultSecretsUser')
   scope: vault
   properties: {
     roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.keyVaultSecretsUser)
     principalId: gatewayPrincipalId
-    principalType: 'ServicePrincipal'
-  }
-}
-
-// The secret does not exist until it is written, but a role can be assigned on it before that.
-resource producerSecrets 'Microsoft.KeyVault/vaults/secrets@2025-05-01' existing = {
-  parent: vault
-  name: 'webhook-producer-secrets'
-}
-
-resource workerRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
-  name: guid(vault.id, workerIdentityName, 'webhook-producer-secrets')
-  scope: producerSecrets
-  properties: {
-    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.keyVaultSecretsUser)
-    principalId: workerPrincipalId
     principalType: 'ServicePrincipal'
   }
 }

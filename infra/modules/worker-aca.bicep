@@ -13,7 +13,6 @@ param workerPrincipalId string
 param kedaIdentityName string
 param servicebusHost string
 param payloadEndpoint string
-param vaultUri string
 param insightsConnectionString string
 param gatewayHost string
 param minReplicas int
@@ -83,13 +82,6 @@ resource app 'Microsoft.App/containerApps@2025-07-01' = [
       configuration: {
         activeRevisionsMode: 'Single'
         registries: [{ server: registry.properties.loginServer, identity: worker.id }]
-        secrets: [
-          {
-            name: 'webhook-producer-secrets'
-            keyVaultUrl: '${vaultUri}secrets/webhook-producer-secrets'
-            identity: worker.id
-          }
-        ]
       }
       template: {
         terminationGracePeriodSeconds: min(model.graceSeconds, 600)
@@ -118,7 +110,6 @@ resource app 'Microsoft.App/containerApps@2025-07-01' = [
               }
               { name: 'APPLICATIONINSIGHTS_STATSBEAT_DISABLED_ALL', value: 'true' }
               { name: 'WORKER_DRAIN_SECONDS', value: string(min(model.graceSeconds, 600) - 15) }
-              { name: 'WEBHOOK_PRODUCER_SECRETS', secretRef: 'webhook-producer-secrets' }
             ]
             probes: [
               {

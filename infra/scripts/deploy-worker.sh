@@ -4,9 +4,8 @@
 # runs and returns its other jobs to the queue.
 #   deploy-worker.sh [TAG]     TAG of an earlier image rolls back to that image
 # If CPU_TORCH_INDEX is set in the environment, models that need no GPU get an image of their own, without CUDA.
-# OVERLAY=… chooses one of infra/k8s/overlays instead of the environment's choices. If
-# POD_WEBHOOK_SECRETS is true in the environment, pods on AKS get the webhooks' secret from the vault. If
-# NODE_CACHE is true, weights stay on the nodes. Weights of the Hugging Face Hub are first copied to blob storage.
+# OVERLAY=… chooses one of infra/k8s/overlays instead of the environment's choices. If NODE_CACHE is true in the
+# environment, weights stay on the nodes. Weights of the Hugging Face Hub are first copied to blob storage.
 set -eu
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 . "$(dirname "$0")/environment.sh"
@@ -74,16 +73,8 @@ write_values() { # write the values that kustomize inserts into the manifests
     } >"$build/k8s/base/workers/deployment.env"
 }
 
-add_components() { # OVERLAY: print the overlay with the components that the environment chooses
-    components=
-    if [ "$(optional_value POD_WEBHOOK_SECRETS || true)" = true ]; then
-        print_values KEY_VAULT_NAME AZURE_TENANT_ID WORKER_CLIENT_ID >"$build/k8s/components/webhook-secrets/vault.env"
-        components="$components, ../../components/webhook-secrets"
-    fi
-    if [ "$(optional_value NODE_CACHE || true)" = true ]; then
-        components="$components, ../../components/node-cache"
-    fi
-    if [ -z "$components" ]; then
+add_components() { # OVERLAY: print the overlay with the component that the environment chooses
+    if [ "$(optional_value NODE_CACHE || true)" != true ]; then
         printf '%s\n' "$1"
         return
     fi
@@ -92,7 +83,7 @@ add_components() { # OVERLAY: print the overlay with the components that the env
 apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
 resources: [../$1]
-components: [${components#, }]
+components: [../../components/node-cache]
 OVERLAY
     echo deployed
 }

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Writes the secrets in the vault. Without arguments it writes those that are missing and keeps the
 # others. It prints the first API key once, on this terminal only.
-#   keys.sh --rotate reply-token-keys | webhook-secrets | webhook-producer-secrets
+#   keys.sh --rotate reply-token-keys | webhook-secrets
 # puts a new key first and keeps the previous one, so that existing signatures stay valid. Rotate
 # twice, a day apart, to remove a key.
 #   keys.sh --apply
@@ -35,9 +35,7 @@ write_secret() { # NAME VALUE
 new_key() { # NAME
     case $1 in
         reply-token-keys) openssl rand -base64 32 | tr -d '\n' ;;
-        webhook-secrets | webhook-producer-secrets)
-            printf 'whsec_%s' "$(openssl rand -base64 32 | tr -d '\n')"
-            ;;
+        webhook-secrets) printf 'whsec_%s' "$(openssl rand -base64 32 | tr -d '\n')" ;;
         *) stop "$1 cannot be rotated by this script; docs/deploy.md explains how to change API keys" ;;
     esac
 }
@@ -60,7 +58,7 @@ is_there() { printf '%s\n' "$present" | grep -qx "$1"; }
 if [ "${1:-}" = --apply ]; then
     changed=yes
 elif [ "${1:-}" = --rotate ]; then
-    name=${2:?name the secret: reply-token-keys, webhook-secrets or webhook-producer-secrets}
+    name=${2:?name the secret: reply-token-keys or webhook-secrets}
     new=$(new_key "$name")
     if is_there "$name"; then
         old=$(read_secret "$name") || stop "could not read $name: nothing was changed"
@@ -68,7 +66,7 @@ elif [ "${1:-}" = --rotate ]; then
     fi
     write_secret "$name" "$new"
 else
-    for name in reply-token-keys webhook-secrets webhook-producer-secrets; do
+    for name in reply-token-keys webhook-secrets; do
         is_there "$name" || write_secret "$name" "$(new_key "$name")"
     done
     is_there api-keys || write_first_api_key

@@ -17,16 +17,13 @@ import httpx
 import pytest
 from standardwebhooks import Webhook
 
-from tests.e2e import by_hand
 from tests.e2e.system import System, running, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 OLD, NEW = (f"whsec_{base64.b64encode(bytes([n]) * 32).decode()}" for n in (1, 2))
-PRODUCERS = f"whsec_{base64.b64encode(bytes([3]) * 32).decode()}"
 SETTINGS = {
     "WEBHOOK_SECRETS": f"{NEW},{OLD}",
-    "WEBHOOK_PRODUCER_SECRETS": PRODUCERS,
     "GUARD_ALLOW": "127.0.0.1",
 }
 
@@ -162,30 +159,6 @@ def test_a_webhook_is_not_sent_again_after_response_status_410(
         "the webhook is stopped",
     )
     assert (log["state"], len(log["attempts"])) == ("stopped", 1)
-
-
-def test_a_producer_receives_replies_and_dead_letter_reports_by_webhook(
-    webhook_system: System, receiver: WebhookReceiver
-) -> None:
-    receiver.received.clear()
-    reply_to = {"webhook": receiver.url("/producer")}
-    job_id = by_hand.put_request(webhook_system, "noop", reply_to=reply_to)
-    until(lambda: receiver.received, 30, "the worker sends the reply")
-    headers, body = receiver.received.pop()
-    reply = Webhook(PRODUCERS).verify(body, headers)
-    assert (headers["webhook-id"], reply["job_id"]) == (f"job_{job_id}", job_id)
-    assert "error" not in reply
-
-    receiver.statuses = [500]
-    given_up = by_hand.put_request(webhook_system, "noop", reply_to=reply_to, model="classifier")
-    until(
-        lambda: receiver.received, 30, "the gateway reports the dead letter at the second attempt"
-    )
-    headers, body = receiver.received.pop()
-    reply = Webhook(PRODUCERS).verify(body, headers)
-    assert headers["webhook-id"] == f"job_{given_up}-dead-letter"
-    assert (reply["job_id"], reply["error"]["code"]) == (given_up, "dead-lettered")
-    assert receiver.statuses == []
 
 
 def test_the_worker_fetches_an_input_that_is_given_by_url(

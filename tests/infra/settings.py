@@ -88,8 +88,6 @@ LEFT_TO_DEFAULTS = {
         "WORKER_WEIGHTS_CACHE_SIZE",
         "WORKER_MEMORY_FOLDER",
         "LOG_LEVEL",
-        # An optional component sets it from the vault: docs/deploy.md.
-        "WEBHOOK_PRODUCER_SECRETS",
     },
 }
 
@@ -109,7 +107,7 @@ def gateway_settings_are_set_and_read(files: DeploymentFiles) -> None:
     assert read - names == LEFT_TO_DEFAULTS["gateway"], (
         "read but neither set nor left to its default"
     )
-    for name in ("REPLY_TOKEN_KEYS", "WEBHOOK_SECRETS", "WEBHOOK_PRODUCER_SECRETS", "API_KEYS"):
+    for name in ("REPLY_TOKEN_KEYS", "WEBHOOK_SECRETS", "API_KEYS"):
         secret = name.lower().replace("_", "-")
         reference = f"{name}: '@Microsoft.KeyVault(SecretUri=${{vaultUri}}secrets/{secret}/)'"
         assert reference in template

@@ -216,7 +216,7 @@ def test_deploy_md_lists_each_variable_in_main_parameters_json_with_the_default_
     defaults = dict(re.findall(r"\$\{([A-Z_]+)=?([^}]*)\}", parameters))
     by_azd = {"AZURE_ENV_NAME", "AZURE_LOCATION", "AZURE_PRINCIPAL_ID", "AZURE_PRINCIPAL_TYPE"}
     by_scripts = {"WORKER_IMAGE", "WORKER_CPU_IMAGE", "BUDGET_START", "NODE_POOLS"}
-    for_scripts = {"POD_WEBHOOK_SECRETS", "NODE_CACHE", "CPU_TORCH_INDEX", "CHECK_REGION"}
+    for_scripts = {"NODE_CACHE", "CPU_TORCH_INDEX", "CHECK_REGION"}
     assert documented.keys() - for_scripts == defaults.keys() - by_azd - by_scripts
     for name, shown in documented.items():
         default = defaults.get(name, DEFAULTS_OF_SCRIPTS.get(name, "false"))

@@ -31,16 +31,8 @@ class TestKeys:
     def test_each_missing_secret_is_created_only_once(self, scripts: ScriptRunner) -> None:
         key = scripts.check_output("keys.sh").strip()
         secrets = scripts.state["secrets"]
-        assert secrets.keys() == {
-            "reply-token-keys",
-            "webhook-secrets",
-            "webhook-producer-secrets",
-            "api-keys",
-        }
-        (callers,), (producers,) = (
-            parse_secrets(secrets[name]) for name in ("webhook-secrets", "webhook-producer-secrets")
-        )
-        assert callers != producers
+        assert secrets.keys() == {"reply-token-keys", "webhook-secrets", "api-keys"}
+        assert len(parse_secrets(secrets["webhook-secrets"])) == 1
         caller = KeyRing(parse_keys(secrets["api-keys"])).caller(key.encode())
         assert caller is not None
         assert "admin" in caller.scopes
@@ -68,9 +60,7 @@ class TestKeys:
         assert files
         assert not [file for file in files if Path(file).exists()]
 
-    @pytest.mark.parametrize(
-        "name", ["reply-token-keys", "webhook-secrets", "webhook-producer-secrets"]
-    )
+    @pytest.mark.parametrize("name", ["reply-token-keys", "webhook-secrets"])
     def test_key_rotation_keeps_only_the_previous_key_beside_the_new_key(
         self, scripts: ScriptRunner, name: str
     ) -> None:
@@ -98,7 +88,7 @@ class TestKeys:
         names = ("list", "set")
         scripts.update_state(failing={f"az keyvault secret {name}": 2 for name in names})
         scripts.check_output("keys.sh")
-        assert len(scripts.state["secrets"]) == 4
+        assert len(scripts.state["secrets"]) == 3
 
     def test_a_key_vault_that_cannot_be_read_is_not_changed(self, scripts: ScriptRunner) -> None:
         scripts.check_output("keys.sh")
@@ -284,53 +274,12 @@ class TestDeployWorker:
         assert scripts.run("deploy-worker.sh").returncode != 0
         assert len(scripts.calls("az", "acr", "build")) == 1
 
-    def test_worker_pods_read_the_webhook_secret_from_the_key_vault(
-        self, scripts: ScriptRunner
-    ) -> None:
-        scripts.update_state(
-            values={"POD_WEBHOOK_SECRETS": "true"}, images={"worker:earlier": "sha256:0"}
-        )
-        scripts.check_output("deploy-worker.sh", "earlier")
-        manifests = applied(scripts)
-        [found] = of_kind(manifests, "SecretProviderClass")
-        assert found["apiVersion"] == "secrets-store.csi.x-k8s.io/v1"
-        assert found["spec"]["provider"] == "azure"
-        parameters = found["spec"]["parameters"]
-        assert parameters["clientID"] == VALUES["WORKER_CLIENT_ID"]
-        assert parameters["keyvaultName"] == "kv-trial"
-        assert parameters["tenantID"] == VALUES["AZURE_TENANT_ID"]
-        assert all(isinstance(value, str) for value in parameters.values())
-        objects = [yaml.safe_load(each) for each in yaml.safe_load(parameters["objects"])["array"]]
-        assert objects == [{"objectName": "webhook-producer-secrets", "objectType": "secret"}]
-        [synced] = found["spec"]["secretObjects"]
-        assert synced["data"] == [
-            {"objectName": "webhook-producer-secrets", "key": "WEBHOOK_PRODUCER_SECRETS"}
-        ]
-        for deployment in of_kind(manifests, "Deployment"):
-            spec = pod(deployment)
-            assert deployment["metadata"]["namespace"] == found["metadata"]["namespace"]
-            [volume] = [each for each in spec["volumes"] if "csi" in each]
-            assert volume["csi"]["driver"] == "secrets-store.csi.k8s.io"
-            name = volume["csi"]["volumeAttributes"]["secretProviderClass"]
-            assert name == found["metadata"]["name"]
-            container = spec["containers"][0]
-            assert volume["name"] in {each["name"] for each in container["volumeMounts"]}
-            [setting] = [
-                each for each in container["env"] if each["name"] == "WEBHOOK_PRODUCER_SECRETS"
-            ]
-            reference = {"name": synced["secretName"], "key": "WEBHOOK_PRODUCER_SECRETS"}
-            assert setting["valueFrom"] == {"secretKeyRef": reference}
-
     def test_worker_pods_store_weights_on_the_node_if_the_variable_node_cache_is_true(
         self, scripts: ScriptRunner
     ) -> None:
-        scripts.update_state(
-            values={"NODE_CACHE": "true", "POD_WEBHOOK_SECRETS": "true"},
-            images={"worker:earlier": "sha256:0"},
-        )
+        scripts.update_state(values={"NODE_CACHE": "true"}, images={"worker:earlier": "sha256:0"})
         scripts.check_output("deploy-worker.sh", "earlier")
         manifests = applied(scripts)
-        assert of_kind(manifests, "SecretProviderClass")
         [volume] = of_kind(manifests, "PersistentVolume")
         [claim] = of_kind(manifests, "PersistentVolumeClaim")
         place = {name: claim["metadata"][name] for name in ("namespace", "name")}

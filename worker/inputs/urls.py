@@ -66,7 +66,7 @@ class UrlFetcher:
             seconds = ends_at - self._clock()
             limits = Limits(model.max_input_bytes, seconds, f"inputs of {model.name}")
             try:
-                response = self._http.exchange("GET", url, _HEADERS, None, limits)
+                response = self._http.get(url, _HEADERS, limits)
             except ForbiddenAddress as error:
                 raise InvalidInput(f"the input's URL is not allowed: {error}") from None
             except OutboundFailed as error:

@@ -48,7 +48,7 @@ class Limits:
     """The limits of one HTTP request.
 
     Attributes:
-        bytes: The largest size of the response's body; 0 if the body is not read.
+        bytes: The largest size of the response's body.
         seconds: The longest duration of the whole request, including the DNS look-up.
         share: The group of requests whose DNS look-ups have a common limit, for example the inputs
             of one model.
@@ -71,23 +71,8 @@ class GuardedHttp:
         self._resolver = resolver
         self._tls = ssl.create_default_context()
 
-    def check(self, url: str) -> None:
-        """Check the text of a URL without a DNS look-up.
-
-        Raises:
-            ForbiddenAddress: The SSRF guard does not allow this URL.
-        """
-        self._guard.check_form(url)
-
-    def exchange(
-        self,
-        method: str,
-        url: str,
-        headers: Mapping[str, str],
-        body: bytes | None,
-        limits: Limits,
-    ) -> GuardedResponse:
-        """Send one request and return the response.
+    def get(self, url: str, headers: Mapping[str, str], limits: Limits) -> GuardedResponse:
+        """Send one GET request and return the response.
 
         The returned body has at most `limits.bytes` + 1 bytes. If it is longer than `limits.bytes`,
         the server's response is too large.
@@ -106,10 +91,7 @@ class GuardedHttp:
         watchdog.daemon = True
         watchdog.start()
         try:
-            # Some servers send a response, for example 410, and close the connection before they
-            # have read the body.
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                connection.request(method, target.path, body, dict(headers))
+            connection.request("GET", target.path, None, dict(headers))
             response = connection.getresponse()
             _check_length(response)
             result = GuardedResponse(
@@ -177,9 +159,6 @@ class _Connection(http.client.HTTPConnection):
             OSError: No address accepts a connection in time, or the TLS handshake fails.
         """
         self._open = self.sock = self._connected()
-        # The base class sets this option, too. Without it, the body is sent only after the server
-        # has acknowledged the headers.
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._target.scheme == "https":
             # The handshake follows the assignment, so that `abort` can also end the handshake.
             self._open = self.sock = self._context.wrap_socket(

@@ -19,7 +19,6 @@ from contract.messages import (
     JobRequest,
     Payload,
     ReplyQueue,
-    ReplyWebhook,
     Timing,
     decode_request,
     marks_to_json,
@@ -172,7 +171,7 @@ class ReceivedJob:
     def expiry_error(self, text: str) -> WorkerError:
         """Return the error that ends this job after its deadline. `text` is the error's text.
 
-        If a producer waits for a reply on a queue or a webhook, the worker replies with the error.
+        If a producer waits for a reply on a queue, the worker replies with the error.
         Otherwise the worker sends no reply: a gateway checks the deadlines of its jobs itself.
         """
         return ExpiredForProducer(text) if _needs_expiry_reply(self.request) else Expired(text)
@@ -283,7 +282,7 @@ class ReceiveStep:
 
 
 def _needs_expiry_reply(request: JobRequest) -> bool:
-    return isinstance(request.reply_to, ReplyQueue | ReplyWebhook)
+    return isinstance(request.reply_to, ReplyQueue)
 
 
 @dataclass(slots=True)

@@ -72,9 +72,9 @@ class ReplyStep:
 
         Raises:
             LockLost: The message's lock is lost, so another worker may have the message.
-            ReplyUndelivered: The gateway, queue or webhook did not accept the reply before the lock
+            ReplyUndelivered: The gateway or queue did not accept the reply before the lock
                 was lost.
-            Poison: The gateway, queue or webhook will never accept this reply.
+            Poison: The gateway or queue will never accept this reply.
             Expired: The job had already ended when the reply arrived, because its deadline had
                 passed.
         """
@@ -96,9 +96,9 @@ class ReplyStep:
             `succeeded`, or the code of the job's error.
 
         Raises:
-            ReplyUndelivered: The gateway, queue or webhook did not accept the reply before the lock
+            ReplyUndelivered: The gateway or queue did not accept the reply before the lock
                 was lost.
-            Poison: The gateway, queue or webhook will never accept this reply.
+            Poison: The gateway or queue will never accept this reply.
             Expired: The job had already ended when the reply arrived, because its deadline had
                 passed.
         """

@@ -1,7 +1,6 @@
 """Store each message that arrives in a dead-letter queue, and end the message's job as failed."""
 
 import contextlib
-import hashlib
 import json
 import logging
 import re
@@ -21,15 +20,13 @@ from contract.messages import (
     JobRequest,
     ReplyQueue,
     ReplyUrl,
-    ReplyWebhook,
     Stage,
     decode_request,
     encode_reply,
     format_time,
 )
-from contract.names import PROPERTY_WORKER_DEATH, webhook_instance
+from contract.names import PROPERTY_WORKER_DEATH
 from contract.queues import may_take_replies
-from contract.webhook import event_id
 from gateway.clock import Clock
 from gateway.dead_letters.store import letter_blob
 from gateway.durable import Durable
@@ -40,7 +37,6 @@ from gateway.jobs.model import JobOutcome
 from gateway.jobs.timeline import read_notes
 from gateway.queues.client import Queues
 from gateway.storage.blobs import Blobs
-from gateway.webhooks.activities import WebhookReply, start_reply_delivery
 
 # A worker gives one of our failure codes as the reason. Callers see no other text.
 _CODE: Final = re.compile("[a-z]{1,20}(-[a-z]{1,20}){0,4}")
@@ -184,11 +180,6 @@ class DeadLetterTrigger:
                     )
             case ReplyQueue(name):
                 await self._send_reply(reply, name)
-            case ReplyWebhook(url):
-                event = event_id(_event_key(job_id))
-                webhook_reply = WebhookReply(job_id, event, url, encode_reply(reply).decode())
-                instance_id = _delivery_instance(job_id, message, queue)
-                await start_reply_delivery(webhook_reply, instance_id, durable)
 
     async def _send_reply(self, reply: JobReply, queue: str) -> None:
         """Send a reply to the queue that the producer's request names for replies.
@@ -230,16 +221,6 @@ def _job_id(message: func.ServiceBusMessage, request: JobRequest | None) -> str:
 def _event_key(job_id: str) -> str:
     # It differs from the message id of the job's own reply, which may still follow after a redrive.
     return f"{job_id}-dead-letter"
-
-
-def _delivery_instance(job_id: str, message: func.ServiceBusMessage, queue: str) -> str:
-    """Return the id of the orchestration that delivers a reply to the producer's webhook.
-
-    The id is the same if Service Bus delivers the dead-lettered message more than once.
-    """
-    key = f"{queue}/{_message_id(message)}/{message.enqueued_time_utc}"
-    digest = hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()[:16]
-    return webhook_instance(f"{job_id}-{digest}")
 
 
 def _enqueued_at(letter: bytes) -> object:

@@ -5,7 +5,7 @@ receiver can ignore repeated events.
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Final
 
 from contract.names import ORCHESTRATOR_WEBHOOK, webhook_instance
@@ -18,23 +18,9 @@ from gateway.jobs.lifecycle import Jobs
 from gateway.jobs.model import is_final, job_resource, read_ticket
 from gateway.jobs.progress import ProgressStore
 from gateway.webhooks.orchestrator import DeliveryState, attempt_outcome, delivery_input
-from gateway.webhooks.sender import PRODUCERS, WebhookSender, tenant_share
+from gateway.webhooks.sender import WebhookSender, tenant_share
 
 _GONE: Final = 410
-
-
-@dataclass(frozen=True, slots=True)
-class WebhookReply:
-    """A reply that the gateway posts to a producer's webhook if the request was dead-lettered.
-
-    A producer is a program that puts requests on a queue without the gateway. `body` is a
-    `JobReply` with an error, as JSON. `event` is the id of the webhook event.
-    """
-
-    job_id: str
-    event: str
-    url: str = field(repr=False)
-    body: str = field(repr=False)
 
 
 async def start_delivery(job_id: str, durable: Durable) -> None:
@@ -45,31 +31,17 @@ async def start_delivery(job_id: str, durable: Durable) -> None:
         await durable.start(instance_id, delivery_input(job_id), ORCHESTRATOR_WEBHOOK)
 
 
-async def start_reply_delivery(reply: WebhookReply, instance_id: str, durable: Durable) -> None:
-    """Start a delivery to a producer's webhook, unless this delivery was started before.
-
-    The delivery is an orchestration with the id `instance_id`. The gateway does not store the reply
-    to a producer. Therefore the input of this orchestration contains the reply.
-    """
-    if await durable.status(instance_id) is None:
-        text = delivery_input(reply.job_id, webhook_reply=asdict(reply))
-        await durable.start(instance_id, text, ORCHESTRATOR_WEBHOOK)
-
-
 @dataclass(frozen=True, slots=True)
 class WebhookActivities:
-    """Implements the activities `deliver_webhook` and `deliver_reply`.
+    """Implements the activity `deliver_webhook`.
 
     Webhooks are signed. The secrets that sign a tenant's webhooks are derived from `secrets`.
-    Webhooks to producers, which are programs that use no gateway, are signed with
-    `producer_secrets`.
     """
 
     jobs: Jobs
     progress: ProgressStore
     sender: WebhookSender
     secrets: tuple[bytes, ...] = field(repr=False)
-    producer_secrets: tuple[bytes, ...] = field(repr=False)
     clock: Clock
 
     async def deliver_job(self, job_id: str, durable: Durable) -> str:
@@ -91,18 +63,6 @@ class WebhookActivities:
         secrets = tenant_secrets(self.secrets, tenant)
         return await self._post(
             url, event_id(job_id), encode_json(job), secrets, tenant_share(tenant)
-        )
-
-    async def deliver_reply(self, text: str) -> str:
-        """Make one attempt to post a reply to a producer's webhook.
-
-        `text` is a WebhookReply as JSON. Returns a JSON object as text. It contains the time, the
-        HTTP status or the error code of this attempt, the new state of the delivery, and the
-        Retry-After of the receiver.
-        """
-        reply = WebhookReply(**json.loads(text))
-        return await self._post(
-            reply.url, reply.event, reply.body.encode(), self.producer_secrets, PRODUCERS
         )
 
     async def _post(

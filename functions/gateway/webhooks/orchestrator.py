@@ -28,7 +28,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from contract.messages import Json, format_time
-from contract.names import ACTIVITY_DELIVER_REPLY, ACTIVITY_DELIVER_WEBHOOK
+from contract.names import ACTIVITY_DELIVER_WEBHOOK
 from gateway.durable import InstanceSnapshot
 from gateway.jobs.model import Time
 
@@ -123,19 +123,14 @@ def read_delivery_log(instance: InstanceSnapshot | None) -> WebhookDelivery:
     return delivery_log(DeliveryState.PENDING, ())
 
 
-def delivery_input(job_id: str, attempts: Json = (), webhook_reply: Json = None) -> str:
+def delivery_input(job_id: str, attempts: Json = ()) -> str:
     """Return the input of the orchestration `webhook`.
 
     Args:
         job_id: The id of the job that has ended.
         attempts: The earlier attempts to post this webhook. The new delivery log begins with them.
-        webhook_reply: The reply to post to a producer's webhook, as the JSON object of a
-            WebhookReply. None to post the finished job `job_id` to the webhook that its caller gave
-            at submit.
     """
-    given = {"job_id": job_id, "attempts": list(attempts)}
-    # The name "told" must not change, because histories contain inputs with this name.
-    return json.dumps(given if webhook_reply is None else {**given, "told": webhook_reply})
+    return json.dumps({"job_id": job_id, "attempts": list(attempts)})
 
 
 def wake_event(attempts: int) -> str:
@@ -186,10 +181,7 @@ def _deliver(
     status or the error code of the attempt, the new state of the delivery, and the Retry-After of
     the receiver. An error in the activity counts as a failed attempt.
     """
-    if "told" in given:
-        delivering = context.call_activity(ACTIVITY_DELIVER_REPLY, json.dumps(given["told"]))
-    else:
-        delivering = context.call_activity(ACTIVITY_DELIVER_WEBHOOK, given["job_id"])
+    delivering = context.call_activity(ACTIVITY_DELIVER_WEBHOOK, given["job_id"])
     yield context.task_any([delivering])
     if not isinstance(delivering.result, str):
         return attempt_outcome(context.current_utc_datetime.replace(tzinfo=UTC), "gateway-failed")

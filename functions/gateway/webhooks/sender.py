@@ -25,12 +25,6 @@ from gateway.errors import WebhookUndelivered
 ATTEMPT_TIMEOUT_SECONDS: Final = 15.0
 DNS_TIMEOUT_SECONDS: Final = 3.0
 
-PRODUCERS: Final = "producers"
-"""The group in which the DNS look-ups for the webhooks of producers are counted.
-
-A producer is a program that sends messages directly to a model's queue.
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class WebhookResponse:
@@ -48,11 +42,10 @@ class WebhookSender(Protocol):
     ) -> WebhookResponse:
         """Send one POST request without following redirects; return the receiver's response.
 
-        `share` is the name of the group in which the DNS look-up of the URL's host is counted. It
-        is PRODUCERS for the webhook of a producer, and `tenant_share(tenant)` for the webhook of a
-        tenant. Only a limited number of look-ups may run at the same time in each group. Raises
-        WebhookUndelivered if the URL is forbidden, if too many look-ups are running, or if no
-        response arrives.
+        `share` is the name of the group in which the DNS look-up of the URL's host is counted:
+        `tenant_share(tenant)`. Only a limited number of look-ups may run at the same time in each
+        group. Raises WebhookUndelivered if the URL is forbidden, if too many look-ups are running,
+        or if no response arrives.
         """
 
 
@@ -78,9 +71,8 @@ async def resolve_url(
         guard: Checks the URL and its addresses.
         resolver: Looks up the host name.
         url: The URL.
-        share: The name of the group in which this look-up is counted: PRODUCERS, or
-            `tenant_share(tenant)`. Only a limited number of look-ups may run at the same time in
-            each group.
+        share: The name of the group in which this look-up is counted: `tenant_share(tenant)`. Only
+            a limited number of look-ups may run at the same time in each group.
         seconds: How long to wait for the look-up, in seconds.
 
     Raises:

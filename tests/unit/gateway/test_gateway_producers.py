@@ -1,47 +1,30 @@
 """Test how dead letters of producers are reported to the producers' reply queues."""
 
-import base64
-import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from azure.functions.servicebus import ServiceBusMessage
-from standardwebhooks import Webhook, WebhookVerificationError
 
-from contract.guard import AddressGuard
 from contract.messages import (
     InlineJson,
     JobError,
     JobRequest,
     ReplyQueue,
     ReplyTo,
-    ReplyWebhook,
     decode_reply,
     encode_request,
 )
-from contract.webhook import parse_secrets
 from gateway.errors import Unavailable
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
-from tests.unit.gateway.receiver import MemoryReceiver
-from tests.unit.gateway.webhook_delivery import Delivery, tried
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
-
-SECRET = "whsec_" + "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
-CALLERS = f"whsec_{base64.b64encode(bytes(32)).decode()}"
-URL = "https://producer.example/hook?token=hidden"
 
 
 @pytest.fixture
 async def gateway() -> AsyncIterator[RunningGateway]:
-    guard = AddressGuard("127.0.0.1")
-    async with open_gateway(
-        webhook_secrets=parse_secrets(CALLERS),
-        producer_secrets=parse_secrets(SECRET),
-        guard=guard,
-    ) as opened:
+    async with open_gateway() as opened:
         yield opened
 
 
@@ -134,42 +117,3 @@ async def test_a_dead_letter_without_a_reply_address_is_not_reported(
     await give_up(gateway, None)
     assert not gateway.queues.sent
     assert not gateway.durable.runs
-
-
-async def test_each_dead_letter_starts_one_webhook_delivery(
-    gateway: RunningGateway,
-) -> None:
-    await give_up(gateway, ReplyWebhook(URL))
-    (instance_id, run), *_ = gateway.durable.runs.items()
-    await give_up(gateway, ReplyWebhook(URL))
-    assert gateway.durable.runs == {instance_id: run}, (
-        "a repeated trigger run must not start another delivery"
-    )
-    await give_up(gateway, ReplyWebhook(URL), minute=1)
-    assert len(gateway.durable.runs) == 2
-
-    delivery = Delivery(tried("pending", 503), tried("delivered", 200), input_text=run.input)
-    log = delivery.play()["output"]
-    assert (log["state"], len(log["attempts"])) == ("delivered", 2)
-    assert URL not in json.dumps(log)
-    calls = [
-        action
-        for episode in delivery.episodes
-        for group in episode["answer"]["actions"][0]
-        for action in group["compoundActions"]
-        if "functionName" in action
-    ]
-    assert {call["functionName"] for call in calls} == {"deliver_reply"}
-    gateway.clock.now = datetime.now(UTC)
-    outcome = json.loads(
-        await gateway.services.webhook_activities.deliver_reply(json.loads(calls[0]["input"]))
-    )
-    assert (outcome["state"], outcome["status"]) == ("delivered", 200)
-    assert isinstance(gateway.services.webhooks, MemoryReceiver)
-    ((url, headers, body),) = gateway.services.webhooks.posts
-    assert url == URL
-    assert headers["webhook-id"] == "job_order-7-dead-letter"
-    Webhook(SECRET).verify(body, dict(headers))
-    with pytest.raises(WebhookVerificationError):
-        Webhook(CALLERS).verify(body, dict(headers))
-    assert error_of(body).code == "dead-lettered"

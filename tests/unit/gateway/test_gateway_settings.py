@@ -105,7 +105,6 @@ def test_settings_without_api_keys_are_refused_unless_the_gateway_has_a_loopback
         ("API_KEYS", '["secret"]'),
         ("TRUST_PRINCIPAL_HEADER", "1"),
         ("WEBHOOK_SECRETS", "secret"),
-        ("WEBHOOK_PRODUCER_SECRETS", "secret"),
         ("CORS_ORIGINS", "a.example"),
         ("CORS_ORIGINS", "https://a.example/"),
     ],
@@ -114,16 +113,6 @@ def test_the_error_for_an_invalid_setting_names_the_variable(variable: str, valu
     with pytest.raises(InvalidSetting, match=f"^{variable}: ") as caught:
         GatewaySettings.from_env({**ENVIRON, variable: value})
     assert KEY not in str(caught.value)
-
-
-def test_a_webhook_secret_for_producers_that_is_also_a_secret_for_callers_is_refused() -> None:
-    first, second = (f"whsec_{base64.b64encode(bytes([n]) * 32).decode()}" for n in range(2))
-    producers = {"WEBHOOK_PRODUCER_SECRETS": f"{second},{first}"}
-    with pytest.raises(InvalidSetting, match="must not contain a secret of WEBHOOK_SECRETS") as no:
-        GatewaySettings.from_env({**ENVIRON, **producers, "WEBHOOK_SECRETS": first})
-    assert first not in str(no.value)
-    settings = GatewaySettings.from_env({**ENVIRON, **producers})
-    assert settings.producer_secrets == (bytes([1]) * 32, bytes(32))
 
 
 def test_the_repr_of_the_settings_contains_no_secrets() -> None:

@@ -13,7 +13,6 @@ from azure.core.exceptions import AzureError, ServiceRequestError
 
 from contract.catalogue import Catalogue
 from contract.deliveries import DeliveryNote, decode_note
-from contract.guard import AddressGuard, Resolver
 from contract.messages import (
     InlineBytes,
     InlineJson,
@@ -37,13 +36,12 @@ from worker.errors import (
     WorkerError,
     WorkerFault,
 )
-from worker.net.guarded_http import GuardedHttp
 from worker.pipeline.consumer import Consumer
 from worker.pipeline.deliveries import MAX_WAITING_COUNT, DeliveryNotes
 from worker.pipeline.receive import InFlight, ReceivedJob
 from worker.pipeline.reply import ReplyStep
 from worker.pipeline.settle import SettleStep
-from worker.replies import GatewayClient, QueueReplies, ReplyCache, ReplySenders, WebhookReplies
+from worker.replies import GatewayClient, QueueReplies, ReplyCache, ReplySenders
 from worker.servicebus.link import LockedMessage
 from worker.servicebus.locks import LockRenewer
 from worker.servicebus.receiver import ModelQueue, SettleRequest
@@ -95,7 +93,6 @@ class RecordedJobs:
         senders = ReplySenders(
             GatewayClient(frozenset({self.gateway})),
             QueueReplies(endpoint, Catalogue.load()),
-            WebhookReplies(GuardedHttp(AddressGuard(""), Resolver()), ()),
         )
         self.cache = ReplyCache()
         self.locks = LockRenewer(lambda: self.now)

@@ -7,12 +7,10 @@ from typing import Any, cast
 import pytest
 
 from contract.catalogue import Catalogue
-from contract.guard import AddressGuard, Resolver
 from contract.messages import InlineBytes, JobRequest, encode_request
 from worker.errors import LockLost
-from worker.net.guarded_http import GuardedHttp
 from worker.pipeline.receive import ReceivedJob, ReceiveStep
-from worker.replies import GatewayClient, QueueReplies, ReplySenders, WebhookReplies
+from worker.replies import GatewayClient, QueueReplies, ReplySenders
 from worker.servicebus.link import LockedMessage
 from worker.servicebus.locks import LockRenewer
 from worker.settings import AzureEndpoint
@@ -29,7 +27,6 @@ def opened(locked_seconds: float) -> ReceivedJob:
     senders = ReplySenders(
         GatewayClient(frozenset()),
         QueueReplies(AzureEndpoint(address="unused"), Catalogue.load()),
-        WebhookReplies(GuardedHttp(AddressGuard(""), Resolver()), ()),
     )
     deadline = NOW + timedelta(seconds=60)
     request = JobRequest("job", MODEL.name, InlineBytes("text/plain", b""), NOW, deadline)

@@ -16,7 +16,6 @@ from contract.messages import PayloadUrl
 from worker.errors import InvalidInput, LookUpsBusy, UnsupportedMediaType
 from worker.inputs.urls import UrlFetcher
 from worker.net.guarded_http import GuardedHttp, Limits
-from worker.replies import WebhookReplies
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
 NOOP = Catalogue.load().model("noop")
@@ -223,7 +222,7 @@ def test_a_download_ends_at_the_time_limit_if_the_dns_server_does_not_respond(
     assert time.monotonic() - begun_at < 2
 
 
-def test_unanswered_dns_queries_of_one_model_delay_neither_other_models_nor_webhooks(
+def test_unanswered_dns_queries_of_one_model_do_not_delay_other_models(
     answered: threading.Event,
 ) -> None:
     resolver = dead_dns(answered, max_count_of_a_share=16)
@@ -240,9 +239,6 @@ def test_unanswered_dns_queries_of_one_model_delay_neither_other_models_nor_webh
             PayloadUrl(url.replace("127.0.0.1", "good.test")), CLASSIFIER
         )
     assert found == (PNG, "image/png")
-    webhooks = WebhookReplies(outbound, (bytes(32),))
-    with answering(http(b"")) as url:
-        webhooks.send(url.replace("127.0.0.1", "good.test"), b"{}", "job", lambda seconds: False)
 
 
 def test_an_input_from_an_unreachable_server_is_refused(fetcher: UrlFetcher) -> None:
@@ -273,8 +269,6 @@ def test_the_request_for_an_input_url_is_sent_to_the_checked_ip_address(
             ),
         )
         outbound = GuardedHttp(AddressGuard("127.0.0.1"), Resolver())
-        answer = outbound.exchange(
-            "GET", f"http://name.test:{port}/", {}, None, Limits(100, 5.0, "a")
-        )
+        answer = outbound.get(f"http://name.test:{port}/", {}, Limits(100, 5.0, "a"))
     assert answer.body == b"hello"
     assert asked == ["name.test"]
