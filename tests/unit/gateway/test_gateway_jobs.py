@@ -106,6 +106,37 @@ async def test_the_result_route_returns_a_picture_with_the_media_type_of_the_pic
     assert answer.content == b"\x89PNG"
 
 
+@pytest.mark.parametrize(
+    "media_type",
+    [
+        "text/html",
+        "TEXT/HTML; charset=utf-8",
+        "image/svg+xml",
+        "application/xhtml+xml",
+        "audio/x+xml",
+        "text/plain, text/html",
+        "text/plain; charset=utf-8, text/html",
+        "audio/wav, text/html",
+        "text/javascript",
+        "application/octet-stream",
+    ],
+)
+async def test_a_browser_saves_and_does_not_run_active_results(
+    gateway: RunningGateway, media_type: str
+) -> None:
+    answer = await result_of(gateway, result={"media_type": media_type, "base64": "PHN2Zz4="})
+    assert answer.content == b"<svg>"
+    assert answer.headers["content-disposition"].startswith("attachment; filename=")
+    assert answer.headers["content-security-policy"] == "default-src 'none'; sandbox"
+
+
+@pytest.mark.parametrize("media_type", ["image/png", "audio/x-wav", "text/plain; charset=utf-8"])
+async def test_a_browser_shows_passive_results(gateway: RunningGateway, media_type: str) -> None:
+    answer = await result_of(gateway, result={"media_type": media_type, "base64": "PHN2Zz4="})
+    assert answer.status_code == 200
+    assert "content-disposition" not in answer.headers
+
+
 async def test_the_result_route_redirects_to_a_signed_link_for_a_large_result(
     gateway: RunningGateway,
 ) -> None:

@@ -189,6 +189,14 @@ async def _job_response(request: Request, job_id: str, found: Record) -> Respons
     return json_response(job, headers=headers)
 
 
+# A browser may show a result of these media types. Results of all others, such as HTML and SVG,
+# could run scripts with the gateway's origin, which can read the API key of the pages.
+_PASSIVE: Final = re.compile(
+    r"(?:image/(?:avif|bmp|gif|jpeg|png|tiff|webp)|audio/[a-z0-9.-]+|text/plain|application/json)"
+    r"(?:;[^,]*)?",
+    re.ASCII | re.IGNORECASE,
+)
+
 _REDIRECT_OPTION: Final = Query(
     description="`false`: instead of 303, the status is 200, `Location` has the URL, and the body "
     "has `url`, `media_type`, `size_bytes` and `expires_at`. For web pages of other origins, which "
@@ -356,6 +364,11 @@ async def _result_response(
             return await _link_to_result(request, payload, file_stem, redirects=redirects)
     # Browsers must use this media type and not guess another from the content.
     headers = {"X-Content-Type-Options": "nosniff"}
+    if not _PASSIVE.fullmatch(payload.media_type):
+        headers |= {
+            "Content-Disposition": f'attachment; filename="{_file_name(payload, file_stem)}"',
+            "Content-Security-Policy": "default-src 'none'; sandbox",
+        }
     return answer_conditionally(
         request, Response(data, media_type=payload.media_type, headers=headers)
     )
@@ -378,8 +391,8 @@ async def _link_to_result(
         raise HttpProblem(
             problems.UNKNOWN_JOB, "the result no longer exists, because its retention has ended"
         )
-    file_name = f"{file_stem}{guess_extension(essence(result.media_type)) or '.bin'}"
     expires_at = services.clock() + LINK_LIFETIME
+    file_name = _file_name(result, file_stem)
     url = await services.links.to_read(result.blob, result.media_type, file_name, expires_at)
     # The URL gives access to the result, so caches must not store it.
     headers = {"Location": url, "Cache-Control": "no-store"}
@@ -392,6 +405,10 @@ async def _link_to_result(
         "expires_at": format_time(expires_at),
     }
     return json_response(link, headers=headers)
+
+
+def _file_name(result: Payload, stem: str) -> str:
+    return f"{stem}{guess_extension(essence(result.media_type)) or '.bin'}"
 
 
 @router.delete(
