@@ -14,6 +14,7 @@ from contract.errors import ContractError
 from gateway.errors import Unavailable
 from gateway.http import problems
 from gateway.http.authentication import AuthenticationMiddleware
+from gateway.http.compression import CompressionMiddleware
 from gateway.http.open_inference import routes as open_inference
 from gateway.http.openapi.document import describe, operation_id
 from gateway.http.problems import HttpProblem, ProblemKind
@@ -78,6 +79,7 @@ def create_app(services: Services) -> FastAPI:
     app.state.readiness = health.GatewayReadiness()
     for module in MODULES:
         app.include_router(module.router)
+    app.add_middleware(CompressionMiddleware)
     app.add_middleware(
         AuthenticationMiddleware,
         settings=services.settings,

@@ -23,6 +23,7 @@ from fastapi import APIRouter, Request, Response
 from contract import media
 from contract.messages import JOB_REQUEST_SCHEMA
 from gateway.http import problems
+from gateway.http.compression import accepts_gzip
 from gateway.http.problems import PROBLEM_KINDS, HttpProblem
 from gateway.http.requests import choose_media_type, services_of
 from gateway.http.responses import answer_conditionally, json_response
@@ -90,9 +91,6 @@ _MEDIA_TYPES: Final[Mapping[str, str]] = {
 # version, so the content of its files never changes.
 _REVALIDATE: Final = "no-cache"
 _VENDORED: Final = re.compile("vendor/[^/]+/.+")
-_GZIP: Final = re.compile(
-    r"\s*gzip\s*(?:;\s*q=(?P<weight>[01](?:\.[0-9]{0,3})?)\s*)?", re.ASCII | re.IGNORECASE
-)
 _KEEP: Final = "public, max-age=31536000, immutable"
 _SAFETY: Final[Mapping[str, str]] = {
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -152,7 +150,7 @@ async def page_file(request: Request, path: str) -> Response:
     """Return a script, a style sheet or a picture of the pages."""
     if path not in _file_names():
         raise HttpProblem(problems.NOT_FOUND, "there is no file at this path")
-    is_zipped = _accepts_gzip(request)
+    is_zipped = accepts_gzip(request.headers)
     headers = {
         **_SAFETY,
         **({"Content-Encoding": "gzip"} if is_zipped else {}),
@@ -248,12 +246,6 @@ def _read_file(path: str, *, is_zipped: bool) -> bytes:
     content = (FOLDER / path).read_bytes()
     # The ETag depends on the content, so all instances of the app must compute the same.
     return gzip.compress(content, mtime=0) if is_zipped else content
-
-
-def _accepts_gzip(request: Request) -> bool:
-    accepted = ",".join(request.headers.getlist("accept-encoding"))
-    found = [_GZIP.fullmatch(part) for part in accepted.split(",")]
-    return any(float(match["weight"] or 1) > 0 for match in found if match)
 
 
 @cache
