@@ -668,7 +668,10 @@ def _named_inputs(model: ModelEntry, infer: Any, accepts: Accepts) -> dict[str, 
         ModelUnfit: The named inputs of the entry and the class differ, the class has named inputs
             although `accepts` is "file", or a media type of a named input cannot be decoded.
     """
-    declared = read_input_arguments(infer.preprocess if hasattr(infer, "preprocess") else infer)
+    try:
+        declared = read_input_arguments(infer.preprocess if hasattr(infer, "preprocess") else infer)
+    except ModelUnfit as error:
+        raise ModelUnfit(f"{model.implementation}: {error}") from None
     optional = {name: each.optional for name, each in declared.items()}
     if optional != {name: each.optional for name, each in model.inputs.items()}:
         raise ModelUnfit(

@@ -129,7 +129,11 @@ def read_arguments(method: Callable[..., Any]) -> dict[str, Schema]:
 
 
 def read_input_arguments(method: Callable[..., Any]) -> dict[str, InputArgument]:
-    """Return the named inputs that a method's keyword-only arguments declare."""
+    """Return the named inputs that a method's keyword-only arguments declare.
+
+    Raises:
+        ModelUnfit: A type hint contains a name that does not exist at run time.
+    """
     return {
         name: InputArgument(accepts, default is not inspect.Parameter.empty, _description(hint))
         for name, (hint, default) in _keyword_arguments(method).items()
@@ -150,9 +154,31 @@ def _keyword_arguments(method: Callable[..., Any]) -> dict[str, tuple[Any, Any]]
     }
     if not found:
         return {}
-    function = method if inspect.isroutine(method) else type(method).__call__
-    hints = typing.get_type_hints(function, include_extras=True)
-    return {name: (hints.get(name), default) for name, default in found.items()}
+    function = inspect.unwrap(method if inspect.isroutine(method) else type(method).__call__)
+    return {name: (_read_hint(function, name), default) for name, default in found.items()}
+
+
+def _read_hint(function: Any, name: str) -> Any:
+    """Return the type hint of an argument, evaluated if it is a text; None if it has none.
+
+    The hints of the other arguments are not evaluated, because their names may exist only for type
+    checkers.
+
+    Raises:
+        ModelUnfit: The hint contains a name that does not exist at run time.
+    """
+    hint = function.__annotations__.get(name)
+    if hint is None:
+        return None
+    declaring = types.SimpleNamespace(__annotations__={name: hint})
+    namespace = getattr(function, "__globals__", {})
+    try:
+        return typing.get_type_hints(declaring, namespace, include_extras=True)[name]
+    except NameError as error:
+        raise ModelUnfit(
+            f"the type hint of the argument {name} contains the name {error.name}, which does not "
+            "exist at run time; import it outside `if TYPE_CHECKING`"
+        ) from None
 
 
 def _accepts(hint: Any) -> Accepts | None:
