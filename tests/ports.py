@@ -5,6 +5,7 @@ import socket
 
 # One port of each block stays bound, so that no other test process uses the block.
 _claims: list[socket.socket] = []
+_single_ports: list[int] = []
 
 
 def free_ports(count: int) -> int:
@@ -29,7 +30,12 @@ def free_ports(count: int) -> int:
 
 
 def free_port() -> int:
-    """Return a port that no program listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
+    """Reserve a free port for this test process, and return it.
+
+    The operating system must not choose the port, or it could give the same port to a server of
+    another test before the caller uses it. That server would get the requests of the caller.
+    """
+    if not _single_ports:
+        first = free_ports(15)
+        _single_ports.extend(range(first + 14, first - 1, -1))
+    return _single_ports.pop()

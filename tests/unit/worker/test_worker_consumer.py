@@ -1,5 +1,6 @@
 """Test how the outcome of a job determines the settlement of its message."""
 
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -277,6 +278,8 @@ def test_a_job_counts_as_expired_only_if_the_gateway_refuses_the_result_after_th
 ) -> None:
     with answering(http(b"", status="410 Gone")) as url:
         gateway = urlsplit(url).netloc
+        # A program that looks for its own server may connect before the worker does.
+        socket.create_connection((urlsplit(url).hostname, urlsplit(url).port)).close()
         jobs = RecordedJobs(gateway=gateway)
         reply_to = ReplyUrl(f"http://{gateway}/v1/jobs/job/reply?queue=noop&expires=1&token=secret")
         job = jobs.job(reply_to=reply_to, deadline_seconds=deadline_seconds)

@@ -24,16 +24,26 @@ CLASSIFIER = Catalogue.load().model("classifier")
 
 @contextmanager
 def answering(data: bytes, *, hangs: bool = False) -> Iterator[str]:
-    """Yield the URL of a server that accepts one connection and answers with `data`.
+    """Yield the URL of a server that answers each connection with `data`, one after another.
 
-    If `hangs` is true, the server sends `data`, and then one byte every 0.05 s until the test ends.
+    A client whose connection failed may connect again, and another program may connect first. If
+    `hangs` is true, the server sends `data`, and then one byte every 0.05 s until the test ends.
     """
     released = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.05)
 
         def serve() -> None:
-            connection, _ = server.accept()
-            with connection:
+            while not released.is_set():
+                try:
+                    connection, _ = server.accept()
+                except TimeoutError:
+                    continue
+                answer(connection)
+
+        def answer(connection: socket.socket) -> None:
+            connection.settimeout(10.0)
+            with connection, contextlib.suppress(TimeoutError):
                 connection.recv(65536)
                 connection.sendall(data)
                 # One byte at a time: each read is within its own time limit.
