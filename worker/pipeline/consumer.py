@@ -254,7 +254,8 @@ class Consumer:
         Then release the messages of the jobs that have not run.
         """
         while batch := self.batches.take(self.manager.limit.max_cost):
-            self._run_batch(batch)
+            for part in self.infer.split(batch):
+                self._run_batch(part)
         for job in self.batches.clear():
             self.end(job, HandedBack("the model was unloaded before the job ran"))
         # The last jobs still need the model to postprocess their outputs.

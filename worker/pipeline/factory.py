@@ -95,6 +95,7 @@ def make_consumer(  # noqa: PLR0913, PLR0917 - what the consumers of a process d
     progress = ProgressReporter(services.gateway.report) if model.reports_progress else None
     retries = RetryPolicy(stopping)
     cancellation = CancellationCheck(services.gateway, retries)
+    infer = InferStep(manager, in_flight, cancellation, progress, model.max_batch_size)
     telemetry.watch(
         in_flight=lambda: in_flight.held_count,
         is_loaded=lambda: manager.loaded is not None,
@@ -112,12 +113,12 @@ def make_consumer(  # noqa: PLR0913, PLR0917 - what the consumers of a process d
             InputMemory(services.large_inputs),
             services.decoders,
         ),
-        infer=InferStep(manager, in_flight, cancellation, progress),
+        infer=infer,
         reply=ReplyStep(services.payloads, services.senders, services.cache, in_flight),
         settle=SettleStep(in_flight, {queue.name: queue.receiver for queue in queues}),
         manager=manager,
         in_flight=in_flight,
-        capacity=Capacity(manager.admits, in_flight, model),
+        capacity=Capacity(manager.admits, in_flight, model, infer.wanted_count),
         batches=batches,
         cache=services.cache,
         progress=progress,

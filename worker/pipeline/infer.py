@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -33,6 +33,13 @@ from worker.servicebus.link import utc_now
 _log = logging.getLogger(__name__)
 
 _CHECK_THREAD_COUNT = 16
+# One batch of a batch model runs while the next batch is prepared.
+_BATCHES_TO_RUN = 2
+# Besides the item that runs, an item model has only so many prepared items as run within this time.
+# Other workers can take all others.
+_LOOK_AHEAD_SECONDS = 1.0
+# The share of the last item in the average time that items run.
+_LAST_SHARE = 0.5
 
 T = TypeVar("T")
 
@@ -218,6 +225,7 @@ class InferStep:
         in_flight: InFlight,
         cancellation: CancellationCheck,
         progress: ProgressReporter | None,
+        max_batch_size: int,
     ) -> None:
         """Store the dependencies.
 
@@ -226,12 +234,43 @@ class InferStep:
             in_flight: The messages that were received and are not settled.
             cancellation: Asks the gateway whether a job is still wanted.
             progress: Reports the progress of jobs; None if the model does not report progress.
+            max_batch_size: The largest number of inputs in a batch.
         """
         self._manager = manager
+        self._most_count = max_batch_size * _BATCHES_TO_RUN
+        # The average time that one item of an item model runs; None before the first item.
+        self._item_seconds: float | None = None
         self._in_flight = in_flight
         self._cancellation = cancellation
         self._progress = progress
         self._checks = ThreadPoolExecutor(_CHECK_THREAD_COUNT, "check")
+
+    def wanted_count(self) -> int:
+        """Return how many jobs the worker holds at most that run, are prepared or will be prepared.
+
+        A batch model has two batches. An item model has one item, and in addition as many items as
+        run within a second: none if one item runs longer than that, or if no item has run yet.
+        """
+        loaded = self._manager.loaded
+        if loaded is None or loaded.preprocesses:
+            return self._most_count
+        if self._item_seconds is None:
+            return 1
+        ahead_count = _LOOK_AHEAD_SECONDS / max(self._item_seconds, 1e-6)
+        return min(1 + int(ahead_count), self._most_count)
+
+    def split(self, batch: list[ReceivedJob]) -> Iterable[list[ReceivedJob]]:
+        """Return the parts of a batch that `run` takes one after another.
+
+        The jobs of an item model run one by one. Before, the gateway is asked for all of them at
+        the same time whether they are still wanted.
+        """
+        loaded = self._manager.loaded
+        if loaded is None or loaded.preprocesses or len(batch) == 1:
+            return [batch]
+        if self._progress is None:
+            list(self._checks.map(self._cancellation.is_wanted, batch))
+        return [[job] for job in batch]
 
     def run(self, batch: list[ReceivedJob]) -> Iterator[Inferred]:
         """Run a batch, and yield the outcome of each job as soon as this outcome is known.
@@ -262,7 +301,14 @@ class InferStep:
             else:
                 job.record_run(ran.started_at, ran.inference_ms, ran.batch_size)
                 job.mark("ran_ms", ran.ended)
+                if not loaded.preprocesses:
+                    self.note_item(ran.inference_ms / 1000)
                 yield Inferred(job, loaded, ran.result, ran.error)
+
+    def note_item(self, seconds: float) -> None:
+        """Record how long an item of an item model has run."""
+        before = seconds if self._item_seconds is None else self._item_seconds
+        self._item_seconds = before + _LAST_SHARE * (seconds - before)
 
     def _reasons_to_skip(
         self, jobs: list[ReceivedJob]

@@ -74,14 +74,14 @@ class CancellationCheck:
         """Return whether the job is still wanted; None if the gateway does not answer.
 
         The worker asks the gateway only if `ReceivedJob.is_stale` returns True. Otherwise, the
-        result is True.
+        result is the gateway's last answer, or True if the worker has not asked yet.
         """
         url, now = job.request.reply_url, utc_now()
         if url is None or not job.is_stale(now):
-            return True
+            return job.is_wanted
         is_wanted = self._gateway.is_wanted(url)
         if is_wanted is not None:
-            job.checked_at = now
+            job.checked_at, job.is_wanted = now, is_wanted
         return is_wanted
 
     def require_wanted(self, job: ReceivedJob) -> None:

@@ -51,7 +51,6 @@ STALE_AFTER_SECONDS = 2.0
 
 # One batch runs while the next batch is prepared. Two further batches may wait for their replies or
 # their settlement.
-_BATCHES_TO_RUN = 2
 _BATCHES_HELD = 4
 # A message that waits to be abandoned needs no place in a batch, but it needs a lock and memory.
 _MAX_POSTPONED_COUNT = 64
@@ -74,6 +73,7 @@ class ReceivedJob:
         memory: The memory that is reserved for the decoded input; None if no memory is reserved.
         checked_at: When the gateway last answered whether the job is still wanted; None before its
             first answer.
+        is_wanted: The gateway's last answer; True before its first answer.
         context: The context for the model's progress reports; None if the model reports no progress
             or the job has not run.
         started_at: When the batch with this job started; None before its start.
@@ -93,6 +93,7 @@ class ReceivedJob:
     cost: float = 1.0
     memory: MemoryShare | None = None
     checked_at: datetime | None = None
+    is_wanted: bool = True
     context: JobContext | None = None
     started_at: datetime | None = None
     inference_ms: float = 0.0
@@ -479,16 +480,24 @@ class Capacity:
     messages of normal priority.
     """
 
-    def __init__(self, admits: Callable[[], bool], in_flight: InFlight, model: ModelEntry) -> None:
+    def __init__(
+        self,
+        admits: Callable[[], bool],
+        in_flight: InFlight,
+        model: ModelEntry,
+        wanted_count: Callable[[], int],
+    ) -> None:
         """Store the dependencies.
 
         Args:
             admits: Returns whether jobs of the model may be received. It must not block.
             in_flight: The messages that were received and are not settled.
             model: The catalogue entry.
+            wanted_count: Returns how many jobs the worker holds at most that still need the device.
         """
         self._admits = admits
-        self._max_batch_size = model.max_batch_size
+        self._max_held_count = model.max_batch_size * _BATCHES_HELD
+        self._wanted_count = wanted_count
         self._normal = in_flight.of_queue(model.queue)
         self._low = in_flight.of_queue(low_priority_queue(model.queue))
 
@@ -504,8 +513,8 @@ class Capacity:
         if not self._admits():
             return 0
         remaining = min(
-            self._max_batch_size * _BATCHES_TO_RUN - sum(len(each.to_run) for each in queues),
-            self._max_batch_size * _BATCHES_HELD - sum(each.busy_count for each in queues),
+            self._wanted_count() - sum(len(each.to_run) for each in queues),
+            self._max_held_count - sum(each.busy_count for each in queues),
             _MAX_POSTPONED_COUNT - sum(len(each.postponed) for each in queues),
             MAX_OFFLOADED_COUNT - sum(len(each.offloaded) for each in queues),
         )

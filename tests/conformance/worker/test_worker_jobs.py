@@ -96,6 +96,24 @@ def test_queued_jobs_run_in_batches(
     assert max(sizes) > 1
 
 
+def test_jobs_of_an_item_model_are_answered_one_by_one(
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    jobs = [job_id() for _ in range(3)]
+    paths = {i: {"running": str(tmp_path / i), "gate": str(tmp_path / f"{i}-gate")} for i in jobs}
+    services.send("item", *(message(gateway, i, "item", {"do": "wait", **paths[i]}) for i in jobs))
+    worker = start_worker("item")
+    for identity in jobs:
+        wait_until(Path(paths[identity]["running"]).exists, "the job runs")
+        if identity == jobs[0]:
+            assert worker.held("item") == 1, "the other jobs are left to other workers"
+        Path(paths[identity]["gate"]).touch()
+        reply = gateway.taken(identity)
+        assert reply.timing.batch_size == 1
+        run_ms = (reply.finished_at - reply.started_at).total_seconds() * 1000
+        assert reply.timing.inference_ms <= run_ms
+
+
 @pytest.mark.parametrize(
     ("payload", "code"),
     [

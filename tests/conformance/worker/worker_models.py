@@ -41,7 +41,7 @@ class Infer:
     def _run(self, task: dict[str, Any]) -> Any:
         match task["do"]:
             case "wait":
-                _wait_at_gate(task)
+                wait_at_gate(task)
             case "sleep":
                 time.sleep(task["ms"] / 1000)
             case "raise":
@@ -49,7 +49,7 @@ class Infer:
             case "refuse":
                 raise InvalidInput("the model wants another input")
             case "lose-device":
-                _wait_at_gate(task)
+                wait_at_gate(task)
                 raise RuntimeError("CUDA error: device-side assert triggered")
             case "die":
                 os._exit(9)
@@ -60,7 +60,7 @@ class Infer:
         return {"did": task["do"], "batch": self.batches}
 
 
-def _wait_at_gate(task: dict[str, Any]) -> None:
+def wait_at_gate(task: dict[str, Any]) -> None:
     """Create the file `task["running"]`, and wait until the test creates `task["gate"]`."""
     Path(task["running"]).touch()
     while not Path(task["gate"]).exists():

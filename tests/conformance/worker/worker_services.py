@@ -113,6 +113,12 @@ max_wait_ms = 60000
 lock_seconds = 300
 max_delivery_count = 3
 
+[item]
+description = "Does what its input says, one item in each call."
+implementation = "tests.conformance.worker.worker_item"
+media_types = ["application/json"]
+lock_seconds = 5
+
 [compared]
 task = "test"
 description = "Compares two JSON values."

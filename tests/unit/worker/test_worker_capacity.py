@@ -19,7 +19,7 @@ class HeldMessages:
     def __init__(self) -> None:
         self.is_admitted = True
         self.in_flight = InFlight(ModelTelemetry(MODEL.name))
-        self.capacity = Capacity(lambda: self.is_admitted, self.in_flight, MODEL)
+        self.capacity = Capacity(lambda: self.is_admitted, self.in_flight, MODEL, lambda: 4)
 
     def take(self, count: int, *, low: bool = False) -> list[ReceivedJob]:
         jobs = []

@@ -1,0 +1,26 @@
+"""An item model for tests: the input of a job says how long the job runs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any, ClassVar
+
+from tests.conformance.worker.worker_models import wait_at_gate
+from worker.models import Accepts
+
+
+class Infer:
+    """Performs the action that the input names, for example `{"do": "sleep", "ms": 5}`."""
+
+    accepts: ClassVar[Accepts] = "json"
+
+    def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
+        match task["do"]:
+            case "wait":
+                wait_at_gate(task)
+            case "sleep":
+                time.sleep(task["ms"] / 1000)
+            case "hang":
+                threading.Event().wait()
+        return {"did": task["do"]}

@@ -1,0 +1,112 @@
+"""Test how many jobs of an item model a worker holds, and that the jobs run one by one."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import pytest
+
+from contract.catalogue import Catalogue
+from contract.messages import InlineBytes, JobRequest
+from worker.inference.loaded_model import LoadedModel
+from worker.inference.model_manager import ModelManager
+from worker.memory.gpu_sharing.reservation import ModelWorkload
+from worker.memory.gpu_sharing.sharing import DeviceSharing
+from worker.models import Accepts
+from worker.pipeline.infer import InferStep
+from worker.pipeline.prepare import CancellationCheck, RetryPolicy
+from worker.pipeline.receive import InFlight, ReceivedJob
+from worker.replies import GatewayClient
+from worker.servicebus.link import LockedMessage
+from worker.servicebus.locks import LockRenewer
+from worker.settings import MemorySettings
+from worker.telemetry.recording import JobSpan, ModelTelemetry
+
+MODEL = replace(Catalogue.load()["noop"], max_batch_size=4)
+
+
+class ItemModel:
+    accepts: ClassVar[Accepts] = "bytes"
+
+    def __init__(self) -> None:
+        self.items: list[bytes] = []
+
+    def __call__(self, item: bytes) -> int:
+        self.items.append(item)
+        return len(item)
+
+
+class BatchModel(ItemModel):
+    def preprocess(self, item: bytes) -> bytes:
+        return item
+
+
+class Steps:
+    """The inference step of a model that is loaded, and jobs for it."""
+
+    def __init__(self, infer: ItemModel, folder: Path) -> None:
+        self.in_flight = InFlight(ModelTelemetry("noop"))
+        self.locks = LockRenewer()
+        workload = ModelWorkload("noop", lambda: 0, lambda: False, lambda: None, ())
+        sharing = DeviceSharing(MemorySettings(None, folder))
+        self.manager = ModelManager(
+            MODEL, lambda model: LoadedModel(model, infer), sharing, workload
+        )
+        assert self.manager.enter(threading.Event())
+        gateway = GatewayClient(frozenset())
+        cancellation = CancellationCheck(gateway, RetryPolicy(threading.Event()))
+        self.step = InferStep(self.manager, self.in_flight, cancellation, None, 4)
+
+    def job(self, item: bytes) -> ReceivedJob:
+        now = datetime.now(UTC)
+        delivery = LockedMessage(b"", 0, now, None, {}, "job", cast(Any, None), "noop")
+        deadline = now + timedelta(seconds=60)
+        request = JobRequest("job", "noop", InlineBytes("", b""), now, deadline)
+        lock = self.locks.hold(delivery, lambda delivery, timeout_seconds: 60.0, 60.0, 1e9)
+        job = ReceivedJob(request, delivery, lock, JobSpan("-"), item=item)
+        self.in_flight.add(delivery)
+        self.in_flight.open(job)
+        return job
+
+
+@pytest.fixture
+def items(tmp_path: Path) -> tuple[ItemModel, Steps]:
+    model = ItemModel()
+    return model, Steps(model, tmp_path)
+
+
+def test_an_item_is_answered_before_the_next_item_runs(items: tuple[ItemModel, Steps]) -> None:
+    model, steps = items
+    jobs = [steps.job(b"a"), steps.job(b"bb"), steps.job(b"ccc")]
+    parts = list(steps.step.split(jobs))
+    assert parts == [[job] for job in jobs]
+    for part, count in zip(parts[:2], (1, 2), strict=True):
+        (inferred,) = steps.step.run(part)
+        assert (inferred.output, inferred.job.batch_size, len(model.items)) == (count, 1, count)
+    assert steps.in_flight.withdraw() == jobs[2:], "a job starts only when its own run begins"
+    assert list(steps.step.run(parts[2])) == []
+
+
+@pytest.mark.parametrize(
+    ("run_ms", "count"), [(3000, 1), (1000, 2), (400, 3), (1, 8)], ids=["3s", "1s", "400ms", "1ms"]
+)
+def test_a_slow_item_model_leaves_jobs_to_other_workers(
+    items: tuple[ItemModel, Steps], run_ms: float, count: int
+) -> None:
+    _, steps = items
+    assert steps.step.wanted_count() == 1, "before the first item has run"
+    steps.step.note_item(run_ms / 1000)
+    assert steps.step.wanted_count() == count
+    steps.step.note_item(100.0)
+    assert steps.step.wanted_count() == 1
+
+
+def test_a_batch_model_runs_and_prepares_whole_batches(tmp_path: Path) -> None:
+    steps = Steps(BatchModel(), tmp_path)
+    assert steps.step.wanted_count() == 8
+    jobs = [steps.job(b"a"), steps.job(b"b")]
+    assert list(steps.step.split(jobs)) == [jobs]
