@@ -14,11 +14,10 @@ from contract.errors import ContractError
 from gateway.errors import Unavailable
 from gateway.http import problems
 from gateway.http.authentication import AuthenticationMiddleware
-from gateway.http.compression import CompressionMiddleware
 from gateway.http.open_inference import routes as open_inference
 from gateway.http.openapi.document import describe, operation_id
 from gateway.http.problems import HttpProblem, ProblemKind
-from gateway.http.responses import problem_response
+from gateway.http.responses import CompressionMiddleware, problem_response
 from gateway.http.routes import (
     dead_letters,
     health,

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from gateway.http.compression import MIN_BYTES, CompressionMiddleware
+from gateway.http.responses import MIN_BYTES, CompressionMiddleware
 from tests.unit.gateway.conftest import RunningGateway
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
