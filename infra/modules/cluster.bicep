@@ -139,6 +139,9 @@ resource pool 'Microsoft.ContainerService/managedClusters/agentPools@2026-04-01'
       gpuInstanceProfile: gpuSharing == 'mig' ? 'MIG1g' : null
       vnetSubnetID: empty(subnetId) ? null : subnetId
       localDNSProfile: { mode: localDnsMode }
+      // An upgrade replaces the nodes one after the other, and needs no quota for a further GPU. Spot pools
+      // have no such setting.
+      upgradeSettings: each.priority == 'Spot' ? null : { maxSurge: '0', maxUnavailable: '1' }
     }
   }
 ]

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Checks the tools, the sign-in, the region and the quota before anything is created, and then changes two
-# things:
+# Checks the tools, the sign-in, the region and what is left of the quota before anything is created, and
+# then changes two things:
 # - In the azd environment it sets the address for alerts, for which it asks, a new budget's first month,
 #   and the names of the existing node pools, because only a new pool gets a number of nodes.
 # - It registers the resource providers that the templates need but do not name. Azure registers the
@@ -10,6 +10,7 @@ set -eu
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 . "$(dirname "$0")/environment.sh"
 
+tab=$(printf '\t')
 need az azd openssl python3
 # A project that `loosely deploy` has written is no repository of its own.
 [ ! -e "$root/.git" ] || need git
@@ -43,23 +44,28 @@ offers() { # SERVICE LOCATION…: stop unless the service exists in the region
         stop "$region does not offer $service: azd env set AZURE_LOCATION another region"
 }
 
-check_machine() { # SIZE NODES: stop unless the region has the size, and quota for so many nodes; set $cores
-    found=$(az vm list-skus --location "$region" --size "$1" --resource-type virtualMachines \
-        --query "[?name=='$1'].[family, capabilities[?name=='vCPUs'].value | [0], length(restrictions[?type=='Location'])] | []" \
-        --output tsv | paste -sd ' ' -)
+find_machine() { # SIZE: set $family and $node_cores; stop unless the region offers the size
+    # A family may contain blanks: "Standard NCASv3_T4 Family".
+    found=$(az vm list-skus --location "$region" --all --size "$1" --resource-type virtualMachines \
+        --query "[?name=='$1'].[family, capabilities[?name=='vCPUs'].value | [0], length(restrictions[?type=='Location'])]" \
+        --output tsv)
     [ -n "$found" ] || stop "$region does not offer $1"
-    size=$1 nodes=$2
-    # shellcheck disable=SC2086  # three words: the family, the cores of a node, the number of restrictions
-    set -- $found
-    [ "$3" = 0 ] || stop "$region does not offer $size to this subscription"
-    cores=$((nodes * $2))
-    check_quota "$1" "$cores" "$nodes of $size"
+    IFS=$tab read -r family node_cores restrictions <<FOUND
+$found
+FOUND
+    [ "$restrictions" = 0 ] || stop "$region does not offer $1 to this subscription"
 }
 
-check_quota() { # FAMILY CORES SIZE: stop if the quota of the family has fewer cores
-    limit=$(az vm list-usage --location "$region" --query "[?name.value=='$1'].limit | [0]" --output tsv)
-    [ "${limit:-0}" -ge "$2" ] ||
-        stop "the quota $1 in $region is ${limit:-0} cores, but $3 need $2: request more in the portal, under Quotas"
+count_new_nodes() { # POOL NODES: print how many of these nodes do not exist yet
+    printf '%s\n' "$pools" | awk -F "$tab" -v pool="$1" -v nodes="$2" \
+        '$1 == pool { nodes -= $2 } END { print (nodes > 0 ? nodes : 0) }'
+}
+
+check_quota() { # QUOTA CORES REASON: stop if fewer cores of the quota are left
+    left=$(printf '%s\n' "$usages" | awk -F "$tab" -v name="$1" \
+        'tolower($1) == tolower(name) { left = $2 - $3 } END { print left + 0 }')
+    [ "$left" -ge "$2" ] ||
+        stop "$left cores of the quota $1 in $region are left, but $3 need $2: request more in the portal, under Quotas"
 }
 
 check_region() { # stop if a service or the quota that the choices need is missing
@@ -75,37 +81,54 @@ check_region() { # stop if a service or the quota that the choices need is missi
         [ -n "$profile" ] || stop "$region does not offer Container Apps with the GPU Consumption-GPU-NC8as-T4"
         return
     fi
+    usages=$(az vm list-usage --location "$region" --query '[].[name.value, limit, currentValue]' --output tsv)
     machine=$(optional_value SYSTEM_NODE_SIZE) || machine=Standard_D4as_v5
     count=$(optional_value SYSTEM_NODE_COUNT) || count=2
-    check_machine "$machine" "$count"
+    find_machine "$machine"
+    # An upgrade starts one node more: maxSurge in infra/modules/cluster.bicep.
+    new=$(count_new_nodes system "$count")
+    [ "$new" = 0 ] || new=$((new + 1))
+    cores=$((new * node_cores))
+    reason="$count of $machine, and one for upgrades,"
+    check_quota "$family" "$cores" "$reason"
+    system_family=$family system_cores=$cores
     # At least one node, also if nodes start only for jobs. Spot nodes use a quota of their own; on-demand
-    # nodes replace them.
+    # nodes replace them. An upgrade of these pools starts no further node.
     machine=$(optional_value GPU_NODE_SIZE) || machine=Standard_NC4as_T4_v3
     count=$(optional_value GPU_MIN_COUNT) || count=0
     [ "$count" != 0 ] || count=1
-    check_machine "$machine" "$count"
     spot=$(optional_value USE_SPOT) || spot=true
-    [ "$spot" != true ] || check_quota lowPriorityCores "$cores" "$nodes spot nodes of $size"
+    find_machine "$machine"
+    cores=$(($(count_new_nodes gpu "$count") * node_cores))
+    check_quota cores "$((system_cores + cores))" "the cluster's nodes"
+    if [ "$family" = "$system_family" ]; then
+        check_quota "$family" "$((system_cores + cores))" "$reason and $count of $machine"
+    else
+        check_quota "$family" "$cores" "$count of $machine"
+    fi
+    [ "$spot" != true ] ||
+        check_quota lowPriorityCores "$(($(count_new_nodes gpuspot "$count") * node_cores))" "$count spot nodes of $machine"
 }
 
+group=rg-$(value AZURE_ENV_NAME)
+exists=$(az group exists --name "$group")
+pools=
+if [ "$exists" = true ]; then
+    pools=$(az aks list --resource-group "$group" --query '[].agentPoolProfiles[].[name, count]' --output tsv)
+fi
 checks=$(optional_value CHECK_REGION) || checks=true
 if [ "$checks" = true ] && region=$(optional_value AZURE_LOCATION); then
     check_region
 elif [ "$checks" = true ]; then
     say "AZURE_LOCATION is not set yet, so the region, its machines and quotas were not checked"
 fi
-group=rg-$(value AZURE_ENV_NAME)
 # A budget starts in the month in which it is created. The start cannot change later.
 budget=$(optional_value MONTHLY_BUDGET) || budget=0
 start=$(optional_value BUDGET_START) || start=
-exists=$(az group exists --name "$group")
 [ "$exists" = true ] || start=
 if [ "$budget" != 0 ] && [ -z "$start" ]; then
     azd env set BUDGET_START "$(date -u +%Y-%m-01)" --cwd "$root"
 fi
-pools=
-if [ "$exists" = true ]; then
-    pools=$(az aks list --resource-group "$group" --query '[].agentPoolProfiles[].name' --output tsv)
-fi
-azd env set NODE_POOLS "$(printf '%s\n' "${pools:-none}" | paste -sd, -)" --cwd "$root"
+names=$(printf '%s\n' "$pools" | cut -f 1 | paste -sd , -)
+azd env set NODE_POOLS "${names:-none}" --cwd "$root"
 say "tools and sign-in are in order"

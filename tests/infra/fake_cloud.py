@@ -4,6 +4,9 @@
 arguments to `calls.jsonl` in this folder. All programs store their common state in `state.json`, so
 that a program finds what earlier calls have changed. `kubectl kustomize` runs the real kubectl. An
 unknown command exits with 64.
+
+The functions for az return the outputs in azure_outputs.py, whose form Microsoft documents. The
+fake az evaluates `--query` and `--output` on them.
 """
 
 import fcntl
@@ -14,10 +17,14 @@ import re
 import signal
 import sys
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
+
+import jmespath
+
+from tests.infra import azure_outputs as outputs
 
 PROGRAMS: Final = ("az", "azd", "kubectl", "kubelogin", "docker")
 UNKNOWN: Final = 64
@@ -49,9 +56,11 @@ def install(folder: Path, state: State) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
     (folder / "calls.jsonl").touch()
+    paths = [str(Path(__file__).parents[2]), str(Path(jmespath.__file__).parents[1])]
+    start = f"#!{sys.executable} -IS\nimport sys\nsys.path += {paths}\n"
     for name in PROGRAMS:
         program = folder / name
-        program.write_text(f"#!{sys.executable} -IS\n" + Path(__file__).read_text("utf-8"))
+        program.write_text(start + "from tests.infra.fake_cloud import run\nrun()\n")
         program.chmod(0o755)
 
 
@@ -97,6 +106,28 @@ class Call:
         return str(self.table(table)[key])
 
 
+def format_output(result: outputs.Output, options: dict[str, str]) -> str:
+    """Return the text that az prints for a result.
+
+    `--query` is a JMESPath expression. `--output tsv` prints a line for each item of a list, and
+    a tab between its values: https://github.com/microsoft/knack/blob/dev/knack/output.py
+    """
+    if options.get("--output") == "none":
+        return ""
+    if "--query" in options:
+        result = jmespath.search(options["--query"], result)
+    if options.get("--output") != "tsv":
+        return json.dumps(result)
+    return "\n".join(_format_rows(result if isinstance(result, list) else [result]))
+
+
+def _format_rows(rows: list[Any]) -> Iterator[str]:
+    for row in rows:
+        values = list(row.values()) if isinstance(row, dict) else row
+        cells = values if isinstance(values, list) else [values]
+        yield "\t".join("" if each is None else str(each) for each in cells)
+
+
 def az_acr_build(call: Call) -> str:
     image = call.option("--image")
     if not Path(call.option("--file")).is_file():
@@ -105,11 +136,12 @@ def az_acr_build(call: Call) -> str:
     return "built"
 
 
-def az_aks_list(call: Call) -> str:
+def az_aks_list(call: Call) -> outputs.Output:
     group = call.option("--resource-group")
     if not call.state.get("group"):
         raise ProgramError(NOT_FOUND, f"ERROR: {group} was not found")
-    return str(call.table("pools").get(group, ""))
+    pools = call.table("pools")
+    return [outputs.cluster(pools)] if pools else []
 
 
 def az_credentials(call: Call) -> str:
@@ -134,7 +166,7 @@ def az_rest(call: Call) -> str:
     return ""
 
 
-def az_queue(call: Call) -> str:
+def az_queue(call: Call) -> outputs.Output:
     """Create or delete a queue of the Service Bus emulator, or return its number of messages.
 
     `state["service_bus_admin"]` is the URL of the emulator. Without it, the command fails as if az
@@ -147,7 +179,7 @@ def az_queue(call: Call) -> str:
         raise ProgramError(1, NOT_AUTHORIZED)
     url, action = f"{address}/{call.option('--name')}?api-version=2021-05", call.words[3]
     if action == "show" and "counts" in call.state:
-        return str(call.state["counts"])
+        return outputs.queue(call.option("--name"), int(call.state["counts"]))
     body = None
     if action == "create":
         detects = call.state.get("detects_duplicates", call.option("--enable-duplicate-detection"))
@@ -165,16 +197,18 @@ def az_queue(call: Call) -> str:
     with urllib.request.urlopen(request, timeout=30) as response:
         text = response.read().decode()
     found = re.search(r"ActiveMessageCount>(\d+)<", text)
-    return found[1] if action == "show" and found else ""
+    if action != "show" or not found:
+        return ""
+    return outputs.queue(call.option("--name"), int(found[1]))
 
 
-def az_rest_call(call: Call) -> str:
+def az_rest_call(call: Call) -> outputs.Output:
     if call.option("--url").startswith("https://api.loganalytics.io/"):
         query = json.loads(call.option("--body"))["query"]
         is_known = re.fullmatch(
             r"search '[\w-]{36}' \| count|AppRequests \| where TimeGenerated > ago\(15m\) .*", query
         )
-        return str(call.state.get("telemetry_rows", 3)) if is_known else "0"
+        return outputs.count_of_rows(call.state.get("telemetry_rows", 3) if is_known else 0)
     return az_rest(call)
 
 
@@ -194,24 +228,21 @@ def az_blob_upload(call: Call) -> str:
     return ""
 
 
-def az_list_skus(call: Call) -> str:
-    """Return the properties of the machine type that the option `--size` names.
-
-    The three lines of the output are the machine type's family, its number of cores and its number
-    of restrictions. The output is empty if the region does not offer this machine type.
-    """
-    words = str(call.table("machines").get(call.option("--size"), ""))
-    return "\n".join(words.split())
+def az_list_skus(call: Call) -> outputs.Output:
+    """Return the machines whose names contain the option `--size`, also restricted ones."""
+    if "--all" not in call.options:
+        raise ProgramError(UNKNOWN, "without --all, az leaves out restricted machines")
+    size = call.option("--size")
+    return [each for each in call.table("skus").values() if each and size in each["name"]]
 
 
-def az_list_usage(call: Call) -> str:
-    [family] = re.findall(r"name\.value=='(\w+)'", call.option("--query"))
-    return str(call.table("quotas").get(family, ""))
+def az_provider_show(call: Call) -> outputs.Output:
+    return outputs.provider(call.option("--namespace"), call.state["scheduler_regions"])
 
 
-def az_app_create(call: Call) -> str:
+def az_app_create(call: Call) -> outputs.Output:
     call.state["app"] = "44444444-4444-4444-4444-444444444444"
-    return str(call.state["app"])
+    return outputs.application(call.state["app"])
 
 
 def az_principal_create(call: Call) -> str:
@@ -309,40 +340,58 @@ def kubectl_exec(call: Call) -> str:
     return ""
 
 
-ANSWERS: Final[dict[str, Callable[[Call], str]]] = {
-    "az account show": lambda call: str(call.state.get("subscription", "a-subscription")),
-    "az provider register": lambda call: call.option("--namespace"),
-    "az provider show": lambda call: str(call.state["scheduler_regions"]),
-    "az functionapp list-flexconsumption-locations": lambda call: str(call.state["flex_regions"]),
-    "az containerapp env workload-profile list-supported": lambda call: str(
-        call.state["gpu_profiles"]
-    ),
+ANSWERS: Final[dict[str, Callable[[Call], outputs.Output]]] = {
+    "az account show": lambda call: outputs.account(call.state.get("subscription", "mine")),
+    "az provider register": lambda call: "",
+    "az provider show": az_provider_show,
+    "az functionapp list-flexconsumption-locations": lambda call: call.state["flex_regions"],
+    "az containerapp env workload-profile list-supported": lambda call: [
+        outputs.workload_profile(name) for name in call.state["gpu_profiles"]
+    ],
     "az vm list-skus": az_list_skus,
-    "az vm list-usage": az_list_usage,
+    "az vm list-usage": lambda call: list(call.table("usages").values()),
     "az account get-access-token": lambda call: "a-token",
-    "az acr repository show": lambda call: call.get("images", call.option("--image")),
+    "az acr repository show": lambda call: outputs.image(
+        call.option("--image"), call.get("images", call.option("--image"))
+    ),
     "az acr build": az_acr_build,
     "az aks get-credentials": az_credentials,
     "az aks list": az_aks_list,
-    "az keyvault secret list": lambda call: "\n".join(call.table("secrets")),
-    "az keyvault secret show": lambda call: call.get("secrets", call.option("--name")),
+    "az keyvault secret list": lambda call: [*map(outputs.secret, call.table("secrets"))],
+    "az keyvault secret show": lambda call: outputs.secret(
+        call.option("--name"), value=call.get("secrets", call.option("--name"))
+    ),
     "az keyvault secret set": az_secret_set,
-    "az functionapp show": lambda call: f"/subscriptions/0/sites/{call.option('--name')}",
+    # https://learn.microsoft.com/rest/api/appservice/web-apps/get
+    "az functionapp show": lambda call: {"id": f"/subscriptions/0/sites/{call.option('--name')}"},
     "az functionapp restart": az_restart,
     "az rest": az_rest_call,
-    "az containerapp replica list": lambda call: "1",
-    "az containerapp show": lambda call: str(call.state.get("profile", "Consumption")),
-    "az monitor log-analytics workspace list": lambda call: str(call.state.get("workspace", "1")),
-    "az ad app list": lambda call: str(call.state.get("app", "")),
+    # https://learn.microsoft.com/rest/api/containerapps/container-apps-revision-replicas/list-replicas
+    "az containerapp replica list": lambda call: [{"name": "worker-classifier--1-0"}],
+    "az containerapp show": lambda call: outputs.container_app(
+        call.state.get("profile", "Consumption")
+    ),
+    # https://learn.microsoft.com/rest/api/loganalytics/workspaces/list-by-resource-group
+    "az monitor log-analytics workspace list": lambda call: [{"customerId": "1"}],
+    "az ad app list": lambda call: [
+        outputs.application(each) for each in [call.state.get("app")] if each
+    ],
     "az ad app create": az_app_create,
     "az ad sp show": az_principal_show,
     "az ad sp create": az_principal_create,
-    "az ad app federated-credential list": lambda call: "\n".join(call.table("credentials")),
+    # https://learn.microsoft.com/graph/api/application-list-federatedidentitycredentials
+    "az ad app federated-credential list": lambda call: [
+        {"name": name} for name in call.table("credentials")
+    ],
     "az ad app federated-credential create": az_credential_create,
     "az role assignment create": az_role_assign,
-    "az group exists": lambda call: str(bool(call.state.get("group"))).lower(),
-    "az resource list": lambda call: "Type  Name",
-    "az storage blob show": lambda call: call.get("blobs", call.option("--name")),
+    # https://learn.microsoft.com/cli/azure/group#az-group-exists
+    "az group exists": lambda call: bool(call.state.get("group")),
+    # https://learn.microsoft.com/rest/api/resources/resources/list-by-resource-group
+    "az resource list": lambda call: [{"name": "aks-trial", "type": "Microsoft.ContainerService"}],
+    "az storage blob show": lambda call: outputs.blob(
+        call.option("--name"), call.get("blobs", call.option("--name"))
+    ),
     "az storage blob upload": az_blob_upload,
     "az servicebus queue create": az_queue,
     "az servicebus queue delete": az_queue,
@@ -365,8 +414,8 @@ ANSWERS: Final[dict[str, Callable[[Call], str]]] = {
 }
 
 
-def answer(call: Call) -> str:
-    """Return the output of a command.
+def answer(call: Call) -> outputs.Output:
+    """Return the output of a command, which is a text or a documented output of az.
 
     The keys of ANSWERS are the first words of commands. The function with the longest key that
     matches the command returns the output. The first `state["failing"][key]` calls fail.
@@ -400,7 +449,9 @@ def main(folder: Path, program: str, arguments: list[str]) -> int:
         state = state_of(folder)
         code, text = 0, ""
         try:
-            text = answer(Call(program, arguments, state))
+            call = Call(program, arguments, state)
+            result = answer(call)
+            text = result if isinstance(result, str) else format_output(result, call.options)
         except ProgramError as error:
             code = error.code
             sys.stderr.write(f"{error}\n")
@@ -410,6 +461,7 @@ def main(folder: Path, program: str, arguments: list[str]) -> int:
     return code
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Act as the program whose file runs, and exit."""
     path = Path(sys.argv[0]).absolute()
     sys.exit(main(path.parent, path.name, sys.argv[1:]))

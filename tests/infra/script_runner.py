@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.infra import fake_cloud
+from tests.infra.azure_outputs import REGION
 from tests.infra.deployment import ROOT
 
 VALUES = {
@@ -33,18 +34,6 @@ VALUES = {
     "APPLICATIONINSIGHTS_CONNECTION_STRING": "InstrumentationKey=1;IngestionEndpoint=https://i/",
     "PAYLOAD_ACCOUNT": "stpaytrial",
     "PAYLOAD_ENDPOINT": "https://stpaytrial.blob.core.windows.net/",
-}
-
-# What the region of VALUES offers, and the quota there.
-REGION = {
-    "flex_regions": "eastus\nswedencentral",
-    "scheduler_regions": "East US\nSweden Central",
-    "gpu_profiles": "Consumption-GPU-NC8as-T4",
-    "machines": {
-        "Standard_D4as_v5": "standardDASv5Family 4 0",
-        "Standard_NC4as_T4_v3": "standardNCASv3_T4Family 4 0",
-    },
-    "quotas": {"standardDASv5Family": 10, "standardNCASv3_T4Family": 4, "lowPriorityCores": 4},
 }
 
 

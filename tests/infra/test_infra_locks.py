@@ -8,11 +8,13 @@ import importlib.metadata
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -41,9 +43,16 @@ ENVIRONMENT: dict[str, str] = {
 }
 
 
-def locked(*paths: Path) -> dict[str, LockedPackage]:
+def is_installed_on(package: LockedPackage, python: str) -> bool:
+    marker = package.requirement.marker
+    versions = {"python_version": python, "python_full_version": f"{python}.12"}
+    return marker is None or marker.evaluate(ENVIRONMENT | versions)
+
+
+def locked(*paths: Path, python: str = "3.12") -> dict[str, LockedPackage]:
     texts = [path.read_text(encoding="utf-8") for path in paths]
-    return {package.name: package for text in texts for package in read_lock(text)}
+    packages = [package for text in texts for package in read_lock(text)]
+    return {package.name: package for package in packages if is_installed_on(package, python)}
 
 
 WORKER = locked(WORKER_LOCK, TORCH_LOCK)
@@ -120,6 +129,18 @@ def test_each_package_lock_contains_the_dependencies_of_the_locked_packages(
     assert compared > 25
 
 
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+def test_the_gateways_lock_installs_on_each_python(python: str) -> None:
+    packages = locked(FUNCTIONS_LOCK, python=python)
+    assert packages.keys() == GATEWAY.keys()
+    for package in packages.values():
+        with suppress(importlib.metadata.PackageNotFoundError):
+            installed = importlib.metadata.distribution(package.name)
+            if Version(installed.version) == package.version:
+                supported = SpecifierSet(installed.metadata["Requires-Python"] or "")
+                assert python in supported, f"{package} needs {supported}"
+
+
 @pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
 def test_each_package_lock_has_exact_versions_and_hashes_but_no_urls(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
@@ -129,7 +150,9 @@ def test_each_package_lock_has_exact_versions_and_hashes_but_no_urls(path: Path)
         assert str(package.requirement.specifier) == f"=={package.version}"
         assert package.hashes
         assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", each) for each in package.hashes)
-    assert len({package.name for package in packages}) == len(packages)
+    for python in ("3.11", "3.12", "3.13"):
+        names = [package.name for package in packages if is_installed_on(package, python)]
+        assert len(set(names)) == len(names)
 
 
 def test_only_the_package_lock_of_torch_contains_cuda_packages() -> None:

@@ -16,11 +16,15 @@ from contract.webhook import parse_secrets
 from gateway.http.keys import KeyRing, parse_keys
 from tests.hub_server import COMMIT, FakeHub, run_hub
 from tests.infra import fake_cloud
+from tests.infra.azure_outputs import USAGES, sku, usage
 from tests.infra.deployment import DeploymentFiles, is_gpu, of_kind, pod
 from tests.infra.script_runner import VALUES, ScriptRunner
 
 # A script starts many programs, which takes long on a busy machine.
 pytestmark = pytest.mark.timeout(180)
+
+T4 = "Standard NCASv3_T4 Family"
+USAGE_LIMITS = {name: int(each["limit"]) for name, each in USAGES.items()}
 
 
 def applied(scripts: ScriptRunner) -> list[dict[str, Any]]:
@@ -467,6 +471,11 @@ class TestTeardown:
         assert not scripts.calls("azd", "down")
 
 
+def test_the_default_choices_pass_the_preflight_check(scripts: ScriptRunner) -> None:
+    scripts.check_output("check-tools.sh")
+    assert scripts.state["values"]["NODE_POOLS"] == "none"
+
+
 @pytest.mark.thorough
 class TestCheckTools:
     @pytest.mark.thorough
@@ -510,7 +519,7 @@ class TestCheckTools:
     def test_the_preflight_check_stores_the_names_of_existing_node_pools_in_the_azd_environment(
         self, scripts: ScriptRunner
     ) -> None:
-        scripts.update_state(pools={"rg-trial": "system\ngpu"})
+        scripts.update_state(pools={"system": 2, "gpu": 0})
         scripts.check_output("check-tools.sh")
         assert scripts.state["values"]["NODE_POOLS"] == "system,gpu"
         scripts.update_state(failing={"az aks list": 1})
@@ -551,23 +560,56 @@ class TestCheckTools:
     @pytest.mark.parametrize(
         ("choices", "missing", "reason"),
         [
-            ({}, {"flex_regions": "eastus"}, "does not offer Flex Consumption"),
-            ({}, {"scheduler_regions": "East US"}, "does not offer the Durable Task Scheduler"),
-            ({}, {"machines": {"Standard_NC4as_T4_v3": ""}}, "does not offer Standard_NC4as_T4_v3"),
+            ({}, {"flex_regions": [{"name": "eastus"}]}, "does not offer Flex Consumption"),
+            ({}, {"scheduler_regions": ["East US"]}, "does not offer the Durable Task Scheduler"),
+            ({}, {"skus": {"Standard_NC4as_T4_v3": None}}, "does not offer Standard_NC4as_T4_v3"),
             (
                 {},
-                {"machines": {"Standard_D4as_v5": "standardDASv5Family 4 1"}},
+                {"skus": {"Standard_D4as_v5": sku("Standard_D4as_v5", "", 4, "Location")}},
                 "does not offer Standard_D4as_v5 to this subscription",
             ),
+            # What is left counts, and an upgrade starts one more node of the system pool.
             (
                 {},
-                {"quotas": {"standardDASv5Family": 7}},
-                "the quota standardDASv5Family in swedencentral is 7 cores, but 2 of",
+                {"usages": {"standardDASv5Family": usage("standardDASv5Family", 20, 9)}},
+                "11 cores of the quota standardDASv5Family in swedencentral are left, but 2 of",
             ),
-            ({}, {"quotas": {"standardNCASv3_T4Family": 0}}, "standardNCASv3_T4Family"),
-            ({}, {"quotas": {"lowPriorityCores": 3}}, "the quota lowPriorityCores in"),
-            ({"GPU_MIN_COUNT": "2"}, {}, "2 of Standard_NC4as_T4_v3 need 8"),
-            ({"WORKER_HOST": "aca"}, {"gpu_profiles": ""}, "does not offer Container Apps with"),
+            ({}, {"usages": {"cores": usage("cores", 15)}}, "15 cores of the quota cores in"),
+            (
+                {},
+                {"usages": {T4: usage(T4, 8, 5)}},
+                "3 cores of the quota Standard NCASv3_T4 Family in swedencentral are left",
+            ),
+            (
+                {"GPU_NODE_SIZE": "Standard_ND96asr_v4"},
+                {"usages": {"cores": usage("cores", 200)}},
+                "0 cores of the quota Standard NDASv4_A100 Family in",
+            ),
+            (
+                {"GPU_NODE_SIZE": "Standard_NC24ads_A100_v4", "USE_SPOT": "false"},
+                {"usages": {"cores": usage("cores", 100)}},
+                "0 cores of the quota StandardNCADSA100v4Family",
+            ),
+            (
+                {},
+                {"usages": {"lowPriorityCores": usage("lowPriorityCores", 3)}},
+                "3 cores of the quota lowPriorityCores in",
+            ),
+            (
+                {"GPU_MIN_COUNT": "2"},
+                {"usages": {"cores": usage("cores", 100)}},
+                "2 of Standard_NC4as_T4_v3 need 8",
+            ),
+            (
+                {"GPU_NODE_SIZE": "Standard_D4as_v5", "USE_SPOT": "false"},
+                {},
+                "and 1 of Standard_D4as_v5 need 16",
+            ),
+            (
+                {"WORKER_HOST": "aca"},
+                {"gpu_profiles": ["Consumption"]},
+                "does not offer Container Apps with",
+            ),
         ],
     )
     def test_the_preflight_check_stops_if_the_region_lacks_a_service_or_quota(
@@ -588,8 +630,16 @@ class TestCheckTools:
     ) -> None:
         scripts.update_state(
             values={"DURABLE_BACKEND": "storage", "USE_SPOT": "false"},
-            scheduler_regions="East US",
-            quotas={"lowPriorityCores": 0},
+            scheduler_regions=["East US"],
+            usages={"lowPriorityCores": usage("lowPriorityCores", 0)},
+        )
+        scripts.check_output("check-tools.sh")
+
+    def test_nodes_that_exist_need_no_further_quota(self, scripts: ScriptRunner) -> None:
+        used = {"standardDASv5Family": 8, T4: 4, "lowPriorityCores": 4, "cores": 12}
+        scripts.update_state(
+            pools={"system": 2, "gpu": 1, "gpuspot": 1},
+            usages={name: usage(name, USAGE_LIMITS[name], count) for name, count in used.items()},
         )
         scripts.check_output("check-tools.sh")
 
