@@ -15,7 +15,8 @@ from emulator.program import SettingError
 
 _log = logging.getLogger("functions.host")
 _CORE_BINDINGS = frozenset({"http", "httpTrigger", "timerTrigger", "warmupTrigger"})
-_DURABLE_BINDINGS = frozenset({"activityTrigger", "durableClient", "orchestrationTrigger"})
+_TASK_TRIGGERS = frozenset({"activityTrigger", "orchestrationTrigger"})
+_DURABLE_BINDINGS = _TASK_TRIGGERS | {"durableClient"}
 _BUNDLE_BINDINGS = _DURABLE_BINDINGS | {"serviceBusTrigger"}
 _RESERVED_ROUTES = ("admin", "runtime")
 
@@ -38,8 +39,8 @@ class FunctionCatalogue:
     `functions` lists all functions that the host can load. `disabled` contains the names of the
     functions that an app setting disables. `routes`, `timers`, `service_bus`, `orchestrators` and
     `activities` contain the functions with one type of trigger. Of the disabled functions, only
-    activities are in these groups. `orchestrators` and `activities` map the names that
-    orchestrations use to the names of functions.
+    orchestrators and activities are in these groups. `orchestrators` and `activities` map the names
+    that orchestrations use to the names of functions.
     """
 
     functions: list[dict[str, Any]]
@@ -104,7 +105,7 @@ def build_catalogue(
         name = function["name"]
         if _is_disabled(name, settings):
             catalogue.disabled.append(name)
-            if all(binding["type"] != "activityTrigger" for binding in function["bindings"]):
+            if not any(binding["type"] in _TASK_TRIGGERS for binding in function["bindings"]):
                 continue
         trigger = _trigger(function, settings)
         match trigger["type"]:

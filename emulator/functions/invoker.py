@@ -52,16 +52,21 @@ class Invoker:
             supervisor: Keeps the app process running.
             timeout_seconds: `functionTimeout` of host.json; None if there is no limit.
             catalogue: The functions of the app. As in the Durable extension, the call of an
-                activity fails if its function is disabled.
+                activity and the start of an orchestrator fail if the function is disabled.
             logs_invocations: Whether to log the start and the end of each invocation.
         """
-        self.orchestrators = frozenset(catalogue.orchestrators)
+        self._disabled = frozenset(catalogue.disabled)
+        self.disabled_orchestrators = frozenset(
+            name
+            for name, function in catalogue.orchestrators.items()
+            if function in self._disabled
+        )
+        self.orchestrators = frozenset(catalogue.orchestrators) - self.disabled_orchestrators
         self.activities = frozenset(catalogue.activities)
         self._supervisor = supervisor
         self._timeout_seconds = timeout_seconds
         self._functions_of_orchestrators = catalogue.orchestrators
         self._functions_of_activities = catalogue.activities
-        self._disabled = frozenset(catalogue.disabled)
         self._logs_invocations = logs_invocations
 
     async def invoke_http(

@@ -3,11 +3,13 @@
 The interface contains the operations that the management API needs.
 """
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from emulator.functions.durable import history, records
 from emulator.functions.durable.errors import (
+    ArgumentInvalid,
     InstanceExists,
     InstanceFinished,
     InstanceMissing,
@@ -23,9 +25,14 @@ from emulator.functions.durable.instances import (
     make_id,
 )
 from emulator.functions.durable.records import Reader
-from emulator.functions.durable.runner import FunctionRunner
+from emulator.functions.durable.runner import (
+    FunctionRunner,
+    describe_unknown_orchestrator,
+    find_name,
+)
 from emulator.functions.settings import DurableOptions
 
+_log = logging.getLogger(__name__)
 _REPLACE_SECONDS = 30.0
 
 
@@ -39,6 +46,18 @@ def check_failed(instance: OrchestrationInstance) -> None:
             f"This orchestration has status {instance.status}, but only orchestrations in the "
             '"Failed" state can be rewound.'
         )
+
+
+def _refuse(instance: OrchestrationInstance, operation: str) -> OperationInvalid:
+    """Log that an instance's status does not allow an operation, and return the error."""
+    _log.warning(
+        "%s: Cannot %s orchestration instance in the %s state.",
+        *(instance.id, operation, instance.status),
+    )
+    return OperationInvalid(
+        f"Cannot {operation} the orchestration instance {instance.id} because instance is in the "
+        f"{instance.status} state."
+    )
 
 
 class DurableEngine(ABC):
@@ -103,9 +122,12 @@ class DurableEngine(ABC):
             version: The version of the orchestrator. If None, the default version of host.json.
 
         Raises:
+            ArgumentInvalid: An app setting disables the orchestrator.
             InstanceExists: An unfinished instance has this id, and host.json does not allow
                 replacing that instance.
         """
+        if find_name(self._runner.disabled_orchestrators, name) is not None:
+            raise ArgumentInvalid(describe_unknown_orchestrator(self._runner, name))
         if not instance_id:
             instance_id = make_id()
         existing = self._find(instance_id)
@@ -121,6 +143,8 @@ class DurableEngine(ABC):
         instance = OrchestrationInstance(
             instance_id, make_id(), name, version, Status.PENDING, input_text, now, now
         )
+        if existing is not None:
+            instance.shim.generation = (existing.shim.generation or 0) + 1
         await self._commit_start(instance, existing)
         return instance
 
@@ -223,10 +247,7 @@ class DurableEngine(ABC):
         """
         instance = self.find_unfinished(instance_id)
         if instance.is_suspended:
-            raise OperationInvalid(
-                f"Cannot suspend the orchestration instance {instance_id} because instance is in "
-                f"the {instance.status} state."
-            )
+            raise _refuse(instance, "suspend")
         message = self._switch_message(EventType.EXECUTION_SUSPENDED, reason)
         await self._commit_switch(instance, Status.SUSPENDED, message, reason)
 
@@ -238,10 +259,7 @@ class DurableEngine(ABC):
         """
         instance = self.find_unfinished(instance_id)
         if not instance.is_suspended:
-            raise OperationInvalid(
-                f"Cannot resume the orchestration instance {instance_id} because instance is in "
-                f"the {instance.status} state."
-            )
+            raise _refuse(instance, "resume")
         message = self._switch_message(EventType.EXECUTION_RESUMED, reason)
         await self._commit_switch(instance, Status.RUNNING, message, reason)
 

@@ -123,7 +123,9 @@ def is_ready(instance: OrchestrationInstance) -> bool:
     if instance.is_finished:
         return False
     if instance.is_suspended:
-        return find_termination(instance) is not None
+        return find_termination(instance) is not None or (
+            bool(instance.shim.timers) and len(instance.mailbox) > instance.tried_count
+        )
     return bool(instance.mailbox) or instance.episode_count == 0
 
 
@@ -172,6 +174,7 @@ def begin_episode(instance: OrchestrationInstance, batch: list[TaskMessage], now
                 instance.id,
                 instance.execution,
                 parent_id,
+                instance.shim.generation,
             )
         )
     return episode
@@ -207,6 +210,7 @@ def make_next_execution(
         episode.now,
         instance.parent,
         custom_status=custom_status,
+        shim=Shim(generation=None),
     )
 
 
@@ -349,29 +353,40 @@ class EpisodeRunner:
         self._scheduler = scheduler
         self._checkpointer = checkpointer
 
-    async def run(self, instance: OrchestrationInstance) -> None:
+    async def run(self, instance: OrchestrationInstance) -> bool:
         """Run one episode of an instance with messages from its mailbox.
 
         The mailbox contains the messages that no episode has used yet.
+
+        Return False if the instance is suspended and the episode would not cancel a timer. The
+        messages then stay in the mailbox, and the instance is unchanged. As in the Durable
+        extension, a cancelled timer completes the `task_any` that waits for it, although a message
+        of a suspended instance completes nothing.
 
         Raises AppUnavailable if the app process is down, and StoreUnavailable if the episode cannot
         be saved. In both cases, the messages are put back into the mailbox and the instance is
         unchanged.
         """
         termination = find_termination(instance)
+        count = len(instance.mailbox)
         batch = list(instance.mailbox) if termination else take_messages(instance)
         if termination:
             instance.mailbox.clear()
         try:
-            if termination is None:
-                await self._orchestrate(instance, batch)
-            else:
+            if termination is not None:
                 await self._terminate(instance, batch, termination)
+            elif not await self._orchestrate(instance, batch):
+                instance.mailbox.extendleft(reversed(batch))
+                instance.tried_count = count
+                return False
         except BaseException:
             instance.mailbox.extendleft(reversed(batch))
             raise
+        instance.tried_count = 0
+        return True
 
-    async def _orchestrate(self, instance: OrchestrationInstance, batch: list[TaskMessage]) -> None:
+    async def _orchestrate(self, instance: OrchestrationInstance, batch: list[TaskMessage]) -> bool:
+        was_suspended = instance.is_suspended
         episode = begin_episode(instance, batch, self._now())
         commands: list[Command] = []
         for message in batch:
@@ -395,6 +410,9 @@ class EpisodeRunner:
                 commands += episode.shim.take_actions(
                     state.actions, lambda: self._read_events(episode)
                 )
+                cancels = any(isinstance(command, CancelTimer) for command in commands)
+                if was_suspended and instance.is_suspended and not cancels:
+                    return False
             self._scheduler.apply(episode, commands)
         except NonDeterministic as problem:
             failure = str(problem)
@@ -402,6 +420,7 @@ class EpisodeRunner:
             # An error of the orchestrator itself takes precedence.
             failure = _describe_failure(instance, state.error or str(problem))
         await self._save(episode, state, commands, failure)
+        return True
 
     async def _save(
         self, episode: Episode, state: EpisodeState, commands: list[Command], failure: str | None
@@ -461,7 +480,7 @@ class EpisodeRunner:
         try:
             return read_state(await self._runner.run_orchestrator(name, context))
         except FunctionFailure as failure:
-            return read_failure(failure.message)
+            return read_failure(failure)
         except ActionInvalid as problem:
             return EpisodeState((), done=False, error=str(problem), has_actions=False)
 

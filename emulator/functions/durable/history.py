@@ -97,6 +97,7 @@ def execution_started(  # noqa: PLR0913, PLR0917 - the event has these members
     instance_id: str,
     execution: str,
     parent_id: str | None,
+    generation: int | None,
 ) -> str:
     """Return the event which records the start of an execution."""
     parent = (
@@ -110,7 +111,7 @@ def execution_started(  # noqa: PLR0913, PLR0917 - the event has these members
         rest=f',"Name":{quoted(name)},"Version":{quoted_or_null(version)}'
         f',"Input":{quoted_or_null(input_text)},"OrchestrationInstance":'
         f'{{"InstanceId":{quoted(instance_id)},"ExecutionId":{quoted(execution)}}}'
-        f',"ParentInstance":{parent}',
+        f',"ParentInstance":{parent},"Generation":{"null" if generation is None else generation}',
     )
 
 

@@ -41,6 +41,7 @@ from emulator.functions.durable.errors import (
 from emulator.functions.durable.history import EventType, dump_json, format_seconds
 from emulator.functions.durable.instances import OrchestrationInstance, Status, TaskMessage
 from emulator.functions.durable.newtonsoft import JsonReaderError, normalize_json
+from emulator.functions.durable.runner import describe_unknown_entity
 
 DURABLE_PATH = "/runtime/webhooks/durabletask"
 RPC_PATH = "/durabletask"
@@ -48,7 +49,9 @@ MAX_REQUEST_BODY_BYTES = 32 * 1024 * 1024
 _log = logging.getLogger(__name__)
 # The SDK replaces this word in the URLs by the id of an instance.
 _ID_PLACEHOLDER = "INSTANCEID"
-_CONNECTION = "AzureWebJobsStorage"
+# The name of the default connection in links, and the setting that it stands for.
+_CONNECTION = "Storage"
+_CONNECTIONS = {"storage", "azurewebjobsstorage"}
 _TASK_HUB = re.compile(r"[A-Za-z][A-Za-z0-9]{2,44}")
 _HIDDEN = {EventType.ORCHESTRATOR_STARTED, EventType.ORCHESTRATOR_COMPLETED}
 _TASKS = {EventType.TASK_SCHEDULED, EventType.CHILD_CREATED}
@@ -81,7 +84,7 @@ _WITH_RESULT = {
     EventType.CHILD_COMPLETED,
     EventType.EXECUTION_COMPLETED,
 }
-# The extension writes these members, too. They are always the same on this host.
+# The extension writes these members, too. They are the same on this host, except Generation.
 _ADDED_KEYS: dict[EventType, dict[str, Any]] = {
     EventType.EXECUTION_STARTED: {
         "Correlation": None,
@@ -386,6 +389,7 @@ def _format_event(event: dict[str, Any], cause: dict[str, Any], *, outputs: bool
             shown[key] = _format_time(shown[key], "Z")
     if kind is EventType.EXECUTION_STARTED:
         shown["FunctionName"] = event["Name"]
+        shown["Generation"] = event.get("Generation", 0)
     elif kind is EventType.TASK_SCHEDULED:
         shown["Input"] = None
     elif kind is EventType.EXECUTION_TERMINATED:
@@ -458,7 +462,7 @@ class ManagementApi:
             case "instances" if request.method == "GET" and not rest:
                 return ManagementResponse(200, "[]")
             case "entities":
-                raise DurableError("Entities are not supported by the local host")
+                return _respond_without_entities(request.method, rest)
         return _NOT_FOUND
 
     async def _instances(  # noqa: PLR0911 - one return for each route
@@ -482,7 +486,7 @@ class ManagementApi:
     @staticmethod
     def _check_connection(request: ManagementRequest) -> None:
         connection = request.query.get("connection") or _CONNECTION
-        if connection.lower() != _CONNECTION.lower():
+        if connection.lower() not in _CONNECTIONS:
             raise OperationInvalid(
                 f"Unable to resolve the Azure Storage connection named '{connection}'."
             )
@@ -524,7 +528,7 @@ class ManagementApi:
         timeout_seconds = _seconds(request.query.get("timeout"))
         polling_seconds = _seconds(request.query.get("pollinginterval"))
         if timeout_seconds is not None and polling_seconds is not None:
-            if polling_seconds > timeout_seconds or 0 != timeout_seconds == polling_seconds:
+            if polling_seconds > timeout_seconds:
                 raise ArgumentInvalid(
                     f"Total timeout {timeout_seconds:g} should be bigger than retry timeout "
                     f"{polling_seconds:g}"
@@ -678,6 +682,16 @@ class ManagementApi:
             return ManagementResponse(400, dump_json(text))
         count = await self._engine.purge(self._engine.find_finished(condition))
         return _deleted(count) if count else _NOT_FOUND
+
+
+def _respond_without_entities(method: str, rest: list[str]) -> ManagementResponse:
+    """Respond like the Durable extension if the app has no entity functions."""
+    match method, rest:
+        case "GET", [] | [_]:
+            return ManagementResponse(200, "[]")
+        case ("POST", [name] | [name, _]) | ("DELETE", [name, _]):
+            raise ArgumentInvalid(describe_unknown_entity(name.lower()))
+    return _NOT_FOUND
 
 
 def _deleted(count: int) -> ManagementResponse:

@@ -19,6 +19,7 @@ from typing import Any
 
 from emulator.functions.durable.errors import ActionInvalid
 from emulator.functions.durable.history import dump_json, quoted_or_null, to_micros
+from emulator.functions.errors import FunctionFailure
 
 # The SDK splits a timer of more than six days into timers of three days, as for Azure Storage.
 _CONTEXT_TAIL = (
@@ -210,14 +211,15 @@ def read_state(text: str) -> EpisodeState:
         ) from problem
 
 
-def read_failure(message: str) -> EpisodeState:
+def read_failure(failure: FunctionFailure) -> EpisodeState:
     """Parse the state in the message of an exception that the SDK's executor raised.
 
-    If the message does not contain a valid state, return a state that has only the error text. If
-    the executor raised the exception because of a known fault of the SDK, the error text describes
-    the fault.
+    If the message does not contain a state, the state has the error text and no actions. So the
+    instance fails as if its code had been changed, unless no task was scheduled before. If the
+    executor raised the exception because of a known fault of the SDK, the error text describes the
+    fault.
     """
-    text, label, state_text = message.partition(_STATE_LABEL)
+    text, label, state_text = failure.message.partition(_STATE_LABEL)
     if label:
         try:
             state = read_state(state_text)
@@ -227,7 +229,14 @@ def read_failure(message: str) -> EpisodeState:
         return EpisodeState(state.actions, False, None, error, state.custom_status)
     if _REPORTED_TWICE in text:
         text = f"{text} {_REPORTED_TWICE_ADVICE}"
-    return EpisodeState((), done=False, error=text, has_actions=False)
+        return EpisodeState((), done=False, error=text, has_actions=False)
+    if failure.type_name == "FunctionTimeoutException":
+        return EpisodeState((), done=False, error=text, has_actions=False)
+    error = (
+        f"One or more errors occurred. (Result: Failure\nException: {failure}\n"
+        f"Stack: {failure.stack})"
+    )
+    return EpisodeState((), done=False, error=error)
 
 
 def _state(state: dict[str, Any]) -> EpisodeState:

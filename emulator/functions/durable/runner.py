@@ -22,10 +22,12 @@ _log = logging.getLogger(__name__)
 class FunctionRunner(Protocol):
     """Runs the orchestrators and activities of one Function App.
 
-    `orchestrators` and `activities` are the names that orchestrations can use.
+    `orchestrators` and `activities` are the names that orchestrations can use. An app setting
+    disables the orchestrators in `disabled_orchestrators`.
     """
 
     orchestrators: frozenset[str]
+    disabled_orchestrators: frozenset[str]
     activities: frozenset[str]
 
     async def run_orchestrator(self, name: str, context_json: str) -> str:
@@ -64,6 +66,11 @@ def describe_unknown_orchestrator(runner: FunctionRunner, name: str) -> str:
 def describe_unknown_activity(runner: FunctionRunner, name: str) -> str:
     """Return the Durable extension's error message for an activity that does not exist."""
     return _unknown(name, "an activity", "activity", runner.activities)
+
+
+def describe_unknown_entity(name: str) -> str:
+    """Return the Durable extension's error message for an entity that does not exist."""
+    return _unknown(name, "an entity", "entity", frozenset())
 
 
 def _unknown(name: str, article_and_kind: str, kind: str, known: frozenset[str]) -> str:

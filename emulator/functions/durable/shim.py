@@ -101,6 +101,8 @@ class Shim:
     """The first episode in which the function had ended while tasks were still running, or None."""
     before_end: str = ""
     """This object as it was before `ended_episode`, as the text from `dump`."""
+    generation: int | None = 0
+    """How many instances with this id were replaced; None after continue-as-new."""
 
     def copy(self) -> "Shim":
         """Return a copy of this object.
@@ -289,6 +291,7 @@ class Shim:
                 self.fingerprint,
                 self.ended_episode,
                 self.before_end,
+                self.generation,
             ],
             separators=(",", ":"),
         )
@@ -302,24 +305,15 @@ class Shim:
         if not text:
             return cls()
         scheduled, next_task, timers, retries, *newer = json.loads(text)
-        # An older version of this host stored only the first four fields.
-        running, retry_numbers, fingerprint, ended_episode, before_end = newer or (
-            (),
-            [],
-            None,
-            None,
-            "",
-        )
+        # Older versions of this host stored only the first four fields, or the first nine.
+        running, *newer = newer or ((), [], None, None, "")
         return cls(
             scheduled,
             next_task,
             dict(timers),
             dict(map(_read_retry, retries)),
             set(running),
-            retry_numbers,
-            fingerprint,
-            ended_episode,
-            before_end,
+            *newer,
         )
 
 

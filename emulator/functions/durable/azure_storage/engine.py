@@ -594,7 +594,8 @@ class AzureStorageEngine(DurableEngine):
     async def _run_next_episode(self, session: OrchestrationSession) -> bool:
         """Run one episode of an instance.
 
-        Return False if none of the instance's dequeued messages can start an episode now.
+        Return False if none of the instance's dequeued messages can start an episode now. If the
+        instance is suspended, an episode that does not cancel a timer does not count.
         """
         instance = await self._select(session)
         if instance is None or not session.pending:
@@ -605,9 +606,10 @@ class AzureStorageEngine(DurableEngine):
         if find_termination(instance) is None:
             if instance.is_suspended:
                 switch = next((m for m in pending if m.kind is EventType.EXECUTION_RESUMED), None)
-                if switch is None:
+                if switch is not None:
+                    instance.mailbox = deque([switch])
+                elif not instance.shim.timers:
                     return False
-                instance.mailbox = deque([switch])
             elif switch is not None:
                 before = pending[: pending.index(switch)]
                 if before or instance.episode_count == 0:
@@ -615,12 +617,13 @@ class AzureStorageEngine(DurableEngine):
                 instance.mailbox = deque([switch] if switch else before)
         else:
             switch = None
-        await self._run_episode(session, instance, switch)
-        return True
+        is_saved = await self._run_episode(session, instance, switch)
+        return is_saved or len(session.pending) > len(pending)
 
     async def _run_episode(
         self, session: OrchestrationSession, instance: LoadedInstance, switch: TaskMessage | None
-    ) -> None:
+    ) -> bool:
+        is_saved = True
         batch = [message for message in session.pending if message in instance.mailbox]
         session.is_running = True
         try:
@@ -629,7 +632,7 @@ class AzureStorageEngine(DurableEngine):
                 instance.mailbox.clear()
             else:
                 instance.die_after_event = await self._faults.watch_for_event(instance.id)
-                await self._episodes.run(instance)
+                is_saved = await self._episodes.run(instance)
         except SplitBrain:
             _log.warning(
                 "%s: split brain detected: another host saved the instance after this host had "
@@ -646,6 +649,7 @@ class AzureStorageEngine(DurableEngine):
             if not watcher.done():
                 watcher.set_result(None)
         self._wake.set()
+        return is_saved
 
     async def _record_switch(self, instance: LoadedInstance, switch: TaskMessage) -> None:
         episode = begin_episode(instance, [switch], self.now())

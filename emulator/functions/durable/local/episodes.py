@@ -194,7 +194,7 @@ class LocalCheckpointer:
         for message in late:
             instance.mailbox.remove(message)
             self._cache.store.write(list(records.consume(instance.id, message)))
-        self._committed(episode, shim=Shim())
+        self._committed(episode, shim=fresh.shim)
 
     def _close_events(self, episode: Episode) -> str:
         """Add the event OrchestratorCompleted, and return all events of the episode as JSON.

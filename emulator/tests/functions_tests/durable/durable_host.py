@@ -40,6 +40,7 @@ class SdkRunner:
         self.bodies: dict[str, Callable[[Any], str]] = {}
         self.activity_bodies: dict[str, Body] = {}
         self.orchestrators: frozenset[str] = frozenset()
+        self.disabled_orchestrators: frozenset[str] = frozenset()
         self.activities: frozenset[str] = frozenset()
         self.calls: list[tuple[str, Any]] = []
         self.contexts: list[dict[str, Any]] = []

@@ -46,6 +46,7 @@ class ObservedFunctions(SdkRunner):
 
         self.bodies[name or code.__name__] = Orchestrator.create(body)
         self.orchestrators = frozenset(self.bodies)
+        self.disabled_orchestrators: frozenset[str] = frozenset()
 
     async def run_orchestrator(self, name: str, context_json: str) -> str:
         self._input = json.loads(context_json)["input"]

@@ -299,10 +299,3 @@ async def test_the_list_of_instances_is_returned_in_pages(host: ListeningHost) -
         assert seen == [f"p-{number}" for number in range(5)]
         bad = await http.get("/instances", headers={"x-ms-continuation-token": "x"})
         assert (bad.status_code, bad.json()) == (200, [])
-
-
-async def test_requests_for_durable_entities_are_refused(host: ListeningHost) -> None:
-    async with httpx.AsyncClient(base_url=host.base_url) as http:
-        answer = await http.get("/entities/counter/a")
-        assert answer.status_code == 500
-        assert "not supported by the local host" in json.dumps(answer.json())

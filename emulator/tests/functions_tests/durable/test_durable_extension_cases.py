@@ -1304,7 +1304,7 @@ def check_urls(
     `payload["id"]` on `host`, and must name `task_hub`.
     """
     base = f"{str(host.http.base_url).rstrip('/')}{API}/instances/{payload['id']}"
-    query = f"taskHub={task_hub}&connection=AzureWebJobsStorage&code="
+    query = f"taskHub={task_hub}&connection=Storage&code="
     expected = {
         "statusQueryGetUri": f"{base}?{query}",
         "sendEventPostUri": f"{base}/raiseEvent/{{eventName}}?{query}",

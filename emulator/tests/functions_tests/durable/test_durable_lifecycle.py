@@ -183,6 +183,74 @@ async def test_a_suspended_instance_processes_stored_messages_only_after_the_ins
     assert calls == ["v"]
 
 
+async def test_the_history_counts_the_generations_of_an_id(host: EngineHost) -> None:
+    @host.runner.orchestrator
+    def body(context: Any) -> Any:
+        if context.get_input():
+            context.continue_as_new(None)
+            return None
+        return (yield context.wait_for_external_event("go"))
+
+    async def generation() -> int | None:
+        await host.kill()
+        await host.start()
+        await host.settle()
+        first: dict[str, Any] = json.loads(f"[{host.fragments()[0]}]")[1]
+        generation: int | None = first["Generation"]
+        return generation
+
+    await host.begin("body")
+    assert await generation() == 0
+    await host.raise_event("go")
+    await host.begin("body")
+    assert await generation() == 1
+    await host.raise_event("go")
+    await host.begin("body", {"again": True})
+    assert await generation() is None
+    await host.raise_event("go")
+    assert host.status() == "Completed"
+
+
+async def test_a_suspended_instance_ends_if_an_event_makes_it_cancel_a_timer(
+    host: EngineHost,
+) -> None:
+    @host.runner.orchestrator
+    def body(context: Any) -> Any:
+        timer = context.create_timer(context.current_utc_datetime + timedelta(hours=1))
+        event = context.wait_for_external_event("go")
+        winner = yield context.task_any([timer, event])
+        if winner == event:
+            timer.cancel()
+        return event.result
+
+    await host.begin("body")
+    await host.engine.suspend("i", None)
+    await host.settle()
+    await host.raise_event("other")
+    assert host.status() == "Suspended"
+    await host.raise_event("go", 7)
+    assert (host.status(), host.output()) == ("Completed", 7)
+
+
+async def test_a_suspended_instance_whose_timer_fires_continues_only_after_it_is_resumed(
+    host: EngineHost,
+) -> None:
+    @host.runner.orchestrator
+    def body(context: Any) -> Any:
+        yield context.create_timer(context.current_utc_datetime + timedelta(seconds=1))
+        return (yield context.wait_for_external_event("go"))
+
+    await host.begin("body")
+    await host.engine.suspend("i", None)
+    await host.settle()
+    await host.advance(seconds=2)
+    await host.raise_event("go", 7)
+    assert host.status() == "Suspended"
+    await host.engine.resume("i", None)
+    await host.settle()
+    assert host.output() == 7
+
+
 async def test_a_suspended_instance_can_be_terminated(host: EngineHost) -> None:
     child(host)
     await host.begin("child")

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from emulator.functions.durable.azure_storage.engine import AzureStorageEngine
 from emulator.functions.durable.azure_storage.options import AzureStorageOptions
 from emulator.functions.durable.extension import DurableExtension
 from emulator.functions.durable.local.engine import LocalEngine
@@ -18,6 +20,7 @@ from emulator.functions.settings import DurableOptions
 from functions_tests.durable.durable_host import ManualClock, SdkRunner
 
 Answer = tuple[int, dict[str, str], bytes]
+CLOCK = ManualClock()
 
 
 async def request(  # noqa: PLR0917 - the parts of a request
@@ -67,7 +70,7 @@ async def make_engine(folder: Path, kind: str) -> DurableExtension:
 
     storage = None if kind == "local" else AzureStorageOptions(folder / "task-hub.db")
     engine = DurableExtension(
-        folder / "hub.db", runner, ManualClock(), DurableOptions("Hub"), storage
+        folder / "hub.db", runner, CLOCK, DurableOptions("Hub"), storage
     )
     await engine.start()
     return engine
@@ -240,6 +243,83 @@ async def test_suspending_a_suspended_instance_is_refused(engine: DurableExtensi
     assert json.loads(body)["ExceptionMessage"] == (
         "Cannot suspend the orchestration instance s because instance is in the Suspended state."
     )
+
+
+async def test_a_refused_resume_is_logged_with_the_id_of_the_instance(
+    engine: DurableExtension, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = engine.management_app
+    await request(app, "POST", "/orchestrators/wait/s")
+    async with asyncio.timeout(30):
+        while b"Running" not in (await request(app, "GET", "/instances/s"))[2]:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    status, _, body = await request(app, "POST", "/instances/s/resume")
+    assert (status, json.loads(body)["ExceptionMessage"]) == (
+        500,
+        "Cannot resume the orchestration instance s because instance is in the Running state.",
+    )
+    assert caplog.messages == ["s: Cannot resume orchestration instance in the Running state."]
+
+
+async def test_the_start_of_a_disabled_orchestrator_is_refused(engine: DurableExtension) -> None:
+    runner = engine.engine._runner
+    assert isinstance(runner, SdkRunner)
+    runner.disabled_orchestrators = frozenset({"off"})
+    status, _, body = await request(engine.management_app, "POST", "/orchestrators/OFF")
+    assert status == 400
+    assert json.loads(body) == {
+        "Message": "The function 'OFF' doesn't exist, is disabled, or is not an orchestrator "
+        "function. Additional info: The following are the known orchestrator functions: 'wait'."
+    }
+
+
+async def test_a_start_that_outlasts_its_wait_returns_the_links(engine: DurableExtension) -> None:
+    query = b"timeout=0.01&pollingInterval=0.01"
+    call = asyncio.ensure_future(
+        request(engine.management_app, "POST", "/orchestrators/wait/t", query=query)
+    )
+    await asyncio.sleep(0)
+    assert isinstance(engine.engine, LocalEngine | AzureStorageEngine)
+    while not call.done():
+        CLOCK.moment += timedelta(milliseconds=1)
+        engine.engine.clock_moved()
+        await asyncio.sleep(0)
+    status, _, body = call.result()
+    assert (status, json.loads(body)["id"]) == (202, "t")
+    assert "?taskHub=Hub&connection=Storage&code=" in json.loads(body)["statusQueryGetUri"]
+
+
+@pytest.mark.parametrize("connection", ["Storage", "AzureWebJobsStorage", "storage"])
+async def test_both_names_of_the_default_connection_are_accepted(
+    engine: DurableExtension, connection: str
+) -> None:
+    query = f"connection={connection}".encode()
+    assert (await request(engine.management_app, "GET", "/instances", query=query))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "expected"),
+    [
+        ("GET", "/entities", (200, [])),
+        ("GET", "/entities/Counter", (200, [])),
+        ("GET", "/entities/Counter/k", (404, None)),
+        ("PUT", "/entities/Counter/k", (404, None)),
+        ("POST", "/entities/Counter/k", (400, None)),
+        ("DELETE", "/entities/Counter/k", (400, None)),
+    ],
+)
+async def test_an_app_without_entities_responds_as_the_extension(
+    engine: DurableExtension, method: str, path: str, expected: tuple[int, Any]
+) -> None:
+    status, _, body = await request(engine.management_app, method, path)
+    found = json.loads(body) if body else None
+    if status == 400:
+        assert found == {
+            "Message": "The function 'counter' doesn't exist, is disabled, or is not an entity "
+            "function. Additional info: No entity functions are currently registered!"
+        }
+        found = None
+    assert (status, found) == expected
 
 
 class PausedRunner(SdkRunner):

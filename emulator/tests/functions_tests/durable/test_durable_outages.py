@@ -60,6 +60,43 @@ async def test_an_instance_fails_if_the_output_cannot_be_converted_to_json(
     assert "not JSON serializable" in host.output()
 
 
+async def test_an_instance_fails_if_the_reply_of_the_sdk_has_no_actions(host: EngineHost) -> None:
+    @host.runner.orchestrator
+    def body(context: Any) -> Any:
+        context.set_custom_status(object())
+        yield context.wait_for_external_event("go")
+
+    await host.begin("body")
+    assert host.output() == (
+        "Orchestrator function 'body' failed: One or more errors occurred. (Result: Failure\n"
+        "Exception: TypeError: class <class 'object'> does not expose a `to_json` function\n"
+        "Stack: )"
+    )
+
+
+async def test_a_reply_without_actions_looks_like_changed_code_after_an_activity(
+    host: EngineHost,
+) -> None:
+    @host.runner.activity
+    def work(value: int) -> int:
+        return value
+
+    @host.runner.orchestrator
+    def body(context: Any) -> Any:
+        yield context.call_activity("work", 1)
+        context.set_custom_status(object())
+        yield context.wait_for_external_event("go")
+
+    await host.begin("body")
+    assert host.status() == "Failed"
+    assert host.output() == (
+        "Non-Deterministic workflow detected: A previous execution of this orchestration scheduled "
+        "an activity task with sequence ID 0 and name 'work' (version ''), but the current replay "
+        "execution hasn't (yet?) scheduled this task. Was a change made to the orchestrator code "
+        "after this instance had already started running?"
+    )
+
+
 async def test_an_orchestration_continues_after_an_outage_of_the_function_app(
     host: EngineHost,
 ) -> None:
