@@ -4,11 +4,12 @@ In the bindings, each %NAME% reference is replaced by the value of an app settin
 """
 
 import logging
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from emulator.functions.errors import AppLoadError
+from emulator.functions.errors import AppLoadError, RouteInvalid
 from emulator.functions.routes import Route, RouteError, RouteTable
 from emulator.functions.settings import HostFile, ServiceBusOptions, resolve
 from emulator.program import SettingError
@@ -19,6 +20,9 @@ _TASK_TRIGGERS = frozenset({"activityTrigger", "orchestrationTrigger"})
 _DURABLE_BINDINGS = _TASK_TRIGGERS | {"durableClient"}
 _BUNDLE_BINDINGS = _DURABLE_BINDINGS | {"serviceBusTrigger"}
 _RESERVED_ROUTES = ("admin", "runtime")
+_RESERVED = "The specified route conflicts with one or more built in routes."
+_FUNCTION_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,127}")
+_BINDING_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]{0,127}|\$return")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +85,13 @@ def build_catalogue(
 ) -> FunctionCatalogue:
     """Group the functions of an app by trigger type.
 
-    A function is in error if the host does not support one of its bindings, or if it has the same
-    route template and method as a function whose name comes earlier in alphabetical order. As in
-    Azure, a function in error is not loaded, and the error is logged.
+    A function is in error if its name or one of its bindings is invalid, if the host does not
+    support one of its bindings, or if it has the same route template and method as a function whose
+    name comes earlier in alphabetical order. As in Azure, a function in error is not loaded, and
+    the error is logged.
 
-    Raises AppLoadError if all functions are in error, if a route is invalid, or if an app setting
-    that a binding needs is missing.
+    Raises AppLoadError if all functions are in error, or if an app setting that a binding needs is
+    missing. Raises RouteInvalid if a route template is invalid.
     """
     routes: list[Route] = []
     accepted = _accept_functions(functions, host_file, settings)
@@ -137,7 +142,7 @@ def _accept_functions(
     served: list[tuple[str, frozenset[str], str]] = []
     for function in sorted(functions, key=lambda function: str(function["name"]).upper()):
         name = function["name"]
-        problem = _find_unsupported(function, host_file)
+        problem = _find_invalid(function) or _find_unsupported(function, host_file)
         if problem is None and not _is_disabled(name, settings):
             problem = _find_conflict(function, served)
         if problem is None:
@@ -149,6 +154,35 @@ def _accept_functions(
     for text in problems:
         _log.error("%s", text)
     return accepted
+
+
+def _find_invalid(function: dict[str, Any]) -> str | None:
+    """Return which rule of Azure's host a function breaks, in the words of Azure's host.
+
+    Return None if the names of the function and of its bindings are valid, the function has a
+    trigger, and its route is not reserved.
+    """
+    name = function["name"]
+    if not _FUNCTION_NAME.fullmatch(name) or name.lower() == "host":
+        return f"'{name}' is not a valid function name."
+    bindings = function["bindings"]
+    used: set[str] = set()
+    for label in (binding["name"] for binding in bindings):
+        if not _BINDING_NAME.fullmatch(label):
+            return (
+                f"The binding name {label} is invalid. Please assign a valid name to the binding."
+            )
+        if label.lower() in used:
+            return (
+                f"Multiple bindings with name '{label}' discovered. Binding names must be unique."
+            )
+        used.add(label.lower())
+    trigger = next((b for b in bindings if b["type"].endswith("Trigger")), None)
+    if trigger is None:
+        return "No trigger binding specified. A function must have a trigger input binding."
+    route = str(trigger.get("route") or name).strip("/").lower()
+    is_reserved = trigger["type"] == "httpTrigger" and route.startswith(_RESERVED_ROUTES)
+    return _RESERVED if is_reserved else None
 
 
 def _find_unsupported(function: dict[str, Any], host_file: HostFile) -> str | None:
@@ -209,14 +243,11 @@ def _route(name: str, trigger: dict[str, Any], prefix: str) -> Route:
     if prefix:
         template = f"{prefix}/{template}"
     if template.split("/")[0].lower() in _RESERVED_ROUTES:
-        raise AppLoadError(
-            f"cannot load the {name} function: The specified route conflicts with one or more "
-            "built in routes."
-        )
+        raise AppLoadError(f"cannot load the {name} function: {_RESERVED}")
     try:
         return Route(template, name, _methods(trigger))
     except RouteError as error:
-        raise AppLoadError(f"cannot load the {name} function: {error}") from error
+        raise RouteInvalid(f"cannot load the {name} function: {error}") from error
 
 
 def _is_disabled(name: str, settings: Mapping[str, str]) -> bool:

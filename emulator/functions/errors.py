@@ -3,6 +3,7 @@
 StartError (emulator.program)   the host writes the message to stderr, and exits with this status:
 ├── HostDirectoryInUse   2   another host uses the same data directory
 └── AppLoadError         1   the Function App cannot be loaded, or all its functions are in error
+    └── RouteInvalid         a route template is invalid; the host keeps running and responds 503
 
 FunctionFailure    the function raised an exception, or is disabled
 AppUnavailable     the app process ended or is restarting
@@ -19,6 +20,10 @@ class HostDirectoryInUse(StartError):
 
 class AppLoadError(StartError):
     """The Function App cannot be loaded, or all its functions are in error."""
+
+
+class RouteInvalid(AppLoadError):
+    """A route template is invalid. As in Azure, the host keeps running without the app."""
 
 
 class FunctionFailure(Exception):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from emulator.functions.app_process import AppCommand, AppSupervisor
 from emulator.functions.clock import HostClock, SystemUtcClock
 from emulator.functions.durable.azure_storage.options import AzureStorageOptions
-from emulator.functions.errors import AppLoadError, HostDirectoryInUse
+from emulator.functions.errors import AppLoadError, HostDirectoryInUse, RouteInvalid
 from emulator.functions.settings import AppConfiguration, read_app_settings, read_host_file
 from emulator.functions.watch import AppFileWatch, forget_bytecode
 from emulator.program import (
@@ -123,13 +123,19 @@ class Host:
         self._services: AppServices | None = None
 
     async def start(self) -> None:
-        """Load the app, then start the durable extension, the main port and the triggers."""
+        """Load the app, then start the durable extension, the main port and the triggers.
+
+        If a route template is invalid, only the main port is started, and responds with status 503.
+        """
         # The app process loads the app while this process imports the modules that serve the app.
         await asyncio.gather(asyncio.to_thread(_import_services), self._supervisor.load())
         from emulator.functions.main_port import MainPort  # noqa: PLC0415 - imported just now
 
         self._main_port = MainPort(self._main_sockets, self._options.limits)
-        await self._serve(self._main_port)
+        try:
+            await self._serve(self._main_port)
+        except RouteInvalid as error:
+            await self._serve_error(self._main_port, error)
         gc.freeze()
 
     async def stop(self) -> None:
@@ -182,11 +188,17 @@ class Host:
                 return
             await self._serve(main_port)
         except StartError as error:
-            await self.unload()
-            main_port.serve(UnloadedApp(self._options, main_port, (str(error),)))
-            _log.error(
-                "the app could not be started (save one of its files to try again): %s", error
-            )
+            await self._serve_error(main_port, error)
+
+    async def _serve_error(self, main_port: "MainPort", error: StartError) -> None:
+        """Log why the app could not be started, and serve nothing but the status of the host."""
+        from emulator.functions.services import UnloadedApp  # noqa: PLC0415 - imported by `start`
+
+        await self.unload()
+        main_port.serve(UnloadedApp(self._options, main_port, (str(error),)))
+        await main_port.start()
+        _log.error("the app could not be started (save one of its files to try again): %s", error)
+        _log.info("no functions loaded; listening on %s", format_url(main_port.sockets[0]))
 
     async def _serve(self, main_port: "MainPort") -> None:
         from emulator.functions.services import AppServices  # noqa: PLC0415 - imported by `start`

@@ -57,9 +57,7 @@ class Invoker:
         """
         self._disabled = frozenset(catalogue.disabled)
         self.disabled_orchestrators = frozenset(
-            name
-            for name, function in catalogue.orchestrators.items()
-            if function in self._disabled
+            name for name, function in catalogue.orchestrators.items() if function in self._disabled
         )
         self.orchestrators = frozenset(catalogue.orchestrators) - self.disabled_orchestrators
         self.activities = frozenset(catalogue.activities)

@@ -1,8 +1,9 @@
 """Read the settings of a Function App: host.json and the app settings.
 
-As in Azure, unknown keys of host.json are ignored. App settings are the values of
-local.settings.json and the environment variables of the host. As in Core Tools, an environment
-variable takes precedence over a value of the file. A binding refers to an app setting as %NAME%.
+As in Azure, the files may contain comments, and unknown keys of host.json are ignored. App settings
+are the values of local.settings.json and the environment variables of the host. As in Core Tools,
+an environment variable takes precedence over a value of the file. A binding refers to an app
+setting as %NAME%.
 """
 
 import json
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from emulator.functions.newtonsoft import normalize_json
 from emulator.program import SettingError
 
 _TIMESPAN = re.compile(r"(?:(\d+)\.)?(\d{1,2}):(\d{2})(?::(\d{2})(?:\.\d+)?)?")
@@ -79,13 +81,13 @@ def read_host_file(folder: Path) -> HostFile:
     """Read host.json in a folder. Raises SettingError if the file is missing or invalid."""
     path = folder / "host.json"
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        body = path.read_bytes()
     except FileNotFoundError:
         raise SettingError(f"{path} is missing: a Function App folder needs a host.json") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise SettingError(f"{path} cannot be read: {error}") from error
     try:
-        return parse_host_file(json.loads(text))
+        return parse_host_file(json.loads(normalize_json(body)))
     except (SettingError, ValueError, RecursionError) as error:
         raise SettingError(f"{path}: {error}") from error
 
@@ -230,7 +232,7 @@ def read_app_settings(folder: Path, environment: Mapping[str, str]) -> dict[str,
 
 def _read_local_settings(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"))
+        document = json.loads(normalize_json(path.read_bytes()))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:

@@ -40,8 +40,8 @@ from emulator.functions.durable.errors import (
 )
 from emulator.functions.durable.history import EventType, dump_json, format_seconds
 from emulator.functions.durable.instances import OrchestrationInstance, Status, TaskMessage
-from emulator.functions.durable.newtonsoft import JsonReaderError, normalize_json
 from emulator.functions.durable.runner import describe_unknown_entity
+from emulator.functions.newtonsoft import JsonReaderError, normalize_json
 
 DURABLE_PATH = "/runtime/webhooks/durabletask"
 RPC_PATH = "/durabletask"
@@ -446,7 +446,9 @@ class ManagementApi:
             )
         await write_response(send, response)
 
-    async def _respond(self, request: ManagementRequest) -> ManagementResponse:
+    async def _respond(  # noqa: PLR0911 - one return for each collection
+        self, request: ManagementRequest
+    ) -> ManagementResponse:
         collection, *rest = request.segments
         if collection.lower() == "makeprimary" and not rest:
             return ManagementResponse(200)

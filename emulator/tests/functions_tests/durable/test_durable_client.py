@@ -1,7 +1,6 @@
 """Test the management API of Durable Functions over HTTP, with the client of the Python SDK."""
 
 import asyncio
-import json
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -69,9 +69,7 @@ async def make_engine(folder: Path, kind: str) -> DurableExtension:
         return (yield context.wait_for_external_event("go"))
 
     storage = None if kind == "local" else AzureStorageOptions(folder / "task-hub.db")
-    engine = DurableExtension(
-        folder / "hub.db", runner, CLOCK, DurableOptions("Hub"), storage
-    )
+    engine = DurableExtension(folder / "hub.db", runner, CLOCK, DurableOptions("Hub"), storage)
     await engine.start()
     return engine
 

@@ -1,4 +1,4 @@
-"""Read JSON as Newtonsoft.Json does. The Durable extension reads request bodies with this library.
+"""Read JSON as Newtonsoft.Json does, with which Azure's host reads its files and request bodies.
 
 The library accepts more than JSON: single quotation marks, names without quotation marks, comments,
 `NaN` and `Infinity`. Numbers that are too large become "Infinity". The text of an error contains
