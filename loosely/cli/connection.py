@@ -36,8 +36,8 @@ KeyOption = Annotated[
 ]
 #: The default settings. The time limit is short, so that a user at a terminal sees a failure soon.
 _RETRY = Retry(total_seconds=2.0)
-#: The settings for the wait for an accepted job. The job survives a restart of the gateway.
-FOLLOWING_RETRY = Retry()
+#: The settings for a job that the gateway may have accepted. It survives a restart of the gateway.
+FOLLOWING_RETRY = Retry(connect_seconds=60.0)
 
 
 def connect(url: str | None, api_key: str | None, retry: Retry = _RETRY) -> Client:

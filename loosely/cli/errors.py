@@ -8,6 +8,7 @@ import typer
 
 from loosely.cli.output import printable
 from loosely.client.errors import GatewayUnreachable, LooselyError, Problem, UnexpectedAnswer
+from loosely.client.requests import LOOPBACK_HOSTS, parse_url
 
 
 class ExitCode(IntEnum):
@@ -28,12 +29,12 @@ _ADVICE = {
     "unknown-model": "`loosely models` lists the models",
     "unknown-job": "check the id; finished jobs are deleted after a limited time",
     "unknown-result": "`loosely status` shows the names of the results",
-    "payload-too-large": "send a smaller input, or use an upload",
+    "payload-too-large": "send a smaller input",
     "unsupported-media-type": "convert the file, or state its media type with --type",
     "invalid-input": "check that the file is complete and has a format that the model accepts",
     "idempotency-mismatch": "use a new idempotency key for a different request",
     "saturated": "try again later, or use a longer --deadline",
-    "overloaded": "try again later, or use an upload",
+    "overloaded": "try again later",
     "inference-failed": "see the worker's log",
     "dead-lettered": "see the worker's log: each attempt failed or killed the worker",
     "expired": "submit the job again with a longer --deadline",
@@ -43,12 +44,6 @@ _ADVICE = {
     "internal-error": "see the gateway's log",
     "unavailable": "try again; no job was made",
 }
-
-# The option --param reads 12 as a number, but the model may expect a text.
-PARAMETER_ADVICE = (
-    """correct it; the text 12 is written --param 'NAME="12"', a list 'NAME=[1, 2]'"""
-)
-"""What to do if a parameter does not match the model's schema."""
 
 
 @contextmanager
@@ -76,11 +71,14 @@ def format_error(error: LooselyError) -> str:
         case Problem():
             advice = _advice(error)
             text = f"{error.code}: {error.detail.rstrip('.')}" + (f"; {advice}" if advice else "")
-        case GatewayUnreachable():
+        case GatewayUnreachable() | UnexpectedAnswer() if error.idempotency_key is not None:
             text = (
-                f"unreachable: {error}; start the gateway with `loosely up`, "
-                "or pass another URL with --url"
+                f"unreachable: {error.reason}; the job may exist: repeat the command with "
+                f"--idempotency-key {error.idempotency_key}"
             )
+        case GatewayUnreachable():
+            what = f"{error.url} cannot be reached: {error.reason}"
+            text = f"unreachable: {what}; {_unreachable_advice(error)}"
         case UnexpectedAnswer():
             text = f"unexpected-answer: {error}; check --url"
         case _:
@@ -88,15 +86,33 @@ def format_error(error: LooselyError) -> str:
     return printable(text)
 
 
+def _unreachable_advice(error: GatewayUnreachable) -> str:
+    if error.was_sent:
+        return "try again, and see the gateway's log"
+    if parse_url(error.url).host in LOOPBACK_HOSTS:
+        return "start the gateway with `loosely up`, or pass another URL with --url"
+    return "check --url and the network"
+
+
 def _advice(problem: Problem) -> str | None:
     if problem.retry_after_seconds is not None:
         return f"try again in {problem.retry_after_seconds:.0f} s"
     if str(problem.document.get("pointer", "")).startswith("/parameters/"):
-        return PARAMETER_ADVICE
+        return parameter_advice(problem.detail)
     advice = _ADVICE.get(problem.code)
     if advice is None and problem.retryable:
         return "try again"
     return advice
+
+
+def parameter_advice(detail: str) -> str:
+    """Return what to do if a parameter does not match the model's schema, as ``detail`` says."""
+    if "expected a string" in detail:
+        # The option --param reads 12 as a number.
+        return """put a text in quotes: --param 'NAME="12"', or 'NAME=["12"]' in a list"""
+    if "expected an array" in detail:
+        return "write a list as --param 'NAME=[1, 2]'"
+    return "correct --param"
 
 
 def _exit_code(error: LooselyError) -> ExitCode:

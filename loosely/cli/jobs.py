@@ -3,8 +3,10 @@
 import json
 import re
 import sys
+import uuid
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,12 +28,11 @@ from loosely.cli.output import (
     timeline_view,
 )
 from loosely.client.clients import Client
+from loosely.client.errors import GatewayUnreachable, LooselyError, UnexpectedAnswer
 from loosely.client.media import file_extension
 from loosely.client.requests import Priority, Source
 from loosely.client.resources import Job, Result
-from loosely.client.settings import MAX_WAIT_SECONDS
 
-_DEFAULT_WAIT_SECONDS = 30
 _DEFAULT_PAGES = 10
 _RESULT_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
@@ -81,15 +82,6 @@ def check_time(value: str | None) -> str | None:
     return value
 
 
-WaitOption = Annotated[
-    int,
-    typer.Option(
-        min=0,
-        max=MAX_WAIT_SECONDS,
-        metavar="SECONDS",
-        help="How long the first request waits for the result, before the job is polled.",
-    ),
-]
 DeadlineOption = Annotated[
     int | None,
     typer.Option(
@@ -102,6 +94,14 @@ PriorityOption = Annotated[
 LabelOption = Annotated[
     str | None,
     typer.Option(metavar="TEXT", help="A short text by which `loosely list` finds the job."),
+]
+KeyOfSubmitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--idempotency-key",
+        metavar="TEXT",
+        help="Commands with the same text and input make only one job. Default: a new text.",
+    ),
 ]
 MediaTypeOption = Annotated[
     str | None,
@@ -191,13 +191,13 @@ def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a paramete
         typer.Argument(metavar="FILE", help="The input file, or - for standard input."),
     ],
     model: Annotated[str, typer.Option("--model", "-m", help="The model to run.")],
-    wait: WaitOption = _DEFAULT_WAIT_SECONDS,
     deadline: DeadlineOption = None,
     priority: PriorityOption = None,
     label: LabelOption = None,
     media_type: MediaTypeOption = None,
     named_input: InputOption = None,
     param: ParameterOption = None,
+    idempotency_key: KeyOfSubmitOption = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Do not wait for the result; print the job's id.")
     ] = False,
@@ -208,29 +208,35 @@ def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a paramete
 ) -> None:
     """Submit a file to a model and show the result.
 
-    Waits until the job ends. Ctrl-C ends the wait, not the job.
+    Waits until the job ends, also during a restart of the gateway. Ctrl-C ends the wait, not the
+    job.
     """
     if detach and save is not None:
         raise typer.BadParameter("cannot be used with --detach", param_hint="--save")
-    source = _read_source(file)
-    inputs = parse_inputs(named_input or [])
-    parameters = parse_parameters(param or [])
+    send = partial(
+        Client.submit,
+        source=_read_source(file),
+        model=model,
+        media_type=media_type,
+        inputs=parse_inputs(named_input or []),
+        parameters=parse_parameters(param or []) or None,
+        deadline_seconds=deadline,
+        priority=priority,
+        label=label,
+        idempotency_key=idempotency_key or str(uuid.uuid4()),
+    )
     with exit_on_error(as_json=as_json), spinner("sending") as progress:
-        with connect(url, api_key) as client:
-            try:
-                job = client.submit(
-                    source,
-                    model,
-                    media_type=media_type,
-                    inputs=inputs,
-                    parameters=parameters or None,
-                    wait_seconds=0 if detach else wait,
-                    deadline_seconds=deadline,
-                    priority=priority,
-                    label=label,
-                )
-            except ValueError as error:
-                raise typer.BadParameter(str(error), param_hint="FILE") from None
+        try:
+            # The gateway responds with the job's id at once, so that it is known if a wait fails.
+            with connect(url, api_key) as client:
+                job = send(client)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="FILE") from None
+        except (GatewayUnreachable, UnexpectedAnswer) as error:
+            if error.idempotency_key is None:
+                raise
+            with connect(url, api_key, FOLLOWING_RETRY) as client:
+                job = send(client)
         if not (job.is_final or detach):
             with connect(url, api_key, FOLLOWING_RETRY) as client:
                 job = _follow(client, job, progress)
@@ -430,20 +436,22 @@ def _check_readable(file: Path, param_hint: str) -> None:
 def _follow(client: Client, submitted: Job, progress: SpinnerText) -> Job:
     """Show the job's status until the job has ended, and return the ended job."""
     job = submitted
-    progress.status = job.status
     is_warned = False
     try:
+        progress.status = f"{submitted.id}  {submitted.status}"
         for event in client.iter_events(submitted.id):
             job = event.job
-            progress.status = job.status
+            progress.status = f"{job.id}  {job.status}"
             if job.place.phase == "model_broken" and not is_warned:
                 is_warned = True
                 text = f"no worker can load the model {job.model}: tell the operator"
                 typer.echo(f"{printable(text)}; the job waits until its deadline", err=True)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, LooselyError) as error:
         typer.echo(
             f"the job continues; show its status with: loosely status {printable(job.id)}", err=True
         )
+        if isinstance(error, LooselyError):
+            raise
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     return job
 

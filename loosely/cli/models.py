@@ -14,7 +14,7 @@ from rich.table import Table
 from loosely.capacity.load import JobLoad
 from loosely.cli.compare import Comparison, VersionRun, find_files
 from loosely.cli.connection import KeyOption, UrlOption, connect
-from loosely.cli.errors import PARAMETER_ADVICE, ExitCode, exit_on_error
+from loosely.cli.errors import ExitCode, exit_on_error, parameter_advice
 from loosely.cli.jobs import (
     InputOption,
     JsonLinesOption,
@@ -418,7 +418,7 @@ class _CheckOutput:
                 self._print_suggestion(line)
             case "failed":
                 self.finish()
-                advice = f"; {PARAMETER_ADVICE}" if "pointer" in line else ""
+                advice = f"; {parameter_advice(line['detail'])}" if "pointer" in line else ""
                 typer.echo(printable(f"{line['code']}: {line['detail']}{advice}"), err=True)
 
     def _print_result(self, title: str, found: Mapping[str, Any]) -> None:

@@ -28,16 +28,35 @@ from loosely.client.resources import Job, decode_json
 
 
 class LooselyError(Exception):
-    """The base class of the client's exceptions."""
+    """The base class of the client's exceptions.
+
+    Attributes:
+        job_id: The id of the job that the failed request was about, if the client knows it.
+        idempotency_key: The key of a failed submit. A submit with the same key and the same input
+            returns the job of the failed submit, if the gateway has accepted it.
+    """
+
+    job_id: str | None = None
+    idempotency_key: str | None = None
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if self.idempotency_key is not None:
+            text += f"; the job may exist: submit it again with the key {self.idempotency_key}"
+        return text if self.job_id is None or self.job_id in text else f"{text}; job {self.job_id}"
 
 
 class GatewayUnreachable(LooselyError):
-    """The gateway at ``url`` sent no complete response. ``reason`` describes the failure."""
+    """The gateway at ``url`` sent no complete response. ``reason`` describes the failure.
 
-    def __init__(self, url: str, reason: str) -> None:
+    If ``was_sent`` is false, there was no connection, so the gateway did not get the request.
+    """
+
+    def __init__(self, url: str, reason: str, *, was_sent: bool = True) -> None:
         super().__init__(f"{url} cannot be reached: {reason}")
         self.url = url
         self.reason = reason
+        self.was_sent = was_sent
 
 
 class UnexpectedAnswer(LooselyError):

@@ -16,6 +16,7 @@ from typing import Any, Final
 from urllib.parse import parse_qs, urljoin, urlsplit
 
 from loosely.client.errors import (
+    GatewayUnreachable,
     LooselyError,
     PayloadTooLarge,
     RequestRefused,
@@ -46,15 +47,15 @@ from loosely.client.responses import (
     read_timeline,
     read_upload_slot,
 )
-from loosely.client.retry import Retry, is_transient
+from loosely.client.retry import Retry
 from loosely.client.settings import MAX_WAIT_SECONDS
 from loosely.client.transport import Transport
 
 #: The longest wait of one request, in seconds. Load balancers in clouds close connections that are
 #: idle for longer.
 POLL_SECONDS: Final = 60
-#: Seconds between two reads of a job by `iter_events` while only the job's progress changes.
-_EVENT_POLL_SECONDS: Final = 5
+#: The longest time, in seconds, until `iter_events` sees a change that does not end the job.
+_EVENT_POLL_SECONDS: Final = 1
 #: An input up to this size, in bytes, is sent without a request for the model's limit. If the
 #: gateway refuses the input, the refused submit costs less than that request.
 _SURELY_SMALL_BYTES: Final = 1024 * 1024
@@ -85,6 +86,7 @@ class ClientOperations:
         self._retry = retry
         self._clock = clock
         self._draw = draw
+        self._has_connected = False
         #: The models fetched already, by name. Their limits determine which inputs need an upload.
         self._known_models: dict[str, Model] = {}
 
@@ -462,23 +464,33 @@ class ClientOperations:
         Raises:
             LooselyError: The error of the last attempt.
         """
-        failures, failing_since = 0, 0.0
+        failures, failing_since, first_asked_at = 0, 0.0, self._clock()
         while True:
             error: LooselyError
+            asked_at = self._clock()
+            limited = self._limit_timeout(request, give_up_at)
             try:
-                response = await self._transport.send(self._limit_timeout(request, give_up_at))
-            except LooselyError as unreachable:
-                error = unreachable
+                response = await self._transport.send(limited)
+            except GatewayUnreachable as unreachable:
+                error, was_sent = unreachable, unreachable.was_sent
             else:
+                self._has_connected = True
                 if response.status in expected:
                     return response
-                error = read_error(response)
+                error, was_sent = read_error(response), True
             now = self._clock()
+            if was_sent:
+                self._has_connected = True
+                # The gateway waited for the job until it was restarted: this is a new failure.
+                if request.wait_seconds and 1 <= now - asked_at < limited.timeout_seconds:
+                    failures = 0
             failures += 1
             failing_since = failing_since if failures > 1 else now
             pause_seconds = self._retry.pause_seconds(
                 error, failures, now - failing_since, self._draw
             )
+            if not self._has_connected:
+                give_up_at = min(give_up_at, first_asked_at + self._retry.connect_seconds)
             if pause_seconds is None or now + pause_seconds > give_up_at:
                 raise error
             await self._transport.sleep(pause_seconds)
@@ -508,7 +520,7 @@ class ClientOperations:
             return await self._submit_members(submission, upload, {}, give_up_at)
         request = self.requests.submit(submission, payload)
         try:
-            return read_job(await self.send(request, (200, 202), give_up_at))
+            return await self._create_job(request, submission, give_up_at)
         except PayloadTooLarge:
             upload = await self._upload(payload, submission.model, give_up_at=give_up_at)
             return await self._submit_members(submission, upload, {}, give_up_at)
@@ -556,7 +568,17 @@ class ClientOperations:
         give_up_at: float,
     ) -> Job:
         request = self.requests.submit_members(submission, first, named)
-        return read_job(await self.send(request, (200, 202), give_up_at))
+        return await self._create_job(request, submission, give_up_at)
+
+    async def _create_job(
+        self, request: HttpRequest, submission: Submission, give_up_at: float
+    ) -> Job:
+        try:
+            return read_job(await self.send(request, (200, 202), give_up_at))
+        except (GatewayUnreachable, UnexpectedAnswer) as error:
+            if self._has_connected:
+                error.idempotency_key = submission.idempotency_key
+            raise
 
     async def _is_too_large(self, payload: Payload, name: str, give_up_at: float) -> bool:
         """Return whether the payload exceeds the limit of the model ``name`` for a request body.
@@ -631,14 +653,7 @@ class ClientOperations:
             if left_seconds <= 0:
                 raise WaitTimedOut(job_id, wait_seconds or 0)
             asked_at = self._clock()
-            try:
-                latest = await self._get(
-                    job_id, int(min(POLL_SECONDS, left_seconds)) or 1, give_up_at
-                )
-            except LooselyError as error:
-                if is_transient(error):
-                    error.add_note(f"job {job_id} continues")
-                raise
+            latest = await self._get(job_id, int(min(POLL_SECONDS, left_seconds)) or 1, give_up_at)
             if not latest.is_final:
                 await self._pause_between_polls(latest, self._clock() - asked_at, give_up_at)
         if latest.status != "succeeded":
@@ -679,7 +694,11 @@ class ClientOperations:
 
     async def _get(self, job_id: str, wait_seconds: int, give_up_at: float = math.inf) -> Job:
         request = self.requests.get_job(job_id, wait_seconds)
-        return read_job(await self.send(request, (200,), give_up_at))
+        try:
+            return read_job(await self.send(request, (200,), give_up_at))
+        except LooselyError as error:
+            error.job_id = job_id
+            raise
 
     async def _pause_between_polls(
         self, job: Job, waited_seconds: float, give_up_at: float = math.inf
@@ -700,15 +719,16 @@ class ClientOperations:
         return math.inf if wait_seconds is None else self._clock() + wait_seconds
 
     def _limit_timeout(self, request: HttpRequest, give_up_at: float) -> HttpRequest:
-        """Return the request, with a new timeout if its timeout would end after ``give_up_at``.
+        """Return the request with timeouts that end soon after ``give_up_at``.
 
-        The new timeout is the time until ``give_up_at``, or 1 s if less time is left, plus
-        ``_GRACE_SECONDS``.
+        The request waits for a connection until ``give_up_at``, and for its response at most
+        ``_GRACE_SECONDS`` longer. If less than 1 s is left, both times are 1 s longer.
         """
         left_seconds = max(1.0, give_up_at - self._clock())
-        if left_seconds >= request.timeout_seconds:
+        if left_seconds == math.inf:
             return request
-        return replace(request, timeout_seconds=left_seconds + _GRACE_SECONDS)
+        timeout_seconds = min(request.timeout_seconds, left_seconds + _GRACE_SECONDS)
+        return replace(request, timeout_seconds=timeout_seconds, queue_seconds=left_seconds)
 
 
 def _time_text(time: datetime | None) -> str | None:

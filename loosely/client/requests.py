@@ -44,7 +44,12 @@ Body: TypeAlias = bytes | FileBody
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """An HTTP request. ``shown_url`` is the part of the URL that error messages may show."""
+    """An HTTP request. ``shown_url`` is the part of the URL that error messages may show.
+
+    ``wait_seconds`` is how long the gateway is asked to wait before it responds.
+    ``queue_seconds`` is how long the request may wait for a connection of the client, or ``None``
+    for no limit.
+    """
 
     method: str
     url: str = field(repr=False)
@@ -53,6 +58,8 @@ class HttpRequest:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     params: Mapping[str, str] = field(default_factory=dict)
     body: Body | None = field(default=None, repr=False)
+    wait_seconds: float = 0
+    queue_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,6 +370,7 @@ class RequestBuilder:
             {"accept": f"{_JSON}, */*", **key, **(headers or {})},
             params or {},
             body,
+            wait_seconds,
         )
 
 

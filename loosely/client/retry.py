@@ -23,11 +23,15 @@ class Retry:
 
     The client gives up and raises the last error if the next delay would end more than
     ``total_seconds`` after the first failure. With ``total_seconds=0`` no request is repeated.
+
+    Until the client has connected to the gateway for the first time, the URL may be wrong, so the
+    client gives up ``connect_seconds`` after the start of the first attempt.
     """
 
     first_seconds: float = 0.25
     longest_seconds: float = 8.0
     total_seconds: float = 60.0
+    connect_seconds: float = 5.0
 
     def pause_seconds(
         self,

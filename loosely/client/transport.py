@@ -12,6 +12,8 @@ from loosely.client.requests import LOOPBACK_HOSTS, FileBody, HttpRequest, parse
 from loosely.client.responses import HttpResponse
 
 CONNECT_TIMEOUT_SECONDS: Final = 5.0
+#: The maximum number of requests that one client sends at the same time. Further requests wait.
+MAX_CONNECTIONS: Final = 100
 _CHUNK_BYTES: Final = 1024 * 1024
 
 
@@ -56,15 +58,24 @@ class AsyncTransport:
     def __init__(self, http: httpx.AsyncClient, sleep: Callable[[float], Awaitable[None]]) -> None:
         self._http = http
         self._sleep = sleep
+        # With thousands of waiting requests, the connection pool of httpx takes quadratic time.
+        self._free = asyncio.Semaphore(MAX_CONNECTIONS)
 
     async def send(self, request: HttpRequest) -> HttpResponse:
-        """Send a request and return its whole response."""
+        """Wait until fewer than `MAX_CONNECTIONS` requests are open, and send the request."""
+        try:
+            async with asyncio.timeout(request.queue_seconds):
+                await self._free.acquire()
+        except TimeoutError as error:
+            raise _unreachable(request, httpx.PoolTimeout("")) from error
         body = request.body
         content = _read_chunks_in_thread(body) if isinstance(body, FileBody) else body
         try:
             return _read(request, await self._http.send(_build(self._http, request, content)))
         except httpx.HTTPError as error:
             raise _unreachable(request, error) from error
+        finally:
+            self._free.release()
 
     async def sleep(self, seconds: float) -> None:
         """Suspend the calling task for this number of seconds."""
@@ -76,6 +87,9 @@ def http_options(url: str) -> dict[str, Any]:
     return {
         "headers": {"user-agent": f"loosely/{__version__}"},
         "follow_redirects": False,
+        "limits": httpx.Limits(
+            max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS
+        ),
         # A proxy that the environment names cannot reach a loopback address.
         "trust_env": parse_url(url).host not in LOOPBACK_HOSTS,
     }
@@ -95,7 +109,9 @@ def _build(
         headers=headers,
         params=dict(request.params) or None,
         content=content,
-        timeout=httpx.Timeout(request.timeout_seconds, connect=CONNECT_TIMEOUT_SECONDS),
+        timeout=httpx.Timeout(
+            request.timeout_seconds, connect=CONNECT_TIMEOUT_SECONDS, pool=request.queue_seconds
+        ),
     )
 
 
@@ -110,7 +126,22 @@ def _read(request: HttpRequest, response: httpx.Response) -> HttpResponse:
 
 
 def _unreachable(request: HttpRequest, error: httpx.HTTPError) -> GatewayUnreachable:
-    return GatewayUnreachable(request.shown_url, str(error) or type(error).__name__)
+    match error:
+        case httpx.PoolTimeout():
+            reason = (
+                f"all {MAX_CONNECTIONS} connections of this client were in use for "
+                f"{request.queue_seconds:.0f} s"
+            )
+        case httpx.ConnectTimeout():
+            reason = f"no connection within {CONNECT_TIMEOUT_SECONDS:.0f} s"
+        case httpx.TimeoutException():
+            reason = f"no response to {request.method} within {request.timeout_seconds:.0f} s"
+        case _:
+            reason = str(error) or type(error).__name__
+    is_unsent = isinstance(
+        error, httpx.PoolTimeout | httpx.ConnectTimeout | httpx.ConnectError | httpx.ProxyError
+    )
+    return GatewayUnreachable(request.shown_url, reason, was_sent=not is_unsent)
 
 
 def _read_chunks(body: FileBody) -> Iterator[bytes]:

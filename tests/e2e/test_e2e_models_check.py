@@ -240,7 +240,7 @@ def test_the_models_check_command_reports_a_wrong_parameter_without_loading_the_
     done = run_check(tmp_path, *arguments, code=code, more=DECLARED)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(message)
-    assert "; correct it; the text 12 is written --param" in done.stderr
+    assert "--param" in done.stderr
     done = run_check(tmp_path, *arguments, "--json", code=code, more=DECLARED)
     (line,) = (json.loads(each) for each in done.stdout.splitlines())
     name = given.partition("=")[0]

@@ -4,7 +4,7 @@ import json
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -154,6 +154,8 @@ class ScriptedGateway:
         self.url = url
         self.responses: list[ScriptedResponse] = []
         self.requests: list[ReceivedRequest] = []
+        #: Called for each request, for example to advance the time of a test.
+        self.on_request: Callable[[], None] = lambda: None
 
     def next_response(self) -> ScriptedResponse:
         return self.responses.pop(0) if len(self.responses) > 1 else self.responses[0]
@@ -167,6 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.gateway.requests.append(ReceivedRequest(self.command, self.path, headers, body))
+        self.gateway.on_request()
         reply = self.gateway.next_response()
         if reply is HANG_UP:
             self.close_connection = True

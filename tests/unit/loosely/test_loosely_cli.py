@@ -8,9 +8,10 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from typer.testing import CliRunner
 
-from loosely import __version__
+from loosely import Retry, __version__
 from loosely.cli import app
 from tests.unit.loosely.scripted_gateway import (
+    HANG_UP,
     JOB_ID,
     SUCCEEDED,
     ScriptedGateway,
@@ -58,7 +59,7 @@ def test_the_submit_command_shows_the_result_of_a_classifier_as_a_table(
 
     assert done.exit_code == 0, done.output
     assert "\n".join(line.rstrip() for line in done.stdout.splitlines()) + "\n" == TABLE
-    assert gateway.requests[0].headers["prefer"] == "wait=30"
+    assert gateway.requests[0].headers["prefer"] == "respond-async"
     assert gateway.requests[0].headers["content-type"] == "image/jpeg"
 
 
@@ -73,7 +74,7 @@ def test_the_submit_command_polls_the_job_until_the_job_has_ended(
     done = runner.invoke(
         app,
         [
-            *("submit", picture, "-m", "classifier", "--wait", "0"),
+            *("submit", picture, "-m", "classifier"),
             *("--deadline", "9", "--priority", "low"),
         ],
         env={"LOOSELY_URL": gateway.url},
@@ -110,6 +111,38 @@ def test_the_submit_command_with_the_option_detach_prints_only_the_job_id(
 
     assert (done.exit_code, done.stdout) == (0, f"{JOB_ID}\n")
     assert gateway.requests[0].headers["prefer"] == "respond-async"
+
+
+def test_the_submit_command_repeats_a_lost_submit_with_its_key(
+    runner: CliRunner, gateway: ScriptedGateway, picture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loosely.cli.connection._RETRY", Retry(total_seconds=0))
+    gateway.responses = [HANG_UP, json_response(202, job_document("queued")), HANG_UP]
+    gateway.responses += [json_response(200, SUCCEEDED)]
+    done = runner.invoke(app, ["submit", picture, "-m", "x", "--url", gateway.url])
+    assert done.exit_code == 0, done.output
+    first, second = gateway.requests[:2]
+    assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
+
+
+@pytest.mark.parametrize("accepts", [False, True])
+def test_the_submit_command_never_loses_a_job(
+    runner: CliRunner,
+    gateway: ScriptedGateway,
+    picture: str,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    accepts: bool,
+) -> None:
+    for name in ("connection._RETRY", "jobs.FOLLOWING_RETRY"):
+        monkeypatch.setattr(f"loosely.cli.{name}", Retry(total_seconds=0))
+    accepted = json_response(202, job_document("queued"))
+    gateway.responses = [accepted, HANG_UP] if accepts else [HANG_UP]
+    done = runner.invoke(app, ["submit", picture, "-m", "x", "--url", gateway.url])
+    assert done.exit_code == 69
+    key = gateway.requests[0].headers["idempotency-key"]
+    found = f"loosely status {JOB_ID}" if accepts else f"--idempotency-key {key}"
+    assert found in done.stderr
 
 
 def test_the_submit_command_reads_standard_input_if_the_file_name_is_a_hyphen(
@@ -467,8 +500,8 @@ def test_the_submit_command_says_how_to_correct_a_refused_parameter(
     done = runner.invoke(app, ["submit", picture, "-m", "x", *given])
     assert done.exit_code == 1
     assert done.stderr == (
-        f"""invalid-input: {detail}; correct it; the text 12 is written --param 'NAME="12"', """
-        "a list 'NAME=[1, 2]'\n"
+        f"""invalid-input: {detail}; put a text in quotes: --param 'NAME="12"', or """
+        """'NAME=["12"]' in a list\n"""
     )
 
 
@@ -558,7 +591,6 @@ def test_a_command_exits_with_status_76_if_the_response_is_not_from_a_gateway(
     [
         ["submit", "missing.jpg", "--model", "x"],
         ["submit", __file__],
-        ["submit", __file__, "--model", "x", "--wait", "201"],
         ["submit", __file__, "--model", "x", "--type", "j\u00e4ger/x"],
         ["status", JOB_ID, "--url", "nonsense"],
         ["up", "--only", "nothing"],

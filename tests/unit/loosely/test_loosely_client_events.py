@@ -51,8 +51,8 @@ def test_the_client_requests_the_first_event_without_waiting_and_later_events_by
 
     assert [request.headers.get("prefer") for request in gateway.requests] == [
         None,
-        "wait=5",
-        "wait=5",
+        "wait=1",
+        "wait=1",
     ]
     assert clock.slept == [2.0], "the client pauses if the gateway responds at once"
 

@@ -1,11 +1,14 @@
 """Test how `Client` and `AsyncClient` submit jobs, wait for them and list them."""
 
+import asyncio
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import httpx
 import pytest
 
 from loosely import (
@@ -28,6 +31,9 @@ from loosely import (
     Upload,
     WaitTimedOut,
 )
+from loosely.client.requests import HttpRequest
+from loosely.client.responses import HttpResponse
+from loosely.client.transport import MAX_CONNECTIONS, AsyncTransport
 from tests.unit.loosely.both_clients import Connect, SleepClock
 from tests.unit.loosely.scripted_gateway import (
     HANG_UP,
@@ -160,10 +166,11 @@ def test_the_client_does_not_retry_if_the_time_in_the_retry_after_header_exceeds
 
 
 def test_the_client_stops_retrying_an_unreachable_gateway_at_the_retry_limit(
-    connect: Connect, clock: SleepClock
+    gateway: ScriptedGateway, connect: Connect, clock: SleepClock
 ) -> None:
+    gateway.responses = [HANG_UP]
     with pytest.raises(GatewayUnreachable):
-        connect("http://127.0.0.1:9", retry=Retry(total_seconds=20)).get(JOB_ID)
+        connect(gateway.url, retry=Retry(total_seconds=20)).get(JOB_ID)
     assert 10 < clock.now <= 20
 
 
@@ -279,7 +286,72 @@ def test_an_error_while_the_client_waits_for_a_job_contains_the_job_id(
     gateway.responses = [json_response(202, QUEUED), ScriptedResponse(502, b"a proxy")]
     with pytest.raises(UnexpectedAnswer) as caught:
         connect(gateway.url).run(JPEG, "classifier")
-    assert caught.value.__notes__ == [f"job {JOB_ID} continues"]
+    assert caught.value.job_id == JOB_ID
+    assert JOB_ID in str(caught.value)
+
+
+def test_a_wait_survives_restarts_that_are_a_minute_apart(
+    gateway: ScriptedGateway, connect: Connect, clock: SleepClock
+) -> None:
+    def advance() -> None:
+        clock.now += 50  # the gateway waits for the job, until it is restarted
+
+    gateway.on_request = advance
+    gateway.responses = [*[HANG_UP] * 4, json_response(200, SUCCEEDED)]
+    assert connect(gateway.url).run(JPEG, "classifier").status == "succeeded"
+    assert clock.now > 200
+
+
+def test_a_lost_submit_error_contains_the_idempotency_key(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
+    gateway.responses = [HANG_UP]
+    with pytest.raises(GatewayUnreachable) as caught:
+        connect(gateway.url).submit(JPEG, "classifier")
+    assert caught.value.idempotency_key == gateway.requests[0].headers["idempotency-key"]
+    assert f"submit it again with the key {caught.value.idempotency_key}" in str(caught.value)
+
+
+def test_a_wrong_base_url_is_reported_within_five_seconds(
+    connect: Connect, clock: SleepClock
+) -> None:
+    with pytest.raises(GatewayUnreachable) as caught:
+        connect("http://127.0.0.1:9").run(JPEG, "classifier")
+    assert clock.now <= 5
+    assert not caught.value.was_sent
+    assert caught.value.idempotency_key is None
+
+
+def test_the_async_client_bounds_its_requests_and_waits_for_its_own_connections() -> None:
+    pool_timeouts: set[float | None] = set()
+    open_now = most_open = 0
+    is_full, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        nonlocal open_now, most_open
+        pool_timeouts.add(request.extensions["timeout"]["pool"])
+        open_now += 1
+        most_open = max(most_open, open_now)
+        if open_now == MAX_CONNECTIONS:
+            is_full.set()
+        await may_answer.wait()
+        open_now -= 1
+        return httpx.Response(200)
+
+    async def send_all() -> list[HttpResponse]:
+        http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+        transport = AsyncTransport(http, asyncio.sleep)
+        request = HttpRequest("GET", "http://gateway", "http://gateway", timeout_seconds=1)
+        sends = [asyncio.create_task(transport.send(request)) for _ in range(2000)]
+        await is_full.wait()
+        with pytest.raises(GatewayUnreachable, match="all 100 connections of this client"):
+            await transport.send(replace(request, queue_seconds=0))
+        may_answer.set()
+        return await asyncio.gather(*sends)
+
+    assert {response.status for response in asyncio.run(send_all())} == {200}
+    assert most_open == MAX_CONNECTIONS
+    assert pool_timeouts == {None}
 
 
 def test_client_upload_raises_unexpected_answer_if_the_upload_headers_are_invalid(
