@@ -407,7 +407,9 @@ def main() -> int:
     if settings.service_bus.connection_string is None:
         modules += ["azure.identity"]
     return run_in_child(
-        partial(_run, settings), modules, lambda module: loads.loading(import_name(module))
+        *(partial(_run, settings), modules),
+        lambda module: loads.loading(import_name(module)),
+        loads.is_loading,
     )
 
 

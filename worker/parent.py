@@ -9,6 +9,11 @@ A child has died if a signal has killed it, or if it has exited before the funct
 worker has returned. The second case happens, for example, if the code of a model or of a library
 calls `os._exit`. The exit code may then have any value.
 
+A thread of the child changes a number in shared memory every second. If the number does not change
+for 27 seconds, the child is frozen: it was stopped by a signal, or code has held the lock of the
+interpreter (GIL) for this time. Then no other thread of the child can renew a message lock or stop
+the process, so the parent kills the child.
+
 Child processes are used only on Linux, because torch may not be used after a fork on macOS.
 """
 
@@ -23,6 +28,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Final, NoReturn
 
 from worker.process import worker_name
@@ -40,7 +46,20 @@ _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 _EXIT_DEVICE_IN_PARENT: Final = 71
 _EXIT_ERROR: Final = 1
 
+# The memory that parent and child share. `_BEAT` is the number that the child changes every second.
+# The child sets `_HAS_ENDED` to 1 when `run` has ended.
+_SHARED_BYTES: Final = 2
+_HAS_ENDED, _BEAT = range(_SHARED_BYTES)
+
 Run = Callable[[SocketSender | None, WorkerDeath | None], int]
+
+_BEAT_SECONDS: Final = 1.0
+# An operator shall see a new child within 30 s.
+_FROZEN_SECONDS: Final = 27.0
+# The load of a large model may hold the interpreter's lock for long, for example to unpickle it.
+_FROZEN_LOADING_SECONDS: Final = 300.0
+# If more time has passed between two checks, the parent itself was stopped, and the child with it.
+_LONGEST_STEP_SECONDS: Final = 2 * _BEAT_SECONDS
 
 _FIRST_DELAY_SECONDS: Final = 0.1
 _LONGEST_DELAY_SECONDS: Final = 5.0
@@ -73,10 +92,74 @@ class RestartDelay:
         return self._seconds
 
 
+class Watchdog:
+    """Decides whether a child process is frozen. Times are seconds of the clock.
+
+    Only the time between two checks that follow closely counts. So a child is not killed because
+    the whole machine was suspended, or because a terminal has stopped both processes.
+
+    Attributes:
+        verdict: Why the child is frozen, as the end of a sentence; empty while it is not.
+        is_stopped: Whether the child is frozen because a signal has stopped it.
+    """
+
+    def __init__(
+        self,
+        read_beat: Callable[[], int],
+        is_loading: Callable[[], bool],
+        read_state: Callable[[], str],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Store the functions that show the child's state.
+
+        Args:
+            read_beat: Returns a number that the child changes every second.
+            is_loading: Returns whether the child loads a model. Such a child has more time.
+            read_state: Returns the state of the process: `T` if a signal has stopped it, `t` if a
+                debugger has.
+            clock: Returns the time in seconds.
+        """
+        self._read_beat = read_beat
+        self._is_loading = is_loading
+        self._read_state = read_state
+        self._clock = clock
+        self._beat = read_beat()
+        self._looked_at = clock()
+        self._silent_seconds = 0.0
+        self.verdict = ""
+        self.is_stopped = False
+
+    def is_frozen(self) -> bool:
+        """Return whether the child must be killed. The caller must ask about once a second."""
+        now, beat = self._clock(), self._read_beat()
+        self._silent_seconds += min(now - self._looked_at, _LONGEST_STEP_SECONDS)
+        self._looked_at = now
+        if beat != self._beat:
+            self._beat, self._silent_seconds = beat, 0.0
+        if self._silent_seconds < _FROZEN_SECONDS or self.verdict:
+            return bool(self.verdict)
+        state = self._read_state()
+        self.is_stopped = state == "T"
+        if state == "t" or not (
+            self.is_stopped
+            or self._silent_seconds >= _FROZEN_LOADING_SECONDS
+            or not self._is_loading()
+        ):
+            return False
+        cause = (
+            "a signal had stopped it"
+            if self.is_stopped
+            else "probably the code of a model held the interpreter's lock"
+        )
+        self.verdict = f"did not respond for {self._silent_seconds:.0f} s and was killed: {cause}"
+        return True
+
+
 def run_in_child(
     run: Run,
     modules: Iterable[str],
     note_import: Callable[[str], AbstractContextManager[None]] = lambda module: nullcontext(),
+    is_loading: Callable[[int], bool] = lambda process: False,
 ) -> int:
     """Call `run` in a child process, and again in a new child if the child has died.
 
@@ -97,6 +180,7 @@ def run_in_child(
         note_import: Returns a context manager for the import of a module. The context manager can
             note the import, so that a later process can find out whether the import has killed this
             process.
+        is_loading: Returns whether the process with this id loads a model.
 
     Returns:
         The exit code that `run` has returned; 128 plus the number of the signal if the last child
@@ -116,7 +200,7 @@ def run_in_child(
             "Infer.__init__ instead"
         )
         return run(None, None)
-    code = _Parent(run).run()
+    code = _Parent(run, is_loading).run()
     return run(None, None) if code == _EXIT_DEVICE_IN_PARENT else code
 
 
@@ -134,8 +218,9 @@ def _import_modules(
 class _Parent:
     """The parent process, which starts the child and passes SIGTERM and SIGINT on to it."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, is_loading: Callable[[int], bool]) -> None:
         self._run = run
+        self._is_loading = is_loading
         self._delay = RestartDelay()
         # The numbers of the signals SIGTERM and SIGINT that this process has received.
         self._stops: list[int] = []
@@ -155,12 +240,12 @@ class _Parent:
         while True:
             started_at = time.monotonic()
             sockets = SocketReceiver()
-            # The child writes to this shared memory when `run` has ended.
-            has_ended = mmap.mmap(-1, 1)
-            child = self._fork(sockets, has_ended, death)
-            code = self._wait(child, sockets)
-            has_died = code < 0 or not has_ended[0]
-            has_ended.close()
+            shared = mmap.mmap(-1, _SHARED_BYTES)
+            child = self._fork(sockets, shared, death)
+            watchdog = self._watch(child, shared)
+            code = self._wait(child, sockets, watchdog)
+            has_died = code < 0 or not shared[_HAS_ENDED]
+            description = watchdog.verdict or _describe_death(code)
             if has_died:
                 sockets.note_arrivals()
             sockets.close()
@@ -169,22 +254,27 @@ class _Parent:
             if self._stops:
                 return 128 + self._stops[-1]
             delay_seconds = self._delay.next_seconds(time.monotonic() - started_at)
-            death = WorkerDeath(child, worker_name(child), _describe_death(code))
+            death = WorkerDeath(child, worker_name(child), description)
             _log.error("%s; a new worker process starts in %g s", death, delay_seconds)
             if delay_seconds and signal.sigtimedwait(STOP_SIGNALS, delay_seconds):
                 return 0
 
-    def _fork(
-        self, sockets: SocketReceiver, has_ended: mmap.mmap, death: WorkerDeath | None
-    ) -> int:
+    def _fork(self, sockets: SocketReceiver, shared: mmap.mmap, death: WorkerDeath | None) -> int:
         parent = os.getpid()
         child = os.fork()
         if child == 0:
-            _run_as_child(lambda sender: self._run(sender, death), parent, sockets, has_ended)
+            _run_as_child(lambda sender: self._run(sender, death), parent, sockets, shared)
         return child
 
-    def _wait(self, child: int, sockets: SocketReceiver) -> int:
+    def _watch(self, child: int, shared: mmap.mmap) -> Watchdog:
+        return Watchdog(
+            *(lambda: shared[_BEAT], lambda: self._is_loading(child), lambda: _state_of(child))
+        )
+
+    def _wait(self, child: int, sockets: SocketReceiver, watchdog: Watchdog) -> int:
         """Wait until the child has ended. Return its exit code, or -N if signal N killed it.
+
+        A frozen child is killed.
 
         Meanwhile, pass the signals SIGTERM and SIGINT on to the child, and let `sockets` receive
         the copies of sockets that the child sends. With these copies, the parent can read the
@@ -195,7 +285,11 @@ class _Parent:
             # several processes.
             if (code := _reap(child)) is not None:
                 return code
-            number = signal.sigwaitinfo(WATCHED_SIGNALS).si_signo
+            if watchdog.is_frozen():
+                # SIGKILL also ends a process that SIGSTOP has stopped.
+                os.kill(child, signal.SIGKILL)
+            found = signal.sigtimedwait(WATCHED_SIGNALS, _BEAT_SECONDS)
+            number = None if found is None else found.si_signo
             if number == signal.SIGUSR1:
                 sockets.receive()
             elif number in STOP_SIGNALS:
@@ -222,6 +316,14 @@ def _reap(child: int) -> int | None:
             found = os.waitstatus_to_exitcode(status)
 
 
+def _state_of(process: int) -> str:
+    """Return the state of a process as one letter, for example `T` if a signal has stopped it."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text("utf-8", "replace").rpartition(") ")[2][:1]
+    except OSError:
+        return ""
+
+
 def _describe_death(code: int) -> str:
     if code < 0:
         return f"was killed by {_signal_name(-code)}"
@@ -240,22 +342,29 @@ def _run_as_child(
     run: Callable[[SocketSender], int],
     parent: int,
     sockets: SocketReceiver,
-    has_ended: mmap.mmap,
+    shared: mmap.mmap,
 ) -> NoReturn:
     code = _EXIT_ERROR
     try:
         _die_with_parent(parent)
         _reseed()
+        threading.Thread(target=_beat, args=(shared,), name="beat", daemon=True).start()
         sender = sockets.make_sender(parent)
         code = _EXIT_DEVICE_IN_PARENT if _parent_has_used_device() else run(sender)
     except BaseException:  # noqa: BLE001  any error ends the child with a code
         _log.exception("the worker ended with an unexpected error")
     finally:
         logging.shutdown()
-        has_ended[0] = 1
+        shared[_HAS_ENDED] = 1
         # Not sys.exit, which would wait for threads that a model's code or a network call still
         # blocks.
         os._exit(code)
+
+
+def _beat(shared: mmap.mmap) -> None:
+    while True:
+        shared[_BEAT] = (shared[_BEAT] + 1) % 256
+        time.sleep(_BEAT_SECONDS)
 
 
 def _die_with_parent(parent: int) -> None:

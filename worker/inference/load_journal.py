@@ -154,6 +154,10 @@ class LoadJournal:
         """
         return bool(self.suspects) and time.monotonic() < self._hold_ends_at
 
+    def is_loading(self, process: int) -> bool:
+        """Return whether the process with this id has noted that it loads or imports a model."""
+        return self._folder is not None and any(self._folder.glob(f"*-{process}-*{_LOADING}"))
+
     def wait_for_suspects(self, name: str, stopping: threading.Event) -> None:
         """Wait until the suspects have been loaded, before the model `name` is loaded.
 

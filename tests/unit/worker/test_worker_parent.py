@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from worker.parent import RestartDelay
+from worker.parent import RestartDelay, Watchdog
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -20,7 +22,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux runs
 
 # Print the process id and wait for a signal or for a line with an exit code.
 PROGRAM = """
-import os, select, signal, sys
+import ctypes, os, signal, sys
 from worker import parent
 
 def run(sender, death):
@@ -32,6 +34,8 @@ def run(sender, death):
     print("run", os.getpid(), "child" if sender else "alone", death or "", flush=True)
     while True:
         code = os.read(0, 10)
+        if code == b"gil":
+            ctypes.PyDLL(None).sleep(600)  # PyDLL keeps the lock of the interpreter
         if code.startswith(b"_"):
             os._exit(int(code[1:]))
         if code:
@@ -215,3 +219,70 @@ def test_a_child_is_replaced_after_a_delay_only_if_the_child_ran_for_a_short_tim
     assert [delay.next_seconds(0.1) for _ in range(8)] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
     assert delay.next_seconds(1.0) == 0.0
     assert delay.next_seconds(0.1) == 0.1
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(100)
+@pytest.mark.parametrize("fault", ["stopped", "gil"])
+def test_a_frozen_child_is_replaced_within_30_seconds(fault: str) -> None:
+    with started() as program:
+        first, begun = program.child(), time.monotonic()
+        if fault == "gil":
+            program.enter("gil")
+        else:
+            os.kill(first, signal.SIGSTOP)
+        assert program.child() != first
+        assert time.monotonic() - begun < 30
+        cause = {"stopped": "a signal had stopped it", "gil": "held the interpreter's lock"}[fault]
+        assert program.death.endswith(cause)
+
+
+@dataclass
+class Child:
+    """A child process as its watchdog sees it, and the clock of the parent."""
+
+    now: float = 0.0
+    beat: int = 0
+    state: str = "S"
+    is_loading: bool = False
+
+    def __post_init__(self) -> None:
+        self.watchdog = Watchdog(
+            *(lambda: self.beat, lambda: self.is_loading, lambda: self.state, lambda: self.now)
+        )
+
+    def run(self, seconds: int, *, is_beating: bool = False) -> bool:
+        """Check the child every second, and return whether it is frozen at the end."""
+        for _ in range(seconds):
+            self.now += 1
+            self.beat += is_beating
+            self.watchdog.is_frozen()
+        return self.watchdog.is_frozen()
+
+
+@pytest.mark.parametrize("state", ["S", "T"])
+def test_a_child_without_a_beat_for_27_seconds_is_frozen(state: str) -> None:
+    child = Child(state=state)
+    assert not child.run(100, is_beating=True)
+    assert not child.run(26)
+    assert child.run(1)
+    assert child.watchdog.is_stopped == (state == "T")
+
+
+def test_a_child_that_loads_a_model_has_five_minutes() -> None:
+    child = Child(is_loading=True)
+    assert not child.run(299)
+    assert child.run(1)
+    assert Child(is_loading=True, state="T").run(27), "a stopped child loads nothing"
+
+
+def test_a_child_in_a_debugger_is_not_frozen() -> None:
+    assert not Child(state="t").run(1000)
+
+
+def test_a_child_is_not_frozen_after_a_suspend_of_the_machine() -> None:
+    child = Child()
+    assert not child.run(20)
+    child.now += 3600
+    assert not child.run(1)
+    assert not child.run(1, is_beating=True)
