@@ -47,12 +47,12 @@ from worker.inference.parameters import (
     read_input_arguments,
 )
 from worker.inputs.audio import RATES
-from worker.inputs.decoder_process import DecoderProcesses
+from worker.inputs.decoder_process import Data, DecoderProcesses
 from worker.inputs.opened import (
-    Data,
     InputKind,
     OpenedInput,
     naming_input,
+    never_stop,
     open_input,
     open_together,
 )
@@ -235,7 +235,7 @@ class LoadedModel:
             return self.prepare_file(io.BytesIO(data), media_type, parameters)
         named = {name: self.open(*each, name=name) for name, each in inputs.items()}
         opened = open_together(self.open(data, media_type), named)
-        decoded = opened.decode(_reserve_nothing)
+        decoded = opened.decode(never_stop)
         return self.preprocess(decoded.first, parameters, decoded.named)
 
     def check_input_names(self, names: Collection[str]) -> None:
@@ -564,10 +564,6 @@ def _sample_rate(model: ModelEntry, infer: Any) -> int | None:
             f"{RATES[0]} to {RATES[-1]}"
         )
     return rate
-
-
-def _reserve_nothing(size_bytes: int) -> None:
-    """Do nothing. Decoding calls this function if the inputs have no memory budget."""
 
 
 def make_instance(model: ModelEntry, make: Callable[..., Any], weights: Weights | None) -> Any:

@@ -1,17 +1,19 @@
-"""Decode large images in processes that can be killed.
+"""Decode large images and large JSON in processes that can be killed.
 
-A hostile image may keep a decoder busy for minutes, make it use all memory, or crash it. So large
-images are decoded in child processes: each image has a time limit, and a child that exceeds the
-limit is killed and replaced. Small images need no child process, because their size bounds the time
-and the memory.
+A hostile image may keep a decoder busy for minutes, make it use all memory, or crash it. The JSON
+parser holds the interpreter's lock until it has read the whole text, and no other thread runs
+meanwhile. So both are decoded in child processes: each input has a time limit, and a child that
+exceeds the limit is killed and replaced. Small inputs need no child process, because their size
+bounds the time and the memory.
 
-The parent and a child exchange one JSON line at a time over a socket. File descriptors carry the
-data in both directions:
+A child only measures or only decodes. A caller measures, reserves the memory, and then decodes. It
+never waits for memory while it holds a child, so callers cannot wait for each other forever.
 
-    parent   media type, largest number of pixels; with the descriptor of the file
-    child    the size of the image and the memory that it needs, or an error
-    parent   "decode", after it has reserved the memory
-    child    the EXIF orientation, with the descriptor of the pixels, or an error
+The parent sends one JSON line, and the child answers with one. File descriptors carry the data:
+
+    parent   what to do, media type, largest number of pixels; with the descriptor of the input
+    child    the memory that an image needs; or what describes the decoded input, with the
+             descriptor of its content; or an error
 """
 
 import contextlib
@@ -31,25 +33,36 @@ from typing import Any, Final
 
 from PIL import Image
 
+from contract import media
+from contract.messages import Json
 from worker.errors import InvalidInput, WorkerFault
-from worker.inputs import images
+from worker.inputs import images, tensors, text
 from worker.process import available_processors
 
 LIMIT_SECONDS: Final = 10.0
-"""How many seconds a child process may work on one image."""
+"""How many seconds a child process may work on one input."""
 
 _START_SECONDS: Final = 30.0
 _LINE_BYTES: Final = 4096
 _NICE: Final = 5
 _CHANNELS: Final = 3
+_CHECK_SECONDS: Final = 0.2
+
+Data = bytes | mmap.mmap
+"""The bytes of an input. Large inputs are in a file, and are mapped into memory."""
+
+Check = Callable[[], object]
+"""The type of a function that raises an error if the job must stop waiting."""
 
 _Message = dict[str, Any]
 
 
 class DecoderProcesses:
-    """Child processes that decode large images. Any thread may call the methods.
+    """Child processes that decode large inputs. Any thread may call the methods.
 
-    A child is started when it is first needed. It ends when this process ends.
+    A child is started when it is first needed. It ends when this process ends. While a method waits
+    for a child, it calls the argument `check` several times per second. If `check` raises an error,
+    the method ends with this error.
     """
 
     def __init__(
@@ -58,7 +71,7 @@ class DecoderProcesses:
         """Store the limits.
 
         Args:
-            limit_seconds: How long a child may work on one image before it is killed.
+            limit_seconds: How long a child may work on one input before it is killed.
             process_count: The largest number of children. By default one for each processor, but at
                 least two.
         """
@@ -75,58 +88,67 @@ class DecoderProcesses:
         with self._lock:
             return [child.pid for child in self._children]
 
-    def decode(
-        self,
-        data: bytes | mmap.mmap,
-        media_type: str,
-        max_pixels: int,
-        reserve: Callable[[int], object],
+    def measure_image(self, data: Data, media_type: str, max_pixels: int, check: Check) -> int:
+        """Return how many bytes of memory are needed to decode an image.
+
+        Args:
+            data: The bytes of the file.
+            media_type: The expected media type.
+            max_pixels: Images with more pixels than this are refused; 0 for no limit.
+            check: Raises an error if the job must stop waiting.
+
+        Raises:
+            InvalidInput: The image is damaged or too large, or the decoder exceeded the time limit
+                or crashed.
+            WorkerFault: No child process can be started.
+        """
+        asked = {"do": "measure", "media_type": media_type, "max_pixels": max_pixels}
+        answer, content = self._ask(asked, data, check)
+        os.close(content)
+        # The file is a copy of the data in memory.
+        return int(answer["memory_bytes"]) + len(data)
+
+    def decode_image(
+        self, data: Data, media_type: str, max_pixels: int, check: Check
     ) -> Image.Image:
         """Decode an image to RGB, and rotate it according to its EXIF orientation.
 
-        Args:
-            data: The bytes of the file.
-            media_type: The expected media type.
-            max_pixels: Images with more pixels than this are refused; 0 for no limit.
-            reserve: Called once with the number of bytes of memory that the image needs. The
-                function may wait. If it raises an error, the decoding ends with this error.
-
-        Raises:
-            InvalidInput: The image is damaged or too large, or the decoder exceeded the time limit
-                or crashed.
-            WorkerFault: No child process can be started.
+        The arguments and errors are those of `measure_image`.
         """
-        with self._slots, self._child() as child:
-            asked = {"media_type": media_type, "max_pixels": max_pixels}
-            with _shared_file(data) as file:
-                header, _ = child.ask(asked, file)
-            width, height = header["size"]
-            reserve(header["memory_bytes"])
-            answer, pixels = child.ask({"decode": True})
-            if pixels is None:
-                raise _Gone
-            picture = _read_pixels(pixels, (width, height))
+        asked = {"do": "image", "media_type": media_type, "max_pixels": max_pixels}
+        answer, content = self._ask(asked, data, check)
+        width, height = answer["size"]
+        with _mapped(content) as pixels:
+            picture = Image.frombytes("RGB", (width, height), pixels)  # type: ignore[arg-type]  # any buffer
         return images.rotated(picture, answer["orientation"])
 
-    def measure(self, data: bytes | mmap.mmap, media_type: str, max_pixels: int) -> int:
-        """Return how many bytes of memory `decode` would reserve for an image.
-
-        Args:
-            data: The bytes of the file.
-            media_type: The expected media type.
-            max_pixels: Images with more pixels than this are refused; 0 for no limit.
+    def parse_json(self, data: Data, check: Check) -> Json:
+        """Parse JSON as `text.parse_json` does, without holding the interpreter's lock for long.
 
         Raises:
-            InvalidInput: The image is damaged or too large, or the decoder exceeded the time limit
-                or crashed.
+            InvalidInput: The JSON is invalid, or exceeds a limit.
             WorkerFault: No child process can be started.
         """
-        with self._slots, self._child() as child:
-            asked = {"media_type": media_type, "max_pixels": max_pixels}
-            with _shared_file(data) as file:
-                header, _ = child.ask(asked, file)
-            child.ask({"decode": False})
-        return int(header["memory_bytes"])
+        _, content = self._ask({"do": "json"}, data, check)
+        with _mapped(content) as lines:
+            return text.join_pieces(iter(lines.readline, b""))
+
+    def decode_tensors(self, data: Data, check: Check) -> tensors.Tensors:
+        """Decode arrays in JSON as `tensors.decode` does. The errors are those of `parse_json`."""
+        _, content = self._ask({"do": "tensor"}, data, check)
+        with _mapped(content) as file:
+            return tensors.load(file)
+
+    def _ask(self, message: _Message, data: Data, check: Check) -> tuple[_Message, int]:
+        """Let a child process `data`. Return its answer, and the descriptor of its content."""
+        while not self._slots.acquire(timeout=_CHECK_SECONDS):
+            check()
+        try:
+            with self._child() as child, _shared_file() as file:
+                _write(file, data)
+                return child.ask(message, file, check)
+        finally:
+            self._slots.release()
 
     @contextlib.contextmanager
     def _child(self) -> Iterator["_Child"]:
@@ -134,13 +156,13 @@ class DecoderProcesses:
         try:
             yield child
         except _Refused as error:
-            # The child has answered, and waits for its next image.
+            # The child has answered, and waits for its next input.
             self._keep(child)
             raise InvalidInput(str(error)) from None
         except TimeoutError:
             self._end(child)
             raise InvalidInput(
-                f"the image could not be decoded within {self._limit_seconds:g} s"
+                f"the input could not be decoded within {self._limit_seconds:g} s"
             ) from None
         except (_Gone, OSError):
             self._end(child)
@@ -157,7 +179,7 @@ class DecoderProcesses:
         try:
             child = _Child(self._limit_seconds)
         except (TimeoutError, _Gone, OSError) as error:
-            raise WorkerFault("a process to decode the image cannot be started") from error
+            raise WorkerFault("a process to decode the input cannot be started") from error
         with self._lock:
             self._children.append(child)
         return child
@@ -193,7 +215,6 @@ class _Child:
 
     def __init__(self, limit_seconds: float) -> None:
         self._limit_seconds = limit_seconds
-        self._left_seconds = limit_seconds
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603  our own program
@@ -206,36 +227,41 @@ class _Child:
                 env=_environment(),
             )
         self._socket = ours
-        self._receive(_START_SECONDS)  # the child has imported its modules
+        self._receive(_START_SECONDS, lambda: None)  # the child has imported its modules
 
-    def ask(self, message: _Message, file: int | None = None) -> tuple[_Message, int | None]:
-        """Send one message, with the file descriptor `file` if it is not None.
+    def ask(self, message: _Message, file: int, check: Check) -> tuple[_Message, int]:
+        """Send one message with the file descriptor `file`.
 
-        Returns:
-            The child's answer, and the file descriptor that the child has sent with the answer;
-            None instead of the descriptor if the child has sent none.
+        Return the child's answer, and the descriptor of the content that the child has sent.
 
         Raises:
-            _Refused: The child cannot decode the image.
+            _Refused: The child cannot decode the input.
             _Gone: The child has ended.
-            TimeoutError: The child has exceeded the time limit of the image.
+            TimeoutError: The child has exceeded the time limit of the input.
         """
-        if file is not None:
-            self._left_seconds = self._limit_seconds
-        _send(self._socket, message, file)
-        started = time.monotonic()
-        answer, descriptor = self._receive(self._left_seconds)
-        self._left_seconds -= time.monotonic() - started
+        socket.send_fds(self._socket, [json.dumps(message).encode()], [file])
+        answer, descriptor = self._receive(self._limit_seconds, check)
         if "error" in answer:
             raise _Refused(answer["error"])
-        return answer, descriptor
-
-    def _receive(self, seconds: float) -> tuple[_Message, int | None]:
-        self._socket.settimeout(max(0.001, seconds))
-        answer, descriptor = _receive(self._socket)
-        if answer is None:
+        if descriptor is None:
             raise _Gone
         return answer, descriptor
+
+    def _receive(self, seconds: float, check: Check) -> tuple[_Message, int | None]:
+        ends_at = time.monotonic() + seconds
+        while True:
+            left_seconds = ends_at - time.monotonic()
+            self._socket.settimeout(min(_CHECK_SECONDS, max(0.001, left_seconds)))
+            try:
+                answer, descriptor = _receive(self._socket)
+            except TimeoutError:
+                if left_seconds <= _CHECK_SECONDS:
+                    raise
+                check()
+            else:
+                if answer is None:
+                    raise _Gone
+                return answer, descriptor
 
     @property
     def pid(self) -> int:
@@ -254,14 +280,6 @@ def _environment() -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
-def _send(connection: socket.socket, message: _Message, file: int | None) -> None:
-    line = json.dumps(message).encode()
-    if file is None:
-        connection.sendall(line)
-    else:
-        socket.send_fds(connection, [line], [file])
-
-
 def _receive(connection: socket.socket) -> tuple[_Message | None, int | None]:
     # Each side sends one message and waits, so one read returns one whole message.
     try:
@@ -272,49 +290,49 @@ def _receive(connection: socket.socket) -> tuple[_Message | None, int | None]:
 
 
 @contextlib.contextmanager
-def _shared_file(data: bytes | mmap.mmap | None = None) -> Iterator[int]:
-    """Create an unnamed file with the content `data`, and yield the file's descriptor.
-
-    The file is empty if `data` is None. It is closed when the `with` block ends.
-    """
+def _shared_file() -> Iterator[int]:
+    """Create an unnamed file, and yield its descriptor. Close it when the `with` block ends."""
     if hasattr(os, "memfd_create"):
-        file = os.fdopen(os.memfd_create("loosely-image"), "w+b")
+        file = os.memfd_create("loosely-input")
+        try:
+            yield file
+        finally:
+            os.close(file)
     else:
-        file = tempfile.TemporaryFile("w+b")  # noqa: SIM115  closed below
-    with file:
-        if data is not None:
-            file.write(data)
-            file.flush()
-        yield file.fileno()
+        with tempfile.TemporaryFile("w+b") as opened:
+            yield opened.fileno()
 
 
-def _read_pixels(descriptor: int, size: tuple[int, int]) -> Image.Image:
-    expected_bytes = size[0] * size[1] * _CHANNELS
+def _mapped(descriptor: int) -> mmap.mmap:
+    """Map the content that a child has sent into memory, and close its descriptor."""
     try:
-        if os.fstat(descriptor).st_size != expected_bytes:
-            raise _Gone
-        with mmap.mmap(descriptor, expected_bytes, access=mmap.ACCESS_READ) as pixels:
-            return Image.frombytes("RGB", size, pixels)  # type: ignore[arg-type]  # any buffer
+        return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
     finally:
         os.close(descriptor)
 
 
+def _write(file: int, data: Data | memoryview) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(file, rest) :]
+
+
 def main() -> None:
-    """Run the child process: decode images until the parent closes the socket."""
+    """Run the child process: decode inputs until the parent closes the socket."""
     os.nice(_NICE)
     connection, limit_seconds = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
-    _send(connection, {"ready": True}, None)
+    connection.sendall(b"{}")
     while True:
         message, file = _receive(connection)
-        if message is None:
+        if message is None or file is None:
             return
-        if file is None:
-            continue
         _limit_processor_time(2 * limit_seconds)
         try:
-            _decode(connection, message, file)
+            with _shared_file() as content:
+                answer = _decode(message, file, content)
+                socket.send_fds(connection, [json.dumps(answer).encode()], [content])
         except InvalidInput as error:
-            _send(connection, {"error": str(error)}, None)
+            connection.sendall(json.dumps({"error": str(error)}).encode())
         finally:
             os.close(file)
 
@@ -327,40 +345,29 @@ def _limit_processor_time(seconds: int) -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (limit_seconds, most))
 
 
-def _decode(connection: socket.socket, asked: _Message, file: int) -> None:
-    """Decode one image for the parent process.
+def _decode(asked: _Message, file: int, content: int) -> _Message:
+    """Decode the input in `file` for the parent process, and write its content to `content`.
 
-    First send the image's width, height and memory need to the parent. Then wait until the parent
-    has reserved the memory. Finally, decode the image and send the pixels. If the parent only asks
-    for the memory need, the image is not decoded.
+    Return what the parent needs to know beside the content.
     """
-    size_bytes = os.fstat(file).st_size
-    if not size_bytes:
-        raise InvalidInput("the input is empty; expected the bytes of an image")
-    with mmap.mmap(file, size_bytes, access=mmap.ACCESS_READ) as data:
+    if not os.fstat(file).st_size:
+        raise InvalidInput("the input is empty")
+    with mmap.mmap(file, 0, access=mmap.ACCESS_READ) as data:
+        if asked["do"] == "json":
+            for line in text.split_json(text.parse_json(data)):
+                _write(content, line)
+            return {}
+        if asked["do"] == "tensor":
+            for part in tensors.dump(tensors.decode(data, media.JSON)):
+                _write(content, part)
+            return {}
         opened = images.open_image(data, asked["media_type"], asked["max_pixels"])
-        picture = opened.picture
-        # The file is a copy of the parent's data in memory.
-        memory_bytes = opened.memory_bytes + size_bytes
-        with picture:
-            _send(connection, {"size": picture.size, "memory_bytes": memory_bytes}, None)
-            message, _ = _receive(connection)
-            if message is None:
-                sys.exit()
-            if not message["decode"]:
-                # The parent waits for an answer before it sends its next message.
-                _send(connection, {}, None)
-                return
-            with _shared_file() as pixels:
-                for strip in images.decoded_strips(picture):
-                    _write(pixels, strip.tobytes())
-                _send(connection, {"orientation": images.orientation_of(picture)}, pixels)
-
-
-def _write(file: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(file, rest) :]
+        with opened.picture as picture:
+            if asked["do"] == "measure":
+                return {"memory_bytes": opened.memory_bytes}
+            for strip in images.decoded_strips(picture):
+                _write(content, strip.tobytes())
+            return {"size": picture.size, "orientation": images.orientation_of(picture)}
 
 
 if __name__ == "__main__":

@@ -45,12 +45,20 @@ class MemoryBudget:
                 f"the decoded input would need {size_bytes / _MIB:.0f} MiB of memory; this worker "
                 f"accepts at most {self.total_bytes / _MIB:.0f} MiB; send a smaller input"
             )
-        with self._changed:
-            while self._free_bytes < size_bytes:
-                self._changed.wait(_CHECK_SECONDS)
-                check()
-            self._free_bytes -= size_bytes
+        while not self._take(size_bytes):
+            # `check` may send a request, and the others must not wait for its answer.
+            check()
         return MemoryShare(self, size_bytes)
+
+    def _take(self, size_bytes: int) -> bool:
+        """Reserve bytes, after a short wait if too few are free. Return whether this succeeded."""
+        with self._changed:
+            if self._free_bytes < size_bytes:
+                self._changed.wait(_CHECK_SECONDS)
+            has_room = self._free_bytes >= size_bytes
+            if has_room:
+                self._free_bytes -= size_bytes
+            return has_room
 
     def release(self, size_bytes: int) -> None:
         """Make `size_bytes` of the reserved bytes free again."""
@@ -66,6 +74,11 @@ class MemoryShare:
         self._budget = budget
         self._size_bytes = size_bytes
         self._lock = threading.Lock()
+
+    @property
+    def is_large(self) -> bool:
+        """Return whether these bytes are reserved, and belong to the budget for large inputs."""
+        return self._size_bytes > SMALL_BYTES
 
     def release(self) -> None:
         """Make the bytes free again. Further calls do nothing."""

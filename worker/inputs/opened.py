@@ -8,15 +8,14 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from mmap import mmap
 from typing import Any, Literal
 
-from PIL import Image
-
+from contract import media
 from worker.errors import InvalidInput, PayloadUnusable, UnsupportedMediaType
 from worker.inputs import audio, images, tensors, text
-from worker.inputs.decoder_process import DecoderProcesses
+from worker.inputs.decoder_process import Check, Data, DecoderProcesses
 from worker.inputs.memory import SMALL_BYTES
+from worker.inputs.payloads import pieces
 
 Accepts = Literal["audio", "bytes", "file", "image", "json", "tensor", "text"]
 """The kind of input that a model accepts:
@@ -29,12 +28,6 @@ Accepts = Literal["audio", "bytes", "file", "image", "json", "tensor", "text"]
     bytes   the payload unchanged
     file    the payload as a binary file, which is closed after `preprocess`
 """
-
-Data = bytes | mmap
-"""The bytes of an input. Large inputs are in a file, and are mapped into memory."""
-
-Reserve = Callable[[int], object]
-"""The type of a function that reserves a number of bytes. It may wait, and may raise an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +49,19 @@ class InputKind:
 class OpenedInput:
     """An input that is not decoded yet.
 
+    `measure` and `decode` raise InvalidInput if the input cannot be decoded. They may wait for a
+    child process. Meanwhile they call their argument, which raises an error if the job must stop
+    waiting.
+
     Attributes:
         is_small: Whether the input is decoded in less than about 0.2 s, with little memory.
-        measure: Returns how many bytes `decode` reserves. Raises InvalidInput if the input cannot
-            be decoded.
-        decode: Reserves memory, decodes the input, and returns the value for the model. Raises
-            InvalidInput if the input cannot be decoded.
+        measure: Returns how many bytes of memory the caller must reserve before `decode`.
+        decode: Decodes the input, and returns the value for the model.
     """
 
     is_small: bool
-    measure: Callable[[], int]
-    decode: Callable[[Reserve], Any]
+    measure: Callable[[Check], int]
+    decode: Callable[[Check], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,23 +79,26 @@ def open_together(first: OpenedInput, named: Mapping[str, OpenedInput]) -> Opene
     could wait for each other.
     """
 
-    def measure() -> int:
-        size_bytes = first.measure()
+    def measure(check: Check) -> int:
+        size_bytes = first.measure(check)
         for name, each in named.items():
             with naming_input(name):
-                size_bytes += each.measure()
+                size_bytes += each.measure(check)
         return size_bytes
 
-    def decode(reserve: Reserve) -> DecodedInputs:
-        reserve(measure())
-        decoded = DecodedInputs(first.decode(_is_reserved), {})
+    def decode(check: Check) -> DecodedInputs:
+        decoded = DecodedInputs(first.decode(check), {})
         for name, each in named.items():
             with naming_input(name):
-                decoded.named[name] = each.decode(_is_reserved)
+                decoded.named[name] = each.decode(check)
         return decoded
 
     are_small = all(each.is_small for each in (first, *named.values()))
-    return OpenedInput(are_small and measure() <= SMALL_BYTES, measure, decode)
+    return OpenedInput(are_small and measure(never_stop) <= SMALL_BYTES, measure, decode)
+
+
+def never_stop() -> None:
+    """Do nothing. This is the `Check` of an input that does not belong to a job."""
 
 
 @contextlib.contextmanager
@@ -117,10 +115,6 @@ def naming_input(name: str | None) -> Iterator[None]:
         raise type(error)(f"inputs.{name}: {error}") from None
 
 
-def _is_reserved(size_bytes: int) -> None:
-    """Do nothing, because the memory is already reserved."""
-
-
 def open_input(
     kind: InputKind, data: Data, media_type: str, processes: DecoderProcesses | None = None
 ) -> OpenedInput:
@@ -130,7 +124,8 @@ def open_input(
         kind: What the model accepts.
         data: The bytes of the input.
         media_type: The media type of the input.
-        processes: The processes that decode large images; None to decode them in this process.
+        processes: The processes that decode large images and large JSON; None to decode them in
+            this process.
 
     Raises:
         InvalidInput: The header of the input is invalid, or the image is too large.
@@ -142,22 +137,40 @@ def open_input(
             recording = audio.open_recording(data, kind.sample_rate)
             return _opened(recording.memory_bytes, recording.decode)
         case "text":
-            return _opened(text.TEXT_FACTOR * len(data), partial(_decode_text, data))
+            return _opened(text.TEXT_FACTOR * len(data), partial(text.decode, data))
         case "json":
-            return _opened(text.memory_bytes(data), partial(_parse_json, data))
+            parse = partial(processes.parse_json, data) if processes else None
+            return _open_json(text.memory_bytes(data), partial(text.parse_json, data), parse)
         case "tensor":
-            return _opened(
-                tensors.memory_bytes(data, media_type), partial(_decode_tensors, data, media_type)
-            )
-    return _opened(len(data), partial(bytes, data))
+            is_json = media_type == media.JSON
+            parse = partial(processes.decode_tensors, data) if processes and is_json else None
+            memory_bytes = tensors.memory_bytes(data, media_type)
+            return _open_json(memory_bytes, partial(tensors.decode, data, media_type), parse)
+    return _open_bytes(data)
 
 
 def _opened(memory_bytes: int, decode: Callable[[], Any]) -> OpenedInput:
-    def reserve_and_decode(reserve: Reserve) -> Any:
-        reserve(memory_bytes)
-        return decode()
+    return OpenedInput(
+        memory_bytes <= SMALL_BYTES, lambda _check: memory_bytes, lambda _check: decode()
+    )
 
-    return OpenedInput(memory_bytes <= SMALL_BYTES, lambda: memory_bytes, reserve_and_decode)
+
+def _open_bytes(data: Data) -> OpenedInput:
+    if isinstance(data, bytes):
+        return _opened(len(data), lambda: data)
+    # `join` lets other threads run while it copies.
+    return _opened(2 * len(data), lambda: b"".join(pieces(data)))
+
+
+def _open_json(
+    memory_bytes: int, decode: Callable[[], Any], decode_in_child: Callable[[Check], Any] | None
+) -> OpenedInput:
+    if decode_in_child is None or memory_bytes <= text.SMALL_JSON_BYTES:
+        return _opened(memory_bytes, decode)
+    # The child and this process each hold the decoded value.
+    return OpenedInput(
+        is_small=False, measure=lambda _check: 2 * memory_bytes, decode=decode_in_child
+    )
 
 
 def _open_image(
@@ -175,20 +188,8 @@ def _open_image(
 def _opened_for_process(
     kind: InputKind, data: Data, media_type: str, processes: DecoderProcesses
 ) -> OpenedInput:
-    def decode(reserve: Reserve) -> Image.Image:
-        return processes.decode(data, media_type, kind.max_pixels, reserve)
-
-    measure = partial(processes.measure, data, media_type, kind.max_pixels)
-    return OpenedInput(is_small=False, measure=measure, decode=decode)
-
-
-def _decode_text(data: Data) -> str:
-    return text.decode(bytes(data))
-
-
-def _parse_json(data: Data) -> Any:
-    return text.parse_json(bytes(data))
-
-
-def _decode_tensors(data: Data, media_type: str) -> Any:
-    return tensors.decode(bytes(data), media_type)
+    return OpenedInput(
+        is_small=False,
+        measure=partial(processes.measure_image, data, media_type, kind.max_pixels),
+        decode=partial(processes.decode_image, data, media_type, kind.max_pixels),
+    )

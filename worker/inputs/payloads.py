@@ -225,10 +225,11 @@ def _limit(timeout_seconds: float | None) -> dict[str, Any]:
 
 def as_file(data: mmap.mmap) -> io.BufferedIOBase:
     """Write `data` to a temporary file, and return the open file."""
-    return _spool(_pieces(data))
+    return _spool(pieces(data))
 
 
-def _pieces(data: mmap.mmap) -> Iterator[bytes]:
+def pieces(data: mmap.mmap) -> Iterator[bytes]:
+    """Yield the content of a file in pieces of 1 MiB."""
     for start in range(0, len(data), LARGE_FILE_BYTES):
         yield data[start : start + LARGE_FILE_BYTES]
 

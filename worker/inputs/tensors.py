@@ -5,9 +5,11 @@ the tensors of a `/v2` request to JSON: one tensor to nested lists, and several 
 that contains the nested lists of each tensor by its name.
 """
 
+import json
 import math
 import re
 import struct
+from collections.abc import Iterator
 from mmap import mmap
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -30,6 +32,7 @@ _MAGIC: Final = b"\x93NUMPY"
 _VERSIONS: Final = (b"\1", b"\2", b"\3")
 _LENGTHS: Final = {1: struct.Struct("<H"), 2: struct.Struct("<I"), 3: struct.Struct("<I")}
 _MAX_HEADER_BYTES: Final = 4096
+_MAX_EMPTY_BYTES: Final = 16 * 1024 * 1024
 _HEADER: Final = re.compile(
     rb"\{'descr': '(?P<type>[|<>]?(?:b1|[iu][1248]|f[248]))', "
     rb"'fortran_order': (?P<fortran>True|False), "
@@ -40,7 +43,7 @@ Tensors = Any
 """An array, or a dictionary of arrays by name."""
 
 
-def decode(data: bytes, media_type: str) -> Tensors:
+def decode(data: bytes | mmap, media_type: str) -> Tensors:
     """Decode the arrays of one input.
 
     Args:
@@ -55,7 +58,7 @@ def decode(data: bytes, media_type: str) -> Tensors:
     """
     if media_type == media.JSON:
         return _from_json(parse_json(data))
-    return _from_npy(data)
+    return _from_npy(memoryview(data))
 
 
 def memory_bytes(data: bytes | mmap, media_type: str) -> int:
@@ -64,6 +67,31 @@ def memory_bytes(data: bytes | mmap, media_type: str) -> int:
         return 2 * len(data)
     # NumPy's array of objects and the array of floats have at most as many values as the JSON.
     return text.memory_bytes(data) + _VALUE_BYTES * (len(data) // 2)
+
+
+def dump(tensors: Tensors) -> Iterator[bytes | memoryview]:
+    """Yield the content of a file for `load`, from arrays in float32 that `decode` has returned.
+
+    The first line is JSON with the names and shapes. The numbers of the arrays follow.
+    """
+    arrays = tensors if isinstance(tensors, dict) else {None: tensors}
+    yield json.dumps([[name, array.shape] for name, array in arrays.items()]).encode() + b"\n"
+    for array in arrays.values():
+        yield array.data.cast("B") if array.size else b""
+
+
+def load(file: mmap) -> Tensors:
+    """Return the arrays from a file that `dump` has written."""
+    import numpy as np  # noqa: PLC0415  a worker without such models needs no NumPy
+
+    arrays = {}
+    shapes = json.loads(file.readline())
+    for name, shape in shapes:
+        count, offset = math.prod(shape), file.tell()
+        # The copy can be written to, and the file is closed afterwards.
+        arrays[name] = np.frombuffer(file, np.float32, count, offset).reshape(shape).copy()
+        file.seek(offset + arrays[name].nbytes)
+    return arrays.get(None, arrays)
 
 
 def _from_json(value: Any) -> Tensors:
@@ -89,13 +117,14 @@ def _array(rows: Any, name: str) -> "NDArray[Any]":
         found = np.array(rows, dtype=object)
     except ValueError:
         raise unfit from None
-    if not set(map(type, found.flat)) <= _NUMBERS:
-        raise unfit
+    # This comes first: `flat` cannot be used with more than 32 dimensions.
     if found.ndim > _MAX_RANK:
         raise InvalidInput(
             f"{name}: the array has {found.ndim} dimensions; at most {_MAX_RANK} dimensions are "
             "accepted"
         )
+    if not set(map(type, found.flat)) <= _NUMBERS:
+        raise unfit
     try:
         with np.errstate(over="ignore"):
             array = found.astype(np.float32)
@@ -106,14 +135,15 @@ def _array(rows: Any, name: str) -> "NDArray[Any]":
     return array
 
 
-def _from_npy(data: bytes) -> "NDArray[Any]":
+def _from_npy(data: memoryview) -> "NDArray[Any]":
     import numpy as np  # noqa: PLC0415  a worker without such models needs no NumPy
 
-    body_at = _LENGTHS[data[6]].size + 8 if data[:6] == _MAGIC and data[6:7] in _VERSIONS else 0
+    start = bytes(data[:7])
+    body_at = _LENGTHS[start[6]].size + 8 if start[:6] == _MAGIC and start[6:] in _VERSIONS else 0
     if not body_at or len(data) < body_at:
         raise InvalidInput("the input is not a NumPy array file (.npy) of version 1, 2 or 3")
-    (header_bytes,) = _LENGTHS[data[6]].unpack_from(data, 8)
-    body = memoryview(data)[body_at + header_bytes :]
+    (header_bytes,) = _LENGTHS[start[6]].unpack_from(data, 8)
+    body = data[body_at + header_bytes :]
     header = _HEADER.fullmatch(data[body_at : body_at + header_bytes][:_MAX_HEADER_BYTES])
     if header is None:
         raise InvalidInput(
@@ -127,10 +157,10 @@ def _from_npy(data: bytes) -> "NDArray[Any]":
             f"the shape and type in the array's header do not match the {len(body)} bytes that "
             "follow the header"
         )
+    # An array without values may have any size in its other dimensions, and a model that computes
+    # a sum would allocate it.
+    if math.prod(filter(None, shape)) * dtype.itemsize > max(len(body), _MAX_EMPTY_BYTES):
+        raise InvalidInput("a dimension in the array's header is too large")
     order: Literal["F", "C"] = "F" if header["fortran"] == b"True" else "C"
-    try:
-        array = np.frombuffer(body, dtype).reshape(shape, order=order)
-    except ValueError:
-        # One dimension is zero, and another dimension is larger than NumPy supports.
-        raise InvalidInput("a dimension in the array's header is too large") from None
+    array = np.frombuffer(body, dtype).reshape(shape, order=order)
     return np.array(array, dtype.newbyteorder("="), order="C")

@@ -11,7 +11,7 @@ from contract.catalogue import ModelEntry
 from contract.errors import ForbiddenAddress
 from contract.messages import PayloadUrl
 from worker.errors import InvalidInput, OutboundFailed, UnsupportedMediaType
-from worker.inputs.opened import Data
+from worker.inputs.decoder_process import Data
 from worker.net.guarded_http import GuardedHttp, GuardedResponse, Limits
 
 LIMIT_SECONDS: Final = 20.0

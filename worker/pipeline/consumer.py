@@ -60,6 +60,8 @@ _log = logging.getLogger(__name__)
 
 _REPLY_THREAD_COUNT = 16
 _POLL_SECONDS = 0.05
+# How often jobs that hold memory for a large input are checked while they wait for the device.
+_CHECK_SECONDS = 2.0
 # How long a batch with redelivered jobs waits until notes about them are written.
 _NOTE_SECONDS = 1.0
 
@@ -237,6 +239,9 @@ class Consumer:
         """
         if self.progress is not None:
             self.progress.start()
+        threading.Thread(
+            target=self._check_waiting, name=f"{self.name}-waiting", daemon=True
+        ).start()
         try:
             while self.manager.enter(self.stopping):
                 self.batches.resume()
@@ -247,6 +252,22 @@ class Consumer:
             if not is_device_lost(error):
                 raise
             self._request_shutdown(DeviceLost(type(error).__name__))
+
+    def _check_waiting(self) -> None:
+        while not self.stopping.wait(_CHECK_SECONDS):
+            self.end_unwanted()
+
+    def end_unwanted(self) -> None:
+        """End the cancelled and expired jobs that hold memory while they wait for the device.
+
+        Other jobs may need this memory, and a batch that runs long may keep the device busy.
+        """
+        for job in self.in_flight.waiting_with_memory():
+            try:
+                self.prepare.check_held(job)
+            except WorkerError as error:
+                if self.in_flight.start(job):
+                    self.end(job, error)
 
     def _run_batches(self) -> None:
         """Run batches until the model must be unloaded or the consumer is stopped.

@@ -11,9 +11,9 @@ from contract.messages import InlineBytes, InlineJson, InputPayload, PayloadUrl
 from worker.errors import HandedBack, InvalidInput, LockLost, NotWaitedFor
 from worker.inference.loaded_model import LoadedModel, dump_json
 from worker.inference.model_manager import ModelManager
-from worker.inputs.decoder_process import DecoderProcesses
+from worker.inputs.decoder_process import Data, DecoderProcesses
 from worker.inputs.memory import InputMemory
-from worker.inputs.opened import Data, DecodedInputs, OpenedInput, naming_input, open_together
+from worker.inputs.opened import DecodedInputs, OpenedInput, naming_input, open_together
 from worker.inputs.payloads import BlobPayloads, as_file
 from worker.inputs.urls import UrlFetcher
 from worker.net.retries import Wait, backoff_seconds
@@ -162,19 +162,23 @@ class PrepareStep:
         """Decode and preprocess an opened input.
 
         Store the prepared input in `job.item` and its size in `job.cost`. The method may wait until
-        memory for the input is free.
+        memory for the input or a child process is free. A job that is cancelled or expires
+        meanwhile stops, and gives back what it holds.
 
         Raises:
             WorkerError: The job must not run, or its input cannot be decoded.
             Exception: Any error that the model's own code raises.
         """
 
-        def reserve(size_bytes: int) -> None:
-            job.memory = self.memory.reserve(size_bytes, lambda: self._check_held(job))
+        def check() -> None:
+            self.check_held(job)
 
         with job.span.step("prepare"):
             try:
-                decoded = opened.decode(reserve)
+                # The memory comes first, and then a child process. In the other order, jobs that
+                # hold the children could wait forever for jobs that hold the memory.
+                job.memory = self.memory.reserve(opened.measure(check), check)
+                decoded = opened.decode(check)
                 loaded = self._loaded()
                 parameters = job.request.parameters
                 if isinstance(decoded, DecodedInputs):
@@ -194,20 +198,23 @@ class PrepareStep:
             raise HandedBack("the model was unloaded before the job ran")
         return loaded
 
-    def _check_held(self, job: ReceivedJob) -> None:
-        """Raise an error if the job must stop waiting for memory.
+    def check_held(self, job: ReceivedJob) -> None:
+        """Raise an error if the job must not wait any longer for memory, a child or the device.
 
         Raises:
             HandedBack: The worker is shutting down.
             LockLost: The message's lock is lost.
             Expired: The job's deadline has passed.
             ExpiredForProducer: The deadline has passed, and a producer waits for the reply.
+            NotWaitedFor: The job was cancelled or has already ended.
         """
         self.retries.check()
         if job.lock.is_lost:
             raise LockLost("the message lock was lost before the job ran")
         if job.is_expired(utc_now()):
-            raise job.expiry_error("the deadline passed before the job was prepared")
+            raise job.expiry_error("the deadline passed before the job ran")
+        if self.cancellation.is_wanted(job) is False:
+            raise NotWaitedFor("the caller no longer waits for this job")
 
     def _prepare_file(self, job: ReceivedJob, loaded: LoadedModel) -> object:
         """Open the job's input as a file, let the model preprocess it, and return the item."""

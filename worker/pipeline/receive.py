@@ -406,6 +406,12 @@ class InFlight:
             counts.to_run.add(job)
         counts.offloaded.discard(job)
 
+    def waiting_with_memory(self) -> list[ReceivedJob]:
+        """Return the prepared jobs that wait for the device and hold memory for a large input."""
+        with self._lock:
+            jobs = [self._jobs[delivery] for delivery in self._not_started]
+        return [job for job in jobs if job.item is not None and job.memory and job.memory.is_large]
+
     def withdraw(self) -> list[ReceivedJob]:
         """Prevent all jobs that have not started from starting, and return a list of these jobs."""
         with self._lock:

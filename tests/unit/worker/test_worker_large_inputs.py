@@ -1,16 +1,22 @@
 """Test large inputs: the memory that they reserve, and the processes that decode them."""
 
+import gc
 import io
+import json
 import os
 import re
 import signal
 import struct
 import sys
 import threading
+import time
 import tracemalloc
 import zlib
 from collections.abc import Iterator
+from contextlib import nullcontext
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -18,7 +24,8 @@ from PIL import Image
 from worker.errors import InvalidInput, LockLost
 from worker.inputs.decoder_process import DecoderProcesses
 from worker.inputs.memory import SMALL_BYTES, InputMemory, MemoryBudget
-from worker.inputs.opened import InputKind, open_input
+from worker.inputs.opened import InputKind, never_stop, open_input
+from worker.inputs.tensors import decode as decode_tensors
 
 MAX_PIXELS = 50_000_000
 MIB = 1024 * 1024
@@ -61,10 +68,6 @@ def processes() -> Iterator[DecoderProcesses]:
     started = DecoderProcesses()
     yield started
     started.close()
-
-
-def reserve_nothing(_size_bytes: int) -> None:
-    """Accept a reservation of any size, but reserve no memory."""
 
 
 def test_a_large_input_waits_until_another_large_input_releases_memory() -> None:
@@ -118,11 +121,9 @@ def test_a_child_process_decodes_the_same_pixels_as_a_thread(
     data = encoded(sideways, kind, exif=exif)
     media_type = f"image/{kind.lower()}"
     opened = open_input(InputKind("image", MAX_PIXELS), data, media_type)
-    expected = opened.decode(reserve_nothing)
-    asked: list[int] = []
-    found = processes.decode(data, media_type, MAX_PIXELS, asked.append)
+    expected = opened.decode(never_stop)
+    found = processes.decode_image(data, media_type, MAX_PIXELS, never_stop)
     assert (found.size, found.tobytes()) == (expected.size, expected.tobytes())
-    assert len(asked) == 1
 
 
 MODES = {
@@ -147,13 +148,10 @@ def test_decoding_an_image_needs_at_most_the_reserved_memory(
         (side, side), Image.Resampling.NEAREST
     )
     data = encoded(blocks.convert(mode), kind, **options)
-    reserved, before = 0, 0
-
-    def reserve(size_bytes: int) -> None:
-        nonlocal reserved, before
-        reserved, before = size_bytes, peak_bytes(processes.child_pids[0])
-
-    processes.decode(data, f"image/{kind.lower()}", MAX_PIXELS, reserve)
+    image = (data, f"image/{kind.lower()}", MAX_PIXELS, never_stop)
+    reserved = processes.measure_image(*image)
+    before = peak_bytes(processes.child_pids[0])
+    processes.decode_image(*image)
     # The child's file with the decoded pixels is not part of its own memory.
     shared = side * side * 3
     assert peak_bytes(processes.child_pids[0]) - before + shared < reserved
@@ -174,7 +172,7 @@ def test_a_picture_of_two_million_pixels_is_decoded_in_a_child_process(
     assert open_input(kind, small, "image/png", processes).is_small
     opened = open_input(kind, large, "image/png", processes)
     assert not opened.is_small
-    assert opened.decode(reserve_nothing).size == (2000, 1500)
+    assert opened.decode(never_stop).size == (2000, 1500)
 
 
 def test_an_image_file_of_more_than_one_mebibyte_is_opened_by_the_child_process(
@@ -183,30 +181,28 @@ def test_an_image_file_of_more_than_one_mebibyte_is_opened_by_the_child_process(
     data = b"no picture" * (MIB // 5)
     opened = open_input(InputKind("image", MAX_PIXELS), data, "image/png", processes)
     with pytest.raises(InvalidInput, match="not an image of type image/png"):
-        opened.decode(reserve_nothing)
+        opened.measure(never_stop)
 
 
 def test_an_image_that_takes_too_long_to_decode_is_refused_and_the_next_image_is_decoded() -> None:
     processes = DecoderProcesses(limit_seconds=0.3, process_count=1)
     with pytest.raises(InvalidInput, match=r"could not be decoded within 0\.3 s"):
-        processes.decode(blank_png(7000, 7000), "image/png", MAX_PIXELS, reserve_nothing)
+        processes.decode_image(blank_png(7000, 7000), "image/png", MAX_PIXELS, never_stop)
     data = blank_png(10, 10)
     later = DecoderProcesses(process_count=1)
-    assert later.decode(data, "image/png", MAX_PIXELS, reserve_nothing).size == (10, 10)
+    assert later.decode_image(data, "image/png", MAX_PIXELS, never_stop).size == (10, 10)
     processes.close()
     later.close()
 
 
 def test_an_image_that_kills_the_decoder_is_refused_and_the_next_image_is_decoded() -> None:
     processes = DecoderProcesses(process_count=1)
-    data = blank_png(10, 10)
-
-    def kill(_size_bytes: int) -> None:
-        os.kill(processes.child_pids[0], signal.SIGKILL)
-
+    image = (blank_png(10, 10), "image/png", MAX_PIXELS, never_stop)
+    processes.measure_image(*image)
+    os.kill(processes.child_pids[0], signal.SIGKILL)
     with pytest.raises(InvalidInput, match="damaged or incomplete"):
-        processes.decode(data, "image/png", MAX_PIXELS, kill)
-    assert processes.decode(data, "image/png", MAX_PIXELS, reserve_nothing).size == (10, 10)
+        processes.decode_image(*image)
+    assert processes.decode_image(*image).size == (10, 10)
     processes.close()
 
 
@@ -215,21 +211,109 @@ def test_a_jpeg_with_more_than_a_hundred_scans_is_refused(processes: DecoderProc
     with pytest.raises(InvalidInput, match="more than 100 scans"):
         open_input(InputKind("image", MAX_PIXELS), data[:MIB], "image/jpeg")
     with pytest.raises(InvalidInput, match="more than 100 scans"):
-        processes.decode(data, "image/jpeg", MAX_PIXELS, reserve_nothing)
+        processes.decode_image(data, "image/jpeg", MAX_PIXELS, never_stop)
 
 
-def test_json_with_more_than_a_million_arrays_is_refused() -> None:
-    data = b"[" + b"[]," * 1_000_000 + b"[]]"
+TOO_MUCH = {
+    "arrays": (b"[" + b"[]," * 300_000 + b"0]", "too many arrays and objects; at most 300000"),
+    "values": (b"[" + b"1," * 5_000_001 + b"1]", "too many values; at most 5000000"),
+    "members": (b"[" + b'{"":1},' * 200_000 + b'{"a":1}]', None),
+    "depth": (b"[" * 900 + b"]" * 900, "nested deeper than 256 levels"),
+    "depth of text": (b"[" * 256 + b"]" * 256, None),
+    # Each quote could start a text that has no end.
+    "quotes": (b"[" * 300_001 + b'"' + b'\\"' * 700_000, "too many arrays and objects"),
+    "backslash": (b'"' + b'\\"[' * 400_000 + b"\\", "not valid JSON"),
+}
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", TOO_MUCH)
+def test_json_beyond_a_limit_is_refused_in_linear_time(name: str) -> None:
+    data, problem = TOO_MUCH[name]
     opened = open_input(InputKind("json"), data, "application/json")
-    assert not opened.is_small
-    with pytest.raises(InvalidInput, match="too many arrays and objects"):
-        opened.decode(reserve_nothing)
+    with pytest.raises(InvalidInput, match=problem) if problem else nullcontext():
+        opened.decode(never_stop)
 
 
 def test_json_with_brackets_in_strings_is_accepted() -> None:
     data = b'["' + b"[{" * 600_000 + b'\\"[", 1]'
     opened = open_input(InputKind("json"), data, "application/json")
-    assert opened.decode(reserve_nothing)[1] == 1
+    assert opened.decode(never_stop)[1] == 1
+
+
+def test_a_text_of_more_than_32_mib_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="at most 33554432 bytes"):
+        open_input(InputKind("text"), b"a" * (32 * MIB + 1), "text/plain").decode(never_stop)
+
+
+VALUES: dict[str, Any] = {
+    "scalar": 0.1,
+    "surrogate": ["\ud800", "\u2028\n", "é"],
+    "list": [*range(40_000), [], {}, None, True, 1e300],
+    "object": {f"k{number}": [number] for number in range(9_000)},
+    "nested": {"a": [{"b": [list(range(6_000)), {"c": list(range(6_000))}]}, []], "d": 1},
+    "texts": ["x" * 600_000, {"y" * 600_000: "z" * 600_000}, "", {"": ""}],
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_child_process_parses_the_same_json_as_a_thread(
+    processes: DecoderProcesses, name: str
+) -> None:
+    data = json.dumps(VALUES[name]).encode()
+    found = processes.parse_json(data, never_stop)
+    assert found == VALUES[name]
+    assert json.dumps(found) == json.dumps(VALUES[name])  # also the order of the members
+
+
+@pytest.mark.parametrize("text", [b"[1,", b'"\xff"', b"[NaN]", b""])
+def test_a_child_process_refuses_invalid_json(processes: DecoderProcesses, text: bytes) -> None:
+    with pytest.raises(InvalidInput):
+        processes.parse_json(text, never_stop)
+    assert processes.parse_json(b"[1]", never_stop) == [1]
+    assert len(processes.child_pids) == 1
+
+
+def test_a_child_process_decodes_the_same_tensors_as_a_thread(processes: DecoderProcesses) -> None:
+    np = pytest.importorskip("numpy")
+    for value in ([[1, 2.5], [3, 4]], 7, {"a": [1, 2], "b": [[]], "": [[[5]]]}):
+        data = json.dumps(value).encode()
+        expected = decode_tensors(data, "application/json")
+        found = processes.decode_tensors(data, never_stop)
+        np.testing.assert_equal(found, expected)
+        assert found["a"].flags.writeable if isinstance(value, dict) else found.flags.writeable
+
+
+# Ten megabytes of each kind: what stopped all models of a worker for a second.
+TEN_MEGABYTES = {
+    "numbers": b"[" + b"1," * 4_900_000 + b"1]",
+    "pairs": b"[" + b"[1.25,2.5]," * 290_000 + b"0]",
+    "members": b"{" + b",".join(b'"%d":1' % number for number in range(900_000)) + b"}",
+    "texts": b"[" + b'"ab",' * 2_000_000 + b'""]',
+}
+
+
+@pytest.mark.parametrize("name", TEN_MEGABYTES)
+def test_no_step_on_large_json_holds_the_lock_for_50_ms(
+    processes: DecoderProcesses, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The processor time of each step is measured, because other processes may slow it down."""
+    opened = open_input(InputKind("json"), TEN_MEGABYTES[name], "application/json", processes)
+    assert not opened.is_small
+    steps: list[float] = []
+
+    def pause(_seconds: float) -> None:
+        steps.append(time.thread_time())
+
+    monkeypatch.setattr("worker.inputs.text.time.sleep", pause)
+    gc.collect()
+    gc.freeze()  # as a worker does at its start
+    try:
+        assert len(opened.decode(never_stop)) > 200_000
+    finally:
+        gc.unfreeze()
+    assert len(steps) > 100
+    assert max(after - before for before, after in pairwise(steps)) < 0.05
 
 
 JSON_TEXTS = {
@@ -245,12 +329,11 @@ JSON_TEXTS = {
 @pytest.mark.parametrize("name", JSON_TEXTS)
 def test_decoding_json_needs_at_most_the_reserved_memory(name: str) -> None:
     opened = open_input(InputKind("json"), JSON_TEXTS[name], "application/json")
-    reserved: list[int] = []
     tracemalloc.start()
-    opened.decode(reserved.append)
+    opened.decode(never_stop)
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak_bytes < reserved[0]
+    assert peak_bytes < opened.measure(never_stop)
 
 
 def test_a_json_tensor_that_contains_a_long_text_is_refused_without_a_large_memory_allocation() -> (
@@ -259,11 +342,10 @@ def test_a_json_tensor_that_contains_a_long_text_is_refused_without_a_large_memo
     """NumPy would allocate the length of the longest text for each of 8,001 texts: 1.6 GB."""
     pytest.importorskip("numpy")
     data = b'["' + b"a" * 50_000 + b'"' + b',""' * 8_000 + b"]"
-    asked: list[int] = []
     opened = open_input(InputKind("tensor"), data, "application/json")
     with pytest.raises(InvalidInput, match="nested lists of equal length"):
-        opened.decode(asked.append)
-    assert asked[0] < 2 * MIB
+        opened.decode(never_stop)
+    assert opened.measure(never_stop) < 2 * MIB
 
 
 def test_a_recording_of_ten_seconds_is_a_small_input() -> None:

@@ -24,7 +24,7 @@ from worker.inference.model_manager import NullContext
 from worker.inference.parameters import InputArgument, read_arguments, read_input_arguments
 from worker.inputs.audio import Audio
 from worker.inputs.decoder_process import DecoderProcesses
-from worker.inputs.opened import DecodedInputs, InputKind, open_input, open_together
+from worker.inputs.opened import DecodedInputs, InputKind, never_stop, open_input, open_together
 from worker.models import Accepts, Context, Input
 from worker.settings import MemorySettings
 
@@ -213,11 +213,10 @@ def test_the_memory_for_all_inputs_of_a_job_is_reserved_in_one_step() -> None:
     kind = InputKind("image")
     first, other = (open_input(kind, png(width), "image/png") for width in (100, 50))
     together = open_together(first, {"other": other})
-    reserved: list[int] = []
-    decoded = together.decode(reserved.append)
+    decoded = together.decode(never_stop)
     assert isinstance(decoded, DecodedInputs)
     assert (decoded.first.width, decoded.named["other"].width) == (100, 50)
-    assert reserved == [first.measure() + other.measure()]
+    assert together.measure(never_stop) == first.measure(never_stop) + other.measure(never_stop)
     assert together.is_small
 
 
@@ -231,18 +230,17 @@ def test_two_small_inputs_of_a_job_count_as_a_large_input_if_their_sum_is_large(
 def test_a_child_process_measures_and_decodes_the_large_pictures_of_one_job() -> None:
     processes = DecoderProcesses(1)
     kind = InputKind("image")
-    reserved: list[int] = []
     try:
         first, other = (
             open_input(kind, png(1500, height), "image/png", processes) for height in (1400, 1500)
         )
         assert not first.is_small
-        decoded = open_together(first, {"other": other}).decode(reserved.append)
+        together = open_together(first, {"other": other})
+        decoded = together.decode(never_stop)
         assert (decoded.first.size, decoded.named["other"].size) == ((1500, 1400), (1500, 1500))
-        apart: list[int] = []
-        for each in (first, other):
-            each.decode(apart.append)
-        assert reserved == [sum(apart)]
+        assert together.measure(never_stop) == sum(
+            each.measure(never_stop) for each in (first, other)
+        )
         assert len(processes.child_pids) == 1
     finally:
         processes.close()

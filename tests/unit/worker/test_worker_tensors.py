@@ -52,6 +52,7 @@ def test_json_lists_and_objects_of_lists_are_decoded_as_arrays() -> None:
 
 PLAIN = npy(np.zeros((2, 3), np.float32))
 EMPTY = npy(np.zeros((0, 1), np.float32)).replace(b" " * 33, b"")
+HUGE = npy(np.zeros((0, 1))).replace(b"(0, 1), }" + b" " * 14, b"(0, " + b"9" * 15 + b"), }")
 OUT = (media.NPY, "dimension in the array's header is too large")
 
 
@@ -70,6 +71,7 @@ OUT = (media.NPY, "dimension in the array's header is too large")
             media.NPY,
             "do not match the 34 bytes",
         ),
+        (HUGE, *OUT),
         (EMPTY.replace(b"(0, 1), }", f"(0, {'9' * 15}, {'9' * 15}), }}".encode()), *OUT),
         (PLAIN.replace(b"\x93NUMPY\1", b"\x93NUMPY\4"), media.NPY, "not a NumPy array file"),
         (npy(np.array(["a"])), media.NPY, "not numbers"),
@@ -85,7 +87,9 @@ OUT = (media.NPY, "dimension in the array's header is too large")
         (b"{}", media.JSON, "1 to 64 arrays"),
         (b'{"a": {"b": 1}}', media.JSON, "a: expected nested lists"),
         (b"[" * 9 + b"1" + b"]" * 9, media.JSON, "at most 8 dimensions"),
-        (b"[" * 99_999, media.JSON, "not valid JSON"),
+        (b"[" * 99_999, media.JSON, "nested deeper than 256 levels"),
+        (b"[" * 200 + b"]" * 200, media.JSON, "at most 8 dimensions"),
+        (b"[" * 900 + b"]" * 900, media.JSON, "nested deeper than 256 levels"),
         (b"\xff", media.JSON, "not UTF-8"),
     ],
 )
