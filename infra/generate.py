@@ -5,7 +5,9 @@ infra/k8s/base/workers/models.yaml for Kubernetes, infra/weights.txt for fetch-w
 worker/requirements.txt for the worker's image. A test checks that these files are up to date.
 """
 
+import hashlib
 import json
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -24,6 +26,8 @@ FOLDER = Path(__file__).parent
 MESSAGES_PER_WORKER = 5
 # Low-priority jobs may wait, so KEDA starts fewer workers for them.
 LOW_PRIORITY_MESSAGES_PER_WORKER = 100
+# The longest name of a container app. It must also not contain two hyphens in a row.
+_LONGEST_APP_NAME = 32
 # Seconds for the start of the drain, and for the end of the process after the drain.
 _MARGIN_SECONDS = 20
 # The largest queue of the Standard tier. 1 GB holds about 31,000 jobs of 24 KiB.
@@ -39,6 +43,19 @@ def compute_grace_seconds(model: ModelEntry) -> int:
     """
     longest = model.max_deadline_seconds if model.reports_progress else model.deadline_seconds
     return longest + model.lock_seconds + _MARGIN_SECONDS
+
+
+def make_app_name(model: ModelEntry) -> str:
+    """Return the name of a model's container app: `worker-NAME`.
+
+    A name that Azure would refuse is shortened, and a digest of the model's name makes it unique.
+    """
+    name = f"worker-{model.resource_name}"
+    if len(name) <= _LONGEST_APP_NAME and "--" not in name:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:7]
+    short = re.sub("-+", "-", name)[: _LONGEST_APP_NAME - len(digest) - 1].rstrip("-")
+    return f"{short}-{digest}"
 
 
 def make_scaled_queues(model: ModelEntry) -> list[dict[str, Any]]:
@@ -103,13 +120,17 @@ def make_bicep_document(catalogue: Catalogue) -> dict[str, Any]:
             }
             for queue in namespace["Queues"]
         ],
+        "longestDeadlineSeconds": max(model.max_deadline_seconds for model in catalogue.values()),
         "models": [
             {
                 "name": model.resource_name,
+                "appName": make_app_name(model),
                 "model": model.name,
                 "device": "gpu" if model.uses_gpu else "cpu",
                 "graceSeconds": compute_grace_seconds(model),
                 "minWorkers": model.min_workers,
+                "warmWorkers": model.warm_workers,
+                "maxWorkers": count_max_workers(model),
                 "scaleRules": make_scale_rules(model),
             }
             for model in catalogue.values()

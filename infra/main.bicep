@@ -82,6 +82,11 @@ param gpuMaxCount int = 8
 @description('Prefer spot GPU nodes. On-demand nodes are used if Azure has no spot nodes.')
 param useSpot bool = true
 
+@description('Hours for which a job and its results can be read after its longest deadline: RETENTION_HOURS.')
+@minValue(1)
+@maxValue(10000)
+param retentionHours int = 72
+
 @description('Share of requests that are traced, from 0 to 1.')
 param traceSampling string = '0.1'
 
@@ -187,6 +192,7 @@ module storage 'modules/storage.bicep' = {
     blobZoneId: network.outputs.blobZoneId
     pageOrigins: pageOrigins
     corsOrigins: corsOrigins
+    retentionHours: retentionHours
     hostName: hostStorageName
     gatewayIdentityName: identityNames.gateway
     gatewayPrincipalId: identities.outputs.gateway.principalId
@@ -270,6 +276,7 @@ module gateway 'modules/gateway.bicep' = {
     maximumInstanceCount: gatewayMaxInstances
     httpConcurrency: gatewayConcurrency
     traceSampling: traceSampling
+    retentionHours: retentionHours
     subnetId: network.outputs.functionsSubnetId
   }
 }
@@ -291,7 +298,7 @@ module registry 'modules/registry.bicep' = {
 
 module cluster 'modules/cluster.bicep' = if (usesAks) {
   scope: group
-  dependsOn: [identities, registry]
+  dependsOn: [registry]
   params: {
     location: location
     tags: tags
@@ -318,7 +325,7 @@ module cluster 'modules/cluster.bicep' = if (usesAks) {
 
 module workerApps 'modules/worker-aca.bicep' = if (!usesAks) {
   scope: group
-  dependsOn: [monitoring, registry]
+  dependsOn: [registry]
   params: {
     location: location
     tags: tags

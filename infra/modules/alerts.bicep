@@ -246,7 +246,8 @@ resource queryAlert 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = [
   }
 ]
 
-// From the logs of the cluster or of Container Apps. Their tables exist only when the first log arrives, so
+// From the logs of the cluster or of Container Apps. `Count` is the number of times that an event has occurred
+// so far, so a window has had the difference. The tables exist only when the first log arrives, so
 // the queries are not checked when the rules are created.
 var clusterQueries = [
   {
@@ -261,7 +262,7 @@ var clusterQueries = [
     name: 'keda-errors'
     severity: 2
     text: 'KEDA cannot read a queue or scale a deployment: see the events of the ScaledObject.'
-    query: 'KubeEvents | where Namespace == "loosely" and Reason in ("KEDAScalerFailed", "ScaledObjectCheckFailed", "KEDAScaleTargetActivationFailed") | summarize value = sum(Count) by model = Name'
+    query: 'KubeEvents | where Namespace == "loosely" and Reason in ("KEDAScalerFailed", "ScaledObjectCheckFailed", "KEDAScaleTargetActivationFailed") | summarize events = max(Count) - min(Count) + 1 by Name, Reason, Message, FirstSeen | summarize value = sum(events) by model = Name'
     threshold: 5
     window: 'PT15M'
   }
@@ -271,7 +272,7 @@ var appsQueries = [
     name: 'keda-errors'
     severity: 2
     text: 'Container Apps cannot read a queue or start a replica: see the system log of the app.'
-    query: 'ContainerAppSystemLogs | where Reason in ("KEDAScalerFailed", "ScaledObjectCheckFailed", "KEDAScaleTargetActivationFailed") | summarize value = sum(Count) by model = ContainerAppName'
+    query: 'ContainerAppSystemLogs | where Reason in ("KEDAScalerFailed", "ScaledObjectCheckFailed", "KEDAScaleTargetActivationFailed") | summarize events = max(Count) - min(Count) + 1 by ContainerAppName, RevisionName, Reason, Log | summarize value = sum(events) by model = ContainerAppName'
     threshold: 5
     window: 'PT15M'
   }

@@ -23,6 +23,7 @@ param instanceMemoryMB int
 param maximumInstanceCount int
 param httpConcurrency int
 param traceSampling string
+param retentionHours int
 param subnetId string
 
 // The platform's scaling reads the backend from host.json and ignores the settings. So with histories
@@ -54,6 +55,7 @@ var common = {
   PAYLOAD_STORAGE__blobServiceUri: payloadEndpoint
   GATEWAY_BASE_URL: 'https://${app.properties.defaultHostName}'
   CORS_ORIGINS: corsOrigins
+  RETENTION_HOURS: string(retentionHours)
   REPLY_TOKEN_KEYS: '@Microsoft.KeyVault(SecretUri=${vaultUri}secrets/reply-token-keys/)'
   WEBHOOK_SECRETS: '@Microsoft.KeyVault(SecretUri=${vaultUri}secrets/webhook-secrets/)'
   API_KEYS: '@Microsoft.KeyVault(SecretUri=${vaultUri}secrets/api-keys/)'

@@ -7,6 +7,10 @@ param tags Tags
 param token Token
 param privateNetwork bool
 
+// Gateway, container apps and nodes reach Azure's public services and, for webhooks, the internet. Newer API
+// versions of the network take false if nothing is said.
+var defaultOutboundAccess = true
+
 var zones = [
   'privatelink.blob.${environment().suffixes.storage}'
   'privatelink.servicebus.windows.net'
@@ -25,6 +29,7 @@ resource vnet 'Microsoft.Network/virtualNetworks@2025-05-01' = if (privateNetwor
         name: 'functions'
         properties: {
           addressPrefix: '10.40.0.0/24'
+          defaultOutboundAccess: defaultOutboundAccess
           // Flex Consumption runs on the Container Apps platform and needs its delegation.
           delegations: [{ name: 'functions', properties: { serviceName: 'Microsoft.App/environments' } }]
         }
@@ -33,11 +38,15 @@ resource vnet 'Microsoft.Network/virtualNetworks@2025-05-01' = if (privateNetwor
         name: 'apps'
         properties: {
           addressPrefix: '10.40.2.0/23'
+          defaultOutboundAccess: defaultOutboundAccess
           delegations: [{ name: 'apps', properties: { serviceName: 'Microsoft.App/environments' } }]
         }
       }
-      { name: 'endpoints', properties: { addressPrefix: '10.40.4.0/24' } }
-      { name: 'cluster', properties: { addressPrefix: '10.40.8.0/21' } }
+      { name: 'endpoints', properties: { addressPrefix: '10.40.4.0/24', defaultOutboundAccess: false } }
+      {
+        name: 'cluster'
+        properties: { addressPrefix: '10.40.8.0/21', defaultOutboundAccess: defaultOutboundAccess }
+      }
     ]
   }
 

@@ -14,6 +14,7 @@ param pageOrigins string[]
 
 @description('Origins of other pages that may use the API, separated by commas, or *.')
 param corsOrigins string
+param retentionHours int
 param hostName string
 param gatewayIdentityName string
 param gatewayPrincipalId string
@@ -25,6 +26,12 @@ param deployerPrincipalType string
 var packages = 'packages'
 var payloads = 'payloads'
 var weights = 'weights'
+
+// Days after which the lifecycle rules delete. They must not delete before the gateway's housekeeping, which
+// keeps payloads for RETENTION_HOURS and two deadlines: a redriven job has a deadline of its own.
+var deadlineDays = (loadJsonContent('../catalogue.json').longestDeadlineSeconds + 86399) / 86400
+var retentionDays = (retentionHours + 23) / 24
+var payloadDays = retentionDays + 2 * deadlineDays + 1
 
 var otherOrigins = filter(split(replace(corsOrigins, ' ', ''), ','), each => !empty(each))
 
@@ -98,16 +105,17 @@ resource payload 'Microsoft.Storage/storageAccounts@2025-08-01' = {
       policy: {
         rules: [
           for rule in [
-            { prefix: 'inputs', days: 7 }
-            { prefix: 'results', days: 7 }
-            { prefix: 'outcomes', days: 7 }
-            { prefix: 'progress', days: 7 }
-            { prefix: 'deliveries', days: 7 }
+            { prefix: 'inputs', days: payloadDays }
+            { prefix: 'results', days: payloadDays }
+            { prefix: 'outcomes', days: payloadDays }
+            { prefix: 'progress', days: payloadDays }
+            { prefix: 'deliveries', days: payloadDays }
             { prefix: 'heartbeats', days: 1 }
+            { prefix: 'lengths', days: 1 }
             { prefix: 'sums', days: 1 }
-            { prefix: 'uploads', days: 2 }
+            { prefix: 'uploads', days: deadlineDays + 1 }
             { prefix: 'claims', days: 2 }
-            { prefix: 'dead-letters', days: 30 }
+            { prefix: 'dead-letters', days: retentionDays + 1 }
           ]: {
             name: 'delete-${rule.prefix}'
             enabled: true

@@ -27,6 +27,8 @@ param cpuImage string
 var roles = loadJsonContent('../roles.json')
 var models = loadJsonContent('../catalogue.json').models
 var gpuProfile = 'gpu-t4'
+// Container Apps refuse a maximum below the minimum.
+var gpuReplicas = max(minReplicas, maxReplicas)
 
 resource workspace 'Microsoft.OperationalInsights/workspaces@2025-07-01' existing = { name: workspaceName }
 resource registry 'Microsoft.ContainerRegistry/registries@2025-04-01' existing = { name: registryName }
@@ -68,7 +70,7 @@ resource pullRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
 // keys.sh has also written the secret.
 resource app 'Microsoft.App/containerApps@2025-07-01' = [
   for model in models: if (!empty(image)) {
-    name: 'worker-${model.name}'
+    name: model.appName
     location: location
     tags: tags
     identity: {
@@ -117,18 +119,21 @@ resource app 'Microsoft.App/containerApps@2025-07-01' = [
                 httpGet: { path: '/live', port: 8081 }
                 // Five minutes. The platform refuses more than ten failures.
                 periodSeconds: 30
+                timeoutSeconds: 5
                 failureThreshold: 10
               }
               {
                 type: 'Liveness'
                 httpGet: { path: '/live', port: 8081 }
                 periodSeconds: 10
-                failureThreshold: 3
+                timeoutSeconds: 5
+                failureThreshold: 6
               }
               {
                 type: 'Readiness'
                 httpGet: { path: '/ready', port: 8081 }
                 periodSeconds: 5
+                timeoutSeconds: 5
                 failureThreshold: 2
               }
             ]
@@ -136,7 +141,7 @@ resource app 'Microsoft.App/containerApps@2025-07-01' = [
         ]
         scale: {
           minReplicas: max(model.device == 'gpu' ? minReplicas : 0, model.minWorkers)
-          maxReplicas: maxReplicas
+          maxReplicas: max(model.device == 'gpu' ? gpuReplicas : model.maxWorkers, model.minWorkers, model.warmWorkers)
           pollingInterval: 15
           cooldownPeriod: 300
           rules: [

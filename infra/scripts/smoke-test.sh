@@ -120,9 +120,15 @@ await() { # JOB-ID SECONDS: print the job's final status; print nothing if JOB-I
 
 is_ready() { [ "$(call --output /dev/null --write-out '%{http_code}' "$api/v1/health/ready")" = 200 ]; }
 
+app=$(python3 -c '
+import json, sys
+with open(sys.argv[1], encoding="utf-8") as file:
+    models = json.load(file)["models"]
+print(next((each["appName"] for each in models if each["name"] == sys.argv[2]), "worker-" + sys.argv[2]))
+' "$root/infra/catalogue.json" "$model")
 count_workers() {
     if [ "$host" = aca ]; then
-        az containerapp replica list --name "worker-$model" --resource-group "$group" --query 'length(@)' --output tsv
+        az containerapp replica list --name "$app" --resource-group "$group" --query 'length(@)' --output tsv
     else
         kubectl --namespace loosely get pods --no-headers --selector "app.kubernetes.io/instance=$model" \
             2>/dev/null | wc -l
@@ -265,7 +271,7 @@ if [ "$host" = aks ]; then
     gpus=$(kubectl --namespace loosely get deployment "worker-$model" --output \
         'jsonpath={.spec.template.spec.containers[0].resources.limits.nvidia\.com/gpu}' 2>/dev/null) || gpus=
 else
-    profile=$(az containerapp show --name "worker-$model" --resource-group "$group" \
+    profile=$(az containerapp show --name "$app" --resource-group "$group" \
         --query properties.workloadProfileName --output tsv 2>/dev/null) || profile=Consumption
     gpus=${profile#Consumption}
 fi

@@ -181,6 +181,38 @@ def _can_be_broken(line: str) -> bool:
     )
 
 
+def modules_depend_explicitly_only_on_what_they_do_not_mention(files: DeploymentFiles) -> None:
+    """Check that `dependsOn` lists no module that is a dependency anyway.
+
+    A module depends on each module whose outputs it uses, and on the dependencies of that module.
+    (Linter rule no-unnecessary-dependson.)
+    """
+    main = files.text("infra/main.bicep")
+    bodies = dict(
+        re.findall(r"^module (\w+) '[^']+' = [^{]*\{\n(.*?)^\}", main, re.DOTALL | re.MULTILINE)
+    )
+    uses = {name: set(re.findall(r"(\w+)!?\.outputs", body)) for name, body in bodies.items()}
+
+    def all_of(name: str) -> set[str]:
+        return uses[name].union(*map(all_of, uses[name]))
+
+    for name, body in bodies.items():
+        for listed in re.findall(r"dependsOn: \[(.*?)\]", body):
+            assert not set(listed.split(", ")) & all_of(name), name
+
+
+def subnets_state_their_outbound_access(files: DeploymentFiles) -> None:
+    """Check that each subnet states whether it has outbound access.
+
+    Azure changes the default with newer API versions: azure-docs, default-outbound-access.
+    """
+    network = files.module("network")
+    subnets = network.count("addressPrefix:")
+    assert subnets == 4
+    assert network.count("defaultOutboundAccess: defaultOutboundAccess") == subnets - 1
+    assert network.count("defaultOutboundAccess: false") == 1
+
+
 def telemetry_is_sent_with_identities(files: DeploymentFiles) -> None:
     """Check that gateway and workers export traces, and that their identities permit this."""
     exporter = "azure_monitor_opentelemetry_exporter"
@@ -243,6 +275,8 @@ def alerts_cover_a_dead_gateway_and_name_the_model(files: DeploymentFiles) -> No
     expected = {"gateway-silent", "gateway-errors", "scheduler-throttled", "service-bus-throttled"}
     assert expected | {"queue-size", "gpu-errors"} <= set(rules)
     assert "operator: 'LessThan'" in alerts, "no alert fires if nothing is received"
+    # The number in an event counts from its first occurrence.
+    assert "sum(Count)" not in alerts
     # A table of logs does not exist before the first log.
     assert "      scopes: [workspaceId]\n      skipQueryValidation: true\n" in alerts
     assert "url: '${gatewayUrl}/v1/health/ready'" in alerts
@@ -293,6 +327,8 @@ AZURE_RULES = (
     capacity_can_be_raised_by_parameters,
     a_preview_can_evaluate_every_name,
     bicep_files_follow_the_linter_and_the_formatter,
+    modules_depend_explicitly_only_on_what_they_do_not_mention,
+    subnets_state_their_outbound_access,
     telemetry_is_sent_with_identities,
     logs_of_the_workers_are_collected,
     alerts_cover_a_dead_gateway_and_name_the_model,

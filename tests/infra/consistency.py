@@ -8,6 +8,7 @@ import json
 import re
 import tomllib
 from collections.abc import Callable
+from datetime import timedelta
 from xml.etree import ElementTree
 
 from contract.catalogue import Catalogue
@@ -15,7 +16,11 @@ from contract.names import low_priority_queue
 from contract.queues import CLOUD_LOCK_SECONDS, cloud_limits, config
 from contract.warm import parse_period
 from emulator.blobs.cors import rule_for_pages
+from gateway.operations.sums import SUMS_KEPT
+from gateway.storage.uploads import UPLOAD_LIFETIME
+from gateway.submission.idempotency import LIFETIME_HOURS
 from infra.generate import LOW_PRIORITY_MESSAGES_PER_WORKER, MESSAGES_PER_WORKER
+from infra.manifests import count_max_workers
 from tests.infra.azure_rules import AZURE_RULES
 from tests.infra.deployment import DeploymentFiles, of_kind, pod
 from tests.infra.nodes import (
@@ -141,6 +146,8 @@ def workers_are_kept_as_the_catalogue_says(files: DeploymentFiles) -> None:
     for model in files.catalogue["models"]:
         entry = catalogue.model(model["name"])
         assert model["minWorkers"] == entry.min_workers, "workers do not scale to the minimum"
+        assert model["warmWorkers"] == entry.warm_workers
+        assert model["maxWorkers"] == count_max_workers(entry)
         periods = [parse_period(text) for text in entry.warm]
         expected = [
             (each.timezone, each.start_cron, each.end_cron, str(entry.warm_workers))
@@ -162,6 +169,9 @@ def workers_are_kept_as_the_catalogue_says(files: DeploymentFiles) -> None:
                 assert all(each.keys() == {"type", "metadata"} for each in crons), name
     apps = files.module("worker-aca")
     assert "minReplicas: max(model.device == 'gpu' ? minReplicas : 0, model.minWorkers)" in apps
+    most = "model.device == 'gpu' ? gpuReplicas : model.maxWorkers"
+    assert f"maxReplicas: max({most}, model.minWorkers, model.warmWorkers)\n" in apps
+    assert "var gpuReplicas = max(minReplicas, maxReplicas)\n" in apps
     assert "for rule in model.scaleRules: {" in apps
     assert "identity: rule.type == 'cron' ? null : keda.id" in apps
     assert "union(rule.metadata, rule.type == 'cron' ? {} : { namespace:" in apps
@@ -184,6 +194,7 @@ def ports_and_probes_match(files: DeploymentFiles) -> None:
     thresholds = re.findall(r"failureThreshold: (\d+)", files.module("worker-aca"))
     assert len(thresholds) == len(probes)
     assert max(map(int, thresholds)) <= 10, "more than Container Apps permit"
+    apps = _probes_of_container_apps(files)
     assert "for model in models: if (!empty(image)) {" in files.module("worker-aca")
     for manifests in files.overlays.values():
         maps = {each["metadata"]["name"]: each["data"] for each in of_kind(manifests, "ConfigMap")}
@@ -208,7 +219,23 @@ def ports_and_probes_match(files: DeploymentFiles) -> None:
                     ("readinessProbe", "/ready"),
                 ):
                     assert container[probe]["httpGet"] == {"path": path, "port": exposed["name"]}
+                for probe in ("livenessProbe", "readinessProbe"):
+                    here = {name: container[probe][name] for name in apps[probe]}
+                    assert here == apps[probe], "Container Apps are probed differently"
         assert port in allowed
+
+
+def _probes_of_container_apps(files: DeploymentFiles) -> dict[str, dict[str, int]]:
+    """Return the numbers of each probe of the container apps, by the probe's name on AKS."""
+    apps = files.module("worker-aca")
+    found = re.findall(r"type: '(\w+)'\n +httpGet(.*?)\n +\}", apps, re.DOTALL)
+    names = ("periodSeconds", "timeoutSeconds", "failureThreshold")
+    return {
+        f"{kind.lower()}Probe": {
+            name: int(re.findall(rf"{name}: (\d+)", body)[0]) for name in names
+        }
+        for kind, body in found
+    }
 
 
 METADATA_SERVICE = "169.254.169.254/32"
@@ -421,13 +448,53 @@ def lifecycle_rules_cover_every_kind_of_blob(files: DeploymentFiles) -> None:
         for folder in ("contract", "gateway")
         for path in (files.root / "functions" / folder).rglob("*.py")
     )
-    storage = files.module("storage")
-    prefixes = set(re.findall(r"\{ prefix: '([\w-]+)', days: \d+ \}", storage))
     written = {"inputs", "results", "outcomes", "progress", "deliveries", "uploads", "claims"}
-    written |= {"dead-letters", "heartbeats", "sums"}
-    assert prefixes == written
+    written |= {"dead-letters", "heartbeats", "lengths", "sums"}
+    assert lifecycle_days(files, 72, 3600).keys() == written
     for prefix in written:
         assert re.search(rf"[\"']{prefix}/", code), f"the code does not write {prefix}/"
+
+
+def lifecycle_days(
+    files: DeploymentFiles, retention_hours: int, deadline_seconds: int
+) -> dict[str, int]:
+    """Return the days of the storage's lifecycle rules by prefix, as Bicep computes them.
+
+    `deadline_seconds` is the longest deadline in the catalogue.
+    """
+    storage = files.module("storage")
+    catalogue = "loadJsonContent('../catalogue.json').longestDeadlineSeconds"
+    names = {"retentionHours": retention_hours, "longestDeadlineSeconds": deadline_seconds}
+    for name, text in re.findall(r"^var (\w+Days) = (.+)$", storage, re.MULTILINE):
+        expression = text.replace(catalogue, "longestDeadlineSeconds").replace("/", "//")
+        names[name] = eval(expression, {}, names)
+    return {
+        prefix: eval(days, {}, names)
+        for prefix, days in re.findall(r"\{ prefix: '([\w-]+)', days: (.+) \}", storage)
+    }
+
+
+def lifecycle_rules_delete_after_the_housekeeping(files: DeploymentFiles) -> None:
+    """Check that the lifecycle rules never delete a blob before the gateway's housekeeping does.
+
+    The longest permitted deadline and RETENTION_HOURS are used, and the shortest.
+    """
+    for hours, deadline in ((1, 1), (72, 3600), (10_000, 6 * 24 * 3600)):
+        days = lifecycle_days(files, hours, deadline)
+        kept = timedelta(hours=hours)
+        longest = timedelta(seconds=deadline)
+        for prefix in ("inputs", "results", "outcomes", "progress", "deliveries"):
+            assert timedelta(days=days[prefix]) > kept + 2 * longest, prefix
+        assert timedelta(days=days["dead-letters"]) > kept
+        assert timedelta(days=days["uploads"]) > UPLOAD_LIFETIME + longest
+        assert timedelta(days=days["claims"]) > timedelta(hours=LIFETIME_HOURS)
+        assert timedelta(days=days["sums"]) > SUMS_KEPT
+    catalogue = Catalogue.load(files.root / "functions" / "contract" / "models.toml")
+    deadlines = [model.max_deadline_seconds for model in catalogue.values()]
+    assert files.catalogue["longestDeadlineSeconds"] == max(deadlines)
+    main = files.text("infra/main.bicep")
+    assert main.count("    retentionHours: retentionHours\n") == 2, "not for gateway and storage"
+    assert "  RETENTION_HOURS: string(retentionHours)\n" in files.module("gateway")
 
 
 # The status of gRPC with which the Durable Task Scheduler refuses calls. The host logs it.
@@ -510,6 +577,7 @@ CHECKS: tuple[Callable[[DeploymentFiles], None], ...] = (
     pages_that_may_use_the_gateway_may_use_links_to_blobs,
     the_api_management_policy_is_valid_xml,
     lifecycle_rules_cover_every_kind_of_blob,
+    lifecycle_rules_delete_after_the_housekeeping,
     alert_queries_match_log_lines_and_routes,
     the_image_has_what_the_worker_needs,
     *AZURE_RULES,

@@ -1,5 +1,7 @@
 """Check that this repository's deployment files are consistent with each other and the code."""
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,6 +91,26 @@ def test_a_model_version_with_a_percentage_of_the_jobs_and_a_fallback_has_at_lea
         if each["kind"] == "ScaledObject"
     }
     assert {name: spec["minReplicaCount"] for name, spec in scaled.items()} == counts
+
+
+def app_names(tmp_path: Path, *models: str) -> list[str]:
+    path = tmp_path / "models.toml"
+    entry = 'implementation = "worker.models.noop"\nmedia_types = ["text/plain"]\n'
+    lines = [f'[{name}]\n{entry}description = "-"\n' for name in models]
+    path.write_text("".join(lines), encoding="utf-8")
+    files = make_files(Catalogue.load(path))
+    [text] = [text for file, text in files.items() if file.name == "catalogue.json"]
+    return [model["appName"] for model in json.loads(text)["models"]]
+
+
+def test_long_model_names_get_valid_container_app_names(tmp_path: Path) -> None:
+    models = ("classifier", "a--b", "speaker-diarization-large-v3", "speaker-diarization-large-v4")
+    names = app_names(tmp_path, *models)
+    assert names[0] == "worker-classifier"
+    assert len(set(names)) == len(models)
+    for name in names:
+        assert re.fullmatch(r"[a-z](?:-?[a-z0-9])+", name), name
+        assert 2 <= len(name) <= 32
 
 
 def yaml_or_json(text: str) -> Any:

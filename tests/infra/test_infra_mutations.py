@@ -45,6 +45,8 @@ FAULTS = [
     (MODELS, "minReplicaCount: 0", "minReplicaCount: 1"),
     ("infra/catalogue.json", '"minWorkers": 0', '"minWorkers": 1'),
     ("infra/modules/worker-aca.bicep", ", model.minWorkers)", ", 0)"),
+    ("infra/modules/worker-aca.bicep", "max(minReplicas, maxReplicas)", "maxReplicas"),
+    ("infra/modules/worker-aca.bicep", ": model.maxWorkers,", ": maxReplicas,"),
     ("infra/modules/worker-aca.bicep", "in model.scaleRules", "in model.rules"),
     ("infra/modules/worker-aca.bicep", "'cron' ? null : keda.id", "'cron' ? keda.id : null"),
     ("infra/modules/worker-aca.bicep", "union(rule.metadata, ", "union({}, "),
@@ -72,6 +74,8 @@ FAULTS = [
     (MODELS, "path: /ready", "path: /live"),
     ("infra/modules/worker-aca.bicep", "path: '/ready', port: 8081", "path: '/ready', port: 80"),
     ("infra/modules/worker-aca.bicep", "failureThreshold: 10", "failureThreshold: 60"),
+    ("infra/modules/worker-aca.bicep", "failureThreshold: 6", "failureThreshold: 3"),
+    ("infra/modules/worker-aca.bicep", "timeoutSeconds: 5", "timeoutSeconds: 1"),
     ("infra/modules/worker-aca.bicep", "if (!empty(image)) {", "{"),
     ("worker/Dockerfile", "EXPOSE 8081", "EXPOSE 8080"),
     (WORKERS + "network-policy.yaml", "port: 8081", "port: 8082"),
@@ -170,6 +174,8 @@ FAULTS = [
         "weights, workerIdentityName)",
         "weights, workerPrincipalId)",
     ),
+    ("infra/main.bicep", "dependsOn: [registry]", "dependsOn: [monitoring, registry]"),
+    ("infra/modules/network.bicep", ", defaultOutboundAccess: false", ""),
     ("infra/modules/cluster.bicep", "param nodePools string[]", "param nodePools array"),
     ("infra/modules/registry.bicep", "param token Token", "param token string"),
     ("infra/modules/types.bicep", "@minLength(10)\n", ""),
@@ -200,6 +206,7 @@ FAULTS = [
     # Alerts
     ("infra/modules/alerts.bicep", 'matches regex @"/v1/models', 'has @"/v1/models'),
     ("infra/modules/alerts.bicep", "by model'", "'"),
+    ("infra/modules/alerts.bicep", "max(Count) - min(Count) + 1", "sum(Count)"),
     ("infra/modules/alerts.bicep", "/v1/health/ready'", "/health'"),
     ("infra/modules/alerts.bicep", "skipQueryValidation: true", "skipQueryValidation: false"),
     (
@@ -211,8 +218,18 @@ FAULTS = [
     ("infra/main.parameters.json", "${ALERT_EMAIL}", "${ALERT_EMAIL=}"),
     ("infra/k8s/base/cluster/scraping.yaml", "loosely|loosely-gpu", "loosely"),
     # Lifecycle rules
-    ("infra/modules/storage.bicep", "{ prefix: 'uploads', days: 2 }", ""),
-    ("infra/modules/storage.bicep", "{ prefix: 'outcomes', days: 7 }", ""),
+    ("infra/modules/storage.bicep", "{ prefix: 'uploads', days: deadlineDays + 1 }", ""),
+    (
+        "infra/modules/storage.bicep",
+        "prefix: 'outcomes', days: payloadDays",
+        "prefix: 'o', days: 7",
+    ),
+    ("infra/modules/storage.bicep", "'inputs', days: payloadDays", "'inputs', days: 7"),
+    ("infra/modules/storage.bicep", "days: deadlineDays + 1", "days: 2"),
+    ("infra/modules/storage.bicep", "+ 2 * deadlineDays + 1", "+ 1"),
+    ("infra/modules/storage.bicep", "days: retentionDays + 1", "days: 30"),
+    ("infra/catalogue.json", '"longestDeadlineSeconds": 3600', '"longestDeadlineSeconds": 60'),
+    ("infra/modules/gateway.bicep", "  RETENTION_HOURS: string(retentionHours)\n", ""),
 ]
 # Faults that only a comparison with the types of Azure and Kubernetes finds.
 TYPE_FAULTS = [
