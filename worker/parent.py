@@ -105,7 +105,7 @@ class Watchdog:
 
     def __init__(
         self,
-        read_beat: Callable[[], int],
+        read_counter: Callable[[], int],
         is_loading: Callable[[], bool],
         read_state: Callable[[], str],
         clock: Callable[[], float] = time.monotonic,
@@ -113,17 +113,17 @@ class Watchdog:
         """Store the functions that show the child's state.
 
         Args:
-            read_beat: Returns a number that the child changes every second.
+            read_counter: Returns a number that the child changes every second.
             is_loading: Returns whether the child loads a model. Such a child has more time.
             read_state: Returns the state of the process: `T` if a signal has stopped it, `t` if a
                 debugger has.
             clock: Returns the time in seconds.
         """
-        self._read_beat = read_beat
+        self._read_counter = read_counter
         self._is_loading = is_loading
         self._read_state = read_state
         self._clock = clock
-        self._beat = read_beat()
+        self._counter = read_counter()
         self._looked_at = clock()
         self._silent_seconds = 0.0
         self.verdict = ""
@@ -131,11 +131,11 @@ class Watchdog:
 
     def is_frozen(self) -> bool:
         """Return whether the child must be killed. The caller must ask about once a second."""
-        now, beat = self._clock(), self._read_beat()
+        now, counter = self._clock(), self._read_counter()
         self._silent_seconds += min(now - self._looked_at, _LONGEST_STEP_SECONDS)
         self._looked_at = now
-        if beat != self._beat:
-            self._beat, self._silent_seconds = beat, 0.0
+        if counter != self._counter:
+            self._counter, self._silent_seconds = counter, 0.0
         if self._silent_seconds < _FROZEN_SECONDS or self.verdict:
             return bool(self.verdict)
         state = self._read_state()
