@@ -168,7 +168,8 @@ class Worker:
 
         def make_manager(workload: ModelWorkload) -> ModelManager:
             return ModelManager(
-                *(model, self._loader.load, self._sharing, workload, telemetry, self._loads)
+                *(model, self._loader.load, self._sharing, workload, telemetry, self._loads),
+                self._settings.broken_model_seconds,
             )
 
         queue_views = [QueueLink(self._settings.service_bus, queue.name) for queue in queues]

@@ -11,6 +11,7 @@ of a group of errors contains what the worker does with the message.
     │   ├── InferenceFailed        inference-failed         the model raised an error
     │   ├── OutOfMemory            out-of-memory            one input exceeds the device's memory
     │   ├── ResultTooLarge         result-too-large         the result exceeds the limit
+    │   ├── ModelBroken            model-broken             the model cannot be loaded
     │   └── ExpiredForProducer     expired                  the deadline passed; a producer waits
     ├── Unwanted                                       no reply; complete
     │   ├── Expired                expired                  the deadline passed
@@ -139,6 +140,14 @@ class ResultTooLarge(Fault):
     """The model's result is larger than the limit for results."""
 
     code = FailureCode.RESULT_TOO_LARGE.value
+
+
+class ModelBroken(Fault):
+    """The worker cannot load the model, and its settings say that jobs do not wait for a repair."""
+
+    code = FailureCode.MODEL_BROKEN.value
+    retryable = True
+    stage = Stage.LOAD
 
 
 class ExpiredForProducer(Fault):

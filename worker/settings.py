@@ -147,6 +147,9 @@ class WorkerSettings:
     runs in a child process, which is replaced when it has died. If `heartbeat_seconds` is 0, the
     worker writes no heartbeats.
 
+    If the worker has set a model aside for `broken_model_seconds`, the jobs of this model fail with
+    the reason. If `broken_model_seconds` is 0, the jobs wait.
+
     `lock_seconds` is the lock duration of the queues in seconds. It is used for each model whose
     catalogue entry has a shorter lock duration.
     """
@@ -172,6 +175,7 @@ class WorkerSettings:
     is_restarting: bool = False
     heartbeat_seconds: int = 0
     lock_seconds: int = 0
+    broken_model_seconds: float = 0.0
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "WorkerSettings":
@@ -206,6 +210,7 @@ class WorkerSettings:
                 environ, "WORKER_HEARTBEAT_SECONDS", _DEFAULT_HEARTBEAT_SECONDS, 0, 3600
             ),
             lock_seconds=_whole(environ, "WORKER_LOCK_SECONDS", 0, 0, 300),
+            broken_model_seconds=_seconds(environ, "WORKER_BROKEN_MODEL_SECONDS", 0.0),
         )
 
 

@@ -129,6 +129,7 @@ class FailureCode(StrEnum):
     INFERENCE_FAILED = "inference-failed"
     OUT_OF_MEMORY = "out-of-memory"
     RESULT_TOO_LARGE = "result-too-large"
+    MODEL_BROKEN = "model-broken"
     DEAD_LETTERED = "dead-lettered"
     EXPIRED = "expired"
     UNAVAILABLE = "unavailable"

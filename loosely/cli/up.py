@@ -425,6 +425,7 @@ def _make_plan(options: _UpOptions) -> "RunPlan":
         allowed_hosts=options.allowed_hosts,
         cors_origins=read_cors_origins(options.root, user),
         served_models=user.get("WORKER_MODELS", "") if "worker" in options.part_names else "",
+        is_watching=options.is_watching,
         # A Service Bus that this command does not start does not have these keys.
         service_bus_keys=(
             service_bus_keys(options.data) if "servicebus" in options.part_names else {}

@@ -80,6 +80,8 @@ class SystemSettings:
     cors_origins: tuple[str, ...] = ()
     #: The models that the workers serve, separated by commas. Empty if they serve all models.
     served_models: str = ""
+    #: Whether a change of the models' files starts the worker again.
+    is_watching: bool = False
     #: The key of each policy in `SERVICE_BUS_RIGHTS`. Empty if the components use the public key of
     #: Microsoft's emulator, for example because another system's Service Bus runs.
     service_bus_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -252,6 +254,9 @@ def worker_replica(settings: SystemSettings, number: int, port: int) -> Part:
 
 
 def _worker(settings: SystemSettings, name: str = "worker", port: int | None = None) -> Part:
+    # Jobs do not wait for a broken model if no other worker can have a better one, or if the user
+    # is working on it.
+    is_refusing = port is None or settings.is_watching
     port = port or settings.ports.worker_health
     return Part(
         name=name,
@@ -271,6 +276,7 @@ def _worker(settings: SystemSettings, name: str = "worker", port: int | None = N
             "LOG_LEVEL": settings.log_level,
             "WORKER_RESTART": "on",
             "WORKER_LOCK_FOLDER": str(settings.data / "locks"),
+            **({"WORKER_BROKEN_MODEL_SECONDS": "30"} if is_refusing else {}),
             **settings.catalogue_environment,
         },
         # The worker drains for up to 30 s and then settles its messages.

@@ -13,6 +13,7 @@ from typing import Any
 
 from contract.catalogue import ModelEntry
 from worker.errors import (
+    ModelBroken,
     ModelFailed,
     ModelKillsWorker,
     ModelUnusable,
@@ -59,6 +60,7 @@ class ModelManager:
         workload: ModelWorkload,
         telemetry: ModelTelemetry | None = None,
         journal: LoadJournal | None = None,
+        refuse_after_seconds: float = 0.0,
     ) -> None:
         """Store the dependencies. The model is loaded later, by `enter`.
 
@@ -70,6 +72,8 @@ class ModelManager:
             telemetry: Records loads, unloads and batches.
             journal: Records each load in a file, so that the worker stops loading a model if its
                 loads kill the process. By default, nothing is recorded.
+            refuse_after_seconds: How long jobs wait while the model is set aside. Then they are
+                received and fail. If it is 0, they are never received.
         """
         self._model = model
         self._load = load
@@ -83,8 +87,8 @@ class ModelManager:
         self._resident_bytes = 0
         self._problem: dict[str, str] | None = None
         self._journal = journal or LoadJournal(None)
-        self.is_set_aside = False
-        """Whether the model is broken: the last load failed, but not because a service was down."""
+        self._refuse_after_seconds = refuse_after_seconds
+        self._set_aside_at: float | None = None
         self.is_loading = False
         """Whether the model is being loaded now, after its memory was reserved."""
         self.load_seconds: float | None = None
@@ -108,6 +112,27 @@ class ModelManager:
         """
         is_waiting = self._loaded is None and isinstance(self._reservation, SharedReservation)
         return is_waiting and self._problem is None
+
+    @property
+    def is_set_aside(self) -> bool:
+        """Return whether the model is broken: a load failed, but not because a service was down."""
+        return self._set_aside_at is not None
+
+    @property
+    def refusal(self) -> ModelBroken | None:
+        """Return the error with which jobs of the model fail; None if they may run or must wait.
+
+        The model must have been set aside for the time that the worker's settings say.
+        """
+        problem, since = self._problem, self._set_aside_at
+        if problem is None or since is None or not self._refuse_after_seconds:
+            return None
+        if time.monotonic() < since + self._refuse_after_seconds:
+            return None
+        return ModelBroken(
+            f"the worker cannot load the model: {problem['code']}: {problem['detail']}; repair the "
+            "model, and send the job again"
+        )
 
     @property
     def problem(self) -> dict[str, str] | None:
@@ -137,14 +162,16 @@ class ModelManager:
 
         The worker may receive jobs while the model is loaded. When another model needs the memory,
         the result becomes False before this model is unloaded. The result is also False while the
-        worker loads models whose load may have killed a process.
+        worker loads models whose load may have killed a process. It is True if the jobs fail with
+        the error `refusal`.
         """
-        return (
+        is_serving = (
             not (self._journal.suspects and self._journal.is_holding)
             and self._loaded is not None
             and self._reservation is not None
             and self._reservation.is_in
         )
+        return is_serving or self.refusal is not None
 
     def touch(self) -> None:
         """Record that a message for this model was received.
@@ -230,7 +257,8 @@ class ModelManager:
             self.is_loading = False
         self.load_seconds = time.monotonic() - started
         reservation.enter(size_bytes, self.load_seconds)
-        self._problem, self.is_set_aside = None, False
+        self._problem = None
+        self._set_aside(is_broken=False)
         self._backoff.reset()
         self.telemetry.record_load()
         _log.info("%s: the model was loaded in %.1f s", self._model.name, self.load_seconds)
@@ -337,7 +365,7 @@ class ModelManager:
             has_all = self.reserved_bytes >= self._device.total_bytes
             too_large = OutOfMemory(f"the model does not fit into the device's memory: {error}")
             self._problem = _describe(too_large) if has_all else None
-            self.is_set_aside = has_all
+            self._set_aside(is_broken=has_all)
             _log.warning(
                 "%s: loading the model ran out of memory; the worker tries again: %s",
                 self._model.name,
@@ -346,7 +374,8 @@ class ModelManager:
         else:
             failed = ModelFailed.from_error(self._model.implementation, error)
             problem = error if isinstance(error, ModelUnusable) else failed
-            self._problem, self.is_set_aside = _describe(problem), not problem.retryable
+            self._problem = _describe(problem)
+            self._set_aside(is_broken=not problem.retryable)
             _log.error(
                 "%s: loading the model failed; the worker tries again",
                 self._model.name,
@@ -379,7 +408,14 @@ class ModelManager:
                 "%s: %s; the worker does not load the model now, and tries again in %.0f s",
                 *(self._model.name, error, killed.pause_seconds),
             )
-        self._problem, self.is_set_aside = _describe(error), True
+        self._problem = _describe(error)
+        self._set_aside(is_broken=True)
+
+    def _set_aside(self, *, is_broken: bool) -> None:
+        if not is_broken:
+            self._set_aside_at = None
+        elif self._set_aside_at is None:
+            self._set_aside_at = time.monotonic()
 
 
 def _describe(error: WorkerError) -> dict[str, str]:

@@ -177,6 +177,8 @@ class Consumer:
             self.in_flight.start(job)
             self._finish_run(job)
             self._reply_threads.submit(self.reply_again, job, cached)
+        elif (refusal := self.manager.refusal) is not None:
+            self.end(job, refusal)
         else:
             if self._is_fetched(job) or self._is_in_large_blob(job):
                 # Slow servers and large files must not delay the other jobs of the model.

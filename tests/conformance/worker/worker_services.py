@@ -119,6 +119,12 @@ implementation = "tests.conformance.worker.worker_item"
 media_types = ["application/json"]
 lock_seconds = 5
 
+[broken]
+description = "Cannot be loaded."
+implementation = "tests.conformance.worker.no_such_module"
+media_types = ["application/json"]
+lock_seconds = 5
+
 [compared]
 task = "test"
 description = "Compares two JSON values."

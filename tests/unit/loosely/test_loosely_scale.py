@@ -1,6 +1,7 @@
 """Test `loosely up --scale`: how its options are parsed, and the plan of a worker pool."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from loosely.cli import app
 from loosely.cli.up import parse_scaling, plan_worker_pool
 from loosely.local.errors import CatalogueInvalid
 from loosely.local.model_scaling import read_model_scaling
-from loosely.local.parts import SystemSettings, loosely_parts
+from loosely.local.parts import SystemSettings, loosely_parts, worker_replica
 from loosely.local.ports import Ports
 
 SETTINGS = SystemSettings(
@@ -42,7 +43,12 @@ def test_the_workers_of_the_pool_have_distinct_names_and_health_ports() -> None:
     plan = plan_worker_pool(SETTINGS, parse_scaling("0:4", 5, 1.0, 20.0), {}, worker, {})
     second = plan.make_worker(2, 9010)
     assert second.name == "worker-2"
-    assert second.environment == {**worker.environment, "HEALTH_PORT": "9010"}
+    # Another worker of the pool may have a model that is not broken.
+    single = dict(worker.environment)
+    assert single.pop("WORKER_BROKEN_MODEL_SECONDS") == "30"
+    assert second.environment == {**single, "HEALTH_PORT": "9010"}
+    watched = worker_replica(replace(SETTINGS, is_watching=True), 2, 9010)
+    assert watched.environment == {**worker.environment, "HEALTH_PORT": "9010"}
     assert (second.probe.port, second.probe.path) == (9010, "/started")
     assert plan.first_port == 9004
     assert plan.part.summary == "0 to 4 workers, one per 5 messages"

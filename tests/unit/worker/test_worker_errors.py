@@ -15,6 +15,7 @@ SETTLEMENTS = {
     errors.InferenceFailed: Settlement.COMPLETE,
     errors.OutOfMemory: Settlement.COMPLETE,
     errors.ResultTooLarge: Settlement.COMPLETE,
+    errors.ModelBroken: Settlement.COMPLETE,
     errors.ExpiredForProducer: Settlement.COMPLETE,
     errors.Expired: Settlement.COMPLETE,
     errors.NotWaitedFor: Settlement.COMPLETE,
@@ -66,7 +67,8 @@ def test_each_error_class_for_a_failed_job_has_a_failure_code_of_the_message_con
     assert told.code in set(FailureCode)
     assert told.message == "what happened"
     assert told.stage in (Stage.LOAD, Stage.RUN)
-    assert told.retryable == (fault is errors.OutOfMemory), "the job may succeed on a larger device"
+    # The job may succeed on a larger device, or when the model is repaired.
+    assert told.retryable == (fault in (errors.OutOfMemory, errors.ModelBroken))
 
 
 def test_the_dead_letter_reason_of_an_unreadable_message_is_the_code_of_the_contract_error() -> (
