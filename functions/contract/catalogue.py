@@ -221,6 +221,9 @@ def choose_version(percentages: Mapping[str, int], job_id: str) -> str:
 
 
 _DEFAULT_MAX_PIXELS: Final = 50_000_000
+# The time to read a key grows with the square of its parts: 20,000 parts take 20 s.
+_KEY_PART: Final = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+"""
+_LONG_KEY: Final = re.compile(rf"(?<![\w.-])(?:{_KEY_PART}){{50}}")
 
 
 class Catalogue(Mapping[str, ModelEntry]):
@@ -233,7 +236,7 @@ class Catalogue(Mapping[str, ModelEntry]):
     def load(cls, path: Path = DEFAULT_PATH) -> "Catalogue":
         """Read a catalogue file. Raises CatalogueError if the file is missing or not valid."""
         try:
-            tables = tomllib.loads(path.read_text(encoding="utf-8"))
+            tables = _parse_toml(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise CatalogueError(f"cannot read the catalogue {path}: {error}") from None
         entries = [entry for name, table in tables.items() for entry in _read_versions(name, table)]
@@ -294,6 +297,15 @@ class Catalogue(Mapping[str, ModelEntry]):
 
     def __len__(self) -> int:
         return len(self._models)
+
+
+def _parse_toml(text: str) -> dict[str, Any]:
+    if _LONG_KEY.search(text):
+        raise ValueError("a key has more than 50 parts")
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("a value is nested too deep") from None
 
 
 def _read_versions(name: str, table: object) -> list[ModelEntry]:

@@ -46,7 +46,7 @@ def choose_example(catalogue: Path, folder: Path, *, needs_key: bool) -> Example
     """
     try:
         tables = tomllib.loads(catalogue.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     for name, table in tables.items():
         accepted = _media_types(table)

@@ -17,6 +17,7 @@ The parent sends one JSON line, and the child answers with one. File descriptors
 """
 
 import contextlib
+import gc
 import json
 import math
 import mmap
@@ -40,7 +41,10 @@ from worker.inputs import images, tensors, text
 from worker.process import available_processors
 
 LIMIT_SECONDS: Final = 10.0
-"""How many seconds a child process may work on one input."""
+"""How many seconds a child process may work on one image."""
+
+# The time for JSON depends on its size alone: 10 MB take a second on an idle machine.
+_JSON_LIMIT_SECONDS: Final = 30.0
 
 _START_SECONDS: Final = 30.0
 _LINE_BYTES: Final = 4096
@@ -71,7 +75,7 @@ class DecoderProcesses:
         """Store the limits.
 
         Args:
-            limit_seconds: How long a child may work on one input before it is killed.
+            limit_seconds: How long a child may work on one image before it is killed.
             process_count: The largest number of children. By default one for each processor, but at
                 least two.
         """
@@ -143,15 +147,17 @@ class DecoderProcesses:
         """Let a child process `data`. Return its answer, and the descriptor of its content."""
         while not self._slots.acquire(timeout=_CHECK_SECONDS):
             check()
+        is_image = message["do"] in {"measure", "image"}
+        seconds = self._limit_seconds if is_image else _JSON_LIMIT_SECONDS
         try:
-            with self._child() as child, _shared_file() as file:
+            with self._child(seconds) as child, _shared_file() as file:
                 _write(file, data)
-                return child.ask(message, file, check)
+                return child.ask({**message, "limit_seconds": seconds}, file, check)
         finally:
             self._slots.release()
 
     @contextlib.contextmanager
-    def _child(self) -> Iterator["_Child"]:
+    def _child(self, limit_seconds: float) -> Iterator["_Child"]:
         child = self._take()
         try:
             yield child
@@ -162,7 +168,7 @@ class DecoderProcesses:
         except TimeoutError:
             self._end(child)
             raise InvalidInput(
-                f"the input could not be decoded within {self._limit_seconds:g} s"
+                f"the input could not be decoded within {limit_seconds:g} s"
             ) from None
         except (_Gone, OSError):
             self._end(child)
@@ -177,7 +183,7 @@ class DecoderProcesses:
             if self._idle:
                 return self._idle.pop()
         try:
-            child = _Child(self._limit_seconds)
+            child = _Child()
         except (TimeoutError, _Gone, OSError) as error:
             raise WorkerFault("a process to decode the input cannot be started") from error
         with self._lock:
@@ -211,17 +217,13 @@ class _Refused(Exception):
 
 
 class _Child:
-    """Starts a child process that decodes images, sends messages to it and receives its answers."""
+    """Starts a child process that decodes inputs, sends messages to it and receives its answers."""
 
-    def __init__(self, limit_seconds: float) -> None:
-        self._limit_seconds = limit_seconds
+    def __init__(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603  our own program
-                [
-                    *(sys.executable, "-m", "worker.inputs.decoder_process"),
-                    *(str(theirs.fileno()), str(math.ceil(limit_seconds))),
-                ],
+                [sys.executable, "-m", "worker.inputs.decoder_process", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 env=_environment(),
@@ -240,7 +242,7 @@ class _Child:
             TimeoutError: The child has exceeded the time limit of the input.
         """
         socket.send_fds(self._socket, [json.dumps(message).encode()], [file])
-        answer, descriptor = self._receive(self._limit_seconds, check)
+        answer, descriptor = self._receive(message["limit_seconds"], check)
         if "error" in answer:
             raise _Refused(answer["error"])
         if descriptor is None:
@@ -320,13 +322,14 @@ def _write(file: int, data: Data | memoryview) -> None:
 def main() -> None:
     """Run the child process: decode inputs until the parent closes the socket."""
     os.nice(_NICE)
-    connection, limit_seconds = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
+    gc.disable()  # decoded values have no cycles, and it would look at each of them
+    connection = socket.socket(fileno=int(sys.argv[1]))
     connection.sendall(b"{}")
     while True:
         message, file = _receive(connection)
         if message is None or file is None:
             return
-        _limit_processor_time(2 * limit_seconds)
+        _limit_processor_time(2 * math.ceil(message["limit_seconds"]))
         try:
             with _shared_file() as content:
                 answer = _decode(message, file, content)

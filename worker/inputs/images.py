@@ -6,6 +6,7 @@ images are converted in strips of rows, which limits the memory.
 
 import io
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +30,10 @@ DAMAGED: Final = "the image is damaged or incomplete: it cannot be decoded to it
 # Each model has its own limit, which is checked below. Pillow's limit would apply to the whole
 # process, and only cause a warning up to twice its value.
 Image.MAX_IMAGE_PIXELS = None
+
+# Pillow warns about each damaged EXIF entry, with a text of its own: one file of a stranger could
+# write megabytes to the log.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 # The bytes for each pixel were measured with the worst colour mode. They contain the decoder's own
 # memory, four bytes for the decoded pixel, and a copy in RGB. The decoder of a JPEG with several

@@ -38,6 +38,7 @@ _PIECE_BYTES: Final = 1024 * 1024
 _PIECE_VALUES: Final = 5_000
 _CHARACTERS_OF_A_VALUE: Final = 50
 _CONTAINERS: Final = (dict, list)
+_ATOMS: Final = frozenset((int, float, bool, type(None)))
 
 
 def decode(data: bytes | mmap) -> str:
@@ -173,7 +174,7 @@ def _is_small(items: Any) -> bool:
                 waiting += each.values()
         elif type(each) is list:
             left -= len(each)
-            if left >= 0:
+            if left >= 0 and not _ATOMS.issuperset(map(type, each)):
                 waiting += each
     return left >= 0
 

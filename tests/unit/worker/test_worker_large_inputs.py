@@ -206,6 +206,17 @@ def test_an_image_that_kills_the_decoder_is_refused_and_the_next_image_is_decode
     processes.close()
 
 
+def test_damaged_exif_entries_write_nothing_to_the_log(
+    processes: DecoderProcesses, capfd: pytest.CaptureFixture[str]
+) -> None:
+    entries = b"".join(struct.pack("<HHII", tag, 2, 99_999, 99_999) for tag in range(5_000))
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 5_000) + entries
+    data = encoded(Image.new("RGB", (10, 10)), "JPEG", exif=exif)
+    processes.decode_image(data, "image/jpeg", MAX_PIXELS, never_stop)
+    processes.close()
+    assert capfd.readouterr().err == ""
+
+
 def test_a_jpeg_with_more_than_a_hundred_scans_is_refused(processes: DecoderProcesses) -> None:
     data = jpeg_with_scans(20_000)
     with pytest.raises(InvalidInput, match="more than 100 scans"):
