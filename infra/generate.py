@@ -16,7 +16,7 @@ from typing import Any
 from contract.catalogue import Catalogue, ModelEntry
 from contract.errors import CatalogueError, ContractError
 from contract.names import low_priority_queue
-from contract.queues import cloud_limits, config
+from contract.queues import cloud_lock_seconds, config
 from contract.weights import list_hub_files
 from infra.manifests import count_max_workers, make_cron_triggers, render_manifests
 
@@ -98,8 +98,8 @@ def make_scale_rules(model: ModelEntry) -> list[dict[str, Any]]:
 def make_bicep_document(catalogue: Catalogue) -> dict[str, Any]:
     """Return the content of catalogue.json: the queues and the models of the catalogue."""
     [namespace] = config(catalogue)["UserConfig"]["Namespaces"]
-    limits = {
-        queue["name"]: cloud_limits(model)
+    lock_seconds = {
+        queue["name"]: cloud_lock_seconds(model)
         for model in catalogue.values()
         for queue in make_scaled_queues(model)
     }
@@ -107,8 +107,8 @@ def make_bicep_document(catalogue: Catalogue) -> dict[str, Any]:
         "queues": [
             {
                 "name": queue["Name"],
-                "lockDuration": f"PT{limits[queue['Name']][0]}S",
-                "maxDeliveryCount": limits[queue["Name"]][1],
+                "lockDuration": f"PT{lock_seconds[queue['Name']]}S",
+                "maxDeliveryCount": queue["Properties"]["MaxDeliveryCount"],
                 "defaultMessageTimeToLive": queue["Properties"]["DefaultMessageTimeToLive"],
                 "deadLetteringOnMessageExpiration": queue["Properties"][
                     "DeadLetteringOnMessageExpiration"

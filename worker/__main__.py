@@ -36,7 +36,7 @@ from contract.names import low_priority_queue
 from worker.errors import SettingsError
 from worker.heartbeats import Heartbeats, describe_model, describe_worker
 from worker.inference.load_journal import LoadJournal, import_name
-from worker.inference.loaded_model import ModelLoader
+from worker.inference.loaded_model import LoadedModel, ModelLoader
 from worker.inference.model_manager import ModelManager
 from worker.inputs.decoder_process import DecoderProcesses
 from worker.inputs.memory import MemoryBudget
@@ -168,12 +168,17 @@ class Worker:
 
         def make_manager(workload: ModelWorkload) -> ModelManager:
             return ModelManager(
-                *(model, self._loader.load, self._sharing, workload, telemetry, self._loads),
+                *(model, self._load, self._sharing, workload, telemetry, self._loads),
                 self._settings.broken_model_seconds,
             )
 
         queue_views = [QueueLink(self._settings.service_bus, queue.name) for queue in queues]
         return make_consumer(model, self._services, queues, telemetry, make_manager, queue_views)
+
+    def _load(self, model: ModelEntry) -> LoadedModel:
+        # If the load kills the process, this must not count against the job that runs meanwhile.
+        with self._services.running.loading():
+            return self._loader.load(model)
 
     def _queues(self, model: ModelEntry) -> tuple[ModelQueue, ModelQueue]:
         endpoint, lock_seconds = self._settings.service_bus, model.lock_seconds

@@ -50,6 +50,7 @@ from worker.pipeline.deliveries import DeliveryNotes
 from worker.pipeline.factory import SharedServices, make_consumer
 from worker.process import available_processors, preparing_threads
 from worker.replies import GatewayClient, QueueReplies, ReplyCache, ReplySenders
+from worker.servicebus.history import DeliveryHistory
 from worker.servicebus.link import LockedMessage, utc_now
 from worker.servicebus.locks import LockRenewer
 from worker.servicebus.receiver import ModelQueue
@@ -231,7 +232,12 @@ class _MemoryQueue:
         return [True] * len(deliveries)
 
     def settle(
-        self, delivery: LockedMessage, how: Settlement, reason: str, description: str
+        self,
+        delivery: LockedMessage,
+        how: Settlement,
+        reason: str,
+        description: str,
+        history: DeliveryHistory | None = None,
     ) -> None:
         if how is not Settlement.COMPLETE:
             self.problem = (reason or how.value, description)

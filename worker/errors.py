@@ -18,7 +18,7 @@ of a group of errors contains what the worker does with the message.
     │   ├── NotWaitedFor           not-waited-for           the job was cancelled or has ended
     │   └── Cancelled              cancelled                the job was cancelled while it ran
     ├── Infrastructure                                 abandon after a delay: a later
-    │   │                                              delivery may succeed
+    │   │                                              delivery may succeed; counts as a failure
     │   ├── BrokerUnavailable      broker-away              Service Bus does not answer
     │   │   └── QueueMissing       queue-missing            the queue does not exist
     │   ├── PayloadsUnavailable    payloads-away            blob storage does not answer
@@ -29,11 +29,12 @@ of a group of errors contains what the worker does with the message.
     │   └── WorkerFault            worker-fault             a defect of the worker
     ├── Poison                                         dead-letter, with reason and description
     │   ├── UnreadableMessage      code of a ContractError  not a valid job request
+    │   ├── TooManyFailures        too-many-failures        deliveries failed as often as allowed
     │   ├── WrongModel             wrong-model              the queue is another model's
     │   ├── ReplyForbidden         reply-forbidden          the reply address is not allowed
     │   └── ReplyRefused           reply-refused            the gateway will never accept it
     ├── HandedBack                 handed-back         release: the job has not started
-    ├── NotFinished                not-finished        abandon: the grace period was too short
+    ├── NotFinished                not-finished        abandon: interrupted by no fault of its own
     ├── LockLost                   lock-lost           do nothing: another worker has the job
     ├── ModelUnusable                                  no job of the model is received until
     │   │                                              a later load succeeds
@@ -61,8 +62,8 @@ from contract.messages import FailureCode, JobError, Stage
 class Settlement(StrEnum):
     """How the worker settles a message.
 
-    ABANDON and RELEASE return the message to its queue. Only ABANDON counts as a failed delivery.
-    LEAVE means that the worker does not settle the message.
+    ABANDON and RELEASE return the message to its queue. Only ABANDON increases the broker's
+    delivery count. LEAVE means that the worker does not settle the message.
     """
 
     COMPLETE = "complete"
@@ -242,8 +243,8 @@ class LookUpsBusy(Infrastructure):
 class DeviceLost(Infrastructure):
     """The device no longer works. The worker returns all jobs to their queues and exits.
 
-    The delivery counts of the jobs that ran on the device increase, because one of these jobs may
-    have caused the failure.
+    One of the jobs that ran on the device may have caused the failure. If there was only one, the
+    delivery counts against it. If there were several, each runs alone in its next delivery.
     """
 
     code = "device-lost"
@@ -282,6 +283,21 @@ class UnreadableMessage(Poison):
         return self._reason
 
 
+class TooManyFailures(Poison):
+    """Deliveries of the message have failed as often as `max_delivery_count` allows."""
+
+    code = "too-many-failures"
+    stage = Stage.QUEUE
+
+    @property
+    def reason(self) -> str:
+        """The reason that Service Bus itself gives if a queue's maximum delivery count is reached.
+
+        Operators and gateways need to know only this one.
+        """
+        return "MaxDeliveryCountExceeded"
+
+
 class WrongModel(Poison):
     """The message is in the queue of one model, but names another model."""
 
@@ -315,9 +331,10 @@ class HandedBack(WorkerError):
 
 
 class NotFinished(WorkerError):
-    """The job started, but did not finish within the grace period of the worker's shutdown.
+    """The job started, but was interrupted by no fault of its own.
 
-    The worker returns the message to its queue, and the delivery counts as failed.
+    For example, it did not finish within the grace period of the worker's shutdown. The worker
+    returns the message to its queue, and the delivery does not count against the job.
     """
 
     code = "not-finished"

@@ -254,7 +254,8 @@ class _Parent:
             if self._stops:
                 return 128 + self._stops[-1]
             delay_seconds = self._delay.next_seconds(time.monotonic() - started_at)
-            death = WorkerDeath(child, worker_name(child), description)
+            is_crash = _is_crash(code, watchdog)
+            death = WorkerDeath(child, worker_name(child), description, is_crash)
             _log.error("%s; a new worker process starts in %g s", death, delay_seconds)
             if delay_seconds and signal.sigtimedwait(STOP_SIGNALS, delay_seconds):
                 return 0
@@ -322,6 +323,16 @@ def _state_of(process: int) -> str:
         return Path(f"/proc/{process}/stat").read_text("utf-8", "replace").rpartition(") ")[2][:1]
     except OSError:
         return ""
+
+
+def _is_crash(code: int, watchdog: Watchdog) -> bool:
+    """Return whether the child itself has caused its death.
+
+    The kernel kills by SIGKILL if memory runs out, but so do operators. Then the result is False.
+    """
+    if watchdog.verdict:
+        return not watchdog.is_stopped
+    return -code not in STOP_SIGNALS | {signal.SIGKILL}
 
 
 def _describe_death(code: int) -> str:

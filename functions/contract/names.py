@@ -31,7 +31,14 @@ PROPERTY_TRACESTATE: Final = "tracestate"
 PROPERTY_WORKER_DEATH: Final = "worker-death"
 """The application property that says how the worker process ended that held a message.
 
-A worker adds the property when it abandons a message that a dead process has left locked.
+A worker adds the property when it abandons a message that a dead process has left locked while it
+ran the message's job.
+"""
+
+PROPERTY_DELIVERY_HISTORY: Final = "delivery-history"
+"""The application property that says which earlier deliveries count against a message's job.
+
+Only workers write and read it. docs/message-contract.md describes it.
 """
 
 PAYLOAD_CONTAINER: Final = "payloads"

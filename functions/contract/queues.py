@@ -25,12 +25,8 @@ A throttled namespace may refuse the renewal of a lock for minutes. A longer loc
 that. But if a node dies, its jobs wait until their locks expire.
 """
 
-CLOUD_DELIVERY_COUNT = 6
-"""The least delivery count of a queue in Azure.
-
-In two minutes without renewals, a job loses three locks of CLOUD_LOCK_SECONDS. The other three
-deliveries are left for the deaths of workers.
-"""
+_LEAST_DELIVERY_COUNT = 100
+_LARGEST_DELIVERY_COUNT = 2000
 
 _NAME_CHARACTERS = 260
 
@@ -69,17 +65,20 @@ def config(catalogue: Catalogue) -> dict[str, Any]:
     }
 
 
-def cloud_limits(model: ModelEntry) -> tuple[int, int]:
-    """Return the lock duration in seconds and the maximum delivery count of queues in Azure.
+def cloud_lock_seconds(model: ModelEntry) -> int:
+    """Return the lock duration of a model's queues in Azure, in seconds."""
+    return max(model.lock_seconds, CLOUD_LOCK_SECONDS)
 
-    The values of the model are raised to CLOUD_LOCK_SECONDS and CLOUD_DELIVERY_COUNT if they are
-    lower. But a maximum delivery count of 1 is not raised: it means that no job may run twice.
+
+def queue_delivery_count(model: ModelEntry) -> int:
+    """Return the maximum delivery count of a model's queues.
+
+    It is much larger than the model's `max_delivery_count`. Service Bus counts each delivery, also
+    if the worker was killed by another job or from outside. The workers count the deliveries that
+    failed because of the job, and dead-letter the message. The queue's count is the last limit, for
+    deliveries that no worker can judge.
     """
-    count = model.max_delivery_count
-    return (
-        max(model.lock_seconds, CLOUD_LOCK_SECONDS),
-        count if count == 1 else max(count, CLOUD_DELIVERY_COUNT),
-    )
+    return min(max(10 * model.max_delivery_count, _LEAST_DELIVERY_COUNT), _LARGEST_DELIVERY_COUNT)
 
 
 def _queue(name: str, model: ModelEntry) -> dict[str, Any]:
@@ -87,7 +86,7 @@ def _queue(name: str, model: ModelEntry) -> dict[str, Any]:
         "Name": name,
         "Properties": {
             "LockDuration": f"PT{model.lock_seconds}S",
-            "MaxDeliveryCount": model.max_delivery_count,
+            "MaxDeliveryCount": queue_delivery_count(model),
             "DefaultMessageTimeToLive": f"PT{model.max_deadline_seconds}S",
             # The gateway's dead-letter trigger then informs the producer of an expired message.
             "DeadLetteringOnMessageExpiration": True,

@@ -34,7 +34,7 @@ def test_a_job_that_kills_workers_fails_with_the_error_code_dead_lettered(tmp_pa
     catalogue = tmp_path / "models.toml"
     catalogue.write_text(CATALOGUE)
     with running(tmp_path / "data", catalogue) as system:
-        answer = system.submit("crasher", b"die", "text/plain", prefer="wait=100")
+        answer = system.submit("crasher", b"exit 9", "text/plain", prefer="wait=100")
         assert answer.status_code == 500, answer.text
         problem = answer.json()
         assert problem["code"] == "dead-lettered"
@@ -65,12 +65,13 @@ def _check_redrive(system: System, job_id: str) -> None:
     assert letter["job_id"] == job_id
     assert letter["reason"] == "MaxDeliveryCountExceeded"
     assert re.search(
-        "the worker process .* was killed by SIG.*; "
+        "^3 deliveries .* failed.*; max_delivery_count is 3; "
+        "the worker process .* exited with code 9 .*; "
         "the last step of delivery 3 in .*: the model ran$",
         letter["description"],
     ), letter["description"]
     shown = loosely(system, "show", "crasher", letter["id"])
-    assert shown["input"] == {"kind": "inline", "media_type": "text/plain", "size_bytes": 3}
+    assert shown["input"] == {"kind": "inline", "media_type": "text/plain", "size_bytes": 6}
     # The new job would kill the worker three times, so it is cancelled before the worker runs it.
     with system.paused("worker"):
         sent = loosely(system, "redrive", "crasher", letter["id"])

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 from contract.catalogue import Catalogue
 from contract.names import low_priority_queue
-from contract.queues import CLOUD_LOCK_SECONDS, cloud_limits, config
+from contract.queues import CLOUD_LOCK_SECONDS, cloud_lock_seconds, config
 from contract.warm import parse_period
 from emulator.blobs.cors import rule_for_pages
 from gateway.operations.sums import SUMS_KEPT
@@ -44,14 +44,14 @@ from tests.infra.settings import (
 def queues_match_the_catalogue(files: DeploymentFiles) -> None:
     """Check that the queues in Azure have the same properties as in the local Service Bus.
 
-    Only the lock duration and the maximum delivery count may differ. The workers' setting
-    WORKER_LOCK_SECONDS must equal the lock duration in Azure.
+    Only the lock duration may differ. The workers' setting WORKER_LOCK_SECONDS must equal the lock
+    duration in Azure.
     """
     catalogue = Catalogue.load(files.root / "functions" / "contract" / "models.toml")
     [namespace] = config(catalogue)["UserConfig"]["Namespaces"]
     expected = {queue["Name"]: queue["Properties"] for queue in namespace["Queues"]}
-    limits = {
-        queue: cloud_limits(model)
+    lock_seconds = {
+        queue: cloud_lock_seconds(model)
         for model in catalogue.values()
         for queue in (model.queue, low_priority_queue(model.queue))
     }
@@ -62,9 +62,8 @@ def queues_match_the_catalogue(files: DeploymentFiles) -> None:
     found = {queue["name"]: queue for queue in files.catalogue["queues"]}
     assert found.keys() == expected.keys()
     for name, properties in expected.items():
-        lock_seconds, delivery_count = limits[name]
-        assert seconds(found[name]["lockDuration"]) == lock_seconds, name
-        assert found[name]["maxDeliveryCount"] == delivery_count, name
+        assert seconds(found[name]["lockDuration"]) == lock_seconds[name], name
+        assert found[name]["maxDeliveryCount"] == properties["MaxDeliveryCount"], name
         assert found[name]["defaultMessageTimeToLive"] == properties["DefaultMessageTimeToLive"]
         window = properties["DuplicateDetectionHistoryTimeWindow"]
         assert found[name]["duplicateDetectionHistoryTimeWindow"] == window

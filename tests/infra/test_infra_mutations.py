@@ -33,7 +33,7 @@ FAULTS = [
     # Names, durations and limits of queues
     ("infra/catalogue.json", '"name": "classifier-low"', '"name": "classifier-slow"'),
     ("infra/catalogue.json", '"lockDuration": "PT60S"', '"lockDuration": "PT30S"'),
-    ("infra/catalogue.json", '"maxDeliveryCount": 6', '"maxDeliveryCount": 3'),
+    ("infra/catalogue.json", '"maxDeliveryCount": 100', '"maxDeliveryCount": 3'),
     (WORKERS + "worker.env", "WORKER_LOCK_SECONDS=60", "WORKER_LOCK_SECONDS=10"),
     ("infra/modules/worker-aca.bicep", "'WORKER_LOCK_SECONDS', value: '60'", "'X', value: '60'"),
     ("infra/modules/servicebus.bicep", "lockDuration: each.lockDuration", "lockDuration: 'PT1M'"),

@@ -263,9 +263,9 @@ class LoadJournal:
         be called before that.
         """
         assert self._lock_folder is not None
-        for path in self._lock_folder.glob(f"*-{process}-*.locks"):
+        for path in self._lock_folder.glob(f"*-{process}-*.locks*"):
             with contextlib.suppress(OSError):
-                if read_slots(path.read_bytes()):
+                if read_slots(path.read_bytes(), path.suffix):
                     return True
         return False
 

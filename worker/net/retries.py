@@ -64,15 +64,15 @@ class RetryDelays:
 
 
 def redelivery_delay_seconds(
-    delivery_count: int, chance: Callable[[], float] = random.random
+    failed_count: int, chance: Callable[[], float] = random.random
 ) -> float:
     """Return how many seconds the worker must wait before it abandons a failed message.
 
     The message stays locked during this time, so that it is not delivered again immediately.
 
     Args:
-        delivery_count: How many times the message was delivered before this delivery.
+        failed_count: How many deliveries have failed before this delivery.
         chance: Returns a random number from 0 to 1.
     """
-    whole_seconds = _REDELIVERY_SECONDS[min(delivery_count, len(_REDELIVERY_SECONDS) - 1)]
+    whole_seconds = _REDELIVERY_SECONDS[min(failed_count, len(_REDELIVERY_SECONDS) - 1)]
     return whole_seconds * (1 - chance() / 2)

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from contract.catalogue import ModelEntry
 from contract.messages import JobError, Payload, PayloadRef, PayloadUrl
@@ -49,8 +50,10 @@ from worker.pipeline.receive import (
 )
 from worker.pipeline.reply import ReplyStep
 from worker.pipeline.settle import SettleStep, to_worker_error
+from worker.pipeline.suspects import RunningJobs, Suspects
 from worker.process import available_processors, preparing_threads
 from worker.replies import CachedReply, ReplyCache
+from worker.servicebus.history import LockState
 from worker.servicebus.link import LockedMessage, utc_now
 from worker.servicebus.receiver import ModelQueue, Settled
 from worker.shutdown import EXIT_DEVICE_LOST, Shutdown
@@ -86,6 +89,8 @@ class Consumer:
         stopping: Set when no more messages may be received.
         shutdown: Requests the shutdown of the worker if the device is lost.
         notes: Writes notes about deliveries that replies do not describe.
+        running: Notes in the lock journals which jobs' code this process runs.
+        suspects: Starts the jobs, and runs those alone that may have killed a worker.
     """
 
     model: ModelEntry
@@ -105,6 +110,8 @@ class Consumer:
     stopping: threading.Event
     shutdown: Shutdown
     notes: DeliveryNotes
+    running: RunningJobs
+    suspects: Suspects
 
     def __post_init__(self) -> None:
         prepare_count = preparing_threads(available_processors())
@@ -151,13 +158,15 @@ class Consumer:
         """Turn a received message into a job, and submit the job to the next step.
 
         If the reply cache contains the reply to this message, the next step is to send this reply.
-        Otherwise, the next step is to prepare the job. A message that cannot become a job is
-        settled at once.
+        Otherwise, the next step is to prepare the job. A message that cannot become a job, or whose
+        deliveries have failed too often, is settled at once.
         """
         self.in_flight.add(delivery)
         self.manager.touch()
+        cached = self.cache.find(delivery)
         try:
-            job = self._open(queue, delivery)
+            with self.running.running(delivery):
+                job = self._open(queue, delivery, has_reply=cached is not None)
         except WorkerError as error:
             self.settle.refuse(delivery, error)
             return
@@ -172,7 +181,7 @@ class Consumer:
         self.in_flight.open(job)
         if delivery.delivery_count:
             self.notes.note_received(job)
-        if (cached := self.cache.find(delivery)) is not None:
+        if cached is not None:
             self.manager.telemetry.record_reused_reply()
             self.in_flight.start(job)
             self._finish_run(job)
@@ -180,15 +189,18 @@ class Consumer:
         elif (refusal := self.manager.refusal) is not None:
             self.end(job, refusal)
         else:
-            if self._is_fetched(job) or self._is_in_large_blob(job):
-                # Slow servers and large files must not delay the other jobs of the model.
-                self.in_flight.offload(job)
-            threads = self._prepare_threads
-            if self._is_fetched(job):
-                threads = self._fetch_threads
-            elif self._is_in_large_blob(job):
-                threads = self._large_threads
-            threads.submit(self._open_input, job)
+            self.suspects.start(job, partial(self._prepare, job))
+
+    def _prepare(self, job: ReceivedJob) -> None:
+        if self._is_fetched(job) or self._is_in_large_blob(job):
+            # Slow servers and large files must not delay the other jobs of the model.
+            self.in_flight.offload(job)
+        threads = self._prepare_threads
+        if self._is_fetched(job):
+            threads = self._fetch_threads
+        elif self._is_in_large_blob(job):
+            threads = self._large_threads
+        threads.submit(self._open_input, job)
 
     @staticmethod
     def _is_fetched(job: ReceivedJob) -> bool:
@@ -203,9 +215,11 @@ class Consumer:
         )
         return sum(sizes) > LARGE_FILE_BYTES
 
-    def _open(self, queue: ModelQueue, delivery: LockedMessage) -> ReceivedJob:
+    def _open(self, queue: ModelQueue, delivery: LockedMessage, *, has_reply: bool) -> ReceivedJob:
         if self.stopping.is_set():
             raise HandedBack("this worker is shutting down")
+        if delivery.delivery_count and not has_reply:
+            self.receive.check_failures(delivery)
         return self.receive.open(delivery, queue.renew, utc_now())
 
     def _open_input(self, job: ReceivedJob) -> None:
@@ -293,13 +307,20 @@ class Consumer:
                 self.end(job, HandedBack("this worker is shutting down"))
             return
         self._note_redelivered(batch)
+        self.running.enter(*(job.delivery for job in batch))
+        left = set(batch)
         for inferred in self.infer.run(batch):
             job = inferred.job
+            left.discard(job)
+            job.ran_alone = self.running.leave(job.delivery, LockState.RAN)
             if inferred.error is not None:
                 self.fail(job, inferred.error, InferenceFailed)
             else:
                 self._finish_run(job)
                 self._reply_threads.submit(self._reply_with_result, job, inferred)
+        for job in left:
+            # This job had ended before, so it has no outcome.
+            self.running.leave(job.delivery, LockState.RAN)
 
     def _note_redelivered(self, batch: list[ReceivedJob]) -> None:
         """Write a delivery note for each redelivered job in a batch that is about to run.
@@ -317,7 +338,8 @@ class Consumer:
 
     def _reply_with_result(self, job: ReceivedJob, inferred: Inferred) -> None:
         with self.ending_on_error(job, InferenceFailed):
-            found = inferred.finish()
+            with self.running.running(job.delivery, LockState.RAN):
+                found = inferred.finish()
             with self.ending_on_error(job):
                 payload, results = self.reply.pack(job, found)
                 self.reply_and_settle(job, payload, results)

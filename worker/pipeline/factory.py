@@ -6,7 +6,7 @@ module. So the command measures the same code that the worker runs.
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from contract.catalogue import ModelEntry
 from worker.inference.model_manager import ModelManager
@@ -24,6 +24,7 @@ from worker.pipeline.progress import ProgressReporter
 from worker.pipeline.receive import Capacity, InFlight, ReceivedJob, ReceiveStep
 from worker.pipeline.reply import ReplyStep
 from worker.pipeline.settle import SettleStep
+from worker.pipeline.suspects import RunningJobs, Suspects
 from worker.replies import GatewayClient, ReplyCache, ReplySenders
 from worker.servicebus.locks import LockRenewer
 from worker.servicebus.receiver import ModelQueue
@@ -46,6 +47,8 @@ class SharedServices:
         decoders: The child processes that decode large pictures.
         locks: Renews the message locks.
         shutdown: Records a request to shut the process down.
+        running: Notes in the lock journals which jobs' code the process runs.
+        suspects: Starts the jobs, and runs those alone that may have killed a worker.
     """
 
     gateway: GatewayClient
@@ -58,6 +61,8 @@ class SharedServices:
     decoders: DecoderProcesses
     locks: LockRenewer
     shutdown: Shutdown
+    running: RunningJobs = field(default_factory=RunningJobs)
+    suspects: Suspects = field(default_factory=Suspects)
 
 
 def make_consumer(  # noqa: PLR0913, PLR0917 - what the consumers of a process do not share
@@ -112,17 +117,27 @@ def make_consumer(  # noqa: PLR0913, PLR0917 - what the consumers of a process d
             *(model, manager, services.payloads, services.urls, cancellation, retries),
             InputMemory(services.large_inputs),
             services.decoders,
+            services.running,
         ),
         infer=infer,
         reply=ReplyStep(services.payloads, services.senders, services.cache, in_flight),
-        settle=SettleStep(in_flight, {queue.name: queue.receiver for queue in queues}),
+        settle=SettleStep(
+            in_flight, {queue.name: queue.receiver for queue in queues}, services.suspects
+        ),
         manager=manager,
         in_flight=in_flight,
-        capacity=Capacity(manager.admits, in_flight, model, infer.wanted_count),
+        capacity=Capacity(
+            lambda: not services.suspects.exist and manager.admits(),
+            in_flight,
+            model,
+            infer.wanted_count,
+        ),
         batches=batches,
         cache=services.cache,
         progress=progress,
         stopping=stopping,
         shutdown=services.shutdown,
         notes=services.notes,
+        running=services.running,
+        suspects=services.suspects,
     )

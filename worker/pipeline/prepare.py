@@ -18,6 +18,7 @@ from worker.inputs.payloads import BlobPayloads, as_file
 from worker.inputs.urls import UrlFetcher
 from worker.net.retries import Wait, backoff_seconds
 from worker.pipeline.receive import ReceivedJob
+from worker.pipeline.suspects import RunningJobs
 from worker.replies import GatewayClient
 from worker.servicebus.link import utc_now
 
@@ -121,6 +122,7 @@ class PrepareStep:
     retries: RetryPolicy
     memory: InputMemory
     processes: DecoderProcesses
+    running: RunningJobs
 
     def open(self, job: ReceivedJob) -> OpenedInput | None:
         """Read the job's first input, and the named inputs if the job has any.
@@ -150,13 +152,14 @@ class PrepareStep:
                 with naming_input(name):
                     named[name] = self._read(job, payload, self.model.entry_of_input(name))
             job.mark("fetched_ms")
-            opened = loaded.open(data, media_type, self.processes)
-            if not named:
-                return opened
-            others = {
-                name: loaded.open(*each, self.processes, name) for name, each in named.items()
-            }
-            return open_together(opened, others)
+            with self.running.running(job.delivery):
+                opened = loaded.open(data, media_type, self.processes)
+                if not named:
+                    return opened
+                others = {
+                    name: loaded.open(*each, self.processes, name) for name, each in named.items()
+                }
+                return open_together(opened, others)
 
     def decode(self, job: ReceivedJob, opened: OpenedInput) -> None:
         """Decode and preprocess an opened input.
@@ -175,17 +178,20 @@ class PrepareStep:
 
         with job.span.step("prepare"):
             try:
+                with self.running.running(job.delivery):
+                    size_bytes = opened.measure(check)
                 # The memory comes first, and then a child process. In the other order, jobs that
                 # hold the children could wait forever for jobs that hold the memory.
-                job.memory = self.memory.reserve(opened.measure(check), check)
-                decoded = opened.decode(check)
-                loaded = self._loaded()
-                parameters = job.request.parameters
-                if isinstance(decoded, DecodedInputs):
-                    job.item = loaded.preprocess(decoded.first, parameters, decoded.named)
-                else:
-                    job.item = loaded.preprocess(decoded, parameters)
-                job.cost = loaded.cost(job.item)
+                job.memory = self.memory.reserve(size_bytes, check)
+                with self.running.running(job.delivery):
+                    decoded = opened.decode(check)
+                    loaded = self._loaded()
+                    parameters = job.request.parameters
+                    if isinstance(decoded, DecodedInputs):
+                        job.item = loaded.preprocess(decoded.first, parameters, decoded.named)
+                    else:
+                        job.item = loaded.preprocess(decoded, parameters)
+                    job.cost = loaded.cost(job.item)
                 job.mark("decoded_ms")
             except BaseException:
                 job.release_input()
@@ -223,10 +229,14 @@ class PrepareStep:
             data, media_type = self._read(job, payload, self.model)
             job.mark("fetched_ms")
             file = io.BytesIO(data) if isinstance(data, bytes) else as_file(data)
+        else:
+            file, media_type = (
+                self.payloads.open(payload, self.model, self._wait(job)),
+                payload.media_type,
+            )
+            job.mark("fetched_ms")
+        with self.running.running(job.delivery):
             return loaded.prepare_file(file, media_type, parameters)
-        file = self.payloads.open(payload, self.model, self._wait(job))
-        job.mark("fetched_ms")
-        return loaded.prepare_file(file, payload.media_type, parameters)
 
     def _read(self, job: ReceivedJob, payload: InputPayload, model: ModelEntry) -> tuple[Data, str]:
         """Return the bytes and the media type of one input of a job.

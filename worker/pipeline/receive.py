@@ -28,6 +28,7 @@ from worker.errors import (
     Expired,
     ExpiredForProducer,
     LockLost,
+    TooManyFailures,
     UnreadableMessage,
     WorkerError,
     WrongModel,
@@ -83,6 +84,7 @@ class ReceivedJob:
         device: The name of the device that runs the job's batch; None before the batch starts.
         received_at: When the message was received.
         note_blob: The name of the blob with the note about this delivery; None without a note.
+        ran_alone: Whether the process ran no other job while the device ran this job.
     """
 
     request: JobRequest
@@ -102,6 +104,7 @@ class ReceivedJob:
     device: str | None = None
     received_at: datetime = field(default_factory=utc_now)
     note_blob: str | None = None
+    ran_alone: bool = False
     _received: float = field(default_factory=time.perf_counter)
     _marks_ms: dict[str, float] = field(default_factory=dict)
 
@@ -266,6 +269,22 @@ class ReceiveStep:
         )
         span = self._telemetry.start_span(self._model.queue, request.job_id, delivery)
         return ReceivedJob(request, delivery, lock, span, worker=self._worker, received_at=now)
+
+    def check_failures(self, delivery: LockedMessage) -> None:
+        """Raise TooManyFailures if the job must not run again because earlier deliveries failed.
+
+        If a model's `max_delivery_count` is 1, none of its jobs may run twice. Then each earlier
+        delivery counts, except those that ended before the model ran the job.
+        """
+        history, limit = delivery.history, self._model.max_delivery_count
+        unknown_count = delivery.delivery_count - history.waiting_count
+        if (unknown_count if limit == 1 else history.failures) < limit:
+            return
+        raise TooManyFailures(
+            f"{history.failed_count} deliveries of the message failed, and in "
+            f"{history.killed_count} more the worker was killed while only this job ran; "
+            f"{delivery.delivery_count} deliveries in all; max_delivery_count is {limit}"
+        )
 
     def _decode(self, delivery: LockedMessage) -> JobRequest:
         if delivery.body is None:

@@ -1,9 +1,9 @@
 """Complete, abandon, release or dead-letter the message of a job, depending on the job's outcome.
 
 If a step raises an error, the job ends. The class of the error determines how the message is
-settled (see `worker.errors`). Abandoned and released messages return to the queue. Only abandoning
-a message counts as a failed delivery. After several failed deliveries of a message, the broker
-dead-letters the message.
+settled (see `worker.errors`). Abandoned and released messages return to the queue. If the delivery
+counts against the job, the worker writes this into the abandoned message. A worker dead-letters a
+message that it receives after several such deliveries.
 """
 
 import logging
@@ -13,6 +13,7 @@ from typing import Protocol
 from worker.errors import (
     DeviceLost,
     Fault,
+    Infrastructure,
     LockLost,
     OutOfMemory,
     Poison,
@@ -22,6 +23,8 @@ from worker.errors import (
 from worker.memory.device_errors import is_device_lost, is_out_of_memory
 from worker.net.retries import redelivery_delay_seconds
 from worker.pipeline.receive import InFlight, ReceivedJob
+from worker.pipeline.suspects import Suspects
+from worker.servicebus.history import DeliveryHistory
 from worker.servicebus.link import LockedMessage
 from worker.servicebus.receiver import SettleRequest
 
@@ -42,15 +45,22 @@ class SettleStep:
     The first call for a message settles the message. Later calls for the same message do nothing.
     """
 
-    def __init__(self, in_flight: InFlight, receivers: Mapping[str, SettlesMessages]) -> None:
+    def __init__(
+        self,
+        in_flight: InFlight,
+        receivers: Mapping[str, SettlesMessages],
+        suspects: Suspects,
+    ) -> None:
         """Store the dependencies.
 
         Args:
             in_flight: The messages that were received and are not settled.
             receivers: The receivers by the names of their queues.
+            suspects: Starts jobs that must run alone after other jobs have ended.
         """
         self._in_flight = in_flight
         self._receivers = receivers
+        self._suspects = suspects
 
     def complete(self, job: ReceivedJob, code: str) -> None:
         """Complete the message of a job whose reply was sent.
@@ -88,6 +98,8 @@ class SettleStep:
         if not self._in_flight.end(request, code, job):
             return False
         self._receivers[request.delivery.queue].settle(request)
+        if job is not None:
+            self._suspects.end(job)
         return True
 
 
@@ -97,9 +109,26 @@ def _request(
     reason = error.reason if isinstance(error, Poison) else error.code
     # Without a job, the lock is not renewed and could expire during a delay.
     is_postponed = job is not None and error.settlement is Settlement.ABANDON
-    delay_seconds = redelivery_delay_seconds(delivery.delivery_count) if is_postponed else 0.0
-    lock = job.lock if job else None
-    return SettleRequest(delivery, lock, error.settlement, reason, str(error), delay_seconds)
+    failed_count = delivery.history.failed_count
+    delay_seconds = redelivery_delay_seconds(failed_count) if is_postponed else 0.0
+    return SettleRequest(
+        delivery,
+        job.lock if job else None,
+        error.settlement,
+        reason,
+        str(error),
+        delay_seconds,
+        _new_history(error, delivery.history, ran_alone=job is not None and job.ran_alone),
+    )
+
+
+def _new_history(
+    error: WorkerError, history: DeliveryHistory, *, ran_alone: bool
+) -> DeliveryHistory | None:
+    """Return the delivery history after this delivery; None if the delivery does not count."""
+    if isinstance(error, DeviceLost):
+        return history.add_death(ran_alone=ran_alone, is_crash=True)
+    return history.add_failure() if isinstance(error, Infrastructure) else None
 
 
 def to_worker_error(error: BaseException, unexpected: type[WorkerError], model: str) -> WorkerError:

@@ -15,7 +15,8 @@ the conformance tests fail if a new version changes these functions.
 
 import logging
 import socket
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -37,7 +38,6 @@ from azure.servicebus.exceptions import (
 )
 
 from contract.messages import MAX_MESSAGE_BYTES
-from contract.names import PROPERTY_WORKER_DEATH
 from worker.errors import (
     BrokerUnavailable,
     LockLost,
@@ -47,6 +47,7 @@ from worker.errors import (
 )
 from worker.memory.gpu_sharing.queued_work import Peeked
 from worker.servicebus.batched_settlement import can_complete, complete, has_range
+from worker.servicebus.history import NO_HISTORY, DeliveryHistory, LockState, read_history
 from worker.servicebus.last_arrivals import make_noting_socket
 from worker.servicebus.lock_journal import LockJournal, LockJournals
 from worker.settings import AzureEndpoint
@@ -86,6 +87,8 @@ class LockedMessage:
         sequence_number: The number that the broker gave to the message in its queue. A redelivered
             message keeps its number.
         token: The lock token in the byte order of AMQP; empty if the message has no lock token.
+        history: What workers know of the earlier deliveries.
+        journal: The lock journal in which the token is noted; None if it is not noted.
     """
 
     body: bytes | None = field(repr=False)
@@ -98,6 +101,13 @@ class LockedMessage:
     queue: str = ""
     sequence_number: int = 0
     token: bytes = field(default=b"", repr=False)
+    history: DeliveryHistory = NO_HISTORY
+    journal: LockJournal | None = field(default=None, repr=False)
+
+    def note_state(self, state: LockState) -> None:
+        """Note in the lock journal how far the job of this message has come."""
+        if self.journal is not None:
+            self.journal.set_state(self.token, state)
 
     def lock_seconds(self, now: datetime) -> float:
         """Return in how many seconds the lock expires; 0 or less if the lock has expired."""
@@ -140,10 +150,9 @@ class QueueLink:
         # The tokens of messages that have arrived and that no receive call has returned.
         self._arrived: set[bytes] = set()
         # The tokens of messages to abandon, because no process works on them, and for each token
-        # how often this was tried.
-        self._orphans: dict[bytes, int] = {}
-        # The tokens of the orphans that the dead process `LockJournals.death` had received.
-        self._of_dead_process: set[bytes] = set()
+        # the application properties to set, and how often this was tried.
+        self._orphans: dict[bytes, dict[str, str]] = {}
+        self._tries: Counter[bytes] = Counter()
         # How many attempts to complete a range have failed since the last one that succeeded, and
         # how many calls still complete messages one by one.
         self._failed_ranges = 0
@@ -187,7 +196,7 @@ class QueueLink:
         """Close the link. Unsettled messages stay locked until their locks expire."""
         client, self._client, self._receiver = self._client, None, None
         # The messages that no receive call has returned are abandoned over the next connection.
-        self._orphans.update(dict.fromkeys(self._arrived, 0))
+        self._orphans |= {token: {} for token in self._arrived}
         self._arrived.clear()
         if client is None:
             return
@@ -263,7 +272,12 @@ class QueueLink:
         self._arrived.clear()
 
     def settle(
-        self, delivery: LockedMessage, how: Settlement, reason: str, description: str
+        self,
+        delivery: LockedMessage,
+        how: Settlement,
+        reason: str,
+        description: str,
+        history: DeliveryHistory | None = None,
     ) -> None:
         """Settle a message, and wait for the broker's confirmation.
 
@@ -272,6 +286,8 @@ class QueueLink:
             how: How to settle the message.
             reason: The reason that is stored with a dead-lettered message.
             description: The description that is stored with a dead-lettered message.
+            history: The delivery history to write into an abandoned message; None to keep the
+                history that the message has.
 
         Raises:
             LockLost: The lock expired before the message was settled.
@@ -281,6 +297,9 @@ class QueueLink:
             match how:
                 case Settlement.COMPLETE:
                     receiver.complete_message(message)
+                case Settlement.ABANDON if history is not None and delivery.token:
+                    self._abandon(receiver, delivery.token, history.to_properties())
+                    message._settled = True
                 case Settlement.ABANDON:
                     receiver.abandon_message(message)
                 case Settlement.DEAD_LETTER:
@@ -382,7 +401,9 @@ class QueueLink:
         Also remove the message's token from `_arrived`, the tokens of the messages that no receive
         call has returned yet.
         """
-        delivery = _delivery(message, self._queue)
+        delivery = _delivery(message, self._queue, self._journal)
+        if self._journal is not None:
+            self._journal.note_read(delivery.token, delivery.history)
         self._arrived.discard(delivery.token)
         return delivery
 
@@ -395,7 +416,7 @@ class QueueLink:
         try:
             if self._journal is None:
                 self._journal = journals.open(_host(self._endpoint), self._queue)
-            left = self._journal.take_over()
+            left = self._journal.take_over(journals.death)
         except OSError as error:
             self._stop_noting(error)
             return False
@@ -405,10 +426,7 @@ class QueueLink:
                 "abandons them, so that they are delivered again",
                 *(self._queue, len(left)),
             )
-        self._orphans.update(dict.fromkeys(left, 0))
-        if journals.death is not None:
-            pid = journals.death.pid
-            self._of_dead_process.update(token for token, writer in left.items() if writer == pid)
+        self._orphans |= {token: message.properties for token, message in left.items()}
         return True
 
     def _abandon_orphans(self, receiver: ServiceBusReceiver) -> None:
@@ -416,21 +434,16 @@ class QueueLink:
 
         These are messages that dead workers have left, and messages that arrived over an earlier
         connection of this link but that no receive call returned. Service Bus then delivers the
-        messages again, and increases their delivery counts. The increase is intended, because one
-        of these jobs may have killed a worker.
+        messages again, and increases their delivery counts. The delivery history, which this method
+        writes into the messages of dead workers, says whether the delivery counts against the job.
 
-        If this process knows how the worker died, the message gets a description of the death as
-        the application property PROPERTY_WORKER_DEATH. So an operator can read the description when
-        the message is dead-lettered.
+        If this process knows how the worker died, a message whose job was running also gets a
+        description of the death. So an operator can read it when the message is dead-lettered.
         """
-        for token in list(self._orphans):
-            self._orphans[token] += 1
+        for token, properties in list(self._orphans.items()):
+            self._tries[token] += 1
             try:
-                # Private: the public way needs the message itself, and the SDK uses this function
-                # for messages that an earlier link has received.
-                receiver._settle_message_via_mgmt_link(
-                    "abandoned", [UUID(bytes_le=token)], self._properties_to_modify(token)
-                )
+                self._abandon(receiver, token, properties)
             except (MessageLockLostError, MessageAlreadySettled) as error:
                 _log.debug(
                     "queue %s: a locked message on which no process works could not be abandoned: "
@@ -439,20 +452,21 @@ class QueueLink:
                     error,
                 )
             except SDK_ERRORS as error:
-                if self._orphans[token] >= _MAX_TRIES:
+                if self._tries[token] >= _MAX_TRIES:
                     self._remove_orphan(token)
                 raise self._broken(error) from None
             self._remove_orphan(token)
 
-    def _properties_to_modify(self, token: bytes) -> dict[str, Any] | None:
-        death = self._journals.death if self._journals is not None else None
-        if death is None or token not in self._of_dead_process:
-            return None
-        return {"properties-to-modify": {PROPERTY_WORKER_DEATH: str(death)}}
+    @staticmethod
+    def _abandon(receiver: ServiceBusReceiver, token: bytes, properties: Mapping[str, str]) -> None:
+        """Abandon a message by its lock token, and set application properties of the message."""
+        changes = {"properties-to-modify": dict(properties)} if properties else None
+        # Private: the public way needs the message itself and changes no properties. The SDK uses
+        # this function for messages that an earlier link has received.
+        receiver._settle_message_via_mgmt_link("abandoned", [UUID(bytes_le=token)], changes)
 
     def _remove_orphan(self, token: bytes) -> None:
-        del self._orphans[token]
-        self._of_dead_process.discard(token)
+        del self._orphans[token], self._tries[token]
         self._remove_note(token)
 
     def _note_arrivals(self, receiver: ServiceBusReceiver) -> None:
@@ -570,18 +584,24 @@ def _host(endpoint: AzureEndpoint) -> str:
     return parse_connection_string(endpoint.connection_string).fully_qualified_namespace
 
 
-def _delivery(message: ServiceBusReceivedMessage, queue: str) -> LockedMessage:
+def _delivery(
+    message: ServiceBusReceivedMessage, queue: str, journal: LockJournal | None
+) -> LockedMessage:
+    delivery_count, properties = message.delivery_count or 0, _properties(message)
     return LockedMessage(
         body=_body(message),
-        delivery_count=message.delivery_count or 0,
+        delivery_count=delivery_count,
         enqueued_at=message.enqueued_time_utc,
         locked_until=message.locked_until_utc,
-        properties=_properties(message),
+        properties=properties,
         message_id=message.message_id or "?",
         message=message,
         queue=queue,
         sequence_number=message.sequence_number or 0,
         token=bytes(message._delivery_tag or b""),
+        # Only workers write the history, and none has received a new message.
+        history=read_history(properties) if delivery_count else NO_HISTORY,
+        journal=journal,
     )
 
 

@@ -5,6 +5,10 @@ abandon a message over any connection. So a worker notes the token of each messa
 journal as soon as the message arrives, and removes the token when the message is settled. The next
 worker on the machine takes over the journals of dead workers and abandons their messages.
 
+Beside each token, the journal says how far the message's job has come, and what is known of earlier
+deliveries. From this and from the way in which the worker died, the next worker decides whether the
+delivery counts against the job (`worker.servicebus.history`).
+
 The file is mapped into memory, so that a note costs no system call and survives a `kill -9`. A
 power failure may lose notes. Then the locks expire, as they do without a journal.
 """
@@ -14,19 +18,32 @@ import fcntl
 import hashlib
 import mmap
 import os
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-# The format of these files must not change, because workers of different versions share a folder.
-# A file is a row of slots. A slot has one byte that is 1 if the slot is in use, and a lock token.
+from contract.names import PROPERTY_WORKER_DEATH
+from worker.servicebus.history import (
+    HISTORY_BYTES,
+    NO_HISTORY,
+    DeliveryHistory,
+    LockState,
+    history_after_death,
+)
+
+# The format of the files with one suffix must not change, because workers of different versions
+# share a folder. A file is a row of slots. A slot has one byte with the message's state, which is 0
+# if the slot is free, a lock token, and the delivery history. Workers of earlier versions write
+# files with the suffix OLD_SUFFIX, whose slots have no history and only the states 0 and 1.
+SUFFIX: Final = ".locks2"
+OLD_SUFFIX: Final = ".locks"
 _TOKEN_BYTES: Final = 16
-_SLOT_BYTES: Final = 1 + _TOKEN_BYTES
-_FIRST_SLOT_COUNT: Final = 240
-_SUFFIX: Final = ".locks"
-_FREE, _IN_USE = 0, 1
+_SLOT_BYTES: Final = {SUFFIX: 1 + _TOKEN_BYTES + HISTORY_BYTES, OLD_SUFFIX: 1 + _TOKEN_BYTES}
+_FIRST_SLOT_COUNT: Final = 200
+_FREE: Final = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +54,36 @@ class WorkerDeath:
         pid: The process id.
         worker: The name of the worker.
         description: What happened, for example `was killed by SIGSEGV`.
+        is_crash: Whether the process itself caused its death. False if it was killed by SIGKILL,
+            which an operator or the kernel may have sent.
     """
 
     pid: int
     worker: str
     description: str
+    is_crash: bool = False
 
     def __str__(self) -> str:
         return f"the worker process {self.worker} {self.description}"
+
+
+@dataclass(frozen=True, slots=True)
+class LeftMessage:
+    """A message that a dead worker process has left locked.
+
+    Attributes:
+        history: What is now known of the message's deliveries. None if nothing must be changed.
+        death: How the worker process died; None if unknown, or if the job was not running then.
+    """
+
+    history: DeliveryHistory | None
+    death: WorkerDeath | None
+
+    @property
+    def properties(self) -> dict[str, str]:
+        """Return the application properties to set on the message when it is abandoned."""
+        death = {} if self.death is None else {PROPERTY_WORKER_DEATH: str(self.death)}
+        return death | ({} if self.history is None else self.history.to_properties())
 
 
 class LockJournals:
@@ -76,9 +115,9 @@ class LockJournals:
 class LockJournal:
     """The lock tokens of one queue's messages that this process has received and not settled.
 
-    Only one thread may use a journal. The process holds a file lock on the journal. When the
-    process ends in any way, the operating system releases the file lock. Then another process can
-    take over the tokens.
+    Any thread may call `set_state`, but only one thread may call the other methods. The process
+    holds a file lock on the journal. When the process ends in any way, the operating system
+    releases the file lock. Then another process can take over the tokens.
     """
 
     def __init__(self, folder: Path, namespace: str, queue: str) -> None:
@@ -102,6 +141,7 @@ class LockJournal:
         self._file = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = threading.Lock()
             self._slots = self._map(_FIRST_SLOT_COUNT)
             self.path = folder / name
             draft.rename(self.path)
@@ -127,33 +167,58 @@ class LockJournal:
         """
         if len(token) != _TOKEN_BYTES or token in self._used:
             return
-        if not self._free:
-            self._grow()
-        slot = self._free.pop()
-        write_slot(self._slots, slot, token)
-        self._used[token] = slot
+        self._put(token, LockState.ARRIVED, NO_HISTORY)
+
+    def note_read(self, token: bytes, history: DeliveryHistory) -> None:
+        """Note that a message was read, and what is known of its earlier deliveries."""
+        with self._lock:
+            slot = self._used.get(token)
+            if slot is not None:
+                write_slot(self._slots, slot, LockState.WAITING, token, history)
+
+    def set_state(self, token: bytes, state: LockState) -> None:
+        """Note how far the job of a message has come. Do nothing if the token is not noted."""
+        with self._lock:
+            slot = self._used.get(token)
+            if slot is not None:
+                set_slot_state(self._slots, slot, state)
 
     def remove(self, token: bytes) -> None:
         """Remove a token, because its message is settled or its lock is lost."""
-        slot = self._used.pop(token, None)
-        if slot is not None:
-            clear_slot(self._slots, slot)
-            self._free.append(slot)
+        with self._lock:
+            slot = self._used.pop(token, None)
+            if slot is not None:
+                set_slot_state(self._slots, slot, _FREE)
+                self._free.append(slot)
 
-    def take_over(self) -> dict[bytes, int]:
+    def take_over(self, death: WorkerDeath | None = None) -> dict[bytes, LeftMessage]:
         """Take over the journals that dead processes have left for this queue.
 
-        Move their lock tokens into this journal, and delete their files. Return a dictionary from
-        each of these tokens to the id of the process that wrote the token.
+        Move their lock tokens into this journal, and delete their files.
+
+        Args:
+            death: How the previous worker process died; None if unknown.
+
+        Returns:
+            A dictionary from each of these tokens to what the journals say about the message.
         """
-        found: dict[bytes, int] = {}
-        for path in sorted(self._folder.glob(f"{self._prefix}-*{_SUFFIX}")):
+        found: dict[bytes, LeftMessage] = {}
+        for path in sorted(self._folder.glob(f"{self._prefix}-*{OLD_SUFFIX}*")):
             with _locked(path) as content:
                 if content is None:
                     continue
-                for token in read_slots(content):
-                    self.note(token)
-                    found[token] = _writer_of(path)
+                known = death if death is not None and death.pid == _writer_of(path) else None
+                for token, state, history in read_slots(content, path.suffix):
+                    after = history_after_death(
+                        state, history, is_crash=known is not None and known.is_crash
+                    )
+                    # If this process dies before it abandons the message, its own death must not
+                    # count.
+                    if token not in self._used:
+                        new = LockState.LEFT if after is not None else LockState.RAN
+                        self._put(token, new, after or history)
+                    ran = state in (LockState.RUNNING, LockState.RUNNING_ALONE)
+                    found[token] = LeftMessage(after, known if ran else None)
                 # All tokens are in this file now. If this process is killed before the next line,
                 # the tokens are in both files, and the second attempt to abandon a message fails.
                 path.unlink(missing_ok=True)
@@ -166,7 +231,7 @@ class LockJournal:
 
     def _map(self, slot_count: int) -> mmap.mmap:
         """Extend the file to `slot_count` slots for one token each, and map it into memory."""
-        size_bytes = slot_count * _SLOT_BYTES
+        size_bytes = slot_count * _SLOT_BYTES[SUFFIX]
         old_bytes = os.fstat(self._file).st_size
         # The new slots are filled with zeros. If the file were only extended, a later write to a
         # mapped page could kill the process when the disk is full.
@@ -174,6 +239,14 @@ class LockJournal:
         if os.pwrite(self._file, bytes(missing), old_bytes) != missing:
             raise OSError("the file system of the lock journal is full")
         return mmap.mmap(self._file, size_bytes)
+
+    def _put(self, token: bytes, state: LockState, history: DeliveryHistory) -> None:
+        with self._lock:
+            if not self._free:
+                self._grow()
+            slot = self._free.pop()
+            write_slot(self._slots, slot, state, token, history)
+            self._used[token] = slot
 
     def _grow(self) -> None:
         count = len(self._used)
@@ -197,28 +270,43 @@ def write_journal(path: Path, tokens: Sequence[bytes]) -> None:
     """
     name = _new_name(path.name.partition("-")[0])
     draft = path.with_name(f".{name}")
-    draft.write_bytes(b"".join(bytes([_IN_USE]) + token for token in tokens))
+    history = NO_HISTORY.to_bytes()
+    draft.write_bytes(b"".join(bytes([LockState.ARRIVED]) + token + history for token in tokens))
     draft.rename(path.with_name(name))
 
 
-def write_slot(slots: mmap.mmap, slot: int, token: bytes) -> None:
-    """Write a token into a free slot. A reader never sees a part of the token."""
-    begin = slot * _SLOT_BYTES
-    slots[begin + 1 : begin + _SLOT_BYTES] = token
-    slots[begin] = _IN_USE
+def write_slot(
+    slots: mmap.mmap, slot: int, state: LockState, token: bytes, history: DeliveryHistory
+) -> None:
+    """Write a token into a slot. A reader never sees a part of the token or of the history."""
+    size_bytes = _SLOT_BYTES[SUFFIX]
+    begin = slot * size_bytes
+    slots[begin + 1 : begin + size_bytes] = token + history.to_bytes()
+    slots[begin] = state
 
 
-def clear_slot(slots: mmap.mmap, slot: int) -> None:
-    """Mark a slot as free."""
-    slots[slot * _SLOT_BYTES] = _FREE
+def set_slot_state(slots: mmap.mmap, slot: int, state: int) -> None:
+    """Change the state in a slot; 0 marks the slot as free."""
+    slots[slot * _SLOT_BYTES[SUFFIX]] = state
 
 
-def read_slots(content: bytes) -> list[bytes]:
-    """Return the tokens in the content of a journal."""
+def read_slots(
+    content: bytes, suffix: str = SUFFIX
+) -> list[tuple[bytes, LockState, DeliveryHistory]]:
+    """Return the tokens in the content of a journal, with their states and histories.
+
+    `suffix` is the suffix of the journal's path.
+    """
+    size_bytes = _SLOT_BYTES[suffix]
+    slots = [
+        content[begin : begin + size_bytes]
+        for begin in range(0, len(content) - size_bytes + 1, size_bytes)
+    ]
+    middle = 1 + _TOKEN_BYTES
     return [
-        content[begin + 1 : begin + _SLOT_BYTES]
-        for begin in range(0, len(content) - _SLOT_BYTES + 1, _SLOT_BYTES)
-        if content[begin] == _IN_USE
+        (slot[1:middle], LockState(slot[0]), DeliveryHistory.from_bytes(slot[middle:]))
+        for slot in slots
+        if slot[0] != _FREE
     ]
 
 
@@ -228,7 +316,7 @@ def _writer_of(path: Path) -> int:
 
 
 def _new_name(prefix: str) -> str:
-    return f"{prefix}-{os.getpid()}-{uuid.uuid4().hex[:12]}{_SUFFIX}"
+    return f"{prefix}-{os.getpid()}-{uuid.uuid4().hex[:12]}{SUFFIX}"
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from worker.errors import BrokerUnavailable, LockLost, QueueMissing, Settlement
 from worker.net.retries import RetryDelays
+from worker.servicebus.history import DeliveryHistory
 from worker.servicebus.link import SOCKET_SECONDS, LockedMessage, QueueLink, utc_now
 from worker.servicebus.lock_journal import LockJournals
 from worker.servicebus.locks import LockRenewer, MessageLock
@@ -54,6 +55,8 @@ class SettleRequest:
         description: The description that is stored with a dead-lettered message.
         delay_seconds: How long to wait before the message is settled. If this worker shuts down,
             the message is settled at once.
+        history: The delivery history to write into an abandoned message; None to keep the one that
+            the message has.
     """
 
     delivery: LockedMessage
@@ -62,6 +65,7 @@ class SettleRequest:
     reason: str = ""
     description: str = ""
     delay_seconds: float = 0.0
+    history: DeliveryHistory | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,12 @@ class MessageLink(Protocol):
     ) -> list[LockedMessage]: ...
     def stop_receiving(self) -> None: ...  # noqa: D102
     def settle(  # noqa: D102
-        self, delivery: LockedMessage, how: Settlement, reason: str, description: str
+        self,
+        delivery: LockedMessage,
+        how: Settlement,
+        reason: str,
+        description: str,
+        history: DeliveryHistory | None = None,
     ) -> None: ...
     def forget(self, delivery: LockedMessage) -> None: ...  # noqa: D102
     def complete(self, deliveries: Sequence[LockedMessage]) -> list[bool]: ...  # noqa: D102
@@ -254,7 +263,7 @@ class Receiver:
             return False
         delivery, how = request.delivery, request.settlement
         try:
-            self._link.settle(delivery, how, request.reason, request.description)
+            self._link.settle(delivery, how, request.reason, request.description, request.history)
         except LockLost as error:
             # The reply may have been sent. When the message is delivered again, the worker asks the
             # gateway whether the job has ended.

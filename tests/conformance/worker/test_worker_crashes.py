@@ -72,13 +72,17 @@ def test_jobs_of_a_killed_worker_run_on_another_worker(
 
 
 def test_a_job_that_repeatedly_kills_workers_is_dead_lettered(
-    services: LocalServices, gateway: Gateway, start_worker: StartWorker
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     identity = job_id()
     services.send("single", message(gateway, identity, "single", {"do": "die"}))
-    for _ in range(3):
-        assert start_worker("single", wait=False).exit_code() == 9
-    assert services.dead_letter("single", identity).dead_letter_reason == "MaxDeliveryCountExceeded"
+    start_worker("single", WORKER_LOCK_FOLDER=str(tmp_path), WORKER_RESTART="on")
+    letter = services.dead_letter("single", identity)
+    assert letter.dead_letter_reason == "MaxDeliveryCountExceeded"
+    assert letter.delivery_count == 3
+    assert (letter.dead_letter_error_description or "").startswith(
+        "3 deliveries of the message fai"
+    )
 
 
 def test_a_job_that_runs_longer_than_the_lock_duration_gets_exactly_one_reply(

@@ -19,6 +19,7 @@ from tests.conformance.worker.test_worker_batched_settlement import received
 from tests.conformance.worker.worker_gateway import Gateway
 from tests.conformance.worker.worker_services import LocalServices, job_id, message, wait_until
 from worker.errors import BrokerUnavailable, Settlement
+from worker.servicebus.history import DeliveryHistory, LockState
 from worker.servicebus.link import LockedMessage, QueueLink
 from worker.servicebus.lock_journal import LockJournals, WorkerDeath
 from worker.settings import AzureEndpoint
@@ -109,17 +110,35 @@ def test_the_next_worker_immediately_receives_the_unsettled_messages_of_a_dead_w
         pytest.param(1, None, id="another"),
     ],
 )
-def test_a_redelivered_message_has_a_property_with_the_reason_why_the_previous_worker_died(
+def test_a_redelivered_message_says_how_the_previous_worker_died(
     links: Links, pid: int, text: str | None
 ) -> None:
-    send(links.services, 1)
+    send(links.services, 2)
     first = links.start()
-    received(first, 1)
+    received(first, 2)[1].note_state(LockState.RUNNING_ALONE)
     links.die(first)
-    second = links.start(WorkerDeath(pid, "w-1", "was killed by SIGSEGV"))
-    (again,) = received(second, 1)
-    assert again.properties.get(PROPERTY_WORKER_DEATH) == text
-    second.complete([again])
+    second = links.start(WorkerDeath(pid, "w-1", "was killed by SIGSEGV", is_crash=True))
+    waited, ran = sorted(received(second, 2), key=lambda each: each.sequence_number)
+    assert [each.properties.get(PROPERTY_WORKER_DEATH) for each in (waited, ran)] == [None, text]
+    assert waited.history == DeliveryHistory(waiting_count=1)
+    alone = {"failed_count": 1} if text else {"killed_count": 1}
+    assert ran.history == DeliveryHistory(running_count=1, **alone)
+    second.complete([waited, ran])
+
+
+def test_the_history_of_an_abandoned_message_is_received_again(links: Links) -> None:
+    send(links.services, 1)
+    link = links.start()
+    history = DeliveryHistory(failed_count=1)
+    for count in (1, 2):
+        (delivery,) = received(link, 1)
+        # Without a history, the message keeps the one that it has.
+        link.settle(delivery, Settlement.ABANDON, "", "", history if count == 1 else None)
+        assert noted(link) == set()
+        (delivery,) = received(link, 1)
+        assert (delivery.delivery_count, delivery.history) == (count, history)
+        link.settle(delivery, Settlement.RELEASE, "", "")
+    link.complete(received(link, 1))
 
 
 @pytest.mark.parametrize("how", Settlement)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from worker.errors import LockLost, Settlement
 from worker.servicebus.batched_settlement import ranges
+from worker.servicebus.history import DeliveryHistory
 from worker.servicebus.link import LockedMessage
 from worker.servicebus.locks import LockRenewer
 from worker.servicebus.receiver import Receiver, Settled, SettleRequest
@@ -102,7 +103,12 @@ class Broker:
         return taken
 
     def settle(
-        self, delivery: LockedMessage, how: Settlement, reason: str, description: str
+        self,
+        delivery: LockedMessage,
+        how: Settlement,
+        reason: str,
+        description: str,
+        history: DeliveryHistory | None = None,
     ) -> None:
         self.settled.append([f"{delivery.message_id} {how}"])
 

@@ -26,6 +26,7 @@ from contract.messages import (
 from contract.names import delivery_notes
 from tests.unit.worker.test_worker_urls import answering, http
 from worker.errors import (
+    DeviceLost,
     Expired,
     HandedBack,
     InferenceFailed,
@@ -42,7 +43,9 @@ from worker.pipeline.deliveries import MAX_WAITING_COUNT, DeliveryNotes
 from worker.pipeline.receive import InFlight, ReceivedJob
 from worker.pipeline.reply import ReplyStep
 from worker.pipeline.settle import SettleStep
+from worker.pipeline.suspects import RunningJobs, Suspects
 from worker.replies import GatewayClient, QueueReplies, ReplyCache, ReplySenders
+from worker.servicebus.history import NO_HISTORY, DeliveryHistory
 from worker.servicebus.link import LockedMessage
 from worker.servicebus.locks import LockRenewer
 from worker.servicebus.receiver import ModelQueue, SettleRequest
@@ -99,7 +102,8 @@ class RecordedJobs:
         self.locks = LockRenewer(lambda: self.now)
         self.in_flight = InFlight(ModelTelemetry("noop"))
         self.reply = ReplyStep(cast(Any, None), senders, self.cache, self.in_flight)
-        self.settle_step = SettleStep(self.in_flight, {"noop": self})
+        self.suspects = Suspects()
+        self.settle_step = SettleStep(self.in_flight, {"noop": self}, self.suspects)
         self.shutdown = Shutdown()
         self.blobs = RecordedBlobs()
         unused = cast(Any, None)
@@ -121,6 +125,8 @@ class RecordedJobs:
             stopping=threading.Event(),
             shutdown=self.shutdown,
             notes=DeliveryNotes(self.blobs),
+            running=RunningJobs(),
+            suspects=self.suspects,
         )
 
     def settle(self, request: SettleRequest) -> None:
@@ -132,10 +138,13 @@ class RecordedJobs:
         delivery_count: int = 0,
         reply_to: ReplyTo | None = None,
         deadline_seconds: float = 60.0,
+        history: DeliveryHistory = NO_HISTORY,
     ) -> ReceivedJob:
         now = datetime.now(UTC)
         message = cast(Any, None)
-        delivery = LockedMessage(b"", delivery_count, now, None, {}, "job", message, "noop", 7)
+        delivery = LockedMessage(
+            b"", delivery_count, now, None, {}, "job", message, "noop", 7, history=history
+        )
         payload = InlineBytes("text/plain", b"")
         deadline = now + timedelta(seconds=deadline_seconds)
         request = JobRequest("job", "noop", payload, now, deadline, reply_to=reply_to)
@@ -169,11 +178,31 @@ def jobs() -> RecordedJobs:
 def test_the_message_of_a_temporarily_failed_job_is_abandoned_after_a_delay(
     jobs: RecordedJobs, error: WorkerError
 ) -> None:
-    for delivery_count in (0, 1, 9):
-        jobs.consumer.end(jobs.job(delivery_count), error)
+    for failed_count in (0, 1, 9):
+        # Deliveries that do not count against the job do not make the delay longer.
+        job = jobs.job(delivery_count=20, history=DeliveryHistory(failed_count))
+        jobs.consumer.end(job, error)
     assert jobs.settlements == [Settlement.ABANDON] * 3
     delays = [request.delay_seconds for request in jobs.settled]
     assert 0.5 <= delays[0] <= 1.0 < delays[1] <= 4.0 < delays[2] <= 60.0
+
+
+@pytest.mark.parametrize(
+    ("error", "ran_alone", "history"),
+    [
+        (PayloadsUnavailable(""), True, DeliveryHistory(2, waiting_count=5)),
+        (NotFinished(""), True, None),
+        (DeviceLost(""), True, DeliveryHistory(2, waiting_count=5, running_count=1)),
+        (DeviceLost(""), False, DeliveryHistory(1, waiting_count=5, running_count=1)),
+    ],
+)
+def test_an_abandoned_message_says_whether_the_delivery_counts_against_the_job(
+    jobs: RecordedJobs, error: WorkerError, *, ran_alone: bool, history: DeliveryHistory | None
+) -> None:
+    job = jobs.job(history=DeliveryHistory(failed_count=1, waiting_count=5))
+    job.ran_alone = ran_alone
+    jobs.consumer.end(job, error)
+    assert [request.history for request in jobs.settled] == [history]
 
 
 def test_a_message_is_settled_at_once_if_it_is_released_or_dead_lettered_or_refused(

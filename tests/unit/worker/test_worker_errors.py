@@ -29,6 +29,7 @@ SETTLEMENTS = {
     errors.WorkerFault: Settlement.ABANDON,
     errors.NotFinished: Settlement.ABANDON,
     errors.UnreadableMessage: Settlement.DEAD_LETTER,
+    errors.TooManyFailures: Settlement.DEAD_LETTER,
     errors.WrongModel: Settlement.DEAD_LETTER,
     errors.ReplyForbidden: Settlement.DEAD_LETTER,
     errors.ReplyRefused: Settlement.DEAD_LETTER,

@@ -11,11 +11,20 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from worker.servicebus.lock_journal import LockJournal, read_slots, write_journal
+from contract.names import PROPERTY_DELIVERY_HISTORY, PROPERTY_WORKER_DEATH
+from worker.servicebus.history import NO_HISTORY, DeliveryHistory, LockState
+from worker.servicebus.lock_journal import (
+    OLD_SUFFIX,
+    LockJournal,
+    WorkerDeath,
+    read_slots,
+    write_journal,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 HOST = "sb.example"
@@ -145,7 +154,8 @@ class Workers(RuleBasedStateMachine):
             found = self.journal.tokens
             assert len(found) == len(set(found))
             assert self.locked <= set(found) <= self.locked | self.unsure
-            assert sorted(read_slots(self.journal.path.read_bytes())) == sorted(found)
+            slots = read_slots(self.journal.path.read_bytes())
+            assert sorted(token for token, _, _ in slots) == sorted(found)
 
     def _die(self) -> None:
         assert self.journal is not None
@@ -173,7 +183,7 @@ def test_the_lock_tokens_of_unsettled_messages_survive_the_kill_of_the_process(
         assert list(successor.take_over()) == [], "the child still runs"
         child.kill()
         child.wait(10)
-        assert successor.take_over() == {b"2" * 16: child.pid}
+        assert list(successor.take_over()) == [b"2" * 16]
         assert successor.tokens == [b"2" * 16]
         assert list(tmp_path.iterdir()) == [successor.path]
     successor.close()
@@ -215,3 +225,66 @@ def test_the_next_worker_takes_over_lock_tokens_that_the_parent_has_added_for_a_
     successor = LockJournal(tmp_path, HOST, "noop")
     assert sorted(successor.take_over()) == [token(1), token(2), token(3)]
     successor.close()
+
+
+def leave(folder: Path, state: LockState, history: DeliveryHistory = NO_HISTORY) -> None:
+    """Write the journal of a dead worker, which held one message in this state."""
+    dead = LockJournal(folder, HOST, "noop")
+    dead.note(token(1))
+    if state is not LockState.ARRIVED:
+        dead.note_read(token(1), history)
+        dead.set_state(token(1), state)
+    dead.close()
+
+
+CRASH = WorkerDeath(os.getpid(), "w-1", "was killed by SIGSEGV", is_crash=True)
+KILL = WorkerDeath(os.getpid(), "w-1", "was killed by SIGKILL")
+FAILED = DeliveryHistory(failed_count=1)
+
+
+@pytest.mark.parametrize(
+    ("state", "death", "history"),
+    [
+        (LockState.ARRIVED, CRASH, None),
+        (LockState.WAITING, CRASH, DeliveryHistory(failed_count=1, waiting_count=1)),
+        (LockState.RUNNING, CRASH, DeliveryHistory(failed_count=1, running_count=1)),
+        (LockState.RUNNING_ALONE, CRASH, DeliveryHistory(failed_count=2, running_count=1)),
+        (LockState.RUNNING_ALONE, KILL, DeliveryHistory(1, killed_count=1, running_count=1)),
+        (LockState.RUNNING_ALONE, None, DeliveryHistory(1, killed_count=1, running_count=1)),
+        (LockState.RAN, CRASH, None),
+    ],
+)
+def test_a_death_counts_only_against_a_job_that_ran_alone(
+    tmp_path: Path, state: LockState, death: WorkerDeath | None, history: DeliveryHistory | None
+) -> None:
+    leave(tmp_path, state, FAILED)
+    # The first successor is killed before it abandons the message. Its own death does not count.
+    for dying in (death, CRASH):
+        successor = LockJournal(tmp_path, HOST, "noop")
+        assert successor.take_over(dying)[token(1)].history == history
+        successor.close()
+
+
+@pytest.mark.parametrize(
+    ("state", "is_told"), [(LockState.WAITING, False), (LockState.RUNNING, True)]
+)
+def test_only_a_job_that_was_running_is_told_how_its_worker_died(
+    tmp_path: Path, state: LockState, is_told: bool
+) -> None:
+    leave(tmp_path, state)
+    successor = LockJournal(tmp_path, HOST, "noop")
+    (left,) = successor.take_over(CRASH).values()
+    assert (left.properties.get(PROPERTY_WORKER_DEATH) == str(CRASH)) is is_told
+    assert PROPERTY_DELIVERY_HISTORY in left.properties
+    successor.close()
+
+
+def test_a_journal_of_an_earlier_version_is_taken_over(tmp_path: Path) -> None:
+    dead = LockJournal(tmp_path, HOST, "noop")
+    old = dead.path.with_suffix(OLD_SUFFIX)
+    old.write_bytes((b"\1" + token(1) + b"\0" + token(2) + b"\1" + token(3)).ljust(400, b"\0"))
+    left = dead.take_over(CRASH)
+    assert list(left) == [token(1), token(3)]
+    assert {each.history for each in left.values()} == {None}
+    assert not old.exists()
+    dead.close()

@@ -31,7 +31,8 @@ def run(sender, death):
     for number in parent.STOP_SIGNALS:
         signal.signal(number, on_signal)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, parent.WATCHED_SIGNALS)
-    print("run", os.getpid(), "child" if sender else "alone", death or "", flush=True)
+    kind = "crash" if death and death.is_crash else "kill"
+    print("run", os.getpid(), "child" if sender else "alone", kind, death or "", flush=True)
     while True:
         code = os.read(0, 10)
         if code == b"gil":
@@ -49,10 +50,11 @@ class Program:
     """A running subprocess that executes PROGRAM, and replaces its child when the child dies.
 
     `death` is the text that describes how the previous child died. The parent passes this text to
-    the current child. The text is empty for the first child.
+    the current child. The text is empty for the first child. `kind` is `crash` if the previous
+    child itself has caused its death.
     """
 
-    death = ""
+    death, kind = "", ""
 
     def __init__(self, *modules: str, path: Path = ROOT) -> None:
         self.process = subprocess.Popen(
@@ -71,7 +73,7 @@ class Program:
 
     def child(self) -> int:
         """Wait until the next child has started, and return its process id."""
-        run, pid, where, *death = self.line().split()
+        run, pid, where, self.kind, *death = self.line().split()
         assert (run, where) == ("run", "child")
         self.death = " ".join(death)
         return int(pid)
@@ -113,9 +115,10 @@ def test_a_killed_child_is_replaced() -> None:
     with started() as program:
         pids = [program.child()]
         assert program.death == ""
-        for number in (signal.SIGKILL, signal.SIGSEGV):
+        for number, kind in ((signal.SIGKILL, "kill"), (signal.SIGSEGV, "crash")):
             os.kill(pids[-1], number)
             pids.append(program.child())
+            assert program.kind == kind
             assert program.death.endswith(f"-{pids[-2]} was killed by {number.name}")
         assert len({*pids, program.process.pid}) == 4
         program.enter(3)
@@ -131,6 +134,7 @@ def test_a_child_that_a_model_or_library_ends_with_any_exit_code_is_replaced(
         program.enter(f"_{code}")
         assert program.child() != first
         assert f"-{first} exited with code {code} " in program.death
+        assert program.kind == "crash"
         assert program.process.poll() is None
         program.enter(3)
         assert program.process.wait(10) == 3
@@ -199,7 +203,7 @@ def test_the_worker_runs_without_a_fork_if_an_imported_module_has_started_a_thre
     text = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()"
     (tmp_path / "threaded.py").write_text(text, encoding="utf-8")
     with started("threaded", path=tmp_path) as program:
-        assert program.line() == f"run {program.process.pid} alone"
+        assert program.line() == f"run {program.process.pid} alone kill"
         program.enter(4)
         assert program.process.wait(10) == 4
 
@@ -210,7 +214,7 @@ def test_a_process_that_has_used_cuda_runs_the_worker_without_a_fork(
     text = "class cuda:\n    _is_in_bad_fork = staticmethod(lambda: True)"
     (tmp_path / "torch.py").write_text(text, encoding="utf-8")
     with started("torch", path=tmp_path) as program:
-        assert program.line() == f"run {program.process.pid} alone"
+        assert program.line() == f"run {program.process.pid} alone kill"
 
 
 def test_a_child_is_replaced_after_a_delay_only_if_the_child_ran_for_a_short_time() -> None:

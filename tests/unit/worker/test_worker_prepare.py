@@ -15,6 +15,7 @@ from worker.inputs.memory import InputMemory, MemoryBudget
 from worker.inputs.opened import InputKind, OpenedInput, never_stop, open_input, open_together
 from worker.pipeline.prepare import PrepareStep, RetryPolicy
 from worker.pipeline.receive import ReceivedJob
+from worker.pipeline.suspects import RunningJobs
 
 LARGE_BYTES = 200 * MIB
 IMAGE = InputKind("image")
@@ -39,6 +40,7 @@ class Setup:
             RetryPolicy(threading.Event()),
             InputMemory(self.budget),
             self.processes,
+            RunningJobs(),
         )
         self.jobs.consumer.prepare = self.step
 

@@ -1,16 +1,18 @@
-"""Test that a lock expires at the right time although the worker's and broker's clocks differ."""
+"""Test which messages may run, and when a lock expires if the clocks differ."""
 
+import contextlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
 
-from contract.catalogue import Catalogue
+from contract.catalogue import Catalogue, ModelEntry
 from contract.messages import InlineBytes, JobRequest, encode_request
-from worker.errors import LockLost
+from worker.errors import LockLost, TooManyFailures
 from worker.pipeline.receive import ReceivedJob, ReceiveStep
 from worker.replies import GatewayClient, QueueReplies, ReplySenders
+from worker.servicebus.history import DeliveryHistory
 from worker.servicebus.link import LockedMessage
 from worker.servicebus.locks import LockRenewer
 from worker.settings import AzureEndpoint
@@ -19,23 +21,27 @@ MODEL = replace(Catalogue.load()["noop"], lock_seconds=10)
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
 
+def receive_step(model: ModelEntry = MODEL) -> ReceiveStep:
+    """Return the step of a worker whose clock stands still at 100 s."""
+    senders = ReplySenders(
+        GatewayClient(frozenset()),
+        QueueReplies(AzureEndpoint(address="unused"), Catalogue.load()),
+    )
+    return ReceiveStep(model, senders, LockRenewer(lambda: 100.0))
+
+
 def opened(locked_seconds: float) -> ReceivedJob:
     """Return a received job whose message lock expires in `locked_seconds` by the broker's clock.
 
     The worker's clock stands still at 100 s.
     """
-    senders = ReplySenders(
-        GatewayClient(frozenset()),
-        QueueReplies(AzureEndpoint(address="unused"), Catalogue.load()),
-    )
     deadline = NOW + timedelta(seconds=60)
     request = JobRequest("job", MODEL.name, InlineBytes("text/plain", b""), NOW, deadline)
     locked_until = NOW + timedelta(seconds=locked_seconds)
     delivery = LockedMessage(
         encode_request(request), 0, NOW, locked_until, {}, "job", cast(Any, None)
     )
-    step = ReceiveStep(MODEL, senders, LockRenewer(lambda: 100.0))
-    return step.open(delivery, lambda delivery, timeout_seconds: 10.0, NOW)
+    return receive_step().open(delivery, lambda delivery, timeout_seconds: 10.0, NOW)
 
 
 def test_a_lock_expires_at_the_expiry_time_in_the_message() -> None:
@@ -51,3 +57,28 @@ def test_a_broker_clock_ahead_of_the_worker_clock_does_not_extend_a_lock() -> No
 def test_reading_a_message_whose_lock_has_already_expired_raises_lock_lost() -> None:
     with pytest.raises(LockLost):
         opened(-0.1)
+
+
+@pytest.mark.parametrize(
+    ("limit", "delivery_count", "history", "may_run"),
+    [
+        pytest.param(
+            3, 99, DeliveryHistory(waiting_count=50, running_count=9), True, id="innocent"
+        ),
+        pytest.param(3, 99, DeliveryHistory(failed_count=2, killed_count=2), True, id="once-more"),
+        pytest.param(3, 3, DeliveryHistory(failed_count=3), False, id="failures"),
+        pytest.param(3, 9, DeliveryHistory(killed_count=9), False, id="kills"),
+        pytest.param(3, 5, DeliveryHistory(failed_count=2, killed_count=3), False, id="both"),
+        pytest.param(1, 4, DeliveryHistory(waiting_count=4), True, id="never-ran"),
+        pytest.param(1, 4, DeliveryHistory(waiting_count=3), False, id="may-have-run"),
+    ],
+)
+def test_a_message_is_refused_after_as_many_failures_as_its_model_allows(
+    limit: int, delivery_count: int, history: DeliveryHistory, *, may_run: bool
+) -> None:
+    message = LockedMessage(
+        b"", delivery_count, NOW, NOW, {}, "job", cast(Any, None), history=history
+    )
+    step = receive_step(replace(MODEL, max_delivery_count=limit))
+    with contextlib.nullcontext() if may_run else pytest.raises(TooManyFailures):
+        step.check_failures(message)

@@ -7,6 +7,7 @@ from typing import Any, cast
 import pytest
 
 from worker.errors import BrokerUnavailable, LockLost, QueueMissing, Settlement
+from worker.servicebus.history import DeliveryHistory
 from worker.servicebus.link import LockedMessage
 from worker.servicebus.locks import LockRenewer
 from worker.servicebus.receiver import Receiver, Settled, SettleRequest
@@ -46,7 +47,12 @@ class Broker:
         self.drains += 1
 
     def settle(
-        self, delivery: LockedMessage, how: Settlement, reason: str, description: str
+        self,
+        delivery: LockedMessage,
+        how: Settlement,
+        reason: str,
+        description: str,
+        history: DeliveryHistory | None = None,
     ) -> None:
         self._fail()
         self.settled.append((delivery.message_id, how))

@@ -1,0 +1,131 @@
+"""Test that suspects run alone, and that the lock journal says which jobs run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from worker.pipeline.receive import ReceivedJob
+from worker.pipeline.suspects import RunningJobs, Suspects
+from worker.servicebus.history import NO_HISTORY, DeliveryHistory, LockState
+from worker.servicebus.link import LockedMessage
+from worker.servicebus.lock_journal import LockJournal, read_slots
+
+SUSPECT = DeliveryHistory(running_count=1)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[LockJournal]:
+    journal = LockJournal(tmp_path, "sb.example", "noop")
+    yield journal
+    journal.close()
+
+
+def message(
+    number: int, journal: LockJournal | None = None, history: DeliveryHistory = NO_HISTORY
+) -> LockedMessage:
+    token = number.to_bytes(16, "big")
+    if journal is not None:
+        journal.note(token)
+        journal.note_read(token, history)
+    unused = cast(Any, None)
+    return LockedMessage(
+        b"", 1, None, None, {}, "job", unused, token=token, history=history, journal=journal
+    )
+
+
+def states(journal: LockJournal) -> list[LockState]:
+    return [state for _, state, _ in read_slots(journal.path.read_bytes())]
+
+
+def test_a_job_runs_alone_only_if_no_other_job_runs_meanwhile(journal: LockJournal) -> None:
+    running = RunningJobs()
+    first, second = message(1, journal), message(2, journal)
+    running.enter(first)
+    assert states(journal) == [LockState.RUNNING_ALONE, LockState.WAITING]
+    running.enter(second)
+    assert states(journal) == [LockState.RUNNING, LockState.RUNNING]
+    assert not running.leave(second)
+    assert states(journal) == [LockState.RUNNING, LockState.WAITING]
+    assert not running.leave(first, LockState.RAN)
+    with running.running(second, LockState.RAN):
+        assert states(journal) == [LockState.RAN, LockState.RUNNING_ALONE]
+    assert states(journal) == [LockState.RAN, LockState.RAN]
+
+
+def test_a_batch_of_several_jobs_does_not_run_alone(journal: LockJournal) -> None:
+    running = RunningJobs()
+    running.enter(message(1, journal), message(2, journal))
+    assert states(journal) == [LockState.RUNNING, LockState.RUNNING]
+
+
+def test_no_job_runs_alone_while_a_model_loads(journal: LockJournal) -> None:
+    running = RunningJobs()
+    first, second = message(1, journal), message(2, journal)
+    running.enter(first)
+    with running.loading():
+        assert states(journal)[0] is LockState.RUNNING
+        running.leave(first)
+        running.enter(second)
+        assert states(journal)[1] is LockState.RUNNING
+
+
+class Started:
+    """Suspects, and the jobs that they have started, in this order."""
+
+    def __init__(self) -> None:
+        self.suspects = Suspects()
+        self.started: list[ReceivedJob] = []
+
+    def start(self, history: DeliveryHistory = NO_HISTORY) -> ReceivedJob:
+        unused = cast(Any, None)
+        job = ReceivedJob(unused, message(1, history=history), unused, unused)
+        self.suspects.start(job, lambda: self.started.append(job))
+        return job
+
+
+@pytest.fixture
+def jobs() -> Started:
+    return Started()
+
+
+def test_suspects_run_one_at_a_time_after_the_other_jobs(jobs: Started) -> None:
+    usual, first, second = jobs.start(), jobs.start(SUSPECT), jobs.start(SUSPECT)
+    assert jobs.started == [usual]
+    assert jobs.suspects.exist
+    jobs.suspects.end(usual)
+    assert jobs.started == [usual, first]
+    jobs.suspects.end(first)
+    assert jobs.started == [usual, first, second]
+    assert jobs.suspects.exist
+    jobs.suspects.end(second)
+    assert not jobs.suspects.exist
+
+
+def test_a_job_that_arrives_while_a_suspect_runs_is_next(jobs: Started) -> None:
+    first, second, usual = jobs.start(SUSPECT), jobs.start(SUSPECT), jobs.start()
+    assert jobs.started == [first]
+    jobs.suspects.end(first)
+    assert jobs.started == [first, usual]
+    jobs.suspects.end(usual)
+    assert jobs.started == [first, usual, second]
+
+
+def test_a_suspect_that_has_killed_no_worker_alone_comes_first(jobs: Started) -> None:
+    usual = jobs.start()
+    killer = jobs.start(DeliveryHistory(failed_count=1, running_count=2))
+    unlucky = jobs.start(SUSPECT)
+    jobs.suspects.end(usual)
+    jobs.suspects.end(unlucky)
+    assert jobs.started == [usual, unlucky, killer]
+
+
+def test_a_job_that_ends_before_its_start_is_not_started(jobs: Started) -> None:
+    running, waiting, usual = jobs.start(SUSPECT), jobs.start(SUSPECT), jobs.start()
+    for job in (waiting, usual, running):
+        jobs.suspects.end(job)
+    assert jobs.started == [running]
+    assert not jobs.suspects.exist

@@ -1,0 +1,160 @@
+"""Note which jobs' code this process runs, and run the suspects one at a time.
+
+A job whose worker process died is delivered again. If the process ran only this job, the death
+counts against the job. If it ran several jobs, the cause is not known, and each of these jobs is a
+suspect (`worker.servicebus.history`). A suspect runs while this process works on no other job, so
+that the cause of a further death is certain, and the death harms no other job.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from worker.pipeline.receive import ReceivedJob
+from worker.servicebus.history import LockState
+from worker.servicebus.link import LockedMessage
+
+
+class RunningJobs:
+    """Notes in the lock journals which jobs' code this process runs. Any thread may call it.
+
+    The code of a job is the code that decodes its message and input, and the code of its model.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._states: dict[LockedMessage, LockState] = {}
+        self._load_count = 0
+
+    def enter(self, *messages: LockedMessage) -> None:
+        """Note that this process begins to run the code of the jobs of these messages."""
+        with self._lock:
+            is_alone = len(messages) == 1 and not self._states and not self._load_count
+            self._end_solitude()
+            state = LockState.RUNNING_ALONE if is_alone else LockState.RUNNING
+            for message in messages:
+                self._set(message, state)
+
+    def leave(self, message: LockedMessage, state: LockState = LockState.WAITING) -> bool:
+        """Note that this process does not run the code of the message's job any more.
+
+        Do nothing if it did not run the code. `state` says how far the job has come.
+
+        Returns:
+            Whether the process has run the code of no other job meanwhile.
+        """
+        with self._lock:
+            was = self._states.pop(message, None)
+            if was is not None:
+                message.note_state(state)
+            return was is LockState.RUNNING_ALONE
+
+    @contextlib.contextmanager
+    def running(
+        self, message: LockedMessage, after: LockState = LockState.WAITING
+    ) -> Iterator[None]:
+        """Note that the `with` block runs the code of a job. `after` is the state afterwards."""
+        self.enter(message)
+        try:
+            yield
+        finally:
+            self.leave(message, after)
+
+    @contextlib.contextmanager
+    def loading(self) -> Iterator[None]:
+        """Note that the `with` block loads a model, which may be what kills the process."""
+        with self._lock:
+            self._end_solitude()
+            self._load_count += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._load_count -= 1
+
+    def _end_solitude(self) -> None:
+        if len(self._states) == 1:
+            (message,) = self._states
+            self._set(message, LockState.RUNNING)
+
+    def _set(self, message: LockedMessage, state: LockState) -> None:
+        self._states[message] = state
+        message.note_state(state)
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    job: ReceivedJob
+    start: Callable[[], object]
+
+
+class Suspects:
+    """Starts the jobs of this process, and each suspect only while no other job is in progress.
+
+    While there is a suspect, the process receives no more messages. Any thread may call the
+    methods.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._in_progress: set[ReceivedJob] = set()
+        self._suspects: list[_Start] = []
+        # The jobs that were received after a suspect was started.
+        self._others: list[_Start] = []
+        self._running: ReceivedJob | None = None
+
+    @property
+    def exist(self) -> bool:
+        """Return whether a suspect waits or runs."""
+        return bool(self._suspects) or self._running is not None
+
+    def start(self, job: ReceivedJob, start: Callable[[], object]) -> None:
+        """Call `start`, which starts the job, as soon as the job may start. It must not block.
+
+        If the job ends before that, `start` is not called.
+        """
+        with self._lock:
+            is_suspect = job.delivery.history.is_suspect
+            if not is_suspect and self._running is None:
+                self._in_progress.add(job)
+                is_ready = True
+            else:
+                (self._suspects if is_suspect else self._others).append(_Start(job, start))
+                is_ready = False
+        if is_ready:
+            start()
+        else:
+            self._start_next()
+
+    def end(self, job: ReceivedJob) -> None:
+        """Record that a job has ended, and start the jobs that waited for this."""
+        with self._lock:
+            self._in_progress.discard(job)
+            if not self.exist:
+                return
+            if self._running is job:
+                self._running = None
+            self._suspects = [each for each in self._suspects if each.job is not job]
+            self._others = [each for each in self._others if each.job is not job]
+        self._start_next()
+
+    def _start_next(self) -> None:
+        with self._lock:
+            ready: list[_Start] = []
+            if self._running is None and self._others:
+                ready, self._others = self._others, []
+                self._in_progress.update(each.job for each in ready)
+            elif self._running is None and self._suspects and not self._in_progress:
+                # A job that has killed no worker alone is probably harmless. So it comes before the
+                # next death.
+                first = min(self._suspects, key=_evidence)
+                self._suspects.remove(first)
+                self._running, ready = first.job, [first]
+        for each in ready:
+            each.start()
+
+
+def _evidence(waiting: _Start) -> tuple[int, int]:
+    history = waiting.job.delivery.history
+    return history.failed_count + history.killed_count, history.running_count

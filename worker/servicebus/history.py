@@ -1,0 +1,150 @@
+"""What is known of a message's earlier deliveries, and which of them count against its job.
+
+Service Bus counts each delivery that ends with an abandoned message or an expired lock. This count
+says nothing about the job: the worker may have been killed from outside, or by the job of another
+message. Therefore workers keep a count of their own in an application property of the message. They
+write the property when they abandon the message. It is read only if the message is delivered again.
+
+A death of the worker process counts against a job only if the process ran the code of this job and
+of no other job. If it ran several jobs, each of them is a suspect: the job runs alone when it is
+delivered again. So the next death, if there is one, has a certain cause.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, astuple, dataclass, fields, replace
+from enum import IntEnum
+from typing import Final
+
+from contract.names import PROPERTY_DELIVERY_HISTORY
+
+KILLS_PER_FAILURE: Final = 3
+"""How many deaths by SIGKILL count as one failed delivery, if the job ran alone.
+
+The kernel kills a process by SIGKILL if memory runs out, which the job may have caused. But an
+operator may also have killed the process.
+"""
+
+_MAX_COUNT: Final = 255
+
+
+class LockState(IntEnum):
+    """How far the job of a locked message has come.
+
+    ARRIVED: the message was not read yet, so its earlier deliveries are not known.
+    WAITING: the job waits for its next step, and the model has not run it.
+    RUNNING: the process runs the code of this job and of others.
+    RUNNING_ALONE: the process runs the code of this job and of no other job.
+    RAN: the model has run the job, and the process does not run the job's code any more.
+    LEFT: the process has died, and the history already contains its last delivery.
+    """
+
+    ARRIVED = 1
+    WAITING = 2
+    RUNNING = 3
+    RUNNING_ALONE = 4
+    RAN = 5
+    LEFT = 6
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryHistory:
+    """What workers know of the earlier deliveries of a message.
+
+    Attributes:
+        failed_count: The deliveries that count against the job. The job crashed the worker process
+            while it ran alone, or the worker gave the message back because of a failure.
+        killed_count: The deliveries in which the worker process was killed from outside, or by the
+            kernel for lack of memory, while the job ran alone.
+        waiting_count: The deliveries that ended before the model ran the job.
+        running_count: The deliveries in which the worker process died while it ran the job. If
+            there is one, the job is a suspect, and runs alone.
+    """
+
+    failed_count: int = 0
+    killed_count: int = 0
+    waiting_count: int = 0
+    running_count: int = 0
+
+    @property
+    def is_suspect(self) -> bool:
+        """Return whether the job may have killed a worker process, and must run alone."""
+        return self.running_count > 0
+
+    @property
+    def failures(self) -> int:
+        """Return how many failed deliveries count against the job, including deaths by SIGKILL."""
+        return self.failed_count + self.killed_count // KILLS_PER_FAILURE
+
+    def add_failure(self) -> "DeliveryHistory":
+        """Return this history with one more failed delivery, which counts against the job."""
+        return replace(self, failed_count=self.failed_count + 1)
+
+    def add_death(self, *, ran_alone: bool, is_crash: bool) -> "DeliveryHistory":
+        """Return this history with one more delivery in which the process died while the job ran.
+
+        Args:
+            ran_alone: Whether the process ran no other job.
+            is_crash: Whether the process itself caused its death.
+        """
+        counts = {"running_count": self.running_count + 1}
+        if ran_alone and is_crash:
+            counts["failed_count"] = self.failed_count + 1
+        elif ran_alone:
+            counts["killed_count"] = self.killed_count + 1
+        return replace(self, **counts)
+
+    def to_properties(self) -> dict[str, str]:
+        """Return the application property that contains this history."""
+        return {PROPERTY_DELIVERY_HISTORY: json.dumps(asdict(self))}
+
+    def to_bytes(self) -> bytes:
+        """Return this history as HISTORY_BYTES bytes, one for each count. The limit is 255."""
+        return bytes(min(count, _MAX_COUNT) for count in astuple(self))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "DeliveryHistory":
+        """Return the history that `to_bytes` has encoded; NO_HISTORY if `data` is empty."""
+        return cls(*data)
+
+
+NO_HISTORY: Final = DeliveryHistory()
+HISTORY_BYTES: Final = len(fields(DeliveryHistory))
+
+
+def read_history(properties: Mapping[str, str]) -> DeliveryHistory:
+    """Return the history in the application properties of a redelivered message.
+
+    Return NO_HISTORY if there is none, or if it is not valid.
+    """
+    try:
+        counts = json.loads(properties.get(PROPERTY_DELIVERY_HISTORY, "{}"))
+        found = [counts.get(each.name, 0) for each in fields(DeliveryHistory)]
+    except (ValueError, AttributeError, RecursionError):
+        return NO_HISTORY
+    is_valid = all(type(count) is int and count >= 0 for count in found)
+    return DeliveryHistory(*(min(count, _MAX_COUNT) for count in found)) if is_valid else NO_HISTORY
+
+
+def history_after_death(
+    state: LockState, history: DeliveryHistory, *, is_crash: bool
+) -> DeliveryHistory | None:
+    """Return the history of a message after the worker process has died.
+
+    Return None if the history must not be changed.
+
+    Args:
+        state: How far the job had come when the process died.
+        history: What was known of the earlier deliveries.
+        is_crash: Whether the process itself caused its death. If it was killed by SIGKILL, or if
+            nobody knows how it died, the death counts less.
+    """
+    match state:
+        case LockState.WAITING:
+            return replace(history, waiting_count=history.waiting_count + 1)
+        case LockState.RUNNING | LockState.RUNNING_ALONE:
+            ran_alone = state is LockState.RUNNING_ALONE
+            return history.add_death(ran_alone=ran_alone, is_crash=is_crash)
+        case LockState.LEFT:
+            return history
+    return None
