@@ -48,6 +48,7 @@ from worker.memory.gpu_sharing.sharing import DeviceSharing
 from worker.net.guarded_http import GuardedHttp
 from worker.net.storage import storage_account
 from worker.parent import STOP_SIGNALS, WATCHED_SIGNALS, run_in_child
+from worker.pipeline.children import ChildServices
 from worker.pipeline.consumer import Consumer
 from worker.pipeline.deliveries import DeliveryNotes
 from worker.pipeline.factory import SharedServices, make_consumer
@@ -123,11 +124,16 @@ class Worker:
         self._publishing: threading.Thread | None = None
         catalogue = _catalogue(settings)
         senders = ReplySenders(gateway, QueueReplies(settings.service_bus, catalogue))
+        payloads = BlobPayloads(blobs)
         self._services = SharedServices(
+            # A client of its own, so that requests that wait do not use up the connections.
+            children=ChildServices(
+                GatewayClient(settings.reply_hosts, self._tracing.headers), catalogue, payloads
+            ),
             gateway=gateway,
             senders=senders,
             cache=ReplyCache(),
-            payloads=BlobPayloads(blobs),
+            payloads=payloads,
             notes=DeliveryNotes(blobs),
             urls=UrlFetcher(http),
             large_inputs=MemoryBudget(settings.input_memory_bytes),

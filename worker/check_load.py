@@ -45,6 +45,7 @@ from worker.inputs.urls import UrlFetcher
 from worker.memory.gpu_sharing.reservation import ModelWorkload
 from worker.memory.gpu_sharing.sharing import DeviceSharing
 from worker.net.guarded_http import GuardedHttp
+from worker.pipeline.children import ChildServices
 from worker.pipeline.consumer import Consumer
 from worker.pipeline.deliveries import DeliveryNotes
 from worker.pipeline.factory import SharedServices, make_consumer
@@ -493,14 +494,16 @@ class LoadMeasurement:
         gateway = GatewayClient(frozenset())
         http = GuardedHttp(AddressGuard(""), Resolver())
         blobs = _MemoryBlobs({blob: data for blob, (data, _) in self._inputs.items()})
+        payloads = BlobPayloads(blobs)
         services = SharedServices(
+            children=ChildServices(gateway, Catalogue({model.name: model}), payloads),
             gateway=gateway,
             senders=ReplySenders(
                 gateway,
                 QueueReplies(unused, Catalogue({model.name: model}), lambda *_: callers),
             ),
             cache=ReplyCache(),
-            payloads=BlobPayloads(blobs),
+            payloads=payloads,
             notes=DeliveryNotes(blobs),
             urls=UrlFetcher(http),
             large_inputs=MemoryBudget(DEFAULT_INPUT_MEMORY_BYTES),

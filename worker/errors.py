@@ -9,6 +9,7 @@ of a group of errors contains what the worker does with the message.
     │   ├── UnsupportedMediaType   unsupported-media-type   the model does not accept this type
     │   ├── PayloadUnusable        payload-corrupt          the blob does not match its reference
     │   ├── InferenceFailed        inference-failed         the model raised an error
+    │   ├── ChildFailed            child-failed             a job of another model failed
     │   ├── OutOfMemory            out-of-memory            one input exceeds the device's memory
     │   ├── ResultTooLarge         result-too-large         the result exceeds the limit
     │   ├── ModelBroken            model-broken             the model cannot be loaded
@@ -125,6 +126,12 @@ class InferenceFailed(Fault):
     """The model raised an error, or returned a value that cannot be used as a result."""
 
     code = FailureCode.INFERENCE_FAILED.value
+
+
+class ChildFailed(Fault):
+    """A child job has failed or was refused. The code of a model may handle this error."""
+
+    code = FailureCode.CHILD_FAILED.value
 
 
 class OutOfMemory(Fault):

@@ -46,7 +46,8 @@ _CHECK_TIMEOUT: Final = Timeout(2.0)
 # Shorter than the 5 s after which uvicorn and others close an idle connection.
 _KEEP_ALIVE_SECONDS: Final = 4.0
 _MAX_CONNECTIONS: Final = 64
-_HEADERS: Final = {"content-type": "application/json", "user-agent": "loosely-worker"}
+_USER_AGENT: Final = "loosely-worker"
+_HEADERS: Final = {"content-type": "application/json", "user-agent": _USER_AGENT}
 
 # How long to retry a reply to a producer's queue during one delivery of the message.
 _MAX_PRODUCER_SECONDS: Final = 30.0
@@ -143,6 +144,46 @@ class GatewayClient:
         self._mark_up()
         return status != _GONE
 
+    def run_child(
+        self, url: str, body: bytes, media_type: str | None, wait_seconds: int
+    ) -> tuple[int | None, bytes]:
+        """Send a request for a child job once, which the gateway answers when the job has ended.
+
+        Args:
+            url: The children URL of the parent job, with the model and the key of the child.
+            body: The input of the child job.
+            media_type: The media type of the input; None if the gateway shall recognise it.
+            wait_seconds: How long the gateway may wait for the end of the job.
+
+        Returns:
+            The status and the body of the response; the status is None if there was none.
+        """
+        headers = {"prefer": f"wait={wait_seconds}", **self._trace_headers()}
+        if media_type is not None:
+            headers["content-type"] = media_type
+        timeout = Timeout(connect=3.0, read=wait_seconds + 10.0)
+        try:
+            response = self._send(
+                "POST", self._parse(url), timeout, body, {"user-agent": _USER_AGENT, **headers}
+            )
+        except HTTPError as error:
+            self._status.mark_down(type(error).__name__)
+            return None, b""
+        if response.status < 500:
+            self._mark_up()
+        return response.status, response.data
+
+    def cancel_children(self, url: str) -> None:
+        """Cancel all child jobs of a job. Does nothing if the gateway does not answer.
+
+        Args:
+            url: The children URL of the parent job.
+        """
+        try:
+            self._request("DELETE", self._parse(url), _CHECK_TIMEOUT)
+        except HTTPError as error:
+            self._status.mark_down(type(error).__name__)
+
     def send(self, url: str, body: bytes, wait: Wait) -> bool:
         """Send a reply. Try again until the gateway accepts it or answers that the job has ended.
 
@@ -172,21 +213,26 @@ class GatewayClient:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> int:
-        """Send a request to a URL that `_parse` has checked, and return the response's status."""
+        """Send a request with a JSON body, and return the response's status."""
+        return self._send(method, url, timeout, body, {**_HEADERS, **(headers or {})}).status
+
+    def _send(
+        self,
+        method: str,
+        url: Url,
+        timeout: Timeout,
+        body: bytes | None,
+        headers: Mapping[str, str],
+    ) -> urllib3.BaseHTTPResponse:
+        """Send a request to a URL that `_parse` has checked, and return the response."""
         now = time.monotonic()
         if now - self._used_at > _KEEP_ALIVE_SECONDS:
             self._pools.clear()
         self._used_at = now
         pool = self._pools.connection_from_host(url.host, url.port, url.scheme)
-        response = pool.urlopen(
-            method,
-            url.request_uri,
-            body,
-            headers={**_HEADERS, **(headers or {})},
-            redirect=False,
-            timeout=timeout,
+        return pool.urlopen(
+            method, url.request_uri, body, headers=headers, redirect=False, timeout=timeout
         )
-        return response.status
 
     def _try_send(self, url: Url, body: bytes) -> "_Answer":
         """Send the reply once.

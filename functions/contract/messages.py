@@ -127,6 +127,7 @@ class FailureCode(StrEnum):
     UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type"
     PAYLOAD_CORRUPT = "payload-corrupt"
     INFERENCE_FAILED = "inference-failed"
+    CHILD_FAILED = "child-failed"
     OUT_OF_MEMORY = "out-of-memory"
     RESULT_TOO_LARGE = "result-too-large"
     MODEL_BROKEN = "model-broken"

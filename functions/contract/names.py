@@ -160,7 +160,7 @@ def reply_path(job_id: str) -> str:
 
 
 WORKER_ROUTE: Final = re.compile(
-    r"((?:/[A-Za-z0-9._~-]+)*)/v1/jobs/[A-Za-z0-9][A-Za-z0-9._-]{0,99}/(?:reply|progress)"
+    r"((?:/[A-Za-z0-9._~-]+)*)/v1/jobs/[A-Za-z0-9][A-Za-z0-9._-]{0,99}/(?:reply|progress|children)"
 )
 """Matches the URL paths of the routes for workers. The first group is the path before `/v1`."""
 
@@ -170,9 +170,21 @@ def progress_url(reply_url: str) -> str | None:
 
     Return None if `reply_url` is not a reply URL of the gateway.
     """
+    return _sibling_url(reply_url, "progress")
+
+
+def children_url(reply_url: str) -> str | None:
+    """Return the URL for a job's child jobs. `reply_url` is the URL for the job's reply.
+
+    Return None if `reply_url` is not a reply URL of the gateway.
+    """
+    return _sibling_url(reply_url, "children")
+
+
+def _sibling_url(reply_url: str, name: str) -> str | None:
     path, question_mark, query = reply_url.partition("?")
     base, slash, last = path.rpartition("/")
-    return f"{base}/progress?{query}" if slash and question_mark and last == "reply" else None
+    return f"{base}/{name}?{query}" if slash and question_mark and last == "reply" else None
 
 
 def progress_blob(job_id: str) -> str:

@@ -16,6 +16,7 @@ from gateway.http.authentication import ReplyTokens
 from gateway.http.bodies import LargeBodies
 from gateway.http.rates import RateLimiter
 from gateway.jobs.activities import Conclude, Enqueue
+from gateway.jobs.children import JobCancellation
 from gateway.jobs.lifecycle import Jobs, OutcomeStore, Waiters
 from gateway.jobs.progress import ProgressStore
 from gateway.operations.model_states import ModelStates
@@ -33,6 +34,7 @@ from gateway.storage.payloads import (
     PayloadStore,
     SignedPayloadLinks,
 )
+from gateway.submission.children import ChildJobs
 from gateway.submission.create import JobCreator
 from gateway.submission.idempotency import LIFETIME_HOURS, IdempotencyKeys
 from gateway.submission.versions import VersionChooser
@@ -79,6 +81,8 @@ class Services:
     enqueue: Enqueue = field(init=False)
     conclude: Conclude = field(init=False)
     creator: JobCreator = field(init=False)
+    children: ChildJobs = field(init=False)
+    cancellation: JobCancellation = field(init=False)
     idempotency: IdempotencyKeys = field(init=False)
     dead_letters: DeadLetterTrigger = field(init=False)
     letter_actions: LetterActions = field(init=False)
@@ -137,6 +141,8 @@ class Services:
             enqueue=Enqueue(requests),
             conclude=Conclude(outcomes, progress, waiters),
             creator=creator,
+            children=ChildJobs(creator, jobs, waiters, self.blobs),
+            cancellation=JobCancellation(jobs, progress, self.blobs, self.clock),
             idempotency=IdempotencyKeys(
                 self.blobs, jobs, creator, waiters, self.clock, self.claim_lifetime
             ),

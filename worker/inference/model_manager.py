@@ -3,11 +3,13 @@
 The memory that a model uses is measured after the model was loaded.
 """
 
+import contextlib
 import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from math import inf
 from typing import Any
 
@@ -172,6 +174,18 @@ class ModelManager:
             and self._reservation.is_in
         )
         return is_serving or self.refusal is not None
+
+    @property
+    def must_unload(self) -> bool:
+        """Return whether the model must be unloaded, because another model needs its memory."""
+        return self._reservation is not None and not self._reservation.is_in
+
+    def release_device(self) -> AbstractContextManager[None]:
+        """Return a context manager in which other models may use the device.
+
+        The thread that runs the model enters it while a job waits for the jobs of other models.
+        """
+        return self._sharing.device_lock.released()
 
     def touch(self) -> None:
         """Record that a message for this model was received.
@@ -422,6 +436,10 @@ def _describe(error: WorkerError) -> dict[str, str]:
     return {"code": error.code, "detail": str(error)}
 
 
+class NoParentJob(Exception):
+    """A model has called `context.run` without a running job."""
+
+
 class NullContext:
     """A context that ignores progress reports, for runs of a model without a job."""
 
@@ -430,6 +448,14 @@ class NullContext:
 
     def check(self) -> None:
         """Do nothing, because there is no job that could be cancelled."""
+
+    def run(
+        self, model: str, inputs: Sequence[Any], parameters: Mapping[str, Any] | None = None
+    ) -> list[Any]:
+        """Raise NoParentJob, because child jobs need a running job as their parent."""
+        raise NoParentJob(
+            f"context.run needs a running job; start the system to run jobs of {model}"
+        )
 
 
 def warm_up(model: ModelEntry, loaded: LoadedModel, limit: MeasuredBatchLimit) -> None:
@@ -482,7 +508,9 @@ def run_sample(model: ModelEntry, loaded: LoadedModel) -> None:
 
 
 def _run(model: ModelEntry, loaded: LoadedModel, batch: list[Any]) -> None:
-    loaded.run(batch, [NullContext()] * len(batch) if model.reports_progress else [])
+    # An example item warms up the model until it would run jobs of other models.
+    with contextlib.suppress(NoParentJob):
+        loaded.run(batch, [NullContext()] * len(batch) if model.reports_progress else [])
 
 
 def _batch_sizes(largest: int) -> list[int]:

@@ -98,6 +98,15 @@ class BlobPayloads:
         _check_size(ref.size_bytes, model.max_upload_bytes)
         return self._fetch(ref, _spool, wait)
 
+    def fetch_result(self, ref: PayloadRef, wait: Wait) -> bytes:
+        """Download the result of a child job from blob storage.
+
+        Raises:
+            PayloadsUnavailable: `wait` returned False before the download succeeded.
+            PayloadUnusable: The blob does not exist, or does not match its reference.
+        """
+        return self._fetch(ref, b"".join, wait)
+
     def store(self, job_id: str, data: bytes, media_type: str, wait: Wait) -> PayloadRef:
         """Store a result as a blob, and return a reference to the blob.
 

@@ -17,6 +17,18 @@ _GROWTH = 2.0
 _MAX_EXCLUSIVE_WAIT_SECONDS = 10.0
 
 
+class _Use(threading.local):
+    """How the current thread uses the device.
+
+    `is_exclusive` is true if the thread asked for exclusive use, and `is_alone` if it got it.
+    """
+
+    is_inside = False
+    is_exclusive = False
+    is_alone = False
+    was_released = False
+
+
 class DeviceLock:
     """A lock for shared or exclusive use of the device by the models of this process.
 
@@ -30,19 +42,44 @@ class DeviceLock:
         self._inside_count = 0
         self._waiting_count = 0
         self._is_exclusive = False
+        self._local = _Use()
+
+    @property
+    def was_released(self) -> bool:
+        """Return whether this thread released the device during its last or current use."""
+        return self._local.was_released
+
+    @contextlib.contextmanager
+    def released(self) -> Iterator[None]:
+        """Let other threads use the device during the `with` block, also exclusively.
+
+        Does nothing if this thread does not use the device. After the block, the thread uses the
+        device again as before.
+        """
+        local = self._local
+        if not local.is_inside:
+            yield
+            return
+        local.was_released = True
+        is_exclusive = local.is_exclusive
+        self._leave()
+        try:
+            yield
+        finally:
+            if is_exclusive:
+                self._enter_exclusive()
+            else:
+                self._enter_shared()
 
     @contextlib.contextmanager
     def shared(self) -> Iterator[None]:
         """Use the device during the `with` block. Other threads may use it at the same time."""
-        with self._changed:
-            self._changed.wait_for(lambda: not (self._is_exclusive or self._waiting_count))
-            self._inside_count += 1
+        self._local.was_released = False
+        self._enter_shared()
         try:
             yield
         finally:
-            with self._changed:
-                self._inside_count -= 1
-                self._changed.notify_all()
+            self._leave()
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -52,6 +89,20 @@ class DeviceLock:
         because the jobs of other threads may last minutes. After the time limit, the `with` block
         runs even if other threads use the device.
         """
+        self._local.was_released = False
+        self._enter_exclusive()
+        try:
+            yield
+        finally:
+            self._leave()
+
+    def _enter_shared(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not (self._is_exclusive or self._waiting_count))
+            self._inside_count += 1
+        self._local.is_inside, self._local.is_exclusive, self._local.is_alone = True, False, False
+
+    def _enter_exclusive(self) -> None:
         with self._changed:
             self._waiting_count += 1
             is_free = self._changed.wait_for(lambda: not self._inside_count, self._max_wait_seconds)
@@ -59,13 +110,14 @@ class DeviceLock:
             self._is_exclusive = self._is_exclusive or is_free
             self._inside_count += 1
             self._changed.notify_all()
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._inside_count -= 1
-                self._is_exclusive = self._is_exclusive and not is_free
-                self._changed.notify_all()
+        self._local.is_inside, self._local.is_exclusive, self._local.is_alone = True, True, is_free
+
+    def _leave(self) -> None:
+        with self._changed:
+            self._inside_count -= 1
+            self._is_exclusive = self._is_exclusive and not self._local.is_alone
+            self._changed.notify_all()
+        self._local.is_inside = False
 
 
 class BatchLimit:
@@ -231,7 +283,8 @@ class MeasuredBatchLimit(BatchLimit):
         device_model = self._device_model
         with device_model.device.running(device_model.holder, batch):
             yield
-        if batch.measured_bytes is not None:
+        # Other models may have used the device while the batch waited for their jobs.
+        if batch.measured_bytes is not None and not self._device_lock.was_released:
             device_model.profile = device_model.profile.with_peak(batch.cost, batch.measured_bytes)
             self._save_measurement(device_model)
 

@@ -39,10 +39,10 @@ inputs and results, and long-running models. The class `Infer` need not derive f
 this module, and never uses queues, replies or blobs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
-from worker.errors import Cancelled, InvalidInput
+from worker.errors import Cancelled, ChildFailed, InvalidInput
 from worker.inputs.audio import Audio
 from worker.inputs.opened import Accepts
 from worker.models.named_inputs import Input
@@ -56,6 +56,7 @@ __all__ = [
     "BatchModel",
     "BatchModelWithProgress",
     "Cancelled",
+    "ChildFailed",
     "Context",
     "Input",
     "InvalidInput",
@@ -71,8 +72,8 @@ __all__ = [
 class Context(Protocol):
     """The object with which a model reports the progress of one running job.
 
-    `progress` and `check` raise an error if the job must stop. The error is Cancelled if the job
-    was cancelled.
+    With it, the model also runs jobs of other models. All methods raise an error if the job must
+    stop. The error is Cancelled if the job was cancelled.
     """
 
     def progress(self, fraction: float | None = None, message: str | None = None) -> None:
@@ -81,6 +82,18 @@ class Context(Protocol):
 
     def check(self) -> None:
         """Raise an error if the job must stop. The error is Cancelled if the job was cancelled."""
+        ...
+
+    def run(
+        self, model: str, inputs: Sequence[Any], parameters: Mapping[str, Any] | None = None
+    ) -> list[Any]:
+        """Run one job of another model for each input, and return their results in this order.
+
+        The jobs have the deadline of this job, and are cancelled with it. Raises ChildFailed if a
+        job fails or is refused.
+
+            labels = context.run("classifier", [image.crop(box) for box in boxes])
+        """
         ...
 
 

@@ -16,6 +16,7 @@ from worker.inputs.payloads import BlobPayloads
 from worker.inputs.urls import UrlFetcher
 from worker.memory.gpu_sharing.queued_work import QueueView
 from worker.memory.gpu_sharing.reservation import ModelWorkload
+from worker.pipeline.children import ChildServices, JobChildren
 from worker.pipeline.consumer import Consumer
 from worker.pipeline.deliveries import DeliveryNotes
 from worker.pipeline.infer import Batcher, BatchQueue, InferStep
@@ -37,6 +38,7 @@ class SharedServices:
     """The objects that the consumers of all models in one process share.
 
     Attributes:
+        children: Runs jobs of other models for a running job.
         gateway: Reports progress, and asks whether a job is still wanted.
         senders: Send the replies.
         cache: The replies of jobs that ran in this process.
@@ -51,6 +53,7 @@ class SharedServices:
         suspects: Starts the jobs, and runs those alone that may have killed a worker.
     """
 
+    children: ChildServices
     gateway: GatewayClient
     senders: ReplySenders
     cache: ReplyCache
@@ -97,7 +100,18 @@ def make_consumer(  # noqa: PLR0913, PLR0917 - what the consumers of a process d
         queues=queue_views,
     )
     manager = make_manager(workload)
-    progress = ProgressReporter(services.gateway.report) if model.reports_progress else None
+
+    def children_of(reply_url: str | None) -> JobChildren:
+        return JobChildren(
+            services.children,
+            reply_url,
+            manager.release_device,
+            lambda: stopping.is_set() or manager.must_unload,
+        )
+
+    progress = (
+        ProgressReporter(services.gateway.report, children_of) if model.reports_progress else None
+    )
     retries = RetryPolicy(stopping)
     cancellation = CancellationCheck(services.gateway, retries)
     infer = InferStep(manager, in_flight, cancellation, progress, model.max_batch_size)

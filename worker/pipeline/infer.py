@@ -398,7 +398,8 @@ def run_batch(
     """Run jobs as one batch. After an error of the model, run the jobs again in smaller batches.
 
     If a single job does not fit into memory, it runs once more while no other model of this process
-    uses the device. After the device is lost, no job runs again.
+    uses the device. No job runs again after the device is lost, or if the model must be unloaded
+    while a job waits for jobs of other models.
 
     Args:
         run: Calls the model with the items and the contexts of one batch.
@@ -419,7 +420,7 @@ def run_batch(
             continue
         passed = _run_pass(run, part, limit, watch)
         error = passed.error
-        if isinstance(error, DeviceLost):
+        if isinstance(error, DeviceLost | HandedBack):
             for lost in (part, *waiting, too_large):
                 yield from passed.outcomes(lost)
             return

@@ -13,13 +13,14 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from contract.messages import format_time
 from contract.names import progress_url
-from worker.errors import Cancelled
+from worker.errors import Cancelled, ChildFailed
+from worker.pipeline.children import JobChildren
 
 if TYPE_CHECKING:
     from worker.pipeline.receive import ReceivedJob
@@ -46,17 +47,17 @@ class JobContext:
 
     def __init__(
         self,
-        url: str | None,
-        attempt: int,
-        check_job: Callable[[], None],
+        job: "ReceivedJob",
         post: Post,
         wake_reporter: Callable[[], None],
+        children: JobChildren,
     ) -> None:
-        self._url = url
-        self._attempt = attempt
-        self._check_job = check_job
+        self._url = progress_url(job.request.reply_url or "")
+        self._attempt = job.attempt
+        self._check_job = job.check
         self._post = post
         self._wake_reporter = wake_reporter
+        self._children = children
         self._started_at = format_time(datetime.now(UTC))
         self._sending = threading.Lock()
         self._sequence = 0
@@ -102,6 +103,21 @@ class JobContext:
         if self.is_cancelled:
             raise Cancelled("the job was cancelled while it ran")
         self._check_job()
+
+    def run(
+        self, model: str, inputs: Sequence[Any], parameters: Mapping[str, Any] | None = None
+    ) -> list[Any]:
+        """Run one job of another model for each input, and return their results in this order.
+
+        `JobChildren.run` describes the arguments and the errors.
+        """
+        self.check()
+        try:
+            return self._children.run(model, inputs, parameters or {}, self.check)
+        except ChildFailed:
+            # The child may be cancelled because this job was cancelled.
+            self.finish()
+            raise
 
     def report(self) -> None:
         """Send the latest progress to the gateway.
@@ -152,8 +168,21 @@ class ProgressReporter:
     The method `start` creates the thread that sends the reports.
     """
 
-    def __init__(self, post: Post, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        post: Post,
+        children_of: Callable[[str | None], JobChildren],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Store the dependencies.
+
+        Args:
+            post: Sends a report to a URL.
+            children_of: Returns the object that runs the child jobs of the job with a reply URL.
+            clock: Returns the current time in seconds.
+        """
         self._post = post
+        self._children_of = children_of
         self._clock = clock
         self._reported_at: dict[JobContext, float] = {}
         self._has_news = threading.Event()
@@ -163,8 +192,8 @@ class ProgressReporter:
 
         If the gateway answers that the job must stop, `is_cancelled` of the context is True.
         """
-        url = progress_url(job.request.reply_url or "")
-        context = JobContext(url, job.attempt, job.check, self._post, self._has_news.set)
+        children = self._children_of(job.request.reply_url)
+        context = JobContext(job, self._post, self._has_news.set, children)
         context.report()
         self._reported_at[context] = self._clock()
         self._has_news.set()

@@ -43,7 +43,7 @@ from gateway.http.responses import problem_response
 from gateway.settings import GatewaySettings
 from gateway.telemetry import GatewayTracing, ReportStatus, traceparent_of
 
-# Workers send a reply token to their two routes. Health probes and readers of the documentation
+# Workers send a reply token to their routes. Health probes and readers of the documentation
 # have no key.
 _OPEN: Final = re.compile(
     r"/"
@@ -54,7 +54,7 @@ _OPEN: Final = re.compile(
     r"|/pages/.+"
     r"|/schemas/[^/]+"
     r"|/v[12]/health/[^/]+"
-    r"|/v1/jobs/[^/]+/(?:reply|progress)"
+    r"|/v1/jobs/[^/]+/(?:reply|progress|children)"
 )
 _ANY_KEY: Final = re.compile(r"/v1/models(?:/[^/]+)?|/v2(?:/models/[^/]+(?:/.+)?)?")
 # Routes that show operators the jobs of all tenants, but not what the jobs contain.

@@ -105,6 +105,7 @@ class Ticket:
     None if `is_sent` is false or if an older gateway wrote the ticket.
 
     `outcome` is the job's outcome as JSON if the job ended before the orchestration was started.
+    `parent` is the id of the job whose model submitted this job; None if a caller submitted it.
 
     `text` is the whole ticket as JSON text. The SDK gets this text and never a JSON object, because
     callers choose a part of the JSON. The SDK would turn an object with the members `__class__`,
@@ -125,6 +126,7 @@ class Ticket:
     sent_at: str | None = None
     label: str | None = None
     outcome: Json = field(default=None, repr=False)
+    parent: str | None = None
 
     @property
     def trace_id(self) -> str | None:
@@ -150,6 +152,7 @@ def write_ticket(  # noqa: PLR0913 - the parts of a ticket
     sent_at: datetime | None = None,
     label: str | None = None,
     outcome: "JobOutcome | None" = None,
+    parent: str | None = None,
 ) -> Ticket:
     """Return the ticket of a new job, which is the input of the job's orchestration.
 
@@ -157,7 +160,7 @@ def write_ticket(  # noqa: PLR0913 - the parts of a ticket
     because the URL contains the reply token. `sent_at` is the time at which the job's message was
     sent; None if the message is not in the queue yet. The ticket of a job whose message was sent
     contains neither the input nor the parameters of the request. `outcome` is the job's outcome;
-    None if the job has not ended.
+    None if the job has not ended. `parent` is the id of the parent job; None if there is none.
     """
     value: dict[str, Json] = {
         "version": TICKET_VERSION,
@@ -182,6 +185,8 @@ def write_ticket(  # noqa: PLR0913 - the parts of a ticket
         value["label"] = label
     if outcome is not None:
         value["outcome"] = outcome_to_json(outcome)
+    if parent is not None:
+        value["parent"] = parent
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return _ticket_from_json(text, value)
 
@@ -211,6 +216,7 @@ def _ticket_from_json(text: str, value: Json) -> Ticket:
         sent_at=value.get("sent_at"),
         label=value.get("label"),
         outcome=value.get("outcome"),
+        parent=value.get("parent"),
     )
 
 
@@ -310,6 +316,7 @@ Record = dict[str, Any]
      "result": a payload in JSON, "error": an error in JSON, "timing", "trace_id",
      "tenant": absent if it is OPEN_TENANT, "priority": absent if it is normal,
      "label": absent if the job has no label,
+     "parent": the id of the parent job, absent if the job has none,
      "results": a payload in JSON for each named result, absent if the job has none}
 
 `model` is the name of an entry of the catalogue, for example `classifier:2`.
@@ -333,6 +340,7 @@ def initial_record(ticket: Ticket) -> Record:
         **({"tenant": ticket.tenant} if ticket.tenant else {}),
         **({"priority": ticket.priority.value} if ticket.priority is not Priority.NORMAL else {}),
         **({"label": ticket.label} if ticket.label is not None else {}),
+        **({"parent": ticket.parent} if ticket.parent is not None else {}),
     }
 
 
@@ -428,6 +436,12 @@ def label_of(record: Record) -> str | None:
     return label if isinstance(label, str) else None
 
 
+def parent_of(record: Record) -> str | None:
+    """Return the id of the parent job; None if a caller submitted the job."""
+    parent = record.get("parent")
+    return parent if isinstance(parent, str) else None
+
+
 def is_final(record: Record) -> bool:
     """Return whether the job has ended."""
     return JobStatus(record["status"]).is_final
@@ -520,6 +534,11 @@ class JobResource(TypedDict):
     tenant: NotRequired[
         Annotated[str, Field(description="The owner; only for a caller that sees all tenants.")]
     ]
+    parent: NotRequired[
+        Annotated[
+            str, Field(description="The id of the job whose model submitted this job, if any.")
+        ]
+    ]
     status: JobStatus
     created_at: Time
     started_at: Time | None
@@ -573,7 +592,7 @@ def job_resource(job_id: str, record: Record) -> JobResource:
     path = job_path(job_id)
     result = record["result"] or {}
     model, version = split_name(record["model"])
-    return {
+    resource: JobResource = {
         "id": job_id,
         "model": model,
         "version": version,
@@ -596,3 +615,6 @@ def job_resource(job_id: str, record: Record) -> JobResource:
         "trace_id": record["trace_id"],
         "links": {"self": path, "result": result_path(job_id), "cancel": path},
     }
+    if (parent := parent_of(record)) is not None:
+        resource["parent"] = parent
+    return resource

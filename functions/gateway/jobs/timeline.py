@@ -43,6 +43,9 @@ from gateway.jobs.model import JobOutcome, JobStatus, Record, Ticket, Time, is_f
 from gateway.storage.blobs import Blobs
 from gateway.webhooks.orchestrator import WebhookDelivery
 
+MAX_SHOWN_CHILDREN: Final = 100
+"""How many child jobs a timeline shows."""
+
 MAX_NOTES: Final = 50
 """The largest number of delivery notes that a timeline uses. Older notes are ignored."""
 
@@ -183,6 +186,16 @@ class ClockSkew(TypedDict):
     ]
 
 
+class JobTimelineChild(TypedDict):
+    """A child job, which the job's model submitted to another model."""
+
+    id: str
+    model: str
+    status: JobStatus
+    total_ms: Annotated[float | None, Field(description="Null if the child has not ended.")]
+    link: Annotated[str, Field(description="The path of the child's own timeline.")]
+
+
 class JobTimelineLinks(TypedDict):
     """The paths of a timeline and of its job."""
 
@@ -206,6 +219,8 @@ class JobTimeline(TypedDict):
     steps: list[JobTimelineStep]
     deliveries: list[JobTimelineDelivery]
     clock_skew: list[ClockSkew]
+    children: list[JobTimelineChild]
+    parent: Annotated[str | None, Field(description="The id of the parent job; null if none.")]
     webhook: WebhookDelivery | None
     trace_id: str | None
     links: JobTimelineLinks
@@ -222,6 +237,7 @@ class JobEvidence:
         history: The history of the job's orchestration; empty if it is not known.
         notes: The notes of workers about deliveries.
         webhook: The delivery log of the webhook; None if the job has no webhook.
+        children: The ids and records of the child jobs.
     """
 
     ticket: Ticket
@@ -230,6 +246,7 @@ class JobEvidence:
     history: Sequence[HistoryEvent] = ()
     notes: Sequence[DeliveryNote] = ()
     webhook: WebhookDelivery | None = None
+    children: Sequence[tuple[str, Record]] = ()
 
 
 async def read_notes(
@@ -393,9 +410,21 @@ def build_timeline(evidence: JobEvidence, now: datetime) -> JobTimeline:
         "steps": line.steps,
         "deliveries": shown,
         "clock_skew": skew,
+        "children": [_child(job_id, child) for job_id, child in evidence.children],
+        "parent": ticket.parent,
         "webhook": evidence.webhook,
         "trace_id": record["trace_id"],
         "links": {"self": f"{path}/timeline", "job": path},
+    }
+
+
+def _child(job_id: str, record: Record) -> JobTimelineChild:
+    return {
+        "id": job_id,
+        "model": record["model"],
+        "status": JobStatus(record["status"]),
+        "total_ms": record["timing"]["total_ms"] if is_final(record) else None,
+        "link": f"{job_path(job_id)}/timeline",
     }
 
 

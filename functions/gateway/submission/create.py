@@ -92,9 +92,6 @@ SEND_LATER: Final = timedelta(seconds=5)
 During this time, the orchestrations of the model's new jobs send the messages.
 """
 
-UNSENT_WAIT_SECONDS: Final = 5.0
-"""The longest time in seconds that a caller waits for a job whose message is not sent yet."""
-
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -105,7 +102,8 @@ class NewJob:
     """The data from which a new job is created.
 
     The field `model` is the catalogue entry of one version of the model. If `is_pinned` is true,
-    the job runs on this version. Otherwise the gateway chooses the version.
+    the job runs on this version. Otherwise the gateway chooses the version. `parent` is the id of
+    the job whose model submits this job; None if a caller submits it.
     """
 
     model: ModelEntry
@@ -113,6 +111,7 @@ class NewJob:
     tenant: str
     traceparent: str
     is_pinned: bool = False
+    parent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +125,7 @@ class PreparedJob:
     priority: Priority
     label: str | None
     reports_progress: bool
+    parent: str | None = None
 
     @property
     def job_id(self) -> str:
@@ -148,6 +148,7 @@ class PreparedJob:
             sent_at=sent_at,
             label=self.label,
             outcome=outcome,
+            parent=self.parent,
         )
 
 
@@ -244,6 +245,7 @@ class JobCreator:
             submission.priority,
             submission.label,
             model.reports_progress,
+            new_job.parent,
         )
 
     async def start_and_wait(
@@ -257,21 +259,18 @@ class JobCreator:
         `is_only_start` is true.
 
         Returns the final record, or the initial record if the job does not end within
-        `wait_seconds`, or within UNSENT_WAIT_SECONDS if Service Bus does not respond. Raises
-        Unavailable if the start of the job may have failed. After the start, a failure of the
-        storage raises no error, because the job exists.
+        `wait_seconds`. Raises Unavailable if the start of the job may have failed. After the start,
+        a failure of the storage raises no error, because the job exists.
         """
         with self.waiters.waiting(job.job_id) as waiter:
             # The worker of a model that reports progress asks for the orchestration at once.
             if is_only_start and wait_seconds > 0 and not job.reports_progress:
                 waiter.delay_start()
+            job, sent_at = await self._send(job)
             loop = asyncio.get_running_loop()
             ends_at = loop.time() + wait_seconds
-            job, sent_at = await self._send(job)
-            if sent_at is None:
-                ends_at = min(ends_at, loop.time() + UNSENT_WAIT_SECONDS)
-            left_seconds = max(0.0, ends_at - loop.time())
-            outcome = await waiter.pause_before_start(0.0 if sent_at is None else left_seconds)
+            outcome = await waiter.pause_before_start(0.0 if sent_at is None else wait_seconds)
+            wait_seconds = max(0.0, ends_at - loop.time())
             ticket = job.ticket(sent_at=sent_at, outcome=outcome)
             with waiter.starting():
                 await durable.start(job.job_id, ticket.text)
@@ -287,8 +286,7 @@ class JobCreator:
             if outcome is not None:
                 waiter.record_end(is_own=True)
                 return final_record(initial, outcome)
-            left_seconds = max(0.0, ends_at - loop.time())
-            final = await self.jobs.wait(durable, job.job_id, initial, waiter, left_seconds)
+            final = await self.jobs.wait(durable, job.job_id, initial, waiter, wait_seconds)
             return final or initial
 
     async def _send(self, job: PreparedJob) -> tuple[PreparedJob, datetime | None]:

@@ -13,6 +13,7 @@ SETTLEMENTS = {
     errors.UnsupportedMediaType: Settlement.COMPLETE,
     errors.PayloadUnusable: Settlement.COMPLETE,
     errors.InferenceFailed: Settlement.COMPLETE,
+    errors.ChildFailed: Settlement.COMPLETE,
     errors.OutOfMemory: Settlement.COMPLETE,
     errors.ResultTooLarge: Settlement.COMPLETE,
     errors.ModelBroken: Settlement.COMPLETE,

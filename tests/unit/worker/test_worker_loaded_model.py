@@ -73,6 +73,9 @@ class Told:
     def check(self) -> None:
         raise Cancelled("stop")
 
+    def run(self, model: str, inputs: Sequence[Any], parameters: object = None) -> list[Any]:
+        return [model] * len(inputs)
+
 
 def test_item_models_and_batch_models_report_progress() -> None:
     class Short:

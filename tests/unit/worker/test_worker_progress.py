@@ -1,21 +1,37 @@
 """Test progress reports of running jobs, and the cancellation of running jobs."""
 
 import json
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
 
-from contract.messages import InlineBytes, JobRequest, ReplyUrl
+from contract.catalogue import Catalogue
+from contract.messages import InlineBytes, JobRequest, PayloadRef, ReplyUrl
 from worker.errors import Cancelled, Expired, LockLost
+from worker.inputs.payloads import BlobPayloads
+from worker.pipeline.children import ChildServices, JobChildren
 from worker.pipeline.progress import HEARTBEAT_SECONDS, PAUSE_SECONDS, ProgressReporter
 from worker.pipeline.receive import ReceivedJob
+from worker.replies import GatewayClient
 from worker.servicebus.link import LockedMessage
 from worker.servicebus.locks import LockRenewer
 from worker.telemetry.recording import JobSpan
 
 REPLY_URL = "https://gateway.test/v1/jobs/job/reply?expires=1&token=t"
+
+
+class NoBlobs:
+    """A blob store that these tests do not use."""
+
+    def read(self, ref: PayloadRef) -> Iterator[bytes]:
+        raise AssertionError("nothing is read here")
+
+    def write(self, blob: str, data: bytes, media_type: str) -> None:
+        raise AssertionError("nothing is written here")
 
 
 @dataclass
@@ -35,7 +51,12 @@ class ProgressGateway:
 
     def __post_init__(self) -> None:
         self.locks = LockRenewer(lambda: self.now)
-        self.reporter = ProgressReporter(self.post, lambda: self.now)
+        services = ChildServices(GatewayClient(frozenset()), Catalogue({}), BlobPayloads(NoBlobs()))
+        self.reporter = ProgressReporter(
+            self.post,
+            lambda url: JobChildren(services, url, nullcontext, lambda: False),
+            lambda: self.now,
+        )
 
     def post(self, url: str, body: bytes) -> bool:
         self.urls.append(url)

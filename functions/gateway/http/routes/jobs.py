@@ -6,7 +6,6 @@ They list or search jobs, get a job, its result or its timeline, or cancel a job
 import asyncio
 import base64
 import binascii
-import contextlib
 import logging
 import re
 from collections.abc import Sequence
@@ -33,9 +32,9 @@ from contract.messages import (
     format_time,
     payload_from_json,
 )
-from contract.names import EVENT_CANCEL, job_path, webhook_instance
+from contract.names import job_path, webhook_instance
 from gateway.durable import Durable, HistoryEvent
-from gateway.errors import FinalInstance, Unavailable, UnknownInstance
+from gateway.errors import Unavailable, UnknownInstance
 from gateway.http import problems
 from gateway.http.keys import Scope
 from gateway.http.openapi.operations import (
@@ -75,6 +74,7 @@ from gateway.http.responses import (
     check_match,
     json_response,
 )
+from gateway.jobs.children import read_children
 from gateway.jobs.lifecycle import OutcomeStore
 from gateway.jobs.listing import IdRange, id_at, searched_since
 from gateway.jobs.model import (
@@ -93,7 +93,13 @@ from gateway.jobs.model import (
     tenant_of,
 )
 from gateway.jobs.search import ANY_ENDING, CANCELLED_CODE, JOB_ID, JobFilter, JobSearch
-from gateway.jobs.timeline import JobEvidence, JobTimeline, build_timeline, read_notes
+from gateway.jobs.timeline import (
+    MAX_SHOWN_CHILDREN,
+    JobEvidence,
+    JobTimeline,
+    build_timeline,
+    read_notes,
+)
 from gateway.submission.parse import MAX_LABEL_CHARACTERS
 from gateway.webhooks.orchestrator import WebhookDelivery, read_delivery_log
 
@@ -315,7 +321,7 @@ async def get_timeline(
     instance, found = await find_visible_instance(request, job_id, tenant)
     ticket = read_ticket(instance.input)
     found = await services.progress.add_to(job_id, found)
-    outcome, notes, history, webhook = await asyncio.gather(
+    outcome, notes, history, webhook, children = await asyncio.gather(
         _find_outcome(services.outcomes, job_id, ticket),
         read_notes(
             services.blobs,
@@ -325,11 +331,26 @@ async def get_timeline(
         ),
         _read_history(durable, job_id),
         _read_webhook(durable, ticket),
+        _read_children(request, job_id, found),
     )
     if outcome is not None and not is_final(found):
         found = final_record(found, outcome)  # the job ended after the first read
-    evidence = JobEvidence(ticket, found, outcome, history, notes, webhook)
+    evidence = JobEvidence(ticket, found, outcome, history, notes, webhook, children)
     return answer_conditionally(request, json_response(build_timeline(evidence, services.clock())))
+
+
+async def _read_children(request: Request, job_id: str, found: Record) -> list[tuple[str, Record]]:
+    """Return the ids and records of a job's children.
+
+    Only a model that reports progress can have child jobs.
+    """
+    services = services_of(request)
+    model = services.catalogue.get(found["model"])
+    if model is None or not model.reports_progress:
+        return []
+    return await read_children(
+        durable_of(request), services.jobs, services.blobs, job_id, MAX_SHOWN_CHILDREN
+    )
 
 
 async def _find_outcome(outcomes: OutcomeStore, job_id: str, ticket: Ticket) -> JobOutcome | None:
@@ -440,7 +461,7 @@ async def cancel(
         check_match(request, await _job_response(request, job_id, found))
     if not is_final(found):
         try:
-            if await _cancel(request, job_id, found):
+            if await services.cancellation.cancel(durable_of(request), job_id, found):
                 _log_cancellation(request, job_id, found)
                 found = await services.progress.add_to_if_available(job_id, found)
                 job = _cancelled_job(request, job_id, found)
@@ -486,28 +507,6 @@ def _log_cancellation(request: Request, job_id: str, found: Record) -> None:
             "caller %.100r cancelled the job %s of the tenant %.100r",
             *(caller.logged_name, job_id, tenant),
         )
-
-
-async def _cancel(request: Request, job_id: str, found: Record) -> bool:
-    """Cancel a queued job, or order the worker of a running job to stop the job.
-
-    Returns False if the job ended before it could be cancelled. This function stores the
-    cancellation or the order before it returns. Therefore nothing is lost if this process dies
-    afterwards. Raises Unavailable if a service fails, or UnknownInstance if the job does not exist.
-    """
-    services, durable = services_of(request), durable_of(request)
-    started_at = await services.progress.order_stop(job_id, found["model"])
-    try:
-        if started_at is None:
-            cancelled = JobOutcome.cancelled(services.clock())
-            recorded = await services.jobs.finish(durable, job_id, cancelled, found["model"])
-            return recorded.status is JobStatus.CANCELLED
-        with contextlib.suppress(Unavailable):  # the orchestration also checks for the order
-            order = {"started_at": started_at}
-            await durable.raise_event(job_id, EVENT_CANCEL, order)
-    except FinalInstance:
-        return False
-    return True
 
 
 @router.get(

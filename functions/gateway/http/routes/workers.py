@@ -1,15 +1,17 @@
-"""The routes that workers call: /v1/jobs/{id}/reply and /v1/jobs/{id}/progress.
+"""The routes that workers call: /v1/jobs/{id}/reply, …/progress and …/children.
 
 A worker authenticates with the reply token of the job.
 """
 
 import contextlib
-from typing import Final, Literal
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field
 from typing_extensions import TypedDict
 
-from contract.catalogue import find_queue
+from contract.catalogue import ModelEntry, find_queue, split_name
 from contract.errors import ContractError
 from contract.messages import (
     INLINE_LIMIT_BYTES,
@@ -27,9 +29,12 @@ from contract.names import is_result_blob
 from contract.results import MAX_NAMED_RESULTS, MAX_RESULT_BYTES
 from gateway.errors import ExpiredToken, FinalInstance, InvalidToken, UnknownInstance
 from gateway.http import problems
+from gateway.http.keys import Caller
 from gateway.http.openapi.operations import (
+    PREFER,
     PROGRESS_BODY,
     REPLY_BODY,
+    SUBMIT_BODY,
     problem_responses,
 )
 from gateway.http.problems import HttpProblem
@@ -39,14 +44,29 @@ from gateway.http.requests import (
     check_job_id,
     durable_of,
     encode_json,
+    find_model,
+    names_version,
     parse_json,
+    parse_prefer,
     read_body,
     services_of,
     unknown_job,
 )
 from gateway.http.responses import json_response
-from gateway.jobs.model import JobOutcome, is_final
+from gateway.jobs.children import MAX_DEPTH, child_id, read_ancestors
+from gateway.jobs.model import (
+    JobFailure,
+    JobOutcome,
+    JobStatus,
+    Record,
+    is_final,
+    read_ticket,
+    tenant_of,
+)
 from gateway.jobs.progress import ProgressReport, report_from_json
+from gateway.submission.create import NewJob
+from gateway.submission.parse import parse_submission
+from gateway.telemetry import traceparent_of
 
 MAX_REPORT_BYTES: Final = 8 * 1024
 
@@ -63,6 +83,16 @@ class ReplyWanted(TypedDict):
     """The response that shows that a job still needs a reply."""
 
     status: Literal["wanted"]
+
+
+class ChildJob(TypedDict):
+    """A child job. Its payloads have the format of the payloads in a reply."""
+
+    id: str
+    status: JobStatus
+    result: Annotated[Any, Field(description="The payload of the result; null before the end.")]
+    results: Annotated[dict[str, Any], Field(description="The payloads of the named results.")]
+    error: JobFailure | None
 
 
 _ACCEPTED: Final[ReplyAccepted] = {"status": "accepted"}
@@ -190,6 +220,121 @@ def _check_token(request: Request, job_id: str, expires: str, token: str) -> Non
         ) from None
     except ExpiredToken as error:
         raise HttpProblem(problems.ALREADY_FINAL, str(error)) from None
+
+
+@router.post(
+    "/v1/jobs/{job_id}/children",
+    summary="Run a child job",
+    response_model=ChildJob,
+    response_description="The child job has ended",
+    responses={
+        202: {"model": ChildJob, "description": "The child job has not ended; repeat the request"},
+        **problem_responses(400, 401, 404, 409, 410, 413, 415, 422, 503),
+    },
+    openapi_extra={"requestBody": SUBMIT_BODY, "parameters": [PREFER]},
+)
+async def run_child(  # noqa: PLR0913, PLR0917 - each query parameter is a parameter
+    request: Request,
+    job_id: str,
+    model: Annotated[str, Query(description="The model of the child job.")],
+    key: Annotated[
+        str, Query(description="Identifies the child job, so that the request can be repeated.")
+    ],
+    parameters: Annotated[
+        str | None, Query(description="The model's parameters as a JSON object.")
+    ] = None,
+    expires: str = "",
+    token: str = "",
+) -> Response:
+    """Submit a job for the model of a running job, and wait for its end.
+
+    The child job belongs to the tenant of its parent, and has the parent's deadline. A request with
+    the same key finds the same child job, also if the parent runs again. Such a request needs no
+    body.
+    """
+    _check_token(request, job_id, expires, token)
+    services, durable = services_of(request), durable_of(request)
+    entry = find_model(services.catalogue, model)
+    instance = await durable.status(job_id)
+    found = await services.jobs.record_of(job_id, instance) if instance else None
+    if instance is None or found is None:
+        raise unknown_job(job_id)
+    if is_final(found):
+        raise _already_final()
+    await _check_ancestors(request, job_id, found, entry)
+    left = datetime.fromisoformat(found["deadline"]) - services.clock()
+    left_seconds = min(entry.max_deadline_seconds, int(left.total_seconds()))
+    if left_seconds < 1:
+        raise HttpProblem(problems.ALREADY_FINAL, "the deadline of the parent job has passed")
+    options = {"deadline_seconds": str(left_seconds)}
+    if parameters is not None:
+        options["parameters"] = parameters
+    try:
+        name = child_id(job_id, key)
+    except ValueError:
+        raise unknown_job(job_id) from None
+    wait_seconds = parse_prefer(request.headers.getlist("prefer")).wait_or(0)
+    child = await services.children.find(durable, name, wait_seconds)
+    if child is None:
+        tenant = tenant_of(found)
+        # The body is counted and parsed as a body of the parent's tenant.
+        request.scope["gateway.caller"] = Caller(job_id, tenant, frozenset())
+        with services.bodies.admit(tenant, announced_size_bytes(request.scope)):
+            new_job = NewJob(
+                entry,
+                await parse_submission(request, entry, options),
+                tenant,
+                read_ticket(instance.input).traceparent or traceparent_of(request.scope),
+                is_pinned=names_version(model),
+                parent=job_id,
+            )
+            child = await services.children.create(durable, name, new_job, wait_seconds)
+    record = child.record
+    shown: ChildJob = {
+        "id": child.job_id,
+        "status": JobStatus(record["status"]),
+        "result": record["result"],
+        "results": record.get("results", {}),
+        "error": record["error"],
+    }
+    return json_response(shown, 200 if is_final(record) else 202)
+
+
+async def _check_ancestors(
+    request: Request, job_id: str, record: Record, entry: ModelEntry
+) -> None:
+    """Refuse a child job of a model that waits for this job, which could wait for ever.
+
+    Raises the problem `invalid-input` if the model of the child is that of an ancestor, or if the
+    child would have too many ancestors.
+    """
+    ancestors = await read_ancestors(durable_of(request), services_of(request).jobs, job_id, record)
+    chain = " -> ".join([*reversed(ancestors), entry.name])
+    if entry.model_name in {split_name(name)[0] for name in ancestors}:
+        raise HttpProblem(
+            problems.INVALID_INPUT,
+            f"a child job of the model {entry.name} would wait for itself: {chain}",
+        )
+    if len(ancestors) > MAX_DEPTH:
+        raise HttpProblem(
+            problems.INVALID_INPUT, f"a job may have at most {MAX_DEPTH} ancestors: {chain}"
+        )
+
+
+@router.delete(
+    "/v1/jobs/{job_id}/children",
+    summary="Cancel the child jobs",
+    response_model=ReplyAccepted,
+    response_description="The child jobs are cancelled",
+    responses=problem_responses(401, 404, 410, 503),
+)
+async def cancel_children(
+    request: Request, job_id: str, expires: str = "", token: str = ""
+) -> Response:
+    """Cancel all child jobs of a job that have not ended."""
+    _check_token(request, job_id, expires, token)
+    await services_of(request).cancellation.cancel_children(durable_of(request), job_id)
+    return json_response(_ACCEPTED)
 
 
 async def _read_limited(request: Request, name: str, limit_bytes: int) -> bytes:

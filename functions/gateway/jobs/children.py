@@ -1,0 +1,140 @@
+"""Child jobs: jobs that a model submits to other models while its own job runs.
+
+Each child job has a small blob, whose name contains the ids of the parent job and of the child:
+
+    children/<parent id>/<child id>
+
+The blob is created before the child job is started. If the process dies in between, the blob
+remains although there is no such job. Readers ignore such a blob.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import uuid
+from dataclasses import dataclass
+from typing import Final
+
+from contract.names import EVENT_CANCEL
+from gateway.clock import Clock
+from gateway.durable import Durable
+from gateway.errors import FinalInstance, Unavailable, UnknownInstance
+from gateway.jobs.lifecycle import Jobs
+from gateway.jobs.model import JobOutcome, JobStatus, Record, is_final, parent_of
+from gateway.jobs.progress import ProgressStore
+from gateway.storage.blobs import Blobs
+
+CHILDREN: Final = "children/"
+"""The prefix of the names of blobs that link child jobs to their parent jobs."""
+
+MAX_DEPTH: Final = 4
+"""How many ancestors a child job may have."""
+
+MAX_LISTED: Final = 1000
+"""How many child jobs of one parent are found."""
+
+_READS_AT_ONCE: Final = 16
+
+_log = logging.getLogger(__name__)
+
+
+def child_blob(parent_id: str, child_id: str) -> str:
+    """Return the name of the blob that links a child job to its parent."""
+    return f"{CHILDREN}{parent_id}/{child_id}"
+
+
+def child_id(parent_id: str, key: str) -> str:
+    """Return the id of the child job that the parent submits with this key.
+
+    The same parent and key always have the same id. So a parent that runs again after a crash finds
+    the child jobs of its first run. The id is a UUIDv7 with the time of the parent, so lists show
+    the child beside its parent. Raises ValueError if `parent_id` is not a UUID.
+    """
+    digest = hashlib.sha256(f"{parent_id}\n{key}".encode("utf-8", "replace")).digest()
+    data = bytearray(uuid.UUID(parent_id).bytes[:6] + digest[:10])
+    data[6] = data[6] & 0x0F | 0x70
+    data[8] = data[8] & 0x3F | 0x80
+    return str(uuid.UUID(bytes=bytes(data)))
+
+
+async def read_children(
+    durable: Durable, jobs: Jobs, blobs: Blobs, parent_id: str, limit: int = MAX_LISTED
+) -> list[tuple[str, Record]]:
+    """Return the ids and the current records of a job's children, at most `limit`.
+
+    Raises Unavailable if a service fails.
+    """
+    prefix, names = f"{CHILDREN}{parent_id}/", list[str]()
+    async for blob in blobs.list(prefix):
+        names.append(blob.name.removeprefix(prefix))
+        if len(names) >= limit:
+            break
+    found: list[tuple[str, Record]] = []
+    for start in range(0, len(names), _READS_AT_ONCE):
+        part = names[start : start + _READS_AT_ONCE]
+        records = await asyncio.gather(*(jobs.find(durable, name) for name in part))
+        found += [
+            (name, record) for name, record in zip(part, records, strict=True) if record is not None
+        ]
+    return found
+
+
+async def read_ancestors(durable: Durable, jobs: Jobs, job_id: str, record: Record) -> list[str]:
+    """Return the names of the models of a job and of its ancestors, the job's own model first.
+
+    Raises Unavailable if a service fails.
+    """
+    models = [record["model"]]
+    while (parent_id := parent_of(record)) is not None and len(models) <= MAX_DEPTH:
+        found = await jobs.find(durable, parent_id)
+        if found is None:
+            break
+        record = found
+        models.append(record["model"])
+    return models
+
+
+@dataclass(frozen=True, slots=True)
+class JobCancellation:
+    """Cancels jobs together with their child jobs."""
+
+    jobs: Jobs
+    progress: ProgressStore
+    blobs: Blobs
+    clock: Clock
+
+    async def cancel(self, durable: Durable, job_id: str, record: Record) -> bool:
+        """Cancel a queued job, or order the worker of a running job to stop the job.
+
+        The job's child jobs are cancelled, too. Returns False if the job ended before it could be
+        cancelled. This method stores the cancellation or the order before it returns. Therefore
+        nothing is lost if this process dies afterwards. Raises Unavailable if a service fails, or
+        UnknownInstance if the job does not exist.
+        """
+        started_at = await self.progress.order_stop(job_id, record["model"])
+        try:
+            if started_at is None:
+                cancelled = JobOutcome.cancelled(self.clock())
+                recorded = await self.jobs.finish(durable, job_id, cancelled, record["model"])
+                return recorded.status is JobStatus.CANCELLED
+            with contextlib.suppress(Unavailable):  # the orchestration also checks for the order
+                await durable.raise_event(job_id, EVENT_CANCEL, {"started_at": started_at})
+        except FinalInstance:
+            return False
+        try:
+            await self.cancel_children(durable, job_id)
+        except Unavailable:
+            # The worker of the parent also cancels the children when it stops.
+            _log.warning("job %s: its child jobs could not be cancelled", job_id, exc_info=True)
+        return True
+
+    async def cancel_children(self, durable: Durable, job_id: str) -> None:
+        """Cancel the child jobs of a job that have not ended.
+
+        Raises Unavailable if a service fails.
+        """
+        for name, record in await read_children(durable, self.jobs, self.blobs, job_id):
+            if not is_final(record):
+                with contextlib.suppress(UnknownInstance):
+                    await self.cancel(durable, name, record)

@@ -1,0 +1,20 @@
+"""A model that other models call. It can wait for a file, and counts its runs."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+
+class Infer:
+    """A model that returns the member `name` of its input.
+
+    If the input has the member `wait_for`, the model first waits until a file with this path
+    exists. It appends its name to the log of the input before it waits.
+    """
+
+    def __call__(self, item: Any) -> Any:
+        with Path(item["log"]).open("a") as log:
+            log.write(f"{item['name']}\n")
+        while "wait_for" in item and not Path(item["wait_for"]).exists():
+            time.sleep(0.02)
+        return {"name": item["name"]}
