@@ -87,7 +87,7 @@ def format_error(error: LooselyError) -> str:
 
 
 def _unreachable_advice(error: GatewayUnreachable) -> str:
-    if error.was_sent:
+    if error.is_sent:
         return "try again, and see the gateway's log"
     if parse_url(error.url).host in LOOPBACK_HOSTS:
         return "start the gateway with `loosely up`, or pass another URL with --url"

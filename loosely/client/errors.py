@@ -49,14 +49,14 @@ class LooselyError(Exception):
 class GatewayUnreachable(LooselyError):
     """The gateway at ``url`` sent no complete response. ``reason`` describes the failure.
 
-    If ``was_sent`` is false, there was no connection, so the gateway did not get the request.
+    If ``is_sent`` is false, there was no connection, so the gateway did not get the request.
     """
 
-    def __init__(self, url: str, reason: str, *, was_sent: bool = True) -> None:
+    def __init__(self, url: str, reason: str, *, is_sent: bool = True) -> None:
         super().__init__(f"{url} cannot be reached: {reason}")
         self.url = url
         self.reason = reason
-        self.was_sent = was_sent
+        self.is_sent = is_sent
 
 
 class UnexpectedAnswer(LooselyError):

@@ -472,14 +472,14 @@ class ClientOperations:
             try:
                 response = await self._transport.send(limited)
             except GatewayUnreachable as unreachable:
-                error, was_sent = unreachable, unreachable.was_sent
+                error, is_sent = unreachable, unreachable.is_sent
             else:
                 self._has_connected = True
                 if response.status in expected:
                     return response
-                error, was_sent = read_error(response), True
+                error, is_sent = read_error(response), True
             now = self._clock()
-            if was_sent:
+            if is_sent:
                 self._has_connected = True
                 # The gateway waited for the job until it was restarted: this is a new failure.
                 if request.wait_seconds and 1 <= now - asked_at < limited.timeout_seconds:

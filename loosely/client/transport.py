@@ -141,7 +141,7 @@ def _unreachable(request: HttpRequest, error: httpx.HTTPError) -> GatewayUnreach
     is_unsent = isinstance(
         error, httpx.PoolTimeout | httpx.ConnectTimeout | httpx.ConnectError | httpx.ProxyError
     )
-    return GatewayUnreachable(request.shown_url, reason, was_sent=not is_unsent)
+    return GatewayUnreachable(request.shown_url, reason, is_sent=not is_unsent)
 
 
 def _read_chunks(body: FileBody) -> Iterator[bytes]:

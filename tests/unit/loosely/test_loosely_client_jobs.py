@@ -318,7 +318,7 @@ def test_a_wrong_base_url_is_reported_within_five_seconds(
     with pytest.raises(GatewayUnreachable) as caught:
         connect("http://127.0.0.1:9").run(JPEG, "classifier")
     assert clock.now <= 5
-    assert not caught.value.was_sent
+    assert not caught.value.is_sent
     assert caught.value.idempotency_key is None
 
 
