@@ -58,9 +58,12 @@ async def _serve(options: HostOptions) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    replacing = asyncio.Event()
+    if not options.is_reloading:
+        loop.add_signal_handler(signal.SIGHUP, replacing.set)
     watch = AppFileWatch(options.folder) if options.is_reloading else None
     # As in Core Tools, the app also receives the environment variables of the host.
-    await run_host(Host(options, dict(os.environ)), stopping, watch)
+    await run_host(Host(options, dict(os.environ)), stopping, watch, replacing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +179,8 @@ def _add_own_options(parser: argparse.ArgumentParser) -> None:
         "--no-reload",
         dest="reload",
         action="store_false",
-        help="do not load the app again when one of its files changes",
+        help="do not load the app again when one of its files changes, but when the host receives "
+        "SIGHUP; requests in flight then end in the current app",
     )
     parser.add_argument(
         "--no-request-log",

@@ -23,9 +23,11 @@ from emulator.functions.errors import AppLoadError, HostDirectoryInUse, RouteInv
 from emulator.functions.settings import AppConfiguration, read_app_settings, read_host_file
 from emulator.functions.watch import AppFileWatch, forget_bytecode
 from emulator.program import (
+    LOOPBACK_HOSTS,
     HttpLimits,
     SettingError,
     StartError,
+    bind,
     bind_all,
     format_url,
     is_remote,
@@ -118,8 +120,10 @@ class Host:
             )
         self._main_sockets = bind_all(options.host, options.port)
         self._configuration = AppConfiguration(host_file, self._read_settings())
-        self._supervisor = self._make_supervisor()
+        self._supervisor = self._make_supervisor(self._configuration)
+        self._retiring: dict[AppSupervisor, asyncio.Task[None]] = {}
         self._main_port: MainPort | None = None
+        self._rpc_port: MainPort | None = None
         self._services: AppServices | None = None
 
     async def start(self) -> None:
@@ -131,7 +135,10 @@ class Host:
         await asyncio.gather(asyncio.to_thread(_import_services), self._supervisor.load())
         from emulator.functions.main_port import MainPort  # noqa: PLC0415 - imported just now
 
-        self._main_port = MainPort(self._main_sockets, self._options.limits)
+        options = self._options
+        rpc_socket = bind(options.host or LOOPBACK_HOSTS[0], options.rpc_port)
+        self._rpc_port = MainPort([rpc_socket], options.limits)
+        self._main_port = MainPort(self._main_sockets, options.limits)
         try:
             await self._serve(self._main_port)
         except RouteInvalid as error:
@@ -145,7 +152,12 @@ class Host:
         elif self._main_port is not None:
             await self._main_port.stop()
         await self._supervisor.stop()
-        for bound in self._main_sockets:
+        for supervisor, task in list(self._retiring.items()):
+            task.cancel()
+            await supervisor.stop()
+        if self._rpc_port is not None:
+            await self._rpc_port.stop()
+        for bound in (*self._main_sockets, *(self._rpc_port.sockets if self._rpc_port else ())):
             bound.close()
 
     async def unload(self) -> None:
@@ -177,7 +189,7 @@ class Host:
         try:
             host_file = read_host_file(self._options.folder)
             self._configuration = AppConfiguration(host_file, self._read_settings())
-            self._supervisor = self._make_supervisor()
+            self._supervisor = self._make_supervisor(self._configuration)
             try:
                 await self._supervisor.load()
             except AppLoadError as error:
@@ -200,17 +212,62 @@ class Host:
         _log.error("the app could not be started (save one of its files to try again): %s", error)
         _log.info("no functions loaded; listening on %s", format_url(main_port.sockets[0]))
 
+    async def replace_app(self) -> None:
+        """Load the app and its settings again while the current app serves, and then replace it.
+
+        Requests in flight end in the process of the current app, and no request fails. If the new
+        app cannot be loaded, log the reason and keep the current app.
+        """
+        main_port, current = self._main_port, self._services
+        if main_port is None or current is None:
+            await self.load_again()
+            return
+        supervisor: AppSupervisor | None = None
+        try:
+            configuration = AppConfiguration(
+                read_host_file(self._options.folder), self._read_settings()
+            )
+            supervisor = self._make_supervisor(configuration)
+            await supervisor.load()
+            services = self._make_services(main_port, configuration, supervisor)
+        except StartError as error:
+            _log.error("the app could not be loaded again, the current one stays: %s", error)
+            if supervisor is not None:
+                await supervisor.stop()
+            return
+        try:
+            is_idle = await current.hand_over(_DRAIN_SECONDS)
+        except BaseException:
+            await supervisor.stop()
+            raise
+        retiring, self._supervisor = self._supervisor, supervisor
+        self._configuration, self._services = configuration, services
+        self._retiring[retiring] = asyncio.create_task(self._retire(retiring, is_idle))
+        try:
+            await services.start()
+        except StartError as error:
+            await self._serve_error(main_port, error)
+
+    async def _retire(self, supervisor: AppSupervisor, is_idle: asyncio.Event) -> None:
+        """Wait until a replaced app has no HTTP request in flight, and stop its process."""
+        await is_idle.wait()
+        await supervisor.stop()
+        del self._retiring[supervisor]
+        _log.info("the replaced app has ended")
+
     async def _serve(self, main_port: "MainPort") -> None:
+        self._services = self._make_services(main_port, self._configuration, self._supervisor)
+        await self._services.start()
+
+    def _make_services(
+        self, main_port: "MainPort", configuration: AppConfiguration, supervisor: AppSupervisor
+    ) -> "AppServices":
+        from emulator.functions.main_port import HostPorts  # noqa: PLC0415 - imported by `start`
         from emulator.functions.services import AppServices  # noqa: PLC0415 - imported by `start`
 
-        self._services = AppServices(
-            self._options,
-            self._configuration,
-            self._clock,
-            self._supervisor,
-            main_port,
-        )
-        await self._services.start()
+        assert self._rpc_port is not None
+        ports = HostPorts(main_port, self._rpc_port)
+        return AppServices(self._options, configuration, self._clock, supervisor, ports)
 
     def _read_settings(self) -> dict[str, str]:
         return {
@@ -220,8 +277,8 @@ class Host:
             "WEBSITE_HOSTNAME": format_url(self._main_sockets[0]).removeprefix("http://"),
         }
 
-    def _make_supervisor(self) -> AppSupervisor:
-        options, settings = self._options, self._configuration.settings
+    def _make_supervisor(self, configuration: AppConfiguration) -> AppSupervisor:
+        options, settings = self._options, configuration.settings
         return AppSupervisor(
             AppCommand(options.folder, settings, options.python, options.log_level)
         )
@@ -231,7 +288,12 @@ def _import_services() -> None:
     import emulator.functions.services  # noqa: PLC0415, F401 - slow
 
 
-async def run_host(host: Host, stopping: asyncio.Event, watch: AppFileWatch | None = None) -> None:
+async def run_host(
+    host: Host,
+    stopping: asyncio.Event,
+    watch: AppFileWatch | None = None,
+    replacing: asyncio.Event | None = None,
+) -> None:
     """Start a host, wait until `stopping` is set, and stop the host.
 
     If `stopping` is set before the app has been loaded, loading is cancelled. Raises StartError if
@@ -242,14 +304,20 @@ async def run_host(host: Host, stopping: asyncio.Event, watch: AppFileWatch | No
         stopping: An event. The host stops when the event is set.
         watch: Finds changes of the app's files. After a change, the app is loaded again. None if
             the files are not watched.
+        replacing: An event, if the files are not watched. When the event is set, the app is loaded
+            again and replaced while it serves.
     """
     stop = asyncio.create_task(stopping.wait())
     try:
         await _run_until(stop, host.start())
         while not stop.done():
-            changes = None if watch is None else await _run_until(stop, watch.wait_for_changes())
-            if changes:
-                await _reload(host, stop, changes)
+            if watch is not None:
+                if changes := await _run_until(stop, watch.wait_for_changes()):
+                    await _reload(host, stop, changes)
+            elif replacing is not None and await _run_until(stop, replacing.wait()):
+                replacing.clear()
+                _log.info("loading the app again because of a signal")
+                await _run_until(stop, host.replace_app())
             else:
                 await stop
         _log.info("the host is shutting down")

@@ -1,8 +1,9 @@
-"""The main port of the host, which stays open while the app is reloaded."""
+"""The ports of the host, which stay open while the app is reloaded."""
 
 import asyncio
 import socket
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from emulator.functions.asgi import (
     Application,
@@ -28,8 +29,26 @@ async def respond_not_running(send: Send) -> None:
     await respond(send, 503, headers, _NOT_RUNNING)
 
 
+class _Served:
+    """An ASGI application that a port serves, and the number of its requests in flight."""
+
+    def __init__(self, application: Application) -> None:
+        self.application = application
+        self.running = 0
+        self.is_idle = asyncio.Event()
+        self.is_idle.set()
+
+    def add(self, count: int) -> None:
+        """Count a request that begins (1) or ends (-1)."""
+        self.running += count
+        if self.running:
+            self.is_idle.clear()
+        else:
+            self.is_idle.set()
+
+
 class MainPort:
-    """Listens on the main port, and passes each request to the current ASGI application.
+    """Listens on a port, and passes each request to the current ASGI application.
 
     After `hold`, new requests wait until `serve` sets the next application. A request that has
     waited for 30 s gets status 503.
@@ -39,20 +58,18 @@ class MainPort:
         self.sockets = bound
         self._limits = limits
         self._listener: Listener | None = None
-        self._application: Application | None = None
+        self._served: _Served | None = None
+        self._held: list[_Served] = []
         self._is_open = asyncio.Event()
         self._is_stopping = False
-        self._running = 0
-        self._is_idle = asyncio.Event()
-        self._is_idle.set()
 
     def serve(self, application: Application) -> None:
         """From now on, pass all requests to `application`, including the requests that wait."""
-        self._application = application
+        self._served = _Served(application)
         self._is_open.set()
 
     async def start(self) -> None:
-        """Start to listen on the main port. If the port is already open, do nothing.
+        """Start to listen on the port. If the port is already open, do nothing.
 
         Raises PortInUse if another program listens on the port.
         """
@@ -60,16 +77,27 @@ class MainPort:
             self._listener = Listener(self, self.sockets, self._limits)
             await self._listener.start()
 
-    def hold(self) -> None:
-        """Make new requests wait. The requests in flight continue."""
-        self._application = None
+    def hold(self) -> asyncio.Event:
+        """Make new requests wait. The requests in flight continue.
+
+        Return an event that is set while no request of the current application is in flight.
+        """
+        self._held = [served for served in self._held if served.running]
+        if self._served is not None:
+            self._held.append(self._served)
+        self._served = None
         self._is_open.clear()
+        return self._held[-1].is_idle if self._held else _Served(self).is_idle
 
     async def drain(self, timeout_seconds: float) -> None:
-        """Wait until no request is in flight, but not longer than `timeout_seconds`."""
+        """Wait until no request is in flight, but not longer than `timeout_seconds`.
+
+        The caller must call `hold` before this method.
+        """
         try:
             async with asyncio.timeout(timeout_seconds):
-                await self._is_idle.wait()
+                for served in self._held:
+                    await served.is_idle.wait()
         except TimeoutError:
             return
 
@@ -85,25 +113,30 @@ class MainPort:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request to the current application."""
-        application = await self._wait_for_application()
-        if application is None:
+        served = await self._wait_for_application()
+        if served is None:
             await respond_not_running(send)
             return
-        self._running += 1
-        self._is_idle.clear()
+        served.add(1)
         try:
-            await application(scope, receive, send)
+            await served.application(scope, receive, send)
         finally:
-            self._running -= 1
-            if not self._running:
-                self._is_idle.set()
+            served.add(-1)
 
-    async def _wait_for_application(self) -> Application | None:
-        if self._application is None:
+    async def _wait_for_application(self) -> _Served | None:
+        if self._served is None:
             try:
                 async with asyncio.timeout(_HOLD_SECONDS):
-                    while self._application is None and not self._is_stopping:
+                    while self._served is None and not self._is_stopping:
                         await self._is_open.wait()
             except TimeoutError:
                 return None
-        return self._application
+        return self._served
+
+
+@dataclass(frozen=True, slots=True)
+class HostPorts:
+    """The port of the HTTP triggers, and the port of the API for the durable client."""
+
+    main: MainPort
+    rpc: MainPort

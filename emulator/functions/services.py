@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from emulator.functions.admin import AdminApplication
 from emulator.functions.app_process import AppSupervisor
-from emulator.functions.asgi import Application, Listener, Receive, Scope, Send
+from emulator.functions.asgi import Application, Receive, Scope, Send
 from emulator.functions.catalogue import (
     FunctionCatalogue,
     build_catalogue,
@@ -18,18 +18,20 @@ from emulator.functions.clock import HostClock
 from emulator.functions.console import list_functions
 from emulator.functions.durable.extension import DurableExtension
 from emulator.functions.invoker import Invoker
-from emulator.functions.main_port import MainPort, respond_not_running
+from emulator.functions.main_port import HostPorts, MainPort, respond_not_running
 from emulator.functions.routes import RouteTable
 from emulator.functions.settings import AppConfiguration, ServiceBusOptions, resolve
 from emulator.functions.triggers.binding import Triggers
 from emulator.functions.web import WebApplication
 from emulator.hosts import HostRules, OriginFilter
-from emulator.program import LOOPBACK_HOSTS, bind, format_url
+from emulator.program import format_url
 
 if TYPE_CHECKING:
     from emulator.functions.host import HostOptions
 
 _log = logging.getLogger("functions.host")
+# As long as a listener waits for requests in flight when it stops.
+_RPC_SECONDS = 5.0
 
 
 class AppServices:
@@ -41,7 +43,7 @@ class AppServices:
         configuration: AppConfiguration,
         clock: HostClock,
         supervisor: AppSupervisor,
-        main_port: MainPort,
+        ports: HostPorts,
     ) -> None:
         """Create the triggers of the app. `supervisor` must have loaded the app.
 
@@ -53,7 +55,7 @@ class AppServices:
         self._settings = settings
         self._clock = clock
         self._supervisor = supervisor
-        self._main_port = main_port
+        self._main_port, self._rpc_port = ports.main, ports.rpc
         functions = select_functions(supervisor.functions, options.functions)
         self._catalogue = build_catalogue(functions, host_file, settings)
         self._invoker = Invoker(
@@ -64,7 +66,6 @@ class AppServices:
         )
         self._triggers = Triggers(self._catalogue, settings, self._invoker, options.data, clock)
         self._durable: DurableExtension | None = None
-        self._rpc_listener: Listener | None = None
 
     async def start(self) -> None:
         """Start the durable extension, the HTTP routes and the triggers, in this order.
@@ -103,8 +104,22 @@ class AppServices:
             await self._durable.drain(max(0.0, deadline - loop.time()))
         await self._stop_durable()
 
+    async def hand_over(self, timeout_seconds: float) -> asyncio.Event:
+        """Stop everything except the HTTP requests in flight, which still use the app process.
+
+        New HTTP requests, and requests of the durable client, wait for the services of the next
+        app. Before that, wait up to `timeout_seconds` for running activities and episodes.
+
+        Return an event that is set when the last HTTP request in flight has ended.
+        """
+        await self._triggers.stop()
+        if self._durable is not None:
+            await self._durable.drain(timeout_seconds)
+        is_idle = self._main_port.hold()
+        await self._stop_durable()
+        return is_idle
+
     async def _start_durable(self, url: str) -> None:
-        rpc_socket = bind(self._options.host or LOOPBACK_HOSTS[0], self._options.rpc_port)
         options = self._host_file.durable
         options = replace(options, hub_name=resolve(options.hub_name, self._settings))
         durable = DurableExtension(
@@ -115,15 +130,16 @@ class AppServices:
             self._options.storage,
         )
         self._durable = durable
-        self._rpc_listener = Listener(durable.rpc_app, [rpc_socket], self._options.limits)
         await durable.start()
-        self._supervisor.client_binding = durable.client_binding(url, format_url(rpc_socket))
-        await self._rpc_listener.start()
+        rpc_url = format_url(self._rpc_port.sockets[0])
+        self._supervisor.client_binding = durable.client_binding(url, rpc_url)
+        self._rpc_port.serve(durable.rpc_app)
+        await self._rpc_port.start()
 
     async def _stop_durable(self) -> None:
-        if self._rpc_listener is not None:
-            await self._rpc_listener.stop()
+        self._rpc_port.hold()
         if self._durable is not None:
+            await self._rpc_port.drain(_RPC_SECONDS)
             await self._durable.stop()
 
     def _web(self, url: str) -> Application:

@@ -1,6 +1,10 @@
-"""Find out which files of a Function App have changed, by their times and sizes."""
+"""Find out which files of a Function App have changed.
+
+A file is read again if its time or size changes. It has changed only if its content differs.
+"""
 
 import asyncio
+import hashlib
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -14,7 +18,8 @@ _QUIET_SECONDS = 0.2
 _LONGEST_POLL_SECONDS = 1.5
 # The checks use at most about 2 % of one processor.
 _PAUSES_PER_CHECK = 50
-State = dict[Path, tuple[int, int, int]]
+# For each file: the time, the size and the number of the file, and the digest of its content.
+State = dict[Path, tuple[tuple[int, int, int], bytes]]
 Sleep = Callable[[float], Awaitable[object]]
 
 
@@ -28,12 +33,13 @@ class AppFileWatch:
     def __init__(self, folder: Path) -> None:
         """Read the current state of the files in `folder`."""
         self._folder = folder
-        self._seen = _read(folder)
+        self._seen = _read(folder, {})
 
     def find_changes(self) -> list[Path]:
         """Return the files that were changed, added or removed since the previous call."""
-        before, self._seen = self._seen, _read(self._folder)
-        return sorted({path for path, _ in before.items() ^ self._seen.items()})
+        before, self._seen = self._seen, _read(self._folder, self._seen)
+        paths = before.keys() | self._seen.keys()
+        return sorted(path for path in paths if _digest(before, path) != _digest(self._seen, path))
 
     async def wait_for_changes(self, sleep: Sleep = asyncio.sleep) -> list[Path]:
         """Check the files regularly until a file changes, and return all changed files.
@@ -70,25 +76,35 @@ def forget_bytecode(source: Path) -> None:
             cached.unlink()
 
 
-def _read(folder: Path) -> State:
+def _digest(state: State, path: Path) -> bytes | None:
+    return state[path][1] if path in state else None
+
+
+def _read(folder: Path, before: State) -> State:
     found: State = {}
     folders = [folder]
     while folders:
         # An editor may replace or remove a file or folder at any time.
         with suppress(OSError), os.scandir(folders.pop()) as entries:
             for entry in entries:
-                _read_entry(entry, found, folders)
+                _read_entry(entry, before, found, folders)
     return found
 
 
-def _read_entry(entry: "os.DirEntry[str]", found: State, folders: list[Path]) -> None:
+def _read_entry(
+    entry: "os.DirEntry[str]", before: State, found: State, folders: list[Path]
+) -> None:
     with suppress(OSError):
         if entry.is_dir(follow_symlinks=False):
             if not _is_ignored(entry):
                 folders.append(Path(entry.path))
         elif entry.name in _NAMES or entry.name.endswith(".py"):
-            status = entry.stat()
-            found[Path(entry.path)] = (status.st_mtime_ns, status.st_size, status.st_ino)
+            path, status = Path(entry.path), entry.stat()
+            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+            known = before.get(path)
+            is_known = known is not None and known[0] == stamp
+            digest = known[1] if known and is_known else hashlib.sha256(path.read_bytes()).digest()
+            found[path] = (stamp, digest)
 
 
 def _is_ignored(folder: "os.DirEntry[str]") -> bool:

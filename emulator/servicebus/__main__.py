@@ -4,8 +4,10 @@ Start this program with `python -m emulator.servicebus` or `local-servicebus`.
 """
 
 import argparse
+import asyncio
 import contextlib
 import logging
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -127,6 +129,14 @@ async def _serve(
         policies = AccessPolicies(rules, broker)
         _check_keys(options.host, policies)
         namespace = Namespace(broker, policies, clock)
+        changes: set[asyncio.Task[None]] = set()
+
+        def change_queues() -> None:
+            task = asyncio.create_task(_set_queues(broker, options.config))
+            changes.add(task)
+            task.add_done_callback(changes.discard)
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, change_queues)
         # As in Microsoft's emulator, the management API on loopback needs no token.
         admin = create_admin_app(
             broker, namespace, policies, needs_token=program.is_remote(options.host)
@@ -134,6 +144,18 @@ async def _serve(
         await serve(namespace, admin, sockets, program.http_limits(options))
     finally:
         await broker.close()
+
+
+async def _set_queues(broker: Broker, path: Path | None) -> None:
+    """Create or change the queues that the configuration file lists now."""
+    try:
+        config = load_config(path) if path else NamespaceConfig()
+        for settings in config.queues:
+            await broker.set_queue(settings)
+    except (ConfigError, BrokerError) as error:
+        logger.error("the queues stay as they are: %s", error)  # noqa: TRY400 - one line
+    else:
+        logger.info("the queues are those of %s", path)
 
 
 def _check_keys(host: str | None, policies: AccessPolicies) -> None:

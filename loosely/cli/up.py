@@ -76,8 +76,8 @@ WatchOption = Annotated[
     bool,
     typer.Option(
         "--watch",
-        help="Restart the worker when a file of the models changes, and also Service Bus and the "
-        "gateway when the catalogue changes.",
+        help="Use each change of the models and of the catalogue: restart the worker, and let "
+        "Service Bus and the gateway read the catalogue again. A file with an error is not used.",
     ),
 ]
 TracesOption = Annotated[
@@ -396,6 +396,7 @@ def plan_worker_pool(
 
 def _make_plan(options: _UpOptions) -> "RunPlan":
     from loosely.local.data_directory import (  # noqa: PLC0415
+        copy_catalogue,
         note_data_directory,
         reply_token_key,
         service_bus_keys,
@@ -431,6 +432,7 @@ def _make_plan(options: _UpOptions) -> "RunPlan":
             service_bus_keys(options.data) if "servicebus" in options.part_names else {}
         ),
     )
+    copy_catalogue(folder.catalogue, settings.checked_catalogue)
     parts = {part.name: part for part in loosely_parts(settings) if part.name in options.part_names}
     worker_pool = None
     if options.scaling is not None:

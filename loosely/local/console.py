@@ -105,14 +105,15 @@ class StatusDisplay:
             case events.PoolScaled() | events.QueueCountsUnknown() | events.PartGivenUp():
                 self._show_pool(event)
             case _:
-                self._show_failure(event)
+                self._show_problem(event)
 
-    def _show_failure(
+    def _show_problem(
         self,
         event: events.PartNotStarted
         | events.PartFailing
         | events.ModelSetAside
         | events.ModelRestored
+        | events.PartReloaded
         | events.ChangeRefused,
     ) -> None:
         match event:
@@ -137,6 +138,8 @@ class StatusDisplay:
                     f"the model {model} is set aside, the others are served: {reason}",
                     style="red",
                 )
+            case events.PartReloaded(part, reason):
+                self._print(part, f"reads its files again: {reason}", style="cyan")
             case events.ChangeRefused(part, reason):
                 self._print(part, f"keeps running without the change: {reason}", style="red")
             case events.ModelRestored(part, model):

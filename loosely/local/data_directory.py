@@ -16,6 +16,7 @@ from pathlib import Path
 
 from loosely.local import events
 from loosely.local.errors import DataDirectoryInUse, DataDirectoryUnusable
+from loosely.local.launcher import store_file
 from loosely.local.parts import SERVICE_BUS_POLICIES_FILE, SERVICE_BUS_RIGHTS, Part
 
 _OWNER_ONLY = 0o600
@@ -116,6 +117,17 @@ def _read_policy_keys(text: str) -> dict[str, str]:
     except (ValueError, LookupError, TypeError, RecursionError):
         return {}
     return {name: key for name, key in keys.items() if isinstance(key, str)}
+
+
+def copy_catalogue(catalogue: Path, copy: Path) -> None:
+    """Copy the user's model catalogue to the file that the components read.
+
+    Do nothing if the catalogue does not exist. Raises DataDirectoryUnusable if the copy cannot be
+    written.
+    """
+    with _reporting(copy.parent):
+        if catalogue.is_file():
+            store_file(copy, catalogue.read_bytes())
 
 
 def _random_key() -> str:

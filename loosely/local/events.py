@@ -110,8 +110,16 @@ class PartHalted:
 
 
 @dataclass(frozen=True, slots=True)
+class PartReloaded:
+    """The component reads its changed files because of ``reason``, without an interruption."""
+
+    part: Part
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ChangeRefused:
-    """A changed catalogue is not used because of ``reason``. The component keeps running."""
+    """A changed file is not used because of ``reason``. The component keeps running."""
 
     part: Part
     reason: str
@@ -172,6 +180,7 @@ PartEvent = (
     | ModelRestored
     | PartStopping
     | PartHalted
+    | PartReloaded
     | ChangeRefused
     | PartStopped
     | PartGivenUp

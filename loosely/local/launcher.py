@@ -4,8 +4,8 @@ import asyncio
 import os
 import sys
 from asyncio.subprocess import Process
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from loosely.local import child
@@ -68,12 +68,19 @@ class Launcher:
         self._reaper.forget(process.pid)
 
     async def prepare(self, part: Part, preparation: Preparation) -> None:
-        """Run the command that makes a file for ``part``.
+        """Run the command that makes a file for ``part``, and store the catalogue that it checked.
 
         Raises:
-            PreparationFailed: The command failed or took too long, or its output cannot be stored.
+            PreparationFailed: The command failed or took too long, or a file cannot be read or
+                written.
         """
-        command = _describe(preparation.command)
+        command, catalogue = _describe(preparation.command), preparation.catalogue
+        content = b""
+        if catalogue is not None:
+            with _reporting(part, catalogue, "read"):
+                content = catalogue.read_bytes()
+            with _reporting(part, preparation.temporary, "written"):
+                store_file(preparation.temporary, content)
         process = await asyncio.create_subprocess_exec(
             *_wrap(preparation.command),
             cwd=self._directory,
@@ -95,26 +102,40 @@ class Launcher:
                 process.kill()
             await process.wait()
         if process.returncode != 0:
-            raise PreparationFailed(
-                f"{part.name}: `{command}` failed:\n" + errors.decode("utf-8", "replace").strip()
-            )
-        try:
-            _store(preparation.output, output)
-        except OSError as error:
-            raise PreparationFailed(
-                f"{part.name}: {preparation.output} cannot be written: {error.strerror}"
-            ) from error
+            text = errors.decode("utf-8", "replace").strip()
+            if catalogue is not None:
+                text = text.replace(str(preparation.temporary), str(catalogue))
+                raise PreparationFailed(f"{part.name}: {catalogue}: {text}")
+            raise PreparationFailed(f"{part.name}: `{command}` failed:\n{text}")
+        if catalogue is not None:
+            with _reporting(part, preparation.checked, "written"):
+                store_file(preparation.checked, content)
+        with _reporting(part, preparation.output, "written"):
+            store_file(preparation.output, output)
 
 
-def _store(path: Path, content: bytes) -> None:
-    """Write a file, but only if the content has changed.
+@contextmanager
+def _reporting(part: Part, path: Path, action: str) -> Iterator[None]:
+    """Raise PreparationFailed if the ``with`` block raises OSError."""
+    try:
+        yield
+    except OSError as error:
+        raise PreparationFailed(
+            f"{part.name}: {path} cannot be {action}: {error.strerror}"
+        ) from error
+
+
+def store_file(path: Path, content: bytes) -> None:
+    """Write a file atomically, but only if the content has changed.
 
     Therefore `loosely up` also starts on a full disk if the content is the same as before.
     """
     if path.is_file() and path.read_bytes() == content:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.write_bytes(content)
+    fresh.replace(path)
 
 
 def _wrap(command: tuple[str, ...]) -> tuple[str, ...]:

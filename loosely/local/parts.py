@@ -32,10 +32,22 @@ PART_NAMES = ("blobs", "servicebus", "functions", "worker")
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """A command that runs before a component starts, and the file for the command's output."""
+    """A command that runs before a component starts, and the file for the command's output.
+
+    Attributes:
+        command: The command, which checks ``temporary`` if there is a catalogue.
+        output: The file for the command's output.
+        catalogue: The user's model catalogue, or ``None`` for the repository's catalogue.
+        temporary: The path for a copy of the catalogue while the command checks it.
+        checked: The path to which the copy is moved after the check. The components read this file,
+            so that a bad catalogue never replaces a good one.
+    """
 
     command: tuple[str, ...]
     output: Path
+    catalogue: Path | None = None
+    temporary: Path = Path()
+    checked: Path = Path()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +70,8 @@ class Part:
     models: Probe | None = None
     #: How many seconds a stop may take before the component is killed.
     drain_seconds: float = 10.0
+    #: Whether the component reads its changed files at SIGHUP, without an interruption.
+    can_reload: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +112,12 @@ class SystemSettings:
 
         Empty if the components use the repository's catalogue.
         """
-        return {} if self.catalogue is None else {"MODEL_CATALOGUE": str(self.catalogue)}
+        return {} if self.catalogue is None else {"MODEL_CATALOGUE": str(self.checked_catalogue)}
+
+    @property
+    def checked_catalogue(self) -> Path:
+        """The copy of the user's model catalogue that the components read."""
+        return self.data / "models.toml"
 
     @property
     def gateway_url(self) -> str:
@@ -185,7 +204,8 @@ def _servicebus(settings: SystemSettings) -> Part:
     port, admin_port = settings.ports.servicebus, settings.ports.servicebus_admin
     config = settings.data / "servicebus.json"
     served = ("--served", settings.served_models) if settings.served_models else ()
-    catalogue = () if settings.catalogue is None else (str(settings.catalogue),)
+    temporary = settings.data / "models.new.toml"
+    catalogue = () if settings.catalogue is None else (str(temporary),)
     # The keys are in a file, because all users of the machine can read the command.
     policies = (
         ("--policies", str(settings.data / SERVICE_BUS_POLICIES_FILE))
@@ -207,7 +227,14 @@ def _servicebus(settings: SystemSettings) -> Part:
         ),
         probe=Probe(admin_port, "/health"),
         ports={"servicebus": port, "servicebus admin": admin_port},
-        preparation=Preparation(python_command("contract.queues", *served, *catalogue), config),
+        preparation=Preparation(
+            python_command("contract.queues", *served, *catalogue),
+            config,
+            settings.catalogue,
+            temporary,
+            settings.checked_catalogue,
+        ),
+        can_reload=True,
     )
 
 
@@ -239,6 +266,7 @@ def _functions(settings: SystemSettings) -> Part:
             "REPLY_TOKEN_KEYS": settings.reply_token_key,
             **settings.catalogue_environment,
         },
+        can_reload=True,
     )
 
 

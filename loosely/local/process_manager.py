@@ -1,6 +1,7 @@
 """Keep one component running: start, probe, restart and stop the component's process."""
 
 import asyncio
+import signal
 import time
 from asyncio.subprocess import Process
 from collections.abc import Callable
@@ -93,6 +94,8 @@ class ProcessManager:
     #: Set when the component is ready for the first time, and never cleared.
     has_been_ready: asyncio.Event = field(default_factory=asyncio.Event)
     _is_stopping: bool = False
+    #: Whether the current process is ready.
+    _is_ready: bool = False
     #: Whether `halt` has ended the process. Reset when this end has been noticed.
     _is_halted: bool = False
     #: Cleared between `halt` and `resume`.
@@ -135,6 +138,7 @@ class ProcessManager:
                 await self._wait_for_end(process, started_at)
             finally:
                 self._process = None
+                self._is_ready = False
                 self.launcher.clean_up(process)
             if self._is_stopping:
                 return
@@ -182,6 +186,18 @@ class ProcessManager:
             self.notify(events.PartHalted(self.part, reason))
             ended = asyncio.create_task(process.wait())
             await self._end(process, ended, asyncio.Event())
+
+    def reload(self, reason: str) -> bool:
+        """Let the component read its changed files because of ``reason``, without an interruption.
+
+        Return False if the component cannot do this, or is not ready. Then it must be restarted.
+        """
+        if self._process is None or not (self.part.can_reload and self._is_ready):
+            return False
+        with suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGHUP)
+        self.notify(events.PartReloaded(self.part, reason))
+        return True
 
     def resume(self) -> None:
         """Start the component again after `halt`."""
@@ -248,6 +264,7 @@ class ProcessManager:
             probing.cancel()
         seconds, is_restart = self.clock() - started_at, self.has_been_ready.is_set()
         self._early_deaths = self._refusals = 0
+        self._is_ready = True
         self.notify(events.PartReady(self.part, seconds, is_restart))
         self.has_been_ready.set()
 

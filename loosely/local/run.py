@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import signal
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,13 +29,13 @@ from loosely.local.ports import check_ports
 from loosely.local.process_manager import ProcessManager, StartLimits
 from loosely.local.reaper import Reaper
 from loosely.local.supervisor import SupervisedProcess, SystemSupervisor
-from loosely.local.watch import FileWatch
+from loosely.local.watch import FileWatch, find_code_error
 
 if TYPE_CHECKING:
     from loosely.local.worker_pool import WorkerPoolPlan
 
 _KILLED_EXIT_CODE = 130
-_WATCH_SECONDS = 1.0
+_WATCH_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +168,11 @@ class DiskWatch:
 
 
 class ModelWatch:
-    """Restarts components when the models' code or their catalogue changes."""
+    """Restarts the worker when the models' code or their catalogue changes.
+
+    If the catalogue has changed, Service Bus and the gateway read it without an interruption. If a
+    file has an error, all components keep running with the files as they were.
+    """
 
     def __init__(
         self,
@@ -191,21 +195,31 @@ class ModelWatch:
         self._processes = processes
         self._launcher = launcher
         self._notify = notify
-        self._code = FileWatch(code)
-        self._catalogue = FileWatch(plan.models)
+        self._files = FileWatch((code, plan.models))
 
     async def run(self) -> None:
-        """Check for changes every second until this task is cancelled."""
+        """Check for changes every half second until this task is cancelled."""
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
-            changed_code, changed_catalogue = (
-                self._code.find_change(),
-                self._catalogue.find_change(),
-            )
-            if changed_catalogue is not None and await self._prepare():
-                await self._restart(changed_catalogue, ("servicebus", "functions", "worker"))
-            elif changed_code is not None:
-                await self._restart(changed_code, ("worker",))
+            changed = self._files.find_changes()
+            if changed and await self._use(changed):
+                self._files.accept()
+
+    async def _use(self, changed: Sequence[Path]) -> bool:
+        """Let the components use the changed files. Return False if a file has an error."""
+        for error in filter(None, map(find_code_error, changed)):
+            self._notify(events.ChangeRefused(self._plan.shown_parts[-1], error))
+            return False
+        reason = f"{changed[0].name} has changed"
+        if self._plan.models in changed:
+            reason = f"{self._plan.models.name} has changed"
+            if not await self._prepare():
+                return False
+            # Service Bus first, because the gateway sends to the queues.
+            await self._restart("servicebus", reason)
+            await self._restart("functions", reason)
+        await self._restart("worker", reason)
+        return True
 
     async def _prepare(self) -> bool:
         """Make the components' files from the catalogue. Return False if this fails."""
@@ -214,25 +228,18 @@ class ModelWatch:
                 try:
                     await self._launcher.prepare(part, part.preparation)
                 except PreparationFailed as error:
-                    self._notify(events.ChangeRefused(part, str(error)))
+                    reason = str(error).removeprefix(f"{part.name}: ")
+                    self._notify(events.ChangeRefused(part, reason))
                     return False
         return True
 
-    async def _restart(self, changed: Path, names: Collection[str]) -> None:
-        """Stop the components with these names in order, and then start them together.
-
-        ``changed`` is the changed file. The user sees its name as the reason for the restart.
-        """
-        restarted = [
-            process
-            for part, process in zip(self._plan.shown_parts, self._processes, strict=True)
-            if part.name in names
-        ]
-        for process in reversed(restarted):
-            await process.halt(f"{changed.name} has changed")
-        forget_killed_loads(self._plan.data)
-        for process in restarted:
-            process.resume()
+    async def _restart(self, name: str, reason: str) -> None:
+        """Let the component ``name`` read its files again, by a restart if necessary."""
+        for part, process in zip(self._plan.shown_parts, self._processes, strict=True):
+            if part.name == name and not process.reload(reason):
+                await process.halt(reason)
+                forget_killed_loads(self._plan.data)
+                process.resume()
 
 
 def _make_manager(

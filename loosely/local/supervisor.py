@@ -31,6 +31,12 @@ class SupervisedProcess(Protocol):
         They are not started again before `resume` is called.
         """
 
+    def reload(self, reason: str) -> bool:
+        """Let the component read its changed files because of ``reason``, without an interruption.
+
+        Return False if the component cannot do this now. Then it must be restarted.
+        """
+
     def resume(self) -> None:
         """Start the component or the pool's workers again after `halt`."""
 

@@ -1,44 +1,97 @@
-"""Find out which file has changed, by the files' sizes and modification times."""
+"""Find out which files have changed.
 
+A file is read again if its time or size changes. A Python or TOML file has changed only if its
+content differs.
+"""
+
+import hashlib
 import os
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+_CODE = (".py", ".toml")
+_Stamp = tuple[int, int, int]
+#: For each file, its stamp, and the digest of its content. Other files have no digest.
+_State = dict[Path, tuple[_Stamp, bytes]]
+
 
 class FileWatch:
-    """Finds a change of a file, or of the files in a directory, since the previous search.
+    """Finds changes of files, and of the files in directories, since the last accepted change.
 
     Files and directories whose names begin with a dot, and the directories `__pycache__`, are
     ignored: editors and Python write there.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Read the current state of the file or the directory at ``path``."""
-        self._path = path
-        self._seen = self._read()
+    def __init__(self, paths: Sequence[Path]) -> None:
+        """Read the current state of the files and the directories at ``paths``."""
+        self._paths = paths
+        self._accepted = self._reported = self._seen = self._read({})
 
-    def find_change(self) -> Path | None:
-        """Return a file that was changed, added or removed since the last call, or ``None``."""
-        before, self._seen = self._seen, self._read()
-        changed = before.items() ^ self._seen.items()
-        return min(path for path, _ in changed) if changed else None
+    def find_changes(self) -> list[Path]:
+        """Return the files that differ from the last accepted state, if they have changed again.
 
-    def _read(self) -> dict[Path, tuple[int, int]]:
-        found = {}
+        The result is empty if a file has changed since the last call, because a file may be only
+        half written. Each state is reported once.
+        """
+        before, self._seen = self._seen, self._read(self._seen)
+        if self._seen != before or _contents(self._seen) == _contents(self._reported):
+            return []
+        self._reported = self._seen
+        changed = _contents(self._accepted).items() ^ _contents(self._reported).items()
+        return sorted({path for path, _ in changed})
+
+    def accept(self) -> None:
+        """Compare later states with the state that was reported last."""
+        self._accepted = self._reported
+
+    def _read(self, before: _State) -> _State:
+        found: _State = {}
         for path in self._files():
             # An editor may replace a file at any time.
             with suppress(OSError):
                 status = path.stat()
-                found[path] = (status.st_mtime_ns, status.st_size)
+                stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+                if path in before and before[path][0] == stamp:
+                    found[path] = before[path]
+                else:
+                    found[path] = (stamp, _digest(path) if path.suffix in _CODE else b"")
         return found
 
     def _files(self) -> Iterator[Path]:
-        if not self._path.is_dir():
-            yield self._path
-        for directory, folders, names in os.walk(self._path):
-            folders[:] = [name for name in folders if not _is_ignored(name)]
-            yield from (Path(directory, name) for name in names if not _is_ignored(name))
+        for top in self._paths:
+            if not top.is_dir():
+                yield top
+            for directory, folders, names in os.walk(top):
+                folders[:] = [name for name in folders if not _is_ignored(name)]
+                yield from (Path(directory, name) for name in names if not _is_ignored(name))
+
+
+def find_code_error(path: Path) -> str:
+    """Return the file, the line and the message of a Python file's syntax error.
+
+    The result is an empty string if the file has no syntax error, or if it is no Python file.
+    """
+    if path.suffix != ".py":
+        return ""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            compile(path.read_bytes(), path, "exec", dont_inherit=True)
+    except SyntaxError as error:
+        return f"{path}, line {error.lineno}: {error.msg}"
+    except (OSError, ValueError):  # removed again, or with null bytes
+        return ""
+    return ""
+
+
+def _contents(state: _State) -> dict[Path, _Stamp | bytes]:
+    return {path: digest or stamp for path, (stamp, digest) in state.items()}
+
+
+def _digest(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
 
 
 def _is_ignored(name: str) -> bool:

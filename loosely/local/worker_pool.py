@@ -210,6 +210,10 @@ class WorkerPool:
         """
         await asyncio.gather(*(worker.manager.halt(reason) for worker in self._active))
 
+    def reload(self, reason: str) -> bool:
+        """Return False, because the workers must be restarted."""
+        return False
+
     def resume(self) -> None:
         """Start the workers again after `halt`."""
         for worker in self._workers.values():

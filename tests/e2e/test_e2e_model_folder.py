@@ -14,8 +14,10 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import threading
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -122,7 +124,7 @@ def test_the_watch_option_of_loosely_up_reloads_models_when_their_code_or_the_ca
     folder: Path, programs: Path
 ) -> None:
     code, catalogue = folder / "models" / "brightness.py", folder / "models.toml"
-    with serving(programs, folder) as output:
+    with serving(programs, folder) as output, answered_always(output):
         curl = "".join(re.findall(r"^ +(curl .*)$", output.read_text("utf-8"), re.MULTILINE))
         answered = run(programs, folder, curl)
         assert 0 < json.loads(answered.stdout)["result"]["brightness"] < 1, answered
@@ -144,8 +146,9 @@ def test_the_watch_option_of_loosely_up_reloads_models_when_their_code_or_the_ca
         until(lambda: answer(curl, programs, folder, "light"), 60, "the changed model answers")
 
         code.write_text(good + "\nthis is no Python\n", encoding="utf-8")
-        until(lambda: "brightness is set aside" in output.read_text("utf-8"), 60, "is set aside")
-        assert "SyntaxError" in output.read_text("utf-8")
+        error = f"{code}, line {len(good.splitlines()) + 2}: invalid syntax"
+        until(lambda: error in output.read_text("utf-8"), 60, "the code is refused")
+        assert answer(curl, programs, folder, "light"), "the worker runs the code before the error"
         code.write_text(good, encoding="utf-8")
         until(lambda: answer(curl, programs, folder, "brightness"), 60, "the model answers again")
 
@@ -153,10 +156,33 @@ def test_the_watch_option_of_loosely_up_reloads_models_when_their_code_or_the_ca
         catalogue.write_text(entry + "[broken]\n", encoding="utf-8")
         text = "broken.implementation: the key is missing"
         until(lambda: text in output.read_text("utf-8"), 60, "the catalogue is refused")
+        catalogue.write_text("[[[", encoding="utf-8")
+        until(lambda: "line 1" in output.read_text("utf-8"), 60, "a second bad save is refused")
         catalogue.write_text(entry + entry.replace("[brightness]", "[second]"), encoding="utf-8")
         second = curl.replace("models/brightness", "models/second")
         until(lambda: answer(second, programs, folder, "brightness"), 60, "the new model answers")
         catalogue.write_text(entry, encoding="utf-8")
+
+
+@contextmanager
+def answered_always(output: Path) -> Iterator[None]:
+    """Check that the gateway answers each request during the `with` block."""
+    (url,) = re.findall(r"(http://\S+)/play", output.read_text("utf-8"))
+    statuses: list[int] = []
+    is_over = threading.Event()
+
+    def ask() -> None:
+        while not is_over.wait(0.05):
+            statuses.append(httpx.get(f"{url}/v1/models", timeout=60).status_code)
+
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(ask)
+        try:
+            yield
+        finally:
+            is_over.set()
+        asking.result()
+    assert set(statuses) == {200}
 
 
 def answer(curl: str, programs: Path, folder: Path, key: str) -> bool:

@@ -210,6 +210,19 @@ class Broker:
         """Create a queue and return it. Raises EntityAlreadyExists if the name is in use."""
         return self._create(settings)
 
+    async def set_queue(self, settings: QueueSettings) -> None:
+        """Create a queue, or replace its settings if a queue has this name.
+
+        Raises EntityAlreadyExists if a topic has the name, and SchemaError if `settings` change
+        whether the queue requires sessions.
+        """
+        known = self._queues.get(settings.name.casefold())
+        if known is None:
+            self._create(settings)
+        elif known.settings != settings:
+            _check_change(known.settings, settings)
+            await self.update_queue(settings)
+
     async def create_topic(self, settings: TopicSettings) -> Topic:
         """Create a topic and return it. Raises EntityAlreadyExists if the name is in use."""
         topic = self._create(settings)
@@ -307,19 +320,8 @@ class Broker:
             if known is None:
                 next_number += _NUMBERS_PER_QUEUE
                 stored[key] = StoredQueue(next_number, settings, 1)
-            elif known.settings.KIND != settings.KIND:
-                raise EntityAlreadyExists(
-                    f"the {settings.KIND} {settings.name!r} cannot be created, because the database"
-                    f" has a {known.settings.KIND} with this name: choose another name, or another"
-                    " directory with --data"
-                )
-            elif known.settings.requires_session != settings.requires_session:
-                raise SchemaError(
-                    f"queue {settings.name!r}: RequiresSession cannot be changed and is"
-                    f" {str(known.settings.requires_session).lower()} in the database: delete the "
-                    "queue first, or choose another directory with --data"
-                )
             elif known.settings != settings:
+                _check_change(known.settings, settings)
                 stored[key] = replace(known, settings=settings)
             if stored[key] is not known:
                 self._save(stored[key])
@@ -382,3 +384,19 @@ class Broker:
 
 def _is_subscription(stored: StoredQueue) -> bool:
     return isinstance(stored.settings, SubscriptionSettings)
+
+
+def _check_change(known: QueueSettings, wanted: QueueSettings) -> None:
+    """Raise an error if the settings of a queue in the database cannot become `wanted`."""
+    if known.KIND != wanted.KIND:
+        raise EntityAlreadyExists(
+            f"the {wanted.KIND} {wanted.name!r} cannot be created, because the database"
+            f" has a {known.KIND} with this name: choose another name, or another"
+            " directory with --data"
+        )
+    if known.requires_session != wanted.requires_session:
+        raise SchemaError(
+            f"queue {wanted.name!r}: RequiresSession cannot be changed and is"
+            f" {str(known.requires_session).lower()} in the database: delete the "
+            "queue first, or choose another directory with --data"
+        )

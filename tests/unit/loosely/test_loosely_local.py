@@ -396,9 +396,12 @@ class TestSystem:
     ) -> None:
         _, servicebus, functions, worker = loosely_parts(settings(catalogue=Path("/m.toml")))
         assert servicebus.preparation is not None
-        assert servicebus.preparation.command[-1] == "/m.toml"
-        assert functions.environment["MODEL_CATALOGUE"] == "/m.toml"
-        assert worker.environment["MODEL_CATALOGUE"] == "/m.toml"
+        preparation = servicebus.preparation
+        assert preparation.catalogue == Path("/m.toml")
+        assert preparation.command[-1] == str(preparation.temporary)
+        # They read a copy, which is replaced only after the check of the draft.
+        assert functions.environment["MODEL_CATALOGUE"] == str(preparation.checked)
+        assert worker.environment["MODEL_CATALOGUE"] == str(preparation.checked)
 
     def test_the_names_of_the_models_that_the_worker_serves_are_passed_to_the_queues_command(
         self,
@@ -406,7 +409,7 @@ class TestSystem:
         given = replace(settings(catalogue=Path("/m.toml")), served_models="small,small:2")
         _, servicebus, *_ = loosely_parts(given)
         assert servicebus.preparation is not None
-        assert servicebus.preparation.command[-3:] == ("--served", "small,small:2", "/m.toml")
+        assert servicebus.preparation.command[-3:-1] == ("--served", "small,small:2")
 
     def test_components_inherit_the_user_environment_and_bypass_proxies_for_loopback_addresses(
         self,

@@ -14,7 +14,7 @@ from loosely.local.environment import check_requirements, find_root
 from loosely.local.errors import ExtraMissing, FolderUnusable
 from loosely.local.model_folder import ModelFolder, find_model_folder, make_model_folder
 from loosely.local.package import write_azd_project, write_package
-from loosely.local.watch import FileWatch
+from loosely.local.watch import FileWatch, find_code_error
 
 ROOT = Path(__file__).parents[3]
 SHIPPED = ROOT / "functions" / "contract" / "models.toml"
@@ -95,36 +95,62 @@ class TestMake:
         }
 
 
+def changes_of(watch: FileWatch) -> list[Path]:
+    """Return the changes after a second call, because the first one sees files being written."""
+    assert watch.find_changes() == []
+    return watch.find_changes()
+
+
 class TestWatch:
     def test_the_file_watch_reports_a_changed_added_or_removed_file_once(
         self, folder: Path
     ) -> None:
-        watch = FileWatch(folder / "models")
-        assert watch.find_change() is None
-        code = folder / "models" / "brightness.py"
-        # The same size, as after the change of one digit.
+        watch = FileWatch([folder / "models", folder / "models.toml"])
+        code, added = folder / "models" / "brightness.py", folder / "models" / "labels.txt"
+        for path, change in (
+            (code, lambda: code.write_text("x = 1")),
+            (added, added.touch),
+            (added, added.unlink),
+            (folder / "models.toml", lambda: (folder / "models.toml").write_text("")),
+        ):
+            change()
+            assert changes_of(watch) == [path]
+            watch.accept()
+            assert watch.find_changes() == []
+
+    def test_code_that_is_saved_with_the_same_content_has_not_changed(self, folder: Path) -> None:
+        watch, code = FileWatch([folder / "models"]), folder / "models" / "brightness.py"
+        good = code.read_bytes()
+        code.write_bytes(b"")  # an editor truncates the file and then writes it
+        assert watch.find_changes() == []
+        code.write_bytes(good)
         os.utime(code, ns=(1, 1))
-        assert watch.find_change() == code
-        assert watch.find_change() is None
-        added = folder / "models" / "labels" / "names.txt"
-        added.parent.mkdir()
-        added.touch()
-        assert watch.find_change() == added
-        added.unlink()
-        assert watch.find_change() == added
+        assert changes_of(watch) == []
+
+    def test_a_refused_change_is_reported_again_with_the_next_change(self, folder: Path) -> None:
+        watch, code = FileWatch([folder / "models"]), folder / "models" / "brightness.py"
+        good = code.read_text()
+        code.write_text("no (")
+        assert changes_of(watch) == [code]  # and not accepted
+        (folder / "models" / "other.py").touch()
+        assert changes_of(watch) == [code, folder / "models" / "other.py"]
+        (folder / "models" / "other.py").unlink()
+        code.write_text(good)
+        assert changes_of(watch) == []
 
     def test_the_file_watch_ignores_files_that_editors_and_python_write(self, folder: Path) -> None:
-        watch = FileWatch(folder / "models")
+        watch = FileWatch([folder / "models"])
         for name in (".brightness.py.swp", "__pycache__/brightness.cpython-311.pyc", ".git/HEAD"):
             (folder / "models" / name).parent.mkdir(exist_ok=True)
             (folder / "models" / name).touch()
-        assert watch.find_change() is None
+        assert changes_of(watch) == []
 
-    def test_the_file_watch_reports_the_creation_of_the_watched_file(self, tmp_path: Path) -> None:
-        file = tmp_path / "models.toml"
-        watch = FileWatch(file)
-        file.touch()
-        assert watch.find_change() == file
+    def test_a_syntax_error_is_found_with_its_file_and_line(self, tmp_path: Path) -> None:
+        code = tmp_path / "model.py"
+        code.write_text("x = 1\nthis is no Python\n")
+        assert find_code_error(code) == f"{code}, line 2: invalid syntax"
+        code.write_text("x = 1\n")
+        assert find_code_error(code) == ""
 
 
 class TestPackage:

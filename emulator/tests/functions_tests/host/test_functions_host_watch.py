@@ -26,6 +26,17 @@ def test_the_file_watch_reports_each_changed_or_new_or_removed_file_once(tmp_pat
     assert watch.find_changes() == []
 
 
+def test_the_file_watch_ignores_a_file_saved_with_the_same_content(tmp_path: Path) -> None:
+    path = write(tmp_path / "function_app.py", "a")
+    watch = AppFileWatch(tmp_path)
+    path.unlink()
+    write(path, "a")
+    os.utime(path, ns=(0, 0))
+    assert watch.find_changes() == []
+    write(path, "b")
+    assert watch.find_changes() == [path]
+
+
 def test_the_file_watch_finds_a_file_replaced_by_a_file_of_the_same_size_and_modification_time(
     tmp_path: Path,
 ) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from pathlib import Path
 
 import httpx
@@ -163,3 +164,47 @@ async def test_an_orchestration_continues_after_a_reload_and_runs_each_activity_
         output = (await finished(client, links))["output"]
         assert output == ["old 0", "old 1", "new 2", "new 3"]
         assert (tmp_path / "runs").read_text() == "0 1 2 3 "
+
+
+async def test_a_signal_replaces_the_app_and_no_request_waits_for_another(
+    tmp_path: Path,
+) -> None:
+    folder, gate = web_app(tmp_path / "app"), tmp_path / "gate"
+    async with (
+        running_host(folder, tmp_path / "data") as host,
+        httpx.AsyncClient(base_url=host.url, timeout=30) as client,
+    ):
+        in_flight = asyncio.create_task(client.get("/api/block", params={"until": str(gate)}))
+        await host.logged("blocks")
+        for text, expected in (("def (", "one"), ("GREETING = 'two'", "two")):
+            count = len(host.lines)
+            (folder / "neighbour.py").write_text(text)
+            host.process.send_signal(signal.SIGHUP)
+            await host.logged(f"{LOADED}|the current one stays: .*SyntaxError", after=count)
+            assert (await client.get("/api/text")).text == expected
+        gate.touch()
+        assert (await in_flight).text == "one"
+        await host.logged("the replaced app has ended")
+        assert host.app_pid()
+
+
+async def test_an_orchestration_continues_after_a_signal_has_replaced_the_app(
+    tmp_path: Path,
+) -> None:
+    folder = write_app(tmp_path / "app", DURABLE.replace("VERSION", "old"), BUNDLED)
+    async with (
+        running_host(folder, tmp_path / "data") as host,
+        httpx.AsyncClient(base_url=host.url, timeout=30) as client,
+    ):
+        links = (await client.post("/api/start", json=str(tmp_path))).json()
+        await host.logged("blocks")
+        (folder / "function_app.py").write_text(DURABLE.replace("VERSION", "new"))
+        count = len(host.lines)
+        host.process.send_signal(signal.SIGHUP)
+        await host.logged("loading the app again", after=count)
+        (tmp_path / "gate").touch()
+        await host.logged(LOADED, after=count)
+        assert (await finished(client, links))["output"][:2] == ["old 0", "old 1"]
+        assert (tmp_path / "runs").read_text() == "0 1 2 3 "
+        links = (await client.post("/api/start", json=str(tmp_path))).json()
+        assert (await finished(client, links))["output"] == [f"new {n}" for n in range(4)]

@@ -154,6 +154,19 @@ async def test_created_queues_and_updated_queue_settings_survive_a_restart(
     assert servicebus.bodies("made") == ["a"]
 
 
+async def test_set_queue_creates_a_queue_or_changes_its_settings(
+    servicebus: RunningBroker,
+) -> None:
+    await servicebus.broker.set_queue(QueueSettings("made"))
+    await servicebus.queue("made").send([message("a")])
+    await servicebus.broker.set_queue(QueueSettings("Made", max_delivery_count=2))
+    await servicebus.restart()
+    assert servicebus.queue("made").settings.max_delivery_count == 2
+    assert servicebus.bodies("made") == ["a"]
+    with pytest.raises(SchemaError):
+        await servicebus.broker.set_queue(QueueSettings("made", requires_session=True))
+
+
 async def test_changed_queue_settings_apply_to_an_existing_queue_after_a_restart_of_the_broker(
     servicebus: RunningBroker,
 ) -> None:
