@@ -38,6 +38,7 @@ from contract.messages import InlineJson, Json
 from contract.parameters import InvalidParameter, check_parameters
 from worker.check_load import LoadFailed, LoadMeasurement, LoadResult, suggest
 from worker.errors import SettingsError, WeightsUnavailable, WorkerError
+from worker.inference.context import NullContext
 from worker.inference.loaded_model import (
     EncodedResults,
     LoadedModel,
@@ -45,7 +46,7 @@ from worker.inference.loaded_model import (
     Result,
     serialize_results,
 )
-from worker.inference.model_manager import NullContext, run_sample
+from worker.inference.model_manager import run_sample
 from worker.memory.device_errors import is_out_of_memory
 from worker.memory.simulated_device import metering, resident_bytes
 from worker.net.storage import storage_account

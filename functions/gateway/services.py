@@ -153,6 +153,7 @@ class Services:
             webhook_activities=WebhookActivities(
                 jobs,
                 progress,
+                self.payloads,
                 self.webhooks,
                 self.settings.webhook_secrets,
                 self.clock,

@@ -93,10 +93,11 @@ class Job:
 
     @property
     def result(self) -> Any:
-        """The model's result, if it is JSON and the client has it; otherwise ``None``.
+        """The model's result, if it is JSON or text and the client has it; otherwise ``None``.
 
         A job that ``run`` or ``wait`` has returned contains a JSON result of any size. All other
-        jobs contain only results of at most 24 KiB. ``Client.result`` gets any result.
+        jobs contain only JSON results of at most 24 KiB. A text result has at most 64 KiB.
+        ``Client.result`` gets any result.
         """
         found = self.document.get("result")
         return self.large_result if found is None else found

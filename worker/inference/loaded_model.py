@@ -51,8 +51,8 @@ from worker.inputs.decoder_process import Data, DecoderProcesses
 from worker.inputs.opened import (
     InputKind,
     OpenedInput,
+    keep_waiting,
     naming_input,
-    never_stop,
     open_input,
     open_together,
 )
@@ -235,7 +235,7 @@ class LoadedModel:
             return self.prepare_file(io.BytesIO(data), media_type, parameters)
         named = {name: self.open(*each, name=name) for name, each in inputs.items()}
         opened = open_together(self.open(data, media_type), named)
-        decoded = opened.decode(never_stop)
+        decoded = opened.decode(keep_waiting)
         return self.preprocess(decoded.first, parameters, decoded.named)
 
     def check_input_names(self, names: Collection[str]) -> None:

@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from math import inf
 from typing import Any
@@ -22,6 +22,7 @@ from worker.errors import (
     OutOfMemory,
     WorkerError,
 )
+from worker.inference.context import NoParentJob, NullContext
 from worker.inference.load_journal import LoadJournal, import_name
 from worker.inference.loaded_model import LoadedModel
 from worker.memory.device import Device
@@ -434,28 +435,6 @@ class ModelManager:
 
 def _describe(error: WorkerError) -> dict[str, str]:
     return {"code": error.code, "detail": str(error)}
-
-
-class NoParentJob(Exception):
-    """A model has called `context.run` without a running job."""
-
-
-class NullContext:
-    """A context that ignores progress reports, for runs of a model without a job."""
-
-    def progress(self, fraction: float | None = None, message: str | None = None) -> None:
-        """Ignore the model's progress report."""
-
-    def check(self) -> None:
-        """Do nothing, because there is no job that could be cancelled."""
-
-    def run(
-        self, model: str, inputs: Sequence[Any], parameters: Mapping[str, Any] | None = None
-    ) -> list[Any]:
-        """Raise NoParentJob, because child jobs need a running job as their parent."""
-        raise NoParentJob(
-            f"context.run needs a running job; start the system to run jobs of {model}"
-        )
 
 
 def warm_up(model: ModelEntry, loaded: LoadedModel, limit: MeasuredBatchLimit) -> None:

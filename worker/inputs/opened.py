@@ -94,10 +94,10 @@ def open_together(first: OpenedInput, named: Mapping[str, OpenedInput]) -> Opene
         return decoded
 
     are_small = all(each.is_small for each in (first, *named.values()))
-    return OpenedInput(are_small and measure(never_stop) <= SMALL_BYTES, measure, decode)
+    return OpenedInput(are_small and measure(keep_waiting) <= SMALL_BYTES, measure, decode)
 
 
-def never_stop() -> None:
+def keep_waiting() -> None:
     """Do nothing. This is the `Check` of an input that does not belong to a job."""
 
 

@@ -77,7 +77,11 @@ class Context(Protocol):
     """
 
     def progress(self, fraction: float | None = None, message: str | None = None) -> None:
-        """Report the job's progress: a fraction from 0 to 1, a short text, or both."""
+        """Report the job's progress: a fraction from 0 to 1, a text, or both.
+
+        Raises ValueError if the fraction is not from 0 to 1, or if the text has more than 500
+        characters.
+        """
         ...
 
     def check(self) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from contract.messages import format_time
 from contract.names import progress_url
 from worker.errors import Cancelled, ChildFailed
+from worker.inference.context import check_progress
 from worker.pipeline.children import JobChildren
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-MAX_MESSAGE_CHARACTERS = 500
 PAUSE_SECONDS = 0.5
 HEARTBEAT_SECONDS = 5.0
 
@@ -75,19 +75,17 @@ class JobContext:
 
         Args:
             fraction: How much of the job is done, from 0 to 1; None if unknown.
-            message: A short text for the caller.
+            message: A text for the caller, of at most 500 characters.
 
         Raises:
-            ValueError: The fraction is less than 0 or greater than 1.
+            ValueError: The fraction is less than 0 or greater than 1, or the text is too long.
             Cancelled: The job was cancelled.
             LockLost: The lock of the job's message is lost.
             Expired: The job's deadline has passed.
         """
-        if fraction is not None and not 0 <= fraction <= 1:
-            raise ValueError(f"fraction: expected a number from 0 to 1, found {fraction}")
+        check_progress(fraction, message)
         self.check()
-        text = None if message is None else message[:MAX_MESSAGE_CHARACTERS] or None
-        self._state = (None if fraction is None else float(fraction), text)
+        self._state = (None if fraction is None else float(fraction), message or None)
         if not self.has_news:
             self.has_news = True
             self._wake_reporter()

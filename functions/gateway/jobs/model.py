@@ -8,6 +8,7 @@
 All functions here are pure, because the orchestrator calls them and must be deterministic.
 """
 
+import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from typing_extensions import TypedDict
 
 from contract.catalogue import Priority, split_name
 from contract.errors import ContractError
+from contract.media import essence
 from contract.messages import (
     FailureCode,
     Fields,
@@ -550,7 +552,8 @@ class JobResource(TypedDict):
     result: Annotated[
         Any,
         Field(
-            description="The result if it is small JSON; get any other result from links.result."
+            description="The result if it is JSON of up to 24 KiB or a text of up to 64 KiB; get "
+            "any other result from links.result. In a list, also a text has at most 24 KiB."
         ),
     ]
     results: Annotated[
@@ -583,14 +586,27 @@ def named_result(job_id: str, name: str, payload: Mapping[str, Json]) -> JobName
     return found
 
 
+def is_text(media_type: str) -> bool:
+    """Return whether a result of this media type is a text."""
+    return essence(media_type).startswith("text/")
+
+
+def _shown_result(payload: Mapping[str, Json]) -> Json:
+    if "base64" not in payload or not is_text(payload["media_type"]):
+        return payload.get("json")
+    try:
+        return base64.b64decode(payload["base64"]).decode()
+    except UnicodeDecodeError:
+        return None
+
+
 def job_resource(job_id: str, record: Record) -> JobResource:
     """Return the JSON object that represents a job in the responses of all routes.
 
-    `result` contains a small JSON result. Callers get any other result from `links.result`, and a
-    named result from its `link`.
+    `result` contains a small JSON or text result. Callers get any other result from `links.result`,
+    and a named result from its `link`.
     """
     path = job_path(job_id)
-    result = record["result"] or {}
     model, version = split_name(record["model"])
     resource: JobResource = {
         "id": job_id,
@@ -605,7 +621,7 @@ def job_resource(job_id: str, record: Record) -> JobResource:
         "attempt": record["attempt"],
         "progress": record.get("progress"),
         "queue": {"position": None, "eta_seconds": None, "phase": None},
-        "result": result.get("json"),
+        "result": _shown_result(record["result"] or {}),
         "results": {
             name: named_result(job_id, name, payload)
             for name, payload in record.get("results", {}).items()

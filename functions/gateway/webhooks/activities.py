@@ -17,6 +17,8 @@ from gateway.http.requests import encode_json
 from gateway.jobs.lifecycle import Jobs
 from gateway.jobs.model import is_final, job_resource, read_ticket
 from gateway.jobs.progress import ProgressStore
+from gateway.jobs.results import add_text_result
+from gateway.storage.payloads import PayloadStore
 from gateway.webhooks.orchestrator import DeliveryState, attempt_outcome, delivery_input
 from gateway.webhooks.sender import WebhookSender, tenant_share
 
@@ -40,6 +42,7 @@ class WebhookActivities:
 
     jobs: Jobs
     progress: ProgressStore
+    payloads: PayloadStore
     sender: WebhookSender
     secrets: tuple[bytes, ...] = field(repr=False)
     clock: Clock
@@ -59,7 +62,8 @@ class WebhookActivities:
         url, tenant = ticket.webhook_url, ticket.tenant
         if url is None or not is_final(found):
             return json.dumps(attempt_outcome(now, "not-final"))
-        job = job_resource(job_id, await self.progress.add_to(job_id, found))
+        found = await self.progress.add_to(job_id, found)
+        job = job_resource(job_id, await add_text_result(self.payloads, found))
         secrets = tenant_secrets(self.secrets, tenant)
         return await self._post(
             url, event_id(job_id), encode_json(job), secrets, tenant_share(tenant)

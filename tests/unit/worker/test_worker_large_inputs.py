@@ -24,7 +24,7 @@ from PIL import Image
 from worker.errors import InvalidInput, LockLost
 from worker.inputs.decoder_process import DecoderProcesses
 from worker.inputs.memory import SMALL_BYTES, InputMemory, MemoryBudget
-from worker.inputs.opened import InputKind, never_stop, open_input
+from worker.inputs.opened import InputKind, keep_waiting, open_input
 from worker.inputs.tensors import decode as decode_tensors
 
 MAX_PIXELS = 50_000_000
@@ -121,8 +121,8 @@ def test_a_child_process_decodes_the_same_pixels_as_a_thread(
     data = encoded(sideways, kind, exif=exif)
     media_type = f"image/{kind.lower()}"
     opened = open_input(InputKind("image", MAX_PIXELS), data, media_type)
-    expected = opened.decode(never_stop)
-    found = processes.decode_image(data, media_type, MAX_PIXELS, never_stop)
+    expected = opened.decode(keep_waiting)
+    found = processes.decode_image(data, media_type, MAX_PIXELS, keep_waiting)
     assert (found.size, found.tobytes()) == (expected.size, expected.tobytes())
 
 
@@ -148,7 +148,7 @@ def test_decoding_an_image_needs_at_most_the_reserved_memory(
         (side, side), Image.Resampling.NEAREST
     )
     data = encoded(blocks.convert(mode), kind, **options)
-    image = (data, f"image/{kind.lower()}", MAX_PIXELS, never_stop)
+    image = (data, f"image/{kind.lower()}", MAX_PIXELS, keep_waiting)
     reserved = processes.measure_image(*image)
     before = peak_bytes(processes.child_pids[0])
     processes.decode_image(*image)
@@ -172,7 +172,7 @@ def test_a_picture_of_two_million_pixels_is_decoded_in_a_child_process(
     assert open_input(kind, small, "image/png", processes).is_small
     opened = open_input(kind, large, "image/png", processes)
     assert not opened.is_small
-    assert opened.decode(never_stop).size == (2000, 1500)
+    assert opened.decode(keep_waiting).size == (2000, 1500)
 
 
 def test_an_image_file_of_more_than_one_mebibyte_is_opened_by_the_child_process(
@@ -181,23 +181,23 @@ def test_an_image_file_of_more_than_one_mebibyte_is_opened_by_the_child_process(
     data = b"no picture" * (MIB // 5)
     opened = open_input(InputKind("image", MAX_PIXELS), data, "image/png", processes)
     with pytest.raises(InvalidInput, match="not an image of type image/png"):
-        opened.measure(never_stop)
+        opened.measure(keep_waiting)
 
 
 def test_an_image_that_takes_too_long_to_decode_is_refused_and_the_next_image_is_decoded() -> None:
     processes = DecoderProcesses(limit_seconds=0.3, process_count=1)
     with pytest.raises(InvalidInput, match=r"could not be decoded within 0\.3 s"):
-        processes.decode_image(blank_png(7000, 7000), "image/png", MAX_PIXELS, never_stop)
+        processes.decode_image(blank_png(7000, 7000), "image/png", MAX_PIXELS, keep_waiting)
     data = blank_png(10, 10)
     later = DecoderProcesses(process_count=1)
-    assert later.decode_image(data, "image/png", MAX_PIXELS, never_stop).size == (10, 10)
+    assert later.decode_image(data, "image/png", MAX_PIXELS, keep_waiting).size == (10, 10)
     processes.close()
     later.close()
 
 
 def test_an_image_that_kills_the_decoder_is_refused_and_the_next_image_is_decoded() -> None:
     processes = DecoderProcesses(process_count=1)
-    image = (blank_png(10, 10), "image/png", MAX_PIXELS, never_stop)
+    image = (blank_png(10, 10), "image/png", MAX_PIXELS, keep_waiting)
     processes.measure_image(*image)
     os.kill(processes.child_pids[0], signal.SIGKILL)
     with pytest.raises(InvalidInput, match="damaged or incomplete"):
@@ -212,7 +212,7 @@ def test_damaged_exif_entries_write_nothing_to_the_log(
     entries = b"".join(struct.pack("<HHII", tag, 2, 99_999, 99_999) for tag in range(5_000))
     exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 5_000) + entries
     data = encoded(Image.new("RGB", (10, 10)), "JPEG", exif=exif)
-    processes.decode_image(data, "image/jpeg", MAX_PIXELS, never_stop)
+    processes.decode_image(data, "image/jpeg", MAX_PIXELS, keep_waiting)
     processes.close()
     assert capfd.readouterr().err == ""
 
@@ -222,7 +222,7 @@ def test_a_jpeg_with_more_than_a_hundred_scans_is_refused(processes: DecoderProc
     with pytest.raises(InvalidInput, match="more than 100 scans"):
         open_input(InputKind("image", MAX_PIXELS), data[:MIB], "image/jpeg")
     with pytest.raises(InvalidInput, match="more than 100 scans"):
-        processes.decode_image(data, "image/jpeg", MAX_PIXELS, never_stop)
+        processes.decode_image(data, "image/jpeg", MAX_PIXELS, keep_waiting)
 
 
 TOO_MUCH = {
@@ -243,18 +243,18 @@ def test_json_beyond_a_limit_is_refused_in_linear_time(name: str) -> None:
     data, problem = TOO_MUCH[name]
     opened = open_input(InputKind("json"), data, "application/json")
     with pytest.raises(InvalidInput, match=problem) if problem else nullcontext():
-        opened.decode(never_stop)
+        opened.decode(keep_waiting)
 
 
 def test_json_with_brackets_in_strings_is_accepted() -> None:
     data = b'["' + b"[{" * 600_000 + b'\\"[", 1]'
     opened = open_input(InputKind("json"), data, "application/json")
-    assert opened.decode(never_stop)[1] == 1
+    assert opened.decode(keep_waiting)[1] == 1
 
 
 def test_a_text_of_more_than_32_mib_is_refused() -> None:
     with pytest.raises(InvalidInput, match="at most 33554432 bytes"):
-        open_input(InputKind("text"), b"a" * (32 * MIB + 1), "text/plain").decode(never_stop)
+        open_input(InputKind("text"), b"a" * (32 * MIB + 1), "text/plain").decode(keep_waiting)
 
 
 VALUES: dict[str, Any] = {
@@ -272,7 +272,7 @@ def test_a_child_process_parses_the_same_json_as_a_thread(
     processes: DecoderProcesses, name: str
 ) -> None:
     data = json.dumps(VALUES[name]).encode()
-    found = processes.parse_json(data, never_stop)
+    found = processes.parse_json(data, keep_waiting)
     assert found == VALUES[name]
     assert json.dumps(found) == json.dumps(VALUES[name])  # also the order of the members
 
@@ -280,8 +280,8 @@ def test_a_child_process_parses_the_same_json_as_a_thread(
 @pytest.mark.parametrize("text", [b"[1,", b'"\xff"', b"[NaN]", b""])
 def test_a_child_process_refuses_invalid_json(processes: DecoderProcesses, text: bytes) -> None:
     with pytest.raises(InvalidInput):
-        processes.parse_json(text, never_stop)
-    assert processes.parse_json(b"[1]", never_stop) == [1]
+        processes.parse_json(text, keep_waiting)
+    assert processes.parse_json(b"[1]", keep_waiting) == [1]
     assert len(processes.child_pids) == 1
 
 
@@ -290,7 +290,7 @@ def test_a_child_process_decodes_the_same_tensors_as_a_thread(processes: Decoder
     for value in ([[1, 2.5], [3, 4]], 7, {"a": [1, 2], "b": [[]], "": [[[5]]]}):
         data = json.dumps(value).encode()
         expected = decode_tensors(data, "application/json")
-        found = processes.decode_tensors(data, never_stop)
+        found = processes.decode_tensors(data, keep_waiting)
         np.testing.assert_equal(found, expected)
         assert found["a"].flags.writeable if isinstance(value, dict) else found.flags.writeable
 
@@ -320,7 +320,7 @@ def test_no_step_on_large_json_holds_the_lock_for_50_ms(
     gc.collect()
     gc.freeze()  # as a worker does at its start
     try:
-        assert len(opened.decode(never_stop)) > 200_000
+        assert len(opened.decode(keep_waiting)) > 200_000
     finally:
         gc.unfreeze()
     assert len(steps) > 100
@@ -341,10 +341,10 @@ JSON_TEXTS = {
 def test_decoding_json_needs_at_most_the_reserved_memory(name: str) -> None:
     opened = open_input(InputKind("json"), JSON_TEXTS[name], "application/json")
     tracemalloc.start()
-    opened.decode(never_stop)
+    opened.decode(keep_waiting)
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak_bytes < opened.measure(never_stop)
+    assert peak_bytes < opened.measure(keep_waiting)
 
 
 def test_a_json_tensor_that_contains_a_long_text_is_refused_without_a_large_memory_allocation() -> (
@@ -355,8 +355,8 @@ def test_a_json_tensor_that_contains_a_long_text_is_refused_without_a_large_memo
     data = b'["' + b"a" * 50_000 + b'"' + b',""' * 8_000 + b"]"
     opened = open_input(InputKind("tensor"), data, "application/json")
     with pytest.raises(InvalidInput, match="nested lists of equal length"):
-        opened.decode(never_stop)
-    assert opened.measure(never_stop) < 2 * MIB
+        opened.decode(keep_waiting)
+    assert opened.measure(keep_waiting) < 2 * MIB
 
 
 def test_a_recording_of_ten_seconds_is_a_small_input() -> None:

@@ -19,12 +19,12 @@ from contract.messages import InlineJson
 from worker import check, describe
 from worker.check_load import LoadMeasurement
 from worker.errors import InvalidInput, ModelUnfit, UnsupportedMediaType
+from worker.inference.context import NullContext
 from worker.inference.loaded_model import LoadedModel
-from worker.inference.model_manager import NullContext
 from worker.inference.parameters import InputArgument, read_arguments, read_input_arguments
 from worker.inputs.audio import Audio
 from worker.inputs.decoder_process import DecoderProcesses
-from worker.inputs.opened import DecodedInputs, InputKind, never_stop, open_input, open_together
+from worker.inputs.opened import DecodedInputs, InputKind, keep_waiting, open_input, open_together
 from worker.models import Accepts, Context, Input
 from worker.settings import MemorySettings
 
@@ -213,10 +213,12 @@ def test_the_memory_for_all_inputs_of_a_job_is_reserved_in_one_step() -> None:
     kind = InputKind("image")
     first, other = (open_input(kind, png(width), "image/png") for width in (100, 50))
     together = open_together(first, {"other": other})
-    decoded = together.decode(never_stop)
+    decoded = together.decode(keep_waiting)
     assert isinstance(decoded, DecodedInputs)
     assert (decoded.first.width, decoded.named["other"].width) == (100, 50)
-    assert together.measure(never_stop) == first.measure(never_stop) + other.measure(never_stop)
+    assert together.measure(keep_waiting) == first.measure(keep_waiting) + other.measure(
+        keep_waiting
+    )
     assert together.is_small
 
 
@@ -236,10 +238,10 @@ def test_a_child_process_measures_and_decodes_the_large_pictures_of_one_job() ->
         )
         assert not first.is_small
         together = open_together(first, {"other": other})
-        decoded = together.decode(never_stop)
+        decoded = together.decode(keep_waiting)
         assert (decoded.first.size, decoded.named["other"].size) == ((1500, 1400), (1500, 1500))
-        assert together.measure(never_stop) == sum(
-            each.measure(never_stop) for each in (first, other)
+        assert together.measure(keep_waiting) == sum(
+            each.measure(keep_waiting) for each in (first, other)
         )
         assert len(processes.child_pids) == 1
     finally:

@@ -12,7 +12,7 @@ from tests.unit.worker.test_worker_large_inputs import MIB, blank_png
 from worker.errors import NotWaitedFor, Settlement
 from worker.inputs.decoder_process import DecoderProcesses
 from worker.inputs.memory import InputMemory, MemoryBudget
-from worker.inputs.opened import InputKind, OpenedInput, never_stop, open_input, open_together
+from worker.inputs.opened import InputKind, OpenedInput, keep_waiting, open_input, open_together
 from worker.pipeline.prepare import PrepareStep, RetryPolicy
 from worker.pipeline.receive import ReceivedJob
 from worker.pipeline.suspects import RunningJobs
@@ -64,20 +64,20 @@ def test_a_job_that_waits_for_memory_holds_no_child_process(setup: Setup) -> Non
         return True
 
     setup.is_wanted = note_wait
-    held = setup.budget.reserve(LARGE_BYTES, never_stop)
+    held = setup.budget.reserve(LARGE_BYTES, keep_waiting)
     job = setup.jobs.job()
     thread = threading.Thread(target=setup.step.decode, args=(job, setup.picture(1500)))
     thread.start()
     assert waits.wait(20)
     two = open_together(setup.picture(1500), {"mask": setup.picture(1600)})
-    assert two.decode(never_stop).named["mask"].size == (1600, 1600)
+    assert two.decode(keep_waiting).named["mask"].size == (1600, 1600)
     held.release()
     thread.join(20)
     assert job.item.size == (1500, 1500)
 
 
 def test_a_cancelled_job_stops_waiting_for_memory(setup: Setup) -> None:
-    setup.budget.reserve(LARGE_BYTES, never_stop)
+    setup.budget.reserve(LARGE_BYTES, keep_waiting)
     setup.is_wanted = lambda _job: False
     with pytest.raises(NotWaitedFor):
         setup.step.decode(setup.jobs.job(), setup.picture(1500))
@@ -114,7 +114,7 @@ def test_a_job_that_is_cancelled_while_it_is_decoded_ends_its_child(setup: Setup
 @pytest.mark.parametrize("reason", ["cancelled", "expired"])
 def test_a_prepared_job_gives_its_memory_back(setup: Setup, reason: str) -> None:
     job = setup.jobs.job(deadline_seconds=0.0 if reason == "expired" else 60.0)
-    job.item, job.memory = object(), setup.budget.reserve(LARGE_BYTES, never_stop)
+    job.item, job.memory = object(), setup.budget.reserve(LARGE_BYTES, keep_waiting)
     setup.is_wanted = lambda _job: reason == "expired"
     setup.jobs.consumer.end_unwanted()
     assert setup.budget.used_bytes == 0
@@ -124,7 +124,7 @@ def test_a_prepared_job_gives_its_memory_back(setup: Setup, reason: str) -> None
 
 def test_a_prepared_job_that_is_wanted_keeps_its_memory(setup: Setup) -> None:
     job = setup.jobs.job()
-    job.item, job.memory = object(), setup.budget.reserve(LARGE_BYTES, never_stop)
+    job.item, job.memory = object(), setup.budget.reserve(LARGE_BYTES, keep_waiting)
     setup.jobs.consumer.end_unwanted()
     assert setup.budget.used_bytes == LARGE_BYTES
     assert setup.jobs.in_flight.start(job)

@@ -12,6 +12,7 @@ import pytest
 from contract.catalogue import Catalogue
 from contract.messages import InlineBytes, JobRequest, PayloadRef, ReplyUrl
 from worker.errors import Cancelled, Expired, LockLost
+from worker.inference.context import NullContext
 from worker.inputs.payloads import BlobPayloads
 from worker.pipeline.children import ChildServices, JobChildren
 from worker.pipeline.progress import HEARTBEAT_SECONDS, PAUSE_SECONDS, ProgressReporter
@@ -102,6 +103,19 @@ def test_only_the_last_of_several_progress_calls_in_quick_succession_is_reported
     gateway.reporter.send_due_reports()
     assert (gateway.told[-1]["fraction"], gateway.told[-1]["message"]) == (0.3, "drawing")
     assert [report["sequence"] for report in gateway.told] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [((1.7,), "from 0 to 1, found 1.7"), ((0.5, "x" * 501), "at most 500 characters, found 501")],
+)
+def test_an_invalid_progress_report_is_refused_by_a_worker_and_by_a_check(
+    gateway: ProgressGateway, arguments: tuple[Any, ...], problem: str
+) -> None:
+    for context in (gateway.reporter.begin(gateway.job()), NullContext()):
+        with pytest.raises(ValueError, match=problem):
+            context.progress(*arguments)
+        context.progress(1.0, "x" * 500)
 
 
 def test_a_cancellation_is_noticed_although_the_model_reports_no_progress(

@@ -186,6 +186,7 @@ export async function readTimeline(job) {
 export async function readResult(job, name = null) {
   const { json, link: path } = name === null ? { json: job.result ?? undefined, link: job.links.result }
     : job.results[name];
+  if (typeof json === "string") return new Blob([json], { type: "text/plain;charset=utf-8" });
   if (json !== undefined) return new Blob([JSON.stringify(json, null, 2)], { type: "application/json" });
   const answer = await send(`${path}?redirect=false`);
   // Only the link to a large result has this header.

@@ -92,6 +92,7 @@ from gateway.jobs.model import (
     read_ticket,
     tenant_of,
 )
+from gateway.jobs.results import add_text_result
 from gateway.jobs.search import ANY_ENDING, CANCELLED_CODE, JOB_ID, JobFilter, JobSearch
 from gateway.jobs.timeline import (
     MAX_SHOWN_CHILDREN,
@@ -186,6 +187,7 @@ async def _job_response(request: Request, job_id: str, found: Record) -> Respons
     """Return the response that shows the current state of a job."""
     services = services_of(request)
     found = await services.progress.add_to(job_id, found)
+    found = await add_text_result(services.payloads, found)
     job = shown_job(request, job_id, found)
     headers = {"Vary": "Prefer"}
     if not is_final(found):

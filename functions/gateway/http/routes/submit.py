@@ -35,6 +35,7 @@ from gateway.http.responses import (
     problem_response,
 )
 from gateway.jobs.model import JobResource, Record, is_final, job_resource, priority_of
+from gateway.jobs.results import add_text_result
 from gateway.submission.create import NewJob
 from gateway.submission.parse import parse_submission
 from gateway.telemetry import traceparent_of
@@ -109,6 +110,7 @@ async def submit(
     job_id, record = submitted.job_id, submitted.record
     if found.reports_progress:
         record = await services.progress.add_to_if_available(job_id, record)
+    record = await add_text_result(services.payloads, record)
     response = await _answer(request, job_id, record, preference)
     if submitted.is_replay:
         response.headers.update(REPLAYED)
