@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from ipaddress import ip_address
 
 from emulator.blobs.errors import ErrorCode, StorageError
-from emulator.blobs.request import BlobRequest
+from emulator.blobs.request import SAS_HEADERS, BlobRequest
 from emulator.blobs.times import Clock, parse_http_date, parse_sas_date
 from emulator.program import SettingError
 
@@ -210,13 +210,6 @@ def _check_date(request: BlobRequest, now: datetime) -> None:
 _OLDEST_VERSION = "2015-04-05"
 _RESOURCE_SIGNED_SINCE = "2018-11-09"
 _ENCRYPTION_SCOPE_SIGNED_SINCE = "2020-12-06"
-_RESPONSE_HEADERS = {
-    "rscc": "Cache-Control",
-    "rscd": "Content-Disposition",
-    "rsce": "Content-Encoding",
-    "rscl": "Content-Language",
-    "rsct": "Content-Type",
-}
 
 
 def check_sas(
@@ -279,7 +272,7 @@ def _service_string(fields: Mapping[str, str], account: str, request: BlobReques
         lines += [kind, fields["snapshot"] if kind == "bs" else ""]
     if version >= _ENCRYPTION_SCOPE_SIGNED_SINCE:
         lines.append(fields.get("ses", ""))
-    lines += [fields.get(name, "") for name in _RESPONSE_HEADERS]
+    lines += [fields.get(name, "") for name in SAS_HEADERS]
     return "\n".join(lines)
 
 
@@ -328,9 +321,7 @@ def _service_grant(fields: Mapping[str, str], permission: RequiredPermission) ->
         raise StorageError(ErrorCode.AUTHORIZATION_PERMISSION_MISMATCH)
     if permission.account_resource == "c" and fields["sr"] != "c":
         raise StorageError(ErrorCode.AUTHORIZATION_RESOURCE_TYPE_MISMATCH)
-    replaced = {
-        header: fields[name] for name, header in _RESPONSE_HEADERS.items() if fields.get(name)
-    }
+    replaced = {header: fields[name] for name, header in SAS_HEADERS.items() if fields.get(name)}
     if not all(value.isascii() and value.isprintable() for value in replaced.values()):
         raise StorageError(ErrorCode.INVALID_QUERY_PARAMETER_VALUE)
     return _grant(fields, permission.service_letters, replaced)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Protocol
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_plus
 
 from emulator.blobs.errors import ClientGoneError, ErrorCode, StorageError, invalid_header
 from emulator.blobs.names import check_blob_name, check_container_name, decode_path
@@ -15,6 +15,14 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 METADATA_PREFIX = "x-ms-meta-"
+SAS_HEADERS = {
+    "rscc": "Cache-Control",
+    "rscd": "Content-Disposition",
+    "rsce": "Content-Encoding",
+    "rscl": "Content-Language",
+    "rsct": "Content-Type",
+}
+"""The parameters of a SAS that set headers of the response, and the names of these headers."""
 BODY_SILENCE_SECONDS = 120.0
 
 
@@ -226,8 +234,10 @@ def _parse_query(raw: str) -> tuple[tuple[str, str], ...]:
     for part in raw.split("&"):
         name, _, value = part.partition("=")
         if name:
-            # Do not use unquote_plus: a signature is computed over the value with its plus signs.
-            pairs.append((unquote(name), unquote(value)))
+            # Only these values may have plus signs for spaces: .NET writes the headers of a SAS so.
+            # A Shared Key signature is computed over other values with their plus signs.
+            is_header = name.lower() in SAS_HEADERS
+            pairs.append((unquote(name), unquote_plus(value) if is_header else unquote(value)))
     return tuple(pairs)
 
 

@@ -25,6 +25,8 @@ from emulator.servicebus.broker.queue import Queue
 from emulator.servicebus.tracking import add_tracking
 
 SESSION_FILTER = "com.microsoft:session-filter"
+NON_EXCLUSIVE_FILTER = "com.microsoft:non-exclusive-session"
+"""The beginning of the name of the filter that asks for a session without an exclusive lock."""
 
 _LOCKED_UNTIL = Symbol("com.microsoft:locked-until-utc")
 _TIMEOUT_SECONDS = 65.0

@@ -13,7 +13,7 @@ give the client a transport that changes https to http, or run a proxy that term
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import product
 from typing import TypeVar
 from urllib.parse import urlencode
@@ -49,7 +49,12 @@ from emulator.servicebus.broker.authorization import (
 )
 from emulator.servicebus.broker.broker import Broker
 from emulator.servicebus.broker.clock import WallClock
-from emulator.servicebus.broker.durations import UNBOUNDED, format_duration, parse_duration
+from emulator.servicebus.broker.durations import (
+    UNBOUNDED,
+    bounded,
+    format_duration,
+    parse_duration,
+)
 from emulator.servicebus.broker.errors import ArgumentError, BrokerError, EntityNotFound
 from emulator.servicebus.broker.queue import Queue
 from emulator.servicebus.broker.settings import (
@@ -78,6 +83,7 @@ from emulator.servicebus.tracking import add_tracking
 
 _MAX_BODY_BYTES = 64 * 1024
 _MAX_PAGE_LENGTH = 100
+_NAMESPACE = "sbemulatorns"
 _Handler = Callable[[Request], Awaitable[Response]]
 _Item = TypeVar("_Item")
 
@@ -115,6 +121,7 @@ def create_admin_app(
             *further,
             Route("/$emulator/topics", api.topics),
             Route("/$Resources/{kind}", api.wrap(api.list)),
+            Route("/$namespaceinfo", api.namespace_info),
             *_topic_routes(api),
             Route("/{name:path}", api.wrap(api.get)),
             Route("/{name:path}", api.wrap(api.put), methods=["PUT"]),
@@ -207,6 +214,7 @@ class _Api:
         self._broker = broker
         self._needs_token = needs_token
         self._namespace = namespace
+        self._started_at = _format_time(WallClock().now())
 
     def wrap(self, handler: _Handler) -> _Handler:
         """Return a handler that calls `handler` and converts errors to error responses."""
@@ -224,6 +232,19 @@ class _Api:
     async def health(self, _: Request) -> Response:
         """Return status 200 and the number of queues."""
         return JSONResponse({"status": "ok", "queues": len(self._broker.queues())})
+
+    async def namespace_info(self, request: Request) -> Response:
+        """Return the properties of the namespace, which has the name of Microsoft's emulator."""
+        entry, description = start_entry(str(request.url), _NAMESPACE, "NamespaceInfo")
+        for name, value in (
+            ("CreatedTime", self._started_at),
+            ("MessagingSKU", "Standard"),
+            ("ModifiedTime", self._started_at),
+            ("Name", _NAMESPACE),
+            ("NamespaceType", "Messaging"),
+        ):
+            add_element(description, SERVICE_BUS, name, value)
+        return _atom(to_bytes(entry))
 
     async def list(self, request: Request) -> Response:
         """Return one page of the list of queues or of topics.
@@ -441,8 +462,9 @@ _FORWARDING = "ForwardTo", "ForwardDeadLetteredMessagesTo"
 _REFUSED_IF_TRUE = ("EnablePartitioning",)
 
 
-def properties_of(settings: QueueSettings, counts: QueueCounts) -> list[tuple[str, str]]:
+def properties_of(queue: Queue, counts: QueueCounts) -> list[tuple[str, str]]:
     """Return the properties of a queue's description as (name, value) pairs, in Azure's order."""
+    settings = queue.settings
     return [
         ("LockDuration", format_duration(settings.lock_duration)),
         ("MaxSizeInMegabytes", str(max(1, settings.max_size_bytes // _MEGABYTE))),
@@ -461,13 +483,17 @@ def properties_of(settings: QueueSettings, counts: QueueCounts) -> list[tuple[st
             format_duration(settings.duplicate_detection_window or DEFAULT_DUPLICATE_WINDOW),
         ),
         ("MaxDeliveryCount", str(settings.max_delivery_count)),
-        ("EnableBatchedOperations", "true"),
+        ("EnableBatchedOperations", _flag(settings.enable_batched_operations)),
         ("SizeInBytes", str(counts.size_bytes)),
         ("MessageCount", str(counts.total)),
         ("IsAnonymousAccessible", "false"),
         ("Status", settings.status.value),
+        *((("UserMetadata", settings.user_metadata),) if settings.user_metadata else ()),
+        ("CreatedAt", _format_time(queue.created_at)),
+        ("UpdatedAt", _format_time(queue.updated_at)),
+        ("AccessedAt", _format_time(queue.accessed_at)),
         ("SupportOrdering", "true"),
-        ("AutoDeleteOnIdle", format_duration(UNBOUNDED)),
+        ("AutoDeleteOnIdle", format_duration(settings.auto_delete_on_idle or UNBOUNDED)),
         ("EnablePartitioning", "false"),
         ("EntityAvailabilityStatus", "Available"),
         ("EnableExpress", "false"),
@@ -488,7 +514,9 @@ def count_details(counts: QueueCounts) -> list[tuple[str, int]]:
 
 _TOPIC_PROPERTIES = frozenset(
     (
+        "AccessedAt",
         "AutoDeleteOnIdle",
+        "CreatedAt",
         "DefaultMessageTimeToLive",
         "DuplicateDetectionHistoryTimeWindow",
         "EnableBatchedOperations",
@@ -502,11 +530,15 @@ _TOPIC_PROPERTIES = frozenset(
         "SizeInBytes",
         "Status",
         "SupportOrdering",
+        "UpdatedAt",
+        "UserMetadata",
     )
 )
 _SUBSCRIPTION_PROPERTIES = frozenset(
     (
+        "AccessedAt",
         "AutoDeleteOnIdle",
+        "CreatedAt",
         "DeadLetteringOnMessageExpiration",
         "DefaultMessageTimeToLive",
         "EnableBatchedOperations",
@@ -516,6 +548,8 @@ _SUBSCRIPTION_PROPERTIES = frozenset(
         "MessageCount",
         "RequiresSession",
         "Status",
+        "UpdatedAt",
+        "UserMetadata",
     )
 )
 _FILTER_EXCEPTIONS = "DeadLetteringOnFilterEvaluationExceptions"
@@ -524,16 +558,18 @@ _FILTER_EXCEPTIONS_FIELD = "dead_lettering_on_filter_evaluation_exceptions"
 
 def topic_properties(topic: Topic, counts: QueueCounts) -> list[tuple[str, str]]:
     """Return the properties of a topic's description as (name, value) pairs."""
-    own = properties_of(topic.settings, counts)
+    own = properties_of(topic, counts)
     found = [(name, value) for name, value in own if name in _TOPIC_PROPERTIES]
     return [*found, ("SubscriptionCount", str(len(topic.subscriptions)))]
 
 
 def subscription_properties(
-    settings: SubscriptionSettings, counts: QueueCounts
+    subscription: TopicSubscription, counts: QueueCounts
 ) -> list[tuple[str, str]]:
     """Return the properties of a subscription's description as (name, value) pairs."""
-    own = properties_of(settings, counts)
+    own = properties_of(subscription, counts)
+    settings = subscription.settings
+    assert isinstance(settings, SubscriptionSettings)
     found = [(name, value) for name, value in own if name in _SUBSCRIPTION_PROPERTIES]
     flag = _flag(settings.dead_lettering_on_filter_evaluation_exceptions)
     return [*found, (_FILTER_EXCEPTIONS, flag)]
@@ -562,9 +598,7 @@ def settings_from(
     status = properties.get("Status", QueueStatus.ACTIVE)
     if status not in set(QueueStatus):
         raise ArgumentError(f"Status: expected {', '.join(QueueStatus)}, found {status[:100]!r}")
-    if _read_duration(properties, "AutoDeleteOnIdle", UNBOUNDED) < UNBOUNDED:
-        raise ArgumentError("AutoDeleteOnIdle: omit this property, because it is not supported")
-    time_to_live = _read_duration(properties, "DefaultMessageTimeToLive", UNBOUNDED)
+    time_to_live = bounded(_read_duration(properties, "DefaultMessageTimeToLive", UNBOUNDED))
     window = _read_duration(
         properties, "DuplicateDetectionHistoryTimeWindow", DEFAULT_DUPLICATE_WINDOW
     )
@@ -576,7 +610,7 @@ def settings_from(
         name=name,
         lock_duration=_read_duration(properties, "LockDuration", timedelta(minutes=1)),
         max_delivery_count=_read_number(properties, "MaxDeliveryCount", 10),
-        default_message_time_to_live=time_to_live if time_to_live < UNBOUNDED else None,
+        default_message_time_to_live=time_to_live,
         dead_lettering_on_message_expiration=_read_flag(
             properties, "DeadLetteringOnMessageExpiration"
         ),
@@ -586,6 +620,9 @@ def settings_from(
         requires_session=_read_flag(properties, "RequiresSession"),
         status=QueueStatus(status),
         authorization_rules=tuple(rules),
+        user_metadata=properties.get("UserMetadata", ""),
+        enable_batched_operations=_read_flag(properties, "EnableBatchedOperations", "true"),
+        auto_delete_on_idle=bounded(_read_duration(properties, "AutoDeleteOnIdle", UNBOUNDED)),
         **further,
     )
 
@@ -612,6 +649,10 @@ def changed_settings(
     if isinstance(before, SubscriptionSettings):
         return replace(after, rules=before.rules)  # type: ignore[call-arg] # of the same class
     return after
+
+
+def _format_time(at: datetime) -> str:
+    return at.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _flag(value: bool) -> str:
@@ -675,11 +716,11 @@ def entity_entry(url: str, queue: Queue, counts: QueueCounts) -> Element:
     title = queue.address
     if isinstance(queue, Topic):
         kind, properties = _TOPIC_DESCRIPTION, topic_properties(queue, counts)
-    elif isinstance(settings, SubscriptionSettings):
-        kind, properties = _SUBSCRIPTION_DESCRIPTION, subscription_properties(settings, counts)
+    elif isinstance(queue, TopicSubscription) and isinstance(settings, SubscriptionSettings):
+        kind, properties = _SUBSCRIPTION_DESCRIPTION, subscription_properties(queue, counts)
         title = settings.subscription_name
     else:
-        kind, properties = _QUEUE_DESCRIPTION, properties_of(settings, counts)
+        kind, properties = _QUEUE_DESCRIPTION, properties_of(queue, counts)
     entry, description = start_entry(url, title, kind)
     for property_name, value in properties:
         # The policies are before the status, as in Azure. A subscription has none.

@@ -19,7 +19,7 @@ from emulator.servicebus.broker.authorization import (
     check_rules,
     read_rights,
 )
-from emulator.servicebus.broker.durations import UNBOUNDED, parse_duration
+from emulator.servicebus.broker.durations import UNBOUNDED, bounded, parse_duration
 from emulator.servicebus.broker.errors import ArgumentError
 from emulator.servicebus.broker.property_values import Value
 from emulator.servicebus.broker.settings import (
@@ -338,7 +338,7 @@ def _settings(
                 f"{properties.at(forwarding)}: omit this property, because forwarding is not "
                 "supported"
             )
-    time_to_live = properties.duration("DefaultMessageTimeToLive", UNBOUNDED)
+    time_to_live = bounded(properties.duration("DefaultMessageTimeToLive", UNBOUNDED))
     window = properties.duration("DuplicateDetectionHistoryTimeWindow", DEFAULT_DUPLICATE_WINDOW)
     detects_duplicates = properties.flag("RequiresDuplicateDetection")
     rules = () if kind is SubscriptionSettings else _rules(entity)
@@ -349,7 +349,7 @@ def _settings(
             name=name,
             lock_duration=properties.duration("LockDuration", timedelta(minutes=1)),
             max_delivery_count=properties.number("MaxDeliveryCount", 10),
-            default_message_time_to_live=time_to_live if time_to_live < UNBOUNDED else None,
+            default_message_time_to_live=time_to_live,
             dead_lettering_on_message_expiration=properties.flag(
                 "DeadLetteringOnMessageExpiration"
             ),

@@ -81,6 +81,8 @@ async def enumerate_rules(queue: Queue, body: _Body) -> _Body | None:
     valid.
     """
     skip, top = body.get("skip"), body.get("top")
+    if isinstance(skip, bool) or isinstance(top, bool):
+        skip = top = None
     if not (isinstance(skip, int) and isinstance(top, int) and skip >= 0 and top >= 1):
         raise _bad("skip and top must be whole numbers: skip at least 0, and top at least 1")
     page = _subscription(queue).rules[skip : skip + top]

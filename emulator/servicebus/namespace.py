@@ -7,7 +7,11 @@ from datetime import timedelta
 from functools import partial
 from uuid import UUID
 
-from emulator.servicebus.accepted_sessions import SESSION_FILTER, AcceptedSessions
+from emulator.servicebus.accepted_sessions import (
+    NON_EXCLUSIVE_FILTER,
+    SESSION_FILTER,
+    AcceptedSessions,
+)
 from emulator.servicebus.access import AccessPolicies
 from emulator.servicebus.amqp.connection import IDLE_SECONDS, Connection
 from emulator.servicebus.amqp.errors import LinkFault, MessageFault
@@ -123,6 +127,10 @@ class Namespace:
 
         return sum(each.detach_links(find_fault) for each in list(self._connections))
 
+    async def delete_idle(self) -> None:
+        """Delete the queues, topics and subscriptions that were idle for too long."""
+        await self._broker.delete_idle()
+
     def close(self) -> None:
         """Close all connections, and inform each peer that the server is shutting down."""
         for connection in list(self._connections):
@@ -222,6 +230,12 @@ class _NamespaceConnection:
         queue = self._queue(entity)
         if is_management:
             return self._replies.open(requested.address, requested.reply_address, sender)
+        if any(str(name).startswith(NON_EXCLUSIVE_FILTER) for name in requested.filters):
+            raise LinkFault(
+                "amqp:not-implemented",
+                "non-exclusive locks on message sessions are not supported: accept the session "
+                "exclusively",
+            )
         with _refuse_link(entity):
             if SESSION_FILTER in requested.filters:
                 open_source = partial(QueueLinkSource, queue, sender, requested.is_presettled)

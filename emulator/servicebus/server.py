@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 import ssl
@@ -16,9 +17,12 @@ from emulator.hosts import HostFilter, HostRules
 from emulator.http_server import HttpProtocol
 from emulator.program import HttpLimits, SettingError
 from emulator.servicebus.amqp.websocket import ProtocolDetector
+from emulator.servicebus.broker.errors import BrokerError
 from emulator.servicebus.namespace import Namespace
 
 _GRACE_SECONDS = 3
+_IDLE_CHECK_SECONDS = 5.0
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +84,23 @@ async def serve(
     )
     serving = asyncio.create_task(web.serve(sockets=list(sockets.admin)))
     waiting = asyncio.create_task(stopped.wait())
+    deleting = asyncio.create_task(_delete_idle(namespace))
     await asyncio.wait((serving, waiting), return_when=asyncio.FIRST_COMPLETED)
     _close(servers, namespace)
     web.should_exit = True
     waiting.cancel()
+    deleting.cancel()
     await serving
+
+
+async def _delete_idle(namespace: Namespace) -> None:
+    """Delete idle queues, topics and subscriptions every few seconds."""
+    while True:
+        await asyncio.sleep(_IDLE_CHECK_SECONDS)
+        try:
+            await namespace.delete_idle()
+        except BrokerError as error:
+            logger.warning("idle queues could not be deleted; the next attempt follows: %s", error)
 
 
 def _close(servers: Sequence[asyncio.Server], namespace: Namespace) -> None:

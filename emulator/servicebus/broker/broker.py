@@ -1,5 +1,6 @@
 """Create, find, change and delete the queues and topics of a namespace in one database."""
 
+import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -37,6 +38,8 @@ _TRANSFER_DEAD_LETTER = "/$Transfer/$DeadLetterQueue"
 _NUMBERS_PER_QUEUE = 3
 """How many internal numbers a queue uses: one for itself and two for its dead-letter queues."""
 _NO_PROPERTIES = NoProperties()
+
+logger = logging.getLogger(__name__)
 
 
 class Broker:
@@ -248,8 +251,10 @@ class Broker:
             raise EntityAlreadyExists(f"the {kind} {settings.name!r} already exists")
         self._transactions.tick()
         number = max(self._numbers.values(), default=-_NUMBERS_PER_QUEUE) + _NUMBERS_PER_QUEUE
-        self._save(StoredQueue(number, settings, 1))
-        return self._add(StoredQueue(number, settings, 1))
+        now = self._transactions.clock.now()
+        stored = StoredQueue(number, settings, 1, now, now)
+        self._save(stored)
+        return self._add(stored)
 
     async def update_queue(self, settings: QueueSettings) -> Queue:
         """Replace the settings of a queue, topic or subscription.
@@ -275,6 +280,17 @@ class Broker:
             self._transactions.store.delete_queues(map(self._numbers_of, deleted))
         for each in deleted:
             self._forget(each)
+
+    async def delete_idle(self) -> None:
+        """Delete the queues, topics and subscriptions that were idle for `auto_delete_on_idle`."""
+        now = self._transactions.clock.now()
+        for queue in list(self._queues.values()):
+            limit = queue.settings.auto_delete_on_idle
+            is_idle = limit is not None and now - queue.find_last_access(now) >= limit
+            # A subscription may have been deleted together with its topic.
+            if is_idle and self.find_owner(queue.address) is queue:
+                logger.info("deleting %s, which was idle for %s", queue.address, limit)
+                await self.delete_queue(queue.address)
 
     def _numbers_of(self, queue: Queue) -> range:
         number = self._numbers[queue.address.casefold()]
@@ -314,15 +330,16 @@ class Broker:
             queue.settings.name.casefold(): queue for queue in self._transactions.store.queues()
         }
         next_number = max((each.id for each in stored.values()), default=-_NUMBERS_PER_QUEUE)
+        now = self._transactions.clock.now()
         for settings in wanted:
             key = settings.name.casefold()
             known = stored.get(key)
             if known is None:
                 next_number += _NUMBERS_PER_QUEUE
-                stored[key] = StoredQueue(next_number, settings, 1)
+                stored[key] = StoredQueue(next_number, settings, 1, now, now)
             elif known.settings != settings:
                 _check_change(known.settings, settings)
-                stored[key] = replace(known, settings=settings)
+                stored[key] = replace(known, settings=settings, updated_at=now)
             if stored[key] is not known:
                 self._save(stored[key])
         # A subscription can be added only after its topic.
@@ -335,6 +352,7 @@ class Broker:
             queue: Queue = self._build_topic(stored)
         else:
             queue = self._build_queue(stored)
+        queue.created_at, queue.updated_at = stored.created_at, stored.updated_at
         key = queue.address.casefold()
         self._queues[key] = queue
         self._numbers[key] = stored.id

@@ -67,6 +67,11 @@ class Subscription:
         self._closed = True
         self.set_credit(0)
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the receiver gets no more messages."""
+        return self._closed
+
     def spend(self) -> None:
         """Reduce the credit by one, because a message is assigned to this receiver."""
         self._credit -= 1
@@ -109,6 +114,7 @@ class Dispatcher:
         self._schedule_transaction = schedule_transaction
         self._session_locks = session_locks
         self._with_credit: OrderedDict[Subscription, None] = OrderedDict()
+        self._receivers: set[Subscription] = set()
         self._session_requests: OrderedDict[int, NextSessionRequest] = OrderedDict()
         self._next_request = 1
 
@@ -136,7 +142,14 @@ class Dispatcher:
         The broker calls `deliver` for each message that is delivered to the receiver. If the queue
         has message sessions, `session_lock` is the receiver's lock on a session.
         """
-        return Subscription(self, mode, deliver, session_lock)
+        receiver = Subscription(self, mode, deliver, session_lock)
+        self._receivers.add(receiver)
+        return receiver
+
+    @property
+    def has_receivers(self) -> bool:
+        """Whether the queue has a receiver, with or without credit, or one waits for a session."""
+        return bool(self._receivers or self._session_requests)
 
     def lock_session(self, session_id: str, now: datetime) -> MessageSessionLock:
         """Lock a message session for a receiver, and return the lock.
@@ -177,6 +190,8 @@ class Dispatcher:
 
     def credit_changed(self, subscription: Subscription) -> None:
         """Start or stop deliveries to a receiver after its credit has changed."""
+        if subscription.is_closed:
+            self._receivers.discard(subscription)
         if not subscription.credit:
             self._with_credit.pop(subscription, None)
             return

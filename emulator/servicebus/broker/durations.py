@@ -12,6 +12,15 @@ _PATTERN = re.compile(
 _UNITS = "days", "hours", "minutes", "seconds"
 UNBOUNDED = timedelta(days=10675199, hours=2, minutes=48, seconds=5, microseconds=477580)
 """The longest duration in .NET, rounded to microseconds. In Azure it means "no limit"."""
+_UNBOUNDED_TEXT = "P10675199DT2H48M5.4775807S"
+
+
+def bounded(duration: timedelta) -> timedelta | None:
+    """Return a duration, or None if it means "no limit".
+
+    Clients in Python round the longest duration of .NET, so all durations of its days count.
+    """
+    return duration if duration.days < UNBOUNDED.days else None
 
 
 def parse_duration(text: str) -> timedelta:
@@ -31,7 +40,7 @@ def parse_duration(text: str) -> timedelta:
         )
     except OverflowError:
         raise ValueError(
-            f"{text[:100]!r} exceeds the longest duration, P10675199DT2H48M5.47758S"
+            f"{text[:100]!r} exceeds the longest duration, {_UNBOUNDED_TEXT}"
         ) from None
 
 
@@ -40,6 +49,8 @@ def format_duration(duration: timedelta) -> str:
 
     The duration must not be negative.
     """
+    if duration == UNBOUNDED:
+        return _UNBOUNDED_TEXT  # clients compare it with .NET's TimeSpan.MaxValue
     minutes, seconds = divmod(duration.seconds, 60)
     hours, minutes = divmod(minutes, 60)
     date = f"{duration.days}D" if duration.days else ""

@@ -62,6 +62,11 @@ class Queue:
         self._transactions = transactions
         self._subqueues = subqueues
         self._deleted = False
+        self.created_at = self.updated_at = self.accessed_at = transactions.clock.now()
+        """The times at which the queue was created, last changed and last used.
+
+        The time of the last use is not durable: it is at least the time of the broker's start.
+        """
 
     @property
     def settings(self) -> QueueSettings:
@@ -176,6 +181,7 @@ class Queue:
                 sessions, but `session_lock` is not None.
         """
         self._raise_if_deleted()
+        self.accessed_at = self._transactions.clock.now()
         self.check_receiving()
         self._check_session_use(session_lock is not None)
         return self._dispatcher.subscribe(mode, deliver, session_lock)
@@ -421,7 +427,7 @@ class Queue:
 
     def counts(self) -> QueueCounts:
         """Return the number of messages in each state, and the size of the queue in bytes."""
-        self._begin()
+        self._begin(is_access=False)
         self._transactions.flush()
         index = self._state.index
         below = [queue._state.index for queue in self._subqueues]
@@ -443,8 +449,12 @@ class Queue:
         Raises MessageStoreError if the settings cannot be written.
         """
         problem = f"the {settings.KIND} {settings.name!r} could not be written to the database"
+        now = self._transactions.clock.now()
         with report_failed_write(problem):
-            self._transactions.store.save_queue(StoredQueue(self._state.number, settings, 1))
+            self._transactions.store.save_queue(
+                StoredQueue(self._state.number, settings, 1, self.created_at, now)
+            )
+        self.updated_at = self.accessed_at = now
         for queue in (self, *self._subqueues):
             queue._state.settings = settings
 
@@ -456,9 +466,18 @@ class Queue:
         for queue in (self, *self._subqueues):
             queue._deleted = True
 
-    def _begin(self) -> datetime:
+    def find_last_access(self, now: datetime) -> datetime:
+        """Return when the queue was last used: now, if it has receivers or scheduled messages."""
+        if self._dispatcher.has_receivers or self._state.index.counts[MessageState.SCHEDULED]:
+            self.accessed_at = now
+        return max([self.accessed_at, *(each.find_last_access(now) for each in self._subqueues)])
+
+    def _begin(self, *, is_access: bool = True) -> datetime:
         self._raise_if_deleted()
-        return self._transactions.begin()
+        now = self._transactions.begin()
+        if is_access:
+            self.accessed_at = now
+        return now
 
     def _raise_if_deleted(self) -> None:
         if self._deleted:

@@ -24,8 +24,10 @@ RESERVED_NAME = "health"
 
 _MAX_LOCK_DURATION = timedelta(minutes=5)
 _MAX_DELIVERY_COUNT = 2000
+_MIN_IDLE = timedelta(minutes=5)
 _DUPLICATE_WINDOW_RANGE = timedelta(seconds=20), timedelta(days=7)
 _MAX_NAME_LENGTH = 260
+_MAX_METADATA_LENGTH = 1024
 _MAX_SUBSCRIPTION_NAME_LENGTH = 50
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]*[A-Za-z0-9_])?")
 
@@ -99,6 +101,12 @@ class QueueSettings:
     status: QueueStatus = QueueStatus.ACTIVE
     authorization_rules: tuple[AuthorizationRule, ...] = ()
     """The shared access policies of the queue, besides those of the namespace."""
+    user_metadata: str = ""
+    """A text that clients store for their own use."""
+    enable_batched_operations: bool = True
+    """Kept for clients. It has no effect, because the broker always writes changes together."""
+    auto_delete_on_idle: timedelta | None = None
+    """After what time without use the queue is deleted. None means that it is never deleted."""
 
     def __post_init__(self) -> None:
         self._check_name()
@@ -121,6 +129,11 @@ class QueueSettings:
             )
         if self.max_size_bytes < 1:
             raise self._refusal("MaxSizeInMegabytes must be at least 1")
+        idle = self.auto_delete_on_idle
+        if idle is not None and idle < _MIN_IDLE:
+            raise self._refusal("AutoDeleteOnIdle must be at least 5 minutes")
+        if len(self.user_metadata) > _MAX_METADATA_LENGTH:
+            raise self._refusal(f"UserMetadata must have at most {_MAX_METADATA_LENGTH} characters")
         check_rules(self.authorization_rules)
 
     def _check_name(self) -> None:

@@ -35,7 +35,7 @@ from emulator.servicebus.broker.settings import (
 from emulator.servicebus.broker.subscription_rules import rule_from_values, rule_to_values
 
 APPLICATION_ID = 0x51554555
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 _BUSY_SECONDS = 0.5
 
 # A small content is in its message's row. A large content is in the table `contents`, because
@@ -45,7 +45,9 @@ _TABLES = """
 CREATE TABLE queues (
     id INTEGER PRIMARY KEY,
     settings TEXT NOT NULL,
-    next_sequence_number INTEGER NOT NULL
+    next_sequence_number INTEGER NOT NULL,
+    created_at_us INTEGER NOT NULL DEFAULT 0,
+    updated_at_us INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE TABLE messages (
     id INTEGER PRIMARY KEY,
@@ -94,11 +96,16 @@ CREATE TABLE message_sessions (
 ) STRICT"""
 
 # The statements that upgrade a database of an older version to the next version.
-# Version 4 adds message sessions, and topics and subscriptions in the table `queues`.
+# Version 4 adds message sessions, and topics and subscriptions in the table `queues`. Version 5
+# adds the times of creation and update, which are those of the upgrade for older queues.
 _UPGRADES = {
     1: "ALTER TABLE messages ADD COLUMN property_changes TEXT",
     2: _RULES_TABLE,
     3: f"ALTER TABLE messages ADD COLUMN session_id TEXT; {_SESSIONS_TABLE}",
+    4: """
+ALTER TABLE queues ADD COLUMN created_at_us INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE queues ADD COLUMN updated_at_us INTEGER NOT NULL DEFAULT 0;
+UPDATE queues SET created_at_us=strftime('%s')*1000000, updated_at_us=strftime('%s')*1000000""",
 }
 
 
@@ -189,7 +196,12 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _STATES = {state.value: state for state in MessageState}
 _KINDS = {kind.KIND: kind for kind in (QueueSettings, TopicSettings, SubscriptionSettings)}
-_DURATIONS = "lock_duration", "default_message_time_to_live", "duplicate_detection_window"
+_DURATIONS = (
+    "lock_duration",
+    "default_message_time_to_live",
+    "duplicate_detection_window",
+    "auto_delete_on_idle",
+)
 
 
 def microseconds(at: datetime) -> int:
@@ -309,7 +321,7 @@ def settings_from_text(text: str) -> QueueSettings:
     """Convert the result of `settings_text` back to the settings."""
     values: dict[str, Any] = json.loads(text)
     for name in _DURATIONS:
-        if values[name] is not None:
+        if values.get(name) is not None:
             values[name] *= _MICROSECOND
     # A database of an older version has neither a status nor policies.
     values["status"] = QueueStatus(values.get("status", QueueStatus.ACTIVE))
@@ -391,6 +403,8 @@ class StoredQueue:
     id: int
     settings: QueueSettings
     next_sequence_number: int
+    created_at: datetime
+    updated_at: datetime
 
 
 class MessageStore:
@@ -421,15 +435,26 @@ class MessageStore:
 
     def queues(self) -> list[StoredQueue]:
         """Return all queues in the database."""
-        rows = self._connection.execute("SELECT id, settings, next_sequence_number FROM queues")
-        return [StoredQueue(id_, settings_from_text(text), number) for id_, text, number in rows]
+        rows = self._connection.execute(
+            "SELECT id, settings, next_sequence_number, created_at_us, updated_at_us FROM queues"
+        )
+        return [
+            StoredQueue(id_, settings_from_text(text), number, instant(created), instant(updated))
+            for id_, text, number, created, updated in rows
+        ]
 
     def save_queue(self, queue: StoredQueue) -> None:
-        """Insert a queue. If the queue already exists, update its settings."""
+        """Insert a queue. If the queue exists, update its settings and the time of the update."""
         self._connection.execute(
-            "INSERT INTO queues VALUES (?,?,?)"
-            " ON CONFLICT (id) DO UPDATE SET settings=excluded.settings",
-            (queue.id, settings_text(queue.settings), queue.next_sequence_number),
+            "INSERT INTO queues VALUES (?,?,?,?,?) ON CONFLICT (id) DO UPDATE SET"
+            " settings=excluded.settings, updated_at_us=excluded.updated_at_us",
+            (
+                queue.id,
+                settings_text(queue.settings),
+                queue.next_sequence_number,
+                microseconds(queue.created_at),
+                microseconds(queue.updated_at),
+            ),
         )
 
     def delete_queues(self, deleted: Iterable[range]) -> None:

@@ -287,6 +287,11 @@ class Topic(Queue):
         states = self._topic_state.subscriptions
         states[:] = [state for state in states if state.number != number]
 
+    def find_last_access(self, now: datetime) -> datetime:
+        """Return when the topic or one of its subscriptions was last used."""
+        below = (each.find_last_access(now) for each in self._subscriptions.values())
+        return max([super().find_last_access(now), *below])
+
     def _stored_bytes(self) -> int:
         return super()._stored_bytes() + sum(
             subscription._stored_bytes() for subscription in self._subscriptions.values()

@@ -100,6 +100,28 @@ async def test_the_error_code_names_the_service_or_resource_type_or_permission_t
     assert (await read(service, sas))[1] == code
 
 
+@pytest.mark.parametrize("space", ["%20", "+"])
+async def test_a_sas_may_set_a_header_with_a_space(service: RunningBlobService, space: str) -> None:
+    """The client for .NET writes the space as a plus sign, and a plus sign as `%2B`."""
+    await service.put("box/blob", b"content")
+    sas = generate_blob_sas(
+        DEVELOPMENT_ACCOUNT,
+        "box",
+        "blob",
+        account_key=DEVELOPMENT_KEY,
+        permission="r",
+        expiry=START + MINUTE,
+        content_disposition="attachment; filename=a+b",
+    )
+    written = sas.replace("attachment%3B%20", f"attachment%3B{space}")
+    assert f"%3B{space}filename" in written
+    answer = await service.send("GET", PATH, written, {})
+    assert (answer.status, answer.headers["Content-Disposition"]) == (
+        200,
+        "attachment; filename=a+b",
+    )
+
+
 async def test_a_service_sas_of_version_2015_04_05_is_accepted(service: RunningBlobService) -> None:
     """In version 2015-04-05, the signature covers neither the resource type nor the scope."""
     await service.put("box/blob", b"content")

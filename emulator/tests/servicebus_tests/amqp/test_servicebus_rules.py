@@ -164,6 +164,8 @@ async def test_rules_are_added_listed_and_removed_through_the_management_node(
         ),
         ("enumerate-rules", {"top": 0, "skip": 0}, (400, "com.microsoft:argument-error")),
         ("enumerate-rules", {"top": "x"}, (400, "com.microsoft:argument-error")),
+        ("enumerate-rules", {"top": 1, "skip": True}, (400, "com.microsoft:argument-error")),
+        ("enumerate-rules", {"top": True, "skip": 0}, (400, "com.microsoft:argument-error")),
     ],
 )
 async def test_an_invalid_operation_on_rules_is_refused(

@@ -48,10 +48,12 @@ class Served:
     async def send(self, session_id: str) -> None:
         await self.queue.send([IncomingMessage(b"", b"", BODY, session_id=session_id)])
 
-    def attach(self, value: Any, timeout_ms: int | None = None, handle: int = 1) -> None:
+    def attach(
+        self, value: Any, timeout_ms: int | None = None, handle: int = 1, name: str = FILTER
+    ) -> None:
         """Attach a receiver with the session filter `value`.
 
-        The value None requests the next available session.
+        The value None requests the next available session. `name` is the name of the filter.
         """
         self.peer.send(
             Attach(
@@ -60,7 +62,7 @@ class Served:
                 role=True,
                 snd_settle_mode=UByte(0),
                 rcv_settle_mode=UByte(1),
-                source=Described(ULong(0x28), [QUEUE, *[None] * 6, {Symbol(FILTER): value}]),
+                source=Described(ULong(0x28), [QUEUE, *[None] * 6, {Symbol(name): value}]),
                 target=Described(ULong(0x29), ["here"]),
                 properties=None
                 if timeout_ms is None
@@ -108,6 +110,15 @@ async def test_the_attach_reply_repeats_the_descriptor_of_a_described_session_fi
 ) -> None:
     served.attach(Described(ULong(0x137000000C), "s"))
     assert filter_of(await served.attached()) == {FILTER: Described(ULong(0x137000000C), "s")}
+
+
+async def test_a_non_exclusive_session_is_refused_by_name(served: Served) -> None:
+    value = Described(ULong(0x137000000E), ["s", None])
+    served.attach(value, name="com.microsoft:non-exclusive-session-filter")
+    (detach,) = await served.peer.received_of(Detach)
+    assert detach.error is not None
+    assert detach.error.value[:1] == ["amqp:not-implemented"]
+    assert detach.error.value[1].startswith("non-exclusive locks on message sessions are not")
 
 
 async def test_a_session_filter_that_is_neither_a_string_nor_null_is_refused(

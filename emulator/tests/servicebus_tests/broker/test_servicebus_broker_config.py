@@ -14,7 +14,12 @@ from emulator.servicebus.broker.authorization import (
     AccessRight,
     AuthorizationRule,
 )
-from emulator.servicebus.broker.durations import UNBOUNDED, format_duration, parse_duration
+from emulator.servicebus.broker.durations import (
+    UNBOUNDED,
+    bounded,
+    format_duration,
+    parse_duration,
+)
 from emulator.servicebus.broker.settings import QueueSettings, SubscriptionSettings, TopicSettings
 from emulator.servicebus.broker.subscription_rules import (
     CorrelationFilter,
@@ -382,6 +387,13 @@ def test_any_json_document_that_is_not_a_broker_configuration_is_refused(value: 
 @given(st.timedeltas(timedelta(0), UNBOUNDED))
 def test_parsing_a_formatted_duration_returns_the_same_duration(duration: timedelta) -> None:
     assert parse_duration(format_duration(duration)) == duration
+
+
+def test_the_longest_duration_is_written_as_dotnet_writes_it() -> None:
+    assert format_duration(UNBOUNDED) == "P10675199DT2H48M5.4775807S"
+    assert bounded(parse_duration("P10675199DT2H48M5.4775807S")) is None
+    assert bounded(timedelta(days=10675199)) is None  # a client in Python rounds it
+    assert bounded(timedelta(days=10675198)) == timedelta(days=10675198)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from emulator.servicebus.broker.message import IncomingMessage, MessageState, Re
 from emulator.servicebus.broker.settings import QueueSettings, QueueStatus
 from emulator.servicebus.broker.store import SCHEMA_VERSION
 from servicebus_tests.broker.broker_harness import (
+    START,
     ManualClock,
     RunningBroker,
     lock_token_of,
@@ -232,13 +233,18 @@ async def test_a_database_of_another_schema_version_is_refused(
     await broker.close()
     _make_database(path, "PRAGMA user_version=99")
     with pytest.raises(
-        SchemaError, match="has schema version 99; this program supports versions 1 to 4"
+        SchemaError, match="has schema version 99; this program supports versions 1 to 5"
     ):
         await Broker.open(path, [], ManualClock())
 
 
-# What undoes the changes of schema version 4.
-_WITHOUT_SESSIONS = "ALTER TABLE messages DROP COLUMN session_id", "DROP TABLE message_sessions"
+# What undoes the changes of the schema versions 4 and 5.
+_WITHOUT_SESSIONS = (
+    "ALTER TABLE messages DROP COLUMN session_id",
+    "DROP TABLE message_sessions",
+    "ALTER TABLE queues DROP COLUMN created_at_us",
+    "ALTER TABLE queues DROP COLUMN updated_at_us",
+)
 
 
 async def test_upgrading_a_database_from_schema_version_1_keeps_the_messages(
@@ -294,6 +300,8 @@ async def test_a_database_of_schema_version_2_can_store_policies_after_the_upgra
     )
     await servicebus.restart()
     assert servicebus.broker.queue("q").settings == QueueSettings("q")
+    # An older queue was created when its database was upgraded, by the system's clock.
+    assert servicebus.broker.queue("q").created_at > START
     rule = AuthorizationRule("new", frozenset({AccessRight.SEND}), "key")
     await servicebus.broker.save_authorization_rule(rule)
     await servicebus.restart()

@@ -97,6 +97,9 @@ async def test_a_queue_is_created_with_the_requested_properties(served: Served) 
             requires_duplicate_detection=True,
             duplicate_detection_history_time_window=timedelta(minutes=5),
             requires_session=True,
+            user_metadata="of the shop",
+            enable_batched_operations=False,
+            auto_delete_on_idle=timedelta(hours=1),
         )
     )
     got = await served.call(lambda client: client.get_queue("made"))
@@ -109,6 +112,9 @@ async def test_a_queue_is_created_with_the_requested_properties(served: Served) 
         assert queue.requires_duplicate_detection
         assert queue.duplicate_detection_history_time_window == timedelta(minutes=5)
         assert queue.requires_session
+        assert queue.user_metadata == "of the shop"
+        assert queue.enable_batched_operations is False
+        assert queue.auto_delete_on_idle == timedelta(hours=1)
     assert served.broker.queue("made").settings == QueueSettings(
         "made",
         lock_duration=timedelta(seconds=45),
@@ -117,7 +123,24 @@ async def test_a_queue_is_created_with_the_requested_properties(served: Served) 
         dead_lettering_on_message_expiration=True,
         duplicate_detection_window=timedelta(minutes=5),
         requires_session=True,
+        user_metadata="of the shop",
+        enable_batched_operations=False,
+        auto_delete_on_idle=timedelta(hours=1),
     )
+
+
+async def test_a_queue_has_the_times_of_its_creation_update_and_use(served: Served) -> None:
+    before = datetime.now(UTC)
+    await served.call(partial(_change, {"max_delivery_count": 3}))
+    await served.broker.queue("q").send([IncomingMessage(b"", b"", b"x")])
+    found: Any = await served.call(lambda client: client.get_queue_runtime_properties("q"))
+    assert found.created_at_utc < before < found.updated_at_utc < found.accessed_at_utc
+
+
+async def test_the_namespace_has_properties(served: Served) -> None:
+    found: Any = await served.call(lambda client: client.get_namespace_properties())
+    assert (found.name, found.messaging_sku) == ("sbemulatorns", "Standard")
+    assert found.created_at_utc <= datetime.now(UTC)
 
 
 async def test_a_queue_created_without_properties_has_the_defaults_of_azure(served: Served) -> None:
