@@ -176,7 +176,11 @@ class AzureStorageEngine(DurableEngine):
         close the task hub.
         """
         self._stopping = True
+        self._wake.set()
         if self._loop is not None:
+            # The loop ends by itself. A cancelled loop could lose track of dequeued messages, so it
+            # is cancelled only if the task hub does not respond.
+            await asyncio.wait([self._loop], timeout=_STOP_SECONDS)
             self._loop.cancel()
             await asyncio.gather(self._loop, return_exceptions=True)
         self.timers.close()

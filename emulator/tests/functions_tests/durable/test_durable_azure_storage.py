@@ -302,6 +302,32 @@ async def test_a_stopped_host_releases_all_owned_partitions_immediately(
     assert one.azure_storage_engine.leases.owned == set(range(PARTITION_COUNT))
 
 
+async def test_a_host_that_stops_while_it_dequeues_releases_the_messages(
+    start_host: StartHost,
+) -> None:
+    first = await start_host()
+    engine, committed, gate = first.azure_storage_engine, asyncio.Event(), asyncio.Event()
+    transact = engine.database.transact
+
+    async def transact_slowly(work: Callable[[Any], Any]) -> Any:
+        result = await transact(work)
+        if work == engine._dequeue and result[0]:
+            committed.set()
+            await gate.wait()
+        return result
+
+    setattr(engine.database, "transact", transact_slowly)  # noqa: B010 - a method for mypy
+    await engine.start_new("job", "i")
+    await committed.wait()
+    stopping = asyncio.ensure_future(first.stop())
+    await first.pump()
+    gate.set()
+    await stopping
+    second = await start_host()  # the clock has not moved, so no visibility timeout has passed
+    await second.settle()
+    assert second.status() == "Running"
+
+
 async def test_a_host_releases_a_partition_for_a_new_host_only_after_the_running_episode_ends(
     start_host: StartHost,
 ) -> None:
