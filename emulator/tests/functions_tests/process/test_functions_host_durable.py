@@ -67,8 +67,14 @@ async def test_an_event_sent_to_the_management_url_completes_a_waiting_orchestra
     assert links["statusQueryGetUri"].startswith(
         f"{host.url}/runtime/webhooks/durabletask/instances/order-1?taskHub=TestHub"
     )
-    running = await client.get(links["statusQueryGetUri"])
-    assert running.status_code == 202
+    # With the azure-storage engine, an event during the first episode is lost.
+    async with asyncio.timeout(30):
+        while True:
+            running = await client.get(links["statusQueryGetUri"])
+            assert running.status_code == 202
+            if running.json()["runtimeStatus"] == "Running":
+                break
+            await asyncio.sleep(0.02)
     event = links["sendEventPostUri"].replace("{eventName}", "approval")
     assert (await client.post(event, json={"by": "chief"})).status_code == 202
     status = await finished(client, links)
