@@ -34,6 +34,7 @@ from PIL import Image, ImageOps
 from worker.errors import InferenceFailed, InvalidInput, ModelUnfit, WeightsDamaged
 from worker.models import Weights
 from worker.process import available_processors, torch_threads
+from worker.weights.onnx_file import check_single_file
 
 Array = NDArray[Any]
 Item = dict[str, Array]
@@ -343,8 +344,10 @@ def _open_session(path: Path) -> Any:
 
     Raises:
         ModelUnfit: The package `onnxruntime` is not installed.
+        WeightsUnfit: The graph has weights in a second file.
         WeightsDamaged: The file is not an ONNX file that onnxruntime can run.
     """
+    check_single_file(path)
     try:
         import onnxruntime  # noqa: PLC0415  an extra
     except ModuleNotFoundError:

@@ -23,6 +23,7 @@ from contract.weights import (
 )
 from worker.errors import WeightsMissing, WeightsUnavailable
 from worker.weights.cache import Download, WeightsCache, digest_mismatch, file_digest
+from worker.weights.onnx_file import check_single_file
 from worker.weights.weights import Weights
 
 _LOCAL: Final = (WeightsScheme.FILE, WeightsScheme.PACKAGE)
@@ -153,10 +154,14 @@ class WeightsStore:
                 permit reading them.
             WeightsUnavailable: Blob storage or the hub cannot be reached, the cache cannot be
                 written, or the weights are on the hub and HF_HUB_OFFLINE is set.
+            WeightsUnfit: The weights are an ONNX file that refers to a second file.
         """
         location = parse_weights(weights)
         if location.scheme in _LOCAL:
-            return file_digest(find_file(location))
+            file = find_file(location)
+            if file.suffix == ".onnx":
+                check_single_file(file)
+            return file_digest(file)
         return self._cache.add(weights, partial(self._start, location, ""))
 
     def _start(self, location: WeightsLocation, sha256: str) -> Download:

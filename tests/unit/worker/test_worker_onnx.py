@@ -10,9 +10,12 @@ import pytest
 from PIL import Image
 
 from contract.catalogue import Catalogue, ModelEntry
-from worker.errors import InferenceFailed, InvalidInput, ModelUnfit, WeightsDamaged
+from worker.errors import InferenceFailed, InvalidInput, ModelUnfit, WeightsDamaged, WeightsUnfit
 from worker.inference.loaded_model import LoadedModel
 from worker.models import Weights
+from worker.models.onnx import _open_session
+from worker.weights.onnx_file import check_single_file
+from worker.weights.store import WeightsStore
 
 onnx = pytest.importorskip("onnx", reason="needs the packages onnx and onnxruntime")
 pytest.importorskip("onnxruntime", reason="needs the packages onnx and onnxruntime")
@@ -300,3 +303,33 @@ def test_a_picture_is_refused_if_the_input_of_the_onnx_graph_cannot_be_a_picture
     loaded = load(save_sum(tmp_path / "a.onnx"), "image/png")
     with pytest.raises(InvalidInput, match="takes no pictures;"):
         loaded.preprocess(picture(0, 0, 0))
+
+
+def test_a_graph_with_weights_in_a_second_file_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    constants = {"w": np.ones(1000, np.float32)}
+    nodes = [onnx.helper.make_node("Add", ["x", "w"], ["location"])]
+    shapes = {"x": (FLOAT, ["N", 1000])}, {"location": (FLOAT, ["N", 1000])}
+    path = save_graph(tmp_path / "net.onnx", nodes, *shapes, constants)
+    check_single_file(path)
+    _open_session(path)
+    onnx.save(
+        onnx.load(str(path)),
+        str(path),
+        save_as_external_data=True,
+        location="net.onnx.data",
+        size_threshold=0,
+    )
+    with pytest.raises(WeightsUnfit, match="in a second file"):
+        _open_session(path)
+    monkeypatch.chdir(tmp_path)
+    unused: Any = None
+    with pytest.raises(WeightsUnfit, match=r"onnx\.save"):
+        WeightsStore(tmp_path / "cache", unused).compute_digest("file:net.onnx")
+
+
+def test_a_file_that_is_no_graph_passes_the_check_for_external_data(tmp_path: Path) -> None:
+    for data in (b"", b"\x3a", b"\x3a\xff\xff\xff\xff\xff", b"\x0f", b"PK\3\4" * 99):
+        (tmp_path / "a.onnx").write_bytes(data)
+        check_single_file(tmp_path / "a.onnx")
