@@ -96,7 +96,7 @@ def make_scale_rules(model: ModelEntry) -> list[dict[str, Any]]:
 
 
 def make_bicep_document(catalogue: Catalogue) -> dict[str, Any]:
-    """Return the content of catalogue.json: the queues and the models of the catalogue."""
+    """Return the content of catalogue.json: the body limit, the queues and the models."""
     [namespace] = config(catalogue)["UserConfig"]["Namespaces"]
     lock_seconds = {
         queue["name"]: cloud_lock_seconds(model)
@@ -104,6 +104,7 @@ def make_bicep_document(catalogue: Catalogue) -> dict[str, Any]:
         for queue in make_scaled_queues(model)
     }
     return {
+        "bodyLimitBytes": catalogue.body_limit_bytes,
         "queues": [
             {
                 "name": queue["Name"],

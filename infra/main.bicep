@@ -44,10 +44,10 @@ param gatewayMemoryMB int = 2048
 @maxValue(1000)
 param gatewayMaxInstances int = 40
 
-@description('Requests that one function instance handles at a time. A waiting request counts too.')
+@description('Requests that one function instance handles at a time, if their bodies fit into its memory. A waiting request counts too.')
 @minValue(1)
 @maxValue(1000)
-param gatewayConcurrency int = 200
+param gatewayConcurrency int = 50
 
 @description('Number of always ready function instances. 0 is cheapest, 1 avoids the cold start.')
 @minValue(0)

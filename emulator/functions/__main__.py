@@ -93,6 +93,13 @@ def _parse(arguments: list[str], *, has_colour: bool) -> _GivenOptions:
         help="the Function App folder (default: the current folder)",
     )
     parser.add_argument(
+        "--settings",
+        type=Path,
+        metavar="FILE",
+        help="app settings in the format of local.settings.json, which take precedence over those "
+        "in the app's folder",
+    )
+    parser.add_argument(
         "--rpc-port",
         type=program.port_number,
         default=0,
@@ -119,6 +126,7 @@ def _parse(arguments: list[str], *, has_colour: bool) -> _GivenOptions:
     options = HostOptions(
         folder=folder,
         data=given.data.resolve(),
+        settings_file=given.settings,
         host=given.host,
         port=defaults.port or _DEFAULT_PORT if given.port is None else given.port,
         rpc_port=given.rpc_port,

@@ -32,15 +32,26 @@ class ClientGone(Exception):
     """The client disconnected before its request was complete."""
 
 
+def declared_bytes(scope: Scope) -> int:
+    """Return the size of a request's body in Content-Length; 0 if the header is missing."""
+    return max(
+        (
+            int(value)
+            for name, value in scope["headers"]
+            if name == b"content-length" and value.isdigit()
+        ),
+        default=0,
+    )
+
+
 async def read_body(scope: Scope, receive: Receive, limit_bytes: int = MAX_BODY_BYTES) -> bytes:
     """Return the body of a request.
 
     Raises BodyTooLarge if the body has more than `limit_bytes` bytes, and ClientGone if the client
     disconnects before the body is complete.
     """
-    for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit() and int(value) > limit_bytes:
-            raise BodyTooLarge
+    if declared_bytes(scope) > limit_bytes:
+        raise BodyTooLarge
     message = await receive()
     if message["type"] != "http.request":
         raise ClientGone

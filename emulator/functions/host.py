@@ -87,6 +87,8 @@ class HostOptions:
     limits: HttpLimits = field(default_factory=HttpLimits)
     storage: AzureStorageOptions | None = None
     """The options of the azure-storage engine. If None, the host uses the default engine."""
+    settings_file: Path | None = None
+    """A file in the format of local.settings.json, in addition to the one in the folder."""
     functions: tuple[str, ...] = ()
     """The names of the functions to load. If empty, the host loads all functions."""
     cors_origins: tuple[str, ...] = ()
@@ -270,8 +272,9 @@ class Host:
         return AppServices(self._options, configuration, self._clock, supervisor, ports)
 
     def _read_settings(self) -> dict[str, str]:
+        options = self._options
         return {
-            **read_app_settings(self._options.folder, self._environment),
+            **read_app_settings(options.folder, self._environment, options.settings_file),
             "AZURE_FUNCTIONS_ENVIRONMENT": "Development",
             "FUNCTIONS_WORKER_RUNTIME": "python",
             "WEBSITE_HOSTNAME": format_url(self._main_sockets[0]).removeprefix("http://"),

@@ -22,7 +22,7 @@ from emulator.functions.main_port import HostPorts, MainPort, respond_not_runnin
 from emulator.functions.routes import RouteTable
 from emulator.functions.settings import AppConfiguration, ServiceBusOptions, resolve
 from emulator.functions.triggers.binding import Triggers
-from emulator.functions.web import WebApplication
+from emulator.functions.web import RequestLimits, WebApplication
 from emulator.hosts import HostRules, OriginFilter
 from emulator.program import format_url
 
@@ -158,7 +158,7 @@ class AppServices:
             self._invoker,
             OriginFilter(admin, rules),
             management,
-            self._host_file.max_outstanding_requests,
+            RequestLimits.of(self._host_file, self._settings),
         )
         return _allow_origins(web, self._options.cors_origins)
 

@@ -221,13 +221,17 @@ def split_origins(text: str) -> tuple[str, ...]:
     return tuple(origin.strip() for origin in text.split(",") if origin.strip())
 
 
-def read_app_settings(folder: Path, environment: Mapping[str, str]) -> dict[str, str]:
+def read_app_settings(
+    folder: Path, environment: Mapping[str, str], file: Path | None = None
+) -> dict[str, str]:
     """Return the app settings: the values of local.settings.json and the environment variables.
 
-    A variable of `environment` takes precedence over a value of the file with the same name. Raises
-    SettingError if the file does not have the format of Core Tools.
+    The values of `file`, which has the same format, take precedence over those of the folder's
+    local.settings.json, and the variables of `environment` over both. Raises SettingError if a file
+    does not have the format of Core Tools.
     """
-    return {**_file_values(folder / "local.settings.json"), **environment}
+    own = {} if file is None else _file_values(file)
+    return {**_file_values(folder / "local.settings.json"), **own, **environment}
 
 
 def _read_local_settings(path: Path) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 import logging
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
 from emulator.functions.asgi import (
@@ -13,6 +15,7 @@ from emulator.functions.asgi import (
     Receive,
     Scope,
     Send,
+    declared_bytes,
     read_body,
     respond,
     respond_empty,
@@ -21,6 +24,7 @@ from emulator.functions.durable.management import DURABLE_PATH
 from emulator.functions.errors import AppUnavailable, FunctionFailure
 from emulator.functions.invoker import Invoker
 from emulator.functions.routes import RouteTable
+from emulator.functions.settings import HostFile
 
 _log = logging.getLogger("functions.host")
 _OWN_PATHS = ("/admin", "/runtime")
@@ -36,12 +40,33 @@ _HOST = re.compile(rb"[\w.~%!$&'()*+,;=:\[\]-]*")
 _FORBIDDEN_IN_VALUE = re.compile(rb"[\r\n\0]")
 
 
-class WebApplication:
-    """The ASGI application of the main port.
+@dataclass(frozen=True, slots=True)
+class RequestLimits:
+    """The limits of the requests to functions.
 
-    While `max_outstanding` requests to functions run, further requests to functions get a response
-    with status 429. If `max_outstanding` is None, the number of requests is unlimited.
+    While `max_outstanding` requests to functions run, further ones get a response with status 429;
+    None: the number is unlimited. A request of any path whose body has more than `max_body_bytes`
+    gets a response with status 500.
     """
+
+    max_outstanding: int | None = None
+    max_body_bytes: int = MAX_BODY_BYTES
+
+    @classmethod
+    def of(cls, host_file: HostFile, settings: Mapping[str, str]) -> "RequestLimits":
+        """Return the limits in host.json and in the app settings.
+
+        As in Azure's host, a body limit that is not a number changes nothing.
+        """
+        try:
+            body_bytes = int(settings.get("FUNCTIONS_REQUEST_BODY_SIZE_LIMIT", ""))
+        except ValueError:
+            body_bytes = MAX_BODY_BYTES
+        return cls(host_file.max_outstanding_requests, body_bytes)
+
+
+class WebApplication:
+    """The ASGI application of the main port."""
 
     def __init__(
         self,
@@ -49,13 +74,13 @@ class WebApplication:
         invoker: Invoker,
         admin: Application,
         management: Application | None,
-        max_outstanding: int | None,
+        limits: RequestLimits,
     ) -> None:
         self._routes = routes
         self._invoker = invoker
         self._admin = admin
         self._management = management
-        self._max_outstanding = max_outstanding
+        self._limits = limits
         self._outstanding = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,6 +89,9 @@ class WebApplication:
             return
         if not _has_host(scope):
             await respond_empty(send, 400)
+            return
+        if declared_bytes(scope) > self._limits.max_body_bytes:
+            await self._refuse_body(send)
             return
         path: str = scope["path"]
         if path.startswith(_OWN_PATHS) and path.split("/", 2)[1] in ("admin", "runtime"):
@@ -90,7 +118,7 @@ class WebApplication:
     async def _invoke_within_limit(
         self, found: tuple[str, dict[str, str]], scope: Scope, receive: Receive, send: Send
     ) -> None:
-        limit = self._max_outstanding
+        limit = self._limits.max_outstanding
         if limit is not None and self._outstanding >= limit:
             await respond_empty(send, 429)
             return
@@ -105,12 +133,9 @@ class WebApplication:
     ) -> None:
         name, route = found
         try:
-            body = await read_body(scope, receive)
+            body = await read_body(scope, receive, self._limits.max_body_bytes)
         except BodyTooLarge:
-            _log.error(
-                "Request body too large. The max request body size is %d bytes.", MAX_BODY_BYTES
-            )
-            await respond_empty(send, 500)
+            await self._refuse_body(send)
             return
         except ClientGone:
             return
@@ -138,6 +163,13 @@ class WebApplication:
             await respond_empty(send, 500)
             return
         await respond(send, result.status, headers, payload)
+
+    async def _refuse_body(self, send: Send) -> None:
+        _log.error(
+            "Request body too large. The max request body size is %d bytes.",
+            self._limits.max_body_bytes,
+        )
+        await respond_empty(send, 500)
 
 
 def _has_host(scope: Scope) -> bool:

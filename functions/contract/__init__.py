@@ -13,6 +13,7 @@ This package imports only the standard library.
     weights      parse the locations of models' weights
     queues       print the catalogue's queues in the format of Microsoft's Service Bus emulator
     scaling      print how many workers each model needs at least
+    host_settings print the Functions host's app settings that follow from the catalogue
     media        recognise media types
     webhook      sign webhooks
     guard        check the URLs that callers give

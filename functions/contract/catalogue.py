@@ -32,6 +32,17 @@ DEFAULT_PATH = Path(__file__).with_name("models.toml")
 _MAX_UPLOAD_BYTES = 5000 * 1024 * 1024
 _MAX_INPUT_BYTES = 100 * 1024 * 1024
 
+ENVELOPE_BYTES: Final = 64 * 1024
+"""How many bytes a form or a JSON body may have in addition to the inputs in it."""
+
+DEFAULT_MAX_UPLOAD_BYTES: Final = 10 * 1024 * 1024
+"""`max_upload_bytes` of a model whose entry sets neither this key nor `max_input_bytes`."""
+
+# The body limit is not lower than this, because a worker's reply has up to 192 KiB.
+_MIN_BODY_LIMIT_BYTES: Final = 256 * 1024
+# Azure's host accepts no larger body by default.
+_MAX_BODY_LIMIT_BYTES: Final = 100 * 1024 * 1024
+
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -73,7 +84,8 @@ class ModelEntry:
         task: What the model does, in one or two words.
         queue: The name of the model's queue. The default is the name of the model.
         max_input_bytes: The largest size in bytes of an input that is part of an HTTP request.
-        max_upload_bytes: The largest size in bytes of an upload. The default is `max_input_bytes`.
+        max_upload_bytes: The largest size in bytes of an upload. The default is `max_input_bytes`
+            if the entry sets it, otherwise DEFAULT_MAX_UPLOAD_BYTES.
         max_pixels: The largest number of pixels of an input image; 0 if pixels are not limited. The
             default is 50 million if all media types are images, otherwise 0.
         deadline_seconds: The default time from the submission of a job to its deadline.
@@ -115,7 +127,7 @@ class ModelEntry:
     media_types: tuple[str, ...]
     task: str = "inference"
     queue: str = ""
-    max_input_bytes: int = 10 * 1024 * 1024
+    max_input_bytes: int = 4 * 1024 * 1024
     max_upload_bytes: int = 0
     max_pixels: int = 0
     deadline_seconds: int = 60
@@ -187,6 +199,16 @@ class ModelEntry:
     def max_all_inputs_bytes(self) -> int:
         """The largest total size in bytes of all inputs in one HTTP request."""
         return self.max_input_bytes + sum(each.max_input_bytes for each in self.inputs.values())
+
+    @property
+    def max_body_bytes(self) -> int:
+        """The largest size in bytes of a request with all inputs, of which base64 adds a third."""
+        return self.max_all_inputs_bytes * 4 // 3 + ENVELOPE_BYTES
+
+    @property
+    def max_url_bytes(self) -> int:
+        """The largest size in bytes of an input that a worker downloads from a caller's URL."""
+        return max(self.max_input_bytes, min(self.max_upload_bytes, DEFAULT_MAX_UPLOAD_BYTES))
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -288,6 +310,12 @@ class Catalogue(Mapping[str, ModelEntry]):
         """
         found = self.model(name)
         return (found,) if ":" in name else tuple(self.versions(found).values())
+
+    @property
+    def body_limit_bytes(self) -> int:
+        """The size in bytes above which the Functions host refuses the body of each request."""
+        largest_bytes = max(model.max_body_bytes for model in self.values())
+        return min(max(largest_bytes, _MIN_BODY_LIMIT_BYTES), _MAX_BODY_LIMIT_BYTES)
 
     def __getitem__(self, name: str) -> ModelEntry:
         return self._models[name]
@@ -405,11 +433,17 @@ def _add_defaults(model: ModelEntry, given: Mapping[str, Any]) -> ModelEntry:
     `given` contains the keys that the catalogue file sets. These keys keep their values.
     """
     are_images = all(media_type.startswith("image/") for media_type in model.media_types)
-    of_inputs = {"max_input_bytes": model.max_input_bytes, "max_pixels": _DEFAULT_MAX_PIXELS}
+    is_limited = "max_input_bytes" in given
+    upload_bytes = model.max_input_bytes if is_limited else DEFAULT_MAX_UPLOAD_BYTES
+    of_inputs = {
+        "max_input_bytes": model.max_input_bytes,
+        "max_upload_bytes": upload_bytes,
+        "max_pixels": _DEFAULT_MAX_PIXELS,
+    }
     inputs = read_inputs(f"{model.name}.inputs", given.get("inputs", {}), of_inputs)
     defaults: dict[str, Any] = {
         "queue": model.resource_name,
-        "max_upload_bytes": model.max_input_bytes,
+        "max_upload_bytes": upload_bytes,
         "max_pixels": _DEFAULT_MAX_PIXELS if are_images else 0,
         # A deadline that is longer than the default limit raises the limit.
         "max_deadline_seconds": max(model.max_deadline_seconds, model.deadline_seconds),

@@ -34,7 +34,8 @@ class NamedInput:
         optional: Whether callers may omit the input.
         max_input_bytes: The largest size in bytes of the input in an HTTP request. The default is
             the model's `max_input_bytes`.
-        max_upload_bytes: The largest size in bytes of an upload. The default is `max_input_bytes`.
+        max_upload_bytes: The largest size in bytes of an upload. The default is `max_input_bytes`
+            if the catalogue sets it for the input or for the model, otherwise 10 MiB.
         max_pixels: The largest number of pixels of a picture; 0 if pixels are not limited. The
             default is 50 million if all media types are images, otherwise 0.
     """
@@ -68,7 +69,8 @@ def read_inputs(path: str, value: Any, defaults: Mapping[str, int]) -> Mapping[s
     """Return the named inputs of a model's entry by name.
 
     `path` is the position of the inputs in the catalogue, for the text of an error.
-    `defaults` contains the default values of `max_input_bytes`, and of `max_pixels` for pictures.
+    `defaults` contains the default values of `max_input_bytes` and `max_upload_bytes`, and of
+    `max_pixels` for pictures.
     Raises CatalogueError if an input is not valid.
     """
     check_named_tables(path, value, _KIND)
@@ -79,10 +81,9 @@ def read_inputs(path: str, value: Any, defaults: Mapping[str, int]) -> Mapping[s
 def _read_input(path: str, table: dict[str, Any], defaults: Mapping[str, int]) -> NamedInput:
     media_types = tuple(table["media_types"])
     are_images = all(media_type.startswith("image/") for media_type in media_types)
-    input_bytes = table.get("max_input_bytes", defaults["max_input_bytes"])
     values = {
-        "max_input_bytes": input_bytes,
-        "max_upload_bytes": input_bytes,
+        "max_input_bytes": defaults["max_input_bytes"],
+        "max_upload_bytes": table.get("max_input_bytes", defaults["max_upload_bytes"]),
         "max_pixels": defaults["max_pixels"] if are_images else 0,
         **table,
         "media_types": media_types,

@@ -21,7 +21,7 @@ from gateway.http.rates import Rate, parse_rate
 MAX_WAIT_SECONDS: Final = 200
 """The longest time in seconds that a request waits for a job. Azure ends requests after 230 s."""
 
-BODY_MEMORY_BYTES: Final = 256 * 1024**2
+BODY_MEMORY_BYTES: Final = 128 * 1024**2
 """The default limit for the total size, in bytes, of all large request bodies in one process."""
 
 _MIN_KEY_BYTES = 32

@@ -34,7 +34,13 @@ var warm = [
   { name: 'durable', instanceCount: durableCount }
 ]
 
+// The host refuses larger bodies unread. For each byte of a body it needs up to four bytes of memory, and
+// 920 MB are for everything else (docs/capacity.md).
+var bodyLimitBytes = loadJsonContent('../catalogue.json').bodyLimitBytes
+var fittingConcurrency = max(1, (instanceMemoryMB - 920) * 1048576 / (4 * bodyLimitBytes))
+
 var common = {
+  FUNCTIONS_REQUEST_BODY_SIZE_LIMIT: string(bodyLimitBytes)
   // Otherwise the host answers `/` with a page of its own.
   AzureWebJobsDisableHomepage: 'true'
   AzureWebJobsStorage__accountName: hostStorage.name
@@ -109,7 +115,7 @@ resource app 'Microsoft.Web/sites@2025-03-01' = {
         instanceMemoryMB: instanceMemoryMB
         maximumInstanceCount: maximumInstanceCount
         // A waiting request takes a slot for up to 200 s, but almost no processor time.
-        triggers: { http: { perInstanceConcurrency: httpConcurrency } }
+        triggers: { http: { perInstanceConcurrency: min(httpConcurrency, fittingConcurrency) } }
         alwaysReady: filter(warm, each => each.instanceCount > 0)
       }
       runtime: { name: 'python', version: '3.12' }

@@ -55,7 +55,7 @@ class DeploymentLimits:
     dedicated_units: int = 0
     is_premium: bool = False
     instances: int = 40
-    concurrency: int = 200
+    concurrency: int = 50
     cores: float = 1.0
     queue_megabytes: int = 5120
     busy_queues: int = 2

@@ -139,15 +139,33 @@ class PayloadTooLarge(InvalidRequest):
         The client raises this exception instead of sending the payload. The exception contains the
         problem document with which the gateway would respond.
         """
+        detail = f"the model accepts up to {limit_bytes} bytes; the input has {size_bytes}"
+        return cls._made(413, detail, limit_bytes=limit_bytes)
+
+    @classmethod
+    def by_host(cls, size_bytes: int) -> Self:
+        """Return the exception for a body of ``size_bytes`` that the gateway's host has not read.
+
+        The host responds with status 500 and no problem document.
+        """
+        detail = (
+            f"the gateway's host answered a body of {size_bytes} bytes with status 500 and no "
+            "content, as it does if a body is larger than its setting "
+            "FUNCTIONS_REQUEST_BODY_SIZE_LIMIT; send the input as an upload"
+        )
+        return cls._made(500, detail)
+
+    @classmethod
+    def _made(cls, status: int, detail: str, **members: Any) -> Self:
         document = {
             "code": "payload-too-large",
             "title": "The payload is too large",
-            "detail": f"the model accepts up to {limit_bytes} bytes; the input has {size_bytes}",
-            "limit_bytes": limit_bytes,
+            "detail": detail,
             "retryable": False,
             "stage": "accept",
+            **members,
         }
-        return cls(413, document, json.dumps(document).encode())
+        return cls(status, document, json.dumps(document).encode())
 
 
 class AccessDenied(RequestRefused):

@@ -477,7 +477,7 @@ class ClientOperations:
                 self._has_connected = True
                 if response.status in expected:
                     return response
-                error, is_sent = read_error(response), True
+                error, is_sent = read_error(response, request.posted_bytes), True
             now = self._clock()
             if is_sent:
                 self._has_connected = True

@@ -58,6 +58,14 @@ class HttpRequest:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     params: Mapping[str, str] = field(default_factory=dict)
     body: Body | None = field(default=None, repr=False)
+
+    @property
+    def posted_bytes(self) -> int:
+        """The size of the body in bytes; 0 for a request that is not a POST to the gateway."""
+        if self.method != "POST":
+            return 0
+        return self.body.size_bytes if isinstance(self.body, FileBody) else len(self.body or b"")
+
     wait_seconds: float = 0
     queue_seconds: float | None = None
 

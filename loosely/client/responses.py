@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from loosely.client.errors import LooselyError, UnexpectedAnswer, read_problem
+from loosely.client.errors import LooselyError, PayloadTooLarge, UnexpectedAnswer, read_problem
 from loosely.client.resources import (
     Job,
     JobPage,
@@ -14,6 +14,8 @@ from loosely.client.resources import (
 )
 
 _MAX_RETRY_AFTER_SECONDS = 3600.0
+# The lowest limit of a gateway's host for the body of a request.
+_SURELY_ACCEPTED_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +104,18 @@ def read_upload_slot(response: HttpResponse) -> UploadTarget:
     return slot
 
 
-def read_error(response: HttpResponse) -> LooselyError:
+def read_error(response: HttpResponse, sent_bytes: int = 0) -> LooselyError:
     """Return the exception for a response that reports an error.
 
-    The exception is a Problem if the body is a problem document, otherwise an UnexpectedAnswer.
+    The exception is a Problem if the body is a problem document, otherwise an UnexpectedAnswer. The
+    Functions host refuses a body that is too large for it with status 500 and no problem document,
+    so the exception is PayloadTooLarge if the request had a large body of ``sent_bytes``.
     """
     problem = read_problem(response.status, response.body, response.retry_after_seconds)
     if problem is not None:
         return problem
+    if response.status == 500 and not response.body and sent_bytes > _SURELY_ACCEPTED_BYTES:
+        return PayloadTooLarge.by_host(sent_bytes)
     return UnexpectedAnswer(
         response.shown_url,
         response.status,

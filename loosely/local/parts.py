@@ -240,6 +240,9 @@ def _servicebus(settings: SystemSettings) -> Part:
 
 def _functions(settings: SystemSettings) -> Part:
     port = settings.ports.functions
+    host_settings = settings.data / "functions-settings.json"
+    temporary = settings.data / "models.new-limits.toml"
+    catalogue = () if settings.catalogue is None else (str(temporary),)
     return Part(
         name="functions",
         summary="REST API on Durable Functions",
@@ -249,6 +252,7 @@ def _functions(settings: SystemSettings) -> Part:
             *("--app", str(settings.root / "functions")),
             *("--port", str(port)),
             *("--data", str(settings.data / "functions")),
+            *("--settings", str(host_settings)),
             # `loosely up` has a restart of its own, and the gateway logs its requests.
             *("--no-reload", "--no-request-log"),
             *settings.service_options,
@@ -266,6 +270,13 @@ def _functions(settings: SystemSettings) -> Part:
             "REPLY_TOKEN_KEYS": settings.reply_token_key,
             **settings.catalogue_environment,
         },
+        preparation=Preparation(
+            python_command("contract.host_settings", *catalogue),
+            host_settings,
+            settings.catalogue,
+            temporary,
+            settings.checked_catalogue,
+        ),
         can_reload=True,
     )
 

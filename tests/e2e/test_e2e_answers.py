@@ -67,7 +67,7 @@ def test_the_result_route_returns_only_the_result(system: System) -> None:
     assert answer.json() == {"size_bytes": 5, "sha256": hashlib.sha256(b"hello").hexdigest()}
 
 
-@pytest.mark.parametrize("size_bytes", [1, 64 * 1024, 64 * 1024 + 1, 1_000_000, 10_000_000])
+@pytest.mark.parametrize("size_bytes", [1, 64 * 1024, 64 * 1024 + 1, 1_000_000, 4_000_000])
 def test_a_payload_of_any_size_reaches_the_model_unchanged(system: System, size_bytes: int) -> None:
     data = bytes(index % 251 for index in range(1000)) * (size_bytes // 1000 + 1)
     data = data[:size_bytes]

@@ -96,8 +96,8 @@ def test_the_refusal_of_an_unknown_model_names_the_most_similar_model(
     assert "classifier" in answer.json()["detail"]
 
 
-def test_a_request_body_of_20_megabytes_is_refused_with_status_413(system: System) -> None:
-    answer = system.submit("classifier", b"\xff\xd8\xff" + b"\0" * 20_000_000, "image/jpeg")
+def test_a_request_body_of_5_megabytes_is_refused_with_status_413(system: System) -> None:
+    answer = system.submit("classifier", b"\xff\xd8\xff" + b"\0" * 5_000_000, "image/jpeg")
     assert problem(answer) == (413, "payload-too-large")
 
 

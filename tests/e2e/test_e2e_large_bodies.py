@@ -54,10 +54,19 @@ ATTACKS: dict[str, tuple[str, str, bytes, int]] = {
 
 @pytest.fixture(scope="module")
 def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """Run a system whose gateway permits 64 MiB for all large request bodies together."""
-    environment = {"WORKER_MODELS": "noop", "BODY_MEMORY_BYTES": str(BODY_MEMORY_BYTES)}
+    """Run a system whose gateway permits 64 MiB for all large request bodies together.
+
+    The model accepts larger bodies than the shipped catalogue, so that the attacks are hard.
+    """
+    environment = {"BODY_MEMORY_BYTES": str(BODY_MEMORY_BYTES)}
     folder = tmp_path_factory.mktemp("bodies")
-    with running(folder / "data", environment=environment) as started:
+    catalogue = folder / "models.toml"
+    catalogue.write_text(
+        '[noop]\nimplementation = "worker.models.noop"\ndescription = "For tests."\n'
+        'media_types = ["application/octet-stream", "application/json", "text/plain", '
+        '"image/jpeg"]\nmax_input_bytes = 10_485_760\nmax_batch_size = 16\nmax_wait_ms = 0\n'
+    )
+    with running(folder / "data", catalogue, environment=environment) as started:
         yield started
 
 
@@ -158,6 +167,31 @@ def test_many_waiting_callers_with_large_bodies_do_not_exhaust_the_memory(
     # There may be three copies of a body: in the host's message, in the gateway, and on its way to
     # the storage.
     assert max(peaks_bytes) - before_bytes < 3 * BODY_MEMORY_BYTES
+
+
+def test_bodies_over_the_limit_of_the_host_are_refused_unread(busy: System) -> None:
+    host = psutil.Process(busy.pid("functions"))
+    before_bytes = host.memory_info().rss
+    body = bytes(50_000_000)
+    headers = {"content-type": "application/octet-stream"}
+    peaks_bytes, has_ended = [before_bytes], threading.Event()
+
+    def watch() -> None:
+        while not has_ended.wait(0.01):
+            peaks_bytes.append(host.memory_info().rss)
+
+    def send(_: int) -> tuple[int, bytes]:
+        answer = httpx.post(busy.url + JOBS, content=body, headers=headers, timeout=60)
+        return answer.status_code, answer.content
+
+    with ThreadPoolExecutor(9) as pool:
+        pool.submit(watch)
+        try:
+            assert set(pool.map(send, range(8))) == {(500, b"")}
+        finally:
+            has_ended.set()
+    assert max(peaks_bytes) - before_bytes < 50 * MIB
+    assert busy.submit("noop", b"x").status_code == 200
 
 
 @pytest.mark.parametrize("host", ["[", "a[b", "[::1"])

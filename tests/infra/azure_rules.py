@@ -124,13 +124,13 @@ def capacity_can_be_raised_by_parameters(files: DeploymentFiles) -> None:
         ("units", "serviceBusUnits", "SERVICE_BUS_UNITS=1"),
         ("instanceMemoryMB", "gatewayMemoryMB", "GATEWAY_MEMORY_MB=2048"),
         ("maximumInstanceCount", "gatewayMaxInstances", "GATEWAY_MAX_INSTANCES=40"),
-        ("httpConcurrency", "gatewayConcurrency", "GATEWAY_CONCURRENCY=200"),
+        ("httpConcurrency", "gatewayConcurrency", "GATEWAY_CONCURRENCY=50"),
     ):
         assert f"    {name}: {parameter}\n" in main
         assert parameters[parameter]["value"] == f"${{{variable}}}"
     assert "instanceMemoryMB: instanceMemoryMB\n" in gateway
     assert "maximumInstanceCount: maximumInstanceCount\n" in gateway
-    assert "http: { perInstanceConcurrency: httpConcurrency }" in gateway
+    assert "http: { perInstanceConcurrency: min(httpConcurrency, fittingConcurrency) }" in gateway
 
 
 def a_preview_can_evaluate_every_name(files: DeploymentFiles) -> None:

@@ -21,6 +21,7 @@ STORAGE_PROVIDER_NAMES = (
 
 # Settings that the platform or an SDK reads.
 PLATFORM = {
+    "FUNCTIONS_REQUEST_BODY_SIZE_LIMIT",
     "AzureWebJobsDisableHomepage",
     "AzureWebJobsStorage__accountName",
     "AzureWebJobsStorage__credential",

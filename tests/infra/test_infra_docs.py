@@ -238,6 +238,7 @@ def test_the_example_local_settings_file_contains_every_gateway_setting() -> Non
     read = {name for name in names_read(GatewaySettings) if "__" not in name}
     host = {"FUNCTIONS_WORKER_RUNTIME", "AzureWebJobsStorage"}
     host |= {"AzureWebJobsFeatureFlags", "AzureWebJobsDisableHomepage"}
+    host |= {"FUNCTIONS_REQUEST_BODY_SIZE_LIMIT"}
     host |= {f"{STORAGE_PROVIDER}{name}" for name in STORAGE_PROVIDER_NAMES}
     assert example["Values"].keys() == read | host
     for name, timeout in VISIBILITY_TIMEOUTS.items():
@@ -249,6 +250,13 @@ def test_the_example_local_settings_file_contains_every_gateway_setting() -> Non
     assert GatewaySettings.from_env(filled)
 
 
+_OF_THE_HOST = {
+    "AzureWebJobsStorage",
+    "FUNCTIONS_REQUEST_BODY_SIZE_LIMIT",
+    "FUNCTIONS_WORKER_RUNTIME",
+}
+
+
 @pytest.mark.parametrize("program", ["gateway", "worker"])
 def test_settings_md_lists_the_settings_that_each_program_reads(program: str) -> None:
     text = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
@@ -257,7 +265,7 @@ def test_settings_md_lists_the_settings_that_each_program_reads(program: str) ->
     for first_column in re.findall(r"^\| ([^|]*) \|", section, re.MULTILINE):
         documented |= set(re.findall(r"`(\w+)`", first_column))
     read = names_read(GatewaySettings if program == "gateway" else WorkerSettings)
-    assert documented - {"AzureWebJobsStorage", "FUNCTIONS_WORKER_RUNTIME"} == read
+    assert documented - _OF_THE_HOST == read
 
 
 def test_the_fake_azure_programs_come_before_the_real_programs_on_the_search_path(

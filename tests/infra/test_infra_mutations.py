@@ -159,7 +159,7 @@ FAULTS = [
     ("infra/modules/durable.bicep", "{ name: sku, capacity: capacity }", "{ name: sku }"),
     ("infra/modules/servicebus.bicep", "capacity: units }", "capacity: 1 }"),
     ("infra/main.bicep", "@allowed([2048, 4096])", "@allowed([512, 2048, 4096])"),
-    ("infra/modules/gateway.bicep", "y: httpConcurrency", "y: 200"),
+    ("infra/modules/gateway.bicep", "y: min(httpConcurrency", "y: max(httpConcurrency"),
     ("infra/modules/gateway.bicep", "t: maximumInstanceCount", "t: 40"),
     ("infra/main.parameters.json", "${DURABLE_SKU=", "${SKU="),
     # A preview, the linter and the formatter

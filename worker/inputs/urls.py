@@ -51,9 +51,9 @@ class UrlFetcher:
                 f"the server of the input's URL answered with status {response.status}; "
                 "expected 200"
             )
-        if len(response.body) > model.max_input_bytes:
+        if len(response.body) > model.max_url_bytes:
             raise InvalidInput(
-                f"the response from the input's URL is too large; at most {model.max_input_bytes} "
+                f"the response from the input's URL is too large; at most {model.max_url_bytes} "
                 "bytes are accepted"
             )
         if not response.body:
@@ -64,7 +64,7 @@ class UrlFetcher:
         ends_at = self._clock() + self._limit_seconds
         for _ in range(MAX_REDIRECTS + 1):
             seconds = ends_at - self._clock()
-            limits = Limits(model.max_input_bytes, seconds, f"inputs of {model.name}")
+            limits = Limits(model.max_url_bytes, seconds, f"inputs of {model.name}")
             try:
                 response = self._http.get(url, _HEADERS, limits)
             except ForbiddenAddress as error:

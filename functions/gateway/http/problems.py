@@ -165,7 +165,8 @@ PAYLOAD_TOO_LARGE: Final = ProblemKind(
     413,
     "The payload is too large",
     False,
-    "`limit_bytes` is the largest allowed size in bytes.",
+    "`limit_bytes` is the largest allowed size in bytes. Send a larger input as an upload, up to "
+    "`upload_bytes` of the model.",
 )
 UNSUPPORTED_MEDIA_TYPE: Final = ProblemKind(
     "unsupported-media-type",

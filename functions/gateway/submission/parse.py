@@ -16,7 +16,7 @@ from typing import Final
 from fastapi import Request
 
 from contract import media
-from contract.catalogue import ModelEntry, Priority
+from contract.catalogue import ENVELOPE_BYTES, ModelEntry, Priority
 from contract.guard import MAX_URL_CHARACTERS
 from contract.messages import Json, PayloadUrl
 from contract.parameters import InvalidParameter, check_parameters
@@ -39,7 +39,6 @@ _NOT_TEXT: Final = frozenset({"parameters", "deadline_seconds"})
 _OPTIONS: Final = _NOT_TEXT | {"label", "priority", "webhook_url"}
 _MEMBERS: Final = _NOT_TEXT | {"input", "inputs", "label", "priority", "webhook"}
 _INPUTS: Final = ("base64", "json", "text", "upload", "url")
-_ENVELOPE_BYTES: Final = 64 * 1024
 _FORM: Final = "multipart/form-data"
 _MAX_UPLOAD_ID_CHARACTERS: Final = 200
 
@@ -139,9 +138,8 @@ def _check_announced_size(request: Request, model: ModelEntry, kind: str) -> Non
 def _allowance_bytes(model: ModelEntry, kind: str) -> int:
     named_bytes = model.max_all_inputs_bytes - model.max_input_bytes
     if kind == media.JSON:
-        # Base64 adds a third to the size.
-        return named_bytes + model.max_all_inputs_bytes // 3 + _ENVELOPE_BYTES
-    return named_bytes + _ENVELOPE_BYTES if kind == _FORM else 0
+        return model.max_body_bytes - model.max_input_bytes
+    return named_bytes + ENVELOPE_BYTES if kind == _FORM else 0
 
 
 def _from_form(
@@ -193,9 +191,9 @@ def _form_options(parts: Sequence[FormPart], inputs: Collection[str]) -> dict[st
                 problems.MALFORMED_REQUEST,
                 f"{name}: this option is given more than once; give it only once",
             )
-        if len(part.data) > _ENVELOPE_BYTES:
+        if len(part.data) > ENVELOPE_BYTES:
             raise HttpProblem(
-                problems.MALFORMED_REQUEST, f"{name}: expected at most {_ENVELOPE_BYTES} bytes"
+                problems.MALFORMED_REQUEST, f"{name}: expected at most {ENVELOPE_BYTES} bytes"
             )
         try:
             options[name] = part.data.decode()

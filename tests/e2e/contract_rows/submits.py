@@ -147,8 +147,8 @@ REFUSALS: Final = (
     Row(
         *("a picture over the size limit", "POST", CLASSIFY, 413, "payload-too-large"),
         sent=typed("image/jpeg"),
-        body=b"\xff\xd8\xff" + bytes(11_000_000),
-        members={"limit_bytes": 10_485_760},
+        body=b"\xff\xd8\xff" + bytes(5_000_000),
+        members={"limit_bytes": 4_194_304},
     ),
     Row(
         *("another media type", "POST", CLASSIFY, 415, "unsupported-media-type"),

@@ -9,10 +9,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import contract
 from contract import queues
 from contract.catalogue import DEFAULT_PATH, Catalogue, format_entry, main
 from contract.errors import CatalogueError, UnknownModel
 from contract.inputs import NamedInput
+from contract.messages import MAX_MESSAGE_BYTES
 from contract.results import NamedResult
 from contract.weights import main as print_hub_files
 
@@ -38,10 +40,47 @@ def test_the_shipped_catalogue_contains_the_models_classifier_voice_activity_and
     assert catalogue.model("classifier").media_types == ("image/jpeg", "image/png", "image/webp")
 
 
-def test_the_upload_limit_equals_the_body_limit_if_the_catalogue_omits_the_upload_limit() -> None:
-    catalogue = Catalogue.load()
-    assert catalogue["classifier"].max_upload_bytes == catalogue["classifier"].max_input_bytes
-    assert catalogue["noop"].max_upload_bytes == 1024**3
+def test_the_default_limits_of_uploads_follow_from_the_limits_of_bodies(tmp_path: Path) -> None:
+    own = 'media_types = ["a/b"]\nimplementation = "a.b"\ndescription = "-"\n'
+    named = 'inputs.x = {media_types = ["a/b"]}\n'
+    both = 'inputs.x = {media_types = ["a/b"], max_input_bytes = 7}\n'
+    text = f"[a]\n{own}{named}[b]\n{own}{both}max_input_bytes = 9\n"
+    first, second = Catalogue.load(write(tmp_path, text)).values()
+    assert (first.max_input_bytes, first.max_upload_bytes) == (4 * 1024**2, 10 * 1024**2)
+    assert first.inputs["x"].max_input_bytes == 4 * 1024**2
+    assert first.inputs["x"].max_upload_bytes == 10 * 1024**2
+    assert (second.max_input_bytes, second.max_upload_bytes) == (9, 9)
+    assert (second.inputs["x"].max_input_bytes, second.inputs["x"].max_upload_bytes) == (7, 7)
+
+
+def test_the_body_limit_has_room_for_all_inputs_in_base64(tmp_path: Path) -> None:
+    shipped = Catalogue.load()
+    assert shipped.body_limit_bytes == 4 * 1024**2 * 4 // 3 + 64 * 1024
+    for size_bytes, inputs, expected in (
+        (1, "", 256 * 1024),
+        (30_000_000, "", 40_000_000 + 65_536),
+        (3_000_000, 'inputs.x = {media_types = ["a/b"]}', 8_000_000 + 65_536),
+        (100 * 1024**2, "", 100 * 1024**2),
+    ):
+        text = f'[a]\nimplementation = "a.b"\ndescription = "-"\nmedia_types = ["a/b"]\n{inputs}'
+        path = write(tmp_path, f"{text}\nmax_input_bytes = {size_bytes}\n")
+        assert Catalogue.load(path).body_limit_bytes == expected
+        printed = subprocess.run(
+            [sys.executable, "-m", "contract.host_settings", str(path)],
+            env={"PYTHONPATH": str(Path(contract.__file__).parents[1])},
+            capture_output=True,
+            check=True,
+        )
+        values = json.loads(printed.stdout)["Values"]
+        assert values == {"FUNCTIONS_REQUEST_BODY_SIZE_LIMIT": str(expected)}
+    assert MAX_MESSAGE_BYTES < 256 * 1024, "a worker's reply must be accepted"
+
+
+def test_an_input_by_url_may_be_as_large_as_an_upload_of_ten_mib() -> None:
+    shipped = Catalogue.load()
+    assert {model.max_url_bytes for model in shipped.values()} == {10 * 1024**2}
+    assert replace(shipped["noop"], max_input_bytes=9, max_upload_bytes=9).max_url_bytes == 9
+    assert replace(shipped["noop"], max_input_bytes=2 * 10**7).max_url_bytes == 2 * 10**7
 
 
 def test_the_weights_and_options_of_a_model_are_read_unchanged(tmp_path: Path) -> None:
@@ -102,7 +141,7 @@ def test_the_named_inputs_of_a_model_get_default_limits(tmp_path: Path) -> None:
         'inputs.wide = {media_types = ["image/png"], max_pixels = 0}'
     )
     model = Catalogue.load(write(tmp_path, SHIPPED.replace(*entry(lines))))["noop"]
-    mebibytes = 10 * 1024 * 1024
+    mebibytes = 4 * 1024 * 1024
     assert dict(model.inputs) == {
         "mask": NamedInput(("image/png",), "", False, mebibytes, mebibytes, 50_000_000),
         "note": NamedInput(("text/plain",), "A note.", True, 10, 20, 0),
@@ -131,7 +170,7 @@ def test_a_catalogue_entry_with_only_the_required_keys_gets_default_limits_and_a
 ) -> None:
     images = Catalogue.load(write(tmp_path, MINIMAL.format(types='["image/png"]')))["small"]
     assert (images.queue, images.max_pixels) == ("small", 50_000_000)
-    assert images.max_upload_bytes == images.max_input_bytes == 10 * 1024 * 1024
+    assert (images.max_input_bytes, images.max_upload_bytes) == (4 * 1024**2, 10 * 1024**2)
     assert (images.deadline_seconds, images.max_batch_size, images.lock_seconds) == (60, 8, 10)
     mixed = MINIMAL.format(types='["image/png", "text/plain"]') + "deadline_seconds = 7_200\n"
     model = Catalogue.load(write(tmp_path, mixed))["small"]
@@ -212,7 +251,7 @@ def test_the_list_of_hugging_face_files_for_a_deployment_contains_each_file_once
         ("[noop]", "[noop]\noptions.a = " + "[" * 5000 + "]" * 5000, "is nested too deep"),
         ("[noop]", "[noop]\n" + "a." * 20_000 + "a = 1", "a key has more than 50 parts"),
         ("[noop]", "[noop]\n" + ' "a" . ' * 50 + "'a' = 1", "a key has more than 50 parts"),
-        ("max_upload_bytes = 1_073_741_824", "max_upload_bytes = 10_485_759", "max_upload_bytes"),
+        ("max_upload_bytes = 1_073_741_824", "max_upload_bytes = 4_194_303", "max_upload_bytes"),
         (SHIPPED, "", "has no model"),
         (SHIPPED, "noop = 1", "noop: expected a table"),
         (*entry('weights = "hub:resnet50"'), "noop.weights: expected blob:CONTAINER/NAME"),
@@ -311,15 +350,15 @@ def test_the_list_of_hugging_face_files_for_a_deployment_contains_each_file_once
         ),
         (
             *entry('inputs.m = {media_types = ["a/b"], max_upload_bytes = 9}'),
-            "m.max_upload_bytes: expected at least max_input_bytes, which is 10485760, found 9",
+            "m.max_upload_bytes: expected at least max_input_bytes, which is 4194304, found 9",
         ),
         (
             *entry('inputs.m = {media_types = ["a/b"], max_upload_bytes = 6_000_000_000}'),
             "m.max_upload_bytes: expected at most 5242880000",
         ),
         (
-            *entry('inputs.m = {media_types = ["a/b"], max_input_bytes = 100_000_000}'),
-            "noop.inputs: the sum of max_input_bytes of all inputs is 110485760",
+            *entry('inputs.m = {media_types = ["a/b"], max_input_bytes = 104_000_000}'),
+            "noop.inputs: the sum of max_input_bytes of all inputs is 108194304",
         ),
         (
             *entry("".join(f'inputs.m{n} = {{media_types = ["a/b"]}}\n' for n in range(5))),

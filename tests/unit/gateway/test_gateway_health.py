@@ -18,7 +18,7 @@ async def test_the_models_route_lists_all_models(gateway: RunningGateway) -> Non
     one = await gateway.http.get("/v1/models/classifier")
     assert one.json() == models[0]
     assert one.json()["limits"] == {
-        "input_bytes": 10_485_760,
+        "input_bytes": 4_194_304,
         "upload_bytes": 10_485_760,
         "pixels": 50_000_000,
         "deadline_seconds": 3600,

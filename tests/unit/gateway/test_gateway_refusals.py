@@ -49,7 +49,7 @@ CASES = [
     Case("empty body", 422, INVALID, b"", "image/jpeg", "classifier", detail="empty"),
     Case("no frame header", 422, INVALID, JPEG[:6], "image/jpeg", "classifier"),
     Case("too many pixels", 422, INVALID, HUGE_PNG, "image/png", "classifier", detail="pixels"),
-    Case("too large", 413, "payload-too-large", b"\0" * (10_485_760 + 1), detail="10485760"),
+    Case("too large", 413, "payload-too-large", b"\0" * (4_194_304 + 1), detail="4194304"),
     Case("deadline of 0", 400, MALFORMED, query={"deadline_seconds": "0"}),
     Case("deadline over the limit", 400, MALFORMED, query={"deadline_seconds": "3601"}),
     Case("deadline that is no number", 400, MALFORMED, query={"deadline_seconds": "soon"}),

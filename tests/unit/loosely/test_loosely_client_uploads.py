@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from loosely import PayloadTooLarge, Result, UnexpectedAnswer
+from loosely import PayloadTooLarge, Result, Retry, UnexpectedAnswer
 from tests.unit.loosely.both_clients import Connect
 from tests.unit.loosely.scripted_gateway import (
     HANG_UP,
@@ -99,20 +99,38 @@ def test_an_input_over_the_size_limit_of_the_model_is_uploaded_to_blob_storage(
     }
 
 
+@pytest.mark.parametrize(
+    ("refusal", "input_bytes"),
+    [
+        (problem_response(413, "payload-too-large", "up to 10 bytes"), 100),
+        # Azure's host has not read the body.
+        (ScriptedResponse(500, b""), 500_000),
+    ],
+)
 def test_an_input_that_the_gateway_refuses_as_too_large_is_uploaded_to_blob_storage(
-    gateway: ScriptedGateway, connect: Connect
+    gateway: ScriptedGateway, connect: Connect, refusal: ScriptedResponse, input_bytes: int
 ) -> None:
     gateway.responses = [
-        problem_response(413, "payload-too-large", "up to 10 bytes"),
+        refusal,
         json_response(201, {"upload": "ref-1", "url": f"{gateway.url}/blobs/slot"}),
         ScriptedResponse(201, b""),
         json_response(202, QUEUED),
     ]
-    assert connect(gateway.url).submit(JPEG, "classifier").status == "queued"
+    data = JPEG.ljust(input_bytes)
+    assert connect(gateway.url).submit(data, "classifier").status == "queued"
+    assert gateway.requests[2].body == data
 
-    gateway.responses = [problem_response(413, "payload-too-large", "up to 10 bytes")]
+    gateway.responses = [refusal, problem_response(413, "payload-too-large", "up to 10 bytes")]
     with pytest.raises(PayloadTooLarge):
-        connect(gateway.url).submit(JPEG, "classifier")
+        connect(gateway.url).submit(data, "classifier")
+
+
+def test_an_empty_response_500_to_a_small_body_is_unexpected(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
+    gateway.responses = [ScriptedResponse(500, b"")] * 9
+    with pytest.raises(UnexpectedAnswer):
+        connect(gateway.url, retry=Retry(total_seconds=0)).submit(JPEG, "classifier")
 
 
 def test_an_input_over_the_size_limit_for_uploads_is_not_sent(

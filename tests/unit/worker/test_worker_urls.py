@@ -124,7 +124,7 @@ def test_an_input_whose_bytes_contradict_the_media_type_is_refused(
         (http(b"", "location: http://10.0.0.1/", status="302 Found"), "public internet"),
         (http(b"", "location: file:///etc/passwd", status="302 Found"), "must begin with https"),
         (http(b"", "location: http://[::1", status="302 Found"), "is refused|not a valid URL"),
-        (http(b"x" * (CLASSIFIER.max_input_bytes + 1)), "is too large"),
+        (http(b"x" * (CLASSIFIER.max_url_bytes + 1)), "is too large"),
         *[
             (http(PNG, *lengths), "sent an invalid response")
             for lengths in (

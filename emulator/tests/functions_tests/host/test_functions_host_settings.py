@@ -98,6 +98,10 @@ def test_environment_variables_take_precedence_over_local_settings(tmp_path: Pat
     settings = read_app_settings(tmp_path, {"B": "environment"})
     assert settings == {"A": "file", "B": "environment"}
     assert read_app_settings(tmp_path / "none", {}) == {}
+    more = tmp_path / "more.json"
+    more.write_text('{"Values": {"A": "more", "B": "more"}}')
+    settings = read_app_settings(tmp_path, {"B": "environment"}, more)
+    assert settings == {"A": "more", "B": "environment"}
 
 
 def test_references_to_app_settings_in_nested_binding_values_are_resolved() -> None:

@@ -228,6 +228,28 @@ async def test_a_request_body_over_100_mib_is_refused(client: httpx.AsyncClient)
     assert (await client.get("/api/noop")).text == "ok"
 
 
+async def test_the_setting_for_the_body_limit_refuses_a_body_unread(tmp_path: Path) -> None:
+    environment = {"FUNCTIONS_REQUEST_BODY_SIZE_LIMIT": "1000"}
+    folder = copy_app("web", tmp_path / "app")
+    async with (
+        running_host(folder, tmp_path / "data", environment=environment) as host,
+        httpx.AsyncClient(base_url=host.url, timeout=30) as client,
+    ):
+        assert (await client.post("/api/size", content=b"x" * 1000)).json() == 1000
+        for path in ("/api/size", "/admin/host/status", "/runtime/webhooks/durabletask/instances"):
+            response = await client.post(path, content=b"x" * 1001)
+            assert (response.status_code, response.content) == (500, b"")
+        await host.logged("Request body too large. The max request body size is 1000 bytes.")
+        # A client that waits for 100 Continue sends nothing.
+        reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(host.url).port)
+        writer.write(
+            b"POST /api/size HTTP/1.1\r\nhost: localhost\r\ncontent-length: 90000000\r\n"
+            b"expect: 100-continue\r\n\r\n"
+        )
+        assert (await reader.readline()).startswith(b"HTTP/1.1 500 ")
+        writer.close()
+
+
 async def test_the_function_receives_an_empty_body_if_content_length_is_missing(
     client: httpx.AsyncClient,
 ) -> None:

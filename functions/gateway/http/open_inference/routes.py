@@ -67,7 +67,6 @@ from gateway.submission.create import NewJob, SubmittedJob
 from gateway.submission.parse import JobSubmission, check_coding, parse_label
 from gateway.telemetry import traceparent_of
 
-_ENVELOPE_BYTES = 64 * 1024
 _UNCACHED = {"Cache-Control": "no-store"}
 
 router = APIRouter(tags=["open inference protocol"], route_class=TextRoute)
@@ -283,12 +282,10 @@ async def _read_request(
     """Return the request without its tensors, and the submissions of its jobs."""
     check_coding(request.headers.get("content-encoding", ""))
     body = await read_body(request)
-    # Base64 adds a third to the size.
-    limit_bytes = model.max_all_inputs_bytes * 4 // 3 + _ENVELOPE_BYTES
-    if len(body) > limit_bytes:
+    if len(body) > model.max_body_bytes:
         raise HttpProblem(
             problems.PAYLOAD_TOO_LARGE,
-            f"the request has {len(body)} bytes; at most {limit_bytes} are allowed",
+            f"the request has {len(body)} bytes; at most {model.max_body_bytes} are allowed",
         )
     parse = partial(_parse_request, model, request.headers.get(oip_codec.HEADER_LENGTH))
     return await services_of(request).bodies.parse(caller_of(request).tenant, body, parse)
