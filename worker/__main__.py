@@ -61,7 +61,7 @@ from worker.servicebus.lock_journal import LockJournals, WorkerDeath
 from worker.servicebus.locks import LockRenewer
 from worker.servicebus.receiver import ModelQueue
 from worker.settings import WorkerSettings
-from worker.shutdown import EXIT_DEVICE_LOST, Shutdown
+from worker.shutdown import EXIT_DEVICE_LOST, EXIT_RESTART, RestartNeeded, Shutdown
 from worker.telemetry.health import DeviceProbe, Loops, WorkerReadiness
 from worker.telemetry.health_server import HealthServer, check_page, metrics_page
 from worker.telemetry.recording import JobTracing, Metrics, ModelTelemetry
@@ -120,6 +120,7 @@ class Worker:
         account = _account(settings)
         blobs = AzureBlobStore(account)
         self._started_at = utc_now()
+        self._last_death = None if death is None else str(death)
         self._heartbeats = Heartbeats(blobs, settings.heartbeat_seconds, self._describe)
         self._publishing: threading.Thread | None = None
         catalogue = _catalogue(settings)
@@ -312,7 +313,7 @@ class Worker:
 
     def _describe(self) -> Heartbeat:
         """Return a heartbeat that describes the current state of this worker."""
-        return describe_worker(
+        beat = describe_worker(
             self._started_at,
             self._settings.heartbeat_seconds,
             self._sharing,
@@ -322,6 +323,7 @@ class Worker:
             ],
             is_draining=self._shutdown.is_requested,
         )
+        return replace(beat, last_death=self._last_death)
 
     def _note_device_failure(self, error: Exception) -> None:
         """Request shutdown if `error` means that the device is lost."""
@@ -436,6 +438,9 @@ def _run(
         settings: The worker's settings.
         parent: Sends copies of sockets to the parent process; None without a parent process.
         death: How the previous worker process died; None for the first one, or if unknown.
+
+    Raises:
+        RestartNeeded: This process has shut down because another process must continue its work.
     """
     # The garbage collector does not have to look at the imported modules again. A child process
     # then also writes to fewer pages of memory, which it shares with its parent.
@@ -465,6 +470,8 @@ def _run(
     )
     worker.drain()
     _log.info("stopped")
+    if shutdown.exit_code == EXIT_RESTART:
+        raise RestartNeeded(shutdown.reason)
     return shutdown.exit_code
 
 
@@ -474,6 +481,8 @@ if __name__ == "__main__":
     except SettingsError as problem:
         sys.stderr.write(f"{problem}\n")
         code = _EXIT_USAGE
+    except RestartNeeded:
+        code = EXIT_RESTART
     logging.shutdown()
     # Not sys.exit, which would wait for threads that a model's code or a network call still blocks.
     os._exit(code)

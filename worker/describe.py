@@ -1,6 +1,7 @@
 """`python -m worker.describe NAME`: print a model's parameters, named inputs and results as TOML.
 
-Copy the printed lines into the model's entry in the catalogue.
+Copy the printed lines into the model's entry in the catalogue. The time limit of a run is printed
+to standard error, with its default if the entry has none.
 
 The command imports the model's module, but creates no instance of the model's class and reads no
 weights. The setting MODEL_CATALOGUE is the path of the catalogue. The exit code is 1 if the model's
@@ -123,7 +124,8 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
     parsed = parser.parse_args(arguments)
     try:
         settings = CheckSettings.from_env(environ)
-        found = describe(Catalogue.load(settings.catalogue).model(parsed.name))
+        model = Catalogue.load(settings.catalogue).model(parsed.name)
+        found = describe(model)
     except (ContractError, SettingsError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
@@ -137,6 +139,7 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
         return 1
     if not found.parameters:
         sys.stderr.write(f"{parsed.name} has no parameters\n")
+    sys.stderr.write(f"{parsed.name} may run for {model.max_run_seconds} s (max_run_seconds)\n")
     output.writelines(
         f"parameters.{name} = {to_toml(schema)}\n" for name, schema in found.parameters.items()
     )

@@ -12,6 +12,7 @@ of a group of errors contains what the worker does with the message.
     │   ├── ChildFailed            child-failed             a job of another model failed
     │   ├── OutOfMemory            out-of-memory            one input exceeds the device's memory
     │   ├── ResultTooLarge         result-too-large         the result exceeds the limit
+    │   ├── RunTooLong             run-too-long             the model exceeded max_run_seconds
     │   ├── ModelBroken            model-broken             the model cannot be loaded
     │   └── ExpiredForProducer     expired                  the deadline passed; a producer waits
     ├── Unwanted                                       no reply; complete
@@ -148,6 +149,20 @@ class ResultTooLarge(Fault):
     """The model's result is larger than the limit for results."""
 
     code = FailureCode.RESULT_TOO_LARGE.value
+
+
+class RunTooLong(Fault):
+    """The model ran this job, and no other, longer than `max_run_seconds` allows."""
+
+    code = FailureCode.RUN_TOO_LONG.value
+
+    @classmethod
+    def after(cls, seconds: float) -> Self:
+        """Return the error for the limit `seconds`."""
+        return cls(
+            f"the model ran longer than {seconds:g} s for this job; send a smaller input, or raise "
+            "max_run_seconds in the model's catalogue entry"
+        )
 
 
 class ModelBroken(Fault):

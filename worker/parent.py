@@ -7,7 +7,8 @@ not use the device, so a child inherits no thread, no connection and no device m
 
 A child has died if a signal has killed it, or if it has exited before the function that runs the
 worker has returned. The second case happens, for example, if the code of a model or of a library
-calls `os._exit`. The exit code may then have any value.
+calls `os._exit`. The exit code may then have any value. The function that runs the worker can also
+ask for another child, by the error RestartNeeded.
 
 A thread of the child changes a number in shared memory every second. If the number does not change
 for 27 seconds, the child is frozen: it was stopped by a signal, or code has held the lock of the
@@ -34,6 +35,7 @@ from typing import Final, NoReturn
 from worker.process import worker_name
 from worker.servicebus.last_arrivals import SocketReceiver, SocketSender
 from worker.servicebus.lock_journal import WorkerDeath
+from worker.shutdown import RestartNeeded
 
 _log = logging.getLogger(__name__)
 
@@ -47,9 +49,10 @@ _EXIT_DEVICE_IN_PARENT: Final = 71
 _EXIT_ERROR: Final = 1
 
 # The memory that parent and child share. `_BEAT` is the number that the child changes every second.
-# The child sets `_HAS_ENDED` to 1 when `run` has ended.
-_SHARED_BYTES: Final = 2
-_HAS_ENDED, _BEAT = range(_SHARED_BYTES)
+# The child sets `_HAS_ENDED` to 1 when `run` has ended. If another child must be started, the child
+# writes the reason from `_REASON` on.
+_SHARED_BYTES: Final = 1024
+_HAS_ENDED, _BEAT, _REASON = range(3)
 
 Run = Callable[[SocketSender | None, WorkerDeath | None], int]
 
@@ -182,6 +185,9 @@ def run_in_child(
             process.
         is_loading: Returns whether the process with this id loads a model.
 
+    Raises:
+        RestartNeeded: There is no child process, and `run` has raised this error.
+
     Returns:
         The exit code that `run` has returned; 128 plus the number of the signal if the last child
         died after this process had received SIGTERM or SIGINT; 0 if SIGTERM or SIGINT arrived
@@ -244,8 +250,9 @@ class _Parent:
             child = self._fork(sockets, shared, death)
             watchdog = self._watch(child, shared)
             code = self._wait(child, sockets, watchdog)
-            has_died = code < 0 or not shared[_HAS_ENDED]
-            description = watchdog.verdict or _describe_death(code)
+            needed = shared[_REASON:].partition(b"\0")[0].decode("utf-8", "replace")
+            has_died = code < 0 or not shared[_HAS_ENDED] or bool(needed)
+            description = watchdog.verdict or needed or _describe_death(code)
             if has_died:
                 sockets.note_arrivals()
             sockets.close()
@@ -362,6 +369,9 @@ def _run_as_child(
         threading.Thread(target=_beat, args=(shared,), name="beat", daemon=True).start()
         sender = sockets.make_sender(parent)
         code = _EXIT_DEVICE_IN_PARENT if _parent_has_used_device() else run(sender)
+    except RestartNeeded as needed:
+        text = f"was restarted: {needed}".encode()[: _SHARED_BYTES - _REASON - 1]
+        shared[_REASON : _REASON + len(text)] = text
     except BaseException:  # noqa: BLE001  any error ends the child with a code
         _log.exception("the worker ended with an unexpected error")
     finally:

@@ -5,8 +5,14 @@ from queue import Empty, SimpleQueue
 from typing import Final
 
 EXIT_DEVICE_LOST: Final = 70
+EXIT_RESTART: Final = 75
+"""The exit code of a process that another process must replace, because a model hangs in it."""
 
 _STEP_SECONDS: Final = 0.5
+
+
+class RestartNeeded(Exception):
+    """The process has shut down, and another process must continue its work. The text says why."""
 
 
 class Shutdown:

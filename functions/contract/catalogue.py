@@ -93,6 +93,8 @@ class ModelEntry:
             deadline.
         max_batch_size: The largest number of inputs in a batch.
         max_wait_ms: How long the worker waits for more jobs before it runs an incomplete batch.
+        max_run_seconds: How long the model may run one batch, or one item if it is an item model.
+            Then the worker ends the job and restarts its process.
         lock_seconds: The duration of a message lock. The worker renews the lock until the message
             is settled.
         max_delivery_count: The largest number of times that Service Bus delivers a message. If no
@@ -148,7 +150,8 @@ class ModelEntry:
     warm: tuple[str, ...] = ()
     warm_workers: int = 0
     # Not in the repr, by which workers find the measured memory of a model: the memory does not
-    # depend on the percentages and on the named results.
+    # depend on the time limit, the percentages and the named results.
+    max_run_seconds: int = field(default=300, repr=False)
     versions: Mapping[str, int] = field(default_factory=dict, hash=False, repr=False)
     fallback: str = field(default="", repr=False)
     inputs: Mapping[str, NamedInput] = field(default_factory=dict, hash=False)
@@ -523,6 +526,7 @@ def _check_limits(model: ModelEntry) -> None:
         ("lock_seconds", 5, 300),
         ("max_delivery_count", 1, 2000),
         ("max_batch_size", 1, 4096),
+        ("max_run_seconds", 1, 6 * 24 * 3600),
         ("max_input_bytes", 1, _MAX_INPUT_BYTES),
         ("max_upload_bytes", model.max_input_bytes, _MAX_UPLOAD_BYTES),
         ("deadline_seconds", 1, model.max_deadline_seconds),

@@ -78,6 +78,7 @@ class Heartbeat:
         total_bytes: The device memory that all models together may use; None if it is unlimited.
         used_bytes: The device memory that this process uses; None without a device.
         models: The models that the worker serves.
+        last_death: How the process ended that this process has replaced; None if there was none.
     """
 
     worker: str
@@ -89,6 +90,7 @@ class Heartbeat:
     total_bytes: int | None = None
     used_bytes: int | None = None
     models: tuple[ModelHeartbeat, ...] = ()
+    last_death: str | None = None
 
 
 def encode_heartbeat(heartbeat: Heartbeat) -> bytes:
@@ -103,6 +105,7 @@ def encode_heartbeat(heartbeat: Heartbeat) -> bytes:
         "total_bytes": heartbeat.total_bytes,
         "used_bytes": heartbeat.used_bytes,
         "models": [_model_to_json(model) for model in heartbeat.models],
+        "last_death": None if heartbeat.last_death is None else heartbeat.last_death[:_MAX_TEXT],
     }
     return json.dumps(_without_none(value), separators=(",", ":")).encode()
 
@@ -127,6 +130,7 @@ def decode_heartbeat(data: bytes) -> Heartbeat:
         total_bytes=_optional_integer(fields, "total_bytes"),
         used_bytes=_optional_integer(fields, "used_bytes"),
         models=tuple(_models_from_json(fields)),
+        last_death=(fields.optional_text("last_death") or "")[:_MAX_TEXT] or None,
     )
 
 

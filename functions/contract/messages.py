@@ -130,6 +130,7 @@ class FailureCode(StrEnum):
     CHILD_FAILED = "child-failed"
     OUT_OF_MEMORY = "out-of-memory"
     RESULT_TOO_LARGE = "result-too-large"
+    RUN_TOO_LONG = "run-too-long"
     MODEL_BROKEN = "model-broken"
     DEAD_LETTERED = "dead-lettered"
     EXPIRED = "expired"

@@ -28,6 +28,7 @@ from worker.errors import (
     HandedBack,
     InferenceFailed,
     NotFinished,
+    RunTooLong,
     Settlement,
     WorkerError,
     WorkerFault,
@@ -56,7 +57,7 @@ from worker.replies import CachedReply, ReplyCache
 from worker.servicebus.history import LockState
 from worker.servicebus.link import LockedMessage, utc_now
 from worker.servicebus.receiver import ModelQueue, Settled
-from worker.shutdown import EXIT_DEVICE_LOST, Shutdown
+from worker.shutdown import EXIT_DEVICE_LOST, EXIT_RESTART, Shutdown
 from worker.telemetry.recording import log_fields
 
 _log = logging.getLogger(__name__)
@@ -188,6 +189,9 @@ class Consumer:
             self._reply_threads.submit(self.reply_again, job, cached)
         elif (refusal := self.manager.refusal) is not None:
             self.end(job, refusal)
+        elif delivery.history.overrun_count:
+            # An earlier worker could not deliver the reply.
+            self.end(job, RunTooLong.after(self.infer.runs.seconds))
         else:
             self.suspects.start(job, partial(self._prepare, job))
 
@@ -271,6 +275,7 @@ class Consumer:
 
     def _check_waiting(self) -> None:
         while not self.stopping.wait(_CHECK_SECONDS):
+            self.end_overdue()
             self.end_unwanted()
 
     def end_unwanted(self) -> None:
@@ -284,6 +289,29 @@ class Consumer:
             except WorkerError as error:
                 if self.in_flight.start(job):
                     self.end(job, error)
+
+    def end_overdue(self) -> None:
+        """End the jobs of each call of the model's code that exceeds `max_run_seconds`.
+
+        Nothing can interrupt the call, so the process shuts down, and another one continues.
+
+        The only job of a call fails. This is noted before the reply is sent: if the process dies in
+        between, the next worker fails the job and does not run it again. If there are several jobs,
+        nobody knows which of them is at fault. Each runs again, in a batch of its own.
+        """
+        limit_seconds = self.infer.runs.seconds
+        for jobs in self.infer.runs.take_overdue():
+            names = ", ".join(job.request.job_id for job in jobs)
+            text = f"the model {self.name} ran longer than max_run_seconds ({limit_seconds:g} s)"
+            _log.error("%s; this process restarts; jobs: %s", text, names)
+            for job in jobs:
+                job.overrun_count = len(jobs)
+                if len(jobs) == 1:
+                    self.running.leave(job.delivery, LockState.OVERRUN)
+                    self.end(job, RunTooLong.after(limit_seconds))
+                else:
+                    self.end(job, NotFinished(text))
+            self.shutdown.request(text, EXIT_RESTART)
 
     def _run_batches(self) -> None:
         """Run batches until the model must be unloaded or the consumer is stopped.
@@ -338,7 +366,10 @@ class Consumer:
 
     def _reply_with_result(self, job: ReceivedJob, inferred: Inferred) -> None:
         with self.ending_on_error(job, InferenceFailed):
-            with self.running.running(job.delivery, LockState.RAN):
+            with (
+                self.running.running(job.delivery, LockState.RAN),
+                self.infer.runs.running(job),
+            ):
                 found = inferred.finish()
             with self.ending_on_error(job):
                 payload, results = self.reply.pack(job, found)

@@ -4,8 +4,9 @@ Both the worker and the command `loosely models check --load` create their consu
 module. So the command measures the same code that the worker runs.
 """
 
+import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from contract.catalogue import ModelEntry
@@ -101,11 +102,17 @@ def make_consumer(  # noqa: PLR0913, PLR0917 - what the consumers of a process d
     )
     manager = make_manager(workload)
 
+    @contextlib.contextmanager
+    def release_device() -> Iterator[None]:
+        # The time for which a job waits for jobs of other models does not count.
+        with infer.runs.paused(), manager.release_device():
+            yield
+
     def children_of(reply_url: str | None) -> JobChildren:
         return JobChildren(
             services.children,
             reply_url,
-            manager.release_device,
+            release_device,
             lambda: stopping.is_set() or manager.must_unload,
         )
 
@@ -114,7 +121,7 @@ def make_consumer(  # noqa: PLR0913, PLR0917 - what the consumers of a process d
     )
     retries = RetryPolicy(stopping)
     cancellation = CancellationCheck(services.gateway, retries)
-    infer = InferStep(manager, in_flight, cancellation, progress, model.max_batch_size)
+    infer = InferStep(manager, in_flight, cancellation, progress, model)
     telemetry.watch(
         in_flight=lambda: in_flight.held_count,
         is_loaded=lambda: manager.loaded is not None,
@@ -132,6 +139,7 @@ def make_consumer(  # noqa: PLR0913, PLR0917 - what the consumers of a process d
             InputMemory(services.large_inputs),
             services.decoders,
             services.running,
+            infer.runs,
         ),
         infer=infer,
         reply=ReplyStep(services.payloads, services.senders, services.cache, in_flight),

@@ -12,13 +12,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
 from math import inf
 from typing import Any, Generic, Protocol, TypeVar
 
+from contract.catalogue import ModelEntry
 from worker.errors import Cancelled, DeviceLost, HandedBack, LockLost, NotWaitedFor, OutOfMemory
 from worker.inference.loaded_model import EncodedResults, LoadedModel
 from worker.inference.model_manager import ModelManager
@@ -28,6 +29,7 @@ from worker.models import Context
 from worker.pipeline.prepare import CancellationCheck
 from worker.pipeline.progress import ProgressReporter
 from worker.pipeline.receive import InFlight, ReceivedJob
+from worker.pipeline.run_limit import RunLimit
 from worker.servicebus.link import utc_now
 
 _log = logging.getLogger(__name__)
@@ -225,7 +227,7 @@ class InferStep:
         in_flight: InFlight,
         cancellation: CancellationCheck,
         progress: ProgressReporter | None,
-        max_batch_size: int,
+        model: ModelEntry,
     ) -> None:
         """Store the dependencies.
 
@@ -234,10 +236,11 @@ class InferStep:
             in_flight: The messages that were received and are not settled.
             cancellation: Asks the gateway whether a job is still wanted.
             progress: Reports the progress of jobs; None if the model does not report progress.
-            max_batch_size: The largest number of inputs in a batch.
+            model: The model's catalogue entry.
         """
         self._manager = manager
-        self._most_count = max_batch_size * _BATCHES_TO_RUN
+        self._most_count = model.max_batch_size * _BATCHES_TO_RUN
+        self.runs = RunLimit(model.max_run_seconds)
         # The average time that one item of an item model runs; None before the first item.
         self._item_seconds: float | None = None
         self._in_flight = in_flight
@@ -263,11 +266,16 @@ class InferStep:
         """Return the parts of a batch that `run` takes one after another.
 
         The jobs of an item model run one by one. Before, the gateway is asked for all of them at
-        the same time whether they are still wanted.
+        the same time whether they are still wanted. A job with which an earlier batch exceeded its
+        time limit runs in a batch of its own, after the others.
         """
         loaded = self._manager.loaded
-        if loaded is None or loaded.preprocesses or len(batch) == 1:
+        if len(batch) == 1:
             return [batch]
+        if loaded is None or loaded.preprocesses:
+            slow = [job for job in batch if job.delivery.history.batch_overrun_count]
+            rest = [job for job in batch if job not in slow]
+            return [*([rest] if rest else []), *([job] for job in slow)]
         if self._progress is None:
             list(self._checks.map(self._cancellation.is_wanted, batch))
         return [[job] for job in batch]
@@ -294,8 +302,8 @@ class InferStep:
                 to_run.append(job)
         if loaded is None:
             return
-        limit, watch = self._manager.limit, self._manager.telemetry.batch
-        for job, ran in run_batch(loaded.run, to_run, self._reason_to_skip, limit, watch):
+        limit = self._manager.limit
+        for job, ran in run_batch(loaded.run, to_run, self._reason_to_skip, limit, self._watch):
             if isinstance(ran, Skipped):
                 yield Inferred(job, error=ran.error)
             else:
@@ -304,6 +312,11 @@ class InferStep:
                 if not loaded.preprocesses:
                     self.note_item(ran.inference_ms / 1000)
                 yield Inferred(job, loaded, ran.result, ran.error)
+
+    @contextmanager
+    def _watch(self, jobs: Sequence[ReceivedJob]) -> Iterator[None]:
+        with self._manager.telemetry.batch(jobs), self.runs.running(*jobs):
+            yield
 
     def note_item(self, seconds: float) -> None:
         """Record how long an item of an item model has run."""

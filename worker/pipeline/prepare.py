@@ -18,6 +18,7 @@ from worker.inputs.payloads import BlobPayloads, as_file
 from worker.inputs.urls import UrlFetcher
 from worker.net.retries import Wait, backoff_seconds
 from worker.pipeline.receive import ReceivedJob
+from worker.pipeline.run_limit import RunLimit
 from worker.pipeline.suspects import RunningJobs
 from worker.replies import GatewayClient
 from worker.servicebus.link import utc_now
@@ -123,6 +124,7 @@ class PrepareStep:
     memory: InputMemory
     processes: DecoderProcesses
     running: RunningJobs
+    runs: RunLimit
 
     def open(self, job: ReceivedJob) -> OpenedInput | None:
         """Read the job's first input, and the named inputs if the job has any.
@@ -187,11 +189,12 @@ class PrepareStep:
                     decoded = opened.decode(check)
                     loaded = self._loaded()
                     parameters = job.request.parameters
-                    if isinstance(decoded, DecodedInputs):
-                        job.item = loaded.preprocess(decoded.first, parameters, decoded.named)
-                    else:
-                        job.item = loaded.preprocess(decoded, parameters)
-                    job.cost = loaded.cost(job.item)
+                    with self.runs.running(job):
+                        if isinstance(decoded, DecodedInputs):
+                            job.item = loaded.preprocess(decoded.first, parameters, decoded.named)
+                        else:
+                            job.item = loaded.preprocess(decoded, parameters)
+                        job.cost = loaded.cost(job.item)
                 job.mark("decoded_ms")
             except BaseException:
                 job.release_input()
@@ -235,7 +238,7 @@ class PrepareStep:
                 payload.media_type,
             )
             job.mark("fetched_ms")
-        with self.running.running(job.delivery):
+        with self.running.running(job.delivery), self.runs.running(job):
             return loaded.prepare_file(file, media_type, parameters)
 
     def _read(self, job: ReceivedJob, payload: InputPayload, model: ModelEntry) -> tuple[Data, str]:

@@ -84,6 +84,8 @@ class ReceivedJob:
         device: The name of the device that runs the job's batch; None before the batch starts.
         received_at: When the message was received.
         note_blob: The name of the blob with the note about this delivery; None without a note.
+        overrun_count: How many jobs the model ran together, if it exceeded `max_run_seconds` with
+            this job; otherwise 0.
         ran_alone: Whether the process ran no other job while the device ran this job.
     """
 
@@ -104,6 +106,7 @@ class ReceivedJob:
     device: str | None = None
     received_at: datetime = field(default_factory=utc_now)
     note_blob: str | None = None
+    overrun_count: int = 0
     ran_alone: bool = False
     _received: float = field(default_factory=time.perf_counter)
     _marks_ms: dict[str, float] = field(default_factory=dict)

@@ -118,16 +118,19 @@ def _request(
         reason,
         str(error),
         delay_seconds,
-        _new_history(error, delivery.history, ran_alone=job is not None and job.ran_alone),
+        _new_history(error, delivery.history, job),
     )
 
 
 def _new_history(
-    error: WorkerError, history: DeliveryHistory, *, ran_alone: bool
+    error: WorkerError, history: DeliveryHistory, job: ReceivedJob | None
 ) -> DeliveryHistory | None:
     """Return the delivery history after this delivery; None if the delivery does not count."""
+    if job is not None and job.overrun_count:
+        # The reply to the job could not be delivered, or the job ran in a batch.
+        return history.add_overrun(job.overrun_count)
     if isinstance(error, DeviceLost):
-        return history.add_death(ran_alone=ran_alone, is_crash=True)
+        return history.add_death(ran_alone=job is not None and job.ran_alone, is_crash=True)
     return history.add_failure() if isinstance(error, Infrastructure) else None
 
 

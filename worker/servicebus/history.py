@@ -36,6 +36,7 @@ class LockState(IntEnum):
     RUNNING: the process runs the code of this job and of others.
     RUNNING_ALONE: the process runs the code of this job and of no other job.
     RAN: the model has run the job, and the process does not run the job's code any more.
+    OVERRUN: the model runs the job, and no other, longer than `max_run_seconds`. The job must fail.
     LEFT: the process has died, and the history already contains its last delivery.
     """
 
@@ -45,6 +46,7 @@ class LockState(IntEnum):
     RUNNING_ALONE = 4
     RAN = 5
     LEFT = 6
+    OVERRUN = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +61,18 @@ class DeliveryHistory:
         waiting_count: The deliveries that ended before the model ran the job.
         running_count: The deliveries in which the worker process died while it ran the job. If
             there is one, the job is a suspect, and runs alone.
+        overrun_count: The deliveries in which the model ran the job, and no other, longer than
+            `max_run_seconds`. If there is one, the job fails instead of running again.
+        batch_overrun_count: The deliveries in which the model ran a batch with the job longer than
+            `max_run_seconds`. If there is one, the job runs in a batch of its own.
     """
 
     failed_count: int = 0
     killed_count: int = 0
     waiting_count: int = 0
     running_count: int = 0
+    overrun_count: int = 0
+    batch_overrun_count: int = 0
 
     @property
     def is_suspect(self) -> bool:
@@ -93,6 +101,15 @@ class DeliveryHistory:
         elif ran_alone:
             counts["killed_count"] = self.killed_count + 1
         return replace(self, **counts)
+
+    def add_overrun(self, job_count: int) -> "DeliveryHistory":
+        """Return this history with one more delivery in which the model exceeded its time limit.
+
+        `job_count` is how many jobs the model ran together.
+        """
+        if job_count == 1:
+            return replace(self, overrun_count=self.overrun_count + 1)
+        return replace(self, batch_overrun_count=self.batch_overrun_count + 1)
 
     def to_properties(self) -> dict[str, str]:
         """Return the application property that contains this history."""
@@ -145,6 +162,8 @@ def history_after_death(
         case LockState.RUNNING | LockState.RUNNING_ALONE:
             ran_alone = state is LockState.RUNNING_ALONE
             return history.add_death(ran_alone=ran_alone, is_crash=is_crash)
+        case LockState.OVERRUN:
+            return history.add_overrun(1)
         case LockState.LEFT:
             return history
     return None

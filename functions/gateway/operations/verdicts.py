@@ -27,6 +27,9 @@ ANSWERED_SECONDS: Final = 12.0
 This is also true if the worker's heartbeats are missing.
 """
 
+RESTART_SECONDS: Final = 15 * 60.0
+"""For how many seconds a verdict says why a worker process was replaced."""
+
 LONG_WAIT_SECONDS: Final = 60.0
 """There is a warning if the oldest job of a queue has waited for more seconds than this."""
 
@@ -68,6 +71,7 @@ class VerdictCode(StrEnum):
     OTHER_MODEL_RUNS = "other-model-runs"
     QUEUE_UNKNOWN = "queue-unknown"
     SERVICE_UNAVAILABLE = "service-unavailable"
+    WORKER_RESTARTED = "worker-restarted"
     WORKER_SILENT = "worker-silent"
     WORKER_STARTING = "worker-starting"
 
@@ -355,6 +359,7 @@ def _judge_workers(
         if worker.is_silent(now):
             yield _judge_silent(worker, alive, now)
     for worker in alive:
+        yield from _judge_restarted(worker, now)
         yield from _judge_broken(worker, queues)
     idle = [queue for queue in queues if not queue.waiting and not _answers(queue)]
     without = [queue.model for queue in idle if not _serving(queue.model, workers, now)]
@@ -389,6 +394,20 @@ def _judge_silent(worker: SeenWorker, alive: Sequence[SeenWorker], now: datetime
         f"{'; other workers serve its models' if is_replaced else ''}.",
         "It was killed, or its machine is gone. Its jobs are delivered again.",
     )
+
+
+def _judge_restarted(worker: SeenWorker, now: datetime) -> Iterable[Verdict]:
+    beat = worker.heartbeat
+    seconds = max(0.0, (now - beat.started_at).total_seconds())
+    if beat.last_death is not None and seconds < RESTART_SECONDS:
+        yield Verdict(
+            Severity.WARNING,
+            None,
+            VerdictCode.WORKER_RESTARTED,
+            f"Worker {beat.worker} started {duration_text(seconds)} ago: {beat.last_death}.",
+            "Its jobs are delivered again. If it repeats, look at the failed jobs of this time and "
+            "at the worker's log.",
+        )
 
 
 def _judge_broken(worker: SeenWorker, queues: Sequence[QueueFigures]) -> Iterable[Verdict]:

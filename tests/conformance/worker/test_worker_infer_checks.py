@@ -55,7 +55,7 @@ def test_all_jobs_of_a_batch_are_checked_for_cancellation_at_the_same_time(
     manager = ModelManager(MODEL, lambda model: LoadedModel.load(model, 1), sharing, workload)
     assert manager.enter(threading.Event())
     cancellation = CancellationCheck(client, RetryPolicy(threading.Event()))
-    infer = InferStep(manager, in_flight, cancellation, None, MODEL.max_batch_size)
+    infer = InferStep(manager, in_flight, cancellation, None, MODEL)
     names = [f"job-{number}" for number in range(8)]
     locks = LockRenewer()
     batch = [job_of(gateway, in_flight, locks, name) for name in names]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from typing import Any, ClassVar
 
-from tests.conformance.worker.worker_models import wait_at_gate
+from tests.conformance.worker.worker_models import note, wait_at_gate
 from worker.models import Accepts
 
 
@@ -22,5 +23,6 @@ class Infer:
             case "sleep":
                 time.sleep(task["ms"] / 1000)
             case "hang":
+                note(Path(task["running"]))
                 threading.Event().wait()
         return {"did": task["do"]}

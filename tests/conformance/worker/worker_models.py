@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any, ClassVar
@@ -44,6 +45,9 @@ class Infer:
                 wait_at_gate(task)
             case "sleep":
                 time.sleep(task["ms"] / 1000)
+            case "hang":
+                note(Path(task["running"]))
+                threading.Event().wait()
             case "raise":
                 raise RuntimeError("a defect in the model")
             case "refuse":
@@ -58,6 +62,12 @@ class Infer:
             case "no-json":
                 return float("nan")
         return {"did": task["do"], "batch": self.batches}
+
+
+def note(path: Path) -> None:
+    """Append a line to a file, so that a test can count how often a job has run."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write("run\n")
 
 
 def wait_at_gate(task: dict[str, Any]) -> None:

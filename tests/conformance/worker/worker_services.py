@@ -119,6 +119,22 @@ implementation = "tests.conformance.worker.worker_item"
 media_types = ["application/json"]
 lock_seconds = 5
 
+[limited]
+description = "Does what its input says, one item in each call, for two seconds at most."
+implementation = "tests.conformance.worker.worker_item"
+media_types = ["application/json"]
+max_run_seconds = 2
+lock_seconds = 5
+
+[limited-batch]
+description = "Does what its input says, for two seconds at most."
+implementation = "tests.conformance.worker.worker_models"
+media_types = ["application/json"]
+max_batch_size = 4
+max_wait_ms = 500
+max_run_seconds = 2
+lock_seconds = 5
+
 [broken]
 description = "Cannot be loaded."
 implementation = "tests.conformance.worker.no_such_module"

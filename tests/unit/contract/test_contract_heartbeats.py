@@ -50,6 +50,7 @@ heartbeats = st.builds(
     total_bytes=st.none() | counts,
     used_bytes=st.none() | counts,
     models=st.lists(models, max_size=4).map(tuple),
+    last_death=st.none() | texts,
 )
 
 

@@ -295,3 +295,14 @@ def test_waiting_jobs_have_a_wait_reason_unless_a_worker_called_the_gateway_rece
             and figures.model in [beat.name for beat in each.heartbeat.models]
         ]
         assert (reason.code is WaitCode.NO_WORKER) == (not serving)
+
+
+def test_the_operations_page_says_for_15_minutes_why_a_worker_was_replaced() -> None:
+    death = "the worker process pod-6 was restarted: the model slow ran longer than 300 s"
+    beat = replace(LOADED.heartbeat, last_death=death)
+    for minutes, expected in ((1, 1), (14, 1), (16, 0)):
+        seen = SeenWorker(replace(beat, started_at=NOW - timedelta(minutes=minutes)), NOW)
+        found = [each for each in judge([IDLE], [seen], NOW) if each.code == "worker-restarted"]
+        assert [(each.severity, death in each.text) for each in found] == [
+            (Severity.WARNING, True)
+        ] * expected

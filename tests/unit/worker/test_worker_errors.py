@@ -16,6 +16,7 @@ SETTLEMENTS = {
     errors.ChildFailed: Settlement.COMPLETE,
     errors.OutOfMemory: Settlement.COMPLETE,
     errors.ResultTooLarge: Settlement.COMPLETE,
+    errors.RunTooLong: Settlement.COMPLETE,
     errors.ModelBroken: Settlement.COMPLETE,
     errors.ExpiredForProducer: Settlement.COMPLETE,
     errors.Expired: Settlement.COMPLETE,

@@ -21,6 +21,7 @@ from worker.pipeline.infer import InferStep
 from worker.pipeline.prepare import CancellationCheck, RetryPolicy
 from worker.pipeline.receive import InFlight, ReceivedJob
 from worker.replies import GatewayClient
+from worker.servicebus.history import NO_HISTORY, DeliveryHistory
 from worker.servicebus.link import LockedMessage
 from worker.servicebus.locks import LockRenewer
 from worker.settings import MemorySettings
@@ -59,11 +60,13 @@ class Steps:
         assert self.manager.enter(threading.Event())
         gateway = GatewayClient(frozenset())
         cancellation = CancellationCheck(gateway, RetryPolicy(threading.Event()))
-        self.step = InferStep(self.manager, self.in_flight, cancellation, None, 4)
+        self.step = InferStep(self.manager, self.in_flight, cancellation, None, MODEL)
 
-    def job(self, item: bytes) -> ReceivedJob:
+    def job(self, item: bytes, history: DeliveryHistory = NO_HISTORY) -> ReceivedJob:
         now = datetime.now(UTC)
-        delivery = LockedMessage(b"", 0, now, None, {}, "job", cast(Any, None), "noop")
+        delivery = LockedMessage(
+            b"", 0, now, None, {}, "job", cast(Any, None), "noop", history=history
+        )
         deadline = now + timedelta(seconds=60)
         request = JobRequest("job", "noop", InlineBytes("", b""), now, deadline)
         lock = self.locks.hold(delivery, lambda delivery, timeout_seconds: 60.0, 60.0, 1e9)
@@ -110,3 +113,11 @@ def test_a_batch_model_runs_and_prepares_whole_batches(tmp_path: Path) -> None:
     assert steps.step.wanted_count() == 8
     jobs = [steps.job(b"a"), steps.job(b"b")]
     assert list(steps.step.split(jobs)) == [jobs]
+
+
+def test_a_job_with_which_a_batch_ran_too_long_runs_in_its_own_batch(tmp_path: Path) -> None:
+    steps = Steps(BatchModel(), tmp_path)
+    slow = DeliveryHistory(batch_overrun_count=1)
+    jobs = [steps.job(b"a"), steps.job(b"b", slow), steps.job(b"c"), steps.job(b"d", slow)]
+    assert steps.step.split(jobs) == [[jobs[0], jobs[2]], [jobs[1]], [jobs[3]]]
+    assert steps.step.split(jobs[1:2] + jobs[3:]) == [[jobs[1]], [jobs[3]]]

@@ -252,6 +252,7 @@ FAILED = DeliveryHistory(failed_count=1)
         (LockState.RUNNING_ALONE, KILL, DeliveryHistory(1, killed_count=1, running_count=1)),
         (LockState.RUNNING_ALONE, None, DeliveryHistory(1, killed_count=1, running_count=1)),
         (LockState.RAN, CRASH, None),
+        (LockState.OVERRUN, KILL, DeliveryHistory(failed_count=1, overrun_count=1)),
     ],
 )
 def test_a_death_counts_only_against_a_job_that_ran_alone(

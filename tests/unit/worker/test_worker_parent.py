@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux runs
 # Print the process id and wait for a signal or for a line with an exit code.
 PROGRAM = """
 import ctypes, os, signal, sys
-from worker import parent
+from worker import parent, shutdown
 
 def run(sender, death):
     def on_signal(number, frame):
@@ -35,6 +35,8 @@ def run(sender, death):
     print("run", os.getpid(), "child" if sender else "alone", kind, death or "", flush=True)
     while True:
         code = os.read(0, 10)
+        if code == b"needed":
+            raise shutdown.RestartNeeded("the model hangs")
         if code == b"gil":
             ctypes.PyDLL(None).sleep(600)  # PyDLL keeps the lock of the interpreter
         if code.startswith(b"_"):
@@ -136,6 +138,16 @@ def test_a_child_that_a_model_or_library_ends_with_any_exit_code_is_replaced(
         assert f"-{first} exited with code {code} " in program.death
         assert program.kind == "crash"
         assert program.process.poll() is None
+        program.enter(3)
+        assert program.process.wait(10) == 3
+
+
+def test_a_child_that_asks_for_another_child_is_replaced() -> None:
+    with started() as program:
+        first = program.child()
+        program.enter("needed")
+        assert program.child() != first
+        assert program.death.endswith(f"-{first} was restarted: the model hangs")
         program.enter(3)
         assert program.process.wait(10) == 3
 

@@ -1,0 +1,87 @@
+"""Test how the calls of a model's code that last too long are found, and how their jobs end."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from contract.messages import ReplyUrl
+from tests.unit.worker.test_worker_consumer import RecordedJobs
+from worker.errors import ReplyUndelivered, Settlement
+from worker.pipeline.run_limit import RunLimit
+from worker.servicebus.history import DeliveryHistory
+from worker.shutdown import EXIT_RESTART
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_a_call_is_overdue_once_when_it_exceeds_the_limit(clock: Clock) -> None:
+    jobs, limit = RecordedJobs(), RunLimit(300.0, clock)
+    job = jobs.job()
+    with limit.running(job):
+        clock.now = 300.0
+        assert limit.take_overdue() == []
+        clock.now = 300.1
+        assert limit.take_overdue() == [(job,)]
+        assert limit.take_overdue() == []
+    with limit.running(job):
+        clock.now = 600.0
+        assert limit.take_overdue() == []
+    clock.now = 900.0
+    assert limit.take_overdue() == []
+
+
+def test_the_time_in_which_a_call_waits_for_other_jobs_does_not_count(clock: Clock) -> None:
+    jobs, limit = RecordedJobs(), RunLimit(300.0, clock)
+    with limit.running(jobs.job()):
+        clock.now = 200.0
+        with limit.paused():
+            clock.now = 2000.0
+            assert limit.take_overdue() == []
+        clock.now = 2100.0
+        assert limit.take_overdue() == []
+        clock.now = 2101.0
+        assert len(limit.take_overdue()) == 1
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_jobs_of_an_overdue_call_end_and_the_process_restarts(clock: Clock, count: int) -> None:
+    jobs, limit = RecordedJobs(), RunLimit(300.0, clock)
+    jobs.consumer.infer = cast(Any, type("Infer", (), {"runs": limit}))
+    found = [jobs.job() for _ in range(count)]
+    with limit.running(*found):
+        clock.now = 301.0
+        jobs.consumer.end_overdue()
+    assert jobs.has_settled.wait(10)
+    assert (jobs.shutdown.is_requested, jobs.shutdown.exit_code) == (True, EXIT_RESTART)
+    assert "noop ran longer than max_run_seconds (300 s)" in jobs.shutdown.reason
+    if count == 1:
+        cached = jobs.cache.find(found[0].delivery)
+        assert cached is not None
+        assert cached.code == "run-too-long"
+        assert jobs.settlements == [Settlement.COMPLETE]
+    else:
+        assert jobs.settlements == [Settlement.ABANDON] * 2
+        histories = {request.history for request in jobs.settled}
+        assert histories == {DeliveryHistory(batch_overrun_count=1)}, "each runs alone next time"
+
+
+def test_a_message_says_that_its_job_ran_too_long_if_the_reply_was_not_delivered() -> None:
+    jobs = RecordedJobs()
+    job = jobs.job(reply_to=ReplyUrl("http://127.0.0.1:1/v1/jobs/job/reply?token=secret"))
+    job.overrun_count = 1
+    jobs.consumer.end(job, ReplyUndelivered("the gateway does not answer"))
+    (request,) = jobs.settled
+    assert request.settlement is Settlement.ABANDON
+    assert request.history == DeliveryHistory(overrun_count=1)
