@@ -124,7 +124,7 @@ def is_ready(instance: OrchestrationInstance) -> bool:
         return False
     if instance.is_suspended:
         return find_termination(instance) is not None or (
-            bool(instance.shim.timers) and len(instance.mailbox) > instance.tried_count
+            bool(instance.shim.timers) and len(instance.mailbox) > instance.attempted_count
         )
     return bool(instance.mailbox) or instance.episode_count == 0
 
@@ -377,12 +377,12 @@ class EpisodeRunner:
                 await self._terminate(instance, batch, termination)
             elif not await self._orchestrate(instance, batch):
                 instance.mailbox.extendleft(reversed(batch))
-                instance.tried_count = count
+                instance.attempted_count = count
                 return False
         except BaseException:
             instance.mailbox.extendleft(reversed(batch))
             raise
-        instance.tried_count = 0
+        instance.attempted_count = 0
         return True
 
     async def _orchestrate(self, instance: OrchestrationInstance, batch: list[TaskMessage]) -> bool:

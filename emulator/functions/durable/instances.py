@@ -103,8 +103,8 @@ class OrchestrationInstance:
     pending_writes: int = 0
     """The number of transactions with messages for this instance that are not committed yet."""
     watchers: list[asyncio.Future[None]] = field(default_factory=list)
-    tried_count: int = 0
-    """How many messages of the mailbox an episode has tried in vain while suspended."""
+    attempted_count: int = 0
+    """How many messages of the mailbox an episode has attempted in vain while suspended."""
 
     @property
     def is_finished(self) -> bool:
