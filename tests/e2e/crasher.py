@@ -2,13 +2,14 @@
 
 import os
 import signal
+import threading
 
 
 class Infer:
-    """A model that returns its input, except for two inputs that end the worker.
+    """A model that returns its input, except for inputs that end or block the worker.
 
     On the input `die`, the model kills the worker's process. On the input `exit N`, the process
-    exits with the status N.
+    exits with the status N. On the input `hang`, the model never returns.
     """
 
     accepts = "bytes"
@@ -19,6 +20,8 @@ class Infer:
     def __call__(self, batch: list[bytes]) -> list[object]:
         if b"die" in batch:
             os.kill(os.getpid(), signal.SIGKILL)
+        if b"hang" in batch:
+            threading.Event().wait()
         for item in batch:
             if item.startswith(b"exit "):
                 os._exit(int(item.split()[1]))
