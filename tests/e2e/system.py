@@ -153,13 +153,20 @@ class System:
 
     @contextmanager
     def paused(self, name: str) -> Iterator[None]:
-        """Suspend a component during the `with` block. Its ports stay open."""
-        pid = self.pid(name)
-        os.kill(pid, signal.SIGSTOP)
+        """Suspend a component during the `with` block. Its ports stay open.
+
+        The parent of a worker is suspended, too. It would kill the worker after 27 s.
+        """
+        pids = [
+            self.pid(each) for each in (("worker parent", name) if name == "worker" else (name,))
+        ]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
         try:
             yield
         finally:
-            os.kill(pid, signal.SIGCONT)
+            for pid in reversed(pids):
+                os.kill(pid, signal.SIGCONT)
 
     def kill_and_wait(self, name: str) -> None:
         """Kill the component `name`, and wait until it is ready again.
