@@ -112,6 +112,7 @@ class Worker:
         self._traces = tracer_provider(settings.trace_exporters)
         self._tracing = JobTracing(self._traces)
         self._metrics = Metrics()
+        self._death = death
         self._journals = _journals(settings, parent, death)
         self._loads = LoadJournal(settings.lock_folder)
         gateway = GatewayClient(settings.reply_hosts, self._tracing.headers)
@@ -120,7 +121,6 @@ class Worker:
         account = _account(settings)
         blobs = AzureBlobStore(account)
         self._started_at = utc_now()
-        self._last_death = None if death is None else str(death)
         self._heartbeats = Heartbeats(blobs, settings.heartbeat_seconds, self._describe)
         self._publishing: threading.Thread | None = None
         catalogue = _catalogue(settings)
@@ -313,7 +313,7 @@ class Worker:
 
     def _describe(self) -> Heartbeat:
         """Return a heartbeat that describes the current state of this worker."""
-        beat = describe_worker(
+        return describe_worker(
             self._started_at,
             self._settings.heartbeat_seconds,
             self._sharing,
@@ -322,8 +322,8 @@ class Worker:
                 for consumer in self._consumers
             ],
             is_draining=self._shutdown.is_requested,
+            death=self._death,
         )
-        return replace(beat, last_death=self._last_death)
 
     def _note_device_failure(self, error: Exception) -> None:
         """Request shutdown if `error` means that the device is lost."""

@@ -21,6 +21,7 @@ from worker.inference.model_manager import ModelManager
 from worker.memory.gpu_sharing.sharing import DeviceSharing
 from worker.pipeline.receive import InFlight
 from worker.process import worker_name
+from worker.servicebus.lock_journal import WorkerDeath
 from worker.telemetry.recording import ModelTelemetry, ServiceStatus
 
 TIMEOUT_SECONDS: Final = 5.0
@@ -96,13 +97,14 @@ class Heartbeats:
             self._status.mark_up()
 
 
-def describe_worker(
+def describe_worker(  # noqa: PLR0913 - what a heartbeat contains
     started_at: datetime,
     interval_seconds: float,
     sharing: DeviceSharing,
     models: Iterable[ModelHeartbeat],
     *,
     is_draining: bool,
+    death: WorkerDeath | None = None,
 ) -> Heartbeat:
     """Return the heartbeat of this process: its state, its device and its models.
 
@@ -112,6 +114,7 @@ def describe_worker(
         sharing: The device of this process.
         models: The heartbeat's information about each model.
         is_draining: Whether the worker has stopped receiving jobs, because it shuts down.
+        death: How the previous worker process died; None if this process replaces none.
     """
     device = sharing.device
     return Heartbeat(
@@ -124,6 +127,8 @@ def describe_worker(
         total_bytes=device.total_bytes if device else None,
         used_bytes=device.used_bytes if device else None,
         models=tuple(models),
+        replaced=death.worker if death else None,
+        death=death.description if death else None,
     )
 
 

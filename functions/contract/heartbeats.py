@@ -78,7 +78,8 @@ class Heartbeat:
         total_bytes: The device memory that all models together may use; None if it is unlimited.
         used_bytes: The device memory that this process uses; None without a device.
         models: The models that the worker serves.
-        last_death: How the process ended that this process has replaced; None if there was none.
+        replaced: The name of the dead process that this process replaces; None if it replaces none.
+        death: How the replaced process died, for example `exited with code 1`.
     """
 
     worker: str
@@ -90,7 +91,8 @@ class Heartbeat:
     total_bytes: int | None = None
     used_bytes: int | None = None
     models: tuple[ModelHeartbeat, ...] = ()
-    last_death: str | None = None
+    replaced: str | None = None
+    death: str | None = None
 
 
 def encode_heartbeat(heartbeat: Heartbeat) -> bytes:
@@ -105,7 +107,8 @@ def encode_heartbeat(heartbeat: Heartbeat) -> bytes:
         "total_bytes": heartbeat.total_bytes,
         "used_bytes": heartbeat.used_bytes,
         "models": [_model_to_json(model) for model in heartbeat.models],
-        "last_death": None if heartbeat.last_death is None else heartbeat.last_death[:_MAX_TEXT],
+        "replaced": heartbeat.replaced,
+        "death": heartbeat.death,
     }
     return json.dumps(_without_none(value), separators=(",", ":")).encode()
 
@@ -130,7 +133,8 @@ def decode_heartbeat(data: bytes) -> Heartbeat:
         total_bytes=_optional_integer(fields, "total_bytes"),
         used_bytes=_optional_integer(fields, "used_bytes"),
         models=tuple(_models_from_json(fields)),
-        last_death=(fields.optional_text("last_death") or "")[:_MAX_TEXT] or None,
+        replaced=_optional_short_text(fields, "replaced"),
+        death=_optional_short_text(fields, "death"),
     )
 
 
@@ -171,6 +175,11 @@ def _models_from_json(fields: Fields) -> Iterator[ModelHeartbeat]:
             batch_size=_optional_integer(model, "batch_size"),
             device_bytes=_optional_integer(model, "device_bytes"),
         )
+
+
+def _optional_short_text(fields: Fields, name: str) -> str | None:
+    text = fields.optional_text(name)
+    return None if text is None else text[:_MAX_TEXT]
 
 
 def _optional_integer(fields: Fields, name: str) -> int | None:

@@ -1,6 +1,7 @@
 """A model without torch. Its option `shape` selects the kind of result that the model returns.
 
-The value of the option in the catalogue entry is `boxes`, `mask`, `tone`, `large` or `parts`.
+The value of the option in the catalogue entry is `boxes`, `mask`, `grey`, `tone`, `large`,
+`numbers` or `parts`.
 """
 
 import io
@@ -35,10 +36,16 @@ class Infer:
             raise RuntimeError("pictures of 13 pixels have no luck")
         return batch
 
-    def postprocess(self, output: tuple[int, int, float]) -> object:
+    def postprocess(  # noqa: PLR0911 - one result for each shape
+        self, output: tuple[int, int, float]
+    ) -> object:
         width, height, inset = output
         if self._shape == "mask":
             return _mask(width, height)
+        if self._shape == "grey":
+            return Image.linear_gradient("L").resize((width, height))
+        if self._shape == "numbers":
+            return {"embedding": [number / 2 for number in range(256)]}
         if self._shape == "tone":
             return _tone()
         if self._shape == "large":

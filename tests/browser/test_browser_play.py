@@ -87,6 +87,8 @@ CATALOGUE = "".join(
         shape("boxes", PARAMETERS),
         '\n[boxes."2"]\ndescription = "Another version."\n',
         shape("mask", 'result_media_type = "image/png"'),
+        shape("grey", 'result_media_type = "image/png"'),
+        shape("numbers"),
         shape("tone", 'result_media_type = "audio/wav"'),
         shape("large"),
         entry("pair", "tests.browser.named_inputs_model", "image/jpeg image/png", NAMED_INPUTS),
@@ -348,6 +350,9 @@ def test_the_playground_draws_boxes_around_detected_objects_at_the_coordinates_i
         places += [(middle[0], box["top"]), (middle[0], box["bottom"])]
         return [is_near(pixel(browser, *place, result["width"]), colour) for place in places]
 
+    # At first, only objects with a score of at least 0.5 are shown.
+    assert len(browser.find_all("#result tbody tr")) == 1
+    set_slider(browser, "[id^='threshold']", 0)
     swatch_colours = [swatch(browser, row) for row in (0, 1)]
     for row in (0, 1):
         assert edges_show_colour(row) == [True] * 4
@@ -503,6 +508,51 @@ def test_the_playground_shows_a_sound_result_with_a_player_and_a_waveform(
     length = "return document.querySelector('#result audio').duration"
     browser.wait(lambda: browser.run(length) == 0.5, "the player does not know the sound")
     assert "0.50 s" in str(browser.find("#result .waveform").get_dom_attribute("aria-label"))
+
+
+def test_grey_picture_is_shown_as_picture_or_mask(browser: Browser) -> None:
+    open_model(browser, "grey")
+    choose_file(browser, EXAMPLES / "chelsea.jpg")
+    run(browser)
+    assert browser.find("#result img.picture").size["width"] > 0
+    assert browser.find_all("#result canvas") == []
+    click(browser, "#result label:has(input[value='classes'])")
+    browser.find("#result canvas.mask")
+    assert browser.messages == []
+
+
+def test_many_numbers_flow_below_a_plot(browser: Browser) -> None:
+    open_model(browser, "numbers")
+    choose_file(browser, EXAMPLES / "chelsea.jpg")
+    run(browser)
+    click(browser, "#result .tree details details summary")
+    browser.wait_for_text("#result .tree .numbers", "127.5")
+    shown = browser.find("#result .tree details details")
+    assert "[256] from 0 to 127.5" in shown.text
+    assert shown.size["height"] < 400
+    assert browser.find("#result .tree .plot").get_dom_attribute("aria-label")
+
+
+def test_many_models_stay_compact(browser: Browser) -> None:
+    open_model(browser, "noop")
+    cards = browser.find_all("#models .model")
+    assert len(cards) > 10
+    assert browser.find("#models").size["height"] < 40 * len(cards)
+
+
+def test_run_bar_covers_nothing(browser: Browser) -> None:
+    open_model(browser, "boxes")
+    browser.driver.set_window_size(1400, 800)
+    click(browser, "#options summary")
+    covered = """
+        const fields = document.querySelectorAll(".request-fields :is(select, button)");
+        return [...fields].filter((each) => {
+          each.scrollIntoView({ block: "end" });
+          const box = each.getBoundingClientRect();
+          const bar = document.querySelector(".go").getBoundingClientRect();
+          return box.height && box.bottom > bar.top + 1;
+        }).length"""
+    assert browser.run(covered) == 0
 
 
 @pytest.mark.thorough
@@ -913,7 +963,9 @@ def test_the_code_copied_from_the_playground_prints_the_same_result_as_the_playg
 
     open_model(browser, "boxes")
     choose_file(browser, EXAMPLES / "chelsea.jpg")
-    set_options(browser, wait="60", label="it's", **{"parameter-inset": "0.5"})
+    # With a wait of 0 s, the command must ask again until the job has ended.
+    wait = "0" if language == "curl" else "60"
+    set_options(browser, wait=wait, label="it's", **{"parameter-inset": "0.5"})
     run(browser)
     expected = job_of(browser, system)["result"]
     assert answer(copy_snippet(browser, language)) == expected

@@ -26,7 +26,7 @@ class _Use(threading.local):
     is_inside = False
     is_exclusive = False
     is_alone = False
-    was_released = False
+    has_released = False
 
 
 class DeviceLock:
@@ -45,9 +45,9 @@ class DeviceLock:
         self._local = _Use()
 
     @property
-    def was_released(self) -> bool:
+    def has_released(self) -> bool:
         """Return whether this thread released the device during its last or current use."""
-        return self._local.was_released
+        return self._local.has_released
 
     @contextlib.contextmanager
     def released(self) -> Iterator[None]:
@@ -60,7 +60,7 @@ class DeviceLock:
         if not local.is_inside:
             yield
             return
-        local.was_released = True
+        local.has_released = True
         is_exclusive = local.is_exclusive
         self._leave()
         try:
@@ -74,7 +74,7 @@ class DeviceLock:
     @contextlib.contextmanager
     def shared(self) -> Iterator[None]:
         """Use the device during the `with` block. Other threads may use it at the same time."""
-        self._local.was_released = False
+        self._local.has_released = False
         self._enter_shared()
         try:
             yield
@@ -89,7 +89,7 @@ class DeviceLock:
         because the jobs of other threads may last minutes. After the time limit, the `with` block
         runs even if other threads use the device.
         """
-        self._local.was_released = False
+        self._local.has_released = False
         self._enter_exclusive()
         try:
             yield
@@ -284,7 +284,7 @@ class MeasuredBatchLimit(BatchLimit):
         with device_model.device.running(device_model.holder, batch):
             yield
         # Other models may have used the device while the batch waited for their jobs.
-        if batch.measured_bytes is not None and not self._device_lock.was_released:
+        if batch.measured_bytes is not None and not self._device_lock.has_released:
             device_model.profile = device_model.profile.with_peak(batch.cost, batch.measured_bytes)
             self._save_measurement(device_model)
 

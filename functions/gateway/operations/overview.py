@@ -168,6 +168,7 @@ class OpsWorker(TypedDict):
     started_at: Time
     seen_at: Annotated[Time, Field(description="When the last heartbeat was written.")]
     silent_seconds: float
+    death: Annotated[str | None, Field(description="How the process died; null if unknown.")]
     devices: list[OpsDevice]
     models: list[OpsWorkerModel]
 
@@ -417,7 +418,7 @@ class Operations:
         normal, low = count_waiting(counts, _count_held(model, workers, now))
         rates = sum_minutes(minutes, now, RATE_MINUTES).get(model.name, ModelSum())
         recent = sum_minutes(minutes, now, QUANTILE_MINUTES).get(model.name, ModelSum())
-        elapsed_minutes = RATE_MINUTES - 1 + max(1.0, now.timestamp() % 60) / 60
+        elapsed_minutes = _elapsed_minutes(minutes, now)
         known = [count for count in counts.values() if count is not None]
         is_known = len(known) == len(counts)
         return QueueFigures(
@@ -573,6 +574,17 @@ def _quantiles(histogram: Histogram) -> OpsQuantiles | None:
     return {"p50": round(p50, 4), "p95": round(p95, 4)}
 
 
+def _elapsed_minutes(minutes: Mapping[int, Sums], now: datetime) -> float:
+    """Return over how many minutes a rate is the mean.
+
+    This is RATE_MINUTES, or less if no job was counted before. `minutes` has the counts by minute.
+    """
+    at = now.timestamp()
+    current = int(at // 60)
+    first = min((minute for minute in minutes if minute > current - RATE_MINUTES), default=current)
+    return max(1.0, current - first + at % 60 / 60)
+
+
 def _worker_document(worker: SeenWorker, now: datetime) -> OpsWorker:
     beat = worker.heartbeat
     return {
@@ -582,6 +594,7 @@ def _worker_document(worker: SeenWorker, now: datetime) -> OpsWorker:
         "started_at": format_time(beat.started_at),
         "seen_at": format_time(worker.seen_at),
         "silent_seconds": round(worker.silent_seconds(now), 1),
+        "death": worker.death,
         "devices": [
             {
                 "name": beat.device,

@@ -355,11 +355,11 @@ def _judge_workers(
     queues: Sequence[QueueFigures], workers: Sequence[SeenWorker], now: datetime
 ) -> Iterable[Verdict]:
     alive = [worker for worker in workers if not worker.is_silent(now)]
+    yield from _judge_restarts(workers, now)
     for worker in workers:
-        if worker.is_silent(now):
+        if worker.is_silent(now) and worker.death is None:
             yield _judge_silent(worker, alive, now)
     for worker in alive:
-        yield from _judge_restarted(worker, now)
         yield from _judge_broken(worker, queues)
     idle = [queue for queue in queues if not queue.waiting and not _answers(queue)]
     without = [queue.model for queue in idle if not _serving(queue.model, workers, now)]
@@ -382,6 +382,32 @@ def _judge_workers(
         )
 
 
+def _judge_restarts(workers: Sequence[SeenWorker], now: datetime) -> Iterable[Verdict]:
+    """Return a verdict for each cause for which worker processes died and were replaced."""
+    ages: dict[str, list[float]] = {}
+    names: dict[str, str] = {}
+    for beat in (worker.heartbeat for worker in workers):
+        seconds = max(0.0, (now - beat.started_at).total_seconds())
+        if beat.death is not None and seconds < RESTART_SECONDS:
+            ages.setdefault(beat.death, []).append(seconds)
+            names[beat.death] = beat.replaced or ""
+    for death, seconds_ago in ages.items():
+        last = duration_text(min(seconds_ago))
+        subject = (
+            f"The worker process {names[death]}"
+            if len(seconds_ago) == 1
+            else f"{len(seconds_ago)} worker processes, the last"
+        )
+        yield Verdict(
+            Severity.WARNING,
+            None,
+            VerdictCode.WORKER_RESTARTED,
+            f"{subject} {death} {last} ago, and was replaced.",
+            "Its jobs are delivered again. If it repeats, look at the failed jobs of this time and "
+            "at the worker's log.",
+        )
+
+
 def _judge_silent(worker: SeenWorker, alive: Sequence[SeenWorker], now: datetime) -> Verdict:
     served = {beat.name for other in alive for beat in other.heartbeat.models}
     is_replaced = served.issuperset(beat.name for beat in worker.heartbeat.models)
@@ -394,20 +420,6 @@ def _judge_silent(worker: SeenWorker, alive: Sequence[SeenWorker], now: datetime
         f"{'; other workers serve its models' if is_replaced else ''}.",
         "It was killed, or its machine is gone. Its jobs are delivered again.",
     )
-
-
-def _judge_restarted(worker: SeenWorker, now: datetime) -> Iterable[Verdict]:
-    beat = worker.heartbeat
-    seconds = max(0.0, (now - beat.started_at).total_seconds())
-    if beat.last_death is not None and seconds < RESTART_SECONDS:
-        yield Verdict(
-            Severity.WARNING,
-            None,
-            VerdictCode.WORKER_RESTARTED,
-            f"Worker {beat.worker} started {duration_text(seconds)} ago: {beat.last_death}.",
-            "Its jobs are delivered again. If it repeats, look at the failed jobs of this time and "
-            "at the worker's log.",
-        )
 
 
 def _judge_broken(worker: SeenWorker, queues: Sequence[QueueFigures]) -> Iterable[Verdict]:

@@ -35,17 +35,23 @@ class WorkerState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SeenWorker:
-    """A worker and the time of its last heartbeat, by the clock of the blob storage."""
+    """A worker and the time of its last heartbeat, by the clock of the blob storage.
+
+    `death` says how the process died, if the process that replaces it has reported this.
+    """
 
     heartbeat: Heartbeat
     seen_at: datetime
+    death: str | None = None
 
     def silent_seconds(self, now: datetime) -> float:
         """Return the number of seconds since the last heartbeat of the worker."""
         return max(0.0, (now - self.seen_at).total_seconds())
 
     def is_silent(self, now: datetime) -> bool:
-        """Return whether several heartbeats are missing, so that the worker is probably dead."""
+        """Return whether the worker is dead, or probably dead because heartbeats are missing."""
+        if self.death is not None:
+            return True
         limit = max(_LEAST_SILENT_SECONDS, SILENT_AFTER_INTERVALS * self.heartbeat.interval_seconds)
         return self.silent_seconds(now) > limit + _ROUNDING_SECONDS
 
@@ -80,7 +86,11 @@ class WorkerHeartbeats:
             return []
         since = self._clock() - FORGOTTEN_AFTER
         found = await self._blobs.read(lambda blob: blob.modified_at >= since)
-        return [SeenWorker(heartbeat, blob.modified_at) for blob, heartbeat in found]
+        deaths = {each.replaced: each.death for _, each in found}
+        return [
+            SeenWorker(heartbeat, blob.modified_at, deaths.get(heartbeat.worker))
+            for blob, heartbeat in found
+        ]
 
 
 def _decode(_: ListedBlob, data: bytes) -> Heartbeat:

@@ -23,7 +23,7 @@ from contract.heartbeats import (
 )
 
 STARTED_AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
-BEAT = Heartbeat("pod-7", "1", STARTED_AT, 5.0)
+BEAT = Heartbeat("pod-7", "1", STARTED_AT, 5.0, replaced="pod-6", death="exited with code 1")
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 counts = st.integers(0, 2**50)
@@ -50,7 +50,8 @@ heartbeats = st.builds(
     total_bytes=st.none() | counts,
     used_bytes=st.none() | counts,
     models=st.lists(models, max_size=4).map(tuple),
-    last_death=st.none() | texts,
+    replaced=st.none() | texts,
+    death=st.none() | texts,
 )
 
 

@@ -85,6 +85,21 @@ async def test_the_overview_shows_the_job_counts_and_the_rates_and_the_failures_
     ]
 
 
+async def test_replaced_worker_is_shown_with_its_death(gateway: RunningGateway) -> None:
+    beat(gateway, "pod-7")
+    beat(gateway, "pod-8", replaced="pod-7", death="exited with code 1")
+    alive, dead = (await overview(gateway))["workers"]
+    assert (dead["state"], dead["death"]) == ("silent", "exited with code 1")
+    assert (alive["state"], alive["death"]) == ("ready", None)
+
+
+async def test_rate_of_the_first_minute_is_not_diluted(gateway: RunningGateway) -> None:
+    for _ in range(3):
+        await gateway.accept()
+    gateway.clock.now += timedelta(seconds=2)
+    assert queue_in(await overview(gateway))["in_per_minute"] == 3
+
+
 async def test_the_overview_shows_the_state_of_each_worker(gateway: RunningGateway) -> None:
     beat(
         gateway,
@@ -96,6 +111,7 @@ async def test_the_overview_shows_the_state_of_each_worker(gateway: RunningGatew
     beat(gateway, "pod-8", is_draining=True)
     gateway.clock.now += timedelta(seconds=5)
     first, second = (await overview(gateway))["workers"]
+    assert first.pop("death") is None
     assert first == {
         "id": "pod-7",
         "version": "1",

@@ -211,6 +211,27 @@ def test_verdicts_of_equal_severity_are_sorted_by_the_age_of_the_oldest_message(
     assert [each.model for each in verdicts] == ["z", "classifier"]
 
 
+def test_dead_workers_are_grouped_by_cause() -> None:
+    causes = ["exited with code 1", "exited with code 1", "was killed by SIGSEGV"]
+    seen = [worker(("classifier", ModelState.LOADED), name=f"w-{n}") for n in range(4)]
+    for number, death in enumerate(causes):
+        beat = replace(seen[number + 1].heartbeat, replaced=f"w-{number}", death=death)
+        seen[number + 1] = replace(seen[number + 1], heartbeat=beat)
+        seen[number] = replace(seen[number], death=death)
+    found = judge([IDLE], seen, NOW)
+    assert [each.text for each in found] == [
+        "2 worker processes, the last exited with code 1 21 s ago, and was replaced.",
+        "The worker process w-2 was killed by SIGSEGV 21 s ago, and was replaced.",
+    ]
+
+
+def test_replaced_worker_is_dead_at_once() -> None:
+    dead = replace(worker(("classifier", ModelState.LOADED), age_seconds=0), death="exited")
+    assert dead.state(NOW) is WorkerState.SILENT
+    (verdict,) = judge([IDLE], [dead, LOADED], NOW)
+    assert verdict.text.startswith("All is well: 1 worker,")
+
+
 @pytest.mark.parametrize(
     ("age_seconds", "state"),
     [(0, "ready"), (13, "ready"), (14, "silent"), (1000, "silent"), (-5, "ready")],
@@ -298,11 +319,11 @@ def test_waiting_jobs_have_a_wait_reason_unless_a_worker_called_the_gateway_rece
 
 
 def test_the_operations_page_says_for_15_minutes_why_a_worker_was_replaced() -> None:
-    death = "the worker process pod-6 was restarted: the model slow ran longer than 300 s"
-    beat = replace(LOADED.heartbeat, last_death=death)
+    death = "was restarted: the model slow ran longer than 300 s"
+    beat = replace(LOADED.heartbeat, replaced="pod-6", death=death)
     for minutes, expected in ((1, 1), (14, 1), (16, 0)):
         seen = SeenWorker(replace(beat, started_at=NOW - timedelta(minutes=minutes)), NOW)
         found = [each for each in judge([IDLE], [seen], NOW) if each.code == "worker-restarted"]
-        assert [(each.severity, death in each.text) for each in found] == [
+        assert [(each.severity, f"pod-6 {death}" in each.text) for each in found] == [
             (Severity.WARNING, True)
         ] * expected

@@ -140,7 +140,8 @@ export function addJobs({ access }) {
   }
 
   function focusStory() {
-    place("story-title").focus();
+    place("story").scrollIntoView({ block: "start" });
+    place("story-title").focus({ preventScroll: true });
   }
 
   async function cancel() {
@@ -189,8 +190,8 @@ export function addJobs({ access }) {
       place("jobs").hidden = false;
       // Without API keys there are no tenants.
       place("tenant-field").hidden = !access().isOperator || !access().name;
-      search();
-      readAddress();
+      // The table of jobs comes first, so that it does not move the story.
+      search().then(readAddress);
     },
 
     /** Find the jobs with these values. */

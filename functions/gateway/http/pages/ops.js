@@ -16,6 +16,7 @@ const SERIES_MS = 15_000;
 const IDLE_MS = 15 * 60_000;
 const SERIES_MINUTES = 60;
 const COLOURS = 6;
+const FOLD_FROM = 6; // so many models are all shown
 
 // The severity, the symbol, and for verdicts the word.
 const SEVERITIES = {
@@ -80,7 +81,12 @@ async function poll() {
 /** Show why the gateway refused a request, and hide what the key may not see. */
 function refuse(problem) {
   page.problem = problem;
-  if (![401, 403].includes(problem.document.status)) return;
+  if (![401, 403].includes(problem.document.status)) {
+    // The jobs may be found although the figures are not known.
+    page.access ??= { isOperator: false, canChange: false, canCancel: () => true, tenant: null, name: null };
+    jobs.start();
+    return;
+  }
   page.halted = "refused";
   page.overview = null;
   page.series = null;
@@ -222,8 +228,32 @@ function verdictCards(verdicts) {
     counts.set(kind, (counts.get(kind) ?? 0) + 1);
     return h("li", { class: `card ${severity}`, "data-key": `${kind} ${counts.get(kind)}`, "data-code": code },
       badge(...SEVERITIES[severity]),
-      h("div", {}, h("p", { class: "text" }, text), advice ? h("p", { class: "advice" }, advice) : null));
+      h("div", {}, h("p", { class: "text" }, text), advice ? h("p", { class: "advice" }, advice) : null),
+      verdictAction(code, model));
   });
+}
+
+// What an operator does first about a verdict: the text of a button or a link, and what it does.
+const FIRST_STEPS = {
+  "dead-letters": ["Show the dead letters", { "data-do": "letters-of" }],
+  "many-failures": ["Show the failed jobs", { "data-do": "find", "data-status": "failed" }],
+  "backlog-grows": ["Show the last hour", { href: "#charts" }],
+  "long-wait": ["Show the last hour", { href: "#charts" }],
+  "model-broken": ["Show the workers", { href: "#workers" }],
+  "no-memory": ["Show the workers", { href: "#workers" }],
+  "no-worker": ["Show the workers", { href: "#workers" }],
+  "worker-restarted": ["Show the failures", { href: "#failures" }],
+  "worker-silent": ["Show the workers", { href: "#workers" }],
+  "service-unavailable": ["Show the readiness", { href: "/v1/health/ready" }],
+  "queue-unknown": ["Show the readiness", { href: "/v1/health/ready" }],
+};
+
+/** Return a button or a link for the first step that a verdict advises; null if there is none. */
+function verdictAction(code, model) {
+  const [text, target] = FIRST_STEPS[code] ?? [];
+  if (!text) return null;
+  if (target.href) return h("a", { class: "step", href: target.href }, text);
+  return h("button", { type: "button", class: "step", "data-model": model ?? "", ...target }, text);
 }
 
 function totals(queues, workers) {
@@ -234,8 +264,8 @@ function totals(queues, workers) {
     ["Waiting", formatNumber(sum(({ waiting }) => addUp([waiting.normal, waiting.low]))), "jobs"],
     ["Oldest", formatDuration(oldest), oldest === null ? "none waits" : "in its queue"],
     ["In flight", formatNumber(inFlight ?? 0), "in workers"],
-    ["In", formatNumber(sum((queue) => queue.in_per_minute)), "a minute"],
-    ["Out", formatNumber(sum((queue) => queue.out_per_minute)), "a minute"],
+    ["In", formatNumber(sum((queue) => queue.in_per_minute)), "a minute, mean of 5"],
+    ["Out", formatNumber(sum((queue) => queue.out_per_minute)), "a minute, mean of 5"],
     ["Dead letters", formatNumber(sum(({ waiting }) => waiting.dead)), "set aside"],
   ];
   return figures.map(([name, value, unit]) => h("div", {}, h("dt", {}, name), h("dd", {}, h("strong", {}, value), " ", h("span", {}, unit))));
@@ -267,7 +297,7 @@ function deadLink({ model, waiting }) {
 function queueTable(queues) {
   if (!queues.length) return h("p", { class: "hint" }, "The catalogue has no model.");
   const count = (value) => value ? h("span", { class: "count" }, formatNumber(value)) : formatNumber(value);
-  return table("Queues", QUEUE_COLUMNS, queues.map((queue) => ({
+  const row = (queue) => ({
     key: queue.model,
     cells: [
       queue.model,
@@ -276,7 +306,28 @@ function queueTable(queues) {
       formatDuration(queue.oldest_age_seconds), formatNumber(queue.in_per_minute), formatNumber(queue.out_per_minute),
       pair(queue.wait_seconds), pair(queue.run_seconds),
     ],
-  })));
+  });
+  return foldIdle("model", queues, isIdleQueue, ({ model }) => model, (shown, caption) => table(caption, QUEUE_COLUMNS, shown.map(row)), "Queues");
+}
+
+function isIdleQueue({ waiting, in_per_minute: arriving, out_per_minute: ending, reason }) {
+  return !reason && !arriving && !ending && Object.values(waiting).every((count) => count === 0);
+}
+
+/**
+ * Return a table of the busy items, and below it the idle ones, folded. A few items are all shown.
+ *
+ * `make` returns the table of items with a caption.
+ */
+function foldIdle(noun, items, isIdle, nameOf, make, caption) {
+  const idle = items.filter(isIdle);
+  if (items.length <= FOLD_FROM || idle.length < 2) return [make(items, caption)];
+  const busy = items.filter((each) => !isIdle(each));
+  return [
+    busy.length ? make(busy, caption) : null,
+    h("details", { class: "idle", "data-key": `idle ${caption}` },
+      h("summary", {}, `${idle.length} idle ${noun}s: ${idle.map(nameOf).join(", ")}`), make(idle, `${caption}: idle ${noun}s`)),
+  ];
 }
 
 const MODEL_COLUMNS = [
@@ -289,19 +340,43 @@ function workerCards({ workers, sources }) {
     return h("p", { class: "hint" }, "The heartbeats of workers are switched off, so workers are not shown.");
   }
   if (!workers.length) return h("p", { class: "hint" }, "No worker has given a sign of life.");
-  return workers.map((worker) => h("article", { class: "worker card", "data-key": worker.id, "aria-label": `Worker ${worker.id}` },
+  const dead = workers.filter(({ state }) => state === "silent");
+  const alive = workers.filter(({ state }) => state !== "silent");
+  return [...alive.map(workerCard), deadWorkers(dead)];
+}
+
+/** Return the dead worker processes by the cause of their death; null if there are none. */
+function deadWorkers(dead) {
+  if (!dead.length) return null;
+  const groups = Map.groupBy(dead, ({ death }) => death ?? "no sign of life");
+  return h("article", { class: "worker card", "data-key": "dead", "aria-label": "Dead worker processes" },
+    h("div", { class: "title" }, h("h3", {}, `${dead.length} dead worker ${dead.length === 1 ? "process" : "processes"}`)),
+    [...groups].map(([death, group]) => h("details", { "data-key": death },
+      h("summary", {}, badge("critical", "✕", death), ` ${group.length}`),
+      h("ul", {}, group.map((worker) => h("li", { "data-key": worker.id }, h("span", { class: "id" }, worker.id),
+        `, last sign of life ${formatDuration(worker.silent_seconds)} ago, served ${worker.models.map(({ name }) => name).join(", ")}`))))));
+}
+
+function workerCard(worker) {
+  const row = (model) => ({
+    key: model.name,
+    cells: [
+      model.name, [stateBadge(MODEL_STATES, model.state),
+        model.reason ? h("span", { class: "hint" }, ` ${model.reason}`) : null],
+      formatNumber(model.in_flight), formatNumber(model.batch_size), formatDuration(model.load_seconds),
+    ],
+  });
+  return h("article", { class: "worker card", "data-key": worker.id, "aria-label": `Worker ${worker.id}` },
     h("div", { class: "title" }, h("h3", {}, worker.id), stateBadge(WORKER_STATES, worker.state)),
     h("p", { class: "hint" }, `version ${worker.version ?? UNKNOWN} · last sign of life ${formatDuration(worker.silent_seconds)} ago · `
       + `up for ${formatDuration((Date.parse(page.overview.at) - Date.parse(worker.started_at)) / 1000)}`),
     worker.devices.map(memoryBar),
-    worker.models.length ? table(`Models of ${worker.id}`, MODEL_COLUMNS, worker.models.map((model) => ({
-      key: model.name,
-      cells: [
-        model.name, [stateBadge(MODEL_STATES, model.state),
-          model.reason ? h("span", { class: "hint" }, ` ${model.reason}`) : null],
-        formatNumber(model.in_flight), formatNumber(model.batch_size), formatDuration(model.load_seconds),
-      ],
-    }))) : null));
+    worker.models.length ? foldIdle("model", worker.models, isIdleModel, ({ name }) => name,
+      (shown, caption) => table(caption, MODEL_COLUMNS, shown.map(row)), `Models of ${worker.id}`) : null);
+}
+
+function isIdleModel({ state, in_flight: inFlight }) {
+  return state === "loaded" && !inFlight;
 }
 
 /** Return the memory of a device as a bar with a part for each model, and a legend with the sizes. */
@@ -408,7 +483,7 @@ const jobs = addJobs({ access });
 const ACTIONS = {
   pause: () => halt("paused"),
   "go-on": goOn,
-  find: ({ model, code }) => jobs.find({ model, code }),
+  find: ({ model, code = "", status = "" }) => jobs.find({ model, code, status }),
   ...letters.actions,
   ...jobs.actions,
 };

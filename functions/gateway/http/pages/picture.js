@@ -43,7 +43,7 @@ export function drawBoxes(picture, objects, size) {
   const canvas = makeCanvas(picture, { className: "picture", role: "img" });
   const names = [...new Set(objects.map((each) => each.label ?? each.index ?? ""))];
   const scores = objects.map((each) => each.score).filter(Number.isFinite);
-  const threshold = element("input", { type: "range", id: nextId("threshold"), min: "0", max: "1", step: "0.01", value: "0" });
+  const threshold = element("input", { type: "range", id: nextId("threshold"), min: "0", max: "1", step: "0.01", value: leastScore(scores) });
   const shown = element("output", { htmlFor: threshold.id });
   shown.setAttribute("aria-live", "off"); // the slider says its value itself
   const body = element("tbody");
@@ -67,6 +67,9 @@ export function drawBoxes(picture, objects, size) {
   return element("figure", {}, canvas, ...(scores.length ? [slider] : []),
     wide("Objects", element("table", {}, heads("Box", "Label", "#Score", "#Left", "#Top", "#Right", "#Bottom"), body)));
 }
+
+/** Return the least score of the boxes that are shown at first: those that are more likely than not. */
+const leastScore = (scores) => (scores.some((score) => score >= 0.5) ? "0.5" : "0");
 
 function drawBox(paint, size, object, number, names) {
   const { width, height } = paint.canvas;
@@ -98,8 +101,8 @@ function drawBox(paint, size, object, number, names) {
 /**
  * Read the class of each pixel of a PNG with a palette or in grey.
  *
- * Returns {width, height, classes}, where `classes` has a number for each pixel. Returns null if the
- * file is another picture, for example a photograph.
+ * Returns {width, height, hasPalette, classes}, where `classes` has a number for each pixel. Returns null
+ * if the file is another picture, for example a photograph.
  */
 export async function readClasses(blob) {
   const data = new Uint8Array(await blob.arrayBuffer());
@@ -119,7 +122,7 @@ export async function readClasses(blob) {
   }
   const stream = new Blob(pieces).stream().pipeThrough(new DecompressionStream("deflate"));
   const lines = new Uint8Array(await new Response(stream).arrayBuffer());
-  return { width, height, classes: unfilter(lines, width, height, bits) };
+  return { width, height, hasPalette: colour === 3, classes: unfilter(lines, width, height, bits) };
 }
 
 function unfilter(lines, width, height, bits) {

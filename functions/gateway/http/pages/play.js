@@ -21,6 +21,7 @@ import { drawTimeline } from "/pages/timeline.js";
 
 const REFRESH_MS = 10_000;
 const IDLE_MS = 15 * 60_000;
+const MANY_MODELS = 6;
 const find = (id) => document.getElementById(id);
 
 const STATUS_MARKS = {
@@ -55,6 +56,7 @@ async function loadModels() {
   const wanted = model?.name ?? decodeURIComponent(location.hash.slice(1));
   model = models.find((each) => each.name === wanted) ?? models[0];
   find("models").replaceChildren(...models.map(modelCard));
+  find("models").classList.toggle("many", models.length > MANY_MODELS);
   selectModel(model);
 }
 

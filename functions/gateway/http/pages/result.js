@@ -2,7 +2,9 @@
 // text or JSON. Anything else can be downloaded.
 
 import { formatSize } from "/pages/figures.js";
+import { choice } from "/pages/input.js";
 import { element } from "/pages/key.js";
+import { drawNumbers, isNumbers } from "/pages/numbers.js";
 import { drawBoxes, drawMask, heads, isObjects, percent, readClasses } from "/pages/picture.js";
 import { drawSound, isSegments } from "/pages/sound.js";
 
@@ -74,12 +76,22 @@ function drawLabels(labels) {
   return element("figure", {}, table);
 }
 
+let choiceCount = 0;
+
 async function drawPicture(blob, input) {
+  const image = () => element("figure", {},
+    element("img", { src: URL.createObjectURL(blob), alt: "The result", className: "picture" }));
   const mask = await readClasses(blob).catch(() => null);
   const picture = mask && await pictureOf(input);
-  if (picture && picture.width === mask.width && picture.height === mask.height) return drawMask(picture, mask);
-  const image = element("img", { src: URL.createObjectURL(blob), alt: "The result", className: "picture" });
-  return element("figure", {}, image);
+  if (!picture || picture.width !== mask.width || picture.height !== mask.height) return image();
+  // A picture in grey may be a mask or a photograph. Only the user knows.
+  const place = element("div", {});
+  const show = (name) => place.replaceChildren(name === "classes" ? drawMask(picture, mask) : image());
+  const first = mask.hasPalette ? "classes" : "picture";
+  show(first);
+  const options = [["picture", "Picture"], ["classes", "Classes over the input"]];
+  return element("div", {}, element("div", { className: "choice", role: "radiogroup", ariaLabel: "Show as" },
+    ...choice(`result-${++choiceCount}`, options, first, show)), place);
 }
 
 async function pictureOf(input) {
@@ -93,6 +105,7 @@ function drawTree(name, value, isOpen = false) {
     return element("div", { className: "leaf" }, element("span", { className: "name" }, name), ": ",
       element("span", { className: `value ${value === null ? "null" : typeof value}` }, JSON.stringify(value)));
   }
+  if (isNumbers(value)) return drawNumbers(name, value, isOpen);
   const entries = Array.isArray(value) ? value.map((each, at) => [String(at), each]) : Object.entries(value);
   const count = Array.isArray(value) ? `[${entries.length}]` : `{${entries.length}}`;
   const details = element("details", {}, element("summary", {}, element("span", { className: "name" }, name), ` ${count}`));

@@ -65,18 +65,20 @@ function makeCurl(request, origin) {
   const sent = Object.entries(headers).map(([header, value]) => `-H ${shell(`${header.toLowerCase()}: ${value}`)}`);
   const submit = joined(["curl -sS", ...data, ...sent, ...key, withIds(`${origin}${path}`)]);
   const named = namedResults(request);
+  // The status is 202 if the job has not ended. Then ask again.
+  parts.push(`job=$(${submit})`, `id=$(printf %s "$job" | sed -n 's/^{"id": *"\\([^"]*\\)".*/\\1/p')`,
+    `while printf %s "$job" | grep -oE '"status": *"[a-z]+"' | head -n 1 | grep -qE 'queued|running|cancelling'; do`,
+    `  job=$(${["curl -sS -H 'prefer: wait=30'", ...key, `"${origin}/v1/jobs/$id"`].join(" ")})`,
+    "done");
   if (isJson(request) && !named.length) {
-    parts.push(submit);
+    parts.push(`printf '%s\\n' "$job"`);
   } else {
-    parts.push(`job=$(${submit})`, `id=$(printf %s "$job" | sed -n 's/^{"id": *"\\([^"]*\\)".*/\\1/p')`,
-      isJson(request) ? `printf '%s\\n' "$job"`
+    parts.push(isJson(request) ? `printf '%s\\n' "$job"`
         : joined([`curl -sSL -o ${resultName(request)}`, ...key, `"${origin}/v1/jobs/$id/result"`]),
       // A job may not have an optional result. Then curl writes no file.
       ...named.map(({ name, file, required }) => joined([`curl -sSL${required ? "" : "f"} -o ${file}`, ...key,
         `"${origin}/v1/jobs/$id/result/${name}"${required ? "" : " || true"}`])));
   }
-  parts.push("# If the status is 202, the job has not ended. Ask again, with its id:",
-    `# curl -sS -H 'prefer: wait=30' ${key.map((each) => `${each} `).join("")}${origin}/v1/jobs/ID`);
   return `${parts.join("\n")}\n`;
 }
 

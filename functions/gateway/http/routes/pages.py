@@ -21,11 +21,13 @@ from typing import Final
 from fastapi import APIRouter, Request, Response
 
 from contract import media
+from contract.catalogue import Catalogue
 from contract.messages import JOB_REQUEST_SCHEMA
 from gateway.http import problems
 from gateway.http.problems import PROBLEM_KINDS, HttpProblem
 from gateway.http.requests import choose_media_type, services_of
 from gateway.http.responses import accepts_gzip, answer_conditionally, json_response
+from gateway.settings import GatewaySettings
 
 router = APIRouter(include_in_schema=False)
 
@@ -109,7 +111,13 @@ async def front_page(request: Request) -> Response:
             f'<li><a href="{page.path}">{escape(page.title)}</a> {escape(page.summary)}</li>'
             for page in PAGES
         )
-        return _html(request, _FRONT, entries, headers)
+        services = services_of(request)
+        first = _first_request(services.catalogue, services.settings)
+        content = (
+            f'<ul class="entries">\n{entries}\n</ul>\n<section class="first">'
+            f'<h2>A first request</h2>\n<pre tabindex="0">{escape(first)}</pre></section>'
+        )
+        return _html(request, _FRONT, content, headers)
     return json_response(
         {
             "name": "Loosely",
@@ -120,6 +128,17 @@ async def front_page(request: Request) -> Response:
             "pages": {page.name: page.path for page in PAGES},
         },
         headers=headers,
+    )
+
+
+def _first_request(catalogue: Catalogue, settings: GatewaySettings) -> str:
+    """Return a curl command that submits a job of the first model of the catalogue."""
+    model = next(iter(catalogue.values()))
+    media_type = model.media_types[0]
+    key = "" if settings.is_open else ' \\\n  -H "Authorization: Bearer $LOOSELY_API_KEY"'
+    return (
+        f"curl --data-binary @FILE -H 'content-type: {media_type}'{key} \\\n"
+        f"  {settings.gateway_base_url}/v1/models/{model.name}/jobs"
     )
 
 
