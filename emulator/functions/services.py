@@ -133,7 +133,8 @@ class AppServices:
         await durable.start()
         rpc_url = format_url(self._rpc_port.sockets[0])
         self._supervisor.client_binding = durable.client_binding(url, rpc_url)
-        self._rpc_port.serve(durable.rpc_app)
+        rules = HostRules(self._options.limits.allowed_hosts)
+        self._rpc_port.serve(OriginFilter(durable.rpc_app, rules))
         await self._rpc_port.start()
 
     async def _stop_durable(self) -> None:

@@ -13,7 +13,7 @@ from functools import partial
 import uvicorn
 from starlette.applications import Starlette
 
-from emulator.hosts import HostFilter, HostRules
+from emulator.hosts import HostFilter, HostRules, OriginFilter
 from emulator.http_server import HttpProtocol
 from emulator.program import HttpLimits, SettingError
 from emulator.servicebus.amqp.websocket import ProtocolDetector
@@ -72,7 +72,7 @@ async def serve(
     ]
     web = _WebServer(
         uvicorn.Config(
-            HostFilter(admin, rules),
+            HostFilter(OriginFilter(admin, rules), rules),
             http=HttpProtocol.with_limits(limits),
             ws="none",
             lifespan="off",

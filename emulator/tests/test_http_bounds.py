@@ -337,3 +337,37 @@ def test_only_web_pages_from_loopback_hosts_can_run_a_function_through_the_admin
             headers={"origin": origin, "content-type": "text/plain"},
         )
         assert answer.status_code == status
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [("https://evil.example", 403), ("null", 403), ("http://localhost:3000", 200)],
+)
+def test_a_web_page_of_another_host_cannot_close_links_of_the_service_bus(
+    tmp_path: Path, origin: str, status: int
+) -> None:
+    service, name, options = start_servicebus(tmp_path / "data")
+    url = f"http://127.0.0.1:{service.port}"
+    with running(f"local-{name}", f"emulator.{name}", f"{url}/health", *options):
+        headers = {"origin": origin, "content-type": "text/plain"}
+        answer = httpx.post(f"{url}/$emulator/detach", content="{}", headers=headers)
+        assert answer.status_code == status
+
+
+def test_a_web_page_of_another_host_cannot_use_the_durable_clients_port(tmp_path: Path) -> None:
+    service, name, options = start_functions(tmp_path / "data")
+    rpc_port = free_port()
+    (tmp_path / "app" / "host.json").write_text(
+        '{"version": "2.0", "extensionBundle": {"id": "a", "version": "[4.*, 5.0.0)"}}'
+    )
+    (tmp_path / "app" / "function_app.py").write_text(
+        "import azure.durable_functions as df\napp = df.DFApp()\n"
+        "@app.orchestration_trigger(context_name='context')\ndef waits(context): yield\n"
+    )
+    url = f"http://127.0.0.1:{service.port}"
+    options += ["--rpc-port", str(rpc_port)]
+    with running(f"local-{name}", f"emulator.{name}", f"{url}/admin/host/status", *options):
+        start = f"http://127.0.0.1:{rpc_port}/durabletask/orchestrators/waits"
+        foreign = httpx.post(start, headers={"origin": "https://evil.example"})
+        assert foreign.status_code == 403
+        assert httpx.post(start).status_code == 202

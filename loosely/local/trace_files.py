@@ -40,6 +40,11 @@ class TraceReceiver:
             def do_POST(self) -> None:
                 """Receive one request of an OTLP exporter, and respond to it."""
                 size_bytes = int(self.headers.get("content-length") or 0)
+                # Browsers send Origin with each POST of a web page, exporters never do.
+                if "origin" in self.headers:
+                    self.close_connection = True
+                    self._respond(HTTPStatus.FORBIDDEN)
+                    return
                 if self.path != _PATH or size_bytes > _MAX_BODY_BYTES:
                     self.close_connection = True
                     self._respond(HTTPStatus.NOT_FOUND)

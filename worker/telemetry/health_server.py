@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 _log = logging.getLogger(__name__)
 
@@ -100,6 +102,11 @@ class HealthServer(http.server.ThreadingHTTPServer):
         # In order of arrival. One thread adds entries, and each connection's thread removes its own
         # entry. Both operations are atomic.
         self._open: dict[socket.socket, float] = {}
+        self.is_local = _is_local(f"[{host}]" if ":" in host else host)
+        """Whether only this machine can connect.
+
+        A web page whose name resolves to 127.0.0.1 (DNS rebinding) must not read the metrics.
+        """
         super().__init__((host, port), _Handler)
 
     def start(self) -> None:
@@ -152,7 +159,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        response = self.server.respond(path, ",".join(self.headers.get_all("accept", [])))
+        if self.server.is_local and not all(map(_is_local, self.headers.get_all("host", []))):
+            response = _json(421, {"reason": "only requests for localhost are answered"})
+        else:
+            response = self.server.respond(path, ",".join(self.headers.get_all("accept", [])))
         self.send_response(response.status)
         self.send_header("content-type", response.content_type)
         self.send_header("content-length", str(len(response.body)))
@@ -169,6 +179,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 def _json(status: int, document: Mapping[str, Any]) -> HealthResponse:
     return HealthResponse(status, "application/json", json.dumps(document).encode())
+
+
+def _is_local(authority: str) -> bool:
+    """Return whether a host, with or without a port, always means this machine."""
+    try:
+        name = urlsplit(f"//{authority}").hostname or ""
+    except ValueError:
+        return False
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost" or name.endswith(".localhost")
 
 
 def _shut_down(connection: socket.socket) -> None:

@@ -53,6 +53,35 @@ def test_the_health_server_returns_status_200_for_a_passed_check_and_503_for_a_f
     assert get(health, "/accept", accept="text/plain;version=0.0.4").text.endswith("0.0.4")
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:8081", 200),
+        ("127.0.0.1", 200),
+        ("[::1]:1", 200),
+        ("a.localhost", 200),
+        ("evil.example:8081", 421),
+        ("127.0.0.1.evil.example", 421),
+        ("[", 421),
+        ("", 421),
+    ],
+)
+def test_the_health_server_of_one_machine_answers_loopback_names_only(
+    health: HealthServer, host: str, status: int
+) -> None:
+    assert get(health, "/well", host=host).status_code == status
+
+
+def test_a_health_server_for_other_machines_answers_any_name() -> None:
+    server = HealthServer("0.0.0.0", 0, {"/well": check_page(lambda: (True, {}))})
+    server.start()
+    try:
+        assert get(server, "/well", host="10.1.2.3:8081").status_code == 200
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 def test_the_response_of_the_health_server_to_an_unknown_path_lists_the_known_paths(
     health: HealthServer,
 ) -> None:

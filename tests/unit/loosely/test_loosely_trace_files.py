@@ -56,6 +56,12 @@ def test_the_trace_receiver_refuses_a_request_without_spans(
     assert not (tmp_path / "traces").exists()
 
 
+def test_the_trace_receiver_refuses_requests_of_web_pages(receiver: TraceReceiver) -> None:
+    url = receiver.variables["OTEL_EXPORTER_OTLP_ENDPOINT"]
+    answer = httpx.post(f"{url}/v1/traces", headers={"origin": "https://evil.example"})
+    assert answer.status_code == 403
+
+
 def test_an_incomplete_line_in_the_trace_file_is_skipped(tmp_path: Path) -> None:
     trace_id = "0" * 31 + "1"
     span = {
