@@ -1,5 +1,6 @@
 """A model that appends one line for each job to the file that the job's input names."""
 
+import os
 import time
 from pathlib import Path
 from typing import ClassVar
@@ -8,21 +9,28 @@ from worker.models import Accepts
 
 
 class Infer:
-    """A model whose inputs have the form `PATH NUMBER [MILLISECONDS]`.
+    """A model whose inputs have the form `PATH NUMBER [MILLISECONDS [DEATH]]`.
 
     For each input, the model appends NUMBER to the file PATH, waits MILLISECONDS, and returns
-    NUMBER.
+    NUMBER. If there is a DEATH, the process exits with this code instead, or is killed by signal N
+    if DEATH is -N.
     """
 
     accepts: ClassVar[Accepts] = "bytes"
 
-    def preprocess(self, item: bytes) -> tuple[str, str, float]:
-        path, number, *ms = item.decode().split()
-        return path, number, sum(map(float, ms)) / 1000
+    def preprocess(self, item: bytes) -> tuple[str, str, float, int | None]:
+        path, number, *others = item.decode().split()
+        seconds = float(others[0]) / 1000 if others else 0.0
+        return path, number, seconds, int(others[1]) if others[1:] else None
 
-    def __call__(self, batch: list[tuple[str, str, float]]) -> list[dict[str, str]]:
-        for path, number, seconds in batch:
+    def __call__(self, batch: list[tuple[str, str, float, int | None]]) -> list[dict[str, str]]:
+        for path, number, seconds, death in batch:
             with Path(path).open("a", encoding="utf-8") as ran:
                 ran.write(f"{number}\n")
             time.sleep(seconds)
-        return [{"number": number} for _, number, _ in batch]
+            if death is not None:
+                if death >= 0:
+                    os._exit(death)
+                os.kill(os.getpid(), -death)
+                time.sleep(60)
+        return [{"number": number} for _, number, _, _ in batch]

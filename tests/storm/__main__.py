@@ -3,11 +3,12 @@
     ./dev storm --engine azure-storage --jobs 500 --kills 20 --seed 7
     ./dev storm --engine azure-storage --cancel 200
     ./dev storm --throttle 120 --jobs 500
+    ./dev storm --killers 20 --jobs 400
 
-Two options run another test, in which no component is killed. With `--cancel N`, N jobs are
+Three options run another test, in which no component is killed. With `--cancel N`, N jobs are
 cancelled while no worker runs, and N jobs while a worker runs, each job right after the response
 202. With `--throttle SECONDS`, Service Bus refuses all requests for SECONDS, and then two of three
-requests until all jobs have ended.
+requests until all jobs have ended. With `--killers N`, N of the jobs kill their worker.
 
 The command starts its own system in a temporary directory on free ports. The seed determines which
 jobs are submitted, which components are killed, and the time between two kills. The exact moments
@@ -27,6 +28,8 @@ from pathlib import Path
 
 from tests.storm.callers import StormCallers
 from tests.storm.jobs import StormJob, plan_cancellations, plan_jobs
+from tests.storm.killers import OPTIONS as KILLERS_OPTIONS
+from tests.storm.killers import killers, plan_killers
 from tests.storm.kills import plan_kills
 from tests.storm.rig import (
     AZURE_STORAGE,
@@ -134,6 +137,12 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         help="instead of a storm, let Service Bus refuse all requests for SECONDS, and then two of"
         " three until all jobs have ended",
     )
+    add(
+        "--killers",
+        type=int,
+        metavar="N",
+        help="instead of a storm, let N of the jobs kill their worker",
+    )
     add("--cancel-share", type=float, default=0.1, help="share of cancelled jobs (%(default)s)")
     add("--seed", type=int, default=random.randrange(10_000))
     add("--visibility-timeout", type=float, default=10.0, metavar="SECONDS")
@@ -163,7 +172,8 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 
 
 def _engine(options: argparse.Namespace) -> StormEngine:
-    rate = 0.005 if options.cancel is None and options.throttle is None else 0.0
+    others = (options.cancel, options.throttle, options.killers)
+    rate = 0.005 if all(each is None for each in others) else 0.0
     crash_rate, split_brain_rate = options.crash_rate, options.split_brain_rate
     return StormEngine(
         name=options.engine,
@@ -181,6 +191,9 @@ def main(arguments: list[str]) -> int:
     if options.throttle is not None:
         scenario, jobs = throttling, plan_jobs(options.jobs, options.seed, 0.0)
         rig_options = THROTTLING_OPTIONS
+    elif options.killers is not None:
+        scenario, jobs = killers, plan_killers(options.jobs, options.killers, options.seed)
+        rig_options = KILLERS_OPTIONS
     elif options.cancel is None:
         scenario, jobs = storm, plan_jobs(options.jobs, options.seed, options.cancel_share)
     else:

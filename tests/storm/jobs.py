@@ -59,6 +59,9 @@ class StormJob:
     number: int
     kind: JobKind
     model_ms: int
+    model: str = "counting"
+    #: How the job kills its worker: an exit code, or -N for signal N. None if it kills no worker.
+    death: int | None = None
     label: str = ""
     ids: list[str] = field(default_factory=list)
     cancel_answered: bool = False
@@ -97,7 +100,8 @@ class StormJob:
         `ran_path`. Every fifth job has a large input.
         """
         label = f"{self.number}.{attempt}"
-        text = f"{ran_path} {label} {self.model_ms}"
+        death = "" if self.death is None else f" {self.death}"
+        text = f"{ran_path} {label} {self.model_ms}{death}"
         return label, text.ljust(0 if self.number % 5 else _LARGE_BYTES).encode()
 
     def submission(self, ran_path: Path, attempt: int) -> StormSubmission:
@@ -108,7 +112,7 @@ class StormJob:
         """
         label, data = self.input(ran_path, attempt)
         return StormSubmission(
-            label, "/v1/models/counting/jobs", data, {"content-type": "text/plain"}
+            label, f"/v1/models/{self.model}/jobs", data, {"content-type": "text/plain"}
         )
 
     def accept(self, job_id: str, label: str) -> None:
@@ -147,6 +151,8 @@ class StormJob:
 
     def is_right_end(self, final: Mapping[str, Any]) -> bool:
         """Return whether the job may end with the state `final`, given its input and kind."""
+        if self.death is not None:
+            return bool(final["error"] and final["error"]["code"] == "dead-lettered")
         match final["status"]:
             case "succeeded":
                 return self.is_right_result(final["result"])

@@ -55,7 +55,7 @@ max_deadline_seconds = 1800
 max_batch_size = 4
 max_wait_ms = 5
 lock_seconds = 5
-max_delivery_count = 1000
+max_delivery_count = 3
 """
 
 

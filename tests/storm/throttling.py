@@ -15,7 +15,7 @@ from tests.storm.rig import COUNTING_CATALOGUE, Rig, RigError, RigOptions
 from tests.storm.run import Storm, in_background, read_all_again, wait_until_all_ended
 
 PARTIAL_SHARE = 2 / 3
-_LOCK = "lock_seconds = 5\nmax_delivery_count = 1000\n"
+_LOCK = "lock_seconds = 5\nmax_delivery_count = 3\n"
 DEPLOYED_LOCK = "lock_seconds = 10\nmax_delivery_count = 3\n"
 """The lock duration and the maximum delivery count of a model, as two lines of TOML.
 

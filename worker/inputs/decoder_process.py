@@ -2,9 +2,12 @@
 
 A hostile image may keep a decoder busy for minutes, make it use all memory, or crash it. The JSON
 parser holds the interpreter's lock until it has read the whole text, and no other thread runs
-meanwhile. So both are decoded in child processes: each input has a time limit, and a child that
-exceeds the limit is killed and replaced. Small inputs need no child process, because their size
-bounds the time and the memory.
+meanwhile. So both are decoded in child processes: each input has a limit of processor time, and the
+kernel ends a child that exceeds it. Small inputs need no child process, because their size bounds
+the time and the memory.
+
+If a child is killed from outside, crashes or hangs, another child decodes the input. If this child
+fails too, the message is given back, because the input is probably not the reason.
 
 A child only measures or only decodes. A caller measures, reserves the memory, and then decodes. It
 never waits for memory while it holds a child, so callers cannot wait for each other forever.
@@ -19,10 +22,12 @@ The parent sends one JSON line, and the child answers with one. File descriptors
 import contextlib
 import gc
 import json
+import logging
 import math
 import mmap
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -36,16 +41,20 @@ from PIL import Image
 
 from contract import media
 from contract.messages import Json
-from worker.errors import InvalidInput, WorkerFault
+from worker.errors import HandedBack, InvalidInput, WorkerFault
 from worker.inputs import images, tensors, text
 from worker.process import available_processors
 
+_log = logging.getLogger(__name__)
+
 LIMIT_SECONDS: Final = 10.0
-"""How many seconds a child process may work on one image."""
+"""How many seconds of processor time a child process may use for one image."""
 
 # The time for JSON depends on its size alone: 10 MB take a second on an idle machine.
 _JSON_LIMIT_SECONDS: Final = 30.0
 
+# A child has this many times its limit, because it shares the processors with other processes.
+_WAIT_FACTOR: Final = 2
 _START_SECONDS: Final = 30.0
 _LINE_BYTES: Final = 4096
 _NICE: Final = 5
@@ -75,7 +84,7 @@ class DecoderProcesses:
         """Store the limits.
 
         Args:
-            limit_seconds: How long a child may work on one image before it is killed.
+            limit_seconds: How much processor time a child may use for one image.
             process_count: The largest number of children. By default one for each processor, but at
                 least two.
         """
@@ -84,6 +93,7 @@ class DecoderProcesses:
         self._slots = threading.Semaphore(process_count)
         self._children: list[_Child] = []
         self._idle: list[_Child] = []
+        self._is_closed = False
         self._lock = threading.Lock()
 
     @property
@@ -102,9 +112,8 @@ class DecoderProcesses:
             check: Raises an error if the job must stop waiting.
 
         Raises:
-            InvalidInput: The image is damaged or too large, or the decoder exceeded the time limit
-                or crashed.
-            WorkerFault: No child process can be started.
+            InvalidInput: The image is damaged or too large, or needs too much processor time.
+            WorkerFault: Two child processes were killed, crashed or hung, or cannot be started.
         """
         asked = {"do": "measure", "media_type": media_type, "max_pixels": max_pixels}
         answer, content = self._ask(asked, data, check)
@@ -131,7 +140,7 @@ class DecoderProcesses:
 
         Raises:
             InvalidInput: The JSON is invalid, or exceeds a limit.
-            WorkerFault: No child process can be started.
+            WorkerFault: Two child processes were killed, crashed or hung, or cannot be started.
         """
         _, content = self._ask({"do": "json"}, data, check)
         with _mapped(content) as lines:
@@ -149,43 +158,60 @@ class DecoderProcesses:
             check()
         is_image = message["do"] in {"measure", "image"}
         seconds = self._limit_seconds if is_image else _JSON_LIMIT_SECONDS
+        message = {**message, "limit_seconds": seconds}
         try:
-            with self._child(seconds) as child, _shared_file() as file:
-                _write(file, data)
-                return child.ask({**message, "limit_seconds": seconds}, file, check)
+            try:
+                return self._ask_child(message, data, check)
+            except _ChildFailed as error:
+                _log.warning("%s; another process decodes the input", error)
+            return self._ask_child(message, data, check)
+        except _ChildFailed as error:
+            raise WorkerFault(f"{error}, for the second time") from None
         finally:
             self._slots.release()
 
-    @contextlib.contextmanager
-    def _child(self, limit_seconds: float) -> Iterator["_Child"]:
+    def _ask_child(self, message: _Message, data: Data, check: Check) -> tuple[_Message, int]:
+        """Let one child process `data`, and replace the child if it fails.
+
+        Raises:
+            InvalidInput: The input cannot be decoded, or needs too much processor time.
+            _ChildFailed: The child was killed, crashed or hung, or cannot be started.
+        """
         child = self._take()
         try:
-            yield child
+            with _shared_file() as file:
+                _write(file, data)
+                answer = child.ask(message, file, check)
         except _Refused as error:
             # The child has answered, and waits for its next input.
             self._keep(child)
             raise InvalidInput(str(error)) from None
         except TimeoutError:
             self._end(child)
-            raise InvalidInput(
-                f"the input could not be decoded within {limit_seconds:g} s"
-            ) from None
+            raise _ChildFailed("a process that decodes inputs hung") from None
         except (_Gone, OSError):
-            self._end(child)
-            raise InvalidInput(images.DAMAGED) from None
+            if self._end(child) == -signal.SIGXCPU:
+                raise InvalidInput(
+                    f"the input could not be decoded within {message['limit_seconds']:g} s of "
+                    "processor time"
+                ) from None
+            raise _ChildFailed("a process that decodes inputs was killed or crashed") from None
         except BaseException:
             self._end(child)
             raise
         self._keep(child)
+        return answer
 
     def _take(self) -> "_Child":
         with self._lock:
+            if self._is_closed:
+                raise HandedBack("this worker is shutting down")
             if self._idle:
                 return self._idle.pop()
         try:
             child = _Child()
-        except (TimeoutError, _Gone, OSError) as error:
-            raise WorkerFault("a process to decode the input cannot be started") from error
+        except (TimeoutError, _Gone, OSError):
+            raise _ChildFailed("a process that decodes inputs cannot be started") from None
         with self._lock:
             self._children.append(child)
         return child
@@ -194,18 +220,24 @@ class DecoderProcesses:
         with self._lock:
             self._idle.append(child)
 
-    def _end(self, child: "_Child") -> None:
+    def _end(self, child: "_Child") -> int:
+        """Kill a child unless it has ended. Return its exit code, or -N if signal N ended it."""
         with self._lock:
             self._children.remove(child)
-        child.kill()
+        return child.kill()
 
     def close(self) -> None:
-        """Kill all children. Calls of `decode` that are still running raise InvalidInput."""
+        """Kill all children. Calls that still wait for a child raise HandedBack."""
         with self._lock:
+            self._is_closed = True
             self._idle.clear()
             children = list(self._children)
         for child in children:
             child.kill()
+
+
+class _ChildFailed(Exception):
+    """A child process has failed, for which the input may not be the reason."""
 
 
 class _Gone(Exception):
@@ -239,10 +271,11 @@ class _Child:
         Raises:
             _Refused: The child cannot decode the input.
             _Gone: The child has ended.
-            TimeoutError: The child has exceeded the time limit of the input.
+            TimeoutError: The child has not answered. The kernel ends a child that uses the limit of
+                processor time, so this child was stopped, or got no processor.
         """
         socket.send_fds(self._socket, [json.dumps(message).encode()], [file])
-        answer, descriptor = self._receive(message["limit_seconds"], check)
+        answer, descriptor = self._receive(_WAIT_FACTOR * message["limit_seconds"], check)
         if "error" in answer:
             raise _Refused(answer["error"])
         if descriptor is None:
@@ -270,11 +303,11 @@ class _Child:
         """Return the child's process id."""
         return self._process.pid
 
-    def kill(self) -> None:
-        """Kill the child."""
+    def kill(self) -> int:
+        """Kill the child unless it has ended, and return its exit code as `Popen` does."""
         self._process.kill()
-        self._process.wait()
         self._socket.close()
+        return self._process.wait()
 
 
 def _environment() -> dict[str, str]:
@@ -329,7 +362,7 @@ def main() -> None:
         message, file = _receive(connection)
         if message is None or file is None:
             return
-        _limit_processor_time(2 * math.ceil(message["limit_seconds"]))
+        _limit_processor_time(math.ceil(message["limit_seconds"]))
         try:
             with _shared_file() as content:
                 answer = _decode(message, file, content)
@@ -341,7 +374,7 @@ def main() -> None:
 
 
 def _limit_processor_time(seconds: int) -> None:
-    """Make the kernel kill this process after `seconds` more seconds of processor time."""
+    """Make the kernel end this process by SIGXCPU after so many more seconds of processor time."""
     limit_seconds = math.ceil(time.process_time()) + seconds
     _, most = resource.getrlimit(resource.RLIMIT_CPU)
     if most == resource.RLIM_INFINITY or limit_seconds < most:

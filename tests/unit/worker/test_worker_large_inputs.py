@@ -13,6 +13,7 @@ import time
 import tracemalloc
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from worker.errors import InvalidInput, LockLost
+from worker.errors import InvalidInput, LockLost, WorkerFault
 from worker.inputs.decoder_process import DecoderProcesses
 from worker.inputs.memory import SMALL_BYTES, InputMemory, MemoryBudget
 from worker.inputs.opened import InputKind, keep_waiting, open_input
@@ -184,26 +185,40 @@ def test_an_image_file_of_more_than_one_mebibyte_is_opened_by_the_child_process(
         opened.measure(keep_waiting)
 
 
-def test_an_image_that_takes_too_long_to_decode_is_refused_and_the_next_image_is_decoded() -> None:
-    processes = DecoderProcesses(limit_seconds=0.3, process_count=1)
-    with pytest.raises(InvalidInput, match=r"could not be decoded within 0\.3 s"):
-        processes.decode_image(blank_png(7000, 7000), "image/png", MAX_PIXELS, keep_waiting)
-    data = blank_png(10, 10)
-    later = DecoderProcesses(process_count=1)
-    assert later.decode_image(data, "image/png", MAX_PIXELS, keep_waiting).size == (10, 10)
-    processes.close()
-    later.close()
+def decode_despite(number: signal.Signals, child_count: int) -> Image.Image:
+    """Decode an image while this signal hits the first `child_count` children that are started."""
+    processes = DecoderProcesses(limit_seconds=0.5, process_count=1)
+    is_done = threading.Event()
+
+    def hit_children() -> None:
+        hit: set[int] = set()
+        while not is_done.wait(0.0002):
+            for pid in (set(processes.child_pids) - hit) if len(hit) < child_count else ():
+                os.kill(pid, number)
+                hit.add(pid)
+
+    with ThreadPoolExecutor(1) as threads:
+        hitting = threads.submit(hit_children)
+        try:
+            return processes.decode_image(
+                blank_png(2000, 2000), "image/png", MAX_PIXELS, keep_waiting
+            )
+        finally:
+            is_done.set()
+            hitting.result()
+            processes.close()
 
 
-def test_an_image_that_kills_the_decoder_is_refused_and_the_next_image_is_decoded() -> None:
-    processes = DecoderProcesses(process_count=1)
-    image = (blank_png(10, 10), "image/png", MAX_PIXELS, keep_waiting)
-    processes.measure_image(*image)
-    os.kill(processes.child_pids[0], signal.SIGKILL)
-    with pytest.raises(InvalidInput, match="damaged or incomplete"):
-        processes.decode_image(*image)
-    assert processes.decode_image(*image).size == (10, 10)
-    processes.close()
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGSTOP])
+def test_an_input_is_decoded_again_if_its_decoder_fails(number: signal.Signals) -> None:
+    assert decode_despite(number, 1).size == (2000, 2000)
+    with pytest.raises(WorkerFault, match="for the second time"):
+        decode_despite(number, 2)
+
+
+def test_an_input_that_needs_too_much_processor_time_is_refused() -> None:
+    with pytest.raises(InvalidInput, match=r"could not be decoded within 0\.5 s of processor time"):
+        decode_despite(signal.SIGXCPU, 1)
 
 
 def test_damaged_exif_entries_write_nothing_to_the_log(
