@@ -66,15 +66,17 @@ _LONGEST_STEP_SECONDS: Final = 2 * _BEAT_SECONDS
 
 _FIRST_DELAY_SECONDS: Final = 0.1
 _LONGEST_DELAY_SECONDS: Final = 5.0
-_SHORT_RUN_SECONDS: Final = 1.0
+# A child that has received a message has run longer, because the SDK needs this time to connect.
+_SHORT_RUN_SECONDS: Final = 0.4
 
 
 class RestartDelay:
     """The delay between the death of a child and the start of the next child.
 
-    If the dead child ran for a second or longer, there is no delay. If it ran for less than a
-    second, the delay is 0.1 s. The delay doubles with each further short run, up to 5 s. So a
-    worker that is always killed while it starts uses little processor time.
+    If the dead child ran for 0.4 s or longer, there is no delay. If it ran for less, the delay is
+    0.1 s. The delay doubles with each further short run, up to 5 s. So a worker that is always
+    killed while it starts uses little processor time, and the death of a job's worker does not
+    delay other jobs.
     """
 
     def __init__(self) -> None:

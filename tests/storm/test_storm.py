@@ -37,6 +37,13 @@ def test_jobs_that_are_cancelled_right_after_submission_end_as_cancelled_if_no_w
 
 
 @pytest.mark.thorough
+def test_only_jobs_that_kill_their_worker_are_dead_lettered(tmp_path: Path) -> None:
+    printed = run_storm(tmp_path, "--killers", "5", "--jobs", "100", "--seed", "1")
+    assert "\nended                     failed 5, succeeded 95\n" in printed
+    assert "\ndead-lettered             5 of 5 killers\n" in printed
+
+
+@pytest.mark.thorough
 def test_all_jobs_succeed_although_service_bus_is_throttled(tmp_path: Path) -> None:
     printed = run_storm(tmp_path, "--throttle", "8", "--jobs", "50", "--seed", "1")
     assert "\nanswered                  50 of 50\n" in printed

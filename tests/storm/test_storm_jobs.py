@@ -7,6 +7,7 @@ import pytest
 
 from contract.messages import INPUT_INLINE_LIMIT_BYTES
 from tests.storm.jobs import BrokenPromises, JobKind, KnownState, StormJob, plan_jobs
+from tests.storm.killers import plan_killers
 from tests.storm.kills import plan_kills
 
 
@@ -20,7 +21,8 @@ def resource(status: str, **more: Any) -> dict[str, Any]:
     is_final = status not in {"queued", "running", "cancelling"}
     result = {"number": "3.1"} if status == "succeeded" else None
     finished_at = "2026-01-01T00:00:00Z" if is_final else None
-    return {"status": status, "result": result, "finished_at": finished_at, **more}
+    found = {"status": status, "result": result, "finished_at": finished_at, "error": None}
+    return found | more
 
 
 def see(job: StormJob, *answers: dict[str, Any]) -> StormJob:
@@ -70,6 +72,22 @@ def test_the_storm_report_counts_an_unexpected_result_or_final_status_as_wrong(
     assert find_broken(see(accepted(), answer)) == ["wrong"]
 
 
+@pytest.mark.parametrize(
+    ("death", "code", "broken"),
+    [
+        (None, "dead-lettered", ["wrong"]),
+        (9, "dead-lettered", []),
+        (9, "inference-failed", ["wrong"]),
+    ],
+)
+def test_only_a_killer_may_be_dead_lettered(
+    death: int | None, code: str, broken: list[str]
+) -> None:
+    job = accepted()
+    job.death = death
+    assert find_broken(see(job, resource("failed", error={"code": code}))) == broken
+
+
 def test_the_storm_report_lists_a_job_that_expired() -> None:
     assert find_broken(see(accepted(), resource("expired"))) == ["expired"]
 
@@ -117,6 +135,7 @@ def test_the_storm_report_permits_a_cancelled_job_to_end_as_cancelled_or_succeed
 
 def test_two_storms_with_the_same_seed_have_the_same_jobs_and_kills() -> None:
     assert plan_jobs(100, 7, 0.1) == plan_jobs(100, 7, 0.1) != plan_jobs(100, 8, 0.1)
+    assert plan_killers(40, 4, 7) == plan_killers(40, 4, 7) != plan_killers(40, 4, 8)
     hosts = ("gateway-1", "gateway-2")
     assert plan_kills(20, 7, hosts) == plan_kills(20, 7, hosts) != plan_kills(20, 8, hosts)
 

@@ -166,7 +166,7 @@ class Consumer:
         self.manager.touch()
         cached = self.cache.find(delivery)
         try:
-            with self.running.running(delivery):
+            with self.running.reading(delivery):
                 job = self._open(queue, delivery, has_reply=cached is not None)
         except WorkerError as error:
             self.settle.refuse(delivery, error)

@@ -19,22 +19,24 @@ from worker.servicebus.link import LockedMessage
 class RunningJobs:
     """Notes in the lock journals which jobs' code this process runs. Any thread may call it.
 
-    The code of a job is the code that decodes its message and input, and the code of its model.
+    The code of a job is the code that decodes its input, and the code of its model.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._states: dict[LockedMessage, LockState] = {}
+        # For each message whose job runs, whether no other job has run meanwhile.
+        self._running: dict[LockedMessage, bool] = {}
+        self._reading: set[LockedMessage] = set()
         self._load_count = 0
 
     def enter(self, *messages: LockedMessage) -> None:
         """Note that this process begins to run the code of the jobs of these messages."""
         with self._lock:
-            is_alone = len(messages) == 1 and not self._states and not self._load_count
+            is_alone = len(messages) == 1 and not self._running and not self._load_count
             self._end_solitude()
-            state = LockState.RUNNING_ALONE if is_alone else LockState.RUNNING
             for message in messages:
-                self._set(message, state)
+                self._running[message] = is_alone
+                self._note(message)
 
     def leave(self, message: LockedMessage, state: LockState = LockState.WAITING) -> bool:
         """Note that this process does not run the code of the message's job any more.
@@ -45,10 +47,10 @@ class RunningJobs:
             Whether the process has run the code of no other job meanwhile.
         """
         with self._lock:
-            was = self._states.pop(message, None)
-            if was is not None:
+            is_alone = self._running.pop(message, None)
+            if is_alone is not None:
                 message.note_state(state)
-            return was is LockState.RUNNING_ALONE
+            return bool(is_alone)
 
     @contextlib.contextmanager
     def running(
@@ -60,6 +62,27 @@ class RunningJobs:
             yield
         finally:
             self.leave(message, after)
+
+    @contextlib.contextmanager
+    def reading(self, message: LockedMessage) -> Iterator[None]:
+        """Note that the `with` block reads a message, which may also kill the process.
+
+        A job that runs meanwhile does not run alone during the block, but again after it.
+        """
+        with self._lock:
+            is_alone = not (self._running or self._reading or self._load_count)
+            self._reading.add(message)
+            message.note_state(LockState.RUNNING_ALONE if is_alone else LockState.RUNNING)
+            for other in self._running:
+                self._note(other)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._reading.discard(message)
+                message.note_state(LockState.WAITING)
+                for other in self._running:
+                    self._note(other)
 
     @contextlib.contextmanager
     def loading(self) -> Iterator[None]:
@@ -74,13 +97,14 @@ class RunningJobs:
                 self._load_count -= 1
 
     def _end_solitude(self) -> None:
-        if len(self._states) == 1:
-            (message,) = self._states
-            self._set(message, LockState.RUNNING)
+        for message, is_alone in self._running.items():
+            if is_alone:
+                self._running[message] = False
+                self._note(message)
 
-    def _set(self, message: LockedMessage, state: LockState) -> None:
-        self._states[message] = state
-        message.note_state(state)
+    def _note(self, message: LockedMessage) -> None:
+        is_alone = self._running[message] and not self._reading
+        message.note_state(LockState.RUNNING_ALONE if is_alone else LockState.RUNNING)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from tests.conformance.worker.worker_services import (
     LOCK_SECONDS,
     START_SECONDS,
     LocalServices,
+    Program,
     job_id,
     message,
     receive,
@@ -83,6 +84,29 @@ def test_a_job_that_repeatedly_kills_workers_is_dead_lettered(
     assert (letter.dead_letter_error_description or "").startswith(
         "3 deliveries of the message fai"
     )
+
+
+def test_a_load_that_kills_the_worker_does_not_count_against_waiting_jobs(
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    settings = {"WORKER_LOCK_FOLDER": str(tmp_path / "locks"), "MODEL_DIES_AT": str(gate)}
+    worker = start_worker("once,dying", wait=False, WORKER_RESTART="on", **settings)
+    jobs = [job_id(), job_id()]
+    services.send("once", message(gateway, jobs[0], "once", {"do": "x"}))
+    wait_until(lambda: _is_holding(worker, "once"), "the worker holds the job")
+    gate.touch()
+    # The next processes load the model that has killed the first one before they receive a job.
+    wait_until(lambda: "tries again in 300" in worker.log.read_text(), "the model is set aside")
+    services.send("once", message(gateway, jobs[1], "once", {"do": "x"}))
+    assert [gateway.taken(identity).attempt for identity in jobs] == [2, 1]
+
+
+def _is_holding(worker: Program, model: str) -> bool:
+    try:
+        return worker.held(model) == 1
+    except httpx.TransportError:
+        return False
 
 
 def test_a_job_that_runs_longer_than_the_lock_duration_gets_exactly_one_reply(

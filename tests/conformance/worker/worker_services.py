@@ -141,6 +141,28 @@ implementation = "tests.conformance.worker.no_such_module"
 media_types = ["application/json"]
 lock_seconds = 5
 
+[once]
+task = "test"
+description = "Each batch waits until it is full, and no job may run twice."
+implementation = "tests.conformance.worker.worker_models"
+queue = "once"
+media_types = ["application/json"]
+max_input_bytes = 1_000_000
+deadline_seconds = 60
+max_deadline_seconds = 3600
+max_batch_size = 2
+max_wait_ms = 60000
+lock_seconds = 300
+max_delivery_count = 1
+
+[dying]
+task = "test"
+description = "Kills the process while it loads, when the test opens the gate."
+implementation = "tests.conformance.worker.worker_models"
+options = {dies = true}
+queue = "dying"
+media_types = ["application/json"]
+
 [compared]
 task = "test"
 description = "Compares two JSON values."

@@ -56,6 +56,22 @@ def test_a_job_runs_alone_only_if_no_other_job_runs_meanwhile(journal: LockJourn
     assert states(journal) == [LockState.RAN, LockState.RAN]
 
 
+def test_the_reading_of_a_message_ends_solitude_only_for_its_duration(
+    journal: LockJournal,
+) -> None:
+    running = RunningJobs()
+    first, second, third = (message(number, journal) for number in (1, 2, 3))
+    with running.reading(first):
+        assert states(journal)[0] is LockState.RUNNING_ALONE
+    running.enter(first)
+    with running.reading(second):
+        with running.reading(third):
+            assert states(journal) == [LockState.RUNNING] * 3
+        assert states(journal) == [LockState.RUNNING, LockState.RUNNING, LockState.WAITING]
+    assert states(journal) == [LockState.RUNNING_ALONE, LockState.WAITING, LockState.WAITING]
+    assert running.leave(first)
+
+
 def test_a_batch_of_several_jobs_does_not_run_alone(journal: LockJournal) -> None:
     running = RunningJobs()
     running.enter(message(1, journal), message(2, journal))
