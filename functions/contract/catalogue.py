@@ -97,8 +97,8 @@ class ModelEntry:
             Then the worker ends the job and restarts its process.
         lock_seconds: The duration of a message lock. The worker renews the lock until the message
             is settled.
-        max_delivery_count: The largest number of times that Service Bus delivers a message. If no
-            delivery completes the message, Service Bus moves it to the dead-letter queue.
+        max_delivery_count: After so many failed deliveries that count against a job, the worker
+            dead-letters its message. If it is 1, no job runs twice.
         reports_progress: Whether the worker reports the progress of each job.
         weights: The location of the weights, for example `blob:CONTAINER/NAME`. `contract.weights`
             describes all forms. Empty if the model has no weights.

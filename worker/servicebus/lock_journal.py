@@ -173,7 +173,9 @@ class LockJournal:
         """Note that a message was read, and what is known of its earlier deliveries."""
         with self._lock:
             slot = self._used.get(token)
-            if slot is not None:
+            if slot is not None and history is NO_HISTORY:
+                set_slot_state(self._slots, slot, LockState.WAITING)
+            elif slot is not None:
                 write_slot(self._slots, slot, LockState.WAITING, token, history)
 
     def set_state(self, token: bytes, state: LockState) -> None:

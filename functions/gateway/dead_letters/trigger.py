@@ -265,7 +265,7 @@ def _error_of(reason: str | None, death: str | None) -> JobError:
     if reason and _CODE.fullmatch(reason):
         text = f"a worker refused the job's message: {reason}"
     else:
-        text = "workers received the job as often as allowed, and none of them finished it"
+        text = "deliveries of the job failed as often as allowed"
         text += f": {death}" if death else ""
     return JobError(FailureCode.DEAD_LETTERED, text, Stage.RUN, retryable=False)
 

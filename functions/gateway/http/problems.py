@@ -220,7 +220,7 @@ DEAD_LETTERED: Final = ProblemKind(
     500,
     "The job was given up",
     False,
-    "Workers received the job as often as allowed and none of them finished it, or a worker "
+    "Deliveries of the job failed as often as allowed, or a worker "
     "refused its message. `detail` contains the reason.",
 )
 INTERNAL_ERROR: Final = ProblemKind(
