@@ -136,7 +136,7 @@ class Consumer:
 
         The call returns after `stop` was called and all received messages are settled.
         """
-        free_count = self._low_count if queue.is_low else self.capacity.normal_count
+        free_count = partial(self._free_count, queue)
         while not queue.receiver.is_finished:
             try:
                 for event in queue.receiver.settle_and_receive(free_count):
@@ -152,7 +152,11 @@ class Consumer:
                 self.stopping.wait(1.0)
         queue.receiver.close()
 
-    def _low_count(self) -> int:
+    def _free_count(self, queue: ModelQueue) -> int:
+        if self.suspects.exist:
+            return 0
+        if not queue.is_low:
+            return self.capacity.normal_count()
         return self.capacity.low_count() if self.normal.receiver.is_empty else 0
 
     def _accept(self, queue: ModelQueue, delivery: LockedMessage) -> None:

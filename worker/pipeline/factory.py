@@ -104,8 +104,14 @@ def make_consumer(  # noqa: PLR0913, PLR0917 - what the consumers of a process d
 
     @contextlib.contextmanager
     def release_device() -> Iterator[None]:
-        # The time for which a job waits for jobs of other models does not count.
-        with infer.runs.paused(), manager.release_device():
+        # While a job waits for jobs of other models, its own code does not run, and its time does
+        # not count.
+        with (
+            infer.runs.paused() as jobs,
+            services.running.paused([job.delivery for job in jobs]),
+            services.suspects.suspended(),
+            manager.release_device(),
+        ):
             yield
 
     def children_of(reply_url: str | None) -> JobChildren:
@@ -148,12 +154,7 @@ def make_consumer(  # noqa: PLR0913, PLR0917 - what the consumers of a process d
         ),
         manager=manager,
         in_flight=in_flight,
-        capacity=Capacity(
-            lambda: not services.suspects.exist and manager.admits(),
-            in_flight,
-            model,
-            infer.wanted_count,
-        ),
+        capacity=Capacity(manager.admits, in_flight, model, infer.wanted_count),
         batches=batches,
         cache=services.cache,
         progress=progress,

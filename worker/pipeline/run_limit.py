@@ -36,12 +36,15 @@ class RunLimit:
             self._calls.pop(thread, None)
 
     @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Do not count the `with` block, in which the call of the current thread waits."""
+    def paused(self) -> Iterator[Sequence[ReceivedJob]]:
+        """Do not count the `with` block, in which the call of the current thread waits.
+
+        Yield the jobs of the call.
+        """
         thread, paused_at = threading.get_ident(), self._clock()
         call = self._calls.pop(thread, None)
         try:
-            yield
+            yield () if call is None else call.jobs
         finally:
             if call is not None:
                 self._calls[thread] = call._replace(since=call.since + self._clock() - paused_at)

@@ -8,7 +8,7 @@ that the cause of a further death is certain, and the death harms no other job.
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from worker.pipeline.receive import ReceivedJob
@@ -85,6 +85,17 @@ class RunningJobs:
                     self._note(other)
 
     @contextlib.contextmanager
+    def paused(self, messages: Sequence[LockedMessage]) -> Iterator[None]:
+        """Note that the code of these running jobs waits during the `with` block."""
+        for message in messages:
+            self.leave(message, LockState.RAN)
+        try:
+            yield
+        finally:
+            if messages:
+                self.enter(*messages)
+
+    @contextlib.contextmanager
     def loading(self) -> Iterator[None]:
         """Note that the `with` block loads a model, which may be what kills the process."""
         with self._lock:
@@ -127,11 +138,27 @@ class Suspects:
         # The jobs that were received after a suspect was started.
         self._others: list[_Start] = []
         self._running: ReceivedJob | None = None
+        self._suspended_count = 0
 
     @property
     def exist(self) -> bool:
-        """Return whether a suspect waits or runs."""
-        return bool(self._suspects) or self._running is not None
+        """Return whether a suspect waits or runs. Then no messages may be received."""
+        return not self._suspended_count and (bool(self._suspects) or self._running is not None)
+
+    @contextlib.contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Start all jobs at once during the `with` block.
+
+        The caller waits for other jobs, which this process may have to receive and to run first.
+        """
+        with self._lock:
+            self._suspended_count += 1
+        self._start_next()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._suspended_count -= 1
 
     def start(self, job: ReceivedJob, start: Callable[[], object]) -> None:
         """Call `start`, which starts the job, as soon as the job may start. It must not block.
@@ -139,8 +166,8 @@ class Suspects:
         If the job ends before that, `start` is not called.
         """
         with self._lock:
-            is_suspect = job.delivery.history.is_suspect
-            if not is_suspect and self._running is None:
+            is_suspect = job.delivery.history.running_count > 0
+            if self._suspended_count or (not is_suspect and self._running is None):
                 self._in_progress.add(job)
                 is_ready = True
             else:
@@ -155,7 +182,7 @@ class Suspects:
         """Record that a job has ended, and start the jobs that waited for this."""
         with self._lock:
             self._in_progress.discard(job)
-            if not self.exist:
+            if not (self._suspects or self._others or self._running):
                 return
             if self._running is job:
                 self._running = None
@@ -166,15 +193,17 @@ class Suspects:
     def _start_next(self) -> None:
         with self._lock:
             ready: list[_Start] = []
-            if self._running is None and self._others:
+            if self._suspended_count:
+                ready, self._others, self._suspects = [*self._others, *self._suspects], [], []
+            elif self._running is None and self._others:
                 ready, self._others = self._others, []
-                self._in_progress.update(each.job for each in ready)
             elif self._running is None and self._suspects and not self._in_progress:
                 # A job that has killed no worker alone is probably harmless. So it comes before the
                 # next death.
                 first = min(self._suspects, key=_evidence)
                 self._suspects.remove(first)
                 self._running, ready = first.job, [first]
+            self._in_progress.update(each.job for each in ready)
         for each in ready:
             each.start()
 

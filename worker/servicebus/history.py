@@ -75,11 +75,6 @@ class DeliveryHistory:
     batch_overrun_count: int = 0
 
     @property
-    def is_suspect(self) -> bool:
-        """Return whether the job may have killed a worker process, and must run alone."""
-        return self.running_count > 0
-
-    @property
     def failures(self) -> int:
         """Return how many failed deliveries count against the job, including deaths by SIGKILL."""
         return self.failed_count + self.killed_count // KILLS_PER_FAILURE

@@ -44,6 +44,7 @@ _TOKEN_BYTES: Final = 16
 _SLOT_BYTES: Final = {SUFFIX: 1 + _TOKEN_BYTES + HISTORY_BYTES, OLD_SUFFIX: 1 + _TOKEN_BYTES}
 _FIRST_SLOT_COUNT: Final = 200
 _FREE: Final = 0
+_EMPTY_HISTORY: Final = bytes(HISTORY_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +168,7 @@ class LockJournal:
         """
         if len(token) != _TOKEN_BYTES or token in self._used:
             return
-        self._put(token, LockState.ARRIVED, NO_HISTORY)
+        self._put(token, LockState.ARRIVED, _EMPTY_HISTORY)
 
     def note_read(self, token: bytes, history: DeliveryHistory) -> None:
         """Note that a message was read, and what is known of its earlier deliveries."""
@@ -176,7 +177,7 @@ class LockJournal:
             if slot is not None and history is NO_HISTORY:
                 set_slot_state(self._slots, slot, LockState.WAITING)
             elif slot is not None:
-                write_slot(self._slots, slot, LockState.WAITING, token, history)
+                write_slot(self._slots, slot, LockState.WAITING, token, history.to_bytes())
 
     def set_state(self, token: bytes, state: LockState) -> None:
         """Note how far the job of a message has come. Do nothing if the token is not noted."""
@@ -218,7 +219,7 @@ class LockJournal:
                     # count.
                     if token not in self._used:
                         new = LockState.LEFT if after is not None else LockState.RAN
-                        self._put(token, new, after or history)
+                        self._put(token, new, (after or history).to_bytes())
                     ran = state in (LockState.RUNNING, LockState.RUNNING_ALONE)
                     found[token] = LeftMessage(after, known if ran else None)
                 # All tokens are in this file now. If this process is killed before the next line,
@@ -242,7 +243,7 @@ class LockJournal:
             raise OSError("the file system of the lock journal is full")
         return mmap.mmap(self._file, size_bytes)
 
-    def _put(self, token: bytes, state: LockState, history: DeliveryHistory) -> None:
+    def _put(self, token: bytes, state: LockState, history: bytes) -> None:
         with self._lock:
             if not self._free:
                 self._grow()
@@ -272,18 +273,17 @@ def write_journal(path: Path, tokens: Sequence[bytes]) -> None:
     """
     name = _new_name(path.name.partition("-")[0])
     draft = path.with_name(f".{name}")
-    history = NO_HISTORY.to_bytes()
-    draft.write_bytes(b"".join(bytes([LockState.ARRIVED]) + token + history for token in tokens))
+    draft.write_bytes(
+        b"".join(bytes([LockState.ARRIVED]) + token + _EMPTY_HISTORY for token in tokens)
+    )
     draft.rename(path.with_name(name))
 
 
-def write_slot(
-    slots: mmap.mmap, slot: int, state: LockState, token: bytes, history: DeliveryHistory
-) -> None:
+def write_slot(slots: mmap.mmap, slot: int, state: LockState, token: bytes, history: bytes) -> None:
     """Write a token into a slot. A reader never sees a part of the token or of the history."""
     size_bytes = _SLOT_BYTES[SUFFIX]
     begin = slot * size_bytes
-    slots[begin + 1 : begin + size_bytes] = token + history.to_bytes()
+    slots[begin + 1 : begin + size_bytes] = token + history
     slots[begin] = state
 
 

@@ -145,3 +145,29 @@ def test_a_job_that_ends_before_its_start_is_not_started(jobs: Started) -> None:
         jobs.suspects.end(job)
     assert jobs.started == [running]
     assert not jobs.suspects.exist
+
+
+def test_all_jobs_start_while_a_job_waits_for_its_child_jobs(jobs: Started) -> None:
+    parent, waiting, usual = jobs.start(SUSPECT), jobs.start(SUSPECT), jobs.start()
+    with jobs.suspects.suspended():
+        assert not jobs.suspects.exist, "the child job must be received"
+        child = jobs.start(SUSPECT)
+        assert jobs.started == [parent, usual, waiting, child]
+        jobs.suspects.end(child)
+    jobs.suspects.end(parent)
+    later = jobs.start(SUSPECT)
+    assert later not in jobs.started
+    jobs.suspects.end(waiting)
+    jobs.suspects.end(usual)
+    assert jobs.started[-1] is later
+
+
+def test_a_job_that_waits_for_its_child_jobs_does_not_run(journal: LockJournal) -> None:
+    running = RunningJobs()
+    parent, child = message(1, journal), message(2, journal)
+    running.enter(parent)
+    with running.paused([parent]):
+        running.enter(child)
+        assert states(journal) == [LockState.RAN, LockState.RUNNING_ALONE]
+        running.leave(child)
+    assert states(journal)[0] is LockState.RUNNING_ALONE
