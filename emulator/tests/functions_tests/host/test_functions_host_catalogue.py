@@ -1,11 +1,14 @@
 """Test which functions the host leaves out, with the texts of Azure's host."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from emulator.functions.app_process import AppCommand, AppSupervisor
 from emulator.functions.catalogue import build_catalogue
 from emulator.functions.errors import AppLoadError
+from emulator.functions.invoker import Invoker
 from emulator.functions.settings import HostFile
 
 OTHER = {"name": "other", "bindings": [{"name": "req", "type": "httpTrigger"}]}
@@ -72,6 +75,16 @@ def test_an_invalid_function_is_left_out(
 )
 def test_a_valid_function_is_loaded(function: dict[str, Any]) -> None:
     assert names(function) == [function["name"], "other"]
+
+
+def test_a_disabled_orchestrator_can_be_told_from_an_unknown_one() -> None:
+    bundle = HostFile(has_extension_bundle=True)
+    bindings = [{"name": "context", "type": "orchestrationTrigger"}]
+    functions = [{"name": name, "bindings": bindings} for name in ("on", "off")]
+    catalogue = build_catalogue(functions, bundle, {"AzureWebJobs.off.Disabled": "true"})
+    invoker = Invoker(AppSupervisor(AppCommand(Path(), {})), None, catalogue)
+    assert list(invoker.orchestrators) == ["on"]
+    assert list(invoker.disabled_orchestrators) == ["off"]
 
 
 def test_an_app_whose_functions_are_all_invalid_is_refused() -> None:
