@@ -17,7 +17,7 @@ from contract.queues import names
 from gateway.asgi import serve
 from gateway.durable import DurableClient
 from gateway.http.app import create_app
-from gateway.jobs import orchestrator, recovery
+from gateway.jobs import orchestrator
 from gateway.jobs.orchestrator import log_failure
 from gateway.queues.client import log_oldest
 from gateway.services import Services
@@ -129,7 +129,4 @@ async def purge(timer: func.TimerRequest, client: df.DurableOrchestrationClient)
 
     Also end orchestrations that still run although their jobs have ended.
     """
-    durable = DurableClient(client)
-    await recovery.recover(durable, services.jobs, services.clock(), services.retention)
-    await housekeeping.purge(durable, services)
-    await housekeeping.delete_old_blobs(services)
+    await housekeeping.run(DurableClient(client), services)

@@ -3,7 +3,8 @@
 GatewayError
 ├── InvalidSetting      a setting is missing or wrong, so the gateway does not start
 ├── Unavailable         a service that the gateway needs failed or did not respond; try again
-│   └── UnknownQueue    the queue does not exist, or the gateway has no access to the queue
+│   ├── UnknownQueue    the queue does not exist, or the gateway has no access to the queue
+│   └── NoAnswer        the service cannot be reached, or did not respond in time
 ├── UnknownInstance     no orchestration has this id
 ├── FinalInstance       the orchestration has ended and accepts no events
 ├── IllegalStatusChange a job cannot change from its current status to the requested status
@@ -40,6 +41,10 @@ class Unavailable(GatewayError):
 
 class UnknownQueue(Unavailable):
     """The queue does not exist, or the gateway has no access to the queue."""
+
+
+class NoAnswer(Unavailable):
+    """The service cannot be reached, or did not respond in time. Other errors are answers."""
 
 
 class UnknownInstance(GatewayError):

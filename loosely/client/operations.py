@@ -58,6 +58,9 @@ POLL_SECONDS: Final = 60
 _EVENT_POLL_SECONDS: Final = 1
 #: An input up to this size, in bytes, is sent without a request for the model's limit. If the
 #: gateway refuses the input, the refused submit costs less than that request.
+_IS_STORED: Final = "UnauthorizedBlobOverwrite"
+"""The error code with which blob storage refuses to overwrite an upload that it has stored."""
+
 _SURELY_SMALL_BYTES: Final = 1024 * 1024
 _REDIRECTS: Final = frozenset({302, 303, 307})
 #: If the gateway responds in fewer seconds than this, it did not wait for the job's end.
@@ -618,7 +621,12 @@ class ClientOperations:
             raise UnexpectedAnswer(
                 response.shown_url, response.status, "the upload URL in the response is invalid"
             ) from None
-        await self._send_to_store(request, (200, 201), "a stored upload was expected", give_up_at)
+        reason = "a stored upload was expected"
+        response = await self._send_to_store(request, (200, 201, 403), reason, give_up_at)
+        # The URL permits only to create the blob. So the blob exists if the response to an earlier
+        # attempt was lost.
+        if response.status == 403 and response.headers.get("x-ms-error-code") != _IS_STORED:
+            raise UnexpectedAnswer(request.shown_url, response.status, reason)
         return Upload(slot.reference, payload.media_type, payload.size_bytes, slot.document)
 
     async def _send_to_store(

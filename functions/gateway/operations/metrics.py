@@ -6,11 +6,12 @@ the process of a counter. Before a process responds, it writes its own counters 
 a counter never decreases from one scrape to the next, even if different instances respond.
 """
 
+import asyncio
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from gateway.errors import Unavailable
-from gateway.operations.overview import Figures, Operations
+from gateway.operations.overview import SOURCE_SECONDS, Figures, Operations
 from gateway.operations.sums import ProcessSums
 from gateway.operations.workers import WorkerState
 from gateway.telemetry import BUCKET_SECONDS, Histogram
@@ -47,7 +48,11 @@ async def render_metrics(operations: Operations, accept: str) -> tuple[bytes, st
     from prometheus_client import CollectorRegistry  # noqa: PLC0415
     from prometheus_client.exposition import choose_encoder  # noqa: PLC0415
 
-    await operations.sums.write()
+    try:
+        async with asyncio.timeout(SOURCE_SECONDS):
+            await operations.sums.write()
+    except TimeoutError:
+        raise Unavailable("blobs", "the counts of this process cannot be written") from None
     figures = await operations.read(is_fresh=True)
     if figures.unavailable:
         raise Unavailable("blobs", f"{' and '.join(figures.unavailable)} cannot be read")

@@ -19,6 +19,7 @@ from gateway.errors import Unavailable
 from gateway.jobs.model import Time
 from gateway.operations import verdicts
 from gateway.operations.decoded_blobs import DecodedBlobs
+from gateway.operations.housekeeping_runs import HousekeepingRun, read_last_run
 from gateway.operations.sums import (
     INTERVAL_SECONDS,
     MinuteSums,
@@ -29,18 +30,24 @@ from gateway.operations.sums import (
     quantile,
 )
 from gateway.operations.verdicts import (
+    AGES_TEXT,
     HEARTBEATS_TEXT,
+    HOUSEKEEPING_TEXT,
     LETTERS_TEXT,
     SUMS_TEXT,
     QueueFigures,
     find_reason,
     judge,
+    judge_housekeeping,
 )
 from gateway.operations.workers import SeenWorker, WorkerHeartbeats, WorkerState
 from gateway.queues.client import MessageCounts, Queues
 from gateway.queues.estimates import WaitEstimates
 from gateway.storage.blobs import Blobs, ListedBlob
 from gateway.telemetry import KEPT_MINUTES, Histogram, JobCounters, ModelSum, Sums
+
+SOURCE_SECONDS: Final = 2.0
+"""How long to wait for one source of figures. Without an answer, the source is unavailable."""
 
 FRESH_SECONDS: Final = 1.0
 """For how many seconds the figures are used before they are read again."""
@@ -240,7 +247,9 @@ class Figures:
     """The state of the queues and workers at the time `at`, and counts of jobs before this time.
 
     `minutes` contains the counts of each of the last minutes. Its keys are minutes since 1970.
-    `unavailable` contains the names of the sources that could not be read.
+    `unavailable` contains the names of the sources that could not be read. `silent_since` says
+    since when Service Bus has not answered; it is None if Service Bus answers. `last_run` is the
+    last run of the housekeeping; None if no run is recorded.
     """
 
     at: datetime
@@ -249,6 +258,8 @@ class Figures:
     processes: list[ProcessSums]
     minutes: dict[int, Sums]
     unavailable: list[str]
+    silent_since: datetime | None
+    last_run: HousekeepingRun | None
 
 
 class Operations:
@@ -278,6 +289,8 @@ class Operations:
         self._heartbeats = heartbeats
         self._clock = clock
         self._has_minute_sums = has_minute_sums
+        self._blobs = blobs
+        self._begun_at = clock()
         self._letters = DecodedBlobs(blobs, DEAD_LETTERS, _is_redriven, MAX_LETTERS)
         self._dead: tuple[datetime, dict[str, int]] | None = None
         self._oldest: dict[str, tuple[datetime, datetime | None]] = {}
@@ -308,6 +321,8 @@ class Operations:
                     now,
                     has_heartbeats=has_heartbeats,
                     unavailable=figures.unavailable,
+                    silent_since=figures.silent_since,
+                    others=judge_housekeeping(figures.last_run, self._begun_at, now),
                 )
             ],
             "queues": [
@@ -387,13 +402,17 @@ class Operations:
     async def _read(self) -> Figures:
         models = list(self._catalogue.values())
         unavailable: list[str] = []
-        workers, processes, dead, counts = await asyncio.gather(
+        workers, processes, dead, last_run, counts = await asyncio.gather(
             _or_default(self._heartbeats.read(), [], HEARTBEATS_TEXT, unavailable),
             _or_default(self.sums.read(), [self.sums.own], SUMS_TEXT, unavailable),
             _or_default(self._count_letters(), None, LETTERS_TEXT, unavailable),
+            _or_default(read_last_run(self._blobs), None, HOUSEKEEPING_TEXT, unavailable),
             asyncio.gather(*map(self._estimates.count, models)),
         )
-        ages = await asyncio.gather(*map(self._oldest_age, models, counts))
+        ages: list[float | None] = [None] * len(models)
+        if self._estimates.silent_since is None:
+            reading = asyncio.gather(*map(self._oldest_age, models, counts))
+            ages = await _or_default(reading, ages, AGES_TEXT, [])
         now = self._clock()
         minutes = merge_minutes(processes)
         found = [
@@ -403,7 +422,10 @@ class Operations:
         for queue in found:
             if queue.waiting is not None:
                 self._counters.record_waiting(queue.model, queue.waiting)
-        return Figures(now, found, workers, processes, minutes, sorted(unavailable))
+        return Figures(
+            *(now, found, workers, processes, minutes, sorted(unavailable)),
+            *(self._estimates.silent_since, last_run),
+        )
 
     def _queue_figures(  # noqa: PLR0913, PLR0917 - all readings of one model
         self,
@@ -548,9 +570,10 @@ def _count_held(model: ModelEntry, workers: list[SeenWorker], now: datetime) -> 
 
 async def _or_default(reading: Awaitable[T], default: T, what: str, unavailable: list[str]) -> T:
     try:
-        return await reading
-    except Unavailable as error:
-        _log.warning("%s cannot be read: %s", what, error)
+        async with asyncio.timeout(SOURCE_SECONDS):
+            return await reading
+    except (Unavailable, TimeoutError) as error:
+        _log.warning("%s cannot be read: %s", what, str(error) or "no answer")
         unavailable.append(what)
         return default
 

@@ -5,13 +5,14 @@ All functions are pure: the time and everything that was read are arguments.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from math import inf
 from typing import Final
 
 from contract.heartbeats import ModelHeartbeat, ModelState
-from contract.messages import FailureCode
+from contract.messages import FailureCode, format_time
+from gateway.operations.housekeeping_runs import HousekeepingRun
 from gateway.operations.workers import SeenWorker, WorkerState
 
 OUT_OF_MEMORY: Final = FailureCode.OUT_OF_MEMORY.value
@@ -20,6 +21,8 @@ OUT_OF_MEMORY: Final = FailureCode.OUT_OF_MEMORY.value
 HEARTBEATS_TEXT: Final = "the heartbeats"
 SUMS_TEXT: Final = "the minute sums"
 LETTERS_TEXT: Final = "the dead letters"
+AGES_TEXT: Final = "the ages of the oldest messages"
+HOUSEKEEPING_TEXT: Final = "the end of the last housekeeping"
 
 ANSWERED_SECONDS: Final = 12.0
 """If a worker of a model called the gateway less than this time ago, the model has a worker.
@@ -37,6 +40,9 @@ MANY_WAITING: Final = 10
 GROWTH: Final = 1.2
 """A backlog grows if at least MANY_WAITING jobs wait, and jobs arrive faster than GROWTH times the
 rate at which they end."""
+
+HOUSEKEEPING_LATE: Final = timedelta(hours=1)
+"""A warning is given if no run of the housekeeping has ended well for this time."""
 
 MANY_FAILED: Final = 5
 FAILED_SHARE: Final = 0.5
@@ -62,6 +68,7 @@ class VerdictCode(StrEnum):
     BACKLOG_GROWS = "backlog-grows"
     DEAD_LETTERS = "dead-letters"
     HEARTBEATS_OFF = "heartbeats-off"
+    HOUSEKEEPING_FAILS = "housekeeping-fails"
     LONG_WAIT = "long-wait"
     MANY_FAILURES = "many-failures"
     MODEL_BROKEN = "model-broken"
@@ -190,13 +197,15 @@ def _reason_of_workers(
     return _broken_reason([beat for _, beat in alive])
 
 
-def judge(
+def judge(  # noqa: PLR0913 - everything that is judged
     queues: Sequence[QueueFigures],
     workers: Sequence[SeenWorker],
     now: datetime,
     *,
     has_heartbeats: bool = True,
     unavailable: Sequence[str] = (),
+    silent_since: datetime | None = None,
+    others: Iterable[Verdict] = (),
 ) -> list[Verdict]:
     """Return verdicts (sentences about the state of the system), the most urgent first.
 
@@ -206,8 +215,15 @@ def judge(
         now: The current time.
         has_heartbeats: Whether heartbeats are switched on. If not, no verdict is about workers.
         unavailable: The sources that could not be read, for example `the heartbeats`.
+        silent_since: Since when Service Bus has not answered; None if it answers.
+        others: Further verdicts, which were computed by other functions.
     """
-    found: list[tuple[Verdict, float]] = []
+    found = [(each, 0.0) for each in others]
+    if silent_since is not None:
+        text = f"Service Bus does not answer since {format_time(silent_since)}: no queue is known."
+        advice = "Jobs are accepted and sent when it answers again. See GET /v1/health/ready."
+        silent = Verdict(Severity.CRITICAL, None, VerdictCode.SERVICE_UNAVAILABLE, text, advice)
+        found.append((silent, inf))
     if unavailable:
         text = f"The blob storage does not respond: {' and '.join(unavailable)} are unknown."
         advice = "See GET /v1/health/ready and the gateway's log."
@@ -216,7 +232,12 @@ def judge(
         has_heartbeats = has_heartbeats and HEARTBEATS_TEXT not in unavailable
     for queue in queues:
         age = queue.oldest_age_seconds or 0.0
-        found += [(each, age) for each in _judge_queue(queue, workers, now, has_heartbeats)]
+        found += [
+            (each, age)
+            for each in _judge_queue(queue, workers, now, has_heartbeats)
+            # One verdict about Service Bus also explains all queues that are unknown.
+            if silent_since is None or each.code is not VerdictCode.QUEUE_UNKNOWN
+        ]
     if has_heartbeats:
         found += [(each, 0.0) for each in _judge_workers(queues, workers, now)]
     elif not unavailable:
@@ -406,6 +427,31 @@ def _judge_restarts(workers: Sequence[SeenWorker], now: datetime) -> Iterable[Ve
             "Its jobs are delivered again. If it repeats, look at the failed jobs of this time and "
             "at the worker's log.",
         )
+
+
+def judge_housekeeping(
+    last: HousekeepingRun | None, process_started_at: datetime, now: datetime
+) -> Iterable[Verdict]:
+    """Yield a verdict if no run of the housekeeping has ended well for an hour.
+
+    `last` is the last run; None if no run is recorded. `process_started_at` is when this process
+    started. An app that did not run for some time gets no verdict until a run should have ended.
+    """
+    failed = {} if last is None else last.failed
+    since = process_started_at if last is None else last.ended_well_at
+    if not failed:
+        since = max(since, process_started_at)
+    if now - since <= HOUSEKEEPING_LATE:
+        return
+    reasons = "; ".join(f"{name}: {error}" for name, error in failed.items())
+    yield Verdict(
+        Severity.WARNING,
+        None,
+        VerdictCode.HOUSEKEEPING_FAILS,
+        "The housekeeping has not ended well for "
+        f"{duration_text((now - since).total_seconds())}{': ' if reasons else ''}{reasons:.300}.",
+        "Expired data is kept until it ends well. See the gateway's log of the function `purge`.",
+    )
 
 
 def _judge_silent(worker: SeenWorker, alive: Sequence[SeenWorker], now: datetime) -> Verdict:

@@ -1,7 +1,9 @@
 """A client of Service Bus that sends messages and counts the messages in a queue.
 
-The client keeps one connection, and one open sender for each queue. It replaces a sender that has
-failed. Messages that wait while a batch is being sent are sent together as the next batch.
+The client keeps one open sender for each queue to which it sends, and one open receiver for each
+queue at which it peeks. The SDK opens a connection for each of them. The client replaces a sender
+or a receiver that has failed. Messages that wait while a batch is being sent are sent together as
+the next batch.
 
 The client counts messages with the management API. In Azure, this requires the access right Manage
 on the queues, or the role Azure Service Bus Data Owner. An emulator serves the management API over
@@ -11,6 +13,7 @@ https.
 """
 
 import asyncio
+import contextlib
 import logging
 import re
 from collections import deque
@@ -20,7 +23,7 @@ from datetime import datetime
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
-from azure.core.exceptions import AzureError
+from azure.core.exceptions import AzureError, ServiceRequestError, ServiceResponseError
 from azure.core.pipeline.transport import AioHttpTransport
 from azure.servicebus import ServiceBusMessage
 from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver, ServiceBusSender
@@ -33,7 +36,7 @@ from azure.servicebus.exceptions import (
 )
 
 from gateway.clock import Clock
-from gateway.errors import Unavailable, UnknownQueue
+from gateway.errors import NoAnswer, Unavailable, UnknownQueue
 from gateway.settings import ServiceEndpoint
 
 _SEND_TIMEOUT_SECONDS = 5.0
@@ -46,6 +49,15 @@ Service Bus asks for two seconds (error code 50009).
 
 BUSY_ATTEMPTS: Final = 3
 """How often a throttled batch is sent. After that, the `enqueue` activity sends the messages."""
+
+PEEK_SECONDS: Final = 2.0
+"""How long to wait for the answer to a peek, with the time to open its AMQP link."""
+
+MAX_OPENING: Final = 32
+"""How many AMQP links for peeks are opened at the same time.
+
+Each opening needs some milliseconds of processor time, and has to end within PEEK_SECONDS.
+"""
 
 MAX_BATCH_MESSAGES: Final = 100
 MAX_BATCH_BYTES: Final = 200_000
@@ -90,7 +102,7 @@ class Queues(Protocol):
     async def oldest(self, queue: str) -> datetime | None:
         """Return when the queue's oldest message was enqueued; None if the queue is empty.
 
-        Locked messages are included.
+        Locked messages are included. Calls for different queues may run at the same time.
         """
 
     async def count(self, queue: str) -> MessageCounts:
@@ -119,7 +131,8 @@ class ServiceBusQueues:
         self._administration = Administration(endpoint, admin_url)
         self._client: ServiceBusClient | None = None
         self._senders: dict[str, BatchingSender] = {}
-        self._probe: ServiceBusReceiver | None = None
+        self._peekers: dict[str, PeekLink] = {}
+        self._opening = asyncio.Semaphore(MAX_OPENING)
 
     async def send(self, queue: str, message: ServiceBusMessage) -> None:
         """Send a message, and return when the queue has stored it.
@@ -143,21 +156,7 @@ class ServiceBusQueues:
 
         The method peeks at a message, which does not lock the message.
         """
-        if self._probe is None:
-            self._probe = self._connected().get_queue_receiver(queue)
-        try:
-            await self._probe.peek_messages(max_message_count=1)
-        except ServiceBusServerBusyError as error:
-            raise Unavailable("queue", f"Service Bus throttles the requests: {error!r}") from error
-        except BaseException as error:
-            probe, self._probe = self._probe, None
-            if probe is not None:
-                await _close_quietly(probe)
-            if isinstance(error, _FAILURES):
-                raise Unavailable(
-                    "queue", f"peeking at the queue {queue} failed: {error!r}"
-                ) from error
-            raise
+        await self.oldest(queue)
         early_queues, self._early_queues = self._early_queues, ()
         for each in early_queues:
             self._sender(each).open_soon()
@@ -165,16 +164,19 @@ class ServiceBusQueues:
     async def oldest(self, queue: str) -> datetime | None:
         """Return when the queue's oldest message was enqueued; None if the queue is empty.
 
-        Each call opens and closes an AMQP link, because this method is called only once a minute.
+        The AMQP link stays open for the next call.
         """
-        receiver = self._connected().get_queue_receiver(queue)
+        peek_link = self._peekers.get(queue)
+        if peek_link is None:
+            peek_link = self._peekers[queue] = PeekLink(
+                lambda: self._connected().get_queue_receiver(queue), self._opening
+            )
         try:
-            peeked = await receiver.peek_messages(max_message_count=1)
+            return await peek_link.peek()
+        except ServiceBusServerBusyError as error:
+            raise Unavailable("queue", f"Service Bus throttles the requests: {error!r}") from error
         except _FAILURES as error:
             raise Unavailable("queue", f"peeking at the queue {queue} failed: {error!r}") from error
-        finally:
-            await _close_quietly(receiver)
-        return peeked[0].enqueued_time_utc if peeked else None
 
     async def count(self, queue: str) -> MessageCounts:
         """Return the numbers of messages in the queue."""
@@ -187,9 +189,9 @@ class ServiceBusQueues:
         self._senders.clear()
         for sender in senders:
             await sender.close()
-        probe, self._probe = self._probe, None
-        if probe is not None:
-            await _close_quietly(probe)
+        peek_links = list(self._peekers.values())
+        self._peekers.clear()
+        await asyncio.gather(*(peek_link.close() for peek_link in peek_links))
         if self._client is not None:
             await self._client.close()
             self._client = None
@@ -370,6 +372,65 @@ class BatchingSender:
             await _close_quietly(sender)
 
 
+class PeekLink:
+    """Peeks at the oldest message of one queue. Calls at the same time share one peek."""
+
+    def __init__(
+        self, make_receiver: Callable[[], ServiceBusReceiver], opening: asyncio.Semaphore
+    ) -> None:
+        """Create a peek_link without a connection.
+
+        `make_receiver` returns a new receiver of the SDK. A peek that has to open its AMQP link
+        waits for `opening`.
+        """
+        self._make_receiver = make_receiver
+        self._opening = opening
+        self._receiver: ServiceBusReceiver | None = None
+        self._task: asyncio.Task[datetime | None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def peek(self) -> datetime | None:
+        """Return when the oldest message was enqueued; None if the queue is empty.
+
+        Raises an error of the SDK, or TimeoutError after PEEK_SECONDS.
+        """
+        if self._task is None:
+            self._task = asyncio.create_task(self._peek())
+        # The other callers still wait for this peek if one of them is cancelled.
+        return await asyncio.shield(self._task)
+
+    async def close(self) -> None:
+        """Close the SDK's receiver."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        if self._receiver is not None:
+            await _close_quietly(self._receiver)
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+    async def _peek(self) -> datetime | None:
+        try:
+            async with self._opening if self._receiver is None else contextlib.nullcontext():
+                receiver = self._receiver = self._receiver or self._make_receiver()
+                async with asyncio.timeout(PEEK_SECONDS):
+                    # Without a number, the SDK continues after the last message that was peeked.
+                    peeked = await receiver.peek_messages(max_message_count=1, sequence_number=1)
+            return peeked[0].enqueued_time_utc if peeked else None
+        except ServiceBusServerBusyError:
+            raise  # the link is not affected
+        except BaseException:
+            failed, self._receiver = self._receiver, None
+            if failed is not None:
+                # A receiver that does not respond also closes slowly, and nobody waits for this.
+                closing = asyncio.create_task(_close_quietly(failed))
+                self._closing.add(closing)
+                closing.add_done_callback(self._closing.discard)
+            raise
+        finally:
+            self._task = None
+
+
 def _size_bytes(message: ServiceBusMessage) -> int:
     """Return the estimated size of a message in bytes."""
     return sum(len(part) for part in message.body) + _MESSAGE_OVERHEAD_BYTES
@@ -410,7 +471,8 @@ class Administration:
             active = found.active_message_count
         # The SDK's XML reader raises the last three errors for an invalid response.
         except (AzureError, OSError, ValueError, SyntaxError, AttributeError) as error:
-            raise Unavailable(
+            is_answer = not isinstance(error, OSError | ServiceRequestError | ServiceResponseError)
+            raise (Unavailable if is_answer else NoAnswer)(
                 "queue", f"the messages in the queue {queue} cannot be counted: {error!r}"
             ) from error
         if active is None:
@@ -477,17 +539,21 @@ async def log_oldest(
 
     Alerts in infra/modules/alerts.bicep parse these log lines. Returns the time at which the oldest
     message of each queue was enqueued; None for an empty queue. A queue that cannot be read is
-    not in the result.
+    not in the result. All queues are read at the same time.
     """
+    wanted = sorted(names)
+    answers = await asyncio.gather(*map(queues.oldest, wanted), return_exceptions=True)
     found: dict[str, datetime | None] = {}
-    for queue in sorted(names):
-        try:
-            enqueued_at = await queues.oldest(queue)
-        except Unavailable as error:
-            _log.warning("queue %s: the age of the oldest message cannot be read: %s", queue, error)
-            continue
-        found[queue] = enqueued_at
-        if enqueued_at is not None:
-            age_seconds = max(0.0, (clock() - enqueued_at).total_seconds())
-            _log.info("queue %s: the oldest message is %.0f s old", queue, age_seconds)
+    for queue, answer in zip(wanted, answers, strict=True):
+        if isinstance(answer, Unavailable):
+            _log.warning(
+                "queue %s: the age of the oldest message cannot be read: %s", queue, answer
+            )
+        elif isinstance(answer, BaseException):
+            raise answer
+        else:
+            found[queue] = answer
+            if answer is not None:
+                age_seconds = max(0.0, (clock() - answer).total_seconds())
+                _log.info("queue %s: the oldest message is %.0f s old", queue, age_seconds)
     return found

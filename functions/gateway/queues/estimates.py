@@ -42,7 +42,7 @@ from contract.catalogue import ModelEntry, Priority, queue_of
 from contract.messages import JobReply
 from contract.names import queue_length_blob
 from gateway.clock import Clock
-from gateway.errors import Unavailable
+from gateway.errors import NoAnswer, Unavailable
 from gateway.jobs.model import JobQueue
 from gateway.operations.model_states import ModelStates
 from gateway.queues.client import MessageCounts
@@ -377,6 +377,8 @@ class SharedCounts:
         self._process = process or f"{random.getrandbits(64):x}"
         self._random_fraction = random_fraction
         self._other_seen_at = -math.inf
+        self.silent_since: datetime | None = None
+        """Since when Service Bus has not answered any count; None if it answered the last count."""
         self._written_at: dict[str, float] = {}
 
     def is_own(self, count: SharedCount) -> bool:
@@ -401,10 +403,25 @@ class SharedCounts:
                 self._other_seen_at = now
             if abs(age_seconds) <= FRESH_SECONDS:
                 return SharedCount(found.counts, min(found.at_seconds, now), found.process)
-        counted = SharedCount(await self._counter.count(queue), now, self._process)
+        counted = SharedCount(await self._count(queue), now, self._process)
         if is_readable and self._is_shared(queue, now):
             await self._write(queue, counted, blob)
         return counted
+
+    async def _count(self, queue: str) -> MessageCounts:
+        """Count the messages in a queue, and record whether Service Bus answers."""
+        begun_at = self._clock()
+        try:
+            async with asyncio.timeout(COUNT_TIMEOUT_SECONDS):
+                counts = await self._counter.count(queue)
+        except (NoAnswer, TimeoutError):
+            self.silent_since = self.silent_since or begun_at
+            raise
+        except Unavailable:
+            self.silent_since = None
+            raise
+        self.silent_since = None
+        return counts
 
     def _is_shared(self, queue: str, now: float) -> bool:
         """Return whether to write the next count into the blob, for other processes of the app."""
@@ -534,8 +551,7 @@ class QueueStatistics:
     async def _count_messages(self, queue: str) -> LengthSample | None:
         replies = self._replies
         try:
-            async with asyncio.timeout(COUNT_TIMEOUT_SECONDS):
-                found = await self._counter.count(queue)
+            found = await self._counter.count(queue)
             if not self._counter.is_own(found):
                 replies = self._replies_until(found.at_seconds)
             counts = found.counts
@@ -549,7 +565,7 @@ class QueueStatistics:
             _log.warning(
                 "the length of queue %s and the positions of its jobs are unknown: %s; the "
                 "messages are counted again in %d s",
-                *(queue, error or "the count timed out", PAUSE_AFTER_FAILURE_SECONDS),
+                *(queue, str(error) or "the count timed out", PAUSE_AFTER_FAILURE_SECONDS),
             )
         finally:
             self._counting = None
@@ -630,6 +646,11 @@ class WaitEstimates:
         )
         known.queues[priority].record_reply()
         known.quiet_since = now
+
+    @property
+    def silent_since(self) -> datetime | None:
+        """Since when Service Bus has not answered any count of messages; None if it answers."""
+        return self._counter.silent_since
 
     def answered_seconds(self, model: str) -> float | None:
         """Return how many seconds ago a worker of the model called this process; None if never."""

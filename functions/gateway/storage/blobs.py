@@ -24,6 +24,7 @@ import yarl
 from azure.core import MatchConditions
 from azure.core.exceptions import (
     AzureError,
+    HttpResponseError,
     ResourceExistsError,
     ResourceModifiedError,
     ResourceNotFoundError,
@@ -31,10 +32,17 @@ from azure.core.exceptions import (
 from azure.storage.blob import (
     ContainerSasPermissions,
     ContentSettings,
+    StorageErrorCode,
     UserDelegationKey,
     generate_container_sas,
 )
-from azure.storage.blob.aio import BlobClient, BlobServiceClient, ContainerClient, LinearRetry
+from azure.storage.blob.aio import (
+    BlobClient,
+    BlobLeaseClient,
+    BlobServiceClient,
+    ContainerClient,
+    LinearRetry,
+)
 
 from contract.names import PAYLOAD_CONTAINER
 from gateway.clock import Clock, utc_now
@@ -385,7 +393,10 @@ class Blobs(Protocol):
         """Return a blob's properties and first `head_bytes` bytes; None if the blob is missing."""
 
     async def delete(self, blob: str, etag: str | None = None) -> None:
-        """Delete a blob if it exists. If `etag` is given, keep a blob with a different ETag."""
+        """Delete a blob and its snapshots, even if the blob has a lease.
+
+        Do nothing if the blob does not exist. If `etag` is given, keep a blob with another ETag.
+        """
 
     def list(self, prefix: str) -> AsyncIterator[ListedBlob]:
         """List the blobs whose names have this prefix, in the order of their names."""
@@ -447,13 +458,24 @@ class ContainerBlobs:
         )
 
     async def delete(self, blob: str, etag: str | None = None) -> None:
-        """Delete a blob if it exists. If `etag` is given, keep a blob with a different ETag."""
-        given: dict[str, Any] = {}
+        """Delete a blob and its snapshots, even if the blob has a lease.
+
+        Do nothing if the blob does not exist. If `etag` is given, keep a blob with another ETag.
+        """
+        given: dict[str, Any] = {"delete_snapshots": "include"}
         if etag:
-            given = {"etag": etag, "match_condition": MatchConditions.IfNotModified}
+            given |= {"etag": etag, "match_condition": MatchConditions.IfNotModified}
+        client = self._blob(blob)
         async with answering("deleting a blob"):
             try:
-                await self._blob(blob).delete_blob(**given)
+                try:
+                    await client.delete_blob(**given)
+                except HttpResponseError as error:
+                    if error.error_code != StorageErrorCode.LEASE_ID_MISSING:  # type: ignore[attr-defined]  # set by the SDK
+                        raise
+                    # The gateway takes no leases: the holder of an upload link has taken this one.
+                    await BlobLeaseClient(client).break_lease(lease_break_period=0)
+                    await client.delete_blob(**given)
             except (ResourceNotFoundError, ResourceModifiedError):
                 return
 

@@ -98,7 +98,7 @@ class PayloadLinks(Protocol):
         """The origin of the links, for example `https://account.blob.core.windows.net`."""
 
     async def to_write(self, blob: str, expires_at: datetime) -> str:
-        """Return a URL that permits only writing this blob, until `expires_at`."""
+        """Return a URL that permits only creating this blob, until `expires_at`."""
 
     async def to_read(
         self, blob: str, media_type: str, file_name: str, expires_at: datetime
@@ -131,12 +131,13 @@ class SignedPayloadLinks:
         return (self._public_url or str(self._container.service.url)).rstrip("/")
 
     async def to_write(self, blob: str, expires_at: datetime) -> str:
-        """Return a URL that permits only writing this blob, until `expires_at`.
+        """Return a URL that permits only creating this blob, until `expires_at`.
 
+        The permission to write would also permit leases, which would keep the blob from deletion.
         Creates the container if this process has not created it before.
         """
         await self._container.ensure()
-        return await self._link(blob, BlobSasPermissions(create=True, write=True), expires_at)
+        return await self._link(blob, BlobSasPermissions(create=True), expires_at)
 
     async def to_read(
         self, blob: str, media_type: str, file_name: str, expires_at: datetime

@@ -13,7 +13,6 @@ from typing import Final
 from uuid import UUID
 
 from contract.names import UPLOADS, upload_blob
-from gateway.storage.blobs import Blobs
 
 UPLOAD_LIFETIME: Final = timedelta(hours=6)
 """How long an upload is valid after its id was created.
@@ -50,17 +49,7 @@ def upload_blob_of(upload_id: str, tenant: str) -> str:
     )
 
 
-async def delete_expired_uploads(blobs: Blobs, expired_before: datetime) -> int:
-    """Delete the uploads that expired before this time; return their number.
-
-    A job may read its upload until the job's deadline. Therefore the time from `expired_before` to
-    now must be at least the longest deadline of a job. Raises Unavailable if the storage fails.
-    """
-    deleted = 0
-    async for found in blobs.list(UPLOADS):
-        expires_at = upload_expiry(found.name.removeprefix(UPLOADS).partition(".")[0])
-        if expires_at is not None and expires_at > expired_before:
-            break  # the names are sorted by their creation times
-        await blobs.delete(found.name)
-        deleted += 1
-    return deleted
+def has_expired(blob: str, before: datetime) -> bool:
+    """Return whether the upload in this blob expired before this time, or has no valid name."""
+    expires_at = upload_expiry(blob.removeprefix(UPLOADS).partition(".")[0])
+    return expires_at is None or expires_at <= before

@@ -92,6 +92,9 @@ SEND_LATER: Final = timedelta(seconds=5)
 During this time, the orchestrations of the model's new jobs send the messages.
 """
 
+UNSENT_WAIT_SECONDS: Final = 5.0
+"""The longest time in seconds that a caller waits for a job whose message is not sent yet."""
+
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -259,18 +262,21 @@ class JobCreator:
         `is_only_start` is true.
 
         Returns the final record, or the initial record if the job does not end within
-        `wait_seconds`. Raises Unavailable if the start of the job may have failed. After the start,
-        a failure of the storage raises no error, because the job exists.
+        `wait_seconds`, or within UNSENT_WAIT_SECONDS if Service Bus does not respond. Raises
+        Unavailable if the start of the job may have failed. After the start, a failure of the
+        storage raises no error, because the job exists.
         """
         with self.waiters.waiting(job.job_id) as waiter:
             # The worker of a model that reports progress asks for the orchestration at once.
             if is_only_start and wait_seconds > 0 and not job.reports_progress:
                 waiter.delay_start()
-            job, sent_at = await self._send(job)
             loop = asyncio.get_running_loop()
             ends_at = loop.time() + wait_seconds
-            outcome = await waiter.pause_before_start(0.0 if sent_at is None else wait_seconds)
-            wait_seconds = max(0.0, ends_at - loop.time())
+            job, sent_at = await self._send(job)
+            if sent_at is None:
+                ends_at = min(ends_at, loop.time() + UNSENT_WAIT_SECONDS)
+            left_seconds = max(0.0, ends_at - loop.time())
+            outcome = await waiter.pause_before_start(0.0 if sent_at is None else left_seconds)
             ticket = job.ticket(sent_at=sent_at, outcome=outcome)
             with waiter.starting():
                 await durable.start(job.job_id, ticket.text)
@@ -286,7 +292,8 @@ class JobCreator:
             if outcome is not None:
                 waiter.record_end(is_own=True)
                 return final_record(initial, outcome)
-            final = await self.jobs.wait(durable, job.job_id, initial, waiter, wait_seconds)
+            left_seconds = max(0.0, ends_at - loop.time())
+            final = await self.jobs.wait(durable, job.job_id, initial, waiter, left_seconds)
             return final or initial
 
     async def _send(self, job: PreparedJob) -> tuple[PreparedJob, datetime | None]:

@@ -397,17 +397,3 @@ class IdempotencyKeys:
         with self.waiters.waiting(job_id) as waiter:
             final = await self.jobs.wait(durable, job_id, record, waiter, wait_seconds)
         return dataclasses.replace(submitted, record=final or record)
-
-
-async def delete_expired_claims(blobs: Blobs, expired_before: datetime) -> int:
-    """Delete the idempotency claims that were written before `expired_before`.
-
-    Returns the number of deleted claims. Raises Unavailable if the blob storage fails.
-    """
-    deleted = 0
-    async for found in blobs.list(CLAIMS):
-        if found.modified_at < expired_before:
-            # The ETag prevents the deletion of a claim that was written again in the meantime.
-            await blobs.delete(found.name, found.etag)
-            deleted += 1
-    return deleted

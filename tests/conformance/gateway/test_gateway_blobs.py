@@ -103,7 +103,7 @@ async def test_blobs_are_listed_in_the_order_of_names(container: PayloadContaine
     assert [found.name async for found in blobs.list("b/")] == ["b/1", "b/2"]
 
 
-async def test_a_signed_link_for_writing_a_blob_does_not_permit_reading_the_blob(
+async def test_a_signed_link_permits_only_to_create_its_blob(
     container: PayloadContainer,
 ) -> None:
     links, blobs = SignedPayloadLinks(container), ContainerBlobs(container)
@@ -116,17 +116,37 @@ async def test_a_signed_link_for_writing_a_blob_does_not_permit_reading_the_blob
         assert (await http.delete(url)).status_code == 403
         other = url.replace("uploads/a", "uploads/b")
         assert (await http.put(other, content=b"x", headers=headers)).status_code == 403
+        assert (await http.put(url, content=b"again", headers=headers)).status_code == 403
+        lease = {"x-ms-lease-action": "acquire", "x-ms-lease-duration": "-1"}
+        assert (await http.put(f"{url}&comp=lease", headers=lease)).status_code == 403
         late = await links.to_write("uploads/a", datetime.now(UTC) - timedelta(seconds=5))
         assert (await http.put(late, content=b"x", headers=headers)).status_code == 403
     look = await blobs.look("uploads/a", 4)
     assert look is not None
     assert (look.media_type, look.size_bytes, look.head) == ("text/plain", 5, b"hell")
     headers["x-ms-blob-content-encoding"] = "gzip"
+    url = await links.to_write("uploads/b", soon)
     async with httpx.AsyncClient() as http:
         assert (await http.put(url, content=b"hello", headers=headers)).status_code == 201
-    look = await blobs.look("uploads/a", 4)
+    look = await blobs.look("uploads/b", 4)
     assert look is not None
     assert (look.content_encoding, look.head) == ("gzip", b"hell")
+
+
+@pytest.mark.parametrize("seconds", [-1, 60])
+async def test_a_blob_with_a_lease_and_snapshots_is_deleted(
+    container: PayloadContainer, seconds: int
+) -> None:
+    blobs = ContainerBlobs(container)
+    await blobs.create("uploads/a", b"1")
+    client = container.client.get_blob_client("uploads/a")
+    await client.create_snapshot()
+    await client.acquire_lease(seconds)
+    (listed,) = [each async for each in blobs.list("uploads/")]
+    await blobs.delete("uploads/a", "an older ETag")
+    assert await blobs.read("uploads/a") is not None
+    await blobs.delete("uploads/a", listed.etag)
+    assert [each async for each in container.client.list_blobs(include=["snapshots"])] == []
 
 
 async def test_a_signed_link_for_reading_permits_only_the_download_of_the_named_blob(

@@ -3,10 +3,13 @@
 import asyncio
 import gc
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Iterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,8 +23,9 @@ from contract.catalogue import Catalogue
 from contract.errors import PayloadCorrupt
 from contract.messages import PayloadRef
 from contract.queues import config
-from gateway.errors import MissingPayload, Unavailable, UnknownQueue
-from gateway.queues.client import ServiceBusQueues
+from gateway.clock import utc_now
+from gateway.errors import MissingPayload, NoAnswer, Unavailable, UnknownQueue
+from gateway.queues.client import PEEK_SECONDS, ServiceBusQueues, log_oldest
 from gateway.settings import ServiceEndpoint
 from gateway.storage.blobs import PayloadContainer
 from gateway.storage.payloads import BlobPayloadStore
@@ -141,14 +145,21 @@ async def test_requests_to_a_blob_storage_that_does_not_respond_raise_an_unavail
 
 
 @contextmanager
-def running_service_bus(port: int, folder: Path, admin_port: int = 0) -> Iterator[None]:
+def running_service_bus(
+    port: int, folder: Path, admin_port: int = 0, queues: Sequence[str] = ()
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run our Service Bus emulator with the queues of the catalogue, or with `queues`."""
+    content: Any = config(Catalogue.load())
+    if queues:
+        (namespace,) = content["UserConfig"]["Namespaces"]
+        namespace["Queues"] = [{"Name": name, "Properties": {}} for name in queues]
     configuration = folder / "config.json"
-    configuration.write_text(json.dumps(config(Catalogue.load())), encoding="utf-8")
+    configuration.write_text(json.dumps(content), encoding="utf-8")
     options = ("--config", str(configuration), "--data", str(folder / "data"))
     with running(
         "emulator.servicebus", port, *options, "--admin-port", str(admin_port or free_port())
-    ):
-        yield
+    ) as process:
+        yield process
 
 
 async def received(port: int, queue: str, count: int) -> list[Any]:
@@ -170,6 +181,56 @@ async def received(port: int, queue: str, count: int) -> list[Any]:
 
 def message(number: int) -> ServiceBusMessage:
     return ServiceBusMessage(b"%d" % number, message_id=f"job-{number}")
+
+
+# The queues of 50 models.
+HUNDRED = [f"m{number}" for number in range(100)]
+
+
+async def test_the_oldest_messages_of_100_queues_are_read_within_a_second(
+    tmp_path: Path,
+) -> None:
+    port = free_port()
+    with running_service_bus(port, tmp_path, queues=HUNDRED):
+        queues = ServiceBusQueues(service_bus(port))
+        try:
+            assert set((await log_oldest(queues, HUNDRED, utc_now)).values()) == {None}
+            for name in ("m3", "m97"):
+                await queues.send(name, message(1))
+                await queues.send(name, message(2))
+            seconds = []
+            for _ in range(3):
+                begun_at = time.monotonic()
+                found = await log_oldest(queues, HUNDRED, utc_now)
+                seconds.append(time.monotonic() - begun_at)
+                assert [name for name, at in found.items() if at] == ["m3", "m97"]
+            assert min(seconds) < 1.0
+            await received(port, "m3", 2)
+            assert (await queues.oldest("m3")) is None
+        finally:
+            await queues.close()
+
+
+async def test_the_queues_of_a_service_bus_that_does_not_respond_fail_within_seconds(
+    tmp_path: Path,
+) -> None:
+    port, admin_port = free_port(), free_port()
+    with running_service_bus(port, tmp_path, admin_port) as process:
+        queues = ServiceBusQueues(service_bus(port), f"http://localhost:{admin_port}")
+        try:
+            await queues.check("noop")
+            os.kill(process.pid, signal.SIGSTOP)
+            # One open link, one new link, and the management API.
+            calls = (queues.check("noop"), queues.oldest("classifier"), queues.count("noop"))
+            begun_at = time.monotonic()
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+            assert time.monotonic() - begun_at < PEEK_SECONDS + 2
+            assert all(isinstance(answer, Unavailable) for answer in answers)
+            assert isinstance(answers[2], NoAnswer)
+            os.kill(process.pid, signal.SIGCONT)
+            await queues.check("noop")
+        finally:
+            await queues.close()
 
 
 async def test_each_of_many_simultaneously_sent_messages_arrives_exactly_once(

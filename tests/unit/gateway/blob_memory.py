@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from gateway.errors import Unavailable
 from gateway.storage.blobs import BlobProperties, ListedBlob, SmallBlob
 from tests.unit.gateway.memory import ManualClock, MemoryPayloads
 
@@ -28,6 +29,7 @@ class MemoryBlobs:
     modified_at: dict[str, datetime] = field(default_factory=dict)
     write_count: int = 0
     content_encoding: str = ""
+    undeletable: set[str] = field(default_factory=set)
 
     def put(self, blob: str, data: bytes, media_type: str = "application/json") -> str:
         """Write a blob unconditionally, as a caller with a signed link does. Return the ETag."""
@@ -63,7 +65,9 @@ class MemoryBlobs:
 
     async def delete(self, blob: str, etag: str | None = None) -> None:
         await self.payloads.check()
-        if etag is None or self.etags.get(blob) == etag:
+        if blob in self.undeletable:
+            raise Unavailable("blobs", f"the blob {blob} has a legal hold")
+        if etag is None or self.etags.get(blob, '"0"') == etag:
             self.payloads.blobs.pop(blob, None)
             self.etags.pop(blob, None)
 
@@ -81,7 +85,7 @@ class MemoryLinks:
     origin = "http://blobs.test"
 
     async def to_write(self, blob: str, expires_at: datetime) -> str:
-        return f"http://blobs.test/{blob}?sp=cw&se={expires_at.isoformat()}"
+        return f"http://blobs.test/{blob}?sp=c&se={expires_at.isoformat()}"
 
     async def to_read(
         self, blob: str, media_type: str, file_name: str, expires_at: datetime

@@ -21,6 +21,7 @@ from gateway.durable import HistoryEvent, InstancePage, InstanceSnapshot, Runtim
 from gateway.errors import (
     FinalInstance,
     MissingPayload,
+    NoAnswer,
     Unavailable,
     UnknownInstance,
     UnknownQueue,
@@ -66,6 +67,8 @@ class MemoryQueues:
     may_confirm: asyncio.Event = field(default_factory=_set_event)
     """While this event is not set, `send` has stored the message but does not return."""
     is_down: bool = False
+    is_hanging: bool = False
+    """Whether no call returns, except `send`."""
     lengths: dict[str, int] = field(default_factory=dict)
     """The number of active messages that `count` returns for each queue in this dict.
 
@@ -88,8 +91,10 @@ class MemoryQueues:
         await self.may_confirm.wait()
 
     async def check(self, queue: str) -> None:
+        if self.is_hanging:
+            await asyncio.Event().wait()
         if self.is_down:
-            raise Unavailable("queue", "switched off")
+            raise NoAnswer("queue", "switched off")
 
     async def oldest(self, queue: str) -> datetime | None:
         await self.check(queue)
@@ -113,6 +118,7 @@ class MemoryPayloads:
 
     blobs: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     is_down: bool = False
+    is_hanging: bool = False
 
     async def put(self, blob: str, data: bytes, media_type: str) -> PayloadRef:
         await self.check()
@@ -126,6 +132,8 @@ class MemoryPayloads:
         return verify(ref, self.blobs[ref.blob][1])
 
     async def check(self) -> None:
+        if self.is_hanging:
+            await asyncio.Event().wait()
         if self.is_down:
             raise Unavailable("blobs", "switched off")
 

@@ -22,8 +22,8 @@ from contract.names import queue_length_blob
 from gateway.dead_letters.store import LETTER_ID, letter_blob
 from gateway.durable import DurableClient
 from gateway.errors import UnknownInstance
+from gateway.operations.housekeeping_runs import LAST_RUN_BLOB
 from gateway.storage import housekeeping
-from gateway.storage.housekeeping import delete_old_blobs
 from tests.unit.gateway.conftest import RunningGateway
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
@@ -469,12 +469,12 @@ async def test_housekeeping_deletes_dead_letters_and_job_blobs_whose_retention_h
     for name in list(gateway.payloads.blobs):
         gateway.blobs.put(name, gateway.payloads.blobs[name][1])
     gateway.clock.now += timedelta(hours=72, seconds=1)
-    assert await delete_old_blobs(gateway.services) == 1
-    assert set(gateway.payloads.blobs) == kept
+    assert sum((await housekeeping.run(gateway.durable, gateway.services)).values()) == 1
+    assert set(gateway.payloads.blobs) == {*kept, LAST_RUN_BLOB}
     gateway.clock.now += timedelta(hours=2)
-    assert await delete_old_blobs(gateway.services) == 2
-    assert not gateway.payloads.blobs
-    assert await delete_old_blobs(gateway.services) == 0
+    assert sum((await housekeeping.run(gateway.durable, gateway.services)).values()) == 3
+    assert set(gateway.payloads.blobs) == {LAST_RUN_BLOB}
+    assert sum((await housekeeping.run(gateway.durable, gateway.services)).values()) == 0
 
 
 async def test_housekeeping_deletes_a_stored_queue_length_that_is_older_than_ten_minutes(
@@ -483,9 +483,9 @@ async def test_housekeeping_deletes_a_stored_queue_length_that_is_older_than_ten
     blob = queue_length_blob("former")
     gateway.blobs.put(blob, b"{}")
     gateway.clock.now += timedelta(minutes=9)
-    assert await delete_old_blobs(gateway.services) == 0
+    assert sum((await housekeeping.run(gateway.durable, gateway.services)).values()) == 0
     gateway.clock.now += timedelta(minutes=2)
-    assert await delete_old_blobs(gateway.services) == 1
+    assert sum((await housekeeping.run(gateway.durable, gateway.services)).values()) == 1
     assert blob not in gateway.payloads.blobs
 
 
@@ -496,4 +496,5 @@ async def test_one_housekeeping_run_deletes_a_bounded_number_of_blobs(
     for number in range(5):
         gateway.blobs.put(f"results/{number}", b"")
     gateway.clock.now += timedelta(hours=100)
-    assert [await delete_old_blobs(gateway.services) for _ in range(4)] == [2, 2, 1, 0]
+    counts = [await housekeeping.run(gateway.durable, gateway.services) for _ in range(4)]
+    assert [each["results/"] for each in counts] == [2, 2, 1, 0]

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from gateway.errors import Unavailable
-from gateway.storage.housekeeping import purge
+from gateway.storage import housekeeping
 from gateway.submission import idempotency as claims
 from tests.unit.gateway.conftest import RunningGateway
 
@@ -181,7 +181,7 @@ async def test_housekeeping_deletes_idempotency_claims_after_one_day(
     await gateway.durable.advance(24 * 3600)
     await submit(gateway, key="new")
     await gateway.durable.advance(1)
-    await purge(gateway.durable, gateway.services)
+    await housekeeping.run(gateway.durable, gateway.services)
     assert len([name for name in gateway.payloads.blobs if name.startswith("claims/")]) == 1
 
 

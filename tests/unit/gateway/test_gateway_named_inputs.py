@@ -24,8 +24,7 @@ from contract.messages import (
 )
 from gateway.http.keys import OPEN_TENANT
 from gateway.http.rates import Rate
-from gateway.storage import uploads
-from gateway.storage.housekeeping import delete_old_blobs
+from gateway.storage import housekeeping, uploads
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
 from tests.unit.gateway.open_inference_caller import infer, tensor
 
@@ -274,7 +273,7 @@ async def test_housekeeping_deletes_all_stored_inputs_of_old_jobs(
     for name in names:
         compared.blobs.put(name, b"x")
     compared.clock.now += timedelta(hours=100)
-    await delete_old_blobs(compared.services)
+    await housekeeping.run(compared.durable, compared.services)
     assert not names & set(compared.payloads.blobs)
 
 

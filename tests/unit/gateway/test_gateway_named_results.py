@@ -19,7 +19,7 @@ from contract.messages import INLINE_LIMIT_BYTES
 from contract.names import result_blob
 from contract.results import MAX_RESULT_BYTES
 from contract.webhook import parse_secrets
-from gateway.storage.housekeeping import delete_old_blobs
+from gateway.storage import housekeeping
 from tests.unit.gateway.conftest import RunningGateway, error_body, open_gateway
 from tests.unit.gateway.open_inference_caller import infer, outputs, tensor
 from tests.unit.gateway.test_gateway_operators import SETTING, bearer
@@ -307,7 +307,7 @@ async def test_housekeeping_deletes_the_blobs_of_all_results_of_an_old_job(
     for name in names:
         cutter.blobs.put(name, b"x")
     cutter.clock.now += timedelta(hours=100)
-    await delete_old_blobs(cutter.services)
+    await housekeeping.run(cutter.durable, cutter.services)
     assert not names & set(cutter.payloads.blobs)
 
 

@@ -16,7 +16,9 @@ from contract.names import HEARTBEATS, SUMS, heartbeat_blob
 from contract.queues import names
 from gateway.http.keys import make_key, parse_keys
 from gateway.operations.sums import encode_sums
-from gateway.storage.housekeeping import delete_old_blobs
+from gateway.queues import estimates
+from gateway.queues.client import MessageCounts
+from gateway.storage import housekeeping
 from gateway.telemetry import JobCounters
 from tests.unit.gateway.conftest import RunningGateway, error_body, open_gateway
 from tests.unit.gateway.test_gateway_dead_letters import give_up
@@ -98,6 +100,49 @@ async def test_rate_of_the_first_minute_is_not_diluted(gateway: RunningGateway) 
         await gateway.accept()
     gateway.clock.now += timedelta(seconds=2)
     assert queue_in(await overview(gateway))["in_per_minute"] == 3
+
+
+async def test_one_critical_verdict_says_since_when_service_bus_does_not_answer(
+    gateway: RunningGateway,
+) -> None:
+    gateway.queues.is_down = True
+    await overview(gateway)
+    gateway.clock.now += timedelta(seconds=30)
+    verdicts = (await overview(gateway))["verdicts"]
+    assert verdicts[0]["severity"] == "critical"
+    assert verdicts[0]["text"].startswith(
+        "Service Bus does not answer since 2026-03-01T12:00:00.000Z"
+    )
+    assert "queue-unknown" not in [each["code"] for each in verdicts]
+    gateway.queues.is_down = False
+    gateway.clock.now += timedelta(seconds=30)
+    assert "service-unavailable" not in [
+        each["code"] for each in (await overview(gateway))["verdicts"]
+    ]
+
+
+async def test_the_operators_routes_answer_while_service_bus_and_blob_storage_hang(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await gateway.accept()
+    monkeypatch.setattr(estimates, "COUNT_TIMEOUT_SECONDS", 0.02)
+    monkeypatch.setattr("gateway.operations.overview.SOURCE_SECONDS", 0.02)
+    gateway.queues.is_hanging = True
+    async with asyncio.timeout(10):
+        assert (await gateway.http.get("/metrics")).status_code == 200
+        assert (await overview(gateway))["verdicts"][0]["code"] == "service-unavailable"
+        # The counts work, but no link for peeks can be opened.
+        gateway.clock.now += timedelta(seconds=30)
+        monkeypatch.setattr(gateway.queues, "count", count_one)
+        assert (await overview(gateway))["queues"][0]["oldest_age_seconds"] is None
+        gateway.payloads.is_hanging = True
+        gateway.clock.now += timedelta(seconds=30)
+        assert "blob storage" in (await overview(gateway))["verdicts"][0]["text"]
+    gateway.payloads.is_hanging = False
+
+
+async def count_one(queue: str) -> MessageCounts:
+    return MessageCounts(1)
 
 
 async def test_the_overview_shows_the_state_of_each_worker(gateway: RunningGateway) -> None:
@@ -304,12 +349,12 @@ async def test_housekeeping_deletes_old_heartbeats_and_old_job_counts(
     await gateway.services.operations.sums.write()
     gateway.clock.now += timedelta(minutes=11)
     beat(gateway, "new")
-    await delete_old_blobs(gateway.services)
+    await housekeeping.run(gateway.durable, gateway.services)
     kept = [name for name in gateway.payloads.blobs if name.startswith((HEARTBEATS, SUMS))]
     assert [name.partition("/")[0] for name in sorted(kept)] == ["heartbeats", "sums"]
     assert heartbeat_blob("new") in kept
     gateway.clock.now += timedelta(hours=2)
-    await delete_old_blobs(gateway.services)
+    await housekeeping.run(gateway.durable, gateway.services)
     assert not any(name.startswith((HEARTBEATS, SUMS)) for name in gateway.payloads.blobs)
 
 

@@ -1,5 +1,6 @@
 """Test that a job's message is sent before the job's orchestration is started."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from contract.messages import INLINE_LIMIT_BYTES, InlineBytes, PayloadRef
 from contract.names import EVENT_REPLY, queue_length_blob
 from gateway.errors import UnknownInstance
+from gateway.submission import create
 from gateway.submission.create import SEND_LATER
 from tests.unit.gateway.conftest import RunningGateway
 
@@ -58,6 +60,17 @@ async def test_a_job_is_accepted_at_once_but_sent_later_if_service_bus_does_not_
     assert gateway.queues.request().job_id == job_id
     assert (await gateway.reply()).status_code == 202
     assert (await gateway.job(job_id))["status"] == "succeeded"
+
+
+async def test_a_caller_waits_only_briefly_for_a_job_whose_message_is_not_sent(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(create, "UNSENT_WAIT_SECONDS", 0.02)
+    gateway.queues.is_down = True
+    async with asyncio.timeout(10):  # the caller would wait 30 s
+        answer = await gateway.http.post("/v1/models/noop/jobs", content=b"x")
+    assert answer.status_code == 202
+    assert answer.json()["status"] == "queued"
 
 
 async def test_a_large_input_is_stored_in_a_blob_if_service_bus_does_not_respond(

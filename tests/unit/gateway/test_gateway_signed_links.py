@@ -69,7 +69,7 @@ async def test_a_link_to_a_blob_is_signed_with_a_user_delegation_key(
 ) -> None:
     url = httpx.URL(await links(opened).to_write("uploads/a", NOON + timedelta(hours=6)))
     assert (url.host, url.path) == ("store.blob.core.windows.net", "/payloads/uploads/a")
-    assert url.params["sp"] == "cw"
+    assert url.params["sp"] == "c"
     assert url.params["spr"] == "https"
     assert url.params["sr"] == "b"
     assert "skoid" in url.params

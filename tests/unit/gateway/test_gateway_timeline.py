@@ -35,7 +35,7 @@ from gateway.jobs.model import (
     write_ticket,
 )
 from gateway.jobs.timeline import DeliveryEnd, JobEvidence, JobTimeline, build_timeline
-from gateway.storage.housekeeping import delete_old_blobs
+from gateway.storage import housekeeping
 from tests.unit.gateway.conftest import STARTED_AT, RunningGateway, open_gateway
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
@@ -564,8 +564,8 @@ async def test_housekeeping_deletes_a_delivery_note_after_the_retention_of_the_j
 ) -> None:
     await gateway.accept()
     blob = noted(gateway, DeliveryNote(2, DeliveryMarks(gateway.clock())))
-    await delete_old_blobs(gateway.services)
+    await housekeeping.run(gateway.durable, gateway.services)
     assert blob in gateway.payloads.blobs
     gateway.clock.now += timedelta(days=30)
-    await delete_old_blobs(gateway.services)
+    await housekeeping.run(gateway.durable, gateway.services)
     assert blob not in gateway.payloads.blobs

@@ -19,7 +19,7 @@ from contract.messages import ReplyUrl, encode_request
 from contract.names import low_priority_queue
 from gateway.asgi import serve
 from gateway.errors import Unavailable
-from gateway.storage.housekeeping import purge
+from gateway.storage import housekeeping
 from tests.unit.gateway.conftest import RunningGateway
 from tests.unit.gateway.test_gateway_settings import ENVIRON
 
@@ -152,9 +152,9 @@ async def test_housekeeping_deletes_histories_whose_retention_has_ended(
     await gateway.http.delete(f"/v1/jobs/{old}")
     # The retention is 72 hours after the longest deadline, which is one hour.
     gateway.clock.now += timedelta(hours=73)
-    assert await purge(gateway.durable, gateway.services) == 0
+    assert (await housekeeping.run(gateway.durable, gateway.services))["histories"] == 0
     gateway.clock.now += timedelta(seconds=1)
-    assert await purge(gateway.durable, gateway.services) == 1
+    assert (await housekeeping.run(gateway.durable, gateway.services))["histories"] == 1
     assert list(gateway.durable.runs) == [running]
 
 

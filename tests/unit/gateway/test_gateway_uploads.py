@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from contract.messages import PayloadRef
 from gateway.http.keys import OPEN_TENANT
-from gateway.storage import uploads
-from gateway.storage.housekeeping import purge
+from gateway.storage import housekeeping, uploads
 from tests.unit.gateway.conftest import RunningGateway
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
@@ -58,7 +57,7 @@ async def test_a_new_upload_has_a_signed_url_for_a_put_request(gateway: RunningG
     assert STREAM in found["media_types"]
     assert found["expires_at"] == "2026-03-01T18:00:00.000Z"
     url = httpx.URL(found["url"])
-    assert url.params["sp"] == "cw"
+    assert url.params["sp"] == "c"
     assert url.path.startswith(f"/uploads/{found['upload']}.")
     assert not gateway.payloads.blobs
 
@@ -183,7 +182,7 @@ async def test_a_repeated_request_gets_the_same_job_after_the_upload_has_expired
     assert first.status_code == 202, first.text
     await gateway.reply()
     await gateway.durable.advance(uploads.UPLOAD_LIFETIME.total_seconds() + 3600)
-    await purge(gateway.durable, gateway.services)
+    await housekeeping.run(gateway.durable, gateway.services)
     assert uploads.upload_blob_of(upload, OPEN_TENANT) not in gateway.payloads.blobs
     again = await gateway.http.post(url, headers=headers)
     assert (again.status_code, again.json()["id"]) == (200, first.json()["id"])
@@ -200,12 +199,48 @@ async def test_housekeeping_deletes_an_upload_one_hour_after_the_upload_has_expi
 ) -> None:
     upload = await sent(gateway, b"x")
     await gateway.durable.advance(uploads.UPLOAD_LIFETIME.total_seconds() + 3599)
-    await purge(gateway.durable, gateway.services)
+    await housekeeping.run(gateway.durable, gateway.services)
     assert uploads.upload_blob_of(upload, OPEN_TENANT) in gateway.payloads.blobs
     younger = await sent(gateway, b"y")
     await gateway.durable.advance(1)
-    await purge(gateway.durable, gateway.services)
-    assert list(gateway.payloads.blobs) == [uploads.upload_blob_of(younger, OPEN_TENANT)]
+    await housekeeping.run(gateway.durable, gateway.services)
+    left = [name for name in gateway.payloads.blobs if name.startswith("uploads/")]
+    assert left == [uploads.upload_blob_of(younger, OPEN_TENANT)]
+
+
+async def test_one_upload_that_cannot_be_deleted_does_not_stop_the_housekeeping(
+    gateway: RunningGateway,
+) -> None:
+    stuck, other = await sent(gateway, b"x"), await sent(gateway, b"y")
+    job_id = await gateway.accept()
+    await gateway.http.delete(f"/v1/jobs/{job_id}")
+    gateway.blobs.undeletable = {uploads.upload_blob_of(stuck, OPEN_TENANT)}
+    gateway.clock.now += timedelta(hours=75)
+    counts = await housekeeping.run(gateway.durable, gateway.services)
+    assert uploads.upload_blob_of(other, OPEN_TENANT) not in gateway.payloads.blobs
+    assert counts["histories"] == 1
+    assert counts["outcomes/"] == 1
+    assert "uploads/" not in counts
+
+
+async def test_a_verdict_says_so_if_the_housekeeping_fails_for_an_hour(
+    gateway: RunningGateway,
+) -> None:
+    gateway.blobs.undeletable = {uploads.upload_blob_of(await sent(gateway, b"x"), OPEN_TENANT)}
+    gateway.clock.now += timedelta(hours=8)
+    codes = []
+    for _ in range(8):
+        await housekeeping.run(gateway.durable, gateway.services)
+        overview = (await gateway.http.get("/v1/ops/overview")).json()
+        codes.append([each["code"] for each in overview["verdicts"]])
+        gateway.clock.now += timedelta(minutes=10)
+    assert not any("housekeeping-fails" in each for each in codes[:7])
+    (verdict,) = [v for v in overview["verdicts"] if v["code"] == "housekeeping-fails"]
+    assert verdict["text"].startswith("The housekeeping has not ended well for 70 min: uploads/: ")
+    gateway.blobs.undeletable = set()
+    await housekeeping.run(gateway.durable, gateway.services)
+    overview = (await gateway.http.get("/v1/ops/overview")).json()
+    assert "housekeeping-fails" not in [each["code"] for each in overview["verdicts"]]
 
 
 def test_the_same_upload_id_refers_to_different_blobs_for_different_tenants() -> None:

@@ -66,6 +66,15 @@ def test_client_upload_stores_the_input_at_the_url_that_the_gateway_returns(
     assert "url" not in upload.document
 
 
+def test_an_upload_succeeds_if_only_the_response_of_the_store_was_lost(
+    gateway: ScriptedGateway, connect: Connect
+) -> None:
+    slot = {"upload": "ref-1", "url": f"{gateway.url}/blobs/slot?sig=secret"}
+    refusal = ScriptedResponse(403, b"", {"x-ms-error-code": "UnauthorizedBlobOverwrite"})
+    gateway.responses = [json_response(201, slot), HANG_UP, refusal]
+    assert connect(gateway.url).upload(JPEG, "classifier").reference == "ref-1"
+
+
 def test_an_input_over_the_size_limit_of_the_model_is_uploaded_to_blob_storage(
     gateway: ScriptedGateway, connect: Connect
 ) -> None:
