@@ -18,6 +18,7 @@ from contract.catalogue import Priority
 from contract.messages import InlineJson, JobError, JobReply, JobRequest, Stage, Timing
 from gateway.errors import Unavailable
 from gateway.jobs.model import JobOutcome, outcome_from_json, outcome_to_json, write_ticket
+from gateway.webhooks.orchestrator import NO_PLACE
 from tests.unit.gateway.memory import ManualClock, MemoryDurable, run_orchestrator
 from tests.unit.gateway.webhook_delivery import Delivery, tried
 
@@ -255,6 +256,11 @@ DELIVERIES = {
         tried("delivered", 200),
     ),
     "stopped-by-its-receiver": (tried("stopped", 410),),
+    "refused-without-a-free-place": (
+        {**tried("pending", None, 7.5), "error": NO_PLACE},
+        tried("pending", 500),
+        tried("delivered", 200),
+    ),
 }
 
 

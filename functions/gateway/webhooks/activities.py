@@ -7,6 +7,7 @@ receiver can ignore repeated events.
 import json
 from dataclasses import dataclass, field
 from typing import Final
+from urllib.parse import urlsplit
 
 from contract.names import ORCHESTRATOR_WEBHOOK, webhook_instance
 from contract.webhook import event_id, signed_headers, tenant_secrets
@@ -19,8 +20,24 @@ from gateway.jobs.model import is_final, job_resource, read_ticket
 from gateway.jobs.progress import ProgressStore
 from gateway.jobs.results import add_text_result
 from gateway.storage.payloads import PayloadStore
-from gateway.webhooks.orchestrator import DeliveryState, attempt_outcome, delivery_input
+from gateway.webhooks.orchestrator import (
+    NO_PLACE,
+    DeliveryState,
+    attempt_outcome,
+    delivery_input,
+    read_delivery_log,
+)
 from gateway.webhooks.sender import WebhookSender, tenant_share
+from gateway.webhooks.shares import AttemptShares
+
+FIRST_ATTEMPT_SECONDS: Final = 5.0
+"""How long the first attempt to post a webhook may take, without the look-up of the host name.
+
+It is short, because a receiver that does not respond occupies a place.
+"""
+
+ATTEMPT_SECONDS: Final = 15.0
+"""How long each later attempt may take."""
 
 _GONE: Final = 410
 
@@ -46,12 +63,14 @@ class WebhookActivities:
     sender: WebhookSender
     secrets: tuple[bytes, ...] = field(repr=False)
     clock: Clock
+    shares: AttemptShares = field(default_factory=AttemptShares)
 
     async def deliver_job(self, job_id: str, durable: Durable) -> str:
         """Make one attempt to post an ended job to its webhook.
 
-        Returns a JSON object as text. It contains the time, the HTTP status or the error code of
-        this attempt, the new state of the delivery, and the Retry-After of the receiver.
+        The attempt is not made if the tenant or the receiver has no free place. Returns a JSON
+        object as text. It contains the time, the HTTP status or the error code of this attempt, the
+        new state of the delivery, and the time in seconds to wait before the next attempt.
         """
         instance = await durable.status(job_id)
         found = await self.jobs.record_of(job_id, instance) if instance else None
@@ -62,20 +81,26 @@ class WebhookActivities:
         url, tenant = ticket.webhook_url, ticket.tenant
         if url is None or not is_final(found):
             return json.dumps(attempt_outcome(now, "not-final"))
-        found = await self.progress.add_to(job_id, found)
-        job = job_resource(job_id, await add_text_result(self.payloads, found))
-        secrets = tenant_secrets(self.secrets, tenant)
-        return await self._post(
-            url, event_id(job_id), encode_json(job), secrets, tenant_share(tenant)
-        )
-
-    async def _post(
-        self, url: str, event: str, body: bytes, secrets: tuple[bytes, ...], share: str
-    ) -> str:
-        now = self.clock()
-        headers = signed_headers(secrets, event, now, body)
+        receiver = urlsplit(url).netloc.lower()
+        pause_seconds = self.shares.start(tenant, receiver, now.timestamp())
+        if pause_seconds is not None:
+            return json.dumps(attempt_outcome(now, NO_PLACE, retry_after_seconds=pause_seconds))
         try:
-            response = await self.sender.post(url, headers, body, share)
+            found = await self.progress.add_to(job_id, found)
+            job = job_resource(job_id, await add_text_result(self.payloads, found))
+            log = read_delivery_log(await durable.status(webhook_instance(job_id)))
+            return await self._post(
+                url, tenant, event_id(job_id), encode_json(job), is_first=not log["attempts"]
+            )
+        finally:
+            self.shares.end(tenant, receiver, (self.clock() - now).total_seconds())
+
+    async def _post(self, url: str, tenant: str, event: str, body: bytes, *, is_first: bool) -> str:
+        now = self.clock()
+        headers = signed_headers(tenant_secrets(self.secrets, tenant), event, now, body)
+        seconds = FIRST_ATTEMPT_SECONDS if is_first else ATTEMPT_SECONDS
+        try:
+            response = await self.sender.post(url, headers, body, tenant_share(tenant), seconds)
         except WebhookUndelivered as error:
             return json.dumps(attempt_outcome(now, error.reason))
         return json.dumps(

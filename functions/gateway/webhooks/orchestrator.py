@@ -1,6 +1,7 @@
 """The orchestration that delivers one webhook. It is replayed, so it must be deterministic.
 
     deliver ──▶ 2xx ▶ delivered, 410 ▶ stopped
+       ▲  ├───▶ no place is free for an attempt: wait for a durable timer
        ▲  └───▶ otherwise wait for a durable timer, or an operator's event `wake-N`
        └──────────┘                      └─▶ failed, after 24 hours
 
@@ -31,6 +32,12 @@ from contract.messages import Json, format_time
 from contract.names import ACTIVITY_DELIVER_WEBHOOK
 from gateway.durable import InstanceSnapshot
 from gateway.jobs.model import Time
+
+NO_PLACE: Final = "no-place"
+"""The error of an attempt that was not made, because its tenant or receiver has too many of them.
+
+It is no failure, and is not logged. See `gateway.webhooks.shares`.
+"""
 
 WINDOW: Final = timedelta(hours=24)
 """How long the gateway tries to deliver a webhook, from the start of the orchestration."""
@@ -149,27 +156,34 @@ def webhook(context: DurableOrchestrationContext) -> Generator[Any, Any, Json]:
     failures = 0
     while True:
         outcome = yield from _deliver(context, given)
+        now = context.current_utc_datetime
+        if outcome["error"] == NO_PLACE:
+            again_at = now + timedelta(seconds=outcome["retry_after_seconds"])
+            if again_at < ends_at:
+                # The wait is outside the activity, where it would occupy a place.
+                _set_status(context, _pending_log(attempts, again_at))
+                yield context.task_any([context.create_timer(again_at)])
+                continue
         attempts.append({key: outcome[key] for key in ("at", "status", "error")})
         state = DeliveryState(outcome["state"])
         if state is not DeliveryState.PENDING:
             return _set_status(context, delivery_log(state, attempts))
         failures += 1
-        now = context.current_utc_datetime
-        again_at = next_attempt_at(
+        next_at = next_attempt_at(
             context.instance_id, failures, now, ends_at, outcome["retry_after_seconds"]
         )
-        if again_at is None:
+        if next_at is None:
             return _set_status(context, delivery_log(DeliveryState.FAILED, attempts))
-        _set_status(
-            context,
-            delivery_log(
-                DeliveryState.PENDING, attempts, format_time(again_at.replace(tzinfo=UTC))
-            ),
-        )
-        timer = context.create_timer(again_at)
+        _set_status(context, _pending_log(attempts, next_at))
+        timer = context.create_timer(next_at)
         wake = context.wait_for_external_event(wake_event(len(attempts)), str)
         if (yield context.task_any([timer, wake])) is wake:
             timer.cancel()
+
+
+def _pending_log(attempts: Sequence[Json], next_at: datetime) -> WebhookDelivery:
+    next_text = format_time(next_at.replace(tzinfo=UTC))
+    return delivery_log(DeliveryState.PENDING, attempts, next_text)
 
 
 def _deliver(

@@ -22,7 +22,6 @@ from contract.errors import ForbiddenAddress, TooManyLookUps
 from contract.guard import AddressGuard, Resolver, Target
 from gateway.errors import WebhookUndelivered
 
-ATTEMPT_TIMEOUT_SECONDS: Final = 15.0
 DNS_TIMEOUT_SECONDS: Final = 3.0
 
 
@@ -38,14 +37,14 @@ class WebhookSender(Protocol):
     """The interface of a component that sends webhooks."""
 
     async def post(
-        self, url: str, headers: Mapping[str, str], body: bytes, share: str
+        self, url: str, headers: Mapping[str, str], body: bytes, share: str, seconds: float
     ) -> WebhookResponse:
         """Send one POST request without following redirects; return the receiver's response.
 
         `share` is the name of the group in which the DNS look-up of the URL's host is counted:
         `tenant_share(tenant)`. Only a limited number of look-ups may run at the same time in each
         group. Raises WebhookUndelivered if the URL is forbidden, if too many look-ups are running,
-        or if no response arrives.
+        or if no response arrives within `seconds` after the look-up.
         """
 
 
@@ -98,7 +97,7 @@ class HttpWebhookSender:
         self._resolver = resolver
 
     async def post(
-        self, url: str, headers: Mapping[str, str], body: bytes, share: str
+        self, url: str, headers: Mapping[str, str], body: bytes, share: str, seconds: float
     ) -> WebhookResponse:
         """Send one POST request without following redirects; return the receiver's response.
 
@@ -124,7 +123,7 @@ class HttpWebhookSender:
                     data=body,
                     headers=headers,
                     allow_redirects=False,
-                    timeout=aiohttp.ClientTimeout(total=ATTEMPT_TIMEOUT_SECONDS),
+                    timeout=aiohttp.ClientTimeout(total=seconds),
                 ) as response,
             ):
                 return WebhookResponse(

@@ -10,18 +10,12 @@ import pytest
 
 from contract.guard import AddressGuard, Resolver
 from gateway.errors import WebhookUndelivered
-from gateway.webhooks import sender
 from gateway.webhooks.sender import HttpWebhookSender, WebhookResponse
 
 PATIENCE_SECONDS: Final = 0.4
 BODY: Final = b'{"id": 1}'
 
 Speak = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-@pytest.fixture(autouse=True)
-def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sender, "ATTEMPT_TIMEOUT_SECONDS", PATIENCE_SECONDS)
 
 
 @asynccontextmanager
@@ -61,7 +55,7 @@ async def receiving(speak: Speak) -> AsyncIterator[str]:
 async def post(speak: Speak, allow: str = "127.0.0.1") -> WebhookResponse:
     async with receiving(speak) as url:
         sender = HttpWebhookSender(AddressGuard(allow), Resolver())
-        return await sender.post(url, {"webhook-id": "job_1"}, BODY, "tenant a")
+        return await sender.post(url, {"webhook-id": "job_1"}, BODY, "tenant a", PATIENCE_SECONDS)
 
 
 async def failure(speak: Speak) -> str:
@@ -211,7 +205,7 @@ async def test_a_webhook_attempt_fails_if_the_receiver_refuses_the_connection() 
         pass
     with pytest.raises(WebhookUndelivered) as caught:
         await HttpWebhookSender(AddressGuard("127.0.0.1"), Resolver()).post(
-            url, {}, BODY, "tenant a"
+            url, {}, BODY, "tenant a", PATIENCE_SECONDS
         )
     assert caught.value.reason == "connection-failed"
 
@@ -220,7 +214,9 @@ async def test_a_webhook_attempt_fails_if_the_receiver_does_not_support_tls() ->
     async with receiving(saying(b"HTTP/1.1 200 OK\r\n\r\n")) as url:
         sender = HttpWebhookSender(AddressGuard("127.0.0.1"), Resolver())
         with pytest.raises(WebhookUndelivered) as caught:
-            await sender.post(url.replace("http:", "https:"), {}, BODY, "tenant a")
+            await sender.post(
+                url.replace("http:", "https:"), {}, BODY, "tenant a", PATIENCE_SECONDS
+            )
     assert caught.value.reason in {"tls-failed", "timeout", "connection-failed"}
 
 

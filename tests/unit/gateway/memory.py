@@ -52,7 +52,7 @@ class ManualClock:
         return self.now
 
 
-def _set_event() -> asyncio.Event:
+def set_event() -> asyncio.Event:
     event = asyncio.Event()
     event.set()
     return event
@@ -64,7 +64,7 @@ class MemoryQueues:
 
     sent: list[tuple[str, ServiceBusMessage]] = field(default_factory=list)
     has_sent: asyncio.Event = field(default_factory=asyncio.Event)
-    may_confirm: asyncio.Event = field(default_factory=_set_event)
+    may_confirm: asyncio.Event = field(default_factory=set_event)
     """While this event is not set, `send` has stored the message but does not return."""
     is_down: bool = False
     is_hanging: bool = False

@@ -114,7 +114,7 @@ async def test_a_webhook_attempt_fails_if_the_tenant_has_too_many_pending_dns_lo
     sender = HttpWebhookSender(AddressGuard(), resolver)
     resolver.start("dead.test", 443, tenant_share("a"))
     with pytest.raises(WebhookUndelivered) as failed:
-        await sender.post("https://good.test/", {}, b"", tenant_share("a"))
+        await sender.post("https://good.test/", {}, b"", tenant_share("a"), 15.0)
     dns.answer()
     assert failed.value.reason == "too-many-look-ups"
 

@@ -1,5 +1,6 @@
 """Test webhooks: how a request sets the URL, and when and how often the gateway calls this URL."""
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
@@ -16,9 +17,15 @@ from contract.names import webhook_instance
 from contract.webhook import format_secrets, parse_secrets, tenant_secrets
 from gateway.durable import RuntimeStatus
 from gateway.http.keys import make_key, parse_keys
-from gateway.webhooks.activities import start_delivery
-from gateway.webhooks.orchestrator import LONGEST_SECONDS, next_attempt_at, retry_pause_seconds
+from gateway.webhooks.activities import ATTEMPT_SECONDS, FIRST_ATTEMPT_SECONDS, start_delivery
+from gateway.webhooks.orchestrator import (
+    LONGEST_SECONDS,
+    NO_PLACE,
+    next_attempt_at,
+    retry_pause_seconds,
+)
 from gateway.webhooks.sender import WebhookResponse
+from gateway.webhooks.shares import AttemptShares
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
 from tests.unit.gateway.receiver import MemoryReceiver
 from tests.unit.gateway.webhook_delivery import Delivery, tried
@@ -240,6 +247,88 @@ def test_the_next_webhook_attempt_waits_for_the_time_in_the_retry_after_header()
     assert delivery.now - begun == timedelta(seconds=600)
     assert shown["state"] == "pending"
     assert shown["next_attempt_at"] == "2026-03-01T12:10:00.000Z"
+
+
+def test_a_webhook_without_a_free_place_comes_again_and_logs_no_attempt() -> None:
+    refused = {**tried("pending", None, retry_after=7), "error": NO_PLACE}
+    delivery = Delivery(refused, refused, tried("delivered", 200))
+    begun = delivery.now
+    log = delivery.play()["output"]
+    assert delivery.now - begun == timedelta(seconds=14)
+    assert (log["state"], [attempt["status"] for attempt in log["attempts"]]) == (
+        "delivered",
+        [200],
+    )
+
+
+def test_a_webhook_without_a_free_place_fails_after_one_day() -> None:
+    refused = {**tried("pending", None, retry_after=40_000), "error": NO_PLACE}
+    log = Delivery(refused, refused, refused).play()["output"]
+    assert (log["state"], len(log["attempts"])) == ("failed", 1)
+
+
+async def test_only_the_first_webhook_attempt_has_a_short_time(hooked: RunningGateway) -> None:
+    job_id = await hooked.accept(webhook_url=URL)
+    await hooked.reply()
+    await deliver(hooked, job_id)
+    run = hooked.durable.runs[webhook_instance(job_id)]
+    run.custom_status = {"state": "pending", "attempts": [{}], "next_attempt_at": None}
+    await deliver(hooked, job_id)
+    assert receiver(hooked).seconds == [FIRST_ATTEMPT_SECONDS, ATTEMPT_SECONDS]
+
+
+async def test_a_receiver_that_hangs_does_not_delay_the_other_receivers(
+    hooked: RunningGateway,
+) -> None:
+    receiver(hooked).may_answer.clear()
+    jobs = []
+    for _ in range(30):
+        jobs.append(await hooked.accept(webhook_url=URL))
+        await hooked.reply()
+    hanging = [asyncio.create_task(deliver(hooked, job_id)) for job_id in jobs]
+    await asyncio.wait(hanging, return_when=asyncio.FIRST_COMPLETED)
+    refused = [task.result() for task in hanging if task.done()]
+    assert {outcome["error"] for outcome in refused} == {NO_PLACE}
+    pauses = [outcome["retry_after_seconds"] for outcome in refused]
+    assert pauses == sorted(set(pauses)), "each refused attempt gets a time of its own"
+    other = await hooked.accept(webhook_url=URL.replace(":9", ":8"))
+    await hooked.reply()
+    another = asyncio.create_task(deliver(hooked, other))
+    while receiver(hooked).posts[-1][0] == URL:
+        assert not another.done()
+        await asyncio.sleep(0)
+    receiver(hooked).may_answer.set()
+    outcomes = await asyncio.gather(another, *hanging)
+    assert [outcome["state"] for outcome in outcomes].count("delivered") == 1 + 30 - len(refused)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xy"), st.booleans())))
+def test_a_tenant_without_an_attempt_always_finds_a_free_place(
+    steps: list[tuple[str, str, bool]],
+) -> None:
+    shares = AttemptShares(limit=12)
+    running: list[tuple[str, str]] = []
+    for tenant, name, ends in steps:
+        if ends and running:
+            shares.end(*running.pop(), 1.0)
+        elif shares.start(tenant, name, 0.0) is None:
+            running.append((tenant, name))
+        assert len(running) < 12
+        assert shares.start("quiet", "x", 0.0) is None
+        shares.end("quiet", "x", 1.0)
+
+
+def test_refused_attempts_come_again_at_the_rate_at_which_attempts_end() -> None:
+    shares = AttemptShares(limit=12)
+    started = 0
+    while shares.start("a", "x", 0.0) is None:
+        started += 1
+    assert started == 4
+    for _ in range(40):
+        shares.end("a", "x", 5.0)
+        assert shares.start("a", "x", 0.0) is None
+    pauses = [shares.start("a", "x", 100.0) or 0.0 for _ in range(4)]
+    assert pauses == pytest.approx([1.25, 2.5, 3.75, 5.0], rel=0.01)
 
 
 def test_an_external_wake_event_ends_the_wait_between_webhook_attempts() -> None:
