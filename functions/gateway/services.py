@@ -19,6 +19,7 @@ from gateway.jobs.activities import Conclude, Enqueue
 from gateway.jobs.children import JobCancellation
 from gateway.jobs.lifecycle import Jobs, OutcomeStore, Waiters
 from gateway.jobs.progress import ProgressStore
+from gateway.jobs.search import JobSearch
 from gateway.operations.model_states import ModelStates
 from gateway.operations.overview import Operations
 from gateway.operations.sums import MinuteSums
@@ -78,6 +79,7 @@ class Services:
     counters: JobCounters = field(init=False)
     operations: Operations = field(init=False)
     jobs: Jobs = field(init=False)
+    search: JobSearch = field(init=False)
     enqueue: Enqueue = field(init=False)
     conclude: Conclude = field(init=False)
     creator: JobCreator = field(init=False)
@@ -138,6 +140,7 @@ class Services:
             progress=progress,
             estimates=estimates,
             jobs=jobs,
+            search=JobSearch(jobs, progress),
             enqueue=Enqueue(requests),
             conclude=Conclude(outcomes, progress, waiters),
             creator=creator,

@@ -28,6 +28,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from contract.messages import FailureCode
 from gateway.clock import Clock
 from gateway.errors import InvalidSetting
 
@@ -271,7 +272,10 @@ class JobCounters:
                 unknown.
         """
         now_seconds = self._clock().timestamp()
-        for sums in self._current(model):
+        minute, totals = self._current(model)
+        # Each minute has the codes of the totals, so that the hour has no more codes either.
+        name = _limited_code(code, totals.failed)
+        for sums in (minute, totals):
             match status:
                 case "succeeded":
                     sums.succeeded += 1
@@ -284,7 +288,6 @@ class JobCounters:
                     sums.expired += 1
                     sums.failed_at_seconds["expired"] = now_seconds
                 case _:
-                    name = _limited_code(code, sums.failed)
                     sums.failed[name] += 1
                     sums.failed_at_seconds[name] = now_seconds
         self._note_change()
@@ -324,14 +327,19 @@ class JobCounters:
 def _limited_code(code: str | None, known: Counter[str]) -> str:
     """Return the name under which a failure with this code is counted.
 
-    The name is `unknown` if the code is None or empty. It is `other` if the code is new and `known`
-    already contains _MAX_CODES codes. This limit is needed because models choose codes freely.
+    The name is `unknown` if the code is None or empty. It is `other` if the code is too long or has
+    other characters than codes usually have. It is also `other` if the code is new, and `known`
+    already contains _MAX_CODES codes. These limits are needed because a reply may contain any text
+    as its code.
     """
     name = code or "unknown"
-    return name if name in known or len(known) < _MAX_CODES else "other"
+    if name in known or name in set(FailureCode):
+        return name
+    return name if _CODE.fullmatch(name) and len(known) < _MAX_CODES else "other"
 
 
-_MAX_CODES: Final = 50
+_CODE: Final = re.compile("[A-Za-z0-9._-]{1,64}")
+_MAX_CODES: Final = 30
 
 
 _SETTING = "OTEL_TRACES_EXPORTER"

@@ -15,9 +15,10 @@ continues the search.
 import asyncio
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
+from weakref import WeakValueDictionary
 
 from gateway.durable import Durable, InstanceSnapshot, RuntimeStatus
 from gateway.jobs.lifecycle import Jobs
@@ -130,20 +131,31 @@ class JobFilter:
 
 @dataclass(frozen=True, slots=True)
 class JobSearch:
-    """Finds jobs, and reads their current records."""
+    """Finds jobs, and reads their current records.
+
+    A page may need much processor time, so one page of each tenant is read at a time.
+    """
 
     jobs: Jobs
     progress: ProgressStore
+    # A lock is deleted when no search uses it.
+    locks: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
     async def find(
-        self, durable: Durable, wanted: JobFilter, ids: IdRange, limit: int
+        self, durable: Durable, wanted: JobFilter, ids: IdRange, limit: int, tenant: str
     ) -> Listing[tuple[str, Record]]:
         """Return a page with the ids and records of up to `limit` matching jobs, newest first.
 
         The page contains only jobs whose ids are in the range `ids` and that match the filter
-        `wanted`. There may be a next page even if this page has fewer than `limit` jobs. Raises
-        Unavailable if a service fails.
+        `wanted`. There may be a next page even if this page has fewer than `limit` jobs. `tenant`
+        is the tenant of the caller. Raises Unavailable if a service fails.
         """
+        async with self.locks.setdefault(tenant, asyncio.Lock()):
+            return await self._find(durable, wanted, ids, limit)
+
+    async def _find(
+        self, durable: Durable, wanted: JobFilter, ids: IdRange, limit: int
+    ) -> Listing[tuple[str, Record]]:
         statuses = wanted.runtime_statuses
         if statuses is None:
             return Listing([], None)

@@ -119,9 +119,9 @@ class JobTimelineStep(TypedDict):
         StepName,
         Field(
             description=(
-                "`started`: the orchestration. `batched`: the device took the job. `run`: the "
-                "model returned. `stored`: the result was stored. `returned`: a worker gave the "
-                "message back. `now`: the job has not ended."
+                "`started`: the orchestration; absent if it started after the end. `batched`: the "
+                "device took the job. `run`: the model returned. `stored`: the result was stored. "
+                "`returned`: a worker gave the message back. `now`: the job has not ended."
             )
         ),
     ]
@@ -466,7 +466,8 @@ def _add_sending(
             skew.append(_skew("broker", None, broker_ms - placed_ms))
     elif sent_ms is not None:
         line.add(StepName.ENQUEUED, sent_ms)
-    if started is not None and ticket.is_sent:
+    # The orchestration of a short job starts with the outcome. It is no step on the way to the end.
+    if started is not None and ticket.is_sent and line.ms(started) <= line.end_ms:
         line.add_beside(StepName.STARTED, line.ms(started))
 
 

@@ -1,6 +1,7 @@
 """Test that jobs are found by model, status, error code, label, time and id with few queries."""
 
 import asyncio
+import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from contract.catalogue import Priority
 from contract.messages import InlineBytes, JobRequest
 from gateway.durable import Durable, InstancePage, InstanceSnapshot, RuntimeStatus
+from gateway.http.keys import make_key, parse_keys
 from gateway.jobs.listing import (
     MAX_QUERIES,
     WINDOW_INSTANCES,
@@ -23,7 +25,7 @@ from gateway.jobs.listing import (
 )
 from gateway.jobs.model import JobOutcome, final_record, initial_record, write_ticket
 from gateway.jobs.search import JobFilter
-from tests.unit.gateway.conftest import RunningGateway, error_body
+from tests.unit.gateway.conftest import RunningGateway, error_body, open_gateway
 from tests.unit.gateway.test_gateway_dead_letters import dead_job
 from tests.unit.gateway.test_gateway_listing import START_MS, Store, id_of, list_jobs
 
@@ -296,3 +298,28 @@ async def test_a_repeated_job_search_with_an_unchanged_result_gets_status_304(
     gateway.clock.now += timedelta(seconds=5)
     headers = {"if-none-match": first.headers["etag"]}
     assert (await gateway.http.get("/v1/jobs?label=a", headers=headers)).status_code == 304
+
+
+async def test_one_page_of_each_tenant_is_read_at_a_time() -> None:
+    keys = {tenant: make_key(tenant, tenant) for tenant in ("acme", "bolt")}
+    setting = parse_keys(json.dumps([entry for _, entry in keys.values()]))
+    async with open_gateway(api_keys=setting) as gateway:
+        running = most = 0
+
+        async def list_slowly(*given: Any) -> InstancePage:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            running -= 1
+            return InstancePage((), is_whole=True)
+
+        gateway.durable.list_jobs = list_slowly  # type: ignore[method-assign, assignment]
+        searches = [
+            gateway.http.get("/v1/jobs?label=a", headers={"x-api-key": keys[tenant][0]})
+            for tenant in ("acme", "acme", "acme", "bolt")
+        ]
+        assert [answer.status_code for answer in await asyncio.gather(*searches)] == [200] * 4
+        assert most == 2
+        assert not gateway.services.search.locks

@@ -12,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.heartbeats import Heartbeat, ModelHeartbeat, ModelState, encode_heartbeat
+from contract.messages import FailureCode
 from contract.names import SUMS
 from gateway.errors import Unavailable
 from gateway.operations.sums import (
     MAX_PROCESSES,
     SUMS_KEPT,
     MinuteSums,
+    ProcessSums,
     decode_sums,
     encode_sums,
     merge_minutes,
@@ -284,14 +286,21 @@ def test_job_counts_per_minute_are_deleted_after_an_hour_but_the_totals_remain()
     assert written.totals["noop"].accepted == 3 * KEPT_MINUTES
 
 
-def test_the_first_50_error_codes_are_counted_separately_and_later_codes_as_other() -> None:
-    counters = JobCounters(ManualClock())
+def test_replies_with_invented_codes_are_counted_as_other() -> None:
+    clock = ManualClock()
+    counters = JobCounters(clock)
     for number in range(200):
         counters.record_end("noop", "failed", f"code-{number}", None)
+        clock.now += timedelta(seconds=10)
+    for code in ("x" * 65, 'a"b', "a\nb", "é"):
+        counters.record_end("noop", "failed", code, None)
+    counters.record_end("noop", "failed", FailureCode.OUT_OF_MEMORY, None)
     failed = counters.totals["noop"].failed
-    assert len(failed) <= 51
-    assert failed["other"] == 150
-    assert failed.total() == 200
+    assert set(failed) == {*(f"code-{n}" for n in range(30)), "other", "out-of-memory"}
+    assert failed["other"] == 174
+    assert failed.total() == 205
+    hour = merge_minutes([ProcessSums("p", counters.minutes, {})])
+    assert set().union(*(sums["noop"].failed for sums in hour.values())) == set(failed)
 
 
 def test_a_queue_that_stays_empty_does_not_change_the_job_counts() -> None:

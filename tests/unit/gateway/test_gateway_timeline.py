@@ -71,6 +71,7 @@ def answered(
     *,
     sent_ms: float | None = 8.0,
     error: JobError | None = None,
+    started: HistoryEvent = STARTED,
 ) -> JobTimeline:
     """Return the timeline of a job whose reply arrived TOTAL_MS after the job was submitted.
 
@@ -84,7 +85,7 @@ def answered(
     reply = JobReply("job", error or InlineJson(1), after(30), after(82), timing, attempt)
     outcome = JobOutcome.replied(reply, after(TOTAL_MS))
     record = final_record(initial_record(ticket), outcome)
-    evidence = JobEvidence(ticket, record, outcome, (STARTED,), notes)
+    evidence = JobEvidence(ticket, record, outcome, (started,), notes)
     return build_timeline(evidence, after(5000))
 
 
@@ -154,6 +155,13 @@ def test_the_step_named_started_delays_a_job_only_if_the_orchestration_sends_the
     )
     assert names(timeline)[:3] == ["accepted", "started", "enqueued"]
     assert (parts(timeline)["started"], parts(timeline)["enqueued"]) == (9.0, 3.0)
+
+
+def test_a_job_that_ended_before_its_orchestration_started_has_no_step_started() -> None:
+    late = HistoryEvent("ExecutionStarted", "job", NOW + timedelta(seconds=1))
+    timeline = answered(started=late)
+    assert names(timeline) == [name for name in names(answered()) if name != "started"]
+    assert all(step["at"] <= timeline["steps"][-1]["at"] for step in timeline["steps"])
 
 
 @pytest.mark.parametrize(("ahead_ms", "moved_ms"), [(3_600_000, 3_599_982), (-500, -484)])

@@ -93,7 +93,7 @@ from gateway.jobs.model import (
     tenant_of,
 )
 from gateway.jobs.results import add_text_result
-from gateway.jobs.search import ANY_ENDING, CANCELLED_CODE, JOB_ID, JobFilter, JobSearch
+from gateway.jobs.search import ANY_ENDING, CANCELLED_CODE, JOB_ID, JobFilter
 from gateway.jobs.timeline import (
     MAX_SHOWN_CHILDREN,
     JobEvidence,
@@ -594,9 +594,9 @@ async def list_jobs(  # noqa: PLR0913, PLR0917 - each query parameter is a param
         id=_parse_id(id),
     )
     oldest = _oldest_time(services.clock(), services.retention)
-    search = JobSearch(services.jobs, services.progress)
-    page = await search.find(
-        durable_of(request), wanted, _id_range(cursor, oldest), parse_limit(limit)
+    ids, durable = _id_range(cursor, oldest), durable_of(request)
+    page = await services.search.find(
+        durable, wanted, ids, parse_limit(limit), caller_of(request).tenant
     )
     jobs = [shown_job(request, *pair) for pair in page.jobs]
     if page.below is None:
