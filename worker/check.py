@@ -148,14 +148,17 @@ def check(
         LoadFailed: A job of a measurement under load has failed, or none has ended in time.
         Exception: Any error that the model's own code raises.
     """
+    yield _step(f"loading {model.name}")
     loaded, line = _load(model, loader)
     yield line
+    yield _step(f"running {model.name}", model.max_run_seconds)
     item, line = _run_input(loaded, sample)
     yield line
     if caller_count:
         yield from _measure_load(model, sample, loaded, item, memory, caller_count)
         return
     for size in _sizes(model.max_batch_size):
+        yield _step(f"measuring batches of {size}")
         yield _batch(loaded, [item] * size)
 
 
@@ -171,10 +174,13 @@ def check_results(
         WorkerError: The model cannot be loaded.
         Exception: Any error that the model's own code raises while it is loaded.
     """
+    yield _step(f"loading {model.name}")
     loaded, line = _load(model, loader)
     yield line
     first: Any = None
-    for sample in samples:
+    for number, sample in enumerate(samples, 1):
+        text = f"running {model.name} on file {number} of {len(samples)}"
+        yield _step(text, model.max_run_seconds)
         try:
             item, line = _run_input(loaded, sample)
         except WorkerError as error:
@@ -188,7 +194,13 @@ def check_results(
         first = item if first is None else first
         yield line
     if first is not None:
+        yield _step("measuring batches of 1")
         yield _batch(loaded, [first])
+
+
+def _step(text: str, limit_seconds: float | None = None) -> Line:
+    """Return the object for a step. `limit_seconds` is how long the step may take in a worker."""
+    return {"event": "step", "text": text, "limit_seconds": limit_seconds}
 
 
 def _load(model: ModelEntry, loader: ModelLoader) -> tuple[LoadedModel, Line]:
@@ -261,6 +273,7 @@ def _measure_load(  # noqa: PLR0913, PLR0917 - what the measurement needs
             sample.parameters,
         )
         for size in _sizes(max(caller_count, model.max_batch_size)):
+            yield _step(f"measuring {caller_count} callers in batches of {size}")
             try:
                 peaks[size] = _peak_bytes(loaded, [item] * size)
             except Exception as error:
@@ -446,6 +459,12 @@ def _print(line: Line, output: TextIO) -> None:
     output.flush()
 
 
+def _print_lines(lines: Iterator[Line], output: TextIO, *, with_steps: bool) -> None:
+    for line in lines:
+        if with_steps or line["event"] != "step":
+            _print(line, output)
+
+
 def _failed(code: str, detail: str, output: TextIO, **more: str) -> int:
     _print({"event": "failed", "code": code, "detail": detail, **more}, output)
     return _EXIT_FAULT
@@ -475,6 +494,7 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
     parser.add_argument(
         "--load", type=int, default=0, metavar="N", help="measure with N jobs in flight"
     )
+    parser.add_argument("--steps", action="store_true", help="also print what is done next")
     parsed = parser.parse_args(arguments)
     if parsed.others and not parsed.results:
         parser.error("found several files: add --results to run the model on each of them")
@@ -499,8 +519,7 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
             found = check_results(model, [sample, *others], loader)
         else:
             found = check(model, sample, loader, settings.memory, parsed.load)
-        for line in found:
-            _print(line, output)
+        _print_lines(found, output, with_steps=parsed.steps)
     except (ContractError, SettingsError) as error:
         sys.stderr.write(f"{error}\n")
         return _EXIT_USAGE

@@ -1,7 +1,9 @@
-"""`python -m worker.describe NAME`: print a model's parameters, named inputs and results as TOML.
+"""`python -m worker.describe NAME`: print what a model's class declares as TOML.
 
-Copy the printed lines into the model's entry in the catalogue. The time limit of a run is printed
-to standard error, with its default if the entry has none.
+For a model with an entry in the catalogue, the command prints the lines with the parameters, named
+inputs and named results. For a module without an entry, it prints a whole entry, and `--write`
+appends this entry to the catalogue. The module of the model NAME is `models.NAME`; a NAME with a
+dot is the name of the module. The time limit of a run is printed to standard error.
 
 The command imports the model's module, but creates no instance of the model's class and reads no
 weights. The setting MODEL_CATALOGUE is the path of the catalogue. The exit code is 1 if the model's
@@ -9,18 +11,22 @@ declarations cannot be described, and 2 if NAME or a setting is invalid.
 """
 
 import argparse
-import importlib
+import importlib.util
 import inspect
 import os
+import re
 import sys
+import tempfile
+import tomllib
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TextIO
+from pathlib import Path
+from typing import Any, Final, TextIO, TypeVar
 
 from contract import media
 from contract.catalogue import Catalogue, ModelEntry, to_toml
-from contract.errors import ContractError
+from contract.errors import CatalogueError, ContractError, UnknownModel
 from contract.inputs import NamedInput
 from contract.parameters import Schema
 from contract.results import NamedResult
@@ -28,6 +34,7 @@ from worker.errors import ModelFailed, ModelUnfit, SettingsError, WorkerError
 from worker.inference.declared_results import ResultDeclaration, read_declared_results
 from worker.inference.parameters import InputArgument, read_arguments, read_input_arguments
 from worker.inputs.opened import Accepts
+from worker.lock_weights import replace_text
 from worker.settings import CheckSettings
 
 MEDIA_TYPES: Final[Mapping[Accepts, tuple[str, ...]]] = {
@@ -38,7 +45,20 @@ MEDIA_TYPES: Final[Mapping[Accepts, tuple[str, ...]]] = {
     "tensor": ("application/x-npy", media.JSON),
     "text": (media.TEXT,),
 }
-"""The media types of a named input that the catalogue does not declare yet."""
+"""The media types of an input that the catalogue does not declare yet."""
+
+T = TypeVar("T")
+
+_ACCEPTED: Final[Mapping[str, Accepts]] = {
+    "Image": "image",
+    "Audio": "audio",
+    "bytes": "bytes",
+    "str": "text",
+    "ndarray": "tensor",
+    "NDArray": "tensor",
+    "BufferedIOBase": "file",
+}
+_RETURNED: Final = {"Image": "image/png", "bytes": media.OCTET_STREAM, "str": media.TEXT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,34 +74,103 @@ class ModelDeclarations:
     results: Mapping[str, dict[str, Any]]
 
 
-def describe(model: ModelEntry) -> ModelDeclarations:
-    """Return the parameters, named inputs and named results that the model's class declares.
+def describe(infer: type, entry: ModelEntry | None) -> ModelDeclarations:
+    """Return the parameters, named inputs and named results that a model's class declares.
 
     An input or result that the model's entry already declares keeps the media types of the entry.
 
     Raises:
-        ModelUnfit: The module has no class `Infer`, the class has no method `__call__`, an argument
-            has no supported type hint, or the type hint of a result contains a name that does not
-            exist at run time.
-        Exception: Any error that the import of the model's module raises.
+        ModelUnfit: The class has no method `__call__`, an argument has no supported type hint, or
+            the type hint of a result contains a name that does not exist at run time.
     """
-    infer: Any = getattr(importlib.import_module(model.implementation), "Infer", None)
+    method = _method(infer)
+    inputs = {
+        name: _describe_input(entry.inputs.get(name) if entry else None, each)
+        for name, each in read_input_arguments(method).items()
+    }
+    results = {
+        name: _describe_result(entry.results.get(name) if entry else None, each)
+        for name, each in read_declared_results(infer).items()
+    }
+    return ModelDeclarations(read_arguments(method), inputs, results)
+
+
+def _import_class(module: str) -> type:
+    infer: Any = getattr(importlib.import_module(module), "Infer", None)
     if not isinstance(infer, type):
-        raise ModelUnfit(f"{model.implementation}: the module has no class Infer")
+        raise ModelUnfit(f"{module}: the module has no class Infer")
+    return infer
+
+
+def _method(infer: type) -> Callable[..., Any]:
+    """Return the method that takes an input, its parameters and its named inputs."""
     # `infer.__call__` would be the method of `type` that creates an object.
     call = inspect.getattr_static(infer, "__call__", None)
     method: Callable[..., Any] | None = getattr(infer, "preprocess", None) or call
     if method is None:
-        raise ModelUnfit(f"{model.implementation}: the class Infer has no method __call__")
-    inputs = {
-        name: _describe_input(model.inputs.get(name), each)
-        for name, each in read_input_arguments(method).items()
+        raise ModelUnfit(f"{infer.__module__}: the class Infer has no method __call__")
+    return method
+
+
+def describe_entry(module: str, infer: type) -> dict[str, Any]:
+    """Return the first keys of a catalogue entry for a model's class.
+
+    The kind of input comes from the attribute `accepts` or from the type hint of the input, and the
+    media type of the result from the type hint of what the class returns. Both are JSON by default.
+    """
+    call = inspect.getattr_static(infer, "__call__")
+    inputs, contexts = _positional(_method(infer)), _positional(call)[1:]
+    returned = _hint(inspect.signature(getattr(infer, "postprocess", call)).return_annotation)
+    if hasattr(infer, "preprocess") and not hasattr(infer, "postprocess"):
+        returned = returned.removeprefix("list[").removesuffix("]")
+    text = inspect.cleandoc(infer.__doc__ or sys.modules[module].__doc__ or "").strip()
+    accepts = getattr(infer, "accepts", None) or _find(_ACCEPTED, "".join(inputs[:1])) or "json"
+    return {
+        "implementation": module,
+        "description": text.splitlines()[0] if text else f"{module}.",
+        "media_types": list(MEDIA_TYPES.get(accepts, MEDIA_TYPES["bytes"])),
+        "result_media_type": _find(_RETURNED, returned) or media.JSON,
+        "reports_progress": any("Context" in hint for hint in contexts),
     }
-    results = {
-        name: _describe_result(model.results.get(name), each)
-        for name, each in read_declared_results(infer).items()
-    }
-    return ModelDeclarations(read_arguments(method), inputs, results)
+
+
+def _positional(method: Callable[..., Any]) -> list[str]:
+    """Return the type hints of the arguments of a method that follow `self`, as text."""
+    parameters = list(inspect.signature(method).parameters.values())[1:]
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    found = [each for each in parameters if each.kind in kinds and each.name != "parameters"]
+    return [_hint(each.annotation) for each in found]
+
+
+def _hint(annotation: Any) -> str:
+    """Return the name of a type hint without its module, for example `Image`.
+
+    The hints are compared as text, because many exist only for type checkers.
+    """
+    if isinstance(annotation, type):
+        annotation = annotation.__qualname__
+    return "" if annotation is inspect.Parameter.empty else str(annotation)
+
+
+def _find(kinds: Mapping[str, T], hint: str) -> T | None:
+    """Return the value whose key is the type hint, also with a module, arguments or `| None`."""
+    pattern = r"(?:\w+\.)*{}(?:\[.*\])?(?: \| None)?"
+    found = (kind for name, kind in kinds.items() if re.fullmatch(pattern.format(name), hint))
+    return next(found, None)
+
+
+def write_entry(catalogue: Path, entry: str) -> None:
+    """Append an entry to the catalogue file.
+
+    Raises ContractError if the catalogue with this entry would not be valid.
+    """
+    text = catalogue.read_text(encoding="utf-8")
+    separator = "" if not text else "\n" if text.endswith("\n") else "\n\n"
+    with tempfile.TemporaryDirectory() as folder:
+        changed = Path(folder) / catalogue.name
+        changed.write_text(text + separator + entry, encoding="utf-8")
+        Catalogue.load(changed)
+    replace_text(catalogue, text + separator + entry)
 
 
 def _describe_input(entry: NamedInput | None, argument: InputArgument) -> dict[str, Any]:
@@ -107,8 +196,84 @@ def _describe_result(entry: NamedResult | None, declared: ResultDeclaration) -> 
     return found
 
 
+def _find_entry(catalogue: Path, name: str) -> ModelEntry | None:
+    """Return the entry of a model; None if the catalogue has no entry for it.
+
+    Raises:
+        ContractError: The catalogue is not valid. A catalogue without any entry is valid here.
+        UnknownModel: The catalogue has no such entry, and there is no module for the model.
+    """
+    try:
+        return Catalogue.load(catalogue).model(name)
+    except UnknownModel:
+        if not _has_module(_module_of(name)):
+            raise
+    except CatalogueError:
+        if tomllib.loads(catalogue.read_text(encoding="utf-8")) or not _has_module(
+            _module_of(name)
+        ):
+            raise
+    return None
+
+
+def _module_of(name: str) -> str:
+    return name if "." in name else f"models.{name.replace('-', '_')}"
+
+
+def _has_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _format(name: str, entry: Mapping[str, Any], found: ModelDeclarations) -> str:
+    """Return the lines for the catalogue: the declarations, below a new entry if there is none."""
+    lines = []
+    if entry:
+        defaults = {"result_media_type": media.JSON, "reports_progress": False}
+        lines += [f"[{name}]"]
+        lines += [
+            f"{key} = {to_toml(value)}"
+            for key, value in entry.items()
+            if value != defaults.get(key)
+        ]
+    for key, tables in (
+        ("parameters", found.parameters),
+        ("inputs", found.inputs),
+        ("results", found.results),
+    ):
+        lines += [f"{key}.{each} = {to_toml(table)}" for each, table in tables.items()]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _run(name: str, catalogue: Path, output: TextIO, *, is_written: bool) -> None:
+    entry = _find_entry(catalogue, name)
+    if entry is not None and is_written:
+        raise SettingsError(
+            f"{name} has an entry in {catalogue} already: copy the lines that this command prints "
+            "without --write into it"
+        )
+    module = entry.implementation if entry else _module_of(name)
+    infer = _import_class(module)
+    found = describe(infer, entry)
+    if not found.parameters:
+        sys.stderr.write(f"{name} has no parameters\n")
+    if entry:
+        sys.stderr.write(f"{name} may run for {entry.max_run_seconds} s (max_run_seconds)\n")
+    new = {} if entry else describe_entry(module, infer)
+    if new and not hasattr(infer, "accepts"):
+        sys.stderr.write(f"check media_types: {module}.Infer has no attribute accepts\n")
+    text = _format(name.rpartition(".")[2].replace("_", "-"), new, found)
+    output.write(text)
+    output.flush()
+    if is_written:
+        write_entry(catalogue, text)
+        sys.stderr.write(f"the entry was added to {catalogue}\n")
+
+
 def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
-    """Print the parameters, named inputs and named results of one model, and return the exit code.
+    """Print the declarations of one model, and return the exit code.
 
     `arguments` contains the model's name.
 
@@ -118,15 +283,16 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="python -m worker.describe",
-        description="Print a model's parameters, named inputs and named results as TOML.",
+        description="Print a model's parameters, named inputs and named results as TOML, or a "
+        "whole entry for a model that the catalogue does not contain.",
     )
-    parser.add_argument("name", help="the model's name in the catalogue")
+    parser.add_argument("name", help="the model's name in the catalogue, or its module")
+    parser.add_argument("--write", action="store_true", help="append the entry to the catalogue")
     parsed = parser.parse_args(arguments)
     try:
         settings = CheckSettings.from_env(environ)
-        model = Catalogue.load(settings.catalogue).model(parsed.name)
-        found = describe(model)
-    except (ContractError, SettingsError) as error:
+        _run(parsed.name, settings.catalogue, output, is_written=parsed.write)
+    except (ContractError, SettingsError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     except WorkerError as error:
@@ -137,15 +303,6 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
         failed = ModelFailed.from_error(parsed.name, error)
         sys.stderr.write(f"{failed.code}: {failed}\n")
         return 1
-    if not found.parameters:
-        sys.stderr.write(f"{parsed.name} has no parameters\n")
-    sys.stderr.write(f"{parsed.name} may run for {model.max_run_seconds} s (max_run_seconds)\n")
-    output.writelines(
-        f"parameters.{name} = {to_toml(schema)}\n" for name, schema in found.parameters.items()
-    )
-    output.writelines(f"inputs.{name} = {to_toml(each)}\n" for name, each in found.inputs.items())
-    output.writelines(f"results.{name} = {to_toml(each)}\n" for name, each in found.results.items())
-    output.flush()
     return 0
 
 

@@ -186,14 +186,18 @@ def _write(catalogue: Path, path: TablePath, sha256: str) -> None:
             f"the entry {'.'.join(path)} was removed from the catalogue during the download, so no "
             "digest was written"
         ) from None
-    if changed == text:
-        return
+    if changed != text:
+        replace_text(catalogue, changed)
+
+
+def replace_text(catalogue: Path, text: str) -> None:
+    """Replace the text of the catalogue file at once, so that no reader sees a part of it."""
     target = catalogue.resolve()
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     part = Path(name)
     try:
         with open(handle, "w", encoding="utf-8", newline="") as file:  # noqa: PTH123  a handle
-            file.write(changed)
+            file.write(text)
         shutil.copymode(target, part)
         part.replace(target)
     finally:

@@ -2,9 +2,12 @@
 
 import json
 import subprocess
-from collections.abc import Callable, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Annotated, Any
 
 import typer
@@ -36,6 +39,9 @@ from loosely.local.parts import python_command, storage_connection_string
 
 _MEBIBYTE = 1024 * 1024
 _EXIT_USAGE = 2
+_STEP_SECONDS = 300.0
+# How often a check that is still busy says so.
+_NOTE_SECONDS = 10.0
 _MAX_CALLERS = 4096
 # The assumption for the estimate of the cost: jobs of each caller in the busiest hour.
 _JOBS_OF_A_CALLER = 60
@@ -79,15 +85,21 @@ def show(
 
 @app.command()
 def describe(
-    name: Annotated[str, typer.Argument(help="The model's name in the catalogue.")],
+    name: Annotated[
+        str, typer.Argument(help="The model's name, or the name of its module with a dot.")
+    ],
+    write: Annotated[
+        bool, typer.Option("--write", help="Append the entry to the catalogue.")
+    ] = False,
 ) -> None:
-    """Print the parameters, named inputs and named results that a model's class declares, as TOML.
+    """Print what a model's class declares, as TOML for the catalogue.
 
-    Copy the printed lines into the model's entry in the catalogue.
+    If the model has an entry, these are its parameters, named inputs and named results: copy the
+    lines into the entry. If not, this is a whole entry for the module `models.NAME`.
 
     The command imports the model's module.
     """
-    _run(lambda _: ("worker.describe", name))
+    _run(lambda _: ("worker.describe", name, *(["--write"] if write else [])))
 
 
 @app.command()
@@ -168,6 +180,15 @@ def check(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
         str,
         typer.Option(metavar="NAME", help="With --load: the GPU for the estimate of the cost."),
     ] = "T4",
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=1,
+            metavar="SECONDS",
+            help="The longest time of one step. Default: max_run_seconds of the entry for a run, "
+            "and 300 s for each other step.",
+        ),
+    ] = None,
     as_json: JsonLinesOption = False,
 ) -> None:
     """Load a model without a worker, run it on a file, and measure batches of several sizes.
@@ -186,26 +207,17 @@ def check(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
         kind += ["--parameters", json.dumps(parameters)]
     under_load = ("--load", str(load)) if load else ()
     found = dict[str, Mapping[str, Any]]()
-    with subprocess.Popen(  # noqa: S603  our own module, without a shell
-        python_command("worker.check", name, str(file.resolve()), *kind, *under_load),
-        cwd=place.directory,
-        env=place.environment,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        output = _CheckOutput(Console())
-        for line in process.stdout:
-            event = json.loads(line)
+    output = _CheckOutput(Console())
+    arguments = (name, str(file.resolve()), *kind, *under_load)
+    with _CheckProcess(place, arguments, timeout) as process:
+        for event in process.events():
             found[event["event"]] = event
             if as_json:
-                typer.echo(line, nl=False)
+                typer.echo(json.dumps(event, ensure_ascii=False))
             else:
                 output.add(event)
     output.finish()
-    if process.returncode:
-        is_usage = process.returncode == _EXIT_USAGE
-        raise typer.Exit(_EXIT_USAGE if is_usage else ExitCode.FAILED)
+    process.exit_on_failure()
     if load:
         shape = jobs or f"office:{load * _JOBS_OF_A_CALLER}"
         options = _cost_options(name, shape, gpu, found["loaded"], found["suggestion"])
@@ -335,23 +347,80 @@ def _run_on_files(
     Raises:
         typer.Exit: The model does not exist, or cannot be loaded.
     """
-    done = subprocess.run(  # noqa: S603  our own module, without a shell
-        python_command("worker.check", *arguments, model, *map(str, files)),
-        cwd=place.directory,
-        env=place.environment,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    lines: list[Mapping[str, Any]] = [json.loads(line) for line in done.stdout.splitlines()]
-    if done.returncode:
-        for line in lines:
-            if line["event"] == "failed":
-                detail = f"{model}: {line['code']}: {line['detail']}"
-                typer.echo(printable(detail), err=True)
-        is_usage = done.returncode == _EXIT_USAGE
-        raise typer.Exit(_EXIT_USAGE if is_usage else ExitCode.FAILED)
+    with _CheckProcess(place, (*arguments, model, *map(str, files))) as process:
+        lines = list(process.events())
+    for line in lines:
+        if line["event"] == "failed":
+            typer.echo(printable(f"{model}: {line['code']}: {line['detail']}"), err=True)
+    process.exit_on_failure()
     return lines
+
+
+class _CheckProcess:
+    """Runs `worker.check`, says on standard error what it does, and kills it if a step hangs."""
+
+    def __init__(
+        self, place: "_Place", arguments: tuple[str, ...], limit_seconds: float | None = None
+    ) -> None:
+        self._limit_seconds = limit_seconds
+        self._process = subprocess.Popen(  # noqa: S603  our own module, without a shell
+            python_command("worker.check", "--steps", *arguments),
+            cwd=place.directory,
+            env=place.environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._lines = SimpleQueue[str]()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def __enter__(self) -> "_CheckProcess":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put("")
+
+    def events(self) -> Iterator[Mapping[str, Any]]:
+        """Yield the JSON objects that the process prints, without the steps."""
+        step, begun = "starting", time.monotonic()
+        limit_seconds = self._limit_seconds or _STEP_SECONDS
+        while True:
+            seconds = time.monotonic() - begun
+            if seconds >= limit_seconds:
+                self._process.kill()
+                detail = f"{step} took longer than {limit_seconds:g} s; --timeout allows more"
+                yield {"event": "failed", "code": "timed-out", "detail": detail}
+                break
+            try:
+                line = self._lines.get(timeout=min(_NOTE_SECONDS, limit_seconds - seconds))
+            except Empty:
+                seconds = time.monotonic() - begun
+                if seconds < limit_seconds:
+                    typer.echo(f"still {step} after {seconds:.0f} s", err=True)
+                continue
+            if not line:
+                break
+            event = json.loads(line)
+            begun = time.monotonic()
+            if event["event"] == "step":
+                step = printable(event["text"])
+                limit_seconds = self._limit_seconds or event["limit_seconds"] or _STEP_SECONDS
+                typer.echo(step, err=True)
+            else:
+                yield event
+        self._process.wait()
+
+    def exit_on_failure(self) -> None:
+        """Raise typer.Exit if the process has failed."""
+        if self._process.returncode:
+            is_usage = self._process.returncode == _EXIT_USAGE
+            raise typer.Exit(_EXIT_USAGE if is_usage else ExitCode.FAILED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,8 @@ def test_the_models_check_command_prints_the_result_and_the_time_of_each_batch_s
     tmp_path: Path,
 ) -> None:
     done = run_check(tmp_path, "tried", write_input(tmp_path, "seven !"))
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
+    assert not [line for line in done.stderr.splitlines() if "ing " not in line]
     assert "tried loaded in" in done.stdout
     assert '"characters": 7' in done.stdout
     rows = [line.split() for line in done.stdout.splitlines()]
@@ -275,7 +276,8 @@ class Infer:
     done = run_check(
         tmp_path, "tried", write_input(tmp_path, "abc"), "--load", "8", code=code, more=more
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
+    assert not [line for line in done.stderr.splitlines() if "ing " not in line]
     assert "8 callers, each with one job at a time:" in done.stdout
     lines = [line.split() for line in done.stdout.splitlines()]
     rows = {
@@ -406,3 +408,18 @@ def test_the_models_show_command_prints_a_catalogue_entry_with_default_values_fi
     assert done.returncode == 0, done.stderr
     assert "[tried]\n" in done.stdout
     assert "max_upload_bytes = 1000\n" in done.stdout
+
+
+def test_the_models_check_command_says_what_it_does_and_ends_a_step_that_hangs(
+    tmp_path: Path,
+) -> None:
+    code = (
+        "class Infer:\n    accepts = 'text'\n    def __call__(self, item):\n        while 1: pass"
+    )
+    file = write_input(tmp_path, "four")
+    done = run_check(tmp_path, "tried", file, "--timeout", "20", code=code)
+    assert done.returncode == 1
+    steps = [line for line in done.stderr.splitlines() if not line.startswith("still")]
+    assert steps[:2] == ["loading tried", "running tried"]
+    assert "still running tried after 10 s" in done.stderr
+    assert "timed-out: running tried took longer than 20 s; --timeout allows more" in done.stderr
