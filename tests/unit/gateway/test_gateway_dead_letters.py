@@ -104,7 +104,7 @@ async def test_a_dead_letter_describes_the_last_step_of_the_job_and_the_death_of
     assert letter["description"] == f"{death}; the last step of delivery 3 in w-7: the model ran"
     error = (await gateway.job(job_id))["error"]
     assert error["code"] == "dead-lettered"
-    assert error["message"].endswith(f"none of them finished it: {death}")
+    assert error["message"].endswith(f"failed as often as allowed: {death}")
 
 
 async def test_the_dead_letter_of_a_producer_message_has_no_description_of_its_deliveries(
