@@ -159,15 +159,18 @@ def check_checkov(tools: Tools) -> None:
 def simplify_bicep(text: str) -> str:
     """Rewrite a Bicep template so that checkov can parse it. Return the new text.
 
-    The parser of checkov does not support three forms: imported types, types of arrays and maps,
-    and calls with one argument on each line, as Bicep's formatter writes them. This function
-    removes or replaces them. The new template describes the same resources with the same values.
+    The parser of checkov does not support four forms: imported types, types of arrays and maps,
+    calls with one argument on each line, as Bicep's formatter writes them, and functions that make
+    objects. This function removes or replaces them. The new template describes the same resources
+    with the same values, except environment variables.
     """
     text = re.sub(r"^import .*\n|^@export\(\)\n", "", text, flags=re.MULTILINE)
     text = re.sub(r"^type \w+ = \{ \*: string \}$", "", text, flags=re.MULTILINE)
     text = re.sub(r"^(param \w+) Tags$", r"\1 object", text, flags=re.MULTILINE)
     text = re.sub(r"^(param \w+) Token$", r"\1 string", text, flags=re.MULTILINE)
     text = re.sub(r"^(param \w+) string\[\]", r"\1 array", text, flags=re.MULTILINE)
+    text = re.sub(r"\btoObject\(.*\)$", "{}", text, flags=re.MULTILINE)
+    text = re.sub(r"\bmap\(.*, each => \{.*\}\)$", "[]", text, flags=re.MULTILINE)
     return re.sub(
         r"\(\n((?:[^()\n]+\n)+)\s*\)",
         lambda call: f"({' '.join(line.strip() for line in call[1].splitlines())})",

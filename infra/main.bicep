@@ -49,18 +49,52 @@ param gatewayMaxInstances int = 40
 @maxValue(1000)
 param gatewayConcurrency int = 50
 
+@description('Python of the function instances.')
+@allowed(['3.12', '3.13'])
+param gatewayPython string = '3.12'
+
+@description('How running instances are replaced: in batches that end their requests, or all at once.')
+@allowed(['RollingUpdate', 'Recreate'])
+param gatewayUpdates string = 'RollingUpdate'
+
+@description('Further settings of the gateway: NAME=value, separated by semicolons.')
+param gatewaySettings string = ''
+
+@description('Further settings of the workers: NAME=value, separated by semicolons.')
+param workerSettings string = ''
+
 @description('Number of always ready function instances. 0 is cheapest, 1 avoids the cold start.')
 @minValue(0)
 @maxValue(20)
 param alwaysReadyCount int = 1
 
-@description('Size of a node of the system pool. AKS needs at least 4 cores.')
+@description('Spread storage, the gateway and the system pool over zones. Azure cannot change it later.')
+param zoneRedundant bool = false
+
+@description('Size of a node of the pools without GPUs. AKS needs at least 4 cores in the system pool.')
 param systemNodeSize string = 'Standard_D4as_v5'
 
 @description('Nodes of the system pool: 2 at least in production, 1 for a trial.')
 @minValue(1)
 @maxValue(10)
 param systemNodeCount int = 2
+
+@description('Nodes that always run for models without a GPU. With 0 their first job waits for a node.')
+@minValue(0)
+@maxValue(10)
+param cpuMinCount int = 0
+
+@description('Maximum number of nodes for models without a GPU.')
+@minValue(1)
+@maxValue(100)
+param cpuMaxCount int = 4
+
+@description('Weekday on which AKS upgrades the cluster and its nodes.')
+@allowed(['Monday', 'Tuesday', 'Wednesday', 'Thursday', 'Friday', 'Saturday', 'Sunday'])
+param maintenanceDay string = 'Sunday'
+
+@description('Start of the maintenance in UTC. It may take four hours.')
+param maintenanceStart string = '02:00'
 
 @description('Size of a GPU node. It decides the GPU, its memory and the price.')
 param gpuNodeSize string = 'Standard_NC4as_T4_v3'
@@ -106,9 +140,9 @@ param monthlyBudget int = 0
 @description('First day of the budget, the first of a month: infra/scripts/check-tools.sh sets it.')
 param budgetStart string = ''
 
+// Without a default azd would ask for it, and then check-tools.sh again.
 @description('Mail address for alerts and the budget. none: no mail. infra/scripts/check-tools.sh asks for it.')
-@minLength(3)
-param alertEmail string
+param alertEmail string = ''
 
 @description('Object id of the identity that deploys. It may upload weights and write the keys. azd sets it.')
 param principalId string = ''
@@ -193,6 +227,7 @@ module storage 'modules/storage.bicep' = {
     pageOrigins: pageOrigins
     corsOrigins: corsOrigins
     retentionHours: retentionHours
+    zoneRedundant: zoneRedundant
     hostName: hostStorageName
     gatewayIdentityName: identityNames.gateway
     gatewayPrincipalId: identities.outputs.gateway.principalId
@@ -272,6 +307,10 @@ module gateway 'modules/gateway.bicep' = {
     insightsConnectionString: monitoring.outputs.insightsConnectionString
     durableEndpoint: durableBackend == 'scheduler' ? durable!.outputs.endpoint : ''
     alwaysReadyCount: alwaysReadyCount
+    zoneRedundant: zoneRedundant
+    pythonVersion: gatewayPython
+    updateStrategy: gatewayUpdates
+    otherSettings: gatewaySettings
     instanceMemoryMB: gatewayMemoryMB
     maximumInstanceCount: gatewayMaxInstances
     httpConcurrency: gatewayConcurrency
@@ -313,6 +352,11 @@ module cluster 'modules/cluster.bicep' = if (usesAks) {
     kedaIdentityName: identityNames.keda
     systemNodeSize: systemNodeSize
     systemNodeCount: systemNodeCount
+    zoneRedundant: zoneRedundant
+    cpuMinCount: cpuMinCount
+    cpuMaxCount: cpuMaxCount
+    maintenanceDay: maintenanceDay
+    maintenanceStart: maintenanceStart
     gpuNodeSize: gpuNodeSize
     gpuSharing: gpuSharing
     gpuMinCount: gpuMinCount
@@ -342,6 +386,7 @@ module workerApps 'modules/worker-aca.bicep' = if (!usesAks) {
     gatewayHost: gateway.outputs.host
     maxReplicas: gpuMaxCount
     minReplicas: gpuMinCount
+    otherSettings: workerSettings
     image: workerImage
     cpuImage: workerCpuImage
   }

@@ -69,8 +69,8 @@ def make_deployment(model: ModelEntry, grace_seconds: int) -> dict[str, Any]:
             {"name": "device", "emptyDir": {"sizeLimit": "16Mi"}},
         ],
     }
+    pod["nodeSelector"] = {"loosely.dev/pool": "gpu" if model.uses_gpu else "cpu"}
     if model.uses_gpu:
-        pod["nodeSelector"] = {"loosely.dev/pool": "gpu"}
         pod["tolerations"] = [
             {
                 "key": "nvidia.com/gpu",

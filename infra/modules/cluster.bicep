@@ -16,6 +16,11 @@ param workerIdentityName string
 param kedaIdentityName string
 param systemNodeSize string
 param systemNodeCount int
+param zoneRedundant bool
+param cpuMinCount int
+param cpuMaxCount int
+param maintenanceDay string
+param maintenanceStart string
 param gpuNodeSize string
 param gpuSharing string
 param gpuMinCount int
@@ -98,6 +103,9 @@ resource cluster 'Microsoft.ContainerService/managedClusters@2026-04-01' = {
         minCount: systemNodeCount
         maxCount: systemNodeCount + 2
         maxPods: 110
+        availabilityZones: zoneRedundant ? ['1', '2', '3'] : null
+        // Only what the cluster itself needs. Workers without a GPU have the pool below.
+        nodeTaints: ['CriticalAddonsOnly=true:NoSchedule']
         vnetSubnetID: empty(subnetId) ? null : subnetId
         localDNSProfile: { mode: localDnsMode }
         upgradeSettings: { maxSurge: '1' }
@@ -105,6 +113,43 @@ resource cluster 'Microsoft.ContainerService/managedClusters@2026-04-01' = {
     ]
   }
 }
+
+// For workers of models without a GPU.
+resource cpuPool 'Microsoft.ContainerService/managedClusters/agentPools@2026-04-01' = {
+  parent: cluster
+  name: 'cpu'
+  properties: {
+    mode: 'User'
+    vmSize: systemNodeSize
+    osType: 'Linux'
+    osSKU: 'AzureLinux'
+    enableAutoScaling: true
+    count: contains(nodePools, 'cpu') ? null : cpuMinCount
+    minCount: cpuMinCount
+    maxCount: cpuMaxCount
+    maxPods: 110
+    availabilityZones: zoneRedundant ? ['1', '2', '3'] : null
+    nodeLabels: { 'loosely.dev/pool': 'cpu' }
+    vnetSubnetID: empty(subnetId) ? null : subnetId
+    localDNSProfile: { mode: localDnsMode }
+    upgradeSettings: { maxSurge: '0', maxUnavailable: '1' }
+  }
+}
+
+// AKS upgrades the cluster and the images of its nodes in these hours of the week.
+resource maintenance 'Microsoft.ContainerService/managedClusters/maintenanceConfigurations@2026-04-01' = [
+  for name in ['aksManagedAutoUpgradeSchedule', 'aksManagedNodeOSUpgradeSchedule']: {
+    parent: cluster
+    name: name
+    properties: {
+      maintenanceWindow: {
+        schedule: { weekly: { intervalWeeks: 1, dayOfWeek: maintenanceDay } }
+        startTime: maintenanceStart
+        durationHours: 4
+      }
+    }
+  }
+]
 
 var spotPools = useSpot ? [{ name: 'gpuspot', priority: 'Spot', min: gpuMinCount }] : []
 var onDemandPool = { name: 'gpu', priority: 'Regular', min: useSpot ? 0 : gpuMinCount }

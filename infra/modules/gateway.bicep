@@ -19,6 +19,14 @@ param insightsConnectionString string
 @description('The Durable Task Scheduler\'s endpoint. Empty: histories are kept in the host\'s storage.')
 param durableEndpoint string
 param alwaysReadyCount int
+param zoneRedundant bool
+param pythonVersion string
+
+@description('RollingUpdate or Recreate. It takes effect with the update after the one that changes it.')
+param updateStrategy string
+
+@description('Further settings: NAME=value, separated by semicolons. They replace those of this file.')
+param otherSettings string
 param instanceMemoryMB int
 param maximumInstanceCount int
 param httpConcurrency int
@@ -28,9 +36,11 @@ param subnetId string
 
 // The platform's scaling reads the backend from host.json and ignores the settings. So with histories
 // in storage it would not start an instance for orchestrations: keep at least one always ready.
-var durableCount = empty(durableEndpoint) ? max(1, alwaysReadyCount) : alwaysReadyCount
+// A plan that spreads over zones needs two of each group.
+var leastCount = zoneRedundant ? max(2, alwaysReadyCount) : alwaysReadyCount
+var durableCount = empty(durableEndpoint) ? max(1, leastCount) : leastCount
 var warm = [
-  { name: 'http', instanceCount: alwaysReadyCount }
+  { name: 'http', instanceCount: leastCount }
   { name: 'durable', instanceCount: durableCount }
 ]
 
@@ -81,7 +91,14 @@ var histories = {
   AzureFunctionsJobHost__extensions__durableTask__storageProvider__workItemQueueVisibilityTimeout: '00:01:00'
 }
 
+var assignments = filter(split(otherSettings, ';'), each => contains(each, '='))
+var others = toObject(assignments, each => trim(split(each, '=')[0]), each => join(skip(split(each, '='), 1), '='))
+
 resource hostStorage 'Microsoft.Storage/storageAccounts@2025-08-01' existing = { name: hostStorageName }
+
+// The types of this API version do not have the property, but the API takes it:
+// https://learn.microsoft.com/azure/azure-functions/flex-consumption-site-updates
+var updates = any({ siteUpdateStrategy: { type: updateStrategy } })
 
 resource plan 'Microsoft.Web/serverfarms@2025-03-01' = {
   name: 'plan-${token}'
@@ -89,7 +106,7 @@ resource plan 'Microsoft.Web/serverfarms@2025-03-01' = {
   tags: tags
   kind: 'functionapp'
   sku: { name: 'FC1', tier: 'FlexConsumption' }
-  properties: { reserved: true }
+  properties: { reserved: true, zoneRedundant: zoneRedundant }
 }
 
 resource app 'Microsoft.Web/sites@2025-03-01' = {
@@ -103,7 +120,7 @@ resource app 'Microsoft.Web/sites@2025-03-01' = {
     httpsOnly: true
     keyVaultReferenceIdentity: identityId
     virtualNetworkSubnetId: empty(subnetId) ? null : subnetId
-    functionAppConfig: {
+    functionAppConfig: union(updates, {
       deployment: {
         storage: {
           type: 'blobContainer'
@@ -118,8 +135,8 @@ resource app 'Microsoft.Web/sites@2025-03-01' = {
         triggers: { http: { perInstanceConcurrency: min(httpConcurrency, fittingConcurrency) } }
         alwaysReady: filter(warm, each => each.instanceCount > 0)
       }
-      runtime: { name: 'python', version: '3.12' }
-    }
+      runtime: { name: 'python', version: pythonVersion }
+    })
     // Flex Consumption refuses most other properties, such as ftpsState (ARM error 51021).
     siteConfig: { minTlsVersion: '1.2' }
   }
@@ -129,7 +146,7 @@ resource app 'Microsoft.Web/sites@2025-03-01' = {
 
   resource settings 'config' = {
     name: 'appsettings'
-    properties: union(common, empty(durableEndpoint) ? histories : scheduler)
+    properties: union(common, empty(durableEndpoint) ? histories : scheduler, others)
   }
 }
 

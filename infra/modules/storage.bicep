@@ -15,6 +15,9 @@ param pageOrigins string[]
 @description('Origins of other pages that may use the API, separated by commas, or *.')
 param corsOrigins string
 param retentionHours int
+
+@description('Keep copies in three zones instead of one.')
+param zoneRedundant bool
 param hostName string
 param gatewayIdentityName string
 param gatewayPrincipalId string
@@ -37,6 +40,7 @@ var otherOrigins = filter(split(replace(corsOrigins, ' ', ''), ','), each => !em
 
 var roles = loadJsonContent('../roles.json')
 
+var storageSku = { name: zoneRedundant ? 'Standard_ZRS' : 'Standard_LRS' }
 var account = {
   allowBlobPublicAccess: false
   allowSharedKeyAccess: false
@@ -50,7 +54,7 @@ resource host 'Microsoft.Storage/storageAccounts@2025-08-01' = {
   location: location
   tags: tags
   kind: 'StorageV2'
-  sku: { name: 'Standard_LRS' }
+  sku: storageSku
   // The host's account stays public in a private network: Flex Consumption deploys through it.
   properties: union(account, {
     minimumTlsVersion: 'TLS1_2'
@@ -68,7 +72,7 @@ resource payload 'Microsoft.Storage/storageAccounts@2025-08-01' = {
   location: location
   tags: tags
   kind: 'StorageV2'
-  sku: { name: 'Standard_LRS' }
+  sku: storageSku
   properties: union(account, {
     minimumTlsVersion: 'TLS1_2'
     // Callers use signed links to it. In a private network they use the private endpoint.

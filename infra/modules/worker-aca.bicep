@@ -18,6 +18,9 @@ param gatewayHost string
 param minReplicas int
 param maxReplicas int
 
+@description('Further settings: NAME=value, separated by semicolons. They replace those of this file.')
+param otherSettings string
+
 @description('The workers\' image. Apps are created only after infra/scripts/deploy-worker.sh has built it.')
 param image string
 
@@ -26,6 +29,8 @@ param cpuImage string
 
 var roles = loadJsonContent('../roles.json')
 var models = loadJsonContent('../catalogue.json').models
+var assignments = filter(split(otherSettings, ';'), each => contains(each, '='))
+var others = toObject(assignments, each => trim(split(each, '=')[0]), each => join(skip(split(each, '='), 1), '='))
 var gpuProfile = 'gpu-t4'
 // Container Apps refuse a maximum below the minimum.
 var gpuReplicas = max(minReplicas, maxReplicas)
@@ -34,6 +39,29 @@ resource workspace 'Microsoft.OperationalInsights/workspaces@2025-07-01' existin
 resource registry 'Microsoft.ContainerRegistry/registries@2025-04-01' existing = { name: registryName }
 resource worker 'Microsoft.ManagedIdentity/userAssignedIdentities@2024-11-30' existing = { name: workerIdentityName }
 resource keda 'Microsoft.ManagedIdentity/userAssignedIdentities@2024-11-30' existing = { name: kedaIdentityName }
+
+var common = {
+  SERVICE_BUS__fullyQualifiedNamespace: servicebusHost
+  PAYLOAD_STORAGE__blobServiceUri: payloadEndpoint
+  REPLY_HOSTS: '${gatewayHost}:443'
+  AZURE_CLIENT_ID: worker.properties.clientId
+  HEALTH_HOST: '0.0.0.0'
+  LOG_FORMAT: 'json'
+  HF_HUB_OFFLINE: '1'
+  WORKER_LOCK_SECONDS: '60'
+  OTEL_TRACES_EXPORTER: 'azure_monitor_opentelemetry_exporter'
+  APPLICATIONINSIGHTS_CONNECTION_STRING: insightsConnectionString
+  APPLICATIONINSIGHTS_AUTHENTICATION_STRING: 'ClientId=${worker.properties.clientId};Authorization=AAD'
+  APPLICATIONINSIGHTS_STATSBEAT_DISABLED_ALL: 'true'
+}
+
+var own = [
+  for model in models: {
+    WORKER_MODELS: model.model
+    WORKER_REQUIRE_DEVICE: model.device == 'gpu' ? 'cuda' : 'any'
+    WORKER_DRAIN_SECONDS: string(min(model.graceSeconds, 600) - 15)
+  }
+]
 
 resource environment 'Microsoft.App/managedEnvironments@2025-07-01' = {
   name: 'cae-${token}'
@@ -69,7 +97,7 @@ resource pullRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
 // Created only if the image exists: a deployment fails if an app does not answer its probes. By then
 // keys.sh has also written the secret.
 resource app 'Microsoft.App/containerApps@2025-07-01' = [
-  for model in models: if (!empty(image)) {
+  for (model, index) in models: if (!empty(image)) {
     name: model.appName
     location: location
     tags: tags
@@ -93,26 +121,7 @@ resource app 'Microsoft.App/containerApps@2025-07-01' = [
             image: model.device == 'gpu' || empty(cpuImage) ? image : cpuImage
             // Everything that comes with the GPU, as in infra/prices.yaml.
             resources: model.device == 'gpu' ? { cpu: json('8'), memory: '56Gi' } : { cpu: json('1'), memory: '2Gi' }
-            env: [
-              { name: 'WORKER_MODELS', value: model.model }
-              { name: 'SERVICE_BUS__fullyQualifiedNamespace', value: servicebusHost }
-              { name: 'PAYLOAD_STORAGE__blobServiceUri', value: payloadEndpoint }
-              { name: 'REPLY_HOSTS', value: '${gatewayHost}:443' }
-              { name: 'AZURE_CLIENT_ID', value: worker.properties.clientId }
-              { name: 'HEALTH_HOST', value: '0.0.0.0' }
-              { name: 'LOG_FORMAT', value: 'json' }
-              { name: 'HF_HUB_OFFLINE', value: '1' }
-              { name: 'WORKER_LOCK_SECONDS', value: '60' }
-              { name: 'WORKER_REQUIRE_DEVICE', value: model.device == 'gpu' ? 'cuda' : 'any' }
-              { name: 'OTEL_TRACES_EXPORTER', value: 'azure_monitor_opentelemetry_exporter' }
-              { name: 'APPLICATIONINSIGHTS_CONNECTION_STRING', value: insightsConnectionString }
-              {
-                name: 'APPLICATIONINSIGHTS_AUTHENTICATION_STRING'
-                value: 'ClientId=${worker.properties.clientId};Authorization=AAD'
-              }
-              { name: 'APPLICATIONINSIGHTS_STATSBEAT_DISABLED_ALL', value: 'true' }
-              { name: 'WORKER_DRAIN_SECONDS', value: string(min(model.graceSeconds, 600) - 15) }
-            ]
+            env: map(items(union(common, own[index], others)), each => { name: each.key, value: each.value })
             probes: [
               {
                 type: 'Startup'

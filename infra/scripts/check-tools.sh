@@ -37,6 +37,14 @@ if [ -z "$address" ]; then
     azd env set ALERT_EMAIL "$address" --cwd "$root"
 fi
 
+for list in GATEWAY_SETTINGS WORKER_SETTINGS; do
+    settings=$(optional_value "$list") || settings=
+    ! printf '%s\n' "$settings" | tr ';' '\n' | grep -Eqv '^([A-Za-z][A-Za-z0-9_]*=.*)?$' ||
+        stop "$list must be NAME=value, separated by semicolons, found: $settings"
+    ! printf '%s\n' "$settings" | tr ';' '\n' | grep -q '^RETENTION_HOURS=' ||
+        stop "$list: the storage's rules depend on RETENTION_HOURS, so set it by itself: azd env set RETENTION_HOURS …"
+done
+
 offers() { # SERVICE LOCATION…: stop unless the service exists in the region
     service=$1
     shift
@@ -88,8 +96,11 @@ check_region() { # stop if a service or the quota that the choices need is missi
     # An upgrade starts one node more: maxSurge in infra/modules/cluster.bicep.
     new=$(count_new_nodes system "$count")
     [ "$new" = 0 ] || new=$((new + 1))
-    cores=$((new * node_cores))
-    reason="$count of $machine, and one for upgrades,"
+    # The pool for models without a GPU needs at least one node.
+    count_cpu=$(optional_value CPU_MIN_COUNT) || count_cpu=0
+    [ "$count_cpu" != 0 ] || count_cpu=1
+    cores=$(((new + $(count_new_nodes cpu "$count_cpu")) * node_cores))
+    reason="$count of $machine, one for upgrades, $count_cpu for models without a GPU,"
     check_quota "$family" "$cores" "$reason"
     system_family=$family system_cores=$cores
     # At least one node, also if nodes start only for jobs. Spot nodes use a quota of their own; on-demand

@@ -5,7 +5,8 @@
 #   deploy-worker.sh [TAG]     TAG of an earlier image rolls back to that image
 # If CPU_TORCH_INDEX is set in the environment, models that need no GPU get an image of their own, without CUDA.
 # OVERLAY=… chooses one of infra/k8s/overlays instead of the environment's choices. If NODE_CACHE is true in the
-# environment, weights stay on the nodes. Weights of the Hugging Face Hub are first copied to blob storage.
+# environment, weights stay on the nodes. WORKER_SETTINGS in the environment adds settings or replaces them:
+# NAME=value, separated by semicolons. Weights of the Hugging Face Hub are first copied to blob storage.
 set -eu
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 . "$(dirname "$0")/environment.sh"
@@ -22,8 +23,10 @@ choose_tag() { # print a tag for the image of the current files
         return
     fi
     need git
-    commit=$(git -C "$root" rev-parse --short=12 HEAD)
-    changed=$(git -C "$root" status --porcelain -- worker functions/contract)
+    # The last commit that changed what the image contains: other commits need no new image.
+    set -- worker functions/contract .dockerignore
+    commit=$(git -C "$root" log -1 --abbrev=12 --format=%h -- "$@")
+    changed=$(git -C "$root" status --porcelain -- "$@")
     echo "$commit${changed:+-$(date -u +%Y%m%d%H%M%S)}"
 }
 
@@ -63,6 +66,16 @@ print_values() { # NAME…: print a line NAME=value for each; stop if a value is
     done
 }
 
+set_worker_settings() { # write the settings that the environment adds or replaces into worker.env
+    file="$build/k8s/base/workers/worker.env"
+    settings=$(optional_value WORKER_SETTINGS) || settings=
+    printf '%s\n' "$settings" | tr ';' '\n' | while IFS='=' read -r setting text; do
+        [ -n "$setting" ] || continue
+        { grep -v "^$setting=" "$file" || true; printf '%s=%s\n' "$setting" "$text"; } >"$file.new"
+        mv "$file.new" "$file"
+    done
+}
+
 write_values() { # write the values that kustomize inserts into the manifests
     gateway=$(value GATEWAY_BASE_URL)
     {
@@ -98,6 +111,7 @@ deploy_to_cluster() { # OVERLAY
         --file "$KUBECONFIG" --overwrite-existing --output none
     kubelogin convert-kubeconfig --login azurecli --kubeconfig "$KUBECONFIG"
     write_values
+    set_worker_settings
     overlay=$(add_components "$1")
     say "rolling out $image with overlay $1"
     kubectl kustomize "$build/k8s/overlays/$overlay" >"$build/manifests.yaml"
@@ -129,4 +143,8 @@ else
     fi
     deploy_to_cluster "${OVERLAY:-$chosen}"
 fi
+# Old images cost storage. The newest 20 tags and those of the last 30 days stay, to roll back to.
+[ $# -gt 0 ] || az acr run --registry "$name" --output none \
+    --cmd "acr purge --filter 'worker:.*' --ago 30d --keep 20 --untagged" /dev/null >&2 ||
+    say "old images could not be deleted from $name"
 say "done: the workers run $image"

@@ -68,7 +68,7 @@ def test_host_json_and_the_example_settings_have_the_values_that_func_start_need
     assert host["version"] == "2.0"
     assert host["extensionBundle"] == {
         "id": "Microsoft.Azure.Functions.ExtensionBundle",
-        "version": "[4.*, 5.0.0)",
+        "version": "[4.26.0, 5.0.0)",
     }
     assert host["extensions"]["http"]["routePrefix"] == ""
     example = json.loads((ROOT / "local.settings.example.json").read_text(encoding="utf-8"))

@@ -81,9 +81,9 @@ def usage(name: str, limit: int, used: int = 0) -> Output:
 # The quota that docs/deploy.md asks for, and no core more. Published lists have the same family
 # both as `Standard NCASv3_T4 Family` and as `standard NCASv3_T4 Family`.
 USAGES = {
-    "cores": usage("cores", 16),
+    "cores": usage("cores", 20),
     "lowPriorityCores": usage("lowPriorityCores", 4),
-    "standardDASv5Family": usage("standardDASv5Family", 12),
+    "standardDASv5Family": usage("standardDASv5Family", 16),
     "Standard NCASv3_T4 Family": usage("standard NCASv3_T4 Family", 4),
     "Standard NDASv4_A100 Family": usage("Standard NDASv4_A100 Family", 0),
 }

@@ -28,8 +28,10 @@ SETTINGS_REFUSED_BY_FLEX = (
 # The largest queue of the Standard tier: azure-docs, service-bus-quotas.
 LARGEST_QUEUE_MEGABYTES = 5120
 # From 1.21 on, azd passes values that a hook has set to the templates (azure-dev #6063).
-# From 1.25.3 on, it shows the output of hooks, such as the first API key.
-LEAST_AZD = (1, 25, 3)
+# One of the releases of 2026-09, 1.34.2 at the latest, stops drawing over the output of hooks, such
+# as the first API key (azure-dev #10033):
+# https://devblogs.microsoft.com/azure-sdk/azure-developer-cli-azd-september-2026
+LEAST_AZD = (1, 34, 2)
 # AKS documents both for the system pool of a production cluster: azure-docs, aks/use-system-pools.
 LEAST_SYSTEM_CORES = 4
 LEAST_SYSTEM_NODES = 2
@@ -69,7 +71,7 @@ def exactly_the_workers_of_gpu_models_require_a_gpu(files: DeploymentFiles) -> N
             }
             expected = "cuda" if is_gpu(deployment) else None
             assert environment.get("WORKER_REQUIRE_DEVICE") == expected, name
-    setting = "{ name: 'WORKER_REQUIRE_DEVICE', value: model.device == 'gpu' ? 'cuda' : 'any' }"
+    setting = "    WORKER_REQUIRE_DEVICE: model.device == 'gpu' ? 'cuda' : 'any'\n"
     assert setting in files.module("worker-aca")
 
 
@@ -82,7 +84,7 @@ def local_dns_is_off_in_every_node_pool(files: DeploymentFiles) -> None:
     cluster = files.module("cluster")
     assert "var localDnsMode = 'Disabled'" in cluster
     assert (
-        cluster.count("localDNSProfile: { mode: localDnsMode }") == cluster.count("vmSize: ") == 2
+        cluster.count("localDNSProfile: { mode: localDnsMode }") == cluster.count("vmSize: ") == 3
     )
 
 
@@ -201,6 +203,48 @@ def modules_depend_explicitly_only_on_what_they_do_not_mention(files: Deployment
             assert not set(listed.split(", ")) & all_of(name), name
 
 
+def updates_of_the_gateway_end_its_requests(files: DeploymentFiles) -> None:
+    """Check that an update replaces instances in batches, and that orchestrations have a version.
+
+    With this strategy, old and new instances run at the same time. So Durable Functions must keep
+    orchestrations of a newer version away from older instances:
+    https://learn.microsoft.com/azure/azure-functions/flex-consumption-site-updates
+    """
+    assert "param gatewayUpdates string = 'RollingUpdate'\n" in files.text("infra/main.bicep")
+    gateway = files.module("gateway")
+    assert "functionAppConfig: union(updates, {" in gateway
+    assert "siteUpdateStrategy: { type: updateStrategy }" in gateway
+    host = json.loads(files.text("functions/host.json"))
+    durable = host["extensions"]["durableTask"]
+    assert durable["defaultVersion"]
+    assert durable["versionMatchStrategy"] == "CurrentOrOlder"
+    assert durable["versionFailureStrategy"] == "Reject"
+    # The first bundle that has versions: azure-docs, durable-functions-orchestration-versioning.
+    least, _ = host["extensionBundle"]["version"].strip("[)").split(", ")
+    assert tuple(map(int, least.split("."))) >= (4, 26, 0)
+
+
+def settings_of_the_environment_are_deployed(files: DeploymentFiles) -> None:
+    """Check that GATEWAY_SETTINGS and WORKER_SETTINGS replace the settings of the templates."""
+    assert "scheduler, others)" in files.module("gateway")
+    assert "items(union(common, own[index], others))" in files.module("worker-aca")
+    main = files.text("infra/main.bicep")
+    for name in ("gatewaySettings", "workerSettings"):
+        assert f"    otherSettings: {name}\n" in main
+    for module in ("gateway", "worker-aca"):
+        assert "split(otherSettings, ';')" in files.module(module)
+
+
+def zone_redundancy_is_one_choice(files: DeploymentFiles) -> None:
+    """Check that storage, plan and the pools without GPUs spread over zones by one parameter."""
+    main = files.text("infra/main.bicep")
+    assert main.count("    zoneRedundant: zoneRedundant\n") == 3
+    storage = files.module("storage")
+    assert storage.count("sku: storageSku") == storage.count("kind: 'StorageV2'") == 2
+    assert "zoneRedundant ? max(2, alwaysReadyCount)" in files.module("gateway")
+    assert files.module("cluster").count("zoneRedundant ? ['1', '2', '3'] : null") == 2
+
+
 def subnets_state_their_outbound_access(files: DeploymentFiles) -> None:
     """Check that each subnet states whether it has outbound access.
 
@@ -217,9 +261,8 @@ def telemetry_is_sent_with_identities(files: DeploymentFiles) -> None:
     """Check that gateway and workers export traces, and that their identities permit this."""
     exporter = "azure_monitor_opentelemetry_exporter"
     gateway, apps = files.module("gateway"), files.module("worker-aca")
-    assert f"  OTEL_TRACES_EXPORTER: '{exporter}'\n" in gateway
-    assert f"{{ name: 'OTEL_TRACES_EXPORTER', value: '{exporter}' }}" in apps
     for text in (gateway, apps):
+        assert f"  OTEL_TRACES_EXPORTER: '{exporter}'\n" in text
         assert "Authorization=AAD'" in text
     for path in ("functions/requirements.in", "worker/requirements.txt"):
         assert "azure-monitor-opentelemetry-exporter" in files.text(path), path
@@ -284,10 +327,11 @@ def alerts_cover_a_dead_gateway_and_name_the_model(files: DeploymentFiles) -> No
     assert test["properties"]["ValidationRules"]["ExpectedHttpStatusCode"] == 200
     assert alert["properties"]["criteria"]["failedLocationCount"] < 5
     assert alert["properties"]["actions"] == [{"actionGroupId": "[parameters('actionGroupId')]"}]
-    # Without a default, azd asks; check-tools.sh asks before.
+    # Without a default, azd would ask for the address before check-tools.sh asks for it
+    # (ensureParameters in azure-dev, pkg/infra/provisioning/bicep/bicep_provider.go).
     parameters = json.loads(files.text("infra/main.parameters.json"))["parameters"]
-    assert parameters["alertEmail"] == {"value": "${ALERT_EMAIL}"}
-    assert "param alertEmail string\n" in files.text("infra/main.bicep")
+    assert parameters["alertEmail"] == {"value": "${ALERT_EMAIL=}"}
+    assert "param alertEmail string = ''\n" in files.text("infra/main.bicep")
 
 
 def operators_may_use_the_dashboard_of_the_scheduler(files: DeploymentFiles) -> None:
@@ -329,6 +373,9 @@ AZURE_RULES = (
     bicep_files_follow_the_linter_and_the_formatter,
     modules_depend_explicitly_only_on_what_they_do_not_mention,
     subnets_state_their_outbound_access,
+    updates_of_the_gateway_end_its_requests,
+    settings_of_the_environment_are_deployed,
+    zone_redundancy_is_one_choice,
     telemetry_is_sent_with_identities,
     logs_of_the_workers_are_collected,
     alerts_cover_a_dead_gateway_and_name_the_model,

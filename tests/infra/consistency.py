@@ -57,7 +57,7 @@ def queues_match_the_catalogue(files: DeploymentFiles) -> None:
     }
     worker_seconds = f"WORKER_LOCK_SECONDS={CLOUD_LOCK_SECONDS}\n"
     assert worker_seconds in files.text("infra/k8s/base/workers/worker.env")
-    container_apps = f"{{ name: 'WORKER_LOCK_SECONDS', value: '{CLOUD_LOCK_SECONDS}' }}"
+    container_apps = f"  WORKER_LOCK_SECONDS: '{CLOUD_LOCK_SECONDS}'\n"
     assert container_apps in files.module("worker-aca")
     found = {queue["name"]: queue for queue in files.catalogue["queues"]}
     assert found.keys() == expected.keys()
@@ -194,7 +194,7 @@ def ports_and_probes_match(files: DeploymentFiles) -> None:
     assert len(thresholds) == len(probes)
     assert max(map(int, thresholds)) <= 10, "more than Container Apps permit"
     apps = _probes_of_container_apps(files)
-    assert "for model in models: if (!empty(image)) {" in files.module("worker-aca")
+    assert "for (model, index) in models: if (!empty(image)) {" in files.module("worker-aca")
     for manifests in files.overlays.values():
         maps = {each["metadata"]["name"]: each["data"] for each in of_kind(manifests, "ConfigMap")}
         [ingress] = [each["spec"]["ingress"] for each in of_kind(manifests, "NetworkPolicy")]

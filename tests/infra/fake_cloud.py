@@ -355,6 +355,7 @@ ANSWERS: Final[dict[str, Callable[[Call], outputs.Output]]] = {
         call.option("--image"), call.get("images", call.option("--image"))
     ),
     "az acr build": az_acr_build,
+    "az acr run": lambda call: "",
     "az aks get-credentials": az_credentials,
     "az aks list": az_aks_list,
     "az keyvault secret list": lambda call: [*map(outputs.secret, call.table("secrets"))],

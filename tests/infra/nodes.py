@@ -14,23 +14,29 @@ def pods_tolerate_exactly_the_taints_of_their_nodes(files: DeploymentFiles) -> N
     spot = "kubernetes.azure.com/scalesetpriority=spot:NoSchedule"
     assert re.search(rf"var gpuTaints = \['{gpu}'\]", cluster)
     assert re.search(rf"var spotTaints = \['{spot}'\]", cluster)
-    [labels] = re.findall(r"nodeLabels: \{ '([\w./]+)': '(\w+)' \}", cluster)
+    labels = re.findall(r"nodeLabels: \{ '([\w./]+)': '(\w+)' \}", cluster)
+    assert [value for _, value in labels] == ["cpu", "gpu"]
+    cpu_nodes, gpu_nodes = ({name: value} for name, value in labels)
+    # Pods that tolerate this taint are those of AKS itself: azure-docs, aks/use-system-pools.
+    assert "nodeTaints: ['CriticalAddonsOnly=true:NoSchedule']" in cluster
     for name, manifests in files.overlays.items():
         for deployment in of_kind(manifests, "Deployment"):
             taints = _tolerated(pod(deployment))
             if is_gpu(deployment):
                 assert taints == ({gpu} if name == "ondemand" else {gpu, spot}), name
-                assert pod(deployment)["nodeSelector"] == {labels[0]: labels[1]}
+                assert pod(deployment)["nodeSelector"] == gpu_nodes
                 asks = "nvidia.com/gpu" in pod(deployment)["containers"][0]["resources"]["limits"]
                 assert asks is (name != "shared-gpu"), name
             else:
                 assert not taints, "a pod without a GPU must not run on a GPU node"
+                assert pod(deployment)["nodeSelector"] == cpu_nodes
         daemons = of_kind(manifests, "DaemonSet")
         assert len(daemons) == 2
         for daemon in daemons:
             assert _tolerated(pod(daemon)) == {gpu, spot}
-            assert pod(daemon)["nodeSelector"] == {labels[0]: labels[1]}
-            assert re.search(r":v?\d+\.\d+\.\d+", pod(daemon)["containers"][0]["image"])
+            assert pod(daemon)["nodeSelector"] == gpu_nodes
+            image = pod(daemon)["containers"][0]["image"]
+            assert re.search(r":v?\d+\.\d+\.\d+[\w.-]*@sha256:[0-9a-f]{64}$", image)
 
 
 def _tolerated(spec: dict[str, object]) -> set[str]:
@@ -61,7 +67,11 @@ def new_node_pools_have_a_count(files: DeploymentFiles) -> None:
         cluster,
         re.MULTILINE,
     )
-    assert counts == [("systemNodeCount", "systemNodeCount"), ("each.min", "each.min")]
+    assert counts == [
+        ("systemNodeCount", "systemNodeCount"),
+        ("cpuMinCount", "cpuMinCount"),
+        ("each.min", "each.min"),
+    ]
     assert "    nodePools: split(nodePools, ',')\n" in files.text("infra/main.bicep")
 
 

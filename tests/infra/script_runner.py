@@ -103,7 +103,7 @@ def make_checkout(root: Path) -> None:
     ignore = shutil.ignore_patterns("__pycache__", "build", "local.settings.json", ".venv*")
     for folder in ("infra", "worker", "functions"):
         shutil.copytree(ROOT / folder, root / folder, ignore=ignore)
-    for file in ("pyproject.toml", "local.settings.example.json"):
+    for file in ("pyproject.toml", "local.settings.example.json", ".dockerignore"):
         shutil.copy(ROOT / file, root / file)
     (root / ".gitignore").write_text("build/\n__pycache__/\n")
     for command in (("init", "--quiet"), ("add", "."), ("commit", "--quiet", "-m", "All")):

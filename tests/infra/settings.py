@@ -129,7 +129,7 @@ def the_platform_can_scale_the_gateway(files: DeploymentFiles) -> None:
     template = files.module("gateway")
     assert f"var scheduler = {{\n  {setting}: 'Endpoint=" in template
     assert f"var histories = {{\n  {STORAGE_PROVIDER}type: 'AzureStorage'" in template
-    assert "empty(durableEndpoint) ? max(1, alwaysReadyCount) : alwaysReadyCount" in template
+    assert "empty(durableEndpoint) ? max(1, leastCount) : leastCount" in template
     assert f"resource hub 'taskHubs' = {{ name: '{durable['hubName']}' }}" in files.module(
         "durable"
     )
@@ -165,9 +165,7 @@ def worker_settings_are_set_and_read(files: DeploymentFiles) -> None:
                     names |= maps[source["configMapRef"]["name"]]["data"].keys()
                 assert names - PLATFORM - read == set(), (overlay, "set but not read")
                 assert read - names <= LEFT_TO_DEFAULTS["worker"], (overlay, read - names)
-    apps = set(
-        re.findall(r"\{\s*name: '([A-Z]\w+)',?\s+(?:value|secretRef):", files.module("worker-aca"))
-    )
+    apps = set(re.findall(r"^ {2,4}([A-Z]\w+): ", files.module("worker-aca"), re.MULTILINE))
     assert apps - PLATFORM - read == set()
     missing = read - apps - image_environment(files).keys()
     assert missing <= LEFT_TO_DEFAULTS["worker"], missing

@@ -34,11 +34,14 @@ def test_bicep_files_are_simplified_to_syntax_that_checkov_can_parse() -> None:
     text = (
         "import { Tags, Token } from 'types.bicep'\nparam tags Tags\nparam token Token\n"
         "param names string[] = []\n"
+        "var others = toObject(assignments, each => each, each => 1)\n"
+        "  env: map(items(others), each => { name: each.key })\n"
         "var role = subscriptionResourceId(\n  'Microsoft.Authorization/roleDefinitions',\n"
         "  roles.acrPull\n)\n"
     )
     assert simplify_bicep(text) == (
         "param tags object\nparam token string\nparam names array = []\n"
+        "var others = {}\n  env: []\n"
         "var role = subscriptionResourceId('Microsoft.Authorization/roleDefinitions', "
         "roles.acrPull)\n"
     )

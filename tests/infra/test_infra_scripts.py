@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -160,6 +161,40 @@ class TestDeployWorker:
             stray.unlink()
         [tag] = scripts.state["images"]
         assert re.fullmatch(r"worker:[0-9a-f]{12}-\d{14}", tag)
+
+    def test_a_commit_that_does_not_touch_the_image_keeps_its_tag(
+        self, scripts: ScriptRunner
+    ) -> None:
+        scripts.check_output("deploy-worker.sh")
+        (scripts.root / "functions" / "other.py").touch()
+        for command in (("add", "."), ("commit", "--quiet", "-m", "Other")):
+            author = ("-c", "user.name=T", "-c", "user.email=t@example.org")
+            subprocess.run(["git", *author, *command], cwd=scripts.root, check=True)
+        scripts.check_output("deploy-worker.sh")
+        assert len(scripts.state["images"]) == 1
+
+    def test_settings_of_the_environment_reach_the_workers(self, scripts: ScriptRunner) -> None:
+        settings = "LOG_LEVEL=debug;WORKER_TURN_SECONDS=5;GUARD_ALLOW=10.0.0.0/8=x"
+        scripts.update_state(
+            values={"WORKER_SETTINGS": settings}, images={"worker:earlier": "sha256:0"}
+        )
+        scripts.check_output("deploy-worker.sh", "earlier")
+        [data] = [
+            each["data"]
+            for each in of_kind(applied(scripts), "ConfigMap")
+            if "LOG_LEVEL" in each["data"]
+        ]
+        assert (data["LOG_LEVEL"], data["WORKER_TURN_SECONDS"]) == ("debug", "5")
+        assert data["GUARD_ALLOW"] == "10.0.0.0/8=x"
+        assert data["HEALTH_PORT"] == "8081"
+        assert not scripts.calls("az", "acr", "run"), "a rollback deletes images"
+
+    def test_old_images_are_deleted_after_a_deployment(self, scripts: ScriptRunner) -> None:
+        scripts.check_output("deploy-worker.sh")
+        [purge] = scripts.calls("az", "acr", "run")
+        assert "acr purge --filter 'worker:.*' --ago 30d --keep 20 --untagged" in purge
+        scripts.update_state(failing={"az acr run": 1})
+        scripts.check_output("deploy-worker.sh")
 
     @pytest.mark.thorough
     def test_the_image_of_a_project_without_a_repository_is_tagged_with_a_digest_of_its_files(
@@ -571,10 +606,10 @@ class TestCheckTools:
             # What is left counts, and an upgrade starts one more node of the system pool.
             (
                 {},
-                {"usages": {"standardDASv5Family": usage("standardDASv5Family", 20, 9)}},
-                "11 cores of the quota standardDASv5Family in swedencentral are left, but 2 of",
+                {"usages": {"standardDASv5Family": usage("standardDASv5Family", 20, 5)}},
+                "15 cores of the quota standardDASv5Family in swedencentral are left, but 2 of",
             ),
-            ({}, {"usages": {"cores": usage("cores", 15)}}, "15 cores of the quota cores in"),
+            ({}, {"usages": {"cores": usage("cores", 19)}}, "19 cores of the quota cores in"),
             (
                 {},
                 {"usages": {T4: usage(T4, 8, 5)}},
@@ -603,7 +638,7 @@ class TestCheckTools:
             (
                 {"GPU_NODE_SIZE": "Standard_D4as_v5", "USE_SPOT": "false"},
                 {},
-                "and 1 of Standard_D4as_v5 need 16",
+                "and 1 of Standard_D4as_v5 need 20",
             ),
             (
                 {"WORKER_HOST": "aca"},
@@ -636,11 +671,29 @@ class TestCheckTools:
         scripts.check_output("check-tools.sh")
 
     def test_nodes_that_exist_need_no_further_quota(self, scripts: ScriptRunner) -> None:
-        used = {"standardDASv5Family": 8, T4: 4, "lowPriorityCores": 4, "cores": 12}
+        used = {"standardDASv5Family": 16, T4: 4, "lowPriorityCores": 4, "cores": 20}
         scripts.update_state(
-            pools={"system": 2, "gpu": 1, "gpuspot": 1},
+            pools={"system": 2, "cpu": 1, "gpu": 1, "gpuspot": 1},
             usages={name: usage(name, USAGE_LIMITS[name], count) for name, count in used.items()},
         )
+        scripts.check_output("check-tools.sh")
+
+    @pytest.mark.parametrize(
+        ("name", "settings", "reason"),
+        [
+            ("GATEWAY_SETTINGS", "DEFAULT_WAIT_SECONDS", "must be NAME=value"),
+            ("WORKER_SETTINGS", "A=1;2=3", "must be NAME=value"),
+            ("GATEWAY_SETTINGS", "A=1;RETENTION_HOURS=9", "so set it by itself"),
+        ],
+    )
+    def test_the_preflight_check_refuses_bad_settings(
+        self, scripts: ScriptRunner, name: str, settings: str, reason: str
+    ) -> None:
+        scripts.update_state(values={name: settings})
+        ended = scripts.run("check-tools.sh")
+        assert ended.returncode == 1
+        assert reason in ended.stderr
+        scripts.update_state(values={name: "A=1;B=x=y"})
         scripts.check_output("check-tools.sh")
 
     def test_the_preflight_check_asks_for_the_email_address_that_receives_alerts(

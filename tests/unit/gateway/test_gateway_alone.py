@@ -60,7 +60,7 @@ def test_host_json_sets_the_extension_bundle_the_route_prefix_and_the_task_hub()
     assert host["version"] == "2.0"
     assert host["extensionBundle"] == {
         "id": "Microsoft.Azure.Functions.ExtensionBundle",
-        "version": "[4.*, 5.0.0)",
+        "version": "[4.26.0, 5.0.0)",
     }
     assert host["extensions"]["http"]["routePrefix"] == ""
     assert host["extensions"]["durableTask"]["hubName"] == "loosely"
