@@ -32,9 +32,11 @@ if TYPE_CHECKING:
     from loosely.client.resources import (
         Event,
         Job,
+        JobDurations,
         JobPage,
         Model,
         Place,
+        Progress,
         Result,
         Timeline,
         TimelineDelivery,
@@ -57,6 +59,7 @@ __all__ = [
     "InvalidRequest",
     "Job",
     "JobCancelled",
+    "JobDurations",
     "JobEnded",
     "JobExpired",
     "JobFailed",
@@ -68,6 +71,7 @@ __all__ = [
     "PayloadTooLarge",
     "Place",
     "Problem",
+    "Progress",
     "RequestRefused",
     "Result",
     "Retry",
@@ -87,8 +91,8 @@ _ERRORS = (
     *("UnexpectedAnswer", "WaitTimedOut"),
 )
 _RESOURCES = (
-    *("Event", "Job", "JobPage", "Model", "Place", "Result", "Timeline"),
-    *("TimelineDelivery", "TimelineStep", "Upload"),
+    *("Event", "Job", "JobPage", "JobDurations", "Model", "Place", "Progress", "Result"),
+    *("Timeline", "TimelineDelivery", "TimelineStep", "Upload"),
 )
 #: For each public name, the module that defines it.
 _MODULES = {

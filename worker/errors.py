@@ -395,8 +395,8 @@ class ModelFailed(ModelUnusable):
     def from_error(cls, implementation: str, error: BaseException) -> Self:
         """Return a ModelFailed for `error`, which the module `implementation` raised.
 
-        The text contains the type of `error`. If a module is not installed, the text also contains
-        the name of the missing module, and what to do.
+        The text contains the type of `error`, and of a syntax error also the file and the line. If
+        a module is not installed, the text also contains its name, and what to do.
         """
         text = f"{implementation} raised {type(error).__name__}"
         if isinstance(error, ModuleNotFoundError) and error.name:
@@ -404,6 +404,8 @@ class ModelFailed(ModelUnusable):
                 f": there is no module {error.name}; if a package contains it, add the package to "
                 "requirements.txt and install it"
             )
+        elif isinstance(error, SyntaxError):
+            text += f": {error.filename}, line {error.lineno}: {error.msg}"
         return cls(text)
 
 

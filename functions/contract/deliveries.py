@@ -7,6 +7,7 @@ writes a note in these cases:
 - at the beginning and at the end of a redelivery
 - when the worker releases, abandons or dead-letters a message
 - when a job has run, but its deadline passed before the reply arrived
+- when the model raised an unexpected error: the note has its traceback
 
 In all other cases it writes none. For example, a message that is completed at its first delivery
 and before the deadline has no note.
@@ -43,6 +44,8 @@ class DeliveryNote:
             None if the delivery had not ended when the worker wrote the note.
         settlement: How the worker settled the message, for example `abandon`; None before the end.
         code: `succeeded`, or the code of the error that ended the delivery; None before the end.
+        traceback: The end of the traceback of an unexpected error, for operators; None if there was
+            no such error.
     """
 
     attempt: int
@@ -50,6 +53,7 @@ class DeliveryNote:
     ended_ms: float | None = None
     settlement: str | None = None
     code: str | None = None
+    traceback: str | None = None
 
 
 def note_blob(job_id: str, reply_url: str, attempt: int) -> str | None:
@@ -66,12 +70,17 @@ def note_blob(job_id: str, reply_url: str, attempt: int) -> str | None:
 
 
 def encode_note(note: DeliveryNote) -> bytes:
-    """Encode a delivery note as JSON."""
+    """Encode a delivery note as JSON. The beginning of a long traceback is left out."""
     value: dict[str, Json] = {"attempt": note.attempt, "marks": marks_to_json(note.marks)}
     for name in ("ended_ms", "settlement", "code"):
         if (found := getattr(note, name)) is not None:
             value[name] = found
-    return json.dumps(value, separators=(",", ":")).encode()
+    text = (note.traceback or "")[-MAX_NOTE_BYTES:]
+    while True:
+        data = json.dumps({**value, "traceback": text} if text else value, separators=(",", ":"))
+        if len(data) <= MAX_NOTE_BYTES or not text:
+            return data.encode()
+        text = text[len(text) // 8 + 1 :]
 
 
 def decode_note(data: bytes) -> DeliveryNote:
@@ -90,4 +99,5 @@ def decode_note(data: bytes) -> DeliveryNote:
         fields.optional_number("ended_ms"),
         fields.optional_text("settlement"),
         fields.optional_text("code"),
+        fields.optional_text("traceback"),
     )

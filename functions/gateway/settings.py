@@ -196,7 +196,7 @@ def _api_keys(environ: Mapping[str, str], name: str) -> tuple[ApiKey, ...]:
         raise InvalidSetting(
             name,
             f"the setting is missing, and {host[:100]} is not a loopback address, so everybody "
-            "could use the gateway; create keys with python -m gateway.http.keys, or set "
+            "could use the gateway; create keys with `loosely keys new`, or set "
             "TRUST_PRINCIPAL_HEADER",
         )
     return keys

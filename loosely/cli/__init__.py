@@ -20,6 +20,7 @@ _SUBCOMMANDS = {
     "test": ("folder", "test"),
     "package": ("folder", "package"),
     "deploy": ("folder", "deploy"),
+    "logs": ("logs", "logs"),
     "open": ("pages", "open_page"),
     "submit": ("jobs", "submit"),
     "status": ("jobs", "status"),
@@ -31,6 +32,7 @@ _SUBCOMMANDS = {
     "cost": ("capacity", "cost"),
     "models": ("models", "app"),
     "dead-letters": ("dead_letters", "app"),
+    "keys": ("keys", "app"),
 }
 
 

@@ -19,7 +19,7 @@ from loosely.capacity.nodes import BatchTimes, Cluster
 from loosely.capacity.prices import Prices, PricesUnusable
 from loosely.capacity.scaling import DEPLOYED, ScaledObject
 from loosely.capacity.simulation import SimulationResult, SimulationSample, percentiles, simulate
-from loosely.cli.output import print_to
+from loosely.cli.output import JsonOption, print_to
 from loosely.local.environment import find_root, read_environment
 from loosely.local.errors import UpError
 from loosely.local.model_folder import current_model_folder
@@ -78,7 +78,6 @@ ModelOption = Annotated[
         "jobs. The hours of --load are then local times of its warm periods.",
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def scale_model(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter

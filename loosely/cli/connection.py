@@ -9,7 +9,7 @@ from loosely.client.clients import Client
 from loosely.client.operators import OperatorClient
 from loosely.client.retry import Retry
 from loosely.client.settings import API_KEY_VARIABLE, DEFAULT_URL
-from loosely.local.data_directory import RunningSystem
+from loosely.local.data_directory import RunningSystem, find_used_directory
 
 C = TypeVar("C", bound=Client)
 
@@ -32,6 +32,14 @@ KeyOption = Annotated[
         metavar="KEY",
         help="Your API key. Other users can see it on a command line, but not in the environment.",
         show_default=False,
+    ),
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        help="The data directory of `loosely up`. Default: the one of the system of this folder.",
     ),
 ]
 #: The default settings. The time limit is short, so that a user at a terminal sees a failure soon.
@@ -80,9 +88,20 @@ def find_url(url: str | None) -> str:
 
 
 def _find_running_url() -> str | None:
+    system = RunningSystem.read(find_data_directory())
+    return system.url if system is not None else None
+
+
+def find_data_directory() -> Path:
+    """Return the data directory of the system of this folder or of the nearest folder above it.
+
+    A system that runs is preferred. If there is no data directory, return ``.loosely``.
+    """
     current = Path.cwd()
-    for directory in (current, *current.parents):
-        system = RunningSystem.find(directory / ".loosely")
-        if system is not None:
-            return system.url
-    return None
+    found = [
+        find_used_directory(folder / ".loosely")
+        for folder in (current, *current.parents)
+        if (folder / ".loosely").is_dir()
+    ]
+    running = (each for each in found if RunningSystem.read(each) is not None)
+    return next(running, None) or next(iter(found), current / ".loosely")

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from loosely.cli.connection import KeyOption, UrlOption, connect_operator
 from loosely.cli.errors import ExitCode, exit_on_error
-from loosely.cli.jobs import JsonLinesOption, check_time, parse_time
-from loosely.cli.output import print_to, printable
+from loosely.cli.jobs import check_time, parse_time
+from loosely.cli.output import JsonOption, echo_json, print_to, printable
 from loosely.client.operators import DeadLetterFilter, OperatorClient
 
 app = typer.Typer(
@@ -73,7 +73,7 @@ def list_letters(  # noqa: PLR0913, PLR0917 - each option of the command is a pa
     ] = 20,
     url: UrlOption = None,
     api_key: KeyOption = None,
-    as_json: JsonLinesOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List dead letters, oldest first."""
     wanted = DeadLetterFilter(model, reason, parse_time(after), parse_time(before))
@@ -96,7 +96,7 @@ def count(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     before: BeforeOption = None,
     url: UrlOption = None,
     api_key: KeyOption = None,
-    as_json: JsonLinesOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Count the dead letters that match the options, and how many of them were not redriven."""
     wanted = DeadLetterFilter(model, reason, parse_time(after), parse_time(before))
@@ -117,7 +117,7 @@ def redrive_all(  # noqa: PLR0913, PLR0917 - each option of the command is a par
     expected: CountOption = None,
     url: UrlOption = None,
     api_key: KeyOption = None,
-    as_json: JsonLinesOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Redrive the dead letters that match the options and were not redriven before."""
     wanted = DeadLetterFilter(model, reason, parse_time(after), parse_time(before))
@@ -134,7 +134,7 @@ def purge_all(  # noqa: PLR0913, PLR0917 - each option of the command is a param
     expected: CountOption = None,
     url: UrlOption = None,
     api_key: KeyOption = None,
-    as_json: JsonLinesOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Delete all dead letters that match the options."""
     wanted = DeadLetterFilter(model, reason, parse_time(after), parse_time(before))
@@ -194,7 +194,7 @@ def show(
     letter_id: IdArgument,
     url: UrlOption = None,
     api_key: KeyOption = None,
-    as_json: JsonLinesOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show a dead letter, without its payload."""
     with exit_on_error(as_json=as_json), connect_operator(url, api_key) as client:
@@ -211,7 +211,7 @@ def redrive(
     letter_id: IdArgument,
     url: UrlOption = None,
     api_key: KeyOption = None,
-    as_json: JsonLinesOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Submit a dead letter's work again as a new job. Repeated commands make only one new job."""
     with exit_on_error(as_json=as_json), connect_operator(url, api_key) as client:
@@ -236,7 +236,7 @@ def purge(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     ] = False,
     url: UrlOption = None,
     api_key: KeyOption = None,
-    as_json: JsonLinesOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Delete one dead letter, or all dead letters of a model."""
     if every == (letter_id is not None):
@@ -256,7 +256,7 @@ def purge(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
 
 
 def _print_json(document: Mapping[str, Any]) -> None:
-    typer.echo(json.dumps(document, ensure_ascii=False))
+    echo_json(json.dumps(document, ensure_ascii=False).encode())
 
 
 def _summary(letter: Mapping[str, Any]) -> Text:

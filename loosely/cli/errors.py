@@ -6,7 +6,7 @@ from enum import IntEnum
 
 import typer
 
-from loosely.cli.output import printable
+from loosely.cli.output import echo_json, printable
 from loosely.client.errors import GatewayUnreachable, LooselyError, Problem, UnexpectedAnswer
 from loosely.client.requests import LOOPBACK_HOSTS, parse_url
 
@@ -35,7 +35,7 @@ _ADVICE = {
     "idempotency-mismatch": "use a new idempotency key for a different request",
     "saturated": "try again later, or use a longer --deadline",
     "overloaded": "try again later",
-    "inference-failed": "see the worker's log",
+    "inference-failed": "see the worker's log, on this machine with `loosely logs worker`",
     "dead-lettered": "see the worker's log: each attempt failed or killed the worker",
     "expired": "submit the job again with a longer --deadline",
     "no-result": "`loosely status` shows the error",
@@ -60,7 +60,7 @@ def exit_on_error(*, as_json: bool) -> Iterator[None]:
         yield
     except LooselyError as error:
         if as_json and isinstance(error, Problem):
-            typer.echo(error.body)
+            echo_json(error.body)
         typer.echo(format_error(error), err=True)
         raise typer.Exit(_exit_code(error)) from None
 

@@ -13,10 +13,18 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from loosely.cli.connection import FOLLOWING_RETRY, KeyOption, UrlOption, connect
+from loosely.cli.connection import (
+    FOLLOWING_RETRY,
+    KeyOption,
+    UrlOption,
+    connect,
+    find_data_directory,
+)
 from loosely.cli.errors import ExitCode, exit_on_error
 from loosely.cli.output import (
+    JsonOption,
     SpinnerText,
+    echo_json,
     job_details,
     job_summary,
     print_to,
@@ -32,16 +40,11 @@ from loosely.client.errors import GatewayUnreachable, LooselyError, UnexpectedAn
 from loosely.client.media import file_extension
 from loosely.client.requests import Priority, Source
 from loosely.client.resources import Job, Result
+from loosely.local.data_directory import RunningSystem
 
 _DEFAULT_PAGES = 10
 _RESULT_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print the gateway's JSON exactly as received.")
-]
-JsonLinesOption = Annotated[
-    bool, typer.Option("--json", help="Print the gateway's JSON, one object per line.")
-]
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
 
 
@@ -241,12 +244,15 @@ def submit(  # noqa: PLR0913, PLR0917 - each option of the command is a paramete
             with connect(url, api_key, FOLLOWING_RETRY) as client:
                 job = _follow(client, job, progress)
     if as_json:
-        typer.echo(job.body)
+        echo_json(job.body)
     elif detach and not job.is_final:
         typer.echo(printable(job.id))
     else:
         _show(job, is_saved=save is not None)
     if job.is_final and job.status != "succeeded":
+        has_traceback = (job.error or {}).get("code") in {"inference-failed", "dead-lettered"}
+        if has_traceback and RunningSystem.read(find_data_directory()) is not None:
+            typer.echo(f"see why with: loosely logs --job {printable(job.id)}", err=True)
         raise typer.Exit(ExitCode.FAILED)
     if save is not None:
         with exit_on_error(as_json=as_json), connect(url, api_key) as client:
@@ -275,7 +281,7 @@ def _show_timeline(job_id: str, url: str | None, api_key: str | None, *, as_json
     with exit_on_error(as_json=as_json), connect(url, api_key) as client:
         found = client.timeline(job_id)
     if as_json:
-        typer.echo(found.body)
+        echo_json(found.body)
     else:
         print_to(Console(), timeline_view(found))
 
@@ -294,7 +300,7 @@ def cancel(
 
 def _show_details(job: Job, *, as_json: bool) -> None:
     if as_json:
-        typer.echo(job.body)
+        echo_json(job.body)
     else:
         print_to(Console(), job_details(job))
 
@@ -324,13 +330,13 @@ def result(  # noqa: PLR0913, PLR0917 - each option of the command is a paramete
             return
     if isinstance(answer, Job):
         if as_json:
-            typer.echo(answer.body)
+            echo_json(answer.body)
         typer.echo(f"not-yet: the job is {printable(answer.status)}; ask again later", err=True)
         raise typer.Exit(ExitCode.NOT_YET)
     if output is not None:
         output.write_bytes(answer.body)
     elif as_json:
-        typer.echo(answer.body)
+        echo_json(answer.body)
     else:
         _show_result(answer)
 
@@ -382,7 +388,7 @@ def list_jobs(  # noqa: PLR0913, PLR0917 - each option of the command is a param
     ] = None,
     url: UrlOption = None,
     api_key: KeyOption = None,
-    as_json: JsonLinesOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List or search jobs, newest first.
 
@@ -405,7 +411,7 @@ def list_jobs(  # noqa: PLR0913, PLR0917 - each option of the command is a param
             )
             for job in page.jobs[:left]:
                 if as_json:
-                    typer.echo(job.body)
+                    echo_json(job.body)
                 else:
                     print_to(console, job_summary(job))
             left -= len(page.jobs)
@@ -479,7 +485,7 @@ def _save_results(client: Client, job: Job, folder: Path, first: Result | None =
 
 def _show(job: Job, *, is_saved: bool = False) -> None:
     console = Console()
-    if job.error is not None or job.document.get("result") is None:
+    if job.error is not None or job.result is None:
         print_to(console, job_details(job))
         if job.status == "succeeded" and not is_saved:
             # The job itself contains only small JSON results.

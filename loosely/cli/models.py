@@ -20,12 +20,11 @@ from loosely.cli.connection import KeyOption, UrlOption, connect
 from loosely.cli.errors import ExitCode, exit_on_error, parameter_advice
 from loosely.cli.jobs import (
     InputOption,
-    JsonLinesOption,
     ParameterOption,
     parse_inputs,
     parse_parameters,
 )
-from loosely.cli.output import model_table, print_to, printable, result_view
+from loosely.cli.output import JsonOption, model_table, print_to, printable, result_view
 from loosely.local.data_directory import RunningSystem
 from loosely.local.environment import (
     check_requirements,
@@ -58,7 +57,7 @@ def models(
     context: typer.Context,
     url: UrlOption = None,
     api_key: KeyOption = None,
-    as_json: JsonLinesOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List the models that accept jobs."""
     if context.invoked_subcommand is not None:
@@ -189,7 +188,7 @@ def check(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
             "and 300 s for each other step.",
         ),
     ] = None,
-    as_json: JsonLinesOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Load a model without a worker, run it on a file, and measure batches of several sizes.
 
@@ -312,7 +311,7 @@ def compare(  # noqa: PLR0913, PLR0917 - each option of the command is a paramet
     media_type: Annotated[
         str | None, typer.Option("--type", metavar="TYPE", help="The files' media type.")
     ] = None,
-    as_json: JsonLinesOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Run two versions of a model on the same files, and compare results, latency and memory.
 

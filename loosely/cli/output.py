@@ -5,18 +5,25 @@ control characters, so that a text cannot control the terminal.
 """
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from loosely.client.resources import Job, Model, Timeline, TimelineDelivery, TimelineStep
 
+#: The option of every command whose output programs may read.
+JsonOption = Annotated[
+    bool,
+    typer.Option("--json", help="Print JSON: the gateway's own, or one object per line of a list."),
+]
 _REPLACEMENT = "\ufffd"
 _BAR_CELLS = 24
 _MAX_DRAWN_SCORE = 1e15
@@ -29,7 +36,6 @@ _STATUS_STYLES = {
     "cancelling": "yellow",
     "running": "cyan",
 }
-_TIMINGS = (("queued_ms", "queued"), ("inference_ms", "inference"), ("total_ms", "total"))
 _TIME_MEMBERS = ("created_at", "started_at", "finished_at", "deadline")
 
 
@@ -42,6 +48,8 @@ def job_summary(job: Job) -> Text:
         (printable(job.status), style),
         f"  {_times(job)}",
     )
+    if job.error is not None:
+        line.append(f"  {printable(job.error.get('code'))}", "red")
     line.append(f"  {printable(job.id)}", "dim")
     if job.tenant is not None:
         line.append(f"  {printable(job.tenant)}", "blue")
@@ -101,9 +109,11 @@ def result_views(job: Job) -> list[RenderableType]:
 def result_view(result: Any) -> RenderableType:
     """Return a view of a job's result.
 
-    The view is a table if the result consists of labels with scores. Otherwise it is the result's
-    JSON.
+    The view is a table if the result consists of labels with scores. A text is shown as it is, and
+    any other result as JSON.
     """
+    if isinstance(result, str):
+        return Text(printable_lines(result))
     labels = result.get("labels") if isinstance(result, dict) else None
     if isinstance(labels, list) and labels and all(_is_label(label) for label in labels):
         return _label_table(labels)
@@ -152,6 +162,9 @@ def timeline_view(timeline: Timeline) -> RenderableType:
     parts: list[RenderableType] = [head, Text(), _step_table(timeline)]
     if timeline.deliveries:
         parts += [Text(), _delivery_table(timeline.deliveries)]
+    for each in timeline.deliveries:
+        if each.traceback:
+            parts += [Text(), Text(printable_lines(each.traceback), "red")]
     notes = [*_skew_lines(timeline), *_webhook_lines(timeline)]
     if timeline.trace_id is not None:
         notes.append(Text(f"trace {printable(timeline.trace_id)}", "dim"))
@@ -285,6 +298,17 @@ def print_to(console: Console, view: RenderableType) -> None:
     console.print(view, soft_wrap=not console.is_terminal, highlight=False)
 
 
+def echo_json(body: bytes) -> None:
+    """Print the gateway's JSON: exactly as received, but to a terminal without control characters.
+
+    ``body`` may also be a result of another media type.
+    """
+    if sys.stdout.isatty():
+        typer.echo(printable_lines(body.decode("utf-8", "replace")))
+    else:
+        typer.echo(body)
+
+
 def _is_label(label: object) -> bool:
     return (
         isinstance(label, dict)
@@ -313,18 +337,21 @@ def _label_table(labels: list[dict[str, Any]]) -> Table:
 
 
 def _times(job: Job) -> str:
-    return ", ".join(
-        f"{name} {job.timing[key]:.0f} ms"
-        for key, name in _TIMINGS
-        if _is_number(job.timing.get(key))
-    )
+    timing = job.timing
+    times = {
+        "queued": timing.queued_ms,
+        "inference": timing.inference_ms,
+        "total": timing.total_ms,
+    }
+    return ", ".join(f"{name} {ms:.0f} ms" for name, ms in times.items() if ms is not None)
 
 
 def _progress(job: Job) -> str:
     """Return the job's progress as a percentage and a message, or an empty text if unknown."""
-    progress = job.progress or {}
-    fraction, message = progress.get("fraction"), progress.get("message")
-    texts = [f"{fraction:.0%}"] if _is_number(fraction) else []
+    if job.progress is None:
+        return ""
+    fraction, message = job.progress.fraction, job.progress.message
+    texts = [] if fraction is None else [f"{fraction:.0%}"]
     return "  ".join([*texts, *([printable(message)] if message else [])])
 
 

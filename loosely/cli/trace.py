@@ -1,8 +1,9 @@
 """The command ``loosely trace``, which draws a trace that ``loosely up --traces`` has stored."""
 
+import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -10,10 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from loosely.cli.connection import KeyOption, UrlOption, connect
+from loosely.cli.connection import DataOption, KeyOption, UrlOption, connect, find_data_directory
 from loosely.cli.errors import ExitCode, exit_on_error
-from loosely.cli.output import bar_between, duration_text, print_to, printable
-from loosely.local.model_folder import current_model_folder
+from loosely.cli.output import JsonOption, bar_between, duration_text, print_to, printable
 from loosely.local.trace_files import Span, read_trace
 
 _TRACE_ID = re.compile("[0-9a-f]{32}")
@@ -23,19 +23,17 @@ def trace(
     identifier: Annotated[
         str, typer.Argument(metavar="ID", help="The id of a job, or a trace id of 32 digits.")
     ],
-    data: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="The data directory of `loosely up`. Default: .loosely."),
-    ] = None,
+    data: DataOption = None,
     url: UrlOption = None,
     api_key: KeyOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Draw the spans of a job's trace. The system must run with `loosely up --traces`."""
     trace_id = identifier
     if not _TRACE_ID.fullmatch(identifier):
-        with exit_on_error(as_json=False), connect(url, api_key) as client:
+        with exit_on_error(as_json=as_json), connect(url, api_key) as client:
             trace_id = str(client.get(identifier).document.get("trace_id"))
-    folder = (data or current_model_folder().data) / "traces"
+    folder = (data or find_data_directory()) / "traces"
     roots = read_trace(folder, trace_id)
     if not roots:
         typer.echo(
@@ -44,7 +42,11 @@ def trace(
             err=True,
         )
         raise typer.Exit(ExitCode.FAILED)
-    print_to(Console(), _tree(roots, trace_id))
+    if as_json:
+        for root in roots:
+            typer.echo(json.dumps(asdict(root)))
+    else:
+        print_to(Console(), _tree(roots, trace_id))
 
 
 def _tree(roots: list[Span], trace_id: str) -> Table:

@@ -36,6 +36,28 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """The latest report of a running job: a fraction from 0 to 1 and a text; each may be absent."""
+
+    fraction: float | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobDurations:
+    """How long a job waited in its queue, ran in its batch, and took in total, in milliseconds.
+
+    ``batch_size`` is the number of jobs in the batch. An attribute that the gateway does not report
+    is ``None``.
+    """
+
+    queued_ms: float | None = None
+    inference_ms: float | None = None
+    total_ms: float | None = None
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """A job, in the state that a response of the gateway reports.
 
@@ -139,24 +161,30 @@ class Job:
         return _object(self.document, "error")
 
     @property
-    def timing(self) -> Mapping[str, Any]:
-        """The duration of each stage of the job, in milliseconds."""
-        return _object(self.document, "timing") or {}
+    def timing(self) -> JobDurations:
+        """The duration of each stage of the job."""
+        timing = _object(self.document, "timing") or {}
+        return JobDurations(
+            _number(timing, "queued_ms"),
+            _number(timing, "inference_ms"),
+            _number(timing, "total_ms"),
+            _whole(timing, "batch_size"),
+        )
 
     @property
-    def progress(self) -> Mapping[str, Any] | None:
+    def progress(self) -> Progress | None:
         """The latest progress report of the job, or ``None`` if there is no report."""
-        return _object(self.document, "progress")
+        progress = _object(self.document, "progress")
+        if progress is None:
+            return None
+        return Progress(_number(progress, "fraction"), _text(progress, "message"))
 
     @property
     def place(self) -> Place:
         """The job's position in its model's queue, and its estimated wait."""
         queue = _object(self.document, "queue") or {}
-        position, eta, phase = (queue.get(key) for key in ("position", "eta_seconds", "phase"))
         return Place(
-            position if isinstance(position, int) else None,
-            eta if isinstance(eta, int | float) else None,
-            phase if isinstance(phase, str) else None,
+            _whole(queue, "position"), _number(queue, "eta_seconds"), _text(queue, "phase")
         )
 
     @property
@@ -234,7 +262,8 @@ class TimelineDelivery:
 
     ``state`` is ``answered``, ``completed``, ``returned``, ``abandoned``, ``dead-lettered``,
     ``lost`` or ``running``. ``reached`` is the name of the last step that the delivery is known to
-    have reached, and ``code`` is the worker's error code.
+    have reached, and ``code`` is the worker's error code. ``traceback`` is the traceback of an
+    unexpected error, if the caller is an operator.
     """
 
     number: int
@@ -247,6 +276,7 @@ class TimelineDelivery:
     duration_ms: float | None = None
     reached: str | None = None
     code: str | None = None
+    traceback: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +341,7 @@ class Timeline:
                 _number(each, "duration_ms"),
                 _text(each, "reached"),
                 _text(each, "code"),
+                _text(each, "traceback"),
             )
             for each in _objects(self.document, "deliveries")
         )

@@ -111,6 +111,7 @@ class StatusDisplay:
         self,
         event: events.PartNotStarted
         | events.PartFailing
+        | events.ErrorLogged
         | events.ModelSetAside
         | events.ModelRestored
         | events.PartReloaded
@@ -132,6 +133,9 @@ class StatusDisplay:
                 )
                 for line in log_lines:
                     self._print(part, f"  {line}")
+            case events.ErrorLogged(part, log_lines):
+                for line in log_lines:
+                    self._print(part, "".join(c if c.isprintable() else "·" for c in line))
             case events.ModelSetAside(part, model, reason):
                 self._print(
                     part,

@@ -216,15 +216,9 @@ class RunningSystem:
     def find(cls, directory: Path) -> "RunningSystem | None":
         """Return the running system of a model folder, or ``None`` if no system is found.
 
-        ``directory`` is the folder's own data directory. With `loosely up --data`, the system uses
-        another data directory, and a note in ``directory`` contains the path of the most recent
-        one. If no system uses ``directory``, the directory in this note is searched.
+        ``directory`` is the folder's own data directory.
         """
-        system = cls.read(directory)
-        if system is None:
-            with suppress(OSError, ValueError):
-                system = cls.read(Path(_other_directory_file(directory).read_text("utf-8").strip()))
-        return system
+        return cls.read(find_used_directory(directory))
 
     @classmethod
     def read(cls, directory: Path) -> "RunningSystem | None":
@@ -257,6 +251,21 @@ def note_data_directory(directory: Path, used: Path) -> None:
         with suppress(OSError):
             _make_private(directory)
             _write_private(_other_directory_file(directory), f"{used}\n")
+
+
+def find_used_directory(directory: Path) -> Path:
+    """Return the data directory that a model folder's system uses, or used last.
+
+    ``directory`` is the folder's own data directory. With `loosely up --data`, the system uses
+    another data directory, and a note in ``directory`` contains the path of the most recent one.
+    The result is the path in this note, unless a system uses ``directory`` now.
+    """
+    if RunningSystem.read(directory) is None:
+        with suppress(OSError, ValueError):
+            other = Path(_other_directory_file(directory).read_text("utf-8").strip())
+            if other.is_dir():
+                return other
+    return directory
 
 
 def _other_directory_file(directory: Path) -> Path:

@@ -78,6 +78,14 @@ class PartFailing:
 
 
 @dataclass(frozen=True, slots=True)
+class ErrorLogged:
+    """The component has logged an error with a traceback. ``lines`` are the lines of the log."""
+
+    part: Part
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSetAside:
     """A worker cannot load ``model`` because of ``reason``, and serves its other models."""
 
@@ -176,6 +184,7 @@ PartEvent = (
     | PartDied
     | PartNotStarted
     | PartFailing
+    | ErrorLogged
     | ModelSetAside
     | ModelRestored
     | PartStopping

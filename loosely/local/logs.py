@@ -4,13 +4,16 @@ The component itself writes to the file, so its output is not lost when the comp
 """
 
 import os
+import re
 import shutil
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 LIMIT_BYTES = 16 * 1024 * 1024
 _TAIL_BYTES = 16 * 1024
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d")
 
 
 @dataclass(slots=True)
@@ -72,6 +75,10 @@ class PartLog:
             os.truncate(self.path, 0)
         self._run_starts_at = 0
 
+    def read_run(self) -> "LogReader":
+        """Return a reader of the lines that the component's latest process writes."""
+        return LogReader(self.path, self._run_starts_at)
+
     def tail(self, count: int) -> list[str]:
         """Return the last ``count`` non-blank lines of the component's latest process."""
         try:
@@ -90,3 +97,45 @@ class PartLog:
         The result is an empty string if the process has written no such line.
         """
         return next(iter(self.tail(1)), "")
+
+
+class LogReader:
+    """Reads the lines that are appended to a log file."""
+
+    def __init__(self, path: Path, position: int = 0) -> None:
+        """Create a reader that begins at a position in bytes."""
+        self._path = path
+        self._position = position
+
+    def read_new(self) -> list[str]:
+        """Return the complete lines that were written since the last call.
+
+        If there are more than 16 MiB, only the first ones are returned, and the others are skipped.
+        """
+        try:
+            with self._path.open("rb") as log:
+                size = log.seek(0, os.SEEK_END)
+                # `PartLog.limit_size` may have truncated the file.
+                begin = self._position if self._position <= size else 0
+                log.seek(begin)
+                content = log.read(LIMIT_BYTES)
+        except OSError:
+            return []
+        complete = content[: content.rfind(b"\n") + 1]
+        self._position = begin + len(complete) if begin + len(content) == size else size
+        return complete.decode("utf-8", "replace").splitlines()
+
+
+def split_entries(lines: Iterable[str]) -> list[list[str]]:
+    """Return the entries of a log, each with its lines.
+
+    An entry begins with a time or is a JSON object. The lines of a traceback belong to the entry
+    before them.
+    """
+    entries: list[list[str]] = []
+    for line in lines:
+        if not entries or line.startswith("{") or _TIME.match(line):
+            entries.append([line])
+        else:
+            entries[-1].append(line)
+    return entries

@@ -17,13 +17,15 @@ from loosely.local.errors import (
     PartPortBusy,
 )
 from loosely.local.launcher import Launcher
-from loosely.local.logs import PartLog
+from loosely.local.logs import LogReader, PartLog, split_entries
 from loosely.local.parts import Part
 from loosely.local.probe import Probe, get_json, wait_until_ready
 from loosely.local.reaper import kill_group
 
 _SHOWN_LOG_LINES = 12
 _MODELS_SECONDS = 2.0
+_TRACEBACK = "Traceback (most recent call last)"
+_SHOWN_TRACEBACK_LINES = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,8 @@ class ProcessManager:
     _refusals: int = 0
     _process: Process | None = None
     _broken_models: dict[str, str] = field(default_factory=dict)
+    #: The tracebacks that were reported. The same one is not reported again.
+    _shown_errors: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         """Allow `run` to start the component, until `halt` is called."""
@@ -181,6 +185,7 @@ class ProcessManager:
         """Stop the component because of ``reason``. It is not started before `resume` is called."""
         self._may_run.clear()
         process = self._process
+        self._shown_errors.clear()
         if process is not None:
             self._is_halted = True
             self.notify(events.PartHalted(self.part, reason))
@@ -234,6 +239,7 @@ class ProcessManager:
         watches = [asyncio.create_task(self._wait_until_ready(started_at))]
         if self.part.models is not None:
             watches.append(asyncio.create_task(self._watch_models(self.part.models)))
+            watches.append(asyncio.create_task(self._watch_errors(self.log.read_run())))
         self._early_deaths += 1  # reset when the component is ready
         try:
             await ended
@@ -285,6 +291,17 @@ class ProcessManager:
                 del self._broken_models[model]
                 self.notify(events.ModelRestored(self.part, model))
             await asyncio.sleep(_MODELS_SECONDS)
+
+    async def _watch_errors(self, log: LogReader) -> None:
+        """Report each new traceback in the component's log, so that an author sees it at once."""
+        while True:
+            await asyncio.sleep(_MODELS_SECONDS)
+            for heading, *lines in split_entries(log.read_new()):
+                key = hash(tuple(lines))
+                if key not in self._shown_errors and any(_TRACEBACK in line for line in lines):
+                    self._shown_errors.add(key)
+                    shown = (heading, *lines[-_SHOWN_TRACEBACK_LINES:])
+                    self.notify(events.ErrorLogged(self.part, shown))
 
     def _count_death(self, exit_code: int) -> None:
         """Count the deaths in a row whose exit code reports invalid settings or a taken port.

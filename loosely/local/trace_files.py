@@ -5,9 +5,9 @@ OpenTelemetry, to a server in `loosely up`. The server appends one JSON object f
 `traces.jsonl`.
 """
 
-import gzip
 import json
 import threading
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -39,7 +39,8 @@ class TraceReceiver:
 
             def do_POST(self) -> None:
                 """Receive one request of an OTLP exporter, and respond to it."""
-                size_bytes = int(self.headers.get("content-length") or 0)
+                length = self.headers.get("content-length") or "0"
+                size_bytes = int(length) if length.isdecimal() else _MAX_BODY_BYTES + 1
                 # Browsers send Origin with each POST of a web page, exporters never do.
                 if "origin" in self.headers:
                     self.close_connection = True
@@ -49,10 +50,10 @@ class TraceReceiver:
                     self.close_connection = True
                     self._respond(HTTPStatus.NOT_FOUND)
                     return
-                body = self.rfile.read(size_bytes)
-                if self.headers.get("content-encoding") == "gzip":
-                    body = gzip.decompress(body)
-                self._respond(receiver.add(body))
+                body: bytes | None = self.rfile.read(size_bytes)
+                if body and self.headers.get("content-encoding") == "gzip":
+                    body = _inflate(body)
+                self._respond(HTTPStatus.BAD_REQUEST if body is None else receiver.add(body))
 
             def _respond(self, status: HTTPStatus) -> None:
                 self.send_response(status)
@@ -108,6 +109,16 @@ class TraceReceiver:
         except OSError:
             return HTTPStatus.SERVICE_UNAVAILABLE
         return HTTPStatus.OK
+
+
+def _inflate(body: bytes) -> bytes | None:
+    """Decompress a gzip body. Return ``None`` if it is invalid or has more than 16 MiB."""
+    inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    try:
+        content = inflater.decompress(body, _MAX_BODY_BYTES)
+    except zlib.error:
+        return None
+    return content if inflater.eof else None
 
 
 def _decode(body: bytes) -> Iterator[dict[str, Any]]:

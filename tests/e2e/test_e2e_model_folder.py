@@ -145,12 +145,23 @@ def test_the_watch_option_of_loosely_up_reloads_models_when_their_code_or_the_ca
         code.write_text(good.replace('{"brightness":', '{"light":'), encoding="utf-8")
         until(lambda: answer(curl, programs, folder, "light"), 60, "the changed model answers")
 
+        raising = good.replace("fraction = Stat", "raise ValueError('seen'); fraction = Stat")
+        code.write_text(raising, encoding="utf-8")
+        until(lambda: "ready again" in output.read_text("utf-8").splitlines()[-1], 60, "restarted")
+        failed = run(programs, below, "loosely submit ../examples/chelsea.jpg -m brightness")
+        assert "loosely logs --job" in failed.stderr
+        until(lambda: "ValueError: seen" in output.read_text("utf-8"), 60, "`up` shows the error")
+        job_id = failed.stderr.split()[-1]
+        for command in (f"logs --job {job_id}", f"status {job_id} --timeline"):
+            assert "ValueError: seen" in run(programs, below, f"loosely {command}").stdout, command
+
+        code.write_text(good, encoding="utf-8")
+        until(lambda: answer(curl, programs, folder, "brightness"), 60, "the model answers again")
         code.write_text(good + "\nthis is no Python\n", encoding="utf-8")
         error = f"{code}, line {len(good.splitlines()) + 2}: invalid syntax"
         until(lambda: error in output.read_text("utf-8"), 60, "the code is refused")
-        assert answer(curl, programs, folder, "light"), "the worker runs the code before the error"
+        assert answer(curl, programs, folder, "brightness"), "the worker runs the good code"
         code.write_text(good, encoding="utf-8")
-        until(lambda: answer(curl, programs, folder, "brightness"), 60, "the model answers again")
 
         entry = catalogue.read_text("utf-8")
         catalogue.write_text(entry + "[broken]\n", encoding="utf-8")

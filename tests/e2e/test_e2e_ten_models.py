@@ -179,7 +179,7 @@ def test_a_long_running_job_reports_progress_and_can_be_cancelled(system: System
         body = json.dumps({"steps": 10_000}).encode()
         job = connected.submit(body, "slow", media_type="application/json")
         for event in connected.iter_events(job.id):
-            if event.job.progress and event.job.progress["message"]:
+            if event.job.progress and event.job.progress.message:
                 connected.cancel(job.id)
         assert event.job.status == "cancelled"
         with pytest.raises(JobCancelled):

@@ -90,7 +90,7 @@ def test_a_component_runs_until_ctrl_c_is_pressed(
     assert "Ready in " in output
     assert "curl" not in output, "an example for the gateway is printed, but no gateway runs"
     assert sorted(path.name for path in data.iterdir()) == [
-        *("blobs", "logs", "reply-token.key", "up.lock")
+        *("blobs", "logs", "models.toml", "reply-token.key", "up.lock")
     ]
 
 

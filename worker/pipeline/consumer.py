@@ -14,12 +14,14 @@ import contextlib
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
 from contract.catalogue import ModelEntry
+from contract.deliveries import MAX_NOTE_BYTES
 from contract.messages import JobError, Payload, PayloadRef, PayloadUrl
 from worker.errors import (
     Cancelled,
@@ -454,6 +456,8 @@ class Consumer:
                     job.request.job_id,
                     exc_info=error,
                 )
+            job.traceback = "".join(traceback.format_exception(error))[-MAX_NOTE_BYTES:]
+            self.notes.note_error(job)
         ours = to_worker_error(error, unexpected, self.name)
         if isinstance(ours, DeviceLost):
             self._request_shutdown(ours)

@@ -1,7 +1,8 @@
 """Write delivery notes: small blobs for job timelines, about deliveries that no reply describes.
 
 The worker writes a note at the beginning and at the end of a redelivery, when it releases, abandons
-or dead-letters a message, and when a job has run but its deadline passed before the reply arrived.
+or dead-letters a message, when a job has run but its deadline passed before the reply arrived, and
+when the model raised an unexpected error.
 A separate thread writes the notes, so that they do not delay jobs. Each note is a small blob that
 is written without retries. A note is missing if the worker is killed before the note is written, or
 if blob storage does not answer. `contract.deliveries` defines the content of a note.
@@ -41,6 +42,10 @@ class DeliveryNotes:
         """Write a note that this worker has received a job that was delivered before."""
         self._note(job, DeliveryNote(job.attempt, job.marks()))
 
+    def note_error(self, job: ReceivedJob) -> None:
+        """Write a note with the traceback of the unexpected error that ends a job."""
+        self._note(job, DeliveryNote(job.attempt, job.marks(), traceback=job.traceback))
+
     def note_end(self, job: ReceivedJob, settlement: Settlement, code: str) -> None:
         """Write a note about how a delivery ended.
 
@@ -49,7 +54,8 @@ class DeliveryNotes:
             settlement: How the worker settles the job's message.
             code: `succeeded`, or the code of the error that ended the delivery.
         """
-        note = DeliveryNote(job.attempt, job.marks(), job.age_ms(), settlement.value, code)
+        marks, age_ms = job.marks(), job.age_ms()
+        note = DeliveryNote(job.attempt, marks, age_ms, settlement.value, code, job.traceback)
         self._note(job, note)
 
     def wait(self, seconds: float) -> None:

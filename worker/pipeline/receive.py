@@ -86,6 +86,7 @@ class ReceivedJob:
         note_blob: The name of the blob with the note about this delivery; None without a note.
         overrun_count: How many jobs the model ran together, if it exceeded `max_run_seconds` with
             this job; otherwise 0.
+        traceback: The traceback of an unexpected error in this delivery; None if there is none.
         ran_alone: Whether the process ran no other job while the device ran this job.
     """
 
@@ -107,6 +108,7 @@ class ReceivedJob:
     received_at: datetime = field(default_factory=utc_now)
     note_blob: str | None = None
     overrun_count: int = 0
+    traceback: str | None = None
     ran_alone: bool = False
     _received: float = field(default_factory=time.perf_counter)
     _marks_ms: dict[str, float] = field(default_factory=dict)

@@ -5,9 +5,8 @@ The setting API_KEYS contains an entry with a salted hash for each key. It is a 
     [{"name": "ci", "tenant": "acme", "scopes": ["jobs:read", "jobs:write"], "rate": "100/60",
       "hash": "hmac-sha256:SALT:DIGEST"}]
 
-This command prints a new key for a caller, and the key's entry for API_KEYS:
-
-    python -m gateway.http.keys NAME --tenant TENANT [--scopes SCOPE …] [--rate 100/60]
+`loosely keys new NAME --tenant TENANT` runs this module, which prints a new key for a caller, and
+the key's entry for API_KEYS.
 
 A key has 256 random bits, so it cannot be guessed. Therefore a fast hash function is sufficient,
 and the slow hash function for passwords is not needed.
@@ -162,7 +161,7 @@ def parse_keys(text: str) -> tuple[ApiKey, ...]:
     if not isinstance(entries, list):
         # ValueError and not TypeError, because the content of a setting is wrong.
         raise ValueError(  # noqa: TRY004
-            "expected a JSON list; create its entries with python -m gateway.http.keys"
+            "expected a JSON list; create its entries with `loosely keys new`"
         )
     keys = []
     for number, entry in enumerate(entries, 1):
@@ -217,9 +216,7 @@ def _read_hash(value: object) -> tuple[bytes, bytes]:
     except (binascii.Error, ValueError):
         salt, digest = b"", b""
     if method != _METHOD or len(salt) < _SALT_BYTES or len(digest) != hashlib.sha256().digest_size:
-        raise ValueError(
-            f"hash: expected {_METHOD}:SALT:DIGEST; create it with python -m gateway.http.keys"
-        )
+        raise ValueError(f"hash: expected {_METHOD}:SALT:DIGEST; create it with `loosely keys new`")
     return salt, digest
 
 

@@ -165,6 +165,9 @@ class JobTimelineDelivery(TypedDict):
     code: Annotated[
         str | None, Field(description="The worker's error code.", examples=["not-finished"])
     ]
+    traceback: Annotated[
+        str | None, Field(description="Of an unexpected error; shown to operators only.")
+    ]
     earliest_at: Annotated[
         Time | None, Field(description="If `received_at` is null: it was received after this time.")
     ]
@@ -290,6 +293,7 @@ class _Delivery:
     ended_ms: float | None = None
     settlement: str | None = None
     code: str | None = None
+    traceback: str | None = None
     is_answer: bool = False
 
     @property
@@ -498,6 +502,7 @@ def _deliveries(evidence: JobEvidence) -> list[_Delivery]:
             ended_ms=note.ended_ms,
             settlement=note.settlement,
             code=note.code,
+            traceback=note.traceback,
         )
         for note in evidence.notes
     ]
@@ -559,6 +564,8 @@ def _with_answer(
         batch_size=timing["batch_size"],
         is_answer=True,
     )
+    same = next((each for each in noted if _is_same(each, answer)), answer)
+    answer = replace(answer, traceback=same.traceback)
     return [*(each for each in noted if not _is_same(each, answer)), answer]
 
 
@@ -681,6 +688,7 @@ def _row(
         "duration_ms": length_ms,
         "reached": reached,
         "code": delivery.code,
+        "traceback": delivery.traceback,
         "earliest_at": None,
         "latest_at": None,
     }

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract.deliveries import DeliveryNote, decode_note, encode_note
+from contract.deliveries import MAX_NOTE_BYTES, DeliveryNote, decode_note, encode_note
 from contract.errors import ContractError, MalformedMessage, MessageTooLarge, UnsupportedSchema
 from contract.messages import (
     MAX_MESSAGE_BYTES,
@@ -150,16 +150,27 @@ def test_encoded_delivery_step_times_are_decoded_unchanged(marks: DeliveryMarks)
     assert marks_from_json(Fields(json.loads(json.dumps(marks_to_json(marks))))) == marks
 
 
-@given(MARKS, st.integers(1, 99), st.none() | DURATIONS, st.none() | TEXT, st.none() | TEXT)
-def test_an_encoded_delivery_note_is_decoded_unchanged(
-    marks: DeliveryMarks,
-    attempt: int,
-    ended_ms: float | None,
-    settlement: str | None,
-    code: str | None,
-) -> None:
-    note = DeliveryNote(attempt, marks, ended_ms, settlement, code)
+@given(
+    st.builds(
+        DeliveryNote,
+        st.integers(1, 99),
+        MARKS,
+        st.none() | DURATIONS,
+        st.none() | TEXT,
+        st.none() | TEXT,
+        st.none() | st.just("Traceback"),
+    )
+)
+def test_an_encoded_delivery_note_is_decoded_unchanged(note: DeliveryNote) -> None:
     assert decode_note(encode_note(note)) == note
+
+
+@pytest.mark.parametrize("character", ["x", "\n", "\U0001f600"])
+def test_a_delivery_note_keeps_the_end_of_a_long_traceback(character: str) -> None:
+    note = DeliveryNote(1, DeliveryMarks(NOW), traceback=character * 9000 + "ValueError: why")
+    data = encode_note(note)
+    assert MAX_NOTE_BYTES // 2 < len(data) <= MAX_NOTE_BYTES
+    assert (decode_note(data).traceback or "").endswith("ValueError: why")
 
 
 def test_a_reply_without_delivery_step_times_has_the_same_json_members_as_in_older_versions() -> (

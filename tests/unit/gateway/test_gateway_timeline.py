@@ -142,6 +142,7 @@ def test_the_timeline_of_an_answered_job_has_each_step_with_its_duration() -> No
         "duration_ms": 61.5,
         "reached": "replied",
         "code": None,
+        "traceback": None,
         "earliest_at": None,
         "latest_at": None,
     }
@@ -436,6 +437,31 @@ async def test_a_timeline_shows_the_second_delivery_as_running_until_the_reply_a
     timeline = await get(gateway, job_id)
     assert [row["state"] for row in timeline["deliveries"]] == ["lost", "answered"]
     check_sum(timeline)
+
+
+async def test_only_an_operator_sees_the_traceback_of_a_delivery() -> None:
+    scopes = {"author": ("jobs:read", "jobs:write"), "operator": ("ops:read",)}
+    made = {name: make_key(name, "mine", scopes=each) for name, each in scopes.items()}
+    setting = parse_keys(json.dumps([entry for _, entry in made.values()]))
+    async with open_gateway(api_keys=setting) as gateway:
+        content = {"content-type": "application/octet-stream", "prefer": "respond-async"}
+        answer = await gateway.http.post(
+            "/v1/models/noop/jobs",
+            content=b"x",
+            headers={**content, "x-api-key": made["author"][0]},
+        )
+        job_id = answer.json()["id"]
+        marks = DeliveryMarks(gateway.clock(), worker="w", ran_ms=1.0, replied_ms=2.0)
+        noted(gateway, DeliveryNote(1, marks, traceback="ValueError: why"))
+        error = {"code": "inference-failed", "message": "no", "stage": "run", "retryable": False}
+        await gateway.reply(error=error, timing={"delivery": marks_to_json(marks)})
+        seen = {}
+        for name, (secret, _) in made.items():
+            path = f"/v1/jobs/{job_id}/timeline"
+            answer = await gateway.http.get(path, headers={"x-api-key": secret})
+            (row,) = answer.json()["deliveries"]
+            seen[name] = (row["state"], row["traceback"])
+        assert seen == {"author": ("answered", None), "operator": ("answered", "ValueError: why")}
 
 
 async def test_a_delivery_note_whose_blob_name_was_made_with_another_reply_token_is_ignored(

@@ -1,15 +1,22 @@
+import io
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import typer
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from loosely import Retry, __version__
 from loosely.cli import app
+from loosely.cli.logs import LogView
+from loosely.cli.output import echo_json
 from tests.unit.loosely.scripted_gateway import (
     HANG_UP,
     JOB_ID,
@@ -731,3 +738,118 @@ def test_the_open_command_refuses_an_unknown_page_and_a_url_that_is_not_http(
     code, output, opened = open_in_browser(tmp_path, *arguments)
     assert (code, opened) == (2, "")
     assert message in " ".join(output.replace("│", " ").split())
+
+
+LOGS = {
+    "functions.log": "2026-03-01 12:00:01,000 INFO [Functions.http] job a1 was accepted\n",
+    "worker.log.1": "2026-03-01 11:00:00,000 INFO    worker job a1 of an earlier start\n",
+    "worker.log": "2026-03-01 12:00:00,500 INFO    worker ready\n"
+    "2026-03-01 12:00:02,000 ERROR   worker job a1 failed\n"
+    "    Traceback (most recent call last):\n    ValueError: \x1b[31mwhy\n",
+}
+
+
+@pytest.fixture
+def logs(tmp_path: Path) -> Path:
+    """Return the folder with logs of a data directory that `loosely up --data` has used."""
+    data, folder = tmp_path / "elsewhere", tmp_path / ".loosely"
+    (data / "logs").mkdir(parents=True)
+    folder.mkdir()
+    (folder / "data-directory").write_text(f"{data}\n")
+    for name, text in LOGS.items():
+        (data / "logs" / name).write_text(text)
+    return data / "logs"
+
+
+@pytest.mark.usefixtures("logs")
+def test_the_logs_command_shows_all_logs_by_time(runner: CliRunner) -> None:
+    done = runner.invoke(app, ["logs"])
+    assert done.exit_code == 0, done.output
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [
+        *("worker", "functions", "worker", "worker", "worker")
+    ]
+    assert "ValueError: \ufffd[31mwhy" in done.stdout
+    assert "earlier" not in done.stdout
+
+
+@pytest.mark.usefixtures("logs")
+def test_the_logs_command_shows_what_concerns_a_job(runner: CliRunner) -> None:
+    done = runner.invoke(app, ["logs", "worker", "--job", "a1"])
+    assert [line[:10] for line in done.stdout.splitlines()] == [
+        *("2026-03-01", "2026-03-01", "    Traceb", "    ValueE")
+    ]
+    assert "ready" not in done.stdout
+    assert runner.invoke(app, ["logs", "wrker"]).exit_code == 1
+
+
+def test_the_logs_command_follows_the_logs(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    view, steps = LogView(logs, "worker", None), iter([b"half a line", b"\n", None])
+    assert len(view.read_new()) == 2
+
+    def sleep(_seconds: float) -> None:
+        more = next(steps)
+        if more is None:
+            raise KeyboardInterrupt
+        with (logs / "worker.log").open("ab") as log:
+            log.write(more)
+
+    view.follow(sleep)
+    assert capsys.readouterr().out == "half a line\n"
+
+
+def test_the_trace_command_finds_the_folder_of_the_last_system(
+    runner: CliRunner, logs: Path
+) -> None:
+    done = runner.invoke(app, ["trace", "ab" * 16])
+    assert f"{logs.parent / 'traces'} has no span" in done.stderr
+
+
+def test_json_on_a_terminal_has_no_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    echo_json('{"a": "\x9b31m\x1b]0;title"}'.encode())
+    assert terminal.getvalue() == '{"a": "\ufffd31m\ufffd]0;title"}\n'
+
+
+def test_each_command_that_asks_the_gateway_has_the_option_json() -> None:
+    def commands(group: Any, path: str) -> Iterator[tuple[str, list[str]]]:
+        context = typer.Context(group)
+        for name in group.list_commands(context):
+            command = group.get_command(context, name)
+            yield f"{path}{name}", [option for each in command.params for option in each.opts]
+            if hasattr(command, "list_commands"):
+                yield from commands(command, f"{path}{name} ")
+
+    found = dict(commands(get_command(app), ""))
+    assert "dead-letters redrive-all" in found
+    without = {name for name, each in found.items() if "--url" in each and "--json" not in each}
+    assert without == {"open"}  # prints an address
+
+
+def test_the_keys_new_command_prints_a_key_and_its_entry(runner: CliRunner) -> None:
+    done = runner.invoke(
+        app, ["keys", "new", "ci", "--tenant", "acme", "--scope", "jobs:read", "--json"]
+    )
+    assert done.exit_code == 0, done.output
+    made = json.loads(done.stdout)
+    assert made["key"].startswith("lsy_")
+    assert (made["entry"]["name"], made["entry"]["scopes"]) == ("ci", ["jobs:read"])
+    refused = runner.invoke(app, ["keys", "new", "ci", "--tenant", "acme", "--rate", "often"])
+    assert refused.exit_code == 2
+
+
+def test_the_list_command_shows_error_codes(runner: CliRunner, gateway: ScriptedGateway) -> None:
+    failed = job_document("failed", error={"code": "inference-failed", "message": "no"})
+    gateway.responses = [json_response(200, {"jobs": [failed, SUCCEEDED], "next_cursor": None})]
+    done = runner.invoke(app, ["list", "--url", gateway.url])
+    assert ["inference-failed" in line for line in done.stdout.splitlines()] == [True, False]
+
+
+def test_the_submit_command_prints_a_text_result_as_text(
+    runner: CliRunner, gateway: ScriptedGateway, picture: str
+) -> None:
+    job = {**SUCCEEDED, "result": 'She said "yes".\nThe \x1bend.'}
+    gateway.responses = [json_response(200, job)]
+    done = runner.invoke(app, ["submit", picture, "-m", "x", "--url", gateway.url])
+    assert done.stdout.splitlines()[1:] == ['She said "yes".', "The \ufffdend."]

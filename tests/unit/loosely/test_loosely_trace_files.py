@@ -1,8 +1,11 @@
 """Test that spans that arrive by OTLP are stored in a file, and that traces are read from it."""
 
+import gzip
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -60,6 +63,21 @@ def test_the_trace_receiver_refuses_requests_of_web_pages(receiver: TraceReceive
     url = receiver.variables["OTEL_EXPORTER_OTLP_ENDPOINT"]
     answer = httpx.post(f"{url}/v1/traces", headers={"origin": "https://evil.example"})
     assert answer.status_code == 403
+
+
+def test_the_trace_receiver_refuses_a_body_that_inflates_to_more_than_16_mib(
+    receiver: TraceReceiver,
+) -> None:
+    url = receiver.variables["OTEL_EXPORTER_OTLP_ENDPOINT"]
+    bomb, headers = gzip.compress(bytes(17 * 1024 * 1024)), {"content-encoding": "gzip"}
+    assert httpx.post(f"{url}/v1/traces", content=bomb, headers=headers).status_code == 400
+
+
+def test_the_trace_receiver_refuses_a_negative_length(receiver: TraceReceiver) -> None:
+    address = urlsplit(receiver.variables["OTEL_EXPORTER_OTLP_ENDPOINT"])
+    with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+        connection.sendall(b"POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n")
+        assert b"404" in connection.recv(100)
 
 
 def test_an_incomplete_line_in_the_trace_file_is_skipped(tmp_path: Path) -> None:

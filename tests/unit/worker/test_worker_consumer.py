@@ -274,6 +274,14 @@ def test_the_message_is_abandoned_and_a_shutdown_is_requested_if_the_device_is_l
     assert jobs.shutdown.exit_code == EXIT_DEVICE_LOST
 
 
+def test_a_note_keeps_the_traceback_of_an_unexpected_error(jobs: RecordedJobs) -> None:
+    job = jobs.job(reply_to=FROM_A_GATEWAY)
+    jobs.consumer.fail(job, KeyError("why"), WorkerFault)
+    (note,) = jobs.notes()
+    assert note.settlement == "abandon"
+    assert note.traceback == "KeyError: 'why'\n"
+
+
 def test_an_out_of_memory_error_fails_the_job_only_if_the_code_of_the_model_raised_the_error(
     jobs: RecordedJobs,
 ) -> None:

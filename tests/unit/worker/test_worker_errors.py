@@ -78,3 +78,10 @@ def test_the_dead_letter_reason_of_an_unreadable_message_is_the_code_of_the_cont
     None
 ):
     assert UnreadableMessage("schema 9", "unsupported-schema").reason == "unsupported-schema"
+
+
+def test_the_reason_of_a_syntax_error_names_its_file_and_line() -> None:
+    with pytest.raises(SyntaxError) as caught:
+        compile("x = 1\nno Python", "models/mine.py", "exec")
+    reason = str(errors.ModelFailed.from_error("models.mine", caught.value))
+    assert reason == "models.mine raised SyntaxError: models/mine.py, line 2: invalid syntax"

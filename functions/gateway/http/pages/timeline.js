@@ -41,6 +41,7 @@ export function drawTimeline(container, timeline) {
   container.replaceChildren(
     stepTable(timeline),
     ...(timeline.deliveries.length ? [deliveryTable(timeline)] : []),
+    ...timeline.deliveries.filter((each) => each.traceback).map((each) => element("pre", {}, each.traceback)),
     ...notes(timeline),
   );
   container.classList.add("timeline");

@@ -9,6 +9,7 @@ import binascii
 import logging
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from mimetypes import guess_extension
 from typing import Annotated, Any, Final
@@ -337,6 +338,8 @@ async def get_timeline(
     )
     if outcome is not None and not is_final(found):
         found = final_record(found, outcome)  # the job ended after the first read
+    if not caller_of(request).is_operator:
+        notes = [replace(note, traceback=None) for note in notes]
     evidence = JobEvidence(ticket, found, outcome, history, notes, webhook, children)
     return answer_conditionally(request, json_response(build_timeline(evidence, services.clock())))
 
