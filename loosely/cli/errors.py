@@ -95,13 +95,22 @@ def _unreachable_advice(error: GatewayUnreachable) -> str:
 
 
 def _advice(problem: Problem) -> str | None:
+    document, advice = problem.document, _ADVICE.get(problem.code)
+    pointer = str(document.get("pointer", ""))
     if problem.retry_after_seconds is not None:
-        return f"try again in {problem.retry_after_seconds:.0f} s"
-    if str(problem.document.get("pointer", "")).startswith("/parameters/"):
-        return parameter_advice(problem.detail)
-    advice = _ADVICE.get(problem.code)
-    if advice is None and problem.retryable:
-        return "try again"
+        advice = f"try again in {problem.retry_after_seconds:.0f} s"
+    elif pointer.startswith("/parameters/"):
+        advice = parameter_advice(problem.detail)
+    elif pointer.startswith("/inputs/") and "needs this input" in problem.detail:
+        advice = f"add --input {pointer.removeprefix('/inputs/')}=FILE"
+    elif document.get("found") in document.get("accepted", ()):
+        advice = f"pass --type {document['found']}"
+    elif "limit_pixels" in document:
+        advice = "scale the picture down"
+    elif problem.detail.startswith(("input.url", "inputs.", "webhook.url")):
+        advice = None  # the detail says what is wrong, and the file may be right
+    elif advice is None and problem.retryable:
+        advice = "try again"
     return advice
 
 

@@ -40,6 +40,10 @@ _OPTIONS: Final = _NOT_TEXT | {"label", "priority", "webhook_url"}
 _MEMBERS: Final = _NOT_TEXT | {"input", "inputs", "label", "priority", "webhook"}
 _INPUTS: Final = ("base64", "json", "text", "upload", "url")
 _FORM: Final = "multipart/form-data"
+_URLENCODED: Final = "application/x-www-form-urlencoded"
+# Browsers and curl send the first type for files that they do not recognise, and curl sends the
+# second one if the request has no Content-Type.
+_UNSPECIFIC: Final = frozenset({media.OCTET_STREAM, _URLENCODED})
 _MAX_UPLOAD_ID_CHARACTERS: Final = 200
 
 
@@ -126,7 +130,8 @@ async def parse_submission(
     elif kind == media.JSON:
         parse = partial(_from_envelope, model, options)
     else:
-        return _make_submission(model, _read_bytes(model, kind or None, body), {}, options)
+        first = _read_bytes(model, kind or media.OCTET_STREAM, body)
+        return _make_submission(model, first, {}, options)
     return await services_of(request).bodies.parse(caller_of(request).tenant, body, parse)
 
 
@@ -287,8 +292,8 @@ def check_required_inputs(model: ModelEntry, names: Collection[str]) -> None:
         if name not in names:
             raise HttpProblem(
                 problems.INVALID_INPUT,
-                f"inputs.{name}: {model.name} needs this input; send it as a part of a form, in "
-                'the member "inputs" of a JSON body, or as a tensor with this name in /v2',
+                f"inputs.{name}: {model.name} needs this input; send it as a part of a form or in "
+                'the member "inputs" of a JSON body; in /v2, as a tensor with this name',
                 pointer=f"/inputs/{name}",
             )
 
@@ -354,9 +359,10 @@ def _with_webhook_url(envelope: dict[str, Json]) -> dict[str, Json]:
 def _refuse_unknown(path: str, found: Mapping[str, Json], known: Collection[str]) -> None:
     for name in found:
         if name not in known:
-            raise HttpProblem(
-                problems.MALFORMED_REQUEST, f"unknown member {path}{name[:100]}; remove it"
-            )
+            text = f"unknown member {path}{name[:100]}; the members are {', '.join(sorted(known))}"
+            if name == "webhook_url":
+                text += '; in a JSON body, the webhook is {"webhook": {"url": …}}'
+            raise HttpProblem(problems.MALFORMED_REQUEST, text)
 
 
 def _decode_input(path: str, member: str, value: Json) -> tuple[bytes, str | None]:
@@ -462,23 +468,42 @@ def check_media_type(
     if not data:
         raise HttpProblem(problems.INVALID_INPUT, "the input is empty; send at least one byte")
     media_type = announced or media.OCTET_STREAM
-    if media_type == media.OCTET_STREAM and media_type not in model.media_types:
-        # Browsers and curl send this type for files that they do not recognise.
-        media_type = media.sniff(data) or media_type
+    if media_type in _UNSPECIFIC and media_type not in model.media_types:
+        media_type = media.sniff(data) or only_media_type(model, announced) or media_type
     check_accepted(model, media_type)
     is_readable = media_type != media.JSON or not is_whole or _is_json(data)
     if not media.agrees(media_type, data) or not is_readable:
-        raise _unsupported(model, f"the content does not have the media type {media_type}")
+        found = media.sniff(data)
+        raise _unsupported(
+            model,
+            f"the content is {found}, but the media type of the request is {media_type}"
+            if found and announced
+            else f"the content is not {media_type}",
+            found=found,
+        )
     _check_pixels(model, media_type, data, is_whole=is_whole)
     return media_type
+
+
+def only_media_type(model: ModelEntry, announced: str | None) -> str | None:
+    """Return the media type of an input if the model accepts only one, otherwise None.
+
+    `announced` is the unspecific media type in the request; None if the request contains none. The
+    result is then also None if the model accepts only JSON, because a JSON body contains the input
+    as its member `input`.
+    """
+    accepted = model.media_types
+    is_clear = len(accepted) == 1 and (announced is None or accepted[0] != media.JSON)
+    return accepted[0] if is_clear else None
 
 
 def check_accepted(model: ModelEntry, media_type: str) -> None:
     """Raise the problem `unsupported-media-type` if the model does not accept this media type."""
     if media_type not in model.media_types:
-        raise _unsupported(
-            model, f"{model.name} does not accept the media type {media_type[:100]!r}"
-        )
+        reason = f"{model.name} does not accept the media type {media_type[:100]!r}"
+        if media_type == _URLENCODED:
+            reason += ", which curl sends if the request has no Content-Type"
+        raise _unsupported(model, reason)
 
 
 def _is_json(data: bytes) -> bool:
@@ -489,13 +514,14 @@ def _is_json(data: bytes) -> bool:
     return True
 
 
-def _unsupported(model: ModelEntry, what: str) -> HttpProblem:
+def _unsupported(model: ModelEntry, what: str, found: str | None = None) -> HttpProblem:
     accepted = list(model.media_types)
     return HttpProblem(
         problems.UNSUPPORTED_MEDIA_TYPE,
         f"{what}; the accepted media types are {', '.join(accepted)}",
         headers={"Accept-Post": ", ".join(accepted)},
         accepted=accepted,
+        **({"found": found} if found else {}),
     )
 
 

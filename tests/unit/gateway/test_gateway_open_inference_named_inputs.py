@@ -202,7 +202,7 @@ OTHER = named("other", "second")
             "inputs.other: the picture has 65 by 65 pixels",
         ),
         ([FIRST, named("other", "")], 422, "inputs.other: the input is empty"),
-        ([FIRST, named("other")], 400, "inputs.other: expected 1 to 64 elements, found 0"),
+        ([FIRST, named("other")], 400, "inputs.other: a request can have 1 to 64 elements"),
         (
             [FIRST, named("other", 1, datatype="INT8")],
             400,

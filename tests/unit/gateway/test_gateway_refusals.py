@@ -2,14 +2,17 @@
 
 import json
 import struct
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.gateway.conftest import RunningGateway
+from contract.messages import InlineBytes
+from tests.unit.gateway.conftest import RunningGateway, open_gateway
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
@@ -17,6 +20,7 @@ JPEG = b"\xff\xd8\xff\xc0\x00\x11\x08\x00\x10\x00\x20\x03" + b"\0" * 20
 LARGE = {"parameters": json.dumps({"a": "x" * 17_000})}
 URLENCODED = "application/x-www-form-urlencoded"
 UNSUPPORTED, MALFORMED, INVALID = "unsupported-media-type", "malformed-request", "invalid-input"
+FOUND = "the content is image/png, but the media type of the request is image/jpeg"
 HUGE_PNG = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 30_000, 30_000) + b"\0" * 9
 
 
@@ -41,10 +45,10 @@ def envelope(name: str, value: object, detail: str, status: int = 400, code: str
 CASES = [
     Case("unknown model", 404, "unknown-model", model="nop", detail="noop"),
     Case("unaccepted media type", 415, UNSUPPORTED, media_type="audio/wav"),
-    Case("URL-encoded form", 415, UNSUPPORTED, media_type=URLENCODED),
+    Case("URL-encoded form", 415, UNSUPPORTED, media_type=URLENCODED, detail="no Content-Type"),
     Case("text as a picture", 415, UNSUPPORTED, b"just words", "image/jpeg", "classifier"),
     Case("a picture as text", 415, UNSUPPORTED, JPEG, "text/plain"),
-    Case("PNG as JPEG", 415, UNSUPPORTED, HUGE_PNG, "image/jpeg", "classifier"),
+    Case("PNG as JPEG", 415, UNSUPPORTED, HUGE_PNG, "image/jpeg", "classifier", detail=FOUND),
     Case("bytes of an unknown type", 415, UNSUPPORTED, b"zzz", model="classifier"),
     Case("empty body", 422, INVALID, b"", "image/jpeg", "classifier", detail="empty"),
     Case("no frame header", 422, INVALID, JPEG[:6], "image/jpeg", "classifier"),
@@ -68,6 +72,12 @@ CASES = [
     envelope("JSON without input", {}, "input"),
     envelope("JSON that is a list", [], "input"),
     envelope("unknown member", {"input": {"text": "a"}, "priorty": "low"}, "priorty"),
+    envelope(
+        "webhook_url in JSON",
+        {"input": {"text": "a"}, "webhook_url": "https://a.example"},
+        "the members are deadline_seconds, input, inputs, label, parameters, priority, webhook; "
+        'in a JSON body, the webhook is {"webhook": {"url": …}}',
+    ),
     envelope("unknown member of input", {"input": {"text": "a", "charset": "x"}}, "input.charset"),
     envelope("input without content", {"input": {"media_type": "text/plain"}}, "exactly one"),
     envelope("input with two contents", {"input": {"text": "a", "json": 1}}, "exactly one"),
@@ -84,7 +94,7 @@ CASES = [
     envelope(
         "base64 that is announced as JSON and is not",
         {"input": {"base64": "e3s=", "media_type": "application/json"}},
-        "does not have the media type application/json",
+        "the content is not application/json",
         415,
         UNSUPPORTED,
     ),
@@ -266,3 +276,63 @@ async def test_submitting_any_request_body_returns_a_documented_http_status(
         headers={"content-type": media_type, "prefer": "respond-async"},
     )
     assert answer.status_code in {202, 400, 413, 415, 422}
+
+
+ONE_TYPE = """
+[table]
+implementation = "worker.models.noop"
+description = "One media type."
+media_types = ["text/csv"]
+
+[values]
+implementation = "worker.models.noop"
+description = "JSON only."
+media_types = ["application/json"]
+"""
+
+
+@pytest.fixture
+async def one_type(tmp_path: Path) -> AsyncIterator[RunningGateway]:
+    path = tmp_path / "models.toml"
+    path.write_text(ONE_TYPE)
+    async with open_gateway(catalogue_path=path) as opened:
+        yield opened
+
+
+async def test_the_only_media_type_of_a_model_need_not_be_named(one_type: RunningGateway) -> None:
+    url, asynchronous = "/v1/models/table/jobs", {"prefer": "respond-async"}
+    in_json = {"input": {"base64": "YSxi"}}
+    requests: tuple[dict[str, Any], ...] = (
+        {"content": b"a,b"},
+        {"content": b"a,b", "headers": {"content-type": URLENCODED}},
+        {"files": {"file": ("a.xyz", b"a,b", "application/octet-stream")}},
+        {"json": in_json},
+    )
+    for sent in requests:
+        headers = asynchronous | sent.pop("headers", {})
+        answer = await one_type.http.post(url, headers=headers, **sent)
+        assert answer.status_code == 202, answer.text
+        assert one_type.queues.request().input == InlineBytes("text/csv", b"a,b")
+    slot = await one_type.http.post("/v1/uploads", json={"model": "table"})
+    assert slot.json()["headers"]["content-type"] == "text/csv"
+
+    # A body that is not announced as JSON could be the input, or contain it.
+    body = b'{"input": {"json": 1}}'
+    answer = await one_type.http.post("/v1/models/values/jobs", content=body, headers=asynchronous)
+    assert answer.status_code == 415
+    in_json = {"input": {"base64": "MTI="}}
+    answer = await one_type.http.post("/v1/models/values/jobs", json=in_json, headers=asynchronous)
+    assert answer.status_code == 202
+
+
+async def test_a_media_type_must_be_named_if_a_model_has_several(gateway: RunningGateway) -> None:
+    answer = await gateway.http.post("/v1/uploads", json={"model": "classifier"})
+    assert (answer.status_code, answer.json()["code"]) == (400, MALFORMED)
+    assert "expected one of image/jpeg, image/png, image/webp" in answer.json()["detail"]
+
+
+async def test_the_problem_says_which_type_the_content_has(gateway: RunningGateway) -> None:
+    headers = {"content-type": "image/jpeg"}
+    url = "/v1/models/classifier/jobs"
+    answer = await gateway.http.post(url, content=HUGE_PNG, headers=headers)
+    assert answer.json()["found"] == "image/png"

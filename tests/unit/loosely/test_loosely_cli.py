@@ -512,6 +512,43 @@ def test_the_submit_command_says_how_to_correct_a_refused_parameter(
     )
 
 
+TYPE = "unsupported-media-type"
+
+
+@pytest.mark.parametrize(
+    ("refusal", "advice"),
+    [
+        (
+            problem_response(415, TYPE, "no JPEG", found="image/png", accepted=["image/png"]),
+            "; pass --type image/png",
+        ),
+        (
+            problem_response(415, TYPE, "no JPEG", found="image/gif", accepted=["image/png"]),
+            "; convert the file, or state its media type with --type",
+        ),
+        (
+            problem_response(422, "invalid-input", "large", limit_pixels=9),
+            "; scale the picture down",
+        ),
+        (
+            problem_response(422, "invalid-input", "x needs this input", pointer="/inputs/mask"),
+            "; add --input mask=FILE",
+        ),
+        (problem_response(422, "invalid-input", "webhook.url: not public"), ": not public"),
+    ],
+)
+def test_the_advice_of_the_submit_command_fits_the_problem(
+    runner: CliRunner,
+    gateway: ScriptedGateway,
+    picture: str,
+    refusal: ScriptedResponse,
+    advice: str,
+) -> None:
+    gateway.responses = [refusal]
+    done = runner.invoke(app, ["submit", picture, "-m", "x", "--url", gateway.url])
+    assert done.stderr.endswith(f"{advice}\n")
+
+
 def test_the_submit_command_sends_the_files_of_named_inputs(
     runner: CliRunner, gateway: ScriptedGateway, picture: str, tmp_path: Path
 ) -> None:

@@ -238,7 +238,8 @@ def _elements(model: ModelEntry, tensor: Tensor, prefix: str) -> list[SubmittedI
     """
     if not 1 <= len(tensor.elements) <= MAX_ELEMENTS:
         raise unreadable(
-            f"{prefix}expected 1 to {MAX_ELEMENTS} elements, found {len(tensor.elements)}"
+            f"{prefix}a request can have 1 to {MAX_ELEMENTS} elements, because each is a job for "
+            f"which the request waits; found {len(tensor.elements)}: send several requests"
         )
     inputs = []
     for number, element in enumerate(tensor.elements):

@@ -26,7 +26,8 @@ _INPUT: Final[dict[str, Any]] = {
         },
         "data": {
             "type": "array",
-            "description": "The elements, as nested lists of this shape or as one flat list.",
+            "description": "The elements, as nested lists of this shape or as one flat list. Each "
+            "element of a BYTES tensor is a job; there can be at most 64.",
             "items": {},
         },
         "parameters": {

@@ -176,10 +176,14 @@ UPLOAD_BODY: Final[dict[str, Any]] = {
         "application/json": {
             "schema": {
                 "type": "object",
-                "required": ["model", "media_type"],
+                "required": ["model"],
                 "properties": {
                     "model": {"type": "string", "examples": ["noop"]},
-                    "media_type": {"type": "string", "examples": ["application/octet-stream"]},
+                    "media_type": {
+                        "type": ["string", "null"],
+                        "description": "Absent if the model accepts only one media type.",
+                        "examples": ["application/octet-stream"],
+                    },
                     "input": {
                         "type": ["string", "null"],
                         "description": "The name of a named input. Absent for the first input.",

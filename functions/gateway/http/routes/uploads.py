@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from contract.media import essence
+from contract.media import OCTET_STREAM, essence
 from contract.messages import Json, format_time
 from gateway.http import problems
 from gateway.http.openapi.operations import UPLOAD_BODY, problem_responses
@@ -23,10 +23,15 @@ from gateway.http.requests import (
 from gateway.http.responses import json_response
 from gateway.jobs.model import Time
 from gateway.storage.uploads import new_upload, upload_blob_of, upload_expiry
-from gateway.submission.parse import check_accepted, naming_input, refuse_unknown_inputs
+from gateway.submission.parse import (
+    check_accepted,
+    naming_input,
+    only_media_type,
+    refuse_unknown_inputs,
+)
 
 _MAX_BODY_BYTES: Final = 16 * 1024
-_MEMBERS: Final = ("model", "media_type")
+_OPTIONAL: Final = ("media_type", "input")
 
 router = APIRouter(tags=["uploads"], route_class=TextRoute)
 
@@ -63,10 +68,16 @@ async def create_upload(request: Request) -> Response:
     refuse_unknown_query(request)
     services = services_of(request)
     name, announced, named_input = _parse_body(await read_body(request))
-    model, media_type = find_model(services.catalogue, name), essence(announced)
+    model = find_model(services.catalogue, name)
     if named_input is not None:
         refuse_unknown_inputs(model, [named_input])
     model = model.entry_of_input(named_input)
+    media_type, only = essence(announced or OCTET_STREAM), only_media_type(model, None)
+    if announced is None and only is None:
+        accepted = ", ".join(model.media_types)
+        raise HttpProblem(problems.MALFORMED_REQUEST, f"media_type: expected one of {accepted}")
+    if media_type == OCTET_STREAM and media_type not in model.media_types:
+        media_type = only or media_type
     with naming_input(named_input):
         check_accepted(model, media_type)
     upload_id = new_upload(services.clock())
@@ -86,8 +97,8 @@ async def create_upload(request: Request) -> Response:
     return json_response(slot, 201, {"Cache-Control": "no-store"})
 
 
-def _parse_body(body: bytes) -> tuple[str, str, str | None]:
-    """Return the name of the model, the media type, and the name of the named input, if any."""
+def _parse_body(body: bytes) -> tuple[str, str | None, str | None]:
+    """Return the name of the model, and the media type and the name of the named input, if any."""
     if len(body) > _MAX_BODY_BYTES:
         raise HttpProblem(
             problems.PAYLOAD_TOO_LARGE,
@@ -99,16 +110,15 @@ def _parse_body(body: bytes) -> tuple[str, str, str | None]:
         value: Json = parse_json(body)
     except ValueError as error:
         raise HttpProblem(problems.MALFORMED_REQUEST, f"the body is not JSON: {error}") from None
-    named_input = value.pop("input", None) if isinstance(value, dict) else None
-    if not isinstance(value, dict) or set(value) != set(_MEMBERS):
+    if not isinstance(value, dict) or not {"model"} <= set(value) <= {"model", *_OPTIONAL}:
         raise HttpProblem(
             problems.MALFORMED_REQUEST,
             'the body must be the JSON object {"model": …, "media_type": …}; for a named input it '
-            'may also have "input"',
+            'may also have "input"; "media_type" may be absent if only one is accepted',
         )
-    model, media_type = (value[name] for name in _MEMBERS)
+    model, media_type, named_input = (value.get(name) for name in ("model", *_OPTIONAL))
     if not isinstance(named_input, str | None):
         raise HttpProblem(problems.MALFORMED_REQUEST, "input: expected a string")
-    if not isinstance(model, str) or not isinstance(media_type, str):
+    if not isinstance(model, str) or not isinstance(media_type, str | None):
         raise HttpProblem(problems.MALFORMED_REQUEST, "model and media_type: expected strings")
     return model, media_type, named_input
