@@ -281,8 +281,11 @@ class Consumer:
 
     def _check_waiting(self) -> None:
         while not self.stopping.wait(_CHECK_SECONDS):
-            self.end_overdue()
-            self.end_unwanted()
+            try:
+                self.end_overdue()
+                self.end_unwanted()
+            except Exception:  # noqa: BLE001  this thread must not end
+                _log.exception("%s: checking the jobs failed; the worker tries again", self.name)
 
     def end_unwanted(self) -> None:
         """End the cancelled and expired jobs that hold memory while they wait for the device.
