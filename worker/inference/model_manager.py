@@ -107,6 +107,11 @@ class ModelManager:
         """
         return self._loaded
 
+    def runs_items(self) -> bool:
+        """Return whether an item model is loaded, which runs one item in each call."""
+        loaded = self._loaded
+        return loaded is not None and not loaded.preprocesses
+
     @property
     def is_standing_by(self) -> bool:
         """Return whether the model waits for memory of a shared device before it can be loaded.

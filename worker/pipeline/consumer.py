@@ -350,6 +350,8 @@ class Consumer:
             job = inferred.job
             left.discard(job)
             job.ran_alone = self.running.leave(job.delivery, LockState.RAN)
+            if inferred.loaded is not None and not inferred.loaded.preprocesses:
+                self.capacity.note_item(job.inference_ms / 1000)
             if inferred.error is not None:
                 self.fail(job, inferred.error, InferenceFailed)
             else:

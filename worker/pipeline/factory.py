@@ -154,7 +154,7 @@ def make_consumer(  # noqa: PLR0913, PLR0917 - what the consumers of a process d
         ),
         manager=manager,
         in_flight=in_flight,
-        capacity=Capacity(manager.admits, in_flight, model, infer.wanted_count),
+        capacity=Capacity(manager.admits, in_flight, model, manager.runs_items),
         batches=batches,
         cache=services.cache,
         progress=progress,

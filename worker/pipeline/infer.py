@@ -29,19 +29,12 @@ from worker.models import Context
 from worker.pipeline.prepare import CancellationCheck
 from worker.pipeline.progress import ProgressReporter
 from worker.pipeline.receive import InFlight, ReceivedJob
-from worker.pipeline.run_limit import RunLimit
+from worker.pipeline.suspects import RunLimit
 from worker.servicebus.link import utc_now
 
 _log = logging.getLogger(__name__)
 
 _CHECK_THREAD_COUNT = 16
-# One batch of a batch model runs while the next batch is prepared.
-_BATCHES_TO_RUN = 2
-# Besides the item that runs, an item model has only so many prepared items as run within this time.
-# Other workers can take all others.
-_LOOK_AHEAD_SECONDS = 1.0
-# The share of the last item in the average time that items run.
-_LAST_SHARE = 0.5
 
 T = TypeVar("T")
 
@@ -239,28 +232,11 @@ class InferStep:
             model: The model's catalogue entry.
         """
         self._manager = manager
-        self._most_count = model.max_batch_size * _BATCHES_TO_RUN
         self.runs = RunLimit(model.max_run_seconds)
-        # The average time that one item of an item model runs; None before the first item.
-        self._item_seconds: float | None = None
         self._in_flight = in_flight
         self._cancellation = cancellation
         self._progress = progress
         self._checks = ThreadPoolExecutor(_CHECK_THREAD_COUNT, "check")
-
-    def wanted_count(self) -> int:
-        """Return how many jobs the worker holds at most that run, are prepared or will be prepared.
-
-        A batch model has two batches. An item model has one item, and in addition as many items as
-        run within a second: none if one item runs longer than that, or if no item has run yet.
-        """
-        loaded = self._manager.loaded
-        if loaded is None or loaded.preprocesses:
-            return self._most_count
-        if self._item_seconds is None:
-            return 1
-        ahead_count = _LOOK_AHEAD_SECONDS / max(self._item_seconds, 1e-6)
-        return min(1 + int(ahead_count), self._most_count)
 
     def split(self, batch: list[ReceivedJob]) -> Iterable[list[ReceivedJob]]:
         """Return the parts of a batch that `run` takes one after another.
@@ -269,10 +245,9 @@ class InferStep:
         the same time whether they are still wanted. A job with which an earlier batch exceeded its
         time limit runs in a batch of its own, after the others.
         """
-        loaded = self._manager.loaded
         if len(batch) == 1:
             return [batch]
-        if loaded is None or loaded.preprocesses:
+        if not self._manager.runs_items():
             slow = [job for job in batch if job.delivery.history.batch_overrun_count]
             rest = [job for job in batch if job not in slow]
             return [*([rest] if rest else []), *([job] for job in slow)]
@@ -309,19 +284,12 @@ class InferStep:
             else:
                 job.record_run(ran.started_at, ran.inference_ms, ran.batch_size)
                 job.mark("ran_ms", ran.ended)
-                if not loaded.preprocesses:
-                    self.note_item(ran.inference_ms / 1000)
                 yield Inferred(job, loaded, ran.result, ran.error)
 
     @contextmanager
     def _watch(self, jobs: Sequence[ReceivedJob]) -> Iterator[None]:
         with self._manager.telemetry.batch(jobs), self.runs.running(*jobs):
             yield
-
-    def note_item(self, seconds: float) -> None:
-        """Record how long an item of an item model has run."""
-        before = seconds if self._item_seconds is None else self._item_seconds
-        self._item_seconds = before + _LAST_SHARE * (seconds - before)
 
     def _reasons_to_skip(
         self, jobs: list[ReceivedJob]

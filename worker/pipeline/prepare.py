@@ -18,8 +18,7 @@ from worker.inputs.payloads import BlobPayloads, as_file
 from worker.inputs.urls import UrlFetcher
 from worker.net.retries import Wait, backoff_seconds
 from worker.pipeline.receive import ReceivedJob
-from worker.pipeline.run_limit import RunLimit
-from worker.pipeline.suspects import RunningJobs
+from worker.pipeline.suspects import RunLimit, RunningJobs
 from worker.replies import GatewayClient
 from worker.servicebus.link import utc_now
 

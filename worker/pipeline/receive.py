@@ -52,7 +52,13 @@ STALE_AFTER_SECONDS = 2.0
 
 # One batch runs while the next batch is prepared. Two further batches may wait for their replies or
 # their settlement.
+_BATCHES_TO_RUN = 2
 _BATCHES_HELD = 4
+# Besides the item that runs, an item model has only so many prepared items as run within this time.
+# Other workers can take all others.
+_LOOK_AHEAD_SECONDS = 1.0
+# The share of the last item in the average time that items run.
+_LAST_SHARE = 0.5
 # A message that waits to be abandoned needs no place in a batch, but it needs a lock and memory.
 _MAX_POSTPONED_COUNT = 64
 # Jobs with inputs from other servers, and jobs with large inputs, are offloaded. They do not occupy
@@ -515,7 +521,7 @@ class Capacity:
         admits: Callable[[], bool],
         in_flight: InFlight,
         model: ModelEntry,
-        wanted_count: Callable[[], int],
+        runs_items: Callable[[], bool],
     ) -> None:
         """Store the dependencies.
 
@@ -523,11 +529,13 @@ class Capacity:
             admits: Returns whether jobs of the model may be received. It must not block.
             in_flight: The messages that were received and are not settled.
             model: The catalogue entry.
-            wanted_count: Returns how many jobs the worker holds at most that still need the device.
+            runs_items: Returns whether the loaded model is an item model.
         """
         self._admits = admits
-        self._max_held_count = model.max_batch_size * _BATCHES_HELD
-        self._wanted_count = wanted_count
+        self._max_batch_size = model.max_batch_size
+        self._runs_items = runs_items
+        # The average time that one item of an item model runs; None before the first item.
+        self._item_seconds: float | None = None
         self._normal = in_flight.of_queue(model.queue)
         self._low = in_flight.of_queue(low_priority_queue(model.queue))
 
@@ -543,9 +551,27 @@ class Capacity:
         if not self._admits():
             return 0
         remaining = min(
-            self._wanted_count() - sum(len(each.to_run) for each in queues),
-            self._max_held_count - sum(each.busy_count for each in queues),
+            self._to_run_count() - sum(len(each.to_run) for each in queues),
+            self._max_batch_size * _BATCHES_HELD - sum(each.busy_count for each in queues),
             _MAX_POSTPONED_COUNT - sum(len(each.postponed) for each in queues),
             MAX_OFFLOADED_COUNT - sum(len(each.offloaded) for each in queues),
         )
         return max(0, remaining)
+
+    def note_item(self, seconds: float) -> None:
+        """Record how long an item of an item model has run."""
+        before = seconds if self._item_seconds is None else self._item_seconds
+        self._item_seconds = before + _LAST_SHARE * (seconds - before)
+
+    def _to_run_count(self) -> int:
+        """Return how many jobs the worker holds at most that run, are prepared or will be prepared.
+
+        A batch model has two batches. An item model has one item, and in addition as many items as
+        run within a second: none if one item runs longer than that, or if no item has run yet.
+        """
+        most_count = self._max_batch_size * _BATCHES_TO_RUN
+        if not self._runs_items():
+            return most_count
+        if self._item_seconds is None:
+            return 1
+        return min(1 + int(_LOOK_AHEAD_SECONDS / max(self._item_seconds, 1e-6)), most_count)

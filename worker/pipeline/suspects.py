@@ -1,4 +1,4 @@
-"""Note which jobs' code this process runs, and run the suspects one at a time.
+"""Note which jobs' code this process runs and for how long, and run the suspects one at a time.
 
 A job whose worker process died is delivered again. If the process ran only this job, the death
 counts against the job. If it ran several jobs, the cause is not known, and each of these jobs is a
@@ -8,12 +8,59 @@ that the cause of a further death is certain, and the death harms no other job.
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from worker.pipeline.receive import ReceivedJob
 from worker.servicebus.history import LockState
 from worker.servicebus.link import LockedMessage
+
+
+class _Call(NamedTuple):
+    since: float
+    jobs: Sequence[ReceivedJob]
+
+
+class RunLimit:
+    """Limits how long one call of a model's code may last. Any thread may call the methods."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.seconds = seconds
+        self._clock = clock
+        self._calls: dict[int, _Call] = {}
+
+    @contextlib.contextmanager
+    def running(self, *jobs: ReceivedJob) -> Iterator[None]:
+        """Note that the `with` block is a call of the model's code for these jobs."""
+        thread = threading.get_ident()
+        self._calls[thread] = _Call(self._clock(), jobs)
+        try:
+            yield
+        finally:
+            self._calls.pop(thread, None)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[Sequence[ReceivedJob]]:
+        """Do not count the `with` block, in which the call of the current thread waits.
+
+        Yield the jobs of the call.
+        """
+        thread, paused_at = threading.get_ident(), self._clock()
+        call = self._calls.pop(thread, None)
+        try:
+            yield () if call is None else call.jobs
+        finally:
+            if call is not None:
+                self._calls[thread] = call._replace(since=call.since + self._clock() - paused_at)
+
+    def take_overdue(self) -> list[Sequence[ReceivedJob]]:
+        """Return the jobs of each call that exceeds the limit. Each call is returned only once."""
+        latest = self._clock() - self.seconds
+        overdue = [thread for thread, call in list(self._calls.items()) if call.since < latest]
+        calls = [self._calls.pop(thread, None) for thread in overdue]
+        return [call.jobs for call in calls if call is not None]
 
 
 class RunningJobs:

@@ -18,8 +18,11 @@ MODEL = replace(Catalogue.load().model("noop"), max_batch_size=2)
 class HeldMessages:
     def __init__(self) -> None:
         self.is_admitted = True
+        self.runs_items = False
         self.in_flight = InFlight(ModelTelemetry(MODEL.name))
-        self.capacity = Capacity(lambda: self.is_admitted, self.in_flight, MODEL, lambda: 4)
+        self.capacity = Capacity(
+            lambda: self.is_admitted, self.in_flight, MODEL, lambda: self.runs_items
+        )
 
     def take(self, count: int, *, low: bool = False) -> list[ReceivedJob]:
         jobs = []
@@ -133,3 +136,17 @@ def test_a_job_that_ends_during_preparation_by_a_separate_thread_is_not_added_to
     held.in_flight.bring_back(job)
     assert not held.in_flight.of_queue("noop").to_run
     assert not held.in_flight.of_queue("noop").offloaded
+
+
+@pytest.mark.parametrize(
+    ("run_ms", "count"), [(3000, 1), (1000, 2), (400, 3), (1, 4)], ids=["3s", "1s", "400ms", "1ms"]
+)
+def test_a_worker_leaves_the_jobs_of_a_slow_item_model_to_others(
+    held: HeldMessages, run_ms: float, count: int
+) -> None:
+    held.runs_items = True
+    assert held.capacity.normal_count() == 1, "before the first item has run"
+    held.capacity.note_item(run_ms / 1000)
+    assert held.capacity.normal_count() == count
+    held.capacity.note_item(100.0)
+    assert held.capacity.normal_count() == 1

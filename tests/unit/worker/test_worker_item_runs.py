@@ -1,4 +1,4 @@
-"""Test how many jobs of an item model a worker holds, and that the jobs run one by one."""
+"""Test that the jobs of an item model run one by one, and which jobs of a batch run together."""
 
 from __future__ import annotations
 
@@ -94,23 +94,8 @@ def test_an_item_is_answered_before_the_next_item_runs(items: tuple[ItemModel, S
     assert list(steps.step.run(parts[2])) == []
 
 
-@pytest.mark.parametrize(
-    ("run_ms", "count"), [(3000, 1), (1000, 2), (400, 3), (1, 8)], ids=["3s", "1s", "400ms", "1ms"]
-)
-def test_a_slow_item_model_leaves_jobs_to_other_workers(
-    items: tuple[ItemModel, Steps], run_ms: float, count: int
-) -> None:
-    _, steps = items
-    assert steps.step.wanted_count() == 1, "before the first item has run"
-    steps.step.note_item(run_ms / 1000)
-    assert steps.step.wanted_count() == count
-    steps.step.note_item(100.0)
-    assert steps.step.wanted_count() == 1
-
-
-def test_a_batch_model_runs_and_prepares_whole_batches(tmp_path: Path) -> None:
+def test_a_batch_model_runs_whole_batches(tmp_path: Path) -> None:
     steps = Steps(BatchModel(), tmp_path)
-    assert steps.step.wanted_count() == 8
     jobs = [steps.job(b"a"), steps.job(b"b")]
     assert list(steps.step.split(jobs)) == [jobs]
 

@@ -15,8 +15,7 @@ from worker.inputs.memory import InputMemory, MemoryBudget
 from worker.inputs.opened import InputKind, OpenedInput, keep_waiting, open_input, open_together
 from worker.pipeline.prepare import PrepareStep, RetryPolicy
 from worker.pipeline.receive import ReceivedJob
-from worker.pipeline.run_limit import RunLimit
-from worker.pipeline.suspects import RunningJobs
+from worker.pipeline.suspects import RunLimit, RunningJobs
 
 LARGE_BYTES = 200 * MIB
 IMAGE = InputKind("image")

@@ -9,7 +9,7 @@ import pytest
 from contract.messages import ReplyUrl
 from tests.unit.worker.test_worker_consumer import RecordedJobs
 from worker.errors import ReplyUndelivered, Settlement
-from worker.pipeline.run_limit import RunLimit
+from worker.pipeline.suspects import RunLimit
 from worker.servicebus.history import DeliveryHistory
 from worker.shutdown import EXIT_RESTART
 
