@@ -11,9 +11,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 DESIGN = Path(__file__).parents[2] / "DESIGN.md"
 MOST_GATEWAY_MODULES = 22
-MOST_WORKER_MODULES = 20
-# Before a message is received, the step `infer` says how many jobs it can use.
-WORKER_STEPS = ["receive", "infer", "prepare", "reply", "settle"]
+MOST_WORKER_MODULES = 19
+WORKER_STEPS = ["receive", "prepare", "infer", "reply", "settle"]
 
 
 @pytest.fixture(scope="module")
