@@ -397,9 +397,11 @@ class ModelManager:
             self._problem = _describe(problem)
             self._set_aside(is_broken=not problem.retryable)
             _log.error(
-                "%s: loading the model failed; the worker tries again",
+                "%s: loading the model failed; the worker tries again: %s",
                 self._model.name,
-                exc_info=error,
+                problem,
+                # The traceback of our own error would say nothing about the model.
+                exc_info=None if problem is error and error.__cause__ is None else error,
             )
         if self._problem:
             self.telemetry.record_load_failure(self._problem["code"])
