@@ -126,7 +126,11 @@ resource payload 'Microsoft.Storage/storageAccounts@2025-08-01' = {
             type: 'Lifecycle'
             definition: {
               filters: { blobTypes: ['blockBlob'], prefixMatch: ['${payloads}/${rule.prefix}/'] }
-              actions: { baseBlob: { delete: { daysAfterModificationGreaterThan: rule.days } } }
+              actions: {
+                baseBlob: { delete: { daysAfterModificationGreaterThan: rule.days } }
+                // A blob with snapshots is not deleted, and an upload link permits snapshots.
+                snapshot: { delete: { daysAfterCreationGreaterThan: rule.days } }
+              }
             }
           }
         ]

@@ -50,13 +50,14 @@ Service Bus asks for two seconds (error code 50009).
 BUSY_ATTEMPTS: Final = 3
 """How often a throttled batch is sent. After that, the `enqueue` activity sends the messages."""
 
-PEEK_SECONDS: Final = 2.0
+PEEK_SECONDS: Final = 5.0
 """How long to wait for the answer to a peek, with the time to open its AMQP link."""
 
-MAX_OPENING: Final = 32
+MAX_OPENING: Final = 100
 """How many AMQP links for peeks are opened at the same time.
 
-Each opening needs some milliseconds of processor time, and has to end within PEEK_SECONDS.
+Each opening waits for half a second, and needs some milliseconds of processor time. All openings
+that run at the same time have to end within PEEK_SECONDS.
 """
 
 MAX_BATCH_MESSAGES: Final = 100

@@ -10,7 +10,7 @@ from azure.servicebus import ServiceBusMessage
 
 from contract.catalogue import Catalogue
 from contract.queues import config
-from gateway.errors import Unavailable
+from gateway.errors import NoAnswer, Unavailable
 from gateway.queues.client import Administration, MessageCounts, ServiceBusQueues
 from gateway.settings import ServiceEndpoint
 from tests.conformance.gateway.test_gateway_services import running
@@ -54,12 +54,13 @@ async def test_scheduled_messages_are_counted_separately_from_active_messages(
     assert await queues.count("classifier") == MessageCounts(active=0, scheduled=1, dead=0)
 
 
-@pytest.mark.parametrize("url", [None, "http://localhost:9"])
+@pytest.mark.parametrize(("url", "is_answer"), [(None, True), ("http://localhost:9", False)])
 async def test_requests_to_a_management_api_that_does_not_respond_raise_an_unavailable_error(
-    url: str | None,
+    url: str | None, is_answer: bool
 ) -> None:
     emulator = "Endpoint=sb://localhost;SharedAccessKeyName=a;SharedAccessKey=b;"
     administration = Administration(ServiceEndpoint(emulator + "UseDevelopmentEmulator=true;"), url)
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable) as caught:
         await administration.count("noop")
+    assert isinstance(caught.value, NoAnswer) is not is_answer
     await administration.close()

@@ -24,7 +24,7 @@ from contract.errors import PayloadCorrupt
 from contract.messages import PayloadRef
 from contract.queues import config
 from gateway.clock import utc_now
-from gateway.errors import MissingPayload, NoAnswer, Unavailable, UnknownQueue
+from gateway.errors import MissingPayload, Unavailable, UnknownQueue
 from gateway.queues.client import PEEK_SECONDS, ServiceBusQueues, log_oldest
 from gateway.settings import ServiceEndpoint
 from gateway.storage.blobs import PayloadContainer
@@ -211,6 +211,9 @@ async def test_the_oldest_messages_of_100_queues_are_read_within_a_second(
             await queues.close()
 
 
+# If the opening of a link is cancelled, the SDK leaves the socket to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 async def test_the_queues_of_a_service_bus_that_does_not_respond_fail_within_seconds(
     tmp_path: Path,
 ) -> None:
@@ -223,14 +226,14 @@ async def test_the_queues_of_a_service_bus_that_does_not_respond_fail_within_sec
             # One open link, one new link, and the management API.
             calls = (queues.check("noop"), queues.oldest("classifier"), queues.count("noop"))
             begun_at = time.monotonic()
-            answers = await asyncio.gather(*calls, return_exceptions=True)
+            answers = await asyncio.gather(*map(refusal, calls))
             assert time.monotonic() - begun_at < PEEK_SECONDS + 2
-            assert all(isinstance(answer, Unavailable) for answer in answers)
-            assert isinstance(answers[2], NoAnswer)
+            assert {service for service, _ in answers} == {"queue"}
             os.kill(process.pid, signal.SIGCONT)
             await queues.check("noop")
         finally:
             await queues.close()
+            gc.collect()
 
 
 async def test_each_of_many_simultaneously_sent_messages_arrives_exactly_once(
@@ -331,7 +334,7 @@ async def test_sending_to_a_missing_queue_raises_an_unknown_queue_error(tmp_path
             await queues.close()
 
 
-async def refusal(call: Awaitable[None]) -> tuple[str, str]:
+async def refusal(call: Awaitable[object]) -> tuple[str, str]:
     """Await a call that raises `Unavailable`. Return the service and the message of the error.
 
     The error itself is not returned, because its traceback would keep sockets open.
