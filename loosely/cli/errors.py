@@ -29,6 +29,8 @@ _ADVICE = {
     "unknown-model": "`loosely models` lists the models",
     "unknown-job": "check the id; finished jobs are deleted after a limited time",
     "unknown-result": "`loosely status` shows the names of the results",
+    "unknown-dead-letter": "`loosely dead-letters list` lists the dead letters",
+    "count-changed": "count again, and repeat the command",
     "payload-too-large": "send a smaller input",
     "unsupported-media-type": "convert the file, or state its media type with --type",
     "invalid-input": "check that the file is complete and has a format that the model accepts",
@@ -105,6 +107,8 @@ def _advice(problem: Problem) -> str | None:
         advice = f"add --input {pointer.removeprefix('/inputs/')}=FILE"
     elif document.get("found") in document.get("accepted", ()):
         advice = f"pass --type {document['found']}"
+    elif problem.code == "expired" and document.get("ran") is False:
+        advice = "no worker took the job in time: check that one runs, or use a longer --deadline"
     elif "limit_pixels" in document:
         advice = "scale the picture down"
     elif problem.detail.startswith(("input.url", "inputs.", "webhook.url")):

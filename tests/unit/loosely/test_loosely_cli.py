@@ -13,10 +13,12 @@ import typer
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from loosely import Retry, __version__
+from loosely import GatewayUnreachable, Retry, __version__
 from loosely.cli import app
+from loosely.cli.errors import format_error
 from loosely.cli.logs import LogView
 from loosely.cli.output import echo_json
+from loosely.client.errors import read_problem
 from tests.unit.loosely.scripted_gateway import (
     HANG_UP,
     JOB_ID,
@@ -890,3 +892,34 @@ def test_the_submit_command_prints_a_text_result_as_text(
     gateway.responses = [json_response(200, job)]
     done = runner.invoke(app, ["submit", picture, "-m", "x", "--url", gateway.url])
     assert done.stdout.splitlines()[1:] == ['She said "yes".', "The \ufffdend."]
+
+
+@pytest.mark.parametrize(
+    ("code", "members", "advice"),
+    [
+        ("expired", {"ran": False}, "no worker took the job in time"),
+        ("expired", {"ran": True}, "submit the job again with a longer --deadline"),
+        ("invalid-input", {"pointer": "/parameters/top"}, "correct --param"),
+    ],
+)
+def test_the_advice_of_an_error_fits_its_problem(
+    code: str, members: dict[str, Any], advice: str
+) -> None:
+    document = {"code": code, "detail": "no", **members}
+    problem = read_problem(400, json.dumps(document).encode(), None)
+    assert problem is not None
+    assert advice in format_error(problem)
+
+
+@pytest.mark.parametrize(
+    ("url", "is_sent", "advice"),
+    [
+        ("http://127.0.0.1:9", False, "start the gateway with `loosely up`"),
+        ("https://example.org", False, "check --url and the network"),
+        ("https://example.org", True, "see the gateway's log"),
+    ],
+)
+def test_the_advice_for_an_unreachable_gateway_fits_its_url(
+    url: str, advice: str, *, is_sent: bool
+) -> None:
+    assert advice in format_error(GatewayUnreachable(url, "why", is_sent=is_sent))
