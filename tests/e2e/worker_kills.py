@@ -33,7 +33,7 @@ max_deadline_seconds = 900
 max_batch_size = 4
 max_wait_ms = 5
 lock_seconds = 5
-max_delivery_count = 100
+max_delivery_count = 3
 """
 
 _JOB_MS = 20
