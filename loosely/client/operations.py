@@ -492,9 +492,10 @@ class ClientOperations:
             pause_seconds = self._retry.pause_seconds(
                 error, failures, now - failing_since, self._draw
             )
+            limit_at = give_up_at
             if not self._has_connected:
-                give_up_at = min(give_up_at, first_asked_at + self._retry.connect_seconds)
-            if pause_seconds is None or now + pause_seconds > give_up_at:
+                limit_at = min(give_up_at, first_asked_at + self._retry.connect_seconds)
+            if pause_seconds is None or now + pause_seconds > limit_at:
                 raise error
             await self._transport.sleep(pause_seconds)
 
