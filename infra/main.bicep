@@ -124,6 +124,9 @@ param retentionHours int = 72
 @description('Share of requests that are traced, from 0 to 1.')
 param traceSampling string = '0.1'
 
+@description('Deploy the workers\' dashboard to Azure Monitor, with AKS only.')
+param deployDashboard bool = true
+
 @description('Put an API Management instance in front of the gateway.')
 param deployApim bool = false
 
@@ -207,6 +210,7 @@ module monitoring 'modules/monitoring.bicep' = {
     workerIdentityName: identityNames.worker
     workerPrincipalId: identities.outputs.worker.principalId
     usesAks: usesAks
+    deployDashboard: usesAks && deployDashboard
   }
 }
 
@@ -266,6 +270,7 @@ module durable 'modules/durable.bicep' = if (durableBackend == 'scheduler') {
     token: token
     sku: durableSku
     capacity: durableCapacity
+    retentionHours: retentionHours
     gatewayIdentityName: identityNames.gateway
     gatewayPrincipalId: identities.outputs.gateway.principalId
     deployerPrincipalId: principalId
@@ -411,6 +416,9 @@ module alerts 'modules/alerts.bicep' = {
     token: token
     email: mailAddress
     servicebusId: servicebus.outputs.id
+    payloadStorageId: storage.outputs.payloadId
+    hostStorageId: storage.outputs.hostId
+    vaultId: vault.outputs.id
     insightsId: monitoring.outputs.insightsId
     workspaceId: monitoring.outputs.workspaceId
     metricsAccountId: monitoring.outputs.metricsAccountId

@@ -6,6 +6,9 @@ param tags Tags
 param token Token
 param email string
 param servicebusId string
+param payloadStorageId string
+param hostStorageId string
+param vaultId string
 param insightsId string
 param workspaceId string
 param metricsAccountId string
@@ -28,6 +31,9 @@ param slowSeconds int = 45
 
 @description('Jobs that may fail or expire in a quarter of an hour.')
 param failedJobs int = 5
+
+@description('Percentage of requests to storage and vault that should succeed in a quarter of an hour.')
+param leastAvailability int = 99
 
 @description('Responses with a server error that are accepted in a quarter of an hour.')
 param gatewayErrors int = 5
@@ -123,6 +129,60 @@ resource metricAlert 'Microsoft.Insights/metricAlerts@2018-03-01' = [
   }
 ]
 
+// Services that the gateway and the workers cannot do without.
+var services = [
+  {
+    name: 'payload-storage'
+    id: payloadStorageId
+    namespace: 'Microsoft.Storage/storageAccounts'
+    text: 'Requests to the storage of payloads fail: see the status of Azure, and the account\'s metrics by error.'
+  }
+  {
+    name: 'host-storage'
+    id: hostStorageId
+    namespace: 'Microsoft.Storage/storageAccounts'
+    text: 'Requests to the storage of the Functions host fail: timers and instances may stop.'
+  }
+  {
+    name: 'key-vault'
+    id: vaultId
+    namespace: 'Microsoft.KeyVault/vaults'
+    text: 'Requests to the vault fail: new instances of the gateway cannot read their keys.'
+  }
+]
+
+resource serviceAlert 'Microsoft.Insights/metricAlerts@2018-03-01' = [
+  for each in services: {
+    name: '${each.name}-${token}'
+    location: 'global'
+    tags: tags
+    properties: {
+      description: each.text
+      severity: 1
+      enabled: true
+      scopes: [each.id]
+      evaluationFrequency: 'PT5M'
+      windowSize: 'PT15M'
+      criteria: {
+        'odata.type': 'Microsoft.Azure.Monitor.MultipleResourceMultipleMetricCriteria'
+        allOf: [
+          {
+            criterionType: 'StaticThresholdCriterion'
+            name: each.name
+            metricNamespace: each.namespace
+            metricName: 'Availability'
+            operator: 'LessThan'
+            threshold: leastAvailability
+            timeAggregation: 'Average'
+          }
+        ]
+      }
+      autoMitigate: true
+      actions: [{ actionGroupId: group.id }]
+    }
+  }
+]
+
 // Telemetry is sampled: itemCount is the number of entries that one entry represents. Gateway and workers
 // also export spans of their own, which have other role names. A query of requests leaves them out.
 var queries = [
@@ -130,12 +190,13 @@ var queries = [
     name: 'gateway-silent'
     severity: 0
     text: 'The gateway has sent no telemetry for a quarter of an hour, although its timer runs each minute: it is dead.'
-    query: 'union requests, traces | where cloud_RoleName !in ("loosely-gateway", "loosely-worker") | summarize value = dcount(cloud_RoleInstance)'
+    // Over two days, so that an app that has never sent anything raises no alert: it is not deployed yet.
+    query: 'union requests, traces | where cloud_RoleName !in ("loosely-gateway", "loosely-worker") | summarize latest = max(timestamp) | summarize value = countif(latest < ago(15m))'
     measure: 'value'
     dimension: ''
-    operator: 'LessThan'
-    threshold: 1
+    threshold: 0
     window: 'PT15M'
+    range: 'P2D'
   }
   {
     name: 'gateway-errors'
@@ -227,6 +288,7 @@ resource queryAlert 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = [
       scopes: [insightsId]
       evaluationFrequency: 'PT5M'
       windowSize: each.window
+      overrideQueryTimeRange: each.?range
       criteria: {
         allOf: [
           {
@@ -234,7 +296,7 @@ resource queryAlert 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = [
             timeAggregation: 'Maximum'
             metricMeasureColumn: each.measure
             dimensions: empty(each.dimension) ? [] : [{ name: each.dimension, operator: 'Include', values: ['*'] }]
-            operator: each.?operator ?? 'GreaterThan'
+            operator: 'GreaterThan'
             threshold: each.threshold
             failingPeriods: { numberOfEvaluationPeriods: 1, minFailingPeriodsToAlert: 1 }
           }
@@ -249,7 +311,26 @@ resource queryAlert 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = [
 // From the logs of the cluster or of Container Apps. `Count` is the number of times that an event has occurred
 // so far, so a window has had the difference. The tables exist only when the first log arrives, so
 // the queries are not checked when the rules are created.
+var logQueries = [
+  {
+    name: 'log-limit'
+    severity: 1
+    text: 'The daily limit of logs is reached: until midnight UTC no log arrives, and no alert that reads logs is raised.'
+    query: '_LogOperation | where Category =~ "Ingestion" and Detail has "OverQuota" | summarize value = count() by model = Category'
+    threshold: 0
+    window: 'PT15M'
+  }
+]
 var clusterQueries = [
+  {
+    name: 'spot-evictions'
+    severity: 3
+    text: 'Azure takes spot nodes away often: jobs run again and wait. Use another size or region, or USE_SPOT=false.'
+    // The worker logs it for each of its nodes.
+    query: 'ContainerLogV2 | where PodNamespace == "loosely" | extend text = tostring(LogMessage.message) | where text startswith "Azure has scheduled the event Preempt" | summarize value = count() by model = extract("worker-(.+)-[^-]+-[^-]+$", 1, PodName)'
+    threshold: 3
+    window: 'PT1H'
+  }
   {
     name: 'pods-pending'
     severity: 2
@@ -279,7 +360,7 @@ var appsQueries = [
 ]
 
 resource workspaceAlert 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = [
-  for each in usesAks ? clusterQueries : appsQueries: {
+  for each in concat(logQueries, usesAks ? clusterQueries : appsQueries): {
     name: '${each.name}-${token}'
     location: location
     tags: tags

@@ -12,10 +12,16 @@ param sku string
 @description('Units of the Dedicated SKU.')
 param capacity int
 
+param retentionHours int
+
 param gatewayIdentityName string
 param gatewayPrincipalId string
 param deployerPrincipalId string
 param deployerPrincipalType string
+
+// The gateway purges histories sooner. This deletes what it missed, at most as late as the plan permits.
+var deadlineDays = (loadJsonContent('../catalogue.json').longestDeadlineSeconds + 86399) / 86400
+var retentionDays = min((retentionHours + 23) / 24 + deadlineDays + 1, sku == 'Dedicated' ? 90 : 30)
 
 var roles = loadJsonContent('../roles.json')
 
@@ -30,6 +36,10 @@ resource scheduler 'Microsoft.DurableTask/schedulers@2025-11-01' = {
   }
 
   resource hub 'taskHubs' = { name: 'loosely' }
+  resource retention 'retentionPolicies' = {
+    name: 'default'
+    properties: { retentionPolicies: [{ retentionPeriodInDays: retentionDays }] }
+  }
 }
 
 // The Durable extension reads and writes orchestrations in this one task hub.

@@ -6,6 +6,7 @@ param tags Tags
 param token Token
 param workspaceName string
 param usesAks bool
+param deployDashboard bool
 
 // Gateway and workers send telemetry with their identities. Instrumentation keys are turned off.
 param gatewayIdentityName string
@@ -75,6 +76,16 @@ resource workbook 'Microsoft.Insights/workbooks@2023-06-01' = {
     category: 'workbook'
     sourceId: insights.id
     serializedData: replace(loadTextContent('../workbook.json'), 'SERVICE_BUS_ID', servicebusId)
+  }
+}
+
+// An ARM template, because the offline type data does not have dashboards.
+module dashboard 'dashboard.json' = if (deployDashboard) {
+  params: {
+    location: location
+    tags: tags
+    name: 'loosely-${token}'
+    definition: loadTextContent('../dashboards/worker.json')
   }
 }
 

@@ -235,5 +235,7 @@ module endpoint 'endpoint.bicep' = if (privateNetwork) {
 }
 
 output packageContainer string = packages
+output hostId string = host.id
+output payloadId string = payload.id
 output payloadName string = payload.name
 output payloadEndpoint string = payload.properties.primaryEndpoints.blob

@@ -65,5 +65,6 @@ module endpoint 'endpoint.bicep' = if (privateNetwork) {
   }
 }
 
+output id string = vault.id
 output name string = vault.name
 output uri string = vault.properties.vaultUri

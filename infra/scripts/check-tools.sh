@@ -45,11 +45,12 @@ for list in GATEWAY_SETTINGS WORKER_SETTINGS; do
         stop "$list: the storage's rules depend on RETENTION_HOURS, so set it by itself: azd env set RETENTION_HOURS …"
 done
 
-offers() { # SERVICE LOCATION…: stop unless the service exists in the region
-    service=$1
-    shift
-    printf '%s\n' "$@" | tr -d ' ' | tr '[:upper:]' '[:lower:]' | grep -qx "$region" ||
-        stop "$region does not offer $service: azd env set AZURE_LOCATION another region"
+is_in() { # LOCATIONS: whether the region is one of these lines
+    printf '%s\n' "$1" | tr -d ' ' | tr '[:upper:]' '[:lower:]' | grep -qx "$region"
+}
+
+offers() { # SERVICE LOCATIONS: stop unless the service exists in the region
+    is_in "$2" || stop "$region does not offer $1: azd env set AZURE_LOCATION another region"
 }
 
 find_machine() { # SIZE: set $family and $node_cores; stop unless the region offers the size
@@ -88,6 +89,12 @@ check_region() { # stop if a service or the quota that the choices need is missi
             --query "[?name=='Consumption-GPU-NC8as-T4'].name" --output tsv)
         [ -n "$profile" ] || stop "$region does not offer Container Apps with the GPU Consumption-GPU-NC8as-T4"
         return
+    fi
+    dashboard=$(optional_value DEPLOY_DASHBOARD) || dashboard=true
+    if [ "$dashboard" = true ]; then
+        places=$(az provider show --namespace Microsoft.Dashboard \
+            --query "resourceTypes[?resourceType=='dashboards'].locations[]" --output tsv)
+        is_in "$places" || stop "$region does not offer dashboards with Grafana: azd env set DEPLOY_DASHBOARD false"
     fi
     usages=$(az vm list-usage --location "$region" --query '[].[name.value, limit, currentValue]' --output tsv)
     machine=$(optional_value SYSTEM_NODE_SIZE) || machine=Standard_D4as_v5

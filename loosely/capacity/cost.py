@@ -185,6 +185,10 @@ def _bill_nodes(  # noqa: PLR0913, PLR0917 - a bill has these parts
     for part, count in (("control_plane", 1), ("system_node", prices.usage("system_nodes"))):
         hours = MONTH_HOURS * count
         bill.add("cluster", f"hours of {part}", hours, prices.price(f"cluster_hour.{part}"))
+    for part in ("load_balancer", "public_address"):
+        bill.add("cluster", f"hours of {part}", MONTH_HOURS, prices.price(f"cluster_hour.{part}"))
+    disks = prices.usage("system_nodes") + bill.gpu_hours / MONTH_HOURS
+    bill.add("disks", "months of a disk", disks, prices.price("disks.node_disk_month"))
     _add_gateway(bill, deployment.load, result.mean_answer_seconds, prices)
     return bill
 
@@ -262,6 +266,8 @@ def _add_gateway(bill: Bill, load: JobLoad, answer_seconds: float, prices: Price
         0.0, jobs * prices.usage("log_kb_per_job") / 1e6 - _amount_or_zero(prices, "logs.free_gb")
     )
     bill.add("logs", "GB", logs_gb, prices.price("logs.gb"))
+    tests = MONTH_HOURS * prices.usage("web_tests_per_hour") / 1e4
+    bill.add("web tests", "10,000 web tests", tests, prices.price("web_tests.ten_thousand"))
 
 
 def _sums(jobs: float, prices: Prices) -> float:

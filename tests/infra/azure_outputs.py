@@ -95,13 +95,13 @@ FLEX_REGIONS = [{"name": "eastus"}, {"name": "swedencentral"}]
 
 # `az provider show`:
 # https://learn.microsoft.com/azure/azure-resource-manager/management/resource-providers-and-types
-def provider(namespace: str, locations: list[str]) -> Output:
+def provider(namespace: str, kind: str, locations: list[str]) -> Output:
     return {
         "namespace": namespace,
         "registrationState": "Registered",
         "resourceTypes": [
             {"resourceType": "operations", "apiVersions": [], "locations": []},
-            {"resourceType": "schedulers", "apiVersions": [], "locations": locations},
+            {"resourceType": kind, "apiVersions": [], "locations": locations},
         ],
     }
 
@@ -181,6 +181,7 @@ def application(client_id: str) -> Output:
 REGION = {
     "flex_regions": FLEX_REGIONS,
     "scheduler_regions": ["East US", "Sweden Central"],
+    "dashboard_regions": ["East US", "Sweden Central"],
     "gpu_profiles": ["Consumption", "Consumption-GPU-NC8as-T4"],
     "skus": SKUS,
     "usages": USAGES,

@@ -304,7 +304,9 @@ def alerts_cover_a_dead_gateway_and_name_the_model(files: DeploymentFiles) -> No
     alerts = files.module("alerts")
     queries = dict(
         re.findall(
-            r"    name: '([\w-]+)'\n.*?    (?:query|expression): '(.*?)'\n", alerts, re.DOTALL
+            r"    name: '([\w-]+)'\n(?:(?!    name:).)*?    (?:query|expression): '(.*?)'\n",
+            alerts,
+            re.DOTALL,
         )
     )
     rules = re.findall(r"    name: '([\w-]+)'\n", alerts)
@@ -316,8 +318,13 @@ def alerts_cover_a_dead_gateway_and_name_the_model(files: DeploymentFiles) -> No
         assert queries[name].endswith("by queue"), name
     assert queries["failed-jobs"].endswith('by reason = strcat(model, " ", code)')
     expected = {"gateway-silent", "gateway-errors", "scheduler-throttled", "service-bus-throttled"}
+    expected |= {"log-limit", "payload-storage", "host-storage", "key-vault", "spot-evictions"}
     assert expected | {"queue-size", "gpu-errors"} <= set(rules)
-    assert "operator: 'LessThan'" in alerts, "no alert fires if nothing is received"
+    assert "countif(latest < ago(15m))" in queries["gateway-silent"], "no alert of a dead gateway"
+    assert "      overrideQueryTimeRange: each.?range\n" in alerts, "an alert before the deployment"
+    evicted = "Azure has scheduled the event Preempt"
+    assert f'startswith "{evicted}"' in queries["spot-evictions"]
+    assert evicted.replace("Preempt", "%s") in files.text("worker/scheduled_events.py")
     # The number in an event counts from its first occurrence.
     assert "sum(Count)" not in alerts
     # A table of logs does not exist before the first log.
@@ -339,6 +346,16 @@ def operators_may_use_the_dashboard_of_the_scheduler(files: DeploymentFiles) -> 
     [role] = re.findall(r"resource operatorRole (.*?\n)\}", files.module("durable"), re.DOTALL)
     assert "roles.durableTaskDataContributor" in role
     assert "principalId: deployerPrincipalId" in role
+
+
+def the_dashboard_of_the_workers_is_deployed(files: DeploymentFiles) -> None:
+    """Check that the dashboard of the workers is deployed with its panels."""
+    monitoring = files.module("monitoring")
+    assert "definition: loadTextContent('../dashboards/worker.json')" in monitoring
+    dashboard, definition = json.loads(files.text("infra/modules/dashboard.json"))["resources"]
+    assert definition["type"].startswith(dashboard["type"])
+    assert definition["properties"] == {"serializedData": "[parameters('definition')]"}
+    assert json.loads(files.text("infra/dashboards/worker.json"))["panels"]
 
 
 def metrics_of_gpus_are_scraped(files: DeploymentFiles) -> None:
@@ -380,5 +397,6 @@ AZURE_RULES = (
     logs_of_the_workers_are_collected,
     alerts_cover_a_dead_gateway_and_name_the_model,
     operators_may_use_the_dashboard_of_the_scheduler,
+    the_dashboard_of_the_workers_is_deployed,
     metrics_of_gpus_are_scraped,
 )

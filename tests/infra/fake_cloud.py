@@ -237,7 +237,9 @@ def az_list_skus(call: Call) -> outputs.Output:
 
 
 def az_provider_show(call: Call) -> outputs.Output:
-    return outputs.provider(call.option("--namespace"), call.state["scheduler_regions"])
+    namespace = call.option("--namespace")
+    kind = {"Microsoft.DurableTask": "scheduler", "Microsoft.Dashboard": "dashboard"}[namespace]
+    return outputs.provider(namespace, f"{kind}s", call.state[f"{kind}_regions"])
 
 
 def az_app_create(call: Call) -> outputs.Output:
@@ -412,6 +414,9 @@ ANSWERS: Final[dict[str, Callable[[Call], outputs.Output]]] = {
     "kubectl rollout status": lambda call: "",
     "kubelogin convert-kubeconfig": lambda call: "",
     "docker compose": lambda call: "",
+    # https://docs.docker.com/reference/cli/docker/buildx/imagetools/inspect/
+    "docker buildx imagetools inspect": lambda call: str(call.state.get("digest", "")),
+    "docker run": lambda call: str(call.state.get("python", "")),
 }
 
 

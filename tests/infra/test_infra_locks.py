@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -249,10 +250,21 @@ def test_each_action_of_the_workflows_is_pinned_to_a_commit(path: Path) -> None:
 
 
 def test_the_workflows_create_sboms_and_scan_the_worker_image_for_vulnerabilities() -> None:
-    audit, deploy = (path.read_text(encoding="utf-8") for path in WORKFLOWS)
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in WORKFLOWS}
+    audit, deploy = texts["audit"], texts["deploy"]
     assert "--format cyclonedx-json" in audit
     assert "anchore/sbom-action@" in deploy
     assert "aquasecurity/trivy-action@" in deploy
+
+
+def test_a_workflow_moves_the_base_image_each_week() -> None:
+    document = yaml.safe_load((ROOT / ".github/workflows/base-image.yml").read_text("utf-8"))
+    # YAML 1.1 reads the key `on` as true.
+    [schedule] = document[True]["schedule"]
+    assert re.fullmatch(r"\d+ \d+ \* \* [0-6]", schedule["cron"])
+    steps = str(document["jobs"]["propose"]["steps"])
+    assert "infra/scripts/update-base-image.sh" in steps
+    assert "docker build --file worker/Dockerfile" in steps
 
 
 def test_the_audit_workflow_checks_each_package_lock() -> None:

@@ -597,6 +597,7 @@ class TestCheckTools:
         [
             ({}, {"flex_regions": [{"name": "eastus"}]}, "does not offer Flex Consumption"),
             ({}, {"scheduler_regions": ["East US"]}, "does not offer the Durable Task Scheduler"),
+            ({}, {"dashboard_regions": ["East US"]}, "azd env set DEPLOY_DASHBOARD false"),
             ({}, {"skus": {"Standard_NC4as_T4_v3": None}}, "does not offer Standard_NC4as_T4_v3"),
             (
                 {},
@@ -743,6 +744,30 @@ class TestPipelineIdentity:
         ended = scripts.run("pipeline-identity.sh", "acme/loosely")
         assert ended.returncode == 1
         assert not scripts.calls("az")
+
+
+def test_the_base_image_is_moved_in_all_files(scripts: ScriptRunner) -> None:
+    paths = [
+        scripts.root / path
+        for path in ("worker/Dockerfile", "infra/k8s/components/node-cache/folder.yaml")
+    ]
+    before = [path.read_text("utf-8") for path in paths]
+    digest = "sha256:" + "a" * 64
+    try:
+        for python, found in (("3.13.1", digest), ("3.12.99", "none")):
+            scripts.update_state(python=python, digest=found)
+            assert scripts.run("update-base-image.sh").returncode == 1
+        assert [path.read_text("utf-8") for path in paths] == before
+        scripts.update_state(python="3.12.99", digest=digest)
+        new = scripts.check_output("update-base-image.sh").strip()
+        assert new.endswith(f"/python:3.12.99-slim-bookworm@{digest}")
+        dockerfile, folder = (path.read_text("utf-8") for path in paths)
+        assert re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE) == [new, new]
+        assert f"image: {new}\n" in folder
+        assert scripts.check_output("update-base-image.sh").strip() == new
+    finally:
+        for path, text in zip(paths, before, strict=True):
+            path.write_text(text, encoding="utf-8")
 
 
 def test_the_compose_script_writes_the_queues_into_the_configuration_of_the_emulator(

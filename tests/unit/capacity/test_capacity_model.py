@@ -231,7 +231,10 @@ class TestCost:
         assert spot.gpu_hours == on_demand.gpu_hours == always.gpu_hours == MONTH_HOURS
         assert spot.by_item()["GPU"] == pytest.approx(MONTH_HOURS * 0.063)
         assert on_demand.by_item()["GPU"] == always.total == pytest.approx(MONTH_HOURS * 0.526)
-        assert spot.by_item()["cluster"] == pytest.approx(MONTH_HOURS * (0.10 + 2 * 0.172))
+        assert spot.by_item()["cluster"] == pytest.approx(
+            MONTH_HOURS * (0.10 + 2 * 0.172 + 0.025 + 0.005)
+        )
+        assert spot.by_item()["disks"] == pytest.approx(19.71 * (2 + 1))
         # 2.63 million jobs need 7.88 million operations and 0.35 million checks.
         # The plan includes 13 million.
         assert spot.by_item()["Service Bus"] == pytest.approx(10.0)
@@ -271,7 +274,7 @@ class TestCost:
     ) -> None:
         found = estimate_cost(self.deployment(), Prices.load(PRICES))
         assert found.bills[0].by_item()["durable"] is None
-        assert found.bills[0].unknown == ["million actions"]
+        assert found.bills[0].unknown == ["million actions", "10,000 web tests"]
 
     def test_the_cost_estimate_omits_container_apps_for_a_gpu_that_container_apps_does_not_offer(
         self,
