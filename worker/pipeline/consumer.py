@@ -228,7 +228,7 @@ class Consumer:
     def _open(self, queue: ModelQueue, delivery: LockedMessage, *, has_reply: bool) -> ReceivedJob:
         if self.stopping.is_set():
             raise HandedBack("this worker is shutting down")
-        if delivery.delivery_count and not has_reply:
+        if delivery.delivery_count and not has_reply and not delivery.history.overrun_count:
             self.receive.check_failures(delivery)
         return self.receive.open(delivery, queue.renew, utc_now())
 
@@ -320,7 +320,8 @@ class Consumer:
                     self.end(job, RunTooLong.after(limit_seconds))
                 else:
                     self.end(job, NotFinished(text))
-            self.shutdown.request(text, EXIT_RESTART)
+            if not self.shutdown.is_requested:
+                self.shutdown.request(text, EXIT_RESTART)
 
     def _run_batches(self) -> None:
         """Run batches until the model must be unloaded or the consumer is stopped.

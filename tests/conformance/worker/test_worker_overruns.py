@@ -6,6 +6,8 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from contract.messages import InlineJson, JobError, JobReply
 from tests.conformance.worker.conftest import StartWorker
 from tests.conformance.worker.worker_gateway import Gateway
@@ -91,3 +93,18 @@ def test_a_job_that_ran_too_long_does_not_run_again_if_its_reply_was_not_deliver
     assert outcome(gateway.taken(job)) == "run-too-long"
     services.wait_until_empty("limited")
     assert started.read_text() == "run\n"
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(150)
+def test_a_job_that_holds_the_interpreter_is_dead_lettered(
+    services: LocalServices, gateway: Gateway, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    frozen, waiting = send(services, gateway, "limited", {"do": "hold-interpreter"}, {"do": "x"})
+    worker = start_worker(
+        *("limited",), WORKER_RESTART="on", WORKER_LOCK_FOLDER=str(tmp_path / "locks")
+    )
+    letter = services.dead_letter("limited", frozen)
+    assert letter.dead_letter_reason == "MaxDeliveryCountExceeded"
+    assert "held the interpreter's lock" in worker.log.read_text()
+    assert outcome(gateway.taken(waiting)) == "x"

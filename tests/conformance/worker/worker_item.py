@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import time
 from pathlib import Path
@@ -22,6 +23,9 @@ class Infer:
                 wait_at_gate(task)
             case "sleep":
                 time.sleep(task["ms"] / 1000)
+            case "hold-interpreter":
+                # PyDLL keeps the lock of the interpreter, as faulty C code does.
+                ctypes.PyDLL(None).sleep(600)
             case "hang":
                 note(Path(task["running"]))
                 threading.Event().wait()

@@ -125,6 +125,7 @@ implementation = "tests.conformance.worker.worker_item"
 media_types = ["application/json"]
 max_run_seconds = 2
 lock_seconds = 5
+max_delivery_count = 1
 
 [limited-batch]
 description = "Does what its input says, for two seconds at most."
