@@ -76,11 +76,14 @@ def run_behind_proxies(
         for part, part_behind_proxies in zip(
             loosely_parts(local), loosely_parts(remote), strict=True
         ):
-            if part.preparation is not None:
+            if (preparation := part.preparation) is not None:
+                if preparation.catalogue is not None:
+                    for copy in (preparation.temporary, preparation.checked):
+                        copy.write_bytes(preparation.catalogue.read_bytes())
                 content = subprocess.run(
-                    part.preparation.command, env=shared, capture_output=True, check=True
+                    preparation.command, env=shared, capture_output=True, check=True
                 ).stdout
-                part.preparation.output.write_bytes(content)
+                preparation.output.write_bytes(content)
             system.programs[part.name] = program = ProbedProgram.start(
                 *part.command[part.command.index("-m") + 1 :],
                 probe=f"http://127.0.0.1:{part.probe.port}{part.probe.path}",

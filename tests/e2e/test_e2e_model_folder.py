@@ -288,7 +288,7 @@ def running_alone(
                 queues = subprocess.run(
                     command, env={**kept, **source}, capture_output=True, check=True
                 )
-                part.preparation.output.parent.mkdir(parents=True)
+                part.preparation.output.parent.mkdir(parents=True, exist_ok=True)
                 part.preparation.output.write_bytes(queues.stdout)
             packaged = [word.replace(str(ROOT / "functions"), str(app)) for word in part.command]
             is_worker = part.name == "worker"

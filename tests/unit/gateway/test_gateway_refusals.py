@@ -313,8 +313,10 @@ async def test_the_only_media_type_of_a_model_need_not_be_named(one_type: Runnin
         answer = await one_type.http.post(url, headers=headers, **sent)
         assert answer.status_code == 202, answer.text
         assert one_type.queues.request().input == InlineBytes("text/csv", b"a,b")
-    slot = await one_type.http.post("/v1/uploads", json={"model": "table"})
-    assert slot.json()["headers"]["content-type"] == "text/csv"
+    for media_type in (None, "application/octet-stream"):
+        asked = {"model": "table", "media_type": media_type}
+        slot = await one_type.http.post("/v1/uploads", json=asked)
+        assert slot.json()["headers"]["content-type"] == "text/csv"
 
     # A body that is not announced as JSON could be the input, or contain it.
     body = b'{"input": {"json": 1}}'
@@ -327,7 +329,7 @@ async def test_the_only_media_type_of_a_model_need_not_be_named(one_type: Runnin
 
 async def test_a_media_type_must_be_named_if_a_model_has_several(gateway: RunningGateway) -> None:
     answer = await gateway.http.post("/v1/uploads", json={"model": "classifier"})
-    assert (answer.status_code, answer.json()["code"]) == (400, MALFORMED)
+    assert (answer.status_code, answer.json()["code"]) == (415, UNSUPPORTED)
     assert "expected one of image/jpeg, image/png, image/webp" in answer.json()["detail"]
 
 

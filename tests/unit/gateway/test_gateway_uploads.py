@@ -67,7 +67,8 @@ async def test_a_new_upload_has_a_signed_url_for_a_put_request(gateway: RunningG
     [
         (b"", 400, "malformed-request"),
         (b"[]", 400, "malformed-request"),
-        (b'{"model": "noop"}', 400, "malformed-request"),
+        (b'{"model": "classifier"}', 415, "unsupported-media-type"),
+        (b'{"media_type": "text/plain"}', 400, "malformed-request"),
         (b'{"model": "noop", "media_type": 1}', 400, "malformed-request"),
         (b'{"model": "noop", "media_type": "text/plain", "x": 1}', 400, "malformed-request"),
         (b'{"model": "nop", "media_type": "text/plain"}', 404, "unknown-model"),

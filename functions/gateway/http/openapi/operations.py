@@ -181,7 +181,8 @@ UPLOAD_BODY: Final[dict[str, Any]] = {
                     "model": {"type": "string", "examples": ["noop"]},
                     "media_type": {
                         "type": ["string", "null"],
-                        "description": "Absent if the model accepts only one media type.",
+                        "description": "If absent: the only media type that the model accepts, or "
+                        "`application/octet-stream` if it accepts this.",
                         "examples": ["application/octet-stream"],
                     },
                     "input": {

@@ -73,9 +73,10 @@ async def create_upload(request: Request) -> Response:
         refuse_unknown_inputs(model, [named_input])
     model = model.entry_of_input(named_input)
     media_type, only = essence(announced or OCTET_STREAM), only_media_type(model, None)
-    if announced is None and only is None:
-        accepted = ", ".join(model.media_types)
-        raise HttpProblem(problems.MALFORMED_REQUEST, f"media_type: expected one of {accepted}")
+    if announced is None and only is None and OCTET_STREAM not in model.media_types:
+        accepted = list(model.media_types)
+        detail = f"media_type: expected one of {', '.join(accepted)}"
+        raise HttpProblem(problems.UNSUPPORTED_MEDIA_TYPE, detail, accepted=accepted)
     if media_type == OCTET_STREAM and media_type not in model.media_types:
         media_type = only or media_type
     with naming_input(named_input):
@@ -114,7 +115,7 @@ def _parse_body(body: bytes) -> tuple[str, str | None, str | None]:
         raise HttpProblem(
             problems.MALFORMED_REQUEST,
             'the body must be the JSON object {"model": …, "media_type": …}; for a named input it '
-            'may also have "input"; "media_type" may be absent if only one is accepted',
+            'may also have "input"',
         )
     model, media_type, named_input = (value.get(name) for name in ("model", *_OPTIONAL))
     if not isinstance(named_input, str | None):
