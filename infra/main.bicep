@@ -121,6 +121,13 @@ param useSpot bool = true
 @maxValue(10000)
 param retentionHours int = 72
 
+@description('Queues for the replies of internal producers, separated by commas.')
+param replyQueues string = ''
+
+@description('Gigabytes of logs a day. What exceeds them is lost.')
+@minValue(1)
+param logLimitGB int = 5
+
 @description('Share of requests that are traced, from 0 to 1.')
 param traceSampling string = '0.1'
 
@@ -209,6 +216,7 @@ module monitoring 'modules/monitoring.bicep' = {
     gatewayPrincipalId: identities.outputs.gateway.principalId
     workerIdentityName: identityNames.worker
     workerPrincipalId: identities.outputs.worker.principalId
+    dailyQuotaGB: logLimitGB
     usesAks: usesAks
     deployDashboard: usesAks && deployDashboard
   }
@@ -251,6 +259,7 @@ module servicebus 'modules/servicebus.bicep' = {
     privateNetwork: privateNetwork
     sku: serviceBusSku
     units: serviceBusUnits
+    replyQueues: empty(replyQueues) ? [] : split(replace(replyQueues, ' ', ''), ',')
     endpointSubnetId: network.outputs.endpointSubnetId
     zoneId: network.outputs.servicebusZoneId
     gatewayIdentityName: identityNames.gateway

@@ -5,6 +5,7 @@ param location string
 param tags Tags
 param token Token
 param workspaceName string
+param dailyQuotaGB int
 param usesAks bool
 param deployDashboard bool
 
@@ -27,7 +28,7 @@ resource workspace 'Microsoft.OperationalInsights/workspaces@2025-07-01' = {
     sku: { name: 'PerGB2018' }
     retentionInDays: 30
     // Limits the cost of a burst of logs.
-    workspaceCapping: { dailyQuotaGb: 5 }
+    workspaceCapping: { dailyQuotaGb: dailyQuotaGB }
     features: { disableLocalAuth: true }
   }
 }

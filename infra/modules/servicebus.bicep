@@ -85,9 +85,9 @@ resource workerRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
   }
 ]
 
-// Producers may want replies in their own queue. Create it elsewhere, or here in `replyQueues`.
+// Producers may want replies in their own queue. Create it elsewhere, or by REPLY_QUEUES.
 @description('Queues to which workers may send the replies of internal producers.')
-param replyQueues string[] = []
+param replyQueues string[]
 
 resource replies 'Microsoft.ServiceBus/namespaces/queues@2024-01-01' = [
   for name in replyQueues: {

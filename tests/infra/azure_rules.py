@@ -231,6 +231,8 @@ def settings_of_the_environment_are_deployed(files: DeploymentFiles) -> None:
     main = files.text("infra/main.bicep")
     for name in ("gatewaySettings", "workerSettings"):
         assert f"    otherSettings: {name}\n" in main
+    assert "    replyQueues: empty(replyQueues) ? [] : split(" in main
+    assert "dailyQuotaGb: dailyQuotaGB }" in files.module("monitoring")
     for module in ("gateway", "worker-aca"):
         assert "split(otherSettings, ';')" in files.module(module)
 
