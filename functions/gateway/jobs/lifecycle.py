@@ -35,11 +35,19 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from contract.messages import JobError
+from contract.errors import PayloadCorrupt
+from contract.messages import (
+    Fields,
+    InlineBytes,
+    JobError,
+    PayloadRef,
+    payload_from_json,
+    payload_to_json,
+)
 from contract.names import EVENT_REPLY, outcome_blob
 from gateway.clock import Clock
 from gateway.durable import Durable, InstanceSnapshot, RuntimeStatus
-from gateway.errors import FinalInstance, Unavailable, UnknownInstance
+from gateway.errors import FinalInstance, MissingPayload, Unavailable, UnknownInstance
 from gateway.jobs.model import (
     EXPIRED_WHILE_RUNNING,
     LOST,
@@ -48,13 +56,18 @@ from gateway.jobs.model import (
     final_record,
     first_record_of,
     is_final,
+    is_text,
     outcome_from_json,
     outcome_to_json,
     recorded_output,
 )
 from gateway.jobs.progress import ProgressStore
 from gateway.storage.blobs import Blobs
+from gateway.storage.payloads import PayloadStore
 from gateway.telemetry import JobCounters
+
+TEXT_LIMIT_BYTES: Final = 64 * 1024
+"""A text result with more bytes than this is not part of the job."""
 
 FIRST_PAUSE_SECONDS: Final = 0.025
 LONGEST_PAUSE_SECONDS: Final = 0.5
@@ -613,3 +626,22 @@ async def _raise_event(
             return
         else:
             return
+
+
+async def add_text_result(payloads: PayloadStore, record: Record) -> Record:
+    """Return the record with its text result, if a blob contains a text of up to 64 KiB.
+
+    The record is unchanged if the blob was deleted or the storage does not respond. The job's link
+    to its result then reports the problem.
+    """
+    result = record["result"]
+    if not result or "blob" not in result or not is_text(result["media_type"]):
+        return record
+    ref = payload_from_json(Fields(result))
+    if not isinstance(ref, PayloadRef) or ref.size_bytes > TEXT_LIMIT_BYTES:
+        return record
+    try:
+        data = await payloads.get(ref)
+    except (MissingPayload, PayloadCorrupt, Unavailable):
+        return record
+    return {**record, "result": payload_to_json(InlineBytes(ref.media_type, data))}

@@ -15,10 +15,9 @@ from gateway.clock import Clock
 from gateway.durable import Durable
 from gateway.errors import WebhookUndelivered
 from gateway.http.requests import encode_json
-from gateway.jobs.lifecycle import Jobs
+from gateway.jobs.lifecycle import Jobs, add_text_result
 from gateway.jobs.model import is_final, job_resource, read_ticket
 from gateway.jobs.progress import ProgressStore
-from gateway.jobs.results import add_text_result
 from gateway.storage.payloads import PayloadStore
 from gateway.webhooks.orchestrator import (
     NO_PLACE,

@@ -76,7 +76,7 @@ from gateway.http.responses import (
     json_response,
 )
 from gateway.jobs.children import read_children
-from gateway.jobs.lifecycle import OutcomeStore
+from gateway.jobs.lifecycle import OutcomeStore, add_text_result
 from gateway.jobs.listing import IdRange, id_at, searched_since
 from gateway.jobs.model import (
     JobOutcome,
@@ -93,7 +93,6 @@ from gateway.jobs.model import (
     read_ticket,
     tenant_of,
 )
-from gateway.jobs.results import add_text_result
 from gateway.jobs.search import ANY_ENDING, CANCELLED_CODE, JOB_ID, JobFilter
 from gateway.jobs.timeline import (
     MAX_SHOWN_CHILDREN,
