@@ -105,6 +105,29 @@ def test_the_overview_shows_a_killed_worker_as_silent_and_lists_the_replacement_
         assert any(first["id"] in text and "no sign of life" in text for text in texts), texts
 
 
+def test_operators_and_callers_get_answers_while_service_bus_hangs(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    with running(tmp_path / "data", environment=environment) as system:
+        assert system.submit("noop", b"x").status_code == 200
+        with system.paused("servicebus"):
+            began = time.monotonic()
+            document = overview(system)
+            assert document["verdicts"][0]["severity"] == "critical"
+            assert document["verdicts"][0]["text"].startswith("Service Bus does not answer since ")
+            assert "queue-unknown" not in codes(document)
+            assert system.http.get("/metrics").status_code == 200
+            job_id = system.accept("noop", b"x")
+            assert system.submit("noop", b"x").status_code == 202  # although the caller would wait
+            assert time.monotonic() - began < VERDICT_SECONDS
+        assert system.final(job_id)["status"] == "succeeded"
+        until(
+            lambda: "service-unavailable" not in codes(overview(system), None),
+            WAIT_SECONDS,
+            "the verdict has changed",
+        )
+
+
 @contextmanager
 def second_gateway(system: System, data: Path) -> Iterator[httpx.Client]:
     """Run a second gateway during the `with` block, and yield an HTTP client for it.
