@@ -17,7 +17,7 @@ import logging
 import socket
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -153,6 +153,9 @@ class QueueLink:
         # the application properties to set, and how often this was tried.
         self._orphans: dict[bytes, dict[str, str]] = {}
         self._tries: Counter[bytes] = Counter()
+        # The histories of messages that dead processes have left, by sequence number. They are not
+        # in the messages if a lock expired before the message was abandoned.
+        self._left: dict[int, DeliveryHistory] = {}
         # How many attempts to complete a range have failed since the last one that succeeded, and
         # how many calls still complete messages one by one.
         self._failed_ranges = 0
@@ -402,8 +405,12 @@ class QueueLink:
         call has returned yet.
         """
         delivery = _delivery(message, self._queue, self._journal)
+        left = self._left.pop(delivery.sequence_number, None)
+        if left is not None and sum(astuple(left)) > sum(astuple(delivery.history)):
+            delivery = replace(delivery, history=left)
         if self._journal is not None:
-            self._journal.note_read(delivery.token, delivery.history)
+            number = delivery.sequence_number
+            self._journal.note_read(delivery.token, delivery.history, number)
         self._arrived.discard(delivery.token)
         return delivery
 
@@ -427,6 +434,11 @@ class QueueLink:
                 *(self._queue, len(left)),
             )
         self._orphans |= {token: message.properties for token, message in left.items()}
+        self._left |= {
+            each.sequence_number: each.history
+            for each in left.values()
+            if each.history is not None and each.sequence_number
+        }
         return True
 
     def _abandon_orphans(self, receiver: ServiceBusReceiver) -> None:

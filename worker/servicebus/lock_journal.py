@@ -23,12 +23,11 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from contract.names import PROPERTY_WORKER_DEATH
 from worker.servicebus.history import (
     HISTORY_BYTES,
-    NO_HISTORY,
     DeliveryHistory,
     LockState,
     history_after_death,
@@ -36,15 +35,18 @@ from worker.servicebus.history import (
 
 # The format of the files with one suffix must not change, because workers of different versions
 # share a folder. A file is a row of slots. A slot has one byte with the message's state, which is 0
-# if the slot is free, a lock token, and the delivery history. Workers of earlier versions write
-# files with the suffix OLD_SUFFIX, whose slots have no history and only the states 0 and 1.
+# if the slot is free, a lock token, the delivery history, and the message's sequence number, which
+# is 0 before the message was read. Workers of earlier versions write files with the suffix
+# OLD_SUFFIX, whose slots end after the lock token and have only the states 0 and 1.
 SUFFIX: Final = ".locks2"
 OLD_SUFFIX: Final = ".locks"
 _TOKEN_BYTES: Final = 16
-_SLOT_BYTES: Final = {SUFFIX: 1 + _TOKEN_BYTES + HISTORY_BYTES, OLD_SUFFIX: 1 + _TOKEN_BYTES}
+_NUMBER_BYTES: Final = 8
+_DETAIL_BYTES: Final = HISTORY_BYTES + _NUMBER_BYTES
+_SLOT_BYTES: Final = {SUFFIX: 1 + _TOKEN_BYTES + _DETAIL_BYTES, OLD_SUFFIX: 1 + _TOKEN_BYTES}
 _FIRST_SLOT_COUNT: Final = 200
 _FREE: Final = 0
-_EMPTY_HISTORY: Final = bytes(HISTORY_BYTES)
+_NO_DETAILS: Final = bytes(_DETAIL_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +77,27 @@ class LeftMessage:
     Attributes:
         history: What is now known of the message's deliveries. None if nothing must be changed.
         death: How the worker process died; None if unknown, or if the job was not running then.
+        sequence_number: The number of the message in its queue; 0 if unknown.
     """
 
     history: DeliveryHistory | None
     death: WorkerDeath | None
+    sequence_number: int = 0
 
     @property
     def properties(self) -> dict[str, str]:
         """Return the application properties to set on the message when it is abandoned."""
         death = {} if self.death is None else {PROPERTY_WORKER_DEATH: str(self.death)}
         return death | ({} if self.history is None else self.history.to_properties())
+
+
+class Slot(NamedTuple):
+    """The content of one slot of a lock journal. `sequence_number` is 0 if it is unknown."""
+
+    token: bytes
+    state: LockState
+    history: DeliveryHistory
+    sequence_number: int
 
 
 class LockJournals:
@@ -168,16 +181,18 @@ class LockJournal:
         """
         if len(token) != _TOKEN_BYTES or token in self._used:
             return
-        self._put(token, LockState.ARRIVED, _EMPTY_HISTORY)
+        self._put(token, LockState.ARRIVED, _NO_DETAILS)
 
-    def note_read(self, token: bytes, history: DeliveryHistory) -> None:
-        """Note that a message was read, and what is known of its earlier deliveries."""
+    def note_read(self, token: bytes, history: DeliveryHistory, sequence_number: int = 0) -> None:
+        """Note that a message was read, and what is known of its earlier deliveries.
+
+        `sequence_number` is the number of the message in its queue; 0 if unknown.
+        """
+        details = _encode_details(history, sequence_number)
         with self._lock:
             slot = self._used.get(token)
-            if slot is not None and history is NO_HISTORY:
-                set_slot_state(self._slots, slot, LockState.WAITING)
-            elif slot is not None:
-                write_slot(self._slots, slot, LockState.WAITING, token, history.to_bytes())
+            if slot is not None:
+                write_slot(self._slots, slot, LockState.WAITING, token, details)
 
     def set_state(self, token: bytes, state: LockState) -> None:
         """Note how far the job of a message has come. Do nothing if the token is not noted."""
@@ -211,7 +226,7 @@ class LockJournal:
                 if content is None:
                     continue
                 known = death if death is not None and death.pid == _writer_of(path) else None
-                for token, state, history in read_slots(content, path.suffix):
+                for token, state, history, number in read_slots(content, path.suffix):
                     after = history_after_death(
                         state, history, is_crash=known is not None and known.is_crash
                     )
@@ -219,9 +234,9 @@ class LockJournal:
                     # count.
                     if token not in self._used:
                         new = LockState.LEFT if after is not None else LockState.RAN
-                        self._put(token, new, (after or history).to_bytes())
+                        self._put(token, new, _encode_details(after or history, number))
                     ran = state in (LockState.RUNNING, LockState.RUNNING_ALONE)
-                    found[token] = LeftMessage(after, known if ran else None)
+                    found[token] = LeftMessage(after, known if ran else None, number)
                 # All tokens are in this file now. If this process is killed before the next line,
                 # the tokens are in both files, and the second attempt to abandon a message fails.
                 path.unlink(missing_ok=True)
@@ -243,12 +258,12 @@ class LockJournal:
             raise OSError("the file system of the lock journal is full")
         return mmap.mmap(self._file, size_bytes)
 
-    def _put(self, token: bytes, state: LockState, history: bytes) -> None:
+    def _put(self, token: bytes, state: LockState, details: bytes) -> None:
         with self._lock:
             if not self._free:
                 self._grow()
             slot = self._free.pop()
-            write_slot(self._slots, slot, state, token, history)
+            write_slot(self._slots, slot, state, token, details)
             self._used[token] = slot
 
     def _grow(self) -> None:
@@ -274,16 +289,20 @@ def write_journal(path: Path, tokens: Sequence[bytes]) -> None:
     name = _new_name(path.name.partition("-")[0])
     draft = path.with_name(f".{name}")
     draft.write_bytes(
-        b"".join(bytes([LockState.ARRIVED]) + token + _EMPTY_HISTORY for token in tokens)
+        b"".join(bytes([LockState.ARRIVED]) + token + _NO_DETAILS for token in tokens)
     )
     draft.rename(path.with_name(name))
 
 
-def write_slot(slots: mmap.mmap, slot: int, state: LockState, token: bytes, history: bytes) -> None:
-    """Write a token into a slot. A reader never sees a part of the token or of the history."""
+def _encode_details(history: DeliveryHistory, sequence_number: int) -> bytes:
+    return history.to_bytes() + sequence_number.to_bytes(_NUMBER_BYTES, "little", signed=True)
+
+
+def write_slot(slots: mmap.mmap, slot: int, state: LockState, token: bytes, details: bytes) -> None:
+    """Write a token into a slot. If the slot is free, a reader never sees a part of the content."""
     size_bytes = _SLOT_BYTES[SUFFIX]
     begin = slot * size_bytes
-    slots[begin + 1 : begin + size_bytes] = token + history
+    slots[begin + 1 : begin + size_bytes] = token + details
     slots[begin] = state
 
 
@@ -292,10 +311,8 @@ def set_slot_state(slots: mmap.mmap, slot: int, state: int) -> None:
     slots[slot * _SLOT_BYTES[SUFFIX]] = state
 
 
-def read_slots(
-    content: bytes, suffix: str = SUFFIX
-) -> list[tuple[bytes, LockState, DeliveryHistory]]:
-    """Return the tokens in the content of a journal, with their states and histories.
+def read_slots(content: bytes, suffix: str = SUFFIX) -> list[Slot]:
+    """Return the slots in the content of a journal that are in use.
 
     `suffix` is the suffix of the journal's path.
     """
@@ -304,9 +321,14 @@ def read_slots(
         content[begin : begin + size_bytes]
         for begin in range(0, len(content) - size_bytes + 1, size_bytes)
     ]
-    middle = 1 + _TOKEN_BYTES
+    middle, last = 1 + _TOKEN_BYTES, 1 + _TOKEN_BYTES + HISTORY_BYTES
     return [
-        (slot[1:middle], LockState(slot[0]), DeliveryHistory.from_bytes(slot[middle:]))
+        Slot(
+            slot[1:middle],
+            LockState(slot[0]),
+            DeliveryHistory.from_bytes(slot[middle:last]),
+            int.from_bytes(slot[last:], "little", signed=True),
+        )
         for slot in slots
         if slot[0] != _FREE
     ]

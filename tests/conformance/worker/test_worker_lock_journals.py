@@ -20,7 +20,7 @@ from tests.conformance.worker.worker_gateway import Gateway
 from tests.conformance.worker.worker_services import LocalServices, job_id, message, wait_until
 from worker.errors import BrokerUnavailable, Settlement
 from worker.servicebus.history import DeliveryHistory, LockState
-from worker.servicebus.link import LockedMessage, QueueLink
+from worker.servicebus.link import LockedMessage, QueueLink, utc_now
 from worker.servicebus.lock_journal import LockJournals, WorkerDeath
 from worker.settings import AzureEndpoint
 
@@ -124,6 +124,20 @@ def test_a_redelivered_message_says_how_the_previous_worker_died(
     alone = {"failed_count": 1} if text else {"killed_count": 1}
     assert ran.history == DeliveryHistory(running_count=1, **alone)
     second.complete([waited, ran])
+
+
+def test_a_death_counts_although_the_lock_has_expired_meanwhile(links: Links) -> None:
+    send(links.services, 1)
+    first = links.start()
+    (delivery,) = received(first, 1)
+    delivery.note_state(LockState.RUNNING_ALONE)
+    # As if the process was frozen for longer than the lock lasts.
+    wait_until(lambda: delivery.lock_seconds(utc_now()) < -0.5, "the lock has expired")
+    links.die(first)
+    second = links.start(WorkerDeath(os.getpid(), "w-1", "was frozen", is_crash=True))
+    (again,) = received(second, 1)
+    assert again.history == DeliveryHistory(failed_count=1, running_count=1)
+    second.complete([again])
 
 
 def test_the_history_of_an_abandoned_message_is_received_again(links: Links) -> None:

@@ -155,7 +155,7 @@ class Workers(RuleBasedStateMachine):
             assert len(found) == len(set(found))
             assert self.locked <= set(found) <= self.locked | self.unsure
             slots = read_slots(self.journal.path.read_bytes())
-            assert sorted(token for token, _, _ in slots) == sorted(found)
+            assert sorted(slot.token for slot in slots) == sorted(found)
 
     def _die(self) -> None:
         assert self.journal is not None

@@ -38,7 +38,7 @@ def message(
 
 
 def states(journal: LockJournal) -> list[LockState]:
-    return [state for _, state, _ in read_slots(journal.path.read_bytes())]
+    return [slot.state for slot in read_slots(journal.path.read_bytes())]
 
 
 def test_a_job_runs_alone_only_if_no_other_job_runs_meanwhile(journal: LockJournal) -> None:
