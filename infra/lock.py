@@ -118,8 +118,10 @@ def _tested_versions() -> str:
 
 def _marker(distribution: importlib.metadata.Distribution) -> str:
     """Return a marker that excludes the newest Python if the distribution does not support it."""
-    supported = SpecifierSet(distribution.metadata["Requires-Python"] or "")
-    return "" if NEWEST_PYTHON in supported else f"; python_version < '{NEWEST_PYTHON}'"
+    [supported] = distribution.metadata.get_all("Requires-Python", [""])
+    if NEWEST_PYTHON in SpecifierSet(supported):
+        return ""
+    return f"; python_version < '{NEWEST_PYTHON}'"
 
 
 def main() -> int:
