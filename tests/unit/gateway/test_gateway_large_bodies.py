@@ -6,10 +6,12 @@ While a request waits for its job, the gateway keeps no copy of the body.
 import asyncio
 import base64
 import json
+import re
 import sys
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import azure.functions as func
@@ -17,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from contract.catalogue import DEFAULT_PATH
 from gateway.asgi import serve
 from gateway.http import requests
 from gateway.http.bodies import SMALL_BODY_BYTES, LargeBodies
@@ -179,6 +182,18 @@ ATTACKS: dict[str, tuple[str, dict[str, Any], int]] = {
     "tensor of empty texts": (INFER, tensor_bytes("BYTES", 2_500_000, bytes(TEN_MEGABYTES)), 400),
     "URL": (JOBS, typed('{"input": {"url": "https://a/' + "a" * TEN_MEGABYTES + '"}}'), 422),
 }
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path) -> AsyncIterator[RunningGateway]:
+    """Open a gateway whose models accept bodies of ten megabytes, so that the attacks are hard."""
+    catalogue = tmp_path / "models.toml"
+    shipped = DEFAULT_PATH.read_text(encoding="utf-8")
+    catalogue.write_text(
+        re.sub(r"max_input_bytes = .*", "max_input_bytes = 10_485_760", shipped), encoding="utf-8"
+    )
+    async with open_gateway(catalogue_path=catalogue) as opened:
+        yield opened
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -407,7 +422,9 @@ async def strict(request: pytest.FixtureRequest) -> AsyncIterator[RunningGateway
         "trust_principal_header": True,
         "cors_origins": ("https://a",),
     }
-    async with open_gateway(**(keys if request.param == "keys" else {})) as gateway:
+    chosen = keys if request.param == "keys" else {}
+    # A request that Prefer does not limit must not wait for a job that never ends.
+    async with open_gateway(default_wait_seconds=0, **chosen) as gateway:
         yield gateway
 
 
