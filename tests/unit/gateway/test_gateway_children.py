@@ -103,8 +103,10 @@ class TestChild:
         parent, other = await start(gateway), await start(gateway)
         _, _, query = (other.reply_url or "").partition("?")
         url = f"/v1/jobs/{parent.job_id}/children?model=child&key=1&{query}"
+        bare = f"/v1/jobs/{parent.job_id}/children"
         for method in ("POST", "DELETE"):
-            assert (await gateway.http.request(method, url)).status_code == 401
+            for each in (url, bare):
+                assert (await gateway.http.request(method, each)).status_code == 401
 
     async def test_is_refused_after_the_parent_has_ended(self, gateway: RunningGateway) -> None:
         parent = await start(gateway)
@@ -112,7 +114,8 @@ class TestChild:
         assert (await run_child(gateway, parent)).status_code == 410
 
     @pytest.mark.parametrize(
-        ("query", "status"), [({"model": "absent"}, 404), ({"parameters": "{"}, 400)]
+        ("query", "status"),
+        [({"model": "absent"}, 404), ({"parameters": "{"}, 400), ({"key": ""}, 400)],
     )
     async def test_request_is_checked(
         self, gateway: RunningGateway, query: dict[str, str], status: int

@@ -320,10 +320,10 @@ TEN_MEGABYTES = {
 
 
 @pytest.mark.parametrize("name", TEN_MEGABYTES)
-def test_no_step_on_large_json_holds_the_lock_for_50_ms(
+def test_no_step_on_large_json_holds_the_lock_for_long(
     processes: DecoderProcesses, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The processor time of each step is measured, because other processes may slow it down."""
+    """Compare processor times, because other processes may slow this one down."""
     opened = open_input(InputKind("json"), TEN_MEGABYTES[name], "application/json", processes)
     assert not opened.is_small
     steps: list[float] = []
@@ -339,7 +339,8 @@ def test_no_step_on_large_json_holds_the_lock_for_50_ms(
     finally:
         gc.unfreeze()
     assert len(steps) > 100
-    assert max(after - before for before, after in pairwise(steps)) < 0.05
+    # All steps together need about a second, and the longest of them at most 50 ms.
+    assert max(after - before for before, after in pairwise(steps)) < (steps[-1] - steps[0]) / 10
 
 
 JSON_TEXTS = {

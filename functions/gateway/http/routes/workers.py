@@ -236,10 +236,10 @@ def _check_token(request: Request, job_id: str, expires: str, token: str) -> Non
 async def run_child(  # noqa: PLR0913, PLR0917 - each query parameter is a parameter
     request: Request,
     job_id: str,
-    model: Annotated[str, Query(description="The model of the child job.")],
+    model: Annotated[str, Query(description="The model of the child job.")] = "",
     key: Annotated[
         str, Query(description="Identifies the child job, so that the request can be repeated.")
-    ],
+    ] = "",
     parameters: Annotated[
         str | None, Query(description="The model's parameters as a JSON object.")
     ] = None,
@@ -253,6 +253,8 @@ async def run_child(  # noqa: PLR0913, PLR0917 - each query parameter is a param
     body.
     """
     _check_token(request, job_id, expires, token)
+    if not key:
+        raise HttpProblem(problems.MALFORMED_REQUEST, "key: this query parameter is missing")
     services, durable = services_of(request), durable_of(request)
     entry = find_model(services.catalogue, model)
     instance = await durable.status(job_id)
