@@ -28,6 +28,7 @@ from typing import Any, Final, NamedTuple
 from contract.names import PROPERTY_WORKER_DEATH
 from worker.servicebus.history import (
     HISTORY_BYTES,
+    NO_HISTORY,
     DeliveryHistory,
     LockState,
     history_after_death,
@@ -295,7 +296,9 @@ def write_journal(path: Path, tokens: Sequence[bytes]) -> None:
 
 
 def _encode_details(history: DeliveryHistory, sequence_number: int) -> bytes:
-    return history.to_bytes() + sequence_number.to_bytes(_NUMBER_BYTES, "little", signed=True)
+    # Most messages have no history.
+    counts = bytes(HISTORY_BYTES) if history is NO_HISTORY else history.to_bytes()
+    return counts + sequence_number.to_bytes(_NUMBER_BYTES, "little", signed=True)
 
 
 def write_slot(slots: mmap.mmap, slot: int, state: LockState, token: bytes, details: bytes) -> None:
