@@ -316,7 +316,7 @@ var logQueries = [
     name: 'log-limit'
     severity: 1
     text: 'The daily limit of logs is reached: until midnight UTC no log arrives, and no alert that reads logs is raised.'
-    query: '_LogOperation | where Category =~ "Ingestion" and Detail has "OverQuota" | summarize value = count() by model = Category'
+    query: '_LogOperation | where Category =~ "Ingestion" and Detail has "OverQuota" | summarize value = countif(isnotempty(Detail)) by model = Category'
     threshold: 0
     window: 'PT15M'
   }
@@ -327,7 +327,7 @@ var clusterQueries = [
     severity: 3
     text: 'Azure takes spot nodes away often: jobs run again and wait. Use another size or region, or USE_SPOT=false.'
     // The worker logs it for each of its nodes.
-    query: 'ContainerLogV2 | where PodNamespace == "loosely" | extend text = tostring(LogMessage.message) | where text startswith "Azure has scheduled the event Preempt" | summarize value = count() by model = extract("worker-(.+)-[^-]+-[^-]+$", 1, PodName)'
+    query: 'ContainerLogV2 | where PodNamespace == "loosely" | extend text = tostring(LogMessage.message) | where text startswith "Azure has scheduled the event Preempt" | summarize value = countif(isnotempty(text)) by model = extract("worker-(.+)-[^-]+-[^-]+$", 1, PodName)'
     threshold: 3
     window: 'PT1H'
   }

@@ -320,10 +320,13 @@ def kubectl_logs(call: Call) -> str:
 
 
 def kubectl_get_pods(call: Call) -> str:
-    """Return a list with one pod. If `state["pods"]` is 0, the list of the first call is empty."""
+    """Return a list with one pod: https://kubernetes.io/docs/reference/kubectl/quick-reference/
+
+    If `state["pods"]` is 0, the list of the first call is empty.
+    """
     if call.state.pop("pods", 1) == 0:
         return ""
-    return "worker-classifier-0   1/1   Running"
+    return "worker-classifier-0   1/1   Running   0   5m"
 
 
 def kubectl_delete(call: Call) -> str:
