@@ -248,6 +248,38 @@ def check_lock_token(broker: CheckedNamespace, queue: str) -> tuple[FindingResul
     The new connection has only the lock token of the message. Return the result and what was
     observed.
     """
+    delivery = _receive_after_kill(broker, queue)
+    if delivery is None:
+        return FindingResult.DOES_NOT_HOLD, _LOCKED
+    text = f"a killed process's message came back with {delivery.delivery_count} earlier deliveries"
+    return FindingResult.HELD if delivery.delivery_count == 1 else FindingResult.FAILED, text
+
+
+def check_delivery_history(broker: CheckedNamespace, queue: str) -> tuple[FindingResult, str]:
+    """Check that abandoning a message by its lock token sets the properties of the message.
+
+    Return the result and what was observed.
+    """
+    delivery = _receive_after_kill(broker, queue)
+    if delivery is None:
+        return FindingResult.DOES_NOT_HOLD, _LOCKED
+    if not delivery.history.waiting_count:
+        return (
+            FindingResult.DOES_NOT_HOLD,
+            "the message has no delivery history, so each delivery counts against its job",
+        )
+    return FindingResult.HELD, "the message has the delivery history"
+
+
+_LOCKED: Final = "a killed worker's messages wait until their locks expire"
+
+
+def _receive_after_kill(broker: CheckedNamespace, queue: str) -> LockedMessage | None:
+    """Send a message, kill the process that has received it, and receive it again.
+
+    Return None if the message does not arrive again in time, or cannot be abandoned. Raise
+    CheckError if the process did not receive it.
+    """
     broker.send(queue, "held")
     with tempfile.TemporaryDirectory() as folder:
         # The process has no copy of this one's connections.
@@ -267,16 +299,9 @@ def check_lock_token(broker: CheckedNamespace, queue: str) -> tuple[FindingResul
                 delivery = link.receive(_WAIT_SECONDS)
                 if delivery is not None:
                     link.settle(delivery, Settlement.COMPLETE, "", "")
-        except BrokerUnavailable as error:
-            text = f"a killed worker's messages wait until their locks expire: {error}"
-            return FindingResult.DOES_NOT_HOLD, text
-    if delivery is None:
-        return (
-            FindingResult.DOES_NOT_HOLD,
-            "a killed worker's messages wait until their locks expire",
-        )
-    text = f"a killed process's message came back with {delivery.delivery_count} earlier deliveries"
-    return FindingResult.HELD if delivery.delivery_count == 1 else FindingResult.FAILED, text
+        except BrokerUnavailable:
+            return None
+    return delivery
 
 
 def check_dead_letter(broker: CheckedNamespace, queue: str) -> tuple[FindingResult, str]:
@@ -314,6 +339,11 @@ CHECKS: Final = (
     Check("Service Bus completes ranges of messages", check_range),
     Check("a released message counts no delivery", check_release),
     Check("a lock token is enough to abandon a message", check_lock_token),
+    Check(
+        "an abandon over the management link changes properties of a message that another "
+        "connection has received",
+        check_delivery_history,
+    ),
     Check("a dead letter has its reason among its properties", check_dead_letter),
 )
 
