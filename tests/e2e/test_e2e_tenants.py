@@ -96,7 +96,7 @@ def expected_refusal(name: str, path: str) -> int:
 
     `path` is the path of the request.
     """
-    if path.endswith(("/reply", "/progress")):
+    if path.endswith(("/reply", "/progress", "/children")):
         return 401
     return 403 if path.startswith("/v1/admin/") and name == "bolt" else 404
 
