@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 def test_the_emulator_benchmark_prints_a_row_per_operation_and_the_commit_and_machine_load() -> (
     None
 ):
-    command = [sys.executable, "-m", "benchmarks", "emulators", "--messages", "100"]
+    command = [sys.executable, "-m", "lab.benchmarks", "emulators", "--messages", "100"]
     run = subprocess.run(
         [*command, "--queued", "2000"], cwd=ROOT, capture_output=True, text=True, check=False
     )

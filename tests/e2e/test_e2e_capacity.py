@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.operations import COLUMNS, KINDS, OperationCounter, run_counter
+from lab.benchmarks.operations import COLUMNS, KINDS, OperationCounter, run_counter
 from tests.e2e.system import ROOT
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from benchmarks.peaks import peaks_mb
+from lab.benchmarks.peaks import peaks_mb
 from loosely.local.data_directory import RunningSystem
 from tests.e2e.system import System, running
 

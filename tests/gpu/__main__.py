@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
     tested = run("-m", "pytest", "-m", "gpu", *arguments)
     if tested or arguments:
         return tested
-    return run("-m", "benchmarks", "worker", "--catalogue", "benchmarks/gpu.toml")
+    return run("-m", "lab.benchmarks", "worker", "--catalogue", "lab/benchmarks/gpu.toml")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from benchmarks.rig import WorkerRig, run_rig
 from contract.messages import InlineBytes, InlineJson, JobReply
+from lab.benchmarks.rig import WorkerRig, run_rig
 from tests.gpu.gpu_asserting_model import LOSES_THE_DEVICE
 from worker.shutdown import EXIT_DEVICE_LOST
 
@@ -105,7 +105,7 @@ def test_a_worker_exits_and_abandons_the_job_after_the_device_is_lost(tmp_path: 
 def test_a_worker_is_ready_only_after_a_test_computation_and_reports_the_gpu_memory_in_use(
     tmp_path: Path,
 ) -> None:
-    catalogue = ROOT / "benchmarks" / "models.toml"
+    catalogue = ROOT / "lab" / "benchmarks" / "models.toml"
     with run_rig(tmp_path, catalogue, "classifier") as rig:
         answer = httpx.get(rig.worker.probe, timeout=SECONDS)
         assert answer.status_code == 200

@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from benchmarks.proxy import DelayProxy
+from lab.benchmarks.proxy import DelayProxy
 from loosely.local.data_directory import reply_token_key
 from loosely.local.environment import read_environment, shared_environment
 from loosely.local.errors import USAGE_EXIT_CODE

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from benchmarks.proxy import DelayProxy
+from lab.benchmarks.proxy import DelayProxy
 
 ROUND_TRIP_SECONDS = 0.04
 # A timer of the event loop may fire early by the resolution of the clock.

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-FOLDERS = ("functions", "worker", "emulator", "loosely", "benchmarks", "infra")
+FOLDERS = ("functions", "worker", "emulator", "loosely", "lab", "infra")
 BUILT = ROOT / "infra" / "build"
 TEST_FOLDERS = (ROOT / "tests", ROOT / "emulator" / "tests")
 MODULES = sorted(
@@ -20,7 +20,7 @@ def names(paths: list[Path]) -> list[str]:
 
 def test_only_the_listed_modules_read_environment_variables() -> None:
     # Benchmarks only pass their environment on to the programs that they start.
-    programs = [path for path in MODULES if not path.is_relative_to(ROOT / "benchmarks")]
+    programs = [path for path in MODULES if not path.is_relative_to(ROOT / "lab")]
     readers = [path for path in programs if "os.environ" in path.read_text(encoding="utf-8")]
     assert set(names(readers)) == {
         "functions/function_app.py",

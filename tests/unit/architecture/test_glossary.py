@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 GLOSSARY = ROOT / "docs" / "glossary.md"
-PACKAGES = ("functions", "worker", "emulator", "loosely", "infra", "benchmarks")
+PACKAGES = ("functions", "worker", "emulator", "loosely", "infra", "lab")
 _TERM = re.compile(r"^\| \*\*(.+?)\*\*(?: \(`(\w+)`\))? \|", re.MULTILINE)
 
 ROWS: list[tuple[str, str]] = _TERM.findall(GLOSSARY.read_text(encoding="utf-8"))

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 GLOSSARY = ROOT / "docs" / "glossary.md"
 VOCABULARY = Path(__file__).with_name("vocabulary.txt")
-FOLDERS = ("functions", "worker", "emulator", "loosely", "benchmarks", "infra")
+FOLDERS = ("functions", "worker", "emulator", "loosely", "lab", "infra")
 SKIPPED = (ROOT / "infra" / "build", ROOT / "emulator" / "tests")
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")

@@ -1,6 +1,6 @@
 import pytest
 
-from benchmarks.emulators import BrokerFigure, main
+from lab.benchmarks.emulators import BrokerFigure, main
 
 
 def test_a_row_of_the_broker_benchmark_shows_rate_and_latency_percentiles_and_processor_time() -> (

@@ -4,13 +4,13 @@ from collections import Counter
 
 import pytest
 
-from benchmarks.observers import Counts, observe_amqp, observe_http
-from benchmarks.operations import name_blob_operation
 from emulator.servicebus.amqp.codec import encode
 from emulator.servicebus.amqp.frames import SASL_FRAME, encode_frame
 from emulator.servicebus.amqp.performatives import Attach, Disposition, Transfer
 from emulator.servicebus.amqp.sections import APPLICATION_PROPERTIES, encode_section
 from emulator.servicebus.amqp.types import Described, Symbol, UInt, ULong
+from lab.benchmarks.observers import Counts, observe_amqp, observe_http
+from lab.benchmarks.operations import name_blob_operation
 
 _HEADERS = b"AMQP\x03\x01\x00\x00", b"AMQP\x00\x01\x00\x00"
 _SOURCE, _TARGET = ULong(0x28), ULong(0x29)

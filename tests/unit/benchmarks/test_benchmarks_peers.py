@@ -9,14 +9,14 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks.peers.charts import Bar, bar_chart
-from benchmarks.peers.client import Exchange, Exchanges, PeerRequests, longest_silence, run
-from benchmarks.peers.environments import REQUIREMENTS, required_names
-from benchmarks.peers.measure import is_same_result, latency, make_pictures
-from benchmarks.peers.report import number, render
-from benchmarks.peers.results import Comparison, PeerRun, Values, median_or_none
-from benchmarks.peers.run import add_ratios
-from benchmarks.peers.systems import CONFIGURATIONS, ROOT
+from lab.benchmarks.peers.charts import Bar, bar_chart
+from lab.benchmarks.peers.client import Exchange, Exchanges, PeerRequests, longest_silence, run
+from lab.benchmarks.peers.environments import REQUIREMENTS, required_names
+from lab.benchmarks.peers.measure import is_same_result, latency, make_pictures
+from lab.benchmarks.peers.report import number, render
+from lab.benchmarks.peers.results import Comparison, PeerRun, Values, median_or_none
+from lab.benchmarks.peers.run import add_ratios
+from lab.benchmarks.peers.systems import CONFIGURATIONS, ROOT
 from tests.ports import free_port
 
 LOOSELY = "loosely/up"

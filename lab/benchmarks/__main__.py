@@ -1,0 +1,43 @@
+"""Run a benchmark (`./dev bench [VERB]`). The exit code is 1 if a target was missed.
+
+The model `noop` of the benchmarks does nothing. VERB is one of:
+
+all         the whole system: latency, throughput, efficiency, start-up and memory (the default)
+cpu         the processor time of one `noop` job in each process
+hops        how many remote round trips the caller of a `noop` job waits for
+operations  how many operations one job of each kind needs on each service
+emulators   the local Service Bus alone: send, receive, complete, and round trips
+worker      a busy worker without a gateway, compared with a loop that only runs the model
+memory      two models that together need more memory than the device has
+peers       other ways to serve a model, beside Loosely; writes docs/benchmarks.md
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from lab.benchmarks import cpu, emulators, hops, memory, operations, saturation, whole
+from lab.benchmarks.peers import run as peers
+
+VERBS: dict[str, Callable[[Sequence[str]], int]] = {
+    "all": whole.main,
+    "cpu": cpu.main,
+    "emulators": emulators.main,
+    "hops": hops.main,
+    "operations": operations.main,
+    "worker": saturation.main,
+    "memory": memory.main,
+    "peers": peers.main,
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Run the benchmark whose name is the first argument, and return the exit code."""
+    name, *rest = arguments or ["all"]
+    if name not in VERBS:
+        sys.stderr.write(f"{__doc__}\n")
+        return 2
+    return VERBS[name](rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
