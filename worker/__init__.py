@@ -20,5 +20,5 @@ shutdown             request the shutdown of the worker, and wait for the reques
 heartbeats           publish the state of this worker as a small blob, which gateways read
 scheduled_events     poll for Azure's announcements that this machine will be stopped
 process              set the thread counts and the memory allocator of this process
-check                `python -m worker.check`: try one model on one input
+tools/               `python -m worker.tools.check` and the other commands for the author of a model
 """

@@ -216,12 +216,10 @@ class WorkerSettings:
 
 @dataclass(frozen=True, slots=True)
 class CheckSettings:
-    """The settings of `worker.check`, `worker.describe` and `worker.lock_weights`.
-
-    These three modules are commands, for example `python -m worker.check`.
+    """The settings of the commands in `worker.tools`.
 
     `payload_storage` is needed only for weights in a blob. It is None if the setting is missing.
-    `memory` is used only if `worker.check` measures a model under load.
+    `memory` is used only if `worker.tools.check` measures a model under load.
     """
 
     catalogue: Path

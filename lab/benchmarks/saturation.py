@@ -25,7 +25,7 @@ from lab.benchmarks.figures import Figure, print_report
 from lab.benchmarks.loop import LoopThroughput
 from lab.benchmarks.machine import Processors, process_seconds
 from lab.benchmarks.rig import ROOT, WorkerRig, run_rig
-from worker.check_load import measure_batches
+from worker.tools.check_load import measure_batches
 
 CATALOGUE = ROOT / "lab" / "benchmarks" / "models.toml"
 PICTURES = [ROOT / "examples" / name for name in ("chelsea.jpg", "coffee.jpg")]

@@ -98,7 +98,7 @@ def describe(
 
     The command imports the model's module.
     """
-    _run(lambda _: ("worker.describe", name, *(["--write"] if write else [])))
+    _run(lambda _: ("worker.tools.describe", name, *(["--write"] if write else [])))
 
 
 @app.command()
@@ -116,7 +116,7 @@ def lock(
     Weights on the Hugging Face Hub or in blob storage are downloaded into the cache. Each digest is
     written below the key `weights` of the model's entry. Comments in the catalogue are kept.
     """
-    _run(lambda _: ("worker.lock_weights", *(names or ())))
+    _run(lambda _: ("worker.tools.lock_weights", *(names or ())))
 
 
 def _run(make_command: Callable[[str], tuple[str, ...]]) -> None:
@@ -124,8 +124,8 @@ def _run(make_command: Callable[[str], tuple[str, ...]]) -> None:
 
     Args:
         make_command: A function that returns the name of the module, for example
-            `worker.lock_weights`, and the module's arguments. The function is called with the path
-            of the catalogue.
+            `worker.tools.lock_weights`, and the module's arguments. The function is called with the
+            path of the catalogue.
 
     Raises:
         typer.Exit: The exit code of the process is not 0. The exception has the exit code of the
@@ -244,8 +244,8 @@ def _cost_options(
         name: The model's name.
         jobs: The jobs for the estimate, as the value of `loosely cost --load`.
         gpu: The name of the GPU for the estimate.
-        loaded: The JSON line that `worker.check` prints when the model is loaded.
-        suggestion: The JSON line that `worker.check` prints with the suggested settings.
+        loaded: The JSON line that `worker.tools.check` prints when the model is loaded.
+        suggestion: The JSON line that `worker.tools.check` prints with the suggested settings.
     """
     job_seconds = suggestion["job_ms"] / 1000
     size = suggestion["max_batch_size"]
@@ -272,8 +272,8 @@ def _estimate_cost(
     Args:
         options: The values of the command's options. The keys are the options' names without the
             leading dashes.
-        suggestion: The JSON line that `worker.check` prints with the suggested settings. Only its
-            member `uses_gpu` is read.
+        suggestion: The JSON line that `worker.tools.check` prints with the suggested settings. Only
+            its member `uses_gpu` is read.
         as_json: Whether to print JSON lines instead of text. Then nothing is printed for a model
             that uses no GPU.
 
@@ -339,7 +339,7 @@ def _run_on_files(
 
     Args:
         place: The directory and the environment variables of the process.
-        arguments: Further options of `worker.check`.
+        arguments: Further options of `worker.tools.check`.
         model: The model's name.
         files: The input files.
 
@@ -356,14 +356,14 @@ def _run_on_files(
 
 
 class _CheckProcess:
-    """Runs `worker.check`, says on standard error what it does, and kills it if a step hangs."""
+    """Runs `worker.tools.check`, reports its steps on standard error, and kills it if one hangs."""
 
     def __init__(
         self, place: "_Place", arguments: tuple[str, ...], limit_seconds: float | None = None
     ) -> None:
         self._limit_seconds = limit_seconds
         self._process = subprocess.Popen(  # noqa: S603  our own module, without a shell
-            python_command("worker.check", "--steps", *arguments),
+            python_command("worker.tools.check", "--steps", *arguments),
             cwd=place.directory,
             env=place.environment,
             stdout=subprocess.PIPE,

@@ -25,9 +25,9 @@ def test_only_the_listed_modules_read_environment_variables() -> None:
     assert set(names(readers)) == {
         "functions/function_app.py",
         "worker/__main__.py",
-        "worker/check.py",
-        "worker/describe.py",
-        "worker/lock_weights.py",
+        "worker/tools/check.py",
+        "worker/tools/describe.py",
+        "worker/tools/lock_weights.py",
         "loosely/local/environment.py",
         # The client reads the API key, which its users should not write into programs.
         "loosely/client/settings.py",
@@ -65,6 +65,6 @@ def test_only_the_consumer_factory_constructs_consumers_and_only_the_listed_modu
     callers = [path for path in MODULES if "make_consumer(" in path.read_text(encoding="utf-8")]
     assert names(callers) == [
         "worker/__main__.py",
-        "worker/check_load.py",
         "worker/pipeline/factory.py",
+        "worker/tools/check_load.py",
     ]

@@ -8,7 +8,9 @@ import pytest
 
 from contract.catalogue import Catalogue, ModelEntry
 from contract.messages import InlineJson, JobReply, Timing
-from worker.check_load import (
+from worker.inference.loaded_model import LoadedModel
+from worker.settings import MemorySettings
+from worker.tools.check_load import (
     BatchThroughput,
     LoadFailed,
     LoadMeasurement,
@@ -16,8 +18,6 @@ from worker.check_load import (
     measure_batches,
     suggest,
 )
-from worker.inference.loaded_model import LoadedModel
-from worker.settings import MemorySettings
 
 NOOP = Catalogue.load()["noop"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from contract.catalogue import Catalogue
-from worker import check, describe
+from worker.tools import check, describe
 
 TURN = """
 from PIL import Image

@@ -9,7 +9,7 @@ import pytest
 
 from contract.catalogue import Catalogue
 from tests.hub_server import COMMIT, run_hub
-from worker.lock_weights import NotEditable, main, set_digest
+from worker.tools.lock_weights import NotEditable, main, set_digest
 
 A, B = "a" * 64, "b" * 64
 ENTRY = """# The models of the team.

@@ -16,8 +16,6 @@ from PIL import Image
 from contract.catalogue import Catalogue
 from contract.inputs import NamedInput
 from contract.messages import InlineJson
-from worker import check, describe
-from worker.check_load import LoadMeasurement
 from worker.errors import InvalidInput, ModelUnfit, UnsupportedMediaType
 from worker.inference.context import NullContext
 from worker.inference.loaded_model import LoadedModel
@@ -27,6 +25,8 @@ from worker.inputs.decoder_process import DecoderProcesses
 from worker.inputs.opened import DecodedInputs, InputKind, keep_waiting, open_input, open_together
 from worker.models import Accepts, Context, Input
 from worker.settings import MemorySettings
+from worker.tools import check, describe
+from worker.tools.check_load import LoadMeasurement
 
 MIB = 1024 * 1024
 PICTURES = ("image/png", "image/jpeg", "image/webp")

@@ -27,8 +27,6 @@ from contract.names import is_result_blob
 from contract.results import NamedResult
 from loosely.cli.compare import Comparison, VersionRun
 from tests.unit.worker.test_worker_consumer import RecordedJobs
-from worker import check, describe
-from worker.check_load import LoadMeasurement
 from worker.errors import InferenceFailed, ModelUnfit, ResultTooLarge
 from worker.inference import loaded_model
 from worker.inference.declared_results import ResultDeclaration, read_declared_results
@@ -37,6 +35,8 @@ from worker.inputs.payloads import BlobPayloads
 from worker.models import Accepts, Results
 from worker.pipeline.reply import ReplyStep
 from worker.settings import MemorySettings
+from worker.tools import check, describe
+from worker.tools.check_load import LoadMeasurement
 
 PICTURE = NamedResult("image/png")
 MODEL = replace(

@@ -1,4 +1,4 @@
-"""`python -m worker.describe NAME`: print what a model's class declares as TOML.
+"""`python -m worker.tools.describe NAME`: print what a model's class declares as TOML.
 
 For a model with an entry in the catalogue, the command prints the lines with the parameters, named
 inputs and named results. For a module without an entry, it prints a whole entry, and `--write`
@@ -34,8 +34,8 @@ from worker.errors import ModelFailed, ModelUnfit, SettingsError, WorkerError
 from worker.inference.declared_results import ResultDeclaration, read_declared_results
 from worker.inference.parameters import InputArgument, read_arguments, read_input_arguments
 from worker.inputs.opened import Accepts
-from worker.lock_weights import replace_text
 from worker.settings import CheckSettings
+from worker.tools.lock_weights import replace_text
 
 MEDIA_TYPES: Final[Mapping[Accepts, tuple[str, ...]]] = {
     "audio": ("audio/wav", "audio/x-wav", "audio/vnd.wave"),
@@ -282,7 +282,7 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
         a setting is invalid.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m worker.describe",
+        prog="python -m worker.tools.describe",
         description="Print a model's parameters, named inputs and named results as TOML, or a "
         "whole entry for a model that the catalogue does not contain.",
     )

@@ -1,4 +1,4 @@
-"""`python -m worker.check NAME FILE`: run one model on one input, without queues and gateway.
+"""`python -m worker.tools.check NAME FILE`: run one model on one input, without queues and gateway.
 
 The command prints one JSON object per line. The first object describes the loaded model. The second
 object contains the result. Each later object contains the time and the memory of a batch, for the
@@ -8,8 +8,8 @@ With `--results`, the command runs the model on each of several files, and measu
 size 1. If the model refuses an input or fails on an input, the command continues with the next one.
 
 With `--load N`, the model is measured as in a worker, while N callers each have one job in flight
-(`worker.check_load`). Then the later objects contain latency, throughput and memory of each batch
-size, and the last object contains the suggested lines of the catalogue entry.
+(`worker.tools.check_load`). Then the later objects contain latency, throughput and memory of each
+batch size, and the last object contains the suggested lines of the catalogue entry.
 
 The command reads MODEL_CATALOGUE, TORCH_THREADS and the settings for downloaded weights. It also
 reads PAYLOAD_STORAGE if the weights are in blob storage. The exit code is 1 if the model or the
@@ -36,7 +36,6 @@ from contract.catalogue import Catalogue, ModelEntry, to_toml
 from contract.errors import ContractError
 from contract.messages import InlineJson, Json
 from contract.parameters import InvalidParameter, check_parameters
-from worker.check_load import LoadFailed, LoadMeasurement, LoadResult, suggest
 from worker.errors import SettingsError, WeightsUnavailable, WorkerError
 from worker.inference.context import NullContext
 from worker.inference.loaded_model import (
@@ -52,6 +51,7 @@ from worker.memory.simulated_device import metering, resident_bytes
 from worker.net.storage import storage_account
 from worker.process import keep_large_blocks, prefer_device_thread
 from worker.settings import AzureEndpoint, CheckSettings, MemorySettings
+from worker.tools.check_load import LoadFailed, LoadMeasurement, LoadResult, suggest
 from worker.weights.cache import Download
 from worker.weights.hub import Hub
 from worker.weights.store import AzureBlobReader, WeightsStore
@@ -478,7 +478,7 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
         argument or a setting is wrong.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m worker.check", description="Runs one model on one input."
+        prog="python -m worker.tools.check", description="Runs one model on one input."
     )
     parser.add_argument("name", help="the model's name in the catalogue")
     parser.add_argument("file", type=Path, help="a file with the bytes of one input")

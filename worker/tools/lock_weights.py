@@ -1,12 +1,12 @@
-"""`python -m worker.lock_weights [NAME…]`: write the digests of weights into the model catalogue.
+"""`python -m worker.tools.lock_weights [NAME…]`: write digests into the model catalogue.
 
 The command downloads the weights into the cache if they are not local, and writes the key
 `weights_sha256` below the key `weights` of each entry. Nothing else in the catalogue file is
 changed, so its comments are kept. Without names, only entries without a digest are changed. With
 names, the digests of the named entries are computed again.
 
-The command reads the same settings as `python -m worker.check`. The exit code is 1 if a digest
-cannot be computed or written, and 2 if NAME or a setting is invalid.
+The command reads the same settings as `python -m worker.tools.check`. The exit code is 1 if a
+digest cannot be computed or written, and 2 if NAME or a setting is invalid.
 """
 
 import argparse
@@ -22,9 +22,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from worker.check import make_weights_store
 from worker.errors import SettingsError, WorkerError
 from worker.settings import CheckSettings
+from worker.tools.check import make_weights_store
 from worker.weights.store import WeightsStore
 
 _KEY: Final = "weights_sha256"
@@ -205,14 +205,14 @@ def replace_text(catalogue: Path, text: str) -> None:
 
 
 def main(arguments: list[str], environ: dict[str, str], output: TextIO, errors: TextIO) -> int:
-    """Run the command `python -m worker.lock_weights`, and return its exit code.
+    """Run the command `python -m worker.tools.lock_weights`, and return its exit code.
 
     Returns:
         0 if all digests were written, 1 if a digest cannot be computed or written, or 2 if a name,
         a setting or the catalogue is invalid.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m worker.lock_weights", description="Write the digests of weights."
+        prog="python -m worker.tools.lock_weights", description="Write the digests of weights."
     )
     parser.add_argument("names", nargs="*", help="models whose digests are computed again")
     parsed = parser.parse_args(arguments)
