@@ -3,6 +3,7 @@
 Start it with `python -m worker`.
 
 __main__             creates all components, starts their threads, and drains the worker
+processes/           the worker as processes, and what survives when one of them is killed
 pipeline/            the processing of one job, one module for each step
 servicebus/          receive, renew locks, settle, and send replies to queues
 inference/           load a model's class, call it, and decide when the model is in memory
@@ -15,10 +16,6 @@ telemetry/           metrics, traces, logs and health
 net/                 retries, HTTP requests to servers outside our system, blob storage client
 errors               all errors that end a job, and how the job's message is then settled
 settings             read the worker's settings from the environment
-parent               run the worker in a child process, and replace a child that was killed
-shutdown             request the shutdown of the worker, and wait for the request
 heartbeats           publish the state of this worker as a small blob, which gateways read
-scheduled_events     poll for Azure's announcements that this machine will be stopped
-process              set the thread counts and the memory allocator of this process
 tools/               `python -m worker.tools.check` and the other commands for the author of a model
 """

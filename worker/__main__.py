@@ -1,6 +1,6 @@
 """`python -m worker`: run the worker until shutdown is requested, then drain it and exit.
 
-With WORKER_RESTART=on the worker runs in a child process (`worker.parent`).
+With WORKER_RESTART=on the worker runs in a child process (`worker.processes.parent`).
 """
 
 import gc
@@ -35,7 +35,6 @@ from contract.heartbeats import Heartbeat
 from contract.names import low_priority_queue
 from worker.errors import SettingsError
 from worker.heartbeats import Heartbeats, describe_model, describe_worker
-from worker.inference.load_journal import LoadJournal, import_name
 from worker.inference.loaded_model import LoadedModel, ModelLoader
 from worker.inference.model_manager import ModelManager
 from worker.inputs.decoder_process import DecoderProcesses
@@ -47,21 +46,22 @@ from worker.memory.gpu_sharing.reservation import ModelWorkload
 from worker.memory.gpu_sharing.sharing import DeviceSharing
 from worker.net.guarded_http import GuardedHttp
 from worker.net.storage import storage_account
-from worker.parent import STOP_SIGNALS, WATCHED_SIGNALS, run_in_child
 from worker.pipeline.children import ChildServices
 from worker.pipeline.consumer import Consumer
 from worker.pipeline.deliveries import DeliveryNotes
 from worker.pipeline.factory import SharedServices, make_consumer
-from worker.process import keep_large_blocks, prefer_device_thread
+from worker.processes.last_arrivals import SocketSender
+from worker.processes.load_journal import LoadJournal, import_name
+from worker.processes.lock_journal import LockJournals, WorkerDeath
+from worker.processes.parent import STOP_SIGNALS, WATCHED_SIGNALS, run_in_child
+from worker.processes.scheduled_events import ScheduledEvents
+from worker.processes.setup import keep_large_blocks, prefer_device_thread
+from worker.processes.shutdown import EXIT_DEVICE_LOST, EXIT_RESTART, RestartNeeded, Shutdown
 from worker.replies import GatewayClient, QueueReplies, ReplyCache, ReplySenders
-from worker.scheduled_events import ScheduledEvents
-from worker.servicebus.last_arrivals import SocketSender
 from worker.servicebus.link import QueueLink, check_endpoint, utc_now
-from worker.servicebus.lock_journal import LockJournals, WorkerDeath
 from worker.servicebus.locks import LockRenewer
 from worker.servicebus.receiver import ModelQueue
 from worker.settings import WorkerSettings
-from worker.shutdown import EXIT_DEVICE_LOST, EXIT_RESTART, RestartNeeded, Shutdown
 from worker.telemetry.health import DeviceProbe, Loops, WorkerReadiness
 from worker.telemetry.health_server import HealthServer, check_page, metrics_page
 from worker.telemetry.recording import JobTracing, Metrics, ModelTelemetry

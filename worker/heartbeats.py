@@ -20,8 +20,8 @@ from contract.names import heartbeat_blob
 from worker.inference.model_manager import ModelManager
 from worker.memory.gpu_sharing.sharing import DeviceSharing
 from worker.pipeline.receive import InFlight
-from worker.process import worker_name
-from worker.servicebus.lock_journal import WorkerDeath
+from worker.processes.lock_journal import WorkerDeath
+from worker.processes.setup import worker_name
 from worker.telemetry.recording import ModelTelemetry, ServiceStatus
 
 TIMEOUT_SECONDS: Final = 5.0

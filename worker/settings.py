@@ -15,7 +15,7 @@ from contract.guard import AddressGuard
 from contract.names import SETTING_CATALOGUE, SETTING_PAYLOAD_STORAGE, SETTING_SERVICE_BUS
 from contract.webhook import SETTING_GUARD_ALLOW
 from worker.errors import SettingsError
-from worker.process import available_processors, torch_threads
+from worker.processes.setup import available_processors, torch_threads
 
 T = TypeVar("T")
 

@@ -31,8 +31,8 @@ from azure.servicebus import ServiceBusMessage, ServiceBusSubQueue
 
 from infra.smoke.findings import Finding, FindingResult, print_findings
 from worker.errors import BrokerUnavailable, LockLost, Settlement
+from worker.processes.lock_journal import LockJournals
 from worker.servicebus.link import SDK_ERRORS, LockedMessage, QueueLink, error_text, make_client
-from worker.servicebus.lock_journal import LockJournals
 from worker.settings import AzureEndpoint
 
 LOCK_SECONDS: Final = 60

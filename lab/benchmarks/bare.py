@@ -14,7 +14,7 @@ from pathlib import Path
 
 from contract.catalogue import Catalogue, ModelEntry
 from worker.inference.loaded_model import LoadedModel
-from worker.process import available_processors, keep_large_blocks, torch_threads
+from worker.processes.setup import available_processors, keep_large_blocks, torch_threads
 
 
 def measure_images_per_second(

@@ -26,7 +26,7 @@ from typing import Any
 
 from contract.catalogue import Catalogue, ModelEntry
 from worker.inference.loaded_model import LoadedModel
-from worker.process import (
+from worker.processes.setup import (
     available_processors,
     keep_large_blocks,
     prefer_device_thread,

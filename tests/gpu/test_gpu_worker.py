@@ -16,7 +16,7 @@ import pytest
 from contract.messages import InlineBytes, InlineJson, JobReply
 from lab.benchmarks.rig import WorkerRig, run_rig
 from tests.gpu.gpu_asserting_model import LOSES_THE_DEVICE
-from worker.shutdown import EXIT_DEVICE_LOST
+from worker.processes.shutdown import EXIT_DEVICE_LOST
 
 pytestmark = [pytest.mark.gpu, pytest.mark.torch, pytest.mark.timeout(180)]
 

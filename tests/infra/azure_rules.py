@@ -326,7 +326,7 @@ def alerts_cover_a_dead_gateway_and_name_the_model(files: DeploymentFiles) -> No
     assert "      overrideQueryTimeRange: each.?range\n" in alerts, "an alert before the deployment"
     evicted = "Azure has scheduled the event Preempt"
     assert f'startswith "{evicted}"' in queries["spot-evictions"]
-    assert evicted.replace("Preempt", "%s") in files.text("worker/scheduled_events.py")
+    assert evicted.replace("Preempt", "%s") in files.text("worker/processes/scheduled_events.py")
     # The number in an event counts from its first occurrence.
     assert "sum(Count)" not in alerts
     # A table of logs does not exist before the first log.

@@ -16,7 +16,7 @@ from tests.storm.callers import StormCallers
 from tests.storm.jobs import JobKind, StormJob
 from tests.storm.rig import COUNTING_CATALOGUE, Rig, RigOptions
 from tests.storm.run import Storm, in_background, read_all_again, wait_until_all_ended
-from worker.servicebus.history import KILLS_PER_FAILURE
+from worker.processes.history import KILLS_PER_FAILURE
 
 _MODELS = ("counting", "recounting")
 _MAX_DELIVERY_COUNT = 3

@@ -23,7 +23,6 @@ from worker.errors import (
     WorkerError,
 )
 from worker.inference.context import NoParentJob, NullContext
-from worker.inference.load_journal import LoadJournal, import_name
 from worker.inference.loaded_model import LoadedModel
 from worker.memory.device import Device
 from worker.memory.device_errors import (
@@ -41,6 +40,7 @@ from worker.memory.gpu_sharing.sharing import DeviceSharing, needed_bytes, profi
 from worker.memory.limits import BatchLimit, DeviceModel, MeasuredBatchLimit
 from worker.memory.profile import MemoryProfile
 from worker.net.retries import RetryDelays
+from worker.processes.load_journal import LoadJournal, import_name
 from worker.telemetry.recording import ModelTelemetry
 
 _log = logging.getLogger(__name__)

@@ -43,7 +43,7 @@ from contract import media
 from contract.messages import Json
 from worker.errors import HandedBack, InvalidInput, WorkerFault
 from worker.inputs import images, tensors, text
-from worker.process import available_processors
+from worker.processes.setup import available_processors
 
 _log = logging.getLogger(__name__)
 

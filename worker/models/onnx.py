@@ -33,7 +33,7 @@ from PIL import Image, ImageOps
 
 from worker.errors import InferenceFailed, InvalidInput, ModelUnfit, WeightsDamaged
 from worker.models import Weights
-from worker.process import available_processors, torch_threads
+from worker.processes.setup import available_processors, torch_threads
 from worker.weights.onnx_file import check_single_file
 
 Array = NDArray[Any]

@@ -54,12 +54,12 @@ from worker.pipeline.receive import (
 from worker.pipeline.reply import ReplyStep
 from worker.pipeline.settle import SettleStep, to_worker_error
 from worker.pipeline.suspects import RunningJobs, Suspects
-from worker.process import available_processors, preparing_threads
+from worker.processes.history import LockState
+from worker.processes.setup import available_processors, preparing_threads
+from worker.processes.shutdown import EXIT_DEVICE_LOST, EXIT_RESTART, Shutdown
 from worker.replies import CachedReply, ReplyCache
-from worker.servicebus.history import LockState
 from worker.servicebus.link import LockedMessage, utc_now
 from worker.servicebus.receiver import ModelQueue, Settled
-from worker.shutdown import EXIT_DEVICE_LOST, EXIT_RESTART, Shutdown
 from worker.telemetry.recording import log_fields
 
 _log = logging.getLogger(__name__)

@@ -27,10 +27,10 @@ from worker.pipeline.receive import Capacity, InFlight, ReceivedJob, ReceiveStep
 from worker.pipeline.reply import ReplyStep
 from worker.pipeline.settle import SettleStep
 from worker.pipeline.suspects import RunningJobs, Suspects
+from worker.processes.shutdown import Shutdown
 from worker.replies import GatewayClient, ReplyCache, ReplySenders
 from worker.servicebus.locks import LockRenewer
 from worker.servicebus.receiver import ModelQueue
-from worker.shutdown import Shutdown
 from worker.telemetry.recording import ModelTelemetry
 
 

@@ -35,7 +35,7 @@ from worker.errors import (
 )
 from worker.inputs.memory import MemoryShare
 from worker.pipeline.progress import JobContext
-from worker.process import worker_name
+from worker.processes.setup import worker_name
 from worker.replies import ReplySenders
 from worker.servicebus.link import LockedMessage, utc_now
 from worker.servicebus.locks import LockRenewer, MessageLock, Renew

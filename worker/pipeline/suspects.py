@@ -2,7 +2,7 @@
 
 A job whose worker process died is delivered again. If the process ran only this job, the death
 counts against the job. If it ran several jobs, the cause is not known, and each of these jobs is a
-suspect (`worker.servicebus.history`). A suspect runs while this process works on no other job, so
+suspect (`worker.processes.history`). A suspect runs while this process works on no other job, so
 that the cause of a further death is certain, and the death harms no other job.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from worker.pipeline.receive import ReceivedJob
-from worker.servicebus.history import LockState
+from worker.processes.history import LockState
 from worker.servicebus.link import LockedMessage
 
 

@@ -46,10 +46,10 @@ from worker.errors import (
     Settlement,
 )
 from worker.memory.gpu_sharing.queued_work import Peeked
+from worker.processes.history import NO_HISTORY, DeliveryHistory, LockState, read_history
+from worker.processes.last_arrivals import make_noting_socket
+from worker.processes.lock_journal import LockJournal, LockJournals
 from worker.servicebus.batched_settlement import can_complete, complete, has_range
-from worker.servicebus.history import NO_HISTORY, DeliveryHistory, LockState, read_history
-from worker.servicebus.last_arrivals import make_noting_socket
-from worker.servicebus.lock_journal import LockJournal, LockJournals
 from worker.settings import AzureEndpoint
 
 _log = logging.getLogger(__name__)

@@ -49,7 +49,7 @@ from worker.inference.model_manager import run_sample
 from worker.memory.device_errors import is_out_of_memory
 from worker.memory.simulated_device import metering, resident_bytes
 from worker.net.storage import storage_account
-from worker.process import keep_large_blocks, prefer_device_thread
+from worker.processes.setup import keep_large_blocks, prefer_device_thread
 from worker.settings import AzureEndpoint, CheckSettings, MemorySettings
 from worker.tools.check_load import LoadFailed, LoadMeasurement, LoadResult, suggest
 from worker.weights.cache import Download

@@ -49,14 +49,14 @@ from worker.pipeline.children import ChildServices
 from worker.pipeline.consumer import Consumer
 from worker.pipeline.deliveries import DeliveryNotes
 from worker.pipeline.factory import SharedServices, make_consumer
-from worker.process import available_processors, preparing_threads
+from worker.processes.history import DeliveryHistory
+from worker.processes.setup import available_processors, preparing_threads
+from worker.processes.shutdown import Shutdown
 from worker.replies import GatewayClient, QueueReplies, ReplyCache, ReplySenders
-from worker.servicebus.history import DeliveryHistory
 from worker.servicebus.link import LockedMessage, utc_now
 from worker.servicebus.locks import LockRenewer
 from worker.servicebus.receiver import ModelQueue
 from worker.settings import DEFAULT_INPUT_MEMORY_BYTES, AzureEndpoint, MemorySettings
-from worker.shutdown import Shutdown
 from worker.telemetry.recording import ModelTelemetry
 
 _REPLIES: Final = "replies"

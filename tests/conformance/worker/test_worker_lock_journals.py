@@ -19,9 +19,9 @@ from tests.conformance.worker.test_worker_batched_settlement import received
 from tests.conformance.worker.worker_gateway import Gateway
 from tests.conformance.worker.worker_services import LocalServices, job_id, message, wait_until
 from worker.errors import BrokerUnavailable, Settlement
-from worker.servicebus.history import DeliveryHistory, LockState
+from worker.processes.history import DeliveryHistory, LockState
+from worker.processes.lock_journal import LockJournals, WorkerDeath
 from worker.servicebus.link import LockedMessage, QueueLink, utc_now
-from worker.servicebus.lock_journal import LockJournals, WorkerDeath
 from worker.settings import AzureEndpoint
 
 # Locks of this queue last 10 s, and each receive call of these tests ends after 5 s.

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.conformance.worker.worker_metadata import MACHINE, Metadata, run_metadata
-from worker.scheduled_events import ScheduledEvents
+from worker.processes.scheduled_events import ScheduledEvents
 from worker.settings import ScheduledEventMode, ScheduledEventSettings
 
 FAR = "Mon, 01 Jan 2029 00:00:00 GMT"

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from worker.inference.load_journal import LoadJournal
+from worker.processes.load_journal import LoadJournal
 
 
 def die_while_loading(folder: Path, *names: str, prepare: Callable[[], object] = int) -> None:

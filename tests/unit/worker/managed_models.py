@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import ClassVar
 
 from contract.catalogue import Catalogue, ModelEntry
-from worker.inference.load_journal import LoadJournal
 from worker.inference.loaded_model import LoadedModel
 from worker.inference.model_manager import ModelManager
 from worker.memory.gpu_sharing.queued_work import Peeked
 from worker.memory.gpu_sharing.reservation import ModelWorkload
 from worker.memory.gpu_sharing.sharing import DeviceSharing
 from worker.models import Accepts
+from worker.processes.load_journal import LoadJournal
 from worker.settings import MemorySettings
 from worker.telemetry.recording import ModelTelemetry
 

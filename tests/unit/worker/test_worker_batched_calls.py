@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.errors import LockLost, Settlement
+from worker.processes.history import DeliveryHistory
 from worker.servicebus.batched_settlement import ranges
-from worker.servicebus.history import DeliveryHistory
 from worker.servicebus.link import LockedMessage
 from worker.servicebus.locks import LockRenewer
 from worker.servicebus.receiver import Receiver, Settled, SettleRequest

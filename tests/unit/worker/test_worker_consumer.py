@@ -44,13 +44,13 @@ from worker.pipeline.receive import InFlight, ReceivedJob
 from worker.pipeline.reply import ReplyStep
 from worker.pipeline.settle import SettleStep
 from worker.pipeline.suspects import RunningJobs, Suspects
+from worker.processes.history import NO_HISTORY, DeliveryHistory
+from worker.processes.shutdown import EXIT_DEVICE_LOST, Shutdown
 from worker.replies import GatewayClient, QueueReplies, ReplyCache, ReplySenders
-from worker.servicebus.history import NO_HISTORY, DeliveryHistory
 from worker.servicebus.link import LockedMessage
 from worker.servicebus.locks import LockRenewer
 from worker.servicebus.receiver import ModelQueue, SettleRequest
 from worker.settings import AzureEndpoint
-from worker.shutdown import EXIT_DEVICE_LOST, Shutdown
 from worker.telemetry.recording import SUCCEEDED, JobSpan, ModelTelemetry
 
 NOOP = Catalogue.load()["noop"]

@@ -15,7 +15,7 @@ from worker.errors import WeightsMissing
 from worker.heartbeats import TIMEOUT_SECONDS, Heartbeats, describe_model, describe_worker
 from worker.memory.gpu_sharing.sharing import DeviceSharing
 from worker.pipeline.receive import InFlight
-from worker.process import worker_name
+from worker.processes.setup import worker_name
 from worker.servicebus.link import utc_now
 from worker.settings import MemorySettings
 

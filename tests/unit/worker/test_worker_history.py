@@ -5,7 +5,7 @@ import json
 import pytest
 
 from contract.names import PROPERTY_DELIVERY_HISTORY
-from worker.servicebus.history import NO_HISTORY, DeliveryHistory, read_history
+from worker.processes.history import NO_HISTORY, DeliveryHistory, read_history
 
 HISTORY = DeliveryHistory(1, 2, 3, 4)
 

@@ -20,8 +20,8 @@ from worker.models import Accepts
 from worker.pipeline.infer import InferStep
 from worker.pipeline.prepare import CancellationCheck, RetryPolicy
 from worker.pipeline.receive import InFlight, ReceivedJob
+from worker.processes.history import NO_HISTORY, DeliveryHistory
 from worker.replies import GatewayClient
-from worker.servicebus.history import NO_HISTORY, DeliveryHistory
 from worker.servicebus.link import LockedMessage
 from worker.servicebus.locks import LockRenewer
 from worker.settings import MemorySettings

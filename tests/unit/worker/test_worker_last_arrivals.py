@@ -15,8 +15,8 @@ from azure.servicebus._pyamqp.performatives import TransferFrame
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.servicebus.last_arrivals import SocketReceiver, lock_tokens, make_noting_socket
-from worker.servicebus.lock_journal import LockJournal
+from worker.processes.last_arrivals import SocketReceiver, lock_tokens, make_noting_socket
+from worker.processes.lock_journal import LockJournal
 
 
 def transfer(token: bytes, delivery_id: int = 1, handle: int = 0, size_bytes: int = 10) -> bytes:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.worker.load_deaths import die_while_loading
-from worker.inference.load_journal import LoadJournal, import_name
-from worker.servicebus.lock_journal import LockJournal
+from worker.processes.load_journal import LoadJournal, import_name
+from worker.processes.lock_journal import LockJournal
 
 NOW = 1_000_000.0
 NEVER = threading.Event()

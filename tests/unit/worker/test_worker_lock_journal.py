@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from contract.names import PROPERTY_DELIVERY_HISTORY, PROPERTY_WORKER_DEATH
-from worker.servicebus.history import NO_HISTORY, DeliveryHistory, LockState
-from worker.servicebus.lock_journal import (
+from worker.processes.history import NO_HISTORY, DeliveryHistory, LockState
+from worker.processes.lock_journal import (
     OLD_SUFFIX,
     LockJournal,
     WorkerDeath,
@@ -33,7 +33,7 @@ HOST = "sb.example"
 CHILD = """
 import sys
 from pathlib import Path
-from worker.servicebus.lock_journal import LockJournal
+from worker.processes.lock_journal import LockJournal
 journal = LockJournal(Path(sys.argv[1]), "sb.example", "noop")
 journal.note(b"1" * 16)
 journal.note(b"2" * 16)

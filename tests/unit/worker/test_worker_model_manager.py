@@ -23,11 +23,11 @@ from tests.unit.worker.managed_models import (
     shared,
 )
 from worker.errors import WeightsMissing, WeightsUnavailable
-from worker.inference.load_journal import LoadJournal
 from worker.memory.device_errors import BudgetExceeded
 from worker.memory.gpu_sharing.sharing import DeviceSharing, needed_bytes, profile_key
 from worker.memory.profile import MemoryProfile, MemoryProfiles
 from worker.memory.simulated_device import AccountRecord, MemoryAccount, SimulatedDevice
+from worker.processes.load_journal import LoadJournal
 from worker.settings import MemorySettings
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.parent import RestartDelay, Watchdog
+from worker.processes.parent import RestartDelay, Watchdog
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux runs
 # Print the process id and wait for a signal or for a line with an exit code.
 PROGRAM = """
 import ctypes, os, signal, sys
-from worker import parent, shutdown
+from worker.processes import parent, shutdown
 
 def run(sender, death):
     def on_signal(number, frame):

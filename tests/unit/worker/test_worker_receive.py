@@ -11,8 +11,8 @@ from contract.catalogue import Catalogue, ModelEntry
 from contract.messages import InlineBytes, JobRequest, encode_request
 from worker.errors import LockLost, TooManyFailures
 from worker.pipeline.receive import ReceivedJob, ReceiveStep
+from worker.processes.history import DeliveryHistory
 from worker.replies import GatewayClient, QueueReplies, ReplySenders
-from worker.servicebus.history import DeliveryHistory
 from worker.servicebus.link import LockedMessage
 from worker.servicebus.locks import LockRenewer
 from worker.settings import AzureEndpoint

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from worker.errors import BrokerUnavailable, LockLost, QueueMissing, Settlement
-from worker.servicebus.history import DeliveryHistory
+from worker.processes.history import DeliveryHistory
 from worker.servicebus.link import LockedMessage
 from worker.servicebus.locks import LockRenewer
 from worker.servicebus.receiver import Receiver, Settled, SettleRequest

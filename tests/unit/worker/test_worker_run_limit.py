@@ -10,8 +10,8 @@ from contract.messages import ReplyUrl
 from tests.unit.worker.test_worker_consumer import RecordedJobs
 from worker.errors import ReplyUndelivered, Settlement
 from worker.pipeline.suspects import RunLimit
-from worker.servicebus.history import DeliveryHistory
-from worker.shutdown import EXIT_RESTART
+from worker.processes.history import DeliveryHistory
+from worker.processes.shutdown import EXIT_RESTART
 
 
 class Clock:

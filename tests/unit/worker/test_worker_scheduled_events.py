@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.scheduled_events import ScheduledEvent, UnreadableEvents, read_events
+from worker.processes.scheduled_events import ScheduledEvent, UnreadableEvents, read_events
 
 NOW = datetime(2026, 4, 11, 22, 0, tzinfo=UTC)
 

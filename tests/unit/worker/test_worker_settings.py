@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from worker.errors import SettingsError
-from worker.process import available_processors, torch_threads
+from worker.processes.setup import available_processors, torch_threads
 from worker.settings import (
     HubSettings,
     MemorySettings,

@@ -6,7 +6,7 @@ import threading
 from types import FrameType
 from typing import Any
 
-from worker.shutdown import EXIT_DEVICE_LOST, Shutdown
+from worker.processes.shutdown import EXIT_DEVICE_LOST, Shutdown
 
 
 def test_a_later_shutdown_request_does_not_replace_the_reason_or_the_exit_code_of_a_failure() -> (

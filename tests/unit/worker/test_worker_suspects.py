@@ -10,9 +10,9 @@ import pytest
 
 from worker.pipeline.receive import ReceivedJob
 from worker.pipeline.suspects import RunningJobs, Suspects
-from worker.servicebus.history import NO_HISTORY, DeliveryHistory, LockState
+from worker.processes.history import NO_HISTORY, DeliveryHistory, LockState
+from worker.processes.lock_journal import LockJournal, read_slots
 from worker.servicebus.link import LockedMessage
-from worker.servicebus.lock_journal import LockJournal, read_slots
 
 SUSPECT = DeliveryHistory(running_count=1)
 

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from worker.servicebus.lock_journal import read_slots
+from worker.processes.lock_journal import read_slots
 
 _log = logging.getLogger(__name__)
 

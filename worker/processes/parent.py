@@ -32,10 +32,10 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Final, NoReturn
 
-from worker.process import worker_name
-from worker.servicebus.last_arrivals import SocketReceiver, SocketSender
-from worker.servicebus.lock_journal import WorkerDeath
-from worker.shutdown import RestartNeeded
+from worker.processes.last_arrivals import SocketReceiver, SocketSender
+from worker.processes.lock_journal import WorkerDeath
+from worker.processes.setup import worker_name
+from worker.processes.shutdown import RestartNeeded
 
 _log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from worker import process
+from worker.processes import setup
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[3]
 def test_the_number_of_processors_determines_how_many_threads_run_torch_and_prepare_inputs(
     processors: int, torch: int, preparing: int
 ) -> None:
-    assert process.torch_threads(processors) == torch
-    assert process.preparing_threads(processors) == preparing
+    assert setup.torch_threads(processors) == torch
+    assert setup.preparing_threads(processors) == preparing
 
 
 @pytest.mark.skipif(
@@ -29,7 +29,7 @@ def test_the_number_of_processors_determines_how_many_threads_run_torch_and_prep
 def test_only_processors_that_the_process_may_use_count_as_available() -> None:
     code = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
-        "from worker import process; print(process.available_processors())"
+        "from worker.processes import setup; print(setup.available_processors())"
     )
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
     assert found.stdout == b"1\n"
@@ -39,10 +39,10 @@ def test_the_openmp_wait_policy_is_passive_unless_the_environment_sets_a_policy(
     before = sys.getswitchinterval()
     try:
         said = {"OMP_WAIT_POLICY": "ACTIVE"}
-        process.prefer_device_thread(said)
+        setup.prefer_device_thread(said)
         assert said == {"OMP_WAIT_POLICY": "ACTIVE"}
         silent: dict[str, str] = {}
-        process.prefer_device_thread(silent)
+        setup.prefer_device_thread(silent)
         assert silent == {"OMP_WAIT_POLICY": "PASSIVE"}
         assert sys.getswitchinterval() < before
     finally:

@@ -7,7 +7,7 @@ worker on the machine takes over the journals of dead workers and abandons their
 
 Beside each token, the journal says how far the message's job has come, and what is known of earlier
 deliveries. From this and from the way in which the worker died, the next worker decides whether the
-delivery counts against the job (`worker.servicebus.history`).
+delivery counts against the job (`worker.processes.history`).
 
 The file is mapped into memory, so that a note costs no system call and survives a `kill -9`. A
 power failure may lose notes. Then the locks expire, as they do without a journal.
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from contract.names import PROPERTY_WORKER_DEATH
-from worker.servicebus.history import (
+from worker.processes.history import (
     HISTORY_BYTES,
     NO_HISTORY,
     DeliveryHistory,

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from worker.servicebus.lock_journal import write_journal
+from worker.processes.lock_journal import write_journal
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
