@@ -12,41 +12,35 @@ An item model processes one item in each call. A batch model processes a whole b
 
 import contextlib
 import importlib
-import inspect
 import io
-import json
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from types import MappingProxyType
-from typing import Any, Final, Protocol, cast, get_args
-
-from PIL import Image
+from typing import Any, Protocol, cast
 
 from contract import media
 from contract.catalogue import ModelEntry
-from contract.messages import InlineBytes, InlineJson, Json
 from contract.parameters import InvalidParameter, check_parameters
-from contract.results import MAX_RESULT_BYTES
 from worker.errors import (
     InferenceFailed,
     InvalidInput,
     ModelFailed,
     ModelUnfit,
     ModelUnusable,
-    ResultTooLarge,
     UnsupportedMediaType,
 )
 from worker.inference.declared_results import check_declared_results
-from worker.inference.parameters import (
-    InputArgument,
-    ParameterArguments,
-    Parameters,
-    read_arguments,
-    read_input_arguments,
+from worker.inference.encoding import EncodedResults, Result, encode_results
+from worker.inference.model_checks import (
+    check_methods,
+    input_kind,
+    make_instance,
+    named_inputs,
+    required_sample_rate,
 )
-from worker.inputs.audio import RATES
+from worker.inference.parameters import ParameterArguments, Parameters
 from worker.inputs.decoder_process import Data, DecoderProcesses
 from worker.inputs.opened import (
     InputKind,
@@ -64,46 +58,9 @@ from worker.models import (
     ItemModel,
     ItemModelWithProgress,
     Postprocesses,
-    Results,
     Weights,
 )
 from worker.weights.store import WeightsStore
-
-_KINDS: Final[tuple[Accepts, ...]] = get_args(Accepts)
-# The media types that can be decoded, by kind of input.
-_DECODED: Final = {
-    "image": ("image/jpeg", "image/png", "image/webp"),
-    "audio": ("audio/wav", "audio/x-wav", "audio/vnd.wave"),
-}
-DECODABLE_TYPES: Final[Mapping[str, tuple[str, ...]]] = {
-    **_DECODED,
-    "json": (media.JSON,),
-    "tensor": ("application/x-npy", media.JSON),
-}
-"""The only media types of a named input, by its kind. Text may have all types of text."""
-
-# The fields of a catalogue entry for which the model's class may define a maximum.
-_LIMITED_FIELDS: Final = ("max_batch_size", "max_wait_ms")
-_IMAGE_FORMATS: Final = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP"}
-# The modes that JPEG and WebP can store. Images in other modes are converted to RGB.
-_PLAIN_MODES: Final = ("L", "RGB")
-
-Result = InlineJson | InlineBytes
-"""A result of a job: a JSON value, or bytes with a media type. It is not yet stored as a blob."""
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedResults:
-    """The encoded results of a job.
-
-    Attributes:
-        first: The result.
-        named: The named results by name.
-    """
-
-    first: Result
-    named: Mapping[str, Result]
-
 
 _NO_PARAMETERS: Parameters = MappingProxyType({})
 _NO_INPUTS: Mapping[str, Any] = MappingProxyType({})
@@ -145,13 +102,15 @@ class LoadedModel:
         """
         self._model = model
         self._infer = infer
-        rate = _sample_rate(model, infer)
+        rate = required_sample_rate(model, infer)
         self._kind = InputKind(input_kind(model, infer), model.max_pixels, rate)
-        self._adapter = make_adapter(model, infer)
+        check_methods(model, infer)
+        adapter = BatchAdapter if hasattr(infer, "preprocess") else ItemAdapter
+        self._adapter: Adapter = adapter(infer, takes_contexts=model.reports_progress)
         check_declared_results(model, infer)
         self._named = {
             name: InputKind(argument.accepts, model.inputs[name].max_pixels, rate)
-            for name, argument in _named_inputs(model, infer, self._kind.accepts).items()
+            for name, argument in named_inputs(model, infer, self._kind.accepts).items()
         }
         torch = sys.modules.get("torch")
         self._inference_mode: Callable[[], contextlib.AbstractContextManager[object]] = (
@@ -549,378 +508,6 @@ class ItemAdapter:
         # An example item has no parameters, so its call has the arguments' defaults.
         arguments = self._arguments.of({}) if self._takes_parameters else {}
         return self._call(item, *context, **arguments)
-
-
-def _sample_rate(model: ModelEntry, infer: Any) -> int | None:
-    """Return the sample rate that the model's class requires; None if it accepts every rate.
-
-    Raises:
-        ModelUnfit: The class has an attribute `sample_rate` that is not a sample rate.
-    """
-    rate = getattr(infer, "sample_rate", None)
-    if rate is not None and not (isinstance(rate, int) and rate in RATES):
-        raise ModelUnfit(
-            f"{model.implementation}: sample_rate is {rate!r}; expected a whole number from "
-            f"{RATES[0]} to {RATES[-1]}"
-        )
-    return rate
-
-
-def make_instance(model: ModelEntry, make: Callable[..., Any], weights: Weights | None) -> Any:
-    """Create an instance of the model's class `Infer`.
-
-    The constructor receives the options of the catalogue entry and the weights.
-
-    Args:
-        model: The catalogue entry.
-        make: The class `Infer`.
-        weights: The model's weights; None if the model has no weights.
-
-    Raises:
-        ModelUnfit: The constructor does not accept an option of the entry, or requires an option
-            that the entry lacks.
-        Exception: Any error that the model's own code raises.
-    """
-    arguments: dict[str, object] = dict(model.options)
-    if weights is not None:
-        arguments["weights"] = weights
-    parameters = inspect.signature(make).parameters
-    takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
-    for name in arguments:
-        if name not in parameters and not takes_any:
-            field = name if name == "weights" else f"options.{name}"
-            raise ModelUnfit(
-                f"{model.name}.{field}: the constructor of {model.implementation} has no such "
-                "argument; remove the key, or add the argument"
-            )
-    for name, each in parameters.items():
-        is_variable = each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
-        if each.default is each.empty and not is_variable and name not in arguments:
-            field = name if name == "weights" else f"options.{name}"
-            raise ModelUnfit(
-                f"{model.name}.{field}: the catalogue entry does not contain this key, but "
-                f"{model.implementation} requires it"
-            )
-    return make(**arguments)
-
-
-def make_adapter(model: ModelEntry, infer: Any) -> Adapter:
-    """Return the adapter that calls this instance of a model's class.
-
-    Raises:
-        ModelUnfit: The class is neither an item model nor a batch model, or the catalogue entry
-            exceeds a limit of the class.
-    """
-    if not callable(infer):
-        raise ModelUnfit(f"{model.implementation}: the class Infer has no method __call__")
-    for name in _LIMITED_FIELDS:
-        limit, value = getattr(infer, name, None), getattr(model, name)
-        if limit is not None and value > limit:
-            raise ModelUnfit(
-                f"{model.name}.{name}: the value is {value}, but the model allows at most {limit}"
-            )
-    for name in ("preprocess", "postprocess"):
-        if not callable(getattr(infer, name, _identity)):
-            raise ModelUnfit(f"{model.implementation}: Infer.{name} is not a method")
-    is_batch_model = hasattr(infer, "preprocess")
-    if hasattr(infer, "postprocess") and not is_batch_model:
-        raise ModelUnfit(
-            f"{model.implementation}: Infer has postprocess but no preprocess; add the method "
-            "preprocess, or postprocess the result in __call__"
-        )
-    if model.reports_progress:
-        _check_takes_context(model, infer)
-    _check_parameters(model, infer.preprocess if is_batch_model else infer)
-    adapter = BatchAdapter if is_batch_model else ItemAdapter
-    return adapter(infer, takes_contexts=model.reports_progress)
-
-
-def _check_parameters(model: ModelEntry, method: Callable[..., Any]) -> None:
-    """Check that the catalogue entry has the parameters that a model's method declares.
-
-    `method` declares the parameters as keyword-only arguments. If it declares none, the parameters
-    of the entry are not checked.
-
-    Raises:
-        ModelUnfit: The parameters of the entry and the method differ, or an argument has no type
-            hint or a type hint that is not supported.
-    """
-    try:
-        declared = read_arguments(method)
-    except ModelUnfit as error:
-        raise ModelUnfit(f"{model.implementation}: {error}") from None
-    if declared and declared != dict(model.parameters):
-        raise ModelUnfit(
-            f"{model.name}.parameters: the key does not match the arguments of "
-            f"{model.implementation}; replace the key with what `loosely models describe "
-            f"{model.name}` prints"
-        )
-
-
-def _named_inputs(model: ModelEntry, infer: Any, accepts: Accepts) -> dict[str, InputArgument]:
-    """Return the named inputs of the model's class, which the catalogue entry must also declare.
-
-    Raises:
-        ModelUnfit: The named inputs of the entry and the class differ, the class has named inputs
-            although `accepts` is "file", or a media type of a named input cannot be decoded.
-    """
-    try:
-        declared = read_input_arguments(infer.preprocess if hasattr(infer, "preprocess") else infer)
-    except ModelUnfit as error:
-        raise ModelUnfit(f"{model.implementation}: {error}") from None
-    optional = {name: each.optional for name, each in declared.items()}
-    if optional != {name: each.optional for name, each in model.inputs.items()}:
-        raise ModelUnfit(
-            f"{model.name}.inputs: the key does not match the arguments of {model.implementation}; "
-            f"replace the key with what `loosely models describe {model.name}` prints"
-        )
-    if declared and accepts == "file":
-        raise ModelUnfit(
-            f"{model.implementation}: Infer.accepts is 'file', which a model with named inputs "
-            "cannot receive; use 'bytes'"
-        )
-    for name, each in declared.items():
-        wanted = DECODABLE_TYPES.get(each.accepts, ())
-        unfit = [kind for kind in model.inputs[name].media_types if wanted and kind not in wanted]
-        if each.accepts == "text":
-            unfit = [kind for kind in model.inputs[name].media_types if not _is_text(kind)]
-        if unfit:
-            raise ModelUnfit(
-                f"{model.name}.inputs.{name}.media_types: {unfit[0]} cannot be decoded as "
-                f"{each.accepts}; use only {', '.join(wanted) or 'types that begin with text/'}"
-            )
-    return declared
-
-
-def _is_text(media_type: str) -> bool:
-    return media_type.startswith("text/")
-
-
-def _check_takes_context(model: ModelEntry, infer: Any) -> None:
-    """Check that `__call__` accepts a second argument: the context, or the contexts of a batch.
-
-    Raises:
-        ModelUnfit: `__call__` does not accept a second argument.
-    """
-    parameters = inspect.signature(infer).parameters.values()
-    positional = [
-        each
-        for each in parameters
-        if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
-        and each.name != "parameters"
-    ]
-    takes_any = any(each.kind is each.VAR_POSITIONAL for each in parameters)
-    if len(positional) < 2 and not takes_any:
-        name = "contexts" if hasattr(infer, "preprocess") else "context"
-        raise ModelUnfit(
-            f"{model.name}.reports_progress: the key is true, but {model.implementation} takes no "
-            f"context; add the argument {name} to __call__ after the input, or remove the key"
-        )
-
-
-def input_kind(model: ModelEntry, infer: object) -> Accepts:
-    """Return the kind of input that a model accepts, for example `image`.
-
-    The attribute `accepts` of the model's class determines the kind. Without this attribute, the
-    media types of the catalogue entry determine the kind.
-
-    Raises:
-        ModelUnfit: The kind cannot be determined, or the entry lists a media type that cannot be
-            decoded.
-    """
-    kind = _input_kind(model, infer)
-    if decoded := _DECODED.get(kind):
-        for media_type in model.media_types:
-            if media_type.startswith(f"{kind}/") and media_type not in decoded:
-                raise ModelUnfit(
-                    f"{model.name}.media_types: {media_type} cannot be decoded; "
-                    f"replace it with one of {', '.join(decoded)}"
-                )
-    return kind
-
-
-def _input_kind(model: ModelEntry, infer: object) -> Accepts:
-    accepts = getattr(infer, "accepts", None)
-    if accepts in _KINDS:
-        return cast(Accepts, accepts)
-    if accepts is not None:
-        raise ModelUnfit(
-            f"{model.implementation}: Infer.accepts is {accepts!r}; "
-            f"expected one of {', '.join(_KINDS)}"
-        )
-    kinds = {media_type.partition("/")[0] for media_type in model.media_types}
-    if len(kinds) == 1 and (kind := kinds.pop()) in ("image", "audio", "text"):
-        return cast(Accepts, kind)
-    if model.media_types == ("application/json",):
-        return "json"
-    if set(model.media_types) <= {"application/json", "application/x-npy"}:
-        return "tensor"
-    raise ModelUnfit(
-        f"{model.implementation}: Infer has no attribute accepts; set it to one of "
-        f"{', '.join(_KINDS)}"
-    )
-
-
-def encode_result(result: Any, media_type: str) -> Result:
-    """Return a model's result in the encoding of this media type.
-
-    Raises:
-        InferenceFailed: A result of this Python type cannot be encoded in this media type.
-    """
-    if media_type == media.JSON:
-        return InlineJson(result)
-    if isinstance(result, Image.Image) and media_type in _IMAGE_FORMATS:
-        return InlineBytes(media_type, _encode_image(result, _IMAGE_FORMATS[media_type]))
-    if isinstance(result, str) and media_type.startswith("text/"):
-        return InlineBytes(media_type, result.encode("utf-8", "replace"))
-    if isinstance(result, bytes | bytearray | memoryview):
-        return InlineBytes(media_type, bytes(result))
-    raise InferenceFailed(
-        f"the model returned a {type(result).__name__}, which cannot be encoded as {media_type}, "
-        "the media type in the model's catalogue entry"
-    )
-
-
-def encode_results(result: Any, model: ModelEntry) -> EncodedResults:
-    """Encode the result and the named results that a model has returned.
-
-    The model's catalogue entry contains the media type of each result. If `result` is not a
-    `Results` object, the model has returned no named results. An optional named result may be
-    missing or None, and is then omitted.
-
-    Raises:
-        InferenceFailed: A required named result is missing, a named result is not in the catalogue
-            entry, or the Python type of a result cannot be encoded in the media type of the entry.
-    """
-    first, returned = (result.first, result.named) if isinstance(result, Results) else (result, {})
-    for name in returned:
-        if name not in model.results:
-            raise InferenceFailed(
-                f"results.{name}: the model's catalogue entry has no such result; its named "
-                f"results are: {', '.join(model.results) or 'none'}"
-            )
-    named = {}
-    for name, each in model.results.items():
-        value = returned.get(name)
-        if value is None and each.optional:
-            continue
-        if name not in returned:
-            raise InferenceFailed(
-                f"results.{name}: the model did not return this result; return "
-                f"Results(…, {name}=…), or set optional in the model's catalogue entry"
-            )
-        with _naming_result(name):
-            named[name] = encode_result(value, each.media_type)
-    return EncodedResults(encode_result(first, model.result_media_type), named)
-
-
-@contextlib.contextmanager
-def _naming_result(name: str | None) -> Iterator[None]:
-    """Add the name of a named result to the text of an error that the `with` block raises.
-
-    `name` is None for the result without a name. Then the errors are not changed.
-    """
-    try:
-        yield
-    except (InferenceFailed, ResultTooLarge) as error:
-        if name is None:
-            raise
-        raise type(error)(f"results.{name}: {error}") from None
-
-
-def _encode_image(image: Image.Image, file_format: str) -> bytes:
-    file = io.BytesIO()
-    fits = file_format == "PNG" or image.mode in _PLAIN_MODES
-    (image if fits else image.convert("RGB")).save(file, file_format)
-    return file.getvalue()
-
-
-def serialize_result(result: Result) -> bytes:
-    """Return the bytes of a result. A JSON value is serialized first.
-
-    Raises:
-        InferenceFailed: The result cannot be written as JSON.
-        ResultTooLarge: The result has more than MAX_RESULT_BYTES bytes.
-    """
-    try:
-        data = result.data if isinstance(result, InlineBytes) else dump_json(result.value)
-    except (TypeError, ValueError, RecursionError) as error:
-        found = describe_unwritable(result.value) if isinstance(result, InlineJson) else None
-        raise InferenceFailed(
-            f"the model's result cannot be written as JSON: {found or error}"
-        ) from None
-    if len(data) > MAX_RESULT_BYTES:
-        raise ResultTooLarge(
-            f"the result has {len(data)} bytes; at most {MAX_RESULT_BYTES} bytes can be returned"
-        )
-    return data
-
-
-def serialize_results(results: EncodedResults) -> dict[str | None, tuple[Result, bytes]]:
-    """Return each result with its bytes, by name. The result without a name has the key None.
-
-    Raises:
-        InferenceFailed: A result cannot be written as JSON.
-        ResultTooLarge: The results have more than MAX_RESULT_BYTES bytes together.
-    """
-    found: dict[str | None, tuple[Result, bytes]] = {}
-    size_bytes = 0
-    for name, each in [(None, results.first), *results.named.items()]:
-        with _naming_result(name):
-            found[name] = each, serialize_result(each)
-        size_bytes += len(found[name][1])
-        if size_bytes > MAX_RESULT_BYTES:
-            raise ResultTooLarge(
-                f"the results have more than {MAX_RESULT_BYTES} bytes in total: "
-                "return smaller results"
-            )
-    return found
-
-
-def dump_json(value: Json) -> bytes:
-    """Serialize a value as compact JSON.
-
-    Raises:
-        ValueError: The value contains NaN or an infinity.
-        TypeError: The value contains an object that JSON cannot represent.
-    """
-    return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
-
-
-def describe_unwritable(result: Any) -> str | None:
-    """Find a value in a model's result that JSON cannot represent, and describe this value.
-
-    Returns:
-        A text that says where the value is in the result, and what to return instead; None if JSON
-        can represent the whole result.
-    """
-    pending: list[tuple[str, Any, frozenset[int]]] = [("result", result, frozenset())]
-    while pending:
-        place, value, parents = pending.pop()
-        match value:
-            case None | bool() | int() | str():
-                continue
-            case float():
-                if not isfinite(value):
-                    return f"{place} is {value}; return a finite number or None"
-            case dict() | list() | tuple():
-                if id(value) in parents:
-                    return f"{place} contains itself; return a copy"
-                inner = parents | {id(value)}
-                if isinstance(value, dict):
-                    for key in value:
-                        if not isinstance(key, str | int | float | bool | None):
-                            kind = type(key).__name__
-                            return f"{place} has a key of type {kind}; use texts as keys"
-                    members = [(f"{place}[{key!r:.60}]", each) for key, each in value.items()]
-                else:
-                    members = [(f"{place}[{index}]", each) for index, each in enumerate(value)]
-                pending += [(path, each, inner) for path, each in reversed(members)]
-            case _:
-                remedy = ".tolist()" if hasattr(value, "tolist") else "a number, text, list or dict"
-                verb = "call" if remedy == ".tolist()" else "return"
-                return f"{place} is of type {type(value).__name__}; {verb} {remedy}"
-    return None
 
 
 def _identity(value: Any) -> Any:

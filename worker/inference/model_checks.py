@@ -1,0 +1,236 @@
+"""Check a model's class against the model's catalogue entry, before the model receives jobs."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Final, cast, get_args
+
+from contract import media
+from contract.catalogue import ModelEntry
+from worker.errors import ModelUnfit
+from worker.inference.parameters import InputArgument, read_arguments, read_input_arguments
+from worker.inputs.audio import RATES
+from worker.models import Accepts, Weights
+
+_KINDS: Final[tuple[Accepts, ...]] = get_args(Accepts)
+# The media types that can be decoded, by kind of input.
+_DECODED: Final = {
+    "image": ("image/jpeg", "image/png", "image/webp"),
+    "audio": ("audio/wav", "audio/x-wav", "audio/vnd.wave"),
+}
+DECODABLE_TYPES: Final[Mapping[str, tuple[str, ...]]] = {
+    **_DECODED,
+    "json": (media.JSON,),
+    "tensor": ("application/x-npy", media.JSON),
+}
+"""The only media types of a named input, by its kind. Text may have all types of text."""
+
+# The fields of a catalogue entry for which the model's class may define a maximum.
+_LIMITED_FIELDS: Final = ("max_batch_size", "max_wait_ms")
+
+
+def make_instance(model: ModelEntry, make: Callable[..., Any], weights: Weights | None) -> Any:
+    """Create an instance of the model's class `Infer`.
+
+    The constructor receives the options of the catalogue entry and the weights.
+
+    Args:
+        model: The catalogue entry.
+        make: The class `Infer`.
+        weights: The model's weights; None if the model has no weights.
+
+    Raises:
+        ModelUnfit: The constructor does not accept an option of the entry, or requires an option
+            that the entry lacks.
+        Exception: Any error that the model's own code raises.
+    """
+    arguments: dict[str, object] = dict(model.options)
+    if weights is not None:
+        arguments["weights"] = weights
+    parameters = inspect.signature(make).parameters
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    for name in arguments:
+        if name not in parameters and not takes_any:
+            field = name if name == "weights" else f"options.{name}"
+            raise ModelUnfit(
+                f"{model.name}.{field}: the constructor of {model.implementation} has no such "
+                "argument; remove the key, or add the argument"
+            )
+    for name, each in parameters.items():
+        is_variable = each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+        if each.default is each.empty and not is_variable and name not in arguments:
+            field = name if name == "weights" else f"options.{name}"
+            raise ModelUnfit(
+                f"{model.name}.{field}: the catalogue entry does not contain this key, but "
+                f"{model.implementation} requires it"
+            )
+    return make(**arguments)
+
+
+def check_methods(model: ModelEntry, infer: Any) -> None:
+    """Check that an instance of a model's class can be called as an item model or a batch model.
+
+    Raises:
+        ModelUnfit: The class is neither an item model nor a batch model, or the catalogue entry
+            exceeds a limit of the class.
+    """
+    if not callable(infer):
+        raise ModelUnfit(f"{model.implementation}: the class Infer has no method __call__")
+    for name in _LIMITED_FIELDS:
+        limit, value = getattr(infer, name, None), getattr(model, name)
+        if limit is not None and value > limit:
+            raise ModelUnfit(
+                f"{model.name}.{name}: the value is {value}, but the model allows at most {limit}"
+            )
+    for name in ("preprocess", "postprocess"):
+        if hasattr(infer, name) and not callable(getattr(infer, name)):
+            raise ModelUnfit(f"{model.implementation}: Infer.{name} is not a method")
+    is_batch_model = hasattr(infer, "preprocess")
+    if hasattr(infer, "postprocess") and not is_batch_model:
+        raise ModelUnfit(
+            f"{model.implementation}: Infer has postprocess but no preprocess; add the method "
+            "preprocess, or postprocess the result in __call__"
+        )
+    if model.reports_progress:
+        _check_takes_context(model, infer)
+    _check_parameters(model, infer.preprocess if is_batch_model else infer)
+
+
+def _check_parameters(model: ModelEntry, method: Callable[..., Any]) -> None:
+    """Check that the catalogue entry has the parameters that a model's method declares.
+
+    `method` declares the parameters as keyword-only arguments. If it declares none, the parameters
+    of the entry are not checked.
+
+    Raises:
+        ModelUnfit: The parameters of the entry and the method differ, or an argument has no type
+            hint or a type hint that is not supported.
+    """
+    try:
+        declared = read_arguments(method)
+    except ModelUnfit as error:
+        raise ModelUnfit(f"{model.implementation}: {error}") from None
+    if declared and declared != dict(model.parameters):
+        raise ModelUnfit(
+            f"{model.name}.parameters: the key does not match the arguments of "
+            f"{model.implementation}; replace the key with what `loosely models describe "
+            f"{model.name}` prints"
+        )
+
+
+def named_inputs(model: ModelEntry, infer: Any, accepts: Accepts) -> dict[str, InputArgument]:
+    """Return the named inputs of the model's class, which the catalogue entry must also declare.
+
+    Raises:
+        ModelUnfit: The named inputs of the entry and the class differ, the class has named inputs
+            although `accepts` is "file", or a media type of a named input cannot be decoded.
+    """
+    try:
+        declared = read_input_arguments(infer.preprocess if hasattr(infer, "preprocess") else infer)
+    except ModelUnfit as error:
+        raise ModelUnfit(f"{model.implementation}: {error}") from None
+    optional = {name: each.optional for name, each in declared.items()}
+    if optional != {name: each.optional for name, each in model.inputs.items()}:
+        raise ModelUnfit(
+            f"{model.name}.inputs: the key does not match the arguments of {model.implementation}; "
+            f"replace the key with what `loosely models describe {model.name}` prints"
+        )
+    if declared and accepts == "file":
+        raise ModelUnfit(
+            f"{model.implementation}: Infer.accepts is 'file', which a model with named inputs "
+            "cannot receive; use 'bytes'"
+        )
+    for name, each in declared.items():
+        wanted = DECODABLE_TYPES.get(each.accepts, ())
+        unfit = [kind for kind in model.inputs[name].media_types if wanted and kind not in wanted]
+        if each.accepts == "text":
+            unfit = [kind for kind in model.inputs[name].media_types if not _is_text(kind)]
+        if unfit:
+            raise ModelUnfit(
+                f"{model.name}.inputs.{name}.media_types: {unfit[0]} cannot be decoded as "
+                f"{each.accepts}; use only {', '.join(wanted) or 'types that begin with text/'}"
+            )
+    return declared
+
+
+def _is_text(media_type: str) -> bool:
+    return media_type.startswith("text/")
+
+
+def _check_takes_context(model: ModelEntry, infer: Any) -> None:
+    """Check that `__call__` accepts a second argument: the context, or the contexts of a batch.
+
+    Raises:
+        ModelUnfit: `__call__` does not accept a second argument.
+    """
+    parameters = inspect.signature(infer).parameters.values()
+    positional = [
+        each
+        for each in parameters
+        if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
+        and each.name != "parameters"
+    ]
+    takes_any = any(each.kind is each.VAR_POSITIONAL for each in parameters)
+    if len(positional) < 2 and not takes_any:
+        name = "contexts" if hasattr(infer, "preprocess") else "context"
+        raise ModelUnfit(
+            f"{model.name}.reports_progress: the key is true, but {model.implementation} takes no "
+            f"context; add the argument {name} to __call__ after the input, or remove the key"
+        )
+
+
+def input_kind(model: ModelEntry, infer: object) -> Accepts:
+    """Return the kind of input that a model accepts, for example `image`.
+
+    The attribute `accepts` of the model's class determines the kind. Without this attribute, the
+    media types of the catalogue entry determine the kind.
+
+    Raises:
+        ModelUnfit: The kind cannot be determined, or the entry lists a media type that cannot be
+            decoded.
+    """
+    kind = _input_kind(model, infer)
+    if decoded := _DECODED.get(kind):
+        for media_type in model.media_types:
+            if media_type.startswith(f"{kind}/") and media_type not in decoded:
+                raise ModelUnfit(
+                    f"{model.name}.media_types: {media_type} cannot be decoded; "
+                    f"replace it with one of {', '.join(decoded)}"
+                )
+    return kind
+
+
+def _input_kind(model: ModelEntry, infer: object) -> Accepts:
+    accepts = getattr(infer, "accepts", None)
+    if accepts in _KINDS:
+        return cast(Accepts, accepts)
+    if accepts is not None:
+        raise ModelUnfit(
+            f"{model.implementation}: Infer.accepts is {accepts!r}; "
+            f"expected one of {', '.join(_KINDS)}"
+        )
+    kinds = {media_type.partition("/")[0] for media_type in model.media_types}
+    if len(kinds) == 1 and (kind := kinds.pop()) in ("image", "audio", "text"):
+        return cast(Accepts, kind)
+    if model.media_types == ("application/json",):
+        return "json"
+    if set(model.media_types) <= {"application/json", "application/x-npy"}:
+        return "tensor"
+    raise ModelUnfit(
+        f"{model.implementation}: Infer has no attribute accepts; set it to one of "
+        f"{', '.join(_KINDS)}"
+    )
+
+
+def required_sample_rate(model: ModelEntry, infer: Any) -> int | None:
+    """Return the sample rate that the model's class requires; None if it accepts every rate.
+
+    Raises:
+        ModelUnfit: The class has an attribute `sample_rate` that is not a sample rate.
+    """
+    rate = getattr(infer, "sample_rate", None)
+    if rate is not None and not (isinstance(rate, int) and rate in RATES):
+        raise ModelUnfit(
+            f"{model.implementation}: sample_rate is {rate!r}; expected a whole number from "
+            f"{RATES[0]} to {RATES[-1]}"
+        )
+    return rate
