@@ -1,4 +1,4 @@
-"""``loosely models``: list, show, describe, run and compare models, and pin weights by digests."""
+"""``loosely models``: list, show, describe and run models, and pin weights by digests."""
 
 import json
 import subprocess
@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.table import Table
 
 from loosely.capacity.load import JobLoad
-from loosely.cli.compare import Comparison, VersionRun, find_files
 from loosely.cli.connection import KeyOption, UrlOption, connect
 from loosely.cli.errors import ExitCode, exit_on_error, parameter_advice
 from loosely.cli.jobs import (
@@ -48,7 +47,7 @@ _JOBS_OF_A_CALLER = 60
 app = typer.Typer(
     invoke_without_command=True,
     add_completion=False,
-    help="List, show, describe, run and compare models, and pin weights by digests.",
+    help="List, show, describe and run models, and pin weights by digests.",
 )
 
 
@@ -294,65 +293,6 @@ def _estimate_cost(
         typer.echo("These are the times of this machine, also if the GPU is another one.\n")
     arguments = {option.replace("-", "_"): value for option, value in options.items()}
     cost(**arguments, as_json=as_json)
-
-
-@app.command()
-def compare(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
-    name: Annotated[str, typer.Argument(help="The model's name in the catalogue.")],
-    first: Annotated[str, typer.Argument(metavar="VERSION", help="A version, for example 1.")],
-    second: Annotated[str, typer.Argument(metavar="VERSION", help="Another version.")],
-    more: Annotated[list[Path] | None, typer.Argument(hidden=True)] = None,
-    on: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILES", help="The input files, or folders that contain only input files."
-        ),
-    ] = None,
-    media_type: Annotated[
-        str | None, typer.Option("--type", metavar="TYPE", help="The files' media type.")
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Run two versions of a model on the same files, and compare results, latency and memory.
-
-    Each version runs in a separate process, one after the other, without a worker.
-    """
-    files = find_files([*(on or []), *(more or [])])
-    place = _find_place()
-    arguments = ("--results", *(("--type", media_type) if media_type else ()))
-    one, other = (
-        VersionRun.from_lines(model, _run_on_files(place, arguments, model, files))
-        for model in (f"{name}:{first}", f"{name}:{second}")
-    )
-    comparison = Comparison(one, other, tuple(files))
-    if as_json:
-        for line in comparison.documents():
-            typer.echo(json.dumps(line, ensure_ascii=False))
-    else:
-        print_to(Console(), comparison.view())
-
-
-def _run_on_files(
-    place: "_Place", arguments: tuple[str, ...], model: str, files: list[Path]
-) -> list[Mapping[str, Any]]:
-    """Run a model on all files in a new process, and return the JSON lines that the process prints.
-
-    Args:
-        place: The directory and the environment variables of the process.
-        arguments: Further options of `worker.tools.check`.
-        model: The model's name.
-        files: The input files.
-
-    Raises:
-        typer.Exit: The model does not exist, or cannot be loaded.
-    """
-    with _CheckProcess(place, (*arguments, model, *map(str, files))) as process:
-        lines = list(process.events())
-    for line in lines:
-        if line["event"] == "failed":
-            typer.echo(printable(f"{model}: {line['code']}: {line['detail']}"), err=True)
-    process.exit_on_failure()
-    return lines
 
 
 class _CheckProcess:

@@ -4,9 +4,6 @@ The command prints one JSON object per line. The first object describes the load
 object contains the result. Each later object contains the time and the memory of a batch, for the
 batch sizes 1, 2, 4 … `max_batch_size`.
 
-With `--results`, the command runs the model on each of several files, and measures only the batch
-size 1. If the model refuses an input or fails on an input, the command continues with the next one.
-
 With `--load N`, the model is measured as in a worker, while N callers each have one job in flight
 (`worker.tools.check_load`). Then the later objects contain latency, throughput and memory of each
 batch size, and the last object contains the suggested lines of the catalogue entry.
@@ -26,7 +23,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -155,42 +152,6 @@ def check(
     for size in _sizes(model.max_batch_size):
         yield _step(f"measuring batches of {size}")
         yield _batch(loaded, [item] * size)
-
-
-def check_results(
-    model: ModelEntry, samples: Sequence[ModelInput], loader: ModelLoader
-) -> Iterator[Line]:
-    """Load a model, run it on each input, and yield the JSON objects that `--results` prints.
-
-    If the model refuses an input or fails on an input, the object for this input contains the
-    error, and the next input follows.
-
-    Raises:
-        WorkerError: The model cannot be loaded.
-        Exception: Any error that the model's own code raises while it is loaded.
-    """
-    yield _step(f"loading {model.name}")
-    loaded, line = _load(model, loader)
-    yield line
-    first: Any = None
-    for number, sample in enumerate(samples, 1):
-        text = f"running {model.name} on file {number} of {len(samples)}"
-        yield _step(text, model.max_run_seconds)
-        try:
-            item, line = _run_input(loaded, sample)
-        except WorkerError as error:
-            yield {"event": "refused", "code": error.code, "detail": str(error)}
-            continue
-        except Exception as error:  # noqa: BLE001  a model's code may raise anything
-            traceback.print_exception(error)
-            detail = f"{model.implementation} raised {type(error).__name__}"
-            yield {"event": "refused", "code": "inference-failed", "detail": detail}
-            continue
-        first = item if first is None else first
-        yield line
-    if first is not None:
-        yield _step("measuring batches of 1")
-        yield _batch(loaded, [first])
 
 
 def _step(text: str, limit_seconds: float | None = None) -> Line:
@@ -477,8 +438,6 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
     )
     parser.add_argument("name", help="the model's name in the catalogue")
     parser.add_argument("file", type=Path, help="a file with the bytes of one input")
-    parser.add_argument("others", type=Path, nargs="*", help="with --results: further files")
-    parser.add_argument("--results", action="store_true", help="run the model on each file")
     parser.add_argument("--type", help="the input's media type; guessed from the bytes by default")
     parser.add_argument(
         "--input", action="append", default=[], metavar="NAME=FILE", help="a named input"
@@ -491,8 +450,6 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
     )
     parser.add_argument("--steps", action="store_true", help="also print what is done next")
     parsed = parser.parse_args(arguments)
-    if parsed.others and not parsed.results:
-        parser.error("found several files: add --results to run the model on each of them")
     try:
         settings = CheckSettings.from_env(environ)
         model = Catalogue.load(settings.catalogue).model(parsed.name)
@@ -506,14 +463,7 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
         if parsed.load:
             prefer_device_thread(os.environ)
         loader = ModelLoader(make_weights_store(settings), settings.torch_threads)
-        others = [
-            replace(_sample(model, path, parsed.type), named=named, parameters=parameters)
-            for path in parsed.others
-        ]
-        if parsed.results:
-            found = check_results(model, [sample, *others], loader)
-        else:
-            found = check(model, sample, loader, settings.memory, parsed.load)
+        found = check(model, sample, loader, settings.memory, parsed.load)
         _print_lines(found, output, with_steps=parsed.steps)
     except (ContractError, SettingsError) as error:
         sys.stderr.write(f"{error}\n")

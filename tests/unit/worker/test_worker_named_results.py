@@ -25,7 +25,6 @@ from contract.messages import (
 )
 from contract.names import is_result_blob
 from contract.results import NamedResult
-from loosely.cli.compare import Comparison, VersionRun
 from tests.unit.worker.test_worker_consumer import RecordedJobs
 from worker.errors import InferenceFailed, ModelUnfit, ResultTooLarge
 from worker.inference import encoding
@@ -431,18 +430,6 @@ def test_the_check_command_prints_the_named_results(tmp_path: Path) -> None:
     output = io.StringIO()
     assert check.main(["cutter", str(picture)], settings(tmp_path, ""), output) == 1
     assert "model-unfit" in output.getvalue()
-
-
-def test_a_comparison_of_model_versions_finds_a_difference_in_a_named_result() -> None:
-    def results(mask: str) -> VersionRun:
-        named = {"mask": {"media_type": "image/png", "size_bytes": 1, "base64": mask}}
-        line = {"event": "result", "json": {"width": 1}, "results": named}
-        loaded = {"event": "loaded"}
-        return VersionRun.from_lines("cutter", [loaded, line])
-
-    for other, is_same in (("AA==", True), ("AQ==", False)):
-        (found,) = Comparison(results("AA=="), results(other), (Path("a.png"),)).agreements()
-        assert found.is_same is is_same
 
 
 def test_a_measurement_under_load_stores_large_named_results(tmp_path: Path) -> None:
