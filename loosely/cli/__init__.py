@@ -24,7 +24,6 @@ _SUBCOMMANDS = {
     "open": ("pages", "open_page"),
     "submit": ("jobs", "submit"),
     "status": ("jobs", "status"),
-    "trace": ("trace", "trace"),
     "result": ("jobs", "result"),
     "cancel": ("jobs", "cancel"),
     "list": ("jobs", "list_jobs"),

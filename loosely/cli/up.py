@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -79,10 +78,6 @@ WatchOption = Annotated[
         help="Use each change of the models and of the catalogue: restart the worker, and let "
         "Service Bus and the gateway read the catalogue again. A file with an error is not used.",
     ),
-]
-TracesOption = Annotated[
-    bool,
-    typer.Option("--traces", help="Record traces. `loosely trace ID` draws the trace of a job."),
 ]
 OnlyOption = Annotated[
     list[str] | None,
@@ -184,7 +179,6 @@ class _UpOptions:
     scaling: ScaledObject | None
     engine_options: tuple[str, ...]
     allowed_hosts: tuple[str, ...]
-    records_traces: bool
 
 
 def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
@@ -205,7 +199,6 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     split_brain_rate: SplitBrainRateOption = None,
     seed: SeedOption = None,
     allow_host: AllowHostOption = None,
-    traces: TracesOption = False,
 ) -> None:
     """Start the whole system on this machine: blobs, Service Bus, gateway and worker.
 
@@ -253,7 +246,6 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
             scaling=scaling,
             engine_options=engine_options,
             allowed_hosts=tuple(allow_host or ()),
-            records_traces=traces,
         )
         # Other users must not read jobs, logs and keys. The components inherit this mask.
         os.umask(0o077)
@@ -454,33 +446,8 @@ def _make_plan(options: _UpOptions) -> "RunPlan":
             _relative_to_current(examples),
             needs_key=bool(read_setting("API_KEYS", options.root, user)),
         ),
-        environment={
-            **shared_environment(options.root, user, folder.path),
-            **(_receive_traces(options.data) if options.records_traces else {}),
-        },
+        environment=shared_environment(options.root, user, folder.path),
     )
-
-
-def _receive_traces(data: Path) -> dict[str, str]:
-    """Start a server that receives traces and stores them in the data directory ``data``.
-
-    Returns:
-        The environment variables with which the components send their traces to this server.
-
-    Raises:
-        typer.BadParameter: The packages of OpenTelemetry are not installed.
-    """
-    from loosely.local.trace_files import TraceReceiver  # noqa: PLC0415
-
-    if find_spec("opentelemetry") is None or find_spec("opentelemetry.proto") is None:
-        raise typer.BadParameter(
-            "the packages of OpenTelemetry are not installed; install loosely[telemetry]",
-            param_hint="--traces",
-        )
-
-    receiver = TraceReceiver(data / "traces")
-    receiver.start()
-    return receiver.variables
 
 
 def _relative_to_current(path: Path) -> Path:

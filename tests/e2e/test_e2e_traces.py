@@ -1,57 +1,56 @@
-"""Test that `loosely up --traces` records traces, and that `loosely trace` draws a job's trace."""
+"""Test that an OTLP endpoint receives a job's spans from gateway and worker, as one trace."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from loosely.local.trace_files import Span, read_trace
-from tests.e2e.system import ROOT, System, until
+from tests.collector import Collector, serve_collector
+from tests.e2e.system import System, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 
-def names_of(spans: list[Span]) -> set[str]:
-    return {name for span in spans for name in ({span.name} | names_of(span.children))}
-
-
-def services_of(spans: list[Span]) -> set[str]:
-    return {name for span in spans for name in ({span.service} | services_of(span.children))}
-
-
-def test_the_trace_command_draws_the_spans_of_the_gateway_and_of_the_worker(tmp_path: Path) -> None:
-    system = System(tmp_path / "data", options=("--traces",))
-    try:
-        system.start()
-        job = system.submit("noop", b"input").json()
-        folder = system.data / "traces"
-
-        def is_recorded() -> bool:
-            return services_of(read_trace(folder, job["trace_id"])) == {
-                "loosely-gateway",
-                "loosely-worker",
-            }
-
-        until(is_recorded, 30, "both programs have written their spans")
-        (root,) = read_trace(folder, job["trace_id"])
-        assert root.service == "loosely-gateway"
-        assert {"prepare", "run"} & names_of([root]), names_of([root])
-        for identifier in (job["id"], job["trace_id"]):
-            drawn = subprocess.run(
-                [
-                    *(sys.executable, "-m", "loosely", "trace", identifier),
-                    *("--data", str(system.data), "--url", system.url),
-                ],
-                cwd=ROOT,
-                env={**os.environ, "COLUMNS": "140"},
-                capture_output=True,
-                text=True,
-                check=False,
+def spans_by_service(collector: Collector, trace_id: str) -> dict[str, list[Span]]:
+    """Return the spans of a trace that the collector has received, by the service's name."""
+    found: dict[str, list[Span]] = {}
+    for _, body in list(collector.received):
+        for group in ExportTraceServiceRequest.FromString(body).resource_spans:
+            (service,) = (
+                each.value.string_value
+                for each in group.resource.attributes
+                if each.key == "service.name"
             )
-            assert drawn.returncode == 0, drawn.stderr
-            assert root.name in drawn.stdout
-            assert "loosely-worker" in drawn.stdout
-    finally:
-        system.stop()
+            spans = [span for scope in group.scope_spans for span in scope.spans]
+            found.setdefault(service, []).extend(
+                span for span in spans if span.trace_id.hex() == trace_id
+            )
+    return {service: spans for service, spans in found.items() if spans}
+
+
+def test_gateway_and_worker_send_one_trace_to_the_otlp_endpoint(tmp_path: Path) -> None:
+    with serve_collector() as collector:
+        environment = {
+            "OTEL_TRACES_EXPORTER": "otlp",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.address,
+            "OTEL_BSP_SCHEDULE_DELAY": "500",
+        }
+        system = System(tmp_path / "data", environment=environment)
+        try:
+            system.start()
+            trace_id = system.submit("noop", b"input").json()["trace_id"]
+
+            def has_one_root() -> bool:
+                found = spans_by_service(collector, trace_id)
+                spans = [span for each in found.values() for span in each]
+                ids = {span.span_id for span in spans}
+                roots = [span for span in spans if span.parent_span_id not in ids]
+                services = {"loosely-gateway", "loosely-worker"}
+                return found.keys() == services and len(roots) == 1
+
+            until(has_one_root, 30, "both programs have sent their spans")
+        finally:
+            system.stop()
+        worker = {span.name for span in spans_by_service(collector, trace_id)["loosely-worker"]}
+        assert "prepare" in worker, worker

@@ -1,14 +1,12 @@
 """Test that environment variables set whether and where gateway and worker export spans."""
 
-import gzip
-import http.server
-import threading
 from collections.abc import Iterator
 from typing import Any, Final
 
 import pytest
 
 from gateway.telemetry import make_tracer_provider
+from tests.collector import Collector, serve_collector
 from worker.telemetry.setup import tracer_provider
 
 # For each exporter: its environment variables, and the path that it sends spans to.
@@ -27,45 +25,10 @@ EXPORTERS: Final = {
 }
 
 
-class Collector(http.server.ThreadingHTTPServer):
-    """An HTTP server that accepts all telemetry, and stores the path and body of each request."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.received: list[tuple[str, bytes]] = []
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    server: Collector
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        if self.headers.get("content-encoding") == "gzip":
-            body = gzip.decompress(body)
-        self.server.received.append((self.path, body))
-        answer = b'{"itemsReceived": 1, "itemsAccepted": 1, "errors": []}'
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base's name
-        """Log nothing."""
-
-
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    with Collector() as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    with serve_collector() as server:
         yield server
-        server.shutdown()
-        thread.join(30)
 
 
 @pytest.mark.parametrize("name", EXPORTERS)

@@ -836,13 +836,6 @@ def test_the_logs_command_follows_the_logs(logs: Path, capsys: pytest.CaptureFix
     assert capsys.readouterr().out == "half a line\n"
 
 
-def test_the_trace_command_finds_the_folder_of_the_last_system(
-    runner: CliRunner, logs: Path
-) -> None:
-    done = runner.invoke(app, ["trace", "ab" * 16])
-    assert f"{logs.parent / 'traces'} has no span" in done.stderr
-
-
 def test_json_on_a_terminal_has_no_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = io.StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True)
