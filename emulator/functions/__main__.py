@@ -40,7 +40,9 @@ _AZURE_STORAGE_ONLY = (
 
 def main() -> int:
     """Run a host until the process receives SIGTERM or SIGINT, and return the exit status."""
-    given = _parse(sys.argv[1:], has_colour=wants_colour(sys.stderr, os.environ))
+    # For tests that start the host through another program.
+    arguments = [*os.environ.get("LOCAL_FUNCTIONS_OPTIONS", "").split(), *sys.argv[1:]]
+    given = _parse(arguments, has_colour=wants_colour(sys.stderr, os.environ))
     options = given.host
     # The Azure SDK logs a lost connection in many lines. The Service Bus trigger logs it in one.
     logging.getLogger("azure").setLevel(logging.CRITICAL)

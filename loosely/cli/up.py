@@ -123,46 +123,6 @@ EngineOption = Annotated[
         "writes. Each engine has its own data.",
     ),
 ]
-VisibilityTimeoutOption = Annotated[
-    float | None,
-    typer.Option(
-        min=0.5,
-        metavar="SECONDS",
-        help="With azure-storage: how long messages of a host that died stay invisible. "
-        "Default: 60.",
-    ),
-]
-CrashAtOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="POINT[:NAME]",
-        help="With azure-storage: kill the host once at this point. docs/fidelity.md lists the "
-        "points. The option may be repeated.",
-    ),
-]
-CrashRateOption = Annotated[
-    float | None,
-    typer.Option(
-        min=0.0,
-        max=1.0,
-        metavar="P",
-        help="With azure-storage: probability that the host crashes during an episode "
-        "(one run of an orchestrator's code).",
-    ),
-]
-SplitBrainRateOption = Annotated[
-    float | None,
-    typer.Option(
-        min=0.0,
-        max=1.0,
-        metavar="P",
-        help="With azure-storage: probability that a second owner of the partition also runs an "
-        "episode.",
-    ),
-]
-SeedOption = Annotated[
-    int | None, typer.Option(metavar="N", help="With azure-storage: seed of the random faults.")
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,11 +153,6 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     scale_poll: PollOption = 1.0,
     scale_cooldown: CooldownOption = 20.0,
     engine: EngineOption = EngineChoice.local,
-    visibility_timeout: VisibilityTimeoutOption = None,
-    crash_at: CrashAtOption = None,
-    crash_rate: CrashRateOption = None,
-    split_brain_rate: SplitBrainRateOption = None,
-    seed: SeedOption = None,
     allow_host: AllowHostOption = None,
 ) -> None:
     """Start the whole system on this machine: blobs, Service Bus, gateway and worker.
@@ -220,16 +175,6 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     from loosely.local.run import run  # noqa: PLC0415
 
     try:
-        engine_options = build_engine_options(
-            engine,
-            {
-                "--visibility-timeout": visibility_timeout,
-                "--crash-at": crash_at,
-                "--crash-rate": crash_rate,
-                "--split-brain-rate": split_brain_rate,
-                "--seed": seed,
-            },
-        )
         names = choose_parts(only or [], without or [])
         if scaling is not None and "worker" not in names:
             raise UnknownPart("--scale needs the worker, but --only or --without excludes it")
@@ -244,7 +189,7 @@ def up(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
             log_level=log_level,
             part_names=names,
             scaling=scaling,
-            engine_options=engine_options,
+            engine_options=("--engine", engine.value),
             allowed_hosts=tuple(allow_host or ()),
         )
         # Other users must not read jobs, logs and keys. The components inherit this mask.
@@ -280,30 +225,6 @@ def choose_parts(only: Sequence[str], without: Sequence[str]) -> frozenset[str]:
     if not left:
         raise UnknownPart("no component is left to start: change --only or --without")
     return left
-
-
-def build_engine_options(
-    engine: EngineChoice, faults: Mapping[str, float | list[str] | None]
-) -> tuple[str, ...]:
-    """Return the options of the Functions host that select the durable engine and inject faults.
-
-    Each key of ``faults`` is an option of `loosely up` for faults, for example ``--crash-at``. The
-    key's value is the value of the option, or ``None`` if the user has not given the option.
-
-    Raises:
-        typer.BadParameter: The user has given such an option, but ``engine`` is not azure-storage.
-    """
-    given = [
-        (option, str(value))
-        for option, values in faults.items()
-        if values is not None
-        for value in (values if isinstance(values, list) else [values])
-    ]
-    if engine is EngineChoice.local:
-        if given:
-            raise typer.BadParameter(f"{given[0][0]} needs --engine azure-storage")
-        return ()
-    return ("--engine", engine.value, *(word for pair in given for word in pair))
 
 
 def parse_scaling(

@@ -56,16 +56,18 @@ def run_crashing_system(
 
     `timeout_seconds` is the visibility timeout of the messages that a host has received.
     """
-    options = ["--engine", "azure-storage", "--visibility-timeout", str(timeout_seconds)]
-    for point in points:
-        options += ["--crash-at", point]
+    faults = [f"--visibility-timeout {timeout_seconds}", *(f"--crash-at {each}" for each in points)]
     models = {} if catalogue else {"WORKER_MODELS": "noop"}
     system = System(
         folder / "data",
         catalogue=catalogue,
         without=without,
-        environment={**models, **(environment or {})},
-        options=tuple(options),
+        environment={
+            "LOCAL_FUNCTIONS_OPTIONS": " ".join(faults),
+            **models,
+            **(environment or {}),
+        },
+        options=("--engine", "azure-storage"),
     )
     try:
         yield system.start()

@@ -10,13 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import typer
 from rich.console import Console
 
 from emulator.functions.settings import read_app_settings
 from emulator.program import has_ipv6
 from file_sizes import no_space
-from loosely.cli.up import EngineChoice, build_engine_options, choose_parts
+from loosely.cli.up import choose_parts
 from loosely.local import events
 from loosely.local.console import StatusDisplay, show_usage
 from loosely.local.data_directory import (
@@ -679,21 +678,8 @@ def test_the_scripts_child_py_and_reaper_py_import_no_module_of_the_package_loos
 
 
 class TestEngine:
-    def test_the_default_durable_engine_adds_no_options_to_the_functions_host(self) -> None:
-        assert build_engine_options(EngineChoice.local, {"--seed": None, "--crash-at": None}) == ()
-
-    def test_only_the_functions_component_receives_the_options_of_the_durable_engine(self) -> None:
-        options = build_engine_options(
-            EngineChoice.azure_storage,
-            {
-                "--visibility-timeout": 2.0,
-                "--crash-at": ["before-save:job", "after-event"],
-                "--crash-rate": None,
-                "--seed": 7,
-            },
-        )
-        expected = "--engine azure-storage --visibility-timeout 2.0 --crash-at before-save:job"
-        assert options == (*expected.split(), "--crash-at", "after-event", "--seed", "7")
+    def test_only_the_functions_component_gets_the_engine_option(self) -> None:
+        options = ("--engine", "azure-storage")
         settings_with_engine = SystemSettings(
             *(Path("/r"), Path("/r/.loosely"), Ports.from_base(9000), "c2VjcmV0", "info"),
             engine_options=options,
@@ -701,7 +687,3 @@ class TestEngine:
         parts = {part.name: part.command for part in loosely_parts(settings_with_engine)}
         assert parts["functions"][-len(options) :] == options
         assert not any("--engine" in parts[name] for name in parts if name != "functions")
-
-    def test_fault_injection_options_are_refused_if_the_engine_is_not_azure_storage(self) -> None:
-        with pytest.raises(typer.BadParameter, match="--seed needs --engine azure-storage"):
-            build_engine_options(EngineChoice.local, {"--crash-rate": None, "--seed": 0})

@@ -135,3 +135,10 @@ async def test_the_host_refuses_invalid_engine_options(
     folder = copy_app("durable", tmp_path / "app")
     code, line = await failed_start(folder, tmp_path / "data", *options)
     assert (code, message in line) == (2, True), line
+
+
+async def test_the_host_reads_further_options_from_the_environment(tmp_path: Path) -> None:
+    folder = copy_app("durable", tmp_path / "app")
+    environment = {"LOCAL_FUNCTIONS_OPTIONS": "--engine azure-storage --crash-at lunch"}
+    code, line = await failed_start(folder, tmp_path / "data", environment=environment)
+    assert (code, "'lunch' is not a crash point" in line) == (2, True), line
