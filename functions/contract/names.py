@@ -59,13 +59,6 @@ DELIVERIES: Final = "deliveries/"
 """The prefix of the names of blobs that contain workers' notes about single deliveries."""
 
 
-QUEUE_LENGTHS: Final = "lengths/"
-"""The prefix of the names of blobs with the lengths of queues, which the gateway's processes share.
-
-There is one blob for each queue.
-"""
-
-
 HEARTBEATS: Final = "heartbeats/"
 """The prefix of the names of blobs that contain workers' heartbeats."""
 
@@ -137,11 +130,6 @@ def low_priority_queue(queue: str) -> str:
 def dead_letter_queue(queue: str) -> str:
     """Return the address of the dead-letter queue that belongs to a queue."""
     return f"{queue}/$DeadLetterQueue"
-
-
-def queue_length_blob(queue: str) -> str:
-    """Return the name of the blob that contains the length of a queue."""
-    return f"{QUEUE_LENGTHS}{queue}"
 
 
 def webhook_instance(job_id: str) -> str:

@@ -100,7 +100,7 @@ class Services:
             self.blobs, self.clock, is_enabled=self.settings.has_heartbeats
         )
         states = ModelStates(heartbeats, self.clock)
-        estimates = WaitEstimates(self.queues, self.blobs, self.clock, states)
+        estimates = WaitEstimates(self.queues, self.clock, states)
         jobs = Jobs(outcomes, progress, waiters, self.clock)
         requests = RequestSender(self.catalogue, self.queues, self.tokens, self.tracing, self.clock)
         creator = JobCreator(

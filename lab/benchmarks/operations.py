@@ -24,7 +24,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from contract.names import QUEUE_LENGTHS, webhook_instance
+from contract.names import webhook_instance
 from emulator.functions.durable.history import EventType
 from lab.benchmarks.observers import Counts, observe_amqp, observe_http
 from lab.benchmarks.proxy import run_proxies
@@ -92,7 +92,7 @@ _OF_A_JOB = ("send", "receive", "complete", "abandon", "dead-letter", "renew")
 """The operations on Service Bus that belong to a job.
 
 The others belong to a connection (`authorise`) or to a time: a gateway reads the length of a queue
-at most once a second (`management`).
+at most every five seconds (`management`).
 """
 
 _PARAMETERS: tuple[str, ...] = ("webhook_url", "deadline_seconds")
@@ -476,16 +476,9 @@ def run_counter(folder: Path) -> Iterator[OperationCounter]:
 def _count_methods(blobs: Counter[str], *methods: str) -> int:
     """Return the number of blob operations with these HTTP methods.
 
-    `blobs` has the count of each operation by its name, such as `GET outcomes`. Operations on the
-    blobs that contain the lengths of the queues are not counted, because the gateway makes these
-    operations at most once a second, and not for each job.
+    `blobs` has the count of each operation by its name, such as `GET outcomes`.
     """
-    folder = QUEUE_LENGTHS.strip("/")
-    return sum(
-        count
-        for (method, name), count in ((key.split(" "), n) for key, n in blobs.items())
-        if method in methods and name != folder
-    )
+    return sum(count for name, count in blobs.items() if name.split(" ")[0] in methods)
 
 
 def name_blob_operation(method: str, target: str) -> str:

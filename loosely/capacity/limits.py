@@ -15,6 +15,8 @@ MAX_DEDICATED_UNITS = 3
 #: Microsoft's list does not name settlements. They are counted, to be safe.
 STANDARD_CREDITS_PER_SECOND = 1_000.0
 MANAGEMENT_CREDITS = 10.0
+#: How often each instance counts the messages of a busy queue (`FRESH_SECONDS`).
+COUNT_INTERVAL_SECONDS = 5.0
 #: Requests that a storage account serves in a second. Some regions have twice as many.
 BLOB_REQUESTS_PER_SECOND = 20_000.0
 #: Processor time of the app and the host for one job, measured by `./dev bench cpu`.
@@ -79,7 +81,7 @@ class Limit:
 
 def find_limits(shape: JobShape, deployment: DeploymentLimits) -> list[Limit]:
     """Return the limits of a deployment for jobs of this shape, the lowest first."""
-    credits_left = STANDARD_CREDITS_PER_SECOND - MANAGEMENT_CREDITS * deployment.busy_queues
+    credits_left = STANDARD_CREDITS_PER_SECOND - _count_credits(deployment, deployment.instances)
     waiting_reads = WAITING_READS_PER_SECOND * deployment.instances
     processor = deployment.instances * deployment.cores * BUSY_SHARE
     open_requests = deployment.instances * deployment.concurrency
@@ -135,12 +137,16 @@ def compute_need(jobs_per_second: float, shape: JobShape, deployment: Deployment
     instances = max(1, math.ceil(processor), math.ceil(open_requests / deployment.concurrency))
     return Need(
         jobs_per_second * shape.actions,
-        jobs_per_second * shape.service_bus_operations
-        + MANAGEMENT_CREDITS * deployment.busy_queues,
+        jobs_per_second * shape.service_bus_operations + _count_credits(deployment, instances),
         jobs_per_second * shape.blob_operations,
         open_requests,
         instances,
     )
+
+
+def _count_credits(deployment: DeploymentLimits, instances: int) -> float:
+    """Return how many credits a second the counts of messages need if so many instances count."""
+    return MANAGEMENT_CREDITS * deployment.busy_queues * instances / COUNT_INTERVAL_SECONDS
 
 
 def message_bytes(input_bytes: int) -> int:

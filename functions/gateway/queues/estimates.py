@@ -19,20 +19,17 @@ Queues are first in, first out. Therefore a job's position is the length of the 
 number of later jobs that this process has accepted. Later jobs that other instances have accepted
 are not subtracted. Therefore a position can be too high, but never too low.
 
-The messages in a queue are counted at most once a second, by one process for all processes of the
-app. This process writes the count into a blob, which the other processes read. If a value is
-unknown, the estimate is None, and the request does not fail. The submission of a job may start a
-count, but never waits for its result.
+Each process counts the messages in a queue at most once in FRESH_SECONDS, because a count costs ten
+of the thousand credits that a Standard namespace has for each second. If a value is unknown, the
+estimate is None, and the request does not fail. The submission of a job may start a count, but
+never waits for its result.
 """
 
 import asyncio
-import json
 import logging
 import math
-import random
 from bisect import bisect_left, bisect_right, insort
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -40,13 +37,11 @@ from typing import Final, Protocol
 
 from contract.catalogue import ModelEntry, Priority, queue_of
 from contract.messages import JobReply
-from contract.names import queue_length_blob
 from gateway.clock import Clock
 from gateway.errors import NoAnswer, Unavailable
 from gateway.jobs.model import JobQueue
 from gateway.operations.model_states import ModelStates
 from gateway.queues.client import MessageCounts
-from gateway.storage.blobs import Blobs, SmallBlob
 
 DECAY: Final = 0.97
 """The factor by which each new reply reduces the weight of all older replies in `Throughput`."""
@@ -149,9 +144,9 @@ class QueuePhase(StrEnum):
 class LengthSample:
     """The length of a queue at the time `at_seconds`.
 
-    `replies` counts the replies to jobs of this queue. Only replies that this process received
-    before `at_seconds` are counted. `scheduled` and `dead` are the numbers of scheduled and of
-    dead-lettered messages, which the length does not include.
+    `replies` is the number of replies to jobs of this queue that this process had received by then.
+    `scheduled` and `dead` are the numbers of scheduled and of dead-lettered messages, which the
+    length does not include.
     """
 
     length: int
@@ -252,10 +247,10 @@ def retry_after_seconds(position: QueuePosition, unknown_seconds: int, longest_s
     return unknown_seconds
 
 
-FRESH_SECONDS: Final = 1.0
+FRESH_SECONDS: Final = 5.0
 """How many seconds a process uses its count of a queue's messages before it counts them again."""
 
-USABLE_SECONDS: Final = 5.0
+USABLE_SECONDS: Final = 10.0
 """The greatest age, in seconds, of a count of messages that may cause the refusal of a job."""
 
 COUNT_TIMEOUT_SECONDS: Final = 2.0
@@ -277,139 +272,20 @@ class QueueCounter(Protocol):
         """Return the numbers of messages in the queue. Raises Unavailable if the call fails."""
 
 
-@dataclass(frozen=True, slots=True)
-class SharedCount:
-    """The numbers of messages in a queue at the time `at_seconds`.
+class MessageCounter:
+    """Counts the messages in queues, and records whether Service Bus answers."""
 
-    `process` is the name of the process that counted the messages.
-    """
-
-    counts: MessageCounts
-    at_seconds: float
-    process: str
-
-    def encode(self) -> bytes:
-        """Return the content of the blob that contains this count."""
-        counts = self.counts
-        return json.dumps(
-            {
-                "version": 1,
-                "at_seconds": self.at_seconds,
-                "active": counts.active,
-                "scheduled": counts.scheduled,
-                "dead": counts.dead,
-                "process": self.process,
-            }
-        ).encode()
-
-
-def decode_shared_count(data: bytes) -> SharedCount | None:
-    """Read a count from the content of a blob; None if the content is not a count."""
-    try:
-        found = json.loads(data)
-        counts = MessageCounts(
-            *(max(0, int(found[name])) for name in ("active", "scheduled", "dead"))
-        )
-        at_seconds = float(found["at_seconds"])
-        return SharedCount(counts, at_seconds, str(found["process"]))
-    except (ValueError, TypeError, KeyError, OverflowError):
-        return None
-
-
-SHARED_READ_SECONDS: Final = 0.5
-"""The time limit, in seconds, of a read or a write of a shared count."""
-
-ALONE_AFTER_SECONDS: Final = 60.0
-"""After this time without a count by another process, a process writes few of its own counts."""
-
-ALONE_WRITE_SECONDS: Final = 30.0
-"""How many seconds apart a process writes its counts if no other process seems to exist."""
-
-
-class SharedCounts:
-    """Counts the messages in queues, and shares the counts with the other processes of the app.
-
-    A count costs ten of the thousand credits that a Standard namespace has for each second. So a
-    process writes its count of a queue into the blob `lengths/QUEUE`, and each process reads this
-    blob before it counts:
-
-        read the blob ──▶ another process has counted in the last second: use its count
-                    └───▶ otherwise: count, and replace the blob unless it has changed
-
-    There is no lease, so a process may die at any point. The process that has counted last counts
-    again after FRESH_SECONDS. Each other process uses the count for a random time between one and
-    two times FRESH_SECONDS. So normally the same process continues to count. If this process
-    dies, another process finds that the last count is too old, and counts instead. Rarely, several
-    processes find this at the same time, and each of them counts.
-
-    To find the age of a count, a process compares its own clock with the clock of the process that
-    counted. If these clocks differ by more than FRESH_SECONDS, the processes do not use each
-    other's counts, and each process counts for itself.
-
-    A write costs more than a count. So a process that has seen no count by another process for
-    ALONE_AFTER_SECONDS writes only one count in ALONE_WRITE_SECONDS. If another process exists, it
-    sees this count and begins to write its own counts. After that, both processes write each count.
-
-    If the blob storage fails, each process counts for itself.
-    """
-
-    def __init__(
-        self,
-        counter: QueueCounter,
-        blobs: Blobs,
-        clock: Clock,
-        *,
-        process: str | None = None,
-        random_fraction: Callable[[], float] = random.random,
-    ) -> None:
-        """Create a counter of messages.
-
-        Args:
-            counter: Counts the messages in a queue.
-            blobs: The container of the shared counts.
-            clock: Returns the current time.
-            process: The name of this process. Default: a random name.
-            random_fraction: Returns a random number from 0 to 1.
-        """
+    def __init__(self, counter: QueueCounter, clock: Clock) -> None:
         self._counter = counter
-        self._blobs = blobs
         self._clock = clock
-        self._process = process or f"{random.getrandbits(64):x}"
-        self._random_fraction = random_fraction
-        self._other_seen_at = -math.inf
         self.silent_since: datetime | None = None
         """Since when Service Bus has not answered any count; None if it answered the last count."""
-        self._written_at: dict[str, float] = {}
 
-    def is_own(self, count: SharedCount) -> bool:
-        """Return whether this process, and not another process of the app, made the count."""
-        return count.process == self._process
+    async def count(self, queue: str) -> MessageCounts:
+        """Return the numbers of messages in a queue.
 
-    def fresh_seconds(self, count: SharedCount) -> float:
-        """Return for how many seconds after `count.at_seconds` this process uses the count."""
-        return FRESH_SECONDS * (1.0 if self.is_own(count) else 1.0 + self._random_fraction())
-
-    async def count(self, queue: str) -> SharedCount:
-        """Return a count of the queue's messages that is at most FRESH_SECONDS old.
-
-        Raises Unavailable if the messages cannot be counted.
+        Raises Unavailable or TimeoutError if the messages cannot be counted.
         """
-        is_readable, blob = await self._read(queue)
-        found = decode_shared_count(blob.data) if blob is not None else None
-        now = self._now()
-        if found is not None and not self.is_own(found):
-            age_seconds = now - found.at_seconds
-            if abs(age_seconds) <= ALONE_AFTER_SECONDS:
-                self._other_seen_at = now
-            if abs(age_seconds) <= FRESH_SECONDS:
-                return SharedCount(found.counts, min(found.at_seconds, now), found.process)
-        counted = SharedCount(await self._count(queue), now, self._process)
-        if is_readable and self._is_shared(queue, now):
-            await self._write(queue, counted, blob)
-        return counted
-
-    async def _count(self, queue: str) -> MessageCounts:
-        """Count the messages in a queue, and record whether Service Bus answers."""
         begun_at = self._clock()
         try:
             async with asyncio.timeout(COUNT_TIMEOUT_SECONDS):
@@ -423,43 +299,6 @@ class SharedCounts:
         self.silent_since = None
         return counts
 
-    def _is_shared(self, queue: str, now: float) -> bool:
-        """Return whether to write the next count into the blob, for other processes of the app."""
-        if now - self._other_seen_at <= ALONE_AFTER_SECONDS:
-            return True
-        return now - self._written_at.get(queue, -math.inf) >= ALONE_WRITE_SECONDS
-
-    async def _read(self, queue: str) -> tuple[bool, SmallBlob | None]:
-        """Read the blob with the count of a queue.
-
-        Returns two values. The first is true if the storage responded. The second is the blob; None
-        if the blob does not exist or the storage did not respond.
-        """
-        try:
-            async with asyncio.timeout(SHARED_READ_SECONDS):
-                return True, await self._blobs.read(queue_length_blob(queue))
-        except (Unavailable, TimeoutError) as error:
-            _log.debug(
-                "the stored length of queue %s cannot be read from its blob: %r", queue, error
-            )
-            return False, None
-
-    async def _write(self, queue: str, count: SharedCount, blob: SmallBlob | None) -> None:
-        name, data = queue_length_blob(queue), count.encode()
-        try:
-            async with asyncio.timeout(SHARED_READ_SECONDS):
-                # If the blob has changed, another process has just written its own count.
-                if blob is None:
-                    await self._blobs.create(name, data)
-                else:
-                    await self._blobs.replace(name, data, blob.etag)
-        except (Unavailable, TimeoutError) as error:
-            _log.debug("the length of queue %s cannot be stored in its blob: %r", queue, error)
-        self._written_at[queue] = count.at_seconds
-
-    def _now(self) -> float:
-        return self._clock().timestamp()
-
 
 class QueueStatistics:
     """Estimates the length of one queue and the positions of its jobs.
@@ -468,14 +307,12 @@ class QueueStatistics:
     that this process has received since this count.
     """
 
-    def __init__(self, counter: SharedCounts, clock: Clock) -> None:
+    def __init__(self, counter: MessageCounter, clock: Clock) -> None:
         self._counter = counter
         self._clock = clock
         self._arrivals: list[float] = []
         self._replies = 0
-        self._reply_times: deque[float] = deque(maxlen=MAX_ARRIVALS)
         self._sample: LengthSample | None = None
-        self._fresh_until = -math.inf
         self._paused_until = -math.inf
         self._counting: asyncio.Task[LengthSample | None] | None = None
 
@@ -489,7 +326,6 @@ class QueueStatistics:
     def record_reply(self) -> None:
         """Record that this process has received the reply to a job of this queue."""
         self._replies += 1
-        self._reply_times.append(self._now())
 
     async def length(self, queue: str) -> int | None:
         """Return the estimated number of jobs in the queue; None if unknown."""
@@ -499,8 +335,8 @@ class QueueStatistics:
     async def counts(self, queue: str) -> MessageCounts | None:
         """Return the numbers of messages in the queue; None if unknown.
 
-        `active` is the estimate that `length` returns. The other numbers are up to two times
-        FRESH_SECONDS old.
+        `active` is the estimate that `length` returns. The other numbers are up to FRESH_SECONDS
+        old.
         """
         count = await self._fresh_count(queue)
         if count is None:
@@ -526,16 +362,17 @@ class QueueStatistics:
         count is so old that `length` would count the messages again, a new count is started in the
         background.
         """
-        count, now = self._sample, self._now()
-        if count is None or now > self._fresh_until:
+        count = self._sample
+        age_seconds = math.inf if count is None else self._now() - count.at_seconds
+        if age_seconds > FRESH_SECONDS:
             self._start_count(queue)
-        if count is None or now - count.at_seconds > USABLE_SECONDS:
+        if count is None or age_seconds > USABLE_SECONDS:
             return None
         return length_now(count, self._arrivals, self._replies)
 
     async def _fresh_count(self, queue: str) -> LengthSample | None:
         count = self._sample
-        if count is not None and self._now() <= self._fresh_until:
+        if count is not None and self._now() - count.at_seconds <= FRESH_SECONDS:
             return count
         counting = self._start_count(queue)
         # Several requests may wait for this count, so cancelling a request must not cancel it.
@@ -549,16 +386,12 @@ class QueueStatistics:
         return self._counting
 
     async def _count_messages(self, queue: str) -> LengthSample | None:
-        replies = self._replies
+        at_seconds, replies = self._now(), self._replies
         try:
-            found = await self._counter.count(queue)
-            if not self._counter.is_own(found):
-                replies = self._replies_until(found.at_seconds)
-            counts = found.counts
+            counts = await self._counter.count(queue)
             self._sample = LengthSample(
-                counts.active, found.at_seconds, replies, counts.scheduled, counts.dead
+                counts.active, at_seconds, replies, counts.scheduled, counts.dead
             )
-            self._fresh_until = found.at_seconds + self._counter.fresh_seconds(found)
         except (Unavailable, TimeoutError) as error:
             self._sample = None
             self._paused_until = self._now() + PAUSE_AFTER_FAILURE_SECONDS
@@ -570,18 +403,6 @@ class QueueStatistics:
         finally:
             self._counting = None
         return self._sample
-
-    def _replies_until(self, at_seconds: float) -> int:
-        """Return how many replies this process had received by the time `at_seconds`.
-
-        The time must be recent, because only the times of the latest replies are stored.
-        """
-        later = 0
-        for received_at in reversed(self._reply_times):
-            if received_at <= at_seconds:
-                break
-            later += 1
-        return self._replies - later
 
     def _now(self) -> float:
         return self._clock().timestamp()
@@ -615,10 +436,8 @@ class WaitEstimates:
     receives.
     """
 
-    def __init__(
-        self, counter: QueueCounter, blobs: Blobs, clock: Clock, states: ModelStates
-    ) -> None:
-        self._counter = SharedCounts(counter, blobs, clock)
+    def __init__(self, counter: QueueCounter, clock: Clock, states: ModelStates) -> None:
+        self._counter = MessageCounter(counter, clock)
         self._clock = clock
         self._states = states
         self._begun_at = self._now()

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
-from contract.names import DELIVERIES, HEARTBEATS, OUTCOMES, QUEUE_LENGTHS, SUMS, UPLOADS
+from contract.names import DELIVERIES, HEARTBEATS, OUTCOMES, SUMS, UPLOADS
 from gateway.dead_letters.store import DEAD_LETTERS
 from gateway.durable import Durable
 from gateway.errors import Unavailable
@@ -76,7 +76,6 @@ async def run(durable: Durable, services: Services) -> dict[str, int]:
         DELIVERIES: (payloads_before, MAX_DELETED),
         OUTCOMES: (payloads_before, MAX_FREQUENT_DELETED),
         HEARTBEATS: (now - FORGOTTEN_AFTER, MAX_DELETED),
-        QUEUE_LENGTHS: (now - FORGOTTEN_AFTER, MAX_DELETED),
         SUMS: (now - SUMS_KEPT, MAX_DELETED),
     }
     steps: dict[str, Callable[[], Awaitable[int]]] = {

@@ -17,9 +17,10 @@ from contract.messages import (
 )
 from gateway.jobs.lifecycle import LOOKS_A_SECOND
 from gateway.operations.sums import INTERVAL_SECONDS
-from gateway.queues.estimates import ALONE_WRITE_SECONDS, FRESH_SECONDS
+from gateway.queues.estimates import FRESH_SECONDS
 from infra.generate import _MAX_SIZE_MEGABYTES
 from loosely.capacity.limits import (
+    COUNT_INTERVAL_SECONDS,
     WAITING_READS_PER_SECOND,
     DeploymentLimits,
     JobShape,
@@ -105,6 +106,7 @@ def test_the_limits_are_computed_with_the_default_values_of_the_deployment() -> 
     assert "param serviceBusSku string = 'Standard'\n" in main
     assert DEFAULT.queue_megabytes == _MAX_SIZE_MEGABYTES
     assert WAITING_READS_PER_SECOND == LOOKS_A_SECOND
+    assert COUNT_INTERVAL_SECONDS == FRESH_SECONDS
 
 
 def test_each_deployment_parameter_raises_only_the_documented_limit() -> None:
@@ -127,15 +129,6 @@ def test_each_parameter_that_raises_a_limit_is_documented_as_a_deployment_option
             assert f"`{parameter}`" in CAPACITY
 
 
-def test_the_service_bus_limit_is_much_lower_if_each_gateway_instance_reads_the_queue_lengths() -> (
-    None
-):
-    shared = find_limits(SMALL, DEFAULT)
-    unshared = find_limits(SMALL, DeploymentLimits(busy_queues=2 * 40))
-    assert {each.name: int(each.jobs_per_second) for each in shared}["Service Bus"] == 326
-    assert {each.name: int(each.jobs_per_second) for each in unshared}["Service Bus"] == 66
-
-
 def test_the_documentation_shows_how_many_operations_a_system_without_jobs_performs() -> None:
     app = (ROOT / "functions" / "function_app.py").read_text("utf-8")
     assert '"30 * * * * *"' in app, "the oldest message is read each minute"
@@ -145,7 +138,6 @@ def test_the_documentation_shows_how_many_operations_a_system_without_jobs_perfo
     lists = len(re.findall(r"^ {8}\S+: \(.*_DELETED\),$", housekeeping, re.MULTILINE)) + 1
     manifests = (ROOT / "infra" / "manifests.py").read_text("utf-8")
     [polling_seconds] = re.findall(r'"pollingInterval": (\d+)', manifests)
-    shared = 3600 / FRESH_SECONDS
     for what, each, count, unit in (
         ("heartbeats", "worker", 3600 / _DEFAULT_HEARTBEAT_SECONDS, "blob writes"),
         (
@@ -155,12 +147,9 @@ def test_the_documentation_shows_how_many_operations_a_system_without_jobs_perfo
         ("housekeeping", "app", 6 * lists, "lists of blobs"),
         ("age of the oldest message", "queue", 60, "peeks"),
         ("KEDA", "queue", 3600 / int(polling_seconds), "management operations"),
-        ("queue lengths, read all the time", "queue", shared, "management operations"),
         (
-            *("queue lengths, written by an instance that is alone", "queue"),
-            *(3600 / ALONE_WRITE_SECONDS, "blob writes"),
+            *("queue lengths, read all the time", "queue and gateway instance"),
+            *(3600 / FRESH_SECONDS, "management operations"),
         ),
-        ("queue lengths, written by one of several instances", "queue", shared, "blob writes"),
-        ("queue lengths, read", "queue and gateway instance", shared, "blob reads"),
     ):
         assert f"| {what} | {each} | {count:,.0f} {unit} |" in CAPACITY

@@ -18,7 +18,6 @@ from contract.messages import (
     decode_request,
     encode_request,
 )
-from contract.names import queue_length_blob
 from gateway.dead_letters.store import LETTER_ID, letter_blob
 from gateway.durable import DurableClient
 from gateway.errors import UnknownInstance
@@ -462,8 +461,6 @@ async def test_housekeeping_deletes_dead_letters_and_job_blobs_whose_retention_h
     gateway: RunningGateway,
 ) -> None:
     job_id = await dead_job(gateway, b"x" * 100_000)
-    # The submission has started a count of the queue, whose length is shared.
-    gateway.payloads.blobs.pop(queue_length_blob("noop"), None)
     kept = {f"inputs/{job_id}", f"outcomes/{job_id}"}
     assert {*kept, letter_blob("noop", job_id)} <= set(gateway.payloads.blobs)
     for name in list(gateway.payloads.blobs):
@@ -475,18 +472,6 @@ async def test_housekeeping_deletes_dead_letters_and_job_blobs_whose_retention_h
     assert sum((await housekeeping.run(gateway.durable, gateway.services)).values()) == 3
     assert set(gateway.payloads.blobs) == {LAST_RUN_BLOB}
     assert sum((await housekeeping.run(gateway.durable, gateway.services)).values()) == 0
-
-
-async def test_housekeeping_deletes_a_stored_queue_length_that_is_older_than_ten_minutes(
-    gateway: RunningGateway,
-) -> None:
-    blob = queue_length_blob("former")
-    gateway.blobs.put(blob, b"{}")
-    gateway.clock.now += timedelta(minutes=9)
-    assert sum((await housekeeping.run(gateway.durable, gateway.services)).values()) == 0
-    gateway.clock.now += timedelta(minutes=2)
-    assert sum((await housekeeping.run(gateway.durable, gateway.services)).values()) == 1
-    assert blob not in gateway.payloads.blobs
 
 
 async def test_one_housekeeping_run_deletes_a_bounded_number_of_blobs(

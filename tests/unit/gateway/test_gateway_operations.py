@@ -65,7 +65,7 @@ async def test_the_overview_shows_the_job_counts_and_the_rates_and_the_failures_
         await gateway.reply()
     await gateway.accept()
     await gateway.reply(error=error_body("inference-failed"))
-    gateway.clock.now += timedelta(seconds=2)
+    gateway.clock.now += timedelta(seconds=6)
     gateway.queues.lengths = {"noop": 7, "noop-low": 2}
     gateway.queues.others = {"noop": (1, 0)}
     gateway.queues.enqueued_at = {"noop": gateway.clock() - timedelta(seconds=9)}
@@ -202,12 +202,12 @@ async def test_the_ops_series_route_returns_one_value_for_each_requested_minute(
 ) -> None:
     await gateway.accept()
     await gateway.reply()
-    gateway.clock.now += timedelta(seconds=2)
+    gateway.clock.now += timedelta(seconds=6)
     gateway.queues.lengths = {"noop": 3}
     await overview(gateway)
     gateway.clock.now += timedelta(minutes=2)
     await gateway.accept()
-    gateway.clock.now += timedelta(seconds=2)
+    gateway.clock.now += timedelta(seconds=6)
     gateway.queues.lengths = {"noop": 0}
     await overview(gateway)
     gateway.clock.now += timedelta(minutes=1)
@@ -368,7 +368,7 @@ async def test_the_metrics_route_returns_the_counters_of_all_gateway_processes(
     other.record_end("noop", "failed", "boom", None)
     gateway.blobs.put(f"{SUMS}other", encode_sums(other, gateway.clock()))
     beat(gateway)
-    gateway.clock.now += timedelta(seconds=2)
+    gateway.clock.now += timedelta(seconds=6)
     gateway.queues.lengths = {"noop": 7}
     gateway.queues.enqueued_at = {"noop": gateway.clock() - timedelta(seconds=9)}
     answer = await gateway.http.get("/metrics")

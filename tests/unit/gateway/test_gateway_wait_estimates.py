@@ -37,7 +37,7 @@ async def test_a_queued_job_shows_its_position_in_the_queue(gateway: RunningGate
     for _ in range(3):
         ids.append(await gateway.accept())
         gateway.clock.now += timedelta(milliseconds=1)
-    gateway.clock.now += timedelta(milliseconds=2000)
+    gateway.clock.now += timedelta(seconds=2)
     jobs = [await gateway.job(job_id) for job_id in ids]
     assert [job["queue"]["position"] for job in jobs] == [1, 2, 3]
     assert {job["queue"]["phase"] for job in jobs} == {"queued"}
@@ -50,11 +50,14 @@ async def test_simultaneous_requests_for_a_job_count_the_messages_in_the_queue_o
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
-    gateway.clock.now += timedelta(milliseconds=2000)
+    gateway.clock.now += timedelta(seconds=6)
     gateway.queues.look_count = 0
     await asyncio.gather(*(gateway.job(job_id) for _ in range(50)))
     assert gateway.queues.look_count == 1
-    gateway.clock.now += timedelta(milliseconds=1001)
+    gateway.clock.now += timedelta(seconds=5)
+    await gateway.job(job_id)
+    assert gateway.queues.look_count == 1
+    gateway.clock.now += timedelta(milliseconds=1)
     await gateway.job(job_id)
     assert gateway.queues.look_count == 2
 
@@ -138,10 +141,10 @@ async def test_a_queued_job_has_no_position_if_the_messages_in_its_queue_cannot_
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
-    gateway.clock.now += timedelta(milliseconds=2000)
+    gateway.clock.now += timedelta(seconds=6)
     gateway.queues.is_down = True
     job = await gateway.job(job_id)
-    assert job["queue"] == {"position": None, "eta_seconds": None, "phase": "queued"}
+    assert job["queue"] == {"position": None, "eta_seconds": None, "phase": "cold_starting"}
     model = (await gateway.http.get("/v1/models/noop")).json()
     assert (model["queue_length"], model["estimated_wait_seconds"]) == (None, None)
     # A failed count is not repeated immediately.
@@ -201,7 +204,7 @@ async def test_a_job_that_would_expire_in_the_queue_is_refused(gateway: RunningG
     assert len(gateway.durable.runs) == 1
     assert (await submit(gateway, 3600)).status_code == 202
     gateway.queues.lengths["noop"] = 0
-    gateway.clock.now += timedelta(milliseconds=1500)
+    gateway.clock.now += timedelta(milliseconds=5500)
     # A submission uses the last count, and starts another count.
     assert (await submit(gateway, 60)).status_code == 503
     await wait_for_counts()
@@ -222,7 +225,7 @@ async def test_no_job_is_refused_if_the_last_count_of_queued_messages_is_old(
     gateway.queues.lengths["noop"] = 100
     heard(gateway, 1.0)
     await gateway.http.get("/v1/models/noop")
-    gateway.clock.now += timedelta(milliseconds=6000)
+    gateway.clock.now += timedelta(seconds=11)
     assert (await submit(gateway, 60)).status_code == 202
 
 
@@ -254,7 +257,7 @@ async def test_cancelling_one_of_two_requests_does_not_cancel_their_shared_count
     gateway: RunningGateway,
 ) -> None:
     job_id = await gateway.accept()
-    gateway.clock.now += timedelta(milliseconds=2000)
+    gateway.clock.now += timedelta(seconds=6)
     gate = asyncio.Event()
     count = gateway.queues.count
 

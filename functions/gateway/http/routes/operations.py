@@ -57,8 +57,8 @@ class CallersOverview(OpsOverview):
 async def get_overview(request: Request) -> Response:
     """Return sentences about the system (verdicts), and the state of all queues and workers.
 
-    The figures are at most a second old. Counts of jobs from other instances of the gateway are up
-    to a minute older.
+    The figures are at most a second old. The numbers of messages are up to five seconds older, and
+    counts of jobs from other instances of the gateway up to a minute.
     """
     services, caller = _check_request(request), caller_of(request)
     document: CallersOverview = {
