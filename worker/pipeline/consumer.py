@@ -168,7 +168,7 @@ class Consumer:
         Otherwise, the next step is to prepare the job. A message that cannot become a job, or whose
         deliveries have failed too often, is settled at once.
         """
-        self.in_flight.add(delivery)
+        self.in_flight.add_delivery(delivery)
         self.manager.touch()
         cached = self.cache.find(delivery)
         try:
@@ -185,21 +185,21 @@ class Consumer:
             )
             self.settle.refuse(delivery, WorkerFault(type(error).__name__))
             return
-        self.in_flight.open(job)
+        self.in_flight.add_job(job)
         if delivery.delivery_count:
             self.notes.note_received(job)
         if cached is not None:
             self.manager.telemetry.record_reused_reply()
-            self.in_flight.start(job)
+            self.in_flight.start_job(job)
             self._finish_run(job)
             self._reply_threads.submit(self.reply_again, job, cached)
         elif (refusal := self.manager.refusal) is not None:
-            self.end(job, refusal)
+            self.end_job(job, refusal)
         elif delivery.history.overrun_count:
             # An earlier worker could not deliver the reply.
-            self.end(job, RunTooLong.after(self.infer.runs.seconds))
+            self.end_job(job, RunTooLong.after(self.infer.runs.seconds))
         else:
-            self.suspects.start(job, partial(self._prepare, job))
+            self.suspects.start_in_turn(job, partial(self._prepare, job))
 
     def _prepare(self, job: ReceivedJob) -> None:
         if self._is_fetched(job) or self._is_in_large_blob(job):
@@ -230,11 +230,11 @@ class Consumer:
             raise HandedBack("this worker is shutting down")
         if delivery.delivery_count and not has_reply and not delivery.history.overrun_count:
             self.receive.check_failures(delivery)
-        return self.receive.open(delivery, queue.renew, utc_now())
+        return self.receive.open_delivery(delivery, queue.renew, utc_now())
 
     def _open_input(self, job: ReceivedJob) -> None:
         with self.ending_on_error(job, InferenceFailed):
-            opened = self.prepare.open(job)
+            opened = self.prepare.read_inputs(job)
             if opened is None:
                 self._queue_for_device(job)
             elif opened.is_small and self._is_fetched(job):
@@ -296,8 +296,8 @@ class Consumer:
             try:
                 self.prepare.check_held(job)
             except WorkerError as error:
-                if self.in_flight.start(job):
-                    self.end(job, error)
+                if self.in_flight.start_job(job):
+                    self.end_job(job, error)
 
     def end_overdue(self) -> None:
         """End the jobs of each call of the model's code that exceeds `max_run_seconds`.
@@ -317,9 +317,9 @@ class Consumer:
                 job.overrun_count = len(jobs)
                 if len(jobs) == 1:
                     self.running.leave(job.delivery, LockState.OVERRUN)
-                    self.end(job, RunTooLong.after(limit_seconds))
+                    self.end_job(job, RunTooLong.after(limit_seconds))
                 else:
-                    self.end(job, NotFinished(text))
+                    self.end_job(job, NotFinished(text))
             if not self.shutdown.is_requested:
                 self.shutdown.request(text, EXIT_RESTART)
 
@@ -332,7 +332,7 @@ class Consumer:
             for part in self.infer.split(batch):
                 self._run_batch(part)
         for job in self.batches.clear():
-            self.end(job, HandedBack("the model was unloaded before the job ran"))
+            self.end_job(job, HandedBack("the model was unloaded before the job ran"))
         # The last jobs still need the model to postprocess their outputs.
         while self.stopping.is_set() and self.in_flight.held_count:
             time.sleep(_POLL_SECONDS)
@@ -342,7 +342,7 @@ class Consumer:
             # The batch was taken from the queue just before shutdown was requested. The device may
             # be lost.
             for job in batch:
-                self.end(job, HandedBack("this worker is shutting down"))
+                self.end_job(job, HandedBack("this worker is shutting down"))
             return
         self._note_redelivered(batch)
         self.running.enter(*(job.delivery for job in batch))
@@ -420,7 +420,7 @@ class Consumer:
 
     def _note_settled(self, settled: Settled) -> None:
         request = settled.request
-        self.in_flight.remove(request.delivery, in_time=settled.in_time)
+        self.in_flight.remove_delivery(request.delivery, in_time=settled.in_time)
         is_final = request.settlement in (Settlement.COMPLETE, Settlement.DEAD_LETTER)
         if settled.in_time and is_final:
             self.cache.remove(request.delivery)
@@ -467,16 +467,16 @@ class Consumer:
         ours = to_worker_error(error, unexpected, self.name)
         if isinstance(ours, DeviceLost):
             self._request_shutdown(ours)
-        self.end(job, ours)
+        self.end_job(job, ours)
 
-    def end(self, job: ReceivedJob, error: WorkerError) -> None:
+    def end_job(self, job: ReceivedJob, error: WorkerError) -> None:
         """End a job that has no result, and settle its message.
 
         If the error belongs to the class `Fault`, a reply with the error is sent first.
         """
         self._finish_run(job)
         if isinstance(error, Fault):
-            self.in_flight.start(job)
+            self.in_flight.start_job(job)
             self._reply_threads.submit(self._reply_with_failure, job, error.to_job_error())
         elif isinstance(error, Cancelled) and job.context is not None:
             self._reply_threads.submit(self._report_stopped, job, error)
@@ -490,7 +490,7 @@ class Consumer:
             self._settle_without_reply(job, error)
 
     def _settle_without_reply(self, job: ReceivedJob, error: WorkerError) -> None:
-        request = self.settle.end(job, error)
+        request = self.settle.settle_without_reply(job, error)
         if request is None:
             return
         # The first delivery of a job that did not run and is no longer wanted needs no note.
@@ -509,7 +509,7 @@ class Consumer:
             queue.receiver.stop()
         self.batches.close()
         for job in self.in_flight.withdraw():
-            self.end(job, HandedBack("this worker is shutting down"))
+            self.end_job(job, HandedBack("this worker is shutting down"))
 
     def give_up(self) -> None:
         """Abandon the messages of all jobs that have not ended.
@@ -517,13 +517,13 @@ class Consumer:
         The worker calls this method when the grace period of its shutdown has passed.
         """
         for job in self.in_flight.open_jobs():
-            self.end(job, NotFinished("this worker stopped before the job was finished"))
+            self.end_job(job, NotFinished("this worker stopped before the job was finished"))
 
     def _finish_run(self, job: ReceivedJob) -> None:
         """Record that a job no longer needs the device, so that more messages can be received."""
         job.release_input()
         if job.context is not None and self.progress is not None:
-            self.progress.end(job.context)
+            self.progress.close_context(job.context)
         self.in_flight.finish_run(job)
         self._wake_receivers()
 

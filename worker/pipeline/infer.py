@@ -65,7 +65,7 @@ class Batcher(Generic[T]):
     def __len__(self) -> int:
         return len(self._normal) + len(self._low)
 
-    def add(self, item: T, now: float, cost: float = 1.0, *, is_low: bool = False) -> None:
+    def add_item(self, item: T, now: float, cost: float = 1.0, *, is_low: bool = False) -> None:
         """Add an item that is ready to run.
 
         Args:
@@ -142,7 +142,7 @@ class BatchQueue(Generic[T]):
         with self._changed:
             if self._is_closed or self._is_paused:
                 return False
-            self._batcher.add(item, self._clock(), cost, is_low=is_low)
+            self._batcher.add_item(item, self._clock(), cost, is_low=is_low)
             self._changed.notify()
             return True
 
@@ -263,7 +263,7 @@ class InferStep:
         have already ended, or that the worker has returned to their queue, are ignored.
         """
         loaded = self._manager.loaded
-        started = [job for job in batch if self._in_flight.start(job)]
+        started = [job for job in batch if self._in_flight.start_job(job)]
         device = self._manager.device_name
         for job in started:
             job.device = device
@@ -307,7 +307,7 @@ class InferStep:
             return job.expiry_error("the deadline passed before the job ran")
         if self._progress is not None:
             if job.context is None:
-                job.context = self._progress.begin(job)
+                job.context = self._progress.open_context(job)
             if job.context.is_cancelled:
                 return Cancelled("the job was cancelled before it ran")
         elif self._cancellation.is_wanted(job) is False:

@@ -111,8 +111,8 @@ class CancellationCheck:
 class PrepareStep:
     """Reads and preprocesses the inputs of jobs. Several threads may call the methods.
 
-    For each job, the caller calls `open` and then `decode`. If the input is large, the caller
-    chooses another thread for `decode`.
+    For each job, the caller calls `read_inputs` and then `decode`. If the input is large, the
+    caller chooses another thread for `decode`.
     """
 
     model: ModelEntry
@@ -126,7 +126,7 @@ class PrepareStep:
     running: RunningJobs
     runs: RunLimit
 
-    def open(self, job: ReceivedJob) -> OpenedInput | None:
+    def read_inputs(self, job: ReceivedJob) -> OpenedInput | None:
         """Read the job's first input, and the named inputs if the job has any.
 
         Returns:

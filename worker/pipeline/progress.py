@@ -185,7 +185,7 @@ class ProgressReporter:
         self._reported_at: dict[JobContext, float] = {}
         self._has_news = threading.Event()
 
-    def begin(self, job: "ReceivedJob") -> JobContext:
+    def open_context(self, job: "ReceivedJob") -> JobContext:
         """Send the first report of a job that is about to run, and return the job's context.
 
         If the gateway answers that the job must stop, `is_cancelled` of the context is True.
@@ -197,7 +197,7 @@ class ProgressReporter:
         self._has_news.set()
         return context
 
-    def end(self, context: JobContext) -> None:
+    def close_context(self, context: JobContext) -> None:
         """Stop sending reports of a job that no longer runs."""
         self._reported_at.pop(context, None)
 

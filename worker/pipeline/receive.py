@@ -249,7 +249,7 @@ class ReceiveStep:
         self._telemetry = telemetry or ModelTelemetry(model.name)
         self._worker = worker_name()
 
-    def open(self, delivery: LockedMessage, renew: Renew, now: datetime) -> ReceivedJob:
+    def open_delivery(self, delivery: LockedMessage, renew: Renew, now: datetime) -> ReceivedJob:
         """Decode a message, start to renew the message's lock, and return the job.
 
         Args:
@@ -348,9 +348,9 @@ class QueueMessages:
 class InFlight:
     """The messages of one model that this worker has received and not settled.
 
-    For each job, the methods are called in this order: `add`, `open`, `start`, `finish_run`, `end`,
-    `remove`. For a message that cannot become a job, `end` is called after `add`. Any thread may
-    call the methods.
+    For each job, the methods are called in this order: `add_delivery`, `add_job`, `start_job`,
+    `finish_run`, `record_end`, `remove_delivery`. For a message that cannot become a job,
+    `record_end` is called after `add_delivery`. Any thread may call the methods.
     """
 
     def __init__(self, telemetry: ModelTelemetry) -> None:
@@ -379,16 +379,16 @@ class InFlight:
         return sum(counts.busy_count for counts in list(self._queues.values()))
 
     def open_jobs(self) -> list[ReceivedJob]:
-        """Return the jobs for which `end` was not called."""
+        """Return the jobs for which `record_end` was not called."""
         with self._lock:
             return list(self._jobs.values())
 
     def is_open(self, job: ReceivedJob) -> bool:
-        """Return whether the job is still open. A job is open until `end` is called for it."""
+        """Return whether `record_end` was not yet called for the job."""
         with self._lock:
             return job.delivery in self._jobs
 
-    def add(self, delivery: LockedMessage) -> None:
+    def add_delivery(self, delivery: LockedMessage) -> None:
         """Add a message that was just received."""
         counts = self._queues[delivery.queue]
         counts.held.add(delivery)
@@ -396,14 +396,14 @@ class InFlight:
         waited = utc_now() - delivery.enqueued_at if delivery.enqueued_at else timedelta()
         self._telemetry.record_received(delivery.delivery_count, waited.total_seconds())
 
-    def open(self, job: ReceivedJob) -> None:
+    def add_job(self, job: ReceivedJob) -> None:
         """Add a job that was created from a received message."""
         self._queues[job.delivery.queue].to_run.add(job)
         with self._lock:
             self._jobs[job.delivery] = job
             self._not_started.add(job.delivery)
 
-    def start(self, job: ReceivedJob) -> bool:
+    def start_job(self, job: ReceivedJob) -> bool:
         """Record that the job starts.
 
         Returns:
@@ -457,7 +457,7 @@ class InFlight:
         self._queues[job.delivery.queue].to_run.discard(job)
         self._queues[job.delivery.queue].offloaded.discard(job)
 
-    def end(self, request: SettleRequest, code: str, job: ReceivedJob | None = None) -> bool:
+    def record_end(self, request: SettleRequest, code: str, job: ReceivedJob | None = None) -> bool:
         """Record how the work on a message ended, in metrics, traces and logs.
 
         Only the first call for a message has an effect.
@@ -494,7 +494,7 @@ class InFlight:
             )
         return True
 
-    def remove(self, delivery: LockedMessage, *, in_time: bool) -> None:
+    def remove_delivery(self, delivery: LockedMessage, *, in_time: bool) -> None:
         """Remove a message after its settlement.
 
         Args:

@@ -68,7 +68,7 @@ class ReplyStep:
 
         `results` contains the named results, which only a succeeded job has.
 
-        No reply is sent if `InFlight.end` was already called for the job.
+        No reply is sent if `InFlight.record_end` was already called for the job.
 
         Raises:
             LockLost: The message's lock is lost, so another worker may have the message.

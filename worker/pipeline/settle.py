@@ -74,7 +74,7 @@ class SettleStep:
         """
         self._settle(SettleRequest(job.delivery, job.lock, Settlement.COMPLETE), code, job)
 
-    def end(self, job: ReceivedJob, error: WorkerError) -> SettleRequest | None:
+    def settle_without_reply(self, job: ReceivedJob, error: WorkerError) -> SettleRequest | None:
         """Settle the message of a job that ended without a reply.
 
         The class of the error determines how the message is settled.
@@ -95,11 +95,11 @@ class SettleStep:
         self._settle(_request(delivery, error), error.code)
 
     def _settle(self, request: SettleRequest, code: str, job: ReceivedJob | None = None) -> bool:
-        if not self._in_flight.end(request, code, job):
+        if not self._in_flight.record_end(request, code, job):
             return False
         self._receivers[request.delivery.queue].settle(request)
         if job is not None:
-            self._suspects.end(job)
+            self._suspects.end_turn(job)
         return True
 
 

@@ -207,7 +207,7 @@ class Suspects:
             with self._lock:
                 self._suspended_count -= 1
 
-    def start(self, job: ReceivedJob, start: Callable[[], object]) -> None:
+    def start_in_turn(self, job: ReceivedJob, start: Callable[[], object]) -> None:
         """Call `start`, which starts the job, as soon as the job may start. It must not block.
 
         If the job ends before that, `start` is not called.
@@ -225,7 +225,7 @@ class Suspects:
         else:
             self._start_next()
 
-    def end(self, job: ReceivedJob) -> None:
+    def end_turn(self, job: ReceivedJob) -> None:
         """Record that a job has ended, and start the jobs that waited for this."""
         with self._lock:
             self._in_progress.discard(job)

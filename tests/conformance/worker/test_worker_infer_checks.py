@@ -40,8 +40,8 @@ def job_of(gateway: Gateway, in_flight: InFlight, locks: LockRenewer, name: str)
     request = JobRequest(name, "noop", InlineBytes("", b""), since, deadline, reply_to=reply_to)
     lock = locks.hold(delivery, lambda delivery, timeout_seconds: 60.0, 60.0, 1e9)
     job = ReceivedJob(request, delivery, lock, JobSpan("-"), item=b"")
-    in_flight.add(delivery)
-    in_flight.open(job)
+    in_flight.add_delivery(delivery)
+    in_flight.add_job(job)
     return job
 
 

@@ -10,8 +10,8 @@ from worker.pipeline.infer import Batcher, BatchQueue
 
 def test_a_batch_waits_for_more_items_up_to_the_time_limit() -> None:
     batcher = Batcher[str](max_batch_size=4, max_wait_seconds=0.005)
-    batcher.add("a", now=10.0)
-    batcher.add("b", now=10.003)
+    batcher.add_item("a", now=10.0)
+    batcher.add_item("b", now=10.003)
 
     assert batcher.take(now=10.004) == []
     assert batcher.take(now=10.005) == ["a", "b"]
@@ -20,7 +20,7 @@ def test_a_batch_waits_for_more_items_up_to_the_time_limit() -> None:
 def test_a_full_batch_is_taken_from_the_queue_without_waiting() -> None:
     batcher = Batcher[int](max_batch_size=2, max_wait_seconds=60.0)
     for item in range(3):
-        batcher.add(item, now=0.0)
+        batcher.add_item(item, now=0.0)
 
     assert batcher.take(now=0.0) == [0, 1]
     assert batcher.take(now=0.0) == []
@@ -29,7 +29,7 @@ def test_a_full_batch_is_taken_from_the_queue_without_waiting() -> None:
 
 def test_a_batch_is_taken_without_waiting_if_the_oldest_item_has_waited_long_enough() -> None:
     batcher = Batcher[str](max_batch_size=8, max_wait_seconds=0.005)
-    batcher.add("came while the device was busy", now=1.0)
+    batcher.add_item("came while the device was busy", now=1.0)
 
     assert batcher.take(now=1.2) == ["came while the device was busy"]
 
@@ -48,7 +48,7 @@ def test_batches_keep_the_item_order_and_respect_the_limits_of_batch_size_and_wa
     for elapsed, is_arrival in steps:
         now += elapsed
         if is_arrival:
-            batcher.add(added, now)
+            batcher.add_item(added, now)
             arrivals.append(now)
             added += 1
             continue
@@ -68,7 +68,7 @@ def test_batches_keep_the_item_order_and_respect_the_limits_of_batch_size_and_wa
 def test_a_batch_that_reaches_the_limit_on_the_total_item_size_is_taken_without_waiting() -> None:
     batcher = Batcher[str](max_batch_size=8, max_wait_seconds=60, max_cost=10)
     for item, cost in (("a", 4.0), ("b", 5.0), ("c", 2.0), ("d", 1.0)):
-        batcher.add(item, 0.0, cost)
+        batcher.add_item(item, 0.0, cost)
 
     assert batcher.take(0.0) == ["a", "b"], "c does not fit, and d does not overtake c"
     assert batcher.take(0.0) == []
@@ -78,8 +78,8 @@ def test_a_batch_that_reaches_the_limit_on_the_total_item_size_is_taken_without_
 
 def test_an_item_larger_than_the_total_size_limit_of_a_batch_runs_alone() -> None:
     batcher = Batcher[str](max_batch_size=8, max_wait_seconds=60, max_cost=10)
-    batcher.add("huge", 0.0, 50.0)
-    batcher.add("small", 0.0, 1.0)
+    batcher.add_item("huge", 0.0, 50.0)
+    batcher.add_item("small", 0.0, 1.0)
 
     assert batcher.take(0.0) == ["huge"]
 
@@ -87,7 +87,7 @@ def test_an_item_larger_than_the_total_size_limit_of_a_batch_runs_alone() -> Non
 def test_items_of_low_priority_are_taken_after_all_other_items() -> None:
     batcher = Batcher[str](max_batch_size=3, max_wait_seconds=1)
     for item, is_low in (("l1", True), ("l2", True), ("n1", False), ("n2", False)):
-        batcher.add(item, 0.0, is_low=is_low)
+        batcher.add_item(item, 0.0, is_low=is_low)
 
     assert batcher.take(0.0) == ["n1", "n2", "l1"]
     assert batcher.wait_seconds(0.5) == 0.5, "the oldest item decides, even if it has low priority"
@@ -104,7 +104,7 @@ def test_batches_keep_the_order_within_each_priority_and_respect_the_limit_on_th
 ) -> None:
     batcher = Batcher[int](max_batch_size, 1.0, max_cost)
     for number, (cost, is_low) in enumerate(items):
-        batcher.add(number, 0.0, cost, is_low=is_low)
+        batcher.add_item(number, 0.0, cost, is_low=is_low)
     taken: list[int] = []
     while batch := batcher.take(now=2.0):
         assert len(batch) <= max_batch_size
@@ -117,7 +117,7 @@ def test_batches_keep_the_order_within_each_priority_and_respect_the_limit_on_th
             assert full or sum(items[number][0] for number in whole) >= max_cost
             rest = [n for n in _in_order(items) if n not in taken]
             for number in rest:
-                batcher.add(number, 0.0, items[number][0], is_low=items[number][1])
+                batcher.add_item(number, 0.0, items[number][0], is_low=items[number][1])
     assert taken == _in_order(items)
 
 

@@ -30,15 +30,15 @@ class HeldMessages:
             queue = "noop-low" if low else "noop"
             delivery = LockedMessage(b"", 0, None, None, {}, "job", cast(Any, None), queue)
             job = ReceivedJob(cast(Any, None), delivery, cast(Any, None), JobSpan("-"))
-            self.in_flight.add(delivery)
-            self.in_flight.open(job)
+            self.in_flight.add_delivery(delivery)
+            self.in_flight.add_job(job)
             jobs.append(job)
         return jobs
 
     def end(self, job: ReceivedJob, delay_seconds: float = 0.0) -> SettleRequest:
         ending = SettleRequest(job.delivery, None, Settlement.ABANDON, delay_seconds=delay_seconds)
         self.in_flight.finish_run(job)
-        assert self.in_flight.end(ending, "code", job)
+        assert self.in_flight.record_end(ending, "code", job)
         return ending
 
     @property
@@ -90,7 +90,7 @@ def test_the_capacity_is_zero_while_too_many_messages_wait_for_a_delayed_settlem
     endings = [held.end(job, delay_seconds=4.0) for _ in range(16) for job in held.take(4)]
     assert held.in_flight.held_count == 64
     assert held.rooms == (False, False)
-    held.in_flight.remove(endings[0].delivery, in_time=True)
+    held.in_flight.remove_delivery(endings[0].delivery, in_time=True)
     assert held.rooms == (True, True)
 
 
@@ -101,9 +101,9 @@ def test_only_the_first_decision_on_how_to_settle_a_message_has_an_effect(
     assert held.in_flight.open_jobs() == [job]
     ending = held.end(job)
     assert held.in_flight.open_jobs() == []
-    assert not held.in_flight.end(ending, "another", job)
+    assert not held.in_flight.record_end(ending, "another", job)
     assert held.in_flight.held_count == 1
-    held.in_flight.remove(ending.delivery, in_time=False)
+    held.in_flight.remove_delivery(ending.delivery, in_time=False)
     assert held.in_flight.held_count == 0
 
 

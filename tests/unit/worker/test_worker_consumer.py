@@ -150,8 +150,8 @@ class RecordedJobs:
         request = JobRequest("job", "noop", payload, now, deadline, reply_to=reply_to)
         lock = self.locks.hold(delivery, lambda delivery, timeout_seconds: 10.0, 10.0, 60.0)
         job = ReceivedJob(request, delivery, lock, JobSpan("-"))
-        self.in_flight.add(delivery)
-        self.in_flight.open(job)
+        self.in_flight.add_delivery(delivery)
+        self.in_flight.add_job(job)
         return job
 
     def reply_and_settle(self, job: ReceivedJob) -> None:
@@ -181,7 +181,7 @@ def test_the_message_of_a_temporarily_failed_job_is_abandoned_after_a_delay(
     for failed_count in (0, 1, 9):
         # Deliveries that do not count against the job do not make the delay longer.
         job = jobs.job(delivery_count=20, history=DeliveryHistory(failed_count))
-        jobs.consumer.end(job, error)
+        jobs.consumer.end_job(job, error)
     assert jobs.settlements == [Settlement.ABANDON] * 3
     delays = [request.delay_seconds for request in jobs.settled]
     assert 0.5 <= delays[0] <= 1.0 < delays[1] <= 4.0 < delays[2] <= 60.0
@@ -201,15 +201,15 @@ def test_an_abandoned_message_says_whether_the_delivery_counts_against_the_job(
 ) -> None:
     job = jobs.job(history=DeliveryHistory(failed_count=1, waiting_count=5))
     job.ran_alone = ran_alone
-    jobs.consumer.end(job, error)
+    jobs.consumer.end_job(job, error)
     assert [request.history for request in jobs.settled] == [history]
 
 
 def test_a_message_is_settled_at_once_if_it_is_released_or_dead_lettered_or_refused(
     jobs: RecordedJobs,
 ) -> None:
-    jobs.consumer.end(jobs.job(), HandedBack(""))
-    jobs.consumer.end(jobs.job(), ReplyForbidden("why"))
+    jobs.consumer.end_job(jobs.job(), HandedBack(""))
+    jobs.consumer.end_job(jobs.job(), ReplyForbidden("why"))
     jobs.settle_step.refuse(jobs.job().delivery, WorkerFault(""))
     assert jobs.settlements == [Settlement.RELEASE, Settlement.DEAD_LETTER, Settlement.ABANDON]
     assert {request.delay_seconds for request in jobs.settled} == {0.0}
@@ -219,9 +219,9 @@ def test_a_message_is_settled_at_once_if_it_is_released_or_dead_lettered_or_refu
 def test_the_message_of_a_job_is_settled_only_once(jobs: RecordedJobs) -> None:
     # A reply to this URL would be refused.
     job = jobs.job(reply_to=ReplyUrl("https://elsewhere.test/"))
-    jobs.consumer.end(job, NotFinished(""))
+    jobs.consumer.end_job(job, NotFinished(""))
     jobs.consumer.reply_and_settle(job, InlineJson(1))
-    jobs.consumer.end(job, HandedBack(""))
+    jobs.consumer.end_job(job, HandedBack(""))
     assert jobs.settlements == [Settlement.ABANDON]
 
 
@@ -229,10 +229,10 @@ def test_a_shutdown_releases_only_the_messages_of_jobs_that_have_not_started(
     jobs: RecordedJobs,
 ) -> None:
     waiting, running, failing = (jobs.job() for _ in range(3))
-    assert jobs.in_flight.start(running)
-    jobs.consumer.end(failing, InferenceFailed("sent to the caller"))
+    assert jobs.in_flight.start_job(running)
+    jobs.consumer.end_job(failing, InferenceFailed("sent to the caller"))
     assert jobs.in_flight.withdraw() == [waiting]
-    assert not jobs.in_flight.start(waiting)
+    assert not jobs.in_flight.start_job(waiting)
     assert jobs.in_flight.withdraw() == []
 
 
@@ -341,7 +341,7 @@ def test_a_delivery_note_is_written_about_each_message_that_is_settled_without_a
     for number, error in enumerate(errors):
         job = jobs.job(number, FROM_A_GATEWAY)
         job.mark("fetched_ms")
-        jobs.consumer.end(job, error)
+        jobs.consumer.end_job(job, error)
     notes = jobs.notes()
     assert [(note.attempt, note.settlement, note.code) for note in notes] == [
         (1, "release", "handed-back"),
@@ -358,7 +358,7 @@ def test_a_delivery_note_is_written_about_each_message_that_is_settled_without_a
 def test_a_delivery_note_is_written_about_a_message_whose_lock_is_lost(jobs: RecordedJobs) -> None:
     job = jobs.job(reply_to=FROM_A_GATEWAY)
     jobs.now += 100.0
-    jobs.consumer.end(job, PayloadsUnavailable(""))
+    jobs.consumer.end_job(job, PayloadsUnavailable(""))
     (note,) = jobs.notes()
     assert (note.settlement, note.code) == ("leave", "lock-lost")
 
@@ -370,7 +370,7 @@ def test_the_delivery_note_of_a_redelivery_is_written_at_the_start_and_replaced_
     jobs.consumer.notes.note_received(job)
     (begun,) = jobs.notes()
     assert (begun.attempt, begun.settlement, begun.ended_ms) == (3, None, None)
-    jobs.consumer.end(job, NotWaitedFor("cancelled"))
+    jobs.consumer.end_job(job, NotWaitedFor("cancelled"))
     (ended,) = jobs.notes()
     assert (ended.attempt, ended.settlement, ended.code) == (3, "complete", "not-waited-for")
     assert ended.marks == begun.marks
@@ -382,14 +382,14 @@ def test_the_delivery_note_of_a_redelivery_is_written_at_the_start_and_replaced_
 def test_no_delivery_note_is_written_for_the_first_delivery_of_a_job_that_did_not_run(
     jobs: RecordedJobs, error: WorkerError
 ) -> None:
-    jobs.consumer.end(jobs.job(reply_to=FROM_A_GATEWAY), error)
+    jobs.consumer.end_job(jobs.job(reply_to=FROM_A_GATEWAY), error)
     assert jobs.settlements == [Settlement.COMPLETE]
     assert jobs.notes() == []
 
 
 def test_no_delivery_note_is_written_about_the_message_of_a_producer(jobs: RecordedJobs) -> None:
     for reply_to in (None, ReplyQueue("answers"), ReplyUrl("http://gateway/v1/jobs/job/reply")):
-        jobs.consumer.end(jobs.job(3, reply_to), NotFinished(""))
+        jobs.consumer.end_job(jobs.job(3, reply_to), NotFinished(""))
     assert len(jobs.settlements) == 3
     assert jobs.notes() == []
 
@@ -397,7 +397,7 @@ def test_no_delivery_note_is_written_about_the_message_of_a_producer(jobs: Recor
 def test_the_blob_name_of_a_delivery_note_depends_on_the_reply_token_but_does_not_contain_the_token(
     jobs: RecordedJobs,
 ) -> None:
-    jobs.consumer.end(jobs.job(reply_to=FROM_A_GATEWAY), NotFinished(""))
+    jobs.consumer.end_job(jobs.job(reply_to=FROM_A_GATEWAY), NotFinished(""))
     jobs.consumer.notes.wait(10)
     (name,) = jobs.blobs.blobs
     assert name.startswith(delivery_notes("job", "secret"))
@@ -409,11 +409,11 @@ def test_a_message_is_settled_even_if_its_delivery_note_cannot_be_written(
     jobs: RecordedJobs,
 ) -> None:
     jobs.blobs.failure = ServiceRequestError("the storage is away")
-    jobs.consumer.end(jobs.job(reply_to=FROM_A_GATEWAY), NotFinished(""))
+    jobs.consumer.end_job(jobs.job(reply_to=FROM_A_GATEWAY), NotFinished(""))
     assert jobs.settlements == [Settlement.ABANDON]
     assert jobs.notes() == []
     jobs.blobs.failure = None
-    jobs.consumer.end(jobs.job(reply_to=FROM_A_GATEWAY), NotFinished(""))
+    jobs.consumer.end_job(jobs.job(reply_to=FROM_A_GATEWAY), NotFinished(""))
     assert len(jobs.notes()) == 1
 
 

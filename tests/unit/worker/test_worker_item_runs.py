@@ -71,8 +71,8 @@ class Steps:
         request = JobRequest("job", "noop", InlineBytes("", b""), now, deadline)
         lock = self.locks.hold(delivery, lambda delivery, timeout_seconds: 60.0, 60.0, 1e9)
         job = ReceivedJob(request, delivery, lock, JobSpan("-"), item=item)
-        self.in_flight.add(delivery)
-        self.in_flight.open(job)
+        self.in_flight.add_delivery(delivery)
+        self.in_flight.add_job(job)
         return job
 
 

@@ -119,7 +119,7 @@ def test_a_prepared_job_gives_its_memory_back(setup: Setup, reason: str) -> None
     setup.is_wanted = lambda _job: reason == "expired"
     setup.jobs.consumer.end_unwanted()
     assert setup.budget.used_bytes == 0
-    assert not setup.jobs.in_flight.start(job)
+    assert not setup.jobs.in_flight.start_job(job)
     assert setup.jobs.settlements == [Settlement.COMPLETE]
 
 
@@ -128,4 +128,4 @@ def test_a_prepared_job_that_is_wanted_keeps_its_memory(setup: Setup) -> None:
     job.item, job.memory = object(), setup.budget.reserve(LARGE_BYTES, keep_waiting)
     setup.jobs.consumer.end_unwanted()
     assert setup.budget.used_bytes == LARGE_BYTES
-    assert setup.jobs.in_flight.start(job)
+    assert setup.jobs.in_flight.start_job(job)

@@ -41,7 +41,7 @@ def opened(locked_seconds: float) -> ReceivedJob:
     delivery = LockedMessage(
         encode_request(request), 0, NOW, locked_until, {}, "job", cast(Any, None)
     )
-    return receive_step().open(delivery, lambda delivery, timeout_seconds: 10.0, NOW)
+    return receive_step().open_delivery(delivery, lambda delivery, timeout_seconds: 10.0, NOW)
 
 
 def test_a_lock_expires_at_the_expiry_time_in_the_message() -> None:

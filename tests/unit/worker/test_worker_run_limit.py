@@ -81,7 +81,7 @@ def test_a_message_says_that_its_job_ran_too_long_if_the_reply_was_not_delivered
     jobs = RecordedJobs()
     job = jobs.job(reply_to=ReplyUrl("http://127.0.0.1:1/v1/jobs/job/reply?token=secret"))
     job.overrun_count = 1
-    jobs.consumer.end(job, ReplyUndelivered("the gateway does not answer"))
+    jobs.consumer.end_job(job, ReplyUndelivered("the gateway does not answer"))
     (request,) = jobs.settled
     assert request.settlement is Settlement.ABANDON
     assert request.history == DeliveryHistory(overrun_count=1)

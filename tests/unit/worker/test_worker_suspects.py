@@ -99,7 +99,7 @@ class Started:
     def start(self, history: DeliveryHistory = NO_HISTORY) -> ReceivedJob:
         unused = cast(Any, None)
         job = ReceivedJob(unused, message(1, history=history), unused, unused)
-        self.suspects.start(job, lambda: self.started.append(job))
+        self.suspects.start_in_turn(job, lambda: self.started.append(job))
         return job
 
 
@@ -112,21 +112,21 @@ def test_suspects_run_one_at_a_time_after_the_other_jobs(jobs: Started) -> None:
     usual, first, second = jobs.start(), jobs.start(SUSPECT), jobs.start(SUSPECT)
     assert jobs.started == [usual]
     assert jobs.suspects.exist
-    jobs.suspects.end(usual)
+    jobs.suspects.end_turn(usual)
     assert jobs.started == [usual, first]
-    jobs.suspects.end(first)
+    jobs.suspects.end_turn(first)
     assert jobs.started == [usual, first, second]
     assert jobs.suspects.exist
-    jobs.suspects.end(second)
+    jobs.suspects.end_turn(second)
     assert not jobs.suspects.exist
 
 
 def test_a_job_that_arrives_while_a_suspect_runs_is_next(jobs: Started) -> None:
     first, second, usual = jobs.start(SUSPECT), jobs.start(SUSPECT), jobs.start()
     assert jobs.started == [first]
-    jobs.suspects.end(first)
+    jobs.suspects.end_turn(first)
     assert jobs.started == [first, usual]
-    jobs.suspects.end(usual)
+    jobs.suspects.end_turn(usual)
     assert jobs.started == [first, usual, second]
 
 
@@ -134,15 +134,15 @@ def test_a_suspect_that_has_killed_no_worker_alone_comes_first(jobs: Started) ->
     usual = jobs.start()
     killer = jobs.start(DeliveryHistory(failed_count=1, running_count=2))
     unlucky = jobs.start(SUSPECT)
-    jobs.suspects.end(usual)
-    jobs.suspects.end(unlucky)
+    jobs.suspects.end_turn(usual)
+    jobs.suspects.end_turn(unlucky)
     assert jobs.started == [usual, unlucky, killer]
 
 
 def test_a_job_that_ends_before_its_start_is_not_started(jobs: Started) -> None:
     running, waiting, usual = jobs.start(SUSPECT), jobs.start(SUSPECT), jobs.start()
     for job in (waiting, usual, running):
-        jobs.suspects.end(job)
+        jobs.suspects.end_turn(job)
     assert jobs.started == [running]
     assert not jobs.suspects.exist
 
@@ -153,12 +153,12 @@ def test_all_jobs_start_while_a_job_waits_for_its_child_jobs(jobs: Started) -> N
         assert not jobs.suspects.exist, "the child job must be received"
         child = jobs.start(SUSPECT)
         assert jobs.started == [parent, usual, waiting, child]
-        jobs.suspects.end(child)
-    jobs.suspects.end(parent)
+        jobs.suspects.end_turn(child)
+    jobs.suspects.end_turn(parent)
     later = jobs.start(SUSPECT)
     assert later not in jobs.started
-    jobs.suspects.end(waiting)
-    jobs.suspects.end(usual)
+    jobs.suspects.end_turn(waiting)
+    jobs.suspects.end_turn(usual)
     assert jobs.started[-1] is later
 
 
