@@ -10,7 +10,6 @@ from dataclasses import dataclass
 #: Actions that the Durable Task Scheduler dispatches in a second.
 CONSUMPTION_ACTIONS_PER_SECOND = 500.0
 DEDICATED_ACTIONS_PER_SECOND = 2_000.0
-MAX_DEDICATED_UNITS = 3
 #: Credits of a Standard namespace for each second. A message that is sent or received costs one.
 #: Microsoft's list does not name settlements. They are counted, to be safe.
 STANDARD_CREDITS_PER_SECOND = 1_000.0

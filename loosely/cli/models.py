@@ -299,7 +299,7 @@ class _CheckProcess:
     """Runs `worker.tools.check`, reports its steps on standard error, and kills it if one hangs."""
 
     def __init__(
-        self, place: "_Place", arguments: tuple[str, ...], limit_seconds: float | None = None
+        self, place: "_Place", arguments: tuple[str, ...], limit_seconds: float | None
     ) -> None:
         self._limit_seconds = limit_seconds
         self._process = subprocess.Popen(  # noqa: S603  our own module, without a shell

@@ -12,9 +12,10 @@ from torchvision import models
 
 from contract.catalogue import Catalogue
 from contract.messages import InlineBytes, InlineJson
+from contract.weights import parse_weights
 from worker.inference.loaded_model import LoadedModel
 from worker.models.published import build
-from worker.weights.store import file_of
+from worker.weights.store import find_file
 from worker.weights.weights import Weights
 
 pytestmark = [pytest.mark.gpu, pytest.mark.torch]
@@ -44,7 +45,8 @@ def test_the_classifier_recognises_a_cat_in_each_precision(precision: str) -> No
 
 def test_the_voice_activity_model_finds_speech_on_a_gpu() -> None:
     model = CATALOGUE["voice-activity"]
-    loaded = LoadedModel.load(model, torch_thread_count=1, weights=Weights(file_of(model.weights)))
+    weights = Weights(find_file(parse_weights(model.weights)))
+    loaded = LoadedModel.load(model, torch_thread_count=1, weights=weights)
     found = answer(loaded, "speech.wav", "audio/wav")
     assert isinstance(found, InlineJson)
     (segment,) = found.value["speech"]

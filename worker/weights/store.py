@@ -214,15 +214,3 @@ def find_file(location: WeightsLocation) -> Path:
         f"package:{location.place}/{location.path}: the package is not installed, or has no such "
         "file: install the package, or correct the path"
     )
-
-
-def file_of(weights: str) -> Path:
-    """Return the path of weights that are in the model folder or in an installed package.
-
-    `weights` is the value of the key `weights` in the catalogue entry.
-
-    Raises:
-        ValueError: The value is not a location of weights.
-        WeightsMissing: The file does not exist, or the package is not installed.
-    """
-    return find_file(parse_weights(weights))

@@ -10,10 +10,8 @@ from emulator.servicebus.amqp.errors import AmqpError, DecodeError
 from emulator.servicebus.amqp.performatives import build_error
 from emulator.servicebus.amqp.types import Described, ULong
 
-_RECEIVED = 0x23
 _ACCEPTED = 0x24
 _REJECTED = 0x25
-_RELEASED = 0x26
 _MODIFIED = 0x27
 
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from contract.catalogue import Catalogue, ModelEntry
+from contract.weights import parse_weights
 from worker.errors import (
     ModelFailed,
     ModelUnusable,
@@ -29,7 +30,7 @@ from worker.errors import (
 )
 from worker.inference.loaded_model import ModelLoader
 from worker.weights.cache import Download
-from worker.weights.store import WeightsStore, file_of
+from worker.weights.store import WeightsStore, find_file
 from worker.weights.weights import Weights
 
 pytestmark = pytest.mark.torch
@@ -277,7 +278,7 @@ def test_weights_in_a_package_are_found_without_importing_the_package(tmp_path: 
 )
 def test_a_weights_file_that_is_missing_or_outside_the_package_is_refused(weights: str) -> None:
     with pytest.raises(WeightsMissing, match="is not installed, or has no such file"):
-        file_of(weights)
+        find_file(parse_weights(weights))
 
 
 def test_any_error_while_loading_a_model_raises_a_model_unusable_error(tmp_path: Path) -> None:
