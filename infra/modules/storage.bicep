@@ -114,8 +114,8 @@ resource payload 'Microsoft.Storage/storageAccounts@2025-08-01' = {
             { prefix: 'outcomes', days: payloadDays }
             { prefix: 'progress', days: payloadDays }
             { prefix: 'deliveries', days: payloadDays }
+            { prefix: 'children', days: payloadDays }
             { prefix: 'heartbeats', days: 1 }
-            { prefix: 'lengths', days: 1 }
             { prefix: 'sums', days: 1 }
             { prefix: 'uploads', days: deadlineDays + 1 }
             { prefix: 'claims', days: 2 }

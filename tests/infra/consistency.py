@@ -448,7 +448,7 @@ def lifecycle_rules_cover_every_kind_of_blob(files: DeploymentFiles) -> None:
         for path in (files.root / "functions" / folder).rglob("*.py")
     )
     written = {"inputs", "results", "outcomes", "progress", "deliveries", "uploads", "claims"}
-    written |= {"dead-letters", "heartbeats", "lengths", "sums"}
+    written |= {"dead-letters", "heartbeats", "children", "sums"}
     assert lifecycle_days(files, 72, 3600).keys() == written
     for prefix in written:
         assert re.search(rf"[\"']{prefix}/", code), f"the code does not write {prefix}/"

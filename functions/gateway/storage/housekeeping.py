@@ -1,7 +1,7 @@
 """Delete histories of orchestrations, and blobs, when their retention has ended.
 
-The deleted blobs are those of idempotency keys, uploads, jobs, dead letters, workers, queue lengths
-and minute sums. In Azure, lifecycle rules of the storage account later delete the blobs that this
+The deleted blobs are those of idempotency keys, uploads, jobs, dead letters, workers and
+minute sums. In Azure, lifecycle rules of the storage account later delete the blobs that this
 module has missed.
 
 The housekeeping runs every ten minutes. Each kind of data is one step. A step that fails, and a
