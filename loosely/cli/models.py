@@ -37,6 +37,8 @@ from loosely.local.parts import python_command, storage_connection_string
 
 _MEBIBYTE = 1024 * 1024
 _EXIT_USAGE = 2
+# The text of the last step of worker.tools.check.
+_END_STEP = "end"
 _STEP_SECONDS = 300.0
 # How often a check that is still busy says so.
 _NOTE_SECONDS = 10.0
@@ -302,6 +304,7 @@ class _CheckProcess:
         self, place: "_Place", arguments: tuple[str, ...], limit_seconds: float | None
     ) -> None:
         self._limit_seconds = limit_seconds
+        self._has_died = False
         self._process = subprocess.Popen(  # noqa: S603  our own module, without a shell
             python_command("worker.tools.check", "--steps", *arguments),
             cwd=place.directory,
@@ -327,7 +330,7 @@ class _CheckProcess:
 
     def events(self) -> Iterator[Mapping[str, Any]]:
         """Yield the JSON objects that the process prints, without the steps."""
-        step, begun = "starting", time.monotonic()
+        step, begun, has_ended = "starting", time.monotonic(), False
         limit_seconds = self._limit_seconds or _STEP_SECONDS
         while True:
             seconds = time.monotonic() - begun
@@ -335,6 +338,7 @@ class _CheckProcess:
                 self._process.kill()
                 detail = f"{step} took longer than {limit_seconds:g} s; --timeout allows more"
                 yield {"event": "failed", "code": "timed-out", "detail": detail}
+                has_ended = True
                 break
             try:
                 line = self._lines.get(timeout=min(_NOTE_SECONDS, limit_seconds - seconds))
@@ -347,17 +351,28 @@ class _CheckProcess:
                 break
             event = json.loads(line)
             begun = time.monotonic()
+            has_ended = event["event"] == "failed" or event.get("text") == _END_STEP
+            if event["event"] == "step" and has_ended:
+                continue
             if event["event"] == "step":
                 step = printable(event["text"])
                 limit_seconds = self._limit_seconds or event["limit_seconds"] or _STEP_SECONDS
                 typer.echo(step, err=True)
             else:
                 yield event
-        self._process.wait()
+        code = self._process.wait()
+        # The process writes the reason on standard error if an argument is wrong.
+        if not has_ended and code != _EXIT_USAGE:
+            self._has_died = True
+            detail = (
+                f"the process ended with the exit code {code} while {step}; the model's code may "
+                "have called os._exit, or a library has crashed"
+            )
+            yield {"event": "failed", "code": "model-kills-worker", "detail": detail}
 
     def exit_on_failure(self) -> None:
         """Raise typer.Exit if the process has failed."""
-        if self._process.returncode:
+        if self._process.returncode or self._has_died:
             is_usage = self._process.returncode == _EXIT_USAGE
             raise typer.Exit(_EXIT_USAGE if is_usage else ExitCode.FAILED)
 

@@ -423,3 +423,23 @@ def test_the_models_check_command_says_what_it_does_and_ends_a_step_that_hangs(
     assert steps[:2] == ["loading tried", "running tried"]
     assert "still running tried after 10 s" in done.stderr
     assert "timed-out: running tried took longer than 20 s; --timeout allows more" in done.stderr
+
+
+def test_a_process_that_ends_fails_the_check(tmp_path: Path) -> None:
+    code = (
+        "import os\nclass Infer:\n    accepts = 'text'\n"
+        "    def __call__(self, item):\n        os._exit(0)\n"
+    )
+    done = run_check(tmp_path, "tried", write_input(tmp_path, "four"), code=code)
+    assert done.returncode == 1
+    assert "ended with the exit code 0 while running tried" in done.stderr
+
+
+def test_batches_of_an_item_model_are_not_measured(tmp_path: Path) -> None:
+    code = (
+        "class Infer:\n    accepts = 'text'\n    def __call__(self, item):\n        return item\n"
+    )
+    done = run_check(tmp_path, "tried", write_input(tmp_path, "four"), code=code)
+    assert done.returncode == 0, done.stderr
+    assert "measuring batches of 1" in done.stderr
+    assert "measuring batches of 2" not in done.stderr

@@ -22,6 +22,8 @@ def check_progress(fraction: float | None, message: str | None) -> None:
 class NoParentJob(Exception):
     """A model has called `context.run` without a running job."""
 
+    code = "no-parent-job"
+
 
 class NullContext:
     """A context that sends no reports, for runs of a model without a job."""

@@ -90,8 +90,7 @@ def check_methods(model: ModelEntry, infer: Any) -> None:
             f"{model.implementation}: Infer has postprocess but no preprocess; add the method "
             "preprocess, or postprocess the result in __call__"
         )
-    if model.reports_progress:
-        _check_takes_context(model, infer)
+    _check_takes_context(model, infer)
     _check_parameters(model, infer.preprocess if is_batch_model else infer)
 
 
@@ -157,12 +156,16 @@ def _is_text(media_type: str) -> bool:
 
 
 def _check_takes_context(model: ModelEntry, infer: Any) -> None:
-    """Check that `__call__` accepts a second argument: the context, or the contexts of a batch.
+    """Check whether `__call__` accepts a second argument: the context, or the contexts of a batch.
 
     Raises:
-        ModelUnfit: `__call__` does not accept a second argument.
+        ModelUnfit: `__call__` does not accept a second argument although `reports_progress` is
+            true, or requires one although it is false.
     """
-    parameters = inspect.signature(infer).parameters.values()
+    try:
+        parameters = inspect.signature(infer).parameters.values()
+    except ValueError:
+        return  # a method that is written in C may have no signature
     positional = [
         each
         for each in parameters
@@ -170,8 +173,15 @@ def _check_takes_context(model: ModelEntry, infer: Any) -> None:
         and each.name != "parameters"
     ]
     takes_any = any(each.kind is each.VAR_POSITIONAL for each in parameters)
-    if len(positional) < 2 and not takes_any:
-        name = "contexts" if hasattr(infer, "preprocess") else "context"
+    name = "contexts" if hasattr(infer, "preprocess") else "context"
+    required = [each for each in positional if each.default is each.empty]
+    if not model.reports_progress and len(required) > 1:
+        raise ModelUnfit(
+            f"{model.name}.reports_progress: {model.implementation} requires the argument "
+            f"{required[1].name} of __call__; add reports_progress = true to the entry if it is "
+            f"the {name}, or remove the argument"
+        )
+    if model.reports_progress and len(positional) < 2 and not takes_any:
         raise ModelUnfit(
             f"{model.name}.reports_progress: the key is true, but {model.implementation} takes no "
             f"context; add the argument {name} to __call__ after the input, or remove the key"

@@ -34,7 +34,7 @@ from contract.errors import ContractError
 from contract.messages import InlineJson, Json
 from contract.parameters import InvalidParameter, check_parameters
 from worker.errors import SettingsError, WeightsUnavailable, WorkerError
-from worker.inference.context import NullContext
+from worker.inference.context import NoParentJob, NullContext
 from worker.inference.encoding import EncodedResults, Result, serialize_results
 from worker.inference.loaded_model import LoadedModel, ModelLoader
 from worker.inference.model_manager import run_sample
@@ -50,6 +50,9 @@ from worker.weights.store import AzureBlobReader, WeightsStore
 
 _EXIT_FAULT: Final = 1
 _EXIT_USAGE: Final = 2
+
+END: Final = "end"
+"""The text of the last step. If it is missing, the process has died."""
 _PASSES: Final = 3
 
 Line = dict[str, Any]
@@ -149,7 +152,8 @@ def check(
     if caller_count:
         yield from _measure_load(model, sample, loaded, item, memory, caller_count)
         return
-    for size in _sizes(model.max_batch_size):
+    # An item model never runs a batch.
+    for size in _sizes(model.max_batch_size if loaded.preprocesses else 1):
         yield _step(f"measuring batches of {size}")
         yield _batch(loaded, [item] * size)
 
@@ -419,6 +423,8 @@ def _print_lines(lines: Iterator[Line], output: TextIO, *, with_steps: bool) -> 
     for line in lines:
         if with_steps or line["event"] != "step":
             _print(line, output)
+    if with_steps:
+        _print(_step(END), output)
 
 
 def _failed(code: str, detail: str, output: TextIO, **more: str) -> int:
@@ -476,7 +482,7 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
         if error.__cause__ is not None:
             traceback.print_exception(error.__cause__)
         return _failed(error.code, str(error), output)
-    except LoadFailed as error:
+    except (LoadFailed, NoParentJob) as error:
         return _failed(error.code, str(error), output)
     except (Exception, SystemExit) as error:  # noqa: BLE001  a model's code may raise anything
         traceback.print_exception(error)

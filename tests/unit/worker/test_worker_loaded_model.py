@@ -408,6 +408,13 @@ def test_a_model_that_reports_progress_is_refused_if_its_call_method_takes_no_co
         LoadedModel(model, batch_model())
 
 
+def test_required_context_needs_reports_progress() -> None:
+    infer = type("Infer", (), {"accepts": "bytes", "__call__": lambda self, item, context: item})
+    with pytest.raises(ModelUnfit, match=r"requires the argument context .* add reports_progress"):
+        LoadedModel(NOOP, infer())
+    LoadedModel(replace(NOOP, reports_progress=True), infer())
+
+
 def test_an_image_of_any_size_is_accepted_if_the_catalogue_entry_has_no_max_pixels() -> None:
     infer = type("Infer", (), {"__call__": lambda self, item: item})
     loaded = LoadedModel(replace(PICTURES, max_pixels=0), infer())
