@@ -167,8 +167,10 @@ def test_a_failed_load_frees_the_memory_of_the_model(
     ends_at = time.monotonic() + 10
     while (problem := managed.manager.problem) is None:
         assert time.monotonic() < ends_at
-    assert problem["code"] == "model-failed"
-    assert problem["detail"] == "worker.models.noop raised ValueError"
+    assert problem == {
+        "code": "model-failed",
+        "detail": "worker.models.noop raised ValueError",
+    }
     assert managed.entered.wait(10)
     assert first.is_closed
     assert lived == [False]
