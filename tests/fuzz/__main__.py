@@ -24,8 +24,8 @@ from collections.abc import Mapping
 import psutil
 
 from fuzz_tests.campaign import FuzzResult, run_fuzz
-from tests.storm.footprint import MIB, MIN_WARM_UP_SECONDS, Footprint
-from tests.storm.run import print_line
+from lab.storm.footprint import MIB, MIN_WARM_UP_SECONDS, Footprint
+from lab.storm.run import print_line
 
 # The soak uses the same limits.
 _MAX_GROWTH_BYTES, _MAX_FILES_GROWTH = 2.0 * MIB, 1.0

@@ -5,7 +5,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[3]
 FOLDERS = ("functions", "worker", "emulator", "loosely", "lab", "infra")
 BUILT = ROOT / "infra" / "build"
-TEST_FOLDERS = (ROOT / "tests", ROOT / "emulator" / "tests")
+TEST_FOLDERS = (ROOT / "tests", ROOT / "emulator" / "tests", ROOT / "lab" / "tests")
 MODULES = sorted(
     path
     for folder in FOLDERS

@@ -28,7 +28,7 @@ def test_each_public_class_name_except_infer_is_unique() -> None:
 def test_no_class_name_in_the_tests_contains_the_word_world() -> None:
     named = [
         str(path.relative_to(ROOT))
-        for folder in ("tests", "emulator/tests")
+        for folder in ("tests", "emulator/tests", "lab/storm", "lab/tests")
         for path in (ROOT / folder).rglob("*.py")
         if any(
             isinstance(node, ast.ClassDef) and "World" in node.name

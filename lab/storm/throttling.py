@@ -9,10 +9,10 @@ import asyncio
 
 import httpx
 
-from tests.storm.callers import StormCallers
-from tests.storm.jobs import StormJob
-from tests.storm.rig import COUNTING_CATALOGUE, Rig, RigError, RigOptions
-from tests.storm.run import Storm, in_background, read_all_again, wait_until_all_ended
+from lab.storm.callers import StormCallers
+from lab.storm.jobs import StormJob
+from lab.storm.rig import COUNTING_CATALOGUE, Rig, RigError, RigOptions
+from lab.storm.run import Storm, in_background, read_all_again, wait_until_all_ended
 
 PARTIAL_SHARE = 2 / 3
 _LOCK = "lock_seconds = 5\nmax_delivery_count = 3\n"

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from lab.storm.balancer import Balancer
 from tests.ports import free_port
-from tests.storm.balancer import Balancer
 
 
 class Backend:

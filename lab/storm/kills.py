@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tests.storm.rig import Rig
+from lab.storm.rig import Rig
 
 _WEIGHTS = {
     "gateway": 5,

@@ -12,10 +12,10 @@ from typing import Any
 
 import httpx
 
-from tests.storm.callers import StormCallers
-from tests.storm.jobs import JobKind, StormJob
-from tests.storm.rig import COUNTING_CATALOGUE, Rig, RigOptions
-from tests.storm.run import Storm, in_background, read_all_again, wait_until_all_ended
+from lab.storm.callers import StormCallers
+from lab.storm.jobs import JobKind, StormJob
+from lab.storm.rig import COUNTING_CATALOGUE, Rig, RigOptions
+from lab.storm.run import Storm, in_background, read_all_again, wait_until_all_ended
 from worker.processes.history import KILLS_PER_FAILURE
 
 _MODELS = ("counting", "recounting")

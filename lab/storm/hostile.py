@@ -21,9 +21,9 @@ from urllib.parse import urlsplit
 
 from azure.servicebus import ServiceBusMessage
 
-from tests.storm.jobs import JobKind
-from tests.storm.soak_callers import ProducerSender, SoakCallers
-from tests.storm.soak_jobs import SoakCaller, SoakJob
+from lab.storm.jobs import JobKind
+from lab.storm.soak_callers import ProducerSender, SoakCallers
+from lab.storm.soak_jobs import SoakCaller, SoakJob
 
 ATTACK_SECONDS = 20.0
 #: DNS never answers look-ups of names in this domain. `resolver/sitecustomize.py` makes them hang.

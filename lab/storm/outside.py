@@ -13,7 +13,7 @@ from typing import Any, Self
 from aiohttp import web
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from tests.storm.soak_jobs import SoakJob, make_bytes
+from lab.storm.soak_jobs import SoakJob, make_bytes
 
 _HOST = "127.0.0.1"
 _REFUSED_SHARE = 0.1

@@ -20,6 +20,7 @@ import httpx
 import psutil
 
 from lab.benchmarks.proxy import DelayProxy
+from lab.storm.balancer import Balancer
 from loosely.local.data_directory import reply_token_key
 from loosely.local.environment import read_environment, shared_environment
 from loosely.local.errors import USAGE_EXIT_CODE
@@ -30,7 +31,6 @@ from loosely.local.ports import Ports
 from loosely.local.probe import wait_until_ready
 from loosely.local.reaper import Reaper, kill_group
 from tests.ports import free_ports
-from tests.storm.balancer import Balancer
 
 ROOT = Path(__file__).parents[2]
 LOCAL = "local"

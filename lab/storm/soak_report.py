@@ -7,13 +7,13 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from tests.storm.footprint import MIB, RoleFootprint, Slope
-from tests.storm.jobs import BrokenPromises
-from tests.storm.run import count, describe_broken
-from tests.storm.soak_callers import Wait
+from lab.storm.footprint import MIB, RoleFootprint, Slope
+from lab.storm.jobs import BrokenPromises
+from lab.storm.run import count, describe_broken
+from lab.storm.soak_callers import Wait
 
 if TYPE_CHECKING:
-    from tests.storm.soak import Soak
+    from lab.storm.soak import Soak
 
 _Row = dict[str, Any]
 

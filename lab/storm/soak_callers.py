@@ -21,9 +21,9 @@ from azure.servicebus.aio import ServiceBusClient
 from azure.servicebus.exceptions import ServiceBusError
 from azure.servicebus.management import ServiceBusAdministrationClient
 
-from tests.storm.callers import StormCallers
-from tests.storm.jobs import JobKind, StormJob
-from tests.storm.soak_jobs import DEADLINE_SECONDS, Form, ProducerJob, SoakCaller, SoakJob
+from lab.storm.callers import StormCallers
+from lab.storm.jobs import JobKind, StormJob
+from lab.storm.soak_jobs import DEADLINE_SECONDS, Form, ProducerJob, SoakCaller, SoakJob
 
 REPLY_QUEUE = "soak-replies"
 _RETRY_SECONDS = 0.3

@@ -11,11 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.storm.rig import ROOT
+from lab.storm.rig import ROOT
 
 pytestmark = [pytest.mark.e2e, pytest.mark.thorough, pytest.mark.timeout(180)]
 
-COMMAND = (sys.executable, "-m", "tests.storm.soak")
+COMMAND = (sys.executable, "-m", "lab.storm.soak")
 SMALL = ("--models", "noop,counting,fragile", "--rate", "4", "--limit", "150")
 HOSTILE = "messages-without-id,malformed-http"
 

@@ -13,9 +13,9 @@ from typing import Protocol
 
 import psutil
 
-from tests.storm.kills import Kill, plan_kills
-from tests.storm.rig import Rig
-from tests.storm.small_disk import SmallDisk
+from lab.storm.kills import Kill, plan_kills
+from lab.storm.rig import Rig
+from lab.storm.small_disk import SmallDisk
 
 _WEIGHTS = {"kill": 10, "stop": 4, "slow": 4, "disk": 1}
 _MAX_STOP_SECONDS, _MAX_SLOW_SECONDS, _MAX_DISK_SECONDS = 15.0, 20.0, 8.0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.storm.rig import AZURE_STORAGE, LOCAL, ROOT
+from lab.storm.rig import AZURE_STORAGE, LOCAL, ROOT
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -15,7 +15,7 @@ engines = pytest.mark.parametrize("engine", [LOCAL, AZURE_STORAGE])
 
 def run_storm(data: Path, *options: str) -> str:
     """Run `./dev storm`, check that it exits with 0, and return its output."""
-    command = [sys.executable, "-m", "tests.storm", "--data", str(data), "--limit", "240", *options]
+    command = [sys.executable, "-m", "lab.storm", "--data", str(data), "--limit", "240", *options]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     return run.stdout

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from contract.messages import INPUT_INLINE_LIMIT_BYTES
-from tests.storm.jobs import BrokenPromises, JobKind, KnownState, StormJob, plan_jobs
-from tests.storm.killers import plan_killers
-from tests.storm.kills import plan_kills
+from lab.storm.jobs import BrokenPromises, JobKind, KnownState, StormJob, plan_jobs
+from lab.storm.killers import plan_killers
+from lab.storm.kills import plan_kills
 
 
 def accepted(kind: JobKind = JobKind.ASYNC) -> StormJob:

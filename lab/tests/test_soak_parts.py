@@ -21,16 +21,16 @@ import pytest
 from standardwebhooks import Webhook
 
 from contract.catalogue import Catalogue
-from tests.storm import hostile
-from tests.storm.faults import FullDisk, SlowLink, Stop, plan_faults
-from tests.storm.footprint import MIB, Life, Slope, choose_warm_up, fit
-from tests.storm.jobs import BrokenPromises, JobKind
-from tests.storm.kills import Kill
-from tests.storm.outside import Outside
-from tests.storm.rig import ROOT
-from tests.storm.small_disk import FileSizeLimit
-from tests.storm.soak import Interval, Soak
-from tests.storm.soak_jobs import (
+from lab.storm import hostile
+from lab.storm.faults import FullDisk, SlowLink, Stop, plan_faults
+from lab.storm.footprint import MIB, Life, Slope, choose_warm_up, fit
+from lab.storm.jobs import BrokenPromises, JobKind
+from lab.storm.kills import Kill
+from lab.storm.outside import Outside
+from lab.storm.rig import ROOT
+from lab.storm.small_disk import FileSizeLimit
+from lab.storm.soak import Interval, Soak
+from lab.storm.soak_jobs import (
     Form,
     ProducerJob,
     SoakCaller,
@@ -289,7 +289,7 @@ def test_a_full_tmpfs_refuses_writes_and_disappears_when_the_program_ends(
     program = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from tests.storm.small_disk import Tmpfs, enter_mount_namespace\n"
+        "from lab.storm.small_disk import Tmpfs, enter_mount_namespace\n"
         "if not enter_mount_namespace(sys.orig_argv, dict(os.environ)):\n"
         "    sys.exit(5)\n"
         f"disk = Tmpfs(Path({str(tmp_path / 'disk')!r}), 2**20)\n"
@@ -385,7 +385,7 @@ def test_the_fake_dns_resolver_hangs_only_for_host_names_in_the_silent_test_doma
     )
     environment = {
         **os.environ,
-        "PYTHONPATH": str(ROOT / "tests" / "storm" / "resolver"),
+        "PYTHONPATH": str(ROOT / "lab" / "storm" / "resolver"),
         "SOAK_SILENT_DOMAIN": hostile.SILENT_DOMAIN,
     }
     printed = subprocess.run(

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tests.storm.callers import StormCallers, UnexpectedResponse
-from tests.storm.jobs import BrokenPromises, StormJob
-from tests.storm.rig import Rig, RigError, RigOptions, StormEngine, running
+from lab.storm.callers import StormCallers, UnexpectedResponse
+from lab.storm.jobs import BrokenPromises, StormJob
+from lab.storm.rig import Rig, RigError, RigOptions, StormEngine, running
 
 _POLL_SECONDS = 0.25
 _EMPTY_WITHIN_SECONDS = 60.0
@@ -25,7 +25,7 @@ _MAX_SHOWN = 10
 class Storm:
     """A storm: its command-line options, its jobs, and what it has measured so far.
 
-    `python -m tests.storm --help` explains the `options`.
+    `python -m lab.storm --help` explains the `options`.
     """
 
     options: argparse.Namespace

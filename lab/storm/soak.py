@@ -37,21 +37,20 @@ from pathlib import Path
 
 from contract.webhook import format_secrets, parse_secrets, tenant_secrets
 from gateway.http.keys import Scope, make_key
-from loosely.local.environment import read_environment
-from tests.storm.faults import SoakFault, plan_faults
-from tests.storm.footprint import MIB, MIN_WARM_UP_SECONDS, Footprint, choose_warm_up
-from tests.storm.hostile import (
+from lab.storm.faults import SoakFault, plan_faults
+from lab.storm.footprint import MIB, MIN_WARM_UP_SECONDS, Footprint, choose_warm_up
+from lab.storm.hostile import (
     ATTACK_SECONDS,
     SILENT_DOMAIN,
     Attack,
     Attacker,
     choose_attacks,
 )
-from tests.storm.jobs import StormJob
-from tests.storm.kills import Kill
-from tests.storm.outside import Outside, WebhookCounts
-from tests.storm.rig import ENGINES, LOCAL, Rig, RigError, RigOptions, StormEngine
-from tests.storm.run import (
+from lab.storm.jobs import StormJob
+from lab.storm.kills import Kill
+from lab.storm.outside import Outside, WebhookCounts
+from lab.storm.rig import ENGINES, LOCAL, Rig, RigError, RigOptions, StormEngine
+from lab.storm.run import (
     Storm,
     in_background,
     print_line,
@@ -60,8 +59,8 @@ from tests.storm.run import (
     run_scenario,
     wait_until_all_ended,
 )
-from tests.storm.small_disk import FileSizeLimit, SmallDisk, Tmpfs, enter_mount_namespace
-from tests.storm.soak_callers import (
+from lab.storm.small_disk import FileSizeLimit, SmallDisk, Tmpfs, enter_mount_namespace
+from lab.storm.soak_callers import (
     Operator,
     Producers,
     ProducerSender,
@@ -69,7 +68,7 @@ from tests.storm.soak_callers import (
     SoakNeighbour,
     create_reply_queue,
 )
-from tests.storm.soak_jobs import (
+from lab.storm.soak_jobs import (
     TORCH_MODELS,
     ProducerJob,
     SoakCaller,
@@ -77,7 +76,8 @@ from tests.storm.soak_jobs import (
     plan_soak_jobs,
     soak_catalogue,
 )
-from tests.storm.soak_report import describe_soak, write_report
+from lab.storm.soak_report import describe_soak, write_report
+from loosely.local.environment import read_environment
 
 FAULTS = ("kill", "stop", "slow", "disk")
 MODELS = ("noop", "counting", "fragile", "tensor", "classifier", "voice-activity")
@@ -565,6 +565,6 @@ def main(arguments: list[str], *, may_mount: bool = False) -> int:
 
 
 if __name__ == "__main__":
-    _command = [sys.executable, "-m", "tests.storm.soak", *sys.argv[1:]]
+    _command = [sys.executable, "-m", "lab.storm.soak", *sys.argv[1:]]
     _may_mount = enter_mount_namespace(_command, read_environment())
     sys.exit(main(sys.argv[1:], may_mount=_may_mount))

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import httpx
 
-from tests.storm.jobs import JobKind, StormJob, StormSubmission
+from lab.storm.jobs import JobKind, StormJob, StormSubmission
 
 _SWEEP_PAUSE_SECONDS = 0.5
 _READ_AGAIN_COUNT = 5

@@ -26,12 +26,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.storm.callers import StormCallers
-from tests.storm.jobs import StormJob, plan_cancellations, plan_jobs
-from tests.storm.killers import OPTIONS as KILLERS_OPTIONS
-from tests.storm.killers import killers, plan_killers
-from tests.storm.kills import plan_kills
-from tests.storm.rig import (
+from lab.storm.callers import StormCallers
+from lab.storm.jobs import StormJob, plan_cancellations, plan_jobs
+from lab.storm.killers import OPTIONS as KILLERS_OPTIONS
+from lab.storm.killers import killers, plan_killers
+from lab.storm.kills import plan_kills
+from lab.storm.rig import (
     AZURE_STORAGE,
     ENGINES,
     LOCAL,
@@ -40,7 +40,7 @@ from tests.storm.rig import (
     RigOptions,
     StormEngine,
 )
-from tests.storm.run import (
+from lab.storm.run import (
     Storm,
     format_statuses,
     in_background,
@@ -50,8 +50,8 @@ from tests.storm.run import (
     run_scenario,
     wait_until_all_ended,
 )
-from tests.storm.throttling import OPTIONS as THROTTLING_OPTIONS
-from tests.storm.throttling import throttling
+from lab.storm.throttling import OPTIONS as THROTTLING_OPTIONS
+from lab.storm.throttling import throttling
 
 
 async def storm(rig: Rig, run: Storm) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from tests.storm.jobs import JobKind, StormJob, StormSubmission
-from tests.storm.rig import COUNTING_CATALOGUE, ROOT
+from lab.storm.jobs import JobKind, StormJob, StormSubmission
+from lab.storm.rig import COUNTING_CATALOGUE, ROOT
 
 DEADLINE_SECONDS = 1800
 SHORT_DEADLINE_SECONDS = 3
