@@ -115,7 +115,9 @@ def main() -> None:
     pages = [*ROOT.glob("*.md"), *list_files("docs", ".md"), *list_files("infra", ".md")]
     words = sum(len(re.findall(r"\w+", path.read_text("utf-8"))) for path in pages)
     print(f"words of documentation: {words:,}")
-    terms = re.findall(r"^\| \*\*", (ROOT / "docs/glossary.md").read_text("utf-8"), re.MULTILINE)
+    terms = re.findall(
+        r"^\| \*\*", (ROOT / "docs/reference/glossary.md").read_text("utf-8"), re.MULTILINE
+    )
     print(f"terms in the glossary: {len(terms)}")
 
 

@@ -38,7 +38,7 @@ ran the message's job.
 PROPERTY_DELIVERY_HISTORY: Final = "delivery-history"
 """The application property that says which earlier deliveries count against a message's job.
 
-Only workers write and read it. docs/message-contract.md describes it.
+Only workers write and read it. docs/reference/message-contract.md describes it.
 """
 
 PAYLOAD_CONTAINER: Final = "payloads"

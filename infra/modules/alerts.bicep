@@ -1,4 +1,4 @@
-// The alerts. Each text says what to check first. docs/operations.md has more.
+// The alerts. Each text says what to check first. docs/how-to/operations.md has more.
 import { Tags, Token } from 'types.bicep'
 
 param location string

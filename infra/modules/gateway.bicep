@@ -1,4 +1,4 @@
-// The Function App on Flex Consumption. docs/settings.md describes the settings. A test compares them
+// The Function App on Flex Consumption. docs/reference/settings.md describes the settings. A test compares them
 // with those that the code reads.
 import { Tags, Token } from 'types.bicep'
 
@@ -45,7 +45,7 @@ var warm = [
 ]
 
 // The host refuses larger bodies unread. For each byte of a body it needs up to four bytes of memory, and
-// 920 MB are for everything else (docs/capacity.md).
+// 920 MB are for everything else (docs/explanation/capacity.md).
 var bodyLimitBytes = loadJsonContent('../catalogue.json').bodyLimitBytes
 var fittingConcurrency = max(1, (instanceMemoryMB - 920) * 1048576 / (4 * bodyLimitBytes))
 

@@ -36,7 +36,7 @@ new_key() { # NAME
     case $1 in
         reply-token-keys) openssl rand -base64 32 | tr -d '\n' ;;
         webhook-secrets) printf 'whsec_%s' "$(openssl rand -base64 32 | tr -d '\n')" ;;
-        *) stop "$1 cannot be rotated by this script; docs/deploy.md explains how to change API keys" ;;
+        *) stop "$1 cannot be rotated by this script; docs/how-to/deploy.md explains how to change API keys" ;;
     esac
 }
 

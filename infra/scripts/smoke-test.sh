@@ -8,7 +8,7 @@
 # long to wait for a dead letter and for a count of messages. PYTHON is the interpreter that has the worker's
 # packages, by default the one of ./dev environment. The results are also written to the Markdown file
 # REPORT, infra/build/smoke-test.md by default, without names, addresses and keys of this deployment: send
-# it in, because only such reports show whether what docs/fidelity.md has read is true.
+# it in, because only such reports show whether what docs/explanation/fidelity.md has read is true.
 set -eu
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 . "$(dirname "$0")/environment.sh"

@@ -9,7 +9,7 @@ operations  how many operations one job of each kind needs on each service
 emulators   the local Service Bus alone: send, receive, complete, and round trips
 worker      a busy worker without a gateway, compared with a loop that only runs the model
 memory      two models that together need more memory than the device has
-peers       other ways to serve a model, beside Loosely; writes docs/benchmarks.md
+peers       other ways to serve a model, beside Loosely; writes docs/explanation/benchmarks.md
 """
 
 import sys

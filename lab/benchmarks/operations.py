@@ -159,7 +159,7 @@ COLUMNS: dict[str, Callable[[JobOperations], int]] = {
     "function executions": lambda job: job.executions,
     "Durable actions": lambda job: job.actions,
 }
-"""The columns of the table in docs/capacity.md."""
+"""The columns of the table in docs/explanation/capacity.md."""
 
 
 @dataclass(slots=True)
@@ -415,7 +415,7 @@ KINDS = {
     "cancelled while it is queued": OperationCounter.run_cancelled,
     "expired while it is queued": OperationCounter.run_expired,
 }
-"""The kinds of jobs. docs/capacity.md has a row for each of them."""
+"""The kinds of jobs. docs/explanation/capacity.md has a row for each of them."""
 
 
 class _Receiver(BaseHTTPRequestHandler):

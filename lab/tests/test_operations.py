@@ -1,4 +1,4 @@
-"""Count the operations of a job on Azure services, and compare them with docs/capacity.md."""
+"""Count the operations of a job on Azure services, and compare them with capacity.md."""
 
 from collections.abc import Iterator
 
@@ -18,11 +18,11 @@ On a busy machine, a job may end before its orchestration is started, or be rene
 
 
 def documented() -> dict[str, dict[str, int]]:
-    """Read the table of docs/capacity.md. Return a dict for each kind of job.
+    """Read the table of docs/explanation/capacity.md. Return a dict for each kind of job.
 
     Each dict contains the number of operations by the name of the operation.
     """
-    text = (ROOT / "docs" / "capacity.md").read_text("utf-8")
+    text = (ROOT / "docs/explanation/capacity.md").read_text("utf-8")
     section = text.partition("## Counted in a running system\n")[2].partition("\n\n- ")[0]
     lines = [line for line in section.splitlines() if line.startswith("|")]
     header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]

@@ -1,6 +1,6 @@
 """Compute which limit of Azure's services a load reaches first.
 
-The limits are published by Microsoft. docs/capacity.md has the sources, and the counts of
+The limits are published by Microsoft. capacity.md has the sources, and the counts of
 operations that a job needs.
 """
 

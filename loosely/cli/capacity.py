@@ -26,7 +26,9 @@ from loosely.local.model_folder import current_model_folder
 from loosely.local.model_scaling import keep_workers, read_model_scaling
 
 _HOUR_SECONDS = 3600.0
-_DISCLAIMER = "A model of KEDA and the Kubernetes autoscalers, not a measurement: docs/scaling.md"
+_DISCLAIMER = (
+    "A model of KEDA and the Kubernetes autoscalers, not a measurement: docs/how-to/scaling.md"
+)
 
 LoadOption = Annotated[
     str,
@@ -343,7 +345,7 @@ def _cost_notes(found: CostEstimate, prices: Prices) -> Iterator[str]:
     yield ""
     yield (
         f"A model with list prices, {prices.currency}, {prices.region}, dated {prices.dated}; "
-        "docs/cost.md has the formulas."
+        "docs/how-to/cost.md has the formulas."
     )
     yield "~  includes assumed prices, for which no quote was found"
     unknown = sorted({what for bill in found.bills for what in bill.unknown})

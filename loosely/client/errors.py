@@ -83,7 +83,7 @@ class Problem(LooselyError):
 
     Attributes:
         status: The HTTP status.
-        code: The stable code of the problem. docs/problems.md lists all codes.
+        code: The stable code of the problem. docs/reference/problems.md lists all codes.
         title: The name of this kind of problem, for people.
         detail: A description of the problem for people.
         retryable: Whether the same request may succeed later.

@@ -15,7 +15,9 @@ from tests.e2e.system import ROOT, System, running, until
 
 pytestmark = pytest.mark.e2e
 
-GUIDE, README = ((ROOT / name).read_text("utf-8") for name in ("docs/client.md", "README.md"))
+GUIDE, README = (
+    (ROOT / name).read_text("utf-8") for name in ("docs/reference/client.md", "README.md")
+)
 #: Long enough for a whole system to stop and start on a busy machine.
 PATIENT = Retry(longest_seconds=1, total_seconds=240)
 

@@ -1,4 +1,4 @@
-"""Run the examples of README.md, docs/models.md and docs/http.md as they are written."""
+"""Run the examples of README.md, models.md and http.md as they are written."""
 
 import io
 import json
@@ -23,8 +23,8 @@ from tests.ports import free_ports
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-MODELS = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
-HTTP = (ROOT / "docs" / "http.md").read_text(encoding="utf-8")
+MODELS = (ROOT / "docs/how-to/models.md").read_text(encoding="utf-8")
+HTTP = (ROOT / "docs/reference/http.md").read_text(encoding="utf-8")
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -114,7 +114,7 @@ def test_the_example_models_in_the_guide_for_model_authors_serve_jobs(
 
 
 def check_measured(system: System, picture: Path, white: Path, folder: Path) -> None:
-    """Run the model `measured` of docs/models.md, and check its named results.
+    """Run the model `measured` of docs/how-to/models.md, and check its named results.
 
     Submit two pictures with the client library. For the picture `white`, one optional result is
     missing. Then run `loosely submit`, which saves the results in `folder`.

@@ -15,7 +15,7 @@ from tests.e2e.system import ROOT, System
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(180)]
 
-PAGE = ROOT / "docs" / "message-contract.md"
+PAGE = ROOT / "docs/reference/message-contract.md"
 
 
 @pytest.fixture

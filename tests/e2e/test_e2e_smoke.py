@@ -237,8 +237,8 @@ def test_the_smoke_test_reports_each_expectation_that_the_deployment_does_not_me
 
 
 def documented_claims() -> set[str]:
-    """Return the claims in docs/fidelity.md: what a deployment must do to pass the smoke test."""
-    page = (ROOT / "docs" / "fidelity.md").read_text("utf-8")
+    """Return the claims in fidelity.md: what a deployment must do to pass the smoke test."""
+    page = (ROOT / "docs/explanation/fidelity.md").read_text("utf-8")
     section = page.partition("## What the smoke test checks\n")[2].partition("\n## ")[0]
     rows = [line.split("|")[1].strip() for line in section.splitlines() if line.startswith("| ")]
     return set(rows[1:])

@@ -1,4 +1,4 @@
-"""Serve ten models, written as docs/models.md describes, and check the results of each model.
+"""Serve ten models, written as models.md describes, and check the results of each model.
 
 The folder `ten_models` contains the code, the catalogue and the other files of these models.
 """

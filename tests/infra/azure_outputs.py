@@ -78,7 +78,7 @@ def usage(name: str, limit: int, used: int = 0) -> Output:
     }
 
 
-# The quota that docs/deploy.md asks for, and no core more. Published lists have the same family
+# The quota that deploy.md asks for, and no core more. Published lists have the same family
 # both as `Standard NCASv3_T4 Family` and as `standard NCASv3_T4 Family`.
 USAGES = {
     "cores": usage("cores", 20),

@@ -104,7 +104,7 @@ def the_system_pool_has_the_documented_minimum(files: DeploymentFiles) -> None:
 
 
 def capacity_can_be_raised_by_parameters(files: DeploymentFiles) -> None:
-    """Check that the deployment parameters in docs/capacity.md change properties of the resources.
+    """Check that the deployment parameters in capacity.md change properties of the resources.
 
     Also check that the queues have the largest size of the Standard tier, and that an instance of
     the gateway has at least the memory that tests/infra/test_infra_gateway_memory.py requires.

@@ -40,7 +40,7 @@ PLATFORM = {
 }
 # Variables that the image sets for Python.
 IMAGE = {"PATH", "PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"}
-# Settings whose default is right in Azure. docs/settings.md describes them.
+# Settings whose default is right in Azure. docs/reference/settings.md describes them.
 LEFT_TO_DEFAULTS = {
     "gateway": {
         "SERVICE_BUS",

@@ -33,8 +33,8 @@ def settings(services: dict[str, Any]) -> WorkerSettings:
 
 @pytest.fixture(scope="module")
 def gateway_url() -> str:
-    """Return the GATEWAY_BASE_URL of docs/local-development.md for a worker in a container."""
-    text = (ROOT / "docs/local-development.md").read_text("utf-8")
+    """Return the GATEWAY_BASE_URL of local-development.md for a worker in a container."""
+    text = (ROOT / "docs/how-to/local-development.md").read_text("utf-8")
     [url] = re.findall(r"set\s+`GATEWAY_BASE_URL`\s+to\s+`(\S+)`", text)
     return str(url)
 

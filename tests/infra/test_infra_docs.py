@@ -30,8 +30,8 @@ from tests.infra.settings import (
 from worker.settings import WorkerSettings
 
 DOCUMENTS = (
-    *("docs/deploy.md", "infra/README.md", "docs/local-development.md"),
-    *("docs/scaling.md", "docs/cost.md", "docs/capacity.md"),
+    *("docs/how-to/deploy.md", "infra/README.md", "docs/how-to/local-development.md"),
+    *("docs/how-to/scaling.md", "docs/how-to/cost.md", "docs/explanation/capacity.md"),
 )
 
 AZD, AZ, CLUSTER = "needs azd and a subscription", "needs a subscription", "needs a cluster"
@@ -194,7 +194,7 @@ def run_shell(command: str, scripts: ScriptRunner, tmp_path: Path) -> None:
 
 
 def test_each_relative_link_points_to_an_existing_heading_or_file() -> None:
-    for document in (*DOCUMENTS, "docs/disaster.md", "README.md"):
+    for document in (*DOCUMENTS, "docs/how-to/disaster.md", "README.md"):
         text = (ROOT / document).read_text(encoding="utf-8")
         for target in re.findall(r"\]\(((?!https?://)[^)]+)\)", text):
             file, _, anchor = target.partition("#")
@@ -213,7 +213,7 @@ DEFAULTS_OF_SCRIPTS = {"CPU_TORCH_INDEX": "", "CHECK_REGION": "true"}
 
 
 def test_deploy_md_lists_each_variable_in_main_parameters_json_with_the_default_value() -> None:
-    text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/how-to/deploy.md").read_text(encoding="utf-8")
     section = text.partition("## Choices")[2].partition("\n## ")[0]
     documented = dict(re.findall(r"^\| `([A-Z_]+)` \| (\S+) \|", section, re.MULTILINE))
     parameters = (ROOT / "infra" / "main.parameters.json").read_text(encoding="utf-8")
@@ -229,7 +229,7 @@ def test_deploy_md_lists_each_variable_in_main_parameters_json_with_the_default_
 
 
 def test_operations_md_explains_each_alert() -> None:
-    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/how-to/operations.md").read_text(encoding="utf-8")
     alerts = (ROOT / "infra" / "modules" / "alerts.bicep").read_text(encoding="utf-8")
     named = {"availability", *re.findall(r"^    name: '([\w-]+)'$", alerts, re.MULTILINE)}
     section = text.partition("\n## Alerts\n")[2].partition("\n## ")[0]
@@ -263,7 +263,7 @@ _OF_THE_HOST = {
 
 @pytest.mark.parametrize("program", ["gateway", "worker"])
 def test_settings_md_lists_the_settings_that_each_program_reads(program: str) -> None:
-    text = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/reference/settings.md").read_text(encoding="utf-8")
     section = text.partition(f"## {program.title()}\n")[2].partition("\n## ")[0]
     documented = set[str]()
     for first_column in re.findall(r"^\| ([^|]*) \|", section, re.MULTILINE):

@@ -230,7 +230,7 @@ def test_a_package_whose_private_names_are_imported_is_pinned_to_an_exact_versio
     assert specifier.startswith("==") is has_private, specifier
 
 
-# AKS installs driver 580 (AgentBaker #8811, 2026-07), which runs CUDA 13: docs/deploy.md.
+# AKS installs driver 580 (AgentBaker #8811, 2026-07), which runs CUDA 13: docs/how-to/deploy.md.
 CUDA_OF_THE_NODES = "13."
 
 

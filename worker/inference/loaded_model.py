@@ -1,7 +1,7 @@
 """A loaded model, with the same interface for item models and batch models.
 
 An item model processes one item in each call. A batch model processes a whole batch in each call.
-`docs/models.md` describes both. These threads call the methods of `LoadedModel`:
+`docs/how-to/models.md` describes both. These threads call the methods of `LoadedModel`:
 
     prepare     CPU threads      decode and preprocess one input
     run         device thread    run one batch

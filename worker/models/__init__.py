@@ -34,7 +34,7 @@ other types, the type hint must contain an `Input`, for example `Annotated[str, 
 A model may return named results in addition to its result, for example a picture in addition to a
 JSON object. Such a model returns a `Results` object.
 
-docs/models.md describes item models and batch models, the constructor's arguments, the kinds of
+models.md describes item models and batch models, the constructor's arguments, the kinds of
 inputs and results, and long-running models. The class `Infer` need not derive from the protocols in
 this module, and never uses queues, replies or blobs.
 """

@@ -1,4 +1,4 @@
-"""Write `docs/benchmarks.md`, which compares Loosely with other ways to serve a model (its peers).
+"""Write docs/explanation/benchmarks.md, which compares Loosely with other ways to serve a model.
 
 The document contains charts.
 """
@@ -376,6 +376,6 @@ sudo apt-get install --no-install-recommends redis-server
 ```
 
 The first run makes `.venv-peers`, about 3 GB. Fewer systems: `--peers loosely,celery`. One task:
-`--tasks noop`. `./dev bench peers --render docs/benchmarks/peers.json` writes this page again from
-the measured values.
+`--tasks noop`. To write this page again from the measured values, use
+`./dev bench peers --render docs/explanation/benchmarks/peers.json`.
 """

@@ -43,7 +43,7 @@ from lab.benchmarks.peers.systems import (
     serve,
 )
 
-RESULTS = ROOT / "docs" / "benchmarks" / "peers.json"
+RESULTS = ROOT / "docs/explanation/benchmarks/peers.json"
 ALL_TASKS = ("noop", "resnet18", CLASSIFIER)
 _OUR_DISTRIBUTIONS = ("azure-functions", "azure-functions-durable", "azure-servicebus")
 
@@ -230,7 +230,7 @@ def _list(choices: Sequence[str]) -> type:
 def main(arguments: Sequence[str] = ()) -> int:
     """Compare Loosely with its peers (other ways to serve a model), and write the results.
 
-    The results are written to a JSON file, and to `docs/benchmarks.md` with its charts. Return 1 if
+    The results are written to a JSON file, and to `benchmarks.md` with its charts. Return 1 if
     a run failed, otherwise 0.
     """
     parser = argparse.ArgumentParser(prog="./dev bench peers", description=__doc__)
@@ -253,7 +253,9 @@ def main(arguments: Sequence[str] = ()) -> int:
         type=Path,
         help=f"JSON file of the values (default: {RESULTS.relative_to(ROOT)})",
     )
-    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where to write the page")
+    parser.add_argument(
+        "--docs", type=Path, default=ROOT / "docs/explanation", help="where to write the page"
+    )
     parser.add_argument(
         "--render", type=Path, help="run nothing, and write the page from this JSON file"
     )

@@ -1,4 +1,4 @@
-"""Check that each term of docs/glossary.md is used, and that each class named there exists."""
+"""Check that each term of glossary.md is used, and that each class named there exists."""
 
 import re
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-GLOSSARY = ROOT / "docs" / "glossary.md"
+GLOSSARY = ROOT / "docs/reference/glossary.md"
 PACKAGES = ("functions", "worker", "emulator", "loosely", "infra", "lab")
 _TERM = re.compile(r"^\| \*\*(.+?)\*\*(?: \(`(\w+)`\))? \|", re.MULTILINE)
 
@@ -22,7 +22,7 @@ def pattern(term: str) -> re.Pattern[str]:
 
 def texts() -> Iterator[str]:
     """Yield the content of each module and of each document, but not of the glossary."""
-    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     modules = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     for path in documents + modules:
         if path != GLOSSARY:

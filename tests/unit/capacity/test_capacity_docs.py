@@ -1,4 +1,4 @@
-"""Test that docs/scaling.md, docs/cost.md and docs/capacity.md have the computed figures."""
+"""Test that scaling.md, cost.md and capacity.md have the computed figures."""
 
 import json
 import re
@@ -15,9 +15,9 @@ from loosely.cli import app
 from loosely.cli.up import parse_scaling
 
 DOCS = Path(__file__).parents[3] / "docs"
-SCALING = (DOCS / "scaling.md").read_text("utf-8")
-COST = (DOCS / "cost.md").read_text("utf-8")
-CAPACITY = (DOCS / "capacity.md").read_text("utf-8")
+SCALING = (DOCS / "how-to/scaling.md").read_text("utf-8")
+COST = (DOCS / "how-to/cost.md").read_text("utf-8")
+CAPACITY = (DOCS / "explanation/capacity.md").read_text("utf-8")
 EXAMPLES = [
     (command, expected)
     for document in (SCALING, COST)
@@ -91,7 +91,7 @@ def test_the_documented_monthly_costs_match_the_estimates_of_the_cost_command(
 
 
 def jobs_of_capacity() -> dict[str, list[float]]:
-    """Return the numbers in each row of the table "For each job" of docs/capacity.md.
+    """Return the numbers in each row of the table "For each job" of docs/explanation/capacity.md.
 
     The keys are the kinds of jobs, which are in the first column.
     """

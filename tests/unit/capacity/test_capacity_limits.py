@@ -1,4 +1,4 @@
-"""Test the computed limits of a deployment, and that docs/capacity.md shows these limits."""
+"""Test the computed limits of a deployment, and that capacity.md shows these limits."""
 
 import math
 import re
@@ -122,7 +122,7 @@ def test_each_deployment_parameter_raises_only_the_documented_limit() -> None:
 
 
 def test_each_parameter_that_raises_a_limit_is_documented_as_a_deployment_option() -> None:
-    deploy = (ROOT / "docs" / "deploy.md").read_text("utf-8")
+    deploy = (ROOT / "docs/how-to/deploy.md").read_text("utf-8")
     for limit in find_limits(SMALL, LARGEST):
         for parameter in re.findall(r"\b[A-Z_]{5,}\b", limit.parameter):
             assert f"`{parameter}`" in deploy

@@ -234,7 +234,7 @@ def test_a_version_that_no_worker_serves_may_get_jobs_only_if_a_worker_serves_it
 def test_the_example_of_model_versions_in_the_documentation_is_a_valid_catalogue(
     tmp_path: Path,
 ) -> None:
-    page = (Path(__file__).parents[3] / "docs" / "models.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs/how-to/models.md").read_text(encoding="utf-8")
     example = page.partition("## Versions")[2].partition("```toml\n")[2].partition("```")[0]
     catalogue = load(tmp_path, example)
     assert list(catalogue) == ["colours", "colours:2"]

@@ -24,7 +24,7 @@ from tests.unit.gateway.conftest import RunningGateway, error_body, open_gateway
 from tests.unit.gateway.test_gateway_dead_letters import give_up
 from tests.unit.gateway.test_gateway_operators import SETTING, ask, job_of
 
-OPERATIONS_MD = (Path(__file__).parents[3] / "docs" / "operations.md").read_text("utf-8")
+OPERATIONS_MD = (Path(__file__).parents[3] / "docs/how-to/operations.md").read_text("utf-8")
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 from gateway.http import problems
 
-PAGE = (Path(__file__).parents[3] / "docs" / "problems.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs/reference/problems.md").read_text(encoding="utf-8")
 
 
 def test_the_document_problems_md_has_a_row_for_each_problem_type() -> None:

@@ -1,4 +1,4 @@
-"""Test the transformers pipelines of docs/models.md with tiny models that the tests create."""
+"""Test the transformers pipelines of models.md with tiny models that the tests create."""
 
 import hashlib
 import re
@@ -23,7 +23,7 @@ pytestmark = [
 ]
 
 NOOP = Catalogue.load()["noop"]
-GUIDE = (Path(__file__).parents[3] / "docs" / "models.md").read_text(encoding="utf-8")
+GUIDE = (Path(__file__).parents[3] / "docs/how-to/models.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(autouse=True)
@@ -32,9 +32,9 @@ def is_offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def load(folder: Path, task: str, media_type: str, monkeypatch: pytest.MonkeyPatch) -> LoadedModel:
-    """Load the model whose code is in docs/models.md, with the files in `folder / "files"`.
+    """Load the model whose code is in docs/how-to/models.md, with the files in `folder / "files"`.
 
-    The weights are moved to `folder / "weights"`, because the model of docs/models.md gets its
+    The weights are moved to `folder / "weights"`, because the model of models.md gets its
     weights separately from the folder with its other files.
     """
     [code] = re.findall(r"^```python\n([^`]*transformers[^`]*)^```", GUIDE, re.MULTILINE)

@@ -183,7 +183,7 @@ RUNS = [
         "Hello, ValidOrchestrator!",
     ),
     # With the extension, the next two instances stay Running forever in a Python app. The local
-    # host deliberately lets them fail, as in C#: see docs/fidelity.md.
+    # host deliberately lets them fail, as in C#: see docs/explanation/fidelity.md.
     Run(
         E2E + "Orchestration_OnUnregisteredActivity",
         "call_activity",
@@ -454,7 +454,7 @@ async def test_a_sub_orchestration_cannot_have_the_id_of_its_parent(host: Extens
     """Check that a parent fails if it starts a sub-orchestration with the parent's own id.
 
     With Azure's Durable extension, the parent fails only in a C# app. In a Python app, it stays
-    Running forever. docs/fidelity.md describes this difference.
+    Running forever. docs/explanation/fidelity.md describes this difference.
     """
     own_id = new_id()
     await host.start("call_orchestrator", {"name": "report_parent", "id": own_id}, id=own_id)
