@@ -42,8 +42,8 @@ from worker.inputs.memory import MemoryBudget
 from worker.inputs.payloads import AzureBlobStore, BlobPayloads
 from worker.inputs.urls import UrlFetcher
 from worker.memory.device_errors import is_device_lost, run_tiny_kernel
-from worker.memory.gpu_sharing.reservation import ModelWorkload
-from worker.memory.gpu_sharing.sharing import DeviceSharing
+from worker.memory.reservation import ModelWorkload
+from worker.memory.sharing import DeviceSharing
 from worker.net.guarded_http import GuardedHttp
 from worker.net.storage import storage_account
 from worker.pipeline.children import ChildServices

@@ -18,7 +18,7 @@ from contract.heartbeats import Heartbeat, ModelHeartbeat, ModelState, encode_he
 from contract.media import JSON
 from contract.names import heartbeat_blob
 from worker.inference.model_manager import ModelManager
-from worker.memory.gpu_sharing.sharing import DeviceSharing
+from worker.memory.sharing import DeviceSharing
 from worker.pipeline.receive import InFlight
 from worker.processes.lock_journal import WorkerDeath
 from worker.processes.setup import worker_name

@@ -31,14 +31,14 @@ from worker.memory.device_errors import (
     is_device_lost,
     is_out_of_memory,
 )
-from worker.memory.gpu_sharing.reservation import (
+from worker.memory.limits import BatchLimit, DeviceModel, MeasuredBatchLimit
+from worker.memory.profile import MemoryProfile
+from worker.memory.reservation import (
     MemoryReservation,
     ModelWorkload,
     SharedReservation,
 )
-from worker.memory.gpu_sharing.sharing import DeviceSharing, needed_bytes, profile_key
-from worker.memory.limits import BatchLimit, DeviceModel, MeasuredBatchLimit
-from worker.memory.profile import MemoryProfile
+from worker.memory.sharing import DeviceSharing, needed_bytes, profile_key
 from worker.net.retries import RetryDelays
 from worker.processes.load_journal import LoadJournal, import_name
 from worker.telemetry.recording import ModelTelemetry

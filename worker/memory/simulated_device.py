@@ -22,7 +22,7 @@ from typing import Any
 
 from worker.memory.device import Batch, MemoryHolder, T
 from worker.memory.device_errors import BudgetExceeded
-from worker.memory.gpu_sharing.lock_files import LockFileFolder
+from worker.memory.lock_files import LockFileFolder
 
 _RECORD = "record.json"
 _USED = "used_bytes"

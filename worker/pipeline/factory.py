@@ -15,8 +15,8 @@ from worker.inputs.decoder_process import DecoderProcesses
 from worker.inputs.memory import InputMemory, MemoryBudget
 from worker.inputs.payloads import BlobPayloads
 from worker.inputs.urls import UrlFetcher
-from worker.memory.gpu_sharing.queued_work import QueueView
-from worker.memory.gpu_sharing.reservation import ModelWorkload
+from worker.memory.queued_work import QueueView
+from worker.memory.reservation import ModelWorkload
 from worker.pipeline.children import ChildServices, JobChildren
 from worker.pipeline.consumer import Consumer
 from worker.pipeline.deliveries import DeliveryNotes

@@ -45,7 +45,7 @@ from worker.errors import (
     SettingsError,
     Settlement,
 )
-from worker.memory.gpu_sharing.queued_work import Peeked
+from worker.memory.queued_work import Peeked
 from worker.processes.history import NO_HISTORY, DeliveryHistory, LockState, read_history
 from worker.processes.last_arrivals import make_noting_socket
 from worker.processes.lock_journal import LockJournal, LockJournals

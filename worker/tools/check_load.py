@@ -42,8 +42,8 @@ from worker.inputs.decoder_process import DecoderProcesses
 from worker.inputs.memory import MemoryBudget
 from worker.inputs.payloads import BlobPayloads
 from worker.inputs.urls import UrlFetcher
-from worker.memory.gpu_sharing.reservation import ModelWorkload
-from worker.memory.gpu_sharing.sharing import DeviceSharing
+from worker.memory.reservation import ModelWorkload
+from worker.memory.sharing import DeviceSharing
 from worker.net.guarded_http import GuardedHttp
 from worker.pipeline.children import ChildServices
 from worker.pipeline.consumer import Consumer

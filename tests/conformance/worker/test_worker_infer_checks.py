@@ -13,8 +13,8 @@ from tests.conformance.worker.worker_gateway import Gateway
 from worker.errors import NotWaitedFor
 from worker.inference.loaded_model import LoadedModel
 from worker.inference.model_manager import ModelManager
-from worker.memory.gpu_sharing.reservation import ModelWorkload
-from worker.memory.gpu_sharing.sharing import DeviceSharing
+from worker.memory.reservation import ModelWorkload
+from worker.memory.sharing import DeviceSharing
 from worker.pipeline.infer import InferStep
 from worker.pipeline.prepare import CancellationCheck, RetryPolicy
 from worker.pipeline.receive import InFlight, ReceivedJob

@@ -17,9 +17,9 @@ from typing import ClassVar
 from contract.catalogue import Catalogue, ModelEntry
 from worker.inference.loaded_model import LoadedModel
 from worker.inference.model_manager import ModelManager
-from worker.memory.gpu_sharing.queued_work import Peeked
-from worker.memory.gpu_sharing.reservation import ModelWorkload
-from worker.memory.gpu_sharing.sharing import DeviceSharing
+from worker.memory.queued_work import Peeked
+from worker.memory.reservation import ModelWorkload
+from worker.memory.sharing import DeviceSharing
 from worker.models import Accepts
 from worker.processes.load_journal import LoadJournal
 from worker.settings import MemorySettings

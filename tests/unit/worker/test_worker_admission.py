@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.memory.gpu_sharing.admission import (
+from worker.memory.admission import (
     ReservationRecord,
     ReservationStage,
     ReservationState,

@@ -13,7 +13,7 @@ from contract.heartbeats import Heartbeat, ModelHeartbeat, ModelState, decode_he
 from tests.unit.worker.managed_models import BUDGET, NOOP, Infer, ManagedModel, shared
 from worker.errors import WeightsMissing
 from worker.heartbeats import TIMEOUT_SECONDS, Heartbeats, describe_model, describe_worker
-from worker.memory.gpu_sharing.sharing import DeviceSharing
+from worker.memory.sharing import DeviceSharing
 from worker.pipeline.receive import InFlight
 from worker.processes.setup import worker_name
 from worker.servicebus.link import utc_now

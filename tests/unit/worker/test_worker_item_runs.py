@@ -14,8 +14,8 @@ from contract.catalogue import Catalogue
 from contract.messages import InlineBytes, JobRequest
 from worker.inference.loaded_model import LoadedModel
 from worker.inference.model_manager import ModelManager
-from worker.memory.gpu_sharing.reservation import ModelWorkload
-from worker.memory.gpu_sharing.sharing import DeviceSharing
+from worker.memory.reservation import ModelWorkload
+from worker.memory.sharing import DeviceSharing
 from worker.models import Accepts
 from worker.pipeline.infer import InferStep
 from worker.pipeline.prepare import CancellationCheck, RetryPolicy

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.memory.gpu_sharing.lock_files import LockFileFolder
+from worker.memory.lock_files import LockFileFolder
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[3]
 CHILD = """
 import itertools, sys
 from pathlib import Path
-from worker.memory.gpu_sharing.lock_files import LockFileFolder
+from worker.memory.lock_files import LockFileFolder
 lock_files = LockFileFolder(Path(sys.argv[1]))
 with lock_files.locked():
     file = lock_files.add({"who": "child"})

@@ -24,8 +24,8 @@ from tests.unit.worker.managed_models import (
 )
 from worker.errors import WeightsMissing, WeightsUnavailable
 from worker.memory.device_errors import BudgetExceeded
-from worker.memory.gpu_sharing.sharing import DeviceSharing, needed_bytes, profile_key
 from worker.memory.profile import MemoryProfile, MemoryProfiles
+from worker.memory.sharing import DeviceSharing, needed_bytes, profile_key
 from worker.memory.simulated_device import AccountRecord, MemoryAccount, SimulatedDevice
 from worker.processes.load_journal import LoadJournal
 from worker.settings import MemorySettings

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from worker.errors import BrokerUnavailable
-from worker.memory.gpu_sharing.queued_work import Peeked, QueuedWork
+from worker.memory.queued_work import Peeked, QueuedWork
 
 
 @dataclass

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from worker.memory.gpu_sharing.lock_files import Document
+from worker.memory.lock_files import Document
 
 # A model stays in memory for at least this many times its load time, so that loading uses at most a
 # fifth of the time.

@@ -9,18 +9,18 @@ import time
 from pathlib import Path
 
 from contract.catalogue import ModelEntry
+from worker.memory.admission import ReservationRecord, ReservationState
 from worker.memory.device import CudaDevice, Device, DeviceInfo, describe_device, require_cuda
-from worker.memory.gpu_sharing.admission import ReservationRecord, ReservationState
-from worker.memory.gpu_sharing.queued_work import QueuedWork
-from worker.memory.gpu_sharing.reservation import (
+from worker.memory.limits import DeviceLock
+from worker.memory.profile import MemoryProfile, MemoryProfiles
+from worker.memory.queued_work import QueuedWork
+from worker.memory.reservation import (
     MemoryReservation,
     ModelWorkload,
     ReservationFile,
     SharedReservation,
     UnlimitedReservation,
 )
-from worker.memory.limits import DeviceLock
-from worker.memory.profile import MemoryProfile, MemoryProfiles
 from worker.memory.simulated_device import MemoryAccount, SimulatedDevice
 from worker.settings import MemorySettings
 

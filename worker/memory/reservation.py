@@ -13,14 +13,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
-from worker.memory.gpu_sharing.admission import (
+from worker.memory.admission import (
     ReservationRecord,
     ReservationStage,
     ReservationState,
     WorkState,
 )
-from worker.memory.gpu_sharing.lock_files import LockFile, LockFileFolder
-from worker.memory.gpu_sharing.queued_work import QueuedWork, QueueView
+from worker.memory.lock_files import LockFile, LockFileFolder
+from worker.memory.queued_work import QueuedWork, QueueView
 
 _log = logging.getLogger(__name__)
 
