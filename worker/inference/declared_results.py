@@ -25,7 +25,7 @@ from PIL import Image
 from contract import media
 from contract.catalogue import ModelEntry
 from worker.errors import ModelUnfit
-from worker.models.named_results import Results
+from worker.models import Results
 
 _PICTURES = ("image/png", "image/jpeg", "image/webp")
 

@@ -28,8 +28,7 @@ from contract.messages import Json
 from contract.parameters import Schema
 from worker.errors import InvalidInput, ModelUnfit
 from worker.inputs.opened import Accepts
-from worker.models.named_inputs import Input
-from worker.models.ranges import Range
+from worker.models import Input, Range
 
 Parameters = Mapping[str, Json]
 """The parameters that the caller sent with the input."""

@@ -40,14 +40,12 @@ this module, and never uses queues, replies or blobs.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, get_args
 
 from worker.errors import Cancelled, ChildFailed, InvalidInput
 from worker.inputs.audio import Audio
 from worker.inputs.opened import Accepts
-from worker.models.named_inputs import Input
-from worker.models.named_results import Results
-from worker.models.ranges import Range
 from worker.weights.weights import Weights
 
 __all__ = [
@@ -67,6 +65,75 @@ __all__ = [
     "Results",
     "Weights",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """Declares that a keyword-only argument of a model's method receives a named input.
+
+    Use this class in the type hint of the argument: `Annotated[str, Input("text")]`. Without
+    `Input`, an argument of the type `str` receives a parameter of the job. Arguments of the types
+    `Image`, `Audio`, `bytes` and `ndarray` always receive named inputs, so they need no `Input`.
+    """
+
+    accepts: Accepts
+
+    def __post_init__(self) -> None:
+        known = [kind for kind in get_args(Accepts) if kind != "file"]
+        if self.accepts not in known:
+            raise ValueError(
+                f"a named input cannot accept {self.accepts!r}; expected one of {', '.join(known)}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The smallest and the largest value of a numeric parameter. None means that there is no limit.
+
+    Use it in the type hint of a keyword-only argument: `Annotated[int, Range(1, 100)]`.
+    """
+
+    minimum: float | None = None
+    maximum: float | None = None
+
+    def as_keys(self) -> dict[str, Any]:
+        """Return the bounds as keys of a JSON Schema."""
+        keys = {"minimum": self.minimum, "maximum": self.maximum}
+        return {key: value for key, value in keys.items() if value is not None}
+
+
+class Results:
+    """The result of a model, and its named results.
+
+    A model whose catalogue entry has named results returns this object:
+
+        return Results({"objects": found}, mask=picture)
+
+    A model may declare its named results in a subclass, which is the type hint of what the model
+    returns. `None` in a type hint means that the model may omit the result:
+
+        class Found(Results):
+            mask: Annotated[Image, "The pixels of all objects."]
+            largest: Image | None
+
+    Attributes:
+        first: The result.
+        named: The named results by name. Do not change this mapping.
+    """
+
+    first: Any
+    named: Mapping[str, Any]
+
+    def __init__(self, first: Any, /, **named: Any) -> None:
+        self.first = first
+        self.named = named
+
+    def __getattr__(self, name: str) -> Any:
+        """Return the named result `name`. Raises AttributeError if there is no such result."""
+        # An unpickled or copied object has no attributes at first.
+        if name not in {"first", "named"} and name in self.named:
+            return self.named[name]
+        raise AttributeError(name)
 
 
 class Context(Protocol):

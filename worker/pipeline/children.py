@@ -31,7 +31,7 @@ from contract.names import children_url
 from worker.errors import ChildFailed, HandedBack, InferenceFailed, NotWaitedFor, Settlement
 from worker.inference.encoding import dump_json, encode_result
 from worker.inputs.payloads import BlobPayloads
-from worker.models.named_results import Results
+from worker.models import Results
 from worker.net.retries import backoff_seconds
 from worker.replies import GatewayClient
 
