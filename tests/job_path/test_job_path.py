@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 DESIGN = Path(__file__).parents[2] / "DESIGN.md"
 MOST_GATEWAY_MODULES = 22
-MOST_WORKER_MODULES = 20
+MOST_WORKER_MODULES = 19
 WORKER_STEPS = ["receive", "prepare", "infer", "reply", "settle"]
 
 

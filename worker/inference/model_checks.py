@@ -7,7 +7,13 @@ from typing import Any, Final, cast, get_args
 from contract import media
 from contract.catalogue import ModelEntry
 from worker.errors import ModelUnfit
-from worker.inference.parameters import InputArgument, read_arguments, read_input_arguments
+from worker.inference.declarations import (
+    InputArgument,
+    read_arguments,
+    read_input_arguments,
+    read_results_class,
+    returned_results,
+)
 from worker.inputs.audio import RATES
 from worker.models import Accepts, Weights
 
@@ -244,3 +250,37 @@ def required_sample_rate(model: ModelEntry, infer: Any) -> int | None:
             f"{RATES[0]} to {RATES[-1]}"
         )
     return rate
+
+
+def check_declared_results(model: ModelEntry, infer: Any) -> None:
+    """Check that the catalogue entry has the named results that the model's class declares.
+
+    Raises:
+        ModelUnfit: The results of the entry and of the class differ, or a type hint contains a name
+            that does not exist at run time.
+    """
+    try:
+        found = returned_results(infer)
+    except ModelUnfit:
+        if model.results:
+            raise
+        # A model without named results needs no type hint.
+        return
+    declared = {} if found is None else read_results_class(found)
+    if not declared:
+        return
+    optional = {name: each.optional for name, each in declared.items()}
+    if optional != {name: each.optional for name, each in model.results.items()}:
+        raise ModelUnfit(
+            f"{model.name}.results: the key does not describe what {model.implementation} returns; "
+            f"replace the key with what `loosely models describe {model.name}` prints"
+        )
+    for name, each in declared.items():
+        media_type = model.results[name].media_type
+        if not each.allows(media_type):
+            is_any = each.media_types == ("*/*",)
+            expected = f"any type except {media.JSON}" if is_any else " or ".join(each.media_types)
+            raise ModelUnfit(
+                f"{model.name}.results.{name}.media_type: the model does not return {media_type}; "
+                f"expected {expected}"
+            )

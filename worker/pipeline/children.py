@@ -29,7 +29,7 @@ from contract.errors import ContractError, UnknownModel
 from contract.messages import Fields, InlineJson, Payload, PayloadRef, payload_from_json
 from contract.names import children_url
 from worker.errors import ChildFailed, HandedBack, InferenceFailed, NotWaitedFor, Settlement
-from worker.inference.encoding import dump_json, encode_result
+from worker.inference.loaded_model import dump_json, encode_result
 from worker.inputs.payloads import BlobPayloads
 from worker.models import Results
 from worker.net.retries import backoff_seconds

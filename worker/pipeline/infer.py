@@ -21,8 +21,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from contract.catalogue import ModelEntry
 from worker.errors import Cancelled, DeviceLost, HandedBack, LockLost, NotWaitedFor, OutOfMemory
-from worker.inference.encoding import EncodedResults
-from worker.inference.loaded_model import LoadedModel
+from worker.inference.loaded_model import EncodedResults, LoadedModel
 from worker.inference.model_manager import ModelManager
 from worker.memory.device_errors import is_device_lost, is_out_of_memory
 from worker.memory.limits import BatchLimit

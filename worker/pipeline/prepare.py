@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from contract.catalogue import ModelEntry
 from contract.messages import InlineBytes, InlineJson, InputPayload, PayloadUrl
 from worker.errors import HandedBack, InvalidInput, LockLost, NotWaitedFor
-from worker.inference.encoding import dump_json
-from worker.inference.loaded_model import LoadedModel
+from worker.inference.loaded_model import LoadedModel, dump_json
 from worker.inference.model_manager import ModelManager
 from worker.inputs.decoder_process import Data, DecoderProcesses
 from worker.inputs.memory import InputMemory

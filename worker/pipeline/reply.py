@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from contract.messages import INLINE_LIMIT_BYTES, JobError, Payload, encode_reply
 from worker.errors import Expired, LockLost
-from worker.inference.encoding import EncodedResults, serialize_results
+from worker.inference.loaded_model import EncodedResults, serialize_results
 from worker.inputs.payloads import BlobPayloads
 from worker.pipeline.receive import NO_RESULTS, InFlight, ReceivedJob
 from worker.replies import CachedReply, ReplyCache, ReplySenders

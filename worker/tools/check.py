@@ -35,8 +35,13 @@ from contract.messages import InlineJson, Json
 from contract.parameters import InvalidParameter, check_parameters
 from worker.errors import SettingsError, WeightsUnavailable, WorkerError
 from worker.inference.context import NoParentJob, NullContext
-from worker.inference.encoding import EncodedResults, Result, serialize_results
-from worker.inference.loaded_model import LoadedModel, ModelLoader
+from worker.inference.loaded_model import (
+    EncodedResults,
+    LoadedModel,
+    ModelLoader,
+    Result,
+    serialize_results,
+)
 from worker.inference.model_manager import run_sample
 from worker.memory.device_errors import is_out_of_memory
 from worker.memory.simulated_device import metering, resident_bytes

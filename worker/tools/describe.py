@@ -31,8 +31,13 @@ from contract.inputs import NamedInput
 from contract.parameters import Schema
 from contract.results import NamedResult
 from worker.errors import ModelFailed, ModelUnfit, SettingsError, WorkerError
-from worker.inference.declared_results import ResultDeclaration, read_declared_results
-from worker.inference.parameters import InputArgument, read_arguments, read_input_arguments
+from worker.inference.declarations import (
+    InputArgument,
+    ResultDeclaration,
+    read_arguments,
+    read_declared_results,
+    read_input_arguments,
+)
 from worker.inputs.opened import Accepts
 from worker.settings import CheckSettings
 from worker.tools.lock_weights import replace_text

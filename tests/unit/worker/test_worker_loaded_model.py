@@ -16,10 +16,9 @@ from contract.catalogue import Catalogue
 from contract.messages import InlineBytes, InlineJson
 from contract.parameters import read_schemas
 from worker.errors import Cancelled, InferenceFailed, InvalidInput, ModelUnfit
-from worker.inference.encoding import serialize_result
-from worker.inference.loaded_model import LoadedModel
+from worker.inference.declarations import read_arguments
+from worker.inference.loaded_model import LoadedModel, serialize_result
 from worker.inference.model_checks import make_instance
-from worker.inference.parameters import read_arguments
 from worker.models import Accepts, Context, Range, Weights
 
 NOOP = Catalogue.load()["noop"]

@@ -18,8 +18,8 @@ from contract.inputs import NamedInput
 from contract.messages import InlineJson
 from worker.errors import InvalidInput, ModelUnfit, UnsupportedMediaType
 from worker.inference.context import NullContext
+from worker.inference.declarations import InputArgument, read_arguments, read_input_arguments
 from worker.inference.loaded_model import LoadedModel
-from worker.inference.parameters import InputArgument, read_arguments, read_input_arguments
 from worker.inputs.audio import Audio
 from worker.inputs.decoder_process import DecoderProcesses
 from worker.inputs.opened import DecodedInputs, InputKind, keep_waiting, open_input, open_together

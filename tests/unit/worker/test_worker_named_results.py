@@ -27,10 +27,9 @@ from contract.names import is_result_blob
 from contract.results import NamedResult
 from tests.unit.worker.test_worker_consumer import RecordedJobs
 from worker.errors import InferenceFailed, ModelUnfit, ResultTooLarge
-from worker.inference import encoding
-from worker.inference.declared_results import ResultDeclaration, read_declared_results
-from worker.inference.encoding import EncodedResults, encode_results
-from worker.inference.loaded_model import LoadedModel
+from worker.inference import loaded_model
+from worker.inference.declarations import ResultDeclaration, read_declared_results
+from worker.inference.loaded_model import EncodedResults, LoadedModel, encode_results
 from worker.inputs.payloads import BlobPayloads
 from worker.models import Accepts, Results
 from worker.pipeline.reply import ReplyStep
@@ -368,7 +367,7 @@ def test_the_error_for_a_named_result_that_cannot_be_sent_names_the_result(
     unwritable = EncodedResults(InlineJson(1), {"box": InlineJson([float("nan")])})
     with pytest.raises(InferenceFailed, match=r"results.box: .* result\[0\] is nan"):
         step.pack(jobs.job(), unwritable)
-    monkeypatch.setattr(encoding, "MAX_RESULT_BYTES", 10)
+    monkeypatch.setattr(loaded_model, "MAX_RESULT_BYTES", 10)
     for sizes, said in (
         ((1, 11), "results.a: the result has 11 bytes"),
         ((5, 6), "bytes in total"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from worker.errors import ModelUnfit
-from worker.inference.parameters import read_arguments, read_input_arguments
+from worker.inference.declarations import read_arguments, read_input_arguments
 
 if TYPE_CHECKING:
     from decimal import Decimal

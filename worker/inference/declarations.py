@@ -1,4 +1,8 @@
-"""The keyword-only arguments of a model's `__call__` or `preprocess`: parameters and named inputs.
+"""What a model's class declares in its type hints: parameters, named inputs and named results.
+
+    class Found(Results):
+        mask: Annotated[Image, "The pixels of all objects."]
+        largest: Image | None
 
     def __call__(
         self,
@@ -7,28 +11,32 @@
         mask: Image | None = None,
         top: Annotated[int, Range(1, 100), "How many labels."] = 5,
         mode: Literal["fast", "good"] = "good",
-    ) -> dict[str, object]: ...
+    ) -> Found: ...
 
-In this example, `mask` is a named input, because an argument of the type `Image` always receives an
-input. The arguments `top` and `mode` are parameters.
+Parameters and named inputs are keyword-only arguments of `__call__` or `preprocess`. Here `mask` is
+a named input, because an argument of the type `Image` always receives an input. The arguments `top`
+and `mode` are parameters.
 
-The gateway does not have the model's code, but must know the arguments. Therefore the model's
-catalogue entry repeats the arguments, as `loosely models describe NAME` prints them. If the entry
-and the arguments differ, the model is not loaded.
+The gateway does not have the model's code, but must know what it declares. Therefore the model's
+catalogue entry repeats it, as `loosely models describe NAME` prints it. If the entry and the class
+differ, the model is not loaded.
 """
 
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from PIL import Image
+
+from contract import media
 from contract.messages import Json
 from contract.parameters import Schema
 from worker.errors import InvalidInput, ModelUnfit
 from worker.inputs.opened import Accepts
-from worker.models import Input, Range
+from worker.models import Input, Range, Results
 
 Parameters = Mapping[str, Json]
 """The parameters that the caller sent with the input."""
@@ -254,3 +262,131 @@ def _converted(schema: Schema, value: Any) -> Any:
     if schema["type"] == "array" and "items" in schema:
         return [_converted(schema["items"], each) for each in value]
     return value
+
+
+_PICTURES = ("image/png", "image/jpeg", "image/webp")
+
+
+@dataclass(frozen=True, slots=True)
+class ResultDeclaration:
+    """A named result that a model's class declares.
+
+    Attributes:
+        media_types: The media types that the result may have, the default first. `text/*` stands
+            for all types of text, and `*/*` for all types except JSON. Empty if the type hint is
+            `Any`, which allows all types.
+        optional: Whether the model may omit the result.
+        description: A sentence for callers; empty if the type hint contains no text.
+    """
+
+    media_types: tuple[str, ...]
+    optional: bool
+    description: str
+
+    @property
+    def default_media_type(self) -> str:
+        """The media type that is proposed for the result.
+
+        `loosely models describe` prints this type if the model's catalogue entry does not contain
+        the result.
+        """
+        if self.media_types == ("*/*",):
+            return media.OCTET_STREAM
+        return media.TEXT if "text/*" in self.media_types else (*self.media_types, media.JSON)[0]
+
+    def allows(self, media_type: str) -> bool:
+        """Return whether the result may have this media type."""
+        if self.media_types == ("*/*",):
+            return media_type != media.JSON
+        is_text = "text/*" in self.media_types and media_type.startswith("text/")
+        return not self.media_types or media_type in self.media_types or is_text
+
+
+def read_declared_results(infer: Any) -> dict[str, ResultDeclaration]:
+    """Return the named results that a model's class or its instance declares, by name.
+
+    Empty if the type hint of what the model returns is not a subclass of `Results`.
+
+    Raises:
+        ModelUnfit: A type hint contains a name that does not exist at run time.
+    """
+    found = returned_results(infer)
+    return {} if found is None else read_results_class(found)
+
+
+def returned_results(infer: Any) -> type[Results] | None:
+    """Return the subclass of `Results` in the type hint of what the model returns.
+
+    Return None if there is no type hint, or if the type hint is not a subclass of `Results`.
+
+    Raises:
+        ModelUnfit: A type hint of the model's method contains a name that does not exist at run
+            time.
+    """
+    method = getattr(infer, "postprocess", None)
+    if method is None and inspect.isroutine(infer):
+        method = infer
+    elif method is None:
+        method = (infer if isinstance(infer, type) else type(infer)).__call__
+    try:
+        hint = typing.get_type_hints(method).get("return")
+    except NameError as error:
+        raise _unknown_name(method, error) from None
+    except Exception:  # noqa: BLE001  a hint may name anything, and need not exist at run time
+        return None
+    if typing.get_origin(hint) in (list, Sequence):
+        (hint,) = typing.get_args(hint)  # what a batch model returns for each item
+    is_declared = isinstance(hint, type) and issubclass(hint, Results) and hint is not Results
+    return hint if is_declared else None
+
+
+def read_results_class(declaring: type[Results]) -> dict[str, ResultDeclaration]:
+    """Return the named results that a subclass of `Results` declares, by name.
+
+    Raises:
+        ModelUnfit: A type hint contains a name that does not exist at run time.
+    """
+    try:
+        hints = typing.get_type_hints(declaring, include_extras=True)
+    except NameError as error:
+        raise _unknown_name(declaring, error) from None
+    return {
+        name: _read_result_hint(hint)
+        for name, hint in hints.items()
+        if name not in {"first", "named"}
+    }
+
+
+def _unknown_name(owner: Any, error: NameError) -> ModelUnfit:
+    """Return the error for a type hint that contains a name which does not exist at run time.
+
+    `owner` is the class or method to which the type hint belongs. `error` contains the name.
+    """
+    path = getattr(owner, "__qualname__", repr(owner))
+    return ModelUnfit(
+        f"{path}: a type hint contains {error.name}, which does not exist when the model is "
+        f"loaded; import {error.name} outside `if TYPE_CHECKING`"
+    )
+
+
+def _read_result_hint(hint: Any) -> ResultDeclaration:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        found = _read_result_hint(arguments[0])
+        texts = [each for each in arguments[1:] if isinstance(each, str)]
+        return replace(found, description=texts[0]) if texts else found
+    if origin in (typing.Union, types.UnionType):
+        members = [each for each in arguments if each is not type(None)]
+        found = _read_result_hint(members[0] if len(members) == 1 else Any)
+        return replace(found, optional=found.optional or len(members) < len(arguments))
+    return ResultDeclaration(_media_types(hint), False, "")
+
+
+def _media_types(kind: Any) -> tuple[str, ...]:
+    if kind is Any:
+        return ()
+    if kind is Image.Image:
+        return _PICTURES
+    if kind is bytes:
+        return ("*/*",)
+    return ("text/*", media.JSON) if kind is str else (media.JSON,)
