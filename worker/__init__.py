@@ -13,7 +13,8 @@ weights/             fetch, check and cache a model's weights; load them without
 models/              one file for each model; a model's author writes only this file
 replies              send replies to the gateway and to queues
 telemetry/           metrics, traces, logs and health
-net/                 retries, HTTP requests to servers outside our system, blob storage client
+blobs                read and write blobs in the storage account
+retries              compute how long to wait before a retry
 errors               all errors that end a job, and how the job's message is then settled
 settings             read the worker's settings from the environment
 heartbeats           publish the state of this worker as a small blob, which gateways read

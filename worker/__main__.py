@@ -33,19 +33,18 @@ from contract.errors import ContractError
 from contract.guard import Resolver
 from contract.heartbeats import Heartbeat
 from contract.names import low_priority_queue
+from worker.blobs import AzureBlobReader, AzureBlobStore, storage_account
 from worker.errors import SettingsError
 from worker.heartbeats import Heartbeats, describe_model, describe_worker
 from worker.inference.loaded_model import LoadedModel, ModelLoader
 from worker.inference.model_manager import ModelManager
 from worker.inputs.decoder_process import DecoderProcesses
 from worker.inputs.memory import MemoryBudget
-from worker.inputs.payloads import AzureBlobStore, BlobPayloads
-from worker.inputs.urls import UrlFetcher
+from worker.inputs.payloads import BlobPayloads
+from worker.inputs.urls import GuardedHttp, UrlFetcher
 from worker.memory.device_errors import is_device_lost, run_tiny_kernel
 from worker.memory.reservation import ModelWorkload
 from worker.memory.sharing import DeviceSharing
-from worker.net.guarded_http import GuardedHttp
-from worker.net.storage import storage_account
 from worker.pipeline.children import ChildServices
 from worker.pipeline.consumer import Consumer
 from worker.pipeline.deliveries import DeliveryNotes
@@ -67,7 +66,7 @@ from worker.telemetry.health_server import HealthServer, check_page, metrics_pag
 from worker.telemetry.recording import JobTracing, Metrics, ModelTelemetry
 from worker.telemetry.setup import configure_logs, flush, tracer_provider
 from worker.weights.hub import Hub
-from worker.weights.store import AzureBlobReader, WeightsStore
+from worker.weights.store import WeightsStore
 
 _log = logging.getLogger("worker")
 

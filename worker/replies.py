@@ -32,7 +32,7 @@ from worker.errors import (
     ReplyRefused,
     ReplyUndelivered,
 )
-from worker.net.retries import Wait, backoff_seconds
+from worker.retries import Wait, backoff_seconds
 from worker.servicebus.link import LockedMessage
 from worker.servicebus.sender import QueueSender
 from worker.settings import PLAIN_HTTP, AzureEndpoint

@@ -39,8 +39,8 @@ from worker.memory.reservation import (
     SharedReservation,
 )
 from worker.memory.sharing import DeviceSharing, needed_bytes, profile_key
-from worker.net.retries import RetryDelays
 from worker.processes.load_journal import LoadJournal, import_name
+from worker.retries import RetryDelays
 from worker.telemetry.recording import ModelTelemetry
 
 _log = logging.getLogger(__name__)

@@ -3,59 +3,36 @@
 The message contains only a reference to the blob (claim check).
 """
 
-import contextlib
 import hashlib
 import io
 import mmap
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
-from azure.core import MatchConditions
 from azure.core.exceptions import (
     AzureError,
-    ResourceExistsError,
     ResourceModifiedError,
     ResourceNotFoundError,
 )
-from azure.storage.blob import BlobServiceClient, ContentSettings
 
 from contract.catalogue import ModelEntry
 from contract.errors import PayloadCorrupt
 from contract.messages import PayloadRef, reference, verify_digest
-from contract.names import PAYLOAD_CONTAINER, result_blob
+from contract.names import result_blob
+from worker.blobs import BlobStore
 from worker.errors import (
     InvalidInput,
     PayloadsUnavailable,
     PayloadUnusable,
 )
-from worker.net.retries import Wait, backoff_seconds
+from worker.retries import Wait, backoff_seconds
 from worker.telemetry.recording import ServiceStatus
 
 T = TypeVar("T")
 
 LARGE_FILE_BYTES = 1024 * 1024
 """An input with more bytes than this is downloaded to a file, which is mapped into memory."""
-
-
-class BlobStore(Protocol):
-    """The blob container for payloads.
-
-    `read` and `write` raise AzureError if the container cannot be reached.
-    """
-
-    def read(self, ref: PayloadRef) -> Iterator[bytes]:
-        """Return an iterator over the content of a blob, in chunks.
-
-        Raises:
-            ResourceNotFoundError: The blob does not exist.
-            PayloadCorrupt: The blob's size differs from the size in the reference.
-        """
-        ...
-
-    def write(self, blob: str, data: bytes, media_type: str) -> None:
-        """Write a blob. An existing blob with this name is replaced."""
-        ...
 
 
 class BlobPayloads:
@@ -160,76 +137,6 @@ class BlobPayloads:
             else:
                 self._status.mark_up()
                 return result
-
-
-class AzureBlobStore:
-    """The blob container for payloads, in Azure Blob Storage."""
-
-    def __init__(self, account: BlobServiceClient) -> None:
-        self._container = account.get_container_client(PAYLOAD_CONTAINER)
-
-    def read(self, ref: PayloadRef) -> Iterator[bytes]:
-        """Return an iterator over the content of a blob, in chunks.
-
-        Raises:
-            ResourceNotFoundError: The blob does not exist.
-            ResourceModifiedError: The blob's ETag differs from the ETag in the reference.
-            PayloadCorrupt: The blob's size differs from the size in the reference.
-        """
-        pinned: dict[str, Any] = {}
-        if ref.etag:
-            pinned = {"etag": ref.etag, "match_condition": MatchConditions.IfNotModified}
-        # The blob is read as it is stored, and not decompressed if it has a content encoding.
-        download = self._container.download_blob(
-            ref.blob, max_concurrency=1, decompress=False, **pinned
-        )
-        if download.size != ref.size_bytes:
-            raise PayloadCorrupt(
-                f"the payload has {download.size} bytes, but its reference says "
-                f"{ref.size_bytes} bytes"
-            )
-        return download.chunks()
-
-    def write(
-        self, blob: str, data: bytes, media_type: str, timeout_seconds: float | None = None
-    ) -> None:
-        """Write a blob. An existing blob with this name is replaced.
-
-        `timeout_seconds` limits how long each request waits for a connection, and for data on the
-        connection. If `timeout_seconds` is None, the limits of the container's client apply.
-        """
-        options = _limit(timeout_seconds)
-        try:
-            self._upload(blob, data, media_type, options)
-        except ResourceNotFoundError:
-            # Only the container can be missing, because the first write creates it.
-            with contextlib.suppress(ResourceExistsError):
-                self._container.create_container(**options)
-            self._upload(blob, data, media_type, options)
-
-    def delete(self, blob: str, timeout_seconds: float | None = None) -> None:
-        """Delete a blob if it exists.
-
-        `timeout_seconds` limits how long the request waits for a connection, and for data on the
-        connection. If `timeout_seconds` is None, the limits of the container's client apply.
-        """
-        with contextlib.suppress(ResourceNotFoundError):
-            self._container.delete_blob(blob, **_limit(timeout_seconds))
-
-    def _upload(self, blob: str, data: bytes, media_type: str, options: dict[str, Any]) -> None:
-        self._container.upload_blob(
-            blob,
-            data,
-            overwrite=True,
-            content_settings=ContentSettings(content_type=media_type),
-            **options,
-        )
-
-
-def _limit(timeout_seconds: float | None) -> dict[str, Any]:
-    if timeout_seconds is None:
-        return {}
-    return {"connection_timeout": timeout_seconds, "read_timeout": timeout_seconds}
 
 
 def as_file(data: mmap.mmap) -> io.BufferedIOBase:

@@ -1,18 +1,33 @@
-"""Fetch inputs from URLs, with limits on size and time."""
+"""Fetch inputs from URLs, with limits on size and time.
 
+Requests go only to addresses that the SSRF guard allows. A subclass of
+`http.client.HTTPConnection` opens the socket, and connects only to addresses that the SSRF guard
+has checked. The time limit applies to the whole request including the DNS look-up, and not to each
+read. Otherwise, a server that sends a single byte from time to time could prolong the request
+forever.
+"""
+
+import contextlib
+import http.client
 import json
+import mmap
+import socket
+import ssl
+import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urljoin
 
 from contract import media
 from contract.catalogue import ModelEntry
-from contract.errors import ForbiddenAddress
+from contract.errors import ForbiddenAddress, TooManyLookUps
+from contract.guard import AddressGuard, Resolver, Target
 from contract.messages import PayloadUrl
-from worker.errors import InvalidInput, OutboundFailed, UnsupportedMediaType
+from worker.errors import InvalidInput, LookUpsBusy, OutboundFailed, UnsupportedMediaType
 from worker.inputs.decoder_process import Data
-from worker.net.guarded_http import GuardedHttp, GuardedResponse, Limits
 
 LIMIT_SECONDS: Final = 20.0
 """How many seconds a whole download may take, with its DNS look-ups and its redirects."""
@@ -22,13 +37,50 @@ MAX_REDIRECTS: Final = 5
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _HEADERS: Final = {"accept": "*/*", "accept-encoding": "identity", "user-agent": "loosely-worker"}
 
+_PIECE_BYTES = 64 * 1024
+LARGE_BODY_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class GuardedResponse:
+    """An HTTP response.
+
+    Attributes:
+        status: The status code.
+        media_type: The media type from the Content-Type header, without parameters.
+        location: The value of the Location header; None if the response has no Location header.
+        body: The bytes of the body. A body of more than 1 MiB is in a temporary file, which is
+            mapped into memory.
+    """
+
+    status: int
+    media_type: str
+    location: str | None
+    body: bytes | mmap.mmap = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The limits of one HTTP request.
+
+    Attributes:
+        bytes: The largest size of the response's body.
+        seconds: The longest duration of the whole request, including the DNS look-up.
+        share: The group of requests whose DNS look-ups have a common limit, for example the inputs
+            of one model.
+    """
+
+    bytes: int
+    seconds: float
+    share: str
+
 
 class UrlFetcher:
     """Downloads inputs from URLs that the SSRF guard allows, and follows redirects."""
 
     def __init__(
         self,
-        http: GuardedHttp,
+        http: "GuardedHttp",
         limit_seconds: float = LIMIT_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -128,3 +180,168 @@ def _may_be_json(data: Data) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
+
+
+class GuardedHttp:
+    """Sends requests to addresses that the SSRF guard allows. Any thread may call the methods.
+
+    Each request uses a new connection. Proxies and cookies are not used, and redirects are not
+    followed.
+    """
+
+    def __init__(self, guard: AddressGuard, resolver: Resolver) -> None:
+        self._guard = guard
+        self._resolver = resolver
+        self._tls = ssl.create_default_context()
+
+    def get(self, url: str, headers: Mapping[str, str], limits: Limits) -> GuardedResponse:
+        """Send one GET request and return the response.
+
+        The returned body has at most `limits.bytes` + 1 bytes. If it is longer than `limits.bytes`,
+        the server's response is too large.
+
+        Raises:
+            ForbiddenAddress: The SSRF guard does not allow this URL.
+            OutboundFailed: The server sent no complete response in time.
+            LookUpsBusy: Too many host names are being looked up.
+        """
+        target = self._guard.check_form(url)
+        ends_at = time.monotonic() + limits.seconds
+        connection = _Connection(
+            target, self._resolve(target, ends_at, limits.share), self._tls, ends_at
+        )
+        watchdog = threading.Timer(max(0.0, ends_at - time.monotonic()), connection.abort)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            connection.request("GET", target.path, None, dict(headers))
+            response = connection.getresponse()
+            _check_length(response)
+            result = GuardedResponse(
+                response.status,
+                (response.getheader("content-type") or "").partition(";")[0].strip().lower(),
+                response.getheader("location"),
+                _read(response, limits.bytes),
+            )
+        except TimeoutError:
+            raise OutboundFailed("the server did not answer in time") from None
+        except ssl.SSLError:
+            raise OutboundFailed("the server does not have a trusted certificate") from None
+        # If the watchdog closed the socket, any of these may be raised.
+        except (OSError, http.client.HTTPException, ValueError, AttributeError):
+            is_late = time.monotonic() >= ends_at
+            raise OutboundFailed(
+                "the server did not answer in time"
+                if is_late
+                else "the server could not be reached, or sent an invalid response"
+            ) from None
+        finally:
+            watchdog.cancel()
+            connection.close()
+        # A response that was aborted while its headers were read looks complete.
+        if time.monotonic() >= ends_at:
+            raise OutboundFailed("the server did not answer in time")
+        return result
+
+    def _resolve(self, target: Target, ends_at: float, share: str) -> tuple[str, ...]:
+        try:
+            return self._guard.resolve(
+                target,
+                lambda host, port: self._resolver.look_up(
+                    host, port, share, ends_at - time.monotonic()
+                ),
+            )
+        except TimeoutError:
+            raise OutboundFailed("the server did not answer in time") from None
+        except TooManyLookUps as error:
+            raise LookUpsBusy(str(error)) from None
+
+
+class _Connection(http.client.HTTPConnection):
+    """A connection to one of the addresses that the SSRF guard has checked.
+
+    TLS and the Host header use the host of the URL.
+    """
+
+    def __init__(
+        self, target: Target, addresses: tuple[str, ...], tls: ssl.SSLContext, ends_at: float
+    ) -> None:
+        super().__init__(target.host, target.port)
+        # The base class omits the default port from the Host header.
+        self.default_port = 443 if target.scheme == "https" else 80
+        self._target = target
+        self._addresses = addresses
+        self._context = tls
+        self._ends_at = ends_at
+        self._open: socket.socket | None = None
+
+    def connect(self) -> None:
+        """Try to connect to each address of the host in turn, until a connection is open.
+
+        Raises:
+            OSError: No address accepts a connection in time, or the TLS handshake fails.
+        """
+        self._open = self.sock = self._connected()
+        if self._target.scheme == "https":
+            # The handshake follows the assignment, so that `abort` can also end the handshake.
+            self._open = self.sock = self._context.wrap_socket(
+                self.sock, server_hostname=self._target.host, do_handshake_on_connect=False
+            )
+            self.sock.do_handshake()
+
+    def abort(self) -> None:
+        """Shut down the socket, so that the request fails. Another thread may call this method."""
+        # Not `sock`, which the base class sets to None after the last response of a connection.
+        if self._open is not None:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(self._open, socket.SHUT_RDWR)
+
+    def _connected(self) -> socket.socket:
+        failure: OSError | None = None
+        for address in self._addresses:
+            left_seconds = self._ends_at - time.monotonic()
+            if left_seconds <= 0:
+                break
+            try:
+                return socket.create_connection((address, self._target.port), left_seconds)
+            except OSError as error:
+                failure = error
+        raise failure or TimeoutError
+
+
+def _check_length(response: http.client.HTTPResponse) -> None:
+    """Raise HTTPException if the length of the body is not certain (RFC 9112, section 6.3).
+
+    If a response has two Content-Length headers, http.client uses the first header, but a proxy may
+    use the second.
+    """
+    lengths = response.headers.get_all("content-length", [])
+    is_certain = not lengths or (
+        len(lengths) == 1
+        and lengths[0].strip(" \t").isdecimal()
+        and lengths[0].isascii()
+        and "transfer-encoding" not in response.headers
+    )
+    if not is_certain:
+        raise http.client.HTTPException(
+            "the Content-Length header of the response is repeated, not a number, or combined with "
+            "Transfer-Encoding"
+        )
+
+
+def _read(response: http.client.HTTPResponse, limit_bytes: int) -> bytes | mmap.mmap:
+    if not limit_bytes:
+        return b""
+    size_bytes = 0
+    with tempfile.SpooledTemporaryFile(LARGE_BODY_BYTES) as file:
+        while size_bytes <= limit_bytes and (piece := response.read1(_PIECE_BYTES)):
+            file.write(piece)
+            size_bytes += len(piece)
+        if size_bytes <= limit_bytes and response.length:
+            raise http.client.IncompleteRead(b"", response.length)
+        size_bytes = min(size_bytes, limit_bytes + 1)
+        if size_bytes > LARGE_BODY_BYTES:
+            file.flush()
+            return mmap.mmap(file.fileno(), size_bytes, access=mmap.ACCESS_READ)
+        file.seek(0)
+        return file.read(size_bytes)

@@ -32,8 +32,8 @@ from worker.errors import ChildFailed, HandedBack, InferenceFailed, NotWaitedFor
 from worker.inference.loaded_model import dump_json, encode_result
 from worker.inputs.payloads import BlobPayloads
 from worker.models import Results
-from worker.net.retries import backoff_seconds
 from worker.replies import GatewayClient
+from worker.retries import backoff_seconds
 
 MAX_AT_ONCE: Final = 16
 """How many child jobs of one call run at the same time."""

@@ -16,8 +16,8 @@ from azure.core.exceptions import AzureError
 
 from contract.deliveries import DeliveryNote, encode_note, note_blob
 from contract.media import JSON
+from worker.blobs import BlobStore
 from worker.errors import Settlement
-from worker.inputs.payloads import BlobStore
 from worker.pipeline.receive import ReceivedJob
 from worker.telemetry.recording import ServiceStatus
 

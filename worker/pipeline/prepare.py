@@ -16,10 +16,10 @@ from worker.inputs.memory import InputMemory
 from worker.inputs.opened import DecodedInputs, OpenedInput, naming_input, open_together
 from worker.inputs.payloads import BlobPayloads, as_file
 from worker.inputs.urls import UrlFetcher
-from worker.net.retries import Wait, backoff_seconds
 from worker.pipeline.receive import ReceivedJob
 from worker.pipeline.suspects import RunLimit, RunningJobs
 from worker.replies import GatewayClient
+from worker.retries import Wait, backoff_seconds
 from worker.servicebus.link import utc_now
 
 # If the gateway cannot be reached, a job waits at most this long before it runs without an answer.

@@ -21,10 +21,10 @@ from worker.errors import (
     WorkerError,
 )
 from worker.memory.device_errors import is_device_lost, is_out_of_memory
-from worker.net.retries import redelivery_delay_seconds
 from worker.pipeline.receive import InFlight, ReceivedJob
 from worker.pipeline.suspects import Suspects
 from worker.processes.history import DeliveryHistory
+from worker.retries import redelivery_delay_seconds
 from worker.servicebus.link import LockedMessage
 from worker.servicebus.receiver import SettleRequest
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from worker.net.retries import RetryDelays
+from worker.retries import RetryDelays
 from worker.settings import ScheduledEventMode, ScheduledEventSettings
 from worker.telemetry.recording import ServiceStatus
 

@@ -16,9 +16,9 @@ from datetime import datetime
 from typing import Protocol
 
 from worker.errors import BrokerUnavailable, LockLost, QueueMissing, Settlement
-from worker.net.retries import RetryDelays
 from worker.processes.history import DeliveryHistory
 from worker.processes.lock_journal import LockJournals
+from worker.retries import RetryDelays
 from worker.servicebus.link import SOCKET_SECONDS, LockedMessage, QueueLink, utc_now
 from worker.servicebus.locks import LockRenewer, MessageLock
 from worker.settings import AzureEndpoint

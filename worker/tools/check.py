@@ -33,6 +33,7 @@ from contract.catalogue import Catalogue, ModelEntry, to_toml
 from contract.errors import ContractError
 from contract.messages import InlineJson, Json
 from contract.parameters import InvalidParameter, check_parameters
+from worker.blobs import AzureBlobReader, storage_account
 from worker.errors import SettingsError, WeightsUnavailable, WorkerError
 from worker.inference.context import NoParentJob, NullContext
 from worker.inference.loaded_model import (
@@ -45,13 +46,12 @@ from worker.inference.loaded_model import (
 from worker.inference.model_manager import run_sample
 from worker.memory.device_errors import is_out_of_memory
 from worker.memory.simulated_device import metering, resident_bytes
-from worker.net.storage import storage_account
 from worker.processes.setup import keep_large_blocks, prefer_device_thread
 from worker.settings import AzureEndpoint, CheckSettings, MemorySettings
 from worker.tools.check_load import LoadFailed, LoadMeasurement, LoadResult, suggest
 from worker.weights.cache import Download
 from worker.weights.hub import Hub
-from worker.weights.store import AzureBlobReader, WeightsStore
+from worker.weights.store import WeightsStore
 
 _EXIT_FAULT: Final = 1
 _EXIT_USAGE: Final = 2

@@ -41,10 +41,9 @@ from worker.inference.model_manager import ModelManager
 from worker.inputs.decoder_process import DecoderProcesses
 from worker.inputs.memory import MemoryBudget
 from worker.inputs.payloads import BlobPayloads
-from worker.inputs.urls import UrlFetcher
+from worker.inputs.urls import GuardedHttp, UrlFetcher
 from worker.memory.reservation import ModelWorkload
 from worker.memory.sharing import DeviceSharing
-from worker.net.guarded_http import GuardedHttp
 from worker.pipeline.children import ChildServices
 from worker.pipeline.consumer import Consumer
 from worker.pipeline.deliveries import DeliveryNotes

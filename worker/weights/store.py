@@ -5,13 +5,9 @@ cache on disk.
 """
 
 import importlib.util
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
-
-from azure.core.exceptions import AzureError, ResourceNotFoundError
-from azure.storage.blob import BlobServiceClient
 
 from contract.catalogue import ModelEntry
 from contract.weights import (
@@ -55,43 +51,6 @@ class HubReader(Protocol):
                 file is read.
         """
         ...
-
-
-class AzureBlobReader:
-    """Reads blobs from the storage account that also contains the jobs' inputs and results."""
-
-    def __init__(self, account: BlobServiceClient) -> None:
-        self._account = account
-
-    def read(self, container: str, blob: str) -> Download:
-        """Start to read a blob.
-
-        Raises:
-            WeightsMissing: The blob does not exist.
-            WeightsUnavailable: Blob storage cannot be reached. The error may also be raised while
-                the blob is read.
-        """
-        where = f"{WeightsScheme.BLOB}:{container}/{blob}"
-        try:
-            client = self._account.get_blob_client(container, blob)
-            found = client.download_blob(max_concurrency=1)
-        except ResourceNotFoundError:
-            raise WeightsMissing(f"{where}: this blob does not exist") from None
-        except AzureError as error:
-            # The error's text could contain a signed address.
-            raise _unreadable(where, error) from None
-        return Download(_chunks(where, found), found.size)
-
-
-def _chunks(where: str, found: Any) -> Iterator[bytes]:
-    try:
-        yield from found.chunks()
-    except AzureError as error:
-        raise _unreadable(where, error) from None
-
-
-def _unreadable(where: str, error: AzureError) -> WeightsUnavailable:
-    return WeightsUnavailable(f"{where}: the blob cannot be read: {type(error).__name__}")
 
 
 class WeightsStore:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.net.retries import RetryDelays, redelivery_delay_seconds
+from worker.retries import RetryDelays, redelivery_delay_seconds
 
 
 def test_retry_delays_double_up_to_a_limit_and_start_again_at_the_first_delay_after_a_reset() -> (

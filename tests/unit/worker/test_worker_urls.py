@@ -14,8 +14,7 @@ from contract.catalogue import Catalogue
 from contract.guard import AddressGuard, Resolver
 from contract.messages import PayloadUrl
 from worker.errors import InvalidInput, LookUpsBusy, UnsupportedMediaType
-from worker.inputs.urls import UrlFetcher
-from worker.net.guarded_http import GuardedHttp, Limits
+from worker.inputs.urls import GuardedHttp, Limits, UrlFetcher
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
 NOOP = Catalogue.load().model("noop")

@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import save_file
 
 from contract.catalogue import Catalogue
+from worker.blobs import AzureBlobReader
 from worker.errors import InvalidInput
 from worker.inference.loaded_model import LoadedModel, ModelLoader
 from worker.inputs.audio import Audio, decode
 from worker.models.voice_activity import Infer, spoken
-from worker.weights.store import AzureBlobReader, WeightsStore
+from worker.weights.store import WeightsStore
 from worker.weights.weights import Weights
 
 pytestmark = pytest.mark.torch

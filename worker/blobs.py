@@ -1,0 +1,171 @@
+"""Read and write blobs in the storage account that holds payloads and weights."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Final, Protocol
+
+from azure.core import MatchConditions
+from azure.core.exceptions import AzureError, ResourceExistsError, ResourceNotFoundError
+from azure.storage.blob import BlobServiceClient, ContentSettings
+
+from contract.errors import PayloadCorrupt
+from contract.messages import PayloadRef
+from contract.names import PAYLOAD_CONTAINER
+from contract.weights import WeightsScheme
+from worker.errors import WeightsMissing, WeightsUnavailable
+from worker.settings import AzureEndpoint
+from worker.weights.cache import Download
+
+_CONNECT_SECONDS: Final = 5
+_READ_SECONDS: Final = 30
+# A blob is read in chunks of this size.
+_PIECE_BYTES: Final = 4 * 1024 * 1024
+
+_OPTIONS: Final[dict[str, Any]] = {
+    # No retries by the SDK, because they would continue after a message's lock is lost.
+    "retry_total": 0,
+    "connection_timeout": _CONNECT_SECONDS,
+    "read_timeout": _READ_SECONDS,
+    "max_single_get_size": _PIECE_BYTES,
+    "max_chunk_get_size": _PIECE_BYTES,
+}
+
+
+def storage_account(endpoint: AzureEndpoint) -> BlobServiceClient:
+    """Create a client of the storage account, without sending a request.
+
+    Raises:
+        ValueError: The connection string or the address is malformed.
+    """
+    if endpoint.connection_string is not None:
+        return BlobServiceClient.from_connection_string(endpoint.connection_string, **_OPTIONS)
+    from azure.identity import DefaultAzureCredential  # noqa: PLC0415  only where needed
+
+    return BlobServiceClient(endpoint.address or "", DefaultAzureCredential(), **_OPTIONS)
+
+
+class BlobStore(Protocol):
+    """The blob container for payloads.
+
+    `read` and `write` raise AzureError if the container cannot be reached.
+    """
+
+    def read(self, ref: PayloadRef) -> Iterator[bytes]:
+        """Return an iterator over the content of a blob, in chunks.
+
+        Raises:
+            ResourceNotFoundError: The blob does not exist.
+            PayloadCorrupt: The blob's size differs from the size in the reference.
+        """
+        ...
+
+    def write(self, blob: str, data: bytes, media_type: str) -> None:
+        """Write a blob. An existing blob with this name is replaced."""
+        ...
+
+
+class AzureBlobStore:
+    """The blob container for payloads, in Azure Blob Storage."""
+
+    def __init__(self, account: BlobServiceClient) -> None:
+        self._container = account.get_container_client(PAYLOAD_CONTAINER)
+
+    def read(self, ref: PayloadRef) -> Iterator[bytes]:
+        """Return an iterator over the content of a blob, in chunks.
+
+        Raises:
+            ResourceNotFoundError: The blob does not exist.
+            ResourceModifiedError: The blob's ETag differs from the ETag in the reference.
+            PayloadCorrupt: The blob's size differs from the size in the reference.
+        """
+        pinned: dict[str, Any] = {}
+        if ref.etag:
+            pinned = {"etag": ref.etag, "match_condition": MatchConditions.IfNotModified}
+        # The blob is read as it is stored, and not decompressed if it has a content encoding.
+        download = self._container.download_blob(
+            ref.blob, max_concurrency=1, decompress=False, **pinned
+        )
+        if download.size != ref.size_bytes:
+            raise PayloadCorrupt(
+                f"the payload has {download.size} bytes, but its reference says "
+                f"{ref.size_bytes} bytes"
+            )
+        return download.chunks()
+
+    def write(
+        self, blob: str, data: bytes, media_type: str, timeout_seconds: float | None = None
+    ) -> None:
+        """Write a blob. An existing blob with this name is replaced.
+
+        `timeout_seconds` limits how long each request waits for a connection, and for data on the
+        connection. If `timeout_seconds` is None, the limits of the container's client apply.
+        """
+        options = _limit(timeout_seconds)
+        try:
+            self._upload(blob, data, media_type, options)
+        except ResourceNotFoundError:
+            # Only the container can be missing, because the first write creates it.
+            with contextlib.suppress(ResourceExistsError):
+                self._container.create_container(**options)
+            self._upload(blob, data, media_type, options)
+
+    def delete(self, blob: str, timeout_seconds: float | None = None) -> None:
+        """Delete a blob if it exists.
+
+        `timeout_seconds` limits how long the request waits for a connection, and for data on the
+        connection. If `timeout_seconds` is None, the limits of the container's client apply.
+        """
+        with contextlib.suppress(ResourceNotFoundError):
+            self._container.delete_blob(blob, **_limit(timeout_seconds))
+
+    def _upload(self, blob: str, data: bytes, media_type: str, options: dict[str, Any]) -> None:
+        self._container.upload_blob(
+            blob,
+            data,
+            overwrite=True,
+            content_settings=ContentSettings(content_type=media_type),
+            **options,
+        )
+
+
+def _limit(timeout_seconds: float | None) -> dict[str, Any]:
+    if timeout_seconds is None:
+        return {}
+    return {"connection_timeout": timeout_seconds, "read_timeout": timeout_seconds}
+
+
+class AzureBlobReader:
+    """Reads blobs from the storage account that also contains the jobs' inputs and results."""
+
+    def __init__(self, account: BlobServiceClient) -> None:
+        self._account = account
+
+    def read(self, container: str, blob: str) -> Download:
+        """Start to read a blob.
+
+        Raises:
+            WeightsMissing: The blob does not exist.
+            WeightsUnavailable: Blob storage cannot be reached. The error may also be raised while
+                the blob is read.
+        """
+        where = f"{WeightsScheme.BLOB}:{container}/{blob}"
+        try:
+            client = self._account.get_blob_client(container, blob)
+            found = client.download_blob(max_concurrency=1)
+        except ResourceNotFoundError:
+            raise WeightsMissing(f"{where}: this blob does not exist") from None
+        except AzureError as error:
+            # The error's text could contain a signed address.
+            raise _unreadable(where, error) from None
+        return Download(_chunks(where, found), found.size)
+
+
+def _chunks(where: str, found: Any) -> Iterator[bytes]:
+    try:
+        yield from found.chunks()
+    except AzureError as error:
+        raise _unreadable(where, error) from None
+
+
+def _unreadable(where: str, error: AzureError) -> WeightsUnavailable:
+    return WeightsUnavailable(f"{where}: the blob cannot be read: {type(error).__name__}")
