@@ -49,7 +49,6 @@ from worker.pipeline.children import ChildServices
 from worker.pipeline.consumer import Consumer
 from worker.pipeline.deliveries import DeliveryNotes
 from worker.pipeline.factory import SharedServices, make_consumer
-from worker.processes.last_arrivals import SocketSender
 from worker.processes.load_journal import LoadJournal, import_name
 from worker.processes.lock_journal import LockJournals, WorkerDeath
 from worker.processes.parent import STOP_SIGNALS, WATCHED_SIGNALS, run_in_child
@@ -88,7 +87,6 @@ class Worker:
         self,
         settings: WorkerSettings,
         shutdown: Shutdown,
-        parent: SocketSender | None = None,
         death: WorkerDeath | None = None,
     ) -> None:
         """Create all components. `start` starts their threads.
@@ -97,7 +95,6 @@ class Worker:
             settings: The worker's settings.
             shutdown: Records a request to shut the worker down. The components of the worker may
                 make this request.
-            parent: Sends copies of sockets to the parent process; None without a parent process.
             death: How the previous worker process died; None for the first one, or if unknown.
 
         Raises:
@@ -112,7 +109,7 @@ class Worker:
         self._tracing = JobTracing(self._traces)
         self._metrics = Metrics()
         self._death = death
-        self._journals = _journals(settings, parent, death)
+        self._journals = LockJournals(settings.lock_folder, death) if settings.lock_folder else None
         self._loads = LoadJournal(settings.lock_folder)
         gateway = GatewayClient(settings.reply_hosts, self._tracing.headers)
         resolver = Resolver(max_count=_MAX_LOOK_UPS, max_count_of_a_share=_MAX_LOOK_UPS_OF_A_SHARE)
@@ -331,16 +328,6 @@ class Worker:
             self._shutdown.request("the device is lost", EXIT_DEVICE_LOST)
 
 
-def _journals(
-    settings: WorkerSettings, parent: SocketSender | None, death: WorkerDeath | None
-) -> LockJournals | None:
-    if settings.lock_folder is None:
-        return None
-    if parent is None:
-        return LockJournals(settings.lock_folder, death=death)
-    return LockJournals(settings.lock_folder, parent.send, death)
-
-
 def _catalogue(settings: WorkerSettings) -> Catalogue:
     try:
         return Catalogue.load(settings.catalogue)
@@ -428,14 +415,14 @@ def main() -> int:
 
 def _run(
     settings: WorkerSettings,
-    parent: SocketSender | None = None,
+    parent: int | None = None,
     death: WorkerDeath | None = None,
 ) -> int:
     """Run the worker in this process, and return the exit code.
 
     Args:
         settings: The worker's settings.
-        parent: Sends copies of sockets to the parent process; None without a parent process.
+        parent: The process id of the parent process; None without a parent process.
         death: How the previous worker process died; None for the first one, or if unknown.
 
     Raises:
@@ -447,7 +434,7 @@ def _run(
     gc.enable()
     shutdown = _shutdown_on_signals(is_child=parent is not None)
     try:
-        worker = Worker(settings, shutdown, parent, death)
+        worker = Worker(settings, shutdown, death)
     except SettingsError as problem:
         sys.stderr.write(f"{problem}\n")
         return _EXIT_USAGE

@@ -5,7 +5,6 @@ parent             run the worker in a child process, and replace a child that w
 shutdown           request the shutdown of the worker, and wait for the request
 scheduled_events   poll for Azure's announcements that this machine will be stopped
 lock_journal       store lock tokens in a file, for the worker that replaces this worker
-last_arrivals      store the lock tokens of messages that were sent to a worker that was killed
 history            count how earlier deliveries of a message ended, also by the death of a worker
 load_journal       note which models are being loaded, to find the load that killed a process
 """

@@ -20,10 +20,10 @@ import mmap
 import os
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from contract.names import PROPERTY_WORKER_DEATH
 from worker.processes.history import (
@@ -107,20 +107,16 @@ class LockJournals:
     def __init__(
         self,
         folder: Path,
-        send_copy: Callable[[Any, Path], None] = lambda connection, path: None,
         death: WorkerDeath | None = None,
     ) -> None:
         """Store the settings.
 
         Args:
             folder: The folder that this worker shares with the workers that will replace it.
-            send_copy: Sends two things to the parent process: a copy of a socket on which messages
-                arrive, and the path of the journal of these messages. By default nothing is sent.
             death: How the previous worker process died; None if unknown.
         """
         self._folder = folder
         self.death = death
-        self.send_copy = send_copy
 
     def open(self, namespace: str, queue: str) -> "LockJournal":
         """Create a lock journal for a queue. Raises OSError if the file cannot be created."""
@@ -150,7 +146,7 @@ class LockJournal:
         self._folder = folder
         # A hash, because a queue's name may contain slashes and may be too long for a file's name.
         self._prefix = hashlib.sha256(f"{namespace}/{queue}".encode()).hexdigest()[:32]
-        name = _new_name(self._prefix)
+        name = f"{self._prefix}-{os.getpid()}-{uuid.uuid4().hex[:12]}{SUFFIX}"
         # The file gets its name after it is locked, so that no other process takes it over.
         draft = folder / f".{name}"
         self._file = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -275,26 +271,6 @@ class LockJournal:
         self._free = list(range(count, count * 2))[::-1]
 
 
-def write_journal(path: Path, tokens: Sequence[bytes]) -> None:
-    """Create a journal with lock tokens that a dead process could not note itself.
-
-    No process holds a file lock on the new journal, so the next worker takes it over.
-
-    Args:
-        path: A journal of the dead process. The new journal is for the same queue.
-        tokens: The lock tokens.
-
-    Raises:
-        OSError: The new journal cannot be written.
-    """
-    name = _new_name(path.name.partition("-")[0])
-    draft = path.with_name(f".{name}")
-    draft.write_bytes(
-        b"".join(bytes([LockState.ARRIVED]) + token + _NO_DETAILS for token in tokens)
-    )
-    draft.rename(path.with_name(name))
-
-
 def _encode_details(history: DeliveryHistory, sequence_number: int) -> bytes:
     # Most messages have no history.
     counts = bytes(HISTORY_BYTES) if history is NO_HISTORY else history.to_bytes()
@@ -340,10 +316,6 @@ def read_slots(content: bytes, suffix: str = SUFFIX) -> list[Slot]:
 def _writer_of(path: Path) -> int:
     """Return the id of the process that wrote the journal, which is a part of the file's name."""
     return int(path.name.split("-")[1])
-
-
-def _new_name(prefix: str) -> str:
-    return f"{prefix}-{os.getpid()}-{uuid.uuid4().hex[:12]}{SUFFIX}"
 
 
 @contextlib.contextmanager

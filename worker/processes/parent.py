@@ -32,7 +32,6 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Final, NoReturn
 
-from worker.processes.last_arrivals import SocketReceiver, SocketSender
 from worker.processes.lock_journal import WorkerDeath
 from worker.processes.setup import worker_name
 from worker.processes.shutdown import RestartNeeded
@@ -40,8 +39,8 @@ from worker.processes.shutdown import RestartNeeded
 _log = logging.getLogger(__name__)
 
 STOP_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
-#: The signals that the parent waits for. The child sends SIGUSR1 with a copy of a socket.
-WATCHED_SIGNALS: Final = STOP_SIGNALS | {signal.SIGCHLD, signal.SIGUSR1}
+#: The signals that the parent waits for.
+WATCHED_SIGNALS: Final = STOP_SIGNALS | {signal.SIGCHLD}
 
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 # The child exits with this code if it cannot use the device because the parent has used it.
@@ -54,7 +53,7 @@ _EXIT_ERROR: Final = 1
 _SHARED_BYTES: Final = 1024
 _HAS_ENDED, _BEAT, _REASON = range(3)
 
-Run = Callable[[SocketSender | None, WorkerDeath | None], int]
+Run = Callable[[int | None, WorkerDeath | None], int]
 
 _BEAT_SECONDS: Final = 1.0
 # An operator shall see a new child within 30 s.
@@ -169,17 +168,16 @@ def run_in_child(
     """Call `run` in a child process, and again in a new child if the child has died.
 
     This process passes the first SIGTERM or SIGINT on to the child. After the second of these
-    signals, this process kills the child. When `run` is called, the signals WATCHED_SIGNALS
-    (SIGTERM, SIGINT, SIGCHLD and SIGUSR1) are blocked. `run` must set its signal handlers and then
-    unblock these signals.
+    signals, this process kills the child. When `run` is called, the signals WATCHED_SIGNALS are
+    blocked. `run` must set its signal handlers and then unblock these signals.
 
     If the system is not Linux, or if an import has started a thread or used CUDA, there is no child
     process: this process calls `run` itself.
 
     Args:
-        run: Runs the worker, and returns the exit code. Its first argument sends copies of sockets
-            to the parent process, and is None without a parent process. Its second argument says
-            how the last child died, and is None for the first child.
+        run: Runs the worker, and returns the exit code. Its first argument is the process id of the
+            parent, or None without a parent process. Its second argument says how the last child
+            died, and is None for the first child.
         modules: The modules to import before the first fork. An error of an import is ignored,
             because the child imports the module again and handles the error.
         note_import: Returns a context manager for the import of a module. The context manager can
@@ -247,17 +245,13 @@ class _Parent:
         death: WorkerDeath | None = None
         while True:
             started_at = time.monotonic()
-            sockets = SocketReceiver()
             shared = mmap.mmap(-1, _SHARED_BYTES)
-            child = self._fork(sockets, shared, death)
+            child = self._fork(shared, death)
             watchdog = self._watch(child, shared)
-            code = self._wait(child, sockets, watchdog)
+            code = self._wait(child, watchdog)
             needed = shared[_REASON:].partition(b"\0")[0].decode("utf-8", "replace")
             has_died = code < 0 or not shared[_HAS_ENDED] or bool(needed)
             description = watchdog.verdict or needed or _describe_death(code)
-            if has_died:
-                sockets.note_arrivals()
-            sockets.close()
             if not has_died:
                 return code
             if self._stops:
@@ -269,11 +263,11 @@ class _Parent:
             if delay_seconds and signal.sigtimedwait(STOP_SIGNALS, delay_seconds):
                 return 0
 
-    def _fork(self, sockets: SocketReceiver, shared: mmap.mmap, death: WorkerDeath | None) -> int:
+    def _fork(self, shared: mmap.mmap, death: WorkerDeath | None) -> int:
         parent = os.getpid()
         child = os.fork()
         if child == 0:
-            _run_as_child(lambda sender: self._run(sender, death), parent, sockets, shared)
+            _run_as_child(lambda: self._run(parent, death), parent, shared)
         return child
 
     def _watch(self, child: int, shared: mmap.mmap) -> Watchdog:
@@ -281,14 +275,10 @@ class _Parent:
             *(lambda: shared[_BEAT], lambda: self._is_loading(child), lambda: _state_of(child))
         )
 
-    def _wait(self, child: int, sockets: SocketReceiver, watchdog: Watchdog) -> int:
+    def _wait(self, child: int, watchdog: Watchdog) -> int:
         """Wait until the child has ended. Return its exit code, or -N if signal N killed it.
 
-        A frozen child is killed.
-
-        Meanwhile, pass the signals SIGTERM and SIGINT on to the child, and let `sockets` receive
-        the copies of sockets that the child sends. With these copies, the parent can read the
-        messages that arrive after the death of the child.
+        Meanwhile, pass the signals SIGTERM and SIGINT on to the child. Kill a frozen child.
         """
         while True:
             # The exit code is read before the wait, because one SIGCHLD may stand for the ends of
@@ -300,9 +290,7 @@ class _Parent:
                 os.kill(child, signal.SIGKILL)
             found = signal.sigtimedwait(WATCHED_SIGNALS, _BEAT_SECONDS)
             number = None if found is None else found.si_signo
-            if number == signal.SIGUSR1:
-                sockets.receive()
-            elif number in STOP_SIGNALS:
+            if number in STOP_SIGNALS:
                 self._stops.append(number)
                 os.kill(child, signal.SIGKILL if len(self._stops) > 1 else number)
 
@@ -358,19 +346,13 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _run_as_child(
-    run: Callable[[SocketSender], int],
-    parent: int,
-    sockets: SocketReceiver,
-    shared: mmap.mmap,
-) -> NoReturn:
+def _run_as_child(run: Callable[[], int], parent: int, shared: mmap.mmap) -> NoReturn:
     code = _EXIT_ERROR
     try:
         _die_with_parent(parent)
         _reseed()
         threading.Thread(target=_beat, args=(shared,), name="beat", daemon=True).start()
-        sender = sockets.make_sender(parent)
-        code = _EXIT_DEVICE_IN_PARENT if _parent_has_used_device() else run(sender)
+        code = _EXIT_DEVICE_IN_PARENT if _parent_has_used_device() else run()
     except RestartNeeded as needed:
         text = f"was restarted: {needed}".encode()[: _SHARED_BYTES - _REASON - 1]
         shared[_REASON : _REASON + len(text)] = text

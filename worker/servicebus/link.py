@@ -14,7 +14,6 @@ the conformance tests fail if a new version changes these functions.
 """
 
 import logging
-import socket
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
@@ -47,7 +46,6 @@ from worker.errors import (
 )
 from worker.memory.queued_work import Peeked
 from worker.processes.history import NO_HISTORY, DeliveryHistory, LockState, read_history
-from worker.processes.last_arrivals import make_noting_socket
 from worker.processes.lock_journal import LockJournal, LockJournals
 from worker.servicebus.batched_settlement import can_complete, complete, has_range
 from worker.settings import AzureEndpoint
@@ -485,9 +483,7 @@ class QueueLink:
         """Make the SDK store each message's lock token as soon as the message begins to arrive.
 
         For each frame of a message, the SDK calls a private function of the link. This method
-        replaces that function with a function that also writes the token into the lock journal. If
-        the connection is not encrypted, the socket writes the token even before the SDK has read
-        the frame.
+        replaces that function with a function that also writes the token into the lock journal.
         """
         link: Any = receiver._handler._link
         process_frame = link._incoming_transfer
@@ -506,16 +502,6 @@ class QueueLink:
                 self._remove_note(released)
 
         link._incoming_transfer = note
-        if self._journals is not None and self._journal is not None:
-            connection: Any = receiver._handler._connection
-            transport = connection._transport
-            # A thread of the SDK, which keeps the connection alive, also reads from the socket.
-            with transport.socket_lock:
-                if type(transport.sock) is socket.socket:
-                    transport.sock = make_noting_socket(
-                        transport.sock, link.remote_handle, self._note
-                    )
-            self._journals.send_copy(transport.sock, self._journal.path)
 
     def _note(self, token: bytes) -> None:
         if self._journal is None:

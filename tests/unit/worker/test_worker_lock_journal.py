@@ -23,7 +23,6 @@ from worker.processes.lock_journal import (
     LockJournal,
     WorkerDeath,
     read_slots,
-    write_journal,
 )
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -212,18 +211,6 @@ def test_the_lock_journal_of_a_queue_with_a_long_name_and_slashes_is_found(tmp_p
     journal.close()
     successor = LockJournal(tmp_path, HOST, "a/b" * 80)
     assert list(successor.take_over()) == [token(1)]
-    successor.close()
-
-
-def test_the_next_worker_takes_over_lock_tokens_that_the_parent_has_added_for_a_dead_process(
-    tmp_path: Path,
-) -> None:
-    dead = LockJournal(tmp_path, HOST, "noop")
-    dead.note(token(1))
-    dead.close()
-    write_journal(dead.path, [token(2), token(3)])
-    successor = LockJournal(tmp_path, HOST, "noop")
-    assert sorted(successor.take_over()) == [token(1), token(2), token(3)]
     successor.close()
 
 
