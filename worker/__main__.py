@@ -29,12 +29,11 @@ from azure.storage.blob import BlobServiceClient
 
 from contract.allocator import start_trimming
 from contract.catalogue import Catalogue, ModelEntry
-from contract.errors import ContractError
+from contract.errors import ContractError, InvalidSetting
 from contract.guard import Resolver
 from contract.heartbeats import Heartbeat
 from contract.names import low_priority_queue
 from worker.blobs import AzureBlobReader, AzureBlobStore, storage_account
-from worker.errors import SettingsError
 from worker.heartbeats import Heartbeats, describe_model, describe_worker
 from worker.inference.loaded_model import LoadedModel, ModelLoader
 from worker.inference.model_manager import ModelManager
@@ -98,7 +97,7 @@ class Worker:
             death: How the previous worker process died; None for the first one, or if unknown.
 
         Raises:
-            SettingsError: A setting is not valid.
+            ContractError: A setting or the catalogue is not valid.
             OSError: The port of the health server is in use.
         """
         check_endpoint(settings.service_bus)
@@ -119,7 +118,7 @@ class Worker:
         self._started_at = utc_now()
         self._heartbeats = Heartbeats(blobs, settings.heartbeat_seconds, self._describe)
         self._publishing: threading.Thread | None = None
-        catalogue = _catalogue(settings)
+        catalogue = Catalogue.load(settings.catalogue)
         senders = ReplySenders(gateway, QueueReplies(settings.service_bus, catalogue))
         payloads = BlobPayloads(blobs)
         self._services = SharedServices(
@@ -328,19 +327,9 @@ class Worker:
             self._shutdown.request("the device is lost", EXIT_DEVICE_LOST)
 
 
-def _catalogue(settings: WorkerSettings) -> Catalogue:
-    try:
-        return Catalogue.load(settings.catalogue)
-    except ContractError as error:
-        raise SettingsError(str(error)) from None
-
-
 def _models(settings: WorkerSettings, catalogue: Catalogue) -> list[ModelEntry]:
-    try:
-        # Two names may stand for the same version, such as NAME and NAME:1.
-        models = list({catalogue.model(name): None for name in settings.models or catalogue})
-    except ContractError as error:
-        raise SettingsError(str(error)) from None
+    # Two names may stand for the same version, such as NAME and NAME:1.
+    models = list({catalogue.model(name): None for name in settings.models or catalogue})
     least = settings.lock_seconds
     return [replace(model, lock_seconds=max(model.lock_seconds, least)) for model in models]
 
@@ -350,7 +339,7 @@ def _account(settings: WorkerSettings) -> BlobServiceClient:
         return storage_account(settings.payload_storage)
     # The error's text would repeat the connection string.
     except ValueError:
-        raise SettingsError(
+        raise InvalidSetting(
             "PAYLOAD_STORAGE is invalid: expected the connection string of a storage account"
         ) from None
 
@@ -381,14 +370,14 @@ def main() -> int:
     """Read the settings, run the worker until its shutdown has ended, and return the exit code.
 
     Raises:
-        SettingsError: A setting is missing or wrong.
+        ContractError: A setting is missing or wrong, or the catalogue is not valid.
     """
     argparse.ArgumentParser(
         prog="python -m worker",
         description="Runs jobs from the models' queues. All settings are environment variables.",
     ).parse_args()
     settings = WorkerSettings.from_env(os.environ)
-    models = _models(settings, _catalogue(settings))
+    models = _models(settings, Catalogue.load(settings.catalogue))
     configure_logs(settings.log_level, settings.log_format)
     keep_large_blocks()
     prefer_device_thread(os.environ)
@@ -435,7 +424,7 @@ def _run(
     shutdown = _shutdown_on_signals(is_child=parent is not None)
     try:
         worker = Worker(settings, shutdown, death)
-    except SettingsError as problem:
+    except ContractError as problem:
         sys.stderr.write(f"{problem}\n")
         return _EXIT_USAGE
     except OSError as error:
@@ -464,7 +453,7 @@ def _run(
 if __name__ == "__main__":
     try:
         code = main()
-    except SettingsError as problem:
+    except ContractError as problem:
         sys.stderr.write(f"{problem}\n")
         code = _EXIT_USAGE
     except RestartNeeded:

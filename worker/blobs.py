@@ -11,9 +11,9 @@ from azure.storage.blob import BlobServiceClient, ContentSettings
 from contract.errors import PayloadCorrupt
 from contract.messages import PayloadRef
 from contract.names import PAYLOAD_CONTAINER
+from contract.settings import AzureEndpoint
 from contract.weights import WeightsScheme
 from worker.errors import WeightsMissing, WeightsUnavailable
-from worker.settings import AzureEndpoint
 from worker.weights.cache import Download
 
 _CONNECT_SECONDS: Final = 5

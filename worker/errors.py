@@ -38,19 +38,18 @@ of a group of errors contains what the worker does with the message.
     ├── HandedBack                 handed-back         release: the job has not started
     ├── NotFinished                not-finished        abandon: interrupted by no fault of its own
     ├── LockLost                   lock-lost           do nothing: another worker has the job
-    ├── ModelUnusable                                  no job of the model is received until
-    │   │                                              a later load succeeds
-    │   ├── ModelFailed            model-failed            the model's code raised an error
-    │   ├── ModelUnfit             model-unfit             the class does not fit its entry
-    │   ├── ModelKillsWorker       model-kills-worker      its loads have killed the process
-    │   ├── DeviceMissing          device-missing          there is no GPU that the worker needs
-    │   ├── WeightsMissing         weights-missing         the weights do not exist
-    │   ├── WeightsMismatch        weights-mismatch        the digest differs from the entry's
-    │   ├── WeightsUnsafe          weights-unsafe          the pickle would run code
-    │   ├── WeightsDamaged         weights-damaged         truncated, or an unknown format
-    │   ├── WeightsUnfit           weights-unfit           names or shapes do not fit the network
-    │   └── WeightsUnavailable     weights-away            blob storage or the cache fails
-    └── SettingsError              bad-setting         the worker cannot start: exit code 2
+    └── ModelUnusable                                  no job of the model is received until
+        │                                              a later load succeeds
+        ├── ModelFailed            model-failed            the model's code raised an error
+        ├── ModelUnfit             model-unfit             the class does not fit its entry
+        ├── ModelKillsWorker       model-kills-worker      its loads have killed the process
+        ├── DeviceMissing          device-missing          there is no GPU that the worker needs
+        ├── WeightsMissing         weights-missing         the weights do not exist
+        ├── WeightsMismatch        weights-mismatch        the digest differs from the entry's
+        ├── WeightsUnsafe          weights-unsafe          the pickle would run code
+        ├── WeightsDamaged         weights-damaged         truncated, or an unknown format
+        ├── WeightsUnfit           weights-unfit           names or shapes do not fit the network
+        └── WeightsUnavailable     weights-away            blob storage or the cache fails
 
 Only the class of an error determines how the message is settled.
 """
@@ -465,9 +464,3 @@ class WeightsUnavailable(ModelUnusable):
 
     code = "weights-away"
     retryable = True
-
-
-class SettingsError(WorkerError):
-    """A setting is missing or wrong. The error's text names the environment variable."""
-
-    code = "bad-setting"

@@ -26,6 +26,7 @@ from contract.catalogue import Catalogue
 from contract.messages import ReplyQueue, ReplyTo, ReplyUrl
 from contract.names import WORKER_ROUTE
 from contract.queues import may_take_replies, names
+from contract.settings import AzureEndpoint
 from worker.errors import (
     BrokerUnavailable,
     ReplyForbidden,
@@ -35,7 +36,7 @@ from worker.errors import (
 from worker.retries import Wait, backoff_seconds
 from worker.servicebus.link import LockedMessage
 from worker.servicebus.sender import QueueSender
-from worker.settings import PLAIN_HTTP, AzureEndpoint
+from worker.settings import PLAIN_HTTP
 from worker.telemetry.recording import ServiceStatus
 
 _GONE: Final = 410

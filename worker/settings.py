@@ -4,20 +4,15 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TypeVar
 
-from contract.catalogue import DEFAULT_PATH
+from contract.errors import InvalidSetting
 from contract.guard import AddressGuard
-from contract.names import SETTING_CATALOGUE, SETTING_PAYLOAD_STORAGE, SETTING_SERVICE_BUS
-from contract.webhook import SETTING_GUARD_ALLOW
-from worker.errors import SettingsError
+from contract.settings import AzureEndpoint, SettingsReader
 from worker.processes.setup import available_processors, torch_threads
-
-T = TypeVar("T")
 
 PLAIN_HTTP = "http://"
 """An entry of REPLY_HOSTS with this prefix permits replies without TLS to the host in the entry."""
@@ -25,8 +20,6 @@ PLAIN_HTTP = "http://"
 DEFAULT_HUB = "https://huggingface.co"
 METADATA_ADDRESS = "http://169.254.169.254"
 
-_SIZE = re.compile(r"([0-9]{1,9})(B|KiB|MiB|GiB|TiB)")
-_SHIFTS = {"B": 0, "KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}
 _DEFAULT_TURN_SECONDS = 5.0
 # Enough for one image of 50 million pixels in the format that needs the most memory.
 DEFAULT_INPUT_MEMORY_BYTES = 1024 * 1024 * 1024
@@ -41,19 +34,6 @@ _HTTP_ADDRESS = re.compile(r"http://[\w.-]+(:\d{1,5})?")
 _DEFAULT_HEALTH_PORT = 8081
 _DEFAULT_DRAIN_SECONDS = 30.0
 _DEFAULT_HEARTBEAT_SECONDS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class AzureEndpoint:
-    """How to connect to an Azure service. Exactly one of the attributes is set.
-
-    Attributes:
-        connection_string: The connection string of the service.
-        address: The host name or the URL of the service, which is used with a managed identity.
-    """
-
-    connection_string: str | None = field(default=None, repr=False)
-    address: str | None = None
 
 
 class ScheduledEventMode(StrEnum):
@@ -182,35 +162,34 @@ class WorkerSettings:
         """Read all settings from environment variables.
 
         Raises:
-            SettingsError: A variable is missing or wrong. The error's text names the variable.
+            InvalidSetting: A variable is missing or wrong. The error's text names the variable.
         """
+        reader = SettingsReader(environ)
         return cls(
-            service_bus=_endpoint(environ, SETTING_SERVICE_BUS, "fullyQualifiedNamespace"),
-            payload_storage=_endpoint(environ, SETTING_PAYLOAD_STORAGE, "blobServiceUri"),
-            catalogue=Path(environ.get(SETTING_CATALOGUE) or DEFAULT_PATH),
-            models=_names(environ.get("WORKER_MODELS", "")),
-            reply_hosts=_hosts(environ),
-            health_host=environ.get("HEALTH_HOST") or "127.0.0.1",
-            health_port=_whole(environ, "HEALTH_PORT", _DEFAULT_HEALTH_PORT, 0, 65535),
-            drain_seconds=_seconds(environ, "WORKER_DRAIN_SECONDS", _DEFAULT_DRAIN_SECONDS),
-            torch_threads=_whole(
-                environ, "TORCH_THREADS", torch_threads(available_processors()), 1, 1024
+            service_bus=reader.service_bus(),
+            payload_storage=reader.payload_storage(),
+            catalogue=reader.catalogue_path(),
+            models=reader.names("WORKER_MODELS"),
+            reply_hosts=_reply_hosts(reader),
+            health_host=reader.text("HEALTH_HOST", "127.0.0.1"),
+            health_port=reader.whole("HEALTH_PORT", _DEFAULT_HEALTH_PORT, 0, 65535),
+            drain_seconds=reader.seconds("WORKER_DRAIN_SECONDS", _DEFAULT_DRAIN_SECONDS),
+            torch_threads=_torch_threads(reader),
+            log_level=_log_level(reader),
+            guard=reader.guard(),
+            log_format=reader.choice("LOG_FORMAT", "text", "json"),
+            trace_exporters=reader.trace_exporters(),
+            scheduled_events=_scheduled_events(reader),
+            weights=_weights(reader),
+            memory=_memory(reader),
+            input_memory_bytes=reader.size("WORKER_INPUT_MEMORY") or DEFAULT_INPUT_MEMORY_BYTES,
+            lock_folder=Path(folder) if (folder := reader.text("WORKER_LOCK_FOLDER")) else None,
+            is_restarting=reader.choice("WORKER_RESTART", "off", "on") == "on",
+            heartbeat_seconds=reader.whole(
+                "WORKER_HEARTBEAT_SECONDS", _DEFAULT_HEARTBEAT_SECONDS, 0, 3600
             ),
-            log_level=_level(environ),
-            guard=_read(environ, SETTING_GUARD_ALLOW, AddressGuard),
-            log_format=_choice(environ, "LOG_FORMAT", "text", "json"),
-            trace_exporters=_exporters(environ),
-            scheduled_events=_scheduled_events(environ),
-            weights=_weights(environ),
-            memory=_memory(environ),
-            input_memory_bytes=_size(environ, "WORKER_INPUT_MEMORY") or DEFAULT_INPUT_MEMORY_BYTES,
-            lock_folder=Path(folder) if (folder := environ.get("WORKER_LOCK_FOLDER")) else None,
-            is_restarting=_choice(environ, "WORKER_RESTART", "off", "on") == "on",
-            heartbeat_seconds=_whole(
-                environ, "WORKER_HEARTBEAT_SECONDS", _DEFAULT_HEARTBEAT_SECONDS, 0, 3600
-            ),
-            lock_seconds=_whole(environ, "WORKER_LOCK_SECONDS", 0, 0, 300),
-            broken_model_seconds=_seconds(environ, "WORKER_BROKEN_MODEL_SECONDS", 0.0),
+            lock_seconds=reader.whole("WORKER_LOCK_SECONDS", 0, 0, 300),
+            broken_model_seconds=reader.seconds("WORKER_BROKEN_MODEL_SECONDS", 0.0),
         )
 
 
@@ -231,88 +210,71 @@ class CheckSettings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "CheckSettings":
-        """Read the settings from environment variables. Raises SettingsError for a wrong value."""
-        try:
-            storage = _endpoint(environ, SETTING_PAYLOAD_STORAGE, "blobServiceUri")
-        except SettingsError:
-            storage = None
+        """Read the settings from environment variables. Raises InvalidSetting for a wrong value."""
+        reader = SettingsReader(environ)
         return cls(
-            catalogue=Path(environ.get(SETTING_CATALOGUE) or DEFAULT_PATH),
-            weights=_weights(environ),
-            torch_threads=_whole(
-                environ, "TORCH_THREADS", torch_threads(available_processors()), 1, 1024
-            ),
-            payload_storage=storage,
-            guard=_read(environ, SETTING_GUARD_ALLOW, AddressGuard),
-            memory=_memory(environ),
+            catalogue=reader.catalogue_path(),
+            weights=_weights(reader),
+            torch_threads=_torch_threads(reader),
+            payload_storage=reader.payload_storage() if reader.has_payload_storage() else None,
+            guard=reader.guard(),
+            memory=_memory(reader),
         )
 
 
-def _endpoint(environ: Mapping[str, str], name: str, suffix: str) -> AzureEndpoint:
-    if connection_string := environ.get(name):
-        return AzureEndpoint(connection_string=connection_string)
-    if address := environ.get(f"{name}__{suffix}"):
-        return AzureEndpoint(address=address)
-    raise SettingsError(
-        f"{name}: the setting is missing; set it to a connection string, or set {name}__{suffix} "
-        "to use a managed identity"
-    )
+def _torch_threads(reader: SettingsReader) -> int:
+    return reader.whole("TORCH_THREADS", torch_threads(available_processors()), 1, 1024)
 
 
-def _weights(environ: Mapping[str, str]) -> WeightsSettings:
-    offline = environ.get("HF_HUB_OFFLINE", "").lower()
+def _weights(reader: SettingsReader) -> WeightsSettings:
+    offline = reader.text("HF_HUB_OFFLINE").lower()
     if offline not in (*_YES, *_NO):
-        raise SettingsError(f"HF_HUB_OFFLINE: expected 1 or 0, found {offline!r}")
-    hub = _hub(environ)
+        raise InvalidSetting(f"HF_HUB_OFFLINE: expected 1 or 0, found {offline!r}")
+    hub = _hub(reader)
     return WeightsSettings(
-        cache=_weights_cache(environ),
-        cache_limit_bytes=_size(environ, "WORKER_WEIGHTS_CACHE_SIZE"),
+        cache=_weights_cache(reader),
+        cache_limit_bytes=reader.size("WORKER_WEIGHTS_CACHE_SIZE"),
         hub=None if offline in _YES else hub,
     )
 
 
-def _hub(environ: Mapping[str, str]) -> HubSettings:
-    endpoint = (environ.get("HF_ENDPOINT") or DEFAULT_HUB).rstrip("/")
-    token = environ.get("HF_TOKEN", "").strip()
+def _hub(reader: SettingsReader) -> HubSettings:
+    endpoint = reader.text("HF_ENDPOINT", DEFAULT_HUB).rstrip("/")
+    token = reader.text("HF_TOKEN").strip()
     found = _HUB_ADDRESS.fullmatch(endpoint)
     if found is None:
-        raise SettingsError(
+        raise InvalidSetting(
             f"HF_ENDPOINT: expected a URL such as {DEFAULT_HUB}, found {endpoint!r}"
         )
     if token and not (token.isascii() and token.isprintable() and " " not in token):
-        raise SettingsError(
+        raise InvalidSetting(
             "HF_TOKEN: the token has characters that an HTTP header cannot contain; copy the token "
             "again"
         )
     if token and found[1] == "http" and found[2] not in _LOOPBACK:
-        raise SettingsError(
+        raise InvalidSetting(
             "HF_ENDPOINT: expected https://, because HF_TOKEN is set and must not be sent without "
             "TLS"
         )
     return HubSettings(endpoint, token)
 
 
-def _weights_cache(environ: Mapping[str, str]) -> Path:
-    if chosen := environ.get("WORKER_WEIGHTS_CACHE"):
+def _weights_cache(reader: SettingsReader) -> Path:
+    if chosen := reader.text("WORKER_WEIGHTS_CACHE"):
         return Path(chosen)
-    caches = environ.get("XDG_CACHE_HOME")
-    return (Path(caches) if caches else Path.home() / ".cache") / "loosely" / "weights"
+    return Path(reader.text("XDG_CACHE_HOME") or Path.home() / ".cache") / "loosely" / "weights"
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name for part in text.split(",") if (name := part.strip()))
-
-
-def _hosts(environ: Mapping[str, str]) -> frozenset[str]:
-    names = _names(environ.get("REPLY_HOSTS", ""))
+def _reply_hosts(reader: SettingsReader) -> frozenset[str]:
+    names = reader.names("REPLY_HOSTS")
     if not names:
-        raise SettingsError(
+        raise InvalidSetting(
             "REPLY_HOSTS: the setting is missing; set it to the gateway's address, host:port"
         )
     hosts = set()
     for name in names:
         if (found := _REPLY_HOST.fullmatch(name)) is None:
-            raise SettingsError(
+            raise InvalidSetting(
                 "REPLY_HOSTS: expected host:port or host:port/path, optionally with http:// before "
                 f"the host, found {name!r}"
             )
@@ -320,91 +282,33 @@ def _hosts(environ: Mapping[str, str]) -> frozenset[str]:
     return frozenset(hosts)
 
 
-def _whole(environ: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
-    text = environ.get(name) or str(default)
-    if not (text.isascii() and text.isdecimal() and low <= int(text) <= high):
-        raise SettingsError(f"{name}: expected a whole number from {low} to {high}, found {text!r}")
-    return int(text)
-
-
-def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
-    text = environ.get(name) or str(default)
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 24 * 3600:
-        raise SettingsError(f"{name}: expected a number of seconds from 0 to 86400, found {text!r}")
-    return value
-
-
-def _read(environ: Mapping[str, str], name: str, reader: Callable[[str], T]) -> T:
-    try:
-        return reader(environ.get(name, ""))
-    except ValueError as error:
-        raise SettingsError(f"{name}: {error}") from None
-
-
-def _choice(environ: Mapping[str, str], name: str, default: str, *others: str) -> str:
-    text = (environ.get(name) or default).lower()
-    if text not in (default, *others):
-        known = " or ".join((default, *others))
-        raise SettingsError(f"{name}: expected {known}, found {text!r}")
-    return text
-
-
-def _exporters(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the names of the trace exporters; empty if OTEL_SDK_DISABLED is `true`.
-
-    OpenTelemetry reads the other OTEL_* variables itself.
-    """
-    if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
-        return ()
-    return tuple(name for name in _names(environ.get("OTEL_TRACES_EXPORTER", "")) if name != "none")
-
-
-def _scheduled_events(environ: Mapping[str, str]) -> ScheduledEventSettings:
-    mode = _choice(environ, "WORKER_SCHEDULED_EVENTS", *ScheduledEventMode)
-    address = environ.get("WORKER_METADATA_URL") or METADATA_ADDRESS
+def _scheduled_events(reader: SettingsReader) -> ScheduledEventSettings:
+    mode = reader.choice("WORKER_SCHEDULED_EVENTS", *ScheduledEventMode)
+    address = reader.text("WORKER_METADATA_URL", METADATA_ADDRESS)
     if not _HTTP_ADDRESS.fullmatch(address):
-        raise SettingsError(f"WORKER_METADATA_URL: expected http://host[:port], found {address!r}")
-    return ScheduledEventSettings(
-        ScheduledEventMode(mode), address, environ.get("WORKER_MACHINE", "")
-    )
+        raise InvalidSetting(f"WORKER_METADATA_URL: expected http://host[:port], found {address!r}")
+    return ScheduledEventSettings(ScheduledEventMode(mode), address, reader.text("WORKER_MACHINE"))
 
 
-def _memory(environ: Mapping[str, str]) -> MemorySettings:
+def _memory(reader: SettingsReader) -> MemorySettings:
     return MemorySettings(
-        budget_bytes=_size(environ, "WORKER_DEVICE_MEMORY"),
-        folder=Path(environ.get("WORKER_MEMORY_FOLDER") or _default_memory_folder()),
-        is_admitting=_choice(environ, "WORKER_ADMISSION", "on", "off") == "on",
-        turn_seconds=_seconds(environ, "WORKER_TURN_SECONDS", _DEFAULT_TURN_SECONDS),
-        card_shares=_whole(environ, "WORKER_CARD_SHARES", 1, 1, 64),
-        is_cuda_required=_choice(environ, "WORKER_REQUIRE_DEVICE", "any", "cuda") == "cuda",
+        budget_bytes=reader.size("WORKER_DEVICE_MEMORY"),
+        folder=Path(reader.text("WORKER_MEMORY_FOLDER") or _default_memory_folder()),
+        is_admitting=reader.choice("WORKER_ADMISSION", "on", "off") == "on",
+        turn_seconds=reader.seconds("WORKER_TURN_SECONDS", _DEFAULT_TURN_SECONDS),
+        card_shares=reader.whole("WORKER_CARD_SHARES", 1, 1, 64),
+        is_cuda_required=reader.choice("WORKER_REQUIRE_DEVICE", "any", "cuda") == "cuda",
     )
 
 
 def _default_memory_folder() -> Path:
-    """Return the default folder for the reservations of device memory.
-
-    All workers of this user on this machine share the folder.
-    """
+    """Return the folder that all workers of this user on this machine share by default."""
     user = os.getuid() if hasattr(os, "getuid") else ""
     return Path(tempfile.gettempdir()) / f"loosely-memory-{user}"
 
 
-def _size(environ: Mapping[str, str], name: str) -> int | None:
-    text = environ.get(name, "").strip()
-    if not text:
-        return None
-    found = _SIZE.fullmatch(text)
-    if found is None or not int(found[1]):
-        raise SettingsError(f"{name}: expected a size such as 8GiB or 512MiB, found {text!r}")
-    return int(found[1]) << _SHIFTS[found[2]]
-
-
-def _level(environ: Mapping[str, str]) -> str:
-    text = (environ.get("LOG_LEVEL") or "info").upper()
+def _log_level(reader: SettingsReader) -> str:
+    text = reader.text("LOG_LEVEL", "info").upper()
     if text not in logging.getLevelNamesMapping():
-        raise SettingsError(f"LOG_LEVEL: expected debug, info, warning or error, found {text!r}")
+        raise InvalidSetting(f"LOG_LEVEL: expected debug, info, warning or error, found {text!r}")
     return text

@@ -10,6 +10,7 @@ This package imports only the standard library.
     named_tables check the catalogue's tables of named inputs and named results
     parameters   read the schemas of a model's parameters, and check what callers send
     warm         parse the warm periods of a model
+    settings     read the settings of a program from its environment variables
     weights      parse the locations of models' weights
     queues       print the catalogue's queues in the format of Microsoft's Service Bus emulator
     scaling      print how many workers each model needs at least

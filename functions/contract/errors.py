@@ -1,4 +1,4 @@
-"""The errors of messages, payloads and the catalogue.
+"""The errors of messages, payloads, settings and the catalogue.
 
     ContractError
     ├── MalformedMessage      malformed-message     not JSON, or a field is missing or wrong
@@ -8,7 +8,8 @@
     ├── ForbiddenAddress      forbidden-address     requests to this URL are not allowed
     ├── TooManyLookUps        too-many-look-ups     too many host names are being looked up
     ├── UnknownModel          unknown-model         the model is not in the catalogue
-    └── CatalogueError        bad-catalogue         models.toml cannot be read or is wrong
+    ├── CatalogueError        bad-catalogue         models.toml cannot be read or is wrong
+    └── InvalidSetting        bad-setting           a setting of a program is missing or wrong
 
 Only TooManyLookUps is retryable. After the other errors, a retry with the same data would fail
 again.
@@ -105,3 +106,9 @@ class CatalogueError(ContractError):
     """The model catalogue cannot be read or is not valid. The error's text says what is wrong."""
 
     code = "bad-catalogue"
+
+
+class InvalidSetting(ContractError):
+    """A setting is missing or wrong, so the program cannot start. The text names the setting."""
+
+    code = "bad-setting"

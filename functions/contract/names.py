@@ -20,11 +20,9 @@ EVENT_REPLY: Final = "reply"
 EVENT_CANCEL: Final = "cancel"
 EVENT_STOPPED: Final = "stopped"
 
-# App settings. The Service Bus bindings also read SERVICE_BUS, which is a connection string. If it
-# is not set, they read SERVICE_BUS__fullyQualifiedNamespace.
+# The Service Bus bindings also read this setting, which is a connection string. If it is not set,
+# they read SERVICE_BUS__fullyQualifiedNamespace.
 SETTING_SERVICE_BUS: Final = "SERVICE_BUS"
-SETTING_PAYLOAD_STORAGE: Final = "PAYLOAD_STORAGE"
-SETTING_CATALOGUE: Final = "MODEL_CATALOGUE"
 
 PROPERTY_TRACEPARENT: Final = "traceparent"
 PROPERTY_TRACESTATE: Final = "tracestate"

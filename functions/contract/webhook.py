@@ -26,7 +26,6 @@ from datetime import datetime
 from typing import Final
 
 SETTING_SECRETS: Final = "WEBHOOK_SECRETS"
-SETTING_GUARD_ALLOW: Final = "GUARD_ALLOW"
 
 _PREFIX = "whsec_"
 _MIN_SECRET_BYTES = 24

@@ -1,7 +1,6 @@
 """The gateway's internal errors. `http.problems` defines the errors that callers see.
 
 GatewayError
-├── InvalidSetting      a setting is missing or wrong, so the gateway does not start
 ├── Unavailable         a service that the gateway needs failed or did not respond; try again
 │   ├── UnknownQueue    the queue does not exist, or the gateway has no access to the queue
 │   └── NoAnswer        the service cannot be reached, or did not respond in time
@@ -21,14 +20,6 @@ GatewayError
 
 class GatewayError(Exception):
     """Base class of the gateway's internal errors."""
-
-
-class InvalidSetting(GatewayError):
-    """A setting is missing or wrong. The error message names the setting."""
-
-    def __init__(self, variable: str, expected: str) -> None:
-        super().__init__(f"{variable}: {expected}")
-        self.variable = variable
 
 
 class Unavailable(GatewayError):

@@ -5,13 +5,13 @@ from datetime import timedelta
 from typing import Final
 
 from contract.catalogue import Catalogue
+from contract.errors import InvalidSetting
 from contract.guard import Resolver
 from contract.queues import names
 from gateway.clock import Clock, utc_now
 from gateway.dead_letters.bulk import LetterActions
 from gateway.dead_letters.redrive import Redriver
 from gateway.dead_letters.trigger import DeadLetterTrigger
-from gateway.errors import InvalidSetting
 from gateway.http.authentication import ReplyTokens
 from gateway.http.bodies import LargeBodies
 from gateway.http.rates import RateLimiter
@@ -196,9 +196,8 @@ class Services:
         with_fallback = [model.name for model in catalogue.values() if model.fallback]
         if with_fallback and not settings.has_heartbeats:
             raise InvalidSetting(
-                "HEARTBEATS",
-                f"this setting must be true, because the model {with_fallback[0]} has a fallback "
-                "in the catalogue: the heartbeats show whether a version has a worker",
+                f"HEARTBEATS: this setting must be true, because the model {with_fallback[0]} has "
+                "a fallback in the catalogue: the heartbeats show whether a version has a worker"
             )
         early_queues = [model.queue for model in catalogue.values()][:_MAX_EARLY_QUEUES]
         return cls(

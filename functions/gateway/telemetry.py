@@ -28,9 +28,9 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from contract.errors import InvalidSetting
 from contract.messages import FailureCode
 from gateway.clock import Clock
-from gateway.errors import InvalidSetting
 
 _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 _ZERO_TRACE = "0" * 32
@@ -375,6 +375,6 @@ def _provider(exporters: Sequence[str]) -> TracerProvider:
     for name in exporters:
         found = list(entry_points(group=_GROUP, name=_ALIASES.get(name, name)))
         if not found:
-            raise InvalidSetting(_SETTING, f"no installed package provides the exporter {name!r}")
+            raise InvalidSetting(f"{_SETTING}: no installed package provides the exporter {name!r}")
         provider.add_span_processor(BatchSpanProcessor(found[0].load()()))
     return provider

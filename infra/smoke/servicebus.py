@@ -29,11 +29,11 @@ from typing import Final, Protocol
 
 from azure.servicebus import ServiceBusMessage, ServiceBusSubQueue
 
+from contract.settings import AzureEndpoint
 from infra.smoke.findings import Finding, FindingResult, print_findings
 from worker.errors import BrokerUnavailable, LockLost, Settlement
 from worker.processes.lock_journal import LockJournals
 from worker.servicebus.link import SDK_ERRORS, LockedMessage, QueueLink, error_text, make_client
-from worker.settings import AzureEndpoint
 
 LOCK_SECONDS: Final = 60
 """How long a lock on a message of the created queues lasts."""

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from gateway.errors import InvalidSetting
+from contract.errors import InvalidSetting
 from gateway.http.authentication import ReplyTokens
 from gateway.settings import GatewaySettings
 from tests.infra.deployment import ROOT

@@ -36,19 +36,19 @@ from azure.servicebus.exceptions import (
     ServiceBusServerBusyError,
 )
 
+from contract.errors import InvalidSetting
 from contract.messages import MAX_MESSAGE_BYTES
+from contract.settings import AzureEndpoint
 from worker.errors import (
     BrokerUnavailable,
     LockLost,
     QueueMissing,
-    SettingsError,
     Settlement,
 )
 from worker.memory.queued_work import Peeked
 from worker.processes.history import NO_HISTORY, DeliveryHistory, LockState, read_history
 from worker.processes.lock_journal import LockJournal, LockJournals
 from worker.servicebus.batched_settlement import can_complete, complete, has_range
-from worker.settings import AzureEndpoint
 
 _log = logging.getLogger(__name__)
 
@@ -549,14 +549,14 @@ def check_endpoint(endpoint: AzureEndpoint) -> None:
     """Check the connection string without connecting to Service Bus.
 
     Raises:
-        SettingsError: The connection string is malformed.
+        InvalidSetting: The connection string is malformed.
     """
     try:
         if endpoint.connection_string is not None:
             parse_connection_string(endpoint.connection_string)
     # The error's text would repeat the connection string.
     except ValueError:
-        raise SettingsError(
+        raise InvalidSetting(
             "SERVICE_BUS is invalid: expected the connection string of a Service Bus namespace"
         ) from None
 

@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
 
+from contract.settings import AzureEndpoint
 from worker.errors import BrokerUnavailable, LockLost, QueueMissing, Settlement
 from worker.processes.history import DeliveryHistory
 from worker.processes.lock_journal import LockJournals
 from worker.retries import RetryDelays
 from worker.servicebus.link import SOCKET_SECONDS, LockedMessage, QueueLink, utc_now
 from worker.servicebus.locks import LockRenewer, MessageLock
-from worker.settings import AzureEndpoint
 from worker.telemetry.recording import ServiceStatus
 
 _log = logging.getLogger(__name__)

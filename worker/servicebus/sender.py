@@ -10,9 +10,9 @@ from typing import Generic, TypeVar
 from azure.servicebus import ServiceBusClient, ServiceBusMessage, ServiceBusSender
 from azure.servicebus.exceptions import MessageSizeExceededError, MessagingEntityNotFoundError
 
+from contract.settings import AzureEndpoint
 from worker.errors import BrokerUnavailable, ReplyForbidden
 from worker.servicebus.link import SDK_ERRORS, TRY_SECONDS, error_text, make_client
-from worker.settings import AzureEndpoint
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-from worker.errors import SettingsError
+from contract.errors import InvalidSetting
 from worker.telemetry.recording import TextLines, current_log_fields
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def tracer_provider(exporters: Sequence[str]) -> "TracerProvider | None":
     """Create a tracer provider that uses these exporters. Return None if the list is empty.
 
     Raises:
-        SettingsError: The SDK or an exporter is not installed.
+        InvalidSetting: The SDK or an exporter is not installed.
     """
     if not exporters:
         return None
@@ -84,7 +84,7 @@ def tracer_provider(exporters: Sequence[str]) -> "TracerProvider | None":
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
     except ImportError:
-        raise SettingsError(
+        raise InvalidSetting(
             "OTEL_TRACES_EXPORTER: the OpenTelemetry SDK is not installed; install "
             "loosely[telemetry]"
         ) from None
@@ -96,7 +96,7 @@ def tracer_provider(exporters: Sequence[str]) -> "TracerProvider | None":
         entry_name = _ALIASES.get(name, name)
         found = list(entry_points(group=_GROUP, name=entry_name))
         if not found:
-            raise SettingsError(
+            raise InvalidSetting(
                 f"OTEL_TRACES_EXPORTER: no installed package provides the exporter {name!r}"
             )
         provider.add_span_processor(BatchSpanProcessor(found[0].load()()))

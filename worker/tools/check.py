@@ -30,11 +30,12 @@ from typing import Any, Final, TextIO
 
 from contract import media
 from contract.catalogue import Catalogue, ModelEntry, to_toml
-from contract.errors import ContractError
+from contract.errors import ContractError, InvalidSetting
 from contract.messages import InlineJson, Json
 from contract.parameters import InvalidParameter, check_parameters
+from contract.settings import AzureEndpoint
 from worker.blobs import AzureBlobReader, storage_account
-from worker.errors import SettingsError, WeightsUnavailable, WorkerError
+from worker.errors import WeightsUnavailable, WorkerError
 from worker.inference.context import NoParentJob, NullContext
 from worker.inference.loaded_model import (
     EncodedResults,
@@ -47,7 +48,7 @@ from worker.inference.model_manager import run_sample
 from worker.memory.device_errors import is_out_of_memory
 from worker.memory.simulated_device import metering, resident_bytes
 from worker.processes.setup import keep_large_blocks, prefer_device_thread
-from worker.settings import AzureEndpoint, CheckSettings, MemorySettings
+from worker.settings import CheckSettings, MemorySettings
 from worker.tools.check_load import LoadFailed, LoadMeasurement, LoadResult, suggest
 from worker.weights.cache import Download
 from worker.weights.hub import Hub
@@ -363,10 +364,10 @@ def _sample(model: ModelEntry, path: Path, announced: str | None) -> ModelInput:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise SettingsError(f"cannot read the input file {path}: {error.strerror}") from None
+        raise InvalidSetting(f"cannot read the input file {path}: {error.strerror}") from None
     limit_bytes = model.max_upload_bytes
     if len(data) > limit_bytes:
-        raise SettingsError(
+        raise InvalidSetting(
             f"{path} has {len(data)} bytes, but {model.name} accepts at most {limit_bytes} bytes"
         )
     seen = announced or media.sniff(data)
@@ -385,14 +386,14 @@ def _named_inputs(model: ModelEntry, given: list[str]) -> dict[str, tuple[bytes,
         given: The values of the option `--input`, in the form NAME=FILE.
 
     Raises:
-        SettingsError: A value does not have this form, or the model has no input of this name.
+        InvalidSetting: A value does not have this form, or the model has no input of this name.
     """
     found = {}
     for text in given:
         name, _, path = text.partition("=")
         if name not in model.inputs or not path:
             known = ", ".join(model.inputs) or "none"
-            raise SettingsError(
+            raise InvalidSetting(
                 f"--input {text}: expected NAME=FILE; the named inputs of {model.name} are: {known}"
             )
         sample = _sample(model.entry_of_input(name), Path(path), None)
@@ -404,14 +405,14 @@ def _parameters(text: str) -> dict[str, Json]:
     """Parse the value of the option `--parameters`, which must be a JSON object.
 
     Raises:
-        SettingsError: The value is not a JSON object.
+        InvalidSetting: The value is not a JSON object.
     """
     try:
         found = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise SettingsError(f"parameters: {error}") from None
+        raise InvalidSetting(f"parameters: {error}") from None
     if not isinstance(found, dict):
-        raise SettingsError("parameters: expected a JSON object")
+        raise InvalidSetting("parameters: expected a JSON object")
     return found
 
 
@@ -476,7 +477,7 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
         loader = ModelLoader(make_weights_store(settings), settings.torch_threads)
         found = check(model, sample, loader, settings.memory, parsed.load)
         _print_lines(found, output, with_steps=parsed.steps)
-    except (ContractError, SettingsError) as error:
+    except ContractError as error:
         sys.stderr.write(f"{error}\n")
         return _EXIT_USAGE
     except InvalidParameter as error:

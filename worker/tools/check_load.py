@@ -35,6 +35,7 @@ from contract.messages import (
     reference,
 )
 from contract.names import low_priority_queue
+from contract.settings import AzureEndpoint
 from worker.errors import Settlement
 from worker.inference.loaded_model import LoadedModel
 from worker.inference.model_manager import ModelManager
@@ -55,7 +56,7 @@ from worker.replies import GatewayClient, QueueReplies, ReplyCache, ReplySenders
 from worker.servicebus.link import LockedMessage, utc_now
 from worker.servicebus.locks import LockRenewer
 from worker.servicebus.receiver import ModelQueue
-from worker.settings import DEFAULT_INPUT_MEMORY_BYTES, AzureEndpoint, MemorySettings
+from worker.settings import DEFAULT_INPUT_MEMORY_BYTES, MemorySettings
 from worker.telemetry.recording import ModelTelemetry
 
 _REPLIES: Final = "replies"

@@ -26,11 +26,11 @@ from typing import Any, Final, TextIO, TypeVar
 
 from contract import media
 from contract.catalogue import Catalogue, ModelEntry, to_toml
-from contract.errors import CatalogueError, ContractError, UnknownModel
+from contract.errors import CatalogueError, ContractError, InvalidSetting, UnknownModel
 from contract.inputs import NamedInput
 from contract.parameters import Schema
 from contract.results import NamedResult
-from worker.errors import ModelFailed, ModelUnfit, SettingsError, WorkerError
+from worker.errors import ModelFailed, ModelUnfit, WorkerError
 from worker.inference.declarations import (
     InputArgument,
     ResultDeclaration,
@@ -255,7 +255,7 @@ def _format(name: str, entry: Mapping[str, Any], found: ModelDeclarations) -> st
 def _run(name: str, catalogue: Path, output: TextIO, *, is_written: bool) -> None:
     entry = _find_entry(catalogue, name)
     if entry is not None and is_written:
-        raise SettingsError(
+        raise InvalidSetting(
             f"{name} has an entry in {catalogue} already: copy the lines that this command prints "
             "without --write into it"
         )
@@ -297,7 +297,7 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO) -> int:
     try:
         settings = CheckSettings.from_env(environ)
         _run(parsed.name, settings.catalogue, output, is_written=parsed.write)
-    except (ContractError, SettingsError, OSError) as error:
+    except (ContractError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     except WorkerError as error:

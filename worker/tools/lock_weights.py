@@ -22,7 +22,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from worker.errors import SettingsError, WorkerError
+from contract.errors import InvalidSetting
+from worker.errors import WorkerError
 from worker.settings import CheckSettings
 from worker.tools.check import make_weights_store
 from worker.weights.store import WeightsStore
@@ -132,11 +133,11 @@ def lock(
         Whether all digests were written.
 
     Raises:
-        SettingsError: The catalogue cannot be read, or has no weights for a name.
+        InvalidSetting: The catalogue cannot be read, or has no weights for a name.
     """
     entries = list(find_entries(_read(catalogue)[1]))
     if unknown := set(names) - {path[0] for path, _, _ in entries}:
-        raise SettingsError(
+        raise InvalidSetting(
             f"{min(unknown)}: the catalogue {catalogue} has no entry with this name, or the entry "
             "has no key `weights`"
         )
@@ -170,7 +171,7 @@ def _read(catalogue: Path) -> tuple[str, dict[str, Any]]:
             text = file.read()
         return text, tomllib.loads(text.replace("\r\n", "\n"))
     except (OSError, ValueError) as error:
-        raise SettingsError(f"cannot read the catalogue {catalogue}: {error}") from None
+        raise InvalidSetting(f"cannot read the catalogue {catalogue}: {error}") from None
 
 
 def _write(catalogue: Path, path: TablePath, sha256: str) -> None:
@@ -220,7 +221,7 @@ def main(arguments: list[str], environ: dict[str, str], output: TextIO, errors: 
         settings = CheckSettings.from_env(environ)
         store = make_weights_store(settings)
         is_complete = lock(settings.catalogue, parsed.names, store, output, errors)
-    except SettingsError as error:
+    except InvalidSetting as error:
         errors.write(f"{error}\n")
         return 2
     except OSError as error:

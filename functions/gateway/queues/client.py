@@ -35,9 +35,9 @@ from azure.servicebus.exceptions import (
     ServiceBusServerBusyError,
 )
 
+from contract.settings import AzureEndpoint
 from gateway.clock import Clock
 from gateway.errors import NoAnswer, Unavailable, UnknownQueue
-from gateway.settings import ServiceEndpoint
 
 _SEND_TIMEOUT_SECONDS = 5.0
 
@@ -115,7 +115,7 @@ class ServiceBusQueues:
 
     def __init__(
         self,
-        endpoint: ServiceEndpoint,
+        endpoint: AzureEndpoint,
         admin_url: str | None = None,
         early_queues: Collection[str] = (),
     ) -> None:
@@ -453,7 +453,7 @@ _EMULATOR: Final = re.compile(r"(?<![^;])UseDevelopmentEmulator=true", re.IGNORE
 class Administration:
     """A client of the management API of a Service Bus namespace. It counts messages."""
 
-    def __init__(self, endpoint: ServiceEndpoint, url: str | None = None) -> None:
+    def __init__(self, endpoint: AzureEndpoint, url: str | None = None) -> None:
         """Create a client, which connects when it is first used.
 
         `url` is the URL of the management API; None if the endpoint also serves this API.

@@ -45,9 +45,9 @@ from azure.storage.blob.aio import (
 )
 
 from contract.names import PAYLOAD_CONTAINER
+from contract.settings import AzureEndpoint
 from gateway.clock import Clock, utc_now
 from gateway.errors import Unavailable
-from gateway.settings import ServiceEndpoint
 
 # A caller is waiting, so the SDK's defaults (60 s for a read, 15 s before a retry) are too long.
 # With these values there are two attempts within ANSWER_SECONDS if the storage does not respond,
@@ -81,7 +81,7 @@ class PayloadContainer:
     """
 
     def __init__(
-        self, endpoint: ServiceEndpoint, name: str = PAYLOAD_CONTAINER, clock: Clock = utc_now
+        self, endpoint: AzureEndpoint, name: str = PAYLOAD_CONTAINER, clock: Clock = utc_now
     ) -> None:
         self.endpoint = endpoint
         self.name = name

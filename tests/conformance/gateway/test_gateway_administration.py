@@ -10,9 +10,9 @@ from azure.servicebus import ServiceBusMessage
 
 from contract.catalogue import Catalogue
 from contract.queues import config
+from contract.settings import AzureEndpoint
 from gateway.errors import NoAnswer, Unavailable
 from gateway.queues.client import Administration, MessageCounts, ServiceBusQueues
-from gateway.settings import ServiceEndpoint
 from tests.conformance.gateway.test_gateway_services import running
 from tests.ports import free_port
 
@@ -24,7 +24,7 @@ async def queues(tmp_path: Path) -> AsyncIterator[ServiceBusQueues]:
     options = ("--admin-port", str(admin_port), "--config", str(tmp_path / "config.json"))
     with running("emulator.servicebus", port, *options, "--data", str(tmp_path / "data")):
         opened = ServiceBusQueues(
-            ServiceEndpoint(
+            AzureEndpoint(
                 f"Endpoint=sb://localhost:{port};SharedAccessKeyName=RootManageSharedAccessKey;"
                 "SharedAccessKey=SAS_KEY_VALUE;UseDevelopmentEmulator=true;"
             ),
@@ -59,7 +59,7 @@ async def test_requests_to_a_management_api_that_does_not_respond_raise_an_unava
     url: str | None, is_answer: bool
 ) -> None:
     emulator = "Endpoint=sb://localhost;SharedAccessKeyName=a;SharedAccessKey=b;"
-    administration = Administration(ServiceEndpoint(emulator + "UseDevelopmentEmulator=true;"), url)
+    administration = Administration(AzureEndpoint(emulator + "UseDevelopmentEmulator=true;"), url)
     with pytest.raises(Unavailable) as caught:
         await administration.count("noop")
     assert isinstance(caught.value, NoAnswer) is not is_answer

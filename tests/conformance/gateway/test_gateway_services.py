@@ -23,10 +23,10 @@ from contract.catalogue import Catalogue
 from contract.errors import PayloadCorrupt
 from contract.messages import PayloadRef
 from contract.queues import config
+from contract.settings import AzureEndpoint
 from gateway.clock import utc_now
 from gateway.errors import MissingPayload, Unavailable, UnknownQueue
 from gateway.queues.client import PEEK_SECONDS, ServiceBusQueues, log_oldest
-from gateway.settings import ServiceEndpoint
 from gateway.storage.blobs import PayloadContainer
 from gateway.storage.payloads import BlobPayloadStore
 from tests.ports import free_port
@@ -58,15 +58,15 @@ def running(module: str, port: int, *options: str) -> Iterator[subprocess.Popen[
         process.wait()
 
 
-def storage(port: int) -> ServiceEndpoint:
-    return ServiceEndpoint(
+def storage(port: int) -> AzureEndpoint:
+    return AzureEndpoint(
         f"DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={ACCOUNT_KEY};"
         f"BlobEndpoint=http://127.0.0.1:{port}/devstoreaccount1;"
     )
 
 
-def service_bus(port: int) -> ServiceEndpoint:
-    return ServiceEndpoint(
+def service_bus(port: int) -> AzureEndpoint:
+    return AzureEndpoint(
         f"Endpoint=sb://localhost:{port};SharedAccessKeyName=RootManageSharedAccessKey;"
         "SharedAccessKey=SAS_KEY_VALUE;UseDevelopmentEmulator=true;"
     )

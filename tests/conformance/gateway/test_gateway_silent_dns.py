@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from contract.guard import Resolver
+from contract.settings import AzureEndpoint
 from gateway.http.rates import Rate
-from gateway.settings import ServiceEndpoint
 from gateway.storage.blobs import PayloadContainer
 from gateway.storage.payloads import BlobPayloadStore
 from tests.conformance.gateway.test_gateway_services import running, storage
@@ -24,7 +24,7 @@ ASYNC = {"prefer": "respond-async"}
 
 
 @pytest.fixture
-def blobs(tmp_path: Path) -> Iterator[ServiceEndpoint]:
+def blobs(tmp_path: Path) -> Iterator[AzureEndpoint]:
     """Yield a blob storage whose URL contains the host name localhost.
 
     So each new connection to the blob storage needs a look-up of this name.
@@ -32,11 +32,11 @@ def blobs(tmp_path: Path) -> Iterator[ServiceEndpoint]:
     port = free_port()
     with running("emulator.blobs", port, "--data", str(tmp_path)):
         text = storage(port).connection_string or ""
-        yield ServiceEndpoint(text.replace("127.0.0.1", "localhost"))
+        yield AzureEndpoint(text.replace("127.0.0.1", "localhost"))
 
 
 async def test_the_gateway_is_ready_and_stores_inputs_while_dns_does_not_answer(
-    blobs: ServiceEndpoint,
+    blobs: AzureEndpoint,
 ) -> None:
     answered = threading.Event()
 

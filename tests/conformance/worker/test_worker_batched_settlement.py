@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from azure.servicebus import ServiceBusMessage
 
+from contract.settings import AzureEndpoint
 from tests.conformance.worker.worker_services import LocalServices, job_id, run_services
 from worker.errors import BrokerUnavailable, Settlement
 from worker.servicebus.link import LockedMessage, QueueLink
 from worker.servicebus.sender import QueueSender
-from worker.settings import AzureEndpoint
 
 QUEUE = "noop"
 # Its locks last longer than a test.

@@ -14,6 +14,7 @@ import pytest
 from azure.servicebus import ServiceBusMessage
 
 from contract.names import PROPERTY_WORKER_DEATH
+from contract.settings import AzureEndpoint
 from tests.conformance.worker.conftest import StartWorker
 from tests.conformance.worker.test_worker_batched_settlement import received
 from tests.conformance.worker.worker_gateway import Gateway
@@ -22,7 +23,6 @@ from worker.errors import BrokerUnavailable, Settlement
 from worker.processes.history import DeliveryHistory, LockState
 from worker.processes.lock_journal import LockJournals, WorkerDeath
 from worker.servicebus.link import LockedMessage, QueueLink, utc_now
-from worker.settings import AzureEndpoint
 
 # Locks of this queue last 10 s, and each receive call of these tests ends after 5 s.
 QUEUE = "noop"

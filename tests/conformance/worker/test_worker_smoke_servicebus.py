@@ -10,11 +10,11 @@ from typing import Any
 import httpx
 import pytest
 
+from contract.settings import AzureEndpoint
 from emulator.pytest_plugin import LocalServiceBus
 from infra.smoke.findings import Finding, FindingResult
 from infra.smoke.servicebus import CHECKS, Check, CheckedNamespace, CheckError, main, run_check
 from tests.conformance.worker.worker_services import LocalServices, run_services
-from worker.settings import AzureEndpoint
 
 pytestmark = pytest.mark.thorough
 

@@ -4,11 +4,11 @@ import httpx
 import pytest
 from azure.servicebus import ServiceBusMessage
 
+from contract.settings import AzureEndpoint
 from tests.conformance.worker.test_worker_batched_settlement import PATIENT_QUEUE, received
 from tests.conformance.worker.worker_services import LocalServices, job_id
 from worker.errors import BrokerUnavailable, Settlement
 from worker.servicebus.link import QueueLink
-from worker.settings import AzureEndpoint
 
 
 def throttle(services: LocalServices, share: float) -> None:

@@ -11,11 +11,12 @@ import pytest
 from contract.catalogue import DEFAULT_PATH, Catalogue
 from contract.guard import Resolver
 from contract.messages import JobRequest
+from contract.settings import AzureEndpoint
 from gateway.asgi import App
 from gateway.http.app import create_app
 from gateway.http.authentication import ReplyTokens
 from gateway.services import Services
-from gateway.settings import GatewaySettings, ServiceEndpoint
+from gateway.settings import GatewaySettings
 from gateway.storage.payloads import PayloadStore
 from gateway.telemetry import GatewayTracing
 from tests.unit.gateway.blob_memory import MemoryBlobs, MemoryLinks
@@ -110,8 +111,8 @@ async def open_gateway(
     base_url = "http://gateway.test"
     services = Services(
         settings=GatewaySettings(
-            service_bus=ServiceEndpoint(address="unused"),
-            payload_storage=ServiceEndpoint(address="unused"),
+            service_bus=AzureEndpoint(address="unused"),
+            payload_storage=AzureEndpoint(address="unused"),
             gateway_base_url=base_url,
             reply_token_keys=(KEY,),
             **settings,

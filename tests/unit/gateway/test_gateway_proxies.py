@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.settings import ServiceEndpoint
+from contract.settings import AzureEndpoint
 from gateway.storage.blobs import PayloadContainer
 
 LOCAL = (
@@ -41,7 +41,7 @@ async def test_requests_for_small_blobs_use_a_proxy_if_an_environment_variable_n
         monkeypatch.delenv(name.lower(), raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    container = PayloadContainer(ServiceEndpoint(connection_string=connection_string))
+    container = PayloadContainer(AzureEndpoint(connection_string=connection_string))
     async with container.session as session:
         assert session.trust_env is is_used
     await container.service.close()

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import InvalidSetting
+from contract.errors import InvalidSetting
+from contract.settings import AzureEndpoint
 from gateway.http.keys import make_key
 from gateway.http.rates import Rate
-from gateway.settings import GatewaySettings, ServiceEndpoint
+from gateway.settings import GatewaySettings
 
 KEY = base64.b64encode(bytes(32)).decode()
 ENVIRON = {
@@ -48,8 +49,8 @@ def test_settings_are_read_from_environment_variables() -> None:
             "CORS_ORIGINS": "https://a.example, http://localhost:3000",
         }
     )
-    assert settings.service_bus == ServiceEndpoint(address="ns.servicebus.windows.net")
-    assert settings.payload_storage == ServiceEndpoint(address="https://a.blob.core.windows.net")
+    assert settings.service_bus == AzureEndpoint(address="ns.servicebus.windows.net")
+    assert settings.payload_storage == AzureEndpoint(address="https://a.blob.core.windows.net")
     assert settings.reply_token_keys == (b"k" * 40, bytes(32))
     assert settings.catalogue_path == Path("/etc/models.toml")
     assert settings.inline_limit_bytes == 0

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from azure.storage.blob import UserDelegationKey
 
-from gateway.settings import ServiceEndpoint
+from contract.settings import AzureEndpoint
 from gateway.storage.blobs import PayloadContainer
 from gateway.storage.payloads import SignedPayloadLinks
 from tests.unit.gateway.memory import ManualClock
@@ -39,7 +39,7 @@ class Opened(PayloadContainer):
     """The payload container of an `Account`. The container already exists."""
 
     def __init__(self, clock: ManualClock) -> None:
-        super().__init__(ServiceEndpoint(address="unused"), clock=clock)
+        super().__init__(AzureEndpoint(address="unused"), clock=clock)
         self.account = Account()
 
     @property

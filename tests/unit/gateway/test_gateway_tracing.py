@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from gateway.errors import InvalidSetting
+from contract.errors import InvalidSetting
 from gateway.telemetry import GatewayTracing, make_tracer_provider
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
 

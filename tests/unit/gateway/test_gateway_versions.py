@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from contract.catalogue import Catalogue, choose_version
+from contract.errors import InvalidSetting
 from contract.heartbeats import Heartbeat, ModelHeartbeat, ModelState, encode_heartbeat
 from contract.messages import encode_request
 from contract.names import heartbeat_blob
-from gateway.errors import InvalidSetting, Unavailable
+from gateway.errors import Unavailable
 from gateway.jobs.model import read_ticket
 from gateway.services import Services
 from gateway.submission import idempotency

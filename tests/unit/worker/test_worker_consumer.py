@@ -24,6 +24,7 @@ from contract.messages import (
     ReplyUrl,
 )
 from contract.names import delivery_notes
+from contract.settings import AzureEndpoint
 from tests.unit.worker.test_worker_urls import answering, http
 from worker.errors import (
     DeviceLost,
@@ -50,7 +51,6 @@ from worker.replies import GatewayClient, QueueReplies, ReplyCache, ReplySenders
 from worker.servicebus.link import LockedMessage
 from worker.servicebus.locks import LockRenewer
 from worker.servicebus.receiver import ModelQueue, SettleRequest
-from worker.settings import AzureEndpoint
 from worker.telemetry.recording import SUCCEEDED, JobSpan, ModelTelemetry
 
 NOOP = Catalogue.load()["noop"]

@@ -38,8 +38,6 @@ SETTLEMENTS = {
     errors.HandedBack: Settlement.RELEASE,
     errors.LockLost: Settlement.LEAVE,
 }
-# These errors are not about a job, so they settle no message.
-ABOUT_NO_JOB = (errors.SettingsError, errors.ModelUnusable)
 
 
 def leaves() -> list[type[WorkerError]]:
@@ -47,11 +45,12 @@ def leaves() -> list[type[WorkerError]]:
     tree = [c for c in classes if issubclass(c, WorkerError)]
     # Other tests may define subclasses.
     bases = {base for c in tree for base in c.__bases__}
-    return [c for c in tree if c not in bases and c is not errors.SettingsError]
+    return [c for c in tree if c not in bases]
 
 
 def test_the_class_of_an_error_about_a_job_determines_how_the_message_is_settled() -> None:
-    about_jobs = [c for c in leaves() if not issubclass(c, ABOUT_NO_JOB)]
+    # The errors of a model that cannot be loaded settle no message.
+    about_jobs = [c for c in leaves() if not issubclass(c, errors.ModelUnusable)]
     assert {c: c.settlement for c in about_jobs} == SETTLEMENTS
 
 

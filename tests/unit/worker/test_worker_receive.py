@@ -9,13 +9,13 @@ import pytest
 
 from contract.catalogue import Catalogue, ModelEntry
 from contract.messages import InlineBytes, JobRequest, encode_request
+from contract.settings import AzureEndpoint
 from worker.errors import LockLost, TooManyFailures
 from worker.pipeline.receive import ReceivedJob, ReceiveStep
 from worker.processes.history import DeliveryHistory
 from worker.replies import GatewayClient, QueueReplies, ReplySenders
 from worker.servicebus.link import LockedMessage
 from worker.servicebus.locks import LockRenewer
-from worker.settings import AzureEndpoint
 
 MODEL = replace(Catalogue.load()["noop"], lock_seconds=10)
 NOW = datetime(2026, 3, 1, tzinfo=UTC)

@@ -4,9 +4,9 @@ import pytest
 
 from contract.catalogue import Catalogue
 from contract.messages import ReplyQueue, ReplyUrl
+from contract.settings import AzureEndpoint
 from worker.errors import ReplyForbidden
 from worker.replies import GatewayClient, QueueReplies, ReplySenders
-from worker.settings import AzureEndpoint
 
 
 @pytest.fixture

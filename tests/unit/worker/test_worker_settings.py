@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.errors import SettingsError
+from contract.errors import InvalidSetting
 from worker.processes.setup import available_processors, torch_threads
 from worker.settings import (
     HubSettings,
@@ -116,7 +116,7 @@ def test_traces_are_disabled_if_the_variable_otel_sdk_disabled_is_true() -> None
     ],
 )
 def test_the_error_for_an_invalid_setting_names_the_variable(name: str, value: str) -> None:
-    with pytest.raises(SettingsError, match=name):
+    with pytest.raises(InvalidSetting, match=name):
         WorkerSettings.from_env({**LEAST, name: value})
 
 
@@ -145,7 +145,7 @@ def test_the_settings_for_downloading_weights_are_read_from_the_environment() ->
 
 def test_a_hub_token_is_refused_for_a_hub_without_tls_except_on_a_loopback_address() -> None:
     token = {"HF_TOKEN": "hf_c2VjcmV0"}
-    with pytest.raises(SettingsError, match="HF_ENDPOINT: expected https://") as raised:
+    with pytest.raises(InvalidSetting, match="HF_ENDPOINT: expected https://") as raised:
         WorkerSettings.from_env({**LEAST, **token, "HF_ENDPOINT": "http://hub.example"})
     assert "c2VjcmV0" not in str(raised.value)
     local = {**LEAST, **token, "HF_ENDPOINT": "http://127.0.0.1:80"}
@@ -173,5 +173,5 @@ def test_memory_settings_are_read_from_the_environment() -> None:
 
 @pytest.mark.parametrize("text", ["8", "8GB", "0GiB", "-1GiB", "1.5GiB", "GiB", "8 GiB", "²GiB"])
 def test_an_invalid_memory_size_is_refused_with_an_example_of_a_valid_size(text: str) -> None:
-    with pytest.raises(SettingsError, match=r"WORKER_DEVICE_MEMORY: expected a size such as 8GiB"):
+    with pytest.raises(InvalidSetting, match=r"WORKER_DEVICE_MEMORY: expected a size such as 8GiB"):
         WorkerSettings.from_env(LEAST | {"WORKER_DEVICE_MEMORY": text})

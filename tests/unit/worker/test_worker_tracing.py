@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from worker.errors import SettingsError
+from contract.errors import InvalidSetting
 from worker.servicebus.link import LockedMessage
 from worker.telemetry.recording import JobSpan, JobTracing
 from worker.telemetry.setup import flush, tracer_provider
@@ -206,5 +206,5 @@ def test_no_tracer_provider_is_created_without_exporters() -> None:
 
 
 def test_the_error_for_an_unknown_exporter_names_the_exporter() -> None:
-    with pytest.raises(SettingsError, match="no installed package provides the exporter 'oltp'"):
+    with pytest.raises(InvalidSetting, match="no installed package provides the exporter 'oltp'"):
         tracer_provider(["oltp"])

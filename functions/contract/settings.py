@@ -1,0 +1,144 @@
+"""Read the settings of a program from its environment variables."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from contract.catalogue import DEFAULT_PATH
+from contract.errors import InvalidSetting
+from contract.guard import AddressGuard
+from contract.names import SETTING_SERVICE_BUS
+
+T = TypeVar("T")
+
+_SIZE = re.compile(r"([0-9]{1,9})(B|KiB|MiB|GiB|TiB)")
+_SHIFTS = {"B": 0, "KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}
+
+
+@dataclass(frozen=True, slots=True)
+class AzureEndpoint:
+    """How to connect to an Azure service. Exactly one of the attributes is set.
+
+    With an address, which is a host name or a URL, a program uses its managed identity.
+    """
+
+    connection_string: str | None = field(default=None, repr=False)
+    address: str | None = None
+
+
+class SettingsReader:
+    """Read and check environment variables.
+
+    An empty variable counts as missing. Each method raises InvalidSetting for a value that is
+    wrong, or missing without a default. The error's text names the variable.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+
+    def text(self, name: str, default: str = "") -> str:
+        """Return the value of a variable."""
+        return self._environ.get(name) or default
+
+    def names(self, name: str) -> tuple[str, ...]:
+        """Return the parts of a value between its commas, without empty parts."""
+        return tuple(part for text in self.text(name).split(",") if (part := text.strip()))
+
+    def flag(self, name: str, *, default: bool = False) -> bool:
+        """Return whether the value is `true`, in upper or lower case."""
+        text = self.text(name).strip().lower() or str(default).lower()
+        if text not in {"true", "false"}:
+            raise InvalidSetting(f"{name}: expected true or false")
+        return text == "true"
+
+    def choice(self, name: str, default: str, *others: str) -> str:
+        """Return the value in lower case, which is `default` or one of the others."""
+        text = self.text(name, default).lower()
+        if text not in (default, *others):
+            known = " or ".join((default, *others))
+            raise InvalidSetting(f"{name}: expected {known}, found {text!r}")
+        return text
+
+    def whole(self, name: str, default: int, low: int, high: int) -> int:
+        """Return a whole number from `low` to `high`, which has at most nine digits."""
+        text = self.text(name).strip() or str(default)
+        # int() also accepts underscores, signs and the digits of every script.
+        if not (text.isascii() and text.isdigit() and len(text) < 10 and low <= int(text) <= high):
+            raise InvalidSetting(
+                f"{name}: expected a whole number from {low} to {high}, found {text[:40]!r}"
+            )
+        return int(text)
+
+    def seconds(self, name: str, default: float) -> float:
+        """Return a number of seconds, which is at most one day."""
+        text = self.text(name, str(default))
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not 0 <= value <= 24 * 3600:
+            raise InvalidSetting(
+                f"{name}: expected a number of seconds from 0 to 86400, found {text!r}"
+            )
+        return value
+
+    def size(self, name: str) -> int | None:
+        """Return a size such as `8GiB` in bytes; None if the variable is missing."""
+        if not (text := self.text(name).strip()):
+            return None
+        found = _SIZE.fullmatch(text)
+        if found is None or not int(found[1]):
+            raise InvalidSetting(f"{name}: expected a size such as 8GiB or 512MiB, found {text!r}")
+        return int(found[1]) << _SHIFTS[found[2]]
+
+    def parse(self, name: str, parse: Callable[[str], T]) -> T:
+        """Return `parse` of the value. A ValueError of `parse` becomes InvalidSetting."""
+        try:
+            return parse(self.text(name))
+        except ValueError as error:
+            raise InvalidSetting(f"{name}: {error}") from None
+
+    def service_bus(self) -> AzureEndpoint:
+        """Return the endpoint of the Service Bus namespace."""
+        return self._endpoint(SETTING_SERVICE_BUS, "fullyQualifiedNamespace")
+
+    def payload_storage(self) -> AzureEndpoint:
+        """Return the endpoint of the storage account for payloads."""
+        return self._endpoint("PAYLOAD_STORAGE", "blobServiceUri")
+
+    def has_payload_storage(self) -> bool:
+        """Return whether a variable names the storage account for payloads."""
+        return bool(self.text("PAYLOAD_STORAGE") or self.text("PAYLOAD_STORAGE__blobServiceUri"))
+
+    def _endpoint(self, name: str, address_key: str) -> AzureEndpoint:
+        # With two underscores, the bindings of Functions connect by an identity.
+        connection_string, address = self.text(name), self.text(f"{name}__{address_key}")
+        if connection_string and "=" not in connection_string:
+            raise InvalidSetting(f"{name}: expected a connection string (Key=Value;…)")
+        if connection_string:
+            return AzureEndpoint(connection_string=connection_string)
+        if address:
+            return AzureEndpoint(address=address)
+        raise InvalidSetting(
+            f"{name}: the setting is missing; set it to a connection string, or set "
+            f"{name}__{address_key} to use a managed identity"
+        )
+
+    def catalogue_path(self) -> Path:
+        """Return the path of the catalogue file."""
+        return Path(self.text("MODEL_CATALOGUE") or DEFAULT_PATH)
+
+    def guard(self) -> AddressGuard:
+        """Return the check of callers' URLs."""
+        return self.parse("GUARD_ALLOW", AddressGuard)
+
+    def trace_exporters(self) -> tuple[str, ...]:
+        """Return the names of the trace exporters; empty if OTEL_SDK_DISABLED is `true`.
+
+        OpenTelemetry reads the other OTEL_* variables itself.
+        """
+        if self.text("OTEL_SDK_DISABLED").lower() == "true":
+            return ()
+        return tuple(name for name in self.names("OTEL_TRACES_EXPORTER") if name != "none")
