@@ -5,6 +5,7 @@ import random
 import pytest
 
 from fuzz_tests.campaign import ADMIN_TEMPLATES, SETUP, run_fuzz
+from fuzz_tests.growth import Growth, measure_growth
 from fuzz_tests.malformed import make_frame, make_http_request, mutate
 
 
@@ -32,3 +33,15 @@ def test_two_fuzz_tests_with_the_same_seed_generate_the_same_input() -> None:
         ]
 
     assert make(7) == make(7) != make(8)
+
+
+def test_growth_is_measured_after_the_warm_up_in_the_lowest_values() -> None:
+    samples = [(float(second), 5.0 * second) for second in range(60)]
+    samples += [(float(second), second / 60 + second % 2) for second in range(60, 300)]
+    growth = measure_growth(samples)
+    assert growth is not None
+    assert growth.per_minute == pytest.approx(1)
+    assert growth.exceeds(0.9)
+    assert not growth.exceeds(1.1)
+    assert measure_growth(samples[:160]) is None
+    assert not Growth(3.0, 2.0).exceeds(0.0)
