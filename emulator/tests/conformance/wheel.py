@@ -1,6 +1,6 @@
-"""Install the emulator without our other packages, and run the emulator's tests on it.
+"""Install the emulator alone, and run the emulator's tests on it.
 
-`python -m tests.conformance.emulator_wheel [PYTEST ARGUMENT…]`
+`python -m conformance.wheel [PYTEST ARGUMENT…]`
 
 The environment and a copy of the tests are in a temporary folder outside the repository, so that
 the tests import the installed package and not the source. pip downloads the dependencies.
@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-EMULATOR = Path(__file__).parents[2] / "emulator"
+EMULATOR = Path(__file__).parents[2]
 
 
 def main(arguments: list[str]) -> int:
@@ -47,9 +47,9 @@ def install(wheel: Path, environment: Path) -> Path:
 def copy_tests(folder: Path) -> Path:
     """Copy the tests and pytest's settings to `folder`. Return `folder`."""
     folder.mkdir()
-    shutil.copytree(
-        EMULATOR / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__")
-    )
+    # The tests of the distribution need its source.
+    ignored = shutil.ignore_patterns("__pycache__", "test_distribution.py")
+    shutil.copytree(EMULATOR / "tests", folder / "tests", ignore=ignored)
     shutil.copy(EMULATOR / "pyproject.toml", folder)
     return folder
 
