@@ -1,16 +1,16 @@
-"""Run a console command of the emulator as a process."""
+"""Run the console commands of the emulator as processes."""
 
 import contextlib
 import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import httpx
 
-_START_SECONDS = 30.0
+_START_SECONDS = 90.0
 
 
 def command(name: str, module: str) -> list[str]:
@@ -24,12 +24,27 @@ def command(name: str, module: str) -> list[str]:
 
 @contextlib.contextmanager
 def running(name: str, module: str, url: str, *options: str) -> Iterator[None]:
-    """Run a console command during the `with` block. Then stop it, and expect exit status 0.
+    """Run a console command during the `with` block. See `running_program`.
 
-    The block begins when the command responds to a request to `url`. The command is stopped with
-    SIGTERM. If the command's script `name` is not installed, the module `module` is run instead.
+    If the command's script `name` is not installed, the module `module` is run instead.
     """
-    process = subprocess.Popen([*command(name, module), *options], stdin=subprocess.DEVNULL)
+    with running_program([*command(name, module), *options], url):
+        yield
+
+
+@contextlib.contextmanager
+def running_program(
+    command: list[str],
+    url: str,
+    folder: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[None]:
+    """Run a program during the `with` block. Then stop it, and expect exit status 0.
+
+    The block begins when the program responds to a request to `url`. The program is stopped with
+    SIGTERM.
+    """
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, cwd=folder, env=environment)
     try:
         _wait_until_listening(process, url)
         yield

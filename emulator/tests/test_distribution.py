@@ -16,9 +16,7 @@ import subprocess
 import sys
 import sysconfig
 import tomllib
-import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,36 +24,21 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from command_process import running_program
 from emulator.servicebus.config import parse_config
-from tests.e2e.system import until
-from tests.ports import free_ports
+from local_ports import free_port
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "emulator" / "README.md").read_text(encoding="utf-8")
-START_SECONDS = 90.0
-
-
-def project(folder: Path) -> dict[str, Any]:
-    document = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
-    found: dict[str, Any] = document["project"]
-    return found
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 
-def test_the_development_environment_contains_every_dependency_of_the_emulator() -> None:
-    extra = project(ROOT)["optional-dependencies"]["emulator"]
-    assert extra == project(ROOT / "emulator")["dependencies"]
-
-
-def test_every_console_command_of_the_emulator_refers_to_an_existing_function() -> None:
-    scripts = project(ROOT / "emulator")["scripts"]
+def test_every_console_command_refers_to_an_existing_function() -> None:
+    scripts = PROJECT["scripts"]
     assert set(scripts) == {"local-blobs", "local-functions", "local-servicebus"}
     for target in scripts.values():
         module, _, function = target.partition(":")
         assert callable(getattr(importlib.import_module(module), function))
-
-
-def test_the_emulator_distribution_and_the_repository_have_the_same_licence() -> None:
-    assert (ROOT / "emulator/LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
 
 
 def blocks(language: str) -> list[str]:
@@ -101,7 +84,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert install[:3] == ["pip", "install", "./emulator"]
     uv = [sys.executable, "-m", "uv"]
     build = [*uv, "build", "--quiet", "--wheel", "--out-dir", str(folder)]
-    subprocess.run([*build, str(ROOT / "emulator")], check=True, timeout=200)
+    subprocess.run([*build, str(ROOT)], check=True, timeout=200)
     (wheel,) = folder.glob("*.whl")
     environment = folder / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
@@ -110,8 +93,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([*offline, str(interpreter), str(wheel)], check=True, timeout=100)
     paths = {"base": str(environment), "platbase": str(environment)}
     packages = Path(sysconfig.get_path("purelib", vars=paths))
-    declared = project(ROOT / "emulator")["dependencies"]
-    link_requirements([*declared, *install[3:]], set(), packages, set())
+    link_requirements([*PROJECT["dependencies"], *install[3:]], set(), packages, set())
     return interpreter
 
 
@@ -153,36 +135,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def responds(url: str) -> bool:
-    try:
-        urllib.request.urlopen(url, timeout=10).close()
-    except urllib.error.HTTPError as error:
-        error.close()
-    except OSError:
-        return False
-    return True
-
-
-@contextlib.contextmanager
-def running(python: Path, folder: Path, command: str, url: str) -> Iterator[None]:
-    """Run a command of the README during the `with` block.
-
-    The block is entered when the server of the command responds at `url`.
-    """
+def running(
+    python: Path, folder: Path, command: str, url: str
+) -> contextlib.AbstractContextManager[None]:
+    """Run a command of the README during the `with` block."""
     program, *arguments = shlex.split(command)
-    with subprocess.Popen(
-        [str(python.parent / program), *arguments], cwd=folder, env=environment_of(python)
-    ) as process:
-        try:
-            until(
-                lambda: responds(url) or process.poll() is not None,
-                START_SECONDS,
-                f"{command} starts",
-            )
-            assert process.poll() is None, f"{command} ended"
-            yield
-        finally:
-            process.terminate()
+    path = str(python.parent / program)
+    return running_program([path, *arguments], url, folder, environment_of(python))
 
 
 def test_each_example_of_config_json_in_the_readme_is_valid() -> None:
@@ -199,7 +158,6 @@ def test_each_example_of_config_json_in_the_readme_is_valid() -> None:
     assert (rule.name, rule.keys) == ("shop", ("SECRET-2", "SECRET-3"))
 
 
-@pytest.mark.e2e
 @pytest.mark.timeout(400)
 def test_the_commands_and_examples_of_the_readme_work_if_only_the_emulator_wheel_is_installed(
     python: Path, folder: Path
@@ -208,8 +166,7 @@ def test_the_commands_and_examples_of_the_readme_work_if_only_the_emulator_wheel
     exports = dict(re.findall(r'^export (\w+)="(.*)"$', blocks("sh")[2], re.MULTILINE))
     _, send_and_receive, write_and_read, _, _, create_queue = blocks("python")
     # Other programs may use the default ports.
-    first = free_ports(4)
-    amqp, admin, http, web = range(first, first + 4)
+    amqp, admin, http, web = (free_port() for _ in range(4))
     service_bus = exports["SERVICE_BUS"].replace(":5672;", f":{amqp};")
     blob_storage = exports["BLOB_STORAGE"].replace(":10000/", f":{http}/")
     assert [service_bus, blob_storage] != list(exports.values())
@@ -234,7 +191,6 @@ def test_the_commands_and_examples_of_the_readme_work_if_only_the_emulator_wheel
         assert response.read() == b"hello"
 
 
-@pytest.mark.e2e
 @pytest.mark.timeout(400)
 def test_the_pytest_examples_of_the_readme_pass_if_only_the_emulator_wheel_is_installed(
     python: Path, folder: Path
