@@ -7,9 +7,12 @@ mount the tmpfs.
 
 import errno
 import os
+import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
@@ -53,3 +56,14 @@ def _write_for_ever(file: BinaryIO, piece: bytes) -> NoReturn:
 def make_space(folder: Path) -> None:
     """Remove the file that `fill` has written, so that the disk has space again."""
     (folder / _BALLAST).unlink()
+
+
+@contextmanager
+def no_space(limit_bytes: int) -> Iterator[None]:
+    """Let this process write no file beyond `limit_bytes` ("File too large") in a `with` block."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

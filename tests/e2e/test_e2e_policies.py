@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from azure.core.exceptions import ClientAuthenticationError
 from azure.servicebus import ServiceBusClient, ServiceBusMessage
+from azure.servicebus.management import ServiceBusAdministrationClient
 
-from servicebus_tests.sdk.servicebus_process import administration_client
+from tests.e2e.by_hand import HttpTransport
 from tests.e2e.system import System
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch]
@@ -20,6 +21,18 @@ def keys(system: System) -> dict[str, str]:
         rule["Name"]: rule["PrimaryKey"]
         for rule in json.loads(path.read_text())["AuthorizationRules"]
     }
+
+
+def administration_client(
+    system: System, name: str = "RootManageSharedAccessKey", key: str = "SAS_KEY_VALUE"
+) -> ServiceBusAdministrationClient:
+    port = system.part("servicebus").ports["servicebus admin"]
+    return ServiceBusAdministrationClient.from_connection_string(
+        f"Endpoint=sb://localhost:{port};SharedAccessKeyName={name};"
+        f"SharedAccessKey={key};UseDevelopmentEmulator=true;",
+        transport=HttpTransport(),
+        retry_total=0,
+    )
 
 
 def test_the_gateway_and_the_worker_each_use_the_key_of_their_own_shared_access_policy(
@@ -40,11 +53,10 @@ def test_the_gateway_and_the_worker_each_use_the_key_of_their_own_shared_access_
 def test_the_service_bus_key_of_the_worker_gives_no_access_to_the_management_api(
     system: System,
 ) -> None:
-    admin_port = system.part("servicebus").ports["servicebus admin"]
     found = keys(system)
-    with administration_client(admin_port, "gateway", found["gateway"]) as admin:
+    with administration_client(system, "gateway", found["gateway"]) as admin:
         assert "noop" in {queue.name for queue in admin.list_queues()}
-    with administration_client(admin_port, "worker", found["worker"]) as admin:
+    with administration_client(system, "worker", found["worker"]) as admin:
         with pytest.raises(ClientAuthenticationError, match="Manage,EntityRead claims required"):
             list(admin.list_queues())
         with pytest.raises(ClientAuthenticationError, match="Manage,EntityWrite claims required"):
@@ -54,8 +66,7 @@ def test_the_service_bus_key_of_the_worker_gives_no_access_to_the_management_api
 def test_a_program_with_the_documented_service_bus_key_can_send_and_receive_messages(
     system: System,
 ) -> None:
-    admin_port = system.part("servicebus").ports["servicebus admin"]
-    with administration_client(admin_port) as admin:
+    with administration_client(system) as admin:
         admin.create_queue("of-the-user")
     with (
         ServiceBusClient.from_connection_string(system.service_bus) as client,

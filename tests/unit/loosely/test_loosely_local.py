@@ -12,9 +12,6 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from emulator.functions.settings import read_app_settings
-from emulator.program import has_ipv6
-from file_sizes import no_space
 from loosely.cli.up import choose_parts
 from loosely.local import events
 from loosely.local.console import StatusDisplay, show_usage
@@ -42,6 +39,7 @@ from loosely.local.parts import PART_NAMES, Part, SystemSettings, loosely_parts
 from loosely.local.ports import Ports, check_ports, free_base
 from loosely.local.probe import Probe, is_ready
 from loosely.local.process_manager import RestartBackoff
+from tests.small_disk import no_space
 
 WORKER = Part("worker", "PyTorch worker", "http://127.0.0.1:8081/ready", (), Probe(8081), {})
 
@@ -97,12 +95,12 @@ class TestPorts:
         ):
             check_ports({"functions": server.getsockname()[1]})
 
-    @pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6 loopback address")
     def test_a_port_that_is_taken_on_the_ipv6_loopback_address_is_reported_as_busy(self) -> None:
-        with (
-            socket.create_server(("::1", 0), family=socket.AF_INET6) as server,
-            pytest.raises(PortBusy, match=f"is taken by process {os.getpid()}"),
-        ):
+        try:
+            taken = socket.create_server(("::1", 0), family=socket.AF_INET6)
+        except OSError:
+            pytest.skip("this machine has no IPv6 loopback address")
+        with taken as server, pytest.raises(PortBusy, match=f"process {os.getpid()}"):
             check_ports({"functions": server.getsockname()[1]})
 
     def test_the_check_for_busy_ports_accepts_free_ports(self) -> None:
@@ -452,18 +450,6 @@ class TestCorsOrigins:
             path = tmp_path / "functions" / "local.settings.json"
             path.write_text(text, encoding="utf-8")
         assert read_cors_origins(tmp_path, user) == expected
-
-    @pytest.mark.parametrize("text", [SETTINGS, "\ufeff" + SETTINGS])
-    @pytest.mark.parametrize("user", [{}, {"CORS_ORIGINS": ""}, {"CORS_ORIGINS": "http://a"}])
-    def test_loosely_up_and_the_functions_host_read_the_same_cors_origins(
-        self, tmp_path: Path, user: dict[str, str], text: str
-    ) -> None:
-        folder = tmp_path / "functions"
-        folder.mkdir()
-        (folder / "local.settings.json").write_text(text, encoding="utf-8")
-        value = read_app_settings(folder, user)["CORS_ORIGINS"]
-        origins = tuple(part.strip() for part in value.split(",") if part.strip())
-        assert read_cors_origins(tmp_path, user) == origins
 
 
 class TestChoice:

@@ -94,9 +94,10 @@ def test_a_host_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
 
 
 def test_environment_variables_take_precedence_over_local_settings(tmp_path: Path) -> None:
-    (tmp_path / "local.settings.json").write_text('{"Values": {"A": "file", "B": "file"}}')
+    (tmp_path / "local.settings.json").write_text('\ufeff{"Values": {"A": "file", "B": "file"}}')
     settings = read_app_settings(tmp_path, {"B": "environment"})
     assert settings == {"A": "file", "B": "environment"}
+    assert read_app_settings(tmp_path, {"A": ""}) == {"A": "", "B": "file"}
     assert read_app_settings(tmp_path / "none", {}) == {}
     more = tmp_path / "more.json"
     more.write_text('{"Values": {"A": "more", "B": "more"}}')
