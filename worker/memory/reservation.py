@@ -275,11 +275,13 @@ class SharedReservation:
         if self._workload.busy_count():
             self._active_at = now
         work = WorkState(pending_since, is_idle=now - self._active_at >= _IDLE_SECONDS)
-        with self._file.locked() as records:
+        # `wait` must not see the stage ENTERING before `reserved_bytes` is set.
+        with self._changed, self._file.locked() as records:
             # If the device thread has changed the stage in the meantime, the next update continues.
             if self._state.stage is before:
                 records.own_record = self._state.advance(now, records.name, records.all, work)
             self._note(records)
+            self._changed.notify_all()
         if self._state.stage is ReservationStage.LEAVING:
             if before is ReservationStage.IN:
                 _log.info(
@@ -290,9 +292,6 @@ class SharedReservation:
             # `may_receive` becomes False.
             if not self._workload.may_receive() and not self._workload.busy_count():
                 self._workload.request_unload()
-        elif self._state.stage is not before:
-            with self._changed:
-                self._changed.notify_all()
 
     def wait(self, stopping: threading.Event) -> int | None:
         """Wait until memory is reserved.

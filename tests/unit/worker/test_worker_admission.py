@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker.memory.admission import (
+    Records,
     ReservationRecord,
     ReservationStage,
     ReservationState,
@@ -18,6 +21,8 @@ from worker.memory.admission import (
     reserved_bytes,
     waiting_names,
 )
+from worker.memory.queued_work import QueuedWork
+from worker.memory.reservation import ModelWorkload, ReservationFile, SharedReservation
 
 TURN_SECONDS = 2.0
 STEP_SECONDS = 0.1
@@ -259,3 +264,34 @@ def test_a_model_larger_than_the_device_memory_is_not_loaded_and_does_not_wait_f
         0, "a", {"a": ReservationRecord("a")}, WorkState(0.0, is_idle=False)
     ) == ReservationRecord("a")
     assert state.stage is ReservationStage.OUT
+
+
+class SlowState(ReservationState):
+    """A state that gives the model's thread time to read it before the record is written."""
+
+    def __init__(self) -> None:
+        super().__init__("a", 8, TURN_SECONDS, 8)
+        self.read = threading.Event()
+
+    def advance(
+        self, now: float, name: str, records: Records, work: WorkState
+    ) -> ReservationRecord:
+        record = super().advance(now, name, records, work)
+        self.read.wait(0.3)
+        return record
+
+
+def test_the_thread_of_a_model_sees_the_reserved_memory_only_after_it_was_recorded(
+    tmp_path: Path,
+) -> None:
+    state, file = SlowState(), ReservationFile(tmp_path, ReservationRecord("a"))
+    workload = ModelWorkload("a", lambda: 0, lambda: False, lambda: None, [])
+    reservation = SharedReservation(workload, file, state, QueuedWork([], lock_seconds=10))
+    updating = threading.Thread(target=reservation.update)
+    updating.start()
+    while state.stage is not ReservationStage.ENTERING:
+        assert updating.is_alive()
+    assert reservation.wait(threading.Event()) == 8
+    state.read.set()
+    updating.join(10)
+    file.close()
