@@ -17,10 +17,10 @@ from urllib.parse import unquote, urlsplit
 
 import azure.functions as func
 
+from gateway import problems
 from gateway.durable import Durable
-from gateway.http import problems
-from gateway.http.problems import HttpProblem
 from gateway.http.responses import PROBLEM_MEDIA_TYPE
+from gateway.problems import HttpProblem
 
 _log = logging.getLogger(__name__)
 

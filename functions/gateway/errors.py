@@ -1,4 +1,4 @@
-"""The gateway's internal errors. `http.problems` defines the errors that callers see.
+"""The gateway's internal errors. `problems` defines the errors that callers see.
 
 GatewayError
 ├── Unavailable         a service that the gateway needs failed or did not respond; try again

@@ -8,13 +8,12 @@ from contract.catalogue import Catalogue
 from contract.errors import InvalidSetting
 from contract.guard import Resolver
 from contract.queues import names
+from gateway.bodies import LargeBodies
 from gateway.clock import Clock, utc_now
 from gateway.dead_letters.bulk import LetterActions
 from gateway.dead_letters.redrive import Redriver
 from gateway.dead_letters.trigger import DeadLetterTrigger
 from gateway.http.authentication import ReplyTokens
-from gateway.http.bodies import LargeBodies
-from gateway.http.rates import RateLimiter
 from gateway.jobs.activities import Conclude, Enqueue
 from gateway.jobs.children import JobCancellation
 from gateway.jobs.lifecycle import Jobs, OutcomeStore, Waiters
@@ -27,6 +26,7 @@ from gateway.operations.workers import WorkerHeartbeats
 from gateway.queues.client import Queues, ServiceBusQueues
 from gateway.queues.estimates import WaitEstimates
 from gateway.queues.requests import RequestSender
+from gateway.rates import RateLimiter
 from gateway.settings import GatewaySettings
 from gateway.storage.blobs import Blobs, ContainerBlobs, PayloadContainer
 from gateway.storage.payloads import (

@@ -15,8 +15,8 @@ from contract.guard import AddressGuard
 from contract.messages import INPUT_INLINE_LIMIT_BYTES, MAX_MESSAGE_BYTES
 from contract.settings import AzureEndpoint, SettingsReader
 from contract.webhook import SETTING_SECRETS, parse_secrets
-from gateway.http.keys import ApiKey, parse_keys
-from gateway.http.rates import Rate, parse_rate
+from gateway.keys import ApiKey, parse_keys
+from gateway.rates import Rate, parse_rate
 
 MAX_WAIT_SECONDS: Final = 200
 """The longest time in seconds that a request waits for a job. Azure ends requests after 230 s."""

@@ -44,7 +44,7 @@ write_first_api_key() {
     need python3
     # A pipeline's log would keep the key for every reader of the log.
     [ "${CI:-}" != true ] || stop "a pipeline cannot make the first API key: run keys.sh on your machine"
-    made=$(PYTHONPATH="$root/functions" python3 -m gateway.http.keys operator --tenant operators \
+    made=$(PYTHONPATH="$root/functions" python3 -m gateway.keys operator --tenant operators \
         --scopes jobs:read jobs:write admin)
     write_secret api-keys "[$(printf '%s\n' "$made" | sed -n 2p)]"
     say "the first API key, printed only this once:"

@@ -36,7 +36,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from contract.webhook import format_secrets, parse_secrets, tenant_secrets
-from gateway.http.keys import Scope, make_key
+from gateway.keys import Scope, make_key
 from lab.storm.faults import SoakFault, plan_faults
 from lab.storm.footprint import MIB, MIN_WARM_UP_SECONDS, Footprint, choose_warm_up
 from lab.storm.hostile import (

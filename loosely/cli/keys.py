@@ -50,7 +50,7 @@ def new(
     options += ["--scopes", *scopes] if scopes else []
     options += ["--rate", rate] if rate is not None else []
     made = subprocess.run(  # noqa: S603  our own module, without a shell
-        python_command("gateway.http.keys", *options, "--", name),
+        python_command("gateway.keys", *options, "--", name),
         env=shared_environment(find_root(), read_environment()),
         stdout=subprocess.PIPE,
         # The module says what to do with the two lines.

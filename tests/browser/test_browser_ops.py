@@ -16,7 +16,7 @@ import pytest
 from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.common.keys import Keys
 
-from gateway.http.keys import make_key
+from gateway.keys import make_key
 from loosely.local.environment import shared_environment
 from loosely.local.parts import SystemSettings, worker_replica
 from loosely.local.ports import Ports

@@ -17,7 +17,7 @@ from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.common.keys import Keys
 
 from contract.catalogue import DEFAULT_PATH
-from gateway.http.problems import PROBLEM_KINDS
+from gateway.problems import PROBLEM_KINDS
 from tests.browser.browser import Browser, SentRequest
 from tests.browser.checks import check_width, check_with_axe, press, tab_to
 from tests.e2e.system import ROOT, System, running, until

@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 
-from gateway.http.keys import make_key
+from gateway.keys import make_key
 from tests.e2e.system import ROOT, System, running, until
 from tests.ports import free_ports
 

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.http.keys import make_key
+from gateway.keys import make_key
 from tests.e2e import by_hand
 from tests.e2e.system import System, running, until
 

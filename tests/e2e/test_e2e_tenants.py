@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.http.keys import make_key
+from gateway.keys import make_key
 from tests.e2e.system import System, running
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(180)]

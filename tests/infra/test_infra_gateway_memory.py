@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from contract.catalogue import DEFAULT_PATH, Catalogue
-from gateway.http.bodies import SMALL_BODY_BYTES
+from gateway.bodies import SMALL_BODY_BYTES
 from gateway.settings import BODY_MEMORY_BYTES
 from gateway.submission.parse import _from_envelope
 

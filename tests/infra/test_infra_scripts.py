@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from contract.webhook import parse_secrets
-from gateway.http.keys import KeyRing, parse_keys
+from gateway.keys import KeyRing, parse_keys
 from tests.hub_server import COMMIT, FakeHub, run_hub
 from tests.infra import fake_cloud
 from tests.infra.azure_outputs import USAGES, sku, usage

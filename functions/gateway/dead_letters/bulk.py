@@ -27,7 +27,7 @@ from gateway.dead_letters.store import (
 )
 from gateway.durable import Durable
 from gateway.errors import NotRedrivable, UnknownLetter
-from gateway.http.keys import Caller
+from gateway.keys import Caller
 from gateway.storage.blobs import Blobs
 
 MAX_EXAMINED: Final = 500

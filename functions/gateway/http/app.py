@@ -11,12 +11,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Match
 
 from contract.errors import ContractError
+from gateway import problems
 from gateway.errors import Unavailable
-from gateway.http import problems
 from gateway.http.authentication import AuthenticationMiddleware
 from gateway.http.open_inference import routes as open_inference
 from gateway.http.openapi.document import describe, operation_id
-from gateway.http.problems import HttpProblem, ProblemKind
 from gateway.http.responses import CompressionMiddleware, problem_response
 from gateway.http.routes import (
     dead_letters,
@@ -30,6 +29,7 @@ from gateway.http.routes import (
     webhooks,
     workers,
 )
+from gateway.problems import HttpProblem, ProblemKind
 from gateway.services import Services
 from gateway.telemetry import traceparent_of
 

@@ -31,15 +31,15 @@ from contract.names import (
     REPLY_TOKEN_PARAMETER,
     reply_path,
 )
+from gateway import problems
+from gateway.bodies import SMALL_BODY_BYTES, LargeBodies
 from gateway.clock import Clock
 from gateway.errors import ExpiredToken, InvalidToken
-from gateway.http import problems
-from gateway.http.bodies import SMALL_BODY_BYTES, LargeBodies
-from gateway.http.keys import ANONYMOUS, OPEN_CALLER, Caller, KeyRing, Scope
-from gateway.http.problems import HttpProblem, missing_scope
-from gateway.http.rates import RateDecision, RateLimiter
 from gateway.http.requests import announced_size_bytes
 from gateway.http.responses import problem_response
+from gateway.keys import ANONYMOUS, OPEN_CALLER, Caller, KeyRing, Scope
+from gateway.problems import HttpProblem, missing_scope
+from gateway.rates import RateDecision, RateLimiter
 from gateway.settings import GatewaySettings
 from gateway.telemetry import GatewayTracing, ReportStatus, traceparent_of
 

@@ -21,11 +21,11 @@ from starlette.types import Scope as AsgiScope
 from contract.catalogue import Catalogue, ModelEntry
 from contract.errors import UnknownModel
 from contract.messages import Json
+from gateway import problems
 from gateway.durable import Durable, InstanceSnapshot
-from gateway.http import problems
-from gateway.http.keys import Caller, Scope
-from gateway.http.problems import HttpProblem, missing_scope
 from gateway.jobs.model import JobResource, Record, job_resource, tenant_of
+from gateway.keys import Caller, Scope
+from gateway.problems import HttpProblem, missing_scope
 from gateway.settings import MAX_WAIT_SECONDS
 
 if TYPE_CHECKING:

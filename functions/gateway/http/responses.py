@@ -29,9 +29,9 @@ from typing_extensions import TypedDict
 
 from contract.catalogue import Catalogue, Priority, join_name
 from contract.messages import FailureCode
-from gateway.http import problems
-from gateway.http.problems import HttpProblem, ProblemKind
+from gateway import problems
 from gateway.jobs.model import JobResource, JobStatus
+from gateway.problems import HttpProblem, ProblemKind
 from gateway.queues.estimates import NO_POSITION, WaitEstimates, retry_after_seconds
 from gateway.telemetry import trace_id, traceparent_of
 

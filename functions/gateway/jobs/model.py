@@ -43,7 +43,7 @@ from contract.messages import (
 from contract.names import job_path
 from gateway.durable import InstanceSnapshot, RuntimeStatus
 from gateway.errors import IllegalStatusChange
-from gateway.http.keys import OPEN_TENANT
+from gateway.keys import OPEN_TENANT
 from gateway.telemetry import trace_id
 
 

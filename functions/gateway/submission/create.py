@@ -41,12 +41,10 @@ from contract.messages import (
     fits_inline,
 )
 from contract.names import input_blob
+from gateway import problems
 from gateway.clock import Clock
 from gateway.durable import Durable
 from gateway.errors import Unavailable
-from gateway.http import problems
-from gateway.http.problems import HttpProblem
-from gateway.http.rates import RateLimiter
 from gateway.http.requests import encode_json, parse_json
 from gateway.jobs.lifecycle import Jobs, Waiters
 from gateway.jobs.model import (
@@ -57,8 +55,10 @@ from gateway.jobs.model import (
     initial_record,
     write_ticket,
 )
+from gateway.problems import HttpProblem
 from gateway.queues.estimates import WaitEstimates
 from gateway.queues.requests import RequestSender
+from gateway.rates import RateLimiter
 from gateway.settings import GatewaySettings
 from gateway.storage.blobs import Blobs
 from gateway.storage.payloads import PayloadStore

@@ -39,13 +39,13 @@ from contract.catalogue import FIRST_VERSION, split_name
 from contract.errors import MalformedMessage
 from contract.messages import Fields, Json, PayloadRef, fits_inline
 from contract.names import input_blob
+from gateway import problems
 from gateway.clock import Clock
 from gateway.durable import Durable, InstanceSnapshot
 from gateway.errors import Unavailable
-from gateway.http import problems
-from gateway.http.problems import HttpProblem
 from gateway.jobs.lifecycle import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Jobs, Waiters
 from gateway.jobs.model import is_final
+from gateway.problems import HttpProblem
 from gateway.storage.blobs import Blobs, SmallBlob
 from gateway.submission.create import (
     JobCreator,

@@ -20,9 +20,8 @@ from contract.catalogue import ENVELOPE_BYTES, ModelEntry, Priority
 from contract.guard import MAX_URL_CHARACTERS
 from contract.messages import Json, PayloadUrl
 from contract.parameters import InvalidParameter, check_parameters
+from gateway import problems
 from gateway.errors import UnreadableImage
-from gateway.http import problems
-from gateway.http.problems import HttpProblem
 from gateway.http.requests import (
     announced_size_bytes,
     caller_of,
@@ -32,6 +31,7 @@ from gateway.http.requests import (
     read_body,
     services_of,
 )
+from gateway.problems import HttpProblem
 from gateway.submission.forms import FormPart, read_form
 from gateway.submission.images import read_dimensions
 

@@ -10,7 +10,7 @@ import pytest
 
 from contract.guard import Resolver
 from contract.settings import AzureEndpoint
-from gateway.http.rates import Rate
+from gateway.rates import Rate
 from gateway.storage.blobs import PayloadContainer
 from gateway.storage.payloads import BlobPayloadStore
 from tests.conformance.gateway.test_gateway_services import running, storage

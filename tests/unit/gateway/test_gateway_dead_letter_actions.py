@@ -13,7 +13,7 @@ from contract.messages import encode_request
 from gateway.dead_letters import bulk
 from gateway.dead_letters.bulk import LetterFilter, find_letters
 from gateway.dead_letters.store import letter_blob
-from gateway.http.keys import make_key, parse_keys
+from gateway.keys import make_key, parse_keys
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
 from tests.unit.gateway.test_gateway_dead_letters import (
     LETTERS,

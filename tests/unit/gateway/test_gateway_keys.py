@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.http.authentication import read_principal
-from gateway.http.keys import KeyRing, Scope, main, make_key, parse_keys
-from gateway.http.rates import Rate
+from gateway.keys import KeyRing, Scope, main, make_key, parse_keys
+from gateway.rates import Rate
 
 
 def test_only_a_valid_api_key_identifies_a_caller() -> None:
@@ -112,7 +112,7 @@ def test_the_keys_command_refuses_wrong_arguments(
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
-    assert "python -m gateway.http.keys" in capsys.readouterr().err
+    assert "python -m gateway.keys" in capsys.readouterr().err
 
 
 def header(*claims: tuple[str, str], **more: Any) -> bytes:

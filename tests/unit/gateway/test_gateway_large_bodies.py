@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 
 from contract.catalogue import DEFAULT_PATH
 from gateway.asgi import serve
+from gateway.bodies import SMALL_BODY_BYTES, LargeBodies
 from gateway.http import requests
-from gateway.http.bodies import SMALL_BODY_BYTES, LargeBodies
-from gateway.http.problems import HttpProblem
 from gateway.http.requests import MAX_JSON_VALUES, encode_json, parse_json
+from gateway.problems import HttpProblem
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
 from tests.unit.gateway.test_gateway_callers import SETTING, bearer
 

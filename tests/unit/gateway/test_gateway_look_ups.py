@@ -14,8 +14,8 @@ from contract.errors import ForbiddenAddress
 from contract.guard import AddressGuard, Resolver
 from contract.names import webhook_instance
 from gateway.errors import WebhookUndelivered
-from gateway.http.keys import make_key, parse_keys
-from gateway.http.rates import Rate
+from gateway.keys import make_key, parse_keys
+from gateway.rates import Rate
 from gateway.webhooks.sender import (
     DNS_TIMEOUT_SECONDS,
     HttpWebhookSender,

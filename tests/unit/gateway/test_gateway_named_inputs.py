@@ -22,8 +22,8 @@ from contract.messages import (
     PayloadUrl,
     encode_request,
 )
-from gateway.http.keys import OPEN_TENANT
-from gateway.http.rates import Rate
+from gateway.keys import OPEN_TENANT
+from gateway.rates import Rate
 from gateway.storage import housekeeping, uploads
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
 from tests.unit.gateway.open_inference_caller import infer, tensor

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.http import problems
+from gateway import problems
 from gateway.http.open_inference.codec import (
     MAX_TENSORS,
     OipInference,
@@ -19,7 +19,7 @@ from gateway.http.open_inference.codec import (
     write_response,
 )
 from gateway.http.open_inference.tensors import DATATYPES, Tensor, nested
-from gateway.http.problems import HttpProblem
+from gateway.problems import HttpProblem
 
 ELEMENTS: dict[str, st.SearchStrategy[Any]] = {
     "BOOL": st.booleans(),

@@ -10,7 +10,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from contract.heartbeats import ModelHeartbeat, ModelState
 from gateway.http.app import MODULES
-from gateway.http.problems import PROBLEM_KINDS
+from gateway.problems import PROBLEM_KINDS
 from tests.unit.gateway.conftest import RunningGateway
 from tests.unit.gateway.test_gateway_operations import beat
 

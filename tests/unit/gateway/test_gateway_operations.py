@@ -14,7 +14,7 @@ from contract.heartbeats import Heartbeat, ModelHeartbeat, ModelState, encode_he
 from contract.messages import encode_request
 from contract.names import HEARTBEATS, SUMS, heartbeat_blob
 from contract.queues import names
-from gateway.http.keys import make_key, parse_keys
+from gateway.keys import make_key, parse_keys
 from gateway.operations.sums import encode_sums
 from gateway.queues import estimates
 from gateway.queues.client import MessageCounts

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from contract.messages import encode_request
-from gateway.http.keys import make_key, parse_keys
+from gateway.keys import make_key, parse_keys
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
 from tests.unit.gateway.test_gateway_dead_letters import LETTERS, give_up
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from gateway.http import problems
-from gateway.http.keys import make_key, parse_keys
+from gateway import problems
 from gateway.http.openapi.examples import EXAMPLES
 from gateway.http.routes.pages import FOLDER, PAGES
+from gateway.keys import make_key, parse_keys
 from loosely.local.pages import PAGES as LOCAL_PAGES
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
 

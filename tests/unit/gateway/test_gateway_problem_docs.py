@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from gateway.http import problems
+from gateway import problems
 
 PAGE = (Path(__file__).parents[3] / "docs/reference/problems.md").read_text(encoding="utf-8")
 

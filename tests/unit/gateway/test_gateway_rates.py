@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from gateway.http.rates import Rate, RateLimiter, TokenBucket, charge_tokens, parse_rate, take_token
+from gateway.rates import Rate, RateLimiter, TokenBucket, charge_tokens, parse_rate, take_token
 
 RATES = st.builds(Rate, st.integers(1, 1_000), st.integers(1, 100_000))
 

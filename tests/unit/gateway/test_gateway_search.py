@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from contract.catalogue import Priority
 from contract.messages import InlineBytes, JobRequest
 from gateway.durable import Durable, InstancePage, InstanceSnapshot, RuntimeStatus
-from gateway.http.keys import make_key, parse_keys
 from gateway.jobs.listing import (
     MAX_QUERIES,
     WINDOW_INSTANCES,
@@ -25,6 +24,7 @@ from gateway.jobs.listing import (
 )
 from gateway.jobs.model import JobOutcome, final_record, initial_record, write_ticket
 from gateway.jobs.search import JobFilter
+from gateway.keys import make_key, parse_keys
 from tests.unit.gateway.conftest import RunningGateway, error_body, open_gateway
 from tests.unit.gateway.test_gateway_dead_letters import dead_job
 from tests.unit.gateway.test_gateway_listing import START_MS, Store, id_of, list_jobs

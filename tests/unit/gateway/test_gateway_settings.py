@@ -9,8 +9,8 @@ import pytest
 
 from contract.errors import InvalidSetting
 from contract.settings import AzureEndpoint
-from gateway.http.keys import make_key
-from gateway.http.rates import Rate
+from gateway.keys import make_key
+from gateway.rates import Rate
 from gateway.settings import GatewaySettings
 
 KEY = base64.b64encode(bytes(32)).decode()

@@ -27,7 +27,6 @@ from contract.messages import (
 )
 from contract.names import progress_url
 from gateway.durable import HistoryEvent
-from gateway.http.keys import make_key, parse_keys
 from gateway.jobs.model import (
     JobOutcome,
     final_record,
@@ -35,6 +34,7 @@ from gateway.jobs.model import (
     write_ticket,
 )
 from gateway.jobs.timeline import DeliveryEnd, JobEvidence, JobTimeline, build_timeline
+from gateway.keys import make_key, parse_keys
 from gateway.storage import housekeeping
 from tests.unit.gateway.conftest import STARTED_AT, RunningGateway, open_gateway
 

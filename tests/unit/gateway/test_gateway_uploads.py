@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.messages import PayloadRef
-from gateway.http.keys import OPEN_TENANT
+from gateway.keys import OPEN_TENANT
 from gateway.storage import housekeeping, uploads
 from tests.unit.gateway.conftest import RunningGateway
 

@@ -16,7 +16,7 @@ from contract.guard import AddressGuard
 from contract.names import webhook_instance
 from contract.webhook import format_secrets, parse_secrets, tenant_secrets
 from gateway.durable import RuntimeStatus
-from gateway.http.keys import make_key, parse_keys
+from gateway.keys import make_key, parse_keys
 from gateway.webhooks.activities import ATTEMPT_SECONDS, FIRST_ATTEMPT_SECONDS, start_delivery
 from gateway.webhooks.orchestrator import (
     LONGEST_SECONDS,

@@ -29,11 +29,11 @@ from typing_extensions import TypedDict
 from contract import media
 from contract.catalogue import ModelEntry
 from contract.messages import Json
-from gateway.http import problems
+from gateway import problems
 from gateway.http.open_inference.codec import InferenceRequest
 from gateway.http.open_inference.tensors import BYTES, Tensor, nested, unreadable
-from gateway.http.problems import HttpProblem
 from gateway.http.requests import encode_json, parse_json
+from gateway.problems import HttpProblem
 from gateway.submission.parse import (
     JobSubmission,
     SubmittedInput,

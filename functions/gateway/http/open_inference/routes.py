@@ -23,8 +23,8 @@ from contract.messages import (
     payload_from_json,
 )
 from contract.names import job_path
+from gateway import problems
 from gateway.errors import MissingPayload
-from gateway.http import problems
 from gateway.http.open_inference import codec as oip_codec
 from gateway.http.open_inference.codec import OipInference
 from gateway.http.open_inference.models import (
@@ -42,7 +42,6 @@ from gateway.http.open_inference.openapi import (
     error_responses,
 )
 from gateway.http.open_inference.tensors import Tensor, unreadable
-from gateway.http.problems import HttpProblem
 from gateway.http.requests import (
     TextRoute,
     caller_of,
@@ -61,6 +60,7 @@ from gateway.http.responses import json_response, problem_of_job
 from gateway.http.routes.submit import REPLAYED
 from gateway.jobs.model import is_final, job_resource, version_of
 from gateway.jobs.progress import ProgressStore
+from gateway.problems import HttpProblem
 from gateway.settings import MAX_WAIT_SECONDS
 from gateway.storage.payloads import PayloadStore
 from gateway.submission.create import NewJob, SubmittedJob

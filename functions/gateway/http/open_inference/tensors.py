@@ -12,9 +12,9 @@ from math import prod
 from typing import Any, Final
 
 from contract.messages import Json
-from gateway.http import problems
-from gateway.http.problems import HttpProblem
+from gateway import problems
 from gateway.http.requests import MAX_JSON_VALUES
+from gateway.problems import HttpProblem
 
 BYTES: Final = "BYTES"
 BF16: Final = "BF16"

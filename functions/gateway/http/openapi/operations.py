@@ -4,9 +4,9 @@ from typing import Any, Final
 
 from contract.catalogue import Priority
 from contract.guard import MAX_URL_CHARACTERS
-from gateway.http.problems import PROBLEM_KINDS
 from gateway.http.requests import LABEL_HEADER
 from gateway.jobs.progress import MAX_MESSAGE_CHARACTERS
+from gateway.problems import PROBLEM_KINDS
 from gateway.settings import MAX_WAIT_SECONDS
 from gateway.submission.parse import LABEL_PATTERN, MAX_LABEL_CHARACTERS
 

@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 from contract.catalogue import Catalogue
 from contract.messages import Json
 from contract.names import job_path
+from gateway import problems
 from gateway.dead_letters.bulk import (
     MAX_EXAMINED,
     LetterAction,
@@ -29,10 +30,7 @@ from gateway.dead_letters.store import (
     read_letter,
 )
 from gateway.errors import NotRedrivable, UnknownLetter
-from gateway.http import problems
-from gateway.http.keys import Scope
 from gateway.http.openapi.operations import LETTER_ACTION_BODY, problem_responses
-from gateway.http.problems import HttpProblem
 from gateway.http.requests import (
     DEFAULT_LIMIT,
     MAX_LIMIT,
@@ -50,6 +48,8 @@ from gateway.http.requests import (
     services_of,
 )
 from gateway.http.responses import json_response
+from gateway.keys import Scope
+from gateway.problems import HttpProblem
 from gateway.services import Services
 
 MAX_PURGED: Final = 500

@@ -34,10 +34,9 @@ from contract.messages import (
     payload_from_json,
 )
 from contract.names import job_path, webhook_instance
+from gateway import problems
 from gateway.durable import Durable, HistoryEvent
 from gateway.errors import Unavailable, UnknownInstance
-from gateway.http import problems
-from gateway.http.keys import Scope
 from gateway.http.openapi.operations import (
     IF_NONE_MATCH,
     NOT_MODIFIED,
@@ -46,7 +45,6 @@ from gateway.http.openapi.operations import (
     job_problem_responses,
     problem_responses,
 )
-from gateway.http.problems import HttpProblem
 from gateway.http.requests import (
     DEFAULT_LIMIT,
     MAX_LIMIT,
@@ -101,6 +99,8 @@ from gateway.jobs.timeline import (
     build_timeline,
     read_notes,
 )
+from gateway.keys import Scope
+from gateway.problems import HttpProblem
 from gateway.submission.parse import MAX_LABEL_CHARACTERS
 from gateway.webhooks.orchestrator import WebhookDelivery, read_delivery_log
 

@@ -7,10 +7,8 @@ from fastapi.responses import PlainTextResponse
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from gateway.http import problems
-from gateway.http.keys import Scope
+from gateway import problems
 from gateway.http.openapi.operations import problem_responses
-from gateway.http.problems import HttpProblem
 from gateway.http.requests import (
     TextRoute,
     caller_of,
@@ -19,8 +17,10 @@ from gateway.http.requests import (
     services_of,
 )
 from gateway.http.responses import json_response
+from gateway.keys import Scope
 from gateway.operations.metrics import render_metrics
 from gateway.operations.overview import OpsOverview, OpsSeries
+from gateway.problems import HttpProblem
 from gateway.services import Services
 from gateway.telemetry import KEPT_MINUTES
 

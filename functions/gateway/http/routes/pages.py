@@ -23,10 +23,10 @@ from fastapi import APIRouter, Request, Response
 from contract import media
 from contract.catalogue import Catalogue
 from contract.messages import JOB_REQUEST_SCHEMA
-from gateway.http import problems
-from gateway.http.problems import PROBLEM_KINDS, HttpProblem
+from gateway import problems
 from gateway.http.requests import choose_media_type, services_of
 from gateway.http.responses import accepts_gzip, answer_conditionally, json_response
+from gateway.problems import PROBLEM_KINDS, HttpProblem
 from gateway.settings import GatewaySettings
 
 router = APIRouter(include_in_schema=False)

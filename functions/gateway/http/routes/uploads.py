@@ -8,9 +8,8 @@ from typing_extensions import TypedDict
 
 from contract.media import OCTET_STREAM, essence
 from contract.messages import Json, format_time
-from gateway.http import problems
+from gateway import problems
 from gateway.http.openapi.operations import UPLOAD_BODY, problem_responses
-from gateway.http.problems import HttpProblem
 from gateway.http.requests import (
     TextRoute,
     caller_of,
@@ -22,6 +21,7 @@ from gateway.http.requests import (
 )
 from gateway.http.responses import json_response
 from gateway.jobs.model import Time
+from gateway.problems import HttpProblem
 from gateway.storage.uploads import new_upload, upload_blob_of, upload_expiry
 from gateway.submission.parse import (
     check_accepted,

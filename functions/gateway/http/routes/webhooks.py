@@ -6,11 +6,10 @@ import logging
 from fastapi import APIRouter, Request, Response
 
 from contract.names import ORCHESTRATOR_WEBHOOK, webhook_instance
+from gateway import problems
 from gateway.durable import Durable
 from gateway.errors import FinalInstance, UnknownInstance
-from gateway.http import problems
 from gateway.http.openapi.operations import problem_responses
-from gateway.http.problems import HttpProblem
 from gateway.http.requests import (
     TextRoute,
     caller_of,
@@ -23,6 +22,7 @@ from gateway.http.requests import (
 )
 from gateway.http.responses import json_response
 from gateway.jobs.model import is_final, read_ticket
+from gateway.problems import HttpProblem
 from gateway.webhooks.orchestrator import (
     DeliveryState,
     WebhookDelivery,

@@ -27,9 +27,8 @@ from contract.messages import (
 )
 from contract.names import is_result_blob
 from contract.results import MAX_NAMED_RESULTS, MAX_RESULT_BYTES
+from gateway import problems
 from gateway.errors import ExpiredToken, FinalInstance, InvalidToken, UnknownInstance
-from gateway.http import problems
-from gateway.http.keys import Caller
 from gateway.http.openapi.operations import (
     PREFER,
     PROGRESS_BODY,
@@ -37,7 +36,6 @@ from gateway.http.openapi.operations import (
     SUBMIT_BODY,
     problem_responses,
 )
-from gateway.http.problems import HttpProblem
 from gateway.http.requests import (
     TextRoute,
     announced_size_bytes,
@@ -64,6 +62,8 @@ from gateway.jobs.model import (
     tenant_of,
 )
 from gateway.jobs.progress import ProgressReport, report_from_json
+from gateway.keys import Caller
+from gateway.problems import HttpProblem
 from gateway.submission.create import NewJob
 from gateway.submission.parse import parse_submission
 from gateway.telemetry import traceparent_of

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-from gateway.http.rates import Rate, parse_rate
+from gateway.rates import Rate, parse_rate
 
 OPEN_TENANT: Final = ""
 """The tenant that owns all jobs if the gateway uses no authentication."""
@@ -231,7 +231,7 @@ def _encode_base64(data: bytes) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Create an API key; print the key and its entry for API_KEYS, each on its own line."""
     parser = argparse.ArgumentParser(
-        prog="python -m gateway.http.keys", description="Create an API key."
+        prog="python -m gateway.keys", description="Create an API key."
     )
     parser.add_argument("name", help="the unique name of the key")
     parser.add_argument(

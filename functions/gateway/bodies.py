@@ -18,8 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final, TypeVar
 
-from gateway.http import problems
-from gateway.http.problems import HttpProblem
+from gateway import problems
+from gateway.problems import HttpProblem
 
 SMALL_BODY_BYTES: Final = 64 * 1024
 """The largest size, in bytes, of a body that does not count towards the limits of LargeBodies."""
