@@ -14,6 +14,7 @@ from contract.allocator import start_trimming
 from contract.catalogue import Priority, queue_of
 from contract.names import SETTING_SERVICE_BUS, dead_letter_queue
 from contract.queues import names
+from gateway import housekeeping
 from gateway.asgi import serve
 from gateway.durable import DurableClient
 from gateway.http.app import create_app
@@ -22,7 +23,6 @@ from gateway.jobs.orchestrator import log_failure
 from gateway.queues.client import log_oldest
 from gateway.services import Services
 from gateway.settings import GatewaySettings
-from gateway.storage import housekeeping
 from gateway.webhooks import orchestrator as webhook_orchestrator
 from gateway.webhooks.activities import start_delivery
 

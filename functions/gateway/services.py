@@ -19,13 +19,13 @@ from gateway.jobs.children import JobCancellation
 from gateway.jobs.lifecycle import Jobs, OutcomeStore, Waiters
 from gateway.jobs.progress import ProgressStore
 from gateway.jobs.search import JobSearch
-from gateway.operations.model_states import ModelStates
 from gateway.operations.overview import Operations
 from gateway.operations.sums import MinuteSums
-from gateway.operations.workers import WorkerHeartbeats
 from gateway.queues.client import Queues, ServiceBusQueues
 from gateway.queues.estimates import WaitEstimates
+from gateway.queues.model_states import ModelStates
 from gateway.queues.requests import RequestSender
+from gateway.queues.workers import WorkerHeartbeats
 from gateway.rates import RateLimiter
 from gateway.settings import GatewaySettings
 from gateway.storage.blobs import Blobs, ContainerBlobs, PayloadContainer

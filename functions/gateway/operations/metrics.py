@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.errors import Unavailable
 from gateway.operations.overview import SOURCE_SECONDS, Figures, Operations
 from gateway.operations.sums import ProcessSums
-from gateway.operations.workers import WorkerState
+from gateway.queues.workers import WorkerState
 from gateway.telemetry import BUCKET_SECONDS, Histogram
 
 if TYPE_CHECKING:

@@ -18,7 +18,6 @@ from gateway.dead_letters.store import DEAD_LETTERS, read_letter
 from gateway.errors import Unavailable
 from gateway.jobs.model import Time
 from gateway.operations import verdicts
-from gateway.operations.decoded_blobs import DecodedBlobs
 from gateway.operations.housekeeping_runs import HousekeepingRun, read_last_run
 from gateway.operations.sums import (
     INTERVAL_SECONDS,
@@ -40,10 +39,11 @@ from gateway.operations.verdicts import (
     judge,
     judge_housekeeping,
 )
-from gateway.operations.workers import SeenWorker, WorkerHeartbeats, WorkerState
 from gateway.queues.client import MessageCounts, Queues
 from gateway.queues.estimates import WaitEstimates
+from gateway.queues.workers import SeenWorker, WorkerHeartbeats, WorkerState
 from gateway.storage.blobs import Blobs, ListedBlob
+from gateway.storage.decoded_blobs import DecodedBlobs
 from gateway.telemetry import KEPT_MINUTES, Histogram, JobCounters, ModelSum, Sums
 
 SOURCE_SECONDS: Final = 2.0

@@ -22,8 +22,8 @@ from contract.messages import Json
 from contract.names import SUMS
 from gateway.clock import Clock
 from gateway.errors import Unavailable
-from gateway.operations.decoded_blobs import DecodedBlobs
 from gateway.storage.blobs import Blobs, ListedBlob
+from gateway.storage.decoded_blobs import DecodedBlobs
 from gateway.telemetry import (
     BUCKET_SECONDS,
     KEPT_MINUTES,

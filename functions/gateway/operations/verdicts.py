@@ -13,7 +13,7 @@ from typing import Final
 from contract.heartbeats import ModelHeartbeat, ModelState
 from contract.messages import FailureCode, format_time
 from gateway.operations.housekeeping_runs import HousekeepingRun
-from gateway.operations.workers import SeenWorker, WorkerState
+from gateway.queues.workers import SeenWorker, WorkerState
 
 OUT_OF_MEMORY: Final = FailureCode.OUT_OF_MEMORY.value
 """The code with which a worker reports a model that is larger than the device's memory."""

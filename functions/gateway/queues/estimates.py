@@ -40,8 +40,8 @@ from contract.messages import JobReply
 from gateway.clock import Clock
 from gateway.errors import NoAnswer, Unavailable
 from gateway.jobs.model import JobQueue
-from gateway.operations.model_states import ModelStates
 from gateway.queues.client import MessageCounts
+from gateway.queues.model_states import ModelStates
 
 DECAY: Final = 0.97
 """The factor by which each new reply reduces the weight of all older replies in `Throughput`."""

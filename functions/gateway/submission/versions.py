@@ -9,7 +9,7 @@ contain the version.
 import logging
 
 from contract.catalogue import Catalogue, ModelEntry, choose_version
-from gateway.operations.model_states import ModelStates
+from gateway.queues.model_states import ModelStates
 
 _log = logging.getLogger(__name__)
 

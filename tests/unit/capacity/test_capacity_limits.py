@@ -133,7 +133,7 @@ def test_the_documentation_shows_how_many_operations_a_system_without_jobs_perfo
     app = (ROOT / "functions" / "function_app.py").read_text("utf-8")
     assert '"30 * * * * *"' in app, "the oldest message is read each minute"
     assert '"0 */10 * * * *"' in app, "the housekeeping runs each ten minutes"
-    housekeeping = (ROOT / "functions/gateway/storage/housekeeping.py").read_text("utf-8")
+    housekeeping = (ROOT / "functions/gateway/housekeeping.py").read_text("utf-8")
     # One list for each prefix with a limit of deletions, and one for the uploads.
     lists = len(re.findall(r"^ {8}\S+: \(.*_DELETED\),$", housekeeping, re.MULTILINE)) + 1
     manifests = (ROOT / "infra" / "manifests.py").read_text("utf-8")

@@ -18,11 +18,11 @@ from contract.messages import (
     decode_request,
     encode_request,
 )
+from gateway import housekeeping
 from gateway.dead_letters.store import LETTER_ID, letter_blob
 from gateway.durable import DurableClient
 from gateway.errors import UnknownInstance
 from gateway.operations.housekeeping_runs import LAST_RUN_BLOB
-from gateway.storage import housekeeping
 from tests.unit.gateway.conftest import RunningGateway
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")

@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway import housekeeping
 from gateway.errors import Unavailable
-from gateway.storage import housekeeping
 from gateway.submission import idempotency as claims
 from tests.unit.gateway.conftest import RunningGateway
 

@@ -10,8 +10,8 @@ import pytest
 from contract.heartbeats import Heartbeat, ModelHeartbeat, ModelState, encode_heartbeat
 from contract.names import heartbeat_blob
 from gateway.errors import Unavailable
-from gateway.operations.model_states import READY_FOR, ModelStates
-from gateway.operations.workers import WorkerHeartbeats
+from gateway.queues.model_states import READY_FOR, ModelStates
+from gateway.queues.workers import WorkerHeartbeats
 from gateway.storage.blobs import ListedBlob
 from tests.unit.gateway.blob_memory import MemoryBlobs
 from tests.unit.gateway.memory import ManualClock, MemoryPayloads

@@ -22,9 +22,10 @@ from contract.messages import (
     PayloadUrl,
     encode_request,
 )
+from gateway import housekeeping
 from gateway.keys import OPEN_TENANT
 from gateway.rates import Rate
-from gateway.storage import housekeeping, uploads
+from gateway.storage import uploads
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
 from tests.unit.gateway.open_inference_caller import infer, tensor
 

@@ -19,7 +19,7 @@ from contract.messages import INLINE_LIMIT_BYTES
 from contract.names import result_blob
 from contract.results import MAX_RESULT_BYTES
 from contract.webhook import parse_secrets
-from gateway.storage import housekeeping
+from gateway import housekeeping
 from tests.unit.gateway.conftest import RunningGateway, error_body, open_gateway
 from tests.unit.gateway.open_inference_caller import infer, outputs, tensor
 from tests.unit.gateway.test_gateway_operators import SETTING, bearer

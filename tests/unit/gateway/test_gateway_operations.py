@@ -14,11 +14,11 @@ from contract.heartbeats import Heartbeat, ModelHeartbeat, ModelState, encode_he
 from contract.messages import encode_request
 from contract.names import HEARTBEATS, SUMS, heartbeat_blob
 from contract.queues import names
+from gateway import housekeeping
 from gateway.keys import make_key, parse_keys
 from gateway.operations.sums import encode_sums
 from gateway.queues import estimates
 from gateway.queues.client import MessageCounts
-from gateway.storage import housekeeping
 from gateway.telemetry import JobCounters
 from tests.unit.gateway.conftest import RunningGateway, error_body, open_gateway
 from tests.unit.gateway.test_gateway_dead_letters import give_up

@@ -26,6 +26,7 @@ from contract.messages import (
     marks_to_json,
 )
 from contract.names import progress_url
+from gateway import housekeeping
 from gateway.durable import HistoryEvent
 from gateway.jobs.model import (
     JobOutcome,
@@ -35,7 +36,6 @@ from gateway.jobs.model import (
 )
 from gateway.jobs.timeline import DeliveryEnd, JobEvidence, JobTimeline, build_timeline
 from gateway.keys import make_key, parse_keys
-from gateway.storage import housekeeping
 from tests.unit.gateway.conftest import STARTED_AT, RunningGateway, open_gateway
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")

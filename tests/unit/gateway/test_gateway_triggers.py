@@ -17,9 +17,9 @@ from azure.functions.servicebus import ServiceBusMessage
 from contract.catalogue import Catalogue
 from contract.messages import ReplyUrl, encode_request
 from contract.names import low_priority_queue
+from gateway import housekeeping
 from gateway.asgi import serve
 from gateway.errors import Unavailable
-from gateway.storage import housekeeping
 from tests.unit.gateway.conftest import RunningGateway
 from tests.unit.gateway.test_gateway_settings import ENVIRON
 

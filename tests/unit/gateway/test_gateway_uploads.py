@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.messages import PayloadRef
+from gateway import housekeeping
 from gateway.keys import OPEN_TENANT
-from gateway.storage import housekeeping, uploads
+from gateway.storage import uploads
 from tests.unit.gateway.conftest import RunningGateway
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")

@@ -19,7 +19,7 @@ from gateway.operations.verdicts import (
     find_reason,
     judge,
 )
-from gateway.operations.workers import SeenWorker, WorkerState
+from gateway.queues.workers import SeenWorker, WorkerState
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 IDLE = QueueFigures("classifier")

@@ -8,8 +8,8 @@ from typing import Final
 from contract.heartbeats import SILENT_AFTER_INTERVALS, Heartbeat, ModelState, decode_heartbeat
 from contract.names import HEARTBEATS
 from gateway.clock import Clock
-from gateway.operations.decoded_blobs import DecodedBlobs
 from gateway.storage.blobs import Blobs, ListedBlob
+from gateway.storage.decoded_blobs import DecodedBlobs
 
 FORGOTTEN_AFTER: Final = timedelta(minutes=10)
 """How long a silent worker is shown. Then the housekeeping deletes the worker's heartbeat."""

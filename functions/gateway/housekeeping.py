@@ -24,7 +24,7 @@ from gateway.jobs.children import CHILDREN
 from gateway.jobs.recovery import recover
 from gateway.operations.housekeeping_runs import record_run
 from gateway.operations.sums import SUMS_KEPT
-from gateway.operations.workers import FORGOTTEN_AFTER
+from gateway.queues.workers import FORGOTTEN_AFTER
 from gateway.services import Services
 from gateway.storage.blobs import Blobs, ListedBlob
 from gateway.storage.uploads import has_expired

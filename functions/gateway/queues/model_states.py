@@ -9,7 +9,7 @@ from typing import Final
 from contract.heartbeats import ModelHeartbeat, ModelState
 from gateway.clock import Clock
 from gateway.errors import Unavailable
-from gateway.operations.workers import SeenWorker, WorkerHeartbeats
+from gateway.queues.workers import SeenWorker, WorkerHeartbeats
 
 READY_FOR: Final = timedelta(seconds=2)
 """How long the heartbeats are reused to find the ready models before they are read again."""
