@@ -2,13 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, NotRequired
-
-from pydantic import Field
-from typing_extensions import TypedDict
-
-from contract.messages import Stage
-from gateway.jobs.model import JobResource
+from typing import Any, Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,27 +263,6 @@ PROBLEM_KINDS: Final[Mapping[str, ProblemKind]] = {
         key=lambda kind: (kind.status, kind.code),
     )
 }
-
-
-class ProblemDetails(TypedDict):
-    """A problem document (RFC 9457). `/docs/problems` lists the members that some kinds add."""
-
-    type: Annotated[str, Field(examples=["/docs/problems#unknown-model"])]
-    title: str
-    status: int
-    detail: str
-    instance: str
-    code: Annotated[str, Field(examples=["unknown-model"])]
-    retryable: bool
-    stage: Stage
-    attempt: int | None
-    trace_id: str | None
-
-
-class JobProblem(ProblemDetails):
-    """A problem document that may contain the job to which the problem applies."""
-
-    job: NotRequired[JobResource | None]
 
 
 class HttpProblem(Exception):

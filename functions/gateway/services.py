@@ -13,7 +13,6 @@ from gateway.clock import Clock, utc_now
 from gateway.dead_letters.bulk import LetterActions
 from gateway.dead_letters.redrive import Redriver
 from gateway.dead_letters.trigger import DeadLetterTrigger
-from gateway.http.authentication import ReplyTokens
 from gateway.jobs.activities import Conclude, Enqueue
 from gateway.jobs.children import JobCancellation
 from gateway.jobs.lifecycle import Jobs, OutcomeStore, Waiters
@@ -27,6 +26,7 @@ from gateway.queues.model_states import ModelStates
 from gateway.queues.requests import RequestSender
 from gateway.queues.workers import WorkerHeartbeats
 from gateway.rates import RateLimiter
+from gateway.reply_tokens import ReplyTokens
 from gateway.settings import GatewaySettings
 from gateway.storage.blobs import Blobs, ContainerBlobs, PayloadContainer
 from gateway.storage.payloads import (

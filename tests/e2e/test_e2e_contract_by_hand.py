@@ -16,8 +16,8 @@ import httpx
 import pytest
 
 from contract.names import progress_url
-from gateway.http.authentication import ReplyTokens
 from gateway.keys import make_key
+from gateway.reply_tokens import ReplyTokens
 from loosely.local.data_directory import reply_token_key
 from tests.e2e import by_hand
 from tests.e2e.contract_rows.checking import check

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from contract.errors import InvalidSetting
-from gateway.http.authentication import ReplyTokens
+from gateway.reply_tokens import ReplyTokens
 from gateway.settings import GatewaySettings
 from tests.infra.deployment import ROOT
 from worker.errors import ReplyForbidden

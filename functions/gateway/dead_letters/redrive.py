@@ -34,11 +34,11 @@ from gateway.dead_letters.store import (
 )
 from gateway.durable import Durable, InstanceSnapshot
 from gateway.errors import NotRedrivable, UnknownLetter
-from gateway.http.authentication import ReplyTokens
 from gateway.jobs.lifecycle import Jobs, Waiters
 from gateway.jobs.model import Ticket, is_final, read_ticket, write_ticket
 from gateway.queues.client import Queues
 from gateway.queues.estimates import WaitEstimates
+from gateway.reply_tokens import ReplyTokens
 from gateway.storage.blobs import Blobs
 from gateway.telemetry import JobCounters
 

@@ -32,8 +32,8 @@ from contract.messages import (
     format_time,
 )
 from contract.names import job_path
-from gateway.http.requests import encode_json
 from gateway.jobs.model import Time
+from gateway.json_text import encode_json
 
 DEAD_LETTERS: Final = "dead-letters/"
 

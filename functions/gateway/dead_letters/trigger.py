@@ -31,11 +31,11 @@ from gateway.clock import Clock
 from gateway.dead_letters.store import letter_blob
 from gateway.durable import Durable
 from gateway.errors import FinalInstance, Unavailable, UnknownInstance, UnknownQueue
-from gateway.http.authentication import ReplyTokens
 from gateway.jobs.lifecycle import Jobs
 from gateway.jobs.model import JobOutcome
 from gateway.jobs.timeline import read_notes
 from gateway.queues.client import Queues
+from gateway.reply_tokens import ReplyTokens
 from gateway.storage.blobs import Blobs
 
 # A worker gives one of our failure codes as the reason. Callers see no other text.

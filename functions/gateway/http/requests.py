@@ -1,17 +1,14 @@
 """Functions with which a route reads its request: the caller, the job, the body and the options.
 
-The functions follow RFC 9110 for the choice of a media type, RFC 7240 for the Prefer header, and
-RFC 8259 for JSON.
+The functions follow RFC 9110 for the choice of a media type, and RFC 7240 for the Prefer header.
 """
 
 import contextlib
-import json
-import math
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import Request
 from fastapi.routing import APIRoute
@@ -20,7 +17,6 @@ from starlette.types import Scope as AsgiScope
 
 from contract.catalogue import Catalogue, ModelEntry
 from contract.errors import UnknownModel
-from contract.messages import Json
 from gateway import problems
 from gateway.durable import Durable, InstanceSnapshot
 from gateway.jobs.model import JobResource, Record, job_resource, tenant_of
@@ -432,163 +428,6 @@ def _weight(offer: str, ranges: Sequence[tuple[str, float]]) -> float:
         if weights:
             return max(weights)
     return 0.0
-
-
-MAX_DEPTH: Final = 256
-"""The largest nesting depth of accepted JSON.
-
-Python can read JSON with a greater depth than it can write. This limit is below both limits.
-"""
-
-MAX_JSON_VALUES: Final = 300_000
-"""How many values and member names a JSON text may have.
-
-The parser creates an object for each value and each name. With this limit, parsing takes at most
-about 50 ms. During the parsing, no other request is served.
-"""
-
-_LARGE_JSON_VALUES: Final = 10_000
-"""If a value contains more JSON values than this, it is encoded in small steps.
-
-Other threads can run between the steps.
-"""
-
-_MAX_INTEGER_CHARACTERS: Final = 309
-"""The largest number of characters of an integer in JSON.
-
-Longer integers exceed the range of floats.
-"""
-
-_CONTAINERS: Final = (dict, list)
-_TOO_DEEP: Final = f"the value is nested deeper than {MAX_DEPTH} levels"
-_TOO_MANY: Final = (
-    f"the text has more than {MAX_JSON_VALUES} values and member names; send a larger input as "
-    "bytes or as an upload"
-)
-_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
-_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-
-
-def parse_json(data: bytes | str) -> Json:
-    """Decode a JSON text (RFC 8259), and return its value.
-
-    Raises ValueError if the syntax or the encoding is wrong, or if the text contains NaN, infinity
-    or a number that is too large. Also raises ValueError if a value is nested deeper than
-    MAX_DEPTH, or if the text has more than MAX_JSON_VALUES values.
-    """
-    if isinstance(data, str):
-        # The replacement of half surrogate pairs affects only the count.
-        _check_value_count(data.encode("utf-8", "replace"))
-        text = data
-    else:
-        data = data.removeprefix(_BYTE_ORDER_MARK)
-        _check_value_count(data)
-        text = data.decode()
-    bracket_count = text.count("[") + text.count("{")
-    try:
-        value: Json = json.loads(
-            text,
-            parse_constant=_refuse_constant,
-            parse_float=_parse_float,
-            parse_int=_parse_int,
-        )
-    except RecursionError:
-        raise ValueError(_TOO_DEEP) from None
-    # A value with few brackets cannot be too deep, so its depth is not measured.
-    if bracket_count > MAX_DEPTH:
-        _check_depth(value)
-    return value
-
-
-def encode_json(value: Json) -> bytes:
-    """Return a value as compact JSON in UTF-8.
-
-    Raises ValueError for a value that JSON or UTF-8 cannot represent, for example infinity or half
-    of a surrogate pair.
-    """
-    if has_more_values(value, _LARGE_JSON_VALUES):
-        return "".join(_ENCODER.iterencode(value)).encode()
-    return _ENCODER.encode(value).encode()
-
-
-def has_more_values(value: Json, limit: int) -> bool:
-    """Return whether a JSON value contains more than `limit` values.
-
-    The values are counted only up to the limit, so the function takes little time for any value.
-    """
-    count, containers = 1, [value] if type(value) in _CONTAINERS else []
-    while containers and count <= limit:
-        container = containers.pop()
-        count += len(container)
-        if count <= limit:
-            inner = container.values() if type(container) is dict else container
-            containers += [each for each in inner if type(each) in _CONTAINERS]
-    return count > limit
-
-
-def _check_value_count(data: bytes) -> None:
-    """Raise ValueError if a JSON text has more than MAX_JSON_VALUES values and member names.
-
-    Each value or name comes with one comma, colon or bracket, so these characters are counted. In
-    UTF-8, the encoding of the text, each of these characters is one byte.
-    """
-    if _count_signs(data, 0, len(data)) <= MAX_JSON_VALUES:
-        return
-    # Do not count the characters inside strings. First remove the escaped quotation marks, because
-    # these do not end a string.
-    data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
-    if data.count(b'"') > 2 * MAX_JSON_VALUES:
-        raise ValueError(_TOO_MANY)
-    count = position = 0
-    while count <= MAX_JSON_VALUES:
-        start = data.find(b'"', position)
-        end = data.find(b'"', start + 1) if start >= 0 else -1
-        # Count at least one value before each string. So the loop also ends soon if the text has
-        # only strings.
-        count += max(1, _count_signs(data, position, start if start >= 0 else len(data)))
-        if end < 0:
-            break
-        position = end + 1
-    if count > MAX_JSON_VALUES:
-        raise ValueError(_TOO_MANY)
-
-
-def _count_signs(data: bytes, start: int, end: int) -> int:
-    count = data.count(b",", start, end) + data.count(b":", start, end)
-    return count + data.count(b"[", start, end) + data.count(b"{", start, end)
-
-
-def _check_depth(value: Json) -> None:
-    level: list[Any] = [value] if type(value) in _CONTAINERS else []
-    for _ in range(MAX_DEPTH):
-        if not level:
-            return
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if type(outer) is dict else outer)
-            if type(inner) in _CONTAINERS
-        ]
-    if level:
-        raise ValueError(_TOO_DEEP)
-
-
-def _refuse_constant(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not allowed in JSON")
-
-
-def _parse_float(text: str) -> float:
-    value = float(text)
-    if math.isinf(value):
-        raise ValueError(f"the number {text[:20]} is too large")
-    return value
-
-
-def _parse_int(text: str) -> int:
-    # The time for a conversion grows with the square of the number of digits.
-    if len(text) > _MAX_INTEGER_CHARACTERS:
-        raise ValueError(f"the number {text[:20]}… has more than {_MAX_INTEGER_CHARACTERS} digits")
-    return int(text)
 
 
 _TEXT_TYPES = (str, str | None)

@@ -28,7 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import TypedDict
 
 from contract.catalogue import Catalogue, Priority, join_name
-from contract.messages import FailureCode
+from contract.messages import FailureCode, Stage
 from gateway import problems
 from gateway.jobs.model import JobResource, JobStatus
 from gateway.problems import HttpProblem, ProblemKind
@@ -38,6 +38,27 @@ from gateway.telemetry import trace_id, traceparent_of
 PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
 
 _log = logging.getLogger(__name__)
+
+
+class ProblemDetails(TypedDict):
+    """A problem document (RFC 9457). `/docs/problems` lists the members that some kinds add."""
+
+    type: Annotated[str, Field(examples=["/docs/problems#unknown-model"])]
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: Annotated[str, Field(examples=["unknown-model"])]
+    retryable: bool
+    stage: Stage
+    attempt: int | None
+    trace_id: str | None
+
+
+class JobProblem(ProblemDetails):
+    """A problem document that may contain the job to which the problem applies."""
+
+    job: NotRequired[JobResource | None]
 
 
 class OipError(TypedDict):

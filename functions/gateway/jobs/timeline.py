@@ -38,8 +38,8 @@ from contract.messages import (
 )
 from contract.names import ACTIVITY_ENQUEUE, delivery_notes, job_path
 from gateway.durable import HistoryEvent
-from gateway.http.authentication import ReplyTokens
 from gateway.jobs.model import JobOutcome, JobStatus, Record, Ticket, Time, is_final
+from gateway.reply_tokens import ReplyTokens
 from gateway.storage.blobs import Blobs
 from gateway.webhooks.orchestrator import WebhookDelivery
 

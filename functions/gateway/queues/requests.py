@@ -10,8 +10,8 @@ from contract.catalogue import Catalogue, Priority, queue_of
 from contract.messages import JobRequest, ReplyUrl, encode_request
 from contract.names import PROPERTY_TRACEPARENT
 from gateway.clock import Clock
-from gateway.http.authentication import ReplyTokens
 from gateway.queues.client import Queues
+from gateway.reply_tokens import ReplyTokens
 from gateway.telemetry import GatewayTracing
 
 

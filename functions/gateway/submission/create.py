@@ -42,10 +42,10 @@ from contract.messages import (
 )
 from contract.names import input_blob
 from gateway import problems
+from gateway.addresses import resolve_url, tenant_share
 from gateway.clock import Clock
 from gateway.durable import Durable
 from gateway.errors import Unavailable
-from gateway.http.requests import encode_json, parse_json
 from gateway.jobs.lifecycle import Jobs, Waiters
 from gateway.jobs.model import (
     JobOutcome,
@@ -55,6 +55,7 @@ from gateway.jobs.model import (
     initial_record,
     write_ticket,
 )
+from gateway.json_text import encode_json, parse_json
 from gateway.problems import HttpProblem
 from gateway.queues.estimates import WaitEstimates
 from gateway.queues.requests import RequestSender
@@ -73,7 +74,6 @@ from gateway.submission.parse import (
 )
 from gateway.submission.versions import VersionChooser
 from gateway.telemetry import JobCounters
-from gateway.webhooks.sender import resolve_url, tenant_share
 
 LONGEST_REFUSAL_SECONDS: Final = 300
 """The longest Retry-After, in seconds, if a job is refused because its queue is saturated."""

@@ -22,15 +22,8 @@ from contract.messages import Json, PayloadUrl
 from contract.parameters import InvalidParameter, check_parameters
 from gateway import problems
 from gateway.errors import UnreadableImage
-from gateway.http.requests import (
-    announced_size_bytes,
-    caller_of,
-    encode_json,
-    has_more_values,
-    parse_json,
-    read_body,
-    services_of,
-)
+from gateway.http.requests import announced_size_bytes, caller_of, read_body, services_of
+from gateway.json_text import encode_json, has_more_values, parse_json
 from gateway.problems import HttpProblem
 from gateway.submission.forms import FormPart, read_form
 from gateway.submission.images import read_dimensions

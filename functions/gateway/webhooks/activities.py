@@ -11,13 +11,14 @@ from urllib.parse import urlsplit
 
 from contract.names import ORCHESTRATOR_WEBHOOK, webhook_instance
 from contract.webhook import event_id, signed_headers, tenant_secrets
+from gateway.addresses import tenant_share
 from gateway.clock import Clock
 from gateway.durable import Durable
 from gateway.errors import WebhookUndelivered
-from gateway.http.requests import encode_json
 from gateway.jobs.lifecycle import Jobs, add_text_result
 from gateway.jobs.model import is_final, job_resource, read_ticket
 from gateway.jobs.progress import ProgressStore
+from gateway.json_text import encode_json
 from gateway.storage.payloads import PayloadStore
 from gateway.webhooks.orchestrator import (
     NO_PLACE,
@@ -26,7 +27,7 @@ from gateway.webhooks.orchestrator import (
     delivery_input,
     read_delivery_log,
 )
-from gateway.webhooks.sender import WebhookSender, tenant_share
+from gateway.webhooks.sender import WebhookSender
 from gateway.webhooks.shares import AttemptShares
 
 FIRST_ATTEMPT_SECONDS: Final = 5.0

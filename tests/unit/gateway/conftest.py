@@ -14,7 +14,7 @@ from contract.messages import JobRequest
 from contract.settings import AzureEndpoint
 from gateway.asgi import App
 from gateway.http.app import create_app
-from gateway.http.authentication import ReplyTokens
+from gateway.reply_tokens import ReplyTokens
 from gateway.services import Services
 from gateway.settings import GatewaySettings
 from gateway.storage.payloads import PayloadStore

@@ -20,10 +20,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from contract.catalogue import DEFAULT_PATH
+from gateway import json_text
 from gateway.asgi import serve
 from gateway.bodies import SMALL_BODY_BYTES, LargeBodies
-from gateway.http import requests
-from gateway.http.requests import MAX_JSON_VALUES, encode_json, parse_json
+from gateway.json_text import MAX_JSON_VALUES, encode_json, parse_json
 from gateway.problems import HttpProblem
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
 from tests.unit.gateway.test_gateway_callers import SETTING, bearer
@@ -103,7 +103,7 @@ def test_json_with_too_many_values_is_refused_whether_or_not_it_contains_ascii_e
     text = json.dumps(value, ensure_ascii=is_ascii).encode("utf-8", "surrogatepass")
     with pytest.MonkeyPatch.context() as patch:
         # A container with n items has n - 1 commas and one bracket.
-        patch.setattr(requests, "MAX_JSON_VALUES", count_values(value) - 2)
+        patch.setattr(json_text, "MAX_JSON_VALUES", count_values(value) - 2)
         with pytest.raises(ValueError, match=r"values and member names|codec"):
             parse_json(text)
 

@@ -13,15 +13,11 @@ import pytest
 from contract.errors import ForbiddenAddress
 from contract.guard import AddressGuard, Resolver
 from contract.names import webhook_instance
+from gateway.addresses import DNS_TIMEOUT_SECONDS, resolve_url, tenant_share
 from gateway.errors import WebhookUndelivered
 from gateway.keys import make_key, parse_keys
 from gateway.rates import Rate
-from gateway.webhooks.sender import (
-    DNS_TIMEOUT_SECONDS,
-    HttpWebhookSender,
-    resolve_url,
-    tenant_share,
-)
+from gateway.webhooks.sender import HttpWebhookSender
 from tests.unit.gateway.conftest import RunningGateway, open_gateway
 from tests.unit.gateway.receiver import MemoryReceiver
 

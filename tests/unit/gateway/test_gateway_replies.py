@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from contract.names import result_blob
 from gateway.errors import ExpiredToken, InvalidToken
-from gateway.http.authentication import REPLY_GRACE, ReplyTokens
 from gateway.jobs.model import JobOutcome
+from gateway.reply_tokens import REPLY_GRACE, ReplyTokens
 from tests.unit.gateway.conftest import KEY, RunningGateway, reply_body
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")

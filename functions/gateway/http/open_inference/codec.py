@@ -26,7 +26,7 @@ from gateway.http.open_inference.tensors import (
     unpack,
     unreadable,
 )
-from gateway.http.requests import MAX_JSON_VALUES, encode_json, parse_json
+from gateway.json_text import MAX_JSON_VALUES, encode_json, parse_json
 
 HEADER_LENGTH: Final = "Inference-Header-Content-Length"
 MAX_TENSORS: Final = 64

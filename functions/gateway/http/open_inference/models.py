@@ -32,7 +32,7 @@ from contract.messages import Json
 from gateway import problems
 from gateway.http.open_inference.codec import InferenceRequest
 from gateway.http.open_inference.tensors import BYTES, Tensor, nested, unreadable
-from gateway.http.requests import encode_json, parse_json
+from gateway.json_text import encode_json, parse_json
 from gateway.problems import HttpProblem
 from gateway.submission.parse import (
     JobSubmission,

@@ -47,7 +47,6 @@ from gateway.http.requests import (
     caller_of,
     charge_jobs,
     durable_of,
-    encode_json,
     find_model,
     idempotency_key_of,
     label_option_of,
@@ -60,6 +59,7 @@ from gateway.http.responses import json_response, problem_of_job
 from gateway.http.routes.submit import REPLAYED
 from gateway.jobs.model import is_final, job_resource, version_of
 from gateway.jobs.progress import ProgressStore
+from gateway.json_text import encode_json
 from gateway.problems import HttpProblem
 from gateway.settings import MAX_WAIT_SECONDS
 from gateway.storage.payloads import PayloadStore

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from contract.messages import Json
 from gateway import problems
-from gateway.http.requests import MAX_JSON_VALUES
+from gateway.json_text import MAX_JSON_VALUES
 from gateway.problems import HttpProblem
 
 BYTES: Final = "BYTES"

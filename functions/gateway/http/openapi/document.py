@@ -13,8 +13,8 @@ from gateway.dead_letters.store import LETTER_ID
 from gateway.http.authentication import is_open
 from gateway.http.openapi.examples import EXAMPLES, JOB_ID
 from gateway.http.requests import MAX_LIMIT
-from gateway.http.responses import PROBLEM_MEDIA_TYPE, OipError
-from gateway.problems import PROBLEM_KINDS, JobProblem, ProblemDetails, ProblemKind
+from gateway.http.responses import PROBLEM_MEDIA_TYPE, JobProblem, OipError, ProblemDetails
+from gateway.problems import PROBLEM_KINDS, ProblemKind
 from gateway.services import Services
 from gateway.telemetry import KEPT_MINUTES
 

@@ -39,7 +39,6 @@ from gateway.http.requests import (
     durable_of,
     find_model,
     find_versions,
-    parse_json,
     parse_limit,
     parse_time,
     read_body,
@@ -48,6 +47,7 @@ from gateway.http.requests import (
     services_of,
 )
 from gateway.http.responses import json_response
+from gateway.json_text import parse_json
 from gateway.keys import Scope
 from gateway.problems import HttpProblem
 from gateway.services import Services

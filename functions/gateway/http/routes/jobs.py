@@ -52,7 +52,6 @@ from gateway.http.requests import (
     caller_of,
     check_job_id,
     durable_of,
-    encode_json,
     find_own_job,
     find_visible_instance,
     find_visible_job,
@@ -99,6 +98,7 @@ from gateway.jobs.timeline import (
     build_timeline,
     read_notes,
 )
+from gateway.json_text import encode_json
 from gateway.keys import Scope
 from gateway.problems import HttpProblem
 from gateway.submission.parse import MAX_LABEL_CHARACTERS

@@ -14,13 +14,13 @@ from gateway.http.requests import (
     TextRoute,
     caller_of,
     find_model,
-    parse_json,
     read_body,
     refuse_unknown_query,
     services_of,
 )
 from gateway.http.responses import json_response
 from gateway.jobs.model import Time
+from gateway.json_text import parse_json
 from gateway.problems import HttpProblem
 from gateway.storage.uploads import new_upload, upload_blob_of, upload_expiry
 from gateway.submission.parse import (

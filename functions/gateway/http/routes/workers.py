@@ -41,10 +41,8 @@ from gateway.http.requests import (
     announced_size_bytes,
     check_job_id,
     durable_of,
-    encode_json,
     find_model,
     names_version,
-    parse_json,
     parse_prefer,
     read_body,
     services_of,
@@ -62,6 +60,7 @@ from gateway.jobs.model import (
     tenant_of,
 )
 from gateway.jobs.progress import ProgressReport, report_from_json
+from gateway.json_text import encode_json, parse_json
 from gateway.keys import Caller
 from gateway.problems import HttpProblem
 from gateway.submission.create import NewJob

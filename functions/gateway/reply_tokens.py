@@ -1,0 +1,103 @@
+"""Create and check reply tokens: permissions to reply to one job until the token expires."""
+
+import base64
+import hashlib
+import hmac
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+from contract.names import (
+    REPLY_EXPIRES_PARAMETER,
+    REPLY_QUEUE_PARAMETER,
+    REPLY_TOKEN_PARAMETER,
+    reply_path,
+)
+from gateway.errors import ExpiredToken, InvalidToken
+
+REPLY_GRACE: Final = timedelta(seconds=60)
+"""How long a reply token is valid after its job's deadline, so that a late reply gets 410."""
+
+
+class ReplyTokens:
+    """Creates and checks reply tokens.
+
+    A reply token permits replies to one job until the token expires.
+    """
+
+    def __init__(self, keys: Sequence[bytes], base_url: str) -> None:
+        """Create an object that signs new tokens with the first of `keys`.
+
+        The object accepts tokens that were signed with any of `keys`. `base_url` is the address of
+        the gateway in the reply URLs.
+        """
+        self._keys = tuple(keys)
+        self._base_url = base_url
+
+    def url(self, job_id: str, deadline: datetime, queue: str) -> str:
+        """Return the reply URL of a job, which is valid until REPLY_GRACE after the job's deadline.
+
+        The URL also contains the name of the queue. This name is used only for statistics, so it is
+        not signed.
+        """
+        expires = _expires(deadline)
+        query = urlencode(
+            {
+                REPLY_QUEUE_PARAMETER: queue,
+                REPLY_EXPIRES_PARAMETER: expires,
+                REPLY_TOKEN_PARAMETER: _sign(self._keys[0], job_id, expires),
+            }
+        )
+        return f"{self._base_url}{reply_path(job_id)}?{query}"
+
+    def of_job(self, job_id: str, deadline: datetime) -> tuple[str, ...]:
+        """Return the valid reply tokens of a job, one for each of the gateway's signing keys.
+
+        The tokens expire at the job's `deadline` plus REPLY_GRACE. The job's message contains one
+        of these tokens.
+        """
+        return tuple(_sign(key, job_id, _expires(deadline)) for key in self._keys)
+
+    def check(self, job_id: str, expires: str, token: str, now: datetime) -> None:
+        """Check that a reply token is valid for this job at the time `now`.
+
+        Raises InvalidToken if the token was not issued for this job, or ExpiredToken if the token
+        has expired.
+        """
+        # `expires` is signed, so it is a number that we wrote if the signature matches.
+        if not self._is_signed(job_id, expires, token):
+            raise InvalidToken("the reply token is not valid for this job")
+        if datetime.fromtimestamp(int(expires), UTC) <= now:
+            raise ExpiredToken("the reply token has expired")
+
+    def is_issued(self, job_id: str, url: str) -> bool:
+        """Return whether this reply URL was signed for this job with one of this object's keys.
+
+        The result is also true if the token in the URL has expired. Only a gateway has the keys, so
+        a message with such a URL was sent by a gateway and not by a producer.
+        """
+        try:
+            query = parse_qs(urlsplit(url).query)
+            (expires,), (token,) = query[REPLY_EXPIRES_PARAMETER], query[REPLY_TOKEN_PARAMETER]
+        except (ValueError, KeyError):
+            return False
+        return self._is_signed(job_id, expires, token)
+
+    def _is_signed(self, job_id: str, expires: str, token: str) -> bool:
+        given = token.encode("utf-8", "replace")
+        genuine = [
+            hmac.compare_digest(_sign(key, job_id, expires).encode(), given) for key in self._keys
+        ]
+        return any(genuine)
+
+
+def _expires(deadline: datetime) -> str:
+    return str(int((deadline + REPLY_GRACE).timestamp()))
+
+
+def _sign(key: bytes, job_id: str, expires: str) -> str:
+    # Because of the length, "ab" + "1" and "a" + "b1" are signed as different texts.
+    text = f"{len(job_id)}:{job_id}:{expires}".encode("utf-8", "replace")
+    digest = hmac.new(key, text, hashlib.sha256).digest()
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
