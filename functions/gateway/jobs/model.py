@@ -44,6 +44,7 @@ from contract.names import job_path
 from gateway.durable import InstanceSnapshot, RuntimeStatus
 from gateway.errors import IllegalStatusChange
 from gateway.keys import OPEN_TENANT
+from gateway.queues.estimates import JobQueue
 from gateway.telemetry import trace_id
 
 
@@ -467,16 +468,25 @@ class JobLinks(TypedDict):
     cancel: str
 
 
-class JobQueue(TypedDict):
-    """The position of a job in its queue, and its estimated wait. An unknown value is null.
+class DeliveryAttempt(TypedDict):
+    """An attempt to deliver a webhook. It has the receiver's HTTP status, or an error code."""
 
-    `phase` is `cold_starting` while no worker seems to run, and `model_broken` while the workers
-    cannot load the model.
-    """
+    at: Time
+    status: int | None
+    error: Annotated[str | None, Field(examples=["timeout"])]
 
-    position: int | None
-    eta_seconds: float | None
-    phase: Literal["queued", "cold_starting", "model_broken"] | None
+
+class WebhookDelivery(TypedDict):
+    """The delivery log of a job's webhook."""
+
+    state: Annotated[
+        Literal["pending", "delivered", "stopped", "failed"],
+        Field(
+            description="`stopped`: the receiver sent 410. `failed`: not delivered within 24 hours."
+        ),
+    ]
+    attempts: list[DeliveryAttempt]
+    next_attempt_at: Time | None
 
 
 class JobTiming(TypedDict):

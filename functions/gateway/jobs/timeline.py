@@ -38,10 +38,17 @@ from contract.messages import (
 )
 from contract.names import ACTIVITY_ENQUEUE, delivery_notes, job_path
 from gateway.durable import HistoryEvent
-from gateway.jobs.model import JobOutcome, JobStatus, Record, Ticket, Time, is_final
+from gateway.jobs.model import (
+    JobOutcome,
+    JobStatus,
+    Record,
+    Ticket,
+    Time,
+    WebhookDelivery,
+    is_final,
+)
 from gateway.reply_tokens import ReplyTokens
 from gateway.storage.blobs import Blobs
-from gateway.webhooks.orchestrator import WebhookDelivery
 
 MAX_SHOWN_CHILDREN: Final = 100
 """How many child jobs a timeline shows."""

@@ -33,15 +33,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
+
+from typing_extensions import TypedDict
 
 from contract.catalogue import ModelEntry, Priority, queue_of
 from contract.messages import JobReply
 from gateway.clock import Clock
 from gateway.errors import NoAnswer, Unavailable
-from gateway.jobs.model import JobQueue
 from gateway.queues.client import MessageCounts
 from gateway.queues.model_states import ModelStates
+
+
+class JobQueue(TypedDict):
+    """The position of a job in its queue, and its estimated wait. An unknown value is null.
+
+    `phase` is `cold_starting` while no worker seems to run, and `model_broken` while the workers
+    cannot load the model.
+    """
+
+    position: int | None
+    eta_seconds: float | None
+    phase: Literal["queued", "cold_starting", "model_broken"] | None
+
 
 DECAY: Final = 0.97
 """The factor by which each new reply reduces the weight of all older replies in `Throughput`."""

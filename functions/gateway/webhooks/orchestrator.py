@@ -22,16 +22,14 @@ import json
 from collections.abc import Generator, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal, cast
+from typing import Any, Final, cast
 
 from azure.durable_functions import DurableOrchestrationContext
-from pydantic import Field
-from typing_extensions import TypedDict
 
 from contract.messages import Json, format_time
 from contract.names import ACTIVITY_DELIVER_WEBHOOK
 from gateway.durable import InstanceSnapshot
-from gateway.jobs.model import Time
+from gateway.jobs.model import WebhookDelivery
 
 NO_PLACE: Final = "no-place"
 """The error of an attempt that was not made, because its tenant or receiver has too many of them.
@@ -85,27 +83,6 @@ class DeliveryState(StrEnum):
     DELIVERED = "delivered"
     STOPPED = "stopped"
     FAILED = "failed"
-
-
-class DeliveryAttempt(TypedDict):
-    """An attempt to deliver a webhook. It has the receiver's HTTP status, or an error code."""
-
-    at: Time
-    status: int | None
-    error: Annotated[str | None, Field(examples=["timeout"])]
-
-
-class WebhookDelivery(TypedDict):
-    """The delivery log of a job's webhook."""
-
-    state: Annotated[
-        Literal["pending", "delivered", "stopped", "failed"],
-        Field(
-            description="`stopped`: the receiver sent 410. `failed`: not delivered within 24 hours."
-        ),
-    ]
-    attempts: list[DeliveryAttempt]
-    next_attempt_at: Time | None
 
 
 def delivery_log(

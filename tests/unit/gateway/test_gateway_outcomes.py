@@ -22,10 +22,10 @@ from contract.messages import (
 from contract.names import outcome_blob
 from gateway.durable import RuntimeStatus
 from gateway.errors import Unavailable
+from gateway.housekeeping import FOLLOWS_WITHIN, recover
 from gateway.jobs.lifecycle import EXPIRY_GRACE, OutcomeStore
 from gateway.jobs.model import JobOutcome, JobStatus, outcome_from_json, outcome_to_json
 from gateway.jobs.orchestrator import FIRST_CHECK, FIRST_CHECK_WITH_WEBHOOK
-from gateway.jobs.recovery import FOLLOWS_WITHIN, recover
 from gateway.telemetry import JobCounters
 from tests.unit.gateway.conftest import STARTED_AT, RunningGateway, open_gateway
 

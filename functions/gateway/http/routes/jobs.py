@@ -82,6 +82,7 @@ from gateway.jobs.model import (
     Record,
     Ticket,
     Time,
+    WebhookDelivery,
     final_record,
     is_final,
     job_resource,
@@ -102,7 +103,7 @@ from gateway.json_text import encode_json
 from gateway.keys import Scope
 from gateway.problems import HttpProblem
 from gateway.submission.parse import MAX_LABEL_CHARACTERS
-from gateway.webhooks.orchestrator import WebhookDelivery, read_delivery_log
+from gateway.webhooks.orchestrator import read_delivery_log
 
 _log = logging.getLogger(__name__)
 

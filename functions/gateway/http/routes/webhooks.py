@@ -21,11 +21,10 @@ from gateway.http.requests import (
     unknown_job,
 )
 from gateway.http.responses import json_response
-from gateway.jobs.model import is_final, read_ticket
+from gateway.jobs.model import WebhookDelivery, is_final, read_ticket
 from gateway.problems import HttpProblem
 from gateway.webhooks.orchestrator import (
     DeliveryState,
-    WebhookDelivery,
     delivery_input,
     delivery_log,
     read_delivery_log,
