@@ -28,7 +28,7 @@ from contract.names import webhook_instance
 from lab.benchmarks.observers import Counts, observe_amqp, observe_http
 from lab.benchmarks.proxy import run_proxies
 from lab.benchmarks.remote import ProxiedSystem, run_behind_proxies
-from loosely.capacity.cost import count_polls
+from lab.capacity.cost import count_polls
 
 CATALOGUE = """
 [noop]

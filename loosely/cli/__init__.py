@@ -27,8 +27,6 @@ _SUBCOMMANDS = {
     "result": ("jobs", "result"),
     "cancel": ("jobs", "cancel"),
     "list": ("jobs", "list_jobs"),
-    "scale-model": ("capacity", "scale_model"),
-    "cost": ("capacity", "cost"),
     "models": ("models", "app"),
     "dead-letters": ("dead_letters", "app"),
     "keys": ("keys", "app"),

@@ -14,7 +14,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from loosely.capacity.load import JobLoad
 from loosely.cli.connection import KeyOption, UrlOption, connect
 from loosely.cli.errors import ExitCode, exit_on_error, parameter_advice
 from loosely.cli.jobs import (
@@ -165,21 +164,9 @@ def check(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
             max=_MAX_CALLERS,
             metavar="N",
             help="Measure the model as in a worker while N callers each wait for one job. Suggest "
-            "the batch size and the wait, and estimate the cost.",
+            "the batch size and the wait.",
         ),
     ] = None,
-    jobs: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SHAPE:N",
-            help="With --load: the jobs for the estimate of the cost, as in `loosely cost --load`. "
-            "Default: each caller sends one job a minute in the busiest hour of an office day.",
-        ),
-    ] = None,
-    gpu: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="With --load: the GPU for the estimate of the cost."),
-    ] = "T4",
     timeout: Annotated[
         float | None,
         typer.Option(
@@ -197,8 +184,6 @@ def check(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     the file that MODEL_CATALOGUE names. Weights in blob storage are read from PAYLOAD_STORAGE or,
     if that is unset, from the storage of the running `loosely up`.
     """
-    if jobs is not None:
-        _check_jobs(jobs, load)
     place = _find_place()
     kind = ["--type", media_type] if media_type else []
     for input_name, path in parse_inputs(named_input or []).items():
@@ -218,83 +203,28 @@ def check(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
                 output.add(event)
     output.finish()
     process.exit_on_failure()
-    if load:
-        shape = jobs or f"office:{load * _JOBS_OF_A_CALLER}"
-        options = _cost_options(name, shape, gpu, found["loaded"], found["suggestion"])
-        _estimate_cost(options, found["suggestion"], as_json=as_json)
+    if load and not as_json and found["suggestion"]["uses_gpu"]:
+        typer.echo(_cost_command(load, found["loaded"], found["suggestion"]))
 
 
-def _check_jobs(jobs: str, load: int | None) -> None:
-    """Raise typer.BadParameter if ``--jobs`` is invalid, or is used without ``--load``."""
-    if load is None:
-        raise typer.BadParameter("--jobs is used without --load: add --load", param_hint="--jobs")
-    try:
-        JobLoad.parse(jobs)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--jobs") from None
-
-
-def _cost_options(
-    name: str, jobs: str, gpu: str, loaded: Mapping[str, Any], suggestion: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the options to pass to `loosely cost` for a measured model.
-
-    The keys are the options' names without the leading dashes.
+def _cost_command(callers: int, loaded: Mapping[str, Any], suggestion: Mapping[str, Any]) -> str:
+    """Return the command that estimates the cost of a measured model.
 
     Args:
-        name: The model's name.
-        jobs: The jobs for the estimate, as the value of `loosely cost --load`.
-        gpu: The name of the GPU for the estimate.
-        loaded: The JSON line that `worker.tools.check` prints when the model is loaded.
-        suggestion: The JSON line that `worker.tools.check` prints with the suggested settings.
+        callers: The number of callers during the measurement.
+        loaded: The event of `worker.tools.check` for the loaded model.
+        suggestion: Its event with the suggested settings.
     """
     job_seconds = suggestion["job_ms"] / 1000
     size = suggestion["max_batch_size"]
     # A full batch is never faster than one job, except by chance.
     batch_seconds = job_seconds if size == 1 else max(suggestion["batch_ms"] / 1000, job_seconds)
-    return {
-        "load": jobs,
-        "gpu": gpu,
-        "model": name,
-        "model-load": round(loaded["seconds"], 1),
-        "job-seconds": round(job_seconds, 4),
-        "batch": size,
-        "batch-seconds": round(batch_seconds, 4),
-    }
-
-
-def _estimate_cost(
-    options: Mapping[str, Any], suggestion: Mapping[str, Any], *, as_json: bool
-) -> None:
-    """Print the command `loosely cost` with these options, and the estimate of the model's cost.
-
-    If the model uses no GPU, print only that there is no estimate.
-
-    Args:
-        options: The values of the command's options. The keys are the options' names without the
-            leading dashes.
-        suggestion: The JSON line that `worker.tools.check` prints with the suggested settings. Only
-            its member `uses_gpu` is read.
-        as_json: Whether to print JSON lines instead of text. Then nothing is printed for a model
-            that uses no GPU.
-
-    Raises:
-        typer.Exit: An option is invalid. The exit status is 2.
-    """
-    from loosely.cli.capacity import cost  # noqa: PLC0415  needs the packages of an extra
-
-    if not suggestion["uses_gpu"]:
-        if not as_json:
-            typer.echo("\nno estimate of the cost: the entry has uses_gpu = false")
-        return
-    words = " ".join(f"--{option} {value}" for option, value in options.items())
-    if as_json:
-        typer.echo(json.dumps({"event": "cost", "options": options}))
-    else:
-        typer.echo(f"\nloosely cost {words}")
-        typer.echo("These are the times of this machine, also if the GPU is another one.\n")
-    arguments = {option.replace("-", "_"): value for option, value in options.items()}
-    cost(**arguments, as_json=as_json)
+    return (
+        "\nTo estimate the cost with the times of this machine, run in a clone of Loosely:\n\n"
+        f"./dev cost --load office:{callers * _JOBS_OF_A_CALLER} "
+        f"--model-load {loaded['seconds']:.1f} --job-seconds {job_seconds:.4f} "
+        f"--batch {size} --batch-seconds {batch_seconds:.4f}"
+    )
 
 
 class _CheckProcess:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loosely.capacity.scaling import Behavior, ScaledObject
 from loosely.client.settings import read_api_key
 from loosely.local.errors import UnknownPart, UpError
 from loosely.local.parts import PART_NAMES, Part, SystemSettings, loosely_parts, worker_replica
 from loosely.local.ports import PORT_COUNT, Ports
+from loosely.local.scaling import Behavior, ScaledObject
 
 if TYPE_CHECKING:
     from loosely.local.model_folder import ModelFolder

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from loosely.capacity.scaling import CronTrigger, ScaledObject
 from loosely.local.environment import find_root, shared_environment
 from loosely.local.errors import CatalogueInvalid
 from loosely.local.parts import python_command
+from loosely.local.scaling import CronTrigger, ScaledObject
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,13 @@ from typing import Any, Self
 
 import httpx
 
-from loosely.capacity.autoscaler import Scaler
-from loosely.capacity.scaling import ScaledObject
 from loosely.local import events
+from loosely.local.autoscaler import Scaler
 from loosely.local.errors import PartFailed, PartPortBusy, PortBusy
 from loosely.local.parts import Part
 from loosely.local.ports import next_free
 from loosely.local.process_manager import ProcessManager
+from loosely.local.scaling import ScaledObject
 
 _HOST = "127.0.0.1"
 _REQUEST_TIMEOUT_SECONDS = 5.0

@@ -19,14 +19,6 @@ from threading import Thread
 
 import pytest
 
-from loosely.capacity.scaling import (
-    Behavior,
-    CronTrigger,
-    PolicyType,
-    ScaledObject,
-    ScalingPolicy,
-    ScalingRules,
-)
 from loosely.local import events
 from loosely.local.errors import PartFailed
 from loosely.local.launcher import Launcher
@@ -35,6 +27,14 @@ from loosely.local.parts import Part
 from loosely.local.probe import Probe
 from loosely.local.process_manager import ProcessManager, StartLimits
 from loosely.local.reaper import Reaper
+from loosely.local.scaling import (
+    Behavior,
+    CronTrigger,
+    PolicyType,
+    ScaledObject,
+    ScalingPolicy,
+    ScalingRules,
+)
 from loosely.local.worker_pool import QueueMonitor, WorkerPool, WorkerPoolPlan
 
 pytestmark = pytest.mark.e2e

@@ -109,7 +109,7 @@ def replicas_are_nodes_times_shares(files: DeploymentFiles) -> None:
 def prices_match_the_requested_resources(files: DeploymentFiles) -> None:
     """Check that a GPU worker on Container Apps requests the cores and memory in infra/prices.yaml.
 
-    `loosely cost` computes its prices from this file.
+    `./dev cost` computes its prices from this file.
     """
     usage = yaml.safe_load(files.text("infra/prices.yaml"))["usage"]
     cores = usage["cores_of_a_container_apps_replica"]["T4"]

@@ -11,7 +11,7 @@ from contract.catalogue import Catalogue, format_entry
 from contract.errors import CatalogueError
 from contract.scaling import describe_scaling
 from contract.warm import DAYS, WarmPeriod, parse_period
-from loosely.capacity.scaling import CronTrigger
+from loosely.local.scaling import CronTrigger
 
 OFFICE = "Mon-Fri 08:00-18:00 Europe/Berlin"
 ENTRY = """

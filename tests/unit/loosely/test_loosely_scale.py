@@ -98,16 +98,6 @@ def test_the_error_for_an_invalid_catalogue_states_the_reason(tmp_path: Path) ->
         read_model_scaling(tmp_path / "models.toml", dict(os.environ))
 
 
-def test_the_cost_command_refuses_an_unknown_model_and_lists_the_known_models(
-    tmp_path: Path,
-) -> None:
-    (tmp_path / "models.toml").write_text(CATALOGUE, encoding="utf-8")
-    environment = {"MODEL_CATALOGUE": str(tmp_path / "models.toml")}
-    done = CliRunner().invoke(app, ["cost", "--model", "offices"], env=environment)
-    assert done.exit_code == 2
-    assert "no model 'offices'; its models are office, always" in done.output
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

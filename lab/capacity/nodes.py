@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from loosely.capacity.simulation_clock import Callback, SimulationClock
+from lab.capacity.clock import Callback, SimulationClock
 
 
 @dataclass(frozen=True, slots=True)

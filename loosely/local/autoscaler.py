@@ -22,7 +22,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loosely.capacity.scaling import (
+from loosely.local.scaling import (
     PolicyType,
     ScaledObject,
     ScalingPolicy,

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from loosely.capacity.autoscaler import Scaler
-from loosely.capacity.cost import DAYS, PlannedDeployment, estimate_cost
-from loosely.capacity.load import JobLoad
-from loosely.capacity.nodes import BatchTimes, Cluster
-from loosely.capacity.prices import Prices
-from loosely.capacity.scaling import DEPLOYED, CronTrigger, ScaledObject
+from lab.capacity.cost import DAYS, PlannedDeployment, estimate_cost
+from lab.capacity.load import JobLoad
+from lab.capacity.nodes import BatchTimes, Cluster
+from lab.capacity.prices import Prices
+from loosely.local.autoscaler import Scaler
+from loosely.local.scaling import DEPLOYED, CronTrigger, ScaledObject
 
 WEEKDAYS = (0, 1, 2, 3, 4)
 OFFICE = CronTrigger(WEEKDAYS, 8 * 60, 18 * 60, "Europe/Berlin", 2)
@@ -88,7 +88,7 @@ def test_a_scaler_adds_workers_in_a_warm_period_if_jobs_need_more() -> None:
 @pytest.fixture(scope="module")
 def prices() -> Prices:
     pytest.importorskip("yaml")
-    return Prices.load(Path(__file__).parents[3] / "infra" / "prices.yaml")
+    return Prices.load(Path(__file__).parents[2] / "infra" / "prices.yaml")
 
 
 def gpu_hours(scaling: ScaledObject, prices: Prices) -> float:

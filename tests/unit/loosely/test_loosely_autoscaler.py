@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loosely.capacity.autoscaler import Activation, Autoscaler, Scaler, propose_replicas
-from loosely.capacity.scaling import (
+from loosely.local.autoscaler import Activation, Autoscaler, Scaler, propose_replicas
+from loosely.local.scaling import (
     Behavior,
     PolicyType,
     ScaledObject,

@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer import Typer
 from typer.testing import CliRunner
 
-from loosely.capacity.cost import count_polls
-from loosely.capacity.prices import Prices
-from loosely.capacity.scaling import DEPLOYED, ScaledObject
-from loosely.cli import app
+from lab.capacity.__main__ import app
+from lab.capacity.cost import count_polls
+from lab.capacity.prices import Prices
+from loosely.cli import app as loosely_app
 from loosely.cli.up import parse_scaling
+from loosely.local.scaling import DEPLOYED, ScaledObject
 
-DOCS = Path(__file__).parents[3] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 SCALING = (DOCS / "how-to/scaling.md").read_text("utf-8")
 COST = (DOCS / "how-to/cost.md").read_text("utf-8")
 CAPACITY = (DOCS / "explanation/capacity.md").read_text("utf-8")
@@ -22,14 +24,14 @@ EXAMPLES = [
     (command, expected)
     for document in (SCALING, COST)
     for command, expected in re.findall(
-        r"^```console\n\$ loosely (.*?)\n(.*?)^```", document, re.DOTALL | re.MULTILINE
+        r"^```console\n\$ ./dev (.*?)\n(.*?)^```", document, re.DOTALL | re.MULTILINE
     )
 ]
 
 
-def printed(command: str) -> str:
+def printed(command: str, program: Typer = app) -> str:
     # The same width on any terminal.
-    done = CliRunner().invoke(app, command.split(), env={"COLUMNS": "80", "TERM": "dumb"})
+    done = CliRunner().invoke(program, command.split(), env={"COLUMNS": "80", "TERM": "dumb"})
     assert done.exit_code == 0, done.output
     return done.output
 
@@ -160,7 +162,7 @@ def test_the_documented_default_scaling_settings_match_the_code() -> None:
     ]
     shown = f"{local.cooldown_period_seconds:g} s | {' | '.join(windows)}"
     assert f"| `--scale-cooldown S` | {shown} |" in SCALING
-    help_ = " ".join(printed("up --help").replace("│", " ").split())
+    help_ = " ".join(printed("up --help", loosely_app).replace("│", " ").split())
     for default in ("[default: 5]", "[default: 1.0]", "[default: 20.0]"):
         assert default in help_
 
@@ -174,6 +176,7 @@ def test_the_documented_default_scaling_settings_match_the_code() -> None:
         ("scale-model --batch-seconds 0.1", "a full batch must take at least as long"),
         ("scale-model --png /no/such/folder/a.png --burst 1", "/no/such/folder/a.png"),
         ("cost --gpu B200", "the price list has no GPU 'B200'"),
+        ("cost --model offices", "the catalogue has no model 'offices'; its models are "),
         ("cost --prices /no/such/file.yaml", "/no/such/file.yaml"),
     ],
 )

@@ -98,7 +98,7 @@ class JobLoad:
         if self.burst:
             yield from [self.burst_at_seconds] * self.burst
             return
-        chance = random.Random(self.seed)  # noqa: S311 - no secret depends on it
+        chance = random.Random(self.seed)
         busiest, now = self.busiest_per_second, 0.0
         while (now := now + chance.expovariate(busiest)) < duration_seconds:
             hour = int(now / _HOUR_SECONDS) % HOURS

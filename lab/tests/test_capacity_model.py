@@ -10,13 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.jobs.lifecycle import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS
-from loosely.capacity import cost
-from loosely.capacity.chart import draw_picture, draw_text
-from loosely.capacity.cost import DAYS, MONTH_HOURS, PlannedDeployment, count_polls, estimate_cost
-from loosely.capacity.load import JobLoad
-from loosely.capacity.nodes import BatchTimes, Cluster, NodePool
-from loosely.capacity.prices import Prices, PricesUnusable
-from loosely.capacity.scaling import (
+from lab.capacity import cost
+from lab.capacity.chart import draw_picture, draw_text
+from lab.capacity.clock import SimulationClock
+from lab.capacity.cost import DAYS, MONTH_HOURS, PlannedDeployment, count_polls, estimate_cost
+from lab.capacity.load import JobLoad
+from lab.capacity.nodes import BatchTimes, Cluster, NodePool
+from lab.capacity.prices import Prices, PricesUnusable
+from lab.capacity.simulation import SimulationResult, SimulationSample, percentiles, simulate
+from loosely.local.scaling import (
     DEPLOYED,
     Behavior,
     PolicyType,
@@ -24,10 +26,8 @@ from loosely.capacity.scaling import (
     ScalingPolicy,
     ScalingRules,
 )
-from loosely.capacity.simulation import SimulationResult, SimulationSample, percentiles, simulate
-from loosely.capacity.simulation_clock import SimulationClock
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 PRICES = ROOT / "infra" / "prices.yaml"
 NO_DELAYS = Cluster(0.0, 0.0, 0.0, scan_interval_seconds=0.0)
 

@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loosely.capacity.simulation import SimulationSample
+from lab.capacity.simulation import SimulationSample
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw

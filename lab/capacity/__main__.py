@@ -1,4 +1,4 @@
-"""`loosely scale-model` and `loosely cost`: estimate the capacity and the cost of a load."""
+"""`./dev scale-model` and `./dev cost`: estimate the capacity and the cost of a load."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -12,23 +12,26 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from loosely.capacity.chart import draw_picture, draw_text
-from loosely.capacity.cost import DAYS, Bill, CostEstimate, PlannedDeployment, estimate_cost
-from loosely.capacity.load import SHAPES, JobLoad
-from loosely.capacity.nodes import BatchTimes, Cluster
-from loosely.capacity.prices import Prices, PricesUnusable
-from loosely.capacity.scaling import DEPLOYED, ScaledObject
-from loosely.capacity.simulation import SimulationResult, SimulationSample, percentiles, simulate
+from lab.capacity.chart import draw_picture, draw_text
+from lab.capacity.cost import DAYS, Bill, CostEstimate, PlannedDeployment, estimate_cost
+from lab.capacity.load import SHAPES, JobLoad
+from lab.capacity.nodes import BatchTimes, Cluster
+from lab.capacity.prices import Prices, PricesUnusable
+from lab.capacity.simulation import SimulationResult, SimulationSample, percentiles, simulate
 from loosely.cli.output import JsonOption, print_to
-from loosely.local.environment import find_root, read_environment
+from loosely.local.environment import read_environment
 from loosely.local.errors import UpError
 from loosely.local.model_folder import current_model_folder
 from loosely.local.model_scaling import keep_workers, read_model_scaling
+from loosely.local.scaling import DEPLOYED, ScaledObject
 
+_ROOT = Path(__file__).parents[2]
 _HOUR_SECONDS = 3600.0
 _DISCLAIMER = (
     "A model of KEDA and the Kubernetes autoscalers, not a measurement: docs/how-to/scaling.md"
 )
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 LoadOption = Annotated[
     str,
@@ -82,6 +85,7 @@ ModelOption = Annotated[
 ]
 
 
+@app.command()
 def scale_model(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     load: LoadOption = "office:1000",
     burst: Annotated[
@@ -137,6 +141,7 @@ def scale_model(  # noqa: PLR0913, PLR0917 - each option of the command is a par
         print_to(console, Text(line))
 
 
+@app.command()
 def cost(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     load: LoadOption = "office:1000",
     gpu: Annotated[
@@ -176,7 +181,7 @@ def cost(  # noqa: PLR0913, PLR0917 - each option of the command is a parameter
     prices come from other publications, not from Azure's own price list.
     """
     with _exit_on_invalid_input():
-        listed = Prices.load(prices or find_root() / "infra" / "prices.yaml")
+        listed = Prices.load(prices or _ROOT / "infra" / "prices.yaml")
         deployment = PlannedDeployment(
             JobLoad.parse(load, seed),
             _keep_workers(_scaling(scale, target, poll, cooldown), model),
@@ -233,19 +238,11 @@ def _keep_workers(scaling: ScaledObject, model: str | None) -> ScaledObject:
 
 @contextmanager
 def _exit_on_invalid_input() -> Iterator[None]:
-    """If the ``with`` block raises an error, print it on one line and exit with status 2.
-
-    The error may be an invalid option, an invalid price list or a missing Python package.
-    """
+    """Print an error of an option or of the price list on one line, and exit with status 2."""
     try:
         yield
     except (ValueError, PricesUnusable, UpError) as error:
-        typer.echo(f"loosely: {error}", err=True)
-        raise typer.Exit(2) from None
-    except ModuleNotFoundError as error:
-        typer.echo(
-            f"loosely: this command needs {error.name}: pip install 'loosely[planning]'", err=True
-        )
+        typer.echo(f"dev: {error}", err=True)
         raise typer.Exit(2) from None
 
 
@@ -352,3 +349,7 @@ def _cost_notes(found: CostEstimate, prices: Prices) -> Iterator[str]:
     if unknown:
         yield f"?  not included, because the price is not known: {', '.join(unknown)}"
     yield "Always on: the cost of the GPUs only, with enough GPUs for the busiest hour."
+
+
+if __name__ == "__main__":
+    app(prog_name="./dev")

@@ -17,11 +17,11 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from loosely.capacity.load import HOURS, JobLoad
-from loosely.capacity.nodes import BatchTimes, Cluster, serverless_cluster
-from loosely.capacity.prices import Gpu, Price, Prices
-from loosely.capacity.scaling import Behavior, ScaledObject
-from loosely.capacity.simulation import SimulationResult, simulate
+from lab.capacity.load import HOURS, JobLoad
+from lab.capacity.nodes import BatchTimes, Cluster, serverless_cluster
+from lab.capacity.prices import Gpu, Price, Prices
+from lab.capacity.simulation import SimulationResult, simulate
+from loosely.local.scaling import Behavior, ScaledObject
 
 DAYS = 30.4
 MONTH_HOURS = DAYS * 24

@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from loosely.capacity.autoscaler import Scaler
-from loosely.capacity.load import JobLoad
-from loosely.capacity.nodes import BatchTimes, Cluster, Node, NodePool
-from loosely.capacity.scaling import ScaledObject
-from loosely.capacity.simulation_clock import SimulationClock
+from lab.capacity.clock import SimulationClock
+from lab.capacity.load import JobLoad
+from lab.capacity.nodes import BatchTimes, Cluster, Node, NodePool
+from loosely.local.autoscaler import Scaler
+from loosely.local.scaling import ScaledObject
 
 _SAMPLES = 288
 _HOUR_SECONDS = 3600.0

@@ -19,7 +19,7 @@ from gateway.jobs.lifecycle import LOOKS_A_SECOND
 from gateway.operations.sums import INTERVAL_SECONDS
 from gateway.queues.estimates import FRESH_SECONDS
 from infra.generate import _MAX_SIZE_MEGABYTES
-from loosely.capacity.limits import (
+from lab.capacity.limits import (
     COUNT_INTERVAL_SECONDS,
     WAITING_READS_PER_SECOND,
     DeploymentLimits,
@@ -29,10 +29,10 @@ from loosely.capacity.limits import (
     find_limits,
     message_bytes,
 )
-from tests.unit.capacity.test_capacity_docs import CAPACITY
+from lab.tests.test_capacity_docs import CAPACITY
 from worker.settings import _DEFAULT_HEARTBEAT_SECONDS
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 SHAPES = (
     JobShape("small, answered after 0.2 s", 2, 3, 1, 0.2),
     JobShape("small, answered after 20 s in the queue", 5, 3, 3, 20),
