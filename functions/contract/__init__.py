@@ -12,9 +12,8 @@ This package imports only the standard library.
     warm         parse the warm periods of a model
     settings     read the settings of a program from its environment variables
     weights      parse the locations of models' weights
-    queues       print the catalogue's queues in the format of Microsoft's Service Bus emulator
-    scaling      print how many workers each model needs at least
-    host_settings print the Functions host's app settings that follow from the catalogue
+    queues       describe the catalogue's queues as Microsoft's Service Bus emulator reads them
+    __main__     print what other programs need from a catalogue
     media        recognise media types
     webhook      sign webhooks
     guard        check the URLs that callers give

@@ -1,16 +1,11 @@
-"""Read the model catalogue `models.toml`, and compute the names of the models' queues.
+"""Read the model catalogue `models.toml`, and compute the names of the models' queues."""
 
-`python -m contract.catalogue NAME [CATALOGUE]` prints a model's entry with all its defaults.
-"""
-
-import argparse
 import difflib
 import hashlib
 import json
 import re
-import sys
 import tomllib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
@@ -18,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from contract import media
-from contract.errors import CatalogueError, ContractError, UnknownModel
+from contract.errors import CatalogueError, UnknownModel
 from contract.inputs import NamedInput, read_inputs
 from contract.names import low_priority_queue
 from contract.parameters import Schema, read_schemas
@@ -688,27 +683,3 @@ def to_toml(value: Any) -> str:
             return repr(value)
     # A JSON string is also a basic string of TOML, except for the character U+007F.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Print the entries of a model and of its versions, with all default values.
-
-    Return the exit status: 0, or 2 if the catalogue is not valid or does not contain the model.
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m contract.catalogue", description="Print a model's entry with all defaults."
-    )
-    parser.add_argument("name", help="the model's name in the catalogue")
-    parser.add_argument("catalogue", nargs="?", type=Path, default=DEFAULT_PATH)
-    parsed = parser.parse_args(arguments)
-    try:
-        found = Catalogue.load(parsed.catalogue).matching(parsed.name)
-    except ContractError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    sys.stdout.write("\n\n".join(map(format_entry, found)) + "\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

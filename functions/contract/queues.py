@@ -1,19 +1,11 @@
-"""Create the file Config.json of Microsoft's Service Bus emulator from the model catalogue.
+"""Describe the catalogue's queues as Config.json of Microsoft's Service Bus emulator.
 
-`python -m contract.queues [--served NAMES] [CATALOGUE]` prints Config.json with the queues of all
-models. NAMES are the models and versions that the workers serve, separated by commas. The program
-fails if one of these models has a version that gets jobs, and neither this version nor its fallback
-is in NAMES. Our own Service Bus emulator reads the same file.
+Our own Service Bus emulator reads the same file.
 """
 
-import argparse
-import json
-import sys
-from pathlib import Path
 from typing import Any
 
-from contract.catalogue import DEFAULT_PATH, Catalogue, ModelEntry, check_workers
-from contract.errors import ContractError
+from contract.catalogue import Catalogue, ModelEntry
 from contract.names import low_priority_queue
 
 DUPLICATE_WINDOW = "PT10M"
@@ -98,34 +90,3 @@ def _queue(name: str, model: ModelEntry) -> dict[str, Any]:
             "ForwardDeadLetteredMessagesTo": "",
         },
     }
-
-
-def main(arguments: list[str]) -> int:
-    """Print Config.json for a Service Bus emulator.
-
-    Return the exit status: 0, or 2 if the catalogue is not valid or if `check_workers` fails.
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m contract.queues", description="Print the queues of all models."
-    )
-    parser.add_argument("catalogue", nargs="?", type=Path, default=DEFAULT_PATH)
-    parser.add_argument(
-        "--served",
-        default="",
-        help="the models that the workers serve, separated by commas; fail if a version that gets "
-        "jobs is missing; by default the workers serve all models",
-    )
-    parsed = parser.parse_args(arguments)
-    try:
-        catalogue = Catalogue.load(parsed.catalogue)
-        served = [name.strip() for name in parsed.served.split(",") if name.strip()]
-        check_workers(catalogue, served or list(catalogue))
-    except ContractError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    sys.stdout.write(json.dumps(config(catalogue), indent=2) + "\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,21 +1,15 @@
 """Parse the location of a model's weights: the value of `weights` in the model's catalogue entry.
 
-    blob:CONTAINER/NAME           a blob in the storage account for payloads
-    file:PATH                     a file in the model folder
-    hf:ORG/NAME@COMMIT/FILE       a file of a repository on the Hugging Face Hub
-    package:PACKAGE/PATH          a file of an installed Python package
-
-`python -m contract.weights [CATALOGUE]` prints what a deployment copies from the Hugging Face Hub
-to blob storage: one line for each file, with its SHA-256 digest and its path in the hub's URLs.
+blob:CONTAINER/NAME           a blob in the storage account for payloads
+file:PATH                     a file in the model folder
+hf:ORG/NAME@COMMIT/FILE       a file of a repository on the Hugging Face Hub
+package:PACKAGE/PATH          a file of an installed Python package
 """
 
-import argparse
 import re
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
@@ -138,30 +132,3 @@ def list_hub_files(models: Iterable[tuple[str, str]]) -> list[str]:
         if weights and (location := parse_weights(weights)).scheme is WeightsScheme.HUB
     }
     return sorted(lines)
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Print a line for each file that a deployment copies from the Hugging Face Hub.
-
-    Return the exit status: 0, or 2 if the catalogue is not valid.
-    """
-    # The catalogue's module imports this module.
-    from contract.catalogue import DEFAULT_PATH, Catalogue  # noqa: PLC0415
-    from contract.errors import CatalogueError  # noqa: PLC0415
-
-    parser = argparse.ArgumentParser(
-        prog="python -m contract.weights", description="Print the weights on the Hugging Face Hub."
-    )
-    parser.add_argument("catalogue", nargs="?", type=Path, default=DEFAULT_PATH)
-    try:
-        models = Catalogue.load(parser.parse_args(arguments).catalogue).values()
-    except CatalogueError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    lines = list_hub_files((model.weights, model.weights_sha256) for model in models)
-    sys.stdout.writelines(f"{line}\n" for line in lines)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -7,5 +7,5 @@ set -eu
 
 need docker python3
 mkdir -p "$build"
-PYTHONPATH="$root/functions" python3 -m contract.queues >"$build/Config.json"
+PYTHONPATH="$root/functions" python3 -m contract queues >"$build/Config.json"
 exec docker compose --file "$root/infra/compose.yaml" up "$@"

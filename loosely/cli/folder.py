@@ -142,7 +142,7 @@ def _check_catalogue(root: Path, folder: ModelFolder) -> str:
         typer.Exit: The catalogue is invalid. The exit code is that of the separate process.
     """
     checked = subprocess.run(  # noqa: S603  our own module, without a shell
-        python_command("contract.weights", str(folder.catalogue)),
+        python_command("contract", "hub-files", str(folder.catalogue)),
         env=shared_environment(root, read_environment()),
         stdout=subprocess.PIPE,
         text=True,

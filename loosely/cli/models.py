@@ -79,7 +79,7 @@ def show(
 
     The catalogue is `models.toml` of the model folder, or the file that MODEL_CATALOGUE names.
     """
-    _run(lambda catalogue: ("contract.catalogue", name, catalogue))
+    _run(lambda catalogue: ("contract", "entry", name, catalogue))
 
 
 @app.command()

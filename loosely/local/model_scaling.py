@@ -36,7 +36,7 @@ def read_model_scaling(catalogue: Path, user: Mapping[str, str]) -> dict[str, Mo
         CatalogueInvalid: The catalogue cannot be read.
     """
     done = subprocess.run(  # noqa: S603  our own module, without a shell
-        python_command("contract.scaling", str(catalogue)),
+        python_command("contract", "scaling", str(catalogue)),
         env=shared_environment(find_root(), user),
         capture_output=True,
         text=True,

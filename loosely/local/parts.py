@@ -228,7 +228,7 @@ def _servicebus(settings: SystemSettings) -> Part:
         probe=Probe(admin_port, "/health"),
         ports={"servicebus": port, "servicebus admin": admin_port},
         preparation=Preparation(
-            python_command("contract.queues", *served, *catalogue),
+            python_command("contract", "queues", *served, *catalogue),
             config,
             settings.catalogue,
             temporary,
@@ -271,7 +271,7 @@ def _functions(settings: SystemSettings) -> Part:
             **settings.catalogue_environment,
         },
         preparation=Preparation(
-            python_command("contract.host_settings", *catalogue),
+            python_command("contract", "host-settings", *catalogue),
             host_settings,
             settings.catalogue,
             temporary,

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 import contract
 from contract import queues
-from contract.catalogue import DEFAULT_PATH, Catalogue, format_entry, main
+from contract.__main__ import main
+from contract.catalogue import DEFAULT_PATH, Catalogue, format_entry
 from contract.errors import CatalogueError, UnknownModel
 from contract.inputs import NamedInput
 from contract.messages import MAX_MESSAGE_BYTES
 from contract.results import NamedResult
-from contract.weights import main as print_hub_files
 
 SHIPPED = DEFAULT_PATH.read_text(encoding="utf-8")
 SHA256 = "ab" * 32
@@ -66,7 +66,7 @@ def test_the_body_limit_has_room_for_all_inputs_in_base64(tmp_path: Path) -> Non
         path = write(tmp_path, f"{text}\nmax_input_bytes = {size_bytes}\n")
         assert Catalogue.load(path).body_limit_bytes == expected
         printed = subprocess.run(
-            [sys.executable, "-m", "contract.host_settings", str(path)],
+            [sys.executable, "-m", "contract", "host-settings", str(path)],
             env={"PYTHONPATH": str(Path(contract.__file__).parents[1])},
             capture_output=True,
             check=True,
@@ -203,11 +203,11 @@ def test_a_printed_catalogue_entry_can_be_read_and_printed_again_unchanged(
 def test_the_catalogue_command_prints_a_catalogue_entry_with_default_values_filled_in(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(["classifier"]) == 0
+    assert main(["entry", "classifier"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("[classifier]\nimplementation = ")
     assert "max_upload_bytes = 10485760\n" in printed
-    assert main(["clasifier"]) == 2
+    assert main(["entry", "clasifier"]) == 2
     assert "did you mean classifier" in capsys.readouterr().err
 
 
@@ -225,11 +225,11 @@ def test_the_list_of_hugging_face_files_for_a_deployment_contains_each_file_once
         MINIMAL.format(types='["a/b"]').replace("small", name) + hub for name in ("one", "two")
     ]
     path = write(tmp_path, "\n".join([*tables, MINIMAL.format(types='["a/b"]')]))
-    assert print_hub_files([str(path)]) == 0
+    assert main(["hub-files", str(path)]) == 0
     assert capsys.readouterr().out == f"{SHA256} acme/net/resolve/{COMMIT}/a%20b.bin\n"
-    assert print_hub_files([]) == 0
+    assert main(["hub-files"]) == 0
     assert capsys.readouterr().out == ""
-    assert print_hub_files([str(tmp_path / "nowhere.toml")]) == 2
+    assert main(["hub-files", str(tmp_path / "nowhere.toml")]) == 2
 
 
 @pytest.mark.parametrize(
@@ -396,7 +396,7 @@ def test_the_queue_configuration_has_two_queues_with_duplicate_detection_for_eac
 def test_the_queues_command_prints_the_configuration_of_the_service_bus_emulator(
     tmp_path: Path,
 ) -> None:
-    command = [sys.executable, "-m", "contract.queues"]
+    command = [sys.executable, "-m", "contract", "queues"]
     folder = DEFAULT_PATH.parents[1]
     good = subprocess.run(command, cwd=folder, capture_output=True, check=True)
     assert json.loads(good.stdout)["UserConfig"]

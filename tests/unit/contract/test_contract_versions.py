@@ -3,13 +3,13 @@ from pathlib import Path
 import pytest
 
 from contract import queues
+from contract.__main__ import main
 from contract.catalogue import (
     Catalogue,
     choose_version,
     find_queue,
     format_entry,
     join_name,
-    main,
     split_name,
 )
 from contract.errors import CatalogueError, UnknownModel
@@ -125,12 +125,12 @@ def test_the_printed_entries_of_all_versions_of_a_model_form_a_valid_catalogue(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     catalogue = load(tmp_path)
-    assert main(["small", str(tmp_path / "models.toml")]) == 0
+    assert main(["entry", "small", str(tmp_path / "models.toml")]) == 0
     printed = capsys.readouterr().out
     assert load(tmp_path, printed).values()
     again = load(tmp_path, printed)
     assert [again[name] for name in again] == [catalogue[name] for name in catalogue]
-    assert main(["small:2", str(tmp_path / "models.toml")]) == 0
+    assert main(["entry", "small:2", str(tmp_path / "models.toml")]) == 0
     assert capsys.readouterr().out == f"{format_entry(catalogue['small:2'])}\n"
 
 
@@ -215,7 +215,7 @@ def test_the_queues_command_requires_a_worker_for_each_model_version_that_gets_j
     other = MODEL.partition("[small.")[0].replace("[small]", "[other]")
     other = other.replace('versions = {"1" = 95, "2" = 5}\nfallback = "1"', "")
     load(tmp_path, MODEL.replace('fallback = "1"\n', "") + other)
-    code = queues.main(["--served", served, str(tmp_path / "models.toml")])
+    code = main(["queues", "--served", served, str(tmp_path / "models.toml")])
     printed = capsys.readouterr()
     assert (code, message or "") == (2 if message else 0, message or printed.err)
     assert (message or "") in printed.err
@@ -226,8 +226,8 @@ def test_a_version_that_no_worker_serves_may_get_jobs_only_if_a_worker_serves_it
 ) -> None:
     load(tmp_path)
     path = str(tmp_path / "models.toml")
-    assert queues.main(["--served", "small", path]) == 0
-    assert queues.main(["--served", "small:2", path]) == 2
+    assert main(["queues", "--served", "small", path]) == 0
+    assert main(["queues", "--served", "small:2", path]) == 2
     assert "version 1 of small gets 95 %" in capsys.readouterr().err
 
 

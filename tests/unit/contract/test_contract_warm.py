@@ -1,5 +1,6 @@
 """Test warm periods in the catalogue, and the cron expressions that KEDA gets for them."""
 
+import json
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -7,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from contract.__main__ import main
 from contract.catalogue import Catalogue, format_entry
 from contract.errors import CatalogueError
-from contract.scaling import describe_scaling
 from contract.warm import DAYS, WarmPeriod, parse_period
 from loosely.local.scaling import CronTrigger
 
@@ -130,16 +131,17 @@ def test_negative_or_ineffective_minimum_numbers_of_workers_are_refused(
         load(tmp_path, lines)
 
 
-def test_the_scaling_description_of_a_model_contains_the_parsed_warm_periods(
-    tmp_path: Path,
+def test_the_scaling_command_prints_the_parsed_warm_periods(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = load(tmp_path, f'min_workers = 1\nwarm = "{OFFICE}"')["small"]
-    assert describe_scaling(model) == {
+    load(tmp_path, f'min_workers = 1\nwarm = "{OFFICE}"')
+    assert main(["scaling", str(tmp_path / "models.toml")]) == 0
+    assert json.loads(capsys.readouterr().out)["small"] == {
         "min_workers": 1,
         "warm_workers": 2,
         "warm": [
             {
-                "days": (0, 1, 2, 3, 4),
+                "days": [0, 1, 2, 3, 4],
                 "start_minutes": 480,
                 "end_minutes": 1080,
                 "timezone": "Europe/Berlin",
