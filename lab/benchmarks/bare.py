@@ -37,8 +37,8 @@ def measure_images_per_second(
 def run_batch(loaded: LoadedModel, picture: bytes, batch_size: int) -> None:
     """Decode a JPEG `batch_size` times, and classify the decoded images as one batch."""
     batch = [loaded.prepare(picture, "image/jpeg") for _ in range(batch_size)]
-    for output in loaded.run(batch):
-        loaded.finish(output)
+    for output in loaded.call_model(batch):
+        loaded.encode_output(output)
 
 
 def main(arguments: list[str]) -> None:

@@ -101,11 +101,11 @@ class Loop:
             batch = [ready.get() for _ in range(self._batch_size)]
             started = time.perf_counter()
             begin = begin or started
-            outputs = self._runner.run(batch)
+            outputs = self._runner.call_model(batch)
             busy_seconds += time.perf_counter() - started
             free_slots.release(self._batch_size)
             for output in outputs:
-                self._finishing.submit(self._runner.finish, output)
+                self._finishing.submit(self._runner.encode_output, output)
         return LoopThroughput(images, time.perf_counter() - begin, busy_seconds)
 
 

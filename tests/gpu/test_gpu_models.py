@@ -28,7 +28,7 @@ PICTURES = CATALOGUE["classifier"]
 def answer(loaded: LoadedModel, name: str, media_type: str) -> InlineJson | InlineBytes:
     data = (EXAMPLES / name).read_bytes()
     batch = [loaded.prepare(data, media_type) for _ in range(3)]
-    finished = [loaded.finish(output) for output in loaded.run(batch)]
+    finished = [loaded.encode_output(output).first for output in loaded.call_model(batch)]
     assert len(finished) == 3
     return finished[0]
 

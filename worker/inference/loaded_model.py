@@ -4,8 +4,8 @@ An item model processes one item in each call. A batch model processes a whole b
 `docs/how-to/models.md` describes both. These threads call the methods of `LoadedModel`:
 
     prepare     CPU threads      decode and preprocess one input
-    run         device thread    run one batch
-    finish_all  CPU threads      postprocess one output, and encode the results
+    call_model     device thread    run one batch
+    encode_output  CPU threads      postprocess one output, and encode the results
 
 `LoadedModel` does not catch the errors that the model's own code raises.
 """
@@ -219,8 +219,8 @@ class LoadedModel:
         self.check_input_names(inputs)
         if self.reads_files:
             return self.prepare_file(io.BytesIO(data), media_type, parameters)
-        named = {name: self.open(*each, name=name) for name, each in inputs.items()}
-        opened = open_together(self.open(data, media_type), named)
+        named = {name: self.open_input(*each, name=name) for name, each in inputs.items()}
+        opened = open_together(self.open_input(data, media_type), named)
         decoded = opened.decode(keep_waiting)
         return self.preprocess(decoded.first, parameters, decoded.named)
 
@@ -240,7 +240,7 @@ class LoadedModel:
                     f"inputs.{name}: the model has no such input; its named inputs are: {known}"
                 )
 
-    def open(
+    def open_input(
         self,
         data: Data,
         media_type: str,
@@ -298,7 +298,7 @@ class LoadedModel:
             self._check_parameters(parameters)
             return self._adapter.preprocess(file, parameters, _NO_INPUTS)
 
-    def run(self, batch: list[Any], contexts: Sequence[Context] = ()) -> Sequence[Any]:
+    def call_model(self, batch: list[Any], contexts: Sequence[Context] = ()) -> Sequence[Any]:
         """Run the model on one batch.
 
         Args:
@@ -326,18 +326,7 @@ class LoadedModel:
             )
         return outputs
 
-    def finish(self, output: Any) -> Result:
-        """Postprocess one output of a batch, and return the encoded result.
-
-        Named results are encoded, but not returned.
-
-        Raises:
-            InferenceFailed: A result cannot be encoded in its media type, a required named result
-                is missing, or a named result is not in the model's catalogue entry.
-        """
-        return self.finish_all(output).first
-
-    def finish_all(self, output: Any) -> EncodedResults:
+    def encode_output(self, output: Any) -> EncodedResults:
         """Postprocess one output of a batch, and return the encoded result and the named results.
 
         The model's catalogue entry contains the media type of each result.

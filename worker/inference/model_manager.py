@@ -51,7 +51,7 @@ _LONGEST_WAIT_SECONDS = 30.0
 class ModelManager:
     """Loads and unloads one model.
 
-    Only the thread that runs the model may call `enter` and `leave`. Any thread may call the other
+    Only the thread that runs the model may call `load` and `unload`. Any thread may call the other
     methods.
     """
 
@@ -65,7 +65,7 @@ class ModelManager:
         journal: LoadJournal | None = None,
         refuse_after_seconds: float = 0.0,
     ) -> None:
-        """Store the dependencies. The model is loaded later, by `enter`.
+        """Store the dependencies. The model is loaded later, by `load`.
 
         Args:
             model: The catalogue entry.
@@ -202,7 +202,7 @@ class ModelManager:
         if isinstance(self._reservation, SharedReservation):
             self._reservation.touch()
 
-    def enter(self, stopping: threading.Event) -> bool:
+    def load(self, stopping: threading.Event) -> bool:
         """Wait until memory is reserved, and load the model.
 
         If a load fails, the method waits and loads the model again.
@@ -238,7 +238,7 @@ class ModelManager:
             self._reservation.fail(inf, None)
         return False
 
-    def leave(self) -> None:
+    def unload(self) -> None:
         """Unload the model of this manager, and free the memory of the model.
 
         The caller must first wait until all jobs of the model have ended.
@@ -474,7 +474,7 @@ def warm_up(model: ModelEntry, loaded: LoadedModel, limit: MeasuredBatchLimit) -
             )
             return
         try:
-            with limit.admit(cost) if is_measured else limit.trial(cost):
+            with limit.admit_batch(cost) if is_measured else limit.try_batch(cost):
                 _run(model, loaded, [sample] * count)
         except Exception as error:
             if count == 1 or not is_out_of_memory(error):
@@ -496,7 +496,7 @@ def run_sample(model: ModelEntry, loaded: LoadedModel) -> None:
 def _run(model: ModelEntry, loaded: LoadedModel, batch: list[Any]) -> None:
     # An example item warms up the model until it would run jobs of other models.
     with contextlib.suppress(NoParentJob):
-        loaded.run(batch, [NullContext()] * len(batch) if model.reports_progress else [])
+        loaded.call_model(batch, [NullContext()] * len(batch) if model.reports_progress else [])
 
 
 def _batch_sizes(largest: int) -> list[int]:

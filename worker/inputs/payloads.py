@@ -46,7 +46,7 @@ class BlobPayloads:
         self._store = store
         self._status = ServiceStatus("blob storage")
 
-    def fetch(self, ref: PayloadRef, model: ModelEntry, wait: Wait) -> bytes | mmap.mmap:
+    def fetch_input(self, ref: PayloadRef, model: ModelEntry, wait: Wait) -> bytes | mmap.mmap:
         """Download an input from blob storage, and return its bytes.
 
         A large input is stored in a temporary file, which is mapped into memory.
@@ -62,7 +62,7 @@ class BlobPayloads:
         with self._fetch(ref, _spool, wait) as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
-    def open(self, ref: PayloadRef, model: ModelEntry, wait: Wait) -> io.BufferedIOBase:
+    def fetch_file(self, ref: PayloadRef, model: ModelEntry, wait: Wait) -> io.BufferedIOBase:
         """Download an input to a temporary file, and return the open file.
 
         The whole input is never in memory at once. The caller must close the file.
@@ -84,7 +84,7 @@ class BlobPayloads:
         """
         return self._fetch(ref, b"".join, wait)
 
-    def store(self, job_id: str, data: bytes, media_type: str, wait: Wait) -> PayloadRef:
+    def store_result(self, job_id: str, data: bytes, media_type: str, wait: Wait) -> PayloadRef:
         """Store a result as a blob, and return a reference to the blob.
 
         If blob storage does not answer, the upload is tried again. `wait` sleeps before each new

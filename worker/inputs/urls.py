@@ -88,7 +88,7 @@ class UrlFetcher:
         self._limit_seconds = limit_seconds
         self._clock = clock
 
-    def fetch(self, payload: PayloadUrl, model: ModelEntry) -> tuple[Data, str]:
+    def fetch_url(self, payload: PayloadUrl, model: ModelEntry) -> tuple[Data, str]:
         """Download an input from its URL, and return its bytes and its media type.
 
         Raises:

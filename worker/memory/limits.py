@@ -151,7 +151,7 @@ class BatchLimit:
         return self._learned_cost
 
     @contextlib.contextmanager
-    def admit(self, cost: float, *, is_exclusive: bool = False) -> Iterator[None]:
+    def admit_batch(self, cost: float, *, is_exclusive: bool = False) -> Iterator[None]:
         """Wait until the device may be used, and then run the `with` block as one batch.
 
         Args:
@@ -245,7 +245,7 @@ class MeasuredBatchLimit(BatchLimit):
         return self._device_model.profile.is_measured(cost)
 
     @contextlib.contextmanager
-    def admit(self, cost: float, *, is_exclusive: bool = False) -> Iterator[None]:
+    def admit_batch(self, cost: float, *, is_exclusive: bool = False) -> Iterator[None]:
         """Wait until the device may be used, and then run the `with` block as one batch.
 
         If the batch is larger than every measured batch, its memory is measured. Such a batch is
@@ -261,11 +261,11 @@ class MeasuredBatchLimit(BatchLimit):
         # A measurement would also include all other work on the device, so it needs exclusive use.
         is_exclusive = is_exclusive or known_bytes is None
         batch = Batch(cost, known_bytes)
-        with super().admit(cost, is_exclusive=is_exclusive), self._on_device(batch):
+        with super().admit_batch(cost, is_exclusive=is_exclusive), self._on_device(batch):
             yield
 
     @contextlib.contextmanager
-    def trial(self, cost: float) -> Iterator[None]:
+    def try_batch(self, cost: float) -> Iterator[None]:
         """Run the `with` block as one batch of example items, and measure the memory of the batch.
 
         The batch fails if it needs more memory than is reserved.
@@ -275,7 +275,7 @@ class MeasuredBatchLimit(BatchLimit):
         """
         free_bytes = self._device_model.reserved_bytes - self._device_model.profile.resident_bytes
         batch = Batch(cost, None, free_bytes)
-        with super().admit(cost, is_exclusive=True), self._on_device(batch):
+        with super().admit_batch(cost, is_exclusive=True), self._on_device(batch):
             yield
 
     @contextlib.contextmanager

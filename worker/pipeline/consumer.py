@@ -269,11 +269,11 @@ class Consumer:
             target=self._check_waiting, name=f"{self.name}-waiting", daemon=True
         ).start()
         try:
-            while self.manager.enter(self.stopping):
+            while self.manager.load(self.stopping):
                 self.batches.resume()
                 self._wake_receivers()
                 self._run_batches()
-                self.manager.leave()
+                self.manager.unload()
         except Exception as error:
             if not is_device_lost(error):
                 raise

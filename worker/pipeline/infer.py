@@ -208,7 +208,7 @@ class Inferred:
         """
         if self.loaded is None:
             raise ValueError("the job has no output, because it did not run")
-        return self.loaded.finish_all(self.output)
+        return self.loaded.encode_output(self.output)
 
 
 class InferStep:
@@ -278,7 +278,9 @@ class InferStep:
         if loaded is None:
             return
         limit = self._manager.limit
-        for job, ran in run_batch(loaded.run, to_run, self._reason_to_skip, limit, self._watch):
+        for job, ran in run_batch(
+            loaded.call_model, to_run, self._reason_to_skip, limit, self._watch
+        ):
             if isinstance(ran, Skipped):
                 yield Inferred(job, error=ran.error)
             else:
@@ -469,7 +471,7 @@ def _run_pass(
     started_at, started = datetime.now(UTC), time.perf_counter()
     contexts = [job.context for job in jobs if job.context is not None]
     try:
-        with limit.admit(_cost(jobs), is_exclusive=is_exclusive), watch(jobs):
+        with limit.admit_batch(_cost(jobs), is_exclusive=is_exclusive), watch(jobs):
             results = run([job.item for job in jobs], contexts)
     except BaseException as error:  # noqa: BLE001  a model's code may raise anything
         if is_device_lost(error):

@@ -154,11 +154,12 @@ class PrepareStep:
                     named[name] = self._read(job, payload, self.model.entry_of_input(name))
             job.mark("fetched_ms")
             with self.running.running(job.delivery):
-                opened = loaded.open(data, media_type, self.processes)
+                opened = loaded.open_input(data, media_type, self.processes)
                 if not named:
                     return opened
                 others = {
-                    name: loaded.open(*each, self.processes, name) for name, each in named.items()
+                    name: loaded.open_input(*each, self.processes, name)
+                    for name, each in named.items()
                 }
                 return open_together(opened, others)
 
@@ -233,7 +234,7 @@ class PrepareStep:
             file = io.BytesIO(data) if isinstance(data, bytes) else as_file(data)
         else:
             file, media_type = (
-                self.payloads.open(payload, self.model, self._wait(job)),
+                self.payloads.fetch_file(payload, self.model, self._wait(job)),
                 payload.media_type,
             )
             job.mark("fetched_ms")
@@ -249,8 +250,8 @@ class PrepareStep:
         if isinstance(payload, InlineBytes | InlineJson):
             return read_inline(payload, model), payload.media_type
         if isinstance(payload, PayloadUrl):
-            return self.urls.fetch(payload, model)
-        return self.payloads.fetch(payload, model, self._wait(job)), payload.media_type
+            return self.urls.fetch_url(payload, model)
+        return self.payloads.fetch_input(payload, model, self._wait(job)), payload.media_type
 
     def _wait(self, job: ReceivedJob) -> Wait:
         return self.retries.start(job, _MAX_READ_SECONDS)

@@ -51,7 +51,7 @@ class ReplyStep:
                 payloads[name] = each
                 left_bytes -= len(data)
             else:
-                payloads[name] = self._payloads.store(
+                payloads[name] = self._payloads.store_result(
                     job.request.job_id, data, each.media_type, job.lock.wait
                 )
         job.mark("stored_ms")

@@ -190,7 +190,7 @@ def _run_input(loaded: LoadedModel, sample: ModelInput) -> tuple[Any, Line]:
     prepared = time.perf_counter()
     (output,) = _run(loaded, [item])
     finishing = time.perf_counter()
-    results = loaded.finish_all(output)
+    results = loaded.encode_output(output)
     return item, {
         "event": "result",
         "prepare_ms": _ms(prepared - begun),
@@ -298,7 +298,7 @@ def _batch(loaded: LoadedModel, items: list[Any]) -> Line:
 
 def _run(loaded: LoadedModel, items: list[Any]) -> list[Any]:
     contexts = [NullContext()] * len(items) if loaded.reports_progress else []
-    return list(loaded.run(items, contexts))
+    return list(loaded.call_model(items, contexts))
 
 
 def _timed(call: Callable[[], object]) -> float:

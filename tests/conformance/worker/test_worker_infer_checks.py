@@ -53,7 +53,7 @@ def test_all_jobs_of_a_batch_are_checked_for_cancellation_at_the_same_time(
     workload = ModelWorkload("noop", lambda: 0, lambda: False, lambda: None, ())
     sharing = DeviceSharing(MemorySettings(None, tmp_path))
     manager = ModelManager(MODEL, lambda model: LoadedModel.load(model, 1), sharing, workload)
-    assert manager.enter(threading.Event())
+    assert manager.load(threading.Event())
     cancellation = CancellationCheck(client, RetryPolicy(threading.Event()))
     infer = InferStep(manager, in_flight, cancellation, None, MODEL)
     names = [f"job-{number}" for number in range(8)]

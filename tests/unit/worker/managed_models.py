@@ -128,11 +128,11 @@ class ManagedModel:
             self.lost.append(error)
 
     def _stay(self) -> None:
-        while self.manager.enter(self.stopping):
+        while self.manager.load(self.stopping):
             self.entered.set()
             self.vacated.wait()
             self.vacated.clear()
-            self.manager.leave()
+            self.manager.unload()
             self.entered.clear()
 
 

@@ -39,11 +39,11 @@ class RecordingLimit(BatchLimit):
         self.alone: list[float] = []
 
     @contextlib.contextmanager
-    def admit(self, cost: float, *, is_exclusive: bool = False) -> Iterator[None]:
+    def admit_batch(self, cost: float, *, is_exclusive: bool = False) -> Iterator[None]:
         self.costs.append(cost)
         if is_exclusive:
             self.alone.append(cost)
-        with super().admit(cost, is_exclusive=is_exclusive):
+        with super().admit_batch(cost, is_exclusive=is_exclusive):
             yield
 
 

@@ -57,7 +57,7 @@ class Steps:
         self.manager = ModelManager(
             MODEL, lambda model: LoadedModel(model, infer), sharing, workload
         )
-        assert self.manager.enter(threading.Event())
+        assert self.manager.load(threading.Event())
         gateway = GatewayClient(frozenset())
         cancellation = CancellationCheck(gateway, RetryPolicy(threading.Event()))
         self.step = InferStep(self.manager, self.in_flight, cancellation, None, MODEL)

@@ -30,8 +30,8 @@ WEIGHTS = Weights(Path("weights.pth"))
 
 
 def answer(loaded: LoadedModel, data: bytes, media_type: str) -> InlineJson | InlineBytes:
-    (output,) = loaded.run([loaded.prepare(data, media_type)])
-    return loaded.finish(output)
+    (output,) = loaded.call_model([loaded.prepare(data, media_type)])
+    return loaded.encode_output(output).first
 
 
 def test_an_item_model_takes_one_item_and_returns_one_result() -> None:
@@ -43,7 +43,7 @@ def test_an_item_model_takes_one_item_and_returns_one_result() -> None:
     assert loaded.accepts == "image"
     assert answer(loaded, PNG.getvalue(), "image/png") == InlineJson({"size": [4, 2]})
     items = [loaded.prepare(PNG.getvalue(), "image/png")] * 3
-    assert len(loaded.run(items)) == 3
+    assert len(loaded.call_model(items)) == 3
 
 
 def test_the_postprocess_method_of_a_batch_model_converts_each_output() -> None:
@@ -98,7 +98,7 @@ def test_item_models_and_batch_models_report_progress() -> None:
     long = replace(TEXTS, reports_progress=True)
     for infer in (Short(), Full()):
         contexts = [Told(), Told()]
-        assert list(LoadedModel(long, infer).run(["a", "b"], contexts)) == ["a", "b"]
+        assert list(LoadedModel(long, infer).call_model(["a", "b"], contexts)) == ["a", "b"]
         assert [context.seen for context in contexts] == [[0.5], [0.5]]
 
 
@@ -125,11 +125,11 @@ def test_item_models_and_batch_models_accept_parameters() -> None:
         loaded = LoadedModel(TEXTS, infer)
         plain = loaded.prepare(b"ab", "text/plain")
         asked = loaded.prepare(b"ab", "text/plain", {"times": 3})
-        assert list(loaded.run([plain, asked])) == ["ab", "ababab"]
+        assert list(loaded.call_model([plain, asked])) == ["ab", "ababab"]
     short = LoadedModel(TEXTS, Short())
     assert short.cost(short.prepare(b"abc", "text/plain", {"times": 3})) == 3
     # A sample is an item without parameters.
-    assert list(short.run(["x"])) == ["x"]
+    assert list(short.call_model(["x"])) == ["x"]
 
 
 class Typed:
@@ -181,12 +181,12 @@ def test_parameters_are_converted_to_the_types_in_the_type_hints_of_the_model_cl
     loaded = LoadedModel(replace(TEXTS, parameters=TYPED_SCHEMAS), Typed())
     given = {"top": 2.0, "score": 1, "names": ["y"]}
     items = [loaded.prepare(b"t", "text/plain", each) for each in ({}, given)]
-    plain, asked = loaded.run([*items])
+    plain, asked = loaded.call_model([*items])
     assert plain == ["t", 3, None, "a", ["x"], False]
     assert asked == ["t", 2, 1.0, "a", ["y"], False]
     assert [type(each) for each in asked[1:3]] == [int, float]
     # A sample is an item without parameters.
-    assert loaded.run(["s"]) == [["s", 3, None, "a", ["x"], False]]
+    assert loaded.call_model(["s"]) == [["s", 3, None, "a", ["x"], False]]
     schemas = read_arguments(Batched.preprocess)
     batched = LoadedModel(replace(TEXTS, parameters=schemas), Batched())
     assert batched.prepare(b"t", "text/plain", {"score": 1}) == ["t", 1, 1.0]
@@ -216,7 +216,9 @@ def test_the_worker_refuses_a_job_if_a_required_parameter_is_missing() -> None:
     model = replace(TEXTS, parameters={"top": {"type": "integer"}})
     for infer in (Item(), Batched()):
         loaded = LoadedModel(model, infer)
-        assert list(loaded.run([loaded.prepare(b"text", "text/plain", {"top": 2})])) == ["te"]
+        assert list(loaded.call_model([loaded.prepare(b"text", "text/plain", {"top": 2})])) == [
+            "te"
+        ]
         with pytest.raises(InvalidInput, match="parameters/top: the parameter is missing"):
             loaded.prepare(b"text", "text/plain")
 
@@ -251,7 +253,9 @@ def test_an_item_model_receives_the_parameters_and_the_context_for_progress_repo
             return text
 
     loaded, told = LoadedModel(replace(TEXTS, reports_progress=True), Infer()), Told()
-    assert list(loaded.run([loaded.prepare(b"a", "text/plain", {"at": 0.25})], [told])) == ["a"]
+    assert list(loaded.call_model([loaded.prepare(b"a", "text/plain", {"at": 0.25})], [told])) == [
+        "a"
+    ]
     assert told.seen == [0.25]
 
 
@@ -377,7 +381,7 @@ def test_a_batch_fails_if_the_model_returns_a_wrong_number_of_results(
     members = {"accepts": "bytes", "preprocess": bytes, "__call__": lambda self, batch: outputs}
     infer = type("Infer", (), members)
     with pytest.raises(InferenceFailed, match="results for 1 inputs"):
-        LoadedModel(NOOP, infer()).run([b""])
+        LoadedModel(NOOP, infer()).call_model([b""])
 
 
 @pytest.mark.parametrize("outputs", [{"label": "cat"}, "c", b"c"])
@@ -387,7 +391,7 @@ def test_a_batch_fails_if_the_model_returns_a_single_result_instead_of_a_list(
     members = {"accepts": "bytes", "preprocess": bytes, "__call__": lambda self, batch: outputs}
     infer = type("Infer", (), members)
     with pytest.raises(InferenceFailed, match="for a batch; expected a list with one result"):
-        LoadedModel(NOOP, infer()).run([b""])
+        LoadedModel(NOOP, infer()).call_model([b""])
 
 
 @pytest.mark.parametrize(
@@ -448,7 +452,9 @@ def test_a_model_result_that_contains_itself_is_refused() -> None:
 
 
 def finished(result: object, media_type: str) -> InlineJson | InlineBytes:
-    return LoadedModel(replace(NOOP, result_media_type=media_type), _bytes).finish(result)
+    return (
+        LoadedModel(replace(NOOP, result_media_type=media_type), _bytes).encode_output(result).first
+    )
 
 
 def _bytes(item: bytes) -> bytes:

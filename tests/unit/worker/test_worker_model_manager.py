@@ -334,7 +334,7 @@ def test_a_memory_error_reduces_the_batch_limit_even_if_the_worker_manages_no_de
     assert managed.infer is not None
     assert managed.infer.passes == [1]
     limit = managed.manager.limit
-    with pytest.raises(BudgetExceeded), limit.admit(4):
+    with pytest.raises(BudgetExceeded), limit.admit_batch(4):
         raise BudgetExceeded("no")
     limit.note_exceeded(4, 2)
     assert limit.max_cost == 2

@@ -20,7 +20,7 @@ def test_the_noop_model_returns_size_and_digest_of_the_input() -> None:
     loaded = LoadedModel.load(CATALOGUE["noop"], torch_thread_count=1)
     item = loaded.prepare(b"abc", "text/plain; charset=utf-8")
     assert (
-        list(loaded.run([item, item]))
+        list(loaded.call_model([item, item]))
         == [
             {
                 "size_bytes": 3,
@@ -60,7 +60,7 @@ def test_the_classifier_recognises_the_example_images(picture: str, labels: set[
     loaded = LoadedModel.load(CATALOGUE["classifier"], torch_thread_count=1)
     data = (ROOT / "examples" / f"{picture}.jpg").read_bytes()
     item = loaded.prepare(data, "image/jpeg")
-    results = [loaded.finish(output) for output in loaded.run([item, item])]
+    results = [loaded.encode_output(output).first for output in loaded.call_model([item, item])]
     one, two = (result.value["labels"] for result in results if isinstance(result, InlineJson))
     assert one[0]["label"] in labels
     assert len(one) == 5

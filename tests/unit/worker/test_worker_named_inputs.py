@@ -62,8 +62,8 @@ OTHER = {"other": (png(5), "image/png")}
 def run(
     loaded: LoadedModel, inputs: Mapping[str, tuple[bytes, str]], **parameters: Any
 ) -> InlineJson:
-    (output,) = loaded.run([loaded.prepare(png(4), "image/png", parameters, inputs)])
-    result = loaded.finish(output)
+    (output,) = loaded.call_model([loaded.prepare(png(4), "image/png", parameters, inputs)])
+    result = loaded.encode_output(output).first
     assert isinstance(result, InlineJson)
     return result
 
@@ -80,7 +80,7 @@ def test_each_job_of_a_batch_has_its_own_named_inputs() -> None:
         loaded.prepare(png(1), "image/png", {}, {"other": (png(width), "image/png")})
         for width in (2, 3)
     ]
-    assert loaded.run(items) == [{"first": 1, "other": 2}, {"first": 1, "other": 3}]
+    assert loaded.call_model(items) == [{"first": 1, "other": 2}, {"first": 1, "other": 3}]
 
 
 def test_the_preprocess_method_of_a_batch_model_gets_named_inputs() -> None:
@@ -104,7 +104,7 @@ def test_a_model_that_reports_progress_gets_a_context_and_the_named_inputs() -> 
 
     loaded = LoadedModel(replace(COMPARED, reports_progress=True), Long())
     item = loaded.prepare(png(4), "image/png", {}, OTHER)
-    assert loaded.run([item], [NullContext()]) == [5]
+    assert loaded.call_model([item], [NullContext()]) == [5]
 
 
 def test_an_optional_named_input_may_be_omitted() -> None:
@@ -127,7 +127,7 @@ def test_the_sample_input_of_an_item_model_contains_the_named_inputs() -> None:
 
     loaded = LoadedModel(MODEL, Sampled())
     sample = loaded.sample()
-    assert loaded.run([sample]) == [{"first": 1, "other": 2}]
+    assert loaded.call_model([sample]) == [{"first": 1, "other": 2}]
     assert loaded.cost(sample) == 1
 
 

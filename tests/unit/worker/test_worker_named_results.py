@@ -69,8 +69,8 @@ class Infer:
 
 
 def run(loaded: LoadedModel, width: int = 4) -> EncodedResults:
-    (output,) = loaded.run([loaded.prepare(png(width), "image/png")])
-    return loaded.finish_all(output)
+    (output,) = loaded.call_model([loaded.prepare(png(width), "image/png")])
+    return loaded.encode_output(output)
 
 
 def test_named_results_are_encoded_in_the_media_types_of_the_catalogue_entry() -> None:
@@ -176,7 +176,7 @@ def test_a_job_fails_if_the_catalogue_entry_has_no_named_results_but_the_model_r
     None
 ):
     with pytest.raises(InferenceFailed, match=r"results.mask: .* results are: none"):
-        LoadedModel(replace(MODEL, results={}), _plain).finish_all(Results(1, mask=b""))
+        LoadedModel(replace(MODEL, results={}), _plain).encode_output(Results(1, mask=b""))
 
 
 def _plain(item: object) -> object:

@@ -89,8 +89,8 @@ def load(path: Path, *media_types: str, **entry: Any) -> LoadedModel:
 
 
 def answer(loaded: LoadedModel, *items: Any) -> list[Any]:
-    outputs = loaded.run([loaded.preprocess(item) for item in items])
-    return [loaded.finish(output).value for output in outputs]  # type: ignore[union-attr]  # JSON
+    outputs = loaded.call_model([loaded.preprocess(item) for item in items])
+    return [loaded.encode_output(output).first.value for output in outputs]  # type: ignore[union-attr]  # JSON
 
 
 def picture(red: int, green: int, blue: int, size: tuple[int, int] = (40, 30)) -> Image.Image:

@@ -56,14 +56,14 @@ def hasty(_: float) -> bool:
 
 
 def read(payloads: BlobPayloads, ref: PayloadRef) -> bytes:
-    with payloads.open(ref, NOOP, patient) as file:
+    with payloads.fetch_file(ref, NOOP, patient) as file:
         return file.read()
 
 
 @pytest.mark.parametrize("ref", [REF, UPLOAD])
 def test_a_blob_is_read_as_bytes_or_as_a_file(ref: PayloadRef) -> None:
     payloads = BlobPayloads(ScriptedStore())
-    assert payloads.fetch(ref, NOOP, patient) == DATA
+    assert payloads.fetch_input(ref, NOOP, patient) == DATA
     assert read(payloads, ref) == DATA
 
 
@@ -81,7 +81,7 @@ def test_an_interrupted_read_of_a_blob_is_repeated_from_the_beginning() -> None:
 def test_reading_a_blob_during_an_outage_of_blob_storage_raises_payloads_unavailable() -> None:
     store = ScriptedStore(failure=ServiceRequestError("away"), failures_left=9)
     with pytest.raises(PayloadsUnavailable):
-        BlobPayloads(store).open(REF, NOOP, hasty)
+        BlobPayloads(store).fetch_file(REF, NOOP, hasty)
     assert store.reads == 1
 
 
@@ -97,7 +97,7 @@ def full_disk() -> Iterator[None]:
 @pytest.mark.usefixtures("full_disk")
 def test_copying_a_blob_to_a_file_on_a_full_disk_raises_payloads_unavailable() -> None:
     with pytest.raises(PayloadsUnavailable, match="OSError: File too large"):
-        BlobPayloads(ScriptedStore()).open(REF, NOOP, hasty)
+        BlobPayloads(ScriptedStore()).fetch_file(REF, NOOP, hasty)
 
 
 def test_a_blob_is_read_again_after_a_broken_connection_and_the_error_does_not_show_the_url() -> (
@@ -106,22 +106,22 @@ def test_a_blob_is_read_again_after_a_broken_connection_and_the_error_does_not_s
     broken = ConnectionError("https://storage.test/inputs/a?sig=secret")
     assert read(BlobPayloads(ScriptedStore(failure=broken, failures_left=1)), REF) == DATA
     with pytest.raises(PayloadsUnavailable) as raised:
-        BlobPayloads(ScriptedStore(failure=broken, failures_left=1)).open(REF, NOOP, hasty)
+        BlobPayloads(ScriptedStore(failure=broken, failures_left=1)).fetch_file(REF, NOOP, hasty)
     assert str(raised.value) == "ConnectionError"
 
 
 def test_a_blob_with_a_wrong_digest_is_refused() -> None:
     payloads = BlobPayloads(ScriptedStore(data=DATA[:-1] + b"x"))
     with pytest.raises(PayloadUnusable, match="digest"):
-        payloads.open(REF, NOOP, patient)
+        payloads.fetch_file(REF, NOOP, patient)
     with pytest.raises(PayloadUnusable, match="digest"):
-        payloads.fetch(REF, NOOP, patient)
+        payloads.fetch_input(REF, NOOP, patient)
 
 
 def test_an_upload_that_was_replaced_after_the_submission_is_refused_without_a_retry() -> None:
     store = ScriptedStore(failure=ResourceModifiedError("changed"), failures_left=9)
     with pytest.raises(PayloadUnusable, match="changed"):
-        BlobPayloads(store).open(UPLOAD, NOOP, patient)
+        BlobPayloads(store).fetch_file(UPLOAD, NOOP, patient)
     assert store.reads == 1
 
 
@@ -133,7 +133,7 @@ def test_an_input_blob_that_is_replaced_during_the_read_is_read_again() -> None:
 def test_inline_inputs_and_inputs_in_blobs_have_separate_size_limits() -> None:
     payloads = BlobPayloads(ScriptedStore())
     with pytest.raises(InvalidInput, match="at most 999"):
-        payloads.open(REF, SMALL, patient)
+        payloads.fetch_file(REF, SMALL, patient)
     with pytest.raises(InvalidInput, match="at most 100"):
         read_inline(InlineBytes("text/plain", b"x" * 101), SMALL)
 
@@ -152,8 +152,8 @@ class WritableStore(ScriptedStore):
 def test_two_results_with_the_same_job_id_are_stored_in_different_blobs() -> None:
     store = WritableStore()
     payloads = BlobPayloads(store)
-    own = payloads.store("job", b"of the caller", "text/plain", patient)
-    foreign = payloads.store("job", b"of a producer", "text/plain", patient)
+    own = payloads.store_result("job", b"of the caller", "text/plain", patient)
+    foreign = payloads.store_result("job", b"of a producer", "text/plain", patient)
     assert store.blobs == {own.blob: b"of the caller", foreign.blob: b"of a producer"}
     assert all(is_result_blob("job", ref.blob) for ref in (own, foreign))
     assert not is_result_blob("jo", own.blob)

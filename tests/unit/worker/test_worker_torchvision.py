@@ -58,7 +58,7 @@ def seeded(kind: Any, architecture: str, **options: Any) -> Any:
 def answers(loaded: LoadedModel, *pictures: bytes) -> list[InlineJson | InlineBytes]:
     types = {b"\xff\xd8": "image/jpeg", b"\x89P": "image/png"}
     batch = [loaded.prepare(data, types[data[:2]]) for data in pictures]
-    return [loaded.finish(output) for output in loaded.run(batch)]
+    return [loaded.encode_output(output).first for output in loaded.call_model(batch)]
 
 
 def test_a_torchvision_classifier_returns_the_most_likely_labels(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_torchvision_classifier_returns_the_most_likely_labels(tmp_path: Path)
     scores = [label["score"] for label in labels]
     assert scores == sorted(scores, reverse=True)
     assert 0 < sum(scores) <= 1.000001
-    assert loaded.run([loaded.sample()])
+    assert loaded.call_model([loaded.sample()])
 
 
 def test_a_classifier_with_custom_weights_uses_the_labels_in_the_model_options(
@@ -154,7 +154,7 @@ def test_a_batch_of_real_images_needs_no_more_memory_than_the_measured_sample_ba
 
     def peak_bytes(items: list[Any]) -> int:
         with metering(lambda _: None) as peak:
-            loaded.run(items)
+            loaded.call_model(items)
             return peak()
 
     limit_bytes = peak_bytes([loaded.sample()] * 2)
@@ -168,7 +168,7 @@ def test_a_large_image_is_scaled_down_before_inference(detector: LoadedModel) ->
     Image.new("RGB", (4000, 20), "white").save(file, "PNG")
     item = detector.prepare(file.getvalue(), "image/png")
     assert tuple(item.pixels.shape) == (3, 7, 1333)
-    (answer,) = [detector.finish(output) for output in detector.run([item])]
+    (answer,) = [detector.encode_output(output).first for output in detector.call_model([item])]
     assert isinstance(answer, InlineJson)
     assert answer.value["width"] == 4000
 

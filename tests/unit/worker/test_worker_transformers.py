@@ -53,8 +53,8 @@ def load(folder: Path, task: str, media_type: str, monkeypatch: pytest.MonkeyPat
 
 
 def answer(loaded: LoadedModel, item: object) -> Any:
-    [output] = loaded.run([loaded.preprocess(item)])
-    return loaded.finish(output).value  # type: ignore[union-attr]  # JSON
+    [output] = loaded.call_model([loaded.preprocess(item)])
+    return loaded.encode_output(output).first.value  # type: ignore[union-attr]  # JSON
 
 
 def test_a_text_pipeline_of_the_transformers_library_returns_a_label_and_a_score(

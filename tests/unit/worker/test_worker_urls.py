@@ -90,7 +90,7 @@ def test_the_media_type_in_a_job_overrides_the_detected_type_and_the_type_that_t
     fetcher: UrlFetcher, announced: str | None, header: str, body: bytes, found: str
 ) -> None:
     with answering(http(body, header)) as url:
-        assert fetcher.fetch(PayloadUrl(url, announced), NOOP) == (body, found)
+        assert fetcher.fetch_url(PayloadUrl(url, announced), NOOP) == (body, found)
 
 
 def test_a_large_response_is_stored_in_a_file_that_is_mapped_into_memory(
@@ -98,7 +98,7 @@ def test_a_large_response_is_stored_in_a_file_that_is_mapped_into_memory(
 ) -> None:
     body = PNG + bytes(3 * 1024 * 1024)
     with answering(http(body)) as url:
-        data, media_type = fetcher.fetch(PayloadUrl(url), NOOP)
+        data, media_type = fetcher.fetch_url(PayloadUrl(url), NOOP)
     assert isinstance(data, mmap)
     assert (data[:], media_type) == (body, "image/png")
 
@@ -110,7 +110,7 @@ def test_an_input_whose_bytes_contradict_the_media_type_is_refused(
     fetcher: UrlFetcher, announced: str | None, body: bytes
 ) -> None:
     with answering(http(body)) as url, pytest.raises(UnsupportedMediaType):
-        fetcher.fetch(PayloadUrl(url, announced), NOOP)
+        fetcher.fetch_url(PayloadUrl(url, announced), NOOP)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_the_refusal_of_an_unusable_response_from_an_input_url_states_the_reason
     fetcher: UrlFetcher, answer: bytes, said: str
 ) -> None:
     with answering(answer) as url, pytest.raises(InvalidInput, match=said):
-        fetcher.fetch(PayloadUrl(url), CLASSIFIER)
+        fetcher.fetch_url(PayloadUrl(url), CLASSIFIER)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_an_input_from_a_hanging_server_is_refused_after_the_time_limit(
         answering(begun, hangs=True) as url,
         pytest.raises(InvalidInput, match="did not answer in time"),
     ):
-        fetcher.fetch(PayloadUrl(url), NOOP)
+        fetcher.fetch_url(PayloadUrl(url), NOOP)
 
 
 def test_the_time_limit_applies_to_the_whole_download_with_all_redirects() -> None:
@@ -186,7 +186,7 @@ def test_the_time_limit_applies_to_the_whole_download_with_all_redirects() -> No
         try:
             url = f"http://127.0.0.1:{server.getsockname()[1]}/x"
             with pytest.raises(InvalidInput, match="did not answer in time"):
-                fetcher.fetch(PayloadUrl(url), NOOP)
+                fetcher.fetch_url(PayloadUrl(url), NOOP)
         finally:
             server.shutdown(socket.SHUT_RDWR)
             thread.join(10)
@@ -227,7 +227,7 @@ def test_a_download_ends_at_the_time_limit_if_the_dns_server_does_not_respond(
     fetcher = UrlFetcher(outbound, limit_seconds=0.2)
     begun_at = time.monotonic()
     with pytest.raises(InvalidInput, match="did not answer in time"):
-        fetcher.fetch(PayloadUrl("http://dead.test/"), NOOP)
+        fetcher.fetch_url(PayloadUrl("http://dead.test/"), NOOP)
     assert time.monotonic() - begun_at < 2
 
 
@@ -239,12 +239,12 @@ def test_unanswered_dns_queries_of_one_model_do_not_delay_other_models(
     fetcher = UrlFetcher(outbound, limit_seconds=0.05)
     for number in range(16):
         with pytest.raises(InvalidInput, match="did not answer in time"):
-            fetcher.fetch(PayloadUrl(f"http://{number}.dead.test/"), NOOP)
+            fetcher.fetch_url(PayloadUrl(f"http://{number}.dead.test/"), NOOP)
     # The job is tried again later, because its own URL may be fine.
     with pytest.raises(LookUpsBusy):
-        fetcher.fetch(PayloadUrl("http://good.test/"), NOOP)
+        fetcher.fetch_url(PayloadUrl("http://good.test/"), NOOP)
     with answering(http(PNG)) as url:
-        found = UrlFetcher(outbound).fetch(
+        found = UrlFetcher(outbound).fetch_url(
             PayloadUrl(url.replace("127.0.0.1", "good.test")), CLASSIFIER
         )
     assert found == (PNG, "image/png")
@@ -254,7 +254,7 @@ def test_an_input_from_an_unreachable_server_is_refused(fetcher: UrlFetcher) -> 
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/"
     with pytest.raises(InvalidInput, match="sent an invalid response"):
-        fetcher.fetch(PayloadUrl(url), NOOP)
+        fetcher.fetch_url(PayloadUrl(url), NOOP)
 
 
 def test_the_request_for_an_input_url_is_sent_to_the_checked_ip_address(

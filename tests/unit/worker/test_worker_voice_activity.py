@@ -41,8 +41,8 @@ def wav(samples: Any, rate: int = RATE) -> bytes:
 
 
 def heard(loaded: LoadedModel, *recordings: bytes) -> list[dict[str, Any]]:
-    outputs = loaded.run([loaded.prepare(data, "audio/wav") for data in recordings])
-    return [loaded.finish(output).value for output in outputs]  # type: ignore[union-attr]  # JSON
+    outputs = loaded.call_model([loaded.prepare(data, "audio/wav") for data in recordings])
+    return [loaded.encode_output(output).first.value for output in outputs]  # type: ignore[union-attr]  # JSON
 
 
 def test_the_voice_activity_model_finds_the_segments_of_speech_in_a_recording(
