@@ -15,6 +15,7 @@ from gateway.dead_letters.redrive import Redriver
 from gateway.dead_letters.trigger import DeadLetterTrigger
 from gateway.jobs.activities import Conclude, Enqueue
 from gateway.jobs.children import JobCancellation
+from gateway.jobs.delayed_start import DelayedStarts
 from gateway.jobs.lifecycle import Jobs, OutcomeStore, Waiters
 from gateway.jobs.progress import ProgressStore
 from gateway.jobs.search import JobSearch
@@ -73,6 +74,7 @@ class Services:
 
     bodies: LargeBodies = field(init=False)
     waiters: Waiters = field(init=False)
+    starts: DelayedStarts = field(init=False)
     outcomes: OutcomeStore = field(init=False)
     progress: ProgressStore = field(init=False)
     estimates: WaitEstimates = field(init=False)
@@ -101,7 +103,8 @@ class Services:
         )
         states = ModelStates(heartbeats, self.clock)
         estimates = WaitEstimates(self.queues, self.clock, states)
-        jobs = Jobs(outcomes, progress, waiters, self.clock)
+        starts = DelayedStarts(outcomes, waiters)
+        jobs = Jobs(outcomes, progress, waiters, starts, self.clock)
         requests = RequestSender(self.catalogue, self.queues, self.tokens, self.tracing, self.clock)
         creator = JobCreator(
             settings=self.settings,
@@ -112,6 +115,7 @@ class Services:
             blobs=self.blobs,
             jobs=jobs,
             waiters=waiters,
+            starts=starts,
             requests=requests,
             versions=VersionChooser(self.catalogue, states),
             clock=self.clock,
@@ -136,6 +140,7 @@ class Services:
             counters=counters,
             bodies=LargeBodies(self.settings.body_memory_bytes),
             waiters=waiters,
+            starts=starts,
             outcomes=outcomes,
             progress=progress,
             estimates=estimates,

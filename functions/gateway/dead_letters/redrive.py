@@ -124,13 +124,13 @@ class Redriver:
 
         Raises NotRedrivable if the job was deleted, or if it does not end within SETTLE_SECONDS.
         """
-        with self.waiters.waiting(job_id) as waiter:
+        with self.waiters.waiting(job_id) as ended:
             instance = await durable.status(job_id)
             found = await self.jobs.record_of(job_id, instance) if instance else None
             if instance is None or found is None:
                 raise NotRedrivable("the job no longer exists, because its retention has ended")
             if not is_final(found):
-                found = await self.jobs.wait(durable, job_id, found, waiter, SETTLE_SECONDS)
+                found = await self.jobs.wait(durable, job_id, found, ended, SETTLE_SECONDS)
         if found is None:
             raise NotRedrivable("the job has not ended yet; repeat the request in a few seconds")
         return instance

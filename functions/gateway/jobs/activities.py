@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from contract.errors import MessageTooLarge, UnknownModel
 from contract.messages import FailureCode, JobError, Stage, error_to_json
-from gateway.jobs.lifecycle import OutcomeStore, Waiters, outcome_at_deadline
+from gateway.jobs.lifecycle import OutcomeStore, Waiters
 from gateway.jobs.model import JobStatus, outcome_from_json, outcome_to_json, read_ticket
 from gateway.jobs.progress import ProgressStore
 from gateway.queues.requests import RequestSender
@@ -69,8 +69,8 @@ class Conclude:
         else:
             outcome = outcome_from_json(proposed)
             if outcome.status is JobStatus.EXPIRED:
-                outcome = await outcome_at_deadline(
-                    self.progress, job_id, asked["model"], outcome.at
+                outcome = await self.progress.outcome_at_deadline(
+                    job_id, asked["model"], outcome.at
                 )
             found = await self.outcomes.record(job_id, outcome, asked["model"])
         if found is not None:

@@ -5,7 +5,7 @@
     record     the state of the job, computed from its ticket and, if it has ended, its outcome
     resource   the JSON object that the API shows to callers
 
-All functions here are pure, because the orchestrator calls them and must be deterministic.
+All functions but `add_text_result` are pure, because the orchestrator must be deterministic.
 """
 
 import base64
@@ -21,19 +21,22 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from contract.catalogue import Priority, split_name
-from contract.errors import ContractError
+from contract.errors import ContractError, PayloadCorrupt
 from contract.media import essence
 from contract.messages import (
     FailureCode,
     Fields,
+    InlineBytes,
     JobError,
     JobReply,
     JobRequest,
     Json,
+    PayloadRef,
     Stage,
     error_from_json,
     error_to_json,
     format_time,
+    payload_from_json,
     payload_to_json,
     reply_from_json,
     reply_to_json,
@@ -42,10 +45,14 @@ from contract.messages import (
 )
 from contract.names import job_path
 from gateway.durable import InstanceSnapshot, RuntimeStatus
-from gateway.errors import IllegalStatusChange
+from gateway.errors import IllegalStatusChange, MissingPayload, Unavailable
 from gateway.keys import OPEN_TENANT
 from gateway.queues.estimates import JobQueue
+from gateway.storage.payloads import PayloadStore
 from gateway.telemetry import trace_id
+
+TEXT_LIMIT_BYTES: Final = 64 * 1024
+"""A text result with more bytes than this is not part of the job."""
 
 
 class JobStatus(StrEnum):
@@ -644,3 +651,21 @@ def job_resource(job_id: str, record: Record) -> JobResource:
     if (parent := parent_of(record)) is not None:
         resource["parent"] = parent
     return resource
+
+
+async def add_text_result(payloads: PayloadStore, record: Record) -> Record:
+    """Return the record with its text result, if a blob contains a text of up to 64 KiB.
+
+    If the blob cannot be read, the record is unchanged, and the link to the result reports why.
+    """
+    result = record["result"]
+    if not result or "blob" not in result or not is_text(result["media_type"]):
+        return record
+    ref = payload_from_json(Fields(result))
+    if not isinstance(ref, PayloadRef) or ref.size_bytes > TEXT_LIMIT_BYTES:
+        return record
+    try:
+        data = await payloads.get(ref)
+    except (MissingPayload, PayloadCorrupt, Unavailable):
+        return record
+    return {**record, "result": payload_to_json(InlineBytes(ref.media_type, data))}

@@ -12,6 +12,7 @@ their model contains `reports_progress = true`.
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from typing import Final
 
 from contract.catalogue import Catalogue
@@ -19,7 +20,14 @@ from contract.errors import MalformedMessage
 from contract.messages import Fields, Json, format_time
 from contract.names import progress_blob
 from gateway.errors import Unavailable
-from gateway.jobs.model import JobStatus, Record, change_status, is_final
+from gateway.jobs.model import (
+    EXPIRED_WHILE_RUNNING,
+    JobOutcome,
+    JobStatus,
+    Record,
+    change_status,
+    is_final,
+)
 from gateway.storage.blobs import Blobs
 
 MAX_MESSAGE_CHARACTERS: Final = 500
@@ -181,6 +189,19 @@ class ProgressStore:
         Raises Unavailable if the blob storage fails.
         """
         return await self.read(job_id) if self._is_reported(model) else NO_PROGRESS
+
+    async def outcome_at_deadline(self, job_id: str, model: str, now: datetime) -> JobOutcome:
+        """Return the outcome of a job whose deadline has passed.
+
+        If the model does not report progress, an expired job's error has the stage `queue`,
+        although the job may be running. Raises Unavailable if the blob storage fails.
+        """
+        found = await self.read_if_reported(job_id, model)
+        if found.report is None:
+            return JobOutcome.expired(now)
+        if found.cancelling:
+            return JobOutcome.cancelled(now, found.report.started_at)
+        return JobOutcome.expired(now, EXPIRED_WHILE_RUNNING)
 
     def _is_reported(self, model: str) -> bool:
         found = self._catalogue.get(model)

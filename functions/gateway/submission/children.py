@@ -26,8 +26,8 @@ class ChildJobs:
         """
         found = await self.jobs.find(durable, job_id)
         if found is not None and not is_final(found):
-            with self.waiters.waiting(job_id) as waiter:
-                final = await self.jobs.wait(durable, job_id, found, waiter, wait_seconds)
+            with self.waiters.waiting(job_id) as ended:
+                final = await self.jobs.wait(durable, job_id, found, ended, wait_seconds)
             found = final or found
         return None if found is None else SubmittedJob(job_id, found, is_replay=True)
 

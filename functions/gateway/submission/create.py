@@ -46,6 +46,7 @@ from gateway.addresses import resolve_url, tenant_share
 from gateway.clock import Clock
 from gateway.durable import Durable
 from gateway.errors import Unavailable
+from gateway.jobs.delayed_start import DelayedStarts
 from gateway.jobs.lifecycle import Jobs, Waiters
 from gateway.jobs.model import (
     JobOutcome,
@@ -179,6 +180,7 @@ class JobCreator:
     blobs: Blobs
     jobs: Jobs
     waiters: Waiters
+    starts: DelayedStarts
     requests: RequestSender
     versions: VersionChooser
     clock: Clock
@@ -266,20 +268,24 @@ class JobCreator:
         Unavailable if the start of the job may have failed. After the start, a failure of the
         storage raises no error, because the job exists.
         """
-        with self.waiters.waiting(job.job_id) as waiter:
-            # The worker of a model that reports progress asks for the orchestration at once.
-            if is_only_start and wait_seconds > 0 and not job.reports_progress:
-                waiter.delay_start()
+        # The worker of a model that reports progress asks for the orchestration at once.
+        may_delay = is_only_start and wait_seconds > 0 and not job.reports_progress
+        with (
+            self.waiters.waiting(job.job_id) as ended,
+            self.starts.delaying(job.job_id, job.request.model, may_delay=may_delay),
+        ):
             loop = asyncio.get_running_loop()
             ends_at = loop.time() + wait_seconds
             job, sent_at = await self._send(job)
             if sent_at is None:
                 ends_at = min(ends_at, loop.time() + UNSENT_WAIT_SECONDS)
             left_seconds = max(0.0, ends_at - loop.time())
-            outcome = await waiter.pause_before_start(0.0 if sent_at is None else left_seconds)
+            outcome = await self.starts.wait_for_outcome(
+                job.job_id, 0.0 if sent_at is None else left_seconds
+            )
             ticket = job.ticket(sent_at=sent_at, outcome=outcome)
-            with waiter.starting():
-                await durable.start(job.job_id, ticket.text)
+            await durable.start(job.job_id, ticket.text)
+            self.starts.record_start(job.job_id)
             _log.info(
                 "job %s of the model %s was accepted [traceparent %s]",
                 *(job.job_id, ticket.model, job.traceparent),
@@ -290,10 +296,9 @@ class JobCreator:
             self.counters.record_accepted(ticket.model)
             initial = initial_record(ticket)
             if outcome is not None:
-                waiter.record_end(is_own=True)
                 return final_record(initial, outcome)
             left_seconds = max(0.0, ends_at - loop.time())
-            final = await self.jobs.wait(durable, job.job_id, initial, waiter, left_seconds)
+            final = await self.jobs.wait(durable, job.job_id, initial, ended, left_seconds)
             return final or initial
 
     async def _send(self, job: PreparedJob) -> tuple[PreparedJob, datetime | None]:

@@ -361,13 +361,14 @@ class IdempotencyKeys:
         """
         loop = asyncio.get_running_loop()
         end, pause_seconds = loop.time() + WATCH_SECONDS, FIRST_PAUSE_SECONDS
-        with self.waiters.waiting(job_id) as waiter:
+        with self.waiters.waiting(job_id):
             while True:
                 instance = await durable.status(job_id)
                 left = end - loop.time()
                 if instance is not None or left <= 0:
                     return instance
-                await waiter.pause(min(max(pause_seconds, waiter.shortest_pause_seconds), left))
+                shortest_seconds = self.waiters.shortest_pause_seconds
+                await asyncio.sleep(min(max(pause_seconds, shortest_seconds), left))
                 pause_seconds = min(pause_seconds * 2, LONGEST_PAUSE_SECONDS)
 
     async def _follow(
@@ -394,6 +395,6 @@ class IdempotencyKeys:
         job_id, record = submitted.job_id, submitted.record
         if is_final(record):
             return submitted
-        with self.waiters.waiting(job_id) as waiter:
-            final = await self.jobs.wait(durable, job_id, record, waiter, wait_seconds)
+        with self.waiters.waiting(job_id) as ended:
+            final = await self.jobs.wait(durable, job_id, record, ended, wait_seconds)
         return dataclasses.replace(submitted, record=final or record)

@@ -15,8 +15,8 @@ from gateway.addresses import tenant_share
 from gateway.clock import Clock
 from gateway.durable import Durable
 from gateway.errors import WebhookUndelivered
-from gateway.jobs.lifecycle import Jobs, add_text_result
-from gateway.jobs.model import is_final, job_resource, read_ticket
+from gateway.jobs.lifecycle import Jobs
+from gateway.jobs.model import add_text_result, is_final, job_resource, read_ticket
 from gateway.jobs.progress import ProgressStore
 from gateway.json_text import encode_json
 from gateway.storage.payloads import PayloadStore

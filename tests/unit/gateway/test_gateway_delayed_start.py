@@ -13,12 +13,13 @@ import httpx
 import pytest
 
 from contract.catalogue import DEFAULT_PATH
-from contract.messages import JobRequest
+from contract.messages import JobRequest, reply_from_json
 from contract.names import outcome_blob
 from gateway.durable import RuntimeStatus
-from gateway.jobs.lifecycle import LONGEST_START_SECONDS, OWN_ENDS, START_DELAY_SECONDS
+from gateway.jobs.delayed_start import LONGEST_START_SECONDS, START_DELAY_SECONDS
+from gateway.jobs.lifecycle import OWN_ENDS
 from gateway.jobs.model import JobOutcome
-from tests.unit.gateway.conftest import RunningGateway, open_gateway
+from tests.unit.gateway.conftest import RunningGateway, open_gateway, reply_body
 from tests.unit.gateway.skipping import run
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
@@ -60,7 +61,8 @@ def in_gateway(test: Callable[[RunningGateway], Awaitable[None]], **settings: An
     async def main() -> None:
         async with open_gateway(**settings) as gateway:
             # The gateway believes that no other instance of the app gets replies.
-            gateway.services.waiters.own_ends = OWN_ENDS
+            for _ in range(OWN_ENDS):
+                gateway.services.waiters.record_end(is_own=True)
             await test(gateway)
 
     run(main())
@@ -181,11 +183,10 @@ def test_a_reply_is_accepted_and_counted_even_if_a_repeated_reply_has_stored_its
         response, request = await submit(gateway)
         reply = asyncio.create_task(gateway.reply(request))
         await asyncio.sleep(0.001)
-        start = gateway.services.waiters.find_start(request.job_id)
-        assert start is not None
-        assert start.outcome is not None
         # A second reply records the outcome of the first one, and may do so earlier.
-        await gateway.services.outcomes.record(request.job_id, start.outcome, None)
+        received = reply_from_json(reply_body(request.job_id, result={"json": {"n": 1}}))
+        outcome = JobOutcome.replied(received, gateway.clock())
+        await gateway.services.outcomes.record(request.job_id, outcome, None)
         assert (await reply).status_code == 202
         assert await count_ended_jobs(gateway) == 1
         gateway.durable.may_start.set()
@@ -244,7 +245,7 @@ def test_the_orchestration_starts_after_the_start_delay_if_the_job_has_not_ended
 
 def test_the_orchestration_starts_at_once_if_another_instance_of_the_app_records_outcomes() -> None:
     async def test(gateway: RunningGateway) -> None:
-        gateway.services.waiters.own_ends = 0
+        gateway.services.waiters.record_end(is_own=False)
         response, request = await submit(gateway)
         await asyncio.sleep(0.001)
         assert request.job_id in gateway.durable.runs

@@ -73,7 +73,7 @@ from gateway.http.responses import (
     json_response,
 )
 from gateway.jobs.children import read_children
-from gateway.jobs.lifecycle import OutcomeStore, add_text_result
+from gateway.jobs.lifecycle import OutcomeStore
 from gateway.jobs.listing import IdRange, id_at, searched_since
 from gateway.jobs.model import (
     JobOutcome,
@@ -83,6 +83,7 @@ from gateway.jobs.model import (
     Ticket,
     Time,
     WebhookDelivery,
+    add_text_result,
     final_record,
     is_final,
     job_resource,
@@ -172,11 +173,11 @@ async def get_job(
     refuse_unknown_query(request, ("tenant",))
     preference = parse_prefer(request.headers.getlist("prefer"))
     services = services_of(request)
-    with services.waiters.waiting(check_job_id(job_id)) as waiter:
+    with services.waiters.waiting(check_job_id(job_id)) as ended:
         found = await find_visible_job(request, job_id, tenant)
         if not is_final(found) and (wait_seconds := preference.wait_seconds):
             durable = durable_of(request)
-            final = await services.jobs.wait(durable, job_id, found, waiter, wait_seconds)
+            final = await services.jobs.wait(durable, job_id, found, ended, wait_seconds)
             found = final or found
     response = await _job_response(request, job_id, found)
     if applied := preference.applied(answered_async=False):

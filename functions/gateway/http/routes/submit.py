@@ -34,8 +34,14 @@ from gateway.http.responses import (
     problem_of_job,
     problem_response,
 )
-from gateway.jobs.lifecycle import add_text_result
-from gateway.jobs.model import JobResource, Record, is_final, job_resource, priority_of
+from gateway.jobs.model import (
+    JobResource,
+    Record,
+    add_text_result,
+    is_final,
+    job_resource,
+    priority_of,
+)
 from gateway.submission.create import NewJob
 from gateway.submission.parse import parse_submission
 from gateway.telemetry import traceparent_of

@@ -150,10 +150,10 @@ async def wanted(request: Request, job_id: str, expires: str = "", token: str = 
     found = await services.jobs.find(durable_of(request), job_id)
     if found is None:
         # The request that submitted the job may delay the start of the orchestration.
-        start = services.waiters.find_start(job_id)
-        if start is None:
+        is_wanted = services.starts.is_wanted(job_id)
+        if is_wanted is None:
             raise unknown_job(job_id)
-        if start.outcome is not None:
+        if not is_wanted:
             raise _already_final()
         return json_response(_WANTED)
     if is_final(found):
