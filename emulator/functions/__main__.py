@@ -18,7 +18,8 @@ from emulator.functions.durable.azure_storage.options import (
     FaultOptions,
     check_crash_point,
 )
-from emulator.functions.host import Host, HostOptions, lock_data_directory, run_host
+from emulator.functions.host import Host, lock_data_directory, run_host
+from emulator.functions.options import HostOptions
 from emulator.functions.settings import read_local_host_options, split_origins
 from emulator.functions.watch import AppFileWatch
 

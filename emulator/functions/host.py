@@ -9,22 +9,19 @@ import fcntl
 import gc
 import logging
 import os
-import sys
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from emulator.functions.app_process import AppCommand, AppSupervisor
 from emulator.functions.clock import HostClock, SystemUtcClock
-from emulator.functions.durable.azure_storage.options import AzureStorageOptions
 from emulator.functions.errors import AppLoadError, HostDirectoryInUse, RouteInvalid
+from emulator.functions.options import HostOptions
 from emulator.functions.settings import AppConfiguration, read_app_settings, read_host_file
 from emulator.functions.watch import AppFileWatch, forget_bytecode
 from emulator.program import (
     LOOPBACK_HOSTS,
-    HttpLimits,
     SettingError,
     StartError,
     bind,
@@ -70,35 +67,6 @@ def lock_data_directory(directory: Path) -> Iterator[Path]:
         yield directory
     finally:
         os.close(descriptor)
-
-
-@dataclass(frozen=True, slots=True)
-class HostOptions:
-    """The command-line options of the host."""
-
-    folder: Path
-    data: Path
-    host: str | None = None
-    """The address to listen on. None means the loopback addresses."""
-    port: int = 7071
-    rpc_port: int = 0
-    log_level: str = "info"
-    python: str = sys.executable
-    limits: HttpLimits = field(default_factory=HttpLimits)
-    storage: AzureStorageOptions | None = None
-    """The options of the azure-storage engine. If None, the host uses the default engine."""
-    settings_file: Path | None = None
-    """A file in the format of local.settings.json, in addition to the one in the folder."""
-    functions: tuple[str, ...] = ()
-    """The names of the functions to load. If empty, the host loads all functions."""
-    cors_origins: tuple[str, ...] = ()
-    """The origins whose pages may use the functions."""
-    is_reloading: bool = True
-    """Whether the app is reloaded when one of its files changes."""
-    logs_invocations: bool = True
-    """Whether the log has the start and the end of each invocation."""
-    has_colour: bool = False
-    """Whether the list of the functions has colours."""
 
 
 class Host:

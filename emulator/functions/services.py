@@ -4,7 +4,6 @@ import asyncio
 import logging
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from emulator.functions.admin import AdminApplication
 from emulator.functions.app_process import AppSupervisor
@@ -19,15 +18,13 @@ from emulator.functions.console import list_functions
 from emulator.functions.durable.extension import DurableExtension
 from emulator.functions.invoker import Invoker
 from emulator.functions.main_port import HostPorts, MainPort, respond_not_running
+from emulator.functions.options import HostOptions
 from emulator.functions.routes import RouteTable
 from emulator.functions.settings import AppConfiguration, ServiceBusOptions, resolve
 from emulator.functions.triggers.binding import Triggers
 from emulator.functions.web import RequestLimits, WebApplication
 from emulator.hosts import HostRules, OriginFilter
 from emulator.program import format_url
-
-if TYPE_CHECKING:
-    from emulator.functions.host import HostOptions
 
 _log = logging.getLogger("functions.host")
 # As long as a listener waits for requests in flight when it stops.
@@ -39,7 +36,7 @@ class AppServices:
 
     def __init__(
         self,
-        options: "HostOptions",
+        options: HostOptions,
         configuration: AppConfiguration,
         clock: HostClock,
         supervisor: AppSupervisor,
@@ -181,9 +178,7 @@ class UnloadedApp:
     works, and all other paths return 503.
     """
 
-    def __init__(
-        self, options: "HostOptions", main_port: MainPort, errors: tuple[str, ...]
-    ) -> None:
+    def __init__(self, options: HostOptions, main_port: MainPort, errors: tuple[str, ...]) -> None:
         catalogue = FunctionCatalogue([], RouteTable([]), ServiceBusOptions())
         admin = AdminApplication(
             catalogue,
