@@ -1,4 +1,4 @@
-"""Run the examples of README.md, models.md and http.md as they are written."""
+"""Run the examples of the documents as they are written."""
 
 import io
 import json
@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODELS = (ROOT / "docs/how-to/models.md").read_text(encoding="utf-8")
+TUTORIAL = (ROOT / "docs/tutorials/first-model.md").read_text(encoding="utf-8")
 HTTP = (ROOT / "docs/reference/http.md").read_text(encoding="utf-8")
 
 
@@ -40,10 +41,9 @@ def test_the_readme_shows_the_dev_up_command_within_the_first_25_lines() -> None
 def test_the_example_models_in_the_guide_for_model_authors_serve_jobs(
     tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    item_model, batch_model, typed_model, differ_model, measured_model, *_ = blocks(
-        MODELS, "python"
-    )
-    own_entry, parameters, inputs, results, *_ = blocks(MODELS, "toml")
+    (item_model,), (own_entry,) = blocks(TUTORIAL, "python"), blocks(TUTORIAL, "toml")
+    batch_model, typed_model, differ_model, measured_model, *_ = blocks(MODELS, "python")
+    parameters, inputs, results, *_ = blocks(MODELS, "toml")
     # Both are the files that `loosely new` writes.
     folder = ROOT / "examples" / "model-folder"
     assert item_model == (folder / "models" / "brightness.py").read_text(encoding="utf-8")
@@ -145,8 +145,7 @@ def check_measured(system: System, picture: Path, white: Path, folder: Path) -> 
 
 @pytest.mark.torch
 def test_the_commands_in_the_guide_for_a_new_model_folder_succeed(tmp_path: Path) -> None:
-    section = MODELS.partition("## A folder of your own")[2].partition("\n## ")[0]
-    install, make, commands = blocks(section, "sh")
+    install, make, commands = blocks(TUTORIAL, "sh")
     assert install == "pip install '.[local]'\n"
     *made, served = make.splitlines()
     assert served == "loosely up --watch"

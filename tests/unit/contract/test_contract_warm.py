@@ -108,7 +108,7 @@ def test_the_example_of_warm_periods_in_the_documentation_is_valid_in_a_catalogu
     tmp_path: Path,
 ) -> None:
     guide = (Path(__file__).parents[3] / "docs/how-to/models.md").read_text("utf-8")
-    section = guide.partition("### Workers that wait for jobs")[2]
+    section = guide.partition("## Workers that wait for jobs")[2]
     model = load(tmp_path, section.split("```toml\n")[1].partition("```")[0])["small"]
     assert (model.min_workers, len(model.warm), model.warm_workers) == (1, 2, 3)
 
