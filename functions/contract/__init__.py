@@ -5,9 +5,7 @@ This package imports only the standard library.
     messages     the messages between gateway and worker, and their format as JSON
     catalogue    the model catalogue
     names        names that several processes use, for example the names of blobs
-    inputs       read the named inputs of a model in the catalogue
-    results      read the named results of a model in the catalogue
-    named_tables check the catalogue's tables of named inputs and named results
+    named_tables read the named inputs and named results of a model in the catalogue
     parameters   read the schemas of a model's parameters, and check what callers send
     warm         parse the warm periods of a model
     settings     read the settings of a program from its environment variables

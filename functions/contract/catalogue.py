@@ -14,10 +14,9 @@ from typing import Any, Final
 
 from contract import media
 from contract.errors import CatalogueError, UnknownModel
-from contract.inputs import NamedInput, read_inputs
+from contract.named_tables import NamedInput, NamedResult, read_inputs, read_results
 from contract.names import low_priority_queue
 from contract.parameters import Schema, read_schemas
-from contract.results import NamedResult, is_media_type, read_results
 from contract.warm import read_periods
 from contract.weights import parse_weights
 
@@ -539,7 +538,7 @@ def _check_limits(model: ModelEntry) -> None:
             f"{model.name}.warm: the key is missing, although warm_workers is set; add warm, or "
             "remove warm_workers"
         )
-    if not is_media_type(model.result_media_type):
+    if not media.is_media_type(model.result_media_type):
         raise CatalogueError(
             f"{model.name}.result_media_type: expected a media type such as image/png, found "
             f"{model.result_media_type!r:.100}"

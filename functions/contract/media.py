@@ -1,5 +1,6 @@
-"""Recognise the media type of a payload by its first bytes."""
+"""Names of media types, which are recognised by the first bytes of a payload."""
 
+import re
 from mmap import mmap
 from typing import Final
 
@@ -24,6 +25,14 @@ _SIGNATURES: Final = (
 )
 _RIFF_FORMS: Final = {b"WEBP": "image/webp", b"WAVE": "audio/wav"}
 _RECOGNISED: Final = frozenset(name for _, name in _SIGNATURES) | frozenset(_RIFF_FORMS.values())
+
+
+_MEDIA_TYPE: Final = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}")
+
+
+def is_media_type(text: str) -> bool:
+    """Return whether a text is a media type without parameters, for example `image/png`."""
+    return _MEDIA_TYPE.fullmatch(text) is not None
 
 
 def essence(content_type: str) -> str:

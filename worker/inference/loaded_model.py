@@ -26,8 +26,8 @@ from PIL import Image
 from contract import media
 from contract.catalogue import ModelEntry
 from contract.messages import InlineBytes, InlineJson, Json
+from contract.named_tables import MAX_RESULT_BYTES
 from contract.parameters import InvalidParameter, check_parameters
-from contract.results import MAX_RESULT_BYTES
 from worker.errors import (
     InferenceFailed,
     InvalidInput,

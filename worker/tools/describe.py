@@ -27,9 +27,8 @@ from typing import Any, Final, TextIO, TypeVar
 from contract import media
 from contract.catalogue import Catalogue, ModelEntry, to_toml
 from contract.errors import CatalogueError, ContractError, InvalidSetting, UnknownModel
-from contract.inputs import NamedInput
+from contract.named_tables import NamedInput, NamedResult
 from contract.parameters import Schema
-from contract.results import NamedResult
 from worker.errors import ModelFailed, ModelUnfit, WorkerError
 from worker.inference.declarations import (
     InputArgument,

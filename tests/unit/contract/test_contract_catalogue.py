@@ -14,9 +14,8 @@ from contract import queues
 from contract.__main__ import main
 from contract.catalogue import DEFAULT_PATH, Catalogue, format_entry
 from contract.errors import CatalogueError, UnknownModel
-from contract.inputs import NamedInput
 from contract.messages import MAX_MESSAGE_BYTES
-from contract.results import NamedResult
+from contract.named_tables import NamedInput, NamedResult
 
 SHIPPED = DEFAULT_PATH.read_text(encoding="utf-8")
 SHA256 = "ab" * 32

@@ -16,8 +16,8 @@ from jsonschema import Draft202012Validator
 from contract.catalogue import DEFAULT_PATH
 from contract.guard import AddressGuard
 from contract.messages import INLINE_LIMIT_BYTES
+from contract.named_tables import MAX_RESULT_BYTES
 from contract.names import result_blob
-from contract.results import MAX_RESULT_BYTES
 from contract.webhook import parse_secrets
 from gateway import housekeeping
 from tests.unit.gateway.conftest import RunningGateway, error_body, open_gateway

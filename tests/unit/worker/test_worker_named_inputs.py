@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from contract.catalogue import Catalogue
-from contract.inputs import NamedInput
 from contract.messages import InlineJson
+from contract.named_tables import NamedInput
 from worker.errors import InvalidInput, ModelUnfit, UnsupportedMediaType
 from worker.inference.context import NullContext
 from worker.inference.declarations import InputArgument, read_arguments, read_input_arguments

@@ -23,8 +23,8 @@ from contract.messages import (
     decode_reply,
     encode_reply,
 )
+from contract.named_tables import NamedResult
 from contract.names import is_result_blob
-from contract.results import NamedResult
 from tests.unit.worker.test_worker_consumer import RecordedJobs
 from worker.errors import InferenceFailed, ModelUnfit, ResultTooLarge
 from worker.inference import loaded_model

@@ -25,8 +25,8 @@ from contract.messages import (
     PayloadRef,
     reply_from_json,
 )
+from contract.named_tables import MAX_NAMED, MAX_RESULT_BYTES
 from contract.names import is_result_blob
-from contract.results import MAX_NAMED_RESULTS, MAX_RESULT_BYTES
 from gateway import problems
 from gateway.errors import ExpiredToken, FinalInstance, InvalidToken, UnknownInstance
 from gateway.http.openapi.operations import (
@@ -425,10 +425,10 @@ def _check_results_together(received: JobReply) -> None:
     if isinstance(received.outcome, JobError):
         return
     named = received.results
-    if len(named) > MAX_NAMED_RESULTS:
+    if len(named) > MAX_NAMED:
         raise HttpProblem(
             problems.INVALID_INPUT,
-            f"results: found {len(named)} named results; expected at most {MAX_NAMED_RESULTS}",
+            f"results: found {len(named)} named results; expected at most {MAX_NAMED}",
         )
     stored_bytes = inline_bytes = 0
     for payload in (received.outcome, *named.values()):
