@@ -1,6 +1,5 @@
 """The components of the gateway, which are built once in each process."""
 
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
@@ -51,121 +50,101 @@ Each sender has its own connection.
 """
 
 
-@dataclass(frozen=True)
 class Services:
     """The components of the gateway.
 
     The arguments of the constructor are the settings and the connections to other services. Tests
-    pass replacements. All other components are built from the arguments. Routes and triggers pass
-    to each function only the components that the function needs.
+    pass replacements. Routes and triggers pass to each function only the components that the
+    function needs.
     """
 
-    settings: GatewaySettings
-    catalogue: Catalogue
-    queues: Queues
-    payloads: PayloadStore
-    blobs: Blobs
-    links: PayloadLinks
-    tokens: ReplyTokens
-    webhooks: WebhookSender
-    clock: Clock = utc_now
-    tracing: GatewayTracing = field(default_factory=GatewayTracing)
-    resolver: Resolver = field(default_factory=Resolver)
+    def __init__(  # noqa: PLR0913 - each connection is an argument
+        self,
+        *,
+        settings: GatewaySettings,
+        catalogue: Catalogue,
+        queues: Queues,
+        payloads: PayloadStore,
+        blobs: Blobs,
+        links: PayloadLinks,
+        tokens: ReplyTokens,
+        webhooks: WebhookSender,
+        clock: Clock = utc_now,
+        tracing: GatewayTracing | None = None,
+        resolver: Resolver | None = None,
+    ) -> None:
+        self.settings = settings
+        self.catalogue = catalogue
+        self.queues = queues
+        self.payloads = payloads
+        self.blobs = blobs
+        self.links = links
+        self.tokens = tokens
+        self.webhooks = webhooks
+        self.clock = clock
+        self.tracing = tracing or GatewayTracing()
 
-    bodies: LargeBodies = field(init=False)
-    waiters: Waiters = field(init=False)
-    starts: DelayedStarts = field(init=False)
-    outcomes: OutcomeStore = field(init=False)
-    progress: ProgressStore = field(init=False)
-    estimates: WaitEstimates = field(init=False)
-    counters: JobCounters = field(init=False)
-    operations: Operations = field(init=False)
-    jobs: Jobs = field(init=False)
-    search: JobSearch = field(init=False)
-    enqueue: Enqueue = field(init=False)
-    conclude: Conclude = field(init=False)
-    creator: JobCreator = field(init=False)
-    children: ChildJobs = field(init=False)
-    cancellation: JobCancellation = field(init=False)
-    idempotency: IdempotencyKeys = field(init=False)
-    dead_letters: DeadLetterTrigger = field(init=False)
-    letter_actions: LetterActions = field(init=False)
-    webhook_activities: WebhookActivities = field(init=False)
+        self.bodies = LargeBodies(settings.body_memory_bytes)
+        self.counters = JobCounters(clock)
+        heartbeats = WorkerHeartbeats(blobs, clock, is_enabled=settings.has_heartbeats)
+        states = ModelStates(heartbeats, clock)
+        self.estimates = WaitEstimates(queues, clock, states)
 
-    def __post_init__(self) -> None:
-        """Build the components that are not arguments of the constructor."""
-        waiters = Waiters()
-        counters = JobCounters(self.clock)
-        outcomes = OutcomeStore(self.blobs, counters)
-        progress = ProgressStore(self.blobs, self.catalogue)
-        heartbeats = WorkerHeartbeats(
-            self.blobs, self.clock, is_enabled=self.settings.has_heartbeats
-        )
-        states = ModelStates(heartbeats, self.clock)
-        estimates = WaitEstimates(self.queues, self.clock, states)
-        starts = DelayedStarts(outcomes, waiters)
-        jobs = Jobs(outcomes, progress, waiters, starts, self.clock)
-        requests = RequestSender(self.catalogue, self.queues, self.tokens, self.tracing, self.clock)
-        creator = JobCreator(
-            settings=self.settings,
-            resolver=self.resolver,
-            estimates=estimates,
-            counters=counters,
-            payloads=self.payloads,
-            blobs=self.blobs,
-            jobs=jobs,
-            waiters=waiters,
-            starts=starts,
+        self.waiters = Waiters()
+        self.outcomes = OutcomeStore(blobs, self.counters)
+        self.progress = ProgressStore(blobs, catalogue)
+        self.starts = DelayedStarts(self.outcomes, self.waiters)
+        self.jobs = Jobs(self.outcomes, self.progress, self.waiters, self.starts, clock)
+        self.search = JobSearch(self.jobs, self.progress)
+        self.cancellation = JobCancellation(self.jobs, self.progress, blobs, clock)
+
+        requests = RequestSender(catalogue, queues, tokens, self.tracing, clock)
+        self.enqueue = Enqueue(requests)
+        self.conclude = Conclude(self.outcomes, self.progress, self.waiters)
+        self.creator = JobCreator(
+            settings=settings,
+            resolver=resolver or Resolver(),
+            estimates=self.estimates,
+            counters=self.counters,
+            payloads=payloads,
+            blobs=blobs,
+            jobs=self.jobs,
+            waiters=self.waiters,
+            starts=self.starts,
             requests=requests,
-            versions=VersionChooser(self.catalogue, states),
-            clock=self.clock,
-            url_inputs=RateLimiter(self.clock),
+            versions=VersionChooser(catalogue, states),
+            clock=clock,
+            url_inputs=RateLimiter(clock),
+        )
+        self.children = ChildJobs(self.creator, self.jobs, self.waiters, blobs)
+        self.idempotency = IdempotencyKeys(
+            blobs, self.jobs, self.creator, self.waiters, clock, self.claim_lifetime
+        )
+
+        self.dead_letters = DeadLetterTrigger(
+            blobs, queues, self.jobs, tokens, names(catalogue), clock
         )
         redriver = Redriver(
-            self.blobs, self.queues, jobs, self.tokens, waiters, estimates, counters, self.clock
+            blobs, queues, self.jobs, tokens, self.waiters, self.estimates, self.counters, clock
         )
-        operations = Operations(
-            self.catalogue,
-            self.queues,
-            estimates,
-            self.blobs,
-            counters,
-            MinuteSums(self.blobs, counters, self.clock, is_enabled=self.settings.has_minute_sums),
+        self.letter_actions = LetterActions(
+            blobs,
+            redriver,
+            clock,
+        )
+        self.webhook_activities = WebhookActivities(
+            self.jobs, self.progress, payloads, webhooks, settings.webhook_secrets, clock
+        )
+        self.operations = Operations(
+            catalogue,
+            queues,
+            self.estimates,
+            blobs,
+            self.counters,
+            MinuteSums(blobs, self.counters, clock, is_enabled=settings.has_minute_sums),
             heartbeats,
-            self.clock,
-            has_minute_sums=self.settings.has_minute_sums,
-        )
-        self._set(
-            operations=operations,
-            counters=counters,
-            bodies=LargeBodies(self.settings.body_memory_bytes),
-            waiters=waiters,
-            starts=starts,
-            outcomes=outcomes,
-            progress=progress,
-            estimates=estimates,
-            jobs=jobs,
-            search=JobSearch(jobs, progress),
-            enqueue=Enqueue(requests),
-            conclude=Conclude(outcomes, progress, waiters),
-            creator=creator,
-            children=ChildJobs(creator, jobs, waiters, self.blobs),
-            cancellation=JobCancellation(jobs, progress, self.blobs, self.clock),
-            idempotency=IdempotencyKeys(
-                self.blobs, jobs, creator, waiters, self.clock, self.claim_lifetime
-            ),
-            dead_letters=DeadLetterTrigger(
-                self.blobs, self.queues, jobs, self.tokens, names(self.catalogue), self.clock
-            ),
-            letter_actions=LetterActions(self.blobs, redriver, self.clock),
-            webhook_activities=WebhookActivities(
-                jobs,
-                progress,
-                self.payloads,
-                self.webhooks,
-                self.settings.webhook_secrets,
-                self.clock,
-            ),
+            clock,
+            has_minute_sums=settings.has_minute_sums,
         )
 
     @property
@@ -219,7 +198,3 @@ class Services:
             tracing=GatewayTracing(make_tracer_provider(settings.trace_exporters)),
             resolver=resolver,
         )
-
-    def _set(self, **parts: object) -> None:
-        for name, part in parts.items():
-            object.__setattr__(self, name, part)
