@@ -1,10 +1,11 @@
 """A loaded model, with the same interface for item models and batch models.
 
-An item model processes one item in each call. A batch model processes a whole batch in each call.
-`docs/how-to/models.md` describes both. These threads call the methods of `LoadedModel`:
+An item model processes one item in each call, a batch model a whole batch
+(docs/how-to/models.md). These threads call the methods of `LoadedModel`:
 
-    prepare     CPU threads      decode and preprocess one input
-    call_model     device thread    run one batch
+    open_inputs    CPU threads      measure the inputs of a job, so that they can be decoded
+    preprocess     CPU threads      preprocess decoded inputs to an item
+    call_model     device thread    run one batch of items
     encode_output  CPU threads      postprocess one output, and encode the results
 
 `LoadedModel` does not catch the errors that the model's own code raises.
@@ -19,7 +20,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from types import MappingProxyType
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final
 
 from PIL import Image
 
@@ -55,60 +56,39 @@ from worker.inputs.opened import (
     open_input,
     open_together,
 )
-from worker.models import (
-    Accepts,
-    BatchModel,
-    BatchModelWithProgress,
-    Context,
-    ItemModel,
-    ItemModelWithProgress,
-    Postprocesses,
-    Results,
-    Weights,
-)
+from worker.models import Accepts, Context, Results, Weights
 from worker.weights.store import WeightsStore
 
 _IMAGE_FORMATS: Final = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP"}
 # The modes that JPEG and WebP can store. Images in other modes are converted to RGB.
 _PLAIN_MODES: Final = ("L", "RGB")
+_NO_PARAMETERS: Parameters = MappingProxyType({})
+_NO_INPUTS: Mapping[str, Any] = MappingProxyType({})
 
 Result = InlineJson | InlineBytes
 """A result of a job: a JSON value, or bytes with a media type. It is not yet stored as a blob."""
 
+InputBytes = tuple[Data, str]
+"""The bytes and the media type of an input."""
+
 
 @dataclass(frozen=True, slots=True)
 class EncodedResults:
-    """The encoded results of a job.
-
-    Attributes:
-        first: The result.
-        named: The named results by name.
-    """
+    """The encoded result of a job, and its named results by name."""
 
     first: Result
     named: Mapping[str, Result]
 
 
-_NO_PARAMETERS: Parameters = MappingProxyType({})
-_NO_INPUTS: Mapping[str, Any] = MappingProxyType({})
-
-
 class ModelLoader:
-    """Loads models with their weights.
-
-    The thread that will run a model must call `load` for this model.
-    """
+    """Loads models with their weights. The thread that will run a model must call `load`."""
 
     def __init__(self, weights: WeightsStore, torch_thread_count: int) -> None:
         self._weights = weights
         self._torch_thread_count = torch_thread_count
 
     def load(self, model: ModelEntry) -> "LoadedModel":
-        """Load a model with its weights, and return the loaded model.
-
-        Raises:
-            ModelUnusable: The model cannot be loaded.
-        """
+        """Load a model with its weights. Raises ModelUnusable if it cannot be loaded."""
         try:
             return LoadedModel.load(model, self._torch_thread_count, self._weights.get(model))
         except ModelUnusable:
@@ -122,18 +102,14 @@ class LoadedModel:
     """Prepares inputs, runs batches and encodes results for one loaded model."""
 
     def __init__(self, model: ModelEntry, infer: Any) -> None:
-        """Wrap an instance of the model's class `Infer`.
-
-        Raises:
-            ModelUnfit: The class does not match the model's catalogue entry.
-        """
+        """Wrap an instance of `Infer`. Raises ModelUnfit if it does not match the entry."""
         self._model = model
         self._infer = infer
         rate = required_sample_rate(model, infer)
         self._kind = InputKind(input_kind(model, infer), model.max_pixels, rate)
         check_methods(model, infer)
         adapter = BatchAdapter if hasattr(infer, "preprocess") else ItemAdapter
-        self._adapter: Adapter = adapter(infer, takes_contexts=model.reports_progress)
+        self._adapter = adapter(infer, takes_contexts=model.reports_progress)
         check_declared_results(model, infer)
         self._named = {
             name: InputKind(argument.accepts, model.inputs[name].max_pixels, rate)
@@ -148,17 +124,10 @@ class LoadedModel:
     def load(
         cls, model: ModelEntry, torch_thread_count: int, weights: Weights | None = None
     ) -> "LoadedModel":
-        """Import the model's file, and return a LoadedModel with an instance of its class `Infer`.
+        """Import the model's module, and make an instance of its class `Infer`.
 
-        Args:
-            model: The catalogue entry.
-            torch_thread_count: How many CPU threads torch may use for one operation.
-            weights: The model's weights; None if the model has no weights.
-
-        Raises:
-            ModelUnfit: The file has no class `Infer`, or the class does not match the catalogue
-                entry.
-            Exception: Any error that the model's own code raises.
+        Raises ModelUnfit if the class does not match the catalogue entry, or any error that the
+        model's own code raises.
         """
         module = importlib.import_module(model.implementation)
         # torch is used only if the model has imported it, so that a worker without torch models
@@ -172,26 +141,22 @@ class LoadedModel:
 
     @property
     def accepts(self) -> Accepts:
-        """Return the kind of input that the model accepts, for example `image`."""
+        """The kind of input that the model accepts."""
         return self._kind.accepts
 
     @property
     def reads_files(self) -> bool:
-        """Return whether the model reads each input from an open file."""
+        """Whether the model reads each input from an open file."""
         return self._kind.accepts == "file"
 
     @property
     def preprocesses(self) -> bool:
-        """Return whether the model has a method `preprocess`. Only batch models have this method.
-
-        If the model has this method, a decoded input is no longer needed after the method has
-        returned. Otherwise, the decoded input itself is passed to the model.
-        """
+        """Whether the model is a batch model, which needs a decoded input no longer than that."""
         return isinstance(self._adapter, BatchAdapter)
 
     @property
     def reports_progress(self) -> bool:
-        """Return whether the model reports the progress of running jobs."""
+        """Whether the model reports the progress of running jobs."""
         return self._model.reports_progress
 
     def prepare(
@@ -199,36 +164,19 @@ class LoadedModel:
         data: bytes,
         media_type: str,
         parameters: Parameters = _NO_PARAMETERS,
-        inputs: Mapping[str, tuple[bytes, str]] = _NO_INPUTS,
+        inputs: Mapping[str, InputBytes] = _NO_INPUTS,
     ) -> Any:
-        """Decode and preprocess one input.
-
-        Args:
-            data: The bytes of the input.
-            media_type: The media type of the input.
-            parameters: The parameters of the job.
-            inputs: The bytes and the media type of each named input.
-
-        Returns:
-            The prepared item, which the caller puts into a batch for `run`.
-
-        Raises:
-            UnsupportedMediaType: The model does not accept this media type.
-            InvalidInput: The input cannot be decoded, or a named input is missing or unknown.
-        """
+        """Decode and preprocess the inputs of a job at once, and return the item."""
         self.check_input_names(inputs)
         if self.reads_files:
             return self.prepare_file(io.BytesIO(data), media_type, parameters)
-        named = {name: self.open_input(*each, name=name) for name, each in inputs.items()}
-        opened = open_together(self.open_input(data, media_type), named)
-        decoded = opened.decode(keep_waiting)
+        decoded = self.open_inputs((data, media_type), inputs).decode(keep_waiting)
         return self.preprocess(decoded.first, parameters, decoded.named)
 
     def check_input_names(self, names: Collection[str]) -> None:
         """Raise InvalidInput if a required named input is missing, or if a name is unknown.
 
-        The gateway has already checked the names in jobs that were submitted to it. But it has not
-        checked jobs that a producer put on the queue without the gateway.
+        The gateway has not checked the jobs that a producer put on the queue.
         """
         for name, each in self._model.inputs.items():
             if name not in names and not each.optional:
@@ -240,25 +188,28 @@ class LoadedModel:
                     f"inputs.{name}: the model has no such input; its named inputs are: {known}"
                 )
 
-    def open_input(
+    def open_inputs(
         self,
-        data: Data,
-        media_type: str,
+        first: InputBytes,
+        named: Mapping[str, InputBytes],
         processes: DecoderProcesses | None = None,
-        name: str | None = None,
     ) -> OpenedInput:
-        """Find out how much memory an input needs, and return an object that decodes it later.
+        """Find out how much memory the inputs of a job need, so that they can be decoded later.
 
-        Args:
-            data: The bytes of the input.
-            media_type: The media type of the input.
-            processes: The processes that decode large images; None to decode them in this process.
-            name: The name of a named input; None for the first input.
+        Without `processes`, large inputs are decoded in this process.
 
         Raises:
-            UnsupportedMediaType: The model does not accept this media type.
-            InvalidInput: The header of the input is invalid, or the image is too large.
+            UnsupportedMediaType: The model does not accept the media type of an input.
+            InvalidInput: The header of an input is invalid, or an image is too large.
         """
+        opened = self._open_input(first, processes)
+        others = {name: self._open_input(each, processes, name) for name, each in named.items()}
+        return open_together(opened, others)
+
+    def _open_input(
+        self, given: InputBytes, processes: DecoderProcesses | None, name: str | None = None
+    ) -> OpenedInput:
+        data, media_type = given
         kind = self._kind if name is None else self._named[name]
         with naming_input(name):
             return open_input(kind, data, self._check_media_type(media_type, name), processes)
@@ -269,13 +220,9 @@ class LoadedModel:
         parameters: Parameters = _NO_PARAMETERS,
         inputs: Mapping[str, Any] = _NO_INPUTS,
     ) -> Any:
-        """Preprocess one decoded input. `inputs` contains the decoded named inputs.
+        """Preprocess one decoded input and the named inputs, and return the item for a batch.
 
-        Returns:
-            The prepared item, which the caller puts into a batch for `run`.
-
-        Raises:
-            InvalidInput: A parameter does not match the schema in the model's catalogue entry.
+        Raises InvalidInput if a parameter does not match its schema in the catalogue entry.
         """
         self._check_parameters(parameters)
         with self._inference_mode():
@@ -284,35 +231,20 @@ class LoadedModel:
     def prepare_file(
         self, file: io.BufferedIOBase, media_type: str, parameters: Parameters = _NO_PARAMETERS
     ) -> Any:
-        """Preprocess an input file, and close the file.
-
-        Returns:
-            The prepared item, which the caller puts into a batch for `run`.
-
-        Raises:
-            UnsupportedMediaType: The model does not accept this media type.
-            InvalidInput: A parameter does not match the schema in the model's catalogue entry.
-        """
+        """Preprocess an input file, close it, and return the item for a batch."""
         with file, self._inference_mode():
             self._check_media_type(media_type)
             self._check_parameters(parameters)
             return self._adapter.preprocess(file, parameters, _NO_INPUTS)
 
     def call_model(self, batch: list[Any], contexts: Sequence[Context] = ()) -> Sequence[Any]:
-        """Run the model on one batch.
+        """Run the model on one batch, and return one output for each item, in the same order.
 
-        Args:
-            batch: The prepared items.
-            contexts: One context for each item if the model reports progress; otherwise empty.
-
-        Returns:
-            One output for each item, in the order of the items.
-
-        Raises:
-            InferenceFailed: The model did not return one output for each item.
+        `contexts` has one context for each item if the model reports progress. Raises
+        InferenceFailed if the model did not return one output for each item.
         """
         with self._inference_mode():
-            outputs = self._adapter.run(batch, contexts)
+            outputs: Sequence[Any] = self._adapter.run(batch, contexts)
         if isinstance(outputs, Mapping | str | bytes):
             raise InferenceFailed(
                 f"the model returned a {type(outputs).__name__} for a batch; expected a list with "
@@ -327,25 +259,18 @@ class LoadedModel:
         return outputs
 
     def encode_output(self, output: Any) -> EncodedResults:
-        """Postprocess one output of a batch, and return the encoded result and the named results.
+        """Postprocess one output of a batch, and encode its results in their media types.
 
-        The model's catalogue entry contains the media type of each result.
-
-        Raises:
-            InferenceFailed: A result cannot be encoded in its media type, a required named result
-                is missing, or a named result is not in the catalogue entry.
+        The errors are those of `encode_results`.
         """
         with self._inference_mode():
             result = self._adapter.postprocess(output)
         return encode_results(result, self._model)
 
     def cost(self, item: Any) -> float:
-        """Return the size of a prepared item in the model's own unit, for example pixels.
+        """Return the size of an item in the model's own unit, 1 if it has no method `cost`.
 
-        The size is 1 if the model has no method `cost`.
-
-        Raises:
-            InferenceFailed: The model's method `cost` did not return a positive, finite number.
+        Raises InferenceFailed if the method did not return a positive, finite number.
         """
         hook = self._hook("cost")
         cost = 1.0 if hook is None else float(hook(self._adapter.without_arguments(item)))
@@ -370,14 +295,7 @@ class LoadedModel:
         return self._adapter.preprocess(first, _NO_PARAMETERS, named)
 
     def memory_bytes(self, cost: float) -> int:
-        """Return how many bytes of device memory the model uses outside torch.
-
-        The result is 0 if the model has no method `memory_bytes`.
-
-        Args:
-            cost: The total size of the items in the running batch, in the model's own unit; 0 if no
-                batch runs.
-        """
+        """Return the device memory that the model declares for a running batch of this cost."""
         hook = self._hook("memory_bytes")
         return 0 if hook is None else max(0, int(hook(cost)))
 
@@ -391,11 +309,7 @@ class LoadedModel:
         return hook if callable(hook) else None
 
     def _check_parameters(self, parameters: Parameters) -> None:
-        """Raise InvalidInput if a parameter does not match its schema in the catalogue entry.
-
-        The gateway has already checked the parameters of jobs that were submitted to it. But it has
-        not checked jobs that a producer put on the queue without the gateway.
-        """
+        # The gateway has not checked the jobs that a producer put on the queue.
         if self._model.parameters:
             try:
                 check_parameters(self._model.parameters, parameters)
@@ -415,68 +329,26 @@ class LoadedModel:
         return bare_type
 
 
-class Adapter(Protocol):
-    """The interface of `ItemAdapter` and `BatchAdapter`, through which models are called."""
-
-    def preprocess(self, item: Any, parameters: Parameters, inputs: Mapping[str, Any]) -> Any:
-        """Preprocess one input, and return the item for a batch.
-
-        `inputs` contains the named inputs. Any thread may call this method.
-        """
-        ...
-
-    def without_arguments(self, item: Any) -> Any:
-        """Return the item without the parameters and named inputs that `preprocess` has added."""
-        ...
-
-    def run(self, batch: list[Any], contexts: Sequence[Context]) -> Sequence[Any]:
-        """Run one batch, and return one output for each item.
-
-        Only the thread that runs the model may call this method.
-        """
-        ...
-
-    def postprocess(self, output: Any) -> Any:
-        """Postprocess one output of a batch, and return the result.
-
-        Any thread may call this method.
-        """
-        ...
-
-
 class BatchAdapter:
-    """Implements `Adapter` for a batch model, which processes a whole batch in each call."""
+    """Calls a batch model, which processes a whole batch in each call."""
 
-    def __init__(self, infer: BatchModel | BatchModelWithProgress, *, takes_contexts: bool) -> None:
+    def __init__(self, infer: Any, *, takes_contexts: bool) -> None:
         self._infer = infer
         self._takes_contexts = takes_contexts
         self._arguments = ParameterArguments(infer.preprocess)
-        self._takes_parameters = self._arguments.exist
-        has_postprocess = hasattr(infer, "postprocess")
-        self.postprocess: Callable[[Any], Any] = (
-            cast(Postprocesses, infer).postprocess if has_postprocess else _identity
-        )
+        self.postprocess: Callable[[Any], Any] = getattr(infer, "postprocess", _identity)
 
     def preprocess(self, item: Any, parameters: Parameters, inputs: Mapping[str, Any]) -> Any:
-        """Call the model's method `preprocess`, and return the prepared item.
-
-        The job's parameters are passed only if the method has arguments for them. Each named input
-        is passed to the argument of the same name.
-        """
-        preprocess = cast(Callable[..., Any], self._infer.preprocess)
-        if not self._takes_parameters:
-            return preprocess(item, **inputs)
-        return preprocess(item, **inputs, **self._arguments.of(parameters))
+        """Call the model's method `preprocess` with the arguments that it declares."""
+        return self._infer.preprocess(item, **inputs, **self._arguments.of(parameters))
 
     def without_arguments(self, item: Any) -> Any:
         """Return the item unchanged, because it contains neither parameters nor named inputs."""
         return item
 
-    def run(self, batch: list[Any], contexts: Sequence[Context]) -> Sequence[Any]:
+    def run(self, batch: list[Any], contexts: Sequence[Context]) -> Any:
         """Call the model once for the whole batch, and return the model's outputs."""
-        if self._takes_contexts:
-            return cast(BatchModelWithProgress, self._infer)(batch, list(contexts))
-        return cast(BatchModel, self._infer)(batch)
+        return self._infer(batch, list(contexts)) if self._takes_contexts else self._infer(batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -487,31 +359,25 @@ class _ItemWithArguments:
 
 
 class ItemAdapter:
-    """Implements `Adapter` for an item model, which processes one item in each call."""
+    """Calls an item model, which processes one item in each call."""
 
-    def __init__(self, infer: ItemModel | ItemModelWithProgress, *, takes_contexts: bool) -> None:
-        self._call = cast(Callable[..., Any], infer)
+    def __init__(self, infer: Any, *, takes_contexts: bool) -> None:
+        self._infer = infer
         self._takes_contexts = takes_contexts
         self._arguments = ParameterArguments(infer)
-        self._takes_parameters = self._arguments.exist
-        self.postprocess = _identity
+        self.postprocess: Callable[[Any], Any] = _identity
 
     def preprocess(self, item: Any, parameters: Parameters, inputs: Mapping[str, Any]) -> Any:
-        """Return the item together with the job's parameters and named inputs.
-
-        The parameters are omitted if the model declares no parameters. If there are neither
-        parameters nor named inputs to add, return `item` unchanged.
-        """
-        if not (self._takes_parameters or inputs):
+        """Return the item together with the arguments of the model's later call, if any."""
+        if not (self._arguments.exist or inputs):
             return item
-        arguments = self._arguments.of(parameters) if self._takes_parameters else {}
-        return _ItemWithArguments(item, arguments, inputs)
+        return _ItemWithArguments(item, self._arguments.of(parameters), inputs)
 
     def without_arguments(self, item: Any) -> Any:
         """Return the item without the job's parameters and named inputs."""
         return item.item if isinstance(item, _ItemWithArguments) else item
 
-    def run(self, batch: list[Any], contexts: Sequence[Context]) -> Sequence[Any]:
+    def run(self, batch: list[Any], contexts: Sequence[Context]) -> Any:
         """Call the model once for each item of the batch, and return the outputs in order."""
         if self._takes_contexts:
             pairs = zip(batch, contexts, strict=True)
@@ -520,10 +386,9 @@ class ItemAdapter:
 
     def _run_one(self, item: Any, *context: Context) -> Any:
         if isinstance(item, _ItemWithArguments):
-            return self._call(item.item, *context, **item.inputs, **item.arguments)
+            return self._infer(item.item, *context, **item.inputs, **item.arguments)
         # An example item has no parameters, so its call has the arguments' defaults.
-        arguments = self._arguments.of({}) if self._takes_parameters else {}
-        return self._call(item, *context, **arguments)
+        return self._infer(item, *context, **self._arguments.of(_NO_PARAMETERS))
 
 
 def _identity(value: Any) -> Any:
@@ -531,10 +396,9 @@ def _identity(value: Any) -> Any:
 
 
 def encode_result(result: Any, media_type: str) -> Result:
-    """Return a model's result in the encoding of this media type.
+    """Encode a model's result in this media type. Raises InferenceFailed if its type does not fit.
 
-    Raises:
-        InferenceFailed: A result of this Python type cannot be encoded in this media type.
+    A JSON value is not serialized yet.
     """
     if media_type == media.JSON:
         return InlineJson(result)
@@ -551,11 +415,9 @@ def encode_result(result: Any, media_type: str) -> Result:
 
 
 def encode_results(result: Any, model: ModelEntry) -> EncodedResults:
-    """Encode the result and the named results that a model has returned.
+    """Encode what a model has returned in the media types of its catalogue entry.
 
-    The model's catalogue entry contains the media type of each result. If `result` is not a
-    `Results` object, the model has returned no named results. An optional named result may be
-    missing or None, and is then omitted.
+    An optional named result that is missing or None is omitted.
 
     Raises:
         InferenceFailed: A required named result is missing, a named result is not in the catalogue
@@ -585,10 +447,7 @@ def encode_results(result: Any, model: ModelEntry) -> EncodedResults:
 
 @contextlib.contextmanager
 def _naming_result(name: str | None) -> Iterator[None]:
-    """Add the name of a named result to the text of an error that the `with` block raises.
-
-    `name` is None for the result without a name. Then the errors are not changed.
-    """
+    """Add the name of a named result, if it is one, to the text of an error in the block."""
     try:
         yield
     except (InferenceFailed, ResultTooLarge) as error:
@@ -628,9 +487,7 @@ def serialize_result(result: Result) -> bytes:
 def serialize_results(results: EncodedResults) -> dict[str | None, tuple[Result, bytes]]:
     """Return each result with its bytes, by name. The result without a name has the key None.
 
-    Raises:
-        InferenceFailed: A result cannot be written as JSON.
-        ResultTooLarge: The results have more than MAX_RESULT_BYTES bytes together.
+    Raises the errors of `serialize_result`, also if the results are too large together.
     """
     found: dict[str | None, tuple[Result, bytes]] = {}
     size_bytes = 0
@@ -647,21 +504,14 @@ def serialize_results(results: EncodedResults) -> dict[str | None, tuple[Result,
 
 
 def dump_json(value: Json) -> bytes:
-    """Serialize a value as compact JSON.
-
-    Raises:
-        ValueError: The value contains NaN or an infinity.
-        TypeError: The value contains an object that JSON cannot represent.
-    """
+    """Serialize a value as compact JSON. Raises ValueError or TypeError if JSON cannot."""
     return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
 
 
 def describe_unwritable(result: Any) -> str | None:
-    """Find a value in a model's result that JSON cannot represent, and describe this value.
+    """Say where a result has a value that JSON cannot represent, and what to return instead.
 
-    Returns:
-        A text that says where the value is in the result, and what to return instead; None if JSON
-        can represent the whole result.
+    Return None if JSON can represent the whole result.
     """
     pending: list[tuple[str, Any, frozenset[int]]] = [("result", result, frozenset())]
     while pending:

@@ -13,7 +13,7 @@ from worker.inference.loaded_model import LoadedModel, dump_json
 from worker.inference.model_manager import ModelManager
 from worker.inputs.decoder_process import Data, DecoderProcesses
 from worker.inputs.memory import InputMemory
-from worker.inputs.opened import DecodedInputs, OpenedInput, naming_input, open_together
+from worker.inputs.opened import OpenedInput, naming_input
 from worker.inputs.payloads import BlobPayloads, as_file
 from worker.inputs.urls import UrlFetcher
 from worker.pipeline.receive import ReceivedJob
@@ -147,21 +147,14 @@ class PrepareStep:
                 job.cost = loaded.cost(job.item)
                 job.mark("decoded_ms")
                 return None
-            data, media_type = self._read(job, job.request.input, self.model)
+            first = self._read(job, job.request.input, self.model)
             named = {}
             for name, payload in job.request.inputs.items():
                 with naming_input(name):
                     named[name] = self._read(job, payload, self.model.entry_of_input(name))
             job.mark("fetched_ms")
             with self.running.running(job.delivery):
-                opened = loaded.open_input(data, media_type, self.processes)
-                if not named:
-                    return opened
-                others = {
-                    name: loaded.open_input(*each, self.processes, name)
-                    for name, each in named.items()
-                }
-                return open_together(opened, others)
+                return loaded.open_inputs(first, named, self.processes)
 
     def decode(self, job: ReceivedJob, opened: OpenedInput) -> None:
         """Decode and preprocess an opened input.
@@ -190,10 +183,7 @@ class PrepareStep:
                     loaded = self._loaded()
                     parameters = job.request.parameters
                     with self.runs.running(job):
-                        if isinstance(decoded, DecodedInputs):
-                            job.item = loaded.preprocess(decoded.first, parameters, decoded.named)
-                        else:
-                            job.item = loaded.preprocess(decoded, parameters)
+                        job.item = loaded.preprocess(decoded.first, parameters, decoded.named)
                         job.cost = loaded.cost(job.item)
                 job.mark("decoded_ms")
             except BaseException:

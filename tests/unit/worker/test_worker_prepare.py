@@ -46,7 +46,8 @@ class Setup:
         self.jobs.consumer.prepare = self.step
 
     def picture(self, side: int) -> OpenedInput:
-        return open_input(IMAGE, blank_png(side, side), "image/png", self.processes)
+        opened = open_input(IMAGE, blank_png(side, side), "image/png", self.processes)
+        return open_together(opened, {})
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def test_a_job_that_waits_for_memory_holds_no_child_process(setup: Setup) -> Non
     thread.start()
     assert waits.wait(20)
     two = open_together(setup.picture(1500), {"mask": setup.picture(1600)})
-    assert two.decode(keep_waiting).named["mask"].size == (1600, 1600)
+    assert two.decode(keep_waiting).named["mask"].first.size == (1600, 1600)
     held.release()
     thread.join(20)
     assert job.item.size == (1500, 1500)
