@@ -308,7 +308,9 @@ class InferStep:
             return job.expiry_error("the deadline passed before the job ran")
         if self._progress is not None:
             if job.context is None:
-                job.context = self._progress.open_context(job)
+                job.context = self._progress.open_context(
+                    job.request.reply_url, job.attempt, job.check
+                )
             if job.context.is_cancelled:
                 return Cancelled("the job was cancelled before it ran")
         elif self._cancellation.is_wanted(job) is False:

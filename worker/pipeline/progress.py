@@ -15,16 +15,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from contract.messages import format_time
 from contract.names import progress_url
 from worker.errors import Cancelled, ChildFailed
 from worker.inference.context import check_progress
 from worker.pipeline.children import JobChildren
-
-if TYPE_CHECKING:
-    from worker.pipeline.receive import ReceivedJob
 
 _log = logging.getLogger(__name__)
 
@@ -45,16 +42,18 @@ class JobContext:
     gateway.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - what it needs of the job and of the reporter
         self,
-        job: "ReceivedJob",
+        reply_url: str | None,
+        attempt: int,
+        check_job: Callable[[], None],
         post: Post,
         wake_reporter: Callable[[], None],
         children: JobChildren,
     ) -> None:
-        self._url = progress_url(job.request.reply_url or "")
-        self._attempt = job.attempt
-        self._check_job = job.check
+        self._url = progress_url(reply_url or "")
+        self._attempt = attempt
+        self._check_job = check_job
         self._post = post
         self._wake_reporter = wake_reporter
         self._children = children
@@ -185,13 +184,22 @@ class ProgressReporter:
         self._reported_at: dict[JobContext, float] = {}
         self._has_news = threading.Event()
 
-    def open_context(self, job: "ReceivedJob") -> JobContext:
+    def open_context(
+        self, reply_url: str | None, attempt: int, check_job: Callable[[], None]
+    ) -> JobContext:
         """Send the first report of a job that is about to run, and return the job's context.
 
         If the gateway answers that the job must stop, `is_cancelled` of the context is True.
+
+        Args:
+            reply_url: The reply URL of the job; None if it has none.
+            attempt: Which delivery of the job's message runs, from 1.
+            check_job: Raises an error if the job's result can no longer be used.
         """
-        children = self._children_of(job.request.reply_url)
-        context = JobContext(job, self._post, self._has_news.set, children)
+        children = self._children_of(reply_url)
+        context = JobContext(
+            reply_url, attempt, check_job, self._post, self._has_news.set, children
+        )
         context.report()
         self._reported_at[context] = self._clock()
         self._has_news.set()

@@ -15,7 +15,7 @@ from worker.errors import Cancelled, Expired, LockLost
 from worker.inference.context import NullContext
 from worker.inputs.payloads import BlobPayloads
 from worker.pipeline.children import ChildServices, JobChildren
-from worker.pipeline.progress import HEARTBEAT_SECONDS, PAUSE_SECONDS, ProgressReporter
+from worker.pipeline.progress import HEARTBEAT_SECONDS, PAUSE_SECONDS, JobContext, ProgressReporter
 from worker.pipeline.receive import ReceivedJob
 from worker.replies import GatewayClient
 from worker.servicebus.link import LockedMessage
@@ -74,6 +74,9 @@ class ProgressGateway:
         lock = self.locks.hold(delivery, lambda delivery, timeout_seconds: 1.0, 10.0, 60.0)
         return ReceivedJob(request, delivery, lock, JobSpan("-"))
 
+    def open_context(self, job: ReceivedJob) -> JobContext:
+        return self.reporter.open_context(job.request.reply_url, job.attempt, job.check)
+
     def fractions(self) -> list[float | None]:
         return [report.get("fraction") for report in self.told]
 
@@ -84,7 +87,7 @@ def gateway() -> ProgressGateway:
 
 
 def test_the_start_of_a_job_is_reported_without_delay(gateway: ProgressGateway) -> None:
-    gateway.reporter.open_context(gateway.job())
+    gateway.open_context(gateway.job())
     assert gateway.urls == ["https://gateway.test/v1/jobs/job/progress?expires=1&token=t"]
     (report,) = gateway.told
     assert (report["attempt"], report["sequence"]) == (2, 0)
@@ -94,7 +97,7 @@ def test_the_start_of_a_job_is_reported_without_delay(gateway: ProgressGateway) 
 def test_only_the_last_of_several_progress_calls_in_quick_succession_is_reported(
     gateway: ProgressGateway,
 ) -> None:
-    context = gateway.reporter.open_context(gateway.job())
+    context = gateway.open_context(gateway.job())
     for fraction in (0.1, 0.2, 0.3):
         context.progress(fraction, "drawing")
         gateway.reporter.send_due_reports()
@@ -112,7 +115,7 @@ def test_only_the_last_of_several_progress_calls_in_quick_succession_is_reported
 def test_an_invalid_progress_report_is_refused_by_a_worker_and_by_a_check(
     gateway: ProgressGateway, arguments: tuple[Any, ...], problem: str
 ) -> None:
-    for context in (gateway.reporter.open_context(gateway.job()), NullContext()):
+    for context in (gateway.open_context(gateway.job()), NullContext()):
         with pytest.raises(ValueError, match=problem):
             context.progress(*arguments)
         context.progress(1.0, "x" * 500)
@@ -121,7 +124,7 @@ def test_an_invalid_progress_report_is_refused_by_a_worker_and_by_a_check(
 def test_a_cancellation_is_noticed_although_the_model_reports_no_progress(
     gateway: ProgressGateway,
 ) -> None:
-    context = gateway.reporter.open_context(gateway.job())
+    context = gateway.open_context(gateway.job())
     gateway.now += HEARTBEAT_SECONDS - 0.1
     assert gateway.reporter.send_due_reports() == pytest.approx(0.1)
     gateway.goes_on = False
@@ -138,11 +141,11 @@ def test_the_context_of_a_job_shows_a_cancellation_that_happened_before_the_job_
     gateway: ProgressGateway,
 ) -> None:
     gateway.goes_on = False
-    assert gateway.reporter.open_context(gateway.job()).is_cancelled
+    assert gateway.open_context(gateway.job()).is_cancelled
 
 
 def test_the_last_progress_is_reported_before_the_result(gateway: ProgressGateway) -> None:
-    context = gateway.reporter.open_context(gateway.job())
+    context = gateway.open_context(gateway.job())
     context.progress(1.0)
     context.finish()
     assert gateway.fractions() == [None, 1.0]
@@ -154,13 +157,13 @@ def test_the_last_progress_is_reported_before_the_result(gateway: ProgressGatewa
 def test_the_worker_reports_to_the_gateway_that_a_cancelled_job_has_stopped(
     gateway: ProgressGateway,
 ) -> None:
-    context = gateway.reporter.open_context(gateway.job())
+    context = gateway.open_context(gateway.job())
     context.report_stopped()
     assert [report.get("stopped") for report in gateway.told] == [None, True]
 
 
 def test_the_progress_of_an_ended_job_is_not_reported(gateway: ProgressGateway) -> None:
-    context = gateway.reporter.open_context(gateway.job())
+    context = gateway.open_context(gateway.job())
     gateway.reporter.close_context(context)
     gateway.now += 100
     assert gateway.reporter.send_due_reports() is None
@@ -171,7 +174,7 @@ def test_the_progress_of_a_job_without_a_reply_url_is_not_reported(
     gateway: ProgressGateway,
 ) -> None:
     for url in (None, "https://elsewhere.test/answers"):
-        context = gateway.reporter.open_context(gateway.job(reply_url=url))
+        context = gateway.open_context(gateway.job(reply_url=url))
         context.progress(0.5)
         context.finish()
     assert gateway.told == []
@@ -179,7 +182,7 @@ def test_the_progress_of_a_job_without_a_reply_url_is_not_reported(
 
 def test_a_running_job_stops_after_the_message_lock_was_lost(gateway: ProgressGateway) -> None:
     job = gateway.job()
-    context = gateway.reporter.open_context(job)
+    context = gateway.open_context(job)
     gateway.now = 20.0
     gateway.locks.renew_due()
     assert job.lock.is_lost
@@ -188,7 +191,7 @@ def test_a_running_job_stops_after_the_message_lock_was_lost(gateway: ProgressGa
 
 
 def test_a_running_job_stops_after_the_deadline_of_the_job(gateway: ProgressGateway) -> None:
-    context = gateway.reporter.open_context(gateway.job(seconds_left=0))
+    context = gateway.open_context(gateway.job(seconds_left=0))
     with pytest.raises(Expired):
         context.check()
 
@@ -197,7 +200,7 @@ def test_a_running_job_stops_after_the_deadline_of_the_job(gateway: ProgressGate
 def test_progress_with_an_invalid_fraction_raises_a_value_error(
     gateway: ProgressGateway, fraction: float
 ) -> None:
-    context = gateway.reporter.open_context(gateway.job())
+    context = gateway.open_context(gateway.job())
     with pytest.raises(ValueError, match="expected a number from 0 to 1"):
         context.progress(fraction)
 
@@ -205,7 +208,7 @@ def test_progress_with_an_invalid_fraction_raises_a_value_error(
 def test_a_failed_progress_report_does_not_end_the_reporting_thread(
     gateway: ProgressGateway,
 ) -> None:
-    context = gateway.reporter.open_context(gateway.job())
+    context = gateway.open_context(gateway.job())
 
     def fail(url: str, body: bytes) -> bool:
         raise RuntimeError("a defect")
