@@ -56,8 +56,7 @@ from worker.processes.setup import keep_large_blocks, prefer_device_thread
 from worker.processes.shutdown import EXIT_DEVICE_LOST, EXIT_RESTART, RestartNeeded, Shutdown
 from worker.replies import GatewayClient, QueueReplies, ReplyCache, ReplySenders
 from worker.servicebus.link import QueueLink, check_endpoint, utc_now
-from worker.servicebus.locks import LockRenewer
-from worker.servicebus.receiver import ModelQueue
+from worker.servicebus.receiver import LockRenewer, ModelQueue
 from worker.settings import WorkerSettings
 from worker.telemetry.health import DeviceProbe, Loops, WorkerReadiness
 from worker.telemetry.health_server import HealthServer, check_page, metrics_page

@@ -29,8 +29,7 @@ from worker.pipeline.settle import SettleStep
 from worker.pipeline.suspects import RunningJobs, Suspects
 from worker.processes.shutdown import Shutdown
 from worker.replies import GatewayClient, ReplyCache, ReplySenders
-from worker.servicebus.locks import LockRenewer
-from worker.servicebus.receiver import ModelQueue
+from worker.servicebus.receiver import LockRenewer, ModelQueue
 from worker.telemetry.recording import ModelTelemetry
 
 

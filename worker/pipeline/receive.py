@@ -38,8 +38,7 @@ from worker.pipeline.progress import JobContext
 from worker.processes.setup import worker_name
 from worker.replies import ReplySenders
 from worker.servicebus.link import LockedMessage, utc_now
-from worker.servicebus.locks import LockRenewer, MessageLock, Renew
-from worker.servicebus.receiver import SettleRequest
+from worker.servicebus.receiver import LockRenewer, MessageLock, Renew, SettleRequest
 from worker.telemetry.recording import JobSpan, ModelTelemetry, log_fields
 
 _log = logging.getLogger(__name__)

@@ -54,9 +54,8 @@ from worker.processes.setup import available_processors, preparing_threads
 from worker.processes.shutdown import Shutdown
 from worker.replies import GatewayClient, QueueReplies, ReplyCache, ReplySenders
 from worker.servicebus.link import LockedMessage, utc_now
-from worker.servicebus.locks import LockRenewer
-from worker.servicebus.receiver import ModelQueue
-from worker.settings import DEFAULT_INPUT_MEMORY_BYTES, MemorySettings
+from worker.servicebus.receiver import LockRenewer, ModelQueue
+from worker.settings import DEFAULT_INPUT_MEMORY_BYTES, AzureEndpoint, MemorySettings
 from worker.telemetry.recording import ModelTelemetry
 
 _REPLIES: Final = "replies"

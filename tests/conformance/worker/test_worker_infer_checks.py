@@ -20,7 +20,7 @@ from worker.pipeline.prepare import CancellationCheck, RetryPolicy
 from worker.pipeline.receive import InFlight, ReceivedJob
 from worker.replies import GatewayClient
 from worker.servicebus.link import LockedMessage
-from worker.servicebus.locks import LockRenewer
+from worker.servicebus.receiver import LockRenewer
 from worker.settings import MemorySettings
 from worker.telemetry.recording import JobSpan, ModelTelemetry
 

@@ -15,8 +15,7 @@ from worker.errors import LockLost, Settlement
 from worker.processes.history import DeliveryHistory
 from worker.servicebus.batched_settlement import ranges
 from worker.servicebus.link import LockedMessage
-from worker.servicebus.locks import LockRenewer
-from worker.servicebus.receiver import Receiver, Settled, SettleRequest
+from worker.servicebus.receiver import LockRenewer, Receiver, Settled, SettleRequest
 from worker.servicebus.sender import CallGatherer
 from worker.telemetry.recording import ServiceStatus
 

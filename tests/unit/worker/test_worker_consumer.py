@@ -49,8 +49,7 @@ from worker.processes.history import NO_HISTORY, DeliveryHistory
 from worker.processes.shutdown import EXIT_DEVICE_LOST, Shutdown
 from worker.replies import GatewayClient, QueueReplies, ReplyCache, ReplySenders
 from worker.servicebus.link import LockedMessage
-from worker.servicebus.locks import LockRenewer
-from worker.servicebus.receiver import ModelQueue, SettleRequest
+from worker.servicebus.receiver import LockRenewer, ModelQueue, SettleRequest
 from worker.telemetry.recording import SUCCEEDED, JobSpan, ModelTelemetry
 
 NOOP = Catalogue.load()["noop"]

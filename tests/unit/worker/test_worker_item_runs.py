@@ -23,7 +23,7 @@ from worker.pipeline.receive import InFlight, ReceivedJob
 from worker.processes.history import NO_HISTORY, DeliveryHistory
 from worker.replies import GatewayClient
 from worker.servicebus.link import LockedMessage
-from worker.servicebus.locks import LockRenewer
+from worker.servicebus.receiver import LockRenewer
 from worker.settings import MemorySettings
 from worker.telemetry.recording import JobSpan, ModelTelemetry
 

@@ -8,7 +8,7 @@ import pytest
 from contract.messages import InlineBytes, InlineJson, JobRequest, ReplyQueue, ReplyTo, ReplyUrl
 from worker.pipeline.receive import ReceivedJob
 from worker.servicebus.link import LockedMessage
-from worker.servicebus.locks import LockRenewer
+from worker.servicebus.receiver import LockRenewer
 from worker.telemetry.recording import JobTracing
 
 QUEUED_AT = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from worker.errors import BrokerUnavailable, LockLost
 from worker.servicebus.link import LockedMessage
-from worker.servicebus.locks import LockRenewer, MessageLock
+from worker.servicebus.receiver import LockRenewer, MessageLock
 
 LOCK_SECONDS = 9.0
 

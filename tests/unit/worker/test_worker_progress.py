@@ -19,7 +19,7 @@ from worker.pipeline.progress import HEARTBEAT_SECONDS, PAUSE_SECONDS, JobContex
 from worker.pipeline.receive import ReceivedJob
 from worker.replies import GatewayClient
 from worker.servicebus.link import LockedMessage
-from worker.servicebus.locks import LockRenewer
+from worker.servicebus.receiver import LockRenewer
 from worker.telemetry.recording import JobSpan
 
 REPLY_URL = "https://gateway.test/v1/jobs/job/reply?expires=1&token=t"

@@ -15,7 +15,7 @@ from worker.pipeline.receive import ReceivedJob, ReceiveStep
 from worker.processes.history import DeliveryHistory
 from worker.replies import GatewayClient, QueueReplies, ReplySenders
 from worker.servicebus.link import LockedMessage
-from worker.servicebus.locks import LockRenewer
+from worker.servicebus.receiver import LockRenewer
 
 MODEL = replace(Catalogue.load()["noop"], lock_seconds=10)
 NOW = datetime(2026, 3, 1, tzinfo=UTC)

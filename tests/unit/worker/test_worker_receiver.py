@@ -9,8 +9,7 @@ import pytest
 from worker.errors import BrokerUnavailable, LockLost, QueueMissing, Settlement
 from worker.processes.history import DeliveryHistory
 from worker.servicebus.link import LockedMessage
-from worker.servicebus.locks import LockRenewer
-from worker.servicebus.receiver import Receiver, Settled, SettleRequest
+from worker.servicebus.receiver import LockRenewer, Receiver, Settled, SettleRequest
 from worker.telemetry.recording import ServiceStatus
 
 
