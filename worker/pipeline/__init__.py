@@ -4,8 +4,7 @@
     receive    decide how many messages to receive; turn a message into a job
     prepare    check that the job is still wanted; read, decode and preprocess its input
     infer      gather jobs into batches and run the batches through the model
-    reply      store a large result and send the reply
-    settle     complete, abandon, release or dead-letter the message, depending on the outcome
+    reply      store a large result, send the reply, and settle the message by the outcome
     deliveries write notes about messages that are delivered again or returned to their queue
     progress   for long-running models: report the progress of jobs, and stop cancelled jobs
 

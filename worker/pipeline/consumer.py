@@ -51,8 +51,7 @@ from worker.pipeline.receive import (
     ReceivedJob,
     ReceiveStep,
 )
-from worker.pipeline.reply import ReplyStep
-from worker.pipeline.settle import SettleStep, to_worker_error
+from worker.pipeline.reply import ReplyStep, SettleStep, to_worker_error
 from worker.pipeline.suspects import RunningJobs, Suspects
 from worker.processes.history import LockState
 from worker.processes.setup import available_processors, preparing_threads

@@ -24,8 +24,7 @@ from worker.pipeline.infer import Batcher, BatchQueue, InferStep
 from worker.pipeline.prepare import CancellationCheck, PrepareStep, RetryPolicy
 from worker.pipeline.progress import ProgressReporter
 from worker.pipeline.receive import Capacity, InFlight, ReceivedJob, ReceiveStep
-from worker.pipeline.reply import ReplyStep
-from worker.pipeline.settle import SettleStep
+from worker.pipeline.reply import ReplyStep, SettleStep
 from worker.pipeline.suspects import RunningJobs, Suspects
 from worker.processes.shutdown import Shutdown
 from worker.replies import GatewayClient, ReplyCache, ReplySenders

@@ -42,8 +42,7 @@ from worker.errors import (
 from worker.pipeline.consumer import Consumer
 from worker.pipeline.deliveries import MAX_WAITING_COUNT, DeliveryNotes
 from worker.pipeline.receive import InFlight, ReceivedJob
-from worker.pipeline.reply import ReplyStep
-from worker.pipeline.settle import SettleStep
+from worker.pipeline.reply import ReplyStep, SettleStep
 from worker.pipeline.suspects import RunningJobs, Suspects
 from worker.processes.history import NO_HISTORY, DeliveryHistory
 from worker.processes.shutdown import EXIT_DEVICE_LOST, Shutdown
