@@ -137,7 +137,7 @@ def make_consumer(  # noqa: PLR0913, PLR0917 - what the consumers of a process d
         model=model,
         normal=normal,
         low=low,
-        receive=ReceiveStep(model, services.senders, services.locks, telemetry),
+        receive=ReceiveStep(model, services.senders.check, services.locks, telemetry),
         prepare=PrepareStep(
             *(model, manager, services.payloads, services.urls, cancellation, retries),
             InputMemory(services.large_inputs),

@@ -19,6 +19,7 @@ from contract.messages import (
     JobRequest,
     Payload,
     ReplyQueue,
+    ReplyTo,
     Timing,
     decode_request,
     marks_to_json,
@@ -36,7 +37,6 @@ from worker.errors import (
 from worker.inputs.memory import MemoryShare
 from worker.pipeline.progress import JobContext
 from worker.processes.setup import worker_name
-from worker.replies import ReplySenders
 from worker.servicebus.link import LockedMessage, utc_now
 from worker.servicebus.receiver import LockRenewer, MessageLock, Renew, SettleRequest
 from worker.telemetry.recording import JobSpan, ModelTelemetry, log_fields
@@ -238,12 +238,12 @@ class ReceiveStep:
     def __init__(
         self,
         model: ModelEntry,
-        senders: ReplySenders,
+        check_reply_address: Callable[[ReplyTo | None], None],
         locks: LockRenewer,
         telemetry: ModelTelemetry | None = None,
     ) -> None:
         self._model = model
-        self._senders = senders
+        self._check_reply_address = check_reply_address
         self._locks = locks
         self._telemetry = telemetry or ModelTelemetry(model.name)
         self._worker = worker_name()
@@ -266,7 +266,7 @@ class ReceiveStep:
             # This process was paused, and the message stayed in the socket's buffer meanwhile.
             raise LockLost("the message lock expired before the worker read the message")
         request = self._decode(delivery)
-        self._senders.check(request.reply_to)
+        self._check_reply_address(request.reply_to)
         if now >= request.deadline and not _needs_expiry_reply(request):
             raise Expired("the deadline passed before the job was received")
         lock = self._locks.hold(

@@ -13,7 +13,6 @@ from contract.settings import AzureEndpoint
 from worker.errors import LockLost, TooManyFailures
 from worker.pipeline.receive import ReceivedJob, ReceiveStep
 from worker.processes.history import DeliveryHistory
-from worker.replies import GatewayClient, QueueReplies, ReplySenders
 from worker.servicebus.link import LockedMessage
 from worker.servicebus.receiver import LockRenewer
 
@@ -23,11 +22,7 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
 def receive_step(model: ModelEntry = MODEL) -> ReceiveStep:
     """Return the step of a worker whose clock stands still at 100 s."""
-    senders = ReplySenders(
-        GatewayClient(frozenset()),
-        QueueReplies(AzureEndpoint(address="unused"), Catalogue.load()),
-    )
-    return ReceiveStep(model, senders, LockRenewer(lambda: 100.0))
+    return ReceiveStep(model, lambda reply_to: None, LockRenewer(lambda: 100.0))
 
 
 def opened(locked_seconds: float) -> ReceivedJob:
