@@ -54,9 +54,10 @@ from worker.processes.parent import STOP_SIGNALS, WATCHED_SIGNALS, run_in_child
 from worker.processes.scheduled_events import ScheduledEvents
 from worker.processes.setup import keep_large_blocks, prefer_device_thread
 from worker.processes.shutdown import EXIT_DEVICE_LOST, EXIT_RESTART, RestartNeeded, Shutdown
-from worker.replies import GatewayClient, QueueReplies, ReplyCache, ReplySenders
+from worker.replies import GatewayClient, ReplyCache, ReplySenders
 from worker.servicebus.link import QueueLink, check_endpoint, utc_now
 from worker.servicebus.receiver import LockRenewer, ModelQueue
+from worker.servicebus.sender import QueueReplies
 from worker.settings import WorkerSettings
 from worker.telemetry.health import DeviceProbe, Loops, WorkerReadiness
 from worker.telemetry.health_server import HealthServer, check_page, metrics_page

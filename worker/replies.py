@@ -15,27 +15,23 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 import certifi
 import urllib3
 from urllib3.exceptions import HTTPError, LocationParseError
 from urllib3.util import Timeout, Url, parse_url
 
-from contract.catalogue import Catalogue
 from contract.messages import ReplyQueue, ReplyTo, ReplyUrl
 from contract.names import WORKER_ROUTE
-from contract.queues import may_take_replies, names
-from contract.settings import AzureEndpoint
 from worker.errors import (
-    BrokerUnavailable,
     ReplyForbidden,
     ReplyRefused,
     ReplyUndelivered,
 )
 from worker.retries import Wait, backoff_seconds
 from worker.servicebus.link import LockedMessage
-from worker.servicebus.sender import QueueSender
+from worker.servicebus.sender import QueueReplies
 from worker.settings import PLAIN_HTTP
 from worker.telemetry.recording import ServiceStatus
 
@@ -287,64 +283,6 @@ class GatewayClient:
                 f"the reply URL has the address {address}{path[1]}, which REPLY_HOSTS does not list"
             )
         return url
-
-
-class ReplyQueueSender(Protocol):
-    """Sends replies to one queue."""
-
-    def send(self, body: bytes, job_id: str) -> None:
-        """Send one reply, and wait until the broker confirms it.
-
-        Raises:
-            BrokerUnavailable: The broker cannot be reached now. The caller may try again.
-            ReplyForbidden: The queue does not exist.
-        """
-        ...
-
-
-class QueueReplies:
-    """Sends replies to the reply queues of producers. Keeps one connection open for each queue."""
-
-    def __init__(
-        self,
-        endpoint: AzureEndpoint,
-        catalogue: Catalogue,
-        open_sender: Callable[[AzureEndpoint, str], ReplyQueueSender] = QueueSender,
-    ) -> None:
-        self._make: Callable[[str], ReplyQueueSender] = lambda queue: open_sender(endpoint, queue)
-        self._own_queues = names(catalogue)
-        self._senders: dict[str, ReplyQueueSender] = {}
-        self._lock = threading.Lock()
-
-    def check(self, queue: str) -> None:
-        """Check the name of a reply queue. Raise ReplyForbidden if the queue is not allowed."""
-        if not may_take_replies(queue, self._own_queues):
-            raise ReplyForbidden(
-                f"replies must not be sent to the queue {queue[:100]!r}: it is a model's queue, or "
-                "its name is not allowed"
-            )
-
-    def send(self, queue: str, body: bytes, job_id: str, wait: Wait) -> None:
-        """Send a reply. Try again until the broker accepts the reply.
-
-        `wait` sleeps before each new try, and returns False if the method must give up.
-
-        Raises:
-            ReplyUndelivered: `wait` returned False before the broker accepted the reply.
-            ReplyForbidden: The queue does not exist.
-        """
-        with self._lock:
-            sender = self._senders.setdefault(queue, self._make(queue))
-        for attempt in count():
-            try:
-                sender.send(body, job_id)
-            except BrokerUnavailable as error:
-                if not wait(backoff_seconds(attempt)):
-                    raise ReplyUndelivered(
-                        f"the reply could not be sent to the queue {queue}: {error}"
-                    ) from None
-            else:
-                return
 
 
 class ReplySenders:

@@ -52,10 +52,11 @@ from worker.pipeline.factory import SharedServices, make_consumer
 from worker.processes.history import DeliveryHistory
 from worker.processes.setup import available_processors, preparing_threads
 from worker.processes.shutdown import Shutdown
-from worker.replies import GatewayClient, QueueReplies, ReplyCache, ReplySenders
+from worker.replies import GatewayClient, ReplyCache, ReplySenders
 from worker.servicebus.link import LockedMessage, utc_now
 from worker.servicebus.receiver import LockRenewer, ModelQueue
-from worker.settings import DEFAULT_INPUT_MEMORY_BYTES, AzureEndpoint, MemorySettings
+from worker.servicebus.sender import QueueReplies
+from worker.settings import DEFAULT_INPUT_MEMORY_BYTES, MemorySettings
 from worker.telemetry.recording import ModelTelemetry
 
 _REPLIES: Final = "replies"

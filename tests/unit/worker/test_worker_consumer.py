@@ -46,9 +46,10 @@ from worker.pipeline.reply import ReplyStep, SettleStep
 from worker.pipeline.suspects import RunningJobs, Suspects
 from worker.processes.history import NO_HISTORY, DeliveryHistory
 from worker.processes.shutdown import EXIT_DEVICE_LOST, Shutdown
-from worker.replies import GatewayClient, QueueReplies, ReplyCache, ReplySenders
+from worker.replies import GatewayClient, ReplyCache, ReplySenders
 from worker.servicebus.link import LockedMessage
 from worker.servicebus.receiver import LockRenewer, ModelQueue, SettleRequest
+from worker.servicebus.sender import QueueReplies
 from worker.telemetry.recording import SUCCEEDED, JobSpan, ModelTelemetry
 
 NOOP = Catalogue.load()["noop"]

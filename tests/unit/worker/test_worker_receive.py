@@ -9,7 +9,6 @@ import pytest
 
 from contract.catalogue import Catalogue, ModelEntry
 from contract.messages import InlineBytes, JobRequest, encode_request
-from contract.settings import AzureEndpoint
 from worker.errors import LockLost, TooManyFailures
 from worker.pipeline.receive import ReceivedJob, ReceiveStep
 from worker.processes.history import DeliveryHistory

@@ -6,7 +6,8 @@ from contract.catalogue import Catalogue
 from contract.messages import ReplyQueue, ReplyUrl
 from contract.settings import AzureEndpoint
 from worker.errors import ReplyForbidden
-from worker.replies import GatewayClient, QueueReplies, ReplySenders
+from worker.replies import GatewayClient, ReplySenders
+from worker.servicebus.sender import QueueReplies
 
 
 @pytest.fixture
