@@ -11,8 +11,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 DESIGN = Path(__file__).parents[2] / "DESIGN.md"
 MOST_GATEWAY_MODULES = 25
-MOST_WORKER_MODULES = 19
-WORKER_STEPS = ["receive", "prepare", "infer", "reply", "settle"]
+MOST_WORKER_MODULES = 16
+WORKER_STEPS = ["receive", "prepare", "infer", "reply"]
 
 
 @pytest.fixture(scope="module")
