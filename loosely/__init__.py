@@ -7,6 +7,8 @@ public name is used for the first time.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from loosely.client.settings import __version__
+
 if TYPE_CHECKING:
     from loosely.client.clients import AsyncClient, Client
     from loosely.client.errors import (
@@ -45,8 +47,6 @@ if TYPE_CHECKING:
     )
     from loosely.client.retry import Retry
 
-__version__ = "0.1.0"
-
 __all__ = [
     "AccessDenied",
     "AsyncClient",
@@ -84,32 +84,16 @@ __all__ = [
     "__version__",
 ]
 
-_ERRORS = (
-    *("AccessDenied", "GatewayFailure", "GatewayUnreachable", "IdempotencyMismatch"),
-    *("InputRejected", "InvalidRequest", "JobCancelled", "JobEnded", "JobExpired", "JobFailed"),
-    *("LooselyError", "NotFound", "Overloaded", "PayloadTooLarge", "Problem", "RequestRefused"),
-    *("UnexpectedAnswer", "WaitTimedOut"),
-)
-_RESOURCES = (
-    *("Event", "Job", "JobPage", "JobDurations", "Model", "Place", "Progress", "Result"),
-    *("Timeline", "TimelineDelivery", "TimelineStep", "Upload"),
-)
-#: For each public name, the module that defines it.
-_MODULES = {
-    **dict.fromkeys(("AsyncClient", "Client"), "loosely.client.clients"),
-    **dict.fromkeys(_ERRORS, "loosely.client.errors"),
-    **dict.fromkeys(_RESOURCES, "loosely.client.resources"),
-    "Retry": "loosely.client.retry",
-}
-
 
 def __getattr__(name: str) -> object:
     """Import and return the object with this public name."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(_MODULES[name]), name)
-    globals()[name] = value
-    return value
+    if name in __all__:
+        for module in ("errors", "resources", "retry", "clients"):
+            found: object = getattr(import_module(f"loosely.client.{module}"), name, None)
+            if found is not None:
+                globals()[name] = found
+                return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

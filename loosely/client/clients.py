@@ -1,15 +1,14 @@
 """`Client` and `AsyncClient`: the blocking client and the asynchronous client of one gateway.
 
-`ClientOperations` implements and documents each operation once. Both clients derive their methods
-from that class.
+`ClientOperations` implements and documents each operation once. `AsyncClient` is that class with a
+transport; `Client` runs its coroutines with a transport that blocks.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
 from functools import wraps
-from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar, cast
 
 import httpx
 
@@ -21,28 +20,29 @@ from loosely.client.transport import AsyncTransport, BlockingTransport, http_opt
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Kind = TypeVar("Kind", bound=ClientOperations)
 
 
 def block(
-    operation: Callable[Concatenate[ClientOperations, P], Coroutine[Any, Any, T]],
+    operation: Callable[Concatenate[Kind, P], Coroutine[Any, Any, T]],
 ) -> "Callable[Concatenate[Client, P], T]":
     """Return a method of `Client` that runs the coroutine ``operation`` and returns its result."""
 
     @wraps(operation)
     def method(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return _complete(operation(self._operations, *args, **kwargs))
+        return _complete(operation(cast(Kind, self._operations), *args, **kwargs))
 
     return method
 
 
 def block_each(
-    operation: Callable[Concatenate[ClientOperations, P], AsyncGenerator[T, None]],
+    operation: Callable[Concatenate[Kind, P], AsyncGenerator[T, None]],
 ) -> "Callable[Concatenate[Client, P], Iterator[T]]":
     """Return a method of `Client` that yields each value that ``operation`` yields."""
 
     @wraps(operation)
     def method(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
-        values = operation(self._operations, *args, **kwargs)
+        values = operation(cast(Kind, self._operations), *args, **kwargs)
         try:
             while True:
                 try:
@@ -57,10 +57,7 @@ def block_each(
 
 
 def _complete(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that never suspends, and return its value.
-
-    The coroutine never suspends because its transport blocks the thread.
-    """
+    """Run a coroutine that never suspends, because its transport blocks, and return its value."""
     try:
         coroutine.send(None)
     except StopIteration as finished:
@@ -69,30 +66,6 @@ def _complete(coroutine: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError(
         "the operation needs an event loop, but Client has no event loop; use AsyncClient"
     )
-
-
-def _await(
-    operation: Callable[Concatenate[ClientOperations, P], Coroutine[Any, Any, T]],
-) -> "Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]":
-    """Return a method of `AsyncClient` that awaits the coroutine ``operation``."""
-
-    @wraps(operation)
-    async def method(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await operation(self._operations, *args, **kwargs)
-
-    return method
-
-
-def _await_each(
-    operation: Callable[Concatenate[ClientOperations, P], AsyncGenerator[T, None]],
-) -> "Callable[Concatenate[AsyncClient, P], AsyncIterator[T]]":
-    """Return a method of `AsyncClient` that yields each value that ``operation`` yields."""
-
-    @wraps(operation)
-    def method(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]:
-        return operation(self._operations, *args, **kwargs)
-
-    return method
 
 
 class Client:
@@ -107,6 +80,9 @@ class Client:
         ...     job = client.run(Path("cat.jpg"), "classifier")
         ...     print(job.result)
     """
+
+    #: The class that has the operations of this client.
+    _kind: ClassVar[type[ClientOperations]] = ClientOperations
 
     def __init__(
         self,
@@ -131,8 +107,9 @@ class Client:
         """
         requests = RequestBuilder(url, api_key or read_api_key())
         self._http = httpx.Client(**http_options(url))
-        transport = BlockingTransport(self._http, sleep)
-        self._operations = ClientOperations(requests, transport, retry or Retry(), clock)
+        self._operations = self._kind(
+            requests, BlockingTransport(self._http, sleep), retry or Retry(), clock
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
@@ -140,12 +117,7 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -155,7 +127,7 @@ class Client:
     @property
     def url(self) -> str:
         """The gateway's URL."""
-        return self._operations.requests.shown_url
+        return self._operations.url
 
     submit = block(ClientOperations.submit)
     run = block(ClientOperations.run)
@@ -172,15 +144,10 @@ class Client:
     find_jobs = block(ClientOperations.find_jobs)
 
 
-class AsyncClient:
+class AsyncClient(ClientOperations):
     """A client of one gateway for asyncio. Use it in an ``async with`` block, or call `close`.
 
     The methods are those of :class:`~loosely.Client`, as coroutines and asynchronous iterators.
-
-    Example:
-        >>> async with AsyncClient("http://127.0.0.1:7071") as client:
-        ...     job = await client.run(Path("cat.jpg"), "classifier")
-        ...     print(job.result)
     """
 
     def __init__(
@@ -192,22 +159,10 @@ class AsyncClient:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Create a client. No request is sent until a method is called.
-
-        Args:
-            url: The gateway's URL.
-            api_key: The caller's API key. Default: the value of ``LOOSELY_API_KEY``.
-            retry: When to repeat a request that failed. Default: ``Retry()``.
-            clock: A function that returns the current time in seconds.
-            sleep: A function that suspends the calling task for a number of seconds.
-
-        Raises:
-            ValueError: ``url`` is not an http or https URL, or the key cannot be sent in a header.
-        """
+        """Create a client. The arguments are those of :class:`~loosely.Client`."""
         requests = RequestBuilder(url, api_key or read_api_key())
         self._http = httpx.AsyncClient(**http_options(url))
-        transport = AsyncTransport(self._http, sleep)
-        self._operations = ClientOperations(requests, transport, retry or Retry(), clock)
+        super().__init__(requests, AsyncTransport(self._http, sleep), retry or Retry(), clock)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
@@ -215,33 +170,9 @@ class AsyncClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
         """Close the connections to the gateway."""
         await self._http.aclose()
-
-    @property
-    def url(self) -> str:
-        """The gateway's URL."""
-        return self._operations.requests.shown_url
-
-    submit = _await(ClientOperations.submit)
-    run = _await(ClientOperations.run)
-    wait = _await(ClientOperations.wait)
-    get = _await(ClientOperations.get)
-    timeline = _await(ClientOperations.timeline)
-    cancel = _await(ClientOperations.cancel)
-    result = _await(ClientOperations.result)
-    iter_events = _await_each(ClientOperations.iter_events)
-    upload = _await(ClientOperations.upload)
-    models = _await(ClientOperations.models)
-    model = _await(ClientOperations.model)
-    jobs = _await_each(ClientOperations.jobs)
-    find_jobs = _await(ClientOperations.find_jobs)

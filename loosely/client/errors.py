@@ -30,10 +30,9 @@ from loosely.client.resources import Job, decode_json
 class LooselyError(Exception):
     """The base class of the client's exceptions.
 
-    Attributes:
-        job_id: The id of the job that the failed request was about, if the client knows it.
-        idempotency_key: The key of a failed submit. A submit with the same key and the same input
-            returns the job of the failed submit, if the gateway has accepted it.
+    ``job_id`` is the id of the job that the failed request was about, if the client knows it. A
+    submit with the same ``idempotency_key`` returns the job of a failed submit, if the gateway
+    accepted it.
     """
 
     job_id: str | None = None
@@ -47,7 +46,7 @@ class LooselyError(Exception):
 
 
 class GatewayUnreachable(LooselyError):
-    """The gateway at ``url`` sent no complete response. ``reason`` describes the failure.
+    """The gateway at ``url`` sent no complete response because of ``reason``.
 
     If ``is_sent`` is false, there was no connection, so the gateway did not get the request.
     """
@@ -81,20 +80,10 @@ class WaitTimedOut(LooselyError, TimeoutError):
 class Problem(LooselyError):
     """The gateway responded with a problem document (RFC 9457).
 
-    Attributes:
-        status: The HTTP status.
-        code: The stable code of the problem. docs/reference/problems.md lists all codes.
-        title: The name of this kind of problem, for people.
-        detail: A description of the problem for people.
-        retryable: Whether the same request may succeed later.
-        retry_after_seconds: How many seconds the gateway asks the caller to wait before the next
-            attempt.
-        stage: The stage of the job in which the problem occurred.
-        attempt: The number, from 1, of the failed delivery of the job's message.
-        trace_id: The id of the request's W3C trace.
-        job: The job, if the problem describes how a job ended.
-        document: The whole problem document.
-        body: The problem document, exactly as received.
+    docs/reference/problems.md lists all values of ``code``. ``title`` and ``detail`` are for
+    people. ``retryable`` says whether the same request may succeed later. ``attempt`` is the
+    number, from 1, of the delivery that failed. ``job`` is the job if the problem describes how a
+    job ended. ``document`` is the whole problem document, and ``body`` its text.
     """
 
     def __init__(
@@ -134,20 +123,13 @@ class PayloadTooLarge(InvalidRequest):
 
     @classmethod
     def over(cls, limit_bytes: int, size_bytes: int) -> Self:
-        """Return the exception for a payload of ``size_bytes``, which exceeds ``limit_bytes``.
-
-        The client raises this exception instead of sending the payload. The exception contains the
-        problem document with which the gateway would respond.
-        """
+        """Return the error for a payload that is not even sent, as the gateway would report it."""
         detail = f"the model accepts up to {limit_bytes} bytes; the input has {size_bytes}"
         return cls._made(413, detail, limit_bytes=limit_bytes)
 
     @classmethod
     def by_host(cls, size_bytes: int) -> Self:
-        """Return the exception for a body of ``size_bytes`` that the gateway's host has not read.
-
-        The host responds with status 500 and no problem document.
-        """
+        """Return the error for a body that the Functions host refused with an empty 500."""
         detail = (
             f"the gateway's host answered a body of {size_bytes} bytes with status 500 and no "
             "content, as it does if a body is larger than its setting "
@@ -250,10 +232,7 @@ _ENDING_HTTP_STATUS: Final[Mapping[type[JobEnded], int]] = {
 
 
 def read_problem(status: int, body: bytes, retry_after_seconds: float | None) -> Problem | None:
-    """Return the exception for an error response.
-
-    The result is ``None`` if ``body`` is not a problem document.
-    """
+    """Return the exception for an error response, or ``None`` if it is not a problem document."""
     document = decode_json(body)
     if not isinstance(document, dict) or not isinstance(document.get("code"), str):
         return None
@@ -270,10 +249,7 @@ def read_problem(status: int, body: bytes, retry_after_seconds: float | None) ->
 
 
 def ending_of(job: Job) -> JobEnded:
-    """Return the exception for a job that has ended without a result.
-
-    The class of the exception depends on how the job ended.
-    """
+    """Return the exception for a job that has ended without a result."""
     kind = _ending_class(job)
     job_error = job.error or {}
     code = job_error.get("code")

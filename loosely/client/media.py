@@ -40,12 +40,9 @@ _EXTENSIONS = {
 
 
 def detect_media_type(content: bytes, file_name: str = "") -> str:
-    """Return the media type of an input, or `UNKNOWN` if it cannot be determined.
+    """Return the media type of an input from its first bytes, or else from its file's extension.
 
-    Args:
-        content: The input, or at least its first `SIGNATURE_BYTES` bytes.
-        file_name: The name of the input's file. Its extension determines the type if the bytes do
-            not.
+    The result is `UNKNOWN` if neither determines the type.
     """
     if content.startswith(b"RIFF") and content[8:12] in _RIFF_FORMS:
         return _RIFF_FORMS[content[8:12]]

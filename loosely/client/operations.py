@@ -1,14 +1,14 @@
 """The operations of both clients. Each operation is one coroutine, which uses a transport.
 
 `AsyncClient` awaits these coroutines in an event loop. `Client` runs them with a transport that
-blocks the thread, so they never suspend. The clock and the transport are arguments, so the
-operations themselves neither read a clock nor open a connection.
+blocks the thread, so they never suspend.
 """
 
 import math
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from random import random
@@ -36,16 +36,21 @@ from loosely.client.requests import (
     put_upload,
     read_payload,
 )
-from loosely.client.resources import Event, Job, JobPage, Model, Result, Timeline, Upload
+from loosely.client.resources import (
+    Event,
+    Job,
+    JobPage,
+    Model,
+    Result,
+    Timeline,
+    Upload,
+    UploadTarget,
+)
 from loosely.client.responses import (
     HttpResponse,
+    read_as,
     read_error,
     read_job,
-    read_job_page,
-    read_model,
-    read_models,
-    read_timeline,
-    read_upload_slot,
 )
 from loosely.client.retry import Retry
 from loosely.client.settings import MAX_WAIT_SECONDS
@@ -56,12 +61,13 @@ from loosely.client.transport import Transport
 POLL_SECONDS: Final = 60
 #: The longest time, in seconds, until `iter_events` sees a change that does not end the job.
 _EVENT_POLL_SECONDS: Final = 1
+#: The error code with which blob storage refuses to overwrite an upload that it has stored.
+_IS_STORED: Final = "UnauthorizedBlobOverwrite"
 #: An input up to this size, in bytes, is sent without a request for the model's limit. If the
 #: gateway refuses the input, the refused submit costs less than that request.
-_IS_STORED: Final = "UnauthorizedBlobOverwrite"
-"""The error code with which blob storage refuses to overwrite an upload that it has stored."""
-
 _SURELY_SMALL_BYTES: Final = 1024 * 1024
+#: The limit above which even an empty input is uploaded.
+_UPLOAD_ALL: Final = -1
 _REDIRECTS: Final = frozenset({302, 303, 307})
 #: If the gateway responds in fewer seconds than this, it did not wait for the job's end.
 _SHORTEST_POLL_SECONDS: Final = 0.9
@@ -84,7 +90,7 @@ class ClientOperations:
         clock: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random,
     ) -> None:
-        self.requests = requests
+        self._requests = requests
         self._transport = transport
         self._retry = retry
         self._clock = clock
@@ -92,6 +98,11 @@ class ClientOperations:
         self._has_connected = False
         #: The models fetched already, by name. Their limits determine which inputs need an upload.
         self._known_models: dict[str, Model] = {}
+
+    @property
+    def url(self) -> str:
+        """The gateway's URL."""
+        return self._requests.shown_url
 
     async def submit(  # noqa: PLR0913 - the options of a submit
         self,
@@ -137,15 +148,9 @@ class ClientOperations:
             raise ValueError(
                 f"wait_seconds: expected 0 to {MAX_WAIT_SECONDS}, found {wait_seconds}"
             )
+        key = idempotency_key or str(uuid.uuid4())
         submission = Submission(
-            model,
-            idempotency_key or str(uuid.uuid4()),
-            wait_seconds,
-            parameters,
-            deadline_seconds,
-            webhook_url,
-            priority,
-            label,
+            model, key, wait_seconds, parameters, deadline_seconds, webhook_url, priority, label
         )
         return await self._submit(source, media_type, inputs or {}, submission)
 
@@ -166,23 +171,9 @@ class ClientOperations:
     ) -> Job:
         """Submit an input to ``model``, wait until the job has ended, and return the job.
 
-        This method continues to wait after a lost connection or a restart of the gateway.
-
-        Args:
-            source: The input: bytes, the path of a file, or an upload.
-            model: The model's name.
-            media_type: The input's media type. Default: detected from the first bytes or the file
-                name.
-            inputs: The named inputs, which some models have in addition to their input. Their media
-                types are detected.
-            parameters: The parameters that this model defines.
-            deadline_seconds: The job expires if it has not ended after this number of seconds.
-            webhook_url: The URL to which the gateway sends the job when it has ended.
-            priority: With ``"low"``, all other jobs of the model are processed before this job.
-            label: A short text by which `jobs` finds the job later.
-            wait_seconds: The maximum number of seconds to wait. Default: until the job has ended.
-            idempotency_key: All calls with the same key make only one job. Default: a new key for
-                each call.
+        The wait continues after a lost connection or a restart of the gateway. The arguments are
+        those of `submit`, except that ``wait_seconds`` has no maximum. Default: until the job has
+        ended.
 
         Raises:
             RequestRefused: The gateway made no job.
@@ -192,18 +183,12 @@ class ClientOperations:
                 ``wait_seconds`` allow.
         """
         give_up_at = self._give_up_at(wait_seconds)
-        first_wait_seconds = POLL_SECONDS
-        if wait_seconds is not None:
-            first_wait_seconds = max(0, min(POLL_SECONDS, int(wait_seconds)))
+        poll = (
+            POLL_SECONDS if wait_seconds is None else max(0, min(POLL_SECONDS, int(wait_seconds)))
+        )
+        key = idempotency_key or str(uuid.uuid4())
         submission = Submission(
-            model,
-            idempotency_key or str(uuid.uuid4()),
-            first_wait_seconds,
-            parameters,
-            deadline_seconds,
-            webhook_url,
-            priority,
-            label,
+            model, key, poll, parameters, deadline_seconds, webhook_url, priority, label
         )
         job = await self._submit(source, media_type, inputs or {}, submission, give_up_at)
         return await self._wait(job, wait_seconds, give_up_at)
@@ -211,13 +196,9 @@ class ClientOperations:
     async def wait(self, job: Job | str, *, wait_seconds: float | None = None) -> Job:
         """Wait until a job has ended, and return the succeeded job.
 
-        Args:
-            job: The job or its id.
-            wait_seconds: The maximum number of seconds to wait. Default: until the job has ended.
-
         Raises:
             JobEnded: The job ended without a result.
-            WaitTimedOut: ``wait_seconds`` have passed; the job continues.
+            WaitTimedOut: ``wait_seconds`` have passed; the job continues. Default: no limit.
             RequestRefused: The job id is unknown.
             GatewayUnreachable: The gateway did not respond within the time that ``retry`` and
                 ``wait_seconds`` allow.
@@ -225,46 +206,32 @@ class ClientOperations:
         return await self._wait(job, wait_seconds, self._give_up_at(wait_seconds))
 
     async def get(self, job_id: str, *, wait_seconds: int = 0) -> Job:
-        """Return a job when it has ended, or after ``wait_seconds`` if that is earlier.
-
-        Raises:
-            RequestRefused: The job id is unknown.
-        """
+        """Return a job when it has ended, or after ``wait_seconds`` if that is earlier."""
         return await self._get(job_id, wait_seconds)
 
     async def timeline(self, job_id: str) -> Timeline:
-        """Return a job's timeline: how long each step and each delivery to a worker took.
-
-        Raises:
-            RequestRefused: The job id is unknown.
-        """
-        return read_timeline(await self.send(self.requests.get_timeline(job_id), (200,)))
+        """Return a job's timeline: how long each step and each delivery to a worker took."""
+        response = await self._send(self._requests.get_timeline(job_id), (200,))
+        return read_as(response, Timeline.from_body, "a timeline")
 
     async def cancel(self, job_id: str) -> Job:
-        """Request the cancellation of a job, and return the job.
+        """Request the cancellation of a job, and return the job with the status ``cancelling``.
 
-        The returned job has the status ``cancelling``. A job that had already ended does not
-        change, and is returned with its final status.
-
-        Raises:
-            RequestRefused: The job id is unknown.
+        A job that had already ended does not change, and is returned with its final status.
         """
-        return read_job(await self.send(self.requests.cancel_job(job_id), (200, 202)))
+        return read_job(await self._send(self._requests.cancel_job(job_id), (200, 202)))
 
     async def result(self, job_id: str, name: str | None = None) -> Result | Job:
         """Return a job's result in the model's media type, or the job if it has not ended.
 
-        Args:
-            job_id: The job's id.
-            name: The name of a named result, which some models have in addition to their result.
-                Default: the result without a name.
+        ``name`` is the name of a named result. Default: the result without a name.
 
         Raises:
             JobEnded: The job ended without a result.
             RequestRefused: The job id is unknown, or the job has no result with this name.
         """
-        request = self.requests.get_result(job_id, name)
-        response = await self.send(request, (200, 202, *_REDIRECTS))
+        request = self._requests.get_result(job_id, name)
+        response = await self._send(request, (200, 202, *_REDIRECTS))
         if response.status == 202:
             return read_job(response)
         if response.status in _REDIRECTS:
@@ -272,7 +239,7 @@ class ClientOperations:
         return Result(response.body, response.headers.get("content-type", ""))
 
     async def _fetch_result(self, redirect: HttpResponse) -> Result:
-        """Return the result that is stored at the URL to which the gateway's response redirects."""
+        """Return the result in blob storage to which the gateway's response redirects."""
         try:
             request = fetch_from_store(urljoin(redirect.url, redirect.headers.get("location", "")))
         except ValueError:
@@ -288,9 +255,6 @@ class ClientOperations:
         A change of ``job.place.phase`` to or from ``model_broken`` counts as a change of status.
         The first event has the job's current state. The client polls the gateway, so several quick
         changes may appear as one event.
-
-        Raises:
-            RequestRefused: The job id is unknown.
         """
         seen: tuple[tuple[str, bool], Any] | None = None
         wait_seconds = 0
@@ -320,12 +284,7 @@ class ClientOperations:
     ) -> Upload:
         """Upload an input to the gateway's blob storage, for one or more jobs of ``model``.
 
-        Args:
-            source: The input: bytes, or the path of a file.
-            model: The model's name.
-            media_type: The input's media type. Default: detected from the first bytes or the file
-                name.
-            input_name: The name of the model's named input. Default: the first input.
+        ``media_type`` is detected if it is ``None``. ``input_name`` is the name of a named input.
 
         Raises:
             PayloadTooLarge: The input is larger than the model's limit for uploads.
@@ -335,14 +294,11 @@ class ClientOperations:
 
     async def models(self) -> tuple[Model, ...]:
         """Return the models that accept jobs."""
-        return read_models(await self.send(self.requests.list_models(), (200,)))
+        response = await self._send(self._requests.list_models(), (200,))
+        return read_as(response, Model.list_from_body, "a list of models")
 
     async def model(self, name: str) -> Model:
-        """Return the model with this name.
-
-        Raises:
-            NotFound: The model is unknown.
-        """
+        """Return the model with this name. Raises NotFound if it is unknown."""
         return await self._model(name)
 
     async def jobs(  # noqa: PLR0913 - the filters of a search
@@ -359,25 +315,8 @@ class ClientOperations:
     ) -> AsyncGenerator[Job, None]:
         """Yield the jobs that match all filters, newest first.
 
-        Pages of the list are requested when needed. If only a few of many jobs match, many requests
-        may be necessary. `find_jobs` sends only one request, and its result says how far back the
-        gateway has searched.
-
-        Args:
-            model: Only jobs of this model. Default: the jobs of all models.
-            status: Only jobs with this status. Default: jobs with any status.
-            code: Only jobs that ended with this code, for example ``"inference-failed"``.
-            label: Only jobs with this label. A ``*`` at the end stands for any further text.
-            created_after: Only jobs that were created at this time or later.
-            created_before: Only jobs that were created before this time.
-            job_id: Only the job with this id. A ``*`` after the first characters of an id stands
-                for any further characters.
-            tenant: Only jobs of this tenant. Operators can also use ``"*"`` for all tenants.
-                Default: all tenants for a key with the scope ``ops:read``, otherwise the key's own
-                tenant.
-
-        Raises:
-            ValueError: A time has no time zone.
+        The filters are those of `find_jobs`, which sends only one request. If only a few of many
+        jobs match, this method sends many.
         """
         cursor: str | None = None
         while True:
@@ -447,25 +386,17 @@ class ClientOperations:
             "tenant": tenant,
             "limit": None if limit is None else str(limit),
         }
-        return read_job_page(await self.send(self.requests.list_jobs(filters, cursor), (200,)))
+        response = await self._send(self._requests.list_jobs(filters, cursor), (200,))
+        return read_as(response, JobPage.from_body, "a list of jobs")
 
-    async def send(
+    async def _send(
         self, request: HttpRequest, expected: Collection[int], give_up_at: float = math.inf
     ) -> HttpResponse:
         """Send a request, repeat it as the retry policy allows, and return the response.
 
-        Every request may be repeated. All attempts to submit a job have the same idempotency key,
-        so they make only one job.
-
-        Args:
-            request: The request to send.
-            expected: The HTTP status codes of responses to return. Any other status raises an
-                error.
-            give_up_at: The time, in seconds of the monotonic clock, after which the request is not
-                repeated.
-
-        Raises:
-            LooselyError: The error of the last attempt.
+        Every request may be repeated: all attempts to submit a job have the same idempotency key. A
+        status that is not ``expected`` is an error. ``give_up_at`` is a time of the clock, in
+        seconds, after which the request is not repeated. Raises the error of the last attempt.
         """
         failures, failing_since, first_asked_at = 0, 0.0, self._clock()
         while True:
@@ -507,43 +438,11 @@ class ClientOperations:
         submission: Submission,
         give_up_at: float = math.inf,
     ) -> Job:
-        """Submit a job and return it. The input is an upload, bytes or a file.
+        """Submit a job and return it.
 
-        For an upload, the request contains only the upload's reference. Bytes or a file are sent
-        as the body of the request, or are uploaded first if they are too large for the body.
-
-        No request is repeated after ``give_up_at``, a time in seconds of the monotonic clock.
-        """
-        if inputs:
-            return await self._submit_inputs(source, media_type, inputs, submission, give_up_at)
-        if isinstance(source, Upload):
-            return await self._submit_members(submission, source, {}, give_up_at)
-        payload = read_payload(source, media_type)
-        if await self._is_too_large(payload, submission.model, give_up_at):
-            upload = await self._upload(payload, submission.model, give_up_at=give_up_at)
-            return await self._submit_members(submission, upload, {}, give_up_at)
-        request = self.requests.submit(submission, payload)
-        try:
-            return await self._create_job(request, submission, give_up_at)
-        except PayloadTooLarge:
-            upload = await self._upload(payload, submission.model, give_up_at=give_up_at)
-            return await self._submit_members(submission, upload, {}, give_up_at)
-
-    async def _submit_inputs(
-        self,
-        source: Source | Upload,
-        media_type: str | None,
-        inputs: Mapping[str, Source | Upload],
-        submission: Submission,
-        give_up_at: float,
-    ) -> Job:
-        """Submit a job with named inputs, and return the job.
-
-        Each input of more than ``_SURELY_SMALL_BYTES`` is uploaded before the job is submitted. The
-        request contains the other inputs. If the gateway then responds that an input is too large
-        for a request, the other inputs are uploaded too, and the job is submitted again.
-
-        No request is repeated after ``give_up_at``, a time in seconds of the monotonic clock.
+        A single input is the body of the request if the model's limit permits that. Otherwise the
+        inputs are members of a JSON body, and those of more than ``_SURELY_SMALL_BYTES`` are
+        uploaded first. If the gateway refuses a body as too large, all inputs are uploaded.
         """
         first = source if isinstance(source, Upload) else read_payload(source, media_type)
         named: dict[str, Payload | Upload] = {
@@ -551,44 +450,38 @@ class ClientOperations:
             for name, each in inputs.items()
         }
         limit_bytes = _SURELY_SMALL_BYTES
+        if isinstance(first, Payload) and not named:
+            if not await self._is_too_large(first, submission.model, give_up_at):
+                request = self._requests.submit(submission, first)
+                with suppress(PayloadTooLarge):
+                    return await self._create_job(request, submission, give_up_at)
+            limit_bytes = _UPLOAD_ALL
         while True:
             if isinstance(first, Payload) and first.size_bytes > limit_bytes:
                 first = await self._upload(first, submission.model, give_up_at=give_up_at)
             for name, each in named.items():
                 if isinstance(each, Payload) and each.size_bytes > limit_bytes:
                     named[name] = await self._upload(each, submission.model, name, give_up_at)
+            request = self._requests.submit_members(submission, first, named)
             try:
-                return await self._submit_members(submission, first, named, give_up_at)
+                return await self._create_job(request, submission, give_up_at)
             except PayloadTooLarge:
-                if not limit_bytes:
+                if all(isinstance(each, Upload) for each in (first, *named.values())):
                     raise
-                limit_bytes = 0
-
-    async def _submit_members(
-        self,
-        submission: Submission,
-        first: Payload | Upload,
-        named: Mapping[str, Payload | Upload],
-        give_up_at: float,
-    ) -> Job:
-        request = self.requests.submit_members(submission, first, named)
-        return await self._create_job(request, submission, give_up_at)
+                limit_bytes = _UPLOAD_ALL
 
     async def _create_job(
         self, request: HttpRequest, submission: Submission, give_up_at: float
     ) -> Job:
         try:
-            return read_job(await self.send(request, (200, 202), give_up_at))
+            return read_job(await self._send(request, (200, 202), give_up_at))
         except (GatewayUnreachable, UnexpectedAnswer) as error:
             if self._has_connected:
                 error.idempotency_key = submission.idempotency_key
             raise
 
     async def _is_too_large(self, payload: Payload, name: str, give_up_at: float) -> bool:
-        """Return whether the payload exceeds the limit of the model ``name`` for a request body.
-
-        No request is repeated after ``give_up_at``, a time in seconds of the monotonic clock.
-        """
+        """Return whether the payload exceeds the limit of the model ``name`` for a request body."""
         if payload.size_bytes <= _SURELY_SMALL_BYTES:
             return False
         model = self._known_models.get(name) or await self._model(name, give_up_at)
@@ -596,7 +489,8 @@ class ClientOperations:
         return limit_bytes is not None and payload.size_bytes > limit_bytes
 
     async def _model(self, name: str, give_up_at: float = math.inf) -> Model:
-        model = read_model(await self.send(self.requests.get_model(name), (200,), give_up_at))
+        response = await self._send(self._requests.get_model(name), (200,), give_up_at)
+        model = read_as(response, Model.from_body, "a model")
         self._known_models[name] = model
         return model
 
@@ -607,13 +501,10 @@ class ClientOperations:
         input_name: str | None = None,
         give_up_at: float = math.inf,
     ) -> Upload:
-        """Request an upload URL, store the payload at this URL, and return the upload.
-
-        No request is repeated after ``give_up_at``, a time in seconds of the monotonic clock.
-        """
-        asked = self.requests.create_upload(model, payload.media_type, input_name)
-        response = await self.send(asked, (201,), give_up_at)
-        slot = read_upload_slot(response)
+        """Request an upload URL, store the payload at this URL, and return the upload."""
+        asked = self._requests.create_upload(model, payload.media_type, input_name)
+        response = await self._send(asked, (201,), give_up_at)
+        slot = read_as(response, UploadTarget.from_body, "an upload target")
         if slot.max_bytes is not None and payload.size_bytes > slot.max_bytes:
             raise PayloadTooLarge.over(slot.max_bytes, payload.size_bytes)
         try:
@@ -637,24 +528,14 @@ class ClientOperations:
         reason: str,
         give_up_at: float = math.inf,
     ) -> HttpResponse:
-        """Send a request to blob storage, and return the response.
-
-        If the status of the response is not in ``expected``, raise UnexpectedAnswer with the
-        message ``reason``.
-
-        No request is repeated after ``give_up_at``, a time in seconds of the monotonic clock.
-        """
+        """Send a request to blob storage. For any other status, raise UnexpectedAnswer."""
         try:
-            return await self.send(request, expected, give_up_at)
+            return await self._send(request, expected, give_up_at)
         except UnexpectedAnswer as error:
             raise UnexpectedAnswer(request.shown_url, error.status, reason) from None
 
     async def _wait(self, job: Job | str, wait_seconds: float | None, give_up_at: float) -> Job:
-        """Poll a job until it has ended, and return the succeeded job.
-
-        If the job has not ended when the clock shows ``give_up_at``, raise WaitTimedOut.
-        ``wait_seconds`` is needed only for the message of this error.
-        """
+        """Poll a job until it has ended, and return the succeeded job."""
         latest = job if isinstance(job, Job) else None
         job_id = job if isinstance(job, str) else job.id
         while latest is None or not latest.is_final:
@@ -677,18 +558,13 @@ class ClientOperations:
     async def _find_json_result(
         self, job_id: str, give_up_at: float, name: str | None = None
     ) -> Any:
-        """Return the result of a succeeded job if it is JSON, otherwise ``None``.
+        """Return the result of a succeeded job if it is JSON and still exists, otherwise ``None``.
 
-        ``name`` is the name of a named result; ``None`` for the result without a name.
-
-        A result that is not JSON is not fetched from blob storage. ``None`` is also returned if the
-        gateway no longer has the result.
-
-        No request is repeated after ``give_up_at``, a time in seconds of the monotonic clock.
+        A result that is not JSON is not fetched from blob storage.
         """
         try:
-            response = await self.send(
-                self.requests.get_result(job_id, name), (200, *_REDIRECTS), give_up_at
+            response = await self._send(
+                self._requests.get_result(job_id, name), (200, *_REDIRECTS), give_up_at
             )
         except RequestRefused:
             return None
@@ -702,9 +578,9 @@ class ClientOperations:
         return (await self._fetch_result(response)).json()
 
     async def _get(self, job_id: str, wait_seconds: int, give_up_at: float = math.inf) -> Job:
-        request = self.requests.get_job(job_id, wait_seconds)
+        request = self._requests.get_job(job_id, wait_seconds)
         try:
-            return read_job(await self.send(request, (200,), give_up_at))
+            return read_job(await self._send(request, (200,), give_up_at))
         except LooselyError as error:
             error.job_id = job_id
             raise
@@ -712,11 +588,7 @@ class ClientOperations:
     async def _pause_between_polls(
         self, job: Job, waited_seconds: float, give_up_at: float = math.inf
     ) -> None:
-        """Wait before the next poll if the gateway responded at once instead of waiting.
-
-        ``waited_seconds`` is how long the gateway took to respond. The response's ``Retry-After``
-        header determines the length of the wait. The wait ends at ``give_up_at`` at the latest.
-        """
+        """Wait for ``Retry-After`` if the gateway has not waited for the job's end."""
         if waited_seconds < _SHORTEST_POLL_SECONDS:
             pause_seconds = _DEFAULT_PAUSE_SECONDS
             if job.retry_after_seconds is not None:
@@ -728,11 +600,7 @@ class ClientOperations:
         return math.inf if wait_seconds is None else self._clock() + wait_seconds
 
     def _limit_timeout(self, request: HttpRequest, give_up_at: float) -> HttpRequest:
-        """Return the request with timeouts that end soon after ``give_up_at``.
-
-        The request waits for a connection until ``give_up_at``, and for its response at most
-        ``_GRACE_SECONDS`` longer. If less than 1 s is left, both times are 1 s longer.
-        """
+        """Return the request with timeouts that end soon after ``give_up_at``."""
         left_seconds = max(1.0, give_up_at - self._clock())
         if left_seconds == math.inf:
             return request

@@ -1,8 +1,6 @@
 """The dead-letter operations of operators, for the command line.
 
-A dead letter is a message that the broker moved to the dead-letter queue, because the workers could
-not process it. The functions return a dead letter as the gateway's JSON object, without the
-payload.
+A dead letter is returned as the gateway's JSON object, without the payload.
 """
 
 from collections.abc import AsyncGenerator, Mapping
@@ -23,8 +21,7 @@ _PAGE_SIZE = "100"
 class DeadLetterFilter:
     """Selects dead letters by their properties. A member that is ``None`` allows any value.
 
-    ``after`` is inclusive and ``before`` is exclusive. Both are compared with the time at which the
-    message was dead-lettered.
+    ``after`` is inclusive and ``before`` is exclusive, compared with the time of dead-lettering.
     """
 
     model: str | None = None
@@ -47,9 +44,8 @@ class DeadLetterFilter:
 class LetterCount:
     """How many dead letters match a filter, and how many of them were not redriven.
 
-    The gateway counts at most 500 dead letters for one request, so a client may send several
-    requests. ``parts`` maps the cursor of each request to the two numbers that the gateway has
-    returned for this request. The cursor of the first request is ``None``.
+    The gateway counts at most 500 dead letters for one request. ``parts`` has both numbers of each
+    request by its cursor, which is ``None`` for the first.
     """
 
     count: int
@@ -57,174 +53,159 @@ class LetterCount:
     parts: Mapping[str | None, tuple[int, int]] = field(repr=False)
 
 
-async def list_dead_letters(
-    operations: ClientOperations, wanted: DeadLetterFilter
-) -> AsyncGenerator[dict[str, Any], None]:
-    """Yield the dead letters that match a filter.
+class OperatorOperations(ClientOperations):
+    """The operations on dead letters, in addition to those of all callers."""
 
-    The dead letters of each queue are sorted from the oldest to the newest.
-    """
-    cursor: str | None = None
-    while True:
-        params = {
-            **wanted.members(),
-            "limit": _PAGE_SIZE,
-            **({"cursor": cursor} if cursor else {}),
-        }
-        page = await _send(operations, operations.requests.dead_letters("GET", params=params), 200)
-        letters, next_cursor = page.get("dead_letters"), page.get("next_cursor")
-        if not isinstance(letters, list):
+    async def list_dead_letters(
+        self, wanted: DeadLetterFilter
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Yield the dead letters that match a filter, the oldest of each queue first."""
+        cursor: str | None = None
+        while True:
+            params = {
+                **wanted.members(),
+                "limit": _PAGE_SIZE,
+                **({"cursor": cursor} if cursor else {}),
+            }
+            page = await self._read(self._requests.dead_letters("GET", params=params), 200)
+            letters, next_cursor = page.get("dead_letters"), page.get("next_cursor")
+            if not isinstance(letters, list):
+                raise UnexpectedAnswer(
+                    self._requests.shown_url, 200, "the body is not a list of dead letters"
+                )
+            for letter in letters:
+                if isinstance(letter, dict):
+                    yield letter
+            if not isinstance(next_cursor, str) or next_cursor == cursor:
+                return
+            cursor = next_cursor
+
+    async def count_dead_letters(self, wanted: DeadLetterFilter) -> LetterCount:
+        """Count the dead letters that match a filter."""
+        parts: dict[str | None, tuple[int, int]] = {}
+        cursor: str | None = None
+        while cursor not in parts:
+            count, not_redriven, next_cursor = await self._count_part(wanted, cursor)
+            parts[cursor] = (count, not_redriven)
+            if next_cursor is None:
+                break
+            cursor = next_cursor
+        return LetterCount(
+            sum(count for count, _ in parts.values()),
+            sum(rest for _, rest in parts.values()),
+            parts,
+        )
+
+    async def change_dead_letters(
+        self,
+        action: Literal["redrive", "purge"],
+        wanted: DeadLetterFilter,
+        seen: LetterCount,
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Redrive or purge the dead letters that match a filter, and yield the gateway's responses.
+
+        Dead letters that were redriven before are not redriven again. ``seen`` is the number of
+        letters that the user has confirmed. ``done`` of a response lists the letters that were
+        changed, and ``refused`` those that could not be redriven.
+
+        Raises:
+            RequestRefused: The number now differs from ``seen``: the code is ``count-changed``. The
+                letters
+                in ``done`` of earlier responses stay changed.
+        """
+        is_redrive = action == "redrive"
+        left = seen.not_redriven if is_redrive else seen.count
+        cursor: str | None = None
+        while True:
+            part = seen.parts.get(cursor)
+            if part is None:  # the gateway stopped within a part, because its time was over
+                part = (await self._count_part(wanted, cursor))[:2]
+            order = {
+                "action": action,
+                "count": min(left, part[1] if is_redrive else part[0]),
+                "filter": wanted.members(),
+                "cursor": cursor,
+            }
+            request = self._requests.dead_letters("POST", "actions", document=order)
+            response = await self._read(request, 200)
+            yield response
+            for name in ("done", "refused"):
+                letters = response.get(name)
+                left -= len(letters) if isinstance(letters, list) else 0
+            next_cursor = response.get("next_cursor")
+            if not isinstance(next_cursor, str) or next_cursor == cursor:
+                return
+            cursor = next_cursor
+
+    async def _count_part(
+        self, wanted: DeadLetterFilter, cursor: str | None
+    ) -> tuple[int, int, str | None]:
+        params = {**wanted.members(), **({"cursor": cursor} if cursor else {})}
+        request = self._requests.dead_letters("GET", "count", params=params)
+        match await self._read(request, 200):
+            case {
+                "count": int(count),
+                "not_redriven": int(rest),
+                "next_cursor": (str() | None) as end,
+            }:
+                return count, rest, end
+        raise UnexpectedAnswer(
+            self._requests.shown_url, 200, "the body is not a count of dead letters"
+        )
+
+    async def get_dead_letter(self, model: str, letter_id: str) -> dict[str, Any]:
+        """Return the dead letter with this id."""
+        return await self._read(self._requests.dead_letters("GET", model, letter_id), 200)
+
+    async def redrive_dead_letter(self, model: str, letter_id: str) -> dict[str, Any]:
+        """Submit the work of a dead letter as a new job. Repeated calls make only one new job.
+
+        ``job_id`` of the result is the job that does the work. ``is_new_job`` is false if a
+        producer's message was sent again with its own job id. ``is_repeat`` is true if nothing was
+        sent now.
+        """
+        request = self._requests.dead_letters("POST", model, letter_id, "redrive")
+        return await self._read(request, 200, 202)
+
+    async def purge_dead_letter(self, model: str, letter_id: str) -> None:
+        """Delete the dead letter with this id."""
+        request = self._requests.dead_letters("DELETE", model, letter_id)
+        await self._send(request, (204,))
+
+    async def purge_dead_letters(self, model: str) -> int:
+        """Delete all dead letters of a model and return how many were deleted."""
+        deleted = 0
+        while True:
+            request = self._requests.dead_letters("DELETE", params={"model": model})
+            response = await self._read(request, 200)
+            count = response.get("deleted")
+            deleted += count if isinstance(count, int) else 0
+            # Stop if a response reports no progress. Otherwise this loop might never end.
+            if response.get("is_complete") is not False or not count:
+                return deleted
+
+    async def _read(self, request: HttpRequest, *expected: int) -> dict[str, Any]:
+        response = await self._send(request, expected)
+        document = decode_json(response.body)
+        if not isinstance(document, dict):
             raise UnexpectedAnswer(
-                operations.requests.shown_url, 200, "the body is not a list of dead letters"
+                response.shown_url, response.status, "the body is not a JSON object"
             )
-        for letter in letters:
-            if isinstance(letter, dict):
-                yield letter
-        if not isinstance(next_cursor, str) or next_cursor == cursor:
-            return
-        cursor = next_cursor
-
-
-async def count_dead_letters(operations: ClientOperations, wanted: DeadLetterFilter) -> LetterCount:
-    """Count the dead letters that match a filter."""
-    parts: dict[str | None, tuple[int, int]] = {}
-    cursor: str | None = None
-    while cursor not in parts:
-        count, not_redriven, next_cursor = await _count_part(operations, wanted, cursor)
-        parts[cursor] = (count, not_redriven)
-        if next_cursor is None:
-            break
-        cursor = next_cursor
-    return LetterCount(
-        sum(count for count, _ in parts.values()), sum(rest for _, rest in parts.values()), parts
-    )
-
-
-async def change_dead_letters(
-    operations: ClientOperations,
-    action: Literal["redrive", "purge"],
-    wanted: DeadLetterFilter,
-    seen: LetterCount,
-) -> AsyncGenerator[dict[str, Any], None]:
-    """Redrive or purge the dead letters that match a filter.
-
-    Dead letters that were redriven before are not redriven again.
-
-    Args:
-        operations: Sends the requests.
-        action: Whether to redrive the dead letters or to purge (delete) them.
-        wanted: The filter.
-        seen: The number of matching dead letters, which the user has confirmed.
-
-    Yields:
-        The JSON object of each response. ``done`` contains the dead letters that were changed, and
-            ``refused`` the dead letters that could not be redriven.
-
-    Raises:
-        RequestRefused: The number of dead letters now differs from ``seen``. The code of the
-            problem is ``count-changed``. The dead letters that earlier responses list in ``done``
-            stay redriven or purged.
-    """
-    is_redrive = action == "redrive"
-    left = seen.not_redriven if is_redrive else seen.count
-    cursor: str | None = None
-    while True:
-        part = seen.parts.get(cursor)
-        if part is None:  # the gateway stopped within a part, because its time was over
-            part = (await _count_part(operations, wanted, cursor))[:2]
-        order = {
-            "action": action,
-            "count": min(left, part[1] if is_redrive else part[0]),
-            "filter": wanted.members(),
-            "cursor": cursor,
-        }
-        request = operations.requests.dead_letters("POST", "actions", document=order)
-        response = await _send(operations, request, 200)
-        yield response
-        for name in ("done", "refused"):
-            letters = response.get(name)
-            left -= len(letters) if isinstance(letters, list) else 0
-        next_cursor = response.get("next_cursor")
-        if not isinstance(next_cursor, str) or next_cursor == cursor:
-            return
-        cursor = next_cursor
-
-
-async def _count_part(
-    operations: ClientOperations, wanted: DeadLetterFilter, cursor: str | None
-) -> tuple[int, int, str | None]:
-    params = {**wanted.members(), **({"cursor": cursor} if cursor else {})}
-    request = operations.requests.dead_letters("GET", "count", params=params)
-    match await _send(operations, request, 200):
-        case {"count": int(count), "not_redriven": int(rest), "next_cursor": (str() | None) as end}:
-            return count, rest, end
-    raise UnexpectedAnswer(
-        operations.requests.shown_url, 200, "the body is not a count of dead letters"
-    )
-
-
-async def get_dead_letter(
-    operations: ClientOperations, model: str, letter_id: str
-) -> dict[str, Any]:
-    """Return the dead letter with this id."""
-    return await _send(operations, operations.requests.dead_letters("GET", model, letter_id), 200)
-
-
-async def redrive_dead_letter(
-    operations: ClientOperations, model: str, letter_id: str
-) -> dict[str, Any]:
-    """Submit the work of a dead letter as a new job. Repeated calls make only one new job.
-
-    Returns:
-        The gateway's JSON object. ``job_id`` is the id of the job that does the work.
-            ``is_new_job`` is false if a producer's message was sent again with its own job id.
-            ``is_repeat`` is true if the dead letter had been redriven before, so that nothing was
-            sent now.
-    """
-    request = operations.requests.dead_letters("POST", model, letter_id, "redrive")
-    return await _send(operations, request, 200, 202)
-
-
-async def purge_dead_letter(operations: ClientOperations, model: str, letter_id: str) -> None:
-    """Delete the dead letter with this id."""
-    request = operations.requests.dead_letters("DELETE", model, letter_id)
-    await operations.send(request, (204,))
-
-
-async def purge_dead_letters(operations: ClientOperations, model: str) -> int:
-    """Delete all dead letters of a model and return how many were deleted."""
-    deleted = 0
-    while True:
-        request = operations.requests.dead_letters("DELETE", params={"model": model})
-        response = await _send(operations, request, 200)
-        count = response.get("deleted")
-        deleted += count if isinstance(count, int) else 0
-        # Stop if a response reports no progress. Otherwise this loop might never end.
-        if response.get("is_complete") is not False or not count:
-            return deleted
+        return document
 
 
 class OperatorClient(Client):
     """A client with the dead-letter operations.
 
-    To redrive or delete dead letters, the API key must have the scope ``admin``. To list, count
-    and get dead letters, the scope ``ops:read`` is enough.
+    The key needs the scope ``admin`` to redrive or delete, and ``ops:read`` to read.
     """
 
-    list_dead_letters = block_each(list_dead_letters)
-    count_dead_letters = block(count_dead_letters)
-    change_dead_letters = block_each(change_dead_letters)
-    get_dead_letter = block(get_dead_letter)
-    redrive_dead_letter = block(redrive_dead_letter)
-    purge_dead_letter = block(purge_dead_letter)
-    purge_dead_letters = block(purge_dead_letters)
+    _kind = OperatorOperations
 
-
-async def _send(
-    operations: ClientOperations, request: HttpRequest, *expected: int
-) -> dict[str, Any]:
-    response = await operations.send(request, expected)
-    document = decode_json(response.body)
-    if not isinstance(document, dict):
-        raise UnexpectedAnswer(response.shown_url, response.status, "the body is not a JSON object")
-    return document
+    list_dead_letters = block_each(OperatorOperations.list_dead_letters)
+    count_dead_letters = block(OperatorOperations.count_dead_letters)
+    change_dead_letters = block_each(OperatorOperations.change_dead_letters)
+    get_dead_letter = block(OperatorOperations.get_dead_letter)
+    redrive_dead_letter = block(OperatorOperations.redrive_dead_letter)
+    purge_dead_letter = block(OperatorOperations.purge_dead_letter)
+    purge_dead_letters = block(OperatorOperations.purge_dead_letters)

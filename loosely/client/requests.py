@@ -30,10 +30,7 @@ Source: TypeAlias = bytes | os.PathLike[str]
 
 @dataclass(frozen=True, slots=True)
 class FileBody:
-    """A request body that is read from a file while it is sent.
-
-    Each attempt to send the request opens the file again.
-    """
+    """A request body that each attempt reads from a file while it is sent."""
 
     path: Path
     size_bytes: int
@@ -46,9 +43,8 @@ Body: TypeAlias = bytes | FileBody
 class HttpRequest:
     """An HTTP request. ``shown_url`` is the part of the URL that error messages may show.
 
-    ``wait_seconds`` is how long the gateway is asked to wait before it responds.
-    ``queue_seconds`` is how long the request may wait for a connection of the client, or ``None``
-    for no limit.
+    ``wait_seconds`` is how long the gateway is asked to wait before it responds. ``queue_seconds``
+    is how long the request may wait for a connection of the client; ``None`` for no limit.
     """
 
     method: str
@@ -80,14 +76,13 @@ class Payload:
 
 
 def read_payload(source: Source, media_type: str | None) -> Payload:
-    """Return the payload of ``source``. If ``media_type`` is ``None``, the type is detected.
+    """Return the payload of ``source``, with a detected media type if it is ``None``.
 
-    This function reads only the first bytes of a file. The whole file is read when it is sent.
+    Only the first bytes of a file are read here.
 
     Raises:
         OSError: The file cannot be read.
-        TypeError: ``source`` is neither bytes nor a path object. A string is refused, because it
-            could be a text or the path of a file.
+        TypeError: ``source`` is neither bytes nor a path object. A string may be a text or a path.
     """
     if isinstance(source, str):
         raise TypeError(
@@ -134,10 +129,7 @@ def _wrap_json(body: Body) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """The model and the options of a new job. The gateway chooses each option that is ``None``.
-
-    All attempts to submit the job have the same ``idempotency_key``, so they make only one job.
-    """
+    """The model and the options of a new job. The gateway chooses each option that is ``None``."""
 
     model: str
     idempotency_key: str
@@ -155,51 +147,37 @@ class Submission:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers ``Prefer`` and ``Idempotency-Key``.
-
-        ``Prefer`` contains the seconds to wait, or ``respond-async`` if they are 0.
-        """
+        """The headers ``Prefer`` and ``Idempotency-Key``."""
         prefer = f"wait={self.wait_seconds}" if self.wait_seconds > 0 else "respond-async"
         return {"prefer": prefer, "idempotency-key": self.idempotency_key}
 
     def query(self) -> dict[str, str]:
         """Return the options as query parameters, for a request whose body is the input."""
-        query: dict[str, str] = {}
-        if self.parameters is not None:
-            query["parameters"] = json.dumps(dict(self.parameters))
-        if self.deadline_seconds is not None:
-            query["deadline_seconds"] = str(self.deadline_seconds)
-        if self.webhook_url is not None:
-            query["webhook_url"] = self.webhook_url
-        if self.priority is not None:
-            query["priority"] = self.priority
-        if self.label is not None:
-            query["label"] = self.label
-        return query
+        parameters = None if self.parameters is None else json.dumps(dict(self.parameters))
+        query = {
+            "parameters": parameters,
+            "deadline_seconds": self.deadline_seconds,
+            "webhook_url": self.webhook_url,
+            "priority": self.priority,
+            "label": self.label,
+        }
+        return {name: str(value) for name, value in query.items() if value is not None}
 
     def members(self) -> dict[str, Any]:
         """Return the options as members of the JSON object that is the request's body."""
-        members: dict[str, Any] = {}
-        if self.parameters is not None:
-            members["parameters"] = dict(self.parameters)
-        if self.deadline_seconds is not None:
-            members["deadline_seconds"] = self.deadline_seconds
-        if self.webhook_url is not None:
-            members["webhook"] = {"url": self.webhook_url}
-        if self.priority is not None:
-            members["priority"] = self.priority
-        if self.label is not None:
-            members["label"] = self.label
-        return members
+        members = {
+            "parameters": None if self.parameters is None else dict(self.parameters),
+            "deadline_seconds": self.deadline_seconds,
+            "webhook": None if self.webhook_url is None else {"url": self.webhook_url},
+            "priority": self.priority,
+            "label": self.label,
+        }
+        return {name: value for name, value in members.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
 class RequestBuilder:
-    """Builds the requests to one gateway. Each request contains the API key, if there is one.
-
-    Raises:
-        ValueError: ``url`` is not an http or https URL, or ``api_key`` cannot be sent in a header.
-    """
+    """Builds the requests to one gateway. Each request contains the API key, if there is one."""
 
     url: str
     api_key: str | None = field(default=None, repr=False)
@@ -224,15 +202,10 @@ class RequestBuilder:
         return self.url.rstrip("/")
 
     def submit(self, submission: Submission, payload: Payload) -> HttpRequest:
-        """Return a request that submits a job with the payload as its body.
+        """Return a request that submits a job, with the payload as its body.
 
-        The options are in the query. The body is the input, except for a JSON input: its body is
-        ``{"input": {"json": INPUT}}``, because the gateway expects the member ``input`` in every
-        JSON body. INPUT is the unchanged text of the input.
-
-        Raises:
-            OSError: The file with a JSON input cannot be read.
-            ValueError: The media type of the payload is JSON, but its content is not.
+        A JSON input is sent unchanged as ``{"input": {"json": INPUT}}``, because the gateway
+        expects the member ``input`` in every JSON body. Raises ValueError if the input is not JSON.
         """
         is_json = payload.media_type.partition(";")[0].strip().lower() == _JSON
         return self._build(
@@ -250,16 +223,7 @@ class RequestBuilder:
         first: Payload | Upload,
         named: Mapping[str, Payload | Upload] | None = None,
     ) -> HttpRequest:
-        """Return a request that submits a job whose inputs are members of a JSON body.
-
-        Args:
-            submission: The model and the options of the job.
-            first: The first input. A payload is sent in base64, an upload by its reference.
-            named: The named inputs.
-
-        Raises:
-            OSError: The file of a payload cannot be read.
-        """
+        """Return a request that submits a job, with payloads and uploads in a JSON body."""
         document = {"input": _to_member(first), **submission.members()}
         if named:
             document["inputs"] = {name: _to_member(each) for name, each in named.items()}
@@ -272,10 +236,7 @@ class RequestBuilder:
         )
 
     def get_job(self, job_id: str, wait_seconds: int = 0) -> HttpRequest:
-        """Return the request that gets a job.
-
-        The gateway responds when the job has ended, or after ``wait_seconds``.
-        """
+        """Return a request for a job, answered at its end or after ``wait_seconds``."""
         headers = {"prefer": f"wait={wait_seconds}"} if wait_seconds > 0 else {}
         return self._build("GET", _job_path(job_id), headers=headers, wait_seconds=wait_seconds)
 
@@ -284,10 +245,7 @@ class RequestBuilder:
         return self._build("DELETE", _job_path(job_id))
 
     def get_result(self, job_id: str, name: str | None = None) -> HttpRequest:
-        """Return a request for only the result of a job, in the model's media type.
-
-        ``name`` is the name of a named result; ``None`` for the result without a name.
-        """
+        """Return a request for the result of a job, or for its result ``name``."""
         path = f"{_job_path(job_id)}/result"
         if name is not None:
             path = f"{path}/{quote(name, safe='')}"
@@ -306,12 +264,7 @@ class RequestBuilder:
         return self._build("GET", f"/v1/models/{quote(name, safe='')}")
 
     def list_jobs(self, filters: Mapping[str, str | None], cursor: str | None) -> HttpRequest:
-        """Return a request for one page of a list of jobs.
-
-        Args:
-            filters: The query parameters that select jobs. A filter that is ``None`` is not sent.
-            cursor: The ``next_cursor`` of the previous page, or ``None`` for the first page.
-        """
+        """Return a request for the page of a list of jobs that begins at ``cursor``."""
         params = {name: value for name, value in filters.items() if value is not None}
         return self._build(
             "GET", "/v1/jobs", params={**params, **({"cursor": cursor} if cursor else {})}
@@ -320,10 +273,7 @@ class RequestBuilder:
     def create_upload(
         self, model: str, media_type: str, input_name: str | None = None
     ) -> HttpRequest:
-        """Return a request for a URL to which one input with this media type can be uploaded.
-
-        ``input_name`` is the name of a named input, or ``None`` for the first input.
-        """
+        """Return a request for a URL to which one input with this media type can be uploaded."""
         document = {"model": model, "media_type": media_type}
         if input_name is not None:
             document["input"] = input_name
@@ -343,12 +293,8 @@ class RequestBuilder:
     ) -> HttpRequest:
         """Return a request that reads or changes dead letters.
 
-        Args:
-            method: The HTTP method.
-            segments: The segments of the URL path after ``/v1/admin/dead-letters``, for example the
-                model, the dead letter's id and ``redrive``.
-            params: The query parameters.
-            document: The JSON object that is the request's body, or ``None`` for no body.
+        ``segments`` are those of the URL path after ``/v1/admin/dead-letters``, such as the model,
+        the dead letter's id and ``redrive``. ``document`` is the JSON body.
         """
         path = "".join(f"/{quote(segment, safe='')}" for segment in segments)
         return self._build(
@@ -383,13 +329,7 @@ class RequestBuilder:
 
 
 def put_upload(slot: UploadTarget, payload: Payload) -> HttpRequest:
-    """Return a request that stores a payload at the upload URL of ``slot``.
-
-    The request does not contain the API key.
-
-    Raises:
-        ValueError: The upload URL is not an http or https URL.
-    """
+    """Return a request that stores a payload at the upload URL of ``slot``, without the API key."""
     url = parse_url(slot.url)
     headers = {
         "x-ms-blob-type": "BlockBlob",
@@ -411,21 +351,14 @@ def put_upload(slot: UploadTarget, payload: Payload) -> HttpRequest:
 def fetch_from_store(url: str) -> HttpRequest:
     """Return a request for the blob at ``url``, without the API key.
 
-    The URL is a secret, so error messages show only its host.
-
-    Raises:
-        ValueError: ``url`` is not an http or https URL.
+    The URL is a secret, so error messages show only its host. Raises ValueError if it is no URL.
     """
     parsed = parse_url(url)
     return HttpRequest("GET", url, f"{parsed.scheme}://{parsed.host}", STORE_TIMEOUT_SECONDS)
 
 
 def parse_url(url: str) -> httpx.URL:
-    """Parse ``url``, and check that it is an http or https URL.
-
-    Raises:
-        ValueError: ``url`` is not an http or https URL.
-    """
+    """Parse an http or https URL. Raises ValueError if it is neither."""
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:

@@ -23,11 +23,10 @@ def decode_json(body: bytes) -> object:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The position of a job in its model's queue, and its estimated wait.
+    """The position of a job in its model's queue, and its estimated wait, as far as they are known.
 
     ``phase`` is ``cold_starting`` if the job waits for the start of a worker, ``model_broken`` if
-    no worker can load the model, otherwise ``queued``. An attribute that the gateway does not
-    report is ``None``.
+    no worker can load the model, otherwise ``queued``.
     """
 
     position: int | None = None
@@ -45,11 +44,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class JobDurations:
-    """How long a job waited in its queue, ran in its batch, and took in total, in milliseconds.
-
-    ``batch_size`` is the number of jobs in the batch. An attribute that the gateway does not report
-    is ``None``.
-    """
+    """How long a job waited, ran in its batch, and took in total, as far as it is known."""
 
     queued_ms: float | None = None
     inference_ms: float | None = None
@@ -81,11 +76,7 @@ class Job:
     def from_document(
         cls, document: object, body: bytes, retry_after_seconds: float | None = None
     ) -> Self | None:
-        """Return the job that ``document`` describes, or ``None`` if it is invalid.
-
-        ``body`` is the JSON text of the job. ``retry_after_seconds`` is the time that the gateway
-        asks to wait before the next request.
-        """
+        """Return the job that ``document`` describes, or ``None`` if it is invalid."""
         if not isinstance(document, dict):
             return None
         names = [document.get(key) for key in ("id", "model", "status")]
@@ -97,10 +88,7 @@ class Job:
 
     @classmethod
     def from_body(cls, body: bytes, retry_after_seconds: float | None = None) -> Self | None:
-        """Return the job that the JSON text ``body`` describes, or ``None`` if it is invalid.
-
-        ``retry_after_seconds`` is the time that the gateway asks to wait before the next request.
-        """
+        """Return the job that the JSON text ``body`` describes, or ``None`` if it is invalid."""
         return cls.from_document(decode_json(body), body, retry_after_seconds)
 
     @property
@@ -117,9 +105,8 @@ class Job:
     def result(self) -> Any:
         """The model's result, if it is JSON or text and the client has it; otherwise ``None``.
 
-        A job that ``run`` or ``wait`` has returned contains a JSON result of any size. All other
-        jobs contain only JSON results of at most 24 KiB. A text result has at most 64 KiB.
-        ``Client.result`` gets any result.
+        A job of ``run`` or ``wait`` contains a JSON result of any size, other jobs one of up to 24
+        KiB. A text result has at most 64 KiB. ``Client.result`` gets any result.
         """
         found = self.document.get("result")
         return self.large_result if found is None else found
@@ -128,9 +115,8 @@ class Job:
     def results(self) -> dict[str, Any]:
         """The named results by name: the value of a JSON result, otherwise ``None``.
 
-        As with `result`, large JSON values are present only in a job that ``run`` or ``wait`` has
-        returned. ``Client.result(job.id, name)`` gets any named result. The dictionary is empty if
-        the model has no named results, or if the job has not ended.
+        Only a job of ``run`` or ``wait`` contains large JSON values. ``Client.result(job.id,
+        name)`` gets any named result.
         """
         return {
             name: self.large_results.get(name, each.get("json"))
@@ -219,19 +205,13 @@ class Job:
 
     @property
     def deadline(self) -> datetime | None:
-        """The time at which the job expires if it has not ended.
-
-        ``None`` if the gateway does not report this time.
-        """
+        """The time at which the job expires, or ``None`` if it is not reported."""
         return _datetime(self.document.get("deadline"))
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A change of a job's status or progress. ``job`` is the job after the change.
-
-    ``kind`` is ``status`` or ``progress``. For the last event, it is ``final``.
-    """
+    """A change of a job. ``kind`` is ``status``, ``progress`` or, for the last event, ``final``."""
 
     kind: str
     job: Job
@@ -241,10 +221,10 @@ class Event:
 class TimelineStep:
     """A step of a job. The durations of all steps add up to ``total_ms`` of the timeline.
 
-    ``duration_ms`` is the time since the previous step. ``share`` is ``duration_ms`` as a fraction
-    of ``total_ms``, from 0 to 1. ``delivery`` is the number of the delivery to a worker, or
-    ``None`` if the step was not in a worker. If ``is_beside`` is true, the job did not wait for the
-    step. If ``is_adjusted`` is true, the time of the step was corrected, because clocks differ.
+    ``duration_ms`` is the time since the previous step, and ``share`` its fraction of ``total_ms``.
+    ``delivery`` is the number of the delivery to a worker, if the step was in one. If
+    ``is_beside``, the job did not wait for the step. If ``is_adjusted``, its time was corrected,
+    because clocks differ.
     """
 
     name: str
@@ -258,12 +238,12 @@ class TimelineStep:
 
 @dataclass(frozen=True, slots=True)
 class TimelineDelivery:
-    """One delivery of a job to a worker. An attribute that is not known is ``None``.
+    """One delivery of a job to a worker, as far as it is known.
 
     ``state`` is ``answered``, ``completed``, ``returned``, ``abandoned``, ``dead-lettered``,
-    ``lost`` or ``running``. ``reached`` is the name of the last step that the delivery is known to
-    have reached, and ``code`` is the worker's error code. ``traceback`` is the traceback of an
-    unexpected error, if the caller is an operator.
+    ``lost`` or ``running``. ``reached`` is the last step that the delivery is known to have
+    reached, and ``code`` the worker's error code. Only operators get the ``traceback`` of an
+    unexpected error.
     """
 
     number: int
@@ -283,8 +263,7 @@ class TimelineDelivery:
 class Timeline:
     """How long each step of a job took. ``document`` is the whole JSON object, ``body`` its text.
 
-    ``total_ms`` is the time from the job's acceptance to its end. If the job has not ended, it is
-    the time until the gateway responded.
+    ``total_ms`` is the time from the job's acceptance to its end, or until the gateway responded.
     """
 
     job_id: str
@@ -325,10 +304,7 @@ class Timeline:
 
     @property
     def deliveries(self) -> tuple[TimelineDelivery, ...]:
-        """The deliveries of the job to workers.
-
-        If no worker reported a delivery, only the delivery's number and state are known.
-        """
+        """The deliveries of the job to workers."""
         return tuple(
             TimelineDelivery(
                 _whole(each, "number") or 1,
@@ -348,10 +324,7 @@ class Timeline:
 
     @property
     def clock_skew(self) -> tuple[Mapping[str, Any], ...]:
-        """The clocks that differ from the gateway's clock, each as a mapping.
-
-        The members of a mapping are ``clock``, ``worker`` and ``ahead_ms``.
-        """
+        """The clocks that differ: each with ``clock``, ``worker`` and ``ahead_ms``."""
         return _objects(self.document, "clock_skew")
 
     @property
@@ -381,8 +354,8 @@ class Result:
 class JobPage:
     """One page of a list of jobs, newest first. ``next_cursor`` is ``None`` on the last page.
 
-    All matching jobs that were created at ``searched_back_to`` or later are on this page or on an
-    earlier page. ``searched_back_to`` is ``None`` if the gateway does not report it.
+    This page and the earlier ones have all matching jobs since ``searched_back_to``, if it is
+    reported.
     """
 
     jobs: tuple[Job, ...]
@@ -426,12 +399,23 @@ class Model:
             document,
         )
 
+    @classmethod
+    def from_body(cls, body: bytes) -> Self | None:
+        """Return the model in the JSON text ``body``, or ``None`` if it is invalid."""
+        return cls.from_document(decode_json(body))
+
+    @classmethod
+    def list_from_body(cls, body: bytes) -> tuple[Self, ...] | None:
+        """Return the models in the JSON text ``body``, or ``None`` if it is no list of models."""
+        document = decode_json(body)
+        listed = document.get("models") if isinstance(document, dict) else None
+        if not isinstance(listed, list):
+            return None
+        return tuple(model for one in listed if (model := cls.from_document(one)))
+
     @property
     def input_limit_bytes(self) -> int | None:
-        """The largest input, in bytes, that the body of a request can contain.
-
-        A larger input must be uploaded. ``None`` if the gateway does not report the limit.
-        """
+        """The largest input, in bytes, that is not uploaded, or ``None`` if it is not reported."""
         limit = (_object(self.document, "limits") or {}).get("input_bytes")
         return limit if isinstance(limit, int) else None
 
@@ -442,10 +426,7 @@ _SECRET_MEMBERS: Final = frozenset({"url", "headers"})
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An input in the gateway's blob storage. Pass this object to `submit` or `run`.
-
-    ``document`` is the gateway's description of the upload, without secrets.
-    """
+    """An input in the gateway's blob storage. Pass this object to `submit` or `run`."""
 
     reference: str
     media_type: str
@@ -455,11 +436,7 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class UploadTarget:
-    """A short-lived URL to which one input can be uploaded.
-
-    ``reference`` names the input in later requests. ``document`` is the gateway's description of
-    the target, without secrets.
-    """
+    """A short-lived URL to which one input can be uploaded. ``document`` contains no secret."""
 
     reference: str
     url: str = field(repr=False)

@@ -16,16 +16,13 @@ _TRANSIENT_STATUSES_WITHOUT_PROBLEM = _TRANSIENT_STATUSES | {500}
 class Retry:
     """How long a client repeats a request that fails, and how long it waits between attempts.
 
-    The delay doubles after each failure, from ``first_seconds`` up to ``longest_seconds``. Each
-    delay is shortened at random by up to half, so that many clients do not retry at the same time.
-    If the gateway's ``Retry-After`` is longer than this delay, the client waits for ``Retry-After``
-    instead.
+    The delay doubles after each failure, from ``first_seconds`` up to ``longest_seconds``, and is
+    shortened at random by up to half. The client waits for ``Retry-After`` instead if that is
+    longer.
 
-    The client gives up and raises the last error if the next delay would end more than
-    ``total_seconds`` after the first failure. With ``total_seconds=0`` no request is repeated.
-
-    Until the client has connected to the gateway for the first time, the URL may be wrong, so the
-    client gives up ``connect_seconds`` after the start of the first attempt.
+    The client gives up if the next delay would end more than ``total_seconds`` after the first
+    failure. Until it has connected for the first time, the URL may be wrong, so it gives up
+    ``connect_seconds`` after the start of the first attempt.
     """
 
     first_seconds: float = 0.25
@@ -42,11 +39,9 @@ class Retry:
     ) -> float | None:
         """Return how many seconds to wait before the next attempt, or ``None`` to give up.
 
-        Args:
-            error: The error of the last attempt.
-            failures: The number of consecutive attempts that have failed, from 1.
-            elapsed_seconds: The seconds from the first failure to the last failure.
-            draw: A function that returns a random number from 0 to 1.
+        ``failures`` counts the attempts in a row that failed, the last one with ``error``.
+        ``elapsed_seconds`` is the time from the first to the last failure. ``draw`` returns a
+        random number from 0 to 1.
         """
         if not is_transient(error):
             return None
@@ -59,11 +54,7 @@ class Retry:
 
 
 def is_transient(error: LooselyError) -> bool:
-    """Return whether the same request may succeed later.
-
-    The result is true if there was no response, or if the response has a temporary HTTP status such
-    as 503. The result is false if the error describes how a job ended.
-    """
+    """Return whether the same request may succeed later, for example after status 503."""
     match error:
         case GatewayUnreachable():
             return True

@@ -1,8 +1,9 @@
-"""Default settings and limits of the client, and a function that reads the API key."""
+"""The version of Loosely, the default settings of the client, and its API key."""
 
 import os
 from typing import Final
 
+__version__: Final = "0.1.0"
 #: The URL of the gateway that `loosely up` starts.
 DEFAULT_URL: Final = "http://127.0.0.1:7071"
 API_KEY_VARIABLE: Final = "LOOSELY_API_KEY"

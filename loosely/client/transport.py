@@ -6,10 +6,10 @@ from typing import Any, Final, Protocol
 
 import httpx
 
-from loosely import __version__
 from loosely.client.errors import GatewayUnreachable
 from loosely.client.requests import LOOPBACK_HOSTS, FileBody, HttpRequest, parse_url
 from loosely.client.responses import HttpResponse
+from loosely.client.settings import __version__
 
 CONNECT_TIMEOUT_SECONDS: Final = 5.0
 #: The maximum number of requests that one client sends at the same time. Further requests wait.
@@ -21,11 +21,7 @@ class Transport(Protocol):
     """The interface through which operations send requests, and wait between requests."""
 
     async def send(self, request: HttpRequest) -> HttpResponse:
-        """Send a request and return its whole response.
-
-        Raises:
-            GatewayUnreachable: There was no response.
-        """
+        """Send a request and return its whole response, or raise GatewayUnreachable."""
 
     async def sleep(self, seconds: float) -> None:
         """Wait for this number of seconds before the operation continues."""

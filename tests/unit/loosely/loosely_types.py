@@ -1,6 +1,6 @@
 """The types in the public interface of `loosely`. mypy checks this file; no test runs it."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import assert_type
 
@@ -52,11 +52,11 @@ async def asynchronous(client: AsyncClient) -> None:
     assert_type(await client.timeline("id"), Timeline)
     assert_type(await client.cancel("id"), Job)
     assert_type(await client.result("id"), Result | Job)
-    assert_type(client.iter_events("id"), AsyncIterator[Event])
+    assert_type(client.iter_events("id"), AsyncGenerator[Event, None])
     assert_type(await client.upload(b"", "m"), Upload)
     assert_type(await client.models(), tuple[Model, ...])
     assert_type(await client.model("m"), Model)
-    assert_type(client.jobs(), AsyncIterator[Job])
+    assert_type(client.jobs(), AsyncGenerator[Job, None])
     async with AsyncClient() as inner:
         assert_type(inner, AsyncClient)
 

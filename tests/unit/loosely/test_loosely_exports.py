@@ -72,7 +72,7 @@ def test_every_exception_is_public_and_listed_in_the_documented_exception_tree()
 
 def test_the_blocking_client_and_the_asynchronous_client_have_the_same_methods() -> None:
     def methods(client: type) -> dict[str, list[str]]:
-        public = {name for name in vars(client) if not name.startswith("_") and name != "url"}
+        public = {name for name in dir(client) if not name.startswith("_") and name != "url"}
         return {name: list(signature(getattr(client, name)).parameters) for name in public}
 
     assert methods(Client) == methods(AsyncClient)
