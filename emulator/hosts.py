@@ -26,10 +26,7 @@ _REFUSAL = (
 
 
 def parse_host(authority: str) -> str | None:
-    """Return the host name in a Host header, in lower case and without the port.
-
-    The result is None if the header has neither the form `name` nor the form `name:port`.
-    """
+    """Return the host name in a Host header, in lower case and without the port."""
     found = _AUTHORITY.fullmatch(authority)
     return None if found is None else (found[1] or found[2]).lower().removesuffix(".")
 

@@ -51,13 +51,7 @@ class PortInUse(StartError):
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
-    """The limits of a service for its HTTP clients.
-
-    Attributes:
-        allowed_hosts: The host names for which requests are served, besides the loopback names.
-        head_seconds: The time limit for the first line and the headers of a request.
-        body_silence_seconds: The longest pause within the body of a request.
-    """
+    """The limits of a service for its HTTP clients."""
 
     allowed_hosts: tuple[str, ...] = ()
     head_seconds: float = 30.0
@@ -72,18 +66,7 @@ def options_parser(
     port_help: str,
     port_names: Sequence[str] = ("--port",),
 ) -> argparse.ArgumentParser:
-    """Return a parser for the options that every service has.
-
-    These are the options for the port, the host, the data directory, the allowed Host headers, the
-    time limit for the headers of a request, and the log level.
-
-    Args:
-        name: The name of the service's Python module.
-        description: The description of the service in the output of `--help`.
-        port: The default port.
-        port_help: The help text of the option `--port`.
-        port_names: The names of this option.
-    """
+    """Return a parser for the options that every service has."""
     parser = argparse.ArgumentParser(prog=f"python -m {name}", description=description)
     parser.add_argument(
         *port_names, type=port_number, default=port, help=f"{port_help} (default: {port})"
@@ -121,11 +104,7 @@ def options_parser(
 
 
 def port_number(text: str) -> int:
-    """Parse a TCP port from 0 to 65535. Port 0 means that the system chooses a free port.
-
-    argparse calls this function for each option that is a port. Raises ArgumentTypeError if the
-    number is out of range, and ValueError if the text is not a number.
-    """
+    """Parse a TCP port for argparse; 0 means any free port. Raises ArgumentTypeError."""
     port = int(text)
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, got {port}")
@@ -133,10 +112,7 @@ def port_number(text: str) -> int:
 
 
 def http_limits(options: argparse.Namespace) -> HttpLimits:
-    """Return the HTTP limits from the parsed command-line options.
-
-    The allowed hosts are those of `--allow-host` and the address of `--host`.
-    """
+    """Return the HTTP limits from the options; the address of `--host` is allowed, too."""
     hosts = [*options.allow_host, *([options.host] if options.host else [])]
     return HttpLimits(tuple(hosts), options.head_timeout)
 
@@ -154,11 +130,10 @@ _OTHERS = 0o077
 
 
 def make_private_directory(directory: Path) -> None:
-    """Create a data directory, and let only its owner read the directory.
+    """Create a data directory that only its owner can read; also its files, if it exists.
 
-    If the directory exists already, other users lose access to the directory and to the files
-    directly in it. Nothing changes if the directory has the sticky bit, as /tmp has. Files of other
-    users keep their modes. Raises OSError if the directory cannot be used.
+    A directory with the sticky bit, such as /tmp, and files of other users stay as they are. Raises
+    OSError if the directory cannot be used.
     """
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not directory.stat().st_mode & stat.S_ISVTX:
@@ -186,13 +161,9 @@ def run(
     program: Callable[[], None],
     formatter: logging.Formatter | None = None,
 ) -> int:
-    """Configure logging, run a program, and return its exit status.
+    """Configure logging, run a program whose files only its user can read, return its exit status.
 
-    Only the user who runs the program can read the files that the program creates. `formatter`
-    formats the log lines; if it is None, the log lines have the format that all services share.
-
-    If the program raises StartError, write the error's message to standard error, and return the
-    error's `exit_code`. Otherwise return 0.
+    A StartError is written to standard error and gives its `exit_code`.
     """
     logging.basicConfig(
         level=log_level.upper(),
@@ -227,12 +198,10 @@ def run_loop(main: Coroutine[Any, Any, None]) -> None:
 
 
 def start_trimming(interval_seconds: float = 60.0) -> None:
-    """Start a daemon thread that regularly returns free memory to the operating system.
+    """Start a daemon thread that regularly returns free memory with malloc_trim(3).
 
-    The thread calls malloc_trim(3), because glibc itself does not return freed memory that lies
-    between blocks that are still used. Without the thread, the resident memory would rise whenever
-    the service holds a new combination of large request bodies. If the C library is not glibc, do
-    nothing.
+    glibc keeps freed memory between used blocks, so the resident memory would rise with each new
+    combination of large bodies. Without glibc, do nothing.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -253,25 +222,15 @@ _PORT_ATTEMPTS = 20
 
 
 def is_remote(host: str | None) -> bool:
-    """Return whether other machines can reach a service that listens on `host`.
-
-    None, the default of `--host`, means the loopback addresses. Raises SettingError if the host is
-    not an IP address.
-    """
+    """Return whether other machines can reach `host`. Raises SettingError if it is no address."""
     return host is not None and not _parse_address(host).is_loopback
 
 
 def bind(host: str, port: int, *, allow_remote: bool = False) -> socket.socket:
-    """Return a TCP socket that is bound to an address but does not listen yet.
+    """Return a TCP socket that is bound to an IP address or `localhost`, but does not listen.
 
-    Args:
-        host: An IP address, or `localhost` for 127.0.0.1.
-        port: The port. If it is 0, the system chooses a free port.
-        allow_remote: Whether the address may be one that other machines can reach. The caller must
-            then ensure that the service requires a secret key.
-
-    Raises SettingError if the host is not allowed or the socket cannot be bound, and PortInUse if
-    another program uses the port.
+    With `allow_remote`, the service must require a secret key. Raises SettingError if the host is
+    not allowed or cannot be bound, and PortInUse if another program uses the port.
     """
     address = _parse_address(host)
     if is_remote(host) and not allow_remote:
@@ -291,14 +250,10 @@ def bind(host: str, port: int, *, allow_remote: bool = False) -> socket.socket:
 
 
 def bind_all(host: str | None, port: int, *, allow_remote: bool = False) -> list[socket.socket]:
-    """Return one bound TCP socket for each address of `host`, all with the same port number.
+    """Return a bound TCP socket for each address of `host`, all with the same port number.
 
-    If `host` is None, the addresses are 127.0.0.1 and, on a machine with IPv6, ::1. Otherwise,
-    `host` is the only address. If `port` is 0, the system chooses a free port. `allow_remote` says
-    whether the address may be one that other machines can reach.
-
-    Raises SettingError if the host is not allowed or a socket cannot be bound, and PortInUse if
-    another program uses the port.
+    None means 127.0.0.1 and, on a machine with IPv6, ::1. Port 0 means any free port. Raises
+    SettingError and PortInUse as `bind` does.
     """
     if host is not None:
         return [bind(host, port, allow_remote=allow_remote)]
@@ -345,16 +300,7 @@ def format_url(bound: socket.socket, scheme: str = "http") -> str:
 def listen_all(
     host: str | None, port: int, backlog: int, *, allow_remote: bool = False
 ) -> list[socket.socket]:
-    """Return one listening TCP socket for each address of `host`, all with the same port number.
-
-    If `host` is None, the addresses are 127.0.0.1 and, on a machine with IPv6, ::1. Otherwise,
-    `host` is the only address. If `port` is 0, the system chooses a free port. `backlog` is the
-    number of connections that may wait to be accepted. `allow_remote` says whether the address may
-    be one that other machines can reach.
-
-    Raises SettingError if the host is not allowed or a socket cannot listen, and PortInUse if
-    another program uses the port.
-    """
+    """Return listening TCP sockets on the addresses that `bind_all` binds."""
     listeners = bind_all(host, port, allow_remote=allow_remote)
     _listen(listeners, port, backlog)
     return listeners

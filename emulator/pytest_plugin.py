@@ -45,24 +45,17 @@ _QUEUE = (
 class LocalServiceBus:
     """A running Service Bus namespace.
 
-    Attributes:
-        connection_string: The connection string for `ServiceBusClient` of each SDK.
-        admin_url: The URL of the management API, without a trailing slash.
+    `connection_string` is for each SDK's `ServiceBusClient`. `admin_url`, the management API, has
+    no trailing slash.
     """
 
     connection_string: str
     admin_url: str
 
     def create_queue(self, name: str, **properties: str | int | bool) -> None:
-        """Create a queue.
+        """Create a queue with properties as in `Config.json`, such as `LockDuration="PT5S"`.
 
-        Args:
-            name: The name of the queue.
-            properties: The queue's properties as in `Config.json`, for example
-                `LockDuration="PT5S"` or `MaxDeliveryCount=3`.
-
-        Raises:
-            ValueError: The service refused the queue. The message contains the service's response.
+        Raises ValueError with the service's response if it refuses the queue.
         """
         elements = "".join(
             f"<{key}>{escape(_format(value))}</{key}>" for key, value in properties.items()
@@ -83,11 +76,7 @@ class LocalServiceBus:
 class LocalBlobStorage:
     """A running storage account, which has only the Blob service.
 
-    Attributes:
-        connection_string: The connection string for `BlobServiceClient` of each SDK.
-        url: The URL of the account, without a trailing slash.
-        account_name: The name of the account.
-        account_key: The key of the account, encoded in Base64.
+    `connection_string` is for each SDK's `BlobServiceClient`. The key is in Base64.
     """
 
     connection_string: str
@@ -98,12 +87,7 @@ class LocalBlobStorage:
 
 @dataclass(frozen=True, slots=True)
 class LocalFunctionsHost:
-    """A running Functions host that has loaded a Function App.
-
-    Attributes:
-        url: The URL of the host, without a trailing slash. HTTP triggers are below `/api` by
-            default.
-    """
+    """A running Functions host with an app, whose HTTP triggers are below `/api` by default."""
 
     url: str
 
@@ -138,19 +122,13 @@ def blob_storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBlob
 
 @pytest.fixture(scope="session")
 def functions_app(pytestconfig: pytest.Config) -> Path:
-    """Return the Function App folder that `functions_host` runs: pytest's root directory.
-
-    Override this fixture in `conftest.py` if the app is in another folder.
-    """
+    """Return the app's folder: pytest's root, unless `conftest.py` overrides this fixture."""
     return pytestconfig.rootpath
 
 
 @pytest.fixture(scope="session")
 def functions_settings() -> Mapping[str, str]:
-    """Return additional app settings for the app of `functions_host`. By default, there are none.
-
-    Override this fixture in `conftest.py`, for example to pass connection strings to the app.
-    """
+    """Return further app settings: none, unless `conftest.py` overrides this fixture."""
     return {}
 
 
@@ -185,16 +163,9 @@ def _running(
     patterns: Sequence[str],
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[list[str]]:
-    """Run a service during the `with` block, and yield values from its log, such as its URL.
+    """Run a service in the empty `folder`, and yield values from its log, such as its URL.
 
-    Args:
-        module: The name of the service's Python module.
-        options: The options of the service, except for `--port` and `--data`.
-        folder: An empty folder for the data and the log of the service.
-        patterns: Regular expressions with one group each. The service is ready when its log matches
-            all of them. The yielded values are the texts of the groups.
-        environment: Environment variables that the service gets in addition to those of this
-            process.
+    The service is ready when its log matches all `patterns`, whose groups are yielded.
     """
     log = folder / "service.log"
     command = [sys.executable, "-P", str(_CHILD), module, *options]

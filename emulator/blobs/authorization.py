@@ -26,12 +26,9 @@ from emulator.program import SettingError
 class RequiredPermission:
     """The permission that a shared access signature (SAS) must grant for an operation.
 
-    Attributes:
-        account_letters: An account SAS must contain at least one of these permission letters.
-        account_resource: An account SAS must include this resource type: `s` (service), `c`
-            (container) or `o` (object).
-        service_letters: A service SAS must contain at least one of these permission letters. Empty
-            if no service SAS can permit the operation.
+    An account SAS must contain one of `account_letters` and the resource type `account_resource`
+    (`s`, `c` or `o`). A service SAS must contain one of `service_letters`; if empty, none is
+    enough.
     """
 
     account_letters: str
@@ -41,14 +38,9 @@ class RequiredPermission:
 
 @dataclass(frozen=True, slots=True)
 class AccessGrant:
-    """The result of a successful authorization.
+    """The permissions that the credentials of a request grant.
 
-    Attributes:
-        may_overwrite: False if the request may create a blob but not overwrite an existing blob.
-        has_key: True if the request is signed with the account key.
-        may_tag: False if the request may not set tags.
-        response_headers: Response headers that the request's service SAS sets. They replace the
-            headers of the same names in the response.
+    `response_headers`, which a service SAS sets, replace the headers of the same names.
     """
 
     may_overwrite: bool = True
@@ -82,11 +74,7 @@ class AccountKey:
         return base64.b64encode(digest).decode()
 
     def verifies(self, text: str, signature: str) -> bool:
-        """Return whether `signature` is the signature of `text`.
-
-        The duration of the comparison does not depend on the signature. Therefore an attacker
-        cannot guess the signature from the duration.
-        """
+        """Return in constant time whether `signature` is the signature of `text`."""
         return hmac.compare_digest(self.sign(text).encode(), signature.encode("utf-8", "replace"))
 
 
@@ -174,10 +162,7 @@ def _collated(name: str) -> str:
 
 
 def build_string_to_sign(request: BlobRequest, account: str, order: Callable[[str], str]) -> str:
-    """Return the text that the client must sign with the account key.
-
-    `order` defines the order of the `x-ms-` headers. It is the `key` argument of `sorted`.
-    """
+    """Return the text to sign; `order` is the sort key of the `x-ms-` headers."""
     headers = dict(request.headers)
     if headers.get("content-length") == "0":
         del headers["content-length"]
@@ -221,9 +206,8 @@ def check_sas(
 ) -> AccessGrant:
     """Verify a shared access signature (SAS), and return the permissions that it grants.
 
-    Raises StorageError if the signature is invalid or does not permit the operation.
-
-    Source: "Create an account SAS" and "Create a service SAS" in the REST reference.
+    Raises StorageError if the signature is invalid or does not permit the operation. Source:
+    "Create an account SAS" and "Create a service SAS" in the REST reference.
     """
     # If a parameter is repeated, its first value counts, as in `BlobRequest.parameter`. Otherwise
     # the SAS of one snapshot would give access to the other snapshots of the blob.

@@ -119,10 +119,7 @@ class ContentFiles:
         return removed
 
     def pin(self, keys: Iterable[str]) -> None:
-        """Pin the files with these keys, so that they are not removed before `unpin`.
-
-        A file that is pinned several times must be unpinned the same number of times.
-        """
+        """Keep the files with these keys until `unpin` has been called as often for each one."""
         for key in keys:
             self._pins[key] = self._pins.get(key, 0) + 1
 
@@ -190,10 +187,7 @@ class ContentStreams:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="content")
 
     def close(self) -> None:
-        """Wait until all file operations have finished, and stop the threads.
-
-        Blocks the calling thread.
-        """
+        """Wait until all file operations have finished, and stop the threads."""
         self._threads.shutdown()
 
     def run(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
@@ -201,14 +195,11 @@ class ContentStreams:
         return asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
     async def receive(self, body: Body, maximum: int, *, inline: bool) -> Uploaded:
-        """Receive a request body of at most `maximum` bytes.
+        """Receive a request body of at most `maximum` bytes in a content file.
 
-        The body is written to a content file. If `inline` is True, a body of at most 32 KiB stays
-        in memory instead.
-
-        Raises StorageError if the body is longer than `maximum`, or if its length is not known
-        before it is read. Raises ClientGoneError if the client does not send the whole body. Then
-        the content file is removed.
+        If `inline` is True, at most 32 KiB stay in memory. Raises StorageError if the body is
+        longer or its length unknown, and ClientGoneError, after removing the file, if the client
+        leaves.
         """
         length = body.required_length(maximum)
         if length <= _WRITE_BYTES:
@@ -254,19 +245,12 @@ class ContentStreams:
             self._remove([uploaded.content])
 
     def release(self, unreferenced: Sequence[str]) -> None:
-        """Remove the content files with these keys, to which the index no longer refers.
-
-        A file that is being streamed is removed when its last stream is closed.
-        """
+        """Remove the content files with these keys, to which the index no longer refers."""
         if removable := self._files.release(unreferenced):
             self._remove(removable)
 
     def open(self, segments: Sequence[Segment], byte_range: ByteRange) -> ContentStream:
-        """Return a stream of the bytes of a blob in the range `byte_range`.
-
-        Each item of `segments` describes one part of the blob and the content file that contains
-        this part. These files are pinned, so they are not removed before the stream is closed.
-        """
+        """Return a stream of a blob's bytes. Its files stay pinned until the stream is closed."""
         self._files.pin(segment.content for segment in segments)
         return ContentStream(self, self._files, segments, byte_range)
 
@@ -274,10 +258,7 @@ class ContentStreams:
         self._threads.submit(self._files.remove, keys)
 
     def unpin(self, segments: Sequence[Segment]) -> None:
-        """Unpin the content files that `open` pinned for these parts of a blob.
-
-        Then remove the files that have no pin left and to which the index no longer refers.
-        """
+        """Unpin the content files of these parts, and remove those that nothing needs now."""
         if removable := self._files.unpin(segment.content for segment in segments):
             self._remove(removable)
 

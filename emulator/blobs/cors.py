@@ -37,14 +37,7 @@ _ANY = "*"
 class CorsRule:
     """A rule that allows pages of some origins to send some requests.
 
-    The names of headers may end in `*`. Such a name stands for all names with this prefix.
-
-    Attributes:
-        allowed_origins: The origins of the pages. `*` stands for all origins.
-        allowed_methods: The HTTP methods that a page may use, in upper case.
-        allowed_headers: The names of the headers that a page may send.
-        exposed_headers: The names of the response headers that a page may read.
-        max_age_seconds: How long a browser may remember the response to a preflight request.
+    The name of a header may end in `*` and then stands for all names with this prefix.
     """
 
     allowed_origins: tuple[str, ...]
@@ -59,10 +52,7 @@ class CorsRule:
         return _ANY in self.allowed_origins
 
     def matches(self, origin: str, method: str) -> bool:
-        """Return whether the rule applies to requests with this method from pages of this origin.
-
-        The comparison of origins is case-sensitive.
-        """
+        """Return whether the rule applies to this method and, case-sensitively, origin."""
         return method.upper() in self.allowed_methods and any(
             _matches_origin(allowed, origin) for allowed in self.allowed_origins
         )
@@ -72,12 +62,7 @@ class CorsRule:
         return all(_matches_header(self.allowed_headers, name) for name in names)
 
     def expose(self, names: Iterable[str]) -> list[str]:
-        """Return the names of the response headers that a page may read.
-
-        `names` are the names of all headers of the response. The result contains each name that the
-        rule lists without a `*`. If the rule lists a prefix, such as `x-ms-meta-*`, the result also
-        contains each item of `names` that begins with this prefix.
-        """
+        """Return those of a response's headers `names` that a page may read, by name or prefix."""
         literal = [name for name in self.exposed_headers if not name.endswith(_ANY)]
         prefixes = [name for name in self.exposed_headers if name.endswith(_ANY)]
         known = {name.lower() for name in literal}
@@ -187,17 +172,10 @@ def _count_characters(rule: CorsRule) -> int:
 
 
 def answer_preflight(rules: Iterable[CorsRule], headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers of the response to a preflight request.
+    """Return the headers of the response to a preflight request (`headers` in lower case).
 
-    Only the first rule that matches the origin and the method is used. If this rule does not allow
-    a requested header, the request is refused, even if a later rule allows it.
-
-    Args:
-        rules: The CORS rules of the account, in the order in which they are checked.
-        headers: The headers of the preflight request. The names must be in lower case.
-
-    Raises StorageError if the preflight request has no origin or no method, or if the page may not
-    send the request that the browser asks about.
+    Only the first rule that matches the origin and the method counts, even if a later rule would
+    allow the headers. Raises StorageError if the page may not send the request.
     """
     origin = headers.get("origin")
     method = headers.get("access-control-request-method")
@@ -225,15 +203,7 @@ def answer_preflight(rules: Iterable[CorsRule], headers: Mapping[str, str]) -> d
 def build_cors_headers(
     rules: Sequence[CorsRule], method: str, origin: str | None, names: Iterable[str]
 ) -> dict[str, str]:
-    """Return the CORS headers of the response to a request that is not a preflight request.
-
-    Args:
-        rules: The CORS rules of the account, in the order in which they are checked.
-        method: The request's HTTP method.
-        origin: The request's header `Origin`, or None if it is absent. Browsers send it for pages
-            of other origins.
-        names: The names of the response's other headers.
-    """
+    """Return the CORS headers of a response whose other headers have these names."""
     if not rules:
         return {}
     reads = method in _READING_METHODS

@@ -69,10 +69,8 @@ class Conditions:
     def check_read(self, resource: VersionedResource) -> None:
         """Raise StorageError if the conditions do not permit reading a resource.
 
-        The conditions `If-Match` and `If-Unmodified-Since` must both be met. At least one of the
-        conditions `If-None-Match` and `If-Modified-Since` must be met. A condition whose header is
-        absent is not checked. If the request has a lease id, it must be the id of the resource's
-        lease.
+        `If-Match` and `If-Unmodified-Since` must both be met, and one of `If-None-Match` and
+        `If-Modified-Since`. A lease id must be that of the resource's lease.
         """
         if "*" in self.if_none_match:
             raise StorageError(ErrorCode.UNSATISFIABLE_CONDITION)
@@ -90,22 +88,12 @@ class Conditions:
         self.check_lease(resource, requires_id=False)
 
     def check_write(self, resource: VersionedResource | None, *, creates: bool = False) -> None:
-        """Raise StorageError if the conditions or the lease do not permit writing a resource.
-
-        Args:
-            resource: The existing resource, or None if it does not exist.
-            creates: Whether the operation can create the resource.
-        """
+        """Raise StorageError if the conditions or the lease do not permit the write."""
         self.check_version(resource, creates=creates)
         self.check_lease(resource, requires_id=True)
 
     def check_lease(self, resource: VersionedResource | None, *, requires_id: bool) -> None:
-        """Raise StorageError if the request's lease id does not permit using a resource.
-
-        Args:
-            resource: The existing resource, or None if it does not exist.
-            requires_id: Whether the request needs a lease id if the resource is leased.
-        """
+        """Raise StorageError if the request's lease id does not permit using the resource."""
         if resource is not None:
             resource.lease.check_use(
                 self.lease_id, self.now_us, resource.lease_errors, requires_id=requires_id
@@ -116,13 +104,8 @@ class Conditions:
     def check_version(self, resource: VersionedResource | None, *, creates: bool = False) -> None:
         """Raise StorageError if a resource does not meet the conditional headers of a write.
 
-        A request with both `If-Match` and `If-Unmodified-Since` is checked only for `If-Match`. A
-        request with both `If-None-Match` and `If-Modified-Since` is checked only for
-        `If-None-Match`. Any other combination of conditional headers is refused.
-
-        Args:
-            resource: The existing resource, or None if it does not exist.
-            creates: Whether the operation can create the resource.
+        Of `If-Match` with `If-Unmodified-Since`, and of `If-None-Match` with `If-Modified-Since`,
+        only the first is checked. Other combinations are refused.
         """
         self._check_combination()
         if resource is None:
@@ -165,11 +148,7 @@ class WritePrecondition:
     may_overwrite: bool = True
 
     def check(self, current: VersionedResource | None) -> None:
-        """Raise StorageError if the request may not write the blob.
-
-        Args:
-            current: The existing blob, or None if it does not exist.
-        """
+        """Raise StorageError if the request may not replace `current` or create the blob."""
         self.conditions.check_write(current, creates=True)
         if current is not None and not self.may_overwrite:
             raise StorageError(ErrorCode.UNAUTHORIZED_BLOB_OVERWRITE)
@@ -218,14 +197,11 @@ class ByteRange:
 
 
 def read_requested_range(headers: Mapping[str, str], total: int) -> ByteRange | None:
-    """Return the byte range that a request asks for, or None if it asks for the whole blob.
+    """Return the byte range that a request asks for, or None for the whole blob.
 
-    `total` is the size of the blob in bytes.
-
-    `x-ms-range` takes precedence over `Range`. A `Range` header is ignored, as RFC 9110 allows, if
-    it is malformed, has several ranges or has a suffix range (`bytes=-5`).
-
-    Raises StorageError if `x-ms-range` is malformed, or if the range starts after the blob's end.
+    `x-ms-range` takes precedence over `Range`, which is ignored (RFC 9110) if it is malformed, has
+    several ranges or a suffix range. Raises StorageError if `x-ms-range` is malformed or starts
+    after the end.
     """
     name = "x-ms-range" if "x-ms-range" in headers else "range"
     value = headers.get(name)
@@ -285,10 +261,8 @@ UNSUPPORTED_HEADERS = frozenset(
 def read_blob_properties(headers: Mapping[str, str], *, single_put: bool = False) -> dict[str, str]:
     """Return the blob properties that the request's `x-ms-blob-…` headers set.
 
-    If `single_put` is True, the operation is Put Blob. If a header such as `x-ms-blob-content-type`
-    is absent, Put Blob uses the standard header, for example `Content-Type`, but never
-    `Content-MD5`. In other operations, the standard headers describe the body of the request and
-    not the blob.
+    If one is absent, Put Blob (`single_put`) uses the standard header, except `Content-MD5`. In
+    other operations, the standard headers describe the body of the request.
     """
     found = {}
     for name in PROPERTY_NAMES:
@@ -315,10 +289,9 @@ def decode_md5(value: str) -> bytes:
 
 
 def check_metadata(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Check the names and values of metadata, and return them as a dict.
+    """Check metadata, and return it as a dict whose names keep their case.
 
-    The names keep their upper and lower case. Raises StorageError if a name or value is invalid, if
-    two names differ only in upper and lower case, or if the metadata exceeds 8 KiB.
+    Raises StorageError if it is invalid, exceeds 8 KiB or has names that differ only in case.
     """
     found: dict[str, str] = {}
     seen: set[str] = set()

@@ -35,13 +35,7 @@ _LOCKED = frozenset({LeaseState.LEASED, LeaseState.BREAKING})
 
 @dataclass(frozen=True, slots=True)
 class LeaseErrors:
-    """The errors of requests that use a resource with the wrong lease id.
-
-    Attributes:
-        missing: The resource is leased, and the request has no lease id.
-        mismatch: The resource is leased with another lease id.
-        no_lease: The request has a lease id, and the resource has no lease.
-    """
+    """The errors of requests that use a resource with the wrong lease id."""
 
     missing: ErrorCode
     mismatch: ErrorCode
@@ -62,12 +56,8 @@ CONTAINER_LEASE_ERRORS = LeaseErrors(
 class Lease:
     """A lease. Times are in microseconds since 1970 (UTC).
 
-    Attributes:
-        id: The lease id. Empty if there is no lease.
-        seconds: The duration for which the lease was acquired. -1 if the lease does not expire.
-        ends_us: The time at which the lease expires. If a client has broken the lease, the time at
-            which the break period ends. None if the lease does not expire.
-        has_break: True if a client has broken the lease.
+    `id` is empty without a lease, and `seconds` is -1 if it does not expire. `ends_us` is when it
+    expires or, if a client has broken it, when the break period ends.
     """
 
     id: str = ""
@@ -110,23 +100,13 @@ class Lease:
         return -((now_us - self.ends_us) // _SECOND_US)
 
     def after_write(self, now_us: int) -> Lease:
-        """Return the lease after a write to its resource at `now_us`.
-
-        A write removes an expired or broken lease, so that no client can renew it.
-        """
+        """Return the lease after a write, which removes an expired or broken lease."""
         return self if self.is_locked(now_us) else NO_LEASE
 
     def check_use(
         self, lease_id: str | None, now_us: int, errors: LeaseErrors, *, requires_id: bool
     ) -> None:
-        """Raise StorageError if a request may not use the resource to which this lease belongs.
-
-        Args:
-            lease_id: The lease id of the request, or None.
-            now_us: The time of the request.
-            errors: The errors for this kind of resource, which is a blob or a container.
-            requires_id: Whether the request needs the lease id if the resource is leased.
-        """
+        """Raise one of `errors` if a request with `lease_id` may not use the leased resource."""
         if lease_id is None:
             if requires_id and self.is_locked(now_us):
                 raise StorageError(errors.missing)
@@ -141,12 +121,7 @@ NO_LEASE = Lease()
 
 
 def read_lease_id(headers: Mapping[str, str], name: str = "x-ms-lease-id") -> str | None:
-    """Return the lease id in the header `name`, in lower case with hyphens.
-
-    Return None if the header is absent.
-
-    Raises StorageError if the value is not a GUID.
-    """
+    """Return a header's lease id in its canonical form, or None. Raises StorageError."""
     value = headers.get(name)
     if value is None:
         return None
@@ -160,14 +135,9 @@ def read_lease_id(headers: Mapping[str, str], name: str = "x-ms-lease-id") -> st
 class LeaseRequest:
     """The action that a request to Lease Blob or Lease Container asks for.
 
-    Attributes:
-        action: `acquire`, `renew`, `change`, `release` or `break`.
-        lease_id: The id of the current lease. Empty for `acquire` and `break`.
-        proposed_id: The id of the new lease. Empty for `renew`, `release` and `break`.
-        seconds: The duration of the new lease, or -1 if the lease does not expire.
-        break_seconds: The length of the break period in seconds. None if the request does not state
-            a length. Then the period ends when the lease would expire, or at once if the lease does
-            not expire.
+    Ids that the action does not need are empty. `seconds` is -1 if the new lease does not expire.
+    Without `break_seconds` the break period ends when the lease would expire, or at once if it does
+    not.
     """
 
     action: str

@@ -30,10 +30,7 @@ class Body(Protocol):
     """The content of an upload: the body of a request, or a blob that the request copies."""
 
     def required_length(self, maximum: int) -> int:
-        """Return the length in bytes, before the content is read.
-
-        Raises StorageError if the length is not known, or if it exceeds `maximum`.
-        """
+        """Return the length in bytes. Raises StorageError if it is unknown or exceeds `maximum`."""
 
     async def read(self, maximum: int) -> bytes:
         """Return the whole content. Raises StorageError if it exceeds `maximum` bytes."""
@@ -61,11 +58,7 @@ class RequestBody:
         return self._length
 
     async def read(self, maximum: int) -> bytes:
-        """Return the whole body.
-
-        Raises StorageError if the request has no Content-Length, or if the body exceeds `maximum`
-        bytes. Raises ClientGoneError if the client does not send the whole body.
-        """
+        """Return the whole body. Raises StorageError or ClientGoneError."""
         length = self.required_length(maximum)
         if length == 0:
             return b""
@@ -111,11 +104,8 @@ class RequestBody:
 class BlobRequest:
     """A parsed request to the path `/account[/container[/blob]]`.
 
-    Attributes:
-        headers: The request's headers. The names are in lower case.
-        metadata_pairs: The names and values of the `x-ms-meta-` headers. The names are without
-            this prefix, and are not changed to lower case.
-        query: The decoded query parameters, in the order in which the URL contains them.
+    The names in `headers` are in lower case; those of `metadata_pairs` are as sent, without the
+    prefix `x-ms-meta-`.
     """
 
     method: str
@@ -132,7 +122,7 @@ class BlobRequest:
     def parameter(self, name: str) -> str | None:
         """Return the first value of a query parameter, or None if it is absent.
 
-        `name` must be in lower case. In the URL, the name may have upper-case letters.
+        In the URL, the name may have upper-case letters.
         """
         for key, value in self.query:
             if key.lower() == name:
@@ -141,18 +131,12 @@ class BlobRequest:
 
     @property
     def comp(self) -> str:
-        """The query parameter `comp` in lower case, or an empty string if it is absent.
-
-        This parameter names a component of the resource, for example `metadata`.
-        """
+        """The query parameter `comp` (such as `metadata`) in lower case; empty if absent."""
         return (self.parameter("comp") or "").lower()
 
     @property
     def restype(self) -> str:
-        """The query parameter `restype` in lower case, or an empty string if it is absent.
-
-        This parameter names the type of the resource, for example `container`.
-        """
+        """The query parameter `restype` (such as `container`) in lower case; empty if absent."""
         return (self.parameter("restype") or "").lower()
 
 
@@ -187,9 +171,7 @@ def parse_request(scope: Scope, receive: Receive) -> BlobRequest:
 
 
 def parse_url(url: str, client_address: str) -> BlobRequest:
-    """Return a GET request for a URL, without headers and without a body.
-
-    `client_address` becomes the client's IP address of the returned request.
+    """Return a GET request for a URL, without headers or body, from `client_address`.
 
     Raises StorageError if a name in the URL is invalid.
     """

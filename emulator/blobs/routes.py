@@ -140,10 +140,7 @@ def check_supported(request: BlobRequest) -> None:
 
 
 def _reads_snapshots(request: BlobRequest) -> bool:
-    """Return whether this service supports the parameter `snapshot` in this kind of request.
-
-    The kind is determined by the HTTP method and by the query parameter `comp`.
-    """
+    """Return whether `snapshot` is supported with this HTTP method and this `comp`."""
     if request.method == "DELETE":
         return not request.comp
     return request.method in {"GET", "HEAD"} and request.comp in _SNAPSHOT_COMPS

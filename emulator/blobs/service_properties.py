@@ -27,10 +27,7 @@ Check = Callable[[XmlElement], None]
 
 
 def parse_properties(document: bytes) -> dict[str, str]:
-    """Return the properties in the body of a Set Blob Service Properties request.
-
-    The result maps the name of each property in the body to its element as XML text. The request
-    changes no other properties.
+    """Return the properties in a request's body, as XML text by name.
 
     Raises StorageError if a property is invalid or not supported.
     """
@@ -44,12 +41,7 @@ def parse_properties(document: bytes) -> dict[str, str]:
 
 
 def build_properties(stored: Mapping[str, str]) -> str:
-    """Return the XML document that Get Blob Service Properties sends.
-
-    Args:
-        stored: The properties that were set, as XML text by name. All other properties have
-            Azure's defaults.
-    """
+    """Return the document of Get Blob Service Properties, with defaults besides `stored`."""
     elements = {**_DEFAULTS, **stored}
     return f"{_DECLARATION}<{_ROOT}>{''.join(elements.values())}</{_ROOT}>"
 
@@ -61,10 +53,7 @@ def read_cors_rules(stored: Mapping[str, str]) -> tuple[CorsRule, ...]:
 
 
 def build_cors(rules: Sequence[CorsRule]) -> dict[str, str]:
-    """Return a dict with one item: the service property `Cors` and the XML text of these rules.
-
-    Raises StorageError if a rule is invalid.
-    """
+    """Return these rules as the property `Cors`. Raises StorageError if a rule is invalid."""
     check_rules(rules)
     return {"Cors": f"<Cors>{''.join(map(_build_rule, rules))}</Cors>"}
 
@@ -114,11 +103,7 @@ def _items(text: str) -> tuple[str, ...]:
 def _check_names(
     element: XmlElement, known: Collection[str], required: Collection[str] = ()
 ) -> None:
-    """Check the names of an element's children.
-
-    Raises StorageError if a name is not in `known`, if a name occurs twice, or if a name in
-    `required` is missing.
-    """
+    """Raise StorageError if a child's name is unknown, occurs twice or is missing."""
     names = [child.name for child in element.children]
     if len(set(names)) < len(names) or not set(names) <= set(known):
         raise StorageError(ErrorCode.INVALID_XML_DOCUMENT)
@@ -128,12 +113,7 @@ def _check_names(
 
 
 def _struct(*required: str, **members: Check) -> Check:
-    """Return a function that checks an XML element and its child elements.
-
-    Args:
-        required: The names of the child elements that must exist.
-        members: The name of each allowed child element, and the function that checks it.
-    """
+    """Return a check of an XML element: its required children, and a check of each child."""
 
     def check(element: XmlElement) -> None:
         _check_names(element, members, required)

@@ -38,12 +38,8 @@ _EXPIRY_INTERVAL_SECONDS = 3600.0
 class AccountStore:
     """The store of one storage account.
 
-    The owner must call `open`, then `start` on an event loop, and finally `close`.
-
-    Attributes:
-        streams: Transfers content between requests, responses and content files.
-        cors_rules: The CORS rules of the account. They are in memory, because each request needs
-            them.
+    The owner must call `open`, then `start` on an event loop, and finally `close`. The CORS rules
+    are in memory, because each request needs them.
     """
 
     def __init__(self, root: Path, clock: Clock) -> None:
@@ -87,10 +83,7 @@ class AccountStore:
             _logger.info("removed %d unused content files", removed)
 
     def start(self) -> None:
-        """Start the thread that changes the index, and the task that removes expired blocks.
-
-        The task runs on the caller's event loop.
-        """
+        """Start the thread that changes the index, and the task that removes expired blocks."""
         self._committer.start()
         self._expiry = asyncio.create_task(self._expire_forever())
 
@@ -110,11 +103,7 @@ class AccountStore:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Call `query`, which reads the index, and return its result.
-
-        The arguments of `query` are a connection to the database, followed by `args` and
-        `kwargs`. The function must take only microseconds, because it blocks the event loop.
-        """
+        """Return the result of `query`, which reads the index within microseconds."""
         return query(self._reader, *args, **kwargs)
 
     async def read_long(
@@ -123,11 +112,7 @@ class AccountStore:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Call `query`, which reads the index, on another thread; return its result.
-
-        The arguments of `query` are a connection to the database, followed by `args` and
-        `kwargs`. The function may be slow, because it does not block the event loop.
-        """
+        """Return the result of `query`, which reads the index on another thread."""
         ask = partial(query, self._lister, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._lister_thread, ask)
 
@@ -137,22 +122,16 @@ class AccountStore:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Call `change`, which changes the index, and return its result after the commit.
-
-        The arguments of `change` are a connection to the database, followed by `args` and `kwargs`.
-        """
+        """Apply `change` to the index, and return its result after the commit."""
         result = await self._committer.apply(lambda db: change(db, *args, **kwargs))
         self.disk.note_success()
         return result
 
     def replace_cors_rules(self, rules: Sequence[CorsRule]) -> None:
-        """Replace the CORS rules of the account.
+        """Replace the CORS rules of the account, between `open` and `start`.
 
-        The owner must call this method after `open` and before `start`.
-
-        If the same rules are already stored, nothing is written, so that the program can start even
-        if the disk is full. Raises StorageError if a rule is invalid, and StartError if the rules
-        cannot be stored.
+        The same rules are not written again, so that the program can start on a full disk. Raises
+        StorageError if a rule is invalid, and StartError if the rules cannot be stored.
         """
         properties = build_cors(rules)
         if properties.items() <= self.read(find_service_properties).items():
@@ -165,11 +144,7 @@ class AccountStore:
         self._load_cors_rules()
 
     async def set_service_properties(self, properties: Mapping[str, str]) -> None:
-        """Store properties of the Blob service. The new values take effect after the commit.
-
-        Args:
-            properties: The name of each property, and its element as XML text.
-        """
+        """Store properties of the Blob service as XML text by name."""
         await self.change(set_service_properties, properties)
         self._load_cors_rules()
 

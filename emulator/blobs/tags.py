@@ -33,11 +33,7 @@ def read_tags(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def parse_tags(document: bytes) -> dict[str, str]:
-    """Return the tags in the body of Set Blob Tags.
-
-    Raises StorageError if the body is not the document `Tags` of the REST reference, or if a tag is
-    invalid.
-    """
+    """Return the tags in the body of Set Blob Tags. Raises StorageError if it is invalid."""
     root = parse_element(document, strips=False)
     if root.name != "Tags" or [child.name for child in root.children] != ["TagSet"]:
         raise StorageError(ErrorCode.INVALID_XML_DOCUMENT)

@@ -28,15 +28,7 @@ def build_listing(
     items: Iterable[str],
     next_marker: str,
 ) -> str:
-    """Return a listing as an XML document with the root element `EnumerationResults`.
-
-    Args:
-        attributes: The XML attributes of the root element.
-        parameters: The parameters of the request, which the document repeats.
-        kind: The name of the element that contains the items.
-        items: The XML elements of the listed containers or blobs.
-        next_marker: The marker of the next page. Empty if this is the last page.
-    """
+    """Return a listing as an XML document with the root element `EnumerationResults`."""
     head = "".join(f" {name}={quoteattr(value)}" for name, value in attributes.items())
     parameter_elements = "".join(
         f"<{name}>{_text(value)}</{name}>"
@@ -61,11 +53,7 @@ def build_container_item(container: BlobContainer, now_us: int, *, with_metadata
 
 
 def build_blob_item(entry: Blob | str, now_us: int, include: Collection[str] = ()) -> str:
-    """Return the XML element for one blob, or for one common prefix, in a listing at `now_us`.
-
-    `include` contains `metadata` if the element of a blob contains the blob's metadata, and `tags`
-    if it contains the blob's tags.
-    """
+    """Return the XML element for one blob or common prefix in a listing at `now_us`."""
     if isinstance(entry, str):
         return f"<BlobPrefix>{_name(entry)}</BlobPrefix>"
     properties = "".join(
@@ -99,11 +87,7 @@ def build_tags(tags: Mapping[str, str]) -> str:
 def build_block_list(
     committed: Sequence[tuple[str, int]] | None, uncommitted: Sequence[tuple[str, int]] | None
 ) -> str:
-    """Return the XML document that Get Block List sends.
-
-    Each list contains a pair (block id, size in bytes) for each block. A list that is None is
-    omitted from the document.
-    """
+    """Return the document of Get Block List, with (id, size in bytes) of each block."""
     lists = (("CommittedBlocks", committed), ("UncommittedBlocks", uncommitted))
     inner = "".join(
         f"<{name}>{''.join(_block(*block) for block in blocks)}</{name}>"
@@ -114,9 +98,8 @@ def build_block_list(
 
 
 def parse_block_list(document: bytes) -> list[tuple[str, str]]:
-    """Parse the body of Put Block List, and return its entries.
+    """Return the entries (Committed, Uncommitted or Latest, block id) of Put Block List.
 
-    Each entry is (element name, block id). The element name is Committed, Uncommitted or Latest.
     Raises StorageError if the body is invalid.
     """
     parser = _BlockListParser()
@@ -167,10 +150,7 @@ def _refuse_doctype(*_: object) -> None:
 
 @dataclass(slots=True)
 class XmlElement:
-    """An element of an XML document, without its attributes.
-
-    `text` is the element's own text.
-    """
+    """An element of an XML document, without its attributes. `text` is the element's own text."""
 
     name: str
     text: str = ""

@@ -46,15 +46,7 @@ class AdminApplication:
         run: RunFunction,
         errors: Sequence[str] = (),
     ) -> None:
-        """Create the application.
-
-        Args:
-            catalogue: The functions of the app.
-            base_url: The URL of the host, without a trailing slash.
-            is_ready: Returns whether the app process accepts invocations.
-            run: Runs a function that has a timer trigger.
-            errors: Why the host cannot run the app; empty if it can.
-        """
+        """Create the application; `errors` say why the host cannot run the app."""
         self._functions = {function["name"]: function for function in catalogue.functions}
         self._templates = {route.function: route.template for route in catalogue.routes.routes}
         self._base_url = base_url

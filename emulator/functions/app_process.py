@@ -95,8 +95,7 @@ class AppProcess:
     async def invoke(self, call: list[Any], body: bytes) -> InvocationResponse:
         """Send an invocation, and return the head and the body of the response's frame.
 
-        `call` is the head of the invocation's frame without the invocation number. Raises
-        AppUnavailable if the process has ended, or if it ends before it responds.
+        Raises AppUnavailable if the process ends before it responds.
         """
         number = next(self._numbers)
         answer: asyncio.Future[InvocationResponse] = self._create_future()
@@ -111,11 +110,7 @@ class AppProcess:
             self._waiting.pop(number, None)
 
     def begin(self, client_binding: str | None) -> None:
-        """Send the JSON of the durable client binding to the process.
-
-        `client_binding` is None if the app does not use Durable Functions. The caller must call
-        this method before `invoke`. Raises ConnectionError if the process has ended.
-        """
+        """Send the JSON of the durable client binding, or None, before the first `invoke`."""
         self.connection.send(["begin", client_binding])
 
     def kill(self) -> None:
@@ -138,10 +133,9 @@ class AppProcess:
         self._close_host_pipe()
 
     async def wait(self) -> int:
-        """Wait until `ended` is set, and return the exit status of the process.
+        """Wait for the end, and return the exit status, negative after a signal.
 
-        If the connection is lost but the process still runs, kill the process. If a signal killed
-        the process, the exit status is the negative signal number.
+        If the connection is lost but the process still runs, kill the process.
         """
         await self.ended.wait()
         # The process may still run if it has closed the socket.
@@ -267,10 +261,7 @@ class AppSupervisor:
         return self._ready.is_set()
 
     async def load(self) -> None:
-        """Start the first app process, and set `functions` to the functions of the app.
-
-        Raises AppLoadError if the app cannot be loaded.
-        """
+        """Start the first app process, and set `functions` to the functions of the app."""
         self._process = await start_app(self._command)
         self.functions = self._process.functions
 
@@ -291,10 +282,7 @@ class AppSupervisor:
             self._process = None
 
     def kill(self) -> None:
-        """Kill the process because one of its functions hangs.
-
-        The supervisor then restarts the process.
-        """
+        """Kill the process because one of its functions hangs."""
         self._ready.clear()
         if self._process is not None:
             self._process.kill()
@@ -343,10 +331,9 @@ class AppSupervisor:
             _log.info("the app process is running again (pid %d)", process.pid)
 
     async def _restart(self, delay_seconds: float) -> tuple[AppProcess, float]:
-        """Start app processes until one of them has the same functions as the first app process.
+        """Restart with doubling delays until an app process has the functions of the first one.
 
-        The first start is after `delay_seconds`, and the delay doubles before each further start.
-        Return the new process, and the value of `delay_seconds` for the next restart.
+        Return the process, and the delay in seconds for the next restart.
         """
         while True:
             await asyncio.sleep(delay_seconds)

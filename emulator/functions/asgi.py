@@ -45,11 +45,7 @@ def declared_bytes(scope: Scope) -> int:
 
 
 async def read_body(scope: Scope, receive: Receive, limit_bytes: int = MAX_BODY_BYTES) -> bytes:
-    """Return the body of a request.
-
-    Raises BodyTooLarge if the body has more than `limit_bytes` bytes, and ClientGone if the client
-    disconnects before the body is complete.
-    """
+    """Return the body of a request. Raises BodyTooLarge, or ClientGone if it is incomplete."""
     if declared_bytes(scope) > limit_bytes:
         raise BodyTooLarge
     message = await receive()

@@ -40,11 +40,8 @@ class TriggeredFunction:
 class FunctionCatalogue:
     """The functions of an app, grouped by trigger type.
 
-    `functions` lists all functions that the host can load. `disabled` contains the names of the
-    functions that an app setting disables. `routes`, `timers`, `service_bus`, `orchestrators` and
-    `activities` contain the functions with one type of trigger. Of the disabled functions, only
-    orchestrators and activities are in these groups. `orchestrators` and `activities` map the names
-    that orchestrations use to the names of functions.
+    Functions that an app setting disables are only in `disabled` and, if they are orchestrators or
+    activities, in these groups. The two map the names that orchestrations use to functions.
     """
 
     functions: list[dict[str, Any]]
@@ -85,13 +82,9 @@ def build_catalogue(
 ) -> FunctionCatalogue:
     """Group the functions of an app by trigger type.
 
-    A function is in error if its name or one of its bindings is invalid, if the host does not
-    support one of its bindings, or if it has the same route template and method as a function whose
-    name comes earlier in alphabetical order. As in Azure, a function in error is not loaded, and
-    the error is logged.
-
-    Raises AppLoadError if all functions are in error, or if an app setting that a binding needs is
-    missing. Raises RouteInvalid if a route template is invalid.
+    As in Azure, a function with an invalid name or binding, or with the route of a function whose
+    name comes earlier, is not loaded, and the error is logged. Raises AppLoadError if none is left
+    or a binding needs a missing app setting, and RouteInvalid if a route template is invalid.
     """
     routes: list[Route] = []
     accepted = _accept_functions(functions, host_file, settings)
@@ -157,11 +150,7 @@ def _accept_functions(
 
 
 def _find_invalid(function: dict[str, Any]) -> str | None:
-    """Return which rule of Azure's host a function breaks, in the words of Azure's host.
-
-    Return None if the names of the function and of its bindings are valid, the function has a
-    trigger, and its route is not reserved.
-    """
+    """Return in Azure's words which rule of its host a function breaks, or None."""
     name = function["name"]
     if not _FUNCTION_NAME.fullmatch(name) or name.lower() == "host":
         return f"'{name}' is not a valid function name."
@@ -186,10 +175,7 @@ def _find_invalid(function: dict[str, Any]) -> str | None:
 
 
 def _find_unsupported(function: dict[str, Any], host_file: HostFile) -> str | None:
-    """Return why the host does not support one of a function's bindings.
-
-    Return None if the host supports all bindings of the function.
-    """
+    """Return why the host does not support one of a function's bindings, or None."""
     for binding in function["bindings"]:
         kind = binding["type"]
         if kind in _BUNDLE_BINDINGS:
@@ -207,11 +193,7 @@ def _find_unsupported(function: dict[str, Any], host_file: HostFile) -> str | No
 def _find_conflict(
     function: dict[str, Any], served: list[tuple[str, frozenset[str], str]]
 ) -> str | None:
-    """Return the error if the route of a function conflicts with a route in `served`.
-
-    If there is no conflict, add the function's template, methods and name to `served`, and return
-    None.
-    """
+    """Return the error if a route in `served` conflicts; otherwise add the function's route."""
     trigger = next((b for b in function["bindings"] if b["type"] == "httpTrigger"), None)
     if trigger is None:
         return None

@@ -25,11 +25,7 @@ _COLOURS = {
 
 
 def wants_colour(stream: TextIO, environment: Mapping[str, str]) -> bool:
-    """Return whether text that is written to `stream` should have colours.
-
-    The result is False if `stream` is not a terminal, if the environment variable NO_COLOR is set,
-    or if TERM is `dumb`.
-    """
+    """Return whether `stream` is a terminal with colours (NO_COLOR is not set, nor TERM `dumb`)."""
     if environment.get("NO_COLOR") or environment.get("TERM") == "dumb":
         return False
     return stream.isatty()
@@ -52,13 +48,7 @@ class ColourFormatter(logging.Formatter):
 def list_functions(catalogue: "FunctionCatalogue", url: str, *, has_colour: bool) -> str:
     """Return the list of an app's functions, in the layout of Core Tools.
 
-    The functions with HTTP triggers come first, with their methods and URLs. The functions with
-    other triggers come next, with the types of the triggers. The disabled functions come last.
-
-    Args:
-        catalogue: The functions.
-        url: The URL of the host, without a trailing slash.
-        has_colour: Whether the text has colours.
+    Functions with HTTP triggers come first, then the others, and at last the disabled ones.
     """
     lines = []
     served = {route.function for route in catalogue.routes.routes}

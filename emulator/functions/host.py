@@ -43,11 +43,9 @@ T = TypeVar("T")
 
 @contextmanager
 def lock_data_directory(directory: Path) -> Iterator[Path]:
-    """Lock a data directory during the `with` block, and yield the directory.
+    """Create and lock a data directory during the `with` block, and yield the directory.
 
-    The directory is created if it does not exist. If the process dies, the lock is released. Raises
-    HostDirectoryInUse if another host uses the directory, and SettingError if the directory cannot
-    be written.
+    Raises HostDirectoryInUse if another host uses it, and SettingError if it cannot be written.
     """
     try:
         make_private_directory(directory)
@@ -145,11 +143,10 @@ class Host:
         await self._supervisor.stop()
 
     async def load_again(self) -> None:
-        """Load the app and its settings again after `unload`.
+        """Load the app and its settings again after `unload`. If this fails, log the reason.
 
-        If this fails, log the reason. The responses are then the same as from Azure's host: if the
-        app's code cannot be loaded, the routes of all functions return 404. If the settings or a
-        trigger are invalid, all routes except `/admin/host/status` and `/admin/host/ping` return
+        As in Azure's host, the functions' routes are 404 if the code cannot be loaded; if the
+        settings or a trigger are invalid, all but `/admin/host/status` and `/admin/host/ping` are
         503.
         """
         from emulator.functions.services import UnloadedApp  # noqa: PLC0415 - imported by `start`
@@ -265,18 +262,10 @@ async def run_host(
     watch: AppFileWatch | None = None,
     replacing: asyncio.Event | None = None,
 ) -> None:
-    """Start a host, wait until `stopping` is set, and stop the host.
+    """Start a host, wait until `stopping` is set, even during the load, and stop the host.
 
-    If `stopping` is set before the app has been loaded, loading is cancelled. Raises StartError if
-    the host cannot start.
-
-    Args:
-        host: The host.
-        stopping: An event. The host stops when the event is set.
-        watch: Finds changes of the app's files. After a change, the app is loaded again. None if
-            the files are not watched.
-        replacing: An event, if the files are not watched. When the event is set, the app is loaded
-            again and replaced while it serves.
+    Load the app again when `watch` finds changes, or replace it when `replacing` is set. Raises
+    StartError if the host cannot start.
     """
     stop = asyncio.create_task(stopping.wait())
     try:

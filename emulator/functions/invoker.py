@@ -32,10 +32,10 @@ class HttpResult:
 
 
 class Invoker:
-    """Invokes functions in the app process.
+    """Invokes functions in the app process, each for at most `functionTimeout` of host.json.
 
-    Each invocation may take at most `functionTimeout` of host.json. This class also implements
-    `FunctionRunner` for the durable engine.
+    Each method raises FunctionFailure if the function raised an exception or exceeded the timeout,
+    and AppUnavailable if the app process did not respond. Implements `FunctionRunner`.
     """
 
     def __init__(
@@ -46,15 +46,7 @@ class Invoker:
         *,
         logs_invocations: bool = True,
     ) -> None:
-        """Create the invoker.
-
-        Args:
-            supervisor: Keeps the app process running.
-            timeout_seconds: `functionTimeout` of host.json; None if there is no limit.
-            catalogue: The functions of the app. As in the Durable extension, the call of an
-                activity and the start of an orchestrator fail if the function is disabled.
-            logs_invocations: Whether to log the start and the end of each invocation.
-        """
+        """Create the invoker. As in the Durable extension, disabled functions fail when called."""
         self._disabled = frozenset(catalogue.disabled)
         self.disabled_orchestrators = frozenset(
             name for name, function in catalogue.orchestrators.items() if function in self._disabled
@@ -70,13 +62,7 @@ class Invoker:
     async def invoke_http(
         self, name: str, request: list[Any], trace: list[str] | None, body: bytes
     ) -> HttpResult:
-        """Invoke a function with an HTTP trigger, and return its response.
-
-        `request` contains the method, URL, headers, query and route values. `trace` contains the
-        values of the headers traceparent and tracestate, or is None. Raises FunctionFailure if the
-        function raised an exception or exceeded the timeout. Raises AppUnavailable if the app
-        process did not respond.
-        """
+        """Invoke a function with an HTTP trigger, and return its response."""
         call = [name, "http", *request, trace or _NO_TRACE]
         head, payload = await self._invoke(call, body, _HTTP_REASON)
         return HttpResult(head[2], head[3], payload)
@@ -89,43 +75,20 @@ class Invoker:
         metadata: dict[str, Any] | None = None,
         trace: list[str] | None = None,
     ) -> str | None:
-        """Invoke a function with the data of a trigger.
-
-        Return the function's return value as text, or None if the function did not return a value.
-        Raises FunctionFailure if the function raised an exception or exceeded the timeout. Raises
-        AppUnavailable if the app process ended or is restarting.
-
-        Args:
-            name: The name of the function.
-            kind: The type of the data in `body`: `string`, `json` or `bytes`.
-            body: The data of the trigger.
-            metadata: The trigger metadata, by name.
-            trace: The values of traceparent and tracestate, or None.
-        """
+        """Invoke a function with a trigger's data, and return its return value as text or None."""
         call = [name, kind, metadata, trace or _NO_TRACE]
         head, payload = await self._invoke(call, body, _NO_REASON)
         return payload.decode() if head[2] else None
 
     async def invoke_timer(self, name: str, payload: str, fired_at: datetime) -> None:
-        """Invoke a function with a timer trigger.
-
-        `payload` is the JSON text of the TimerRequest that the function receives. `fired_at` is the
-        time at which the timer fired; this time is only logged.
-
-        Raises FunctionFailure if the function raised an exception or exceeded the timeout. Raises
-        AppUnavailable if the app process ended or is restarting.
-        """
+        """Invoke a function with the JSON of a TimerRequest. `fired_at` is only logged."""
         call = [name, "json", None, _NO_TRACE]
         await self._invoke(call, payload.encode(), f"Timer fired at {fired_at.isoformat()}")
 
     async def run_orchestrator(self, name: str, context_json: str) -> str:
         """Run one episode of an orchestrator, and return the JSON text from the durable SDK.
 
-        The text contains the actions that the orchestrator requests, and the orchestrator's output
-        if the orchestrator has ended.
-
-        Raises FunctionFailure if the function raised an exception, exceeded the timeout or did not
-        return a text. Raises AppUnavailable if the app process ended or is restarting.
+        Raises FunctionFailure if the function failed or did not return a text.
         """
         function = self._functions_of_orchestrators[name]
         state = await self.invoke(function, "string", context_json.encode())
@@ -137,12 +100,7 @@ class Invoker:
         return state
 
     async def run_activity(self, name: str, input_json: str, instance_id: str) -> str | None:
-        """Run an activity with a JSON input, and return the result as JSON text.
-
-        Return None if the activity did not return a value. Raises FunctionFailure if the activity
-        raised an exception, exceeded the timeout or is disabled. Raises AppUnavailable if the app
-        process ended or is restarting.
-        """
+        """Run an activity with a JSON input, and return its result as JSON text, or None."""
         function = self._functions_of_activities[name]
         if function in self._disabled:
             raise FunctionFailure("", f"Activity function '{name}' is disabled.")

@@ -69,10 +69,7 @@ class MainPort:
         self._is_open.set()
 
     async def start(self) -> None:
-        """Start to listen on the port. If the port is already open, do nothing.
-
-        Raises PortInUse if another program listens on the port.
-        """
+        """Start to listen on the port. If the port is already open, do nothing."""
         if self._listener is None:
             self._listener = Listener(self, self.sockets, self._limits)
             await self._listener.start()

@@ -33,9 +33,8 @@ class JsonReaderError(ValueError):
 def normalize_json(body: bytes) -> str:
     """Convert a body that Newtonsoft.Json accepts to standard JSON text.
 
-    If the body is standard JSON already, return its text unchanged.
-
-    Raises JsonReaderError if Newtonsoft.Json would refuse the body.
+    If the body is standard JSON already, return its text unchanged. Raises JsonReaderError if
+    Newtonsoft.Json would refuse the body.
     """
     try:
         text = body.decode("utf-8-sig")

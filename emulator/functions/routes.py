@@ -51,10 +51,7 @@ class Route:
         object.__setattr__(self, "_defaults", compiled.defaults)
 
     def match(self, path: str) -> dict[str, str] | None:
-        """Return the route values of a path, or None if the path does not match the template.
-
-        `path` is percent-decoded, except for `%2F`, and does not have a leading slash.
-        """
+        """Return the route values of a path, or None if the path does not match the template."""
         found = self._pattern.fullmatch(path)
         if found is None:
             return None
@@ -77,10 +74,9 @@ class RouteTable:
         self.routes = sorted([*self.routes, *routes], key=lambda route: route.function.upper())
 
     def find(self, method: str, path: str) -> tuple[str, dict[str, str]] | None:
-        """Return the name of the function that serves a request, and the route values.
+        """Return the name of the function that serves a path as the client sent it, and the values.
 
-        `path` is the path as the client sent it. Return None if no route serves the path and the
-        method. As in Azure, the response then has status 404, even if only the method is wrong.
+        Return None if no route serves the path and the method. As in Azure, that means status 404.
         """
         relative = decode_path(path)
         if relative is None:
@@ -95,10 +91,9 @@ class RouteTable:
 
 
 def decode_path(path: str) -> str | None:
-    """Return a path in the form that `Route.match` expects, without slashes at its start and end.
+    """Return a path in the form that `Route.match` expects, without slashes at its ends.
 
-    Segments `.` and `..` are resolved. Percent-encoded characters are decoded, except for a slash.
-    Return None if a segment is empty, because no route serves such a path.
+    `.` and `..` are resolved, and all but `%2F` is decoded. Return None if a segment is empty.
     """
     segments: list[str] = []
     for segment in path.removeprefix("/").removesuffix("/").split("/"):

@@ -104,10 +104,8 @@ class AppServices:
     async def hand_over(self, timeout_seconds: float) -> asyncio.Event:
         """Stop everything except the HTTP requests in flight, which still use the app process.
 
-        New HTTP requests, and requests of the durable client, wait for the services of the next
-        app. Before that, wait up to `timeout_seconds` for running activities and episodes.
-
-        Return an event that is set when the last HTTP request in flight has ended.
+        Wait up to `timeout_seconds` for running activities and episodes; new requests wait for the
+        next app. Return an event that is set when the last HTTP request in flight has ended.
         """
         await self._triggers.stop()
         if self._durable is not None:
@@ -191,11 +189,7 @@ class UnloadedApp:
         self._has_failed = bool(errors)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request to the admin API, or respond with status 503 if there are errors.
-
-        If there are errors, only requests for `/admin/host/status` and `/admin/host/ping` are
-        passed to the admin API.
-        """
+        """Pass the request to the admin API, or respond with 503."""
         if self._has_failed and scope["path"] not in ("/admin/host/status", "/admin/host/ping"):
             await respond_not_running(send)
         else:

@@ -224,12 +224,7 @@ def split_origins(text: str) -> tuple[str, ...]:
 def read_app_settings(
     folder: Path, environment: Mapping[str, str], file: Path | None = None
 ) -> dict[str, str]:
-    """Return the app settings: the values of local.settings.json and the environment variables.
-
-    The values of `file`, which has the same format, take precedence over those of the folder's
-    local.settings.json, and the variables of `environment` over both. Raises SettingError if a file
-    does not have the format of Core Tools.
-    """
+    """Return the values of local.settings.json, then of `file`, then of `environment`."""
     own = {} if file is None else _file_values(file)
     return {**_file_values(folder / "local.settings.json"), **own, **environment}
 

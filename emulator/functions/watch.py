@@ -42,13 +42,9 @@ class AppFileWatch:
         return sorted(path for path in paths if _digest(before, path) != _digest(self._seen, path))
 
     async def wait_for_changes(self, sleep: Sleep = asyncio.sleep) -> list[Path]:
-        """Check the files regularly until a file changes, and return all changed files.
+        """Check the files regularly until some change, and return those.
 
-        After the first change, wait until no file has changed for 0.2 s, because an editor or a
-        version control system may write several files one after the other.
-
-        Args:
-            sleep: Waits for a number of seconds. Tests pass another function.
+        Wait until no file has changed for 0.2 s: an editor may write several, one after the other.
         """
         pause_seconds = _POLL_SECONDS
         changes: set[Path] = set()
@@ -66,11 +62,7 @@ class AppFileWatch:
 
 
 def forget_bytecode(source: Path) -> None:
-    """Delete the cached bytecode of a Python file.
-
-    Python compares the modification times of files in whole seconds. Therefore Python would run the
-    old bytecode if a file was changed twice within one second and kept its size.
-    """
+    """Delete a file's bytecode, which Python runs after two changes within one second."""
     for cached in (source.parent / "__pycache__").glob(f"{source.stem}.*.pyc"):
         with suppress(OSError):
             cached.unlink()

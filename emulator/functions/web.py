@@ -44,9 +44,8 @@ _FORBIDDEN_IN_VALUE = re.compile(rb"[\r\n\0]")
 class RequestLimits:
     """The limits of the requests to functions.
 
-    While `max_outstanding` requests to functions run, further ones get a response with status 429;
-    None: the number is unlimited. A request of any path whose body has more than `max_body_bytes`
-    gets a response with status 500.
+    Beyond `max_outstanding` (None: unlimited), requests get status 429. A request of any path with
+    more than `max_body_bytes` gets 500.
     """
 
     max_outstanding: int | None = None
@@ -173,11 +172,7 @@ class WebApplication:
 
 
 def _has_host(scope: Scope) -> bool:
-    """Return whether the request has exactly one valid Host header (RFC 9112, section 3.2).
-
-    A request of HTTP/1.0 may omit the header. The host builds the function's URL from the header,
-    so the header must not contain a slash or question mark.
-    """
+    """Return whether the request has one valid Host header (RFC 9112, section 3.2)."""
     hosts = [value for name, value in scope["headers"] if name == b"host"]
     if not hosts:
         return bool(scope["http_version"] == "1.0")
@@ -185,12 +180,7 @@ def _has_host(scope: Scope) -> bool:
 
 
 def _request_fields(scope: Scope, route: dict[str, str]) -> tuple[list[object], list[str] | None]:
-    """Return the fields that the app process needs from a request, and the trace context.
-
-    The fields are the method, URL, headers, query and route values. The trace context contains the
-    values of the headers traceparent and tracestate. The trace context is None if the request does
-    not have a traceparent header.
-    """
+    """Return the method, URL, headers, query and route values, and the trace context or None."""
     headers: dict[str, str] = {}
     for raw_name, raw_value in scope["headers"]:
         name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
@@ -211,10 +201,9 @@ def _request_fields(scope: Scope, route: dict[str, str]) -> tuple[list[object], 
 
 
 def _response_headers(status: int, headers: list[list[str]], body: bytes) -> Headers | None:
-    """Return the headers to send with the response of a function.
+    """Return the headers to send with a function's response, without those of the connection.
 
-    Headers that describe the connection are omitted, and Content-Length is added. Return None if
-    HTTP does not allow the status or a header.
+    Return None if HTTP does not allow the status or a header.
     """
     if not 100 <= status <= 999 or status == 101:
         return None

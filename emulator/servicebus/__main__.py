@@ -106,12 +106,7 @@ def _bind(options: argparse.Namespace, stack: contextlib.ExitStack) -> Sockets:
 
 
 def _limit_segment_size(listener: socket.socket) -> None:
-    """On Linux, limit the maximum segment size (TCP_MAXSEG) of all accepted connections.
-
-    The asynchronous client of azure-servicebus 7.9 to 7.14 reads TCP_MAXSEG from its socket and
-    then sets the same value. On the loopback interface, the kernel may report a value that is
-    larger than the kernel allows a program to set. This limit prevents such a value.
-    """
+    """Limit TCP_MAXSEG on Linux: azure-servicebus 7.9 to 7.14 sets the value that it reads."""
     if sys.platform == "linux":
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, _MAX_SEGMENT_BYTES)
 

@@ -71,17 +71,9 @@ class AcceptedSessions:
     ) -> LinkSource | asyncio.Future[LinkSource]:
         """Accept a session, and return the source of its messages.
 
-        If the peer requests the next available session, return a future of the source. The future
-        raises LinkFault if no session becomes available within the peer's timeout.
-
-        Args:
-            queue: The queue to which the session belongs.
-            requested: The peer's request, with a session filter.
-            sender: Sends the messages to the peer.
-            build_source: Returns a source of the messages of a locked session.
-
-        Raises BrokerError if the queue refuses the receiver, for example because another receiver
-        has locked the session. Raises LinkFault if the filter is invalid.
+        For the next available session, return a future, which raises LinkFault at the end of the
+        peer's timeout. Raises BrokerError if the queue refuses the receiver, and LinkFault if the
+        filter is invalid.
         """
         queue.check_accepts_sessions()
         wanted = requested.filters[SESSION_FILTER]
@@ -176,15 +168,7 @@ class MessageSessionSource:
         attach_details: AttachDetails,
         accepted: AcceptedSessions,
     ) -> None:
-        """Create the source.
-
-        Args:
-            queue: The queue to which the session belongs.
-            lock: The peer's lock on the session.
-            messages: The source of the session's messages.
-            attach_details: The id of the session and the lock's expiry time for the peer.
-            accepted: The locks on the sessions that the peer has accepted, including `lock`.
-        """
+        """Create the source; `accepted` has `lock` among the peer's locks."""
         self.is_presettled = messages.is_presettled
         self.attach_details: AttachDetails | None = attach_details
         self._queue = queue
@@ -197,17 +181,11 @@ class MessageSessionSource:
         self._messages.set_credit(credit)
 
     async def settle(self, tag: bytes, outcome: Outcome) -> None:
-        """Settle a message of the session. `tag` contains the message's lock token.
-
-        Raises MessageFault if the lock on the session is lost, or if the message cannot be settled.
-        """
+        """Settle a message of the session. `tag` contains the message's lock token."""
         await self._messages.settle(tag, outcome)
 
     def close(self) -> None:
-        """Stop deliveries, and release the session.
-
-        Messages that were delivered and not settled can be delivered to other receivers at once.
-        """
+        """Stop deliveries, and release the session with its unsettled messages."""
         self._messages.close()
         self._accepted.remove(self._queue, self._lock)
         self._queue.release_session(self._lock)
@@ -218,11 +196,7 @@ def _link_fault(queue: Queue, error: BrokerError) -> LinkFault:
 
 
 def _with_value(wanted: Any, session_id: str) -> Any:
-    """Return a session filter with the value `session_id`, for the reply to the peer.
-
-    `wanted` is the filter in the peer's request. If `wanted` has a descriptor, the returned filter
-    has the same descriptor.
-    """
+    """Return the peer's session filter, if it has a descriptor with it, for this session."""
     if isinstance(wanted, Described):
         return Described(wanted.descriptor, session_id)
     return session_id

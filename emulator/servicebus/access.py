@@ -50,10 +50,7 @@ class AccessPolicies:
 
     @property
     def configured(self) -> Mapping[str, AuthorizationRule]:
-        """The namespace's policies that were set when the emulator started, by name.
-
-        The management API cannot change these policies.
-        """
+        """The policies that were set at the start, by name. The API cannot change them."""
         return self._configured
 
     @property
@@ -63,11 +60,7 @@ class AccessPolicies:
         return {**stored, **self._configured}
 
     def find_public(self) -> str | None:
-        """Return a text that names a policy with a publicly known key; None if all keys are secret.
-
-        The publicly known key is the key of Microsoft's emulator. If the policy belongs to a queue
-        or topic, the text also names the queue or topic.
-        """
+        """Return which policy, of what, has Microsoft's public key; None if all keys are secret."""
         for rule in self.of_namespace.values():
             if DEVELOPMENT_KEY in rule.keys:
                 return rule.name
@@ -80,12 +73,9 @@ class AccessPolicies:
         return None
 
     def find(self, name: str, resource: str) -> list[AuthorizationRule]:
-        """Return the policies named `name` whose keys may sign a token for a resource.
+        """Return the policies with this name whose keys may sign a token for a resource.
 
-        Args:
-            name: The name of the policies.
-            resource: The path of the resource in the token. Only a policy of the namespace can sign
-                a token for the whole namespace, whose path is empty.
+        Only a policy of the namespace can sign for the whole namespace, whose path is empty.
         """
         found = [self.of_namespace[name]] if name in self.of_namespace else []
         owner = None if self._broker is None else self._broker.find_policy_owner(resource)
@@ -94,17 +84,7 @@ class AccessPolicies:
         return found
 
     def allows(self, rule: AuthorizationRule, resource: str, path: str) -> bool:
-        """Return whether a policy that signed a token for a resource may give access to a path.
-
-        A policy of a queue gives access only to this queue, even if the path of another queue
-        begins with the queue's name. A policy of a topic gives access to the topic and its
-        subscriptions.
-
-        Args:
-            rule: The policy, one of the policies that `find` returned for `resource`.
-            resource: The path of the resource in the token.
-            path: The path that the client wants to use.
-        """
+        """Return whether a policy that signed for a resource, or its parent, also covers `path`."""
         if self._broker is None or self.of_namespace.get(rule.name) is rule:
             return True
         owner = self._broker.find_policy_owner(resource)

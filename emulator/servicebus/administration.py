@@ -95,18 +95,11 @@ def create_admin_app(
     *,
     needs_token: bool = True,
 ) -> Starlette:
-    """Return the ASGI app of the management API. The app must run on the broker's event loop.
+    """Return the ASGI app of the management API, for the broker's event loop.
 
-    Args:
-        broker: The broker of the queues and topics.
-        namespace: The namespace that serves the broker. If it is None, the app has no routes
-            that simulate faults, and a change of a queue's status does not detach links.
-        policies: The policies whose keys sign requests. If it is None, no signature is verified,
-            and the app has no routes for policies.
-        needs_token: If it is True, each request needs a signature, except GET and HEAD for
-            `/health`, and no policy can have the publicly known key of Microsoft's emulator. If it
-            is False, requests without a signature are accepted too, but a signature in a request is
-            still verified.
+    Without `namespace`, there are no routes for faults, and a new status detaches no links. Without
+    `policies`, no signature is verified. Unless `needs_token`, requests without a signature are
+    accepted, and policies may have Microsoft's public key.
     """
     api = _Api(broker, namespace, needs_token=needs_token and policies is not None)
     further = [] if namespace is None else fault_routes(namespace)
@@ -132,11 +125,7 @@ def create_admin_app(
 
 
 def _topic_routes(api: "_Api") -> list[Route]:
-    """Return the routes for the subscriptions of topics and their rules.
-
-    The paths contain the words `subscriptions` and `rules`. Each word may begin with a capital
-    letter, because some clients write `Subscriptions` or `Rules`.
-    """
+    """Return the routes for subscriptions and rules, which some clients write in upper case."""
     routes = []
     spellings = product(("subscriptions", "Subscriptions"), ("rules", "Rules"))
     for subscriptions, rules in spellings:
@@ -157,10 +146,7 @@ def _topic_routes(api: "_Api") -> list[Route]:
 
 
 async def _end_request(_: Request, __: Exception) -> Response:
-    """End a request whose client disconnected before it had sent the whole body.
-
-    The client does not receive the response.
-    """
+    """End a request whose client disconnected before it had sent the whole body."""
     return Response(status_code=400)
 
 
@@ -168,11 +154,10 @@ _CLAIMS = {"PUT": "EntityWrite", "DELETE": "EntityDelete"}
 
 
 class _TokenCheck:
-    """ASGI middleware that answers 401 if a request's signature is missing or not sufficient.
+    """ASGI middleware that answers 401 if a request lacks a signature with the right `Manage`.
 
-    The signature must give the access right `Manage` for the path of the request. GET and HEAD
-    requests for `/health` need no signature. If the argument `needs_token` is False, no request
-    needs a signature, but a signature in a request is still verified.
+    GET and HEAD for `/health` need none. Unless `needs_token`, no request needs one, but the
+    signature of a request is still verified.
     """
 
     def __init__(self, app: ASGIApp, policies: AccessPolicies, *, needs_token: bool) -> None:
@@ -430,10 +415,7 @@ async def _body(request: Request) -> bytes:
 def _feed(
     request: Request, items: Sequence[_Item], describe: Callable[[_Item], Element]
 ) -> Response:
-    """Respond with one page of `items`; the request's query says which page.
-
-    `describe` returns the Atom entry of an item.
-    """
+    """Respond with one page of `items`; the request's query says which page."""
     skip, top = _page(request)
     next_url = None
     if skip + top < len(items):
@@ -583,9 +565,7 @@ def settings_from(
 ) -> QueueSettings:
     """Convert the properties in a description to the settings of a queue, topic or subscription.
 
-    `name` is the name of the queue, topic or subscription. `rules` are the shared access policies
-    in the description. `kind` is the class of the returned settings. Raises ArgumentError if a
-    property is invalid or not supported.
+    Raises ArgumentError if a property is invalid or not supported.
     """
     for forwarding in _FORWARDING:
         if properties.get(forwarding):
@@ -632,13 +612,10 @@ def changed_settings(
     properties: Mapping[str, str],
     rules: Sequence[AuthorizationRule] | None = None,
 ) -> QueueSettings:
-    """Return the new settings of a queue, topic or subscription after an update request.
+    """Return the settings after an update, which resets what the request does not have.
 
-    `before` contains the old settings. `properties` contains the properties in the request. `rules`
-    contains the shared access policies in the request; if `rules` is None, the policies do not
-    change. All other settings that are not in the request are reset to their default values.
-
-    Raises ArgumentError if a property is invalid, not supported, or cannot be changed.
+    The policies stay if `rules` is None. Raises ArgumentError if a property is invalid, not
+    supported, or cannot be changed.
     """
     policies = before.authorization_rules if rules is None else rules
     after = settings_from(before.name, properties, policies, type(before))
@@ -689,10 +666,9 @@ _SUBSCRIPTION_DESCRIPTION = "SubscriptionDescription"
 
 
 def read_rules(description: Element) -> list[AuthorizationRule] | None:
-    """Return the shared access policies in a description of a queue or topic.
+    """Return the policies in a description, with keys for those without; None if it has none.
 
-    Return None if the description has no element `AuthorizationRules`. If a policy has no keys,
-    keys are generated. Raises ArgumentError if a policy is invalid.
+    Raises ArgumentError if a policy is invalid.
     """
     listed = description.find(f"{{{SERVICE_BUS}}}{_RULES}")
     if listed is None:
@@ -708,10 +684,7 @@ def read_rules(description: Element) -> list[AuthorizationRule] | None:
 
 
 def entity_entry(url: str, queue: Queue, counts: QueueCounts) -> Element:
-    """Return the Atom entry that describes a queue, topic or subscription.
-
-    `url` is the URL of the queue, topic or subscription.
-    """
+    """Return the Atom entry that describes a queue, topic or subscription."""
     settings = queue.settings
     title = queue.address
     if isinstance(queue, Topic):

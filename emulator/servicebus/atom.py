@@ -30,10 +30,9 @@ class _Builder(ElementTree.TreeBuilder):
 
 
 def parse_entry(body: bytes, *kinds: str) -> ElementTree.Element:
-    """Parse an Atom entry and return the XML element that contains its description.
+    """Return the element in an Atom entry that has one of the names `kinds`.
 
-    `kinds` are the possible names of this element, for example `QueueDescription`. Raises AtomError
-    if the XML is invalid or has no such element.
+    Raises AtomError if the XML is invalid or has no such element.
     """
     try:
         root = ElementTree.fromstring(body, ElementTree.XMLParser(target=_Builder()))  # noqa: S314 - _Builder refuses entities
@@ -47,13 +46,7 @@ def parse_entry(body: bytes, *kinds: str) -> ElementTree.Element:
 
 
 def start_entry(url: str, title: str, kind: str) -> tuple[ElementTree.Element, ElementTree.Element]:
-    """Return a new Atom entry, and the empty description in it.
-
-    Args:
-        url: The URL of the queue, topic, subscription or rule.
-        title: The name of the queue, topic, subscription or rule.
-        kind: The name of the description's element, for example `QueueDescription`.
-    """
+    """Return a new Atom entry, and its empty description of this kind."""
     entry = ElementTree.Element(f"{{{_ATOM}}}entry")
     add_element(entry, _ATOM, "id", url)
     add_element(entry, _ATOM, "title", title).set("type", "text")

@@ -40,10 +40,8 @@ class CbsTokens:
     def authenticate(self, mechanism: str, response: bytes) -> bool:
         """Return whether the peer may connect.
 
-        If the SASL mechanism is PLAIN, the response must contain the name and a key of a policy of
-        the namespace. The peer then has the policy's rights for all queues, as long as the policy
-        exists and has this key. With any other mechanism, every peer may connect. Such a peer must
-        send a token before it uses a queue.
+        PLAIN must name a policy of the namespace and one of its keys, and gives its rights while
+        both exist. With other mechanisms, any peer connects and must send tokens.
         """
         if mechanism != "PLAIN":
             return True
@@ -53,10 +51,7 @@ class CbsTokens:
         return bool(self._find_key_rights())
 
     def _find_key_rights(self) -> frozenset[AccessRight]:
-        """Return the rights of the policy whose key the peer used to connect.
-
-        If the peer connected without a valid key, return an empty set.
-        """
+        """Return the rights of the key with which the peer connected, if any."""
         if self._credentials is None:
             return frozenset()
         return self._policies.rights_of(*self._credentials)
@@ -104,11 +99,9 @@ class CbsTokens:
             self._tokens.popitem(last=False)
 
     def check_access(self, path: str, right: AccessRight) -> frozenset[AccessRight]:
-        """Return the rights of the peer for the queue at this path.
+        """Return the rights of the peer's key or of its newest token, if it gives `right`.
 
-        If the peer connected with the key of a policy that gives `right`, return the rights of this
-        policy. Otherwise return the rights of the newest token that is valid for the path and gives
-        `right`. Raises LinkFault if there is no such token.
+        Raises LinkFault if there is neither.
         """
         key_rights = self._find_key_rights()
         if right in key_rights:

@@ -90,18 +90,12 @@ class NamespaceConfig:
 
 
 def load_config(path: Path) -> NamespaceConfig:
-    """Read a configuration file.
-
-    Raises ConfigError if the file cannot be read or the configuration is invalid.
-    """
+    """Read a configuration file. Raises ConfigError if it is unreadable or invalid."""
     return _load(path, parse_config)
 
 
 def load_policies(path: Path) -> Sequence[AuthorizationRule]:
-    """Read a file that contains only policies, as a JSON object with `AuthorizationRules`.
-
-    Raises ConfigError if the file cannot be read or is invalid.
-    """
+    """Read a JSON file with only `AuthorizationRules`. Raises ConfigError."""
     return _load(path, parse_policies)
 
 
@@ -303,10 +297,7 @@ _TYPE_NAMES = {dict: "an object", list: "a list", str: "a string", bool: "a bool
 
 
 def _type_name(value: object) -> str:
-    """Return the name of a value's JSON type, for an error message.
-
-    Error messages do not show the value itself, because the value may contain secret keys.
-    """
+    """Return the JSON type of a value that an error must not show: it may be a secret key."""
     if value is None:
         return "null"
     return _TYPE_NAMES.get(type(value), "a number")
@@ -323,12 +314,7 @@ def _settings(
     known: Collection[str],
     **further: Any,
 ) -> Settings:
-    """Return the settings of a queue, topic or subscription.
-
-    `entity` is the description of the queue, topic or subscription in the configuration. `known`
-    contains the names of the properties that the description can have. `further` contains settings
-    that are not in the description's `Properties`, such as the rules of a subscription.
-    """
+    """Return the settings of a queue, topic or subscription from its description."""
     properties = entity.part("Properties")
     for unknown in sorted(set(properties.values) - set(known)):
         raise ConfigError(f"{properties.at(unknown)}: a {kind.KIND} has no property with this name")

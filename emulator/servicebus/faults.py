@@ -34,12 +34,7 @@ class NamespaceFaults:
     _owed: float = 0.0
 
     def throttle(self, share: float, seconds: float | None, queue: str | None = None) -> None:
-        """Throttle a fraction of the requests, for `seconds` seconds from now.
-
-        `share` is the fraction, from 0 to 1; 0 ends the throttling. If `seconds` is None, the
-        throttling does not end by itself. If `queue` is the name of a queue, only the requests of
-        this queue are throttled.
-        """
+        """Throttle a share (0 to 1) of the requests, of one queue or all, for a time or always."""
         self.throttled_share = share
         self.throttled_queue = queue
         end = None if seconds is None else self.clock.now() + timedelta(seconds=seconds)
@@ -47,18 +42,12 @@ class NamespaceFaults:
         self._owed = 0.0
 
     def check_message(self, entity: str) -> None:
-        """Raise MessageFault if a send or management request to a queue must be throttled.
-
-        Each call counts as one request. `entity` is the address of the queue.
-        """
+        """Raise MessageFault if this send or management request must be throttled."""
         if self._is_next_throttled(entity):
             raise MessageFault(_BUSY, self._busy_text(entity), _BUSY_STATUS_CODE)
 
     def check_link(self, entity: str) -> None:
-        """Raise LinkFault if the attach of a link to a queue must be throttled.
-
-        Each call counts as one request. `entity` is the address of the queue.
-        """
+        """Raise LinkFault if this attach of a link must be throttled."""
         if self._is_next_throttled(entity):
             raise LinkFault(_BUSY, self._busy_text(entity))
 
@@ -79,11 +68,7 @@ class NamespaceFaults:
         return True
 
     def _busy_text(self, entity: str) -> str:
-        """Return Azure's error text for a throttled request.
-
-        The text contains the error code 50009 if the whole namespace is throttled, and 50002 if
-        only one queue is throttled.
-        """
+        """Return Azure's error text: code 50009 for the whole namespace, 50002 for one queue."""
         if self.throttled_queue is None:
             text = f"the namespace {HOST} is being throttled. Error code: 50009. Please wait 2"
         else:

@@ -40,11 +40,7 @@ async def manage(
     sessions: AcceptedSessions,
     request: AmqpRequest,
 ) -> AmqpReply:
-    """Perform a management operation on a queue and return the reply.
-
-    `rights` are the rights of the peer for the queue. `sessions` are the message sessions that the
-    peer has accepted. If the operation fails, the reply contains the error.
-    """
+    """Perform a management operation on a queue and return the reply, or its error."""
     try:
         faults.check_message(queue.address)
         value = await _perform(queue, rights, sessions, request)

@@ -74,11 +74,9 @@ async def remove_rule(queue: Queue, body: _Body) -> _Body:
 
 
 async def enumerate_rules(queue: Queue, body: _Body) -> _Body | None:
-    """Return a reply body with one page of a subscription's rules, or None if the page is empty.
+    """Return a reply body with a page (`skip`, `top`) of a subscription's rules, or None if empty.
 
-    The request body contains the number of rules to `skip`, and the number of rules in the page,
-    `top`. Raises NotAllowed if `queue` is not a subscription, and MessageFault if `body` is not
-    valid.
+    Raises NotAllowed if `queue` is not a subscription, and MessageFault if `body` is not valid.
     """
     skip, top = body.get("skip"), body.get("top")
     if isinstance(skip, bool) or isinstance(top, bool):

@@ -316,10 +316,7 @@ def amqp_value_of(value: Value | None) -> Any:
 def write_message(
     message: StoredMessage, lock_token: UUID | None, locked_until: datetime | None
 ) -> bytes:
-    """Encode a message for a receiver.
-
-    `lock_token` and `locked_until` are None if the message is not locked.
-    """
+    """Encode a message for a receiver."""
     sender = split(message.annotations) if message.annotations else _NOTHING
     return b"".join(
         (

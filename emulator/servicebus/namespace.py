@@ -220,7 +220,6 @@ class _NamespaceConnection:
         """Return the source of the messages that the peer wants to receive.
 
         If the peer waits for the next available message session, return a future of the source.
-
         Raises LinkFault if the peer may not receive messages from the requested address.
         """
         if requested.address == _CBS:
@@ -255,10 +254,7 @@ class _NamespaceConnection:
 
 @contextmanager
 def _refuse_link(entity: str) -> Iterator[None]:
-    """Convert an error of the broker during the `with` block to a LinkFault.
-
-    `entity` is the address of the queue, for the text of the error.
-    """
+    """Convert an error of the broker during the `with` block to a LinkFault."""
     try:
         yield
     except BrokerError as error:
@@ -322,28 +318,15 @@ class QueueLinkSource:
         self._subscription = queue.subscribe(mode, self._deliver, session_lock)
 
     def set_credit(self, credit: int) -> None:
-        """Set the number of messages that the queue may still deliver on this link.
-
-        0 stops deliveries.
-        """
+        """Set how many messages the queue may still deliver on this link."""
         self._subscription.set_credit(credit)
 
     def close(self) -> None:
-        """Stop deliveries on this link.
-
-        Messages that were already delivered stay locked until they are settled or their locks
-        expire.
-        """
+        """Stop deliveries on this link. Delivered messages stay locked."""
         self._subscription.close()
 
     async def settle(self, tag: bytes, outcome: Outcome) -> None:
-        """Settle a message with the outcome that the receiver sent.
-
-        `tag` contains the message's lock token.
-
-        Raises MessageFault if the broker refuses to settle the message, for example because the
-        lock on the message or on its session is lost.
-        """
+        """Settle a message with the receiver's outcome. Raises MessageFault if refused."""
         token = UUID(bytes_le=tag)
         try:
             if self._session_lock is not None:

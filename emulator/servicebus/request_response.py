@@ -149,26 +149,13 @@ class ReplyLinks:
         self._sources: list[ReplySource] = []
 
     def open(self, address: str, reply_address: str | None, sender: DeliverySender) -> ReplySource:
-        """Add a link on which the peer receives replies, and return the source of the link.
-
-        Args:
-            address: The address of the node that sends the replies, for example `$cbs`.
-            reply_address: The address of the peer's end of the link. A request names it in the
-                field `reply-to`.
-            sender: Sends the replies to the peer.
-        """
+        """Add a link for the replies of `address`, and return the source of the link."""
         source = _TrackedReplySource(self._sources, address, reply_address, sender)
         self._sources.append(source)
         return source
 
     def find(self, address: str, reply_to: object) -> ReplySource:
-        """Choose a link for the reply to a request, and return the source of the link.
-
-        Args:
-            address: The address to which the peer sent the request. Only links with the same
-                address are considered.
-            reply_to: The `reply-to` field of the request. The newest link with this reply address
-                is chosen. If no link has this reply address, the newest link is chosen.
+        """Return the newest link of this address with the reply address, or else the newest.
 
         Raises MessageFault if no link has the address.
         """

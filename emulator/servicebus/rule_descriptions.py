@@ -26,10 +26,7 @@ _TYPE = f"{{{INSTANCE}}}type"
 
 
 def read_rule(name: str, description: Element) -> SubscriptionRule:
-    """Convert a RuleDescription element to a rule with the name `name`.
-
-    Raises ArgumentError if the rule is invalid.
-    """
+    """Convert a RuleDescription element to a rule. Raises ArgumentError if it is invalid."""
     element = _child(description, "Filter")
     rule_filter = BooleanFilter() if element is None else _read_filter(element)
     return SubscriptionRule(name, rule_filter, _read_action(_child(description, "Action")))

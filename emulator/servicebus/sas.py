@@ -34,15 +34,8 @@ def verify_sas(
 ) -> frozenset[AccessRight]:
     """Return the rights that a token gives for the resource at `path`.
 
-    The token must be well-formed, not expired, valid for the path, and signed with a key of a
-    policy of the namespace or of the queue to which the path belongs. Otherwise SasError is raised.
-
-    Args:
-        token: The whole token, including the scheme `SharedAccessSignature`.
-        policies: The policies of the namespace and its queues.
-        path: The path of the resource. A token for a parent of this path is also valid, but a token
-            that is signed with a key of a queue's policy is valid only for this queue.
-        now: The current time. The token must expire after this time.
+    Raises SasError unless the token is well-formed, valid after `now` and for the path or a parent,
+    and signed with a key of a policy of the namespace or of the path's queue.
     """
     if not token.startswith(_SCHEME):
         raise SasError("the token must start with SharedAccessSignature")

@@ -13,10 +13,7 @@ _MAX_ENTITY_LENGTH = 300
 
 
 def add_tracking(text: str, entity: str) -> str:
-    """Add a tracking id, the address of an entity and the current time to an error text.
-
-    `entity` is the address of a queue, topic or subscription, or the path in a request.
-    """
+    """Add a tracking id, the address of an entity and the current time to an error text."""
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
     return (
         f"{text} TrackingId:{uuid4()}_G0,"

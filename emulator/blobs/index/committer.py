@@ -40,10 +40,7 @@ class IndexCommitter:
         self._thread = threading.Thread(target=self._run, name="index-committer", daemon=True)
 
     def start(self) -> None:
-        """Start the thread that applies the changes.
-
-        The caller must run on the event loop on which `apply` will be called.
-        """
+        """Start the thread that applies the changes."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
@@ -54,11 +51,7 @@ class IndexCommitter:
         self._db.close()
 
     async def apply(self, change: Change[T]) -> T:
-        """Run a change in a transaction, and return its result when the change is committed.
-
-        If `change` raises an error, its changes to the index are rolled back, and `apply` raises
-        the same error.
-        """
+        """Run a change in a transaction, and return its result, or raise its error, afterwards."""
         future: asyncio.Future[T] = self._loop.create_future()
         self._queue.put(_Waiting(change, future))
         # If the caller is cancelled, its future must stay valid, because the thread resolves it.

@@ -26,10 +26,7 @@ BLOB_COLUMNS = (
 
 
 def find_service_properties(db: sqlite3.Connection) -> dict[str, str]:
-    """Return the stored properties of the Blob service.
-
-    The result maps the name of each property to its XML element as text.
-    """
+    """Return the stored properties of the Blob service."""
     return dict(db.execute("SELECT name, element FROM service_property"))
 
 
@@ -72,15 +69,7 @@ def look_up_blob(
     *,
     with_data: bool = False,
 ) -> Blob | None:
-    """Return a committed blob or one of its snapshots, or None if it does not exist.
-
-    Args:
-        db: A connection to the index.
-        container: The row id of the blob's container.
-        name: The blob's name.
-        snapshot: The time of the snapshot, or CURRENT for the blob itself.
-        with_data: Whether the result contains the content if the index stores it.
-    """
+    """Return a committed blob or one of its snapshots, or None if it does not exist."""
     row = db.execute(
         f"SELECT {BLOB_COLUMNS}{', data' if with_data else ''}"  # noqa: S608 - constants alone
         " FROM blob WHERE container = ? AND name = ? AND snapshot = ?",
@@ -136,10 +125,7 @@ def read_blob(row: tuple[Any, ...]) -> Blob:
 
 
 def find_segments(db: sqlite3.Connection, blob: int, start: int, stop: int) -> list[Segment]:
-    """Return the segments that contain the bytes `[start, stop)` of a blob, sorted by offset.
-
-    `blob` is the blob's row id.
-    """
+    """Return the segments that contain the bytes `[start, stop)` of a blob, sorted by offset."""
     rows = db.execute(
         "SELECT start, size, content, block_id FROM segment WHERE blob = ? AND start < ?"
         " AND start >= (SELECT max(start) FROM segment WHERE blob = ? AND start <= ?)"
@@ -152,10 +138,7 @@ def find_segments(db: sqlite3.Connection, blob: int, start: int, stop: int) -> l
 def find_uncommitted_blocks(
     db: sqlite3.Connection, container: int, blob: str
 ) -> list[UncommittedBlock]:
-    """Return the uncommitted blocks of a blob, sorted by block id.
-
-    `container` is the row id of the blob's container, and `blob` is the blob's name.
-    """
+    """Return the uncommitted blocks of a blob, sorted by block id."""
     rows = db.execute(
         "SELECT block_id, size, content FROM staged WHERE container = ? AND blob = ?"
         " ORDER BY block_id",
@@ -165,10 +148,7 @@ def find_uncommitted_blocks(
 
 
 def find_live_content(db: sqlite3.Connection) -> set[str]:
-    """Return the keys of all content files to which the index refers.
-
-    All other content files are unused.
-    """
+    """Return the keys of all content files to which the index refers."""
     rows = db.execute("SELECT content FROM segment UNION SELECT content FROM staged")
     return {row[0] for row in rows}
 
@@ -181,13 +161,8 @@ _LAST = "\U0010ffff"
 class BlobQuery:
     """The query for one page of a listing of blobs.
 
-    The page has at most `limit` entries. Each name begins with `prefix`. `start` is the name and
-    snapshot at which the page starts. If `with_snapshots` is True, the page contains snapshots,
-    from the oldest to the newest, before their blob.
-
-    If a name contains `delimiter` after the prefix, the page contains a common prefix instead of
-    the blob. The common prefix is the beginning of the name, including the first delimiter after
-    the prefix. Each common prefix is listed once.
+    The page starts at the name and snapshot `start`. Snapshots precede their blob, from the oldest.
+    Names that contain `delimiter` after `prefix` are listed once, as their common prefix.
     """
 
     prefix: str
@@ -229,10 +204,8 @@ def list_containers(
 def list_blobs(db: sqlite3.Connection, container: str, query: BlobQuery) -> BlobPage:
     """Return one page of a container's blobs and common prefixes.
 
-    Raises StorageError (ContainerNotFound) if the container does not exist.
-
-    After the query has found a common prefix, it skips all other blobs with this prefix. Therefore
-    its duration does not depend on the number of these blobs.
+    All other blobs with a common prefix are skipped at once, so their number does not matter.
+    Raises StorageError if the container does not exist.
     """
     parent = find_container_id(db, container)
     prefix, limit = query.prefix, query.limit

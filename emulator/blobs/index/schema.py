@@ -168,13 +168,7 @@ CURRENT = "current"
 
 @dataclass(frozen=True, slots=True)
 class CopyState:
-    """The copy operation that created a blob.
-
-    Attributes:
-        id: The copy id.
-        source: The URL of the source, without its query.
-        completed_us: The time of the copy operation, in microseconds since 1970 (UTC).
-    """
+    """The copy operation that created a blob. `source` is a URL without its query."""
 
     id: str
     source: str
@@ -202,12 +196,8 @@ class BlobContainer:
 class Blob:
     """A committed blob, or a snapshot of a blob. Times are in microseconds since 1970 (UTC).
 
-    `snapshot` is the time of the snapshot, or CURRENT for the blob itself.
-    `kind` is `BlockBlob` or `AppendBlob`. `append_blocks` is the number of blocks of an append
-    blob.
-
-    `data` is the content of a small blob. It is None if content files contain the content, or if
-    the query did not read the content.
+    `snapshot` is its time, or CURRENT for the blob itself. `kind` is `BlockBlob` or `AppendBlob`.
+    `data` is the content of a small blob, if the query has read it.
     """
 
     id: int
@@ -275,16 +265,7 @@ class UncommittedBlock:
 
 @dataclass(frozen=True, slots=True)
 class AppendedBlock:
-    """A block that will be appended to an append blob.
-
-    Attributes:
-        size: The size of the block in bytes.
-        content: The key of the content file.
-        position: The size in bytes that the blob must have before the block is appended. None if
-            the request has no such condition.
-        size_max: The largest size in bytes that the blob may have after the block is appended. None
-            if the request has no such condition.
-    """
+    """A block to append to a blob of `position` bytes, up to `size_max` (None: any size)."""
 
     size: int
     content: str

@@ -58,10 +58,7 @@ APPEND_BLOCKS_MAX = 50_000
 
 
 def set_service_properties(db: sqlite3.Connection, properties: Mapping[str, str]) -> None:
-    """Store properties of the Blob service.
-
-    `properties` maps the name of each property to its XML element as text.
-    """
+    """Store properties of the Blob service."""
     db.executemany(
         "INSERT OR REPLACE INTO service_property (name, element) VALUES (?, ?)",
         list(properties.items()),
@@ -114,11 +111,7 @@ def set_container_metadata(
 def lease_container(
     db: sqlite3.Connection, name: str, conditions: Conditions, asked: LeaseRequest
 ) -> BlobContainer:
-    """Change the lease of a container, and return the container with its new lease.
-
-    Raises StorageError if the container does not exist or does not meet the conditions, or if the
-    state of the current lease does not permit the action.
-    """
+    """Change the lease of a container, and return it. Raises StorageError if refused."""
     current = find_container(db, name)
     conditions.check_version(current)
     lease = asked.apply(current.lease, conditions.now_us)
@@ -133,11 +126,7 @@ def lease_blob(
     conditions: Conditions,
     asked: LeaseRequest,
 ) -> Blob:
-    """Change the lease of a blob, and return the blob with its new lease.
-
-    Raises StorageError if the blob does not exist or does not meet the conditions, or if the state
-    of the current lease does not permit the action.
-    """
+    """Change the lease of a blob, and return it. Raises StorageError if refused."""
     current = find_blob(db, container, name)
     conditions.check_version(current)
     lease = asked.apply(current.lease, conditions.now_us)
@@ -174,11 +163,7 @@ def put_blob(
     content: bytes | Segment,
     precondition: WritePrecondition,
 ) -> WriteResult:
-    """Create or replace a blob.
-
-    `content` is the content itself, or a `Segment` if a content file contains the content.
-    Raises StorageError if the container does not exist or the precondition is not met.
-    """
+    """Create or replace a blob. Raises StorageError if the precondition is not met."""
     container = find_container_id(db, new.container)
     return _replace_blob(
         db, container, new, [content] if isinstance(content, Segment) else content, precondition
@@ -188,10 +173,7 @@ def put_blob(
 def create_append_blob(
     db: sqlite3.Connection, new: NewBlob, precondition: WritePrecondition
 ) -> WriteResult:
-    """Create an empty append blob, or replace an existing append blob with an empty one.
-
-    Raises StorageError if the container does not exist or the precondition is not met.
-    """
+    """Create an empty append blob, also in place of another one. Raises StorageError."""
     return _replace_blob(db, find_container_id(db, new.container), new, (), precondition)
 
 
@@ -204,19 +186,8 @@ def copy_blob(
 ) -> WriteResult:
     """Create or replace a blob as a copy of another blob. Both refer to the same content files.
 
-    The copy has the content, the type and the properties of the source. If `new` has no metadata,
-    the copy also has the metadata of the source.
-
-    Args:
-        db: A connection to the index.
-        source: The container, the name and the snapshot of the source.
-        source_conditions: The conditions that the source must meet.
-        new: The name, the metadata and the tags of the copy.
-        precondition: The conditions that the blob with the name of the copy must meet, if it
-            already exists.
-
-    Raises:
-        StorageError: The source or the container does not exist, or a condition is not met.
+    If `new` has no metadata, the copy has that of the source. Raises StorageError if a condition on
+    the source or the copy is not met.
     """
     try:
         found = find_blob(db, *source, with_data=True)
@@ -256,11 +227,7 @@ def append_block(
     block: AppendedBlock,
     conditions: Conditions,
 ) -> Blob:
-    """Append a block to an append blob, and return the changed blob.
-
-    Raises StorageError if the blob does not exist, is not an append blob, does not meet the
-    conditions, or already has 50,000 blocks.
-    """
+    """Append a block to an append blob, and return it. Raises StorageError if refused."""
     current = find_blob(db, container, name)
     check_append(current, block, conditions)
     changed = replace(
@@ -291,11 +258,7 @@ def append_block(
 
 
 def check_append(blob: Blob, block: AppendedBlock, conditions: Conditions) -> None:
-    """Raise StorageError if a block cannot be appended to a blob.
-
-    The reason can be the type of the blob, its size or its number of blocks, or that the blob does
-    not meet the conditions.
-    """
+    """Raise StorageError if a block cannot be appended to a blob."""
     check_kind(blob, APPEND_BLOB)
     conditions.check_write(blob)
     if block.size_max is not None and blob.size + block.size > block.size_max:
@@ -320,12 +283,8 @@ def commit_blocks(
 ) -> WriteResult:
     """Create or replace a blob by committing a list of blocks.
 
-    Each entry of `block_list` is (element name, block id). The element name is Committed,
-    Uncommitted or Latest. Committed selects the blob's committed block with this id. Uncommitted
-    selects the uncommitted block. Latest selects the uncommitted block if it exists, otherwise the
-    committed block.
-
-    Raises StorageError if the container or a block does not exist, or the precondition is not met.
+    An entry of `block_list` is (Committed, Uncommitted or Latest, block id); Latest prefers the
+    uncommitted block. Raises StorageError if a block does not exist or the precondition is not met.
     """
     container = find_container_id(db, new.container)
     current = look_up_blob(db, container, new.name)
@@ -358,9 +317,8 @@ def describe_blob(
     conditions: Conditions,
     update: Callable[[Blob], Blob],
 ) -> Blob:
-    """Replace a blob's properties or metadata, and return the changed blob.
+    """Replace a blob's properties or metadata by those that `update` returns for it.
 
-    `update` receives the current blob, and returns the blob with its new properties or metadata.
     Raises StorageError if the blob does not exist or does not meet the conditions.
     """
     current = find_blob(db, container, name)
@@ -387,12 +345,7 @@ def describe_blob(
 def set_blob_tags(
     db: sqlite3.Connection, container: str, name: str, conditions: Conditions, tags: dict[str, str]
 ) -> None:
-    """Replace all tags of a blob. The blob's ETag and last-modified time do not change.
-
-    The operation has no conditional headers, so only the lease id in `conditions` is checked.
-    Raises StorageError if the blob does not exist, if the blob is leased and the request does not
-    contain its lease id, or if the request contains a lease id and the blob is not leased.
-    """
+    """Replace a blob's tags, but not its ETag. Of `conditions`, only the lease id counts."""
     current = find_blob(db, container, name)
     conditions.check_lease(current, requires_id=True)
     db.execute("UPDATE blob SET tags = ? WHERE id = ?", (json.dumps(tags), current.id))
@@ -405,12 +358,10 @@ def create_snapshot(
     conditions: Conditions,
     metadata: dict[str, str],
 ) -> Blob:
-    """Create a snapshot of a blob, and return the snapshot.
+    """Create and return a snapshot with the content, properties and tags of the blob.
 
-    The snapshot has the content, the properties and the tags of the blob, and no lease. If
-    `metadata` is empty, the snapshot also has the metadata and the ETag of the blob.
-
-    Raises StorageError if the blob does not exist or does not meet the conditions.
+    If `metadata` is empty, it also has the metadata and the ETag of the blob. Raises StorageError
+    if the blob does not exist or does not meet the conditions.
     """
     parent = find_container_id(db, container)
     current = look_up_blob(db, parent, name, with_data=True)
@@ -440,10 +391,9 @@ def delete_blob(
     conditions: Conditions,
     snapshots: DeletedSnapshots,
 ) -> Orphans:
-    """Delete a blob with its uncommitted blocks and its snapshots, or only its snapshots.
+    """Delete a blob and its snapshots, or only these; return the content files to remove.
 
-    Returns the keys of the content files to remove. Raises StorageError if the blob does not exist
-    or does not meet the conditions, or if it has snapshots that the request does not delete.
+    Raises StorageError if a condition is not met or other snapshots would remain.
     """
     parent = find_container_id(db, container)
     blob = look_up_blob(db, parent, name)
@@ -468,10 +418,7 @@ def delete_blob(
 def delete_snapshot(
     db: sqlite3.Connection, container: str, name: str, snapshot: str, conditions: Conditions
 ) -> Orphans:
-    """Delete one snapshot of a blob. Return the keys of the content files to remove.
-
-    Raises StorageError if the snapshot does not exist or does not meet the conditions.
-    """
+    """Delete a snapshot, and return the keys of the content files to remove."""
     found = find_blob(db, container, name, snapshot)
     conditions.check_write(found)
     return _unreferenced(db, _delete_row(db, found.id))
@@ -526,10 +473,7 @@ def _replace_blob(
 
 
 def _insert_blob(db: sqlite3.Connection, container: int, blob: Blob, row_id: int | None) -> int:
-    """Insert a blob as a new row, or replace the row `row_id`. Return the id of the row.
-
-    A new row is inserted if `row_id` is None.
-    """
+    """Insert a blob, or replace the row `row_id`. Return the id of the row."""
     row = db.execute(
         "INSERT OR REPLACE INTO blob (id, container, name, snapshot, size, etag, created_us,"
         " modified_us, properties, metadata, lease, kind, append_blocks, tags, copy, data)"
@@ -563,12 +507,7 @@ def _encode_copy(blob: Blob) -> str:
 def _forget_content(
     db: sqlite3.Connection, blob: int | None, container: int, name: str
 ) -> list[str]:
-    """Delete a blob's content and its uncommitted blocks from the index.
-
-    Return the keys of the content files that contain this data. `blob` is the blob's row id, or
-    None if only uncommitted blocks exist. `container` is the row id of the blob's container, and
-    `name` is the blob's name.
-    """
+    """Delete a blob's content and uncommitted blocks; return their content files' keys."""
     rows = db.execute(
         "DELETE FROM staged WHERE container = ? AND blob = ? RETURNING content", (container, name)
     ).fetchall()
@@ -580,11 +519,7 @@ def _forget_content(
 
 
 def _unreferenced(db: sqlite3.Connection, candidates: Iterable[str]) -> Orphans:
-    """Return those keys in `candidates` whose content files are not used by a committed blob.
-
-    A key may be in `candidates` twice, because a block list may repeat a block. The result contains
-    each key once.
-    """
+    """Return each key in `candidates` once, if no committed blob uses its content file."""
     return tuple(
         content
         for content in dict.fromkeys(candidates)
@@ -605,15 +540,9 @@ def put_block(
 ) -> tuple[str, ...]:
     """Store an uncommitted block, and return the keys of the content files to remove.
 
-    The operation has no conditional headers, so only the lease id in `conditions` is checked.
-
-    An uncommitted block with the same id is replaced. Raises StorageError if:
-
-    - the container does not exist, or the blob is an append blob.
-    - the block id and the ids of the blob's other uncommitted blocks have different lengths.
-    - the blob already has 100,000 uncommitted blocks.
-    - the blob is leased and the request does not contain its lease id, or the request contains a
-      lease id and the blob is not leased.
+    It replaces a block with the same id. Of `conditions`, only the lease id is checked. Raises
+    StorageError if there is an append blob, if the blob has 100,000 uncommitted blocks or blocks
+    with ids of another length, or if the lease id does not fit.
     """
     parent = find_container_id(db, container)
     current = look_up_blob(db, parent, blob)

@@ -90,11 +90,7 @@ async def get_blob_metadata(context: OperationContext) -> BlobResponse:
 
 
 async def set_blob_properties(context: OperationContext) -> BlobResponse:
-    """Set Blob Properties: replace all properties of a blob.
-
-    A property that the request does not contain is cleared. If the blob is a copy, the information
-    about its source is cleared, too.
-    """
+    """Set Blob Properties: replace all; those that the request lacks are cleared."""
     properties = read_blob_properties(context.request.headers)
     blob = await _describe(context, lambda blob: replace(blob, properties=properties, copy=None))
     return BlobResponse(200, {"Content-Length": "0", **build_version_headers(blob)})
@@ -152,11 +148,7 @@ async def create_snapshot(context: OperationContext) -> BlobResponse:
 
 
 async def delete_blob(context: OperationContext) -> BlobResponse:
-    """Delete Blob: delete a blob, all snapshots of a blob, or one snapshot.
-
-    A blob is deleted together with its uncommitted blocks, and with its snapshots if the request
-    asks for this. Otherwise, a blob that has snapshots is not deleted.
-    """
+    """Delete Blob: delete a blob with or without its snapshots, only these, or one snapshot."""
     request, store = context.request, context.store
     value = request.headers.get("x-ms-delete-snapshots", "").lower()
     try:

@@ -48,9 +48,8 @@ async def create_container(context: OperationContext) -> BlobResponse:
 async def get_container(context: OperationContext) -> BlobResponse:
     """Get Container Properties, or Get Container Metadata if the parameter `comp` is `metadata`.
 
-    The properties and the metadata are returned as headers. While the data directory cannot be
-    written, the response of Get Container Properties is ServerBusy. Therefore a readiness probe can
-    detect this state without a write. Blobs can still be read.
+    While the data directory cannot be written, the former fails with ServerBusy, so that a
+    readiness probe can detect this state.
     """
     if context.request.comp != "metadata" and context.store.disk.find_problem():
         raise StorageError(ErrorCode.SERVER_BUSY)
@@ -211,11 +210,7 @@ def _marker(next_start: str | None) -> str:
 
 
 def _start(request: BlobRequest) -> str:
-    """Decode the request's marker, which selects a page of a listing.
-
-    Return the text that `_marker` encoded: the start of the page. If the request has no marker,
-    return an empty string. Raises StorageError if the marker is invalid.
-    """
+    """Return the start of the page that the request's marker selects; empty without one."""
     value = request.parameter("marker") or ""
     try:
         return base64.b64decode(value, altchars=b"-_", validate=True).decode()

@@ -37,34 +37,22 @@ class OperationContext:
 
     @property
     def conditions(self) -> Conditions:
-        """The conditional headers of the request, and its lease id.
-
-        Raises StorageError if one of these headers is malformed.
-        """
+        """The conditional headers of the request, and its lease id. Raises StorageError."""
         return Conditions.parse(self.request.headers, self.now_us)
 
     @property
     def metadata(self) -> dict[str, str]:
-        """The metadata that the request's `x-ms-meta-` headers set.
-
-        Raises StorageError if the metadata is invalid.
-        """
+        """The metadata that the request's `x-ms-meta-` headers set. Raises StorageError."""
         return check_metadata(self.request.metadata_pairs)
 
     @property
     def snapshot(self) -> str:
-        """The query parameter `snapshot`, or CURRENT if the request is for the blob itself.
-
-        Raises StorageError if the parameter is not the time of a snapshot.
-        """
+        """The query parameter `snapshot`, or CURRENT if the request is for the blob itself."""
         return read_snapshot(self.request)
 
     @property
     def tags(self) -> dict[str, str]:
-        """The tags that the request's header `x-ms-tags` sets.
-
-        Raises StorageError if a tag is invalid or if the request may not set tags.
-        """
+        """The tags that the request's header `x-ms-tags` sets. Raises StorageError."""
         if "x-ms-tags" in self.request.headers and not self.grant.may_tag:
             raise StorageError(ErrorCode.AUTHORIZATION_PERMISSION_MISMATCH)
         return read_tags(self.request.headers)

@@ -90,11 +90,7 @@ async def copy_blob(context: OperationContext) -> BlobResponse:
 
 @contextlib.contextmanager
 def open_body(context: OperationContext) -> Iterator[tuple[Body, Blob | None]]:
-    """Yield a pair: the content of an upload, and its source blob (None if it has no source blob).
-
-    If the request has the header `x-ms-copy-source`, this header names the source blob, and the
-    content is the range `x-ms-source-range` of this blob. Otherwise, the content is the body of the
-    request.
+    """Yield the content of an upload, and the blob that `x-ms-copy-source` names, if any.
 
     Raises StorageError if the source does not exist or the request may not read it.
     """
@@ -129,10 +125,7 @@ class SourceBody:
         self._content = content
 
     def required_length(self, maximum: int) -> int:
-        """Return the length in bytes, which is always known for a blob.
-
-        Raises StorageError if the length exceeds `maximum`.
-        """
+        """Return the length in bytes. Raises StorageError if it exceeds `maximum`."""
         if self._size > maximum:
             raise StorageError(ErrorCode.REQUEST_BODY_TOO_LARGE, MaxLimit=str(maximum))
         return self._size
@@ -143,10 +136,7 @@ class SourceBody:
         return b"".join([piece async for piece in self.buffers(1)])
 
     async def buffers(self, size: int) -> AsyncIterator[bytes]:
-        """Yield the content in pieces.
-
-        `size` is ignored, because a content file is already read in large pieces.
-        """
+        """Yield the content in pieces."""
         if isinstance(self._content, bytes):
             yield self._content
             return
@@ -157,8 +147,7 @@ class SourceBody:
 def _authorize_source(context: OperationContext, *, allows_key: bool) -> CopySource:
     """Return the source of a copy. Raises StorageError if the request may not read it.
 
-    If `allows_key` is True, a request that is signed with the account key can read every blob of
-    the account. Otherwise the URL of the source must contain a SAS.
+    The account key is enough if `allows_key`; otherwise the source's URL must contain a SAS.
     """
     request = context.request
     url = request.headers["x-ms-copy-source"]

@@ -13,10 +13,7 @@ _DOCUMENT_BYTES_MAX = 64 * 1024
 
 
 async def get_service_properties(context: OperationContext) -> BlobResponse:
-    """Get Blob Service Properties: return all properties.
-
-    A property that was never set has its default value.
-    """
+    """Get Blob Service Properties: return all, with defaults for those never set."""
     return build_xml_response(build_properties(context.store.read(queries.find_service_properties)))
 
 
@@ -28,10 +25,7 @@ async def set_service_properties(context: OperationContext) -> BlobResponse:
 
 
 def preflight(request: BlobRequest, store: AccountStore) -> BlobResponse:
-    """Preflight Blob Request: tell a browser whether a page may send a request.
-
-    The request needs no credentials, and the blob in its URL need not exist.
-    """
+    """Preflight Blob Request: tell a browser whether a page may send a request."""
     return BlobResponse(
         200, {"Content-Length": "0", **answer_preflight(store.cors_rules, request.headers)}
     )

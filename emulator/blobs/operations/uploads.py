@@ -236,11 +236,7 @@ def _new_blob(context: OperationContext, *, single_put: bool = False) -> NewBlob
 
 
 def _keep_properties(context: OperationContext, new: NewBlob, source: Blob) -> NewBlob:
-    """Return `new` with the properties of `source`, except those that the request sets itself.
-
-    The MD5 digest of the source is not kept, because the request may copy only a part of the
-    source. If the request says that it does not copy properties, return `new` unchanged.
-    """
+    """Return `new` with those properties of `source`, except the MD5, that it does not set."""
     headers = context.request.headers
     if headers.get("x-ms-copy-source-blob-properties", "true").lower() != "true":
         return new
@@ -253,11 +249,7 @@ def _read_precondition(context: OperationContext) -> WritePrecondition:
 
 
 def _refuse_early(context: OperationContext) -> None:
-    """Raise StorageError if the container does not exist or the request may not write the blob.
-
-    This check refuses the request before its body is received. The transaction that writes the blob
-    checks the conditions again.
-    """
+    """Raise StorageError before the body is received; the transaction checks again."""
     request, store = context.request, context.store
     container = store.read(queries.find_container_id, request.container)
     current = store.read(queries.look_up_blob, container, request.blob)
@@ -271,24 +263,9 @@ async def _commit(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> T:
-    """Check the MD5 digest of an uploaded body, and add the body to the index.
+    """Check the MD5 digest of an uploaded body, and add the body to the index with `change`.
 
-    If the digest is wrong or `change` raises StorageError, the content file of the upload is
-    removed. After any other error, the file is kept, because the index may already refer to the
-    file. If the index does not refer to the file, the next start of the program removes the file.
-
-    Args:
-        context: The request.
-        uploaded: The body.
-        change: The function that adds the body to the index.
-        args: The arguments of `change` after the database connection.
-        kwargs: The keyword arguments of `change`.
-
-    Returns:
-        The result of `change`.
-
-    Raises:
-        StorageError: The body does not have the announced MD5 digest, or the change is refused.
+    Remove its content file if this is refused; after another error the index may use the file.
     """
     try:
         context.check_md5(uploaded.md5, _digest_header(context))

@@ -60,8 +60,7 @@ def main() -> None:
 def _die_with_host(host_pipe: int) -> None:
     """Start a thread that ends this process at once if the host dies.
 
-    `host_pipe` is the end of a pipe that the host keeps open. The thread runs even if the user's
-    code blocks the event loop.
+    The thread runs even if the user's code blocks the event loop.
     """
 
     def watch() -> None:
@@ -83,10 +82,7 @@ def _load_own_package() -> None:
 
 
 def _set_import_path(folder: Path) -> None:
-    """Put the app's folder first in `sys.path`, and remove the folders that contain host code.
-
-    If the app's folder has installed packages in `.python_packages`, their folder comes second.
-    """
+    """Put the app's folder, then its `.python_packages`, first in `sys.path`."""
     kept = [entry for entry in sys.path[1:] if entry and not _is_hosts_own(Path(entry))]
     installed = folder / ".python_packages" / "lib" / "site-packages"
     sys.path[:] = [str(folder), *([str(installed)] if installed.is_dir() else []), *kept]
@@ -100,8 +96,7 @@ def _is_hosts_own(entry: Path) -> bool:
 def _log_to_stderr(level: str, running_function: ContextVar[str]) -> None:
     """Configure logging to stderr. Each log line names the Azure function that wrote it.
 
-    A message or an exception may contain untrusted text, such as a part of a request. Control
-    characters are written as escapes and tracebacks are indented, so that such text cannot look
+    Control characters are escaped and tracebacks indented, because untrusted text must not look
     like another log line.
     """
 

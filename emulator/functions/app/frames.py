@@ -37,19 +37,12 @@ class FrameError(Exception):
 
 
 def encode_frame(head: list[Any], body: bytes = b"") -> bytes:
-    """Return a frame as one bytes object.
-
-    To avoid copying a large body, the caller can instead write the result of `encode_prefix` and
-    then the body.
-    """
+    """Return a frame as one bytes object."""
     return encode_prefix(head, len(body)) + body
 
 
 def encode_prefix(head: list[Any], body_bytes: int) -> bytes:
-    """Return the first part of a frame: the two lengths and the head.
-
-    `body_bytes` is the length of the body, which follows this part.
-    """
+    """Return the first part of a frame: its two lengths and the head."""
     text = json.dumps(head, separators=(",", ":")).encode()
     return _LENGTHS.pack(len(text), body_bytes) + text
 
@@ -62,10 +55,9 @@ class FrameReader:
         self._wanted_bytes = _LENGTHS.size
 
     def feed(self, data: bytes) -> list[tuple[list[Any], bytes]]:
-        """Add received bytes to the buffer, and return the frames that are now complete.
+        """Buffer received bytes; return the complete frames as pairs (head, body).
 
-        Each frame is a pair (head, body). Raises FrameError if a length is over its limit or a head
-        is not a JSON array.
+        Raises FrameError if a length is over its limit or a head is not a JSON array.
         """
         if not self._pending:
             frames, used, self._wanted_bytes = _parse(data)
@@ -81,13 +73,10 @@ class FrameReader:
 
 
 def _parse(data: bytes | bytearray) -> tuple[list[tuple[list[Any], bytes]], int, int]:
-    """Split `data` into frames.
+    """Split `data` into frames, pairs (head, body).
 
-    Returns:
-        Three values: the complete frames as pairs (head, body), the total size in bytes of these
-        frames, and the number of bytes that the next call needs. This number is the size of the
-        incomplete frame at the end of `data`. If `data` does not yet contain the two lengths with
-        which this frame begins, the number is the size of these two fields.
+    Also return their size in bytes, and the size of the incomplete frame at the end, or of its two
+    lengths if these are incomplete.
     """
     frames: list[tuple[list[Any], bytes]] = []
     offset, total = 0, len(data)

@@ -38,10 +38,7 @@ class Converter(Protocol):
     """
 
     def has_trigger_support(self) -> bool:
-        """Return whether this converter supports triggers.
-
-        If the converter supports triggers, the caller must pass the trigger's metadata to `decode`.
-        """
+        """Return whether `decode` needs the trigger's metadata."""
         ...
 
     def check_input_type_annotation(self, pytype: Any) -> bool:
@@ -385,11 +382,8 @@ class IndexedFunction:
 def load_functions(folder: Path, script: str) -> dict[str, IndexedFunction]:
     """Import the main module of a Function App, and return the app's functions by name.
 
-    Raises:
-        ValueError: The file `script` is missing or does not define exactly one app, or the app uses
-            a version of the durable SDK that this host does not support.
-        FunctionLoadError: Azure would refuse a function.
-        BaseException: The user's code raised this exception during the import.
+    Raises ValueError if the module is missing or does not define one supported app,
+    FunctionLoadError if Azure would refuse a function, and what the user's code raises.
     """
     if not (folder / script).is_file():
         raise ValueError(

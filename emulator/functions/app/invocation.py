@@ -92,10 +92,7 @@ class InvocationContext:
 
 
 def make_request_datum(fields: list[Any], body: bytes) -> Datum:
-    """Return the datum that an HTTP trigger passes to its function.
-
-    `fields` are the method, URL, headers, query and route values of the request.
-    """
+    """Return the datum that an HTTP trigger passes to its function."""
     method, url, headers, query, route = fields
     value = {
         "method": Datum(method, "string"),
@@ -111,9 +108,7 @@ def make_request_datum(fields: list[Any], body: bytes) -> Datum:
 def read_response(datum: Datum | None) -> tuple[int, list[tuple[str, str]], bytes]:
     """Return the status, headers and body of the HTTP response that a datum contains.
 
-    The headers contain one `set-cookie` header for each cookie. If the datum is None or empty, the
-    status is 204. If the datum is not an HTTP response, the status is 200 and the datum's value is
-    the body.
+    An empty datum means status 204, and one that is no HTTP response is the body of a 200.
     """
     if datum is None or datum.type is None:
         return 204, [], b""
@@ -241,22 +236,10 @@ async def invoke(
     client_binding: str | None,
     submit: Callable[..., Any],
 ) -> Datum | None:
-    """Call a function, and return its return value as a datum.
+    """Call a function, and return its return value as a datum, or None without an output binding.
 
-    Args:
-        prepared: The function and its converters.
-        event: The input of the invocation.
-        client_binding: The durable client's JSON, or None.
-        submit: Starts a synchronous function in the thread pool, and returns an awaitable for the
-            result of the function.
-
-    Returns:
-        The return value as a datum, or None if the function does not have an output binding.
-
-    Raises:
-        RuntimeError: The function returned a value, but does not have an output binding.
-        TypeError: The return value cannot be converted to a datum.
-        BaseException: The function raised this exception.
+    `submit` runs a synchronous function in the thread pool. Raises RuntimeError for a value without
+    an output binding, TypeError if the value cannot be converted, and what the function raises.
     """
     function = prepared.function
     running_function.set(function.name)
@@ -297,15 +280,7 @@ async def _run_orchestrator(
     arguments: dict[str, Any],
     submit: Callable[..., Any],
 ) -> Any:
-    """Call a synchronous orchestrator, and return its result.
-
-    Args:
-        call: The orchestrator.
-        loop_runs: Decides whether the orchestrator runs on the event loop or in a thread.
-        invocation_id: The id of the invocation, which the log lines of the orchestrator contain.
-        arguments: The keyword arguments of the orchestrator.
-        submit: Starts a call in a thread, and returns an awaitable for its result.
-    """
+    """Call a synchronous orchestrator in a thread or on the event loop; return its result."""
 
     def run(**arguments: Any) -> Any:
         begin = time.perf_counter()
@@ -348,11 +323,7 @@ def _call_with_id(call: Callable[..., Any], invocation_id: str, arguments: dict[
 
 
 def make_metadata(values: dict[str, Any] | None) -> dict[str, Datum]:
-    """Convert trigger metadata to datums.
-
-    Text and integers keep their types, and other values become JSON. Values that are None are
-    omitted.
-    """
+    """Convert trigger metadata to datums: text, integers, and otherwise JSON. Omit None."""
     return {name: _datum_of(value) for name, value in (values or {}).items() if value is not None}
 
 

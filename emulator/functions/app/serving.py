@@ -146,11 +146,7 @@ def _text_of(error: BaseException) -> str:
 
 
 def _stack_of(error: BaseException) -> str:
-    """Return the traceback of an error as text. Omit the frames before the user's code.
-
-    The omitted frames belong to the modules in this folder. The text does not contain the error
-    itself.
-    """
+    """Return the traceback of an error as text, without the frames before the user's code."""
     entry = error.__traceback__
     while entry is not None and Path(entry.tb_frame.f_code.co_filename).parent == _HERE:
         entry = entry.tb_next

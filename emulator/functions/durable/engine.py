@@ -96,10 +96,7 @@ class DurableEngine(ABC):
 
     @abstractmethod
     async def get_setting(self, name: str, default: str) -> str:
-        """Return the stored value of a setting of the task hub.
-
-        If the database does not contain the setting, store and return `default`.
-        """
+        """Return a setting of the task hub; without one, store `default`."""
 
     # Starting
 
@@ -112,19 +109,10 @@ class DurableEngine(ABC):
     ) -> OrchestrationInstance:
         """Start an instance, and return when the instance is committed.
 
-        A finished instance with the same id is replaced. If the orchestrator does not exist, the
-        instance fails in its first episode.
-
-        Args:
-            name: The name of the orchestrator.
-            instance_id: The id of the new instance. If None or empty, a random id is used.
-            input_text: The input as JSON text.
-            version: The version of the orchestrator. If None, the default version of host.json.
-
-        Raises:
-            ArgumentInvalid: An app setting disables the orchestrator.
-            InstanceExists: An unfinished instance has this id, and host.json does not allow
-                replacing that instance.
+        It replaces a finished instance with the same id. Without `instance_id`, the id is random;
+        without `version`, it is that of host.json. Raises ArgumentInvalid if an app setting
+        disables the orchestrator, and InstanceExists if an unfinished instance must not be
+        replaced.
         """
         if find_name(self._runner.disabled_orchestrators, name) is not None:
             raise ArgumentInvalid(describe_unknown_orchestrator(self._runner, name))
@@ -152,11 +140,7 @@ class DurableEngine(ABC):
     async def _commit_start(
         self, instance: OrchestrationInstance, existing: OrchestrationInstance | None
     ) -> None:
-        """Commit a new instance to the database, and start to run it.
-
-        `existing` is the finished instance with the same id, which the new instance replaces.
-        `existing` is None if no instance has this id.
-        """
+        """Commit a new instance, which replaces the finished `existing`, and start to run it."""
 
     # Reading
 
@@ -190,21 +174,13 @@ class DurableEngine(ABC):
         """Return the database of this engine, for queries."""
 
     def read_history_of(self, instance: OrchestrationInstance) -> list[str]:
-        """Return the history of an instance, with one item for each episode.
-
-        Each item contains the JSON texts of the episode's events, joined by commas.
-        """
+        """Return each episode's events, as JSON texts joined by commas."""
         return records.read_history(self._reader, instance.id)
 
     def read_page(
         self, condition: records.InstanceFilter, top: str | None, token: str
     ) -> tuple[list[OrchestrationInstance], str]:
-        """Return one page of the instances that match a filter, and the token of the next page.
-
-        `top` is the maximum size of the page, as text; if it is None or not a number, the largest
-        size is used. `token` selects the page, and is empty for the first page. The returned token
-        is empty after the last page.
-        """
+        """Return a page of the instances, and the token of the next page, empty after the last."""
         return records.read_page(self._reader, condition, top, token)
 
     def find_finished(self, condition: records.InstanceFilter) -> list[OrchestrationInstance]:
@@ -221,20 +197,13 @@ class DurableEngine(ABC):
     # Messages
 
     async def raise_event(self, instance_id: str, name: str, input_text: str) -> None:
-        """Send an external event to an instance, and return when the event is committed.
-
-        `input_text` is JSON text.
-        """
+        """Send an external event to an instance, and return when the event is committed."""
         instance = self.find_unfinished(instance_id)
         text = history.event_raised(self.now(), name, input_text)
         await self._commit_message(instance, TaskMessage(EventType.EVENT_RAISED, text))
 
     async def terminate(self, instance_id: str, reason: str | None) -> None:
-        """Send a termination message to an instance, and return when the message is committed.
-
-        The next episode ends the instance with the status Terminated. `reason` is JSON or plain
-        text, or None.
-        """
+        """Send a termination message, and return when it is committed."""
         instance = self.find_unfinished(instance_id)
         text = "null" if reason is None else history.json_or_string(reason)
         await self._commit_message(instance, TaskMessage(EventType.EXECUTION_TERMINATED, text))
@@ -279,10 +248,10 @@ class DurableEngine(ABC):
         message: TaskMessage,
         reason: str | None,
     ) -> None:
-        """Suspend or resume an instance, and return when the change is committed.
+        """Commit that an instance is suspended or resumed.
 
-        `status` is the new status, and `message` contains the history event of the change. `reason`
-        becomes the output of the instance, except if an instance is resumed and `reason` is None.
+        `message` contains the history event. `reason` becomes the output, unless an instance is
+        resumed without one.
         """
 
     @abstractmethod

@@ -61,14 +61,8 @@ FAILURES = frozenset({EventType.TASK_FAILED, EventType.CHILD_FAILED})
 class Episode:
     """An episode in progress.
 
-    instance: The instance, in its state before the episode.
-    batch: The messages that the episode uses.
-    now: The time at which the episode began, in microseconds since 1970.
-    shim: A copy of the instance's task numbers. The episode changes only this copy.
-    events: The history events of the episode, as JSON texts.
-    statements: The SQL statements that send the messages of the episode.
-    effects: The functions to call after the episode is saved.
-    children: The sub-orchestrations that the episode starts.
+    `shim` is a copy of the instance's task numbers. `statements` send the messages of the episode,
+    and `effects` are called after the episode is saved.
     """
 
     instance: OrchestrationInstance
@@ -101,20 +95,13 @@ class EpisodeCheckpointer(Protocol):
         reason: str,
         custom_status: str | None,
     ) -> None:
-        """Save an episode that ends the instance.
-
-        `status` is the final status and `output` is JSON text. If the instance failed or was
-        terminated, its parent receives `reason` as the text of the failure.
-        """
+        """Save an episode that ends the instance; `reason` is the text of a failure."""
         ...
 
     async def save_continued_as_new(
         self, episode: Episode, command: ContinueAsNew, custom_status: str | None
     ) -> None:
-        """Save an episode that ends with continue-as-new.
-
-        The instance starts again with a new input, without its old history and timers.
-        """
+        """Save an episode that ends with continue-as-new."""
         ...
 
 
@@ -141,12 +128,10 @@ def find_termination(instance: OrchestrationInstance) -> TaskMessage | None:
 
 
 def take_messages(instance: OrchestrationInstance) -> list[TaskMessage]:
-    """Remove the messages for one episode from an instance's mailbox, and return these messages.
+    """Remove the messages of one episode from an instance's mailbox, and return them.
 
-    The mailbox contains the messages that no episode has used yet.
-
-    A message that makes the SDK continue a retry is taken only as the first message of an episode.
-    Otherwise, the engine could not number the tasks in the same order as the SDK.
+    A message that makes the SDK continue a retry must be the first of its episode. Otherwise, the
+    engine could not number the tasks in the same order as the SDK.
     """
     batch: list[TaskMessage] = []
     shim, mailbox = instance.shim, instance.mailbox
@@ -181,10 +166,7 @@ def begin_episode(instance: OrchestrationInstance, batch: list[TaskMessage], now
 
 
 def close_events(episode: Episode) -> str:
-    """Add the event OrchestratorCompleted, and return all events of the episode as JSON.
-
-    The returned events have `IsPlayed` set to true, because the next episode replays them.
-    """
+    """Add OrchestratorCompleted; return the episode's events as JSON, marked as played."""
     episode.events.append(history.event(EventType.ORCHESTRATOR_COMPLETED, episode.now))
     return history.mark_played(episode.new_events)
 
@@ -192,11 +174,7 @@ def close_events(episode: Episode) -> str:
 def make_next_execution(
     episode: Episode, command: ContinueAsNew, custom_status: str | None
 ) -> OrchestrationInstance:
-    """Return the next execution of an instance whose episode ended with continue-as-new.
-
-    The next execution has a new execution id, the input in `command`, and the custom status
-    `custom_status`.
-    """
+    """Return the next execution of an instance whose episode ended with continue-as-new."""
     instance = episode.instance
     return OrchestrationInstance(
         instance.id,
@@ -217,11 +195,7 @@ def make_next_execution(
 def make_child_completion(
     now: int, parent: Parent, status: Status, output: str | None, reason: str
 ) -> TaskMessage:
-    """Return the message that reports the end of a sub-orchestration to its parent.
-
-    `output` is the JSON output if the sub-orchestration completed. Otherwise, `reason` is the text
-    of the failure.
-    """
+    """Return the message that reports the end of a sub-orchestration to its parent."""
     if status is Status.COMPLETED:
         kind = EventType.CHILD_COMPLETED
         text = history.completed(kind, now, parent.task, output)
@@ -250,17 +224,11 @@ class Outbox(Protocol):
         ...
 
     def cancel_timer(self, episode: Episode, task: int) -> None:
-        """Add to the episode the SQL statement that cancels a timer, if the engine needs one.
-
-        `task` is the task number of the timer.
-        """
+        """Add the SQL statement that cancels a timer to the episode, if one is needed."""
         ...
 
     def start_child(self, episode: Episode, child: OrchestrationInstance) -> None:
-        """Add to the episode the SQL statements that start a sub-orchestration.
-
-        If an unfinished instance has the same id, the parent receives a failure instead.
-        """
+        """Add the start of a sub-orchestration, or its failure if its id is in use."""
         ...
 
 
@@ -356,16 +324,10 @@ class EpisodeRunner:
     async def run(self, instance: OrchestrationInstance) -> bool:
         """Run one episode of an instance with messages from its mailbox.
 
-        The mailbox contains the messages that no episode has used yet.
-
-        Return False if the instance is suspended and the episode would not cancel a timer. The
-        messages then stay in the mailbox, and the instance is unchanged. As in the Durable
-        extension, a cancelled timer completes the `task_any` that waits for it, although a message
-        of a suspended instance completes nothing.
-
-        Raises AppUnavailable if the app process is down, and StoreUnavailable if the episode cannot
-        be saved. In both cases, the messages are put back into the mailbox and the instance is
-        unchanged.
+        Return False, with the messages and the instance unchanged, if the instance is suspended and
+        the episode would not cancel a timer. As in the Durable extension, a cancelled timer
+        completes its `task_any`, although a message of a suspended instance completes nothing.
+        Raises AppUnavailable or StoreUnavailable, after the messages are put back.
         """
         termination = find_termination(instance)
         count = len(instance.mailbox)
@@ -427,12 +389,8 @@ class EpisodeRunner:
     ) -> None:
         """Save an episode, and end the instance if the orchestrator function has failed or ended.
 
-        If `failure` is a text, the instance fails at once, and this text is its output. If
-        `failure` is None and the function has ended, the instance ends as soon as its open tasks
-        have ended. `state` and `commands` contain the outcome of the episode.
-
-        The first episode after continue-as-new keeps the custom status of the previous execution if
-        the orchestrator has not set a new one, as in DurableTask.Core.
+        It fails at once with the text `failure`, but ends only after its open tasks. As in
+        DurableTask.Core, the first episode after continue-as-new keeps the custom status.
         """
         custom_status = state.custom_status
         if custom_status is None and episode.instance.episode_count == 0:

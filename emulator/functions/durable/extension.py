@@ -36,15 +36,7 @@ class DurableExtension:
         options: DurableOptions,
         storage: AzureStorageOptions | None = None,
     ) -> None:
-        """Create the engine.
-
-        Args:
-            database: The SQLite file of the default engine.
-            runner: Runs the orchestrators and activities of the app.
-            clock: The clock of the timers.
-            options: The settings in `extensions.durableTask` of host.json.
-            storage: The options of the azure-storage engine. If None, use the default engine.
-        """
+        """Create the engine: azure-storage if `storage` has its options."""
         self._task_hub = options.hub_name
         self._urls: ManagementUrls | None = None
         self.engine: DurableEngine
@@ -73,26 +65,15 @@ class DurableExtension:
         self._urls = ManagementUrls(self._task_hub, key)
 
     async def drain(self, timeout_seconds: float) -> None:
-        """Start no more activities or episodes, and wait until the running ones have ended.
-
-        Wait at most `timeout_seconds`. The caller must then call `stop`.
-        """
+        """Start no more work, and wait at most `timeout_seconds` for the running one."""
         await self.engine.drain(timeout_seconds)
 
     async def stop(self) -> None:
-        """Cancel the episodes that still run, and close the database.
-
-        The next start continues the unfinished work.
-        """
+        """Cancel the episodes that still run, and close the database."""
         await self.engine.stop()
 
     def client_binding(self, main_url: str, rpc_url: str) -> str:
-        """Return the JSON that a function with `durable_client_input` receives.
-
-        Args:
-            main_url: The URL of the host's main port, without a path.
-            rpc_url: The URL of the port that serves `rpc_app`, without a path.
-        """
+        """Return the JSON that a function with `durable_client_input` receives."""
         urls = self._started_urls()
         return urls.client_binding(f"{main_url}{DURABLE_PATH}", f"{rpc_url}{RPC_PATH}")
 

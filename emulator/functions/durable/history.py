@@ -70,10 +70,7 @@ def quoted_or_null(text: str | None) -> str:
 
 
 def event(kind: EventType, now: int, event_id: int = -1, rest: str = "") -> str:
-    """Return a new history event as JSON text.
-
-    `rest` is JSON text with further members of the event. Each member has a comma before it.
-    """
+    """Return a history event as JSON text; each member of `rest` has a comma before it."""
     return (
         f'{{"EventType":{kind:d},"EventId":{event_id},"IsPlayed":false,'
         f'"Timestamp":"{format_timestamp(now)}"{rest}}}'
@@ -81,11 +78,7 @@ def event(kind: EventType, now: int, event_id: int = -1, rest: str = "") -> str:
 
 
 def mark_played(text: str) -> str:
-    """Return a text of JSON events with `IsPlayed` set to true in each event.
-
-    The next episode replays these events. The function replaces each `"IsPlayed":false` in the
-    text. This cannot change a JSON string, because JSON escapes the quotation marks inside strings.
-    """
+    """Set `IsPlayed` to true in JSON events. JSON strings cannot contain the replaced text."""
     return text.replace(_NEW, _PLAYED)
 
 
@@ -116,11 +109,7 @@ def execution_started(  # noqa: PLR0913, PLR0917 - the event has these members
 
 
 def task_scheduled(now: int, task: int, name: str, input_text: str) -> str:
-    """Return the event which records that an activity was scheduled.
-
-    The event contains the input as a JSON array with one string. This string is the JSON text of
-    the input.
-    """
+    """Return the event of a scheduled activity; its input is JSON text in a JSON array."""
     arguments = quoted(f"[{quoted(input_text)}]")
     return event(
         EventType.TASK_SCHEDULED,
@@ -141,10 +130,7 @@ def child_created(now: int, task: int, name: str, instance_id: str, input_text: 
 
 
 def timer_created(now: int, task: int, due: int) -> str:
-    """Return the event which records the creation of a timer that fires at the time `due`.
-
-    Both times are in microseconds since 1970.
-    """
+    """Return the event which records the creation of a timer that fires at the time `due`."""
     return event(EventType.TIMER_CREATED, now, task, f',"FireAt":"{format_timestamp(due)}"')
 
 
@@ -156,19 +142,12 @@ def timer_fired(now: int, task: int, due: int) -> str:
 
 
 def completed(kind: EventType, now: int, task: int, result: str | None) -> str:
-    """Return the event which records that an activity or sub-orchestration has completed.
-
-    `kind` is TASK_COMPLETED or CHILD_COMPLETED. `result` is JSON text.
-    """
+    """Return the event TASK_COMPLETED or CHILD_COMPLETED (`kind`)."""
     return event(kind, now, rest=f',"TaskScheduledId":{task},"Result":{quoted_or_null(result)}')
 
 
 def failed(kind: EventType, now: int, task: int, reason: str, details: str) -> str:
-    """Return the event which records that an activity or sub-orchestration has failed.
-
-    `kind` is TASK_FAILED or CHILD_FAILED. `reason` is the text of the failure, and `details` is a
-    longer text.
-    """
+    """Return the event TASK_FAILED or CHILD_FAILED (`kind`)."""
     return event(
         kind,
         now,
@@ -177,10 +156,7 @@ def failed(kind: EventType, now: int, task: int, reason: str, details: str) -> s
 
 
 def event_raised(now: int, name: str, input_text: str) -> str:
-    """Return the event which records that a client has raised an external event.
-
-    `input_text` is JSON text.
-    """
+    """Return the event which records that a client has raised an external event."""
     return event(
         EventType.EVENT_RAISED, now, rest=f',"Name":{quoted(name)},"Input":{quoted(input_text)}'
     )

@@ -26,10 +26,7 @@ FINISHED = frozenset({Status.COMPLETED, Status.FAILED, Status.TERMINATED, Status
 
 
 def make_id() -> str:
-    """Return a new random id for an instance or an execution.
-
-    The id has the format of the Durable extension's ids.
-    """
+    """Return a new random id for an instance or an execution."""
     return uuid.uuid4().hex
 
 
@@ -50,11 +47,8 @@ class Parent:
 class TaskMessage:
     """A message for the next episode of an instance.
 
-    `text` is JSON text: the reason in a termination message, the properties of the instance in a
-    start message, and the history event in other messages.
-
-    `sequence` is the key of the message's row in the database, or None if the message does not have
-    a row. `work` is the key of the work item whose result is this message, or None.
+    `text` is JSON: a termination's reason, a new instance's properties, or a history event.
+    `sequence` and `work` are the keys of its row and of the work item whose result it is, if any.
     """
 
     kind: EventType
@@ -68,10 +62,7 @@ class TaskMessage:
 
     @property
     def is_stored(self) -> bool:
-        """Whether the message has a committed row in the database.
-
-        Such a message is not lost if the host is killed.
-        """
+        """Whether the message has a committed row in the database."""
         return self.sequence is not None and not self.is_pending
 
 
@@ -118,11 +109,7 @@ class OrchestrationInstance:
 
     @property
     def is_idle(self) -> bool:
-        """Return whether the instance may be removed from memory.
-
-        An idle instance has no running episode, no unused message, no pending write and no waiting
-        client, and its first episode has been saved.
-        """
+        """Return whether the instance may be removed from memory: saved, and nothing waits."""
         fresh = self.episode_count == 0 and not self.is_finished
         return not (self.is_busy or self.mailbox or self.watchers or self.pending_writes or fresh)
 

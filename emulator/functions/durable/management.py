@@ -114,12 +114,7 @@ _SHOWN_WHILE_WAITING = _TASK_ENDS | {
 
 
 def _is_shown(message: TaskMessage) -> bool:
-    """Return whether a history in a response shows a message that no episode has used yet.
-
-    A message is shown only if it reports the end of a task, the end of a timer, an external event,
-    or that the instance was suspended or resumed. The message must also survive a kill of the host:
-    its row in the database is committed, or its timer would fire again.
-    """
+    """Return whether a history shows a message that no episode has used, and no kill loses."""
     survives_kill = message.is_stored or message.kind is EventType.TIMER_FIRED
     return survives_kill and message.kind in _SHOWN_WHILE_WAITING
 
@@ -165,10 +160,7 @@ class ManagementResponse:
 async def read_request(scope: Scope, receive: Receive) -> ManagementRequest:
     """Read a complete request to the management API.
 
-    Raises:
-        RequestTooLarge: The body is larger than the limit.
-        ArgumentInvalid: The query has too many parameters.
-        ClientGone: The client disconnected before the request was complete.
+    Raises RequestTooLarge, ArgumentInvalid if the query has too many parameters, or ClientGone.
     """
     headers = {
         name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]
@@ -207,11 +199,10 @@ def _raw_path(scope: Scope) -> str:
 
 
 def _segments(scope: Scope) -> tuple[str, ...]:
-    """Return the decoded path segments after the prefix of the API.
+    """Return the decoded path segments after the prefix of the API, if the path has it.
 
-    If the application is mounted under the prefix, the prefix may be absent from the path. As in
-    the Durable extension, `+` means a space, an escaped slash separates segments, and empty
-    segments are kept, except an empty segment at the end.
+    As in the Durable extension, `+` means a space, an escaped slash separates segments, and empty
+    segments are kept, except at the end.
     """
     path, root = unquote_plus(_raw_path(scope)), str(scope.get("root_path", ""))
     if root and path.startswith(root):
@@ -274,11 +265,7 @@ class ManagementUrls:
     key: str
 
     def client_binding(self, base_url: str, rpc_base_url: str) -> str:
-        """Return the JSON text of a durable client binding.
-
-        `base_url` is the URL of the management API for external clients, and `rpc_base_url` is the
-        URL of the same API for the durable client in the app.
-        """
+        """Return the JSON text of a durable client binding."""
         base = base_url.rstrip("/")
         create = f"{base}/orchestrators/{{functionName}}[/{{instanceId}}]?"
         wait = "timeout={timeoutInSeconds}&pollingInterval={intervalInSeconds}&"
@@ -302,11 +289,7 @@ class ManagementUrls:
     def check_status(
         self, base_url: str, instance_id: str, task_hub: str | None = None
     ) -> dict[str, str]:
-        """Return the body of the response to a request that starts an instance.
-
-        The body contains the instance id and the management URLs of the instance. `task_hub` is the
-        name of the task hub exactly as in the request, or None if the request contains no name.
-        """
+        """Return the response to a start, with `task_hub` as the request spells it, or None."""
         # .NET escapes these characters in another way than Python.
         escaped = quote_plus(instance_id, safe="!*()").replace("~", "%7E")
         urls = self._management(base_url.rstrip("/"), escaped, task_hub or self.task_hub)
@@ -331,10 +314,7 @@ class ManagementUrls:
 def format_status(
     instance: OrchestrationInstance, *, show_input: bool = True, history: str | None = None
 ) -> str:
-    """Return the status of an instance as JSON.
-
-    `history` is the JSON list from `format_history`, or None to omit the history.
-    """
+    """Return the status of an instance as JSON."""
     input_text = (instance.input or "null") if show_input else "null"
     version = "" if instance.version is None else f'"version":{quoted(instance.version)},'
     parent = "" if instance.parent is None else f'"parentInstanceId":{quoted(instance.parent.id)},'
@@ -351,12 +331,8 @@ def format_status(
 def format_history(fragments: Sequence[str], *, outputs: bool, inputs: bool = True) -> str:
     """Return a history as a JSON list, in the format of the Durable extension's responses.
 
-    Each text in `fragments` contains JSON events, separated by commas.
-
-    The event that reports the end of a task contains the time at which the task was scheduled, and
-    the function name. The event that reports the scheduling of a task is listed only until the task
-    has ended. If `outputs` is true, the events contain results. If `inputs` is true, the events
-    contain inputs.
+    The end of a task has the function's name and the time of its start, whose own event is listed
+    only until then. `outputs` and `inputs` add these.
     """
     events = [event for text in fragments for event in json.loads(f"[{text}]")]
     tasks = {event["EventId"]: event for event in events if event["EventType"] in _TASKS}
@@ -405,10 +381,7 @@ def _format_event(event: dict[str, Any], cause: dict[str, Any], *, outputs: bool
 
 
 def _format_time(timestamp: str, zone: str) -> str:
-    """Return the timestamp of an event without trailing zeros, as .NET writes it.
-
-    `zone` is the suffix for UTC: "Z" or "+00:00".
-    """
+    """Return the time of an event as .NET writes it; `zone` is the suffix for UTC."""
     return timestamp.removesuffix("Z").rstrip("0").rstrip(".") + zone
 
 
@@ -628,10 +601,9 @@ class ManagementApi:
     async def _start_again(
         self, request: ManagementRequest, instance_id: str, new_id: str | None
     ) -> ManagementResponse:
-        """Start an instance with the orchestrator and input of another instance.
+        """Start an instance like another one, with the id `new_id` or a random one.
 
-        `instance_id` is the id of the other instance. `new_id` is the id of the new instance; None
-        for a random id. Return the response to the client, which may be an error.
+        Return the response to the client, which may be an error.
         """
         try:
             former = self._engine.find(instance_id)

@@ -183,12 +183,7 @@ def context_json(  # noqa: PLR0913 - the context has these members
     *,
     replaying: bool,
 ) -> str:
-    """Return the context of an episode as JSON. The orchestrator receives this text.
-
-    `past` contains the history events of earlier episodes, and `new_events` contains the events of
-    this episode. Each text contains JSON events, separated by commas. `replaying` is true in all
-    episodes except the first.
-    """
+    """Return the context of an episode, which the orchestrator receives, as JSON."""
     history = ",".join((*past, new_events))
     return (
         f'{{"history":[{history}],"input":{"null" if input_text is None else input_text},'
@@ -292,9 +287,6 @@ def _leaf(kind: ActionKind, action: dict[str, Any]) -> Action:
 
 
 def parse_fire_at(text: str) -> int:
-    """Convert the ISO 8601 time of a timer to microseconds since 1970.
-
-    A time without a time zone is in UTC.
-    """
+    """Convert the ISO 8601 time of a timer to microseconds since 1970."""
     moment = datetime.fromisoformat(text)
     return to_micros(moment if moment.tzinfo else moment.replace(tzinfo=UTC))

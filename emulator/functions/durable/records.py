@@ -195,11 +195,7 @@ def delete_timers(instance_id: str) -> Statement:
 
 
 def delete_instance(instance_id: str) -> list[Statement]:
-    """Return the SQL statements that delete a finished instance.
-
-    The statements delete only the instance's row and history, because a finished instance has no
-    messages, work items or timers.
-    """
+    """Delete a finished instance's row and history; it has no messages, work or timers."""
     return [
         ("DELETE FROM instances WHERE id=?", (instance_id,)),
         delete_history(instance_id),
@@ -224,10 +220,7 @@ def read_fresh(store: Reader) -> list[OrchestrationInstance]:
 def _read_instances(
     store: Reader, where: str, arguments: Sequence[Any], limit: int
 ) -> list[OrchestrationInstance]:
-    """Return the instances that match an SQL condition, sorted by id.
-
-    `where` is the condition. If `limit` is -1, the number of instances is unlimited.
-    """
+    """Return the instances that match an SQL condition, sorted by id; all if `limit` is -1."""
     rows = store.read(
         f"{_SELECT} WHERE {where} ORDER BY id LIMIT ?",  # `where` holds placeholders only
         (*arguments, limit),
@@ -236,10 +229,7 @@ def _read_instances(
 
 
 def read_history(store: Reader, instance_id: str) -> list[str]:
-    """Return the stored history of an instance, with one item for each episode.
-
-    Each item contains the JSON texts of the episode's events, joined by commas.
-    """
+    """Return each episode's events, as JSON texts joined by commas."""
     return [
         events
         for (events,) in store.read(
@@ -249,10 +239,7 @@ def read_history(store: Reader, instance_id: str) -> list[str]:
 
 
 def read_inbox(store: Reader) -> list[tuple[str, TaskMessage]]:
-    """Return all messages in the inbox table, sorted by row number.
-
-    Each item is a pair of the instance id and the message for this instance.
-    """
+    """Return all messages in the inbox table with their instance ids, in the order of rows."""
     rows = store.read("SELECT id, kind, text, task, execution, sequence FROM inbox ORDER BY 6")
     return [(row[0], TaskMessage(EventType(row[1]), *row[2:])) for row in rows]
 
@@ -355,9 +342,7 @@ def read_page(
 ) -> tuple[list[OrchestrationInstance], str]:
     """Return one page of the instances that match a filter, and the token of the next page.
 
-    `top` is the maximum size of the page, as text. `token` selects the page, and is empty for the
-    first page. If `token` is not valid, the page has no instances. The returned token is empty
-    after the last page. Raises StorageRefused if `top` is negative.
+    An invalid `token` selects no instances. Raises StorageRefused if `top` is negative.
     """
     size = _LONGEST_PAGE
     if top is not None and _NUMBER.fullmatch(top):

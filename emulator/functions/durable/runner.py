@@ -31,28 +31,16 @@ class FunctionRunner(Protocol):
     activities: frozenset[str]
 
     async def run_orchestrator(self, name: str, context_json: str) -> str:
-        """Run one episode of an orchestrator.
-
-        Return the state from the SDK's executor as JSON. Raises AppUnavailable if the app process
-        is down, and FunctionFailure if the orchestrator raised an exception. The message of
-        FunctionFailure ends with the label `$OutOfProcData$` and the state.
-        """
+        """Run one episode, and return the state from the SDK's executor as JSON."""
         ...
 
     async def run_activity(self, name: str, input_json: str, instance_id: str) -> str | None:
-        """Run an activity with a JSON input, and return the result as JSON text.
-
-        Return None if the activity did not return a value. Raises AppUnavailable if the app process
-        is down, and FunctionFailure if the activity raised an exception or is disabled.
-        """
+        """Run an activity, and return its result as JSON text, or None."""
         ...
 
 
 def find_name(known: frozenset[str], name: str) -> str | None:
-    """Return a function's name as it is registered; None if no function has this name.
-
-    As in the Durable extension, the case of letters does not matter.
-    """
+    """Return a function's registered name, or None. As in Azure, case does not matter."""
     if name in known:
         return name
     return next((other for other in known if other.lower() == name.lower()), None)
@@ -177,10 +165,7 @@ class ActivityPool:
             await asyncio.wait(self._tasks, timeout=timeout_seconds)
 
     async def close(self) -> None:
-        """Stop all activities.
-
-        The unfinished work items run again after the next start of the engine.
-        """
+        """Stop all activities."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

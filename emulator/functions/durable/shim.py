@@ -119,11 +119,7 @@ class Shim:
         )
 
     def continues_retry(self, task: int | None, *, failed: bool) -> bool:
-        """Return whether the SDK continues a retry when this task ends.
-
-        The SDK continues a retry with a timer or with a further attempt, and gives the next task
-        number to this timer or attempt. `failed` is true if the task ends with a failure.
-        """
+        """Return whether the SDK gives the next task number to a timer or attempt of a retry."""
         retry = None if task is None else self.retries.get(task)
         if retry is None:
             return False
@@ -140,19 +136,11 @@ class Shim:
 
     @property
     def has_open_tasks(self) -> bool:
-        """Return whether any task is running: an activity, a sub-orchestration or a timer.
-
-        As in DurableTask.Core, an instance ends only after its open tasks have ended.
-        """
+        """Return whether a task runs. As in DurableTask.Core, the instance ends only after it."""
         return bool(self.running or self.timers or self.retries)
 
     def before_function_ended(self) -> "Shim":
-        """Return this object as it was before the episode in which the function ended.
-
-        The number of this episode is in the attribute `ended_episode`, which is kept in the
-        returned object, because a rewind needs it. If `ended_episode` is None, the function has not
-        ended while tasks were still running. In this case, return this object itself.
-        """
+        """Return this object as before the episode that ended the function, for a rewind."""
         if self.ended_episode is None:
             return self
         return replace(Shim.load(self.before_end), ended_episode=self.ended_episode)
@@ -160,7 +148,7 @@ class Shim:
     def end_task(self, task: int, *, failed: bool, now: int) -> list[Command]:
         """Record that a task completed or failed, and return the commands for its retry.
 
-        The list is empty if the task must not be retried. `now` is in microseconds since 1970.
+        The list is empty if the task must not be retried.
         """
         self.timers.pop(task, None)
         self.running.discard(task)
@@ -190,11 +178,8 @@ class Shim:
     ) -> list[Command]:
         """Return the commands for the new actions and for the timers that were cancelled.
 
-        `read_history` returns the events of the execution, including the events of this episode.
-        `read_history` is called only if the actions of earlier episodes have changed.
-
-        Raises ActionInvalid if this host does not support an action, and NonDeterministic if the
-        actions do not match the history.
+        `read_history` is called only if earlier actions have changed. Raises ActionInvalid if an
+        action is not supported, and NonDeterministic if the actions do not match the history.
         """
         if self.fingerprint is None:
             self._forget_waits(actions)
@@ -221,11 +206,7 @@ class Shim:
         return commands
 
     def _forget_waits(self, actions: Sequence[Action]) -> None:
-        """Convert `scheduled` and `timers` of an object that an older version of this host stored.
-
-        The older version also counted the actions that wait for events. After the conversion, the
-        two attributes count only tasks. `actions` are all actions since the start of the execution.
-        """
+        """Convert numbers of an older version, which also counted waits for events."""
 
         def count_tasks(end: int) -> int:
             return sum(action.kind not in _NOT_TASKS for action in actions[:end])

@@ -210,9 +210,7 @@ class Store:
             )
 
     def get_setting(self, name: str, default: str) -> str:
-        """Return the stored value of a setting of the task hub.
-
-        If the database does not contain the setting, store and return `default`.
+        """Return a setting of the task hub; without one, store `default`.
 
         Raises StoreUnavailable if the database cannot be read or written.
         """

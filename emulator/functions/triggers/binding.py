@@ -71,11 +71,7 @@ class Triggers:
         await asyncio.gather(timers, *(queue.stop() for queue in self._queues))
 
     async def run(self, name: str, _text: str) -> None:
-        """Start a run of the timer function `name` now, independent of its schedule.
-
-        The admin API calls this method for a client. `_text`, the client's input, is ignored.
-        Raises LookupError if the function does not have a timer trigger.
-        """
+        """Start a run of a timer function now. Raises LookupError for other functions."""
         self._spawn(self._timers[name].run_once(TimerRun(self._clock.now())))
 
     def _spawn(self, work: Any) -> None:

@@ -54,9 +54,7 @@ class TriggerMessage:
 def read_delivery(message: ServiceBusReceivedMessage) -> TriggerMessage:
     """Convert a received message to the data that a function receives.
 
-    The metadata are those that the .NET Service Bus extension passes. The converter of
-    azure.functions could read further metadata, for example `DeadLetterReason`, but the .NET
-    extension does not pass them.
+    The metadata are those that the .NET Service Bus extension passes, and no more.
     """
     properties = _plain(message.application_properties or {})
     metadata: dict[str, Any] = {
@@ -98,10 +96,7 @@ def _body(message: ServiceBusReceivedMessage) -> bytes:
 
 
 def _instant(value: datetime | None) -> str | None:
-    """Format a time in the format that the converter of azure.functions reads.
-
-    Return None if the time is None.
-    """
+    """Format a time in the format that the converter of azure.functions reads."""
     return None if value is None else value.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
@@ -140,11 +135,7 @@ class QueueSource:
 
 
 def split_queue_name(name: str) -> tuple[str, bool]:
-    """Remove the suffix `/$DeadLetterQueue` from the queue name of a trigger.
-
-    Return the name of the queue, and whether the name had the suffix. With the suffix, the trigger
-    receives from the dead-letter queue.
-    """
+    """Return a trigger's queue, and whether its name had the suffix `/$DeadLetterQueue`."""
     if name.lower().endswith(_DEAD_LETTER_SUFFIX):
         return name[: -len(_DEAD_LETTER_SUFFIX)], True
     return name, False
@@ -189,10 +180,9 @@ class ServiceBusTrigger:
         thread.start()
 
     def _serve(self, is_extra: bool) -> None:
-        """Receive messages until the host stops, and reconnect after errors.
+        """Receive messages in this thread until the host stops, and reconnect after errors.
 
-        Each thread of the trigger runs this method. `is_extra` is true if the thread was added
-        because all other threads were busy. An extra thread ends after 30 s without a message.
+        A thread that was added because all others were busy (`is_extra`) ends when it is idle.
         """
         delay_seconds = _FIRST_DELAY_SECONDS
         try:
@@ -211,10 +201,9 @@ class ServiceBusTrigger:
                 self._threads.discard(threading.current_thread())
 
     def _receive(self, is_extra: bool) -> bool:
-        """Receive messages on one connection until the host stops, and return False.
+        """Receive messages on one connection until the host stops.
 
-        Return True if this is an extra thread that has not received a message for 30 s. The thread
-        must then end.
+        Return whether this is an extra thread that has been idle for 30 s and must end.
         """
         source = self._source
         client = ServiceBusClient.from_connection_string(source.connection_string, retry_total=0)
@@ -287,9 +276,7 @@ class ServiceBusTrigger:
     ) -> bool | None:
         """Wait for the function, and renew the message lock in the meantime.
 
-        `running` is the future of the function's result, which `_run` returns. Return whether the
-        function succeeded. Return None if the app process ended, or if the host stops before the
-        function has ended.
+        Return whether it succeeded; None if the app process ended, or the host stops before.
         """
         renewed_seconds = 0.0
         while True:

@@ -72,10 +72,7 @@ class Schedule:
         return found
 
     def is_frequent(self, now: datetime) -> bool:
-        """Return whether the timer is due more than once a minute.
-
-        Azure does not store the state of such a timer.
-        """
+        """Return whether the timer is due more than once a minute; Azure stores no such state."""
         first = self.next_after(now)
         return self.next_after(first) - first < _MINUTE
 
@@ -148,11 +145,7 @@ class TimerState:
         self._schedule = schedule
 
     def read(self) -> dict[str, str]:
-        """Return the values of Last, Next and LastUpdated from the file.
-
-        Return an empty dictionary if the file is missing or damaged, or if the file was written for
-        another schedule.
-        """
+        """Return Last, Next and LastUpdated, unless damaged or for another schedule."""
         try:
             document = json.loads(self._path.read_text())
             if document["Schedule"] != self._schedule:
@@ -201,9 +194,8 @@ class TimerTrigger:
     def first_run(self) -> TimerRun:
         """Return the first run of the function after the start of the host.
 
-        The run is due now if the next run in the state file is overdue, or if the function has the
-        option `run_on_startup`. Otherwise the run is due at the time in the state file or, if the
-        timer has no stored time, at the next time of the schedule.
+        It is due now if the stored run is overdue or the function has `run_on_startup`. Otherwise
+        it is due at the stored time or, without one, at the next time of the schedule.
         """
         now = self._clock.now()
         known = self._status.get("Next")
@@ -217,12 +209,10 @@ class TimerTrigger:
         return TimerRun(due)
 
     async def run_once(self, due: TimerRun) -> TimerRun:
-        """Run the function, and return the next run.
+        """Make the run `due`, and return the next run.
 
-        If the app process ends during the run, the run is repeated and marked as late. If this task
-        is cancelled, wait up to 8 s until the function has ended and the run is stored.
-
-        `due` is the run to make now.
+        If the app process ends, repeat the run, marked as late. If this task is cancelled, wait up
+        to 8 s until the function has ended and the run is stored.
         """
         run = asyncio.create_task(self._run_once(due))
         try:

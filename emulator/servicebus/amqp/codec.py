@@ -91,11 +91,9 @@ def _refuse_descriptor() -> int:
 
 
 def compound_items(data: bytes, offset: int) -> tuple[int, int, int]:
-    """Find the items of the list or map that starts at `offset`, without decoding the items.
+    """Return the count of a list's or map's items, their first offset, and the one after them.
 
-    Returns the number of items, the offset of the first item, and the offset after the last item.
-    In a map, each key and each value is an item.
-    Raises DecodeError if the value is incomplete or is neither a list nor a map.
+    Keys and values of a map count each. Raises DecodeError if it is incomplete or neither.
     """
     end = skip(data, offset)
     code = data[offset]
@@ -176,32 +174,19 @@ class Decoder:
         return number
 
     def described(self, depth: int) -> Described:
-        """Decode a descriptor and the value that follows the descriptor.
-
-        `depth` is the number of values that contain this value.
-        """
+        """Decode a descriptor and the value that follows the descriptor."""
         depth = self._deeper(depth, 1)
         return Described(self._value(depth), self._value(depth))
 
     def items(self, size: int, size_at: int, count: int, depth: int) -> list[Any]:
-        """Decode and return the `count` items of a list or map.
-
-        `size` is the encoded size in bytes, counted from the offset `size_at`. `depth` is the
-        number of values that contain the list or map. Raises DecodeError if the last item does not
-        end at the offset `size_at + size`.
-        """
+        """Decode the items of a list or map. Raises DecodeError if its size is wrong."""
         depth = self._deeper(depth, count)
         values = [self._value(depth) for _ in range(count)]
         self._expect_end(size, size_at)
         return values
 
     def pairs(self, size: int, size_at: int, count: int, depth: int) -> dict[Any, Any]:
-        """Decode a map, which is encoded as alternating keys and values.
-
-        `size` is the encoded size in bytes, counted from the offset `size_at`. `count` is the
-        number of keys plus the number of values. `depth` is the number of values that contain the
-        map.
-        """
+        """Decode a map from `count` alternating keys and values."""
         if count % 2:
             raise DecodeError("a map has a key without a value")
         items = iter(self.items(size, size_at, count, depth))
@@ -211,11 +196,7 @@ class Decoder:
             raise DecodeError("a map must not have a list, map or array as a key") from None
 
     def array(self, size: int, size_at: int, count: int, depth: int) -> Array:
-        """Decode an array. The type of the items is encoded once, before the first item.
-
-        `size` is the encoded size in bytes, counted from the offset `size_at`. `count` is the
-        number of items. `depth` is the number of values that contain the array.
-        """
+        """Decode an array. The type of the items is encoded once, before the first item."""
         depth = self._deeper(depth, count)
         code = self.small()
         if code:
@@ -360,11 +341,7 @@ _SMALL_COMPOUND_BYTES = 254
 
 
 def encode(value: Any) -> bytes:
-    """Encode one value as AMQP bytes.
-
-    Raises TypeError if AMQP has no type for the value. Raises struct.error if the value is a number
-    that is too large or too small for its AMQP type.
-    """
+    """Encode one value. Raises TypeError if AMQP has no type for it, struct.error if too large."""
     try:
         return _ENCODERS[type(value)](value)
     except KeyError:
@@ -381,22 +358,12 @@ def encode_list(values: Sequence[Any]) -> bytes:
 
 
 def encode_composite(code: int, fields: Sequence[Any]) -> bytes:
-    """Encode a list of fields with the descriptor `code`.
-
-    Null fields at the end are encoded, too. AMQP allows a sender to omit such fields, but
-    azure-servicebus 7.9 to 7.14 reads fields by their position and fails if a field is missing.
-    """
+    """Encode all fields, null ones too: azure-servicebus before 7.15 needs the last ones."""
     return b"\x00\x53" + bytes((code,)) + encode_list(fields)
 
 
 def wrap_compound(code: int, body: bytes, count: int) -> bytes:
-    """Build an encoded list or map from encoded items.
-
-    Args:
-        code: 0xC0 for a list, 0xC1 for a map.
-        body: The encoded items.
-        count: The number of items. In a map, each key and each value is an item.
-    """
+    """Build a list (0xC0) or map (0xC1) from encoded items; map keys and values count each."""
     if len(body) <= _SMALL_COMPOUND_BYTES and count <= _SMALL_BYTES:
         return bytes((code, len(body) + 1, count)) + body
     return struct.pack(">BII", code + 0x10, len(body) + 4, count) + body

@@ -99,19 +99,13 @@ class Connection(asyncio.Protocol):
         self._timer = self._loop.call_later(_HANDSHAKE_SECONDS, self._on_handshake_over)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Close all sessions, because the network connection is lost.
-
-        Queue operations that are already running are not cancelled.
-        """
+        """Close all sessions, because the network connection is lost."""
         self._end()
         self._delay.clear()
         self._transport.disconnect()
 
     def data_received(self, data: bytes) -> None:
-        """Add the bytes to the buffer, and process each complete frame.
-
-        If a test has set a latency for this server, the bytes are first delayed by this time.
-        """
+        """Process each complete frame, after the latency that a test may have set."""
         self._received_at = self._loop.time()
         self._delay.put(data)
 
@@ -127,13 +121,7 @@ class Connection(asyncio.Protocol):
             self.fail(ConnectionFault("amqp:internal-error", "an internal error occurred"))
 
     def eof_received(self) -> bool:
-        """Close the connection, because the peer sends no more bytes.
-
-        Before that, send the messages that are already locked for the peer. If the peer is a worker
-        that was killed, its parent process has a copy of the socket, and reads these messages to
-        release their locks. No further messages are locked. Return False, so that asyncio closes
-        the transport, too.
-        """
+        """Close the connection, because the peer sends no more bytes."""
         self._delay.flush()
         if self._state is not _State.CLOSED:
             self._finish()
@@ -161,10 +149,7 @@ class Connection(asyncio.Protocol):
         self._finish()
 
     def detach_links(self, find_fault: Callable[[Link], LinkFault | None]) -> int:
-        """Detach each link for which `find_fault` returns an error, and send this error.
-
-        Return the number of detached links.
-        """
+        """Detach each link for which `find_fault` returns an error; return their number."""
         return sum(session.detach_links(find_fault) for session in self._sessions.values())
 
     def shut_down(self) -> None:
@@ -328,11 +313,10 @@ class Connection(asyncio.Protocol):
         self._finish()
 
     def _check_idle(self) -> None:
-        """Check how long the connection has been idle, and schedule the next check.
+        """Schedule the next check of the idle time, and do what is due.
 
-        If the peer has sent no bytes during the server's idle time-out, close the connection. If
-        the server has sent no bytes during about half of the peer's idle time-out, send an empty
-        frame. The frame prevents the peer from closing the connection.
+        After the server's idle time-out, close the connection. After half of the peer's, send an
+        empty frame, so that the peer does not close it.
         """
         now = self._loop.time()
         if self._transport.is_reading and now - self._received_at >= self._idle_seconds:
@@ -360,17 +344,13 @@ _WRONG_CREDENTIALS = UByte(1)
 
 
 def build_mechanisms_frame() -> bytes:
-    """Return the encoded frame that contains the server's list of SASL mechanisms.
-
-    The list is encoded as an AMQP array, because clients expect an array.
-    """
+    """Return the frame with the SASL mechanisms, as the array that clients expect."""
     return _frame(SaslMechanisms(build_symbol_array(*MECHANISMS)).encode())
 
 
 def answer_init(frame: Frame, service: ConnectionService) -> tuple[bool, bytes]:
-    """Check the credentials that a peer sent in a sasl-init frame.
+    """Return whether the credentials in a sasl-init frame are accepted, and the answer.
 
-    Returns whether the credentials are accepted, and the encoded sasl-outcome frame for the peer.
     Raises ConnectionFault if the frame is not a sasl-init frame.
     """
     if frame.type != SASL_FRAME:

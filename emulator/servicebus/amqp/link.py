@@ -31,11 +31,7 @@ class LinkTarget(Protocol):
         ...
 
     async def put(self, payload: bytes, message_format: int) -> None:
-        """Process a message or a batch that the peer sent, and wait until all changes are durable.
-
-        Raises MessageFault if the message is rejected. Raises LinkFault if the link must be
-        detached.
-        """
+        """Process a delivery durably. Raises MessageFault, or LinkFault to detach the link."""
         ...
 
 
@@ -67,10 +63,7 @@ class LinkSource(Protocol):
         ...
 
     async def settle(self, tag: bytes, outcome: Outcome) -> None:
-        """Settle the delivery that has this tag. `outcome` is the outcome that the peer sent.
-
-        Raises MessageFault if the delivery cannot be settled.
-        """
+        """Settle the delivery that has this tag. `outcome` is the outcome that the peer sent."""
         ...
 
     def close(self) -> None:
@@ -111,23 +104,13 @@ class ConnectionService(Protocol):
         ...
 
     def open_target(self, address: str) -> LinkTarget:
-        """Return the target of the messages that the peer wants to send to this address.
-
-        Raises LinkFault if the link is refused.
-        """
+        """Return the target of the peer's messages to this address. Raises LinkFault."""
         ...
 
     def open_source(
         self, requested: SourceRequest, sender: DeliverySender
     ) -> LinkSource | asyncio.Future[LinkSource]:
-        """Return the source of the messages that the peer wants to receive.
-
-        If the source is not available yet, return a future of the source. The caller cancels the
-        future if the peer does not wait any longer. Otherwise, the future ends with the source or
-        with a LinkFault.
-
-        The source uses `sender` to send messages. Raises LinkFault if the link is refused.
-        """
+        """Return the source for the peer, or a future of it, which the caller may cancel."""
         ...
 
 
@@ -137,10 +120,7 @@ _HALF_SERIAL = 1 << 31
 
 
 def serial_difference(minuend: int, subtrahend: int) -> int:
-    """Return `minuend` minus `subtrahend` as a signed integer.
-
-    Both arguments are 32-bit serial numbers, which wrap around (RFC 1982).
-    """
+    """Subtract 32-bit serial numbers, which wrap around (RFC 1982)."""
     return (minuend - subtrahend + _HALF_SERIAL) % _SERIAL - _HALF_SERIAL
 
 
@@ -166,11 +146,7 @@ class LinkSession(Protocol):
     def send_disposition(
         self, *, as_receiver: bool, delivery_id: int, state: Described | None
     ) -> None:
-        """Settle a delivery, and send the delivery's final state to the peer.
-
-        `as_receiver` is True if the server received the delivery, and False if the server sent the
-        delivery.
-        """
+        """Settle a delivery that the server received or sent, and send its state."""
         ...
 
     def send_delivery(self, link: "OutgoingLink", tag: bytes, payload: bytes) -> None:
@@ -178,10 +154,7 @@ class LinkSession(Protocol):
         ...
 
     def detach(self, handle: int, fault: AmqpError | None) -> None:
-        """Detach the link that has this handle.
-
-        If `fault` is not None, send the error to the peer.
-        """
+        """Detach the link that has this handle."""
         ...
 
 
@@ -210,10 +183,7 @@ class IncomingLink:
         self._too_large = False
 
     def on_attached(self) -> None:
-        """Grant credit to the peer.
-
-        The session calls this method after the session has replied to the attach performative.
-        """
+        """Grant credit to the peer, after the reply to the attach performative."""
         self._replenish()
 
     def on_detached(self) -> None:
@@ -224,10 +194,7 @@ class IncomingLink:
         """Do nothing, because only the deliveries of outgoing links are blocked."""
 
     def on_flow(self, flow: Flow) -> None:
-        """Handle a flow performative. If the peer requests a reply, send this link's flow state.
-
-        The flow state is the AMQP fields delivery-count and link-credit.
-        """
+        """Handle a flow performative. If the peer requests a reply, send this link's flow state."""
         if flow.echo:
             self._send_flow()
 
@@ -355,10 +322,7 @@ class OutgoingLink:
         return self.source is not None and self.source.is_presettled
 
     def on_attached(self) -> None:
-        """Start deliveries if the peer has already granted credit.
-
-        The session calls this method after the session has replied to the attach performative.
-        """
+        """Start deliveries if the peer has granted credit, after the reply to the attach."""
         self._grant()
 
     def on_detached(self) -> None:
@@ -375,10 +339,7 @@ class OutgoingLink:
             source.close()
 
     def set_blocked(self, blocked: bool) -> None:
-        """Stop deliveries if `blocked` is True. Resume deliveries if `blocked` is False.
-
-        Deliveries are blocked while the session or the transport cannot send.
-        """
+        """Stop deliveries while the session or the transport cannot send."""
         if self._blocked != blocked:
             self._blocked = blocked
             self._grant()
@@ -393,9 +354,8 @@ class OutgoingLink:
     def on_flow(self, flow: Flow) -> None:
         """Set the credit from the peer's flow performative, and reply if the peer requests a reply.
 
-        If the peer had not yet received the newest deliveries when it sent the performative, the
-        number of these deliveries is subtracted from the credit (section 2.6.7). If the peer
-        requests a drain, the ready messages are sent, and then the remaining credit is set to 0.
+        Deliveries that the peer had not received yet count against it (section 2.6.7). A drain
+        sends the ready messages and then sets the credit to 0.
         """
         self.used_at = _loop_time()
         if flow.link_credit is not None:
@@ -515,12 +475,7 @@ def build_attach_reply(
 ) -> Attach:
     """Build the reply that accepts a peer's attach performative.
 
-    `max_message_bytes` is the maximum size of a message on the link; if it is None, the reply
-    contains no maximum. `details` are added to the reply. Without details, the reply has no
-    filters.
-
-    Clients need a source and a target in the reply. If the server is the sender of the link,
-    clients also need the initial delivery count.
+    Clients need a source and a target in it, and an initial delivery count from a sender.
     """
     peer_receives = attach.role
     limit = None if max_message_bytes is None else ULong(max_message_bytes)
@@ -543,10 +498,9 @@ def build_attach_reply(
 
 
 def build_attach_refusal(attach: Attach) -> Attach:
-    """Build the reply that refuses a peer's attach performative.
+    """Build the reply that refuses a link, without source and target (section 2.6.3).
 
-    The reply has no source and no target, which means that the link is refused. To inform the peer
-    of the error, the caller must then send a detach performative (section 2.6.3).
+    The caller must then send a detach performative with the error.
     """
     return Attach(
         name=attach.name,
@@ -557,11 +511,7 @@ def build_attach_refusal(attach: Attach) -> Attach:
 
 
 def _padded(terminus: Described | None, code: int, count: int) -> Described:
-    """Return a source or target that has `count` fields. Fields that the peer omitted are null.
-
-    `terminus` is the source or target in the peer's attach performative. If `terminus` is None, the
-    returned source or target has the descriptor `code`.
-    """
+    """Return a source or target with `count` fields; those that the peer omitted are null."""
     if terminus is None:
         return Described(ULong(code), [None] * count)
     fields = _fields(terminus)
@@ -569,11 +519,7 @@ def _padded(terminus: Described | None, code: int, count: int) -> Described:
 
 
 def _with_filters(source: Described, filters: dict[Any, Any] | None) -> Described:
-    """Return a copy of the source in which `filters` replace the filters of the source.
-
-    The server's attach performative must list the filters that the server applies. If `filters` is
-    None, the copy has no filters.
-    """
+    """Return a source with the filters that the server applies, as its attach must list them."""
     fields = list(source.value)
     fields[_FILTER_FIELD] = filters
     return replace(source, value=fields)

@@ -37,9 +37,7 @@ class Rejected:
 class Modified:
     """The receiver did not process the message and returns the message with new information.
 
-    `undeliverable_here` means that the message must not be delivered to this receiver again.
-    `annotations` contains properties to set. The flag `delivery-failed` of the specification is not
-    kept, because Service Bus ignores it.
+    `undeliverable_here` means not to this receiver again. Service Bus ignores `delivery-failed`.
     """
 
     undeliverable_here: bool = False
@@ -88,11 +86,10 @@ def read_outcome(state: Described | None) -> Outcome | None:
 
 
 def build_confirmation(outcome: Outcome, state: Described) -> Described:
-    """Build the delivery state that confirms to the receiver that a message has been settled.
+    """Build the state that confirms to the receiver that a message has been settled.
 
-    `state` is the delivery state that the receiver sent. The confirmation repeats this state, with
-    null for each field that the receiver omitted. The error of a rejection is not repeated, because
-    clients treat an error in the confirmation as a failed settlement.
+    It repeats the receiver's state with null for omitted fields, but not the error of a rejection:
+    clients would see a failed settlement.
     """
     if isinstance(outcome, Rejected):
         return _REJECTED_WITHOUT_ERROR

@@ -116,11 +116,7 @@ class Begin(Performative):
 
 @dataclass(frozen=True, slots=True)
 class Attach(Performative):
-    """Attaches a link to a session (section 2.7.3).
-
-    `role` is the role of the side that sends this performative. True means the receiver of the
-    link, and False means the sender.
-    """
+    """Attaches a link to a session (section 2.7.3). `role` is True from the receiver."""
 
     code = 0x12
     kinds = (
@@ -195,11 +191,7 @@ class Transfer(Performative):
 
 @dataclass(frozen=True, slots=True)
 class Disposition(Performative):
-    """Announces the state of deliveries (section 2.7.6).
-
-    `role` is the role of the side that sends this performative. True means the receiver of the
-    deliveries, and False means the sender.
-    """
+    """Announces the state of deliveries (section 2.7.6). `role` is True from the receiver."""
 
     code = 0x15
     kinds = (_FLAG, _UINT, _UINT, _FLAG, (Described,), _FLAG)
@@ -304,10 +296,9 @@ _BY_NAME = {
 
 
 def read_performative(body: bytes) -> tuple[Performative, int]:
-    """Decode the performative at the start of a frame's body.
+    """Decode the performative at the start of a frame; return it and the payload's offset.
 
-    Returns the performative, and the offset of the payload after the performative. Raises
-    DecodeError if the body does not start with a valid performative.
+    Raises DecodeError if the body does not start with a valid performative.
     """
     decoder = Decoder(body)
     described = decoder.value()
@@ -328,11 +319,7 @@ def read_performative(body: bytes) -> tuple[Performative, int]:
 
 
 def build_error(condition: str, description: str) -> Described:
-    """Build an AMQP error.
-
-    The third field, `info`, is null. It is encoded nevertheless, because some clients always read
-    this field.
-    """
+    """Build an AMQP error. Some clients always read its third field, which is null."""
     return Described(ULong(0x1D), [Symbol(condition), description, None])
 
 

@@ -133,18 +133,14 @@ def _check_kind(code: int, format_code: int) -> None:
 
 
 def list_items(section: bytes) -> list[bytes]:
-    """Return the encoded items of a list section.
-
-    Raises DecodeError if the section is malformed.
-    """
+    """Return a list section's encoded items. Raises DecodeError if it is malformed."""
     return _items(section)
 
 
 def map_items(section: bytes) -> dict[str, tuple[bytes, bytes]]:
-    """Split a map section into its encoded (key, value) pairs, and return the pairs in a dict.
+    """Return a map section's encoded (key, value) pairs by their decoded keys.
 
-    The keys of the dict are the decoded keys. Raises DecodeError if the section is malformed or a
-    key is neither a string nor a symbol.
+    Raises DecodeError if it is malformed or a key is neither a string nor a symbol.
     """
     if not section:
         return {}
@@ -165,15 +161,7 @@ def map_items(section: bytes) -> dict[str, tuple[bytes, bytes]]:
 def replace_pairs(
     code: int, section: bytes, ours: bytes, count: int, reserved: frozenset[str]
 ) -> bytes:
-    """Return a map section after removing the keys in `reserved` and adding the pairs in `ours`.
-
-    Args:
-        code: The descriptor code of the section.
-        section: The section that the sender encoded. Empty if the message has no such section.
-        ours: The encoded pairs to add.
-        count: The number of pairs in `ours`.
-        reserved: The keys that only the broker may set.
-    """
+    """Return a map section without the keys in `reserved`, and with `count` pairs in `ours`."""
     if section:
         sender_section = [
             each for key, pair in map_items(section).items() if key not in reserved for each in pair

@@ -141,10 +141,7 @@ class Session:
                 )
 
     def detach_links(self, find_fault: Callable[[Link], LinkFault | None]) -> int:
-        """Detach each link for which `find_fault` returns an error, and send this error.
-
-        Return the number of detached links.
-        """
+        """Detach each link for which `find_fault` returns an error; return their number."""
         count = 0
         for handle, link in list(self._links.items()):
             fault = None if link is None else find_fault(link)
@@ -170,18 +167,12 @@ class Session:
         self._waiting.clear()
 
     def end(self, fault: AmqpError | None) -> None:
-        """Close all links and send an end performative to the peer.
-
-        If `fault` is not None, the performative contains this error.
-        """
+        """Close all links and send an end performative, with the error if there is one."""
         self.close()
         self._send(End(None if fault is None else build_error(fault.condition, fault.description)))
 
     def end_by_peer(self) -> None:
-        """Close all links because the peer has ended the session.
-
-        Reply with an end performative, unless the server has already sent an end performative.
-        """
+        """Close all links, and reply with an end performative if none was sent."""
         if not self.is_ended:
             self.end(None)
 
@@ -216,11 +207,7 @@ class Session:
     def send_disposition(
         self, *, as_receiver: bool, delivery_id: int, state: Described | None
     ) -> None:
-        """Settle a delivery, and send the delivery's final state to the peer.
-
-        `as_receiver` is True if the server received the delivery, and False if the server sent the
-        delivery.
-        """
+        """Settle a delivery that the server received or sent, and send its state."""
         if not self.is_ended:
             self._send(
                 Disposition(role=as_receiver, first=UInt(delivery_id), settled=True, state=state)
@@ -403,10 +390,9 @@ class Session:
             ) from None
 
     def _forget(self, link: Link) -> None:
-        """Close a link and forget its unsettled deliveries.
+        """Close a link and forget its unsettled deliveries, also in later dispositions.
 
-        The delivered messages stay locked, because azure-servicebus may still settle them with a
-        management request. Dispositions that arrive later for these deliveries are ignored.
+        Their messages stay locked: azure-servicebus may settle them with a management request.
         """
         link.on_detached()
         if isinstance(link, OutgoingLink):

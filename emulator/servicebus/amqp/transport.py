@@ -143,9 +143,8 @@ logger = logging.getLogger(__name__)
 class PendingWork:
     """Counts the bytes that one peer has sent and the server has not yet processed.
 
-    While the deliveries that are being processed exceed 8 MiB in total, the connection does not
-    read from the peer. If the deliveries that are not completely received exceed 8 MiB in total,
-    the connection is closed.
+    Beyond 8 MiB in processing, the connection does not read. Beyond 8 MiB in incomplete deliveries,
+    it is closed.
     """
 
     def __init__(
@@ -160,18 +159,11 @@ class PendingWork:
 
     @property
     def is_full(self) -> bool:
-        """Whether the deliveries that are being processed exceed 8 MiB in total.
-
-        While this is true, the connection must not read more bytes.
-        """
+        """Whether more than 8 MiB are in processing, so that the connection must not read."""
         return self._bytes > _WORK_BYTES
 
     def add_partial(self, count: int) -> None:
-        """Add `count` bytes to the size of the deliveries that are not completely received.
-
-        `count` is negative if bytes are discarded. Raises ConnectionFault if the total size exceeds
-        8 MiB.
-        """
+        """Count bytes of incomplete deliveries. Raises ConnectionFault beyond 8 MiB."""
         self._partial_bytes += count
         if self._partial_bytes > _PARTIAL_BYTES:
             raise ConnectionFault(

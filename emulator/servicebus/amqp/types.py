@@ -81,10 +81,7 @@ class Timestamp(int):
         return cls((instant - _EPOCH) // _MILLISECOND)
 
     def instant(self) -> datetime:
-        """Return this time as a datetime in UTC.
-
-        Raises OverflowError if the year is not between 1 and 9999.
-        """
+        """Return this time as a datetime in UTC. Raises OverflowError outside years 1 to 9999."""
         return _EPOCH + timedelta(milliseconds=self)
 
 

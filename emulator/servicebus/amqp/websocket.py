@@ -33,13 +33,7 @@ class ProtocolDetector(asyncio.Protocol):
     """Reads the first bytes from a peer, and selects AMQP or WebSocket for the connection."""
 
     def __init__(self, connect: _Connect, rules: HostRules | None = None) -> None:
-        """Create the detector.
-
-        Args:
-            connect: Creates the AMQP connection.
-            rules: The allowed Host headers and page origins of requests that open a WebSocket. If
-                it is None, only loopback names are allowed.
-        """
+        """Create the detector; without `rules`, WebSockets need loopback names."""
         self._connect = connect
         self._rules = rules or HostRules()
         self._transport: asyncio.Transport | None = None
@@ -160,10 +154,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start the AMQP connection, which limits the time for its handshake.
-
-        This time also includes the HTTP handshake, which opens the WebSocket.
-        """
+        """Start the AMQP connection, whose time for a handshake includes HTTP's."""
         self._transport = cast(asyncio.Transport, transport)
         self._connection.connection_made(_WebSocketTransport(self._transport))
 
@@ -253,12 +244,10 @@ class _WebSocketTransport(asyncio.Transport):
 
 
 def _check_upgrade(head: bytes, rules: HostRules) -> tuple[bool, bytes]:
-    """Check an HTTP request to open a WebSocket that carries AMQP.
+    """Return whether a request to open a WebSocket is accepted, and the response.
 
-    Any web page can ask the browser to open a WebSocket, and the keys of the emulator are public.
-    Therefore a request from a web page is accepted only if the page's origin is allowed.
-
-    Return whether the request is accepted, and the HTTP response to send.
+    Any page can ask its browser for a WebSocket, and the emulator's keys are public, so the page's
+    origin must be allowed.
     """
     request, *lines = head.decode("latin-1").split("\r\n")
     headers = {}

@@ -34,9 +34,7 @@ ALL_RIGHTS = frozenset(AccessRight)
 class AuthorizationRule:
     """A shared access policy of a namespace, a queue or a topic.
 
-    A client that knows one of the keys has the rights of the policy. `repr` does not show the keys.
-
-    The constructor raises ArgumentError if a value is invalid. The error's message contains no key.
+    Neither `repr` nor the constructor's ArgumentError shows a key.
     """
 
     name: str
@@ -100,11 +98,7 @@ def check_rules(rules: Collection[AuthorizationRule]) -> None:
 
 
 def make_missing_keys(primary: str | None, secondary: str | None) -> tuple[str, str]:
-    """Return the primary and the secondary key of a new policy.
-
-    If the primary key is missing, each missing key is generated. If only the secondary key is
-    missing, return an empty text for it: the policy then has only one key.
-    """
+    """Return a new policy's keys: both generated without a primary one, otherwise as given."""
     if primary:
         return primary, secondary or ""
     return _make_key(), secondary or _make_key()

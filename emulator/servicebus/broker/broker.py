@@ -43,14 +43,10 @@ logger = logging.getLogger(__name__)
 
 
 class Broker:
-    """The broker for the queues and topics of a namespace.
+    """The broker for the queues and topics of a namespace, on one event loop.
 
-    A broker runs on one event loop and is not thread-safe.
-
-    Message locks are durable. After a restart of the broker, a receiver can still settle a message
-    until the message's lock expires. If the lock expires while the broker is not running, the
-    delivery counts as failed. Locks on message sessions are not durable: after a restart of
-    the broker, no session is locked.
+    Message locks are durable: a receiver can settle after a restart, and a lock that expires
+    meanwhile counts as a failed delivery. Locks on message sessions are not.
     """
 
     def __init__(
@@ -71,19 +67,12 @@ class Broker:
         clock: UtcClock,
         message_format: MessageFormat = _NO_PROPERTIES,
     ) -> "Broker":
-        """Open or create the database, and apply `settings` to its queues and topics.
+        """Open or create the database, and create or update what `settings` has.
 
-        Each queue, topic or subscription in `settings` is created, or updated if it exists. Those
-        that are only in the database are kept with their messages. `message_format` reads and
-        changes the properties of messages for the rules of subscriptions. By default, the rules
-        find no properties in any message.
-
-        Raises:
-            SchemaError: The file is not a database of the broker or is in use, or `settings`
-                changes whether a queue requires sessions.
-            MessageStoreError: The database cannot be written.
-            EntityAlreadyExists: A name belongs to a queue in `settings` and to a topic in the
-                database, or to a topic in `settings` and to a queue in the database.
+        Queues that are only in the database stay. Raises SchemaError if the file is no database of
+        the broker or in use, or a queue would change whether it requires sessions;
+        MessageStoreError if it cannot be written; EntityAlreadyExists if a queue and a topic share
+        a name.
         """
         transactions = TransactionManager(database, clock)
         broker = cls(transactions, message_format)
@@ -101,26 +90,17 @@ class Broker:
         await self._transactions.close()
 
     def tick(self) -> None:
-        """Make the changes that are due, and write them to the database.
-
-        A lock on a message or a message session expires at its expiry time. A message expires at
-        the end of its time to live. A scheduled message becomes active at its scheduled time.
-        """
+        """Make the expiries and activations that are due, and write them to the database."""
         self._transactions.tick()
 
     def trace(self, listener: Callable[[str], None] | None) -> None:
-        """Call `listener` with the text of each SQL statement, until `trace(None)` is called.
-
-        Tests use this method to count SQL statements.
-        """
+        """Call `listener` with each SQL statement; tests count them. None ends this."""
         self._transactions.store.trace(listener)
 
     def queue(self, address: str) -> Queue:
-        """Return the queue, topic, subscription or dead-letter queue that has this address.
+        """Return the queue, topic, subscription or dead-letter queue with this address.
 
-        Upper and lower case are not distinguished.
-
-        Raises EntityNotFound if nothing has this address.
+        Case does not matter. Raises EntityNotFound if nothing has this address.
         """
         try:
             return self._addresses[address.casefold()]
@@ -155,21 +135,12 @@ class Broker:
         return subscription
 
     def find_owner(self, path: str) -> Queue | None:
-        """Return the queue to which a path belongs, for example `q` for `q/$management`.
-
-        The result may also be a topic or a subscription. Return None if the path does not belong to
-        a queue, topic or subscription. The path `a/b` belongs only to a queue with the name `a/b`,
-        not to the queue `a`.
-        """
+        """Return the queue, topic or subscription of a path such as `q/$management`, or None."""
         name, _, _ = path.strip("/").casefold().partition("/$")
         return self._queues.get(name)
 
     def find_policy_owner(self, path: str) -> Queue | None:
-        """Return the queue or topic whose shared access policies are valid for a path.
-
-        A subscription and its rules have the policies of their topic. Return None if no queue or
-        topic matches.
-        """
+        """Return the queue or topic whose policies are valid for a path, or None."""
         owner = self.find_owner(path)
         if owner is not None and not isinstance(owner, TopicSubscription):
             return owner
@@ -233,11 +204,7 @@ class Broker:
         return topic
 
     async def create_subscription(self, settings: SubscriptionSettings) -> TopicSubscription:
-        """Create a subscription and return it.
-
-        Raises EntityNotFound if the topic does not exist. Raises EntityAlreadyExists if the topic
-        has a subscription with this name.
-        """
+        """Create a subscription. Raises EntityNotFound or EntityAlreadyExists."""
         topic = self.topic(settings.topic_name)
         name = subscription_address(topic.address, settings.subscription_name)
         subscription = self._create(replace(settings, name=name))
@@ -257,11 +224,7 @@ class Broker:
         return self._add(stored)
 
     async def update_queue(self, settings: QueueSettings) -> Queue:
-        """Replace the settings of a queue, topic or subscription.
-
-        Returns the changed queue, topic or subscription. Raises EntityNotFound if none has the name
-        in `settings`.
-        """
+        """Replace the settings of a queue, topic or subscription. Raises EntityNotFound."""
         queue = self._own(settings.name)
         self._transactions.tick()
         queue.save_settings(settings)

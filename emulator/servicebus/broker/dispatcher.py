@@ -51,19 +51,12 @@ class Subscription:
         return self._credit
 
     def set_credit(self, credit: int) -> None:
-        """Set the number of messages that may still be delivered to this receiver.
-
-        0 stops deliveries.
-        """
+        """Set how many messages may still be delivered to this receiver."""
         self._credit = 0 if self._closed else max(0, credit)
         self._listener.credit_changed(self)
 
     def close(self) -> None:
-        """Stop deliveries to this receiver.
-
-        Messages that were already delivered stay locked until they are settled or their locks
-        expire.
-        """
+        """Stop deliveries to this receiver. Delivered messages stay locked."""
         self._closed = True
         self.set_credit(0)
 
@@ -137,11 +130,7 @@ class Dispatcher:
         deliver: Callable[[MessageDelivery], None],
         session_lock: MessageSessionLock | None = None,
     ) -> Subscription:
-        """Return a subscription for a new receiver. The subscription has no credit at first.
-
-        The broker calls `deliver` for each message that is delivered to the receiver. If the queue
-        has message sessions, `session_lock` is the receiver's lock on a session.
-        """
+        """Return a subscription without credit for a receiver, whose messages go to `deliver`."""
         receiver = Subscription(self, mode, deliver, session_lock)
         self._receivers.add(receiver)
         return receiver
@@ -177,10 +166,7 @@ class Dispatcher:
         self._session_requests.pop(number, None)
 
     def offer_sessions(self, now: datetime) -> None:
-        """Lock available message sessions for the receivers that wait for a session.
-
-        A session is available if it is not locked and at least one of its messages is ready.
-        """
+        """Lock unlocked sessions with ready messages for the receivers that wait for one."""
         while self._session_requests:
             session_id = self._state.next_session_id()
             if session_id is None:
@@ -199,20 +185,15 @@ class Dispatcher:
         self._schedule_transaction()
 
     def close(self) -> None:
-        """Stop all deliveries, because the queue has been deleted.
-
-        Only receivers with credit are closed. Receivers without credit get no messages anyway.
-        """
+        """Stop all deliveries, because the queue has been deleted."""
         for subscription in list(self._with_credit):
             subscription.close()
         self._session_requests.clear()
 
     def assign(self, now: datetime, budget_bytes: int, assignments: list[Assignment]) -> None:
-        """Assign ready messages to receivers, and append each assignment to `assignments`.
+        """Assign ready messages to receivers with credit, up to `budget_bytes`.
 
-        A message is locked if its receiver uses peek-lock mode. The message is removed if its
-        receiver uses receive-and-delete mode. Stop when no message is ready, when no receiver has
-        credit, or when the total size of the assigned messages is at least `budget_bytes`.
+        Peek-lock locks a message; receive-and-delete removes it.
         """
         while budget_bytes > 0 and (subscription := self._next_receiver()) is not None:
             record = self._state.take(subscription.mode, now, subscription.session_lock)

@@ -16,10 +16,7 @@ _UNBOUNDED_TEXT = "P10675199DT2H48M5.4775807S"
 
 
 def bounded(duration: timedelta) -> timedelta | None:
-    """Return a duration, or None if it means "no limit".
-
-    Clients in Python round the longest duration of .NET, so all durations of its days count.
-    """
+    """Return a duration, or None for "no limit", .NET's longest duration, rounded to days."""
     return duration if duration.days < UNBOUNDED.days else None
 
 

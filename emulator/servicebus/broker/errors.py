@@ -61,14 +61,7 @@ class EntityDisabled(BrokerError):
     status_code = 403
 
     def __init__(self, address: str, operations: str = "", kind: str = "queue") -> None:
-        """Create the error.
-
-        Args:
-            address: The address of the queue, topic or subscription.
-            operations: The operations that are forbidden: `Send` or `Receive`. Empty if the whole
-                entity is disabled.
-            kind: `queue`, `topic` or `subscription`.
-        """
+        """Create the error; `operations` is `Send`, `Receive` or empty for both."""
         if operations:
             entity = f"localhost:{kind.title()}:{address[:300]}"
             reason = f"is currently disabled for {operations} operations."

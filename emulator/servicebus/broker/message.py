@@ -18,11 +18,7 @@ class MessageState(IntEnum):
 
 
 class ReceiveMode(Enum):
-    """The mode in which a receiver receives messages.
-
-    In peek-lock mode, the receiver settles each message. In receive-and-delete mode, the broker
-    removes each message when it delivers the message.
-    """
+    """Whether the receiver settles each message, or delivery itself removes the message."""
 
     PEEK_LOCK = "peek-lock"
     RECEIVE_AND_DELETE = "receive-and-delete"
@@ -149,12 +145,7 @@ class MessageRecord:
 
     @property
     def due_at(self) -> datetime | None:
-        """The time at which the broker must change the message; None if there is no such time.
-
-        A locked message is unlocked when its lock expires; a message that is locked together with
-        its session has no such time. A scheduled message becomes active at its scheduled time. Any
-        other message expires at the end of its time to live.
-        """
+        """The time at which the message's lock or life ends, or it becomes active, or None."""
         if self.lock is not None:
             return self.lock.until
         if self.state is MessageState.SCHEDULED:

@@ -96,10 +96,7 @@ class MessageSessionLocks:
             self.release(lock)
 
     def end_expired(self, now: datetime) -> Collection[MessageSessionLock]:
-        """End the locks that expired at or before `now`.
-
-        Return all locks that have ended and have not been removed, including released locks.
-        """
+        """End the locks that have expired; return all ended ones, not removed yet."""
         while (id_ := self._timers.take_due(now)) is not None:
             self._end(self._locks[id_], expired=True)
         return list(self._ended.values())

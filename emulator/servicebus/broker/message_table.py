@@ -15,11 +15,8 @@ _STALE_TOLERATED = 64
 class TimerHeap:
     """A heap of due times, at which the broker must change a message or end a lock.
 
-    The broker uses one heap for messages and one heap for the locks on message sessions. The key of
-    a due time is the id of the message or of the lock. Each key has at most one due time.
-
-    A due time that was replaced or removed stays in the heap, but is ignored. If the heap contains
-    too many ignored due times, the heap is rebuilt.
+    Each key, the id of the message or lock, has at most one. Replaced and removed ones stay until
+    the heap is rebuilt, but are ignored.
     """
 
     __slots__ = ("_due", "_heap")
@@ -57,11 +54,7 @@ class TimerHeap:
         return None
 
     def take_due(self, now: datetime) -> int | None:
-        """Remove the earliest due time, and return its key, the id of a message or lock.
-
-        If the heap is empty or the earliest due time is later than `now`, remove nothing and
-        return None.
-        """
+        """Remove the earliest due time up to `now`, and return its key, or None."""
         due_at = self.next_due_at()
         if due_at is None or due_at > now:
             return None
@@ -74,11 +67,7 @@ _CHUNK_LENGTH = 256
 
 
 class SortedNumbers:
-    """A sorted set of integers, which is stored in lists of limited length (chunks).
-
-    A binary search finds the chunk of a number. A second binary search finds the number's position
-    in the chunk.
-    """
+    """A sorted set of integers in chunks, found by binary search."""
 
     __slots__ = ("_chunks", "_lasts", "_length")
 
@@ -161,18 +150,12 @@ class MessageSessionIndex:
         return [id_ for id_, session in self._sessions.items() if session.ready or session.tokens]
 
     def first_ready(self, session_id: str) -> int | None:
-        """Return the lowest sequence number of a session's ready messages.
-
-        Return None if no message of the session is ready.
-        """
+        """Return the lowest number of a session's ready messages, or None."""
         session = self._sessions.get(session_id)
         return None if session is None else session.ready.first()
 
     def first_available(self) -> int | None:
-        """Return the lowest sequence number of the ready messages in sessions that are not locked.
-
-        Return None if there is no such message.
-        """
+        """Return the lowest number of ready messages in unlocked sessions, or None."""
         return self._heads.first()
 
     def tokens(self, session_id: str) -> list[UUID]:
@@ -211,10 +194,8 @@ class MessageSessionIndex:
     def _update(self, session_id: str) -> None:
         """Update `_heads` and the index after a change of a session.
 
-        `_heads` contains the sequence number of the first ready message of each unlocked session.
-        Replace the number of this session, or remove the number if the session is locked or has no
-        ready message. If the session is not locked and has no messages, remove the session from the
-        index.
+        `_heads` has the first ready message of each unlocked session. An unlocked session without
+        messages leaves the index.
         """
         session = self._sessions[session_id]
         head = None if session.is_locked else session.ready.first()
@@ -352,11 +333,7 @@ class MessageTable:
         self._move(before, None)
 
     def due(self, now: datetime) -> Iterator[MessageRecord]:
-        """Yield each message whose due time is not later than `now`, and remove its due time.
-
-        The caller must replace or remove each message before the caller takes the next one. An
-        unchanged message would have no due time, and would never be yielded again.
-        """
+        """Yield each due message without its due time; the caller must change it at once."""
         while (id_ := self._timers.take_due(now)) is not None:
             yield self._entries[id_]
 

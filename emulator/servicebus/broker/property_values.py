@@ -79,11 +79,7 @@ def check_update(name: str) -> None:
 
 
 def system_property_name(name: str) -> str:
-    """Return the name of a system property as it is spelled in `SYSTEM_PROPERTIES`.
-
-    `name` must be one of these names, or the alias `subject`, which means `label`. Upper and lower
-    case are not distinguished.
-    """
+    """Return a system property's name as in `SYSTEM_PROPERTIES`; `subject` is `label`."""
     key = name.casefold()
     return _NAMES[_ALIASES.get(key, key)]
 
@@ -99,11 +95,7 @@ def check_system_property(name: str) -> None:
 
 
 def compare_values(left: Value | None, right: Value | None) -> bool | None:
-    """Return whether two values are equal, or None if the values cannot be compared.
-
-    Numbers can be compared with numbers. Any other value can be compared only with a value of the
-    same type. The comparison of strings is case-sensitive.
-    """
+    """Return whether two numbers, or values of one type, are equal; None if not comparable."""
     if not can_compare(left, right):
         return None
     return left == right

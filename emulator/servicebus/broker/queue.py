@@ -41,11 +41,9 @@ _PEEK_BYTES = 1024 * 1024
 class Queue:
     """A queue of the namespace, or a dead-letter queue that belongs to another queue.
 
-    Methods that read or change messages raise EntityNotFound if the queue has been deleted, and
-    BrokerClosed if the broker has been closed. Methods that change messages raise MessageStoreError
-    if the change cannot be written to the database. Methods with a lock token raise MessageLockLost
-    if the lock is lost, and SessionLockLost if the lock on the message's session is lost. Methods
-    that change properties of a message raise ArgumentError if the changed properties exceed 64 KiB.
+    Methods raise EntityNotFound after the queue's deletion and BrokerClosed; changes also raise
+    MessageStoreError. Those with a lock token raise MessageLockLost or SessionLockLost, and those
+    with properties ArgumentError beyond 64 KiB.
     """
 
     def __init__(
@@ -80,11 +78,7 @@ class Queue:
 
     @property
     def requires_session(self) -> bool:
-        """Whether each message belongs to a message session. Always False for a dead-letter queue.
-
-        If this is True, each receiver must lock a session, and gets only the messages of this
-        session.
-        """
+        """Whether each receiver must lock a session; False for a dead-letter queue."""
         return self._state.requires_session
 
     def check_sending(self) -> None:
@@ -108,18 +102,11 @@ class Queue:
     # Sending
 
     async def send(self, messages: Sequence[IncomingMessage]) -> list[int]:
-        """Add all messages, and return their sequence numbers. If a message is refused, add none.
+        """Add all messages, or none if one is refused. Return their sequence numbers.
 
-        A duplicate of an earlier message is not added. The result contains the sequence number of
-        the earlier message instead.
-
-        Raises:
-            EntityDisabled: The queue's status forbids sending.
-            NotAllowed: This is a dead-letter queue or a subscription, or the queue requires
-                sessions and a message has no session id.
-            MessageSizeExceeded: A message exceeds the queue's limit.
-            QuotaExceeded: The queue is full.
-            ArgumentError: A property of a message is outside Service Bus's limits.
+        A duplicate is not added and has the number of the earlier message. Raises EntityDisabled,
+        NotAllowed (a dead-letter queue, a subscription, or no session id), MessageSizeExceeded,
+        QuotaExceeded or ArgumentError.
         """
         now = self._begin()
         self.check_sending()
@@ -135,29 +122,13 @@ class Queue:
         return numbers
 
     async def schedule(self, messages: Sequence[IncomingMessage]) -> list[int]:
-        """Add messages that become active at their `scheduled_at`. Return their sequence numbers.
-
-        If a message is refused, add none. A duplicate of an earlier message is not added; the
-        result contains the sequence number of the earlier message instead.
-
-        Raises:
-            EntityDisabled: The queue's status forbids sending.
-            NotAllowed: This is a dead-letter queue or a subscription, or the queue requires
-                sessions and a message has no session id.
-            MessageSizeExceeded: A message exceeds the queue's limit.
-            QuotaExceeded: The queue is full.
-            ArgumentError: A message has no `scheduled_at`, or one of its properties is outside
-                Service Bus's limits.
-        """
+        """Add messages for their `scheduled_at`, as `send` does. Return their sequence numbers."""
         if any(message.scheduled_at is None for message in messages):
             raise ArgumentError("a message cannot be scheduled, because it has no scheduled time")
         return await self.send(messages)
 
     async def cancel_scheduled(self, sequence_numbers: Sequence[int]) -> None:
-        """Remove the scheduled messages that have these sequence numbers.
-
-        If one of the messages does not exist, raise MessageNotFound and remove no message.
-        """
+        """Remove all these scheduled messages, or none with MessageNotFound."""
         self._begin()
         self._state.cancel(sequence_numbers)
         await self._transactions.wait_until_committed()
@@ -170,15 +141,9 @@ class Queue:
         deliver: Callable[[MessageDelivery], None],
         session_lock: MessageSessionLock | None = None,
     ) -> Subscription:
-        """Register a new receiver, which has no credit at first, and return its subscription.
+        """Register a receiver without credit, whose messages go to `deliver`.
 
-        The broker calls `deliver` for each message that is delivered to the receiver. If the queue
-        requires sessions, `session_lock` is the receiver's lock on a session.
-
-        Raises:
-            EntityDisabled: The queue's status forbids receiving.
-            NotAllowed: The queue requires sessions, but `session_lock` is None, or the queue has no
-                sessions, but `session_lock` is not None.
+        Raises EntityDisabled, or NotAllowed if `session_lock` does not fit the queue.
         """
         self._raise_if_deleted()
         self.accessed_at = self._transactions.clock.now()
@@ -192,16 +157,10 @@ class Queue:
         mode: ReceiveMode,
         session_lock: MessageSessionLock | None = None,
     ) -> list[MessageDelivery]:
-        """Receive the deferred messages that have these sequence numbers.
+        """Receive the deferred messages with these numbers, of the session of `session_lock`.
 
-        If the queue requires sessions, the messages must be in the session of `session_lock`.
-
-        Raises:
-            EntityDisabled: The queue's status forbids receiving.
-            NotAllowed: The queue requires sessions, but `session_lock` is None, or the queue has no
-                sessions, but `session_lock` is not None.
-            SessionLockLost: The lock on the session is lost.
-            MessageNotFound: One of the messages is not found. No message is received.
+        Raises EntityDisabled, NotAllowed if `session_lock` does not fit the queue, SessionLockLost,
+        or MessageNotFound without receiving any.
         """
         now = self._begin()
         self.check_receiving()
@@ -217,12 +176,7 @@ class Queue:
     def peek(
         self, from_sequence_number: int, count: int, session_id: str | None = None
     ) -> list[StoredMessage]:
-        """Return at most `count` messages in any state, without locking them.
-
-        The messages are sorted by sequence number, beginning at `from_sequence_number`. The result
-        has fewer than `count` messages if their total size would otherwise exceed 1 MiB. If
-        `session_id` is not None, only messages of this session are returned.
-        """
+        """Return at most `count` messages in any state, and at most 1 MiB, without locking them."""
         self._begin()
         self._transactions.flush()
         index = self._state.index
@@ -251,11 +205,7 @@ class Queue:
     def accept_session(self, session_id: str) -> MessageSessionLock:
         """Lock a message session, which may have no messages, and return the lock.
 
-        Raises:
-            EntityDisabled: The queue's status forbids receiving.
-            NotAllowed: The queue has no message sessions.
-            SessionAlreadyLocked: Another receiver has locked the session.
-            ArgumentError: The id of the session is too long or not valid Unicode.
+        Raises EntityDisabled, NotAllowed, SessionAlreadyLocked, or ArgumentError for the id.
         """
         now = self._begin()
         self.check_receiving()
@@ -268,26 +218,14 @@ class Queue:
         return self._dispatcher.lock_session(session_id, now)
 
     def request_session(self, accept: Callable[[MessageSessionLock], None]) -> NextSessionRequest:
-        """Register a request for the next available message session, and return the request.
-
-        A session is available if it is not locked and at least one of its messages is ready. The
-        session with the oldest ready message is the next one. `accept` is called later with a lock
-        on the session, unless the request is cancelled before that.
-
-        Raises EntityDisabled if the queue's status forbids receiving, and NotAllowed if the queue
-        has no message sessions.
-        """
+        """Register a request for the unlocked session with the oldest ready message."""
         self._begin()
         self.check_receiving()
         self._check_session_use(True)
         return self._dispatcher.request_session(accept)
 
     def release_session(self, lock: MessageSessionLock) -> None:
-        """End a lock on a message session. If the lock has ended, do nothing.
-
-        Messages that were delivered and not settled can be delivered again. Their deliveries do
-        not count as failed.
-        """
+        """End a lock on a session. Its unsettled deliveries do not count as failed."""
         self._transactions.release_session(lock)
 
     def check_session_lock(self, lock: MessageSessionLock) -> None:
@@ -328,10 +266,9 @@ class Queue:
         await self._transactions.wait_until_committed()
 
     def session_ids(self, updated_after: datetime | None = None) -> list[str]:
-        """Return the ids of the message sessions that have active messages or a state, sorted.
+        """Return the ids of the sessions that have active messages or a state, sorted.
 
-        If `updated_after` is not None, return only the ids of the sessions whose state was set
-        after this time. Raises NotAllowed if the queue has no message sessions.
+        With `updated_after`, only those whose state was set after it. Raises NotAllowed.
         """
         self._begin()
         self._check_session_use(True)
@@ -347,11 +284,7 @@ class Queue:
             raise SessionLockLost
 
     def _check_session_use(self, has_session: bool) -> None:
-        """Raise NotAllowed if the receiver does not fit the queue.
-
-        If the queue requires sessions, the receiver must have a session. Otherwise, the receiver
-        must not have a session.
-        """
+        """Raise NotAllowed unless the receiver has a session exactly if the queue requires one."""
         if has_session and not self.requires_session:
             raise NotAllowed(
                 "A sessionful message receiver cannot be created on an entity that does not require"
@@ -374,26 +307,17 @@ class Queue:
         await self._transactions.wait_until_committed()
 
     async def abandon(self, token: UUID, changes: PropertyChanges = ()) -> None:
-        """Unlock a message for another delivery, and count the current delivery as failed.
-
-        `token` is the message's lock token. `changes` are application properties to set.
-        """
+        """Unlock a message for another delivery, and count the current delivery as failed."""
         self._state.abandon(token, self._begin(), changes)
         await self._transactions.wait_until_committed()
 
     async def release(self, token: UUID) -> None:
-        """Unlock a message for another delivery. Do not count the current delivery as failed.
-
-        `token` is the message's lock token.
-        """
+        """Unlock a message for another delivery. Do not count the current delivery as failed."""
         self._state.release(token, self._begin())
         await self._transactions.wait_until_committed()
 
     async def defer(self, token: UUID, changes: PropertyChanges = ()) -> None:
-        """Defer a locked message. After that, only `receive_deferred` can receive the message.
-
-        `token` is the message's lock token. `changes` are application properties to set.
-        """
+        """Defer a locked message for `receive_deferred`, and set application properties."""
         self._state.defer(token, self._begin(), changes)
         await self._transactions.wait_until_committed()
 
@@ -404,21 +328,12 @@ class Queue:
         description: str | None,
         changes: PropertyChanges = (),
     ) -> None:
-        """Move a locked message to the dead-letter queue.
-
-        `token` is the message's lock token. `changes` are application properties to set. Raises
-        NotAllowed if this is a dead-letter queue.
-        """
+        """Move a message to the dead-letter queue. Raises NotAllowed if this is one."""
         self._state.dead_letter(token, reason, description, self._begin(), changes)
         await self._transactions.wait_until_committed()
 
     async def renew(self, tokens: Sequence[UUID]) -> list[datetime]:
-        """Renew message locks and return their new expiry times.
-
-        The new expiry time is the current time plus the queue's lock duration. If one of the
-        locks is lost, raise MessageLockLost and renew no lock. Raises NotAllowed if the queue
-        requires sessions, because its messages are locked together with their sessions.
-        """
+        """Renew all locks or, with MessageLockLost, none; return the new expiry times."""
         ends = self._state.renew(tokens, self._begin())
         await self._transactions.wait_until_committed()
         return ends
@@ -459,10 +374,7 @@ class Queue:
             queue._state.settings = settings
 
     def mark_deleted(self) -> None:
-        """Mark the queue and its two dead-letter queues as deleted.
-
-        Later operations on these queues raise EntityNotFound.
-        """
+        """Make later operations on the queue and its dead-letter queues fail."""
         for queue in (self, *self._subqueues):
             queue._deleted = True
 
@@ -505,10 +417,7 @@ class Queue:
 
 
 def _check_session_id(session_id: str | None) -> None:
-    """Raise NotAllowed if a session id is None, and ArgumentError if a session id is invalid.
-
-    An invalid session id is too long or not valid Unicode.
-    """
+    """Raise NotAllowed if a session id is None, and ArgumentError if it is invalid."""
     if session_id is None:
         raise NotAllowed(
             "The SessionId was not set on a message, and it cannot be sent to the entity. Entities"

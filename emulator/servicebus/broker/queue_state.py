@@ -66,10 +66,7 @@ class DuplicateHistory:
         return len(self._seen_ids)
 
     def load(self, seen_id: SeenMessageId) -> None:
-        """Add an id that was read from the database.
-
-        The caller must add the ids from oldest to newest, because `forget` expects this order.
-        """
+        """Add an id from the database, from the oldest to the newest."""
         self._seen_ids.append(seen_id)
         self._sequence_numbers[seen_id.message_id] = seen_id.sequence_number
 
@@ -93,10 +90,7 @@ class DuplicateHistory:
         return len(self._seen_ids) - len(self._uncommitted)
 
     def mark_purged(self) -> None:
-        """Set `forgotten_count`, the number of ids to delete from the database, to 0.
-
-        The caller must have deleted from the database all ids that `forget` has removed.
-        """
+        """Forget the count of ids to delete, after the caller has deleted them."""
         self.forgotten_count = 0
 
     def find(self, message_id: str) -> int | None:
@@ -162,19 +156,12 @@ class QueueState:
 
     @property
     def requires_session(self) -> bool:
-        """Whether each message belongs to a message session.
-
-        This is never the case in a dead-letter queue.
-        """
+        """Whether each message belongs to a message session."""
         return self.index.sessions is not None
 
     @property
     def changed_states(self) -> "Sequence[QueueState]":
-        """The `QueueState` objects that can change when a message of this queue is sent or is due.
-
-        For a topic, these are the objects of the topic and of its subscriptions. For a queue, the
-        only such object is this object itself.
-        """
+        """This state or, for a topic, also its subscriptions': what a message can change."""
         return (self,)
 
     # Transactions. The message table commits and rolls back the messages themselves.
@@ -186,10 +173,7 @@ class QueueState:
         self.uncommitted_session_states.clear()
 
     def rollback(self) -> None:
-        """Restore the state of the last commit: the next sequence number and the known message ids.
-
-        New states of message sessions are discarded.
-        """
+        """Restore the numbers, ids and session states of the last commit."""
         self.next_sequence_number = self.committed_sequence_number
         self.duplicates.rollback()
         self.uncommitted_session_states.clear()
@@ -199,11 +183,8 @@ class QueueState:
     def accept(self, message: IncomingMessage, now: datetime) -> tuple[int, MessageRecord | None]:
         """Add a message, and return its sequence number and its record.
 
-        A duplicate of an earlier message is not added. For a duplicate, return the sequence number
-        of the earlier message, and None instead of a record.
-
-        A topic stores only scheduled messages. If this is the state of a topic and the message is
-        not scheduled, copy the message to the subscriptions, and return None instead of a record.
+        The record is None for a duplicate, with the earlier number, and for a topic's message that
+        goes to the subscriptions at once.
         """
         window = self.settings.duplicate_detection_window
         if window is not None and message.message_id is not None:
@@ -219,13 +200,10 @@ class QueueState:
     def _enqueue(
         self, message: IncomingMessage, number: int, first_number: int, now: datetime
     ) -> MessageRecord | None:
-        """Add a message that has the sequence number `number`, and return its record.
+        """Add a message, and return its record.
 
-        `first_number` is the sequence number that the message got when it was sent. In a
-        subscription, this is the number that the topic gave to the message.
-
-        A topic stores only scheduled messages. If this is the state of a topic and the message is
-        not scheduled, copy the message to the subscriptions, and return None.
+        `first_number` is the number from the topic. The record is None for a topic's message that
+        goes to the subscriptions at once.
         """
         is_scheduled = message.scheduled_at is not None and message.scheduled_at > now
         record = MessageRecord(
@@ -245,30 +223,20 @@ class QueueState:
         return record
 
     def cancel(self, sequence_numbers: Iterable[int]) -> None:
-        """Remove the scheduled messages that have these sequence numbers.
-
-        If one of the messages is not found, raise MessageNotFound and remove no message.
-        """
+        """Remove all these scheduled messages, or none with MessageNotFound."""
         for record in self._find(sequence_numbers, MessageState.SCHEDULED):
             self._table.remove(record.id)
 
     # Receiving
 
     def has_ready(self, session_lock: MessageSessionLock | None) -> bool:
-        """Return whether a message is ready for a receiver that has this lock on a session.
-
-        `session_lock` is None if the queue has no message sessions.
-        """
+        """Return whether a message is ready for a receiver with this lock."""
         return self._first_ready(session_lock) is not None
 
     def take(
         self, mode: ReceiveMode, now: datetime, session_lock: MessageSessionLock | None = None
     ) -> MessageRecord | None:
-        """Receive the first ready message, or return None if no message is ready.
-
-        If the mode is peek-lock, lock the message. If the mode is receive-and-delete, remove it.
-        If the queue has message sessions, the message is from the session of `session_lock`.
-        """
+        """Lock or remove the first ready message, by `mode`, and return it, or None."""
         number = self._first_ready(session_lock)
         return None if number is None else self._assign(number, mode, now, session_lock)
 
@@ -286,12 +254,7 @@ class QueueState:
         now: datetime,
         session_lock: MessageSessionLock | None = None,
     ) -> list[MessageRecord]:
-        """Receive the deferred messages that have these sequence numbers.
-
-        If the mode is peek-lock, lock the messages. If the mode is receive-and-delete, remove them.
-        If one of the messages is not found, raise MessageNotFound and receive no message.
-        If the queue has message sessions, the messages must be in the session of `session_lock`.
-        """
+        """Lock or remove these deferred messages, or none with MessageNotFound."""
         found = self._find(sequence_numbers, MessageState.DEFERRED, session_lock)
         return [self._assign(each.sequence_number, mode, now, session_lock) for each in found]
 
@@ -314,11 +277,7 @@ class QueueState:
         return locked
 
     def put_back(self, record: MessageRecord, now: datetime) -> None:
-        """Put back a message that was removed in receive-and-delete mode, but not delivered.
-
-        The message is locked for the queue's lock duration. When the lock expires, the delivery
-        counts as failed, as in peek-lock mode.
-        """
+        """Lock a message that was removed but not delivered, as after a failed peek-lock."""
         self._lock(record, now + self.settings.lock_duration)
 
     def _find(
@@ -345,10 +304,7 @@ class QueueState:
     # Message sessions
 
     def next_session_id(self) -> str | None:
-        """Return the id of the unlocked session with the oldest ready message.
-
-        Return None if no unlocked session has a ready message.
-        """
+        """Return the id of the unlocked session with the oldest ready message, or None."""
         if self.index.sessions is None:
             return None
         number = self.index.sessions.first_available()
@@ -391,36 +347,20 @@ class QueueState:
     # Settling
 
     def complete(self, token: UUID, now: datetime) -> None:
-        """Remove a locked message.
-
-        Raises MessageLockLost if the lock on the message is lost, or SessionLockLost if the lock on
-        its session is lost.
-        """
+        """Remove a locked message. Raises MessageLockLost or SessionLockLost."""
         self._table.remove(self._find_locked(token, now).id)
 
     def abandon(self, token: UUID, now: datetime, changes: PropertyChanges = ()) -> None:
-        """Unlock a message, change its properties, and count its delivery as failed.
-
-        Raises MessageLockLost if the lock on the message is lost, SessionLockLost if the lock on
-        its session is lost, or ArgumentError if the changes are too large.
-        """
+        """Unlock a message, change its properties, and count its delivery as failed."""
         record = _with_changes(self._find_locked(token, now), changes)
         self._unlock(record, now, failed=True)
 
     def release(self, token: UUID, now: datetime) -> None:
-        """Unlock a message without counting its delivery as failed.
-
-        Raises MessageLockLost if the lock on the message is lost, or SessionLockLost if the lock on
-        its session is lost.
-        """
+        """Unlock a message without counting its delivery as failed."""
         self._unlock(self._find_locked(token, now), now, failed=False)
 
     def defer(self, token: UUID, now: datetime, changes: PropertyChanges = ()) -> None:
-        """Defer a locked message, and change its properties.
-
-        Raises MessageLockLost if the lock on the message is lost, SessionLockLost if the lock on
-        its session is lost, or ArgumentError if the changes are too large.
-        """
+        """Defer a locked message, and change its properties."""
         record = _with_changes(self._find_locked(token, now), changes)
         self._unlock(replace(record, state=MessageState.DEFERRED), now, failed=False)
 
@@ -434,12 +374,8 @@ class QueueState:
     ) -> None:
         """Move a locked message to the dead-letter queue, and change its properties.
 
-        Raises:
-            MessageLockLost: The lock on the message is lost.
-            SessionLockLost: The lock on the message's session is lost.
-            NotAllowed: This is a dead-letter queue.
-            ArgumentError: The reason or description is too long or not valid Unicode, or the
-                changes are too large.
+        Raises MessageLockLost, SessionLockLost, NotAllowed in a dead-letter queue, or
+        ArgumentError.
         """
         record = self._find_locked(token, now)
         if self._dead_letter_state is None:
@@ -455,10 +391,9 @@ class QueueState:
         self._move_to_dead_letters(_with_changes(record, changes), reason, description)
 
     def renew(self, tokens: Sequence[UUID], now: datetime) -> list[datetime]:
-        """Renew message locks, and return the new expiry times.
+        """Renew all locks or, with MessageLockLost, none; return the new expiry times.
 
-        If one of the locks is lost, raise MessageLockLost and renew no lock. Raises NotAllowed if
-        the queue requires sessions, because its messages are locked together with their sessions.
+        Raises NotAllowed if the queue requires sessions, which lock their messages.
         """
         if self.requires_session:
             raise NotAllowed(
@@ -492,11 +427,7 @@ class QueueState:
     # Changes that become due with time
 
     def advance(self, record: MessageRecord, now: datetime) -> None:
-        """Make the change that is due for a message.
-
-        Unlock a locked message, and count its delivery as failed. Activate a scheduled message.
-        Remove or dead-letter any other message, because its time to live has ended.
-        """
+        """Make the change that is due for a message: unlock, activate, remove or dead-letter it."""
         if record.lock is not None:
             self._unlock(record, now, failed=True)
         elif record.state is MessageState.SCHEDULED:
@@ -573,8 +504,8 @@ class QueueState:
 def _with_changes(record: MessageRecord, changes: PropertyChanges) -> MessageRecord:
     """Return the record with changed properties.
 
-    If a property was already changed earlier, the new value replaces the earlier value.
-    Raises ArgumentError if the changes exceed 64 KiB in total.
+    If a property was already changed earlier, the new value replaces the earlier value. Raises
+    ArgumentError if the changes exceed 64 KiB in total.
     """
     if not changes:
         return record

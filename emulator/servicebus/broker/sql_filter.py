@@ -47,14 +47,7 @@ _Expression = Callable[[MessageProperties], Value | None]
 
 
 def parse_sql(expression: str, parameters: Mapping[str, Value] | None = None) -> Predicate:
-    """Parse the expression of a SQL filter.
-
-    `parameters` contains the values of the parameters in the expression by their names. A name
-    begins with `@`.
-
-    Raises ArgumentError if the expression is invalid. The error contains the position of the first
-    invalid character, counted from 1.
-    """
+    """Parse a SQL filter. Raises ArgumentError with the position of the invalid character."""
     return _start(expression, parameters or {}).parse()
 
 
@@ -77,11 +70,7 @@ class SqlStatement:
 def parse_action(
     expression: str, parameters: Mapping[str, Value] | None = None
 ) -> Sequence[SqlStatement]:
-    """Parse the expression of a SQL action, such as `SET a = 1; REMOVE b`.
-
-    `parameters` contains the values of the parameters in the expression by their names. A name
-    begins with `@`. Raises ArgumentError if the expression is invalid.
-    """
+    """Parse a SQL action, such as `SET a = 1; REMOVE b`. Raises ArgumentError."""
     return _start(expression, parameters or {}).parse_action()
 
 
@@ -570,9 +559,7 @@ def _like(left: _Expression, pattern: _Expression, escape: _Expression | None) -
 def _matches(text: str, pattern: str, escape: str | None) -> bool | None:
     """Return whether a text matches a pattern of LIKE, or None if the pattern is invalid.
 
-    In the pattern, `%` matches any text, and `_` matches one character. The pattern is split into
-    parts at each `%`. Each part is searched from the end of the previous part's match. Therefore a
-    pattern with many `%` does not need much time.
+    The parts between `%` are searched one after the other, so many `%` need little time.
     """
     parts = [""]
     is_escaped = False

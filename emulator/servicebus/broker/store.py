@@ -278,11 +278,7 @@ def record_from_row(row: tuple[Any, ...]) -> MessageRecord:
 
 
 def _lock_values(lock: Lock | None) -> tuple[bytes | None, int | None]:
-    """Return the token and the expiry time of a message's lock, as the database stores them.
-
-    Both values are None if the message is not locked, or if the message is locked together with its
-    session. A lock on a session is not stored, because no session is locked after a restart.
-    """
+    """Return a lock's token and expiry as stored; none for locks of sessions, which end."""
     if lock is None or lock.until is None:
         return None, None
     return lock.token.bytes, microseconds(lock.until)
@@ -458,11 +454,7 @@ class MessageStore:
         )
 
     def delete_queues(self, deleted: Iterable[range]) -> None:
-        """Delete queues, their messages, and the messages of their dead-letter queues.
-
-        Each item of `deleted` contains the internal numbers of one queue and of its two dead-letter
-        queues. The first number is the row id of the queue. Either all queues are deleted or none.
-        """
+        """Delete queues, each with its two dead-letter queues, and their messages, or none."""
         with self._transaction() as connection:
             for numbers in deleted:
                 self._delete_queue(connection, numbers)
@@ -630,10 +622,7 @@ class MessageStore:
 
 @contextmanager
 def report_failed_write(problem: str) -> Iterator[None]:
-    """Convert an error of SQLite during the `with` block to MessageStoreError.
-
-    `problem` is the beginning of the new error's message.
-    """
+    """Convert an error of SQLite during the `with` block to MessageStoreError."""
     try:
         yield
     except sqlite3.Error as error:
@@ -642,10 +631,7 @@ def report_failed_write(problem: str) -> Iterator[None]:
 
 @contextmanager
 def _report_failed_read(what: str) -> Iterator[None]:
-    """Convert an error of SQLite during the `with` block to MessageStoreError.
-
-    `what` names the data that the block reads, for the new error's message.
-    """
+    """Convert an error of SQLite during the `with` block to MessageStoreError."""
     try:
         yield
     except sqlite3.Error as error:

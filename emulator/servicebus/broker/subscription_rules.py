@@ -156,11 +156,7 @@ class SubscriptionRule:
             )
 
     def find_updates(self, properties: MessageProperties) -> list[PropertyUpdate]:
-        """Return the changes that the rule's action makes to a message with these properties.
-
-        If the rule has an action, the last change sets the application property `RuleName` to the
-        name of the rule, as in Azure. If the rule has no action, return an empty list.
-        """
+        """Return the action's changes of a message; as in Azure, the last sets `RuleName`."""
         if self.action is None:
             return []
         return [*self.action.run(properties), PropertyUpdate(_RULE_NAME_PROPERTY, self.name)]

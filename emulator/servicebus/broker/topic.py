@@ -31,10 +31,7 @@ class MessageFormat(Protocol):
     """Reads and changes the properties of encoded messages."""
 
     def read_properties(self, message: IncomingMessage) -> MessageProperties:
-        """Return the properties of a message that filters can compare.
-
-        This method must not raise an error.
-        """
+        """Return the properties of a message that filters can compare."""
         ...
 
     def update_properties(
@@ -69,9 +66,7 @@ class SubscriptionState(QueueState):
     ) -> list[IncomingMessage]:
         """Return the copies of a message that the subscription gets.
 
-        Only the rules that select the message matter. Each such rule with an action makes its own
-        copy. All such rules without an action make one copy together. If no rule selects the
-        message, the list is empty.
+        Each selecting rule with an action makes a copy; those without make one together.
         """
         assert isinstance(self.settings, SubscriptionSettings)
         found = [rule for rule in self.settings.rules if rule.filter.matches(properties)]
@@ -89,17 +84,10 @@ class SubscriptionState(QueueState):
         expires_at: datetime | None,
         now: datetime,
     ) -> MessageRecord:
-        """Add a copy of a message that was sent to the topic, and return the copy's record.
+        """Add a copy of a topic's message, and return the copy's record.
 
-        If the action of a rule has made the copy too large, the copy is dead-lettered.
-
-        Args:
-            message: The copy.
-            first_number: The sequence number that the message got in the topic.
-            expires_at: The latest time at which the copy may expire. The time to live of the
-                message and the topic's default time to live set this limit. None if there is no
-                limit.
-            now: The current time.
+        A copy that an action has made too large is dead-lettered. `expires_at` is the latest
+        expiry.
         """
         record = self._enqueue(message, self._new_sequence_number(), first_number, now)
         assert record is not None
@@ -134,10 +122,7 @@ class TopicState(QueueState):
 
     @property
     def changed_states(self) -> Sequence[QueueState]:
-        """The `QueueState` objects that can change when a message of the topic is sent or is due.
-
-        These are the objects of the topic and of all its subscriptions.
-        """
+        """The states of the topic and all its subscriptions."""
         return (self, *self.subscriptions)
 
     def commit(self) -> None:
@@ -210,20 +195,13 @@ class TopicSubscription(Queue):
         raise EntityNotFound(f"{self.address}/Rules/{name}")
 
     async def add_rule(self, rule: SubscriptionRule) -> None:
-        """Add a rule, which applies to messages that are sent to the topic from now on.
-
-        Raises EntityAlreadyExists if the subscription has a rule with this name. Raises
-        ArgumentError if the subscription has too many rules.
-        """
+        """Add a rule for later messages. Raises EntityAlreadyExists or ArgumentError."""
         if any(rule.name.casefold() == each.name.casefold() for each in self.rules):
             raise EntityAlreadyExists(f"the rule {rule.name!r} of {self.address!r} already exists")
         self._save_rules((*self.rules, rule))
 
     async def replace_rule(self, rule: SubscriptionRule) -> None:
-        """Replace the rule that has the same name as `rule`.
-
-        Raises EntityNotFound if the subscription has no rule with this name.
-        """
+        """Replace the rule with the same name. Raises EntityNotFound without one."""
         before = self.find_rule(rule.name)
         self._save_rules(tuple(rule if each is before else each for each in self.rules))
 

@@ -42,10 +42,7 @@ class ContentCache:
         """The total size of the contents that are not yet in the database."""
 
     def add(self, id_: int, content: IncomingMessage) -> None:
-        """Add the content of a new message. The content is unwritten until `commit` is called.
-
-        Unwritten contents are always kept in the cache.
-        """
+        """Keep the content of a new message until `commit`, and then while there is room."""
         self._unwritten[id_] = content
         self.unwritten_bytes += content.size_bytes
 
@@ -128,10 +125,7 @@ class TransactionManager:
         return dispatcher
 
     def remove(self, numbers: range) -> None:
-        """Remove queues and all their messages from memory. The removal cannot be rolled back.
-
-        `numbers` contains the internal numbers of the queues.
-        """
+        """Remove queues and all their messages from memory. The removal cannot be rolled back."""
         for number in numbers:
             if number in self._states:
                 del self._states[number]
@@ -140,11 +134,7 @@ class TransactionManager:
                 self.table.drop_queue(number)
 
     def load(self) -> None:
-        """Read all message records from the database, and the ids for duplicate detection.
-
-        Then make the changes that are due, and write these changes to the database: end expired
-        locks, remove or dead-letter expired messages, and activate due scheduled messages.
-        """
+        """Read all message records and duplicate ids, then make the changes that are due."""
         for record in self.store.records():
             self.table.load(record)
         for number, seen_id in self.store.seen_ids():
@@ -154,10 +144,8 @@ class TransactionManager:
     def begin(self) -> datetime:
         """Make the changes that are due, schedule a transaction, and return the current time.
 
-        Locks and messages expire if their time is over. Scheduled messages that are due become
-        active. Callers must call this method before they change the state of a queue, because
-        only the scheduled transaction writes their changes to the database. Raises BrokerClosed
-        if the broker is closed.
+        Call this before any change of a queue: only the scheduled transaction writes it. Raises
+        BrokerClosed if the broker is closed.
         """
         if self._closed:
             raise BrokerClosed("the broker is closed")
@@ -172,11 +160,7 @@ class TransactionManager:
             raise MessageStoreError(f"the database cannot be written: {problem}")
 
     def mark_changed(self, state: QueueState) -> None:
-        """Mark a queue whose next sequence number or ids for duplicate detection may have changed.
-
-        If the queue is a topic, its subscriptions are marked, too. The next transaction writes the
-        changes of marked queues to the database.
-        """
+        """Let the next transaction write a queue's next number and duplicate ids."""
         self._changed.update(state.changed_states)
 
     def release_session(self, lock: MessageSessionLock) -> None:
@@ -185,10 +169,7 @@ class TransactionManager:
         self._schedule_transaction()
 
     async def wait_until_committed(self) -> None:
-        """Wait until the next transaction is committed.
-
-        Raises MessageStoreError if the transaction failed.
-        """
+        """Wait until the next transaction is committed. Raises MessageStoreError."""
         waiter = self._loop.create_future()
         self._waiters.append(waiter)
         await waiter
@@ -200,11 +181,7 @@ class TransactionManager:
             self._run_transaction()
 
     def tick(self) -> None:
-        """Make the changes that are due now, and write all pending changes to the database.
-
-        Locks and messages expire if their time is over. Scheduled messages that are due become
-        active.
-        """
+        """Make the expiries and activations that are due, and write all pending changes."""
         self.begin()
         self.flush()
 
@@ -244,9 +221,8 @@ class TransactionManager:
     def _put_back(self, delivery: MessageDelivery, record: MessageRecord) -> None:
         """Put a message back into its queue after a delivery in receive-and-delete mode failed.
 
-        The message is locked, so that it is delivered again only after a delay, because the next
-        delivery may fail, too. If the process dies before the next commit, the message is lost.
-        This is allowed: in receive-and-delete mode, any message can be lost during its delivery.
+        It is locked first, because the next delivery may fail, too. If the process dies before the
+        next commit, the message is lost, as this mode allows.
         """
         message = delivery.message
         self.contents.add(

@@ -139,9 +139,8 @@ class Database:
     async def transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` in one write transaction, and return its result after the commit.
 
-        If another process is writing, the transaction is retried, so `work` may run several times.
-        If `work` raises an exception, nothing is written. SQLite errors, OverflowError and
-        ValueError are raised as StoreUnavailable, and other exceptions are raised unchanged.
+        `work` is retried while another process writes. SQLite's errors, OverflowError and
+        ValueError become StoreUnavailable; after any error nothing is written.
         """
         while True:
             try:
@@ -205,10 +204,8 @@ class Database:
 class RemoteDatabase(Database):
     """A task hub with the latency of a remote store.
 
-    Each transaction takes `delay_seconds` longer, half of it before the commit and half after it.
-    Reads are not delayed. The function `notify` makes the engine dequeue messages. `notify` is
-    called directly after each commit, before the second half of the delay: in Azure, a host can
-    also dequeue a message before the sender receives the confirmation.
+    Half of `delay_seconds` passes before each commit and half after it. `notify` is called between
+    them: in Azure, too, a host can dequeue a message before its sender hears of the commit.
     """
 
     def __init__(self, path: Path, delay_seconds: float, notify: Callable[[], None]) -> None:
@@ -229,8 +226,5 @@ class RemoteDatabase(Database):
 
 
 def _pause(seconds: float) -> float:
-    """Return a random number of seconds between 0.5 and 1.5 times `seconds`.
-
-    The random part prevents two hosts from retrying at the same time again and again.
-    """
+    """Return a random time around `seconds`, so that hosts do not retry in step."""
     return uniform(0.5, 1.5) * seconds  # noqa: S311 - not for secrets

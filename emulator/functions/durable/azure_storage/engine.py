@@ -208,10 +208,7 @@ class AzureStorageEngine(DurableEngine):
         await self.database.close()
 
     def clock_moved(self) -> None:
-        """Fire the timers that are due, renew leases and dequeue messages now.
-
-        Tests call this method after they have moved the clock.
-        """
+        """Do now what is due. Tests call this after moving the clock."""
         self.timers.fire_due()
         self._next_renewal = 0
         self._wake.set()
@@ -253,10 +250,7 @@ class AzureStorageEngine(DurableEngine):
         self.database.check_writable()
 
     async def get_setting(self, name: str, default: str) -> str:
-        """Return the stored value of a setting of the task hub.
-
-        If the database does not contain the setting, store and return `default`.
-        """
+        """Return a setting of the task hub; without one, store `default`."""
         query = "SELECT value FROM settings WHERE name=?"
         if not (rows := self.database.read(query, (name,))):
             await self.database.transact(
@@ -299,10 +293,7 @@ class AzureStorageEngine(DurableEngine):
         self._wake.set()
 
     async def raise_event(self, instance_id: str, name: str, input_text: str) -> None:
-        """Send an external event to an instance, and return when the event is committed.
-
-        `input_text` is JSON text.
-        """
+        """Send an external event to an instance, and return when the event is committed."""
         self.find_unfinished(instance_id)
         await self._faults.reach(CrashPoint.BEFORE_EVENT, name)
         await super().raise_event(instance_id, name, input_text)
@@ -395,11 +386,7 @@ class AzureStorageEngine(DurableEngine):
                 await asyncio.sleep(0)
 
     async def _dequeue_once(self) -> bool:
-        """Dequeue the visible messages and work items once.
-
-        If a renewal is due, first renew this host's leases and the visibility timeouts of its
-        dequeued messages. Return whether a message or a work item was dequeued.
-        """
+        """Dequeue what is visible; return whether anything was. First renew if that is due."""
         self._wake.clear()
         if self.now() >= self._next_renewal:
             await self._renew()
@@ -414,8 +401,7 @@ class AzureStorageEngine(DurableEngine):
     async def _renew(self) -> None:
         """Renew this host's leases and the visibility timeouts of its dequeued messages.
 
-        Then forget the dequeued messages that now belong to other hosts. These are the messages
-        that another host has also dequeued, and the messages of partitions that this host lost.
+        Forget those that another host has dequeued or whose partition this host has lost.
         """
         now = self.now()
         third = min(self._lease_micros, self._timeout_micros) // 3
@@ -498,11 +484,7 @@ class AzureStorageEngine(DurableEngine):
         return messages, queues.dequeue_work(connection, now, until, room) if room > 0 else []
 
     async def _sleep(self) -> None:
-        """Wait until the loop must check for work again, at most 250 ms.
-
-        The loop must check for work when another host writes to the task hub, when a message or
-        work item becomes visible, and when the leases must be renewed.
-        """
+        """Wait, at most 250 ms, for another host's write, a visible message or a renewal."""
         partitions = ",".join(map(str, self._partitions())) or "-1"
         (due,), (work_due,) = self.database.read(
             f"SELECT min(visible_at) FROM control_messages WHERE partition IN ({partitions})"  # noqa: S608 - numbers
@@ -596,10 +578,9 @@ class AzureStorageEngine(DurableEngine):
                 self._sessions.pop(session.instance_id, None)
 
     async def _run_next_episode(self, session: OrchestrationSession) -> bool:
-        """Run one episode of an instance.
+        """Run one episode of an instance. Return False if no dequeued message can start one.
 
-        Return False if none of the instance's dequeued messages can start an episode now. If the
-        instance is suspended, an episode that does not cancel a timer does not count.
+        While the instance is suspended, only a message that cancels a timer can.
         """
         instance = await self._select(session)
         if instance is None or not session.pending:
@@ -667,13 +648,10 @@ class AzureStorageEngine(DurableEngine):
         )
 
     async def _select(self, session: OrchestrationSession) -> LoadedInstance | None:
-        """Load the session's instance, and remove the messages that its next episode cannot use.
+        """Load an instance, if it exists, and remove the messages that its next episode cannot use.
 
-        Return None if the instance does not exist.
-
-        A message may arrive before the history to which it belongs is saved. Such a message is
-        abandoned, and becomes visible in its queue again after a delay. After too many dequeues,
-        it is deleted. All other messages that the next episode cannot use are deleted at once.
+        A message that came before its history is saved becomes visible again after a delay, and is
+        deleted after too many dequeues. The others are deleted at once.
         """
         result = select_messages(load_instance(self.database, session.instance_id), session.pending)
         self._release(session, result.not_taken)
@@ -744,11 +722,9 @@ class AzureStorageEngine(DurableEngine):
     # Injected faults
 
     async def _before_save(self, episode: Episode) -> None:
-        """Inject the requested faults between the sending and the saving of an episode.
+        """Inject faults after an episode's messages are sent, before its history is saved.
 
-        At this point, the messages of the episode are sent, but its history is not saved. One fault
-        kills this process. The other fault runs the episode a second time, as if a second host also
-        owned the partition.
+        One kills this process. The other runs the episode again, as a second owner would.
         """
         instance = episode.instance
         assert isinstance(instance, LoadedInstance)

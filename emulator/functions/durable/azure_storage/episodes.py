@@ -70,11 +70,7 @@ def load_instance(database: Database, instance_id: str) -> LoadedInstance | None
 
 
 def make_child(start: TaskMessage, former: LoadedInstance | None) -> LoadedInstance:
-    """Return the sub-orchestration that a start message describes.
-
-    The sub-orchestration replaces `former`, the finished instance with the same id. `former` is
-    None if no instance has this id.
-    """
+    """Return the sub-orchestration of a start message, which replaces `former` if not None."""
     child_id, name, version, input_text, created, *parent = json.loads(start.text)
     assert start.execution is not None
     child = OrchestrationInstance(
@@ -92,20 +88,13 @@ def make_child(start: TaskMessage, former: LoadedInstance | None) -> LoadedInsta
 
 
 def read_parent(start: TaskMessage) -> Parent | None:
-    """Return the parent orchestration that a start message names.
-
-    Return None if the message does not start a sub-orchestration.
-    """
+    """Return the parent orchestration that a start message names."""
     parent = json.loads(start.text)[5:] if start.text else None
     return Parent(*parent) if parent else None
 
 
 def make_start_message(instance: OrchestrationInstance) -> TaskMessage:
-    """Return the message that starts an instance.
-
-    The start message of a sub-orchestration contains the properties of the sub-orchestration. The
-    sub-orchestration has no row in the database before its first episode inserts the row.
-    """
+    """Return the message that starts an instance, with the properties of a sub-orchestration."""
     text = ""
     if instance.parent is not None:
         parent = instance.parent
@@ -151,22 +140,15 @@ class QueueOutbox:
         """Do nothing. The engine discards the timer's message when this message becomes visible."""
 
     def start_child(self, episode: Episode, child: OrchestrationInstance) -> None:
-        """Send the start message of a sub-orchestration.
-
-        The first episode of the sub-orchestration inserts the row of the sub-orchestration.
-        """
+        """Send the start message of a sub-orchestration, whose first episode inserts its row."""
         episode.statements.append(queues.send(child.id, make_start_message(child), episode.now))
 
 
 class QueueCheckpointer:
-    """Saves each episode in three transactions: send, save and delete.
+    """Saves each episode in three transactions: send, save and delete the used messages.
 
-    `before_save` is awaited after the messages of the episode are sent and before the history is
-    saved. The last transaction deletes the dequeued messages that the episode used. This
-    transaction is omitted if `keep_messages` returns True for the episode.
-
-    The methods raise SplitBrain if another owner of the partition saved the instance while the
-    episode ran.
+    `before_save` is awaited between the first two. The third is omitted if `keep_messages` says so.
+    Raises SplitBrain if another owner of the partition saved the instance meanwhile.
     """
 
     def __init__(
@@ -322,12 +304,9 @@ def _loaded(row: OrchestrationInstance, etag: Etag | None) -> LoadedInstance:
 
 @dataclass(slots=True)
 class MessageSelection:
-    """The result of `select_messages`: the messages that an instance's next episode cannot use.
+    """The dequeued messages that an instance's next episode cannot use.
 
-    `instance` is the instance that the next episode runs, or None if the instance does not exist
-    and no message starts it. `repeated_starts` are start messages that the instance does not need.
-    `early` are messages that a later episode can use. `discarded` contains the messages that no
-    episode can use, grouped by the reason.
+    `early` can be used by a later episode, `discarded`, by the reason, by none.
     """
 
     instance: LoadedInstance | None
@@ -354,12 +333,7 @@ def select_messages(
 ) -> MessageSelection:
     """Find the dequeued messages that the next episode of an instance cannot use.
 
-    The caller must abandon the messages in the result's list `early`, because a later episode can
-    use these messages. The caller must delete the messages in `repeated_starts` and `discarded`.
-
-    Args:
-        instance: The instance, or None if it does not exist.
-        pending: The dequeued messages of the instance.
+    The caller must abandon `early`, and delete `repeated_starts` and `discarded`.
     """
     result = MessageSelection(instance)
     has_start = False
@@ -400,11 +374,7 @@ def _accept_start(result: MessageSelection, start: QueueMessage, *, has_start: b
 def _obstacle(
     instance: LoadedInstance | None, message: QueueMessage, *, has_start: bool
 ) -> str | None:
-    """Return the reason why the next episode of an instance cannot use a message.
-
-    Return None if the episode can use the message. `has_start` is True if one of the dequeued
-    messages starts the instance.
-    """
+    """Return why the next episode of an instance cannot use a message, or None."""
     reason = None
     if instance is None or (instance.status is Status.PENDING and not has_start):
         reason = NO_INSTANCE

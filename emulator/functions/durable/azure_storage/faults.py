@@ -44,21 +44,15 @@ class Faults:
         self._random = Random()  # noqa: S311 - not for secrets
 
     async def start(self) -> None:
-        """Seed the random generator if the options contain a seed.
-
-        The random generator of a host is seeded with this seed and the number of the host in the
-        task hub. Therefore each host has different random faults.
-        """
+        """Seed the random generator for this host, so that each host has faults of its own."""
         if self._options.seed is not None:
             number = await self._database.transact(_count_host)
             self._random.seed(f"{self._options.seed}/{number}")
 
     async def reach(self, point: CrashPoint, name: str) -> None:
-        """Kill this host's process if a crash at this point is requested and has not happened yet.
+        """Kill this process if a crash at this point is requested, or at random (`crash_rate`).
 
-        `name` is the name of the function or event that has reached the point. At some points, the
-        process may also be killed at random. `crash_rate` is the probability of such a crash in one
-        episode.
+        `name` is that of the function or event. `crash_rate` is the probability in one episode.
         """
         await self._reach_named(point, name)
         if point in _RANDOM_POINTS and (
@@ -71,10 +65,7 @@ class Faults:
             await self._end()
 
     def draw_split_brain(self) -> bool:
-        """Return at random whether to simulate a split brain, with probability `split_brain_rate`.
-
-        In a split brain, a second owner of the partition also runs the episode.
-        """
+        """Return at random whether a second owner of the partition also runs the episode."""
         return self._random.random() < self._options.split_brain_rate
 
     def flip_coin(self) -> bool:
@@ -84,13 +75,8 @@ class Faults:
     async def watch_for_event(self, instance_id: str) -> Callable[[], Awaitable[None]] | None:
         """Watch for an external event to the instance (crash point `before-save-after-event`).
 
-        The caller must call this method before the episode runs, so that an event during the
-        episode is noticed.
-
-        Returns:
-            A function that the caller must await before the episode is saved. The function kills
-            the process as soon as the event has arrived, or after 30 s without the event. None if
-            this crash point is not requested or was reached before.
+        Call this before the episode runs, and await the result before the episode is saved: it
+        kills the process when the event arrives, or after 30 s. None if the point is not requested.
         """
         wanted = [
             text

@@ -30,13 +30,9 @@ class PartitionLeases:
         expires_at: int,
         busy: Collection[int],
     ) -> frozenset[int]:
-        """Renew the leases of this host, and acquire or release leases to reach an equal share.
+        """Renew this host's leases, and acquire or release others for an equal share of each host.
 
-        The partitions are divided equally among the live hosts.
-
-        Return the partitions that this host owned before the call and does not own after the call.
-        `busy` contains the partitions on which this host runs episodes now. `expires_at` is the
-        time at which the renewed and acquired leases expire. Times are in microseconds since 1970.
+        Return the partitions that this host has lost. Partitions in `busy` run episodes now.
         """
         connection.execute("INSERT OR REPLACE INTO hosts VALUES(?, ?)", (self._host_id, expires_at))
         connection.execute("DELETE FROM hosts WHERE expires_at<=?", (now,))

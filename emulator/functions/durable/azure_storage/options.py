@@ -112,10 +112,5 @@ class AzureStorageOptions:
 
     @property
     def lease_seconds(self) -> float:
-        """Return the time for which a renewed lease on a partition is valid, in seconds.
-
-        The time is at most half of the visibility timeout. Therefore, when a host dies, its leases
-        expire before the messages that the host has dequeued become visible again. The defaults of
-        the Azure Storage provider have the same effect.
-        """
+        """Return the time of a lease: it ends before a dead host's messages return."""
         return min(_LONGEST_LEASE_SECONDS, self.visibility_timeout_seconds / 2)

@@ -48,10 +48,7 @@ class DequeuedWorkItem:
 
 
 def find_partition(instance_id: str) -> int:
-    """Return the number of the partition to which an instance belongs.
-
-    The control queue of this partition contains the messages to the instance.
-    """
+    """Return the number of the partition whose control queue has an instance's messages."""
     return zlib.crc32(instance_id.encode()) % PARTITION_COUNT
 
 
@@ -92,8 +89,7 @@ def dequeue(
 ) -> list[QueueMessage]:
     """Dequeue up to 32 messages from a control queue, and hide them until `invisible_until`.
 
-    The messages are sorted by the time at which they became visible. Times are in microseconds
-    since 1970.
+    The messages are sorted by the time at which they became visible.
     """
     rows = connection.execute(
         "SELECT id, kind, text, task, execution, instance_id, dequeue_count FROM control_messages"
@@ -119,10 +115,7 @@ def dequeue(
 def dequeue_work(
     connection: sqlite3.Connection, now: int, invisible_until: int, limit: int
 ) -> list[DequeuedWorkItem]:
-    """Dequeue at most `limit` work items, and hide them until `invisible_until`.
-
-    Times are in microseconds since 1970.
-    """
+    """Dequeue at most `limit` work items, and hide them until `invisible_until`."""
     rows = connection.execute(
         "SELECT id, instance_id, execution, task, name, input, dequeue_count FROM work_items"
         " WHERE visible_at<=? ORDER BY visible_at, id LIMIT ?",
@@ -144,10 +137,7 @@ def _hide(
 def renew(
     connection: sqlite3.Connection, messages: Iterable[QueueMessage], invisible_until: int
 ) -> list[QueueMessage]:
-    """Keep messages that this host has dequeued invisible until the time `invisible_until`.
-
-    Messages that another host has dequeued later stay unchanged. Return these messages.
-    """
+    """Hide messages of this host until `invisible_until`; return those that others have now."""
     return [
         message
         for message in messages
@@ -164,20 +154,12 @@ def renew_work(
 
 
 def abandon(connection: sqlite3.Connection, message: QueueMessage, visible_at: int) -> None:
-    """Make a dequeued message visible again at the time `visible_at`.
-
-    The time is in microseconds since 1970. Do nothing if another host has dequeued the message in
-    the meantime.
-    """
+    """Make a dequeued message visible again at `visible_at`, unless another host has it."""
     _set_visible(connection, "control_messages", message, visible_at)
 
 
 def abandon_work(connection: sqlite3.Connection, item: DequeuedWorkItem, visible_at: int) -> None:
-    """Make a dequeued work item visible again at the time `visible_at`.
-
-    The time is in microseconds since 1970. Do nothing if another host has dequeued the work item in
-    the meantime.
-    """
+    """Make a dequeued work item visible again at `visible_at`, unless another host has it."""
     _set_work_visible(connection, item, visible_at)
 
 
@@ -204,11 +186,7 @@ def delete_work(connection: sqlite3.Connection, item: DequeuedWorkItem) -> None:
 
 
 def backoff_seconds(dequeue_count: int, longest_seconds: float) -> float:
-    """Return the time for which an abandoned message stays invisible, in seconds.
-
-    The time is 2 s after the first dequeue and doubles with each further dequeue. Its maximum is
-    600 s or `longest_seconds`, whichever is less.
-    """
+    """Return how long an abandoned message stays invisible: 2 s, doubled, at most 600 s."""
     return min(2.0 ** min(dequeue_count, 30), _MAX_BACKOFF_SECONDS, longest_seconds)
 
 

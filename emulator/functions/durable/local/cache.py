@@ -79,19 +79,13 @@ class InstanceCache:
         self.update_size(instance)
 
     def drop(self, instance: OrchestrationInstance) -> None:
-        """Remove an instance from memory.
-
-        Do nothing if a new instance with the same id has replaced `instance` in memory.
-        """
+        """Remove an instance from memory, unless a new one with the same id has replaced it."""
         if self._instances.get(instance.id) is instance:
             del self._instances[instance.id]
             self._size_characters -= self._sizes.pop(instance.id)
 
     def update_size(self, instance: OrchestrationInstance) -> None:
-        """Update the recorded size of an instance in memory.
-
-        If the total size of the instances in memory is then above its limit, remove idle instances.
-        """
+        """Record an instance's size, and remove idle instances if memory holds too much."""
         if self._instances.get(instance.id) is not instance:
             return
         size_characters = instance.size_characters
@@ -111,10 +105,7 @@ class InstanceCache:
             self.drop(other)
 
     def load_history(self, instance: OrchestrationInstance) -> list[str]:
-        """Return the history of an instance, with one item for each episode.
-
-        Each item contains the JSON texts of the episode's events, joined by commas.
-        """
+        """Return each episode's events, as JSON texts joined by commas."""
         if instance.history is None:
             instance.history = (
                 read_history(self.store, instance.id) if instance.episode_count else []
@@ -122,13 +113,9 @@ class InstanceCache:
         return instance.history
 
     def deliver(self, instance_id: str, message: TaskMessage) -> None:
-        """Put a committed message into the mailbox of an instance, and start an episode.
+        """Put a committed message into an instance's mailbox, and start an episode if it is ready.
 
-        The mailbox contains the messages that no episode has used yet. No episode starts if the
-        instance is not ready for an episode.
-
-        If the message is for an execution that has ended, delete the message. If the instance
-        cannot be read from the store, try again later.
+        Delete a message for an ended execution. Try again later if the store cannot be read.
         """
         try:
             instance = self.find(instance_id)
@@ -152,10 +139,9 @@ class InstanceCache:
         self.wake(instance)
 
     def persist_results(self, instance: OrchestrationInstance) -> None:
-        """Write the activity results in an instance's mailbox to the inbox table of the database.
+        """Write the activity results in an instance's mailbox to the inbox table.
 
-        The caller must call this method if the instance cannot run an episode now. Otherwise, the
-        activities would run again after a restart of the host.
+        Call this if the instance cannot run an episode now: a restart would repeat the activities.
         """
         for message in instance.mailbox:
             if message.work is not None and message.sequence is None:
@@ -169,35 +155,14 @@ class InstanceCache:
     def prepare_completion_for_parent(
         self, parent: Parent, status: Status, output: str | None, reason: str
     ) -> tuple[list[Statement], Callable[[], None]]:
-        """Prepare the message that reports the end of a sub-orchestration to its parent.
-
-        Args:
-            parent: The parent.
-            status: The final status of the sub-orchestration.
-            output: The output of the sub-orchestration as JSON text, or None.
-            reason: The text of the failure, if the sub-orchestration failed or was terminated.
-
-        Returns:
-            The SQL statements that store the message, and the function that delivers the message
-            after the commit.
-        """
+        """Return the statements that store a child's end, and the function that delivers it."""
         message = make_child_completion(self.now(), parent, status, output, reason)
         message.sequence = self.next_number()
         return [insert_message(parent.id, message)], lambda: self.deliver(parent.id, message)
 
 
 def _end_write(message: TaskMessage, work: int, written: asyncio.Future[None]) -> None:
-    """Mark a message as stored, or undo the changes of `persist_results` if the write failed.
-
-    After a failed write, `message.work` is set to the number of the activity's work item again.
-    Then the transaction of the next episode deletes the work item. Otherwise, the work item would
-    stay in the database, and the activity would run again after a restart of the host.
-
-    Args:
-        message: The message that contains the activity's result.
-        work: The number of the activity's work item.
-        written: The future of the write, which has ended.
-    """
+    """Mark a message as stored, or restore its work item for the next episode to delete."""
     message.is_pending = False
     if written.cancelled() or written.exception() is not None:
         message.sequence, message.work = None, work

@@ -85,8 +85,7 @@ class LocalEngine(DurableEngine):
     async def drain(self, timeout_seconds: float) -> None:
         """Start no more activities or episodes, and wait until the running ones have ended.
 
-        Wait at most `timeout_seconds`. Store the results of the activities that have ended. The
-        caller must then call `stop`.
+        Wait at most `timeout_seconds`, and store the results of the activities that have ended.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_seconds
@@ -127,10 +126,7 @@ class LocalEngine(DurableEngine):
         self.store.check_writable()
 
     async def get_setting(self, name: str, default: str) -> str:
-        """Return the stored value of a setting of the task hub.
-
-        If the database does not contain the setting, store and return `default`.
-        """
+        """Return a setting of the task hub; without one, store `default`."""
         return self.store.get_setting(name, default)
 
     @property
@@ -141,24 +137,13 @@ class LocalEngine(DurableEngine):
         return self.cache.find(instance_id)
 
     def read_history_of(self, instance: OrchestrationInstance) -> list[str]:
-        """Return the history of an instance, with one item for each episode.
-
-        Each item contains the JSON texts of the episode's events, joined by commas.
-        """
+        """Return each episode's events, as JSON texts joined by commas."""
         return self.cache.load_history(instance)
 
     def read_page(
         self, condition: records.InstanceFilter, top: str | None, token: str
     ) -> tuple[list[OrchestrationInstance], str]:
-        """Return one page of the instances that match a filter, and the token of the next page.
-
-        `top` is the maximum size of the page, as text. `token` selects the page, and is empty for
-        the first page. The returned token is empty after the last page. Raises StorageRefused if
-        `top` is negative.
-
-        If an instance is in memory, the page contains the instance from memory, because the
-        database may contain an older state.
-        """
+        """Return a page of the instances, with the newer state of those in memory."""
         rows, next_token = super().read_page(condition, top, token)
         return [self.cache.get_cached(instance.id) or instance for instance in rows], next_token
 
@@ -175,11 +160,7 @@ class LocalEngine(DurableEngine):
         await asyncio.shield(written)
 
     async def rewind(self, instance_id: str) -> None:
-        """Undo the failure of a failed instance, and run its failed tasks again.
-
-        Raises InstanceNotFailed if the instance has not failed, and OperationInvalid if the failure
-        cannot be undone.
-        """
+        """Undo the failure of a failed instance, and run its failed tasks again."""
         instance = self.find(instance_id)
         check_failed(instance)
         await Rewinder(self.cache, self._pool.add, self._set_timer).rewind(instance)

@@ -181,14 +181,11 @@ class Rewinder:
 
 
 def _undo_last_attempt(event: Event, shim: Shim, past: list[list[Event]]) -> Event | None:
-    """Undo the last attempt of a task with retries, if `event` is from the timer after the attempt.
+    """Undo the last attempt of a task with retries, if `event` is from the timer after it.
 
-    The SDK starts such a timer even after the last attempt has failed. The failure of the attempt
-    is removed from the history `past`, and the task numbers in `shim` are reset.
-
-    Return the history event that recorded the failure, or None if `event` is not from such a timer.
-    Raises OperationInvalid if the orchestrator scheduled other tasks after the failure, or if the
-    history does not contain the failure any longer.
+    The SDK starts such a timer even after the last attempt has failed. The failure is removed from
+    `past`, and the task numbers are reset. Return the event of the failure, or None. Raises
+    OperationInvalid if the orchestrator scheduled other tasks after the failure.
     """
     timer = event.get("TimerId")
     retry = shim.retries.get(timer) if timer is not None else None
