@@ -24,7 +24,7 @@ from tests.unit.gateway.conftest import RunningGateway, error_body, open_gateway
 from tests.unit.gateway.test_gateway_dead_letters import give_up
 from tests.unit.gateway.test_gateway_operators import SETTING, ask, job_of
 
-OPERATIONS_MD = (Path(__file__).parents[3] / "docs/how-to/operations.md").read_text("utf-8")
+OBSERVABILITY = (Path(__file__).parents[3] / "docs/reference/observability.md").read_text("utf-8")
 
 pytestmark = pytest.mark.filterwarnings("ignore:azure.functions df_loads:DeprecationWarning")
 
@@ -408,7 +408,7 @@ async def test_every_metric_of_the_gateway_is_listed_in_the_documentation(
 ) -> None:
     text = (await gateway.http.get("/metrics")).text
     shown = set(re.findall(r"^# TYPE (\w+)", text, re.MULTILINE))
-    listed = set(re.findall(r"^\| `(loosely_gateway_\w+)` \|", OPERATIONS_MD, re.MULTILINE))
+    listed = set(re.findall(r"^\| `(loosely_gateway_\w+)` \|", OBSERVABILITY, re.MULTILINE))
     assert shown == listed
 
 

@@ -1,4 +1,4 @@
-"""Test that docs/how-to/operations.md lists every metric of the worker."""
+"""Test that docs/reference/observability.md lists every metric of the worker."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from worker.telemetry.recording import Metrics
 
-DOCUMENT = Path(__file__).parents[3] / "docs/how-to/operations.md"
+DOCUMENT = Path(__file__).parents[3] / "docs/reference/observability.md"
 ROW = re.compile(r"^\| `(loosely_worker_\w+)` \| (\w+) \| ([\w, ]*) ?\| (.+) \|$", re.MULTILINE)
 
 
