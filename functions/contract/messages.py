@@ -5,7 +5,9 @@ not know, for example because the sender's code is newer. These fields are kept 
 decoded and encoded again.
 
 `*_to_json` and `*_from_json` convert a message that is part of a larger document. `encode_*` and
-`decode_*` convert the bytes of a Service Bus message or an HTTP body.
+`decode_*` convert the bytes of a Service Bus message or an HTTP body. They raise MessageTooLarge
+above MAX_MESSAGE_BYTES. Each function that reads a message raises UnsupportedSchema if this program
+cannot read the schema version, and MalformedMessage if the message is otherwise not valid.
 
 A small payload is part of the message. A large payload is stored as a blob, and the message
 contains a reference to the blob (the claim check pattern). The results in a message have at most
@@ -18,7 +20,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -71,20 +73,17 @@ class PayloadRef:
 class PayloadUrl:
     """A payload that the worker downloads. The repr omits the URL, which may contain a secret.
 
-    If `media_type` is None, the worker recognises the media type by the first bytes of the
-    download. If the first bytes match no known type, the worker uses the server's Content-Type
-    header.
+    Without a `media_type`, the worker recognises it by the first bytes of the download, or else
+    uses the server's Content-Type header.
     """
 
     url: str = field(repr=False)
     media_type: str | None = None
 
 
+# What can be the result of a job, and what can be its input.
 Payload = InlineBytes | InlineJson | PayloadRef
-"""A payload that can be the result of a job."""
-
 InputPayload = Payload | PayloadUrl
-"""A payload that can be the input of a job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +95,7 @@ class ReplyUrl:
 
 @dataclass(frozen=True, slots=True)
 class ReplyQueue:
-    """The Service Bus queue in which a producer receives replies.
-
-    This queue is in the same namespace as the queue of the request.
-    """
+    """The queue, in the namespace of the request's queue, in which a producer receives replies."""
 
     queue: str
 
@@ -118,10 +114,7 @@ class Stage(StrEnum):
 
 
 class FailureCode(StrEnum):
-    """The reason why a job ended without a result.
-
-    Later versions may add codes. A program must treat an unknown code as a failure.
-    """
+    """Why a job ended without a result. Later versions may add codes, which mean a failure, too."""
 
     INVALID_INPUT = "invalid-input"
     UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type"
@@ -151,20 +144,14 @@ class JobError:
 class DeliveryMarks:
     """The times at which one delivery of a job reached each step in a worker.
 
-    An attribute that ends with `_ms` is a time in milliseconds since `received_at`, by a monotonic
-    clock. It is None if the delivery did not reach the step.
+    `received_at` is by the worker's clock, and `enqueued_at` by the broker's. An attribute that
+    ends with `_ms` is a time in milliseconds since `received_at`, by a monotonic clock. It is None
+    if the delivery did not reach the step:
 
-    Attributes:
-        received_at: When the worker received the message, by the worker's clock.
-        enqueued_at: When the broker accepted the message, by the broker's clock; None if unknown.
-        worker: The name of the worker; None if unknown.
-        device: The name of the device that took the job; None if unknown or if none took it.
-        fetched_ms: The input was read.
-        decoded_ms: The input was decoded and preprocessed.
-        batched_ms: The device took the job in a batch.
-        ran_ms: The model returned.
-        stored_ms: The result was postprocessed, and stored if it is large.
-        replied_ms: The reply was written, and the worker began to send it.
+        fetched, decoded    the input was read; decoded and preprocessed
+        batched, ran        the device took the job in a batch; the model returned
+        stored, replied     the result was postprocessed, and stored if it is large; the reply was
+                            written, and the worker began to send it
     """
 
     received_at: datetime
@@ -181,13 +168,11 @@ class DeliveryMarks:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Measurements of one job in a worker.
+    """How long one job waited in the queue, and how long its batch of `batch_size` jobs ran.
 
-    `queued_ms` is how long the job waited in the queue, and `inference_ms` is how long its batch
-    ran, both in milliseconds. `batch_size` is the number of jobs in the batch. `delivery` is the
-    JSON object that `marks_to_json` returns for the delivery that led to the reply; None if the
-    worker's code is too old to send it. `decode_reply` does not check this object, so that a reply
-    is accepted even if the object is not valid. `marks_from_json` checks the object.
+    `delivery` has the marks of the delivery that led to the reply, as `marks_to_json` returns them;
+    older workers do not send them. They are not checked before `marks_from_json` reads them, so
+    that a reply is accepted even if they are not valid.
     """
 
     queued_ms: float = 0.0
@@ -198,14 +183,10 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class JobRequest:
-    """A request to run a job, sent to a worker.
+    """A request to run a job, sent to a worker. `inputs` contains the named inputs.
 
-    `reply_to` is the address to which the worker sends the reply; it is None if the producer wants
-    no reply. `attempt` is how often the sender has sent the request, counted from 1. It is not the
-    number of the delivery, and workers do not use it.
-
-    `inputs` contains the named inputs, which some models have in addition to `input`. A request
-    with named inputs has schema version 2, any other request has schema version 1.
+    `reply_to` is None if the producer wants no reply. `attempt` is how often the sender has sent
+    the request, counted from 1. It is not the number of the delivery, and workers do not use it.
     """
 
     job_id: str
@@ -235,10 +216,7 @@ class JobReply:
     """A worker's reply to a request. `outcome` is either a result or an error.
 
     `attempt` is the number of the message's delivery that led to the outcome, counted from 1.
-
-    `results` contains the named results, which some models have in addition to their result. It is
-    empty if `outcome` is an error. A reply with named results has schema version 2, any other reply
-    has schema version 1.
+    `results` contains the named results. It is empty if `outcome` is an error.
     """
 
     job_id: str
@@ -255,11 +233,11 @@ _T = TypeVar("_T")
 
 
 class Fields:
-    """Reads the fields of a JSON object, and checks their types.
+    """Read and check the fields of a JSON object.
 
     `path` is the position of the object in the message, for example `error`; it is empty for the
-    message itself. The methods raise MalformedMessage if a field is missing or has the wrong type.
-    The error's text names the path.
+    message itself. The methods raise MalformedMessage, with the path, if a required field is
+    missing or null, or if a field has the wrong type.
     """
 
     def __init__(self, value: object, path: str = "") -> None:
@@ -270,8 +248,24 @@ class Fields:
         self._values: Mapping[str, Json] = value
         self._path = path
 
+    @classmethod
+    def parse(cls, data: bytes, limit_bytes: int, what: str) -> "Fields":
+        """Parse an object that has at most `limit_bytes`. `what` names it in errors."""
+        if len(data) > limit_bytes:
+            raise MalformedMessage(
+                f"{what} has {len(data)} bytes; at most {limit_bytes} are allowed"
+            )
+        try:
+            return cls(json.loads(data))
+        except (ValueError, RecursionError):
+            raise MalformedMessage(f"{what} is not JSON in UTF-8") from None
+
+    def optional(self, read: Callable[[str], _T], name: str) -> _T | None:
+        """Return what the method `read` returns; None if the field is absent or null."""
+        return None if self._values.get(name) is None else read(name)
+
     def text(self, name: str) -> str:
-        """Return the value of a field, which must be a non-empty string."""
+        """Return a string that is not empty."""
         value = self._required(name, str, "a string")
         if not value:
             raise MalformedMessage(f"{self._at(name)}: the text must not be empty")
@@ -280,11 +274,11 @@ class Fields:
         return value
 
     def optional_text(self, name: str) -> str | None:
-        """Return the value of a string field; None if the field is absent or null."""
-        return None if self._values.get(name) is None else self.text(name)
+        """Return a string that is not empty; None if the field is absent or null."""
+        return self.optional(self.text, name)
 
     def integer(self, name: str, minimum: int = 0) -> int:
-        """Return the value of a field, which must be a whole number of at least `minimum`."""
+        """Return a whole number of at least `minimum`."""
         value = self._required(name, (int, float), "a number")
         # JSON Schema counts 1.0 as a whole number. `is_integer` is false for NaN and infinity.
         is_whole = value.is_integer() if isinstance(value, float) else not isinstance(value, bool)
@@ -295,10 +289,7 @@ class Fields:
         return int(value)
 
     def number(self, name: str, default: float | None = None) -> float:
-        """Return the value of a field, which must be a number of at least 0.
-
-        If the field is absent or null, return `default`. Without a default, the field is required.
-        """
+        """Return a number of at least 0. With a default, the field may be absent or null."""
         if default is not None and self._values.get(name) is None:
             return default
         value = self._required(name, (int, float), "a number")
@@ -307,19 +298,12 @@ class Fields:
             raise MalformedMessage(f"{self._at(name)}: expected a number of at least 0")
         return float(value)
 
-    def optional_number(self, name: str) -> float | None:
-        """Return the value of a field, a number of at least 0; None if it is absent or null."""
-        return None if self._values.get(name) is None else self.number(name)
-
     def boolean(self, name: str) -> bool:
-        """Return the value of a field, which must be true or false."""
+        """Return true or false."""
         return self._required(name, bool, "true or false")
 
     def time(self, name: str) -> datetime:
-        """Return the time in a field, converted to UTC.
-
-        The field must be a time in the format of RFC 3339, with an offset from UTC.
-        """
+        """Return a time in UTC. The field must have the format of RFC 3339, with an offset."""
         text = self.text(name)
         try:
             value = datetime.fromisoformat(text)
@@ -335,47 +319,27 @@ class Fields:
                 "9999"
             ) from None
 
-    def optional_time(self, name: str) -> datetime | None:
-        """Return the time in a field, converted to UTC; None if the field is absent or null."""
-        return None if self._values.get(name) is None else self.time(name)
-
     def mapping(self, name: str) -> dict[str, Json]:
-        """Return the JSON object in a field; an empty dictionary if the field is absent or null."""
-        value = self._values.get(name)
-        if value is None:
-            return {}
-        if not isinstance(value, Mapping):
-            raise MalformedMessage(
-                f"{self._at(name)}: expected an object, found {_json_kind(value)}"
-            )
-        return dict(value)
+        """Return an object; an empty one if the field is absent or null."""
+        found = self.optional(self.child, name)
+        return {} if found is None else dict(found._values)
 
     def child(self, name: str) -> "Fields":
-        """Return a `Fields` object for the JSON object in a required field."""
+        """Return a reader of the object in a field."""
         return Fields(self._required(name, Mapping, "an object"), self._at(name))
-
-    def optional_child(self, name: str) -> "Fields | None":
-        """Return a `Fields` object for the JSON object in an optional field.
-
-        Return None if the field is absent or null.
-        """
-        return None if self._values.get(name) is None else self.child(name)
 
     def has(self, name: str) -> bool:
         """Return whether the field is present, even if its value is null."""
         return name in self._values
 
     def raw(self, name: str) -> Json:
-        """Return the value of a field without checking its type. The field must be present."""
+        """Return the value of a field, which may be null, without checking its type."""
         if name not in self._values:
             raise MalformedMessage(f"{self._at(name)}: the field is missing")
         return self._values[name]
 
     def others(self, known: frozenset[str]) -> dict[str, Json]:
-        """Return the fields whose names are not in `known`.
-
-        A sender with a newer version of this package may send such fields.
-        """
+        """Return the fields with other names, which a sender with newer code may send."""
         return {name: value for name, value in self._values.items() if name not in known}
 
     def _required(self, name: str, expected: type[_T] | tuple[type[_T], ...], kind: str) -> _T:
@@ -397,14 +361,9 @@ def _json_kind(value: object) -> str:
     return names.get(type(value), "a number" if isinstance(value, int | float) else "another type")
 
 
-SCHEMA_VERSION = 1
-"""The schema version of requests without named inputs, and of replies without named results."""
-
-NAMED_INPUTS_VERSION = 2
-"""The schema version of requests with named inputs."""
-
-NAMED_RESULTS_VERSION = 2
-"""The schema version of replies with named results."""
+_SCHEMA_VERSION = 1
+# The schema version of requests with named inputs, and of replies with named results.
+_NAMES_VERSION = 2
 
 JOB_REQUEST_SCHEMA = Path(__file__).with_name("job-request.schema.json")
 
@@ -418,40 +377,29 @@ _REQUEST_FIELDS = frozenset(
     {"schema", "job_id", "model", "input", "parameters"}
     | {"created_at", "deadline", "reply_to", "attempt"}
 )
-# In a message of schema version 1, `inputs` is an unknown field like any other.
-_NAMED_INPUTS_FIELDS = _REQUEST_FIELDS | {"inputs"}
 _REPLY_FIELDS = frozenset(
     {"schema", "job_id", "result", "error", "started_at", "finished_at", "timing", "attempt"}
 )
-_NAMED_RESULTS_FIELDS = _REPLY_FIELDS | {"results"}
 _PAYLOAD_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
 def encode_request(request: JobRequest) -> bytes:
-    """Encode a request as JSON. Raises MessageTooLarge if the JSON exceeds MAX_MESSAGE_BYTES."""
+    """Encode a request as JSON."""
     return _encode(request_to_json(request))
 
 
 def decode_request(data: bytes) -> JobRequest:
-    """Decode a request.
-
-    Raises MessageTooLarge if `data` exceeds MAX_MESSAGE_BYTES, UnsupportedSchema if this program
-    cannot read the schema version, and MalformedMessage if the request is otherwise not valid.
-    """
+    """Decode a request."""
     return request_from_json(_decode(data))
 
 
 def encode_reply(reply: JobReply) -> bytes:
-    """Encode a reply as JSON. Raises MessageTooLarge if the JSON exceeds MAX_MESSAGE_BYTES."""
+    """Encode a reply as JSON."""
     return _encode(reply_to_json(reply))
 
 
 def decode_reply(data: bytes) -> JobReply:
-    """Decode a reply.
-
-    Raises MessageTooLarge if `data` exceeds MAX_MESSAGE_BYTES, UnsupportedSchema if this program
-    cannot read the schema version, and MalformedMessage if the reply is otherwise not valid.
-    """
+    """Decode a reply."""
     return reply_from_json(_decode(data))
 
 
@@ -460,7 +408,7 @@ def request_to_json(request: JobRequest) -> dict[str, Json]:
     named = {name: _input_to_json(payload) for name, payload in request.inputs.items()}
     return {
         **request.extra,
-        "schema": NAMED_INPUTS_VERSION if named else SCHEMA_VERSION,
+        "schema": _NAMES_VERSION if named else _SCHEMA_VERSION,
         "job_id": request.job_id,
         "model": request.model,
         "input": _input_to_json(request.input),
@@ -474,14 +422,9 @@ def request_to_json(request: JobRequest) -> dict[str, Json]:
 
 
 def request_from_json(value: Json) -> JobRequest:
-    """Read a request from a JSON object.
-
-    Raises UnsupportedSchema if this program cannot read the schema version, and MalformedMessage if
-    the request is otherwise not valid.
-    """
-    fields = _check_version(value, SCHEMA_VERSION, NAMED_INPUTS_VERSION)
-    has_names = fields.raw("schema") == NAMED_INPUTS_VERSION
-    reply_to = fields.optional_child("reply_to")
+    """Read a request from a JSON object."""
+    fields, has_names = _read_version(value)
+    reply_to = fields.optional(fields.child, "reply_to")
     return JobRequest(
         job_id=_read_job_id(fields),
         model=fields.text("model"),
@@ -491,19 +434,25 @@ def request_from_json(value: Json) -> JobRequest:
         parameters=fields.mapping("parameters"),
         reply_to=_reply_to_from_json(reply_to) if reply_to else None,
         attempt=fields.integer("attempt", minimum=1) if fields.has("attempt") else 1,
-        extra=fields.others(_NAMED_INPUTS_FIELDS if has_names else _REQUEST_FIELDS),
-        inputs=_named_inputs_from_json(fields.child("inputs")) if has_names else {},
+        # In a message of schema version 1, `inputs` is an unknown field like any other.
+        extra=fields.others(_REQUEST_FIELDS | {"inputs"} if has_names else _REQUEST_FIELDS),
+        inputs=_read_named(fields, "input", _input_from_json) if has_names else {},
     )
 
 
 def reply_to_json(reply: JobReply) -> dict[str, Json]:
     """Return a reply as a JSON object."""
     named = {name: payload_to_json(payload) for name, payload in reply.results.items()}
+    outcome = (
+        {"error": error_to_json(reply.outcome)}
+        if isinstance(reply.outcome, JobError)
+        else {"result": payload_to_json(reply.outcome)}
+    )
     return {
         **reply.extra,
-        "schema": NAMED_RESULTS_VERSION if named else SCHEMA_VERSION,
+        "schema": _NAMES_VERSION if named else _SCHEMA_VERSION,
         "job_id": reply.job_id,
-        **_outcome_to_json(reply.outcome),
+        **outcome,
         **({"results": named} if named else {}),
         "started_at": format_time(reply.started_at),
         "finished_at": format_time(reply.finished_at),
@@ -513,21 +462,16 @@ def reply_to_json(reply: JobReply) -> dict[str, Json]:
 
 
 def reply_from_json(value: Json) -> JobReply:
-    """Read a reply from a JSON object.
-
-    Raises UnsupportedSchema if this program cannot read the schema version, and MalformedMessage if
-    the reply is otherwise not valid.
-    """
-    fields = _check_version(value, SCHEMA_VERSION, NAMED_RESULTS_VERSION)
-    has_names = fields.raw("schema") == NAMED_RESULTS_VERSION
-    result, error = fields.optional_child("result"), fields.optional_child("error")
+    """Read a reply from a JSON object."""
+    fields, has_names = _read_version(value)
+    result, error = (fields.optional(fields.child, name) for name in ("result", "error"))
     if (result is None) == (error is None):
         raise MalformedMessage("a reply must have exactly one of the fields result and error")
     if has_names and result is None:
         raise MalformedMessage(
             "result: the field is missing, but a reply with named results must have it"
         )
-    timing = fields.optional_child("timing")
+    timing = fields.optional(fields.child, "timing")
     return JobReply(
         job_id=_read_job_id(fields),
         outcome=payload_from_json(result) if result else error_from_json(error),
@@ -535,8 +479,8 @@ def reply_from_json(value: Json) -> JobReply:
         finished_at=fields.time("finished_at"),
         timing=_timing_from_json(timing) if timing else Timing(),
         attempt=fields.integer("attempt", minimum=1) if fields.has("attempt") else 1,
-        extra=fields.others(_NAMED_RESULTS_FIELDS if has_names else _REPLY_FIELDS),
-        results=_named_results_from_json(fields.child("results")) if has_names else {},
+        extra=fields.others(_REPLY_FIELDS | {"results"} if has_names else _REPLY_FIELDS),
+        results=_read_named(fields, "result", payload_from_json) if has_names else {},
     )
 
 
@@ -552,20 +496,25 @@ def payload_to_json(payload: Payload) -> dict[str, Json]:
                 "media_type": media_type,
                 "blob": blob,
                 "size_bytes": size_bytes,
-                **({} if sha256 is None else {"sha256": sha256}),
-                **({} if etag is None else {"etag": etag}),
+                **without_none({"sha256": sha256, "etag": etag}),
             }
 
 
 def payload_from_json(fields: Fields) -> Payload:
-    """Read a payload from a JSON object. Raises MalformedMessage if the payload is not valid."""
+    """Read a payload from a JSON object."""
     if fields.has("json"):
         return InlineJson(fields.raw("json"))
     media_type = fields.text("media_type")
     if fields.has("base64"):
         return InlineBytes(media_type, _decode_base64(fields.raw("base64")))
     if fields.has("blob"):
-        return _reference_from_json(media_type, fields)
+        etag = fields.optional_text("etag")
+        # Without an ETag only the digest identifies the bytes.
+        sha256 = fields.text("sha256") if etag is None else fields.optional_text("sha256")
+        if sha256 is not None and not re.fullmatch("[0-9a-f]{64}", sha256):
+            raise MalformedMessage("sha256: expected 64 hexadecimal digits in lower case")
+        blob, size_bytes = fields.text("blob"), fields.integer("size_bytes")
+        return PayloadRef(media_type, blob, size_bytes, sha256, etag)
     raise MalformedMessage(
         "the payload has none of the fields base64, json and blob; add one of them"
     )
@@ -574,8 +523,7 @@ def payload_from_json(fields: Fields) -> Payload:
 def _input_to_json(payload: InputPayload) -> dict[str, Json]:
     if not isinstance(payload, PayloadUrl):
         return payload_to_json(payload)
-    media_type = {} if payload.media_type is None else {"media_type": payload.media_type}
-    return {"url": payload.url, **media_type}
+    return without_none({"url": payload.url, "media_type": payload.media_type})
 
 
 def _input_from_json(fields: Fields) -> InputPayload:
@@ -589,38 +537,21 @@ def is_payload_name(name: str) -> bool:
     return _PAYLOAD_NAME.fullmatch(name) is not None
 
 
-def _named_inputs_from_json(fields: Fields) -> dict[str, InputPayload]:
-    names = _payload_names(fields, "inputs", "named input")
-    return {name: _input_from_json(fields.child(name)) for name in names}
-
-
-def _named_results_from_json(fields: Fields) -> dict[str, Payload]:
-    names = _payload_names(fields, "results", "named result")
-    return {name: payload_from_json(fields.child(name)) for name in names}
-
-
-def _payload_names(fields: Fields, path: str, kind: str) -> list[str]:
-    names = list(fields.others(frozenset()))
+def _read_named(fields: Fields, kind: str, read: Callable[[Fields], _T]) -> dict[str, _T]:
+    """Read the named inputs or results. `kind` is `input` or `result`."""
+    named = fields.child(f"{kind}s")
+    names = list(named.others(frozenset()))
     if not names:
         raise MalformedMessage(
-            f"{path}: expected at least one {kind}, because the schema version is 2"
+            f"{kind}s: expected at least one named {kind}, because the schema version is 2"
         )
     for name in names:
         if not is_payload_name(name):
             raise MalformedMessage(
-                f"{path}: expected names of 1 to 32 lower-case letters, digits and underscores "
+                f"{kind}s: expected names of 1 to 32 lower-case letters, digits and underscores "
                 f"that begin with a letter, found {name!r:.100}"
             )
-    return names
-
-
-def _reference_from_json(media_type: str, fields: Fields) -> PayloadRef:
-    etag = fields.optional_text("etag")
-    # Without an ETag only the digest identifies the bytes.
-    sha256 = fields.text("sha256") if etag is None else fields.optional_text("sha256")
-    if sha256 is not None and not re.fullmatch("[0-9a-f]{64}", sha256):
-        raise MalformedMessage("sha256: expected 64 hexadecimal digits in lower case")
-    return PayloadRef(media_type, fields.text("blob"), fields.integer("size_bytes"), sha256, etag)
+    return {name: read(named.child(name)) for name in names}
 
 
 def error_to_json(error: JobError) -> dict[str, Json]:
@@ -634,10 +565,7 @@ def error_to_json(error: JobError) -> dict[str, Json]:
 
 
 def error_from_json(fields: Fields | None) -> JobError:
-    """Read a job's error from a JSON object.
-
-    Raises MalformedMessage if `fields` is None or is not a valid error.
-    """
+    """Read a job's error from a JSON object. Raises MalformedMessage for None."""
     if fields is None:
         raise MalformedMessage("error: the field is missing")
     stage = fields.text("stage")
@@ -685,12 +613,13 @@ def _check_size(data: bytes) -> None:
         raise MessageTooLarge(len(data), MAX_MESSAGE_BYTES)
 
 
-def _check_version(value: Json, *supported: int) -> Fields:
+def _read_version(value: Json) -> tuple[Fields, bool]:
+    """Return the fields of a message, and whether it has named inputs or results."""
     fields = Fields(value)
     version = fields.raw("schema")
-    if version not in supported or isinstance(version, bool):
-        raise UnsupportedSchema(version, *supported)
-    return fields
+    if version not in (_SCHEMA_VERSION, _NAMES_VERSION) or isinstance(version, bool):
+        raise UnsupportedSchema(version, _SCHEMA_VERSION, _NAMES_VERSION)
+    return fields, version == _NAMES_VERSION
 
 
 def _read_job_id(fields: Fields) -> str:
@@ -714,26 +643,19 @@ def _reply_to_json(reply_to: ReplyTo | None) -> dict[str, Json] | None:
 
 
 def _reply_to_from_json(fields: Fields) -> ReplyTo:
-    if fields.has("queue"):
-        return ReplyQueue(fields.text("queue"))
-    return ReplyUrl(fields.text("url"))
-
-
-def _outcome_to_json(outcome: Payload | JobError) -> dict[str, Json]:
-    if isinstance(outcome, JobError):
-        return {"error": error_to_json(outcome)}
-    return {"result": payload_to_json(outcome)}
+    has_queue = fields.has("queue")
+    return ReplyQueue(fields.text("queue")) if has_queue else ReplyUrl(fields.text("url"))
 
 
 def _timing_to_json(timing: Timing) -> dict[str, Json]:
-    value: dict[str, Json] = {
-        "queued_ms": timing.queued_ms,
-        "inference_ms": timing.inference_ms,
-        "batch_size": timing.batch_size,
-    }
-    if timing.delivery is not None:
-        value["delivery"] = dict(timing.delivery)
-    return value
+    return without_none(
+        {
+            "queued_ms": timing.queued_ms,
+            "inference_ms": timing.inference_ms,
+            "batch_size": timing.batch_size,
+            "delivery": None if timing.delivery is None else dict(timing.delivery),
+        }
+    )
 
 
 def _timing_from_json(fields: Fields) -> Timing:
@@ -750,26 +672,28 @@ _MARKS = ("fetched_ms", "decoded_ms", "batched_ms", "ran_ms", "stored_ms", "repl
 
 def marks_to_json(marks: DeliveryMarks) -> dict[str, Json]:
     """Return the marks of a delivery as a JSON object without the members that are None."""
-    value: dict[str, Json] = {"received_at": format_time(marks.received_at)}
-    if marks.enqueued_at is not None:
-        value["enqueued_at"] = format_time(marks.enqueued_at)
-    for name in ("worker", "device", *_MARKS):
-        if (found := getattr(marks, name)) is not None:
-            value[name] = found
-    return value
+    enqueued_at = marks.enqueued_at
+    values = {
+        "received_at": format_time(marks.received_at),
+        "enqueued_at": None if enqueued_at is None else format_time(enqueued_at),
+        **{name: getattr(marks, name) for name in ("worker", "device", *_MARKS)},
+    }
+    return without_none(values)
+
+
+def without_none(value: Mapping[str, Json]) -> dict[str, Json]:
+    """Return the members of a JSON object that are not null."""
+    return {name: each for name, each in value.items() if each is not None}
 
 
 def marks_from_json(fields: Fields) -> DeliveryMarks:
-    """Read the marks of a delivery from a JSON object.
-
-    Raises MalformedMessage if a mark is not valid.
-    """
+    """Read the marks of a delivery from a JSON object."""
     return DeliveryMarks(
         fields.time("received_at"),
-        fields.optional_time("enqueued_at"),
+        fields.optional(fields.time, "enqueued_at"),
         fields.optional_text("worker"),
         fields.optional_text("device"),
-        *map(fields.optional_number, _MARKS),
+        *(fields.optional(fields.number, name) for name in _MARKS),
     )
 
 
@@ -795,10 +719,7 @@ def fits_inline(size_bytes: int, limit_bytes: int = INLINE_LIMIT_BYTES) -> bool:
 
 
 def reference(media_type: str, blob: str, data: bytes) -> PayloadRef:
-    """Return a payload reference that describes `data`.
-
-    This function does not write the blob. The caller must write `data` to the blob.
-    """
+    """Return a payload reference that describes `data`, which the caller must write to the blob."""
     return PayloadRef(media_type, blob, len(data), hashlib.sha256(data).hexdigest())
 
 
@@ -813,10 +734,7 @@ def verify(ref: PayloadRef, data: bytes) -> bytes:
 
 
 def verify_digest(ref: PayloadRef, sha256: str) -> None:
-    """Raise PayloadCorrupt if the digest in the reference differs from `sha256`.
-
-    A reference without a digest is accepted.
-    """
+    """Raise PayloadCorrupt if the reference has a digest that differs from `sha256`."""
     if ref.sha256 is not None and sha256 != ref.sha256:
         raise PayloadCorrupt(
             "the payload's SHA-256 digest differs from the digest in its reference"
