@@ -14,11 +14,8 @@ from typing import Final
 TRIM_SECONDS: Final = 60.0
 """The time between two trims, in seconds."""
 
+# If less is free, a trim is not worth the page faults of later allocations.
 _MIN_FREE_BYTES: Final = 32 * 1024 * 1024
-"""How much memory must be free before a trim.
-
-If less memory is free, a trim is not worth the page faults of later allocations.
-"""
 
 
 class _Statistics(ctypes.Structure):
@@ -27,16 +24,8 @@ class _Statistics(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_size_t)
         for name in (
-            "arena",
-            "ordblks",
-            "smblks",
-            "hblks",
-            "hblkhd",
-            "usmblks",
-            "fsmblks",
-            "uordblks",
-            "fordblks",
-            "keepcost",
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
         )
     ]
 
@@ -48,21 +37,13 @@ def free_bytes() -> int:
 
 
 def trim() -> None:
-    """Return free memory to the operating system, if the C library is glibc 2.33 or newer.
-
-    The call takes about 0.3 ms for each MiB that it returns. During this time, allocations of other
-    threads wait.
-    """
+    """Return free memory to the operating system. Other threads wait 0.3 ms for each MiB."""
     if library := _find_glibc():
         library.malloc_trim(0)
 
 
 def start_trimming(interval_seconds: float = TRIM_SECONDS) -> None:
-    """Start a daemon thread that returns free memory to the operating system.
-
-    Once per interval, the thread calls `trim` if at least 32 MiB are free in the C library's
-    allocator of this process. Do nothing if the C library is not glibc 2.33 or newer.
-    """
+    """Start a daemon thread that trims once per interval if at least 32 MiB are free."""
     if _find_glibc():
         threading.Thread(
             target=_trim_repeatedly, args=(interval_seconds,), name="allocator", daemon=True

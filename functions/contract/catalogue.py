@@ -64,57 +64,11 @@ Option = str | int | float | bool
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """A model or a version of a model in the catalogue.
+    """A model or a version of a model, with the keys that docs/reference/catalogue.md describes.
 
-    In `models.toml`, only the keys `implementation`, `description` and `media_types` are required.
-
-    Attributes:
-        name: The model's name. In `models.toml`, it is the name of the entry's TOML table.
-            Version 2 of `classifier` has the name `classifier:2`, and version 1 has the name
-            `classifier`.
-        implementation: The worker's module that defines the class `Infer`.
-        description: A sentence for callers.
-        media_types: The media types of inputs that the model accepts.
-        task: What the model does, in one or two words.
-        queue: The name of the model's queue. The default is the name of the model.
-        max_input_bytes: The largest size in bytes of an input that is part of an HTTP request.
-        max_upload_bytes: The largest size in bytes of an upload. The default is `max_input_bytes`
-            if the entry sets it, otherwise DEFAULT_MAX_UPLOAD_BYTES.
-        max_pixels: The largest number of pixels of an input image; 0 if pixels are not limited. The
-            default is 50 million if all media types are images, otherwise 0.
-        deadline_seconds: The default time from the submission of a job to its deadline.
-        max_deadline_seconds: The longest time that a caller may set from a job's submission to its
-            deadline.
-        max_batch_size: The largest number of inputs in a batch.
-        max_wait_ms: How long the worker waits for more jobs before it runs an incomplete batch.
-        max_run_seconds: How long the model may run one batch, or one item if it is an item model.
-            Then the worker ends the job and restarts its process.
-        lock_seconds: The duration of a message lock. The worker renews the lock until the message
-            is settled.
-        max_delivery_count: After so many failed deliveries that count against a job, the worker
-            dead-letters its message. If it is 1, no job runs twice.
-        reports_progress: Whether the worker reports the progress of each job.
-        weights: The location of the weights, for example `blob:CONTAINER/NAME`. `contract.weights`
-            describes all forms. Empty if the model has no weights.
-        weights_sha256: The SHA-256 digest of the weights. It is required if the weights are in a
-            blob or on the Hugging Face Hub.
-        options: Keyword arguments for the constructor of `Infer`.
-        memory_bytes: The device memory that the model needs; 0 if the worker must measure it.
-        uses_gpu: Whether a deployment gives the model's workers a GPU.
-        result_media_type: The media type of the model's result.
-        results: The model's named results, which it has in addition to its result.
-        parameters: What callers may send as the job's parameters: a JSON Schema for each name.
-            The playground shows a form for them. Empty if the model declares no parameters.
-        inputs: The model's named inputs, which it has in addition to its first input.
-        versions: The percentage of new jobs for each version of the model; empty if the model has
-            only one version. The entries of all versions contain the same percentages.
-        fallback: The version that gets the jobs of a version without a worker; empty if these jobs
-            wait. The entries of all versions contain the same fallback.
-        min_workers: The minimum number of workers of the model, even if there are no jobs.
-        warm: The periods of the week in which at least `warm_workers` workers run.
-            `contract.warm` describes the form of a period.
-        warm_workers: The minimum number of workers in a period of `warm`. The default is one more
-            than `min_workers`.
+    The name of version 2 of `classifier` is `classifier:2`, that of version 1 is `classifier`. All
+    versions have the same `versions`, which are percentages of new jobs, and the same `fallback`.
+    A size of 0 means no limit for `max_pixels`, and a measurement by the worker for `memory_bytes`.
     """
 
     name: str
@@ -153,7 +107,7 @@ class ModelEntry:
 
     @property
     def version(self) -> str:
-        """The version that this entry describes, for example `2`."""
+        """The version that this entry describes."""
         return split_name(self.name)[1]
 
     @property
@@ -172,10 +126,7 @@ class ModelEntry:
         return self.versions.get(self.version, 0) if self.versions else 100
 
     def entry_of_input(self, name: str | None) -> "ModelEntry":
-        """Return a copy of this entry with the media types and limits of a named input.
-
-        If `name` is None, return this entry itself, which describes the model's first input.
-        """
+        """Return the entry with the media types and limits of a named input; None: of the first."""
         if name is None:
             return self
         found = self.inputs[name]
@@ -209,10 +160,7 @@ class ModelEntry:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Split the name of a model or a version, and return the model and the version.
-
-    `classifier:2` gives `("classifier", "2")`, and `classifier` gives `("classifier", "1")`.
-    """
+    """Return the model and the version in a name: `classifier` and `1` for `classifier`."""
     model, _, version = name.partition(":")
     return model, version or FIRST_VERSION
 
@@ -223,14 +171,7 @@ def join_name(model: str, version: str) -> str:
 
 
 def choose_version(percentages: Mapping[str, int], job_id: str) -> str:
-    """Return the version that runs a new job.
-
-    The same id and the same percentages always give the same version.
-
-    Args:
-        percentages: The percentage of jobs for each version. The sum is 100.
-        job_id: The id of the job.
-    """
+    """Return the version that runs a new job, which is always the same for the same arguments."""
     point = int.from_bytes(hashlib.sha256(job_id.encode()).digest()[:8], "big") % 100
     for version, percent in percentages.items():
         if point < percent:
@@ -265,17 +206,14 @@ class Catalogue(Mapping[str, ModelEntry]):
                 f"the catalogue {path} has no models: add at least one table [NAME]"
             )
         queues = [model.queue for model in catalogue.values()]
-        if len(set(queues)) < len(queues):
-            twice = next(queue for queue in queues if queues.count(queue) > 1)
+        if twice := _find_twice(queues):
             raise CatalogueError(f"two models use the queue {twice}: give each model its own queue")
         if taken := {low_priority_queue(queue) for queue in queues} & set(queues):
             raise CatalogueError(
                 f"the queue {min(taken)} is already another model's low-priority queue: "
                 "choose another queue"
             )
-        resources = [model.resource_name for model in catalogue.values()]
-        if len(set(resources)) < len(resources):
-            twice = next(each for each in resources if resources.count(each) > 1)
+        if twice := _find_twice([model.resource_name for model in catalogue.values()]):
             raise CatalogueError(
                 f"{twice}: in a deployment, a version of another model has the same name; choose "
                 "another name for one of the two models"
@@ -285,8 +223,7 @@ class Catalogue(Mapping[str, ModelEntry]):
     def model(self, name: str) -> ModelEntry:
         """Return the model or the version with this name. `NAME` and `NAME:1` are the same entry.
 
-        Raises UnknownModel if the catalogue has no such model. The error's text suggests similar
-        names.
+        Raises UnknownModel, which suggests similar names.
         """
         found = self._models.get(name.removesuffix(f":{FIRST_VERSION}"))
         if found is None:
@@ -294,23 +231,20 @@ class Catalogue(Mapping[str, ModelEntry]):
         return found
 
     def versions(self, model: ModelEntry) -> dict[str, ModelEntry]:
-        """Return all versions of a model, by version. `model` is any version of the model."""
+        """Return all versions of a model, of which `model` is any one."""
         names = {version: join_name(model.model_name, version) for version in model.versions}
         return {version: self._models[name] for version, name in names.items()} or {
             model.version: model
         }
 
     def matching(self, name: str) -> tuple[ModelEntry, ...]:
-        """Return the version `NAME:VERSION`, or all versions of a model if the name is `NAME`.
-
-        Raises UnknownModel if the catalogue has no such model or version.
-        """
+        """Return the version `NAME:VERSION`, or all versions of `NAME`. Raises UnknownModel."""
         found = self.model(name)
         return (found,) if ":" in name else tuple(self.versions(found).values())
 
     @property
     def body_limit_bytes(self) -> int:
-        """The size in bytes above which the Functions host refuses the body of each request."""
+        """The size above which the Functions host refuses the body of each request."""
         largest_bytes = max(model.max_body_bytes for model in self.values())
         return min(max(largest_bytes, _MIN_BODY_LIMIT_BYTES), _MAX_BODY_LIMIT_BYTES)
 
@@ -322,6 +256,10 @@ class Catalogue(Mapping[str, ModelEntry]):
 
     def __len__(self) -> int:
         return len(self._models)
+
+
+def _find_twice(names: list[str]) -> str | None:
+    return next((name for name in names if names.count(name) > 1), None)
 
 
 def _parse_toml(text: str) -> dict[str, Any]:
@@ -373,8 +311,7 @@ def _read_versions(name: str, table: object) -> list[ModelEntry]:
 def _keep_worker(model: ModelEntry) -> ModelEntry:
     """Return the entry, with at least 1 as `min_workers` if it gets jobs and has a fallback.
 
-    Any other entry is returned unchanged. If 0 workers were allowed, all jobs of the version could
-    go to the fallback, and then no job would cause the start of a worker of this version.
+    With 0, all jobs could go to the fallback, so that no job would start a worker of the version.
     """
     if model.fallback in {"", model.version} or not model.job_percent:
         return model
@@ -425,10 +362,7 @@ def _read_model(name: str, table: Mapping[str, Any]) -> ModelEntry:
 
 
 def _add_defaults(model: ModelEntry, given: Mapping[str, Any]) -> ModelEntry:
-    """Return the entry with the default values that depend on other keys of the entry.
-
-    `given` contains the keys that the catalogue file sets. These keys keep their values.
-    """
+    """Set the defaults that depend on other keys, unless the keys are in `given`."""
     are_images = all(media_type.startswith("image/") for media_type in model.media_types)
     is_limited = "max_input_bytes" in given
     upload_bytes = model.max_input_bytes if is_limited else DEFAULT_MAX_UPLOAD_BYTES
@@ -592,16 +526,8 @@ def _check_weights(model: ModelEntry) -> None:
 def check_workers(catalogue: Catalogue, served: Collection[str]) -> None:
     """Check that the workers serve each version that gets jobs, or serve its fallback.
 
-    A model is not checked if the workers serve none of its versions, because other workers may
-    serve this model.
-
-    Args:
-        catalogue: The catalogue.
-        served: The names of the models and versions that the workers serve.
-
-    Raises:
-        CatalogueError: A version gets jobs, but no worker serves this version or its fallback.
-        UnknownModel: The catalogue does not contain a name in `served`.
+    `served` has the names of the models and versions that the workers serve. Other workers may
+    serve the models of which these serve no version. Raises CatalogueError or UnknownModel.
     """
     names = {catalogue.model(name).name for name in served}
     for model in catalogue.values():
@@ -625,10 +551,7 @@ class Priority(StrEnum):
     @property
     def higher(self) -> tuple["Priority", ...]:
         """All priorities that are higher than this priority."""
-        return _HIGHER[self]
-
-
-_HIGHER: Final = {Priority.NORMAL: (), Priority.LOW: (Priority.NORMAL,)}
+        return (Priority.NORMAL,) if self is Priority.LOW else ()
 
 
 def queue_of(model: ModelEntry, priority: Priority) -> str:
@@ -643,10 +566,9 @@ def find_queue(catalogue: Catalogue, queue: str) -> tuple[ModelEntry, Priority] 
 
 
 def format_entry(model: ModelEntry) -> str:
-    """Return a model's entry in TOML with all its keys, including those with default values.
+    """Return an entry in TOML with all defaults, without the keys that have no value.
 
-    Keys without a value are omitted, for example `weights` of a model without weights. For
-    versions other than the first, the keys that all versions share are omitted, too.
+    The entry of a version other than the first omits the keys that all versions share.
     """
     values = {each.name: getattr(model, each.name) for each in fields(model)}
     for key in ("inputs", "results"):

@@ -19,10 +19,7 @@ from typing import ClassVar
 
 
 class ContractError(Exception):
-    """The base class of the errors in this module.
-
-    `code` is the name of the error for callers and operators, and never changes.
-    """
+    """The base class. `code` is the error's name for callers and operators, and never changes."""
 
     code: ClassVar[str] = "contract-error"
     retryable: ClassVar[bool] = False
@@ -75,10 +72,7 @@ class ForbiddenAddress(ContractError):
 
 
 class TooManyLookUps(ContractError):
-    """Too many DNS look-ups are running, either in this process or in one group of look-ups.
-
-    A group contains the look-ups for one tenant or for one model.
-    """
+    """Too many DNS look-ups are running, in this process or for one tenant or model."""
 
     code = "too-many-look-ups"
     retryable = True

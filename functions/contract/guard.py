@@ -70,10 +70,7 @@ def is_public(address: IPAddress) -> bool:
 
 
 def is_listed(address: IPAddress, networks: Iterable[IPNetwork]) -> bool:
-    """Return whether one of the networks contains the address.
-
-    An IPv4-mapped IPv6 address is treated as an IPv4 address.
-    """
+    """Return whether a network contains the address, which may be a mapped IPv4 address."""
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return any((mapped or address) in network for network in networks)
 
@@ -88,18 +85,12 @@ _NUMERIC_PART = re.compile(r"\d+|0[xX][0-9A-Fa-f]*")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 LookUp = Callable[[str, int], Iterable[str]]
-"""The type of a function that looks up a host and a port in DNS.
-
-The function returns the IP addresses as strings. It raises OSError if the host has no address.
-"""
+"""Returns the IP addresses of a host and a port, or raises OSError if the host has none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The parts of a checked URL.
-
-    `host` is a lower-case name or an IP address without brackets. `path` includes the query.
-    """
+    """A checked URL: a lower-case name or an IP address without brackets, and path with query."""
 
     scheme: str
     host: str
@@ -116,10 +107,7 @@ class Target:
 
     @property
     def authority(self) -> str:
-        """The host and the port in the format of a Host header.
-
-        Logs may show this part of a URL. The other parts may contain secrets.
-        """
+        """The host and the port as in a Host header. Other parts of a URL may contain secrets."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
@@ -128,14 +116,7 @@ class AddressGuard:
     """Allows https to public addresses, and both http and https to hosts in the allow list."""
 
     def __init__(self, allowed: str = "") -> None:
-        """Read the allow list.
-
-        Args:
-            allowed: Host names and networks in CIDR form, separated by commas.
-
-        Raises:
-            ValueError: An entry of the list is neither a host name nor a network.
-        """
+        """Read host names and networks in CIDR form, separated by commas. Raises ValueError."""
         self._hosts: set[str] = set()
         self._networks: list[IPNetwork] = []
         for entry in filter(None, (part.strip().lower() for part in allowed.split(","))):
@@ -149,10 +130,9 @@ class AddressGuard:
                 self._hosts.add(entry.rstrip("."))
 
     def check_form(self, url: str) -> Target:
-        """Check the text of a URL without a DNS look-up, and return the URL's parts.
+        """Check the text of a URL without a DNS look-up, or raise ForbiddenAddress.
 
-        If the host is a name, the caller must also pass the result to `resolve`, which checks the
-        addresses of the host. Raises ForbiddenAddress if the URL is not allowed.
+        If the host is a name, `resolve` must check its addresses, too.
         """
         target = _parse_url(url)
         if target.address is not None:
@@ -162,10 +142,9 @@ class AddressGuard:
         return target
 
     def resolve(self, target: Target, look_up: LookUp) -> tuple[str, ...]:
-        """Return the addresses of the target. Raises ForbiddenAddress if an address is not allowed.
+        """Return the addresses of the target, or raise ForbiddenAddress.
 
-        `look_up` finds the addresses of a host name. It is not called if the host is an IP address.
-        If `look_up` raises TimeoutError, this method raises the same error.
+        `look_up` is not called if the host is an IP address. Its TimeoutError passes through.
         """
         if target.address is not None:
             self._check(target, target.address)
@@ -250,34 +229,25 @@ def _is_numeric(host: str) -> bool:
 
 
 def system_look_up(host: str, port: int) -> Iterable[str]:
-    """Look up the addresses of a host with the operating system. The call may block for a minute.
-
-    Raises OSError if the host has no address, and UnicodeError if the name is not valid.
-    """
+    """Ask the operating system, for up to a minute. Raises UnicodeError for an invalid name."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [str(address[0]) for *_, address in found]
 
 
+# How many host names a process looks up at the same time, in total and for one share.
 MAX_LOOK_UPS: Final = 64
-"""The largest number of host names that a process looks up at the same time."""
-
 MAX_LOOK_UPS_OF_A_SHARE: Final = 8
-"""The largest number of host names that a process looks up at the same time for one share.
-
-A share is a group of look-ups, for example those for one tenant.
-"""
 
 
 class Resolver:
     """Looks up host names in DNS, in a limited number of threads. Any thread may call the methods.
 
     A look-up of the operating system cannot be cancelled, and takes up to a minute if no DNS server
-    answers. Therefore each look-up has a daemon thread of its own. A look-up that gets no answer
-    delays neither the shutdown of the process nor other work.
+    answers. Therefore each look-up has a daemon thread of its own, which delays neither the
+    shutdown of the process nor other work.
 
-    The look-ups are divided into groups, called shares. For example, the look-ups for one tenant
-    are a share. A look-up counts for the share that started it until the look-up ends. Callers that
-    need the same host name at the same time wait for one look-up.
+    A look-up counts until its end for the share that started it, for example for a tenant. Callers
+    that need the same host name at the same time wait for one look-up.
     """
 
     def __init__(
@@ -286,14 +256,6 @@ class Resolver:
         max_count: int = MAX_LOOK_UPS,
         max_count_of_a_share: int = MAX_LOOK_UPS_OF_A_SHARE,
     ) -> None:
-        """Set the look-up function and the limits.
-
-        Args:
-            look_up: Finds the addresses of a host, and may block.
-            max_count: How many look-ups may run at the same time.
-            max_count_of_a_share: How many look-ups may run at the same time for one group of
-                requests (share), for example for the requests of one tenant.
-        """
         self._look_up = look_up
         self._max_count = max_count
         self._max_count_of_a_share = max_count_of_a_share
@@ -304,18 +266,9 @@ class Resolver:
     def start(self, host: str, port: int, share: str) -> Future[tuple[str, ...]]:
         """Start to look up a host name, or join the running look-up of this name.
 
-        Args:
-            host: The host name.
-            port: The port, which has no influence on the addresses.
-            share: The name of the group of look-ups (share) whose limit applies to a new look-up,
-                for example the look-ups for one tenant.
-
-        Returns:
-            A future with the addresses. Its `result` method raises OSError or UnicodeError if the
-            look-up failed. The future cannot be cancelled, because several callers may wait for it.
-
-        Raises:
-            TooManyLookUps: Too many look-ups are running, in this process or in the group `share`.
+        The result of the future raises OSError or UnicodeError if the look-up failed. The future
+        cannot be cancelled, because several callers may wait for it. The port has no influence on
+        the addresses. Raises TooManyLookUps.
         """
         with self._lock:
             if (running := self._running.get(host)) is not None:
@@ -340,13 +293,9 @@ class Resolver:
         return future
 
     def look_up(self, host: str, port: int, share: str, seconds: float) -> tuple[str, ...]:
-        """Return the addresses of a host name. Wait at most `seconds` for the look-up.
+        """Return the addresses of a host name, after at most `seconds`.
 
-        Raises:
-            TimeoutError: The look-up has not ended in time. It still runs and counts for `share`.
-            OSError: The name has no address.
-            UnicodeError: The name is not valid.
-            TooManyLookUps: Too many look-ups are running, in this process or in the group `share`.
+        Raises the errors of `start` and of its future. After TimeoutError, the look-up still runs.
         """
         return self.start(host, port, share).result(max(0.0, seconds))
 

@@ -50,9 +50,8 @@ def sniff(data: bytes | mmap) -> str | None:
 def agrees(announced: str, data: bytes | mmap) -> bool:
     """Return whether `data` can have the media type that the sender announced.
 
-    For some media types, files begin with known bytes: the signature of the type. Data of such a
-    type must begin with this signature. Text must not begin with any signature, and must not
-    contain a NUL byte. Data of all other types is accepted.
+    Data of a type with a signature must begin with it. Text must have neither a signature nor a NUL
+    byte. Other types are accepted.
     """
     if announced in _RECOGNISED:
         return sniff(data) == announced

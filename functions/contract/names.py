@@ -26,43 +26,23 @@ SETTING_SERVICE_BUS: Final = "SERVICE_BUS"
 
 PROPERTY_TRACEPARENT: Final = "traceparent"
 PROPERTY_TRACESTATE: Final = "tracestate"
+# How the worker process ended that held a message. A worker adds the property when it abandons a
+# message that a dead process has left locked while it ran the message's job.
 PROPERTY_WORKER_DEATH: Final = "worker-death"
-"""The application property that says how the worker process ended that held a message.
-
-A worker adds the property when it abandons a message that a dead process has left locked while it
-ran the message's job.
-"""
-
+# Which earlier deliveries count against a message's job: docs/reference/message-contract.md.
 PROPERTY_DELIVERY_HISTORY: Final = "delivery-history"
-"""The application property that says which earlier deliveries count against a message's job.
-
-Only workers write and read it. docs/reference/message-contract.md describes it.
-"""
 
 PAYLOAD_CONTAINER: Final = "payloads"
 REPLY_EXPIRES_PARAMETER: Final = "expires"
 REPLY_QUEUE_PARAMETER: Final = "queue"
 REPLY_TOKEN_PARAMETER: Final = "token"  # noqa: S105  a parameter name, not a secret
 
-
+# The prefixes of the names of blobs. The sums are the counts of jobs of gateway processes.
 UPLOADS: Final = "uploads/"
-"""The prefix of the names of blobs that contain uploads."""
-
-
 OUTCOMES: Final = "outcomes/"
-"""The prefix of the names of blobs that contain jobs' outcomes."""
-
-
 DELIVERIES: Final = "deliveries/"
-"""The prefix of the names of blobs that contain workers' notes about single deliveries."""
-
-
 HEARTBEATS: Final = "heartbeats/"
-"""The prefix of the names of blobs that contain workers' heartbeats."""
-
-
 SUMS: Final = "sums/"
-"""The prefix of the names of blobs with the counts of jobs of gateway processes."""
 
 
 def heartbeat_blob(worker: str) -> str:
@@ -71,15 +51,12 @@ def heartbeat_blob(worker: str) -> str:
 
 
 def input_blob(job_id: str, name: str | None = None) -> str:
-    """Return the name of the blob that contains a job's input.
-
-    `name` is the name of a named input; None for the input without a name.
-    """
+    """Return the name of the blob that contains a job's input, or its named input `name`."""
     return f"inputs/{job_id}" if name is None else f"inputs/{job_id}/{name}"
 
 
 def upload_blob(upload_id: str, owner: str) -> str:
-    """Return the name of the blob that contains an upload. `owner` identifies the tenant."""
+    """Return the name of the blob of an upload. `owner` identifies the tenant."""
     return f"{UPLOADS}{upload_id}.{owner}"
 
 
@@ -87,19 +64,15 @@ _RESULT_PART = re.compile("(?:/[0-9a-f]{32})?")
 
 
 def result_blob(job_id: str) -> str:
-    """Return a new name for the blob of a job's result. Each call returns a different name.
+    """Return a new name for the blob of a job's result.
 
-    A producer may send a message that has the id of another job. The result of this message gets a
-    different name, so it cannot replace the result of the other job.
+    A producer's message with the id of another job cannot replace the result of that job.
     """
     return f"results/{job_id}/{secrets.token_hex(16)}"
 
 
 def is_result_blob(job_id: str, blob: str) -> bool:
-    """Return whether `blob` can be the name of a blob that contains a result of this job.
-
-    `result_blob` returns such names. Older workers use the same name without its random last part.
-    """
+    """Return whether a blob may be a result of this job. Older workers omit the random part."""
     prefix = f"results/{job_id}"
     return blob.startswith(prefix) and _RESULT_PART.fullmatch(blob, len(prefix)) is not None
 
@@ -112,16 +85,14 @@ def outcome_blob(job_id: str) -> str:
 def delivery_notes(job_id: str, reply_token: str) -> str:
     """Return the name prefix of the blobs that contain the notes about a job's deliveries.
 
-    A producer may send a message with the id of any job. The prefix contains a digest of the job's
-    reply token, which the producer does not have. Therefore the producer cannot add notes to the
-    job.
+    The digest of the reply token is in it so that a producer cannot add notes to any job.
     """
     digest = hashlib.sha256(reply_token.encode("utf-8", "replace")).hexdigest()
     return f"{DELIVERIES}{job_id}/{digest[:32]}/"
 
 
 def low_priority_queue(queue: str) -> str:
-    """Return the name of a model's low-priority queue. `queue` is the model's normal queue."""
+    """Return the name of the low-priority queue beside a model's normal queue."""
     return f"{queue}-low"
 
 
@@ -152,18 +123,12 @@ WORKER_ROUTE: Final = re.compile(
 
 
 def progress_url(reply_url: str) -> str | None:
-    """Return the URL for a job's progress reports. `reply_url` is the URL for the job's reply.
-
-    Return None if `reply_url` is not a reply URL of the gateway.
-    """
+    """Return the URL for a job's progress reports; None for a foreign reply URL."""
     return _sibling_url(reply_url, "progress")
 
 
 def children_url(reply_url: str) -> str | None:
-    """Return the URL for a job's child jobs. `reply_url` is the URL for the job's reply.
-
-    Return None if `reply_url` is not a reply URL of the gateway.
-    """
+    """Return the URL for a job's child jobs; None for a foreign reply URL."""
     return _sibling_url(reply_url, "children")
 
 

@@ -52,10 +52,7 @@ _SHOWN_CHARACTERS: Final = 60
 
 
 class InvalidParameter(ValueError):
-    """A caller's parameter does not match the model's schema.
-
-    `pointer` is the JSON Pointer (RFC 6901) from the object of all parameters to the wrong value.
-    """
+    """A parameter does not match the schema. `pointer` is its JSON Pointer in all parameters."""
 
     def __init__(self, pointer: str, detail: str) -> None:
         super().__init__(f"parameters{pointer}: {detail}")
@@ -63,11 +60,7 @@ class InvalidParameter(ValueError):
 
 
 def read_schemas(path: str, value: Any) -> Mapping[str, Schema]:
-    """Return the schemas of a model's parameters by name.
-
-    Raises CatalogueError if a schema is not valid. `path` is the position of the schemas in the
-    catalogue, for the text of this error.
-    """
+    """Return the schemas of parameters by name, or raise CatalogueError with the `path`."""
     if not isinstance(value, dict):
         raise CatalogueError(
             f'{path}: expected a table, for example {{top = {{type = "integer"}}}}'
@@ -122,11 +115,7 @@ def _fits(kind: str, key: str, value: Any) -> bool:
 
 
 def check_parameters(schemas: Mapping[str, Schema], given: Mapping[str, Any]) -> None:
-    """Check the parameters that a caller has sent against the model's schemas.
-
-    Every parameter may be omitted. Raises InvalidParameter for the first parameter that has no
-    schema or does not match its schema.
-    """
+    """Check what a caller has sent, who may omit each parameter. Raises InvalidParameter."""
     for name, value in given.items():
         pointer = "/" + name[:_SHOWN_CHARACTERS].replace("~", "~0").replace("/", "~1")
         schema = schemas.get(name)
@@ -167,10 +156,7 @@ def _matches(schema: Schema, value: Any) -> bool:
 
 
 def _has_type(value: Any, kind: str) -> bool:
-    """Return whether a value has the JSON type `kind`.
-
-    True and False are booleans and not integers here, unlike in Python.
-    """
+    """Return whether a value has the JSON type `kind`. True is no integer, unlike in Python."""
     if kind == "integer" and isinstance(value, float):
         return value.is_integer()
     return isinstance(value, _TYPES[kind]) and (kind == "boolean" or not isinstance(value, bool))

@@ -33,17 +33,15 @@ def names(catalogue: Catalogue) -> frozenset[str]:
 
 
 def may_take_replies(queue: str, own: frozenset[str]) -> bool:
-    """Return whether replies may be sent to this queue.
+    """Return whether the name is valid for replies, and is none of our `own` models' queues.
 
-    `own` contains the names of the models' queues. Replies must not be sent to these queues,
-    because a worker would read a reply as a request. A name that is too long or contains `$` is
-    not allowed either.
+    A worker would read a reply in a model's queue as a request.
     """
     return queue.lower() not in own and len(queue) <= _NAME_CHARACTERS and "$" not in queue
 
 
 def config(catalogue: Catalogue) -> dict[str, Any]:
-    """Return the content of Config.json, which lists all queues of the catalogue."""
+    """Return the content of Config.json."""
     queues = [
         _queue(name, model)
         for model in catalogue.values()
@@ -65,10 +63,9 @@ def cloud_lock_seconds(model: ModelEntry) -> int:
 def queue_delivery_count(model: ModelEntry) -> int:
     """Return the maximum delivery count of a model's queues.
 
-    It is much larger than the model's `max_delivery_count`. Service Bus counts each delivery, also
-    if the worker was killed by another job or from outside. The workers count the deliveries that
-    failed because of the job, and dead-letter the message. The queue's count is the last limit, for
-    deliveries that no worker can judge.
+    It is much larger than the model's `max_delivery_count`, because Service Bus also counts the
+    deliveries to workers that something else has killed. Workers count the deliveries that failed
+    because of the job. This count is the last limit, for deliveries that no worker can judge.
     """
     return min(max(10 * model.max_delivery_count, _LEAST_DELIVERY_COUNT), _LARGEST_DELIVERY_COUNT)
 

@@ -23,15 +23,10 @@ _ZONE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(?:/[A-Za-z0-9_+-]+)*")
 
 @dataclass(frozen=True, slots=True)
 class WarmPeriod:
-    """A period that repeats each week.
+    """A period that repeats each week on the days on which it starts; 0 is Monday.
 
-    Attributes:
-        days: The days on which the period starts, in order: 0 is Monday, and 6 is Sunday.
-        start_minutes: When the period starts, in minutes after midnight.
-        end_minutes: When the period ends, in minutes after midnight of its first day. The number is
-            greater than `start_minutes`. It is greater than 1440 if the period ends on the next
-            day.
-        timezone: The name of the time zone of both times.
+    Both times are in minutes after midnight of the first day. If the period ends on the next day,
+    `end_minutes` is greater than 1440.
     """
 
     days: tuple[int, ...]
@@ -41,25 +36,19 @@ class WarmPeriod:
 
     @property
     def start_cron(self) -> str:
-        """A cron expression for the times at which the period starts, in the period's time zone."""
+        """A cron expression for the start of the period, in its time zone."""
         return _format_cron(self.days, self.start_minutes)
 
     @property
     def end_cron(self) -> str:
-        """A cron expression for the times at which the period ends, in the period's time zone."""
+        """A cron expression for the end of the period, in its time zone."""
         return _format_cron(self.days, self.end_minutes)
 
 
 def read_periods(key: str, value: Any) -> tuple[str, ...]:
-    """Check the warm periods of a catalogue entry, and return them as texts.
+    """Check a period, or a list of periods, at the position `key` of the catalogue.
 
-    Args:
-        key: The names of the entry and of the key, such as `classifier.warm`, for messages.
-        value: The value in the catalogue: a text, or a list of texts.
-
-    Raises:
-        CatalogueError: The value is neither a period nor a list of periods. The error names the
-            key.
+    Raises CatalogueError, which names the key.
     """
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
@@ -73,11 +62,7 @@ def read_periods(key: str, value: Any) -> tuple[str, ...]:
 
 
 def parse_period(text: str) -> WarmPeriod:
-    """Return the period that a text describes.
-
-    Raises:
-        ValueError: The text is not a period. The error says what is wrong and what is expected.
-    """
+    """Return the period that a text describes. Raises ValueError, which says what is expected."""
     parts = text.split()
     if len(parts) != 3:
         raise ValueError(f'expected days, times and a time zone as in "{EXAMPLE}", found {text!r}')
@@ -126,10 +111,7 @@ def _parse_times(text: str) -> tuple[int, int]:
 
 
 def _check_timezone(name: str) -> None:
-    """Raise ValueError if the time zone does not exist.
-
-    On a machine without the IANA database, only the form of the name is checked.
-    """
+    """Raise ValueError if the time zone does not exist, unless the machine knows no time zones."""
     try:
         if _ZONE.fullmatch(name):
             ZoneInfo(name)
@@ -141,13 +123,7 @@ def _check_timezone(name: str) -> None:
 
 
 def _format_cron(days: tuple[int, ...], minutes: int) -> str:
-    """Return a cron expression for a time of day on some days of the week.
-
-    Args:
-        days: The days of the week: 0 is Monday, and 6 is Sunday.
-        minutes: The time, in minutes after midnight at the start of each of the days. A value of
-            1440 or more is a time on the next day, for example 1500 is 01:00.
-    """
+    """Return a cron expression for a time on some days; from 1440 minutes, on the days after."""
     next_day, rest = divmod(minutes, _DAY_MINUTES)
     # Cron counts the days from Sunday.
     numbers = sorted((day + next_day + 1) % 7 for day in days)

@@ -1,8 +1,7 @@
 """Sign webhooks according to the Standard Webhooks specification 1.0.
 
 A signature covers the id, the time and the body of a webhook request. A request has one signature
-for each configured secret. While an operator replaces a secret, the old and the new secret are both
-configured. The server that receives the webhook can then verify the request with either secret.
+for each configured secret. While an operator replaces a secret, both are configured.
 
 Each tenant has secrets of its own, which are derived from WEBHOOK_SECRETS and the tenant's name.
 If all tenants had the same secrets, a tenant could give a job the webhook URL of another tenant,
@@ -33,10 +32,7 @@ _MAX_SECRET_BYTES = 64
 
 
 def parse_secrets(text: str) -> tuple[bytes, ...]:
-    """Decode webhook secrets that are separated by commas, for example `whsec_…,whsec_…`.
-
-    Raises ValueError if a secret is not valid. The error's text contains no secret.
-    """
+    """Decode secrets such as `whsec_…,whsec_…`. Raises ValueError, which contains no secret."""
     secrets = []
     for entry in filter(None, (part.strip() for part in text.split(","))):
         if not entry.startswith(_PREFIX):
@@ -55,10 +51,7 @@ def parse_secrets(text: str) -> tuple[bytes, ...]:
 
 
 def tenant_secrets(secrets: Sequence[bytes], tenant: str) -> tuple[bytes, ...]:
-    """Return the secrets that sign the webhooks of a tenant's jobs, one for each of `secrets`.
-
-    On a gateway without tenants, `tenant` is an empty string, and the result is equal to `secrets`.
-    """
+    """Return a tenant's secrets, one for each of `secrets`; without a tenant, these themselves."""
     if not tenant:
         return tuple(secrets)
     # The content of a webhook starts with "job_", so no webhook has this text as its content.
@@ -67,12 +60,12 @@ def tenant_secrets(secrets: Sequence[bytes], tenant: str) -> tuple[bytes, ...]:
 
 
 def format_secrets(secrets: Sequence[bytes]) -> str:
-    """Return secrets as text in the form `whsec_…,whsec_…`, which receivers use."""
+    """Return secrets as receivers use them, as `whsec_…,whsec_…`."""
     return ",".join(f"{_PREFIX}{base64.b64encode(secret).decode()}" for secret in secrets)
 
 
 def event_id(job_id: str) -> str:
-    """Return the event id of a job's webhook. All attempts to deliver the webhook have this id."""
+    """Return the event id of all attempts to deliver a job's webhook."""
     # A dot separates the signed parts, so the id must not contain a dot.
     return f"job_{job_id.replace('.', '_')}"
 
@@ -80,13 +73,9 @@ def event_id(job_id: str) -> str:
 def signed_headers(
     secrets: Sequence[bytes], event: str, now: datetime, body: bytes
 ) -> dict[str, str]:
-    """Return the headers of a webhook request. They contain one signature for each secret.
+    """Return the headers of a webhook request, with one signature for each secret.
 
-    Args:
-        secrets: The keys of the signatures. Without keys, the headers contain no signature.
-        event: The id of the webhook message, which is the same in each attempt to deliver it.
-        now: The current time, which the receiver compares with its clock.
-        body: The body of the request.
+    The receiver compares `now` with its clock.
     """
     timestamp = str(int(now.timestamp()))
     headers = {
@@ -107,10 +96,7 @@ def _signature(secret: bytes, content: bytes) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the webhook secrets of a tenant, each on its own line, and return 0.
-
-    If the tenant's name or standard input is not valid, print the error and exit with status 2.
-    """
+    """Print the webhook secrets of a tenant, each on its own line. Exit with 2 after an error."""
     parser = argparse.ArgumentParser(
         prog="python -m contract.webhook",
         description="Print the secrets with which a tenant's receivers verify webhooks. Standard "

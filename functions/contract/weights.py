@@ -42,12 +42,8 @@ class WeightsScheme(StrEnum):
 class WeightsLocation:
     """A parsed location of weights.
 
-    Attributes:
-        scheme: The kind of place in which the weights are stored.
-        place: The blob container, the package, or the repository as ORG/NAME. Empty for the scheme
-            `file`.
-        path: The name of the blob, or the path of the file, with `/` between its parts.
-        commit: The commit of the Hugging Face repository. Empty for all schemes except `hf`.
+    `place` is the container, the package, or the repository as ORG/NAME; empty for a file. Only
+    weights on the Hugging Face Hub have a `commit`.
     """
 
     scheme: WeightsScheme
@@ -68,11 +64,7 @@ class WeightsLocation:
 
 
 def parse_weights(text: str) -> WeightsLocation:
-    """Return the location that the key `weights` of a catalogue entry names.
-
-    Raises:
-        ValueError: The text is not a location of weights. The error says what is expected.
-    """
+    """Return the location that a text names. Raises ValueError, which says what is expected."""
     found = _LOCATION.fullmatch(text)
     if found is None:
         raise ValueError(EXPECTED)
@@ -113,18 +105,14 @@ def _parse_hub(rest: str) -> WeightsLocation:
 
 
 def hub_blob(sha256: str) -> str:
-    """Return the name of the blob that contains a copy of weights from the Hugging Face Hub.
-
-    The container is `HUB_CONTAINER`. `sha256` is the digest in the catalogue entry.
-    """
+    """Return the name, in HUB_CONTAINER, of the copy of weights from the Hugging Face Hub."""
     return f"sha256/{sha256}"
 
 
 def list_hub_files(models: Iterable[tuple[str, str]]) -> list[str]:
-    """Return a line for each file of weights on the Hugging Face Hub: its digest and its URL path.
+    """Return the digest and the URL path of each file of weights on the Hugging Face Hub, sorted.
 
-    `models` contains a pair for each catalogue entry: the values of `weights` and `weights_sha256`.
-    Entries whose weights are not on the hub are left out.
+    `models` has the values of `weights` and `weights_sha256` of each catalogue entry.
     """
     lines = {
         f"{sha256} {location.hub_path}"
