@@ -57,11 +57,9 @@ class BlobStore(Protocol):
             ResourceNotFoundError: The blob does not exist.
             PayloadCorrupt: The blob's size differs from the size in the reference.
         """
-        ...
 
     def write(self, blob: str, data: bytes, media_type: str) -> None:
         """Write a blob. An existing blob with this name is replaced."""
-        ...
 
 
 class AzureBlobStore:

@@ -1,4 +1,4 @@
-"""Check what a model reports about its progress."""
+"""The context of a model that runs without a job, and the checks of a progress report."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -7,10 +7,7 @@ MAX_MESSAGE_CHARACTERS: Final = 500
 
 
 def check_progress(fraction: float | None, message: str | None) -> None:
-    """Check the arguments of `Context.progress`.
-
-    Raises ValueError if the fraction is not from 0 to 1, or if the text is too long.
-    """
+    """Raise ValueError if the fraction is not from 0 to 1, or if the text is too long."""
     if fraction is not None and not 0 <= fraction <= 1:
         raise ValueError(f"fraction: expected a number from 0 to 1, found {fraction}")
     if message is not None and len(message) > MAX_MESSAGE_CHARACTERS:
@@ -29,10 +26,7 @@ class NullContext:
     """A context that sends no reports, for runs of a model without a job."""
 
     def progress(self, fraction: float | None = None, message: str | None = None) -> None:
-        """Check the model's progress report as a worker does.
-
-        Raises ValueError if the fraction is not from 0 to 1, or if the text is too long.
-        """
+        """Check the report as a worker does."""
         check_progress(fraction, message)
 
     def check(self) -> None:

@@ -50,8 +50,6 @@ _TYPES: Final[Mapping[Any, str]] = {
     float: "number",
     str: "string",
 }
-
-
 # By name, because a worker that serves no torch model does not import numpy.
 _INPUT_TYPES: Final[Mapping[str, Accepts]] = {
     "worker.inputs.audio.Audio": "audio",
@@ -59,16 +57,15 @@ _INPUT_TYPES: Final[Mapping[str, Accepts]] = {
     "builtins.bytes": "bytes",
     "numpy.ndarray": "tensor",
 }
+_PICTURES: Final = ("image/png", "image/jpeg", "image/webp")
+_ANY_TYPE: Final = ("*/*",)
 
 
 @dataclass(frozen=True, slots=True)
 class InputArgument:
     """A keyword-only argument that is a named input.
 
-    Attributes:
-        accepts: The kind of input.
-        optional: Whether the argument has a default, so that callers may omit the input.
-        description: A sentence for callers; empty if the type hint contains no text.
+    It is optional if it has a default. The description is the text in its type hint.
     """
 
     accepts: Accepts
@@ -76,46 +73,69 @@ class InputArgument:
     description: str
 
 
+@dataclass(frozen=True, slots=True)
+class ResultDeclaration:
+    """A named result that a model's class declares.
+
+    Attributes:
+        media_types: The media types that the result may have, the default first. `text/*` stands
+            for all types of text, and `*/*` for all types except JSON. Empty if the type hint is
+            `Any`, which allows all types.
+        optional: Whether the model may omit the result.
+        description: A sentence for callers; empty if the type hint contains no text.
+    """
+
+    media_types: tuple[str, ...]
+    optional: bool
+    description: str
+
+    @property
+    def default_media_type(self) -> str:
+        """The type to propose if the model's catalogue entry does not contain the result."""
+        if self.media_types == _ANY_TYPE:
+            return media.OCTET_STREAM
+        return media.TEXT if "text/*" in self.media_types else (*self.media_types, media.JSON)[0]
+
+    def allows(self, media_type: str) -> bool:
+        """Return whether the result may have this media type."""
+        if self.media_types == _ANY_TYPE:
+            return media_type != media.JSON
+        is_text = "text/*" in self.media_types and media_type.startswith("text/")
+        return not self.media_types or media_type in self.media_types or is_text
+
+
 class ParameterArguments:
     """The arguments through which a method of a model receives the parameters of a job."""
 
     def __init__(self, method: Callable[..., Any]) -> None:
-        """Read the method's signature.
-
-        Raises:
-            ModelUnfit: A keyword-only argument has no type hint, or a type hint that is not
-                supported.
-        """
-        self.takes_mapping = _MAPPING in _arguments(method)
-        self.schemas: Mapping[str, Schema] = read_arguments(method)
+        """Read the method's signature. Raises ModelUnfit if a type hint is not supported."""
         arguments = _arguments(method)
+        self._takes_mapping = _MAPPING in arguments
+        self._schemas = read_arguments(method)
         self._required = [
-            name for name in self.schemas if arguments[name].default is inspect.Parameter.empty
+            name for name in self._schemas if arguments[name].default is inspect.Parameter.empty
         ]
 
     @property
     def exist(self) -> bool:
         """Whether the model's method has arguments for parameters."""
-        return self.takes_mapping or bool(self.schemas)
+        return self._takes_mapping or bool(self._schemas)
 
     def of(self, parameters: Parameters) -> dict[str, Any]:
         """Return the keyword arguments that pass a job's parameters to the model's method.
 
-        If the caller did not send a parameter, its argument is omitted, and the method uses the
-        argument's default.
-
-        Raises:
-            InvalidInput: The caller did not send a parameter whose argument has no default.
+        A parameter that was not sent is omitted. Raises InvalidInput if its argument has no
+        default.
         """
         for name in self._required:
             if name not in parameters:
                 raise InvalidInput(f"parameters/{name}: the parameter is missing; send it")
         arguments: dict[str, Any] = {
             name: _converted(schema, parameters[name])
-            for name, schema in self.schemas.items()
+            for name, schema in self._schemas.items()
             if name in parameters
         }
-        if self.takes_mapping:
+        if self._takes_mapping:
             arguments[_MAPPING] = parameters
         return arguments
 
@@ -123,10 +143,8 @@ class ParameterArguments:
 def read_arguments(method: Callable[..., Any]) -> dict[str, Schema]:
     """Return the schemas of the parameters that a method's keyword-only arguments declare.
 
-    The argument `parameters` and named inputs are not included.
-
-    Raises:
-        ModelUnfit: An argument has no type hint, or a type hint that is not supported.
+    The argument `parameters` and named inputs are not included. Raises ModelUnfit if an argument
+    has no type hint, or one that is not supported.
     """
     return {
         name: _schema(name, hint, default)
@@ -138,8 +156,7 @@ def read_arguments(method: Callable[..., Any]) -> dict[str, Schema]:
 def read_input_arguments(method: Callable[..., Any]) -> dict[str, InputArgument]:
     """Return the named inputs that a method's keyword-only arguments declare.
 
-    Raises:
-        ModelUnfit: A type hint contains a name that does not exist at run time.
+    Raises ModelUnfit if a type hint contains a name that does not exist at run time.
     """
     return {
         name: InputArgument(accepts, default is not inspect.Parameter.empty, _description(hint))
@@ -148,12 +165,18 @@ def read_input_arguments(method: Callable[..., Any]) -> dict[str, InputArgument]
     }
 
 
-def _keyword_arguments(method: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
-    """Return the keyword-only arguments of a method.
+def read_declared_results(infer: Any) -> dict[str, ResultDeclaration]:
+    """Return the named results that a model's class or its instance declares, by name.
 
-    The keys of the result are the names. The values are pairs of the type hint and the default. The
-    type hint is None if the argument has none.
+    Empty if the type hint of what the model returns is not a subclass of `Results`. Raises
+    ModelUnfit if a type hint contains a name that does not exist at run time.
     """
+    found = returned_results(infer)
+    return {} if found is None else read_results_class(found)
+
+
+def _keyword_arguments(method: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the type hint, or None, and the default of each keyword-only argument."""
     found = {
         name: each.default
         for name, each in _arguments(method).items()
@@ -170,9 +193,6 @@ def _read_hint(function: Any, name: str) -> Any:
 
     The hints of the other arguments are not evaluated, because their names may exist only for type
     checkers.
-
-    Raises:
-        ModelUnfit: The hint contains a name that does not exist at run time.
     """
     hint = function.__annotations__.get(name)
     if hint is None:
@@ -251,10 +271,7 @@ def _schema_of_hint(name: str, hint: Any) -> dict[str, Any]:
 
 
 def _converted(schema: Schema, value: Any) -> Any:
-    """Convert the value of a job's parameter from JSON to the Python type of the model's argument.
-
-    `schema` describes this type, for example `{"type": "number"}` for a float.
-    """
+    """Convert a parameter from JSON to the Python type of the model's argument."""
     if schema["type"] == "number":
         return float(value)
     if schema["type"] == "integer":
@@ -264,64 +281,10 @@ def _converted(schema: Schema, value: Any) -> Any:
     return value
 
 
-_PICTURES = ("image/png", "image/jpeg", "image/webp")
-
-
-@dataclass(frozen=True, slots=True)
-class ResultDeclaration:
-    """A named result that a model's class declares.
-
-    Attributes:
-        media_types: The media types that the result may have, the default first. `text/*` stands
-            for all types of text, and `*/*` for all types except JSON. Empty if the type hint is
-            `Any`, which allows all types.
-        optional: Whether the model may omit the result.
-        description: A sentence for callers; empty if the type hint contains no text.
-    """
-
-    media_types: tuple[str, ...]
-    optional: bool
-    description: str
-
-    @property
-    def default_media_type(self) -> str:
-        """The media type that is proposed for the result.
-
-        `loosely models describe` prints this type if the model's catalogue entry does not contain
-        the result.
-        """
-        if self.media_types == ("*/*",):
-            return media.OCTET_STREAM
-        return media.TEXT if "text/*" in self.media_types else (*self.media_types, media.JSON)[0]
-
-    def allows(self, media_type: str) -> bool:
-        """Return whether the result may have this media type."""
-        if self.media_types == ("*/*",):
-            return media_type != media.JSON
-        is_text = "text/*" in self.media_types and media_type.startswith("text/")
-        return not self.media_types or media_type in self.media_types or is_text
-
-
-def read_declared_results(infer: Any) -> dict[str, ResultDeclaration]:
-    """Return the named results that a model's class or its instance declares, by name.
-
-    Empty if the type hint of what the model returns is not a subclass of `Results`.
-
-    Raises:
-        ModelUnfit: A type hint contains a name that does not exist at run time.
-    """
-    found = returned_results(infer)
-    return {} if found is None else read_results_class(found)
-
-
 def returned_results(infer: Any) -> type[Results] | None:
-    """Return the subclass of `Results` in the type hint of what the model returns.
+    """Return the subclass of `Results` in the type hint of what the model returns, if any.
 
-    Return None if there is no type hint, or if the type hint is not a subclass of `Results`.
-
-    Raises:
-        ModelUnfit: A type hint of the model's method contains a name that does not exist at run
-            time.
+    Raises ModelUnfit if a hint of the method contains a name that does not exist at run time.
     """
     method = getattr(infer, "postprocess", None)
     if method is None and inspect.isroutine(infer):
@@ -343,25 +306,17 @@ def returned_results(infer: Any) -> type[Results] | None:
 def read_results_class(declaring: type[Results]) -> dict[str, ResultDeclaration]:
     """Return the named results that a subclass of `Results` declares, by name.
 
-    Raises:
-        ModelUnfit: A type hint contains a name that does not exist at run time.
+    Raises ModelUnfit if a type hint contains a name that does not exist at run time.
     """
     try:
         hints = typing.get_type_hints(declaring, include_extras=True)
     except NameError as error:
         raise _unknown_name(declaring, error) from None
-    return {
-        name: _read_result_hint(hint)
-        for name, hint in hints.items()
-        if name not in {"first", "named"}
-    }
+    names = hints.keys() - {"first", "named"}
+    return {name: _read_result_hint(hint) for name, hint in hints.items() if name in names}
 
 
 def _unknown_name(owner: Any, error: NameError) -> ModelUnfit:
-    """Return the error for a type hint that contains a name which does not exist at run time.
-
-    `owner` is the class or method to which the type hint belongs. `error` contains the name.
-    """
     path = getattr(owner, "__qualname__", repr(owner))
     return ModelUnfit(
         f"{path}: a type hint contains {error.name}, which does not exist when the model is "
@@ -373,8 +328,7 @@ def _read_result_hint(hint: Any) -> ResultDeclaration:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
         found = _read_result_hint(arguments[0])
-        texts = [each for each in arguments[1:] if isinstance(each, str)]
-        return replace(found, description=texts[0]) if texts else found
+        return replace(found, description=_description(hint) or found.description)
     if origin in (typing.Union, types.UnionType):
         members = [each for each in arguments if each is not type(None)]
         found = _read_result_hint(members[0] if len(members) == 1 else Any)
@@ -388,5 +342,5 @@ def _media_types(kind: Any) -> tuple[str, ...]:
     if kind is Image.Image:
         return _PICTURES
     if kind is bytes:
-        return ("*/*",)
+        return _ANY_TYPE
     return ("text/*", media.JSON) if kind is str else (media.JSON,)

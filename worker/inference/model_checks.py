@@ -1,4 +1,7 @@
-"""Check a model's class against the model's catalogue entry, before the model receives jobs."""
+"""Check a model's class against the model's catalogue entry, before the model receives jobs.
+
+All functions raise ModelUnfit if the class or the entry cannot be used.
+"""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -35,20 +38,7 @@ _LIMITED_FIELDS: Final = ("max_batch_size", "max_wait_ms")
 
 
 def make_instance(model: ModelEntry, make: Callable[..., Any], weights: Weights | None) -> Any:
-    """Create an instance of the model's class `Infer`.
-
-    The constructor receives the options of the catalogue entry and the weights.
-
-    Args:
-        model: The catalogue entry.
-        make: The class `Infer`.
-        weights: The model's weights; None if the model has no weights.
-
-    Raises:
-        ModelUnfit: The constructor does not accept an option of the entry, or requires an option
-            that the entry lacks.
-        Exception: Any error that the model's own code raises.
-    """
+    """Create an instance of `Infer` with the options of the catalogue entry and the weights."""
     arguments: dict[str, object] = dict(model.options)
     if weights is not None:
         arguments["weights"] = weights
@@ -73,12 +63,7 @@ def make_instance(model: ModelEntry, make: Callable[..., Any], weights: Weights 
 
 
 def check_methods(model: ModelEntry, infer: Any) -> None:
-    """Check that an instance of a model's class can be called as an item model or a batch model.
-
-    Raises:
-        ModelUnfit: The class is neither an item model nor a batch model, or the catalogue entry
-            exceeds a limit of the class.
-    """
+    """Check that an instance of `Infer` can be called as an item model or a batch model."""
     if not callable(infer):
         raise ModelUnfit(f"{model.implementation}: the class Infer has no method __call__")
     for name in _LIMITED_FIELDS:
@@ -101,15 +86,7 @@ def check_methods(model: ModelEntry, infer: Any) -> None:
 
 
 def _check_parameters(model: ModelEntry, method: Callable[..., Any]) -> None:
-    """Check that the catalogue entry has the parameters that a model's method declares.
-
-    `method` declares the parameters as keyword-only arguments. If it declares none, the parameters
-    of the entry are not checked.
-
-    Raises:
-        ModelUnfit: The parameters of the entry and the method differ, or an argument has no type
-            hint or a type hint that is not supported.
-    """
+    """Compare the parameters of the entry with those of the method, if it declares any."""
     try:
         declared = read_arguments(method)
     except ModelUnfit as error:
@@ -123,12 +100,7 @@ def _check_parameters(model: ModelEntry, method: Callable[..., Any]) -> None:
 
 
 def named_inputs(model: ModelEntry, infer: Any, accepts: Accepts) -> dict[str, InputArgument]:
-    """Return the named inputs of the model's class, which the catalogue entry must also declare.
-
-    Raises:
-        ModelUnfit: The named inputs of the entry and the class differ, the class has named inputs
-            although `accepts` is "file", or a media type of a named input cannot be decoded.
-    """
+    """Return the named inputs of the class, which the catalogue entry must also declare."""
     try:
         declared = read_input_arguments(infer.preprocess if hasattr(infer, "preprocess") else infer)
     except ModelUnfit as error:
@@ -146,9 +118,11 @@ def named_inputs(model: ModelEntry, infer: Any, accepts: Accepts) -> dict[str, I
         )
     for name, each in declared.items():
         wanted = DECODABLE_TYPES.get(each.accepts, ())
-        unfit = [kind for kind in model.inputs[name].media_types if wanted and kind not in wanted]
+        kinds = model.inputs[name].media_types
         if each.accepts == "text":
-            unfit = [kind for kind in model.inputs[name].media_types if not _is_text(kind)]
+            unfit = [kind for kind in kinds if not kind.startswith("text/")]
+        else:
+            unfit = [kind for kind in kinds if wanted and kind not in wanted]
         if unfit:
             raise ModelUnfit(
                 f"{model.name}.inputs.{name}.media_types: {unfit[0]} cannot be decoded as "
@@ -157,17 +131,8 @@ def named_inputs(model: ModelEntry, infer: Any, accepts: Accepts) -> dict[str, I
     return declared
 
 
-def _is_text(media_type: str) -> bool:
-    return media_type.startswith("text/")
-
-
 def _check_takes_context(model: ModelEntry, infer: Any) -> None:
-    """Check whether `__call__` accepts a second argument: the context, or the contexts of a batch.
-
-    Raises:
-        ModelUnfit: `__call__` does not accept a second argument although `reports_progress` is
-            true, or requires one although it is false.
-    """
+    """Check that `__call__` takes the context or contexts if `reports_progress` is true."""
     try:
         parameters = inspect.signature(infer).parameters.values()
     except ValueError:
@@ -195,15 +160,7 @@ def _check_takes_context(model: ModelEntry, infer: Any) -> None:
 
 
 def input_kind(model: ModelEntry, infer: object) -> Accepts:
-    """Return the kind of input that a model accepts, for example `image`.
-
-    The attribute `accepts` of the model's class determines the kind. Without this attribute, the
-    media types of the catalogue entry determine the kind.
-
-    Raises:
-        ModelUnfit: The kind cannot be determined, or the entry lists a media type that cannot be
-            decoded.
-    """
+    """Return what the model accepts: its attribute `accepts`, or by the entry's media types."""
     kind = _input_kind(model, infer)
     if decoded := _DECODED.get(kind):
         for media_type in model.media_types:
@@ -238,11 +195,7 @@ def _input_kind(model: ModelEntry, infer: object) -> Accepts:
 
 
 def required_sample_rate(model: ModelEntry, infer: Any) -> int | None:
-    """Return the sample rate that the model's class requires; None if it accepts every rate.
-
-    Raises:
-        ModelUnfit: The class has an attribute `sample_rate` that is not a sample rate.
-    """
+    """Return the sample rate that the class requires; None if it accepts every rate."""
     rate = getattr(infer, "sample_rate", None)
     if rate is not None and not (isinstance(rate, int) and rate in RATES):
         raise ModelUnfit(
@@ -253,12 +206,7 @@ def required_sample_rate(model: ModelEntry, infer: Any) -> int | None:
 
 
 def check_declared_results(model: ModelEntry, infer: Any) -> None:
-    """Check that the catalogue entry has the named results that the model's class declares.
-
-    Raises:
-        ModelUnfit: The results of the entry and of the class differ, or a type hint contains a name
-            that does not exist at run time.
-    """
+    """Compare the named results of the entry with those that the class declares."""
     try:
         found = returned_results(infer)
     except ModelUnfit:

@@ -1,7 +1,4 @@
-"""Load a model when memory is free, and unload the model when other models need the memory.
-
-The memory that a model uses is measured after the model was loaded.
-"""
+"""Load a model when memory is free, and unload the model when other models need the memory."""
 
 import contextlib
 import logging
@@ -67,16 +64,9 @@ class ModelManager:
     ) -> None:
         """Store the dependencies. The model is loaded later, by `load`.
 
-        Args:
-            model: The catalogue entry.
-            load: Loads the model, or raises ModelUnusable.
-            sharing: Reserves memory on the device, which other models and processes may also use.
-            workload: Shows whether the model has jobs to run.
-            telemetry: Records loads, unloads and batches.
-            journal: Records each load in a file, so that the worker stops loading a model if its
-                loads kill the process. By default, nothing is recorded.
-            refuse_after_seconds: How long jobs wait while the model is set aside. Then they are
-                received and fail. If it is 0, they are never received.
+        The journal records each load in a file, so that the worker stops loading a model if its
+        loads kill the process. Jobs wait for `refuse_after_seconds` while the model is set aside.
+        Then they are received and fail; if it is 0, they are never received.
         """
         self._model = model
         self._load = load
@@ -84,11 +74,14 @@ class ModelManager:
         self._workload = workload
         self.telemetry = telemetry or ModelTelemetry(model.name)
         self._backoff = RetryDelays(first_seconds=1.0, limit_seconds=60.0)
-        self._loaded: LoadedModel | None = None
+        self.loaded: LoadedModel | None = None
+        """The loaded model. It may be unloaded at any time, so read this attribute only once."""
         self._reservation: MemoryReservation | None = None
         self._device: Device | None = None
         self._resident_bytes = 0
-        self._problem: dict[str, str] | None = None
+        self.problem: dict[str, str] | None = None
+        """Code and text of the error of the last load; None also while the model waits for memory.
+        """
         self._journal = journal or LoadJournal(None)
         self._refuse_after_seconds = refuse_after_seconds
         self._set_aside_at: float | None = None
@@ -98,41 +91,26 @@ class ModelManager:
         """How long the last successful load took, in seconds; None before the first load."""
         self.limit = self._new_limit()
 
-    @property
-    def loaded(self) -> LoadedModel | None:
-        """Return the loaded model, or None if the model is not loaded.
-
-        The model may be unloaded at any time. A caller that uses the loaded model in several steps
-        must read this property only once.
-        """
-        return self._loaded
-
     def runs_items(self) -> bool:
         """Return whether an item model is loaded, which runs one item in each call."""
-        loaded = self._loaded
+        loaded = self.loaded
         return loaded is not None and not loaded.preprocesses
 
     @property
     def is_standing_by(self) -> bool:
-        """Return whether the model waits for memory of a shared device before it can be loaded.
-
-        The result is False if the last load failed.
-        """
-        is_waiting = self._loaded is None and isinstance(self._reservation, SharedReservation)
-        return is_waiting and self._problem is None
+        """Whether the model waits for memory of a shared device, after no failed load."""
+        is_waiting = self.loaded is None and isinstance(self._reservation, SharedReservation)
+        return is_waiting and self.problem is None
 
     @property
     def is_set_aside(self) -> bool:
-        """Return whether the model is broken: a load failed, but not because a service was down."""
+        """Whether the model is broken: a load failed, but not because a service was down."""
         return self._set_aside_at is not None
 
     @property
     def refusal(self) -> ModelBroken | None:
-        """Return the error with which jobs of the model fail; None if they may run or must wait.
-
-        The model must have been set aside for the time that the worker's settings say.
-        """
-        problem, since = self._problem, self._set_aside_at
+        """The error with which jobs of the model fail; None if they may run or must wait."""
+        problem, since = self.problem, self._set_aside_at
         if problem is None or since is None or not self._refuse_after_seconds:
             return None
         if time.monotonic() < since + self._refuse_after_seconds:
@@ -143,39 +121,29 @@ class ModelManager:
         )
 
     @property
-    def problem(self) -> dict[str, str] | None:
-        """Return the code and the text of the error that the last load raised.
-
-        The result is None if the last load succeeded, or if the model waits for free memory.
-        """
-        return self._problem
-
-    @property
     def reserved_bytes(self) -> int:
-        """Return how many bytes of device memory are reserved for this model now."""
+        """How many bytes of device memory are reserved for this model now."""
         return self._reservation.reserved_bytes if self._reservation else 0
 
     @property
     def has_device(self) -> bool:
-        """Return whether the model uses a GPU or the simulated device."""
+        """Whether the model uses a GPU or the simulated device."""
         return self._device is not None
 
     @property
     def device_name(self) -> str:
-        """Return the name of the device that runs the model; `cpu` if the process uses no GPU."""
+        """The name of the device that runs the model; `cpu` if the process uses no GPU."""
         return self._device.name if self._device else "cpu"
 
     def admits(self) -> bool:
         """Return whether the worker may receive jobs for this model.
 
-        The worker may receive jobs while the model is loaded. When another model needs the memory,
-        the result becomes False before this model is unloaded. The result is also False while the
-        worker loads models whose load may have killed a process. It is True if the jobs fail with
-        the error `refusal`.
+        False as soon as another model needs the memory, and while the worker loads models whose
+        load may have killed a process. True if the jobs fail with the error `refusal`.
         """
         is_serving = (
             not (self._journal.suspects and self._journal.is_holding)
-            and self._loaded is not None
+            and self.loaded is not None
             and self._reservation is not None
             and self._reservation.is_in
         )
@@ -183,35 +151,23 @@ class ModelManager:
 
     @property
     def must_unload(self) -> bool:
-        """Return whether the model must be unloaded, because another model needs its memory."""
+        """Whether the model must be unloaded, because another model needs its memory."""
         return self._reservation is not None and not self._reservation.is_in
 
     def release_device(self) -> AbstractContextManager[None]:
-        """Return a context manager in which other models may use the device.
-
-        The thread that runs the model enters it while a job waits for the jobs of other models.
-        """
+        """Let other models use the device while a job waits for the jobs of other models."""
         return self._sharing.device_lock.released()
 
     def touch(self) -> None:
-        """Record that a message for this model was received.
-
-        A model that has received no message for a short time is idle. Idle models are unloaded
-        before busy models.
-        """
+        """Record that a message for this model was received, so the model is not idle."""
         if isinstance(self._reservation, SharedReservation):
             self._reservation.touch()
 
     def load(self, stopping: threading.Event) -> bool:
-        """Wait until memory is reserved, and load the model.
+        """Wait until memory is reserved, and load the model. Repeat this until it succeeds.
 
-        If a load fails, the method waits and loads the model again.
-
-        Returns:
-            True if the model was loaded, False if `stopping` was set before that.
-
-        Raises:
-            Exception: A load failed because the device is lost.
+        Return False if `stopping` was set before the model was loaded. Raises the error of a load
+        if it means that the device is lost.
         """
         while not stopping.is_set():
             if pause_seconds := self._journal.find(self._model.name).pause_seconds:
@@ -222,7 +178,7 @@ class ModelManager:
             try:
                 with self._journal.loading(self._model.name):  # imports the module
                     reservation = self._reserve()
-                reserved_bytes = reservation.wait(stopping)
+                reserved_bytes = reservation.wait_for_memory(stopping)
                 if reserved_bytes is None:
                     break
                 self._enter(reservation, reserved_bytes)
@@ -235,15 +191,12 @@ class ModelManager:
                 return True
         if self._reservation is not None:
             # The model will not be loaded any more, so its reservation ends.
-            self._reservation.fail(inf, None)
+            self._reservation.record_failure(inf, None)
         return False
 
     def unload(self) -> None:
-        """Unload the model of this manager, and free the memory of the model.
-
-        The caller must first wait until all jobs of the model have ended.
-        """
-        loaded, self._loaded = self._loaded, None
+        """Unload the model, and free its memory. All its jobs must have ended."""
+        loaded, self.loaded = self.loaded, None
         if loaded is None or self._reservation is None:
             return
         self._close(loaded)
@@ -252,7 +205,7 @@ class ModelManager:
         self.limit = self._new_limit()
         if self._device is not None:
             self._device.unload(self._resident_bytes)
-        self._reservation.leave()
+        self._reservation.record_unload()
         self.telemetry.record_unload()
         _log.info("%s: the model was unloaded", self._model.name)
 
@@ -276,23 +229,18 @@ class ModelManager:
         finally:
             self.is_loading = False
         self.load_seconds = time.monotonic() - started
-        reservation.enter(size_bytes, self.load_seconds)
-        self._problem = None
+        reservation.record_load(size_bytes, self.load_seconds)
+        self.problem = None
         self._set_aside(is_broken=False)
         self._backoff.reset()
         self.telemetry.record_load()
         _log.info("%s: the model was loaded in %.1f s", self._model.name, self.load_seconds)
 
     def _load_into(self, reservation: MemoryReservation, reserved_bytes: int) -> int:
-        """Load the model. Return its size in device memory in bytes, or 0 without a device.
-
-        Args:
-            reservation: The reservation of the model's memory.
-            reserved_bytes: How many bytes are reserved.
-        """
+        """Load the model. Return its size in device memory in bytes, or 0 without a device."""
         with self._journal.loading(self._model.name):
             if self._device is None:
-                self._loaded, self.limit = self._load_unmeasured(), self._new_limit()
+                self.loaded, self.limit = self._load_unmeasured(), self._new_limit()
                 size_bytes = 0
             else:
                 size_bytes = self._load_on(self._device, reservation, reserved_bytes)
@@ -352,15 +300,13 @@ class ModelManager:
             self._close(loaded)
             device.unload(resident_bytes)
             raise
-        self._loaded, self._resident_bytes, self.limit = loaded, resident_bytes, limit
+        self.loaded, self._resident_bytes, self.limit = loaded, resident_bytes, limit
         return needed_bytes(device_model.profile, self._model, device)
 
     def _next_reservation_bytes(self, device: Device) -> int:
-        """Return how many bytes to reserve for the next load after a load ran out of memory.
+        """Return how many bytes to reserve after a load ran out of memory.
 
-        If earlier measurements show that the model needs more memory than was reserved for the
-        failed load, the result is the measured need. Otherwise, the result is the memory of the
-        whole device.
+        This is the measured need if it is more than was reserved, or else the whole device.
         """
         profile = self._sharing.profiles(device).get(profile_key(self._model))
         if profile is None or not profile.peaks:
@@ -384,7 +330,7 @@ class ModelManager:
             size_bytes = self._next_reservation_bytes(self._device)
             has_all = self.reserved_bytes >= self._device.total_bytes
             too_large = OutOfMemory(f"the model does not fit into the device's memory: {error}")
-            self._problem = _describe(too_large) if has_all else None
+            self.problem = _describe(too_large) if has_all else None
             self._set_aside(is_broken=has_all)
             _log.warning(
                 "%s: loading the model ran out of memory; the worker tries again: %s",
@@ -394,7 +340,7 @@ class ModelManager:
         else:
             failed = ModelFailed.from_error(self._model.implementation, error)
             problem = error if isinstance(error, ModelUnusable) else failed
-            self._problem = _describe(problem)
+            self.problem = _describe(problem)
             self._set_aside(is_broken=not problem.retryable)
             _log.error(
                 "%s: loading the model failed; the worker tries again: %s",
@@ -403,22 +349,19 @@ class ModelManager:
                 # The traceback of our own error would say nothing about the model.
                 exc_info=None if problem is error and error.__cause__ is None else error,
             )
-        if self._problem:
-            self.telemetry.record_load_failure(self._problem["code"])
+        if self.problem:
+            self.telemetry.record_load_failure(self.problem["code"])
         self._journal.end(self._model.name, has_succeeded=False)
         self._free_failed_load(error)
         # If only memory is missing, the model waits for memory and needs no further delay.
-        retry_seconds = self._backoff.next() if self._problem else 0.0
+        retry_seconds = self._backoff.next() if self.problem else 0.0
         if self._reservation is None:
             stopping.wait(retry_seconds)
         else:
-            self._reservation.fail(retry_seconds, size_bytes)
+            self._reservation.record_failure(retry_seconds, size_bytes)
 
     def _note_killer(self) -> None:
-        """Record that the model is set aside, because its loads have killed several processes.
-
-        A model that is set aside is not loaded until a delay has passed.
-        """
+        """Record that the model is set aside, because its loads have killed processes."""
         killed = self._journal.find(self._model.name)
         error = ModelKillsWorker(
             f"loading {self._model.implementation} has killed the worker {killed.death_count} "
@@ -430,7 +373,7 @@ class ModelManager:
                 "%s: %s; the worker does not load the model now, and tries again in %.0f s",
                 *(self._model.name, error, killed.pause_seconds),
             )
-        self._problem = _describe(error)
+        self.problem = _describe(error)
         self._set_aside(is_broken=True)
 
     def _set_aside(self, *, is_broken: bool) -> None:
@@ -445,17 +388,11 @@ def _describe(error: WorkerError) -> dict[str, str]:
 
 
 def warm_up(model: ModelEntry, loaded: LoadedModel, limit: MeasuredBatchLimit) -> None:
-    """Run the model's example item in batches of growing size, to measure the memory of each batch.
+    """Run the example item in batches of 1, 2, 4 … items, to measure the memory of each batch.
 
-    The batches have 1, 2, 4 … `max_batch_size` items. The function stops at the first batch that
-    does not fit into memory. The function skips batches whose memory is already known, but always
-    runs the batch of one item, because the first batch of a model is slow. The function does
-    nothing if the model has no example item.
-
-    `limit` measures the batches, and stores the results.
-
-    Raises:
-        Exception: Any error that the model raises for a batch of one item.
+    Stop at the first batch that does not fit into memory. Skip batches whose memory is known,
+    except the batch of one item, because the first batch of a model is slow. Do nothing if the
+    model has no example item. Raises any error that the model raises for a batch of one item.
     """
     sample = loaded.sample()
     if sample is None:
@@ -484,11 +421,7 @@ def warm_up(model: ModelEntry, loaded: LoadedModel, limit: MeasuredBatchLimit) -
 
 
 def run_sample(model: ModelEntry, loaded: LoadedModel) -> None:
-    """Run the model's example item once, without measuring the memory.
-
-    The first run of a model is slow. This run comes before the first job, so that the job is not
-    slow. The function does nothing if the model has no example item.
-    """
+    """Run the model's example item once, if it has one, because the first run is slow."""
     if (sample := loaded.sample()) is not None:
         _run(model, loaded, [sample])
 

@@ -57,11 +57,7 @@ class ReservationRecord:
 
     @classmethod
     def read(cls, document: Document) -> "ReservationRecord":
-        """Convert the JSON object in a lock file to a record.
-
-        Raises:
-            ValueError: The JSON object has an unknown field or lacks a required field.
-        """
+        """Convert the JSON object in a lock file to a record, or raise ValueError."""
         try:
             return cls(**document)
         except TypeError as error:
@@ -78,17 +74,7 @@ def reserved_bytes(records: Iterable[ReservationRecord]) -> int:
 
 
 def may_enter(name: str, size_bytes: int, records: Records, total_bytes: int) -> bool:
-    """Return whether memory may be reserved for a model now.
-
-    The result is True if enough memory is free, and if `waiting_names` returns this model first or
-    returns no model. Otherwise, the result is False.
-
-    Args:
-        name: The name of the model's lock file.
-        size_bytes: How many bytes the model needs.
-        records: The records of all models, by the names of their lock files.
-        total_bytes: How many bytes of memory the device has.
-    """
+    """Return whether `size_bytes` are free for a model, and no other model has waited longer."""
     if size_bytes > total_bytes - reserved_bytes(records.values()):
         return False
     waiting = waiting_names(records, total_bytes)
@@ -98,15 +84,9 @@ def may_enter(name: str, size_bytes: int, records: Records, total_bytes: int) ->
 def must_leave(name: str, records: Records, total_bytes: int, now: float) -> bool:
     """Return whether a model must be unloaded so that a waiting model can be loaded.
 
-    Idle models are unloaded first, and then busy models in ascending order of the attribute
-    `turn_ends_at` of their records. No more models are unloaded than necessary. A busy model is
-    unloaded only when `turn_ends_at` has passed for all models that must be unloaded.
-
-    Args:
-        name: The name of the model's lock file.
-        records: The records of all models, by the names of their lock files.
-        total_bytes: How many bytes of memory the device has.
-        now: The current time in seconds of the monotonic clock.
+    Idle models are unloaded first, and then busy models in the order in which their turns end. No
+    more models are unloaded than necessary. A busy model is unloaded only when the turns of all
+    models that must be unloaded have ended.
     """
     waiting = waiting_names(records, total_bytes)
     if not waiting:
@@ -127,14 +107,10 @@ def must_leave(name: str, records: Records, total_bytes: int, now: float) -> boo
 
 
 def waiting_names(records: Records, total_bytes: int) -> list[str]:
-    """Return the names of the lock files of the models that wait for memory.
+    """Return the lock files of the models that wait for memory, longest first.
 
-    The model that has waited longest comes first. The result contains neither models that another
-    process has loaded nor models that need more memory than the device has.
-
-    Args:
-        records: The content of the lock files, by the names of the files.
-        total_bytes: The memory of the device.
+    The result contains neither models that another process has loaded nor models that need more
+    memory than the device has.
     """
     placed = {
         record.model
@@ -158,14 +134,7 @@ def _turn_ends_at(record: ReservationRecord) -> float:
 
 
 class ReservationStage(StrEnum):
-    """The stages of one model's reservation of device memory.
-
-    Attributes:
-        OUT: The model is not loaded, and no memory is reserved.
-        ENTERING: Memory is reserved, and the model is being loaded.
-        IN: The model is loaded, and its memory is reserved.
-        LEAVING: The model is being unloaded, and its memory is still reserved.
-    """
+    """The stages of one model's reservation of device memory."""
 
     OUT = "out"
     ENTERING = "entering"
@@ -190,8 +159,9 @@ class WorkState:
 class ReservationState:
     """The stage of one model's reservation, and how many bytes the model needs.
 
-    Each method returns the model's new ReservationRecord. The caller must write this record into
-    the model's lock file, so that other processes can read it.
+    Each method returns the model's new record, which the caller must write into the model's lock
+    file. `records` are the records of all models, by the names of their lock files, and `name` is
+    the one of this model.
     """
 
     def __init__(
@@ -199,11 +169,8 @@ class ReservationState:
     ) -> None:
         """Create the state of a model that is not loaded.
 
-        Args:
-            model: The model's name.
-            total_bytes: How many bytes of memory the device has.
-            turn_seconds: How long a loaded model may stay in memory while other models wait.
-            needed_bytes: How many bytes to reserve before the model is loaded; None if unknown.
+        A loaded model may stay in memory for `turn_seconds` while others wait. `needed_bytes` is
+        None if it is unknown how much to reserve for a load.
         """
         self._model = model
         self._total_bytes = total_bytes
@@ -216,21 +183,7 @@ class ReservationState:
     def advance(
         self, now: float, name: str, records: Records, work: WorkState
     ) -> ReservationRecord:
-        """Check once whether the model may be loaded or must be unloaded.
-
-        If the model is not loaded and the function `may_enter` returns True, this method reserves
-        the model's memory, except during the delay after a failed load. If the model is loaded and
-        the function `must_leave` returns True, this method marks the model as leaving.
-
-        Args:
-            now: The current time in seconds of the monotonic clock.
-            name: The name of the model's lock file.
-            records: The records of all models, by the names of their lock files.
-            work: Whether the model has jobs to run.
-
-        Returns:
-            The model's new record.
-        """
+        """Check once whether the model may be loaded or must be unloaded."""
         mine = records[name]
         match self.stage:
             case ReservationStage.OUT:
@@ -242,15 +195,9 @@ class ReservationState:
         return mine
 
     def enter(self, now: float, held_bytes: int, load_seconds: float) -> ReservationRecord:
-        """Set the stage to IN after the load, and return the model's new record.
+        """Set the stage to IN after the load, and keep only `held_bytes` reserved.
 
-        The record reserves only `held_bytes`.
-
-        Args:
-            now: The current time in seconds of the monotonic clock.
-            held_bytes: How many bytes stay reserved for the model.
-            load_seconds: How long it took to load the model. After a long load, the model may stay
-                loaded for a longer time while other models wait.
+        After a long load, the model's turn is longer.
         """
         self.stage = ReservationStage.IN
         self._needed_bytes = held_bytes
@@ -258,15 +205,7 @@ class ReservationState:
         return ReservationRecord(self._model, held_bytes, turn_ends_at=now + turn_seconds)
 
     def resize(self, name: str, records: Records, needed_bytes: int) -> ReservationRecord:
-        """Change the reservation to `needed_bytes`, and return the model's new record.
-
-        If not enough memory is free, the reservation grows only by the memory that is free.
-
-        Args:
-            name: The name of the model's lock file.
-            records: The content of the lock files, by the names of the files.
-            needed_bytes: The new size of the reservation.
-        """
+        """Change the reservation to `needed_bytes`, or to what is free of it."""
         mine = records[name]
         free_bytes = max(0, self._total_bytes - reserved_bytes(records.values()))
         held_bytes = min(needed_bytes, mine.reserved_bytes + free_bytes)
@@ -274,28 +213,20 @@ class ReservationState:
         return replace(mine, reserved_bytes=held_bytes)
 
     def begin_to_leave(self, record: ReservationRecord, now: float) -> ReservationRecord:
-        """Set the stage to LEAVING, and return a copy of `record` that is marked as leaving.
-
-        `now` is the time at which the model was chosen to be unloaded, in seconds of the monotonic
-        clock.
-        """
+        """Set the stage to LEAVING, and mark the record."""
         self.stage = ReservationStage.LEAVING
         self._served_until = now
         return replace(record, is_leaving=True, served_until=now)
 
     def leave(self) -> ReservationRecord:
-        """Set the stage to OUT, and return a record that reserves no memory."""
+        """Set the stage to OUT, and reserve no memory."""
         self.stage = ReservationStage.OUT
         return self._empty_record()
 
     def fail(self, now: float, retry_seconds: float, needed_bytes: int | None) -> ReservationRecord:
-        """Set the stage to OUT after a failed load, and return a record that reserves no memory.
+        """Set the stage to OUT after a failed load, and reserve no memory for some time.
 
-        Args:
-            now: The current time in seconds of the monotonic clock.
-            retry_seconds: How long to wait before memory is reserved again.
-            needed_bytes: How many bytes to reserve for the next load; None if this number does not
-                change.
+        `needed_bytes` is how much to reserve for the next load; None if that does not change.
         """
         if needed_bytes is not None:
             self._needed_bytes = needed_bytes

@@ -35,31 +35,21 @@ class MemoryHolder(Protocol):
     """An object that uses device memory, for example a `LoadedModel`."""
 
     def memory_bytes(self, cost: float) -> int:
-        """Return how many bytes of device memory the object uses outside torch.
+        """Return how many bytes the object uses outside torch while a batch of this cost runs.
 
-        The result must not include the memory of torch's allocator, because the device measures
-        that memory.
-
-        Args:
-            cost: The total size of the items in the running batch, in the model's own unit; 0 if no
-                batch runs.
+        The cost is in the model's own unit; 0 if no batch runs.
         """
-        ...
 
 
 @dataclass(slots=True)
 class Batch:
-    """A batch that runs on a device.
-
-    The numbers of bytes do not include the memory of the loaded model.
+    """A batch that runs on a device. Its bytes do not include the loaded model.
 
     Attributes:
         cost: The total size of the batch's items, in the model's own unit.
         known_bytes: How many bytes the batch needs; None if that was never measured.
-        limit_bytes: How many bytes the batch may use; None for no limit. A batch that uses more
-            bytes fails, even if the device has more free memory.
-        measured_bytes: How many bytes the batch used. The device sets this value if `known_bytes`
-            is None.
+        limit_bytes: With more bytes the batch fails, even if the device has more free memory.
+        measured_bytes: How many bytes the batch used, set by the device if they were unknown.
     """
 
     cost: float
@@ -76,74 +66,45 @@ class Device(Protocol):
 
     @property
     def key(self) -> str:
-        """Return the unique name of the device, which is the same in all processes."""
-        ...
+        """The unique name of the device, which is the same in all processes."""
 
     @property
     def name(self) -> str:
-        """Return the device's name for people, for example the type of the GPU."""
-        ...
+        """The device's name for people, for example the type of the GPU."""
 
     @property
     def total_bytes(self) -> int:
-        """Return how many bytes of device memory all models together may use."""
-        ...
+        """How many bytes of device memory all models together may use."""
 
     @property
     def used_bytes(self) -> int:
-        """Return how many bytes of device memory this process uses now."""
-        ...
+        """How many bytes of device memory this process uses now."""
 
     def load(self, build: Callable[[], T], limit_bytes: int | None) -> tuple[T, int]:
-        """Build a model on the device.
+        """Build a model on the device. Return it, and how many bytes of device memory it uses.
 
-        Args:
-            build: Builds and returns the model.
-            limit_bytes: How many bytes the model may use; None for no limit. If the model uses more
-                bytes, the load fails, even if the device has more free memory.
-
-        Returns:
-            The model, and how many bytes of device memory the model uses.
-
-        Raises:
-            Exception: `build` raised an error, or memory ran out. If memory ran out,
-                `is_out_of_memory` returns True for the error.
+        The load fails if the model uses more than `limit_bytes`. If memory runs out,
+        `is_out_of_memory` is true for the error.
         """
-        ...
 
     def unload(self, resident_bytes: int) -> None:
-        """Release the device memory of a model.
-
-        The caller must first delete all references to the model, so that torch frees its tensors.
-
-        Args:
-            resident_bytes: How many bytes of device memory the model used.
-        """
-        ...
+        """Release the device memory of a model to which there are no references any more."""
 
     def running(self, holder: MemoryHolder, batch: Batch) -> AbstractContextManager[None]:
-        """Return a context manager in which the caller runs one batch.
+        """Return a context manager in which the caller runs one batch of the model `holder`.
 
-        The context manager measures the batch's memory if `batch.known_bytes` is None. `holder` is
-        the model that runs the batch.
+        It measures the batch's memory if `batch.known_bytes` is None.
         """
-        ...
 
     def release_cached(self) -> None:
         """Release the device memory that this process keeps in a cache and does not use."""
-        ...
 
 
 class CudaDevice:
     """The CUDA GPU that this process uses."""
 
     def __init__(self, torch: Any, shares: int = 1) -> None:
-        """Read the size of the GPU's memory, and limit this process to its share of the memory.
-
-        Args:
-            torch: The imported module `torch`.
-            shares: How many pods share the GPU. Each pod may use the same amount of memory.
-        """
+        """Limit this process to its share of the GPU's memory, one of `shares` of equal size."""
         self._torch = torch
         properties = torch.cuda.get_device_properties(torch.cuda.current_device())
         # For a process with a MIG slice, CUDA returns the slice's UUID.
@@ -157,33 +118,17 @@ class CudaDevice:
 
     @classmethod
     def find(cls, shares: int = 1) -> "CudaDevice | None":
-        """Return the GPU; None if no model has imported torch, or if the machine has no GPU.
-
-        Args:
-            shares: How many pods share the GPU.
-        """
+        """Return the GPU; None if no model has imported torch, or if the machine has no GPU."""
         torch = sys.modules.get("torch")
         return cls(torch, shares) if torch is not None and torch.cuda.is_available() else None
 
     @property
     def used_bytes(self) -> int:
-        """Return how many bytes of GPU memory torch has reserved in this process."""
+        """How many bytes of GPU memory torch has reserved in this process."""
         return int(self._torch.cuda.memory_reserved())
 
     def load(self, build: Callable[[], T], limit_bytes: int | None) -> tuple[T, int]:
-        """Build a model on the GPU.
-
-        Args:
-            build: Builds and returns the model.
-            limit_bytes: How many bytes of GPU memory the model may use; None for no limit.
-
-        Returns:
-            The model, and how many bytes of GPU memory the model uses.
-
-        Raises:
-            BudgetExceeded: The model uses more than `limit_bytes`.
-            Exception: Any error that `build` raises.
-        """
+        """Build a model on the GPU. Return it and its size, or raise BudgetExceeded."""
         self.release_cached()
         before_bytes = self._torch.cuda.memory_reserved()
         holder = build()
@@ -199,19 +144,12 @@ class CudaDevice:
         return holder, size_bytes
 
     def unload(self, resident_bytes: int) -> None:
-        """Release the GPU memory of an unloaded model. `resident_bytes` has no effect here."""
+        """Release the GPU memory of an unloaded model."""
         self.release_cached()
 
     @contextlib.contextmanager
     def running(self, holder: MemoryHolder, batch: Batch) -> Iterator[None]:
-        """Run the `with` block as one batch.
-
-        The batch's memory is measured if `batch.known_bytes` is None. `holder` is the model that
-        runs the batch.
-
-        Raises:
-            BudgetExceeded: The measured memory is larger than `batch.limit_bytes`.
-        """
+        """Run the block as one batch. Raises BudgetExceeded if its measured memory is too large."""
         if batch.known_bytes is not None:
             yield
             return
@@ -238,28 +176,17 @@ class CudaDevice:
 
 
 def usable_bytes(all_bytes: int, shares: int) -> int:
-    """Return how many bytes of GPU memory the models of one pod may use.
-
-    The result does not include the memory that the CUDA contexts of all processes need.
-
-    Args:
-        all_bytes: How many bytes of memory the GPU has.
-        shares: How many pods share the GPU.
-    """
+    """Return how many bytes the models of one of `shares` pods may use, beside CUDA's contexts."""
     contexts_bytes = max(all_bytes * (1 - _USABLE_SHARE), shares * _CONTEXT_BYTES)
     return max(0, int((all_bytes - contexts_bytes) / shares))
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceInfo:
-    """The device on which a process runs models, and the software that the device needs.
+    """The device of a process, and the versions of the software that the device needs.
 
-    Attributes:
-        device: The name of the GPU; `cpu` without a GPU.
-        driver: The version of NVIDIA's driver; empty if no driver is loaded.
-        cuda: The version of CUDA for which torch was built; empty for a CPU build, or if torch is
-            not imported.
-        torch: The version of torch; empty if torch is not imported.
+    `device` is `cpu` without a GPU. A version is empty if the software is not there: `driver`
+    without a loaded driver, `cuda` for a CPU build of torch, `torch` if it is not imported.
     """
 
     device: str
@@ -269,10 +196,7 @@ class DeviceInfo:
 
 
 def describe_device(device: Device | None) -> DeviceInfo:
-    """Return a description of the device of this process, and of the device's software.
-
-    If `device` is None, describe the CPU.
-    """
+    """Return a description of the device of this process, or of the CPU."""
     torch = sys.modules.get("torch")
     return DeviceInfo(
         device=device.name if device else "cpu",
@@ -292,13 +216,10 @@ def driver_version(file: Path = _DRIVER_FILE) -> str:
 
 
 def require_cuda() -> None:
-    """Check that torch can use a CUDA GPU.
+    """Raise DeviceMissing with the reason if torch can use no CUDA GPU.
 
     torch falls back to the CPU without an error, for example if the driver is older than the CUDA
     version of torch's build.
-
-    Raises:
-        DeviceMissing: There is no usable GPU. The error's text contains the reason.
     """
     try:
         torch: Any = importlib.import_module("torch")

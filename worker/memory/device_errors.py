@@ -56,13 +56,7 @@ _MAX_CAUSES = 10
 
 
 class DeviceState(Enum):
-    """What an error shows about the state of the device.
-
-    Attributes:
-        FINE: The device is not lost.
-        LOST: The device is lost, so the process must be restarted.
-        UNKNOWN: The error does not show whether the device is lost.
-    """
+    """What an error shows about the state of the device."""
 
     FINE = "fine"
     LOST = "lost"
@@ -72,10 +66,7 @@ class DeviceState(Enum):
 def is_device_lost(error: BaseException, computes: Callable[[], bool] | None = None) -> bool:
     """Return whether an error, or one of its causes, means that the device is lost.
 
-    Args:
-        error: The error that was raised.
-        computes: Tests the device, and returns whether it works. Called only if the error does not
-            show the state of the device. The default is `device_computes`.
+    If the errors do not show this, `computes` tests the device, by default `device_computes`.
     """
     states = {device_state(cause) for cause in error_chain(error)}
     if DeviceState.LOST in states:
@@ -84,11 +75,7 @@ def is_device_lost(error: BaseException, computes: Callable[[], bool] | None = N
 
 
 def device_state(error: BaseException) -> DeviceState:
-    """Return what this error shows about the state of the device.
-
-    The error's code determines the result. If the error has no code, the error's text determines
-    the result. The causes of the error are ignored.
-    """
+    """Return what this error shows about the device, by its code, or else by its text."""
     if not isinstance(error, RuntimeError) or means_out_of_memory(error):
         return DeviceState.FINE
     # torch.AcceleratorError has the cudaError_t as an attribute.
@@ -118,13 +105,9 @@ def error_chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def run_tiny_kernel() -> None:
-    """Run a very small computation on the device of this process, and wait for the result.
+    """Run a very small computation, on the GPU only if a model of this process has used it.
 
-    The computation runs on the CPU if no model of this process has used the GPU. An out-of-memory
-    error is ignored. If torch is not imported, nothing is run.
-
-    Raises:
-        RuntimeError: The device failed.
+    An out-of-memory error is ignored. Raises RuntimeError if the device failed.
     """
     if torch := sys.modules.get("torch"):
         device = "cuda" if torch.cuda.is_initialized() else "cpu"
@@ -148,10 +131,7 @@ class BudgetExceeded(MemoryError):
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Return whether an error, or one of its causes, means that memory ran out.
-
-    The result is False if `error` is None.
-    """
+    """Return whether an error, or one of its causes, means that memory ran out."""
     while error is not None:
         if means_out_of_memory(error):
             return True
@@ -160,11 +140,7 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 def means_out_of_memory(error: BaseException) -> bool:
-    """Return whether this error means that memory ran out.
-
-    The error's class and code determine the result. If the error has no code, the error's text
-    determines the result. The causes of the error are ignored.
-    """
+    """Return whether this error alone means that memory ran out, by class, code or text."""
     torch_error = getattr(sys.modules.get("torch"), "OutOfMemoryError", ())
     if isinstance(error, (MemoryError, torch_error)):
         return True

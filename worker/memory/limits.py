@@ -46,15 +46,14 @@ class DeviceLock:
 
     @property
     def has_released(self) -> bool:
-        """Return whether this thread released the device during its last or current use."""
+        """Whether this thread released the device during its last or current use."""
         return self._local.has_released
 
     @contextlib.contextmanager
     def released(self) -> Iterator[None]:
-        """Let other threads use the device during the `with` block, also exclusively.
+        """Let other threads use the device in the `with` block, and then use it again as before.
 
-        Does nothing if this thread does not use the device. After the block, the thread uses the
-        device again as before.
+        Does nothing if this thread does not use the device.
         """
         local = self._local
         if not local.is_inside:
@@ -73,7 +72,7 @@ class DeviceLock:
 
     @contextlib.contextmanager
     def shared(self) -> Iterator[None]:
-        """Use the device during the `with` block. Other threads may use it at the same time."""
+        """Use the device in the `with` block. Other threads may use it at the same time."""
         self._local.has_released = False
         self._enter_shared()
         try:
@@ -83,11 +82,10 @@ class DeviceLock:
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Use the device during the `with` block while no other thread of this process uses it.
+        """Use the device in the `with` block while no other thread of this process uses it.
 
-        The thread first waits until no other thread uses the device. The wait has a time limit,
-        because the jobs of other threads may last minutes. After the time limit, the `with` block
-        runs even if other threads use the device.
+        The wait for other threads has a time limit, because their jobs may last minutes. After it,
+        the block runs all the same.
         """
         self._local.has_released = False
         self._enter_exclusive()
@@ -121,22 +119,17 @@ class DeviceLock:
 
 
 class BatchLimit:
-    """Limits the size of one model's batches.
+    """Limits the size of one model's batches, without measuring or reserving memory.
 
-    The object does not measure or reserve memory. It reduces the limit after each batch that did
-    not fit into memory. Only the thread that runs the model may use this object.
+    The limit is reduced after each batch that did not fit into memory. The cost of a batch is the
+    total size of its items, in the model's own unit. Only the thread that runs the model may use
+    this object.
     """
 
     def __init__(
         self, model: str, device_lock: DeviceLock, record_split: Callable[[], None] = lambda: None
     ) -> None:
-        """Create a limit that allows batches of any size until a batch does not fit into memory.
-
-        Args:
-            model: The model's name, for log messages.
-            device_lock: Controls which models use the device at the same time.
-            record_split: Called after each batch that did not fit into memory.
-        """
+        """Allow any batch until one does not fit, which calls `record_split`."""
         self._model = model
         self._device_lock = device_lock
         self._record_split = record_split
@@ -144,32 +137,17 @@ class BatchLimit:
 
     @property
     def max_cost(self) -> float:
-        """Return the largest total size of the items in the next batch, in the model's own unit.
-
-        An item that is larger than this size runs alone in a batch.
-        """
+        """The highest cost of the next batch. An item with a higher cost runs alone."""
         return self._learned_cost
 
     @contextlib.contextmanager
     def admit_batch(self, cost: float, *, is_exclusive: bool = False) -> Iterator[None]:
-        """Wait until the device may be used, and then run the `with` block as one batch.
-
-        Args:
-            cost: The total size of the batch's items, in the model's own unit.
-            is_exclusive: Whether no other model of this process may use the device during the
-                batch.
-        """
+        """Wait until the device may be used, also exclusively, and run the block as one batch."""
         with self._device_lock.exclusive() if is_exclusive else self._device_lock.shared():
             yield
 
     def note_exceeded(self, cost: float, next_cost: float) -> None:
-        """Record that a batch ran out of memory, and reduce the limit.
-
-        Args:
-            cost: The total size of the items in this batch, in the model's own unit.
-            next_cost: The new limit for later batches, in the same unit. The limit is changed only
-                if `next_cost` is lower than `cost` and lower than the current limit.
-        """
+        """Record that a batch ran out of memory, and allow at most `next_cost` if it is lower."""
         self._record_split()
         if next_cost < min(cost, self._learned_cost):
             self._learned_cost = next_cost
@@ -203,58 +181,33 @@ class MeasuredBatchLimit(BatchLimit):
         save_measurement: Callable[[DeviceModel], None],
         record_split: Callable[[], None] = lambda: None,
     ) -> None:
-        """Create the object, and compute the limit from earlier measurements of the model.
-
-        Args:
-            model: The model's name, for log messages.
-            device_lock: Controls which models use the device at the same time.
-            device_model: The loaded model and its device.
-            save_measurement: Called with `device_model` after each new measurement.
-            record_split: Called after each batch that did not fit into memory.
-        """
+        """Store the arguments. `save_measurement` is called after each new measurement."""
         super().__init__(model, device_lock, record_split)
         self._device_model = device_model
         self._save_measurement = save_measurement
 
     @property
     def max_cost(self) -> float:
-        """Return the largest total size of the items in the next batch, in the model's own unit.
-
-        A batch of this size fits into the reserved memory. The size is at most twice the size of
-        the largest measured batch, and 0 if no batch was measured. An item that is larger than
-        `max_cost` runs alone in a batch.
-        """
+        """The highest cost of the next batch, at most twice the largest measured one."""
         peaks = self._device_model.profile.peaks
         untried = peaks[-1][0] * _GROWTH if peaks else 0.0
         return min(self._learned_cost, self.fitting_cost, untried)
 
     @property
     def fitting_cost(self) -> float:
-        """Return the size of the largest batch that should fit into the reserved memory.
-
-        The size is the total size of the batch's items, in the model's own unit.
-        """
+        """The highest cost of a batch that should fit into the reserved memory."""
         return self._device_model.profile.largest_cost(self._device_model.reserved_bytes)
 
     def is_measured(self, cost: float) -> bool:
-        """Return whether the memory of a batch of this size, or of a larger batch, was measured.
-
-        Args:
-            cost: The total size of the batch's items, in the model's own unit.
-        """
+        """Return whether a batch of this cost, or of a higher one, was measured."""
         return self._device_model.profile.is_measured(cost)
 
     @contextlib.contextmanager
     def admit_batch(self, cost: float, *, is_exclusive: bool = False) -> Iterator[None]:
-        """Wait until the device may be used, and then run the `with` block as one batch.
+        """Wait until the device may be used, and run the block as one batch.
 
-        If the batch is larger than every measured batch, its memory is measured. Such a batch is
-        treated as if `is_exclusive` were true.
-
-        Args:
-            cost: The total size of the batch's items, in the model's own unit.
-            is_exclusive: Whether no other model of this process may use the device during the
-                batch.
+        A batch that is larger than every measured batch is measured, and uses the device
+        exclusively.
         """
         profile = self._device_model.profile
         known_bytes = profile.peak_bytes(cost) if profile.is_measured(cost) else None
@@ -266,13 +219,7 @@ class MeasuredBatchLimit(BatchLimit):
 
     @contextlib.contextmanager
     def try_batch(self, cost: float) -> Iterator[None]:
-        """Run the `with` block as one batch of example items, and measure the memory of the batch.
-
-        The batch fails if it needs more memory than is reserved.
-
-        Args:
-            cost: The total size of the batch's items, in the model's own unit.
-        """
+        """Run a batch of example items, and measure it. It fails beyond the reserved memory."""
         free_bytes = self._device_model.reserved_bytes - self._device_model.profile.resident_bytes
         batch = Batch(cost, None, free_bytes)
         with super().admit_batch(cost, is_exclusive=True), self._on_device(batch):
@@ -289,12 +236,6 @@ class MeasuredBatchLimit(BatchLimit):
             self._save_measurement(device_model)
 
     def note_exceeded(self, cost: float, next_cost: float) -> None:
-        """Record that a batch ran out of memory, reduce the limit, and release cached memory.
-
-        Args:
-            cost: The total size of the items in this batch, in the model's own unit.
-            next_cost: The new limit for later batches, in the same unit. The limit is changed only
-                if `next_cost` is lower than `cost` and lower than the current limit.
-        """
+        """Record that a batch ran out of memory, and release cached memory."""
         self._device_model.device.release_cached()
         super().note_exceeded(cost, next_cost)

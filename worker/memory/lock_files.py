@@ -27,11 +27,7 @@ Document = Mapping[str, Any]
 
 
 class LockFile:
-    """A JSON file that belongs to this process and that other processes can read.
-
-    The caller must use the file only in a `with LockFileFolder.locked()` block, so that no process
-    reads an incomplete file.
-    """
+    """A JSON file of this process that others can read. Use it only in `LockFileFolder.locked`."""
 
     def __init__(self, path: Path) -> None:
         self.name = path.stem
@@ -52,9 +48,9 @@ class LockFile:
 
 
 class LockFileFolder:
-    """A folder of lock files. The folder is created if it does not exist.
+    """A folder of lock files, for any thread and any process on this machine.
 
-    Any thread and any process on this machine may use the folder.
+    Call `add` and `read` only in a `with locked()` block.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -69,10 +65,7 @@ class LockFileFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Prevent all other threads and processes from using the files during the `with` block.
-
-        The block must be short, because all other threads and processes wait for its end.
-        """
+        """Exclude all other threads and processes. The block must be short."""
         with self._thread_lock:
             fcntl.flock(self._mutex, fcntl.LOCK_EX)
             try:
@@ -81,19 +74,15 @@ class LockFileFolder:
                 fcntl.flock(self._mutex, fcntl.LOCK_UN)
 
     def add(self, document: Document) -> LockFile:
-        """Create a lock file that belongs to this process and contains the JSON object `document`.
-
-        The caller must call this method in a `with locked()` block.
-        """
+        """Create a lock file of this process."""
         file = LockFile(self._folder / f"{os.getpid()}-{uuid.uuid4().hex[:12]}{_SUFFIX}")
         file.write(document)
         return file
 
     def read(self) -> dict[str, Document]:
-        """Return the JSON objects in the lock files of all running processes, by file name.
+        """Return the content of the lock files of all running processes, by name without suffix.
 
-        The file names are returned without suffix. Files of processes that have ended are deleted.
-        The caller must call this method in a `with locked()` block.
+        The files of processes that have ended are deleted.
         """
         found = {}
         for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
@@ -103,10 +92,7 @@ class LockFileFolder:
         return found
 
     def close(self) -> None:
-        """Close the folder without deleting the lock files.
-
-        A lock file exists until its method `remove` is called or its process ends.
-        """
+        """Close the folder. Its lock files exist until they are removed or this process ends."""
         os.close(self._mutex)
         os.close(self._folder_lock)
 

@@ -14,12 +14,11 @@ from pathlib import Path
 class MemoryProfile:
     """The measured memory of one model.
 
-    The size of a batch is the total size of its items, in the model's own unit.
+    The cost of a batch is the total size of its items, in the model's own unit.
 
     Attributes:
         resident_bytes: How many bytes the model uses while it is loaded and no batch runs.
-        peaks: One pair for each measured batch: the size of the batch, and how many more bytes the
-            model used while the batch ran. Pairs are in ascending order of size.
+        peaks: The cost of each measured batch, ascending, and how many more bytes it used.
         load_seconds: How long it took to load the model.
     """
 
@@ -30,11 +29,8 @@ class MemoryProfile:
     def peak_bytes(self, cost: float) -> int | None:
         """Return how many bytes a batch needs in addition to the loaded model.
 
-        For a batch that is larger than all measured batches, the result is an estimate. The result
-        is None if no batch was measured.
-
-        Args:
-            cost: The total size of the batch's items, in the model's own unit.
+        Above the largest measured batch, the result is an estimate. It is None without a
+        measurement.
         """
         if not self.peaks:
             return None
@@ -45,19 +41,14 @@ class MemoryProfile:
         return int(last_bytes * cost / last_cost) + 1
 
     def is_measured(self, cost: float) -> bool:
-        """Return whether the memory of a batch of this size, or of a larger batch, was measured.
-
-        Args:
-            cost: The total size of the batch's items, in the model's own unit.
-        """
+        """Return whether a batch of this cost, or of a higher one, was measured."""
         return bool(self.peaks) and cost <= self.peaks[-1][0]
 
     def largest_cost(self, device_bytes: int) -> float:
-        """Return the size of the largest batch that fits if the model may use `device_bytes`.
+        """Return the highest cost of a batch with which the model fits into `device_bytes`.
 
-        The size is the total size of the batch's items, in the model's own unit. The result is 0 if
-        no batch fits. The result is infinite if no batch was measured, or if the largest measured
-        batch needed no memory.
+        The result is 0 if no batch fits. It is infinite if no batch was measured, or if the largest
+        one needed no memory.
         """
         left_bytes = device_bytes - self.resident_bytes
         if left_bytes < 0:
@@ -71,24 +62,13 @@ class MemoryProfile:
         return last_cost * left_bytes / last_bytes
 
     def needed_bytes(self, cost: float) -> int:
-        """Return how many bytes the loaded model and one running batch need together.
-
-        Args:
-            cost: The total size of the batch's items, in the model's own unit.
-        """
+        """Return how many bytes the loaded model and one running batch need together."""
         return self.resident_bytes + (self.peak_bytes(cost) or 0)
 
     def with_peak(self, cost: float, size_bytes: int) -> "MemoryProfile":
-        """Return a copy of the profile with the measurement of one more batch.
+        """Return a copy with the measurement of one more batch.
 
-        Measurements vary. If a batch of the same size was measured before, the copy contains the
-        higher value. If a batch used less memory than a smaller batch, the copy contains the value
-        of the smaller batch for both batches. Therefore, in the copy, a larger batch never needs
-        less memory than a smaller batch.
-
-        Args:
-            cost: The total size of the batch's items, in the model's own unit.
-            size_bytes: How many bytes the batch used in addition to the loaded model.
+        Measurements vary: the copy has the highest value of this cost and of all lower costs.
         """
         peaks = dict(self.peaks)
         peaks[cost] = max(size_bytes, peaks.get(cost, 0))
@@ -99,17 +79,14 @@ class MemoryProfile:
 
 
 class MemoryProfiles:
-    """Stores the memory profiles of models, each as a JSON file in one folder.
-
-    A file that cannot be read or is not valid counts as missing.
-    """
+    """Stores the memory profiles of models, each as a JSON file in one folder."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._folder = folder
 
     def get(self, key: str) -> MemoryProfile | None:
-        """Return the profile that is stored under this key; None if there is no valid profile."""
+        """Return the profile that is stored under this key; None if there is no valid one."""
         try:
             document = json.loads(self._path(key).read_bytes())
             profile = MemoryProfile(
@@ -122,10 +99,7 @@ class MemoryProfiles:
         return profile if _is_valid(profile) else None
 
     def put(self, key: str, profile: MemoryProfile) -> None:
-        """Store a profile under this key.
-
-        An error is ignored, because the next start of the worker can measure the memory again.
-        """
+        """Store a profile. An error is ignored, because the next start can measure again."""
         with contextlib.suppress(OSError):
             descriptor, name = tempfile.mkstemp(dir=self._folder)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:

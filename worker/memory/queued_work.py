@@ -20,10 +20,7 @@ _MAX_SKIPPED_COUNT = 100
 
 @dataclass(frozen=True, slots=True)
 class Peeked:
-    """A message that this worker has read from a queue without locking it.
-
-    Another worker may hold the message's lock.
-    """
+    """A message that was read from a queue without locking it. Another worker may hold its lock."""
 
     sequence_number: int
     enqueued_at: datetime
@@ -33,28 +30,15 @@ class QueueView(Protocol):
     """A queue from which messages can be read without locking them, for example a `QueueLink`."""
 
     def peek(self, from_sequence_number: int, count: int) -> list[Peeked]:
-        """Return up to `count` messages without locking them, ordered by sequence number.
-
-        Args:
-            from_sequence_number: The lowest sequence number that the call may return.
-            count: The largest number of messages.
-
-        Raises:
-            BrokerUnavailable: The queue cannot be reached.
-        """
-        ...
+        """Return up to `count` messages from this sequence number, or raise BrokerUnavailable."""
 
 
 class QueuedWork:
     """Finds the oldest message in a model's queues. Only one thread may use this object.
 
-    A model has two queues: one for normal priority and one for low priority.
-
-    The broker does not show which messages other workers have locked. Therefore this worker may
-    load the model for locked messages, and then receive no message. After the worker has unloaded
-    this model, the caller calls `skip_current`. Then `since` ignores these messages for the
-    duration of a message lock, so that the worker does not load the model for them. After this
-    time, `since` includes all messages in the queues.
+    The broker does not show which messages other workers have locked. So this worker may load the
+    model for locked messages, and then receive none. After it has unloaded the model again, the
+    caller calls `skip_current`, and `since` ignores these messages while their locks may last.
     """
 
     def __init__(
@@ -72,10 +56,9 @@ class QueuedWork:
         self._skip_until = float("-inf")
 
     def since(self) -> float | None:
-        """Return when the oldest message was put into its queue, in seconds of this object's clock.
+        """Return when the oldest message was queued, in seconds of the clock; None without one.
 
-        The result is None if the queues contain no message, or only messages that `skip_current`
-        excludes. A queue that cannot be reached counts as empty.
+        A queue that cannot be reached counts as empty.
         """
         now = self._clock()
         if now - self._peeked_at >= _PEEK_INTERVAL_SECONDS:
@@ -86,11 +69,7 @@ class QueuedWork:
         return self._since
 
     def skip_current(self) -> None:
-        """Make `since` ignore the messages that are in the queues now.
-
-        The caller assumes that other workers have locked these messages. The effect ends after the
-        duration of a message lock.
-        """
+        """Ignore the messages that are in the queues now, for the duration of a message lock."""
         for index in range(len(self._queues)):
             found = self._peek(index, _MAX_SKIPPED_COUNT)
             numbers = (each.sequence_number for each in found)

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
 from worker.memory.admission import (
     ReservationRecord,
@@ -29,11 +28,7 @@ _IDLE_SECONDS = 0.5
 
 
 class ReservationRecords:
-    """The reservation records of all models. Use them only in `with ReservationFile.locked()`.
-
-    If the caller assigns a record to `own_record`, the record is written into this model's lock
-    file.
-    """
+    """The records of all models. Use them only in `with ReservationFile.locked()`."""
 
     def __init__(self, file: LockFile, records: dict[str, ReservationRecord]) -> None:
         self._file = file
@@ -42,7 +37,7 @@ class ReservationRecords:
 
     @property
     def own_record(self) -> ReservationRecord:
-        """Return the record of this model."""
+        """The record of this model. A new record is written into the model's lock file."""
         return self._records[self.name]
 
     @own_record.setter
@@ -53,15 +48,12 @@ class ReservationRecords:
 
     @property
     def all(self) -> dict[str, ReservationRecord]:
-        """Return the records of all models, by the names of their lock files."""
+        """The records of all models, by the names of their lock files."""
         return self._records
 
 
 class ReservationFile:
-    """The lock file that contains the reservation record of one model.
-
-    The lock files of all models are in one folder.
-    """
+    """The lock file of one model's reservation, in the folder with those of all models."""
 
     def __init__(self, folder: Path, record: ReservationRecord) -> None:
         self._files = LockFileFolder(folder)
@@ -71,11 +63,7 @@ class ReservationFile:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[ReservationRecords]:
-        """Exclude all other threads and processes from the lock files during the `with` block.
-
-        Yields:
-            The records of all models. The caller may read them and replace this model's record.
-        """
+        """Exclude all other threads and processes from the lock files in the `with` block."""
         with self._files.locked():
             records = {}
             for name, document in self._files.read().items():
@@ -87,71 +75,10 @@ class ReservationFile:
             self._record = current.own_record
 
     def close(self) -> None:
-        """Delete the lock file. This ends the model's reservation."""
+        """Delete the lock file, which ends the reservation."""
         with self._files.locked():
             self._file.remove()
         self._files.close()
-
-
-class MemoryReservation(Protocol):
-    """A model's reservation of device memory.
-
-    The thread that runs the model calls the methods.
-    """
-
-    @property
-    def reserved_bytes(self) -> int:
-        """Return how many bytes of device memory are reserved for the model now."""
-        ...
-
-    @property
-    def is_in(self) -> bool:
-        """Return whether the model is loaded and its jobs may be received."""
-        ...
-
-    def wait(self, stopping: threading.Event) -> int | None:
-        """Wait until memory is reserved.
-
-        Returns:
-            How many bytes are reserved; None if `stopping` was set first.
-        """
-        ...
-
-    def enter(self, needed_bytes: int, load_seconds: float) -> None:
-        """Record that the model has been loaded, and reduce the reservation to `needed_bytes`.
-
-        Args:
-            needed_bytes: How many bytes of device memory the model needs.
-            load_seconds: How long it took to load the model.
-        """
-        ...
-
-    def resize(self, needed_bytes: int, least_bytes: int) -> int:
-        """Change the reservation after the model's memory was measured.
-
-        Args:
-            needed_bytes: How many bytes to reserve if enough memory is free.
-            least_bytes: The smallest reservation, in bytes, with which the model can still run. If
-                less memory can be reserved, the model is unloaded.
-
-        Returns:
-            How many bytes are now reserved.
-        """
-        ...
-
-    def fail(self, retry_seconds: float, needed_bytes: int | None) -> None:
-        """Record that the model could not be loaded, and release its reserved memory.
-
-        Args:
-            retry_seconds: How long to wait before memory is reserved again.
-            needed_bytes: How many bytes to reserve for the next load; None if this number does not
-                change.
-        """
-        ...
-
-    def leave(self) -> None:
-        """Record that the model has been unloaded, and release its reserved memory."""
-        ...
 
 
 class UnlimitedReservation:
@@ -164,32 +91,25 @@ class UnlimitedReservation:
         self.is_in = False
         self.reserved_bytes = 0
 
-    def wait(self, stopping: threading.Event) -> int | None:
-        """Wait until the delay after a failed load has passed.
-
-        Returns:
-            The device's memory in bytes; None if `stopping` was set during the delay.
-        """
+    def wait_for_memory(self, stopping: threading.Event) -> int | None:
+        """Wait for the delay after a failed load. Return the device's memory in bytes, or None."""
         is_stopping = stopping.wait(max(0.0, self._not_before - self._clock()))
         return None if is_stopping else self._total_bytes
 
-    def enter(self, needed_bytes: int, load_seconds: float) -> None:
-        """Record that the model has been loaded. The arguments have no effect here."""
+    def record_load(self, needed_bytes: int, load_seconds: float) -> None:
+        """Record that the model has been loaded."""
         self.is_in = True
 
     def resize(self, needed_bytes: int, least_bytes: int) -> int:
-        """Return the device's memory in bytes, because this reservation has no limit."""
+        """Return the device's memory in bytes."""
         return self._total_bytes
 
-    def fail(self, retry_seconds: float, needed_bytes: int | None) -> None:
-        """Record that the model could not be loaded. `needed_bytes` has no effect here.
-
-        The next `wait` returns when `retry_seconds` have passed since this call.
-        """
+    def record_failure(self, retry_seconds: float, needed_bytes: int | None) -> None:
+        """Record that the load failed, and delay the next one."""
         self._not_before = self._clock() + retry_seconds
 
-    def leave(self) -> None:
-        """Record that the model has been unloaded. There is no reserved memory to release."""
+    def record_unload(self) -> None:
+        """Record that the model has been unloaded."""
         self.is_in = False
 
 
@@ -244,29 +164,23 @@ class SharedReservation:
 
     @property
     def is_in(self) -> bool:
-        """Return whether the model is loaded and its jobs may be received."""
+        """Whether the model is loaded and its jobs may be received."""
         return self._state.stage is ReservationStage.IN
 
     @property
     def is_settled(self) -> bool:
-        """Return whether the model is loaded and no other model waits for memory."""
+        """Whether the model is loaded and no other model waits for memory."""
         return self.is_in and not self._others_wait
 
     def touch(self) -> None:
-        """Record that a message for this model was received.
-
-        A model that has received no message for a short time is idle. Idle models are unloaded
-        before busy models.
-        """
+        """Record that a message for this model was received, so the model is not idle."""
         self._is_touched = True
         self._active_at = self._clock()
 
     def update(self) -> None:
-        """Check once whether the model may be loaded or must be unloaded.
+        """Reserve memory if the model may be loaded; mark it as leaving if others need it.
 
-        If the model may be loaded, reserve the model's memory. If the model must be unloaded, mark
-        the model as leaving. As soon as a leaving model has no jobs, make the thread that runs the
-        model unload the model.
+        As soon as a leaving model has no jobs, make the thread that runs the model unload it.
         """
         before = self._state.stage
         # The queues are peeked before the lock files are locked, because peeking may be slow.
@@ -275,7 +189,7 @@ class SharedReservation:
         if self._workload.busy_count():
             self._active_at = now
         work = WorkState(pending_since, is_idle=now - self._active_at >= _IDLE_SECONDS)
-        # `wait` must not see the stage ENTERING before `reserved_bytes` is set.
+        # `wait_for_memory` must not see the stage ENTERING before `reserved_bytes` is set.
         with self._changed, self._file.locked() as records:
             # If the device thread has changed the stage in the meantime, the next update continues.
             if self._state.stage is before:
@@ -293,12 +207,8 @@ class SharedReservation:
             if not self._workload.may_receive() and not self._workload.busy_count():
                 self._workload.request_unload()
 
-    def wait(self, stopping: threading.Event) -> int | None:
-        """Wait until memory is reserved.
-
-        Returns:
-            How many bytes are reserved; None if `stopping` was set first.
-        """
+    def wait_for_memory(self, stopping: threading.Event) -> int | None:
+        """Wait, and return how many bytes are reserved; None if `stopping` was set first."""
         with self._changed:
             while not stopping.is_set():
                 if self._state.stage is ReservationStage.ENTERING:
@@ -306,7 +216,7 @@ class SharedReservation:
                 self._changed.wait(0.5)
         return None
 
-    def enter(self, needed_bytes: int, load_seconds: float) -> None:
+    def record_load(self, needed_bytes: int, load_seconds: float) -> None:
         """Record that the model has been loaded, and reduce the reservation to `needed_bytes`."""
         now = self._clock()
         self._is_touched = False
@@ -321,16 +231,9 @@ class SharedReservation:
             self._waited_since = None
 
     def resize(self, needed_bytes: int, least_bytes: int) -> int:
-        """Change the reservation after the model's memory was measured.
+        """Change the reservation to `needed_bytes` or to all free memory. Return its size.
 
-        Args:
-            needed_bytes: How many bytes to reserve if enough memory is free. Otherwise, all free
-                memory is reserved.
-            least_bytes: The smallest reservation, in bytes, with which the model can still run. If
-                less memory can be reserved, the model is unloaded.
-
-        Returns:
-            How many bytes are now reserved.
+        If less than `least_bytes` are free, which the model needs to run at all, it is unloaded.
         """
         with self._file.locked() as records:
             records.own_record = self._state.resize(records.name, records.all, needed_bytes)
@@ -339,19 +242,13 @@ class SharedReservation:
             self._note(records)
         return self.reserved_bytes
 
-    def fail(self, retry_seconds: float, needed_bytes: int | None) -> None:
-        """Record that the model could not be loaded, and release its reserved memory.
-
-        Args:
-            retry_seconds: How long to wait before memory is reserved again.
-            needed_bytes: How many bytes to reserve for the next load; None if this number does not
-                change.
-        """
+    def record_failure(self, retry_seconds: float, needed_bytes: int | None) -> None:
+        """Release the memory of a failed load. Reserve `needed_bytes` for the next, if not None."""
         with self._file.locked() as records:
             records.own_record = self._state.fail(self._clock(), retry_seconds, needed_bytes)
             self._note(records)
 
-    def leave(self) -> None:
+    def record_unload(self) -> None:
         """Record that the model has been unloaded, and release its reserved memory."""
         self._was_in_vain = not self._is_touched
         with self._file.locked() as records:
@@ -374,3 +271,7 @@ class SharedReservation:
         elif self._state.stage is ReservationStage.OUT:
             self._waited_since = None
         self._others_wait = any(each.waiting_since is not None for each in records.all.values())
+
+
+MemoryReservation = UnlimitedReservation | SharedReservation
+"""A reservation, whose methods only the thread that runs the model calls."""

@@ -53,26 +53,19 @@ class DeviceSharing:
 
     @property
     def device(self) -> Device | None:
-        """Return the device of this process.
-
-        The result is None if the process has no device, or if the device is not chosen yet.
-        """
+        """The device of this process; None without one, or if it is not chosen yet."""
         return self._device
 
     @property
     def used_bytes(self) -> int:
-        """Return how many bytes of device memory this process uses now; 0 without a device."""
+        """How many bytes of device memory this process uses now; 0 without a device."""
         return self._device.used_bytes if self._device else 0
 
     def find_device(self, model: ModelEntry) -> Device | None:
         """Return the simulated device or the GPU of this process; None if there is neither.
 
         The model's file is imported first, because a GPU is used only if a model has imported
-        torch.
-
-        Raises:
-            DeviceMissing: The settings require a CUDA GPU, but there is none.
-            Exception: Any error that the import of the model's file raises.
+        torch. Raises DeviceMissing if the settings require a GPU, or any error of the import.
         """
         importlib.import_module(model.implementation)
         with self._lock:
@@ -95,13 +88,7 @@ class DeviceSharing:
     def reserve(
         self, model: ModelEntry, device: Device | None, workload: ModelWorkload
     ) -> MemoryReservation:
-        """Return a new memory reservation for a model that is not loaded yet.
-
-        Args:
-            model: The catalogue entry.
-            device: The device of this process; None if the process has no device.
-            workload: Shows whether the model has jobs to run.
-        """
+        """Return a new memory reservation for a model that is not loaded yet."""
         if device is None or not self._settings.is_admitting:
             return UnlimitedReservation(device.total_bytes if device else 0)
         profile = self.profiles(device).get(profile_key(model))
@@ -126,10 +113,7 @@ class DeviceSharing:
         return MemoryProfiles(self._folder(device) / "profiles")
 
     def run(self, stopping: threading.Event) -> None:
-        """Update all reservations repeatedly until `stopping` is set.
-
-        A separate thread must call this method.
-        """
+        """Update all reservations repeatedly until `stopping` is set."""
         pause_seconds = _CALM_SECONDS
         while not stopping.wait(pause_seconds):
             self.iterated_at = time.monotonic()
@@ -158,10 +142,9 @@ class DeviceSharing:
 
 
 def profile_key(model: ModelEntry) -> str:
-    """Return the key under which a model's measured memory is stored.
+    """Return the key of a model's measured memory, from its catalogue entry and its code.
 
-    The key depends on the model's catalogue entry and on the code in the model's file. The entry
-    contains the digest of the weights.
+    The entry contains the digest of the weights.
     """
     spec = importlib.util.find_spec(model.implementation)
     source = Path(spec.origin).read_bytes() if spec and spec.origin else b""
@@ -170,11 +153,10 @@ def profile_key(model: ModelEntry) -> str:
 
 
 def needed_bytes(profile: MemoryProfile, model: ModelEntry, device: Device) -> int:
-    """Return how many bytes of device memory to reserve before a model is loaded.
+    """Return how many bytes to reserve for a model and a full batch, at most the whole device.
 
-    The result is the measured memory of the model together with a full batch, but at most the
-    memory of the device. If a batch of one item already needs more memory than the device has, the
-    result is what this batch needs. If no batch was measured, the result is an estimate.
+    The result is more than the device if a batch of one item needs more. It is an estimate if no
+    batch was measured.
     """
     if not profile.peaks:
         return _first_reservation_bytes(profile.resident_bytes, model, device)
@@ -184,11 +166,6 @@ def needed_bytes(profile: MemoryProfile, model: ModelEntry, device: Device) -> i
 
 
 def _first_reservation_bytes(resident_bytes: int, model: ModelEntry, device: Device) -> int:
-    """Estimate how many bytes to reserve for a model whose batches were never measured.
-
-    `resident_bytes` is the memory of the loaded model without a batch. If `resident_bytes` is 0,
-    the result is `memory_bytes` of the catalogue entry.
-    """
     if not resident_bytes:
         return model.memory_bytes
     batch_bytes = max(resident_bytes, int(device.total_bytes * _FIRST_BATCH_SHARE))

@@ -34,9 +34,8 @@ _LEAVES = (str, bytes, int, float, complex, bool, type(None), type, ModuleType, 
 class AccountRecord:
     """Statistics of the simulated memory that all processes together use.
 
-    Attributes:
-        peak_bytes: The largest number of bytes that were in use at the same time.
-        refused_count: How many requests for memory were refused because they exceeded the budget.
+    `peak_bytes` is the largest number of bytes in use at one time. `refused_count` counts the
+    requests that exceeded the budget.
     """
 
     peak_bytes: int = 0
@@ -44,20 +43,14 @@ class AccountRecord:
 
     @classmethod
     def read(cls, folder: Path) -> "AccountRecord":
-        """Read the statistics of the simulated memory from a file in this folder.
-
-        All values are 0 if the file cannot be read.
-        """
+        """Read the statistics from a file in this folder, or return zeros."""
         try:
             return cls(**json.loads((folder / _RECORD).read_bytes()))
         except (OSError, ValueError, TypeError):
             return cls()
 
     def write(self, folder: Path) -> None:
-        """Write the statistics of the simulated memory to a file in this folder.
-
-        The file is replaced if it exists.
-        """
+        """Replace the file with the statistics in this folder."""
         descriptor, name = tempfile.mkstemp(dir=folder)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump(asdict(self), file)
@@ -80,15 +73,11 @@ class MemoryAccount:
 
     @property
     def used_bytes(self) -> int:
-        """Return how many bytes of the budget this process uses now."""
+        """How many bytes of the budget this process uses now."""
         return self._used_bytes
 
     def charge(self, size_bytes: int) -> None:
-        """Count `size_bytes` as used by this process.
-
-        Raises:
-            BudgetExceeded: All processes together would use more than the budget.
-        """
+        """Count `size_bytes` as used. Raises BudgetExceeded if all processes exceed the budget."""
         with self._files.locked():
             in_use = sum(int(document.get(_USED, 0)) for document in self._files.read().values())
             record = AccountRecord.read(self._folder)
@@ -127,10 +116,9 @@ class BatchCharge:
         self.size_bytes = 0
 
     def grow_to(self, size_bytes: int) -> None:
-        """Increase the batch's memory to `size_bytes` in total. A lower value has no effect.
+        """Increase the batch's memory to `size_bytes` in total, or raise BudgetExceeded.
 
-        Raises:
-            BudgetExceeded: `size_bytes` exceeds the limit of the batch, or the budget is exceeded.
+        A lower value has no effect.
         """
         _check(size_bytes, self._limit_bytes)
         more_bytes = size_bytes - self.size_bytes
@@ -157,17 +145,11 @@ class SimulatedDevice:
 
     @property
     def used_bytes(self) -> int:
-        """Return how many bytes of the budget this process uses now."""
+        """How many bytes of the budget this process uses now."""
         return self._account.used_bytes
 
     def load(self, build: Callable[[], T], limit_bytes: int | None) -> tuple[T, int]:
-        """Build a model, and count the model's memory as used.
-
-        Return the model and its memory in bytes.
-
-        Raises:
-            BudgetExceeded: The model uses more than `limit_bytes`, or the budget is exceeded.
-        """
+        """Build a model and charge its memory. Return it and its size, or raise BudgetExceeded."""
         holder = build()
         size_bytes = resident_bytes(holder) + holder.memory_bytes(0)
         _check(size_bytes, limit_bytes)
@@ -175,20 +157,15 @@ class SimulatedDevice:
         return holder, size_bytes
 
     def unload(self, resident_bytes: int) -> None:
-        """Release the `resident_bytes` bytes of the budget that an unloaded model has used."""
+        """Release the bytes of the budget that an unloaded model has used."""
         gc.collect()
         self._account.release(resident_bytes)
 
     @contextlib.contextmanager
     def running(self, holder: MemoryHolder, batch: Batch) -> Iterator[None]:
-        """Run the `with` block as one batch, and count the batch's memory as used.
+        """Run the block as one batch, and charge its memory, or raise BudgetExceeded.
 
-        If `batch.known_bytes` is None, the bytes of the batch's tensors are counted when the
-        tensors are created, and their largest total is stored in `batch.measured_bytes`. `holder`
-        is the model that runs the batch.
-
-        Raises:
-            BudgetExceeded: The batch uses more than its limit, or the budget is exceeded.
+        An unknown memory is counted when tensors are created. The model `holder` declares the rest.
         """
         charge = BatchCharge(self._account, batch.limit_bytes)
         try:
@@ -205,7 +182,7 @@ class SimulatedDevice:
             charge.release()
 
     def release_cached(self) -> None:
-        """Run Python's garbage collector. This device has no cache that could be released."""
+        """Run Python's garbage collector."""
         gc.collect()
 
 
@@ -233,16 +210,10 @@ def resident_bytes(obj: object) -> int:
 
 @contextlib.contextmanager
 def metering(grown: Callable[[int], None]) -> Iterator[Callable[[], int]]:
-    """Count the bytes of the tensors that this thread creates in the `with` block.
+    """Count the bytes of the tensors that this thread creates in the block. This is slow.
 
-    Counting is slow, so it is used only for the few batches that are measured.
-
-    Args:
-        grown: Called with the total size of the tensors in bytes each time this size reaches a new
-            maximum in the block. The function may raise an error if memory has run out.
-
-    Yields:
-        A function that returns the largest number of bytes that the tensors used at one time.
+    `grown` is called with each new maximum, and may raise an error if memory has run out. Yields a
+    function that returns the largest number of bytes at one time.
     """
     torch = sys.modules.get("torch")
     if torch is None:
@@ -287,7 +258,7 @@ def _live_bytes(torch: Any, grown: Callable[[int], None]) -> Any:
         return {_key(leaf) for leaf in leaves(tree) if isinstance(leaf, torch.Tensor)}
 
     class LiveBytes(dispatch.TorchDispatchMode):  # type: ignore[name-defined,misc]
-        """Counts the bytes of tensors that are created while this `TorchDispatchMode` is active.
+        """Counts the tensors that are created while this `TorchDispatchMode` is active.
 
         `live_bytes` is the number of bytes of those tensors that still exist. `peak_bytes` is the
         largest value that `live_bytes` has had.

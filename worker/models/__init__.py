@@ -149,11 +149,9 @@ class Context(Protocol):
         Raises ValueError if the fraction is not from 0 to 1, or if the text has more than 500
         characters.
         """
-        ...
 
     def check(self) -> None:
         """Raise an error if the job must stop. The error is Cancelled if the job was cancelled."""
-        ...
 
     def run(
         self, model: str, inputs: Sequence[Any], parameters: Mapping[str, Any] | None = None
@@ -165,7 +163,6 @@ class Context(Protocol):
 
             labels = context.run("classifier", [image.crop(box) for box in boxes])
         """
-        ...
 
 
 class ItemModel(Protocol):
@@ -177,7 +174,6 @@ class ItemModel(Protocol):
 
     def __call__(self, item: Any, /) -> Any:
         """Run the model on one item, and return the item's result."""
-        ...
 
 
 class ItemModelWithProgress(Protocol):
@@ -188,7 +184,6 @@ class ItemModelWithProgress(Protocol):
 
         The model reports the job's progress through `context`.
         """
-        ...
 
 
 class BatchModel(Protocol):
@@ -201,7 +196,6 @@ class BatchModel(Protocol):
 
         Several threads may call this method at the same time.
         """
-        ...
 
     def __call__(self, batch: list[Any]) -> Sequence[Any]:
         """Run the model on one batch, and return one output for each item, in the same order.
@@ -209,7 +203,6 @@ class BatchModel(Protocol):
         If the class has the method `postprocess`, each output is passed to this method. Otherwise,
         each output is the result of a job.
         """
-        ...
 
 
 class BatchModelWithProgress(Protocol):
@@ -222,7 +215,6 @@ class BatchModelWithProgress(Protocol):
 
         Several threads may call this method at the same time.
         """
-        ...
 
     def __call__(self, batch: list[Any], contexts: list[Context]) -> Sequence[Any]:
         """Run the model on one batch, and return one output for each item, in the same order.
@@ -231,7 +223,6 @@ class BatchModelWithProgress(Protocol):
         job through this context. If the class has the method `postprocess`, each output is passed
         to this method. Otherwise, each output is the result of a job.
         """
-        ...
 
 
 class Postprocesses(Protocol):
@@ -242,4 +233,3 @@ class Postprocesses(Protocol):
 
         Several threads may call this method at the same time.
         """
-        ...

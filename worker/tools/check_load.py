@@ -279,7 +279,7 @@ class _HeldModel(ModelManager):
     """
 
     def leave(self) -> None:
-        self._loaded = None
+        self.loaded = None
 
 
 class _Callers:

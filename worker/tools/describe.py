@@ -37,16 +37,14 @@ from worker.inference.declarations import (
     read_declared_results,
     read_input_arguments,
 )
+from worker.inference.model_checks import DECODABLE_TYPES
 from worker.inputs.opened import Accepts
 from worker.settings import CheckSettings
 from worker.tools.lock_weights import replace_text
 
-MEDIA_TYPES: Final[Mapping[Accepts, tuple[str, ...]]] = {
-    "audio": ("audio/wav", "audio/x-wav", "audio/vnd.wave"),
+MEDIA_TYPES: Final[Mapping[str, tuple[str, ...]]] = {
+    **DECODABLE_TYPES,
     "bytes": (media.OCTET_STREAM,),
-    "image": ("image/jpeg", "image/png", "image/webp"),
-    "json": (media.JSON,),
-    "tensor": ("application/x-npy", media.JSON),
     "text": (media.TEXT,),
 }
 """The media types of an input that the catalogue does not declare yet."""

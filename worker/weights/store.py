@@ -36,7 +36,6 @@ class BlobReader(Protocol):
             WeightsUnavailable: Blob storage cannot be reached. The error may also be raised while
                 the blob is read.
         """
-        ...
 
 
 class HubReader(Protocol):
@@ -50,7 +49,6 @@ class HubReader(Protocol):
             WeightsUnavailable: The hub cannot be reached. The error may also be raised while the
                 file is read.
         """
-        ...
 
 
 class WeightsStore:

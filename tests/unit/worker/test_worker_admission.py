@@ -291,7 +291,7 @@ def test_the_thread_of_a_model_sees_the_reserved_memory_only_after_it_was_record
     updating.start()
     while state.stage is not ReservationStage.ENTERING:
         assert updating.is_alive()
-    assert reservation.wait(threading.Event()) == 8
+    assert reservation.wait_for_memory(threading.Event()) == 8
     state.read.set()
     updating.join(10)
     file.close()
