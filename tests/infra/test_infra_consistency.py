@@ -10,7 +10,6 @@ import pytest
 import yaml
 
 from contract.catalogue import DEFAULT_PATH, Catalogue
-from infra.check import simplify_bicep
 from infra.generate import make_files
 from tests.infra.consistency import CHECKS
 from tests.infra.deployment import DeploymentFiles
@@ -28,23 +27,6 @@ def test_each_generated_deployment_file_is_up_to_date() -> None:
         assert path.read_text(encoding="utf-8") == text, (
             f"{path.name} is out of date: run ./dev infra"
         )
-
-
-def test_bicep_files_are_simplified_to_syntax_that_checkov_can_parse() -> None:
-    text = (
-        "import { Tags, Token } from 'types.bicep'\nparam tags Tags\nparam token Token\n"
-        "param names string[] = []\n"
-        "var others = toObject(assignments, each => each, each => 1)\n"
-        "  env: map(items(others), each => { name: each.key })\n"
-        "var role = subscriptionResourceId(\n  'Microsoft.Authorization/roleDefinitions',\n"
-        "  roles.acrPull\n)\n"
-    )
-    assert simplify_bicep(text) == (
-        "param tags object\nparam token string\nparam names array = []\n"
-        "var others = {}\n  env: []\n"
-        "var role = subscriptionResourceId('Microsoft.Authorization/roleDefinitions', "
-        "roles.acrPull)\n"
-    )
 
 
 def test_each_version_of_a_model_gets_its_own_queues_and_workers_and_scaler(tmp_path: Path) -> None:
