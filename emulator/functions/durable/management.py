@@ -1,6 +1,6 @@
 """The HTTP API of the Durable extension, with which clients manage orchestration instances.
 
-Source: recorded responses of the Durable extension 3.19.0. `docs/explanation/fidelity.md` lists
+Source: recorded responses of the Durable extension 3.19.0. `FIDELITY.md` lists
 the differences between this module and the Durable extension.
 """
 

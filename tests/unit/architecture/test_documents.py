@@ -56,7 +56,8 @@ def broken_links(name: str) -> Iterator[str]:
 
 def missing_paths(name: str) -> Iterator[str]:
     for path in _PATH.findall(read(name)):
-        if not path.startswith(NOT_HERE) and not (ROOT / path).exists():
+        folders = (ROOT, (ROOT / name).parent)
+        if not path.startswith(NOT_HERE) and not any((each / path).exists() for each in folders):
             yield path
 
 
