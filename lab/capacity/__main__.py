@@ -14,6 +14,7 @@ from rich.text import Text
 
 from lab.capacity.chart import draw_picture, draw_text
 from lab.capacity.cost import DAYS, Bill, CostEstimate, PlannedDeployment, estimate_cost
+from lab.capacity.deployed import DEPLOYED
 from lab.capacity.load import SHAPES, JobLoad
 from lab.capacity.nodes import BatchTimes, Cluster
 from lab.capacity.prices import Prices, PricesUnusable
@@ -23,7 +24,7 @@ from loosely.local.environment import read_environment
 from loosely.local.errors import UpError
 from loosely.local.model_folder import current_model_folder
 from loosely.local.model_scaling import keep_workers, read_model_scaling
-from loosely.local.scaling import DEPLOYED, ScaledObject
+from loosely.local.scaling import ScaledObject
 
 _ROOT = Path(__file__).parents[2]
 _HOUR_SECONDS = 3600.0

@@ -187,7 +187,7 @@ class _Simulation:
     def _scale(self) -> None:
         """Add or remove workers as the autoscaler decides, and schedule its next decision."""
         now = self._clock.now_seconds
-        warm = self._scaling.count_warm_local(_START + timedelta(seconds=now))
+        warm = _count_warm(self._scaling, _START + timedelta(seconds=now))
         wanted = self._scaler.step(now, [len(self._waiting) + self._held], warm)
         staying = [worker for worker in self._workers if not worker.is_stopping]
         if wanted > len(staying):
@@ -269,3 +269,8 @@ class _Simulation:
         self._result.samples.append(
             SimulationSample(now, len(self._waiting), len(self._workers), ready, len(self._pool))
         )
+
+
+def _count_warm(scaling: ScaledObject, local: datetime) -> int:
+    """Return how many replicas the cron triggers demand at a local time of their time zones."""
+    return max((t.desired_replicas for t in scaling.cron if t.contains(local)), default=0)

@@ -11,10 +11,11 @@ from typer.testing import CliRunner
 
 from lab.capacity.__main__ import app
 from lab.capacity.cost import count_polls
+from lab.capacity.deployed import DEPLOYED
 from lab.capacity.prices import Prices
 from loosely.cli import app as loosely_app
 from loosely.cli.up import parse_scaling
-from loosely.local.scaling import DEPLOYED, ScaledObject
+from loosely.local.scaling import ScaledObject
 
 DOCS = Path(__file__).parents[2] / "docs"
 SCALING = (DOCS / "how-to/scaling.md").read_text("utf-8")

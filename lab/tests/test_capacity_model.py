@@ -14,12 +14,12 @@ from lab.capacity import cost
 from lab.capacity.chart import draw_picture, draw_text
 from lab.capacity.clock import SimulationClock
 from lab.capacity.cost import DAYS, MONTH_HOURS, PlannedDeployment, count_polls, estimate_cost
+from lab.capacity.deployed import DEPLOYED
 from lab.capacity.load import JobLoad
 from lab.capacity.nodes import BatchTimes, Cluster, NodePool
 from lab.capacity.prices import Prices, PricesUnusable
 from lab.capacity.simulation import SimulationResult, SimulationSample, percentiles, simulate
 from loosely.local.scaling import (
-    DEPLOYED,
     Behavior,
     PolicyType,
     ScaledObject,

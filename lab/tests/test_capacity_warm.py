@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from lab.capacity.cost import DAYS, PlannedDeployment, estimate_cost
+from lab.capacity.deployed import DEPLOYED
 from lab.capacity.load import JobLoad
 from lab.capacity.nodes import BatchTimes, Cluster
 from lab.capacity.prices import Prices
 from loosely.local.autoscaler import Scaler
-from loosely.local.scaling import DEPLOYED, CronTrigger, ScaledObject
+from loosely.local.scaling import CronTrigger, ScaledObject
 
 WEEKDAYS = (0, 1, 2, 3, 4)
 OFFICE = CronTrigger(WEEKDAYS, 8 * 60, 18 * 60, "Europe/Berlin", 2)

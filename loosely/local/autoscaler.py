@@ -27,7 +27,6 @@ from loosely.local.scaling import (
     ScaledObject,
     ScalingPolicy,
     ScalingRules,
-    SelectPolicy,
 )
 
 
@@ -87,22 +86,15 @@ class Scaler:
 class Activation:
     """KEDA's rule for starting the first replica and for removing all replicas.
 
-    When a queue has messages and there are no replicas, the rule starts the minimum number of
-    replicas, but at least one. When the queues have been empty for the cool-down period, the rule
-    removes all replicas if the minimum number is 0, and otherwise keeps the replicas. If
-    ``idle_replica_count`` is set, the rule reduces the replicas to this number instead, whatever
-    the minimum number is.
+    When a queue has messages and there are no replicas, the rule starts the minimum number, but at
+    least one. When the queues have been empty for the cool-down period, it removes all replicas if
+    the minimum is 0.
     """
 
     def __init__(self, scaling: ScaledObject, created_at_seconds: float) -> None:
-        """Create the rule for the settings ``scaling``.
-
-        Until a queue has had messages, the rule removes replicas only after the initial cool-down
-        period, which begins at ``created_at_seconds``.
-        """
+        """Create the rule. There is no cool-down before a queue has had messages."""
         self._scaling = scaling
-        self._created_at = created_at_seconds
-        self._last_active_at: float | None = None
+        self._kept_until = created_at_seconds
 
     def decide(
         self,
@@ -111,49 +103,24 @@ class Activation:
         counts: Sequence[int | None],
         warm_replicas: int = 0,
     ) -> int:
-        """Return the new number of replicas.
-
-        ``counts`` are the numbers of active messages in the queues. An unknown number is ``None``.
-        If a number is unknown, no replica is removed. ``warm_replicas`` is the number of replicas
-        that the cron triggers demand now.
-        """
-        is_active = warm_replicas > 0 or any(
-            count is not None and count > self._scaling.activation_message_count for count in counts
-        )
-        is_error = None in counts
-        if is_active:
-            return self._decide_active(now_seconds, replicas, is_error=is_error)
-        return replicas if is_error else self._decide_inactive(now_seconds, replicas)
-
-    def _decide_active(self, now: float, replicas: int, *, is_error: bool) -> int:
+        """Return the new number of replicas. None is removed if a queue's length is unknown."""
         minimum = self._scaling.min_replica_count
-        is_idle = self._scaling.idle_replica_count is not None and replicas < minimum
-        if replicas == 0 or is_idle:
-            self._last_active_at = now
-            return max(minimum, 1)
-        if not is_error:
-            self._last_active_at = now
-        return replicas
-
-    def _decide_inactive(self, now: float, replicas: int) -> int:
-        minimum, idle = self._scaling.min_replica_count, self._scaling.idle_replica_count
-        lowest = minimum if idle is None else idle
-        if (idle is not None and replicas > idle) or (replicas > 0 and minimum == 0):
-            return lowest if self._is_cooled_down(now) else replicas
-        return minimum if idle is None and replicas < minimum else replicas
-
-    def _is_cooled_down(self, now: float) -> bool:
-        if self._last_active_at is None:
-            return now > self._created_at + self._scaling.initial_cooldown_period_seconds
-        return now > self._last_active_at + self._scaling.cooldown_period_seconds
+        if warm_replicas > 0 or any(counts):
+            if replicas == 0 or None not in counts:
+                self._kept_until = now_seconds + self._scaling.cooldown_period_seconds
+            return replicas or max(minimum, 1)
+        if None in counts:
+            return replicas
+        if minimum > 0:
+            return max(replicas, minimum)
+        return replicas if now_seconds <= self._kept_until else 0
 
 
 def propose_replicas(replicas: int, metric: int, target: int, tolerance: float) -> int:
     """Return how many replicas are needed so that the metric per replica is at most ``target``.
 
-    If the current metric per replica is close enough to ``target``, return the current number
-    ``replicas``. With the tolerance 0.1, a metric per replica from 90 % to 110 % of ``target`` is
-    close enough.
+    With the tolerance 0.1, the number stays if the metric per replica is 90 % to 110 % of
+    ``target``.
     """
     if abs(1.0 - metric / (target * replicas)) <= tolerance:
         return replicas
@@ -162,11 +129,7 @@ def propose_replicas(replicas: int, metric: int, target: int, tolerance: float) 
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """The time of a past decision of the autoscaler, and a number of replicas.
-
-    In the list `_recommendations`, ``replicas`` is the recommended number of replicas. In the lists
-    `_additions` and `_removals`, it is the number of replicas that were added or removed.
-    """
+    """The time of a decision, and how many replicas it recommended, added or removed."""
 
     at_seconds: float
     replicas: int
@@ -191,12 +154,7 @@ class Autoscaler:
         counts: Sequence[int | None],
         warm_replicas: int = 0,
     ) -> int:
-        """Return the new number of replicas.
-
-        ``counts`` are the numbers of active messages in the queues. An unknown number is ``None``.
-        ``warm_replicas`` is the number of replicas that the cron triggers demand now.
-        If ``replicas`` is 0, the result is 0, because only KEDA adds the first replica.
-        """
+        """Return the new number of replicas: 0 for 0, because only KEDA adds the first replica."""
         if replicas == 0:
             return 0  # with zero replicas, the autoscaler is disabled until KEDA adds a replica
         if replicas > self._scaling.max_replica_count:
@@ -217,14 +175,8 @@ class Autoscaler:
     ) -> int | None:
         """Return the largest number of replicas that a queue or a cron trigger needs.
 
-        Args:
-            replicas: The current number of replicas.
-            counts: The number of messages in each queue; ``None`` if it is unknown.
-            warm_replicas: How many replicas the cron triggers need now.
-
-        Returns:
-            The number; ``None`` if the number of replicas must not change. If the number of
-            messages in a queue is unknown, replicas may be added but not removed.
+        The result is ``None`` if the number must not change: while the length of a queue is
+        unknown, replicas may be added but not removed.
         """
         proposals = [
             propose_replicas(replicas, count, self._scaling.message_count, self._scaling.tolerance)
@@ -240,9 +192,9 @@ class Autoscaler:
     def _stabilize(self, now: float, replicas: int, wanted: int) -> int:
         """Return the number of replicas that the recent recommendations permit.
 
-        The number of replicas does not rise above the lowest recommendation in the stabilization
-        window for scaling up. It does not fall below the highest recommendation in the window for
-        scaling down. ``wanted`` is the newest recommendation.
+        The number does not rise above the lowest recommendation in the stabilization window for
+        scaling up, nor fall below the highest in the window for scaling down. ``wanted`` is the
+        newest recommendation.
         """
         if not self._recommendations:
             # For a new autoscaler, the controller uses the current number as the recommendation.
@@ -281,20 +233,13 @@ class Autoscaler:
             self._removals.append(_Change(now, -change))
 
     def _find_limit(self, now: float, replicas: int, rules: ScalingRules, *, upwards: bool) -> int:
-        """Return the highest number of replicas that the scaling policies in ``rules`` permit now.
-
-        If ``upwards`` is false, return the lowest number that these policies permit.
-        """
-        if rules.select is SelectPolicy.DISABLED:
-            return replicas
+        """Return the highest (or lowest) number of replicas that the policies permit now."""
         limits = []
         for policy in rules.policies:
             added = sum(_within(self._additions, now, policy.period_seconds))
             removed = sum(_within(self._removals, now, policy.period_seconds))
             limits.append(_apply_policy(replicas - added + removed, policy, upwards=upwards))
-        furthest = max if upwards else min
-        nearest = min if upwards else max
-        return furthest(limits) if rules.select is SelectPolicy.MAX else nearest(limits)
+        return max(limits) if upwards else min(limits)
 
 
 def _apply_policy(start: int, policy: ScalingPolicy, *, upwards: bool) -> int:

@@ -2,8 +2,8 @@
 
 Sources: keda.sh, "ScaledObject specification", "Azure Service Bus" (2.19) and "Cron";
 kubernetes.io, "Horizontal Pod Autoscaling", sections "Algorithm details" and "Default behavior".
-The defaults are those of KEDA and Kubernetes. `DEPLOYED` has the settings of our own Kubernetes
-manifests.
+The defaults are those of KEDA and Kubernetes. Settings that our deployment leaves at a default of
+no effect, such as an activation threshold, are left out.
 """
 
 from dataclasses import dataclass, field
@@ -21,25 +21,9 @@ class PolicyType(Enum):
     PERCENT = "Percent"
 
 
-class SelectPolicy(Enum):
-    """Which of several scaling policies applies.
-
-    ``MAX`` selects the policy that allows the greatest change, ``MIN`` the policy that allows the
-    smallest change. ``DISABLED`` allows no change.
-    """
-
-    MAX = "Max"
-    MIN = "Min"
-    DISABLED = "Disabled"
-
-
 @dataclass(frozen=True, slots=True)
 class ScalingPolicy:
-    """A limit on the number of pods that are added or removed in ``period_seconds``.
-
-    If ``unit`` is ``PODS``, ``value`` is a number of pods. If ``unit`` is ``PERCENT``, it is a
-    percentage of the pods at the start of this period.
-    """
+    """A limit on the pods, or the percentage of pods, that change in ``period_seconds``."""
 
     unit: PolicyType
     value: int
@@ -52,7 +36,6 @@ class ScalingRules:
 
     stabilization_window_seconds: float
     policies: tuple[ScalingPolicy, ...]
-    select: SelectPolicy = SelectPolicy.MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +52,8 @@ class Behavior:
 class CronTrigger:
     """A trigger that demands replicas during a period of the week, even if the queue is empty.
 
-    Attributes:
-        days: The days on which the period starts: 0 is Monday, and 6 is Sunday.
-        start_minutes: When the period starts, in minutes after midnight.
-        end_minutes: When the period ends, in minutes after midnight of its first day. The number is
-            greater than 1440 if the period ends on the next day.
-        timezone: The name of the time zone of both times.
-        desired_replicas: The number of replicas during the period.
+    The period starts on ``days``, of which 0 is Monday. Both times are minutes after midnight of
+    that day, so ``end_minutes`` is more than 1440 if the period ends on the next day.
     """
 
     days: tuple[int, ...]
@@ -99,22 +77,14 @@ class CronTrigger:
 
 @dataclass(frozen=True, slots=True)
 class ScaledObject:
-    """The settings of a KEDA ScaledObject with one azure-servicebus trigger for each queue.
-
-    Raises:
-        ValueError: A number is out of range.
-    """
+    """The settings of a KEDA ScaledObject with one azure-servicebus trigger for each queue."""
 
     #: The metric's target (AverageValue): the number of active messages per replica.
     message_count: int = 5
-    #: A trigger is active if its queue has more active messages than this number.
-    activation_message_count: int = 0
     polling_interval_seconds: float = 30.0
     cooldown_period_seconds: float = 300.0
-    initial_cooldown_period_seconds: float = 0.0
     min_replica_count: int = 0
     max_replica_count: int = 100
-    idle_replica_count: int | None = None
     #: The controller manager's options --horizontal-pod-autoscaler-sync-period and
     #: --horizontal-pod-autoscaler-tolerance.
     sync_period_seconds: float = 15.0
@@ -137,13 +107,6 @@ class ScaledObject:
             raise ValueError(
                 f"replicas: the maximum must be at least 1, found {self.max_replica_count}"
             )
-        if self.idle_replica_count is not None and not (
-            0 <= self.idle_replica_count < self.min_replica_count
-        ):
-            raise ValueError(
-                f"idle replicas: expected 0 or more, and fewer than the minimum of "
-                f"{self.min_replica_count} replicas, found {self.idle_replica_count}"
-            )
         if min(self.polling_interval_seconds, self.sync_period_seconds) <= 0:
             raise ValueError(
                 f"the polling interval and the sync period must be more than 0 s, found "
@@ -153,26 +116,3 @@ class ScaledObject:
     def count_warm(self, now: datetime) -> int:
         """Return how many replicas the cron triggers demand at ``now``, which has a time zone."""
         return max((t.desired_replicas for t in self.cron if t.is_active(now)), default=0)
-
-    def count_warm_local(self, local: datetime) -> int:
-        """Return how many replicas the cron triggers demand at a local time.
-
-        Each trigger takes ``local`` as a time in its own time zone.
-        """
-        return max((t.desired_replicas for t in self.cron if t.contains(local)), default=0)
-
-
-#: The autoscaler may stop a busy pod. So it removes only one pod per minute, after ten minutes with
-#: less work.
-_DEPLOYED_BEHAVIOR = Behavior(
-    scale_up=ScalingRules(0.0, (ScalingPolicy(PolicyType.PODS, 4, 15.0),)),
-    scale_down=ScalingRules(600.0, (ScalingPolicy(PolicyType.PODS, 1, 60.0),)),
-)
-#: The scaling settings of our Kubernetes manifests.
-DEPLOYED = ScaledObject(
-    message_count=5,
-    polling_interval_seconds=15.0,
-    cooldown_period_seconds=300.0,
-    max_replica_count=8,
-    behavior=_DEPLOYED_BEHAVIOR,
-)

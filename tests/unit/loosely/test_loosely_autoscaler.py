@@ -15,7 +15,6 @@ from loosely.local.scaling import (
     ScaledObject,
     ScalingPolicy,
     ScalingRules,
-    SelectPolicy,
 )
 
 AT_ONCE = Behavior(scale_down=ScalingRules(0.0, (ScalingPolicy(PolicyType.PERCENT, 100, 15.0),)))
@@ -120,18 +119,6 @@ class TestAutoscaler:
     def test_the_autoscaler_does_not_scale_up_from_zero_replicas(self) -> None:
         assert Autoscaler(ScaledObject()).decide(0.0, 0, [1000]) == 0
 
-    def test_the_select_policy_min_allows_the_smallest_change_and_disabled_allows_no_change(
-        self,
-    ) -> None:
-        policies = (
-            ScalingPolicy(PolicyType.PODS, 5, 60.0),
-            ScalingPolicy(PolicyType.PERCENT, 10, 60.0),
-        )
-        gentle = Behavior(scale_down=ScalingRules(0.0, policies, SelectPolicy.MIN))
-        assert Autoscaler(ScaledObject(behavior=gentle)).decide(0.0, 80, [5]) == 75
-        never = Behavior(scale_down=ScalingRules(0.0, (), SelectPolicy.DISABLED))
-        assert Autoscaler(ScaledObject(behavior=never)).decide(0.0, 80, [5]) == 80
-
     def test_the_queue_with_the_most_messages_determines_the_number_of_replicas(self) -> None:
         assert Autoscaler(ScaledObject()).decide(0.0, 1, [7, 14, 0]) == 3
 
@@ -158,33 +145,6 @@ class TestAutoscaler:
 
 
 class TestActivation:
-    def test_keda_scales_from_zero_if_a_message_count_exceeds_the_activation_threshold(
-        self,
-    ) -> None:
-        """KEDA starts a replica for 3 messages, but not for 2, if the activation threshold is 2."""
-        scaling = ScaledObject(activation_message_count=2)
-        assert Activation(scaling, 0.0).decide(0.0, 0, [2]) == 0
-        assert Activation(scaling, 0.0).decide(0.0, 0, [3]) == 1
-
-    def test_keda_scales_to_zero_if_the_message_counts_are_below_the_activation_threshold(
-        self,
-    ) -> None:
-        """KEDA stops all replicas at 40 messages if the activation threshold is 50."""
-        scaling = ScaledObject(message_count=10, activation_message_count=50)
-        activation = Activation(scaling, 0.0)
-        assert Autoscaler(scaling).decide(0.0, 2, [40]) == 4
-        assert activation.decide(1.0, 4, [40]) == 0
-
-    def test_keda_scales_from_the_idle_replica_count_to_the_minimum_when_a_message_arrives(
-        self,
-    ) -> None:
-        """With idleReplicaCount 0 and minReplicaCount 10, the first message starts ten replicas."""
-        scaling = ScaledObject(min_replica_count=10, idle_replica_count=0)
-        activation = Activation(scaling, 0.0)
-        assert activation.decide(0.0, 0, [1]) == 10
-        assert activation.decide(100.0, 10, [0]) == 10
-        assert activation.decide(301.0, 10, [0]) == 0
-
     def test_keda_keeps_the_minimum_number_of_replicas_if_the_queues_are_empty(self) -> None:
         assert Activation(ScaledObject(min_replica_count=2), 0.0).decide(0.0, 0, [0]) == 2
         assert Activation(ScaledObject(min_replica_count=2), 0.0).decide(900.0, 5, [0]) == 5
@@ -196,13 +156,6 @@ class TestActivation:
         assert activation.decide(60.0, 1, [0]) == 1
         assert activation.decide(330.0, 1, [0]) == 1
         assert activation.decide(330.1, 1, [0]) == 0
-
-    def test_keda_keeps_replicas_without_activity_until_the_initial_cooldown_has_passed(
-        self,
-    ) -> None:
-        activation = Activation(ScaledObject(initial_cooldown_period_seconds=120.0), 1000.0)
-        assert activation.decide(1100.0, 3, [0]) == 3
-        assert activation.decide(1121.0, 3, [0]) == 0
 
     def test_an_unknown_queue_length_does_not_change_the_number_of_replicas(self) -> None:
         activation = Activation(ScaledObject(), 0.0)
@@ -255,7 +208,6 @@ class TestScaler:
         {"min_replica_count": 3, "max_replica_count": 2},
         {"min_replica_count": -1},
         {"max_replica_count": 0},
-        {"min_replica_count": 1, "idle_replica_count": 1},
         {"polling_interval_seconds": 0},
     ],
 )
